@@ -1,0 +1,110 @@
+"""What every checkpoint source shares: the options it is read with, and what it gives back.
+
+A source implements reading only.  It turns a path into a `Reading`: the float network (`NetSpec`), what became of each tensor
+of the file, and what was assumed on the way, so that nothing is guessed silently.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from xnorinfer.errors import OptionError
+from xnorinfer.netspec import PROFILES, InputMapping, NetSpec, PixelInput, input_from_json, input_to_json
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """What the user said about a checkpoint.  None (or empty) means: take it from the file, else the source's default."""
+
+    format: str | None = None
+    profile: str | None = None
+    bn_epsilon: float | None = None
+    h: float | Literal["glorot"] | None = None
+    input: InputMapping | None = None
+    float_layers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.profile is not None and self.profile not in PROFILES:
+            raise OptionError(f"profile {self.profile!r} is none of {', '.join(PROFILES)}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Only what was given, JSON-able; recorded in the model file so that `verify` reads the source the same way."""
+        given: dict[str, Any] = {
+            name: getattr(self, name) for name in ("format", "profile", "bn_epsilon", "h") if getattr(self, name) is not None
+        }
+        if self.input is not None:
+            given["input"] = input_to_json(self.input)
+        if self.float_layers:
+            given["float_layers"] = list(self.float_layers)
+        return given
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ConvertOptions:
+        """The options that `to_json` recorded.  Raises OptionError on anything else."""
+        unknown = set(data) - set(cls.__dataclass_fields__)
+        if unknown:
+            raise OptionError(f"recorded options {', '.join(sorted(unknown))} are not known to this version")
+        known = dict(data)
+        if "input" in known:
+            known["input"] = input_from_json(known["input"])
+        known["float_layers"] = tuple(known.get("float_layers", ()))
+        return cls(**known)
+
+
+@dataclass(frozen=True)
+class TensorUse:
+    """One tensor of the checkpoint and what became of it.  `use` reads like "fc1: latent weights" or, if ignored, the reason."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    use: str
+    ignored: bool = False
+
+
+@dataclass(frozen=True)
+class Assumption:
+    """Something that decides results and where it came from: "file", "option" or "default"."""
+
+    what: str
+    value: str
+    origin: Literal["file", "option", "default"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A checkpoint, read.  `tensors` holds every tensor of the file exactly once."""
+
+    source: str
+    net: NetSpec
+    tensors: tuple[TensorUse, ...]
+    assumptions: tuple[Assumption, ...]
+    warnings: tuple[str, ...] = ()
+
+
+class Source(Protocol):
+    """One kind of checkpoint.  Frameworks are imported inside `read`, never at module level."""
+
+    name: str
+    meaning: str
+
+    def sniff(self, path: Path) -> bool:
+        """True if the file looks like this kind; reads a few bytes at most, never raises on odd content."""
+
+    def read(self, path: Path, options: ConvertOptions) -> Reading:
+        """Read the checkpoint.  Raises SourceError (unreadable), OptionError or NetworkError (all reasons at once)."""
+
+
+#: The reference's mapping (BinaryNet: pixels from [0, 1] to [-1, 1]), used when nobody says otherwise.
+DEFAULT_INPUT = PixelInput.range(-1.0, 1.0)
+
+
+@dataclass
+class Notes:
+    """Collects tensor uses, assumptions and warnings while a source reads."""
+
+    tensors: list[TensorUse] = field(default_factory=list)
+    assumptions: list[Assumption] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)

@@ -1,0 +1,1 @@
+"""Bit-packed XNOR-popcount inference for binarized neural networks."""

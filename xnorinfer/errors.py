@@ -1,0 +1,72 @@
+"""Every error a user can cause, by name.  All derive from `XnorinferError`; the command line prints them as one line.
+
+A message names the file, tensor or option, what was found and what would be right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class XnorinferError(Exception):
+    """Base of all errors raised on purpose.  Anything else that escapes is a defect of xnorinfer."""
+
+
+class SourceError(XnorinferError):
+    """A checkpoint cannot be read: missing, truncated, of an unknown kind, or unsafe to open."""
+
+
+class NetworkError(XnorinferError):
+    """A network is inconsistent or not convertible.  `problems` lists every reason found, not only the first."""
+
+    def __init__(self, problems: Sequence[str], about: str = "the network") -> None:
+        self.problems = tuple(problems)
+        count = len(self.problems)
+        head = f"{about} cannot be converted" + (f" ({count} problems)" if count > 1 else "")
+        if count == 1:
+            super().__init__(f"{head}: {self.problems[0]}")
+        else:
+            super().__init__("\n".join([f"{head}:", *(f"  - {problem}" for problem in self.problems)]))
+
+
+class OptionError(XnorinferError):
+    """An option has a value that cannot be used."""
+
+
+class InputError(XnorinferError):
+    """Data given to a model has the wrong shape, type or range, or its file cannot be read."""
+
+
+class OutputError(XnorinferError):
+    """A result cannot be written where it was asked for."""
+
+
+class ModelFileError(XnorinferError):
+    """A packed model file cannot be used."""
+
+
+class NotAModelError(ModelFileError):
+    """The file is no xnorinfer model at all, or it is truncated."""
+
+
+class NewerFormatError(ModelFileError):
+    """The file was written by a newer format version than this package reads."""
+
+
+class DigestError(ModelFileError):
+    """The content does not match the digest stored with it: the file was changed or damaged."""
+
+
+class MalformedModelError(ModelFileError):
+    """The file is a model file, but a layer, shape, type or value in it is not allowed."""
+
+
+class KernelError(XnorinferError):
+    """A kernel was asked for by name that does not exist or that this CPU cannot run."""
+
+
+class MissingExtraError(XnorinferError):
+    """An optional package is needed; the message holds the `pip install` that brings it."""
+
+    def __init__(self, purpose: str, package: str, extra: str) -> None:
+        super().__init__(f"{purpose} needs the package {package}: pip install 'xnorinfer[{extra}]'")

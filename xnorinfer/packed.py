@@ -1,0 +1,205 @@
+"""The portable packed network: bits and integer thresholds, independent of any CPU.
+
+A `PackedModel` is what the file holds and what a plan is made from.  Each binary layer is one `PackedDense`: signs as words
+(`bits`), what its inputs are, and what becomes of its accumulator - an integer compare (`Threshold`) in hidden layers, a short
+list of float32 steps (`Affine`) where real numbers leave the binary part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.bits import pad_mask, words_for
+from xnorinfer.netspec import F32, PROFILES, InputMapping, PixelInput, RealInput
+from xnorinfer.reference import fma
+
+#: What a binary layer reads.  bits: mismatches are counted, dot = depth - 2*mismatches.  pixels: integer sums of uint8.
+#: reals: float64 sums of float32 in input order, rounded to float32.
+Reads = Literal["bits", "pixels", "reals"]
+
+#: Float32 steps on a value v, with vectors a and b of one entry per neuron:
+#: mul v*a, add v+a, fma v*a+b rounded once, clip min(max(v, a), b).
+Op = Literal["mul", "add", "fma", "clip"]
+OPS: tuple[Op, ...] = ("mul", "add", "fma", "clip")
+
+
+@dataclass(frozen=True, eq=False)
+class Threshold:
+    """Bit 1 iff the count is at most the limit: mismatches (bits), integer sum (pixels) or float32 sum (reals).
+
+    limits: (neurons,) int32 for bits and pixels, float32 for reals.  A limit below the smallest possible count means
+    "never", one at or above the largest means "always".
+    """
+
+    limits: NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """Float32 steps, applied in order to the accumulator.  values: (len(ops), 2, neurons) float32, the vectors a and b."""
+
+    ops: tuple[Op, ...]
+    values: F32
+
+    def apply(self, value: F32) -> F32:
+        """(rows, neurons) or (neurons,) float32 -> the same shape."""
+        with np.errstate(all="ignore"):
+            for op, (a, b) in zip(self.ops, self.values, strict=True):
+                if op == "mul":
+                    value = value * a
+                elif op == "add":
+                    value = value + a
+                elif op == "fma":
+                    value = fma(value, np.broadcast_to(a, value.shape), np.broadcast_to(b, value.shape))
+                else:
+                    value = np.minimum(np.maximum(value, a), b)
+        return value
+
+
+@dataclass(frozen=True, eq=False)
+class PackedDense:
+    """One binary dense layer.  weights: (neurons, words_for(depth)) uint64, bit 1 = +1, pad bits 0."""
+
+    name: str
+    reads: Reads
+    depth: int
+    weights: NDArray[np.uint64]
+    output: Threshold | Affine
+
+    @property
+    def neurons(self) -> int:
+        return int(self.weights.shape[0])
+
+
+@dataclass(frozen=True, eq=False)
+class PackedFloat:
+    """A float layer of the tail.  weight: (neurons, depth) float32; products summed in float64 in input order, rounded to
+    float32 once, then the steps of `output` (bias first)."""
+
+    name: str
+    weight: F32
+    output: Affine
+
+    @property
+    def neurons(self) -> int:
+        return int(self.weight.shape[0])
+
+    @property
+    def depth(self) -> int:
+        return int(self.weight.shape[1])
+
+
+PackedLayer: TypeAlias = PackedDense | PackedFloat
+
+
+@dataclass(frozen=True, eq=False)
+class PackedModel:
+    """A packed network.  `provenance` says where it came from and is not part of the network itself."""
+
+    input: InputMapping
+    layers: tuple[PackedLayer, ...]
+    profile: str
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def depth(self) -> int:
+        """Number of input values of one sample."""
+        return self.layers[0].depth
+
+    @property
+    def classes(self) -> int:
+        """Number of scores of one sample."""
+        return self.layers[-1].neurons
+
+    def tensors(self) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Every array of the model under its name in the file, in layer order."""
+        for index, layer in enumerate(self.layers):
+            if isinstance(layer, PackedFloat):
+                yield f"layers.{index}.weight", layer.weight
+            else:
+                yield f"layers.{index}.bits", layer.weights
+            if isinstance(layer.output, Threshold):
+                yield f"layers.{index}.limits", layer.output.limits
+            else:
+                yield f"layers.{index}.steps", layer.output.values
+
+    def check(self) -> list[str]:
+        """All inconsistencies of the model; empty for anything that `lower` makes."""
+        return list(_check(self))
+
+
+def _check(model: PackedModel) -> Iterator[str]:
+    if model.profile not in PROFILES:
+        yield f"tie profile {model.profile!r} is none of {', '.join(PROFILES)}"
+    if not model.layers or isinstance(model.layers[0], PackedFloat):
+        yield "the first layer is not a binary dense layer"
+        return
+    first: Reads = "bits"
+    if isinstance(model.input, PixelInput | RealInput):
+        first = model.input.kind
+    width: int | None = None
+    bits_flow = True
+    for index, layer in enumerate(model.layers):
+        where = f"layer {index} ({layer.name})"
+        array = layer.weight if isinstance(layer, PackedFloat) else layer.weights
+        if array.ndim != 2 or 0 in array.shape or layer.depth < 1:
+            yield f"{where}: weights have shape {array.shape}"
+            return
+        if width is not None and layer.depth != width:
+            yield f"{where}: takes {layer.depth} inputs, the layer before gives {width}"
+        if isinstance(layer, PackedDense):
+            yield from _check_dense(where, layer, first if index == 0 else "bits")
+            if index and not bits_flow:
+                yield f"{where}: a binary layer follows one that gives real numbers"
+        elif array.dtype != np.float32 or not np.isfinite(array).all():
+            yield f"{where}: weights must be finite float32"
+        if isinstance(layer.output, Affine):
+            yield from _check_affine(where, layer.output, layer.neurons)
+        elif not isinstance(layer, PackedDense):
+            yield f"{where}: a float layer has no threshold"
+        width, bits_flow = layer.neurons, isinstance(layer.output, Threshold)
+    if bits_flow:
+        yield "the last layer gives bits, not scores"
+
+
+def _check_dense(where: str, layer: PackedDense, reads: Reads) -> Iterator[str]:
+    words = words_for(layer.depth)
+    if layer.reads != reads:
+        yield f"{where}: reads {layer.reads}, but gets {reads}"
+    if layer.weights.dtype != np.uint64 or layer.weights.shape[1] != words:
+        yield f"{where}: bits are {layer.weights.shape} {layer.weights.dtype}, needed is (neurons, {words}) uint64"
+    elif (layer.weights & ~pad_mask(layer.depth)).any():
+        yield f"{where}: pad bits beyond depth {layer.depth} are not 0"
+    if isinstance(layer.output, Threshold):
+        limits = layer.output.limits
+        dtype = np.float32 if layer.reads == "reals" else np.int32
+        if limits.dtype != dtype or limits.shape != (layer.neurons,):
+            yield f"{where}: limits are {limits.shape} {limits.dtype}, needed is ({layer.neurons},) {np.dtype(dtype)}"
+        elif np.isnan(limits).any():
+            yield f"{where}: limits hold NaN"
+        elif layer.reads == "bits" and not ((limits >= -1) & (limits <= layer.depth)).all():
+            yield f"{where}: limits leave the range -1..{layer.depth} of mismatches"
+    if layer.reads == "pixels" and layer.depth > MAX_PIXEL_DEPTH:
+        yield f"{where}: {layer.depth} pixels overflow the 32-bit sums; at most {MAX_PIXEL_DEPTH}"
+
+
+#: 255 * depth must stay inside int32, with room for a limit beyond either end.
+MAX_PIXEL_DEPTH = (2**31 - 2) // 255
+
+
+def _check_affine(where: str, affine: Affine, neurons: int) -> Iterator[str]:
+    unknown = [op for op in affine.ops if op not in OPS]
+    if unknown:
+        yield f"{where}: unknown steps {', '.join(map(repr, unknown))}"
+    if affine.values.dtype != np.float32 or affine.values.shape != (len(affine.ops), 2, neurons):
+        yield (
+            f"{where}: steps are {affine.values.shape} {affine.values.dtype}, "
+            f"needed is ({len(affine.ops)}, 2, {neurons}) float32"
+        )
+    elif np.isnan(affine.values).any():
+        yield f"{where}: steps hold NaN"

@@ -1,0 +1,178 @@
+"""The oracle: a `NetSpec` computed in plain numpy, in the source's own float32 expressions.
+
+Slow and obvious on purpose; shares no code with bits, folding or kernels.  What a framework leaves to its BLAS (the order in
+which a sum is rounded) is defined here so that a network has one answer:
+
+- a dot of -1/+1 inputs with binary weights is an integer, computed exactly, then rounded to float32 once;
+- over pixels it is an exact integer sum, mapped in float64 as `(slope*sum(w*p) + intercept*sum(w)) / divisor`, then rounded to
+  float32 once (a framework rounds every product and partial sum instead: that is where it can differ from us);
+- over real values and in float layers, products are exact in float64 and summed in float64 in input order, then rounded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.netspec import (
+    F32,
+    BatchNorm,
+    Dense,
+    FloatDense,
+    Hardtanh,
+    InputMapping,
+    NetSpec,
+    PixelInput,
+    RealInput,
+    Rule,
+    Sign,
+    ThresholdInput,
+)
+
+ONE = np.float32(1)
+HALF = np.float32(0.5)
+TWO = np.float32(2)
+
+
+def hard_sigmoid(x: F32) -> F32:
+    """clip((x + 1) / 2, 0, 1) in float32 (BinaryNet `binary_net.hard_sigmoid`)."""
+    return np.clip((x + ONE) / TWO, np.float32(0), ONE)
+
+
+def round_half_away(x: F32) -> F32:
+    """C's round() for values of 0 and above (Theano's `round_half_away_from_zero`)."""
+    whole = np.floor(x)
+    return np.where(x - whole >= HALF, whole + ONE, whole).astype(np.float32)
+
+
+#: Binarization of float32 arrays; "sign" alone has a third value, 0.
+BINARIZE: dict[Rule, Callable[[F32], F32]] = {
+    "round-even": lambda x: TWO * np.round(hard_sigmoid(x)) - ONE,
+    "round-away": lambda x: TWO * round_half_away(hard_sigmoid(x)) - ONE,
+    "sign": lambda x: np.sign(x),
+    "ge": lambda x: np.where(x >= 0, ONE, -ONE),
+    "gt": lambda x: np.where(x > 0, ONE, -ONE),
+}
+
+
+def binarize(x: F32, rule: Rule) -> F32:
+    """float32 values to -1, (0,) +1 by a tie rule; same shape, float32."""
+    return BINARIZE[rule](x)
+
+
+def binary_weights(layer: Dense) -> F32:
+    """(neurons, depth) float32 of -1, (0,) +1: the signs of `H * binarize(latent / H)`."""
+    return binarize(layer.latent / np.float32(layer.h), layer.rule)
+
+
+def fma(x: F32, y: F32, z: F32) -> F32:
+    """float32 fused multiply-add, x*y + z rounded once.
+
+    The product is exact in float64.  The sum is rounded to odd there (Boldo & Melquiond 2008, "Emulation of FMA and
+    correctly rounded sums"), so that the second rounding to float32 sees on which side the exact value lies.
+    """
+    product = x.astype(np.float64) * y
+    addend = z.astype(np.float64)
+    total = product + addend
+    with np.errstate(invalid="ignore"):
+        back = total - product
+        error = (product - (total - back)) + (addend - back)
+    even = (np.ascontiguousarray(total).view(np.int64) & 1) == 0
+    nudge = np.isfinite(total) & (error != 0) & even
+    return np.where(nudge, np.nextafter(total, np.copysign(np.inf, error)), total).astype(np.float32)
+
+
+def batch_norm(layer: BatchNorm, x: F32) -> F32:
+    """BatchNorm at inference, (rows, neurons) float32 -> the same.
+
+    tf       `tf.nn.batch_normalization`: inv = 1/sqrt(var + eps) * gamma;  x*inv + (beta - mean*inv)
+    torch    ATen `batch_norm_cpu_collect_linear_and_constant_terms`, compiled with contraction: alpha = 1/sqrt(var + eps) *
+             weight;  fma(x, alpha, fma(-mean, alpha, bias))
+    lasagne  `BatchNormLayer.get_output_for`: (x - mean) * (gamma * inv_std) + beta
+    """
+    gamma = np.ones_like(layer.mean) if layer.gamma is None else layer.gamma
+    beta = np.zeros_like(layer.mean) if layer.beta is None else layer.beta
+    with np.errstate(all="ignore"):
+        if layer.inv_std is not None:
+            return (x - layer.mean) * (gamma * layer.inv_std) + beta
+        assert layer.variance is not None
+        alpha = ONE / np.sqrt(layer.variance + np.float32(layer.epsilon)) * gamma
+        if layer.form == "tf":
+            return x * alpha + (beta - layer.mean * alpha)
+        shift = fma(-layer.mean, alpha, beta)
+        return fma(x, np.broadcast_to(alpha, x.shape), np.broadcast_to(shift, x.shape))
+
+
+def finish_dense(layer: Dense, dot: F32) -> F32:
+    """The accumulator `((dot * H) * scale) + bias` from the dot of inputs and signs, float32 step by step."""
+    with np.errstate(over="ignore"):
+        if layer.h != 1:
+            dot = dot * np.float32(layer.h)
+        if layer.scale is not None:
+            dot = dot * layer.scale
+        if layer.bias is not None:
+            dot = dot + layer.bias
+    return dot
+
+
+def sequential_dot(x: F32, weights: F32) -> F32:
+    """(rows, depth) x (neurons, depth) -> (rows, neurons): float64 sums in input order, rounded to float32 once."""
+    total = np.zeros((x.shape[0], weights.shape[0]))
+    for k in range(x.shape[1]):
+        total += x[:, k, None].astype(np.float64) * weights[None, :, k]
+    return total.astype(np.float32)
+
+
+def input_dot(mapping: InputMapping, x: NDArray[Any], weights: F32) -> F32:
+    """What a first layer sums over raw inputs x (rows, depth), before H, scale and bias."""
+    if isinstance(mapping, PixelInput):
+        sums = x.astype(np.float64) @ weights.T.astype(np.float64)
+        mapped = (mapping.slope * sums + mapping.intercept * weights.sum(axis=1, dtype=np.float64)) / mapping.divisor
+        return mapped.astype(np.float32)
+    if isinstance(mapping, RealInput):
+        return sequential_dot(x.astype(np.float32), weights)
+    if isinstance(mapping, ThresholdInput):
+        x = np.where(x >= mapping.threshold, ONE, -ONE)
+    return (x.astype(np.float64) @ weights.T.astype(np.float64)).astype(np.float32)
+
+
+def layer_outputs(net: NetSpec, x: NDArray[Any]) -> Iterator[tuple[str, F32]]:
+    """Compute the network on raw inputs x (rows, depth): yields (layer name, output) for every layer in order.
+
+    x: uint8 for pixel and threshold inputs, -1/+1 of any dtype for sign inputs, float32 for real inputs.
+    """
+    value: F32 | None = None
+    for layer in net.layers:
+        if isinstance(layer, Dense):
+            weights = binary_weights(layer)
+            # Integers below 2^53: float64 BLAS is exact in any order.
+            dot = (
+                input_dot(net.input, x, weights)
+                if value is None
+                else (value.astype(np.float64) @ weights.T.astype(np.float64)).astype(np.float32)
+            )
+            value = finish_dense(layer, dot)
+        else:
+            assert value is not None
+            if isinstance(layer, BatchNorm):
+                value = batch_norm(layer, value)
+            elif isinstance(layer, Sign):
+                value = binarize(value, layer.rule)
+            elif isinstance(layer, Hardtanh):
+                value = np.clip(value, -ONE, ONE)
+            elif isinstance(layer, FloatDense):
+                value = sequential_dot(value, layer.weight)
+                value = value if layer.bias is None else value + layer.bias
+        yield layer.name, value
+
+
+def forward(net: NetSpec, x: NDArray[Any]) -> F32:
+    """Scores of raw inputs: (rows, depth) -> (rows, classes) float32."""
+    scores: F32 | None = None
+    for _, scores in layer_outputs(net, x):
+        pass
+    assert scores is not None
+    return scores
