@@ -1,1 +1,65 @@
-"""Bit-packed XNOR-popcount inference for binarized neural networks."""
+"""Bit-packed XNOR-popcount inference for binarized neural networks.
+
+    model = xnorinfer.convert("checkpoint.npz")     # or xnorinfer.load("model.safetensors")
+    classes = model.predict(images)                 # uint8 (rows, 784) or (rows, 28, 28)
+
+`convert` folds BatchNorm into integer thresholds and packs the signs of the latent weights into bits; the result computes
+bit for bit what the trained network computes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from xnorinfer.errors import XnorinferError
+from xnorinfer.model import Model
+
+__version__ = "0.1.0"
+__all__ = ["Model", "XnorinferError", "__version__", "convert", "from_torch", "load"]
+
+
+def load(path: str | Path, *, threads: int | None = None, kernel: str | None = None) -> Model:
+    """Load a packed model file, validated completely before use.
+
+    threads, kernel: as in `Model`.  Raises ModelFileError (see `modelfile.load`) or KernelError.
+    """
+    from xnorinfer import modelfile
+
+    return Model(modelfile.load(path), threads=threads, kernel=kernel)
+
+
+def convert(source: str | Path, *, threads: int | None = None, kernel: str | None = None, **options: Any) -> Model:
+    """Convert a checkpoint file to a model.
+
+    options: the fields of `converters.base.ConvertOptions`: format, profile, bn_epsilon, h, input, float_layers.
+    Raises SourceError, OptionError or NetworkError, the last with all reasons at once.
+    """
+    from xnorinfer.convert import convert_file
+
+    return Model(convert_file(source, _options(options)).packed, threads=threads, kernel=kernel)
+
+
+def from_torch(module: Any, *, threads: int | None = None, kernel: str | None = None, **options: Any) -> Model:
+    """Convert a live `torch.nn.Module` to a model.
+
+    options: as in `convert`.  Raises OptionError or NetworkError, the last with all reasons at once.
+    """
+    from xnorinfer.convert import pack_reading
+    from xnorinfer.converters.torch import from_torch_module
+
+    chosen = _options(options)
+    conversion = pack_reading(from_torch_module(module, chosen), chosen, type(module).__name__, None)
+    return Model(conversion.packed, threads=threads, kernel=kernel)
+
+
+def _options(options: dict[str, Any]) -> Any:
+    from xnorinfer.converters.base import ConvertOptions
+    from xnorinfer.errors import OptionError
+
+    unknown = sorted(set(options) - set(ConvertOptions.__dataclass_fields__))
+    if unknown:
+        raise OptionError(f"unknown options {', '.join(unknown)}; known are {', '.join(ConvertOptions.__dataclass_fields__)}")
+    if "float_layers" in options:
+        options["float_layers"] = tuple(options["float_layers"])
+    return ConvertOptions(**options)

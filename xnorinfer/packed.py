@@ -46,6 +46,10 @@ class Affine:
     ops: tuple[Op, ...]
     values: F32
 
+    def columns(self, neurons: NDArray[np.intp]) -> Affine:
+        """The steps of some neurons only."""
+        return Affine(self.ops, self.values[:, :, neurons])
+
     def apply(self, value: F32) -> F32:
         """(rows, neurons) or (neurons,) float32 -> the same shape."""
         with np.errstate(all="ignore"):

@@ -39,7 +39,7 @@ TWO = np.float32(2)
 
 def hard_sigmoid(x: F32) -> F32:
     """clip((x + 1) / 2, 0, 1) in float32 (BinaryNet `binary_net.hard_sigmoid`)."""
-    return np.clip((x + ONE) / TWO, np.float32(0), ONE)
+    return np.asarray(np.clip((x + ONE) / TWO, np.float32(0), ONE))
 
 
 def round_half_away(x: F32) -> F32:
@@ -95,13 +95,16 @@ def batch_norm(layer: BatchNorm, x: F32) -> F32:
     """
     gamma = np.ones_like(layer.mean) if layer.gamma is None else layer.gamma
     beta = np.zeros_like(layer.mean) if layer.beta is None else layer.beta
+    normalized: F32
     with np.errstate(all="ignore"):
         if layer.inv_std is not None:
-            return (x - layer.mean) * (gamma * layer.inv_std) + beta
+            normalized = (x - layer.mean) * (gamma * layer.inv_std) + beta
+            return normalized
         assert layer.variance is not None
         alpha = ONE / np.sqrt(layer.variance + np.float32(layer.epsilon)) * gamma
         if layer.form == "tf":
-            return x * alpha + (beta - layer.mean * alpha)
+            normalized = x * alpha + (beta - layer.mean * alpha)
+            return normalized
         shift = fma(-layer.mean, alpha, beta)
         return fma(x, np.broadcast_to(alpha, x.shape), np.broadcast_to(shift, x.shape))
 
@@ -120,23 +123,31 @@ def finish_dense(layer: Dense, dot: F32) -> F32:
 
 def sequential_dot(x: F32, weights: F32) -> F32:
     """(rows, depth) x (neurons, depth) -> (rows, neurons): float64 sums in input order, rounded to float32 once."""
-    total = np.zeros((x.shape[0], weights.shape[0]))
+    total = np.zeros((x.shape[0], weights.shape[0]), np.float64)
     for k in range(x.shape[1]):
         total += x[:, k, None].astype(np.float64) * weights[None, :, k]
     return total.astype(np.float32)
 
 
+def integer_dot(x: NDArray[Any], weights: F32) -> NDArray[Any]:
+    """Integers x (rows, depth) times signs, exactly, as float32 or float64: while every possible partial sum fits the mantissa,
+    BLAS rounds nothing, in any order."""
+    largest = int(np.abs(x).max(initial=0)) * x.shape[1]
+    exact = np.float32 if largest < 2**24 else np.float64
+    return np.asarray(x.astype(exact) @ weights.T.astype(exact))
+
+
 def input_dot(mapping: InputMapping, x: NDArray[Any], weights: F32) -> F32:
     """What a first layer sums over raw inputs x (rows, depth), before H, scale and bias."""
     if isinstance(mapping, PixelInput):
-        sums = x.astype(np.float64) @ weights.T.astype(np.float64)
+        sums = integer_dot(x, weights).astype(np.float64)
         mapped = (mapping.slope * sums + mapping.intercept * weights.sum(axis=1, dtype=np.float64)) / mapping.divisor
-        return mapped.astype(np.float32)
+        return np.asarray(mapped, np.float32)
     if isinstance(mapping, RealInput):
         return sequential_dot(x.astype(np.float32), weights)
     if isinstance(mapping, ThresholdInput):
         x = np.where(x >= mapping.threshold, ONE, -ONE)
-    return (x.astype(np.float64) @ weights.T.astype(np.float64)).astype(np.float32)
+    return integer_dot(x, weights).astype(np.float32)
 
 
 def layer_outputs(net: NetSpec, x: NDArray[Any]) -> Iterator[tuple[str, F32]]:
@@ -148,12 +159,7 @@ def layer_outputs(net: NetSpec, x: NDArray[Any]) -> Iterator[tuple[str, F32]]:
     for layer in net.layers:
         if isinstance(layer, Dense):
             weights = binary_weights(layer)
-            # Integers below 2^53: float64 BLAS is exact in any order.
-            dot = (
-                input_dot(net.input, x, weights)
-                if value is None
-                else (value.astype(np.float64) @ weights.T.astype(np.float64)).astype(np.float32)
-            )
+            dot = input_dot(net.input, x, weights) if value is None else integer_dot(value, weights).astype(np.float32)
             value = finish_dense(layer, dot)
         else:
             assert value is not None
@@ -171,8 +177,5 @@ def layer_outputs(net: NetSpec, x: NDArray[Any]) -> Iterator[tuple[str, F32]]:
 
 def forward(net: NetSpec, x: NDArray[Any]) -> F32:
     """Scores of raw inputs: (rows, depth) -> (rows, classes) float32."""
-    scores: F32 | None = None
-    for _, scores in layer_outputs(net, x):
-        pass
-    assert scores is not None
+    *_, (_, scores) = layer_outputs(net, x)
     return scores

@@ -1,0 +1,253 @@
+"""The packed model file: a `safetensors` container, written atomically, validated completely before use.
+
+Format version 1, little endian as safetensors defines it:
+
+    metadata["xnorinfer"]   one JSON object, keys sorted, without spaces:
+        format_version      1
+        input               the input mapping (`netspec.input_to_json`)
+        profile             name of the tie profile
+        layers              list of {"kind": "dense", "name", "reads", "depth", "output": "threshold"} or
+                            {..., "output": "affine", "ops": [...]} or {"kind": "float", "name", "depth", "ops": [...]}
+        content_digest      SHA-256 of the network: this object without the two digests and provenance, then every tensor's
+                            name and bytes in layer order.  Two sources of the same network have the same content digest.
+        provenance          source file name, its digest, options and assumptions of the conversion
+        header_digest       SHA-256 of this object without header_digest: covers the provenance as well
+    layers.N.bits           (neurons, words) U64, the signs of the weights (`bits`), pad bits 0
+    layers.N.limits         (neurons,) I32, or F32 where a layer reads reals
+    layers.N.steps          (len(ops), 2, neurons) F32, the vectors of the float32 steps (`packed.Affine`)
+    layers.N.weight         (neurons, depth) F32, float layers
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.errors import (
+    DigestError,
+    MalformedModelError,
+    NewerFormatError,
+    NotAModelError,
+    OptionError,
+    OutputError,
+)
+from xnorinfer.netspec import input_from_json, input_to_json
+from xnorinfer.packed import Affine, PackedDense, PackedFloat, PackedLayer, PackedModel, Threshold
+
+FORMAT_VERSION = 1
+KEY = "xnorinfer"
+
+
+def save(packed: PackedModel, path: str | Path) -> None:
+    """Write a model file: a temporary file beside it, then a rename, so that `path` is the old file or the complete new one.
+
+    Raises OutputError if it cannot be written, MalformedModelError if the model itself is inconsistent.
+    """
+    from safetensors.numpy import save as to_bytes
+
+    path = Path(path)
+    problems = packed.check()
+    if problems:
+        raise MalformedModelError(f"{path}: not written, the model is inconsistent: {'; '.join(problems)}")
+    tensors = {name: np.ascontiguousarray(array) for name, array in packed.tensors()}
+    write_atomically(path, to_bytes(tensors, metadata={KEY: _canonical(header_of(packed))}))
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace `path` by a file of this content, or leave everything as it was and raise OutputError."""
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    part = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        # mkstemp makes private files; give the model the mode that open() would have.
+        mask = os.umask(0)
+        os.umask(mask)
+        part.chmod(0o666 & ~mask)
+        os.replace(part, path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            part.unlink()
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable where the system lets a folder be opened (not on Windows)."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def header_of(packed: PackedModel) -> dict[str, Any]:
+    """The JSON object of the file, digests included."""
+    network: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "input": input_to_json(packed.input),
+        "profile": packed.profile,
+        "layers": [_layer_json(layer) for layer in packed.layers],
+    }
+    content = hashlib.sha256(_canonical(network).encode())
+    for name, array in packed.tensors():
+        content.update(name.encode() + b"\0")
+        content.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
+    header = {**network, "content_digest": content.hexdigest(), "provenance": packed.provenance}
+    return {**header, "header_digest": hashlib.sha256(_canonical(header).encode()).hexdigest()}
+
+
+def _canonical(value: dict[str, Any]) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _layer_json(layer: PackedLayer) -> dict[str, Any]:
+    described: dict[str, Any] = {"name": layer.name, "depth": layer.depth}
+    if isinstance(layer, PackedFloat):
+        described["kind"] = "float"
+    else:
+        described.update(kind="dense", reads=layer.reads, output="threshold")
+    if isinstance(layer.output, Affine):
+        described.update(output="affine", ops=list(layer.output.ops))
+    return described
+
+
+def load(path: str | Path) -> PackedModel:
+    """Read and validate a model file.
+
+    Raises NotAModelError (missing, truncated, another kind of file), NewerFormatError, MalformedModelError (a field, shape or
+    type that is not allowed) or DigestError (content changed after it was written).
+    """
+    path = Path(path)
+    text, tensors = _read_container(path)
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError):
+        raise MalformedModelError(f"{path}: its header is not JSON") from None
+    if not isinstance(header, dict) or not isinstance(header.get("format_version"), int):
+        raise MalformedModelError(f"{path}: its header has no format version")
+    if header["format_version"] > FORMAT_VERSION:
+        raise NewerFormatError(
+            f"{path}: has format version {header['format_version']}, this xnorinfer reads up to "
+            f"{FORMAT_VERSION}; upgrade xnorinfer"
+        )
+    packed = _build(path, header, tensors)
+    problems = packed.check()
+    if problems:
+        raise MalformedModelError(f"{path}: {'; '.join(problems)}")
+    expected = header_of(packed)
+    for name in ("content_digest", "header_digest"):
+        if header.get(name) != expected[name]:
+            raise DigestError(f"{path}: {name} does not match the content; the file was changed or damaged, convert it again")
+    return packed
+
+
+def _read_container(path: Path) -> tuple[str, dict[str, NDArray[Any]]]:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.exists():
+        raise NotAModelError(f"{path}: no such file")
+    if not path.is_file():
+        raise NotAModelError(f"{path}: is not a file")
+    try:
+        with safe_open(path, framework="numpy") as container:
+            metadata = container.metadata() or {}
+            if KEY not in metadata:
+                raise NotAModelError(
+                    f"{path}: a safetensors file, but not an xnorinfer model; convert a checkpoint first: "
+                    "xnorinfer convert SOURCE -o MODEL"
+                )
+            tensors = {name: container.get_tensor(name) for name in container.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError, TypeError, ValueError, AttributeError) as error:
+        # safetensors answers types that numpy lacks (bfloat16, float8) with TypeError or AttributeError.
+        raise NotAModelError(f"{path}: not an xnorinfer model, or truncated ({error})") from None
+    return metadata[KEY], tensors
+
+
+def _build(path: Path, header: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> PackedModel:
+    """The model that header and tensors describe; every tensor is used, every field is known."""
+    wanted = {"format_version", "input", "profile", "layers", "content_digest", "provenance", "header_digest"}
+    if set(header) != wanted:
+        raise MalformedModelError(
+            f"{path}: header fields are {', '.join(sorted(header))}; needed are {', '.join(sorted(wanted))}"
+        )
+    try:
+        mapping = input_from_json(header["input"])
+    except OptionError as error:
+        raise MalformedModelError(f"{path}: {error}") from None
+    if not isinstance(header["layers"], list) or not isinstance(header["profile"], str):
+        raise MalformedModelError(f"{path}: layers or profile have the wrong type")
+    if not isinstance(header["provenance"], dict):
+        raise MalformedModelError(f"{path}: provenance has the wrong type")
+    left = dict(tensors)
+    layers = tuple(_build_layer(path, index, entry, left) for index, entry in enumerate(header["layers"]))
+    if left:
+        raise MalformedModelError(f"{path}: tensors that no layer uses: {', '.join(sorted(left))}")
+    return PackedModel(mapping, layers, header["profile"], header["provenance"])
+
+
+#: Fields of a layer entry by (kind, output).
+LAYER_FIELDS = {
+    ("dense", "threshold"): {"kind", "output", "name", "depth", "reads"},
+    ("dense", "affine"): {"kind", "output", "name", "depth", "reads", "ops"},
+    ("float", "affine"): {"kind", "output", "name", "depth", "ops"},
+}
+
+
+def _build_layer(path: Path, index: int, entry: Any, left: dict[str, NDArray[Any]]) -> PackedLayer:
+    where = f"{path}: layer {index}"
+
+    def take(suffix: str, *, dtypes: tuple[type[Any], ...], dimensions: int) -> NDArray[Any]:
+        name = f"layers.{index}.{suffix}"
+        array = left.pop(name, None)
+        if array is None:
+            raise MalformedModelError(f"{where}: tensor {name} is missing")
+        if array.dtype not in dtypes or array.ndim != dimensions:
+            raise MalformedModelError(f"{where}: tensor {name} is {array.shape} {array.dtype}")
+        return array
+
+    kinds = (str(entry.get("kind")), str(entry.get("output"))) if isinstance(entry, dict) else ("", "")
+    if kinds not in LAYER_FIELDS or set(entry) != LAYER_FIELDS[kinds]:
+        raise MalformedModelError(f"{where}: entry {_shorten(entry)} is no layer of format version {FORMAT_VERSION}")
+    depth = entry["depth"]
+    if not isinstance(entry["name"], str) or not isinstance(depth, int) or isinstance(depth, bool):
+        raise MalformedModelError(f"{where}: name or depth have the wrong type")
+    if entry["output"] == "affine":
+        ops = entry["ops"]
+        if not isinstance(ops, list) or not all(isinstance(op, str) for op in ops):
+            raise MalformedModelError(f"{where}: ops have the wrong type")
+        output: Threshold | Affine = Affine(tuple(ops), take("steps", dtypes=(np.float32,), dimensions=3))
+    else:
+        output = Threshold(take("limits", dtypes=(np.int32, np.float32), dimensions=1))
+    if entry["kind"] == "float":
+        assert isinstance(output, Affine)
+        layer = PackedFloat(entry["name"], take("weight", dtypes=(np.float32,), dimensions=2), output)
+        if layer.depth != depth:
+            raise MalformedModelError(f"{where}: depth is {depth}, its weights have {layer.depth}")
+        return layer
+    if entry["reads"] not in ("bits", "pixels", "reals"):
+        raise MalformedModelError(f"{where}: reads {_shorten(entry['reads'])}")
+    weights = take("bits", dtypes=(np.uint64,), dimensions=2)
+    if depth < 1 or depth > 64 * weights.shape[1]:
+        raise MalformedModelError(f"{where}: depth {depth} does not fit {weights.shape[1]} words of bits")
+    return PackedDense(entry["name"], entry["reads"], depth, weights, output)
+
+
+def _shorten(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
