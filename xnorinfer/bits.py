@@ -42,8 +42,7 @@ def bitunpack(words: NDArray[np.uint64], depth_bits: int) -> NDArray[np.int8]:
     """Words back to signs: (rows, words) uint64 -> (rows, depth_bits) int8 of -1 and +1."""
     if words.ndim != 2 or words.dtype != np.uint64 or words.shape[1] != words_for(depth_bits):
         raise ValueError(
-            f"bitunpack takes (rows, {words_for(depth_bits)}) uint64 for {depth_bits} bits, "
-            f"got {words.shape} {words.dtype}"
+            f"bitunpack takes (rows, {words_for(depth_bits)}) uint64 for {depth_bits} bits, got {words.shape} {words.dtype}"
         )
     little = words if sys.byteorder == "little" else words.byteswap()
     raw = np.ascontiguousarray(little).view(np.uint8)

@@ -264,7 +264,7 @@ def _check_structure(net: NetSpec) -> Iterator[str]:
         yield "the first layer must be a binary dense layer"
         return
     width: int | None = None
-    before = "the input"
+    wide = before = "the input"  # which layer set the width; which one comes before
     stage = "input"  # what flows: "input", "real" (accumulators and what BatchNorm makes of them) or "bits"
     for layer in net.layers:
         match layer:
@@ -274,10 +274,10 @@ def _check_structure(net: NetSpec) -> Iterator[str]:
                     yield f"{layer.name}: weights have shape {array.shape}, needed is (neurons, depth), both above 0"
                     return
                 if width is not None and layer.depth != width:
-                    yield f"{layer.name}: takes {layer.depth} inputs but {before} gives {width}"
+                    yield f"{layer.name}: takes {layer.depth} inputs but {wide} gives {width}"
                 if isinstance(layer, Dense) and stage == "real":
                     yield f"{layer.name}: a binary layer follows {before} without a sign between them"
-                width, before, stage = layer.neurons, layer.name, "real"
+                width, wide, before, stage = layer.neurons, layer.name, layer.name, "real"
             case BatchNorm():
                 if stage != "real":
                     yield f"{layer.name}: BatchNorm must follow a dense layer, here it follows {before}"

@@ -1,0 +1,87 @@
+"""The layer rule: imports point down only.  Walks the syntax tree of every module."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+#: Module (or package) -> what it may import from this project.  Level by level, lowest first.
+LEVEL_0 = {"errors", "bits"}
+LEVEL_1 = {"netspec", "reference"}
+LEVEL_2 = {"threshold", "packed", "lower", "modelfile"}
+LEVEL_4 = {"plan", "model"}
+LEVEL_5 = {"convert", "dataio", "images", "verify", "bench"}
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "bits": {"errors"},
+    "netspec": {"errors"},
+    "reference": {"netspec"},
+    **dict.fromkeys(LEVEL_2, LEVEL_0 | LEVEL_1 | LEVEL_2),
+    "kernels": LEVEL_0 | {"kernels"},
+    "plan": LEVEL_0 | LEVEL_1 | LEVEL_2 | {"kernels"},
+    # A Model needs of level 1 only the input mappings.
+    "model": LEVEL_0 | LEVEL_1 | LEVEL_2 | {"kernels", "plan"},
+    # converters and the version are imported inside functions.
+    **{name: LEVEL_0 | LEVEL_1 | LEVEL_2 | LEVEL_4 | LEVEL_5 | {"kernels", "converters", ""} for name in LEVEL_5},
+    "converters": {"errors", "netspec", "converters"},
+    "training": {"errors", "training"},
+    "": {"errors", "model", "convert", "modelfile", "converters"},
+}
+EVERYTHING = {"cli", "__main__"}
+
+#: Third-party packages -> the only modules that may import them, at any depth.
+ONLY_IN = {"numba": {"kernels"}, "llvmlite": {"kernels"}, "rich": {"cli", "training"}, "click": {"cli", "training"}}
+
+
+def modules() -> list[tuple[str, Path]]:
+    found = []
+    for path in sorted((ROOT / "xnorinfer").rglob("*.py")):
+        relative = path.relative_to(ROOT / "xnorinfer").with_suffix("")
+        found.append(("" if relative.parts == ("__init__",) else relative.parts[0], path))
+    for folder in ("converters", "training"):
+        found += [(folder, path) for path in sorted((ROOT / folder).rglob("*.py"))]
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize(("module", "path"), modules(), ids=lambda v: v if isinstance(v, str) else v.stem)
+def test_imports_point_down_only(module: str, path: Path) -> None:
+    for name in imports(path):
+        package, _, rest = name.partition(".")
+        if package == "xnorinfer" and module not in EVERYTHING:
+            target = rest.split(".")[0]
+            known = target if target in ALLOWED or target in EVERYTHING else ""
+            if known != module:
+                assert known in ALLOWED[module], f"{module} must not import {name}"
+        if package in ONLY_IN:
+            assert module in ONLY_IN[package], f"{module} must not import {package}"
+
+
+def test_llvmlite_is_known_to_one_kernel_file() -> None:
+    users = [path.name for module, path in modules() if any(name.startswith("llvmlite") for name in imports(path))]
+    assert len(users) <= 1, users
+
+
+def test_frameworks_are_imported_lazily() -> None:
+    for module, path in modules():
+        if module != "converters":
+            continue
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                name = node.names[0].name if isinstance(node, ast.Import) else node.module or ""
+                assert name.split(".")[0] not in {"torch", "tensorflow", "keras", "h5py", "onnx", "google"}, path

@@ -1,0 +1,113 @@
+"""The oracle itself, against things that are known without it."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from xnorinfer.netspec import BatchNorm, Dense, FloatDense, Hardtanh, NetSpec, PixelInput, RealInput, Rule, Sign, SignInput
+from xnorinfer.reference import batch_norm, binarize, binary_weights, fma, forward, layer_outputs
+
+f = np.float32
+TINY = np.array([-1, -(2.0**-24), -(2.0**-25), -1e-9, -0.0, 0.0, 1e-9, 2.0**-24, np.nextafter(f(2.0**-24), f(1)), 1], f)
+
+
+@pytest.mark.parametrize(
+    ("rule", "want"),
+    [
+        ("round-even", [-1, -1, -1, -1, -1, -1, -1, -1, 1, 1]),
+        ("round-away", [-1, -1, 1, 1, 1, 1, 1, 1, 1, 1]),
+        ("sign", [-1, -1, -1, -1, 0, 0, 1, 1, 1, 1]),
+        ("ge", [-1, -1, -1, -1, 1, 1, 1, 1, 1, 1]),
+        ("gt", [-1, -1, -1, -1, -1, -1, 1, 1, 1, 1]),
+    ],
+)
+def test_tie_rules_near_zero(rule: Rule, want: list[int]) -> None:
+    assert binarize(TINY, rule).tolist() == want
+    assert binarize(TINY, rule).dtype == np.float32
+
+
+def test_h_moves_the_ties_of_the_weights() -> None:
+    latent = np.array([[2.0**-24, 2.0**-25, 2.0**-23]], f)
+    assert binary_weights(Dense("fc", latent, "round-even", h=1.0)).tolist() == [[-1, -1, 1]]
+    assert binary_weights(Dense("fc", latent, "round-even", h=0.5)).tolist() == [[1, -1, 1]]
+
+
+def test_fma_rounds_once() -> None:
+    rng = np.random.default_rng(0)
+    x, y = (rng.standard_normal(4000).astype(f) for _ in range(2))
+    # Addends near -x*y make the second rounding matter; others are far apart in magnitude.
+    z = np.where(rng.random(4000) < 0.5, -x * y, rng.standard_normal(4000) * 10.0 ** rng.integers(-12, 12, 4000)).astype(f)
+    got = fma(x, y, z)
+    for i in range(4000):
+        exact = Fraction(float(x[i])) * Fraction(float(y[i])) + Fraction(float(z[i]))
+        error = abs(Fraction(float(got[i])) - exact)
+        for neighbour in (np.nextafter(got[i], f(np.inf)), np.nextafter(got[i], f(-np.inf))):
+            assert error <= abs(Fraction(float(neighbour)) - exact)
+
+
+def test_fma_sees_what_double_rounding_hides() -> None:
+    # 1 + 2^-24 + 2^-60: float64 rounds to the tie 1 + 2^-24, which float32 would then round down to even.
+    x, y, z = f(2.0**-30), f(2.0**-30), f(1)
+    tie = fma(np.array([f(1 + 2.0**-12)]), np.array([f(2.0**-12)]), np.array([f(1)]))  # 1 + 2^-12 + 2^-24: a true tie
+    assert tie[0] == f(1 + 2.0**-12)
+    assert fma(np.array([x]), np.array([y]), np.array([z]))[0] == 1
+    above = fma(np.array([f(1 + 2.0**-23)]), np.array([f(2.0**-24)]), np.array([f(1)]))  # 1 + 2^-24 + 2^-47: above the tie
+    assert above[0] == np.nextafter(f(1), f(2))
+
+
+def test_fma_passes_infinities_on() -> None:
+    got = fma(np.array([np.inf, 1, 0], f), np.array([1, 1, 1], f), np.array([0, -np.inf, 5], f))
+    assert got.tolist() == [np.inf, -np.inf, 5]
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("neurons", [7, 256])
+def test_batch_norm_is_torchs_bit_for_bit(affine: bool, neurons: int) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.backends.cpu.get_cpu_capability() == "DEFAULT":
+        pytest.skip("torch contracts to fused multiply-add only with AVX2 and later")
+    rng = np.random.default_rng(neurons)
+    gamma, beta, mean = (rng.standard_normal(neurons).astype(f) for _ in range(3))
+    variance = (rng.random(neurons) * 1000).astype(f)
+    x = rng.integers(-600, 600, (500, neurons)).astype(f)
+    module = torch.nn.BatchNorm1d(neurons, affine=affine).eval()
+    with torch.no_grad():
+        module.running_mean[:], module.running_var[:] = torch.from_numpy(mean), torch.from_numpy(variance)
+        if affine:
+            module.weight[:], module.bias[:] = torch.from_numpy(gamma), torch.from_numpy(beta)
+        want = module(torch.from_numpy(x)).numpy()
+    given = {"gamma": gamma, "beta": beta} if affine else {}
+    assert (batch_norm(BatchNorm("bn", mean, variance, epsilon=1e-5, form="torch", **given), x) == want).all()
+
+
+def test_a_small_network_by_hand() -> None:
+    dense = Dense("fc1", np.array([[1, -1], [-1, -1]], f), "ge", bias=np.array([0.5, 0], f))
+    norm = BatchNorm("bn1", np.array([1, 0], f), np.array([4, 1], f), gamma=np.array([2, -1], f), beta=np.array([0, 0.5], f))
+    head = Dense("fc2", np.array([[1, 1]], f), "ge")
+    net = NetSpec(SignInput(), (dense, norm, Sign("s", "ge"), head), "ge-zero")
+    x = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]], np.int8)
+    outputs = dict(layer_outputs(net, x))
+    assert outputs["fc1"].tolist() == [[0.5, -2], [2.5, 0], [-1.5, 0], [0.5, 2]]
+    assert outputs["bn1"].tolist() == [[-0.5, 2.5], [1.5, 0.5], [-2.5, 0.5], [-0.5, -1.5]]
+    assert outputs["s"].tolist() == [[-1, 1], [1, 1], [-1, 1], [-1, -1]]
+    assert forward(net, x).tolist() == [[0], [2], [0], [-2]]
+
+
+def test_pixels_are_mapped_exactly() -> None:
+    net = NetSpec(PixelInput.range(-1, 1), (Dense("fc", np.array([[1, 1, -1], [1, 1, 1]], f), "ge"),), "ge-zero")
+    # 2*(10 + 250 - 5)/255 - 1 = 1 exactly.
+    assert forward(net, np.array([[10, 250, 5]], np.uint8))[0, 0] == 1
+    assert forward(net, np.array([[255, 255, 255]], np.uint8)).tolist() == [[1, 3]]
+
+
+def test_float_tail_takes_hardtanh_values() -> None:
+    layers = (
+        Dense("fc1", np.array([[1, 1]], f), "ge", scale=np.array([0.25], f)),
+        Hardtanh("tanh"),
+        FloatDense("fc2", np.array([[3]], f), np.array([1], f)),
+    )
+    got = forward(NetSpec(RealInput(), layers, "ge-zero"), np.array([[1, 1], [40, 40]], f))
+    assert got.tolist() == [[2.5], [4]]
