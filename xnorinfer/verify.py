@@ -1,0 +1,322 @@
+"""Prove a packed model against its checkpoint: every threshold, every weight, and layer by layer on data.
+
+Two independent arguments, both on the source as it is read again:
+
+- *proof*: per layer, packed weights equal the binarized latents (or their exact negation, with the compare mirrored), and the
+  packed decision equals the source's float32 expression at every accumulator value.  Dots of bits are enumerated.  Where that
+  is too many (sums of pixels, real sums) the decision is checked at both ends of the range, on both sides of the limit and at
+  values between; being monotone in the sum, it then agrees everywhere.
+- *comparison*: the plan that really runs, with its kernel and threads, against `reference` on data, every bit of every layer.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer import modelfile
+from xnorinfer.bits import bitunpack
+from xnorinfer.convert import digest_of
+from xnorinfer.lower import Block, Counts, blocks_of
+from xnorinfer.model import Model, canonical_input
+from xnorinfer.netspec import F32, BatchNorm, Dense, FloatDense, Hardtanh, NetSpec, RealInput, SignInput
+from xnorinfer.packed import Affine, PackedDense, PackedFloat, PackedModel, Threshold
+from xnorinfer.reference import ONE, batch_norm, binarize, binary_weights, finish_dense, layer_outputs
+from xnorinfer.threshold import I64
+
+if TYPE_CHECKING:
+    from xnorinfer.converters.base import ConvertOptions
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class LayerProof:
+    """What was checked of one layer.  `values`: accumulator values per neuron; `ties`: those where torch.sign gives 0."""
+
+    name: str
+    kind: str
+    neurons: int
+    method: str = ""
+    values: int = 0
+    ties: int = 0
+    differences: int = 0
+    first: str | None = None
+
+    def differ(self, count: int, first: str) -> None:
+        """Count differences; the first one is kept in words."""
+        self.differences += count
+        self.first = self.first or first
+
+
+@dataclass
+class Verification:
+    """The result of `verify`.  `holds` is True only if nothing at all differs."""
+
+    model: str
+    source: str
+    source_unchanged: bool
+    content_digest: str
+    profile: str
+    kernel: str
+    threads: int
+    layers: list[LayerProof] = field(default_factory=list)
+    rows: int = 0
+    data: str = "random"
+    differing_rows: int = 0
+    differing_predictions: int = 0
+    tie_rows: int = 0
+    first_difference: str | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether the model is the checkpoint, bit for bit, as far as was checked."""
+        return self.first_difference is None and not self.differing_rows and all(not p.differences for p in self.layers)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, JSON-able."""
+        return {"holds": self.holds, **asdict(self)}
+
+
+def verify(
+    model_path: str | Path,
+    source_path: str | Path,
+    data: NDArray[Any] | None = None,
+    *,
+    rows: int = 1024,
+    seed: int = 0,
+    threads: int | None = None,
+    kernel: str | None = None,
+    progress: Progress | None = None,
+) -> Verification:
+    """Check a model file against its checkpoint, read again with the options recorded in the model.
+
+    data: inputs as `Model.scores` takes them, all of them are compared; None: `rows` random inputs.
+    progress: called with (what, done, total).  Raises ModelFileError, SourceError, OptionError, NetworkError or InputError.
+    """
+    from xnorinfer.converters import read_source
+    from xnorinfer.converters.base import ConvertOptions
+
+    model = Model(modelfile.load(model_path), threads=threads, kernel=kernel)
+    packed = model.packed
+    options: ConvertOptions = ConvertOptions.from_json(packed.provenance.get("options", {}))
+    reading = read_source(Path(source_path), options)
+    reading.net.require_valid()
+    result = Verification(
+        model=Path(model_path).name,
+        source=Path(source_path).name,
+        source_unchanged=packed.provenance.get("sha256") == digest_of(Path(source_path)),
+        content_digest=modelfile.header_of(packed)["content_digest"],
+        profile=packed.profile,
+        kernel=model.kernel,
+        threads=model.threads,
+    )
+    report = progress or (lambda what, done, total: None)
+    result.first_difference = _structure_difference(packed, reading.net)
+    if result.first_difference is None:
+        result.layers = list(_prove_layers(packed, reading.net, report))
+        result.first_difference = next((f"{p.name}: {p.first}" for p in result.layers if p.differences), None)
+        x = _random_inputs(packed, rows, seed) if data is None else canonical_input(packed, data)
+        result.data = "random" if data is None else "given"
+        _compare(result, model, reading.net, x, report)
+    return result
+
+
+def _structure_difference(packed: PackedModel, net: NetSpec) -> str | None:
+    """Where model and source are not even the same network."""
+    if packed.input != net.input:
+        return f"the model takes {packed.input.describe()}, the source {net.input.describe()}"
+    blocks = blocks_of(net)
+    if len(blocks) != len(packed.layers):
+        return f"the model has {len(packed.layers)} layers, the source {len(blocks)}"
+    for index, (layer, block) in enumerate(zip(packed.layers, blocks, strict=True)):
+        ours = (type(layer) is PackedFloat, layer.depth, layer.neurons, isinstance(layer.output, Threshold))
+        theirs = (isinstance(block.dense, FloatDense), block.dense.depth, block.dense.neurons, block.sign is not None)
+        if ours != theirs:
+            return f"layer {index} ({layer.name}) has other shapes or kinds than the source's {block.dense.name}"
+    return None
+
+
+# ---------------------------------------------------------------- proof
+
+
+def _prove_layers(packed: PackedModel, net: NetSpec, report: Progress) -> Iterator[LayerProof]:
+    for layer, block in zip(packed.layers, blocks_of(net), strict=True):
+        if isinstance(layer, PackedFloat):
+            yield _prove_float(layer, block)
+        else:
+            yield _prove_dense(layer, block, net, report)
+
+
+def source_values(block: Block, dot: F32) -> F32:
+    """What the source has at the end of a block (before its sign) for given dots, (values, neurons) float32."""
+    value = finish_dense(block.dense, dot) if isinstance(block.dense, Dense) else dot
+    for layer in block.after:
+        if isinstance(layer, BatchNorm):
+            value = batch_norm(layer, value)
+        elif isinstance(layer, Hardtanh):
+            value = np.clip(value, -ONE, ONE)
+    return value
+
+
+def _prove_float(layer: PackedFloat, block: Block) -> LayerProof:
+    proof = LayerProof(layer.name, "float", layer.neurons, "weights equal; steps at sampled values")
+    assert isinstance(block.dense, FloatDense)
+    wrong = layer.weight != block.dense.weight
+    if wrong.any():
+        proof.differ(int(wrong.sum()), f"float weight {tuple(np.argwhere(wrong)[0].tolist())} differs")
+    samples = np.linspace(-1000, 1000, SAMPLES, dtype=np.float32)[:, None].repeat(layer.neurons, 1)
+    biased = samples if block.dense.bias is None else samples + block.dense.bias
+    _compare_values(proof, samples, source_values(block, biased), layer.output.apply(samples))
+    return proof
+
+
+def _prove_dense(layer: PackedDense, block: Block, net: NetSpec, report: Progress) -> LayerProof:
+    proof = LayerProof(layer.name, "binary", layer.neurons)
+    assert isinstance(block.dense, Dense)
+    signs = binary_weights(block.dense)
+    mine = bitunpack(layer.weights, layer.depth)
+    flipped = (mine == -signs).all(axis=1) & isinstance(layer.output, Threshold)
+    wrong = ~((mine == signs).all(axis=1) | flipped)
+    if wrong.any():
+        neuron = int(np.argmax(wrong))
+        column = int(np.argmax(mine[neuron] != signs[neuron]))
+        proof.differ(int(wrong.sum()), f"weight bits of neuron {neuron} differ from its latents, first at input {column}")
+    counts = Counts.of(net, layer.reads, signs)
+    for chunk in _chunks(proof, layer, counts, flipped, report):
+        _prove_chunk(proof, layer, block, counts, flipped, chunk)
+    return proof
+
+
+#: Values per neuron between the ends of a range too large to enumerate, and values per chunk of an enumeration.
+SAMPLES = 256
+CHUNK = 128
+
+
+def _chunks(
+    proof: LayerProof, layer: PackedDense, counts: Counts, flipped: NDArray[np.bool_], report: Progress
+) -> Iterator[I64]:
+    """Blocks of counts to check, (values, neurons) int64, unmirrored."""
+    if layer.reads == "bits":
+        proof.method, proof.values = "every value", layer.depth + 1
+        for start in range(0, layer.depth + 1, CHUNK):
+            report(f"proving {layer.name}", start, layer.depth + 1)
+            stop = min(start + CHUNK, layer.depth + 1)
+            yield np.repeat(np.arange(start, stop)[:, None], layer.neurons, axis=1)
+        report(f"proving {layer.name}", layer.depth + 1, layer.depth + 1)
+        return
+    parts = np.linspace(0, 1, SAMPLES + 2)[:, None]
+    values = [(counts.low + parts * (counts.high - counts.low)).astype(np.int64)]
+    proof.method = "both ends and samples"
+    if isinstance(layer.output, Threshold):
+        proof.method = "ends, both sides of the limit, samples (monotone)"
+        limit = _limit_counts(layer.output)
+        last = np.where(flipped, counts.mirror - limit, limit)
+        beside = np.array([-1, 0, 1])[:, None] + last
+        values.append(np.clip(beside, counts.low, counts.high))
+    every = np.concatenate(values)
+    proof.values = len(every)
+    for start in range(0, len(every), CHUNK):
+        yield every[start : start + CHUNK]
+
+
+def _limit_counts(output: Threshold) -> I64:
+    """Limits as counts; for float limits the inverse of `threshold.ordered_to_float`."""
+    limits = output.limits
+    if limits.dtype != np.float32:
+        return limits.astype(np.int64)
+    magnitude = np.abs(limits).view(np.uint32).astype(np.int64)
+    return np.where(limits < 0, -magnitude, magnitude)
+
+
+def _prove_chunk(
+    proof: LayerProof, layer: PackedDense, block: Block, counts: Counts, flipped: NDArray[np.bool_], chunk: I64
+) -> None:
+    dot = counts.accumulator(chunk)
+    with np.errstate(all="ignore"):
+        value = source_values(block, dot)
+        if isinstance(layer.output, Affine):
+            _compare_values(proof, dot, value, layer.output.apply(dot))
+            return
+        assert block.sign is not None
+        binarized = binarize(value, block.sign.rule)
+    fires = np.where(flipped, counts.mirror - chunk, chunk) <= _limit_counts(layer.output)
+    tie = binarized == 0
+    proof.ties += int(tie.sum())
+    wrong = (fires != (binarized > 0)) & ~(tie & fires) | np.isnan(value)
+    if wrong.any():
+        at, neuron = (int(i) for i in np.argwhere(wrong)[0])
+        proof.differ(
+            int(wrong.sum()),
+            f"neuron {neuron} at accumulator {dot[at, neuron]:g}: the source has {value[at, neuron]:g} before sign, "
+            f"the model decides {'+1' if fires[at, neuron] else '-1'}",
+        )
+
+
+def _compare_values(proof: LayerProof, dot: F32, source: F32, model: F32) -> None:
+    """Float results at given dots, equal in every bit but the sign of zero."""
+    proof.values = max(proof.values, len(dot))
+    wrong = source != model
+    if wrong.any():
+        at, neuron = (int(i) for i in np.argwhere(wrong)[0])
+        proof.differ(
+            int(wrong.sum()),
+            f"output {neuron} at accumulator {dot[at, neuron]:g}: the source has {source[at, neuron]!r}, "
+            f"the model {model[at, neuron]!r}",
+        )
+
+
+# ---------------------------------------------------------------- comparison
+
+
+#: Rows that the reference computes at once.
+ROWS = 512
+
+
+def _random_inputs(packed: PackedModel, rows: int, seed: int) -> NDArray[Any]:
+    rng = np.random.default_rng(seed)
+    if isinstance(packed.input, SignInput):
+        return rng.choice(np.array([-1, 1], np.int8), (rows, packed.depth))
+    if isinstance(packed.input, RealInput):
+        return rng.standard_normal((rows, packed.depth)).astype(np.float32)
+    return rng.integers(0, 256, (rows, packed.depth), dtype=np.uint8)
+
+
+def _compare(result: Verification, model: Model, net: NetSpec, x: NDArray[Any], report: Progress) -> None:
+    """Every bit of every layer, `ROWS` rows at a time."""
+    last_of_block = list(itertools.accumulate(1 + len(block.after) for block in blocks_of(net)))
+    for start in range(0, len(x), ROWS):
+        report("comparing on data", start, len(x))
+        chunk = x[start : start + ROWS]
+        outputs = [value for i, (_, value) in enumerate(layer_outputs(net, chunk), 1) if i in last_of_block]
+        same = np.ones(len(chunk), np.bool_)
+        tied = np.zeros(len(chunk), np.bool_)
+        for layer, want, traced in zip(model.packed.layers, outputs, model.plan.trace(chunk), strict=True):
+            bits = isinstance(layer.output, Threshold)
+            got = bitunpack(traced, layer.neurons) if bits else traced
+            # After an exact 0 before sign, which bits cannot hold, a row has no answer to compare with.
+            tied |= (want == 0).any(axis=1) & bits
+            wrong = (got != want) & ~tied[:, None]
+            if wrong.any() and result.first_difference is None:
+                row, neuron = (int(i) for i in np.argwhere(wrong)[0])
+                result.first_difference = (
+                    f"layer {layer.name}, sample {start + row}, neuron {neuron}: the source gives {want[row, neuron]:g}, "
+                    f"the model {got[row, neuron]:g}"
+                )
+            same &= ~wrong.any(axis=1)
+        scores = model.plan.run(chunk)
+        predicted = outputs[-1].argmax(axis=1) == scores.argmax(axis=1)
+        same &= (scores == outputs[-1]).all(axis=1) | tied
+        result.differing_rows += int((~same).sum())
+        result.differing_predictions += int((~predicted & ~tied).sum())
+        result.tie_rows += int(tied.sum())
+        if result.differing_rows and result.first_difference is None:
+            result.first_difference = f"scores of sample {start + int(np.argmin(same))} differ from its traced layers"
+        result.rows += len(chunk)
+    report("comparing on data", len(x), len(x))
