@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -92,7 +93,7 @@ def random_network(
     rng = np.random.default_rng(seed)
     layers: list[Layer] = []
     spread = 0.6 * 255 if isinstance(mapping, PixelInput) and mapping.divisor == 1 else 0.6
-    for index, (depth, neurons) in enumerate(zip(widths, widths[1:], strict=False)):
+    for index, (depth, neurons) in enumerate(itertools.pairwise(widths)):
         last = index == len(widths) - 2
         name = f"fc{index + 1}"
         if last and float_tail:

@@ -210,7 +210,7 @@ def test_unwritable_places(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot be written"):
         save(packed(), tmp_path / "no" / "such" / "folder")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match="is a folder, needed is a file name"):
         save(packed(), tmp_path / "folder")
     assert os.listdir(tmp_path) == ["folder"]
 

@@ -20,11 +20,8 @@ Format version 1, little endian as safetensors defines it:
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +34,17 @@ from xnorinfer.errors import (
     NewerFormatError,
     NotAModelError,
     OptionError,
-    OutputError,
 )
 from xnorinfer.netspec import input_from_json, input_to_json
 from xnorinfer.packed import Affine, PackedDense, PackedFloat, PackedLayer, PackedModel, Threshold
+from xnorinfer.writing import write_bytes
 
 FORMAT_VERSION = 1
 KEY = "xnorinfer"
 
 
 def save(packed: PackedModel, path: str | Path) -> None:
-    """Write a model file: a temporary file beside it, then a rename, so that `path` is the old file or the complete new one.
+    """Write a model file: `path` is then the old file or the complete new one.
 
     Raises OutputError if it cannot be written, MalformedModelError if the model itself is inconsistent.
     """
@@ -58,42 +55,7 @@ def save(packed: PackedModel, path: str | Path) -> None:
     if problems:
         raise MalformedModelError(f"{path}: not written, the model is inconsistent: {'; '.join(problems)}")
     tensors = {name: np.ascontiguousarray(array) for name, array in packed.tensors()}
-    write_atomically(path, to_bytes(tensors, metadata={KEY: _canonical(header_of(packed))}))
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by a file of this content, or leave everything as it was and raise OutputError."""
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
-    part = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        # mkstemp makes private files; give the model the mode that open() would have.
-        mask = os.umask(0)
-        os.umask(mask)
-        part.chmod(0o666 & ~mask)
-        os.replace(part, path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            part.unlink()
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable where the system lets a folder be opened (not on Windows)."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    write_bytes(path, to_bytes(tensors, metadata={KEY: _canonical(header_of(packed))}))
 
 
 def header_of(packed: PackedModel) -> dict[str, Any]:

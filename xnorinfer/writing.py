@@ -1,0 +1,158 @@
+"""Writing files: each appears under its name complete or not at all.
+
+It grows under a temporary name in the same folder, reaches the disk, and is renamed at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.errors import OutputError
+
+
+def require_writable(path: Path, *inputs: str | Path) -> None:
+    """Raise OutputError unless a file can be made at `path`, which must be none of `inputs`; leaves nothing behind.
+
+    Meant for the time before long work; the write itself may still fail.
+    """
+    _require_replaceable(path)
+    for other in inputs:
+        with contextlib.suppress(OSError):
+            if path.exists() and path.samefile(other):
+                raise OutputError(f"{path}: is an input of this command; choose another name for the output")
+    part = _temporary_beside(path.resolve())
+    try:
+        with part.open("xb"):
+            pass
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def _require_replaceable(path: Path) -> None:
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if path.parent.is_dir():
+            return
+        raise OutputError(f"{path}: cannot be written: there is no folder {path.parent}") from None
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+    if not stat.S_ISREG(mode):
+        raise OutputError(f"{path}: is {'a folder' if stat.S_ISDIR(mode) else 'not a regular file'}, needed is a file name")
+    if not os.access(path, os.W_OK):
+        raise OutputError(f"{path}: cannot be written: it is write-protected")
+
+
+def _temporary_beside(path: Path) -> Path:
+    return path.with_name(f".xnorinfer-{secrets.token_hex(8)}.part")
+
+
+def _cannot_write(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"{path}: cannot be written: {error.strerror or error}")
+
+
+class RowWriter:
+    """A .npy file that grows batch by batch; `write` takes arrays of the dtype and row shape it was opened with."""
+
+    def __init__(self, path: Path, stream: IO[bytes], row_shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self._path, self._stream = path, stream
+        self._row_shape, self._dtype = row_shape, dtype
+        self.rows = 0
+
+    def write(self, batch: NDArray[Any]) -> None:
+        """Append rows.  Raises OutputError when the system refuses (disk full)."""
+        if batch.shape[1:] != self._row_shape or batch.dtype != self._dtype:
+            raise ValueError(f"rows of shape {batch.shape[1:]} {batch.dtype} for {self._row_shape} {self._dtype}")
+        _write(self._path, self._stream, np.ascontiguousarray(batch).data)
+        self.rows += len(batch)
+
+
+@contextlib.contextmanager
+def npy_writer(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[RowWriter]:
+    """Write a .npy of a known shape row by row; at the end of the block it gets its name, on any exception it vanishes.
+
+    Raises OutputError if it cannot be written.
+    """
+    with replacing(path) as stream:
+        described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(stream, described)
+        writer = RowWriter(path, stream, shape[1:], dtype)
+        yield writer
+        if writer.rows != shape[0]:
+            raise ValueError(f"{writer.rows} rows written, {shape[0]} announced")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, complete or not at all.  Raises OutputError."""
+    with replacing(path) as stream:
+        _write(path, stream, content)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON (UTF-8, indented, a final newline), complete or not at all.  Raises OutputError."""
+    write_bytes(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A stream to a temporary file that replaces `path` when the block ends well, and is removed otherwise."""
+    _require_replaceable(path)
+    target = path.resolve()  # through a symbolic link, so that the link stays
+    part = _temporary_beside(target)
+    try:
+        stream = part.open("xb")
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+    try:
+        try:
+            yield stream
+            _flush(path, stream)
+        finally:
+            with contextlib.suppress(OSError):  # after a failed write, closing fails once more
+                stream.close()
+        try:
+            os.replace(part, target)
+        except OSError as error:
+            raise _cannot_write(path, error) from None
+        _flush_folder(target.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def _write(path: Path, stream: IO[bytes], content: Any) -> None:
+    try:
+        stream.write(content)
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a rename durable, where the system lets a folder be opened (not on Windows)."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _flush(path: Path, stream: IO[bytes]) -> None:
+    try:
+        stream.flush()
+        os.fsync(stream.fileno())
+    except OSError as error:
+        raise _cannot_write(path, error) from None
