@@ -1,0 +1,43 @@
+"""The BinaryNet training recipe in PyTorch (Courbariaux et al. 2016, "Binarized Neural Networks", arXiv:1602.02830).
+
+Writes ordinary checkpoints that `xnorinfer convert` reads.  Uses nothing of the inference engine but its error names, and
+needs the extra `train`.
+
+    layers      straight-through binarization; BinaryLinear and BinaryConv2d with latent weights
+    optimizer   Adam that scales each layer's update, clips latents and keeps frozen entries; learning-rate decay
+    network     the multi-layer perceptron of the recipe and its loss
+    loop        seeded epochs, best checkpoint by validation, resume
+    checkpoint  the files: named npz arrays, PyTorch state dict, training state
+    data        MNIST from IDX files, the 8x8 digits of scikit-learn
+"""
+
+from xnorinfer.errors import MissingExtraError
+
+try:
+    import torch as _torch
+except ImportError:
+    raise MissingExtraError("training", "torch", "train") from None
+
+from xnorinfer.training.layers import (
+    BinaryConv2d,
+    BinaryLinear,
+    binary_sigmoid,
+    binary_tanh,
+    hard_sigmoid,
+)
+from xnorinfer.training.network import BinaryMLP, squared_hinge
+from xnorinfer.training.optimizer import BinaryAdam, learning_rate
+
+__all__ = [
+    "BinaryAdam",
+    "BinaryConv2d",
+    "BinaryLinear",
+    "BinaryMLP",
+    "binary_sigmoid",
+    "binary_tanh",
+    "hard_sigmoid",
+    "learning_rate",
+    "squared_hinge",
+]
+
+del _torch

@@ -1,0 +1,88 @@
+"""The files that training writes: named npz arrays and PyTorch checkpoints for `xnorinfer convert`, and the training state.
+
+Every file is written beside its target, flushed to disk and renamed, so that an interruption leaves the old one or the new.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from xnorinfer.errors import OutputError, SourceError
+from xnorinfer.training.network import BATCH_NORM_EPSILON, BinaryMLP
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Call `write` on a temporary file in the target's folder, then rename it to `path`.  Raises OutputError."""
+    temporary: str | None = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = file.name
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+    except BaseException:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+
+
+def named_arrays(model: BinaryMLP) -> dict[str, NDArray[np.float32]]:
+    """The network in the named npz layout: per layer `0.weight` (neurons, depth) latents, `0.bias`, `0.bn.gamma`,
+    `0.bn.beta`, `0.bn.mean`, `0.bn.var`; all float32."""
+    arrays: dict[str, NDArray[np.float32]] = {}
+    for index, (dense, norm) in enumerate(model.layers()):
+        tensors = {"weight": dense.weight, "bias": dense.bias, "bn.gamma": norm.weight, "bn.beta": norm.bias}
+        tensors |= {"bn.mean": norm.running_mean, "bn.var": norm.running_var}
+        for name, tensor in tensors.items():
+            if tensor is not None:
+                arrays[f"{index}.{name}"] = tensor.detach().numpy().copy()
+    return arrays
+
+
+def conventions(model):
+    return {}
+
+
+def write_npz(path: Path, model: BinaryMLP) -> None:
+    """Named arrays with what decides results beside them, so that `xnorinfer convert` needs no options."""
+    arrays: dict[str, Any] = {**named_arrays(model), **conventions(model)}
+    write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
+
+
+def write_torch(path: Path, model: BinaryMLP) -> None:
+    """A training dict with `state_dict` (fc1.weight, fc1.bias, bn1.weight, ...) and the network's shape.
+
+    `xnorinfer convert` takes it with `--profile tf1-round --bn-epsilon 1e-4`, since a state dict says neither.
+    """
+    content = {"state_dict": model.state_dict(), "shape": asdict(model.shape), "bn_epsilon": BATCH_NORM_EPSILON}
+    write_atomically(path, lambda file: torch.save(content, file))
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """The state of an interrupted training run."""
+    write_atomically(path, lambda file: torch.save(state, file))
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What `write_state` wrote.  Raises SourceError if it is something else or damaged."""
+    try:
+        state = torch.load(path, weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise SourceError(f"{path} is no training state ({type(error).__name__}); remove it or start over with --restart") from error
+    if not isinstance(state, dict) or not {"shape", "recipe", "model", "optimizer", "history", "best"} <= set(state):
+        raise SourceError(f"{path} is no training state; remove it or start over with --restart")
+    return state

@@ -1,0 +1,120 @@
+"""Data sets as uint8 pixels and int64 labels: MNIST from IDX files, the 8x8 digits that scikit-learn carries."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from xnorinfer.errors import InputError, MissingExtraError, OptionError
+
+#: Names the folder of MNIST's IDX files where no option does.
+MNIST_VARIABLE = "XNORINFER_MNIST"
+MNIST_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """pixels: (rows, depth) uint8; labels: (rows,) int64."""
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @classmethod
+    def of(cls, pixels: NDArray[Any], labels: NDArray[Any]) -> Samples:
+        """From numpy: (rows, ...) of whole numbers 0..255 and (rows,) labels."""
+        flat = np.ascontiguousarray(pixels.reshape(len(pixels), -1), np.uint8)
+        return cls(torch.from_numpy(flat), torch.from_numpy(labels.astype(np.int64)))
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Three disjoint parts: to learn from, to choose the best epoch with, and to measure with once."""
+
+    train: Samples
+    validation: Samples
+    test: Samples
+
+
+def read_idx(path: Path) -> NDArray[np.uint8]:
+    """An IDX file of unsigned bytes (`.gz` or not): 0 0 8 ndim, ndim big-endian uint32 sizes, then the bytes.
+
+    Raises InputError if it is missing, damaged or of another type.
+    """
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            data = file.read()
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    if len(data) < 4 or data[:3] != b"\0\0\x08" or len(data) < 4 + 4 * data[3]:
+        raise InputError(f"{path} is no IDX file of unsigned bytes (the first bytes are {data[:4].hex(' ') or 'missing'})")
+    shape = struct.unpack(f">{data[3]}I", data[4 : 4 + 4 * data[3]])
+    content = np.frombuffer(data, np.uint8, offset=4 + 4 * data[3])
+    if content.size != np.prod(shape, dtype=np.int64):
+        raise InputError(f"{path} holds {content.size} values, its header says {' x '.join(map(str, shape))}")
+    return content.reshape(shape)
+
+
+def mnist_folder(given: Path | None) -> Path:
+    """The folder with the IDX files: the one given, else the environment variable's.  Raises OptionError if there is none."""
+    named = os.environ.get(MNIST_VARIABLE)
+    if given is None and not named:
+        raise OptionError(
+            f"no MNIST folder: give --data DIR or set {MNIST_VARIABLE} to a folder with {', '.join(MNIST_FILES)} (.gz or not)"
+        )
+    folder = given if given is not None else Path(str(named))
+    missing = [name for name in MNIST_FILES if _idx_path(folder, name) is None]
+    if missing:
+        raise OptionError(f"{folder} has no {', '.join(missing)} (.gz or not); needed are all four IDX files of MNIST")
+    return folder
+
+
+def _idx_path(folder: Path, name: str) -> Path | None:
+    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+
+
+def mnist(folder: Path) -> Split:
+    """MNIST as the reference splits it: the first 50,000 training images, the last 10,000, the 10,000 test images."""
+    arrays = []
+    for name in MNIST_FILES:
+        path = _idx_path(folder, name)
+        if path is None:
+            raise InputError(f"{folder} has no {name} (.gz or not)")
+        arrays.append(read_idx(path))
+    for images, labels, rows in ((arrays[0], arrays[1], 60_000), (arrays[2], arrays[3], 10_000)):
+        if images.shape != (rows, 28, 28) or labels.shape != (rows,) or labels.max() > 9:
+            raise InputError(f"{folder} is not MNIST: images {images.shape}, labels {labels.shape}, needed are {rows} of 28 x 28")
+    known, test = Samples.of(arrays[0], arrays[1]), Samples.of(arrays[2], arrays[3])
+    return Split(
+        Samples(known.pixels[:50_000], known.labels[:50_000]), Samples(known.pixels[50_000:], known.labels[50_000:]), test
+    )
+
+
+def digits(seed: int = 0, validation: int = 197, test: int = 400) -> Split:
+    """The 1,797 8x8 digits of the UCI repository (in scikit-learn), shuffled by `seed` and split with equal class shares.
+
+    Their pixels count 0..16; here p becomes round(p*255/16), half to even, so that all 8 bits of a pixel are used.
+    """
+    try:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+    except ImportError:
+        raise MissingExtraError("the digits data set", "scikit-learn", "train") from None
+    data = load_digits()
+    pixels = np.round(data.data * (255 / 16)).astype(np.uint8)
+    labels = data.target
+    rest, held_out = train_test_split(np.arange(len(labels)), test_size=test, random_state=seed, stratify=labels)
+    learn, choose = train_test_split(rest, test_size=validation, random_state=seed, stratify=labels[rest])
+    return Split(*(Samples.of(pixels[rows], labels[rows]) for rows in (learn, choose, held_out)))
