@@ -1,0 +1,151 @@
+"""`verify` proves what is equal and finds, by name and place, what is not."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from networks import INPUTS, random_inputs, random_network
+
+from xnorinfer import modelfile
+from xnorinfer.convert import convert_file
+from xnorinfer.converters.base import ConvertOptions
+from xnorinfer.errors import SourceError
+from xnorinfer.netspec import BatchNorm, Dense, FloatDense, InputMapping, NetSpec
+from xnorinfer.packed import Affine, PackedDense, PackedModel, Threshold
+from xnorinfer.verify import verify
+
+
+def write_npz(net: NetSpec, path: Path) -> None:
+    """The documented layout with names."""
+    arrays: dict[str, np.ndarray] = {}
+    index = -1
+    for layer in net.layers:
+        if isinstance(layer, Dense | FloatDense):
+            index += 1
+            arrays[f"{index}.weight"] = layer.latent if isinstance(layer, Dense) else layer.weight
+            for name in ("bias", "scale"):
+                if getattr(layer, name, None) is not None:
+                    arrays[f"{index}.{name}"] = getattr(layer, name)
+        elif isinstance(layer, BatchNorm):
+            parts = {
+                "gamma": layer.gamma,
+                "beta": layer.beta,
+                "mean": layer.mean,
+                "var": layer.variance,
+                "inv_std": layer.inv_std,
+            }
+            arrays.update({f"{index}.bn.{name}": part for name, part in parts.items() if part is not None})
+    np.savez(path, **arrays)
+
+
+def convert(folder: Path, mapping: InputMapping, *, tail: bool = False, form: str = "tf") -> tuple[Path, Path]:
+    """A checkpoint and the model it converts to."""
+    net = random_network(11, [40, 70, 65, 6], mapping, float_tail=tail, form=form)  # type: ignore[arg-type]
+    source, target = folder / "net.npz", folder / "net.safetensors"
+    write_npz(net, source)
+    floats = ("2",) if tail else ()
+    options = ConvertOptions(profile="tf1-round", bn_epsilon=1e-4, input=mapping, float_layers=floats)
+    modelfile.save(convert_file(source, options).packed, target)
+    return target, source
+
+
+@pytest.mark.parametrize("tail", [False, True])
+@pytest.mark.parametrize("name", INPUTS)
+def test_what_was_converted_holds(tmp_path: Path, name: str, tail: bool) -> None:
+    target, source = convert(tmp_path, INPUTS[name], tail=tail)
+    seen: list[tuple[str, int, int]] = []
+    result = verify(target, source, rows=40, progress=lambda *step: seen.append(step))
+    assert result.holds
+    assert result.first_difference is None
+    assert (result.rows, result.differing_rows, result.data) == (40, 0, "random")
+    assert [proof.differences for proof in result.layers] == [0, 0, 0]
+    assert result.layers[1].values == 71
+    assert result.layers[1].method == "every value"
+    assert result.source_unchanged
+    assert result.to_json()["holds"] is True
+    assert seen[-1] == ("comparing on data", 40, 40)
+
+
+def test_lasagne_form_holds(tmp_path: Path) -> None:
+    target, source = convert(tmp_path, INPUTS["range"], form="lasagne")
+    assert verify(target, source, rows=10).holds
+
+
+def test_given_data_is_compared_whole(tmp_path: Path) -> None:
+    target, source = convert(tmp_path, INPUTS["range"])
+    data = random_inputs(np.random.default_rng(3), INPUTS["range"], 700, 40).reshape(700, 5, 8)
+    result = verify(target, source, data)
+    assert result.holds
+    assert (result.rows, result.data) == (700, "given")
+
+
+def nudge_limit(layer: PackedDense) -> PackedDense:
+    assert isinstance(layer.output, Threshold)
+    limits = layer.output.limits.copy()
+    live = int(np.argmax((limits > 0) & (limits < layer.depth)))
+    limits[live] += 1
+    return dataclasses.replace(layer, output=Threshold(limits))
+
+
+def nudge_weight(layer: PackedDense) -> PackedDense:
+    weights = layer.weights.copy()
+    weights[5, 0] ^= np.uint64(1 << 9)
+    return dataclasses.replace(layer, weights=weights)
+
+
+def nudge_steps(layer: PackedDense) -> PackedDense:
+    assert isinstance(layer.output, Affine)
+    values = layer.output.values.copy()
+    values[-1, 0, 2] = np.nextafter(values[-1, 0, 2], np.float32(np.inf))
+    return dataclasses.replace(layer, output=Affine(layer.output.ops, values))
+
+
+@pytest.mark.parametrize(
+    ("index", "nudge", "message"),
+    [
+        (1, nudge_limit, "1: neuron [0-9]+ at accumulator .*: the source has .* before sign, the model decides"),
+        (0, nudge_limit, "0: neuron [0-9]+ at accumulator"),
+        (0, nudge_weight, "0: weight bits of neuron 5 differ from its latents, first at input 9"),
+        (1, nudge_weight, "1: weight bits of neuron 5 differ"),
+        (2, nudge_steps, "2: output 2 at accumulator"),
+    ],
+)
+def test_one_nudged_value_is_found(
+    tmp_path: Path, index: int, nudge: Callable[[PackedDense], PackedDense], message: str
+) -> None:
+    target, source = convert(tmp_path, INPUTS["range"])
+    packed = modelfile.load(target)
+    layers = list(packed.layers)
+    layer = layers[index]
+    assert isinstance(layer, PackedDense)
+    layers[index] = nudge(layer)
+    modelfile.save(PackedModel(packed.input, tuple(layers), packed.profile, packed.provenance), target)
+    result = verify(target, source, rows=20)
+    assert not result.holds
+    assert result.layers[index].differences > 0
+    assert result.first_difference is not None
+    assert re.match(message, result.first_difference), result.first_difference
+
+
+def test_another_checkpoint_does_not_hold(tmp_path: Path) -> None:
+    target, source = convert(tmp_path, INPUTS["range"])
+    write_npz(random_network(12, [40, 70, 65, 6], INPUTS["range"]), source)
+    result = verify(target, source, rows=5)
+    assert not result.holds
+    assert not result.source_unchanged
+    write_npz(random_network(12, [40, 70, 6], INPUTS["range"]), source)
+    result = verify(target, source, rows=5)
+    assert not result.holds
+    assert result.first_difference == "the model has 3 layers, the source 2"
+
+
+def test_a_missing_source_is_one_error(tmp_path: Path) -> None:
+    target, source = convert(tmp_path, INPUTS["range"])
+    source.unlink()
+    with pytest.raises(SourceError, match=r"net\.npz"):
+        verify(target, source)
