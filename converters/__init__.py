@@ -1,0 +1,79 @@
+"""Checkpoint sources: each turns one kind of file into a `Reading` (the float network and what was found and assumed).
+
+No framework is imported until a file of its kind is read.  A new source is one file here with a `Source` and one entry in
+`SOURCES`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from xnorinfer.converters.base import Assumption, ConvertOptions, Reading, Source, TensorUse
+from xnorinfer.converters.npz import NpzSource
+from xnorinfer.converters.torch import TorchSource, from_torch_module
+from xnorinfer.errors import OptionError, SourceError
+
+__all__ = [
+    "SOURCES",
+    "Assumption",
+    "ConvertOptions",
+    "Reading",
+    "Source",
+    "TensorUse",
+    "describe_content",
+    "from_torch_module",
+    "read_source",
+]
+
+#: Every kind of checkpoint, in the order in which they are asked whether a file is theirs.
+SOURCES: tuple[Source, ...] = (NpzSource(), TorchSource())
+
+
+def read_source(path: str | Path, options: ConvertOptions | None = None) -> Reading:
+    """Read a checkpoint with the source that recognizes it, or the one that `options.format` names.
+
+    Raises SourceError (missing, unreadable, not recognized), OptionError, NetworkError (all reasons at once) and
+    MissingExtraError.
+    """
+    path = Path(path)
+    options = options or ConvertOptions()
+    known = {source.name: source for source in SOURCES}
+    if options.format is not None and options.format not in known:
+        raise OptionError(f"format {options.format!r} is none of {', '.join(known)}")
+    source = known[options.format] if options.format else next((s for s in SOURCES if s.sniff(path)), None)
+    if not path.exists() and (source is None or path.suffix):
+        raise SourceError(f"there is no file {path}")
+    if path.is_file() and not os.access(path, os.R_OK):
+        raise SourceError(f"{path} cannot be read: permission denied")
+    if source is None:
+        kinds = "; ".join(f"{s.name}: {s.meaning}" for s in SOURCES)
+        raise SourceError(f"{path} is not a checkpoint of a known kind: it {describe_content(path)}. Known kinds: {kinds}")
+    return source.read(path, options)
+
+
+def describe_content(path: Path) -> str:
+    """What a file that no source knows seems to be, for messages: "is empty", "looks like text", ..."""
+    if path.is_dir():
+        return "is a folder"
+    with path.open("rb") as stream:
+        start = stream.read(4096)
+    if not start:
+        return "is empty"
+    signatures = {
+        b"PK\x03\x04": "is a zip archive",
+        b"\x89HDF\r\n\x1a\n": "is an HDF5 file",
+        b"\x1f\x8b": "is gzip-compressed",
+        b"\x93NUMPY": "is a single .npy array",
+        b"\x80": "looks like a Python pickle",
+    }
+    for signature, meaning in signatures.items():
+        if start.startswith(signature):
+            return meaning
+    if start[8:9] == b"{":
+        return "looks like a safetensors file"
+    try:
+        text = start[:-4].decode() if len(start) == 4096 else start.decode()
+    except UnicodeDecodeError:
+        return f"starts with the bytes {start[:8].hex(' ')}"
+    return "looks like text" if text.isprintable() or set(text) & set("\n\t") else f"starts with the bytes {start[:8].hex(' ')}"

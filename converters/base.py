@@ -6,9 +6,10 @@ of the file, and what was assumed on the way, so that nothing is guessed silentl
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeGuard
 
 from xnorinfer.errors import OptionError
 from xnorinfer.netspec import PROFILES, InputMapping, NetSpec, PixelInput, input_from_json, input_to_json
@@ -28,6 +29,12 @@ class ConvertOptions:
     def __post_init__(self) -> None:
         if self.profile is not None and self.profile not in PROFILES:
             raise OptionError(f"profile {self.profile!r} is none of {', '.join(PROFILES)}")
+        if self.bn_epsilon is not None and not (_is_number(self.bn_epsilon) and self.bn_epsilon >= 0):
+            raise OptionError(f"BatchNorm epsilon {self.bn_epsilon!r} is not a finite number, 0 or above")
+        if self.h is not None and self.h != "glorot" and not (_is_number(self.h) and self.h > 0):
+            raise OptionError(f"H {self.h!r} is neither a finite number above 0 nor 'glorot'")
+        if isinstance(self.float_layers, str) or not all(isinstance(name, str) for name in self.float_layers):
+            raise OptionError(f"float layers {self.float_layers!r} must be a sequence of layer names")
 
     def to_json(self) -> dict[str, Any]:
         """Only what was given, JSON-able; recorded in the model file so that `verify` reads the source the same way."""
@@ -53,9 +60,13 @@ class ConvertOptions:
         return cls(**known)
 
 
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 @dataclass(frozen=True)
 class TensorUse:
-    """One tensor of the checkpoint and what became of it.  `use` reads like "fc1: latent weights" or, if ignored, the reason."""
+    """One tensor of the checkpoint and what became of it: `use` reads like "fc1: bias", or is the reason to ignore it."""
 
     name: str
     shape: tuple[int, ...]

@@ -1,0 +1,285 @@
+"""From layer parts to a `Reading`: the steps that every source of dense networks shares.
+
+A source finds the parts (weights, bias, BatchNorm, in order of execution) and says what is usual for it (`Defaults`); this
+module applies the options, puts the signs between the layers, and says what was assumed and how much it matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from xnorinfer.converters.base import DEFAULT_INPUT, Assumption, ConvertOptions, Notes, Reading
+from xnorinfer.errors import NetworkError, OptionError
+from xnorinfer.netspec import (
+    F32,
+    PROFILES,
+    BatchNorm,
+    BatchNormForm,
+    Dense,
+    FloatDense,
+    Hardtanh,
+    InputMapping,
+    Layer,
+    NetSpec,
+    Rule,
+    Sign,
+)
+
+#: What happens to values on their way into a float layer; "assumed" is hardtanh, printed as an assumption.
+Activation = Literal["assumed", "hardtanh", "none", "sign"]
+
+
+@dataclass(frozen=True, eq=False)
+class NormPart:
+    """BatchNorm of a layer; all arrays (neurons,) float32.  epsilon None: the file does not say."""
+
+    name: str
+    mean: F32
+    variance: F32 | None = None
+    inv_std: F32 | None = None
+    gamma: F32 | None = None
+    beta: F32 | None = None
+    epsilon: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class LayerPart:
+    """A dense layer with what follows it.  weight: (neurons, depth) float32; binary layers hold latent weights.
+
+    activation: what a float layer reads; binary layers always read signs.
+    """
+
+    name: str
+    weight: F32
+    bias: F32 | None = None
+    scale: F32 | None = None
+    norm: NormPart | None = None
+    is_float: bool = False
+    activation: Activation = "assumed"
+    h: float | None = None
+
+    @property
+    def neurons(self) -> int:
+        return int(self.weight.shape[0])
+
+    @property
+    def depth(self) -> int:
+        return int(self.weight.shape[1])
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What is usual for a source and used when neither the file nor an option says.
+
+    epsilon_reason: where the default epsilon comes from.  epsilon_warning: set where training code of this kind is known to use
+    other values, so that the default is a warning and not only an assumption.
+    """
+
+    profile: str
+    form: BatchNormForm
+    epsilon: float
+    epsilon_reason: str
+    epsilon_warning: str | None = None
+    input: InputMapping = DEFAULT_INPUT
+    input_warning: str | None = None
+
+
+def glorot(layer: LayerPart) -> float:
+    """BinaryNet's H="Glorot": sqrt(1.5 / (fan_in + fan_out)), rounded to float32 once, as `np.float32(np.sqrt(...))` does."""
+    return float(np.float32(np.sqrt(1.5 / (layer.depth + layer.neurons))))
+
+
+def assemble(
+    source: str,
+    about: str,
+    parts: Sequence[LayerPart],
+    options: ConvertOptions,
+    defaults: Defaults,
+    notes: Notes,
+    problems: list[str],
+) -> Reading:
+    """Build the network.  `problems` are those the source found; all are raised together, as NetworkError about `about`.
+
+    Raises NetworkError and OptionError (a float layer that does not exist).
+    """
+    parts = choose_float_layers(parts, options, notes)
+    profile_name = options.profile or defaults.profile
+    profile = PROFILES[profile_name]
+    notes.assumptions.append(
+        Assumption("tie profile", f"{profile_name} ({profile.meaning})", "option" if options.profile else "default")
+    )
+    layers: list[Layer] = []
+    for index, part in enumerate(parts):
+        if part.is_float:
+            layers.extend(_float_layer(part, index, notes))
+        else:
+            h = _magnitude(part, options)
+            _remark_latents(part, h, profile_name, options.profile is None, notes)
+            layers.append(Dense(part.name, part.weight, profile.weights, h, part.bias, part.scale))
+        if part.norm is not None:
+            layers.append(_batch_norm(part.norm, options, defaults))
+        hidden = index + 1 < len(parts)
+        if hidden and part.norm is None and not part.is_float:
+            problems.append(
+                f"{part.name}: no BatchNorm between this hidden binary layer and {parts[index + 1].name}; "
+                "without one its accumulators have no threshold"
+            )
+        if hidden and (not parts[index + 1].is_float or parts[index + 1].activation == "sign"):
+            layers.append(Sign(f"{part.name}.sign", profile.activations))
+    _assume_h(parts, options, notes)
+    _assume_epsilon(parts, options, defaults, notes)
+    mapping = options.input or defaults.input
+    notes.assumptions.append(Assumption("input", mapping.describe(), "option" if options.input else "default"))
+    if options.input is None and defaults.input_warning:
+        notes.warnings.append(defaults.input_warning)
+    net = NetSpec(mapping, tuple(layers), profile_name)
+    if parts:
+        problems.extend(net.check())
+    elif not problems:
+        problems.append("it holds no dense layer")
+    if problems:
+        raise NetworkError(problems, about=about)
+    return Reading(source, net, tuple(notes.tensors), tuple(notes.assumptions), tuple(notes.warnings))
+
+
+def choose_float_layers(parts: Sequence[LayerPart], options: ConvertOptions, notes: Notes) -> list[LayerPart]:
+    """Mark the layers named by --float-layer.  Raises OptionError for names that are not there."""
+    names = [part.name for part in parts]
+    unknown = [name for name in options.float_layers if name not in names]
+    if unknown:
+        raise OptionError(
+            f"--float-layer {', '.join(unknown)}: there is no such layer; the layers are {', '.join(names) or '(none)'}"
+        )
+    if options.float_layers:
+        notes.assumptions.append(Assumption("float layers", ", ".join(options.float_layers), "option"))
+    return [
+        LayerPart(part.name, part.weight, part.bias, part.scale, part.norm, True, part.activation)
+        if part.name in options.float_layers
+        else part
+        for part in parts
+    ]
+
+
+def _float_layer(part: LayerPart, index: int, notes: Notes) -> list[Layer]:
+    layers: list[Layer] = []
+    if index and part.activation in ("assumed", "hardtanh"):
+        layers.append(Hardtanh(f"{part.name}.hardtanh"))
+        if part.activation == "assumed":
+            value = "hardtanh, not binarized (as in BinaryNet.pytorch)"
+            notes.assumptions.append(Assumption(f"input of float layer {part.name}", value, "default"))
+    layers.append(FloatDense(part.name, part.weight, part.bias))
+    return layers
+
+
+def _batch_norm(norm: NormPart, options: ConvertOptions, defaults: Defaults) -> BatchNorm:
+    if norm.inv_std is not None:
+        return BatchNorm(norm.name, norm.mean, None, norm.inv_std, norm.gamma, norm.beta, 0.0, "lasagne")
+    epsilon = options.bn_epsilon
+    if epsilon is None:
+        epsilon = defaults.epsilon if norm.epsilon is None else norm.epsilon
+    return BatchNorm(norm.name, norm.mean, norm.variance, None, norm.gamma, norm.beta, float(epsilon), defaults.form)
+
+
+def _magnitude(part: LayerPart, options: ConvertOptions) -> float:
+    if options.h == "glorot":
+        return glorot(part)
+    if options.h is None:
+        return 1.0 if part.h is None else part.h
+    return float(np.float32(options.h))
+
+
+def _assume_h(parts: Sequence[LayerPart], options: ConvertOptions, notes: Notes) -> None:
+    if options.h == "glorot":
+        values = ", ".join(f"{part.name} {glorot(part):.6g}" for part in parts if not part.is_float)
+        notes.assumptions.append(Assumption("H, the magnitude of binary weights", f"glorot: {values}", "option"))
+    elif options.h is None and any(part.h is not None for part in parts):
+        values = ", ".join(f"{part.name} {part.h or 1.0:.6g}" for part in parts if not part.is_float)
+        notes.assumptions.append(Assumption("H, the magnitude of binary weights", values, "file"))
+    else:
+        value = f"{1.0 if options.h is None else options.h:g}"
+        notes.assumptions.append(
+            Assumption("H, the magnitude of binary weights", value, "default" if options.h is None else "option")
+        )
+
+
+def _assume_epsilon(parts: Sequence[LayerPart], options: ConvertOptions, defaults: Defaults, notes: Notes) -> None:
+    norms = [part.norm for part in parts if part.norm is not None]
+    with_variance = [norm for norm in norms if norm.inv_std is None]
+    if not with_variance:
+        if options.bn_epsilon is not None and norms:
+            notes.warnings.append("--bn-epsilon has no effect: inv_std already contains the epsilon")
+        return
+    if options.bn_epsilon is not None:
+        notes.assumptions.append(Assumption("BatchNorm epsilon", f"{options.bn_epsilon:g}", "option"))
+        return
+    known = sorted({norm.epsilon for norm in with_variance if norm.epsilon is not None})
+    if known:
+        notes.assumptions.append(Assumption("BatchNorm epsilon", ", ".join(f"{e:g}" for e in known), "file"))
+    unknown = [norm.name for norm in with_variance if norm.epsilon is None]
+    if unknown:
+        value = f"{defaults.epsilon:g} ({defaults.epsilon_reason})"
+        notes.assumptions.append(Assumption("BatchNorm epsilon", value, "default"))
+        if defaults.epsilon_warning:
+            notes.warnings.append(f"{defaults.epsilon_warning}{_epsilon_weight(with_variance)}")
+
+
+def _epsilon_weight(norms: Sequence[NormPart]) -> str:
+    """How much an epsilon can matter: the smallest variance, beside which it is added."""
+    variances = [norm.variance for norm in norms if norm.variance is not None]
+    smallest = min((float(variance.min()) for variance in variances if variance.size), default=0.0)
+    return f"; the smallest variance it is added to is {smallest:.3g}"
+
+
+def tie_signs(latent: F32, h: float, rule: Rule) -> dict[str, int]:
+    """Latents on or beside the tie and the sign they get: {"+1": n, "-1": n, "0": n}, for the ties of all rules together.
+
+    A latent is counted where 1 + latent/H rounds to 1 in float32: there the rules of different frameworks disagree, beyond it
+    they all agree.
+    """
+    x = latent / np.float32(h)
+    x = x[(x + np.float32(1)) == 1]
+    total = int(x.size)
+    counts: dict[str, int] = {"+1": 0, "-1": 0, "0": 0}
+    if rule == "round-even":
+        counts["-1"] = total
+    elif rule == "round-away":
+        counts["+1"] = total
+    else:
+        above = int((x >= 0).sum() if rule == "ge" else (x > 0).sum())
+        zeros = int((x == 0).sum()) if rule == "sign" else 0
+        counts = {"+1": above, "-1": total - above - zeros, "0": zeros}
+    return counts
+
+
+def _remark_latents(part: LayerPart, h: float, profile: str, is_default: bool, notes: Notes) -> None:
+    """Warn where a latent's sign hangs on the profile that nobody chose, and where latents contradict H."""
+    if part.weight.ndim != 2 or not np.isfinite(part.weight).all() or not h > 0:
+        return
+    mine = tie_signs(part.weight, h, PROFILES[profile].weights)
+    ties = mine["+1"] + mine["-1"] + mine["0"]
+    if is_default and ties:
+        others: dict[str, list[str]] = {}
+        for name, other in PROFILES.items():
+            theirs = tie_signs(part.weight, h, other.weights)
+            if theirs != mine and theirs["0"] == 0:
+                others.setdefault(_list_signs(theirs), []).append(name)
+        elsewhere = "; ".join(f"{what} under {', '.join(names)}" for what, names in others.items())
+        notes.warnings.append(
+            f"{part.name}: {ties} of {part.weight.size} latents lie on the tie and become {_list_signs(mine)} "
+            f"under {profile}" + (f" (but {elsewhere}); --profile decides" if elsewhere else "")
+        )
+    beyond = int((np.abs(part.weight) > np.float32(h)).sum())
+    if beyond:
+        largest = float(np.abs(part.weight).max())
+        notes.warnings.append(
+            f"{part.name}: {beyond} latents are larger than H = {h:g} (up to {largest:g}); training that clips to -H..H leaves "
+            "none, so check --h"
+        )
+
+
+def _list_signs(counts: dict[str, int]) -> str:
+    return " and ".join(f"{n} x {sign}" for sign, n in counts.items() if n) or "nothing"

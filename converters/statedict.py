@@ -1,0 +1,158 @@
+"""From a flat list of named tensors in PyTorch's style to layer parts.
+
+Tensors are grouped by module (`fc1.weight`, `fc1.bias` -> `fc1`).  What a module is follows from its tensors alone, names of
+modules do not matter: a 2-d tensor makes it a dense layer, running statistics make it a BatchNorm.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from xnorinfer.converters.arrays import RawTensor, as_float32
+from xnorinfer.converters.assemble import LayerPart, NormPart
+from xnorinfer.converters.base import Assumption, Notes, TensorUse
+from xnorinfer.netspec import F32
+
+#: Prefixes that wrappers put before every name (DataParallel, torch.compile, Lightning's usual attribute).
+WRAPPERS = ("module.", "_orig_mod.")
+
+
+@dataclass(eq=False)
+class _Module:
+    """The tensors of one module, by their last name."""
+
+    name: str
+    tensors: dict[str, RawTensor] = field(default_factory=dict)
+    part: LayerPart | None = None
+    norm: NormPart | None = None
+
+
+def strip_wrappers(names: Sequence[str]) -> str:
+    """The prefix of wrappers (`module.`, possibly several) that all names share; "" if there is none."""
+    prefix = ""
+    while names:
+        found = next((w for w in WRAPPERS if all(name.startswith(prefix + w) for name in names)), None)
+        if found is None:
+            break
+        prefix += found
+    return prefix
+
+
+def group(tensors: Sequence[RawTensor], notes: Notes, problems: list[str], where: str = "") -> list[LayerPart]:
+    """Layer parts from tensors in order of execution; every tensor is noted once under `where` + its name.
+
+    What cannot be understood goes to `problems`: nothing is left out silently.
+    """
+    prefix = strip_wrappers([tensor.name for tensor in tensors])
+    if prefix:
+        notes.assumptions.append(Assumption("prefix left out of layer names", prefix, "file"))
+    modules: dict[str, _Module] = {}
+    for tensor in tensors:
+        name, _, leaf = tensor.name[len(prefix) :].rpartition(".")
+        modules.setdefault(name, _Module(name)).tensors[leaf] = tensor
+    for module in modules.values():
+        _classify(module, notes, problems, where)
+    return _pair([m for m in modules.values() if m.part or m.norm], notes, problems)
+
+
+def _classify(module: _Module, notes: Notes, problems: list[str], where: str) -> None:
+    tensors = dict(module.tensors)
+    counter = tensors.pop("num_batches_tracked", None)
+    if counter is not None:
+        _note(notes, where, counter, "counts training batches, no part of inference", ignored=True)
+    label = module.name or "(top level)"
+    matrices = {leaf: t for leaf, t in tensors.items() if t.array.ndim == 2}
+    if any(t.array.ndim in (3, 4, 5) for t in tensors.values()):
+        kernel = next(t for t in tensors.values() if t.array.ndim in (3, 4, 5))
+        problems.append(f"{kernel} is a convolution; only dense networks can be converted")
+    elif "running_mean" in tensors and "running_var" in tensors:
+        _classify_norm(module, tensors, label, notes, problems, where)
+    elif len(matrices) == 1 and set(tensors) <= {*matrices, "bias"}:
+        (matrix,) = matrices.values()
+        bias = tensors.get("bias")
+        module.part = LayerPart(
+            module.name or matrix.name,
+            _take(matrix, f"{label}: weights, (neurons, inputs)", notes, where),
+            None if bias is None else _take(bias, f"{label}: bias", notes, where),
+        )
+    elif len(matrices) > 1:
+        problems.append(
+            f"module {label} holds {len(matrices)} matrices ({', '.join(map(str, matrices.values()))}): "
+            "it is not clear which are the latent weights"
+        )
+    elif matrices:
+        extra = ", ".join(str(t) for leaf, t in tensors.items() if leaf not in matrices and leaf != "bias")
+        problems.append(f"module {label} holds beside weights and bias: {extra}; what they do is not known")
+    elif set(tensors) <= {"weight", "bias"} and tensors:
+        kept = ", ".join(map(str, tensors.values()))
+        problems.append(f"module {label} ({kept}) is neither a dense layer nor a BatchNorm with running statistics")
+    elif tensors:
+        problems.append(f"what {', '.join(map(str, tensors.values()))} in module {label} do is not known")
+
+
+def _classify_norm(
+    module: _Module, tensors: dict[str, RawTensor], label: str, notes: Notes, problems: list[str], where: str
+) -> None:
+    extra = [str(t) for leaf, t in tensors.items() if leaf not in ("weight", "bias", "running_mean", "running_var")]
+    if extra:
+        problems.append(f"BatchNorm {label} holds tensors that no BatchNorm has: {', '.join(extra)}")
+        return
+    taken = {
+        leaf: _take(tensors[leaf], f"{label}: BatchNorm {meaning}", notes, where)
+        for leaf, meaning in (("running_mean", "mean"), ("running_var", "variance"), ("weight", "gamma"), ("bias", "beta"))
+        if leaf in tensors
+    }
+    module.norm = NormPart(
+        module.name,
+        taken["running_mean"],
+        variance=taken["running_var"],
+        gamma=taken.get("weight"),
+        beta=taken.get("bias"),
+    )
+
+
+def _pair(modules: Sequence[_Module], notes: Notes, problems: list[str]) -> list[LayerPart]:
+    """Give each dense layer its BatchNorm.
+
+    Usual: each BatchNorm directly follows its layer.  Else, where a class registers all layers first and all BatchNorms after
+    them (or the other way round): the first BatchNorm belongs to the first layer and so on, the last layer may be without.
+    """
+    dense = [m for m in modules if m.part]
+    norms = [m for m in modules if m.norm]
+    follows = [(before, m) for before, m in zip([None, *modules], modules, strict=False) if m.norm]
+    pairs: dict[str, NormPart] = {}
+    if all(before is not None and before.part for before, _ in follows):
+        for before, m in follows:
+            if before is not None and m.norm is not None:
+                pairs[before.name] = m.norm
+    elif dense and len(norms) in (len(dense), len(dense) - 1) and _in_blocks(modules):
+        for layer, m in zip(dense, norms, strict=False):
+            assert m.norm is not None
+            pairs[layer.name] = m.norm
+        value = ", ".join(f"{norm.name} after {name}" for name, norm in pairs.items())
+        notes.assumptions.append(Assumption("order of BatchNorms, by their names' order", value, "default"))
+    else:
+        order = ", ".join(f"{m.name} ({'BatchNorm' if m.norm else 'dense'})" for m in modules)
+        problems.append(f"it is not clear which BatchNorm belongs to which layer; in the file they stand as {order}")
+    return [_with_norm(m.part, pairs.get(m.name)) for m in dense if m.part]
+
+
+def _in_blocks(modules: Sequence[_Module]) -> bool:
+    """True if all dense layers stand together and all BatchNorms stand together."""
+    changes = sum(bool(a.norm) != bool(b.norm) for a, b in itertools.pairwise(modules))
+    return changes == 1
+
+
+def _with_norm(part: LayerPart, norm: NormPart | None) -> LayerPart:
+    return LayerPart(part.name, part.weight, part.bias, part.scale, norm, part.is_float, part.activation)
+
+
+def _take(tensor: RawTensor, use: str, notes: Notes, where: str) -> F32:
+    _note(notes, where, tensor, use)
+    return as_float32(tensor, notes.warnings)
+
+
+def _note(notes: Notes, where: str, tensor: RawTensor, use: str, *, ignored: bool = False) -> None:
+    notes.tensors.append(TensorUse(where + tensor.name, tensor.shape, tensor.dtype, use, ignored))
