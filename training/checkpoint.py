@@ -40,26 +40,26 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise
 
 
-def named_arrays(model: BinaryMLP) -> dict[str, NDArray[np.float32]]:
+def named_arrays(model: BinaryMLP) -> dict[str, NDArray[Any]]:
     """The network in the named npz layout: per layer `0.weight` (neurons, depth) latents, `0.bias`, `0.bn.gamma`,
-    `0.bn.beta`, `0.bn.mean`, `0.bn.var`; all float32."""
-    arrays: dict[str, NDArray[np.float32]] = {}
+    `0.bn.beta`, `0.bn.mean`, `0.bn.var`, all float32, and `0.bn.epsilon`, one float64.
+
+    The layout's defaults - the tie rule round-even, H = 1, pixels mapped to -1..1 - are this recipe's.
+    """
+    arrays: dict[str, NDArray[Any]] = {}
     for index, (dense, norm) in enumerate(model.layers()):
         tensors = {"weight": dense.weight, "bias": dense.bias, "bn.gamma": norm.weight, "bn.beta": norm.bias}
         tensors |= {"bn.mean": norm.running_mean, "bn.var": norm.running_var}
         for name, tensor in tensors.items():
             if tensor is not None:
                 arrays[f"{index}.{name}"] = tensor.detach().numpy().copy()
+        arrays[f"{index}.bn.epsilon"] = np.array(norm.eps)
     return arrays
 
 
-def conventions(model):
-    return {}
-
-
 def write_npz(path: Path, model: BinaryMLP) -> None:
-    """Named arrays with what decides results beside them, so that `xnorinfer convert` needs no options."""
-    arrays: dict[str, Any] = {**named_arrays(model), **conventions(model)}
+    """The named arrays, compressed.  With H = 1 `xnorinfer convert` needs no options; else it needs the same `--h`."""
+    arrays: dict[str, Any] = {**named_arrays(model)}
     write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
 
 
@@ -82,7 +82,8 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise SourceError(f"{path} is no training state ({type(error).__name__}); remove it or start over with --restart") from error
+        why = type(error).__name__
+        raise SourceError(f"{path} is no training state ({why}); remove it or start over with --restart") from error
     if not isinstance(state, dict) or not {"shape", "recipe", "model", "optimizer", "history", "best"} <= set(state):
         raise SourceError(f"{path} is no training state; remove it or start over with --restart")
     return state

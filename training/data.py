@@ -95,7 +95,7 @@ def mnist(folder: Path) -> Split:
         arrays.append(read_idx(path))
     for images, labels, rows in ((arrays[0], arrays[1], 60_000), (arrays[2], arrays[3], 10_000)):
         if images.shape != (rows, 28, 28) or labels.shape != (rows,) or labels.max() > 9:
-            raise InputError(f"{folder} is not MNIST: images {images.shape}, labels {labels.shape}, needed are {rows} of 28 x 28")
+            raise InputError(f"{folder} is not MNIST: images {images.shape}, labels {labels.shape}, needed {rows} of 28 x 28")
     known, test = Samples.of(arrays[0], arrays[1]), Samples.of(arrays[2], arrays[3])
     return Split(
         Samples(known.pixels[:50_000], known.labels[:50_000]), Samples(known.pixels[50_000:], known.labels[50_000:]), test
@@ -108,8 +108,8 @@ def digits(seed: int = 0, validation: int = 197, test: int = 400) -> Split:
     Their pixels count 0..16; here p becomes round(p*255/16), half to even, so that all 8 bits of a pixel are used.
     """
     try:
-        from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
+        from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+        from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
     except ImportError:
         raise MissingExtraError("the digits data set", "scikit-learn", "train") from None
     data = load_digits()

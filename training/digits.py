@@ -19,7 +19,7 @@ from xnorinfer.training.loop import Epoch, Progress, Recipe, error_rate
 from xnorinfer.training.network import BinaryMLP, Shape
 
 SHAPE = Shape(inputs=64, hidden=(256, 256), classes=10, dropout_input=0.1, dropout_hidden=0.2)
-RECIPE = Recipe(epochs=150, batch=50, lr_start=3e-3, lr_end=3e-6, seed=0)
+RECIPE = Recipe(epochs=300, batch=50, lr_start=3e-3, lr_end=3e-6, seed=0)
 CHECKPOINT = "digits-64-256-256-10.npz"
 HELD_OUT = "digits-test.npz"
 

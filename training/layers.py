@@ -122,9 +122,7 @@ class BinaryLinear(_BinaryWeights, nn.Linear):
     1/sqrt(1.5/(in_features + out_features)), which `BinaryAdam` applies.
     """
 
-    def __init__(
-        self, in_features: int, out_features: int, *, h: H = 1.0, stochastic: bool = False, bias: bool = True
-    ) -> None:
+    def __init__(self, in_features: int, out_features: int, *, h: H = 1.0, stochastic: bool = False, bias: bool = True) -> None:
         super().__init__(in_features, out_features, bias)
         self._set_up(in_features, out_features, h, stochastic)
         if self.bias is not None:

@@ -89,7 +89,7 @@ class Progress:
         for name, mine in (("shape", asdict(self.model.shape)), ("recipe", asdict(self.recipe))):
             for key, value in mine.items():
                 theirs = state[name].get(key)
-                if (list(theirs) if isinstance(theirs, tuple) else theirs) != (list(value) if isinstance(value, tuple) else value):
+                if theirs != value:
                     raise OptionError(
                         f"the interrupted training had {key} = {theirs}, this one has {value}; start over with --restart"
                     )
