@@ -1,0 +1,367 @@
+"""Timing: a packed model against the same network in float32 numpy, end to end, with equal threads.
+
+Both sides start from the same raw inputs (uint8 pixels, say) and end with class indices.  The float network is rebuilt from
+the packed one: weights of -1/+1 as float32 for BLAS, an affine step and a sign after every layer, buffers allocated once.
+Runs of the two sides alternate, so that a change of the machine's speed hits both; medians and quartiles are reported.
+
+A speed counts only if the answers are equal, so predictions are compared too.  Float32 matmuls round, packed sums do not: where
+predictions differ, the float network is computed again with float64 sums (exact for these integers), which tells rounding
+from a defect.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.bits import bitunpack
+from xnorinfer.errors import MissingExtraError
+from xnorinfer.model import Model
+from xnorinfer.netspec import F32, InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
+from xnorinfer.packed import Affine, PackedDense, PackedLayer, PackedModel, Threshold
+
+#: Called with (what, done, total).
+Progress: TypeAlias = Callable[[str, int, int], None]
+
+#: A measurement repeats its call until it lasts this long, so that the clock and the interpreter do not matter.
+SHORTEST_SECONDS = 4e-3
+
+#: Rounds (one measurement of either side) per case, within the time that the case may take.
+FEWEST_ROUNDS, MOST_ROUNDS = 5, 41
+
+
+# ---------------------------------------------------------------- the float network
+
+
+class FloatNetwork:
+    """The network of a packed model in float32 numpy: matmul, affine, sign.
+
+    rows: the batch size that the buffers are allocated for; `predict` takes exactly so many.
+    """
+
+    def __init__(self, packed: PackedModel, rows: int) -> None:
+        self.input = packed.input
+        self.layers = [_FloatLayer(layer, packed.input, rows) for layer in packed.layers]
+        self._mapped = np.empty((rows, packed.depth), np.float32)
+
+    def predict(self, x: NDArray[Any]) -> NDArray[np.int64]:
+        """Classes of raw inputs, (rows, depth) -> (rows,) int64, computed in float32."""
+        value: F32 = self._map(x)
+        for layer in self.layers:
+            value = layer.run(value)
+        classes: NDArray[np.int64] = np.argmax(value, axis=1).astype(np.int64, copy=False)
+        return classes
+
+    def _map(self, x: NDArray[Any]) -> F32:
+        out = self._mapped
+        if isinstance(self.input, PixelInput):
+            np.multiply(x, np.float32(self.input.slope / self.input.divisor), out=out)
+            out += np.float32(self.input.intercept / self.input.divisor)
+        elif isinstance(self.input, ThresholdInput):
+            np.subtract(x, np.float32(self.input.threshold - 0.5), out=out)
+            np.copysign(np.float32(1), out, out=out)
+        else:
+            out[...] = x
+        return out
+
+
+class _FloatLayer:
+    """y = x @ w; then y * scale + shift and a sign, or the steps of an affine output."""
+
+    def __init__(self, layer: PackedLayer, mapping: InputMapping, rows: int) -> None:
+        signs = bitunpack(layer.weights, layer.depth).astype(np.float32) if isinstance(layer, PackedDense) else layer.weight
+        self.weights = np.ascontiguousarray(signs.T)  # (depth, neurons)
+        self.output = layer.output
+        self.buffer = np.empty((rows, layer.neurons), np.float32)
+        if isinstance(self.output, Threshold):
+            assert isinstance(layer, PackedDense)
+            self.scale, self.shift = _as_affine(layer, self.output, mapping)
+
+    def run(self, x: F32) -> F32:
+        y = self.buffer
+        np.matmul(x, self.weights, out=y)
+        if isinstance(self.output, Threshold):
+            y *= self.scale
+            y += self.shift
+            np.copysign(np.float32(1), y, out=y)
+            return y
+        for op, (a, b) in zip(self.output.ops, self.output.values, strict=True):
+            if op in ("mul", "fma"):
+                y *= a
+            if op == "clip":
+                np.clip(y, a, b, out=y)
+            elif op != "mul":
+                y += a if op == "add" else b
+        return y
+
+
+def _as_affine(layer: PackedDense, output: Threshold, mapping: InputMapping) -> tuple[F32, F32]:
+    """(scale, shift), each (neurons,) float32, so that bit 1 means dot * scale + shift >= 0 (+0 counts, -0 cannot appear).
+
+    bits    mismatches <= limit  <=>  dot >= depth - 2*limit; dots have one parity, so the border lies between two of them.
+    pixels  sum(w*p) <= limit, with dot = (slope*sum(w*p) + intercept*sum(w)) / divisor; border halfway to the next sum.
+    reals   dot <= limit.
+    """
+    limits = output.limits.astype(np.float64)
+    if layer.reads == "bits":
+        scale, shift = np.ones_like(limits), 2 * limits - layer.depth + 1
+    elif layer.reads == "pixels":
+        assert isinstance(mapping, PixelInput)
+        weight_sums = bitunpack(layer.weights, layer.depth).sum(axis=1, dtype=np.float64)
+        border = (mapping.slope * (limits + 0.5) + mapping.intercept * weight_sums) / mapping.divisor
+        rises = -np.sign(mapping.slope / mapping.divisor)
+        scale, shift = np.full_like(limits, rises), -rises * border
+    else:
+        scale, shift = -np.ones_like(limits), limits
+    return scale.astype(np.float32), shift.astype(np.float32)
+
+
+def exact_predict(packed: PackedModel, x: NDArray[Any]) -> NDArray[np.int64]:
+    """Classes by float64 matmuls, whose sums of these integers are exact: raw inputs (rows, depth) -> (rows,) int64.
+
+    Real inputs are summed in float64 in an order of BLAS's choice, which is not exact but far closer than float32.
+    """
+    value: NDArray[Any] = x.astype(np.float64)
+    if isinstance(packed.input, ThresholdInput):
+        value = np.where(x >= packed.input.threshold, 1.0, -1.0)
+    for layer in packed.layers:
+        signs = bitunpack(layer.weights, layer.depth) if isinstance(layer, PackedDense) else layer.weight
+        dot = value @ signs.T.astype(np.float64)
+        if isinstance(layer.output, Threshold):
+            assert isinstance(layer, PackedDense)
+            counts = (layer.depth - dot) / 2 if layer.reads == "bits" else dot
+            counts = counts.astype(np.float32) if layer.reads == "reals" else counts
+            value = np.where(counts <= layer.output.limits, 1.0, -1.0)
+        else:
+            value = _exact_steps(packed, layer, layer.output, signs, dot).astype(np.float64)
+    classes: NDArray[np.int64] = np.argmax(value, axis=1).astype(np.int64, copy=False)
+    return classes
+
+
+def _exact_steps(packed: PackedModel, layer: PackedLayer, steps: Affine, signs: NDArray[Any], dot: NDArray[np.float64]) -> F32:
+    if isinstance(layer, PackedDense) and layer.reads == "pixels":
+        assert isinstance(packed.input, PixelInput)
+        mapping = packed.input
+        dot = (mapping.slope * dot + mapping.intercept * signs.sum(axis=1, dtype=np.float64)) / mapping.divisor
+    return steps.apply(dot.astype(np.float32))
+
+
+# ---------------------------------------------------------------- measuring
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one call: median and quartiles over the rounds."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Timing:
+        low, median, high = np.percentile(np.array(seconds), [25, 50, 75]).tolist()
+        return cls(median, low, high)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One batch size and thread count.  Times are seconds per call; `differences` counts rows whose classes differ,
+    `unexplained` those of them where float32 rounding is not the reason."""
+
+    batch: int
+    threads: int
+    rounds: int
+    packed: Timing
+    float32: Timing
+    rows_compared: int
+    differences: int
+    unexplained: int
+
+    @property
+    def speedup(self) -> float:
+        """Median of the float network over median of the packed one."""
+        return self.float32.median / self.packed.median
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able, with times per sample added."""
+        return {
+            **asdict(self),
+            "packed_seconds_per_sample": self.packed.median / self.batch,
+            "float32_seconds_per_sample": self.float32.median / self.batch,
+            "speedup": self.speedup,
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """All cases, and what they were measured on."""
+
+    model: str
+    kernel: str
+    environment: dict[str, Any]
+    cases: tuple[Case, ...]
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        """Whether all predictions are equal, float32 rounding apart."""
+        return not any(case.unexplained for case in self.cases)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, JSON-able."""
+        return {
+            "holds": self.holds,
+            "model": self.model,
+            "kernel": self.kernel,
+            "environment": self.environment,
+            "cases": [case.to_json() for case in self.cases],
+            "remarks": list(self.remarks),
+        }
+
+
+def bench(
+    packed: PackedModel,
+    batches: Sequence[int],
+    threads: Sequence[int] | None = None,
+    *,
+    seconds: float = 2.0,
+    seed: int = 0,
+    name: str = "model",
+    progress: Progress | None = None,
+) -> Report:
+    """Measure every batch size with every thread count on random inputs.
+
+    threads: for both sides; None means 1 and all cores that this process may use.  seconds: about how long one case may take.
+    Needs threadpoolctl to set the threads of BLAS: without it, None means "all cores" alone, with a remark, and given
+    threads raise MissingExtraError.
+    """
+    remarks: list[str] = []
+    cores = usable_cores()
+    limit_blas = _blas_limiter()
+    if limit_blas is None:
+        if threads is not None:
+            raise MissingExtraError("comparing with a given number of threads", "threadpoolctl", "bench")
+        remarks.append(
+            f"threadpoolctl is not installed: compared with the default threads only ({cores} for both sides); "
+            "for other counts: pip install 'xnorinfer[bench]'"
+        )
+        threads = (cores,)
+        limit_blas = _no_limit
+    elif threads is None:
+        threads = tuple(dict.fromkeys((1, cores)))
+    if max(threads) > cores:
+        remarks.append(f"{max(threads)} threads asked for, this process may use {cores} cores")
+    cases: list[Case] = []
+    kernel = ""
+    report = progress or (lambda what, done, total: None)
+    for count in threads:
+        model = Model(packed, threads=count)
+        kernel = model.kernel
+        with limit_blas(count):
+            for batch in batches:
+                report("measuring", len(cases), len(threads) * len(batches))
+                x = random_inputs(packed, batch, seed)
+                cases.append(_measure(model, x, count, seconds))
+    report("measuring", len(cases), len(cases))
+    return Report(name, kernel, environment(), tuple(cases), tuple(remarks))
+
+
+def _measure(model: Model, x: NDArray[Any], threads: int, seconds: float) -> Case:
+    network = FloatNetwork(model.packed, len(x))
+    ours, theirs = partial(model.predict, x), partial(network.predict, x)
+    packed_classes, float_classes = ours(), theirs()  # also warms both up
+    repeats = [_repeats(call) for call in (ours, theirs)]
+    taken: tuple[list[float], list[float]] = ([], [])
+    begin = time.perf_counter()
+    rounds = 0
+    while rounds < FEWEST_ROUNDS or (rounds < MOST_ROUNDS and time.perf_counter() - begin < seconds):
+        for call, times, times_taken in zip((ours, theirs), repeats, taken, strict=True):
+            start = time.perf_counter()
+            for _ in range(times):
+                call()
+            times_taken.append((time.perf_counter() - start) / times)
+        rounds += 1
+    differ = packed_classes != float_classes
+    unexplained = 0
+    if differ.any():
+        unexplained = int((exact_predict(model.packed, x[differ]) != packed_classes[differ]).sum())
+    return Case(len(x), threads, rounds, Timing.of(taken[0]), Timing.of(taken[1]), len(x), int(differ.sum()), unexplained)
+
+
+def _repeats(call: Callable[[], object]) -> int:
+    """How often to call for one measurement."""
+    start = time.perf_counter()
+    call()
+    return max(1, int(SHORTEST_SECONDS / max(time.perf_counter() - start, 1e-7)))
+
+
+def random_inputs(packed: PackedModel, rows: int, seed: int) -> NDArray[Any]:
+    """Random raw inputs that the model takes, (rows, depth)."""
+    rng = np.random.default_rng(seed)
+    if isinstance(packed.input, SignInput):
+        return rng.choice(np.array([-1, 1], np.int8), (rows, packed.depth))
+    if isinstance(packed.input, RealInput):
+        return rng.standard_normal((rows, packed.depth), dtype=np.float32)
+    return rng.integers(0, 256, (rows, packed.depth), dtype=np.uint8)
+
+
+# ---------------------------------------------------------------- surroundings
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _blas_limiter() -> Callable[[int], AbstractContextManager[Any]] | None:
+    """A function that limits numpy's BLAS to some threads for a block; None without threadpoolctl."""
+    try:
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    except ImportError:
+        return None
+    # BLAS alone: limiting OpenMP as well would reach into the kernels' own threads.
+    return lambda threads: threadpool_limits(limits=threads, user_api="blas")
+
+
+@contextlib.contextmanager
+def _no_limit(threads: int) -> Iterator[None]:
+    yield
+
+
+def environment() -> dict[str, Any]:
+    """What the numbers depend on: CPU, cores, versions."""
+    import importlib.metadata
+
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    return {
+        "cpu": cpu_name(),
+        "usable_cores": usable_cores(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "blas": f"{blas.get('name', 'unknown')} {blas.get('version', '')}".strip(),
+        "numba": importlib.metadata.version("numba"),
+        "xnorinfer": importlib.metadata.version("xnorinfer"),
+    }
+
+
+def cpu_name() -> str:
+    """The CPU's name for people."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

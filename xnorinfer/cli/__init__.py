@@ -1,0 +1,128 @@
+"""The command `xnorinfer`: one file per subcommand, imported when it is asked for.
+
+Exit codes: 0 fine, 1 a check does not hold, 2 wrong use or bad input, 130 interrupted (143 terminated).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from xnorinfer.errors import XnorinferError
+
+#: Subcommand -> the module here that holds it, in the order of the help.
+COMMANDS = ("demo", "convert", "info", "run", "verify", "bench", "warmup")
+
+EXIT_WRONG_USE = 2
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+EXIT_TERMINATED = 128 + signal.SIGTERM
+EXIT_BROKEN_PIPE = 128 + 13  # SIGPIPE, which Windows does not name
+
+EPILOG = """\b
+A first session:
+  xnorinfer demo                                 see everything work, on data that comes with the package
+  xnorinfer convert net.npz -o net.safetensors   pack a trained checkpoint into bits
+  xnorinfer run net.safetensors images.npy       classify images
+  xnorinfer verify net.safetensors net.npz       check that both compute the same, bit for bit
+
+Every command has its own help with examples: xnorinfer run --help
+"""
+
+
+class CommandLine(click.Group):
+    """The group of all commands; turns errors into one clear line and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(f"xnorinfer.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def main(  # type: ignore[override]  # click declares overloads
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, standalone_mode: bool = True, **extra: Any
+    ) -> Any:
+        """Run a command line; with `standalone_mode` (the default) end the process with the exit code."""
+        if not standalone_mode:
+            return super().main(args, prog_name, standalone_mode=False, **extra)
+        with _exit_on_terminate():
+            code = self._guarded(args, prog_name, **extra)
+        sys.exit(code)
+
+    def _guarded(self, args: Sequence[str] | None, prog_name: str | None, **extra: Any) -> int:
+        try:
+            code = super().main(args, prog_name, standalone_mode=False, **extra)
+            sys.stdout.flush()
+        except XnorinferError as error:
+            _complain(str(error))
+            return EXIT_WRONG_USE
+        except click.UsageError as error:
+            if error.ctx is not None:
+                click.echo(error.ctx.get_usage(), err=True)
+                click.echo(f"Try '{error.ctx.command_path} --help' for help.", err=True)
+            _complain(error.format_message())
+            return EXIT_WRONG_USE
+        except click.ClickException as error:
+            _complain(error.format_message())
+            return EXIT_WRONG_USE
+        except (click.Abort, KeyboardInterrupt):
+            click.echo("interrupted", err=True)
+            return EXIT_INTERRUPTED
+        except BrokenPipeError:
+            # The reader (head, less) has seen enough.  Python would complain when it flushes stdout at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return EXIT_BROKEN_PIPE
+        return code if isinstance(code, int) else 0
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise click.Abort() from None  # click would print an empty line first
+
+
+def _complain(message: str) -> None:
+    from xnorinfer.cli.screen import printable
+
+    click.echo(f"error: {printable(message)}", err=True)
+
+
+@contextlib.contextmanager
+def _exit_on_terminate() -> Iterator[None]:
+    """Let SIGTERM unwind the stack, so that temporary files are removed as for Ctrl-C."""
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        sys.exit(EXIT_TERMINATED)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@click.group(cls=CommandLine, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="xnorinfer", message="%(prog)s %(version)s")
+def main() -> None:
+    """Run binarized neural networks on ordinary CPUs, with bits instead of floats.
+
+    xnorinfer packs a trained network into bits and integer thresholds once ('convert'), and then runs it with XOR and
+    popcount: the same answers as the trained network, many times faster, in a fraction of the memory.
+
+    Exit codes: 0 fine, 1 a check does not hold, 2 wrong use or bad input, 130 interrupted.
+    """

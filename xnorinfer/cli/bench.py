@@ -1,0 +1,110 @@
+"""`xnorinfer bench`: time a model against the same network in float32 numpy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from xnorinfer.cli import screen
+from xnorinfer.cli.options import MODEL, Counts
+
+if TYPE_CHECKING:
+    from xnorinfer.bench import Report, Timing
+
+EPILOG = """\b
+Examples:
+  xnorinfer bench mnist.safetensors
+  xnorinfer bench mnist.safetensors --batch 1,256 --threads 1 --json times.json
+"""
+
+
+@click.command("bench", epilog=EPILOG)
+@MODEL
+@click.option("--batch", "batches", type=Counts(), default="1,16,256,1024", show_default=True, help="Batch sizes.")
+@click.option(
+    "--threads",
+    type=Counts(),
+    help="Thread counts, for both sides (needs threadpoolctl: pip install 'xnorinfer[bench]').  [default: 1 and all cores]",
+)
+@click.option(
+    "--seconds", type=click.FloatRange(min=0.01), default=2.0, show_default=True, help="Time for each line of the table."
+)
+@click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="OUT", help="Write all numbers as JSON.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    model: str,
+    batches: tuple[int, ...],
+    threads: tuple[int, ...] | None,
+    seconds: float,
+    json_file: Path | None,
+) -> None:
+    """Time a model against the same network in float32 numpy.
+
+    Times are end to end per sample: from uint8 pixels (packing included) to classes.  The float network has the same
+    weights as -1/+1 in float32 and computes matmul, affine and sign with equal threads.  Runs alternate; medians and
+    quartiles are shown.  Both must give the same classes; rows where float32 rounding decided are counted, and any
+    other difference makes the command exit with 1.
+    """
+    from xnorinfer import modelfile
+    from xnorinfer.bench import bench
+    from xnorinfer.writing import require_writable, write_json
+
+    packed = modelfile.load(model)
+    if json_file is not None:
+        require_writable(json_file, model)
+    with screen.stages() as report:
+        result = bench(packed, batches, threads, seconds=seconds, name=Path(model).name, progress=report)
+    show(result)
+    if json_file is not None:
+        write_json(json_file, result.to_json())
+        screen.say(f"wrote {json_file}")
+    if not result.holds:
+        ctx.exit(1)
+
+
+def show(result: Report) -> None:
+    """The table of times, and what it was measured on."""
+    around = result.environment
+    screen.heading(f"{result.model} (kernel {result.kernel}) against float32 numpy")
+    rows = [
+        [
+            str(case.batch),
+            str(case.threads),
+            screen.time_text(case.packed.median / case.batch),
+            _spread(case.packed),
+            screen.time_text(case.float32.median / case.batch),
+            _spread(case.float32),
+            f"{case.speedup:.1f} x",
+            _equality(case.rows_compared, case.differences, case.unexplained),
+        ]
+        for case in result.cases
+    ]
+    names = ("batch", "threads", "xnorinfer", "spread", "float32", "spread", "faster")
+    screen.table([*((name, True) for name in names), ("same classes", False)], rows)
+    screen.say("Time per sample, median of alternating runs; spread: half the distance of the quartiles.")
+    screen.say(f"{around['cpu']}, {around['usable_cores']} usable cores, numpy {around['numpy']} ({around['blas']})")
+    for remark in result.remarks:
+        screen.warn(remark)
+    if any(case.differences > case.unexplained for case in result.cases):
+        screen.say(
+            "Where classes differ by rounding, float32 matmul rounded a sum across a threshold or a tie of scores; "
+            "with exact sums the float network agrees with xnorinfer."
+        )
+    if not result.holds:
+        screen.say("does not hold: classes differ where float32 rounding is not the reason", "bold red")
+
+
+def _spread(timing: Timing) -> str:
+    return f"±{(timing.high - timing.low) / 2 / timing.median:.0%}"
+
+
+def _equality(rows: int, differences: int, unexplained: int) -> str:
+    if not differences:
+        return f"all {rows}"
+    text = f"{rows - differences} of {rows}"
+    if differences > unexplained:
+        text += f", {differences - unexplained} by rounding"
+    return text + (f", {unexplained} WRONG" if unexplained else "")

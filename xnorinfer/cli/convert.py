@@ -1,0 +1,172 @@
+"""`xnorinfer convert`: a trained checkpoint becomes a packed model file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from xnorinfer.cli import screen
+from xnorinfer.cli.options import GlorotOrNumber, LazyChoice, Pair
+from xnorinfer.errors import OptionError
+
+if TYPE_CHECKING:
+    from xnorinfer.convert import Conversion
+    from xnorinfer.netspec import InputMapping
+
+EPILOG = """\b
+Examples:
+  xnorinfer convert mnist.npz -o mnist.safetensors
+  xnorinfer convert model.pth -o model.safetensors --float-layer fc4 --input-normalize 0.1307:0.3081
+  xnorinfer convert model.pth --dry-run                 look first, write nothing
+"""
+
+
+def _profiles() -> Iterable[str]:
+    from xnorinfer.netspec import PROFILES
+
+    return PROFILES
+
+
+def _sources() -> Iterable[str]:
+    from xnorinfer.converters import SOURCES
+
+    return [source.name for source in SOURCES]
+
+
+class _Command(click.Command):
+    """Adds the tables of formats and profiles to the help, taken from where they are defined."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from xnorinfer.converters import SOURCES
+        from xnorinfer.netspec import PROFILES
+
+        with formatter.section("Formats (--format)"):
+            formatter.write_dl([(source.name, source.meaning) for source in SOURCES])
+        with formatter.section("Profiles (--profile): what binarization does at and near 0"):
+            formatter.write_dl([(name, profile.meaning) for name, profile in PROFILES.items()])
+        super().format_epilog(ctx, formatter)
+
+
+@click.command("convert", cls=_Command, epilog=EPILOG)
+@click.argument("source", type=click.Path())
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="OUT.safetensors", help="The model file to write.")
+@click.option(
+    "--format", "format_name", type=LazyChoice("NAME", _sources), help="Kind of checkpoint.  [default: told from its content]"
+)
+@click.option(
+    "--profile",
+    type=LazyChoice("NAME", _profiles),
+    help="Tie rules of the code that trained it.  [default: that of the format]",
+)
+@click.option("--bn-epsilon", type=float, metavar="E", help="Epsilon of BatchNorm, where the checkpoint does not hold it.")
+@click.option("--h", "magnitude", type=GlorotOrNumber(), help="Magnitude H of the binary weights, +-H.  [default: 1]")
+@click.option("--input-range", type=Pair("LO:HI"), help="Pixels 0..255 were mapped linearly to LO..HI.  [default: -1:1]")
+@click.option(
+    "--input-normalize", type=Pair("MEAN:STD"), help="Pixels were mapped by (p/255 - MEAN) / STD, as torchvision does."
+)
+@click.option("--input-threshold", type=int, metavar="T", help="Pixels of T and above were +1, others -1.")
+@click.option("--input-signs", is_flag=True, help="Inputs are themselves -1 or +1.")
+@click.option("--input-real", is_flag=True, help="Inputs are any real numbers, used as they are (slower first layer).")
+@click.option(
+    "--float-layer", "float_layers", multiple=True, metavar="NAME", help="This layer has ordinary float weights.  Repeatable."
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be done, write nothing.")
+def command(
+    source: str,
+    output: Path | None,
+    format_name: str | None,
+    profile: str | None,
+    bn_epsilon: float | None,
+    magnitude: Any,
+    float_layers: tuple[str, ...],
+    dry_run: bool,
+    **mapping: Any,
+) -> None:
+    """Pack a trained network into bits.
+
+    SOURCE is a checkpoint: trained latent weights with their BatchNorm tensors.  What is found in it, what is assumed
+    about it and what is ignored are printed; a network that cannot be converted exactly is refused with all reasons.
+    """
+    if output is None and not dry_run:
+        raise click.UsageError("give the file to write with -o OUT.safetensors, or --dry-run to look only")
+    from xnorinfer import modelfile
+    from xnorinfer.convert import convert_file
+    from xnorinfer.converters.base import ConvertOptions
+    from xnorinfer.writing import require_writable
+
+    options = ConvertOptions(format_name, profile, bn_epsilon, magnitude, input_mapping(**mapping), tuple(float_layers))
+    if output is not None:
+        require_writable(output, source)
+    with screen.waiting(f"reading and packing {source}"):
+        conversion = convert_file(source, options)
+    show(source, conversion)
+    if output is None or dry_run:
+        screen.say("nothing written (--dry-run)")
+        return
+    modelfile.save(conversion.packed, output)
+    screen.say(f"wrote {output}, {screen.size_text(output.stat().st_size)}", "bold")
+
+
+def input_mapping(
+    input_range: tuple[float, float] | None = None,
+    input_normalize: tuple[float, float] | None = None,
+    input_threshold: int | None = None,
+    input_signs: bool = False,
+    input_real: bool = False,
+) -> InputMapping | None:
+    """The one input mapping that was given, None if none was.  Raises OptionError for several or impossible ones."""
+    from xnorinfer.netspec import PixelInput, RealInput, SignInput, ThresholdInput
+
+    given = {
+        "--input-range": input_range is not None,
+        "--input-normalize": input_normalize is not None,
+        "--input-threshold": input_threshold is not None,
+        "--input-signs": input_signs,
+        "--input-real": input_real,
+    }
+    chosen = [name for name, is_given in given.items() if is_given]
+    if len(chosen) > 1:
+        raise OptionError(f"{' and '.join(chosen)} exclude each other; the inputs of a network have one mapping")
+    if input_range is not None:
+        return PixelInput.range(*input_range)
+    if input_normalize is not None:
+        return PixelInput.normalize(*input_normalize)
+    if input_threshold is not None:
+        return ThresholdInput(input_threshold)
+    if input_signs:
+        return SignInput()
+    return RealInput() if input_real else None
+
+
+def show(source: str, conversion: Conversion) -> None:
+    """What was found, assumed and made."""
+    from rich.text import Text
+
+    from xnorinfer.model import describe
+
+    reading = conversion.reading
+    ignored = sum(use.ignored for use in reading.tensors)
+    screen.heading(f"Found in {source} (format {reading.source})")
+    rows = [
+        [
+            use.name,
+            screen.shape_text(use.shape),
+            use.dtype,
+            Text(screen.printable(f"ignored: {use.use}"), "dim") if use.ignored else use.use,
+        ]
+        for use in reading.tensors
+    ]
+    screen.table([("tensor", False), ("shape", True), ("type", False), ("becomes", False)], rows)
+    screen.say(f"{len(rows)} tensors: {len(rows) - ignored} used, {ignored} ignored")
+    screen.heading("Assumed")
+    screen.table(
+        [("what", False), ("value", False), ("from", False)],
+        [[one.what, one.value, one.origin] for one in reading.assumptions],
+    )
+    for text in (*reading.warnings, *conversion.notes):
+        screen.warn(text)
+    screen.heading("Packed network")
+    screen.layers_table(describe(conversion.packed))

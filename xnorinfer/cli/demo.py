@@ -1,0 +1,90 @@
+"""`xnorinfer demo`: the whole main job on data that comes with the package."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+
+import click
+
+from xnorinfer.cli import screen
+from xnorinfer.errors import OutputError
+
+CHECKPOINT = "digits-64-256-256-10.npz"
+DATA = "digits-test.npz"
+MODEL = "digits.safetensors"
+
+#: What each step shows, and its command line; the first is followed by the files of the demo's folder.
+STEPS = (
+    ("Convert: pack the trained checkpoint into bits and integer thresholds", ("convert", CHECKPOINT, "-o", MODEL)),
+    (
+        "Verify: prove that the packed model computes what the checkpoint computes",
+        ("verify", MODEL, CHECKPOINT, "--data", f"{DATA}:x"),
+    ),
+    ("Run: classify images that the network has never seen", ("run", MODEL, f"{DATA}:x", "--labels", f"{DATA}:y")),
+    ("Bench: time it against the same network in float32", ("bench", MODEL, "--batch", "1,64,1024", "--seconds", "0.5")),
+)
+
+EPILOG = """\b
+Examples:
+  xnorinfer demo
+  xnorinfer demo --keep demo-files     keep the files, to repeat the steps by hand
+"""
+
+
+@click.command("demo", epilog=EPILOG)
+@click.option("--keep", type=click.Path(path_type=Path), metavar="DIR", help="Work in this folder and leave the files there.")
+@click.pass_context
+def command(ctx: click.Context, keep: Path | None) -> None:
+    """Do the whole job once, on data that comes with the package.
+
+    A network that was trained on 8x8 images of handwritten digits (64-256-256-10, binary weights) is converted, proven
+    equal, run on held-out images and timed.  Every step shows the command that does the same.
+    """
+    from xnorinfer.cli import main
+
+    begin = time.monotonic()
+    with _folder(keep) as folder:
+        for number, (title, arguments) in enumerate(STEPS, 1):
+            screen.heading(f"{number}. {title}")
+            shown = [_place(folder, one) if keep is not None else one for one in arguments]
+            screen.say(f"$ xnorinfer {shlex.join(shown)}", "cyan")
+            placed = [_place(folder, one) for one in arguments]
+            code = main.main(placed, prog_name="xnorinfer", standalone_mode=False)
+            if code:
+                ctx.exit(code)
+    screen.heading(f"Done in {screen.time_text(time.monotonic() - begin)}.")
+    if keep is None:
+        screen.say("The files are gone again; 'xnorinfer demo --keep DIR' leaves them in DIR, to repeat the steps by hand.")
+    else:
+        screen.say(f"The files are in {keep}; copy any of the commands above and change it.")
+
+
+@contextlib.contextmanager
+def _folder(keep: Path | None) -> Iterator[Path]:
+    """A folder that holds the checkpoint and the data."""
+    with contextlib.ExitStack() as stack:
+        try:
+            if keep is None:
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="xnorinfer-demo-")))
+            else:
+                folder = keep
+                folder.mkdir(parents=True, exist_ok=True)
+            for name in (CHECKPOINT, DATA):
+                (folder / name).write_bytes((resources.files("xnorinfer") / "data" / name).read_bytes())
+        except OSError as error:
+            raise OutputError(
+                f"{keep or tempfile.gettempdir()}: cannot hold the demo's files: {error.strerror or error}"
+            ) from None
+        yield folder
+
+
+def _place(folder: Path, argument: str) -> str:
+    """File names of the demo get the folder; everything else stays."""
+    named = argument.split(":")[0]
+    return str(folder / argument) if named in (CHECKPOINT, DATA, MODEL) else argument

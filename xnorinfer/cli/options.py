@@ -1,0 +1,89 @@
+"""Values on the command line that need reading: pairs, lists, choices that are defined elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import click
+
+from xnorinfer.errors import OptionError
+
+MODEL = click.argument("model", type=click.Path())
+THREADS = click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="CPU threads to use at most.  [default: XNORINFER_NUM_THREADS, else the cores this process may use]",
+)
+
+
+class _Value(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
+    """A value with its own name in help texts."""
+
+    def __init__(self, metavar: str) -> None:
+        self.name = metavar
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return self.name
+
+
+class Pair(_Value):
+    """Two numbers with a colon between: '-1:1'."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, float]:
+        try:
+            first, second = (float(part) for part in str(value).split(":"))
+        except ValueError:
+            self.fail(f"{value!r} is not {self.name}: two numbers with a colon between", param, ctx)
+        return first, second
+
+
+class Counts(_Value):
+    """Positive whole numbers with commas between: '1,16,256'."""
+
+    def __init__(self) -> None:
+        super().__init__("N,N,...")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            counts = tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            counts = ()
+        if not counts or min(counts) < 1:
+            self.fail(f"{value!r} is not a list of positive whole numbers like 1,16,256", param, ctx)
+        return tuple(dict.fromkeys(counts))
+
+
+class LazyChoice(_Value):
+    """One of some names that are asked for only when needed, to keep the start of the program quick."""
+
+    def __init__(self, metavar: str, names: Callable[[], Iterable[str]]) -> None:
+        super().__init__(metavar)
+        self._names = names
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        names = tuple(self._names())
+        if value not in names:
+            self.fail(f"{value!r} is none of {', '.join(names)}", param, ctx)
+        return str(value)
+
+
+class GlorotOrNumber(_Value):
+    """The magnitude H of binary weights: a number or 'glorot'."""
+
+    def __init__(self) -> None:
+        super().__init__("VALUE|glorot")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        if str(value).lower() == "glorot":
+            return "glorot"
+        try:
+            number = float(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor 'glorot'", param, ctx)
+        if not 0 < number < float("inf"):
+            raise OptionError(f"H is {number:g}; needed is a finite number above 0, or 'glorot'")
+        return number

@@ -1,0 +1,183 @@
+"""`xnorinfer run`: classify the samples of a file."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from xnorinfer.cli import screen
+from xnorinfer.cli.options import MODEL, THREADS
+from xnorinfer.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from xnorinfer.dataio import Samples
+    from xnorinfer.model import Model
+    from xnorinfer.packed import PackedModel
+    from xnorinfer.writing import RowWriter
+
+EPILOG = """\b
+Examples:
+  xnorinfer run mnist.safetensors t10k-images-idx3-ubyte.gz --labels t10k-labels-idx1-ubyte.gz
+  xnorinfer run mnist.safetensors images.npy -o classes.npy
+  xnorinfer run mnist.safetensors data.npz:x --scores -o scores.npy
+  xnorinfer run mnist.safetensors photos/                    a folder of images
+  xnorinfer run mnist.safetensors images.npy | sort | uniq -c
+"""
+
+#: Rows of a table of predictions on a terminal.
+HEAD = 20
+
+
+@click.command("run", epilog=EPILOG)
+@MODEL
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="OUT.npy", help="Write predictions, (rows,) int64.")
+@click.option("--scores", is_flag=True, help="Give the scores of all classes instead, (rows, classes) float32.")
+@click.option("--labels", metavar="LABELS", help="True classes: .npy, .npz, IDX or .txt; prints the accuracy.")
+@click.option(
+    "--batch", type=click.IntRange(min=1), default=1024, show_default=True, metavar="N", help="Samples computed at once."
+)
+@THREADS
+def command(
+    model: str,
+    inputs: tuple[str, ...],
+    output: Path | None,
+    scores: bool,
+    labels: str | None,
+    batch: int,
+    threads: int | None,
+) -> None:
+    """Classify samples with a model.
+
+    INPUT is a .npy or .npz array, an IDX file (these may be .gz), or grayscale images: a folder (its image files, sorted
+    by name) or a list of files (needs Pillow: pip install 'xnorinfer[images]').  Arrays are (rows, values) or
+    (rows, height, width).  From an .npz of several arrays choose one by name: data.npz:x
+
+    Files are read in batches and may be larger than memory.  Without -o and --labels the predictions are printed: a
+    short table on a terminal; into a pipe or file one class per line (with --scores all scores of a sample per line,
+    separated by tabs).
+    """
+    from xnorinfer import dataio, modelfile
+    from xnorinfer.model import Model
+    from xnorinfer.writing import require_writable
+
+    packed = modelfile.load(model)
+    samples = dataio.open_samples(inputs)
+    samples.require_depth(packed.depth)
+    _require_pixels_for_images(samples, packed)
+    truth = None if labels is None else dataio.read_labels(labels, samples.rows, packed.classes)
+    if output is not None:
+        require_writable(output, model, *(dataio.split_member(one)[0] for one in (*inputs, *([labels] if labels else []))))
+    with screen.waiting("preparing kernels (the first use compiles them)"):
+        ready = Model(packed, threads=threads)
+    job = Job(samples, ready, batch, scores, truth)
+    if output is not None:
+        _write(job, output)
+    elif truth is None:
+        _print(job)
+        return
+    else:
+        for _ in job.results():
+            pass
+    job.summary()
+
+
+@dataclass
+class Job:
+    """One pass over the samples, and what is counted on the way."""
+
+    samples: Samples
+    model: Model
+    batch: int
+    want_scores: bool
+    truth: NDArray[np.int64] | None
+    correct: int = 0
+    seconds: float = 0.0
+    done: int = field(default=0, init=False)
+
+    def results(self) -> Iterator[NDArray[Any]]:
+        """Predictions or scores, batch by batch.  Raises InputError that says where in the input."""
+        batches = self.samples.batches(self.batch)
+        with screen.progress("classifying", self.samples.rows) as advance, contextlib.closing(batches):  # type: ignore[type-var]
+            for x in batches:
+                begin = time.perf_counter()
+                try:
+                    scores = self.model.scores(x)
+                except InputError as error:
+                    raise InputError(f"{self.samples.source}, rows from {self.done} on: {error}") from None
+                classes = scores.argmax(axis=1)
+                self.seconds += time.perf_counter() - begin
+                if self.truth is not None:
+                    self.correct += int((classes == self.truth[self.done : self.done + len(x)]).sum())
+                self.done += len(x)
+                advance(len(x))
+                yield scores if self.want_scores else classes
+
+    def summary(self) -> None:
+        """What was done, in two lines."""
+        if self.truth is not None:
+            share = f": {self.correct / self.done:.2%}" if self.done else ""
+            screen.say(f"accuracy{share} ({self.correct} of {self.done} correct)", "bold")
+        each = f", {screen.time_text(self.seconds / self.done)} each" if self.done else ""
+        screen.say(
+            f"{self.done} samples in {screen.time_text(self.seconds)}{each} "
+            f"(kernel {self.model.kernel}, {self.model.threads} threads, batch {self.batch})"
+        )
+
+
+def _require_pixels_for_images(samples: Samples, packed: PackedModel) -> None:
+    if samples.names and packed.input.kind not in ("pixels", "threshold"):
+        raise InputError(
+            f"{samples.source}: image files hold pixels 0..255, this model takes {packed.input.describe()}; "
+            "prepare such values in a .npy file"
+        )
+
+
+def _write(job: Job, output: Path) -> None:
+    import numpy as np
+
+    from xnorinfer.writing import npy_writer
+
+    shape = (job.samples.rows, job.model.packed.classes) if job.want_scores else (job.samples.rows,)
+    dtype = np.dtype(np.float32 if job.want_scores else np.int64)
+    with npy_writer(output, shape, dtype) as writer:
+        _copy(job, writer, dtype)
+    screen.say(f"wrote {output}: {'scores' if job.want_scores else 'classes'} of shape {shape}, {dtype}")
+
+
+def _copy(job: Job, writer: RowWriter, dtype: np.dtype[Any]) -> None:
+    for result in job.results():
+        writer.write(result.astype(dtype, copy=False))
+
+
+def _print(job: Job) -> None:
+    if not screen.console().is_terminal:
+        for result in job.results():
+            rows = ("\t".join(map(str, row)) for row in result.tolist()) if job.want_scores else map(str, result.tolist())
+            click.echo("".join(line + "\n" for line in rows), nl=False)
+        return
+    import numpy as np
+
+    counts = np.zeros(job.model.packed.classes, np.int64)
+    head: list[list[str]] = []
+    for result in job.results():
+        classes = result.argmax(axis=1) if job.want_scores else result
+        counts += np.bincount(classes, minlength=len(counts))
+        for row, best in zip(result[: HEAD - len(head)], classes[: HEAD - len(head)], strict=True):
+            name = job.samples.names[len(head)] if job.samples.names else str(len(head))
+            head.append([name, str(best), *([" ".join(f"{v:.4g}" for v in row)] if job.want_scores else [])])
+    columns = [("sample", not job.samples.names), ("class", True), *([("scores", False)] if job.want_scores else [])]
+    screen.table(columns, head)
+    if job.done > len(head):
+        screen.say(f"and {job.done - len(head)} more; -o OUT.npy writes all of them")
+        screen.say("per class: " + ", ".join(f"{c}: {n}" for c, n in enumerate(counts.tolist()) if n))
+    job.summary()

@@ -1,0 +1,166 @@
+"""What the commands have in common on the screen: results on stdout, progress on stderr, tables that survive a pipe."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
+from rich.text import Text
+
+#: Columns of a table: heading, and whether numbers stand in it (aligned right).
+Columns: TypeAlias = Iterable[tuple[str, bool]]
+
+#: Advance a progress bar by so many units.
+Advance: TypeAlias = Callable[[int], None]
+
+#: Seconds of work before a progress bar appears; quick work shows none.
+PATIENCE_SECONDS = 0.4
+
+#: Files and pipes have no width.  Wide enough that a table row stays one line, for grep.
+PIPE_WIDTH = 200
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that prints text as it is: names from files are never taken for markup."""
+    plain = Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=False)
+    if not plain.is_terminal and "COLUMNS" not in os.environ:
+        plain.width = PIPE_WIDTH
+    return plain
+
+
+def printable(text: str) -> str:
+    """Text without control characters: names come from files that nobody vouches for, and a terminal obeys escapes."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def say(text: str, style: str | None = None) -> None:
+    """One line on stdout, wrapped at words on a terminal."""
+    console().print(Text(printable(text), style=style or ""))
+
+
+def heading(text: str) -> None:
+    """A heading with an empty line before it."""
+    out = console()
+    out.print()
+    out.print(Text(printable(text), style="bold"))
+
+
+def warn(text: str) -> None:
+    """A warning, on stdout because it belongs to the result."""
+    console().print(Text.assemble(("warning: ", "bold yellow"), printable(text)))
+
+
+def table(columns: Columns, rows: Iterable[Iterable[str | Text]]) -> None:
+    """A table on stdout.  Long cells fold, nothing is cut off."""
+    made = [
+        Column(name, justify="right" if number else "left", overflow="fold", no_wrap=number, min_width=min(len(name), 12))
+        for name, number in columns
+    ]
+    grid = Table(*made, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    for row in rows:
+        grid.add_row(*(cell if isinstance(cell, Text) else Text(printable(cell)) for cell in row))
+    console().print(grid)
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int | None) -> Iterator[Advance]:
+    """A progress bar on stderr for the block, if that is a terminal and the work is not quick."""
+    out = console(stderr=True)
+    if not out.is_terminal:
+        yield lambda units: None
+        return
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=out, transient=True
+    )
+    task = bar.add_task(what, total=total)
+    begin = time.monotonic()
+
+    def advance(units: int) -> None:
+        bar.advance(task, units)
+        if not bar.live.is_started and time.monotonic() - begin > PATIENCE_SECONDS:
+            bar.start()
+
+    try:
+        yield advance
+    finally:
+        if bar.live.is_started:
+            bar.stop()
+
+
+@contextlib.contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """A spinner on stderr for work of unknown length, if that is a terminal."""
+    out = console(stderr=True)
+    if not out.is_terminal:
+        yield
+        return
+    with out.status(Text(what)):
+        yield
+
+
+def size_text(count_bytes: float) -> str:
+    """Bytes for people: '812 bytes', '4.25 MiB'."""
+    if count_bytes < 1024:
+        return f"{count_bytes:.0f} bytes"
+    for unit in ("KiB", "MiB", "GiB"):
+        count_bytes /= 1024
+        if count_bytes < 1024 or unit == "GiB":
+            break
+    return f"{count_bytes:.3g} {unit}" if count_bytes < 1000 else f"{count_bytes:.0f} {unit}"
+
+
+def time_text(seconds: float) -> str:
+    """A duration for people: '12.3 us', '4.56 ms', '1.2 s'."""
+    for limit, factor, unit in ((1e-3, 1e6, "us"), (1.0, 1e3, "ms")):
+        if seconds < limit:
+            return f"{seconds * factor:.3g} {unit}" if seconds * factor < 100 else f"{seconds * factor:.0f} {unit}"
+    return f"{seconds:.3g} s" if seconds < 100 else f"{seconds:.0f} s"
+
+
+def shape_text(shape: Iterable[Any]) -> str:
+    """(256, 784) -> '256 x 784'; a single number -> 'scalar'."""
+    return " x ".join(str(n) for n in shape) or "scalar"
+
+
+def layers_table(info: dict[str, Any]) -> None:
+    """The layers of a packed network (`Model.info`) with their sizes."""
+    rows = [
+        [
+            layer["name"],
+            "binary" if layer["kind"] == "binary" else "float32",
+            f"{layer['inputs']} {layer['reads']}",
+            f"{layer['neurons']} {layer['gives']}",
+            size_text(layer["packed_bytes"]),
+            size_text(layer["float32_bytes"]),
+        ]
+        for layer in info["layers"]
+    ]
+    columns = [("layer", False), ("weights", False), ("reads", True), ("gives", True), ("packed", True), ("as float32", True)]
+    table(columns, rows)
+    smaller = info["float32_bytes"] / info["packed_bytes"]
+    say(f"{size_text(info['packed_bytes'])} packed, {size_text(info['float32_bytes'])} as float32: {smaller:.1f} times smaller")
+
+
+@contextlib.contextmanager
+def stages() -> Iterator[Callable[[str, int, int], None]]:
+    """Like `progress` for work in several stages: the function takes (what, done, total)."""
+    out = console(stderr=True)
+    if not out.is_terminal:
+        yield lambda what, done, total: None
+        return
+    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=out, transient=True) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)
+
+        yield report

@@ -1,0 +1,102 @@
+"""`xnorinfer verify`: prove a model file against the checkpoint it was made from."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from xnorinfer.cli import screen
+from xnorinfer.cli.options import MODEL, THREADS
+
+if TYPE_CHECKING:
+    from xnorinfer.verify import Verification
+
+EPILOG = """\b
+Examples:
+  xnorinfer verify mnist.safetensors mnist.npz
+  xnorinfer verify mnist.safetensors mnist.npz --data t10k-images-idx3-ubyte.gz --rows 1000
+"""
+
+
+@click.command("verify", epilog=EPILOG)
+@MODEL
+@click.argument("source", type=click.Path())
+@click.option("--data", metavar="INPUT", help="Compare on these samples (as for 'run') instead of random ones.")
+@click.option(
+    "--rows",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Compare on so many samples.  [default: all of --data, 1024 random ones]",
+)
+@click.option("--json", "as_json", is_flag=True, help="The result as one JSON object.")
+@THREADS
+@click.pass_context
+def command(
+    ctx: click.Context, model: str, source: str, data: str | None, rows: int | None, as_json: bool, threads: int | None
+) -> None:
+    """Prove that a model equals its checkpoint, bit for bit.
+
+    SOURCE is read again with the options recorded in MODEL.  Per layer, every weight bit is compared, and every decision
+    is checked against the float32 expression of the training framework.  Then both networks run on data, and all layers
+    are compared.  The first difference is named.  Exits with 1 if anything differs.
+    """
+    from xnorinfer import dataio, modelfile
+    from xnorinfer.verify import verify
+
+    chosen = None
+    if data is not None:
+        samples = dataio.open_samples([data])
+        samples.require_depth(modelfile.load(model).depth)
+        chosen = samples.read(rows)
+    with screen.stages() as report:
+        result = verify(model, source, chosen, rows=1024 if rows is None else rows, threads=threads, progress=report)
+    if as_json:
+        click.echo(json.dumps(result.to_json(), indent=2))
+    else:
+        show(result)
+    if not result.holds:
+        ctx.exit(1)
+
+
+def show(result: Verification) -> None:
+    """The proof per layer, the comparison on data, and the verdict."""
+    from rich.text import Text
+
+    screen.heading(f"{result.model} against {result.source}")
+    rows: list[list[str | Text]] = [
+        [
+            layer.name,
+            layer.kind,
+            str(layer.neurons),
+            f"{layer.values:,}",
+            layer.method,
+            Text(str(layer.differences), "bold red" if layer.differences else "green"),
+        ]
+        for layer in result.layers
+    ]
+    columns = [
+        ("layer", False),
+        ("kind", False),
+        ("neurons", True),
+        ("values each", True),
+        ("checked", False),
+        ("differences", True),
+    ]
+    screen.table(columns, rows)
+    if result.rows:
+        screen.say(
+            f"compared on {result.rows} {result.data} samples, every layer: {result.differing_rows} samples differ, "
+            f"{result.differing_predictions} predictions differ (kernel {result.kernel}, {result.threads} threads)"
+        )
+    if result.tie_rows:
+        screen.warn(
+            f"{result.tie_rows} samples reach exactly 0 before a sign, where torch.sign has no bit; they are not compared"
+        )
+    if not result.source_unchanged:
+        screen.warn(f"{result.source} is not byte for byte the file that {result.model} was made from")
+    if result.holds:
+        screen.say("holds: the model computes what the checkpoint computes", "bold green")
+    else:
+        screen.say(f"does not hold: {result.first_difference or 'see the differences above'}", "bold red")
