@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 
 from xnorinfer.bits import bitunpack
 from xnorinfer.errors import MissingExtraError
-from xnorinfer.model import Model
-from xnorinfer.netspec import F32, InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
+from xnorinfer.model import Model, random_inputs
+from xnorinfer.netspec import F32, InputMapping, PixelInput, ThresholdInput
 from xnorinfer.packed import Affine, PackedDense, PackedLayer, PackedModel, Threshold
 
 #: Called with (what, done, total).
@@ -304,16 +304,6 @@ def _repeats(call: Callable[[], object]) -> int:
     start = time.perf_counter()
     call()
     return max(1, int(SHORTEST_SECONDS / max(time.perf_counter() - start, 1e-7)))
-
-
-def random_inputs(packed: PackedModel, rows: int, seed: int) -> NDArray[Any]:
-    """Random raw inputs that the model takes, (rows, depth)."""
-    rng = np.random.default_rng(seed)
-    if isinstance(packed.input, SignInput):
-        return rng.choice(np.array([-1, 1], np.int8), (rows, packed.depth))
-    if isinstance(packed.input, RealInput):
-        return rng.standard_normal((rows, packed.depth), dtype=np.float32)
-    return rng.integers(0, 256, (rows, packed.depth), dtype=np.uint8)
 
 
 # ---------------------------------------------------------------- surroundings

@@ -160,6 +160,16 @@ def canonical_input(packed: PackedModel, x: ArrayLike) -> NDArray[Any]:
     return _pixels_from_floats(mapping, array)
 
 
+def random_inputs(packed: PackedModel, rows: int, seed: int) -> NDArray[Any]:
+    """Random raw inputs that the model takes, (rows, depth)."""
+    rng = np.random.default_rng(seed)
+    if isinstance(packed.input, SignInput):
+        return rng.choice(np.array([-1, 1], np.int8), (rows, packed.depth))
+    if isinstance(packed.input, RealInput):
+        return rng.standard_normal((rows, packed.depth), dtype=np.float32)
+    return rng.integers(0, 256, (rows, packed.depth), dtype=np.uint8)
+
+
 def _as_rows(packed: PackedModel, x: ArrayLike) -> NDArray[Any]:
     try:
         array = np.asarray(x)

@@ -24,8 +24,8 @@ from xnorinfer import modelfile
 from xnorinfer.bits import bitunpack
 from xnorinfer.convert import digest_of
 from xnorinfer.lower import Block, Counts, blocks_of
-from xnorinfer.model import Model, canonical_input
-from xnorinfer.netspec import F32, BatchNorm, Dense, FloatDense, Hardtanh, NetSpec, RealInput, SignInput
+from xnorinfer.model import Model, canonical_input, random_inputs
+from xnorinfer.netspec import F32, BatchNorm, Dense, FloatDense, Hardtanh, NetSpec
 from xnorinfer.packed import Affine, PackedDense, PackedFloat, PackedModel, Threshold
 from xnorinfer.reference import ONE, batch_norm, binarize, binary_weights, finish_dense, layer_outputs
 from xnorinfer.threshold import I64
@@ -122,7 +122,7 @@ def verify(
     if result.first_difference is None:
         result.layers = list(_prove_layers(packed, reading.net, report))
         result.first_difference = next((f"{p.name}: {p.first}" for p in result.layers if p.differences), None)
-        x = _random_inputs(packed, rows, seed) if data is None else canonical_input(packed, data)
+        x = random_inputs(packed, rows, seed) if data is None else canonical_input(packed, data)
         result.data = "random" if data is None else "given"
         _compare(result, model, reading.net, x, report)
     return result
@@ -277,15 +277,6 @@ def _compare_values(proof: LayerProof, dot: F32, source: F32, model: F32) -> Non
 
 #: Rows that the reference computes at once.
 ROWS = 512
-
-
-def _random_inputs(packed: PackedModel, rows: int, seed: int) -> NDArray[Any]:
-    rng = np.random.default_rng(seed)
-    if isinstance(packed.input, SignInput):
-        return rng.choice(np.array([-1, 1], np.int8), (rows, packed.depth))
-    if isinstance(packed.input, RealInput):
-        return rng.standard_normal((rows, packed.depth)).astype(np.float32)
-    return rng.integers(0, 256, (rows, packed.depth), dtype=np.uint8)
 
 
 def _compare(result: Verification, model: Model, net: NetSpec, x: NDArray[Any], report: Progress) -> None:
