@@ -16,6 +16,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from xnorinfer.errors import OutputError, SourceError
 from xnorinfer.training.network import BATCH_NORM_EPSILON, BinaryMLP
@@ -48,8 +49,14 @@ def named_arrays(model: BinaryMLP) -> dict[str, NDArray[Any]]:
     """
     arrays: dict[str, NDArray[Any]] = {}
     for index, (dense, norm) in enumerate(model.layers()):
-        tensors = {"weight": dense.weight, "bias": dense.bias, "bn.gamma": norm.weight, "bn.beta": norm.bias}
-        tensors |= {"bn.mean": norm.running_mean, "bn.var": norm.running_var}
+        tensors: dict[str, Tensor | None] = {
+            "weight": dense.weight,
+            "bias": dense.bias,
+            "bn.gamma": norm.weight,
+            "bn.beta": norm.bias,
+            "bn.mean": norm.running_mean,
+            "bn.var": norm.running_var,
+        }
         for name, tensor in tensors.items():
             if tensor is not None:
                 arrays[f"{index}.{name}"] = tensor.detach().numpy().copy()

@@ -108,8 +108,8 @@ def digits(seed: int = 0, validation: int = 197, test: int = 400) -> Split:
     Their pixels count 0..16; here p becomes round(p*255/16), half to even, so that all 8 bits of a pixel are used.
     """
     try:
-        from sklearn.datasets import load_digits  # type: ignore[import-untyped]
-        from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
     except ImportError:
         raise MissingExtraError("the digits data set", "scikit-learn", "train") from None
     data = load_digits()

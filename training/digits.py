@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,6 +55,6 @@ def write(folder: Path, on_epoch: Callable[[Epoch], None] = lambda epoch: None) 
     model = progress.load_best()
     test_error = error_rate(model, split.test)
     write_npz(folder / CHECKPOINT, model)
-    held_out = {"x": split.test.pixels.numpy(), "y": split.test.labels.numpy().astype(np.uint8)}
+    held_out: dict[str, Any] = {"x": split.test.pixels.numpy(), "y": split.test.labels.numpy().astype(np.uint8)}
     write_atomically(folder / HELD_OUT, lambda file: np.savez_compressed(file, **held_out))
     return Result(progress.best_epoch, progress.best_error, test_error, len(split.test))

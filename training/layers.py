@@ -22,7 +22,8 @@ H = float | Literal["glorot"]
 
 def hard_sigmoid(x: Tensor) -> Tensor:
     """clip((x + 1) / 2, 0, 1), any shape."""
-    return x.add(1).div_(2).clamp_(0, 1)
+    shifted: Tensor = (x + 1).div_(2)
+    return shifted.clamp_(0, 1)
 
 
 class _RoundedHardSigmoid(torch.autograd.Function):
@@ -39,7 +40,8 @@ class _RoundedHardSigmoid(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        return gradients[0] * (x.abs() <= 1) * 0.5
+        gradient: Tensor = gradients[0] * (x.abs() <= 1) * 0.5
+        return gradient
 
 
 def binary_sigmoid(x: Tensor) -> Tensor:
@@ -64,7 +66,8 @@ class _StochasticBinaryTanh(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        return gradients[0] * (x.abs() <= 1)
+        gradient: Tensor = gradients[0] * (x.abs() <= 1)
+        return gradient
 
 
 def binarize_weights(latent: Tensor, h: float, stochastic: bool = False) -> Tensor:
@@ -86,7 +89,7 @@ class _BinaryWeights:
     lr_scale: float
     stochastic: bool
     frozen: Tensor | None
-    weight: nn.Parameter
+    weight: Any  # nn.Linear and nn.Conv2d declare it differently
     training: bool
 
     def _set_up(self, fan_in: int, fan_out: int, h: H, stochastic: bool) -> None:
@@ -158,4 +161,5 @@ class BinaryConv2d(_BinaryWeights, nn.Conv2d):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, self.binary_weight(), self.bias)
+        convolved: Tensor = self._conv_forward(x, self.binary_weight(), self.bias)
+        return convolved

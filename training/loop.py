@@ -116,7 +116,7 @@ class Progress:
         model.train()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed * 1_000_003 + index + 1)
-            for rows in torch.randperm(len(train)).split(recipe.batch):
+            for rows in torch.split(torch.randperm(len(train)), recipe.batch):
                 if len(rows) > 1:
                     optimizer.zero_grad()
                     loss = squared_hinge(model(pixels_to_inputs(train.pixels[rows])), train.labels[rows])
@@ -144,7 +144,7 @@ class Progress:
 def predict(model: BinaryMLP, pixels: Tensor, batch: int = 1000) -> Tensor:
     """Classes as the framework computes them: (rows, depth) uint8 -> (rows,) int64; a tie goes to the first class."""
     model.eval()
-    return torch.cat([model(pixels_to_inputs(part)).argmax(1) for part in pixels.split(batch)])
+    return torch.cat([model(pixels_to_inputs(part)).argmax(1) for part in torch.split(pixels, batch)])
 
 
 def error_rate(model: BinaryMLP, samples: Samples) -> float:
