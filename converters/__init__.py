@@ -42,8 +42,10 @@ def read_source(path: str | Path, options: ConvertOptions | None = None) -> Read
     if options.format is not None and options.format not in known:
         raise OptionError(f"format {options.format!r} is none of {', '.join(known)}")
     source = known[options.format] if options.format else next((s for s in SOURCES if s.sniff(path)), None)
-    if not path.exists() and (source is None or path.suffix):
+    if not path.exists() and (source is None or not source.sniff(path)):
         raise SourceError(f"there is no file {path}")
+    if path.is_dir() and source is not None and not source.sniff(path):
+        raise SourceError(f"{path} is a folder, no checkpoint of the kind {source.name}: {source.meaning}")
     if path.is_file() and not os.access(path, os.R_OK):
         raise SourceError(f"{path} cannot be read: permission denied")
     if source is None:

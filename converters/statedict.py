@@ -69,22 +69,22 @@ def _classify(module: _Module, notes: Notes, problems: list[str], where: str) ->
         problems.append(f"{kernel} is a convolution; only dense networks can be converted")
     elif "running_mean" in tensors and "running_var" in tensors:
         _classify_norm(module, tensors, label, notes, problems, where)
-    elif len(matrices) == 1 and set(tensors) <= {*matrices, "bias"}:
-        (matrix,) = matrices.values()
+    elif matrices:
+        if len(matrices) > 1:
+            problems.append(
+                f"module {label} holds {len(matrices)} matrices ({', '.join(map(str, matrices.values()))}): "
+                "it is not clear which are the latent weights"
+            )
+        extra = ", ".join(str(t) for leaf, t in tensors.items() if leaf not in matrices and leaf != "bias")
+        if extra:
+            problems.append(f"module {label} holds beside weights and bias: {extra}; what they do is not known")
+        matrix = next(iter(matrices.values()))
         bias = tensors.get("bias")
         module.part = LayerPart(
             module.name or matrix.name,
             _take(matrix, f"{label}: weights, (neurons, inputs)", notes, where),
             None if bias is None else _take(bias, f"{label}: bias", notes, where),
         )
-    elif len(matrices) > 1:
-        problems.append(
-            f"module {label} holds {len(matrices)} matrices ({', '.join(map(str, matrices.values()))}): "
-            "it is not clear which are the latent weights"
-        )
-    elif matrices:
-        extra = ", ".join(str(t) for leaf, t in tensors.items() if leaf not in matrices and leaf != "bias")
-        problems.append(f"module {label} holds beside weights and bias: {extra}; what they do is not known")
     elif set(tensors) <= {"weight", "bias"} and tensors:
         kept = ", ".join(map(str, tensors.values()))
         problems.append(f"module {label} ({kept}) is neither a dense layer nor a BatchNorm with running statistics")
@@ -136,6 +136,7 @@ def _pair(modules: Sequence[_Module], notes: Notes, problems: list[str]) -> list
     else:
         order = ", ".join(f"{m.name} ({'BatchNorm' if m.norm else 'dense'})" for m in modules)
         problems.append(f"it is not clear which BatchNorm belongs to which layer; in the file they stand as {order}")
+        return []
     return [_with_norm(m.part, pairs.get(m.name)) for m in dense if m.part]
 
 

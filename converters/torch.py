@@ -193,8 +193,11 @@ def _reason(error: Exception) -> str:
             f"wants to run code or to build objects of its own ({wanted[1]}), which is refused; save the weights alone: "
             "torch.save(net.state_dict(), 'net.pt')"
         )
-    first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
-    return f"is damaged, truncated or no PyTorch checkpoint: {first[:160]}"
+    said = re.search(r"WeightsUnpickler error: (.*)", text)
+    sentence = (said[1] if said else text).strip().split("\n")[0].split(". ")[0]
+    # A KeyError on byte soup says just "105".
+    detail = sentence if " " in sentence else f"unexpected content ({type(error).__name__})"
+    return f"is damaged, truncated or no PyTorch checkpoint: {detail[:200]}"
 
 
 def _tensors_of(path: Path, loaded: Any, notes: Notes) -> tuple[list[RawTensor], str]:

@@ -1,0 +1,376 @@
+"""The npz source: both layouts give the network that wrote them; everything unclear is refused with all reasons."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import checkpoints
+import numpy as np
+import pytest
+
+from xnorinfer import reference
+from xnorinfer.converters import SOURCES, ConvertOptions, Reading, read_source
+from xnorinfer.errors import NetworkError, OptionError, SourceError
+from xnorinfer.netspec import BatchNorm, Dense, FloatDense, Hardtanh, PixelInput
+
+WIDTHS = (20, 16, 33, 5)
+RAW = PixelInput.range(0, 255)
+
+
+def pixels(rows: int = 64, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).integers(0, 256, (rows, WIDTHS[0]), dtype=np.uint8)
+
+
+def dense_of(reading: Reading) -> list[Dense]:
+    return [layer for layer in reading.net.layers if isinstance(layer, Dense)]
+
+
+def norms_of(reading: Reading) -> list[BatchNorm]:
+    return [layer for layer in reading.net.layers if isinstance(layer, BatchNorm)]
+
+
+def assumed(reading: Reading) -> dict[str, tuple[str, str]]:
+    return {a.what: (a.value, a.origin) for a in reading.assumptions}
+
+
+def every_tensor_once(reading: Reading, names: set[str]) -> bool:
+    listed = [tensor.name for tensor in reading.tensors]
+    return sorted(listed) == sorted(names)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "nobias"])
+@pytest.mark.parametrize("head_norm", [True, False], ids=["headbn", "headplain"])
+def test_lasagne_order_is_the_network(tmp_path: Path, seed: int, bias: bool, head_norm: bool) -> None:
+    layers = checkpoints.random_layers(WIDTHS, seed, bias=bias, head_norm=head_norm, inv_std=True)
+    arrays = checkpoints.lasagne_arrays(layers)
+    path = checkpoints.write_npz(tmp_path / "net.npz", *arrays)
+    reading = read_source(path, ConvertOptions(input=RAW))
+    assert every_tensor_once(reading, {f"arr_{i}" for i in range(len(arrays))})
+    for mine, theirs in zip(dense_of(reading), layers, strict=True):
+        np.testing.assert_array_equal(mine.latent, theirs.weight)
+        assert (mine.bias is None) == (theirs.bias is None)
+    x = pixels()
+    scores, closest = checkpoints.decide(layers, x, epsilon=0)
+    assert closest > 1e-6, "a decision of this network hangs on rounding; choose another seed"
+    np.testing.assert_allclose(reference.forward(reading.net, x), scores, rtol=1e-5, atol=1e-5)
+
+
+def test_lasagne_without_beta_and_gamma(tmp_path: Path) -> None:
+    layers = checkpoints.random_layers(WIDTHS, 5, bias=False, affine=False, inv_std=True)
+    reading = read_source(checkpoints.write_npz(tmp_path / "net.npz", *checkpoints.lasagne_arrays(layers)))
+    assert all(norm.gamma is None and norm.beta is None for norm in norms_of(reading))
+    np.testing.assert_array_equal(norms_of(reading)[1].inv_std, layers[1].inv_std)
+
+
+def test_lasagne_infinite_inv_std_is_kept(tmp_path: Path) -> None:
+    layers = checkpoints.random_layers(WIDTHS, 5, inv_std=True)
+    assert layers[0].inv_std is not None
+    layers[0].inv_std[2] = np.inf
+    reading = read_source(checkpoints.write_npz(tmp_path / "net.npz", *checkpoints.lasagne_arrays(layers)))
+    inv_std = norms_of(reading)[0].inv_std
+    assert inv_std is not None
+    assert inv_std[2] == np.inf
+
+
+def test_lasagne_three_vectors_are_ambiguous_unless_zero(tmp_path: Path) -> None:
+    layers = checkpoints.random_layers(WIDTHS, 5, affine=False, inv_std=True)
+    arrays = checkpoints.lasagne_arrays(layers)
+    with pytest.raises(NetworkError, match="could be b or beta or gamma") as error:
+        read_source(checkpoints.write_npz(tmp_path / "net.npz", *arrays))
+    assert sum("could be" in problem for problem in error.value.problems) == 3
+    for layer in layers:
+        assert layer.bias is not None
+        layer.bias[:] = 0
+    reading = read_source(checkpoints.write_npz(tmp_path / "zero.npz", *checkpoints.lasagne_arrays(layers)))
+    assert len(norms_of(reading)) == 3
+
+
+def test_lasagne_ten_and_more_arrays_are_ordered_as_numbers(tmp_path: Path) -> None:
+    arrays = checkpoints.lasagne_arrays(checkpoints.random_layers(WIDTHS, 5, inv_std=True))
+    shuffled = sorted(((f"arr_{i}", array) for i, array in enumerate(arrays)), key=lambda item: item[0])
+    reading = read_source(checkpoints.write_npz(tmp_path / "net.npz", **dict(shuffled)))
+    np.testing.assert_array_equal(dense_of(reading)[2].latent, arrays[12].T)
+
+
+def test_lasagne_tie_rule_is_a_measured_warning(tmp_path: Path) -> None:
+    layers = checkpoints.random_layers(WIDTHS, 5, inv_std=True)
+    layers[1].weight[:3, 0] = [0.0, -0.0, 1e-9]
+    path = checkpoints.write_npz(tmp_path / "net.npz", *checkpoints.lasagne_arrays(layers))
+    reading = read_source(path)
+    assert assumed(reading)["tie profile"][1] == "default"
+    assert reading.net.profile == "theano"
+    (warning,) = [w for w in reading.warnings if "tie" in w]
+    assert warning.startswith("1: 3 of 528 latents")
+    assert "theano-0.9" in warning
+    assert not read_source(path, ConvertOptions(profile="theano")).warnings
+
+
+@pytest.mark.parametrize("profile", ["tf1-round", "torch-sign", "ge-zero", "theano"])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "nobias"])
+@pytest.mark.parametrize("affine", [True, False], ids=["affine", "plain"])
+def test_named_layout_is_the_network(tmp_path: Path, profile: str, bias: bool, affine: bool) -> None:
+    layers = checkpoints.random_layers(WIDTHS, 11, bias=bias, affine=affine)
+    if not bias:  # whole means tie with whole sums
+        for layer in layers:
+            assert layer.mean is not None
+            layer.mean += np.float32(0.3)
+    arrays = checkpoints.named_arrays(layers)
+    path = checkpoints.write_npz(tmp_path / "net.npz", **arrays)
+    reading = read_source(path, ConvertOptions(profile=profile, input=RAW, bn_epsilon=1e-3))
+    assert every_tensor_once(reading, set(arrays))
+    x = pixels()
+    scores, closest = checkpoints.decide(layers, x, epsilon=1e-3)
+    assert closest > 1e-6
+    np.testing.assert_allclose(reference.forward(reading.net, x), scores, rtol=1e-5, atol=1e-5)
+    assert {norm.form for norm in norms_of(reading)} == {"torch" if profile == "torch-sign" else "tf"}
+
+
+def test_named_layout_inv_std_scale_and_stored_epsilon(tmp_path: Path) -> None:
+    layers = checkpoints.random_layers(WIDTHS, 11, inv_std=True)
+    arrays = checkpoints.named_arrays(layers)
+    del arrays["1.bn.inv_std"]
+    arrays |= {"1.bn.var": np.ones(33, np.float32), "1.bn.epsilon": np.array(2e-5), "0.scale": np.full(16, 0.5, np.float32)}
+    reading = read_source(checkpoints.write_npz(tmp_path / "net.npz", **arrays))
+    first, second, third = norms_of(reading)
+    assert (first.form, second.form, third.form) == ("lasagne", "tf", "lasagne")
+    assert second.epsilon == 2e-5
+    assert dense_of(reading)[0].scale is not None
+    assert assumed(reading)["BatchNorm epsilon"] == ("2e-05", "file")
+
+
+def test_named_layout_default_epsilon_is_a_warning(tmp_path: Path) -> None:
+    path = checkpoints.write_npz(tmp_path / "net.npz", **checkpoints.named_arrays(checkpoints.random_layers(WIDTHS, 1)))
+    reading = read_source(path)
+    assert assumed(reading)["BatchNorm epsilon"][1] == "default"
+    assert any("epsilon" in warning for warning in reading.warnings)
+    assert not read_source(path, ConvertOptions(bn_epsilon=1e-4)).warnings
+
+
+def test_named_layout_float_tail(tmp_path: Path) -> None:
+    layers = checkpoints.random_layers(WIDTHS, 3, head_norm=False)
+    path = checkpoints.write_npz(tmp_path / "net.npz", **checkpoints.named_arrays(layers))
+    reading = read_source(path, ConvertOptions(float_layers=("2",), input=RAW))
+    assert [type(layer) for layer in reading.net.layers[-2:]] == [Hardtanh, FloatDense]
+    x = pixels()
+    scores, closest = checkpoints.decide(layers, x, epsilon=1e-4, float_head=True)
+    assert closest > 1e-6
+    np.testing.assert_allclose(reference.forward(reading.net, x), scores, rtol=1e-4, atol=1e-4)
+    with pytest.raises(OptionError, match="--float-layer fc9: there is no such layer; the layers are 0, 1, 2"):
+        read_source(path, ConvertOptions(float_layers=("fc9",)))
+
+
+def test_state_dict_dumped_to_npz(tmp_path: Path) -> None:
+    arrays = checkpoints.state_arrays(checkpoints.random_layers(WIDTHS, 3))
+    reading = read_source(checkpoints.write_npz(tmp_path / "net.npz", **arrays))
+    assert every_tensor_once(reading, set(arrays))
+    assert reading.net.profile == "torch-sign"
+    assert norms_of(reading)[0].form == "torch"
+
+
+def test_h_glorot_and_a_number(tmp_path: Path) -> None:
+    layers = checkpoints.random_layers(WIDTHS, 3, inv_std=True)
+    path = checkpoints.write_npz(tmp_path / "net.npz", *checkpoints.lasagne_arrays(layers))
+    reading = read_source(path, ConvertOptions(h="glorot"))
+    assert [layer.h for layer in dense_of(reading)] == [
+        float(np.float32(np.sqrt(1.5 / (a + b)))) for a, b in itertools.pairwise(WIDTHS)
+    ]
+    assert any("larger than H" in warning for warning in reading.warnings)
+    assert not any("larger than H" in warning for warning in read_source(path).warnings)
+    assert dense_of(read_source(path, ConvertOptions(h=0.1)))[0].h == float(np.float32(0.1))
+    glorot = ConvertOptions(h="glorot", input=RAW)
+    scores, closest = checkpoints.decide(layers, pixels(), epsilon=0, h=[layer.h for layer in dense_of(reading)])
+    assert closest > 1e-6
+    np.testing.assert_allclose(reference.forward(read_source(path, glorot).net, pixels()), scores, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "int8"])
+def test_other_types_become_float32(tmp_path: Path, dtype: str) -> None:
+    layers = checkpoints.random_layers(WIDTHS, 3, inv_std=True)
+    layers[0].weight = (layers[0].weight * (100 if dtype == "int8" else 1)).astype(dtype)
+    if dtype == "float64":
+        layers[0].weight[0, :2] = [0.1, 0.5]
+    reading = read_source(
+        checkpoints.write_npz(tmp_path / "net.npz", *checkpoints.lasagne_arrays(layers)), ConvertOptions(h=100)
+    )
+    assert dense_of(reading)[0].latent.dtype == np.float32
+    np.testing.assert_array_equal(dense_of(reading)[0].latent, layers[0].weight.astype(np.float32))
+    assert reading.tensors[0].dtype == dtype
+    assert [w for w in reading.warnings if "not exact" in w] == (
+        ["arr_0: 1 of 320 float64 values are not exact in float32 and were rounded"] if dtype == "float64" else []
+    )
+
+
+# ---------------------------------------------------------------- refusals
+
+
+def broken_named(**changes: Any) -> dict[str, Any]:
+    arrays = checkpoints.named_arrays(checkpoints.random_layers(WIDTHS, 1)) | changes
+    return {name: array for name, array in arrays.items() if array is not None}
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "nan": ({"1.bn.gamma": np.full(33, np.nan, np.float32)}, "NaN"),
+    "missing BatchNorm": ({f"1.bn.{n}": None for n in ("gamma", "beta", "mean", "var")}, "no BatchNorm between this hidden"),
+    "shapes do not chain": ({"1.weight": np.ones((33, 17), np.float32)}, "takes 17 inputs but"),
+    "vector length": ({"1.bn.mean": np.ones(3, np.float32)}, r"mean has shape \(3,\)"),
+    "convolution": ({"0.weight": np.ones((16, 1, 3, 3), np.float32)}, "convolution"),
+    "no weight": ({"1.weight": None}, "1.weight is missing"),
+    "no mean": ({"1.bn.mean": None}, "1.bn.mean is missing"),
+    "no variance": ({"1.bn.var": None}, "exactly one of 1.bn.var and 1.bn.inv_std"),
+    "both": ({"1.bn.inv_std": np.ones(33, np.float32)}, "exactly one of 1.bn.var and 1.bn.inv_std"),
+    "negative variance": ({"1.bn.var": np.full(33, -1, np.float32)}, "negative"),
+    "two epsilons": ({"1.bn.epsilon": np.ones(2)}, "must be one number"),
+    "gap": ({"4.weight": np.ones((5, 5), np.float32)}, "without gaps"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_networks(tmp_path: Path, case: str) -> None:
+    changes, message = REFUSED[case]
+    with pytest.raises(NetworkError, match=message) as error:
+        read_source(checkpoints.write_npz(tmp_path / "net.npz", **broken_named(**changes)))
+    assert "net.npz" in str(error.value)
+
+
+def test_all_reasons_at_once(tmp_path: Path) -> None:
+    changes = {"0.bn.var": np.full(16, -1, np.float32), "1.bn.mean": None, "2.weight": np.ones((5, 7), np.float32)}
+    with pytest.raises(NetworkError) as error:
+        read_source(checkpoints.write_npz(tmp_path / "net.npz", **broken_named(**changes)))
+    text = str(error.value)
+    assert "negative" in text
+    assert "1.bn.mean is missing" in text
+    assert "takes 7 inputs" in text
+
+
+def test_zero_latents_under_torch_sign(tmp_path: Path) -> None:
+    arrays = broken_named()
+    arrays["1.weight"][2, 3] = 0
+    path = checkpoints.write_npz(tmp_path / "net.npz", **arrays)
+    with pytest.raises(NetworkError, match=r"1 latent weights are exactly 0, the first at \[2, 3\]"):
+        read_source(path, ConvertOptions(profile="torch-sign"))
+    read_source(path, ConvertOptions(profile="ge-zero"))
+
+
+def npy_bytes(array: Any, *, claim: str | None = None) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, array, allow_pickle=True)
+    data = buffer.getvalue()
+    if claim is not None:
+        shape = repr(array.shape)
+        assert shape in data.decode("latin-1")
+        longer = data.decode("latin-1").replace(shape, claim)
+        surplus = len(claim) - len(shape)
+        data = longer.replace(" " * surplus + "\n", "\n", 1).encode("latin-1")
+    return data
+
+
+def write_zip(path: Path, entries: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+    return path
+
+
+def test_pickled_objects_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "net.npz"
+    np.savez(path, np.array([{"a": 1}], object), allow_pickle=True)
+    with pytest.raises(SourceError, match="pickled Python objects"):
+        read_source(path)
+
+
+def test_claimed_sizes_are_checked_before_allocation(tmp_path: Path) -> None:
+    data = npy_bytes(np.zeros((4, 4), np.float32), claim="(400000000, 400)")
+    with pytest.raises(SourceError, match="but 64 follow"):
+        read_source(write_zip(tmp_path / "net.npz", {"arr_0.npy": data}))
+
+
+def test_zip_bomb_is_refused(tmp_path: Path) -> None:
+    data = npy_bytes(np.zeros((5000, 5000), np.float32))
+    with pytest.raises(SourceError, match="zip bomb"):
+        read_source(write_zip(tmp_path / "net.npz", {"arr_0.npy": data}, zipfile.ZIP_DEFLATED))
+
+
+def test_two_entries_of_one_name(tmp_path: Path) -> None:
+    path = tmp_path / "net.npz"
+    data = npy_bytes(np.zeros((4, 4), np.float32))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("arr_0.npy", data)
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr("arr_0.npy", data)
+    with pytest.raises(SourceError, match=r"two entries called 'arr_0\.npy'"):
+        read_source(path)
+
+
+@pytest.mark.parametrize("keep", [30, 200, 1500, -30])
+def test_truncated(tmp_path: Path, keep: int) -> None:
+    path = checkpoints.write_npz(tmp_path / "net.npz", **broken_named())
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(SourceError, match="damaged or truncated"):
+        read_source(path)
+
+
+def test_flipped_byte(tmp_path: Path) -> None:
+    path = checkpoints.write_npz(tmp_path / "net.npz", **broken_named())
+    data = bytearray(path.read_bytes())
+    data[600] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(SourceError, match="CRC"):
+        read_source(path)
+
+
+def test_unknown_names(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="holds kernel: neither numbered arrays"):
+        read_source(checkpoints.write_npz(tmp_path / "net.npz", kernel=np.ones((3, 3))))
+
+
+def test_text_arrays(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="needed are real numbers"):
+        read_source(checkpoints.write_npz(tmp_path / "net.npz", np.array([["a", "b"]])))
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", "is empty"),
+        (b"hello\nworld\n", "looks like text"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(40), "HDF5"),
+        (bytes(9), "00 00"),
+    ],
+)
+def test_unknown_files_say_what_was_found(tmp_path: Path, content: bytes, found: str) -> None:
+    path = tmp_path / "net.dat"
+    path.write_bytes(content)
+    with pytest.raises(SourceError, match=found) as error:
+        read_source(path)
+    assert all(source.name in str(error.value) for source in SOURCES)
+
+
+def test_missing_file_folder_and_format(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"there is no file .*gone\.npz"):
+        read_source(tmp_path / "gone.npz")
+    with pytest.raises(SourceError, match="there is no file"):
+        read_source(tmp_path / "gone")
+    with pytest.raises(SourceError, match="is a folder"):
+        read_source(tmp_path)
+    with pytest.raises(OptionError, match="format 'caffe' is none of npz"):
+        read_source(tmp_path / "gone.npz", ConvertOptions(format="caffe"))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"bn_epsilon": -1.0}, {"bn_epsilon": float("nan")}, {"h": 0}, {"h": "big"}, {"profile": "x"}, {"float_layers": "fc4"}],
+)
+def test_bad_option_values(bad: dict[str, Any]) -> None:
+    with pytest.raises(OptionError):
+        ConvertOptions(**bad)
+
+
+def test_options_survive_json() -> None:
+    options = ConvertOptions("npz", "theano", 1e-3, "glorot", RAW, ("fc4",))
+    assert ConvertOptions.from_json(options.to_json()) == options
+    assert ConvertOptions.from_json({}) == ConvertOptions()
