@@ -230,7 +230,7 @@ def _limit_counts(output: Threshold) -> I64:
     """Limits as counts; for float limits the inverse of `threshold.ordered_to_float`."""
     limits = output.limits
     if limits.dtype != np.float32:
-        return limits.astype(np.int64)
+        return np.asarray(limits, np.int64)
     magnitude = np.abs(limits).view(np.uint32).astype(np.int64)
     return np.where(limits < 0, -magnitude, magnitude)
 
@@ -250,6 +250,8 @@ def _prove_chunk(
     tie = binarized == 0
     proof.ties += int(tie.sum())
     wrong = (fires != (binarized > 0)) & ~(tie & fires) | np.isnan(value)
+    if layer.reads == "reals":  # sums near the largest float, where the source itself overflows and has no answer
+        wrong &= ~np.isnan(value)
     if wrong.any():
         at, neuron = (int(i) for i in np.argwhere(wrong)[0])
         proof.differ(
@@ -262,7 +264,7 @@ def _prove_chunk(
 def _compare_values(proof: LayerProof, dot: F32, source: F32, model: F32) -> None:
     """Float results at given dots, equal in every bit but the sign of zero."""
     proof.values = max(proof.values, len(dot))
-    wrong = source != model
+    wrong = (source != model) & ~(np.isnan(source) & np.isnan(model))
     if wrong.any():
         at, neuron = (int(i) for i in np.argwhere(wrong)[0])
         proof.differ(
