@@ -5,6 +5,7 @@ The expressions here are written out once more, scalar by scalar, so that they s
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -23,6 +24,7 @@ from xnorinfer.netspec import (
     InputMapping,
     NetSpec,
     PixelInput,
+    RealInput,
     Rule,
     Sign,
     SignInput,
@@ -187,6 +189,14 @@ def test_dead_neurons_keep_their_constant(rule: Rule, at_zero: bool) -> None:
     always, never = 9, -1
     tie = always if at_zero else never
     assert limits == [always, never, tie, tie, never, always, always, never]
+
+
+def test_dead_neurons_of_real_inputs_stay_dead_where_the_largest_sums_overflow() -> None:
+    dense, norm = constant_channels(9)
+    layer = packed_layer(RealInput(), replace(dense, scale=np.full(8, 1.5, f)), norm, "ge")
+    assert isinstance(layer.output, Threshold)
+    x = np.array([[-1e3], [0], [1e3]])
+    assert (x <= layer.output.limits[:4]).tolist() == [[True, False, True, True]] * 3
 
 
 def test_infinite_inv_std_folds_where_the_source_has_an_answer() -> None:

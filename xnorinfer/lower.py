@@ -103,8 +103,14 @@ def _lower_dense(net: NetSpec, dense: Dense, block: Block, reads: Reads, problem
         return PackedDense(dense.name, reads, dense.depth, bitpack(signs), steps)
     counts = Counts.of(net, reads, signs)
 
+    at_zero = steps.apply(counts.accumulator(np.zeros_like(counts.low)))
+
     def expression(count: I64) -> F32:
-        return steps.apply(counts.accumulator(count))
+        value = steps.apply(counts.accumulator(count))
+        if reads != "reals":
+            return value
+        # Sums near the largest float overflow in one step, and a scale of 0 in the next makes NaN of a constant channel.
+        return np.where(np.isnan(value), at_zero, value)
 
     with np.errstate(all="ignore"):
         problems.extend(_nan_problems(net, dense, reads, signs, steps))

@@ -59,14 +59,18 @@ def warn(text: str) -> None:
 
 def table(columns: Columns, rows: Iterable[Iterable[str | Text]]) -> None:
     """A table on stdout.  Long cells fold, nothing is cut off."""
+    columns = list(columns)
+    out = console()
+    # A heading stays whole where all headings fit side by side; a narrower screen folds them too.
+    fits = sum(min(len(name), 12) + 4 for name, _ in columns) <= out.width
     made = [
-        Column(name, justify="right" if number else "left", overflow="fold", no_wrap=number, min_width=min(len(name), 12))
+        Column(name, justify="right" if number else "left", overflow="fold", min_width=min(len(name), 12) if fits else None)
         for name, number in columns
     ]
-    grid = Table(*made, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    grid = Table(*made, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for row in rows:
         grid.add_row(*(cell if isinstance(cell, Text) else Text(printable(cell)) for cell in row))
-    console().print(grid)
+    out.print(grid)
 
 
 @contextlib.contextmanager
