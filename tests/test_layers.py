@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     # converters and the version are imported inside functions.
     **{name: LEVEL_0 | LEVEL_1 | LEVEL_2 | LEVEL_4 | LEVEL_5 | {"kernels", "converters", ""} for name in LEVEL_5},
     "converters": {"errors", "netspec", "converters"},
-    "training": {"errors", "training"},
+    "training": {"errors", "writing", "dataio", "training"},
     "": {"errors", "model", "convert", "modelfile", "converters"},
 }
 EVERYTHING = {"cli", "__main__"}

@@ -1,7 +1,7 @@
 """The BinaryNet training recipe in PyTorch (Courbariaux et al. 2016, "Binarized Neural Networks", arXiv:1602.02830).
 
-Writes ordinary checkpoints that `xnorinfer convert` reads.  Uses nothing of the inference engine but its error names, and
-needs the extra `train`.
+Writes ordinary checkpoints that `xnorinfer convert` reads.  Uses nothing of the inference engine, only the error names and
+how the package reads data and writes files; needs the extra `train`.
 
     layers      straight-through binarization; BinaryLinear and BinaryConv2d with latent weights
     optimizer   Adam that scales each layer's update, clips latents and keeps frozen entries; learning-rate decay

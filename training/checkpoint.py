@@ -1,13 +1,11 @@
 """The files that training writes: named npz arrays and PyTorch checkpoints for `xnorinfer convert`, and the training state.
 
-Every file is written beside its target, flushed to disk and renamed, so that an interruption leaves the old one or the new.
+An interruption leaves the old file or the new one, never half a file.
 """
 
 from __future__ import annotations
 
-import os
 import pickle
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -20,25 +18,16 @@ from torch import Tensor
 
 from xnorinfer.errors import OutputError, SourceError
 from xnorinfer.training.network import BATCH_NORM_EPSILON, BinaryMLP
+from xnorinfer.writing import replacing
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Call `write` on a temporary file in the target's folder, then rename it to `path`.  Raises OutputError."""
-    temporary: str | None = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = file.name
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
-    except BaseException:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
+def save(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Make a file of what `write` writes to the stream that it is given.  Raises OutputError."""
+    with replacing(path) as stream:
+        try:
+            write(stream)
+        except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+            raise OutputError(f"{path}: cannot be written: {error}") from error
 
 
 def named_arrays(model: BinaryMLP) -> dict[str, NDArray[Any]]:
@@ -67,7 +56,7 @@ def named_arrays(model: BinaryMLP) -> dict[str, NDArray[Any]]:
 def write_npz(path: Path, model: BinaryMLP) -> None:
     """The named arrays, compressed.  With H = 1 `xnorinfer convert` needs no options; else it needs the same `--h`."""
     arrays: dict[str, Any] = {**named_arrays(model)}
-    write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
+    save(path, lambda file: np.savez_compressed(file, **arrays))
 
 
 def write_torch(path: Path, model: BinaryMLP) -> None:
@@ -76,12 +65,12 @@ def write_torch(path: Path, model: BinaryMLP) -> None:
     `xnorinfer convert` takes it with `--profile tf1-round --bn-epsilon 1e-4`, since a state dict says neither.
     """
     content = {"state_dict": model.state_dict(), "shape": asdict(model.shape), "bn_epsilon": BATCH_NORM_EPSILON}
-    write_atomically(path, lambda file: torch.save(content, file))
+    save(path, lambda file: torch.save(content, file))
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:
     """The state of an interrupted training run."""
-    write_atomically(path, lambda file: torch.save(state, file))
+    save(path, lambda file: torch.save(state, file))
 
 
 def read_state(path: Path) -> dict[str, Any]:

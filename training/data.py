@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import os
-import struct
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from xnorinfer.dataio import open_array, read_labels
 from xnorinfer.errors import InputError, MissingExtraError, OptionError
 
 #: Names the folder of MNIST's IDX files where no option does.
@@ -48,25 +46,6 @@ class Split:
     test: Samples
 
 
-def read_idx(path: Path) -> NDArray[np.uint8]:
-    """An IDX file of unsigned bytes (`.gz` or not): 0 0 8 ndim, ndim big-endian uint32 sizes, then the bytes.
-
-    Raises InputError if it is missing, damaged or of another type.
-    """
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            data = file.read()
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
-    if len(data) < 4 or data[:3] != b"\0\0\x08" or len(data) < 4 + 4 * data[3]:
-        raise InputError(f"{path} is no IDX file of unsigned bytes (the first bytes are {data[:4].hex(' ') or 'missing'})")
-    shape = struct.unpack(f">{data[3]}I", data[4 : 4 + 4 * data[3]])
-    content = np.frombuffer(data, np.uint8, offset=4 + 4 * data[3])
-    if content.size != np.prod(shape, dtype=np.int64):
-        raise InputError(f"{path} holds {content.size} values, its header says {' x '.join(map(str, shape))}")
-    return content.reshape(shape)
-
-
 def mnist_folder(given: Path | None) -> Path:
     """The folder with the IDX files: the one given, else the environment variable's.  Raises OptionError if there is none."""
     named = os.environ.get(MNIST_VARIABLE)
@@ -75,28 +54,29 @@ def mnist_folder(given: Path | None) -> Path:
             f"no MNIST folder: give --data DIR or set {MNIST_VARIABLE} to a folder with {', '.join(MNIST_FILES)} (.gz or not)"
         )
     folder = given if given is not None else Path(str(named))
-    missing = [name for name in MNIST_FILES if _idx_path(folder, name) is None]
+    missing = [name for name in MNIST_FILES if not _idx_path(folder, name).is_file()]
     if missing:
         raise OptionError(f"{folder} has no {', '.join(missing)} (.gz or not); needed are all four IDX files of MNIST")
     return folder
 
 
-def _idx_path(folder: Path, name: str) -> Path | None:
-    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+def _idx_path(folder: Path, name: str) -> Path:
+    plain = folder / name
+    return plain if plain.is_file() else folder / f"{name}.gz"
 
 
 def mnist(folder: Path) -> Split:
-    """MNIST as the reference splits it: the first 50,000 training images, the last 10,000, the 10,000 test images."""
-    arrays = []
-    for name in MNIST_FILES:
-        path = _idx_path(folder, name)
-        if path is None:
-            raise InputError(f"{folder} has no {name} (.gz or not)")
-        arrays.append(read_idx(path))
-    for images, labels, rows in ((arrays[0], arrays[1], 60_000), (arrays[2], arrays[3], 10_000)):
-        if images.shape != (rows, 28, 28) or labels.shape != (rows,) or labels.max() > 9:
-            raise InputError(f"{folder} is not MNIST: images {images.shape}, labels {labels.shape}, needed {rows} of 28 x 28")
-    known, test = Samples.of(arrays[0], arrays[1]), Samples.of(arrays[2], arrays[3])
+    """MNIST as the reference splits it: the first 50,000 training images, the last 10,000, the 10,000 test images.
+
+    Raises InputError if a file is missing, damaged or not MNIST's.
+    """
+    parts = []
+    for images_name, labels_name, rows in ((*MNIST_FILES[:2], 60_000), (*MNIST_FILES[2:], 10_000)):
+        images = open_array(str(_idx_path(folder, images_name)))
+        if images.shape != (rows, 28, 28) or images.dtype != np.uint8:
+            raise InputError(f"{images.source}: holds {images.shape} {images.dtype}, MNIST has ({rows}, 28, 28) uint8")
+        parts.append(Samples.of(images.read(), read_labels(str(_idx_path(folder, labels_name)), rows, classes=10)))
+    known, test = parts
     return Split(
         Samples(known.pixels[:50_000], known.labels[:50_000]), Samples(known.pixels[50_000:], known.labels[50_000:]), test
     )

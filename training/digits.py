@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from xnorinfer.training.checkpoint import write_atomically, write_npz
+from xnorinfer.training.checkpoint import save, write_npz
 from xnorinfer.training.data import Split, digits
 from xnorinfer.training.loop import Epoch, Progress, Recipe, error_rate
 from xnorinfer.training.network import BinaryMLP, Shape
@@ -56,5 +56,5 @@ def write(folder: Path, on_epoch: Callable[[Epoch], None] = lambda epoch: None) 
     test_error = error_rate(model, split.test)
     write_npz(folder / CHECKPOINT, model)
     held_out: dict[str, Any] = {"x": split.test.pixels.numpy(), "y": split.test.labels.numpy().astype(np.uint8)}
-    write_atomically(folder / HELD_OUT, lambda file: np.savez_compressed(file, **held_out))
+    save(folder / HELD_OUT, lambda file: np.savez_compressed(file, **held_out))
     return Result(progress.best_epoch, progress.best_error, test_error, len(split.test))
