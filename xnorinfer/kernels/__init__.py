@@ -1,0 +1,151 @@
+"""Kernels: compiled functions that run a packed network, one per family of CPUs, in one table, best first.
+
+A kernel is the shape of its register tiles, the panel layout that follows from it, and the CPU features it needs.
+`choose()` returns the first that the CPU can run; the environment variable XNORINFER_KERNEL forces one by name.
+A new kernel is one more line in `KERNELS`; tests and benchmarks go through the table.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from numba import cfunc, config, njit
+
+from xnorinfer.errors import KernelError
+
+# NUMBA_CPU_NAME alone leaves numba the features of the host; whoever names a CPU means that CPU.
+if config.CPU_NAME is not None and config.CPU_FEATURES is None:
+    config.CPU_FEATURES = ""
+
+from xnorinfer.kernels import layers
+from xnorinfer.kernels.driver import make_drive
+from xnorinfer.kernels.vector_ir import BinaryShape, float_tile, probe_features, signed_tile
+
+ENVIRONMENT = "XNORINFER_KERNEL"
+
+Drive = Callable[[int, int, int, int], int]
+
+_WORD = "int64"
+_PREPARE = f"void({', '.join([_WORD] * 5)})"
+_COMPUTE = f"void({', '.join([_WORD] * 8)})"
+_DRIVE = f"int64({', '.join([_WORD] * 4)})"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One row of the table.  `needs`: features of `vector_ir.probe_features`; the real tile is lanes x vectors neurons.
+
+    The methods named after a function of `layers` compile it on first use and return its address.
+    """
+
+    name: str
+    needs: frozenset[str]
+    binary: BinaryShape
+    real_lanes: int
+    real_vectors: int
+    float_panel: int = 16
+
+    @property
+    def real_panel(self) -> int:
+        return self.real_lanes * self.real_vectors
+
+    def compute_bits(self) -> int:
+        return _address(layers.make_compute_bits, _COMPUTE, self.binary, 1)
+
+    def compute_planes(self) -> int:
+        return _address(layers.make_compute_bits, _COMPUTE, self.binary, 8)
+
+    def compute_reals(self) -> int:
+        return _address(_make_compute_reals, _COMPUTE, self.real_lanes, self.real_vectors)
+
+    def compute_floats(self) -> int:
+        return _address(_make_compute_floats, _COMPUTE, self.real_lanes, self.float_panel // self.real_lanes)
+
+    def prepare_bits(self) -> int:
+        return _address(layers.make_prepare_bits, _PREPARE)
+
+    def prepare_bytes(self) -> int:
+        return _address(layers.make_prepare_bytes, _PREPARE)
+
+    def prepare_planes(self) -> int:
+        return _address(layers.make_prepare_planes, _PREPARE)
+
+    def finish(self) -> int:
+        return _address(layers.make_finish, _PREPARE, "fma" in cpu_features())
+
+
+def _make_compute_reals(lanes: int, vectors: int) -> Callable[..., None]:
+    return layers.make_compute_reals(signed_tile(lanes, vectors), lanes * vectors)
+
+
+def _make_compute_floats(lanes: int, vectors: int) -> Callable[..., None]:
+    return layers.make_compute_reals(float_tile(lanes, vectors), lanes * vectors)
+
+
+KERNELS: tuple[Kernel, ...] = (
+    Kernel(
+        "avx512-vpopcntdq",
+        frozenset({"avx512vpopcntdq", "avx512bw"}),
+        BinaryShape(lanes=8, vectors=8, levels=1, ternlog=True),
+        real_lanes=8,
+        real_vectors=8,
+    ),
+    Kernel(
+        "portable",
+        frozenset(),
+        BinaryShape(lanes=4, vectors=2, levels=3, ternlog=False),
+        real_lanes=4,
+        real_vectors=4,
+    ),
+)
+
+
+@cache
+def cpu_features() -> frozenset[str]:
+    """Features of the CPU that numba compiles for, as far as a kernel asks for them."""
+    return probe_features()
+
+
+def usable() -> tuple[Kernel, ...]:
+    """The kernels that this CPU runs, best first."""
+    return tuple(kernel for kernel in KERNELS if kernel.needs <= cpu_features())
+
+
+def choose(name: str | None = None) -> Kernel:
+    """The kernel called `name`, else the one that XNORINFER_KERNEL names, else the best for this CPU.
+
+    Raises KernelError when there is no such kernel or the CPU lacks what it needs.
+    """
+    asked = name or os.environ.get(ENVIRONMENT) or None
+    if asked is None:
+        return usable()[0]
+    origin = "kernel" if name else f"{ENVIRONMENT} names kernel"
+    choices = ", ".join(kernel.name for kernel in usable())
+    for kernel in KERNELS:
+        if kernel.name == asked:
+            missing = kernel.needs - cpu_features()
+            if missing:
+                raise KernelError(f"{origin} {asked!r}, which needs {', '.join(sorted(missing))}; this CPU runs: {choices}")
+            return kernel
+    raise KernelError(f"{origin} {asked!r}, which does not exist; this CPU runs: {choices}")
+
+
+@cache
+def _address(make: Callable[..., Callable[..., None]], signature: str, *arguments: Any) -> int:
+    function = cfunc(signature, nogil=True)(make(*arguments))
+    _KEPT.append(function)
+    return int(function.address)
+
+
+_KEPT: list[Any] = []
+
+
+@cache
+def drive() -> Drive:
+    """The compiled driver; see `driver.make_drive` for its arguments."""
+    compiled: Drive = njit(_DRIVE, nogil=True)(make_drive())
+    return compiled

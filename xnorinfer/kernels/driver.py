@@ -1,0 +1,202 @@
+"""A whole network in one call without the GIL: walks the table of layers over blocks of rows, alone or with helpers.
+
+Threads take tasks by counting up shared counters, and nobody waits for a thread that has not taken a task: if no helper ever
+comes (none was started, the process was forked, the cores are busy), the caller does all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from xnorinfer.kernels import fields
+from xnorinfer.kernels.layers import inner
+from xnorinfer.kernels.vector_ir import atomic_add, atomic_load, atomic_store, caller, get, pause, store_word
+
+#: Turns of a spin loop before a waiting thread goes back to Python and gives its core away; about 100 microseconds.
+PATIENCE = 4000
+
+call_prepare = caller(5)
+call_compute = caller(8)
+
+
+@inner
+def run_groups(layer, source, target, rows, first_group, last_group, scratch, prepared, ready):
+    """Some groups of neurons of one layer, in sub-blocks of rows; prepares the rows unless they are `ready`."""
+    sub = get(layer, fields.SUB_ROWS)
+    in_bytes = get(layer, fields.IN_BYTES)
+    out_bytes = get(layer, fields.OUT_BYTES)
+    prepare = get(layer, fields.PREPARE)
+    compute = get(layer, fields.COMPUTE)
+    for r in range(0, rows, sub):
+        count = min(sub, rows - r)
+        if prepare != 0 and not (ready and rows <= sub):
+            call_prepare(prepare, layer, source + r * in_bytes, count, scratch, prepared)
+        call_compute(
+            compute, layer, source + r * in_bytes, target + r * out_bytes, count, first_group, last_group, scratch, prepared
+        )
+
+
+@inner
+def by_rows(job, slot):
+    """Blocks of rows through all layers.
+
+    Returns 1 when there is nothing left to take and, for the caller (slot 0), all is done; 0 when patience ran out.
+    """
+    table = get(job, fields.TABLE)
+    first = get(job, fields.FIRST)
+    last = get(job, fields.LAST)
+    rows = get(job, fields.ROWS)
+    block = get(job, fields.BLOCK)
+    threads = get(job, fields.THREADS)
+    counters = get(job, fields.COUNTERS)
+    scratch_bytes = get(job, fields.SCRATCH_BYTES)
+    shared_bytes = get(job, fields.SHARED_BYTES)
+    scratch = get(job, fields.SCRATCH) + slot * scratch_bytes
+    # The scratch ends in two buffers that layers are passed through.
+    passing = scratch + scratch_bytes - 2 * shared_bytes
+    prepared = scratch + fields.COUNTS_AT + fields.COUNTS_BYTES
+    blocks = (rows + block - 1) // block
+    done = counters + threads * fields.COUNTER_BYTES
+    for turn in range(threads):
+        owner = (slot + turn) % threads
+        start = owner * blocks // threads
+        stop = (owner + 1) * blocks // threads
+        while True:
+            task = start + atomic_add(counters + owner * fields.COUNTER_BYTES, 1)
+            if task >= stop:
+                break
+            row = task * block
+            count = min(block, rows - row)
+            first_row = table + first * fields.LAYER_FIELDS * 8
+            last_row = table + (last - 1) * fields.LAYER_FIELDS * 8
+            source = get(job, fields.SOURCE) + row * get(first_row, fields.IN_BYTES)
+            for index in range(first, last):
+                layer = table + index * fields.LAYER_FIELDS * 8
+                target = passing + (index & 1) * shared_bytes
+                if index == last - 1:
+                    target = get(job, fields.TARGET) + row * get(last_row, fields.OUT_BYTES)
+                run_groups(layer, source, target, count, 0, get(layer, fields.GROUPS), scratch, prepared, False)
+                source = target
+            atomic_add(done, 1)
+    if slot == 0:
+        waited = 0
+        while atomic_load(done) < blocks:
+            pause()
+            waited += 1
+            if waited > PATIENCE:
+                return 0
+    return 1
+
+
+@inner
+def by_neurons(job, slot):
+    """Layer after layer, its neurons shared among the threads; 1 when the whole job is done, 0 when patience ran out.
+
+    Can be entered again: layers that are complete are passed at once.
+    """
+    table = get(job, fields.TABLE)
+    first = get(job, fields.FIRST)
+    last = get(job, fields.LAST)
+    rows = get(job, fields.ROWS)
+    threads = get(job, fields.THREADS)
+    scratch = get(job, fields.SCRATCH) + slot * get(job, fields.SCRATCH_BYTES)
+    prepared = scratch + fields.COUNTS_AT + fields.COUNTS_BYTES
+    shared = get(job, fields.SHARED)
+    shared_bytes = get(job, fields.SHARED_BYTES)
+    source = get(job, fields.SOURCE)
+    for index in range(first, last):
+        layer = table + index * fields.LAYER_FIELDS * 8
+        target = shared + (index & 1) * shared_bytes
+        if index == last - 1:
+            target = get(job, fields.TARGET)
+        chunk = get(layer, fields.CHUNK)
+        groups = get(layer, fields.GROUPS)
+        chunks = (groups + chunk - 1) // chunk
+        counters = get(job, fields.COUNTERS) + (index - first) * (threads + 1) * fields.COUNTER_BYTES
+        done = counters + threads * fields.COUNTER_BYTES
+        ready = False
+        for turn in range(threads):
+            owner = (slot + turn) % threads
+            start = owner * chunks // threads
+            stop = (owner + 1) * chunks // threads
+            while True:
+                task = start + atomic_add(counters + owner * fields.COUNTER_BYTES, 1)
+                if task >= stop:
+                    break
+                low = task * chunk
+                run_groups(layer, source, target, rows, low, min(low + chunk, groups), scratch, prepared, ready)
+                ready = True
+                atomic_add(done, 1)
+        waited = 0
+        while atomic_load(done) < chunks:
+            pause()
+            waited += 1
+            if waited > PATIENCE:
+                return 0
+        source = target
+    return 1
+
+
+def make_drive() -> Callable[[int, int, int, int], int]:
+    """The one entry point."""
+
+    def drive(control, job, role, spins):
+        """All int64.  Callers use the roles START and GO_ON, helper number h (from 1) the role h.
+
+        START: publish `job` to the helpers of `control` (0 = no helpers) and work on it.  Returns 1 when it is finished, 0
+        when the wait for helpers got long: give the core away for a moment, then call with GO_ON, with the same result.
+        h: help with all jobs published to `control`; `job` is the last ticket seen, at first 0.  Returns the last ticket
+        dealt with when `spins` turns bring no job, and -1 - ticket when patience ran out.
+        """
+        slot = max(role, 0)
+        seen = job
+        idle = 0
+        if role == fields.START:
+            levels = get(job, fields.LAST) - get(job, fields.FIRST)
+            counters = get(job, fields.COUNTERS)
+            for i in range(levels * (get(job, fields.THREADS) + 1)):
+                store_word(counters + i * fields.COUNTER_BYTES, 0)
+            if control != 0:
+                atomic_store(control + fields.JOB * fields.COUNTER_BYTES, job)
+                atomic_store(control + fields.OPEN * fields.COUNTER_BYTES, 1)
+                atomic_add(control + fields.TICKET * fields.COUNTER_BYTES, 1)
+        while True:
+            wanted = True
+            ticket = seen
+            if role > 0:
+                if idle >= spins or atomic_load(control + fields.STOP * fields.COUNTER_BYTES) != 0:
+                    return seen
+                ticket = atomic_load(control + fields.TICKET * fields.COUNTER_BYTES)
+                if ticket == seen:
+                    pause()
+                    idle += 1
+                    continue
+                # Only who finds the job open after announcing itself may touch it: the caller waits until nobody is active.
+                atomic_add(control + fields.ACTIVE * fields.COUNTER_BYTES, 1)
+                wanted = atomic_load(control + fields.OPEN * fields.COUNTER_BYTES) != 0
+                if wanted:
+                    job = atomic_load(control + fields.JOB * fields.COUNTER_BYTES)
+                    wanted = slot < get(job, fields.THREADS)
+            finished = 1
+            if wanted:
+                finished = by_neurons(job, slot) if get(job, fields.BY_NEURONS) != 0 else by_rows(job, slot)
+            if role <= 0:
+                break
+            atomic_add(control + fields.ACTIVE * fields.COUNTER_BYTES, -1)
+            if finished == 0:
+                return -1 - seen
+            seen = ticket
+            idle = 0
+        if finished == 0:
+            return 0
+        if control != 0:
+            atomic_store(control + fields.OPEN * fields.COUNTER_BYTES, 0)
+            waited = 0
+            while atomic_load(control + fields.ACTIVE * fields.COUNTER_BYTES) != 0:
+                pause()
+                waited += 1
+                if waited > PATIENCE:
+                    return 0
+        return 1
+
+    return drive

@@ -1,0 +1,75 @@
+"""The tables that a plan fills and the driver walks: arrays of int64, rows of fields.
+
+Addresses are plain integers; the plan keeps the arrays behind them alive.  `_bytes` in comments are byte strides.
+"""
+
+from __future__ import annotations
+
+# One row per layer.
+(
+    PREPARE,  # address of the function that brings rows into the form the tiles read, 0 = none
+    COMPUTE,  # address of the function that computes groups of neurons
+    FINISH,  # address of the function for float32 steps, 0 = the layer has a threshold
+    DEPTH,
+    WORDS,  # words of a prepared row: words_for(depth), made even
+    NEURONS,
+    GROUPS,  # ceil(neurons / 64); a group of neurons gives one output word
+    PANELS,  # panels in use; each has as many neurons as the kernel's tile for this kind
+    PANEL,  # address of the first panel
+    PANEL_BYTES,  # from panel to panel
+    LIMITS,  # address: i64 per neuron (f64 for reals), filled up to whole groups with values that no sum reaches
+    IN_BYTES,  # from input row to input row
+    OUT_BYTES,  # from output row to output row
+    SUB_ROWS,  # rows that are prepared together
+    PREPARED_BYTES,  # prepared form of one row
+    OPS,  # number of float32 steps
+    OP_CODES,  # address: i64 per step
+    OP_VALUES,  # address: (steps, 2, neurons) f32
+    BASE,  # address: i64 per neuron; integer accumulator = base + FACTOR * count
+    FACTOR,
+    MAPPING,  # address: f64 slope, intercept, divisor (pixels)
+    WEIGHT_SUM,  # address: f64 per neuron, sum of the -1/+1 weights (pixels)
+    FLIP,  # bytes: see `pack_bytes`
+    LEVEL,  # bytes
+    CHUNK,  # groups that a thread takes at a time when threads share the neurons
+    LAYER_FIELDS,
+) = range(26)
+
+# Float32 steps, in the order of `packed.OPS`.
+MUL, ADD, FMA, CLIP = range(4)
+
+# One row per run.
+(
+    TABLE,  # address of the layer rows
+    FIRST,  # layers FIRST <= layer < LAST are run
+    LAST,
+    ROWS,
+    SOURCE,  # address of the input rows
+    TARGET,  # address of the output rows
+    BY_NEURONS,  # 0: threads take blocks of rows through all layers; 1: they share the neurons of each layer
+    BLOCK,  # rows of a block
+    THREADS,  # participants at most
+    SCRATCH,  # address of the first participant's scratch
+    SCRATCH_BYTES,
+    SHARED,  # address of two buffers that BY_NEURONS passes layers through
+    SHARED_BYTES,
+    COUNTERS,  # address of (layers, threads + 1) counters of COUNTER_BYTES: next task of each owner, tasks done
+    JOB_FIELDS,
+) = range(15)
+
+# A pool's control block: one field per 64 bytes, so that spinning on one does not slow writes to another.
+TICKET, OPEN, ACTIVE, JOB, STOP, CONTROL_FIELDS = range(6)
+COUNTER_BYTES = 64
+# Roles of a caller of `drive`; helpers are numbered from 1.
+START, GO_ON = 0, -1
+
+# A participant's scratch: a padded tail of input bytes, values of a group, counts per row of a block, then prepared rows,
+# then two buffers of block rows.
+TAIL_AT = 0
+SUMS_AT = 64
+VALUES_AT = SUMS_AT + 64 * 8
+COUNTS_AT = VALUES_AT + 64 * 4
+#: One row's counts: 64 neurons of i64.
+COUNTS_BYTES = 64 * 8
+#: Words of a row over which the running parity is kept before it starts again; a panel of 64 neurons fills 32 KiB with it.
+PARITY_WORDS = 64

@@ -1,0 +1,305 @@
+"""What a layer does, compiled: preparing rows, computing groups of neurons, float32 steps.
+
+Each function is compiled by itself and put into the layer table by its address, so that a process compiles only what its
+networks use, and a tile is compiled once and not again inside everything that calls it.  All arguments are int64.
+
+    prepare(layer, source, rows, scratch, prepared)
+    compute(layer, source, target, rows, first_group, last_group, scratch, prepared)
+    finish(layer, group, integers, scratch, out)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from xnorinfer.kernels import fields
+from xnorinfer.kernels.vector_ir import (
+    BinaryShape,
+    binary_tile,
+    bits_double,
+    caller,
+    double_bits,
+    fused_multiply_add,
+    get,
+    load_byte,
+    load_double,
+    load_single,
+    load_word,
+    pack_bytes,
+    pack_plane,
+    store_byte,
+    store_single,
+    store_word,
+)
+
+#: Decorator of what only compiled code calls; without the wrappers for Python.
+inner = njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+call_finish = caller(5)
+
+
+@inner
+def copy_tail(source, depth, tail, fill):
+    """The last depth % 64 bytes of a row, filled up to 64, so that vectors never read past the end."""
+    count = depth & 63
+    first = source + depth - count
+    for i in range(count):
+        store_byte(tail + i, np.int64(load_byte(first + i)))
+    for i in range(count, 64):
+        store_byte(tail + i, fill)
+
+
+def make_prepare_bits() -> Callable[..., None]:
+    """Words to words of running parity."""
+
+    def prepare_bits(layer, source, rows, scratch, prepared):
+        words = get(layer, fields.WORDS)
+        raw = (get(layer, fields.DEPTH) + 63) >> 6
+        in_bytes = get(layer, fields.IN_BYTES)
+        for r in range(rows):
+            row = source + r * in_bytes
+            out = prepared + r * words * 8
+            parity = np.int64(0)
+            for k in range(raw):
+                if k & (fields.PARITY_WORDS - 1) == 0:
+                    parity = np.int64(0)
+                parity ^= load_word(row + 8 * k)
+                store_word(out + 8 * k, parity)
+            if words > raw:
+                store_word(out + 8 * raw, parity)
+
+    return prepare_bits
+
+
+def make_prepare_bytes() -> Callable[..., None]:
+    """Bytes (thresholded pixels, or -1 and +1) to words of running parity."""
+    pack = pack_bytes()
+
+    def prepare_bytes(layer, source, rows, scratch, prepared):
+        words = get(layer, fields.WORDS)
+        depth = get(layer, fields.DEPTH)
+        raw = (depth + 63) >> 6
+        in_bytes = get(layer, fields.IN_BYTES)
+        flip = get(layer, fields.FLIP)
+        level = get(layer, fields.LEVEL)
+        tail = scratch + fields.TAIL_AT
+        for r in range(rows):
+            row = source + r * in_bytes
+            out = prepared + r * words * 8
+            if depth & 63:
+                copy_tail(row, depth, tail, 0)
+            parity = np.int64(0)
+            for k in range(raw):
+                if k & (fields.PARITY_WORDS - 1) == 0:
+                    parity = np.int64(0)
+                at = row + 64 * k
+                if 64 * k + 64 > depth:
+                    at = tail
+                parity ^= pack(at, flip, level)
+                store_word(out + 8 * k, parity)
+            if words > raw:
+                store_word(out + 8 * raw, parity)
+
+    return prepare_bytes
+
+
+def make_prepare_planes() -> Callable[..., None]:
+    """Pixels to eight bit planes of the *inverted* pixels, each as words of running parity, the lowest bit first.
+
+    With w = +-1, |w| the number of +1 and m the mismatches of plane b of 255 - p:
+    sum(w*p) = sum_b 2^b * m_b + 255 * (|w| - depth), so that counts and sums have the same order.
+    """
+    plane = pack_plane()
+
+    def prepare_planes(layer, source, rows, scratch, prepared):
+        words = get(layer, fields.WORDS)
+        depth = get(layer, fields.DEPTH)
+        raw = (depth + 63) >> 6
+        in_bytes = get(layer, fields.IN_BYTES)
+        tail = scratch + fields.TAIL_AT
+        for r in range(rows):
+            row = source + r * in_bytes
+            if depth & 63:
+                copy_tail(row, depth, tail, 255)
+            for bit in range(8):
+                out = prepared + (r * 8 + bit) * words * 8
+                parity = np.int64(0)
+                for k in range(raw):
+                    if k & (fields.PARITY_WORDS - 1) == 0:
+                        parity = np.int64(0)
+                    at = row + 64 * k
+                    if 64 * k + 64 > depth:
+                        at = tail
+                    parity ^= ~plane(at, bit)
+                    store_word(out + 8 * k, parity)
+                if words > raw:
+                    store_word(out + 8 * raw, parity)
+
+    return prepare_planes
+
+
+def make_compute_bits(shape: BinaryShape, planes: int) -> Callable[..., None]:
+    """Mismatches of prepared rows and groups of neurons against limits, or to the float32 steps.
+
+    planes: bit planes of a row, the highest counted first and doubled on the way (1 for bits, 8 for pixels).
+    """
+    tile, panel_neurons = binary_tile(shape), shape.panel
+    group_panels = 64 // panel_neurons
+
+    def compute_bits(layer, source, target, rows, first_group, last_group, scratch, prepared):
+        words = get(layer, fields.WORDS)
+        out_bytes = get(layer, fields.OUT_BYTES)
+        prepared_bytes = get(layer, fields.PREPARED_BYTES)
+        panel_bytes = get(layer, fields.PANEL_BYTES)
+        panels = get(layer, fields.PANELS)
+        finish = get(layer, fields.FINISH)
+        counts = np.int64(0)
+        if finish != 0 or words > fields.PARITY_WORDS or planes > 1:
+            counts = scratch + fields.COUNTS_AT
+        for group in range(first_group, last_group):
+            limits = get(layer, fields.LIMITS) + group * 512
+            first = group * group_panels
+            count = min(group_panels, panels - first)
+            base = get(layer, fields.PANEL) + first * panel_bytes
+            for r in range(rows):
+                word = np.int64(0)
+                for p in range(count):
+                    panel = base + p * panel_bytes
+                    at = p * panel_neurons * 8
+                    sums = counts
+                    if counts != 0:
+                        sums = counts + at
+                    bits = np.int64(0)
+                    mode = np.int64(-1)
+                    for turn in range(planes):
+                        row = prepared + r * prepared_bytes + (planes - 1 - turn) * words * 8
+                        for k in range(0, words, fields.PARITY_WORDS):
+                            some = min(fields.PARITY_WORDS, words - k)
+                            bits = tile(row + 8 * k, panel + k * panel_neurons * 8, some, sums, mode, limits + at)
+                            mode = np.int64(0)
+                        mode = np.int64(1)
+                    word |= bits << (p * panel_neurons)
+                if finish != 0:
+                    call_finish(finish, layer, group, 1, scratch, target + r * out_bytes + group * 256)
+                else:
+                    store_word(target + r * out_bytes + group * 8, word)
+
+    return compute_bits
+
+
+def make_compute_reals(tile: Any, panel_neurons: int) -> Callable[..., None]:
+    """float64 sums in input order, rounded to float32 once, against limits or to the float32 steps.
+
+    tile: `signed_tile` for binary weights, `float_tile` for float weights, of `panel_neurons` neurons.
+    """
+    group_panels = 64 // panel_neurons
+
+    def compute_reals(layer, source, target, rows, first_group, last_group, scratch, prepared):
+        in_bytes = get(layer, fields.IN_BYTES)
+        out_bytes = get(layer, fields.OUT_BYTES)
+        panel_bytes = get(layer, fields.PANEL_BYTES)
+        panels = get(layer, fields.PANELS)
+        depth = get(layer, fields.DEPTH)
+        finish = get(layer, fields.FINISH)
+        neurons = get(layer, fields.NEURONS)
+        sums = scratch + fields.SUMS_AT
+        for group in range(first_group, last_group):
+            first = group * group_panels
+            count = min(group_panels, panels - first)
+            base = get(layer, fields.PANEL) + first * panel_bytes
+            limits = get(layer, fields.LIMITS) + group * 512
+            for r in range(rows):
+                for p in range(count):
+                    tile(source + r * in_bytes, base + p * panel_bytes, depth, sums + p * panel_neurons * 8)
+                if finish != 0:
+                    call_finish(finish, layer, group, 0, scratch, target + r * out_bytes + group * 256)
+                else:
+                    word = np.int64(0)
+                    for j in range(min(64, neurons - group * 64)):
+                        if np.float64(np.float32(load_double(sums + 8 * j))) <= load_double(limits + 8 * j):
+                            word |= np.int64(1) << j
+                    store_word(target + r * out_bytes + group * 8, word)
+
+    return compute_reals
+
+
+def make_fma(native: bool) -> Any:
+    """float32 fused multiply-add: the instruction, or the sum rounded to odd in float64 (Boldo & Melquiond 2008)."""
+    if native:
+        return fused_multiply_add
+
+    @inner
+    def fma(x, y, z):
+        product = np.float64(x) * np.float64(y)  # exact: 48 bits
+        addend = np.float64(z)
+        total = product + addend
+        back = total - product
+        error = (product - (total - back)) + (addend - back)
+        if error != 0.0 and error == error and abs(total) < np.inf:
+            bits = double_bits(total)
+            if bits & 1 == 0:
+                # Away from zero when the error has the sign of the total, towards it otherwise.
+                total = bits_double(bits + 1) if (error > 0.0) == (total > 0.0) else bits_double(bits - 1)
+        return np.float32(total)
+
+    return fma
+
+
+def make_finish(native_fma: bool) -> Callable[..., None]:
+    """Counts (integers != 0) or float64 sums of a group in the scratch to float32, the steps, and out."""
+    fma = make_fma(native_fma)
+
+    def finish(layer, group, integers, scratch, out):
+        neurons = get(layer, fields.NEURONS)
+        count = min(64, neurons - group * 64)
+        counts = scratch + fields.COUNTS_AT
+        sums = scratch + fields.SUMS_AT
+        values = scratch + fields.VALUES_AT
+        if integers != 0:
+            base = get(layer, fields.BASE) + group * 512
+            factor = get(layer, fields.FACTOR)
+            mapping = get(layer, fields.MAPPING)
+            if mapping != 0:
+                slope, intercept, divisor = load_double(mapping), load_double(mapping + 8), load_double(mapping + 16)
+                weight_sums = get(layer, fields.WEIGHT_SUM) + group * 512
+                for j in range(count):
+                    total = np.float64(load_word(base + 8 * j) + factor * load_word(counts + 8 * j))
+                    mapped = (slope * total + intercept * load_double(weight_sums + 8 * j)) / divisor
+                    store_single(values + 4 * j, np.float32(mapped))
+            else:
+                for j in range(count):
+                    total_count = load_word(base + 8 * j) + factor * load_word(counts + 8 * j)
+                    store_single(values + 4 * j, np.float32(total_count))
+        else:
+            for j in range(count):
+                store_single(values + 4 * j, np.float32(load_double(sums + 8 * j)))
+        stride = neurons * 4
+        codes = get(layer, fields.OP_CODES)
+        for i in range(get(layer, fields.OPS)):
+            code = load_word(codes + 8 * i)
+            first = get(layer, fields.OP_VALUES) + group * 256 + 2 * i * stride
+            second = first + stride
+            for j in range(count):
+                value = load_single(values + 4 * j)
+                a = load_single(first + 4 * j)
+                if code == fields.MUL:
+                    value = value * a
+                elif code == fields.ADD:
+                    value = value + a
+                elif code == fields.FMA:
+                    value = fma(value, a, load_single(second + 4 * j))
+                else:
+                    b = load_single(second + 4 * j)
+                    if value < a:
+                        value = a
+                    if value > b:
+                        value = b
+                store_single(values + 4 * j, value)
+        for j in range(count):
+            store_single(out + 4 * j, load_single(values + 4 * j))
+
+    return finish

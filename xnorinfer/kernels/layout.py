@@ -1,0 +1,83 @@
+"""Prepack: portable words to the panels of a kernel, all in numpy, done once when a plan is made.
+
+A panel holds `width` neurons side by side, `[panel][word][neuron]`; a last panel that is not full is filled with zeros, and
+its limits with a value that no count reaches, so that the surplus output bits are 0 like all pad bits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.kernels.fields import PARITY_WORDS
+
+#: Panels start on a cache line; vector loads in the tiles rely on it.
+ALIGN_BYTES = 64
+
+
+def aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """Zeroed array whose first byte lies on a cache line."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    raw = np.zeros(size + ALIGN_BYTES, np.uint8)
+    skip = -raw.ctypes.data % ALIGN_BYTES
+    return raw[skip : skip + size].view(dtype).reshape(shape)
+
+
+def even_words(words: int) -> int:
+    """Words of a row as the binary tiles take them: in pairs."""
+    return words + words % 2
+
+
+def running_parity(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """(rows, even words): word k becomes the XOR of words 0..k, starting again every PARITY_WORDS words."""
+    out = np.empty_like(words)
+    for first in range(0, words.shape[1], PARITY_WORDS):
+        block = slice(first, first + PARITY_WORDS)
+        np.bitwise_xor.accumulate(words[:, block], axis=1, out=out[:, block])
+    return out
+
+
+def _panels(rows: NDArray[Any], width: int) -> NDArray[Any]:
+    """(neurons, items) -> (panels, items, width), aligned, filled up with zeros."""
+    neurons, items = rows.shape
+    count = -(-neurons // width)
+    out = aligned((count, items, width), rows.dtype)
+    full = neurons // width
+    out[:full] = rows[: full * width].reshape(full, width, items).transpose(0, 2, 1)
+    if full < count:
+        out[full, :, : neurons - full * width] = rows[full * width :].T
+    return out
+
+
+def binary_panels(weights: NDArray[np.uint64], width: int) -> NDArray[np.uint64]:
+    """(neurons, words) u64 -> (panels, even words, width) u64 of running parities."""
+    words = np.zeros((weights.shape[0], even_words(weights.shape[1])), np.uint64)
+    words[:, : weights.shape[1]] = weights
+    return _panels(running_parity(words), width)
+
+
+def sign_panels(weights: NDArray[np.uint64], width: int) -> NDArray[np.uint64]:
+    """(neurons, words) u64 -> (panels, words, width) u64, inverted, the first input in the highest bit."""
+    return _panels(reverse_bits(~weights), width)
+
+
+def reverse_bits(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Every word with its bits in the opposite order."""
+    for shift, mask in ((1, 0x5555555555555555), (2, 0x3333333333333333), (4, 0x0F0F0F0F0F0F0F0F)):
+        words = ((words >> np.uint64(shift)) & np.uint64(mask)) | ((words & np.uint64(mask)) << np.uint64(shift))
+    return words.byteswap()
+
+
+def float_panels(weight: NDArray[np.float32], width: int) -> NDArray[np.float32]:
+    """(neurons, depth) f32 -> (panels, depth, width) f32."""
+    return _panels(weight, width)
+
+
+def filled(vector: NDArray[Any], count: int, fill: float, dtype: Any) -> NDArray[Any]:
+    """A vector of one entry per neuron, converted and filled up to `count` entries."""
+    out = aligned((count,), dtype)
+    out[: len(vector)] = vector
+    out[len(vector) :] = fill
+    return out

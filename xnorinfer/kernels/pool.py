@@ -1,0 +1,132 @@
+"""Helper threads that run a driver beside its caller; one pool per process.
+
+Helpers are Python threads inside the compiled driver, without the GIL.  After a job they spin for a moment, so that the next
+job reaches them within a microsecond; then they sleep on an event.  Only one caller at a time has the pool: a concurrent
+caller works alone, its thread is a core's worth of work already.  Nobody ever waits for a helper to start (see `driver`), so
+a helper that sleeps, or that does not exist after a fork, costs speed and nothing else.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+import weakref
+from functools import cache
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.kernels import Drive, drive
+from xnorinfer.kernels.fields import CONTROL_FIELDS, COUNTER_BYTES, GO_ON, START, STOP
+from xnorinfer.kernels.layout import aligned
+
+#: Turns of the spin loop before a helper goes to sleep; some 200 microseconds.
+SPINS = 8000
+
+
+class Pool:
+    """Helpers for one driver.  `run` works with or without them, from any number of threads."""
+
+    _all: ClassVar[weakref.WeakSet[Pool]] = weakref.WeakSet()
+
+    def __init__(self, drive: Drive) -> None:
+        self._drive = drive
+        self._prepare()
+        Pool._all.add(self)
+
+    def _prepare(self) -> None:
+        """State of a pool without threads: at the start and in a forked child, where the parent's threads do not exist."""
+        self._control = aligned((CONTROL_FIELDS * COUNTER_BYTES // 8,), np.int64)
+        self._address = int(self._control.ctypes.data)
+        self._lock = threading.Lock()
+        self._wake: list[threading.Event] = []
+        self._asleep: set[int] = set()
+        self._threads: list[threading.Thread] = []
+
+    def run(self, job: int, helpers: int) -> None:
+        """Run the job at address `job` to its end with at most so many helpers."""
+        drive = self._drive
+        if not helpers or not self._lock.acquire(blocking=False):
+            while not drive(0, job, START, 0):
+                raise AssertionError("a job without helpers cannot be unfinished")
+            return
+        try:
+            if len(self._threads) < helpers:
+                self._start(helpers)
+            if self._asleep:
+                for event in self._wake:
+                    event.set()
+            if not drive(self._address, job, START, 0):
+                time.sleep(0)
+                while not drive(self._address, job, GO_ON, 0):
+                    time.sleep(0)
+        finally:
+            self._lock.release()
+
+    def _start(self, helpers: int) -> None:
+        for number in range(len(self._threads) + 1, helpers + 1):
+            event = threading.Event()
+            arguments = (self._drive, self._control, number, event, self._asleep)
+            thread = threading.Thread(target=_help, args=arguments, name=f"xnorinfer-{number}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # no more threads to be had: the caller does the work
+                return
+            self._wake.append(event)
+            self._threads.append(thread)
+
+    def stop(self) -> None:
+        """End the helpers; a later `run` starts new ones.  Gives up quietly when a caller keeps the pool busy."""
+        if not self._lock.acquire(timeout=1):
+            return
+        try:
+            self._control[STOP * COUNTER_BYTES // 8] = 1
+            for event in self._wake:
+                event.set()
+            for thread in self._threads:
+                thread.join()
+        finally:
+            self._prepare()
+
+
+def _help(drive: Drive, control: NDArray[np.int64], number: int, event: threading.Event, asleep: set[int]) -> None:
+    """Body of a helper thread."""
+    address = int(control.ctypes.data)
+    stop = control[STOP * COUNTER_BYTES // 8 :]
+    ticket = 0
+    while not stop[0]:
+        result = drive(address, ticket, number, SPINS)
+        if result < 0:
+            ticket = -1 - result
+            time.sleep(0)
+            continue
+        ticket = result
+        event.clear()
+        asleep.add(number)
+        if not stop[0]:  # looked at after clear(): stop() raises the flag before it sets the event
+            event.wait()
+        asleep.discard(number)
+
+
+def _after_fork() -> None:
+    for pool in list(Pool._all):
+        pool._prepare()
+
+
+def _at_exit() -> None:
+    for pool in list(Pool._all):
+        pool.stop()
+
+
+@cache
+def pool() -> Pool:
+    """The pool of this process."""
+    return Pool(drive())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+atexit.register(_at_exit)

@@ -1,0 +1,563 @@
+"""The register tiles, written as LLVM vector IR; the only file that knows llvmlite.
+
+numba has no vector type and its autovectoriser does not keep accumulators in registers.  A tile that is one `@intrinsic`
+needs neither: a builder writes its IR for a given number of lanes, LLVM lowers it to whatever the CPU has (`ctpop` becomes
+VPOPCNTQ, PSHUFB look-ups or CNT).  All arguments are int64; addresses are plain integers, so no array object is touched.
+
+One vector lane is one neuron: a panel stores `[word][neuron]`, a tile broadcasts one word of a row and XORs it with vectors
+of weights.  There are no horizontal sums, and the compare of the counts with the limits is already the packed output.
+
+Prefix parity.  Activations and weights are stored so that word k holds the XOR of all words 0..k (`encode` in layout.py,
+`_prepare` in driver.py).  XOR is linear, so m = a' ^ w' is then the running parity of all mismatch words so far for one XOR,
+that is the "ones" output of a full-adder chain for nothing.  For a pair of words with parities o (before), m and n (after the
+first and second word) the carry of the adder is
+
+    majority(o, o^m, m^n) = o ^ (m & ~(o^n))          one VPTERNLOG where the CPU has it, three operations elsewhere
+
+and only carries are counted: mismatches = 2*sum(popcount(carry)) + popcount(last n).  Further levels of ordinary carry-save
+adders ahead of the popcount pay where a vector popcount is a sequence of instructions (AVX2, SSE2, NEON).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import binding, ir
+from numba.core import cgutils, types
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic
+
+I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
+F32, F64 = ir.FloatType(), ir.DoubleType()
+PANEL_ALIGN = 64
+
+
+def assembly_of(body: Callable[[ir.IRBuilder, ir.Function], ir.Value], result: ir.Type, *arguments: ir.Type) -> str:
+    """Assembly of a small function as numba's own target machine makes it: the truth about the CPU that LLVM sees."""
+    module = ir.Module()
+    module.triple = binding.get_process_triple()
+    function = ir.Function(module, ir.FunctionType(result, arguments), "probe")
+    builder = ir.IRBuilder(function.append_basic_block())
+    builder.ret(body(builder, function))
+    machine = cpu_target.target_context.codegen()._tm
+    return str(machine.emit_assembly(binding.parse_assembly(str(module))))
+
+
+def _vector(element: ir.Type, count: int) -> ir.VectorType:
+    return ir.VectorType(element, count)
+
+
+def _overloaded(builder: ir.IRBuilder, name: str, result: ir.Type, *arguments: ir.Type) -> Any:
+    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, list(arguments)), name)
+
+
+def ctpop(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    suffix = f"v{value.type.count}i{value.type.element.width}"
+    return builder.call(_overloaded(builder, f"llvm.ctpop.{suffix}", value.type, value.type), [value])
+
+
+def probe_features() -> frozenset[str]:
+    """What the code that numba generates may use here, found by looking at what it makes of small vector functions."""
+    wide, words = _vector(I64, 8), _vector(I16, 32)
+    found = set()
+    population = assembly_of(lambda b, f: ctpop(b, f.args[0]), wide, wide)
+    if "vpopcntq" in population and "zmm" in population:
+        found.add("avx512vpopcntdq")
+    product = assembly_of(lambda b, f: b.mul(*f.args), words, words, words)
+    if "vpmullw" in product and "zmm" in product:
+        found.add("avx512bw")
+    quarter = _vector(I32, 8)
+    total = assembly_of(lambda b, f: b.add(*f.args), quarter, quarter, quarter)
+    if "vpaddd" in total and "ymm" in total:
+        found.add("avx2")
+    fused = assembly_of(lambda b, f: b.call(_overloaded(b, "llvm.fma.f32", F32, F32, F32, F32), f.args), F32, F32, F32, F32)
+    if "fmaf" not in fused:
+        found.add("fma")
+    return frozenset(found)
+
+
+class Emit:
+    """An IRBuilder with the few vector idioms that the tiles are made of."""
+
+    def __init__(self, builder: ir.IRBuilder, lanes: int) -> None:
+        self.builder, self.lanes = builder, lanes
+        self.words = _vector(I64, lanes)
+        self.doubles = _vector(F64, lanes)
+
+    @staticmethod
+    def constant(value: int) -> ir.Constant:
+        return ir.Constant(I64, value)
+
+    def splat(self, scalar: ir.Value) -> ir.Value:
+        """The scalar in every lane."""
+        kind = _vector(scalar.type, self.lanes)
+        single = self.builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(I32, 0))
+        return self.builder.shuffle_vector(
+            single, ir.Constant(kind, ir.Undefined), ir.Constant(_vector(I32, self.lanes), [0] * self.lanes)
+        )
+
+    def many(self, kind: ir.VectorType, value: float) -> ir.Constant:
+        return ir.Constant(kind, [value] * kind.count)
+
+    def offset(self, address: ir.Value, index: ir.Value | int, scale: int) -> ir.Value:
+        """address + index*scale, all int64."""
+        if isinstance(index, int):
+            return self.builder.add(address, self.constant(index * scale)) if index else address
+        return self.builder.add(address, self.builder.mul(index, self.constant(scale)))
+
+    def load(self, address: ir.Value, kind: ir.Type, align: int) -> ir.Value:
+        value = self.builder.load(self.builder.inttoptr(address, kind.as_pointer()))
+        value.align = align
+        return value
+
+    def store(self, value: ir.Value, address: ir.Value, align: int) -> None:
+        self.builder.store(value, self.builder.inttoptr(address, value.type.as_pointer())).align = align
+
+
+class Loop:
+    """`do { body } while (index + step <= stop)` with values carried around; the caller guarantees one turn."""
+
+    def __init__(self, emit: Emit, start: ir.Value, carried: list[ir.Value]) -> None:
+        self.emit, self.builder = emit, emit.builder
+        entry = self.builder.block
+        self.block = self.builder.append_basic_block("loop")
+        self.builder.branch(self.block)
+        self.builder.position_at_end(self.block)
+        self.index = self.builder.phi(I64)
+        self.index.add_incoming(start, entry)
+        self.values = []
+        for value in carried:
+            phi = self.builder.phi(value.type)
+            phi.add_incoming(value, entry)
+            self.values.append(phi)
+
+    def close(self, step: int, stop: ir.Value, carried: list[ir.Value]) -> ir.Value:
+        """End the body; the builder then stands behind the loop.  Returns the index after the last turn."""
+        following = self.builder.add(self.index, self.emit.constant(step))
+        end = self.builder.block
+        self.index.add_incoming(following, end)
+        for phi, value in zip(self.values, carried, strict=True):
+            phi.add_incoming(value, end)
+        done = self.builder.append_basic_block("done")
+        more = self.builder.icmp_signed("<=", self.builder.add(following, self.emit.constant(step)), stop)
+        self.builder.cbranch(more, self.block, done)
+        self.builder.position_at_end(done)
+        return following
+
+
+@dataclass(frozen=True)
+class Logic:
+    """The two three-input functions a carry-save tile needs, as cheap as the CPU allows."""
+
+    ternlog: bool
+
+    def _ternlog(self, emit: Emit, table: int, operands: list[ir.Value]) -> ir.Value:
+        kind = emit.words
+        name = {8: "llvm.x86.avx512.pternlog.q.512", 4: "llvm.x86.avx512.pternlog.q.256"}[emit.lanes]
+        function = _overloaded(emit.builder, name, kind, kind, kind, kind, I32)
+        return emit.builder.call(function, [*operands, ir.Constant(I32, table)])
+
+    def pair_carry(self, emit: Emit, before: ir.Value, middle: ir.Value, after: ir.Value) -> ir.Value:
+        """Carry of a pair of words from three running parities: before ^ (middle & ~(before ^ after))."""
+        if self.ternlog:
+            return self._ternlog(emit, _truth_table(lambda o, m, n: o ^ (m & ~(o ^ n))), [before, middle, after])
+        b = emit.builder
+        changed = b.xor(before, after)
+        return b.xor(before, b.and_(middle, b.not_(changed)))
+
+    def add(self, emit: Emit, ones: ir.Value, x: ir.Value, y: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Carry-save adder: (new ones, carry of twice the weight)."""
+        if self.ternlog:
+            carry = self._ternlog(emit, _truth_table(lambda p, q, r: (p & q) | (p & r) | (q & r)), [ones, x, y])
+            return self._ternlog(emit, _truth_table(lambda p, q, r: p ^ q ^ r), [ones, x, y]), carry
+        b = emit.builder
+        half = b.xor(ones, x)
+        return b.xor(half, y), b.or_(b.and_(ones, x), b.and_(half, y))
+
+
+def _truth_table(function: Callable[[int, int, int], int]) -> int:
+    """VPTERNLOG's immediate: bit 4*p + 2*q + r is function(p, q, r)."""
+    return sum((function(i >> 2 & 1, i >> 1 & 1, i & 1) & 1) << i for i in range(8))
+
+
+@dataclass(frozen=True)
+class BinaryShape:
+    """A binary tile: one row times `vectors` vectors of `lanes` neurons; counts 2**levels words per popcount."""
+
+    lanes: int
+    vectors: int
+    levels: int
+    ternlog: bool
+
+    @property
+    def panel(self) -> int:
+        """Neurons side by side in a panel; divides 64."""
+        return self.lanes * self.vectors
+
+
+def _carry(
+    emit: Emit, logic: Logic, level: int, pairs: list[tuple[ir.Value, ir.Value]], ones: list[ir.Value], before: ir.Value
+) -> tuple[ir.Value, ir.Value]:
+    """Reduce 2**(level-1) pairs of parities to one carry of weight 2**level; updates `ones`, returns (carry, last parity)."""
+    if level == 1:
+        middle, after = pairs[0]
+        return logic.pair_carry(emit, before, middle, after), after
+    half = len(pairs) // 2
+    first, before = _carry(emit, logic, level - 1, pairs[:half], ones, before)
+    second, before = _carry(emit, logic, level - 1, pairs[half:], ones, before)
+    ones[level - 2], carry = logic.add(emit, ones[level - 2], first, second)
+    return carry, before
+
+
+def binary_tile(shape: BinaryShape) -> Any:
+    """Intrinsic tile(row, panel, words, counts, shift, limits) -> int64, `shape.panel` packed output bits.
+
+    row: address of `words` prefix-parity words; panel: of [words][panel] u64, aligned to 64 bytes; words even, above 0.
+    counts: address of [panel] i64 or 0.  Where given, `counts << shift` is added (shift < 0: not read) and the sums are
+    stored back: bit planes and deep layers are summed through it.  limits: [panel] i64; bit iff sum <= limit.
+    """
+    lanes, vectors, levels = shape.lanes, shape.vectors, shape.levels
+    logic = Logic(shape.ternlog)
+
+    def body(emit: Emit, row: ir.Value, panel: ir.Value, words: ir.Value, counts: ir.Value, shift: ir.Value, limits: ir.Value):
+        b, columns = emit.builder, range(vectors)
+        zero = emit.many(emit.words, 0)
+
+        def parities(index: ir.Value, count: int) -> list[list[tuple[ir.Value, ir.Value]]]:
+            """[column][pair] of the running parities of `count` words from `index` on."""
+            row_at = emit.offset(row, index, 8)
+            panel_at = emit.offset(panel, index, shape.panel * 8)
+            flat: list[list[ir.Value]] = [[] for _ in columns]
+            for k in range(count):
+                word = emit.splat(emit.load(emit.offset(row_at, k, 8), I64, 8))
+                for j in columns:
+                    weights = emit.load(emit.offset(panel_at, k * vectors + j, lanes * 8), emit.words, lanes * 8)
+                    flat[j].append(b.xor(word, weights))
+            return [list(zip(f[::2], f[1::2], strict=True)) for f in flat]
+
+        def turn(index: ir.Value, level: int, carried: list[ir.Value]) -> list[ir.Value]:
+            """One loop body on 2**level words.  carried: per column the last parity, ones of weight 2.., the total."""
+            unit = parities(index, 1 << level)
+            per_column = len(carried) // vectors
+            out: list[ir.Value] = []
+            for j in columns:
+                state = list(carried[j * per_column : (j + 1) * per_column])
+                ones = state[1:-1]
+                carry, last = _carry(emit, logic, level, unit[j], ones, state[0])
+                out += [last, *ones, b.add(state[-1], ctpop(b, carry))]
+            return out
+
+        if levels == 1:
+            loop = Loop(emit, emit.constant(0), [zero] * (2 * vectors))
+            state = turn(loop.index, 1, loop.values)
+            loop.close(2, words, state)
+            totals = [b.add(b.shl(state[2 * j + 1], emit.many(emit.words, 1)), ctpop(b, state[2 * j])) for j in columns]
+        else:
+            totals = _deep(emit, shape, words, turn, zero)
+        return _finish(emit, shape, totals, counts, shift, limits)
+
+    return _intrinsic(lanes, 6, body, types.int64)
+
+
+def _deep(
+    emit: Emit, shape: BinaryShape, words: ir.Value, turn: Callable[..., list[ir.Value]], zero: ir.Constant
+) -> list[ir.Value]:
+    """Units of 2**levels words, then the remaining pairs; returns the mismatches per column."""
+    b, levels, columns = emit.builder, shape.levels, range(shape.vectors)
+    width = levels + 1
+    entry = b.block
+    units = b.append_basic_block("units")
+    tail_test = b.append_basic_block("tail_test")
+    enough = b.icmp_signed(">=", words, emit.constant(1 << levels))
+    b.cbranch(enough, units, tail_test)
+    b.position_at_end(units)
+    loop = Loop(emit, emit.constant(0), [zero] * (width * shape.vectors))
+    state = turn(loop.index, levels, loop.values)
+    reached = loop.close(1 << levels, words, state)
+    units_end = b.block
+    b.branch(tail_test)
+
+    b.position_at_end(tail_test)
+    index = b.phi(I64)
+    index.add_incoming(emit.constant(0), entry)
+    index.add_incoming(reached, units_end)
+    merged = []
+    for value in state:
+        phi = b.phi(emit.words)
+        phi.add_incoming(zero, entry)
+        phi.add_incoming(value, units_end)
+        merged.append(phi)
+    # What the units have counted so far, in pairs; the tail adds its carries to that and goes on with the parity.
+    bases = []
+    for j in columns:
+        last, *ones, total = merged[j * width : (j + 1) * width]
+        pairs = b.shl(total, emit.many(emit.words, levels - 1))
+        for level, value in enumerate(ones):
+            pairs = b.add(pairs, b.shl(ctpop(b, value), emit.many(emit.words, level)))
+        bases += [last, pairs]
+    before_tail = b.block
+    tail = b.append_basic_block("tail")
+    end = b.append_basic_block("end")
+    b.cbranch(b.icmp_signed("<", index, words), tail, end)
+    b.position_at_end(tail)
+    rest = Loop(emit, index, bases)
+    tail_state = turn(rest.index, 1, rest.values)
+    rest.close(2, words, tail_state)
+    tail_end = b.block
+    b.branch(end)
+    b.position_at_end(end)
+    final = []
+    for base, value in zip(bases, tail_state, strict=True):
+        phi = b.phi(emit.words)
+        phi.add_incoming(base, before_tail)
+        phi.add_incoming(value, tail_end)
+        final.append(phi)
+    two = emit.many(emit.words, 1)
+    return [b.add(b.shl(final[2 * j + 1], two), ctpop(b, final[2 * j])) for j in columns]
+
+
+def _finish(
+    emit: Emit, shape: BinaryShape, totals: list[ir.Value], counts: ir.Value, shift: ir.Value, limits: ir.Value
+) -> ir.Value:
+    """Add and store the counts where asked for, compare with the limits, pack."""
+    b, width = emit.builder, shape.lanes * 8
+    here = b.block
+    through, read, write, compare = (b.append_basic_block(name) for name in ("through", "read", "write", "compare"))
+    b.cbranch(b.icmp_signed("==", counts, emit.constant(0)), compare, through)
+    b.position_at_end(through)
+    b.cbranch(b.icmp_signed("<", shift, emit.constant(0)), write, read)
+    b.position_at_end(read)
+    by = emit.splat(shift)
+    summed = []
+    for j, total in enumerate(totals):
+        earlier = emit.load(emit.offset(counts, j, width), emit.words, 8)
+        summed.append(b.add(total, b.shl(earlier, by)))
+    b.branch(write)
+    b.position_at_end(write)
+    written = []
+    for total, more in zip(totals, summed, strict=True):
+        phi = b.phi(emit.words)
+        phi.add_incoming(total, through)
+        phi.add_incoming(more, read)
+        written.append(phi)
+    for j, value in enumerate(written):
+        emit.store(value, emit.offset(counts, j, width), 8)
+    b.branch(compare)
+    b.position_at_end(compare)
+    final = []
+    for total, more in zip(totals, written, strict=True):
+        phi = b.phi(emit.words)
+        phi.add_incoming(total, here)
+        phi.add_incoming(more, write)
+        final.append(phi)
+    bits = emit.constant(0)
+    for j, value in enumerate(final):
+        limit = emit.load(emit.offset(limits, j, width), emit.words, 8)
+        hits = b.bitcast(b.icmp_signed("<=", value, limit), ir.IntType(shape.lanes))
+        bits = b.or_(bits, b.shl(b.zext(hits, I64), emit.constant(j * shape.lanes)))
+    return bits
+
+
+def _intrinsic(lanes: int, arguments: int, body: Callable[..., ir.Value | None], result: types.Type) -> Any:
+    """A numba intrinsic of `arguments` int64 values whose code `body(emit, *values)` writes."""
+    names = [f"x{i}" for i in range(arguments)]
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
+        out = body(Emit(builder, lanes), *values)
+        return context.get_dummy_value() if out is None else out
+
+    signature = result(*[types.int64] * arguments)
+    # numba reads the number of arguments off the typing function, so it needs one with the right head.
+    scope: dict[str, Any] = {"answer": (signature, codegen)}
+    exec(f"def tile(typing_context, {', '.join(names)}):\n    return answer", scope)
+    return intrinsic(scope["tile"])
+
+
+# ---------------------------------------------------------------- real numbers
+
+
+def signed_tile(lanes: int, vectors: int) -> Any:
+    """Intrinsic tile(row, panel, depth, sums): float64 sums of +-row over the depth, in order, for lanes*vectors neurons.
+
+    row: [depth] f32; panel: [words][neurons] u64 of *inverted* weights, first input in the highest bit; sums: [neurons] f64.
+    """
+
+    def body(emit: Emit, row: ir.Value, panel: ir.Value, depth: ir.Value, sums: ir.Value) -> None:
+        b, columns = emit.builder, range(vectors)
+        sign = emit.many(emit.words, -(2**63))
+        zero = emit.many(emit.doubles, 0.0)
+        words = Loop(emit, emit.constant(0), [zero] * vectors)
+        first = b.mul(words.index, emit.constant(64))
+        left = b.sub(depth, first)
+        turns = b.select(b.icmp_signed("<", left, emit.constant(64)), left, emit.constant(64))
+        panel_at = emit.offset(panel, words.index, lanes * vectors * 8)
+        weights = [emit.load(emit.offset(panel_at, j, lanes * 8), emit.words, lanes * 8) for j in columns]
+        row_at = emit.offset(row, first, 4)
+        inputs = Loop(emit, emit.constant(0), [*words.values, *weights])
+        x = b.fpext(emit.load(emit.offset(row_at, inputs.index, 4), F32, 4), F64)
+        spread = emit.splat(b.bitcast(x, I64))
+        total, shifted = [], []
+        for j in columns:
+            bits = inputs.values[vectors + j]
+            signed = b.bitcast(b.xor(spread, b.and_(bits, sign)), emit.doubles)
+            total.append(b.fadd(inputs.values[j], signed))
+            shifted.append(b.shl(bits, emit.many(emit.words, 1)))
+        inputs.close(1, turns, [*total, *shifted])
+        stop = b.sdiv(b.add(depth, emit.constant(63)), emit.constant(64))
+        words.close(1, stop, total)
+        for j in columns:
+            emit.store(total[j], emit.offset(sums, j, lanes * 8), 8)
+
+    return _intrinsic(lanes, 4, body, types.void)
+
+
+def float_tile(lanes: int, vectors: int) -> Any:
+    """Intrinsic tile(row, panel, depth, sums): float64 sums of row*weight in order, for lanes*vectors neurons.
+
+    row: [depth] f32; panel: [depth][neurons] f32, aligned to 64 bytes; sums: [neurons] f64.
+    """
+
+    def body(emit: Emit, row: ir.Value, panel: ir.Value, depth: ir.Value, sums: ir.Value) -> None:
+        b, columns = emit.builder, range(vectors)
+        loop = Loop(emit, emit.constant(0), [emit.many(emit.doubles, 0.0)] * vectors)
+        x = emit.splat(b.fpext(emit.load(emit.offset(row, loop.index, 4), F32, 4), F64))
+        panel_at = emit.offset(panel, loop.index, lanes * vectors * 4)
+        total = []
+        for j in columns:
+            weights = emit.load(emit.offset(panel_at, j, lanes * 4), _vector(F32, lanes), lanes * 4)
+            total.append(b.fadd(loop.values[j], b.fmul(x, b.fpext(weights, emit.doubles))))
+        loop.close(1, depth, total)
+        for j in columns:
+            emit.store(total[j], emit.offset(sums, j, lanes * 8), 8)
+
+    return _intrinsic(lanes, 4, body, types.void)
+
+
+# ---------------------------------------------------------------- bytes to bits
+
+
+def pack_bytes() -> Any:
+    """Intrinsic pack(address, flip, level) -> int64: bit i is int8(byte[i] ^ flip) > level, for 64 bytes."""
+
+    def body(emit: Emit, address: ir.Value, flip: ir.Value, level: ir.Value) -> ir.Value:
+        b = emit.builder
+        data = b.xor(emit.load(address, _vector(I8, 64), 1), emit.splat(b.trunc(flip, I8)))
+        return b.bitcast(b.icmp_signed(">", data, emit.splat(b.trunc(level, I8))), I64)
+
+    return _intrinsic(64, 3, body, types.int64)
+
+
+def pack_plane() -> Any:
+    """Intrinsic plane(address, bit) -> int64: bit i is bit `bit` of byte[i], for 64 bytes."""
+
+    def body(emit: Emit, address: ir.Value, bit: ir.Value) -> ir.Value:
+        b = emit.builder
+        mask = b.trunc(b.shl(emit.constant(1), bit), I8)
+        data = b.and_(emit.load(address, _vector(I8, 64), 1), emit.splat(mask))
+        return b.bitcast(b.icmp_signed("!=", data, emit.many(data.type, 0)), I64)
+
+    return _intrinsic(64, 2, body, types.int64)
+
+
+# ---------------------------------------------------------------- scalars
+
+
+def _scalar(result: types.Type, arguments: int, body: Callable[..., ir.Value | None]) -> Any:
+    return _intrinsic(1, arguments, body, result)
+
+
+def loader(element: ir.Type, result: types.Type, align: int) -> Any:
+    """Intrinsic load(address) of one number."""
+    return _scalar(result, 1, lambda emit, address: emit.load(address, element, align))
+
+
+load_word = loader(I64, types.int64, 8)
+#: get(row, field): a field of a table of int64.
+get = _scalar(types.int64, 2, lambda emit, row, field: emit.load(emit.offset(row, field, 8), I64, 8))
+load_byte = loader(I8, types.uint8, 1)
+load_short = loader(I16, types.int16, 2)
+load_single = loader(F32, types.float32, 4)
+load_double = loader(F64, types.float64, 8)
+store_word = _scalar(types.void, 2, lambda emit, address, value: emit.store(value, address, 8))
+store_byte = _scalar(types.void, 2, lambda emit, address, value: emit.store(emit.builder.trunc(value, I8), address, 1))
+
+
+def _store_float(kind: types.Type, align: int) -> Any:
+    @intrinsic
+    def store(typing_context: Any, address: Any, value: Any) -> Any:
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
+            Emit(builder, 1).store(values[1], values[0], align)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, kind), codegen
+
+    return store
+
+
+store_single = _store_float(types.float32, 4)
+
+
+@intrinsic
+def double_bits(typing_context: Any, value: Any) -> Any:
+    """The bits of a float64 as int64."""
+    return types.int64(types.float64), lambda context, builder, signature, values: builder.bitcast(values[0], I64)
+
+
+@intrinsic
+def bits_double(typing_context: Any, value: Any) -> Any:
+    """The float64 with these bits."""
+    return types.float64(types.int64), lambda context, builder, signature, values: builder.bitcast(values[0], F64)
+
+
+@intrinsic
+def fused_multiply_add(typing_context: Any, x: Any, y: Any, z: Any) -> Any:
+    """float32 x*y + z rounded once, by the CPU's own instruction; only where `probe_features` found "fma"."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
+        return builder.call(_overloaded(builder, "llvm.fma.f32", F32, F32, F32, F32), values)
+
+    return types.float32(types.float32, types.float32, types.float32), codegen
+
+
+# ---------------------------------------------------------------- threads
+
+
+def _atomic_add(emit: Emit, address: ir.Value, value: ir.Value) -> ir.Value:
+    pointer = emit.builder.inttoptr(address, I64.as_pointer())
+    return emit.builder.atomic_rmw("add", pointer, value, "seq_cst")
+
+
+def _atomic_load(emit: Emit, address: ir.Value) -> ir.Value:
+    return emit.builder.load_atomic(emit.builder.inttoptr(address, I64.as_pointer()), "seq_cst", 8)
+
+
+def _atomic_store(emit: Emit, address: ir.Value, value: ir.Value) -> None:
+    emit.builder.store_atomic(value, emit.builder.inttoptr(address, I64.as_pointer()), "seq_cst", 8)
+
+
+def _pause(emit: Emit) -> None:
+    """Tell the core that this is a spin loop, where there is an instruction for it."""
+    machine = binding.get_process_triple().split("-")[0]
+    if machine in ("x86_64", "amd64"):
+        emit.builder.call(_overloaded(emit.builder, "llvm.x86.sse2.pause", ir.VoidType()), [])
+    elif machine in ("aarch64", "arm64"):
+        emit.builder.call(_overloaded(emit.builder, "llvm.aarch64.hint", ir.VoidType(), I32), [ir.Constant(I32, 1)])
+
+
+#: add(address, value) -> the value before; load(address); store(address, value); all sequentially consistent.
+atomic_add = _scalar(types.int64, 2, _atomic_add)
+atomic_load = _scalar(types.int64, 1, _atomic_load)
+atomic_store = _scalar(types.void, 2, _atomic_store)
+pause = _scalar(types.void, 0, _pause)
+
+
+def caller(arguments: int) -> Any:
+    """Intrinsic call(function, *arguments): a C call of the function at an address, all int64, nothing returned."""
+
+    def body(emit: Emit, function: ir.Value, *values: ir.Value) -> None:
+        kind = ir.FunctionType(ir.VoidType(), [I64] * arguments)
+        emit.builder.call(emit.builder.inttoptr(function, kind.as_pointer()), values)
+
+    return _scalar(types.void, arguments + 1, body)

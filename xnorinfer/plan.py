@@ -1,0 +1,274 @@
+"""A packed network made ready for this CPU: panels, tables and scratch, so that `run` allocates nothing but its result.
+
+A plan decides everything once: the kernel, the panel of every layer, how large a block of rows is, which way threads share
+the work.  Running is one call of the compiled driver (`kernels.driver`), with addresses of the input and of the result.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer import kernels
+from xnorinfer.bits import WORD_BITS, words_for
+from xnorinfer.errors import OptionError
+from xnorinfer.kernels import fields, layout
+from xnorinfer.kernels.pool import pool
+from xnorinfer.netspec import PixelInput, ThresholdInput
+from xnorinfer.packed import OPS, PackedDense, PackedFloat, PackedLayer, PackedModel, Threshold
+
+THREADS_ENVIRONMENT = "XNORINFER_NUM_THREADS"
+
+#: Rows of a block at most, and bytes that a block's outputs of the widest layer should stay under, to remain in L2.
+BLOCK_ROWS = 256
+BLOCK_BYTES = 1 << 18
+#: Rows of pixels that are prepared together.
+PIXEL_ROWS = 16
+#: Below so many rows per thread, threads share the neurons of each layer instead of taking rows.
+ROWS_PER_THREAD = 32
+#: Estimated work, in multiplications of one bit, below which waking another thread costs more than it brings.
+THREAD_WORK = 16_000_000
+
+Bits: TypeAlias = NDArray[np.uint64]
+Single: TypeAlias = NDArray[np.float32]
+
+
+def default_threads() -> int:
+    """XNORINFER_NUM_THREADS, else the cores that this process may use.  Raises OptionError on a bad value."""
+    text = os.environ.get(THREADS_ENVIRONMENT, "").strip()
+    if text:
+        if not text.isdigit() or int(text) < 1:
+            raise OptionError(f"{THREADS_ENVIRONMENT} is {text!r}; give a whole number of threads, 1 or more")
+        return int(text)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _address(array: NDArray[Any]) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
+@dataclass
+class _Context:
+    """Buffers of one run; a plan keeps as many as it had concurrent callers."""
+
+    job: NDArray[np.int64]
+    memory: list[NDArray[Any]]
+    rows: int
+
+
+class Plan:
+    """A `PackedModel` on this CPU.  Can be run from several Python threads at once.
+
+    threads: at most so many, default `default_threads()`; kernel: name of a kernel, default the best for this CPU.
+    Raises KernelError for a kernel that does not exist or does not run here, OptionError for a bad number of threads.
+    """
+
+    def __init__(self, packed: PackedModel, *, threads: int | None = None, kernel: str | None = None) -> None:
+        if threads is not None and threads < 1:
+            raise OptionError(f"threads is {threads}; give 1 or more")
+        self._packed = packed
+        self._kernel = kernels.choose(kernel)
+        self._threads = default_threads() if threads is None else threads
+        self._kept: list[NDArray[Any]] = []
+        self._table = np.zeros((len(packed.layers), fields.LAYER_FIELDS), np.int64)
+        for index, layer in enumerate(packed.layers):
+            self._lay_out(self._table[index], layer)
+        self._input_dtype = np.dtype(_INPUT_DTYPES[packed.input.kind])
+        self._pool = pool()
+        self._work = sum(layer.depth * layer.neurons * _COST[getattr(layer, "reads", "floats")] for layer in packed.layers)
+        self._size()
+        self._free: list[_Context] = []
+
+    @property
+    def kernel(self) -> str:
+        """Name of the kernel in use."""
+        return self._kernel.name
+
+    @property
+    def threads(self) -> int:
+        """Number of threads that a run may use."""
+        return self._threads
+
+    # ------------------------------------------------------------ making the table
+
+    def _keep(self, array: NDArray[Any]) -> int:
+        self._kept.append(array)
+        return _address(array)
+
+    def _lay_out(self, row: NDArray[np.int64], layer: PackedLayer) -> None:
+        """Fill one row of the layer table."""
+        groups = -(-layer.neurons // WORD_BITS)
+        row[fields.DEPTH] = layer.depth
+        row[fields.NEURONS] = layer.neurons
+        row[fields.GROUPS] = groups
+        row[fields.SUB_ROWS] = BLOCK_ROWS
+        row[fields.CHUNK] = max(1, groups // (4 * self._threads))
+        if isinstance(layer, PackedFloat):
+            self._lay_out_floats(row, layer)
+        elif layer.reads == "reals":
+            self._lay_out_reals(row, layer)
+        else:
+            self._lay_out_binary(row, layer)
+        if isinstance(layer.output, Threshold):
+            row[fields.OUT_BYTES] = groups * 8
+            return
+        row[fields.OUT_BYTES] = layer.neurons * 4
+        row[fields.FINISH] = self._kernel.finish()
+        row[fields.OPS] = len(layer.output.ops)
+        row[fields.OP_CODES] = self._keep(np.array([OPS.index(op) for op in layer.output.ops] or [0], np.int64))
+        row[fields.OP_VALUES] = self._keep(np.array(layer.output.values, np.float32, order="C"))
+
+    def _panels(self, row: NDArray[np.int64], panels: NDArray[Any]) -> None:
+        row[fields.PANELS] = panels.shape[0]
+        row[fields.PANEL] = self._keep(panels)
+        row[fields.PANEL_BYTES] = panels.strides[0]
+
+    def _lay_out_floats(self, row: NDArray[np.int64], layer: PackedFloat) -> None:
+        row[fields.COMPUTE] = self._kernel.compute_floats()
+        row[fields.IN_BYTES] = layer.depth * 4
+        self._panels(row, layout.float_panels(layer.weight, self._kernel.float_panel))
+
+    def _lay_out_reals(self, row: NDArray[np.int64], layer: PackedDense) -> None:
+        row[fields.COMPUTE] = self._kernel.compute_reals()
+        row[fields.IN_BYTES] = layer.depth * 4
+        self._panels(row, layout.sign_panels(layer.weights, self._kernel.real_panel))
+        if isinstance(layer.output, Threshold):
+            row[fields.LIMITS] = self._keep(
+                layout.filled(layer.output.limits, int(row[fields.GROUPS]) * WORD_BITS, np.nan, np.float64)
+            )
+
+    def _lay_out_binary(self, row: NDArray[np.int64], layer: PackedDense) -> None:
+        """Layers whose sums are integers: over bits, over bytes that become bits, over pixels."""
+        kernel, mapping = self._kernel, self._packed.input
+        first = layer is self._packed.layers[0]
+        words = layout.even_words(words_for(layer.depth))
+        lanes = int(row[fields.GROUPS]) * WORD_BITS
+        row[fields.WORDS] = words
+        row[fields.PREPARED_BYTES] = words * 8
+        row[fields.IN_BYTES] = layer.depth if first else words_for(layer.depth) * 8
+        self._panels(row, layout.binary_panels(layer.weights, kernel.binary.panel))
+        base = np.full(layer.neurons, layer.depth, np.int64)
+        row[fields.FACTOR] = -2
+        if layer.reads == "pixels":
+            row[fields.PREPARE] = kernel.prepare_planes()
+            row[fields.COMPUTE] = kernel.compute_planes()
+            row[fields.PREPARED_BYTES] = words * 8 * 8
+            row[fields.SUB_ROWS] = PIXEL_ROWS
+            ones = np.bitwise_count(layer.weights).sum(axis=1, dtype=np.int64)
+            base = 255 * (ones - layer.depth)
+            row[fields.FACTOR] = 1
+            if not isinstance(layer.output, Threshold):
+                assert isinstance(mapping, PixelInput)
+                numbers = np.array([mapping.slope, mapping.intercept, mapping.divisor], np.float64)
+                row[fields.MAPPING] = self._keep(numbers)
+                row[fields.WEIGHT_SUM] = self._keep(layout.filled(2 * ones - layer.depth, lanes, 0, np.float64))
+        else:
+            row[fields.COMPUTE] = kernel.compute_bits()
+            row[fields.PREPARE] = kernel.prepare_bytes() if first else kernel.prepare_bits()
+            if first and isinstance(mapping, ThresholdInput):
+                # Bytes are compared as signed numbers: p >= T is (p - 128) > (T - 1 - 128).
+                row[fields.FLIP], row[fields.LEVEL] = 128, mapping.threshold - 129
+        row[fields.BASE] = self._keep(layout.filled(base, lanes, 0, np.int64))
+        limits = np.full(layer.neurons, -1, np.int64)
+        if isinstance(layer.output, Threshold):
+            limits = layer.output.limits.astype(np.int64)
+            if layer.reads == "pixels":
+                limits = limits - base
+        row[fields.LIMITS] = self._keep(layout.filled(limits, lanes, -1, np.int64))
+
+    # ------------------------------------------------------------ sizes
+
+    def _size(self) -> None:
+        """Rows of a block and bytes of the buffers, from the widest layer."""
+        widest = int(self._table[:, fields.OUT_BYTES].max())
+        self._block = max(8, min(BLOCK_ROWS, BLOCK_BYTES // widest))
+        prepared = int((self._table[:, fields.PREPARED_BYTES] * np.minimum(self._table[:, fields.SUB_ROWS], self._block)).max())
+        self._row_bytes = widest
+        self._prepared_bytes = prepared
+
+    def _context(self) -> _Context:
+        """Job and buffers for blocks of up to `block` rows on all threads."""
+        threads, lines = self._threads, 64
+        shared = -(-self._row_bytes * self._block // lines) * lines
+        scratch = fields.COUNTS_AT + fields.COUNTS_BYTES + self._prepared_bytes
+        scratch = -(-scratch // lines) * lines + 2 * shared
+        memory = layout.aligned((threads * scratch + 2 * shared,), np.uint8)
+        counters = layout.aligned((len(self._table) * (threads + 1) * fields.COUNTER_BYTES,), np.uint8)
+        job = np.zeros(fields.JOB_FIELDS, np.int64)
+        job[fields.TABLE] = _address(self._table)
+        job[fields.SCRATCH] = _address(memory)
+        job[fields.SCRATCH_BYTES] = scratch
+        job[fields.SHARED] = _address(memory) + threads * scratch
+        job[fields.SHARED_BYTES] = shared
+        job[fields.COUNTERS] = _address(counters)
+        return _Context(job, [memory, counters, self._table], self._block)
+
+    # ------------------------------------------------------------ running
+
+    def run(self, x: NDArray[Any]) -> Single:
+        """Scores of canonical inputs.
+
+        x: (rows, depth), C-contiguous; uint8 for pixels and thresholded pixels, int8 of -1 and +1 for signs, float32 for
+        reals.  Returns (rows, classes) float32.
+        """
+        self._check(x)
+        out = np.empty((x.shape[0], self._packed.classes), np.float32)
+        self._run(x, out, 0, len(self._table))
+        return out
+
+    def trace(self, x: NDArray[Any]) -> list[Bits | Single]:
+        """The output of every layer, in order: (rows, words) uint64 bits in the convention of `bits` for layers with a
+        threshold, (rows, neurons) float32 for the others.  x: as for `run`."""
+        self._check(x)
+        outputs: list[Bits | Single] = []
+        value: NDArray[Any] = x
+        for index, layer in enumerate(self._packed.layers):
+            if isinstance(layer.output, Threshold):
+                out: Bits | Single = np.empty((x.shape[0], words_for(layer.neurons)), np.uint64)
+            else:
+                out = np.empty((x.shape[0], layer.neurons), np.float32)
+            self._run(value, out, index, index + 1)
+            outputs.append(out)
+            value = out
+        return outputs
+
+    def _check(self, x: NDArray[Any]) -> None:
+        """Last guard before addresses are handed to compiled code; `Model` reports the user's mistakes."""
+        if x.ndim != 2 or x.shape[1] != self._packed.depth or x.dtype != self._input_dtype or not x.flags.c_contiguous:
+            raise ValueError(
+                f"a plan takes C-contiguous (rows, {self._packed.depth}) {self._input_dtype}, got {x.shape} {x.dtype}"
+            )
+
+    def _run(self, source: NDArray[Any], target: NDArray[Any], first: int, last: int) -> None:
+        rows = source.shape[0]
+        if not rows:
+            return
+        try:
+            context = self._free.pop()
+        except IndexError:
+            context = self._context()
+        threads = self._threads if self._threads > 1 and rows * self._work >= THREAD_WORK else 1
+        by_neurons = threads > 1 and rows < ROWS_PER_THREAD * threads and rows <= self._block
+        job = context.job
+        job[fields.FIRST] = first
+        job[fields.LAST] = last
+        job[fields.ROWS] = rows
+        job[fields.SOURCE] = _address(source)
+        job[fields.TARGET] = _address(target)
+        job[fields.BY_NEURONS] = by_neurons
+        job[fields.BLOCK] = self._block if threads == 1 else min(self._block, -(-rows // threads))
+        job[fields.THREADS] = threads
+        self._pool.run(_address(job), threads - 1)
+        self._free.append(context)
+
+
+_INPUT_DTYPES = {"pixels": np.uint8, "threshold": np.uint8, "signs": np.int8, "reals": np.float32}
+#: Rough cost of one multiplication by what a layer reads, in units of one by bits.
+_COST = {"bits": 1, "pixels": 8, "reals": 64, "floats": 64}
