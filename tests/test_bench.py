@@ -52,7 +52,7 @@ def test_report() -> None:
     packed, _, _ = network("range")
     seen: list[tuple[str, int, int]] = []
     report = bench.bench(packed, [1, 33], [1], seconds=0.01, name="m", progress=lambda *what: seen.append(what))
-    assert [(case.batch, case.threads, case.rows_compared) for case in report.cases] == [(1, 1, 1), (33, 1, 33)]
+    assert [(case.batch, case.threads, case.rows_compared) for case in report.cases] == [(1, 1, 64), (33, 1, 66)]
     assert report.holds
     assert seen[-1] == ("measuring", 2, 2)
     for case in report.cases:
@@ -76,9 +76,9 @@ def test_a_wrong_answer_is_not_called_rounding(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(bench, "exact_predict", lambda packed, x: np.full(len(x), -1))
     report = bench.bench(packed, [8], None, seconds=0.01)
     assert not report.holds
-    assert report.cases[0].differences == 8
-    assert report.cases[0].unexplained == 8
-    assert replace(report.cases[0], unexplained=0).differences == 8
+    assert report.cases[0].differences == 64
+    assert report.cases[0].unexplained == 64
+    assert replace(report.cases[0], unexplained=0).differences == 64
 
 
 def test_without_threadpoolctl(monkeypatch: pytest.MonkeyPatch) -> None:

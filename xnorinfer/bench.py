@@ -40,6 +40,9 @@ SHORTEST_SECONDS = 4e-3
 #: Rounds (one measurement of either side) per case, within the time that the case may take.
 FEWEST_ROUNDS, MOST_ROUNDS = 5, 41
 
+#: Rows whose classes are compared at least, in batches of the size that is measured.
+COMPARED_ROWS = 64
+
 
 # ---------------------------------------------------------------- the float network
 
@@ -271,16 +274,18 @@ def bench(
         with limit_blas(count):
             for batch in batches:
                 report("measuring", len(cases), len(threads) * len(batches))
-                x = random_inputs(packed, batch, seed)
-                cases.append(_measure(model, x, count, seconds))
+                x = random_inputs(packed, batch * -(-COMPARED_ROWS // batch), seed)
+                cases.append(_measure(model, x, batch, count, seconds))
     report("measuring", len(cases), len(cases))
     return Report(name, kernel, environment(), tuple(cases), tuple(remarks))
 
 
-def _measure(model: Model, x: NDArray[Any], threads: int, seconds: float) -> Case:
-    network = FloatNetwork(model.packed, len(x))
-    ours, theirs = partial(model.predict, x), partial(network.predict, x)
-    packed_classes, float_classes = ours(), theirs()  # also warms both up
+def _measure(model: Model, x: NDArray[Any], batch: int, threads: int, seconds: float) -> Case:
+    network = FloatNetwork(model.packed, batch)
+    parts = np.split(x, len(x) // batch)
+    packed_classes = np.concatenate([model.predict(part) for part in parts])  # also warms both up
+    float_classes = np.concatenate([network.predict(part) for part in parts])
+    ours, theirs = partial(model.predict, parts[0]), partial(network.predict, parts[0])
     repeats = [_repeats(call) for call in (ours, theirs)]
     taken: tuple[list[float], list[float]] = ([], [])
     begin = time.perf_counter()
@@ -296,7 +301,7 @@ def _measure(model: Model, x: NDArray[Any], threads: int, seconds: float) -> Cas
     unexplained = 0
     if differ.any():
         unexplained = int((exact_predict(model.packed, x[differ]) != packed_classes[differ]).sum())
-    return Case(len(x), threads, rounds, Timing.of(taken[0]), Timing.of(taken[1]), len(x), int(differ.sum()), unexplained)
+    return Case(batch, threads, rounds, Timing.of(taken[0]), Timing.of(taken[1]), len(x), int(differ.sum()), unexplained)
 
 
 def _repeats(call: Callable[[], object]) -> int:
@@ -319,7 +324,7 @@ def usable_cores() -> int:
 def _blas_limiter() -> Callable[[int], AbstractContextManager[Any]] | None:
     """A function that limits numpy's BLAS to some threads for a block; None without threadpoolctl."""
     try:
-        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+        from threadpoolctl import threadpool_limits
     except ImportError:
         return None
     # BLAS alone: limiting OpenMP as well would reach into the kernels' own threads.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import tempfile
 import time
@@ -52,9 +53,8 @@ def command(ctx: click.Context, keep: Path | None) -> None:
     with _folder(keep) as folder:
         for number, (title, arguments) in enumerate(STEPS, 1):
             screen.heading(f"{number}. {title}")
-            shown = [_place(folder, one) if keep is not None else one for one in arguments]
-            screen.say(f"$ xnorinfer {shlex.join(shown)}", "cyan")
             placed = [_place(folder, one) for one in arguments]
+            screen.say(f"$ xnorinfer {shlex.join(placed)}", "cyan")
             code = main.main(placed, prog_name="xnorinfer", standalone_mode=False)
             if code:
                 ctx.exit(code)
@@ -67,20 +67,21 @@ def command(ctx: click.Context, keep: Path | None) -> None:
 
 @contextlib.contextmanager
 def _folder(keep: Path | None) -> Iterator[Path]:
-    """A folder that holds the checkpoint and the data."""
+    """A folder that holds the checkpoint and the data: `keep`, or for the block a temporary one that is the current one."""
     with contextlib.ExitStack() as stack:
+        folder = Path() if keep is None else keep
         try:
             if keep is None:
-                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="xnorinfer-demo-")))
+                temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="xnorinfer-demo-"))
+                stack.callback(os.chdir, Path.cwd())
+                os.chdir(temporary)
             else:
-                folder = keep
                 folder.mkdir(parents=True, exist_ok=True)
             for name in (CHECKPOINT, DATA):
                 (folder / name).write_bytes((resources.files("xnorinfer") / "data" / name).read_bytes())
         except OSError as error:
-            raise OutputError(
-                f"{keep or tempfile.gettempdir()}: cannot hold the demo's files: {error.strerror or error}"
-            ) from None
+            place = keep or tempfile.gettempdir()
+            raise OutputError(f"{place}: cannot hold the files of the demo: {error.strerror or error}") from None
         yield folder
 
 

@@ -1,0 +1,509 @@
+"""The command line in this process: every command, every option, every wrong use."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from networks import INPUTS, random_inputs, random_network
+from numpy.typing import NDArray
+
+import xnorinfer
+from xnorinfer import modelfile
+from xnorinfer.cli import COMMANDS, main
+from xnorinfer.lower import lower
+from xnorinfer.netspec import PROFILES
+from xnorinfer.reference import forward
+
+DATA = Path(xnorinfer.__file__).parent / "data"
+CHECKPOINT = str(DATA / "digits-64-256-256-10.npz")
+DIGITS = str(DATA / "digits-test.npz")
+
+
+def run(*arguments: object) -> Result:
+    """Run a command line as a user would; an exception that is no exit is a defect and escapes."""
+    result = CliRunner().invoke(main, [str(one) for one in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def fine(*arguments: object) -> str:
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def wrong(*arguments: object, code: int = 2) -> str:
+    """The one error line of a command that must fail."""
+    result = run(*arguments)
+    assert result.exit_code == code, result.output
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, result.output
+    assert "Traceback" not in result.output
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's network, converted."""
+    path = tmp_path_factory.mktemp("model") / "digits.safetensors"
+    fine("convert", CHECKPOINT, "-o", path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
+    """Images, true classes, and the classes that the packed network gives."""
+    held = np.load(DIGITS)
+    from xnorinfer.convert import convert_file
+    from xnorinfer.converters.base import ConvertOptions
+
+    net = convert_file(CHECKPOINT, ConvertOptions()).reading.net
+    return held["x"], held["y"].astype(np.int64), forward(net, held["x"]).argmax(axis=1)
+
+
+@pytest.fixture
+def nothing_left(tmp_path: Path) -> Callable[[], None]:
+    """Assert that the test's folder holds what it held now."""
+    before = sorted(os.listdir(tmp_path))
+
+    def check() -> None:
+        assert sorted(os.listdir(tmp_path)) == before
+
+    return check
+
+
+# ---------------------------------------------------------------- help
+
+
+def test_help_names_every_command() -> None:
+    text = fine("--help")
+    for name in COMMANDS:
+        assert f"\n  {name} " in text
+        own = fine(name, "--help")
+        assert "Examples:" in own
+        assert own == fine(name, "-h")
+    assert xnorinfer.__version__ in fine("--version")
+
+
+def test_help_of_convert_lists_formats_and_profiles() -> None:
+    text = " ".join(fine("convert", "--help").split())
+    for name, profile in PROFILES.items():
+        assert f"{name} {profile.meaning}" in text
+    assert "Formats (--format): npz" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["frobnicate"], "No such command 'frobnicate'"),
+        (["info"], "Missing argument 'MODEL'"),
+        (["run", "m.safetensors"], "Missing argument 'INPUT...'"),
+        (["info", "m", "--nonsense"], "No such option '--nonsense'"),
+        (["bench", "m", "--batch", "0,5"], "'0,5' is not a list of positive whole numbers"),
+        (["bench", "m", "--batch", "many"], "'many' is not a list of positive whole numbers"),
+        (["run", "m", "x", "--batch", "0"], "0 is not in the range"),
+        (["run", "m", "x", "--threads", "-1"], "-1 is not in the range"),
+    ],
+)
+def test_wrong_use(arguments: list[str], message: str) -> None:
+    assert message in wrong(*arguments)
+
+
+# ---------------------------------------------------------------- convert, info
+
+
+def test_convert_says_what_it_found_assumed_and_made(tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    text = fine("convert", CHECKPOINT, "-o", out)
+    for name, array in np.load(CHECKPOINT).items():
+        line = next(line for line in text.splitlines() if line.split()[:1] == [name])
+        assert str(array.dtype) in line
+    assert "21 tensors: 21 used, 0 ignored" in text
+    assert "uint8 pixels 0..255 mapped linearly to -1..1" in text
+    assert "times smaller" in text
+    assert f"wrote {out}" in text
+    assert modelfile.load(out).classes == 10
+    assert os.listdir(tmp_path) == ["m.safetensors"]
+
+
+def test_dry_run_writes_nothing(tmp_path: Path, nothing_left: Callable[[], None]) -> None:
+    text = fine("convert", CHECKPOINT, "-o", tmp_path / "m", "--dry-run")
+    assert "nothing written" in text
+    assert text.splitlines()[:-1] == fine("convert", CHECKPOINT, "--dry-run").splitlines()[:-1]
+    nothing_left()
+
+
+@pytest.mark.parametrize(
+    ("options", "meaning"),
+    [
+        (["--input-range", "0:1"], "mapped linearly to 0..1"),
+        (["--input-range", "-1:1"], "mapped linearly to -1..1"),
+        (["--input-normalize", "0.5:0.25"], "mapped linearly to -2..2"),
+        (["--input-threshold", "100"], "100 and above is +1"),
+        (["--input-signs"], "exactly -1 or +1"),
+        (["--input-real"], "float32 values"),
+    ],
+)
+def test_input_mappings(tmp_path: Path, options: list[str], meaning: str) -> None:
+    fine("convert", CHECKPOINT, "-o", tmp_path / "m", *options)
+    assert meaning in json.loads(fine("info", tmp_path / "m", "--json"))["input_meaning"]
+
+
+def test_options_reach_the_file(tmp_path: Path) -> None:
+    fine("convert", CHECKPOINT, "-o", tmp_path / "m", "--profile", "ge-zero", "--h", "glorot", "--format", "npz")
+    options = json.loads(fine("info", tmp_path / "m", "--json"))["provenance"]["options"]
+    assert options == {"profile": "ge-zero", "h": "glorot", "format": "npz"}
+    assert "ge-zero" in fine("info", tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--input-range", "1:1"], "maps every pixel to one value"),
+        (["--input-range", "1"], "'1' is not LO:HI"),
+        (["--input-range", "0:nan"], "maps every pixel to one value"),
+        (["--input-normalize", "0:0"], "STD above 0"),
+        (["--input-normalize", "a:b"], "'a:b' is not MEAN:STD"),
+        (["--input-threshold", "0"], "from 1 to 255"),
+        (["--input-threshold", "256"], "from 1 to 255"),
+        (["--input-threshold", "x"], "'x' is not a valid integer"),
+        (["--input-real", "--input-signs"], "--input-signs and --input-real exclude each other"),
+        (["--input-range", "0:1", "--input-threshold", "3"], "--input-range and --input-threshold exclude each other"),
+        (["--profile", "none"], "'none' is none of tf1-round, keras-round"),
+        (["--format", "docx"], "'docx' is none of npz"),
+        (["--h", "big"], "neither a number nor 'glorot'"),
+        (["--h", "-1"], "needed is a finite number above 0"),
+        (["--bn-epsilon", "-1"], "psilon"),
+        (["--float-layer", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_options(tmp_path: Path, nothing_left: Callable[[], None], options: list[str], message: str) -> None:
+    assert message in wrong("convert", CHECKPOINT, "-o", tmp_path / "m", *options)
+    nothing_left()
+
+
+def damaged_checkpoint(path: Path, change: Callable[[dict[str, NDArray[Any]]], None]) -> Path:
+    arrays = dict(np.load(CHECKPOINT))
+    change(arrays)
+    np.savez(path, **arrays)
+    return path
+
+
+def test_bad_checkpoints(tmp_path: Path) -> None:
+    def text_of(name: str, change: Callable[[dict[str, NDArray[Any]]], None]) -> str:
+        result = run("convert", damaged_checkpoint(tmp_path / name, change), "-o", tmp_path / "out")
+        assert result.exit_code == 2, result.output
+        assert result.stderr.startswith("error: ")
+        assert "Traceback" not in result.output
+        return result.stderr
+
+    assert "NaN" in text_of("nan.npz", lambda a: a["1.bn.mean"].__setitem__(3, np.nan))
+    assert "variance" in text_of("negative.npz", lambda a: a["0.bn.var"].__setitem__(3, -1))
+    assert "256" in text_of("chain.npz", lambda a: a.update({"1.weight": a["1.weight"][:, :200]}))
+    assert "BatchNorm" in text_of("nonorm.npz", lambda a: [a.pop(k) for k in list(a) if k.startswith("0.bn")] and None)
+    (tmp_path / "text.npz").write_text("no checkpoint")
+    assert "not a checkpoint" in wrong("convert", tmp_path / "text.npz", "-o", tmp_path / "out")
+    (tmp_path / "cut.npz").write_bytes(Path(CHECKPOINT).read_bytes()[:5000])
+    assert "cut.npz" in wrong("convert", tmp_path / "cut.npz", "-o", tmp_path / "out")
+    assert "no file" in wrong("convert", tmp_path / "missing.npz", "-o", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert not [name for name in os.listdir(tmp_path) if name.endswith(".part")]
+
+
+def test_a_folder_full_of_reasons_is_one_error_with_all_of_them(tmp_path: Path) -> None:
+    def change(arrays: dict[str, NDArray[Any]]) -> None:
+        arrays["0.bn.var"][2] = -1
+        arrays["1.bn.gamma"][5] = np.inf
+
+    result = run("convert", damaged_checkpoint(tmp_path / "two.npz", change), "--dry-run")
+    assert result.exit_code == 2
+    assert "2 problems" in result.stderr
+    assert len([line for line in result.stderr.splitlines() if line.startswith("  - ")]) == 2
+
+
+def test_unwritable_outputs(tmp_path: Path, nothing_left: Callable[[], None]) -> None:
+    assert "is a folder" in wrong("convert", CHECKPOINT, "-o", tmp_path)
+    assert "there is no folder" in wrong("convert", CHECKPOINT, "-o", tmp_path / "none" / "m")
+    assert "is an input" in wrong("convert", CHECKPOINT, "-o", CHECKPOINT)
+    assert "-o OUT.safetensors, or --dry-run" in wrong("convert", CHECKPOINT)
+    nothing_left()
+
+
+def test_info(model: Path) -> None:
+    text = fine("info", model)
+    info = json.loads(fine("info", model, "--json"))
+    assert [layer["neurons"] for layer in info["layers"]] == [256, 256, 10]
+    assert info["content_digest"] in text
+    assert info["provenance"]["sha256"] in text
+    assert "64 pixels" in text
+
+
+def test_names_from_files_cannot_command_the_terminal(tmp_path: Path) -> None:
+    packed = lower(random_network(1, [16, 8, 4], INPUTS["range"])).packed
+    from dataclasses import replace
+
+    bad = replace(packed.layers[0], name="\x1b[2Jgone [bold]x[/bold]\r")
+    modelfile.save(replace(packed, layers=(bad, *packed.layers[1:])), tmp_path / "m")
+    text = fine("info", tmp_path / "m")
+    assert "\x1b" not in text
+    assert "\\x1b[2Jgone [bold]x[/bold]\\r" in text
+
+
+def test_bad_models(tmp_path: Path, model: Path) -> None:
+    raw = bytearray(model.read_bytes())
+    for name, content, message in [
+        ("cut", bytes(raw[:3000]), "truncated"),
+        ("text", b"hello" * 10, "not an xnorinfer model"),
+        ("changed", bytes(raw[:-4]) + bytes([raw[-4] ^ 1]) + bytes(raw[-3:]), "digest"),
+        ("newer", bytes(raw).replace(b'\\"format_version\\":1', b'\\"format_version\\":9'), "format version 9"),
+    ]:
+        (tmp_path / name).write_bytes(content)
+        for command in (["info"], ["bench"], ["run", DIGITS + ":x"], ["verify", CHECKPOINT]):
+            assert message in wrong(command[0], tmp_path / name, *command[1:])
+    assert "no such file" in wrong("info", tmp_path / "missing")
+    assert "is not a file" in wrong("info", tmp_path)
+
+
+# ---------------------------------------------------------------- run
+
+
+def test_run_prints_one_class_a_line(model: Path, digits: tuple[NDArray[Any], ...]) -> None:
+    _, _, classes = digits
+    assert fine("run", model, DIGITS + ":x") == "".join(f"{c}\n" for c in classes)
+    assert fine("run", model, DIGITS + ":x", "--batch", 7, "--threads", 1) == "".join(f"{c}\n" for c in classes)
+
+
+def test_run_prints_scores(model: Path, digits: tuple[NDArray[Any], ...]) -> None:
+    lines = fine("run", model, DIGITS + ":x", "--scores").splitlines()
+    scores = np.array([[np.float32(v) for v in line.split("\t")] for line in lines])
+    assert (scores == xnorinfer.load(model).scores(digits[0])).all()
+
+
+def test_run_accuracy_and_output(model: Path, digits: tuple[NDArray[Any], ...], tmp_path: Path) -> None:
+    x, y, classes = digits
+    correct = int((classes == y).sum())
+    text = fine("run", model, DIGITS + ":x", "--labels", DIGITS + ":y", "-o", tmp_path / "o.npy", "--batch", 33)
+    assert f"({correct} of 400 correct)" in text
+    assert f"{correct / 400:.2%}" in text
+    written = np.load(tmp_path / "o.npy")
+    assert written.dtype == np.int64
+    assert (written == classes).all()
+    fine("run", model, DIGITS + ":x", "--scores", "-o", tmp_path / "s.npy", "--batch", 33)
+    assert (np.load(tmp_path / "s.npy") == xnorinfer.load(model).scores(x)).all()
+    assert sorted(os.listdir(tmp_path)) == ["o.npy", "s.npy"]
+
+
+def test_run_takes_every_form_of_the_same_images(model: Path, digits: tuple[NDArray[Any], ...], tmp_path: Path) -> None:
+    x, _, classes = digits
+    x, classes = x[:40], classes[:40]
+    expected = "".join(f"{c}\n" for c in classes)
+    header = bytes([0, 0, 8, 3]) + struct.pack(">III", 40, 8, 8)
+    np.save(tmp_path / "flat.npy", x)
+    np.save(tmp_path / "square.npy", x.reshape(40, 8, 8))
+    np.save(tmp_path / "fortran.npy", np.asfortranarray(x))
+    np.save(tmp_path / "mapped.npy", (x.astype(np.float32) / np.float32(255)) * np.float32(2) - np.float32(1))
+    np.save(tmp_path / "wide.npy", x.astype(np.int64))
+    np.savez_compressed(tmp_path / "one.npz", x)
+    (tmp_path / "x.idx").write_bytes(header + x.tobytes())
+    (tmp_path / "x.idx.gz").write_bytes(gzip.compress(header + x.tobytes()))
+    for path in sorted(tmp_path.iterdir()):
+        assert fine("run", model, path, "--batch", 16) == expected, path
+
+
+def test_run_images(model: Path, digits: tuple[NDArray[Any], ...], tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    x, y, classes = digits
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(12):
+        image.fromarray(x[i].reshape(8, 8)).save(folder / f"{i:02}.png")
+    (tmp_path / "y.txt").write_text("".join(f"{c}\n" for c in y[:12]))
+    assert fine("run", model, folder) == "".join(f"{c}\n" for c in classes[:12])
+    assert fine("run", model, folder / "05.png", folder / "02.png") == f"{classes[5]}\n{classes[2]}\n"
+    assert "of 12 correct" in fine("run", model, folder, "--labels", tmp_path / "y.txt")
+    image.fromarray(x[0].reshape(4, 16)).save(folder / "05.png")
+    assert "05.png: is 16x4 pixels" in wrong("run", model, folder, "-o", tmp_path / "o.npy")
+    assert not (tmp_path / "o.npy").exists()
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_run_takes_every_kind_of_input(name: str, tmp_path: Path) -> None:
+    net = random_network(2, [40, 70, 10], INPUTS[name])
+    modelfile.save(lower(net).packed, tmp_path / "m")
+    x = random_inputs(np.random.default_rng(0), net.input, 30, 40)
+    np.save(tmp_path / "x.npy", x)
+    assert fine("run", tmp_path / "m", tmp_path / "x.npy") == "".join(f"{c}\n" for c in forward(net, x).argmax(axis=1))
+
+
+def test_run_refuses_images_for_a_network_of_reals(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    modelfile.save(lower(random_network(2, [64, 70, 10], INPUTS["reals"])).packed, tmp_path / "m")
+    image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "x.png")
+    assert "image files hold pixels 0..255, this model takes float32" in wrong("run", tmp_path / "m", tmp_path / "x.png")
+
+
+def test_run_on_no_samples(model: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.empty((0, 64), np.uint8))
+    np.save(tmp_path / "y.npy", np.empty(0, int))
+    assert fine("run", model, tmp_path / "x.npy") == ""
+    text = fine("run", model, tmp_path / "x.npy", "--labels", tmp_path / "y.npy", "-o", tmp_path / "o.npy", "--scores")
+    assert "0 of 0 correct" in text
+    assert np.load(tmp_path / "o.npy").shape == (0, 10)
+
+
+def test_run_bad_inputs(model: Path, tmp_path: Path) -> None:
+    x = np.zeros((10, 64), np.uint8)
+    late = np.zeros((10, 64), np.float32) - 1
+    late[7, 3] = 0.12345
+    saved = {
+        "narrow": np.zeros((10, 63), np.uint8),
+        "one": np.zeros(64, np.uint8),
+        "late": late,
+        "negative": np.full((10, 64), -5),
+        "bool": np.zeros((10, 64), bool),
+        "nan": np.full((10, 64), np.nan),
+        "good": x,
+    }
+    for name, array in saved.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "good.npy").read_bytes()[:-100])
+    np.save(tmp_path / "labels9.npy", np.zeros(9, int))
+    np.save(tmp_path / "labels10.npy", np.full(10, 10))
+    before = sorted(os.listdir(tmp_path))
+    out = ["-o", tmp_path / "o.npy", "--batch", 4]
+    assert "has shape (10, 63)" in wrong("run", model, tmp_path / "narrow.npy", *out)
+    assert "row axis" in wrong("run", model, tmp_path / "one.npy", *out)
+    message = wrong("run", model, tmp_path / "late.npy", *out)
+    assert "late.npy, rows from 4 on: input row 3, column 3 is 0.12345" in message
+    assert "--input-real" in message
+    assert "negative.npy" in wrong("run", model, tmp_path / "negative.npy", *out)
+    assert "dtype bool" in wrong("run", model, tmp_path / "bool.npy", *out)
+    assert "nan.npy" in wrong("run", model, tmp_path / "nan.npy", *out)
+    assert "truncated" in wrong("run", model, tmp_path / "cut.npy", *out)
+    assert "no such file" in wrong("run", model, tmp_path / "none.npy", *out)
+    assert "choose one by its name" in wrong("run", model, DIGITS, *out)
+    good = tmp_path / "good.npy"
+    assert "9 labels for 10 samples" in wrong("run", model, good, "--labels", tmp_path / "labels9.npy", *out)
+    assert "label 0 is 10" in wrong("run", model, good, "--labels", tmp_path / "labels10.npy", *out)
+    assert "is an input" in wrong("run", model, good, "-o", good)
+    assert "is an input" in wrong("run", model, good, "-o", model)
+    assert "is an input" in wrong("run", model, DIGITS + ":x", "-o", DIGITS)
+    assert "is a folder" in wrong("run", model, good, "-o", tmp_path)
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+# ---------------------------------------------------------------- verify, bench, demo, warmup
+
+
+def test_verify_holds(model: Path, tmp_path: Path) -> None:
+    text = fine("verify", model, CHECKPOINT, "--rows", 50)
+    assert "50 random samples" in text
+    assert "holds: the model computes what the checkpoint computes" in text
+    text = fine("verify", model, CHECKPOINT, "--data", DIGITS + ":x", "--rows", 60)
+    assert "60 given samples" in text
+    result = json.loads(fine("verify", model, CHECKPOINT, "--data", DIGITS + ":x", "--json"))
+    assert result["holds"] is True
+    assert result["rows"] == 400
+    assert [layer["differences"] for layer in result["layers"]] == [0, 0, 0]
+
+
+def test_verify_names_the_first_difference(model: Path, tmp_path: Path) -> None:
+    def change(arrays: dict[str, NDArray[Any]]) -> None:
+        arrays["1.weight"][17, 5] = -np.sign(arrays["1.weight"][17, 5])
+
+    other = damaged_checkpoint(tmp_path / "other.npz", change)
+    result = run("verify", model, other, "--rows", 20)
+    assert result.exit_code == 1
+    assert "does not hold: 1: weight bits of neuron 17 differ from its latents, first at input 5" in result.stdout
+    assert "not byte for byte the file" in result.stdout
+    result = run("verify", model, other, "--rows", 20, "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["holds"] is False
+
+
+def test_verify_bad_use(model: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((3, 5), np.uint8))
+    assert "has shape (3, 5)" in wrong("verify", model, CHECKPOINT, "--data", tmp_path / "x.npy")
+    assert "no file" in wrong("verify", model, tmp_path / "none.npz")
+
+
+def test_bench(model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("threadpoolctl")
+    out = tmp_path / "b.json"
+    text = fine("bench", model, "--batch", "1,5", "--threads", "1", "--seconds", "0.01", "--json", out)
+    assert "all 64" in text
+    assert "all 65" in text
+    written = json.loads(out.read_text())
+    assert [case["batch"] for case in written["cases"]] == [1, 5]
+    assert written["model"] == "digits.safetensors"
+    assert "is a folder" in wrong("bench", model, "--json", tmp_path)
+
+
+def test_bench_exits_with_1_on_wrong_answers(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from xnorinfer import bench
+
+    monkeypatch.setattr(bench.FloatNetwork, "predict", lambda self, x: np.full(len(x), 99))
+    monkeypatch.setattr(bench, "exact_predict", lambda packed, x: np.full(len(x), 99))
+    result = run("bench", model, "--batch", "8", "--threads", "1", "--seconds", "0.01")
+    assert result.exit_code == 1
+    assert "64 WRONG" in result.stdout
+
+
+def test_warmup() -> None:
+    from xnorinfer import kernels
+
+    assert kernels.choose().name in fine("warmup")
+
+
+def test_demo_keeps_what_it_shows(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    text = fine("demo", "--keep", folder)
+    for number in range(1, 5):
+        assert f"\n{number}. " in text
+    assert "holds: the model computes what the checkpoint computes" in text
+    assert "of 400 correct" in text
+    assert sorted(os.listdir(folder)) == ["digits-64-256-256-10.npz", "digits-test.npz", "digits.safetensors"]
+    commands = [line for line in text.splitlines() if line.startswith("$ xnorinfer ")]
+    assert len(commands) == 4
+    assert f"run {folder / 'digits.safetensors'}" in commands[2]
+    (tmp_path / "file").write_text("")
+    assert "cannot hold the files of the demo" in wrong("demo", "--keep", tmp_path / "file")
+
+
+# ---------------------------------------------------------------- surroundings
+
+
+def test_library_errors_are_not_swallowed(monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
+    def broken(path: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(modelfile, "load", broken)
+    with pytest.raises(ZeroDivisionError):
+        run("info", model)
+
+
+def test_interrupts_are_one_line(monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
+    def interrupted(path: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(modelfile, "load", interrupted)
+    result = run("info", model)
+    assert result.exit_code == 130
+    assert result.stderr == "interrupted\n"
+
+
+def test_the_group_works_inside_other_programs(model: Path) -> None:
+    assert main.main(["info", str(model)], standalone_mode=False) is None
+    with pytest.raises(click.UsageError):
+        main.main(["info"], standalone_mode=False)
