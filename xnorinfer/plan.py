@@ -77,7 +77,7 @@ class Plan:
         self._kernel = kernels.choose(kernel)
         self._threads = default_threads() if threads is None else threads
         self._kept: list[NDArray[Any]] = []
-        self._table = np.zeros((len(packed.layers), fields.LAYER_FIELDS), np.int64)
+        self._table = layout.aligned((len(packed.layers), fields.LAYER_FIELDS), np.int64)
         for index, layer in enumerate(packed.layers):
             self._lay_out(self._table[index], layer)
         self._input_dtype = np.dtype(_INPUT_DTYPES[packed.input.kind])
@@ -122,8 +122,8 @@ class Plan:
         row[fields.OUT_BYTES] = layer.neurons * 4
         row[fields.FINISH] = self._kernel.finish()
         row[fields.OPS] = len(layer.output.ops)
-        row[fields.OP_CODES] = self._keep(np.array([OPS.index(op) for op in layer.output.ops] or [0], np.int64))
-        row[fields.OP_VALUES] = self._keep(np.array(layer.output.values, np.float32, order="C"))
+        row[fields.OP_CODES] = self._keep(layout.kept(np.array([OPS.index(op) for op in layer.output.ops], np.int64)))
+        row[fields.OP_VALUES] = self._keep(layout.kept(layer.output.values))
 
     def _panels(self, row: NDArray[np.int64], panels: NDArray[Any]) -> None:
         row[fields.PANELS] = panels.shape[0]
@@ -167,7 +167,7 @@ class Plan:
             if not isinstance(layer.output, Threshold):
                 assert isinstance(mapping, PixelInput)
                 numbers = np.array([mapping.slope, mapping.intercept, mapping.divisor], np.float64)
-                row[fields.MAPPING] = self._keep(numbers)
+                row[fields.MAPPING] = self._keep(layout.kept(numbers))
                 row[fields.WEIGHT_SUM] = self._keep(layout.filled(2 * ones - layer.depth, lanes, 0, np.float64))
         else:
             row[fields.COMPUTE] = kernel.compute_bits()
@@ -201,7 +201,7 @@ class Plan:
         scratch = -(-scratch // lines) * lines + 2 * shared
         memory = layout.aligned((threads * scratch + 2 * shared,), np.uint8)
         counters = layout.aligned((len(self._table) * (threads + 1) * fields.COUNTER_BYTES,), np.uint8)
-        job = np.zeros(fields.JOB_FIELDS, np.int64)
+        job = layout.aligned((fields.JOB_FIELDS,), np.int64)
         job[fields.TABLE] = _address(self._table)
         job[fields.SCRATCH] = _address(memory)
         job[fields.SCRATCH_BYTES] = scratch

@@ -81,3 +81,10 @@ def filled(vector: NDArray[Any], count: int, fill: float, dtype: Any) -> NDArray
     out[: len(vector)] = vector
     out[len(vector) :] = fill
     return out
+
+
+def kept(array: NDArray[Any]) -> NDArray[Any]:
+    """An aligned copy that compiled code may read by its address."""
+    out = aligned(array.shape, array.dtype)
+    out[...] = array
+    return out

@@ -1,0 +1,110 @@
+"""Concurrent callers, forks and exits: never a crash, a hang or a wrong bit."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import packed_networks as nets
+import pytest
+
+from xnorinfer import plan as plan_module
+from xnorinfer.kernels.pool import pool
+from xnorinfer.netspec import PixelInput
+from xnorinfer.plan import Plan
+
+
+def test_concurrent_callers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many Python threads on one plan and on two, helpers wanted by all."""
+    monkeypatch.setattr(plan_module, "THREAD_WORK", 0)
+    rng = np.random.default_rng(8)
+    models = [nets.random_model(rng, PixelInput.range(-1, 1), widths) for widths in ((90, 200, 70, 10), (33, 65, 3))]
+    inputs = [nets.random_rows(rng, model, 150) for model in models]
+    wants = [nets.expected(model, x)[-1] for model, x in zip(models, inputs, strict=True)]
+    plans = [Plan(model, threads=2) for model in models]
+    wrong: list[tuple[int, int]] = []
+
+    def caller(seed: int) -> None:
+        own = np.random.default_rng(seed)
+        for _ in range(60):
+            which, rows = int(own.integers(2)), int(own.integers(1, 151))
+            if not nets.same(plans[which].run(inputs[which][:rows].copy()), wants[which][:rows]):
+                wrong.append((which, rows))
+
+    threads = [threading.Thread(target=caller, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
+    assert wrong == []
+
+
+def test_helpers_sleep_wake_and_can_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_module, "THREAD_WORK", 0)
+    rng = np.random.default_rng(9)
+    model = nets.random_model(rng, PixelInput.range(-1, 1), (90, 200, 10))
+    x = nets.random_rows(rng, model, 100)
+    want = nets.expected(model, x)[-1]
+    plan = Plan(model, threads=2)
+    for _ in range(3):
+        assert nets.same(plan.run(x), want)
+        threading.Event().wait(0.02)  # long enough for the helper to fall asleep
+    pool().stop()
+    assert nets.same(plan.run(x), want)
+
+
+FORK = """
+import os, sys, threading
+import numpy as np
+import packed_networks as nets
+from xnorinfer import plan as plan_module
+from xnorinfer.netspec import PixelInput
+from xnorinfer.plan import Plan
+
+plan_module.THREAD_WORK = 0
+rng = np.random.default_rng(2)
+model = nets.random_model(rng, PixelInput.range(-1, 1), (90, 200, 70, 10))
+x = nets.random_rows(rng, model, 100)
+want = nets.expected(model, x)[-1]
+plan = Plan(model, threads=2)
+assert nets.same(plan.run(x), want)
+stop = threading.Event()
+
+def busy():
+    while not stop.is_set():
+        assert nets.same(plan.run(x), want)
+
+thread = threading.Thread(target=busy)
+if sys.argv[1] == "busy":
+    thread.start()
+children = []
+for _ in range(4):
+    child = os.fork()
+    if child == 0:
+        right = all(nets.same(plan.run(x), want) for _ in range(20))
+        right = right and all(nets.same(plan.run(x[:1].copy()), want[:1]) for _ in range(20))
+        os._exit(0 if right else 3)
+    children.append(child)
+codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+stop.set()
+if sys.argv[1] == "busy":
+    thread.join()
+print(codes)
+"""
+
+
+@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="no fork on this system")
+@pytest.mark.parametrize("when", ["idle", "busy"])
+def test_after_a_fork(when: str) -> None:
+    """A forked child has no helpers and maybe a copy of a job in the middle: it must compute all the same."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORK, when],
+        env={**__import__("os").environ, "PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[0, 0, 0, 0]"
