@@ -65,7 +65,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def digits() -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
     """Images, true classes, and the classes that the packed network gives."""
     held = np.load(DIGITS)
-    from xnorinfer.convert import convert_file
+    from xnorinfer.conversion import convert_file
     from xnorinfer.converters.base import ConvertOptions
 
     net = convert_file(CHECKPOINT, ConvertOptions()).reading.net

@@ -14,7 +14,7 @@ LEVEL_0 = {"errors", "bits", "writing"}
 LEVEL_1 = {"netspec", "reference"}
 LEVEL_2 = {"threshold", "packed", "lower", "modelfile"}
 LEVEL_4 = {"plan", "model"}
-LEVEL_5 = {"convert", "dataio", "images", "verify", "bench"}
+LEVEL_5 = {"conversion", "dataio", "images", "verify", "bench"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "bits": {"errors"},
@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     **{name: LEVEL_0 | LEVEL_1 | LEVEL_2 | LEVEL_4 | LEVEL_5 | {"kernels", "converters", ""} for name in LEVEL_5},
     "converters": {"errors", "netspec", "converters"},
     "training": {"errors", "writing", "dataio", "training"},
-    "": {"errors", "model", "convert", "modelfile", "converters"},
+    "": {"errors", "model", "conversion", "modelfile", "converters"},
 }
 EVERYTHING = {"cli", "__main__"}
 

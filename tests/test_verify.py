@@ -12,7 +12,7 @@ import pytest
 from networks import INPUTS, random_inputs, random_network
 
 from xnorinfer import modelfile
-from xnorinfer.convert import convert_file
+from xnorinfer.conversion import convert_file
 from xnorinfer.converters.base import ConvertOptions
 from xnorinfer.errors import SourceError
 from xnorinfer.netspec import BatchNorm, Dense, FloatDense, InputMapping, NetSpec

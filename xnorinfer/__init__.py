@@ -35,7 +35,7 @@ def convert(source: str | Path, *, threads: int | None = None, kernel: str | Non
     options: the fields of `converters.base.ConvertOptions`: format, profile, bn_epsilon, h, input, float_layers.
     Raises SourceError, OptionError or NetworkError, the last with all reasons at once.
     """
-    from xnorinfer.convert import convert_file
+    from xnorinfer.conversion import convert_file
 
     return Model(convert_file(source, _options(options)).packed, threads=threads, kernel=kernel)
 
@@ -45,7 +45,7 @@ def from_torch(module: Any, *, threads: int | None = None, kernel: str | None = 
 
     options: as in `convert`.  Raises OptionError or NetworkError, the last with all reasons at once.
     """
-    from xnorinfer.convert import pack_reading
+    from xnorinfer.conversion import pack_reading
     from xnorinfer.converters.torch import from_torch_module
 
     chosen = _options(options)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from xnorinfer import modelfile
 from xnorinfer.bits import bitunpack
-from xnorinfer.convert import digest_of
+from xnorinfer.conversion import digest_of
 from xnorinfer.lower import Block, Counts, blocks_of
 from xnorinfer.model import Model, canonical_input, random_inputs
 from xnorinfer.netspec import F32, BatchNorm, Dense, FloatDense, Hardtanh, NetSpec

@@ -13,7 +13,7 @@ from xnorinfer.cli.options import GlorotOrNumber, LazyChoice, Pair
 from xnorinfer.errors import OptionError
 
 if TYPE_CHECKING:
-    from xnorinfer.convert import Conversion
+    from xnorinfer.conversion import Conversion
     from xnorinfer.netspec import InputMapping
 
 EPILOG = """\b
@@ -93,7 +93,7 @@ def command(
     if output is None and not dry_run:
         raise click.UsageError("give the file to write with -o OUT.safetensors, or --dry-run to look only")
     from xnorinfer import modelfile
-    from xnorinfer.convert import convert_file
+    from xnorinfer.conversion import convert_file
     from xnorinfer.converters.base import ConvertOptions
     from xnorinfer.writing import require_writable
 
