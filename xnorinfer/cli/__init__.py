@@ -38,6 +38,10 @@ Every command has its own help with examples: xnorinfer run --help
 """
 
 
+class _ReaderLeft(Exception):
+    """Whoever read stdout has closed it."""
+
+
 class CommandLine(click.Group):
     """The group of all commands; turns errors into one clear line and an exit code."""
 
@@ -80,7 +84,7 @@ class CommandLine(click.Group):
         except (click.Abort, KeyboardInterrupt):
             click.echo("interrupted", err=True)
             return EXIT_INTERRUPTED
-        except BrokenPipeError:
+        except (_ReaderLeft, BrokenPipeError):
             # The reader (head, less) has seen enough.  Python would complain when it flushes stdout at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return EXIT_BROKEN_PIPE
@@ -91,6 +95,8 @@ class CommandLine(click.Group):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise click.Abort() from None  # click would print an empty line first
+        except BrokenPipeError:
+            raise _ReaderLeft from None  # click would exit with 1
 
 
 def _complain(message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -160,7 +161,7 @@ def _copy(job: Job, writer: RowWriter, dtype: np.dtype[Any]) -> None:
 
 
 def _print(job: Job) -> None:
-    if not screen.console().is_terminal:
+    if not sys.stdout.isatty():  # not rich's judgement: FORCE_COLOR must not change what a pipe gets
         for result in job.results():
             rows = ("\t".join(map(str, row)) for row in result.tolist()) if job.want_scores else map(str, result.tolist())
             click.echo("".join(line + "\n" for line in rows), nl=False)

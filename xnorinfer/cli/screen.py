@@ -27,9 +27,14 @@ PATIENCE_SECONDS = 0.4
 PIPE_WIDTH = 200
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # rich would exit with 1
+
+
 def console(*, stderr: bool = False) -> Console:
     """A console that prints text as it is: names from files are never taken for markup."""
-    plain = Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=False)
+    plain = _Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=False)
     if not plain.is_terminal and "COLUMNS" not in os.environ:
         plain.width = PIPE_WIDTH
     return plain
@@ -161,8 +166,11 @@ def stages() -> Iterator[Callable[[str, int, int], None]]:
         return
     with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=out, transient=True) as bar:
         tasks: dict[str, TaskID] = {}
+        first = bar.add_task("preparing (the first use compiles kernels)", total=None)
 
         def report(what: str, done: int, total: int) -> None:
+            if not tasks:
+                bar.remove_task(first)
             if what not in tasks:
                 tasks[what] = bar.add_task(what, total=total)
             bar.update(tasks[what], completed=done, total=total)
