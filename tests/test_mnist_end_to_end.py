@@ -1,0 +1,241 @@
+"""The main job on real data: train in PyTorch, convert through the command, run all 10,000 test images, compare.
+
+The exact reference must be met in every score.  PyTorch itself rounds the sums of the first layer (and of a float last layer)
+in the order its BLAS likes, so a few of its predictions may differ; each of them must be explained by such a sum.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from xnorinfer.dataio import open_array
+from xnorinfer.netspec import BatchNorm, Dense, FloatDense, Hardtanh, NetSpec, PixelInput, Sign, SignInput
+from xnorinfer.reference import forward, layer_outputs
+
+torch = pytest.importorskip("torch", reason="these tests train in PyTorch")
+
+import mnist_networks as networks  # noqa: E402
+
+Array = NDArray[Any]
+COMMAND = Path(sys.executable).with_name("xnorinfer")
+
+#: Half the distance between 1 and the next float32: the relative error of one rounding.
+ROUNDING = 2.0**-24
+
+
+def run_command(*arguments: str | Path) -> str:
+    done = subprocess.run([str(COMMAND), *map(str, arguments)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"xnorinfer {' '.join(map(str, arguments))}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class Mnist:
+    """Images (rows, 28, 28) uint8 and labels (rows,), and the test files for the command."""
+
+    train_x: Array
+    train_y: Array
+    test_x: Array
+    test_y: Array
+    images: Path
+    labels: Path
+
+
+@pytest.fixture(scope="session")
+def mnist(mnist_folder: Path) -> Mnist:
+    def path(name: str) -> Path:
+        return next(p for p in (mnist_folder / f"{name}-ubyte", mnist_folder / f"{name}-ubyte.gz") if p.is_file())
+
+    names = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+    arrays = [open_array(str(path(name))).read() for name in names]
+    return Mnist(arrays[0], arrays[1], arrays[2], arrays[3], path(names[2]), path(names[3]))
+
+
+def batch_norm(module: Any, name: str) -> BatchNorm:
+    return BatchNorm(
+        name,
+        networks.array(module.running_mean),
+        networks.array(module.running_var),
+        gamma=networks.array(module.weight),
+        beta=networks.array(module.bias),
+        epsilon=module.eps,
+        form="torch",
+    )
+
+
+def spec(net: Any, float_head: bool) -> NetSpec:
+    """The network for the reference, written down by hand from the live modules, not through a converter."""
+    layers: list[Any] = []
+    for number in (1, 2):
+        dense = getattr(net, f"fc{number}")
+        layers.append(Dense(f"fc{number}", networks.array(dense.weight), "sign", bias=networks.array(dense.bias)))
+        layers.append(batch_norm(getattr(net, f"bn{number}"), f"bn{number}"))
+        layers.append(Sign(f"sign{number}", "sign"))
+    if float_head:
+        layers[-1] = Hardtanh("htanh2")
+        layers.append(FloatDense("fc4", networks.array(net.fc4.weight), networks.array(net.fc4.bias)))
+    else:
+        layers.append(Dense("fc3", networks.array(net.fc3.weight), "sign", bias=networks.array(net.fc3.bias)))
+        layers.append(batch_norm(net.bn3, "bn3"))
+    return NetSpec(PixelInput.range(-1, 1), tuple(layers), "torch-sign")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One trained network: live, on file, and written down for the reference."""
+
+    name: str
+    net: Any
+    checkpoint: Path
+    convert_options: tuple[str, ...]
+    spec: NetSpec
+    pytorch: dict[str, Array]
+
+
+@pytest.fixture(scope="session", params=["binary-head", "float-head"])
+def case(request: pytest.FixtureRequest, mnist: Mnist, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """Trained on 10,000 images for one epoch, a few seconds."""
+    float_head = request.param == "float-head"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        net = networks.FloatHead() if float_head else networks.BinaryHead()
+        networks.train(net, mnist.train_x[:10_000], mnist.train_y[:10_000], seed=7)
+        networks.nudge_to_rounding(net, mnist.test_x, range(10, 60))
+    checkpoint = tmp_path_factory.mktemp("mnist") / f"{request.param}.pth.tar"
+    networks.save(net, checkpoint)
+    options = ("--float-layer", "fc4") if float_head else ()
+    return Case(request.param, net, checkpoint, options, spec(net, float_head), networks.framework_layers(net, mnist.test_x))
+
+
+@pytest.fixture(scope="session")
+def packed_scores(case: Case, mnist: Mnist) -> Array:
+    """What the installed command makes of the checkpoint: scores of all 10,000 test images."""
+    model, scores = case.checkpoint.with_suffix(".safetensors"), case.checkpoint.with_suffix(".npy")
+    run_command("convert", case.checkpoint, "-o", model, "--input-range", "-1:1", *case.convert_options)
+    run_command("run", model, mnist.images, "--scores", "-o", scores, "--labels", mnist.labels)
+    return np.load(scores)
+
+
+def test_no_score_differs_from_the_reference(case: Case, mnist: Mnist, packed_scores: Array) -> None:
+    assert (case.spec.layers[1].gamma[:6] == np.float32([0, 3e-7, -3e-7, -0.5, 1e-30, 0])).all()  # type: ignore[union-attr]
+    expected = forward(case.spec, mnist.test_x.reshape(10_000, 784))
+    assert packed_scores.dtype == np.float32
+    assert (packed_scores != expected).sum() == 0
+    assert (packed_scores.argmax(axis=1) == mnist.test_y).mean() > 0.85  # it did learn
+
+
+def test_predictions_are_those_of_pytorch(case: Case, mnist: Mnist, packed_scores: Array) -> None:
+    differing = np.flatnonzero(packed_scores.argmax(axis=1) != case.pytorch["scores"].argmax(axis=1))
+    assert len(differing) <= 5
+    x = mnist.test_x.reshape(10_000, 784)
+    for row in differing:
+        if not (rounded_bits(case, x[row : row + 1], row) or rounded_head(case, packed_scores[row], row)):
+            pytest.fail(f"test image {row}: PyTorch's class differs and no rounding explains it")
+
+
+def rounded_bits(case: Case, x: Array, row: int) -> bool:
+    """True if first-layer signs differ on x (1, 784), each of them by rounding alone."""
+    exact = dict(layer_outputs(case.spec, x))
+    differ = np.flatnonzero(exact["sign1"][0] != np.sign(case.pytorch["bn1"][row]))
+    return len(differ) > 0 and all(within_rounding(case, x[0], int(neuron)) for neuron in differ)
+
+
+def within_rounding(case: Case, x: Array, neuron: int) -> bool:
+    """True if the neuron's value before its sign, in float64, is within the rounding of PyTorch's float32 sum of 0."""
+    dense, norm = case.spec.layers[0], case.spec.layers[1]
+    assert isinstance(dense, Dense)
+    assert isinstance(norm, BatchNorm)
+    vectors = (dense.bias, norm.gamma, norm.variance, norm.mean, norm.beta)
+    bias, gamma, variance, mean, beta = (float(vector[neuron]) for vector in vectors if vector is not None)
+    products = (2 * x.astype(np.float64) / 255 - 1) * np.sign(dense.latent[neuron].astype(np.float64))
+    total, alpha = products.sum() + bias, gamma / np.sqrt(variance + norm.epsilon)
+    # Any order of 784 sums and the bias (Higham 2002, Accuracy and Stability, 4.2), inputs rounded thrice; then BatchNorm.
+    in_sum = (784 + 4) * ROUNDING * (np.abs(products).sum() + abs(bias)) * abs(alpha)
+    in_norm = 8 * ROUNDING * (abs(total * alpha) + abs(mean * alpha) + abs(beta))
+    return bool(abs((total - mean) * alpha + beta) <= in_sum + in_norm)
+
+
+def rounded_head(case: Case, ours: Array, row: int) -> bool:
+    """True if a float last layer decides between two classes closer than the rounding of its float32 sums."""
+    head = case.spec.layers[-1]
+    if not isinstance(head, FloatDense):
+        return False
+    theirs = int(case.pytorch["scores"][row].argmax())
+    bound = (head.depth + 2) * ROUNDING * np.abs(head.weight.astype(np.float64)).sum(axis=1)
+    best = int(ours.argmax())
+    return float(ours[best]) - float(ours[theirs]) <= bound[best] + bound[theirs] + 2 * ROUNDING * abs(float(ours[best]))
+
+
+def test_every_sign_of_the_first_layer_that_differs_is_rounding(case: Case, mnist: Mnist) -> None:
+    x = mnist.test_x.reshape(10_000, 784)
+    exact = dict(layer_outputs(NetSpec(case.spec.input, case.spec.layers[:3], "torch-sign"), x))
+    differing = np.argwhere(exact["sign1"] != np.sign(case.pytorch["bn1"]))
+    assert len(differing) < 200  # of some two million
+    for row, neuron in differing:
+        assert within_rounding(case, x[row], int(neuron)), f"test image {row}, neuron {neuron}"
+    # The explanation is worth something: it refuses nearly every value that is not at its threshold.
+    refused = sum(not within_rounding(case, x[row], 100) for row in range(200))
+    assert refused > 190
+
+
+def test_hidden_signs_follow_exactly_from_the_first_layer(case: Case, mnist: Mnist) -> None:
+    # Sums of signs are exact in every order: given PyTorch's own first signs, nothing may differ any more.
+    rest = case.spec.layers[3:]
+    signs = np.sign(case.pytorch["bn1"])
+    outputs = dict(layer_outputs(NetSpec(SignInput(), rest, "torch-sign"), signs))
+    if case.name == "binary-head":
+        assert (outputs["sign2"] == np.sign(case.pytorch["bn2"])).all()
+        assert (outputs["bn3"].argmax(axis=1) == case.pytorch["scores"].argmax(axis=1)).all()
+    else:
+        assert (outputs["htanh2"] == case.pytorch["htanh2"]).all()
+
+
+def test_verify_proves_it_through_the_command(case: Case, mnist: Mnist, packed_scores: Array, tmp_path: Path) -> None:
+    model = case.checkpoint.with_suffix(".safetensors")
+    few = tmp_path / "few.npy"
+    np.save(few, mnist.test_x[:256])
+    run_command("verify", model, case.checkpoint, "--data", few)
+    assert json.loads(run_command("info", model, "--json"))
+
+
+def test_network_of_the_training_package(mnist: Mnist, tmp_path: Path) -> None:
+    """784-128-128-10 by the package's own recipe (round half to even, TF's BatchNorm order), from a named npz."""
+    from xnorinfer.training.checkpoint import write_npz
+    from xnorinfer.training.data import Samples
+    from xnorinfer.training.loop import Progress, Recipe, predict
+    from xnorinfer.training.network import BinaryMLP, Shape
+
+    shape = Shape(784, (128, 128), 10, dropout_input=0.1, dropout_hidden=0.1)
+    progress = Progress.start(lambda: BinaryMLP(shape), Recipe(epochs=2, lr_start=3e-3, lr_end=3e-4))
+    learn = Samples.of(mnist.train_x[:6_000], mnist.train_y[:6_000])
+    choose = Samples.of(mnist.train_x[-1_000:], mnist.train_y[-1_000:])
+    while not progress.done:
+        progress.run_epoch(learn, choose)
+    net = progress.load_best()
+    source, model, scores = tmp_path / "net.npz", tmp_path / "net.safetensors", tmp_path / "scores.npy"
+    write_npz(source, net)
+    run_command("convert", source, "-o", model)
+    run_command("run", model, mnist.images, "--scores", "-o", scores)
+
+    layers: list[Any] = []
+    for number, (dense, norm) in enumerate(net.layers(), 1):
+        layers.append(Dense(f"fc{number}", networks.array(dense.weight), "round-even", bias=networks.array(dense.bias)))
+        statistics = [networks.array(t) for t in (norm.running_mean, norm.running_var)]
+        gamma, beta = networks.array(norm.weight), networks.array(norm.bias)
+        layers.append(BatchNorm(f"bn{number}", *statistics, gamma=gamma, beta=beta, epsilon=1e-4, form="tf"))
+        layers.append(Sign(f"sign{number}", "round-even"))
+    expected = forward(NetSpec(PixelInput.range(-1, 1), tuple(layers[:-1]), "tf1-round"), mnist.test_x.reshape(10_000, 784))
+    packed = np.load(scores)
+    assert (packed != expected).sum() == 0
+    assert (packed.argmax(axis=1) == mnist.test_y).mean() > 0.85
+    framework = predict(net, Samples.of(mnist.test_x, mnist.test_y).pixels).numpy()
+    assert (packed.argmax(axis=1) != framework).sum() <= 5
