@@ -19,7 +19,6 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "bits": {"errors"},
     "writing": {"errors"},
-    "writing": {"errors"},
     "netspec": {"errors"},
     "reference": {"netspec"},
     **dict.fromkeys(LEVEL_2, LEVEL_0 | LEVEL_1 | LEVEL_2),

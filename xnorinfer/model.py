@@ -65,7 +65,7 @@ class Model:
 
     def predict(self, x: ArrayLike) -> NDArray[np.int64]:
         """Class of each sample, the first one where scores tie: x as in `scores` -> (rows,) int64."""
-        return np.argmax(self.scores(x), axis=1).astype(np.int64, copy=False)
+        return np.asarray(np.argmax(self.scores(x), axis=1), np.int64)
 
     def save(self, path: str | Path) -> None:
         """Write the model file, atomically.  Raises OutputError."""

@@ -232,7 +232,7 @@ def _limit_counts(output: Threshold) -> I64:
     if limits.dtype != np.float32:
         return np.asarray(limits, np.int64)
     magnitude = np.abs(limits).view(np.uint32).astype(np.int64)
-    return np.where(limits < 0, -magnitude, magnitude)
+    return np.asarray(np.where(limits < 0, -magnitude, magnitude))
 
 
 def _prove_chunk(
@@ -292,7 +292,7 @@ def _compare(result: Verification, model: Model, net: NetSpec, x: NDArray[Any], 
         tied = np.zeros(len(chunk), np.bool_)
         for layer, want, traced in zip(model.packed.layers, outputs, model.plan.trace(chunk), strict=True):
             bits = isinstance(layer.output, Threshold)
-            got = bitunpack(traced, layer.neurons) if bits else traced
+            got: NDArray[Any] = bitunpack(traced.view(np.uint64), layer.neurons) if bits else traced
             # After an exact 0 before sign, which bits cannot hold, a row has no answer to compare with.
             tied |= (want == 0).any(axis=1) & bits
             wrong = (got != want) & ~tied[:, None]
