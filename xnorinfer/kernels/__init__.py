@@ -11,9 +11,8 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
-from numba import cfunc, config, njit
+from numba import config
 
 from xnorinfer.errors import KernelError
 
@@ -23,16 +22,15 @@ if config.CPU_NAME is not None and config.CPU_FEATURES is None:
 
 from xnorinfer.kernels import layers
 from xnorinfer.kernels.driver import make_drive
+from xnorinfer.kernels.store import callable_from_python, compiled, on_compile
 from xnorinfer.kernels.vector_ir import BinaryShape, float_tile, probe_features, signed_tile
 
 ENVIRONMENT = "XNORINFER_KERNEL"
 
 Drive = Callable[[int, int, int, int], int]
 
-_WORD = "int64"
-_PREPARE = f"void({', '.join([_WORD] * 5)})"
-_COMPUTE = f"void({', '.join([_WORD] * 8)})"
-_DRIVE = f"int64({', '.join([_WORD] * 4)})"
+# Numbers of int64 arguments; see `layers` and `driver`.
+_PREPARE, _COMPUTE, _FINISH, _DRIVE = 5, 8, 5, 4
 
 
 @dataclass(frozen=True)
@@ -54,28 +52,28 @@ class Kernel:
         return self.real_lanes * self.real_vectors
 
     def compute_bits(self) -> int:
-        return _address(layers.make_compute_bits, _COMPUTE, self.binary, 1)
+        return compiled(layers.make_compute_bits, _COMPUTE, self.binary, 1)
 
     def compute_planes(self) -> int:
-        return _address(layers.make_compute_bits, _COMPUTE, self.binary, 8)
+        return compiled(layers.make_compute_bits, _COMPUTE, self.binary, 8)
 
     def compute_reals(self) -> int:
-        return _address(_make_compute_reals, _COMPUTE, self.real_lanes, self.real_vectors)
+        return compiled(_make_compute_reals, _COMPUTE, self.real_lanes, self.real_vectors)
 
     def compute_floats(self) -> int:
-        return _address(_make_compute_floats, _COMPUTE, self.real_lanes, self.float_panel // self.real_lanes)
+        return compiled(_make_compute_floats, _COMPUTE, self.real_lanes, self.float_panel // self.real_lanes)
 
     def prepare_bits(self) -> int:
-        return _address(layers.make_prepare_bits, _PREPARE)
+        return compiled(layers.make_prepare_bits, _PREPARE)
 
     def prepare_bytes(self) -> int:
-        return _address(layers.make_prepare_bytes, _PREPARE)
+        return compiled(layers.make_prepare_bytes, _PREPARE)
 
     def prepare_planes(self) -> int:
-        return _address(layers.make_prepare_planes, _PREPARE)
+        return compiled(layers.make_prepare_planes, _PREPARE)
 
     def finish(self) -> int:
-        return _address(layers.make_finish, _PREPARE, "fma" in cpu_features())
+        return compiled(layers.make_finish, _FINISH, "fma" in cpu_features())
 
 
 def _make_compute_reals(lanes: int, vectors: int) -> Callable[..., None]:
@@ -84,6 +82,19 @@ def _make_compute_reals(lanes: int, vectors: int) -> Callable[..., None]:
 
 def _make_compute_floats(lanes: int, vectors: int) -> Callable[..., None]:
     return layers.make_compute_reals(float_tile(lanes, vectors), lanes * vectors)
+
+
+#: The methods of a kernel that compile.
+_FUNCTIONS = (
+    "prepare_bits",
+    "prepare_bytes",
+    "prepare_planes",
+    "compute_bits",
+    "compute_planes",
+    "compute_reals",
+    "compute_floats",
+    "finish",
+)
 
 
 KERNELS: tuple[Kernel, ...] = (
@@ -135,17 +146,23 @@ def choose(name: str | None = None) -> Kernel:
 
 
 @cache
-def _address(make: Callable[..., Callable[..., None]], signature: str, *arguments: Any) -> int:
-    function = cfunc(signature, nogil=True)(make(*arguments))
-    _KEPT.append(function)
-    return int(function.address)
-
-
-_KEPT: list[Any] = []
-
-
-@cache
 def drive() -> Drive:
     """The compiled driver; see `driver.make_drive` for its arguments."""
-    compiled: Drive = njit(_DRIVE, nogil=True)(make_drive())
-    return compiled
+    return callable_from_python(make_drive, _DRIVE)
+
+
+def warmup(name: str | None = None) -> list[str]:
+    """Compile all functions of a kernel (default: the one `choose` gives) and keep them on disk where a folder takes them.
+
+    Returns the names of those that had to be compiled.  Raises KernelError as `choose` does.
+    """
+    kernel = choose(name)
+    names: list[str] = []
+    on_compile.append(names.append)
+    try:
+        drive()
+        for method in _FUNCTIONS:
+            getattr(kernel, method)()
+    finally:
+        on_compile.remove(names.append)
+    return names
