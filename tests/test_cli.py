@@ -221,6 +221,30 @@ def test_bad_checkpoints(tmp_path: Path) -> None:
     assert not [name for name in os.listdir(tmp_path) if name.endswith(".part")]
 
 
+def test_a_latent_of_exactly_0_under_torch_sign(tmp_path: Path) -> None:
+    path = damaged_checkpoint(tmp_path / "zero.npz", lambda arrays: arrays["0.weight"].__setitem__((3, 4), 0))
+    result = run("convert", path, "-o", tmp_path / "m", "--profile", "torch-sign")
+    assert result.exit_code == 2
+    assert "1 latent weights are exactly 0, the first at [3, 4]" in result.stderr
+    assert "--profile ge-zero" in result.stderr
+    assert os.listdir(tmp_path) == ["zero.npz"]
+
+
+class _Evil:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+def test_a_pickle_that_wants_to_run_code(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    torch.save({"state_dict": _Evil(tmp_path / "touched")}, tmp_path / "evil.pt")
+    assert "evil.pt" in wrong("convert", tmp_path / "evil.pt", "-o", tmp_path / "m")
+    assert os.listdir(tmp_path) == ["evil.pt"]
+
+
 def test_a_folder_full_of_reasons_is_one_error_with_all_of_them(tmp_path: Path) -> None:
     def change(arrays: dict[str, NDArray[Any]]) -> None:
         arrays["0.bn.var"][2] = -1
@@ -464,6 +488,10 @@ def test_warmup() -> None:
     from xnorinfer import kernels
 
     assert kernels.choose().name in fine("warmup")
+    text = fine("warmup", "--all")
+    for kernel in kernels.usable():
+        assert f"{kernel.name} " in text
+    assert text.count("was ready") >= 1
 
 
 def test_demo_keeps_what_it_shows(tmp_path: Path) -> None:

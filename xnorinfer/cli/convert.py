@@ -63,7 +63,11 @@ class _Command(click.Command):
 )
 @click.option("--bn-epsilon", type=float, metavar="E", help="Epsilon of BatchNorm, where the checkpoint does not hold it.")
 @click.option("--h", "magnitude", type=GlorotOrNumber(), help="Magnitude H of the binary weights, +-H.  [default: 1]")
-@click.option("--input-range", type=Pair("LO:HI"), help="Pixels 0..255 were mapped linearly to LO..HI.  [default: -1:1]")
+@click.option(
+    "--input-range",
+    type=Pair("LO:HI"),
+    help="Pixels 0..255 were mapped linearly to LO..HI.  [default: -1:1, if the format knows no better]",
+)
 @click.option(
     "--input-normalize", type=Pair("MEAN:STD"), help="Pixels were mapped by (p/255 - MEAN) / STD, as torchvision does."
 )

@@ -163,7 +163,7 @@ def _copy(job: Job, writer: RowWriter, dtype: np.dtype[Any]) -> None:
 def _print(job: Job) -> None:
     if not sys.stdout.isatty():  # not rich's judgement: FORCE_COLOR must not change what a pipe gets
         for result in job.results():
-            rows = ("\t".join(map(str, row)) for row in result.tolist()) if job.want_scores else map(str, result.tolist())
+            rows = ("\t".join(map(str, row)) for row in result) if job.want_scores else map(str, result.tolist())
             click.echo("".join(line + "\n" for line in rows), nl=False)
         return
     import numpy as np
@@ -175,10 +175,16 @@ def _print(job: Job) -> None:
         counts += np.bincount(classes, minlength=len(counts))
         for row, best in zip(result[: HEAD - len(head)], classes[: HEAD - len(head)], strict=True):
             name = job.samples.names[len(head)] if job.samples.names else str(len(head))
-            head.append([name, str(best), *([" ".join(f"{v:.4g}" for v in row)] if job.want_scores else [])])
-    columns = [("sample", not job.samples.names), ("class", True), *([("scores", False)] if job.want_scores else [])]
+            head.append([name, str(best), *([_best_scores(row)] if job.want_scores else [])])
+    columns = [("sample", not job.samples.names), ("class", True), *([("best scores", False)] if job.want_scores else [])]
     screen.table(columns, head)
     if job.done > len(head):
         screen.say(f"and {job.done - len(head)} more; -o OUT.npy writes all of them")
         screen.say("per class: " + ", ".join(f"{c}: {n}" for c, n in enumerate(counts.tolist()) if n))
     job.summary()
+
+
+def _best_scores(row: NDArray[np.float32]) -> str:
+    """The three highest scores with their classes, the first class first where they tie."""
+    order = (-row).argsort(kind="stable")[:3].tolist()
+    return ", ".join(f"{c}: {row[c]:.4g}" for c in order)
