@@ -535,3 +535,7 @@ def test_the_group_works_inside_other_programs(model: Path) -> None:
     assert main.main(["info", str(model)], standalone_mode=False) is None
     with pytest.raises(click.UsageError):
         main.main(["info"], standalone_mode=False)
+
+
+def test_no_command_shows_the_help() -> None:
+    assert fine() == fine("--help")

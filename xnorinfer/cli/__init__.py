@@ -122,9 +122,15 @@ def _exit_on_terminate() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-@click.group(cls=CommandLine, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=CommandLine,
+    epilog=EPILOG,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(package_name="xnorinfer", message="%(prog)s %(version)s")
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """Run binarized neural networks on ordinary CPUs, with bits instead of floats.
 
     xnorinfer packs a trained network into bits and integer thresholds once ('convert'), and then runs it with XOR and
@@ -132,3 +138,5 @@ def main() -> None:
 
     Exit codes: 0 fine, 1 a check does not hold, 2 wrong use or bad input, 130 interrupted.
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
