@@ -153,35 +153,50 @@ class Plan:
         row[fields.WORDS] = words
         row[fields.PREPARED_BYTES] = words * 8
         row[fields.IN_BYTES] = layer.depth if first else words_for(layer.depth) * 8
-        self._panels(row, layout.binary_panels(layer.weights, kernel.binary.panel))
         base = np.full(layer.neurons, layer.depth, np.int64)
         row[fields.FACTOR] = -2
-        if layer.reads == "pixels":
-            row[fields.PREPARE] = kernel.prepare_planes()
-            row[fields.COMPUTE] = kernel.compute_planes()
-            row[fields.PREPARED_BYTES] = words * 8 * 8
-            row[fields.SUB_ROWS] = PIXEL_ROWS
-            ones = np.bitwise_count(layer.weights).sum(axis=1, dtype=np.int64)
-            base = 255 * (ones - layer.depth)
-            row[fields.FACTOR] = 1
-            if not isinstance(layer.output, Threshold):
-                assert isinstance(mapping, PixelInput)
-                numbers = np.array([mapping.slope, mapping.intercept, mapping.divisor], np.float64)
-                row[fields.MAPPING] = self._keep(layout.kept(numbers))
-                row[fields.WEIGHT_SUM] = self._keep(layout.filled(2 * ones - layer.depth, lanes, 0, np.float64))
-        else:
-            row[fields.COMPUTE] = kernel.compute_bits()
-            row[fields.PREPARE] = kernel.prepare_bytes() if first else kernel.prepare_bits()
-            if first and isinstance(mapping, ThresholdInput):
-                # Bytes are compared as signed numbers: p >= T is (p - 128) > (T - 1 - 128).
-                row[fields.FLIP], row[fields.LEVEL] = 128, mapping.threshold - 129
-        row[fields.BASE] = self._keep(layout.filled(base, lanes, 0, np.int64))
         limits = np.full(layer.neurons, -1, np.int64)
         if isinstance(layer.output, Threshold):
             limits = layer.output.limits.astype(np.int64)
-            if layer.reads == "pixels":
-                limits = limits - base
+        if layer.reads == "pixels":
+            self._lay_out_pixels(row, layer, limits)
+            return
+        row[fields.COMPUTE] = kernel.compute_bits()
+        row[fields.PREPARE] = kernel.prepare_bytes() if first else kernel.prepare_bits()
+        self._panels(row, layout.binary_panels(layer.weights, kernel.binary.panel))
+        if first and isinstance(mapping, ThresholdInput):
+            # Bytes are compared as signed numbers: p >= T is (p - 128) > (T - 1 - 128).
+            row[fields.FLIP], row[fields.LEVEL] = 128, mapping.threshold - 129
+        row[fields.BASE] = self._keep(layout.filled(base, lanes, 0, np.int64))
         row[fields.LIMITS] = self._keep(layout.filled(limits, lanes, -1, np.int64))
+
+    def _lay_out_pixels(self, row: NDArray[np.int64], layer: PackedDense, limits: NDArray[np.int64]) -> None:
+        """A first layer over uint8: look-up tables where the kernel has them, else bit planes."""
+        kernel, mapping = self._kernel, self._packed.input
+        lanes = int(row[fields.GROUPS]) * WORD_BITS
+        ones = np.bitwise_count(layer.weights).sum(axis=1, dtype=np.int64)
+        row[fields.SUB_ROWS] = PIXEL_ROWS
+        row[fields.FACTOR] = 1
+        if not isinstance(layer.output, Threshold):
+            assert isinstance(mapping, PixelInput)
+            numbers = np.array([mapping.slope, mapping.intercept, mapping.divisor], np.float64)
+            row[fields.MAPPING] = self._keep(layout.kept(numbers))
+            row[fields.WEIGHT_SUM] = self._keep(layout.filled(2 * ones - layer.depth, lanes, 0, np.float64))
+        if kernel.lookup:
+            row[fields.PREPARE] = kernel.prepare_lookup()
+            row[fields.COMPUTE] = kernel.compute_lookup()
+            row[fields.PREPARED_BYTES] = 64 + 128 * layout.lookups_for(layer.depth)
+            self._panels(row, layout.lookup_panels(layer.weights, layer.depth))
+            base = np.zeros(layer.neurons, np.int64)
+            row[fields.LIMITS] = self._keep(layout.filled(limits, lanes, np.iinfo(np.int32).min, np.int32))
+        else:
+            row[fields.PREPARE] = kernel.prepare_planes()
+            row[fields.COMPUTE] = kernel.compute_planes()
+            row[fields.PREPARED_BYTES] *= 8
+            self._panels(row, layout.binary_panels(layer.weights, kernel.binary.panel))
+            base = 255 * (ones - layer.depth)
+            row[fields.LIMITS] = self._keep(layout.filled(limits - base, lanes, -1, np.int64))
+        row[fields.BASE] = self._keep(layout.filled(base, lanes, 0, np.int64))
 
     # ------------------------------------------------------------ sizes
 

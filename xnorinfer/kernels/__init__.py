@@ -37,6 +37,8 @@ _PREPARE, _COMPUTE, _FINISH, _DRIVE = 5, 8, 5, 4
 class Kernel:
     """One row of the table.  `needs`: features of `vector_ir.probe_features`; the real tile is lanes x vectors neurons.
 
+    lookup: sums over pixels by look-up tables (needs AVX-512 BW), else by eight bit planes.
+
     The methods named after a function of `layers` compile it on first use and return its address.
     """
 
@@ -46,6 +48,7 @@ class Kernel:
     real_lanes: int
     real_vectors: int
     float_panel: int = 16
+    lookup: bool = False
 
     @property
     def real_panel(self) -> int:
@@ -72,6 +75,12 @@ class Kernel:
     def prepare_planes(self) -> int:
         return compiled(layers.make_prepare_planes, _PREPARE)
 
+    def compute_lookup(self) -> int:
+        return compiled(layers.make_compute_lookup, _COMPUTE)
+
+    def prepare_lookup(self) -> int:
+        return compiled(layers.make_prepare_lookup, _PREPARE)
+
     def finish(self) -> int:
         return compiled(layers.make_finish, _FINISH, "fma" in cpu_features())
 
@@ -88,13 +97,13 @@ def _make_compute_floats(lanes: int, vectors: int) -> Callable[..., None]:
 _FUNCTIONS = (
     "prepare_bits",
     "prepare_bytes",
-    "prepare_planes",
     "compute_bits",
-    "compute_planes",
     "compute_reals",
     "compute_floats",
     "finish",
 )
+_PLANES = ("prepare_planes", "compute_planes")
+_LOOKUP = ("prepare_lookup", "compute_lookup")
 
 
 KERNELS: tuple[Kernel, ...] = (
@@ -104,6 +113,7 @@ KERNELS: tuple[Kernel, ...] = (
         BinaryShape(lanes=8, vectors=8, levels=1, ternlog=True),
         real_lanes=8,
         real_vectors=8,
+        lookup=True,
     ),
     Kernel(
         "portable",
@@ -161,7 +171,7 @@ def warmup(name: str | None = None) -> list[str]:
     on_compile.append(names.append)
     try:
         drive()
-        for method in _FUNCTIONS:
+        for method in (*_FUNCTIONS, *(_LOOKUP if kernel.lookup else _PLANES)):
             getattr(kernel, method)()
     finally:
         on_compile.remove(names.append)

@@ -18,6 +18,7 @@ from numba import njit
 
 from xnorinfer.kernels import fields
 from xnorinfer.kernels.vector_ir import (
+    LOOKUP_INPUTS,
     BinaryShape,
     binary_tile,
     bits_double,
@@ -27,8 +28,11 @@ from xnorinfer.kernels.vector_ir import (
     get,
     load_byte,
     load_double,
+    load_short,
     load_single,
     load_word,
+    lookup_tables,
+    lookup_tile,
     pack_bytes,
     pack_plane,
     store_byte,
@@ -189,6 +193,74 @@ def make_compute_bits(shape: BinaryShape, planes: int) -> Callable[..., None]:
                     store_word(target + r * out_bytes + group * 8, word)
 
     return compute_bits
+
+
+def make_prepare_lookup() -> Callable[..., None]:
+    """Pixels to look-up tables: per row an i64 sum of all pixels, in a cache line, then [look-up][64] u16."""
+    build = lookup_tables()
+
+    def prepare_lookup(layer, source, rows, scratch, prepared):
+        depth = get(layer, fields.DEPTH)
+        in_bytes = get(layer, fields.IN_BYTES)
+        prepared_bytes = get(layer, fields.PREPARED_BYTES)
+        whole = depth // LOOKUP_INPUTS
+        lookups = (prepared_bytes - 64) // 128
+        tail = scratch + fields.TAIL_AT
+        for r in range(rows):
+            row = source + r * in_bytes
+            tables = prepared + r * prepared_bytes + 64
+            for i in range(LOOKUP_INPUTS):
+                value = np.int64(0)
+                if whole * LOOKUP_INPUTS + i < depth:
+                    value = np.int64(load_byte(row + whole * LOOKUP_INPUTS + i))
+                store_byte(tail + i, value)
+                store_byte(tail + 8 + i, 0)
+            total = np.int64(0)
+            for k in range(lookups):
+                at = row + k * LOOKUP_INPUTS
+                if k >= whole:
+                    at = tail + 8 * (k - whole)
+                build(at, tables + k * 128)
+                total += np.int64(load_short(tables + k * 128 + 126))
+            store_word(prepared + r * prepared_bytes, total)
+
+    return prepare_lookup
+
+
+def make_compute_lookup() -> Callable[..., None]:
+    """Sums over pixels by look-up against limits (i32), or to the float32 steps; pairs of rows share the codes."""
+    one, two = lookup_tile(1), lookup_tile(2)
+
+    def compute_lookup(layer, source, target, rows, first_group, last_group, scratch, prepared):
+        out_bytes = get(layer, fields.OUT_BYTES)
+        prepared_bytes = get(layer, fields.PREPARED_BYTES)
+        panel_bytes = get(layer, fields.PANEL_BYTES)
+        finish = get(layer, fields.FINISH)
+        counts = scratch + fields.COUNTS_AT
+        pairs = (prepared_bytes - 64) // 256
+        # The tables of a pair of rows stay in L1 while all codes pass by.
+        for r in range(0, rows, 2):
+            totals = prepared + r * prepared_bytes
+            tables = totals + 64
+            # Both totals side by side, for the tile.
+            store_word(scratch + fields.TAIL_AT, get(totals, 0))
+            both = r + 1 < rows and finish == 0
+            if both:
+                store_word(scratch + fields.TAIL_AT + 8, get(totals + prepared_bytes, 0))
+            for group in range(first_group, last_group):
+                codes = get(layer, fields.PANEL) + group * panel_bytes
+                limits = get(layer, fields.LIMITS) + group * 256
+                out = target + r * out_bytes
+                if both:
+                    two(tables, prepared_bytes, scratch + fields.TAIL_AT, codes, pairs, limits, out + group * 8, out_bytes, 0)
+                elif finish == 0:
+                    one(tables, 0, scratch + fields.TAIL_AT, codes, pairs, limits, out + group * 8, 0, 0)
+                else:
+                    for m in range(min(2, rows - r)):
+                        one(tables + m * prepared_bytes, 0, totals + m * prepared_bytes, codes, pairs, limits, 0, 0, counts)
+                        call_finish(finish, layer, group, 1, scratch, out + m * out_bytes + group * 256)
+
+    return compute_lookup
 
 
 def make_compute_reals(tile: Any, panel_neurons: int) -> Callable[..., None]:

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xnorinfer.bits import bitunpack
 from xnorinfer.kernels.fields import PARITY_WORDS
+from xnorinfer.kernels.vector_ir import LOOKUP_INPUTS
 
 #: Panels start on a cache line; vector loads in the tiles rely on it.
 ALIGN_BYTES = 64
@@ -68,6 +70,25 @@ def reverse_bits(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     for shift, mask in ((1, 0x5555555555555555), (2, 0x3333333333333333), (4, 0x0F0F0F0F0F0F0F0F)):
         words = ((words >> np.uint64(shift)) & np.uint64(mask)) | ((words & np.uint64(mask)) << np.uint64(shift))
     return words.byteswap()
+
+
+def lookups_for(depth: int) -> int:
+    """Look-ups of 6 inputs that cover the depth, in pairs."""
+    return 2 * -(-depth // (2 * LOOKUP_INPUTS))
+
+
+def lookup_panels(weights: NDArray[np.uint64], depth: int) -> NDArray[np.uint16]:
+    """(neurons, words) u64 -> (groups of 64 neurons, pairs of look-ups, 64) u16; a code has input i of its six in bit i."""
+    neurons, lookups = weights.shape[0], lookups_for(depth)
+    out = aligned((-(-neurons // 64), lookups // 2, 64), np.uint16)
+    powers = (1 << np.arange(LOOKUP_INPUTS)).astype(np.uint8)
+    for first in range(0, neurons, 64):
+        some = np.ascontiguousarray(weights[first : first + 64])
+        bits = np.zeros((len(some), lookups * LOOKUP_INPUTS), np.uint8)
+        bits[:, :depth] = bitunpack(some, depth) > 0
+        codes = bits.reshape(len(some), lookups // 2, 2, LOOKUP_INPUTS) @ powers
+        out[first // 64, :, : len(some)] = (codes[:, :, 0] | codes[:, :, 1].astype(np.uint16) << 8).T
+    return out
 
 
 def float_panels(weight: NDArray[np.float32], width: int) -> NDArray[np.float32]:

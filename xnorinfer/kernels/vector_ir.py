@@ -435,6 +435,109 @@ def float_tile(lanes: int, vectors: int) -> Any:
     return _intrinsic(lanes, 4, body, types.void)
 
 
+# ---------------------------------------------------------------- sums of bytes by look-up
+
+#: Inputs of a look-up: 6 weights of a neuron are a code; a table of 64 holds the sums of the inputs whose weight is +1.
+LOOKUP_INPUTS = 6
+#: Pairs of look-ups that a 16-bit sum holds: 2 * 21 * 6 * 255 < 2**16.
+LOOKUP_PAIRS = 21
+
+
+def lookup_tables() -> Any:
+    """Intrinsic build(inputs, table): 64 sums (u16, aligned to 64 bytes) of the subsets of 6 bytes, for each code."""
+
+    def body(emit: Emit, inputs: ir.Value, table: ir.Value) -> None:
+        b, kind = emit.builder, _vector(I16, 32)
+        low = emit.many(kind, 0)
+        for i in range(LOOKUP_INPUTS):
+            x = emit.splat(b.zext(emit.load(emit.offset(inputs, i, 1), I8, 1), I16))
+            if i < LOOKUP_INPUTS - 1:
+                chosen = ir.Constant(kind, [-(code >> i & 1) for code in range(32)])
+                low = b.add(low, b.and_(x, chosen))
+            else:
+                emit.store(b.add(low, x), emit.offset(table, 1, 64), 64)
+        emit.store(low, table, 64)
+
+    return _intrinsic(32, 2, body, types.void)
+
+
+def lookup_tile(rows: int) -> Any:
+    """Intrinsic tile(tables, table_bytes, totals, codes, pairs, limits, out, out_bytes, counts) for 64 neurons, AVX-512 BW.
+
+    One VPERMI2W looks 32 neurons up at once, 192 multiplications by +-1.  T, the sum of inputs with weight +1, is kept in 16
+    bits for 21 pairs of look-ups, then in 32; the sum over +-1 weights is 2*T - total.
+
+    tables: [row][look-up][64] u16, rows `table_bytes` apart; totals: [row] i64, sums of all inputs; codes: [pair][64] u16, the
+    code of the first look-up in the low byte, of the second in the high byte; limits: [64] i32, bit iff sum <= limit.
+    Writes one word per row to `out`, rows `out_bytes` apart, or, where `counts` is not 0, [row][64] i64 sums to it.
+    """
+
+    def body(emit: Emit, tables: ir.Value, table_bytes: ir.Value, totals: ir.Value, codes: ir.Value, pairs: ir.Value,
+             limits: ir.Value, out: ir.Value, out_bytes: ir.Value, counts: ir.Value) -> None:  # fmt: skip
+        b, narrow, wide = emit.builder, _vector(I16, 32), _vector(I32, 16)
+        permute = _overloaded(b, "llvm.x86.avx512.vpermi2var.hi.512", narrow, narrow, narrow, narrow)
+        row_tables = [b.add(tables, b.mul(table_bytes, emit.constant(m))) for m in range(rows)]
+        # Outer loop: 21 pairs at a time, widened.  Inner loop: one pair.
+        chunks = Loop(emit, emit.constant(0), [emit.many(wide, 0)] * (4 * rows))
+        left = b.sub(pairs, chunks.index)
+        most = emit.constant(LOOKUP_PAIRS)
+        stop = b.add(chunks.index, b.select(b.icmp_signed("<", left, most), left, most))
+        loop = Loop(emit, chunks.index, [emit.many(narrow, 0)] * (2 * rows))
+        sums = list(loop.values)
+        at = emit.offset(codes, loop.index, 128)
+        code = [emit.load(emit.offset(at, half, 64), narrow, 64) for half in range(2)]
+        for second in range(2):
+            for m in range(rows):
+                table = emit.offset(emit.offset(row_tables[m], loop.index, 256), second, 128)
+                low, high = (emit.load(emit.offset(table, half, 64), narrow, 64) for half in range(2))
+                for half in range(2):
+                    found = b.call(permute, [low, code[half], high])
+                    sums[2 * m + half] = b.add(sums[2 * m + half], found)
+            code = [b.lshr(c, emit.many(narrow, 8)) for c in code]
+        loop.close(1, stop, sums)
+        total = []
+        for m in range(rows):
+            for quarter in range(4):
+                lanes = [16 * (quarter % 2) + i for i in range(16)]
+                part = b.shuffle_vector(sums[2 * m + quarter // 2], ir.Constant(narrow, ir.Undefined), ir.Constant(wide, lanes))
+                total.append(b.add(chunks.values[4 * m + quarter], b.zext(part, wide)))
+        _close_chunks(emit, chunks, stop, pairs, total)
+        store_counts, pack, done = (b.append_basic_block(name) for name in ("counts", "pack", "done"))
+        signed = []
+        single = Emit(b, 16)
+        for m in range(rows):
+            everything = single.splat(b.trunc(emit.load(emit.offset(totals, m, 8), I64, 8), I32))
+            signed += [b.sub(b.shl(t, emit.many(wide, 1)), everything) for t in total[4 * m : 4 * m + 4]]
+        b.cbranch(b.icmp_signed("!=", counts, emit.constant(0)), store_counts, pack)
+        b.position_at_end(store_counts)
+        for i, value in enumerate(signed):
+            emit.store(b.sext(value, _vector(I64, 16)), emit.offset(counts, i, 128), 8)
+        b.branch(done)
+        b.position_at_end(pack)
+        for m in range(rows):
+            word = emit.constant(0)
+            for quarter in range(4):
+                limit = emit.load(emit.offset(limits, quarter, 64), wide, 8)
+                bits = b.bitcast(b.icmp_signed("<=", signed[4 * m + quarter], limit), I16)
+                word = b.or_(word, b.shl(b.zext(bits, I64), emit.constant(16 * quarter)))
+            emit.store(word, b.add(out, b.mul(out_bytes, emit.constant(m))), 8)
+        b.branch(done)
+        b.position_at_end(done)
+
+    return _intrinsic(32, 9, body, types.void)
+
+
+def _close_chunks(emit: Emit, loop: Loop, reached: ir.Value, stop: ir.Value, carried: list[ir.Value]) -> None:
+    """End a loop whose index goes on at `reached`, until that is `stop`."""
+    b, end = emit.builder, emit.builder.block
+    loop.index.add_incoming(reached, end)
+    for phi, value in zip(loop.values, carried, strict=True):
+        phi.add_incoming(value, end)
+    done = b.append_basic_block("done")
+    b.cbranch(b.icmp_signed("<", reached, stop), loop.block, done)
+    b.position_at_end(done)
+
+
 # ---------------------------------------------------------------- bytes to bits
 
 
@@ -477,7 +580,7 @@ load_word = loader(I64, types.int64, 8)
 #: get(row, field): a field of a table of int64.
 get = _scalar(types.int64, 2, lambda emit, row, field: emit.load(emit.offset(row, field, 8), I64, 8))
 load_byte = loader(I8, types.uint8, 1)
-load_short = loader(I16, types.int16, 2)
+load_short = loader(I16, types.uint16, 2)
 load_single = loader(F32, types.float32, 4)
 load_double = loader(F64, types.float64, 8)
 store_word = _scalar(types.void, 2, lambda emit, address, value: emit.store(value, address, 8))
