@@ -73,8 +73,8 @@ def test_imports_point_down_only(module: str, path: Path) -> None:
             assert module in ONLY_IN[package], f"{module} must not import {package}"
 
 
-def test_llvmlite_is_known_to_one_kernel_file() -> None:
-    users = [path.name for module, path in modules() if any(name.startswith("llvmlite") for name in imports(path))]
+def test_the_ir_builder_is_known_to_one_kernel_file() -> None:
+    users = [path.name for module, path in modules() if any(name.startswith("llvmlite.") for name in imports(path))]
     assert len(users) <= 1, users
 
 

@@ -23,6 +23,6 @@ def test_the_suite_on(cpu: str) -> None:
     environment["NUMBA_CPU_NAME"] = cpu
     files = [str(FOLDER / name) for name in TESTS if (FOLDER / name).exists()]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *files]
-    done = subprocess.run(command, env=environment, cwd=FOLDER.parent, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, cwd=FOLDER, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{cpu}\n{done.stdout[-4000:]}{done.stderr[-2000:]}"
     assert " passed" in done.stdout.splitlines()[-1]

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-CODE = ["xnorinfer", "converters", "training", "benchmarks", "tests"]
+CODE = [name for name in ("xnorinfer", "converters", "training", "benchmarks", "tests") if (ROOT / name).exists()]
 
 
 def check(*command: str, folder: Path = ROOT) -> None:

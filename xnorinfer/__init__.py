@@ -15,6 +15,10 @@ from typing import Any
 from xnorinfer.errors import XnorinferError
 from xnorinfer.model import Model
 
+# In a checkout, converters/ and training/ stand beside this package and not in it.
+if not (Path(__file__).parent / "converters").exists():
+    __path__.append(str(Path(__file__).parent.parent))
+
 __version__ = "0.1.0"
 __all__ = ["Model", "XnorinferError", "__version__", "convert", "from_torch", "load"]
 
