@@ -11,22 +11,21 @@ how the package reads data and writes files; needs the extra `train`.
     data        MNIST from IDX files, the 8x8 digits of scikit-learn
 """
 
+import sys
+
 from xnorinfer.errors import MissingExtraError
 
 try:
     import torch as _torch
 except ImportError:
-    raise MissingExtraError("training", "torch", "train") from None
-
-from xnorinfer.training.layers import (
-    BinaryConv2d,
-    BinaryLinear,
-    binary_sigmoid,
-    binary_tanh,
-    hard_sigmoid,
-)
-from xnorinfer.training.network import BinaryMLP, squared_hinge
-from xnorinfer.training.optimizer import BinaryAdam, learning_rate
+    # While `python -m` looks for __main__, argv[0] is "-m": there __main__ gives the error, in one line without a traceback.
+    if sys.argv[:1] != ["-m"]:
+        raise MissingExtraError("training", "torch", "train") from None
+else:
+    del _torch
+    from xnorinfer.training.layers import BinaryConv2d, BinaryLinear, binary_sigmoid, binary_tanh, hard_sigmoid
+    from xnorinfer.training.network import BinaryMLP, squared_hinge
+    from xnorinfer.training.optimizer import BinaryAdam, learning_rate
 
 __all__ = [
     "BinaryAdam",
@@ -39,5 +38,3 @@ __all__ = [
     "learning_rate",
     "squared_hinge",
 ]
-
-del _torch

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import click
+import torch
 from rich.console import Console
 from rich.progress import Progress as Bar
 
 from xnorinfer.training import digits as digits_recipe
-from xnorinfer.training.loop import Epoch
+from xnorinfer.training import mnist as mnist_recipe
+from xnorinfer.training.data import MNIST_VARIABLE, mnist_folder
+from xnorinfer.training.loop import Epoch, Recipe
+from xnorinfer.training.network import Shape
 
 console = Console(stderr=True)
 
@@ -39,3 +45,108 @@ def digits(output: Path) -> None:
     click.echo(f"best epoch {result.best_epoch}, validation error {result.validation_error:.2%}")
     click.echo(f"accuracy on {result.test_rows} held-out images {1 - result.test_error:.2%}")
     click.echo(f"wrote {output / digits_recipe.CHECKPOINT} and {output / digits_recipe.HELD_OUT}")
+
+
+class Widths(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
+    """256,256 -> (256, 256)"""
+
+    name = "N,N,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(int(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is no list of whole numbers such as 256,256,256", param, ctx)
+
+
+class Magnitude(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
+    """A number, or glorot."""
+
+    name = "VALUE|glorot"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return value if value == "glorot" else float(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor 'glorot'", param, ctx)
+
+
+@commands.command()
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="OUT", help="OUT.npz, OUT.pt or OUT.pth."
+)
+@click.option("--hidden", type=Widths(), default="4096,4096,4096", show_default=True, help="Neurons of the hidden layers.")
+@click.option("--epochs", type=int, default=1000, show_default=True, help="Passes over the 50,000 training images.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), metavar="DIR", help=f"MNIST's IDX files.  [default: ${MNIST_VARIABLE}]"
+)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of latents, order and dropout.")
+@click.option("--batch", type=int, default=100, show_default=True, help="Images of one update.")
+@click.option("--lr-start", type=float, default=3e-3, show_default=True, help="Learning rate of the first epoch.")
+@click.option("--lr-end", type=float, default=3e-7, show_default=True, help="Learning rate that the decay ends at.")
+@click.option("--dropout-input", type=float, default=0.2, show_default=True, help="Share of pixels left out in training.")
+@click.option(
+    "--dropout-hidden", type=float, default=0.5, show_default=True, help="Share of hidden neurons left out in training."
+)
+@click.option("--h", "magnitude", type=Magnitude(), default=1.0, show_default=True, help="Magnitude of the binary weights.")
+@click.option("--stochastic", is_flag=True, help="Draw the binary weights while training instead of rounding.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: PyTorch's choice]")
+@click.option("--restart", is_flag=True, help="Forget an interrupted training of the same OUT.")
+def mnist(
+    output: Path,
+    hidden: tuple[int, ...],
+    epochs: int,
+    data: Path | None,
+    seed: int,
+    batch: int,
+    lr_start: float,
+    lr_end: float,
+    dropout_input: float,
+    dropout_hidden: float,
+    magnitude: Any,
+    stochastic: bool,
+    threads: int | None,
+    restart: bool,
+) -> None:
+    """Train 784-...-10 on MNIST.
+
+    The defaults are the recipe of BinaryNet's MNIST network.  Of the 60,000 training images the last 10,000 choose the
+    best epoch; the test images are used once, at the end.  After an interruption the same command goes on with the epoch
+    that was cut short.  Beside OUT appear OUT.history.json (every epoch) and, until the end, OUT.state.
+    """
+    shape = Shape(784, hidden, 10, magnitude, stochastic, True, dropout_input, dropout_hidden)
+    recipe = Recipe(epochs, batch, lr_start, lr_end, seed)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    job = mnist_recipe.Job(output, shape, recipe)
+    job.prepare(mnist_folder(data), restart)
+    if job.finished_epochs:
+        click.echo(f"going on after epoch {job.finished_epochs} of {epochs}")
+    try:
+        _train(job)
+    except KeyboardInterrupt:
+        click.echo(f"interrupted after epoch {job.finished_epochs} of {epochs}; the same command goes on from there", err=True)
+        sys.exit(130)
+    summary = job.finish()
+    click.echo(f"best epoch {summary['best_epoch']}, validation error {summary['validation_error']:.2%}")
+    click.echo(f"accuracy on the 10,000 test images {1 - summary['test_error']:.2%}")
+    click.echo(f"wrote {output} and {job.history_path}")
+    click.echo(f"next: {job.convert_command()}")
+
+
+def _train(job: mnist_recipe.Job) -> None:
+    total = job.progress.recipe.epochs
+    with Bar(console=console, transient=True) as bar:
+        task = bar.add_task("", total=job.batches_per_epoch)
+        while not job.progress.done:
+            number = job.finished_epochs + 1
+            bar.reset(task, description=f"epoch {number} of {total}", total=job.batches_per_epoch)
+            epoch = job.run_epoch(lambda: bar.advance(task))
+            best = " (best)" if job.progress.best_epoch == epoch.epoch else ""
+            bar.console.print(
+                f"epoch {epoch.epoch:4}  loss {epoch.loss:.4f}  validation error {epoch.validation_error:.2%}{best}  "
+                f"{epoch.seconds:.1f} s",
+                highlight=False,
+            )

@@ -125,6 +125,10 @@ class Progress:
                     total += loss.detach() * len(rows)
                     seen += len(rows)
                 on_batch()
+        if not torch.isfinite(total):
+            raise OptionError(
+                f"the loss became {float(total):g} in epoch {index + 1}; use a smaller --lr-start than {recipe.lr_start:g}"
+            )
         after = [dense.weight.detach() > 0 for dense, _ in model.layers()]
         flips = tuple(float((old != new).float().mean()) for old, new in zip(before, after, strict=True))
         error = error_rate(model, validation)
