@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,21 @@ def test_exit_codes_and_one_line_errors(model: Path, tmp_path: Path) -> None:
     assert usage.returncode == 2
     assert usage.stderr.startswith("Usage: xnorinfer run")
     assert os.listdir(tmp_path) == []
+
+
+def test_any_encoding_will_do(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    path = tmp_path / "m\u00fcnster.safetensors"
+    packed = lower(random_network(1, [16, 8, 4], INPUTS["range"])).packed
+    first = replace(packed.layers[0], name="gr\u00f6\u00dfe")
+    modelfile.save(replace(packed, layers=(first, *packed.layers[1:])), path)
+    done = command("info", path, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "gr\\xf6\\xdfe" in done.stdout
+    assert "m\\xfcnster" in done.stdout
+    done = command("info", tmp_path / "kein \u2603", env=environment)
+    assert done.returncode == 2
+    assert ": no such file" in done.stderr
 
 
 def test_a_changed_checkpoint_exits_with_1(model: Path, tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def _open_npz(path: Path, member: str | None) -> Samples:
     if not names:
         raise InputError(f"{path}: is a zip file without arrays; needed is an .npz that numpy.savez wrote")
     if member is None and len(names) > 1:
-        choices = ", ".join(f"{path}:{name}" for name in names[:8]) + (", …" if len(names) > 8 else "")
+        choices = ", ".join(f"{path}:{name}" for name in names[:8]) + (", ..." if len(names) > 8 else "")
         raise InputError(f"{path}: holds {len(names)} arrays; choose one by its name: {choices}")
     name = names[0] if member is None else member
     if name not in names:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
 import signal
 import sys
@@ -61,6 +62,9 @@ class CommandLine(click.Group):
         """Run a command line; with `standalone_mode` (the default) end the process with the exit code."""
         if not standalone_mode:
             return super().main(args, prog_name, standalone_mode=False, **extra)
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # names in files may hold what the terminal's encoding lacks
+                stream.reconfigure(errors="backslashreplace")
         with _exit_on_terminate():
             code = self._guarded(args, prog_name, **extra)
         sys.exit(code)

@@ -98,7 +98,7 @@ def show(result: Report) -> None:
 
 
 def _spread(timing: Timing) -> str:
-    return f"±{(timing.high - timing.low) / 2 / timing.median:.0%}"
+    return f"+-{(timing.high - timing.low) / 2 / timing.median:.0%}"
 
 
 def _equality(rows: int, differences: int, unexplained: int) -> str:
