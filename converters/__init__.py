@@ -11,6 +11,7 @@ from pathlib import Path
 
 from xnorinfer.converters.base import Assumption, ConvertOptions, Reading, Source, TensorUse
 from xnorinfer.converters.npz import NpzSource
+from xnorinfer.converters.tf1 import Tf1Source
 from xnorinfer.converters.torch import TorchSource, from_torch_module
 from xnorinfer.errors import OptionError, SourceError
 
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 #: Every kind of checkpoint, in the order in which they are asked whether a file is theirs.
-SOURCES: tuple[Source, ...] = (NpzSource(), TorchSource())
+SOURCES: tuple[Source, ...] = (NpzSource(), TorchSource(), Tf1Source())
 
 
 def read_source(path: str | Path, options: ConvertOptions | None = None) -> Reading:
@@ -51,7 +52,10 @@ def read_source(path: str | Path, options: ConvertOptions | None = None) -> Read
     if source is None:
         kinds = "; ".join(f"{s.name}: {s.meaning}" for s in SOURCES)
         raise SourceError(f"{path} is not a checkpoint of a known kind: it {describe_content(path)}. Known kinds: {kinds}")
-    return source.read(path, options)
+    reading = source.read(path, options)
+    if options.ema and not any(assumption.what == "moving averages" for assumption in reading.assumptions):
+        raise OptionError(f"--ema: {path.name} holds no moving averages of weights")
+    return reading
 
 
 def describe_content(path: Path) -> str:

@@ -76,7 +76,8 @@ class Defaults:
     """What is usual for a source and used when neither the file nor an option says.
 
     epsilon_reason: where the default epsilon comes from.  epsilon_warning: set where training code of this kind is known to use
-    other values, so that the default is a warning and not only an assumption.
+    other values, so that the default is a warning and not only an assumption.  profile_origin, epsilon_origin: where the
+    profile here and the epsilons of the parts come from.
     """
 
     profile: str
@@ -86,6 +87,8 @@ class Defaults:
     epsilon_warning: str | None = None
     input: InputMapping = DEFAULT_INPUT
     input_warning: str | None = None
+    profile_origin: Literal["file", "graph", "default"] = "default"
+    epsilon_origin: Literal["file", "graph"] = "file"
 
 
 def glorot(layer: LayerPart) -> float:
@@ -109,16 +112,16 @@ def assemble(
     parts = choose_float_layers(parts, options, notes)
     profile_name = options.profile or defaults.profile
     profile = PROFILES[profile_name]
-    notes.assumptions.append(
-        Assumption("tie profile", f"{profile_name} ({profile.meaning})", "option" if options.profile else "default")
-    )
+    origin = "option" if options.profile else defaults.profile_origin
+    notes.assumptions.append(Assumption("tie profile", f"{profile_name} ({profile.meaning})", origin))
+    guessed = options.profile is None and defaults.profile_origin == "default"
     layers: list[Layer] = []
     for index, part in enumerate(parts):
         if part.is_float:
             layers.extend(_float_layer(part, index, notes))
         else:
             h = _magnitude(part, options)
-            _remark_latents(part, h, profile_name, options.profile is None, notes)
+            _remark_latents(part, h, profile_name, guessed, notes)
             layers.append(Dense(part.name, part.weight, profile.weights, h, part.bias, part.scale))
         if part.norm is not None:
             layers.append(_batch_norm(part.norm, options, defaults))
@@ -218,7 +221,7 @@ def _assume_epsilon(parts: Sequence[LayerPart], options: ConvertOptions, default
         return
     known = sorted({norm.epsilon for norm in with_variance if norm.epsilon is not None})
     if known:
-        notes.assumptions.append(Assumption("BatchNorm epsilon", ", ".join(f"{e:g}" for e in known), "file"))
+        notes.assumptions.append(Assumption("BatchNorm epsilon", ", ".join(f"{e:g}" for e in known), defaults.epsilon_origin))
     unknown = [norm.name for norm in with_variance if norm.epsilon is None]
     if unknown:
         value = f"{defaults.epsilon:g} ({defaults.epsilon_reason})"

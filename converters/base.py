@@ -17,7 +17,10 @@ from xnorinfer.netspec import PROFILES, InputMapping, NetSpec, PixelInput, input
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """What the user said about a checkpoint.  None (or empty) means: take it from the file, else the source's default."""
+    """What the user said about a checkpoint.  None (or empty) means: take it from the file, else the source's default.
+
+    ema: use the moving averages of the weights that an optimizer kept, where the file holds them.
+    """
 
     format: str | None = None
     profile: str | None = None
@@ -25,6 +28,7 @@ class ConvertOptions:
     h: float | Literal["glorot"] | None = None
     input: InputMapping | None = None
     float_layers: tuple[str, ...] = ()
+    ema: bool = False
 
     def __post_init__(self) -> None:
         if self.profile is not None and self.profile not in PROFILES:
@@ -45,6 +49,8 @@ class ConvertOptions:
             given["input"] = input_to_json(self.input)
         if self.float_layers:
             given["float_layers"] = list(self.float_layers)
+        if self.ema:
+            given["ema"] = True
         return given
 
     @classmethod
@@ -77,11 +83,11 @@ class TensorUse:
 
 @dataclass(frozen=True)
 class Assumption:
-    """Something that decides results and where it came from: "file", "option" or "default"."""
+    """Something that decides results and where it came from: the file, the graph stored beside it, an option, a default."""
 
     what: str
     value: str
-    origin: Literal["file", "option", "default"]
+    origin: Literal["file", "graph", "option", "default"]
 
 
 @dataclass(frozen=True)

@@ -6,27 +6,16 @@ modules do not matter: a 2-d tensor makes it a dense layer, running statistics m
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from xnorinfer.converters.arrays import RawTensor, as_float32
 from xnorinfer.converters.assemble import LayerPart, NormPart
 from xnorinfer.converters.base import Assumption, Notes, TensorUse
+from xnorinfer.converters.pairing import Module, pair
 from xnorinfer.netspec import F32
 
 #: Prefixes that wrappers put before every name (DataParallel, torch.compile, Lightning's usual attribute).
 WRAPPERS = ("module.", "_orig_mod.")
-
-
-@dataclass(eq=False)
-class _Module:
-    """The tensors of one module, by their last name."""
-
-    name: str
-    tensors: dict[str, RawTensor] = field(default_factory=dict)
-    part: LayerPart | None = None
-    norm: NormPart | None = None
 
 
 def strip_wrappers(names: Sequence[str]) -> str:
@@ -48,16 +37,16 @@ def group(tensors: Sequence[RawTensor], notes: Notes, problems: list[str], where
     prefix = strip_wrappers([tensor.name for tensor in tensors])
     if prefix:
         notes.assumptions.append(Assumption("prefix left out of layer names", prefix, "file"))
-    modules: dict[str, _Module] = {}
+    modules: dict[str, Module] = {}
     for tensor in tensors:
         name, _, leaf = tensor.name[len(prefix) :].rpartition(".")
-        modules.setdefault(name, _Module(name)).tensors[leaf] = tensor
+        modules.setdefault(name, Module(name)).tensors[leaf] = tensor
     for module in modules.values():
         _classify(module, notes, problems, where)
-    return _pair([m for m in modules.values() if m.part or m.norm], notes, problems)
+    return pair([m for m in modules.values() if m.part or m.norm], notes, problems)
 
 
-def _classify(module: _Module, notes: Notes, problems: list[str], where: str) -> None:
+def _classify(module: Module, notes: Notes, problems: list[str], where: str) -> None:
     tensors = dict(module.tensors)
     counter = tensors.pop("num_batches_tracked", None)
     if counter is not None:
@@ -93,7 +82,7 @@ def _classify(module: _Module, notes: Notes, problems: list[str], where: str) ->
 
 
 def _classify_norm(
-    module: _Module, tensors: dict[str, RawTensor], label: str, notes: Notes, problems: list[str], where: str
+    module: Module, tensors: dict[str, RawTensor], label: str, notes: Notes, problems: list[str], where: str
 ) -> None:
     extra = [str(t) for leaf, t in tensors.items() if leaf not in ("weight", "bias", "running_mean", "running_var")]
     if extra:
@@ -111,43 +100,6 @@ def _classify_norm(
         gamma=taken.get("weight"),
         beta=taken.get("bias"),
     )
-
-
-def _pair(modules: Sequence[_Module], notes: Notes, problems: list[str]) -> list[LayerPart]:
-    """Give each dense layer its BatchNorm.
-
-    Usual: each BatchNorm directly follows its layer.  Else, where a class registers all layers first and all BatchNorms after
-    them (or the other way round): the first BatchNorm belongs to the first layer and so on, the last layer may be without.
-    """
-    dense = [m for m in modules if m.part]
-    norms = [m for m in modules if m.norm]
-    follows = [(before, m) for before, m in zip([None, *modules], modules, strict=False) if m.norm]
-    pairs: dict[str, NormPart] = {}
-    if all(before is not None and before.part for before, _ in follows):
-        for before, m in follows:
-            if before is not None and m.norm is not None:
-                pairs[before.name] = m.norm
-    elif dense and len(norms) in (len(dense), len(dense) - 1) and _in_blocks(modules):
-        for layer, m in zip(dense, norms, strict=False):
-            assert m.norm is not None
-            pairs[layer.name] = m.norm
-        value = ", ".join(f"{norm.name} after {name}" for name, norm in pairs.items())
-        notes.assumptions.append(Assumption("order of BatchNorms, by their names' order", value, "default"))
-    else:
-        order = ", ".join(f"{m.name} ({'BatchNorm' if m.norm else 'dense'})" for m in modules)
-        problems.append(f"it is not clear which BatchNorm belongs to which layer; in the file they stand as {order}")
-        return []
-    return [_with_norm(m.part, pairs.get(m.name)) for m in dense if m.part]
-
-
-def _in_blocks(modules: Sequence[_Module]) -> bool:
-    """True if all dense layers stand together and all BatchNorms stand together."""
-    changes = sum(bool(a.norm) != bool(b.norm) for a, b in itertools.pairwise(modules))
-    return changes == 1
-
-
-def _with_norm(part: LayerPart, norm: NormPart | None) -> LayerPart:
-    return LayerPart(part.name, part.weight, part.bias, part.scale, norm, part.is_float, part.activation)
 
 
 def _take(tensor: RawTensor, use: str, notes: Notes, where: str) -> F32:

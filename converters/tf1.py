@@ -1,0 +1,307 @@
+"""TensorFlow 1 checkpoints (`tf.train.Saver`), V2 and V1, without TensorFlow.
+
+A path may be the folder with its `checkpoint` file, the prefix (`model.ckpt-100`), any file of the checkpoint, a folder of a
+SavedModel, or the single file of a V1 checkpoint.
+
+Variables are grouped by scope: a matrix makes a dense layer, `moving_mean` and `moving_variance` make a BatchNorm.  Suffixes
+count creation order, none before `_1`, `_2` before `_10`.  Where the graph (`.meta`) lies beside the checkpoint, it says the
+order, each BatchNorm's epsilon and how kernels are binarized.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from xnorinfer.converters.arrays import RawTensor, as_float32, natural_key
+from xnorinfer.converters.assemble import Defaults, LayerPart, NormPart, assemble
+from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse
+from xnorinfer.converters.bundle import Entry, is_v1, read_v1, read_v2
+from xnorinfer.converters.pairing import Module, pair
+from xnorinfer.converters.tfgraph import Graph, read_graph
+from xnorinfer.errors import OptionError, SourceError
+from xnorinfer.netspec import F32
+
+DEFAULTS = Defaults(
+    "tf1-round",
+    "tf",
+    1e-4,
+    "as in the BinaryNet scripts",
+    "no .meta graph beside the checkpoint says BatchNorm's epsilon: 1e-4 is used, as in the BinaryNet scripts; TensorFlow's "
+    "own default is 1e-3, so check --bn-epsilon",
+    epsilon_origin="graph",
+)
+
+#: The layers of the TF1 port hold a variable of this name that is never trained: latent weights are in `kernel`.
+DECOY = "binary_weight"
+#: Last names of moving averages of a variable, made by tf.train.ExponentialMovingAverage or an averaging optimizer.
+AVERAGES = ("ExponentialMovingAverage", "average")
+_SLOT = re.compile(r"(Adam|AdaMax|Nadam|AMSGrad|Momentum|RMSProp|Adagrad|Adadelta|Ftrl|FtrlLinear|AdagradDA)(_\d+)?")
+_COUNTER = re.compile(r"((beta\d_power|Variable|global_step|learning_rate|lr|epoch|step|decay)(_\d+)?)", re.IGNORECASE)
+_NORM_FIELDS = {"gamma": "gamma", "beta": "beta", "moving_mean": "mean", "moving_variance": "variance"}
+_BIASES = ("bias", "biases", "b")
+
+
+class Tf1Source:
+    """Checkpoints of tf.train.Saver."""
+
+    name = "tf1"
+    meaning = "TensorFlow 1 checkpoint: folder, prefix, .index file, or a V1 file"
+
+    def sniff(self, path: Path) -> bool:
+        """True for everything that leads to an .index file, and for V1 files."""
+        try:
+            return find_checkpoint(path) is not None
+        except SourceError:
+            return True
+        except OSError:
+            return False
+
+    def read(self, path: Path, options: ConvertOptions) -> Reading:
+        """Read the checkpoint.  Raises SourceError, OptionError or NetworkError."""
+        prefix = find_checkpoint(path)
+        if prefix is None:
+            raise SourceError(f"{path} is no TensorFlow checkpoint: there is neither {path.name}.index nor is it a V1 file")
+        entries = read_v1(prefix) if prefix.is_file() else read_v2(prefix)
+        objects = next((name for name in entries if name.endswith(".ATTRIBUTES/VARIABLE_VALUE")), None)
+        if objects is not None:
+            raise SourceError(
+                f"{prefix.name} is an object-based TensorFlow 2 checkpoint ({objects}), whose names do not tell the layers; "
+                "save the weights under variable names, or the model as .h5"
+            )
+        meta = prefix.with_name(prefix.name + ".meta")
+        graph = read_graph(meta) if meta.is_file() else None
+        notes = Notes()
+        problems: list[str] = []
+        notes.assumptions.append(Assumption("checkpoint", prefix.name, "file"))
+        reader = _Reader(entries, graph, options, notes, problems)
+        parts = reader.parts()
+        return assemble(self.name, prefix.name, parts, options, reader.defaults(parts), notes, problems)
+
+
+# ---------------------------------------------------------------- where the checkpoint is
+
+
+def find_checkpoint(path: Path) -> Path | None:
+    """The prefix of a V2 checkpoint, or the file of a V1 checkpoint; None if there is none.
+
+    Raises SourceError where a folder holds several and does not say which.
+    """
+    if path.is_dir():
+        return _in_folder(path)
+    if path.name == "checkpoint" and path.is_file() and _named_in(path) is not None:
+        return _in_folder(path.parent)
+    stem = re.fullmatch(r"(.+)\.(index|meta|data-\d{5}-of-\d{5})", path.name)
+    for prefix in (path, path.with_name(stem[1])) if stem else (path,):
+        if prefix.with_name(prefix.name + ".index").is_file():
+            return prefix
+    return path if path.is_file() and not stem and is_v1(path) else None
+
+
+def _in_folder(folder: Path) -> Path | None:
+    named = _named_in(folder / "checkpoint")
+    if named is not None:
+        # Only inside the folder: the path that was valid where the training ran says nothing here.
+        prefix = folder / re.split(r"[/\\]", named)[-1]
+        if prefix.with_name(prefix.name + ".index").is_file() or (prefix.is_file() and is_v1(prefix)):
+            return prefix
+        raise SourceError(f"{folder / 'checkpoint'} names {prefix.name}, but there is no {prefix.name}.index beside it")
+    if (folder / "saved_model.pb").is_file() and (folder / "variables" / "variables.index").is_file():
+        return folder / "variables" / "variables"
+    found = sorted(folder.glob("*.index"), key=lambda file: natural_key(file.name))
+    if len(found) > 1:
+        raise SourceError(
+            f"{folder} holds {len(found)} checkpoints ({', '.join(file.stem for file in found[:4])}, ...) and no file "
+            "`checkpoint` that names one; give the path of one"
+        )
+    return found[0].with_suffix("") if found else None
+
+
+def _named_in(file: Path) -> str | None:
+    """The newest checkpoint, as the text file `checkpoint` names it."""
+    if not file.is_file():
+        return None
+    with file.open("rb") as stream:
+        start = stream.read(1 << 16).decode("utf-8", "replace")
+    match = re.search(r'^model_checkpoint_path:\s*"(.+)"', start, re.MULTILINE)
+    return match[1] if match else None
+
+
+# ---------------------------------------------------------------- variables
+
+
+class _Reader:
+    """Sorts the variables of one checkpoint into layers."""
+
+    def __init__(
+        self, entries: Mapping[str, Entry], graph: Graph | None, options: ConvertOptions, notes: Notes, problems: list[str]
+    ) -> None:
+        self.entries = entries
+        self.graph = graph
+        self.options = options
+        self.notes = notes
+        self.problems = problems
+        self.averages = {
+            owner: name
+            for name in entries
+            if name.rpartition("/")[2] in AVERAGES and (owner := self._owner(name.rpartition("/")[0])) is not None
+        }
+        if options.ema and not self.averages:
+            raise OptionError("--ema: the checkpoint holds no moving averages of weights")
+        self.epsilons = graph.epsilons() if graph else {}
+        self.kernels: dict[str, str] = {}
+
+    def parts(self) -> list[LayerPart]:
+        """Layer parts in order; every variable is noted."""
+        scopes: dict[str, dict[str, Entry]] = {}
+        shadows = {name: owner for owner, name in self.averages.items()}
+        for name, entry in self.entries.items():
+            if name in shadows:
+                continue
+            reason = self._ignore(name, entry)
+            if reason is not None:
+                self._note(entry, reason, ignored=True)
+                continue
+            scope, _, leaf = name.rpartition("/")
+            scopes.setdefault(scope, {})[leaf] = entry
+        modules = [module for scope, found in scopes.items() if (module := self._module(scope, found)) is not None]
+        noted = {tensor.name for tensor in self.notes.tensors}
+        for name, owner in shadows.items():
+            if name not in noted:
+                self._note(self.entries[name], f"moving average of {owner}; --ema would use it", ignored=True)
+        self._remark_averages()
+        positions = {module.name: self._position(module) for module in modules}
+        if all(position is not None for position in positions.values()):
+            self.notes.assumptions.append(Assumption("order of layers", "as made in the graph", "graph"))
+            modules.sort(key=lambda module: positions[module.name] or 0)
+            return pair(modules, self.notes, self.problems)
+        if self.problems:  # counting what is left would pair the wrong ones
+            return []
+        return pair(self._by_names(modules), self.notes, self.problems, ordered=False)
+
+    def _owner(self, base: str) -> str | None:
+        """The variable that a slot or moving average BASE/NAME belongs to: BASE, or BASE without the scope of the optimizer."""
+        while base and base not in self.entries:
+            base = base.partition("/")[2]
+        return base or None
+
+    def _ignore(self, name: str, entry: Entry) -> str | None:
+        """The reason why a variable is no part of the network; None if it is."""
+        base, _, leaf = name.rpartition("/")
+        owner = self._owner(base)
+        if owner is not None and (owner == base or _SLOT.fullmatch(leaf)):
+            return f"optimizer slot of {owner}"
+        if leaf == DECOY:
+            kernel = self.entries.get(f"{base}/kernel" if base else "kernel")
+            if kernel is not None and kernel.shape == entry.shape:
+                return f"never trained; the latent weights are {kernel.name}"
+        if entry.shape == () and (_COUNTER.fullmatch(leaf) or entry.dtype.startswith(("int", "uint", "bool"))):
+            return "a counter or setting of the training"
+        return "no numbers" if entry.dtype == "string" and name.startswith("_") else None
+
+    def _module(self, scope: str, found: dict[str, Entry]) -> Module | None:
+        module = Module(scope)
+        label = scope or "(top level)"
+        described = ", ".join(f"{entry.name} {entry.shape}" for entry in found.values())
+        matrices = [entry for entry in found.values() if len(entry.shape) == 2]
+        if any(len(entry.shape) > 2 for entry in found.values()):
+            self.problems.append(f"{described}: a convolution; only dense networks can be converted")
+        elif "moving_mean" in found and "moving_variance" in found and set(found) <= set(_NORM_FIELDS):
+            arrays = {key: self._take(found[leaf], f"BatchNorm {key}") for leaf, key in _NORM_FIELDS.items() if leaf in found}
+            module.norm = NormPart(
+                scope,
+                arrays["mean"],
+                variance=arrays["variance"],
+                gamma=arrays.get("gamma"),
+                beta=arrays.get("beta"),
+                epsilon=self.epsilons.get(found["moving_variance"].name),
+            )
+        elif len(matrices) == 1:
+            (kernel,) = matrices
+            biases = [found[leaf] for leaf in _BIASES if leaf in found]
+            extra = [f"{e.name} {e.shape}" for leaf, e in found.items() if e is not kernel and leaf not in _BIASES]
+            if extra or len(biases) > 1:
+                self.problems.append(f"{label}: what {', '.join(extra or [b.name for b in biases])} do is not known")
+            bias = self._take(biases[0], "bias") if biases else None
+            weight = self._take(kernel, "latent weights, (inputs, neurons)", transpose=True)
+            module.part = LayerPart(scope or kernel.name, weight, bias)
+            self.kernels[module.part.name] = kernel.name
+        else:
+            self.problems.append(f"{label}: what {described} are is not known")
+        return module if module.part or module.norm else None
+
+    def _take(self, entry: Entry, use: str, *, transpose: bool = False) -> F32:
+        scope = entry.name.rpartition("/")[0] or entry.name
+        source = entry
+        if self.options.ema and entry.name in self.averages:
+            source = self.entries[self.averages[entry.name]]
+            self._note(entry, f"{scope}: {use}, replaced by its moving average", ignored=True)
+            if source.shape != entry.shape:
+                raise SourceError(f"variable {source.name} has shape {source.shape}, but {entry.name} has {entry.shape}")
+        self._note(source, f"{scope}: {use}")
+        array = source.load()
+        return as_float32(RawTensor(source.name, array.T if transpose else array, source.dtype), self.notes.warnings)
+
+    def _note(self, entry: Entry, use: str, *, ignored: bool = False) -> None:
+        self.notes.tensors.append(TensorUse(entry.name, entry.shape, entry.dtype, use, ignored))
+
+    def _remark_averages(self) -> None:
+        if self.options.ema:
+            self.notes.assumptions.append(Assumption("moving averages", f"used for {len(self.averages)} variables", "option"))
+        elif self.averages:
+            self.notes.assumptions.append(Assumption("moving averages", "not used", "default"))
+            self.notes.warnings.append(
+                f"the checkpoint also holds moving averages of {len(self.averages)} variables; the raw ones are used. For "
+                "scripts that evaluate with the averages, give --ema"
+            )
+
+    def _by_names(self, modules: list[Module]) -> list[Module]:
+        """Layers, then BatchNorms, each by their suffixes as numbers."""
+        self.notes.assumptions.append(Assumption("order of layers", "by the numbers in their names", "file"))
+        kinds = {re.sub(r"_\d+$", "", module.name.rpartition("/")[2]) for module in modules if module.part}
+        if len(kinds) > 1:
+            self.notes.warnings.append(
+                f"layers are called {', '.join(sorted(kinds))}: names order them only within a kind; the .meta file beside the "
+                "checkpoint would tell"
+            )
+        return sorted(modules, key=lambda module: (module.norm is not None, scope_key(module.name)))
+
+    def _position(self, module: Module) -> int | None:
+        if self.graph is None:
+            return None
+        names = (name for name in self.entries if name.rpartition("/")[0] == module.name)
+        positions = [position for name in names if (position := self.graph.position(name)) is not None]
+        return min(positions, default=None)
+
+    def defaults(self, parts: list[LayerPart]) -> Defaults:
+        """The source's defaults, with what the graph says about binarization; contradictions become problems."""
+        found: set[str] = set()
+        for part in parts if self.graph else ():
+            assert self.graph is not None
+            kernel = self.kernels[part.name]
+            how = self.graph.binarization(kernel)
+            named = part.name in self.options.float_layers
+            if how == "none" and not named:
+                self.problems.append(
+                    f"{part.name}: the graph uses {kernel} without binarizing it; if it is a float layer, give --float-layer "
+                    f"{part.name}"
+                )
+            elif how in ("round", "sign"):
+                found.add(how)
+                if named:
+                    self.problems.append(f"{part.name}: the graph binarizes {kernel}, so it is no float layer")
+        if found == {"sign"}:
+            return dataclasses.replace(DEFAULTS, profile="torch-sign", profile_origin="graph")
+        return dataclasses.replace(DEFAULTS, profile_origin="graph") if found == {"round"} else DEFAULTS
+
+
+def scope_key(scope: str) -> tuple[tuple[tuple[tuple[int, int, str], ...], int], ...]:
+    """Sort key of scopes: per component its name, then its `_N` suffix as a number, none before _1."""
+    key = []
+    for component in scope.split("/"):
+        match = re.fullmatch(r"(.*?)(?:_(\d+))?", component)
+        assert match is not None
+        key.append((natural_key(match[1]), int(match[2] or 0)))
+    return tuple(key)
