@@ -141,17 +141,18 @@ def make_drive() -> Callable[[int, int, int, int], int]:
     """The one entry point."""
 
     def drive(control, job, role, spins):
-        """All int64.  Callers use the roles START and GO_ON, helper number h (from 1) the role h.
+        """All int64.  Callers use the roles START, GO_ON and PUBLISH, helper number h (from 1) the role h.
 
         START: publish `job` to the helpers of `control` (0 = no helpers) and work on it.  Returns 1 when it is finished, 0
         when the wait for helpers got long: give the core away for a moment, then call with GO_ON, with the same result.
+        PUBLISH: only publish; for a caller that first wakes helpers and then works with GO_ON.
         h: help with all jobs published to `control`; `job` is the last ticket seen, at first 0.  Returns the last ticket
         dealt with when `spins` turns bring no job, and -1 - ticket when patience ran out.
         """
         slot = max(role, 0)
         seen = job
         idle = 0
-        if role == fields.START:
+        if role == fields.START or role == fields.PUBLISH:
             levels = get(job, fields.LAST) - get(job, fields.FIRST)
             counters = get(job, fields.COUNTERS)
             for i in range(levels * (get(job, fields.THREADS) + 1)):
@@ -160,6 +161,8 @@ def make_drive() -> Callable[[int, int, int, int], int]:
                 atomic_store(control + fields.JOB * fields.COUNTER_BYTES, job)
                 atomic_store(control + fields.OPEN * fields.COUNTER_BYTES, 1)
                 atomic_add(control + fields.TICKET * fields.COUNTER_BYTES, 1)
+        if role == fields.PUBLISH:
+            return 0
         while True:
             wanted = True
             ticket = seen

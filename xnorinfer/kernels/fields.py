@@ -61,7 +61,7 @@ MUL, ADD, FMA, CLIP = range(4)
 TICKET, OPEN, ACTIVE, JOB, STOP, CONTROL_FIELDS = range(6)
 COUNTER_BYTES = 64
 # Roles of a caller of `drive`; helpers are numbered from 1.
-START, GO_ON = 0, -1
+START, GO_ON, PUBLISH = 0, -1, -2
 
 # A participant's scratch: a padded tail of input bytes, values of a group, counts per row of a block, then prepared rows,
 # then two buffers of block rows.

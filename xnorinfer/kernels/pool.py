@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.kernels import Drive, drive
-from xnorinfer.kernels.fields import CONTROL_FIELDS, COUNTER_BYTES, GO_ON, START, STOP
+from xnorinfer.kernels.fields import CONTROL_FIELDS, COUNTER_BYTES, GO_ON, PUBLISH, START, STOP
 from xnorinfer.kernels.layout import aligned
 
 #: Turns of the spin loop before a helper goes to sleep; some 200 microseconds.
@@ -56,13 +56,16 @@ class Pool:
         try:
             if len(self._threads) < helpers:
                 self._start(helpers)
+            role = START
             if self._asleep:
+                # Publish first: a helper that wakes on this very core then works in the caller's place.
+                drive(self._address, job, PUBLISH, 0)
                 for event in self._wake:
                     event.set()
-            if not drive(self._address, job, START, 0):
+                role = GO_ON
+            while not drive(self._address, job, role, 0):
                 time.sleep(0)
-                while not drive(self._address, job, GO_ON, 0):
-                    time.sleep(0)
+                role = GO_ON
         finally:
             self._lock.release()
 
