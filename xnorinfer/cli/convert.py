@@ -77,6 +77,7 @@ class _Command(click.Command):
 @click.option(
     "--float-layer", "float_layers", multiple=True, metavar="NAME", help="This layer has ordinary float weights.  Repeatable."
 )
+@click.option("--ema", is_flag=True, help="Use the moving averages of the weights, where the training kept them.")
 @click.option("--dry-run", is_flag=True, help="Show what would be done, write nothing.")
 def command(
     source: str,
@@ -86,6 +87,7 @@ def command(
     bn_epsilon: float | None,
     magnitude: Any,
     float_layers: tuple[str, ...],
+    ema: bool,
     dry_run: bool,
     **mapping: Any,
 ) -> None:
@@ -101,7 +103,15 @@ def command(
     from xnorinfer.converters.base import ConvertOptions
     from xnorinfer.writing import require_writable
 
-    options = ConvertOptions(format_name, profile, bn_epsilon, magnitude, input_mapping(**mapping), tuple(float_layers))
+    options = ConvertOptions(
+        format=format_name,
+        profile=profile,
+        bn_epsilon=bn_epsilon,
+        h=magnitude,
+        input=input_mapping(**mapping),
+        float_layers=tuple(float_layers),
+        ema=ema,
+    )
     if output is not None:
         require_writable(output, source)
     with screen.waiting(f"reading and packing {source}"):
