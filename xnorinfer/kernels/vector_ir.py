@@ -197,20 +197,6 @@ class BinaryShape:
         return self.lanes * self.vectors
 
 
-def _carry(
-    emit: Emit, logic: Logic, level: int, pairs: list[tuple[ir.Value, ir.Value]], ones: list[ir.Value], before: ir.Value
-) -> tuple[ir.Value, ir.Value]:
-    """Reduce 2**(level-1) pairs of parities to one carry of weight 2**level; updates `ones`, returns (carry, last parity)."""
-    if level == 1:
-        middle, after = pairs[0]
-        return logic.pair_carry(emit, before, middle, after), after
-    half = len(pairs) // 2
-    first, before = _carry(emit, logic, level - 1, pairs[:half], ones, before)
-    second, before = _carry(emit, logic, level - 1, pairs[half:], ones, before)
-    ones[level - 2], carry = logic.add(emit, ones[level - 2], first, second)
-    return carry, before
-
-
 def binary_tile(shape: BinaryShape) -> Any:
     """Intrinsic tile(row, panel, words, counts, shift, limits) -> int64, `shape.panel` packed output bits.
 
@@ -225,29 +211,31 @@ def binary_tile(shape: BinaryShape) -> Any:
         b, columns = emit.builder, range(vectors)
         zero = emit.many(emit.words, 0)
 
-        def parities(index: ir.Value, count: int) -> list[list[tuple[ir.Value, ir.Value]]]:
-            """[column][pair] of the running parities of `count` words from `index` on."""
-            row_at = emit.offset(row, index, 8)
-            panel_at = emit.offset(panel, index, shape.panel * 8)
-            flat: list[list[ir.Value]] = [[] for _ in columns]
-            for k in range(count):
-                word = emit.splat(emit.load(emit.offset(row_at, k, 8), I64, 8))
-                for j in columns:
-                    weights = emit.load(emit.offset(panel_at, k * vectors + j, lanes * 8), emit.words, lanes * 8)
-                    flat[j].append(b.xor(word, weights))
-            return [list(zip(f[::2], f[1::2], strict=True)) for f in flat]
-
         def turn(index: ir.Value, level: int, carried: list[ir.Value]) -> list[ir.Value]:
             """One loop body on 2**level words.  carried: per column the last parity, ones of weight 2.., the total."""
-            unit = parities(index, 1 << level)
+            row_at = emit.offset(row, index, 8)
+            panel_at = emit.offset(panel, index, shape.panel * 8)
             per_column = len(carried) // vectors
-            out: list[ir.Value] = []
-            for j in columns:
-                state = list(carried[j * per_column : (j + 1) * per_column])
-                ones = state[1:-1]
-                carry, last = _carry(emit, logic, level, unit[j], ones, state[0])
-                out += [last, *ones, b.add(state[-1], ctpop(b, carry))]
-            return out
+            state = [list(carried[j * per_column : (j + 1) * per_column]) for j in columns]
+            waiting: list[list[ir.Value | None]] = [[None] * level for _ in columns]
+            # Pair after pair, so that few values are alive at a time.
+            for k in range(0, 1 << level, 2):
+                words = [emit.splat(emit.load(emit.offset(row_at, k + i, 8), I64, 8)) for i in range(2)]
+                for j in columns:
+                    at = [emit.offset(panel_at, (k + i) * vectors + j, lanes * 8) for i in range(2)]
+                    middle, after = (b.xor(words[i], emit.load(at[i], emit.words, lanes * 8)) for i in range(2))
+                    carry = logic.pair_carry(emit, state[j][0], middle, after)
+                    state[j][0] = after
+                    # Like counting in binary: two carries of a weight and its ones make a carry of the next weight.
+                    for weight in range(1, level):
+                        if waiting[j][weight] is None:
+                            waiting[j][weight] = carry
+                            break
+                        state[j][weight], carry = logic.add(emit, state[j][weight], waiting[j][weight], carry)
+                        waiting[j][weight] = None
+                    else:
+                        state[j][-1] = b.add(state[j][-1], ctpop(b, carry))
+            return [value for column in state for value in column]
 
         if levels == 1:
             loop = Loop(emit, emit.constant(0), [zero] * (2 * vectors))
