@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -352,3 +353,53 @@ def test_python_m_without_torch_names_the_way_out(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == "error: training needs the package torch: pip install 'xnorinfer[train]'\n"
+
+
+# ---------------------------------------------------------------- curves
+
+
+def history(path: Path, errors: list[float]) -> Path:
+    content = {
+        "summary": {"network": "784-<3>-10", "test_error": 0.0243},
+        "shape": {"dropout_input": 0.2, "dropout_hidden": 0.5},
+        "recipe": {"epochs": len(errors)},
+        "epochs": [{"validation_error": error} for error in errors],
+    }
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def test_curves_are_drawn_on_a_logarithmic_scale(tmp_path: Path) -> None:
+    one = history(tmp_path / "one.json", [0.4, 0.2, 0.1, 0.05])
+    two = history(tmp_path / "two.json", [0.04, 0.0])
+    done = run("curves", one, two, "-o", tmp_path / "curves.svg")
+    assert done.exit_code == 0, done.output
+    svg = "{http://www.w3.org/2000/svg}"
+    root = ElementTree.parse(tmp_path / "curves.svg").getroot()
+    lines = [
+        np.array([[float(n) for n in pair.split(",")] for pair in (line.get("points") or "").split()])
+        for line in root.iter(f"{svg}polyline")
+    ]
+    assert [len(line) for line in lines] == [4, 2]
+    steps = np.diff(lines[0], axis=0)
+    assert steps[:, 0] == pytest.approx([steps[0, 0]] * 3, abs=0.2)  # epochs are equally far apart,
+    assert steps[:, 1] == pytest.approx([steps[0, 1]] * 3, abs=0.2)  # and so are halved errors
+    assert steps[0, 1] > 0
+    labels = [text.text for text in root.iter(f"{svg}text")]
+    assert "784-<3>-10, dropout 0.2 and 0.5, 4 epochs: test error 2.43 %" in labels
+    assert {"1 %", "10 %", "validation error", "epoch"} <= set(labels)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"epochs": 3}', "\x00"])
+def test_curves_of_something_else_are_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "odd.json").write_text(content, encoding="utf-8")
+    done = run("curves", tmp_path / "odd.json", "-o", tmp_path / "curves.svg")
+    assert isinstance(done.exception, InputError)
+    assert "is no training history" in str(done.exception)
+    assert not (tmp_path / "curves.svg").exists()
+
+
+def test_curves_of_an_impossible_history_are_refused(tmp_path: Path) -> None:
+    for errors in ([], [1.5], [float("nan")]):
+        done = run("curves", history(tmp_path / "odd.json", errors), "-o", tmp_path / "curves.svg")
+        assert isinstance(done.exception, InputError)

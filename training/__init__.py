@@ -8,6 +8,7 @@ how the package reads data and writes files; needs the extra `train`.
     network     the multi-layer perceptron of the recipe and its loss
     loop        seeded epochs, best checkpoint by validation, resume
     checkpoint  the files: named npz arrays, PyTorch state dict, training state
+    curves      training curves as a picture
     data        MNIST from IDX files, the 8x8 digits of scikit-learn
 """
 

@@ -13,9 +13,11 @@ from rich.progress import Progress as Bar
 
 from xnorinfer.training import digits as digits_recipe
 from xnorinfer.training import mnist as mnist_recipe
+from xnorinfer.training.curves import draw, read_history
 from xnorinfer.training.data import MNIST_VARIABLE, mnist_folder
 from xnorinfer.training.loop import Epoch, Recipe
 from xnorinfer.training.network import Shape
+from xnorinfer.writing import require_writable, write_bytes
 
 console = Console(stderr=True)
 
@@ -150,3 +152,13 @@ def _train(job: mnist_recipe.Job) -> None:
                 f"{epoch.seconds:.1f} s",
                 highlight=False,
             )
+
+
+@commands.command()
+@click.argument("histories", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="OUT.history.json...")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="OUT.svg", help="The picture.")
+def curves(histories: tuple[Path, ...], output: Path) -> None:
+    """Draw the validation errors of finished trainings, epoch by epoch, as an SVG picture."""
+    require_writable(output, *histories)
+    write_bytes(output, draw([read_history(path) for path in histories]).encode())
+    click.echo(f"wrote {output}")
