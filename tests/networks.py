@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from xnorinfer.netspec import (
     F32,
     BatchNorm,
     BatchNormForm,
+    Chain,
     Dense,
     FloatDense,
     Hardtanh,
@@ -70,6 +71,15 @@ def random_batch_norm(
     return BatchNorm("bn", mean, variance=variance, gamma=gamma, beta=beta, epsilon=1e-4, form=form)
 
 
+def as_chain(norm: BatchNorm) -> Chain:
+    """The textbook order of BatchNorm, as ONNX graphs spell it out."""
+    assert norm.variance is not None
+    assert norm.gamma is not None
+    assert norm.beta is not None
+    deviation = np.sqrt(norm.variance + np.float32(1e-5))
+    return Chain(norm.name, (("sub", norm.mean), ("div", deviation), ("mul", norm.gamma), ("add", norm.beta)))
+
+
 def random_latents(rng: np.random.Generator, neurons: int, depth: int, *, zeros: bool) -> F32:
     latent = np.clip(rng.standard_normal((neurons, depth)) * 0.4, -1, 1).astype(np.float32)
     if zeros:
@@ -87,6 +97,8 @@ def random_network(
     form: BatchNormForm = "tf",
     h: float = 1.0,
     float_tail: bool = False,
+    tail_reads: Literal["hardtanh", "sign"] = "hardtanh",
+    chains: bool = False,
     profile: str = "tf1-round",
 ) -> NetSpec:
     """Dense (bias, H, sometimes a scale) -> BatchNorm -> sign, ending in a head with BatchNorm or a float layer on hardtanh."""
@@ -98,7 +110,7 @@ def random_network(
         name = f"fc{index + 1}"
         if last and float_tail:
             layers += [
-                Hardtanh(f"{name}.in"),
+                Hardtanh(f"{name}.in") if tail_reads == "hardtanh" else Sign(f"{name}.in", rule),
                 FloatDense(name, vector(rng, neurons * depth).reshape(neurons, depth), vector(rng, neurons)),
             ]
             break
@@ -108,7 +120,8 @@ def random_network(
         latent = random_latents(rng, neurons, depth, zeros=rule != "sign")
         layers.append(Dense(name, latent, rule, h, bias, scale))
         # A head's scores are compared as floats: awkward channels there would only make them infinite.
-        layers.append(random_batch_norm(rng, neurons, deviation, form, awkward=not last))
+        norm = random_batch_norm(rng, neurons, deviation, form, awkward=not last and not chains)
+        layers.append(as_chain(norm) if chains else norm)
         if not last and not (float_tail and index == len(widths) - 3):
             layers.append(Sign(f"{name}.sign", rule))
         spread = 1.0

@@ -34,6 +34,22 @@ def test_scores_equal_the_reference(name: str, form: Any, tail: bool) -> None:
     assert (model.predict(x) == forward(net, x).argmax(axis=1)).all()
 
 
+@pytest.mark.parametrize("name", INPUTS)
+@pytest.mark.parametrize("rule", ["round-even", "round-away", "ge", "gt", "sign"])
+def test_a_float_layer_that_reads_signs(name: str, rule: Any) -> None:
+    net = random_network(5, [50, 130, 65, 10], INPUTS[name], float_tail=True, tail_reads="sign", chains=True, rule=rule)
+    x = random_inputs(np.random.default_rng(0), net.input, 33, 50)
+    assert (Model(lower(net).packed).scores(x) == forward(net, x)).all()
+
+
+@pytest.mark.parametrize("tail", [False, True])
+@pytest.mark.parametrize("name", INPUTS)
+def test_chains_of_operations(name: str, tail: bool) -> None:
+    net = random_network(6, [50, 130, 65, 10], INPUTS[name], float_tail=tail, chains=True)
+    x = random_inputs(np.random.default_rng(0), net.input, 33, 50)
+    assert (Model(lower(net).packed).scores(x) == forward(net, x)).all()
+
+
 @settings(max_examples=40)
 @given(
     widths=st.lists(st.integers(1, 140), min_size=2, max_size=5),

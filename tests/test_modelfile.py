@@ -139,7 +139,7 @@ MALFORMED = [
     (set_layer(1, "reads", "pixels"), MalformedModelError, "reads pixels, but gets bits"),
     (set_layer(1, "reads", "smoke"), MalformedModelError, "reads 'smoke'"),
     (set_layer(2, "ops", "mul"), MalformedModelError, "ops have the wrong type"),
-    (set_layer(2, "ops", ["mul", "div"]), MalformedModelError, "unknown steps 'div'"),
+    (set_layer(2, "ops", ["mul", "pow"]), MalformedModelError, "unknown steps 'pow'"),
     (set_layer(2, "ops", []), MalformedModelError, "steps are"),
     (drop_tensor("layers.0.bits"), MalformedModelError, "layers.0.bits is missing"),
     (drop_tensor("layers.1.limits"), MalformedModelError, "layers.1.limits is missing"),

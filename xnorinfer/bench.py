@@ -102,10 +102,14 @@ class _FloatLayer:
         for op, (a, b) in zip(self.output.ops, self.output.values, strict=True):
             if op in ("mul", "fma"):
                 y *= a
-            if op == "clip":
-                np.clip(y, a, b, out=y)
-            elif op != "mul":
+            if op in ("add", "fma"):
                 y += a if op == "add" else b
+            if op == "div":
+                y /= a
+            elif op == "clip":
+                np.clip(y, a, b, out=y)
+            elif op == "step":
+                y[...] = (y >= a).astype(np.float32) - (y <= b)
         return y
 
 

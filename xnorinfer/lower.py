@@ -13,7 +13,20 @@ import numpy as np
 
 from xnorinfer.bits import bitpack
 from xnorinfer.errors import NetworkError
-from xnorinfer.netspec import F32, BatchNorm, Dense, FloatDense, Hardtanh, Layer, NetSpec, PixelInput, RealInput, Sign
+from xnorinfer.netspec import (
+    F32,
+    BatchNorm,
+    Chain,
+    Dense,
+    FloatDense,
+    Hardtanh,
+    Layer,
+    NetSpec,
+    PixelInput,
+    RealInput,
+    Rule,
+    Sign,
+)
 from xnorinfer.packed import (
     MAX_PIXEL_DEPTH,
     Affine,
@@ -49,10 +62,11 @@ class Lowered:
 
 @dataclass(frozen=True)
 class Block:
-    """A dense layer and the layers up to the next one."""
+    """A dense layer and the layers up to the next one.  `feeds_float`: the next one is a float layer."""
 
     dense: Dense | FloatDense
     after: tuple[Layer, ...]
+    feeds_float: bool
 
     @property
     def sign(self) -> Sign | None:
@@ -60,16 +74,23 @@ class Block:
         last = self.after[-1] if self.after else None
         return last if isinstance(last, Sign) else None
 
+    @property
+    def gives_bits(self) -> bool:
+        """Whether the block becomes an integer compare.  A float layer takes its signs as numbers."""
+        return self.sign is not None and not self.feeds_float
+
 
 def blocks_of(net: NetSpec) -> list[Block]:
     """The blocks of a network that passed `NetSpec.check`."""
-    starts = [i for i, layer in enumerate(net.layers) if isinstance(layer, Dense | FloatDense)]
-    blocks = []
-    for start, end in zip(starts, [*starts[1:], len(net.layers)], strict=True):
+    blocks: list[Block] = []
+    end = len(net.layers)
+    for start in reversed(range(end)):
         dense = net.layers[start]
-        assert isinstance(dense, Dense | FloatDense)
-        blocks.append(Block(dense, net.layers[start + 1 : end]))
-    return blocks
+        if isinstance(dense, Dense | FloatDense):
+            feeds_float = bool(blocks) and isinstance(blocks[-1].dense, FloatDense)
+            blocks.append(Block(dense, net.layers[start + 1 : end], feeds_float))
+            end = start
+    return blocks[::-1]
 
 
 def lower(net: NetSpec) -> Lowered:
@@ -94,7 +115,7 @@ def lower(net: NetSpec) -> Lowered:
 def _lower_dense(net: NetSpec, dense: Dense, block: Block, reads: Reads, problems: list[str], notes: list[str]) -> PackedDense:
     signs = binary_weights(dense)
     steps = steps_of(block)
-    if block.sign is None:
+    if not block.gives_bits:
         infinite = ~np.isfinite(steps.values).all(axis=(0, 1))
         if infinite.any():
             problems.append(
@@ -103,6 +124,7 @@ def _lower_dense(net: NetSpec, dense: Dense, block: Block, reads: Reads, problem
         return PackedDense(dense.name, reads, dense.depth, bitpack(signs), steps)
     counts = Counts.of(net, reads, signs)
 
+    assert block.sign is not None
     at_zero = steps.apply(counts.accumulator(np.zeros_like(counts.low)))
 
     def expression(count: I64) -> F32:
@@ -154,7 +176,7 @@ class Counts:
 
 
 def steps_of(block: Block) -> Affine:
-    """Everything between a block's dot and its end (a sign excluded) as float32 steps, in the source's order."""
+    """Everything between a block's dot and its end as float32 steps, in the source's order; a sign that gives bits excluded."""
     ops: list[Op] = []
     values: list[tuple[F32, F32]] = []
     neurons = block.dense.neurons
@@ -176,7 +198,21 @@ def steps_of(block: Block) -> Affine:
         elif isinstance(layer, BatchNorm):
             for op, a, b in _batch_norm_steps(layer):
                 step(op, a, b)
+        elif isinstance(layer, Chain):
+            for name, vector in layer.steps:
+                # x - v and x + (-v) are the same float32 operation.
+                step("add", -vector) if name == "sub" else step(name, vector)
+        elif isinstance(layer, Sign) and not block.gives_bits:
+            step("step", *_sign_steps(layer.rule))
     return Affine(tuple(ops), np.array(values, np.float32).reshape(len(ops), 2, neurons))
+
+
+def _sign_steps(rule: Rule) -> tuple[float, float]:
+    """The smallest float32 that a rule makes +1 and the largest that it makes -1."""
+    ends = full_range(1, -MAX_FLOAT_KEY, MAX_FLOAT_KEY)
+    plus = find_steps(lambda key: binarize(ordered_to_float(key), rule) > 0, *ends, 0)
+    minus = find_steps(lambda key: binarize(ordered_to_float(key), rule) < 0, *ends, 0)
+    return float(ordered_to_float(-plus.limits)[0]), float(ordered_to_float(minus.limits)[0])
 
 
 def _batch_norm_steps(layer: BatchNorm) -> list[tuple[Op, F32, F32 | float]]:

@@ -193,6 +193,18 @@ class BatchNorm:
     form: BatchNormForm = "tf"
 
 
+ChainOp = Literal["mul", "div", "add", "sub"]
+CHAIN_OPS: tuple[ChainOp, ...] = ("mul", "div", "add", "sub")
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """Elementwise float32 operations by one vector each, (neurons,) float32, in order: BatchNorm as a graph spells it out."""
+
+    name: str
+    steps: tuple[tuple[ChainOp, F32], ...]
+
+
 @dataclass(frozen=True)
 class Sign:
     """Activation binarization to -1/+1 by a tie rule."""
@@ -225,7 +237,7 @@ class FloatDense:
         return int(self.weight.shape[1])
 
 
-Layer: TypeAlias = Dense | BatchNorm | Sign | Hardtanh | FloatDense
+Layer: TypeAlias = Dense | BatchNorm | Chain | Sign | Hardtanh | FloatDense
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,9 +290,9 @@ def _check_structure(net: NetSpec) -> Iterator[str]:
                 if isinstance(layer, Dense) and stage == "real":
                     yield f"{layer.name}: a binary layer follows {before} without a sign between them"
                 width, wide, before, stage = layer.neurons, layer.name, layer.name, "real"
-            case BatchNorm():
+            case BatchNorm() | Chain():
                 if stage != "real":
-                    yield f"{layer.name}: BatchNorm must follow a dense layer, here it follows {before}"
+                    yield f"{layer.name}: {type(layer).__name__} must follow a dense layer, here it follows {before}"
                 before = layer.name
             case Sign():
                 if stage != "real":
@@ -304,6 +316,9 @@ def _check_structure(net: NetSpec) -> Iterator[str]:
 
 
 def _vectors(layer: Layer) -> Iterator[tuple[str, F32]]:
+    if isinstance(layer, Chain):
+        yield from layer.steps
+        return
     names = {"Dense": ("bias", "scale"), "FloatDense": ("bias",), "BatchNorm": ("mean", "variance", "inv_std", "gamma", "beta")}
     for name in names.get(type(layer).__name__, ()):
         vector = getattr(layer, name)
@@ -341,6 +356,12 @@ def _check_layer(layer: Layer) -> Iterator[str]:
             )
     if isinstance(layer, BatchNorm):
         yield from _check_batch_norm(layer)
+    if isinstance(layer, Chain):
+        unknown = sorted({op for op, _ in layer.steps} - set(CHAIN_OPS))
+        if unknown:
+            yield f"{layer.name}: operations {', '.join(unknown)} are none of {', '.join(CHAIN_OPS)}"
+        if any(op == "div" and (vector == 0).any() for op, vector in layer.steps):
+            yield f"{layer.name}: divides by 0"
 
 
 def _check_batch_norm(layer: BatchNorm) -> Iterator[str]:

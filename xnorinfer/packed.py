@@ -23,9 +23,9 @@ from xnorinfer.reference import fma
 Reads = Literal["bits", "pixels", "reals"]
 
 #: Float32 steps on a value v, with vectors a and b of one entry per neuron:
-#: mul v*a, add v+a, fma v*a+b rounded once, clip min(max(v, a), b).
-Op = Literal["mul", "add", "fma", "clip"]
-OPS: tuple[Op, ...] = ("mul", "add", "fma", "clip")
+#: mul v*a, add v+a, div v/a, fma v*a+b rounded once, clip min(max(v, a), b), step: +1 from a on, -1 up to b, 0 between.
+Op = Literal["mul", "add", "fma", "clip", "div", "step"]
+OPS: tuple[Op, ...] = ("mul", "add", "fma", "clip", "div", "step")
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +60,12 @@ class Affine:
                     value = value + a
                 elif op == "fma":
                     value = fma(value, np.broadcast_to(a, value.shape), np.broadcast_to(b, value.shape))
-                else:
+                elif op == "div":
+                    value = value / a
+                elif op == "clip":
                     value = np.minimum(np.maximum(value, a), b)
+                else:
+                    value = (value >= a).astype(np.float32) - (value <= b).astype(np.float32)
         return value
 
 
@@ -162,6 +166,8 @@ def _check(model: PackedModel) -> Iterator[str]:
                 yield f"{where}: a binary layer follows one that gives real numbers"
         elif array.dtype != np.float32 or not np.isfinite(array).all():
             yield f"{where}: weights must be finite float32"
+        elif bits_flow:
+            yield f"{where}: a float layer follows one that gives bits"
         if isinstance(layer.output, Affine):
             yield from _check_affine(where, layer.output, layer.neurons)
         elif not isinstance(layer, PackedDense):
@@ -207,3 +213,5 @@ def _check_affine(where: str, affine: Affine, neurons: int) -> Iterator[str]:
         )
     elif np.isnan(affine.values).any():
         yield f"{where}: steps hold NaN"
+    elif any(op == "div" and (a == 0).any() for op, (a, _) in zip(affine.ops, affine.values, strict=True)):
+        yield f"{where}: steps divide by 0"

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from xnorinfer.netspec import (
     F32,
     BatchNorm,
+    Chain,
     Dense,
     FloatDense,
     Hardtanh,
@@ -109,6 +110,15 @@ def batch_norm(layer: BatchNorm, x: F32) -> F32:
         return fma(x, np.broadcast_to(alpha, x.shape), np.broadcast_to(shift, x.shape))
 
 
+def chain(layer: Chain, x: F32) -> F32:
+    """Elementwise operations in order, each rounded to float32; (rows, neurons) -> the same."""
+    operations = {"mul": np.multiply, "div": np.divide, "add": np.add, "sub": np.subtract}
+    with np.errstate(all="ignore"):
+        for op, vector in layer.steps:
+            x = operations[op](x, vector)
+    return x
+
+
 def finish_dense(layer: Dense, dot: F32) -> F32:
     """The accumulator `((dot * H) * scale) + bias` from the dot of inputs and signs, float32 step by step."""
     with np.errstate(over="ignore"):
@@ -165,6 +175,8 @@ def layer_outputs(net: NetSpec, x: NDArray[Any]) -> Iterator[tuple[str, F32]]:
             assert value is not None
             if isinstance(layer, BatchNorm):
                 value = batch_norm(layer, value)
+            elif isinstance(layer, Chain):
+                value = chain(layer, value)
             elif isinstance(layer, Sign):
                 value = binarize(value, layer.rule)
             elif isinstance(layer, Hardtanh):

@@ -25,9 +25,9 @@ from xnorinfer.bits import bitunpack
 from xnorinfer.conversion import digest_of
 from xnorinfer.lower import Block, Counts, blocks_of
 from xnorinfer.model import Model, canonical_input, random_inputs
-from xnorinfer.netspec import F32, BatchNorm, Dense, FloatDense, Hardtanh, NetSpec
+from xnorinfer.netspec import F32, BatchNorm, Chain, Dense, FloatDense, Hardtanh, NetSpec, Sign
 from xnorinfer.packed import Affine, PackedDense, PackedFloat, PackedModel, Threshold
-from xnorinfer.reference import ONE, batch_norm, binarize, binary_weights, finish_dense, layer_outputs
+from xnorinfer.reference import ONE, batch_norm, binarize, binary_weights, chain, finish_dense, layer_outputs
 from xnorinfer.threshold import I64
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def _structure_difference(packed: PackedModel, net: NetSpec) -> str | None:
         return f"the model has {len(packed.layers)} layers, the source {len(blocks)}"
     for index, (layer, block) in enumerate(zip(packed.layers, blocks, strict=True)):
         ours = (type(layer) is PackedFloat, layer.depth, layer.neurons, isinstance(layer.output, Threshold))
-        theirs = (isinstance(block.dense, FloatDense), block.dense.depth, block.dense.neurons, block.sign is not None)
+        theirs = (isinstance(block.dense, FloatDense), block.dense.depth, block.dense.neurons, block.gives_bits)
         if ours != theirs:
             return f"layer {index} ({layer.name}) has other shapes or kinds than the source's {block.dense.name}"
     return None
@@ -155,13 +155,17 @@ def _prove_layers(packed: PackedModel, net: NetSpec, report: Progress) -> Iterat
 
 
 def source_values(block: Block, dot: F32) -> F32:
-    """What the source has at the end of a block (before its sign) for given dots, (values, neurons) float32."""
+    """What the source has at the end of a block (before a sign that gives bits) for given dots, (values, neurons) float32."""
     value = finish_dense(block.dense, dot) if isinstance(block.dense, Dense) else dot
     for layer in block.after:
         if isinstance(layer, BatchNorm):
             value = batch_norm(layer, value)
+        elif isinstance(layer, Chain):
+            value = chain(layer, value)
         elif isinstance(layer, Hardtanh):
             value = np.clip(value, -ONE, ONE)
+        elif isinstance(layer, Sign) and not block.gives_bits:
+            value = binarize(value, layer.rule)
     return value
 
 

@@ -36,7 +36,7 @@ from __future__ import annotations
 ) = range(26)
 
 # Float32 steps, in the order of `packed.OPS`.
-MUL, ADD, FMA, CLIP = range(4)
+MUL, ADD, FMA, CLIP, DIV, STEP = range(6)
 
 # One row per run.
 (

@@ -364,12 +364,20 @@ def make_finish(native_fma: bool) -> Callable[..., None]:
                     value = value + a
                 elif code == fields.FMA:
                     value = fma(value, a, load_single(second + 4 * j))
-                else:
+                elif code == fields.DIV:
+                    value = value / a
+                elif code == fields.CLIP:
                     b = load_single(second + 4 * j)
                     if value < a:
                         value = a
                     if value > b:
                         value = b
+                elif value >= a:
+                    value = np.float32(1)
+                elif value <= load_single(second + 4 * j):
+                    value = np.float32(-1)
+                else:
+                    value = np.float32(0)
                 store_single(values + 4 * j, value)
         for j in range(count):
             store_single(out + 4 * j, load_single(values + 4 * j))
