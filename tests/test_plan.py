@@ -54,6 +54,16 @@ def test_only_canonical_inputs_reach_compiled_code(x: np.ndarray) -> None:
         Plan(model).run(x)
 
 
+def test_addresses_without_looking_behind_array_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other interpreters than CPython ask numpy for addresses."""
+    assert plan_module._DIRECT
+    monkeypatch.setattr(plan_module, "_DIRECT", False)
+    rng = np.random.default_rng(6)
+    model = nets.random_model(rng, SignInput(), (70, 65, 3))
+    x = nets.random_rows(rng, model, 5)
+    assert nets.same(Plan(model).run(x), nets.expected(model, x)[-1])
+
+
 def test_results_do_not_share_memory() -> None:
     model = nets.random_model(np.random.default_rng(0), SignInput(), (5, 3, 2))
     plan = Plan(model)

@@ -6,7 +6,9 @@ the work.  Running is one call of the compiled driver (`kernels.driver`), with a
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -29,9 +31,9 @@ BLOCK_BYTES = 1 << 18
 #: Rows of pixels that are prepared together.
 PIXEL_ROWS = 16
 #: Below so many rows per thread, threads share the neurons of each layer instead of taking rows.
-ROWS_PER_THREAD = 32
+ROWS_PER_THREAD = 8
 #: Estimated work, in multiplications of one bit, below which waking another thread costs more than it brings.
-THREAD_WORK = 16_000_000
+THREAD_WORK = 10_000_000
 
 Bits: TypeAlias = NDArray[np.uint64]
 Single: TypeAlias = NDArray[np.float32]
@@ -54,13 +56,29 @@ def _address(array: NDArray[Any]) -> int:
     return address
 
 
-@dataclass
+#: Where the address of an array's data lies behind the array object itself: right after the object's header, by numpy's
+#: binary interface.  Reading it there takes nothing; asking numpy takes a microsecond, twice per run.
+_DATA_AT = object.__basicsize__
+
+
+def _data_follows_header() -> bool:
+    """Whether that is so in this interpreter."""
+    if sys.implementation.name != "cpython":
+        return False
+    probes = [np.zeros(3, np.uint8), np.zeros((4, 5), np.float32)[1:]]
+    return all(ctypes.c_void_p.from_address(id(probe) + _DATA_AT).value == _address(probe) for probe in probes)
+
+
+_DIRECT = _data_follows_header()
+
+
+@dataclass(frozen=True)
 class _Context:
     """Buffers of one run; a plan keeps as many as it had concurrent callers."""
 
     job: NDArray[np.int64]
-    memory: list[NDArray[Any]]
-    rows: int
+    job_address: int
+    memory: tuple[NDArray[Any], ...]
 
 
 class Plan:
@@ -84,6 +102,8 @@ class Plan:
         self._pool = pool()
         self._work = sum(layer.depth * layer.neurons * _COST[getattr(layer, "reads", "floats")] for layer in packed.layers)
         self._size()
+        self._helpers = self._threads - 1
+        self._classes, self._depth = packed.classes, packed.depth
         self._free: list[_Context] = []
 
     @property
@@ -218,12 +238,16 @@ class Plan:
         counters = layout.aligned((len(self._table) * (threads + 1) * fields.COUNTER_BYTES,), np.uint8)
         job = layout.aligned((fields.JOB_FIELDS,), np.int64)
         job[fields.TABLE] = _address(self._table)
+        job[fields.LAST] = len(self._table)
+        job[fields.BLOCK_MOST] = self._block
+        job[fields.THREADS_MOST] = threads
+        job[fields.NEURON_ROWS] = min(PIXEL_ROWS, self._block, ROWS_PER_THREAD * threads - 1)
         job[fields.SCRATCH] = _address(memory)
         job[fields.SCRATCH_BYTES] = scratch
         job[fields.SHARED] = _address(memory) + threads * scratch
         job[fields.SHARED_BYTES] = shared
         job[fields.COUNTERS] = _address(counters)
-        return _Context(job, [memory, counters, self._table], self._block)
+        return _Context(job, _address(job), (memory, counters, self._table))
 
     # ------------------------------------------------------------ running
 
@@ -234,8 +258,12 @@ class Plan:
         reals.  Returns (rows, classes) float32.
         """
         self._check(x)
-        out = np.empty((x.shape[0], self._packed.classes), np.float32)
-        self._run(x, out, 0, len(self._table))
+        rows = x.shape[0]
+        out = np.empty((rows, self._classes), np.float32)
+        if rows:
+            context = self._take()
+            self._run(context, x, out, rows)
+            self._free.append(context)
         return out
 
     def trace(self, x: NDArray[Any]) -> list[Bits | Single]:
@@ -249,41 +277,46 @@ class Plan:
                 out: Bits | Single = np.empty((x.shape[0], words_for(layer.neurons)), np.uint64)
             else:
                 out = np.empty((x.shape[0], layer.neurons), np.float32)
-            self._run(value, out, index, index + 1)
+            self.run_layers(value, out, index, index + 1)
             outputs.append(out)
             value = out
         return outputs
 
     def _check(self, x: NDArray[Any]) -> None:
         """Last guard before addresses are handed to compiled code; `Model` reports the user's mistakes."""
-        if x.ndim != 2 or x.shape[1] != self._packed.depth or x.dtype != self._input_dtype or not x.flags.c_contiguous:
-            raise ValueError(
-                f"a plan takes C-contiguous (rows, {self._packed.depth}) {self._input_dtype}, got {x.shape} {x.dtype}"
-            )
+        if x.ndim != 2 or x.shape[1] != self._depth or x.dtype != self._input_dtype or not x.flags.c_contiguous:
+            raise ValueError(f"a plan takes C-contiguous (rows, {self._depth}) {self._input_dtype}, got {x.shape} {x.dtype}")
 
-    def _run(self, source: NDArray[Any], target: NDArray[Any], first: int, last: int) -> None:
-        rows = source.shape[0]
-        if not rows:
-            return
+    def run_layers(self, source: NDArray[Any], target: NDArray[Any], first: int, last: int) -> None:
+        """Layers first <= index < last on C-contiguous rows; what `run` and `trace` are made of, for benchmarks too.
+
+        source: canonical input (first = 0) or the output of layer first - 1; target: takes the output of layer last - 1, as
+        `trace` shapes it.  Nothing is checked.
+        """
+        if source.shape[0]:
+            context = self._take()
+            context.job[fields.FIRST], context.job[fields.LAST] = first, last
+            self._run(context, source, target, source.shape[0])
+            context.job[fields.FIRST], context.job[fields.LAST] = 0, len(self._table)
+            self._free.append(context)
+
+    def _take(self) -> _Context:
+        """Buffers that no other caller uses."""
         try:
-            context = self._free.pop()
+            return self._free.pop()
         except IndexError:
-            context = self._context()
-        threads = self._threads if self._threads > 1 and rows * self._work >= THREAD_WORK else 1
-        by_neurons = threads > 1 and rows < ROWS_PER_THREAD * threads and rows <= self._block
-        job = context.job
-        job[fields.FIRST] = first
-        job[fields.LAST] = last
-        job[fields.ROWS] = rows
-        job[fields.SOURCE] = _address(source)
-        job[fields.TARGET] = _address(target)
-        job[fields.BY_NEURONS] = by_neurons
-        job[fields.BLOCK] = self._block if threads == 1 else min(self._block, -(-rows // threads))
-        job[fields.THREADS] = threads
-        self._pool.run(_address(job), threads - 1)
-        self._free.append(context)
+            return self._context()
+
+    def _run(self, context: _Context, source: NDArray[Any], target: NDArray[Any], rows: int) -> None:
+        helpers = self._helpers if rows * self._work >= THREAD_WORK else 0
+        if _DIRECT:
+            self._pool.run(context.job_address, rows, id(source) + _DATA_AT, id(target) + _DATA_AT, helpers)
+        else:
+            pointers = np.array([_address(source), _address(target)], np.int64)
+            at = _address(pointers)
+            self._pool.run(context.job_address, rows, at, at + 8, helpers)
 
 
 _INPUT_DTYPES = {"pixels": np.uint8, "threshold": np.uint8, "signs": np.int8, "reals": np.float32}
 #: Rough cost of one multiplication by what a layer reads, in units of one by bits.
-_COST = {"bits": 1, "pixels": 8, "reals": 64, "floats": 64}
+_COST = {"bits": 1, "pixels": 3, "reals": 64, "floats": 64}

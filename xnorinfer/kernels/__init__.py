@@ -27,10 +27,10 @@ from xnorinfer.kernels.vector_ir import BinaryShape, float_tile, probe_features,
 
 ENVIRONMENT = "XNORINFER_KERNEL"
 
-Drive = Callable[[int, int, int, int], int]
+Drive = Callable[[int, int, int, int, int, int], int]
 
 # Numbers of int64 arguments; see `layers` and `driver`.
-_PREPARE, _COMPUTE, _FINISH, _DRIVE = 5, 8, 5, 4
+_PREPARE, _COMPUTE, _FINISH, _DRIVE = 5, 8, 5, 6
 
 
 @dataclass(frozen=True)

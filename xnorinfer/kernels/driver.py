@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from xnorinfer.kernels import fields
 from xnorinfer.kernels.layers import inner
 from xnorinfer.kernels.vector_ir import atomic_add, atomic_load, atomic_store, caller, get, pause, store_word
@@ -137,26 +139,42 @@ def by_neurons(job, slot):
     return 1
 
 
-def make_drive() -> Callable[[int, int, int, int], int]:
+@inner
+def begin(job, helpers, rows, source, target):
+    """Fill in a job: how the rows are shared, and all counters 0, before anybody else may see it."""
+    threads = get(job, fields.THREADS_MOST) if helpers else np.int64(1)
+    # Blocks of equal size, the same number for every thread.
+    blocks = threads * -(-rows // (threads * get(job, fields.BLOCK_MOST)))
+    store_word(job + 8 * fields.ROWS, rows)
+    store_word(job + 8 * fields.SOURCE, get(source, 0))
+    store_word(job + 8 * fields.TARGET, get(target, 0))
+    store_word(job + 8 * fields.BY_NEURONS, np.int64(helpers and rows <= get(job, fields.NEURON_ROWS)))
+    store_word(job + 8 * fields.BLOCK, -(-rows // blocks))
+    store_word(job + 8 * fields.THREADS, threads)
+    levels = get(job, fields.LAST) - get(job, fields.FIRST)
+    counters = get(job, fields.COUNTERS)
+    for i in range(levels * (threads + 1)):
+        store_word(counters + i * fields.COUNTER_BYTES, 0)
+
+
+def make_drive() -> Callable[..., int]:
     """The one entry point."""
 
-    def drive(control, job, role, spins):
+    def drive(control, job, role, rows, source, target):
         """All int64.  Callers use the roles START, GO_ON and PUBLISH, helper number h (from 1) the role h.
 
-        START: publish `job` to the helpers of `control` (0 = no helpers) and work on it.  Returns 1 when it is finished, 0
-        when the wait for helpers got long: give the core away for a moment, then call with GO_ON, with the same result.
-        PUBLISH: only publish; for a caller that first wakes helpers and then works with GO_ON.
+        START: run `rows` > 0 rows with the helpers of `control` (0 = none).  source, target: addresses of the addresses of
+        the input and output rows.  Returns 1 when all is finished, 0 when the wait for helpers got long: give the core away
+        for a moment, then call with GO_ON, with the same result.
+        PUBLISH: only make the job known; for a caller that then wakes helpers and works with GO_ON.
         h: help with all jobs published to `control`; `job` is the last ticket seen, at first 0.  Returns the last ticket
-        dealt with when `spins` turns bring no job, and -1 - ticket when patience ran out.
+        dealt with when `rows` turns of the spin loop bring no job, and -1 - ticket when patience ran out.
         """
         slot = max(role, 0)
         seen = job
         idle = 0
         if role == fields.START or role == fields.PUBLISH:
-            levels = get(job, fields.LAST) - get(job, fields.FIRST)
-            counters = get(job, fields.COUNTERS)
-            for i in range(levels * (get(job, fields.THREADS) + 1)):
-                store_word(counters + i * fields.COUNTER_BYTES, 0)
+            begin(job, control != 0, rows, source, target)
             if control != 0:
                 atomic_store(control + fields.JOB * fields.COUNTER_BYTES, job)
                 atomic_store(control + fields.OPEN * fields.COUNTER_BYTES, 1)
@@ -167,7 +185,7 @@ def make_drive() -> Callable[[int, int, int, int], int]:
             wanted = True
             ticket = seen
             if role > 0:
-                if idle >= spins or atomic_load(control + fields.STOP * fields.COUNTER_BYTES) != 0:
+                if idle >= rows or atomic_load(control + fields.STOP * fields.COUNTER_BYTES) != 0:
                     return seen
                 ticket = atomic_load(control + fields.TICKET * fields.COUNTER_BYTES)
                 if ticket == seen:

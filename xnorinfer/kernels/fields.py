@@ -38,24 +38,27 @@ from __future__ import annotations
 # Float32 steps, in the order of `packed.OPS`.
 MUL, ADD, FMA, CLIP, DIV, STEP = range(6)
 
-# One row per run.
+# One row per run.  The first fields are filled in by `drive` itself.
 (
-    TABLE,  # address of the layer rows
-    FIRST,  # layers FIRST <= layer < LAST are run
-    LAST,
     ROWS,
     SOURCE,  # address of the input rows
     TARGET,  # address of the output rows
     BY_NEURONS,  # 0: threads take blocks of rows through all layers; 1: they share the neurons of each layer
     BLOCK,  # rows of a block
     THREADS,  # participants at most
+    TABLE,  # address of the layer rows
+    FIRST,  # layers FIRST <= layer < LAST are run
+    LAST,
+    BLOCK_MOST,  # BLOCK at most: what the buffers hold
+    THREADS_MOST,  # THREADS where there are helpers
+    NEURON_ROWS,  # up to so many rows helpers share the neurons
     SCRATCH,  # address of the first participant's scratch
     SCRATCH_BYTES,
     SHARED,  # address of two buffers that BY_NEURONS passes layers through
     SHARED_BYTES,
     COUNTERS,  # address of (layers, threads + 1) counters of COUNTER_BYTES: next task of each owner, tasks done
     JOB_FIELDS,
-) = range(15)
+) = range(18)
 
 # A pool's control block: one field per 64 bytes, so that spinning on one does not slow writes to another.
 TICKET, OPEN, ACTIVE, JOB, STOP, CONTROL_FIELDS = range(6)

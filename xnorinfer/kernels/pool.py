@@ -46,12 +46,14 @@ class Pool:
         self._asleep: set[int] = set()
         self._threads: list[threading.Thread] = []
 
-    def run(self, job: int, helpers: int) -> None:
-        """Run the job at address `job` to its end with at most so many helpers."""
+    def run(self, job: int, rows: int, source: int, target: int, helpers: int) -> None:
+        """Run the job at address `job` to its end with at most so many helpers.
+
+        source, target: addresses of the addresses of the input and output rows; rows: their number, above 0.
+        """
         drive = self._drive
         if not helpers or not self._lock.acquire(blocking=False):
-            while not drive(0, job, START, 0):
-                raise AssertionError("a job without helpers cannot be unfinished")
+            drive(0, job, START, rows, source, target)  # alone, it has nobody to wait for
             return
         try:
             if len(self._threads) < helpers:
@@ -59,11 +61,11 @@ class Pool:
             role = START
             if self._asleep:
                 # Publish first: a helper that wakes on this very core then works in the caller's place.
-                drive(self._address, job, PUBLISH, 0)
+                drive(self._address, job, PUBLISH, rows, source, target)
                 for event in self._wake:
                     event.set()
                 role = GO_ON
-            while not drive(self._address, job, role, 0):
+            while not drive(self._address, job, role, rows, source, target):
                 time.sleep(0)
                 role = GO_ON
         finally:
@@ -101,7 +103,7 @@ def _help(drive: Drive, control: NDArray[np.int64], number: int, event: threadin
     stop = control[STOP * COUNTER_BYTES // 8 :]
     ticket = 0
     while not stop[0]:
-        result = drive(address, ticket, number, SPINS)
+        result = drive(address, ticket, number, SPINS, 0, 0)
         if result < 0:
             ticket = -1 - result
             time.sleep(0)

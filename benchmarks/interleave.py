@@ -1,0 +1,34 @@
+"""Times of several calls, taken in turns: what slows the machine for a while slows all of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+#: One measurement repeats its call until it lasts this long.
+SHORTEST_SECONDS = 3e-3
+
+Call = Callable[[], object]
+
+
+def interleave(calls: Mapping[str, Call], seconds: float = 1.5, rounds: int = 7) -> dict[str, float]:
+    """Median seconds of one call of each, measured in turns for about `seconds`, at least `rounds` rounds."""
+    repeats = {}
+    for name, call in calls.items():
+        call()
+        begin = time.perf_counter()
+        call()
+        repeats[name] = max(1, int(SHORTEST_SECONDS / max(time.perf_counter() - begin, 1e-7)))
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    begin = time.perf_counter()
+    turns = 0
+    while turns < rounds or time.perf_counter() - begin < seconds:
+        for name, call in calls.items():
+            start = time.perf_counter()
+            for _ in range(repeats[name]):
+                call()
+            taken[name].append((time.perf_counter() - start) / repeats[name])
+        turns += 1
+    return {name: float(np.median(times)) for name, times in taken.items()}
