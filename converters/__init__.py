@@ -10,7 +10,9 @@ import os
 from pathlib import Path
 
 from xnorinfer.converters.base import Assumption, ConvertOptions, Reading, Source, TensorUse
+from xnorinfer.converters.bnnpynq import BnnPynqSource
 from xnorinfer.converters.npz import NpzSource
+from xnorinfer.converters.onnx import OnnxSource
 from xnorinfer.converters.tf1 import Tf1Source
 from xnorinfer.converters.torch import TorchSource, from_torch_module
 from xnorinfer.errors import OptionError, SourceError
@@ -28,7 +30,7 @@ __all__ = [
 ]
 
 #: Every kind of checkpoint, in the order in which they are asked whether a file is theirs.
-SOURCES: tuple[Source, ...] = (NpzSource(), TorchSource(), Tf1Source())
+SOURCES: tuple[Source, ...] = (NpzSource(), TorchSource(), Tf1Source(), BnnPynqSource(), OnnxSource())
 
 
 def read_source(path: str | Path, options: ConvertOptions | None = None) -> Reading:

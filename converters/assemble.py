@@ -7,7 +7,7 @@ module applies the options, puts the signs between the layers, and says what was
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -19,6 +19,7 @@ from xnorinfer.netspec import (
     PROFILES,
     BatchNorm,
     BatchNormForm,
+    Chain,
     Dense,
     FloatDense,
     Hardtanh,
@@ -50,7 +51,8 @@ class NormPart:
 class LayerPart:
     """A dense layer with what follows it.  weight: (neurons, depth) float32; binary layers hold latent weights.
 
-    activation: what a float layer reads; binary layers always read signs.
+    activation: what a float layer reads; binary layers always read signs.  after: what follows the layer where a graph spells
+    it out, instead of `norm`.  explicit: the source says all that stands before the next sign, so that no BatchNorm is missing.
     """
 
     name: str
@@ -61,6 +63,13 @@ class LayerPart:
     is_float: bool = False
     activation: Activation = "assumed"
     h: float | None = None
+    after: tuple[NormPart | Chain | Hardtanh, ...] = ()
+    explicit: bool = False
+
+    @property
+    def followers(self) -> tuple[NormPart | Chain | Hardtanh, ...]:
+        """What stands between the layer and the next sign or layer."""
+        return self.after if self.norm is None else (self.norm, *self.after)
 
     @property
     def neurons(self) -> int:
@@ -76,8 +85,8 @@ class Defaults:
     """What is usual for a source and used when neither the file nor an option says.
 
     epsilon_reason: where the default epsilon comes from.  epsilon_warning: set where training code of this kind is known to use
-    other values, so that the default is a warning and not only an assumption.  profile_origin, epsilon_origin: where the
-    profile here and the epsilons of the parts come from.
+    other values, so that the default is a warning and not only an assumption.  input_origin, profile_origin,
+    epsilon_origin: where the input and the profile here, and the epsilons of the parts come from.
     """
 
     profile: str
@@ -87,6 +96,7 @@ class Defaults:
     epsilon_warning: str | None = None
     input: InputMapping = DEFAULT_INPUT
     input_warning: str | None = None
+    input_origin: Literal["file", "graph", "default"] = "default"
     profile_origin: Literal["file", "graph", "default"] = "default"
     epsilon_origin: Literal["file", "graph"] = "file"
 
@@ -123,10 +133,12 @@ def assemble(
             h = _magnitude(part, options)
             _remark_latents(part, h, profile_name, guessed, notes)
             layers.append(Dense(part.name, part.weight, profile.weights, h, part.bias, part.scale))
-        if part.norm is not None:
-            layers.append(_batch_norm(part.norm, options, defaults))
+        layers.extend(
+            _batch_norm(follower, options, defaults) if isinstance(follower, NormPart) else follower
+            for follower in part.followers
+        )
         hidden = index + 1 < len(parts)
-        if hidden and part.norm is None and not part.is_float:
+        if hidden and part.norm is None and not part.is_float and not part.explicit:
             problems.append(
                 f"{part.name}: no BatchNorm between this hidden binary layer and {parts[index + 1].name}; "
                 "without one its accumulators have no threshold"
@@ -136,7 +148,7 @@ def assemble(
     _assume_h(parts, options, notes)
     _assume_epsilon(parts, options, defaults, notes)
     mapping = options.input or defaults.input
-    notes.assumptions.append(Assumption("input", mapping.describe(), "option" if options.input else "default"))
+    notes.assumptions.append(Assumption("input", mapping.describe(), "option" if options.input else defaults.input_origin))
     if options.input is None and defaults.input_warning:
         notes.warnings.append(defaults.input_warning)
     net = NetSpec(mapping, tuple(layers), profile_name)
@@ -159,12 +171,7 @@ def choose_float_layers(parts: Sequence[LayerPart], options: ConvertOptions, not
         )
     if options.float_layers:
         notes.assumptions.append(Assumption("float layers", ", ".join(options.float_layers), "option"))
-    return [
-        LayerPart(part.name, part.weight, part.bias, part.scale, part.norm, True, part.activation)
-        if part.name in options.float_layers
-        else part
-        for part in parts
-    ]
+    return [replace(part, is_float=True) if part.name in options.float_layers else part for part in parts]
 
 
 def _float_layer(part: LayerPart, index: int, notes: Notes) -> list[Layer]:
@@ -210,7 +217,7 @@ def _assume_h(parts: Sequence[LayerPart], options: ConvertOptions, notes: Notes)
 
 
 def _assume_epsilon(parts: Sequence[LayerPart], options: ConvertOptions, defaults: Defaults, notes: Notes) -> None:
-    norms = [part.norm for part in parts if part.norm is not None]
+    norms = [follower for part in parts for follower in part.followers if isinstance(follower, NormPart)]
     with_variance = [norm for norm in norms if norm.inv_std is None]
     if not with_variance:
         if options.bn_epsilon is not None and norms:

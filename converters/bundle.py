@@ -224,7 +224,7 @@ class _Bundle:
 def _widen(dtype: int, array: NDArray[Any]) -> NDArray[Any]:
     if dtype != _BFLOAT16:
         return array
-    return (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return np.asarray((array.astype(np.uint32) << np.uint32(16)).view(np.float32))
 
 
 def _dtype_name(dtype: int) -> str:

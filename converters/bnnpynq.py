@@ -1,0 +1,159 @@
+"""BNN-PYNQ: networks that are already folded and packed for an FPGA, as a folder of `LAYER-PE-weights.bin` and `-thres.bin`.
+
+A layer's neurons are dealt out to PE processing elements: element p holds the neurons p, PE + p, 2*PE + p, ...  Its weight file
+is uint64, little-endian: word f*SF + s holds the SIMD weights of inputs s*SIMD, ... of its f-th neuron, lowest bit first, 1 is
++1.  Its threshold file is int64, one number T per neuron.  The next bit is popcount(xnor(inputs, weights)) > T, strictly; the
+class is the largest popcount - T.
+
+The number of elements and the sizes follow from the files; SIMD follows from the width of the layer before, in the first layer
+from the highest bit in use.  Inputs are padded with bits 0 and weights 1, which adds nothing: columns at the end of the first
+layer where all weights are 1 are padding.  Neurons at the end of the last layer whose T is 32767 are unused.
+
+With depth inputs, popcount = (dot + depth) / 2, so that popcount > T is dot + (depth - 2*T) > 0: a bias and a strict sign.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.converters.assemble import Defaults, LayerPart, assemble
+from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse
+from xnorinfer.errors import OptionError, SourceError
+from xnorinfer.netspec import ThresholdInput
+
+#: The comparators are strict; pixels enter as in the project's own MNIST test.
+DEFAULTS = Defaults("gt-zero", "tf", 0.0, "none", input=ThresholdInput(128))
+
+#: Marks neurons that only fill up the last layer.
+UNUSED = 32767
+_FILE = re.compile(r"(\d+)-(\d+)-(weights|thres)\.bin")
+#: Beyond, scores popcount - T would not be exact in float32; real thresholds are below the number of inputs.
+MAX_HEAD_THRESHOLD = 1 << 22
+#: Bounds what a folder can make us allocate: bits of one layer.
+MAX_LAYER_BITS = 1 << 32
+
+
+class BnnPynqSource:
+    """Folders of packed weights and thresholds."""
+
+    name = "bnnpynq"
+    meaning = "folder of BNN-PYNQ weights and thresholds (0-0-weights.bin, 0-0-thres.bin, ...)"
+
+    def sniff(self, path: Path) -> bool:
+        """True for folders that hold the first layer's first files."""
+        return (path / "0-0-weights.bin").is_file() and (path / "0-0-thres.bin").is_file()
+
+    def read(self, path: Path, options: ConvertOptions) -> Reading:
+        """Read the folder.  Raises SourceError, OptionError or NetworkError."""
+        if not self.sniff(path):
+            raise SourceError(f"{path} is no folder of BNN-PYNQ weights: it holds no 0-0-weights.bin and 0-0-thres.bin")
+        if options.h is not None or options.bn_epsilon is not None:
+            raise OptionError("--h and --bn-epsilon mean nothing for a BNN-PYNQ network, whose thresholds are folded already")
+        elements = _elements_of(path)
+        notes = Notes()
+        problems: list[str] = []
+        parts: list[LayerPart] = []
+        width: int | None = None
+        for layer, count in enumerate(elements):
+            last = layer + 1 == len(elements)
+            weights, thresholds = _read_layer(path, layer, count, width, notes)
+            if layer == 0:
+                weights = _without_padding(weights, notes)
+            width = thresholds.size
+            if last:
+                weights, thresholds = _without_unused(weights, thresholds, notes)
+            parts.append(_part(str(layer), weights, thresholds, is_head=last))
+        return assemble(self.name, path.name, parts, options, DEFAULTS, notes, problems)
+
+
+def _elements_of(path: Path) -> list[int]:
+    """Number of processing elements of each layer.  Raises SourceError where files are missing."""
+    found: dict[int, dict[str, set[int]]] = {}
+    for file in path.iterdir():
+        match = _FILE.fullmatch(file.name)
+        if match:
+            found.setdefault(int(match[1]), {"weights": set(), "thres": set()})[match[3]].add(int(match[2]))
+    elements = []
+    for layer in range(len(found)):
+        kinds = found.get(layer, {"weights": set(), "thres": set()})
+        count = len(kinds["weights"] | kinds["thres"])
+        for kind, numbers in kinds.items():
+            missing = sorted(set(range(max(count, 1))) - numbers)
+            if missing:
+                raise SourceError(f"{path.name}: {layer}-{missing[0]}-{kind}.bin is missing")
+        elements.append(count)
+    return elements
+
+
+def _read_layer(
+    path: Path, layer: int, count: int, width: int | None, notes: Notes
+) -> tuple[NDArray[np.int8], NDArray[np.int64]]:
+    """Weights (neurons, inputs) of -1/+1 and thresholds (neurons,) of one layer; width: what the layer before gives."""
+    words: list[NDArray[Any]] = []
+    thresholds: list[NDArray[Any]] = []
+    for element in range(count):
+        for kind, dtype, into in (("weights", "<u8", words), ("thres", "<i8", thresholds)):
+            file = path / f"{layer}-{element}-{kind}.bin"
+            if file.stat().st_size % 8 or not file.stat().st_size or file.stat().st_size > MAX_LAYER_BITS // 8:
+                raise SourceError(f"{file.name} has {file.stat().st_size} bytes, needed are 64-bit words")
+            array: NDArray[Any] = np.fromfile(file, dtype)
+            into.append(array)
+            use = f"{layer}: " + ("weights, bits of" if kind == "weights" else "thresholds of")
+            notes.tensors.append(TensorUse(file.name, array.shape, dtype, f"{use} every {count}th neuron from {element}"))
+    if len({array.size for array in words}) > 1 or len({array.size for array in thresholds}) > 1:
+        raise SourceError(f"{path.name}: the files of layer {layer} differ in size")
+    folds = thresholds[0].size
+    if words[0].size % folds:
+        raise SourceError(f"{path.name}: layer {layer} has {words[0].size} words for {folds} neurons per element")
+    used = int(np.bitwise_or.reduce(np.concatenate(words))).bit_length()
+    steps = words[0].size // folds
+    simd = max(used, 1) if width is None else width // steps
+    if used > simd or (width is not None and (width % steps or not 1 <= simd <= 64)):
+        raise SourceError(
+            f"{path.name}: layer {layer} has {steps} words of {used} bits for the {width} values that the layer before gives"
+        )
+    if folds * count * steps * simd > MAX_LAYER_BITS:
+        raise SourceError(f"{path.name}: layer {layer} has more than {MAX_LAYER_BITS} weights")
+    shifts = np.arange(simd, dtype=np.uint64)
+    stacked = np.stack(words).reshape(count, folds, steps).transpose(1, 0, 2)  # (fold, element, step)
+    bits = (stacked[..., None] >> shifts).astype(np.int8) & np.int8(1)
+    weights = (2 * bits - 1).reshape(folds * count, steps * simd)
+    return weights, np.stack(thresholds).T.reshape(-1)
+
+
+def _without_padding(weights: NDArray[np.int8], notes: Notes) -> NDArray[np.int8]:
+    constant: NDArray[np.bool_] = np.asarray((weights > 0).all(axis=0))
+    width = weights.shape[1] - int(np.argmin(constant[::-1])) if not constant.all() else weights.shape[1]
+    if width < weights.shape[1]:
+        value = f"{width}: the last {weights.shape[1] - width} columns of weights are all +1, which is padding"
+        notes.assumptions.append(Assumption("inputs", value, "file"))
+    return weights[:, :width]
+
+
+def _without_unused(
+    weights: NDArray[np.int8], thresholds: NDArray[np.int64], notes: Notes
+) -> tuple[NDArray[np.int8], NDArray[np.int64]]:
+    in_use = np.flatnonzero(thresholds != UNUSED)
+    classes = int(in_use[-1]) + 1 if in_use.size else thresholds.size
+    if classes < thresholds.size:
+        value = f"{classes}: the last {thresholds.size - classes} thresholds are {UNUSED}, which marks unused neurons"
+        notes.assumptions.append(Assumption("classes", value, "file"))
+    return weights[:classes], thresholds[:classes]
+
+
+def _part(name: str, weights: NDArray[np.int8], thresholds: NDArray[np.int64], *, is_head: bool) -> LayerPart:
+    depth = weights.shape[1]
+    # A popcount lies in 0..depth: thresholds beyond are never or always passed, and stay exact in float32 when clipped.
+    clipped = np.clip(thresholds, -1, depth) if not is_head else thresholds
+    if is_head and (np.abs(thresholds) > MAX_HEAD_THRESHOLD).any():
+        raise SourceError(f"layer {name}: a threshold of {np.abs(thresholds).max()} is beyond all popcounts of {depth} inputs")
+    if is_head:  # popcount - T = dot/2 + (depth/2 - T)
+        scale = np.full(weights.shape[0], 0.5, np.float32)
+        bias = (depth / 2 - clipped).astype(np.float32)
+        return LayerPart(name, weights.astype(np.float32), bias, scale)
+    return LayerPart(name, weights.astype(np.float32), (depth - 2 * clipped).astype(np.float32), explicit=True)

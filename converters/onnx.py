@@ -1,0 +1,427 @@
+"""ONNX and QONNX graphs of dense networks, read without the onnx package.
+
+The graph is walked in its order of computation: `BipolarQuant`, `Sign` or a comparison with `Where` binarize, `MatMul` and
+`Gemm` are layers, what stands between is a chain of float32 operations.  Weights that are not binarized are those of a
+float layer.  The input of the graph is taken as pixels / 255 unless an option says otherwise; steps before the first layer
+are part of the input mapping.  Nothing is folded or reordered here, so that ties stay where the graph has them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.converters.arrays import RawTensor, as_float32
+from xnorinfer.converters.assemble import Defaults, LayerPart, NormPart, assemble
+from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse
+from xnorinfer.converters.onnxfile import OnnxGraph, OnnxNode, read_onnx
+from xnorinfer.errors import NetworkError, OptionError, SourceError
+from xnorinfer.netspec import (
+    F32,
+    Chain,
+    ChainOp,
+    Hardtanh,
+    InputMapping,
+    PixelInput,
+    Rule,
+    SignInput,
+    ThresholdInput,
+)
+
+DEFAULTS = Defaults("ge-zero", "tf", 0.0, "in the graph", profile_origin="graph", epsilon_origin="graph", input_origin="graph")
+#: What the graph's input is unless an option says otherwise: torchvision's ToTensor.
+GRAPH_INPUT = PixelInput.range(0, 1)
+
+#: Operations that hand a value of dense layers on unchanged, at inference.
+_PASSING = ("Identity", "Dropout", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Cast")
+#: At the end of a graph: they pick from scores, or do not change their order.
+_PICKING = ("Softmax", "LogSoftmax", "ArgMax", "TopK", "Hardmax")
+_SHAPE_OPS = ("Shape", "Gather", "Unsqueeze", "Concat", "Slice", "Cast", "Squeeze", "Constant", "Reshape", "Identity")
+_STEPS: dict[str, ChainOp] = {"Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div"}
+_RULE_PROFILES: dict[Rule, str] = {"ge": "ge-zero", "gt": "gt-zero", "sign": "torch-sign"}
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """A value that does not depend on the input: latent numbers, and how they are binarized (scale times sign)."""
+
+    array: NDArray[Any]
+    names: tuple[str, ...]
+    rule: Rule | None = None
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Live:
+    """The network's values on their way; `compared` is set between a comparison with 0 and its `Where`."""
+
+    compared: str | None = None
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Numbers computed from shapes alone."""
+
+
+class OnnxSource:
+    """`.onnx` files."""
+
+    name = "onnx"
+    meaning = "ONNX or QONNX graph (.onnx) of a dense network"
+
+    def sniff(self, path: Path) -> bool:
+        """True for protobuf files called .onnx: ONNX has no magic number."""
+        try:
+            with path.open("rb") as stream:
+                return path.suffix == ".onnx" and stream.read(1) == b"\x08"
+        except OSError:
+            return False
+
+    def read(self, path: Path, options: ConvertOptions) -> Reading:
+        """Read the graph.  Raises SourceError, OptionError or NetworkError."""
+        if options.float_layers:
+            raise OptionError("--float-layer means nothing for a graph, which says itself what is binarized")
+        graph = read_onnx(path)
+        notes = Notes()
+        problems: list[str] = []
+        walk = _Walk(graph, options, notes, problems, path.name)
+        parts = walk.run()
+        profiles = {_RULE_PROFILES[rule] for rule in walk.rules}
+        if len(profiles) > 1:
+            problems.append(f"the graph binarizes in several ways, {', '.join(sorted(profiles))}; one tie rule is supported")
+        defaults = dataclasses.replace(DEFAULTS, profile=min(profiles, default="ge-zero"), input=walk.mapping)
+        notes.assumptions.append(
+            Assumption("input of the graph", walk.base.describe(), "option" if options.input is not None else "default")
+        )
+        if options.input is None:
+            notes.warnings.append(
+                "the graph does not say what its input is: pixels / 255 is used; --input-range or --input-normalize change it"
+            )
+        inner = dataclasses.replace(options, input=None)
+        return assemble(self.name, path.name, parts, inner, defaults, notes, problems)
+
+
+class _Walk:
+    """One pass over the graph."""
+
+    def __init__(self, graph: OnnxGraph, options: ConvertOptions, notes: Notes, problems: list[str], about: str) -> None:
+        self.graph = graph
+        self.notes = notes
+        self.problems = problems
+        self.about = about
+        self.base: InputMapping = options.input or GRAPH_INPUT
+        self.mapping: InputMapping = self.base
+        self.values: dict[str, Constant | Live | Shape] = {}
+        self.uses: dict[str, str] = {}
+        self.rules: set[Rule] = set()
+        self.parts: list[LayerPart] = []
+        self.current: LayerPart | None = None
+        self.steps: list[NormPart | Chain | Hardtanh] = []
+        self.input_steps: list[tuple[ChainOp, np.float32]] = []
+        self.signed = False  # whether the values on their way are signs, of `sign_scale`
+        self.sign_scale = 1.0
+        self.picked = False
+
+    def run(self) -> list[LayerPart]:
+        """The layer parts.  Raises SourceError, and NetworkError where nothing after a problem could be understood."""
+        if len(self.graph.inputs) != 1:
+            raise SourceError(f"{self.about} has the inputs {', '.join(self.graph.inputs) or '(none)'}; one is supported")
+        self.values[self.graph.inputs[0]] = Live()
+        for name, tensor in self.graph.constants.items():
+            self.values[name] = Constant(tensor.array, (name,))
+        for node in self.graph.nodes:
+            try:
+                self._visit(node)
+            except (IndexError, ValueError, TypeError, AttributeError) as error:
+                # Missing inputs, shapes that do not go together, numbers where shapes belong: no graph that ONNX allows.
+                self._refuse(node, f"is malformed ({error})")
+        if self.signed:
+            self._refuse(self.graph.nodes[-1], "the network ends in signs, not in scores")
+        self._close()
+        for name, tensor in self.graph.constants.items():
+            use = self.uses.get(name)
+            self.notes.tensors.append(
+                TensorUse(name, tensor.shape, tensor.dtype, use or "not used by the graph", ignored=use is None)
+            )
+        return self.parts
+
+    # ---------------------------------------------------------------- nodes
+
+    def _visit(self, node: OnnxNode) -> None:
+        if node.operation == "Constant":
+            value = node.attributes.get("value")
+            if not isinstance(value, RawTensor):
+                number = node.attributes.get("value_float", node.attributes.get("value_int"))
+                if not isinstance(number, int | float):
+                    self._refuse(node, "holds no numbers")
+                value = RawTensor(node.name, np.array(number), "float32")
+            self.values[node.outputs[0]] = Constant(value.array, ())
+            return
+        inputs = [self.values.get(name) for name in node.inputs if name]
+        if any(value is None for value in inputs):
+            self._refuse(node, "uses a value that nothing computes")
+        if not any(isinstance(value, Live) for value in inputs):
+            self.values[node.outputs[0]] = self._constant(node, inputs)
+            return
+        if node.operation == "Shape":
+            self.values[node.outputs[0]] = Shape()
+            return
+        self._live(node, inputs)
+        if node.outputs[0] not in self.values:
+            self.values[node.outputs[0]] = Live()
+
+    def _constant(self, node: OnnxNode, inputs: Sequence[Any]) -> Constant | Shape:
+        """A node without live inputs: shapes stay shapes, numbers are computed in float32."""
+        if any(isinstance(value, Shape) for value in inputs):
+            if node.operation not in (*_SHAPE_OPS, "Mul", "Div", "Add", "Sub"):
+                self._refuse(node, "computes with shapes")
+            for value in inputs:
+                self._use(value, "part of a shape")
+            return Shape()
+        first = inputs[0]
+        names = tuple(name for value in inputs for name in value.names)
+        if node.operation in ("BipolarQuant", "Sign"):
+            if first.rule is not None:
+                self._refuse(node, "binarizes twice")
+            scale = self._scalar(node, inputs[1]) if node.operation == "BipolarQuant" and len(inputs) > 1 else 1.0
+            return Constant(first.array, first.names, "ge" if node.operation == "BipolarQuant" else "sign", scale)
+        if node.operation == "Transpose":
+            moved = first.array.transpose(node.attributes.get("perm", None))
+            return Constant(moved, first.names, first.rule, first.scale)
+        if node.operation in ("Identity", "Cast"):
+            return Constant(first.array, first.names, first.rule, first.scale)
+        if node.operation in _SHAPE_OPS:
+            return Constant(np.zeros(0), names)
+        compute: dict[str, Callable[..., Any]] = {
+            "Add": np.add,
+            "Sub": np.subtract,
+            "Mul": np.multiply,
+            "Div": np.divide,
+            "Pow": np.power,
+            "Sqrt": np.sqrt,
+            "Reciprocal": np.reciprocal,
+            "Neg": np.negative,
+        }
+        if node.operation not in compute or any(value.rule for value in inputs):
+            self._refuse(node, "computes constants in a way that is not supported")
+        with np.errstate(all="ignore"):
+            result = compute[node.operation](*(np.asarray(value.array, np.float32) for value in inputs))
+        return Constant(np.asarray(result, np.float32), names)
+
+    def _live(self, node: OnnxNode, inputs: Sequence[Any]) -> None:
+        """A node on the way from input to scores."""
+        others = [value for value in inputs if not isinstance(value, Live)]
+        if len(others) + 1 != len(inputs):
+            self._refuse(node, "joins two branches of the network")
+        live = next(value for value in inputs if isinstance(value, Live))
+        operation = node.operation
+        if operation in _PICKING:
+            self.picked = True
+            for value in others:
+                self._use(value, f"part of {operation}")
+            self.notes.assumptions.append(Assumption("scores", f"taken before {operation} at the end of the graph", "graph"))
+            return
+        if self.picked and operation not in _PASSING:
+            self._refuse(node, "stands after the scores were picked")
+        if operation in _PASSING:
+            for value in others:
+                self._use(value, "shape or setting")
+        elif operation in ("MatMul", "Gemm"):
+            self._dense(node, inputs, others)
+        elif operation in ("BipolarQuant", "Sign"):
+            self.sign_scale = self._scalar(node, others[0]) if others else 1.0
+            self._sign(node, "ge" if operation == "BipolarQuant" else "sign")
+        elif operation in ("Greater", "GreaterOrEqual"):
+            if not isinstance(inputs[0], Live) or self._scalar(node, others[0]) != 0:
+                self._refuse(node, "compares with something else than 0")
+            self.values[node.outputs[0]] = Live(operation)
+        elif operation == "Where":
+            if live.compared is None or [self._scalar(node, value) for value in others] != [1, -1]:
+                self._refuse(node, "chooses something else than 1 where a comparison holds and -1 elsewhere")
+            self.sign_scale = 1.0
+            self._sign(node, "gt" if live.compared == "Greater" else "ge")
+        elif operation == "BatchNormalization":
+            self._batch_norm(node, others)
+        elif operation in ("Clip", "HardTanh", "Tanh"):
+            self._clip(node, others)
+        elif operation in _STEPS:
+            turned = not isinstance(inputs[0], Live)
+            if turned and operation == "Div":
+                self._refuse(node, "divides a constant by the network's values")
+            self._step(node, ("negate", "add") if turned and operation == "Sub" else (_STEPS[operation],), others[0])
+        else:
+            self._refuse(node, "is not supported in a binary network")
+
+    # ---------------------------------------------------------------- parts
+
+    def _dense(self, node: OnnxNode, inputs: Sequence[Any], others: Sequence[Any]) -> None:
+        if not isinstance(inputs[0], Live) or not isinstance(others[0], Constant) or others[0].array.ndim != 2:
+            self._refuse(node, "is no product of the network's values and a matrix")
+        settings = node.attributes
+        factors = (settings.get("alpha", 1.0), settings.get("beta", 1.0), settings.get("transA", 0))
+        if node.operation == "Gemm" and factors != (1, 1, 0):
+            self._refuse(node, "scales its product")
+        signed = self.signed
+        self._close()
+        kernel = others[0]
+        transposed = node.operation == "Gemm" and bool(settings.get("transB", 0))
+        array = kernel.array if transposed else kernel.array.T
+        name = kernel.names[0] if kernel.names else node.name
+        weight = as_float32(RawTensor(name, array, str(array.dtype)), self.notes.warnings)
+        magnitudes = np.unique(np.abs(weight)) if kernel.rule is None else np.ones(1)
+        # One magnitude: binarized before the export.  Beside 0, it is ternary; two others make a float layer.
+        is_float = int((magnitudes != 0).sum()) > 1
+        if 0 in magnitudes and not is_float:
+            self.problems.append(
+                f"{node.name}: {int((weight == 0).sum())} of {weight.size} weights are 0; ternary networks are not supported"
+            )
+        if kernel.rule == "sign":
+            self.rules.add("sign")
+        if self.parts and not signed and not is_float:
+            self.problems.append(f"{node.name}: binary weights follow {self.parts[-1].name} without a sign between them")
+        magnitude = float(magnitudes[-1]) if not is_float else 1.0
+        h = kernel.scale * magnitude * (self.sign_scale if signed else 1.0)
+        self._use(kernel, f"{node.name}: " + ("float weights" if is_float else "weights"))
+        activation: Any = "sign" if signed else "none"
+        self.current = LayerPart(
+            node.name, weight, is_float=is_float, activation=activation, h=None if h == 1 else float(np.float32(h))
+        )
+        self.signed, self.steps = False, []
+        if len(others) > 1:
+            self._step(node, ("add",), others[1])
+
+    def _sign(self, node: OnnxNode, rule: Rule) -> None:
+        if self.signed:
+            self._refuse(node, "binarizes signs")
+        self.signed = True
+        self.rules.add(rule)
+        if self.current is None:
+            self.mapping = self._threshold_input(node, rule)
+
+    def _batch_norm(self, node: OnnxNode, others: Sequence[Any]) -> None:
+        if self.current is None or self.signed or len(others) != 4:
+            self._refuse(node, "does not follow a layer")
+        vectors = []
+        for value, meaning in zip(others, ("gamma", "beta", "mean", "variance"), strict=True):
+            array = np.asarray(value.array)
+            if not isinstance(value, Constant) or array.shape != (self.current.neurons,):
+                self._refuse(node, f"has a {meaning} of shape {array.shape}, needed is ({self.current.neurons},)")
+            self._use(value, f"{node.name}: BatchNorm {meaning}")
+            vectors.append(as_float32(RawTensor(meaning, array, str(array.dtype)), self.notes.warnings))
+        gamma, beta, mean, variance = vectors
+        stored = node.attributes.get("epsilon", 1e-5)
+        epsilon = float(str(np.float32(stored))) if isinstance(stored, int | float) else 1e-5
+        norm = NormPart(node.name, mean, variance=variance, gamma=gamma, beta=beta, epsilon=epsilon)
+        self.steps.append(norm)
+
+    def _clip(self, node: OnnxNode, others: Sequence[Any]) -> None:
+        limits = [self._scalar(node, value) for value in others] or [
+            float(value) for key in ("min", "max") if isinstance(value := node.attributes.get(key), int | float)
+        ]
+        if node.operation != "Clip" or limits != [-1, 1] or self.current is None:
+            self._refuse(node, "is not supported; clipping layers to -1..1 is")
+        self.steps.append(Hardtanh(node.name))
+
+    def _step(self, node: OnnxNode, kinds: tuple[ChainOp | Literal["negate"], ...], value: Any) -> None:
+        if not isinstance(value, Constant) or value.rule is not None:
+            self._refuse(node, "has no constant")
+        if self.signed:
+            self._refuse(node, "computes with signs before the next layer")
+        neurons = self.current.neurons if self.current is not None else 1
+        flat = as_float32(RawTensor(node.name, value.array, str(value.array.dtype)), self.notes.warnings).reshape(-1)
+        if flat.size != 1 and (flat.size != neurons or value.array.shape[-1] != neurons):
+            self._refuse(node, f"has a constant of shape {value.array.shape} for {neurons} values")
+        where = self.current.name if self.current is not None else "input"
+        self._use(value, f"{where}: {node.operation}")
+        vector = np.ascontiguousarray(np.broadcast_to(flat, (neurons,)))
+        # a - x is -x + a: the same rounding.
+        steps = tuple(("mul", np.full(neurons, -1, np.float32)) if kind == "negate" else (kind, vector) for kind in kinds)
+        if self.current is None:
+            self.input_steps += [(kind, values[0]) for kind, values in steps]
+        elif self.steps and isinstance(self.steps[-1], Chain):
+            self.steps[-1] = Chain(self.steps[-1].name, self.steps[-1].steps + steps)
+        else:
+            self.steps.append(Chain(node.name, steps))
+
+    def _close(self) -> None:
+        """End the current layer, or what stands before the first one."""
+        if self.current is not None:
+            after = tuple(self.steps)
+            # Hardtanh before a sign changes nothing; before a float layer it is kept with what else stands there.
+            self.parts.append(dataclasses.replace(self.current, after=after, explicit=True))
+        elif self.input_steps and not self.signed:
+            self.mapping = self._affine_input()
+
+    # ---------------------------------------------------------------- input
+
+    def _threshold_input(self, node: OnnxNode, rule: Rule) -> InputMapping:
+        """The input mapping where the graph binarizes its input: tried for every pixel, in float32."""
+        base = self.base
+        if isinstance(base, PixelInput):
+            pixels = np.arange(256)
+            mapped = ((base.slope * pixels + base.intercept) / base.divisor).astype(np.float32)
+            value = self._apply_input_steps(mapped)
+            if rule == "sign" and (value == 0).any():
+                self._refuse(node, f"gives 0 for pixel {int(np.argmax(value == 0))}, which is neither -1 nor +1")
+            ones = value >= 0 if rule == "ge" else value > 0
+            first = int(np.argmax(ones))
+            if ones.any() and not ones.all() and ones[first:].all():
+                return ThresholdInput(first)
+            self._refuse(node, "gives the pixels 0..255 no step from -1 up to +1; check the input mapping")
+        if isinstance(base, ThresholdInput | SignInput):
+            low, high = self._apply_input_steps(np.array([-1, 1], np.float32))
+            if low < 0 < high:
+                return base
+        self._refuse(node, f"binarizes the input, which the mapping '{base.describe()}' does not allow")
+
+    def _affine_input(self) -> InputMapping:
+        """The input mapping where the first layer reads real values: the steps join the mapping of pixels."""
+        base = self.base
+        if not isinstance(base, PixelInput):
+            raise NetworkError([f"the graph computes with its input, which '{base.describe()}' does not allow"], self.about)
+        slope, intercept, divisor = base.slope, base.intercept, base.divisor
+        for kind, value in self.input_steps:
+            number = float(value)
+            if kind == "mul":
+                slope, intercept = slope * number, intercept * number
+            elif kind == "div":
+                divisor *= number
+            else:
+                intercept += (number if kind == "add" else -number) * divisor
+        if not (np.isfinite([slope, intercept, divisor]).all() and slope and divisor):
+            raise NetworkError(["the graph maps every pixel to one value or to infinity"], self.about)
+        return PixelInput(slope, intercept, divisor)
+
+    def _apply_input_steps(self, x: F32) -> F32:
+        """The graph's steps before the first layer, in float32."""
+        operations: dict[ChainOp, Callable[..., Any]] = {
+            "mul": np.multiply,
+            "div": np.divide,
+            "add": np.add,
+            "sub": np.subtract,
+        }
+        with np.errstate(all="ignore"):
+            for kind, value in self.input_steps:
+                x = np.asarray(operations[kind](x, value), np.float32)
+        return x
+
+    # ---------------------------------------------------------------- help
+
+    def _scalar(self, node: OnnxNode, value: Any) -> float:
+        if not isinstance(value, Constant) or value.array.size != 1:
+            self._refuse(node, "needs a single number as constant")
+        self._use(value, f"{node.operation}: a single number")
+        return float(value.array.reshape(-1)[0])
+
+    def _use(self, value: Any, use: str) -> None:
+        for name in getattr(value, "names", ()):
+            self.uses.setdefault(name, use)
+
+    def _refuse(self, node: OnnxNode, reason: str) -> NoReturn:
+        raise NetworkError([*self.problems, f"node {node.name} ({node.operation}) {reason}"], about=self.about)

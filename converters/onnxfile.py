@@ -1,0 +1,177 @@
+"""ONNX models as plain nodes and arrays, without the onnx package (https://onnx.ai, onnx.proto)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.converters import protowire
+from xnorinfer.converters.arrays import RawTensor, element_count
+from xnorinfer.converters.protowire import WireError, fields, integer, packed_floats, packed_varints, signed, text, view
+from xnorinfer.errors import SourceError
+
+Attribute: TypeAlias = float | int | str | RawTensor | tuple[int, ...] | tuple[float, ...]
+
+#: TensorProto.DataType -> how raw_data stores it.
+DTYPES = {
+    1: "<f4",
+    2: "|u1",
+    3: "|i1",
+    4: "<u2",
+    5: "<i2",
+    6: "<i4",
+    7: "<i8",
+    9: "|b1",
+    10: "<f2",
+    11: "<f8",
+    12: "<u4",
+    13: "<u8",
+}
+
+
+@dataclass(frozen=True)
+class OnnxNode:
+    """A NodeProto."""
+
+    operation: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: dict[str, Attribute] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OnnxGraph:
+    """A GraphProto: nodes in the order of computation, constants by name, names of real inputs and of outputs."""
+
+    nodes: tuple[OnnxNode, ...]
+    constants: dict[str, RawTensor]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    producer: str
+
+
+def read_onnx(path: Path) -> OnnxGraph:
+    """Read a model.  Raises SourceError."""
+    producer, graph = "", None
+    try:
+        for number, value in fields(memoryview(path.read_bytes())):
+            if number == 2:
+                producer = text(value)
+            elif number == 7:
+                graph = view(value)
+        if graph is None:
+            raise WireError("holds no graph")
+        return _read_graph(graph, producer)
+    except WireError as error:
+        raise SourceError(f"{path.name} is damaged, truncated or no ONNX model: it {error}") from None
+
+
+def _read_graph(message: memoryview, producer: str) -> OnnxGraph:
+    nodes: list[OnnxNode] = []
+    constants: dict[str, RawTensor] = {}
+    inputs: list[str] = []
+    outputs: list[str] = []
+    for number, value in fields(message):
+        if number == 1:
+            nodes.append(_read_node(view(value)))
+        elif number == 5:
+            tensor = read_tensor(view(value))
+            constants[tensor.name] = tensor
+        elif number in (11, 12):
+            name = next((text(inner) for kind, inner in fields(view(value)) if kind == 1), "")
+            (inputs if number == 11 else outputs).append(name)
+        elif number == 15:
+            raise WireError("holds sparse tensors, which are not supported")
+    real = tuple(name for name in inputs if name not in constants)  # old files list parameters as inputs, too
+    return OnnxGraph(tuple(nodes), constants, real, tuple(outputs), producer)
+
+
+def _read_node(message: memoryview) -> OnnxNode:
+    inputs: list[str] = []
+    outputs: list[str] = []
+    attributes: dict[str, Attribute] = {}
+    name = operation = ""
+    for number, value in fields(message):
+        if number == 1:
+            inputs.append(text(value))
+        elif number == 2:
+            outputs.append(text(value))
+        elif number == 3:
+            name = text(value)
+        elif number == 4:
+            operation = text(value)
+        elif number == 5:
+            attributes.update(_read_attribute(view(value)))
+    if not outputs:
+        raise WireError(f"holds a node {name or operation!r} without an output")
+    return OnnxNode(operation, name or outputs[0], tuple(inputs), tuple(outputs), attributes)
+
+
+def _read_attribute(message: memoryview) -> Iterator[tuple[str, Attribute]]:
+    name = ""
+    found: Attribute | None = None
+    numbers: list[int] = []
+    for number, value in fields(message):
+        if number == 1:
+            name = text(value)
+        elif number == 2:
+            found = protowire.float_of(value)
+        elif number == 3:
+            found = signed(value)
+        elif number == 4:
+            found = bytes(view(value)).decode("utf-8", "replace")
+        elif number == 5:
+            found = read_tensor(view(value))
+        elif number == 7:
+            found = tuple(float(x) for x in packed_floats(value))
+        elif number == 8:
+            numbers += [signed(n) for n in packed_varints(value)]
+    if numbers:
+        found = tuple(numbers)
+    if found is not None:
+        yield name, found
+
+
+def read_tensor(message: memoryview) -> RawTensor:
+    """A TensorProto.  Raises WireError for what is no plain array of numbers inside this file."""
+    shape: list[int] = []
+    name, kind = "", 0
+    chunks: list[NDArray[Any]] = []
+    raw: memoryview | None = None
+    for number, value in fields(message):
+        if number == 1:
+            shape += [signed(n) for n in packed_varints(value)]
+        elif number == 2:
+            kind = integer(value)
+        elif number == 4:
+            chunks.append(packed_floats(value))
+        elif number in (5, 7, 11):
+            chunks.append(np.array(packed_varints(value), np.uint64).view(np.int64))
+        elif number == 8:
+            name = text(value)
+        elif number == 9:
+            raw = view(value)
+        elif number == 10:
+            chunks.append(np.frombuffer(value.to_bytes(8, "little") if isinstance(value, int) else value, "<f8"))
+        elif number in (13, 14) and value:
+            raise WireError(f"keeps tensor {name!r} in another file, which is not supported")
+    code = DTYPES.get(kind)
+    if code is None:
+        raise WireError(f"holds tensor {name!r} of the unsupported type {kind}")
+    size = element_count(shape)
+    if raw is not None:
+        if min(shape, default=0) < 0 or len(raw) != size * np.dtype(code).itemsize:
+            raise WireError(f"says that tensor {name!r} is {tuple(shape)} but has {len(raw)} bytes for it")
+        return RawTensor(name, np.frombuffer(raw, code).reshape(shape), str(np.dtype(code)))
+    flat = np.concatenate(chunks) if chunks else np.empty(0)
+    if flat.size != size or min(shape, default=0) < 0:
+        raise WireError(f"says that tensor {name!r} is {tuple(shape)} but has {flat.size} numbers for it")
+    if kind == 10:  # float16 is stored as the bits of an integer
+        flat = flat.astype(np.uint16).view(np.float16)
+    return RawTensor(name, flat.astype(code).reshape(shape), str(np.dtype(code)))

@@ -1,0 +1,116 @@
+"""The bnnpynq source: folders packed here from known weights, and the published MNIST network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from real_networks import checkpoint, mnist_test_set
+
+from xnorinfer import reference
+from xnorinfer.converters import ConvertOptions, read_source
+from xnorinfer.errors import OptionError, SourceError
+from xnorinfer.netspec import Dense, ThresholdInput
+
+#: (inputs, neurons, SIMD, PE) per layer; the first has 50 real inputs, the last 5 real classes.
+LAYERS = [(64, 32, 16, 4), (32, 24, 32, 8), (24, 8, 8, 2)]
+INPUTS, CLASSES = 50, 5
+
+
+def network(seed: int = 0) -> list[tuple[Any, Any]]:
+    """Bits (neurons, inputs) and thresholds (neurons,) of every layer, with neurons that are always or never on."""
+    rng = np.random.default_rng(seed)
+    layers = []
+    for inputs, neurons, _, _ in LAYERS:
+        thresholds = rng.integers(inputs // 3, inputs * 2 // 3, neurons).astype(np.int64)
+        thresholds[:3] = [-5, inputs, inputs - 1]
+        layers.append((rng.integers(0, 2, (neurons, inputs)).astype(np.uint8), thresholds))
+    layers[0][0][:, INPUTS:] = 1
+    layers[0][0][0, INPUTS - 1] = 0
+    layers[-1][1][CLASSES:] = 32767
+    layers[-1][1][:CLASSES] = rng.integers(5, 15, CLASSES)
+    return layers
+
+
+def write(folder: Path, layers: list[tuple[Any, Any]]) -> Path:
+    for index, ((bits, thresholds), (inputs, neurons, simd, elements)) in enumerate(zip(layers, LAYERS, strict=True)):
+        for element in range(elements):
+            words = [
+                sum(int(bit) << place for place, bit in enumerate(bits[neuron, start : start + simd]))
+                for neuron in range(element, neurons, elements)
+                for start in range(0, inputs, simd)
+            ]
+            np.array(words, "<u8").tofile(folder / f"{index}-{element}-weights.bin")
+            thresholds[element::elements].astype("<i8").tofile(folder / f"{index}-{element}-thres.bin")
+    return folder
+
+
+def forward(layers: list[tuple[Any, Any]], pixels: Any) -> Any:
+    """The hardware's arithmetic: XNOR, popcount, strict comparison."""
+    value = np.zeros((len(pixels), LAYERS[0][0]), np.uint8)
+    value[:, :INPUTS] = pixels >= 128
+    for index, (bits, thresholds) in enumerate(layers):
+        counts = (value[:, None, :] == bits[None]).sum(axis=2)
+        if index == 0:  # padding inputs are 0 and padding weights 1: they never match
+            assert (value[:, None, INPUTS:] != bits[None, :, INPUTS:]).all()
+        value = (counts > thresholds).astype(np.uint8)
+    return (counts - thresholds)[:, :CLASSES]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_scores_are_popcounts_minus_thresholds(tmp_path: Path, seed: int) -> None:
+    layers = network(seed)
+    reading = read_source(write(tmp_path, layers))
+    x = np.random.default_rng(1).integers(0, 256, (200, INPUTS), dtype=np.uint8)
+    np.testing.assert_array_equal(reference.forward(reading.net, x), forward(layers, x))
+    assert reading.net.input == ThresholdInput(128)
+    assert reading.net.profile == "gt-zero"
+    assert [(layer.neurons, layer.depth) for layer in reading.net.layers if isinstance(layer, Dense)] == [
+        (32, INPUTS),
+        (24, 32),
+        (CLASSES, 24),
+    ]
+    assert sorted(t.name for t in reading.tensors) == sorted(file.name for file in tmp_path.iterdir())
+    assert {a.what for a in reading.assumptions} >= {"inputs", "classes", "tie profile"}
+
+
+def test_published_network(mnist_folder: Path) -> None:
+    reading = read_source(checkpoint(mnist_folder, "bnnpynq_lfc_w1a1"))
+    images, labels = mnist_test_set(mnist_folder)
+    right = sum(
+        int((reference.forward(reading.net, images[i : i + 2000]).argmax(axis=1) == labels[i : i + 2000]).sum())
+        for i in range(0, 10000, 2000)
+    )
+    assert right == 9834
+
+
+DAMAGE: dict[str, tuple[str, Any, str]] = {
+    "missing weights": ("1-3-weights.bin", None, "1-3-weights.bin is missing"),
+    "missing thresholds": ("0-2-thres.bin", None, "0-2-thres.bin is missing"),
+    "odd size": ("1-0-weights.bin", b"123", "1-0-weights.bin has 3 bytes"),
+    "empty": ("1-0-thres.bin", b"", "1-0-thres.bin has 0 bytes"),
+    "different sizes": ("1-0-weights.bin", bytes(800), "files of layer 1 differ in size"),
+    "too many bits": ("2-0-weights.bin", b"\xff" * 96, "layer 2 has 3 words of 64 bits for the 24 values"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_damaged_folders(tmp_path: Path, case: str) -> None:
+    name, content, message = DAMAGE[case]
+    write(tmp_path, network())
+    if content is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(SourceError, match=message):
+        read_source(tmp_path)
+
+
+def test_not_such_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="is a folder, no checkpoint of the kind bnnpynq"):
+        read_source(tmp_path, ConvertOptions(format="bnnpynq"))
+    write(tmp_path, network())
+    with pytest.raises(OptionError, match="folded already"):
+        read_source(tmp_path, ConvertOptions(h=2.0))

@@ -1,0 +1,292 @@
+"""The onnx source: graphs computed operation by operation in the test give the same scores; unclear graphs are refused."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx_writer import field, node, write
+from real_networks import checkpoint, mnist_test_set
+
+from xnorinfer import reference
+from xnorinfer.converters import ConvertOptions, Reading, read_source
+from xnorinfer.errors import NetworkError, OptionError, SourceError
+from xnorinfer.netspec import BatchNorm, Chain, Dense, FloatDense, Hardtanh, PixelInput, SignInput, ThresholdInput
+
+F = np.float32
+TWO, ONE = np.array(2, F), np.array([1], F)
+
+
+def kinds_of(reading: Reading, kind: type[Any]) -> list[Any]:
+    return [layer for layer in reading.net.layers if isinstance(layer, kind)]
+
+
+class Graph:
+    """A graph of nodes and constants that grows from the input; `value` is the name of the newest value."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.nodes: list[bytes] = []
+        self.constants: dict[str, Any] = {}
+        self.value = "x"
+
+    def add(self, operation: str, *constants: Any, first: bool = False, **attributes: Any) -> Graph:
+        """Apply an operation to the newest value and constants; first: constants come before it."""
+        names = []
+        for array in constants:
+            name = array if isinstance(array, str) else f"c{len(self.constants)}"
+            if not isinstance(array, str):
+                self.constants[name] = array
+            names.append(name)
+        self.nodes.append(
+            node(operation, [*names, self.value] if first else [self.value, *names], f"v{len(self.nodes)}", **attributes)
+        )
+        self.value = f"v{len(self.nodes) - 1}"
+        return self
+
+    def derived(self, operation: str, *inputs: str, **attributes: Any) -> str:
+        """A node on constants alone."""
+        self.nodes.append(node(operation, list(inputs), f"v{len(self.nodes)}", **attributes))
+        return f"v{len(self.nodes) - 1}"
+
+    def constant(self, array: Any) -> str:
+        self.constants[f"c{len(self.constants)}"] = array
+        return f"c{len(self.constants) - 1}"
+
+    def signs(self, *shape: int) -> Any:
+        return np.where(self.rng.random(shape) < 0.5, -1, 1).astype(F)
+
+    def vector(self, size: int, spread: float = 1.0) -> Any:
+        return (self.rng.standard_normal(size) * spread).astype(F)
+
+    def norm(self, size: int, epsilon: float = 1e-3) -> list[Any]:
+        gamma = self.vector(size)
+        gamma[:4] = [-0.5, 0.0, 1e-6, -1e-6]
+        arrays = [gamma, self.vector(size, 0.3), self.vector(size, 4), np.abs(self.vector(size, 60)) + F(0.1)]
+        self.add("BatchNormalization", *arrays, epsilon=epsilon)
+        return arrays
+
+    def write(self, tmp_path: Path, **options: Any) -> Path:
+        return write(tmp_path / "net.onnx", self.nodes, self.constants, self.value, **options)
+
+
+def sign(x: Any) -> Any:
+    return np.where(x >= 0, F(1), F(-1))
+
+
+def normalize(x: Any, arrays: list[Any], epsilon: float = 1e-3) -> Any:
+    gamma, beta, mean, variance = arrays
+    alpha = F(1) / np.sqrt(variance + F(epsilon)) * gamma
+    return x * alpha + (beta - mean * alpha)
+
+
+def pixels(width: int, rows: int = 100) -> Any:
+    return np.random.default_rng(9).integers(0, 256, (rows, width), dtype=np.uint8)
+
+
+# ---------------------------------------------------------------- the real network
+
+
+def test_tfc_from_the_qonnx_model_zoo(mnist_folder: Path) -> None:
+    reading = read_source(checkpoint(mnist_folder, "tfc_1w1a/TFC_1W1A.onnx"))
+    assert reading.net.input == ThresholdInput(128)
+    assert {norm.epsilon for norm in kinds_of(reading, BatchNorm)} == {1e-5}
+    assert [t.name for t in reading.tensors if t.ignored] == []
+    images, labels = mnist_test_set(mnist_folder)
+    assert int((reference.forward(reading.net, images).argmax(axis=1) == labels).sum()) == 9296
+
+
+# ---------------------------------------------------------------- small graphs
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("raw", [True, False], ids=["raw", "typed"])
+def test_qonnx_network(tmp_path: Path, seed: int, raw: bool) -> None:
+    g = Graph(seed)
+    g.add("Mul", TWO).add("Sub", ONE).add("BipolarQuant", np.array(1, F))
+    latent = g.rng.uniform(-1, 1, (17, 24)).astype(F)
+    latent[0, :3] = [0.0, -0.0, 1e-9]
+    quantized = g.derived("BipolarQuant", g.constant(latent), g.constant(np.array(1, F)))
+    g.add("MatMul", g.derived("Transpose", quantized, perm=(1, 0)))
+    first = g.norm(17)
+    g.add("BipolarQuant", np.array(1, F))
+    second = g.signs(17, 5)
+    g.add("MatMul", second)
+    m, s, w, b = (np.array([v], F) for v in (0.449, 17.8, 0.734, -1.14))
+    g.add("Sub", m).add("Div", s).add("Mul", w).add("Add", b)
+    reading = read_source(g.write(tmp_path, raw=raw))
+    x = pixels(24)
+    bits = sign((x / 255).astype(F) * F(2) - F(1))
+    hidden = sign(normalize(bits @ sign(latent).T, first))
+    np.testing.assert_array_equal(reference.forward(reading.net, x), ((hidden @ second) - m) / s * w + b)
+    assert reading.net.profile == "ge-zero"
+    assert [t.name for t in reading.tensors if t.ignored] == []
+    assert sorted(t.name for t in reading.tensors) == sorted(g.constants)
+    assert {a.what: a.origin for a in reading.assumptions}["tie profile"] == "graph"
+
+
+def test_spelled_out_norms_keep_their_order_of_operations(tmp_path: Path) -> None:
+    g = Graph(3)
+    w1, w2, w3 = g.signs(20, 16), g.signs(16, 12), g.signs(12, 4)
+    a, b, c, d, e = g.vector(16, 3), np.abs(g.vector(16)) + F(0.1), g.vector(16), g.vector(12), g.vector(12, 3)
+    g.add("MatMul", w1).add("Add", a).add("Div", b).add("Sub", c, first=True).add("Sign")
+    g.add("MatMul", w2).add("Mul", d, first=True).add("Add", e, first=True).add("Sign").add("MatMul", w3)
+    reading = read_source(g.write(tmp_path), ConvertOptions(input=SignInput()))
+    x = g.signs(60, 20)
+    hidden = np.sign(np.sign(c - (x @ w1 + a) / b) @ w2 * d + e)
+    np.testing.assert_array_equal(reference.forward(reading.net, x), hidden @ w3)
+    assert reading.net.profile == "torch-sign"
+    assert len(kinds_of(reading, Chain)) == 2
+
+
+@pytest.mark.parametrize("operation", ["Greater", "GreaterOrEqual"])
+def test_comparison_with_where(tmp_path: Path, operation: str) -> None:
+    g = Graph(4)
+    w1, w2 = g.signs(10, 8), g.signs(8, 3)
+    g.add("MatMul", w1)
+    g.add(operation, np.array(0, F)).add("Where", np.array(1, F), np.array(-1, F)).add("MatMul", w2)
+    reading = read_source(g.write(tmp_path), ConvertOptions(input=SignInput()))
+    x = g.signs(60, 10)
+    dot = x @ w1
+    assert (dot == 0).any()
+    hidden = np.where(dot > 0 if operation == "Greater" else dot >= 0, F(1), F(-1))
+    np.testing.assert_array_equal(reference.forward(reading.net, x), hidden @ w2)
+    assert reading.net.profile == ("gt-zero" if operation == "Greater" else "ge-zero")
+
+
+def test_gemm_float_head_on_hardtanh(tmp_path: Path) -> None:
+    g = Graph(5)
+    w1, b1, w2, b2 = g.signs(9, 12), g.vector(9, 3), g.vector(27).reshape(3, 9), g.vector(3)
+    g.add("Flatten").add("Gemm", w1, b1, transB=1)
+    norm = g.norm(9)
+    g.add("Clip", np.array(-1, F), np.array(1, F)).add("Gemm", w2, b2, transB=1).add("LogSoftmax")
+    reading = read_source(g.write(tmp_path), ConvertOptions(input=PixelInput.range(0, 255)))
+    assert [type(layer) for layer in reading.net.layers] == [Dense, Chain, BatchNorm, Hardtanh, FloatDense, Chain]
+    x = pixels(12)
+    hidden = np.clip(normalize(x.astype(F) @ w1.T + b1, norm), -1, 1)
+    np.testing.assert_allclose(reference.forward(reading.net, x), hidden @ w2.T + b2, rtol=1e-4, atol=1e-4)
+    assert any("before LogSoftmax" in a.value for a in reading.assumptions)
+
+
+def test_steps_on_pixels_join_the_input_mapping(tmp_path: Path) -> None:
+    g = Graph(6)
+    g.add("Sub", np.array([0.5], F)).add("Div", np.array([0.25], F)).add("MatMul", g.signs(12, 6))
+    g.norm(6)
+    g.add("BipolarQuant", np.array(1, F)).add("MatMul", g.signs(6, 3)).add("TopK", np.array([1], np.int64))
+    reading = read_source(g.write(tmp_path))
+    assert reading.net.input == PixelInput(1.0, -127.5, 63.75)
+    raw = read_source(tmp_path / "net.onnx", ConvertOptions(input=PixelInput.range(0, 255)))
+    assert raw.net.input == PixelInput(1.0, -0.5, 0.25)
+
+
+def test_binarized_before_export_and_scales(tmp_path: Path) -> None:
+    g = Graph(7)
+    g.add("BipolarQuant", np.array(0.5, F)).add("MatMul", g.signs(12, 6) * F(0.25))
+    g.norm(6)
+    g.add("BipolarQuant", np.array(2, F)).add("MatMul", g.signs(6, 3))
+    reading = read_source(g.write(tmp_path), ConvertOptions(input=SignInput()))
+    assert [layer.h for layer in kinds_of(reading, Dense)] == [0.125, 2.0]
+
+
+def test_shape_arithmetic_and_constant_nodes(tmp_path: Path) -> None:
+    g = Graph(8)
+    shape = g.derived("Shape", "x")
+    batch = g.derived("Gather", shape, g.constant(np.array(0, np.int64)), axis=0)
+    minus = g.derived("Constant", value=np.array([-1], np.int64))
+    target = g.derived("Concat", g.derived("Unsqueeze", batch, axes=(0,)), minus, axis=0)
+    g.add("Reshape", target).add("MatMul", g.signs(12, 3))
+    assert len(kinds_of(read_source(g.write(tmp_path)), Dense)) == 1
+
+
+# ---------------------------------------------------------------- refusals
+
+
+def refused(tmp_path: Path, build: Any, message: str, **options: Any) -> None:
+    g = Graph()
+    build(g)
+    with pytest.raises(NetworkError, match=message):
+        read_source(g.write(tmp_path), ConvertOptions(**options))
+
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "relu": (lambda g: g.add("MatMul", g.signs(12, 6)).add("Relu"), r"Relu_v1 \(Relu\) is not supported"),
+    "convolution": (lambda g: g.add("Conv", np.ones((1, 1, 3, 3), F)), r"\(Conv\) is not supported"),
+    "branches": (lambda g: g.add("MatMul", g.signs(12, 6)).add("Add", "v0"), "joins two branches"),
+    "ternary": (
+        lambda g: g.add("MatMul", np.array([[1, 0], [-1, 1]], F)),
+        "1 of 4 weights are 0; ternary networks are not supported",
+    ),
+    "no sign between": (lambda g: g.add("MatMul", g.signs(12, 6)).add("MatMul", g.signs(6, 3)), "without a sign between"),
+    "ends in signs": (lambda g: g.add("MatMul", g.signs(12, 6)).add("BipolarQuant", ONE), "ends in signs, not in scores"),
+    "clip": (lambda g: g.add("MatMul", g.signs(12, 6)).add("Clip", TWO, TWO), "clipping layers to -1..1"),
+    "vector length": (lambda g: g.add("MatMul", g.signs(12, 6)).add("Add", np.ones(4, F)), r"shape \(4,\) for 6 values"),
+    "norm length": (
+        lambda g: g.add("MatMul", g.signs(12, 6)).add("BatchNormalization", *[np.ones(4, F)] * 4),
+        r"gamma of shape \(4,\), needed is \(6,\)",
+    ),
+    "unknown value": (lambda g: g.add("MatMul", "nothing"), "uses a value that nothing computes"),
+    "constant input": (lambda g: g.add("Mul", np.array(0, F)).add("MatMul", g.signs(3, 2)), "every pixel to one value"),
+    "no step": (
+        lambda g: g.add("Add", ONE).add("BipolarQuant", ONE).add("MatMul", g.signs(3, 2)),
+        "no step from -1 up to",
+    ),
+    "after picking": (lambda g: g.add("MatMul", g.signs(3, 2)).add("Softmax").add("Add", ONE), "after the scores were picked"),
+    "two rules": (
+        lambda g: g.add("BipolarQuant", ONE).add("MatMul", g.signs(3, 3)).add("Sign").add("MatMul", g.signs(3, 2)),
+        "several ways, ge-zero, torch-sign",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_graphs(tmp_path: Path, case: str) -> None:
+    build, message = REFUSED[case]
+    refused(tmp_path, build, message, input=PixelInput.range(0, 1) if case != "two rules" else SignInput())
+
+
+def test_options_that_mean_nothing(tmp_path: Path) -> None:
+    g = Graph()
+    path = g.add("MatMul", g.signs(3, 2)).write(tmp_path)
+    with pytest.raises(OptionError, match="--float-layer"):
+        read_source(path, ConvertOptions(float_layers=("a",)))
+
+
+def test_any_cut_is_refused_in_one_line(tmp_path: Path) -> None:
+    g = Graph()
+    path = g.add("MatMul", g.signs(12, 6)).write(tmp_path)
+    content = path.read_bytes()
+    for keep in range(0, len(content), 11):
+        path.write_bytes(content[:keep])
+        with pytest.raises((SourceError, NetworkError)) as error:
+            read_source(path, ConvertOptions(format="onnx"))
+        assert "\n" not in str(error.value)
+
+
+def test_shapes_are_checked_against_the_bytes(tmp_path: Path) -> None:
+    graph = field(5, field(1, 1 << 40) + field(2, 1) + field(8, "w") + field(9, bytes(16))) + field(11, field(1, "x"))
+    path = tmp_path / "net.onnx"
+    path.write_bytes(field(1, 4) + field(7, graph))
+    with pytest.raises(SourceError, match=r"says that tensor 'w' is \(1099511627776,\) but has 16 bytes"):
+        read_source(path)
+    path.write_bytes(field(1, 4) + field(7, field(5, field(2, 1) + field(8, "w") + field(14, 1))))
+    with pytest.raises(SourceError, match="keeps tensor 'w' in another file"):
+        read_source(path)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("onnx") is None, reason="the package onnx is not installed")
+def test_against_onnx_own_evaluator(tmp_path: Path) -> None:
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    g = Graph(11)
+    g.add("MatMul", g.signs(20, 16)).add("Add", g.vector(16, 3) + F(0.1)).add("Sign").add("MatMul", g.signs(16, 4))
+    path = g.write(tmp_path)
+    model = onnx.load(str(path))
+    model.opset_import.add(version=13)
+    x = pixels(20)
+    (theirs,) = ReferenceEvaluator(model).run(None, {"x": x.astype(F)})
+    reading = read_source(path, ConvertOptions(input=PixelInput.range(0, 255)))
+    np.testing.assert_array_equal(reference.forward(reading.net, x), theirs)
