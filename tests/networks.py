@@ -99,12 +99,16 @@ def random_network(
     float_tail: bool = False,
     tail_reads: Literal["hardtanh", "sign"] = "hardtanh",
     chains: bool = False,
+    binarize_input: bool = False,
     profile: str = "tf1-round",
 ) -> NetSpec:
     """Dense (bias, H, sometimes a scale) -> BatchNorm -> sign, ending in a head with BatchNorm or a float layer on hardtanh."""
     rng = np.random.default_rng(seed)
     layers: list[Layer] = []
-    spread = 0.6 * 255 if isinstance(mapping, PixelInput) and mapping.divisor == 1 else 0.6
+    if binarize_input:
+        raw = isinstance(mapping, PixelInput) and mapping.divisor == 1
+        layers += [random_batch_norm(rng, widths[0], 100.0 if raw else 0.5, form), Sign("input.sign", rule)]
+    spread = 0.6 * 255 if isinstance(mapping, PixelInput) and mapping.divisor == 1 and not binarize_input else 0.6
     for index, (depth, neurons) in enumerate(itertools.pairwise(widths)):
         last = index == len(widths) - 2
         name = f"fc{index + 1}"

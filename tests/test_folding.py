@@ -5,6 +5,7 @@ The expressions here are written out once more, scalar by scalar, so that they s
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import replace
 from fractions import Fraction
 
@@ -171,6 +172,30 @@ def test_every_sum_of_pixels(name: str, form: BatchNormForm, rule: Rule) -> None
         assert ((direction * sums <= layer.output.limits[neuron]) == want).all()
 
 
+@pytest.mark.parametrize("name", ["range", "unit", "raw", "inverted"])
+@pytest.mark.parametrize("form", ["tf", "lasagne"])
+@pytest.mark.parametrize("rule", ["round-even", "ge", "gt"])
+def test_every_pixel_that_is_binarized_by_itself(name: str, form: BatchNormForm, rule: Rule) -> None:
+    rng = np.random.default_rng([len(name), len(form), len(rule), 1])
+    mapping = INPUTS[name]
+    assert isinstance(mapping, PixelInput)
+    depth = 200
+    norm = random_batch_norm(rng, depth, 100.0 if name == "raw" else 0.5, form)
+    if form == "tf":  # variances down to denormals, nothing added
+        assert norm.variance is not None
+        small = np.where(rng.random(depth) < 0.3, np.float32(1e-41), norm.variance + np.float32(1e-6))
+        norm = dataclasses.replace(norm, variance=small.astype(f), epsilon=0.0, gamma=np.clip(norm.gamma, -1, 1))
+    head = Dense("head", np.ones((2, depth), f), "ge")
+    packed = lower(NetSpec(mapping, (norm, Sign("sign", rule), head), "ge-zero")).packed
+    assert packed.input_bits is not None
+    pixels = np.repeat(np.arange(256, dtype=np.uint8)[:, None], depth, axis=1)
+    mapped = ((mapping.slope * pixels.astype(np.float64) + mapping.intercept) / mapping.divisor).astype(f)
+    want = decision(source_value(Dense("none", np.ones((depth, 1), f), rule), norm, mapped), rule)
+    assert ((packed.input_bits.signs(pixels) > 0) == want).all()
+    assert want.any()
+    assert not want.all()
+
+
 def constant_channels(depth: int) -> tuple[Dense, BatchNorm]:
     """gamma 0 with beta above, at and below 0; means far out of reach."""
     gamma = np.array([0, 0, 0, -0.0, 1, 1, -1, -1], f)
@@ -224,7 +249,7 @@ def test_torch_sign_refuses_zeros_before_sign_in_hidden_layers() -> None:
 
 
 def test_torch_sign_notes_single_zeros_over_pixels() -> None:
-    dense = Dense("fc", np.ones((2, 4), f), "sign", bias=np.array([-3, -2.5], f))
+    dense = Dense("fc", np.ones((2, 20), f), "sign", bias=np.array([-3, -2.5], f))
     norm = BatchNorm("bn", np.zeros(2, f), variance=np.ones(2, f), form="torch")
     head = Dense("head", np.ones((2, 2), f), "sign")
     lowered = lower(NetSpec(PixelInput.range(0, 255), (dense, norm, Sign("sign", "sign"), head), "torch-sign"))

@@ -42,6 +42,17 @@ def test_a_float_layer_that_reads_signs(name: str, rule: Any) -> None:
     assert (Model(lower(net).packed).scores(x) == forward(net, x)).all()
 
 
+@pytest.mark.parametrize("form", BATCH_NORM_FORMS)
+@pytest.mark.parametrize("name", ["range", "raw", "inverted", "normalize", "reals"])
+def test_inputs_binarized_one_by_one(name: str, form: Any, tmp_path: Path) -> None:
+    net = random_network(8, [50, 130, 65, 10], INPUTS[name], form=form, binarize_input=True)
+    model = Model(lower(net).packed)
+    x = random_inputs(np.random.default_rng(0), net.input, 300, 50)
+    assert (model.scores(x) == forward(net, x)).all()
+    model.save(tmp_path / "m")
+    assert (xnorinfer.load(tmp_path / "m").scores(x) == forward(net, x)).all()
+
+
 @pytest.mark.parametrize("tail", [False, True])
 @pytest.mark.parametrize("name", INPUTS)
 def test_chains_of_operations(name: str, tail: bool) -> None:

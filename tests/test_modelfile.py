@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -125,6 +126,10 @@ MALFORMED = [
     (set_header("provenance", []), MalformedModelError, "provenance"),
     (set_header("provenance", {"source": "forged"}), DigestError, "header_digest"),
     (set_header("content_digest", "0" * 64), DigestError, "content_digest"),
+    (drop_header("input_bits"), MalformedModelError, "header fields"),
+    (set_header("input_bits", {"name": "sign"}), MalformedModelError, "input.limits is missing"),
+    (set_header("input_bits", {"name": 1}), MalformedModelError, "neither null nor a name"),
+    (set_header("input_bits", True), MalformedModelError, "neither null nor a name"),
     (set_layer(0, "kind", "conv"), MalformedModelError, "layer 0: entry"),
     (set_layer(0, "kind", ["dense"]), MalformedModelError, "layer 0: entry"),
     (set_layer(0, "output", "affine"), MalformedModelError, "layer 0: entry"),
@@ -170,6 +175,27 @@ def test_every_way_of_being_malformed(tmp_path: Path, change: Any, error: type[E
     with pytest.raises(error, match=message) as caught:
         load(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("limits", np.zeros(69, np.int32), "needed is (70,) int32"),
+        ("limits", np.zeros(70, np.float32), "needed is (70,) int32"),
+        ("limits", np.zeros(70, np.int64), "tensor input.limits is"),
+        ("mirrored", np.zeros(70, np.uint8), "tensor input.mirrored is"),
+        ("mirrored", np.zeros(71, np.bool_), "mirrored is (71,) bool"),
+        ("more", np.zeros(1, np.float32), "no layer uses: input.more"),
+    ],
+)
+def test_malformed_input_bits(tmp_path: Path, key: str, value: np.ndarray, message: str) -> None:
+    net = random_network(7, [70, 65, 6], INPUTS["range"], binarize_input=True)
+    save(lower(net).packed, tmp_path / "m")
+    header, tensors = parts(tmp_path / "m")
+    tensors[f"input.{key}"] = value
+    write(tmp_path / "m", header, tensors)
+    with pytest.raises(MalformedModelError, match=re.escape(message)):
+        load(tmp_path / "m")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "nonsense", "{", '"x"', "[" * 100_000])

@@ -13,8 +13,9 @@ from networks import INPUTS, random_inputs, random_network
 
 from xnorinfer import modelfile
 from xnorinfer.conversion import convert_file
-from xnorinfer.converters.base import ConvertOptions
+from xnorinfer.converters.base import ConvertOptions, Reading
 from xnorinfer.errors import SourceError
+from xnorinfer.lower import lower
 from xnorinfer.netspec import BatchNorm, Dense, FloatDense, InputMapping, NetSpec
 from xnorinfer.packed import Affine, PackedDense, PackedModel, Threshold
 from xnorinfer.verify import verify
@@ -82,6 +83,27 @@ def test_given_data_is_compared_whole(tmp_path: Path) -> None:
     result = verify(target, source, data)
     assert result.holds
     assert (result.rows, result.data) == (700, "given")
+
+
+@pytest.mark.parametrize("name", ["range", "reals"])
+def test_inputs_binarized_one_by_one_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    net = random_network(4, [40, 70, 6], INPUTS[name], binarize_input=True)
+    monkeypatch.setattr("xnorinfer.converters.read_source", lambda path, options: Reading("test", net, (), ()))
+    source, target = tmp_path / "source", tmp_path / "model"
+    source.write_bytes(b"")
+    packed = lower(net).packed
+    modelfile.save(packed, target)
+    result = verify(target, source, rows=50)
+    assert result.holds
+    assert [proof.kind for proof in result.layers] == ["input", "binary", "binary"]
+    assert packed.input_bits is not None
+    mirrored = packed.input_bits.mirrored.copy()
+    mirrored[7] ^= True
+    modelfile.save(dataclasses.replace(packed, input_bits=dataclasses.replace(packed.input_bits, mirrored=mirrored)), target)
+    result = verify(target, source, rows=50)
+    assert not result.holds
+    assert result.first_difference is not None
+    assert result.first_difference.startswith("input.sign: neuron 7 at accumulator")
 
 
 def nudge_limit(layer: PackedDense) -> PackedDense:

@@ -54,7 +54,7 @@ class FloatNetwork:
     """
 
     def __init__(self, packed: PackedModel, rows: int) -> None:
-        self.input = packed.input
+        self.input, self.input_bits = packed.input, packed.input_bits
         self.layers = [_FloatLayer(layer, packed.input, rows) for layer in packed.layers]
         self._mapped = np.empty((rows, packed.depth), np.float32)
 
@@ -68,7 +68,9 @@ class FloatNetwork:
 
     def _map(self, x: NDArray[Any]) -> F32:
         out = self._mapped
-        if isinstance(self.input, PixelInput):
+        if self.input_bits is not None:
+            out[...] = self.input_bits.signs(x)
+        elif isinstance(self.input, PixelInput):
             np.multiply(x, np.float32(self.input.slope / self.input.divisor), out=out)
             out += np.float32(self.input.intercept / self.input.divisor)
         elif isinstance(self.input, ThresholdInput):
@@ -140,7 +142,9 @@ def exact_predict(packed: PackedModel, x: NDArray[Any]) -> NDArray[np.int64]:
     Real inputs are summed in float64 in an order of BLAS's choice, which is not exact but far closer than float32.
     """
     value: NDArray[Any] = x.astype(np.float64)
-    if isinstance(packed.input, ThresholdInput):
+    if packed.input_bits is not None:
+        value = packed.input_bits.signs(x).astype(np.float64)
+    elif isinstance(packed.input, ThresholdInput):
         value = np.where(x >= packed.input.threshold, 1.0, -1.0)
     for layer in packed.layers:
         signs = bitunpack(layer.weights, layer.depth) if isinstance(layer, PackedDense) else layer.weight

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +50,7 @@ def pack_reading(reading: Reading, options: ConvertOptions, name: str, digest: s
         "assumptions": [[a.what, a.value, a.origin] for a in reading.assumptions],
         "xnorinfer": __version__,
     }
-    packed = PackedModel(lowered.packed.input, lowered.packed.layers, lowered.packed.profile, provenance)
-    return Conversion(packed, reading, lowered.notes)
+    return Conversion(dataclasses.replace(lowered.packed, provenance=provenance), reading, lowered.notes)
 
 
 def digest_of(path: Path) -> str:

@@ -6,12 +6,15 @@ Format version 1, little endian as safetensors defines it:
         format_version      1
         input               the input mapping (`netspec.input_to_json`)
         profile             name of the tie profile
+        input_bits          null, or {"name"}: inputs are binarized one by one before the first layer
         layers              list of {"kind": "dense", "name", "reads", "depth", "output": "threshold"} or
                             {..., "output": "affine", "ops": [...]} or {"kind": "float", "name", "depth", "ops": [...]}
         content_digest      SHA-256 of the network: this object without the two digests and provenance, then every tensor's
                             name and bytes in layer order.  Two sources of the same network have the same content digest.
         provenance          source file name, its digest, options and assumptions of the conversion
         header_digest       SHA-256 of this object without header_digest: covers the provenance as well
+    input.limits            (depth,) I32 for pixels, F32 for reals (`packed.InputBits`)
+    input.mirrored          (depth,) BOOL
     layers.N.bits           (neurons, words) U64, the signs of the weights (`bits`), pad bits 0
     layers.N.limits         (neurons,) I32, or F32 where a layer reads reals
     layers.N.steps          (len(ops), 2, neurons) F32, the vectors of the float32 steps (`packed.Affine`)
@@ -36,7 +39,7 @@ from xnorinfer.errors import (
     OptionError,
 )
 from xnorinfer.netspec import input_from_json, input_to_json
-from xnorinfer.packed import Affine, PackedDense, PackedFloat, PackedLayer, PackedModel, Threshold
+from xnorinfer.packed import Affine, InputBits, PackedDense, PackedFloat, PackedLayer, PackedModel, Threshold
 from xnorinfer.writing import write_bytes
 
 FORMAT_VERSION = 1
@@ -63,6 +66,7 @@ def header_of(packed: PackedModel) -> dict[str, Any]:
     network: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "input": input_to_json(packed.input),
+        "input_bits": None if packed.input_bits is None else {"name": packed.input_bits.name},
         "profile": packed.profile,
         "layers": [_layer_json(layer) for layer in packed.layers],
     }
@@ -143,7 +147,7 @@ def _read_container(path: Path) -> tuple[str, dict[str, NDArray[Any]]]:
 
 def _build(path: Path, header: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> PackedModel:
     """The model that header and tensors describe; every tensor is used, every field is known."""
-    wanted = {"format_version", "input", "profile", "layers", "content_digest", "provenance", "header_digest"}
+    wanted = {"format_version", "input", "input_bits", "profile", "layers", "content_digest", "provenance", "header_digest"}
     if set(header) != wanted:
         raise MalformedModelError(
             f"{path}: header fields are {', '.join(sorted(header))}; needed are {', '.join(sorted(wanted))}"
@@ -157,10 +161,31 @@ def _build(path: Path, header: dict[str, Any], tensors: dict[str, NDArray[Any]])
     if not isinstance(header["provenance"], dict):
         raise MalformedModelError(f"{path}: provenance has the wrong type")
     left = dict(tensors)
+    input_bits = _build_input_bits(path, header["input_bits"], left)
     layers = tuple(_build_layer(path, index, entry, left) for index, entry in enumerate(header["layers"]))
     if left:
         raise MalformedModelError(f"{path}: tensors that no layer uses: {', '.join(sorted(left))}")
-    return PackedModel(mapping, layers, header["profile"], header["provenance"])
+    return PackedModel(mapping, layers, header["profile"], header["provenance"], input_bits)
+
+
+def _build_input_bits(path: Path, entry: Any, left: dict[str, NDArray[Any]]) -> InputBits | None:
+    if entry is None:
+        return None
+    if not isinstance(entry, dict) or set(entry) != {"name"} or not isinstance(entry["name"], str):
+        raise MalformedModelError(f"{path}: input_bits {_shorten(entry)} is neither null nor a name")
+    limits = _take(path, "input.limits", left, (np.int32, np.float32), 1)
+    return InputBits(entry["name"], limits, _take(path, "input.mirrored", left, (np.bool_,), 1))
+
+
+def _take(
+    where: Path | str, name: str, left: dict[str, NDArray[Any]], dtypes: tuple[type[Any], ...], dimensions: int
+) -> NDArray[Any]:
+    array = left.pop(name, None)
+    if array is None:
+        raise MalformedModelError(f"{where}: tensor {name} is missing")
+    if array.dtype not in dtypes or array.ndim != dimensions:
+        raise MalformedModelError(f"{where}: tensor {name} is {array.shape} {array.dtype}")
+    return array
 
 
 #: Fields of a layer entry by (kind, output).
@@ -175,13 +200,7 @@ def _build_layer(path: Path, index: int, entry: Any, left: dict[str, NDArray[Any
     where = f"{path}: layer {index}"
 
     def take(suffix: str, *, dtypes: tuple[type[Any], ...], dimensions: int) -> NDArray[Any]:
-        name = f"layers.{index}.{suffix}"
-        array = left.pop(name, None)
-        if array is None:
-            raise MalformedModelError(f"{where}: tensor {name} is missing")
-        if array.dtype not in dtypes or array.ndim != dimensions:
-            raise MalformedModelError(f"{where}: tensor {name} is {array.shape} {array.dtype}")
-        return array
+        return _take(where, f"layers.{index}.{suffix}", left, dtypes, dimensions)
 
     kinds = (str(entry.get("kind")), str(entry.get("output"))) if isinstance(entry, dict) else ("", "")
     if kinds not in LAYER_FIELDS or set(entry) != LAYER_FIELDS[kinds]:

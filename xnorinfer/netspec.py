@@ -242,7 +242,10 @@ Layer: TypeAlias = Dense | BatchNorm | Chain | Sign | Hardtanh | FloatDense
 
 @dataclass(frozen=True, eq=False)
 class NetSpec:
-    """A whole float network: input mapping, layers in order, and the name of the tie profile it was read under."""
+    """A whole float network: input mapping, layers in order, and the name of the tie profile it was read under.
+
+    BatchNorm or a Chain and a Sign before the first Dense binarize every input by itself; their vectors are (depth,).
+    """
 
     input: InputMapping
     layers: tuple[Layer, ...]
@@ -272,12 +275,17 @@ class NetSpec:
 def _check_structure(net: NetSpec) -> Iterator[str]:
     if net.profile not in PROFILES:
         yield f"tie profile {net.profile!r} is none of {', '.join(PROFILES)}"
-    if not net.layers or not isinstance(net.layers[0], Dense):
+    first = next((layer for layer in net.layers if isinstance(layer, Dense | FloatDense)), None)
+    if not isinstance(first, Dense):
         yield "the first layer must be a binary dense layer"
         return
-    width: int | None = None
+    leading = net.layers[0] is not first
+    if leading and not isinstance(net.input, PixelInput | RealInput):
+        yield f"{net.layers[0].name}: comes before the first dense layer, which needs pixel or real inputs"
+    width: int | None = first.latent.shape[-1] if leading and first.latent.ndim else None
     wide = before = "the input"  # which layer set the width; which one comes before
-    stage = "input"  # what flows: "input", "real" (accumulators and what BatchNorm makes of them) or "bits"
+    # What flows: "input", "real" (accumulators and what BatchNorm makes of them) or "bits".
+    stage = "real" if leading else "input"
     for layer in net.layers:
         match layer:
             case Dense() | FloatDense():

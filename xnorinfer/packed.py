@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.bits import pad_mask, words_for
-from xnorinfer.netspec import F32, PROFILES, InputMapping, PixelInput, RealInput
+from xnorinfer.netspec import F32, PROFILES, InputMapping, PixelInput, RealInput, SignInput
 from xnorinfer.reference import fma
 
 #: What a binary layer reads.  bits: mismatches are counted, dot = depth - 2*mismatches.  pixels: integer sums of uint8.
@@ -70,6 +70,23 @@ class Affine:
 
 
 @dataclass(frozen=True, eq=False)
+class InputBits:
+    """Every input becomes a bit at a limit of its own: bit 1 iff the input, negated where `mirrored`, is at most the limit.
+
+    limits: (depth,) int32 for pixels, float32 for reals.  mirrored: (depth,) bool.
+    """
+
+    name: str
+    limits: NDArray[Any]
+    mirrored: NDArray[np.bool_]
+
+    def signs(self, x: NDArray[Any]) -> NDArray[np.int8]:
+        """Raw inputs (rows, depth), uint8 or float32, to -1/+1, (rows, depth) int8."""
+        wide = x.astype(np.int16) if x.dtype == np.uint8 else x
+        return np.asarray(np.where(np.where(self.mirrored, -wide, wide) <= self.limits, np.int8(1), np.int8(-1)))
+
+
+@dataclass(frozen=True, eq=False)
 class PackedDense:
     """One binary dense layer.  weights: (neurons, words_for(depth)) uint64, bit 1 = +1, pad bits 0."""
 
@@ -107,12 +124,16 @@ PackedLayer: TypeAlias = PackedDense | PackedFloat
 
 @dataclass(frozen=True, eq=False)
 class PackedModel:
-    """A packed network.  `provenance` says where it came from and is not part of the network itself."""
+    """A packed network.  `provenance` says where it came from and is not part of the network itself.
+
+    `input_bits`, where there is one, binarizes pixels or reals before the first layer, which then reads bits.
+    """
 
     input: InputMapping
     layers: tuple[PackedLayer, ...]
     profile: str
     provenance: dict[str, Any] = field(default_factory=dict)
+    input_bits: InputBits | None = None
 
     @property
     def depth(self) -> int:
@@ -124,8 +145,16 @@ class PackedModel:
         """Number of scores of one sample."""
         return self.layers[-1].neurons
 
+    @property
+    def first_input(self) -> InputMapping:
+        """What the first layer is given: signs where inputs are binarized one by one, else the input itself."""
+        return self.input if self.input_bits is None else SignInput()
+
     def tensors(self) -> Iterator[tuple[str, NDArray[Any]]]:
         """Every array of the model under its name in the file, in layer order."""
+        if self.input_bits is not None:
+            yield "input.limits", self.input_bits.limits
+            yield "input.mirrored", self.input_bits.mirrored
         for index, layer in enumerate(self.layers):
             if isinstance(layer, PackedFloat):
                 yield f"layers.{index}.weight", layer.weight
@@ -148,8 +177,10 @@ def _check(model: PackedModel) -> Iterator[str]:
         yield "the first layer is not a binary dense layer"
         return
     first: Reads = "bits"
-    if isinstance(model.input, PixelInput | RealInput):
-        first = model.input.kind
+    if isinstance(model.first_input, PixelInput | RealInput):
+        first = model.first_input.kind
+    if model.input_bits is not None:
+        yield from _check_input_bits(model.input, model.input_bits, model.layers[0].depth)
     width: int | None = None
     bits_flow = True
     for index, layer in enumerate(model.layers):
@@ -175,6 +206,16 @@ def _check(model: PackedModel) -> Iterator[str]:
         width, bits_flow = layer.neurons, isinstance(layer.output, Threshold)
     if bits_flow:
         yield "the last layer gives bits, not scores"
+
+
+def _check_input_bits(mapping: InputMapping, bits: InputBits, depth: int) -> Iterator[str]:
+    dtype = {"pixels": np.int32, "reals": np.float32}.get(mapping.kind)
+    if dtype is None:
+        yield f"input bits: {mapping.kind} are bits already"
+    elif bits.limits.dtype != dtype or bits.limits.shape != (depth,) or np.isnan(bits.limits).any():
+        yield f"input bits: limits are {bits.limits.shape} {bits.limits.dtype}, needed is ({depth},) {np.dtype(dtype)}, no NaN"
+    if bits.mirrored.dtype != np.bool_ or bits.mirrored.shape != (depth,):
+        yield f"input bits: mirrored is {bits.mirrored.shape} {bits.mirrored.dtype}, needed is ({depth},) bool"
 
 
 def _check_dense(where: str, layer: PackedDense, reads: Reads) -> Iterator[str]:

@@ -65,7 +65,7 @@ def _data_follows_header() -> bool:
     """Whether that is so in this interpreter."""
     if sys.implementation.name != "cpython":
         return False
-    probes = [np.zeros(3, np.uint8), np.zeros((4, 5), np.float32)[1:]]
+    probes: list[NDArray[Any]] = [np.zeros(3, np.uint8), np.zeros((4, 5), np.float32)[1:]]
     return all(ctypes.c_void_p.from_address(id(probe) + _DATA_AT).value == _address(probe) for probe in probes)
 
 
@@ -98,7 +98,7 @@ class Plan:
         self._table = layout.aligned((len(packed.layers), fields.LAYER_FIELDS), np.int64)
         for index, layer in enumerate(packed.layers):
             self._lay_out(self._table[index], layer)
-        self._input_dtype = np.dtype(_INPUT_DTYPES[packed.input.kind])
+        self._input_dtype = np.dtype(_INPUT_DTYPES[packed.first_input.kind])
         self._pool = pool()
         self._work = sum(layer.depth * layer.neurons * _COST[getattr(layer, "reads", "floats")] for layer in packed.layers)
         self._size()
@@ -166,7 +166,7 @@ class Plan:
 
     def _lay_out_binary(self, row: NDArray[np.int64], layer: PackedDense) -> None:
         """Layers whose sums are integers: over bits, over bytes that become bits, over pixels."""
-        kernel, mapping = self._kernel, self._packed.input
+        kernel, mapping = self._kernel, self._packed.first_input
         first = layer is self._packed.layers[0]
         words = layout.even_words(words_for(layer.depth))
         lanes = int(row[fields.GROUPS]) * WORD_BITS
@@ -192,7 +192,7 @@ class Plan:
 
     def _lay_out_pixels(self, row: NDArray[np.int64], layer: PackedDense, limits: NDArray[np.int64]) -> None:
         """A first layer over uint8: look-up tables where the kernel has them, else bit planes."""
-        kernel, mapping = self._kernel, self._packed.input
+        kernel, mapping = self._kernel, self._packed.first_input
         lanes = int(row[fields.GROUPS]) * WORD_BITS
         ones = np.bitwise_count(layer.weights).sum(axis=1, dtype=np.int64)
         row[fields.SUB_ROWS] = PIXEL_ROWS

@@ -139,6 +139,13 @@ def sequential_dot(x: F32, weights: F32) -> F32:
     return total.astype(np.float32)
 
 
+def mapped_input(mapping: InputMapping, x: NDArray[Any]) -> F32:
+    """Raw inputs as the network sees them, (rows, depth) float32; pixels mapped in float64 and rounded once."""
+    if isinstance(mapping, PixelInput):
+        return np.asarray((mapping.slope * x.astype(np.float64) + mapping.intercept) / mapping.divisor, np.float32)
+    return x.astype(np.float32)
+
+
 def integer_dot(x: NDArray[Any], weights: F32) -> NDArray[Any]:
     """Integers x (rows, depth) times signs, exactly, as float32 or float64: while every possible partial sum fits the mantissa,
     BLAS rounds nothing, in any order."""
@@ -165,7 +172,7 @@ def layer_outputs(net: NetSpec, x: NDArray[Any]) -> Iterator[tuple[str, F32]]:
 
     x: uint8 for pixel and threshold inputs, -1/+1 of any dtype for sign inputs, float32 for real inputs.
     """
-    value: F32 | None = None
+    value = None if isinstance(net.layers[0], Dense) else mapped_input(net.input, x)
     for layer in net.layers:
         if isinstance(layer, Dense):
             weights = binary_weights(layer)

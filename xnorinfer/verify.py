@@ -12,7 +12,7 @@ Two independent arguments, both on the source as it is read again:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 from xnorinfer import modelfile
 from xnorinfer.bits import bitunpack
 from xnorinfer.conversion import digest_of
-from xnorinfer.lower import Block, Counts, blocks_of
-from xnorinfer.model import Model, canonical_input, random_inputs
-from xnorinfer.netspec import F32, BatchNorm, Chain, Dense, FloatDense, Hardtanh, NetSpec, Sign
-from xnorinfer.packed import Affine, PackedDense, PackedFloat, PackedModel, Threshold
+from xnorinfer.folding import Counts
+from xnorinfer.lower import Block, blocks_of, counts_of, input_counts, input_layers
+from xnorinfer.model import Model, canonical_input, random_inputs, raw_input
+from xnorinfer.netspec import F32, BatchNorm, Chain, Dense, FloatDense, Hardtanh, Layer, NetSpec, Rule, Sign
+from xnorinfer.packed import Affine, InputBits, PackedDense, PackedFloat, PackedModel, Threshold
 from xnorinfer.reference import ONE, batch_norm, binarize, binary_weights, chain, finish_dense, layer_outputs
 from xnorinfer.threshold import I64
 
@@ -122,7 +123,7 @@ def verify(
     if result.first_difference is None:
         result.layers = list(_prove_layers(packed, reading.net, report))
         result.first_difference = next((f"{p.name}: {p.first}" for p in result.layers if p.differences), None)
-        x = random_inputs(packed, rows, seed) if data is None else canonical_input(packed, data)
+        x = random_inputs(packed, rows, seed) if data is None else raw_input(packed, data)
         result.data = "random" if data is None else "given"
         _compare(result, model, reading.net, x, report)
     return result
@@ -132,6 +133,8 @@ def _structure_difference(packed: PackedModel, net: NetSpec) -> str | None:
     """Where model and source are not even the same network."""
     if packed.input != net.input:
         return f"the model takes {packed.input.describe()}, the source {net.input.describe()}"
+    if (packed.input_bits is None) == bool(input_layers(net)):
+        return "only one of model and source binarizes inputs one by one"
     blocks = blocks_of(net)
     if len(blocks) != len(packed.layers):
         return f"the model has {len(packed.layers)} layers, the source {len(blocks)}"
@@ -147,6 +150,8 @@ def _structure_difference(packed: PackedModel, net: NetSpec) -> str | None:
 
 
 def _prove_layers(packed: PackedModel, net: NetSpec, report: Progress) -> Iterator[LayerProof]:
+    if packed.input_bits is not None:
+        yield _prove_input(packed.input_bits, net)
     for layer, block in zip(packed.layers, blocks_of(net), strict=True):
         if isinstance(layer, PackedFloat):
             yield _prove_float(layer, block)
@@ -154,19 +159,42 @@ def _prove_layers(packed: PackedModel, net: NetSpec, report: Progress) -> Iterat
             yield _prove_dense(layer, block, net, report)
 
 
-def source_values(block: Block, dot: F32) -> F32:
-    """What the source has at the end of a block (before a sign that gives bits) for given dots, (values, neurons) float32."""
-    value = finish_dense(block.dense, dot) if isinstance(block.dense, Dense) else dot
-    for layer in block.after:
+def _prove_input(bits: InputBits, net: NetSpec) -> LayerProof:
+    """Pixels: all 256 values of each; reals: both sides of each limit, and values between."""
+    *before, sign = input_layers(net)
+    assert isinstance(sign, Sign)
+    proof = LayerProof(bits.name, "input", net.depth, "every value")
+    counts = input_counts(net)
+    if counts.reals:
+        proof.method = "ends, both sides of the limit, samples (monotone)"
+        beside = _around_limits(counts, _limit_counts(bits.limits), bits.mirrored)
+    else:
+        beside = np.repeat(np.arange(256)[:, None], net.depth, axis=1)
+    proof.values = len(beside)
+    with np.errstate(all="ignore"):
+        value = elementwise(before, counts.accumulator(beside))
+        _compare_decisions(proof, counts, bits.mirrored, _limit_counts(bits.limits), beside, value, sign.rule)
+    return proof
+
+
+def elementwise(layers: Sequence[Layer], value: F32) -> F32:
+    """What the source makes of values, (values, neurons) float32, in layers without weights."""
+    for layer in layers:
         if isinstance(layer, BatchNorm):
             value = batch_norm(layer, value)
         elif isinstance(layer, Chain):
             value = chain(layer, value)
         elif isinstance(layer, Hardtanh):
             value = np.clip(value, -ONE, ONE)
-        elif isinstance(layer, Sign) and not block.gives_bits:
+        elif isinstance(layer, Sign):
             value = binarize(value, layer.rule)
     return value
+
+
+def source_values(block: Block, dot: F32) -> F32:
+    """What the source has at the end of a block (before a sign that gives bits) for given dots, (values, neurons) float32."""
+    value = finish_dense(block.dense, dot) if isinstance(block.dense, Dense) else dot
+    return elementwise(block.after[:-1] if block.gives_bits else block.after, value)
 
 
 def _prove_float(layer: PackedFloat, block: Block) -> LayerProof:
@@ -192,7 +220,7 @@ def _prove_dense(layer: PackedDense, block: Block, net: NetSpec, report: Progres
         neuron = int(np.argmax(wrong))
         column = int(np.argmax(mine[neuron] != signs[neuron]))
         proof.differ(int(wrong.sum()), f"weight bits of neuron {neuron} differ from its latents, first at input {column}")
-    counts = Counts.of(net, layer.reads, signs)
+    counts = counts_of(net, layer.reads, block.dense)
     for chunk in _chunks(proof, layer, counts, flipped, report):
         _prove_chunk(proof, layer, block, counts, flipped, chunk)
     return proof
@@ -215,24 +243,32 @@ def _chunks(
             yield np.repeat(np.arange(start, stop)[:, None], layer.neurons, axis=1)
         report(f"proving {layer.name}", layer.depth + 1, layer.depth + 1)
         return
-    parts = np.linspace(0, 1, SAMPLES + 2)[:, None]
-    values = [(counts.low + parts * (counts.high - counts.low)).astype(np.int64)]
-    proof.method = "both ends and samples"
     if isinstance(layer.output, Threshold):
         proof.method = "ends, both sides of the limit, samples (monotone)"
-        limit = _limit_counts(layer.output)
-        last = np.where(flipped, counts.mirror - limit, limit)
-        beside = np.array([-1, 0, 1])[:, None] + last
-        values.append(np.clip(beside, counts.low, counts.high))
-    every = np.concatenate(values)
+        every = _around_limits(counts, _limit_counts(layer.output.limits), flipped)
+    else:
+        proof.method = "both ends and samples"
+        every = _samples(counts)
     proof.values = len(every)
     for start in range(0, len(every), CHUNK):
         yield every[start : start + CHUNK]
 
 
-def _limit_counts(output: Threshold) -> I64:
+def _samples(counts: Counts) -> I64:
+    """Both ends of every range and values between, (values, neurons)."""
+    parts = np.linspace(0, 1, SAMPLES + 2)[:, None]
+    return np.asarray((counts.low + parts * (counts.high - counts.low)).astype(np.int64))
+
+
+def _around_limits(counts: Counts, limits: I64, mirrored: NDArray[np.bool_]) -> I64:
+    """The same, and the last count that fires, the first that does not, and one more on either side."""
+    last = np.where(mirrored, counts.mirror - limits, limits)
+    beside = np.array([-1, 0, 1])[:, None] + last
+    return np.concatenate([_samples(counts), np.clip(beside, counts.low, counts.high)])
+
+
+def _limit_counts(limits: NDArray[Any]) -> I64:
     """Limits as counts; for float limits the inverse of `threshold.ordered_to_float`."""
-    limits = output.limits
     if limits.dtype != np.float32:
         return np.asarray(limits, np.int64)
     magnitude = np.abs(limits).view(np.uint32).astype(np.int64)
@@ -249,12 +285,21 @@ def _prove_chunk(
             _compare_values(proof, dot, value, layer.output.apply(dot))
             return
         assert block.sign is not None
-        binarized = binarize(value, block.sign.rule)
-    fires = np.where(flipped, counts.mirror - chunk, chunk) <= _limit_counts(layer.output)
+        limits = _limit_counts(layer.output.limits)
+        _compare_decisions(proof, counts, flipped, limits, chunk, value, block.sign.rule)
+
+
+def _compare_decisions(
+    proof: LayerProof, counts: Counts, mirrored: NDArray[np.bool_], limits: I64, chunk: I64, value: F32, rule: Rule
+) -> None:
+    """Decisions of the model at counts, (values, neurons), against the source's values before sign there."""
+    dot = counts.accumulator(chunk)
+    binarized = binarize(value, rule)
+    fires = np.where(mirrored, counts.mirror - chunk, chunk) <= limits
     tie = binarized == 0
     proof.ties += int(tie.sum())
     wrong = (fires != (binarized > 0)) & ~(tie & fires) | np.isnan(value)
-    if layer.reads == "reals":  # sums near the largest float, where the source itself overflows and has no answer
+    if counts.reals:  # sums near the largest float, where the source itself overflows and has no answer
         wrong &= ~np.isnan(value)
     if wrong.any():
         at, neuron = (int(i) for i in np.argwhere(wrong)[0])
@@ -287,27 +332,35 @@ ROWS = 512
 
 def _compare(result: Verification, model: Model, net: NetSpec, x: NDArray[Any], report: Progress) -> None:
     """Every bit of every layer, `ROWS` rows at a time."""
-    last_of_block = list(itertools.accumulate(1 + len(block.after) for block in blocks_of(net)))
+    packed, leading = model.packed, len(input_layers(net))
+    last_of_block = list(itertools.accumulate((1 + len(block.after) for block in blocks_of(net)), initial=leading))[1:]
     for start in range(0, len(x), ROWS):
         report("comparing on data", start, len(x))
         chunk = x[start : start + ROWS]
-        outputs = [value for i, (_, value) in enumerate(layer_outputs(net, chunk), 1) if i in last_of_block]
+        every = [value for _, value in layer_outputs(net, chunk)]
+        outputs = [every[i - 1] for i in last_of_block]
+        canonical = canonical_input(packed, chunk)
         same = np.ones(len(chunk), np.bool_)
         tied = np.zeros(len(chunk), np.bool_)
-        for layer, want, traced in zip(model.packed.layers, outputs, model.plan.trace(chunk), strict=True):
-            bits = isinstance(layer.output, Threshold)
-            got: NDArray[Any] = bitunpack(traced.view(np.uint64), layer.neurons) if bits else traced
+        gives = [(layer.name, isinstance(layer.output, Threshold), layer.neurons) for layer in packed.layers]
+        pairs = zip(gives, outputs, model.plan.trace(canonical), strict=True)
+        compared = [
+            (name, bits, want, bitunpack(got.view(np.uint64), n) if bits else got) for (name, bits, n), want, got in pairs
+        ]
+        if packed.input_bits is not None:
+            compared.insert(0, (packed.input_bits.name, True, every[leading - 1], canonical))
+        for name, bits, want, got in compared:
             # After an exact 0 before sign, which bits cannot hold, a row has no answer to compare with.
             tied |= (want == 0).any(axis=1) & bits
             wrong = (got != want) & ~tied[:, None]
             if wrong.any() and result.first_difference is None:
                 row, neuron = (int(i) for i in np.argwhere(wrong)[0])
                 result.first_difference = (
-                    f"layer {layer.name}, sample {start + row}, neuron {neuron}: the source gives {want[row, neuron]:g}, "
+                    f"layer {name}, sample {start + row}, neuron {neuron}: the source gives {want[row, neuron]:g}, "
                     f"the model {got[row, neuron]:g}"
                 )
             same &= ~wrong.any(axis=1)
-        scores = model.plan.run(chunk)
+        scores = model.plan.run(canonical)
         predicted = outputs[-1].argmax(axis=1) == scores.argmax(axis=1)
         same &= (scores == outputs[-1]).all(axis=1) | tied
         result.differing_rows += int((~same).sum())

@@ -1,0 +1,215 @@
+"""Folding one layer: what follows its sums, as float32 steps, and where the decision of every neuron changes.
+
+`lower` walks the network; here is what happens to one sum: which values it can take (`Counts`), what the source computes from
+it (`steps_of_layers`), and the limit that follows (`fold`), or why there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.netspec import F32, BatchNorm, Chain, Dense, FloatDense, Hardtanh, Layer, PixelInput, Rule, Sign
+from xnorinfer.packed import Affine, Op
+from xnorinfer.reference import ONE, binarize, fma
+from xnorinfer.threshold import (
+    I64,
+    MAX_FLOAT_KEY,
+    Expression,
+    Steps,
+    find_steps,
+    first_nan,
+    full_range,
+    limits_as,
+    ordered_to_float,
+    zero_counts,
+)
+
+# ---------------------------------------------------------------- what a layer counts
+
+
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """What is counted for every neuron, from low to high (inclusive), and which accumulator the source has at a count.
+
+    Bits count mismatches, pixels integer sums; reals are float32 numbers as ordered integers (`ordered_to_float`).
+    mirror: a flipped neuron turns count c into mirror - c.  shift: (neurons,) float64, pixels only.
+    """
+
+    low: I64
+    high: I64
+    mirror: int
+    mapping: PixelInput | None = None
+    shift: NDArray[np.float64] | None = None
+    reals: bool = False
+
+    @classmethod
+    def of_bits(cls, neurons: int, depth: int) -> Counts:
+        """Mismatches of `depth` bits."""
+        return cls(*full_range(neurons, 0, depth), depth)
+
+    @classmethod
+    def of_reals(cls, neurons: int) -> Counts:
+        """Any finite float32; the limit one below the smallest is -infinity."""
+        return cls(*full_range(neurons, -MAX_FLOAT_KEY, MAX_FLOAT_KEY), 0, reals=True)
+
+    @classmethod
+    def of_pixels(cls, mapping: PixelInput, signs: F32) -> Counts:
+        """Sums of pixels 0..255 with weights `signs` (neurons, depth) of -1/+1."""
+        shift = mapping.intercept * signs.sum(axis=1, dtype=np.float64)
+        low = -255 * (signs < 0).sum(axis=1, dtype=np.int64)
+        return cls(low, 255 * (signs > 0).sum(axis=1, dtype=np.int64), 0, mapping, shift)
+
+    def accumulator(self, count: I64) -> F32:
+        """Counts (..., neurons) to what the source has before H, scale and bias, float32."""
+        if self.reals:
+            return ordered_to_float(count)
+        if self.mapping is None or self.shift is None:
+            return (self.mirror - 2 * count).astype(np.float32)
+        return np.asarray((self.mapping.slope * count + self.shift) / self.mapping.divisor, np.float32)
+
+    def columns(self, neurons: NDArray[np.intp]) -> Counts:
+        """The same for some neurons only."""
+        shift = None if self.shift is None else self.shift[neurons]
+        return Counts(self.low[neurons], self.high[neurons], self.mirror, self.mapping, shift, self.reals)
+
+    def limits(self, found: I64) -> NDArray[np.int32] | F32:
+        """Limits as the packed layer stores them."""
+        return ordered_to_float(found) if self.reals else limits_as(found, np.int32)
+
+
+# ---------------------------------------------------------------- what the source computes from it
+
+Step: TypeAlias = tuple[Op, F32 | float, F32 | float]
+
+
+def affine_of(neurons: int, steps: Sequence[Step]) -> Affine:
+    """Steps with their vectors spelled out, (neurons,) float32 each."""
+    values = np.empty((len(steps), 2, neurons), np.float32)
+    for value, (_, a, b) in zip(values, steps, strict=True):
+        value[0], value[1] = a, b
+    return Affine(tuple(op for op, _, _ in steps), values)
+
+
+def steps_of_dense(dense: Dense | FloatDense) -> list[Step]:
+    """From the dot of inputs and signs to the accumulator: H, scale, bias."""
+    steps: list[Step] = []
+    if isinstance(dense, Dense) and dense.h != 1:
+        steps.append(("mul", dense.h, 0.0))
+    if isinstance(dense, Dense) and dense.scale is not None:
+        steps.append(("mul", dense.scale, 0.0))
+    if dense.bias is not None:
+        steps.append(("add", dense.bias, 0.0))
+    return steps
+
+
+def steps_of_layers(layers: Sequence[Layer]) -> list[Step]:
+    """Everything elementwise, in the source's order."""
+    steps: list[Step] = []
+    for layer in layers:
+        if isinstance(layer, Hardtanh):
+            steps.append(("clip", -1.0, 1.0))
+        elif isinstance(layer, BatchNorm):
+            steps += _batch_norm_steps(layer)
+        elif isinstance(layer, Chain):
+            # x - v and x + (-v) are the same float32 operation.
+            steps += [("add", -vector, 0.0) if op == "sub" else (op, vector, 0.0) for op, vector in layer.steps]
+        elif isinstance(layer, Sign):
+            steps.append(("step", *_sign_steps(layer.rule)))
+    return steps
+
+
+def _sign_steps(rule: Rule) -> tuple[float, float]:
+    """The smallest float32 that a rule makes +1 and the largest that it makes -1."""
+    ends = full_range(1, -MAX_FLOAT_KEY, MAX_FLOAT_KEY)
+    plus = find_steps(lambda key: binarize(ordered_to_float(key), rule) > 0, *ends, 0)
+    minus = find_steps(lambda key: binarize(ordered_to_float(key), rule) < 0, *ends, 0)
+    return float(ordered_to_float(-plus.limits)[0]), float(ordered_to_float(minus.limits)[0])
+
+
+def _batch_norm_steps(layer: BatchNorm) -> list[Step]:
+    """The expressions of `reference.batch_norm`, with what does not depend on the input computed ahead, in float32."""
+    gamma = np.ones_like(layer.mean) if layer.gamma is None else layer.gamma
+    beta = np.zeros_like(layer.mean) if layer.beta is None else layer.beta
+    with np.errstate(all="ignore"):
+        if layer.inv_std is not None:
+            return [("add", -layer.mean, 0.0), ("mul", gamma * layer.inv_std, 0.0), ("add", beta, 0.0)]
+        assert layer.variance is not None
+        scale = (ONE / np.sqrt(layer.variance + np.float32(layer.epsilon))) * gamma
+        if layer.form == "torch":
+            return [("fma", scale, fma(-layer.mean, scale, beta))]
+        return [("mul", scale, 0.0), ("add", beta - layer.mean * scale, 0.0)]
+
+
+# ---------------------------------------------------------------- the limit, or why there is none
+
+
+def fold(name: str, counts: Counts, steps: Affine, rule: Rule, problems: list[str], notes: list[str]) -> Steps:
+    """The step of every neuron's decision over its counts.
+
+    What speaks against folding is added to `problems`, what a person should know to `notes`.
+    """
+    at_zero = steps.apply(counts.accumulator(np.zeros_like(counts.low)))
+
+    def expression(count: I64) -> F32:
+        value = steps.apply(counts.accumulator(count))
+        if not counts.reals:
+            return value
+        # Sums near the largest float overflow in one step, and a scale of 0 in the next makes NaN of a constant channel.
+        return np.where(np.isnan(value), at_zero, value)
+
+    one_sided: Rule = "ge" if rule == "sign" else rule
+    with np.errstate(all="ignore"):
+        problems.extend(_nan_problems(name, counts, steps))
+        if rule == "sign":
+            _judge_zeros(name, counts, expression, problems, notes)
+        return find_steps(lambda c: binarize(expression(c), one_sided) > 0, counts.low, counts.high, counts.mirror)
+
+
+def _nan_problems(name: str, counts: Counts, steps: Affine) -> list[str]:
+    """Neurons whose source value is NaN at a reachable accumulator: no bit equals NaN."""
+    suspects = ~np.isfinite(steps.values).all(axis=(0, 1))
+    if counts.reals:
+        found = {int(neuron): 0 for neuron in np.flatnonzero(suspects)}
+    else:
+        ends = [steps.apply(counts.accumulator(count)) for count in (counts.low, counts.high)]
+        chosen = np.flatnonzero(suspects | ~np.isfinite(ends).all(axis=0))
+        some, columns = counts.columns(chosen), steps.columns(chosen)
+        nan = first_nan(lambda count: columns.apply(some.accumulator(count)), some.low, some.high)
+        found = {int(chosen[neuron]): count for neuron, count in sorted(nan.items())}
+    if not found:
+        return []
+    neuron, count = next(iter(found.items()))
+    value = float(counts.accumulator(np.full_like(counts.low, count))[neuron])
+    return [
+        f"{name}: BatchNorm gives NaN for {len(found)} neurons with an infinite scale or shift, the first is neuron "
+        f"{neuron} at accumulator {value:g}; the source network has no answer there, so check its variance and epsilon"
+    ]
+
+
+#: Ranges of sums so large that the framework's own rounding of mapped pixels decides about a single one.
+MANY_SUMS = 4096
+
+
+def _judge_zeros(name: str, counts: Counts, expression: Expression, problems: list[str], notes: list[str]) -> None:
+    """torch.sign(0) is 0, which one bit cannot hold: say where it can happen, refuse where it matters."""
+    way_out = "choose --profile ge-zero (0 becomes +1) or gt-zero (0 becomes -1)"
+    if counts.reals:
+        notes.append(f"{name}: real inputs can make a value before sign exactly 0; the packed network takes +1 there")
+        return
+    zeros = zero_counts(expression, counts.low, counts.high)
+    hit = zeros > 0
+    if not hit.any():
+        return
+    first = int(np.argmax(hit))
+    what = (
+        f"{int(hit.sum())} neurons can reach exactly 0 before sign (the first is neuron {first}, at {zeros[first]} of its sums)"
+    )
+    if counts.mapping is not None and (zeros[hit] == 1).all() and (counts.high - counts.low)[hit].min() > MANY_SUMS:
+        notes.append(f"{name}: {what}; torch.sign gives 0 there, the packed network takes +1. To decide otherwise, {way_out}")
+    else:
+        problems.append(f"{name}: {what}; torch.sign gives 0 there, which one bit cannot hold: {way_out}")
