@@ -6,7 +6,9 @@ A file is hostile until proven otherwise: sizes are checked against the file bef
 from __future__ import annotations
 
 import math
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,12 @@ from xnorinfer.netspec import F32
 FREE_BYTES = 64 << 20
 #: ... and beyond it to this many times its size.  Deflate reaches 1032; float32 weights that are all -1 or +1 reach about 30.
 MAX_RATIO = 100
+
+#: What a damaged zip makes the standard library raise: UnicodeDecodeError (a ValueError) by names, RuntimeError by entries that
+#: claim to be encrypted.
+ZIP_DAMAGE = (
+    zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError, struct.error
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +72,10 @@ def as_float32(tensor: RawTensor, warnings: list[str]) -> F32:
 def check_zip(path: Path, archive: zipfile.ZipFile) -> None:
     """Refuse an archive whose entries unpack to far more than the file holds, or of which two share a name."""
     entries = archive.infolist()
+    announced = _announced_entries(path)
+    if announced not in (None, len(entries)):
+        # zipfile reads as many entries as it finds: a damaged length in the list would hide those that follow.
+        raise SourceError(f"{path.name} is a damaged archive: it announces {announced} entries, its list holds {len(entries)}")
     names = [entry.filename for entry in entries]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -74,6 +86,16 @@ def check_zip(path: Path, archive: zipfile.ZipFile) -> None:
         raise SourceError(f"{path.name} has {size} bytes but says that it unpacks to {declared}: refused as a zip bomb")
     if any(entry.flag_bits & 1 for entry in entries):
         raise SourceError(f"{path.name} is an encrypted zip archive")
+
+
+def _announced_entries(path: Path) -> int | None:
+    """Number of entries in the record at the end of a zip; None where it does not fit there (zip64)."""
+    with path.open("rb") as stream:
+        stream.seek(-min(path.stat().st_size, (1 << 16) + 22), 2)
+        tail = stream.read()
+    record = tail[tail.rfind(b"PK\x05\x06") :]
+    count = int.from_bytes(record[10:12], "little")
+    return None if len(record) < 22 or count == 0xFFFF else count
 
 
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:

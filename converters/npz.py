@@ -27,15 +27,16 @@ is read as the PyTorch source reads it.
 from __future__ import annotations
 
 import re
+import tokenize
+import warnings
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from xnorinfer.converters.arrays import RawTensor, as_float32, check_zip, element_count, natural_key
+from xnorinfer.converters.arrays import ZIP_DAMAGE, RawTensor, as_float32, check_zip, element_count, natural_key
 from xnorinfer.converters.assemble import Defaults, LayerPart, NormPart, assemble
 from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse
 from xnorinfer.converters.statedict import group
@@ -80,7 +81,7 @@ class NpzSource:
                     return False
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
-        except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        except ZIP_DAMAGE:
             return path.suffix == ".npz" and path.is_file()
         return (bool(names) and all(name.endswith(".npy") for name in names)) or path.suffix == ".npz"
 
@@ -119,7 +120,7 @@ def load_npz(path: Path) -> list[RawTensor]:
         with zipfile.ZipFile(path) as archive:
             check_zip(path, archive)
             return [_load_entry(path, archive, entry) for entry in archive.infolist()]
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+    except ZIP_DAMAGE as error:
         raise SourceError(f"{path.name} is a damaged or truncated .npz archive: {error}") from None
 
 
@@ -130,9 +131,12 @@ def _load_entry(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) ->
         raise SourceError(f"{path.name} holds {entry.filename!r}, which is no .npy array")
     with archive.open(entry) as stream:
         try:
-            shape, fortran, dtype = _read_header(stream)
-        except ValueError as error:
-            raise SourceError(f"{where}: {str(error).splitlines()[0]}") from None
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about deprecated names of types, which no array that converts has
+                shape, fortran, dtype = _read_header(stream)
+        except (*ZIP_DAMAGE, SyntaxError, TypeError, tokenize.TokenError, RecursionError, MemoryError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise SourceError(f"{where}: has a damaged or unusable header ({reason})") from None
         if dtype.hasobject:
             raise SourceError(f"{where} holds pickled Python objects, which could run code; save plain number arrays")
         size = element_count(shape) * dtype.itemsize

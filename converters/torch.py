@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xnorinfer.converters.arrays import RawTensor, check_zip, natural_key
+from xnorinfer.converters.arrays import ZIP_DAMAGE, RawTensor, check_zip, natural_key
 from xnorinfer.converters.assemble import Defaults, LayerPart, assemble
 from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse
 from xnorinfer.converters.statedict import group
@@ -78,7 +78,7 @@ class TorchSource:
             if start.startswith(b"PK\x03\x04"):
                 with zipfile.ZipFile(path) as archive:
                     return any(name.endswith("data.pkl") for name in archive.namelist())
-        except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        except ZIP_DAMAGE:
             return path.suffix in _SUFFIXES and path.is_file()
         return start.startswith(_LEGACY_MAGIC) or start[:1] == b"\x80" or _is_safetensors(path, start)
 
@@ -151,8 +151,7 @@ def load_checkpoint(path: Path) -> Any:
         import torch
     except ImportError:
         raise MissingExtraError(f"reading {path.name}", "torch", "torch") from None
-    if zipfile.is_zipfile(path):
-        _check_archive(path)
+    _check_archive(path)
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_inert_globals()):
             warnings.simplefilter("ignore")  # about old file formats; nothing a user could act on
@@ -163,6 +162,8 @@ def load_checkpoint(path: Path) -> Any:
 
 def _check_archive(path: Path) -> None:
     try:
+        if not zipfile.is_zipfile(path):
+            return
         with zipfile.ZipFile(path) as archive:
             check_zip(path, archive)
             if any(name.endswith("/constants.pkl") for name in archive.namelist()):
@@ -173,7 +174,11 @@ def _check_archive(path: Path) -> None:
             # torch.save stores without compression, so that nothing it wrote unpacks to more than the file.
             if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
                 raise SourceError(f"{path.name} is compressed, which torch.save never does: refused")
-    except zipfile.BadZipFile as error:
+            # torch.load compares no checksums, so that a flipped bit would pass for a trained weight.
+            damaged = archive.testzip()
+            if damaged is not None:
+                raise SourceError(f"{path.name} is damaged: {damaged} does not match its checksum")
+    except ZIP_DAMAGE as error:
         raise SourceError(f"{path.name} is a damaged or truncated archive: {error}") from None
 
 

@@ -1,0 +1,563 @@
+"""Mutation of files, and what every reader must answer: a network that is whole, or one of xnorinfer's own errors.
+
+A `Target` is one reader with its seed files.  Files are mutated as bytes, and, where a container would hide what lies inside
+behind its checksums and lengths (zip, the head of safetensors, blocks of TensorFlow's bundles), inside the intact container.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import random
+import re
+import resource
+import signal
+import struct
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import checkpoints
+import numpy as np
+from networks import INPUTS, random_network
+
+from xnorinfer import modelfile
+from xnorinfer.converters import SOURCES, bundle
+from xnorinfer.converters.base import ConvertOptions
+from xnorinfer.errors import ModelFileError, XnorinferError
+from xnorinfer.lower import lower
+from xnorinfer.model import Model, random_inputs
+
+DATA = Path(__file__).parent / "data"
+
+#: A checkpoint as its files, name -> content; the first one is the path given to the reader unless `folder` is set.
+Files = dict[str, bytes]
+
+
+class Defect(AssertionError):
+    """A reader crashed, hung, took too much memory, or took a damaged file for a good one."""
+
+
+# ---------------------------------------------------------------- mutation of bytes
+
+INTERESTING = (0, 1, 2, 7, 8, 63, 64, 127, 128, 255, 256, 0x7FFF, 0x8000, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1)
+HUGE = (2**40, 2**62, 2**63 - 1, 2**63, 2**64 - 1)
+NUMBERS = (b"0", b"1", b"-1", b"2", b"65", b"4294967296", b"9223372036854775807", b"1" + b"0" * 30, b"1e400", b"NaN", b"null")
+WORDS = (b"null", b"[]", b"{}", b'""', b"true", b"Infinity", b"-0", b"\\u0000", b"[" * 2000)
+
+
+def mutate(rng: random.Random, data: bytes, other: bytes = b"") -> bytes:
+    """One to four changes of one file; `other` is a file to take pieces from."""
+    changed = bytearray(data)
+    for _ in range(rng.choice((1, 1, 1, 2, 4))):
+        rng.choice(MUTATIONS)(rng, changed, other)
+    return bytes(changed)
+
+
+def _place(rng: random.Random, data: bytearray) -> int:
+    """A place in the file, often near its start, where headers are."""
+    if not data:
+        return 0
+    return rng.randrange(len(data)) if rng.random() < 0.6 else rng.randrange(min(len(data), 64))
+
+
+def _flip(rng: random.Random, data: bytearray, other: bytes) -> None:
+    for _ in range(rng.choice((1, 1, 2, 8))):
+        if data:
+            data[_place(rng, data)] ^= 1 << rng.randrange(8)
+
+
+def _byte(rng: random.Random, data: bytearray, other: bytes) -> None:
+    if data:
+        data[_place(rng, data)] = rng.choice((0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)))
+
+
+def _word(rng: random.Random, data: bytearray, other: bytes) -> None:
+    size = rng.choice((2, 4, 8))
+    value = rng.choice(INTERESTING + HUGE) & (256**size - 1)
+    at = _place(rng, data)
+    data[at : at + size] = value.to_bytes(size, rng.choice(("little", "big")))  # type: ignore[arg-type]
+
+
+def _delete(rng: random.Random, data: bytearray, other: bytes) -> None:
+    at = _place(rng, data)
+    del data[at : at + rng.choice((1, 2, 4, 8, 64, len(data)))]
+
+
+def _repeat(rng: random.Random, data: bytearray, other: bytes) -> None:
+    at = _place(rng, data)
+    piece = data[at : at + rng.choice((1, 4, 16, 128))]
+    data[at:at] = piece * rng.choice((1, 1, 2, 50))
+
+
+def _insert(rng: random.Random, data: bytearray, other: bytes) -> None:
+    at = _place(rng, data)
+    data[at:at] = rng.randbytes(rng.choice((1, 2, 8, 64)))
+
+
+def _cut(rng: random.Random, data: bytearray, other: bytes) -> None:
+    del data[rng.randrange(len(data) + 1) :]
+
+
+def _swap(rng: random.Random, data: bytearray, other: bytes) -> None:
+    size = rng.choice((1, 4, 8, 32))
+    a, b = _place(rng, data), _place(rng, data)
+    if abs(a - b) >= size and max(a, b) + size <= len(data):
+        data[a : a + size], data[b : b + size] = data[b : b + size], data[a : a + size]
+
+
+def _splice(rng: random.Random, data: bytearray, other: bytes) -> None:
+    if other:
+        start = rng.randrange(len(other))
+        at = _place(rng, data)
+        data[at : at + rng.choice((0, 8, 64))] = other[start : start + rng.choice((8, 64, 512))]
+
+
+def _number(rng: random.Random, data: bytearray, other: bytes) -> None:
+    """Another number, or another word, in place of one written as text."""
+    found = list(re.finditer(rb'\d+|"[^"]{1,40}"|true|false', bytes(data)))
+    if found:
+        match = rng.choice(found)
+        data[match.start() : match.end()] = rng.choice(NUMBERS + WORDS)
+
+
+MUTATIONS = (_flip, _byte, _word, _delete, _repeat, _insert, _cut, _swap, _splice, _number, _number)
+
+
+# ---------------------------------------------------------------- mutation inside containers
+
+
+def mutate_zip(rng: random.Random, data: bytes, other: bytes) -> bytes:
+    """Change one entry, or the list of entries; the archive around it is right, checksums included."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        entries = [(entry.filename, archive.read(entry)) for entry in archive.infolist()]
+        stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+    which = rng.randrange(len(entries))
+    name, content = entries[which]
+    action = rng.random()
+    if action < 0.8:
+        entries[which] = (name, mutate(rng, content, entries[rng.randrange(len(entries))][1]))
+    elif action < 0.85:
+        del entries[which]
+    elif action < 0.9:
+        entries[which] = (entries[rng.randrange(len(entries))][0] + rng.choice(("", "x", "/../x", "\0")), content)
+    elif action < 0.95:
+        rng.shuffle(entries)
+    else:
+        entries.append((name + rng.choice(("2", ".npy", "0" * 300)), content))
+    out = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(out, "w", zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED) as made:
+        warnings.simplefilter("ignore")  # entries of one name are part of the game
+        for entry_name, entry in entries:
+            made.writestr(entry_name, entry)
+    return out.getvalue()
+
+
+def mutate_safetensors(rng: random.Random, data: bytes, other: bytes) -> bytes:
+    """Change the JSON head; its length is right."""
+    length = int.from_bytes(data[:8], "little")
+    head = data[8 : 8 + length]
+    changed = mutate_json(rng, head) if rng.random() < 0.6 else mutate(rng, head, other)
+    return len(changed).to_bytes(8, "little") + changed + data[8 + length :]
+
+
+def mutate_json(rng: random.Random, text: bytes) -> bytes:
+    """Change one value of a JSON document, also of JSON that is kept as a string inside it."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return json.dumps(_change_json(rng, value)).encode()
+
+
+def _change_json(rng: random.Random, value: Any) -> Any:
+    odd: list[Any] = [None, True, 0, -1, 1, 2**31, 2**63, 10**30, 0.5, 1e308, "", "bits", "x" * 300, [], {}, [0, 0], "affine"]
+    if isinstance(value, str) and value[:1] == "{" and rng.random() < 0.9:
+        with contextlib.suppress(ValueError):
+            return json.dumps(_change_json(rng, json.loads(value)))
+    if isinstance(value, dict) and value and rng.random() < 0.93:
+        key = rng.choice(sorted(value))
+        changed = dict(value)
+        if rng.random() < 0.06:
+            changed[rng.choice((key + "x", rng.choice(sorted(value))))] = changed.pop(key)
+        else:
+            changed[key] = _change_json(rng, value[key])
+        return changed
+    if isinstance(value, list) and value and rng.random() < 0.9:
+        changed_list = list(value)
+        at = rng.randrange(len(value))
+        if rng.random() < 0.2:
+            changed_list.insert(at, changed_list.pop(rng.randrange(len(value))))
+        else:
+            changed_list[at] = _change_json(rng, value[at])
+        return changed_list
+    if isinstance(value, int) and not isinstance(value, bool) and rng.random() < 0.5:
+        return value + rng.choice((-64, -8, -1, 1, 8, 64))
+    return rng.choice(odd)
+
+
+# ---------------------------------------------------------------- targets
+
+
+@dataclass
+class Target:
+    """A reader and its seeds.
+
+    folder: the reader is given the folder, not the first file.  deeper: mutations inside the container, by suffix of the file
+    name ("" for any).  sealed: for a file name, whether checksums cover all in it that makes the network, so that it must give
+    the same network when it is changed and still taken.
+    """
+
+    name: str
+    seeds: list[Files]
+    options: ConvertOptions = field(default_factory=ConvertOptions)
+    folder: bool = False
+    deeper: dict[str, Callable[[random.Random, bytes, bytes], bytes]] = field(default_factory=dict)
+    sealed: Callable[[str], bool] = lambda name: False
+    unchecked: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+    contents: list[str] = field(default_factory=list)
+
+    def attempt(self, rng: random.Random, folder: Path) -> str:
+        """One mutated checkpoint: "taken", or the name of the error.  Raises Defect (also by way of any other exception)."""
+        which = rng.randrange(len(self.seeds))
+        files = dict(self.seeds[which])
+        changed = rng.choice(sorted(files))
+        inner = next((way for suffix, way in self.deeper.items() if changed.endswith(suffix)), None)
+        deep = inner is not None and rng.random() < 0.6
+        other = rng.choice([content for seed in self.seeds for content in seed.values()])
+        before = files[changed]
+        files[changed] = inner(rng, before, other) if inner and deep else mutate(rng, before, other)
+        unchecked = not deep and rng.random() < 0.5 and self.unchecked is not contextlib.nullcontext
+        path = self.write(files, folder)
+        with self.unchecked() if unchecked else contextlib.nullcontext():
+            outcome, content = self.read(path)
+        if (
+            outcome == "taken"
+            and self.sealed(changed)
+            and not deep
+            and not unchecked
+            and content != self.contents_of(which, folder)
+        ):
+            raise Defect(f"{changed} was changed and is read as another network")
+        return outcome
+
+    def write(self, files: Files, folder: Path) -> Path:
+        """Put one checkpoint into the folder, alone; the path that the reader is given."""
+        for old in folder.iterdir():
+            old.unlink()
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        return folder if self.folder else folder / next(iter(files))
+
+    def read(self, path: Path) -> tuple[str, str]:
+        """Read, check and pack; the content digest of what came out."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                source = next(source for source in SOURCES if source.name == self.source)
+                if not source.sniff(path) and not path.exists():
+                    return "not there", ""
+                net = source.read(path, self.options).net
+                if net.check():
+                    raise Defect(f"a network with problems is handed out: {net.check()[0]}")
+                packed = lower(net).packed
+        except XnorinferError as error:
+            _require_message(error)
+            return type(error).__name__, ""
+        if packed.check():
+            raise Defect(f"packed without being whole: {packed.check()[0]}")
+        return "taken", modelfile.header_of(packed)["content_digest"]
+
+    @property
+    def source(self) -> str:
+        """Name of the source that reads it."""
+        return "torch" if self.name in ("safetensors", "torch-legacy") else self.name
+
+    def contents_of(self, which: int, folder: Path) -> str:
+        """Content digest of a seed as it is."""
+        if not self.contents:
+            self.contents = [self.read(self.write(seed, folder))[1] for seed in self.seeds]
+        return self.contents[which]
+
+
+class ModelTarget(Target):
+    """Model files: a changed one is refused, or holds the very same; with digests made right, it is safe to run."""
+
+    def read(self, path: Path) -> tuple[str, str]:
+        try:
+            packed = modelfile.load(path)
+        except ModelFileError as error:
+            _require_message(error)
+            return type(error).__name__, ""
+        return "taken", modelfile.header_of(packed)["header_digest"]
+
+    def attempt(self, rng: random.Random, folder: Path) -> str:
+        if rng.random() < 0.7:
+            return super().attempt(rng, folder)
+        return self._forge(rng, folder)
+
+    def _forge(self, rng: random.Random, folder: Path) -> str:
+        """A file whose digests an adversary made right: refused as malformed, or run within its own memory."""
+        (data,) = rng.choice(self.seeds).values()
+        path = folder / "forged"
+        path.write_bytes(mutate_safetensors(rng, data, b"") if rng.random() < 0.7 else mutate(rng, data))
+        try:
+            text, tensors = modelfile._read_container(path)
+            header = json.loads(text)
+            if not isinstance(header, dict) or not all(isinstance(key, str) for key in header):
+                return "no forgery"
+            packed = modelfile._build(path, header, tensors)
+            problems = packed.check()
+        except (ModelFileError, ValueError, RecursionError):
+            return "no forgery"
+        if problems:
+            return "no forgery"
+        try:
+            modelfile.save(packed, path)
+        except (XnorinferError, ValueError, TypeError):  # e.g. NaN in the provenance
+            return "no forgery"
+        try:
+            loaded = modelfile.load(path)
+        except ModelFileError as error:
+            raise Defect(f"a file that was just saved is refused: {error}") from None
+        if loaded.depth * max(layer.neurons for layer in loaded.layers) < 1 << 20:
+            Model(loaded, threads=1).scores(random_inputs(loaded, 3, 0))
+        return "ran"
+
+
+def _require_message(error: XnorinferError) -> None:
+    text = str(error)
+    if not text.strip() or "Traceback" in text or len(text) > 20_000:
+        raise Defect(f"an error without a useful message: {text[:200]!r}")
+
+
+@contextlib.contextmanager
+def without_crc() -> Iterator[None]:
+    """TensorFlow's checksums always match, so that mutations get behind them."""
+
+    class Matches(int):
+        def __ne__(self, other: object) -> bool:
+            return False
+
+        __hash__ = int.__hash__
+
+    before = bundle.masked
+    bundle.masked = lambda crc: Matches(0)
+    try:
+        yield
+    finally:
+        bundle.masked = before
+
+
+# ---------------------------------------------------------------- seeds
+
+
+def _saved_npz(**arrays: Any) -> bytes:
+    out = io.BytesIO()
+    np.savez(out, **arrays)
+    return out.getvalue()
+
+
+def _npz() -> Target:
+    lasagne = checkpoints.lasagne_arrays(checkpoints.random_layers([6, 5, 3], 1, inv_std=True))
+    seeds = [
+        _saved_npz(**{f"arr_{i}": array for i, array in enumerate(lasagne)}),
+        _saved_npz(**checkpoints.named_arrays(checkpoints.random_layers([6, 5, 3], 2))),
+        _saved_npz(**checkpoints.state_arrays(checkpoints.random_layers([6, 5, 3], 3))),
+    ]
+    files = [{"net.npz": seed} for seed in seeds]
+    return Target("npz", files, ConvertOptions(profile="ge-zero"), deeper={"": mutate_zip}, sealed=lambda name: True)
+
+
+def _torch(*, zipped: bool = True) -> Target:
+    import torch
+
+    arrays = checkpoints.state_arrays(checkpoints.random_layers([6, 5, 3], 4))
+    state = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+    seeds = []
+    for content in (state, {"epoch": 3, "state_dict": state, "optimizer": {}}):
+        out = io.BytesIO()
+        torch.save(content, out, _use_new_zipfile_serialization=zipped)
+        seeds.append({"net.pt": out.getvalue()})
+    options = ConvertOptions(profile="ge-zero")
+    if zipped:
+        return Target("torch", seeds, options, deeper={"": mutate_zip}, sealed=lambda name: True)
+    return Target("torch-legacy", seeds, options)
+
+
+def _safetensors() -> Target:
+    from safetensors.numpy import save
+
+    arrays = checkpoints.state_arrays(checkpoints.random_layers([6, 5, 3], 5))
+    half = {name: array.astype(np.float16) if array.dtype == np.float32 else array for name, array in arrays.items()}
+    seeds = [{"net.safetensors": save(arrays)}, {"net.safetensors": save(half, metadata={"format": "pt"})}]
+    return Target("safetensors", seeds, ConvertOptions(profile="ge-zero"), deeper={"": mutate_safetensors})
+
+
+def _tf1() -> Target:
+    def files(*names: str) -> Files:
+        return {name: (DATA / "tf1" / name).read_bytes() for name in names}
+
+    seeds = [
+        files("net.index", "net.data-00000-of-00001"),
+        files("net.index", "net.data-00000-of-00001", "net.meta"),
+        files("old"),
+        files("trained.index", "trained.data-00000-of-00001"),
+    ]
+    return Target("tf1", seeds, unchecked=without_crc, sealed=lambda name: not name.endswith(".meta"))
+
+
+def _bnnpynq() -> Target:
+    rng = np.random.default_rng(6)
+    files: Files = {}
+    for layer, (depth, neurons, elements) in enumerate([(16, 8, 2), (8, 4, 2)]):
+        folds = neurons // elements
+        for element in range(elements):
+            words = rng.integers(0, 1 << 8, folds * depth // 8, dtype=np.uint64)
+            files[f"{layer}-{element}-weights.bin"] = words.astype("<u8").tobytes()
+            files[f"{layer}-{element}-thres.bin"] = rng.integers(0, depth, folds).astype("<i8").tobytes()
+    return Target("bnnpynq", [files], folder=True)
+
+
+def _onnx() -> Target:
+    return Target("onnx", [{"net.onnx": onnx_model(kind)} for kind in ("sign", "quant")])
+
+
+def onnx_model(kind: str) -> bytes:
+    """A small graph, 6-5-3 with BatchNorm: binarized by Sign, or by QONNX's BipolarQuant."""
+
+    def varint(value: int) -> bytes:
+        out = bytearray()
+        while value > 0x7F:
+            out.append(value & 0x7F | 0x80)
+            value >>= 7
+        return bytes([*out, value])
+
+    def block(number: int, content: bytes | str) -> bytes:
+        content = content.encode() if isinstance(content, str) else content
+        return varint(number << 3 | 2) + varint(len(content)) + content
+
+    def number(field_number: int, value: int) -> bytes:
+        return varint(field_number << 3) + varint(value)
+
+    def tensor(name: str, array: Any) -> bytes:
+        array = np.asarray(array, "<f4")
+        return b"".join(number(1, n) for n in array.shape) + number(2, 1) + block(8, name) + block(9, array.tobytes())
+
+    def node(operation: str, inputs: list[str], output: str, attributes: bytes = b"") -> bytes:
+        return b"".join(block(1, one) for one in inputs) + block(2, output) + block(4, operation) + attributes
+
+    rng = np.random.default_rng(8)
+    epsilon = block(5, block(1, "epsilon") + varint(2 << 3 | 5) + struct.pack("<f", 1e-5) + number(20, 1))
+    nodes: list[bytes] = []
+    tensors: list[bytes] = [block(5, tensor("one", 1.0))]
+    value = "x"
+    for layer, (depth, neurons) in enumerate([(6, 5), (5, 3)]):
+        names = {part: f"{part}{layer}" for part in ("w", "b", "gamma", "beta", "mean", "var", "mm", "bn", "s", "q")}
+        arrays = {"w": rng.uniform(-1, 1, (depth, neurons)), "gamma": rng.standard_normal(neurons)}
+        arrays |= {"beta": rng.standard_normal(neurons), "mean": rng.standard_normal(neurons), "var": rng.random(neurons) + 0.5}
+        tensors += [block(5, tensor(names[part], array)) for part, array in arrays.items()]
+        if layer:
+            operation = ("Sign", [value]) if kind == "sign" else ("BipolarQuant", [value, "one"])
+            nodes.append(node(*operation, names["s"]))
+            value = names["s"]
+        operation = ("Sign", [names["w"]]) if kind == "sign" else ("BipolarQuant", [names["w"], "one"])
+        nodes.append(node(*operation, names["q"]))
+        nodes.append(node("MatMul", [value, names["q"]], names["mm"]))
+        norm = [names["mm"], *(names[part] for part in ("gamma", "beta", "mean", "var"))]
+        nodes.append(node("BatchNormalization", norm, names["bn"], epsilon))
+        value = names["bn"]
+    graph = b"".join(block(1, one) for one in nodes) + block(2, "graph") + b"".join(tensors)
+    graph += block(11, block(1, "x")) + block(12, block(1, value))
+    return number(1, 8) + block(2, "test") + block(7, graph) + block(8, block(1, "") + number(2, 13))
+
+
+def _model() -> Target:
+    import tempfile
+
+    seeds: list[Files] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, tail in (("range", False), ("signs", True), ("reals", False)):
+            net = random_network(7, [20, 17, 9, 3], INPUTS[name], float_tail=tail)
+            modelfile.save(lower(net).packed, Path(folder) / "m")
+            seeds.append({"m.safetensors": (Path(folder) / "m").read_bytes()})
+    return ModelTarget("model", seeds, deeper={"": mutate_safetensors}, sealed=lambda name: True)
+
+
+def _keras() -> Target:
+    from keras_files import seeds  # type: ignore[import-not-found,unused-ignore]
+
+    return Target("keras", seeds())
+
+
+#: Name of a reader -> its target; a source of `SOURCES` without one fails a test.
+TARGETS: dict[str, Callable[[], Target]] = {
+    "npz": _npz,
+    "torch": _torch,
+    "torch-legacy": lambda: _torch(zipped=False),
+    "safetensors": _safetensors,
+    "tf1": _tf1,
+    "bnnpynq": _bnnpynq,
+    "onnx": _onnx,
+    "model": _model,
+}
+
+
+# ---------------------------------------------------------------- bounds
+
+#: Seconds that one file may take, and memory that reading may add.
+SECONDS = 10
+MEMORY_BYTES = 1 << 30
+
+
+@contextlib.contextmanager
+def bounded_memory() -> Iterator[None]:
+    """Let the process grow by MEMORY_BYTES of address space at most, where the system counts it (Linux)."""
+    try:
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except OSError:
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@contextlib.contextmanager
+def bounded_time() -> Iterator[None]:
+    """Raise Defect when the block takes longer than SECONDS."""
+
+    def late(signum: int, frame: object) -> None:
+        raise Defect(f"took longer than {SECONDS} seconds")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def run(target: Target, seed: int, count: int, folder: Path, counter: Callable[[int], None] = lambda n: None) -> dict[str, int]:
+    """`count` mutations, each with its own seed (seed + n), so that one can be repeated alone.  Returns outcomes and how many.
+
+    Raises Defect that names the seed.
+    """
+    outcomes: dict[str, int] = {}
+    for number in range(seed, seed + count):
+        counter(number)
+        try:
+            with bounded_time():
+                outcome = target.attempt(random.Random(number), folder)
+        except Exception as error:
+            raise Defect(f"{target.name}, mutation {number}: {type(error).__name__}: {error}") from error
+        outcomes[outcome] = outcomes.get(outcome, 0) + 1
+    return outcomes

@@ -1,0 +1,127 @@
+"""Damaged and hostile files: every reader answers with a whole network or with one of xnorinfer's own errors.
+
+`python tests/fuzz.py --reader NAME --mutations 200000` does the same at length.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+from pathlib import Path
+
+import fuzzing
+import numpy as np
+import pytest
+
+from xnorinfer import modelfile
+from xnorinfer.converters import SOURCES, read_source
+from xnorinfer.converters.base import ConvertOptions
+from xnorinfer.errors import ModelFileError, SourceError
+
+COUNTS = {"tf1": 250, "torch": 300, "torch-legacy": 300}
+
+
+@pytest.mark.parametrize("name", fuzzing.TARGETS)
+def test_mutated_files(tmp_path: Path, name: str) -> None:
+    if name.startswith("torch"):
+        pytest.importorskip("torch")
+    if name == "keras":
+        pytest.importorskip("h5py")
+    outcomes = fuzzing.run(fuzzing.TARGETS[name](), 1_000_000, COUNTS.get(name, 600), tmp_path)
+    assert sum(outcomes.values()) == COUNTS.get(name, 600)
+    assert len(outcomes) > 1, outcomes  # some rejected, and the harness really reads
+
+
+def test_every_source_is_fuzzed() -> None:
+    assert {source.name for source in SOURCES} <= set(fuzzing.TARGETS)
+
+
+def test_the_seeds_are_good(tmp_path: Path) -> None:
+    for name in ("npz", "safetensors", "tf1", "bnnpynq", "onnx"):
+        target = fuzzing.TARGETS[name]()
+        for seed in target.seeds:
+            assert target.read(target.write(seed, tmp_path))[0] == "taken", name
+
+
+def test_every_byte_of_a_model_file_matters(tmp_path: Path) -> None:
+    """One bit flipped everywhere, and every length: refused, or (white space of the head) the very same model."""
+    (good,) = fuzzing.TARGETS["model"]().seeds[0].values()
+    path = tmp_path / "m"
+    path.write_bytes(good)
+    want = modelfile.header_of(modelfile.load(path))
+    same = 0
+    for at in range(0, len(good), 3):
+        changed = bytearray(good)
+        changed[at] ^= 1 << (at % 8)
+        path.write_bytes(changed)
+        try:
+            assert modelfile.header_of(modelfile.load(path)) == want
+            same += 1
+        except ModelFileError:
+            pass
+    assert same < 10
+    for size in range(0, len(good), 31):
+        path.write_bytes(good[:size])
+        with pytest.raises(ModelFileError):
+            modelfile.load(path)
+
+
+def npz_bytes(folder: Path) -> bytes:
+    (seed,) = fuzzing.TARGETS["npz"]().seeds[0].values()
+    assert read(folder, seed).net.check() == []
+    return seed
+
+
+def read(folder: Path, content: bytes, name: str = "net.npz"):
+    (folder / name).write_bytes(content)
+    return read_source(folder / name, ConvertOptions(profile="ge-zero"))
+
+
+def test_a_list_of_entries_that_hides_one_is_refused(tmp_path: Path) -> None:
+    good = npz_bytes(tmp_path)
+    last = good.rfind(b"PK\x01\x02", 0, good.rfind(b"PK\x01\x02"))
+    hidden = bytearray(good)
+    hidden[last + 32 : last + 34] = b"\xff\x7f"  # the length of a comment swallows the entry behind it
+    with pytest.raises(SourceError, match="announces 12 entries, its list holds 11"):
+        read(tmp_path, bytes(hidden))
+
+
+def test_an_npy_head_that_python_cannot_even_split_is_refused(tmp_path: Path) -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        head = b"{'descr': '<f4', 'shape': (2, 3"
+        archive.writestr("arr_0.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head)
+    with pytest.raises(SourceError, match="arr_0: has a damaged or unusable header"):
+        read(tmp_path, out.getvalue())
+
+
+def test_names_of_entries_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    good = npz_bytes(tmp_path).replace(b"arr_0", b"arr_\xff")
+    broken = bytearray(good)
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        broken[good.find(signature) + flags + 1] |= 8  # "names are UTF-8"
+    with pytest.raises(SourceError, match="damaged"):
+        read(tmp_path, bytes(broken))
+
+
+def test_a_flipped_bit_in_a_torch_file_is_no_trained_weight(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    (good,) = fuzzing.TARGETS["torch"]().seeds[0].values()
+    read(tmp_path, good, "net.pt")
+    with zipfile.ZipFile(io.BytesIO(good)) as archive:
+        weights = next(archive.read(name) for name in archive.namelist() if name.endswith("data/0"))
+    broken = bytearray(good)
+    broken[good.find(weights) + 3] ^= 0x80  # a sign
+    with pytest.raises(SourceError, match="data/0 does not match its checksum"):
+        read(tmp_path, bytes(broken), "net.pt")
+
+
+def test_arrays_that_announce_the_moon_are_refused_before_memory_is_taken(tmp_path: Path) -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        entry = io.BytesIO()
+        np.lib.format.write_array_header_1_0(entry, {"descr": "<f4", "fortran_order": False, "shape": (1 << 40, 1 << 20)})
+        archive.writestr("arr_0.npy", entry.getvalue())
+    with fuzzing.bounded_memory(), pytest.raises(SourceError, match="bytes, but 0 follow"):
+        read(tmp_path, out.getvalue())
