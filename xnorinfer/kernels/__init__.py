@@ -12,18 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
-from numba import config
-
 from xnorinfer.errors import KernelError
-
-# NUMBA_CPU_NAME alone leaves numba the features of the host; whoever names a CPU means that CPU.
-if config.CPU_NAME is not None and config.CPU_FEATURES is None:
-    config.CPU_FEATURES = ""
-
-from xnorinfer.kernels import layers
-from xnorinfer.kernels.driver import make_drive
-from xnorinfer.kernels.store import callable_from_python, compiled, on_compile
-from xnorinfer.kernels.vector_ir import BinaryShape, float_tile, probe_features, signed_tile
+from xnorinfer.kernels import native
+from xnorinfer.kernels.shapes import BinaryShape
+from xnorinfer.kernels.store import address, on_compile, python_function
 
 ENVIRONMENT = "XNORINFER_KERNEL"
 
@@ -35,7 +27,7 @@ _PREPARE, _COMPUTE, _FINISH, _DRIVE = 5, 8, 5, 6
 
 @dataclass(frozen=True)
 class Kernel:
-    """One row of the table.  `needs`: features of `vector_ir.probe_features`; the real tile is lanes x vectors neurons.
+    """One row of the table.  `needs`: features of `native.features`; the real tile is lanes x vectors neurons.
 
     lookup: sums over pixels by look-up tables (needs AVX-512 BW), else by eight bit planes.
 
@@ -55,42 +47,34 @@ class Kernel:
         return self.real_lanes * self.real_vectors
 
     def compute_bits(self) -> int:
-        return compiled(layers.make_compute_bits, _COMPUTE, self.binary, 1)
+        return address("make_compute_bits", _COMPUTE, self.binary, 1)
 
     def compute_planes(self) -> int:
-        return compiled(layers.make_compute_bits, _COMPUTE, self.binary, 8)
+        return address("make_compute_bits", _COMPUTE, self.binary, 8)
 
     def compute_reals(self) -> int:
-        return compiled(_make_compute_reals, _COMPUTE, self.real_lanes, self.real_vectors)
+        return address("make_compute_reals", _COMPUTE, self.real_lanes, self.real_vectors)
 
     def compute_floats(self) -> int:
-        return compiled(_make_compute_floats, _COMPUTE, self.real_lanes, self.float_panel // self.real_lanes)
+        return address("make_compute_floats", _COMPUTE, self.real_lanes, self.float_panel // self.real_lanes)
 
     def prepare_bits(self) -> int:
-        return compiled(layers.make_prepare_bits, _PREPARE)
+        return address("make_prepare_bits", _PREPARE)
 
     def prepare_bytes(self) -> int:
-        return compiled(layers.make_prepare_bytes, _PREPARE)
+        return address("make_prepare_bytes", _PREPARE)
 
     def prepare_planes(self) -> int:
-        return compiled(layers.make_prepare_planes, _PREPARE)
+        return address("make_prepare_planes", _PREPARE)
 
     def compute_lookup(self) -> int:
-        return compiled(layers.make_compute_lookup, _COMPUTE)
+        return address("make_compute_lookup", _COMPUTE)
 
     def prepare_lookup(self) -> int:
-        return compiled(layers.make_prepare_lookup, _PREPARE)
+        return address("make_prepare_lookup", _PREPARE)
 
     def finish(self) -> int:
-        return compiled(layers.make_finish, _FINISH, "fma" in cpu_features())
-
-
-def _make_compute_reals(lanes: int, vectors: int) -> Callable[..., None]:
-    return layers.make_compute_reals(signed_tile(lanes, vectors), lanes * vectors)
-
-
-def _make_compute_floats(lanes: int, vectors: int) -> Callable[..., None]:
-    return layers.make_compute_reals(float_tile(lanes, vectors), lanes * vectors)
+        return address("make_finish", _FINISH, "fma" in cpu_features())
 
 
 #: The methods of a kernel that compile.
@@ -125,10 +109,9 @@ KERNELS: tuple[Kernel, ...] = (
 )
 
 
-@cache
 def cpu_features() -> frozenset[str]:
     """Features of the CPU that numba compiles for, as far as a kernel asks for them."""
-    return probe_features()
+    return native.features()
 
 
 def usable() -> tuple[Kernel, ...]:
@@ -158,7 +141,7 @@ def choose(name: str | None = None) -> Kernel:
 @cache
 def drive() -> Drive:
     """The compiled driver; see `driver.make_drive` for its arguments."""
-    return callable_from_python(make_drive, _DRIVE)
+    return python_function("make_drive", _DRIVE)
 
 
 def warmup(name: str | None = None) -> list[str]:

@@ -17,13 +17,13 @@ import numpy as np
 from numba import njit
 
 from xnorinfer.kernels import fields
+from xnorinfer.kernels.shapes import LOOKUP_INPUTS, BinaryShape
 from xnorinfer.kernels.vector_ir import (
-    LOOKUP_INPUTS,
-    BinaryShape,
     binary_tile,
     bits_double,
     caller,
     double_bits,
+    float_tile,
     fused_multiply_add,
     get,
     load_byte,
@@ -35,6 +35,7 @@ from xnorinfer.kernels.vector_ir import (
     lookup_tile,
     pack_bytes,
     pack_plane,
+    signed_tile,
     store_byte,
     store_single,
     store_word,
@@ -263,10 +264,20 @@ def make_compute_lookup() -> Callable[..., None]:
     return compute_lookup
 
 
-def make_compute_reals(tile: Any, panel_neurons: int) -> Callable[..., None]:
+def make_compute_reals(lanes: int, vectors: int) -> Callable[..., None]:
+    """Binary weights on real inputs; the tile is of lanes * vectors neurons."""
+    return _make_compute_sums(signed_tile(lanes, vectors), lanes * vectors)
+
+
+def make_compute_floats(lanes: int, vectors: int) -> Callable[..., None]:
+    """Float weights."""
+    return _make_compute_sums(float_tile(lanes, vectors), lanes * vectors)
+
+
+def _make_compute_sums(tile: Any, panel_neurons: int) -> Callable[..., None]:
     """float64 sums in input order, rounded to float32 once, against limits or to the float32 steps.
 
-    tile: `signed_tile` for binary weights, `float_tile` for float weights, of `panel_neurons` neurons.
+    tile: sums of `panel_neurons` neurons.
     """
     group_panels = 64 // panel_neurons
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from xnorinfer.bits import bitunpack
 from xnorinfer.kernels.fields import PARITY_WORDS
-from xnorinfer.kernels.vector_ir import LOOKUP_INPUTS
+from xnorinfer.kernels.shapes import LOOKUP_INPUTS
 
 #: Panels start on a cache line; vector loads in the tiles rely on it.
 ALIGN_BYTES = 64

@@ -1,9 +1,9 @@
-"""Compiled functions, kept on disk between processes.
+"""Compiled functions, kept on disk between processes as plain object code.
 
-numba's own cache does not notice edits in another file than the cached function's, and takes the first folder it can write
-to, so that what an image's builder compiled is lost to its users.  Here a file's name holds a digest of all that goes into the
-code: the sources of this package, versions, the CPU with its features, the arguments of the function's maker.  A changed
-source simply has another name.
+numba's own cache does not notice edits in another file than the cached function's, takes the first folder it can write to, so
+that what an image's builder compiled is lost to its users, and needs all of numba to read it back.  Here a file's name holds a
+digest of all that goes into the code: the sources of this package, versions, the CPU with its features, the arguments of the
+function's maker.  A changed source simply has another name.
 
 Looked for in this order: XNORINFER_CACHE_DIR (then nowhere else), `__pycache__` beside this file (as with Python's own
 bytecode, whoever installs the package may fill it for everybody), the user's cache folder.  Written to the first of them that
@@ -13,25 +13,19 @@ takes it; where none does, the process compiles for itself.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
+import importlib.metadata
 import logging
 import os
-import pickle
-import platform
 import sys
+import threading
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import llvmlite
-import numba
-from numba import types
-from numba.core import serialize
-from numba.core.caching import _Cache
-from numba.core.ccallback import CFunc
-from numba.core.compiler import CompileResult
-from numba.core.registry import cpu_target
+from xnorinfer.kernels import native
 
 ENVIRONMENT = "XNORINFER_CACHE_DIR"
 SUFFIX = ".kernel"
@@ -66,83 +60,60 @@ def _foundation() -> bytes:
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    versions = (numba.__version__, llvmlite.__version__, platform.python_version(), platform.python_implementation())
-    cpu = cpu_target.target_context.codegen().magic_tuple()
-    digest.update(repr((versions, cpu, numba.config.OPT)).encode())
+    versions = [importlib.metadata.version(name) for name in ("numba", "llvmlite")]
+    digest.update(repr((versions, sys.version_info[:2], native.cpu(), os.environ.get("NUMBA_OPT"))).encode())
     return digest.digest()
 
 
-class _Store(_Cache):
-    """What numba asks before and tells after it compiles one function; the function has one signature only."""
-
-    def __init__(self, name: str, arguments: tuple[Any, ...]) -> None:
-        key = hashlib.sha256(_foundation() + repr((name, arguments)).encode()).hexdigest()[:24]
-        self.name, self.file = name, f"{name}-{key}{SUFFIX}"
-
-    @property
-    def cache_path(self) -> str:
-        return str(folders()[0])
-
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
-        target_context.refresh()
-        for folder in folders():
-            with contextlib.suppress(OSError):
-                data = (folder / self.file).read_bytes()
-                # The digest in front tells a torn or damaged file, before anything in it is believed.
-                if hashlib.sha256(data[32:]).digest() == data[:32]:
-                    return CompileResult._rebuild(target_context, *pickle.loads(data[32:]))
-        log.info("compiling %s for %s", self.name, cpu_target.target_context.codegen().magic_tuple()[1])
-        for hook in on_compile:
-            hook(self.name)
-        return None
-
-    def save_overload(self, sig: Any, data: Any) -> None:
-        content = serialize.dumps(data._reduce())
-        content = hashlib.sha256(content).digest() + content
-        for folder in folders():
-            with contextlib.suppress(OSError):
-                folder.mkdir(parents=True, exist_ok=True)
-                temporary = folder / f"{self.file}.{os.getpid()}"
-                temporary.write_bytes(content)
-                os.replace(temporary, folder / self.file)
-                return
-        log.info("no folder takes compiled kernels; tried %s", ", ".join(map(str, folders())))
-
-    def enable(self) -> None:
-        pass
-
-    def disable(self) -> None:
-        pass
-
-    def flush(self) -> None:
-        pass
+_addresses: dict[tuple[Any, ...], int] = {}
+_lock = threading.RLock()
 
 
-_compiled: dict[tuple[Any, ...], Any] = {}
+def address(maker: str, arity: int, *arguments: Any, returns: bool = False) -> int:
+    """Address of what `maker` of `layers` or `driver` makes of the arguments: a C function of `arity` int64.
 
-
-def compiled(make: Callable[..., Callable[..., Any]], arity: int, *arguments: Any) -> int:
-    """Address of `make(*arguments)` compiled as a C function of `arity` int64 that returns nothing.
-
-    arguments: plain values with a telling repr; they are part of the name on disk.  Compiled once per process and CPU.
+    arguments: plain values with a telling repr; they are part of the name on disk.  returns: an int64, else nothing.
+    Loaded or compiled once per process.
     """
-    key = (make, arity, arguments)
-    if key not in _compiled:
-        function = CFunc(make(*arguments), ([types.int64] * arity, types.void), {}, {"nogil": True})
-        function._cache = _Store(make.__name__, (arity, *arguments))
-        function.compile()
-        _compiled[key] = function
-    return int(_compiled[key].address)
+    key = (maker, arity, arguments)
+    with _lock:
+        if key not in _addresses:
+            _addresses[key] = _load(maker, key, returns)
+        return _addresses[key]
 
 
-def callable_from_python(make: Callable[..., Callable[..., Any]], arity: int) -> Callable[..., int]:
-    """`make()` compiled as a Python function of `arity` int64 that runs without the GIL and returns an int64."""
-    key = (make, arity)
-    if key not in _compiled:
-        function = numba.njit(nogil=True)(make())
-        function._cache = _Store(make.__name__, (arity,))
-        function.compile(types.int64(*[types.int64] * arity))
-        function.disable_compile()
-        _compiled[key] = function
-    dispatcher: Callable[..., int] = _compiled[key]
-    return dispatcher
+def python_function(maker: str, arity: int) -> Callable[..., int]:
+    """The same as a Python function, which runs without the GIL."""
+    kind = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * arity)
+    return kind(address(maker, arity, returns=True))
+
+
+def _load(maker: str, key: tuple[Any, ...], returns: bool) -> int:
+    symbol = f"xnorinfer_{maker}"
+    file = f"{maker}-{hashlib.sha256(_foundation() + repr(key).encode()).hexdigest()[:24]}{SUFFIX}"
+    for folder in folders():
+        with contextlib.suppress(OSError):
+            data = (folder / file).read_bytes()
+            # The digest in front tells a torn or damaged file before anything in it is run.
+            if hashlib.sha256(data[32:]).digest() == data[:32]:
+                return native.load(data[32:], symbol)
+    log.info("compiling %s for %s", maker, native.cpu()[1])
+    for hook in on_compile:
+        hook(maker)
+    from xnorinfer.kernels.build import object_code
+
+    code = object_code(maker, symbol, key[1], key[2], returns)
+    _save(file, hashlib.sha256(code).digest() + code)
+    return native.load(code, symbol)
+
+
+def _save(file: str, content: bytes) -> None:
+    """Put a file into the first folder that takes it, whole or not at all."""
+    for folder in folders():
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            temporary = folder / f"{file}.{os.getpid()}"
+            temporary.write_bytes(content)
+            os.replace(temporary, folder / file)
+            return
+    log.info("no folder takes compiled kernels; tried %s", ", ".join(map(str, folders())))

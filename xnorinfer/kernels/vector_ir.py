@@ -1,4 +1,4 @@
-"""The register tiles, written as LLVM vector IR; the only file that knows llvmlite.
+"""The register tiles, written as LLVM vector IR.
 
 numba has no vector type and its autovectoriser does not keep accumulators in registers.  A tile that is one `@intrinsic`
 needs neither: a builder writes its IR for a given number of lanes, LLVM lowers it to whatever the CPU has (`ctpop` becomes
@@ -26,23 +26,12 @@ from typing import Any
 
 from llvmlite import binding, ir
 from numba.core import cgutils, types
-from numba.core.registry import cpu_target
 from numba.extending import intrinsic
+
+from xnorinfer.kernels.shapes import LOOKUP_INPUTS, LOOKUP_PAIRS, BinaryShape
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 F32, F64 = ir.FloatType(), ir.DoubleType()
-PANEL_ALIGN = 64
-
-
-def assembly_of(body: Callable[[ir.IRBuilder, ir.Function], ir.Value], result: ir.Type, *arguments: ir.Type) -> str:
-    """Assembly of a small function as numba's own target machine makes it: the truth about the CPU that LLVM sees."""
-    module = ir.Module()
-    module.triple = binding.get_process_triple()
-    function = ir.Function(module, ir.FunctionType(result, arguments), "probe")
-    builder = ir.IRBuilder(function.append_basic_block())
-    builder.ret(body(builder, function))
-    machine = cpu_target.target_context.codegen()._tm
-    return str(machine.emit_assembly(binding.parse_assembly(str(module))))
 
 
 def _vector(element: ir.Type, count: int) -> ir.VectorType:
@@ -56,26 +45,6 @@ def _overloaded(builder: ir.IRBuilder, name: str, result: ir.Type, *arguments: i
 def ctpop(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
     suffix = f"v{value.type.count}i{value.type.element.width}"
     return builder.call(_overloaded(builder, f"llvm.ctpop.{suffix}", value.type, value.type), [value])
-
-
-def probe_features() -> frozenset[str]:
-    """What the code that numba generates may use here, found by looking at what it makes of small vector functions."""
-    wide, words = _vector(I64, 8), _vector(I16, 32)
-    found = set()
-    population = assembly_of(lambda b, f: ctpop(b, f.args[0]), wide, wide)
-    if "vpopcntq" in population and "zmm" in population:
-        found.add("avx512vpopcntdq")
-    product = assembly_of(lambda b, f: b.mul(*f.args), words, words, words)
-    if "vpmullw" in product and "zmm" in product:
-        found.add("avx512bw")
-    quarter = _vector(I32, 8)
-    total = assembly_of(lambda b, f: b.add(*f.args), quarter, quarter, quarter)
-    if "vpaddd" in total and "ymm" in total:
-        found.add("avx2")
-    fused = assembly_of(lambda b, f: b.call(_overloaded(b, "llvm.fma.f32", F32, F32, F32, F32), f.args), F32, F32, F32, F32)
-    if "fmaf" not in fused:
-        found.add("fma")
-    return frozenset(found)
 
 
 class Emit:
@@ -180,21 +149,6 @@ class Logic:
 def _truth_table(function: Callable[[int, int, int], int]) -> int:
     """VPTERNLOG's immediate: bit 4*p + 2*q + r is function(p, q, r)."""
     return sum((function(i >> 2 & 1, i >> 1 & 1, i & 1) & 1) << i for i in range(8))
-
-
-@dataclass(frozen=True)
-class BinaryShape:
-    """A binary tile: one row times `vectors` vectors of `lanes` neurons; counts 2**levels words per popcount."""
-
-    lanes: int
-    vectors: int
-    levels: int
-    ternlog: bool
-
-    @property
-    def panel(self) -> int:
-        """Neurons side by side in a panel; divides 64."""
-        return self.lanes * self.vectors
 
 
 def binary_tile(shape: BinaryShape) -> Any:
@@ -425,11 +379,6 @@ def float_tile(lanes: int, vectors: int) -> Any:
 
 # ---------------------------------------------------------------- sums of bytes by look-up
 
-#: Inputs of a look-up: 6 weights of a neuron are a code; a table of 64 holds the sums of the inputs whose weight is +1.
-LOOKUP_INPUTS = 6
-#: Pairs of look-ups that a 16-bit sum holds: 2 * 21 * 6 * 255 < 2**16.
-LOOKUP_PAIRS = 21
-
 
 def lookup_tables() -> Any:
     """Intrinsic build(inputs, table): 64 sums (u16, aligned to 64 bytes) of the subsets of 6 bytes, for each code."""
@@ -604,7 +553,7 @@ def bits_double(typing_context: Any, value: Any) -> Any:
 
 @intrinsic
 def fused_multiply_add(typing_context: Any, x: Any, y: Any, z: Any) -> Any:
-    """float32 x*y + z rounded once, by the CPU's own instruction; only where `probe_features` found "fma"."""
+    """float32 x*y + z rounded once, by the CPU's own instruction; only where `native.features` has "fma"."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
         return builder.call(_overloaded(builder, "llvm.fma.f32", F32, F32, F32, F32), values)
