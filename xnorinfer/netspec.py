@@ -132,7 +132,7 @@ def input_to_json(mapping: InputMapping) -> dict[str, Any]:
 def input_from_json(data: Any) -> InputMapping:
     """The mapping that `input_to_json` wrote.  Raises OptionError on anything else."""
     kinds: dict[str, type[Any]] = {"pixels": PixelInput, "threshold": ThresholdInput, "signs": SignInput, "reals": RealInput}
-    if not isinstance(data, dict) or data.get("kind") not in kinds:
+    if not isinstance(data, dict) or str(data.get("kind")) not in kinds:  # str: a list cannot be looked up
         raise OptionError(f"input mapping {data!r} is none of {', '.join(kinds)}")
     kind = kinds[data["kind"]]
     wanted = [name for name in kind.__dataclass_fields__ if name != "kind"]
