@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
 from numba import config, types
 from numba.core.ccallback import _CFuncCompiler
 from numba.core.compiler import Compiler
@@ -17,7 +16,7 @@ from xnorinfer.kernels import native
 if config.CPU_FEATURES is None:
     config.CPU_FEATURES = native.cpu()[2]
 
-from xnorinfer.kernels import driver, layers
+from xnorinfer.kernels import driver, layers, vector_ir
 
 
 class _Compiler(_CFuncCompiler):
@@ -40,18 +39,15 @@ def library(maker: str, symbol: str, arity: int, arguments: tuple[Any, ...], ret
     outcome = compiler.compile([types.int64] * arity, result)
     made = outcome.library
     made.enable_object_caching()
-    word = ir.IntType(64)
     module = made.create_ir_module(symbol)
-    function = ir.Function(module, ir.FunctionType(word if returns else ir.VoidType(), [word] * arity), symbol)
-    builder = ir.IRBuilder(function.append_basic_block())
     context = outcome.target_context
     target = context.declare_function(module, outcome.fndesc)
-    # These functions raise nothing, so the status is not looked at.
-    _, value = context.call_conv.call_function(builder, target, result, [types.int64] * arity, function.args)
-    if returns:
-        builder.ret(value)
-    else:
-        builder.ret_void()
+
+    def call(builder: Any, values: Any) -> Any:
+        # These functions raise nothing, so the status is not looked at.
+        return context.call_conv.call_function(builder, target, result, [types.int64] * arity, values)[1]
+
+    vector_ir.define_entry(module, symbol, arity, returns, call)
     made.add_ir_module(module)
     made.finalize()
     return made

@@ -1,4 +1,4 @@
-"""The register tiles, written as LLVM vector IR.
+"""The register tiles, written as LLVM vector IR; the only file that knows the IR builder (`native` knows the rest of llvmlite).
 
 numba has no vector type and its autovectoriser does not keep accumulators in registers.  A tile that is one `@intrinsic`
 needs neither: a builder writes its IR for a given number of lanes, LLVM lowers it to whatever the CPU has (`ctpop` becomes
@@ -24,10 +24,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from xnorinfer.kernels import native
 from xnorinfer.kernels.shapes import LOOKUP_INPUTS, LOOKUP_PAIRS, BinaryShape
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
@@ -579,7 +580,7 @@ def _atomic_store(emit: Emit, address: ir.Value, value: ir.Value) -> None:
 
 def _pause(emit: Emit) -> None:
     """Tell the core that this is a spin loop, where there is an instruction for it."""
-    machine = binding.get_process_triple().split("-")[0]
+    machine = native.cpu()[0].split("-")[0]
     if machine in ("x86_64", "amd64"):
         emit.builder.call(_overloaded(emit.builder, "llvm.x86.sse2.pause", ir.VoidType()), [])
     elif machine in ("aarch64", "arm64"):
@@ -601,3 +602,15 @@ def caller(arguments: int) -> Any:
         emit.builder.call(emit.builder.inttoptr(function, kind.as_pointer()), values)
 
     return _scalar(types.void, arguments + 1, body)
+
+
+def define_entry(module: ir.Module, symbol: str, arity: int, returns: bool, call: Callable[..., ir.Value]) -> None:
+    """Add a C function of `arity` int64 to a module; `call(builder, values)` writes what it does and gives its result."""
+    kind = ir.FunctionType(I64 if returns else ir.VoidType(), [I64] * arity)
+    function = ir.Function(module, kind, symbol)
+    builder = ir.IRBuilder(function.append_basic_block())
+    value = call(builder, function.args)
+    if returns:
+        builder.ret(value)
+    else:
+        builder.ret_void()
