@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 LEVEL_0 = {"errors", "bits", "writing"}
 LEVEL_1 = {"netspec", "reference"}
 LEVEL_2 = {"threshold", "packed", "folding", "lower", "modelfile"}
-LEVEL_4 = {"plan", "model"}
-LEVEL_5 = {"conversion", "dataio", "images", "verify", "bench"}
+LEVEL_4 = {"plan", "margins", "model"}
+LEVEL_5 = {"conversion", "dataio", "images", "verify", "sensitivity", "framework", "certificate", "extract", "bench"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "bits": {"errors"},
@@ -25,7 +25,8 @@ ALLOWED: dict[str, set[str]] = {
     "kernels": LEVEL_0 | {"kernels"},
     "plan": LEVEL_0 | LEVEL_1 | LEVEL_2 | {"kernels"},
     # A Model needs of level 1 only the input mappings.
-    "model": LEVEL_0 | LEVEL_1 | LEVEL_2 | {"kernels", "plan"},
+    "margins": LEVEL_0 | LEVEL_1 | LEVEL_2,
+    "model": LEVEL_0 | LEVEL_1 | LEVEL_2 | {"kernels", "plan", "margins"},
     # converters and the version are imported inside functions.
     **{name: LEVEL_0 | LEVEL_1 | LEVEL_2 | LEVEL_4 | LEVEL_5 | {"kernels", "converters", ""} for name in LEVEL_5},
     "converters": {"errors", "netspec", "converters"},

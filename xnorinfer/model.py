@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from xnorinfer import modelfile
 from xnorinfer.errors import InputError
+from xnorinfer.margins import Margins, margins
 from xnorinfer.netspec import PixelInput, RealInput, SignInput, ThresholdInput, input_to_json
 from xnorinfer.packed import PackedDense, PackedLayer, PackedModel
 
@@ -66,6 +67,15 @@ class Model:
     def predict(self, x: ArrayLike) -> NDArray[np.int64]:
         """Class of each sample, the first one where scores tie: x as in `scores` -> (rows,) int64."""
         return np.asarray(np.argmax(self.scores(x), axis=1), np.int64)
+
+    def margins(self, x: ArrayLike) -> Margins:
+        """How sure every prediction is: x as in `scores`.
+
+        Per sample the gap between the best and the second best score, and per layer with thresholds the smallest integer
+        distance of a count to a change of its bit (see `margins`).  Raises InputError.
+        """
+        canonical = canonical_input(self._packed, x)
+        return margins(self._packed, canonical, self._plan.trace(canonical))
 
     def save(self, path: str | Path) -> None:
         """Write the model file, atomically.  Raises OutputError."""

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from xnorinfer.cli import screen
 from xnorinfer.cli.options import MODEL
 
+if TYPE_CHECKING:
+    from xnorinfer.packed import PackedModel
+
 EPILOG = """\b
 Examples:
   xnorinfer info mnist.safetensors
   xnorinfer info mnist.safetensors --json | jq .layers
+  xnorinfer info mnist.safetensors --stats t10k-images-idx3-ubyte.gz     which neurons do nothing
 """
 
 
 @click.command("info", epilog=EPILOG)
 @MODEL
 @click.option("--json", "as_json", is_flag=True, help="Everything as one JSON object.")
-def command(model: str, as_json: bool) -> None:
+@click.option("--stats", metavar="INPUT", help="Also run the samples (as for 'run') and tell how often every neuron fires.")
+def command(model: str, as_json: bool, stats: str | None) -> None:
     """Show what a model file holds.
 
     Layers, sizes, tie rules, and where the model came from.  The file is validated completely, its digests included.
@@ -28,7 +33,10 @@ def command(model: str, as_json: bool) -> None:
     from xnorinfer import modelfile
     from xnorinfer.model import describe
 
-    info = describe(modelfile.load(model))
+    packed = modelfile.load(model)
+    info = describe(packed)
+    if stats is not None:
+        info["stats"] = _stats(packed, stats)
     if as_json:
         click.echo(json.dumps(info, indent=2))
         return
@@ -37,6 +45,54 @@ def command(model: str, as_json: bool) -> None:
     screen.heading("Meaning")
     screen.table([("what", False), ("value", False)], _facts(info))
     _provenance(info["provenance"])
+    if stats is not None:
+        _show_stats(info["stats"])
+
+
+def _stats(packed: PackedModel, text: str) -> dict[str, Any]:
+    """How often the neurons of every hidden layer fire on the samples, JSON-able."""
+    from xnorinfer import dataio
+    from xnorinfer.margins import Activity
+    from xnorinfer.model import Model, canonical_input
+
+    samples = dataio.open_samples([text])
+    samples.require_depth(packed.depth)
+    activity = Activity(packed)
+    with screen.waiting("preparing kernels (the first use compiles them)"):
+        model = Model(packed)
+    with screen.progress("counting", samples.rows) as advance:
+        for x in samples.batches(BATCH):
+            activity.add(model.plan.trace(canonical_input(packed, x)))
+            advance(len(x))
+    return {"data": samples.source, "rows": activity.rows, "layers": activity.describe()}
+
+
+#: Samples computed at once.
+BATCH = 1024
+
+
+def _show_stats(stats: dict[str, Any]) -> None:
+    screen.heading(f"Activity on {stats['data']}, {stats['rows']} samples")
+    rows = []
+    for layer in stats["layers"]:
+        rate = layer["firing_rate"]
+        rows.append(
+            [
+                layer["name"],
+                str(layer["neurons"]),
+                f"{rate['smallest']:.1%} / {rate['mean']:.1%} / {rate['largest']:.1%}",
+                f"{layer['never_on_data']} / {layer['always_on_data']}",
+                f"{layer['provably_never']} / {layer['provably_always']}",
+            ]
+        )
+    columns = [
+        ("layer", False),
+        ("neurons", True),
+        ("fires: least / mean / most", True),
+        ("never / always on this data", True),
+        ("never / always on any input", True),
+    ]
+    screen.table(columns, rows)
 
 
 def _facts(info: dict[str, Any]) -> list[list[str]]:

@@ -8,19 +8,20 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from xnorinfer.cli import screen
 from xnorinfer.cli.options import MODEL, THREADS
-from xnorinfer.errors import InputError
+from xnorinfer.errors import InputError, OptionError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from xnorinfer.dataio import Samples
+    from xnorinfer.margins import Margins
     from xnorinfer.model import Model
     from xnorinfer.packed import PackedModel
     from xnorinfer.writing import RowWriter
@@ -30,6 +31,7 @@ Examples:
   xnorinfer run mnist.safetensors t10k-images-idx3-ubyte.gz --labels t10k-labels-idx1-ubyte.gz
   xnorinfer run mnist.safetensors images.npy -o classes.npy
   xnorinfer run mnist.safetensors data.npz:x --scores -o scores.npy
+  xnorinfer run mnist.safetensors images.npy --margins       how sure each answer is
   xnorinfer run mnist.safetensors photos/                    a folder of images
   xnorinfer run mnist.safetensors images.npy | sort | uniq -c
 """
@@ -43,6 +45,12 @@ HEAD = 20
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="OUT.npy", help="Write predictions, (rows,) int64.")
 @click.option("--scores", is_flag=True, help="Give the scores of all classes instead, (rows, classes) float32.")
+@click.option(
+    "--margins",
+    is_flag=True,
+    help="Give how sure each answer is: class, gap to the second best score, and for each hidden layer the smallest distance "
+    "of a count to its threshold, (rows, 2 + hidden layers) float64.",
+)
 @click.option("--labels", metavar="LABELS", help="True classes: .npy, .npz, IDX or .txt; prints the accuracy.")
 @click.option(
     "--batch", type=click.IntRange(min=1), default=1024, show_default=True, metavar="N", help="Samples computed at once."
@@ -53,6 +61,7 @@ def command(
     inputs: tuple[str, ...],
     output: Path | None,
     scores: bool,
+    margins: bool,
     labels: str | None,
     batch: int,
     threads: int | None,
@@ -65,12 +74,14 @@ def command(
 
     Files are read in batches and may be larger than memory.  Without -o and --labels the predictions are printed: a
     short table on a terminal; into a pipe or file one class per line (with --scores all scores of a sample per line,
-    separated by tabs).
+    with --margins class, gap and margins, separated by tabs).
     """
     from xnorinfer import dataio, modelfile
     from xnorinfer.model import Model
     from xnorinfer.writing import require_writable
 
+    if scores and margins:
+        raise OptionError("--scores and --margins exclude each other")
     packed = modelfile.load(model)
     samples = dataio.open_samples(inputs)
     samples.require_depth(packed.depth)
@@ -80,7 +91,7 @@ def command(
         require_writable(output, model, *(dataio.split_member(one)[0] for one in (*inputs, *([labels] if labels else []))))
     with screen.waiting("preparing kernels (the first use compiles them)"):
         ready = Model(packed, threads=threads)
-    job = Job(samples, ready, batch, scores, truth)
+    job = Job(samples, ready, batch, "scores" if scores else "margins" if margins else "classes", truth)
     if output is not None:
         _write(job, output)
     elif truth is None:
@@ -99,29 +110,47 @@ class Job:
     samples: Samples
     model: Model
     batch: int
-    want_scores: bool
+    wanted: Literal["classes", "scores", "margins"]
     truth: NDArray[np.int64] | None
     correct: int = 0
     seconds: float = 0.0
     done: int = field(default=0, init=False)
 
+    @property
+    def columns(self) -> tuple[int, ...]:
+        """Shape of one row of the result."""
+        from xnorinfer.packed import Threshold
+
+        packed = self.model.packed
+        if self.wanted == "margins":
+            return (2 + sum(isinstance(layer.output, Threshold) for layer in packed.layers),)
+        return (packed.classes,) if self.wanted == "scores" else ()
+
+    def _compute(self, x: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
+        """Classes of a batch, and what is wanted."""
+        if self.wanted == "margins":
+            found = self.model.margins(x)
+            return found.classes, _margin_columns(found)
+        scores = self.model.scores(x)
+        classes = scores.argmax(axis=1)
+        return classes, scores if self.wanted == "scores" else classes
+
     def results(self) -> Iterator[NDArray[Any]]:
-        """Predictions or scores, batch by batch.  Raises InputError that says where in the input."""
+        """What is wanted, batch by batch.  Raises InputError that says where in the input."""
         batches = self.samples.batches(self.batch)
         with screen.progress("classifying", self.samples.rows) as advance, contextlib.closing(batches):  # type: ignore[type-var]
             for x in batches:
                 begin = time.perf_counter()
                 try:
-                    scores = self.model.scores(x)
+                    classes, result = self._compute(x)
                 except InputError as error:
                     raise InputError(f"{self.samples.source}, rows from {self.done} on: {error}") from None
-                classes = scores.argmax(axis=1)
                 self.seconds += time.perf_counter() - begin
                 if self.truth is not None:
                     self.correct += int((classes == self.truth[self.done : self.done + len(x)]).sum())
                 self.done += len(x)
                 advance(len(x))
-                yield scores if self.want_scores else classes
+                yield result
 
     def summary(self) -> None:
         """What was done, in two lines."""
@@ -148,11 +177,11 @@ def _write(job: Job, output: Path) -> None:
 
     from xnorinfer.writing import npy_writer
 
-    shape = (job.samples.rows, job.model.packed.classes) if job.want_scores else (job.samples.rows,)
-    dtype = np.dtype(np.float32 if job.want_scores else np.int64)
+    shape = (job.samples.rows, *job.columns)
+    dtype = np.dtype({"scores": np.float32, "margins": np.float64, "classes": np.int64}[job.wanted])
     with npy_writer(output, shape, dtype) as writer:
         _copy(job, writer, dtype)
-    screen.say(f"wrote {output}: {'scores' if job.want_scores else 'classes'} of shape {shape}, {dtype}")
+    screen.say(f"wrote {output}: {job.wanted} of shape {shape}, {dtype}")
 
 
 def _copy(job: Job, writer: RowWriter, dtype: np.dtype[Any]) -> None:
@@ -163,7 +192,7 @@ def _copy(job: Job, writer: RowWriter, dtype: np.dtype[Any]) -> None:
 def _print(job: Job) -> None:
     if not sys.stdout.isatty():  # not rich's judgement: FORCE_COLOR must not change what a pipe gets
         for result in job.results():
-            rows = ("\t".join(map(str, row)) for row in result) if job.want_scores else map(str, result.tolist())
+            rows = (_row_text(row, job.wanted) for row in result)
             click.echo("".join(line + "\n" for line in rows), nl=False)
         return
     import numpy as np
@@ -171,17 +200,45 @@ def _print(job: Job) -> None:
     counts = np.zeros(job.model.packed.classes, np.int64)
     head: list[list[str]] = []
     for result in job.results():
-        classes = result.argmax(axis=1) if job.want_scores else result
+        classes = _classes_of(result, job.wanted)
         counts += np.bincount(classes, minlength=len(counts))
         for row, best in zip(result[: HEAD - len(head)], classes[: HEAD - len(head)], strict=True):
             name = job.samples.names[len(head)] if job.samples.names else str(len(head))
-            head.append([name, str(best), *([_best_scores(row)] if job.want_scores else [])])
-    columns = [("sample", not job.samples.names), ("class", True), *([("best scores", False)] if job.want_scores else [])]
-    screen.table(columns, head)
+            shown = {"scores": _best_scores, "margins": lambda row: _row_text(row[1:], "margins").replace("\t", ", ")}
+            head.append([name, str(best), *([shown[job.wanted](row)] if job.wanted in shown else [])])
+    titles = {"scores": "best scores", "margins": "gap of the scores, margins of the layers"}
+    extra = [(titles[job.wanted], False)] if job.wanted in titles else []
+    screen.table([("sample", not job.samples.names), ("class", True), *extra], head)
     if job.done > len(head):
         screen.say(f"and {job.done - len(head)} more; -o OUT.npy writes all of them")
         screen.say("per class: " + ", ".join(f"{c}: {n}" for c, n in enumerate(counts.tolist()) if n))
     job.summary()
+
+
+def _margin_columns(found: Margins) -> NDArray[np.float64]:
+    """(rows, 2 + hidden layers): class, gap, margins; infinite where a layer cannot change."""
+    import numpy as np
+
+    from xnorinfer.margins import NO_MARGIN
+
+    columns: list[NDArray[Any]] = [found.classes, found.gaps]
+    columns += [np.where(layer.smallest == NO_MARGIN, np.inf, layer.smallest) for layer in found.layers]
+    return np.stack(columns, axis=1).astype(np.float64)
+
+
+def _row_text(row: Any, wanted: str) -> str:
+    """A row of results for a pipe: one number, or several with tabs between them."""
+    if wanted == "classes":
+        return str(int(row))
+    if wanted == "scores":
+        return "\t".join(map(str, row))
+    return "\t".join(str(int(value)) if float(value).is_integer() else repr(float(value)) for value in row)
+
+
+def _classes_of(result: NDArray[Any], wanted: str) -> NDArray[np.int64]:
+    if wanted == "scores":
+        return result.argmax(axis=1)
+    return result[:, 0].astype("int64") if wanted == "margins" else result
 
 
 def _best_scores(row: NDArray[np.float32]) -> str:

@@ -1,0 +1,210 @@
+"""How sure a packed network is: distances of counts to their thresholds, gaps between scores, and what neurons do on data.
+
+In an integer engine both come from numbers that are computed anyway.  They are computed here once more from the packed layers,
+plainly: mismatches are XOR and popcount of words.  `trace` gives the bits that flow between the layers.
+
+The margin of a neuron at a sample is the smallest change of its count that changes its bit: `limit + 1 - count` where it
+fires (count <= limit), `count - limit` where it does not.  It is 1 or more.  A neuron whose limit lies outside the range of its
+counts never changes and has no margin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.bits import bitpack, bitunpack
+from xnorinfer.netspec import ThresholdInput
+from xnorinfer.packed import PackedDense, PackedModel, Threshold
+from xnorinfer.reference import integer_dot, sequential_dot
+
+#: Margin of a sample in a layer where no neuron can change its bit.
+NO_MARGIN = int(np.iinfo(np.int64).max)
+#: Bytes that the blocks of a computation may take.
+BLOCK_BYTES = 1 << 25
+
+Bools: TypeAlias = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class LayerMargins:
+    """Of one layer with thresholds, per sample: its smallest margin and the neuron that has it.
+
+    unit: what a margin of 1 means ("mismatch", "unit of the pixel sum", "real sum").  smallest: (rows,) int64, NO_MARGIN where
+    no neuron can change; for real sums (rows,) float64, infinite there.  neuron: (rows,) int64.
+    """
+
+    name: str
+    unit: str
+    smallest: NDArray[Any]
+    neuron: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Margins:
+    """Of a batch.  classes: (rows,) int64; gaps: (rows,) float64, best score minus second best, infinite for one class."""
+
+    classes: NDArray[np.int64]
+    gaps: NDArray[np.float64]
+    layers: tuple[LayerMargins, ...]
+
+
+def margins(packed: PackedModel, x: NDArray[Any], trace: Sequence[NDArray[Any]]) -> Margins:
+    """Margins of canonical inputs x (rows, depth) with the outputs that `Plan.trace` has for them."""
+    layers = []
+    for layer, value in _thresholds(packed, x, trace):
+        limits = _limits(layer)
+        able = ~constant_neurons(layer)[0] & ~constant_neurons(layer)[1]
+        real = layer.reads == "reals"
+        smallest = np.full(len(x), np.inf if real else NO_MARGIN, np.float64 if real else np.int64)
+        nearest = np.zeros(len(x), np.int64)
+        for start, counts in _counts(layer, value):
+            if real:
+                distance: NDArray[Any] = np.abs(counts - limits.astype(np.float64))
+                distance[:, ~able] = np.inf
+            else:
+                distance = np.where(counts <= limits, limits + 1 - counts, counts - limits)
+                distance[:, ~able] = NO_MARGIN
+            rows = slice(start, start + len(counts))
+            nearest[rows] = distance.argmin(axis=1)
+            smallest[rows] = distance.min(axis=1)
+        layers.append(LayerMargins(layer.name, UNITS[layer.reads], smallest, nearest))
+    scores = trace[-1].astype(np.float64)
+    classes = np.asarray(scores.argmax(axis=1), np.int64) if len(x) else np.empty(0, np.int64)
+    ordered = np.sort(scores, axis=1)
+    gaps = ordered[:, -1] - ordered[:, -2] if packed.classes > 1 else np.full(len(x), np.inf)
+    return Margins(classes, gaps, tuple(layers))
+
+
+UNITS = {"bits": "mismatch", "pixels": "unit of the pixel sum", "reals": "real sum"}
+
+
+def reachable(layer: PackedDense) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Smallest and largest count of each neuron, (neurons,): int64, or +-infinity for real sums."""
+    if layer.reads == "reals":
+        return np.full(layer.neurons, -np.inf), np.full(layer.neurons, np.inf)
+    if layer.reads == "bits":
+        return np.zeros(layer.neurons, np.int64), np.full(layer.neurons, layer.depth, np.int64)
+    plus = np.bitwise_count(layer.weights).sum(axis=1, dtype=np.int64)
+    return -255 * (layer.depth - plus), 255 * plus
+
+
+def constant_neurons(layer: PackedDense) -> tuple[Bools, Bools]:
+    """Neurons that the limits alone make constant, whatever the input: (never fires, always fires), (neurons,) bool each."""
+    low, high = reachable(layer)
+    limits = _limits(layer)
+    if layer.reads == "reals":
+        return np.asarray(limits == -np.inf), np.asarray(limits == np.inf)
+    return np.asarray(limits < low), np.asarray(limits >= high)
+
+
+def _limits(layer: PackedDense) -> NDArray[Any]:
+    assert isinstance(layer.output, Threshold)
+    limits = layer.output.limits
+    return limits if layer.reads == "reals" else limits.astype(np.int64)
+
+
+def _thresholds(
+    packed: PackedModel, x: NDArray[Any], trace: Sequence[NDArray[Any]]
+) -> Iterator[tuple[PackedDense, NDArray[Any]]]:
+    """Layers with thresholds, each with what it reads: pixels, reals, or words of bits."""
+    value = x
+    if isinstance(packed.first_input, ThresholdInput):
+        value = bitpack(x >= packed.first_input.threshold)
+    elif isinstance(packed.layers[0], PackedDense) and packed.layers[0].reads == "bits":
+        value = bitpack(x)
+    for layer, output in zip(packed.layers, trace, strict=True):
+        if isinstance(layer, PackedDense) and isinstance(layer.output, Threshold):
+            yield layer, value
+        value = output
+
+
+def _counts(layer: PackedDense, value: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Counts of some rows at a time: (first row, (rows, neurons) int64, float64 for real sums)."""
+    if layer.reads == "bits":
+        words: NDArray[np.uint64] = value.view(np.uint64)
+        step = max(1, BLOCK_BYTES // (8 * layer.neurons))
+        for start in range(0, len(words), step):
+            some = words[start : start + step]
+            mismatches = np.zeros((len(some), layer.neurons), np.int64)
+            for word in range(words.shape[1]):
+                mismatches += np.bitwise_count(some[:, word, None] ^ layer.weights[:, word])
+            yield start, mismatches
+        return
+    weights = bitunpack(layer.weights, layer.depth).astype(np.float32)
+    step = max(1, BLOCK_BYTES // (8 * max(layer.neurons, layer.depth)))
+    for start in range(0, len(value), step):
+        some = value[start : start + step]
+        if layer.reads == "reals":
+            yield start, sequential_dot(some, weights).astype(np.float64)
+        else:
+            yield start, integer_dot(some, weights).astype(np.int64)
+
+
+# ---------------------------------------------------------------- what neurons do on data
+
+
+@dataclass
+class LayerActivity:
+    """How often the neurons of one layer fire on data.
+
+    fired: (neurons,) int64.  never, always: (neurons,) bool, constant by their limits alone, outside the range of counts.
+    """
+
+    name: str
+    fired: NDArray[np.int64]
+    never: Bools
+    always: Bools
+
+    def describe(self, rows: int) -> dict[str, Any]:
+        """Counts and rates, JSON-able.  dead: neurons that are constant over the data, those included that always are."""
+        rates = self.fired / max(rows, 1)
+        silent, saturated = self.fired == 0, self.fired == rows
+        return {
+            "name": self.name,
+            "neurons": int(self.fired.size),
+            "provably_never": int(self.never.sum()),
+            "provably_always": int(self.always.sum()),
+            "never_on_data": int(silent.sum()) if rows else 0,
+            "always_on_data": int(saturated.sum()) if rows else 0,
+            "dead": np.flatnonzero(silent | saturated).tolist() if rows else [],
+            "firing_rate": {
+                "smallest": float(rates.min()),
+                "mean": float(rates.mean()),
+                "largest": float(rates.max()),
+            },
+            "rates": [round(float(rate), 6) for rate in rates],
+        }
+
+
+@dataclass
+class Activity:
+    """Adds up, batch by batch, how often every neuron of the layers with thresholds fires."""
+
+    packed: PackedModel
+    rows: int = 0
+    layers: list[LayerActivity] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for layer in self.packed.layers:
+            if isinstance(layer, PackedDense) and isinstance(layer.output, Threshold):
+                never, always = constant_neurons(layer)
+                self.layers.append(LayerActivity(layer.name, np.zeros(layer.neurons, np.int64), never, always))
+
+    def add(self, trace: Sequence[NDArray[Any]]) -> None:
+        """Count the bits of a batch, given as `Plan.trace` gives it."""
+        self.rows += len(trace[0])
+        hidden = [pair for pair in zip(self.packed.layers, trace, strict=True) if isinstance(pair[0].output, Threshold)]
+        for counted, (layer, words) in zip(self.layers, hidden, strict=True):
+            step = max(1, BLOCK_BYTES // layer.neurons)
+            for start in range(0, len(words), step):
+                bits = bitunpack(words[start : start + step].view(np.uint64), layer.neurons)
+                counted.fired += (bits > 0).sum(axis=0, dtype=np.int64)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Every layer, JSON-able."""
+        return [layer.describe(self.rows) for layer in self.layers]
