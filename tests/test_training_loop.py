@@ -9,6 +9,7 @@ import re
 import struct
 import subprocess
 import sys
+from importlib import resources
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -30,7 +31,7 @@ from xnorinfer.training.commands import commands  # noqa: E402
 from xnorinfer.training.loop import Progress, Recipe, error_rate, predict  # noqa: E402
 from xnorinfer.training.network import BinaryMLP, Shape  # noqa: E402
 
-DATA = Path(digits.__file__).resolve().parents[1] / "xnorinfer" / "data"
+DATA = Path(str(resources.files("xnorinfer"))) / "data"
 SHAPE = Shape(12, (40, 30), 3, dropout_input=0.0, dropout_hidden=0.1)
 
 
