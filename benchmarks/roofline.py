@@ -19,7 +19,8 @@ from benchmarks.layer_cases import hidden_layer
 from xnorinfer import kernels
 from xnorinfer.kernels import build, vector_ir
 from xnorinfer.kernels.shapes import BinaryShape
-from xnorinfer.kernels.vector_ir import Emit, Logic, Loop, ctpop
+from xnorinfer.kernels.tiles import Logic
+from xnorinfer.kernels.vector_ir import Emit, Loop, ctpop
 
 #: Turns of the register loop in one call.
 TURNS = 100_000
@@ -45,9 +46,9 @@ def mix_in_registers(shape: BinaryShape) -> Callable[[int], int]:
         last = state[0]
         for value in state[1:]:
             last = b.xor(last, value)
-        return b.extract_element(last, vector_ir.ir.Constant(vector_ir.I32, 0))
+        return b.extract_element(last, vector_ir.I32(0))
 
-    tile = vector_ir._intrinsic(shape.lanes, 2, body, vector_ir.types.int64)
+    tile = vector_ir.intrinsic_of(shape.lanes, 2, body, vector_ir.types.int64)
 
     @njit("int64(int64)", nogil=True)
     def run(turns):  # type: ignore[no-untyped-def]

@@ -18,12 +18,11 @@ from numba import njit
 
 from xnorinfer.kernels import fields
 from xnorinfer.kernels.shapes import LOOKUP_INPUTS, BinaryShape
+from xnorinfer.kernels.tiles import binary_tile, float_tile, lookup_tables, lookup_tile, pack_bytes, pack_plane, signed_tile
 from xnorinfer.kernels.vector_ir import (
-    binary_tile,
     bits_double,
     caller,
     double_bits,
-    float_tile,
     fused_multiply_add,
     get,
     load_byte,
@@ -31,11 +30,6 @@ from xnorinfer.kernels.vector_ir import (
     load_short,
     load_single,
     load_word,
-    lookup_tables,
-    lookup_tile,
-    pack_bytes,
-    pack_plane,
-    signed_tile,
     store_byte,
     store_single,
     store_word,

@@ -1,27 +1,12 @@
-"""The register tiles, written as LLVM vector IR; the only file that knows the IR builder (`native` knows the rest of llvmlite).
+"""Writing LLVM IR from numba: the only file that knows the IR builder (`native` knows the rest of llvmlite).
 
-numba has no vector type and its autovectoriser does not keep accumulators in registers.  A tile that is one `@intrinsic`
-needs neither: a builder writes its IR for a given number of lanes, LLVM lowers it to whatever the CPU has (`ctpop` becomes
-VPOPCNTQ, PSHUFB look-ups or CNT).  All arguments are int64; addresses are plain integers, so no array object is touched.
-
-One vector lane is one neuron: a panel stores `[word][neuron]`, a tile broadcasts one word of a row and XORs it with vectors
-of weights.  There are no horizontal sums, and the compare of the counts with the limits is already the packed output.
-
-Prefix parity.  Activations and weights are stored so that word k holds the XOR of all words 0..k (`encode` in layout.py,
-`_prepare` in driver.py).  XOR is linear, so m = a' ^ w' is then the running parity of all mismatch words so far for one XOR,
-that is the "ones" output of a full-adder chain for nothing.  For a pair of words with parities o (before), m and n (after the
-first and second word) the carry of the adder is
-
-    majority(o, o^m, m^n) = o ^ (m & ~(o^n))          one VPTERNLOG where the CPU has it, three operations elsewhere
-
-and only carries are counted: mismatches = 2*sum(popcount(carry)) + popcount(last n).  Further levels of ordinary carry-save
-adders ahead of the popcount pay where a vector popcount is a sequence of instructions (AVX2, SSE2, NEON).
+`tiles` is written in terms of `Emit` and `Loop`; the rest here are single instructions as numba intrinsics, for the loops in
+`layers` and `driver`.  All arguments are int64; addresses are plain integers, so no array object is touched.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from llvmlite import ir
@@ -29,23 +14,24 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from xnorinfer.kernels import native
-from xnorinfer.kernels.shapes import LOOKUP_INPUTS, LOOKUP_PAIRS, BinaryShape
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 F32, F64 = ir.FloatType(), ir.DoubleType()
+Value = ir.Value
 
 
-def _vector(element: ir.Type, count: int) -> ir.VectorType:
+def vector(element: ir.Type, count: int) -> ir.VectorType:
+    """The type of a vector."""
     return ir.VectorType(element, count)
 
 
-def _overloaded(builder: ir.IRBuilder, name: str, result: ir.Type, *arguments: ir.Type) -> Any:
+def overloaded(builder: ir.IRBuilder, name: str, result: ir.Type, *arguments: ir.Type) -> Any:
     return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, list(arguments)), name)
 
 
 def ctpop(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
     suffix = f"v{value.type.count}i{value.type.element.width}"
-    return builder.call(_overloaded(builder, f"llvm.ctpop.{suffix}", value.type, value.type), [value])
+    return builder.call(overloaded(builder, f"llvm.ctpop.{suffix}", value.type, value.type), [value])
 
 
 class Emit:
@@ -53,8 +39,8 @@ class Emit:
 
     def __init__(self, builder: ir.IRBuilder, lanes: int) -> None:
         self.builder, self.lanes = builder, lanes
-        self.words = _vector(I64, lanes)
-        self.doubles = _vector(F64, lanes)
+        self.words = vector(I64, lanes)
+        self.doubles = vector(F64, lanes)
 
     @staticmethod
     def constant(value: int) -> ir.Constant:
@@ -62,11 +48,26 @@ class Emit:
 
     def splat(self, scalar: ir.Value) -> ir.Value:
         """The scalar in every lane."""
-        kind = _vector(scalar.type, self.lanes)
+        kind = vector(scalar.type, self.lanes)
         single = self.builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(I32, 0))
         return self.builder.shuffle_vector(
-            single, ir.Constant(kind, ir.Undefined), ir.Constant(_vector(I32, self.lanes), [0] * self.lanes)
+            single, ir.Constant(kind, ir.Undefined), ir.Constant(vector(I32, self.lanes), [0] * self.lanes)
         )
+
+    def pick(self, value: ir.Value, lanes: list[int]) -> ir.Value:
+        """Some lanes of a vector."""
+        kind = vector(I32, len(lanes))
+        return self.builder.shuffle_vector(value, ir.Constant(value.type, ir.Undefined), ir.Constant(kind, lanes))
+
+    @staticmethod
+    def numbers(kind: ir.VectorType, values: list[int]) -> ir.Constant:
+        """A vector of given numbers."""
+        return ir.Constant(kind, values)
+
+    def mask(self, hits: ir.Value) -> ir.Value:
+        """A vector of booleans as one int64, lane 0 in the lowest bit."""
+        bits = self.builder.bitcast(hits, ir.IntType(hits.type.count))
+        return bits if hits.type.count == 64 else self.builder.zext(bits, I64)
 
     def many(self, kind: ir.VectorType, value: float) -> ir.Constant:
         return ir.Constant(kind, [value] * kind.count)
@@ -117,193 +118,7 @@ class Loop:
         return following
 
 
-@dataclass(frozen=True)
-class Logic:
-    """The two three-input functions a carry-save tile needs, as cheap as the CPU allows."""
-
-    ternlog: bool
-
-    def _ternlog(self, emit: Emit, table: int, operands: list[ir.Value]) -> ir.Value:
-        kind = emit.words
-        name = {8: "llvm.x86.avx512.pternlog.q.512", 4: "llvm.x86.avx512.pternlog.q.256"}[emit.lanes]
-        function = _overloaded(emit.builder, name, kind, kind, kind, kind, I32)
-        return emit.builder.call(function, [*operands, ir.Constant(I32, table)])
-
-    def pair_carry(self, emit: Emit, before: ir.Value, middle: ir.Value, after: ir.Value) -> ir.Value:
-        """Carry of a pair of words from three running parities: before ^ (middle & ~(before ^ after))."""
-        if self.ternlog:
-            return self._ternlog(emit, _truth_table(lambda o, m, n: o ^ (m & ~(o ^ n))), [before, middle, after])
-        b = emit.builder
-        changed = b.xor(before, after)
-        return b.xor(before, b.and_(middle, b.not_(changed)))
-
-    def add(self, emit: Emit, ones: ir.Value, x: ir.Value, y: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """Carry-save adder: (new ones, carry of twice the weight)."""
-        if self.ternlog:
-            carry = self._ternlog(emit, _truth_table(lambda p, q, r: (p & q) | (p & r) | (q & r)), [ones, x, y])
-            return self._ternlog(emit, _truth_table(lambda p, q, r: p ^ q ^ r), [ones, x, y]), carry
-        b = emit.builder
-        half = b.xor(ones, x)
-        return b.xor(half, y), b.or_(b.and_(ones, x), b.and_(half, y))
-
-
-def _truth_table(function: Callable[[int, int, int], int]) -> int:
-    """VPTERNLOG's immediate: bit 4*p + 2*q + r is function(p, q, r)."""
-    return sum((function(i >> 2 & 1, i >> 1 & 1, i & 1) & 1) << i for i in range(8))
-
-
-def binary_tile(shape: BinaryShape) -> Any:
-    """Intrinsic tile(row, panel, words, counts, shift, limits) -> int64, `shape.panel` packed output bits.
-
-    row: address of `words` prefix-parity words; panel: of [words][panel] u64, aligned to 64 bytes; words even, above 0.
-    counts: address of [panel] i64 or 0.  Where given, `counts << shift` is added (shift < 0: not read) and the sums are
-    stored back: bit planes and deep layers are summed through it.  limits: [panel] i64; bit iff sum <= limit.
-    """
-    lanes, vectors, levels = shape.lanes, shape.vectors, shape.levels
-    logic = Logic(shape.ternlog)
-
-    def body(emit: Emit, row: ir.Value, panel: ir.Value, words: ir.Value, counts: ir.Value, shift: ir.Value, limits: ir.Value):
-        b, columns = emit.builder, range(vectors)
-        zero = emit.many(emit.words, 0)
-
-        def turn(index: ir.Value, level: int, carried: list[ir.Value]) -> list[ir.Value]:
-            """One loop body on 2**level words.  carried: per column the last parity, ones of weight 2.., the total."""
-            row_at = emit.offset(row, index, 8)
-            panel_at = emit.offset(panel, index, shape.panel * 8)
-            per_column = len(carried) // vectors
-            state = [list(carried[j * per_column : (j + 1) * per_column]) for j in columns]
-            waiting: list[list[ir.Value | None]] = [[None] * level for _ in columns]
-            # Pair after pair, so that few values are alive at a time.
-            for k in range(0, 1 << level, 2):
-                words = [emit.splat(emit.load(emit.offset(row_at, k + i, 8), I64, 8)) for i in range(2)]
-                for j in columns:
-                    at = [emit.offset(panel_at, (k + i) * vectors + j, lanes * 8) for i in range(2)]
-                    middle, after = (b.xor(words[i], emit.load(at[i], emit.words, lanes * 8)) for i in range(2))
-                    carry = logic.pair_carry(emit, state[j][0], middle, after)
-                    state[j][0] = after
-                    # Like counting in binary: two carries of a weight and its ones make a carry of the next weight.
-                    for weight in range(1, level):
-                        if waiting[j][weight] is None:
-                            waiting[j][weight] = carry
-                            break
-                        state[j][weight], carry = logic.add(emit, state[j][weight], waiting[j][weight], carry)
-                        waiting[j][weight] = None
-                    else:
-                        state[j][-1] = b.add(state[j][-1], ctpop(b, carry))
-            return [value for column in state for value in column]
-
-        if levels == 1:
-            loop = Loop(emit, emit.constant(0), [zero] * (2 * vectors))
-            state = turn(loop.index, 1, loop.values)
-            loop.close(2, words, state)
-            totals = [b.add(b.shl(state[2 * j + 1], emit.many(emit.words, 1)), ctpop(b, state[2 * j])) for j in columns]
-        else:
-            totals = _deep(emit, shape, words, turn, zero)
-        return _finish(emit, shape, totals, counts, shift, limits)
-
-    return _intrinsic(lanes, 6, body, types.int64)
-
-
-def _deep(
-    emit: Emit, shape: BinaryShape, words: ir.Value, turn: Callable[..., list[ir.Value]], zero: ir.Constant
-) -> list[ir.Value]:
-    """Units of 2**levels words, then the remaining pairs; returns the mismatches per column."""
-    b, levels, columns = emit.builder, shape.levels, range(shape.vectors)
-    width = levels + 1
-    entry = b.block
-    units = b.append_basic_block("units")
-    tail_test = b.append_basic_block("tail_test")
-    enough = b.icmp_signed(">=", words, emit.constant(1 << levels))
-    b.cbranch(enough, units, tail_test)
-    b.position_at_end(units)
-    loop = Loop(emit, emit.constant(0), [zero] * (width * shape.vectors))
-    state = turn(loop.index, levels, loop.values)
-    reached = loop.close(1 << levels, words, state)
-    units_end = b.block
-    b.branch(tail_test)
-
-    b.position_at_end(tail_test)
-    index = b.phi(I64)
-    index.add_incoming(emit.constant(0), entry)
-    index.add_incoming(reached, units_end)
-    merged = []
-    for value in state:
-        phi = b.phi(emit.words)
-        phi.add_incoming(zero, entry)
-        phi.add_incoming(value, units_end)
-        merged.append(phi)
-    # What the units have counted so far, in pairs; the tail adds its carries to that and goes on with the parity.
-    bases = []
-    for j in columns:
-        last, *ones, total = merged[j * width : (j + 1) * width]
-        pairs = b.shl(total, emit.many(emit.words, levels - 1))
-        for level, value in enumerate(ones):
-            pairs = b.add(pairs, b.shl(ctpop(b, value), emit.many(emit.words, level)))
-        bases += [last, pairs]
-    before_tail = b.block
-    tail = b.append_basic_block("tail")
-    end = b.append_basic_block("end")
-    b.cbranch(b.icmp_signed("<", index, words), tail, end)
-    b.position_at_end(tail)
-    rest = Loop(emit, index, bases)
-    tail_state = turn(rest.index, 1, rest.values)
-    rest.close(2, words, tail_state)
-    tail_end = b.block
-    b.branch(end)
-    b.position_at_end(end)
-    final = []
-    for base, value in zip(bases, tail_state, strict=True):
-        phi = b.phi(emit.words)
-        phi.add_incoming(base, before_tail)
-        phi.add_incoming(value, tail_end)
-        final.append(phi)
-    two = emit.many(emit.words, 1)
-    return [b.add(b.shl(final[2 * j + 1], two), ctpop(b, final[2 * j])) for j in columns]
-
-
-def _finish(
-    emit: Emit, shape: BinaryShape, totals: list[ir.Value], counts: ir.Value, shift: ir.Value, limits: ir.Value
-) -> ir.Value:
-    """Add and store the counts where asked for, compare with the limits, pack."""
-    b, width = emit.builder, shape.lanes * 8
-    here = b.block
-    through, read, write, compare = (b.append_basic_block(name) for name in ("through", "read", "write", "compare"))
-    b.cbranch(b.icmp_signed("==", counts, emit.constant(0)), compare, through)
-    b.position_at_end(through)
-    b.cbranch(b.icmp_signed("<", shift, emit.constant(0)), write, read)
-    b.position_at_end(read)
-    by = emit.splat(shift)
-    summed = []
-    for j, total in enumerate(totals):
-        earlier = emit.load(emit.offset(counts, j, width), emit.words, 8)
-        summed.append(b.add(total, b.shl(earlier, by)))
-    b.branch(write)
-    b.position_at_end(write)
-    written = []
-    for total, more in zip(totals, summed, strict=True):
-        phi = b.phi(emit.words)
-        phi.add_incoming(total, through)
-        phi.add_incoming(more, read)
-        written.append(phi)
-    for j, value in enumerate(written):
-        emit.store(value, emit.offset(counts, j, width), 8)
-    b.branch(compare)
-    b.position_at_end(compare)
-    final = []
-    for total, more in zip(totals, written, strict=True):
-        phi = b.phi(emit.words)
-        phi.add_incoming(total, here)
-        phi.add_incoming(more, write)
-        final.append(phi)
-    bits = emit.constant(0)
-    for j, value in enumerate(final):
-        limit = emit.load(emit.offset(limits, j, width), emit.words, 8)
-        hits = b.bitcast(b.icmp_signed("<=", value, limit), ir.IntType(shape.lanes))
-        bits = b.or_(bits, b.shl(b.zext(hits, I64), emit.constant(j * shape.lanes)))
-    return bits
-
-
-def _intrinsic(lanes: int, arguments: int, body: Callable[..., ir.Value | None], result: types.Type) -> Any:
+def intrinsic_of(lanes: int, arguments: int, body: Callable[..., ir.Value | None], result: types.Type) -> Any:
     """A numba intrinsic of `arguments` int64 values whose code `body(emit, *values)` writes."""
     names = [f"x{i}" for i in range(arguments)]
 
@@ -318,195 +133,11 @@ def _intrinsic(lanes: int, arguments: int, body: Callable[..., ir.Value | None],
     return intrinsic(scope["tile"])
 
 
-# ---------------------------------------------------------------- real numbers
-
-
-def signed_tile(lanes: int, vectors: int) -> Any:
-    """Intrinsic tile(row, panel, depth, sums): float64 sums of +-row over the depth, in order, for lanes*vectors neurons.
-
-    row: [depth] f32; panel: [words][neurons] u64 of *inverted* weights, first input in the highest bit; sums: [neurons] f64.
-    """
-
-    def body(emit: Emit, row: ir.Value, panel: ir.Value, depth: ir.Value, sums: ir.Value) -> None:
-        b, columns = emit.builder, range(vectors)
-        sign = emit.many(emit.words, -(2**63))
-        zero = emit.many(emit.doubles, 0.0)
-        words = Loop(emit, emit.constant(0), [zero] * vectors)
-        first = b.mul(words.index, emit.constant(64))
-        left = b.sub(depth, first)
-        turns = b.select(b.icmp_signed("<", left, emit.constant(64)), left, emit.constant(64))
-        panel_at = emit.offset(panel, words.index, lanes * vectors * 8)
-        weights = [emit.load(emit.offset(panel_at, j, lanes * 8), emit.words, lanes * 8) for j in columns]
-        row_at = emit.offset(row, first, 4)
-        inputs = Loop(emit, emit.constant(0), [*words.values, *weights])
-        x = b.fpext(emit.load(emit.offset(row_at, inputs.index, 4), F32, 4), F64)
-        spread = emit.splat(b.bitcast(x, I64))
-        total, shifted = [], []
-        for j in columns:
-            bits = inputs.values[vectors + j]
-            signed = b.bitcast(b.xor(spread, b.and_(bits, sign)), emit.doubles)
-            total.append(b.fadd(inputs.values[j], signed))
-            shifted.append(b.shl(bits, emit.many(emit.words, 1)))
-        inputs.close(1, turns, [*total, *shifted])
-        stop = b.sdiv(b.add(depth, emit.constant(63)), emit.constant(64))
-        words.close(1, stop, total)
-        for j in columns:
-            emit.store(total[j], emit.offset(sums, j, lanes * 8), 8)
-
-    return _intrinsic(lanes, 4, body, types.void)
-
-
-def float_tile(lanes: int, vectors: int) -> Any:
-    """Intrinsic tile(row, panel, depth, sums): float64 sums of row*weight in order, for lanes*vectors neurons.
-
-    row: [depth] f32; panel: [depth][neurons] f32, aligned to 64 bytes; sums: [neurons] f64.
-    """
-
-    def body(emit: Emit, row: ir.Value, panel: ir.Value, depth: ir.Value, sums: ir.Value) -> None:
-        b, columns = emit.builder, range(vectors)
-        loop = Loop(emit, emit.constant(0), [emit.many(emit.doubles, 0.0)] * vectors)
-        x = emit.splat(b.fpext(emit.load(emit.offset(row, loop.index, 4), F32, 4), F64))
-        panel_at = emit.offset(panel, loop.index, lanes * vectors * 4)
-        total = []
-        for j in columns:
-            weights = emit.load(emit.offset(panel_at, j, lanes * 4), _vector(F32, lanes), lanes * 4)
-            total.append(b.fadd(loop.values[j], b.fmul(x, b.fpext(weights, emit.doubles))))
-        loop.close(1, depth, total)
-        for j in columns:
-            emit.store(total[j], emit.offset(sums, j, lanes * 8), 8)
-
-    return _intrinsic(lanes, 4, body, types.void)
-
-
-# ---------------------------------------------------------------- sums of bytes by look-up
-
-
-def lookup_tables() -> Any:
-    """Intrinsic build(inputs, table): 64 sums (u16, aligned to 64 bytes) of the subsets of 6 bytes, for each code."""
-
-    def body(emit: Emit, inputs: ir.Value, table: ir.Value) -> None:
-        b, kind = emit.builder, _vector(I16, 32)
-        low = emit.many(kind, 0)
-        for i in range(LOOKUP_INPUTS):
-            x = emit.splat(b.zext(emit.load(emit.offset(inputs, i, 1), I8, 1), I16))
-            if i < LOOKUP_INPUTS - 1:
-                chosen = ir.Constant(kind, [-(code >> i & 1) for code in range(32)])
-                low = b.add(low, b.and_(x, chosen))
-            else:
-                emit.store(b.add(low, x), emit.offset(table, 1, 64), 64)
-        emit.store(low, table, 64)
-
-    return _intrinsic(32, 2, body, types.void)
-
-
-def lookup_tile(rows: int) -> Any:
-    """Intrinsic tile(tables, table_bytes, totals, codes, pairs, limits, out, out_bytes, counts) for 64 neurons, AVX-512 BW.
-
-    One VPERMI2W looks 32 neurons up at once, 192 multiplications by +-1.  T, the sum of inputs with weight +1, is kept in 16
-    bits for 21 pairs of look-ups, then in 32; the sum over +-1 weights is 2*T - total.
-
-    tables: [row][look-up][64] u16, rows `table_bytes` apart; totals: [row] i64, sums of all inputs; codes: [pair][64] u16, the
-    code of the first look-up in the low byte, of the second in the high byte; limits: [64] i32, bit iff sum <= limit.
-    Writes one word per row to `out`, rows `out_bytes` apart, or, where `counts` is not 0, [row][64] i64 sums to it.
-    """
-
-    def body(emit: Emit, tables: ir.Value, table_bytes: ir.Value, totals: ir.Value, codes: ir.Value, pairs: ir.Value,
-             limits: ir.Value, out: ir.Value, out_bytes: ir.Value, counts: ir.Value) -> None:  # fmt: skip
-        b, narrow, wide = emit.builder, _vector(I16, 32), _vector(I32, 16)
-        permute = _overloaded(b, "llvm.x86.avx512.vpermi2var.hi.512", narrow, narrow, narrow, narrow)
-        row_tables = [b.add(tables, b.mul(table_bytes, emit.constant(m))) for m in range(rows)]
-        # Outer loop: 21 pairs at a time, widened.  Inner loop: one pair.
-        chunks = Loop(emit, emit.constant(0), [emit.many(wide, 0)] * (4 * rows))
-        left = b.sub(pairs, chunks.index)
-        most = emit.constant(LOOKUP_PAIRS)
-        stop = b.add(chunks.index, b.select(b.icmp_signed("<", left, most), left, most))
-        loop = Loop(emit, chunks.index, [emit.many(narrow, 0)] * (2 * rows))
-        sums = list(loop.values)
-        at = emit.offset(codes, loop.index, 128)
-        code = [emit.load(emit.offset(at, half, 64), narrow, 64) for half in range(2)]
-        for second in range(2):
-            for m in range(rows):
-                table = emit.offset(emit.offset(row_tables[m], loop.index, 256), second, 128)
-                low, high = (emit.load(emit.offset(table, half, 64), narrow, 64) for half in range(2))
-                for half in range(2):
-                    found = b.call(permute, [low, code[half], high])
-                    sums[2 * m + half] = b.add(sums[2 * m + half], found)
-            code = [b.lshr(c, emit.many(narrow, 8)) for c in code]
-        loop.close(1, stop, sums)
-        total = []
-        for m in range(rows):
-            for quarter in range(4):
-                lanes = [16 * (quarter % 2) + i for i in range(16)]
-                part = b.shuffle_vector(sums[2 * m + quarter // 2], ir.Constant(narrow, ir.Undefined), ir.Constant(wide, lanes))
-                total.append(b.add(chunks.values[4 * m + quarter], b.zext(part, wide)))
-        _close_chunks(emit, chunks, stop, pairs, total)
-        store_counts, pack, done = (b.append_basic_block(name) for name in ("counts", "pack", "done"))
-        signed = []
-        single = Emit(b, 16)
-        for m in range(rows):
-            everything = single.splat(b.trunc(emit.load(emit.offset(totals, m, 8), I64, 8), I32))
-            signed += [b.sub(b.shl(t, emit.many(wide, 1)), everything) for t in total[4 * m : 4 * m + 4]]
-        b.cbranch(b.icmp_signed("!=", counts, emit.constant(0)), store_counts, pack)
-        b.position_at_end(store_counts)
-        for i, value in enumerate(signed):
-            emit.store(b.sext(value, _vector(I64, 16)), emit.offset(counts, i, 128), 8)
-        b.branch(done)
-        b.position_at_end(pack)
-        for m in range(rows):
-            word = emit.constant(0)
-            for quarter in range(4):
-                limit = emit.load(emit.offset(limits, quarter, 64), wide, 8)
-                bits = b.bitcast(b.icmp_signed("<=", signed[4 * m + quarter], limit), I16)
-                word = b.or_(word, b.shl(b.zext(bits, I64), emit.constant(16 * quarter)))
-            emit.store(word, b.add(out, b.mul(out_bytes, emit.constant(m))), 8)
-        b.branch(done)
-        b.position_at_end(done)
-
-    return _intrinsic(32, 9, body, types.void)
-
-
-def _close_chunks(emit: Emit, loop: Loop, reached: ir.Value, stop: ir.Value, carried: list[ir.Value]) -> None:
-    """End a loop whose index goes on at `reached`, until that is `stop`."""
-    b, end = emit.builder, emit.builder.block
-    loop.index.add_incoming(reached, end)
-    for phi, value in zip(loop.values, carried, strict=True):
-        phi.add_incoming(value, end)
-    done = b.append_basic_block("done")
-    b.cbranch(b.icmp_signed("<", reached, stop), loop.block, done)
-    b.position_at_end(done)
-
-
-# ---------------------------------------------------------------- bytes to bits
-
-
-def pack_bytes() -> Any:
-    """Intrinsic pack(address, flip, level) -> int64: bit i is int8(byte[i] ^ flip) > level, for 64 bytes."""
-
-    def body(emit: Emit, address: ir.Value, flip: ir.Value, level: ir.Value) -> ir.Value:
-        b = emit.builder
-        data = b.xor(emit.load(address, _vector(I8, 64), 1), emit.splat(b.trunc(flip, I8)))
-        return b.bitcast(b.icmp_signed(">", data, emit.splat(b.trunc(level, I8))), I64)
-
-    return _intrinsic(64, 3, body, types.int64)
-
-
-def pack_plane() -> Any:
-    """Intrinsic plane(address, bit) -> int64: bit i is bit `bit` of byte[i], for 64 bytes."""
-
-    def body(emit: Emit, address: ir.Value, bit: ir.Value) -> ir.Value:
-        b = emit.builder
-        mask = b.trunc(b.shl(emit.constant(1), bit), I8)
-        data = b.and_(emit.load(address, _vector(I8, 64), 1), emit.splat(mask))
-        return b.bitcast(b.icmp_signed("!=", data, emit.many(data.type, 0)), I64)
-
-    return _intrinsic(64, 2, body, types.int64)
-
-
 # ---------------------------------------------------------------- scalars
 
 
 def _scalar(result: types.Type, arguments: int, body: Callable[..., ir.Value | None]) -> Any:
-    return _intrinsic(1, arguments, body, result)
+    return intrinsic_of(1, arguments, body, result)
 
 
 def loader(element: ir.Type, result: types.Type, align: int) -> Any:
@@ -557,7 +188,7 @@ def fused_multiply_add(typing_context: Any, x: Any, y: Any, z: Any) -> Any:
     """float32 x*y + z rounded once, by the CPU's own instruction; only where `native.features` has "fma"."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
-        return builder.call(_overloaded(builder, "llvm.fma.f32", F32, F32, F32, F32), values)
+        return builder.call(overloaded(builder, "llvm.fma.f32", F32, F32, F32, F32), values)
 
     return types.float32(types.float32, types.float32, types.float32), codegen
 
@@ -582,9 +213,9 @@ def _pause(emit: Emit) -> None:
     """Tell the core that this is a spin loop, where there is an instruction for it."""
     machine = native.cpu()[0].split("-")[0]
     if machine in ("x86_64", "amd64"):
-        emit.builder.call(_overloaded(emit.builder, "llvm.x86.sse2.pause", ir.VoidType()), [])
+        emit.builder.call(overloaded(emit.builder, "llvm.x86.sse2.pause", ir.VoidType()), [])
     elif machine in ("aarch64", "arm64"):
-        emit.builder.call(_overloaded(emit.builder, "llvm.aarch64.hint", ir.VoidType(), I32), [ir.Constant(I32, 1)])
+        emit.builder.call(overloaded(emit.builder, "llvm.aarch64.hint", ir.VoidType(), I32), [ir.Constant(I32, 1)])
 
 
 #: add(address, value) -> the value before; load(address); store(address, value); all sequentially consistent.
