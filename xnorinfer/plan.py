@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from xnorinfer import kernels
 from xnorinfer.bits import WORD_BITS, words_for
 from xnorinfer.errors import OptionError
-from xnorinfer.kernels import fields, layout
+from xnorinfer.kernels import fields, layout, shapes
 from xnorinfer.kernels.pool import pool
 from xnorinfer.netspec import PixelInput, ThresholdInput
 from xnorinfer.packed import OPS, PackedDense, PackedFloat, PackedLayer, PackedModel, Threshold
@@ -191,7 +191,7 @@ class Plan:
         row[fields.LIMITS] = self._keep(layout.filled(limits, lanes, -1, np.int64))
 
     def _lay_out_pixels(self, row: NDArray[np.int64], layer: PackedDense, limits: NDArray[np.int64]) -> None:
-        """A first layer over uint8: look-up tables where the kernel has them, else bit planes."""
+        """A first layer over uint8: masks for few neurons, look-up tables where the kernel has them, else bit planes."""
         kernel, mapping = self._kernel, self._packed.first_input
         lanes = int(row[fields.GROUPS]) * WORD_BITS
         ones = np.bitwise_count(layer.weights).sum(axis=1, dtype=np.int64)
@@ -202,7 +202,13 @@ class Plan:
             numbers = np.array([mapping.slope, mapping.intercept, mapping.divisor], np.float64)
             row[fields.MAPPING] = self._keep(layout.kept(numbers))
             row[fields.WEIGHT_SUM] = self._keep(layout.filled(2 * ones - layer.depth, lanes, 0, np.float64))
-        if kernel.lookup:
+        if layer.neurons <= shapes.MASKED_NEURONS and layer.depth < 64 * shapes.MASKED_CHUNKS:
+            row[fields.COMPUTE] = kernel.compute_masked()
+            row[fields.PREPARED_BYTES] = 0
+            self._panels(row, layout.byte_masks(layer.weights, layer.depth))
+            base = np.zeros(layer.neurons, np.int64)
+            row[fields.LIMITS] = self._keep(layout.kept(limits))
+        elif kernel.lookup:
             row[fields.PREPARE] = kernel.prepare_lookup()
             row[fields.COMPUTE] = kernel.compute_lookup()
             row[fields.PREPARED_BYTES] = 64 + 128 * layout.lookups_for(layer.depth)

@@ -70,6 +70,9 @@ class Kernel:
     def compute_lookup(self) -> int:
         return address("make_compute_lookup", _COMPUTE)
 
+    def compute_masked(self) -> int:
+        return address("make_compute_masked", _COMPUTE)
+
     def prepare_lookup(self) -> int:
         return address("make_prepare_lookup", _PREPARE)
 
@@ -82,6 +85,7 @@ _FUNCTIONS = (
     "prepare_bits",
     "prepare_bytes",
     "compute_bits",
+    "compute_masked",
     "compute_reals",
     "compute_floats",
     "finish",

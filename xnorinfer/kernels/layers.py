@@ -18,7 +18,16 @@ from numba import njit
 
 from xnorinfer.kernels import fields
 from xnorinfer.kernels.shapes import LOOKUP_INPUTS, BinaryShape
-from xnorinfer.kernels.tiles import binary_tile, float_tile, lookup_tables, lookup_tile, pack_bytes, pack_plane, signed_tile
+from xnorinfer.kernels.tiles import (
+    binary_tile,
+    float_tile,
+    lookup_tables,
+    lookup_tile,
+    masked_sum,
+    pack_bytes,
+    pack_plane,
+    signed_tile,
+)
 from xnorinfer.kernels.vector_ir import (
     bits_double,
     caller,
@@ -256,6 +265,42 @@ def make_compute_lookup() -> Callable[..., None]:
                         call_finish(finish, layer, group, 1, scratch, out + m * out_bytes + group * 256)
 
     return compute_lookup
+
+
+def make_compute_masked() -> Callable[..., None]:
+    """Sums over pixels of few neurons, from masks of bytes; one more mask, of all ones, comes after the last neuron."""
+    total_of = masked_sum()
+
+    def compute_masked(layer, source, target, rows, first_group, last_group, scratch, prepared):
+        in_bytes = get(layer, fields.IN_BYTES)
+        out_bytes = get(layer, fields.OUT_BYTES)
+        masks = get(layer, fields.PANEL)
+        mask_bytes = get(layer, fields.PANEL_BYTES)
+        neurons = get(layer, fields.NEURONS)
+        depth = get(layer, fields.DEPTH)
+        finish = get(layer, fields.FINISH)
+        limits = get(layer, fields.LIMITS)
+        counts = scratch + fields.COUNTS_AT
+        tail = scratch + fields.TAIL_AT
+        chunks = depth >> 6
+        ragged = depth & 63
+        for r in range(rows):
+            row = source + r * in_bytes
+            if ragged:
+                copy_tail(row, depth, tail, 0)
+            everything = total_of(row, masks + neurons * mask_bytes, chunks, tail, ragged)
+            word = np.int64(0)
+            for j in range(neurons):
+                total = 2 * total_of(row, masks + j * mask_bytes, chunks, tail, ragged) - everything
+                store_word(counts + 8 * j, total)
+                if finish == 0 and total <= get(limits, j):
+                    word |= np.int64(1) << j
+            if finish != 0:
+                call_finish(finish, layer, 0, 1, scratch, target + r * out_bytes)
+            else:
+                store_word(target + r * out_bytes, word)
+
+    return compute_masked
 
 
 def make_compute_reals(lanes: int, vectors: int) -> Callable[..., None]:

@@ -72,6 +72,15 @@ def reverse_bits(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return words.byteswap()
 
 
+def byte_masks(weights: NDArray[np.uint64], depth: int) -> NDArray[np.uint8]:
+    """(neurons, words) u64 -> (neurons + 1, 64-byte chunks, 64) u8: 255 where the weight is +1; last, all inputs."""
+    out = aligned((weights.shape[0] + 1, depth // 64 + 1, 64), np.uint8)
+    flat = out.reshape(weights.shape[0] + 1, -1)
+    flat[:-1, :depth] = np.where(bitunpack(weights, depth) > 0, 255, 0)
+    flat[-1, :depth] = 255
+    return out
+
+
 def lookups_for(depth: int) -> int:
     """Look-ups of 6 inputs that cover the depth, in pairs."""
     return 2 * -(-depth // (2 * LOOKUP_INPUTS))

@@ -9,6 +9,11 @@ LOOKUP_INPUTS = 6
 #: Pairs of look-ups that a 16-bit sum holds: 2 * 21 * 6 * 255 < 2**16.
 LOOKUP_PAIRS = 21
 
+#: A first layer over uint8 of so few neurons sums masked bytes: no table is made that pays for itself.
+MASKED_NEURONS = 24
+#: Chunks of 64 bytes that 16-bit sums of masked bytes hold, one more for the tail included.
+MASKED_CHUNKS = 256
+
 
 @dataclass(frozen=True)
 class BinaryShape:

@@ -370,6 +370,43 @@ def _close_chunks(emit: Emit, loop: Loop, reached: Value, stop: Value, carried: 
     b.position_at_end(done)
 
 
+def masked_sum() -> Any:
+    """Intrinsic sum(row, mask, chunks, tail, ragged) -> int64: sum of the bytes of a row that a mask of 0 and 255 keeps.
+
+    chunks: whole chunks of 64 bytes of the row, at most MASKED_CHUNKS; tail: address of one more chunk, used where ragged != 0.
+    """
+
+    def body(emit: Emit, row: Value, mask: Value, chunks: Value, tail: Value, ragged: Value) -> Value:
+        b, wide = emit.builder, vector(I16, 64)
+
+        def kept(at: Value, mask_at: Value) -> Value:
+            kind = vector(I8, 64)
+            return b.zext(b.and_(emit.load(at, kind, 1), emit.load(mask_at, kind, 64)), wide)
+
+        # The chunk behind the whole ones: the tail, or anything that a mask of zeros takes away.
+        last = kept(tail, emit.offset(mask, chunks, 64))
+        start = b.select(b.icmp_signed("!=", ragged, emit.constant(0)), last, emit.many(wide, 0))
+        entry = b.block
+        whole, end = b.append_basic_block("whole"), b.append_basic_block("end")
+        b.cbranch(b.icmp_signed(">", chunks, emit.constant(0)), whole, end)
+        b.position_at_end(whole)
+        loop = Loop(emit, emit.constant(0), [start])
+        found = kept(emit.offset(row, loop.index, 64), emit.offset(mask, loop.index, 64))
+        total = b.add(loop.values[0], found)
+        loop.close(1, chunks, [total])
+        whole_end = b.block
+        b.branch(end)
+        b.position_at_end(end)
+        result = b.phi(wide)
+        result.add_incoming(start, entry)
+        result.add_incoming(total, whole_end)
+        words = vector(I32, 64)
+        reduce = overloaded(b, "llvm.vector.reduce.add.v64i32", I32, words)
+        return b.zext(b.call(reduce, [b.zext(result, words)]), I64)
+
+    return intrinsic_of(64, 5, body, types.int64)
+
+
 # ---------------------------------------------------------------- bytes to bits
 
 
