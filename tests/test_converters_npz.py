@@ -338,7 +338,7 @@ def test_text_arrays(tmp_path: Path) -> None:
     [
         (b"", "is empty"),
         (b"hello\nworld\n", "looks like text"),
-        (b"\x89HDF\r\n\x1a\n" + bytes(40), "HDF5"),
+        (b"\x1f\x8b" + bytes(40), "is gzip-compressed"),
         (bytes(9), "00 00"),
     ],
 )
