@@ -136,11 +136,7 @@ class _Walk:
         for name, tensor in self.graph.constants.items():
             self.values[name] = Constant(tensor.array, (name,))
         for node in self.graph.nodes:
-            try:
-                self._visit(node)
-            except (IndexError, ValueError, TypeError, AttributeError) as error:
-                # Missing inputs, shapes that do not go together, numbers where shapes belong: no graph that ONNX allows.
-                self._refuse(node, f"is malformed ({error})")
+            self._guarded(node)
         if self.signed:
             self._refuse(self.graph.nodes[-1], "the network ends in signs, not in scores")
         self._close()
@@ -152,6 +148,13 @@ class _Walk:
         return self.parts
 
     # ---------------------------------------------------------------- nodes
+
+    def _guarded(self, node: OnnxNode) -> None:
+        """Missing inputs, shapes that do not go together, numbers where shapes belong: no graph that ONNX allows."""
+        try:
+            self._visit(node)
+        except (IndexError, ValueError, TypeError, AttributeError) as error:
+            self._refuse(node, f"is malformed ({error})")
 
     def _visit(self, node: OnnxNode) -> None:
         if node.operation == "Constant":
