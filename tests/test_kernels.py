@@ -38,6 +38,7 @@ INPUTS: dict[str, InputMapping] = {
 SHAPES: dict[str, tuple[tuple[int, ...], int]] = {
     "square": ((192, 192, 192, 10), 5),
     "deep": ((4161, 70, 10), 3),
+    "deep-hidden": ((30, 8200, 70, 10), 3),
     "shallow": ((16, 300, 10), 9),
     "few": ((70, 24, 33, 10), 3),
     "narrow": ((200, 1, 2, 3), 4),
@@ -98,7 +99,7 @@ def test_nothing_is_touched_beyond_its_end(kernel: str, source: str, at_start: b
 
     monkeypatch.setattr(layout, "aligned", aligned)
     rng = np.random.default_rng(5)
-    for widths, floats in (((77, 130, 65, 9), 0), ((785, 40, 3), 0), ((130, 17, 3), 0), ((9, 2), 0), ((64, 64, 5), 0), ((1, 33, 12, 2), 1)):
+    for widths, floats in (((77, 130, 65, 9), 0), ((785, 40, 3), 0), ((130, 17, 3), 0), ((9, 2), 0), ((64, 64, 5), 0), ((1, 33, 12, 2), 1), ((4200, 9, 2), 0)):
         model = nets.random_model(rng, INPUTS[source], widths, floats)
         plan = Plan(model, threads=1, kernel=kernel)
         for rows in (1, 3, 17):

@@ -231,6 +231,10 @@ class Plan:
         widest = int(self._table[:, fields.OUT_BYTES].max())
         self._block = max(8, min(BLOCK_ROWS, BLOCK_BYTES // widest))
         prepared = int((self._table[:, fields.PREPARED_BYTES] * np.minimum(self._table[:, fields.SUB_ROWS], self._block)).max())
+        if int(self._table[:, fields.WORDS].max()) > fields.PARITY_WORDS:
+            # Deep layers keep the counts of all rows of a block; SUB_ROWS is what the kernel takes for the length of a block.
+            self._table[:, fields.SUB_ROWS] = np.minimum(self._table[:, fields.SUB_ROWS], self._block)
+            prepared += self._block * fields.COUNTS_BYTES
         self._row_bytes = widest
         self._prepared_bytes = prepared
 
