@@ -64,6 +64,5 @@ def _options(options: dict[str, Any]) -> Any:
     unknown = sorted(set(options) - set(ConvertOptions.__dataclass_fields__))
     if unknown:
         raise OptionError(f"unknown options {', '.join(unknown)}; known are {', '.join(ConvertOptions.__dataclass_fields__)}")
-    if "float_layers" in options:
-        options["float_layers"] = tuple(options["float_layers"])
-    return ConvertOptions(**options)
+    layers = options.get("float_layers", ())
+    return ConvertOptions(**{**options, "float_layers": layers if isinstance(layers, str) else tuple(layers)})

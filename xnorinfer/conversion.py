@@ -54,8 +54,8 @@ def pack_reading(reading: Reading, options: ConvertOptions, name: str, digest: s
 
 
 def digest_of(path: Path) -> str:
-    """SHA-256 of a checkpoint, hexadecimal; of a folder or a prefix, over the names and contents of its files in order."""
-    files = [path] if path.is_file() else sorted(p for p in _parts(path) if p.is_file())
+    """SHA-256 of a checkpoint, hexadecimal; of one in several files, over their names and contents in order."""
+    files = sorted(part for part in _parts(path) if part.is_file())
     total = hashlib.sha256()
     for file in files:
         if file != path:
@@ -67,4 +67,10 @@ def digest_of(path: Path) -> str:
 
 
 def _parts(path: Path) -> list[Path]:
-    return list(path.iterdir()) if path.is_dir() else list(path.parent.glob(path.name + ".*"))
+    """The files of a folder, of a prefix (TF1: `model.ckpt` for `model.ckpt.index` and its data), or the one file itself."""
+    if path.is_dir():
+        return list(path.iterdir())
+    if path.is_file() and path.suffix != ".index":
+        return [path]
+    prefix = (path.name.removesuffix(".index") if path.is_file() else path.name) + "."
+    return [part for part in path.parent.iterdir() if part.name.startswith(prefix)]
