@@ -58,7 +58,7 @@ def digest_of(path: Path) -> str:
     files = sorted(part for part in _parts(path) if part.is_file())
     total = hashlib.sha256()
     for file in files:
-        if file != path:
+        if files != [path]:
             total.update(file.name.encode() + b"\0")
         with file.open("rb") as stream:
             while chunk := stream.read(1 << 20):
