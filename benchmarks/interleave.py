@@ -13,19 +13,33 @@ SHORTEST_SECONDS = 3e-3
 Call = Callable[[], object]
 
 
-def interleave(calls: Mapping[str, Call], seconds: float = 1.5, rounds: int = 7, quantile: float = 0.5) -> dict[str, float]:
-    """Median seconds (or another quantile) of one call of each, in turns for about `seconds`, at least `rounds` rounds."""
+def interleave(
+    calls: Mapping[str, Call],
+    seconds: float = 1.5,
+    rounds: int = 7,
+    quantile: float = 0.5,
+    shortest: float = SHORTEST_SECONDS,
+    settle: float = 0.0,
+) -> dict[str, float]:
+    """Median seconds (or another quantile) of one call of each, in turns for about `seconds`, at least `rounds` rounds.
+
+    shortest: seconds that one measurement lasts at least.  settle: seconds of unmeasured calls before each measurement: a
+    library's idle threads may spin for 100 ms (OpenBLAS) and take the cores from whoever comes next.
+    """
     repeats = {}
     for name, call in calls.items():
         call()
         begin = time.perf_counter()
         call()
-        repeats[name] = max(1, int(SHORTEST_SECONDS / max(time.perf_counter() - begin, 1e-7)))
+        repeats[name] = max(1, int(shortest / max(time.perf_counter() - begin, 1e-7)))
     taken: dict[str, list[float]] = {name: [] for name in calls}
     begin = time.perf_counter()
     turns = 0
     while turns < rounds or time.perf_counter() - begin < seconds:
         for name, call in calls.items():
+            start = time.perf_counter()
+            while time.perf_counter() - start < settle:
+                call()
             start = time.perf_counter()
             for _ in range(repeats[name]):
                 call()

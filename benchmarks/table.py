@@ -1,4 +1,4 @@
-"""The table of the README: `python -m benchmarks.table [--json OUT] [--quick]`.
+"""The table of the README: `python -m benchmarks.table [--json OUT] [--seconds S] [--only SECTION]`.
 
 All comparisons of a row are measured in turns in one process, with the same number of threads, and their results are checked
 for equality first.  Numbers without a peer say what they are.
@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from benchmarks import processes, roofline
 from benchmarks.interleave import interleave
 from benchmarks.layer_cases import first_layer, hidden_layer
 from benchmarks.networks import REFERENCE, random_network, random_pixels
-from xnorinfer.bench import bench, environment, usable_cores
+from xnorinfer.bench import FloatNetwork, environment, exact_predict, usable_cores
 from xnorinfer.model import Model
 from xnorinfer.plan import Plan
 
@@ -66,12 +67,20 @@ def networks(seconds: float) -> Iterator[Row]:
         (784, 1, 2): (1, 256),
     }
     for widths, batches in shapes.items():
-        report = bench(random_network(widths), batches, threads, seconds=seconds)
-        assert report.holds, "predictions differ; times would mean nothing"
-        for case in report.cases:
-            ours, theirs = case.packed.median / case.batch, case.float32.median / case.batch
-            name = "-".join(map(str, widths))
-            yield Row(f"{name}, batch {case.batch}, {case.threads} threads", "numpy float32", ours, theirs, case.speedup)
+        packed = random_network(widths)
+        for count in threads:
+            model = Model(packed, threads=count)
+            for batch in batches:
+                x, network = random_pixels(batch, widths[0]), FloatNetwork(packed, batch)
+                with threadpool_limits(count, "blas"):
+                    differ = model.predict(x) != network.predict(x)
+                    # Float32 sums may round to another class; exact sums may not.
+                    assert (exact_predict(packed, x[differ]) == model.predict(x)[differ]).all(), "predictions differ"
+                    calls = {"ours": partial(model.scores, x), "theirs": partial(network.predict, x)}
+                    times = interleave(calls, seconds, settle=0.15 if count > 1 else 0.005)
+                ours, theirs = times["ours"] / batch, times["theirs"] / batch
+                what = f"{'-'.join(map(str, widths))}, batch {batch}, {count} threads"
+                yield Row(what, "numpy float32", ours, theirs, theirs / ours)
 
 
 def batch_one(seconds: float) -> Iterator[Row]:
@@ -80,7 +89,7 @@ def batch_one(seconds: float) -> Iterator[Row]:
     size = sum(layer.weights.nbytes for layer in model.packed.layers if hasattr(layer, "weights"))
     buffer = np.ones(size // 8, np.uint64)
     x = random_pixels(1, REFERENCE[0])
-    times = interleave({"scores": lambda: model.scores(x), "read": roofline.read_once(buffer)}, seconds)
+    times = interleave({"scores": lambda: model.scores(x), "read": roofline.read_once(buffer)}, seconds, settle=0.005)
     ours, theirs = times["scores"], times["read"]
     yield Row("batch 1, 1 thread", "reading the packed weights once", ours, theirs, ours / theirs, "x its time")
 
@@ -91,7 +100,9 @@ def scaling(seconds: float) -> Iterator[Row]:
     plans = {count: Plan(packed, threads=count) for count in dict.fromkeys((1, cores))}
     for batch in (64, 256, 1024):
         x = random_pixels(batch, REFERENCE[0])
-        times = interleave({str(count): (lambda p=plan, v=x: p.run(v)) for count, plan in plans.items()}, seconds)
+        times = interleave(
+            {str(count): (lambda p=plan, v=x: p.run(v)) for count, plan in plans.items()}, seconds, shortest=0.02
+        )
         ours, theirs = times[str(cores)] / batch, times["1"] / batch
         yield Row(f"batch {batch}, {cores} threads", "1 thread", ours, theirs, theirs / ours)
     inputs = {batch: random_pixels(batch, REFERENCE[0]) for batch in BATCHES}
@@ -139,17 +150,16 @@ def main() -> None:
     """Print the table, section by section."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.table", description=__doc__)
     parser.add_argument("--json", type=Path, metavar="OUT", help="write all rows to a file, too")
-    parser.add_argument("--quick", action="store_true", help="a fifth of the time, rougher numbers")
+    parser.add_argument("--seconds", type=float, default=2.0, help="time per comparison (default 2)")
     parser.add_argument("--only", choices=SECTIONS, action="append", help="this section only (repeatable)")
     options = parser.parse_args()
-    seconds = 0.4 if options.quick else 2.0
     blas = ", ".join(f"{i['internal_api']} {i.get('architecture', '')}" for i in threadpool_info() if i["user_api"] == "blas")
     surroundings = {**environment(), "blas_in_use": blas}
     print(", ".join(f"{key} {value}" for key, value in surroundings.items()))
     print("\n| what | ours, per sample | against | theirs | ratio |\n|---|---|---|---|---|")
     rows: list[Row] = []
     for name in options.only or SECTIONS:
-        for row in SECTIONS[name](seconds):
+        for row in SECTIONS[name](options.seconds):
             rows.append(row)
             ours, theirs = (f"{t * 1e6:.2f} us" if t else "" for t in (row.ours, row.theirs))
             print(
