@@ -129,7 +129,7 @@ class Plan:
         row[fields.NEURONS] = layer.neurons
         row[fields.GROUPS] = groups
         row[fields.SUB_ROWS] = BLOCK_ROWS
-        row[fields.CHUNK] = max(1, groups // (4 * self._threads))
+        row[fields.CHUNK] = max(1, groups // (2 * self._threads))
         if isinstance(layer, PackedFloat):
             self._lay_out_floats(row, layer)
         elif layer.reads == "reals":
