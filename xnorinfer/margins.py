@@ -129,16 +129,16 @@ def _counts(layer: PackedDense, value: NDArray[Any]) -> Iterator[tuple[int, NDAr
         words: NDArray[np.uint64] = value.view(np.uint64)
         step = max(1, BLOCK_BYTES // (8 * layer.neurons))
         for start in range(0, len(words), step):
-            some = words[start : start + step]
-            mismatches = np.zeros((len(some), layer.neurons), np.int64)
+            block = words[start : start + step]
+            mismatches = np.zeros((len(block), layer.neurons), np.int64)
             for word in range(words.shape[1]):
-                mismatches += np.bitwise_count(some[:, word, None] ^ layer.weights[:, word])
+                mismatches += np.bitwise_count(block[:, word, None] ^ layer.weights[:, word])
             yield start, mismatches
         return
     weights = bitunpack(layer.weights, layer.depth).astype(np.float32)
     step = max(1, BLOCK_BYTES // (8 * max(layer.neurons, layer.depth)))
     for start in range(0, len(value), step):
-        some = value[start : start + step]
+        some: NDArray[Any] = value[start : start + step]
         if layer.reads == "reals":
             yield start, sequential_dot(some, weights).astype(np.float64)
         else:

@@ -24,11 +24,14 @@ from xnorinfer import modelfile
 from xnorinfer.bits import bitunpack
 from xnorinfer.conversion import digest_of
 from xnorinfer.folding import Counts
+from xnorinfer.framework import FrameworkRun, run_torch
 from xnorinfer.lower import Block, blocks_of, counts_of, input_counts, input_layers
+from xnorinfer.margins import constant_neurons
 from xnorinfer.model import Model, canonical_input, random_inputs, raw_input
 from xnorinfer.netspec import F32, BatchNorm, Chain, Dense, FloatDense, Hardtanh, Layer, NetSpec, Rule, Sign
 from xnorinfer.packed import Affine, InputBits, PackedDense, PackedFloat, PackedModel, Threshold
 from xnorinfer.reference import ONE, batch_norm, binarize, binary_weights, chain, finish_dense, layer_outputs
+from xnorinfer.sensitivity import Sensitivity, sensitivity
 from xnorinfer.threshold import I64
 
 if TYPE_CHECKING:
@@ -39,13 +42,23 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass
 class LayerProof:
-    """What was checked of one layer.  `values`: accumulator values per neuron; `ties`: those where torch.sign gives 0."""
+    """What was checked of one layer.
+
+    values: accumulator values per neuron.  compared: decisions or float32 results that were compared, all neurons together.
+    weights: weights that were compared.  flipped, never, always: neurons that are stored negated, and those that no input or
+    every input makes fire.  ties: compared values where torch.sign gives 0.
+    """
 
     name: str
     kind: str
     neurons: int
     method: str = ""
     values: int = 0
+    compared: int = 0
+    weights: int = 0
+    flipped: int = 0
+    never: int = 0
+    always: int = 0
     ties: int = 0
     differences: int = 0
     first: str | None = None
@@ -63,8 +76,14 @@ class Verification:
     model: str
     source: str
     source_unchanged: bool
+    source_digest: str
+    source_format: str
     content_digest: str
+    header_digest: str
+    input: str
     profile: str
+    options: dict[str, Any]
+    assumptions: list[list[str]]
     kernel: str
     threads: int
     layers: list[LayerProof] = field(default_factory=list)
@@ -74,6 +93,8 @@ class Verification:
     differing_predictions: int = 0
     tie_rows: int = 0
     first_difference: str | None = None
+    sensitivity: Sensitivity | None = None
+    framework: FrameworkRun | None = None
 
     @property
     def holds(self) -> bool:
@@ -82,7 +103,8 @@ class Verification:
 
     def to_json(self) -> dict[str, Any]:
         """Everything, JSON-able."""
-        return {"holds": self.holds, **asdict(self)}
+        extra = {"framework": None if self.framework is None else self.framework.to_json()}
+        return {"holds": self.holds, **asdict(self), **extra}
 
 
 def verify(
@@ -94,12 +116,17 @@ def verify(
     seed: int = 0,
     threads: int | None = None,
     kernel: str | None = None,
+    with_sensitivity: bool = False,
+    with_framework: bool = False,
     progress: Progress | None = None,
 ) -> Verification:
     """Check a model file against its checkpoint, read again with the options recorded in the model.
 
     data: inputs as `Model.scores` takes them, all of them are compared; None: `rows` random inputs.
-    progress: called with (what, done, total).  Raises ModelFileError, SourceError, OptionError, NetworkError or InputError.
+    with_sensitivity: also tell what other assumptions would change (see `sensitivity`).  with_framework: also run the data in
+    PyTorch (see `framework`).
+    progress: called with (what, done, total).  Raises ModelFileError, SourceError, OptionError, NetworkError, InputError, or
+    MissingExtraError (PyTorch).
     """
     from xnorinfer.converters import read_source
     from xnorinfer.converters.base import ConvertOptions
@@ -109,12 +136,19 @@ def verify(
     options: ConvertOptions = ConvertOptions.from_json(packed.provenance.get("options", {}))
     reading = read_source(Path(source_path), options)
     reading.net.require_valid()
+    header, source_digest = modelfile.header_of(packed), digest_of(Path(source_path))
     result = Verification(
         model=Path(model_path).name,
         source=Path(source_path).name,
-        source_unchanged=packed.provenance.get("sha256") == digest_of(Path(source_path)),
-        content_digest=modelfile.header_of(packed)["content_digest"],
+        source_unchanged=packed.provenance.get("sha256") == source_digest,
+        source_digest=source_digest,
+        source_format=reading.source,
+        content_digest=header["content_digest"],
+        header_digest=header["header_digest"],
+        input=packed.input.describe(),
         profile=packed.profile,
+        options=options.to_json(),
+        assumptions=[[one.what, one.value, one.origin] for one in reading.assumptions],
         kernel=model.kernel,
         threads=model.threads,
     )
@@ -126,6 +160,10 @@ def verify(
         x = random_inputs(packed, rows, seed) if data is None else raw_input(packed, data)
         result.data = "random" if data is None else "given"
         _compare(result, model, reading.net, x, report)
+        if with_sensitivity:
+            result.sensitivity = sensitivity(reading.net, packed, x, report)
+        if with_framework:
+            result.framework = run_torch(reading.net, reading.source, x, report)
     return result
 
 
@@ -200,6 +238,7 @@ def source_values(block: Block, dot: F32) -> F32:
 def _prove_float(layer: PackedFloat, block: Block) -> LayerProof:
     proof = LayerProof(layer.name, "float", layer.neurons, "weights equal; steps at sampled values")
     assert isinstance(block.dense, FloatDense)
+    proof.weights = layer.weight.size
     wrong = layer.weight != block.dense.weight
     if wrong.any():
         proof.differ(int(wrong.sum()), f"float weight {tuple(np.argwhere(wrong)[0].tolist())} differs")
@@ -215,6 +254,9 @@ def _prove_dense(layer: PackedDense, block: Block, net: NetSpec, report: Progres
     signs = binary_weights(block.dense)
     mine = bitunpack(layer.weights, layer.depth)
     flipped = (mine == -signs).all(axis=1) & isinstance(layer.output, Threshold)
+    proof.weights, proof.flipped = mine.size, int(flipped.sum())
+    if isinstance(layer.output, Threshold):
+        proof.never, proof.always = (int(constant.sum()) for constant in constant_neurons(layer))
     wrong = ~((mine == signs).all(axis=1) | flipped)
     if wrong.any():
         neuron = int(np.argmax(wrong))
@@ -297,6 +339,7 @@ def _compare_decisions(
     binarized = binarize(value, rule)
     fires = np.where(mirrored, counts.mirror - chunk, chunk) <= limits
     tie = binarized == 0
+    proof.compared += fires.size
     proof.ties += int(tie.sum())
     wrong = (fires != (binarized > 0)) & ~(tie & fires) | np.isnan(value)
     if counts.reals:  # sums near the largest float, where the source itself overflows and has no answer
@@ -313,6 +356,7 @@ def _compare_decisions(
 def _compare_values(proof: LayerProof, dot: F32, source: F32, model: F32) -> None:
     """Float results at given dots, equal in every bit but the sign of zero."""
     proof.values = max(proof.values, len(dot))
+    proof.compared += dot.size
     wrong = (source != model) & ~(np.isnan(source) & np.isnan(model))
     if wrong.any():
         at, neuron = (int(i) for i in np.argwhere(wrong)[0])

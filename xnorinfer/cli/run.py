@@ -204,8 +204,7 @@ def _print(job: Job) -> None:
         counts += np.bincount(classes, minlength=len(counts))
         for row, best in zip(result[: HEAD - len(head)], classes[: HEAD - len(head)], strict=True):
             name = job.samples.names[len(head)] if job.samples.names else str(len(head))
-            shown = {"scores": _best_scores, "margins": lambda row: _row_text(row[1:], "margins").replace("\t", ", ")}
-            head.append([name, str(best), *([shown[job.wanted](row)] if job.wanted in shown else [])])
+            head.append([name, str(best), *_extra_cell(row, job.wanted)])
     titles = {"scores": "best scores", "margins": "gap of the scores, margins of the layers"}
     extra = [(titles[job.wanted], False)] if job.wanted in titles else []
     screen.table([("sample", not job.samples.names), ("class", True), *extra], head)
@@ -236,9 +235,17 @@ def _row_text(row: Any, wanted: str) -> str:
 
 
 def _classes_of(result: NDArray[Any], wanted: str) -> NDArray[np.int64]:
-    if wanted == "scores":
-        return result.argmax(axis=1)
-    return result[:, 0].astype("int64") if wanted == "margins" else result
+    if wanted == "classes":
+        return result
+    classes: NDArray[np.int64] = result.argmax(axis=1) if wanted == "scores" else result[:, 0].astype("int64")
+    return classes
+
+
+def _extra_cell(row: Any, wanted: str) -> list[str]:
+    """What a table on a terminal says of a sample beside its class."""
+    if wanted == "classes":
+        return []
+    return [_best_scores(row) if wanted == "scores" else _row_text(row[1:], wanted).replace("\t", ", ")]
 
 
 def _best_scores(row: NDArray[np.float32]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -11,12 +12,15 @@ from xnorinfer.cli import screen
 from xnorinfer.cli.options import MODEL, THREADS
 
 if TYPE_CHECKING:
+    from xnorinfer.sensitivity import Sensitivity
     from xnorinfer.verify import Verification
 
 EPILOG = """\b
 Examples:
   xnorinfer verify mnist.safetensors mnist.npz
   xnorinfer verify mnist.safetensors mnist.npz --data t10k-images-idx3-ubyte.gz --rows 1000
+  xnorinfer verify mnist.safetensors mnist.npz --certificate proof.json     a document to keep (.txt: as text)
+  xnorinfer verify mnist.safetensors mnist.pt --data t10k-images-idx3-ubyte.gz --framework --sensitivity
 """
 
 
@@ -30,11 +34,28 @@ Examples:
     metavar="N",
     help="Compare on so many samples.  [default: all of --data, 1024 random ones]",
 )
+@click.option(
+    "--certificate",
+    type=click.Path(path_type=Path),
+    metavar="OUT",
+    help="Write what was checked with digests, options, versions and counts: JSON, or text for OUT.txt. Implies --sensitivity.",
+)
+@click.option("--sensitivity", is_flag=True, help="Also tell what another epsilon or tie rule would change.")
+@click.option("--framework", is_flag=True, help="Also run the samples in PyTorch, layer by layer, and compare predictions.")
 @click.option("--json", "as_json", is_flag=True, help="The result as one JSON object.")
 @THREADS
 @click.pass_context
 def command(
-    ctx: click.Context, model: str, source: str, data: str | None, rows: int | None, as_json: bool, threads: int | None
+    ctx: click.Context,
+    model: str,
+    source: str,
+    data: str | None,
+    rows: int | None,
+    certificate: Path | None,
+    sensitivity: bool,
+    framework: bool,
+    as_json: bool,
+    threads: int | None,
 ) -> None:
     """Prove that a model equals its checkpoint, bit for bit.
 
@@ -44,18 +65,36 @@ def command(
     """
     from xnorinfer import dataio, modelfile
     from xnorinfer.verify import verify
+    from xnorinfer.writing import require_writable
 
+    if certificate is not None:
+        require_writable(certificate, model, source, *([] if data is None else [dataio.split_member(data)[0]]))
     chosen = None
     if data is not None:
         samples = dataio.open_samples([data])
         samples.require_depth(modelfile.load(model).depth)
         chosen = samples.read(rows)
     with screen.stages() as report:
-        result = verify(model, source, chosen, rows=1024 if rows is None else rows, threads=threads, progress=report)
+        result = verify(
+            model,
+            source,
+            chosen,
+            rows=1024 if rows is None else rows,
+            threads=threads,
+            with_sensitivity=sensitivity or certificate is not None,
+            with_framework=framework,
+            progress=report,
+        )
     if as_json:
         click.echo(json.dumps(result.to_json(), indent=2))
     else:
         show(result)
+    if certificate is not None:
+        from xnorinfer import certificate as document
+
+        document.write(document.build(result, model, data=data), certificate)
+        if not as_json:
+            screen.say(f"wrote the certificate {certificate}")
     if not result.holds:
         ctx.exit(1)
 
@@ -94,9 +133,40 @@ def show(result: Verification) -> None:
         screen.warn(
             f"{result.tie_rows} samples reach exactly 0 before a sign, where torch.sign has no bit; they are not compared"
         )
+    if result.sensitivity is not None:
+        _show_sensitivity(result.sensitivity)
+    if result.framework is not None:
+        from xnorinfer.certificate import framework_text
+
+        screen.say(framework_text(result.framework.to_json()))
     if not result.source_unchanged:
         screen.warn(f"{result.source} is not byte for byte the file that {result.model} was made from")
     if result.holds:
         screen.say("holds: the model computes what the checkpoint computes", "bold green")
     else:
         screen.say(f"does not hold: {result.first_difference or 'see the differences above'}", "bold red")
+
+
+def _show_sensitivity(found: Sensitivity) -> None:
+    """Ties, and what every other assumption would change."""
+    screen.heading("What other assumptions would change")
+    rows = []
+    for other in found.alternatives:
+        numbers = [
+            f"{other.weight_bits:,}",
+            f"{other.thresholds:,}",
+            f"{other.head_values:,}",
+            f"{other.changed_predictions or 0}",
+        ]
+        if other.impossible is not None:
+            numbers = ["", "", "", f"not possible: {other.impossible}"]
+        rows.append([other.what, other.value, *numbers])
+    predictions = f"predictions of {found.rows}"
+    columns = [("assumption", False), ("instead", False), ("weights", True), ("thresholds", True), ("head", True)]
+    screen.table([*columns, (predictions, True)], rows)
+    for layer in found.layers:
+        if layer.latents_zero or layer.neurons_with_zero:
+            screen.say(
+                f"{layer.name}: {layer.latents_zero} latents are exactly 0; {layer.neurons_with_zero or 0} neurons can reach "
+                "exactly 0 before the sign"
+            )

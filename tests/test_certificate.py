@@ -1,0 +1,223 @@
+"""Certificates, sensitivity and the run in the framework: what they say is recomputed here in other ways."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import CHECKPOINT, DIGITS, fine, run, wrong
+from networks import INPUTS, random_inputs, random_network
+
+from xnorinfer import certificate, modelfile
+from xnorinfer.conversion import digest_of
+from xnorinfer.errors import InputError
+from xnorinfer.framework import run_torch
+from xnorinfer.lower import lower
+from xnorinfer.netspec import BatchNorm, Dense, NetSpec, Sign
+from xnorinfer.reference import BINARIZE, binary_weights, forward, layer_outputs
+from xnorinfer.sensitivity import sensitivity
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "digits.safetensors"
+    fine("convert", CHECKPOINT, "-o", path)
+    return path
+
+
+def test_a_certificate_says_what_was_checked(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "c.json"
+    assert "wrote the certificate" in fine("verify", model, CHECKPOINT, "--data", f"{DIGITS}:x", "--certificate", out)
+    found = certificate.check(out, model, CHECKPOINT)
+    assert found["holds"] is True
+    assert found["model"]["sha256"] == digest_of(model)
+    assert found["model"]["content_digest"] == modelfile.header_of(modelfile.load(model))["content_digest"]
+    assert found["source"]["sha256"] == digest_of(Path(CHECKPOINT))
+    assert found["source"]["is_what_the_model_was_made_from"] is True
+    assert found["comparison"]["rows"] == 400
+    assert found["comparison"]["data"] == f"{DIGITS}:x"
+    assert found["proof"]["weights"] == 64 * 256 + 256 * 256 + 256 * 10
+    hidden = found["proof"]["layers"][1]
+    assert (hidden["method"], hidden["values"], hidden["compared"]) == ("every value", 257, 257 * 256)
+    assert found["proof"]["values"] == sum(layer["compared"] for layer in found["proof"]["layers"])
+    assert {other["what"] for other in found["sensitivity"]["alternatives"]} >= {"epsilon", "tie rule of weights"}
+    text = tmp_path / "c.txt"
+    fine("verify", model, CHECKPOINT, "--rows", 20, "--certificate", text)
+    words = " ".join(text.read_text().split())
+    assert "computes, bit for bit, what is computed by digits-64-256-256-10.npz" in words
+    assert digest_of(model) in words
+    assert "65,792 in all" in words
+    assert max(map(len, text.read_text().splitlines())) <= 120
+
+
+def test_a_changed_certificate_is_told(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "c.json"
+    fine("verify", model, CHECKPOINT, "--rows", 5, "--certificate", out)
+    content = json.loads(out.read_text())
+    content["comparison"]["rows"] = 10_000
+    (tmp_path / "forged.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="was changed after it was written"):
+        certificate.check(tmp_path / "forged.json")
+    with pytest.raises(InputError, match="speaks of another source"):
+        certificate.check(out, model, DIGITS)
+    for content, message in (("[1", "no JSON"), ("{}", "no certificate")):
+        (tmp_path / "odd").write_text(content)
+        with pytest.raises(InputError, match=message):
+            certificate.check(tmp_path / "odd")
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        certificate.check(tmp_path / "none")
+
+
+def test_a_certificate_of_inequality(model: Path, tmp_path: Path) -> None:
+    arrays = dict(np.load(CHECKPOINT))
+    arrays["2.bn.beta"][4] += 1
+    np.savez(tmp_path / "other.npz", **arrays)
+    done = run("verify", model, tmp_path / "other.npz", "--rows", 5, "--certificate", tmp_path / "c.json")
+    assert done.exit_code == 1
+    found = certificate.check(tmp_path / "c.json")
+    assert found["holds"] is False
+    assert found["source"]["is_what_the_model_was_made_from"] is False
+    assert found["first_difference"].startswith("2: output 4")
+    assert "DOES NOT EQUAL" in "\n".join(certificate.text_lines(found))
+
+
+def test_the_certificate_never_replaces_what_it_is_about(model: Path, tmp_path: Path) -> None:
+    assert "is an input of this command" in wrong("verify", model, CHECKPOINT, "--certificate", model)
+    assert "there is no folder" in wrong("verify", model, CHECKPOINT, "--certificate", tmp_path / "no" / "c.json")
+
+
+# ---------------------------------------------------------------- sensitivity
+
+
+def with_rule(net: NetSpec, kind: type, rule: Any) -> NetSpec:
+    layers = tuple(dataclasses.replace(one, rule=rule) if isinstance(one, kind) else one for one in net.layers)
+    return dataclasses.replace(net, layers=layers)
+
+
+def with_epsilon(net: NetSpec, epsilon: float) -> NetSpec:
+    layers = tuple(dataclasses.replace(one, epsilon=epsilon) if isinstance(one, BatchNorm) else one for one in net.layers)
+    return dataclasses.replace(net, layers=layers)
+
+
+def decisions(net: NetSpec) -> list[np.ndarray]:
+    """Per hidden layer that reads bits: +1 or not at every dot, (depth + 1, neurons), from the float32 expressions."""
+    found = []
+    layers = list(net.layers)
+    for index, layer in enumerate(layers):
+        if isinstance(layer, Dense) and index and index + 3 < len(layers):
+            dots = np.arange(-layer.depth, layer.depth + 1, 2, dtype=np.float32)[:, None].repeat(layer.neurons, 1)
+            norm, sign = layers[index + 1 : index + 3]
+            assert isinstance(norm, BatchNorm)
+            assert isinstance(sign, Sign)
+            inner = Dense("d", np.ones((layer.neurons, 1), np.float32), "ge", layer.h, layer.bias, layer.scale)
+            from xnorinfer.reference import batch_norm, finish_dense
+
+            with np.errstate(all="ignore"):
+                found.append(BINARIZE[sign.rule](batch_norm(norm, finish_dense(inner, dots))) > 0)
+    return found
+
+
+@pytest.mark.parametrize("name", ["range", "signs"])
+def test_sensitivity_counts_what_really_changes(name: str) -> None:
+    net = random_network(21, [40, 50, 45, 30, 6], INPUTS[name], rule="ge", profile="ge-zero")
+    x = random_inputs(np.random.default_rng(1), net.input, 300, 40)
+    found = sensitivity(net, lower(net).packed, x)
+    assert found.rows == 300
+    by_name = {(other.what, other.value): other for other in found.alternatives}
+    assert ("epsilon", "0.0001") not in by_name  # that is what the network has
+    before = forward(net, x).argmax(axis=1)
+    cases = {
+        ("epsilon", "1e-05"): with_epsilon(net, 1e-5),
+        ("epsilon", "0.001"): with_epsilon(net, 1e-3),
+        ("tie rule of weights", "gt"): with_rule(net, Dense, "gt"),
+        ("tie rule of activations", "gt"): with_rule(net, Sign, "gt"),
+        ("tie rule of activations", "round-even"): with_rule(net, Sign, "round-even"),
+    }
+    for key, other in cases.items():
+        told = by_name[key]
+        assert told.impossible is None
+        assert told.changed_predictions == int((forward(other, x).argmax(axis=1) != before).sum()), key
+        pairs = zip(net.layers, other.layers, strict=True)
+        weights = sum(
+            int((binary_weights(a) != binary_weights(b)).sum())
+            for a, b in pairs
+            if isinstance(a, Dense) and isinstance(b, Dense)
+        )
+        assert told.weight_bits == weights
+        moved = [int((a != b).any(axis=0).sum()) for a, b in zip(decisions(net), decisions(other), strict=True)]
+        if not weights:
+            assert [told.thresholds_by_layer[layer] for layer in ("fc2", "fc3")] == moved, key
+    assert by_name["tie rule of weights", "gt"].weight_bits > 0
+    assert by_name["tie rule of activations", "gt"].thresholds > 0
+    ties = found.layers[1]
+    latent = next(layer for layer in net.layers if isinstance(layer, Dense) and layer.name == "fc2").latent
+    assert ties.latents_zero == int((latent == 0).sum())
+    assert ties.latents_close == int(((np.abs(latent) <= 2.0**-24) & (latent != 0)).sum())
+
+
+def test_reachable_zeros_are_counted() -> None:
+    mean = np.array([0.0, 1.0, 2.0], np.float32)  # dots of 4 bits are even: neurons 0 and 2 reach 0
+    one, zero = np.ones(3, np.float32), np.zeros(3, np.float32)
+    norm = BatchNorm("bn", mean, one, None, one, zero, 0.0, "tf")
+    first = Dense("a", np.ones((3, 4), np.float32), "ge")
+    last = Dense("b", np.ones((2, 3), np.float32), "ge")
+    net = NetSpec(INPUTS["signs"], (first, norm, Sign("s", "ge"), last), "ge-zero")
+    found = sensitivity(net, lower(net).packed)
+    assert (found.layers[0].neurons_with_zero, found.layers[0].sums_with_zero) == (2, 2)
+    assert all(other.changed_predictions is None for other in found.alternatives)
+    assert next(other for other in found.alternatives if other.value == "gt" and "activations" in other.what).thresholds == 2
+
+
+# ---------------------------------------------------------------- framework
+
+
+@pytest.mark.parametrize("tail", [False, True])
+@pytest.mark.parametrize("name", INPUTS)
+def test_pytorch_agrees_where_nothing_is_rounded(name: str, tail: bool) -> None:
+    pytest.importorskip("torch")
+    net = random_network(31, [40, 50, 45, 6], INPUTS[name], float_tail=tail)
+    x = random_inputs(np.random.default_rng(1), net.input, 300, 40)
+    told = run_torch(net, "npz", x)
+    assert (told.rows, told.original) == (300, False)
+    assert told.first_bits_of == 300 * 50
+    assert told.unexplained == 0
+    if name in ("raw", "threshold", "signs"):  # integers: float32 sums are exact in any order
+        assert (told.first_bits, told.different) == (0, 0)
+    if not tail:
+        assert told.largest_score_difference == 0
+
+
+def test_a_rounding_of_the_first_layer_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch is given inputs that are a little off, which stands for another order of its sums."""
+    pytest.importorskip("torch")
+    from xnorinfer import framework
+
+    net = random_network(31, [40, 50, 45, 6], INPUTS["range"])
+    x = random_inputs(np.random.default_rng(1), net.input, 300, 40)
+    real = framework._framework_input
+    monkeypatch.setattr(framework, "_framework_input", lambda net, x: real(net, x) + np.float32(0.02))
+    told = framework.run_torch(net, "torch", x)
+    assert told.original
+    exact = [value for _, value in layer_outputs(net, x)]
+    assert told.different > 0
+    assert told.first_bits > 0
+    assert told.by_first_layer == told.different
+    assert told.unexplained == 0
+    assert len(exact[-1]) == told.rows
+
+
+def test_the_command_runs_pytorch(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    import checkpoints
+
+    arrays = checkpoints.state_arrays(checkpoints.random_layers([64, 40, 10], 3))
+    torch.save({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}, tmp_path / "net.pt")
+    fine("convert", tmp_path / "net.pt", "-o", tmp_path / "m", "--profile", "ge-zero")
+    text = " ".join(fine("verify", tmp_path / "m", tmp_path / "net.pt", "--framework", "--rows", 200).split())
+    assert "(the framework of the checkpoint) on 200 samples: 0 predictions differ" in text
+    told = json.loads(fine("verify", tmp_path / "m", tmp_path / "net.pt", "--framework", "--rows", 50, "--json"))
+    assert told["framework"]["rows"] == 50

@@ -1,0 +1,213 @@
+"""A verification as a document to keep: JSON with a digest of its own, or the same as text.
+
+It names what was compared (digests of source and model), with which options and versions, how many weights and accumulator
+values were checked in every layer, and the result.  `check` tells whether such a document was changed after it was written, and
+whether it speaks of given files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import textwrap
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from xnorinfer.conversion import digest_of
+from xnorinfer.errors import InputError
+from xnorinfer.verify import Verification
+from xnorinfer.writing import write_bytes, write_json
+
+FORMAT = "xnorinfer certificate"
+FORMAT_VERSION = 1
+
+
+def build(result: Verification, model_path: str | Path, *, data: str | None = None) -> dict[str, Any]:
+    """The certificate of a verification as JSON-able dict.  data: name of the file with the samples, None for random ones."""
+    from xnorinfer import __version__
+
+    verified = result.to_json()
+    body: dict[str, Any] = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "holds": result.holds,
+        "first_difference": result.first_difference,
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "model": {
+            "file": result.model,
+            "sha256": digest_of(Path(model_path)),
+            "content_digest": result.content_digest,
+            "header_digest": result.header_digest,
+            "input": result.input,
+            "profile": result.profile,
+        },
+        "source": {
+            "file": result.source,
+            "sha256": result.source_digest,
+            "is_what_the_model_was_made_from": result.source_unchanged,
+            "format": result.source_format,
+            "options": result.options,
+            "assumptions": result.assumptions,
+        },
+        "versions": {
+            "xnorinfer": __version__,
+            "python": platform.python_version(),
+            **{name: _version(name) for name in ("numpy", "numba", "llvmlite", "safetensors", "torch")},
+            "machine": platform.machine(),
+            "system": platform.system(),
+            "kernel": result.kernel,
+            "threads": result.threads,
+        },
+        "proof": {
+            "layers": verified["layers"],
+            "weights": sum(layer.weights for layer in result.layers),
+            "values": sum(layer.compared for layer in result.layers),
+            "differences": sum(layer.differences for layer in result.layers),
+        },
+        "comparison": {
+            "data": data if result.data == "given" else "random",
+            "rows": result.rows,
+            "differing_rows": result.differing_rows,
+            "differing_predictions": result.differing_predictions,
+            "rows_with_ties": result.tie_rows,
+        },
+        "sensitivity": verified["sensitivity"],
+        "framework": verified["framework"],
+    }
+    return {**body, "digest": _digest(body)}
+
+
+def write(certificate: dict[str, Any], path: Path) -> None:
+    """Write it, as text where the name ends in .txt or .md, else as JSON.  Raises OutputError."""
+    if path.suffix.lower() in (".txt", ".md"):
+        write_bytes(path, ("\n".join(text_lines(certificate)) + "\n").encode())
+    else:
+        write_json(path, certificate)
+
+
+def check(path: str | Path, model_path: str | Path | None = None, source_path: str | Path | None = None) -> dict[str, Any]:
+    """Read a JSON certificate.  Raises InputError if it was changed, or speaks of another model or source than those given."""
+    path = Path(path)
+    try:
+        certificate = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError):
+        raise InputError(f"{path}: is no JSON, so no certificate") from None
+    if not isinstance(certificate, dict) or certificate.get("format") != FORMAT:
+        raise InputError(f"{path}: is no certificate of 'xnorinfer verify --certificate'")
+    body = {name: value for name, value in certificate.items() if name != "digest"}
+    if certificate.get("format_version") != FORMAT_VERSION or certificate.get("digest") != _digest(body):
+        raise InputError(f"{path}: was changed after it was written, or is of another format version")
+    for what, other in (("model", model_path), ("source", source_path)):
+        if other is not None and certificate[what]["sha256"] != digest_of(Path(other)):
+            raise InputError(f"{path}: speaks of another {what} than {other} ({certificate[what]['file']})")
+    return certificate
+
+
+def _digest(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+# ---------------------------------------------------------------- as text
+
+
+def text_lines(certificate: dict[str, Any]) -> Iterator[str]:
+    """The certificate for people, up to 100 columns wide."""
+    model, source, proof = certificate["model"], certificate["source"], certificate["proof"]
+    compared = certificate["comparison"]
+    yield "Certificate of equality"
+    yield "======================="
+    yield from _wrap("", f"{model['file']} {_verdict(certificate)} {source['file']}.")
+    yield ""
+    yield from _wrap("model", f"{model['file']}, SHA-256 {model['sha256']}")
+    yield from _wrap("network", f"content digest {model['content_digest']}")
+    yield from _wrap("input", model["input"])
+    yield from _wrap("source", f"{source['file']} (format {source['format']}), SHA-256 {source['sha256']}")
+    if not source["is_what_the_model_was_made_from"]:
+        yield from _wrap("", "not byte for byte the file that the model was made from")
+    yield from _wrap("options", json.dumps(source["options"]))
+    for what, value, origin in source["assumptions"]:
+        yield from _wrap("assumed", f"{what}: {value} (from: {origin})")
+    versions = ", ".join(f"{name} {value}" for name, value in certificate["versions"].items() if value is not None)
+    yield from _wrap("versions", versions)
+    yield from _wrap("date", certificate["date"])
+    yield ""
+    yield f"Proof: {proof['weights']:,} weights and {proof['values']:,} values compared, {proof['differences']} differences"
+    for layer in proof["layers"]:
+        yield from _wrap(
+            f"  {layer['name']}",
+            f"{layer['kind']}, {layer['neurons']} neurons: {layer['weights']:,} weights; {layer['values']:,} values each "
+            f"({layer['method']}), {layer['compared']:,} in all; {layer['flipped']} stored negated, {layer['never']} never and "
+            f"{layer['always']} always fire; {layer['ties']} ties; {layer['differences']} differences",
+        )
+    yield ""
+    yield from _wrap(
+        "Compared on",
+        f"{compared['rows']} samples ({compared['data']}), every bit of every layer and every score: "
+        f"{compared['differing_rows']} samples differ, {compared['differing_predictions']} predictions differ, "
+        f"{compared['rows_with_ties']} not compared because of an exact 0 before a sign",
+    )
+    if certificate["sensitivity"]:
+        yield ""
+        yield from sensitivity_lines(certificate["sensitivity"])
+    if certificate["framework"]:
+        yield ""
+        yield from _wrap("Framework", framework_text(certificate["framework"]))
+    yield ""
+    yield from _wrap("digest", certificate["digest"])
+
+
+def _verdict(certificate: dict[str, Any]) -> str:
+    return "computes, bit for bit, what is computed by" if certificate["holds"] else "DOES NOT EQUAL"
+
+
+def _wrap(label: str, text: str) -> list[str]:
+    indent = " " * 14
+    first = f"{label:<13} " if label else ""
+    return textwrap.wrap(text, 100, initial_indent=first, subsequent_indent=indent if label else "", break_on_hyphens=False)
+
+
+def sensitivity_lines(found: dict[str, Any]) -> Iterator[str]:
+    """What the conversion depends on, in words."""
+    yield "Sensitivity"
+    for layer in found["layers"]:
+        zeros = "sums are real numbers"
+        if layer["neurons_with_zero"] is not None:
+            zeros = (
+                f"{layer['neurons_with_zero']} neurons can reach exactly 0 before the sign, at {layer['sums_with_zero']} sums"
+            )
+        yield f"  {layer['name']}: {layer['latents_zero']} latents are 0, {layer['latents_close']} within 2^-24 of it; {zeros}"
+    for other in found["alternatives"]:
+        what = f"  {other['what']} {other['value']}: "
+        if other["impossible"] is not None:
+            yield what + f"not possible: {other['impossible']}"
+            continue
+        changed = other["changed_predictions"]
+        on_data = "" if changed is None else f", {changed} of {found['rows']} predictions change"
+        yield what + (
+            f"{other['weight_bits']} weights, {other['thresholds']} thresholds and {other['head_values']} values of the head "
+            f"differ{on_data}"
+        )
+
+
+def framework_text(run: dict[str, Any]) -> str:
+    """The framework's own predictions, in one sentence."""
+    origin = "the framework of the checkpoint" if run["original"] else "not the framework of the checkpoint"
+    text = (
+        f"{run['framework']} {run['version']} ({origin}) on {run['rows']} samples: {run['different']} predictions differ; "
+        f"{run['by_first_layer']} of them because it rounds the sums of the first layer ({run['first_bits']} of "
+        f"{run['first_bits_of']:,} bits there differ, in {run['first_samples']} samples)"
+    )
+    return text + (f"; {run['unexplained']} for other reasons" if run["unexplained"] else "")
