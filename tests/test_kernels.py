@@ -99,7 +99,15 @@ def test_nothing_is_touched_beyond_its_end(kernel: str, source: str, at_start: b
 
     monkeypatch.setattr(layout, "aligned", aligned)
     rng = np.random.default_rng(5)
-    for widths, floats in (((77, 130, 65, 9), 0), ((785, 40, 3), 0), ((130, 17, 3), 0), ((9, 2), 0), ((64, 64, 5), 0), ((1, 33, 12, 2), 1), ((4200, 9, 2), 0)):
+    for widths, floats in (
+        ((77, 130, 65, 9), 0),
+        ((785, 40, 3), 0),
+        ((130, 17, 3), 0),
+        ((9, 2), 0),
+        ((64, 64, 5), 0),
+        ((1, 33, 12, 2), 1),
+        ((4200, 9, 2), 0),
+    ):
         model = nets.random_model(rng, INPUTS[source], widths, floats)
         plan = Plan(model, threads=1, kernel=kernel)
         for rows in (1, 3, 17):
