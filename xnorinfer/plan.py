@@ -191,7 +191,7 @@ class Plan:
         row[fields.LIMITS] = self._keep(layout.filled(limits, lanes, -1, np.int64))
 
     def _lay_out_pixels(self, row: NDArray[np.int64], layer: PackedDense, limits: NDArray[np.int64]) -> None:
-        """A first layer over uint8: masks for few neurons, look-up tables where the kernel has them, else bit planes."""
+        """A first layer over uint8: masks for few neurons, else what the kernel is best at."""
         kernel, mapping = self._kernel, self._packed.first_input
         lanes = int(row[fields.GROUPS]) * WORD_BITS
         ones = np.bitwise_count(layer.weights).sum(axis=1, dtype=np.int64)
@@ -208,11 +208,18 @@ class Plan:
             self._panels(row, layout.byte_masks(layer.weights, layer.depth))
             base = np.zeros(layer.neurons, np.int64)
             row[fields.LIMITS] = self._keep(layout.kept(limits))
-        elif kernel.lookup:
+        elif kernel.pixels == "lookup":
             row[fields.PREPARE] = kernel.prepare_lookup()
             row[fields.COMPUTE] = kernel.compute_lookup()
             row[fields.PREPARED_BYTES] = 64 + 128 * layout.lookups_for(layer.depth)
             self._panels(row, layout.lookup_panels(layer.weights, layer.depth))
+            base = np.zeros(layer.neurons, np.int64)
+            row[fields.LIMITS] = self._keep(layout.filled(limits, lanes, np.iinfo(np.int32).min, np.int32))
+        elif kernel.pixels == "multiply":
+            row[fields.PREPARE] = kernel.prepare_pairs()
+            row[fields.COMPUTE] = kernel.compute_multiply()
+            row[fields.PREPARED_BYTES] = layer.depth + layer.depth % 2
+            self._panels(row, layout.byte_pairs(layer.weights, layer.depth))
             base = np.zeros(layer.neurons, np.int64)
             row[fields.LIMITS] = self._keep(layout.filled(limits, lanes, np.iinfo(np.int32).min, np.int32))
         else:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 from xnorinfer.errors import KernelError
 from xnorinfer.kernels import native
@@ -29,7 +30,7 @@ _PREPARE, _COMPUTE, _FINISH, _DRIVE = 5, 8, 5, 6
 class Kernel:
     """One row of the table.  `needs`: features of `native.features`; the real tile is lanes x vectors neurons.
 
-    lookup: sums over pixels by look-up tables (needs AVX-512 BW), else by eight bit planes.
+    pixels: how bytes are summed: by look-up tables (needs AVX-512 BW), by multiplying bytes (AVX2) or as eight bit planes.
 
     The methods named after a function of `layers` compile it on first use and return its address.
     """
@@ -40,7 +41,7 @@ class Kernel:
     real_lanes: int
     real_vectors: int
     float_panel: int = 16
-    lookup: bool = False
+    pixels: Literal["lookup", "multiply", "planes"] = "planes"
 
     @property
     def real_panel(self) -> int:
@@ -73,6 +74,12 @@ class Kernel:
     def compute_masked(self) -> int:
         return address("make_compute_masked", _COMPUTE)
 
+    def compute_multiply(self) -> int:
+        return address("make_compute_multiply", _COMPUTE)
+
+    def prepare_pairs(self) -> int:
+        return address("make_prepare_pairs", _PREPARE)
+
     def prepare_lookup(self) -> int:
         return address("make_prepare_lookup", _PREPARE)
 
@@ -90,8 +97,11 @@ _FUNCTIONS = (
     "compute_floats",
     "finish",
 )
-_PLANES = ("prepare_planes", "compute_planes")
-_LOOKUP = ("prepare_lookup", "compute_lookup")
+_PIXELS = {
+    "lookup": ("prepare_lookup", "compute_lookup"),
+    "multiply": ("prepare_pairs", "compute_multiply"),
+    "planes": ("prepare_planes", "compute_planes"),
+}
 
 
 KERNELS: tuple[Kernel, ...] = (
@@ -101,7 +111,15 @@ KERNELS: tuple[Kernel, ...] = (
         BinaryShape(lanes=8, vectors=8, levels=1, ternlog=True),
         real_lanes=8,
         real_vectors=8,
-        lookup=True,
+        pixels="lookup",
+    ),
+    Kernel(
+        "avx2",
+        frozenset({"avx2"}),
+        BinaryShape(lanes=4, vectors=2, levels=3, ternlog=False),
+        real_lanes=4,
+        real_vectors=4,
+        pixels="multiply",
     ),
     Kernel(
         "portable",
@@ -158,7 +176,7 @@ def warmup(name: str | None = None) -> list[str]:
     on_compile.append(names.append)
     try:
         drive()
-        for method in (*_FUNCTIONS, *(_LOOKUP if kernel.lookup else _PLANES)):
+        for method in (*_FUNCTIONS, *_PIXELS[kernel.pixels]):
             getattr(kernel, method)()
     finally:
         on_compile.remove(names.append)

@@ -24,6 +24,7 @@ from xnorinfer.kernels.tiles import (
     lookup_tables,
     lookup_tile,
     masked_sum,
+    multiply_tile,
     pack_bytes,
     pack_plane,
     signed_tile,
@@ -276,6 +277,47 @@ def make_compute_lookup() -> Callable[..., None]:
                         call_finish(finish, layer, group, 1, scratch, out + m * out_bytes + group * 256)
 
     return compute_lookup
+
+
+def make_prepare_pairs() -> Callable[..., None]:
+    """Pixels to whole pairs: a copy, with a zero behind an odd number of them."""
+
+    def prepare_pairs(layer, source, rows, scratch, prepared):
+        depth = get(layer, fields.DEPTH)
+        in_bytes = get(layer, fields.IN_BYTES)
+        prepared_bytes = get(layer, fields.PREPARED_BYTES)
+        for r in range(rows):
+            out = prepared + r * prepared_bytes
+            store_byte(out + depth - 1 + (depth & 1), 0)
+            for k in range(depth):
+                store_byte(out + k, np.int64(load_byte(source + r * in_bytes + k)))
+
+    return prepare_pairs
+
+
+def make_compute_multiply() -> Callable[..., None]:
+    """Sums over pixels by multiplying bytes, against limits (i32), or to the float32 steps."""
+    tile = multiply_tile()
+
+    def compute_multiply(layer, source, target, rows, first_group, last_group, scratch, prepared):
+        out_bytes = get(layer, fields.OUT_BYTES)
+        prepared_bytes = get(layer, fields.PREPARED_BYTES)
+        finish = get(layer, fields.FINISH)
+        pairs = (get(layer, fields.DEPTH) + 1) >> 1
+        counts = np.int64(0)
+        if finish != 0:
+            counts = scratch + fields.COUNTS_AT
+        for group in range(first_group, last_group):
+            panel = get(layer, fields.PANEL) + group * get(layer, fields.PANEL_BYTES)
+            limits = get(layer, fields.LIMITS) + group * 256
+            for r in range(rows):
+                word = tile(prepared + r * prepared_bytes, panel, pairs, limits, counts)
+                if finish != 0:
+                    call_finish(finish, layer, group, 1, scratch, target + r * out_bytes + group * 256)
+                else:
+                    store_word(target + r * out_bytes + group * 8, word)
+
+    return compute_multiply
 
 
 def make_compute_masked() -> Callable[..., None]:

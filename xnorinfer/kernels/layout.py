@@ -81,6 +81,18 @@ def byte_masks(weights: NDArray[np.uint64], depth: int) -> NDArray[np.uint8]:
     return out
 
 
+def byte_pairs(weights: NDArray[np.uint64], depth: int) -> NDArray[np.int8]:
+    """(neurons, words) u64 -> (groups of 64 neurons, pairs of inputs, 64, 2) i8 of -1 and +1, 0 beyond the depth."""
+    neurons, pairs = weights.shape[0], -(-depth // 2)
+    out = aligned((-(-neurons // 64), pairs, 64, 2), np.int8)
+    for first in range(0, neurons, 64):
+        some = np.ascontiguousarray(weights[first : first + 64])
+        signs = np.zeros((len(some), 2 * pairs), np.int8)
+        signs[:, :depth] = bitunpack(some, depth)
+        out[first // 64, :, : len(some)] = signs.reshape(len(some), pairs, 2).transpose(1, 0, 2)
+    return out
+
+
 def lookups_for(depth: int) -> int:
     """Look-ups of 6 inputs that cover the depth, in pairs."""
     return 2 * -(-depth // (2 * LOOKUP_INPUTS))

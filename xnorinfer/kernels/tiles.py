@@ -370,6 +370,48 @@ def _close_chunks(emit: Emit, loop: Loop, reached: Value, stop: Value, carried: 
     b.position_at_end(done)
 
 
+#: Pairs of pixels that a signed 16-bit sum holds: 64 * 2 * 255 < 2**15.
+MULTIPLY_PAIRS = 64
+
+
+def multiply_tile() -> Any:
+    """Intrinsic tile(row, panel, pairs, limits, counts) -> int64: sums of +-bytes for 64 neurons with AVX2's VPMADDUBSW.
+
+    row: [pair][2] u8; panel: [pair][64][2] i8 of -1 and +1, aligned to 64 bytes; limits: [64] i32, bit iff sum <= limit.
+    Stores [64] i64 sums to `counts` where that is not 0.
+    """
+
+    def body(emit: Emit, row: Value, panel: Value, pairs: Value, limits: Value, counts: Value) -> Value:
+        b, columns = emit.builder, range(4)
+        octets, narrow, wide = vector(I8, 32), vector(I16, 16), vector(I32, 16)
+        multiply = overloaded(b, "llvm.x86.avx2.pmadd.ub.sw", narrow, octets, octets)
+        chunks = Loop(emit, emit.constant(0), [emit.many(wide, 0)] * 4)
+        left, most = b.sub(pairs, chunks.index), emit.constant(MULTIPLY_PAIRS)
+        stop = b.add(chunks.index, b.select(b.icmp_signed("<", left, most), left, most))
+        loop = Loop(emit, chunks.index, [emit.many(narrow, 0)] * 4)
+        x = b.bitcast(emit.splat(emit.load(emit.offset(row, loop.index, 2), I16, 1)), octets)
+        at = emit.offset(panel, loop.index, 128)
+        weights = [emit.load(emit.offset(at, j, 32), octets, 32) for j in columns]
+        sums = [b.add(loop.values[j], b.call(multiply, [x, weights[j]])) for j in columns]
+        loop.close(1, stop, sums)
+        total = [b.add(chunks.values[j], b.sext(sums[j], wide)) for j in columns]
+        _close_chunks(emit, chunks, stop, pairs, total)
+        store, compare = b.append_basic_block("store"), b.append_basic_block("compare")
+        b.cbranch(b.icmp_signed("!=", counts, emit.constant(0)), store, compare)
+        b.position_at_end(store)
+        for j in columns:
+            emit.store(b.sext(total[j], vector(I64, 16)), emit.offset(counts, j, 128), 8)
+        b.branch(compare)
+        b.position_at_end(compare)
+        word = emit.constant(0)
+        for j in columns:
+            hits = emit.mask(b.icmp_signed("<=", total[j], emit.load(emit.offset(limits, j, 64), wide, 8)))
+            word = b.or_(word, b.shl(hits, emit.constant(16 * j)))
+        return word
+
+    return intrinsic_of(16, 5, body, types.int64)
+
+
 def masked_sum() -> Any:
     """Intrinsic sum(row, mask, chunks, tail, ragged) -> int64: sum of the bytes of a row that a mask of 0 and 255 keeps.
 
