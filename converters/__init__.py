@@ -11,6 +11,7 @@ from pathlib import Path
 
 from xnorinfer.converters.base import Assumption, ConvertOptions, Reading, Source, TensorUse
 from xnorinfer.converters.bnnpynq import BnnPynqSource
+from xnorinfer.converters.net import read_net
 from xnorinfer.converters.npz import NpzSource
 from xnorinfer.converters.onnx import OnnxSource
 from xnorinfer.converters.tf1 import Tf1Source
@@ -41,6 +42,8 @@ def read_source(path: str | Path, options: ConvertOptions | None = None) -> Read
     """
     path = Path(path)
     options = options or ConvertOptions()
+    if options.net is not None:
+        return read_net(path, options)
     known = {source.name: source for source in SOURCES}
     if options.format is not None and options.format not in known:
         raise OptionError(f"format {options.format!r} is none of {', '.join(known)}")

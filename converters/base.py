@@ -20,6 +20,7 @@ class ConvertOptions:
     """What the user said about a checkpoint.  None (or empty) means: take it from the file, else the source's default.
 
     ema: use the moving averages of the weights that an optimizer kept, where the file holds them.
+    net: the text of a net.toml (see `net`), which then says everything.
     """
 
     format: str | None = None
@@ -29,6 +30,7 @@ class ConvertOptions:
     input: InputMapping | None = None
     float_layers: tuple[str, ...] = ()
     ema: bool = False
+    net: str | None = None
 
     def __post_init__(self) -> None:
         if self.profile is not None and self.profile not in PROFILES:
@@ -39,11 +41,15 @@ class ConvertOptions:
             raise OptionError(f"H {self.h!r} is neither a finite number above 0 nor 'glorot'")
         if isinstance(self.float_layers, str) or not all(isinstance(name, str) for name in self.float_layers):
             raise OptionError(f"float layers {self.float_layers!r} must be a sequence of layer names")
+        if self.net is not None and not isinstance(self.net, str):
+            raise OptionError(f"net must be the text of a net.toml, not {type(self.net).__name__}")
 
     def to_json(self) -> dict[str, Any]:
         """Only what was given, JSON-able; recorded in the model file so that `verify` reads the source the same way."""
         given: dict[str, Any] = {
-            name: getattr(self, name) for name in ("format", "profile", "bn_epsilon", "h") if getattr(self, name) is not None
+            name: value
+            for name in ("format", "profile", "bn_epsilon", "h", "net")
+            if (value := getattr(self, name)) is not None
         }
         if self.input is not None:
             given["input"] = input_to_json(self.input)
@@ -83,11 +89,11 @@ class TensorUse:
 
 @dataclass(frozen=True)
 class Assumption:
-    """Something that decides results and where it came from: the file, the graph stored beside it, an option, a default."""
+    """Something that decides results and where it came from: the file, its graph, an option, a net.toml, a default."""
 
     what: str
     value: str
-    origin: Literal["file", "graph", "option", "default"]
+    origin: Literal["file", "graph", "option", "net", "default"]
 
 
 @dataclass(frozen=True)

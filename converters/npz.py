@@ -119,24 +119,19 @@ def load_npz(path: Path) -> list[RawTensor]:
     try:
         with zipfile.ZipFile(path) as archive:
             check_zip(path, archive)
-            return [_load_entry(path, archive, entry) for entry in archive.infolist()]
+            return [load_entry(path, archive, entry) for entry in archive.infolist()]
     except ZIP_DAMAGE as error:
         raise SourceError(f"{path.name} is a damaged or truncated .npz archive: {error}") from None
 
 
-def _load_entry(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> RawTensor:
+def load_entry(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> RawTensor:
+    """One array of an archive.  Raises SourceError, or what a damaged zip raises (`ZIP_DAMAGE`)."""
     name = entry.filename.removesuffix(".npy")
     where = f"{path.name}, array {name}"
     if name == entry.filename:
         raise SourceError(f"{path.name} holds {entry.filename!r}, which is no .npy array")
     with archive.open(entry) as stream:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about deprecated names of types, which no array that converts has
-                shape, fortran, dtype = _read_header(stream)
-        except (*ZIP_DAMAGE, SyntaxError, TypeError, tokenize.TokenError, RecursionError, MemoryError) as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise SourceError(f"{where}: has a damaged or unusable header ({reason})") from None
+        shape, fortran, dtype = read_header(where, stream)
         if dtype.hasobject:
             raise SourceError(f"{where} holds pickled Python objects, which could run code; save plain number arrays")
         size = element_count(shape) * dtype.itemsize
@@ -150,8 +145,21 @@ def _load_entry(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) ->
     return RawTensor(name, array.reshape(shape, order="F" if fortran else "C"), str(dtype))
 
 
-def _read_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    file: BinaryIO = stream
+def read_header(where: str, stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, column order and type of a .npy array; the stream then stands at its numbers.  Raises SourceError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about deprecated names of types, which no array that converts has
+            shape, fortran, dtype = _read_any_header(stream)
+        if min(shape, default=0) < 0:
+            raise ValueError(f"negative shape {shape}")
+    except (*ZIP_DAMAGE, SyntaxError, TypeError, tokenize.TokenError, RecursionError, MemoryError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise SourceError(f"{where}: has a damaged or unusable header ({reason})") from None
+    return shape, fortran, dtype
+
+
+def _read_any_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = np.lib.format.read_magic(file)
     if version == (1, 0):
         return np.lib.format.read_array_header_1_0(file)

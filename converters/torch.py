@@ -233,7 +233,7 @@ def _tensors_of(path: Path, loaded: Any, notes: Notes) -> tuple[list[RawTensor],
     if where:
         notes.assumptions.append(Assumption("state dict", where.rstrip("."), "file"))
     size = path.stat().st_size
-    return [_raw(str(key), value, size) for key, value in mapping.items() if isinstance(value, torch.Tensor)], where
+    return [raw_tensor(str(key), value, size) for key, value in mapping.items() if isinstance(value, torch.Tensor)], where
 
 
 def _mappings(loaded: Any) -> Iterator[tuple[str, Mapping[Any, Any], str]]:
@@ -259,7 +259,7 @@ def _dtype_name(tensor: torch.Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _raw(name: str, tensor: torch.Tensor, limit_bytes: int | None = None) -> RawTensor:
+def raw_tensor(name: str, tensor: torch.Tensor, limit_bytes: int | None = None) -> RawTensor:
     """A torch tensor as numpy.  limit_bytes: the file's size, which no tensor in it can exceed."""
     import torch
 
@@ -302,7 +302,7 @@ def from_torch_module(module: torch.nn.Module, options: ConvertOptions) -> Readi
     name = type(module).__name__
     notes = Notes(assumptions=[Assumption("order of layers", "as registered in the module", "file")])
     problems: list[str] = []
-    tensors = [_raw(key, value.cpu()) for key, value in module.state_dict().items() if isinstance(value, torch.Tensor)]
+    tensors = [raw_tensor(key, value.cpu()) for key, value in module.state_dict().items() if isinstance(value, torch.Tensor)]
     parts = group(tensors, notes, problems)
     leaves = {
         path: leaf

@@ -21,6 +21,7 @@ Examples:
   xnorinfer convert mnist.npz -o mnist.safetensors
   xnorinfer convert model.pth -o model.safetensors --float-layer fc4 --input-normalize 0.1307:0.3081
   xnorinfer convert model.pth --dry-run                 look first, write nothing
+  xnorinfer convert arrays.h5 -o model.safetensors --net net.toml
 """
 
 
@@ -78,6 +79,19 @@ class _Command(click.Command):
     "--float-layer", "float_layers", multiple=True, metavar="NAME", help="This layer has ordinary float weights.  Repeatable."
 )
 @click.option("--ema", is_flag=True, help="Use the moving averages of the weights, where the training kept them.")
+@click.option(
+    "--net",
+    "net_file",
+    type=click.Path(path_type=Path),
+    metavar="NET.toml",
+    help="A file that says which arrays of SOURCE make which layers, for any container or folder of arrays.",
+)
+@click.option(
+    "--write-net",
+    type=click.Path(path_type=Path),
+    metavar="NET.toml",
+    help="Write what was understood as a file for --net, to be edited.  Never replaces a file.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be done, write nothing.")
 def command(
     source: str,
@@ -88,6 +102,8 @@ def command(
     magnitude: Any,
     float_layers: tuple[str, ...],
     ema: bool,
+    net_file: Path | None,
+    write_net: Path | None,
     dry_run: bool,
     **mapping: Any,
 ) -> None:
@@ -111,17 +127,55 @@ def command(
         input=input_mapping(**mapping),
         float_layers=tuple(float_layers),
         ema=ema,
+        net=None if net_file is None else read_net_file(net_file),
     )
     if output is not None:
-        require_writable(output, source)
+        require_writable(output, source, *(() if net_file is None else (net_file,)))
+    if write_net is not None:
+        require_new(write_net, output)
     with screen.waiting(f"reading and packing {source}"):
         conversion = convert_file(source, options)
     show(source, conversion)
+    if write_net is not None:
+        from xnorinfer.converters.netwrite import net_text
+        from xnorinfer.writing import write_bytes
+
+        with screen.waiting(f"writing {write_net}"):
+            text = net_text(Path(source), conversion.reading, options)
+            write_bytes(write_net, text.encode(errors="replace"))
+        screen.say(f"wrote {write_net}; edit it and give it back with --net {write_net}")
     if output is None or dry_run:
-        screen.say("nothing written (--dry-run)")
+        screen.say("nothing written (--dry-run)" if write_net is None else "no model written (--dry-run)")
         return
     modelfile.save(conversion.packed, output)
     screen.say(f"wrote {output}, {screen.size_text(output.stat().st_size)}", "bold")
+
+
+def read_net_file(path: Path) -> str:
+    """The text of a net.toml.  Raises OptionError."""
+    from xnorinfer.converters.tomltable import MAX_TOML_BYTES
+
+    try:
+        if not path.is_file():
+            raise OptionError(f"--net: there is no file {path}")
+        if path.stat().st_size > MAX_TOML_BYTES:
+            raise OptionError(f"--net: {path} has {path.stat().st_size} bytes, at most {MAX_TOML_BYTES} are read")
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise OptionError(f"--net: {path} is no text in UTF-8, as TOML must be") from None
+    except OSError as error:
+        raise OptionError(f"--net: {path} cannot be read: {error.strerror}") from None
+
+
+def require_new(path: Path, output: Path | None) -> None:
+    """Raise OptionError or OutputError unless a new file can be made: a net.toml may hold somebody's edits."""
+    from xnorinfer.writing import require_writable
+
+    if path.exists():
+        raise OptionError(f"--write-net: {path} exists already; it may hold your edits, so choose another name")
+    if output is not None and path.resolve() == output.resolve():
+        raise OptionError(f"--write-net and -o both name {path}")
+    require_writable(path)
 
 
 def input_mapping(

@@ -1,0 +1,264 @@
+"""Any container of named arrays as a table of entries, each read only when asked for.
+
+    npz           numpy .npz, Chainer's snapshots included
+    npy           one numpy .npy array, under the file's name without suffix
+    safetensors   .safetensors
+    torch         torch.save files, zip or legacy pickle; nested dicts and lists give dotted names (`state_dict.fc1.weight`)
+    tf1           TensorFlow 1 checkpoints, as the source `tf1` finds them
+    h5            HDF5, names with slashes (`dense_1/kernel`), alone or inside a .keras archive; needs h5py
+    onnx          the constants of an ONNX graph
+    c             the array initialisers of a C source or header
+    files         a folder or a file that holds nothing by name; arrays are declared one by one
+
+Nothing in a file is executed, and sizes are checked against the file before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.converters.arrays import FREE_BYTES, MAX_RATIO, ZIP_DAMAGE, RawTensor, check_zip, element_count
+from xnorinfer.converters.bundle import Entry, is_v1, read_v1, read_v2
+from xnorinfer.converters.csource import read_c
+from xnorinfer.converters.npz import load_entry, read_header
+from xnorinfer.converters.onnxfile import read_onnx
+from xnorinfer.converters.tf1 import find_checkpoint
+from xnorinfer.converters.torch import load_checkpoint, load_safetensors, raw_tensor
+from xnorinfer.errors import MissingExtraError, SourceError
+
+C_SUFFIXES = (".h", ".hpp", ".hh", ".c", ".cc", ".cpp", ".inc")
+#: Deep enough for any training dict; a pickle can nest without end.
+MAX_NESTING = 32
+
+
+def open_container(path: Path, kind: str | None = None) -> tuple[str, dict[str, Entry]]:
+    """What `path` holds: the kind of container and its arrays by name, in the file's order.
+
+    kind: take it as this; None: told from the content.  Raises SourceError and MissingExtraError.
+    """
+    kind = kind or sniff(path)
+    return kind, READERS[kind](path)
+
+
+def sniff(path: Path) -> str:
+    """The kind of container at `path`.  Raises SourceError where a TensorFlow folder holds several checkpoints."""
+    if not path.is_file():
+        if find_checkpoint(path) is not None:
+            return "tf1"
+        if path.is_dir():
+            return "files"
+        raise SourceError(f"there is no file {path}")
+    with path.open("rb") as stream:
+        start = stream.read(16)
+    if start.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return _zip_kind(path)
+    signatures = {b"\x89HDF\r\n\x1a\n": "h5", b"\x93NUMPY": "npy", b"\x80": "torch"}
+    for signature, kind in signatures.items():
+        if start.startswith(signature):
+            return kind
+    if start[8:9] == b"{" or path.suffix == ".safetensors":
+        return "safetensors"
+    if path.suffix in C_SUFFIXES:
+        return "c"
+    if path.suffix == ".onnx":
+        return "onnx"
+    return "tf1" if find_checkpoint(path) is not None else "files"
+
+
+def _zip_kind(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except ZIP_DAMAGE:
+        return "npz" if path.suffix == ".npz" else "torch"
+    if KERAS_WEIGHTS in names:
+        return "h5"
+    return "torch" if any(name.endswith("data.pkl") for name in names) else "npz"
+
+
+def eager(tensor: RawTensor) -> Entry:
+    """An entry for numbers that are there already."""
+    return Entry(tensor.name, tensor.dtype, tensor.shape, lambda: tensor.array)
+
+
+def _distinct(path: Path, entries: Iterator[Entry]) -> dict[str, Entry]:
+    found: dict[str, Entry] = {}
+    for entry in entries:
+        if entry.name in found:
+            raise SourceError(f"{path.name} holds two arrays called {entry.name!r}")
+        found[entry.name] = entry
+    return found
+
+
+# ---------------------------------------------------------------- numpy
+
+
+def _read_npz(path: Path) -> dict[str, Entry]:
+    def load(entry: zipfile.ZipInfo) -> NDArray[Any]:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return load_entry(path, archive, entry).array
+        except ZIP_DAMAGE as error:
+            raise SourceError(f"{path.name} is a damaged or truncated .npz archive: {error}") from None
+
+    def entries() -> Iterator[Entry]:
+        with zipfile.ZipFile(path) as archive:
+            check_zip(path, archive)
+            for info in archive.infolist():
+                name = info.filename.removesuffix(".npy")
+                if name == info.filename:
+                    raise SourceError(f"{path.name} holds {info.filename!r}, which is no .npy array")
+                with archive.open(info) as stream:
+                    shape, _, dtype = read_header(f"{path.name}, array {name}", stream)
+                yield Entry(name, str(dtype), shape, lambda info=info: load(info))  # type: ignore[misc]
+
+    try:
+        return _distinct(path, entries())
+    except ZIP_DAMAGE as error:
+        raise SourceError(f"{path.name} is a damaged or truncated .npz archive: {error}") from None
+
+
+def _read_npy(path: Path) -> dict[str, Entry]:
+    with path.open("rb") as stream:
+        shape, fortran, dtype = read_header(path.name, stream)
+        offset = stream.tell()
+    if dtype.hasobject:
+        raise SourceError(f"{path.name} holds pickled Python objects, which could run code; save plain number arrays")
+    size, left = element_count(shape) * dtype.itemsize, path.stat().st_size - offset
+    if size != left:
+        raise SourceError(f"{path.name} says {shape} {dtype}, which is {size} bytes, but {left} follow")
+
+    def load() -> NDArray[Any]:
+        if not size:
+            return np.empty(shape, dtype)
+        return np.memmap(path, np.uint8, "r", offset).view(dtype).reshape(shape, order="F" if fortran else "C")
+
+    return {path.stem: Entry(path.stem, str(dtype), shape, load)}
+
+
+# ---------------------------------------------------------------- frameworks
+
+
+def _read_safetensors(path: Path) -> dict[str, Entry]:
+    return {tensor.name: eager(tensor) for tensor in load_safetensors(path)}
+
+
+def _read_torch(path: Path) -> dict[str, Entry]:
+    size = path.stat().st_size
+    loaded = load_checkpoint(path)
+
+    def load(name: str, value: Any) -> Callable[[], NDArray[Any]]:
+        return lambda: raw_tensor(name, value, size).array
+
+    def entries() -> Iterator[Entry]:
+        for name, value in _torch_tensors(loaded):
+            yield Entry(name, str(value.dtype).removeprefix("torch."), tuple(value.shape), load(name, value))
+
+    return _distinct(path, entries())
+
+
+def _torch_tensors(loaded: Any) -> Iterator[tuple[str, Any]]:
+    """Every tensor of nested dicts and lists under its dotted name; a container that is reached twice counts once."""
+    import torch
+
+    stack: list[tuple[str, Any, int]] = [("", loaded, 0)]
+    seen: set[int] = set()
+    while stack:
+        where, value, depth = stack.pop()
+        if isinstance(value, torch.Tensor):
+            yield where or "tensor", value
+        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen and depth < MAX_NESTING:
+            seen.add(id(value))
+            items = list(value.items() if isinstance(value, Mapping) else enumerate(value))
+            stack.extend((f"{where}.{key}" if where else str(key), inner, depth + 1) for key, inner in reversed(items))
+
+
+def _read_tf1(path: Path) -> dict[str, Entry]:
+    prefix = find_checkpoint(path)
+    if prefix is None:
+        raise SourceError(f"{path} is no TensorFlow checkpoint: there is no {path.name}.index")
+    return read_v1(prefix) if prefix.is_file() and is_v1(prefix) else read_v2(prefix)
+
+
+def _read_onnx(path: Path) -> dict[str, Entry]:
+    return {name: eager(tensor) for name, tensor in read_onnx(path).constants.items()}
+
+
+# ---------------------------------------------------------------- HDF5
+
+
+#: The member of a .keras archive that holds the weights.
+KERAS_WEIGHTS = "model.weights.h5"
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    import h5py
+
+    if not zipfile.is_zipfile(path):
+        with h5py.File(path, "r") as file:
+            yield file
+        return
+    with zipfile.ZipFile(path) as archive:
+        check_zip(path, archive)
+        content = archive.read(KERAS_WEIGHTS)
+    with h5py.File(io.BytesIO(content), "r") as file:
+        yield file
+
+
+def _read_h5(path: Path) -> dict[str, Entry]:
+    try:
+        import h5py
+    except ImportError:
+        raise MissingExtraError(f"reading {path.name}", "h5py", "keras") from None
+    limit = max(FREE_BYTES, MAX_RATIO * path.stat().st_size)
+    found: dict[str, Entry] = {}
+
+    def load(name: str) -> NDArray[Any]:
+        try:
+            with _opened(path) as file:
+                return np.asarray(file[name][()])
+        except (*ZIP_DAMAGE, KeyError, TypeError) as error:
+            raise SourceError(f"{path.name} is damaged: dataset {name} cannot be read ({_first_line(error)})") from None
+
+    def visit(name: str, item: Any) -> None:
+        if not isinstance(item, h5py.Dataset):
+            return
+        if item.is_virtual or item.external:
+            raise SourceError(f"{path.name}, dataset {name} keeps its numbers in other files: refused")
+        size = element_count(item.shape or ()) * item.dtype.itemsize
+        if size > limit or (size and not item.id.get_storage_size()):
+            raise SourceError(f"{path.name}, dataset {name} says {item.shape} {item.dtype}, more than the file holds")
+        found[name] = Entry(name, str(item.dtype), tuple(item.shape or ()), lambda: load(name))
+
+    try:
+        with _opened(path) as file:
+            file.visititems(visit)  # follows no links to other files
+    except (*ZIP_DAMAGE, KeyError, TypeError) as error:
+        raise SourceError(f"{path.name} is a damaged or truncated HDF5 file: {_first_line(error)}") from None
+    return found
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)[:200]
+
+
+READERS: dict[str, Callable[[Path], dict[str, Entry]]] = {
+    "npz": _read_npz,
+    "npy": _read_npy,
+    "safetensors": _read_safetensors,
+    "torch": _read_torch,
+    "tf1": _read_tf1,
+    "h5": _read_h5,
+    "onnx": _read_onnx,
+    "c": read_c,
+    "files": lambda path: {},
+}

@@ -1,0 +1,426 @@
+"""The layers of a net.toml: from its tables to a `NetSpec`.  The file itself is described in `net`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.converters.base import Assumption, Notes
+from xnorinfer.converters.netarrays import Arrays
+from xnorinfer.converters.netnorm import NORM_FIELDS, batch_norm, comparison
+from xnorinfer.converters.tomltable import Table
+from xnorinfer.errors import OptionError
+from xnorinfer.netspec import (
+    F32,
+    PROFILES,
+    RULES,
+    BatchNormForm,
+    Chain,
+    ChainOp,
+    Dense,
+    FloatDense,
+    Hardtanh,
+    InputMapping,
+    Layer,
+    NetSpec,
+    PixelInput,
+    Profile,
+    RealInput,
+    Sign,
+    SignInput,
+    ThresholdInput,
+)
+
+LAYOUTS = ("in_out", "out_in")
+VALUES = ("latent", "signs", "bits", "bits-inverted")
+INPUTS = ("range", "normalize", "raw", "affine", "threshold", "signs", "reals")
+OPS: tuple[ChainOp, ...] = ("add", "sub", "mul", "div")
+#: In which order the frameworks behind these profiles compute BatchNorm.
+_USUAL_FORMS: dict[str, BatchNormForm] = {"tf1-round": "tf", "keras-round": "tf", "torch-sign": "torch"}
+#: What follows a layer before its activation.
+FOLLOWERS = ("norm", "threshold", "steps")
+
+
+@dataclass
+class _Kernel:
+    """What a layer's table says about its weights: (neurons, depth), and the magnitude of binary ones."""
+
+    array: F32
+    h: float
+
+    @property
+    def neurons(self) -> int:
+        return int(self.array.shape[0])
+
+    @property
+    def depth(self) -> int:
+        return int(self.array.shape[1])
+
+
+@dataclass
+class Builder:
+    """Reads the tables of one net.toml; problems are collected in the tables' list."""
+
+    top: Table
+    arrays: Arrays
+    notes: Notes
+    profile: Profile = field(init=False)
+    profile_name: str = field(init=False)
+
+    def network(self) -> NetSpec | None:
+        """The network; None if a part of it is missing, which is then among the problems."""
+        name = self.top.choice("profile", tuple(PROFILES))
+        if "profile" not in self.top:
+            self.top.problem("profile", f"is missing, needed is one of {', '.join(PROFILES)}")
+        self.profile_name = name or next(iter(PROFILES))
+        self.profile = PROFILES[self.profile_name]
+        self.layout = self.top.choice("layout", LAYOUTS)
+        self.values = self.top.choice("values", VALUES) or "latent"
+        self.epsilon = self.top.number("epsilon", least=0)
+        self.form = self.top.choice("form", ("tf", "torch", "lasagne"))
+        self.h = self._magnitude(self.top)
+        tables = self.top.tables("layers")
+        if not tables and "layers" not in self.top:
+            self.top.problem("layers", "is missing: a network needs [[layers]]")
+        kernels = [self._kernel(index, table) for index, table in enumerate(tables)]
+        source = self.top.table("input")
+        mapping = None
+        layers: list[Layer] = []
+        if source is None:
+            if "input" not in self.top:
+                self.top.problem("input", f"is missing: it needs [input] with one of {', '.join(INPUTS)}")
+        else:
+            mapping = self._mapping(source)
+            layers.extend(self._before(source, kernels[0].depth if kernels and kernels[0] else None))
+            source.close()
+        complete = all(kernel is not None for kernel in kernels)
+        reads = mapping.kind if mapping is not None and not layers else "signs"
+        names: set[str] = set()
+        for index, (table, kernel) in enumerate(zip(tables, kernels, strict=True)):
+            label = table.text("name") or str(index)
+            if label in names:
+                table.problem("name", f"there are two layers called {label}")
+            names.add(label)
+            after = tables[index + 1] if index + 1 < len(tables) else None
+            layers.extend(self._layer(table, label, kernel, after, reads if index == 0 else "signs"))
+            table.close()
+        self._assume(mapping)
+        if mapping is None or not tables or not complete:
+            return None
+        return NetSpec(mapping, tuple(layers), self.profile_name)
+
+    def _assume(self, mapping: InputMapping | None) -> None:
+        meaning = f"{self.profile_name} ({self.profile.meaning})"
+        self.notes.assumptions.append(Assumption("tie profile", meaning, "net"))
+        if mapping is not None:
+            self.notes.assumptions.append(Assumption("input", mapping.describe(), "net"))
+
+    # ------------------------------------------------------------ input
+
+    def _mapping(self, table: Table) -> InputMapping | None:
+        kind = table.one_of(INPUTS)
+        pair = {"range": table.numbers("range", 2, "LOW, HIGH"), "normalize": table.numbers("normalize", 2, "MEAN, STD")}
+        affine = table.numbers("affine", 3, "SLOPE, INTERCEPT, DIVISOR")
+        threshold = table.integer("threshold", least=1, most=255)
+        flags = {name: table.flag(name) for name in ("raw", "signs", "reals")}
+        try:
+            if kind == "range" and (numbers := pair["range"]) is not None:
+                return PixelInput.range(*numbers)
+            if kind == "normalize" and (numbers := pair["normalize"]) is not None:
+                return PixelInput.normalize(*numbers)
+        except OptionError as error:
+            assert kind is not None
+            table.problem(kind, str(error))
+            return None
+        if affine is not None and kind == "affine":
+            if not affine[0] or not affine[2]:
+                table.problem("affine", "has a zero slope or divisor")
+                return None
+            return PixelInput(*affine)
+        if kind == "threshold" and threshold is not None:
+            return ThresholdInput(threshold)
+        if kind in flags:
+            if not flags[kind]:
+                table.problem(kind, "is given only as true")
+                return None
+            mappings: dict[str, InputMapping] = {"raw": PixelInput.range(0, 255), "signs": SignInput(), "reals": RealInput()}
+            return mappings[kind]
+        return None
+
+    def _before(self, table: Table, depth: int | None) -> list[Layer]:
+        """What binarizes every input by itself."""
+        follower = table.one_of(("norm", "steps", "sign"), needed=False)
+        name = table.text("name") or "input"
+        sign, rule = table.flag("sign"), table.choice("sign_rule", RULES)
+        if follower is None or (follower == "sign" and not sign):
+            for key in ("name", "sign_rule"):
+                if key in table:
+                    table.problem(key, "belongs to an input with norm, steps or sign")
+            return []
+        layers = self._followers(table, name, depth)
+        return [*layers, Sign(name, rule or self.profile.activations)]
+
+    # ------------------------------------------------------------ weights
+
+    def _magnitude(self, table: Table) -> float | str | None:
+        if table.values.get("h") == "glorot":
+            return str(table.choice("h", ("glorot",)))
+        return table.number("h", above=0)
+
+    def _kernel(self, index: int, table: Table) -> _Kernel | None:
+        """The weights as float32 (neurons, depth); binary ones as latents."""
+        is_float = (table.choice("kind", ("binary", "float")) or "binary") == "float"
+        layout = table.choice("layout", LAYOUTS) or self.layout
+        values = table.choice("values", VALUES) or self.values
+        own = self._magnitude(table)
+        scale = table.number("weight_scale")
+        label = table.text("name") or str(index)
+        name = table.text("weight")
+        if name is None:
+            if "weight" not in table:
+                table.problem("weight", "is missing: a layer needs the array of its weights")
+            return None
+        tensor = self.arrays.floats(table, "weight", name, f"{label}: weights{f', {layout}' if layout else ''}")
+        if layout is None:
+            table.problem("layout", 'is missing, here or at the top: "in_out" (inputs, neurons) or "out_in" (neurons, inputs)')
+        if tensor is None or layout is None:
+            return None
+        if tensor.ndim != 2 or 0 in tensor.shape:
+            table.problem("weight", f"{name} has shape {tensor.shape}, needed are two dimensions, {_meaning(layout)}")
+            return None
+        array = np.ascontiguousarray(tensor.T) if layout == "in_out" else tensor
+        if is_float:
+            if own is not None or "values" in table:
+                table.problem("", "h and values mean nothing in a float layer")
+            return _Kernel(array if scale is None else array * np.float32(scale), 1.0)
+        if scale is not None:
+            table.problem("weight_scale", "belongs to float layers; binary layers have scale and h")
+        h = own if own is not None else self.h
+        if h == "glorot":
+            h = float(np.float32(np.sqrt(1.5 / (array.shape[0] + array.shape[1]))))
+        magnitude = 1.0 if h is None else float(np.float32(h))
+        if values != "latent" and np.isfinite(array).all():
+            self._check_binary(table, name, tensor, values, magnitude)
+            if values.startswith("bits"):
+                sign = np.float32(1 if values == "bits" else -1)
+                array = sign * (2 * array - np.float32(1)) * np.float32(magnitude)
+        return _Kernel(array, magnitude)
+
+    @staticmethod
+    def _check_binary(table: Table, name: str, array: F32, values: str, magnitude: float) -> None:
+        """Report weights that are said to be binary and are not, with the count."""
+        low, high = (0.0, 1.0) if values.startswith("bits") else (-magnitude, magnitude)
+        wrong = ~((array == np.float32(low)) | (array == np.float32(high)))
+        if not wrong.any():
+            return
+        zeros = wrong & (array == 0)
+        some = zeros if zeros.any() else wrong
+        index = [int(i) for i in np.argwhere(some)[0]]
+        what = "exactly 0" if zeros.any() else f"neither {low:g} nor {high:g}"
+        hint = (
+            "a ternary network has three values, which one bit cannot hold" if zeros.any() else f"{array[tuple(index)]:g} there"
+        )
+        found = f"{int(some.sum())} of {array.size} values of {name} are {what}, the first at {index} ({hint})"
+        table.problem("weight", f'{found}; values = "{values}"')
+
+    # ------------------------------------------------------------ layers
+
+    def _layer(self, table: Table, name: str, kernel: _Kernel | None, after: Table | None, reads: str) -> list[Layer]:
+        """A layer and what follows it.  reads: kind of the input mapping for the first layer, else "signs"."""
+        is_float = table.values.get("kind") == "float"
+        weight_rule, sign_rule = table.choice("weight_rule", RULES), table.choice("sign_rule", RULES)
+        zero_one = table.choice("reads", ("01",)) is not None
+        scale_by = table.choice("scale_by", ("mean-abs", "mean-abs-layer"))
+        bias_scale = table.number("bias_scale")
+        neurons = kernel.neurons if kernel else None
+        scale = self._vector(table, "scale", neurons, f"{name}: scale")
+        bias = self._vector(table, "bias", neurons, f"{name}: bias")
+        if bias is not None and bias_scale is not None:
+            bias = bias * np.float32(bias_scale)
+        if "scale" in table and "scale_by" in table:
+            table.problem("scale_by", "and scale exclude each other")
+        if scale_by is not None and kernel is not None:
+            axis = 1 if scale_by == "mean-abs" else None
+            mean = np.abs(kernel.array).mean(axis=axis, dtype=np.float64)
+            scale = np.broadcast_to(np.asarray(mean, np.float32), (kernel.neurons,)).copy()
+        if is_float:
+            for key in ("scale", "scale_by", "weight_rule", "threshold"):
+                if key in table:
+                    table.problem(key, "belongs to binary layers")
+        if zero_one and reads in ("pixels", "reals"):
+            table.problem("reads", "belongs to layers that read bits; pixels and reals say in [input] what they are")
+        activation = self._activation(table, after)
+        layers: list[Layer] = []
+        if kernel is not None and is_float:
+            layers.append(self._float(table, name, kernel, bias, zero_one))
+        elif kernel is not None:
+            rule = weight_rule or self.profile.weights
+            dense = Dense(name, kernel.array, rule, kernel.h, bias, scale)
+            layers.extend(_on_zero_one(dense) if zero_one else [dense])
+        if table.one_of(FOLLOWERS, needed=False) == "threshold":
+            plain = scale is None and bias is None and (kernel is None or kernel.h == 1) and not zero_one
+            counts = reads not in ("pixels", "reals") and plain and kernel is not None
+            layers.extend(comparison(table, self.arrays, name, neurons, kernel.depth if counts and kernel else None))
+            if activation not in (None, "sign") or after is None:
+                table.problem("threshold", 'is followed by a sign, so that it cannot stand in the last layer; "steps" can')
+            return layers
+        layers.extend(self._followers(table, name, neurons))
+        if activation == "sign":
+            layers.append(Sign(f"{name}.sign", sign_rule or self.profile.activations))
+        elif activation == "hardtanh":
+            layers.append(Hardtanh(f"{name}.hardtanh"))
+        return layers
+
+    def _activation(self, table: Table, after: Table | None) -> str | None:
+        given: str | None = table.choice("activation", ("sign", "hardtanh", "none"))
+        if given is not None or "activation" in table:
+            return given
+        if after is None:
+            return "none"
+        if after.values.get("kind") == "float" and "threshold" not in table:
+            table.problem(
+                "activation", 'is missing: a float layer follows, which reads "sign", "hardtanh" or "none" of this one'
+            )
+        return "sign"
+
+    def _float(self, table: Table, name: str, kernel: _Kernel, bias: F32 | None, zero_one: bool) -> FloatDense:
+        if not zero_one:
+            return FloatDense(name, kernel.array, bias)
+        # x of 0 and 1 is (s + 1)/2 of s = -1 and +1: exact where sums of weights are.
+        if (kernel.array != np.round(kernel.array)).any() or np.abs(kernel.array).sum(axis=1).max() >= 2**23:
+            table.problem("reads", '"01" in a float layer needs whole weights; scale and bias can follow as steps')
+        shift = np.float32(0.5) * kernel.array.sum(axis=1, dtype=np.float64).astype(np.float32)
+        return FloatDense(name, np.float32(0.5) * kernel.array, shift if bias is None else shift + bias)
+
+    def _vector(self, table: Table, key: str, size: int | None, use: str) -> F32 | None:
+        if size is None:  # the weights are a problem already; look at the type only
+            given = table.vector(key)
+            if isinstance(given, str):
+                self.arrays.take(table, key, given, use)
+            return None
+        return self.arrays.vector(table, key, size, use)
+
+    # ------------------------------------------------------------ what follows
+
+    def _followers(self, table: Table, name: str, size: int | None) -> list[Layer]:
+        inner = table.table("norm")
+        if inner is not None:
+            return self._norm(inner, f"{name}.norm", size)
+        layers: list[Layer] = []
+        chain: list[tuple[ChainOp, F32]] = []
+
+        def flush() -> None:
+            if chain:
+                layers.append(Chain(f"{name}.steps" if not layers else f"{name}.steps{len(layers)}", tuple(chain)))
+                chain.clear()
+
+        for step in table.tables("steps"):
+            op = step.one_of((*OPS, "norm", "hardtanh"))
+            if op in OPS:
+                vector = self._vector(step, op, size, f"{name}: {op}")
+                if vector is not None:
+                    chain.append((op, vector))
+            elif op == "norm" and (norm := step.table("norm")) is not None:
+                flush()
+                layers.extend(self._norm(norm, f"{name}.norm{len(layers) or ''}", size))
+            elif op == "hardtanh" and step.flag("hardtanh"):
+                flush()
+                layers.append(Hardtanh(f"{name}.hardtanh{len(layers) or ''}"))
+            step.close()
+        flush()
+        return layers
+
+    def _norm(self, table: Table, name: str, size: int | None) -> list[Layer]:
+        label = table.text("name") or name
+        epsilon = table.number("epsilon", least=0)
+        form = table.choice("form", ("tf", "torch", "lasagne"))
+        known = _USUAL_FORMS.get(self.profile_name)
+        arrays = self._norm_arrays(table, label, size)
+        table.close()
+        if arrays is None:
+            return []
+        return batch_norm(table, label, arrays, epsilon, self.epsilon, form, self.form or known)
+
+    def _norm_arrays(self, table: Table, label: str, size: int | None) -> dict[str, F32] | None:
+        """The vectors of a BatchNorm by field; None after reporting problems."""
+        before = len(table.problems)
+        stacked, axis = table.text("stacked"), table.integer("axis", least=0, most=1)
+        order = table.texts("order")
+        found: dict[str, F32] = {}
+        if stacked is not None and size is not None:
+            found = self._unstacked(table, label, stacked, order, axis or 0, size)
+        elif stacked is None and (order or axis is not None):
+            table.problem("order" if order else "axis", "belongs to stacked")
+        for key in NORM_FIELDS:
+            vector = self._vector(table, key, size, f"{label}: BatchNorm {key}")
+            if key in found and key in table:
+                table.problem(key, "is in the stacked array already")
+            if vector is not None:
+                found[key] = vector
+        given = [key for key in NORM_FIELDS if key in found or key in table]
+        spreads = [key for key in ("variance", "std", "inv_std") if key in given]
+        if len(table.problems) == before and (len(spreads) != 1 or "mean" not in given):
+            has = f"it has {', '.join(given)}" if given else "it has none"
+            table.problem("", f"needs mean and one of variance, std, inv_std; {has}")
+        return found if len(table.problems) == before and size is not None else None
+
+    def _unstacked(self, table: Table, label: str, name: str, order: Sequence[str], axis: int, size: int) -> dict[str, F32]:
+        wrong = [key for key in order if key not in NORM_FIELDS]
+        if not order or wrong or len(set(order)) != len(order):
+            table.problem("order", f"needs distinct names out of {', '.join(NORM_FIELDS)}")
+            return {}
+        array = self.arrays.floats(table, "stacked", name, f"{label}: BatchNorm {', '.join(order)}")
+        if array is None:
+            return {}
+        wanted = (len(order), size) if axis == 0 else (size, len(order))
+        if array.ndim == 1 and array.size == len(order) * size:
+            array = array.reshape(wanted)
+        if array.shape != wanted:
+            table.problem(
+                "stacked", f"{name} has shape {array.shape}, needed is {wanted} for {len(order)} vectors along axis {axis}"
+            )
+            return {}
+        parts: NDArray[Any] = array if axis == 0 else array.T
+        return {key: np.ascontiguousarray(part) for key, part in zip(order, parts, strict=True)}
+
+
+def _meaning(layout: str) -> str:
+    return "(inputs, neurons)" if layout == "in_out" else "(neurons, inputs)"
+
+
+def _on_zero_one(dense: Dense) -> list[Layer]:
+    """A layer whose inputs are 0 and 1: its sum is (dot + sum of weights) / 2 of the dot with -1 and +1, exactly.
+
+    H, scale and bias then follow in the order in which `Dense` has them.
+    """
+    signs = _signs(dense)
+    half = np.full(dense.neurons, 0.5, np.float32)
+    shift = (signs.sum(axis=1, dtype=np.float64) / 2).astype(np.float32)
+    steps: list[tuple[ChainOp, F32]] = []
+    if dense.h != 1:
+        steps.append(("mul", np.full(dense.neurons, dense.h, np.float32)))
+    if dense.scale is not None:
+        steps.append(("mul", dense.scale))
+    if dense.bias is not None:
+        steps.append(("add", dense.bias))
+    layers: list[Layer] = [Dense(dense.name, signs, "sign", 1.0, shift, half)]
+    return [*layers, Chain(f"{dense.name}.steps01", tuple(steps))] if steps else layers
+
+
+def _signs(dense: Dense) -> F32:
+    """The binary weights, -1 and +1; 0 where the rule is torch.sign and the latent 0, which the network's check reports."""
+    x = dense.latent / np.float32(dense.h)
+    if dense.rule == "sign":
+        return np.asarray(np.sign(x), np.float32)
+    soft = np.clip((x + np.float32(1)) / np.float32(2), 0, 1)
+    positive = {
+        "round-even": lambda: np.round(soft) > 0,
+        "round-away": lambda: soft >= np.float32(0.5),
+        "ge": lambda: x >= 0,
+        "gt": lambda: x > 0,
+    }[dense.rule]()
+    return np.asarray(np.where(positive, 1, -1), np.float32)
