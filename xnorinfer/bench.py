@@ -37,6 +37,10 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 #: A measurement repeats its call until it lasts this long, so that the clock and the interpreter do not matter.
 SHORTEST_SECONDS = 4e-3
 
+#: With several threads, idle ones of a library (OpenBLAS) spin for about 0.1 s after a call and take the cores from whoever is
+#: measured next.
+SETTLE_SECONDS = 0.15
+
 #: Rounds (one measurement of either side) per case, within the time that the case may take.
 FEWEST_ROUNDS, MOST_ROUNDS = 5, 41
 
@@ -285,7 +289,13 @@ def bench(
                 x = random_inputs(packed, batch * -(-COMPARED_ROWS // batch), seed)
                 cases.append(_measure(model, x, batch, count, seconds))
     report("measuring", len(cases), len(cases))
-    return Report(name, kernel, environment(), tuple(cases), tuple(remarks))
+    around = environment()
+    if kernel.startswith("avx512") and around["blas_in_use"] in ("Haswell", "Zen"):
+        remarks.append(
+            f"numpy's OpenBLAS does not know this CPU and runs its {around['blas_in_use']} code, without AVX-512; with the "
+            "environment variable OPENBLAS_CORETYPE=SkylakeX the float32 side is faster"
+        )
+    return Report(name, kernel, around, tuple(cases), tuple(remarks))
 
 
 def _measure(model: Model, x: NDArray[Any], batch: int, threads: int, seconds: float) -> Case:
@@ -300,6 +310,8 @@ def _measure(model: Model, x: NDArray[Any], batch: int, threads: int, seconds: f
     rounds = 0
     while rounds < FEWEST_ROUNDS or (rounds < MOST_ROUNDS and time.perf_counter() - begin < seconds):
         for call, times, times_taken in zip((ours, theirs), repeats, taken, strict=True):
+            if threads > 1:
+                _settle(call)
             start = time.perf_counter()
             for _ in range(times):
                 call()
@@ -310,6 +322,13 @@ def _measure(model: Model, x: NDArray[Any], batch: int, threads: int, seconds: f
     if differ.any():
         unexplained = int((exact_predict(model.packed, x[differ]) != packed_classes[differ]).sum())
     return Case(batch, threads, rounds, Timing.of(taken[0]), Timing.of(taken[1]), len(x), int(differ.sum()), unexplained)
+
+
+def _settle(call: Callable[[], object]) -> None:
+    """Unmeasured calls, until the threads of whoever ran before are asleep."""
+    start = time.perf_counter()
+    while time.perf_counter() - start < SETTLE_SECONDS:
+        call()
 
 
 def _repeats(call: Callable[[], object]) -> int:
@@ -356,9 +375,19 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "blas": f"{blas.get('name', 'unknown')} {blas.get('version', '')}".strip(),
+        "blas_in_use": _blas_architecture(),
         "numba": importlib.metadata.version("numba"),
         "xnorinfer": importlib.metadata.version("xnorinfer"),
     }
+
+
+def _blas_architecture() -> str:
+    """Which of its codes OpenBLAS chose for this CPU; "unknown" for other libraries or without threadpoolctl."""
+    try:
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        return "unknown"
+    return next((str(one.get("architecture")) for one in threadpool_info() if one.get("user_api") == "blas"), "unknown")
 
 
 def cpu_name() -> str:

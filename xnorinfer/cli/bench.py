@@ -17,6 +17,7 @@ EPILOG = """\b
 Examples:
   xnorinfer bench mnist.safetensors
   xnorinfer bench mnist.safetensors --batch 1,256 --threads 1 --json times.json
+  xnorinfer bench mnist.safetensors --batch 1,2,4,8,16,32,64,128,256,512,1024 --plot times.png
 """
 
 
@@ -31,6 +32,7 @@ Examples:
 @click.option(
     "--seconds", type=click.FloatRange(min=0.01), default=2.0, show_default=True, help="Time for each line of the table."
 )
+@click.option("--plot", type=click.Path(path_type=Path), metavar="OUT.png", help="Draw the table (needs matplotlib).")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="OUT", help="Write all numbers as JSON.")
 @click.pass_context
 def command(
@@ -39,6 +41,7 @@ def command(
     batches: tuple[int, ...],
     threads: tuple[int, ...] | None,
     seconds: float,
+    plot: Path | None,
     json_file: Path | None,
 ) -> None:
     """Time a model against the same network in float32 numpy.
@@ -50,17 +53,24 @@ def command(
     """
     from xnorinfer import modelfile
     from xnorinfer.bench import bench
+    from xnorinfer.plot import draw, require_drawable
     from xnorinfer.writing import require_writable, write_json
 
     packed = modelfile.load(model)
-    if json_file is not None:
-        require_writable(json_file, model)
+    for path in (json_file, plot):
+        if path is not None:
+            require_writable(path, model)
+    if plot is not None:
+        require_drawable(plot)
     with screen.stages() as report:
         result = bench(packed, batches, threads, seconds=seconds, name=Path(model).name, progress=report)
     show(result)
     if json_file is not None:
         write_json(json_file, result.to_json())
         screen.say(f"wrote {json_file}")
+    if plot is not None:
+        draw(result, plot)
+        screen.say(f"wrote {plot}")
     if not result.holds:
         ctx.exit(1)
 

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from networks import INPUTS, random_network
+
+from xnorinfer.bench import bench
+from xnorinfer.errors import MissingExtraError, OptionError
+from xnorinfer.lower import lower
+from xnorinfer.plot import draw, require_drawable
+
+
+@pytest.mark.parametrize(("suffix", "magic"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")])
+def test_a_report_is_drawn(tmp_path: Path, suffix: str, magic: bytes) -> None:
+    pytest.importorskip("matplotlib")
+    packed = lower(random_network(1, [16, 30, 4], INPUTS["range"])).packed
+    path = tmp_path / f"times{suffix}"
+    draw(bench(packed, (1, 8), (1,), seconds=0.01), path)
+    assert path.read_bytes().startswith(magic)
+
+
+def test_other_file_types_are_refused() -> None:
+    with pytest.raises(OptionError, match=r"--plot times\.txt: ends in \.txt; needed is one of \.png, \.svg, \.pdf"):
+        require_drawable(Path("times.txt"))
+
+
+def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(
+        MissingExtraError, match=r"drawing a benchmark needs the package matplotlib: pip install 'xnorinfer\[bench\]'"
+    ):
+        require_drawable(Path("times.png"))
