@@ -101,7 +101,7 @@ def scaling(seconds: float) -> Iterator[Row]:
     for batch in (64, 256, 1024):
         x = random_pixels(batch, REFERENCE[0])
         times = interleave(
-            {str(count): (lambda p=plan, v=x: p.run(v)) for count, plan in plans.items()}, seconds, shortest=0.02
+            {str(count): (lambda p=plan, v=x: p.run(v)) for count, plan in plans.items()}, seconds, shortest=0.02, settle=0.05
         )
         ours, theirs = times[str(cores)] / batch, times["1"] / batch
         yield Row(f"batch {batch}, {cores} threads", "1 thread", ours, theirs, theirs / ours)
