@@ -366,7 +366,8 @@ class Builder:
         if len(table.problems) == before and (len(spreads) != 1 or "mean" not in given):
             has = f"it has {', '.join(given)}" if given else "it has none"
             table.problem("", f"needs mean and one of variance, std, inv_std; {has}")
-        return found if len(table.problems) == before and size is not None else None
+        # An array whose declaration is a problem already is missing without another one.
+        return found if len(table.problems) == before and len(found) == len(given) else None
 
     def _unstacked(self, table: Table, label: str, name: str, order: Sequence[str], axis: int, size: int) -> dict[str, F32]:
         wrong = [key for key in order if key not in NORM_FIELDS]
