@@ -92,7 +92,7 @@ and, if every pixel or real value is binarized by itself before the first layer,
 
 [arrays.NAME]: arrays that the container does not hold by name; all keys are optional that are not needed
     from = "X"               another array of the container, or
-    file = "X"               a file in SOURCE's folder (else SOURCE itself), and in it
+    file = "X"               a file in SOURCE, which is a folder (without `file`: SOURCE itself), and in it
       array = "Y"            an array by name, where the file is itself one of the containers (.npy, .npz, C header, ...)
       format = "raw"         little-endian numbers with dtype ("float32", "int8", "uint64", ...), shape, offset and trailing
                              (bytes before and after, default 0).  All bytes of the file must be accounted for
@@ -214,6 +214,8 @@ def _container(path: Path, top: Table) -> tuple[str, dict[str, Entry]]:
         options = ConvertOptions.from_json({} if reader is None else reader.values)
     except (OptionError, TypeError) as error:
         raise OptionError(f"--net: reader: {error}") from None
+    if not isinstance(options.format, str | None):
+        raise OptionError(f"--net: reader.format: {options.format!r} is no name of a format")
     if options.net is not None:
         raise OptionError("--net: reader.net: a net.toml cannot contain another")
     from xnorinfer.converters import read_source

@@ -1,14 +1,14 @@
 """The arrays a net.toml names: those of the container, those it declares itself, and what became of each.
 
-An array declared in `[arrays.NAME]` comes from another array (`from`), from a file in SOURCE's folder (`file`), or from SOURCE
-itself.  No file outside SOURCE's folder is ever opened.
+An array declared in `[arrays.NAME]` comes from another array (`from`), from a file in the folder SOURCE (`file`), or from
+SOURCE itself.  No other file is ever opened: the digest in a model's provenance covers just these.
 """
 
 from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -177,17 +177,21 @@ class Arrays:
         return self.entries[base].load
 
     def _file(self, table: Table, file: str | None) -> Path | None:
-        """The path of a declared file, made sure to lie in SOURCE's folder."""
+        """The path of a declared file, made sure to lie in the folder SOURCE."""
         if file is None:
             if self.path.is_file():
                 return self.path
-            table.problem("", "needs `file`, a path in the folder, or `from`, an array of SOURCE")
+            table.problem("", "needs `file`, a file in the folder, or `from`, an array of SOURCE")
             return None
-        parts = PurePosixPath(file).parts
-        if "\\" in file or ":" in file or "\0" in file or file.startswith("/") or ".." in parts:
-            table.problem("file", f"{file!r} must be a path inside SOURCE's folder: no leading /, no .., no backslash or colon")
+        if not self.path.is_dir():
+            table.problem("file", f"SOURCE is a file; give its folder {self.path.parent} as SOURCE to use the files in it")
             return None
-        folder = self.path if self.path.is_dir() else self.path.parent
+        if any(character in file for character in "/\\:\0") or file in (".", ".."):
+            table.problem(
+                "file", f"{file!r} must be the name of a file in the folder SOURCE itself, without slashes and colons"
+            )
+            return None
+        folder = self.path
         path = folder / file
         try:
             inside = path.resolve(strict=True).is_relative_to(folder.resolve(strict=True))

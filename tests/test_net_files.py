@@ -119,21 +119,21 @@ def test_a_folder_of_files(tmp_path: Path) -> None:
     """One raw file with a header between, a .npy, text with numbers, a header; all bytes accounted for."""
     arrays = parts()
     folder = tmp_path / "folder"
-    (folder / "sub").mkdir(parents=True)
+    folder.mkdir()
     raw = b"HEAD" + arrays["a/w"].tobytes() + arrays["a/mean"].astype("<f8").tobytes() + b"tail!"
-    (folder / "sub" / "all.bin").write_bytes(raw)
+    (folder / "all.bin").write_bytes(raw)
     np.save(folder / "var.npy", arrays["a/var"])
     (folder / "bias.csv").write_text(", ".join(map(str, arrays["a/b"])))
     write_c(folder / "net.h", {"c/w": arrays["c/w"], "other": arrays["a/b"]})
     toml = """
         [arrays."a/w"]
-        file = "sub/all.bin"
+        file = "all.bin"
         format = "raw"
         dtype = "float32"
         shape = [10, 6]
         offset = 4
         [arrays."a/mean"]
-        file = "sub/all.bin"
+        file = "all.bin"
         format = "raw"
         dtype = "float64"
         shape = [6]
