@@ -289,12 +289,11 @@ class _Walk:
         if self.parts and not signed and not is_float:
             self.problems.append(f"{node.name}: binary weights follow {self.parts[-1].name} without a sign between them")
         magnitude = float(magnitudes[-1]) if not is_float else 1.0
-        h = kernel.scale * magnitude * (self.sign_scale if signed else 1.0)
+        with np.errstate(over="ignore"):  # an infinite H is refused with the network's other problems
+            h = float(np.float32(kernel.scale * magnitude * (self.sign_scale if signed else 1.0)))
         self._use(kernel, f"{node.name}: " + ("float weights" if is_float else "weights"))
         activation: Any = "sign" if signed else "none"
-        self.current = LayerPart(
-            node.name, weight, is_float=is_float, activation=activation, h=None if h == 1 else float(np.float32(h))
-        )
+        self.current = LayerPart(node.name, weight, is_float=is_float, activation=activation, h=None if h == 1 else h)
         self.signed, self.steps = False, []
         if len(others) > 1:
             self._step(node, ("add",), others[1])

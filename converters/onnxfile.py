@@ -158,7 +158,10 @@ def read_tensor(message: memoryview) -> RawTensor:
         elif number == 9:
             raw = view(value)
         elif number == 10:
-            chunks.append(np.frombuffer(value.to_bytes(8, "little") if isinstance(value, int) else value, "<f8"))
+            wide = value.to_bytes(8, "little") if isinstance(value, int) else value
+            if len(wide) % 8:
+                raise WireError("holds packed doubles of an odd length")
+            chunks.append(np.frombuffer(wide, "<f8"))
         elif number in (13, 14) and value:
             raise WireError(f"keeps tensor {name!r} in another file, which is not supported")
     code = DTYPES.get(kind)

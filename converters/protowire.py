@@ -109,6 +109,8 @@ def packed_varints(value: Value) -> list[int]:
 def packed_floats(value: Value) -> NDArray[np.float32]:
     """A repeated float field: packed, or a single one of an unpacked field."""
     if isinstance(value, int):
+        if value >> 32:
+            raise WireError("holds a float of more than 32 bits")
         return np.array([value], "<u4").view("<f4")
     if len(value) % 4:
         raise WireError("holds packed floats of an odd length")

@@ -121,10 +121,13 @@ class Graph:
             node = self.nodes.get(node.inputs[0])
         if node is None or node.operation != "Const" or node.value is None:
             return None
-        dtype = next((integer(value) for number, value in fields(node.value) if number == 1), 0)
-        if dtype != 1:
+        try:
+            dtype = next((integer(value) for number, value in fields(node.value) if number == 1), 0)
+            if dtype != 1:
+                return None
+            values = read_tensor(node.value, dtype)
+        except WireError:  # a damaged constant says nothing, as one that is missing
             return None
-        values = read_tensor(node.value, dtype)
         return _shortest(values[0]) if values.size == 1 else None
 
 

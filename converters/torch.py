@@ -174,6 +174,9 @@ def _check_archive(path: Path) -> None:
             # torch.save stores without compression, so that nothing it wrote unpacks to more than the file.
             if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
                 raise SourceError(f"{path.name} is compressed, which torch.save never does: refused")
+            # torch.load takes an entry that is marked as a folder for an empty one, whatever it holds.
+            if any(entry.external_attr & 0x10 for entry in archive.infolist()):
+                raise SourceError(f"{path.name} is a damaged archive: an entry is marked as a folder")
             # torch.load compares no checksums, so that a flipped bit would pass for a trained weight.
             damaged = archive.testzip()
             if damaged is not None:
@@ -249,7 +252,7 @@ def _mappings(loaded: Any) -> Iterator[tuple[str, Mapping[Any, Any], str]]:
             if "param_groups" in value and "state" in value:
                 reason = "optimizer state, no part of inference"
             yield where, value, reason
-            stack.extend((f"{where}{key}.", inner, reason) for key, inner in value.items())
+            stack.extend((f"{where}{key}.", inner, reason) for key, inner in value.items() if isinstance(key, str | int))
         elif isinstance(value, list | tuple):
             seen.add(id(value))
             stack.extend((f"{where}{index}.", inner, reason) for index, inner in enumerate(value))
