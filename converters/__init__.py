@@ -11,6 +11,7 @@ from pathlib import Path
 
 from xnorinfer.converters.base import Assumption, ConvertOptions, Reading, Source, TensorUse
 from xnorinfer.converters.bnnpynq import BnnPynqSource
+from xnorinfer.converters.keras import KerasSource
 from xnorinfer.converters.net import read_net
 from xnorinfer.converters.npz import NpzSource
 from xnorinfer.converters.onnx import OnnxSource
@@ -31,7 +32,7 @@ __all__ = [
 ]
 
 #: Every kind of checkpoint, in the order in which they are asked whether a file is theirs.
-SOURCES: tuple[Source, ...] = (NpzSource(), TorchSource(), Tf1Source(), BnnPynqSource(), OnnxSource())
+SOURCES: tuple[Source, ...] = (NpzSource(), TorchSource(), Tf1Source(), BnnPynqSource(), OnnxSource(), KerasSource())
 
 
 def read_source(path: str | Path, options: ConvertOptions | None = None) -> Reading:

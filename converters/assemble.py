@@ -114,8 +114,10 @@ def assemble(
     defaults: Defaults,
     notes: Notes,
     problems: list[str],
+    leading: Sequence[NormPart] | None = None,
 ) -> Reading:
     """Build the network.  `problems` are those the source found; all are raised together, as NetworkError about `about`.
+    leading: what stands before a sign of the inputs themselves; None if they are not binarized one by one.
 
     Raises NetworkError and OptionError (a float layer that does not exist).
     """
@@ -126,6 +128,8 @@ def assemble(
     notes.assumptions.append(Assumption("tie profile", f"{profile_name} ({profile.meaning})", origin))
     guessed = options.profile is None and defaults.profile_origin == "default"
     layers: list[Layer] = []
+    if leading is not None:
+        layers += [*(_batch_norm(norm, options, defaults) for norm in leading), Sign("input.sign", profile.activations)]
     for index, part in enumerate(parts):
         if part.is_float:
             layers.extend(_float_layer(part, index, notes))
@@ -282,7 +286,8 @@ def _remark_latents(part: LayerPart, h: float, profile: str, is_default: bool, n
             f"{part.name}: {ties} of {part.weight.size} latents lie on the tie and become {_list_signs(mine)} "
             f"under {profile}" + (f" (but {elsewhere}); --profile decides" if elsewhere else "")
         )
-    beyond = int((np.abs(part.weight) > np.float32(h)).sum())
+    # A source that says H itself may leave latents where they are: Larq does not clip unless told to.
+    beyond = 0 if part.h == h else int((np.abs(part.weight) > np.float32(h)).sum())
     if beyond:
         largest = float(np.abs(part.weight).max())
         notes.warnings.append(

@@ -1,0 +1,142 @@
+"""HDF5 files as Keras writes them: names, shapes and attributes at once, numbers when asked for.
+
+Nothing outside the file is followed, and every size is checked against the file before anything is allocated: Keras neither
+compresses nor links, so that the arrays together are no larger than the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.converters.arrays import element_count
+from xnorinfer.converters.bundle import Entry
+from xnorinfer.errors import MissingExtraError, SourceError
+
+if TYPE_CHECKING:
+    import h5py
+
+MAGIC = b"\x89HDF\r\n\x1a\n"
+#: More than any network has; a file can claim any number of groups, one inside the other.
+MAX_OBJECTS = 100_000
+MAX_DEPTH = 64
+#: What h5py raises on damaged files.
+_H5_DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, AttributeError, MemoryError)
+
+
+class H5Content:
+    """The datasets of an open file by their paths (`model_weights/dense/dense/kernel:0`), and the attributes of its groups."""
+
+    def __init__(self, file: h5py.File, about: str, size: int) -> None:
+        self._file = file
+        self.about = about
+        self._size = size
+        self._claimed = 0
+        self.entries: dict[str, Entry] = {}
+        self.groups: set[str] = {""}
+        self._seen: set[int] = set()
+        self._walk(file, "", 0)
+
+    def _walk(self, group: h5py.Group, where: str, depth: int) -> None:
+        import h5py
+
+        for name in group:
+            path = f"{where}{name}"
+            link = group.get(name, getlink=True)
+            if not isinstance(link, h5py.HardLink):
+                raise SourceError(f"{self.about}, {path} is a link to somewhere else ({type(link).__name__}): refused")
+            item = group[name]
+            address = h5py.h5o.get_info(item.id).addr
+            if address in self._seen or depth > MAX_DEPTH or len(self._seen) > MAX_OBJECTS:
+                raise SourceError(f"{self.about}, {path} is reached twice, or is one of too many objects: refused")
+            self._seen.add(address)
+            if isinstance(item, h5py.Dataset):
+                self.entries[path] = self._entry(path, item)
+            elif isinstance(item, h5py.Group):
+                self.groups.add(path)
+                self._walk(item, f"{path}/", depth + 1)
+
+    def _entry(self, path: str, dataset: h5py.Dataset) -> Entry:
+        where = f"{self.about}, dataset {path}"
+        if dataset.shape is None:
+            raise SourceError(f"{where} has no shape")
+        if dataset.is_virtual or dataset.external:
+            raise SourceError(f"{where} keeps its numbers in other files: refused")
+        if dataset.id.get_create_plist().get_nfilters():
+            raise SourceError(f"{where} is compressed, which Keras never does: refused; `h5repack -f NONE` unpacks it")
+        shape = tuple(int(n) for n in dataset.shape)
+        numbers = dataset.dtype.kind in "fiub"
+        size = element_count(shape) * dataset.dtype.itemsize
+        self._claimed += size
+        if self._claimed > self._size or (numbers and dataset.id.get_storage_size() < size):
+            raise SourceError(f"{where} says {shape} {dataset.dtype}, which is {size} bytes, more than the file holds")
+
+        def load() -> NDArray[Any]:
+            if not numbers:
+                raise SourceError(f"{where} holds {dataset.dtype}, needed are numbers")
+            with _damage(where):
+                return np.asarray(dataset[()])
+
+        return Entry(path, str(dataset.dtype), shape, load)
+
+    def text(self, attribute: str) -> str | None:
+        """A text attribute of the file; None if it has none."""
+        with _damage(f"{self.about}, attribute {attribute}"):
+            value = self._file.attrs.get(attribute)
+            return None if value is None else _text(value)
+
+    def names(self, group: str, attribute: str) -> list[str] | None:
+        """A list of names among the attributes of a group ("" is the file itself); None if it has none.
+
+        Keras cuts lists that are too long for one attribute: attribute0, attribute1, ...
+        """
+        with _damage(f"{self.about}, attribute {attribute} of {group or 'the file'}"):
+            attributes = self._file[group or "/"].attrs
+            if attribute in attributes:
+                return [_text(name) for name in attributes[attribute]]
+            if f"{attribute}0" not in attributes:
+                return None
+            names: list[str] = []
+            index = 0
+            while f"{attribute}{index}" in attributes:
+                names += [_text(name) for name in attributes[f"{attribute}{index}"]]
+                index += 1
+            return names
+
+
+@contextlib.contextmanager
+def open_h5(path: Path, content: bytes | None = None, about: str | None = None) -> Iterator[H5Content]:
+    """Open a file, or its content where it lies inside another file.  Entries can be loaded until the end of the `with`.
+
+    Raises SourceError and MissingExtraError (h5py).
+    """
+    try:
+        import h5py
+    except ImportError:
+        raise MissingExtraError(f"reading {path.name}", "h5py", "keras") from None
+    about = about or path.name
+    with contextlib.ExitStack() as stack:
+        with _damage(about):
+            size = path.stat().st_size if content is None else len(content)
+            file = stack.enter_context(h5py.File(path if content is None else io.BytesIO(content), "r"))
+            opened = H5Content(file, about, size)
+        yield opened
+
+
+@contextlib.contextmanager
+def _damage(where: str) -> Iterator[None]:
+    try:
+        yield
+    except _H5_DAMAGE as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        raise SourceError(f"{where} is damaged, truncated or no HDF5 file: {reason}") from None
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

@@ -1,0 +1,36 @@
+"""The committed Keras files, unpacked, and packed models to compare."""
+
+from __future__ import annotations
+
+import tarfile
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xnorinfer.conversion import convert_file
+from xnorinfer.converters import ConvertOptions
+
+MODELS = Path(__file__).resolve().parent / "data" / "keras" / "models.tar.xz"
+
+
+def unpack(folder: Path) -> Path:
+    """What keras_checkpoints.py wrote."""
+    with tarfile.open(MODELS) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+def content(value: Any) -> Any:
+    """Everything in a packed layer, arrays as bytes."""
+    if is_dataclass(value):
+        return {f.name: content(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.shape, value.tobytes()
+    return [content(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def packed(path: Path, **options: Any) -> Any:
+    model = convert_file(path, ConvertOptions(**options)).packed
+    return model.profile, content(model.input), content(model.layers), content(model.input_bits)

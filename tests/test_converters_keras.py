@@ -1,0 +1,265 @@
+"""The Keras source on files of the real frameworks: committed ones, and fresh ones where all frameworks are installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from keras_files import packed, unpack
+
+import xnorinfer
+from xnorinfer import reference
+from xnorinfer.converters import ConvertOptions, Reading, read_source
+from xnorinfer.errors import NetworkError, OptionError
+from xnorinfer.netspec import BatchNorm, Dense, FloatDense, PixelInput, RealInput, Sign, SignInput, ThresholdInput
+
+h5py = pytest.importorskip("h5py", reason="Keras's files are read through h5py")
+
+HERE = Path(__file__).resolve().parent
+FRAMEWORKS = ("tensorflow", "tf_keras", "keras", "larq")
+UNIT = PixelInput.range(0, 1)
+PORT = {"input": UNIT}
+NAMES = {"input": UNIT, "bn_epsilon": 1e-6}
+#: File -> what was recorded for it, and the options that it needs.
+FILES: dict[str, tuple[str, dict[str, Any]]] = {
+    "larq.h5": ("larq", {}),
+    "larq.keras": ("larq", {}),
+    "larq_json.weights.h5": ("larq", {}),
+    "port2.h5": ("port2", PORT),
+    "port2_names.h5": ("port2", NAMES),
+    "port2_numbers.weights.h5": ("port2", NAMES),
+    "port3.h5": ("port3", {}),
+    "port3.keras": ("port3", {}),
+    "port3_json.weights.h5": ("port3", {}),
+    **{
+        f"{name}.{suffix}": (name, {})
+        for name in ("float_head", "sign_head", "input_sign", "input_norm", "no_norm", "magnitude")
+        for suffix in ("h5", "keras")
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return unpack(tmp_path_factory.mktemp("keras"))
+
+
+def write_fresh(folder: Path, *arguments: Path) -> Path:
+    missing = [name for name in FRAMEWORKS if importlib.util.find_spec(name) is None]
+    if missing:
+        pytest.skip(f"{', '.join(missing)} not installed")
+    script = str(HERE / "keras_checkpoints.py")
+    subprocess.run([sys.executable, script, str(folder), *map(str, arguments)], check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="module", params=["committed", "fresh"])
+def folder(request: pytest.FixtureRequest, committed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return committed if request.param == "committed" else write_fresh(tmp_path_factory.mktemp("fresh"))
+
+
+def kinds_of(reading: Reading, kind: type[Any]) -> list[Any]:
+    return [layer for layer in reading.net.layers if isinstance(layer, kind)]
+
+
+def origins(reading: Reading) -> dict[str, str]:
+    return {a.what: a.origin for a in reading.assumptions}
+
+
+# ---------------------------------------------------------------- against the frameworks
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_scores_are_the_frameworks(folder: Path, file: str) -> None:
+    name, options = FILES[file]
+    outputs = np.load(folder / "outputs.npz")
+    reading = read_source(folder / file, ConvertOptions(**options))
+    scores = reference.forward(reading.net, outputs["x"])
+    # A decision that differs moves a score by far more; the frameworks' 1/sqrt and sums of floats are rounded otherwise.
+    np.testing.assert_allclose(scores, outputs[f"{name}/scores"], rtol=2e-6, atol=2e-6)
+    np.testing.assert_array_equal(scores.argmax(axis=1), outputs[f"{name}/answers"])
+
+
+@pytest.mark.parametrize("file", ["larq.keras", "port3.h5", "input_norm.h5", "float_head.h5"])
+def test_packed_models_answer_as_the_frameworks(committed: Path, file: str) -> None:
+    outputs = np.load(committed / "outputs.npz")
+    model = xnorinfer.convert(committed / file)
+    np.testing.assert_array_equal(model.predict(outputs["x"]), outputs[f"{FILES[file][0]}/answers"])
+
+
+@pytest.mark.parametrize("keras", ["keras2", "keras3"])
+def test_batch_norm_is_computed_in_the_order_of_the_form(folder: Path, keras: str) -> None:
+    """Bit for bit, but for 1/sqrt: TensorFlow refines an approximation of the CPU, which ends a unit beside the exact one."""
+    outputs = np.load(folder / "outputs.npz")
+    gamma, beta, mean, variance = outputs["norm/tensors"]
+    x, rsqrt, found = outputs["norm/x"], outputs["norm/rsqrt"], outputs[f"norm/{keras}"]
+    alpha = rsqrt * gamma
+    np.testing.assert_array_equal(found, x * alpha + (beta - mean * alpha))
+    exact = np.float32(1) / np.sqrt(variance + np.float32(1e-4))
+    assert (np.abs(rsqrt - exact) <= 2 * np.spacing(exact)).all()
+    layer = BatchNorm("bn", mean, variance, gamma=gamma, beta=beta, epsilon=1e-4, form="tf")
+    ours = reference.batch_norm(layer, x)
+    same = rsqrt == exact
+    np.testing.assert_array_equal(ours[:, same], found[:, same])
+    np.testing.assert_allclose(ours, found, rtol=1e-6, atol=np.abs(mean * alpha).max() * 1e-6)
+
+
+@pytest.mark.parametrize("name", ["larq", "port"])
+def test_trained_on_mnist(mnist_outputs: Path, mnist_folder: Path, name: str) -> None:
+    """10,000 images: an answer may differ only where the rounding of the framework's first sums decides a sign."""
+    images = next(mnist_folder.glob("t10k-images-idx3-ubyte*"))
+    from xnorinfer.dataio import open_array
+
+    x = open_array(str(images)).read().reshape(-1, 784)
+    outputs = np.load(mnist_outputs / "outputs.npz")
+    net = read_source(mnist_outputs / f"{name}.h5").net
+    layers = list(reference.layer_outputs(net, x))
+    first, scores = layers[1][1], layers[-1][1]
+    signs = [value >= 0 if name == "larq" else value > 2.0**-24 for value in (first, outputs[f"{name}/first"])]
+    moved = signs[0] != signs[1]
+    # What two float32 sums of 784 terms of up to 1 can differ by, times the scale of BatchNorm.
+    norm = net.layers[1]
+    assert isinstance(norm, BatchNorm)
+    assert norm.variance is not None
+    assert norm.gamma is not None
+    scale = np.abs(norm.gamma) / np.sqrt(norm.variance + norm.epsilon)
+    bound = (784 * scale + np.abs(norm.mean) * scale) * 784 * 2.0**-24
+    assert (np.abs(first - outputs[f"{name}/first"]) <= bound + 1e-6)[moved].all()
+    sure = ~moved.any(axis=1)
+    assert sure.sum() > 9_900
+    np.testing.assert_allclose(scores[sure], outputs[f"{name}/scores"][sure], rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(scores.argmax(axis=1)[sure], outputs[f"{name}/answers"][sure])
+
+
+@pytest.fixture(scope="session")
+def mnist_outputs(mnist_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_fresh(tmp_path_factory.mktemp("keras-mnist"), mnist_folder)
+
+
+# ---------------------------------------------------------------- what is read
+
+
+@pytest.mark.parametrize("name", ["larq", "port3"])
+def test_every_container_gives_the_same_packed_model(committed: Path, name: str) -> None:
+    models = [packed(committed / f"{name}{suffix}") for suffix in (".h5", ".keras", "_json.weights.h5")]
+    assert models[0] == models[1] == models[2]
+    assert packed(committed / "input_norm.h5") == packed(committed / "input_norm.keras")
+
+
+@pytest.mark.parametrize("file", [*FILES, "larq_names.h5"])
+def test_every_tensor_is_noted_once(committed: Path, tmp_path: Path, file: str) -> None:
+    path = committed / file
+    reading = read_source(path, ConvertOptions(**FILES.get(file, ("", {}))[1]))
+    if file.endswith(".keras"):
+        with zipfile.ZipFile(path) as archive:
+            path = Path(archive.extract("model.weights.h5", tmp_path))
+    found = {}
+    with h5py.File(path) as opened:
+        opened.visititems(lambda name, item: found.update({name: item.shape}) if isinstance(item, h5py.Dataset) else None)
+    assert sorted(tensor.name for tensor in reading.tensors) == sorted(found)
+    assert all(tensor.shape == found[tensor.name] for tensor in reading.tensors)
+    assert all(("state" in t.use or "metric" in t.use) == t.ignored for t in reading.tensors)
+    if file in ("input_norm.h5", "port3.keras"):
+        assert any("optimizer" in tensor.use for tensor in reading.tensors)
+
+
+def test_what_the_config_says(committed: Path) -> None:
+    larq = read_source(committed / "larq.keras")
+    assert larq.net.profile == "ge-zero"
+    assert [norm.epsilon for norm in kinds_of(larq, BatchNorm)] == [1e-3, 1e-4, 1e-3, 1e-3]
+    assert [(norm.gamma is None, norm.beta is None) for norm in kinds_of(larq, BatchNorm)[:3]] == [
+        (True, False),
+        (False, True),
+        (False, False),
+    ]
+    assert {what: origin for what, origin in origins(larq).items() if origin != "file"} == {"input": "default"}
+    assert any("softmax" in a.value and "left out" in a.value for a in larq.assumptions)
+    assert len(larq.warnings) == 1
+    assert "--input-range 0:1" in larq.warnings[0]
+    port = read_source(committed / "port3.keras")
+    assert port.net.profile == "keras-round"
+    glorot = float(np.float32(np.sqrt(1.5 / (12 + 9))))
+    assert [(layer.name, layer.h) for layer in kinds_of(port, Dense)] == [
+        ("binary_dense", glorot),
+        ("inner/binary_dense_1", 1.0),
+        ("head", 0.5),
+    ]
+    assert port.net.input == PixelInput.range(-1, 1)  # Rescaling(1/127.5, -1) of raw pixels
+    assert not any("pixels" in warning for warning in port.warnings)
+
+
+def test_options_come_before_the_config(committed: Path) -> None:
+    options = ConvertOptions(profile="gt-zero", bn_epsilon=0.5, h=2.0, input=PixelInput.range(0, 1))
+    reading = read_source(committed / "port3.keras", options)
+    assert {layer.h for layer in kinds_of(reading, Dense)} == {2.0}
+    assert {norm.epsilon for norm in kinds_of(reading, BatchNorm)} == {0.5}
+    assert {sign.rule for sign in kinds_of(reading, Sign)} == {"gt"}
+    low = reading.net.input
+    assert isinstance(low, PixelInput)
+    assert (low.intercept / low.divisor, low.slope / low.divisor) == pytest.approx((-1, 1 / 127.5 / 255))
+    assert origins(reading)["input of the model"] == "option"
+    with pytest.raises(OptionError, match="no moving averages"):
+        read_source(committed / "larq.h5", ConvertOptions(ema=True))
+
+
+def test_binarized_inputs_become_a_threshold(committed: Path) -> None:
+    path = committed / "input_sign.h5"
+    assert read_source(path).net.input == ThresholdInput(128)
+    assert read_source(path, ConvertOptions(input=PixelInput.range(-2, 1))).net.input == ThresholdInput(170)
+    assert read_source(path, ConvertOptions(input=SignInput())).net.input == SignInput()
+    real = read_source(path, ConvertOptions(input=RealInput())).net
+    assert real.input == RealInput()
+    assert isinstance(real.layers[0], Sign)
+    with pytest.raises(NetworkError, match=r"mapped linearly to 0\.\.1: there is no step from -1 up to \+1"):
+        read_source(path, ConvertOptions(input=UNIT))
+
+
+def test_scale_of_magnitude_aware_sign(committed: Path) -> None:
+    first, second, head = kinds_of(read_source(committed / "magnitude.h5"), Dense)
+    for layer in (first, second):
+        np.testing.assert_allclose(layer.scale, np.abs(layer.latent.astype(np.float64)).mean(axis=1), rtol=1e-7)
+    assert head.scale is None
+
+
+def test_weights_alone_are_read_with_warnings(committed: Path) -> None:
+    reading = read_source(committed / "port2_names.h5")
+    assert [layer.name for layer in kinds_of(reading, Dense)] == ["dense1", "dense2", "dense3"]
+    assert reading.net.profile == "keras-round"
+    assert [norm.epsilon for norm in kinds_of(reading, BatchNorm)] == [1e-3] * 3
+    assert any("no config" in w and "binarize" in w for w in reading.warnings)
+    assert any("1e-3" in w and "smallest variance" in w for w in reading.warnings)
+    assert any("lie on the tie" in w for w in reading.warnings)
+    numbered = read_source(committed / "port2_numbers.weights.h5")
+    assert origins(numbered)["order of layers"] == "default"
+    for one, other in zip(kinds_of(reading, Dense), kinds_of(numbered, Dense), strict=True):
+        np.testing.assert_array_equal(one.latent, other.latent)
+    assert read_source(committed / "larq_names.h5").net.profile == "ge-zero"
+
+
+def test_weights_alone_cannot_tell_gamma_from_beta(committed: Path, tmp_path: Path) -> None:
+    shutil.copy(committed / "larq_json.weights.h5", tmp_path / "net.weights.h5")
+    with pytest.raises(NetworkError, match=r"without gamma or without beta.*model\.to_json\(\)"):
+        read_source(tmp_path / "net.weights.h5")
+
+
+def test_plain_dense_among_quantized_is_a_float_layer(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    with h5py.File(tmp_path / "net.weights.h5", "w") as file:
+        for index, shape in enumerate([(6, 5), (5, 4)]):
+            name = f"layers/quant_dense_{index}" if index else "layers/quant_dense"
+            file[f"{name}/vars/0"] = rng.uniform(-1, 1, shape).astype(np.float32)
+            norm = f"layers/batch_normalization_{index}" if index else "layers/batch_normalization"
+            for number in range(4):
+                file[f"{norm}/vars/{number}"] = rng.uniform(0.5, 1, shape[1]).astype(np.float32)
+        file["layers/dense/vars/0"] = rng.uniform(-1, 1, (4, 3)).astype(np.float32)
+        file["layers/dense/vars/1"] = rng.uniform(-1, 1, 3).astype(np.float32)
+    reading = read_source(tmp_path / "net.weights.h5")
+    assert [layer.name for layer in kinds_of(reading, FloatDense)] == ["dense"]
+    assert origins(reading)["float layers, by their names"] == "default"
