@@ -489,9 +489,19 @@ def _model() -> Target:
 
 
 def _keras() -> Target:
-    from keras_files import seeds  # type: ignore[import-not-found,unused-ignore]
+    import tarfile
 
-    return Target("keras", seeds())
+    seeds: list[Files] = []
+    with tarfile.open(DATA / "keras" / "models.tar.xz") as archive:
+        for entry in sorted(archive.getmembers(), key=lambda entry: entry.name):
+            stream = archive.extractfile(entry) if entry.name.endswith((".h5", ".keras")) and entry.size < 100_000 else None
+            if stream is not None:
+                seeds.append({Path(entry.name).name: stream.read()})
+
+    def inside(rng: random.Random, data: bytes, other: bytes) -> bytes:
+        return mutate_zip(rng, data, other) if data[:2] == b"PK" else mutate(rng, data, other)
+
+    return Target("keras", seeds, deeper={"": inside})
 
 
 #: Name of a reader -> its target; a source of `SOURCES` without one fails a test.
@@ -503,6 +513,7 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "tf1": _tf1,
     "bnnpynq": _bnnpynq,
     "onnx": _onnx,
+    "keras": _keras,
     "model": _model,
 }
 

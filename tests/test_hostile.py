@@ -19,7 +19,7 @@ from xnorinfer.converters import SOURCES, read_source
 from xnorinfer.converters.base import ConvertOptions
 from xnorinfer.errors import ModelFileError, SourceError
 
-COUNTS = {"tf1": 250, "torch": 300, "torch-legacy": 300}
+COUNTS = {"keras": 150, "tf1": 250, "torch": 300, "torch-legacy": 300}
 
 
 @pytest.mark.parametrize("name", fuzzing.TARGETS)
