@@ -134,6 +134,11 @@ def test_useless_input_mappings_are_refused() -> None:
             make()
 
 
+def test_whole_numbers_and_floats_are_one_mapping() -> None:
+    assert input_to_json(PixelInput.range(-1, 1)) == input_to_json(PixelInput.range(-1.0, 1.0))
+    assert str(input_to_json(PixelInput.range(-1, 1))) == str(input_to_json(PixelInput.range(-1.0, 1.0)))
+
+
 def test_usual_mappings_are_exact() -> None:
     assert PixelInput.range(-1, 1) == PixelInput(2, -255, 255)
     assert PixelInput.range(0, 255) == PixelInput(1, 0, 1)

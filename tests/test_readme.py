@@ -20,7 +20,7 @@ LONG = [line for line in SHELL if line.startswith(("python -m benchmarks", "pyth
 
 
 def test_every_block_is_known() -> None:
-    assert {language for language, _ in BLOCKS} <= {"sh", "python", "text"}
+    assert {language for language, _ in BLOCKS} <= {"sh", "python", "toml", "text"}
     assert len(SET_UP) >= 2
 
 

@@ -64,6 +64,10 @@ class PixelInput:
     divisor: float
     kind: Literal["pixels"] = field(default="pixels", init=False)
 
+    def __post_init__(self) -> None:
+        for name in ("slope", "intercept", "divisor"):  # 2 and 2.0 are one mapping, and one content digest
+            object.__setattr__(self, name, float(getattr(self, name)))
+
     @classmethod
     def range(cls, low: float, high: float) -> PixelInput:
         """Pixels 0..255 mapped linearly to low..high."""

@@ -108,11 +108,18 @@ def _facts(info: dict[str, Any]) -> list[list[str]]:
     ]
 
 
+def _without_net(value: Any) -> Any:
+    """Options with the text of a --net file, which can be long, told by its length; --json has all of it."""
+    if isinstance(value, dict) and isinstance(value.get("net"), str):
+        return {**value, "net": f"({len(value['net'].splitlines())} lines of TOML)"}
+    return value
+
+
 def _provenance(provenance: dict[str, Any]) -> None:
     """Where the model came from.  The file is not trusted to hold the fields that `convert` writes."""
     screen.heading("Provenance")
     rows = [
-        [name, value if isinstance(value, str) else json.dumps(value)]
+        [name, value if isinstance(value, str) else json.dumps(_without_net(value))]
         for name, value in provenance.items()
         if name != "assumptions" and value not in (None, {}, "")
     ]
