@@ -89,7 +89,8 @@ def fma(x: F32, y: F32, z: F32) -> F32:
 def batch_norm(layer: BatchNorm, x: F32) -> F32:
     """BatchNorm at inference, (rows, neurons) float32 -> the same.
 
-    tf       `tf.nn.batch_normalization`: inv = 1/sqrt(var + eps) * gamma;  x*inv + (beta - mean*inv)
+    tf       `tf.nn.batch_normalization`: inv = 1/sqrt(var + eps) * gamma;  x*inv + (beta - mean*inv).  TensorFlow's rsqrt is an
+             approximation that depends on the CPU, often one unit in the last place off; here it is the rounded 1/sqrt
     torch    ATen `batch_norm_cpu_collect_linear_and_constant_terms`, compiled with contraction: alpha = 1/sqrt(var + eps) *
              weight;  fma(x, alpha, fma(-mean, alpha, bias))
     lasagne  `BatchNormLayer.get_output_for`: (x - mean) * (gamma * inv_std) + beta
