@@ -25,8 +25,8 @@ import numpy as np
 from xnorinfer.converters.arrays import ZIP_DAMAGE, RawTensor, check_zip, natural_key
 from xnorinfer.converters.assemble import Defaults, LayerPart, assemble
 from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse
-from xnorinfer.converters.statedict import group
-from xnorinfer.errors import MissingExtraError, SourceError
+from xnorinfer.converters.statedict import BREVITAS_WAY, group
+from xnorinfer.errors import MissingExtraError, NetworkError, SourceError
 
 if TYPE_CHECKING:
     import torch
@@ -236,7 +236,11 @@ def _tensors_of(path: Path, loaded: Any, notes: Notes) -> tuple[list[RawTensor],
     if where:
         notes.assumptions.append(Assumption("state dict", where.rstrip("."), "file"))
     size = path.stat().st_size
-    return [raw_tensor(str(key), value, size) for key, value in mapping.items() if isinstance(value, torch.Tensor)], where
+    tensors = {key: value for key, value in mapping.items() if isinstance(value, torch.Tensor)}
+    odd = next((type(key).__name__ for key in tensors if not isinstance(key, str)), None)
+    if odd is not None:
+        raise SourceError(f"{path.name} holds a state dict with a tensor whose name is no text but {odd}")
+    return [raw_tensor(str(key), value, size) for key, value in tensors.items()], where
 
 
 def _mappings(loaded: Any) -> Iterator[tuple[str, Mapping[Any, Any], str]]:
@@ -303,6 +307,9 @@ def from_torch_module(module: torch.nn.Module, options: ConvertOptions) -> Readi
     ):
         module = inner
     name = type(module).__name__
+    if any(type(inner).__module__.partition(".")[0] == "brevitas" for inner in module.modules()):
+        # Its constant scales are in no tensor, and what its quantizers do is in code alone.
+        raise NetworkError([f"it is made of Brevitas' quantized layers: {BREVITAS_WAY}"], about=name)
     notes = Notes(assumptions=[Assumption("order of layers", "as registered in the module", "file")])
     problems: list[str] = []
     tensors = [raw_tensor(key, value.cpu()) for key, value in module.state_dict().items() if isinstance(value, torch.Tensor)]
