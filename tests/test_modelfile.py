@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -53,9 +54,10 @@ def test_the_same_model_is_the_same_file(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_provenance_is_not_part_of_the_content_digest() -> None:
+def test_names_and_provenance_are_not_part_of_the_content_digest() -> None:
     model = packed()
-    other = PackedModel(model.input, model.layers, model.profile, {"source": "elsewhere.pt"})
+    renamed = tuple(dataclasses.replace(layer, name=f"other.{layer.name}") for layer in model.layers)
+    other = PackedModel(model.input, renamed, model.profile, {"source": "elsewhere.pt"})
     assert header_of(model)["content_digest"] == header_of(other)["content_digest"]
     assert header_of(model)["header_digest"] != header_of(other)["header_digest"]
 
@@ -122,21 +124,24 @@ MALFORMED = [
     (set_header("profile", 3), MalformedModelError, "wrong type"),
     (set_header("profile", "nobody"), MalformedModelError, "tie profile 'nobody'"),
     (set_header("layers", {}), MalformedModelError, "wrong type"),
-    (set_header("layers", []), MalformedModelError, "tensors that no layer uses"),
+    (set_header("layers", []), MalformedModelError, "names is no list of 0 strings"),
     (set_header("provenance", []), MalformedModelError, "provenance"),
     (set_header("provenance", {"source": "forged"}), DigestError, "header_digest"),
     (set_header("content_digest", "0" * 64), DigestError, "content_digest"),
     (drop_header("input_bits"), MalformedModelError, "header fields"),
-    (set_header("input_bits", {"name": "sign"}), MalformedModelError, "input.limits is missing"),
-    (set_header("input_bits", {"name": 1}), MalformedModelError, "neither null nor a name"),
-    (set_header("input_bits", True), MalformedModelError, "neither null nor a name"),
+    (set_header("input_bits", "yes"), MalformedModelError, "neither true nor false"),
+    (set_header("input_bits", True), MalformedModelError, "names is no list of 4 strings"),
+    (set_header("names", ["a", "b"]), MalformedModelError, "names is no list of 3 strings"),
+    (set_header("names", ["a", "b", 3]), MalformedModelError, "names is no list of 3 strings"),
+    (set_header("names", None), MalformedModelError, "names is no list of 3 strings"),
+    (set_header("names", ["a", "b", "c"]), DigestError, "header_digest"),
+    (drop_header("names"), MalformedModelError, "header fields"),
     (set_layer(0, "kind", "conv"), MalformedModelError, "layer 0: entry"),
     (set_layer(0, "kind", ["dense"]), MalformedModelError, "layer 0: entry"),
     (set_layer(0, "output", "affine"), MalformedModelError, "layer 0: entry"),
     (set_layer(0, "extra", 1), MalformedModelError, "layer 0: entry"),
-    (set_layer(0, "name", 5), MalformedModelError, "name or depth"),
-    (set_layer(0, "name", "renamed"), DigestError, "content_digest"),
-    (set_layer(0, "depth", True), MalformedModelError, "name or depth"),
+    (set_layer(0, "name", "renamed"), MalformedModelError, "layer 0: entry"),
+    (set_layer(0, "depth", True), MalformedModelError, "depth has the wrong type"),
     (set_layer(0, "depth", 0), MalformedModelError, "depth 0 does not fit"),
     (set_layer(0, "depth", -3), MalformedModelError, "depth -3 does not fit"),
     (set_layer(0, "depth", 10**30), MalformedModelError, "does not fit 2 words"),

@@ -6,11 +6,12 @@ Format version 1, little endian as safetensors defines it:
         format_version      1
         input               the input mapping (`netspec.input_to_json`)
         profile             name of the tie profile
-        input_bits          null, or {"name"}: inputs are binarized one by one before the first layer
-        layers              list of {"kind": "dense", "name", "reads", "depth", "output": "threshold"} or
-                            {..., "output": "affine", "ops": [...]} or {"kind": "float", "name", "depth", "ops": [...]}
-        content_digest      SHA-256 of the network: this object without the two digests and provenance, then every tensor's
-                            name and bytes in layer order.  Two sources of the same network have the same content digest.
+        input_bits          true if inputs are binarized one by one before the first layer
+        layers              list of {"kind": "dense", "reads", "depth", "output": "threshold"} or
+                            {..., "output": "affine", "ops": [...]} or {"kind": "float", ...} without "reads"
+        names               list of strings, what the source calls the layers (the input's first, where it has bits)
+        content_digest      SHA-256 of the network: this object without the two digests, names and provenance, then every
+                            tensor's name and bytes in layer order.  Two sources of one network have the same content digest.
         provenance          source file name, its digest, options and assumptions of the conversion
         header_digest       SHA-256 of this object without header_digest: covers the provenance as well
     input.limits            (depth,) I32 for pixels, F32 for reals (`packed.InputBits`)
@@ -66,7 +67,7 @@ def header_of(packed: PackedModel) -> dict[str, Any]:
     network: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "input": input_to_json(packed.input),
-        "input_bits": None if packed.input_bits is None else {"name": packed.input_bits.name},
+        "input_bits": packed.input_bits is not None,
         "profile": packed.profile,
         "layers": [_layer_json(layer) for layer in packed.layers],
     }
@@ -74,7 +75,8 @@ def header_of(packed: PackedModel) -> dict[str, Any]:
     for name, array in packed.tensors():
         content.update(name.encode() + b"\0")
         content.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
-    header = {**network, "content_digest": content.hexdigest(), "provenance": packed.provenance}
+    names = [part.name for part in (packed.input_bits, *packed.layers) if part is not None]
+    header = {**network, "names": names, "content_digest": content.hexdigest(), "provenance": packed.provenance}
     return {**header, "header_digest": hashlib.sha256(_canonical(header).encode()).hexdigest()}
 
 
@@ -83,7 +85,7 @@ def _canonical(value: dict[str, Any]) -> str:
 
 
 def _layer_json(layer: PackedLayer) -> dict[str, Any]:
-    described: dict[str, Any] = {"name": layer.name, "depth": layer.depth}
+    described: dict[str, Any] = {"depth": layer.depth}
     if isinstance(layer, PackedFloat):
         described["kind"] = "float"
     else:
@@ -147,7 +149,17 @@ def _read_container(path: Path) -> tuple[str, dict[str, NDArray[Any]]]:
 
 def _build(path: Path, header: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> PackedModel:
     """The model that header and tensors describe; every tensor is used, every field is known."""
-    wanted = {"format_version", "input", "input_bits", "profile", "layers", "content_digest", "provenance", "header_digest"}
+    wanted = {
+        "format_version",
+        "input",
+        "input_bits",
+        "names",
+        "profile",
+        "layers",
+        "content_digest",
+        "provenance",
+        "header_digest",
+    }
     if set(header) != wanted:
         raise MalformedModelError(
             f"{path}: header fields are {', '.join(sorted(header))}; needed are {', '.join(sorted(wanted))}"
@@ -161,20 +173,25 @@ def _build(path: Path, header: dict[str, Any], tensors: dict[str, NDArray[Any]])
     if not isinstance(header["provenance"], dict):
         raise MalformedModelError(f"{path}: provenance has the wrong type")
     left = dict(tensors)
-    input_bits = _build_input_bits(path, header["input_bits"], left)
-    layers = tuple(_build_layer(path, index, entry, left) for index, entry in enumerate(header["layers"]))
+    names = header["names"]
+    if not isinstance(header["input_bits"], bool):
+        raise MalformedModelError(f"{path}: input_bits is neither true nor false")
+    count = len(header["layers"]) + header["input_bits"]
+    if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
+        raise MalformedModelError(f"{path}: names is no list of {count} strings")
+    input_bits = _build_input_bits(path, names.pop(0), left) if header["input_bits"] else None
+    layers = tuple(
+        _build_layer(path, index, entry, name, left)
+        for index, (name, entry) in enumerate(zip(names, header["layers"], strict=True))
+    )
     if left:
         raise MalformedModelError(f"{path}: tensors that no layer uses: {', '.join(sorted(left))}")
     return PackedModel(mapping, layers, header["profile"], header["provenance"], input_bits)
 
 
-def _build_input_bits(path: Path, entry: Any, left: dict[str, NDArray[Any]]) -> InputBits | None:
-    if entry is None:
-        return None
-    if not isinstance(entry, dict) or set(entry) != {"name"} or not isinstance(entry["name"], str):
-        raise MalformedModelError(f"{path}: input_bits {_shorten(entry)} is neither null nor a name")
+def _build_input_bits(path: Path, name: str, left: dict[str, NDArray[Any]]) -> InputBits:
     limits = _take(path, "input.limits", left, (np.int32, np.float32), 1)
-    return InputBits(entry["name"], limits, _take(path, "input.mirrored", left, (np.bool_,), 1))
+    return InputBits(name, limits, _take(path, "input.mirrored", left, (np.bool_,), 1))
 
 
 def _take(
@@ -190,13 +207,13 @@ def _take(
 
 #: Fields of a layer entry by (kind, output).
 LAYER_FIELDS = {
-    ("dense", "threshold"): {"kind", "output", "name", "depth", "reads"},
-    ("dense", "affine"): {"kind", "output", "name", "depth", "reads", "ops"},
-    ("float", "affine"): {"kind", "output", "name", "depth", "ops"},
+    ("dense", "threshold"): {"kind", "output", "depth", "reads"},
+    ("dense", "affine"): {"kind", "output", "depth", "reads", "ops"},
+    ("float", "affine"): {"kind", "output", "depth", "ops"},
 }
 
 
-def _build_layer(path: Path, index: int, entry: Any, left: dict[str, NDArray[Any]]) -> PackedLayer:
+def _build_layer(path: Path, index: int, entry: Any, name: str, left: dict[str, NDArray[Any]]) -> PackedLayer:
     where = f"{path}: layer {index}"
 
     def take(suffix: str, *, dtypes: tuple[type[Any], ...], dimensions: int) -> NDArray[Any]:
@@ -206,8 +223,8 @@ def _build_layer(path: Path, index: int, entry: Any, left: dict[str, NDArray[Any
     if kinds not in LAYER_FIELDS or set(entry) != LAYER_FIELDS[kinds]:
         raise MalformedModelError(f"{where}: entry {_shorten(entry)} is no layer of format version {FORMAT_VERSION}")
     depth = entry["depth"]
-    if not isinstance(entry["name"], str) or not isinstance(depth, int) or isinstance(depth, bool):
-        raise MalformedModelError(f"{where}: name or depth have the wrong type")
+    if not isinstance(depth, int) or isinstance(depth, bool):
+        raise MalformedModelError(f"{where}: depth has the wrong type")
     if entry["output"] == "affine":
         ops = entry["ops"]
         if not isinstance(ops, list) or not all(isinstance(op, str) for op in ops):
@@ -217,7 +234,7 @@ def _build_layer(path: Path, index: int, entry: Any, left: dict[str, NDArray[Any
         output = Threshold(take("limits", dtypes=(np.int32, np.float32), dimensions=1))
     if entry["kind"] == "float":
         assert isinstance(output, Affine)
-        layer = PackedFloat(entry["name"], take("weight", dtypes=(np.float32,), dimensions=2), output)
+        layer = PackedFloat(name, take("weight", dtypes=(np.float32,), dimensions=2), output)
         if layer.depth != depth:
             raise MalformedModelError(f"{where}: depth is {depth}, its weights have {layer.depth}")
         return layer
@@ -226,7 +243,7 @@ def _build_layer(path: Path, index: int, entry: Any, left: dict[str, NDArray[Any
     weights = take("bits", dtypes=(np.uint64,), dimensions=2)
     if depth < 1 or depth > 64 * weights.shape[1]:
         raise MalformedModelError(f"{where}: depth {depth} does not fit {weights.shape[1]} words of bits")
-    return PackedDense(entry["name"], entry["reads"], depth, weights, output)
+    return PackedDense(name, entry["reads"], depth, weights, output)
 
 
 def _shorten(value: Any) -> str:
