@@ -17,6 +17,9 @@ from xnorinfer.netspec import F32
 #: Prefixes that wrappers put before every name (DataParallel, torch.compile, Lightning's usual attribute).
 WRAPPERS = ("module.", "_orig_mod.")
 
+#: What to do with a network of Brevitas, whose tensors do not say how they are quantized.
+BREVITAS_WAY = "export it with brevitas.export.export_qonnx(net, args=..., export_path='net.onnx') and convert net.onnx"
+
 
 def strip_wrappers(names: Sequence[str]) -> str:
     """The prefix of wrappers (`module.`, possibly several) that all names share; "" if there is none."""
@@ -77,6 +80,8 @@ def _classify(module: Module, notes: Notes, problems: list[str], where: str) -> 
     elif set(tensors) <= {"weight", "bias"} and tensors:
         kept = ", ".join(map(str, tensors.values()))
         problems.append(f"module {label} ({kept}) is neither a dense layer nor a BatchNorm with running statistics")
+    elif tensors and ".tensor_quant." in f".{module.name}.":
+        problems.append(f"{', '.join(map(str, tensors.values()))} belongs to a quantizer of Brevitas: {BREVITAS_WAY}")
     elif tensors:
         problems.append(f"what {', '.join(map(str, tensors.values()))} in module {label} do is not known")
 

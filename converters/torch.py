@@ -25,8 +25,8 @@ import numpy as np
 from xnorinfer.converters.arrays import ZIP_DAMAGE, RawTensor, check_zip, natural_key
 from xnorinfer.converters.assemble import Defaults, LayerPart, assemble
 from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse
-from xnorinfer.converters.statedict import group
-from xnorinfer.errors import MissingExtraError, SourceError
+from xnorinfer.converters.statedict import BREVITAS_WAY, group
+from xnorinfer.errors import MissingExtraError, NetworkError, SourceError
 
 if TYPE_CHECKING:
     import torch
@@ -307,6 +307,9 @@ def from_torch_module(module: torch.nn.Module, options: ConvertOptions) -> Readi
     ):
         module = inner
     name = type(module).__name__
+    if any(type(inner).__module__.partition(".")[0] == "brevitas" for inner in module.modules()):
+        # Its constant scales are in no tensor, and what its quantizers do is in code alone.
+        raise NetworkError([f"it is made of Brevitas' quantized layers: {BREVITAS_WAY}"], about=name)
     notes = Notes(assumptions=[Assumption("order of layers", "as registered in the module", "file")])
     problems: list[str] = []
     tensors = [raw_tensor(key, value.cpu()) for key, value in module.state_dict().items() if isinstance(value, torch.Tensor)]
