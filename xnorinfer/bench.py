@@ -40,6 +40,8 @@ SHORTEST_SECONDS = 4e-3
 #: With several threads, idle ones of a library (OpenBLAS) spin for about 0.1 s after a call and take the cores from whoever is
 #: measured next.
 SETTLE_SECONDS = 0.15
+#: The float network's weights push the packed ones out of the caches; both sides are measured with their own weights back in.
+REFILL_SECONDS = 0.005
 
 #: Rounds (one measurement of either side) per case, within the time that the case may take.
 FEWEST_ROUNDS, MOST_ROUNDS = 5, 41
@@ -310,8 +312,7 @@ def _measure(model: Model, x: NDArray[Any], batch: int, threads: int, seconds: f
     rounds = 0
     while rounds < FEWEST_ROUNDS or (rounds < MOST_ROUNDS and time.perf_counter() - begin < seconds):
         for call, times, times_taken in zip((ours, theirs), repeats, taken, strict=True):
-            if threads > 1:
-                _settle(call)
+            _settle(call, SETTLE_SECONDS if threads > 1 else REFILL_SECONDS)
             start = time.perf_counter()
             for _ in range(times):
                 call()
@@ -324,10 +325,10 @@ def _measure(model: Model, x: NDArray[Any], batch: int, threads: int, seconds: f
     return Case(batch, threads, rounds, Timing.of(taken[0]), Timing.of(taken[1]), len(x), int(differ.sum()), unexplained)
 
 
-def _settle(call: Callable[[], object]) -> None:
-    """Unmeasured calls, until the threads of whoever ran before are asleep."""
+def _settle(call: Callable[[], object], seconds: float) -> None:
+    """Unmeasured calls, until what whoever ran before left behind (spinning threads, foreign caches) is gone."""
     start = time.perf_counter()
-    while time.perf_counter() - start < SETTLE_SECONDS:
+    while time.perf_counter() - start < seconds:
         call()
 
 
