@@ -21,9 +21,9 @@ from benchmarks import processes, roofline
 from benchmarks.interleave import interleave
 from benchmarks.layer_cases import first_layer, hidden_layer
 from benchmarks.networks import REFERENCE, random_network, random_pixels
-from xnorinfer.bench import FloatNetwork, environment, exact_predict, usable_cores
+from xnorinfer.bench import FloatNetwork, environment, exact_predict
 from xnorinfer.model import Model
-from xnorinfer.plan import Plan
+from xnorinfer.plan import Plan, usable_cores
 
 BATCHES = (1, 2, 4, 7, 8, 16, 32, 63, 64, 65, 128, 256, 257, 512, 1024)
 

@@ -12,7 +12,6 @@ from a defect.
 from __future__ import annotations
 
 import contextlib
-import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +29,7 @@ from xnorinfer.errors import MissingExtraError
 from xnorinfer.model import Model, random_inputs
 from xnorinfer.netspec import F32, InputMapping, PixelInput, ThresholdInput
 from xnorinfer.packed import Affine, PackedDense, PackedLayer, PackedModel, Threshold
+from xnorinfer.plan import usable_cores
 
 #: Called with (what, done, total).
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -340,13 +340,6 @@ def _repeats(call: Callable[[], object]) -> int:
 
 
 # ---------------------------------------------------------------- surroundings
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _blas_limiter() -> Callable[[int], AbstractContextManager[Any]] | None:

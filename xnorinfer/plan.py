@@ -46,6 +46,11 @@ def default_threads() -> int:
         if not text.isdigit() or int(text) < 1:
             raise OptionError(f"{THREADS_ENVIRONMENT} is {text!r}; give a whole number of threads, 1 or more")
         return int(text)
+    return usable_cores()
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
