@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tf1_writer import HEADER, entry, slow_crc32c, write_bundle, write_table
 
 from xnorinfer import reference
 from xnorinfer.converters import ConvertOptions, Reading, read_source
@@ -79,16 +80,6 @@ def test_every_variable_is_tensorflows_own(folder: Path, name: str) -> None:
     arrays = {variable: entry.load() for variable, entry in entries_of(folder / name).items()}
     assert len(arrays) == count
     assert digest(arrays) == expected
-
-
-def slow_crc32c(data: bytes) -> int:
-    """Bit by bit, from the definition."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
-    return crc ^ 0xFFFFFFFF
 
 
 def test_crc32c_known_values() -> None:
@@ -312,47 +303,6 @@ def test_missing_shard(work: Path) -> None:
         read_source(work / "sharded")
 
 
-def masked_crc(data: bytes) -> bytes:
-    crc = slow_crc32c(data)
-    return ((((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little")
-
-
-def number(value: int) -> bytes:
-    out = b""
-    while value > 127:
-        out += bytes([value & 127 | 128])
-        value >>= 7
-    return out + bytes([value])
-
-
-def write_table(path: Path, items: dict[bytes, bytes], kind: int = 0) -> None:
-    """A table of one block, with any compression mark."""
-
-    def block(entries: dict[bytes, bytes]) -> bytes:
-        body = b"".join(b"\0" + number(len(k)) + number(len(v)) + k + v for k, v in sorted(entries.items()))
-        return body + bytes(4) + (1).to_bytes(4, "little")
-
-    def place(content: bytes, offset: int, kind: int = 0) -> tuple[bytes, bytes]:
-        marked = content + bytes([kind])
-        return marked + masked_crc(marked), number(offset) + number(len(content))
-
-    data, handle = place(block(items), 0, kind)
-    meta, meta_handle = place(block({}), len(data))
-    index, index_handle = place(block({b"\xff": handle}), len(data) + len(meta))
-    footer = (meta_handle + index_handle).ljust(40, b"\0") + (0xDB4775248B80FB57).to_bytes(8, "little")
-    path.write_bytes(data + meta + index + footer)
-
-
-HEADER = b"\x08\x01\x1a\x02\x08\x01"
-
-
-def entry(shape: tuple[int, ...], size: int, *, dtype: int = 1, offset: int = 0, data: bytes = b"") -> bytes:
-    dims = b"".join(b"\x12" + number(len(number(n)) + 1) + b"\x08" + number(n) for n in shape)
-    return (
-        b"\x08" + number(dtype) + b"\x12" + number(len(dims)) + dims + b"\x20" + number(offset) + b"\x28" + number(size)
-    ) + (b"\x35" + masked_crc(data) if data else b"")
-
-
 HOSTILE: dict[str, tuple[dict[bytes, bytes], int, str]] = {
     "snappy": ({b"": HEADER}, 1, "compressed with snappy"),
     "unknown compression": ({b"": HEADER}, 7, "unknown kind 7"),
@@ -374,18 +324,6 @@ def test_hostile_bundles(tmp_path: Path, case: str) -> None:
     (tmp_path / "net.data-00000-of-00001").write_bytes(bytes(64))
     with pytest.raises(SourceError, match=message):
         read_source(tmp_path / "net")
-
-
-def write_bundle(folder: Path, arrays: dict[str, Any]) -> Path:
-    """A V2 bundle of float32 arrays."""
-    items, data = {b"": HEADER}, b""
-    for name, array in arrays.items():
-        raw = np.ascontiguousarray(array, np.float32).tobytes()
-        items[name.encode()] = entry(np.shape(array), len(raw), offset=len(data), data=raw)
-        data += raw
-    write_table(folder / "net.index", items)
-    (folder / "net.data-00000-of-00001").write_bytes(data)
-    return folder / "net"
 
 
 NORM = ("gamma", "beta", "moving_mean", "moving_variance")
