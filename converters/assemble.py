@@ -12,7 +12,17 @@ from typing import Literal
 
 import numpy as np
 
-from xnorinfer.converters.base import DEFAULT_INPUT, Assumption, ConvertOptions, Notes, Reading
+from xnorinfer.converters.base import (
+    DEFAULT_INPUT,
+    EPSILON,
+    INPUT,
+    MAGNITUDE,
+    TIE_PROFILE,
+    Assumption,
+    ConvertOptions,
+    Notes,
+    Reading,
+)
 from xnorinfer.errors import NetworkError, OptionError
 from xnorinfer.netspec import (
     F32,
@@ -125,7 +135,7 @@ def assemble(
     profile_name = options.profile or defaults.profile
     profile = PROFILES[profile_name]
     origin = "option" if options.profile else defaults.profile_origin
-    notes.assumptions.append(Assumption("tie profile", f"{profile_name} ({profile.meaning})", origin))
+    notes.assumptions.append(Assumption(TIE_PROFILE, f"{profile_name} ({profile.meaning})", origin))
     guessed = options.profile is None and defaults.profile_origin == "default"
     layers: list[Layer] = []
     if leading is not None:
@@ -152,7 +162,7 @@ def assemble(
     _assume_h(parts, options, notes)
     _assume_epsilon(parts, options, defaults, notes)
     mapping = options.input or defaults.input
-    notes.assumptions.append(Assumption("input", mapping.describe(), "option" if options.input else defaults.input_origin))
+    notes.assumptions.append(Assumption(INPUT, mapping.describe(), "option" if options.input else defaults.input_origin))
     if options.input is None and defaults.input_warning:
         notes.warnings.append(defaults.input_warning)
     net = NetSpec(mapping, tuple(layers), profile_name)
@@ -209,15 +219,13 @@ def _magnitude(part: LayerPart, options: ConvertOptions) -> float:
 def _assume_h(parts: Sequence[LayerPart], options: ConvertOptions, notes: Notes) -> None:
     if options.h == "glorot":
         values = ", ".join(f"{part.name} {glorot(part):.6g}" for part in parts if not part.is_float)
-        notes.assumptions.append(Assumption("H, the magnitude of binary weights", f"glorot: {values}", "option"))
+        notes.assumptions.append(Assumption(MAGNITUDE, f"glorot: {values}", "option"))
     elif options.h is None and any(part.h is not None for part in parts):
         values = ", ".join(f"{part.name} {part.h or 1.0:.6g}" for part in parts if not part.is_float)
-        notes.assumptions.append(Assumption("H, the magnitude of binary weights", values, "file"))
+        notes.assumptions.append(Assumption(MAGNITUDE, values, "file"))
     else:
         value = f"{1.0 if options.h is None else options.h:g}"
-        notes.assumptions.append(
-            Assumption("H, the magnitude of binary weights", value, "default" if options.h is None else "option")
-        )
+        notes.assumptions.append(Assumption(MAGNITUDE, value, "default" if options.h is None else "option"))
 
 
 def _assume_epsilon(parts: Sequence[LayerPart], options: ConvertOptions, defaults: Defaults, notes: Notes) -> None:
@@ -228,15 +236,15 @@ def _assume_epsilon(parts: Sequence[LayerPart], options: ConvertOptions, default
             notes.warnings.append("--bn-epsilon has no effect: inv_std already contains the epsilon")
         return
     if options.bn_epsilon is not None:
-        notes.assumptions.append(Assumption("BatchNorm epsilon", f"{options.bn_epsilon:g}", "option"))
+        notes.assumptions.append(Assumption(EPSILON, f"{options.bn_epsilon:g}", "option"))
         return
     known = sorted({norm.epsilon for norm in with_variance if norm.epsilon is not None})
     if known:
-        notes.assumptions.append(Assumption("BatchNorm epsilon", ", ".join(f"{e:g}" for e in known), defaults.epsilon_origin))
+        notes.assumptions.append(Assumption(EPSILON, ", ".join(f"{e:g}" for e in known), defaults.epsilon_origin))
     unknown = [norm.name for norm in with_variance if norm.epsilon is None]
     if unknown:
         value = f"{defaults.epsilon:g} ({defaults.epsilon_reason})"
-        notes.assumptions.append(Assumption("BatchNorm epsilon", value, "default"))
+        notes.assumptions.append(Assumption(EPSILON, value, "default"))
         if defaults.epsilon_warning:
             notes.warnings.append(f"{defaults.epsilon_warning}{_epsilon_weight(with_variance)}")
 

@@ -87,9 +87,20 @@ class TensorUse:
     ignored: bool = False
 
 
+#: Assumptions whose alternatives can be measured (`xnorinfer.sensitivity`).
+TIE_PROFILE = "tie profile"
+EPSILON = "BatchNorm epsilon"
+NORM_ORDER = "order of BatchNorm's operations"
+MAGNITUDE = "H, the magnitude of binary weights"
+INPUT = "input"
+
+
 @dataclass(frozen=True)
 class Assumption:
-    """Something that decides results and where it came from: the file, its graph, an option, a net.toml, a default."""
+    """Something that decides results and where it came from: the file, its graph, an option, a net.toml, a default.
+
+    A default that can change results comes with a warning, unless it is one of those that are measured.
+    """
 
     what: str
     value: str

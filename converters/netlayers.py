@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.converters.base import Assumption, Notes
+from xnorinfer.converters.base import INPUT, TIE_PROFILE, Assumption, Notes
 from xnorinfer.converters.netarrays import Arrays
 from xnorinfer.converters.netnorm import NORM_FIELDS, batch_norm, comparison
 from xnorinfer.converters.tomltable import Table
@@ -115,9 +115,9 @@ class Builder:
 
     def _assume(self, mapping: InputMapping | None) -> None:
         meaning = f"{self.profile_name} ({self.profile.meaning})"
-        self.notes.assumptions.append(Assumption("tie profile", meaning, "net"))
+        self.notes.assumptions.append(Assumption(TIE_PROFILE, meaning, "net"))
         if mapping is not None:
-            self.notes.assumptions.append(Assumption("input", mapping.describe(), "net"))
+            self.notes.assumptions.append(Assumption(INPUT, mapping.describe(), "net"))
 
     # ------------------------------------------------------------ input
 

@@ -38,7 +38,7 @@ import numpy as np
 
 from xnorinfer.converters.arrays import ZIP_DAMAGE, RawTensor, as_float32, check_zip, element_count, natural_key
 from xnorinfer.converters.assemble import Defaults, LayerPart, NormPart, assemble
-from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse
+from xnorinfer.converters.base import NORM_ORDER, Assumption, ConvertOptions, Notes, Reading, TensorUse
 from xnorinfer.converters.statedict import group
 from xnorinfer.converters.torch import DEFAULTS as TORCH_DEFAULTS
 from xnorinfer.errors import SourceError
@@ -108,6 +108,9 @@ class NpzSource:
             )
         parts = _named_parts(tensors, notes, problems)
         defaults = NAMED_TORCH if options.profile == "torch-sign" else NAMED_TF
+        if any(part.norm is not None and part.norm.variance is not None for part in parts):
+            value = f"{defaults.form}, as the tie profile's framework has it"
+            notes.assumptions.append(Assumption(NORM_ORDER, value, "option" if options.profile else "default"))
         return assemble(self.name, path.name, parts, options, defaults, notes, problems)
 
 

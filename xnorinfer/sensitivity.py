@@ -3,6 +3,8 @@
 A checkpoint does not always say BatchNorm's epsilon and what sign(0) is.  Here the network is lowered again under each other
 usual epsilon and tie rule, and compared: weight bits that differ, neurons whose threshold moves, and, on data, predictions that
 change.  Where all of that is 0, the assumption cannot matter.
+
+`measure_defaults` answers the same for what a conversion takes by default, without packing anything.
 """
 
 from __future__ import annotations
@@ -16,16 +18,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.bits import bitunpack
+from xnorinfer.converters.base import EPSILON, INPUT, MAGNITUDE, NORM_ORDER, TIE_PROFILE, Reading
 from xnorinfer.errors import NetworkError
-from xnorinfer.folding import affine_of, steps_of_dense, steps_of_layers
-from xnorinfer.lower import Block, blocks_of, counts_of, lower
+from xnorinfer.folding import Counts, affine_of, fold, steps_of_dense, steps_of_layers
+from xnorinfer.lower import Block, blocks_of, counts_of, input_counts, input_layers, lower
 from xnorinfer.model import Model, canonical_input
-from xnorinfer.netspec import BatchNorm, Dense, Layer, NetSpec, PixelInput, RealInput, Rule, Sign
-from xnorinfer.packed import PackedDense, PackedModel, Reads, Threshold
+from xnorinfer.netspec import (
+    F32,
+    PROFILES,
+    BatchNorm,
+    BatchNormForm,
+    Dense,
+    InputMapping,
+    Layer,
+    NetSpec,
+    PixelInput,
+    RealInput,
+    Rule,
+    Sign,
+)
+from xnorinfer.packed import Affine, PackedDense, PackedModel, Reads, Threshold
+from xnorinfer.reference import binarize, binary_weights
 from xnorinfer.threshold import zero_counts
 
 #: Epsilons in use: torch, the TF1 reference script, TensorFlow's and Keras' layers.
 EPSILONS = (1e-5, 1e-4, 1e-3)
+#: Mappings of pixels in use: BinaryNet and Larq, scripts that divide by 255, torchvision's MNIST example, raw pixels.
+MAPPINGS = (
+    PixelInput.range(-1, 1),
+    PixelInput.range(0, 1),
+    PixelInput.normalize(0.1307, 0.3081),
+    PixelInput.range(0, 255),
+)
 #: Latents whose bit a rule can decide differently lie in [-CLOSE, CLOSE]: there 1 + x rounds to 1 or next to it.
 CLOSE = 2.0**-24
 
@@ -168,12 +192,19 @@ def _compare(
                 continue
         assert not isinstance(ours.output, Threshold)
         assert not isinstance(theirs.output, Threshold)
-        result.head_values += int((ours.output.values != theirs.output.values).sum())
+        result.head_values += _different_values(ours.output, theirs.output)
     result.thresholds = sum(result.thresholds_by_layer.values())
     if x is not None:
         same_network = not (result.weight_bits or result.thresholds or result.head_values)
         result.changed_predictions = 0 if same_network else int((_predict(other, x) != predicted).sum())
     return result
+
+
+def _different_values(ours: Affine, theirs: Affine) -> int:
+    """Stored numbers that differ; all of them where the steps themselves do."""
+    if ours.ops != theirs.ops:
+        return int(ours.values.size)
+    return int((ours.values != theirs.values).sum())
 
 
 #: Samples computed at once.
@@ -184,3 +215,161 @@ def _predict(packed: PackedModel, x: NDArray[Any]) -> NDArray[np.int64]:
     model = Model(packed)
     parts = [model.plan.run(canonical_input(packed, x[i : i + ROWS])).argmax(axis=1) for i in range(0, len(x), ROWS)]
     return np.concatenate([np.empty(0, np.int64), *parts])
+
+
+# ---------------------------------------------------------------- defaults of a conversion
+
+
+@dataclass(frozen=True)
+class Default:
+    """Something that a source takes by default, nothing in the file or the options says it.
+
+    option: what says otherwise.  alternatives: the network under each other usual value.  thresholds: how many it has in all.
+    """
+
+    what: str
+    value: str
+    option: str
+    alternatives: tuple[Alternative, ...]
+    thresholds: int
+
+    @property
+    def changing(self) -> list[Alternative]:
+        """The alternatives that change anything."""
+        return [other for other in self.alternatives if other.weight_bits or other.thresholds or other.head_values]
+
+
+@dataclass(frozen=True)
+class _Decisions:
+    """What follows from a network's assumptions: limits and flips of every neuron that gives a bit, and the steps of heads."""
+
+    limits: dict[str, NDArray[np.int64]]
+    heads: dict[str, F32]
+
+
+def measure_defaults(reading: Reading) -> list[Default]:
+    """What would change under other values of everything that a reading takes by default."""
+    net = reading.net
+    taken = {one.what: one.value for one in reading.assumptions if one.origin == "default"}
+    tries: list[tuple[str, str, str, list[tuple[str, NetSpec]]]] = []
+    if TIE_PROFILE in taken:
+        tries.append((TIE_PROFILE, net.profile, "--profile", list(_other_profiles(net))))
+    if NORM_ORDER in taken:
+        tries.append((NORM_ORDER, taken[NORM_ORDER], "--profile or `form` in a net.toml", list(_other_forms(net))))
+    if EPSILON in taken:
+        tries.append((EPSILON, taken[EPSILON], "--bn-epsilon", [(v, n) for w, v, n in _alternatives(net) if w == "epsilon"]))
+    if MAGNITUDE in taken:
+        tries.append((MAGNITUDE, taken[MAGNITUDE], "--h", list(_other_magnitudes(net))))
+    if INPUT in taken:
+        tries.append((INPUT, net.input.describe(), "--input-range and its like", list(_other_inputs(net))))
+    if not any(others for *_, others in tries):
+        return [Default(what, value, option, (), 0) for what, value, option, _ in tries]
+    first = next(layer for layer in net.layers if isinstance(layer, Dense))
+    signs = binary_weights(first)
+    ours = _decisions(net, signs)
+    count = sum(limits.shape[1] for limits in ours.limits.values())
+    near = {layer.name: _near_ties(layer) for layer in net.layers if isinstance(layer, Dense)}
+    found = []
+    for what, value, option, others in tries:
+        measured = tuple(_difference(Alternative(what, name), net, other, ours, signs, near) for name, other in others)
+        found.append(Default(what, value, option, measured, count))
+    return found
+
+
+def _other_profiles(net: NetSpec) -> Iterator[tuple[str, NetSpec]]:
+    """The network under the rules of every other profile; profiles of the same rules are one."""
+    mine = PROFILES[net.profile]
+    names: dict[tuple[Rule, Rule], list[str]] = {}
+    for name, profile in PROFILES.items():
+        rules = (profile.weights, profile.activations)
+        if rules != (mine.weights, mine.activations) and "sign" not in rules:  # which is ge or gt wherever it has an answer
+            names.setdefault(rules, []).append(name)
+    for (weights, activations), alike in names.items():
+        other = _replaced(net, lambda layer, w=weights: _with_rule(layer, Dense, w))  # type: ignore[misc]
+        yield "/".join(alike), _replaced(other, lambda layer, a=activations: _with_rule(layer, Sign, a))  # type: ignore[misc]
+
+
+def _other_forms(net: NetSpec) -> Iterator[tuple[str, NetSpec]]:
+    present = {layer.form for layer in net.layers if isinstance(layer, BatchNorm) and layer.variance is not None}
+    forms: tuple[BatchNormForm, ...] = ("tf", "torch")
+    for form in forms:
+        if present and present != {form}:
+            yield form, _replaced(net, lambda layer, f=form: _with_form(layer, f))  # type: ignore[misc]
+
+
+def _with_form(layer: Layer, form: BatchNormForm) -> Layer:
+    return dataclasses.replace(layer, form=form) if isinstance(layer, BatchNorm) and layer.variance is not None else layer
+
+
+def _other_magnitudes(net: NetSpec) -> Iterator[tuple[str, NetSpec]]:
+    """Glorot's H, in the code that knows it and where training, which clips to -H..H, left no larger latent."""
+    layers = [layer for layer in net.layers if isinstance(layer, Dense)]
+    magnitudes = {layer.name: float(np.float32(np.sqrt(1.5 / (layer.depth + layer.neurons)))) for layer in layers}
+    if all(layer.rule.startswith("round") and np.abs(layer.latent).max() <= magnitudes[layer.name] for layer in layers):
+        yield "glorot", _replaced(net, lambda layer: _with_magnitude(layer, magnitudes))
+
+
+def _with_magnitude(layer: Layer, magnitudes: dict[str, float]) -> Layer:
+    return dataclasses.replace(layer, h=magnitudes[layer.name]) if isinstance(layer, Dense) else layer
+
+
+def _other_inputs(net: NetSpec) -> Iterator[tuple[str, NetSpec]]:
+    if isinstance(net.input, PixelInput):
+        for mapping in MAPPINGS:
+            if mapping != net.input:
+                yield _range(mapping), dataclasses.replace(net, input=mapping)
+
+
+def _range(mapping: PixelInput) -> str:
+    low, high = mapping.intercept / mapping.divisor, (255 * mapping.slope + mapping.intercept) / mapping.divisor
+    return f"{low:.3g}..{high:.3g}"
+
+
+def _near_ties(layer: Dense) -> F32:
+    """The latents that two rules can make different bits of; under a smaller H they are fewer."""
+    return np.asarray(layer.latent[np.abs(layer.latent) <= 2 * CLOSE * max(layer.h, 1.0)])
+
+
+def _decisions(net: NetSpec, first_signs: F32) -> _Decisions:
+    """The folding of a whole network, whose first layer has these weights, without packing."""
+    found = _Decisions({}, {})
+
+    def note(name: str, counts: Counts, steps: Any, rule: Rule) -> None:
+        folded = fold(name, counts, steps, rule, [], [])
+        found.limits[name] = np.stack([folded.limits, folded.flipped.astype(np.int64)])
+
+    leading = input_layers(net)
+    if leading:
+        sign = leading[-1]
+        assert isinstance(sign, Sign)
+        note(sign.name, input_counts(net), affine_of(net.depth, steps_of_layers(leading[:-1])), sign.rule)
+    for index, block in enumerate(blocks_of(net)):
+        mapping: InputMapping | None = net.input if index == 0 and not leading else None
+        if block.sign is None or not block.gives_bits or not isinstance(block.dense, Dense):
+            found.heads[block.dense.name] = block.steps.values
+        elif isinstance(mapping, PixelInput):
+            note(block.dense.name, Counts.of_pixels(mapping, first_signs), block.steps, block.sign.rule)
+        else:
+            reads: Reads = "reals" if isinstance(mapping, RealInput) else "bits"
+            note(block.dense.name, counts_of(net, reads, block.dense), block.steps, block.sign.rule)
+    return found
+
+
+def _difference(
+    found: Alternative, net: NetSpec, other: NetSpec, ours: _Decisions, signs: F32, near: dict[str, F32]
+) -> Alternative:
+    theirs = _decisions(other, signs)
+    for mine, layer in zip(net.layers, other.layers, strict=True):
+        if isinstance(mine, Dense) and isinstance(layer, Dense):
+            latent = near[mine.name]
+            one, two = (binarize(latent / np.float32(dense.h), dense.rule) for dense in (mine, layer))
+            found.weight_bits += int((one != two).sum())
+    for name, limits in ours.limits.items():
+        found.thresholds_by_layer[name] = int((limits != theirs.limits[name]).any(axis=0).sum())
+    found.thresholds = sum(found.thresholds_by_layer.values())
+    # Steps of another number are other values, too.
+    found.head_values = sum(
+        int((a != b).sum()) if a.shape == b.shape else max(a.size, b.size)
+        for a, b in ((values, theirs.heads[name]) for name, values in ours.heads.items())
+    )
+    return found

@@ -15,6 +15,7 @@ from xnorinfer.errors import OptionError
 if TYPE_CHECKING:
     from xnorinfer.conversion import Conversion
     from xnorinfer.netspec import InputMapping
+    from xnorinfer.sensitivity import Default
 
 EPILOG = """\b
 Examples:
@@ -214,6 +215,7 @@ def show(source: str, conversion: Conversion) -> None:
     from rich.text import Text
 
     from xnorinfer.model import describe
+    from xnorinfer.sensitivity import measure_defaults
 
     reading = conversion.reading
     ignored = sum(use.ignored for use in reading.tensors)
@@ -229,12 +231,27 @@ def show(source: str, conversion: Conversion) -> None:
     ]
     screen.table([("tensor", False), ("shape", True), ("type", False), ("becomes", False)], rows)
     screen.say(f"{len(rows)} tensors: {len(rows) - ignored} used, {ignored} ignored")
+    defaults = {default.what: default for default in measure_defaults(reading)}
+    harmless = {what for what, default in defaults.items() if default.alternatives and not default.changing}
     screen.heading("Assumed")
     screen.table(
         [("what", False), ("value", False), ("from", False)],
-        [[one.what, one.value, one.origin] for one in reading.assumptions],
+        [[one.what, one.value, one.origin + (", of no effect" if one.what in harmless else "")] for one in reading.assumptions],
     )
-    for text in (*reading.warnings, *conversion.notes):
+    for text in (*reading.warnings, *(default_text(one) for one in defaults.values() if one.changing), *conversion.notes):
         screen.warn(text)
     screen.heading("Packed network")
     screen.layers_table(describe(conversion.packed))
+
+
+def default_text(default: Default) -> str:
+    """A default that changes results, and by how much."""
+    effects = []
+    for other in default.changing:
+        numbers = [
+            f"{other.weight_bits:,} weights have the other sign" if other.weight_bits else "",
+            f"{other.thresholds:,} of {default.thresholds:,} thresholds move" if other.thresholds else "",
+            "only the last layer's scores differ" if not other.weight_bits and not other.thresholds else "",
+        ]
+        effects.append(f"under {other.value} {' and '.join(filter(None, numbers))}")
+    return f"{default.what}: nothing says it, {default.value} is used; {'; '.join(effects)}; {default.option} decides"

@@ -1,0 +1,130 @@
+"""What a conversion takes by default comes with numbers: here each is counted again, by converting with the other option."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from checkpoints import Array, Layer, lasagne_arrays, named_arrays, random_layers, write_npz
+from command_line import fine
+
+from xnorinfer.bits import bitunpack
+from xnorinfer.conversion import convert_file
+from xnorinfer.converters import ConvertOptions, read_source
+from xnorinfer.netspec import PixelInput
+from xnorinfer.packed import PackedDense, PackedModel, Threshold
+from xnorinfer.sensitivity import Alternative, measure_defaults
+
+WIDTHS = (30, 40, 35, 6)
+#: What is assumed -> the option that says otherwise, as ConvertOptions has it, for each alternative.
+OTHERWISE: dict[str, dict[str, dict[str, Any]]] = {
+    "tie profile": {name: {"profile": name.split("/")[0]} for name in ("theano", "theano-0.9", "ge-zero", "gt-zero")},
+    "BatchNorm epsilon": {"1e-05": {"bn_epsilon": 1e-5}, "0.001": {"bn_epsilon": 1e-3}},
+    "H, the magnitude of binary weights": {"glorot": {"h": "glorot"}},
+    "input": {
+        "0..1": {"input": PixelInput.range(0, 1)},
+        "0..255": {"input": PixelInput.range(0, 255)},
+        "-0.424..2.82": {"input": PixelInput.normalize(0.1307, 0.3081)},
+    },
+}
+
+
+def tied(layers: list[Layer], h: float = 1.0) -> list[Layer]:
+    """Latents at 0, -0.0, 1e-9 and on both sides of 2^-24; channels whose value is 0 or hangs on the epsilon."""
+    for layer in layers:
+        layer.weight = (layer.weight * np.float32(h)).astype(np.float32)
+        layer.weight[:, :4] = [0.0, -0.0, 1e-9, 1.1 * 2.0**-24]
+        if layer.variance is not None and layer.gamma is not None and layer.mean is not None:
+            layer.variance[::3] = 1e-4
+            layer.mean[::2] = np.round(layer.mean[::2])
+            assert layer.bias is not None
+            layer.bias[::2] = 0
+            assert layer.beta is not None
+            layer.beta[::4] = 0
+    return layers
+
+
+def folded(model: PackedModel) -> tuple[list[Array], list[Array]]:
+    """Weights (neurons, depth) of all layers, and the limits of hidden ones."""
+    layers = [layer for layer in model.layers if isinstance(layer, PackedDense)]
+    limits = [layer.output.limits for layer in layers if isinstance(layer.output, Threshold)]
+    return [bitunpack(layer.weights, layer.depth) for layer in layers], limits
+
+
+def differences(one: PackedModel, other: PackedModel) -> tuple[int, int]:
+    """Weights of the other sign and thresholds that are not the same; a neuron may be stored with all its bits flipped."""
+    (weights, limits), (theirs, their_limits) = folded(one), folded(other)
+    bits = moved = 0
+    for index, (a, b) in enumerate(zip(weights, theirs, strict=True)):
+        flipped = (a != b).mean(axis=1) > 0.5
+        bits += int(np.where(flipped[:, None], a == b, a != b).sum())
+        if index < len(limits):
+            moved += int((flipped | (limits[index] != their_limits[index])).sum())
+    return bits, moved
+
+
+def told(path: Path, options: ConvertOptions) -> dict[tuple[str, str], Alternative]:
+    found = measure_defaults(read_source(path, options))
+    return {(default.what, other.value): other for default in found for other in default.alternatives}
+
+
+@pytest.mark.parametrize("small", [False, True])
+def test_every_number_is_what_the_other_option_changes(tmp_path: Path, small: bool) -> None:
+    """small: latents that even Glorot's H would not have clipped."""
+    layers = tied(random_layers(WIDTHS, 3), 0.1 if small else 1.0)
+    path = write_npz(tmp_path / "n.npz", **named_arrays(layers))
+    ours = convert_file(path, ConvertOptions()).packed
+    found = told(path, ConvertOptions())
+    counted = 0
+    for what, others in OTHERWISE.items():
+        for value, option in others.items():
+            if what.startswith("H,") and not small:
+                assert (what, value) not in found
+                continue
+            measured = found[what, value]
+            bits, moved = differences(ours, convert_file(path, ConvertOptions(**option)).packed)
+            if what == "tie profile":  # a weight that changes sign changes the sums of pixels behind a threshold, too
+                assert measured.weight_bits == bits
+                assert measured.thresholds_by_layer["1"] <= moved
+            else:
+                assert (measured.weight_bits, measured.thresholds) == (bits, moved), (what, value)
+            counted += measured.weight_bits + measured.thresholds
+    assert counted > 100
+    assert {value for what, value in found if what == "order of BatchNorm's operations"} == {"torch"}
+
+
+def test_what_the_user_or_the_file_says_is_not_measured(tmp_path: Path) -> None:
+    layers = tied(random_layers(WIDTHS, 3))
+    path = write_npz(tmp_path / "n.npz", **named_arrays(layers))
+    said = ConvertOptions(profile="ge-zero", bn_epsilon=1e-3, h=1.0, input=PixelInput.range(0, 1))
+    assert measure_defaults(read_source(path, said)) == []
+    inverse = random_layers(WIDTHS, 4, inv_std=True)
+    lasagne = write_npz(tmp_path / "lasagne.npz", *lasagne_arrays(inverse))
+    assert {what for what, _ in told(lasagne, ConvertOptions())} == {"tie profile", "input"}
+
+
+def test_the_command_warns_with_the_numbers(tmp_path: Path) -> None:
+    layers = tied(random_layers(WIDTHS, 3))
+    path = write_npz(tmp_path / "n.npz", **named_arrays(layers))
+    found = told(path, ConvertOptions())
+    text = " ".join(fine("convert", path, "--dry-run").split())
+    for what, value, option in (
+        ("BatchNorm epsilon", "0.001", "--bn-epsilon"),
+        ("input", "0..1", "--input-range"),
+    ):
+        warning = next(part for part in text.split("warning: ") if part.startswith(f"{what}: nothing says it"))
+        assert f"under {value} {found[what, value].thresholds} of 75 thresholds move" in warning
+        assert f"{option} " in warning
+    ties = next(part for part in text.split("warning: ") if part.startswith("tie profile: nothing says it"))
+    assert f"under ge-zero {found['tie profile', 'ge-zero'].weight_bits} weights have the other sign" in ties
+
+
+def test_defaults_without_effect_are_no_warnings(tmp_path: Path) -> None:
+    layers = random_layers(WIDTHS, 5)
+    path = write_npz(tmp_path / "n.npz", **named_arrays(layers))
+    text = fine("convert", path, "--dry-run", "--input-range", "-1:1", "--bn-epsilon", "1e-4")
+    line = next(line for line in text.splitlines() if line.startswith("tie profile"))
+    assert line.rstrip().endswith("default, of no effect")
+    assert "tie profile: nothing says it" not in text
