@@ -11,11 +11,11 @@ from pathlib import Path
 
 from xnorinfer.converters.base import Assumption, ConvertOptions, Reading, Source, TensorUse
 from xnorinfer.converters.bnnpynq import BnnPynqSource
-from xnorinfer.converters.keras import KerasSource
+from xnorinfer.converters.keras import KerasSource, companions
 from xnorinfer.converters.net import read_net
 from xnorinfer.converters.npz import NpzSource
 from xnorinfer.converters.onnx import OnnxSource
-from xnorinfer.converters.tf1 import Tf1Source
+from xnorinfer.converters.tf1 import Tf1Source, checkpoint_files, find_checkpoint
 from xnorinfer.converters.torch import TorchSource, from_torch_module
 from xnorinfer.errors import OptionError, SourceError
 
@@ -27,6 +27,7 @@ __all__ = [
     "Source",
     "TensorUse",
     "describe_content",
+    "files_of",
     "from_torch_module",
     "read_source",
 ]
@@ -62,6 +63,20 @@ def read_source(path: str | Path, options: ConvertOptions | None = None) -> Read
     if options.ema and not any(assumption.what == "moving averages" for assumption in reading.assumptions):
         raise OptionError(f"--ema: {path.name} holds no moving averages of weights")
     return reading
+
+
+def files_of(path: Path) -> list[Path]:
+    """Every file that reading `path` can look into: its own, those of the same checkpoint, a config beside it.
+
+    Of a folder all files in it, and a SavedModel's variables.  Raises SourceError and MissingExtraError where a file must be
+    opened to know and cannot be.
+    """
+    if path.is_dir():
+        return [file for folder in (path, path / "variables") if folder.is_dir() for file in folder.iterdir() if file.is_file()]
+    prefix = find_checkpoint(path)
+    if prefix is not None:
+        return sorted({path, *checkpoint_files(prefix)} if path.is_file() else checkpoint_files(prefix))
+    return [path, *companions(path)] if path.exists() else []
 
 
 def describe_content(path: Path) -> str:

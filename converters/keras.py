@@ -145,9 +145,8 @@ class _Reader:
 
     def _config_beside(self) -> tuple[bytes | None, str]:
         """The config in NAME.json beside NAME.h5 or NAME.weights.h5."""
-        stem = self.path.name.removesuffix(self.path.suffix).removesuffix(".weights")
-        beside = self.path.with_name(f"{stem}.json")
-        if not beside.is_file():
+        beside = config_beside(self.path)
+        if beside is None:
             return None, ""
         if beside.stat().st_size > FREE_BYTES:
             raise SourceError(f"{beside.name} is too large for the config of a model")
@@ -212,6 +211,24 @@ class _Reader:
 
     def _note(self, entry: Entry, use: str, *, ignored: bool = False) -> None:
         self.notes.tensors.append(TensorUse(entry.name, entry.shape, entry.dtype, use, ignored))
+
+
+def config_beside(path: Path) -> Path | None:
+    """NAME.json, which belongs to NAME.h5 or NAME.weights.h5 if that has no config of its own; None if there is none."""
+    beside = path.with_name(f"{path.name.removesuffix(path.suffix).removesuffix('.weights')}.json")
+    return beside if path.suffix in (".h5", ".hdf5") and beside.is_file() else None
+
+
+def companions(path: Path) -> list[Path]:
+    """The files beside a Keras file that `KerasSource.read` uses."""
+    beside = config_beside(path)
+    if beside is None or not path.is_file():
+        return []
+    with path.open("rb") as stream:
+        if stream.read(8) != MAGIC:
+            return []
+    with open_h5(path) as file:
+        return [] if file.text("model_config") else [beside]
 
 
 def _is_plain(scope: str) -> bool:

@@ -40,6 +40,8 @@ DECOY = "binary_weight"
 AVERAGES = ("ExponentialMovingAverage", "average")
 _SLOT = re.compile(r"(Adam|AdaMax|Nadam|AMSGrad|Momentum|RMSProp|Adagrad|Adadelta|Ftrl|FtrlLinear|AdagradDA)(_\d+)?")
 _COUNTER = re.compile(r"((beta\d_power|Variable|global_step|learning_rate|lr|epoch|step|decay)(_\d+)?)", re.IGNORECASE)
+#: The files of a V2 checkpoint, by its prefix.
+_FAMILY = r"{}\.(?:index|meta|data-\d{{5}}-of-\d{{5}})"
 _NORM_FIELDS = {"gamma": "gamma", "beta": "beta", "moving_mean": "mean", "moving_variance": "variance"}
 _BIASES = ("bias", "biases", "b")
 
@@ -93,11 +95,17 @@ def find_checkpoint(path: Path) -> Path | None:
         return _in_folder(path)
     if path.name == "checkpoint" and path.is_file() and _named_in(path) is not None:
         return _in_folder(path.parent)
-    stem = re.fullmatch(r"(.+)\.(index|meta|data-\d{5}-of-\d{5})", path.name)
+    stem = re.fullmatch(_FAMILY.format("(.+)"), path.name)
     for prefix in (path, path.with_name(stem[1])) if stem else (path,):
         if prefix.with_name(prefix.name + ".index").is_file():
             return prefix
     return path if path.is_file() and not stem and is_v1(path) else None
+
+
+def checkpoint_files(prefix: Path) -> list[Path]:
+    """All files of the checkpoint that `find_checkpoint` found."""
+    family = re.compile(re.escape(prefix.name) + r"(\.meta)?" if prefix.is_file() else _FAMILY.format(re.escape(prefix.name)))
+    return [file for file in prefix.parent.iterdir() if family.fullmatch(file.name)]
 
 
 def _in_folder(folder: Path) -> Path | None:

@@ -55,7 +55,9 @@ def pack_reading(reading: Reading, options: ConvertOptions, name: str, digest: s
 
 def digest_of(path: Path) -> str:
     """SHA-256 of a checkpoint, hexadecimal; of one in several files, over their names and contents in order."""
-    files = sorted(part for part in _parts(path) if part.is_file())
+    from xnorinfer.converters import files_of
+
+    files = sorted(files_of(path), key=lambda file: (file.name, file))
     total = hashlib.sha256()
     for file in files:
         if files != [path]:
@@ -64,13 +66,3 @@ def digest_of(path: Path) -> str:
             while chunk := stream.read(1 << 20):
                 total.update(chunk)
     return total.hexdigest()
-
-
-def _parts(path: Path) -> list[Path]:
-    """The files of a folder, of a prefix (TF1: `model.ckpt` for `model.ckpt.index` and its data), or the one file itself."""
-    if path.is_dir():
-        return list(path.iterdir())
-    if path.is_file() and path.suffix != ".index":
-        return [path]
-    prefix = (path.name.removesuffix(".index") if path.is_file() else path.name) + "."
-    return [part for part in path.parent.iterdir() if part.name.startswith(prefix)]
