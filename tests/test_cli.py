@@ -249,7 +249,7 @@ def test_bad_models(tmp_path: Path, model: Path) -> None:
         ("cut", bytes(raw[:3000]), "truncated"),
         ("text", b"hello" * 10, "not an xnorinfer model"),
         ("changed", bytes(raw[:-4]) + bytes([raw[-4] ^ 1]) + bytes(raw[-3:]), "digest"),
-        ("newer", bytes(raw).replace(b'\\"format_version\\":1', b'\\"format_version\\":9'), "format version 9"),
+        ("newer", bytes(raw).replace(b'\\"format_version\\":2', b'\\"format_version\\":9'), "format version 9"),
     ]:
         (tmp_path / name).write_bytes(content)
         for command in (["info"], ["bench"], ["run", DIGITS + ":x"], ["verify", CHECKPOINT]):

@@ -21,8 +21,11 @@ from safetensors.numpy import save_file
 from xnorinfer import modelfile
 from xnorinfer.errors import DigestError, MalformedModelError, NewerFormatError, NotAModelError, OutputError
 from xnorinfer.lower import lower
+from xnorinfer.model import Model
 from xnorinfer.modelfile import KEY, header_of, load, save
 from xnorinfer.packed import PackedModel
+
+DATA = Path(__file__).resolve().parent / "data" / "format"
 
 
 def packed(name: str = "range", *, tail: bool = False) -> PackedModel:
@@ -60,6 +63,36 @@ def test_names_and_provenance_are_not_part_of_the_content_digest() -> None:
     other = PackedModel(model.input, renamed, model.profile, {"source": "elsewhere.pt"})
     assert header_of(model)["content_digest"] == header_of(other)["content_digest"]
     assert header_of(model)["header_digest"] != header_of(other)["header_digest"]
+
+
+def test_the_tie_profile_is_not_part_of_the_content_digest() -> None:
+    """Once folded, nothing depends on it any more."""
+    model = packed()
+    other = dataclasses.replace(model, profile="gt-zero")
+    assert header_of(model)["content_digest"] == header_of(other)["content_digest"]
+    assert header_of(model)["header_digest"] != header_of(other)["header_digest"]
+
+
+#: Written when the format had this version, of `packed("normalize", tail=True)` as it was folded then.
+OLD_FILES = {1: DATA / "version-1.safetensors"}
+
+
+@pytest.mark.parametrize("version", OLD_FILES)
+def test_files_of_older_formats(tmp_path: Path, version: int) -> None:
+    """They load, verify their own digests, compute what they did, and are saved as they were."""
+    model = load(OLD_FILES[version])
+    header, _ = parts(OLD_FILES[version])
+    assert header["format_version"] == version
+    assert header_of(model) == header
+    assert Model(model).info["format_version"] == version
+    save(model, tmp_path / "m")
+    assert (tmp_path / "m").read_bytes() == OLD_FILES[version].read_bytes()
+    now = packed("normalize", tail=True)
+    x = np.random.default_rng(1).integers(0, 256, (50, 70), dtype=np.uint8)
+    np.testing.assert_array_equal(Model(model).scores(x), Model(now).scores(x))
+    assert header_of(model)["content_digest"] != header_of(now)["content_digest"]
+    forged = dataclasses.replace(model, profile="gt-zero")
+    assert header_of(forged)["content_digest"] != header["content_digest"]
 
 
 def parts(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -115,7 +148,10 @@ def set_pad_bit(array: np.ndarray) -> np.ndarray:
 
 MALFORMED = [
     (set_header("format_version", "1"), MalformedModelError, "no format version"),
-    (set_header("format_version", 2), NewerFormatError, "format version 2, this xnorinfer reads up to 1"),
+    (set_header("format_version", 3), NewerFormatError, "format version 3, this xnorinfer reads up to 2"),
+    (set_header("format_version", 1), DigestError, "content_digest"),
+    (set_header("format_version", 0), MalformedModelError, "no format version 0"),
+    (set_header("format_version", True), MalformedModelError, "no format version True"),
     (set_header("surprise", 1), MalformedModelError, "header fields"),
     (drop_header("content_digest"), MalformedModelError, "header fields"),
     (drop_header("provenance"), MalformedModelError, "header fields"),

@@ -1,7 +1,8 @@
 """NetSpec -> PackedModel: binarize and pack weights, fold what follows a binary layer into a limit or a list of steps.
 
 A network is cut into blocks at its dense layers.  A block that ends in a sign becomes an integer compare; any other block ends
-the binary part and keeps its float32 steps (heads, and the activations that feed a float layer).
+the binary part and keeps its float32 steps (heads, and the activations that feed a float layer).  What is stored does not
+depend on how a source writes the network down (`canonical`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from xnorinfer.bits import bitpack
+from xnorinfer.canonical import canonical_mapping, canonical_steps
 from xnorinfer.errors import NetworkError
 from xnorinfer.folding import Counts, affine_of, fold, steps_of_dense, steps_of_layers
 from xnorinfer.netspec import Dense, FloatDense, Layer, NetSpec, PixelInput, RealInput, Sign
@@ -98,7 +100,7 @@ def lower(net: NetSpec) -> Lowered:
             layers.append(_lower_dense(net, block.dense, block, reads, problems, notes))
     if problems:
         raise NetworkError(problems)
-    return Lowered(PackedModel(net.input, tuple(layers), net.profile, input_bits=input_bits), tuple(notes))
+    return Lowered(PackedModel(canonical_mapping(net.input), tuple(layers), net.profile, input_bits=input_bits), tuple(notes))
 
 
 def counts_of(net: NetSpec, reads: Reads, layer: Dense) -> Counts:
@@ -140,6 +142,7 @@ def _lower_dense(net: NetSpec, dense: Dense, block: Block, reads: Reads, problem
             problems.append(
                 f"{dense.name}: BatchNorm makes output {int(np.argmax(infinite))} infinite or NaN; check its variance"
             )
+        steps = canonical_steps(counts_of(net, reads, dense), steps)
         return PackedDense(dense.name, reads, dense.depth, bitpack(signs), steps)
     assert block.sign is not None
     counts = counts_of(net, reads, dense)

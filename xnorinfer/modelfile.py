@@ -1,17 +1,18 @@
 """The packed model file: a `safetensors` container, written atomically, validated completely before use.
 
-Format version 1, little endian as safetensors defines it:
+Format version 2, little endian as safetensors defines it:
 
     metadata["xnorinfer"]   one JSON object, keys sorted, without spaces:
-        format_version      1
+        format_version      2
         input               the input mapping (`netspec.input_to_json`)
-        profile             name of the tie profile
+        profile             name of the source's tie profile
         input_bits          true if inputs are binarized one by one before the first layer
         layers              list of {"kind": "dense", "reads", "depth", "output": "threshold"} or
                             {..., "output": "affine", "ops": [...]} or {"kind": "float", ...} without "reads"
         names               list of strings, what the source calls the layers (the input's first, where it has bits)
-        content_digest      SHA-256 of the network: this object without the two digests, names and provenance, then every
-                            tensor's name and bytes in layer order.  Two sources of one network have the same content digest.
+        content_digest      SHA-256 of the network: this object without the two digests, names, profile and provenance, then
+                            every tensor's name and bytes in layer order.  Two sources of one network have the same content
+                            digest (`canonical` says what "the same" means).
         provenance          source file name, its digest, options and assumptions of the conversion
         header_digest       SHA-256 of this object without header_digest: covers the provenance as well
     input.limits            (depth,) I32 for pixels, F32 for reals (`packed.InputBits`)
@@ -20,6 +21,8 @@ Format version 1, little endian as safetensors defines it:
     layers.N.limits         (neurons,) I32, or F32 where a layer reads reals
     layers.N.steps          (len(ops), 2, neurons) F32, the vectors of the float32 steps (`packed.Affine`)
     layers.N.weight         (neurons, depth) F32, float layers
+
+Format version 1 differs in one thing: its content digest covers the profile.  Such files are read, and saved as they were.
 """
 
 from __future__ import annotations
@@ -40,10 +43,9 @@ from xnorinfer.errors import (
     OptionError,
 )
 from xnorinfer.netspec import input_from_json, input_to_json
-from xnorinfer.packed import Affine, InputBits, PackedDense, PackedFloat, PackedLayer, PackedModel, Threshold
+from xnorinfer.packed import FORMAT_VERSION, Affine, InputBits, PackedDense, PackedFloat, PackedLayer, PackedModel, Threshold
 from xnorinfer.writing import write_bytes
 
-FORMAT_VERSION = 1
 KEY = "xnorinfer"
 
 
@@ -65,18 +67,20 @@ def save(packed: PackedModel, path: str | Path) -> None:
 def header_of(packed: PackedModel) -> dict[str, Any]:
     """The JSON object of the file, digests included."""
     network: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
+        "format_version": packed.format_version,
         "input": input_to_json(packed.input),
         "input_bits": packed.input_bits is not None,
-        "profile": packed.profile,
         "layers": [_layer_json(layer) for layer in packed.layers],
     }
+    outside = {"profile": packed.profile}
+    if packed.format_version == 1:
+        network, outside = {**network, **outside}, {}
     content = hashlib.sha256(_canonical(network).encode())
     for name, array in packed.tensors():
         content.update(name.encode() + b"\0")
         content.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
     names = [part.name for part in (packed.input_bits, *packed.layers) if part is not None]
-    header = {**network, "names": names, "content_digest": content.hexdigest(), "provenance": packed.provenance}
+    header = {**network, **outside, "names": names, "content_digest": content.hexdigest(), "provenance": packed.provenance}
     return {**header, "header_digest": hashlib.sha256(_canonical(header).encode()).hexdigest()}
 
 
@@ -109,6 +113,8 @@ def load(path: str | Path) -> PackedModel:
         raise MalformedModelError(f"{path}: its header is not JSON") from None
     if not isinstance(header, dict) or not isinstance(header.get("format_version"), int):
         raise MalformedModelError(f"{path}: its header has no format version")
+    if header["format_version"] < 1 or isinstance(header["format_version"], bool):
+        raise MalformedModelError(f"{path}: there is no format version {header['format_version']}")
     if header["format_version"] > FORMAT_VERSION:
         raise NewerFormatError(
             f"{path}: has format version {header['format_version']}, this xnorinfer reads up to "
@@ -186,7 +192,7 @@ def _build(path: Path, header: dict[str, Any], tensors: dict[str, NDArray[Any]])
     )
     if left:
         raise MalformedModelError(f"{path}: tensors that no layer uses: {', '.join(sorted(left))}")
-    return PackedModel(mapping, layers, header["profile"], header["provenance"], input_bits)
+    return PackedModel(mapping, layers, header["profile"], header["provenance"], input_bits, header["format_version"])
 
 
 def _build_input_bits(path: Path, name: str, left: dict[str, NDArray[Any]]) -> InputBits:
@@ -221,7 +227,7 @@ def _build_layer(path: Path, index: int, entry: Any, name: str, left: dict[str, 
 
     kinds = (str(entry.get("kind")), str(entry.get("output"))) if isinstance(entry, dict) else ("", "")
     if kinds not in LAYER_FIELDS or set(entry) != LAYER_FIELDS[kinds]:
-        raise MalformedModelError(f"{where}: entry {_shorten(entry)} is no layer of format version {FORMAT_VERSION}")
+        raise MalformedModelError(f"{where}: entry {_shorten(entry)} is no layer of format version 1 or 2")
     depth = entry["depth"]
     if not isinstance(depth, int) or isinstance(depth, bool):
         raise MalformedModelError(f"{where}: depth has the wrong type")

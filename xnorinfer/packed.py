@@ -22,6 +22,9 @@ from xnorinfer.reference import fma
 #: reals: float64 sums of float32 in input order, rounded to float32.
 Reads = Literal["bits", "pixels", "reals"]
 
+#: The format of new model files (`modelfile`).
+FORMAT_VERSION = 2
+
 #: Float32 steps on a value v, with vectors a and b of one entry per neuron:
 #: mul v*a, add v+a, div v/a, fma v*a+b rounded once, clip min(max(v, a), b), step: +1 from a on, -1 up to b, 0 between.
 Op = Literal["mul", "add", "fma", "clip", "div", "step"]
@@ -124,9 +127,11 @@ PackedLayer: TypeAlias = PackedDense | PackedFloat
 
 @dataclass(frozen=True, eq=False)
 class PackedModel:
-    """A packed network.  `provenance` says where it came from and is not part of the network itself.
+    """A packed network.  `provenance` says where it came from and is not part of the network itself; neither is `profile`, the
+    tie rules of its source: once folded, no sum of a sign is left to tie.
 
-    `input_bits`, where there is one, binarizes pixels or reals before the first layer, which then reads bits.
+    `input_bits`, where there is one, binarizes pixels or reals before the first layer, which then reads bits.  format_version:
+    of the file it was loaded from, whose rules its digests follow.
     """
 
     input: InputMapping
@@ -134,6 +139,7 @@ class PackedModel:
     profile: str
     provenance: dict[str, Any] = field(default_factory=dict)
     input_bits: InputBits | None = None
+    format_version: int = FORMAT_VERSION
 
     @property
     def depth(self) -> int:

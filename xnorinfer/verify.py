@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from xnorinfer import modelfile
 from xnorinfer.bits import bitunpack
+from xnorinfer.canonical import canonical_mapping
 from xnorinfer.conversion import digest_of
 from xnorinfer.folding import Counts
 from xnorinfer.framework import FrameworkRun, run_torch
@@ -169,7 +170,7 @@ def verify(
 
 def _structure_difference(packed: PackedModel, net: NetSpec) -> str | None:
     """Where model and source are not even the same network."""
-    if packed.input != net.input:
+    if canonical_mapping(packed.input) != canonical_mapping(net.input):
         return f"the model takes {packed.input.describe()}, the source {net.input.describe()}"
     if (packed.input_bits is None) == bool(input_layers(net)):
         return "only one of model and source binarizes inputs one by one"
