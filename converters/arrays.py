@@ -69,6 +69,16 @@ def as_float32(tensor: RawTensor, warnings: list[str]) -> F32:
     return single
 
 
+def narrowed(where: str, wide: NDArray[Any]) -> F32:
+    """Decimals of a text, read as float64, as float32.  Raises SourceError where one leaves the range of float32."""
+    with np.errstate(over="ignore"):
+        single = wide.astype(np.float32)
+    lost = np.isinf(single) & np.isfinite(wide)
+    if lost.any():
+        raise SourceError(f"{where} holds {wide[lost][0]}, which float32 cannot hold")
+    return single
+
+
 def check_zip(path: Path, archive: zipfile.ZipFile) -> None:
     """Refuse an archive whose entries unpack to far more than the file holds, or of which two share a name."""
     entries = archive.infolist()

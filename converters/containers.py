@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from xnorinfer.converters.arrays import FREE_BYTES, MAX_RATIO, ZIP_DAMAGE, RawTensor, check_zip, element_count
 from xnorinfer.converters.bundle import Entry, is_v1, read_v1, read_v2
 from xnorinfer.converters.csource import read_c
+from xnorinfer.converters.keras_h5 import damage
 from xnorinfer.converters.npz import load_entry, read_header
 from xnorinfer.converters.onnxfile import read_onnx
 from xnorinfer.converters.tf1 import find_checkpoint
@@ -203,14 +204,14 @@ KERAS_WEIGHTS = "model.weights.h5"
 def _opened(path: Path) -> Iterator[Any]:
     import h5py
 
-    if not zipfile.is_zipfile(path):
-        with h5py.File(path, "r") as file:
-            yield file
-        return
-    with zipfile.ZipFile(path) as archive:
-        check_zip(path, archive)
-        content = archive.read(KERAS_WEIGHTS)
-    with h5py.File(io.BytesIO(content), "r") as file:
+    with contextlib.ExitStack() as stack:
+        with damage(path.name):
+            source: Any = path
+            if zipfile.is_zipfile(path):
+                with zipfile.ZipFile(path) as archive:
+                    check_zip(path, archive)
+                    source = io.BytesIO(archive.read(KERAS_WEIGHTS))
+            file = stack.enter_context(h5py.File(source, "r"))
         yield file
 
 
@@ -223,11 +224,8 @@ def _read_h5(path: Path) -> dict[str, Entry]:
     found: dict[str, Entry] = {}
 
     def load(name: str) -> NDArray[Any]:
-        try:
-            with _opened(path) as file:
-                return np.asarray(file[name][()])
-        except (*ZIP_DAMAGE, KeyError, TypeError) as error:
-            raise SourceError(f"{path.name} is damaged: dataset {name} cannot be read ({_first_line(error)})") from None
+        with _opened(path) as file, damage(f"{path.name}, dataset {name}"):
+            return np.asarray(file[name][()])
 
     def visit(name: str, item: Any) -> None:
         if not isinstance(item, h5py.Dataset):
@@ -239,16 +237,9 @@ def _read_h5(path: Path) -> dict[str, Entry]:
             raise SourceError(f"{path.name}, dataset {name} says {item.shape} {item.dtype}, more than the file holds")
         found[name] = Entry(name, str(item.dtype), tuple(item.shape or ()), lambda: load(name))
 
-    try:
-        with _opened(path) as file:
-            file.visititems(visit)  # follows no links to other files
-    except (*ZIP_DAMAGE, KeyError, TypeError) as error:
-        raise SourceError(f"{path.name} is a damaged or truncated HDF5 file: {_first_line(error)}") from None
+    with _opened(path) as file, damage(path.name):
+        file.visititems(visit)  # follows no links to other files
     return found
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)[:200]
 
 
 READERS: dict[str, Callable[[Path], dict[str, Entry]]] = {

@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.converters.arrays import element_count
+from xnorinfer.converters.arrays import element_count, narrowed
 from xnorinfer.converters.bundle import Entry
 from xnorinfer.errors import SourceError
 
 #: Text is read as a whole; a million float weights are about 12 MB.
 MAX_TEXT_BYTES = 256 << 20
+#: Digits of a number; an exact decimal of a double has up to 767 of them.
+_MAX_DIGITS = 1000
 #: Characters before an initialiser in which its declaration stands.
 _WINDOW = 1024
 _CHUNK = 1 << 16
@@ -39,11 +41,12 @@ _TYPES = {
 }
 
 _COMMENT = re.compile(r"//|/\*")
-_DEFINE = re.compile(r"^[ \t]*#[ \t]*define[ \t]+(\w+)[ \t]+\(?(\d+)\)?[uUlL]*[ \t]*$", re.MULTILINE)
+_DEFINE = re.compile(r"^[ \t]*#[ \t]*define[ \t]+(\w+)[ \t]+\(?(0|[1-9]\d{0,17})\)?[uUlL]*[ \t]*$", re.MULTILINE)
 _INITIALISER = re.compile(r"=\s*\{")
 _NAME = re.compile(r"(\w+)\s*((?:\[[^\[\]]*\]\s*)+)[^\[\]]*$")
 _NUMBER = re.compile(r"[-+]?(?:0[xX][0-9a-fA-F]+|\d+)[uUlL]*|[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?[fFlL]?")
 _INTEGER = re.compile(r"[-+]?(?:0[xX][0-9a-fA-F]+|\d+)[uUlL]*")
+_DIMENSION = re.compile(r"(?:0|[1-9]\d{0,17}|0[xX][0-9a-fA-F]{1,15})[uUlL]*", re.ASCII)
 _BRACE = re.compile(r"[{}]")
 _CAST = re.compile(r"\([a-zA-Z_][\w ]*\)")
 
@@ -148,7 +151,7 @@ def _values(where: str, definition: _Definition) -> NDArray[Any]:
 
 
 def _parse(where: str, tokens: list[str], dtype: str | None) -> NDArray[Any]:
-    wrong = next((token for token in tokens if not _NUMBER.fullmatch(token)), None)
+    wrong = next((token for token in tokens if len(token) > _MAX_DIGITS or not _NUMBER.fullmatch(token)), None)
     if wrong is not None:
         raise SourceError(f"{where} holds {wrong[:40]!r}, which is no number")
     octal = next((token for token in tokens if re.match(r"[-+]?0\d+[uUlL]*$", token)), None)
@@ -159,10 +162,10 @@ def _parse(where: str, tokens: list[str], dtype: str | None) -> NDArray[Any]:
             raise SourceError(f"{where} has an integer type and holds fractions")
         if any("x" in token or "X" in token for token in tokens):
             raise SourceError(f"{where} holds fractions and hexadecimal numbers")
-        return np.array([token.rstrip("fFlL") for token in tokens], np.float64).astype(dtype or "<f4")
+        return _floats(where, [token.rstrip("fFlL") for token in tokens], dtype)
     numbers = [int(token.rstrip("uUlL"), 0) for token in tokens]
     if dtype is not None and dtype[1] == "f":
-        return np.array(numbers, np.float64).astype(dtype)
+        return _floats(where, list(map(str, numbers)), dtype)
     low, high = min(numbers, default=0), max(numbers, default=0)
     if dtype == "|i1" and 127 < high < 256 and low >= 0:
         raise SourceError(f"{where} is of signed type and holds {high}; declare it unsigned")
@@ -170,6 +173,13 @@ def _parse(where: str, tokens: list[str], dtype: str | None) -> NDArray[Any]:
     if low < np.iinfo(kind).min or high > np.iinfo(kind).max:
         raise SourceError(f"{where} holds {low if low < np.iinfo(kind).min else high}, which {kind} cannot hold")
     return np.array(numbers, kind)
+
+
+def _floats(where: str, decimals: list[str], dtype: str | None) -> NDArray[Any]:
+    wide = np.array(decimals, np.float64)
+    if np.isinf(wide).any():  # C has no way to write it but by overflow
+        raise SourceError(f"{where} holds {decimals[int(np.isinf(wide).argmax())][:40]}, which double cannot hold")
+    return wide if dtype == "<f8" else narrowed(where, wide)
 
 
 def _check_nesting(where: str, definition: _Definition) -> None:
@@ -181,8 +191,17 @@ def _check_nesting(where: str, definition: _Definition) -> None:
         )
 
 
+def _size(where: str, dimension: str, defines: dict[str, int]) -> int | None:
+    """A dimension; None where only a compiler knows it."""
+    if _DIMENSION.fullmatch(dimension):
+        return int(dimension.rstrip("uUlL"), 0)
+    if dimension[:1].isdigit():
+        raise SourceError(f"{where} has the dimension {dimension[:40]!r}, needed is a decimal or hexadecimal number")
+    return defines.get(dimension)
+
+
 def _shape(where: str, definition: _Definition, defines: dict[str, int], size: int) -> tuple[int, ...]:
-    sizes = [int(d, 0) if d.isdecimal() or d.startswith("0x") else defines.get(d) for d in definition.dimensions]
+    sizes = [_size(where, dimension, defines) for dimension in definition.dimensions]
     if sizes[0] is None and not definition.dimensions[0] and None not in sizes[1:]:
         inner = element_count(n for n in sizes[1:] if n is not None)
         if inner and size % inner == 0:

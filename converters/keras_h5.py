@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.converters.arrays import element_count
+from xnorinfer.converters.arrays import ZIP_DAMAGE, element_count
 from xnorinfer.converters.bundle import Entry
 from xnorinfer.errors import MissingExtraError, SourceError
 
@@ -26,8 +26,8 @@ MAGIC = b"\x89HDF\r\n\x1a\n"
 #: More than any network has; a file can claim any number of groups, one inside the other.
 MAX_OBJECTS = 100_000
 MAX_DEPTH = 64
-#: What h5py raises on damaged files.
-_H5_DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, AttributeError, MemoryError)
+#: What h5py raises on damaged files, and zipfile where they lie inside an archive.
+_H5_DAMAGE = (*ZIP_DAMAGE, KeyError, TypeError, OverflowError, AttributeError, MemoryError)
 
 
 class H5Content:
@@ -80,14 +80,14 @@ class H5Content:
         def load() -> NDArray[Any]:
             if not numbers:
                 raise SourceError(f"{where} holds {dataset.dtype}, needed are numbers")
-            with _damage(where):
+            with damage(where):
                 return np.asarray(dataset[()])
 
         return Entry(path, str(dataset.dtype), shape, load)
 
     def text(self, attribute: str) -> str | None:
         """A text attribute of the file; None if it has none."""
-        with _damage(f"{self.about}, attribute {attribute}"):
+        with damage(f"{self.about}, attribute {attribute}"):
             value = self._file.attrs.get(attribute)
             return None if value is None else _text(value)
 
@@ -96,7 +96,7 @@ class H5Content:
 
         Keras cuts lists that are too long for one attribute: attribute0, attribute1, ...
         """
-        with _damage(f"{self.about}, attribute {attribute} of {group or 'the file'}"):
+        with damage(f"{self.about}, attribute {attribute} of {group or 'the file'}"):
             attributes = self._file[group or "/"].attrs
             if attribute in attributes:
                 return [_text(name) for name in attributes[attribute]]
@@ -122,7 +122,7 @@ def open_h5(path: Path, content: bytes | None = None, about: str | None = None) 
         raise MissingExtraError(f"reading {path.name}", "h5py", "keras") from None
     about = about or path.name
     with contextlib.ExitStack() as stack:
-        with _damage(about):
+        with damage(about):
             size = path.stat().st_size if content is None else len(content)
             file = stack.enter_context(h5py.File(path if content is None else io.BytesIO(content), "r"))
             opened = H5Content(file, about, size)
@@ -130,7 +130,8 @@ def open_h5(path: Path, content: bytes | None = None, about: str | None = None) 
 
 
 @contextlib.contextmanager
-def _damage(where: str) -> Iterator[None]:
+def damage(where: str) -> Iterator[None]:
+    """Turn what h5py raises on damaged files into SourceError."""
     try:
         yield
     except _H5_DAMAGE as error:

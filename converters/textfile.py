@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from xnorinfer.converters.arrays import narrowed
 from xnorinfer.converters.csource import read_text
 from xnorinfer.errors import SourceError
 
@@ -73,5 +74,5 @@ def read_numbers(path: Path) -> NDArray[Any]:
             raise SourceError(f"{path.name}, line {number} has {row.size} values, the lines before have {parsed[0].size}")
         parsed.append(row)
     whole = all(row.dtype.kind == "i" for row in parsed)
-    stacked = np.stack(parsed) if whole else np.stack([row.astype(np.float32) for row in parsed])
+    stacked = np.stack(parsed) if whole else np.stack([narrowed(path.name, row) for row in parsed])
     return stacked[0] if len(parsed) == 1 else stacked

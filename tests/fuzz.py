@@ -18,6 +18,7 @@ import traceback
 from pathlib import Path
 
 import fuzzing
+from fuzz_targets import TARGETS
 
 CHUNK = 2000
 #: Enough to look at; stop there.
@@ -42,11 +43,11 @@ def child(target: fuzzing.Target, first: int, count: int, folder: Path, shared: 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--reader", choices=sorted(fuzzing.TARGETS), required=True)
+    parser.add_argument("--reader", choices=sorted(TARGETS), required=True)
     parser.add_argument("--mutations", type=int, default=200_000)
     parser.add_argument("--first", type=int, default=0, help="number (seed) of the first mutation")
     arguments = parser.parse_args()
-    target = fuzzing.TARGETS[arguments.reader]()
+    target = TARGETS[arguments.reader]()
     shared = mmap.mmap(-1, 8)
     totals: dict[str, int] = {}
     defects = 0

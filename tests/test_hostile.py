@@ -13,40 +13,43 @@ from pathlib import Path
 import fuzzing
 import numpy as np
 import pytest
+from fuzz_targets import TARGETS
 
 from xnorinfer import modelfile
 from xnorinfer.converters import SOURCES, read_source
 from xnorinfer.converters.base import ConvertOptions
+from xnorinfer.converters.containers import open_container
+from xnorinfer.converters.textfile import read_numbers
 from xnorinfer.errors import ModelFileError, SourceError
 
-COUNTS = {"keras": 150, "tf1": 250, "torch": 300, "torch-legacy": 300}
+COUNTS = {"keras": 150, "tf1": 250, "torch": 300, "torch-legacy": 300, "net": 300}
 
 
-@pytest.mark.parametrize("name", fuzzing.TARGETS)
+@pytest.mark.parametrize("name", TARGETS)
 def test_mutated_files(tmp_path: Path, name: str) -> None:
     if name.startswith("torch"):
         pytest.importorskip("torch")
     if name == "keras":
         pytest.importorskip("h5py")
-    outcomes = fuzzing.run(fuzzing.TARGETS[name](), 1_000_000, COUNTS.get(name, 600), tmp_path)
+    outcomes = fuzzing.run(TARGETS[name](), 1_000_000, COUNTS.get(name, 600), tmp_path)
     assert sum(outcomes.values()) == COUNTS.get(name, 600)
     assert len(outcomes) > 1, outcomes  # some rejected, and the harness really reads
 
 
 def test_every_source_is_fuzzed() -> None:
-    assert {source.name for source in SOURCES} <= set(fuzzing.TARGETS)
+    assert {source.name for source in SOURCES} <= set(TARGETS)
 
 
 def test_the_seeds_are_good(tmp_path: Path) -> None:
-    for name in ("npz", "safetensors", "tf1", "bnnpynq", "onnx"):
-        target = fuzzing.TARGETS[name]()
+    for name in ("npz", "safetensors", "tf1", "bnnpynq", "onnx", "net"):
+        target = TARGETS[name]()
         for seed in target.seeds:
             assert target.read(target.write(seed, tmp_path))[0] == "taken", name
 
 
 def test_every_byte_of_a_model_file_matters(tmp_path: Path) -> None:
     """One bit flipped everywhere, and every length: refused, or (white space of the head) the very same model."""
-    (good,) = fuzzing.TARGETS["model"]().seeds[0].values()
+    (good,) = TARGETS["model"]().seeds[0].values()
     path = tmp_path / "m"
     path.write_bytes(good)
     want = modelfile.header_of(modelfile.load(path))
@@ -68,7 +71,7 @@ def test_every_byte_of_a_model_file_matters(tmp_path: Path) -> None:
 
 
 def npz_bytes(folder: Path) -> bytes:
-    (seed,) = fuzzing.TARGETS["npz"]().seeds[0].values()
+    (seed,) = TARGETS["npz"]().seeds[0].values()
     assert read(folder, seed).net.check() == []
     return seed
 
@@ -107,7 +110,7 @@ def test_names_of_entries_that_are_no_text_are_refused(tmp_path: Path) -> None:
 
 def test_a_flipped_bit_in_a_torch_file_is_no_trained_weight(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    (good,) = fuzzing.TARGETS["torch"]().seeds[0].values()
+    (good,) = TARGETS["torch"]().seeds[0].values()
     read(tmp_path, good, "net.pt")
     with zipfile.ZipFile(io.BytesIO(good)) as archive:
         weights = next(archive.read(name) for name in archive.namelist() if name.endswith("data/0"))
@@ -125,3 +128,44 @@ def test_arrays_that_announce_the_moon_are_refused_before_memory_is_taken(tmp_pa
         archive.writestr("arr_0.npy", entry.getvalue())
     with fuzzing.bounded_memory(), pytest.raises(SourceError, match="bytes, but 0 follow"):
         read(tmp_path, out.getvalue())
+
+
+def test_addresses_beyond_all_memory_in_hdf5_inside_an_archive(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        file["w"] = np.ones((3, 2), np.float32)
+    broken = bytearray(content.getvalue())
+    broken[48] = 2  # "there is no driver" was all ones
+    path = tmp_path / "net.keras"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", "{}")
+        archive.writestr("model.weights.h5", broken)
+    with pytest.raises(SourceError, match=r"net\.keras is damaged"):
+        open_container(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    {
+        "float a[2] = {1e308, 2};": "holds 1e\\+308, which float32 cannot hold",
+        "double a[] = {1e400};": "holds 1e400, which double cannot hold",
+        "double a[] = {" + "1" * 400 + "};": "which double cannot hold",
+        "int a[] = {" + "1" * 5000 + "};": "which is no number",
+        "a[] = {" + "1" * 30 + "};": "which uint64 cannot hold",
+        "int a[" + "1" * 500 + "] = {1};": "has the dimension '1111",
+        "int a[0x] = {1};": "has the dimension '0x'",
+        "int a[02] = {1, 2};": "has the dimension '02'",
+        "int a[99999999999999999] = {1};": "is declared .* but 1 values follow",
+    }.items(),
+)
+def test_numbers_in_c_that_no_type_holds(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "net.h").write_text(text)
+    with pytest.raises(SourceError, match=message):
+        open_container(tmp_path / "net.h")
+
+
+def test_decimals_beyond_float32_in_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("1 2.5 1e308")
+    with pytest.raises(SourceError, match=r"a\.txt holds 1e\+308, which float32 cannot hold"):
+        read_numbers(tmp_path / "a.txt")
