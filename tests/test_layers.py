@@ -14,7 +14,19 @@ LEVEL_0 = {"errors", "bits", "writing"}
 LEVEL_1 = {"netspec", "reference"}
 LEVEL_2 = {"threshold", "packed", "folding", "canonical", "lower", "modelfile"}
 LEVEL_4 = {"plan", "margins", "model"}
-LEVEL_5 = {"conversion", "dataio", "images", "verify", "sensitivity", "framework", "certificate", "extract", "bench", "plot"}
+LEVEL_5 = {
+    "conversion",
+    "dataio",
+    "images",
+    "verify",
+    "sensitivity",
+    "framework",
+    "certificate",
+    "extract",
+    "ccode",
+    "bench",
+    "plot",
+}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "bits": {"errors"},

@@ -21,7 +21,7 @@ import click
 from xnorinfer.errors import XnorinferError
 
 #: Subcommand -> the module here that holds it, in the order of the help.
-COMMANDS = ("demo", "convert", "info", "run", "verify", "bench", "warmup")
+COMMANDS = ("demo", "convert", "info", "run", "verify", "extract", "bench", "warmup")
 
 EXIT_WRONG_USE = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT

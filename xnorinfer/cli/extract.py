@@ -1,0 +1,155 @@
+"""`xnorinfer extract`: the numbers of a model for other programs, as arrays or as C."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from xnorinfer.cli import screen
+from xnorinfer.cli.options import MODEL
+from xnorinfer.errors import OptionError
+
+if TYPE_CHECKING:
+    from xnorinfer.packed import PackedModel
+
+EPILOG = """\b
+Examples:
+  xnorinfer extract mnist.safetensors -o mnist.npz --signs        arrays for numpy
+  xnorinfer extract mnist.safetensors -o fc2.npz --layer fc2      one layer
+  xnorinfer extract mnist.safetensors -o mnist.h                  C99 to #include: mnist_predict, mnist_scores
+  xnorinfer extract mnist.safetensors -o mnist.h --runner --data t10k-images-idx3-ubyte.gz
+  cc -std=c99 -O2 mnist_runner.c -o mnist_runner && ./mnist_runner mnist_vectors.txt
+"""
+
+#: Rows of test vectors where the user says nothing.
+ROWS = 16
+#: Seed of random test vectors.
+SEED = 0
+
+
+@click.command("extract", epilog=EPILOG)
+@MODEL
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="OUT",
+    help="The file to write: OUT.npz or OUT.safetensors (arrays), OUT.h (C99).",
+)
+@click.option("--signs", is_flag=True, help="Arrays: also all binary weights as plain -1/+1, int8.")
+@click.option(
+    "--layer", "layers", multiple=True, metavar="LAYER", help="Arrays: only this layer, by name or number from 0.  Repeatable."
+)
+@click.option("--name", metavar="NAME", help="C: what all names begin with.  [default: made of the name of OUT]")
+@click.option(
+    "--runner",
+    is_flag=True,
+    help="C: also write OUT_runner.c, a program that runs the network, and OUT_vectors.txt, samples with their scores.",
+)
+@click.option("--data", metavar="INPUT", help="C: take the samples from here (as for 'run') instead of random ones.")
+@click.option(
+    "--rows",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help=f"C: take so many samples.  [default: {ROWS}]",
+)
+def command(
+    model: str,
+    output: Path,
+    signs: bool,
+    layers: tuple[str, ...],
+    name: str | None,
+    runner: bool,
+    data: str | None,
+    rows: int | None,
+) -> None:
+    """Get the bits, thresholds and head of a model, for other programs.
+
+    Arrays: for every layer N its weights as words of bits (layers.N.bits), its thresholds (layers.N.limits) or the float32
+    steps of its scores (layers.N.steps).  'pydoc xnorinfer.extract' describes every name, the order of the bits and what is
+    compared with what; it takes 20 lines of numpy to run the network from them.
+
+    C: one header without dependencies that holds the network and computes it, to the last bit as xnorinfer does.
+    """
+    from xnorinfer import modelfile
+    from xnorinfer.extract import ARRAY_SUFFIXES
+
+    suffix = output.suffix.lower()
+    if suffix not in (*ARRAY_SUFFIXES, ".h"):
+        raise OptionError(f"{output}: its ending says what is written; give a name that ends in .npz, .safetensors or .h")
+    only_c = {"--name": name is not None, "--runner": runner, "--data": data is not None, "--rows": rows is not None}
+    only_arrays = {"--signs": signs, "--layer": bool(layers)}
+    wrong = [option for option, given in (only_arrays if suffix == ".h" else only_c).items() if given]
+    if wrong:
+        kinds = "arrays (.npz, .safetensors)" if suffix == ".h" else "C (.h)"
+        raise OptionError(f"{' and '.join(wrong)}: only for {kinds}, but the output is {output}")
+    if not runner and (data is not None or rows is not None):
+        raise OptionError("--data and --rows choose samples for --runner, which is not given")
+    packed = modelfile.load(model)
+    if suffix == ".h":
+        _write_c(packed, model, output, name, runner, data, rows)
+    else:
+        _write_arrays(packed, model, output, signs, layers)
+
+
+def _write_arrays(packed: PackedModel, model: str, output: Path, signs: bool, layers: tuple[str, ...]) -> None:
+    from xnorinfer.extract import arrays, choose_layers, write_arrays
+    from xnorinfer.writing import require_writable
+
+    chosen = choose_layers(packed, layers) if layers else None
+    require_writable(output, model)
+    found = arrays(packed, chosen, signs=signs)
+    write_arrays(packed, output, chosen, signs=signs)
+    screen.table(
+        [("array", False), ("shape", True), ("type", False)],
+        [[name, screen.shape_text(array.shape), str(array.dtype)] for name, array in found.items()],
+    )
+    _wrote(output)
+
+
+def _write_c(
+    packed: PackedModel, model: str, output: Path, name: str | None, runner: bool, data: str | None, rows: int | None
+) -> None:
+    from xnorinfer import ccode
+    from xnorinfer.writing import require_writable, write_bytes
+
+    prefix = ccode.identifier(output.stem) if name is None else name
+    texts = {output: ccode.header(packed, prefix)}
+    if runner:
+        texts[output.with_name(f"{output.stem}_runner.c")] = ccode.runner(packed, prefix, output.stem)
+    vectors = output.with_name(f"{output.stem}_vectors.txt")
+    for path in (*texts, *([vectors] if runner else [])):
+        require_writable(path, model, *_files(data))
+    if runner:
+        texts[vectors] = _vectors(packed, data, ROWS if rows is None else rows)
+    for path, text in texts.items():
+        write_bytes(path, text.encode())
+        _wrote(path)
+
+
+def _files(data: str | None) -> list[Path]:
+    from xnorinfer.dataio import split_member
+
+    return [] if data is None else [split_member(data)[0]]
+
+
+def _vectors(packed: PackedModel, data: str | None, rows: int) -> str:
+    """Samples of a file or random ones, with the scores that the model has for them."""
+    from xnorinfer import ccode, dataio
+    from xnorinfer.model import Model, random_inputs, raw_input
+
+    if data is None:
+        inputs = random_inputs(packed, rows, SEED)
+    else:
+        samples = dataio.open_samples([data])
+        samples.require_depth(packed.depth)
+        inputs = raw_input(packed, samples.read(rows))
+    with screen.waiting("preparing kernels (the first use compiles them)"):
+        return ccode.vectors(packed, inputs, Model(packed).scores(inputs))
+
+
+def _wrote(path: Path) -> None:
+    screen.say(f"wrote {path}, {screen.size_text(path.stat().st_size)}", "bold")
