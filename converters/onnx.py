@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -49,12 +49,15 @@ _RULE_PROFILES: dict[Rule, str] = {"ge": "ge-zero", "gt": "gt-zero", "sign": "to
 
 @dataclass(frozen=True, eq=False)
 class Constant:
-    """A value that does not depend on the input: latent numbers, and how they are binarized (scale times sign)."""
+    """A value that does not depend on the input: latent numbers, and how they are binarized (scale times sign).
+
+    scale: float32 of the array's shape, where there is a rule.
+    """
 
     array: NDArray[Any]
     names: tuple[str, ...]
     rule: Rule | None = None
-    scale: float = 1.0
+    scale: F32 = field(default_factory=lambda: np.ones((), np.float32))
 
 
 @dataclass(frozen=True)
@@ -192,11 +195,20 @@ class _Walk:
         if node.operation in ("BipolarQuant", "Sign"):
             if first.rule is not None:
                 self._refuse(node, "binarizes twice")
-            scale = self._scalar(node, inputs[1]) if node.operation == "BipolarQuant" and len(inputs) > 1 else 1.0
+            scale = np.ones((), np.float32)
+            if node.operation == "BipolarQuant" and len(inputs) > 1:
+                scale = self._scales(node, inputs[1], first.array.shape)
+            scale = np.broadcast_to(scale, first.array.shape)
             return Constant(first.array, first.names, "ge" if node.operation == "BipolarQuant" else "sign", scale)
         if node.operation == "Transpose":
-            moved = first.array.transpose(node.attributes.get("perm", None))
-            return Constant(moved, first.names, first.rule, first.scale)
+            order = node.attributes.get("perm", None)
+            scale = first.scale if first.rule is None else first.scale.transpose(order)
+            return Constant(first.array.transpose(order), first.names, first.rule, scale)
+        binary = [value for value in inputs if value.rule is not None]
+        if node.operation == "Mul" and len(inputs) == 2 and len(binary) == 1:
+            other = inputs[0] if binary[0] is inputs[1] else inputs[1]
+            scale = binary[0].scale * self._scales(node, other, binary[0].array.shape)
+            return Constant(binary[0].array, binary[0].names, binary[0].rule, scale)
         if node.operation in ("Identity", "Cast"):
             return Constant(first.array, first.names, first.rule, first.scale)
         if node.operation in _SHAPE_OPS:
@@ -278,22 +290,49 @@ class _Walk:
         name = kernel.names[0] if kernel.names else node.name
         weight = as_float32(RawTensor(name, array, str(array.dtype)), self.notes.warnings)
         magnitudes = np.unique(np.abs(weight)) if kernel.rule is None else np.ones(1)
+        scales = np.ones((len(weight), 1), np.float32)
+        if kernel.rule is not None:
+            scales = kernel.scale if transposed else kernel.scale.T
+            if (scales != scales[:, :1]).any():
+                self._refuse(node, "has weights scaled by input, not by neuron, which integers cannot sum")
+        elif magnitudes.size > 1 and weight.shape[1] > 1 and (signed or not self.parts):
+            # Each neuron its own magnitude: binarized and scaled before the export.
+            rows = np.abs(weight[:, :1])
+            if rows.all() and (np.abs(weight) == rows).all():
+                scales, magnitudes = rows, np.ones(1)
         # One magnitude: binarized before the export.  Beside 0, it is ternary; two others make a float layer.
         is_float = int((magnitudes != 0).sum()) > 1
         if 0 in magnitudes and not is_float:
             self.problems.append(
                 f"{node.name}: {int((weight == 0).sum())} of {weight.size} weights are 0; ternary networks are not supported"
             )
+        if is_float and signed and self.sign_scale != 1:
+            wide, weight = weight.astype(np.float64) * self.sign_scale, weight * np.float32(self.sign_scale)
+            if (weight != wide).any():
+                self.problems.append(
+                    f"{node.name}: float weights read signs of the scale {self.sign_scale:g}, and the products are not exact "
+                    "in float32"
+                )
         if kernel.rule == "sign":
             self.rules.add("sign")
         if self.parts and not signed and not is_float:
             self.problems.append(f"{node.name}: binary weights follow {self.parts[-1].name} without a sign between them")
         magnitude = float(magnitudes[-1]) if not is_float else 1.0
         with np.errstate(over="ignore"):  # an infinite H is refused with the network's other problems
-            h = float(np.float32(kernel.scale * magnitude * (self.sign_scale if signed else 1.0)))
+            factor = magnitude * (self.sign_scale if signed else 1.0)
+            vector = (scales[:, 0].astype(np.float64) * factor).astype(np.float32)
+        one = bool((vector == vector[0]).all())
+        h = float(vector[0]) if one else 1.0
         self._use(kernel, f"{node.name}: " + ("float weights" if is_float else "weights"))
         activation: Any = "sign" if signed else "none"
-        self.current = LayerPart(node.name, weight, is_float=is_float, activation=activation, h=None if h == 1 else h)
+        self.current = LayerPart(
+            node.name,
+            weight,
+            scale=None if one else vector,
+            is_float=is_float,
+            activation=activation,
+            h=None if h == 1 else h,
+        )
         self.signed, self.steps = False, []
         if len(others) > 1:
             self._step(node, ("add",), others[1])
@@ -420,6 +459,19 @@ class _Walk:
             self._refuse(node, "needs a single number as constant")
         self._use(value, f"{node.operation}: a single number")
         return float(value.array.reshape(-1)[0])
+
+    def _scales(self, node: OnnxNode, value: Any, shape: tuple[int, ...]) -> F32:
+        """What binarized weights of a shape are multiplied with; above 0, so that their signs stay."""
+        if not isinstance(value, Constant) or value.rule is not None:
+            self._refuse(node, "has no constant as scale")
+        scale = as_float32(RawTensor(f"scale of {node.name}", value.array, str(value.array.dtype)), self.notes.warnings)
+        if not ((scale > 0) & np.isfinite(scale)).all():
+            wrong = int((~((scale > 0) & np.isfinite(scale))).sum())
+            self._refuse(node, f"has {wrong} of {scale.size} scales that are not above 0")
+        if np.broadcast_shapes(scale.shape, shape) != shape:
+            self._refuse(node, f"has scales of shape {scale.shape} for weights of shape {shape}")
+        self._use(value, f"{node.operation}: " + ("a single number" if scale.size == 1 else "scales"))
+        return np.broadcast_to(scale, shape)
 
     def _use(self, value: Any, use: str) -> None:
         for name in getattr(value, "names", ()):

@@ -45,7 +45,8 @@ WIDTHS = (24, 17, 12, 5)
 
 
 def quantizers(weight_scale: float | str, activation_scale: float) -> tuple[Any, Any]:
-    """Weight and activation quantizers spelled as in Brevitas' bnn_pynq examples.  weight_scale "learned": a parameter."""
+    """Weight and activation quantizers spelled as in Brevitas' bnn_pynq examples.  weight_scale "learned": a parameter;
+    "channels": one for each neuron."""
 
     class Common(injector):  # type: ignore[misc, valid-type]
         bit_width_impl_type = core.BitWidthImplType.CONST
@@ -60,7 +61,11 @@ def quantizers(weight_scale: float | str, activation_scale: float) -> tuple[Any,
         signed = True
 
     class Weight(Common, solver.WeightQuantSolver):  # type: ignore[misc, name-defined]
-        if isinstance(weight_scale, str):
+        if weight_scale == "channels":
+            scaling_impl_type = core.ScalingImplType.PARAMETER_FROM_STATS
+            scaling_stats_op = core.StatsOp.AVE
+            scaling_per_output_channel = True
+        elif isinstance(weight_scale, str):
             scaling_impl_type = core.ScalingImplType.PARAMETER
             scaling_init = 0.2
         else:
@@ -123,7 +128,8 @@ def build(seed: int, **options: Any) -> Any:
     torch.manual_seed(seed)
     net = Net(**options)
     weight_scale = options.get("weight_scale", 1.0)
-    unit = (0.2 if weight_scale == "learned" else weight_scale) * options.get("activation_scale", 1.0)  # of the sums
+    of_weights = {"learned": 0.2, "channels": 0.5}.get(weight_scale, weight_scale)
+    unit = of_weights * options.get("activation_scale", 1.0)  # of the sums
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for layer in net.modules():
@@ -242,6 +248,33 @@ def test_scales_of_the_quantizers(tmp_path: Path, weight_scale: float | str, act
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
     rows = np.arange(len(ours))
     np.testing.assert_allclose(ours[rows, theirs.argmax(axis=1)], ours.max(axis=1), rtol=0, atol=1e-6)
+
+
+@both_forms
+@pytest.mark.parametrize("exact", [True, False], ids=["powers of two", "any"])
+def test_scales_of_each_neuron(tmp_path: Path, cleaned: bool, exact: bool) -> None:
+    net = build(4, weight_scale="channels")
+    net(torch.zeros(1, 1, 4, 6))  # takes the scales from the weights
+    scales = []
+    for layer in net.modules():
+        if isinstance(layer, qnn.QuantLinear):
+            value = layer.weight_quant.tensor_quant.scaling_impl.value
+            assert value.shape == (layer.out_features, 1)
+            with torch.no_grad():
+                if exact:  # Brevitas rounds none of its sums
+                    value.copy_(2.0 ** torch.arange(-3, 2).repeat(5)[: len(value), None])
+            scales.append(layer.quant_weight().scale.detach().numpy().reshape(-1))
+    reading = convert(net, tmp_path, cleaned)
+    for layer, wanted in zip((o for o in reading.net.layers if isinstance(o, Dense)), scales, strict=True):
+        assert layer.h == 1
+        np.testing.assert_array_equal(layer.scale, wanted)
+    ours, theirs = reference.forward(reading.net, images()), framework_scores(net)
+    if exact:
+        np.testing.assert_array_equal(ours, theirs)
+    else:
+        near = np.abs(ours - theirs).max(axis=1) <= 1e-5
+        assert near.mean() > 0.99  # the others: a sum within Brevitas' rounding of a tie
+        np.testing.assert_array_equal(ours.argmax(axis=1)[near], theirs.argmax(axis=1)[near])
 
 
 @pytest.mark.parametrize("weight_scale", [1.0, "learned"])

@@ -191,6 +191,57 @@ def test_binarized_before_export_and_scales(tmp_path: Path) -> None:
     assert [layer.h for layer in kinds_of(reading, Dense)] == [0.125, 2.0]
 
 
+SCALES = np.array([0.5, 0.3, 1.7, 1e-3, 1, 2.5], F)
+
+
+@pytest.mark.parametrize("form", ["gemm", "matmul", "transposed", "sign times scale", "numbers", "row"])
+def test_weights_scaled_by_neuron(tmp_path: Path, form: str) -> None:
+    """`fl(dot * scale)`: the matrix product of scaled signs, rounded once."""
+    g = Graph(12)
+    latent = g.rng.uniform(-1, 1, (6, 12)).astype(F)
+    latent[0, :3] = [0.0, -0.0, 1e-9]
+    g.add("BipolarQuant", np.array(0.5, F))
+    if form == "gemm":
+        g.add("Gemm", g.derived("BipolarQuant", g.constant(latent), g.constant(SCALES[:, None])), transB=1)
+    elif form == "matmul":
+        g.add("MatMul", g.derived("BipolarQuant", g.constant(latent.T), g.constant(SCALES)))
+    elif form == "transposed":
+        quantized = g.derived("BipolarQuant", g.constant(latent), g.constant(SCALES[:, None]))
+        g.add("MatMul", g.derived("Transpose", quantized, perm=(1, 0)))
+    elif form == "sign times scale":
+        quantized = g.derived("BipolarQuant", g.constant(latent), g.constant(ONE))
+        g.add("Gemm", g.derived("Mul", g.constant(SCALES[:, None]), quantized), transB=1)
+    elif form == "numbers":
+        g.add("MatMul", (sign(latent) * SCALES[:, None]).T)
+    else:
+        g.add("Gemm", g.derived("BipolarQuant", g.constant(latent), g.constant(np.full((6, 1), 0.3, F))), transB=1)
+    bias = g.vector(6)
+    g.add("Add", bias)
+    reading = read_source(g.write(tmp_path), ConvertOptions(input=SignInput()))
+    x = np.sign(np.random.default_rng(3).standard_normal((80, 12))).astype(np.int8)
+    factor = F(0.5) * (SCALES if form != "row" else F(0.3))
+    np.testing.assert_array_equal(reference.forward(reading.net, x), (x @ sign(latent).T).astype(F) * factor + bias)
+    (layer,) = kinds_of(reading, Dense)
+    assert (layer.scale is None) == (form == "row")
+    assert sorted(t.name for t in reading.tensors) == sorted(g.constants)
+    assert not [t.name for t in reading.tensors if t.ignored]
+
+
+def test_float_weights_that_read_scaled_signs(tmp_path: Path) -> None:
+    """The scale goes into the weights where that is exact."""
+    for scale, exact in ((0.25, True), (0.3, False)):
+        g = Graph(13)
+        weight = g.vector(12).reshape(6, 2)
+        g.add("MatMul", g.signs(12, 6)).add("BipolarQuant", np.array(scale, F)).add("MatMul", weight)
+        path = g.write(tmp_path)
+        if not exact:
+            with pytest.raises(NetworkError, match=r"float weights read signs of the scale 0\.3"):
+                read_source(path)
+            continue
+        (layer,) = kinds_of(read_source(path), FloatDense)
+        np.testing.assert_array_equal(layer.weight, weight.T * F(scale))
+
+
 def test_shape_arithmetic_and_constant_nodes(tmp_path: Path) -> None:
     g = Graph(8)
     shape = g.derived("Shape", "x")
@@ -232,6 +283,25 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "no step": (
         lambda g: g.add("Add", ONE).add("BipolarQuant", ONE).add("MatMul", g.signs(3, 2)),
         "no step from -1 up to",
+    ),
+    "negative scales": (
+        lambda g: g.add("MatMul", g.derived("BipolarQuant", g.constant(g.signs(4, 3)), g.constant(np.array([1, -1, 0], F)))),
+        "has 2 of 3 scales that are not above 0",
+    ),
+    "scales by input": (
+        lambda g: g.add(
+            "MatMul",
+            g.derived("BipolarQuant", g.constant(g.signs(4, 2)), g.constant(np.ones((4, 1), F) * g.vector(4)[:, None] ** 2)),
+        ),
+        "scaled by input, not by neuron",
+    ),
+    "scales of another shape": (
+        lambda g: g.add("MatMul", g.derived("BipolarQuant", g.constant(g.signs(4, 2)), g.constant(np.ones(3, F)))),
+        "shape mismatch|scales of shape",
+    ),
+    "scaled signs": (
+        lambda g: g.add("MatMul", g.signs(4, 2)).add("BipolarQuant", np.ones(2, F)).add("MatMul", g.signs(2, 2)),
+        "needs a single number as constant",
     ),
     "after picking": (lambda g: g.add("MatMul", g.signs(3, 2)).add("Softmax").add("Add", ONE), "after the scores were picked"),
     "two rules": (
