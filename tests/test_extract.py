@@ -1,0 +1,305 @@
+"""Extracted arrays: a network rebuilt from them, without xnorinfer, gives the scores of the source network."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import networks
+import numpy as np
+import packed_networks
+import pytest
+from command_line import CHECKPOINT, DIGITS, fine, wrong
+from numpy.typing import NDArray
+from safetensors import safe_open
+
+from xnorinfer import modelfile
+from xnorinfer.extract import arrays, write_arrays
+from xnorinfer.lower import lower
+from xnorinfer.model import Model
+from xnorinfer.netspec import NetSpec, PixelInput, RealInput, SignInput
+from xnorinfer.packed import InputBits, PackedDense, PackedModel, Threshold
+from xnorinfer.reference import fma, forward
+
+Numbers = dict[str, NDArray[Any]]
+
+
+# ---------------------------------------------------------------- what a user of the arrays writes
+
+
+def rebuilt(net: Numbers, x: NDArray[Any]) -> NDArray[np.float32]:
+    """Scores from the arrays alone, as their description says."""
+    meta, value = json.loads(str(net["meta"])), x
+    mapping = meta["input"]
+    if "input.limits" in net:
+        value = np.where(np.where(net["input.mirrored"], -x.astype(float), x) <= net["input.limits"], 1, -1)
+    elif mapping["kind"] == "threshold":
+        value = np.where(x >= mapping["threshold"], 1, -1)
+    for n, layer in enumerate(meta["layers"]):
+        if layer["kind"] == "binary":
+            k = np.arange(layer["inputs"])
+            weights = np.where(net[f"layers.{n}.bits"][:, k // 64] >> (k % 64).astype(np.uint64) & np.uint64(1), 1.0, -1.0)
+        else:
+            weights = net[f"layers.{n}.weight"].astype(float)
+        dot = np.add.accumulate(value.astype(float)[:, None, :] * weights, axis=2)[:, :, -1]
+        if layer["reads"] in ("reals", "values"):
+            dot = dot.astype(np.float32)
+        if layer["gives"] == "bits":
+            count = (layer["inputs"] - dot) / 2 if layer["reads"] == "bits" else dot
+            value = np.where(count <= net[f"layers.{n}.limits"], 1, -1)
+            continue
+        if layer["reads"] == "pixels":
+            dot = (mapping["slope"] * dot + mapping["intercept"] * weights.sum(axis=1)) / mapping["divisor"]
+        value = dot.astype(np.float32)
+        for op, (a, b) in zip(layer["steps"], net[f"layers.{n}.steps"], strict=True):
+            value = APPLY[op](value, a, b)
+    return value
+
+
+APPLY: dict[str, Any] = {
+    "mul": lambda v, a, b: v * a,
+    "add": lambda v, a, b: v + a,
+    "fma": lambda v, a, b: fma(v, np.broadcast_to(a, v.shape), np.broadcast_to(b, v.shape)),
+    "clip": lambda v, a, b: np.clip(v, a, b),
+    "div": lambda v, a, b: v / a,
+    "step": lambda v, a, b: np.where(v >= a, 1, np.where(v <= b, -1, 0)).astype(np.float32),
+}
+
+
+def read(path: Path) -> Numbers:
+    """All arrays of an extract, `meta` among them."""
+    if path.suffix == ".npz":
+        with np.load(path) as archive:
+            return dict(archive)
+    with safe_open(path, framework="numpy") as container:
+        found: Numbers = {name: container.get_tensor(name) for name in container.keys()}  # noqa: SIM118 (not a mapping)
+        return {**found, "meta": np.array(container.metadata()["meta"])}
+
+
+def written(packed: PackedModel, path: Path, **options: Any) -> Numbers:
+    write_arrays(packed, path, **options)
+    return read(path)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+@pytest.mark.parametrize("kind", networks.INPUTS)
+def test_a_network_rebuilt_from_the_arrays_gives_the_scores_of_its_source(kind: str, suffix: str, tmp_path: Path) -> None:
+    mapping = networks.INPUTS[kind]
+    rng = np.random.default_rng(7)
+    for number, options in enumerate(OPTIONS):
+        if options.get("binarize_input") and not isinstance(mapping, PixelInput | RealInput):
+            continue
+        net: NetSpec = networks.random_network(40 + number, (70, 65, 9, 3), mapping, **options)
+        x = networks.random_inputs(rng, mapping, 20, 70)
+        numbers = written(lower(net).packed, tmp_path / f"net{suffix}")
+        want = forward(net, x)
+        got = rebuilt(numbers, x)
+        assert packed_networks.same(got, want), options
+        assert (got.argmax(axis=1) == want.argmax(axis=1)).all()
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"form": "torch", "rule": "ge", "profile": "ge-zero", "h": 0.5},
+    {"form": "lasagne", "rule": "round-away", "profile": "theano"},
+    {"float_tail": True},
+    {"float_tail": True, "tail_reads": "sign", "form": "torch"},
+    {"chains": True},
+    {"binarize_input": True},
+]
+
+
+def test_the_digits_from_signs_in_six_lines(tmp_path: Path) -> None:
+    fine("convert", CHECKPOINT, "-o", tmp_path / "digits.safetensors")
+    fine("extract", tmp_path / "digits.safetensors", "-o", tmp_path / "digits.npz", "--signs")
+    x = np.load(DIGITS)["x"]
+    net = np.load(tmp_path / "digits.npz")
+    weights = [net[f"layers.{n}.signs"].T.astype(int) for n in range(3)]
+    value = np.where(x @ weights[0] <= net["layers.0.limits"], 1, -1)
+    value = np.where((256 - value @ weights[1]) // 2 <= net["layers.1.limits"], 1, -1)
+    scores = (value @ weights[2]).astype(np.float32)
+    for op, (a, _) in zip(json.loads(str(net["meta"]))["layers"][2]["steps"], net["layers.2.steps"], strict=True):
+        scores = {"mul": np.multiply, "add": np.add}[op](scores, a)
+    model = Model(modelfile.load(tmp_path / "digits.safetensors"))
+    assert (scores == model.scores(x)).all()
+    assert (scores.argmax(axis=1) == model.predict(x)).all()
+
+
+# ---------------------------------------------------------------- the arrays themselves
+
+
+@pytest.mark.parametrize("kind", ["range", "signs", "reals"])
+def test_names_shapes_and_types(kind: str, tmp_path: Path) -> None:
+    packed = packed_networks.random_model(np.random.default_rng(1), networks.INPUTS[kind], (70, 65, 130, 5, 3), floats=1)
+    found = arrays(packed, signs=True)
+    limits = "float32" if kind == "reals" else "int32"
+    assert {name: (array.shape, array.dtype.name) for name, array in found.items()} == {
+        "layers.0.bits": ((65, 2), "uint64"),
+        "layers.0.signs": ((65, 70), "int8"),
+        "layers.0.limits": ((65,), limits),
+        **({"layers.0.min_matches": ((65,), "int32")} if kind == "signs" else {}),
+        "layers.0.constant": ((65,), "int8"),
+        "layers.1.bits": ((130, 2), "uint64"),
+        "layers.1.signs": ((130, 65), "int8"),
+        "layers.1.limits": ((130,), "int32"),
+        "layers.1.min_matches": ((130,), "int32"),
+        "layers.1.constant": ((130,), "int8"),
+        "layers.2.bits": ((5, 3), "uint64"),
+        "layers.2.signs": ((5, 130), "int8"),
+        "layers.2.steps": ((4, 2, 5), "float32"),
+        "layers.3.weight": ((3, 5), "float32"),
+        "layers.3.steps": ((4, 2, 3), "float32"),
+    }
+    for layer in range(3):
+        signs = found[f"layers.{layer}.signs"]
+        assert (packed_networks.from_words(found[f"layers.{layer}.bits"], signs.shape[1]) == signs).all()
+    for suffix in (".npz", ".safetensors"):
+        numbers = written(packed, tmp_path / f"all{suffix}", signs=True)
+        meta = json.loads(str(numbers.pop("meta")))
+        assert list(meta["layers"][1]) == ["gives", "index", "inputs", "kind", "name", "neurons", "reads", "steps"]
+        assert meta["content_digest"] == modelfile.header_of(packed)["content_digest"]
+        assert numbers.keys() == found.keys()
+        assert all(packed_networks.same(numbers[name], np.asarray(found[name])) for name in found)
+
+
+def test_min_matches_is_the_same_decision_on_xnor() -> None:
+    packed = packed_networks.random_model(np.random.default_rng(2), SignInput(), (70, 65, 3))
+    x = packed_networks.random_rows(np.random.default_rng(3), packed, 50)
+    found = arrays(packed, signs=True)
+    matches = (x[:, None, :] == found["layers.0.signs"]).sum(axis=2)
+    bits = packed_networks.to_words(matches >= found["layers.0.min_matches"])
+    assert (bits == packed_networks.expected(packed, x)[0]).all()
+
+
+def test_constant_neurons_are_marked() -> None:
+    words = np.array([[0b011]] * 5, np.uint64)  # weights +1, +1, -1
+
+    def marks(reads: Any, limits: NDArray[Any]) -> list[int]:
+        head = PackedDense("head", "bits", 5, np.zeros((2, 1), np.uint64), packed_networks.random_affine(RNG, 2))
+        mapping = {"bits": SignInput(), "pixels": PixelInput.range(-1, 1), "reals": RealInput()}[reads]
+        packed = PackedModel(mapping, (PackedDense("fc", reads, 3, words, Threshold(limits)), head), "ge-zero")
+        assert packed.check() == []
+        marked: list[int] = arrays(packed)["layers.0.constant"].tolist()
+        return marked
+
+    assert marks("bits", np.array([-1, 0, 2, 3, 1], np.int32)) == [-1, 0, 0, 1, 0]
+    assert marks("pixels", np.array([-256, -255, 509, 510, 2**31 - 1], np.int32)) == [-1, 0, 0, 1, 1]
+    assert marks("reals", np.array([-np.inf, -1, 0, 3e38, np.inf], np.float32)) == [-1, 0, 0, 0, 1]
+
+
+RNG = np.random.default_rng(0)
+
+
+def test_constant_inputs_are_marked() -> None:
+    packed = packed_networks.random_model(np.random.default_rng(2), SignInput(), (6, 3))
+    limits, mirrored = np.array([-1, 0, 254, 255, -256, 0], np.int32), np.array([0, 0, 0, 0, 1, 1], bool)
+    pixels = PackedModel(PixelInput.range(-1, 1), packed.layers, "ge-zero", input_bits=InputBits("in", limits, mirrored))
+    assert pixels.check() == []
+    assert arrays(pixels)["input.constant"].tolist() == [-1, 0, 0, 1, -1, 1]
+    limits = np.array([-np.inf, 0, 1, np.inf, -np.inf, np.inf], np.float32)
+    reals = PackedModel(RealInput(), packed.layers, "ge-zero", input_bits=InputBits("in", limits, mirrored))
+    assert reals.check() == []
+    assert arrays(reals)["input.constant"].tolist() == [-1, 0, 0, 1, -1, 1]
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_the_same_bytes_for_the_same_network(suffix: str, tmp_path: Path) -> None:
+    packed = packed_networks.random_model(np.random.default_rng(1), RealInput(), (70, 65, 5, 3), floats=1)
+    for name in ("a", "b"):
+        write_arrays(packed, tmp_path / f"{name}{suffix}", signs=True)
+    assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+
+
+# ---------------------------------------------------------------- the command
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A network whose hidden layers are called fc1 and fc1, the head head."""
+    packed = packed_networks.random_model(np.random.default_rng(1), networks.INPUTS["range"], (20, 9, 8, 3))
+    path = tmp_path / "model.safetensors"
+    names = ("fc1", "fc1", "head")
+    layers = tuple(
+        PackedDense(name, layer.reads, layer.depth, layer.weights, layer.output)
+        for name, layer in zip(names, packed.layers, strict=True)
+        if isinstance(layer, PackedDense)
+    )
+    modelfile.save(PackedModel(packed.input, layers, packed.profile), path)
+    return path
+
+
+def test_the_command_lists_what_it_wrote(model: Path, tmp_path: Path) -> None:
+    text = fine("extract", model, "-o", tmp_path / "out.NPZ")
+    assert "layers.1.min_matches" in text
+    assert f"wrote {tmp_path / 'out.NPZ'}" in text
+    assert "layers.2.steps" in read_npz_names(tmp_path / "out.NPZ")
+
+
+def read_npz_names(path: Path) -> set[str]:
+    with np.load(path) as archive:
+        return set(archive.files)
+
+
+def test_layers_by_name_and_number(model: Path, tmp_path: Path) -> None:
+    fine("extract", model, "-o", tmp_path / "some.npz", "--layer", "head", "--layer", "0", "--layer", "2")
+    numbers = read(tmp_path / "some.npz")
+    assert {name.rsplit(".", 1)[0] for name in numbers} == {"meta", "layers.0", "layers.2"}
+    described = json.loads(str(numbers["meta"]))["layers"]
+    assert [(layer["index"], layer["name"]) for layer in described] == [(0, "fc1"), (2, "head")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "x.txt"], "x.txt: its ending says what is written; give a name that ends in .npz, .safetensors or .h"),
+        (["-o", "x"], "its ending says what is written"),
+        (["-o", "x.npz", "--layer", "fc7"], "there is no layer 'fc7'; the model has 0 (fc1), 1 (fc1), 2 (head)"),
+        (["-o", "x.npz", "--layer", "3"], "there is no layer '3'"),
+        (["-o", "x.npz", "--layer", "fc1"], "2 layers are called 'fc1'; choose by number: 0, 1"),
+        (["-o", "x.h", "--layer", "head"], "--layer: only for arrays (.npz, .safetensors), but the output is x.h"),
+        (["-o", "x.h", "--signs"], "--signs: only for arrays"),
+        (["-o", "x.npz", "--name", "net", "--rows", "3"], "--name and --rows: only for C (.h), but the output is x.npz"),
+        (["-o", "x.h", "--rows", "3"], "--data and --rows choose samples for --runner, which is not given"),
+        (["-o", "x.h", "--name", "2nd"], "'2nd' cannot begin C names"),
+        (["-o", "x.h", "--name", "a-b"], "'a-b' cannot begin C names"),
+        (["-o", "x y(1).h", "--runner"], "the runner must #include it"),
+        (["-o", "x.h", "--runner", "--data", "nothing.npy"], "nothing.npy: no such file"),
+        (["-o", "model.safetensors"], "model.safetensors: is an input of this command"),
+        (["-o", "folder.npz"], "folder.npz: is a folder"),
+        (["-o", "there/is/none.h"], "there is no folder"),
+        ([], "Missing option '-o'"),
+    ],
+)
+def test_wrong_use(arguments: list[str], message: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.npz").mkdir()
+    before = sorted(os.listdir(tmp_path))
+    assert message in wrong("extract", model.name, *arguments)
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_an_output_that_is_there_is_replaced_and_a_protected_one_kept(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "out.npz"
+    path.write_text("old")
+    fine("extract", model, "-o", path)
+    assert "layers.0.bits" in read(path)
+    if os.geteuid() == 0:
+        pytest.skip("root may write everything")
+    path.chmod(0o400)
+    assert "write-protected" in wrong("extract", model, "-o", path)
+
+
+def test_samples_that_do_not_fit_leave_nothing(model: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((3, 21), np.uint8))
+    before = sorted(os.listdir(tmp_path))
+    assert "the model takes (rows, 20)" in wrong(
+        "extract", model, "-o", tmp_path / "x.h", "--runner", "--data", tmp_path / "x.npy"
+    )
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_an_extract_is_not_taken_for_a_model(model: Path, tmp_path: Path) -> None:
+    fine("extract", model, "-o", tmp_path / "out.safetensors")
+    assert "not an xnorinfer model" in wrong("info", tmp_path / "out.safetensors")
