@@ -10,15 +10,40 @@ from collections.abc import Sequence
 
 from xnorinfer.converters.arrays import RawTensor, as_float32
 from xnorinfer.converters.assemble import LayerPart, NormPart
-from xnorinfer.converters.base import Assumption, Notes, TensorUse
+from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, TensorUse
 from xnorinfer.converters.pairing import Module, pair
-from xnorinfer.netspec import F32
+from xnorinfer.netspec import F32, SignInput, ThresholdInput
 
 #: Prefixes that wrappers put before every name (DataParallel, torch.compile, Lightning's usual attribute).
 WRAPPERS = ("module.", "_orig_mod.")
 
 #: What to do with a network of Brevitas, whose tensors do not say how they are quantized.
 BREVITAS_WAY = "export it with brevitas.export.export_qonnx(net, args=..., export_path='net.onnx') and convert net.onnx"
+
+
+def brevitas_problems(modules: Sequence[str], first: str | None, options: ConvertOptions) -> list[str]:
+    """What a state dict of Brevitas does not say.  modules: names of all modules, in order; first: name of the first layer.
+
+    A constant scale is in no tensor, and the number of bits is in code alone: --h says that all is binary, and the scale.
+    """
+    quantized = [name for name in modules if name.rpartition(".")[2] == "weight_quant"]
+    if not quantized:
+        return []
+    problems = []
+    if options.h is None:
+        problems.append(
+            f"{quantized[0]} is a quantizer of Brevitas, and a state dict says neither to how many bits it quantizes nor a "
+            f"constant scale: {BREVITAS_WAY}; or, if all weights and activations are binary, give --h, the scale of weights "
+            "times that of activations (1 in Brevitas' own examples)"
+        )
+    before = modules[: modules.index(first)] if first in modules else []
+    binarized = next((name for name in before if name.rpartition(".")[2] == "act_quant"), None)
+    if binarized is not None and not isinstance(options.input, ThresholdInput | SignInput):
+        problems.append(
+            f"{binarized} quantizes the inputs before the first layer: say which pixels become +1 with --input-threshold "
+            "(128 where 2*x - 1 is binarized, as in Brevitas' own examples)"
+        )
+    return problems
 
 
 def strip_wrappers(names: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ keeps no order: names are sorted, digits as numbers.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import pickle
 import re
@@ -25,7 +26,7 @@ import numpy as np
 from xnorinfer.converters.arrays import ZIP_DAMAGE, RawTensor, check_zip, natural_key
 from xnorinfer.converters.assemble import Defaults, LayerPart, assemble
 from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse
-from xnorinfer.converters.statedict import BREVITAS_WAY, group
+from xnorinfer.converters.statedict import BREVITAS_WAY, brevitas_problems, group
 from xnorinfer.errors import MissingExtraError, NetworkError, SourceError
 
 if TYPE_CHECKING:
@@ -88,16 +89,21 @@ class TorchSource:
             start = stream.read(16)
         notes = Notes()
         problems: list[str] = []
+        modules: list[str] = []
         if _is_safetensors(path, start):
             tensors, where = load_safetensors(path), ""
             tensors.sort(key=lambda tensor: natural_key(tensor.name))
             value = "sorted by name, digits as numbers (a safetensors file keeps no order)"
             notes.assumptions.append(Assumption("order of layers", value, "default"))
         else:
-            tensors, where = _tensors_of(path, load_checkpoint(path), notes)
+            tensors, where, modules = _tensors_of(path, load_checkpoint(path), notes)
             notes.assumptions.append(Assumption("order of layers", "as in the state dict", "file"))
         parts = group(tensors, notes, problems, where)
-        return assemble(self.name, path.name, parts, options, DEFAULTS, notes, problems)
+        defaults = DEFAULTS
+        if any(name.endswith(".weight_quant") for name in modules):
+            defaults = dataclasses.replace(DEFAULTS, profile="ge-zero", profile_origin="file")
+            problems[:0] = brevitas_problems(modules, parts[0].name if parts else None, options)
+        return assemble(self.name, path.name, parts, options, defaults, notes, problems)
 
 
 # ---------------------------------------------------------------- safetensors
@@ -208,8 +214,9 @@ def _reason(error: Exception) -> str:
     return f"is damaged, truncated or no PyTorch checkpoint: {detail[:200]}"
 
 
-def _tensors_of(path: Path, loaded: Any, notes: Notes) -> tuple[list[RawTensor], str]:
-    """The tensors of the one state dict in a checkpoint, and where it stands in it ("state_dict." or "")."""
+def _tensors_of(path: Path, loaded: Any, notes: Notes) -> tuple[list[RawTensor], str, list[str]]:
+    """The tensors of the one state dict in a checkpoint, where it stands in it ("state_dict." or ""), and the names of all its
+    modules, as far as it keeps them."""
     import torch
 
     found: dict[str, Mapping[Any, Any]] = {}
@@ -240,7 +247,9 @@ def _tensors_of(path: Path, loaded: Any, notes: Notes) -> tuple[list[RawTensor],
     odd = next((type(key).__name__ for key in tensors if not isinstance(key, str)), None)
     if odd is not None:
         raise SourceError(f"{path.name} holds a state dict with a tensor whose name is no text but {odd}")
-    return [raw_tensor(str(key), value, size) for key, value in tensors.items()], where
+    kept = getattr(mapping, "_metadata", None)  # of `Module.state_dict`: version numbers by module
+    modules = [name for name in kept if isinstance(name, str)] if isinstance(kept, Mapping) else []
+    return [raw_tensor(str(key), value, size) for key, value in tensors.items()], where, modules
 
 
 def _mappings(loaded: Any) -> Iterator[tuple[str, Mapping[Any, Any], str]]:
@@ -333,8 +342,6 @@ def from_torch_module(module: torch.nn.Module, options: ConvertOptions) -> Readi
 
 def _refine(part: LayerPart, leaves: Mapping[str, torch.nn.Module], mixed: bool, sequential: bool, notes: Notes) -> LayerPart:
     """What the live modules say beyond their tensors."""
-    import dataclasses
-
     import torch
 
     norm = part.norm

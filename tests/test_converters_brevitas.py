@@ -288,3 +288,18 @@ def test_state_dict_with_learned_scales_is_refused_and_names_the_way(tmp_path: P
     torch.save(build(6, weight_scale="learned").state_dict(), tmp_path / "net.pt")
     with pytest.raises(NetworkError, match=r"scaling_impl\.value.*export_qonnx"):
         read_source(tmp_path / "net.pt")
+
+
+def test_state_dict_with_constant_scales(tmp_path: Path) -> None:
+    """Only the names of modules tell that it is Brevitas': refused, until --h says that it is binary, and its scale."""
+    net = build(7, norm_head=True, activation_scale=0.5)
+    torch.save({"epoch": 3, "state_dict": net.state_dict()}, tmp_path / "net.pt")
+    with pytest.raises(
+        NetworkError, match=r"(?s)features\.2\.weight_quant is a quantizer.*export_qonnx.*--h.*--input-threshold"
+    ):
+        read_source(tmp_path / "net.pt")
+    with pytest.raises(NetworkError, match=r"features\.0\.act_quant quantizes the inputs.*--input-threshold"):
+        read_source(tmp_path / "net.pt", ConvertOptions(h=0.5, input=PixelInput.range(-1, 1)))
+    reading = read_source(tmp_path / "net.pt", ConvertOptions(h=0.5, input=ThresholdInput(128)))
+    assert reading.net.profile == "ge-zero"
+    np.testing.assert_array_equal(reference.forward(reading.net, images()), framework_scores(net))
