@@ -3,11 +3,17 @@
  * calls.  Two functions are separated by an empty line, each begins with a comment, and none calls one further down.
  */
 
-/* Bit n of `bits`, to be called with n = 0, 1, 2, ...: bits behind the last one are then 0. */
+/* All bits of a row become 0. */
+static inline void net_clear(uint64_t *bits, size_t count)
+{
+    for (size_t w = 0; w < (count + 63) / 64; w++)
+        bits[w] = 0;
+}
+
+/* Bit n of a row that was cleared. */
 static inline void net_put(uint64_t *bits, size_t n, int one)
 {
-    const uint64_t bit = (uint64_t)(one != 0) << (n % 64);
-    bits[n / 64] = n % 64 ? bits[n / 64] | bit : bit;
+    bits[n / 64] |= (uint64_t)(one != 0) << (n % 64);
 }
 
 /* Number of bits that are 1. */
@@ -27,6 +33,7 @@ static inline int32_t net_popcount(uint64_t x)
 static inline void net_input_ranges(const net_input *in, size_t inputs, const net_input *low, const net_input *high,
         uint64_t *out)
 {
+    net_clear(out, inputs);
     for (size_t k = 0; k < inputs; k++)
         net_put(out, k, low[k] <= in[k] && in[k] <= high[k]);
 }
@@ -34,6 +41,7 @@ static inline void net_input_ranges(const net_input *in, size_t inputs, const ne
 /* Every input becomes 1 from a threshold on. */
 static inline void net_input_threshold(const net_input *in, size_t inputs, net_input threshold, uint64_t *out)
 {
+    net_clear(out, inputs);
     for (size_t k = 0; k < inputs; k++)
         net_put(out, k, in[k] >= threshold);
 }
@@ -52,6 +60,7 @@ static inline void net_bits_to_bits(const uint64_t *in, size_t inputs, const uin
         size_t neurons, uint64_t *out)
 {
     const size_t words = (inputs + 63) / 64;
+    net_clear(out, neurons);
     for (size_t n = 0; n < neurons; n++)
         net_put(out, n, net_mismatches(in, weights + n * words, words) <= limits[n]);
 }
@@ -69,6 +78,8 @@ static inline int32_t net_planes(const uint8_t *in, size_t inputs, uint64_t *pla
 {
     const size_t words = (inputs + 63) / 64;
     int32_t total = 0;
+    for (size_t b = 0; b < 8; b++)
+        net_clear(planes + b * words, inputs);
     for (size_t k = 0; k < inputs; k++) {
         total += in[k];
         for (size_t b = 0; b < 8; b++)
@@ -95,6 +106,7 @@ static inline void net_pixels_to_bits(const uint64_t *planes, int32_t total, siz
         const int32_t *limits, size_t neurons, uint64_t *out)
 {
     const size_t words = (inputs + 63) / 64;
+    net_clear(out, neurons);
     for (size_t n = 0; n < neurons; n++)
         net_put(out, n, net_pixel_sum(planes, total, weights + n * words, words) <= limits[n]);
 }
@@ -125,6 +137,7 @@ static inline void net_reals_to_bits(const float *in, size_t inputs, const uint6
         size_t neurons, uint64_t *out)
 {
     const size_t words = (inputs + 63) / 64;
+    net_clear(out, neurons);
     for (size_t n = 0; n < neurons; n++)
         net_put(out, n, net_real_sum(in, inputs, weights + n * words) <= limits[n]);
 }

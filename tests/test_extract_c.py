@@ -1,0 +1,378 @@
+"""Extracted C, compiled by the system's compiler and run: predictions and scores equal the oracle's, to the last bit."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import networks
+import numpy as np
+import packed_networks
+import pytest
+from command_line import CHECKPOINT, DIGITS, fine
+from numpy.typing import NDArray
+
+from xnorinfer import ccode, modelfile
+from xnorinfer.lower import lower
+from xnorinfer.model import Model
+from xnorinfer.netspec import PixelInput, RealInput, SignInput
+from xnorinfer.packed import Affine, InputBits, PackedDense, PackedFloat, PackedModel
+from xnorinfer.reference import forward
+
+WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror", "-pedantic")
+SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+
+
+@functools.cache
+def compiler(*flags: str) -> str:
+    """The system's C compiler; skips the test where there is none, or none that takes the flags."""
+    found = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip("there is no C compiler (cc, gcc or clang)")
+    trial = subprocess.run(
+        [found, "-x", "c", *flags, "-", "-o", os.devnull], input="int main(void) { return 0; }", text=True, capture_output=True
+    )
+    if trial.returncode:
+        pytest.skip(f"{found} does not take {' '.join(flags)}")
+    return found
+
+
+def compiled(source: Path, *flags: str) -> Path:
+    """Compile one file in its folder; the program."""
+    program = source.with_suffix("")
+    command = [compiler(*flags), *flags, *WARNINGS, source.name, "-o", program.name]
+    done = subprocess.run(command, cwd=source.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[:4000]
+    return program
+
+
+# ---------------------------------------------------------------- many networks in one program
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network with samples and the scores of an oracle."""
+
+    packed: PackedModel
+    x: NDArray[Any]
+    want: NDArray[np.float32]
+
+
+def from_sources() -> list[Case]:
+    """Networks as frameworks train them, against the float oracle."""
+    rng = np.random.default_rng(11)
+    options: list[dict[str, Any]] = [
+        {},
+        {"form": "torch", "rule": "ge", "profile": "ge-zero", "h": 0.3},
+        {"form": "lasagne", "rule": "round-away", "profile": "theano"},
+        {"float_tail": True, "form": "torch"},
+        {"float_tail": True, "tail_reads": "sign", "chains": True},
+        {"chains": True},
+        {"binarize_input": True},
+        {"widths": (131, 10)},
+        {"widths": (1, 1)},
+        {"widths": (64, 128, 64, 2)},
+    ]
+    cases = []
+    mappings = list(networks.INPUTS.values())
+    for number, chosen in enumerate(options):
+        # Every option with several inputs, every input with several options.
+        for mapping in mappings[number % 3 :: 3]:
+            if chosen.get("binarize_input") and not isinstance(mapping, PixelInput | RealInput):
+                continue
+            net = networks.random_network(90 + number, mapping=mapping, **{"widths": (70, 65, 9, 3), **chosen})
+            x = networks.random_inputs(rng, mapping, 25, net.depth)
+            cases.append(Case(lower(net).packed, x, forward(net, x)))
+    return cases
+
+
+def from_files() -> list[Case]:
+    """Networks as a model file may hold them: every step, limits at both ends, several float layers."""
+    rng = np.random.default_rng(12)
+    cases = []
+    for kind, floats in itertools.product(("range", "normalize", "threshold", "signs", "reals"), (0, 2)):
+        packed = packed_networks.random_model(rng, networks.INPUTS[kind], (129, 63, 64, 9, 7, 5), floats)
+        x = packed_networks.random_rows(rng, packed, 40)
+        cases.append(Case(packed, x, packed_networks.expected(packed, x)[-1]))
+    for mapping in (PixelInput.range(-1, 1), RealInput(), SignInput()):
+        packed = packed_networks.random_model(rng, mapping, (66, 33, 12))
+        hidden, head = packed.layers
+        assert isinstance(head, PackedDense)
+        values = rng.standard_normal((4, 2, 12)).astype(np.float32)
+        values[0] = [[-5], [-6]]  # step: between the two it gives 0
+        values[0, :, ::2] = [[np.inf], [-np.inf]]
+        values[2] = [[-np.inf], [0.75]]
+        steps = Affine(("step", "div", "clip", "fma"), values)
+        tail = PackedFloat(
+            "tail", rng.standard_normal((12, 12)).astype(np.float32), Affine((), np.empty((0, 2, 12), np.float32))
+        )
+        packed = PackedModel(mapping, (hidden, PackedDense(head.name, "bits", 33, head.weights, steps), tail), "ge-zero")
+        assert packed.check() == []
+        x = packed_networks.random_rows(rng, packed, 40)
+        cases.append(Case(packed, x, packed_networks.expected(packed, x)[-1]))
+    return cases
+
+
+def from_input_bits() -> list[Case]:
+    """Inputs that are binarized one by one, at every kind of limit."""
+    rng = np.random.default_rng(13)
+    inner = packed_networks.random_model(rng, SignInput(), (70, 20, 4))
+    mirrored = rng.integers(0, 2, 70).astype(bool)
+    limits = rng.integers(-300, 300, 70).astype(np.int32)
+    limits[:16] = [-1, 0, 1, 254, 255, 256, -255, -256, -254, 2**31 - 1, -(2**31), 0, 128, -128, 127, -1]
+    reals = rng.standard_normal(70).astype(np.float32)
+    reals[:4] = [np.inf, -np.inf, 0.0, -0.0]
+    pixels = rng.integers(0, 256, (60, 70), dtype=np.uint8)
+    pixels[0], pixels[1] = 0, 255
+    numbers = rng.standard_normal((60, 70)).astype(np.float32)
+    numbers[::3] = np.where(mirrored, -reals, reals).clip(-3e38, 3e38)
+    cases = []
+    for mapping, limit, x in ((PixelInput.range(0, 1), limits, pixels), (RealInput(), reals, numbers)):
+        packed = PackedModel(mapping, inner.layers, "ge-zero", input_bits=InputBits("in*/\\\n", limit, mirrored))
+        assert packed.check() == []
+        signs = np.where(np.where(mirrored, -x.astype(np.float64), x) <= limit, 1, -1)
+        cases.append(Case(packed, x, packed_networks.expected(inner, signs)[-1]))
+    return cases
+
+
+@functools.cache
+def all_cases() -> dict[str, Case]:
+    """Every network under the name that it gets in C."""
+    return {f"net{number}": case for number, case in enumerate((*from_sources(), *from_files(), *from_input_bits()))}
+
+
+#: Flags that make compilers compute differently where C lets them, changes to the text of the headers, and which share of the
+#: networks is built.
+BUILDS: dict[str, tuple[tuple[str, ...], dict[str, str], int]] = {
+    "sanitized": (("-std=c99", "-O0", *SANITIZERS), {}, 1),
+    "contracted": (("-std=gnu99", "-O2", "-march=native", "-ffp-contract=fast"), {}, 2),
+    "without builtins": (("-std=c99", "-O2"), {"defined(__GNUC__)": "0"}, 4),
+    "C++": (("-x", "c++", "-std=c++17", "-O3"), {}, 4),
+}
+
+DRIVER = """\
+#include <stdio.h>
+#include <stdlib.h>
+{includes}
+static FILE *opened(const char *name, const char *mode)
+{{
+    FILE *file = fopen(name, mode);
+    if (file == NULL)
+        exit(3);
+    return file;
+}}
+
+#define RUN(net, INPUTS, CLASSES) \\
+    static void run_##net(void) \\
+    {{ \\
+        static net##_input input[INPUTS]; \\
+        static float scores[CLASSES]; \\
+        FILE *in = opened(#net ".in", "rb"), *out = opened(#net ".out", "wb"); \\
+        while (fread(input, sizeof input, 1, in) == 1) {{ \\
+            const int32_t best = net##_predict(input); \\
+            net##_scores(input, scores); \\
+            fwrite(scores, sizeof scores, 1, out); \\
+            fwrite(&best, sizeof best, 1, out); \\
+        }} \\
+        fclose(in); \\
+        fclose(out); \\
+    }}
+{runs}
+int main(void)
+{{
+{calls}
+    return 0;
+}}
+"""
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_scores_and_predictions_equal_the_oracles(build: str, tmp_path: Path) -> None:
+    """All networks in one program: their names do not meet."""
+    flags, changes, share = BUILDS[build]
+    compiler(*flags)
+    cases = dict(list(all_cases().items())[::share])
+    for name, case in cases.items():
+        text = ccode.header(case.packed, name)
+        for old, new in changes.items():
+            text = text.replace(old, new)
+        (tmp_path / f"{name}.h").write_text(text)
+        case.x.tofile(tmp_path / f"{name}.in")
+    driver = DRIVER.format(
+        includes="".join(f'#include "{name}.h"\n' for name in cases),
+        runs="".join(f"RUN({name}, {name.upper()}_INPUTS, {name.upper()}_CLASSES)\n" for name in cases),
+        calls="".join(f"    run_{name}();\n" for name in cases),
+    )
+    (tmp_path / "driver.c").write_text(driver)
+    subprocess.run([compiled(tmp_path / "driver.c", *flags)], cwd=tmp_path, check=True)
+    for name, case in cases.items():
+        found = np.fromfile(tmp_path / f"{name}.out", np.int32).reshape(len(case.x), -1)
+        scores = np.ascontiguousarray(found[:, :-1]).view(np.float32)
+        assert np.array_equal(scores, case.want, equal_nan=True), name
+        assert np.array_equal(found[:, -1], case.want.argmax(axis=1)), name
+
+
+def test_fast_math_is_refused(tmp_path: Path) -> None:
+    packed = packed_networks.random_model(np.random.default_rng(0), SignInput(), (5, 3))
+    (tmp_path / "net.h").write_text(ccode.header(packed, "net"))
+    (tmp_path / "main.c").write_text('#include "net.h"\n')
+    command = [compiler(), "-ffast-math", "-c", "main.c"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "-ffast-math would change scores" in done.stderr
+
+
+def test_the_class_of_equal_scores_and_of_nan(tmp_path: Path) -> None:
+    packed = packed_networks.random_model(np.random.default_rng(0), SignInput(), (5, 4))
+    (tmp_path / "net.h").write_text(ccode.header(packed, "net"))
+    rows = np.array([[1, 2, 2, 0], [0, 0, 0, 0], [1, np.nan, 5, np.nan], [np.nan, 1, 2, 3], [-np.inf, np.inf, 1, np.inf]])
+    cells = ", ".join("NAN" if value != value else f"(float){value}".replace("inf", "INFINITY") for value in rows.flat)
+    (tmp_path / "main.c").write_text(
+        f"""#include <math.h>
+#include <stdio.h>
+#include "net.h"
+int main(void)
+{{
+    const float rows[] = {{{cells}}};
+    for (int r = 0; r < {len(rows)}; r++)
+        printf("%d\\n", net_class_of(rows + 4 * r));
+    return 0;
+}}
+"""
+    )
+    printed = subprocess.run([compiled(tmp_path / "main.c", "-std=c99")], capture_output=True, text=True, check=True).stdout
+    assert printed.split() == [str(best) for best in rows.argmax(axis=1)]
+
+
+# ---------------------------------------------------------------- the text
+
+
+def test_the_header_says_what_it_holds_and_depends_on_nothing_else() -> None:
+    packed = packed_networks.random_model(np.random.default_rng(0), PixelInput.range(-1, 1), (20, 9, 3))
+    text = ccode.header(packed, "my_net")
+    assert text == ccode.header(packed, "my_net")
+    assert modelfile.header_of(packed)["content_digest"] in text
+    assert "Binarized network 20-9-3" in text
+    assert text.isascii()
+    assert max(map(len, text.splitlines())) <= 132
+    assert "#ifndef MY_NET_H\n#define MY_NET_H" in text
+    # Its head has a fused step, which needs the last two.
+    assert set(re.findall(r"#include <(\w+)\.h>", text)) == {"stddef", "stdint", "float", "string"}
+
+
+def test_names_of_layers_cannot_leave_their_comment() -> None:
+    packed = packed_networks.random_model(np.random.default_rng(0), SignInput(), (5, 3))
+    (layer,) = packed.layers
+    assert isinstance(layer, PackedDense)
+    evil = PackedDense("*/ int x; /* ??/\n\\ net_NET_ é", layer.reads, layer.depth, layer.weights, layer.output)
+    text = ccode.header(PackedModel(packed.input, (evil,), "ge-zero"), "a")
+    assert "Layer 0 (__ int x_ __ _____ net_NET_ _)" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "name"), [("mnist", "mnist"), ("my-net.v2", "my_net_v2"), ("2nd", "net_2nd"), ("_x_", "x"), ("äö", "net")]
+)
+def test_names_made_of_files(text: str, name: str) -> None:
+    assert ccode.identifier(text) == name
+
+
+# ---------------------------------------------------------------- the program
+
+
+def run(program: Path, *arguments: object, text: str | None = None, code: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [f"./{program.name}", *map(str, arguments)]
+    done = subprocess.run(command, cwd=program.parent, input=text or "", capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the demo's network as model, header, program and vectors of its 400 test images."""
+    folder = tmp_path_factory.mktemp("digits")
+    fine("convert", CHECKPOINT, "-o", folder / "model.safetensors")
+    output = folder / "digits-v1.h"
+    fine("extract", folder / "model.safetensors", "-o", output, "--runner", "--data", f"{DIGITS}:x", "--rows", 400)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def program(digits: Path) -> Path:
+    return compiled(digits / "digits-v1_runner.c", "-std=c99", "-O1", *SANITIZERS)
+
+
+def test_the_program_predicts_the_shipped_samples(digits: Path, program: Path) -> None:
+    model = Model(modelfile.load(digits / "model.safetensors"))
+    x = np.load(DIGITS)["x"]
+    done = run(program, "digits-v1_vectors.txt")
+    assert done.stderr == "400 samples, 400 compared, 0 different\n"
+    assert done.stdout.split() == [str(best) for best in model.predict(x)]
+    scores = run(program, "--scores", "digits-v1_vectors.txt").stdout
+    assert np.array_equal(np.array([line.split("\t") for line in scores.splitlines()], np.float32), model.scores(x))
+
+
+def test_samples_from_standard_input_without_scores(digits: Path, program: Path) -> None:
+    x = np.load(DIGITS)["x"][:3]
+    text = "# three\n" + "\n".join(" ".join(map(str, row)) for row in x) + "\n# the end"
+    done = run(program, text=text)
+    assert done.stderr == "3 samples, 0 compared, 0 different\n"
+    assert done.stdout.split() == run(program, "digits-v1_vectors.txt").stdout.split()[:3]
+    assert run(program, text="").stderr == "0 samples, 0 compared, 0 different\n"
+
+
+def test_a_score_that_differs_in_its_last_bit_is_found(digits: Path, program: Path) -> None:
+    lines = (digits / "digits-v1_vectors.txt").read_text().splitlines()
+    *start, last = lines[4].split(" ")
+    changed = np.nextafter(np.float32(float.fromhex(last)), np.float32(np.inf))
+    lines[4] = " ".join([*start, float(changed).hex()])
+    done = run(program, text="\n".join(lines), code=1)
+    assert "sample 2: scores differ" in done.stderr
+    assert "400 samples, 400 compared, 1 different" in done.stderr
+
+
+GOOD = " ".join(["7"] * 64)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"{GOOD}\n7 7 7", "error: sample 1: the file ends within it"),
+        (f"{GOOD} : 0 0", "error: sample 0: the file ends within it"),
+        (f"{GOOD[2:]} 256", "error: sample 0: has an input that is out of range"),
+        (f"{GOOD[2:]} -1", "error: sample 0: has an input that is out of range"),
+        (f"{GOOD[2:]} 1.5", "error: sample 0: has an input that is out of range"),
+        (f"{GOOD[2:]} nan", "error: sample 0: has an input that is out of range"),
+        (f"{GOOD[2:]} 1e99", "error: sample 0: has an input that is out of range"),
+        (f"{GOOD[2:]} cat", "error: sample 0: holds something that is no number"),
+        (f"{GOOD[2:]} 7,", "error: sample 0: holds something that is no number"),
+        (f"{GOOD[2:]} {'0' * 99}7", "error: sample 0: holds something that is no number"),
+        (f"{GOOD[2:]} : 7", "error: sample 0: a number is missing"),
+    ],
+)
+def test_the_program_refuses_bad_samples(program: Path, text: str, message: str) -> None:
+    assert run(program, text=text, code=2).stderr.strip() == message
+
+
+def test_the_program_refuses_wrong_use(program: Path) -> None:
+    assert "cannot open" in run(program, "nothing.txt", code=2).stderr
+    assert "usage: digits-v1_runner [--scores] [FILE]" in run(program, "digits-v1_vectors.txt", "more", code=2).stderr
+    assert "cannot be read" in run(program, ".", code=2).stderr
+
+
+@pytest.mark.parametrize("kind", ["threshold", "signs", "reals"])
+def test_the_program_of_other_inputs(kind: str, tmp_path: Path) -> None:
+    """Random samples where the user names none, every kind of input."""
+    packed = packed_networks.random_model(np.random.default_rng(5), networks.INPUTS[kind], (33, 9, 4))
+    modelfile.save(packed, tmp_path / "model.safetensors")
+    fine("extract", tmp_path / "model.safetensors", "-o", tmp_path / "net.h", "--name", "other", "--runner", "--rows", 5)
+    program = compiled(tmp_path / "net_runner.c", "-std=c99", "-O1", *SANITIZERS)
+    assert run(program, "net_vectors.txt").stderr == "5 samples, 5 compared, 0 different\n"
+    bad = {"threshold": "-1", "signs": "0", "reals": "inf"}[kind]
+    assert "out of range" in run(program, text=" ".join([bad] * 33), code=2).stderr
