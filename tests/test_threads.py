@@ -108,3 +108,65 @@ def test_after_a_fork(when: str) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[0, 0, 0, 0]"
+
+
+INTERRUPT = """
+import random, signal, time
+import numpy as np
+import packed_networks as nets
+from xnorinfer import plan as plan_module
+from xnorinfer.netspec import PixelInput
+from xnorinfer.plan import Plan
+
+plan_module.THREAD_WORK = 0
+rng = np.random.default_rng(3)
+model = nets.random_model(rng, PixelInput.range(-1, 1), (90, 600, 600, 10))
+x = nets.random_rows(rng, model, 3000)
+want = nets.expected(model, x)[-1]
+plan = Plan(model, threads=2)
+assert nets.same(plan.run(x), want)
+begin = time.perf_counter()
+plan.run(x)
+once = time.perf_counter() - begin
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+moments, hits, wrong = random.Random(4), 0, 0
+while hits < 300:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, moments.uniform(0.00005, 1.5 * once))
+        for _ in range(10):
+            wrong += not nets.same(plan.run(x.copy()), want)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except KeyboardInterrupt:
+        hits += 1
+    # What a helper that went on would now write into.
+    others = [np.zeros(moments.randrange(1, 40000)) for _ in range(20)]
+    wrong += any(other.any() for other in others)
+print(wrong)
+"""
+
+
+@pytest.mark.skipif(not hasattr(__import__("signal"), "setitimer"), reason="no timers on this system")
+def test_an_interrupted_run_leaves_no_helper_at_work() -> None:
+    """Arrays of a run that Ctrl-C ended are freed: helpers must be done with them by then."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", INTERRUPT],
+        env={**__import__("os").environ, "PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.strip()) == (0, "0"), done.stderr
+
+
+def test_a_long_run_is_cut_into_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that Ctrl-C has a chance: Python handles signals between calls of the driver only."""
+    monkeypatch.setattr(plan_module, "CALL_WORK", 1)
+    rng = np.random.default_rng(10)
+    model = nets.random_model(rng, PixelInput.range(-1, 1), (33, 65, 40, 3))
+    x = nets.random_rows(rng, model, 1700)
+    calls: list[int] = []
+    run = pool().run
+    monkeypatch.setattr(pool(), "run", lambda *arguments: (calls.append(arguments[1]), run(*arguments)))
+    want = nets.expected(model, x)
+    plan = Plan(model, threads=2)
+    assert nets.same(plan.run(x), want[-1])
+    assert calls == [512, 512, 512, 164]
+    assert all(map(nets.same, plan.trace(x), want))

@@ -10,10 +10,12 @@ bit for bit what the trained network computes.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xnorinfer.errors import XnorinferError
-from xnorinfer.model import Model
+
+if TYPE_CHECKING:
+    from xnorinfer.model import Model
 
 # In a checkout, converters/ and training/ stand beside this package and not in it.
 if not (Path(__file__).parent / "converters").exists():
@@ -23,12 +25,22 @@ __version__ = "0.1.0"
 __all__ = ["Model", "XnorinferError", "__version__", "convert", "from_torch", "load"]
 
 
+def __getattr__(name: str) -> Any:
+    """`Model` when it is first asked for: the command line answers --help, and Ctrl-C, before numpy is imported."""
+    if name == "Model":
+        from xnorinfer.model import Model
+
+        return Model
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def load(path: str | Path, *, threads: int | None = None, kernel: str | None = None) -> Model:
     """Load a packed model file, validated completely before use.
 
     threads, kernel: as in `Model`.  Raises ModelFileError (see `modelfile.load`) or KernelError.
     """
     from xnorinfer import modelfile
+    from xnorinfer.model import Model
 
     return Model(modelfile.load(path), threads=threads, kernel=kernel)
 
@@ -40,6 +52,7 @@ def convert(source: str | Path, *, threads: int | None = None, kernel: str | Non
     Raises SourceError, OptionError or NetworkError, the last with all reasons at once.
     """
     from xnorinfer.conversion import convert_file
+    from xnorinfer.model import Model
 
     return Model(convert_file(source, _options(options)).packed, threads=threads, kernel=kernel)
 
@@ -51,6 +64,7 @@ def from_torch(module: Any, *, threads: int | None = None, kernel: str | None = 
     """
     from xnorinfer.conversion import pack_reading
     from xnorinfer.converters.torch import from_torch_module
+    from xnorinfer.model import Model
 
     chosen = _options(options)
     conversion = pack_reading(from_torch_module(module, chosen), chosen, type(module).__name__, None)

@@ -34,6 +34,8 @@ PIXEL_ROWS = 16
 ROWS_PER_THREAD = 8
 #: Estimated work, in multiplications of one bit, below which waking another thread costs more than it brings.
 THREAD_WORK = 10_000_000
+#: The same for one call of the driver, of each thread: some 50 ms, because Python handles Ctrl-C between calls only.
+CALL_WORK = 100_000_000_000
 
 Bits: TypeAlias = NDArray[np.uint64]
 Single: TypeAlias = NDArray[np.float32]
@@ -249,6 +251,7 @@ class Plan:
             prepared += self._block * fields.COUNTS_BYTES
         self._row_bytes = widest
         self._prepared_bytes = prepared
+        self._call_rows = max(1, CALL_WORK // (self._work * self._block)) * self._block * self._threads
 
     def _context(self) -> _Context:
         """Job and buffers for blocks of up to `block` rows on all threads."""
@@ -330,6 +333,11 @@ class Plan:
             return self._context()
 
     def _run(self, context: _Context, source: NDArray[Any], target: NDArray[Any], rows: int) -> None:
+        if rows > self._call_rows:
+            for start in range(0, rows, self._call_rows):
+                part = target[start : start + self._call_rows]
+                self._run(context, source[start : start + self._call_rows], part, part.shape[0])
+            return
         helpers = self._helpers if rows * self._work >= THREAD_WORK else 0
         if _DIRECT:
             self._pool.run(context.job_address, rows, id(source) + _DATA_AT, id(target) + _DATA_AT, helpers)

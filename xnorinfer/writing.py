@@ -1,6 +1,7 @@
 """Writing files: each appears under its name complete or not at all.
 
-It grows under a temporary name in the same folder, reaches the disk, and is renamed at the end.
+It grows under a temporary name in the same folder, reaches the disk, and is renamed at the end.  Only a process that is killed
+(SIGKILL, power) leaves its temporary file, `.xnorinfer-*.part`, behind; a later write into the folder removes it.
 """
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -106,18 +109,29 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n")
 
 
+#: Temporary files of this process.
+_unfinished: set[Path] = set()
+
+_PART = re.compile(r"\.xnorinfer-[0-9a-f]{16}\.part")
+#: Seconds after which a temporary file that nobody holds is taken for one of a killed process.
+_ABANDONED = 60
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A stream to a temporary file that replaces `path` when the block ends well, and is removed otherwise."""
     _require_replaceable(path)
     target = path.resolve()  # through a symbolic link, so that the link stays
+    _sweep(target.parent)
     part = _temporary_beside(target)
-    try:
-        stream = part.open("xb")
-    except OSError as error:
-        raise _cannot_write(path, error) from None
+    _unfinished.add(part)
     try:
         try:
+            stream = part.open("xb")
+        except OSError as error:
+            raise _cannot_write(path, error) from None
+        try:
+            _hold(stream)
             yield stream
             _flush(path, stream)
         finally:
@@ -131,6 +145,44 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+        _unfinished.discard(part)
+
+
+def discard_unfinished() -> None:
+    """Remove the temporary files of this process, for one that is about to end without unwinding its stack."""
+    for part in list(_unfinished):
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def _hold(stream: IO[bytes]) -> bool:
+    """Lock a temporary file, as its writer does for as long as it lives; False if another process has it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, where nobody removes a file that is open
+        return True
+    try:
+        fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # or a file system without locks
+        return False
+    return True
+
+
+def _sweep(folder: Path) -> None:
+    """Remove temporary files whose writers were killed."""
+    with contextlib.suppress(OSError):
+        for found in os.scandir(folder):
+            if _PART.fullmatch(found.name) and found.is_file(follow_symlinks=False):
+                with contextlib.suppress(OSError):
+                    if time.time() - found.stat().st_mtime > _ABANDONED:
+                        _remove_abandoned(Path(found.path))
+
+
+def _remove_abandoned(part: Path) -> None:
+    with part.open("rb") as stream:
+        abandoned = _hold(stream)
+    if abandoned:
+        part.unlink()
 
 
 def _write(path: Path, stream: IO[bytes], content: Any) -> None:

@@ -5,27 +5,22 @@ Exit codes: 0 fine, 1 a check does not hold, 2 wrong use or bad input, 130 inter
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import io
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from types import FrameType
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import Any
 
 import click
 
+from xnorinfer.cli.stopping import EXIT_INTERRUPTED, EXIT_TERMINATED, leave, stopping
 from xnorinfer.errors import XnorinferError
 
 #: Subcommand -> the module here that holds it, in the order of the help.
 COMMANDS = ("demo", "convert", "info", "run", "verify", "extract", "bench", "warmup")
 
 EXIT_WRONG_USE = 2
-EXIT_INTERRUPTED = 128 + signal.SIGINT
-EXIT_TERMINATED = 128 + signal.SIGTERM
 EXIT_BROKEN_PIPE = 128 + 13  # SIGPIPE, which Windows does not name
 
 EPILOG = """\b
@@ -56,6 +51,15 @@ class CommandLine(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As the process's only job: after Ctrl-C nothing is cleaned up that ends with the process anyway (LLVM takes long)."""
+        try:
+            return self.main(*args, **kwargs)
+        except SystemExit as end:
+            if end.code in (EXIT_INTERRUPTED, EXIT_TERMINATED):
+                leave(int(end.code))
+            raise
+
     def main(  # type: ignore[override]  # click declares overloads
         self, args: Sequence[str] | None = None, prog_name: str | None = None, standalone_mode: bool = True, **extra: Any
     ) -> Any:
@@ -65,8 +69,15 @@ class CommandLine(click.Group):
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # names in files may hold what the terminal's encoding lacks
                 stream.reconfigure(errors="backslashreplace")
-        with _exit_on_terminate():
-            code = self._guarded(args, prog_name, **extra)
+        with stopping() as state:
+            try:
+                code = self._guarded(args, prog_name, **extra)
+            except KeyboardInterrupt:
+                code = _interrupted()
+            except Exception:
+                if not state.interrupted:
+                    raise
+                code = _interrupted()  # what a library made of Ctrl-C
         sys.exit(code)
 
     def _guarded(self, args: Sequence[str] | None, prog_name: str | None, **extra: Any) -> int:
@@ -85,9 +96,8 @@ class CommandLine(click.Group):
         except click.ClickException as error:
             _complain(error.format_message())
             return EXIT_WRONG_USE
-        except (click.Abort, KeyboardInterrupt):
-            click.echo("interrupted", err=True)
-            return EXIT_INTERRUPTED
+        except click.Abort:
+            return _interrupted()
         except (_ReaderLeft, BrokenPipeError):
             # The reader (head, less) has seen enough.  Python would complain when it flushes stdout at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -103,27 +113,15 @@ class CommandLine(click.Group):
             raise _ReaderLeft from None  # click would exit with 1
 
 
+def _interrupted() -> int:
+    click.echo("interrupted", err=True)
+    return EXIT_INTERRUPTED
+
+
 def _complain(message: str) -> None:
     from xnorinfer.cli.screen import printable
 
     click.echo(f"error: {printable(message)}", err=True)
-
-
-@contextlib.contextmanager
-def _exit_on_terminate() -> Iterator[None]:
-    """Let SIGTERM unwind the stack, so that temporary files are removed as for Ctrl-C."""
-
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
-        sys.exit(EXIT_TERMINATED)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @click.group(

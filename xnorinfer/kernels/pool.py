@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.kernels import Drive, drive
-from xnorinfer.kernels.fields import CONTROL_FIELDS, COUNTER_BYTES, GO_ON, PUBLISH, START, STOP
+from xnorinfer.kernels.fields import ACTIVE, CONTROL_FIELDS, COUNTER_BYTES, GO_ON, OPEN, PUBLISH, START, STOP
 from xnorinfer.kernels.layout import aligned
 
 #: Turns of the spin loop before a helper goes to sleep; some 200 microseconds.
@@ -68,20 +68,37 @@ class Pool:
             while not drive(self._address, job, role, rows, source, target):
                 time.sleep(0)
                 role = GO_ON
+        except BaseException:  # Ctrl-C, or whatever else a signal handler raises
+            self._settle(job)
+            raise
         finally:
             self._lock.release()
+
+    def _settle(self, job: int) -> None:
+        """Return when no helper works on the job any more: its arrays go away with the exception that ended `run`."""
+        while True:
+            try:
+                while self._control[OPEN * COUNTER_BYTES // 8]:  # published, so it can be brought to its end
+                    self._drive(self._address, job, GO_ON, 0, 0, 0)
+                while self._control[ACTIVE * COUNTER_BYTES // 8]:
+                    time.sleep(0)
+            except BaseException:  # Ctrl-C once more
+                continue
+            return
 
     def _start(self, helpers: int) -> None:
         for number in range(len(self._threads) + 1, helpers + 1):
             event = threading.Event()
             arguments = (self._drive, self._control, number, event, self._asleep)
             thread = threading.Thread(target=_help, args=arguments, name=f"xnorinfer-{number}", daemon=True)
+            # Listed before it starts: were the start interrupted (Ctrl-C), a second thread would get its number and memory.
+            self._wake.append(event)
+            self._threads.append(thread)
             try:
                 thread.start()
             except RuntimeError:  # no more threads to be had: the caller does the work
+                del self._wake[-1], self._threads[-1]
                 return
-            self._wake.append(event)
-            self._threads.append(thread)
 
     def stop(self) -> None:
         """End the helpers; a later `run` starts new ones.  Gives up quietly when a caller keeps the pool busy."""
@@ -92,7 +109,8 @@ class Pool:
             for event in self._wake:
                 event.set()
             for thread in self._threads:
-                thread.join()
+                if thread.is_alive():
+                    thread.join()
         finally:
             self._prepare()
 

@@ -18,14 +18,18 @@ import hashlib
 import importlib.metadata
 import logging
 import os
+import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+from xnorinfer.errors import OutputError
 from xnorinfer.kernels import native
+from xnorinfer.writing import write_bytes
 
 ENVIRONMENT = "XNORINFER_CACHE_DIR"
 SUFFIX = ".kernel"
@@ -100,20 +104,36 @@ def _load(maker: str, key: tuple[Any, ...], returns: bool) -> int:
     log.info("compiling %s for %s", maker, native.cpu()[1])
     for hook in on_compile:
         hook(maker)
-    from xnorinfer.kernels.build import object_code
-
-    code = object_code(maker, symbol, key[1], key[2], returns)
+    with _uninterrupted():
+        from xnorinfer.kernels import build
+    with _uninterrupted():
+        code = build.object_code(maker, symbol, key[1], key[2], returns)
     _save(file, hashlib.sha256(code).digest() + code)
     return native.load(code, symbol)
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C during the block takes effect at its end: in the midst of numba or LLVM it is lost, or does damage."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    came: list[FrameType | None] = []
+    signal.signal(signal.SIGINT, lambda number, frame: came.append(frame))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if came:
+            handler(signal.SIGINT, came[0])
 
 
 def _save(file: str, content: bytes) -> None:
     """Put a file into the first folder that takes it, whole or not at all."""
     for folder in folders():
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, OutputError):
             folder.mkdir(parents=True, exist_ok=True)
-            temporary = folder / f"{file}.{os.getpid()}"
-            temporary.write_bytes(content)
-            os.replace(temporary, folder / file)
+            write_bytes(folder / file, content)
             return
     log.info("no folder takes compiled kernels; tried %s", ", ".join(map(str, folders())))

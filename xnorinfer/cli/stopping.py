@@ -1,0 +1,91 @@
+"""Ctrl-C and SIGTERM end a command within a second, whatever it is doing, and leave no unfinished file.
+
+Usually an exception unwinds the stack.  It cannot while compiled code runs, and libraries lose it: Python drops exceptions in
+callbacks from C, an interrupted import or compilation fails with another error.  So a thread, which learns of the signal from
+Python's C handler itself, waits a moment for the command to end, and then removes what is unfinished and ends the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import NoReturn
+
+#: Seconds that a command has to end by itself.
+GRACE_SECONDS = 0.6
+
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+EXIT_TERMINATED = 128 + signal.SIGTERM
+
+
+class Stopping:
+    """What happened: `interrupted` once Ctrl-C was pressed, even if its exception got lost."""
+
+    def __init__(self) -> None:
+        self.interrupted = False
+        self.ended = threading.Event()
+
+    def on_interrupt(self, number: int, frame: FrameType | None) -> NoReturn:
+        """Handler of SIGINT."""
+        self.interrupted = True
+        raise KeyboardInterrupt
+
+    def on_terminate(self, number: int, frame: FrameType | None) -> NoReturn:
+        """Handler of SIGTERM: unwinds the stack as Ctrl-C does."""
+        sys.exit(EXIT_TERMINATED)
+
+    def watch(self, signals: socket.socket) -> None:
+        """Body of the thread; `signals` gives a byte for every signal, and ends with the command."""
+        with signals:
+            while received := signals.recv(64):
+                number = next((n for n in received if n in (signal.SIGINT, signal.SIGTERM)), None)
+                if number is not None and not self.ended.wait(GRACE_SECONDS):
+                    _end_process(number)
+
+
+def _end_process(number: int) -> NoReturn:
+    from xnorinfer.writing import discard_unfinished
+
+    discard_unfinished()
+    if number == signal.SIGINT:
+        with contextlib.suppress(OSError):
+            os.write(2, b"interrupted\n")
+    os._exit(128 + number)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process at once, with what was printed."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
+@contextlib.contextmanager
+def stopping() -> Iterator[Stopping]:
+    """Within the block signals are dealt with as said above, if this is the main thread."""
+    state = Stopping()
+    if threading.current_thread() is not threading.main_thread():
+        yield state
+        return
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, state.on_terminate)}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored, as under nohup
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, state.on_interrupt)
+    descriptor = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=state.watch, args=(ours,), name="xnorinfer-stopping", daemon=True).start()
+    try:
+        yield state
+    finally:
+        state.ended.set()
+        signal.set_wakeup_fd(descriptor)
+        theirs.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)
