@@ -42,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     # converters and the version are imported inside functions.
     **{name: LEVEL_0 | LEVEL_1 | LEVEL_2 | LEVEL_4 | LEVEL_5 | {"kernels", "converters", ""} for name in LEVEL_5},
     "converters": {"errors", "netspec", "converters"},
-    "training": {"errors", "writing", "dataio", "training"},
+    "training": {"errors", "writing", "dataio", "converters", "training"},
     "": {"errors", "model", "conversion", "modelfile", "converters"},
 }
 EVERYTHING = {"cli", "__main__"}

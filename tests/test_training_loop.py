@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from xnorinfer import modelfile
 from xnorinfer.errors import InputError, OptionError, OutputError, SourceError
 from xnorinfer.netspec import BatchNorm, Dense, NetSpec, PixelInput, Sign
 from xnorinfer.reference import forward
@@ -308,11 +309,37 @@ def test_mnist_command_survives_an_interruption(small_mnist: Path, tmp_path: Pat
     assert history["summary"]["network"] == "784-16-12-10"
 
 
+@pytest.mark.parametrize(("suffix", "files"), [(".pt", [""]), (".pth", [""]), (".ckpt", [".data-00000-of-00001", ".index"])])
+def test_the_suffix_chooses_the_format(small_mnist: Path, tmp_path: Path, suffix: str, files: list[str]) -> None:
+    """Every format holds the same network, and the command that is shown next needs nothing more to convert it."""
+    from xnorinfer.cli import main
+    from xnorinfer.model import Model
+
+    options = ("--data", small_mnist, "--hidden", "16,12", "--epochs", 1, "--batch", 20)
+    output = tmp_path / f"net{suffix}"
+    done = run("mnist", "-o", output, *options)
+    assert done.exit_code == 0, done.output
+    names = sorted(path.name for path in tmp_path.iterdir() if path.is_file())
+    assert names == sorted([*(output.name + end for end in files), f"{output.name}.history.json"])
+    assert run("mnist", "-o", tmp_path / "net.npz", *options).exit_code == 0
+    models = []
+    for name in (output, tmp_path / "net.npz"):
+        shown = re.search(rf"next: xnorinfer (convert {re.escape(str(name))} .*)", done.output if name == output else "")
+        command = shown[1].split() if shown else ["convert", str(name), "-o", str(tmp_path / "npz.safetensors")]
+        converted = CliRunner().invoke(main, command)
+        assert converted.exit_code == 0, converted.output
+        assert "default" not in "".join(line for line in converted.output.splitlines() if "epsilon" in line)
+        models.append(modelfile.load(command[3]))
+    pixels = samples(300, 5, depth=784, classes=10).pixels.numpy()
+    assert (Model(models[0]).predict(pixels) == Model(models[1]).predict(pixels)).all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (("-o", "net.npy"), OptionError, r"needed is one of \.npz, \.pt, \.pth"),
+        (("-o", "net.npy"), OptionError, r"needed is one of \.npz, \.pt, \.pth, \.ckpt"),
         (("-o", "nowhere/net.npz"), OutputError, "there is no folder"),
+        (("-o", "nowhere/net.ckpt"), OutputError, r"net\.ckpt\.index: cannot be written: there is no folder"),
         (("-o", "net.npz", "--epochs", "0"), OptionError, "epochs is 0"),
         (("-o", "net.npz", "--dropout-input", "1"), OptionError, "input dropout is 1"),
         (("-o", "net.npz", "--h", "-1"), OptionError, "H is -1"),
@@ -344,7 +371,7 @@ def test_python_m_shows_a_mistake_in_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "xnorinfer.training", "mnist", "-o", "net.npy"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == "error: output net.npy ends in .npy; needed is one of .npz, .pt, .pth\n"
+    assert done.stderr == "error: output net.npy ends in .npy; needed is one of .npz, .pt, .pth, .ckpt\n"
 
 
 def test_python_m_without_torch_names_the_way_out(tmp_path: Path) -> None:

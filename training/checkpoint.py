@@ -1,4 +1,5 @@
-"""The files that training writes: named npz arrays and PyTorch checkpoints for `xnorinfer convert`, and the training state.
+"""The files that training writes: named npz arrays, PyTorch and TensorFlow checkpoints for `xnorinfer convert`, and the
+training state.
 
 An interruption leaves the old file or the new one, never half a file.
 """
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xnorinfer.errors import OutputError, SourceError
+from xnorinfer.training.bundle import write_bundle
 from xnorinfer.training.network import BATCH_NORM_EPSILON, BinaryMLP
 from xnorinfer.writing import replacing
 
@@ -66,6 +68,31 @@ def write_torch(path: Path, model: BinaryMLP) -> None:
     """
     content = {"state_dict": model.state_dict(), "shape": asdict(model.shape), "bn_epsilon": BATCH_NORM_EPSILON}
     save(path, lambda file: torch.save(content, file))
+
+
+def tf1_variables(model: BinaryMLP) -> dict[str, NDArray[Any]]:
+    """The network under the names that its TF1 port gives: `dense__binary_layer[_N]/kernel` (depth, neurons) latents and
+    `/bias`, `batch_normalization[_N]/gamma`, `/beta`, `/moving_mean`, `/moving_variance`, all float32; N from 1 on counts the
+    layers after the first."""
+    variables: dict[str, NDArray[Any]] = {}
+    names = {"bias": "bias", "bn.gamma": "gamma", "bn.beta": "beta", "bn.mean": "moving_mean", "bn.var": "moving_variance"}
+    for key, array in named_arrays(model).items():
+        index, _, part = key.partition(".")
+        suffix = "" if index == "0" else f"_{index}"
+        if part == "weight":
+            variables[f"dense__binary_layer{suffix}/kernel"] = np.ascontiguousarray(array.T)
+        elif part in names:
+            scope = "batch_normalization" if part.startswith("bn.") else "dense__binary_layer"
+            variables[f"{scope}{suffix}/{names[part]}"] = array
+    return variables
+
+
+def write_tf1(prefix: Path, model: BinaryMLP) -> None:
+    """A TensorFlow V2 checkpoint of `tf1_variables` that `tf.train.Saver().restore(session, str(prefix))` restores.
+
+    There is no graph (`.meta`), so `xnorinfer convert` takes it with `--bn-epsilon 1e-4`.
+    """
+    write_bundle(prefix, tf1_variables(model))
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:

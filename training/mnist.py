@@ -8,15 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from xnorinfer.errors import OptionError
-from xnorinfer.training.checkpoint import read_state, write_npz, write_state, write_torch
+from xnorinfer.training.bundle import files_of
+from xnorinfer.training.checkpoint import read_state, write_npz, write_state, write_tf1, write_torch
 from xnorinfer.training.data import Split
 from xnorinfer.training.data import mnist as load_mnist
 from xnorinfer.training.loop import Epoch, Progress, Recipe, error_rate
 from xnorinfer.training.network import BATCH_NORM_EPSILON, BinaryMLP, Shape
 from xnorinfer.writing import require_writable, write_json
 
-#: Suffix of the output -> how it is written.
-WRITERS: dict[str, Callable[[Path, BinaryMLP], None]] = {".npz": write_npz, ".pt": write_torch, ".pth": write_torch}
+#: Suffix of the output -> how it is written, and the options with which `xnorinfer convert` needs to ask nothing.
+WRITERS: dict[str, tuple[Callable[[Path, BinaryMLP], None], str]] = {
+    ".npz": (write_npz, ""),
+    ".pt": (write_torch, f" --profile tf1-round --bn-epsilon {BATCH_NORM_EPSILON:g}"),
+    ".pth": (write_torch, f" --profile tf1-round --bn-epsilon {BATCH_NORM_EPSILON:g}"),
+    ".ckpt": (write_tf1, f" --bn-epsilon {BATCH_NORM_EPSILON:g}"),
+}
 
 
 class Job:
@@ -32,7 +38,8 @@ class Job:
         self.output, self.shape, self.recipe = output, shape, recipe
         self.history_path = output.with_name(output.name + ".history.json")
         self.state_path = output.with_name(output.name + ".state")
-        for path in (self.output, self.history_path, self.state_path):
+        checkpoint = files_of(output) if output.suffix == ".ckpt" else (output,)
+        for path in (*checkpoint, self.history_path, self.state_path):
             require_writable(path)
 
     def prepare(self, folder: Path, restart: bool) -> None:
@@ -69,7 +76,7 @@ class Job:
             "test_error": error_rate(model, self.split.test),
             "seconds": sum(epoch.seconds for epoch in self.progress.history),
         }
-        WRITERS[self.output.suffix](self.output, model)
+        WRITERS[self.output.suffix][0](self.output, model)
         everything = {"summary": summary, "shape": asdict(self.shape), "recipe": asdict(self.recipe)}
         write_json(self.history_path, {**everything, "epochs": [asdict(epoch) for epoch in self.progress.history]})
         self.state_path.unlink(missing_ok=True)
@@ -77,6 +84,5 @@ class Job:
 
     def convert_command(self) -> str:
         """The command that packs the checkpoint."""
-        options = "" if self.output.suffix == ".npz" else f" --profile tf1-round --bn-epsilon {BATCH_NORM_EPSILON:g}"
-        options += "" if self.shape.h == 1 else f" --h {self.shape.h}"
+        options = WRITERS[self.output.suffix][1] + ("" if self.shape.h == 1 else f" --h {self.shape.h}")
         return f"xnorinfer convert {self.output} -o {self.output.with_suffix('.safetensors')}{options}"
