@@ -25,6 +25,7 @@ class Recipe:
     lr_start: float = 3e-3
     lr_end: float = 3e-7
     seed: int = 0
+    mixed: bool = False  # mixed precision (`xnorinfer.training.mixed`)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch"):
@@ -65,6 +66,7 @@ class Progress:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             model = build()
+        model.mixed = recipe.mixed
         return cls(model, BinaryAdam(model, recipe.lr_start), recipe)
 
     @property
@@ -139,8 +141,9 @@ class Progress:
         return self.history[-1]
 
     def load_best(self) -> BinaryMLP:
-        """The network of the best epoch, in eval mode."""
+        """The network of the best epoch, in eval mode and float32."""
         self.model.load_state_dict(self.best)
+        self.model.mixed = False
         return self.model.eval()
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from xnorinfer.errors import OptionError
 from xnorinfer.training.layers import BinaryLinear, H, binary_tanh
+from xnorinfer.training.mixed import mixed_linear
 
 #: BatchNorm of the reference: epsilon, and the weight of a new batch in the moving averages.
 BATCH_NORM_EPSILON = 1e-4
@@ -47,12 +48,13 @@ class BinaryMLP(nn.Module):
 
     Takes float inputs (rows, inputs), gives scores (rows, classes).  Modules are called fc1, bn1, fc2, bn2, ...  Dropout
     divides what it keeps by the keep probability while training and is the identity afterwards (the reference's default), so
-    that activations at inference are -1 and +1 and nothing else.
+    that activations at inference are -1 and +1 and nothing else.  With `mixed` set, products are those of `mixed_linear`.
     """
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
+        self.mixed = False
         self.depth = len(shape.hidden) + 1
         widths = (shape.inputs, *shape.hidden, shape.classes)
         for index in range(self.depth):
@@ -75,8 +77,10 @@ class BinaryMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.dropout_input(x)
+        activation = 1 / (1 - self.shape.dropout_hidden) if self.training else 1.0
         for index, (dense, norm) in enumerate(self.layers(), 1):
-            x = norm(dense(x))
+            sums = mixed_linear(dense, x, None if index == 1 else activation) if self.mixed else dense(x)
+            x = norm(sums)
             if index < self.depth:
                 x = self.dropout_hidden(binary_tanh(x))
         return x
