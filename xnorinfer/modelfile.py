@@ -134,10 +134,13 @@ def load(path: str | Path) -> PackedModel:
 def _read_container(path: Path) -> tuple[str, dict[str, NDArray[Any]]]:
     from safetensors import SafetensorError, safe_open
 
-    if not path.exists():
-        raise NotAModelError(f"{path}: no such file")
-    if not path.is_file():
-        raise NotAModelError(f"{path}: is not a file")
+    try:
+        if not path.exists():
+            raise NotAModelError(f"{path}: no such file")
+        if not path.is_file():
+            raise NotAModelError(f"{path}: is not a file")
+    except OSError as error:  # in a folder that may not be looked into
+        raise NotAModelError(f"{path}: cannot be read: {error.strerror}") from None
     try:
         with safe_open(path, framework="numpy") as container:
             metadata = container.metadata() or {}

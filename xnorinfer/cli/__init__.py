@@ -5,6 +5,7 @@ Exit codes: 0 fine, 1 a check does not hold, 2 wrong use or bad input, 130 inter
 
 from __future__ import annotations
 
+import errno
 import importlib
 import io
 import os
@@ -21,6 +22,8 @@ from xnorinfer.errors import XnorinferError
 COMMANDS = ("demo", "convert", "info", "run", "verify", "extract", "bench", "warmup")
 
 EXIT_WRONG_USE = 2
+#: What a file takes no more bytes for; all but stdout is written by `xnorinfer.writing`, which names the file.
+DISK_FULL = {getattr(errno, name) for name in ("ENOSPC", "EFBIG", "EDQUOT", "EIO") if hasattr(errno, name)}
 EXIT_BROKEN_PIPE = 128 + 13  # SIGPIPE, which Windows does not name
 
 EPILOG = """\b
@@ -99,9 +102,14 @@ class CommandLine(click.Group):
         except click.Abort:
             return _interrupted()
         except (_ReaderLeft, BrokenPipeError):
-            # The reader (head, less) has seen enough.  Python would complain when it flushes stdout at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _forget_stdout()  # the reader (head, less) has seen enough
             return EXIT_BROKEN_PIPE
+        except OSError as error:
+            if error.filename is not None or error.errno not in DISK_FULL:
+                raise
+            _forget_stdout()
+            _complain(f"standard output cannot be written: {error.strerror}")
+            return EXIT_WRONG_USE
         return code if isinstance(code, int) else 0
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -111,6 +119,11 @@ class CommandLine(click.Group):
             raise click.Abort() from None  # click would print an empty line first
         except BrokenPipeError:
             raise _ReaderLeft from None  # click would exit with 1
+
+
+def _forget_stdout() -> None:
+    """Let what is still buffered vanish; Python would complain when it flushes stdout at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _interrupted() -> int:

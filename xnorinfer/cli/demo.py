@@ -68,6 +68,8 @@ def command(ctx: click.Context, keep: Path | None) -> None:
 @contextlib.contextmanager
 def _folder(keep: Path | None) -> Iterator[Path]:
     """A folder that holds the checkpoint and the data: `keep`, or for the block a temporary one that is the current one."""
+    from xnorinfer.writing import write_bytes
+
     with contextlib.ExitStack() as stack:
         folder = Path() if keep is None else keep
         try:
@@ -77,8 +79,11 @@ def _folder(keep: Path | None) -> Iterator[Path]:
                 os.chdir(temporary)
             else:
                 folder.mkdir(parents=True, exist_ok=True)
-            for name in (CHECKPOINT, DATA):
-                (folder / name).write_bytes((resources.files("xnorinfer") / "data" / name).read_bytes())
+            with contextlib.ExitStack() as undo:
+                for name in (CHECKPOINT, DATA):
+                    write_bytes(folder / name, (resources.files("xnorinfer") / "data" / name).read_bytes())
+                    undo.callback((folder / name).unlink)
+                undo.pop_all()  # both are there
         except OSError as error:
             place = keep or tempfile.gettempdir()
             raise OutputError(f"{place}: cannot hold the files of the demo: {error.strerror or error}") from None
