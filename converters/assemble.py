@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from xnorinfer.converters.base import (
     DEFAULT_INPUT,
@@ -114,6 +115,12 @@ class Defaults:
 def glorot(layer: LayerPart) -> float:
     """BinaryNet's H="Glorot": sqrt(1.5 / (fan_in + fan_out)), rounded to float32 once, as `np.float32(np.sqrt(...))` does."""
     return float(np.float32(np.sqrt(1.5 / (layer.depth + layer.neurons))))
+
+
+def pixel_step(ones: NDArray[np.bool_]) -> int | None:
+    """The first of the pixels 0..255 that becomes +1, where `ones` (256,) rises from -1 to +1 in one step; else None."""
+    first = int(np.argmax(ones))
+    return first if ones[first:].all() and not ones.all() else None
 
 
 def assemble(

@@ -14,7 +14,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from xnorinfer.converters.arrays import RawTensor, as_float32
-from xnorinfer.converters.assemble import LayerPart, NormPart, glorot
+from xnorinfer.converters.assemble import LayerPart, NormPart, glorot, pixel_step
 from xnorinfer.converters.base import DEFAULT_INPUT, Assumption, ConvertOptions, Notes, TensorUse
 from xnorinfer.converters.bundle import Entry
 from xnorinfer.converters.keras_config import KerasLayer, identify
@@ -70,6 +70,7 @@ class Walk:
         self._current: LayerPart | None = None
         self._after: list[NormPart | Hardtanh] = []
         self._front: list[NormPart] = []
+        self._front_ranks: list[int] = []
         self._front_rule: Rule | None = None
         self._signed = False
         self._rescaling: list[tuple[float, float]] = []
@@ -172,6 +173,7 @@ class Walk:
             self.problems.append(f"{layer} stands between a sign and the layer that reads it; put it before the sign")
         elif self._current is None:
             self._front.append(norm)
+            self._front_ranks.append(self._rank)
         else:
             self._after.append(norm)
 
@@ -208,7 +210,7 @@ class Walk:
         """Put a part behind what was there before."""
         first = self._current is None
         if first:
-            self._input(layer)
+            self._input(layer, part.depth)
         elif not part.is_float and not self._signed:
             self.problems.append(
                 f"{layer} reads values that are not binarized: neither an input_quantizer nor a sign is before it"
@@ -267,13 +269,15 @@ class Walk:
 
     # ---------------------------------------------------------------- input
 
-    def _input(self, layer: KerasLayer) -> None:
+    def _input(self, layer: KerasLayer, depth: int) -> None:
         """What stands before the first dense layer: rescaling joins the mapping, a sign makes it a threshold."""
         if self._rank > 2:
             self.problems.append(f"{layer} works on the last axis of {self._rank - 1} alone; a Flatten must come before it")
         if self._front and not self._signed:
             self.problems.append(f"{self._front[0].name} stands before the first dense layer without a sign behind it")
             return
+        norms = zip(self._front, self._front_ranks, strict=True)
+        self._front = [self._per_value(norm, depth) if rank > 2 else norm for norm, rank in norms]
         base = self.options.input
         if self._rescaling:
             raw = base or PixelInput.range(0, 255)
@@ -286,6 +290,16 @@ class Walk:
             self.leading = tuple(self._front)
         elif isinstance(base, PixelInput):
             self.mapping = self._threshold(base, self._front_rule)
+
+    def _per_value(self, norm: NormPart, depth: int) -> NormPart:
+        """BatchNorm of the last axis of images, (channels,), for the values that they are flattened to, (depth,)."""
+        channels = norm.mean.size
+        if depth % channels:
+            self.problems.append(f"{norm.name} has {channels} channels, which {depth} flattened values are no multiple of")
+            return norm
+        vectors = {name: getattr(norm, name) for name in ("mean", "variance", "gamma", "beta")}
+        tiled: dict[str, Any] = {name: np.tile(v, depth // channels) for name, v in vectors.items() if v is not None}
+        return dataclasses.replace(norm, **tiled)
 
     def _rescaled(self, mapping: InputMapping) -> InputMapping:
         if not isinstance(mapping, PixelInput):
@@ -309,11 +323,11 @@ class Walk:
         pixels = np.arange(256)
         value = ((mapping.slope * pixels + mapping.intercept) / mapping.divisor).astype(np.float32)
         ones = value >= 0 if rule == "ge" else value > (2.0**-24 if rule == "round-even" else 0)
-        first = int(np.argmax(ones))
-        if (rule == "sign" and (value == 0).any()) or ones.all() or not ones[first:].all() or not ones.any():
+        first = pixel_step(ones)
+        if first is None or (rule == "sign" and (value == 0).any()):
             self.problems.append(
-                f"the model binarizes its input, which is {mapping.describe()}: there is no step from -1 up to +1; check "
-                "the input mapping"
+                f"the model binarizes its input, which is {mapping.describe()}: there is no step from -1 up to +1; give the "
+                "input mapping that the training had with --input-range, --input-normalize, ..."
             )
             return mapping
         return ThresholdInput(first)
