@@ -1,16 +1,14 @@
-"""Saves Keras models with the real frameworks: `python tests/keras_checkpoints.py FOLDER [MNIST]`.
+"""Saves Keras models with the real frameworks: `python tests/keras_checkpoints.py FOLDER`.
 
 With tensorflow-cpu, tf_keras and larq it saves Larq models and a port of BinaryNet on Keras 2, with keras one on Keras 3.  All
 hold what hurts: latents at 0, -0.0 and 1e-9, negative, zero and tiny gammas, BatchNorms without gamma or beta.
 
 `outputs.npz` holds the pixels `x` and, for each model, the scores that the framework makes of them (before a softmax), and what
-it answers in `predict`.  tests/data/keras/models.tar.xz holds what this script wrote (versions.json).  With MNIST, a folder of
-its files, two networks are trained on it for a moment instead.
+it answers in `predict`.  tests/data/keras/models.tar.xz holds what this script wrote (versions.json).
 """
 
 from __future__ import annotations
 
-import gzip
 import importlib.metadata
 import json
 import os
@@ -224,57 +222,17 @@ def record_norm() -> None:
         OUTPUTS[f"norm/{name}"] = model.predict(x, verbose=0)
 
 
-def idx(path: Path, header: int) -> Any:
-    return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=header)
-
-
-def train_on_mnist(folder: Path, mnist: Path) -> None:
-    """784-128-128-10 in Larq and in the port, one epoch on 10,000 images; some gammas end at zero or next to it."""
-    images = idx(mnist / "train-images-idx3-ubyte.gz", 16).reshape(-1, 784)[:10_000]
-    labels = idx(mnist / "train-labels-idx1-ubyte.gz", 8)[:10_000]
-    tests = idx(mnist / "t10k-images-idx3-ubyte.gz", 16).reshape(-1, 784)
-    keras2.utils.set_random_seed(7)
-    layers, dense = keras2.layers, binary_dense(keras2)
-    sign = {**SIGN, "input_quantizer": "ste_sign"}
-    clip = {"kernel_constraint": larq.constraints.WeightClip(1.0)}
-    norm, act = layers.BatchNormalization, layers.Activation
-    stacks = {
-        "larq": [Q(128, **SIGN, input_shape=(784,)), norm(), Q(128, **sign), norm(), Q(10, **sign), norm()],
-        "port": [
-            *(dense(128, input_shape=(784,), **clip), norm(), act(binary_tanh)),
-            *(dense(128, **clip), norm(), act(binary_tanh)),
-            *(dense(10, **clip), norm()),
-        ],
-    }
-    for name, stack in stacks.items():
-        model = keras2.Sequential(stack)
-        loss = keras2.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(keras2.optimizers.Adam(3e-3), loss)
-        model.fit(centred(images), labels, batch_size=100, epochs=1, verbose=0)
-        for layer in model.layers[:5]:
-            if isinstance(layer, keras2.layers.BatchNormalization):
-                gamma = layer.gamma.numpy()
-                gamma[:5] = [0.0, 3e-7, -3e-7, -0.5, -0.0]
-                layer.gamma.assign(gamma)
-        record(name, model, centred(tests))
-        OUTPUTS[f"{name}/first"] = keras2.Model(model.inputs, model.layers[1].output).predict(centred(tests), verbose=0)
-        model.save(folder / f"{name}.h5")
-
-
-def main(folder: Path, mnist: Path | None) -> None:
+def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    if mnist is not None:
-        train_on_mnist(folder, mnist)
-    else:
-        save_larq(folder)
-        save_larq_variants(folder)
-        save_port_keras2(folder)
-        save_port_keras3(folder)
-        record_norm()
+    save_larq(folder)
+    save_larq_variants(folder)
+    save_port_keras2(folder)
+    save_port_keras3(folder)
+    record_norm()
     np.savez_compressed(folder / "outputs.npz", x=PIXELS, **OUTPUTS)
     versions = {name: importlib.metadata.version(name) for name in ("tensorflow-cpu", "tf_keras", "keras", "larq")}
     (folder / "versions.json").write_text(json.dumps(versions) + "\n")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None)
+    main(Path(sys.argv[1]))

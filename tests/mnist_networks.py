@@ -73,7 +73,7 @@ class FloatHead(nn.Module):
 
 def inputs_of(pixels: Array) -> Tensor:
     """(rows, 28, 28) uint8 -> (rows, 784) float32, as transforms.ToTensor and Normalize((0.5,), (0.5,)) make them."""
-    return torch.from_numpy(pixels.reshape(len(pixels), -1)).float().div(255).sub(0.5).div(0.5)
+    return torch.from_numpy(pixels.reshape(len(pixels), -1).copy()).float().div(255).sub(0.5).div(0.5)
 
 
 def train(net: nn.Module, pixels: Array, labels: Array, seed: int) -> None:

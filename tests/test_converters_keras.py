@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 import subprocess
 import sys
@@ -109,38 +110,6 @@ def test_batch_norm_is_computed_in_the_order_of_the_form(folder: Path, keras: st
     same = rsqrt == exact
     np.testing.assert_array_equal(ours[:, same], found[:, same])
     np.testing.assert_allclose(ours, found, rtol=1e-6, atol=np.abs(mean * alpha).max() * 1e-6)
-
-
-@pytest.mark.parametrize("name", ["larq", "port"])
-def test_trained_on_mnist(mnist_outputs: Path, mnist_folder: Path, name: str) -> None:
-    """10,000 images: an answer may differ only where the rounding of the framework's first sums decides a sign."""
-    images = next(mnist_folder.glob("t10k-images-idx3-ubyte*"))
-    from xnorinfer.dataio import open_array
-
-    x = open_array(str(images)).read().reshape(-1, 784)
-    outputs = np.load(mnist_outputs / "outputs.npz")
-    net = read_source(mnist_outputs / f"{name}.h5").net
-    layers = list(reference.layer_outputs(net, x))
-    first, scores = layers[1][1], layers[-1][1]
-    signs = [value >= 0 if name == "larq" else value > 2.0**-24 for value in (first, outputs[f"{name}/first"])]
-    moved = signs[0] != signs[1]
-    # What two float32 sums of 784 terms of up to 1 can differ by, times the scale of BatchNorm.
-    norm = net.layers[1]
-    assert isinstance(norm, BatchNorm)
-    assert norm.variance is not None
-    assert norm.gamma is not None
-    scale = np.abs(norm.gamma) / np.sqrt(norm.variance + norm.epsilon)
-    bound = (784 * scale + np.abs(norm.mean) * scale) * 784 * 2.0**-24
-    assert (np.abs(first - outputs[f"{name}/first"]) <= bound + 1e-6)[moved].all()
-    sure = ~moved.any(axis=1)
-    assert sure.sum() > 9_900
-    np.testing.assert_allclose(scores[sure], outputs[f"{name}/scores"][sure], rtol=1e-5, atol=1e-5)
-    np.testing.assert_array_equal(scores.argmax(axis=1)[sure], outputs[f"{name}/answers"][sure])
-
-
-@pytest.fixture(scope="session")
-def mnist_outputs(mnist_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_fresh(tmp_path_factory.mktemp("keras-mnist"), mnist_folder)
 
 
 # ---------------------------------------------------------------- what is read
@@ -263,3 +232,36 @@ def test_plain_dense_among_quantized_is_a_float_layer(tmp_path: Path) -> None:
     reading = read_source(tmp_path / "net.weights.h5")
     assert [layer.name for layer in kinds_of(reading, FloatDense)] == ["dense"]
     assert origins(reading)["float layers, by their names"] == "default"
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 1), (2, 3, 2)])
+def test_norm_of_image_channels_before_flatten(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    """Each channel is one threshold for all of its pixels."""
+    rng = np.random.default_rng(2)
+    channels, depth = shape[2], int(np.prod(shape))
+    gamma, beta, mean = rng.standard_normal((3, channels)).astype(np.float32)
+    variance = rng.uniform(0.1, 1, channels).astype(np.float32)
+    kernels = rng.uniform(-1, 1, (depth, 5)).astype(np.float32), rng.uniform(-1, 1, (5, 3)).astype(np.float32)
+    with h5py.File(tmp_path / "net.weights.h5", "w") as file:
+        for index, vector in enumerate((gamma, beta, mean, variance)):
+            file[f"layers/batch_normalization/vars/{index}"] = vector
+        file["layers/quant_dense/vars/0"], file["layers/quant_dense_1/vars/0"] = kernels
+    sign = {"use_bias": False, "input_quantizer": "ste_sign", "kernel_quantizer": "ste_sign"}
+    layers = [
+        ("InputLayer", {"batch_shape": [None, *shape]}),
+        ("BatchNormalization", {"axis": -1, "epsilon": 1e-3, "momentum": 0.9}),
+        ("Flatten", {}),
+        ("QuantDense", sign),
+        ("QuantDense", sign),
+    ]
+    described = [{"class_name": kind, "config": {"name": str(i), **config}} for i, (kind, config) in enumerate(layers)]
+    (tmp_path / "net.json").write_text(json.dumps({"class_name": "Sequential", "config": {"layers": described}}))
+    x = rng.integers(0, 256, (200, depth), dtype=np.uint8)
+    images = ((2 * x.astype(np.float64) - 255) / 255).astype(np.float32).reshape(-1, *shape)
+    alpha = np.float32(1) / np.sqrt(variance + np.float32(1e-3)) * gamma
+    value = np.where(images * alpha + (beta - mean * alpha) >= 0, 1, -1).reshape(-1, depth)
+    for kernel in kernels:
+        value = (value if kernel is kernels[0] else np.where(value >= 0, 1, -1)) @ np.where(kernel >= 0, 1, -1)
+    reading = read_source(tmp_path / "net.weights.h5")
+    np.testing.assert_array_equal(reference.forward(reading.net, x), value.astype(np.float32))
+    np.testing.assert_array_equal(xnorinfer.convert(tmp_path / "net.weights.h5").scores(x), value.astype(np.float32))
