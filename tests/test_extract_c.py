@@ -120,6 +120,34 @@ def from_files() -> list[Case]:
     return cases
 
 
+def from_rounding() -> list[Case]:
+    """Heads whose scores show every rounding that is left out or done twice."""
+    # v * a is next to half a unit in the last place of b, by less than float64 can hold beside b.
+    p = np.arange(2**23 + 1, 2**23 + 20_000)
+    q = 2**46 // p + np.arange(2)[:, None]
+    near = np.abs(p * q - 2**46) < 2**16
+    p, q = (factors[near] for factors in np.broadcast_arrays(p, q))
+    assert ((p * q < 2**46).sum() > 20) & ((p * q > 2**46).sum() > 20)
+    p, q = np.repeat(p, 4), np.repeat(q, 4)
+    b = np.resize([1, 1 + 2.0**-23, -1, -1 - 2.0**-23], p.size)
+    values = np.zeros((2, 2, p.size), np.float32)
+    values[0, 0], values[1, 0], values[1, 1] = p * 2.0**-35, q * 2.0**-35, b
+    weights = np.ones((p.size, 1), np.uint64)
+    fused = PackedModel(SignInput(), (PackedDense("fused", "bits", 1, weights, Affine(("mul", "fma"), values)),), "ge-zero")
+    signs = np.array([[1], [-1]], np.int8)
+    twice = ((signs.astype(np.float32) * values[0, 0]).astype(np.float64) * values[1, 0] + values[1, 1]).astype(np.float32)
+    want = packed_networks.expected(fused, signs)[-1]
+    assert (twice != want).sum() > 20
+    # A mapping whose sums nearly cancel: what is left is the rounding of the product.
+    small = Affine((), np.empty((0, 2, 2), np.float32))
+    plus = PackedDense("cancel", "pixels", 2, np.array([[3], [1]], np.uint64), small)
+    cancel = PackedModel(PixelInput(0.54, -68.85, 255.0), (plus,), "ge-zero")
+    pixels = np.array([[k, 255 - k] for k in range(256)], np.uint8)
+    left = packed_networks.expected(cancel, pixels)[-1]
+    assert (left[:, 0] != 0).all() & (np.abs(left[:, 0]) < 1e-14).all()
+    return [Case(fused, signs, want), Case(cancel, pixels, left)]
+
+
 def from_input_bits() -> list[Case]:
     """Inputs that are binarized one by one, at every kind of limit."""
     rng = np.random.default_rng(13)
@@ -145,7 +173,10 @@ def from_input_bits() -> list[Case]:
 @functools.cache
 def all_cases() -> dict[str, Case]:
     """Every network under the name that it gets in C."""
-    return {f"net{number}": case for number, case in enumerate((*from_sources(), *from_files(), *from_input_bits()))}
+    return {
+        f"net{number}": case
+        for number, case in enumerate((*from_rounding(), *from_sources(), *from_files(), *from_input_bits()))
+    }
 
 
 #: Flags that make compilers compute differently where C lets them, changes to the text of the headers, and which share of the
@@ -156,6 +187,9 @@ BUILDS: dict[str, tuple[tuple[str, ...], dict[str, str], int]] = {
     "without builtins": (("-std=c99", "-O2"), {"defined(__GNUC__)": "0"}, 4),
     "C++": (("-x", "c++", "-std=c++17", "-O3"), {}, 4),
 }
+
+#: So many networks, those about rounding, are in every build.
+ALWAYS = 2
 
 DRIVER = """\
 #include <stdio.h>
@@ -198,7 +232,7 @@ def test_scores_and_predictions_equal_the_oracles(build: str, tmp_path: Path) ->
     """All networks in one program: their names do not meet."""
     flags, changes, share = BUILDS[build]
     compiler(*flags)
-    cases = dict(list(all_cases().items())[::share])
+    cases = {name: case for n, (name, case) in enumerate(all_cases().items()) if n % share == 0 or n < ALWAYS}
     for name, case in cases.items():
         text = ccode.header(case.packed, name)
         for old, new in changes.items():
