@@ -106,7 +106,7 @@ class _Writer:
         self.layout: str | None = None
         first = next(index for index, layer in enumerate(net.layers) if isinstance(layer, Dense | FloatDense))
         layers = list(self._layers(net, first))
-        source = self._input(net, net.layers[:first])
+        source = list(self._input(net, net.layers[:first]))
         if self.missing:
             return None
         lines = [f"# The network in {self._plain(self.reading.source)} format, as xnorinfer understood it:"]
