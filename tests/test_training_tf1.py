@@ -1,4 +1,4 @@
-"""TensorFlow checkpoints that training writes: TensorFlow's own readers restore them, and they convert like the other formats."""
+"""TensorFlow checkpoints that training writes: TensorFlow restores them, and they convert like the other formats."""
 
 from __future__ import annotations
 

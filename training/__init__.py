@@ -1,15 +1,18 @@
 """The BinaryNet training recipe in PyTorch (Courbariaux et al. 2016, "Binarized Neural Networks", arXiv:1602.02830).
 
-Writes ordinary checkpoints that `xnorinfer convert` reads.  Uses nothing of the inference engine, only the error names and
-how the package reads data and writes files; needs the extra `train`.
+Writes ordinary checkpoints that `xnorinfer convert` reads.  Only `publish` uses the inference engine; everything else uses
+error names, the TensorFlow format's constants, and how the package reads data and writes files.  Needs the extra `train`.
 
     layers      straight-through binarization; BinaryLinear and BinaryConv2d with latent weights
     optimizer   Adam that scales each layer's update, clips latents and keeps frozen entries; learning-rate decay
     network     the multi-layer perceptron of the recipe and its loss
     loop        seeded epochs, best checkpoint by validation, resume
-    checkpoint  the files: named npz arrays, PyTorch state dict, training state
+    checkpoint  the files: named npz arrays, PyTorch state dict, TensorFlow variables, training state
+    bundle      TensorFlow's V2 checkpoint format
     curves      training curves as a picture
     data        MNIST from IDX files, the 8x8 digits of scikit-learn
+    download    MNIST's files from a mirror
+    publish     a trained network as a packed model that ships with the package, with its card
 """
 
 import sys

@@ -78,7 +78,7 @@ class Magnitude(click.ParamType):  # type: ignore[type-arg]  # generic from clic
 
 @commands.command()
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="OUT", help="OUT.npz, OUT.pt, OUT.pth or OUT.ckpt."
+    "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="OUT", help="OUT.npz, .pt, .pth or .ckpt (TF1)."
 )
 @click.option("--hidden", type=Widths(), default="4096,4096,4096", show_default=True, help="Neurons of the hidden layers.")
 @click.option("--epochs", type=int, default=1000, show_default=True, help="Passes over the 50,000 training images.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from xnorinfer.dataio import open_array, read_labels
 from xnorinfer.errors import InputError, MissingExtraError, OptionError
+from xnorinfer.training.download import download_mnist
 
 #: Names the folder of MNIST's IDX files where no option does.
 MNIST_VARIABLE = "XNORINFER_MNIST"
@@ -46,8 +48,12 @@ class Split:
     test: Samples
 
 
-def mnist_folder(given: Path | None) -> Path:
-    """The folder with the IDX files: the one given, else the environment variable's.  Raises OptionError if there is none."""
+def mnist_folder(given: Path | None, download: bool = False, tell: Callable[[str], None] = lambda url: None) -> Path:
+    """The folder with the IDX files: the one given, else the environment variable's.
+
+    download: fetch the files that it lacks; `tell` gets each URL before.  Raises OptionError if there is no folder or a file
+    is missing, and with `download` what `download_mnist` raises.
+    """
     named = os.environ.get(MNIST_VARIABLE)
     if given is None and not named:
         raise OptionError(
@@ -55,8 +61,12 @@ def mnist_folder(given: Path | None) -> Path:
         )
     folder = given if given is not None else Path(str(named))
     missing = [name for name in MNIST_FILES if not _idx_path(folder, name).is_file()]
-    if missing:
-        raise OptionError(f"{folder} has no {', '.join(missing)} (.gz or not); needed are all four IDX files of MNIST")
+    if missing and download:
+        download_mnist(folder, missing, tell)
+    elif missing:
+        raise OptionError(
+            f"{folder} has no {', '.join(missing)} (.gz or not); needed are all four files of MNIST, which --download fetches"
+        )
     return folder
 
 

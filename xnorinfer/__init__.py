@@ -35,14 +35,14 @@ def __getattr__(name: str) -> Any:
 
 
 def load(path: str | Path, *, threads: int | None = None, kernel: str | None = None) -> Model:
-    """Load a packed model file, validated completely before use.
+    """Load a packed model file, or a model that ships by its name (`models.names()`), validated completely before use.
 
     threads, kernel: as in `Model`.  Raises ModelFileError (see `modelfile.load`) or KernelError.
     """
-    from xnorinfer import modelfile
+    from xnorinfer import modelfile, models
     from xnorinfer.model import Model
 
-    return Model(modelfile.load(path), threads=threads, kernel=kernel)
+    return Model(modelfile.load(models.locate(path)), threads=threads, kernel=kernel)
 
 
 def convert(source: str | Path, *, threads: int | None = None, kernel: str | None = None, **options: Any) -> Model:

@@ -35,6 +35,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xnorinfer import models
 from xnorinfer.errors import (
     DigestError,
     MalformedModelError,
@@ -136,7 +137,8 @@ def _read_container(path: Path) -> tuple[str, dict[str, NDArray[Any]]]:
 
     try:
         if not path.exists():
-            raise NotAModelError(f"{path}: no such file")
+            shipped = ", ".join(models.names())
+            raise NotAModelError(f"{path}: no such file, and no model that ships with xnorinfer ({shipped}) has this name")
         if not path.is_file():
             raise NotAModelError(f"{path}: is not a file")
     except OSError as error:  # in a folder that may not be looked into

@@ -19,7 +19,7 @@ from xnorinfer.cli.stopping import EXIT_INTERRUPTED, EXIT_TERMINATED, leave, sto
 from xnorinfer.errors import XnorinferError
 
 #: Subcommand -> the module here that holds it, in the order of the help.
-COMMANDS = ("demo", "convert", "info", "run", "verify", "extract", "bench", "warmup")
+COMMANDS = ("demo", "convert", "info", "run", "verify", "extract", "bench", "models", "warmup")
 
 EXIT_WRONG_USE = 2
 #: What a file takes no more bytes for; all but stdout is written by `xnorinfer.writing`, which names the file.

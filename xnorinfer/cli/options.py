@@ -9,7 +9,19 @@ import click
 
 from xnorinfer.errors import OptionError
 
-MODEL = click.argument("model", type=click.Path())
+
+class ModelFile(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
+    """A model file, or the name of a model that ships; gives the file's path."""
+
+    name = "model"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from xnorinfer import models
+
+        return str(models.locate(value))
+
+
+MODEL = click.argument("model", type=ModelFile())
 THREADS = click.option(
     "--threads",
     type=click.IntRange(min=1),
