@@ -15,25 +15,24 @@ Nothing in a file is executed, and sizes are checked against the file before any
 
 from __future__ import annotations
 
-import contextlib
-import io
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.converters.arrays import FREE_BYTES, MAX_RATIO, ZIP_DAMAGE, RawTensor, check_zip, element_count
+from xnorinfer.converters.arrays import ZIP_DAMAGE, RawTensor, check_zip, element_count
 from xnorinfer.converters.bundle import Entry, is_v1, read_v1, read_v2
 from xnorinfer.converters.csource import read_c
-from xnorinfer.converters.keras_h5 import damage
+from xnorinfer.converters.keras_h5 import H5Content, damage, open_h5
 from xnorinfer.converters.npz import load_entry, read_header
 from xnorinfer.converters.onnxfile import read_onnx
 from xnorinfer.converters.tf1 import find_checkpoint
 from xnorinfer.converters.torch import load_checkpoint, load_safetensors, raw_tensor
-from xnorinfer.errors import MissingExtraError, SourceError
+from xnorinfer.errors import SourceError
 
 C_SUFFIXES = (".h", ".hpp", ".hh", ".c", ".cc", ".cpp", ".inc")
 #: Deep enough for any training dict; a pickle can nest without end.
@@ -200,46 +199,23 @@ def _read_onnx(path: Path) -> dict[str, Entry]:
 KERAS_WEIGHTS = "model.weights.h5"
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    import h5py
-
-    with contextlib.ExitStack() as stack:
-        with damage(path.name):
-            source: Any = path
-            if zipfile.is_zipfile(path):
-                with zipfile.ZipFile(path) as archive:
-                    check_zip(path, archive)
-                    source = io.BytesIO(archive.read(KERAS_WEIGHTS))
-            file = stack.enter_context(h5py.File(source, "r"))
-        yield file
+def _opened_h5(path: Path) -> AbstractContextManager[H5Content]:
+    content = None
+    if zipfile.is_zipfile(path):
+        with damage(path.name), zipfile.ZipFile(path) as archive:
+            check_zip(path, archive)
+            content = archive.read(KERAS_WEIGHTS)
+    return open_h5(path, content, foreign=True)
 
 
 def _read_h5(path: Path) -> dict[str, Entry]:
-    try:
-        import h5py
-    except ImportError:
-        raise MissingExtraError(f"reading {path.name}", "h5py", "keras") from None
-    limit = max(FREE_BYTES, MAX_RATIO * path.stat().st_size)
-    found: dict[str, Entry] = {}
-
     def load(name: str) -> NDArray[Any]:
-        with _opened(path) as file, damage(f"{path.name}, dataset {name}"):
-            return np.asarray(file[name][()])
+        with _opened_h5(path) as file:
+            return file.entries[name].load()
 
-    def visit(name: str, item: Any) -> None:
-        if not isinstance(item, h5py.Dataset):
-            return
-        if item.is_virtual or item.external:
-            raise SourceError(f"{path.name}, dataset {name} keeps its numbers in other files: refused")
-        size = element_count(item.shape or ()) * item.dtype.itemsize
-        if size > limit or (size and not item.id.get_storage_size()):
-            raise SourceError(f"{path.name}, dataset {name} says {item.shape} {item.dtype}, more than the file holds")
-        found[name] = Entry(name, str(item.dtype), tuple(item.shape or ()), lambda: load(name))
-
-    with _opened(path) as file, damage(path.name):
-        file.visititems(visit)  # follows no links to other files
-    return found
+    with _opened_h5(path) as file:
+        names = {name: (entry.dtype, entry.shape) for name, entry in file.entries.items()}
+    return {name: Entry(name, *known, lambda name=name: load(name)) for name, known in names.items()}  # type: ignore[misc]
 
 
 READERS: dict[str, Callable[[Path], dict[str, Entry]]] = {

@@ -1,7 +1,8 @@
-"""HDF5 files as Keras writes them: names, shapes and attributes at once, numbers when asked for.
+"""HDF5 files: names, shapes and attributes at once, numbers when asked for.
 
-Nothing outside the file is followed, and every size is checked against the file before anything is allocated: Keras neither
-compresses nor links, so that the arrays together are no larger than the file.
+Nothing outside the file is followed, and every size is checked against the file before anything is allocated.  Keras neither
+compresses nor links, so that its arrays together are no larger than the file; in files of anybody else's, links are passed over
+and what is compressed may unpack to a bounded multiple of the file.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.converters.arrays import ZIP_DAMAGE, element_count
+from xnorinfer.converters.arrays import FREE_BYTES, MAX_RATIO, ZIP_DAMAGE, element_count
 from xnorinfer.converters.bundle import Entry
 from xnorinfer.errors import MissingExtraError, SourceError
 
@@ -31,12 +32,16 @@ _H5_DAMAGE = (*ZIP_DAMAGE, KeyError, TypeError, OverflowError, AttributeError, M
 
 
 class H5Content:
-    """The datasets of an open file by their paths (`model_weights/dense/dense/kernel:0`), and the attributes of its groups."""
+    """The datasets of an open file by their paths (`model_weights/dense/dense/kernel:0`), and the attributes of its groups.
 
-    def __init__(self, file: h5py.File, about: str, size: int) -> None:
+    size: of the file, in bytes.  foreign: it need not be Keras's.
+    """
+
+    def __init__(self, file: h5py.File, about: str, size: int, *, foreign: bool) -> None:
         self._file = file
         self.about = about
-        self._size = size
+        self._size = max(FREE_BYTES, MAX_RATIO * size) if foreign else size
+        self._foreign = foreign
         self._claimed = 0
         self.entries: dict[str, Entry] = {}
         self.groups: set[str] = {""}
@@ -50,9 +55,13 @@ class H5Content:
             path = f"{where}{name}"
             link = group.get(name, getlink=True)
             if not isinstance(link, h5py.HardLink):
+                if self._foreign:
+                    continue
                 raise SourceError(f"{self.about}, {path} is a link to somewhere else ({type(link).__name__}): refused")
             item = group[name]
             address = h5py.h5o.get_info(item.id).addr
+            if self._foreign and address in self._seen:
+                continue
             if address in self._seen or depth > MAX_DEPTH or len(self._seen) > MAX_OBJECTS:
                 raise SourceError(f"{self.about}, {path} is reached twice, or is one of too many objects: refused")
             self._seen.add(address)
@@ -64,17 +73,19 @@ class H5Content:
 
     def _entry(self, path: str, dataset: h5py.Dataset) -> Entry:
         where = f"{self.about}, dataset {path}"
-        if dataset.shape is None:
+        if dataset.shape is None and not self._foreign:
             raise SourceError(f"{where} has no shape")
         if dataset.is_virtual or dataset.external:
             raise SourceError(f"{where} keeps its numbers in other files: refused")
-        if dataset.id.get_create_plist().get_nfilters():
+        packed = bool(dataset.id.get_create_plist().get_nfilters())
+        if packed and not self._foreign:
             raise SourceError(f"{where} is compressed, which Keras never does: refused; `h5repack -f NONE` unpacks it")
-        shape = tuple(int(n) for n in dataset.shape)
-        numbers = dataset.dtype.kind in "fiub"
+        shape = tuple(int(n) for n in dataset.shape or ())
+        numbers = dataset.dtype.kind in "fiub" and dataset.shape is not None
         size = element_count(shape) * dataset.dtype.itemsize
         self._claimed += size
-        if self._claimed > self._size or (numbers and dataset.id.get_storage_size() < size):
+        least = min(size, 1) if packed else size
+        if self._claimed > self._size or (numbers and dataset.id.get_storage_size() < least):
             raise SourceError(f"{where} says {shape} {dataset.dtype}, which is {size} bytes, more than the file holds")
 
         def load() -> NDArray[Any]:
@@ -111,10 +122,12 @@ class H5Content:
 
 
 @contextlib.contextmanager
-def open_h5(path: Path, content: bytes | None = None, about: str | None = None) -> Iterator[H5Content]:
+def open_h5(
+    path: Path, content: bytes | None = None, about: str | None = None, *, foreign: bool = False
+) -> Iterator[H5Content]:
     """Open a file, or its content where it lies inside another file.  Entries can be loaded until the end of the `with`.
 
-    Raises SourceError and MissingExtraError (h5py).
+    foreign: any file, not only one that Keras wrote.  Raises SourceError and MissingExtraError (h5py).
     """
     try:
         import h5py
@@ -125,7 +138,7 @@ def open_h5(path: Path, content: bytes | None = None, about: str | None = None) 
         with damage(about):
             size = path.stat().st_size if content is None else len(content)
             file = stack.enter_context(h5py.File(path if content is None else io.BytesIO(content), "r"))
-            opened = H5Content(file, about, size)
+            opened = H5Content(file, about, size, foreign=foreign)
         yield opened
 
 

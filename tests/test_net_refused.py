@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from checkpoints import write_npz
 from net_containers import CONTAINERS, TOP, described, parts
-from test_net import read
+from test_net import digest, read
 
 from xnorinfer.errors import NetworkError, OptionError, SourceError
 
@@ -146,6 +146,25 @@ def test_numbers_of_other_hdf5_files_are_refused(tmp_path: Path) -> None:
         file.create_dataset("a/w", (1 << 20, 1 << 20), "<f4", chunks=True)
     with pytest.raises(SourceError, match="more than the file holds"):
         read(tmp_path / "n.h5", GOOD)
+
+
+def test_hdf5_of_anybody_may_be_compressed(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "plain.h5", "w") as plain, h5py.File(tmp_path / "packed.h5", "w") as packed:
+        for name, array in parts().items():
+            plain.create_dataset(name, data=array)
+            packed.create_dataset(name, data=array, compression="gzip", chunks=True)
+        packed["again"] = packed["a/w"]
+        packed["group"] = h5py.SoftLink("/a")
+        packed["nothing"] = h5py.Empty("f4")
+        packed["text"] = "not a part of it"
+    names = {use.name for use in read(tmp_path / "plain.h5", GOOD).reading.tensors}
+    with pytest.raises(NetworkError, match="no layer uses 2 of the arrays") as error:
+        read(tmp_path / "packed.h5", GOOD)
+    assert "nothing" in str(error.value)
+    again = read(tmp_path / "packed.h5", 'ignore = ["nothing", "text"]\n' + GOOD)
+    assert digest(again) == digest(read(tmp_path / "plain.h5", GOOD))
+    assert {use.name for use in again.reading.tensors if not use.ignored} == names
 
 
 C_MISTAKES = {
