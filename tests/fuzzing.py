@@ -341,6 +341,8 @@ class ModelTarget(Target):
         except ModelFileError as error:
             _require_message(error)
             return type(error).__name__, ""
+        if modelfile.header_of(modelfile.load(path, mapped=True)) != modelfile.header_of(packed):
+            raise Defect("mapped, the file holds another network")
         return "taken", modelfile.header_of(packed)["header_digest"]
 
     def attempt(self, rng: random.Random, folder: Path) -> str:

@@ -34,15 +34,17 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def load(path: str | Path, *, threads: int | None = None, kernel: str | None = None) -> Model:
+def load(path: str | Path, *, threads: int | None = None, kernel: str | None = None, mapped: bool = False) -> Model:
     """Load a packed model file, or a model that ships by its name (`models.names()`), validated completely before use.
 
-    threads, kernel: as in `Model`.  Raises ModelFileError (see `modelfile.load`) or KernelError.
+    threads, kernel: as in `Model`.  mapped: leave the packed bits in the file, which processes that load it then share (see
+    `modelfile.load`); each still has its kernel's own layout of them, which only processes forked after loading share.
+    Raises ModelFileError (see `modelfile.load`) or KernelError.
     """
     from xnorinfer import modelfile, models
     from xnorinfer.model import Model
 
-    return Model(modelfile.load(models.locate(path)), threads=threads, kernel=kernel)
+    return Model(modelfile.load(models.locate(path), mapped=mapped), threads=threads, kernel=kernel)
 
 
 def convert(source: str | Path, *, threads: int | None = None, kernel: str | None = None, **options: Any) -> Model:

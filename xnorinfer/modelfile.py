@@ -29,6 +29,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import mmap
 from pathlib import Path
 from typing import Any
 
@@ -100,14 +102,16 @@ def _layer_json(layer: PackedLayer) -> dict[str, Any]:
     return described
 
 
-def load(path: str | Path) -> PackedModel:
+def load(path: str | Path, *, mapped: bool = False) -> PackedModel:
     """Read and validate a model file.
 
+    mapped: leave the arrays in the file, mapped read-only, so that processes share their pages.  The file must then not be
+    changed in place; replacing it, as `save` does, is safe.
     Raises NotAModelError (missing, truncated, another kind of file), NewerFormatError, MalformedModelError (a field, shape or
     type that is not allowed) or DigestError (content changed after it was written).
     """
     path = Path(path)
-    text, tensors = _read_container(path)
+    text, tensors = _read_container(path, mapped)
     try:
         header = json.loads(text)
     except (ValueError, RecursionError):
@@ -132,7 +136,7 @@ def load(path: str | Path) -> PackedModel:
     return packed
 
 
-def _read_container(path: Path) -> tuple[str, dict[str, NDArray[Any]]]:
+def _read_container(path: Path, mapped: bool = False) -> tuple[str, dict[str, NDArray[Any]]]:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -151,11 +155,39 @@ def _read_container(path: Path) -> tuple[str, dict[str, NDArray[Any]]]:
                     f"{path}: a safetensors file, but not an xnorinfer model; convert a checkpoint first: "
                     "xnorinfer convert SOURCE -o MODEL"
                 )
+            if mapped:
+                return metadata[KEY], _mapped_tensors(path)
             tensors = {name: container.get_tensor(name) for name in container.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError, TypeError, ValueError, AttributeError) as error:
+    except (SafetensorError, OSError, TypeError, ValueError, KeyError, AttributeError) as error:
         # safetensors answers types that numpy lacks (bfloat16, float8) with TypeError or AttributeError.
         raise NotAModelError(f"{path}: not an xnorinfer model, or truncated ({error})") from None
     return metadata[KEY], tensors
+
+
+#: The types of a model file as safetensors calls them.
+_DTYPES = {"BOOL": "|b1", "I32": "<i4", "U64": "<u8", "F32": "<f4"}
+
+
+def _mapped_tensors(path: Path) -> dict[str, NDArray[Any]]:
+    """The tensors of a container that safetensors found to be sound, as read-only views of the mapped file.
+
+    Raises ValueError, TypeError or KeyError for types that no model has, and where the file was exchanged in the meantime.
+    """
+    with path.open("rb") as stream:
+        mapping = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    place = 8 + int.from_bytes(mapping[:8], "little")  # behind the head
+    tensors: dict[str, NDArray[Any]] = {}
+    for name, described in json.loads(mapping[8:place]).items():
+        if name == "__metadata__":
+            continue
+        dtype, shape = np.dtype(_DTYPES[described["dtype"]]), described["shape"]
+        begin, end = described["data_offsets"]
+        size = math.prod(shape) * dtype.itemsize
+        if end - begin != size:
+            raise ValueError(f"tensor {name} has {end - begin} bytes, {size} are needed")
+        array = np.frombuffer(mapping, np.uint8, size, place + begin).view(dtype) if size else np.empty(0, dtype)
+        tensors[name] = (array if array.flags.aligned else array.copy()).reshape(shape)
+    return tensors
 
 
 def _build(path: Path, header: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> PackedModel:
