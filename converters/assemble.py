@@ -23,6 +23,8 @@ from xnorinfer.converters.base import (
     ConvertOptions,
     Notes,
     Reading,
+    default_warning,
+    net_line,
 )
 from xnorinfer.errors import NetworkError, OptionError
 from xnorinfer.netspec import (
@@ -161,8 +163,8 @@ def assemble(
         hidden = index + 1 < len(parts)
         if hidden and part.norm is None and not part.is_float and not part.explicit:
             problems.append(
-                f"{part.name}: no BatchNorm between this hidden binary layer and {parts[index + 1].name}; "
-                "without one its accumulators have no threshold"
+                f"{part.name}: no BatchNorm between this hidden binary layer and {parts[index + 1].name}; without one its "
+                "accumulators have no threshold" + net_line("norm = {...}", "threshold = {...}", 'activation = "sign"')
             )
         if hidden and (not parts[index + 1].is_float or parts[index + 1].activation == "sign"):
             layers.append(Sign(f"{part.name}.sign", profile.activations))
@@ -174,12 +176,25 @@ def assemble(
         notes.warnings.append(defaults.input_warning)
     net = NetSpec(mapping, tuple(layers), profile_name)
     if parts:
-        problems.extend(net.check())
+        problems.extend(_with_way_out(problem) for problem in net.check())
     elif not problems:
-        problems.append("it holds no dense layer")
+        problems.append("it holds no dense layer" + net_line('[[layers]] weight = "..."'))
     if problems:
         raise NetworkError(problems, about=about)
     return Reading(source, net, tuple(notes.tensors), tuple(notes.assumptions), tuple(notes.warnings))
+
+
+#: What `NetSpec.check` finds -> what an option or a net.toml can do about it.
+_WAYS_OUT = {
+    " inputs but ": "the order of [[layers]] in a net.toml (--net) decides what follows what, `layout` which axis is which",
+    "the first layer must be a binary": "where its weights are binarized in use, `kind` in a net.toml (--net) says so",
+    "cannot follow the float layer": "--float-layer is for the last layers; `kind` in a net.toml (--net) says it of any",
+    "has shape": "`norm`, `bias` and `scale` in a net.toml (--net) say which array is whose",
+}
+
+
+def _with_way_out(problem: str) -> str:
+    return next((f"{problem}; {way}" for what, way in _WAYS_OUT.items() if what in problem), problem)
 
 
 def choose_float_layers(parts: Sequence[LayerPart], options: ConvertOptions, notes: Notes) -> list[LayerPart]:
@@ -202,6 +217,8 @@ def _float_layer(part: LayerPart, index: int, notes: Notes) -> list[Layer]:
         if part.activation == "assumed":
             value = "hardtanh, not binarized (as in BinaryNet.pytorch)"
             notes.assumptions.append(Assumption(f"input of float layer {part.name}", value, "default"))
+            what = f"{part.name} is taken to read values clipped to -1..1 (hardtanh)"
+            notes.warnings.append(default_warning(what, 'activation = "sign"', 'activation = "none"'))
     layers.append(FloatDense(part.name, part.weight, part.bias))
     return layers
 

@@ -118,6 +118,16 @@ class Reading:
     warnings: tuple[str, ...] = ()
 
 
+def default_warning(what: str, *lines: str) -> str:
+    """A warning about a default that only a net.toml can replace."""
+    return f"{what}, which the file does not say" + net_line(*lines)
+
+
+def net_line(*lines: str) -> str:
+    """The end of a refusal: the line of a net.toml (`net`) that would resolve it; several are alternatives."""
+    return "; a net.toml (--net) can say " + " or ".join(f"`{line}`" for line in lines)
+
+
 class Source(Protocol):
     """One kind of checkpoint.  Frameworks are imported inside `read`, never at module level."""
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from xnorinfer.converters.arrays import FREE_BYTES, ZIP_DAMAGE, RawTensor, as_float32, check_zip, natural_key
 from xnorinfer.converters.assemble import Defaults, LayerPart, NormPart, assemble
-from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse
+from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse, default_warning, net_line
 from xnorinfer.converters.bundle import Entry
 from xnorinfer.converters.keras_config import read_config
 from xnorinfer.converters.keras_h5 import MAGIC, H5Content, open_h5
@@ -133,7 +133,7 @@ class _Reader:
             if name not in noted and reason is not None:
                 self._note(entry, f"{reason}, no part of inference", ignored=True)
             elif name not in noted and not self.problems:
-                self.problems.append(f"what {name} {entry.shape} is is not known")
+                self.problems.append(f"what {name} {entry.shape} is is not known" + net_line(f'ignore = ["{name}"]'))
         leading = walk.leading if walk else None
         return assemble("keras", self.path.name, parts, options, defaults, self.notes, self.problems, leading)
 
@@ -162,6 +162,11 @@ class _Reader:
             modules.sort(key=lambda m: (m.norm is not None, _is_plain(m.name), natural_key(m.name)))
         value = "as listed in the file" if ordered else "by class, then by the numbers in their names"
         self.notes.assumptions.append(Assumption("order of layers", value, "file" if ordered else "default"))
+        if not ordered:
+            what = f"the order of layers is taken {value}"
+            self.notes.warnings.append(
+                default_warning(what, "[[layers]] in their order") + ", or model.to_json() beside the file"
+            )
         if self.problems:  # counting what is left would pair the wrong ones
             return []
         return self._mark_float(pair(modules, self.notes, self.problems, ordered=ordered))
@@ -185,10 +190,11 @@ class _Reader:
         elif len(found) == 3 and all(len(entry.shape) == 1 for entry in found.values()):
             self.problems.append(
                 f"{scope} ({described}) is a BatchNorm without gamma or without beta, which the file does not tell apart; put "
-                "model.to_json() beside it, or save the model as .keras"
+                "model.to_json() beside it, or save the model as .keras" + net_line("norm = {...}")
             )
         elif found:
-            self.problems.append(f"{scope}: what {described} are is not known")
+            names = ", ".join(f'"{entry.name}"' for entry in found.values())
+            self.problems.append(f"{scope}: what {described} are is not known" + net_line(f"ignore = [{names}]"))
         return module if module.part or module.norm else None
 
     def _mark_float(self, parts: list[LayerPart]) -> list[LayerPart]:

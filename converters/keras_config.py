@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from xnorinfer.converters.base import net_line
 from xnorinfer.errors import SourceError
 
 MODELS = ("Sequential", "Functional", "Model")
@@ -115,7 +116,10 @@ def _chain(inbound: Mapping[str, list[Any]], outputs: list[str], problems: list[
         here = _references(inbound[here[0]])
     unused = [name for name in inbound if name not in order]
     if unused or not order:
-        problems.append(f"the layers {', '.join(unused) or '(none)'} do not lead to the model's output")
+        problems.append(
+            f"the layers {', '.join(unused) or '(none)'} do not lead to the model's output"
+            + net_line('ignore = ["LAYER*"] beside [[layers]] for the others')
+        )
     return order[::-1]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from xnorinfer.converters.arrays import RawTensor, as_float32
 from xnorinfer.converters.assemble import LayerPart, NormPart, glorot, pixel_step
-from xnorinfer.converters.base import DEFAULT_INPUT, Assumption, ConvertOptions, Notes, TensorUse
+from xnorinfer.converters.base import DEFAULT_INPUT, Assumption, ConvertOptions, Notes, TensorUse, net_line
 from xnorinfer.converters.bundle import Entry
 from xnorinfer.converters.keras_config import KerasLayer, identify
 from xnorinfer.converters.keras_weights import BIAS, KERNEL, NORM_ROLES, Weights
@@ -82,7 +82,7 @@ class Walk:
         for layer in layers:
             self._visit(layer)
         if self._signed:
-            self.problems.append("the model ends in signs, not in scores")
+            self._refuse("the model ends in signs, not in scores", 'activation = "none" in the last layer')
         if self._ending is not None:
             value = f"{self._ending}: left out, it does not change which score is largest"
             self.notes.assumptions.append(Assumption("activation of the scores", value, "file"))
@@ -136,7 +136,8 @@ class Walk:
             self._ending = name
         else:
             reason = _REFUSED.get(str(name), "is not supported in a binary network")
-            self.problems.append(f"{layer}: {name} {reason}")
+            lines = ('reads = "01" in the next layer',) if name in ("steheaviside", "binarysigmoid") else ()
+            self._refuse(f"{layer}: {name} {reason}", *lines)
 
     def _sign(self, rule: Rule) -> None:
         self.rules.add(rule)
@@ -147,9 +148,10 @@ class Walk:
     def _rescale(self, layer: KerasLayer) -> None:
         scale, offset = layer.config.get("scale"), layer.config.get("offset", 0.0)
         if self._current is not None or self._front or self._signed:
-            self.problems.append(f"{layer} stands behind other layers; only the input can be rescaled")
+            self._refuse(f"{layer} stands behind other layers; only the input can be rescaled", "steps = [{mul = ...}]")
         elif not (_is_number(scale) and _is_number(offset)):
-            self.problems.append(f"{layer}: scale {scale!r} and offset {offset!r} must be single numbers")
+            what = f"{layer}: scale {scale!r} and offset {offset!r} must be single numbers"
+            self._refuse(what, "[input] range = [LOW, HIGH]")
         else:
             self._rescaling.append((float(scale), float(offset)))
 
@@ -165,7 +167,7 @@ class Walk:
             return
         epsilon = layer.config.get("epsilon", EPSILON)
         if not _is_number(epsilon):
-            self.problems.append(f"{layer}: epsilon {epsilon!r} is no number")
+            self._refuse(f"{layer}: epsilon {epsilon!r} is no number", "epsilon = 1e-3")
             return
         mean, variance = found["moving_mean"], found["moving_variance"]
         norm = NormPart(layer.name, mean, variance, None, found.get("gamma"), found.get("beta"), float(epsilon))
@@ -202,7 +204,7 @@ class Walk:
             self.notes.assumptions.append(Assumption("float layer", f"{layer.name}, whose kernel is not binarized", "file"))
             part = dataclasses.replace(part, activation="sign" if self._signed else "none")
         elif layer.name in self.options.float_layers:
-            self.problems.append(f"--float-layer {layer.name}: the file says that its kernel is binarized")
+            self._refuse(f"--float-layer {layer.name}: the file says that its kernel is binarized", 'kind = "float"')
         self._place(layer, part)
         self._activation(config.get("activation"), layer)
 
@@ -212,14 +214,12 @@ class Walk:
         if first:
             self._input(layer, part.depth)
         elif not part.is_float and not self._signed:
-            self.problems.append(
-                f"{layer} reads values that are not binarized: neither an input_quantizer nor a sign is before it"
-            )
+            what = f"{layer} reads values that are not binarized: neither an input_quantizer nor a sign is before it"
+            self._refuse(what, 'activation = "sign" in the layer before')
         self._close()
         if self.parts and self.parts[0].is_float and len(self.parts) == 1:
-            self.problems.append(
-                f"{self.parts[0].name} is a float layer, its kernel is not binarized: such layers can only be the last ones"
-            )
+            what = f"{self.parts[0].name} is a float layer, its kernel is not binarized: such layers can only be the last ones"
+            self._refuse(what, 'kind = "binary"')
         self._current, self._after, self._signed = part, [], False
 
     @property
@@ -251,10 +251,12 @@ class Walk:
             if magnitudes.size == 1 and magnitudes[0] > 0:
                 self.rules.add("ge")
                 return dataclasses.replace(part, h=float(magnitudes[0]))
-            self.problems.append(f"{layer}: its kernel_quantizer does nothing and the weights are not all of one magnitude")
+            what = f"{layer}: its kernel_quantizer does nothing and the weights are not all of one magnitude"
+            self._refuse(what, 'values = "latent"', 'kind = "float"')
             return part
         reason = _REFUSED.get(name, "is not known; ste_sign, approx_sign, swish_sign and magnitude_aware_sign are")
-        self.problems.append(f"{layer}: the kernel_quantizer {name} {reason}")
+        lines = () if name in _REFUSED else ('weight_rule = "ge"',)
+        self._refuse(f"{layer}: the kernel_quantizer {name} {reason}", *lines)
         return part
 
     def _magnitude(self, layer: KerasLayer, part: LayerPart) -> float | None:
@@ -263,7 +265,7 @@ class Walk:
         if isinstance(h, str) and h.lower() == "glorot":
             return glorot(part)
         if h is not None and not (_is_number(h) and h > 0):
-            self.problems.append(f"{layer}: H is {h!r}, needed is a number above 0 or 'Glorot'")
+            self.problems.append(f"{layer}: H is {h!r}, needed is a number above 0 or 'Glorot'; --h says it")
             return None
         return None if h is None else float(np.float32(h))
 
@@ -303,7 +305,8 @@ class Walk:
 
     def _rescaled(self, mapping: InputMapping) -> InputMapping:
         if not isinstance(mapping, PixelInput):
-            self.problems.append(f"the model rescales its input, which the mapping '{mapping.describe()}' does not allow")
+            what = f"the model rescales its input, which the mapping '{mapping.describe()}' does not allow"
+            self.problems.append(f"{what}; --input-range says what enters it")
             return mapping
         slope, intercept, divisor = mapping.slope, mapping.intercept, mapping.divisor
         for scale, offset in self._rescaling:
@@ -314,7 +317,7 @@ class Walk:
                 slope, intercept, divisor = slope * inverse[0], intercept * inverse[0], divisor * inverse[1]
             intercept += offset * divisor
         if not (slope and divisor and all(map(math.isfinite, (slope, intercept, divisor)))):
-            self.problems.append("the model maps every pixel to one value or to infinity")
+            self._refuse("the model maps every pixel to one value or to infinity", "[input] range = [LOW, HIGH]")
             return mapping
         return PixelInput(slope, intercept, divisor)
 
@@ -341,9 +344,10 @@ class Walk:
         missing = [role for role in roles if role not in entries]
         extra = [f"{entry.name} {entry.shape}" for role, entry in entries.items() if role not in roles]
         if missing:
-            self.problems.append(f"{layer}: {', '.join(missing)} should be in the file and is not")
+            self._refuse(f"{layer}: {', '.join(missing)} should be in the file and is not", f'{missing[0]} = "ARRAY"')
         if extra:
-            self.problems.append(f"{layer}: what {', '.join(extra)} do is not known")
+            names = ", ".join(f'"{entry.name}"' for role, entry in entries.items() if role not in roles)
+            self._refuse(f"{layer}: what {', '.join(extra)} do is not known", f"ignore = [{names}]")
         if missing or extra:
             return None
         found = {}
@@ -353,6 +357,10 @@ class Walk:
             self.notes.tensors.append(TensorUse(entry.name, entry.shape, entry.dtype, f"{layer.name}: {use}"))
             found[role] = as_float32(RawTensor(entry.name, entry.load(), entry.dtype), self.notes.warnings)
         return found
+
+    def _refuse(self, problem: str, *lines: str) -> None:
+        """Add a problem, with the lines of a net.toml that would resolve it where there are any."""
+        self.problems.append(problem + (net_line(*lines) if lines else ""))
 
     def _ignore(self, layer: KerasLayer) -> None:
         for entry in self.weights.of_layer(layer).values():

@@ -38,7 +38,16 @@ import numpy as np
 
 from xnorinfer.converters.arrays import ZIP_DAMAGE, RawTensor, as_float32, check_zip, element_count, natural_key
 from xnorinfer.converters.assemble import Defaults, LayerPart, NormPart, assemble
-from xnorinfer.converters.base import NORM_ORDER, Assumption, ConvertOptions, Notes, Reading, TensorUse
+from xnorinfer.converters.base import (
+    NORM_ORDER,
+    Assumption,
+    ConvertOptions,
+    Notes,
+    Reading,
+    TensorUse,
+    default_warning,
+    net_line,
+)
 from xnorinfer.converters.statedict import group
 from xnorinfer.converters.torch import DEFAULTS as TORCH_DEFAULTS
 from xnorinfer.errors import SourceError
@@ -105,6 +114,7 @@ class NpzSource:
             raise SourceError(
                 f"{path.name} holds {found}: neither numbered arrays in BinaryNet's order (arr_0, arr_1, ...) nor the named "
                 "layout (0.weight, 0.bias, 0.scale, 0.bn.mean, 0.bn.var or 0.bn.inv_std, 0.bn.gamma, 0.bn.beta, 1.weight, ...)"
+                + net_line('[[layers]] weight = "..."')
             )
         parts = _named_parts(tensors, notes, problems)
         defaults = NAMED_TORCH if options.profile == "torch-sign" else NAMED_TF
@@ -177,7 +187,8 @@ def _read_any_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[An
 def _lasagne_parts(tensors: Sequence[RawTensor], notes: Notes, problems: list[str]) -> list[LayerPart]:
     missing = set(range(len(tensors))) - {int(tensor.name[4:]) for tensor in tensors}
     if missing:
-        problems.append(f"arr_{min(missing)} is missing: the arrays must be numbered without gaps")
+        what = f"arr_{min(missing)} is missing: the arrays must be numbered without gaps"
+        problems.append(what + net_line("weight", "norm"))
     layers: list[tuple[RawTensor, list[RawTensor]]] = []
     for tensor in tensors:
         if tensor.array.ndim == 2:
@@ -187,7 +198,8 @@ def _lasagne_parts(tensors: Sequence[RawTensor], notes: Notes, problems: list[st
         elif tensor.array.ndim == 1 and layers:
             layers[-1][1].append(tensor)
         else:
-            problems.append(f"{tensor} stands where weights (inputs, neurons) are expected")
+            what = f"{tensor} stands where weights (inputs, neurons) are expected"
+            problems.append(what + net_line(f'ignore = ["{tensor.name}"]'))
     return [
         part for index, (kernel, rest) in enumerate(layers) if (part := _lasagne_layer(index, kernel, rest, notes, problems))
     ]
@@ -207,16 +219,21 @@ def _lasagne_layer(
             if len(vectors) == 3
             else "are more than b, beta, gamma, mean and inv_std"
         )
-        problems.append(f"layer {name}: {listed} after {kernel} {what}; give the arrays names (0.weight, 0.bn.mean, ...)")
+        problems.append(
+            f"layer {name}: {listed} after {kernel} {what}; give the arrays names (0.weight, 0.bn.mean, ...)"
+            + net_line("norm = {...}")
+        )
         return None
     neurons = kernel.shape[1]
     wrong = [str(v) for v in vectors if v.shape != (neurons,)]
     if wrong:
-        problems.append(f"layer {name}: {kernel} has {neurons} neurons but {', '.join(wrong)} follow; needed is ({neurons},)")
+        what = f"layer {name}: {kernel} has {neurons} neurons but {', '.join(wrong)} follow; needed is ({neurons},)"
+        problems.append(what + net_line('layout = "out_in"'))
         return None
     if len(vectors) == 4:
         value = f"{listed} read as beta, gamma, mean, inv_std: no b"
         notes.assumptions.append(Assumption(f"layer {name}", value, "default"))
+        notes.warnings.append(default_warning(f"layer {name}: {value}", "bias", "norm = {...}"))
     notes.tensors.append(TensorUse(kernel.name, kernel.shape, kernel.dtype, f"layer {name}: latent weights, (inputs, neurons)"))
     found: dict[str, F32] = {}
     for meaning, vector in zip(meanings, vectors, strict=True):
@@ -237,7 +254,8 @@ def _named_parts(tensors: Sequence[RawTensor], notes: Notes, problems: list[str]
         assert match is not None
         fields = layers.setdefault(int(match[1]), {})
         if match[2] in fields:
-            problems.append(f"{fields[match[2]].name} and {tensor.name} are the same array of layer {int(match[1])}")
+            what = f"{fields[match[2]].name} and {tensor.name} are the same array of layer {int(match[1])}"
+            problems.append(what + net_line(f'ignore = ["{tensor.name}"]'))
         fields[match[2]] = tensor
     parts = []
     for index in sorted(layers):
@@ -246,7 +264,8 @@ def _named_parts(tensors: Sequence[RawTensor], notes: Notes, problems: list[str]
             parts.append(part)
     missing = set(range(len(layers))) - set(layers)
     if missing:
-        problems.append(f"{min(missing)}.weight is missing: layers must be numbered 0, 1, 2, ... without gaps")
+        what = f"{min(missing)}.weight is missing: layers must be numbered 0, 1, 2, ... without gaps"
+        problems.append(what + net_line("weight"))
     return parts
 
 
@@ -269,13 +288,13 @@ def _named_layer(name: str, fields: dict[str, RawTensor], notes: Notes, problems
         notes.tensors.append(TensorUse(stored.name, stored.shape, stored.dtype, f"layer {name}: BatchNorm epsilon"))
         epsilon = float(stored.array.reshape(-1)[0]) if stored.array.size == 1 and stored.array.dtype.kind in "fiu" else None
         if epsilon is None:
-            problems.append(f"{stored} must be one number")
+            problems.append(f"{stored} must be one number; --bn-epsilon says it instead")
     arrays: dict[str, F32] = {}
     for key, tensor in fields.items():
         notes.tensors.append(TensorUse(tensor.name, tensor.shape, tensor.dtype, f"layer {name}: {_MEANINGS[key]}"))
         arrays[key] = as_float32(tensor, notes.warnings)
     if "weight" not in arrays:
-        problems.append(f"{name}.weight is missing")
+        problems.append(f"{name}.weight is missing" + net_line("ignore = [...]"))
         return None
     if arrays["weight"].ndim == 4:
         problems.append(f"{fields['weight']} is a convolution; only dense networks can be converted")
@@ -290,10 +309,12 @@ def _named_norm(name: str, arrays: dict[str, F32], epsilon: float | None, proble
     if not given:
         return None
     if "bn.mean" not in arrays:
-        problems.append(f"{name}.bn.mean is missing, beside {', '.join(f'{name}.{key}' for key in given)}")
+        what = f"{name}.bn.mean is missing, beside {', '.join(f'{name}.{key}' for key in given)}"
+        problems.append(what + net_line("mean = 0"))
         return None
     if ("bn.var" in arrays) == ("bn.inv_std" in arrays):
-        problems.append(f"layer {name} needs exactly one of {name}.bn.var and {name}.bn.inv_std")
+        what = f"layer {name} needs exactly one of {name}.bn.var and {name}.bn.inv_std"
+        problems.append(what + net_line(f'ignore = ["{name}.bn.var"]', "variance = 1"))
         return None
     return NormPart(
         f"{name}.bn",

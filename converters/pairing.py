@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from xnorinfer.converters.arrays import RawTensor
 from xnorinfer.converters.assemble import LayerPart, NormPart
-from xnorinfer.converters.base import Assumption, Notes
+from xnorinfer.converters.base import Assumption, Notes, default_warning, net_line
 
 
 @dataclass(eq=False)
@@ -47,9 +47,14 @@ def pair(modules: Sequence[Module], notes: Notes, problems: list[str], *, ordere
             pairs[layer.name] = m.norm
         value = ", ".join(f"{norm.name} after {name}" for name, norm in pairs.items())
         notes.assumptions.append(Assumption("order of BatchNorms, by their names' order", value, "default"))
+        what = "the n-th BatchNorm by name is taken to follow the n-th layer by name"
+        notes.warnings.append(default_warning(what, "norm = {...} in each [[layers]]"))
     else:
         order = ", ".join(f"{m.name} ({'BatchNorm' if m.norm else 'dense'})" for m in modules)
-        problems.append(f"it is not clear which BatchNorm belongs to which layer; in the file they stand as {order}")
+        problems.append(
+            f"it is not clear which BatchNorm belongs to which layer; in the file they stand as {order}"
+            + net_line("norm = {mean = ..., variance = ...} in each [[layers]]")
+        )
         return []
     return [dataclasses.replace(m.part, norm=pairs.get(m.name)) for m in dense if m.part]
 

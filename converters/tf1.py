@@ -17,7 +17,7 @@ from pathlib import Path
 
 from xnorinfer.converters.arrays import RawTensor, as_float32, natural_key
 from xnorinfer.converters.assemble import Defaults, LayerPart, NormPart, assemble
-from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse
+from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse, net_line
 from xnorinfer.converters.bundle import Entry, is_v1, read_v1, read_v2
 from xnorinfer.converters.pairing import Module, pair
 from xnorinfer.converters.tfgraph import Graph, read_graph
@@ -71,7 +71,7 @@ class Tf1Source:
         if objects is not None:
             raise SourceError(
                 f"{prefix.name} is an object-based TensorFlow 2 checkpoint ({objects}), whose names do not tell the layers; "
-                "save the weights under variable names, or the model as .h5"
+                "save the weights under variable names, or the model as .h5" + net_line('[[layers]] weight = "..."')
             )
         meta = prefix.with_name(prefix.name + ".meta")
         graph = read_graph(meta) if meta.is_file() else None
@@ -231,13 +231,22 @@ class _Reader:
             biases = [found[leaf] for leaf in _BIASES if leaf in found]
             extra = [f"{e.name} {e.shape}" for leaf, e in found.items() if e is not kernel and leaf not in _BIASES]
             if extra or len(biases) > 1:
-                self.problems.append(f"{label}: what {', '.join(extra or [b.name for b in biases])} do is not known")
+                names = [entry.name for leaf, entry in found.items() if entry is not kernel and leaf not in _BIASES] or [
+                    entry.name for entry in biases[1:]
+                ]
+                self.problems.append(
+                    f"{label}: what {', '.join(extra or [b.name for b in biases])} do is not known"
+                    + net_line(f'scale = "{names[0]}"', f'ignore = ["{names[0]}"]')
+                )
             bias = self._take(biases[0], "bias") if biases else None
             weight = self._take(kernel, "latent weights, (inputs, neurons)", transpose=True)
             module.part = LayerPart(scope or kernel.name, weight, bias)
             self.kernels[module.part.name] = kernel.name
         else:
-            self.problems.append(f"{label}: what {described} are is not known")
+            listed = ", ".join(f'"{entry.name}"' for entry in found.values())
+            self.problems.append(
+                f"{label}: what {described} are is not known" + net_line("norm = {...}", f"ignore = [{listed}]")
+            )
         return module if module.part or module.norm else None
 
     def _take(self, entry: Entry, use: str, *, transpose: bool = False) -> F32:
@@ -299,7 +308,7 @@ class _Reader:
             elif how in ("round", "sign"):
                 found.add(how)
                 if named:
-                    self.problems.append(f"{part.name}: the graph binarizes {kernel}, so it is no float layer")
+                    self.problems.append(f"{part.name}: the graph binarizes {kernel}, so that --float-layer is wrong there")
         if found == {"sign"}:
             return dataclasses.replace(DEFAULTS, profile="torch-sign", profile_origin="graph")
         return dataclasses.replace(DEFAULTS, profile_origin="graph") if found == {"round"} else DEFAULTS

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from keras_files import packed, unpack
+from refusals import assert_resolvable
 
 from xnorinfer.converters import ConvertOptions, read_source
 from xnorinfer.converters.keras_config import identify, read_config
@@ -171,8 +172,9 @@ def reconfigured(committed: Path, folder: Path, change: Change) -> Path:
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused_networks(committed: Path, tmp_path: Path, case: str) -> None:
     change, message = REFUSED[case]
-    with pytest.raises(NetworkError, match=message):
+    with pytest.raises(NetworkError, match=message) as error:
         read_source(reconfigured(committed, tmp_path, change))
+    assert_resolvable(error.value)
 
 
 def test_all_problems_at_once(committed: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import checkpoints
 import numpy as np
 import pytest
+from refusals import assert_resolvable
 
 from xnorinfer import reference
 from xnorinfer.converters import SOURCES, ConvertOptions, Reading, read_source
@@ -235,6 +236,7 @@ def test_refused_networks(tmp_path: Path, case: str) -> None:
     with pytest.raises(NetworkError, match=message) as error:
         read_source(checkpoints.write_npz(tmp_path / "net.npz", **broken_named(**changes)))
     assert "net.npz" in str(error.value)
+    assert_resolvable(error.value)
 
 
 def test_all_reasons_at_once(tmp_path: Path) -> None:

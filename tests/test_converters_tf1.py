@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from refusals import assert_resolvable
 from tf1_writer import HEADER, entry, slow_crc32c, write_bundle, write_table
 
 from xnorinfer import reference
@@ -355,8 +356,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused_networks(tmp_path: Path, case: str) -> None:
     changes, message = REFUSED[case]
-    with pytest.raises(NetworkError, match=message):
+    with pytest.raises(NetworkError, match=message) as error:
         read_source(write_bundle(tmp_path, variables(**changes)))
+    assert_resolvable(error.value)
 
 
 def test_decoy_without_kernel_is_a_layer_of_unknown_meaning(tmp_path: Path) -> None:

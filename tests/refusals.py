@@ -1,0 +1,36 @@
+"""Every refusal says what would resolve it: an option, a line of a net.toml, or that nothing would."""
+
+from __future__ import annotations
+
+import re
+
+from xnorinfer.errors import NetworkError
+
+_OPTION = re.compile(r"--[a-z]")
+_LINE = re.compile(r"net\.toml.*`[^`]+`|`[^`]+`.*net\.toml")
+#: What no option and no description of the same numbers can change.
+_HOPELESS = (
+    "only dense networks can be converted",
+    "networks in float32 can be converted",
+    "reorders channels_first images",
+    "NaN or infinite",
+    "cannot be negative",
+    "is ternary",
+    "more than two values",
+    "scales by a mean over the batch",
+    "is not supported in a binary network",
+    "which only the end of a model can have",
+    "stands between a sign and the layer that reads it",
+    "without a sign behind it",
+    "only chains of layers can be converted",
+    "a Flatten must come before it",
+    "needed is the last one",
+    "flattened values are no multiple of",
+)
+
+
+def assert_resolvable(error: NetworkError) -> None:
+    """Fail where a problem says neither what would resolve it nor that nothing can."""
+    for problem in error.problems:
+        known = _OPTION.search(problem) or _LINE.search(problem) or any(reason in problem for reason in _HOPELESS)
+        assert known, f"no way out of: {problem}"
