@@ -1,7 +1,8 @@
-"""Which shape of the binary tile is fastest on this CPU: `python -m benchmarks.tune`.
+"""Which shapes of the tiles are fastest on this CPU: `python -m benchmarks.tune [bits] [pixels]`.
 
-Times all shapes that fit the registers on a square layer, at several depths and at one row and many, in turns, and prints
-microseconds per row (the tenth percentile, which a busy machine disturbs least) with the best one marked.  The shapes in
+bits: all shapes of the binary tile that fit the registers, on a square layer at several depths and at one row and many.
+pixels: how many rows of a first layer over uint8 share the codes of the look-ups.  Shapes are timed in turns; printed are
+microseconds per row (of the fastest turn, the one that a busy machine disturbed least) with the best one marked.  The shapes in
 `kernels.KERNELS` were chosen by this script.
 """
 
@@ -9,17 +10,22 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.interleave import interleave
-from benchmarks.networks import random_network, random_words
+from benchmarks.networks import random_network, random_pixels, random_words
 from xnorinfer import kernels
-from xnorinfer.kernels.shapes import BinaryShape
+from xnorinfer.kernels import Kernel
+from xnorinfer.kernels.shapes import BinaryShape, LookupShape
+from xnorinfer.packed import PackedModel
 from xnorinfer.plan import Plan
 
 
-def candidates(features: frozenset[str]) -> list[BinaryShape]:
+def binary_shapes(features: frozenset[str]) -> list[BinaryShape]:
     """Shapes worth trying, by the registers of the CPU."""
     if "avx512vpopcntdq" in features:
         sizes = [(8, 1, 1), (8, 2, 1), (8, 4, 1), (8, 8, 1), (8, 2, 2), (8, 4, 2), (8, 8, 2), (8, 4, 3)]
@@ -28,34 +34,77 @@ def candidates(features: frozenset[str]) -> list[BinaryShape]:
     return [BinaryShape(lanes, vectors, levels, False) for vectors in (1, 2, 4) for levels in (1, 2, 3, 4)]
 
 
-def main() -> None:
-    """Print one line per case."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.tune", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=2.0, help="time per case")
-    options = parser.parse_args()
-    base = kernels.choose()
-    shapes = candidates(kernels.cpu_features())
+def lookup_shapes(features: frozenset[str]) -> list[LookupShape]:
+    """Shapes worth trying, by the instructions of the CPU."""
+    inputs = [count for count, feature in ((6, "avx512bw"), (4, "avx2")) if feature in features]
+    return [LookupShape(count, rows) for count in inputs for rows in (1, 2, 3, 4)]
+
+
+def compare(
+    title: str, packed: PackedModel, layer: int, x: NDArray[Any], variants: Mapping[str, Kernel], seconds: float
+) -> None:
+    """Time one layer under kernels that differ in a shape and print one line each."""
     table = kernels.KERNELS
+    calls, outputs = {}, []
+    for name, kernel in variants.items():
+        kernels.KERNELS = (dataclasses.replace(kernel, name="candidate"),)
+        plan = Plan(packed, threads=1, kernel="candidate")
+        out = np.empty((len(x), packed.layers[layer].neurons // 64), np.uint64)
+        outputs.append(out)
+        calls[name] = lambda p=plan, o=out: p.run_layers(x, o, layer, layer + 1)
+    kernels.KERNELS = table
+    times = interleave(calls, seconds, quantile=0.0)
+    assert all(np.array_equal(outputs[0], other) for other in outputs), "shapes disagree"
+    best = min(times, key=lambda name: times[name])
+    print(title)
+    for name, each in times.items():
+        mark = "  <- best" if name == best else ""
+        print(f"  {name:18s} {each / len(x) * 1e6:9.3f} us/row  {each / times[best]:5.2f}{mark}")
+
+
+def tune_bits(seconds: float) -> None:
+    """The binary tile."""
+    base = kernels.choose()
+    variants = {
+        f"{shape.lanes}x{shape.vectors} levels {shape.levels}": dataclasses.replace(base, binary=shape)
+        for shape in binary_shapes(kernels.cpu_features())
+    }
     for width, rows in ((256, 256), (1024, 256), (4096, 256), (4096, 1), (16384, 16)):
         packed = random_network((64, width, width, 10), pixels=False)
         bits = random_words(np.random.default_rng(0), rows, width)
-        calls, outputs = {}, {}
-        for shape in shapes:
-            kernels.KERNELS = (dataclasses.replace(base, name="candidate", binary=shape),)
-            plan = Plan(packed, threads=1, kernel="candidate")
-            out = outputs[str(shape)] = np.empty((rows, width // 64), np.uint64)
-            calls[f"{shape.lanes}x{shape.vectors} levels {shape.levels}"] = lambda p=plan, x=bits, o=out: p.run_layers(
-                x, o, 1, 2
-            )
-        kernels.KERNELS = table
-        times = interleave(calls, options.seconds, quantile=0.1)
-        first, *others = outputs.values()
-        assert all(np.array_equal(first, other) for other in others), "shapes disagree"
-        best = min(times, key=lambda name: times[name])
-        print(f"{width} x {width}, {rows} rows")
-        for name, seconds in times.items():
-            mark = "  <- best" if name == best else ""
-            print(f"  {name:16s} {seconds / rows * 1e6:9.3f} us/row  {seconds / times[best]:5.2f}{mark}")
+        compare(f"{width} x {width}, {rows} rows", packed, 1, bits, variants, seconds)
+
+
+def tune_pixels(seconds: float) -> None:
+    """The look-up tile; with bit planes beside it."""
+    base = kernels.choose()
+    variants = {
+        f"{shape.inputs} inputs, {shape.rows} rows": dataclasses.replace(base, pixels=shape)
+        for shape in lookup_shapes(kernels.cpu_features())
+    }
+    variants["bit planes"] = dataclasses.replace(base, pixels=None)
+    for depth, neurons, rows in ((784, 256, 256), (784, 4096, 256), (784, 4096, 7), (784, 4096, 1), (3072, 1024, 256)):
+        x = random_pixels(rows, depth)
+        title = f"pixels, {depth} -> {neurons}, {rows} rows"
+        compare(title, random_network((depth, neurons, 10)), 0, x, variants, seconds)
+
+
+PARTS = {"bits": tune_bits, "pixels": tune_pixels}
+
+
+def main() -> None:
+    """Print one table per case."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.tune", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help="bits, pixels (default: both)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="time per case")
+    options = parser.parse_args()
+    unknown = set(options.parts) - set(PARTS)
+    if unknown:
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are bits and pixels")
+    for part in options.parts or PARTS:
+        PARTS[part](options.seconds)
 
 
 if __name__ == "__main__":

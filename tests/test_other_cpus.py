@@ -20,6 +20,7 @@ TESTS = [
     "test_margins.py",
     "test_cli_run.py",
     "test_kernels.py",
+    "test_kernels_pixels.py",
     "test_plan.py",
 ]
 

@@ -215,18 +215,11 @@ class Plan:
             self._panels(row, layout.byte_masks(layer.weights, layer.depth))
             base = np.zeros(layer.neurons, np.int64)
             row[fields.LIMITS] = self._keep(layout.kept(limits))
-        elif kernel.pixels == "lookup":
+        elif kernel.pixels:
             row[fields.PREPARE] = kernel.prepare_lookup()
             row[fields.COMPUTE] = kernel.compute_lookup()
-            row[fields.PREPARED_BYTES] = 64 + 128 * layout.lookups_for(layer.depth)
-            self._panels(row, layout.lookup_panels(layer.weights, layer.depth))
-            base = np.zeros(layer.neurons, np.int64)
-            row[fields.LIMITS] = self._keep(layout.filled(limits, lanes, np.iinfo(np.int32).min, np.int32))
-        elif kernel.pixels == "multiply":
-            row[fields.PREPARE] = kernel.prepare_pairs()
-            row[fields.COMPUTE] = kernel.compute_multiply()
-            row[fields.PREPARED_BYTES] = layer.depth + layer.depth % 2
-            self._panels(row, layout.byte_pairs(layer.weights, layer.depth))
+            row[fields.PREPARED_BYTES] = kernel.pixels.prepared_bytes(layer.depth)
+            self._panels(row, layout.lookup_panels(layer.weights, layer.depth, kernel.pixels))
             base = np.zeros(layer.neurons, np.int64)
             row[fields.LIMITS] = self._keep(layout.filled(limits, lanes, np.iinfo(np.int32).min, np.int32))
         else:

@@ -11,11 +11,10 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
 
 from xnorinfer.errors import KernelError
 from xnorinfer.kernels import native
-from xnorinfer.kernels.shapes import BinaryShape
+from xnorinfer.kernels.shapes import BinaryShape, LookupShape
 from xnorinfer.kernels.store import address, on_compile, python_function
 
 ENVIRONMENT = "XNORINFER_KERNEL"
@@ -30,7 +29,7 @@ _PREPARE, _COMPUTE, _FINISH, _DRIVE = 5, 8, 5, 6
 class Kernel:
     """One row of the table.  `needs`: features of `native.features`; the real tile is lanes x vectors neurons.
 
-    pixels: how bytes are summed: by look-up tables (needs AVX-512 BW), by multiplying bytes (AVX2) or as eight bit planes.
+    pixels: how bytes are summed: by look-up tables of this shape, or as eight bit planes.
 
     The methods named after a function of `layers` compile it on first use and return its address.
     """
@@ -41,7 +40,7 @@ class Kernel:
     real_lanes: int
     real_vectors: int
     float_panel: int = 16
-    pixels: Literal["lookup", "multiply", "planes"] = "planes"
+    pixels: LookupShape | None = None
 
     @property
     def real_panel(self) -> int:
@@ -69,19 +68,13 @@ class Kernel:
         return address("make_prepare_planes", _PREPARE)
 
     def compute_lookup(self) -> int:
-        return address("make_compute_lookup", _COMPUTE)
+        return address("make_compute_lookup", _COMPUTE, self.pixels)
 
     def compute_masked(self) -> int:
         return address("make_compute_masked", _COMPUTE)
 
-    def compute_multiply(self) -> int:
-        return address("make_compute_multiply", _COMPUTE)
-
-    def prepare_pairs(self) -> int:
-        return address("make_prepare_pairs", _PREPARE)
-
     def prepare_lookup(self) -> int:
-        return address("make_prepare_lookup", _PREPARE)
+        return address("make_prepare_lookup", _PREPARE, self.pixels)
 
     def finish(self) -> int:
         return address("make_finish", _FINISH, "fma" in cpu_features())
@@ -97,11 +90,8 @@ _FUNCTIONS = (
     "compute_floats",
     "finish",
 )
-_PIXELS = {
-    "lookup": ("prepare_lookup", "compute_lookup"),
-    "multiply": ("prepare_pairs", "compute_multiply"),
-    "planes": ("prepare_planes", "compute_planes"),
-}
+_LOOKUP = ("prepare_lookup", "compute_lookup")
+_PLANES = ("prepare_planes", "compute_planes")
 
 
 KERNELS: tuple[Kernel, ...] = (
@@ -111,7 +101,7 @@ KERNELS: tuple[Kernel, ...] = (
         BinaryShape(lanes=8, vectors=8, levels=1, ternlog=True),
         real_lanes=8,
         real_vectors=8,
-        pixels="lookup",
+        pixels=LookupShape(inputs=6, rows=2),
     ),
     Kernel(
         "avx2",
@@ -119,7 +109,7 @@ KERNELS: tuple[Kernel, ...] = (
         BinaryShape(lanes=4, vectors=2, levels=3, ternlog=False),
         real_lanes=4,
         real_vectors=4,
-        pixels="multiply",
+        pixels=LookupShape(inputs=4, rows=2),
     ),
     Kernel(
         "portable",
@@ -176,7 +166,7 @@ def warmup(name: str | None = None) -> list[str]:
     on_compile.append(names.append)
     try:
         drive()
-        for method in (*_FUNCTIONS, *_PIXELS[kernel.pixels]):
+        for method in (*_FUNCTIONS, *(_LOOKUP if kernel.pixels else _PLANES)):
             getattr(kernel, method)()
     finally:
         on_compile.remove(names.append)

@@ -17,14 +17,11 @@ import numpy as np
 from numba import njit
 
 from xnorinfer.kernels import fields
-from xnorinfer.kernels.shapes import LOOKUP_INPUTS, BinaryShape
+from xnorinfer.kernels.lookups import lookup_tables, lookup_tile, masked_sum
+from xnorinfer.kernels.shapes import PREPARED_TOTAL, TABLES_BYTES, BinaryShape, LookupShape
 from xnorinfer.kernels.tiles import (
     binary_tile,
     float_tile,
-    lookup_tables,
-    lookup_tile,
-    masked_sum,
-    multiply_tile,
     pack_bytes,
     pack_plane,
     signed_tile,
@@ -37,7 +34,6 @@ from xnorinfer.kernels.vector_ir import (
     get,
     load_byte,
     load_double,
-    load_short,
     load_single,
     load_word,
     store_byte,
@@ -211,41 +207,40 @@ def make_compute_bits(shape: BinaryShape, planes: int) -> Callable[..., None]:
     return compute_bits
 
 
-def make_prepare_lookup() -> Callable[..., None]:
-    """Pixels to look-up tables: per row an i64 sum of all pixels, in a cache line, then [look-up][64] u16."""
-    build = lookup_tables()
+def make_prepare_lookup(shape: LookupShape) -> Callable[..., None]:
+    """Pixels to look-up tables: per row an i64 sum of all pixels, in a cache line, then a table per look-up."""
+    build, inputs, table_bytes = lookup_tables(shape), shape.inputs, shape.table_bytes
 
     def prepare_lookup(layer, source, rows, scratch, prepared):
         depth = get(layer, fields.DEPTH)
         in_bytes = get(layer, fields.IN_BYTES)
         prepared_bytes = get(layer, fields.PREPARED_BYTES)
-        whole = depth // LOOKUP_INPUTS
-        lookups = (prepared_bytes - 64) // 128
+        whole = depth // inputs
+        lookups = (prepared_bytes - PREPARED_TOTAL) // table_bytes
         tail = scratch + fields.TAIL_AT
         for r in range(rows):
             row = source + r * in_bytes
-            tables = prepared + r * prepared_bytes + 64
-            for i in range(LOOKUP_INPUTS):
-                value = np.int64(0)
-                if whole * LOOKUP_INPUTS + i < depth:
-                    value = np.int64(load_byte(row + whole * LOOKUP_INPUTS + i))
-                store_byte(tail + i, value)
-                store_byte(tail + 8 + i, 0)
+            tables = prepared + r * prepared_bytes + PREPARED_TOTAL
             total = np.int64(0)
-            for k in range(lookups):
-                at = row + k * LOOKUP_INPUTS
-                if k >= whole:
-                    at = tail + 8 * (k - whole)
-                build(at, tables + k * 128)
-                total += np.int64(load_short(tables + k * 128 + 126))
+            for k in range(whole):
+                total += build(row + k * inputs, tables + k * table_bytes)
+            # The look-up that is not full, then those of nothing that fill up the last turn.
+            for i in range(inputs):
+                value = np.int64(0)
+                if whole * inputs + i < depth:
+                    value = np.int64(load_byte(row + whole * inputs + i))
+                store_byte(tail + i, value)
+            for k in range(whole, lookups):
+                total += build(tail, tables + k * table_bytes)
+                store_word(tail, 0)
             store_word(prepared + r * prepared_bytes, total)
 
     return prepare_lookup
 
 
-def make_compute_lookup() -> Callable[..., None]:
-    """Sums over pixels by look-up against limits (i32), or to the float32 steps; pairs of rows share the codes."""
-    one, two = lookup_tile(1), lookup_tile(2)
+def make_compute_lookup(shape: LookupShape) -> Callable[..., None]:
+    """Sums over pixels by look-up against limits (i32), or to the float32 steps; rows of a tile share the codes."""
+    one, several, most = lookup_tile(shape, 1), lookup_tile(shape, shape.rows), shape.rows
 
     def compute_lookup(layer, source, target, rows, first_group, last_group, scratch, prepared):
         out_bytes = get(layer, fields.OUT_BYTES)
@@ -253,71 +248,26 @@ def make_compute_lookup() -> Callable[..., None]:
         panel_bytes = get(layer, fields.PANEL_BYTES)
         finish = get(layer, fields.FINISH)
         counts = scratch + fields.COUNTS_AT
-        pairs = (prepared_bytes - 64) // 256
-        # The tables of a pair of rows stay in L1 while all codes pass by.
-        for r in range(0, rows, 2):
-            totals = prepared + r * prepared_bytes
-            tables = totals + 64
-            # Both totals side by side, for the tile.
-            store_word(scratch + fields.TAIL_AT, get(totals, 0))
-            both = r + 1 < rows and finish == 0
-            if both:
-                store_word(scratch + fields.TAIL_AT + 8, get(totals + prepared_bytes, 0))
+        turns = (prepared_bytes - PREPARED_TOTAL) // TABLES_BYTES
+        # The tables of a tile's rows stay in L1 while all codes pass by.
+        for first in range(0, rows, most):
+            last = min(first + most, rows)
             for group in range(first_group, last_group):
                 codes = get(layer, fields.PANEL) + group * panel_bytes
                 limits = get(layer, fields.LIMITS) + group * 256
-                out = target + r * out_bytes
-                if both:
-                    two(tables, prepared_bytes, scratch + fields.TAIL_AT, codes, pairs, limits, out + group * 8, out_bytes, 0)
-                elif finish == 0:
-                    one(tables, 0, scratch + fields.TAIL_AT, codes, pairs, limits, out + group * 8, 0, 0)
-                else:
-                    for m in range(min(2, rows - r)):
-                        one(tables + m * prepared_bytes, 0, totals + m * prepared_bytes, codes, pairs, limits, 0, 0, counts)
-                        call_finish(finish, layer, group, 1, scratch, out + m * out_bytes + group * 256)
+                if last - first == most and finish == 0:
+                    out = target + first * out_bytes + group * 8
+                    several(prepared + first * prepared_bytes, prepared_bytes, codes, turns, limits, out, out_bytes, 0)
+                    continue
+                for r in range(first, last):
+                    tables = prepared + r * prepared_bytes
+                    if finish == 0:
+                        one(tables, 0, codes, turns, limits, target + r * out_bytes + group * 8, 0, 0)
+                    else:
+                        one(tables, 0, codes, turns, limits, 0, 0, counts)
+                        call_finish(finish, layer, group, 1, scratch, target + r * out_bytes + group * 256)
 
     return compute_lookup
-
-
-def make_prepare_pairs() -> Callable[..., None]:
-    """Pixels to whole pairs: a copy, with a zero behind an odd number of them."""
-
-    def prepare_pairs(layer, source, rows, scratch, prepared):
-        depth = get(layer, fields.DEPTH)
-        in_bytes = get(layer, fields.IN_BYTES)
-        prepared_bytes = get(layer, fields.PREPARED_BYTES)
-        for r in range(rows):
-            out = prepared + r * prepared_bytes
-            store_byte(out + depth - 1 + (depth & 1), 0)
-            for k in range(depth):
-                store_byte(out + k, np.int64(load_byte(source + r * in_bytes + k)))
-
-    return prepare_pairs
-
-
-def make_compute_multiply() -> Callable[..., None]:
-    """Sums over pixels by multiplying bytes, against limits (i32), or to the float32 steps."""
-    tile = multiply_tile()
-
-    def compute_multiply(layer, source, target, rows, first_group, last_group, scratch, prepared):
-        out_bytes = get(layer, fields.OUT_BYTES)
-        prepared_bytes = get(layer, fields.PREPARED_BYTES)
-        finish = get(layer, fields.FINISH)
-        pairs = (get(layer, fields.DEPTH) + 1) >> 1
-        counts = np.int64(0)
-        if finish != 0:
-            counts = scratch + fields.COUNTS_AT
-        for group in range(first_group, last_group):
-            panel = get(layer, fields.PANEL) + group * get(layer, fields.PANEL_BYTES)
-            limits = get(layer, fields.LIMITS) + group * 256
-            for r in range(rows):
-                word = tile(prepared + r * prepared_bytes, panel, pairs, limits, counts)
-                if finish != 0:
-                    call_finish(finish, layer, group, 1, scratch, target + r * out_bytes + group * 256)
-                else:
-                    store_word(target + r * out_bytes + group * 8, word)
-
-    return compute_multiply
 
 
 def make_compute_masked() -> Callable[..., None]:

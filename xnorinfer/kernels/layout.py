@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from xnorinfer.bits import bitunpack
 from xnorinfer.kernels.fields import PARITY_WORDS
-from xnorinfer.kernels.shapes import LOOKUP_INPUTS
+from xnorinfer.kernels.shapes import LookupShape
 
 #: Panels start on a cache line; vector loads in the tiles rely on it.
 ALIGN_BYTES = 64
@@ -81,34 +81,27 @@ def byte_masks(weights: NDArray[np.uint64], depth: int) -> NDArray[np.uint8]:
     return out
 
 
-def byte_pairs(weights: NDArray[np.uint64], depth: int) -> NDArray[np.int8]:
-    """(neurons, words) u64 -> (groups of 64 neurons, pairs of inputs, 64, 2) i8 of -1 and +1, 0 beyond the depth."""
-    neurons, pairs = weights.shape[0], -(-depth // 2)
-    out = aligned((-(-neurons // 64), pairs, 64, 2), np.int8)
+def lookup_panels(weights: NDArray[np.uint64], depth: int, shape: LookupShape) -> NDArray[np.uint8]:
+    """(neurons, words) u64 -> (groups of 64 neurons, turns, shape.turn_code_bytes) u8; a code has its first input in bit 0.
+
+    Codes of 6 bits: [64][2], the two look-ups of a turn side by side.  Codes of 4 bits: [4][64], the first of two look-ups in
+    the low half of a byte, and neurons 8-15 of 32 swapped with 16-23, so that unpacking within halves of vectors gives them
+    in order.
+    """
+    neurons, turns, inputs = weights.shape[0], shape.turns(depth), shape.inputs
+    out = aligned((-(-neurons // 64), turns, shape.turn_code_bytes), np.uint8)
+    powers = (1 << np.arange(inputs)).astype(np.uint8)
     for first in range(0, neurons, 64):
         some = np.ascontiguousarray(weights[first : first + 64])
-        signs = np.zeros((len(some), 2 * pairs), np.int8)
-        signs[:, :depth] = bitunpack(some, depth)
-        out[first // 64, :, : len(some)] = signs.reshape(len(some), pairs, 2).transpose(1, 0, 2)
-    return out
-
-
-def lookups_for(depth: int) -> int:
-    """Look-ups of 6 inputs that cover the depth, in pairs."""
-    return 2 * -(-depth // (2 * LOOKUP_INPUTS))
-
-
-def lookup_panels(weights: NDArray[np.uint64], depth: int) -> NDArray[np.uint16]:
-    """(neurons, words) u64 -> (groups of 64 neurons, pairs of look-ups, 64) u16; a code has input i of its six in bit i."""
-    neurons, lookups = weights.shape[0], lookups_for(depth)
-    out = aligned((-(-neurons // 64), lookups // 2, 64), np.uint16)
-    powers = (1 << np.arange(LOOKUP_INPUTS)).astype(np.uint8)
-    for first in range(0, neurons, 64):
-        some = np.ascontiguousarray(weights[first : first + 64])
-        bits = np.zeros((len(some), lookups * LOOKUP_INPUTS), np.uint8)
-        bits[:, :depth] = bitunpack(some, depth) > 0
-        codes = bits.reshape(len(some), lookups // 2, 2, LOOKUP_INPUTS) @ powers
-        out[first // 64, :, : len(some)] = (codes[:, :, 0] | codes[:, :, 1].astype(np.uint16) << 8).T
+        bits = np.zeros((64, turns * shape.turn * inputs), np.uint8)
+        bits[: len(some), :depth] = bitunpack(some, depth) > 0
+        codes = (bits.reshape(64, turns, shape.turn, inputs) @ powers).transpose(1, 2, 0)
+        if inputs == 4:
+            halves = codes[:, 0::2] | codes[:, 1::2] << 4
+            codes = halves.reshape(turns, 4, 2, 2, 2, 8).swapaxes(3, 4)
+        else:
+            codes = codes.swapaxes(1, 2)
+        out[first // 64] = codes.reshape(turns, -1)
     return out
 
 

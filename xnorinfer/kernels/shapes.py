@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Inputs of a look-up: 6 weights of a neuron are a code; a table of 64 holds the sums of the inputs whose weight is +1.
-LOOKUP_INPUTS = 6
-#: Pairs of look-ups that a 16-bit sum holds: 2 * 21 * 6 * 255 < 2**16.
-LOOKUP_PAIRS = 21
+#: A row prepared for look-ups: a cache line with the i64 sum of its inputs, then the tables of every turn of the tile's loop.
+PREPARED_TOTAL = 64
+TABLES_BYTES = 256
 
 #: A first layer over uint8 of so few neurons sums masked bytes: no table is made that pays for itself.
 MASKED_NEURONS = 24
@@ -31,3 +30,37 @@ class BinaryShape:
     def panel(self) -> int:
         """Neurons side by side in a panel; divides 64."""
         return self.lanes * self.vectors
+
+
+@dataclass(frozen=True)
+class LookupShape:
+    """A tile that sums uint8 inputs by look-up: `inputs` weights of a neuron are a code, `rows` rows share the codes.
+
+    inputs: 6 (needs AVX-512 BW) or 4 (AVX2); see `lookups`.
+    """
+
+    inputs: int
+    rows: int
+
+    @property
+    def table_bytes(self) -> int:
+        """Two bytes for each of the 2**inputs sums."""
+        return 2 << self.inputs
+
+    @property
+    def turn(self) -> int:
+        """Look-ups of one turn of the tile's loop."""
+        return TABLES_BYTES // self.table_bytes
+
+    @property
+    def turn_code_bytes(self) -> int:
+        """Codes of 64 neurons for one turn: a code of 6 bits fills a byte, two codes of 4 bits share one."""
+        return 64 * self.turn // (2 if self.inputs == 4 else 1)
+
+    def turns(self, depth: int) -> int:
+        """Turns that cover the depth."""
+        return -(-depth // (self.inputs * self.turn))
+
+    def prepared_bytes(self, depth: int) -> int:
+        """Bytes of a prepared row."""
+        return PREPARED_TOTAL + TABLES_BYTES * self.turns(depth)

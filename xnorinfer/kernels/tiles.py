@@ -7,8 +7,8 @@ VPOPCNTQ, PSHUFB look-ups or CNT).
 One vector lane is one neuron: a panel stores `[word][neuron]`, a tile broadcasts one word of a row and XORs it with vectors
 of weights.  There are no horizontal sums, and the compare of the counts with the limits is already the packed output.
 
-Prefix parity.  Activations and weights are stored so that word k holds the XOR of all words 0..k (`encode` in layout.py,
-`_prepare` in driver.py).  XOR is linear, so m = a' ^ w' is then the running parity of all mismatch words so far for one XOR,
+Prefix parity.  Activations and weights are stored so that word k is the XOR of all words 0..k (`running_parity` in layout.py,
+`prepare_*` in layers.py).  XOR is linear, so m = a' ^ w' is then the running parity of all mismatch words so far for one XOR,
 that is the "ones" output of a full-adder chain for nothing.  For a pair of words with parities o (before), m and n (after the
 first and second word) the carry of the adder is
 
@@ -26,8 +26,8 @@ from typing import Any
 
 from numba.core import types
 
-from xnorinfer.kernels.shapes import LOOKUP_INPUTS, LOOKUP_PAIRS, BinaryShape
-from xnorinfer.kernels.vector_ir import F32, F64, I8, I16, I32, I64, Emit, Loop, Value, ctpop, intrinsic_of, overloaded, vector
+from xnorinfer.kernels.shapes import BinaryShape
+from xnorinfer.kernels.vector_ir import F32, F64, I8, I32, I64, Emit, Loop, Value, ctpop, intrinsic_of, overloaded, vector
 
 
 @dataclass(frozen=True)
@@ -270,183 +270,6 @@ def float_tile(lanes: int, vectors: int) -> Any:
             emit.store(total[j], emit.offset(sums, j, lanes * 8), 8)
 
     return intrinsic_of(lanes, 4, body, types.void)
-
-
-# ---------------------------------------------------------------- sums of bytes by look-up
-
-
-def lookup_tables() -> Any:
-    """Intrinsic build(inputs, table): 64 sums (u16, aligned to 64 bytes) of the subsets of 6 bytes, for each code."""
-
-    def body(emit: Emit, inputs: Value, table: Value) -> None:
-        b, kind = emit.builder, vector(I16, 32)
-        low = emit.many(kind, 0)
-        for i in range(LOOKUP_INPUTS):
-            x = emit.splat(b.zext(emit.load(emit.offset(inputs, i, 1), I8, 1), I16))
-            if i < LOOKUP_INPUTS - 1:
-                chosen = emit.numbers(kind, [-(code >> i & 1) for code in range(32)])
-                low = b.add(low, b.and_(x, chosen))
-            else:
-                emit.store(b.add(low, x), emit.offset(table, 1, 64), 64)
-        emit.store(low, table, 64)
-
-    return intrinsic_of(32, 2, body, types.void)
-
-
-def lookup_tile(rows: int) -> Any:
-    """Intrinsic tile(tables, table_bytes, totals, codes, pairs, limits, out, out_bytes, counts) for 64 neurons, AVX-512 BW.
-
-    One VPERMI2W looks 32 neurons up at once, 192 multiplications by +-1.  T, the sum of inputs with weight +1, is kept in 16
-    bits for 21 pairs of look-ups, then in 32; the sum over +-1 weights is 2*T - total.
-
-    tables: [row][look-up][64] u16, rows `table_bytes` apart; totals: [row] i64, sums of all inputs; codes: [pair][64] u16, the
-    code of the first look-up in the low byte, of the second in the high byte; limits: [64] i32, bit iff sum <= limit.
-    Writes one word per row to `out`, rows `out_bytes` apart, or, where `counts` is not 0, [row][64] i64 sums to it.
-    """
-
-    def body(emit: Emit, tables: Value, table_bytes: Value, totals: Value, codes: Value, pairs: Value,
-             limits: Value, out: Value, out_bytes: Value, counts: Value) -> None:  # fmt: skip
-        b, narrow, wide = emit.builder, vector(I16, 32), vector(I32, 16)
-        permute = overloaded(b, "llvm.x86.avx512.vpermi2var.hi.512", narrow, narrow, narrow, narrow)
-        row_tables = [b.add(tables, b.mul(table_bytes, emit.constant(m))) for m in range(rows)]
-        # Outer loop: 21 pairs at a time, widened.  Inner loop: one pair.
-        chunks = Loop(emit, emit.constant(0), [emit.many(wide, 0)] * (4 * rows))
-        left = b.sub(pairs, chunks.index)
-        most = emit.constant(LOOKUP_PAIRS)
-        stop = b.add(chunks.index, b.select(b.icmp_signed("<", left, most), left, most))
-        loop = Loop(emit, chunks.index, [emit.many(narrow, 0)] * (2 * rows))
-        sums = list(loop.values)
-        at = emit.offset(codes, loop.index, 128)
-        code = [emit.load(emit.offset(at, half, 64), narrow, 64) for half in range(2)]
-        for second in range(2):
-            for m in range(rows):
-                table = emit.offset(emit.offset(row_tables[m], loop.index, 256), second, 128)
-                low, high = (emit.load(emit.offset(table, half, 64), narrow, 64) for half in range(2))
-                for half in range(2):
-                    found = b.call(permute, [low, code[half], high])
-                    sums[2 * m + half] = b.add(sums[2 * m + half], found)
-            code = [b.lshr(c, emit.many(narrow, 8)) for c in code]
-        loop.close(1, stop, sums)
-        total = []
-        for m in range(rows):
-            for quarter in range(4):
-                lanes = [16 * (quarter % 2) + i for i in range(16)]
-                part = emit.pick(sums[2 * m + quarter // 2], lanes)
-                total.append(b.add(chunks.values[4 * m + quarter], b.zext(part, wide)))
-        _close_chunks(emit, chunks, stop, pairs, total)
-        store_counts, pack, done = (b.append_basic_block(name) for name in ("counts", "pack", "done"))
-        signed = []
-        single = Emit(b, 16)
-        for m in range(rows):
-            everything = single.splat(b.trunc(emit.load(emit.offset(totals, m, 8), I64, 8), I32))
-            signed += [b.sub(b.shl(t, emit.many(wide, 1)), everything) for t in total[4 * m : 4 * m + 4]]
-        b.cbranch(b.icmp_signed("!=", counts, emit.constant(0)), store_counts, pack)
-        b.position_at_end(store_counts)
-        for i, value in enumerate(signed):
-            emit.store(b.sext(value, vector(I64, 16)), emit.offset(counts, i, 128), 8)
-        b.branch(done)
-        b.position_at_end(pack)
-        for m in range(rows):
-            word = emit.constant(0)
-            for quarter in range(4):
-                limit = emit.load(emit.offset(limits, quarter, 64), wide, 8)
-                bits = emit.mask(b.icmp_signed("<=", signed[4 * m + quarter], limit))
-                word = b.or_(word, b.shl(bits, emit.constant(16 * quarter)))
-            emit.store(word, b.add(out, b.mul(out_bytes, emit.constant(m))), 8)
-        b.branch(done)
-        b.position_at_end(done)
-
-    return intrinsic_of(32, 9, body, types.void)
-
-
-def _close_chunks(emit: Emit, loop: Loop, reached: Value, stop: Value, carried: list[Value]) -> None:
-    """End a loop whose index goes on at `reached`, until that is `stop`."""
-    b, end = emit.builder, emit.builder.block
-    loop.index.add_incoming(reached, end)
-    for phi, value in zip(loop.values, carried, strict=True):
-        phi.add_incoming(value, end)
-    done = b.append_basic_block("done")
-    b.cbranch(b.icmp_signed("<", reached, stop), loop.block, done)
-    b.position_at_end(done)
-
-
-#: Pairs of pixels that a signed 16-bit sum holds: 64 * 2 * 255 < 2**15.
-MULTIPLY_PAIRS = 64
-
-
-def multiply_tile() -> Any:
-    """Intrinsic tile(row, panel, pairs, limits, counts) -> int64: sums of +-bytes for 64 neurons with AVX2's VPMADDUBSW.
-
-    row: [pair][2] u8; panel: [pair][64][2] i8 of -1 and +1, aligned to 64 bytes; limits: [64] i32, bit iff sum <= limit.
-    Stores [64] i64 sums to `counts` where that is not 0.
-    """
-
-    def body(emit: Emit, row: Value, panel: Value, pairs: Value, limits: Value, counts: Value) -> Value:
-        b, columns = emit.builder, range(4)
-        octets, narrow, wide = vector(I8, 32), vector(I16, 16), vector(I32, 16)
-        multiply = overloaded(b, "llvm.x86.avx2.pmadd.ub.sw", narrow, octets, octets)
-        chunks = Loop(emit, emit.constant(0), [emit.many(wide, 0)] * 4)
-        left, most = b.sub(pairs, chunks.index), emit.constant(MULTIPLY_PAIRS)
-        stop = b.add(chunks.index, b.select(b.icmp_signed("<", left, most), left, most))
-        loop = Loop(emit, chunks.index, [emit.many(narrow, 0)] * 4)
-        x = b.bitcast(emit.splat(emit.load(emit.offset(row, loop.index, 2), I16, 1)), octets)
-        at = emit.offset(panel, loop.index, 128)
-        weights = [emit.load(emit.offset(at, j, 32), octets, 32) for j in columns]
-        sums = [b.add(loop.values[j], b.call(multiply, [x, weights[j]])) for j in columns]
-        loop.close(1, stop, sums)
-        total = [b.add(chunks.values[j], b.sext(sums[j], wide)) for j in columns]
-        _close_chunks(emit, chunks, stop, pairs, total)
-        store, compare = b.append_basic_block("store"), b.append_basic_block("compare")
-        b.cbranch(b.icmp_signed("!=", counts, emit.constant(0)), store, compare)
-        b.position_at_end(store)
-        for j in columns:
-            emit.store(b.sext(total[j], vector(I64, 16)), emit.offset(counts, j, 128), 8)
-        b.branch(compare)
-        b.position_at_end(compare)
-        word = emit.constant(0)
-        for j in columns:
-            hits = emit.mask(b.icmp_signed("<=", total[j], emit.load(emit.offset(limits, j, 64), wide, 8)))
-            word = b.or_(word, b.shl(hits, emit.constant(16 * j)))
-        return word
-
-    return intrinsic_of(16, 5, body, types.int64)
-
-
-def masked_sum() -> Any:
-    """Intrinsic sum(row, mask, chunks, tail, ragged) -> int64: sum of the bytes of a row that a mask of 0 and 255 keeps.
-
-    chunks: whole chunks of 64 bytes of the row, at most MASKED_CHUNKS; tail: address of one more chunk, used where ragged != 0.
-    """
-
-    def body(emit: Emit, row: Value, mask: Value, chunks: Value, tail: Value, ragged: Value) -> Value:
-        b, wide = emit.builder, vector(I16, 64)
-
-        def kept(at: Value, mask_at: Value) -> Value:
-            kind = vector(I8, 64)
-            return b.zext(b.and_(emit.load(at, kind, 1), emit.load(mask_at, kind, 64)), wide)
-
-        # The chunk behind the whole ones: the tail, or anything that a mask of zeros takes away.
-        last = kept(tail, emit.offset(mask, chunks, 64))
-        start = b.select(b.icmp_signed("!=", ragged, emit.constant(0)), last, emit.many(wide, 0))
-        entry = b.block
-        whole, end = b.append_basic_block("whole"), b.append_basic_block("end")
-        b.cbranch(b.icmp_signed(">", chunks, emit.constant(0)), whole, end)
-        b.position_at_end(whole)
-        loop = Loop(emit, emit.constant(0), [start])
-        found = kept(emit.offset(row, loop.index, 64), emit.offset(mask, loop.index, 64))
-        total = b.add(loop.values[0], found)
-        loop.close(1, chunks, [total])
-        whole_end = b.block
-        b.branch(end)
-        b.position_at_end(end)
-        result = b.phi(wide)
-        result.add_incoming(start, entry)
-        result.add_incoming(total, whole_end)
-        words = vector(I32, 64)
-        reduce = overloaded(b, "llvm.vector.reduce.add.v64i32", I32, words)
-        return b.zext(b.call(reduce, [b.zext(result, words)]), I64)
-
-    return intrinsic_of(64, 5, body, types.int64)
 
 
 # ---------------------------------------------------------------- bytes to bits
