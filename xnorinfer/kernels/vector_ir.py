@@ -123,6 +123,10 @@ def intrinsic_of(lanes: int, arguments: int, body: Callable[..., ir.Value | None
     names = [f"x{i}" for i in range(arguments)]
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
+        if lanes > 1:
+            # Vectors that registers do not hold lie on the stack; across two cache lines each would take twice the time.
+            builder.function.attributes.alignstack = 64
+            builder.function.attributes.add("nounwind")  # llvmlite writes no attributes where this set is empty
         out = body(Emit(builder, lanes), *values)
         return context.get_dummy_value() if out is None else out
 
