@@ -24,6 +24,7 @@ from xnorinfer.converters.base import (
     Notes,
     Reading,
     default_warning,
+    glorot,
     net_line,
 )
 from xnorinfer.errors import NetworkError, OptionError
@@ -112,11 +113,6 @@ class Defaults:
     input_origin: Literal["file", "graph", "default"] = "default"
     profile_origin: Literal["file", "graph", "default"] = "default"
     epsilon_origin: Literal["file", "graph"] = "file"
-
-
-def glorot(layer: LayerPart) -> float:
-    """BinaryNet's H="Glorot": sqrt(1.5 / (fan_in + fan_out)), rounded to float32 once, as `np.float32(np.sqrt(...))` does."""
-    return float(np.float32(np.sqrt(1.5 / (layer.depth + layer.neurons))))
 
 
 def pixel_step(ones: NDArray[np.bool_]) -> int | None:
@@ -234,7 +230,7 @@ def _batch_norm(norm: NormPart, options: ConvertOptions, defaults: Defaults) -> 
 
 def _magnitude(part: LayerPart, options: ConvertOptions) -> float:
     if options.h == "glorot":
-        return glorot(part)
+        return glorot(part.depth, part.neurons)
     if options.h is None:
         return 1.0 if part.h is None else part.h
     return float(np.float32(options.h))
@@ -242,7 +238,7 @@ def _magnitude(part: LayerPart, options: ConvertOptions) -> float:
 
 def _assume_h(parts: Sequence[LayerPart], options: ConvertOptions, notes: Notes) -> None:
     if options.h == "glorot":
-        values = ", ".join(f"{part.name} {glorot(part):.6g}" for part in parts if not part.is_float)
+        values = ", ".join(f"{part.name} {glorot(part.depth, part.neurons):.6g}" for part in parts if not part.is_float)
         notes.assumptions.append(Assumption(MAGNITUDE, f"glorot: {values}", "option"))
     elif options.h is None and any(part.h is not None for part in parts):
         values = ", ".join(f"{part.name} {part.h or 1.0:.6g}" for part in parts if not part.is_float)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeGuard
 
+import numpy as np
+
 from xnorinfer.errors import OptionError
 from xnorinfer.netspec import PROFILES, InputMapping, NetSpec, PixelInput, input_from_json, input_to_json
 
@@ -139,6 +141,11 @@ class Source(Protocol):
 
     def read(self, path: Path, options: ConvertOptions) -> Reading:
         """Read the checkpoint.  Raises SourceError (unreadable), OptionError or NetworkError (all reasons at once)."""
+
+
+def glorot(depth: int, neurons: int) -> float:
+    """BinaryNet's H="Glorot": sqrt(1.5 / (fan_in + fan_out)), rounded to float32 once, as `np.float32(np.sqrt(...))` does."""
+    return float(np.float32(np.sqrt(1.5 / (depth + neurons))))
 
 
 #: The reference's mapping (BinaryNet: pixels from [0, 1] to [-1, 1]), used when nobody says otherwise.

@@ -14,8 +14,8 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from xnorinfer.converters.arrays import RawTensor, as_float32
-from xnorinfer.converters.assemble import LayerPart, NormPart, glorot, pixel_step
-from xnorinfer.converters.base import DEFAULT_INPUT, Assumption, ConvertOptions, Notes, TensorUse, net_line
+from xnorinfer.converters.assemble import LayerPart, NormPart, pixel_step
+from xnorinfer.converters.base import DEFAULT_INPUT, Assumption, ConvertOptions, Notes, TensorUse, glorot, net_line
 from xnorinfer.converters.bundle import Entry
 from xnorinfer.converters.keras_config import KerasLayer, identify
 from xnorinfer.converters.keras_weights import BIAS, KERNEL, NORM_ROLES, Weights
@@ -263,7 +263,7 @@ class Walk:
         """H of a port of BinaryNet; None if the config does not say."""
         h = layer.config.get("H", layer.config.get("h"))
         if isinstance(h, str) and h.lower() == "glorot":
-            return glorot(part)
+            return glorot(part.depth, part.neurons)
         if h is not None and not (_is_number(h) and h > 0):
             self.problems.append(f"{layer}: H is {h!r}, needed is a number above 0 or 'Glorot'; --h says it")
             return None

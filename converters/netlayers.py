@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.converters.base import INPUT, TIE_PROFILE, Assumption, Notes
+from xnorinfer.converters.base import INPUT, TIE_PROFILE, Assumption, Notes, glorot
 from xnorinfer.converters.netarrays import Arrays
 from xnorinfer.converters.netnorm import NORM_FIELDS, batch_norm, comparison
 from xnorinfer.converters.tomltable import Table
@@ -201,7 +201,7 @@ class Builder:
             table.problem("weight_scale", "belongs to float layers; binary layers have scale and h")
         h = own if own is not None else self.h
         if h == "glorot":
-            h = float(np.float32(np.sqrt(1.5 / (array.shape[0] + array.shape[1]))))
+            h = glorot(*array.shape)
         magnitude = 1.0 if h is None else float(np.float32(h))
         if values != "latent" and np.isfinite(array).all():
             self._check_binary(table, name, tensor, values, magnitude)

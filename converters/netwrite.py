@@ -258,7 +258,7 @@ class _Writer:
 
 def _mapping(mapping: InputMapping) -> str:
     if isinstance(mapping, PixelInput):
-        low, high = mapping.intercept / mapping.divisor, (255 * mapping.slope + mapping.intercept) / mapping.divisor
+        low, high = mapping.ends
         if mapping == PixelInput.range(0, 255):
             return "raw = true"
         if low != high and mapping == PixelInput.range(low, high):

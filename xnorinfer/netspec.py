@@ -84,8 +84,13 @@ class PixelInput:
             raise OptionError(f"input normalization {mean:g}:{std:g} needs a finite MEAN and a STD above 0")
         return cls(1.0, -255.0 * mean, 255.0 * std)
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """What the pixels 0 and 255 become."""
+        return self.intercept / self.divisor, (255 * self.slope + self.intercept) / self.divisor
+
     def describe(self) -> str:
-        low, high = (self.intercept / self.divisor, (255 * self.slope + self.intercept) / self.divisor)
+        low, high = self.ends
         return f"uint8 pixels 0..255 mapped linearly to {low:.6g}..{high:.6g}"
 
 

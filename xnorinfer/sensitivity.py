@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.bits import bitunpack
-from xnorinfer.converters.base import EPSILON, INPUT, MAGNITUDE, NORM_ORDER, TIE_PROFILE, Reading
+from xnorinfer.converters.base import EPSILON, INPUT, MAGNITUDE, NORM_ORDER, TIE_PROFILE, Reading, glorot
 from xnorinfer.errors import NetworkError
 from xnorinfer.folding import Counts, affine_of, fold, steps_of_dense, steps_of_layers
 from xnorinfer.lower import Block, blocks_of, counts_of, input_counts, input_layers, lower
@@ -304,7 +304,7 @@ def _with_form(layer: Layer, form: BatchNormForm) -> Layer:
 def _other_magnitudes(net: NetSpec) -> Iterator[tuple[str, NetSpec]]:
     """Glorot's H, in the code that knows it and where training, which clips to -H..H, left no larger latent."""
     layers = [layer for layer in net.layers if isinstance(layer, Dense)]
-    magnitudes = {layer.name: float(np.float32(np.sqrt(1.5 / (layer.depth + layer.neurons)))) for layer in layers}
+    magnitudes = {layer.name: glorot(layer.depth, layer.neurons) for layer in layers}
     if all(layer.rule.startswith("round") and np.abs(layer.latent).max() <= magnitudes[layer.name] for layer in layers):
         yield "glorot", _replaced(net, lambda layer: _with_magnitude(layer, magnitudes))
 
@@ -321,7 +321,7 @@ def _other_inputs(net: NetSpec) -> Iterator[tuple[str, NetSpec]]:
 
 
 def _range(mapping: PixelInput) -> str:
-    low, high = mapping.intercept / mapping.divisor, (255 * mapping.slope + mapping.intercept) / mapping.divisor
+    low, high = mapping.ends
     return f"{low:.3g}..{high:.3g}"
 
 
