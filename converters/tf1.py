@@ -175,6 +175,7 @@ class _Reader:
             scope, _, leaf = name.rpartition("/")
             scopes.setdefault(scope, {})[leaf] = entry
         modules = [module for scope, found in scopes.items() if (module := self._module(scope, found)) is not None]
+        modules = self._used(modules)
         noted = {tensor.name for tensor in self.notes.tensors}
         for name, owner in shadows.items():
             if name not in noted:
@@ -248,6 +249,22 @@ class _Reader:
                 f"{label}: what {described} are is not known" + net_line("norm = {...}", f"ignore = [{listed}]")
             )
         return module if module.part or module.norm else None
+
+    def _used(self, modules: list[Module]) -> list[Module]:
+        """Without the layers that no product of the graph reads, such as those of a model that was given up."""
+        if self.graph is None:
+            return modules
+        kernels = {m.name: self.kernels[m.part.name] for m in modules if m.part is not None}
+        unused = {name for name, kernel in kernels.items() if self.graph.binarization(kernel) is None}
+        if len(unused) == len(kernels):  # a graph of another kind, which says nothing
+            return modules
+        self.notes.tensors = [
+            dataclasses.replace(tensor, use="no product of the graph reads it", ignored=True)
+            if tensor.name.rpartition("/")[0] in unused and not tensor.ignored
+            else tensor
+            for tensor in self.notes.tensors
+        ]
+        return [module for module in modules if module.name not in unused]
 
     def _take(self, entry: Entry, use: str, *, transpose: bool = False) -> F32:
         scope = entry.name.rpartition("/")[0] or entry.name

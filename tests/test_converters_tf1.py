@@ -361,6 +361,20 @@ def test_refused_networks(tmp_path: Path, case: str) -> None:
     assert_resolvable(error.value)
 
 
+def test_layers_that_the_graph_does_not_use_are_no_part_of_the_network(tmp_path: Path) -> None:
+    """Left over in the checkpoint, under whatever name."""
+    arrays = {name: entry.load() for name, entry in read_v2(COMMITTED / "net").items()}
+    spare = {"spare/kernel": np.ones((6, 5)), "spare/bias": np.ones(5)}
+    path = write_bundle(tmp_path, {**arrays, **spare})
+    shutil.copy(COMMITTED / "net.meta", tmp_path)
+    reading = read_source(path)
+    assert {tensor.name for tensor in reading.tensors if tensor.use == "no product of the graph reads it"} == set(spare)
+    whole = read_source(COMMITTED / "net")
+    for one, other in zip(kinds_of(reading, Dense), kinds_of(whole, Dense), strict=True):
+        np.testing.assert_array_equal(one.latent, other.latent)
+    assert origins(reading) == origins(whole)
+
+
 def test_decoy_without_kernel_is_a_layer_of_unknown_meaning(tmp_path: Path) -> None:
     arrays = variables(dense__binary_weight=np.ones((6, 5)), dense__kernel=None)
     reading = read_source(write_bundle(tmp_path, arrays))
