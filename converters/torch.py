@@ -2,7 +2,8 @@
 
 Nothing in a file is executed: pickles are loaded with `weights_only=True`, which admits tensors and plain containers; a few
 inert types that training scripts store beside the weights (numpy scalars, argparse.Namespace) are admitted too.
-`.safetensors` needs no torch.
+`.safetensors` needs no torch.  Archives that hold a program, of TorchScript or torch.export, are read without torch, too, and
+without running it: as graphs (`torchscript`, `torchexport`).
 
 A state dict keeps the order in which modules were registered; this is taken as the order of execution.  A `.safetensors` file
 keeps no order: names are sorted, digits as numbers.
@@ -26,7 +27,12 @@ import numpy as np
 from xnorinfer.converters.arrays import ZIP_DAMAGE, RawTensor, check_zip, natural_key
 from xnorinfer.converters.assemble import Defaults, LayerPart, assemble
 from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse
+from xnorinfer.converters.graph import read_graph
+from xnorinfer.converters.onnxfile import OnnxGraph
 from xnorinfer.converters.statedict import BREVITAS_WAY, brevitas_problems, group
+from xnorinfer.converters.torchexport import is_export, read_export
+from xnorinfer.converters.torchscript import is_script, read_script
+from xnorinfer.converters.torchtensor import widen_bfloat16
 from xnorinfer.errors import MissingExtraError, NetworkError, SourceError
 
 if TYPE_CHECKING:
@@ -45,7 +51,7 @@ DEFAULTS = Defaults(
 
 #: First bytes of torch.save before version 1.6: a pickled magic number.
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-_SUFFIXES = (".pt", ".pth", ".tar", ".ckpt", ".bin", ".pkl")
+_SUFFIXES = (".pt", ".pt2", ".pth", ".tar", ".ckpt", ".bin", ".pkl")
 
 #: safetensors' dtype codes; BF16 is widened by hand.
 _SAFETENSORS_DTYPES = {
@@ -66,10 +72,12 @@ _SAFETENSORS_DTYPES = {
 
 
 class TorchSource:
-    """State dicts in PyTorch's or safetensors' container."""
+    """State dicts in PyTorch's or safetensors' container, and archives of whole programs."""
 
     name = "torch"
-    meaning = "PyTorch state dict or training checkpoint (.pt, .pth, .pth.tar), or .safetensors"
+    meaning = (
+        "PyTorch state dict or training checkpoint (.pt, .pth, .pth.tar), TorchScript, torch.export (.pt2), or .safetensors"
+    )
 
     def sniff(self, path: Path) -> bool:
         """True for torch zips, old torch pickles, any pickle under a usual suffix, and safetensors."""
@@ -78,7 +86,8 @@ class TorchSource:
                 start = stream.read(16)
             if start.startswith(b"PK\x03\x04"):
                 with zipfile.ZipFile(path) as archive:
-                    return any(name.endswith("data.pkl") for name in archive.namelist())
+                    names = archive.namelist()
+                    return any(name.endswith("data.pkl") for name in names) or is_export(names)
         except ZIP_DAMAGE:
             return path.suffix in _SUFFIXES and path.is_file()
         return start.startswith(_LEGACY_MAGIC) or start[:1] == b"\x80" or _is_safetensors(path, start)
@@ -96,6 +105,9 @@ class TorchSource:
             value = "sorted by name, digits as numbers (a safetensors file keeps no order)"
             notes.assumptions.append(Assumption("order of layers", value, "default"))
         else:
+            graph = _graph_of(path)
+            if graph is not None:
+                return read_graph(self.name, graph, path.name, options, "torch")
             tensors, where, modules = _tensors_of(path, load_checkpoint(path), notes)
             notes.assumptions.append(Assumption("order of layers", "as in the state dict", "file"))
         parts = group(tensors, notes, problems, where)
@@ -104,6 +116,20 @@ class TorchSource:
             defaults = dataclasses.replace(DEFAULTS, profile="ge-zero", profile_origin="file")
             problems[:0] = brevitas_problems(modules, parts[0].name if parts else None, options)
         return assemble(self.name, path.name, parts, options, defaults, notes, problems)
+
+
+def _graph_of(path: Path) -> OnnxGraph | None:
+    """The graph of an archive that holds a program; None for files of tensors."""
+    try:
+        if not zipfile.is_zipfile(path):
+            return None
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except ZIP_DAMAGE:
+        return None  # told by those who read it
+    if is_export(names):
+        return read_export(path)
+    return read_script(path) if is_script(names) else None
 
 
 # ---------------------------------------------------------------- safetensors
@@ -143,11 +169,6 @@ def load_safetensors(path: Path) -> list[RawTensor]:
     return tensors
 
 
-def widen_bfloat16(bits: Any) -> Any:
-    """bfloat16 bit patterns (uint16) as float32, exactly."""
-    return (np.asarray(bits).astype(np.uint32) << np.uint32(16)).view(np.float32)
-
-
 # ---------------------------------------------------------------- torch.save files
 
 
@@ -172,10 +193,10 @@ def _check_archive(path: Path) -> None:
             return
         with zipfile.ZipFile(path) as archive:
             check_zip(path, archive)
-            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            if is_script(archive.namelist()) or is_export(archive.namelist()):
                 raise SourceError(
-                    f"{path.name} is a TorchScript archive, which holds code; save the weights alone: "
-                    "torch.save(torch.jit.load(...).state_dict(), 'net.pt')"
+                    f"{path.name} holds a program and not tensors alone; save them for this: "
+                    "torch.save(torch.jit.load(...).state_dict(), 'net.pt'), or torch.export.load(...).state_dict"
                 )
             # torch.save stores without compression, so that nothing it wrote unpacks to more than the file.
             if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:

@@ -157,6 +157,40 @@ def test_comparison_with_where(tmp_path: Path, operation: str) -> None:
     assert reading.net.profile == ("gt-zero" if operation == "Greater" else "ge-zero")
 
 
+@pytest.mark.parametrize("form", ["less", "less or equal", "cast", "half", "mapped later", "constants"])
+def test_comparisons_that_become_signs(tmp_path: Path, form: str) -> None:
+    """x < 0 chooses -1; (x >= 0) * 2 - 1; weights that are compared in the graph."""
+    g = Graph(14)
+    zero, minus = np.array(0, F), np.array(-1, F)
+    weight = g.signs(12, 6)
+    g.add("MatMul", weight).add("Add", np.array([0, 1, 0, 2, 0, 0], F))
+    rule, scale = "ge", F(1)
+    if form in ("less", "less or equal"):
+        rule = "ge" if form == "less" else "gt"
+        g.add("Less" if form == "less" else "LessOrEqual", zero).add("Where", minus, ONE)
+    elif form == "half":
+        rule, scale = "gt", F(0.5)
+        g.add("Greater", zero).add("Cast", to=1).add("Sub", np.array(0.5, F))
+    elif form == "mapped later":
+        g.add("GreaterOrEqual", zero).add("Where", np.array(3, F), ONE).add("Sub", TWO)
+    else:
+        g.add("GreaterOrEqual", zero).add("Cast", to=1).add("Mul", TWO, first=form == "cast").add("Sub", ONE)
+    second = g.signs(6, 3)
+    if form == "constants":
+        second[0] = [0, -0.0, -1e-9]
+        compared = g.derived("GreaterOrEqual", g.constant(second), g.constant(zero))
+        g.add("MatMul", g.derived("Where", compared, g.constant(ONE), g.constant(minus)))
+        second = sign(second)
+    else:
+        g.add("MatMul", second)
+    reading = read_source(g.write(tmp_path), ConvertOptions(input=SignInput()))
+    x = np.sign(np.random.default_rng(5).standard_normal((200, 12))).astype(np.int8)
+    before = x @ weight + F([0, 1, 0, 2, 0, 0])
+    assert (before == 0).any()
+    hidden = np.where(before >= 0 if rule == "ge" else before > 0, F(1), F(-1))
+    np.testing.assert_array_equal(reference.forward(reading.net, x), hidden @ second * scale)
+
+
 def test_gemm_float_head_on_hardtanh(tmp_path: Path) -> None:
     g = Graph(5)
     w1, b1, w2, b2 = g.signs(9, 12), g.vector(9, 3), g.vector(27).reshape(3, 9), g.vector(3)
@@ -283,6 +317,20 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "no step": (
         lambda g: g.add("Add", ONE).add("BipolarQuant", ONE).add("MatMul", g.signs(3, 2)),
         "no step from -1 up to",
+    ),
+    "bits as numbers": (
+        lambda g: g.add("MatMul", g.signs(4, 3)).add("Greater", np.array(0, F)).add("Cast", to=1).add("MatMul", g.signs(3, 2)),
+        "does something else with a comparison",
+    ),
+    "falling signs": (
+        lambda g: (
+            g.add("MatMul", g.signs(4, 3)).add("Less", np.array(0, F)).add("Where", ONE, -ONE).add("MatMul", g.signs(3, 2))
+        ),
+        "makes \\+1 of the smaller values",
+    ),
+    "compared with a number": (
+        lambda g: g.add("MatMul", g.signs(4, 3)).add("Less", ONE),
+        "compares with something else than 0",
     ),
     "negative scales": (
         lambda g: g.add("MatMul", g.derived("BipolarQuant", g.constant(g.signs(4, 3)), g.constant(np.array([1, -1, 0], F)))),

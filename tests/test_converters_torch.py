@@ -353,15 +353,6 @@ def test_not_a_checkpoint(tmp_path: Path) -> None:
             read_source(saved(tmp_path, content))
 
 
-def test_torchscript_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "net.pt"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("net/data.pkl", b"")
-        archive.writestr("net/constants.pkl", b"")
-    with pytest.raises(SourceError, match="TorchScript"):
-        read_source(path)
-
-
 def test_compressed_archive_is_refused(tmp_path: Path) -> None:
     path, packed = saved(tmp_path, {"fc1.weight": torch.zeros(2000, 2000)}), tmp_path / "small.pt"
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:

@@ -199,14 +199,14 @@ def test_folded_networks(tmp_path: Path, files: dict[str, Reader]) -> None:
 
 
 def torch_module(torch: Any, layers: Any = LAYERS) -> Any:
-    """The network as a module that computes it."""
+    """The network as a module that computes it; TorchScript takes arguments without a type for tensors."""
 
     class Sign(torch.nn.Module):  # type: ignore[misc, name-defined]
-        def forward(self, x: Any) -> Any:
+        def forward(self, x):
             return torch.sign(x)
 
     class BinarizeLinear(torch.nn.Linear):  # type: ignore[misc, name-defined]
-        def forward(self, x: Any) -> Any:
+        def forward(self, x):
             return torch.nn.functional.linear(x, torch.sign(self.weight), self.bias)
 
     stack: list[Any] = []
@@ -236,8 +236,15 @@ def test_pytorch(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "legacy.pt", _use_new_zipfile_serialization=False)
     torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in state.items()}}, tmp_path / "training.pth.tar")
     torch.save({k.replace("/", "."): torch.from_numpy(v.copy()) for k, v in flat(LAYERS).items()}, tmp_path / "flat.pt")
+    example = torch.zeros(2, WIDTHS[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of TorchScript, which will go
+        torch.jit.script(module).save(str(tmp_path / "scripted.pt"))
+        torch.jit.trace(module, example).save(str(tmp_path / "traced.pt"))
+        torch.export.save(torch.export.export(module, (example,)), tmp_path / "exported.pt2")
     check(
         {
+            **{name: reader(tmp_path / name) for name in ("scripted.pt", "traced.pt", "exported.pt2")},
             **{name: reader(tmp_path / name, bn_epsilon=EPSILON) for name in ("state.pt", "legacy.pt", "training.pth.tar")},
             "net.toml, torch": described_reader(tmp_path / "flat.pt", described(lambda i, what: f"{i}.{what}")),
             "live module": live(module),

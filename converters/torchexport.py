@@ -1,0 +1,169 @@
+"""Archives of `torch.export.save` (`.pt2`), read without torch and without running anything.
+
+Such an archive is a zip: `models/NAME.json` holds the graph of ATen operations (torch._export.serde.schema), and
+`data/weights/NAME_weights_config.json` says in which files beside it the tensors are, as plain bytes.  Its graph is walked, so
+that order, signs, ties and epsilons are those of the exported program.  Archives from before torch 2.8 hold pickles instead.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xnorinfer.converters.arrays import ZIP_DAMAGE, RawTensor, check_zip
+from xnorinfer.converters.onnxfile import OnnxGraph
+from xnorinfer.converters.torchops import Recorder, Ref, Unknown
+from xnorinfer.converters.torchtensor import strided
+from xnorinfer.errors import SourceError
+
+#: torch._export.serde.schema.ScalarType -> torch's name of it.
+DTYPES = {
+    1: "uint8",
+    2: "int8",
+    3: "int16",
+    4: "int32",
+    5: "int64",
+    6: "float16",
+    7: "float32",
+    8: "float64",
+    12: "bool",
+    13: "bfloat16",
+}
+#: The largest description of a graph that is read.
+MAX_JSON_BYTES = 64 << 20
+_KINDS = ("parameter", "buffer", "tensor_constant")
+
+
+def is_export(names: list[str]) -> bool:
+    """Whether the names of a zip's entries are those of an archive of torch.export, of any age."""
+    ends = ("/archive_format", "serialized_exported_program.json")
+    return any(name.endswith(ends) for name in names)
+
+
+def read_export(path: Path) -> OnnxGraph:
+    """The graph of an archive, its tensors under the names they have in the module.  Raises SourceError."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            check_zip(path, archive)
+            return _read(path, archive)
+    except ZIP_DAMAGE as error:
+        raise SourceError(f"{path.name} is a damaged or truncated archive: {error}") from None
+    except (KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError) as error:
+        raise SourceError(f"{path.name} is a malformed archive of torch.export ({type(error).__name__}: {error})") from None
+
+
+def _read(path: Path, archive: zipfile.ZipFile) -> OnnxGraph:
+    names = archive.namelist()
+    if any(name.rpartition("/")[2] == "serialized_exported_program.json" for name in names):
+        raise SourceError(
+            f"{path.name} is an archive of torch.export from before torch 2.8, whose weights are pickled; load it with "
+            "torch.export.load and save it again, or save program.state_dict with torch.save"
+        )
+    models = [name for name in names if "/models/" in name and name.endswith(".json")]
+    if len(models) != 1:
+        raise SourceError(f"{path.name} holds {len(models)} models; needed is one")
+    root = models[0].partition("models/")[0]
+    model = _json(path, archive, models[0])
+    version = model["schema_version"]["major"]
+    if version != 8:
+        raise SourceError(f"{path.name} has version {version} of torch.export's format; known is 8 (torch 2.8 and later)")
+    name = models[0].rpartition("/")[2].removesuffix(".json")
+    tensors: dict[str, RawTensor] = {}
+    for folder, config in (("weights", f"{name}_weights_config.json"), ("constants", f"{name}_constants_config.json")):
+        if f"{root}data/{folder}/{config}" in names:
+            for key, entry in _json(path, archive, f"{root}data/{folder}/{config}")["config"].items():
+                tensors[key] = _tensor(path, archive, f"{root}data/{folder}/", key, entry)
+    return _Program(path.name, model["graph_module"], tensors).graph(f"torch {model.get('torch_version', '')}")
+
+
+def _json(path: Path, archive: zipfile.ZipFile, name: str) -> Any:
+    if archive.getinfo(name).file_size > MAX_JSON_BYTES:
+        raise SourceError(f"{path.name}: {name} has more than {MAX_JSON_BYTES} bytes")
+    try:
+        return json.loads(archive.read(name))
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{path.name}: {name} is no JSON: {error}") from None
+
+
+def _tensor(path: Path, archive: zipfile.ZipFile, folder: str, name: str, entry: Mapping[str, Any]) -> RawTensor:
+    if entry["use_pickle"] is not False:
+        raise SourceError(f"{path.name}: tensor {name} is pickled, which could run code; save the state dict instead")
+    meta = entry["tensor_meta"]
+    kind = DTYPES.get(meta["dtype"])
+    if kind is None or meta["layout"] != 7:
+        raise SourceError(f"{path.name}: tensor {name} is no ordinary dense tensor of real numbers")
+    shape, strides = ([size["as_int"] for size in meta[key]] for key in ("sizes", "strides"))
+    raw = np.frombuffer(archive.read(folder + str(entry["path_name"])), np.uint8)
+    return strided(f"{path.name}: tensor {name}", name, raw, kind, shape, strides, meta["storage_offset"]["as_int"])
+
+
+class _Program:
+    """A graph module, told to a recorder."""
+
+    def __init__(self, about: str, module: Mapping[str, Any], tensors: Mapping[str, RawTensor]) -> None:
+        self.about = about
+        self.module = module
+        self.recorder = Recorder(about, tensors, (7,))
+        self.values: dict[str, Any] = {}
+
+    def graph(self, producer: str) -> OnnxGraph:
+        entry = self._inputs()
+        for node in self.module["graph"]["nodes"]:
+            self._node(node)
+        for spec in self.module["signature"]["output_specs"]:
+            if "user_output" not in spec:
+                what = ", ".join(spec)
+                raise SourceError(
+                    f"{self.about}: the program changes its own buffers ({what}): call eval() before exporting it"
+                )
+        return self.recorder.graph(entry, producer)
+
+    def _inputs(self) -> str:
+        entries = []
+        for spec in self.module["signature"]["input_specs"]:
+            ((kind, what),) = spec.items()
+            if kind in _KINDS:
+                name = str(what[f"{kind}_name"])
+                if name not in self.recorder.constants:
+                    raise SourceError(f"{self.about}: the archive holds no tensor {name}, which its graph uses")
+                self.values[what["arg"]["name"]] = Ref(name, name)
+            elif kind == "user_input" and "as_tensor" in what["arg"]:
+                entries.append(what["arg"]["as_tensor"]["name"])
+                self.values[entries[-1]] = Ref(entries[-1])
+            else:
+                raise SourceError(f"{self.about}: the program has an input of the kind {kind}, which is not supported")
+        if len(entries) != 1:
+            raise SourceError(f"{self.about} has the inputs {', '.join(entries) or '(none)'}; one is supported")
+        return str(entries[0])
+
+    def _node(self, node: Mapping[str, Any]) -> None:
+        outputs = [output for output in node["outputs"] if "as_tensor" in output or "as_tensors" in output]
+        if not outputs:  # arithmetic with sizes, assertions about them
+            for output in node["outputs"]:
+                self.values.update(
+                    (value["as_name"], Unknown()) for value in output.values() if isinstance(value, dict) and "as_name" in value
+                )
+            return
+        target = str(node["target"])
+        if not target.startswith("torch.ops.aten."):
+            self.recorder.refuse(target, "is not supported in a binary network")
+        operation = target.removeprefix("torch.ops.aten.").partition(".")[0]
+        named = {argument["name"]: self._argument(argument["arg"]) for argument in node["inputs"]}
+        result = self.recorder.record(operation, [], named)
+        first = outputs[0]["as_tensor"] if "as_tensor" in outputs[0] else outputs[0]["as_tensors"][0]
+        self.values[first["name"]] = result
+
+    def _argument(self, argument: Mapping[str, Any]) -> Any:
+        ((kind, value),) = argument.items()
+        if kind == "as_tensor":
+            if value["name"] not in self.values:
+                raise SourceError(f"{self.about}: the graph uses a tensor {value['name']} that nothing computes")
+            return self.values[value["name"]]
+        if kind == "as_none":
+            return None
+        return value if kind in ("as_int", "as_float", "as_bool", "as_ints", "as_scalar_type", "as_string") else Unknown()

@@ -1,0 +1,366 @@
+"""TorchScript archives (`torch.jit.save`), read without torch and without running anything.
+
+Such an archive holds the tree of modules as a pickle of plain data (`torchpickle`) and the code of their methods in a small
+subset of Python's syntax.  The code is parsed and followed from `forward` on, symbolically: attributes are looked up, branches
+are taken where the archive decides them (training or not), and every operation on tensors is written down.  What comes out is a
+graph, so that order, signs, ties and epsilons are those of the archive.  Loops, and operations that no binary network needs,
+are refused.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import operator
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.converters.arrays import ZIP_DAMAGE, RawTensor, check_zip
+from xnorinfer.converters.onnxfile import OnnxGraph
+from xnorinfer.converters.torchops import WAY_OUT, Recorder, Ref, Unknown
+from xnorinfer.converters.torchpickle import Thing, named_tensors, unpickle
+from xnorinfer.errors import SourceError
+
+#: What a hostile archive may cost: bytes of one file of code, nested brackets in it, statements followed, calls within calls.
+MAX_CODE_BYTES = 1 << 20
+MAX_BRACKETS = 50
+MAX_LINE = 10_000
+MAX_STATEMENTS = 50_000
+MAX_CALLS = 50
+
+
+def is_script(names: Sequence[str]) -> bool:
+    """Whether the names of a zip's entries are those of a TorchScript archive."""
+    return any(name.endswith("/constants.pkl") for name in names)
+
+
+def read_script(path: Path) -> OnnxGraph:
+    """The graph of an archive, its tensors under their dotted names.  Raises SourceError."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            check_zip(path, archive)
+            return _Archive(path, archive).graph()
+    except ZIP_DAMAGE as error:
+        raise SourceError(f"{path.name} is a damaged or truncated archive: {error}") from None
+
+
+@dataclass(frozen=True)
+class _Name:
+    """A dotted name: of a function, a class, an operation."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class _Method:
+    thing: Thing
+    name: str
+
+
+class _Archive:
+    """The files of an archive."""
+
+    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
+        self.about = path.name
+        self.archive = archive
+        constants = next(name for name in archive.namelist() if name.endswith("/constants.pkl"))
+        self.root = constants.removesuffix("constants.pkl")
+        self.code: dict[str, dict[str, ast.stmt]] = {}
+
+    def graph(self) -> OnnxGraph:
+        names = self.archive.namelist()
+        if f"{self.root}byteorder" in names and self.archive.read(f"{self.root}byteorder") != b"little":
+            raise SourceError(f"{self.about} was written on a big-endian machine, which is not supported")
+        module, constants = self._pickle("data"), self._pickle("constants")
+        if not isinstance(module, Thing) or not isinstance(constants, tuple):
+            raise SourceError(f"{self.about} holds no module")
+        tensors = named_tensors(module)
+        frozen = {}
+        for index, value in enumerate(constants):
+            if isinstance(value, RawTensor):
+                frozen[f"CONSTANTS.c{index}"] = dataclasses.replace(value, name=f"CONSTANTS.c{index}")
+        recorder = Recorder(self.about, {**tensors, **frozen}, (6,))
+        run = _Run(self, recorder, module, list(constants))
+        return recorder.graph(run.forward(), "TorchScript")
+
+    def _pickle(self, name: str) -> Any:
+        memory: dict[str, NDArray[np.uint8]] = {}
+
+        def storage(key: str) -> NDArray[np.uint8]:
+            if key not in memory:
+                entry = f"{self.root}{name}/{key}"
+                if entry not in self.archive.namelist():
+                    raise SourceError(f"{self.about}: the memory {name}/{key} of a tensor is missing")
+                memory[key] = np.frombuffer(self.archive.read(entry), np.uint8)
+            return memory[key]
+
+        entry = f"{self.root}{name}.pkl"
+        if entry not in self.archive.namelist():
+            raise SourceError(f"{self.about} holds no {name}.pkl")
+        return unpickle(f"{self.about}, {name}.pkl", self.archive.read(entry), storage)
+
+    def definition(self, name: str) -> ast.stmt | None:
+        """The class or function of a full name, such as `__torch__.Net`."""
+        place, _, last = name.rpartition(".")
+        if place not in self.code:
+            self.code[place] = self._parsed(f"{self.root}code/{place.replace('.', '/')}.py")
+        return self.code[place].get(last)
+
+    def _parsed(self, entry: str) -> dict[str, ast.stmt]:
+        if entry not in self.archive.namelist():
+            return {}
+        if self.archive.getinfo(entry).file_size > MAX_CODE_BYTES:
+            raise SourceError(f"{self.about}: {entry} has more than {MAX_CODE_BYTES} bytes of code")
+        try:
+            text = self.archive.read(entry).decode()
+            for line in text.splitlines():
+                depths = np.cumsum([(c in "([{") - (c in ")]}") for c in line[:MAX_LINE]]) if line else np.zeros(1)
+                if len(line) > MAX_LINE or depths.max() > MAX_BRACKETS:
+                    raise ValueError("a line is too long or too deeply nested")
+            tree = ast.parse(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+            raise SourceError(f"{self.about}: {entry} is no code of TorchScript ({error})") from None
+        return {item.name: item for item in tree.body if isinstance(item, ast.ClassDef | ast.FunctionDef)}
+
+
+_ARITHMETIC: dict[str, Callable[..., Any]] = {
+    "eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge,
+    "__is__": operator.is_, "__isnot__": operator.is_not, "__not__": operator.not_,
+    "add": operator.add, "sub": operator.sub, "mul": operator.mul, "neg": operator.neg,
+}  # fmt: skip
+#: Operations on sizes and texts, whose results decide nothing here.
+_UNKNOWN = (
+    "dim",
+    "size",
+    "len",
+    "format",
+    "numel",
+    "warn",
+    "__getitem__",
+    "device",
+    "dtype",
+    "is_grad_enabled",
+    "append",
+    "list",
+)
+
+
+class _Run:
+    """Follows `forward`, symbolically."""
+
+    def __init__(self, archive: _Archive, recorder: Recorder, module: Thing, constants: list[Any]) -> None:
+        self.archive = archive
+        self.about = archive.about
+        self.recorder = recorder
+        self.module = module
+        self.constants = constants
+        self.names = {id(module): ""}
+        self.statements = 0
+        self.depth = 0
+
+    def forward(self) -> str:
+        """The name of the network's input."""
+        definition = self._method(self.module, "forward")
+        wanted = [argument.arg for argument in definition.args.args[1:]]
+        if len(wanted) != 1:
+            raise SourceError(f"{self.about} has the inputs {', '.join(wanted) or '(none)'}; one is supported")
+        result = self._call(definition, [self.module, Ref("input")], {})
+        if not isinstance(result, Ref):
+            raise SourceError(f"{self.about}: forward returns no tensor; one is supported")
+        return "input"
+
+    def _refuse(self, what: ast.AST, reason: str) -> Any:
+        text = ast.unparse(what)
+        raise SourceError(f"{self.about}: its code {reason}: {text if len(text) <= 80 else text[:77] + '...'}. {WAY_OUT}")
+
+    def _method(self, thing: Thing, name: str) -> ast.FunctionDef:
+        kind = self.archive.definition(thing.kind)
+        for item in kind.body if isinstance(kind, ast.ClassDef) else []:
+            if isinstance(item, ast.FunctionDef) and item.name == name:
+                return item
+        raise SourceError(f"{self.about}: the archive holds no code of {thing.kind}.{name}")
+
+    def _call(self, definition: ast.FunctionDef, positional: list[Any], named: dict[str, Any]) -> Any:
+        arguments = definition.args
+        names = [argument.arg for argument in arguments.args]
+        defaults = arguments.defaults
+        local = {
+            name: self._value(value, {}) for name, value in zip(names[len(names) - len(defaults) :], defaults, strict=True)
+        }
+        local |= dict(zip(names, positional, strict=False)) | named
+        if len(positional) > len(names) or set(names) - set(local) or self.depth > MAX_CALLS:
+            self._refuse(arguments, f"calls {definition.name} in a way that is not supported")
+        self.depth += 1
+        result = self._block(definition.body, local)
+        self.depth -= 1
+        return None if result is _NOTHING else result
+
+    def _block(self, body: Sequence[ast.stmt], local: dict[str, Any]) -> Any:
+        """What a block returns, or _NOTHING if it runs to its end."""
+        for statement in body:
+            self.statements += 1
+            if self.statements > MAX_STATEMENTS:
+                raise SourceError(f"{self.about}: its code has more than {MAX_STATEMENTS} statements to follow")
+            if isinstance(statement, ast.Return):
+                return None if statement.value is None else self._value(statement.value, local)
+            if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
+                self._assign(statement.targets[0], self._value(statement.value, local), local)
+            elif isinstance(statement, ast.Expr):
+                self._value(statement.value, local)
+            elif isinstance(statement, ast.If):
+                result = self._branch(statement, local)
+                if result is not _NOTHING:
+                    return result
+            elif not isinstance(statement, ast.Pass):
+                self._refuse(statement, "is not straight")
+        return _NOTHING
+
+    def _assign(self, target: ast.expr, value: Any, local: dict[str, Any]) -> None:
+        if isinstance(target, ast.Name):
+            local[target.id] = value
+        elif isinstance(target, ast.Tuple) and isinstance(value, Unknown):
+            for item in target.elts:
+                self._assign(item, value, local)
+        elif isinstance(target, ast.Tuple) and isinstance(value, list | tuple) and len(value) == len(target.elts):
+            for item, part in zip(target.elts, value, strict=True):
+                self._assign(item, part, local)
+        else:
+            self._refuse(target, "assigns in a way that is not supported")
+
+    def _branch(self, statement: ast.If, local: dict[str, Any]) -> Any:
+        condition = self._value(statement.test, local)
+        if isinstance(condition, bool):
+            return self._block(statement.body if condition else statement.orelse, local)
+        if not isinstance(condition, Unknown):
+            self._refuse(statement.test, "decides by a tensor")
+        # Checks of shapes: nothing but errors and texts may hang on them.
+        before = len(self.recorder.nodes)
+        for body in (statement.body, statement.orelse):
+            if body and isinstance(body[-1], ast.Expr) and _is_raise(body[-1].value):
+                continue
+            changed = dict(local)
+            result = self._block(body, changed)
+            if result is not _NOTHING or len(self.recorder.nodes) != before:
+                self._refuse(statement.test, "computes something else for other shapes")
+            local.update((name, Unknown()) for name, value in changed.items() if local.get(name, _NOTHING) is not value)
+        return _NOTHING
+
+    # ---------------------------------------------------------------- expressions
+
+    def _value(self, node: ast.expr, local: dict[str, Any]) -> Any:
+        if isinstance(node, ast.Constant):
+            return node.value
+        if isinstance(node, ast.Name):
+            if node.id in local:
+                return local[node.id]
+            return {"inf": float("inf"), "nan": float("nan")}.get(node.id, _Name(node.id))
+        if isinstance(node, ast.Attribute):
+            return self._attribute(node, self._value(node.value, local), node.attr)
+        if isinstance(node, ast.Call):
+            return self._called(node, local)
+        if isinstance(node, ast.List | ast.Tuple):
+            return [self._value(item, local) for item in node.elts]
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            value = self._value(node.operand, local)
+            return -value if isinstance(value, int | float) else self._refuse(node, "negates something that is no number")
+        if isinstance(node, ast.Subscript):
+            return self._item(node, local)
+        return self._refuse(node, "holds an expression that is not supported")
+
+    def _item(self, node: ast.Subscript, local: dict[str, Any]) -> Any:
+        value, index = self._value(node.value, local), self._value(node.slice, local)
+        if isinstance(value, list | tuple) and isinstance(index, int) and -len(value) <= index < len(value):
+            return value[index]
+        if isinstance(value, Unknown | _Name) or isinstance(index, Unknown):
+            return Unknown()
+        return self._refuse(node, "picks an element in a way that is not supported")
+
+    def _attribute(self, node: ast.expr, owner: Any, name: str) -> Any:
+        if isinstance(owner, _Name):
+            if owner.name == "CONSTANTS" and name[:1] == "c" and name[1:].isdigit():
+                index = int(name[1:])
+                if index >= len(self.constants):
+                    self._refuse(node, "uses a constant that the archive does not hold")
+                value = self.constants[index]
+                return Ref(f"CONSTANTS.c{index}", f"CONSTANTS.c{index}") if isinstance(value, RawTensor) else value
+            return _Name(f"{owner.name}.{name}")
+        if not isinstance(owner, Thing):
+            return self._refuse(node, "asks for an attribute in a way that is not supported")
+        if name not in owner.state:
+            return self._class_constant(node, owner, name)
+        value = owner.state[name]
+        prefix = self.names[id(owner)]
+        if isinstance(value, RawTensor):
+            return Ref(prefix + name, prefix + name)
+        if isinstance(value, Thing):
+            self.names[id(value)] = f"{prefix}{name}."
+        return value
+
+    def _class_constant(self, node: ast.expr, owner: Thing, name: str) -> Any:
+        kind = self.archive.definition(owner.kind)
+        for item in kind.body if isinstance(kind, ast.ClassDef) else []:
+            if isinstance(item, ast.FunctionDef) and item.name == name:
+                return _Method(owner, name)
+            if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and item.target.id == name and item.value:
+                return self._value(item.value, {})
+        return self._refuse(node, "asks for an attribute that the archive does not hold")
+
+    def _called(self, node: ast.Call, local: dict[str, Any]) -> Any:
+        function = self._value(node.func, local)
+        if isinstance(function, _Name) and function.name in ("annotate", "unchecked_cast"):
+            return self._value(node.args[-1], local)
+        if isinstance(function, _Name) and function.name == "uninitialized":
+            return Unknown()
+        if isinstance(function, _Name) and function.name == "getattr" and len(node.args) == 2:  # names that are no words: '0'
+            return self._attribute(node, self._value(node.args[0], local), str(self._value(node.args[1], local)))
+        positional = [self._value(argument, local) for argument in node.args]
+        named = {str(keyword.arg): self._value(keyword.value, local) for keyword in node.keywords}
+        if isinstance(function, _Method):
+            return self._call(self._method(function.thing, function.name), [function.thing, *positional], named)
+        if not isinstance(function, _Name):
+            return self._refuse(node.func, "calls something that is no function")
+        if function.name.startswith("__torch__."):
+            definition = self.archive.definition(function.name)
+            if not isinstance(definition, ast.FunctionDef):
+                return self._refuse(node.func, "calls something that the archive does not hold")
+            return self._call(definition, positional, named)
+        return self._operation(node, function.name, positional, named)
+
+    def _operation(self, node: ast.Call, name: str, positional: list[Any], named: dict[str, Any]) -> Any:
+        space, _, operation = name.rpartition(".")
+        if space not in ("torch", "ops.aten", "") or _is_raise(node):
+            return self._refuse(node, "ends in an error" if _is_raise(node) else "calls what is not supported")
+        tensors = any(isinstance(value, Ref) for value in (*positional, *named.values()))
+        if operation in _UNKNOWN:
+            return Unknown()
+        if operation in _ARITHMETIC and (not tensors or operation in ("__is__", "__isnot__")):
+            if any(isinstance(value, Unknown) for value in positional):
+                return Unknown()
+            return self._arithmetic(node, operation, positional)
+        if not tensors:
+            return self._refuse(node, "calls what is not supported")
+        return self.recorder.record(operation, positional, named)
+
+    def _arithmetic(self, node: ast.Call, operation: str, values: list[Any]) -> Any:
+        """Numbers of 64 bits, as the archive's own interpreter has them; texts are compared at most."""
+        numbers = all(isinstance(value, int | float) for value in values)
+        if numbers or operation in ("eq", "ne", "__is__", "__isnot__", "__not__"):
+            with contextlib.suppress(TypeError, OverflowError):
+                result = _ARITHMETIC[operation](*values)
+                if not isinstance(result, int) or abs(result) < 1 << 63:
+                    return result
+        return self._refuse(node, "computes in a way that is not supported")
+
+
+_NOTHING = object()
+
+
+def _is_raise(node: ast.expr) -> bool:
+    return isinstance(node, ast.Call) and ast.unparse(node.func) == "ops.prim.RaiseException"

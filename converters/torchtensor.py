@@ -1,0 +1,55 @@
+"""Tensors as PyTorch lays them out in memory: a type by name, sizes, strides and an offset into plain bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.converters.arrays import RawTensor, element_count
+from xnorinfer.errors import SourceError
+
+#: torch's names of types -> how they are stored; bfloat16 is widened by hand.
+STORED = {
+    "uint8": "|u1",
+    "int8": "|i1",
+    "int16": "<i2",
+    "int32": "<i4",
+    "int64": "<i8",
+    "float16": "<f2",
+    "bfloat16": "<u2",
+    "float32": "<f4",
+    "float64": "<f8",
+    "bool": "|b1",
+}
+
+
+def widen_bfloat16(bits: Any) -> Any:
+    """bfloat16 bit patterns (uint16) as float32, exactly."""
+    return (np.asarray(bits).astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def strided(
+    about: str, name: str, raw: NDArray[np.uint8], kind: str, sizes: Sequence[int], strides: Sequence[int], offset: int
+) -> RawTensor:
+    """A tensor of the type `kind` (torch's name) in bytes; strides and offset count elements.
+
+    Raises SourceError (beginning with `about`) where it does not lie inside the bytes, or claims more elements than they hold.
+    """
+    code = np.dtype(STORED[kind])
+    numbers = [*sizes, *strides, offset]
+    if len(sizes) != len(strides) or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers):
+        raise SourceError(f"{about} has the sizes {list(sizes)}, strides {list(strides)} and offset {offset}")
+    count = element_count(sizes)
+    last = offset + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
+    if raw.size % code.itemsize or count > raw.size // code.itemsize or (count and last >= raw.size // code.itemsize):
+        raise SourceError(f"{about} says {tuple(sizes)} {kind}, but its data has {raw.size} bytes")
+    flat = raw.view(code)
+    if count:
+        steps = tuple(stride * code.itemsize for stride in strides)
+        array: NDArray[Any] = np.lib.stride_tricks.as_strided(flat[offset:], tuple(sizes), steps, writeable=False)
+    else:
+        array = np.empty(tuple(sizes), code)
+    return RawTensor(name, widen_bfloat16(array) if kind == "bfloat16" else array, kind)
