@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import mmap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     import h5py
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
+#: How a collection of the global heap begins, with its version.
+_HEAP = b"GCOL\x01"
 #: More than any network has; a file can claim any number of groups, one inside the other.
 MAX_OBJECTS = 100_000
 MAX_DEPTH = 64
@@ -136,10 +139,36 @@ def open_h5(
     about = about or path.name
     with contextlib.ExitStack() as stack:
         with damage(about):
-            size = path.stat().st_size if content is None else len(content)
+            if content is None:
+                with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                    size = _require_sound(data, about)
+            else:
+                size = _require_sound(content, about)
             file = stack.enter_context(h5py.File(path if content is None else io.BytesIO(content), "r"))
             opened = H5Content(file, about, size, foreign=foreign)
         yield opened
+
+
+def _require_sound(data: bytes | mmap.mmap, about: str) -> int:
+    """Refuse what libhdf5 never gets done with: free space of 0 bytes in its global heap, which holds the names of layers and
+    weights, and which it passes again and again.  Returns the size of the file.
+    """
+    start = next((at for at in (0, *(512 << n for n in range(32))) if data[at : at + 8] == MAGIC), None)
+    head = b"" if start is None else data[start : start + 16]
+    widths = head[9:11] if head[8:9] >= b"\x02" else head[13:15]
+    if widths != b"\x08\x08":
+        raise SourceError(f"{about} is damaged, truncated or no HDF5 file, or one with addresses of other than 8 bytes")
+    heap = data.find(_HEAP)
+    while heap >= 0:
+        place, end = heap + 16, min(heap + int.from_bytes(data[heap + 8 : heap + 16], "little"), len(data))
+        while place + 16 <= end:
+            index = int.from_bytes(data[place : place + 2], "little")
+            size = int.from_bytes(data[place + 8 : place + 16], "little")
+            if index == size == 0:
+                raise SourceError(f"{about} is damaged: its heap at byte {heap} has no end")
+            place += 16 + -(-size // 8) * 8 if index else size
+        heap = data.find(_HEAP, heap + 1)
+    return len(data)
 
 
 @contextlib.contextmanager
