@@ -11,6 +11,7 @@ import argparse
 import json
 import mmap
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -21,6 +22,8 @@ import fuzzing
 from fuzz_targets import TARGETS
 
 CHUNK = 2000
+#: Beyond any patience: several times what a file may take, on a machine that is busy with other things.
+HUNG_SECONDS = 6 * fuzzing.SECONDS
 #: Enough to look at; stop there.
 MAX_DEFECTS = 20
 
@@ -39,6 +42,20 @@ def child(target: fuzzing.Target, first: int, count: int, folder: Path, shared: 
         return 1
     result.write_text(json.dumps(outcomes))
     return 0
+
+
+def watched(pid: int, shared: mmap.mmap) -> int:
+    """Exit code of a child; one that stays with a file inside a library, where no alarm of Python reaches it, is killed."""
+    seen, since = bytes(shared[:8]), time.monotonic()
+    while True:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.05)
+        if seen != bytes(shared[:8]):
+            seen, since = bytes(shared[:8]), time.monotonic()
+        elif time.monotonic() - since > HUNG_SECONDS:
+            os.kill(pid, signal.SIGKILL)
 
 
 def main() -> int:
@@ -62,7 +79,7 @@ def main() -> int:
             pid = os.fork()
             if pid == 0:
                 os._exit(child(target, number, count, folder, shared, result))
-            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            code = watched(pid, shared)
             number += count
             if code == 0:
                 for outcome, times in json.loads(result.read_text()).items():
