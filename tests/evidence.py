@@ -295,6 +295,22 @@ def rows(mnist: Path, folder: Path) -> Iterator[Row | str]:
             yield compare(Record.read(path), x, labels)
 
 
+#: Real networks beside MNIST whose number of right answers is known, from integers alone.
+KNOWN = {"bnnpynq_lfc_w1a1": 9834, "tfc_1w1a/TFC_1W1A.onnx": 9296}
+
+
+def known_rows(mnist: Path) -> Iterator[str]:
+    """A line of text for each of `KNOWN`."""
+    x, labels = mnist_test_set(mnist)
+    for name, right in KNOWN.items():
+        path = mnist.parent / "checkpoints" / name
+        if not path.exists():
+            yield f"{name}: skipped, it is not beside MNIST"
+            continue
+        model = Model(convert_file(path, ConvertOptions()).packed, threads=1)
+        yield f"{name}: {int((model.predict(x) == labels).sum())} of {len(x)} right, known are {right}"
+
+
 def text(row: Row) -> list[str]:
     return [f"{value:.2%}" if isinstance(value, float) else str(value) for value in astuple(row)]
 
@@ -310,6 +326,7 @@ def main() -> int:
         for row in rows(arguments.mnist, arguments.keep or Path(folder)):
             print(row if isinstance(row, str) else "| " + " | ".join(text(row)) + " |", flush=True)
             wrong += isinstance(row, Row) and bool(row.differ_from_exact or row.unexplained)
+        print("\n".join(known_rows(arguments.mnist)))
     return 1 if wrong else 0
 
 

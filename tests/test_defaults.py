@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 from checkpoints import Array, Layer, lasagne_arrays, named_arrays, random_layers, write_npz
 from command_line import fine
+from networks import INPUTS, random_network
 
 from xnorinfer.bits import bitunpack
 from xnorinfer.conversion import convert_file
-from xnorinfer.converters import ConvertOptions, read_source
+from xnorinfer.converters import ConvertOptions, Reading, read_source
+from xnorinfer.converters.base import EPSILON, INPUT, MAGNITUDE, NORM_ORDER, TIE_PROFILE, Assumption
+from xnorinfer.lower import lower
 from xnorinfer.netspec import PixelInput
 from xnorinfer.packed import PackedDense, PackedModel, Threshold
-from xnorinfer.sensitivity import Alternative, measure_defaults
+from xnorinfer.sensitivity import Alternative, measure_defaults, sensitivity
 
 WIDTHS = (30, 40, 35, 6)
 #: What is assumed -> the option that says otherwise, as ConvertOptions has it, for each alternative.
@@ -128,3 +131,33 @@ def test_defaults_without_effect_are_no_warnings(tmp_path: Path) -> None:
     line = next(line for line in text.splitlines() if line.startswith("tie profile"))
     assert line.rstrip().endswith("default, of no effect")
     assert "tie profile: nothing says it" not in text
+
+
+@pytest.mark.parametrize("mapping", INPUTS)
+@pytest.mark.parametrize("seed", range(3))
+def test_any_network_can_be_measured(mapping: str, seed: int) -> None:
+    """Every input, chains, float tails, inputs with a BatchNorm of their own: as many as by packing the other network."""
+    kind = INPUTS[mapping]
+    net = random_network(
+        seed,
+        [12, 10, 9, 5],
+        kind,
+        rule=("round-even", "ge", "gt")[seed],
+        form=("tf", "torch", "tf")[seed],
+        float_tail=seed == 1,
+        chains=seed == 2,
+        binarize_input=seed == 0 and kind.kind in ("pixels", "reals"),
+        profile=("tf1-round", "ge-zero", "gt-zero")[seed],
+    )
+    assumed = tuple(Assumption(what, "", "default") for what in (TIE_PROFILE, EPSILON, NORM_ORDER, MAGNITUDE, INPUT))
+    found = {default.what: default for default in measure_defaults(Reading("npz", net, (), assumed))}
+    assert set(found) == {one.what for one in assumed}
+    packed = lower(net).packed
+    other = {(one.what, one.value): one for one in sensitivity(net, packed).alternatives}
+    for one in found[EPSILON].alternatives:
+        assert one.thresholds == other["epsilon", one.value].thresholds
+    for name in ("ge-zero", "gt-zero"):
+        for one in (one for one in found[TIE_PROFILE].alternatives if name in one.value):
+            rule = name[:2]
+            assert one.weight_bits == other["tie rule of weights", rule].weight_bits
+            assert one.thresholds == other["tie rule of activations", rule].thresholds

@@ -64,6 +64,15 @@ def examples() -> list[str]:
     return [re.sub(r"^    ", "", text, flags=re.MULTILINE) for text in found]
 
 
+def test_every_key_is_documented() -> None:
+    folder = Path(net.__file__).parent
+    asked = re.compile(r'\.(?:choice|text|number|numbers|flag|integer|tables?|texts|shape|ranges|_?vector)\((?:\w+, )?"(\w+)"')
+    keys = {key for file in folder.glob("net*.py") for key in asked.findall(file.read_text(encoding="utf-8"))}
+    assert len(keys) > 45
+    assert net.__doc__ is not None
+    assert keys <= set(re.findall(r"\w+", net.__doc__))
+
+
 def test_first_example(tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 
