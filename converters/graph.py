@@ -15,7 +15,7 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 
 from xnorinfer.converters.arrays import RawTensor, as_float32
-from xnorinfer.converters.assemble import Defaults, LayerPart, NormPart, assemble
+from xnorinfer.converters.assemble import Defaults, LayerPart, NormPart, assemble, pixel_step
 from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse
 from xnorinfer.converters.graphvalues import COMPARISONS, COMPUTE, Compared, Constant, Live, Shape
 from xnorinfer.converters.onnxfile import OnnxGraph, OnnxNode
@@ -398,15 +398,18 @@ class _Walk:
             if rule == "sign" and (value == 0).any():
                 self._refuse(node, f"gives 0 for pixel {int(np.argmax(value == 0))}, which is neither -1 nor +1")
             ones = value >= 0 if rule == "ge" else value > 0
-            first = int(np.argmax(ones))
-            if ones.any() and not ones.all() and ones[first:].all():
+            first = pixel_step(ones)
+            if first is not None:
                 return ThresholdInput(first)
-            self._refuse(node, "gives the pixels 0..255 no step from -1 up to +1; check the input mapping")
+            self._refuse(node, "gives the pixels 0..255 no step from -1 up to +1; --input-range says what pixels are before it")
         if isinstance(base, ThresholdInput | SignInput):
             low, high = self._apply_input_steps(np.array([-1, 1], np.float32))
             if low < 0 < high:
                 return base
-        self._refuse(node, f"binarizes the input, which the mapping '{base.describe()}' does not allow")
+        self._refuse(
+            node,
+            f"binarizes the input, which the mapping '{base.describe()}' does not allow; --input-range says another",
+        )
 
     def _affine_input(self) -> InputMapping:
         """The input mapping where the first layer reads real values: the steps join the mapping of pixels."""
