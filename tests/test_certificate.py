@@ -72,6 +72,59 @@ def test_a_changed_certificate_is_told(model: Path, tmp_path: Path) -> None:
         certificate.check(tmp_path / "none")
 
 
+def signed(content: dict[str, Any], path: Path) -> Path:
+    """A certificate with a digest that matches, whatever it says."""
+    body = {name: value for name, value in content.items() if name != "digest"}
+    path.write_text(json.dumps({**body, "digest": certificate._digest(body)}))
+    return path
+
+
+@pytest.mark.parametrize("data", [[], ["--data", f"{DIGITS}:x", "--rows", 50]])
+def test_a_kept_certificate_is_confirmed(model: Path, tmp_path: Path, data: list[Any]) -> None:
+    out = tmp_path / "c.json"
+    fine("verify", model, CHECKPOINT, *(data or ["--rows", 33]), "--certificate", out)
+    done = run("verify", model, CHECKPOINT, *data, "--check", out)
+    assert done.exit_code == 0, done.output
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith(str(out)))
+    assert "c.json: confirmed, 84,480 weights and" in line
+    if data:
+        told = run("verify", model, CHECKPOINT, "--check", out)
+        assert told.exit_code == 0
+        assert f"its comparison on {DIGITS}:x was not repeated" in told.stderr
+    assert json.loads(run("verify", model, CHECKPOINT, "--check", out, "--json").stdout)["holds"] is True
+
+
+def test_a_certificate_that_says_something_else_is_told(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "c.json"
+    fine("verify", model, CHECKPOINT, "--rows", 5, "--certificate", out)
+    content = json.loads(out.read_text())
+    content["proof"]["layers"][1]["compared"] -= 1
+    content["source"]["options"] = {"bn_epsilon": 0.5}
+    content["versions"]["numpy"] = "1.0"
+    done = run("verify", model, CHECKPOINT, "--check", signed(content, tmp_path / "other.json"))
+    assert done.exit_code == 1
+    assert "proof.layers[1].compared: 65791 in the certificate, 65792 now" in done.stderr
+    assert "source.options.bn_epsilon: 0.5 in the certificate, null now" in done.stderr
+    assert 'made with another numpy: "1.0" in the certificate' in done.stderr
+    assert "DOES NOT AGREE" in done.stderr
+    content["proof"] = []
+    assert "is incomplete: proof missing" in wrong(
+        "verify", model, CHECKPOINT, "--check", signed(content, tmp_path / "bad.json")
+    )
+    out.write_text(out.read_text().replace('"holds": true', '"holds": false', 1))
+    assert "was changed after it was written" in wrong("verify", model, CHECKPOINT, "--check", out)
+
+
+def test_a_certificate_of_other_files_is_told(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "c.json"
+    fine("verify", model, CHECKPOINT, "--rows", 5, "--certificate", out)
+    arrays = dict(np.load(CHECKPOINT))
+    np.savez(tmp_path / "other.npz", **arrays)
+    error = wrong("verify", model, tmp_path / "other.npz", "--check", out)
+    assert "speaks of another source than" in error
+    assert digest_of(Path(CHECKPOINT)) in error
+
+
 def test_a_certificate_of_inequality(model: Path, tmp_path: Path) -> None:
     arrays = dict(np.load(CHECKPOINT))
     arrays["2.bn.beta"][4] += 1

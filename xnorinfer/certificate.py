@@ -2,7 +2,7 @@
 
 It names what was compared (digests of source and model), with which options and versions, how many weights and accumulator
 values were checked in every layer, and the result.  `check` tells whether such a document was changed after it was written, and
-whether it speaks of given files.
+whether it speaks of given files; `differences` compares it with a fresh one.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from xnorinfer.conversion import digest_of
+from xnorinfer.dataio import split_member
 from xnorinfer.errors import InputError
 from xnorinfer.verify import Verification
 from xnorinfer.writing import write_bytes, write_json
@@ -70,6 +71,7 @@ def build(result: Verification, model_path: str | Path, *, data: str | None = No
         },
         "comparison": {
             "data": data if result.data == "given" else "random",
+            "data_sha256": None if data is None else digest_of(split_member(data)[0]),
             "rows": result.rows,
             "differing_rows": result.differing_rows,
             "differing_predictions": result.differing_predictions,
@@ -97,16 +99,67 @@ def check(path: str | Path, model_path: str | Path | None = None, source_path: s
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError):
-        raise InputError(f"{path}: is no JSON, so no certificate") from None
+        raise InputError(f"{path}: is no JSON, so no certificate (one written as text is for reading only)") from None
     if not isinstance(certificate, dict) or certificate.get("format") != FORMAT:
         raise InputError(f"{path}: is no certificate of 'xnorinfer verify --certificate'")
     body = {name: value for name, value in certificate.items() if name != "digest"}
     if certificate.get("format_version") != FORMAT_VERSION or certificate.get("digest") != _digest(body):
         raise InputError(f"{path}: was changed after it was written, or is of another format version")
+    lacking = [part for part, kind in _PARTS.items() if not isinstance(certificate.get(part), kind)]
+    if lacking:
+        raise InputError(f"{path}: is incomplete: {', '.join(lacking)} missing, or of the wrong type")
     for what, other in (("model", model_path), ("source", source_path)):
-        if other is not None and certificate[what]["sha256"] != digest_of(Path(other)):
-            raise InputError(f"{path}: speaks of another {what} than {other} ({certificate[what]['file']})")
+        if other is None:
+            continue
+        kept, found = certificate[what].get("sha256"), digest_of(Path(other))
+        if kept != found:
+            raise InputError(
+                f"{path}: speaks of another {what} than {other}: of {certificate[what].get('file')}, SHA-256 {kept}, "
+                f"while that of {other} is {found}"
+            )
     return certificate
+
+
+#: What a certificate consists of.
+_PARTS: dict[str, type] = {
+    "holds": bool,
+    "date": str,
+    **dict.fromkeys(("model", "source", "versions", "proof", "comparison"), dict),
+}
+#: What may differ between two certificates of one fact: when and where they were made, and what files are called.
+_CIRCUMSTANCES = ("date", "digest", "versions", "model.file", "source.file", "comparison.data")
+
+
+def differences(kept: dict[str, Any], fresh: dict[str, Any]) -> list[str]:
+    """Where a kept certificate and a fresh one of the same files do not agree: options, assumptions, counts, results.
+
+    The comparison on samples is left out where the samples are not the same, the framework where only one ran it.
+    """
+    left_out = list(_CIRCUMSTANCES)
+    same = ("data_sha256", "rows")
+    if any(kept["comparison"].get(name) != fresh["comparison"].get(name) for name in same):
+        left_out += ["comparison", "sensitivity.rows", "sensitivity.alternatives"]
+    if kept.get("framework") is None or fresh.get("framework") is None:
+        left_out.append("framework")
+    return list(_differ("", kept, fresh, left_out))
+
+
+def _differ(where: str, kept: Any, fresh: Any, left_out: list[str]) -> Iterator[str]:
+    if where in left_out:
+        return
+    if isinstance(kept, dict) and isinstance(fresh, dict):
+        for name in dict.fromkeys([*kept, *fresh]):
+            yield from _differ(f"{where}.{name}" if where else name, kept.get(name), fresh.get(name), left_out)
+    elif isinstance(kept, list) and isinstance(fresh, list) and len(kept) == len(fresh):
+        for index, (one, other) in enumerate(zip(kept, fresh, strict=True)):
+            yield from _differ(f"{where}[{index}]", one, other, left_out)
+    elif kept != fresh:
+        yield f"{where}: {json.dumps(kept)} in the certificate, {json.dumps(fresh)} now"
+
+
+def other_versions(kept: dict[str, Any], fresh: dict[str, Any]) -> list[str]:
+    """Software and machine that are not those of the certificate, in words."""
+    return [line.replace("versions.", "", 1) for line in _differ("versions", kept["versions"], fresh["versions"], [])]
 
 
 def _digest(body: dict[str, Any]) -> str:

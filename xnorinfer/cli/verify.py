@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +20,7 @@ Examples:
   xnorinfer verify mnist.safetensors mnist.npz
   xnorinfer verify mnist.safetensors mnist.npz --data t10k-images-idx3-ubyte.gz --rows 1000
   xnorinfer verify mnist.safetensors mnist.npz --certificate proof.json     a document to keep (.txt: as text)
+  xnorinfer verify mnist.safetensors mnist.npz --check proof.json           confirm a document that was kept
   xnorinfer verify mnist.safetensors mnist.pt --data t10k-images-idx3-ubyte.gz --framework --sensitivity
 """
 
@@ -40,6 +41,13 @@ Examples:
     metavar="OUT",
     help="Write what was checked with digests, options, versions and counts: JSON, or text for OUT.txt. Implies --sensitivity.",
 )
+@click.option(
+    "--check",
+    "kept_file",
+    type=click.Path(path_type=Path),
+    metavar="CERTIFICATE",
+    help="Verify again, and compare with a certificate (JSON): digests, options, counts, results; versions are told.",
+)
 @click.option("--sensitivity", is_flag=True, help="Also tell what another epsilon or tie rule would change.")
 @click.option("--framework", is_flag=True, help="Also run the samples in PyTorch, layer by layer, and compare predictions.")
 @click.option("--json", "as_json", is_flag=True, help="The result as one JSON object.")
@@ -52,6 +60,7 @@ def command(
     data: str | None,
     rows: int | None,
     certificate: Path | None,
+    kept_file: Path | None,
     sensitivity: bool,
     framework: bool,
     as_json: bool,
@@ -63,12 +72,16 @@ def command(
     is checked against the float32 expression of the training framework.  Then both networks run on data, and all layers
     are compared.  The first difference is named.  Exits with 1 if anything differs.
     """
+    from xnorinfer import certificate as document
     from xnorinfer import dataio, modelfile
     from xnorinfer.verify import verify
     from xnorinfer.writing import require_writable
 
     if certificate is not None:
         require_writable(certificate, model, source, *([] if data is None else [dataio.split_member(data)[0]]))
+    kept = None if kept_file is None else document.check(kept_file, model, source)
+    if kept is not None and rows is None and data is None and kept["comparison"].get("data") == "random":
+        rows = kept["comparison"].get("rows")
     chosen = None
     if data is not None:
         samples = dataio.open_samples([data])
@@ -81,7 +94,7 @@ def command(
             chosen,
             rows=1024 if rows is None else rows,
             threads=threads,
-            with_sensitivity=sensitivity or certificate is not None,
+            with_sensitivity=sensitivity or certificate is not None or kept is not None,
             with_framework=framework,
             progress=report,
         )
@@ -89,14 +102,35 @@ def command(
         click.echo(json.dumps(result.to_json(), indent=2))
     else:
         show(result)
-    if certificate is not None:
-        from xnorinfer import certificate as document
-
-        document.write(document.build(result, model, data=data), certificate)
+    fresh = None if certificate is None and kept is None else document.build(result, model, data=data)
+    if certificate is not None and fresh is not None:
+        document.write(fresh, certificate)
         if not as_json:
             screen.say(f"wrote the certificate {certificate}")
-    if not result.holds:
+    confirmed = kept is None or fresh is None or _confirm(str(kept_file), kept, fresh)
+    if not result.holds or not confirmed:
         ctx.exit(1)
+
+
+def _confirm(name: str, kept: dict[str, Any], fresh: dict[str, Any]) -> bool:
+    """Say whether a kept certificate agrees with a fresh one; on stderr, as --json has stdout for itself."""
+    from xnorinfer import certificate as document
+
+    found = document.differences(kept, fresh)
+    for line in found:
+        click.echo(f"{name}: {screen.printable(line)}", err=True)
+    for line in document.other_versions(kept, fresh):
+        click.echo(f"{name}: made with another {screen.printable(line)}", err=True)
+    compared = kept["comparison"]
+    if compared.get("data_sha256") != fresh["comparison"]["data_sha256"]:
+        click.echo(f"{name}: its comparison on {compared.get('data')} was not repeated; --data gives other samples", err=True)
+    proof = fresh["proof"]
+    click.echo(
+        f"{name}: {'DOES NOT AGREE' if found else 'confirmed'}, {proof['weights']:,} weights and {proof['values']:,} values "
+        f"were compared again; it was written {kept['date']}",
+        err=True,
+    )
+    return not found
 
 
 def show(result: Verification) -> None:
