@@ -14,7 +14,7 @@ import pytest
 def test_killed_writers_leave_the_old_file_or_a_complete_new_one(tmp_path: Path) -> None:
     scene = kills.Scene(tmp_path, 256)
     rng = random.Random(1)
-    for _ in range(4):
+    for _ in range(3):
         scene.kill_convert(rng)
         scene.kill_save(rng)
     scene.require_swept()
