@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from xnorinfer.converters.arrays import RawTensor, as_float32
 from xnorinfer.converters.assemble import LayerPart, NormPart
-from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, TensorUse
+from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, TensorUse, net_line
 from xnorinfer.converters.pairing import Module, pair
 from xnorinfer.netspec import F32, SignInput, ThresholdInput
 
@@ -91,10 +91,15 @@ def _classify(module: Module, notes: Notes, problems: list[str], where: str) -> 
             problems.append(
                 f"module {label} holds {len(matrices)} matrices ({', '.join(map(str, matrices.values()))}): "
                 "it is not clear which are the latent weights"
+                + net_line(*(f'weight = "{where}{tensor.name}"' for tensor in matrices.values()))
             )
         extra = ", ".join(str(t) for leaf, t in tensors.items() if leaf not in matrices and leaf != "bias")
         if extra:
-            problems.append(f"module {label} holds beside weights and bias: {extra}; what they do is not known")
+            name = where + next(t.name for leaf, t in tensors.items() if leaf not in matrices and leaf != "bias")
+            problems.append(
+                f"module {label} holds beside weights and bias: {extra}; what they do is not known"
+                + net_line(f'scale = "{name}"', f'ignore = ["{name}"]')
+            )
         matrix = next(iter(matrices.values()))
         bias = tensors.get("bias")
         module.part = LayerPart(
@@ -104,11 +109,15 @@ def _classify(module: Module, notes: Notes, problems: list[str], where: str) -> 
         )
     elif set(tensors) <= {"weight", "bias"} and tensors:
         kept = ", ".join(map(str, tensors.values()))
-        problems.append(f"module {label} ({kept}) is neither a dense layer nor a BatchNorm with running statistics")
+        problems.append(
+            f"module {label} ({kept}) is neither a dense layer nor a BatchNorm with running statistics"
+            + net_line(f'ignore = ["{where}{module.name}.*"]')
+        )
     elif tensors and ".tensor_quant." in f".{module.name}.":
         problems.append(f"{', '.join(map(str, tensors.values()))} belongs to a quantizer of Brevitas: {BREVITAS_WAY}")
     elif tensors:
-        problems.append(f"what {', '.join(map(str, tensors.values()))} in module {label} do is not known")
+        what = f"what {', '.join(map(str, tensors.values()))} in module {label} do is not known"
+        problems.append(what + net_line(f'ignore = ["{where}{module.name}.*"]'))
 
 
 def _classify_norm(

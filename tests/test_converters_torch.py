@@ -16,6 +16,7 @@ from typing import Any
 import checkpoints
 import numpy as np
 import pytest
+from refusals import assert_resolvable
 
 from xnorinfer import reference
 from xnorinfer.converters import ConvertOptions, Reading, from_torch_module, read_source
@@ -412,6 +413,7 @@ def test_refused_networks(tmp_path: Path, case: str) -> None:
     with pytest.raises(NetworkError, match=message) as error:
         read_source(saved(tmp_path, change(dict(state()))))
     assert str(error.value).startswith("net.pt cannot be converted")
+    assert_resolvable(error.value)
 
 
 def test_unknown_float_layer_lists_the_layers(tmp_path: Path) -> None:
