@@ -92,18 +92,22 @@ class _Walk:
         self.signed = False  # whether the values on their way are signs, of `sign_scale`
         self.sign_scale = 1.0
         self.picked = False
+        self.newest = ""  # the value that the next node has to take: a network is one line
 
     def run(self) -> list[LayerPart]:
         """The layer parts.  Raises SourceError, and NetworkError where nothing after a problem could be understood."""
         if len(self.graph.inputs) != 1:
             raise SourceError(f"{self.about} has the inputs {', '.join(self.graph.inputs) or '(none)'}; one is supported")
-        self.values[self.graph.inputs[0]] = Live()
+        self.newest = self.graph.inputs[0]
+        self.values[self.newest] = Live()
         for name, tensor in self.graph.constants.items():
             self.values[name] = Constant(tensor.array, (name,))
         for node in self.graph.nodes:
             self._guarded(node)
         if self.signed:
             self._refuse(self.graph.nodes[-1], "the network ends in signs, not in scores")
+        if self.graph.outputs and self.newest not in self.graph.outputs and not self.picked:
+            self.problems.append(f"the graph gives {', '.join(self.graph.outputs)}, which is not what it computes last")
         self._close()
         for name, tensor in self.graph.constants.items():
             use = self.uses.get(name)
@@ -195,6 +199,10 @@ class _Walk:
         if len(others) + 1 != len(inputs):
             self._refuse(node, "joins two branches of the network")
         operation = node.operation
+        if self.newest not in node.inputs and not self.picked:
+            self._refuse(node, "takes another value than the one before it has computed: the network branches")
+        if operation not in _PICKING:
+            self.newest = node.outputs[0]
         compared = self._compared(node, inputs)
         if compared is not None:
             signs = compared.binarized()

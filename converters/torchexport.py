@@ -115,13 +115,15 @@ class _Program:
         entry = self._inputs()
         for node in self.module["graph"]["nodes"]:
             self._node(node)
+        results = []
         for spec in self.module["signature"]["output_specs"]:
             if "user_output" not in spec:
                 what = ", ".join(spec)
-                raise SourceError(
-                    f"{self.about}: the program changes its own buffers ({what}): call eval() before exporting it"
-                )
-        return self.recorder.graph(entry, producer)
+                raise SourceError(f"{self.about}: the program changes its own buffers ({what}): call eval() before the export")
+            results.append(self._argument(spec["user_output"]["arg"]))
+        if len(results) != 1 or not isinstance(results[0], Ref):
+            raise SourceError(f"{self.about}: the program gives {len(results)} results; needed is one tensor")
+        return self.recorder.graph(entry, results[0], producer)
 
     def _inputs(self) -> str:
         entries = []

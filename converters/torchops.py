@@ -94,9 +94,9 @@ class Recorder:
         self.memory: dict[str, str] = {}  # views -> the tensor whose memory they share
         self.stale: set[str] = set()  # memories that were written into through another view
 
-    def graph(self, entry: str, producer: str) -> OnnxGraph:
+    def graph(self, entry: str, result: Ref, producer: str) -> OnnxGraph:
         """All of it; entry: the name of the network's input."""
-        return OnnxGraph(tuple(self.nodes), self.constants, (entry,), (), producer)
+        return OnnxGraph(tuple(self.nodes), self.constants, (entry,), (self._current(result).name,), producer)
 
     def record(self, operation: str, positional: list[Any], named: dict[str, Any]) -> Ref:
         """One operation (`linear`, `hardtanh_`); the tensor that it gives.  Raises SourceError."""

@@ -88,7 +88,7 @@ class _Archive:
                 frozen[f"CONSTANTS.c{index}"] = dataclasses.replace(value, name=f"CONSTANTS.c{index}")
         recorder = Recorder(self.about, {**tensors, **frozen}, (6,))
         run = _Run(self, recorder, module, list(constants))
-        return recorder.graph(run.forward(), "TorchScript")
+        return recorder.graph("input", run.forward(), "TorchScript")
 
     def _pickle(self, name: str) -> Any:
         memory: dict[str, NDArray[np.uint8]] = {}
@@ -165,8 +165,8 @@ class _Run:
         self.statements = 0
         self.depth = 0
 
-    def forward(self) -> str:
-        """The name of the network's input."""
+    def forward(self) -> Ref:
+        """The network's result, from a tensor called input."""
         definition = self._method(self.module, "forward")
         wanted = [argument.arg for argument in definition.args.args[1:]]
         if len(wanted) != 1:
@@ -174,7 +174,7 @@ class _Run:
         result = self._call(definition, [self.module, Ref("input")], {})
         if not isinstance(result, Ref):
             raise SourceError(f"{self.about}: forward returns no tensor; one is supported")
-        return "input"
+        return result
 
     def _refuse(self, what: ast.AST, reason: str) -> Any:
         text = ast.unparse(what)

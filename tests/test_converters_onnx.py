@@ -318,6 +318,14 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda g: g.add("Add", ONE).add("BipolarQuant", ONE).add("MatMul", g.signs(3, 2)),
         "no step from -1 up to",
     ),
+    "two heads": (
+        lambda g: [g.add("MatMul", g.signs(4, 3)), setattr(g, "value", "x"), g.add("MatMul", g.signs(4, 3))],
+        "takes another value than the one before it has computed: the network branches",
+    ),
+    "another output": (
+        lambda g: [g.add("MatMul", g.signs(4, 3)).add("Add", np.ones(3, F)), setattr(g, "value", "v0")],
+        "the graph gives v0, which is not what it computes last",
+    ),
     "bits as numbers": (
         lambda g: g.add("MatMul", g.signs(4, 3)).add("Greater", np.array(0, F)).add("Cast", to=1).add("MatMul", g.signs(3, 2)),
         "does something else with a comparison",

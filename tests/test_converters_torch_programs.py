@@ -215,6 +215,9 @@ class Tail(nn.Module):  # type: ignore[misc, name-defined]
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.what == "relu":
             return torch.relu(self.net(x))
+        if self.what == "hidden":
+            x = self.net.layers[0](x.view(-1, 24))
+            return x + self.net.layers[1](torch.sign(x)).sum()
         if self.what == "two":
             return self.net(x) + self.net(-x)
         if self.what == "loop":
@@ -234,7 +237,8 @@ class Tail(nn.Module):  # type: ignore[misc, name-defined]
 
 REFUSED = {
     "relu": r"operation relu is not supported in a binary network.*state_dict",
-    "two": r"joins two branches",
+    "two": r"the network branches|joins two branches",
+    "hidden": r"operation sum is not supported",
     "loop": r"(?s)its code is not straight: for .*state_dict",
     "write": r"operation mul_ writes into a tensor",
     "view": r"view of a tensor that was written into through another",
