@@ -76,8 +76,15 @@ def cases(folder: Path) -> list[Case]:
     ]
 
 
+def require_interruptible() -> None:
+    """Started in the background, this process ignores Ctrl-C, and so would those that it starts."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def interrupted(case: Case, delay: float) -> tuple[float, int, str, list[str]]:
     """Seconds from the signal to the end, exit code, what stderr says, and files left behind."""
+    require_interruptible()
     with tempfile.TemporaryDirectory() as temporary:
         own = Path(temporary) / "work"
         own.mkdir()
