@@ -102,8 +102,8 @@ class H5Content:
     def text(self, attribute: str) -> str | None:
         """A text attribute of the file; None if it has none."""
         with damage(f"{self.about}, attribute {attribute}"):
-            value = self._file.attrs.get(attribute)
-            return None if value is None else _text(value)
+            attributes = self._file.attrs
+            return _text(_read(attributes, attribute)) if attribute in attributes else None
 
     def names(self, group: str, attribute: str) -> list[str] | None:
         """A list of names among the attributes of a group ("" is the file itself); None if it has none.
@@ -113,13 +113,13 @@ class H5Content:
         with damage(f"{self.about}, attribute {attribute} of {group or 'the file'}"):
             attributes = self._file[group or "/"].attrs
             if attribute in attributes:
-                return [_text(name) for name in attributes[attribute]]
+                return [_text(name) for name in _read(attributes, attribute)]
             if f"{attribute}0" not in attributes:
                 return None
             names: list[str] = []
             index = 0
             while f"{attribute}{index}" in attributes:
-                names += [_text(name) for name in attributes[f"{attribute}{index}"]]
+                names += [_text(name) for name in _read(attributes, f"{attribute}{index}")]
                 index += 1
             return names
 
@@ -179,6 +179,16 @@ def damage(where: str) -> Iterator[None]:
     except _H5_DAMAGE as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise SourceError(f"{where} is damaged, truncated or no HDF5 file: {reason}") from None
+
+
+def _read(attributes: h5py.AttributeManager, name: str) -> Any:
+    """An attribute of text, or of numbers, as which empty lists are kept.  On other types of objects libhdf5 can crash."""
+    import h5py
+
+    dtype = attributes.get_id(name).dtype
+    if dtype.kind not in "fiuSU" and h5py.check_string_dtype(dtype) is None:
+        raise ValueError(f"it holds {dtype}, needed is text")
+    return attributes[name]
 
 
 def _text(value: Any) -> str:

@@ -109,7 +109,7 @@ def interrupted(case: Case, delay: float) -> tuple[float, int, str, list[str]]:
 
 def before_start(code: int, errors: str) -> bool:
     """Whether Python ended before the command's `main` was there."""
-    return code in (1, -signal.SIGINT) and not re.search(r"xnorinfer/cli/\w+\.py\", line \d+, in (?!<module>)", errors)
+    return code in (1, -signal.SIGINT) and not re.search(r"xnorinfer/cli/\w+\.py\", line \d+, in (?!<)", errors)
 
 
 def wrong(code: int, errors: str, left: list[str]) -> str | None:

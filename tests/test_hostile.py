@@ -20,7 +20,8 @@ from xnorinfer.converters import SOURCES, read_source
 from xnorinfer.converters.base import ConvertOptions
 from xnorinfer.converters.containers import open_container
 from xnorinfer.converters.textfile import read_numbers
-from xnorinfer.errors import ModelFileError, SourceError
+from xnorinfer.errors import ModelFileError, OptionError, SourceError
+from xnorinfer.netspec import PixelInput
 
 COUNTS = {"keras": 150, "tf1": 250, "torch": 300, "torch-legacy": 300, "net": 300}
 
@@ -186,3 +187,24 @@ def test_a_heap_without_end_in_hdf5(tmp_path: Path) -> None:
         for read_it in (read_source, open_container):
             with pytest.raises(SourceError, match=f"{name} is damaged: its heap at byte {heap} has no end"):
                 read_it(tmp_path / name)
+
+
+def test_attributes_of_other_types_than_text_in_hdf5(tmp_path: Path) -> None:
+    """Damaged types of variable length make libhdf5 write through a null pointer; only text is read."""
+    h5py = pytest.importorskip("h5py")
+    for name in ("model_config", "layer_names"):
+        path = tmp_path / f"{name}.h5"
+        with h5py.File(path, "w") as file:
+            values = np.empty(1, object)
+            values[0] = np.arange(3, dtype=np.int32)
+            file.attrs.create(name, values, dtype=h5py.vlen_dtype(np.int32))
+        with pytest.raises(SourceError, match="it holds object, needed is text"):
+            read_source(path)
+
+
+@pytest.mark.parametrize("low", [1e308, -1e300, 1e39])
+def test_input_mappings_beyond_float32(low: float) -> None:
+    with pytest.raises(OptionError, match="out of the range of float32"):
+        PixelInput.range(low, 1)
+    with pytest.raises(OptionError, match="out of the range of float32"):
+        PixelInput(1.0, low, 1.0)

@@ -97,7 +97,6 @@ def run_main(tmp_path: Path, imports: str, body: str) -> str:
         ("concurrent.futures", "fork"),
         ("concurrent.futures", "spawn"),
         ("multiprocessing.Pool", "fork"),
-        ("multiprocessing.Pool", "spawn"),
         ("multiprocessing.Process", "fork"),
         ("multiprocessing.Process", "forkserver"),
     ],

@@ -67,6 +67,9 @@ class PixelInput:
     def __post_init__(self) -> None:
         for name in ("slope", "intercept", "divisor"):  # 2 and 2.0 are one mapping, and one content digest
             object.__setattr__(self, name, float(getattr(self, name)))
+        largest = float(np.finfo(np.float32).max)
+        if self.divisor and not (math.isfinite(self.intercept) and all(abs(end) <= largest for end in self.ends)):
+            raise OptionError("the input mapping takes pixels out of the range of float32")
 
     @classmethod
     def range(cls, low: float, high: float) -> PixelInput:

@@ -72,15 +72,16 @@ class CommandLine(click.Group):
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # names in files may hold what the terminal's encoding lacks
                 stream.reconfigure(errors="backslashreplace")
-        with stopping() as state:
-            try:
-                code = self._guarded(args, prog_name, **extra)
-            except KeyboardInterrupt:
-                code = _interrupted()
-            except Exception:
-                if not state.interrupted:
-                    raise
-                code = _interrupted()  # what a library made of Ctrl-C
+        try:
+            with stopping() as state:
+                try:
+                    code = self._guarded(args, prog_name, **extra)
+                except Exception:
+                    if not state.interrupted:
+                        raise
+                    code = _interrupted()  # what a library made of Ctrl-C
+        except KeyboardInterrupt:
+            code = _interrupted()
         sys.exit(code)
 
     def _guarded(self, args: Sequence[str] | None, prog_name: str | None, **extra: Any) -> int:

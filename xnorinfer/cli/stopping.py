@@ -80,8 +80,8 @@ def stopping() -> Iterator[Stopping]:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored, as under nohup
         before[signal.SIGINT] = signal.signal(signal.SIGINT, state.on_interrupt)
     descriptor = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-    threading.Thread(target=state.watch, args=(ours,), name="xnorinfer-stopping", daemon=True).start()
     try:
+        threading.Thread(target=state.watch, args=(ours,), name="xnorinfer-stopping", daemon=True).start()
         yield state
     finally:
         state.ended.set()
