@@ -114,6 +114,8 @@ def test_activity_counts_what_the_reference_fires(name: str) -> None:
     for layer, words, stored in zip(activity.describe(), outputs, packed.layers, strict=False):
         bits = nets.from_words(words, layer["neurons"]) > 0
         assert layer["rates"] == [round(float(rate), 6) for rate in bits.mean(axis=0)]
+        flips = [(bits[i] != bits[j]).mean() for i in range(50) for j in range(i)]
+        assert layer["flip_rate"] == pytest.approx(np.mean(flips), abs=1e-12)
         assert layer["dead"] == np.flatnonzero(bits.all(axis=0) | ~bits.any(axis=0)).tolist()
         assert isinstance(stored, PackedDense)
         never, always = constant_neurons(stored)

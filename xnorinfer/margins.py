@@ -161,8 +161,12 @@ class LayerActivity:
     always: Bools
 
     def describe(self, rows: int) -> dict[str, Any]:
-        """Counts and rates, JSON-able.  dead: neurons that are constant over the data, those included that always are."""
+        """Counts and rates, JSON-able.  dead: neurons that are constant over the data, those included that always are.
+        flip_rate: share of the pairs of samples between which a neuron's sign flips, mean over the neurons; a dead neuron
+        has 0, one that fires on half of the samples about 1/2.
+        """
         rates = self.fired / max(rows, 1)
+        flips = 2 * rates * (rows - self.fired) / max(rows - 1, 1)
         silent, saturated = self.fired == 0, self.fired == rows
         return {
             "name": self.name,
@@ -177,6 +181,7 @@ class LayerActivity:
                 "mean": float(rates.mean()),
                 "largest": float(rates.max()),
             },
+            "flip_rate": float(flips.mean()),
             "rates": [round(float(rate), 6) for rate in rates],
         }
 

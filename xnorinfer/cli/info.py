@@ -81,6 +81,7 @@ def _show_stats(stats: dict[str, Any]) -> None:
                 layer["name"],
                 str(layer["neurons"]),
                 f"{rate['smallest']:.1%} / {rate['mean']:.1%} / {rate['largest']:.1%}",
+                f"{layer['flip_rate']:.1%}",
                 f"{layer['never_on_data']} / {layer['always_on_data']}",
                 f"{layer['provably_never']} / {layer['provably_always']}",
             ]
@@ -89,10 +90,12 @@ def _show_stats(stats: dict[str, Any]) -> None:
         ("layer", False),
         ("neurons", True),
         ("fires: least / mean / most", True),
-        ("never / always on this data", True),
-        ("never / always on any input", True),
+        ("sign flips", True),
+        ("dead here: never / always", True),
+        ("on any input", True),
     ]
     screen.table(columns, rows)
+    screen.say("Sign flips: share of the pairs of samples between which a neuron's sign differs, mean of the layer's neurons.")
 
 
 def _facts(info: dict[str, Any]) -> list[list[str]]:
