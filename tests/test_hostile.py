@@ -195,6 +195,7 @@ def test_attributes_of_other_types_than_text_in_hdf5(tmp_path: Path) -> None:
     for name in ("model_config", "layer_names"):
         path = tmp_path / f"{name}.h5"
         with h5py.File(path, "w") as file:
+            file.create_group("layers")
             values = np.empty(1, object)
             values[0] = np.arange(3, dtype=np.int32)
             file.attrs.create(name, values, dtype=h5py.vlen_dtype(np.int32))
