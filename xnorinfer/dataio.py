@@ -34,6 +34,9 @@ GZIP_MAGIC = b"\x1f\x8b"
 #: Third byte of an IDX file -> element type (big endian), as in the file format of the MNIST data.
 IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
+#: Bytes asked for at once: the system delivers no signal within a read, so that Ctrl-C would wait for hundreds of megabytes.
+READ_BYTES = 1 << 24
+
 #: What a damaged file makes the standard library raise while it is read.
 DAMAGE = (EOFError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile, NotImplementedError, RuntimeError)
 
@@ -295,7 +298,7 @@ def _fill(stream: IO[bytes], array: AnyArray) -> int:
     view = array.view(np.uint8).reshape(-1).data
     done = 0
     while done < array.nbytes:
-        got = stream.readinto(view[done:])  # type: ignore[attr-defined]
+        got = stream.readinto(view[done : done + READ_BYTES])  # type: ignore[attr-defined]
         if not got:
             break
         done += got
