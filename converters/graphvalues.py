@@ -68,3 +68,13 @@ class Live:
 @dataclass(frozen=True)
 class Shape:
     """Numbers computed from shapes alone."""
+
+
+@dataclass(frozen=True)
+class Unread:
+    """What a node gives that could not be read, from constants alone."""
+
+
+def named(value: Any) -> str:
+    """A constant as a net.toml names it."""
+    return f'"{value.names[0]}"' if isinstance(value, Constant) and value.names else "..."

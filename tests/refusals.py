@@ -26,6 +26,9 @@ _HOPELESS = (
     "a Flatten must come before it",
     "needed is the last one",
     "flattened values are no multiple of",
+    "which integers cannot sum",
+    "uses a value that nothing computes",
+    "is malformed",
 )
 
 

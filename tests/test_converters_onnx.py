@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from onnx_writer import field, node, write
 from real_networks import checkpoint, mnist_test_set
+from refusals import assert_resolvable
 
 from xnorinfer import reference
 from xnorinfer.converters import ConvertOptions, Reading, read_source
@@ -269,7 +270,7 @@ def test_float_weights_that_read_scaled_signs(tmp_path: Path) -> None:
         g.add("MatMul", g.signs(12, 6)).add("BipolarQuant", np.array(scale, F)).add("MatMul", weight)
         path = g.write(tmp_path)
         if not exact:
-            with pytest.raises(NetworkError, match=r"float weights read signs of the scale 0\.3"):
+            with pytest.raises(NetworkError, match=r"float weights that read signs of the scale 0\.3"):
                 read_source(path)
             continue
         (layer,) = kinds_of(read_source(path), FloatDense)
@@ -292,8 +293,9 @@ def test_shape_arithmetic_and_constant_nodes(tmp_path: Path) -> None:
 def refused(tmp_path: Path, build: Any, message: str, **options: Any) -> None:
     g = Graph()
     build(g)
-    with pytest.raises(NetworkError, match=message):
+    with pytest.raises(NetworkError, match=message) as error:
         read_source(g.write(tmp_path), ConvertOptions(**options))
+    assert_resolvable(error.value)
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
@@ -371,6 +373,30 @@ REFUSED: dict[str, tuple[Any, str]] = {
 def test_refused_graphs(tmp_path: Path, case: str) -> None:
     build, message = REFUSED[case]
     refused(tmp_path, build, message, input=PixelInput.range(0, 1) if case != "two rules" else SignInput())
+
+
+def test_all_reasons_at_once(tmp_path: Path) -> None:
+    """What stands behind a node that cannot be read is read on from the next layer; one reason of many nodes is told once."""
+    g = Graph()
+    g.add("Conv", np.ones((1, 1, 3, 3), F)).add("Relu").add("Mul", np.ones(7, F))
+    g.add("MatMul", g.derived("Erf", g.constant(g.signs(9, 6)))).add("BatchNormalization", *[np.ones(4, F)] * 4).add("Sign")
+    g.add("MatMul", g.signs(6, 5)).add("Add", np.ones(4, F)).add("Greater", np.array(3, F)).add("Conv", np.ones(1, F))
+    for _ in range(5):
+        g.add("Relu")
+    g.add("MatMul", np.array([[1, 0], [-1, 1]], F))
+    with pytest.raises(NetworkError) as error:
+        read_source(g.write(tmp_path))
+    assert_resolvable(error.value)
+    way = "; a net.toml (--net) can say "
+    assert error.value.problems == (
+        "node Conv_v0 (Conv) is not supported in a binary network (also: Conv_v10)",
+        "node Relu_v1 (Relu) is not supported in a binary network (also: Relu_v11, Relu_v12, Relu_v13 and 2 more)",
+        "node Erf_v3 (Erf) computes constants in a way that is not supported; onnxsim or qonnx-cleanup may compute it "
+        f'beforehand{way}`weight = "c2"`',
+        f'node Add_v8 (Add) has a constant of shape (4,) for 5 values{way}`steps = [{{add = "c8"}}]`',
+        "node MatMul_v16 (MatMul) is ternary: 1 of 4 weights are 0; ternary networks are not supported"
+        f'{way}`weight_rule = "ge"`',
+    )
 
 
 def test_options_that_mean_nothing(tmp_path: Path) -> None:

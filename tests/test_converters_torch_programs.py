@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from refusals import assert_resolvable
 
 from xnorinfer import reference
 from xnorinfer.converters import ConvertOptions, Reading, read_source
@@ -255,6 +256,20 @@ def test_programs_that_are_no_binary_network(tmp_path: Path, what: str) -> None:
 def test_training_mode(tmp_path: Path, how: str) -> None:
     with pytest.raises(SourceError, match=r"call eval\(\) first"):
         read_source(save(how, build().train(), tmp_path))
+
+
+def test_a_refused_program_names_what_a_net_file_can_read(tmp_path: Path) -> None:
+    """No container of arrays itself, but its state dict is, which the refusal says."""
+    net = build()
+    with torch.no_grad():
+        net.head.weight[0, :2] = 0
+    net.head.weight.requires_grad_(False).sign_()
+    net.head.forward = lambda x: functional.linear(x, net.head.weight, net.head.bias)
+    with pytest.raises(
+        NetworkError, match=r"2 of 60 weights are 0.*`weight_rule = \"ge\"` for the saved state dict, torch.save"
+    ) as error:
+        read_source(save("traced", net, tmp_path), ConvertOptions(input=SignInput()))
+    assert_resolvable(error.value)
 
 
 def test_names_of_tensors_are_not_enough_for_a_net_file(tmp_path: Path) -> None:
