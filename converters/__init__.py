@@ -15,6 +15,7 @@ from xnorinfer.converters.keras import KerasSource, companions
 from xnorinfer.converters.net import read_net
 from xnorinfer.converters.npz import NpzSource
 from xnorinfer.converters.onnx import OnnxSource
+from xnorinfer.converters.onnxfile import data_files
 from xnorinfer.converters.tf1 import Tf1Source, checkpoint_files, find_checkpoint
 from xnorinfer.converters.torch import TorchSource, from_torch_module
 from xnorinfer.errors import OptionError, SourceError
@@ -66,7 +67,7 @@ def read_source(path: str | Path, options: ConvertOptions | None = None) -> Read
 
 
 def files_of(path: Path) -> list[Path]:
-    """Every file that reading `path` can look into: its own, those of the same checkpoint, a config beside it.
+    """Every file that reading `path` can look into: its own, those of the same checkpoint, a config or data beside it.
 
     Of a folder all files in it, and a SavedModel's variables.  Raises SourceError and MissingExtraError where a file must be
     opened to know and cannot be.
@@ -76,7 +77,7 @@ def files_of(path: Path) -> list[Path]:
     prefix = find_checkpoint(path)
     if prefix is not None:
         return sorted({path, *checkpoint_files(prefix)} if path.is_file() else checkpoint_files(prefix))
-    return [path, *companions(path)] if path.exists() else []
+    return [path, *companions(path), *data_files(path)] if path.exists() else []
 
 
 def describe_content(path: Path) -> str:

@@ -61,8 +61,8 @@ def read_graph(source: str, graph: OnnxGraph, about: str, options: ConvertOption
     walk = _Walk(graph, options, notes, problems, about)
     parts = walk.run()
     profiles = {_RULE_PROFILES[rule] for rule in walk.rules}
-    if len(profiles) > 1:
-        several = f"the graph binarizes in several ways, {', '.join(sorted(profiles))}; one tie rule is supported"
+    if len(profiles) > 1 and options.profile is None:
+        several = f"the graph binarizes in several ways, {', '.join(sorted(profiles))}; --profile takes one for all"
         problems.add(several, 'sign_rule = "gt"', 'weight_rule = "ge"')
     if problems.damaged:  # what the rest adds up to is not worth checking
         raise NetworkError(problems.texts(), about=about)
@@ -101,6 +101,7 @@ class _Walk:
         self.newest = ""  # the value that the next node has to take: a network is one line
         self.lost = False  # whether what stands before the next layer could not be read
         self.branched = False
+        self.ternary: tuple[OnnxNode, F32] | None = None  # the last layer, if it must stay the last
 
     def run(self) -> list[LayerPart]:
         """The layer parts, as far as they are understood.  Raises SourceError."""
@@ -317,6 +318,9 @@ class _Walk:
         if node.operation == "Gemm" and factors != (1, 1, 0):
             self.problems.refuse(node, "scales its product", f"scale = {factors[0]}", self.problems.weight(node))
         signed = self.signed or self.lost
+        if self.ternary is not None:
+            self._refuse_zeros(*self.ternary)
+            self.ternary = None
         if not self.lost:
             self._close()
         kernel = others[0]
@@ -332,14 +336,17 @@ class _Walk:
                 self.problems.refuse(node, "has weights scaled by input, not by neuron, which integers cannot sum")
         elif magnitudes.size > 1 and weight.shape[1] > 1 and (signed or not self.parts):
             # Each neuron its own magnitude: binarized and scaled before the export.
-            rows = np.abs(weight[:, :1])
-            if rows.all() and (np.abs(weight) == rows).all():
+            rows = np.abs(weight).max(axis=1, keepdims=True)
+            if rows.any() and (np.abs(weight) == rows).all():
                 scales, magnitudes = rows, np.ones(1)
+                # A row of zeros, where a gamma was 0: signs times a scale of 0 give the same, whatever signs.
+                weight = np.where(rows == 0, np.float32(1), weight)
+            elif ((np.abs(weight) == rows) | (weight == 0)).all():
+                self.ternary = (node, weight)  # a float layer if it is the last
         # One magnitude: binarized before the export.  Beside 0, it is ternary; two others make a float layer.
         is_float = int((magnitudes != 0).sum()) > 1
         if 0 in magnitudes and not is_float:
-            count = f"{int((weight == 0).sum())} of {weight.size} weights are 0"
-            self.problems.add_node(node, f"is ternary: {count}; ternary networks are not supported", 'weight_rule = "ge"')
+            self._refuse_zeros(node, weight)
         if is_float and signed and self.sign_scale != 1:
             wide, weight = weight.astype(np.float64) * self.sign_scale, weight * np.float32(self.sign_scale)
             if (weight != wide).any():
@@ -370,6 +377,16 @@ class _Walk:
         self.signed, self.lost, self.steps = False, False, []
         if len(others) > 1:
             self._step(node, ("add",), others[1])
+
+    def _refuse_zeros(self, node: OnnxNode, weight: F32) -> None:
+        """Weights of -1, 0 and +1: of a ternary network, or of one whose graph took the sign of latents that were 0."""
+        mixed = weight[weight.any(axis=1)] if weight.any() else weight  # rows of zeros alone could be read
+        zeros = int((mixed == 0).sum())
+        reason = f"is ternary: {zeros} of {weight.size} weights are 0; ternary networks are not supported"
+        if self.graph.producer == "pytorch":
+            reason += "; if torch.sign made them of latents of exactly 0, export with dynamo=False and choose their --profile"
+        self.problems.add_node(node, reason, 'weight_rule = "ge"')
+        self.problems.damaged = True
 
     def _sign(self, node: OnnxNode, rule: Rule) -> None:
         if self.signed:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from xnorinfer.converters.base import ConvertOptions, Reading
 from xnorinfer.converters.graph import read_graph
-from xnorinfer.converters.onnxfile import read_onnx
+from xnorinfer.converters.onnxfile import FIRST_BYTE, read_onnx
 
 
 class OnnxSource:
@@ -19,7 +19,7 @@ class OnnxSource:
         """True for protobuf files called .onnx: ONNX has no magic number."""
         try:
             with path.open("rb") as stream:
-                return path.suffix == ".onnx" and stream.read(1) == b"\x08"
+                return path.suffix == ".onnx" and stream.read(1) == FIRST_BYTE
         except OSError:
             return False
 

@@ -1,7 +1,11 @@
-"""ONNX models as plain nodes and arrays, without the onnx package (https://onnx.ai, onnx.proto)."""
+"""ONNX models as plain nodes and arrays, without the onnx package (https://onnx.ai, onnx.proto).
+
+Tensors may be in the model or in files beside it (`onnxdata`).
+"""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +16,14 @@ from numpy.typing import NDArray
 
 from xnorinfer.converters import protowire
 from xnorinfer.converters.arrays import RawTensor, element_count
+from xnorinfer.converters.onnxdata import DataFiles
 from xnorinfer.converters.protowire import WireError, fields, integer, packed_floats, packed_varints, signed, text, view
 from xnorinfer.errors import SourceError
 
 Attribute: TypeAlias = float | int | str | RawTensor | tuple[int, ...] | tuple[float, ...]
 
+#: A model's first field is its version, a small number.
+FIRST_BYTE = b"\x08"
 #: TensorProto.DataType -> how raw_data stores it.
 DTYPES = {
     1: "<f4",
@@ -58,6 +65,19 @@ class OnnxGraph:
 
 def read_onnx(path: Path) -> OnnxGraph:
     """Read a model.  Raises SourceError."""
+    return _read(path, DataFiles(path))
+
+
+def data_files(path: Path) -> list[Path]:
+    """The files beside a model that hold tensors of it; none where it is no model, which reading it tells."""
+    files = DataFiles(path)
+    with contextlib.suppress(SourceError, OSError), path.open("rb") as stream:
+        if stream.read(1) == FIRST_BYTE:
+            _read(path, files)
+    return list(dict.fromkeys(files.opened.values()))
+
+
+def _read(path: Path, files: DataFiles) -> OnnxGraph:
     producer, graph = "", None
     try:
         for number, value in fields(memoryview(path.read_bytes())):
@@ -67,21 +87,21 @@ def read_onnx(path: Path) -> OnnxGraph:
                 graph = view(value)
         if graph is None:
             raise WireError("holds no graph")
-        return _read_graph(graph, producer)
+        return _read_graph(graph, producer, files)
     except WireError as error:
         raise SourceError(f"{path.name} is damaged, truncated or no ONNX model: it {error}") from None
 
 
-def _read_graph(message: memoryview, producer: str) -> OnnxGraph:
+def _read_graph(message: memoryview, producer: str, files: DataFiles) -> OnnxGraph:
     nodes: list[OnnxNode] = []
     constants: dict[str, RawTensor] = {}
     inputs: list[str] = []
     outputs: list[str] = []
     for number, value in fields(message):
         if number == 1:
-            nodes.append(_read_node(view(value)))
+            nodes.append(_read_node(view(value), files))
         elif number == 5:
-            tensor = read_tensor(view(value))
+            tensor = read_tensor(view(value), files)
             constants[tensor.name] = tensor
         elif number in (11, 12):
             name = next((text(inner) for kind, inner in fields(view(value)) if kind == 1), "")
@@ -92,7 +112,7 @@ def _read_graph(message: memoryview, producer: str) -> OnnxGraph:
     return OnnxGraph(tuple(nodes), constants, real, tuple(outputs), producer)
 
 
-def _read_node(message: memoryview) -> OnnxNode:
+def _read_node(message: memoryview, files: DataFiles) -> OnnxNode:
     inputs: list[str] = []
     outputs: list[str] = []
     attributes: dict[str, Attribute] = {}
@@ -107,13 +127,13 @@ def _read_node(message: memoryview) -> OnnxNode:
         elif number == 4:
             operation = text(value)
         elif number == 5:
-            attributes.update(_read_attribute(view(value)))
+            attributes.update(_read_attribute(view(value), files))
     if not outputs:
         raise WireError(f"holds a node {name or operation!r} without an output")
     return OnnxNode(operation, name or outputs[0], tuple(inputs), tuple(outputs), attributes)
 
 
-def _read_attribute(message: memoryview) -> Iterator[tuple[str, Attribute]]:
+def _read_attribute(message: memoryview, files: DataFiles) -> Iterator[tuple[str, Attribute]]:
     name = ""
     found: Attribute | None = None
     numbers: list[int] = []
@@ -127,7 +147,7 @@ def _read_attribute(message: memoryview) -> Iterator[tuple[str, Attribute]]:
         elif number == 4:
             found = bytes(view(value)).decode("utf-8", "replace")
         elif number == 5:
-            found = read_tensor(view(value))
+            found = read_tensor(view(value), files)
         elif number == 7:
             found = tuple(float(x) for x in packed_floats(value))
         elif number == 8:
@@ -138,12 +158,14 @@ def _read_attribute(message: memoryview) -> Iterator[tuple[str, Attribute]]:
         yield name, found
 
 
-def read_tensor(message: memoryview) -> RawTensor:
-    """A TensorProto.  Raises WireError for what is no plain array of numbers inside this file."""
+def read_tensor(message: memoryview, files: DataFiles) -> RawTensor:
+    """A TensorProto.  Raises WireError for what is no plain array of numbers, SourceError for what is wrong with its file."""
     shape: list[int] = []
     name, kind = "", 0
     chunks: list[NDArray[Any]] = []
-    raw: memoryview | None = None
+    raw: memoryview | NDArray[np.uint8] | None = None
+    outside: dict[str, str] = {}
+    is_outside = False
     for number, value in fields(message):
         if number == 1:
             shape += [signed(n) for n in packed_varints(value)]
@@ -162,12 +184,17 @@ def read_tensor(message: memoryview) -> RawTensor:
             if len(wide) % 8:
                 raise WireError("holds packed doubles of an odd length")
             chunks.append(np.frombuffer(wide, "<f8"))
-        elif number in (13, 14) and value:
-            raise WireError(f"keeps tensor {name!r} in another file, which is not supported")
+        elif number == 13:
+            entry = dict(fields(view(value)))
+            outside[text(entry.get(1, memoryview(b"")))] = text(entry.get(2, memoryview(b"")))
+        elif number == 14:
+            is_outside = integer(value) == 1
     code = DTYPES.get(kind)
     if code is None:
         raise WireError(f"holds tensor {name!r} of the unsupported type {kind}")
     size = element_count(shape)
+    if is_outside and min(shape, default=0) >= 0:
+        raw = files.read(name, outside, size * np.dtype(code).itemsize)
     if raw is not None:
         if min(shape, default=0) < 0 or len(raw) != size * np.dtype(code).itemsize:
             raise WireError(f"says that tensor {name!r} is {tuple(shape)} but has {len(raw)} bytes for it")
