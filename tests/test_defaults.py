@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ from checkpoints import Array, Layer, lasagne_arrays, named_arrays, random_layer
 from command_line import fine
 from networks import INPUTS, random_network
 
+from xnorinfer import reference
 from xnorinfer.bits import bitunpack
 from xnorinfer.conversion import convert_file
 from xnorinfer.converters import ConvertOptions, Reading, read_source
 from xnorinfer.converters.base import EPSILON, INPUT, MAGNITUDE, NORM_ORDER, TIE_PROFILE, Assumption
 from xnorinfer.lower import lower
-from xnorinfer.netspec import PixelInput
+from xnorinfer.netspec import BatchNorm, Dense, NetSpec, PixelInput, Sign, SignInput
 from xnorinfer.packed import PackedDense, PackedModel, Threshold
 from xnorinfer.sensitivity import Alternative, measure_defaults, sensitivity
 
@@ -156,8 +158,39 @@ def test_any_network_can_be_measured(mapping: str, seed: int) -> None:
     other = {(one.what, one.value): one for one in sensitivity(net, packed).alternatives}
     for one in found[EPSILON].alternatives:
         assert one.thresholds == other["epsilon", one.value].thresholds
+    for one in found[NORM_ORDER].alternatives:
+        assert one.thresholds_by_layer == other[NORM_ORDER, one.value].thresholds_by_layer
     for name in ("ge-zero", "gt-zero"):
         for one in (one for one in found[TIE_PROFILE].alternatives if name in one.value):
             rule = name[:2]
             assert one.weight_bits == other["tie rule of weights", rule].weight_bits
             assert one.thresholds == other["tie rule of activations", rule].thresholds
+
+
+@pytest.mark.parametrize(("form", "instead"), [("tf", "torch"), ("torch", "tf")])
+def test_the_order_of_batch_norm_is_counted_by_every_sum(form: Any, instead: Any) -> None:
+    """Means that sums reach: x*s - mean*s is 0 where products are rounded, and off 0 by a rounding where they are fused."""
+    rng = np.random.default_rng(6)
+    layers: list[Any] = []
+    for index, (depth, neurons) in enumerate([(30, 40), (40, 35), (35, 6)]):
+        latent = rng.uniform(-1, 1, (neurons, depth)).astype(np.float32)
+        mean = (rng.integers(-5, 5, neurons) * 2).astype(np.float32)
+        gamma, variance = (rng.uniform(0.1, 3, neurons).astype(np.float32) for _ in range(2))
+        norm = BatchNorm(f"bn{index}", mean, variance, None, gamma, None, 1e-4, form)
+        layers += [Dense(f"fc{index}", latent, "ge"), norm, Sign(f"s{index}", "ge")]
+    net = NetSpec(SignInput(), tuple(layers[:-1]), "ge-zero")
+    changed = [dataclasses.replace(layer, form=instead) if isinstance(layer, BatchNorm) else layer for layer in net.layers]
+    x = rng.choice(np.array([-1, 1], np.int8), (500, 30))
+    (told,) = (one for one in sensitivity(net, lower(net).packed, x).alternatives if one.what == NORM_ORDER)
+    moved = {}
+    for dense, one, other in zip(net.layers[:6:3], net.layers[1:6:3], changed[1:6:3], strict=True):
+        assert isinstance(dense, Dense)
+        assert isinstance(one, BatchNorm)
+        assert isinstance(other, BatchNorm)
+        sums = np.arange(-dense.depth, dense.depth + 1, 2, dtype=np.float32)[:, None].repeat(dense.neurons, 1)
+        differ = (reference.batch_norm(one, sums) >= 0) != (reference.batch_norm(other, sums) >= 0)
+        moved[dense.name] = int(differ.any(axis=0).sum())
+    assert (told.value, told.weight_bits, told.thresholds_by_layer) == (instead, 0, moved)
+    assert min(moved.values()) > 0
+    classes = [reference.forward(spec, x).argmax(axis=1) for spec in (net, dataclasses.replace(net, layers=tuple(changed)))]
+    assert told.changed_predictions == int((classes[0] != classes[1]).sum()) > 0

@@ -1,8 +1,8 @@
 """What a conversion depends on: ties among latents, sums that reach exactly 0 before a sign, effects of other assumptions.
 
-A checkpoint does not always say BatchNorm's epsilon and what sign(0) is.  Here the network is lowered again under each other
-usual epsilon and tie rule, and compared: weight bits that differ, neurons whose threshold moves, and, on data, predictions that
-change.  Where all of that is 0, the assumption cannot matter.
+A checkpoint does not always say BatchNorm's epsilon, in which order its float32 operations are done, and what sign(0) is.  Here
+the network is lowered again under each other usual epsilon, order and tie rule, and compared: weight bits that differ, neurons
+whose threshold moves, and, on data, predictions that change.  Where all of that is 0, the assumption cannot matter.
 
 `measure_defaults` answers the same for what a conversion takes by default, without packing anything.
 """
@@ -137,11 +137,13 @@ def _ties(net: NetSpec, index: int, block: Block) -> LayerTies:
 
 
 def _alternatives(net: NetSpec) -> Iterator[tuple[str, str, NetSpec]]:
-    """(what is different, its value, the network) for every other epsilon and tie rule."""
+    """(what is different, its value, the network) for every other epsilon, order of BatchNorm and tie rule."""
     epsilons = {layer.epsilon for layer in net.layers if isinstance(layer, BatchNorm) and layer.variance is not None}
     for epsilon in EPSILONS:
         if epsilons and epsilons != {epsilon}:
             yield "epsilon", f"{epsilon:g}", _replaced(net, lambda layer, e=epsilon: _with_epsilon(layer, e))  # type: ignore[misc]
+    for form, other in _other_forms(net):
+        yield NORM_ORDER, form, other
     # One rule for each answer that there is to sign(0), and the one whose threshold lies at 2^-24.
     rules: tuple[Rule, ...] = ("ge", "gt", "round-even")
     for kind, what in ((Dense, "tie rule of weights"), (Sign, "tie rule of activations")):
