@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from evidence_record import Array
 from real_networks import mnist_test_set
+from rounding import scores_apart, sign_is_rounded
 
 from xnorinfer.conversion import convert_file
 from xnorinfer.converters.base import ConvertOptions
@@ -46,7 +47,7 @@ from xnorinfer.netspec import (
     Sign,
     ThresholdInput,
 )
-from xnorinfer.reference import BINARIZE, binary_weights, forward
+from xnorinfer.reference import BINARIZE, forward
 
 HERE = Path(__file__).resolve().parent
 #: Script -> the packages that it needs.
@@ -56,10 +57,6 @@ SCRIPTS: dict[str, tuple[str, ...]] = {
     "evidence_torch": ("torch", "onnx", "onnxscript"),
     "evidence_brevitas": ("torch", "brevitas", "qonnx", "onnxoptimizer"),
 }
-#: Half the distance between 1 and the next float32: the relative error of one rounding.
-ROUNDING = 2.0**-24
-#: Roundings of BatchNorm: of the variance and the epsilon, 1/sqrt (TensorFlow's is two units off), two products, two sums.
-IN_NORM = 10
 
 
 def missing_packages(script: str) -> list[str]:
@@ -228,56 +225,24 @@ class Layers:
         return value
 
     def within_rounding(self, index: int, row: int, neuron: int) -> bool:
-        """Whether the value before a sign, in float64, is as near to the tie as the framework's roundings move it.
-
-        In any order of n sums (Higham 2002, Accuracy and Stability, 4.2); inputs and weights are rounded, too.
-        """
+        """Whether roundings explain a sign that differs."""
         dense = self.dense[index]
         assert isinstance(dense, Dense)
         norm = self.net.layers[self.net.layers.index(dense) + 1]
         assert isinstance(norm, BatchNorm)
-        gamma, variance, mean, beta = (
-            default if vector is None else float(vector[neuron])
-            for vector, default in ((norm.gamma, 1.0), (norm.variance, 0.0), (norm.mean, 0.0), (norm.beta, 0.0))
-        )
-        bias = 0.0 if dense.bias is None else float(dense.bias[neuron])
-        scale = dense.h * (1.0 if dense.scale is None else float(dense.scale[neuron]))
-        products = self.mapped(index, row) * binary_weights(dense)[neuron].astype(np.float64) * scale
-        total, alpha = products.sum() + bias, gamma / np.sqrt(variance + norm.epsilon)
-        roundings = dense.depth + 4 if index == 0 or scale != 1 else 2
-        in_sum = roundings * ROUNDING * (np.abs(products).sum() + abs(bias)) * abs(alpha)
-        in_norm = IN_NORM * ROUNDING * (abs(total * alpha) + abs(mean * alpha) + abs(beta))
-        return bool(abs((total - mean) * alpha + beta) <= in_sum + in_norm + self.tie)
+        return sign_is_rounded(dense, norm, self.mapped(index, row), neuron, whole=index > 0, tie=self.tie)
 
     def head(self, theirs: Array) -> dict[int, bool]:
-        """Images whose class differs on the framework's own last bits -> whether rounding explains it.
-
-        It does where the two scores are nearer to each other than the terms of a score are rounded by.
-        """
+        """Images whose class differs on the framework's own last bits -> whether rounding explains it."""
         last = len(self.dense) - 1
         part, entering = self.part(last), self.entering(last)
         ours = forward(part, entering)
         found = {}
         for row in np.flatnonzero(ours.argmax(axis=1) != theirs.argmax(axis=1)):
             mine, other = int(ours[row].argmax()), int(theirs[row].argmax())
-            bound = 2 * ROUNDING * (self.dense[last].depth + IN_NORM) * self.largest_term(part, entering[row])
+            bound = scores_apart(self.dense[last], part.layers[1:], entering[row])
             found[int(row)] = float(ours[row, mine] - ours[row, other]) <= bound
         return found
-
-    def largest_term(self, part: NetSpec, entering: Array) -> float:
-        """The largest term that a score is summed from."""
-        dense, *after = part.layers
-        if isinstance(dense, FloatDense):
-            return float(np.abs(dense.weight * entering).max())
-        assert isinstance(dense, Dense)
-        unit = dense.h * (1.0 if dense.scale is None else float(dense.scale.max()))
-        if not after:
-            return unit
-        (norm,) = after
-        assert isinstance(norm, BatchNorm)
-        assert norm.variance is not None
-        alpha = np.abs(1.0 if norm.gamma is None else norm.gamma) / np.sqrt(norm.variance + norm.epsilon)
-        return float((alpha * (unit + np.abs(norm.mean) / dense.depth)).max())
 
 
 # ---------------------------------------------------------------- the table
