@@ -251,8 +251,8 @@ def test_a_rounding_of_the_first_layer_is_told_as_such(monkeypatch: pytest.Monke
 
     net = random_network(31, [40, 50, 45, 6], INPUTS["range"])
     x = random_inputs(np.random.default_rng(1), net.input, 300, 40)
-    real = framework._framework_input
-    monkeypatch.setattr(framework, "_framework_input", lambda net, x: real(net, x) + np.float32(0.02))
+    real = framework.entering
+    monkeypatch.setattr(framework, "entering", lambda mapping, x: real(mapping, x) + np.float32(0.02))
     told = framework.run_torch(net, "torch", x)
     assert told.original
     exact = [value for _, value in layer_outputs(net, x)]

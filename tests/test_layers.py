@@ -21,6 +21,7 @@ LEVEL_5 = {
     "verify",
     "sensitivity",
     "framework",
+    "programs",
     "certificate",
     "extract",
     "ccode",

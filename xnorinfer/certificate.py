@@ -257,10 +257,26 @@ def sensitivity_lines(found: dict[str, Any]) -> Iterator[str]:
 
 def framework_text(run: dict[str, Any]) -> str:
     """The framework's own predictions, in one sentence."""
+    if run.get("program"):
+        return _program_text(run)
     origin = "the framework of the checkpoint" if run["original"] else "not the framework of the checkpoint"
-    text = (
+    instead = f"not possible for the file itself: {run['instead']}; layer by layer, " if run.get("instead") else ""
+    text = instead + (
         f"{run['framework']} {run['version']} ({origin}) on {run['rows']} samples: {run['different']} predictions differ; "
         f"{run['by_first_layer']} of them because it rounds the sums of the first layer ({run['first_bits']} of "
         f"{run['first_bits_of']:,} bits there differ, in {run['first_samples']} samples)"
     )
     return text + (f"; {run['unexplained']} for other reasons" if run["unexplained"] else "")
+
+
+def _program_text(run: dict[str, Any]) -> str:
+    """The answers of the file itself."""
+    text = f"{run['framework']} {run['version']} ran the file itself on {run['rows']} samples: "
+    text += f"{run['different']} predictions differ"
+    if run["different"]:
+        text += f", {run['by_rounding']} of them by its rounding"
+    what = run["compared"].replace("_", "-")
+    text += f"; the {what} agree within rounding in {run['rows'] - run['other_bits'] - run['unexplained']} samples"
+    if run["other_bits"]:
+        text += f", in {run['other_bits']} more once bits within rounding of a tie are taken otherwise"
+    return text + f"; {run['unexplained']} unexplained"

@@ -66,7 +66,8 @@ class KernelError(XnorinferError):
 
 
 class MissingExtraError(XnorinferError):
-    """An optional package is needed; the message holds the `pip install` that brings it."""
+    """An optional package is needed; the message holds the `pip install` that brings it: an extra, or the package itself."""
 
-    def __init__(self, purpose: str, package: str, extra: str) -> None:
-        super().__init__(f"{purpose} needs the package {package}: pip install 'xnorinfer[{extra}]'")
+    def __init__(self, purpose: str, package: str, extra: str | None = None) -> None:
+        wanted = package if extra is None else f"'xnorinfer[{extra}]'"
+        super().__init__(f"{purpose} needs the package {package}: pip install {wanted}")

@@ -1,24 +1,30 @@
-"""A network run by PyTorch itself, layer by layer, beside the exact reference.
+"""A network run by a framework itself, beside the exact reference.
 
-The checkpoint holds no code, so the layers are taken from the `NetSpec`: `F.linear` with sign weights, `F.batch_norm` in
-evaluation mode, `hardtanh`, `sign`, in float32 on the mapped inputs.  PyTorch rounds every product and partial sum of the
-first layer's real inputs, the reference rounds once; a sum that lies that close to a threshold can land on the other side.  To
-tell this from anything else, the layers after the first sign are computed once more from the exact bits: a prediction that is
-then equal was decided by the rounding of the first layer.
+A checkpoint that holds a whole program is run by its own framework (`programs`).  Any other holds no code: there the layers
+are taken from the `NetSpec` and run by PyTorch: `F.linear` with sign weights, `F.batch_norm` in evaluation mode, `hardtanh`
+and `sign` in float32, on the mapped inputs.  PyTorch rounds every product and partial sum of the first layer's real inputs,
+the reference rounds once; a sum that lies that close to a threshold can land on the other side.  To tell this from anything
+else, the layers after the first sign are computed once more from the exact bits: a prediction that is then equal was decided
+by the rounding of the first layer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from xnorinfer.converters.base import ConvertOptions, Reading
 from xnorinfer.errors import MissingExtraError
-from xnorinfer.netspec import BatchNorm, Chain, Dense, FloatDense, Hardtanh, Layer, NetSpec, Sign, ThresholdInput
-from xnorinfer.reference import binary_weights, layer_outputs, mapped_input
+from xnorinfer.netspec import BatchNorm, Chain, Dense, FloatDense, Hardtanh, Layer, NetSpec, Sign
+from xnorinfer.programs import NotRunnable, open_program
+from xnorinfer.programs.base import entering
+from xnorinfer.programs.compare import ProgramRun, run_program
+from xnorinfer.reference import binary_weights, layer_outputs
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +44,7 @@ class FrameworkRun:
     original: whether it is the framework that the checkpoint comes from.  first_bits: bits after the first sign that differ, of
     `first_bits_of`, in `first_samples` samples.  different: samples whose class differs; by_first_layer: those of them that
     agree once the framework is given the exact bits of the first layer.  largest_score_difference: among samples with equal
-    first bits.
+    first bits.  instead: why the program that files of this kind hold could not be run itself; None where there is none.
     """
 
     framework: str
@@ -51,6 +57,7 @@ class FrameworkRun:
     different: int = 0
     by_first_layer: int = 0
     largest_score_difference: float = 0.0
+    instead: str | None = None
 
     @property
     def unexplained(self) -> int:
@@ -60,6 +67,29 @@ class FrameworkRun:
     def to_json(self) -> dict[str, Any]:
         """Everything, JSON-able."""
         return {**asdict(self), "unexplained": self.unexplained}
+
+
+def run_framework(
+    path: Path,
+    reading: Reading,
+    options: ConvertOptions,
+    x: NDArray[Any],
+    report: Progress = lambda what, done, total: None,
+) -> FrameworkRun | ProgramRun:
+    """Run raw inputs x (rows, depth) in the framework of a checkpoint that was read with these options, and compare.
+
+    Where the file cannot be run itself, its layers are run in PyTorch; the result says why.  Raises MissingExtraError.
+    """
+    instead = None
+    try:
+        program = open_program(path, reading, options)
+        if program is not None:
+            return run_program(program, reading.net, x, report)
+    except NotRunnable as error:
+        instead = str(error)
+    result = run_torch(reading.net, reading.source, x, report)
+    result.instead = instead
+    return result
 
 
 def run_torch(
@@ -83,7 +113,7 @@ def run_torch(
 
 def _compare(result: FrameworkRun, net: NetSpec, x: NDArray[Any], first: int | None, signs: dict[int, torch.Tensor]) -> None:
     exact = [value for _, value in layer_outputs(net, x)]
-    value = _tensor(_framework_input(net, x))
+    value = _tensor(entering(net.input, x))
     equal_bits = np.ones(len(x), np.bool_)
     if first is None:
         scores = repeated = _run(net.layers, value, signs).numpy()
@@ -112,13 +142,6 @@ def _tensor(array: NDArray[Any]) -> torch.Tensor:
     import torch
 
     return torch.from_numpy(np.array(array))
-
-
-def _framework_input(net: NetSpec, x: NDArray[Any]) -> NDArray[Any]:
-    """What a training script feeds: mapped pixels rounded to float32, or -1/+1."""
-    if isinstance(net.input, ThresholdInput):
-        return np.asarray(np.where(x >= net.input.threshold, np.float32(1), np.float32(-1)))
-    return mapped_input(net.input, x)
 
 
 def _run(layers: Sequence[Layer], value: torch.Tensor, signs: dict[int, torch.Tensor]) -> torch.Tensor:

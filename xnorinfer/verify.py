@@ -25,12 +25,13 @@ from xnorinfer.bits import bitunpack
 from xnorinfer.canonical import canonical_mapping
 from xnorinfer.conversion import digest_of
 from xnorinfer.folding import Counts
-from xnorinfer.framework import FrameworkRun, run_torch
+from xnorinfer.framework import FrameworkRun, run_framework
 from xnorinfer.lower import Block, blocks_of, counts_of, input_counts, input_layers
 from xnorinfer.margins import constant_neurons
 from xnorinfer.model import Model, canonical_input, random_inputs, raw_input
 from xnorinfer.netspec import F32, BatchNorm, Chain, Dense, FloatDense, Hardtanh, Layer, NetSpec, Rule, Sign
 from xnorinfer.packed import Affine, InputBits, PackedDense, PackedFloat, PackedModel, Threshold
+from xnorinfer.programs.compare import ProgramRun
 from xnorinfer.reference import ONE, batch_norm, binarize, binary_weights, chain, finish_dense, layer_outputs
 from xnorinfer.sensitivity import Sensitivity, sensitivity
 from xnorinfer.threshold import I64
@@ -95,7 +96,7 @@ class Verification:
     tie_rows: int = 0
     first_difference: str | None = None
     sensitivity: Sensitivity | None = None
-    framework: FrameworkRun | None = None
+    framework: FrameworkRun | ProgramRun | None = None
 
     @property
     def holds(self) -> bool:
@@ -125,9 +126,9 @@ def verify(
 
     data: inputs as `Model.scores` takes them, all of them are compared; None: `rows` random inputs.
     with_sensitivity: also tell what other assumptions would change (see `sensitivity`).  with_framework: also run the data in
-    PyTorch (see `framework`).
+    the checkpoint's framework, or in PyTorch (see `framework`).
     progress: called with (what, done, total).  Raises ModelFileError, SourceError, OptionError, NetworkError, InputError, or
-    MissingExtraError (PyTorch).
+    MissingExtraError (the framework).
     """
     from xnorinfer.converters import read_source
     from xnorinfer.converters.base import ConvertOptions
@@ -164,7 +165,7 @@ def verify(
         if with_sensitivity:
             result.sensitivity = sensitivity(reading.net, packed, x, report)
         if with_framework:
-            result.framework = run_torch(reading.net, reading.source, x, report)
+            result.framework = run_framework(Path(source_path), reading, options, x, report)
     return result
 
 

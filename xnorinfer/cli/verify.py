@@ -49,7 +49,12 @@ Examples:
     help="Verify again, and compare with a certificate (JSON): digests, options, counts, results; versions are told.",
 )
 @click.option("--sensitivity", is_flag=True, help="Also tell what another epsilon or tie rule would change.")
-@click.option("--framework", is_flag=True, help="Also run the samples in PyTorch, layer by layer, and compare predictions.")
+@click.option(
+    "--framework",
+    is_flag=True,
+    help="Also run the samples in the framework of SOURCE: the file itself where it holds a graph or model (which can run code "
+    "that lies in it), else its layers in PyTorch.",
+)
 @click.option("--json", "as_json", is_flag=True, help="The result as one JSON object.")
 @THREADS
 @click.pass_context

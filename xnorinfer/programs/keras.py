@@ -1,0 +1,69 @@
+"""Keras and Larq models: those of Keras 2 in tf_keras, those of Keras 3 in keras."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from xnorinfer.converters.base import DEFAULT_INPUT, ConvertOptions, Reading
+from xnorinfer.converters.keras_h5 import open_h5
+from xnorinfer.netspec import F32, InputMapping, PixelInput, ThresholdInput
+from xnorinfer.programs.base import Array, NotRunnable, Program, framework, input_shape, refusing
+
+
+def open_keras(path: Path, reading: Reading, options: ConvertOptions) -> Program:
+    """Raises NotRunnable and MissingExtraError."""
+    config, version = _described(path)
+    larq = any(entry.get("class_name", "").startswith(("Larq>", "Quant")) for entry in _objects(config))
+    if version.startswith("2") or larq:
+        keras = framework("tf_keras", path)
+        if larq:
+            with refusing("larq"):
+                framework("larq", path)  # registers its layers and quantizers
+    else:
+        keras = framework("keras", path)
+    name = keras.__name__
+    with refusing(name):
+        model = keras.models.load_model(str(path), compile=False, safe_mode=True)
+        if len(model.inputs) != 1:
+            raise NotRunnable(f"it has {len(model.inputs)} inputs; one is supported")
+        batch, shape = input_shape(list(model.inputs[0].shape), reading.net.depth)
+
+    def call(x: F32) -> Array:
+        answer: Array = keras.ops.convert_to_numpy(model(x, training=False)) if name == "keras" else model(x, False).numpy()
+        return answer
+
+    return Program(name, keras.__version__, _entering(reading, options), batch, shape, call)
+
+
+def _described(path: Path) -> tuple[Any, str]:
+    """The config of a model and the version of its Keras.  Raises NotRunnable where the file has no config."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            version = json.loads(archive.read("metadata.json"))["keras_version"]
+            return json.loads(archive.read("config.json")), str(version)
+    with open_h5(path) as file:
+        config, written_by = file.text("model_config"), file.text("keras_version")
+    if config is None:
+        raise NotRunnable("it holds weights without a config, so that Keras does not know the layers; save the whole model")
+    return json.loads(config), written_by or "2"
+
+
+def _objects(value: Any) -> list[Mapping[str, Any]]:
+    """Every serialised object in a config."""
+    if isinstance(value, Mapping):
+        inner = [found for item in value.values() for found in _objects(item)]
+        return [value, *inner] if isinstance(value.get("class_name"), str) else inner
+    return [found for item in value for found in _objects(item)] if isinstance(value, list) else []
+
+
+def _entering(reading: Reading, options: ConvertOptions) -> InputMapping:
+    """What enters the model, where it rescales or binarizes its input itself: as the converter takes it."""
+    if options.input is not None:
+        return options.input
+    if any(assumption.what == "input of the model" for assumption in reading.assumptions):
+        return PixelInput.range(0, 255)
+    return DEFAULT_INPUT if isinstance(reading.net.input, ThresholdInput) else reading.net.input

@@ -1,0 +1,142 @@
+"""Whether rounding explains an answer: a network walked with a bound on what the roundings of any framework can add up to.
+
+Sums of n terms are off by n units at most, in any order (Higham 2002, Accuracy and Stability, 4.2).  Where a value lies closer
+to a sign's tie than that, both bits are tried; an answer is explained if one of the networks that come out gives it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.netspec import BatchNorm, Chain, Dense, FloatDense, Hardtanh, Layer, NetSpec, PixelInput, Rule, Sign
+from xnorinfer.programs.base import entering
+from xnorinfer.reference import BINARIZE, binary_weights
+
+F64 = NDArray[np.float64]
+
+#: Half the distance between 1 and the next float32: the relative error of one rounding.
+ROUNDING = 2.0**-24
+#: Roundings of BatchNorm: of the variance and the epsilon, 1/sqrt (TensorFlow's is two units off), two products, two sums.
+IN_NORM = 10
+#: Where the bit changes.  Rules that round (x + 1) / 2 also round the addition, in every way to write it.
+TIES: dict[Rule, float] = {"round-even": 2.0**-24, "round-away": -(2.0**-25), "sign": 0.0, "ge": 0.0, "gt": 0.0}
+#: Networks tried for one sample, and bits of one layer of which both are tried: those nearest to the tie.
+TRIES = 512
+NEAREST = 10
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """Values (rows, neurons) and how far off they can be, each 0 or above."""
+
+    value: F64
+    error: F64
+
+
+class RoundedNet:
+    """A network whose layers bound their roundings."""
+
+    def __init__(self, net: NetSpec) -> None:
+        self.net = net
+        self._signs = {
+            id(layer): binary_weights(layer).astype(np.float64).T for layer in net.layers if isinstance(layer, Dense)
+        }
+        self.last_sign = max((i for i, layer in enumerate(net.layers) if isinstance(layer, Sign)), default=-1)
+
+    def start(self, x: NDArray[Any]) -> Bounded:
+        """Raw inputs (rows, depth); the mapping of pixels is rounded a few times if the program does it."""
+        value = entering(self.net.input, x).astype(np.float64)
+        largest = max(map(abs, self.net.input.ends)) if isinstance(self.net.input, PixelInput) else 0.0
+        return Bounded(value, np.full(value.shape, 4 * ROUNDING * largest))
+
+    def finish(self, bits: NDArray[Any]) -> Bounded:
+        """Scores from the bits of the last sign, or the mapped inputs where there is no sign."""
+        now = Bounded(bits.astype(np.float64), np.zeros(bits.shape))
+        for layer in self.net.layers[self.last_sign + 1 :]:
+            now = self._step(layer, now)
+        return now
+
+    def tried(self, x: NDArray[Any]) -> Iterator[Bounded]:
+        """The scores (1, classes) of one raw sample x (1, depth), for every choice of bits that rounding leaves open."""
+        return itertools.islice(self._walk(0, self.start(x)), TRIES)
+
+    def _walk(self, index: int, now: Bounded) -> Iterator[Bounded]:
+        for place, layer in enumerate(self.net.layers[index:], start=index):
+            if isinstance(layer, Sign):
+                for bits in _open_bits(layer, now):
+                    yield from self._walk(place + 1, Bounded(bits, np.zeros(bits.shape)))
+                return
+            now = self._step(layer, now)
+        yield now
+
+    def _step(self, layer: Layer, now: Bounded) -> Bounded:
+        x, error = now.value, now.error
+        if isinstance(layer, Dense | FloatDense):
+            return self._dense(layer, now)
+        if isinstance(layer, BatchNorm):
+            alpha, beta = _affine(layer)
+            value = (x - layer.mean) * alpha + beta
+            size = np.abs(x * alpha) + np.abs(layer.mean * alpha) + np.abs(beta)
+            return Bounded(value, error * np.abs(alpha) + IN_NORM * ROUNDING * size)
+        if isinstance(layer, Chain):
+            for op, vector in layer.steps:
+                constant = vector.astype(np.float64)
+                if op in ("add", "sub"):
+                    x = x + constant if op == "add" else x - constant
+                else:
+                    factor = constant if op == "mul" else 1 / constant
+                    x, error = x * factor, error * np.abs(factor)
+                error = error + 2 * ROUNDING * (np.abs(x) + (np.abs(constant) if op in ("add", "sub") else 0))
+            return Bounded(x, error)
+        assert isinstance(layer, Hardtanh)
+        return Bounded(np.clip(x, -1, 1), error)
+
+    def _dense(self, layer: Dense | FloatDense, now: Bounded) -> Bounded:
+        bias = np.zeros(layer.neurons) if layer.bias is None else layer.bias.astype(np.float64)
+        if isinstance(layer, FloatDense):
+            weight = layer.weight.astype(np.float64).T
+            size = np.abs(now.value) @ np.abs(weight) + np.abs(bias)
+            return Bounded(now.value @ weight + bias, (layer.depth + 4) * ROUNDING * size + now.error @ np.abs(weight))
+        unit = np.float64(layer.h) if layer.scale is None else layer.h * layer.scale.astype(np.float64)
+        value = now.value @ self._signs[id(layer)] * unit
+        exact = np.abs(now.value).max(initial=0) <= 1 and not (now.value % 1).any() and math.frexp(layer.h)[0] == 0.5
+        if exact and layer.scale is None:
+            error = 2 * ROUNDING * (np.abs(value) + np.abs(bias))
+        else:  # a scale is a mean of latents, which is rounded itself
+            roundings = layer.depth * (1 if layer.scale is None else 2) + 4
+            sizes = np.abs(now.value).sum(axis=1, keepdims=True) * np.abs(unit) + np.abs(bias)
+            error = roundings * ROUNDING * sizes + now.error.sum(axis=1, keepdims=True) * np.abs(unit)
+        return Bounded(value + bias, error)
+
+
+def _affine(layer: BatchNorm) -> tuple[F64, F64]:
+    gamma = 1.0 if layer.gamma is None else layer.gamma.astype(np.float64)
+    beta = np.zeros(layer.mean.size) if layer.beta is None else layer.beta.astype(np.float64)
+    if layer.inv_std is not None:
+        return gamma * layer.inv_std.astype(np.float64), beta
+    assert layer.variance is not None
+    return gamma / np.sqrt(layer.variance.astype(np.float64) + layer.epsilon), beta
+
+
+def _open_bits(layer: Sign, now: Bounded) -> Iterator[F64]:
+    """The bits (1, neurons) of a sign, then those with some of the open ones otherwise: few first, nearest to the tie first."""
+    bits = BINARIZE[layer.rule](now.value.astype(np.float32)).astype(np.float64)
+    yield bits
+    distance, reach = np.abs(now.value[0] - TIES[layer.rule]), now.error[0]
+    near = np.flatnonzero((distance <= reach) & (reach > 0))  # a tie without any rounding is for the rule to decide
+    near = near[np.argsort(distance[near] / reach[near], kind="stable")][:NEAREST]
+    values: Sequence[float] = (-1, 0, 1) if layer.rule == "sign" else (-1, 1)
+    for count in range(1, len(near) + 1):
+        for chosen in itertools.combinations(near, count):
+            others = [[value for value in values if value != bits[0, bit]] for bit in chosen]
+            for choice in itertools.product(*others):
+                flipped = bits.copy()
+                flipped[0, list(chosen)] = choice
+                yield flipped
