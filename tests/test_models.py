@@ -109,5 +109,5 @@ def test_every_data_file_is_in_the_wheel() -> None:
     package = ROOT / "xnorinfer"
     covered = {path for pattern in re.findall(r'"([^"]+)"', found[1]) for path in package.glob(pattern)}
     files = {path for path in (package / "data").rglob("*") if path.is_file()}
-    assert models.FOLDER / f"{NAME}.safetensors" in files
+    assert package / "data" / "models" / f"{NAME}.safetensors" in files
     assert files <= covered

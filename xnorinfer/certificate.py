@@ -232,6 +232,10 @@ def _wrap(label: str, text: str) -> list[str]:
     return textwrap.wrap(text, 100, initial_indent=first, subsequent_indent=indent if label else "", break_on_hyphens=False)
 
 
+def _wrap_item(text: str) -> list[str]:
+    return textwrap.wrap(text, 110, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
+
+
 def sensitivity_lines(found: dict[str, Any]) -> Iterator[str]:
     """What the conversion depends on, in words."""
     yield "Sensitivity"
@@ -243,15 +247,15 @@ def sensitivity_lines(found: dict[str, Any]) -> Iterator[str]:
             )
         yield f"  {layer['name']}: {layer['latents_zero']} latents are 0, {layer['latents_close']} within 2^-24 of it; {zeros}"
     for other in found["alternatives"]:
-        what = f"  {other['what']} {other['value']}: "
+        what = f"{other['what']} {other['value']}: "
         if other["impossible"] is not None:
-            yield what + f"not possible: {other['impossible']}"
+            yield from _wrap_item(what + f"not possible: {other['impossible']}")
             continue
         changed = other["changed_predictions"]
         on_data = "" if changed is None else f", {changed} of {found['rows']} predictions change"
-        yield what + (
-            f"{other['weight_bits']} weights, {other['thresholds']} thresholds and {other['head_values']} values of the head "
-            f"differ{on_data}"
+        yield from _wrap_item(
+            f"{what}{other['weight_bits']} weights, {other['thresholds']} thresholds and {other['head_values']} values of the "
+            f"head differ{on_data}"
         )
 
 

@@ -5,10 +5,12 @@ Exit codes: 0 fine, 1 a check does not hold, 2 wrong use or bad input, 130 inter
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -59,6 +61,8 @@ class CommandLine(click.Group):
         try:
             return self.main(*args, **kwargs)
         except SystemExit as end:
+            with contextlib.suppress(ValueError):  # not the main thread
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: a late Ctrl-C must not look like an early one
             if end.code in (EXIT_INTERRUPTED, EXIT_TERMINATED):
                 leave(int(end.code))
             raise
