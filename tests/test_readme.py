@@ -48,6 +48,17 @@ def test_commands_and_code_run_as_written(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_long_commands_are_understood() -> None:
+    """They are not run, but their options exist and their values are taken."""
+    pytest.importorskip("torch", reason="the training commands are written in PyTorch")
+    from xnorinfer.training.commands import commands
+
+    trainings = [shlex.split(line, comments=True)[3:] for line in LONG if "xnorinfer.training" in line]
+    assert trainings
+    for name, *options in trainings:
+        commands.commands[name].make_context(name, options).close()
+
+
 @pytest.mark.parametrize(
     "path", re.findall(r"`((?:xnorinfer|converters|training|tests|benchmarks)/[\w/.-]*)`", (ROOT / "README.md").read_text())
 )
