@@ -360,7 +360,8 @@ class ModelTarget(Target):
             header = json.loads(text)
             if not isinstance(header, dict) or not all(isinstance(key, str) for key in header):
                 return "no forgery"
-            if header.get("format_version") not in [*range(1, modelfile.FORMAT_VERSION + 1)]:
+            version = header.get("format_version")
+            if type(version) is not int or not 1 <= version <= modelfile.FORMAT_VERSION:  # True is 1, too
                 return "no forgery"
             packed = modelfile._build(path, header, tensors)
             problems = packed.check()
