@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from xnorinfer.converters.base import Assumption, ConvertOptions, Reading, Source, TensorUse
+from xnorinfer.converters.base import BY_OPTION, Assumption, ConvertOptions, Reading, Source, TensorUse, matches
 from xnorinfer.converters.bnnpynq import BnnPynqSource
 from xnorinfer.converters.keras import KerasSource, companions
 from xnorinfer.converters.net import read_net
@@ -63,6 +63,13 @@ def read_source(path: str | Path, options: ConvertOptions | None = None) -> Read
     reading = source.read(path, options)
     if options.ema and not any(assumption.what == "moving averages" for assumption in reading.assumptions):
         raise OptionError(f"--ema: {path.name} holds no moving averages of weights")
+    applied = any(use.use.startswith(BY_OPTION) for use in reading.tensors)
+    for pattern in options.ignore:
+        if not applied and not any(use.ignored and matches(pattern, use.name) for use in reading.tensors):
+            raise OptionError(
+                f"--ignore {pattern}: {path.name} is read by the format {source.name}, which says itself what it uses, and no "
+                "tensor that it does not use has such a name"
+            )
     return reading
 
 

@@ -6,10 +6,12 @@ of the file, and what was assumed on the way, so that nothing is guessed silentl
 
 from __future__ import annotations
 
+import fnmatch
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeGuard
+from typing import Any, Literal, Protocol, TypeGuard, TypeVar
 
 import numpy as np
 
@@ -23,6 +25,7 @@ class ConvertOptions:
 
     ema: use the moving averages of the weights that an optimizer kept, where the file holds them.
     net: the text of a net.toml (see `net`), which then says everything.
+    ignore: names or patterns (`fnmatch`) of tensors that the network does not use; they are left out before anything is read.
     """
 
     format: str | None = None
@@ -33,18 +36,30 @@ class ConvertOptions:
     float_layers: tuple[str, ...] = ()
     ema: bool = False
     net: str | None = None
+    ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.profile is not None and self.profile not in PROFILES:
+        if self.format is not None and not isinstance(self.format, str):
+            raise OptionError(f"format {self.format!r} is no name of a format")
+        if self.profile is not None and (not isinstance(self.profile, str) or self.profile not in PROFILES):
             raise OptionError(f"profile {self.profile!r} is none of {', '.join(PROFILES)}")
         if self.bn_epsilon is not None and not (_is_number(self.bn_epsilon) and self.bn_epsilon >= 0):
             raise OptionError(f"BatchNorm epsilon {self.bn_epsilon!r} is not a finite number, 0 or above")
-        if self.h is not None and self.h != "glorot" and not (_is_number(self.h) and self.h > 0):
+        if self.h is not None and not (self.h == "glorot" if isinstance(self.h, str) else _is_number(self.h) and self.h > 0):
             raise OptionError(f"H {self.h!r} is neither a finite number above 0 nor 'glorot'")
-        if isinstance(self.float_layers, str) or not all(isinstance(name, str) for name in self.float_layers):
+        if self.input is not None and not isinstance(self.input, InputMapping):
+            raise OptionError(
+                f"input {self.input!r} is no input mapping; those of xnorinfer.netspec are PixelInput.range(-1, 1), "
+                "PixelInput.normalize(0.1307, 0.3081), ThresholdInput(128), SignInput() and RealInput()"
+            )
+        if not _are_texts(self.float_layers):
             raise OptionError(f"float layers {self.float_layers!r} must be a sequence of layer names")
+        if not isinstance(self.ema, bool):
+            raise OptionError(f"ema {self.ema!r} must be True or False")
         if self.net is not None and not isinstance(self.net, str):
             raise OptionError(f"net must be the text of a net.toml, not {type(self.net).__name__}")
+        if not _are_texts(self.ignore):
+            raise OptionError(f"ignore {self.ignore!r} must be a sequence of names or patterns of tensors")
 
     def to_json(self) -> dict[str, Any]:
         """Only what was given, JSON-able; recorded in the model file so that `verify` reads the source the same way."""
@@ -55,8 +70,9 @@ class ConvertOptions:
         }
         if self.input is not None:
             given["input"] = input_to_json(self.input)
-        if self.float_layers:
-            given["float_layers"] = list(self.float_layers)
+        for name in _SEQUENCES:
+            if getattr(self, name):
+                given[name] = list(getattr(self, name))
         if self.ema:
             given["ema"] = True
         return given
@@ -70,8 +86,16 @@ class ConvertOptions:
         known = dict(data)
         if "input" in known:
             known["input"] = input_from_json(known["input"])
-        known["float_layers"] = tuple(known.get("float_layers", ()))
+        known.update({name: tuple(known[name]) for name in _SEQUENCES if isinstance(known.get(name), list)})
         return cls(**known)
+
+
+#: Options that are sequences of texts.
+_SEQUENCES = ("float_layers", "ignore")
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(one, str) for one in value)
 
 
 def _is_number(value: object) -> TypeGuard[float]:
@@ -118,6 +142,52 @@ class Reading:
     tensors: tuple[TensorUse, ...]
     assumptions: tuple[Assumption, ...]
     warnings: tuple[str, ...] = ()
+
+
+class Named(Protocol):
+    """A tensor as a reader has it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> str: ...
+
+
+N = TypeVar("N", bound=Named)
+
+#: How the reason begins to ignore a tensor that the user names.
+BY_OPTION = "--ignore"
+
+
+def without_ignored(tensors: Iterable[N], options: ConvertOptions, notes: Notes, where: str = "") -> list[N]:
+    """The tensors of a file but those that --ignore names, which are noted as ignored; for a reader, before it groups them.
+
+    where: what stands before a tensor's name where it is shown; patterns may have it or not.  Tensors that are noted as ignored
+    already may be named, too.  Raises OptionError for a pattern that matches nothing.
+    """
+    kept: list[N] = []
+    used: set[str] = set()
+    for tensor in tensors:
+        patterns = [p for p in options.ignore if matches(p, where + tensor.name) or matches(p, tensor.name)]
+        if not patterns:
+            kept.append(tensor)
+            continue
+        used.update(patterns)
+        use = f"{BY_OPTION} {patterns[0]}"
+        notes.tensors.append(TensorUse(where + tensor.name, tensor.shape, tensor.dtype, use, ignored=True))
+    for pattern in options.ignore:
+        if pattern not in used and not any(use.ignored and matches(pattern, use.name) for use in notes.tensors):
+            names = [where + tensor.name for tensor in kept]
+            listed = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+            raise OptionError(f"--ignore {pattern}: no tensor has such a name; there are {listed or 'none'}")
+    return kept
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether a pattern of --ignore, or a name as it stands, names a tensor."""
+    return name == pattern or fnmatch.fnmatchcase(name, pattern)
 
 
 def default_warning(what: str, *lines: str) -> str:

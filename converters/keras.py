@@ -18,7 +18,16 @@ import numpy as np
 
 from xnorinfer.converters.arrays import FREE_BYTES, ZIP_DAMAGE, RawTensor, as_float32, check_zip, natural_key
 from xnorinfer.converters.assemble import Defaults, LayerPart, NormPart, assemble
-from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse, default_warning, net_line
+from xnorinfer.converters.base import (
+    Assumption,
+    ConvertOptions,
+    Notes,
+    Reading,
+    TensorUse,
+    default_warning,
+    net_line,
+    without_ignored,
+)
 from xnorinfer.converters.bundle import Entry
 from xnorinfer.converters.keras_config import read_config
 from xnorinfer.converters.keras_h5 import MAGIC, H5Content, open_h5
@@ -128,12 +137,16 @@ class _Reader:
         self, parts: list[LayerPart], defaults: Defaults, options: ConvertOptions, walk: Walk | None = None
     ) -> Reading:
         noted = {tensor.name for tensor in self.notes.tensors}
-        for name, entry in self.file.entries.items():
-            reason = apart(name)
-            if name not in noted and reason is not None:
+        left = [entry for entry in self.file.entries.values() if entry.name not in noted]
+        if walk is not None:  # with the config, which tells the weights of layers from what is left
+            left = without_ignored(left, self.options, self.notes)
+        for entry in left:
+            reason = apart(entry.name)
+            if reason is not None:
                 self._note(entry, f"{reason}, no part of inference", ignored=True)
-            elif name not in noted and not self.problems:
-                self.problems.append(f"what {name} {entry.shape} is is not known" + net_line(f'ignore = ["{name}"]'))
+            elif not self.problems:
+                line = net_line(f'ignore = ["{entry.name}"]')
+                self.problems.append(f"what {entry.name} {entry.shape} is is not known{line}")
         leading = walk.leading if walk else None
         return assemble("keras", self.path.name, parts, options, defaults, self.notes, self.problems, leading)
 
@@ -155,7 +168,11 @@ class _Reader:
     # ---------------------------------------------------------------- without config
 
     def _by_names(self) -> list[LayerPart]:
-        scopes = self.weights.scopes()
+        kept = {entry.name for entry in without_ignored(self.file.entries.values(), self.options, self.notes)}
+        scopes = {
+            scope: {role: entry for role, entry in found.items() if entry.name in kept}
+            for scope, found in self.weights.scopes().items()
+        }
         modules = [module for scope, found in scopes.items() if (module := self._module(scope, found)) is not None]
         ordered = self.weights.ordered()
         if not ordered:

@@ -171,6 +171,7 @@ _INSTEAD = {
     "input": "[input]",
     "float_layers": 'kind = "float"',
     "ema": "the arrays' names",
+    "ignore": "ignore",
 }
 
 #: Name of this way of reading in messages and provenance; it is asked for by --net and never sniffed.

@@ -47,6 +47,7 @@ from xnorinfer.converters.base import (
     TensorUse,
     default_warning,
     net_line,
+    without_ignored,
 )
 from xnorinfer.converters.statedict import group
 from xnorinfer.converters.torch import DEFAULTS as TORCH_DEFAULTS
@@ -96,13 +97,14 @@ class NpzSource:
 
     def read(self, path: Path, options: ConvertOptions) -> Reading:
         """Read the archive.  Raises SourceError, OptionError or NetworkError."""
-        tensors = load_npz(path)
         notes = Notes()
         problems: list[str] = []
+        every = load_npz(path)
+        tensors = without_ignored(every, options, notes)
         names = [tensor.name for tensor in tensors]
         if names and all(_NUMBERED.fullmatch(name) for name in names):
             tensors.sort(key=lambda tensor: natural_key(tensor.name))
-            parts = _lasagne_parts(tensors, notes, problems)
+            parts = _lasagne_parts(tensors, len(every), notes, problems)
             return assemble(self.name, path.name, parts, options, LASAGNE, notes, problems)
         if any(name.endswith("running_mean") for name in names):
             notes.assumptions.append(Assumption("layout", "a PyTorch state dict", "file"))
@@ -184,8 +186,10 @@ def _read_any_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[An
 # ---------------------------------------------------------------- the layouts
 
 
-def _lasagne_parts(tensors: Sequence[RawTensor], notes: Notes, problems: list[str]) -> list[LayerPart]:
-    missing = set(range(len(tensors))) - {int(tensor.name[4:]) for tensor in tensors}
+def _lasagne_parts(tensors: Sequence[RawTensor], count: int, notes: Notes, problems: list[str]) -> list[LayerPart]:
+    """count: of the file's arrays, those that --ignore names among them."""
+    present = {int(use.name[4:]) for use in notes.tensors if _NUMBERED.fullmatch(use.name)}
+    missing = set(range(count)) - present - {int(tensor.name[4:]) for tensor in tensors}
     if missing:
         what = f"arr_{min(missing)} is missing: the arrays must be numbered without gaps"
         problems.append(what + net_line("weight", "norm"))

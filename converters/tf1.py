@@ -17,7 +17,7 @@ from pathlib import Path
 
 from xnorinfer.converters.arrays import RawTensor, as_float32, natural_key
 from xnorinfer.converters.assemble import Defaults, LayerPart, NormPart, assemble
-from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse, net_line
+from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse, net_line, without_ignored
 from xnorinfer.converters.bundle import Entry, is_v1, read_v1, read_v2
 from xnorinfer.converters.pairing import Module, pair
 from xnorinfer.converters.tfgraph import Graph, read_graph
@@ -78,6 +78,7 @@ class Tf1Source:
         notes = Notes()
         problems: list[str] = []
         notes.assumptions.append(Assumption("checkpoint", prefix.name, "file"))
+        entries = {entry.name: entry for entry in without_ignored(entries.values(), options, notes)}
         reader = _Reader(entries, graph, options, notes, problems)
         parts = reader.parts()
         return assemble(self.name, prefix.name, parts, options, reader.defaults(parts), notes, problems)

@@ -26,7 +26,7 @@ import numpy as np
 
 from xnorinfer.converters.arrays import ZIP_DAMAGE, RawTensor, check_zip, natural_key
 from xnorinfer.converters.assemble import Defaults, LayerPart, assemble
-from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse
+from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse, without_ignored
 from xnorinfer.converters.graph import read_graph
 from xnorinfer.converters.onnxfile import OnnxGraph
 from xnorinfer.converters.statedict import BREVITAS_WAY, brevitas_problems, group
@@ -110,7 +110,7 @@ class TorchSource:
                 return read_graph(self.name, graph, path.name, options, "torch")
             tensors, where, modules = _tensors_of(path, load_checkpoint(path), notes)
             notes.assumptions.append(Assumption("order of layers", "as in the state dict", "file"))
-        parts = group(tensors, notes, problems, where)
+        parts = group(without_ignored(tensors, options, notes, where), notes, problems, where)
         defaults = DEFAULTS
         if any(name.endswith(".weight_quant") for name in modules):
             defaults = dataclasses.replace(DEFAULTS, profile="ge-zero", profile_origin="file")
@@ -343,7 +343,7 @@ def from_torch_module(module: torch.nn.Module, options: ConvertOptions) -> Readi
     notes = Notes(assumptions=[Assumption("order of layers", "as registered in the module", "file")])
     problems: list[str] = []
     tensors = [raw_tensor(key, value.cpu()) for key, value in module.state_dict().items() if isinstance(value, torch.Tensor)]
-    parts = group(tensors, notes, problems)
+    parts = group(without_ignored(tensors, options, notes), notes, problems)
     leaves = {
         path: leaf
         for path, leaf in module.named_modules(remove_duplicate=False)

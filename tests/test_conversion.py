@@ -4,11 +4,17 @@ import hashlib
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from checkpoints import random_layers
+from command_line import CHECKPOINT, fine, wrong
+from tf1_writer import write_bundle
 
 import xnorinfer
-from xnorinfer.conversion import digest_of
-from xnorinfer.errors import OptionError
+from xnorinfer.conversion import convert_file, digest_of
+from xnorinfer.converters.base import ConvertOptions
+from xnorinfer.errors import OptionError, StrictError
+from xnorinfer.netspec import PixelInput
 
 
 def test_the_digest_of_a_checkpoint_covers_all_of_its_files(tmp_path: Path) -> None:
@@ -71,3 +77,140 @@ def test_a_single_file_has_the_ordinary_digest(tmp_path: Path) -> None:
 def test_a_string_is_no_list_of_layers() -> None:
     with pytest.raises(OptionError, match="must be a sequence of layer names"):
         xnorinfer.convert("net.npz", float_layers="fc4")
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"float_layers": 4}, "must be a sequence of layer names"),
+        ({"ignore": "*/Adam*"}, "must be a sequence of names or patterns"),
+        ({"ignore": [3]}, "must be a sequence of names or patterns"),
+        ({"input": (-1, 1)}, r"is no input mapping; those of xnorinfer.netspec are PixelInput.range\(-1, 1\)"),
+        ({"h": [1]}, "neither a finite number above 0 nor 'glorot'"),
+        ({"h": "big"}, "neither a finite number above 0 nor 'glorot'"),
+        ({"bn_epsilon": "1e-3"}, "not a finite number"),
+        ({"profile": ["ge-zero"]}, "is none of"),
+        ({"format": 3}, "is no name of a format"),
+        ({"ema": "yes"}, "must be True or False"),
+        ({"net": Path("net.toml")}, "must be the text of a net.toml"),
+        ({"epsilon": 1e-3}, "unknown options epsilon; known are format,"),
+    ],
+)
+def test_options_of_a_wrong_type_are_named(option: dict[str, object], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        xnorinfer.convert(CHECKPOINT, **option)  # type: ignore[arg-type]
+
+
+def test_recorded_options_of_a_wrong_type_are_named() -> None:
+    for recorded in ({"float_layers": 5}, {"ignore": "a"}, {"ema": 1}, {"format": []}, {"profile": {}}):
+        with pytest.raises(OptionError):
+            ConvertOptions.from_json(recorded)
+    given = ConvertOptions(ignore=("a", "b*"), float_layers=("c",), input=PixelInput.range(0, 1))
+    assert ConvertOptions.from_json(given.to_json()) == given
+
+
+# ---------------------------------------------------------------- warnings
+
+
+def test_python_is_told_what_the_command_line_prints(tmp_path: Path) -> None:
+    arrays = {key: array for key, array in np.load(CHECKPOINT).items() if not key.endswith("epsilon")}
+    np.savez(tmp_path / "net.npz", **arrays)
+    with pytest.warns(xnorinfer.ConversionWarning) as caught:
+        model = xnorinfer.convert(tmp_path / "net.npz")
+    said = [str(one.message) for one in caught]
+    assert any("the file does not say BatchNorm's epsilon" in text for text in said)
+    assert any("thresholds move" in text for text in said)
+    assert all(one.filename == __file__ for one in caught)
+    assert model.info["warnings"] == model.info["provenance"]["warnings"] == said
+    printed = fine("convert", tmp_path / "net.npz", "--dry-run")
+    assert all(f"warning: {text}" in printed for text in said)
+
+
+def test_warnings_do_not_change_the_network(tmp_path: Path) -> None:
+    """The same bytes of the network, whatever was said about it."""
+    quiet = convert_file(CHECKPOINT, ConvertOptions(profile="tf1-round", input=PixelInput.range(-1, 1), h=1))
+    loud = convert_file(CHECKPOINT, ConvertOptions())
+    digests = [xnorinfer.Model(one.packed).info["content_digest"] for one in (quiet, loud)]
+    assert not quiet.warnings
+    assert loud.warnings
+    assert digests[0] == digests[1]
+
+
+def test_strict_makes_errors_of_warnings(tmp_path: Path) -> None:
+    with pytest.raises(StrictError, match="converts with 1 warning, which are errors here") as caught:
+        xnorinfer.convert(CHECKPOINT, strict=True, profile="tf1-round")
+    assert len(caught.value.warnings) == 1
+    given = ("convert", CHECKPOINT, "-o", tmp_path / "m", "--strict", "--profile", "tf1-round")
+    assert wrong(*given, code=1) == "error: --strict: 1 warning; nothing written"
+    assert list(tmp_path.iterdir()) == []
+    fine(*given, "--input-range", "-1:1")
+    assert xnorinfer.load(tmp_path / "m").info["warnings"] == []
+
+
+# ---------------------------------------------------------------- --ignore
+
+
+def test_ignored_tensors_are_as_if_they_were_not_there(tmp_path: Path) -> None:
+    """In every container of plain tensors, by name or pattern."""
+    torch = pytest.importorskip("torch")
+    from safetensors.numpy import save_file
+
+    first, last = random_layers([16, 8, 4], 3, head_norm=False)
+    tensors = {
+        "fc1.weight": first.weight, "fc1.bias": first.bias, "bn1.running_mean": first.mean,
+        "bn1.running_var": first.variance, "bn1.weight": first.gamma, "bn1.bias": first.beta, "fc2.weight": last.weight,
+    }  # fmt: skip
+    extra = {"slopes": np.ones(3, np.float32), "fc1.mask": np.ones((8, 16), np.float32)}
+    named = {
+        "0.weight": first.weight, "0.bn.mean": first.mean, "0.bn.var": first.variance, "1.weight": last.weight,
+    }  # fmt: skip
+
+    def write(folder: Path, odd: dict[str, np.ndarray]) -> dict[str, Path]:
+        folder.mkdir()
+        paths = {name: folder / name for name in ("state.pt", "state.safetensors", "state.npz", "named.npz", "net")}
+        both = {**tensors, **odd}
+        torch.save({"state_dict": {key: torch.tensor(value) for key, value in both.items()}}, paths["state.pt"])
+        save_file({key: np.ascontiguousarray(value) for key, value in both.items()}, paths["state.safetensors"])
+        np.savez(paths["state.npz"], **both)
+        np.savez(paths["named.npz"], **named, **odd)
+        layout = {
+            "a/kernel": first.weight.T.copy(), "b/moving_mean": first.mean, "b/moving_variance": first.variance,
+            "c/kernel": last.weight.T.copy(),
+        }  # fmt: skip
+        write_bundle(folder, {**layout, **{key.replace(".", "/"): value for key, value in odd.items()}})
+        return paths
+
+    options = ["--profile", "ge-zero", "--input-range=-1:1"]
+    clean, odd = write(tmp_path / "clean", {}), write(tmp_path / "odd", extra)
+    for name, path in odd.items():
+        wrong("convert", path, "--dry-run", *options)
+        patterns = ["--ignore", "slopes", "--ignore", "fc1?mask"]
+        text = fine("convert", path, "-o", tmp_path / "m", *options, *patterns)
+        assert "2 ignored" in text
+        assert "ignored: --ignore slopes" in text
+        assert "ignored: --ignore fc1?mask" in text
+        want = convert_file(clean[name], ConvertOptions(profile="ge-zero", input=PixelInput.range(-1, 1))).packed
+        assert xnorinfer.load(tmp_path / "m").info["content_digest"] == xnorinfer.Model(want).info["content_digest"]
+        fine("verify", tmp_path / "m", path, "--rows", 5)
+        message = wrong("convert", path, "--dry-run", *options, *patterns, "--ignore", "fc9*")
+        assert "--ignore fc9*: no tensor has such a name; there are " in message
+
+
+def test_an_ignored_array_leaves_no_gap_in_numbered_ones(tmp_path: Path) -> None:
+    first, last = random_layers([16, 8, 4], 3, head_norm=False, inv_std=True)
+    weights = first.weight.T, last.weight.T
+    np.savez(tmp_path / "net.npz", weights[0], first.mean, first.inv_std, weights[1])
+    np.savez(tmp_path / "odd.npz", weights[0], np.ones(8, np.float32), first.mean, first.inv_std, weights[1])
+    want = convert_file(tmp_path / "net.npz", ConvertOptions())
+    assert "could be b or beta or gamma" in wrong("convert", tmp_path / "odd.npz", "--dry-run")
+    found = convert_file(tmp_path / "odd.npz", ConvertOptions(ignore=("arr_1",)))
+    assert xnorinfer.Model(found.packed).info["content_digest"] == xnorinfer.Model(want.packed).info["content_digest"]
+
+
+def test_a_format_that_says_what_it_uses_has_nothing_to_ignore(tmp_path: Path) -> None:
+    for kind in ("weights", "thres"):
+        for layer in range(2):
+            np.array([1, 0], "<u8").tofile(tmp_path / f"{layer}-0-{kind}.bin")
+    message = wrong("convert", tmp_path, "--dry-run", "--ignore", "0-0-*")
+    assert "is read by the format bnnpynq, which says itself what it uses" in message
+    assert "--net excludes other options" in wrong("convert", CHECKPOINT, "--dry-run", "--net", __file__, "--ignore", "a")

@@ -9,12 +9,15 @@ bit for bit what the trained network computes.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xnorinfer.errors import XnorinferError
+from xnorinfer.errors import ConversionWarning, XnorinferError
 
 if TYPE_CHECKING:
+    from xnorinfer.conversion import Conversion
+    from xnorinfer.converters.base import ConvertOptions
     from xnorinfer.model import Model
 
 # In a checkout, converters/ and training/ stand beside this package and not in it.
@@ -22,7 +25,7 @@ if not (Path(__file__).parent / "converters").exists():
     __path__.append(str(Path(__file__).parent.parent))
 
 __version__ = "0.1.0"
-__all__ = ["Model", "XnorinferError", "__version__", "convert", "from_torch", "load"]
+__all__ = ["ConversionWarning", "Model", "XnorinferError", "__version__", "convert", "from_torch", "load"]
 
 
 def __getattr__(name: str) -> Any:
@@ -47,38 +50,51 @@ def load(path: str | Path, *, threads: int | None = None, kernel: str | None = N
     return Model(modelfile.load(models.locate(path), mapped=mapped), threads=threads, kernel=kernel)
 
 
-def convert(source: str | Path, *, threads: int | None = None, kernel: str | None = None, **options: Any) -> Model:
+def convert(
+    source: str | Path, *, threads: int | None = None, kernel: str | None = None, strict: bool = False, **options: Any
+) -> Model:
     """Convert a checkpoint file to a model.
 
-    options: the fields of `converters.base.ConvertOptions`: format, profile, bn_epsilon, h, input, float_layers.
-    Raises SourceError, OptionError or NetworkError, the last with all reasons at once.
+    options: the fields of `converters.base.ConvertOptions`: format, profile, bn_epsilon, h, input, float_layers, ignore, ...
+    strict: warnings are errors.  Else each is given as a `ConversionWarning`, and kept in `model.info["warnings"]`.
+    Raises SourceError, OptionError or NetworkError, the last with all reasons at once; StrictError.
     """
     from xnorinfer.conversion import convert_file
-    from xnorinfer.model import Model
 
-    return Model(convert_file(source, _options(options)).packed, threads=threads, kernel=kernel)
+    return _model(convert_file(source, _options(options)), Path(source).name, threads, kernel, strict)
 
 
-def from_torch(module: Any, *, threads: int | None = None, kernel: str | None = None, **options: Any) -> Model:
+def from_torch(
+    module: Any, *, threads: int | None = None, kernel: str | None = None, strict: bool = False, **options: Any
+) -> Model:
     """Convert a live `torch.nn.Module` to a model.
 
-    options: as in `convert`.  Raises OptionError or NetworkError, the last with all reasons at once.
+    strict, options: as in `convert`.  Raises OptionError or NetworkError, the last with all reasons at once; StrictError.
     """
     from xnorinfer.conversion import pack_reading
     from xnorinfer.converters.torch import from_torch_module
+
+    chosen, name = _options(options), type(module).__name__
+    return _model(pack_reading(from_torch_module(module, chosen), chosen, name, None), name, threads, kernel, strict)
+
+
+def _model(conversion: Conversion, about: str, threads: int | None, kernel: str | None, strict: bool) -> Model:
+    """The model of a conversion that a user's code asked for; its warnings point at that code."""
     from xnorinfer.model import Model
 
-    chosen = _options(options)
-    conversion = pack_reading(from_torch_module(module, chosen), chosen, type(module).__name__, None)
+    if strict:
+        conversion.require_no_warnings(about)
+    for text in conversion.warnings:
+        warnings.warn(text, ConversionWarning, stacklevel=3)
     return Model(conversion.packed, threads=threads, kernel=kernel)
 
 
-def _options(options: dict[str, Any]) -> Any:
+def _options(options: dict[str, Any]) -> ConvertOptions:
     from xnorinfer.converters.base import ConvertOptions
     from xnorinfer.errors import OptionError
 
     unknown = sorted(set(options) - set(ConvertOptions.__dataclass_fields__))
     if unknown:
         raise OptionError(f"unknown options {', '.join(unknown)}; known are {', '.join(ConvertOptions.__dataclass_fields__)}")
-    layers = options.get("float_layers", ())
-    return ConvertOptions(**{**options, "float_layers": layers if isinstance(layers, str) else tuple(layers)})
+    sequences = {name: tuple(value) for name, value in options.items() if isinstance(value, list | set)}
+    return ConvertOptions(**{**options, **sequences})

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xnorinfer.errors import NetworkError
+from xnorinfer.errors import NetworkError, StrictError
 from xnorinfer.lower import lower
 from xnorinfer.packed import PackedModel
+from xnorinfer.sensitivity import Default, measure_defaults
 
 if TYPE_CHECKING:
     from xnorinfer.converters.base import ConvertOptions, Reading
@@ -18,11 +19,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Conversion:
-    """A packed model beside the reading it came from; `notes` are remarks of the folding."""
+    """A packed model beside the reading it came from.
+
+    defaults: what was taken by default, and what other values would change.  warnings: everything that can change results or
+    does not fit: those of the reading, of defaults and of the folding; they are in the model's provenance, too.
+    """
 
     packed: PackedModel
     reading: Reading
-    notes: tuple[str, ...]
+    defaults: tuple[Default, ...]
+    warnings: tuple[str, ...]
+
+    def require_no_warnings(self, about: str) -> None:
+        """Raise StrictError if there are any."""
+        if self.warnings:
+            raise StrictError(self.warnings, about)
 
 
 def convert_file(path: str | Path, options: ConvertOptions) -> Conversion:
@@ -42,15 +53,19 @@ def pack_reading(reading: Reading, options: ConvertOptions, name: str, digest: s
         lowered = lower(reading.net)
     except NetworkError as error:
         raise NetworkError(error.problems, about=name) from None
+    defaults = tuple(measure_defaults(reading))
+    measured = [default.warning() for default in defaults if default.changing]
+    warnings = tuple(dict.fromkeys([*reading.warnings, *measured, *lowered.notes]))
     provenance: dict[str, Any] = {
         "source": name,
         "format": reading.source,
         "sha256": digest,
         "options": options.to_json(),
         "assumptions": [[a.what, a.value, a.origin] for a in reading.assumptions],
+        "warnings": list(warnings),
         "xnorinfer": __version__,
     }
-    return Conversion(dataclasses.replace(lowered.packed, provenance=provenance), reading, lowered.notes)
+    return Conversion(dataclasses.replace(lowered.packed, provenance=provenance), reading, defaults, warnings)
 
 
 def digest_of(path: Path) -> str:

@@ -8,6 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
+class ConversionWarning(UserWarning):
+    """A conversion assumed something that can change results, or found something that does not fit."""
+
+
 class XnorinferError(Exception):
     """Base of all errors raised on purpose.  Anything else that escapes is a defect of xnorinfer."""
 
@@ -59,6 +63,26 @@ class DigestError(ModelFileError):
 
 class MalformedModelError(ModelFileError):
     """The file is a model file, but a layer, shape, type or value in it is not allowed."""
+
+
+class DoesNotHoldError(XnorinferError):
+    """Something that was asked to hold does not; nothing is written.  The command line exits with 1."""
+
+
+class StrictError(DoesNotHoldError):
+    """A conversion has warnings, and `strict` makes errors of them.  `warnings` holds all of them."""
+
+    def __init__(self, warnings: Sequence[str], about: str) -> None:
+        self.warnings = tuple(warnings)
+        count = len(self.warnings)
+        super().__init__(
+            "\n".join(
+                [
+                    f"{about} converts with {count} warning{'' if count == 1 else 's'}, which are errors here (strict):",
+                    *(f"  - {warning}" for warning in self.warnings),
+                ]
+            )
+        )
 
 
 class KernelError(XnorinferError):

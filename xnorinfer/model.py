@@ -99,7 +99,7 @@ def _rebuild(packed: PackedModel, threads: int | None, kernel: str | None) -> Mo
 
 
 def describe(packed: PackedModel) -> dict[str, Any]:
-    """A packed network as a JSON-able dict: input, layers with shapes and sizes, profile, provenance, digest."""
+    """A packed network as a JSON-able dict: input, layers with shapes and sizes, profile, provenance, warnings, digest."""
     layers = [_describe_layer(layer) for layer in packed.layers]
     header = modelfile.header_of(packed)
     return {
@@ -113,6 +113,7 @@ def describe(packed: PackedModel) -> dict[str, Any]:
         "packed_bytes": sum(layer["packed_bytes"] for layer in layers),
         "float32_bytes": sum(layer["float32_bytes"] for layer in layers),
         "content_digest": header["content_digest"],
+        "warnings": packed.provenance.get("warnings", []),
         "provenance": packed.provenance,
     }
 

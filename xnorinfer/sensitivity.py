@@ -240,6 +240,18 @@ class Default:
         """The alternatives that change anything."""
         return [other for other in self.alternatives if other.weight_bits or other.thresholds or other.head_values]
 
+    def warning(self) -> str:
+        """A default that changes results, and by how much."""
+        effects = []
+        for other in self.changing:
+            numbers = [
+                f"{other.weight_bits:,} weights have the other sign" if other.weight_bits else "",
+                f"{other.thresholds:,} of {self.thresholds:,} thresholds move" if other.thresholds else "",
+                "only the last layer's scores differ" if not other.weight_bits and not other.thresholds else "",
+            ]
+            effects.append(f"under {other.value} {' and '.join(filter(None, numbers))}")
+        return f"{self.what}: nothing says it, {self.value} is used; {'; '.join(effects)}; {self.option} decides"
+
 
 @dataclass(frozen=True)
 class _Decisions:

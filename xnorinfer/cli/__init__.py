@@ -18,11 +18,12 @@ from typing import Any
 import click
 
 from xnorinfer.cli.stopping import EXIT_INTERRUPTED, EXIT_TERMINATED, leave, stopping
-from xnorinfer.errors import XnorinferError
+from xnorinfer.errors import DoesNotHoldError, XnorinferError
 
 #: Subcommand -> the module here that holds it, in the order of the help.
 COMMANDS = ("demo", "convert", "info", "run", "verify", "extract", "bench", "models", "warmup")
 
+EXIT_DOES_NOT_HOLD = 1
 EXIT_WRONG_USE = 2
 #: What a file takes no more bytes for; all but stdout is written by `xnorinfer.writing`, which names the file.
 DISK_FULL = {getattr(errno, name) for name in ("ENOSPC", "EFBIG", "EDQUOT", "EIO") if hasattr(errno, name)}
@@ -92,6 +93,9 @@ class CommandLine(click.Group):
         try:
             code = super().main(args, prog_name, standalone_mode=False, **extra)
             sys.stdout.flush()
+        except DoesNotHoldError as error:
+            _complain(str(error))
+            return EXIT_DOES_NOT_HOLD
         except XnorinferError as error:
             _complain(str(error))
             return EXIT_WRONG_USE

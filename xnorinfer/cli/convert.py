@@ -10,12 +10,11 @@ import click
 
 from xnorinfer.cli import screen
 from xnorinfer.cli.options import GlorotOrNumber, LazyChoice, Pair
-from xnorinfer.errors import OptionError
+from xnorinfer.errors import DoesNotHoldError, OptionError
 
 if TYPE_CHECKING:
     from xnorinfer.conversion import Conversion
     from xnorinfer.netspec import InputMapping
-    from xnorinfer.sensitivity import Default
 
 EPILOG = """\b
 Examples:
@@ -93,6 +92,13 @@ class _Command(click.Command):
     metavar="NET.toml",
     help="Write what was understood as a file for --net, to be edited.  Never replaces a file.",
 )
+@click.option(
+    "--ignore",
+    multiple=True,
+    metavar="PATTERN",
+    help="Leave out tensors of this name or pattern ('*', '?', '[...]').  Repeatable.",
+)
+@click.option("--strict", is_flag=True, help="Warnings are errors: exit with 1 and write nothing.")
 @click.option("--dry-run", is_flag=True, help="Show what would be done, write nothing.")
 def command(
     source: str,
@@ -105,6 +111,8 @@ def command(
     ema: bool,
     net_file: Path | None,
     write_net: Path | None,
+    ignore: tuple[str, ...],
+    strict: bool,
     dry_run: bool,
     **mapping: Any,
 ) -> None:
@@ -129,6 +137,7 @@ def command(
         float_layers=tuple(float_layers),
         ema=ema,
         net=None if net_file is None else read_net_file(net_file),
+        ignore=tuple(ignore),
     )
     if output is not None:
         require_writable(output, source, *(() if net_file is None else (net_file,)))
@@ -137,6 +146,8 @@ def command(
     with screen.waiting(f"reading and packing {source}"):
         conversion = convert_file(source, options)
     show(source, conversion)
+    if strict:
+        _require_no_warnings(conversion)
     if write_net is not None:
         from xnorinfer.converters.netwrite import net_text
         from xnorinfer.writing import write_bytes
@@ -150,6 +161,13 @@ def command(
         return
     modelfile.save(conversion.packed, output)
     screen.say(f"wrote {output}, {screen.size_text(output.stat().st_size)}", "bold")
+
+
+def _require_no_warnings(conversion: Conversion) -> None:
+    """As `Conversion.require_no_warnings`, where they stand on the screen already."""
+    count = len(conversion.warnings)
+    if count:
+        raise DoesNotHoldError(f"--strict: {count} warning{'' if count == 1 else 's'}; nothing written")
 
 
 def read_net_file(path: Path) -> str:
@@ -215,7 +233,6 @@ def show(source: str, conversion: Conversion) -> None:
     from rich.text import Text
 
     from xnorinfer.model import describe
-    from xnorinfer.sensitivity import measure_defaults
 
     reading = conversion.reading
     ignored = sum(use.ignored for use in reading.tensors)
@@ -231,27 +248,13 @@ def show(source: str, conversion: Conversion) -> None:
     ]
     screen.table([("tensor", False), ("shape", True), ("type", False), ("becomes", False)], rows)
     screen.say(f"{len(rows)} tensors: {len(rows) - ignored} used, {ignored} ignored")
-    defaults = {default.what: default for default in measure_defaults(reading)}
-    harmless = {what for what, default in defaults.items() if default.alternatives and not default.changing}
+    harmless = {default.what for default in conversion.defaults if default.alternatives and not default.changing}
     screen.heading("Assumed")
     screen.table(
         [("what", False), ("value", False), ("from", False)],
         [[one.what, one.value, one.origin + (", of no effect" if one.what in harmless else "")] for one in reading.assumptions],
     )
-    for text in (*reading.warnings, *(default_text(one) for one in defaults.values() if one.changing), *conversion.notes):
+    for text in conversion.warnings:
         screen.warn(text)
     screen.heading("Packed network")
     screen.layers_table(describe(conversion.packed))
-
-
-def default_text(default: Default) -> str:
-    """A default that changes results, and by how much."""
-    effects = []
-    for other in default.changing:
-        numbers = [
-            f"{other.weight_bits:,} weights have the other sign" if other.weight_bits else "",
-            f"{other.thresholds:,} of {default.thresholds:,} thresholds move" if other.thresholds else "",
-            "only the last layer's scores differ" if not other.weight_bits and not other.thresholds else "",
-        ]
-        effects.append(f"under {other.value} {' and '.join(filter(None, numbers))}")
-    return f"{default.what}: nothing says it, {default.value} is used; {'; '.join(effects)}; {default.option} decides"

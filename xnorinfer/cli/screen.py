@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
@@ -23,8 +22,8 @@ Advance: TypeAlias = Callable[[int], None]
 #: Seconds of work before a progress bar appears; quick work shows none.
 PATIENCE_SECONDS = 0.4
 
-#: Files and pipes have no width.  Wide enough that a table row stays one line, for grep.
-PIPE_WIDTH = 200
+#: Files and pipes have no width, whatever COLUMNS says: a line stays one line, for grep, and a path stays whole.
+PIPE_WIDTH = 1_000_000
 
 
 class _Console(Console):
@@ -35,9 +34,14 @@ class _Console(Console):
 def console(*, stderr: bool = False) -> Console:
     """A console that prints text as it is: names from files are never taken for markup."""
     plain = _Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=False)
-    if not plain.is_terminal and "COLUMNS" not in os.environ:
+    if not plain.file.isatty():  # not rich's judgement, which FORCE_COLOR changes
         plain.width = PIPE_WIDTH
     return plain
+
+
+def _print(text: Text) -> None:
+    """Wrapped at words on a terminal; one that is longer than it is the terminal's to break, and stays whole when copied."""
+    console().print(text, overflow="ignore", crop=False)
 
 
 def printable(text: str) -> str:
@@ -47,19 +51,18 @@ def printable(text: str) -> str:
 
 def say(text: str, style: str | None = None) -> None:
     """One line on stdout, wrapped at words on a terminal."""
-    console().print(Text(printable(text), style=style or ""))
+    _print(Text(printable(text), style=style or ""))
 
 
 def heading(text: str) -> None:
     """A heading with an empty line before it."""
-    out = console()
-    out.print()
-    out.print(Text(printable(text), style="bold"))
+    console().print()
+    _print(Text(printable(text), style="bold"))
 
 
 def warn(text: str) -> None:
     """A warning, on stdout because it belongs to the result."""
-    console().print(Text.assemble(("warning: ", "bold yellow"), printable(text)))
+    _print(Text.assemble(("warning: ", "bold yellow"), printable(text)))
 
 
 def table(columns: Columns, rows: Iterable[Iterable[str | Text]]) -> None:
