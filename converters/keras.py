@@ -34,7 +34,7 @@ from xnorinfer.converters.keras_h5 import MAGIC, H5Content, open_h5
 from xnorinfer.converters.keras_walk import EPSILON, PROFILE_OF, Walk
 from xnorinfer.converters.keras_weights import BIAS, KERNEL, NORM_ROLES, Weights, apart, find_weights
 from xnorinfer.converters.pairing import Module, pair
-from xnorinfer.errors import SourceError
+from xnorinfer.errors import NetworkError, SourceError
 from xnorinfer.netspec import F32
 
 DEFAULTS = Defaults(
@@ -122,6 +122,8 @@ class _Reader:
         self.notes.assumptions.append(Assumption("order of layers", f"as in the model's config in {about}", "file"))
         walk = Walk(self.weights, self.options, self.notes, self.problems)
         walk.run(layers)
+        if walk.other_kind:
+            raise NetworkError(self.problems, about=self.path.name)
         options = self.options
         defaults = dataclasses.replace(DEFAULTS, profile=self._profile(walk))
         if walk.rules and walk.rules <= {"ge", "sign"}:

@@ -56,23 +56,6 @@ def class_name(value: Mapping[str, Any]) -> str:
     return str(value.get("class_name", "")).rpartition(">")[2]
 
 
-def identify(value: Any) -> str | None:
-    """The name of a serialised function or object, in any form that Keras ever wrote, lower case without underscores.
-
-    `"ste_sign"`, `{"class_name": "SteSign", ...}` and `{"class_name": "function", "config": "Custom>ste_sign"}` all give
-    stesign.  None stays None.
-    """
-    if value is None:
-        return None
-    name: Any = value
-    if isinstance(value, dict):
-        name = class_name(value)
-        if name == "function":
-            name = value.get("config")
-            name = name.get("name") if isinstance(name, dict) else name
-    return re.sub(r"[\W_]", "", str(name).rpartition(">")[2].rpartition(".")[2]).lower()
-
-
 def _layers(model: Mapping[str, Any], path: tuple[str, ...], place: str, about: str, problems: list[str]) -> list[KerasLayer]:
     config = model.get("config")
     listed = config.get("layers") if isinstance(config, dict) else config  # early Sequential models: the list alone

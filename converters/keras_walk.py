@@ -17,7 +17,17 @@ from xnorinfer.converters.arrays import RawTensor, as_float32
 from xnorinfer.converters.assemble import LayerPart, NormPart, pixel_step
 from xnorinfer.converters.base import DEFAULT_INPUT, Assumption, ConvertOptions, Notes, TensorUse, glorot, net_line
 from xnorinfer.converters.bundle import Entry
-from xnorinfer.converters.keras_config import KerasLayer, identify
+from xnorinfer.converters.keras_config import KerasLayer
+from xnorinfer.converters.keras_quantizers import (
+    NOTHING,
+    Signs,
+    Unsupported,
+    identify,
+    quantized_bias,
+    quantizer,
+    scale_of,
+    signs,
+)
 from xnorinfer.converters.keras_weights import BIAS, KERNEL, NORM_ROLES, Weights
 from xnorinfer.netspec import F32, Hardtanh, InputMapping, PixelInput, RealInput, Rule, ThresholdInput
 
@@ -27,29 +37,13 @@ EPSILON = 1e-3
 #: Layers that hand values on unchanged at inference.
 _PASSIVE = re.compile(r"InputLayer|Identity|ActivityRegularization|GaussianNoise|\w*Dropout\w*")
 _DENSE_PORT = re.compile(r"bin(ary|arized?)_?dense(_?layer)?|dense_?bin(ary|arized?)(_?layer)?", re.IGNORECASE)
-_NORM = re.compile(r"(Sync)?BatchNormalization(V[12])?")
+_NORM = re.compile(r"(Sync|Q)?BatchNormalization(V[12])?")
+_NORM_QUANTIZERS = ("gamma_quantizer", "beta_quantizer", "mean_quantizer", "variance_quantizer")
 
-#: Functions that binarize, however they are written; Larq's differ only in their gradients.
-SIGNS: dict[str, Rule] = {
-    "stesign": "ge",
-    "approxsign": "ge",
-    "swishsign": "ge",
-    "binarytanh": "round-even",
-    "binarytanhunit": "round-even",
-    "sign": "sign",
-}
 PROFILE_OF: dict[Rule, str] = {"ge": "ge-zero", "round-even": "keras-round", "sign": "torch-sign"}
 _LINEAR = (None, "linear")
 #: At the end of a model they do not change which score is largest.
 _ENDINGS = ("softmax", "logsoftmax", "sigmoid")
-_REFUSED = {
-    "steheaviside": "gives 0 and 1, not -1 and +1",
-    "stetern": "is ternary",
-    "dorefa": "is DoReFa, which has more than two values",
-    "dorefaquantizer": "is DoReFa, which has more than two values",
-    "binarysigmoid": "gives 0 and 1, not -1 and +1",
-    "magnitudeawaresign": "scales by a mean over the batch, which is for kernels",
-}
 
 
 class Walk:
@@ -71,16 +65,30 @@ class Walk:
         self._after: list[NormPart | Hardtanh] = []
         self._front: list[NormPart] = []
         self._front_ranks: list[int] = []
+        self._kinds: dict[str, list[str]] = {}
+        self._lost = False
         self._front_rule: Rule | None = None
         self._signed = False
+        self._sign_scale = 1.0
         self._rescaling: list[tuple[float, float]] = []
         self._ending: str | None = None
         self._rank = 2
+
+    @property
+    def other_kind(self) -> bool:
+        """Whether the network is of another kind, convolutional or of several bits: nothing else of it is worth saying."""
+        return bool(self._kinds)
 
     def run(self, layers: Sequence[KerasLayer]) -> None:
         """Fill `parts`, `leading`, `mapping` and `rules`."""
         for layer in layers:
             self._visit(layer)
+        if self._kinds:
+            self.problems[:] = [
+                f"{names[0]}{reason}" + (f" (also: {', '.join(names[1:])})" if names[1:] else "")
+                for reason, names in self._kinds.items()
+            ]
+            return
         if self._signed:
             self._refuse("the model ends in signs, not in scores", 'activation = "none" in the last layer')
         if self._ending is not None:
@@ -111,38 +119,48 @@ class Walk:
             self._rank = 1 + len(target) if isinstance(target, list) else self._rank
         elif kind == "Rescaling":
             self._rescale(layer)
-        elif kind in ("Dense", "QuantDense") or _DENSE_PORT.fullmatch(kind):
+        elif kind in ("Dense", "QuantDense", "QDense") or _DENSE_PORT.fullmatch(kind):
             self._dense(layer)
         elif _NORM.fullmatch(kind):
             self._norm(layer)
-        elif kind == "Activation":
+        elif kind in ("Activation", "QActivation"):
             self._activation(config.get("activation"), layer)
         elif "conv" in kind.lower() or "pool" in kind.lower():
-            self.problems.append(f"{layer} belongs to a convolutional network; only dense networks can be converted")
+            self._other_kind(layer, " belongs to a convolutional network; only dense networks can be converted")
         else:  # quantizers and activations may be layers themselves
             self._activation(kind, layer)
 
     def _activation(self, value: Any, layer: KerasLayer) -> None:
-        name = identify(value)
-        if name in _LINEAR:
+        found = quantizer(value)
+        name = None if found is None else found.name
+        if found is None or name in _LINEAR:
             return
-        if name in SIGNS:
-            self._sign(SIGNS[name])
+        try:
+            how = signs(found, kernel=False)
+        except Unsupported as reason:
+            self._lost = True
+            self._unsupported(layer, f": {found.label}", reason)
+            return
+        if how is not None:
+            self._sign(layer, how)
         elif name == "hardtanh" and self._current is not None and not self._signed:
-            self._after.append(Hardtanh(f"{layer.name}.hardtanh" if layer.kind != "Activation" else layer.name))
-        elif name == "hardtanh" and self._signed:
+            self._after.append(Hardtanh(layer.name if layer.kind.endswith("Activation") else f"{layer.name}.hardtanh"))
+        elif name == "hardtanh" and self._signed and self._sign_scale <= 1:
             return
         elif name in _ENDINGS and self._current is not None:
             self._ending = name
         else:
-            reason = _REFUSED.get(str(name), "is not supported in a binary network")
-            lines = ('reads = "01" in the next layer',) if name in ("steheaviside", "binarysigmoid") else ()
-            self._refuse(f"{layer}: {name} {reason}", *lines)
+            self._lost = True
+            self._refuse(f"{layer}: {found.label} is not supported in a binary network")
 
-    def _sign(self, rule: Rule) -> None:
-        self.rules.add(rule)
+    def _sign(self, layer: KerasLayer, how: Signs) -> None:
+        self.rules.add(how.rule)
+        if self._signed and self._sign_scale != 1:
+            self._refuse(f"{layer} binarizes signs of the scale {self._sign_scale:g}", 'sign_rule = "ge"')
         if self._current is None:
-            self._front_rule = rule
+            self._front_rule = how.rule
+        assert isinstance(how.scale, float)
+        self._sign_scale = how.scale
         self._signed = True  # the sign of signs is the same
 
     def _rescale(self, layer: KerasLayer) -> None:
@@ -169,6 +187,12 @@ class Walk:
         if not _is_number(epsilon):
             self._refuse(f"{layer}: epsilon {epsilon!r} is no number", "epsilon = 1e-3")
             return
+        quantizers = [f"{key} {identify(layer.config[key])}" for key in _NORM_QUANTIZERS if layer.config.get(key) is not None]
+        if quantizers:
+            self._other_kind(
+                layer, f" quantizes its own values ({', '.join(quantizers)}); only binary networks can be converted"
+            )
+            return
         mean, variance = found["moving_mean"], found["moving_variance"]
         norm = NormPart(layer.name, mean, variance, None, found.get("gamma"), found.get("beta"), float(epsilon))
         if self._signed:
@@ -193,16 +217,19 @@ class Walk:
             self.problems.append(f"{layer}: its kernel has the shape {kernel.shape}, needed is (inputs, neurons)")
             return
         part = LayerPart(layer.name, np.ascontiguousarray(kernel.T), found.get(BIAS), explicit=True)
-        if layer.kind == "QuantDense":
+        if layer.kind in ("QuantDense", "QDense"):
             part = self._quantized(layer, part)
         elif layer.kind == "Dense":
             part = dataclasses.replace(part, is_float=True)
         else:
             self.rules.add("round-even")
             part = dataclasses.replace(part, h=self._magnitude(layer, part))
+            if self._signed and self._sign_scale != 1:
+                self._refuse(f"{layer} reads signs of the scale {self._sign_scale:g}", f"scale = {self._sign_scale:g}")
         if part.is_float:
             self.notes.assumptions.append(Assumption("float layer", f"{layer.name}, whose kernel is not binarized", "file"))
             part = dataclasses.replace(part, activation="sign" if self._signed else "none")
+            part = self._scaled_inputs(layer, part)
         elif layer.name in self.options.float_layers:
             self._refuse(f"--float-layer {layer.name}: the file says that its kernel is binarized", 'kind = "float"')
         self._place(layer, part)
@@ -213,14 +240,14 @@ class Walk:
         first = self._current is None
         if first:
             self._input(layer, part.depth)
-        elif not part.is_float and not self._signed:
+        elif not part.is_float and not self._signed and not self._lost:
             what = f"{layer} reads values that are not binarized: neither an input_quantizer nor a sign is before it"
             self._refuse(what, 'activation = "sign" in the layer before')
         self._close()
         if self.parts and self.parts[0].is_float and len(self.parts) == 1:
             what = f"{self.parts[0].name} is a float layer, its kernel is not binarized: such layers can only be the last ones"
             self._refuse(what, 'kind = "binary"')
-        self._current, self._after, self._signed = part, [], False
+        self._current, self._after, self._signed, self._sign_scale, self._lost = part, [], False, 1.0, False
 
     @property
     def rescaled(self) -> bool:
@@ -232,32 +259,50 @@ class Walk:
             self.parts.append(dataclasses.replace(self._current, after=tuple(self._after)))
 
     def _quantized(self, layer: KerasLayer, part: LayerPart) -> LayerPart:
-        """A Larq layer by its kernel_quantizer."""
-        quantizer = layer.config.get("kernel_quantizer")
-        name = identify(quantizer)
-        if name is None:
+        """A layer of Larq or QKeras by its quantizers."""
+        try:
+            if part.bias is not None and layer.config.get("bias_quantizer") is not None:
+                part = dataclasses.replace(part, bias=quantized_bias(layer.config["bias_quantizer"], part.bias))
+        except Unsupported as reason:
+            self._unsupported(layer, f": the bias_quantizer {identify(layer.config['bias_quantizer'])}", reason)
+        found = quantizer(layer.config.get("kernel_quantizer"))
+        if found is None:
             return dataclasses.replace(part, is_float=True)
-        if name in SIGNS:
-            self.rules.add(SIGNS[name])
-            return dataclasses.replace(part, h=1.0)
-        if name == "magnitudeawaresign":
-            self.rules.add("ge")
-            scale = np.abs(part.weight).mean(axis=1, dtype=np.float64).astype(np.float32)
-            value = "mean of |latent| per neuron (magnitude_aware_sign), in float64, rounded once"
-            self.notes.assumptions.append(Assumption(f"scale of {layer.name}", value, "file"))
-            return dataclasses.replace(part, h=1.0, scale=scale)
-        if name in ("noop", "noopquantizer"):
+        name = found.name
+        if name in NOTHING:
             magnitudes = np.unique(np.abs(part.weight))
             if magnitudes.size == 1 and magnitudes[0] > 0:
                 self.rules.add("ge")
-                return dataclasses.replace(part, h=float(magnitudes[0]))
+                return dataclasses.replace(part, h=float(magnitudes[0]) * self._sign_scale)
             what = f"{layer}: its kernel_quantizer does nothing and the weights are not all of one magnitude"
             self._refuse(what, 'values = "latent"', 'kind = "float"')
             return part
-        reason = _REFUSED.get(name, "is not known; ste_sign, approx_sign, swish_sign and magnitude_aware_sign are")
-        lines = () if name in _REFUSED else ('weight_rule = "ge"',)
-        self._refuse(f"{layer}: the kernel_quantizer {name} {reason}", *lines)
-        return part
+        try:
+            how = signs(found, kernel=True)
+            if how is None:
+                known = "ste_sign, approx_sign, swish_sign, magnitude_aware_sign and QKeras's binary are"
+                self._refuse(f"{layer}: the kernel_quantizer {found.label} is not known; {known}", 'weight_rule = "ge"')
+                return part
+            self.rules.add(how.rule)
+            if isinstance(how.scale, float):
+                return dataclasses.replace(part, h=float(np.float32(how.scale * self._sign_scale)))
+            scale, about = scale_of(how.scale, part.weight)
+        except Unsupported as reason:
+            self._unsupported(layer, f": the kernel_quantizer {found.label}", reason)
+            return part
+        self.notes.assumptions.append(Assumption(f"scale of {layer.name}", about, "file"))
+        return dataclasses.replace(part, h=self._sign_scale, scale=scale)
+
+    def _scaled_inputs(self, layer: KerasLayer, part: LayerPart) -> LayerPart:
+        """A float layer that reads signs of a scale: the scale joins its weights, where that is exact."""
+        if not self._signed or self._sign_scale == 1:
+            return part
+        with np.errstate(over="ignore"):
+            wide, weight = part.weight.astype(np.float64) * self._sign_scale, part.weight * np.float32(self._sign_scale)
+        if (weight != wide).any():
+            what = f"{layer} has float weights that read signs of the scale {self._sign_scale:g}"
+            self._refuse(f"{what}, and the products are not exact in float32", f"weight_scale = {self._sign_scale:g}")
+        return dataclasses.replace(part, weight=weight)
 
     def _magnitude(self, layer: KerasLayer, part: LayerPart) -> float | None:
         """H of a port of BinaryNet; None if the config does not say."""
@@ -361,6 +406,15 @@ class Walk:
     def _refuse(self, problem: str, *lines: str) -> None:
         """Add a problem, with the lines of a net.toml that would resolve it where there are any."""
         self.problems.append(problem + (net_line(*lines) if lines else ""))
+
+    def _other_kind(self, layer: KerasLayer, reason: str) -> None:
+        self._kinds.setdefault(reason, []).append(str(layer))
+
+    def _unsupported(self, layer: KerasLayer, what: str, reason: Unsupported) -> None:
+        if reason.hopeless:
+            self._other_kind(layer, f"{what} {reason}; only binary networks can be converted")
+        else:
+            self._refuse(f"{layer}{what} {reason}", *((reason.line,) if reason.line else ()))
 
     def _ignore(self, layer: KerasLayer) -> None:
         for entry in self.weights.of_layer(layer).values():

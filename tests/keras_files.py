@@ -13,11 +13,12 @@ from xnorinfer.conversion import convert_file
 from xnorinfer.converters import ConvertOptions
 
 MODELS = Path(__file__).resolve().parent / "data" / "keras" / "models.tar.xz"
+QKERAS = MODELS.with_name("qkeras.tar.xz")
 
 
-def unpack(folder: Path) -> Path:
-    """What keras_checkpoints.py wrote."""
-    with tarfile.open(MODELS) as archive:
+def unpack(folder: Path, models: Path = MODELS) -> Path:
+    """What keras_checkpoints.py wrote, or qkeras_checkpoints.py."""
+    with tarfile.open(models) as archive:
         archive.extractall(folder, filter="data")
     return folder
 

@@ -11,6 +11,10 @@ _LINE = re.compile(r"net\.toml.*`[^`]+`|`[^`]+`.*net\.toml")
 #: What no option and no description of the same numbers can change.
 _HOPELESS = (
     "only dense networks can be converted",
+    "only binary networks can be converted",
+    "gives 0 and 1, not -1 and +1",
+    "makes every weight 0",
+    "mixes in unquantized values",
     "networks in float32 can be converted",
     "reorders channels_first images",
     "NaN or infinite",

@@ -16,7 +16,8 @@ from keras_files import packed, unpack
 from refusals import assert_resolvable
 
 from xnorinfer.converters import ConvertOptions, read_source
-from xnorinfer.converters.keras_config import identify, read_config
+from xnorinfer.converters.keras_config import read_config
+from xnorinfer.converters.keras_quantizers import identify
 from xnorinfer.errors import MissingExtraError, NetworkError, OptionError, SourceError, XnorinferError
 from xnorinfer.netspec import PixelInput
 
@@ -128,8 +129,8 @@ def put(index: int, kind: str, **config: Any) -> Change:
 
 #: Layers of larq_json: input, flatten, quant, norm, quant, norm, dropout, quant, norm, quant, norm, softmax.
 REFUSED: dict[str, tuple[Change, str]] = {
-    "heaviside": (swap(4, input_quantizer="ste_heaviside"), "steheaviside gives 0 and 1"),
-    "ternary kernel": (swap(4, kernel_quantizer="ste_tern"), "the kernel_quantizer stetern is ternary"),
+    "heaviside": (swap(4, input_quantizer="ste_heaviside"), "ste_heaviside gives 0 and 1"),
+    "ternary kernel": (swap(4, kernel_quantizer="ste_tern"), "the kernel_quantizer ste_tern is ternary"),
     "dorefa": (swap(4, input_quantizer={"class_name": "DoReFa", "config": {}}), "DoReFa, which has more than two values"),
     "own quantizer": (swap(4, kernel_quantizer="mine"), "the kernel_quantizer mine is not known"),
     "no-op": (swap(4, kernel_quantizer={"class_name": "NoOp", "config": {"precision": 1}}), "not all of one magnitude"),
@@ -138,13 +139,13 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "float first": (swap(2, kernel_quantizer=None), "quant_dense is a float layer"),
     "float middle": (swap(4, kernel_quantizer=None), "cannot follow the float layer quant_dense_1"),
     "relu": (put(4, "Activation", activation="relu"), "relu is not supported"),
-    "relu layer": (put(4, "ReLU"), "relu is not supported"),
+    "relu layer": (put(4, "ReLU"), "ReLU is not supported"),
     "softmax inside": (put(4, "Softmax"), "follows softmax"),
     "ends in signs": (lambda layers: layers[-1]["config"].update(activation="ste_sign"), "ends in signs"),
     "convolution": (put(2, "QuantConv2D"), "belongs to a convolutional network"),
     "pooling": (put(2, "MaxPooling2D"), "belongs to a convolutional network"),
-    "code": (put(2, "Lambda", function="4wEAAA=="), r"new_lambda \(Lambda\): lambda is not supported"),
-    "custom layer": (put(4, "Whatever"), "whatever is not supported"),
+    "code": (put(2, "Lambda", function="4wEAAA=="), r"new_lambda \(Lambda\): Lambda is not supported"),
+    "custom layer": (put(4, "Whatever"), "Whatever is not supported"),
     "no flatten": (lambda layers: layers.pop(1), "a Flatten must come before it"),
     "channels first": (swap(1, data_format="channels_first"), "reorders channels_first images"),
     "norm of signs": (put(3, "Activation", activation="ste_sign"), "stands between a sign and the layer that reads it"),
@@ -177,9 +178,30 @@ def test_refused_networks(committed: Path, tmp_path: Path, case: str) -> None:
     assert_resolvable(error.value)
 
 
+def test_another_kind_of_network_is_told_alone(committed: Path, tmp_path: Path) -> None:
+    """A network of several bits, ternary or convolutional: nothing that follows from it is told."""
+
+    def change(layers: list[dict[str, Any]]) -> None:
+        for index in (2, 4):
+            swap(index, kernel_quantizer="ste_tern", input_quantizer={"class_name": "DoReFa", "config": {"k_bit": 2}})(layers)
+        swap(5, epsilon=None)(layers)
+        put(7, "Conv2D")(layers)
+        put(7, "MaxPooling2D")(layers)
+
+    with pytest.raises(NetworkError) as error:
+        read_source(reconfigured(committed, tmp_path, change))
+    both, end = "also: quant_dense_1 (QuantDense)", "only binary networks can be converted"
+    assert list(error.value.problems) == [
+        f"quant_dense (QuantDense): DoReFa is DoReFa, which has more than two values (2 bits); {end} ({both})",
+        f"quant_dense (QuantDense): the kernel_quantizer ste_tern is ternary (-1, 0 and +1); {end} ({both})",
+        "new_maxpooling2d (MaxPooling2D) belongs to a convolutional network; only dense networks can be converted "
+        "(also: new_conv2d (Conv2D))",
+    ]
+
+
 def test_all_problems_at_once(committed: Path, tmp_path: Path) -> None:
     def change(layers: list[dict[str, Any]]) -> None:
-        swap(4, kernel_quantizer="ste_tern", input_quantizer=None)(layers)
+        swap(4, kernel_quantizer="mine", input_quantizer=None)(layers)
         swap(5, epsilon=None)(layers)
         put(7, "Activation", activation="relu")(layers)
 

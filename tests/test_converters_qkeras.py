@@ -1,0 +1,98 @@
+"""QKeras models: QDense and QActivation with binary quantizers, against the scores that QKeras gave."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from keras_files import QKERAS, unpack
+from refusals import assert_resolvable
+
+import xnorinfer
+from xnorinfer.converters.keras_quantizers import Signs, Unsupported, quantized_bias, quantizer, scale_of, signs
+from xnorinfer.errors import NetworkError
+
+pytest.importorskip("h5py", reason="Keras's files are read through h5py")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return unpack(tmp_path_factory.mktemp("qkeras"), QKERAS)
+
+
+@pytest.mark.parametrize("file", ["alpha1.h5", "text.h5", "scaled.keras", "auto.keras", "bits.h5", "stochastic.h5", "norm.h5"])
+def test_scores_are_those_of_qkeras(folder: Path, file: str) -> None:
+    outputs = np.load(folder / "outputs.npz")
+    wanted = outputs[file.partition(".")[0]]
+    model = xnorinfer.convert(folder / file)
+    np.testing.assert_array_equal(model.predict(outputs["x"]), wanted.argmax(axis=1))
+    # A bit that differs moves a score by far more; sums of floats are rounded otherwise.
+    np.testing.assert_allclose(model.scores(outputs["x"]), wanted, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("ternary", r"fc9 \(QDense\): the kernel_quantizer ternary is ternary .* \(also: fc8 \(QDense\), fc5 \(QDense\)\)$"),
+        ("two_bits", r"the kernel_quantizer quantized_bits has more than two values \(2 bits\)"),
+        ("relu", r"quantized_relu has more than two values \(3 bits\)"),
+        ("zero_one", r"binary with use_01 gives 0 and 1, not -1 and \+1.*reads"),
+        ("nothing", "makes every weight 0"),
+        ("quantized_norm", r"quantizes its own values \(gamma_quantizer quantizedrelupo2"),
+    ],
+)
+def test_refused(folder: Path, name: str, message: str) -> None:
+    with pytest.raises(NetworkError, match=message) as error:
+        xnorinfer.convert(folder / f"{name}.h5")
+    assert_resolvable(error.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "kernel", "wanted"),
+    [
+        ("binary(alpha=1)", True, Signs("ge", 1.0)),
+        ("binary( False , 'auto' )", True, Signs("ge", "auto")),
+        ({"class_name": "binary", "config": {"use_01": False, "alpha": 0.25}}, False, Signs("ge", 0.25)),
+        ("binary", True, Signs("ge", "auto_po2")),
+        ("binary()", False, Signs("ge", 1.0)),
+        ("stochastic_binary(alpha='auto_po2',temperature=2)", True, Signs("ge", "auto_po2")),
+        ("quantized_bits(1, 3, alpha=2.0)", True, Signs("ge", 2.0)),
+        ("quantized_bits(bits=1)", False, Signs("ge", 1.0)),
+        ("binary_tanh", False, Signs("round-even")),
+        ("mine(3)", False, None),
+        ("binary(alpha='auto')", False, "scales by a mean over the batch"),
+        ("binary(alpha=-1)", True, "a number above 0"),
+        ("binary(alpha=[1, 2])", True, "needed is a number above 0"),
+        ("quantized_bits(1,0,0,0,1.0)", False, "without negative values"),
+        ("quantized_bits()", False, "8 bits"),
+        ({"class_name": "quantized_bits", "config": {"bits": 1, "alpha": 1, "qnoise_factor": 0.5}}, True, "mixes in"),
+        ("bernoulli()", False, "is random"),
+    ],
+)
+def test_quantizers(value: object, kernel: bool, wanted: Signs | str | None) -> None:
+    found = quantizer(value)
+    assert found is not None
+    if isinstance(wanted, str):
+        with pytest.raises(Unsupported, match=wanted):
+            signs(found, kernel=kernel)
+    else:
+        assert signs(found, kernel=kernel) == wanted
+
+
+def test_scales_between_two_powers_of_two_are_refused() -> None:
+    weight = np.full((3, 4), 0.5, np.float32)
+    scale, _ = scale_of("auto_po2", weight)
+    np.testing.assert_array_equal(scale, np.full(3, 0.5, np.float32))
+    weight[1] = np.float32(2**-0.5)
+    with pytest.raises(Unsupported, match="1 scales that lie between two powers of two"):
+        scale_of("auto_po2", weight)
+
+
+def test_a_quantized_bias_is_on_the_grid() -> None:
+    bias = np.array([-3, -0.3, -0.13, 0, 0.12, 0.125, 0.38, 5], np.float32)
+    found = quantized_bias("quantized_bits(4, 0, 1)", bias)  # steps of 1/8, -7/8 to 7/8, halves to even
+    np.testing.assert_array_equal(found, np.array([-0.875, -0.25, -0.125, 0, 0.125, 0.125, 0.375, 0.875], np.float32))
+    for other in ("quantized_po2(4)", "quantized_bits(4, alpha='auto')"):
+        with pytest.raises(Unsupported):
+            quantized_bias(other, bias)
