@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from xnorinfer import budget
 from xnorinfer.converters.base import BY_OPTION, Assumption, ConvertOptions, Reading, Source, TensorUse, matches
 from xnorinfer.converters.bnnpynq import BnnPynqSource
 from xnorinfer.converters.keras import KerasSource, companions
@@ -40,11 +41,16 @@ SOURCES: tuple[Source, ...] = (NpzSource(), TorchSource(), Tf1Source(), BnnPynqS
 def read_source(path: str | Path, options: ConvertOptions | None = None) -> Reading:
     """Read a checkpoint with the source that recognizes it, or the one that `options.format` names.
 
-    Raises SourceError (missing, unreadable, not recognized), OptionError, NetworkError (all reasons at once) and
-    MissingExtraError.
+    Raises SourceError (missing, unreadable, not recognized, beyond `max_memory`), OptionError, NetworkError (all reasons
+    at once) and MissingExtraError.
     """
     path = Path(path)
     options = options or ConvertOptions()
+    with budget.reading(path, options.max_memory):
+        return _read(path, options)
+
+
+def _read(path: Path, options: ConvertOptions) -> Reading:
     if options.net is not None:
         return read_net(path, options)
     known = {source.name: source for source in SOURCES}

@@ -7,7 +7,6 @@ of the file, and what was assumed on the way, so that nothing is guessed silentl
 from __future__ import annotations
 
 import fnmatch
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Literal, Protocol, TypeGuard, TypeVar
 
 import numpy as np
 
+from xnorinfer.budget import require_memory_option
 from xnorinfer.errors import OptionError
 from xnorinfer.netspec import PROFILES, InputMapping, NetSpec, PixelInput, input_from_json, input_to_json
 
@@ -26,6 +26,7 @@ class ConvertOptions:
     ema: use the moving averages of the weights that an optimizer kept, where the file holds them.
     net: the text of a net.toml (see `net`), which then says everything.
     ignore: names or patterns (`fnmatch`) of tensors that the network does not use; they are left out before anything is read.
+    max_memory: what may be made of the file, in bytes (see `budget`).  Says nothing about the network, so it is not recorded.
     """
 
     format: str | None = None
@@ -37,6 +38,7 @@ class ConvertOptions:
     ema: bool = False
     net: str | None = None
     ignore: tuple[str, ...] = ()
+    max_memory: int | None = None
 
     def __post_init__(self) -> None:
         if self.format is not None and not isinstance(self.format, str):
@@ -60,6 +62,7 @@ class ConvertOptions:
             raise OptionError(f"net must be the text of a net.toml, not {type(self.net).__name__}")
         if not _are_texts(self.ignore):
             raise OptionError(f"ignore {self.ignore!r} must be a sequence of names or patterns of tensors")
+        require_memory_option(self.max_memory)
 
     def to_json(self) -> dict[str, Any]:
         """Only what was given, JSON-able; recorded in the model file so that `verify` reads the source the same way."""
@@ -78,9 +81,11 @@ class ConvertOptions:
         return given
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> ConvertOptions:
+    def from_json(cls, data: Any) -> ConvertOptions:
         """The options that `to_json` recorded.  Raises OptionError on anything else."""
-        unknown = set(data) - set(cls.__dataclass_fields__)
+        if not isinstance(data, dict):
+            raise OptionError(f"recorded options are {type(data).__name__}, needed is a table of names and values")
+        unknown = set(data) - (set(cls.__dataclass_fields__) - {"max_memory"})
         if unknown:
             raise OptionError(f"recorded options {', '.join(sorted(unknown))} are not known to this version")
         known = dict(data)
@@ -99,7 +104,9 @@ def _are_texts(value: object) -> bool:
 
 
 def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return abs(value) < 1 << 1023  # no infinity, no nan, and no integer that is none as a float
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def convert(
 ) -> Model:
     """Convert a checkpoint file to a model.
 
-    options: the fields of `converters.base.ConvertOptions`: format, profile, bn_epsilon, h, input, float_layers, ignore, ...
+    options: the fields of `converters.base.ConvertOptions`: format, profile, bn_epsilon, h, input, ignore, max_memory, ...
     strict: warnings are errors.  Else each is given as a `ConversionWarning`, and kept in `model.info["warnings"]`.
     Raises SourceError, OptionError or NetworkError, the last with all reasons at once; StrictError.
     """
@@ -71,11 +71,14 @@ def from_torch(
 
     strict, options: as in `convert`.  Raises OptionError or NetworkError, the last with all reasons at once; StrictError.
     """
+    from xnorinfer import budget
     from xnorinfer.conversion import pack_reading
     from xnorinfer.converters.torch import from_torch_module
 
     chosen, name = _options(options), type(module).__name__
-    return _model(pack_reading(from_torch_module(module, chosen), chosen, name, None), name, threads, kernel, strict)
+    with budget.unlimited(name):
+        conversion = pack_reading(from_torch_module(module, chosen), chosen, name, None)
+    return _model(conversion, name, threads, kernel, strict)
 
 
 def _model(conversion: Conversion, about: str, threads: int | None, kernel: str | None, strict: bool) -> Model:

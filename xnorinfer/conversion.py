@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xnorinfer import budget
 from xnorinfer.errors import NetworkError, StrictError
 from xnorinfer.lower import lower
 from xnorinfer.packed import PackedModel
@@ -41,8 +42,9 @@ def convert_file(path: str | Path, options: ConvertOptions) -> Conversion:
     from xnorinfer.converters import read_source
 
     path = Path(path)
-    reading = read_source(path, options)
-    return pack_reading(reading, options, path.name, digest_of(path))
+    with budget.reading(path, options.max_memory):
+        reading = read_source(path, options)
+        return pack_reading(reading, options, path.name, digest_of(path))
 
 
 def pack_reading(reading: Reading, options: ConvertOptions, name: str, digest: str | None) -> Conversion:

@@ -22,6 +22,7 @@ from typing import IO, Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from xnorinfer.budget import Budget, memory_errors, require_memory_option, shape_problem
 from xnorinfer.errors import InputError
 
 AnyArray: TypeAlias = NDArray[Any]
@@ -94,13 +95,15 @@ def split_member(text: str) -> tuple[Path, str | None]:
     return Path(text), None
 
 
-def open_samples(inputs: Sequence[str]) -> Samples:
+def open_samples(inputs: Sequence[str], max_memory: int | None = None) -> Samples:
     """Open one array file ('data.npz:x' picks an array of an archive), or images: files, or one folder of them.
 
-    Reads headers only.  Raises InputError, or MissingExtraError for images without Pillow.
+    max_memory: what may be in memory at once, in bytes (see `budget`).  Reads headers only.  Raises InputError, OptionError, or
+    MissingExtraError for images without Pillow.
     """
     from xnorinfer import images
 
+    require_memory_option(max_memory)
     if not inputs:
         raise InputError(f"no input given; needed is {KINDS}")
     paths = [Path(text) for text in inputs]
@@ -108,26 +111,32 @@ def open_samples(inputs: Sequence[str]) -> Samples:
         other = next((path for path in paths if path.exists() and not images.is_image(path)), None)
         if other is not None:
             raise InputError(f"{other}: is no image file; only images can be given as a list, any other input alone")
-        return images.open_images(paths)
+        return images.open_images(paths, max_memory)
     if paths[0].is_dir():
-        return images.open_images(images.images_in(paths[0]))
+        return images.open_images(images.images_in(paths[0]), max_memory)
     if images.is_image(paths[0]):
-        return images.open_images(paths)
-    return open_array(inputs[0])
+        return images.open_images(paths, max_memory)
+    return open_array(inputs[0], max_memory)
 
 
-def open_array(text: str) -> Samples:
-    """Open one .npy, .npz (or 'data.npz:name') or IDX file, plain or gzip-compressed; what it is is told from its content."""
+def open_array(text: str, max_memory: int | None = None) -> Samples:
+    """Open one .npy, .npz (or 'data.npz:name') or IDX file, plain or gzip-compressed; what it is is told from its content.
+
+    max_memory: as for `open_samples`.
+    """
+    require_memory_option(max_memory)
     path, member = split_member(text)
     opener = _opener(path)
+    budget = Budget(str(path), max_memory, InputError)
+    budget.add_file(path)
     start = _peek(path, opener)
     if start[:2] == GZIP_MAGIC:
-        return _open_stream(str(path), lambda: _gzip_stream(path), exact_end=True)
+        return _open_stream(str(path), lambda: _gzip_stream(path), budget, exact_end=True)
     if start[:4] in (ZIP_MAGIC, ZIP_EMPTY_MAGIC):
-        return _open_npz(path, member)
+        return _open_npz(path, member, budget)
     if member is not None:
         raise InputError(f"{path}: is no .npz archive, so {member!r} cannot be chosen from it")
-    return _open_stream(str(path), opener, exact_end=not start.startswith(NPY_MAGIC))
+    return _open_stream(str(path), opener, budget, exact_end=not start.startswith(NPY_MAGIC))
 
 
 def _opener(path: Path) -> Callable[[], IO[bytes]]:
@@ -154,7 +163,8 @@ def _peek(path: Path, opener: Callable[[], IO[bytes]]) -> bytes:
 def _reading(source: str) -> Iterator[None]:
     """Turn what the system and damaged files raise into InputError."""
     try:
-        yield
+        with memory_errors(source, InputError):
+            yield
     except FileNotFoundError:
         raise InputError(f"{source}: no such file") from None
     except DAMAGE as error:
@@ -163,7 +173,7 @@ def _reading(source: str) -> Iterator[None]:
         raise InputError(f"{source}: cannot be read: {error.strerror or error}") from None
 
 
-def _open_npz(path: Path, member: str | None) -> Samples:
+def _open_npz(path: Path, member: str | None, budget: Budget) -> Samples:
     with _reading(str(path)), zipfile.ZipFile(path) as archive:
         names = [name[:-4] for name in archive.namelist() if name.endswith(".npy")]
     if not names:
@@ -179,7 +189,7 @@ def _open_npz(path: Path, member: str | None) -> Samples:
         with zipfile.ZipFile(path) as archive:  # the opened member keeps the file open
             return archive.open(name + ".npy")
 
-    return _open_stream(f"{path}:{name}" if len(names) > 1 else str(path), opener, exact_end=True)
+    return _open_stream(f"{path}:{name}" if len(names) > 1 else str(path), opener, budget, exact_end=True)
 
 
 @dataclass(frozen=True)
@@ -191,7 +201,7 @@ class Header:
     fortran: bool = False
 
 
-def _open_stream(source: str, opener: Callable[[], IO[bytes]], *, exact_end: bool) -> Samples:
+def _open_stream(source: str, opener: Callable[[], IO[bytes]], budget: Budget, *, exact_end: bool) -> Samples:
     with _reading(source), opener() as stream:
         header = _read_header(source, stream)
         _check_size(source, stream, header, exact_end)
@@ -200,7 +210,7 @@ def _open_stream(source: str, opener: Callable[[], IO[bytes]], *, exact_end: boo
     def reader(rows: int) -> Iterator[AnyArray]:
         with _reading(source), opener() as stream:
             _read_header(source, stream)
-            yield from _read_rows(source, stream, header, rows, exact_end)
+            yield from _read_rows(source, stream, header, rows, exact_end, budget)
 
     return Samples(source, header.shape, native, reader)
 
@@ -224,6 +234,9 @@ def _read_header(source: str, stream: IO[bytes]) -> Header:
         raise InputError(f"{source}: has dtype {header.dtype}; needed is an array of numbers")
     if not header.shape:
         raise InputError(f"{source}: holds a single number; needed is an array of rows")
+    problem = shape_problem(header.shape, header.dtype.itemsize)
+    if problem is not None:
+        raise InputError(f"{source}: its header announces {problem}")
     return header
 
 
@@ -237,10 +250,8 @@ def _read_npy_header(source: str, stream: IO[bytes]) -> Header:
         else:
             raise ValueError(f"format version {'.'.join(map(str, version)) or 'missing'}")
     except (ValueError, SyntaxError, TypeError, tokenize.TokenError, RecursionError, MemoryError) as error:
-        reason = str(error).splitlines()[0]
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise InputError(f"{source}: has a damaged or unusable .npy header ({reason})") from None
-    if any(n < 0 for n in shape):
-        raise InputError(f"{source}: announces the shape {shape}")
     return Header(dtype, tuple(int(n) for n in shape), bool(fortran) and len(shape) > 1)
 
 
@@ -255,18 +266,19 @@ def _check_size(source: str, stream: IO[bytes], header: Header, exact_end: bool)
         raise InputError(f"{source}: {relation}: shape {header.shape} {header.dtype} is {announced} bytes, it has {available}")
 
 
-def _read_rows(source: str, stream: IO[bytes], header: Header, rows: int, exact_end: bool) -> Iterator[AnyArray]:
+def _read_rows(
+    source: str, stream: IO[bytes], header: Header, rows: int, exact_end: bool, budget: Budget
+) -> Iterator[AnyArray]:
     native = header.dtype.newbyteorder("=")
     if header.fortran:
-        yield from _read_columns_first(source, stream, header, rows)
+        yield from _read_columns_first(source, stream, header, rows, budget)
         return
     total = header.shape[0]
+    row_bytes = math.prod(header.shape[1:]) * header.dtype.itemsize
     for start in range(0, total, rows):
         count = min(rows, total - start)
-        try:
-            batch = np.empty((count, *header.shape[1:]), header.dtype)
-        except (MemoryError, ValueError):
-            raise InputError(f"{source}: {count} rows of shape {header.shape[1:]} do not fit into memory") from None
+        budget.require_bytes(count * row_bytes, f"{count} rows of shape {header.shape[1:]} {native} at once")
+        batch = np.empty((count, *header.shape[1:]), header.dtype)
         got = _fill(stream, batch)
         if got < batch.nbytes:
             whole = start + got // max(1, batch.nbytes // count)
@@ -276,9 +288,11 @@ def _read_rows(source: str, stream: IO[bytes], header: Header, rows: int, exact_
         raise InputError(f"{source}: has bytes left over after the {total} rows that its header announces")
 
 
-def _read_columns_first(source: str, stream: IO[bytes], header: Header, rows: int) -> Iterator[AnyArray]:
+def _read_columns_first(source: str, stream: IO[bytes], header: Header, rows: int, budget: Budget) -> Iterator[AnyArray]:
     """Arrays in Fortran order: their rows are spread over the whole file, so map it, or read all of a compressed one."""
     if isinstance(stream, gzip.GzipFile | zipfile.ZipExtFile):
+        size = math.prod(header.shape) * header.dtype.itemsize
+        budget.require_bytes(size, f"its array of shape {header.shape} {header.dtype}, in Fortran order and compressed,")
         flat = np.empty(math.prod(header.shape), header.dtype)
         if _fill(stream, flat) < flat.nbytes:
             raise InputError(f"{source}: is truncated")
@@ -308,7 +322,7 @@ def _fill(stream: IO[bytes], array: AnyArray) -> int:
 # ---------------------------------------------------------------- labels
 
 
-def read_labels(text: str, rows: int, classes: int) -> NDArray[np.int64]:
+def read_labels(text: str, rows: int, classes: int, max_memory: int | None = None) -> NDArray[np.int64]:
     """One class number per sample from .npy, .npz ('file.npz:name'), IDX (plain or .gz) or .txt (one number a line).
 
     Returns (rows,) int64.  Raises InputError if their number is not `rows` or one lies outside 0..classes-1.
@@ -317,7 +331,7 @@ def read_labels(text: str, rows: int, classes: int) -> NDArray[np.int64]:
     if member is None and path.suffix.lower() in (".txt", ".csv") and path.is_file():
         source, labels = str(path), _read_text_labels(path)
     else:
-        samples = open_array(text)
+        samples = open_array(text, max_memory)
         source = samples.source
         if math.prod(samples.shape[1:]) != 1:
             raise InputError(f"{source}: labels have shape {samples.shape}; needed is one class number per sample: ({rows},)")

@@ -11,6 +11,7 @@ Two independent arguments, both on the source as it is read again:
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -118,6 +119,7 @@ def verify(
     seed: int = 0,
     threads: int | None = None,
     kernel: str | None = None,
+    max_memory: int | None = None,
     with_sensitivity: bool = False,
     with_framework: bool = False,
     progress: Progress | None = None,
@@ -126,7 +128,7 @@ def verify(
 
     data: inputs as `Model.scores` takes them, all of them are compared; None: `rows` random inputs.
     with_sensitivity: also tell what other assumptions would change (see `sensitivity`).  with_framework: also run the data in
-    the checkpoint's framework, or in PyTorch (see `framework`).
+    the checkpoint's framework, or in PyTorch (see `framework`).  max_memory: what may be made of the checkpoint (see `budget`).
     progress: called with (what, done, total).  Raises ModelFileError, SourceError, OptionError, NetworkError, InputError, or
     MissingExtraError (the framework).
     """
@@ -136,7 +138,7 @@ def verify(
     model = Model(modelfile.load(model_path), threads=threads, kernel=kernel)
     packed = model.packed
     options: ConvertOptions = ConvertOptions.from_json(packed.provenance.get("options", {}))
-    reading = read_source(Path(source_path), options)
+    reading = read_source(Path(source_path), dataclasses.replace(options, max_memory=max_memory))
     reading.net.require_valid()
     header, source_digest = modelfile.header_of(packed), digest_of(Path(source_path))
     result = Verification(

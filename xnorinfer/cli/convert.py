@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from xnorinfer.budget import size_text
 from xnorinfer.cli import screen
-from xnorinfer.cli.options import GlorotOrNumber, LazyChoice, Pair
+from xnorinfer.cli.options import MAX_MEMORY, GlorotOrNumber, LazyChoice, Pair
 from xnorinfer.errors import DoesNotHoldError, OptionError
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class _Command(click.Command):
     help="Leave out tensors of this name or pattern ('*', '?', '[...]').  Repeatable.",
 )
 @click.option("--strict", is_flag=True, help="Warnings are errors: exit with 1 and write nothing.")
+@MAX_MEMORY
 @click.option("--dry-run", is_flag=True, help="Show what would be done, write nothing.")
 def command(
     source: str,
@@ -113,6 +115,7 @@ def command(
     write_net: Path | None,
     ignore: tuple[str, ...],
     strict: bool,
+    max_memory: int | None,
     dry_run: bool,
     **mapping: Any,
 ) -> None:
@@ -138,6 +141,7 @@ def command(
         ema=ema,
         net=None if net_file is None else read_net_file(net_file),
         ignore=tuple(ignore),
+        max_memory=max_memory,
     )
     if output is not None:
         require_writable(output, source, *(() if net_file is None else (net_file,)))
@@ -160,7 +164,7 @@ def command(
         screen.say("nothing written (--dry-run)" if write_net is None else "no model written (--dry-run)")
         return
     modelfile.save(conversion.packed, output)
-    screen.say(f"wrote {output}, {screen.size_text(output.stat().st_size)}", "bold")
+    screen.say(f"wrote {output}, {size_text(output.stat().st_size)}", "bold")
 
 
 def _require_no_warnings(conversion: Conversion) -> None:

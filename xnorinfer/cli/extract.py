@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from xnorinfer.budget import size_text
 from xnorinfer.cli import screen
 from xnorinfer.cli.options import MODEL
 from xnorinfer.errors import OptionError
@@ -152,4 +153,4 @@ def _vectors(packed: PackedModel, data: str | None, rows: int) -> str:
 
 
 def _wrote(path: Path) -> None:
-    screen.say(f"wrote {path}, {screen.size_text(path.stat().st_size)}", "bold")
+    screen.say(f"wrote {path}, {size_text(path.stat().st_size)}", "bold")

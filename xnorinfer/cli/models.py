@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from xnorinfer.budget import size_text
 from xnorinfer.cli import screen
 
 EPILOG = """\b
@@ -62,7 +63,7 @@ def _list(cards: list[dict[str, Any]], as_json: bool) -> None:
         [
             card["name"],
             card["network"],
-            screen.size_text(card["size"]["file_bytes"]),
+            size_text(card["size"]["file_bytes"]),
             f"{card['accuracy']['packed_correct'] / card['accuracy']['images']:.2%}",
             card["data"]["name"],
             card["licence"],

@@ -40,6 +40,29 @@ class _Value(click.ParamType):  # type: ignore[type-arg]  # generic from click 8
         return self.name
 
 
+class Size(_Value):
+    """A number of bytes: '4G', '500M', '123456'."""
+
+    def __init__(self) -> None:
+        super().__init__("SIZE")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from xnorinfer.budget import parse_size
+
+        try:
+            return value if isinstance(value, int) else parse_size(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is no size in bytes like 500M or 4G", param, ctx)
+
+
+MAX_MEMORY = click.option(
+    "--max-memory",
+    type=Size(),
+    help="What may be made of a file in memory, for one that needs more and is trusted, like 4G.  [default: 64 times its size "
+    "and 128 MiB]",
+)
+
+
 class Pair(_Value):
     """Two numbers with a colon between: '-1:1'."""
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from xnorinfer.cli import screen
-from xnorinfer.cli.options import MODEL, THREADS
+from xnorinfer.cli.options import MAX_MEMORY, MODEL, THREADS
 from xnorinfer.errors import InputError, OptionError
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ HEAD = 20
 @click.option(
     "--batch", type=click.IntRange(min=1), default=1024, show_default=True, metavar="N", help="Samples computed at once."
 )
+@MAX_MEMORY
 @THREADS
 def command(
     model: str,
@@ -64,6 +65,7 @@ def command(
     margins: bool,
     labels: str | None,
     batch: int,
+    max_memory: int | None,
     threads: int | None,
 ) -> None:
     """Classify samples with a model.
@@ -83,10 +85,10 @@ def command(
     if scores and margins:
         raise OptionError("--scores and --margins exclude each other")
     packed = modelfile.load(model)
-    samples = dataio.open_samples(inputs)
+    samples = dataio.open_samples(inputs, max_memory)
     samples.require_depth(packed.depth)
     _require_pixels_for_images(samples, packed)
-    truth = None if labels is None else dataio.read_labels(labels, samples.rows, packed.classes)
+    truth = None if labels is None else dataio.read_labels(labels, samples.rows, packed.classes, max_memory)
     if output is not None:
         require_writable(output, model, *(dataio.split_member(one)[0] for one in (*inputs, *([labels] if labels else []))))
     with screen.waiting("preparing kernels (the first use compiles them)"):

@@ -13,6 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Column, Table
 from rich.text import Text
 
+from xnorinfer.budget import size_text
+
 #: Columns of a table: heading, and whether numbers stand in it (aligned right).
 Columns: TypeAlias = Iterable[tuple[str, bool]]
 
@@ -115,17 +117,6 @@ def waiting(what: str) -> Iterator[None]:
         return
     with out.status(Text(what)):
         yield
-
-
-def size_text(count_bytes: float) -> str:
-    """Bytes for people: '812 bytes', '4.25 MiB'."""
-    if count_bytes < 1024:
-        return f"{count_bytes:.0f} bytes"
-    for unit in ("KiB", "MiB", "GiB"):
-        count_bytes /= 1024
-        if count_bytes < 1024 or unit == "GiB":
-            break
-    return f"{count_bytes:.3g} {unit}" if count_bytes < 1000 else f"{count_bytes:.0f} {unit}"
 
 
 def time_text(seconds: float) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xnorinfer.cli import screen
-from xnorinfer.cli.options import MODEL, THREADS
+from xnorinfer.cli.options import MAX_MEMORY, MODEL, THREADS
 
 if TYPE_CHECKING:
     from xnorinfer.sensitivity import Sensitivity
@@ -55,6 +55,7 @@ Examples:
     help="Also run the samples in the framework of SOURCE: the file itself where it holds a graph or model (which can run code "
     "that lies in it), else its layers in PyTorch.",
 )
+@MAX_MEMORY
 @click.option("--json", "as_json", is_flag=True, help="The result as one JSON object.")
 @THREADS
 @click.pass_context
@@ -68,6 +69,7 @@ def command(
     kept_file: Path | None,
     sensitivity: bool,
     framework: bool,
+    max_memory: int | None,
     as_json: bool,
     threads: int | None,
 ) -> None:
@@ -89,7 +91,7 @@ def command(
         rows = kept["comparison"].get("rows")
     chosen = None
     if data is not None:
-        samples = dataio.open_samples([data])
+        samples = dataio.open_samples([data], max_memory)
         samples.require_depth(modelfile.load(model).depth)
         chosen = samples.read(rows)
     with screen.stages() as report:
@@ -99,6 +101,7 @@ def command(
             chosen,
             rows=1024 if rows is None else rows,
             threads=threads,
+            max_memory=max_memory,
             with_sensitivity=sensitivity or certificate is not None or kept is not None,
             with_framework=framework,
             progress=report,
