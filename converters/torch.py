@@ -367,7 +367,7 @@ def _refine(part: LayerPart, leaves: Mapping[str, torch.nn.Module], mixed: bool,
 
     norm = part.norm
     if norm is not None and norm.name in leaves:
-        norm = dataclasses.replace(norm, epsilon=float(leaves[norm.name].eps))  # type: ignore[arg-type]
+        norm = dataclasses.replace(norm, epsilon=float(leaves[norm.name].eps))
     is_float = mixed and type(leaves.get(part.name)) is torch.nn.Linear
     activation = part.activation
     if is_float:

@@ -95,6 +95,25 @@ def test_convert_says_what_it_found_assumed_and_made(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["m.safetensors"]
 
 
+def test_a_pipe_gets_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever COLUMNS says, and however long a path is."""
+    monkeypatch.setenv("COLUMNS", "40")
+    folder = tmp_path / ("a folder with a long name " * 8).strip()
+    folder.mkdir()
+    out = folder / "m.safetensors"
+    text = fine("convert", CHECKPOINT, "-o", out)
+    assert f"wrote {out}, " in text
+    assert f"Found in {CHECKPOINT} (format npz)" in text.splitlines()
+    assert len([line for line in text.splitlines() if line.startswith("warning: ")]) == 2
+    header = next(line for line in text.splitlines() if line.split()[:2] == ["layer", "weights"])
+    assert header.split() == ["layer", "weights", "reads", "gives", "packed", "as", "float32"]
+    classes = folder / "classes.npy"
+    assert fine("run", out, f"{DIGITS}:x", "-o", classes).splitlines()[0] == f"wrote {classes}: classes of shape (400,), int64"
+    assert f"wrote the certificate {folder / 'c.json'}" in fine(
+        "verify", out, CHECKPOINT, "--rows", 5, "--certificate", folder / "c.json"
+    )
+
+
 def test_dry_run_writes_nothing(tmp_path: Path, nothing_left: Callable[[], None]) -> None:
     text = fine("convert", CHECKPOINT, "-o", tmp_path / "m", "--dry-run")
     assert "nothing written" in text

@@ -50,7 +50,7 @@ def digits(output: Path) -> None:
     click.echo(f"wrote {output / digits_recipe.CHECKPOINT} and {output / digits_recipe.HELD_OUT}")
 
 
-class Widths(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
+class Widths(click.ParamType):
     """256,256 -> (256, 256)"""
 
     name = "N,N,..."
@@ -64,7 +64,7 @@ class Widths(click.ParamType):  # type: ignore[type-arg]  # generic from click 8
             self.fail(f"{value!r} is no list of whole numbers such as 256,256,256", param, ctx)
 
 
-class Magnitude(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
+class Magnitude(click.ParamType):
     """A number, or glorot."""
 
     name = "VALUE|glorot"

@@ -46,7 +46,7 @@ class _RoundedHardSigmoid(torch.autograd.Function):
 
 def binary_sigmoid(x: Tensor) -> Tensor:
     """0 or 1: round(hard_sigmoid(x)), half to even.  Gradient: that of hard_sigmoid, 1/2 inside [-1, 1] and 0 outside."""
-    rounded: Tensor = _RoundedHardSigmoid.apply(x)  # type: ignore[no-untyped-call]
+    rounded: Tensor = _RoundedHardSigmoid.apply(x)
     return rounded
 
 
@@ -73,7 +73,7 @@ class _StochasticBinaryTanh(torch.autograd.Function):
 def binarize_weights(latent: Tensor, h: float, stochastic: bool = False) -> Tensor:
     """Latent weights -> +-h, with the identity as gradient inside [-h, h]; stochastic draws from torch's global generator."""
     scaled = latent if h == 1 else latent / h
-    binary: Tensor = _StochasticBinaryTanh.apply(scaled) if stochastic else binary_tanh(scaled)  # type: ignore[no-untyped-call]
+    binary: Tensor = _StochasticBinaryTanh.apply(scaled) if stochastic else binary_tanh(scaled)
     return binary if h == 1 else h * binary
 
 

@@ -122,7 +122,7 @@ class Progress:
                 if len(rows) > 1:
                     optimizer.zero_grad()
                     loss = squared_hinge(model(pixels_to_inputs(train.pixels[rows])), train.labels[rows])
-                    loss.backward()  # type: ignore[no-untyped-call]
+                    loss.backward()
                     optimizer.step()
                     total += loss.detach() * len(rows)
                     seen += len(rows)

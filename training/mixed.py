@@ -87,7 +87,7 @@ def mixed_linear(layer: BinaryLinear, x: Tensor, level: float | None) -> Tensor:
     if buffers is None or buffers.signs.shape != layer.weight.shape:
         buffers = layer.__dict__["mixed_buffers"] = Buffers(layer.weight)  # no part of the module's state
     buffers.binarize(layer)
-    sums: Tensor = _MixedLinear.apply(x, layer.weight, buffers, level)  # type: ignore[no-untyped-call]
+    sums: Tensor = _MixedLinear.apply(x, layer.weight, buffers, level)
     if layer.h != 1:
         sums = sums * layer.h
     return sums if layer.bias is None else sums + layer.bias

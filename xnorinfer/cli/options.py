@@ -10,7 +10,7 @@ import click
 from xnorinfer.errors import OptionError
 
 
-class ModelFile(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
+class ModelFile(click.ParamType):
     """A model file, or the name of a model that ships; gives the file's path."""
 
     name = "model"
@@ -30,7 +30,7 @@ THREADS = click.option(
 )
 
 
-class _Value(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
+class _Value(click.ParamType):
     """A value with its own name in help texts."""
 
     def __init__(self, metavar: str) -> None:
