@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ from xnorinfer.netspec import (
     BatchNormForm,
     Chain,
     Dense,
+    Elementwise,
     FloatDense,
     Hardtanh,
     InputMapping,
@@ -61,6 +62,10 @@ class NormPart:
     epsilon: float | None = None
 
 
+#: What can stand between a dense layer and the next sign or dense layer.
+Follower: TypeAlias = NormPart | Chain | Hardtanh | Elementwise
+
+
 @dataclass(frozen=True, eq=False)
 class LayerPart:
     """A dense layer with what follows it.  weight: (neurons, depth) float32; binary layers hold latent weights.
@@ -77,11 +82,11 @@ class LayerPart:
     is_float: bool = False
     activation: Activation = "assumed"
     h: float | None = None
-    after: tuple[NormPart | Chain | Hardtanh, ...] = ()
+    after: tuple[Follower, ...] = ()
     explicit: bool = False
 
     @property
-    def followers(self) -> tuple[NormPart | Chain | Hardtanh, ...]:
+    def followers(self) -> tuple[Follower, ...]:
         """What stands between the layer and the next sign or layer."""
         return self.after if self.norm is None else (self.norm, *self.after)
 

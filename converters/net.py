@@ -121,9 +121,10 @@ and, if every pixel or real value is binarized by itself before the first layer,
     norm                     BatchNorm, a table, or
     threshold                a comparison instead of BatchNorm, a table, or
     steps                    what follows as a list of float32 operations, in order: {add = V}, {sub = V}, {mul = V}, {div = V},
-                             {norm = {...}}, {hardtanh = true}
+                             {norm = {...}}, {hardtanh = true}, {relu = true}, {prelu = V} (V the slopes below 0; a leaky relu
+                             has one number), {tanh = true}, {sigmoid = true}, {clip = [LOW, HIGH]}
     activation               "sign" by default, and in the last layer "none".  Before a float layer it must be said: "sign",
-                             "hardtanh" or "none"
+                             "hardtanh", "relu" or "none"
 A vector V is the name of an array, a number for all neurons, or a list of numbers.  Arrays of one value stand for all neurons.
 
 norm = {...}
@@ -159,8 +160,8 @@ from xnorinfer.converters.containers import READERS, eager, open_container
 from xnorinfer.converters.netarrays import Arrays
 from xnorinfer.converters.netlayers import Builder
 from xnorinfer.converters.tomltable import Table, parse_toml
-from xnorinfer.errors import NetworkError, OptionError
-from xnorinfer.netspec import BatchNorm, Chain, Dense, FloatDense, NetSpec
+from xnorinfer.errors import NetworkError, OptionError, unhandled
+from xnorinfer.netspec import FUNCTIONS, BatchNorm, Chain, Dense, Elementwise, FloatDense, Hardtanh, NetSpec, Sign
 
 #: Options that a net.toml says itself.
 _INSTEAD = {
@@ -239,10 +240,17 @@ def layer_arrays(layer: Any) -> list[tuple[str, NDArray[Any]]]:
     """The arrays of one layer, by field."""
     if isinstance(layer, Chain):
         return [(f"{op}{index}", vector) for index, (op, vector) in enumerate(layer.steps)]
+    if isinstance(layer, Elementwise):
+        names = zip(FUNCTIONS[layer.function], layer.parameters, strict=True)
+        return [(name, array) for name, array in names if array.shape]
     fields: dict[type[Any], Sequence[str]] = {
+        Sign: (),
+        Hardtanh: (),
         Dense: ("latent", "bias", "scale"),
         FloatDense: ("weight", "bias"),
         BatchNorm: ("mean", "variance", "inv_std", "gamma", "beta"),
     }
-    found = ((name, getattr(layer, name)) for name in fields.get(type(layer), ()))
+    if type(layer) not in fields:
+        raise unhandled("net.layer_arrays", layer)
+    found = ((name, getattr(layer, name)) for name in fields[type(layer)])
     return [(name, array) for name, array in found if array is not None]

@@ -16,13 +16,16 @@ from xnorinfer.converters.tomltable import Table
 from xnorinfer.errors import OptionError
 from xnorinfer.netspec import (
     F32,
+    FUNCTIONS,
     PROFILES,
     RULES,
     BatchNormForm,
     Chain,
     ChainOp,
     Dense,
+    Elementwise,
     FloatDense,
+    Function,
     Hardtanh,
     InputMapping,
     Layer,
@@ -41,6 +44,8 @@ INPUTS = ("range", "normalize", "raw", "affine", "threshold", "signs", "reals")
 OPS: tuple[ChainOp, ...] = ("add", "sub", "mul", "div")
 #: In which order the frameworks behind these profiles compute BatchNorm.
 _USUAL_FORMS: dict[str, BatchNormForm] = {"tf1-round": "tf", "keras-round": "tf", "torch-sign": "torch"}
+#: Activations that are functions without numbers of their own.
+ACTIVATIONS = tuple(name for name, parameters in FUNCTIONS.items() if not parameters)
 #: What follows a layer before its activation.
 FOLLOWERS = ("norm", "threshold", "steps")
 
@@ -273,10 +278,12 @@ class Builder:
             layers.append(Sign(f"{name}.sign", sign_rule or self.profile.activations))
         elif activation == "hardtanh":
             layers.append(Hardtanh(f"{name}.hardtanh"))
+        elif activation in FUNCTIONS:
+            layers.append(Elementwise(f"{name}.{activation}", activation))
         return layers
 
-    def _activation(self, table: Table, after: Table | None) -> str | None:
-        given: str | None = table.choice("activation", ("sign", "hardtanh", "none"))
+    def _activation(self, table: Table, after: Table | None) -> Any:
+        given = table.choice("activation", ("sign", "hardtanh", "none", *ACTIVATIONS))
         if given is not None or "activation" in table:
             return given
         if after is None:
@@ -319,7 +326,7 @@ class Builder:
                 chain.clear()
 
         for step in table.tables("steps"):
-            op = step.one_of((*OPS, "norm", "hardtanh"))
+            op = step.one_of((*OPS, "norm", "hardtanh", *FUNCTIONS))
             if op in OPS:
                 vector = self._vector(step, op, size, f"{name}: {op}")
                 if vector is not None:
@@ -330,9 +337,23 @@ class Builder:
             elif op == "hardtanh" and step.flag("hardtanh"):
                 flush()
                 layers.append(Hardtanh(f"{name}.hardtanh{len(layers) or ''}"))
+            elif op in FUNCTIONS:
+                flush()
+                layers.extend(self._function(step, op, f"{name}.{op}{len(layers) or ''}", size))
             step.close()
         flush()
         return layers
+
+    def _function(self, step: Table, op: Function, name: str, size: int | None) -> list[Layer]:
+        if op == "prelu":
+            slope = self._vector(step, op, size, f"{name}: slopes")
+            return [] if slope is None else [Elementwise.prelu(name, slope)]
+        if op == "clip":
+            bounds = step.numbers(op, 2, "LOW, HIGH")
+            return [] if bounds is None else [Elementwise.clip(name, *bounds)]
+        if not step.flag(op):
+            step.problem(op, "is given only as true")
+        return [Elementwise(name, op)]
 
     def _norm(self, table: Table, name: str, size: int | None) -> list[Layer]:
         label = table.text("name") or name

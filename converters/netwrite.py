@@ -22,20 +22,23 @@ from xnorinfer.converters.base import ConvertOptions, Reading
 from xnorinfer.converters.bundle import Entry
 from xnorinfer.converters.containers import open_container
 from xnorinfer.converters.net import network_arrays
-from xnorinfer.errors import OptionError, XnorinferError
+from xnorinfer.errors import OptionError, XnorinferError, unhandled
 from xnorinfer.netspec import (
     F32,
     PROFILES,
     BatchNorm,
     Chain,
     Dense,
+    Elementwise,
     FloatDense,
     Hardtanh,
     InputMapping,
     Layer,
     NetSpec,
     PixelInput,
+    RealInput,
     Sign,
+    SignInput,
     ThresholdInput,
 )
 
@@ -224,6 +227,8 @@ class _Writer:
             activation, after = "sign", after[:-1]
         elif isinstance(ending, Hardtanh):
             activation, after = "hardtanh", after[:-1]
+        elif isinstance(ending, Elementwise) and not ending.parameters:
+            activation, after = ending.function, after[:-1]
         yield from self._followers(after)
         if isinstance(ending, Sign) and ending.rule != self.profile.activations:
             yield f"sign_rule = {toml_string(ending.rule)}"
@@ -243,10 +248,19 @@ class _Writer:
             elif isinstance(layer, Chain):
                 for index, (op, vector) in enumerate(layer.steps):
                     yield f"    {{{op} = {self._vector(vector, layer.name, f'{op}{index}')}}},"
-            else:
-                assert isinstance(layer, Hardtanh)
+            elif isinstance(layer, Hardtanh):
                 yield "    {hardtanh = true},"
+            elif isinstance(layer, Elementwise):
+                yield f"    {{{layer.function} = {self._parameters(layer)}}},"
+            else:
+                raise unhandled("netwrite", layer)
         yield "]"
+
+    def _parameters(self, layer: Elementwise) -> str:
+        if layer.function == "prelu":
+            slope = layer.parameters[0]
+            return self._vector(slope, layer.name, "slope") if slope.shape else repr(float(slope))
+        return toml_value([float(bound) for bound in layer.parameters] or True)
 
     def _norm(self, norm: BatchNorm) -> str:
         arrays = {name: getattr(norm, name) for name in ("mean", "variance", "inv_std", "gamma", "beta")}
@@ -266,7 +280,9 @@ def _mapping(mapping: InputMapping) -> str:
         return f"affine = [{mapping.slope!r}, {mapping.intercept!r}, {mapping.divisor!r}]"
     if isinstance(mapping, ThresholdInput):
         return f"threshold = {mapping.threshold}"
-    return f"{mapping.kind} = true"
+    if isinstance(mapping, SignInput | RealInput):
+        return f"{mapping.kind} = true"
+    raise unhandled("netwrite", mapping)
 
 
 def _digest(array: NDArray[Any]) -> bytes:

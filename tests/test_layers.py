@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"errors"},
     "budget": {"errors"},
     "netspec": {"errors"},
-    "reference": {"netspec"},
+    "reference": {"errors", "netspec"},
     **dict.fromkeys(LEVEL_2, LEVEL_0 | LEVEL_1 | LEVEL_2),
     "kernels": LEVEL_0 | {"kernels"},
     "plan": LEVEL_0 | LEVEL_1 | LEVEL_2 | {"kernels"},

@@ -33,6 +33,15 @@ class NetworkError(XnorinferError):
             super().__init__("\n".join([f"{head}:", *(f"  - {problem}" for problem in self.problems)]))
 
 
+def unhandled(who: str, part: object) -> NetworkError:
+    """For the last branch of everything that walks over layers, mappings or steps: what it does not know is never passed by.
+
+    who: the function that met it.
+    """
+    name = getattr(part, "name", None) or (repr(part) if isinstance(part, str) else "the network")
+    return NetworkError([f"{name}: {who} does not know what a {type(part).__name__} is"], about="this")
+
+
 class OptionError(XnorinferError):
     """An option has a value that cannot be used."""
 

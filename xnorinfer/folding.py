@@ -6,14 +6,16 @@ it (`steps_of_layers`), and the limit that follows (`fold`), or why there is non
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.netspec import F32, BatchNorm, Chain, Dense, FloatDense, Hardtanh, Layer, PixelInput, Rule, Sign
+from xnorinfer.errors import unhandled
+from xnorinfer.netspec import F32, BatchNorm, Chain, Dense, Elementwise, FloatDense, Hardtanh, Layer, PixelInput, Rule, Sign
 from xnorinfer.packed import Affine, Op
 from xnorinfer.reference import ONE, binarize, fma
 from xnorinfer.threshold import (
@@ -120,7 +122,32 @@ def steps_of_layers(layers: Sequence[Layer]) -> list[Step]:
             steps += [("add", -vector, 0.0) if op == "sub" else (op, vector, 0.0) for op, vector in layer.steps]
         elif isinstance(layer, Sign):
             steps.append(("step", *_sign_steps(layer.rule)))
+        elif isinstance(layer, Elementwise):
+            steps.append(_function_step(layer))
+        else:
+            raise unhandled("folding.steps_of_layers", layer)
     return steps
+
+
+def _function_step(layer: Elementwise) -> Step:
+    match layer.function:
+        case "relu":
+            return ("clip", 0.0, np.inf)
+        case "clip":
+            low, high = layer.parameters
+            return ("clip", low, high)
+        case "prelu":
+            return ("prelu", layer.parameters[0], 0.0)
+        case "tanh" | "sigmoid":
+            return (layer.function, 0.0, 0.0)
+        case _:
+            raise unhandled("folding.steps_of_layers", layer.function)
+
+
+def infinite(steps: Affine) -> NDArray[np.bool_]:
+    """Neurons whose steps hold an infinite number or NaN, (neurons,) bool; bounds of a clip may be infinite."""
+    numbers = [index for index, op in enumerate(steps.ops) if op != "clip"]
+    return np.asarray(~np.isfinite(steps.values[numbers]).all(axis=(0, 1)))
 
 
 def _sign_steps(rule: Rule) -> tuple[float, float]:
@@ -165,14 +192,17 @@ def fold(name: str, counts: Counts, steps: Affine, rule: Rule, problems: list[st
     one_sided: Rule = "ge" if rule == "sign" else rule
     with np.errstate(all="ignore"):
         problems.extend(_nan_problems(name, counts, steps))
+        bends = bends_of(counts, steps)
+        if bends is not None:
+            problems.extend(_bend_problems(name, counts, bends, lambda c: binarize(expression(c), one_sided) > 0))
         if rule == "sign":
-            _judge_zeros(name, counts, expression, problems, notes)
+            _judge_zeros(name, counts, zeros_of(counts, expression, bends), problems, notes)
         return find_steps(lambda c: binarize(expression(c), one_sided) > 0, counts.low, counts.high, counts.mirror)
 
 
 def _nan_problems(name: str, counts: Counts, steps: Affine) -> list[str]:
     """Neurons whose source value is NaN at a reachable accumulator: no bit equals NaN."""
-    suspects = ~np.isfinite(steps.values).all(axis=(0, 1))
+    suspects = infinite(steps)
     if counts.reals:
         found = {int(neuron): 0 for neuron in np.flatnonzero(suspects)}
     else:
@@ -191,17 +221,74 @@ def _nan_problems(name: str, counts: Counts, steps: Affine) -> list[str]:
     ]
 
 
+# ---------------------------------------------------------------- functions that fall: a prelu with a negative slope
+
+
+@dataclass(frozen=True, eq=False)
+class Bends:
+    """Where the expressions of neurons turn from one direction to the other.
+
+    times: (neurons,) int64, how often (0 for a monotone one).  last: (neurons,) int64, the last count before it turns, `high`
+    if it does not.  slopes: (neurons,) float32, the slope that turns it.
+    """
+
+    times: I64
+    last: I64
+    slopes: F32
+
+
+def bends_of(counts: Counts, steps: Affine) -> Bends | None:
+    """The bends of all neurons; None if every expression is monotone.  A prelu bends where what enters it crosses 0."""
+    times, last, slopes = np.zeros_like(counts.low), counts.high, np.zeros(counts.low.size, np.float32)
+    for index, op in enumerate(steps.ops):
+        slope = steps.values[index, 0]
+        if op == "prelu" and (slope < 0).any():
+            before = Affine(steps.ops[:index], steps.values[:index])
+            side = find_steps(lambda c, b=before: b.apply(counts.accumulator(c)) > 0, counts.low, counts.high, 0)  # type: ignore[misc]
+            crossing = np.where(side.flipped, -side.limits - 1, side.limits)
+            here = (slope < 0) & (crossing >= counts.low) & (crossing < counts.high)
+            times, last, slopes = times + here, np.where(here, crossing, last), np.where(here, slope, slopes)
+    return Bends(times, last, slopes) if times.any() else None
+
+
+def _bend_problems(name: str, counts: Counts, bends: Bends, decide: Callable[[I64], NDArray[np.bool_]]) -> Iterator[str]:
+    """Neurons that no limit describes; one that bends and yet changes its decision once is folded as any other."""
+    many = bends.times > 1
+    if many.any():
+        yield (
+            f"{name}: {int(many.sum())} neurons pass several PReLUs with negative slopes, the first is neuron "
+            f"{int(np.argmax(many))}; where such a neuron changes its sign is not known"
+        )
+    beside = (counts.low, bends.last, np.minimum(bends.last + 1, counts.high), counts.high)
+    changes = np.sum([one != other for one, other in itertools.pairwise(map(decide, beside))], axis=0)
+    twice = (changes > 1) & ~many
+    if twice.any():
+        neuron = int(np.argmax(twice))
+        yield (
+            f"{name}: {int(twice.sum())} neurons change their sign twice over their sums, the first is neuron {neuron}: a "
+            f"PReLU before the sign has the negative slope {bends.slopes[neuron]:g} there, and one threshold cannot say that; "
+            "slopes of 0 and above always convert"
+        )
+
+
+def zeros_of(counts: Counts, expression: Expression, bends: Bends | None) -> I64:
+    """How many counts of each neuron make the expression exactly 0, (neurons,) int64; on both sides of a bend."""
+    if bends is None:
+        return zero_counts(expression, counts.low, counts.high)
+    beyond = zero_counts(expression, np.minimum(bends.last + 1, counts.high), counts.high)
+    return np.asarray(zero_counts(expression, counts.low, bends.last) + np.where(bends.last < counts.high, beyond, 0))
+
+
 #: Ranges of sums so large that the framework's own rounding of mapped pixels decides about a single one.
 MANY_SUMS = 4096
 
 
-def _judge_zeros(name: str, counts: Counts, expression: Expression, problems: list[str], notes: list[str]) -> None:
+def _judge_zeros(name: str, counts: Counts, zeros: I64, problems: list[str], notes: list[str]) -> None:
     """torch.sign(0) is 0, which one bit cannot hold: say where it can happen, refuse where it matters."""
     way_out = "choose --profile ge-zero (0 becomes +1) or gt-zero (0 becomes -1)"
     if counts.reals:
         notes.append(f"{name}: real inputs can make a value before sign exactly 0; the packed network takes +1 there")
         return
-    zeros = zero_counts(expression, counts.low, counts.high)
     hit = zeros > 0
     if not hit.any():
         return

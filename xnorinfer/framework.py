@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.converters.base import ConvertOptions, Reading
-from xnorinfer.errors import MissingExtraError
-from xnorinfer.netspec import BatchNorm, Chain, Dense, FloatDense, Hardtanh, Layer, NetSpec, Sign
+from xnorinfer.errors import MissingExtraError, unhandled
+from xnorinfer.netspec import BatchNorm, Chain, Dense, Elementwise, FloatDense, Hardtanh, Layer, NetSpec, Sign
 from xnorinfer.programs import NotRunnable, open_program
 from xnorinfer.programs.base import entering
 from xnorinfer.programs.compare import ProgramRun, run_program
@@ -165,7 +165,25 @@ def _run(layers: Sequence[Layer], value: torch.Tensor, signs: dict[int, torch.Te
         elif isinstance(layer, FloatDense):
             bias = None if layer.bias is None else _tensor(layer.bias)
             value = functional.linear(value, _tensor(layer.weight), bias)
+        elif isinstance(layer, Elementwise):
+            value = _function(layer, value)
+        else:
+            raise unhandled("framework.run_torch", layer)
     return value
+
+
+def _function(layer: Elementwise, value: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    if layer.function == "prelu":
+        return torch.nn.functional.prelu(value, _tensor(layer.parameters[0]).reshape(-1))
+    if layer.function == "clip":
+        low, high = (float(bound) for bound in layer.parameters)
+        return torch.clamp(value, low, high)
+    functions = {"relu": torch.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
+    if layer.function not in functions:
+        raise unhandled("framework.run_torch", layer.function)
+    return functions[layer.function](value)
 
 
 def _batch_norm(layer: BatchNorm, value: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ depend on how a source writes the network down (`canonical`).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +15,11 @@ import numpy as np
 from xnorinfer.bits import bitpack
 from xnorinfer.canonical import canonical_mapping, canonical_steps
 from xnorinfer.errors import NetworkError
-from xnorinfer.folding import Counts, affine_of, fold, steps_of_dense, steps_of_layers
-from xnorinfer.netspec import Dense, FloatDense, Layer, NetSpec, PixelInput, RealInput, Sign
+from xnorinfer.folding import Counts, affine_of, fold, infinite, steps_of_dense, steps_of_layers
+from xnorinfer.netspec import Dense, Elementwise, FloatDense, Layer, NetSpec, PixelInput, RealInput, Sign
 from xnorinfer.packed import (
     MAX_PIXEL_DEPTH,
+    OPS,
     Affine,
     InputBits,
     PackedDense,
@@ -91,6 +93,7 @@ def lower(net: NetSpec) -> Lowered:
     input_bits = _lower_input(net, problems, notes)
     for index, block in enumerate(blocks_of(net)):
         raw = index == 0 and input_bits is None
+        problems.extend(_left_over(block))
         reads: Reads = net.input.kind if raw and isinstance(net.input, PixelInput | RealInput) else "bits"
         if isinstance(block.dense, FloatDense):
             layers.append(PackedFloat(block.dense.name, np.ascontiguousarray(block.dense.weight), block.steps))
@@ -101,6 +104,23 @@ def lower(net: NetSpec) -> Lowered:
     if problems:
         raise NetworkError(problems)
     return Lowered(PackedModel(canonical_mapping(net.input), tuple(layers), net.profile, input_bits=input_bits), tuple(notes))
+
+
+def _left_over(block: Block) -> Iterator[str]:
+    """Functions that no sign follows and that a packed network cannot compute: it has no such step."""
+    if block.gives_bits or not set(block.steps.ops) - set(OPS):
+        return
+    for layer in block.after:
+        if isinstance(layer, Elementwise) and steps_of_layers([layer])[0][0] not in OPS:
+            yield (
+                f"{layer.name}: {layer.function} makes real numbers that are used as they are"
+                + (
+                    " by a float layer; a packed network computes relu, clip and hardtanh there, or signs"
+                    if block.feeds_float
+                    else ", as scores; a packed network ends in its last sums, BatchNorm, relu or clip. Leave it out where it "
+                    "rises everywhere, as tanh and sigmoid do: the order of the scores stays"
+                )
+            )
 
 
 def counts_of(net: NetSpec, reads: Reads, layer: Dense) -> Counts:
@@ -137,10 +157,9 @@ def _lower_dense(net: NetSpec, dense: Dense, block: Block, reads: Reads, problem
     signs = binary_weights(dense)
     steps = block.steps
     if not block.gives_bits:
-        infinite = ~np.isfinite(steps.values).all(axis=(0, 1))
-        if infinite.any():
+        if infinite(steps).any():
             problems.append(
-                f"{dense.name}: BatchNorm makes output {int(np.argmax(infinite))} infinite or NaN; check its variance"
+                f"{dense.name}: BatchNorm makes output {int(np.argmax(infinite(steps)))} infinite or NaN; check its variance"
             )
         steps = canonical_steps(counts_of(net, reads, dense), steps)
         return PackedDense(dense.name, reads, dense.depth, bitpack(signs), steps)

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.errors import NetworkError, OptionError
+from xnorinfer.errors import NetworkError, OptionError, unhandled
 
 F32: TypeAlias = NDArray[np.float32]
 
@@ -232,6 +232,45 @@ class Hardtanh:
     name: str
 
 
+#: Elementwise functions and what each takes, in order; `reference.elementwise` gives the expressions.
+Function = Literal["relu", "prelu", "tanh", "sigmoid", "clip"]
+FUNCTIONS: dict[Function, tuple[str, ...]] = {
+    "relu": (),
+    "prelu": ("slope",),
+    "tanh": (),
+    "sigmoid": (),
+    "clip": ("low", "high"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Elementwise:
+    """A function of each value by itself, between a layer's sum and the next norm, sign or float layer.
+
+    parameters: float32 arrays in the order of `FUNCTIONS`, each () for all neurons; the slope of a prelu (a leaky relu is one
+    with a number) may be (neurons,).
+    """
+
+    name: str
+    function: Function
+    parameters: tuple[F32, ...] = ()
+
+    @classmethod
+    def prelu(cls, name: str, slope: F32 | float) -> Elementwise:
+        """x where it is above 0, else slope*x.  slope: (neurons,) or a number."""
+        return cls(name, "prelu", (np.asarray(slope, np.float32),))
+
+    @classmethod
+    def clip(cls, name: str, low: float, high: float) -> Elementwise:
+        """min(max(x, low), high)."""
+        return cls(name, "clip", (np.asarray(low, np.float32), np.asarray(high, np.float32)))
+
+    @property
+    def bent(self) -> bool:
+        """Whether it falls below 0 for some neuron: the only function here that is not monotone."""
+        return self.function == "prelu" and bool((self.parameters[0] < 0).any())
+
+
 @dataclass(frozen=True, eq=False)
 class FloatDense:
     """Ordinary float layer at the end of a network: `x @ weight.T + bias`.  weight: (neurons, depth) float32."""
@@ -249,7 +288,7 @@ class FloatDense:
         return int(self.weight.shape[1])
 
 
-Layer: TypeAlias = Dense | BatchNorm | Chain | Sign | Hardtanh | FloatDense
+Layer: TypeAlias = Dense | BatchNorm | Chain | Sign | Hardtanh | Elementwise | FloatDense
 
 
 @dataclass(frozen=True, eq=False)
@@ -320,11 +359,17 @@ def _check_structure(net: NetSpec) -> Iterator[str]:
                 if layer.rule not in RULES:
                     yield f"{layer.name}: tie rule {layer.rule!r} is none of {', '.join(RULES)}"
                 stage = "bits"
-            case Hardtanh():
+            case Hardtanh() | Elementwise():
+                what = layer.function if isinstance(layer, Elementwise) else "hardtanh"
                 if stage != "real":
-                    yield f"{layer.name}: hardtanh must follow a dense layer or BatchNorm, here it follows {before}"
+                    yield f"{layer.name}: {what} must follow a dense layer or BatchNorm, here it follows {before}"
+                before = layer.name
+            case _:
+                yield unhandled("NetSpec.check", layer).problems[0]
+                return
         for name, vector in _vectors(layer):
-            if vector.shape != (width,):
+            one_for_all = isinstance(layer, Elementwise) and not vector.shape
+            if vector.shape != (width,) and not one_for_all:
                 yield f"{layer.name}: {name} has shape {vector.shape}, needed is ({width},)"
     if stage == "bits":
         yield "the last layer is a sign: a network must end in a dense layer or BatchNorm that gives scores"
@@ -338,6 +383,9 @@ def _check_structure(net: NetSpec) -> Iterator[str]:
 def _vectors(layer: Layer) -> Iterator[tuple[str, F32]]:
     if isinstance(layer, Chain):
         yield from layer.steps
+        return
+    if isinstance(layer, Elementwise):
+        yield from zip(FUNCTIONS.get(layer.function, ()), layer.parameters, strict=False)  # their number is checked below
         return
     names = {"Dense": ("bias", "scale"), "FloatDense": ("bias",), "BatchNorm": ("mean", "variance", "inv_std", "gamma", "beta")}
     for name in names.get(type(layer).__name__, ()):
@@ -376,12 +424,30 @@ def _check_layer(layer: Layer) -> Iterator[str]:
             )
     if isinstance(layer, BatchNorm):
         yield from _check_batch_norm(layer)
+    if isinstance(layer, Elementwise):
+        yield from _check_elementwise(layer)
     if isinstance(layer, Chain):
         unknown = sorted({op for op, _ in layer.steps} - set(CHAIN_OPS))
         if unknown:
             yield f"{layer.name}: operations {', '.join(unknown)} are none of {', '.join(CHAIN_OPS)}"
         if any(op == "div" and (vector == 0).any() for op, vector in layer.steps):
             yield f"{layer.name}: divides by 0"
+
+
+def _check_elementwise(layer: Elementwise) -> Iterator[str]:
+    if layer.function not in FUNCTIONS:
+        yield f"{layer.name}: function {layer.function!r} is none of {', '.join(FUNCTIONS)}"
+        return
+    names = FUNCTIONS[layer.function]
+    if len(layer.parameters) != len(names):
+        yield f"{layer.name}: {layer.function} has {len(layer.parameters)} parameters, needed are {', '.join(names) or 'none'}"
+        return
+    if layer.function == "clip":
+        low, high = layer.parameters
+        if low.shape or high.shape:
+            yield f"{layer.name}: the bounds of clip must be one number each"
+        elif not low < high:
+            yield f"{layer.name}: clips to {low:g}..{high:g}, needed are two bounds in order"
 
 
 def _check_batch_norm(layer: BatchNorm) -> Iterator[str]:

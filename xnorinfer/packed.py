@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.bits import pad_mask, words_for
+from xnorinfer.errors import unhandled
 from xnorinfer.netspec import F32, PROFILES, InputMapping, PixelInput, RealInput, SignInput
-from xnorinfer.reference import fma
+from xnorinfer.reference import fma, sigmoid, tanh
 
 #: What a binary layer reads.  bits: mismatches are counted, dot = depth - 2*mismatches.  pixels: integer sums of uint8.
 #: reals: float64 sums of float32 in input order, rounded to float32.
@@ -27,7 +28,8 @@ FORMAT_VERSION = 2
 
 #: Float32 steps on a value v, with vectors a and b of one entry per neuron:
 #: mul v*a, add v+a, div v/a, fma v*a+b rounded once, clip min(max(v, a), b), step: +1 from a on, -1 up to b, 0 between.
-Op = Literal["mul", "add", "fma", "clip", "div", "step"]
+#: prelu v or v*a, tanh, sigmoid: only before folding.  `OPS` are those that a packed network has.
+Op = Literal["mul", "add", "fma", "clip", "div", "step", "prelu", "tanh", "sigmoid"]
 OPS: tuple[Op, ...] = ("mul", "add", "fma", "clip", "div", "step")
 
 
@@ -67,8 +69,16 @@ class Affine:
                     value = value / a
                 elif op == "clip":
                     value = np.minimum(np.maximum(value, a), b)
-                else:
+                elif op == "step":
                     value = (value >= a).astype(np.float32) - (value <= b).astype(np.float32)
+                elif op == "prelu":
+                    value = np.where(value > 0, value, value * a)
+                elif op == "tanh":
+                    value = tanh(value)
+                elif op == "sigmoid":
+                    value = sigmoid(value)
+                else:
+                    raise unhandled("Affine.apply", op)
         return value
 
 

@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xnorinfer.errors import unhandled
 from xnorinfer.netspec import (
     F32,
     BatchNorm,
     Chain,
     Dense,
+    Elementwise,
     FloatDense,
     Hardtanh,
     InputMapping,
@@ -30,6 +32,7 @@ from xnorinfer.netspec import (
     RealInput,
     Rule,
     Sign,
+    SignInput,
     ThresholdInput,
 )
 
@@ -120,6 +123,44 @@ def chain(layer: Chain, x: F32) -> F32:
     return x
 
 
+def tanh(x: F32) -> F32:
+    """The float64 value rounded to float32 once; a framework's own float32 code can be a unit in the last place off."""
+    return np.asarray(np.tanh(x.astype(np.float64)), np.float32)
+
+
+def sigmoid(x: F32) -> F32:
+    """1 / (1 + exp(-x)) in float64, written so that nothing overflows, rounded to float32 once as `tanh` is."""
+    wide = x.astype(np.float64)
+    small = np.exp(-np.abs(wide))
+    return np.asarray(np.where(wide >= 0, 1.0, small) / (1 + small), np.float32)
+
+
+def elementwise(layer: Elementwise, x: F32) -> F32:
+    """A function of each value, (rows, neurons) -> the same; NaN stays NaN.
+
+    relu     max(x, 0)
+    prelu    x where x > 0, else slope*x (torch `prelu` and `leaky_relu`; Keras' -slope*relu(-x) + relu(x) is the same number)
+    tanh, sigmoid   as above
+    clip     min(max(x, low), high)
+    """
+    value: F32
+    with np.errstate(all="ignore"):
+        match layer.function:
+            case "relu":
+                value = np.maximum(x, np.float32(0))
+            case "prelu":
+                value = np.where(x > 0, x, layer.parameters[0] * x)
+            case "tanh":
+                value = tanh(x)
+            case "sigmoid":
+                value = sigmoid(x)
+            case "clip":
+                value = np.clip(x, *layer.parameters)
+            case _:
+                raise unhandled("reference.elementwise", layer.function)
+    return value
+
+
 def finish_dense(layer: Dense, dot: F32) -> F32:
     """The accumulator `((dot * H) * scale) + bias` from the dot of inputs and signs, float32 step by step."""
     with np.errstate(over="ignore"):
@@ -165,6 +206,8 @@ def input_dot(mapping: InputMapping, x: NDArray[Any], weights: F32) -> F32:
         return sequential_dot(x.astype(np.float32), weights)
     if isinstance(mapping, ThresholdInput):
         x = np.where(x >= mapping.threshold, ONE, -ONE)
+    elif not isinstance(mapping, SignInput):
+        raise unhandled("reference.input_dot", mapping)
     return integer_dot(x, weights).astype(np.float32)
 
 
@@ -189,9 +232,13 @@ def layer_outputs(net: NetSpec, x: NDArray[Any]) -> Iterator[tuple[str, F32]]:
                 value = binarize(value, layer.rule)
             elif isinstance(layer, Hardtanh):
                 value = np.clip(value, -ONE, ONE)
+            elif isinstance(layer, Elementwise):
+                value = elementwise(layer, value)
             elif isinstance(layer, FloatDense):
                 value = sequential_dot(value, layer.weight)
                 value = value if layer.bias is None else value + layer.bias
+            else:
+                raise unhandled("reference.layer_outputs", layer)
         yield layer.name, value
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from xnorinfer.bits import bitunpack
 from xnorinfer.converters.base import EPSILON, INPUT, MAGNITUDE, NORM_ORDER, TIE_PROFILE, Reading, glorot
 from xnorinfer.errors import NetworkError
-from xnorinfer.folding import Counts, affine_of, fold, steps_of_dense, steps_of_layers
+from xnorinfer.folding import Counts, affine_of, bends_of, fold, steps_of_dense, steps_of_layers, zeros_of
 from xnorinfer.lower import Block, blocks_of, counts_of, input_counts, input_layers, lower
 from xnorinfer.model import Model, canonical_input
 from xnorinfer.netspec import (
@@ -39,7 +39,6 @@ from xnorinfer.netspec import (
 )
 from xnorinfer.packed import Affine, PackedDense, PackedModel, Reads, Threshold
 from xnorinfer.reference import binarize, binary_weights
-from xnorinfer.threshold import zero_counts
 
 #: Epsilons in use: torch, the TF1 reference script, TensorFlow's and Keras' layers.
 EPSILONS = (1e-5, 1e-4, 1e-3)
@@ -131,7 +130,7 @@ def _ties(net: NetSpec, index: int, block: Block) -> LayerTies:
         counts = counts_of(net, reads, dense)
         steps = affine_of(dense.neurons, [*steps_of_dense(dense), *steps_of_layers(block.after[:-1])])
         with np.errstate(all="ignore"):
-            zeros = zero_counts(lambda count: steps.apply(counts.accumulator(count)), counts.low, counts.high)
+            zeros = zeros_of(counts, lambda count: steps.apply(counts.accumulator(count)), bends_of(counts, steps))
         ties.neurons_with_zero, ties.sums_with_zero = int((zeros > 0).sum()), int(zeros.sum())
     return ties
 

@@ -25,17 +25,18 @@ from xnorinfer import modelfile
 from xnorinfer.bits import bitunpack
 from xnorinfer.canonical import canonical_mapping
 from xnorinfer.conversion import digest_of
+from xnorinfer.errors import unhandled
 from xnorinfer.folding import Counts
 from xnorinfer.framework import FrameworkRun, run_framework
 from xnorinfer.lower import Block, blocks_of, counts_of, input_counts, input_layers
 from xnorinfer.margins import constant_neurons
 from xnorinfer.model import Model, canonical_input, random_inputs, raw_input
-from xnorinfer.netspec import F32, BatchNorm, Chain, Dense, FloatDense, Hardtanh, Layer, NetSpec, Rule, Sign
+from xnorinfer.netspec import F32, BatchNorm, Chain, Dense, Elementwise, FloatDense, Hardtanh, Layer, NetSpec, Rule, Sign
 from xnorinfer.packed import Affine, InputBits, PackedDense, PackedFloat, PackedModel, Threshold
 from xnorinfer.programs.compare import ProgramRun
-from xnorinfer.reference import ONE, batch_norm, binarize, binary_weights, chain, finish_dense, layer_outputs
+from xnorinfer.reference import ONE, batch_norm, binarize, binary_weights, chain, elementwise, finish_dense, layer_outputs
 from xnorinfer.sensitivity import Sensitivity, sensitivity
-from xnorinfer.threshold import I64
+from xnorinfer.threshold import I64, find_steps
 
 if TYPE_CHECKING:
     from xnorinfer.converters.base import ConvertOptions
@@ -210,16 +211,17 @@ def _prove_input(bits: InputBits, net: NetSpec) -> LayerProof:
     if counts.reals:
         proof.method = "ends, both sides of the limit, samples (monotone)"
         beside = _around_limits(counts, _limit_counts(bits.limits), bits.mirrored)
+        beside = np.concatenate([beside, _beside_bends(counts, before, counts.accumulator)])
     else:
         beside = np.repeat(np.arange(256)[:, None], net.depth, axis=1)
     proof.values = len(beside)
     with np.errstate(all="ignore"):
-        value = elementwise(before, counts.accumulator(beside))
+        value = without_weights(before, counts.accumulator(beside))
         _compare_decisions(proof, counts, bits.mirrored, _limit_counts(bits.limits), beside, value, sign.rule)
     return proof
 
 
-def elementwise(layers: Sequence[Layer], value: F32) -> F32:
+def without_weights(layers: Sequence[Layer], value: F32) -> F32:
     """What the source makes of values, (values, neurons) float32, in layers without weights."""
     for layer in layers:
         if isinstance(layer, BatchNorm):
@@ -230,13 +232,33 @@ def elementwise(layers: Sequence[Layer], value: F32) -> F32:
             value = np.clip(value, -ONE, ONE)
         elif isinstance(layer, Sign):
             value = binarize(value, layer.rule)
+        elif isinstance(layer, Elementwise):
+            value = elementwise(layer, value)
+        else:
+            raise unhandled("verify.without_weights", layer)
     return value
 
 
 def source_values(block: Block, dot: F32) -> F32:
     """What the source has at the end of a block (before a sign that gives bits) for given dots, (values, neurons) float32."""
     value = finish_dense(block.dense, dot) if isinstance(block.dense, Dense) else dot
-    return elementwise(block.after[:-1] if block.gives_bits else block.after, value)
+    return without_weights(block.after[:-1] if block.gives_bits else block.after, value)
+
+
+def _beside_bends(counts: Counts, layers: Sequence[Layer], entering: Callable[[I64], F32]) -> I64:
+    """The counts on both sides of where a function that is not monotone turns, (values, neurons).
+
+    entering: what a count becomes before the layers.
+    """
+    beside = [counts.low]
+    for index, layer in enumerate(layers):
+        if isinstance(layer, Elementwise) and layer.bent:
+            before = layers[:index]
+            with np.errstate(all="ignore"):
+                side = find_steps(lambda c, b=before: without_weights(b, entering(c)) > 0, counts.low, counts.high, 0)  # type: ignore[misc]
+            last = np.where(side.flipped, -side.limits - 1, side.limits)
+            beside += [np.clip(last + step, counts.low, counts.high) for step in (0, 1)]
+    return np.stack(beside)
 
 
 def _prove_float(layer: PackedFloat, block: Block) -> LayerProof:
@@ -267,7 +289,7 @@ def _prove_dense(layer: PackedDense, block: Block, net: NetSpec, report: Progres
         column = int(np.argmax(mine[neuron] != signs[neuron]))
         proof.differ(int(wrong.sum()), f"weight bits of neuron {neuron} differ from its latents, first at input {column}")
     counts = counts_of(net, layer.reads, block.dense)
-    for chunk in _chunks(proof, layer, counts, flipped, report):
+    for chunk in _chunks(proof, layer, block, counts, flipped, report):
         _prove_chunk(proof, layer, block, counts, flipped, chunk)
     return proof
 
@@ -278,7 +300,7 @@ CHUNK = 128
 
 
 def _chunks(
-    proof: LayerProof, layer: PackedDense, counts: Counts, flipped: NDArray[np.bool_], report: Progress
+    proof: LayerProof, layer: PackedDense, block: Block, counts: Counts, flipped: NDArray[np.bool_], report: Progress
 ) -> Iterator[I64]:
     """Blocks of counts to check, (values, neurons) int64, unmirrored."""
     if layer.reads == "bits":
@@ -292,6 +314,10 @@ def _chunks(
     if isinstance(layer.output, Threshold):
         proof.method = "ends, both sides of the limit, samples (monotone)"
         every = _around_limits(counts, _limit_counts(layer.output.limits), flipped)
+        dense = block.dense
+        assert isinstance(dense, Dense)
+        bends = _beside_bends(counts, block.after, lambda count: finish_dense(dense, counts.accumulator(count)))
+        every = np.concatenate([every, bends])
     else:
         proof.method = "both ends and samples"
         every = _samples(counts)

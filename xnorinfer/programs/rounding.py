@@ -15,7 +15,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.netspec import BatchNorm, Chain, Dense, FloatDense, Hardtanh, Layer, NetSpec, PixelInput, Rule, Sign
+from xnorinfer.errors import unhandled
+from xnorinfer.netspec import (
+    BatchNorm,
+    Chain,
+    Dense,
+    Elementwise,
+    FloatDense,
+    Hardtanh,
+    Layer,
+    NetSpec,
+    PixelInput,
+    Rule,
+    Sign,
+)
 from xnorinfer.programs.base import entering
 from xnorinfer.reference import BINARIZE, binary_weights
 
@@ -25,6 +38,8 @@ F64 = NDArray[np.float64]
 ROUNDING = 2.0**-24
 #: Roundings of BatchNorm: of the variance and the epsilon, 1/sqrt (TensorFlow's is two units off), two products, two sums.
 IN_NORM = 10
+#: Units in the last place that a framework's float32 tanh or sigmoid is off at most.
+IN_FUNCTION = 8
 #: Where the bit changes.  Rules that round (x + 1) / 2 also round the addition, in every way to write it.
 TIES: dict[Rule, float] = {"round-even": 2.0**-24, "round-away": -(2.0**-25), "sign": 0.0, "ge": 0.0, "gt": 0.0}
 #: Networks tried for one sample, and bits of one layer of which both are tried: those nearest to the tie.
@@ -95,8 +110,11 @@ class RoundedNet:
                     x, error = x * factor, error * np.abs(factor)
                 error = error + 2 * ROUNDING * (np.abs(x) + (np.abs(constant) if op in ("add", "sub") else 0))
             return Bounded(x, error)
-        assert isinstance(layer, Hardtanh)
-        return Bounded(np.clip(x, -1, 1), error)
+        if isinstance(layer, Elementwise):
+            return _function(layer, x, error)
+        if isinstance(layer, Hardtanh):
+            return Bounded(np.clip(x, -1, 1), error)
+        raise unhandled("programs.rounding", layer)
 
     def _dense(self, layer: Dense | FloatDense, now: Bounded) -> Bounded:
         bias = np.zeros(layer.neurons) if layer.bias is None else layer.bias.astype(np.float64)
@@ -114,6 +132,27 @@ class RoundedNet:
             sizes = np.abs(now.value).sum(axis=1, keepdims=True) * np.abs(unit) + np.abs(bias)
             error = roundings * ROUNDING * sizes + now.error.sum(axis=1, keepdims=True) * np.abs(unit)
         return Bounded(value + bias, error)
+
+
+def _function(layer: Elementwise, x: F64, error: F64) -> Bounded:
+    """None of them stretches a distance, but a prelu by its slope."""
+    match layer.function:
+        case "relu":
+            return Bounded(np.maximum(x, 0), error)
+        case "clip":
+            low, high = (float(bound) for bound in layer.parameters)
+            return Bounded(np.clip(x, low, high), error)
+        case "prelu":
+            slope = layer.parameters[0].astype(np.float64)
+            value = np.where(x > 0, x, slope * x)
+            return Bounded(value, error * np.maximum(1, np.abs(slope)) + ROUNDING * np.abs(value))
+        case "tanh":
+            value = np.tanh(x)
+        case "sigmoid":
+            value = np.exp(-np.logaddexp(0, -x))
+        case _:
+            raise unhandled("programs.rounding", layer.function)
+    return Bounded(value, error + IN_FUNCTION * ROUNDING * np.abs(value))
 
 
 def _affine(layer: BatchNorm) -> tuple[F64, F64]:

@@ -1,0 +1,275 @@
+"""Functions between a sum and its sign: folded thresholds at every sum, the oracle against PyTorch, the proof, the net.toml."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import networks
+import numpy as np
+import pytest
+from checkpoints import write_npz
+
+from xnorinfer import modelfile
+from xnorinfer.bits import bitunpack
+from xnorinfer.conversion import convert_file
+from xnorinfer.converters.base import ConvertOptions, Reading
+from xnorinfer.converters.net import network_arrays
+from xnorinfer.converters.netwrite import net_text
+from xnorinfer.errors import NetworkError
+from xnorinfer.lower import blocks_of, lower
+from xnorinfer.margins import constant_neurons
+from xnorinfer.model import Model
+from xnorinfer.modelfile import header_of
+from xnorinfer.netspec import (
+    F32,
+    FUNCTIONS,
+    BatchNorm,
+    Dense,
+    Elementwise,
+    FloatDense,
+    Function,
+    InputMapping,
+    Layer,
+    NetSpec,
+    PixelInput,
+    RealInput,
+    Rule,
+    Sign,
+    SignInput,
+)
+from xnorinfer.packed import PackedDense, Threshold
+from xnorinfer.reference import elementwise, layer_outputs
+from xnorinfer.verify import _prove_dense as prove_dense
+from xnorinfer.verify import verify
+
+f = np.float32
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the adversarial tensors overflow on purpose
+
+
+def function_of(name: Function, rng: np.random.Generator, neurons: int, *, falling: bool = False) -> Elementwise:
+    if name == "prelu":
+        slopes = np.abs(networks.vector(rng, neurons, 0.3))
+        return Elementwise.prelu("act", networks.spoil(rng, -slopes if falling else slopes, [0.0, 1.0, 0.25]))
+    return Elementwise.clip("act", -3.0, 6.0) if name == "clip" else Elementwise("act", name)
+
+
+def scalar(layer: Elementwise, x: float, neuron: int) -> np.float32:
+    """The function of one number in Python's own arithmetic, float64 values rounded once."""
+    if layer.function == "relu":
+        return f(x if x > 0 else 0)
+    if layer.function == "prelu":
+        slope = layer.parameters[0]
+        return f(x) if x > 0 else f(slope if not slope.shape else slope[neuron]) * f(x)
+    if layer.function == "tanh":
+        return f(math.tanh(x))
+    if layer.function == "sigmoid":
+        return f(1 / (1 + math.exp(-x)) if x > -700 else 0)
+    low, high = (float(bound) for bound in layer.parameters)
+    return f(min(max(x, low), high))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_oracle_is_the_number_by_number_definition(name: Function) -> None:
+    rng = np.random.default_rng(len(name))
+    layer = function_of(name, rng, 5, falling=True)
+    x = np.concatenate([rng.standard_normal((300, 5)) * 4, [[0.0, -0.0, 90, -90, -110]], [[1e30, -1e30, 1e-40, -1e-40, 3e38]]])
+    got = elementwise(layer, x.astype(f))
+    want = [[scalar(layer, float(f(value)), neuron) for neuron, value in enumerate(row)] for row in x]
+    assert got.dtype == f
+    assert (got == np.array(want, f)).all()
+    assert np.isnan(elementwise(layer, np.full((1, 5), np.nan, f))).all()
+
+
+@pytest.mark.parametrize("name", ["relu", "prelu", "clip"])
+def test_the_oracle_is_what_pytorch_computes(name: Function) -> None:
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(3)
+    layer = function_of(name, rng, 6, falling=True)
+    x = (rng.standard_normal((200, 6)) * 5).astype(f)
+    given = torch.from_numpy(x)
+    module: Any = {
+        "relu": torch.relu,
+        "prelu": lambda v: torch.nn.functional.prelu(v, torch.from_numpy(layer.parameters[0])),
+        "clip": lambda v: torch.nn.functional.hardtanh(v, -3.0, 6.0),
+    }[name]
+    assert (elementwise(layer, x) == module(given).numpy()).all()
+    leaky = elementwise(Elementwise.prelu("act", 0.01), x)
+    assert (leaky == torch.nn.functional.leaky_relu(given, 0.01).numpy()).all()
+
+
+def decisions(mapping: InputMapping, net: NetSpec, counts: np.ndarray) -> np.ndarray:
+    """What the packed first layer decides at counts (values, neurons): dots of bits, or sums of pixels."""
+    layer, dense = lower(net).packed.layers[0], net.layers[0]
+    assert isinstance(layer, PackedDense)
+    assert isinstance(layer.output, Threshold)
+    assert isinstance(dense, Dense)
+    signs = np.where(dense.latent > 0, 1, -1)
+    same = (bitunpack(layer.weights, layer.depth) == signs).all(axis=1)
+    counts = np.where(same, counts, -counts)
+    return ((layer.depth - counts) // 2 if mapping == SignInput() else counts) <= layer.output.limits
+
+
+def hidden(mapping: InputMapping, latent: F32, between: list[Layer], rule: Rule) -> NetSpec:
+    neurons = len(latent)
+    head = Dense("head", np.ones((2, neurons), f), "ge")
+    return NetSpec(mapping, (Dense("fc", latent, "ge", 0.5), *between, Sign("sign", rule), head), "ge-zero")
+
+
+def before_sign(layers: list[Layer], value: F32) -> F32:
+    """Function and BatchNorm once more, number by number and in the order of TensorFlow."""
+    for layer in layers:
+        if isinstance(layer, Elementwise):
+            value = np.array([[scalar(layer, float(v), neuron) for neuron, v in enumerate(row)] for row in value], f)
+        else:
+            assert isinstance(layer, BatchNorm)
+            assert layer.variance is not None
+            scale = f(1) / np.sqrt(layer.variance + f(layer.epsilon)) * layer.gamma
+            value = value * scale + (layer.beta - layer.mean * scale)
+    return value
+
+
+@pytest.mark.parametrize("place", ["before", "after", "alone"])
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("rule", ["ge", "gt", "round-even"])
+def test_thresholds_at_every_sum(name: Function, place: str, rule: Rule) -> None:
+    """Function before or after BatchNorm, over bits and over pixels: the packed decision is the expression's, at every sum."""
+    rng = np.random.default_rng([len(name), len(place), len(rule)])
+    depth, neurons = 21, 40
+    function = function_of(name, rng, neurons)
+    norm = networks.random_batch_norm(rng, neurons, 2.0)
+    between: list[Layer] = {"before": [function, norm], "after": [norm, function], "alone": [function]}[place]
+    latent = networks.random_latents(rng, neurons, depth, zeros=False) * f(0.5)
+    signs = np.where(latent > 0, 1, -1)
+    dots = np.repeat(np.arange(-depth, depth + 1, 2)[:, None], neurons, axis=1)
+    plus = {"ge": lambda v: v >= 0, "gt": lambda v: v > 0, "round-even": lambda v: v > f(2.0**-24)}[rule]
+    net = hidden(SignInput(), latent, between, rule)
+    assert (decisions(SignInput(), net, dots) == plus(before_sign(between, dots.astype(f) * f(0.5)))).all()
+    if rule == "ge":
+        mapping = PixelInput.range(-1, 1)
+        low, high = -255 * (signs < 0).sum(axis=1), 255 * (signs > 0).sum(axis=1)
+        sums = np.linspace(low, high, 300).astype(np.int64)
+        dot = ((2 * sums - 255.0 * signs.sum(axis=1)) / 255).astype(f)
+        net = hidden(mapping, latent, between, rule)
+        assert (decisions(mapping, net, sums) == (before_sign(between, dot * f(0.5)) >= 0)).all()
+
+
+def test_a_negative_slope_is_folded_only_where_one_threshold_says_it() -> None:
+    """Every neuron by itself: refused exactly if its decision changes twice over its sums, else right at all of them."""
+    rng = np.random.default_rng(11)
+    depth, refused, folded = 16, 0, 0
+    for _ in range(150):
+        function = Elementwise.prelu("act", -np.abs(networks.vector(rng, 1, 0.7)))
+        norm = networks.random_batch_norm(rng, 1, 2.0, awkward=False)
+        latent = networks.random_latents(rng, 1, depth, zeros=False) * f(0.5)
+        dots = np.arange(-depth, depth + 1, 2)[:, None]
+        want = before_sign([function, norm], dots.astype(f) * f(0.5)) >= 0
+        net = hidden(SignInput(), latent, [function, norm], "ge")
+        if (want[1:] != want[:-1]).sum() > 1:
+            refused += 1
+            with pytest.raises(NetworkError, match=r"fc: 1 neurons change their sign twice .* the first is neuron 0: a PReLU"):
+                lower(net)
+        else:
+            folded += 1
+            assert (decisions(SignInput(), net, dots) == want).all()
+    assert refused > 30
+    assert folded > 30
+
+
+def test_where_a_falling_prelu_reaches_zero_under_torch_sign() -> None:
+    """x -> prelu -> x - 1 has two zeros, at 1 and at -2: both are counted."""
+    function, shift = Elementwise.prelu("act", np.array([-0.5], f)), BatchNorm("bn", np.ones(1, f), np.ones(1, f))
+    with pytest.raises(NetworkError, match=r"neuron 0, at 2 of its sums"):
+        lower(hidden(SignInput(), np.full((1, 4), 0.5, f), [function, shift], "sign"))
+
+
+def network(mapping: InputMapping, name: Function, seed: int, tail: Function | None = None) -> NetSpec:
+    """Hidden layers with the function before and after BatchNorm; a head, or a float layer that reads `tail` of the sums."""
+    rng = np.random.default_rng([seed, len(name)])
+    layers: list[Layer] = []
+    for index, (depth, neurons) in enumerate([(12, 10), (10, 9), (9, 4)]):
+        latent = networks.random_latents(rng, neurons, depth, zeros=False)
+        norm = networks.random_batch_norm(rng, neurons, 2.0, "torch", awkward=False)
+        norm = dataclasses.replace(
+            norm, mean=np.abs(norm.mean) % f(0.9), beta=networks.vector(rng, neurons, 0.03)
+        )  # within reach
+        layers += [Dense(f"fc{index}", latent, "ge", 1.0, networks.vector(rng, neurons)), norm]
+        if index < 2:
+            layers.insert(len(layers) - (0 if index else 1), function_of(name, rng, neurons))
+            layers.append(Sign(f"sign{index}", "ge"))
+    if tail is not None:
+        out = FloatDense("out", networks.vector(rng, 12).reshape(3, 4), networks.vector(rng, 3))
+        layers += [function_of(tail, rng, 4), out, Elementwise("end", "relu")]
+    return NetSpec(mapping, tuple(layers), "ge-zero")
+
+
+@pytest.mark.parametrize("tail", [None, "relu", "clip"])
+@pytest.mark.parametrize("mapping", ["range", "signs", "reals", "threshold"])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_networks_run_and_are_proved(tmp_path: Path, name: Function, mapping: str, tail: Function | None) -> None:
+    """Packed scores are the oracle's; the net.toml that is written gives the same network; the proof holds and is not blind."""
+    given = networks.INPUTS[mapping]
+    net = network(given, name, 1, tail)
+    x = networks.random_inputs(np.random.default_rng(5), given, 200, 12)
+    *_, (_, want) = layer_outputs(net, x)
+    assert (Model(lower(net).packed).scores(x) == want).all()
+    source, model = tmp_path / "n.npz", tmp_path / "m.safetensors"
+    write_npz(source, **{key: entry.load() for key, entry in network_arrays(net).items()})
+    options = ConvertOptions(net=net_text(source, Reading("npz", net, (), ()), ConvertOptions()))
+    conversion = convert_file(source, options)
+    assert header_of(conversion.packed)["content_digest"] == header_of(lower(net).packed)["content_digest"]
+    modelfile.save(conversion.packed, model)
+    assert verify(model, source, rows=64).holds
+    first = conversion.packed.layers[0]
+    assert isinstance(first, PackedDense)
+    assert isinstance(first.output, Threshold)
+    limits = first.output.limits.copy()
+    one = int(np.argmin(np.any(constant_neurons(first), axis=0)))
+    limits[one] = np.nextafter(limits[one], f(np.inf)) if mapping == "reals" else limits[one] + 1
+    wrong = dataclasses.replace(first, output=Threshold(limits))
+    modelfile.save(dataclasses.replace(conversion.packed, layers=(wrong, *conversion.packed.layers[1:])), model)
+    assert verify(model, source, rows=1).layers[0].differences
+
+
+def test_a_proof_looks_beside_the_bend_of_a_falling_prelu(tmp_path: Path) -> None:
+    """A real neuron that fires everywhere but in a narrow dip around 0: said to fire always, the proof finds the dip."""
+    function = Elementwise.prelu("act", np.full(3, -1, f))
+    shift = BatchNorm("bn", np.full(3, 1e-30, f), np.ones(3, f), form="torch")
+    net = hidden(RealInput(), np.full((3, 4), 0.5, f), [function, shift], "ge")
+    block = blocks_of(net)[0]
+    assert isinstance(block.dense, Dense)
+    always = PackedDense("fc", "reals", 4, np.full((3, 1), 15, np.uint64), Threshold(np.full(3, np.inf, f)))
+    assert prove_dense(always, block, net, lambda what, done, total: None).differences
+    with pytest.raises(NetworkError, match="3 neurons change their sign twice"):
+        lower(net)
+
+
+@pytest.mark.parametrize(("name", "text"), [("tanh", "as scores; a packed network ends"), ("prelu", "as scores")])
+def test_functions_that_no_sign_follows_are_refused_by_name(name: Function, text: str) -> None:
+    function = function_of(name, np.random.default_rng(0), 2)
+    dense = Dense("fc", np.ones((2, 4), f), "ge")
+    with pytest.raises(NetworkError, match=rf"act: {name} makes real numbers that are used as they are, {text}"):
+        lower(NetSpec(SignInput(), (dense, function), "ge-zero"))
+    floats = FloatDense("out", np.ones((2, 2), f))
+    with pytest.raises(NetworkError, match=rf"act: {name} .* by a float layer; a packed network computes relu, clip"):
+        lower(NetSpec(SignInput(), (dense, function, floats), "ge-zero"))
+    sign = Sign("in", "ge")  # a sign makes numbers of it that a float layer can read
+    net = NetSpec(SignInput(), (dense, function, sign, floats), "ge-zero")
+    with pytest.raises(NetworkError, match=f"act: {name} "):
+        lower(net)
+
+
+def test_parameters_are_checked() -> None:
+    def problems(function: Elementwise) -> list[str]:
+        return NetSpec(SignInput(), (Dense("fc", np.ones((2, 4), f), "ge"), function), "ge-zero").check()
+
+    assert problems(Elementwise.prelu("act", np.ones(3, f))) == ["act: slope has shape (3,), needed is (2,)"]
+    assert "NaN or infinite" in problems(Elementwise.prelu("act", np.nan))[0]
+    assert problems(Elementwise("act", "prelu")) == ["act: prelu has 0 parameters, needed are slope"]
+    assert problems(Elementwise("act", "relu", (np.ones(2, f),))) == ["act: relu has 1 parameters, needed are none"]
+    assert problems(Elementwise.clip("act", 2, 1)) == ["act: clips to 2..1, needed are two bounds in order"]
+    assert "is none of relu, prelu" in problems(Elementwise("act", "swish"))[0]  # type: ignore[arg-type]
+    bits = NetSpec(SignInput(), (Elementwise("act", "relu"), Dense("fc", np.ones((2, 4), f), "ge")), "ge-zero")
+    assert "needs pixel or real inputs" in bits.check()[0]
