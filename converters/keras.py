@@ -1,54 +1,45 @@
 """Keras and Larq models without TensorFlow: `.h5` with and without config, `.weights.h5`, `.keras`.
 
-The config says what every layer does (`keras_walk`).  A file of weights alone is read by the names in it, or with the config
-that lies beside it: `model.to_json()` saved as `net.json` beside `net.h5` or `net.weights.h5`.
-
-Without a config, a matrix makes a dense layer and moving mean and variance make a BatchNorm.  Layers called `dense` among
-others called `quant_dense` or `binary_dense` are taken as float layers.
+The config says what every layer does (`keras_walk`).  A file of weights alone is read with the config that lies beside it,
+`model.to_json()` saved as `net.json` beside `net.h5`, `net.weights.h5` or `net_weights.h5`, else by the names in it
+(`keras_names`); so is a subclassed model, whose config does not list its layers.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 import zipfile
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-import numpy as np
-
-from xnorinfer.converters.arrays import FREE_BYTES, ZIP_DAMAGE, RawTensor, as_float32, check_zip, natural_key
-from xnorinfer.converters.assemble import Defaults, LayerPart, NormPart, assemble
-from xnorinfer.converters.base import (
-    Assumption,
-    ConvertOptions,
-    Notes,
-    Reading,
-    TensorUse,
-    default_warning,
-    net_line,
-    without_ignored,
-)
+from xnorinfer.converters.arrays import FREE_BYTES, ZIP_DAMAGE, check_zip
+from xnorinfer.converters.assemble import Defaults, LayerPart, assemble
+from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse, net_line, without_ignored
 from xnorinfer.converters.bundle import Entry
-from xnorinfer.converters.keras_config import read_config
+from xnorinfer.converters.keras_config import NoLayers, class_name, read_config
 from xnorinfer.converters.keras_h5 import MAGIC, H5Content, open_h5
+from xnorinfer.converters.keras_names import ByNames
 from xnorinfer.converters.keras_walk import EPSILON, PROFILE_OF, Walk
-from xnorinfer.converters.keras_weights import BIAS, KERNEL, NORM_ROLES, Weights, apart, find_weights
-from xnorinfer.converters.pairing import Module, pair
+from xnorinfer.converters.keras_weights import Weights, apart, find_weights
 from xnorinfer.errors import NetworkError, SourceError
-from xnorinfer.netspec import F32
 
 DEFAULTS = Defaults(
     "ge-zero",
     "tf",
     EPSILON,
     "Keras's default",
-    "the file has no config that says BatchNorm's epsilon: Keras's default 1e-3 is used; ports of BinaryNet have 1e-6 or "
-    "1e-4, so check --bn-epsilon, or put model.to_json() beside the file",
+    "no config says BatchNorm's epsilon: Keras's default 1e-3 is used; ports of BinaryNet have 1e-6 or "
+    "1e-4, so check --bn-epsilon",
     input_warning=(
         "the file does not say how pixels enter the network: -1..1 is used, as in Larq's examples (x/127.5 - 1); Keras scripts "
         "that divide by 255 need --input-range 0:1"
     ),
 )
+
+#: How people call the config beside weights, behind the name of the weights.
+_CONFIG_ENDINGS = tuple(f"{dash}{word}" for word in ("config", "model", "architecture", "arch", "structure") for dash in "_-.")
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 
@@ -113,12 +104,13 @@ class _Reader:
         if config is None:
             config, about = self._config_beside()
         if config is None:
-            parts = self._by_names()
-            defaults = DEFAULTS
-            if not any("quant" in part.name for part in parts):
-                defaults = dataclasses.replace(DEFAULTS, profile="keras-round")
-            return self._assemble(parts, defaults, self.options)
-        layers = read_config(config, about, self.problems)
+            stem = self.path.name.removesuffix(self.path.suffix).removesuffix(".weights")
+            return self._by_names("the file has no config", f"model.to_json(), saved as {stem}.json,")
+        try:
+            layers = read_config(config, about, self.problems)
+        except NoLayers:
+            kind = class_name(json.loads(config))
+            return self._by_names(f"the config is of a subclassed model ({kind}), whose code is not in the file", None)
         self.notes.assumptions.append(Assumption("order of layers", f"as in the model's config in {about}", "file"))
         walk = Walk(self.weights, self.options, self.notes, self.problems)
         walk.run(layers)
@@ -134,6 +126,15 @@ class _Reader:
             if walk.rescaled:
                 defaults = dataclasses.replace(defaults, input_warning=None)
         return self._assemble(walk.parts, defaults, options, walk)
+
+    def _by_names(self, why: str, config: str | None) -> Reading:
+        """why: there is no list of layers.  config: what beside the file would be one."""
+        kept = {entry.name for entry in without_ignored(self.file.entries.values(), self.options, self.notes)}
+        parts = ByNames(self.weights, kept, self.notes, self.problems, why, config).parts()
+        defaults = DEFAULTS
+        if not any("quant" in self.weights.label(part.name) for part in parts):
+            defaults = dataclasses.replace(DEFAULTS, profile="keras-round")
+        return self._assemble(parts, defaults, self.options)
 
     def _assemble(
         self, parts: list[LayerPart], defaults: Defaults, options: ConvertOptions, walk: Walk | None = None
@@ -159,104 +160,40 @@ class _Reader:
         return profiles[0] if profiles else DEFAULTS.profile
 
     def _config_beside(self) -> tuple[bytes | None, str]:
-        """The config in NAME.json beside NAME.h5 or NAME.weights.h5."""
-        beside = config_beside(self.path)
-        if beside is None:
-            return None, ""
-        if beside.stat().st_size > FREE_BYTES:
-            raise SourceError(f"{beside.name} is too large for the config of a model")
-        return beside.read_bytes(), beside.name
-
-    # ---------------------------------------------------------------- without config
-
-    def _by_names(self) -> list[LayerPart]:
-        kept = {entry.name for entry in without_ignored(self.file.entries.values(), self.options, self.notes)}
-        scopes = {
-            scope: {role: entry for role, entry in found.items() if entry.name in kept}
-            for scope, found in self.weights.scopes().items()
-        }
-        modules = [module for scope, found in scopes.items() if (module := self._module(scope, found)) is not None]
-        ordered = self.weights.ordered()
-        if not ordered:
-            modules.sort(key=lambda m: (m.norm is not None, _is_plain(m.name), natural_key(m.name)))
-        value = "as listed in the file" if ordered else "by class, then by the numbers in their names"
-        self.notes.assumptions.append(Assumption("order of layers", value, "file" if ordered else "default"))
-        if not ordered:
-            what = f"the order of layers is taken {value}"
-            self.notes.warnings.append(
-                default_warning(what, "[[layers]] in their order") + ", or model.to_json() beside the file"
-            )
-        if self.problems:  # counting what is left would pair the wrong ones
-            return []
-        return self._mark_float(pair(modules, self.notes, self.problems, ordered=ordered))
-
-    def _module(self, scope: str, found: dict[str, Entry]) -> Module | None:
-        module = Module(scope)
-        described = ", ".join(f"{entry.name} {entry.shape}" for entry in found.values())
-        if any(len(entry.shape) > 2 for entry in found.values()):
-            self.problems.append(f"{described}: a convolution; only dense networks can be converted")
-        elif KERNEL in found and len(found[KERNEL].shape) == 2 and set(found) <= {KERNEL, BIAS}:
-            kernel = np.ascontiguousarray(self._take(scope, found[KERNEL], "latent weights, (inputs, neurons)").T)
-            bias = self._take(scope, found[BIAS], "bias") if BIAS in found else None
-            module.part = LayerPart(scope, kernel, bias)
-        elif {"moving_mean", "moving_variance"} <= set(found) <= set(NORM_ROLES):
-            taken = {
-                role: self._take(scope, entry, f"BatchNorm {role.removeprefix('moving_')}") for role, entry in found.items()
-            }
-            module.norm = NormPart(
-                scope, taken["moving_mean"], taken["moving_variance"], None, taken.get("gamma"), taken.get("beta")
-            )
-        elif len(found) == 3 and all(len(entry.shape) == 1 for entry in found.values()):
-            self.problems.append(
-                f"{scope} ({described}) is a BatchNorm without gamma or without beta, which the file does not tell apart; put "
-                "model.to_json() beside it, or save the model as .keras" + net_line("norm = {...}")
-            )
-        elif found:
-            names = ", ".join(f'"{entry.name}"' for entry in found.values())
-            self.problems.append(f"{scope}: what {described} are is not known" + net_line(f"ignore = [{names}]"))
-        return module if module.part or module.norm else None
-
-    def _mark_float(self, parts: list[LayerPart]) -> list[LayerPart]:
-        """Plain Dense layers among quantized ones, told by the names that Keras gives by default."""
-        plain = [part.name for part in parts if _is_plain(part.name)]
-        if len(plain) == len(parts):
-            plain = []
-        self.notes.warnings.append(
-            "the file has no config that says how layers binarize: all weights"
-            + (f" but those of {', '.join(plain)}" if plain else "")
-            + " are taken as latents that are binarized in use, without a scale; float layers are named by --float-layer"
-        )
-        if plain:
-            self.notes.assumptions.append(Assumption("float layers, by their names", ", ".join(plain), "default"))
-        return [dataclasses.replace(part, is_float=True) if part.name in plain else part for part in parts]
-
-    def _take(self, scope: str, entry: Entry, use: str) -> F32:
-        self._note(entry, f"{scope}: {use}")
-        return as_float32(RawTensor(entry.name, entry.load(), entry.dtype), self.notes.warnings)
+        """The config beside a file of weights."""
+        found = configs_beside(self.path)
+        for beside in found:
+            if beside.stat().st_size > FREE_BYTES:
+                raise SourceError(f"{beside.name} is too large for the config of a model")
+        contents = [beside.read_bytes() for beside in found]
+        if len(set(contents)) > 1:
+            names = ", ".join(beside.name for beside in found)
+            raise SourceError(f"beside {self.path.name} lie {names}, which differ: leave only the config of this model there")
+        return (contents[0], found[0].name) if found else (None, "")
 
     def _note(self, entry: Entry, use: str, *, ignored: bool = False) -> None:
         self.notes.tensors.append(TensorUse(entry.name, entry.shape, entry.dtype, use, ignored))
 
 
-def config_beside(path: Path) -> Path | None:
-    """NAME.json, which belongs to NAME.h5 or NAME.weights.h5 if that has no config of its own; None if there is none."""
-    beside = path.with_name(f"{path.name.removesuffix(path.suffix).removesuffix('.weights')}.json")
-    return beside if path.suffix in (".h5", ".hdf5") and beside.is_file() else None
+def configs_beside(path: Path) -> list[Path]:
+    """The files that can be the config of a file of weights: NAME.json, or NAME_config.json and the like, beside NAME.h5,
+    NAME.weights.h5 or NAME_weights.h5."""
+    if path.suffix not in (".h5", ".hdf5"):
+        return []
+    stem = path.name.removesuffix(path.suffix).removesuffix(".weights")
+    bare = re.sub(r"[-_.]?weights?$", "", stem, flags=re.IGNORECASE)
+    names = [stem, *(f"{base}{end}" for base in dict.fromkeys((bare or stem, stem)) for end in ("", *_CONFIG_ENDINGS))]
+    beside = (path.with_name(f"{name}.json") for name in dict.fromkeys(names))
+    return [file for file in beside if file.is_file()]
 
 
 def companions(path: Path) -> list[Path]:
     """The files beside a Keras file that `KerasSource.read` uses."""
-    beside = config_beside(path)
-    if beside is None or not path.is_file():
+    beside = configs_beside(path)
+    if not beside or not path.is_file():
         return []
     with path.open("rb") as stream:
         if stream.read(8) != MAGIC:
             return []
     with open_h5(path) as file:
-        return [] if file.text("model_config") else [beside]
-
-
-def _is_plain(scope: str) -> bool:
-    """Whether a layer's name is one that Keras gives to a plain Dense: dense, dense_1, ..."""
-    leaf = scope.rpartition("/")[2]
-    return leaf == "dense" or (leaf.startswith("dense_") and leaf[6:].isdigit())
+        return [] if file.text("model_config") else beside

@@ -35,13 +35,20 @@ class KerasLayer:
         return f"{self.name} ({self.kind})"
 
 
+class NoLayers(SourceError):
+    """The config of a model whose own code says what it computes."""
+
+
 def read_config(text: str | bytes, about: str, problems: list[str]) -> list[KerasLayer]:
-    """The layers of a model.  What is no chain goes to `problems`.  Raises SourceError on what is no model's config."""
+    """The layers of a model.  What is no chain goes to `problems`.
+
+    Raises SourceError on what is no model's config, NoLayers where it is of a subclassed model.
+    """
     try:
         model = json.loads(text)
         if not isinstance(model, dict) or class_name(model) not in MODELS:
             found = class_name(model) if isinstance(model, dict) else type(model).__name__
-            raise SourceError(
+            raise (NoLayers if isinstance(model, dict) and found else SourceError)(
                 f"the config of {about} is of a {found or 'unknown kind'}, needed is a Sequential or functional model"
             )
         return _layers(model, (), "", about, problems)

@@ -105,6 +105,14 @@ class H5Content:
             attributes = self._file.attrs
             return _text(_read(attributes, attribute)) if attribute in attributes else None
 
+    def label(self, group: str) -> str | None:
+        """The attribute `name` of a group, where Keras 3 writes what a layer was called; None if it has none."""
+        if group not in self.groups:
+            return None
+        with damage(f"{self.about}, attribute name of {group}"):
+            attributes = self._file[group].attrs
+            return _text(_read(attributes, "name")) if "name" in attributes else None
+
     def names(self, group: str, attribute: str) -> list[str] | None:
         """A list of names among the attributes of a group ("" is the file itself); None if it has none.
 

@@ -15,6 +15,7 @@ from xnorinfer.errors import SourceError
 KERNEL, BIAS = "kernel", "bias"
 NORM_ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
 
+_NUMBERED = re.compile(r"/vars/\d+$")
 #: Where everything that is no weight of a layer stands, and what it is.
 _APART = (
     (re.compile(r"^optimizer"), "state of the optimizer"),
@@ -35,6 +36,12 @@ class Weights(Protocol):
     def ordered(self) -> bool:
         """Whether the order of scopes is that of the layers."""
 
+    def named(self) -> bool:
+        """Whether scopes are called by names of the user's, and not counted by class."""
+
+    def label(self, scope: str) -> str:
+        """The name that the layer of a scope had, as far as the file says it."""
+
 
 def apart(name: str) -> str | None:
     """The reason why an array is no weight of a layer; None if it may be one."""
@@ -46,8 +53,8 @@ def find_weights(file: H5Content) -> Weights:
     for group in ("model_weights", ""):
         if group in file.groups and (names := file.names(group, "layer_names")) is not None:
             return NamedWeights(file, f"{group}/" if group else "", names)
-    container = next((name for name in ("layers", "_layer_checkpoint_dependencies") if name in file.groups), None)
-    if container is None:
+    container = next((name for name in ("layers", "_layer_checkpoint_dependencies") if name in file.groups), "")
+    if not container and not any(_NUMBERED.search(name) for name in file.entries):
         found = ", ".join(sorted((file.groups | set(file.entries)) - {""})[:6]) or "nothing"
         raise SourceError(
             f"{file.about} holds no weights of a Keras model: there are neither layer_names nor layers, but {found}"
@@ -93,16 +100,26 @@ class NamedWeights:
     def ordered(self) -> bool:
         return True
 
+    def named(self) -> bool:
+        return True
+
+    def label(self, scope: str) -> str:
+        return scope
+
 
 class NumberedWeights:
-    """`layers/dense_1/vars/0`: layers counted by class, variables by the order in which the layer makes them."""
+    """`layers/dense_1/vars/0`: layers counted by class, variables by the order in which the layer makes them.
+
+    Subclassed models (container "") call their layers by the attributes that hold them: `fc1/vars/0`.
+    """
 
     def __init__(self, file: H5Content, container: str) -> None:
         self._container = container
+        self._file = file
         self._by_place: dict[str, list[Entry]] = {}
         for name, entry in sorted(file.entries.items(), key=lambda item: natural_key(item[0])):
             place, _, leaf = name.rpartition("/vars/")
-            if place and leaf.isdigit() and place.startswith(f"{container}/"):
+            if place and leaf.isdigit() and place.startswith(f"{container}/" if container else ""):
                 self._by_place.setdefault(place, []).append(entry)
 
     def of_layer(self, layer: KerasLayer) -> dict[str, Entry]:
@@ -118,12 +135,22 @@ class NumberedWeights:
             matrices = any(len(entry.shape) > 1 for entry in entries)
             roles = (KERNEL, BIAS) if matrices else norm or tuple(str(i) for i in range(len(entries)))
             roles += tuple(str(i) for i in range(len(roles), len(entries)))
-            scope = re.sub(rf"(^|/){self._container}/", r"\1", place)
+            scope = self._scope(place)
             found[scope] = dict(zip(roles, entries, strict=False))
         return found
 
     def ordered(self) -> bool:
         return False
+
+    def named(self) -> bool:
+        return not self._container
+
+    def label(self, scope: str) -> str:
+        place = next((place for place in self._by_place if self._scope(place) == scope), scope)
+        return (self._file.label(f"{place}/vars") if self.named() else None) or scope
+
+    def _scope(self, place: str) -> str:
+        return re.sub(rf"(^|/){self._container or 'layers'}/", r"\1", place)
 
 
 def _roles(config: Mapping[str, object]) -> list[str]:

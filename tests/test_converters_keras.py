@@ -17,8 +17,8 @@ from keras_files import packed, unpack
 
 import xnorinfer
 from xnorinfer import reference
-from xnorinfer.converters import ConvertOptions, Reading, read_source
-from xnorinfer.errors import NetworkError, OptionError
+from xnorinfer.converters import ConvertOptions, Reading, files_of, read_source
+from xnorinfer.errors import NetworkError, OptionError, SourceError
 from xnorinfer.netspec import BatchNorm, Dense, FloatDense, PixelInput, RealInput, Sign, SignInput, ThresholdInput
 
 h5py = pytest.importorskip("h5py", reason="Keras's files are read through h5py")
@@ -206,7 +206,7 @@ def test_weights_alone_are_read_with_warnings(committed: Path) -> None:
     assert any("1e-3" in w and "smallest variance" in w for w in reading.warnings)
     assert any("lie on the tie" in w for w in reading.warnings)
     numbered = read_source(committed / "port2_numbers.weights.h5")
-    assert origins(numbered)["order of layers"] == "default"
+    assert origins(numbered)["order of layers"] == "file"  # the only one in which their shapes fit
     for one, other in zip(kinds_of(reading, Dense), kinds_of(numbered, Dense), strict=True):
         np.testing.assert_array_equal(one.latent, other.latent)
     assert read_source(committed / "larq_names.h5").net.profile == "ge-zero"
@@ -232,6 +232,104 @@ def test_plain_dense_among_quantized_is_a_float_layer(tmp_path: Path) -> None:
     reading = read_source(tmp_path / "net.weights.h5")
     assert [layer.name for layer in kinds_of(reading, FloatDense)] == ["dense"]
     assert origins(reading)["float layers, by their names"] == "default"
+
+
+def write_numbered(path: Path, layers: dict[str, int | tuple[int, int]]) -> None:
+    """Weights of Keras 3 by place: a shape makes a matrix, a number a BatchNorm of that width."""
+    rng = np.random.default_rng(4)
+    with h5py.File(path, "w") as file:
+        for place, size in layers.items():
+            if isinstance(size, tuple):
+                file[f"{place}/vars/0"] = rng.uniform(-1, 1, size).astype(np.float32)
+            else:
+                for index in range(4):
+                    file[f"{place}/vars/{index}"] = (rng.uniform(4, 9, size) * (1 if index != 2 else -1)).astype(np.float32)
+            file[f"{place}/vars"].attrs["name"] = place.rpartition("/")[2]
+
+
+def expected_scores(path: Path, x: Any, layers: list[str], norms: list[str]) -> Any:
+    """By hand, in float64: sign(BatchNorm(x @ sign(W))), the last layer without both."""
+    value = 2 * x.astype(np.float64) / 255 - 1
+    with h5py.File(path) as file:
+        for index, layer in enumerate(layers):
+            value = value @ np.where(file[f"{layer}/vars/0"][()] >= 0, 1.0, -1.0)
+            if index < len(norms):
+                gamma, beta, mean, variance = (file[f"{norms[index]}/vars/{i}"][()].astype(np.float64) for i in range(4))
+                value = np.where((value - mean) / np.sqrt(variance + 1e-3) * gamma + beta >= 0, 1.0, -1.0)
+    return value
+
+
+def test_subclassed_models_are_put_in_the_order_of_their_shapes(tmp_path: Path) -> None:
+    """Attributes in the order of their names would be another network."""
+    layers = {"head": (7, 3), "inner/norm": 7, "a_norm": 5, "zeta": (12, 5), "inner/body": (5, 7)}
+    path = tmp_path / "net.weights.h5"
+    write_numbered(path, layers)
+    x = np.random.default_rng(0).integers(0, 256, (50, 12), dtype=np.uint8)
+    wanted = expected_scores(path, x, ["zeta", "inner/body", "head"], ["a_norm", "inner/norm"])
+    options = ConvertOptions(profile="ge-zero")
+    reading = read_source(path, options)
+    np.testing.assert_array_equal(reference.forward(reading.net, x), wanted)
+    assert (origins(reading)["order of layers"], origins(reading)["order of BatchNorms, by their widths"]) == ("file", "file")
+    with zipfile.ZipFile(tmp_path / "net.keras", "w") as archive:
+        archive.writestr("config.json", json.dumps({"class_name": "Mine", "config": {}}))
+        archive.write(path, "model.weights.h5")
+    reading = read_source(tmp_path / "net.keras", options)
+    np.testing.assert_array_equal(reference.forward(reading.net, x), wanted)
+    assert any("subclassed model (Mine), whose code is not in the file" in warning for warning in reading.warnings)
+
+
+def test_layers_of_one_shape_are_ordered_by_numbers_in_their_names_alone(tmp_path: Path) -> None:
+    path = tmp_path / "net.weights.h5"
+    numbers = {"fc10": (6, 6), "fc9": (6, 6), "fc1": (8, 6), "bn9": 6, "bn10": 6, "bn1": 6, "fc11": (6, 4)}
+    write_numbered(path, numbers)
+    reading = read_source(path)
+    assert [layer.name for layer in kinds_of(reading, Dense)] == ["fc1", "fc9", "fc10", "fc11"]
+    assert [norm.name for norm in kinds_of(reading, BatchNorm)] == ["bn1", "bn9", "bn10"]
+    assert (origins(reading)["order of layers"], len([w for w in reading.warnings if "order" in w])) == ("default", 2)
+    write_numbered(path, {"first": (8, 6), "left": (6, 6), "right": (6, 6), "head": (6, 4)})
+    with pytest.raises(NetworkError, match=r"order of the layers first, head, left, right, several fit.*net\.json") as error:
+        read_source(path)
+    # What the refusal says, followed.
+    order = ["first", "right", "left", "head"]
+    text = 'profile = "ge-zero"\nlayout = "in_out"\n[input]\nrange = [-1, 1]\n'
+    for name in order:
+        text += f'[[layers]]\nweight = "{name}/vars/0"\nactivation = "{"none" if name == "head" else "sign"}"\n'
+    assert "[[layers]] weight" in str(error.value)
+    x = np.random.default_rng(0).integers(0, 256, (50, 8), dtype=np.uint8)
+    value = 2 * x.astype(np.float64) / 255 - 1
+    with h5py.File(path) as file:
+        for name in order:
+            value = value @ np.where(file[f"{name}/vars/0"][()] >= 0, 1, -1)
+            value = value if name == "head" else np.where(value >= 0, 1, -1)
+    np.testing.assert_array_equal(xnorinfer.convert(path, net=text).scores(x), value)
+    write_numbered(path, {"a": (8, 6), "b": (6, 6), "c": (6, 4), "norm": 6})
+    with pytest.raises(NetworkError, match="not clear which BatchNorm belongs to which layer"):
+        read_source(path)
+
+
+@pytest.mark.parametrize(
+    ("weights", "config"),
+    [
+        ("net.h5", "net.json"),
+        ("net.weights.h5", "net.json"),
+        ("net_weights.h5", "net.json"),
+        ("net_weights.h5", "net_weights.json"),
+        ("net-weights.h5", "net.json"),
+        ("net.h5", "net_config.json"),
+        ("net_weights.h5", "net_architecture.json"),
+        ("netWeights.hdf5", "net-model.json"),
+    ],
+)
+def test_the_config_is_found_beside_its_weights(committed: Path, tmp_path: Path, weights: str, config: str) -> None:
+    shutil.copy(committed / "larq_json.weights.h5", tmp_path / weights)
+    shutil.copy(committed / "larq_json.json", tmp_path / config)
+    reading = read_source(tmp_path / weights)
+    assert any(a.value == f"as in the model's config in {config}" for a in reading.assumptions)
+    assert packed(tmp_path / weights) == packed(committed / "larq_json.weights.h5")
+    assert files_of(tmp_path / weights) == [tmp_path / weights, tmp_path / config]
+    (tmp_path / "net.config.json").write_text("{}")
+    with pytest.raises(SourceError, match=r"which differ: leave only the config of this model"):
+        read_source(tmp_path / weights)
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 1), (2, 3, 2)])
