@@ -23,6 +23,7 @@ from xnorinfer.converters.base import (
     ConvertOptions,
     Notes,
     Reading,
+    Remark,
     default_warning,
     glorot,
     net_line,
@@ -174,7 +175,7 @@ def assemble(
     mapping = options.input or defaults.input
     notes.assumptions.append(Assumption(INPUT, mapping.describe(), "option" if options.input else defaults.input_origin))
     if options.input is None and defaults.input_warning:
-        notes.warnings.append(defaults.input_warning)
+        notes.warnings.append(Remark(defaults.input_warning, INPUT))
     net = NetSpec(mapping, tuple(layers), profile_name)
     if parts:
         problems.extend(_with_way_out(problem) for problem in net.check())

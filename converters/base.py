@@ -128,6 +128,10 @@ MAGNITUDE = "H, the magnitude of binary weights"
 INPUT = "input"
 
 
+#: Where an assumption comes from.  statistics: BatchNorm's own bear it out; data: inputs that were given bear it out.
+Origin = Literal["file", "graph", "option", "net", "default", "statistics", "data"]
+
+
 @dataclass(frozen=True)
 class Assumption:
     """Something that decides results and where it came from: the file, its graph, an option, a net.toml, a default.
@@ -137,7 +141,7 @@ class Assumption:
 
     what: str
     value: str
-    origin: Literal["file", "graph", "option", "net", "default"]
+    origin: Origin
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,17 @@ class Reading:
     tensors: tuple[TensorUse, ...]
     assumptions: tuple[Assumption, ...]
     warnings: tuple[str, ...] = ()
+
+
+class Remark(str):
+    """A warning that knows which assumption it is about (`Assumption.what`), so that what answers it can take it away."""
+
+    about: str
+
+    def __new__(cls, text: str, about: str) -> Remark:
+        remark = super().__new__(cls, text)
+        remark.about = about
+        return remark
 
 
 class Named(Protocol):

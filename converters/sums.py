@@ -1,0 +1,110 @@
+"""The sums that a BatchNorm was trained on, as a reading of a network has them: what its moving mean and variance are about.
+
+BatchNorm keeps, for each neuron, mean and variance of what came into it during training.  A reading of a file says what that
+was: `H * scale * dot + bias`, where the dot is one of signs with inputs of a known range.  Here both stand side by side, in
+float64, so that others can ask whether they go together.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.netspec import BatchNorm, Dense, NetSpec, Sign
+
+F64 = NDArray[np.float64]
+
+#: Neurons that are looked at in one layer: enough to judge it, and a layer of millions of weights costs no more than this.
+NEURONS = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """A binary layer and the BatchNorm that directly follows it.  before: the layer and BatchNorm in front of a sign; None for
+    the first layer.  last: no sign follows."""
+
+    layer: Dense
+    norm: BatchNorm
+    before: BatchNorm | None
+    last: bool
+
+    @property
+    def first(self) -> bool:
+        """Whether the layer reads the inputs of the network."""
+        return self.before is None
+
+    @property
+    def neurons(self) -> int:
+        """How many are looked at."""
+        return min(self.layer.neurons, NEURONS)
+
+    @property
+    def depth(self) -> int:
+        return self.layer.depth
+
+    @cached_property
+    def mean(self) -> F64:
+        """(neurons,): moving mean, without the bias."""
+        mean = self.norm.mean[: self.neurons].astype(np.float64)
+        return mean if self.layer.bias is None else mean - self.layer.bias[: self.neurons]
+
+    @cached_property
+    def variance(self) -> F64:
+        """(neurons,): moving variance, or that which belongs to 1/sqrt(variance + epsilon); infinite for an inv_std of 0."""
+        if self.norm.variance is not None:
+            return self.norm.variance[: self.neurons].astype(np.float64)
+        assert self.norm.inv_std is not None
+        with np.errstate(divide="ignore"):
+            return 1 / np.square(self.norm.inv_std[: self.neurons].astype(np.float64))
+
+    @cached_property
+    def magnitude(self) -> F64:
+        """(neurons,): what one input adds, H times scale; its sign is that of the scale."""
+        scale = np.ones(self.neurons) if self.layer.scale is None else self.layer.scale[: self.neurons].astype(np.float64)
+        return self.layer.h * scale
+
+    @cached_property
+    def latent(self) -> F64:
+        """(neurons, depth)."""
+        return self.layer.latent[: self.neurons].astype(np.float64)
+
+    @cached_property
+    def signs(self) -> F64:
+        """(neurons, depth): the binarized weights."""
+        return signs_of(self.latent)
+
+    @property
+    def ratio(self) -> F64:
+        """(neurons,): the variance beside that of sums of as many independent inputs of -1 and +1, depth * magnitude^2."""
+        ratio: F64 = self.variance / (self.depth * np.square(self.magnitude))
+        return ratio
+
+
+def signs_of(latent: F64) -> F64:
+    """-1 and +1; ties, of which there are few, are +1."""
+    return np.where(latent >= 0, 1.0, -1.0)
+
+
+def sums_of(net: NetSpec) -> Iterator[Sums]:
+    """Every binary layer with a BatchNorm directly behind it, in order, where the layer reads inputs of the network or signs
+    of a BatchNorm.  The network must be valid (`NetSpec.check`)."""
+    norms: list[BatchNorm | None] = []  # of each dense layer
+    for index, (layer, following) in enumerate(itertools.pairwise(net.layers)):
+        if not isinstance(layer, Dense):
+            continue
+        norm = following if isinstance(following, BatchNorm) else None
+        before = net.layers[:index]
+        usable = not before or (norms and norms[-1] is not None and isinstance(before[-1], Sign))
+        if norm is not None and usable and _is_usable(layer, norm):
+            yield Sums(layer, norm, norms[-1] if before else None, not any(isinstance(x, Sign) for x in net.layers[index:]))
+        norms.append(norm)
+
+
+def _is_usable(layer: Dense, norm: BatchNorm) -> bool:
+    scaled = layer.scale is None or bool((layer.scale != 0).all())
+    return scaled and norm.mean.shape == (layer.neurons,) and layer.latent.ndim == 2
