@@ -25,10 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.bits import bitunpack
-from xnorinfer.errors import MissingExtraError
+from xnorinfer.errors import MissingExtraError, unhandled
 from xnorinfer.model import Model, random_inputs
 from xnorinfer.netspec import F32, InputMapping, PixelInput, ThresholdInput
-from xnorinfer.packed import Affine, PackedDense, PackedLayer, PackedModel, Threshold
+from xnorinfer.packed import OPS, Affine, PackedDense, PackedLayer, PackedModel, Threshold, stored_weights
 from xnorinfer.plan import usable_cores
 
 #: Called with (what, done, total).
@@ -91,7 +91,7 @@ class _FloatLayer:
     """y = x @ w; then y * scale + shift and a sign, or the steps of an affine output."""
 
     def __init__(self, layer: PackedLayer, mapping: InputMapping, rows: int) -> None:
-        signs = bitunpack(layer.weights, layer.depth).astype(np.float32) if isinstance(layer, PackedDense) else layer.weight
+        signs = _numbers(layer)
         self.weights = np.ascontiguousarray(signs.T)  # (depth, neurons)
         self.output = layer.output
         self.buffer = np.empty((rows, layer.neurons), np.float32)
@@ -112,6 +112,8 @@ class _FloatLayer:
                 y *= a
             if op in ("add", "fma"):
                 y += a if op == "add" else b
+            if op not in OPS:
+                raise unhandled("bench", op)
             if op == "div":
                 y /= a
             elif op == "clip":
@@ -119,6 +121,12 @@ class _FloatLayer:
             elif op == "step":
                 y[...] = (y >= a).astype(np.float32) - (y <= b)
         return y
+
+
+def _numbers(layer: PackedLayer) -> F32:
+    """The weights as numbers, (neurons, depth)."""
+    stored = stored_weights(layer)
+    return bitunpack(stored, layer.depth).astype(np.float32) if isinstance(layer, PackedDense) else stored
 
 
 def _as_affine(layer: PackedDense, output: Threshold, mapping: InputMapping) -> tuple[F32, F32]:
@@ -153,7 +161,7 @@ def exact_predict(packed: PackedModel, x: NDArray[Any]) -> NDArray[np.int64]:
     elif isinstance(packed.input, ThresholdInput):
         value = np.where(x >= packed.input.threshold, 1.0, -1.0)
     for layer in packed.layers:
-        signs = bitunpack(layer.weights, layer.depth) if isinstance(layer, PackedDense) else layer.weight
+        signs = _numbers(layer)
         dot = value @ signs.T.astype(np.float64)
         if isinstance(layer.output, Threshold):
             assert isinstance(layer, PackedDense)

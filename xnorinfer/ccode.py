@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.bits import words_for
-from xnorinfer.errors import OptionError
+from xnorinfer.errors import OptionError, unhandled
 from xnorinfer.extract import arrays
 from xnorinfer.modelfile import header_of
 from xnorinfer.netspec import PixelInput, RealInput, ThresholdInput
@@ -257,8 +257,10 @@ class _Body:
         if isinstance(layer, PackedFloat):
             weights = self._array(f"layer{index}_weights", "float", layer.weight, title)
             yield f"{self._use('float_layer')}({value}, {layer.depth}, {weights}, {layer.neurons}, {target});"
-        else:
+        elif isinstance(layer, PackedDense):
             yield self._binary_call(index, layer, value, target, title)
+        else:
+            raise unhandled("ccode", layer)
         if isinstance(layer.output, Affine):
             for number, (op, (a, b)) in enumerate(zip(layer.output.ops, layer.output.values, strict=True)):
                 vectors = {"a": a, "b": b} if op in ("fma", "clip", "step") else {"a": a}

@@ -39,7 +39,7 @@ def unhandled(who: str, part: object) -> NetworkError:
     who: the function that met it.
     """
     name = getattr(part, "name", None) or (repr(part) if isinstance(part, str) else "the network")
-    return NetworkError([f"{name}: {who} does not know what a {type(part).__name__} is"], about="this")
+    return NetworkError([f"{name}: {who} does not know the class {type(part).__name__}"], about="this")
 
 
 class OptionError(XnorinferError):

@@ -44,11 +44,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.bits import bitunpack
-from xnorinfer.errors import OptionError
+from xnorinfer.errors import OptionError, unhandled
 from xnorinfer.margins import constant_neurons
 from xnorinfer.modelfile import header_of
 from xnorinfer.netspec import input_to_json
-from xnorinfer.packed import Affine, InputBits, PackedDense, PackedLayer, PackedModel, Threshold
+from xnorinfer.packed import Affine, InputBits, PackedDense, PackedFloat, PackedLayer, PackedModel, Threshold
 from xnorinfer.writing import write_bytes
 
 #: Version of the names and meanings above.
@@ -80,8 +80,10 @@ def _layer_arrays(layer: PackedLayer, signs: bool) -> dict[str, NDArray[Any]]:
         found["bits"] = layer.weights
         if signs:
             found["signs"] = bitunpack(layer.weights, layer.depth)
-    else:
+    elif isinstance(layer, PackedFloat):
         found["weight"] = layer.weight
+    else:
+        raise unhandled("extract", layer)
     if isinstance(layer.output, Affine):
         found["steps"] = layer.output.values
     elif isinstance(layer, PackedDense):

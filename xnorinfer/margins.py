@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.bits import bitpack, bitunpack
+from xnorinfer.errors import unhandled
 from xnorinfer.netspec import ThresholdInput
-from xnorinfer.packed import PackedDense, PackedModel, Threshold
+from xnorinfer.packed import PackedDense, PackedFloat, PackedModel, Threshold
 from xnorinfer.reference import integer_dot, sequential_dot
 
 #: Margin of a sample in a layer where no neuron can change its bit.
@@ -120,6 +121,8 @@ def _thresholds(
     for layer, output in zip(packed.layers, trace, strict=True):
         if isinstance(layer, PackedDense) and isinstance(layer.output, Threshold):
             yield layer, value
+        elif not isinstance(layer, PackedDense | PackedFloat):
+            raise unhandled("margins", layer)
         value = output
 
 
@@ -199,6 +202,8 @@ class Activity:
             if isinstance(layer, PackedDense) and isinstance(layer.output, Threshold):
                 never, always = constant_neurons(layer)
                 self.layers.append(LayerActivity(layer.name, np.zeros(layer.neurons, np.int64), never, always))
+            elif not isinstance(layer, PackedDense | PackedFloat):
+                raise unhandled("margins.Activity", layer)
 
     def add(self, trace: Sequence[NDArray[Any]]) -> None:
         """Count the bits of a batch, given as `Plan.trace` gives it."""

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xnorinfer import modelfile
-from xnorinfer.errors import InputError
+from xnorinfer.errors import InputError, unhandled
 from xnorinfer.margins import Margins, margins
 from xnorinfer.netspec import PixelInput, RealInput, SignInput, ThresholdInput, input_to_json
-from xnorinfer.packed import PackedDense, PackedLayer, PackedModel
+from xnorinfer.packed import PackedDense, PackedLayer, PackedModel, stored_weights
 
 if TYPE_CHECKING:
     from xnorinfer.plan import Plan
@@ -120,7 +120,7 @@ def describe(packed: PackedModel) -> dict[str, Any]:
 
 def _describe_layer(layer: PackedLayer) -> dict[str, Any]:
     binary = isinstance(layer, PackedDense)
-    arrays = [layer.weights if isinstance(layer, PackedDense) else layer.weight]
+    arrays = [stored_weights(layer)]
     limits = getattr(layer.output, "limits", None)
     arrays.append(layer.output.values if limits is None else limits)  # type: ignore[union-attr]
     steps = () if limits is not None else layer.output.ops  # type: ignore[union-attr]
@@ -171,6 +171,8 @@ def raw_input(packed: PackedModel, x: ArrayLike) -> NDArray[Any]:
         if wrong.any():
             raise InputError(f"{_first(array, wrong)}; this model takes {mapping.describe()}")
         return np.ascontiguousarray(array, dtype=np.int8)
+    if not isinstance(mapping, PixelInput | ThresholdInput):
+        raise unhandled("model.raw_input", mapping)
     if array.dtype == np.uint8:
         return np.ascontiguousarray(array)
     if array.dtype.kind in "iu":

@@ -44,6 +44,7 @@ from xnorinfer.errors import (
     NewerFormatError,
     NotAModelError,
     OptionError,
+    unhandled,
 )
 from xnorinfer.netspec import input_from_json, input_to_json
 from xnorinfer.packed import FORMAT_VERSION, Affine, InputBits, PackedDense, PackedFloat, PackedLayer, PackedModel, Threshold
@@ -95,8 +96,10 @@ def _layer_json(layer: PackedLayer) -> dict[str, Any]:
     described: dict[str, Any] = {"depth": layer.depth}
     if isinstance(layer, PackedFloat):
         described["kind"] = "float"
-    else:
+    elif isinstance(layer, PackedDense):
         described.update(kind="dense", reads=layer.reads, output="threshold")
+    else:
+        raise unhandled("modelfile", layer)
     if isinstance(layer.output, Affine):
         described.update(output="affine", ops=list(layer.output.ops))
     return described

@@ -326,6 +326,9 @@ class NetSpec:
 def _check_structure(net: NetSpec) -> Iterator[str]:
     if net.profile not in PROFILES:
         yield f"tie profile {net.profile!r} is none of {', '.join(PROFILES)}"
+    if not isinstance(net.input, InputMapping):
+        yield unhandled("NetSpec.check", net.input).problems[0]
+        return
     first = next((layer for layer in net.layers if isinstance(layer, Dense | FloatDense)), None)
     if not isinstance(first, Dense):
         yield "the first layer must be a binary dense layer"

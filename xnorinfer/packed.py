@@ -135,6 +135,15 @@ class PackedFloat:
 PackedLayer: TypeAlias = PackedDense | PackedFloat
 
 
+def stored_weights(layer: PackedLayer) -> NDArray[Any]:
+    """The weights as the file has them: words of bits, or float32."""
+    if isinstance(layer, PackedDense):
+        return layer.weights
+    if isinstance(layer, PackedFloat):
+        return layer.weight
+    raise unhandled("packed.stored_weights", layer)
+
+
 @dataclass(frozen=True, eq=False)
 class PackedModel:
     """A packed network.  `provenance` says where it came from and is not part of the network itself; neither is `profile`, the
@@ -172,14 +181,13 @@ class PackedModel:
             yield "input.limits", self.input_bits.limits
             yield "input.mirrored", self.input_bits.mirrored
         for index, layer in enumerate(self.layers):
-            if isinstance(layer, PackedFloat):
-                yield f"layers.{index}.weight", layer.weight
-            else:
-                yield f"layers.{index}.bits", layer.weights
+            yield f"layers.{index}.{'weight' if isinstance(layer, PackedFloat) else 'bits'}", stored_weights(layer)
             if isinstance(layer.output, Threshold):
                 yield f"layers.{index}.limits", layer.output.limits
-            else:
+            elif isinstance(layer.output, Affine):
                 yield f"layers.{index}.steps", layer.output.values
+            else:
+                raise unhandled("PackedModel.tensors", layer.output)
 
     def check(self) -> list[str]:
         """All inconsistencies of the model; empty for anything that `lower` makes."""
@@ -189,6 +197,9 @@ class PackedModel:
 def _check(model: PackedModel) -> Iterator[str]:
     if model.profile not in PROFILES:
         yield f"tie profile {model.profile!r} is none of {', '.join(PROFILES)}"
+    if not isinstance(model.input, InputMapping):
+        yield unhandled("PackedModel.check", model.input).problems[0]
+        return
     if not model.layers or isinstance(model.layers[0], PackedFloat):
         yield "the first layer is not a binary dense layer"
         return
@@ -201,7 +212,13 @@ def _check(model: PackedModel) -> Iterator[str]:
     bits_flow = True
     for index, layer in enumerate(model.layers):
         where = f"layer {index} ({layer.name})"
-        array = layer.weight if isinstance(layer, PackedFloat) else layer.weights
+        unknown: object = layer
+        if isinstance(layer, PackedDense | PackedFloat):
+            unknown = None if isinstance(layer.output, Threshold | Affine) else layer.output
+        if unknown is not None:
+            yield f"{where}: {unhandled('PackedModel.check', unknown).problems[0]}"
+            return
+        array = stored_weights(layer)
         if array.ndim != 2 or 0 in array.shape or layer.depth < 1:
             yield f"{where}: weights have shape {array.shape}"
             return

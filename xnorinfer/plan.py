@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from xnorinfer import kernels
 from xnorinfer.bits import WORD_BITS, words_for
-from xnorinfer.errors import OptionError
+from xnorinfer.errors import OptionError, unhandled
 from xnorinfer.kernels import fields, layout, shapes
 from xnorinfer.kernels.pool import pool
 from xnorinfer.netspec import PixelInput, ThresholdInput
@@ -139,6 +139,8 @@ class Plan:
         row[fields.CHUNK] = max(1, groups // (2 * self._threads))
         if isinstance(layer, PackedFloat):
             self._lay_out_floats(row, layer)
+        elif not isinstance(layer, PackedDense):
+            raise unhandled("Plan", layer)
         elif layer.reads == "reals":
             self._lay_out_reals(row, layer)
         else:

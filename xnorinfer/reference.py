@@ -185,7 +185,9 @@ def mapped_input(mapping: InputMapping, x: NDArray[Any]) -> F32:
     """Raw inputs as the network sees them, (rows, depth) float32; pixels mapped in float64 and rounded once."""
     if isinstance(mapping, PixelInput):
         return np.asarray((mapping.slope * x.astype(np.float64) + mapping.intercept) / mapping.divisor, np.float32)
-    return x.astype(np.float32)
+    if isinstance(mapping, SignInput | RealInput):
+        return x.astype(np.float32)
+    raise unhandled("reference.mapped_input", mapping)
 
 
 def integer_dot(x: NDArray[Any], weights: F32) -> NDArray[Any]:

@@ -1,0 +1,194 @@
+"""Whatever walks over a network stops at a part that it does not know, and names it: nothing is passed by in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from xnorinfer import bench, ccode, extract, margins, modelfile, verify
+from xnorinfer.converters.base import ConvertOptions, Reading
+from xnorinfer.converters.net import layer_arrays, network_arrays
+from xnorinfer.converters.netwrite import net_text
+from xnorinfer.errors import ModelFileError, XnorinferError
+from xnorinfer.folding import steps_of_layers
+from xnorinfer.framework import run_torch
+from xnorinfer.lower import lower
+from xnorinfer.model import Model, describe, raw_input
+from xnorinfer.netspec import BatchNorm, Dense, FloatDense, Hardtanh, NetSpec, PixelInput, Sign
+from xnorinfer.packed import OPS, Affine, PackedDense, PackedModel
+from xnorinfer.plan import Plan
+from xnorinfer.programs.base import entering
+from xnorinfer.programs.rounding import RoundedNet
+from xnorinfer.reference import forward, input_dot
+from xnorinfer.sensitivity import sensitivity
+
+f = np.float32
+X = np.zeros((3, 4), np.uint8)
+
+
+@dataclass(frozen=True)
+class Alien:
+    """A layer, or an output, that nothing implements, with all that an ordinary one is asked for."""
+
+    name: str = "stranger"
+    neurons: int = 4
+    depth: int = 4
+    weight: Any = None
+
+
+@dataclass(frozen=True)
+class AlienInput:
+    kind: str = "elsewhere"
+    name: str = "stranger"
+
+    def describe(self) -> str:
+        return "something else"
+
+
+ALIEN: Any = Alien()
+
+
+def net() -> NetSpec:
+    norm = BatchNorm("bn", np.zeros(4, f), np.ones(4, f))
+    first = Dense("fc1", np.eye(4, dtype=f) - f(0.5), "ge")
+    head = Dense("fc2", np.eye(4, dtype=f) - f(0.5), "ge")
+    float_layer = FloatDense("fc3", np.eye(4, dtype=f))
+    return NetSpec(PixelInput.range(-1, 1), (first, norm, Sign("sign", "ge"), head, Hardtanh("clip"), float_layer), "ge-zero")
+
+
+def with_layer(place: int) -> NetSpec:
+    layers = net().layers
+    return replace(net(), layers=(*layers[:place], ALIEN, *layers[place:]))
+
+
+def with_input() -> NetSpec:
+    return replace(net(), input=AlienInput())  # type: ignore[arg-type]
+
+
+def written(spec: NetSpec) -> str:
+    arrays = {name: entry.load() for name, entry in network_arrays(net()).items()}
+    Path("net.npz").write_bytes(b"")
+    np.savez("net.npz", **arrays)
+    return net_text(Path("net.npz"), Reading("npz", spec, (), ()), ConvertOptions())
+
+
+FLOAT: dict[str, Callable[[NetSpec], Any]] = {
+    "check": lambda spec: spec.require_valid(),
+    "oracle": lambda spec: forward(spec, X),
+    "lower": lower,
+    "proof": lambda spec: verify.without_weights(spec.layers[1:2], np.zeros((1, 4), f)),
+    "sensitivity": lambda spec: sensitivity(spec, lower(net()).packed, X),
+    "rounding": lambda spec: RoundedNet(spec).finish(np.ones((1, 4))),
+    "arrays": network_arrays,
+    "net.toml": written,
+}
+
+
+@pytest.mark.parametrize("walker", FLOAT)
+def test_an_unknown_layer_of_the_float_network(walker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = with_layer(5 if walker == "rounding" else 1)
+    with pytest.raises(XnorinferError, match=r"stranger: .* does not know the class Alien"):
+        FLOAT[walker](spec)
+
+
+def test_an_unknown_layer_in_pytorch() -> None:
+    pytest.importorskip("torch")
+    import torch
+
+    from xnorinfer.framework import _run
+
+    with pytest.raises(XnorinferError, match=r"stranger: framework.run_torch does not know the class Alien"):
+        _run([ALIEN], torch.zeros(1, 4), {})
+
+
+PACKED: dict[str, Callable[[PackedModel], Any]] = {
+    "digest": modelfile.header_of,
+    "file": lambda packed: modelfile.save(packed, Path("m.safetensors")),
+    "description": describe,
+    "plan": Plan,
+    "margins": lambda packed: margins.margins(packed, X, [np.zeros((3, 4), f)] * len(packed.layers)),
+    "activity": margins.Activity,
+    "arrays": extract.arrays,
+    "C": lambda packed: ccode.header(packed, "net"),
+    "float network": lambda packed: bench.FloatNetwork(packed, 3),
+    "exact classes": lambda packed: bench.exact_predict(packed, X),
+}
+
+
+@pytest.mark.parametrize("walker", PACKED)
+def test_an_unknown_layer_of_the_packed_network(walker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    packed = lower(net()).packed
+    alien = replace(packed, layers=(packed.layers[0], ALIEN, *packed.layers[1:]))
+    with pytest.raises(XnorinferError, match=r"stranger: .* does not know the class Alien"):
+        PACKED[walker](alien)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_output_of_a_packed_layer(tmp_path: Path) -> None:
+    packed = lower(net()).packed
+    first = packed.layers[0]
+    assert isinstance(first, PackedDense)
+    alien = replace(packed, layers=(replace(first, output=ALIEN), *packed.layers[1:]))
+    with pytest.raises(ModelFileError, match="does not know the class Alien"):
+        modelfile.save(alien, tmp_path / "m.safetensors")
+    with pytest.raises(XnorinferError, match="does not know the class Alien"):
+        modelfile.header_of(alien)
+
+
+@pytest.mark.parametrize("op", ["swish", "tanh"])
+def test_an_unknown_step(op: Any, tmp_path: Path) -> None:
+    """Of steps that a network has before folding, none is in a packed model."""
+    packed = lower(net()).packed
+    last = packed.layers[-1]
+    steps = Affine((op,), np.ones((1, 2, 4), f))
+    alien = replace(packed, layers=(*packed.layers[:-1], replace(last, output=steps)))  # type: ignore[arg-type]
+    assert op not in OPS
+    assert f"layer 2 (fc3): unknown steps '{op}'" in alien.check()
+    with pytest.raises(ModelFileError, match="unknown steps"):
+        modelfile.save(alien, tmp_path / "m.safetensors")
+    for walker in (Plan, lambda packed: bench.FloatNetwork(packed, 3).predict(X), lambda packed: ccode.header(packed, "net")):
+        with pytest.raises((XnorinferError, ValueError, KeyError)):
+            walker(alien)
+    if op == "swish":
+        with pytest.raises(XnorinferError, match=r"'swish': Affine.apply does not know"):
+            steps.apply(np.zeros((1, 4), f))
+
+
+def test_an_unknown_input_mapping() -> None:
+    mapping: Any = AlienInput()
+    for walker in (
+        lambda: with_input().require_valid(),
+        lambda: lower(with_input()),
+        lambda: forward(with_input(), X),
+        lambda: input_dot(mapping, X, np.ones((2, 4), f)),
+        lambda: entering(mapping, X),
+        lambda: raw_input(replace(lower(net()).packed, input=mapping), X),
+    ):
+        with pytest.raises(XnorinferError, match=r"stranger: .* does not know the class AlienInput"):
+            walker()
+    packed = replace(lower(net()).packed, input=mapping)
+    assert packed.check() == ["stranger: PackedModel.check does not know the class AlienInput"]
+    with pytest.raises((XnorinferError, KeyError)):
+        Model(packed)
+
+
+def test_the_walkers_above_take_the_network_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the stranger nothing raises: it is what the tests above see."""
+    monkeypatch.chdir(tmp_path)
+    packed = lower(net()).packed
+    for name, walker in {**FLOAT, **PACKED}.items():  # type: ignore[dict-item]
+        if name == "margins":
+            trace = Plan(packed).trace(X)
+            margins.margins(packed, X, trace)
+        else:
+            walker(packed if name in PACKED and walker is PACKED[name] else net())
+    assert [layer_arrays(layer) for layer in (Sign("s", "ge"), Hardtanh("h"))] == [[], []]
+    assert steps_of_layers([Hardtanh("h")]) == [("clip", -1.0, 1.0)]
+    assert callable(run_torch)
