@@ -150,8 +150,11 @@ class ByNames:
                 f"apart{self.beside}" + net_line("norm = {...}")
             )
         elif found:
-            lines = ["steps = [...]"] if any(len(entry.shape) for entry in found.values()) else []
-            self.problems.append(f"{scope}: what {described} do is not known" + net_line(*lines, "weight = ...", "scale = ..."))
+            name = next(iter(found.values())).name
+            lines = [f'steps = [{{prelu = "{name}"}}] in the layer before, if it is a PReLU', f'steps = [{{mul = "{name}"}}]']
+            if any(len(entry.shape) == 2 for entry in found.values()):
+                lines = [f'[[layers]] weight = "{name}"']
+            self.problems.append(f"{scope}: what {described} do is not known" + net_line(*lines))
         return module if module.part or module.norm else None
 
     def _mark_float(self, parts: list[LayerPart]) -> list[LayerPart]:

@@ -14,12 +14,14 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from xnorinfer.converters.arrays import RawTensor, as_float32
-from xnorinfer.converters.assemble import LayerPart, NormPart, pixel_step
+from xnorinfer.converters.assemble import Follower, LayerPart, NormPart, pixel_step
 from xnorinfer.converters.base import DEFAULT_INPUT, Assumption, ConvertOptions, Notes, TensorUse, glorot, net_line
 from xnorinfer.converters.bundle import Entry
+from xnorinfer.converters.keras_activations import NoFunction, function
 from xnorinfer.converters.keras_config import KerasLayer
 from xnorinfer.converters.keras_quantizers import (
     NOTHING,
+    Quantizer,
     Signs,
     Unsupported,
     identify,
@@ -29,7 +31,7 @@ from xnorinfer.converters.keras_quantizers import (
     signs,
 )
 from xnorinfer.converters.keras_weights import BIAS, KERNEL, NORM_ROLES, Weights
-from xnorinfer.netspec import F32, Hardtanh, InputMapping, PixelInput, RealInput, Rule, ThresholdInput
+from xnorinfer.netspec import F32, Elementwise, InputMapping, PixelInput, RealInput, Rule, ThresholdInput
 
 #: Keras's own default, for configs that do not say.
 EPSILON = 1e-3
@@ -62,16 +64,17 @@ class Walk:
         self.leading: tuple[NormPart, ...] | None = None
         self.mapping: InputMapping | None = None
         self._current: LayerPart | None = None
-        self._after: list[NormPart | Hardtanh] = []
+        self._after: list[Follower] = []
         self._front: list[NormPart] = []
         self._front_ranks: list[int] = []
         self._kinds: dict[str, list[str]] = {}
         self._lost = False
+        self._wide: list[str] = []
         self._front_rule: Rule | None = None
         self._signed = False
         self._sign_scale = 1.0
         self._rescaling: list[tuple[float, float]] = []
-        self._ending: str | None = None
+        self._ending: Quantizer | None = None
         self._rank = 2
 
     @property
@@ -92,8 +95,14 @@ class Walk:
         if self._signed:
             self._refuse("the model ends in signs, not in scores", 'activation = "none" in the last layer')
         if self._ending is not None:
-            value = f"{self._ending}: left out, it does not change which score is largest"
+            value = f"{self._ending.label}: left out, it does not change which score is largest"
             self.notes.assumptions.append(Assumption("activation of the scores", value, "file"))
+        if self._wide:
+            self.notes.assumptions.append(Assumption("float64", "computed in float32", "default"))
+            self.notes.warnings.append(
+                f"{', '.join(self._wide)}: the config computes in float64, here in float32: a sum that lies within float32's "
+                "rounding of a threshold may decide otherwise; --expect compares with the model's own scores"
+            )
         self._close()
 
     # ---------------------------------------------------------------- layers
@@ -107,9 +116,7 @@ class Walk:
         if _PASSIVE.fullmatch(kind):
             self._ignore(layer)
             return
-        if self._ending is not None:
-            self.problems.append(f"{layer} follows {self._ending}, which only the end of a model can have")
-            self._ending = None
+        self._go_on(layer)
         if kind == "Flatten":
             if config.get("data_format") == "channels_first" and self._rank > 2:
                 self.problems.append(f"{layer} reorders channels_first images; convert models of channels_last images")
@@ -123,12 +130,14 @@ class Walk:
             self._dense(layer)
         elif _NORM.fullmatch(kind):
             self._norm(layer)
+        elif kind == "PReLU":
+            self._prelu(layer)
         elif kind in ("Activation", "QActivation"):
             self._activation(config.get("activation"), layer)
         elif "conv" in kind.lower() or "pool" in kind.lower():
             self._other_kind(layer, " belongs to a convolutional network; only dense networks can be converted")
         else:  # quantizers and activations may be layers themselves
-            self._activation(kind, layer)
+            self._activation({"class_name": kind, "config": config}, layer)
 
     def _activation(self, value: Any, layer: KerasLayer) -> None:
         found = quantizer(value)
@@ -143,15 +152,43 @@ class Walk:
             return
         if how is not None:
             self._sign(layer, how)
-        elif name == "hardtanh" and self._current is not None and not self._signed:
-            self._after.append(Hardtanh(layer.name if layer.kind.endswith("Activation") else f"{layer.name}.hardtanh"))
         elif name == "hardtanh" and self._signed and self._sign_scale <= 1:
             return
-        elif name in _ENDINGS and self._current is not None:
-            self._ending = name
+        elif name in _ENDINGS and self._current is not None and not self._signed:
+            self._ending = found
         else:
+            self._function(found, layer)
+
+    def _go_on(self, layer: KerasLayer) -> None:
+        """What would be left out at the end of a model counts where another layer follows."""
+        ending, self._ending = self._ending, None
+        if ending is not None and ending.name == "sigmoid":
+            self._function(ending, layer)
+        elif ending is not None:
+            self.problems.append(f"{layer} follows {ending.label}, which only the end of a model can have")
+
+    def _function(self, found: Quantizer, layer: KerasLayer) -> None:
+        name = layer.name if layer.kind.endswith("Activation") else f"{layer.name}.{found.name}"
+        try:
+            follower = function(found, name)
+            if self._current is None or self._signed:
+                where = "behind a sign" if self._signed else "before the first dense layer"
+                raise NoFunction(f"is not supported {where}")
+            self._after.append(follower)
+        except NoFunction as reason:
             self._lost = True
-            self._refuse(f"{layer}: {found.label} is not supported in a binary network")
+            self._refuse(f"{layer}: {found.label} {reason}")
+
+    def _prelu(self, layer: KerasLayer) -> None:
+        found = self._take(layer, self.weights.of_layer(layer), ("alpha",), "PReLU ")
+        if found is None:
+            return
+        if self._current is None or self._signed:
+            where = "behind a sign" if self._signed else "before the first dense layer"
+            self.problems.append(f"{layer} is not supported {where}")
+            return
+        slope = found["alpha"]
+        self._after.append(Elementwise.prelu(layer.name, slope.reshape(()) if slope.size == 1 else slope))
 
     def _sign(self, layer: KerasLayer, how: Signs) -> None:
         self.rules.add(how.rule)
@@ -426,7 +463,11 @@ class Walk:
         if isinstance(policy, dict):
             inner = policy.get("config")
             policy = inner.get("name") if isinstance(inner, dict) else None
-        if policy not in (None, "float32") and not _PASSIVE.fullmatch(layer.kind) and layer.kind not in ("Flatten", "Reshape"):
+        if _PASSIVE.fullmatch(layer.kind) or layer.kind in ("Flatten", "Reshape"):
+            return
+        if policy == "float64":
+            self._wide.append(str(layer))
+        elif policy not in (None, "float32"):
             self.problems.append(f"{layer} computes in {policy}; networks in float32 can be converted")
 
 

@@ -158,6 +158,8 @@ def _roles(config: Mapping[str, object]) -> list[str]:
     if "momentum" in config and "epsilon" in config:
         optional = [role for role, key in (("gamma", "scale"), ("beta", "center")) if config.get(key, True)]
         return [*optional, *NORM_ROLES[2:]]
+    if "alpha_initializer" in config:
+        return ["alpha"]
     return [KERNEL, BIAS] if config.get("use_bias", True) else [KERNEL]
 
 

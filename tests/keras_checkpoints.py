@@ -166,6 +166,60 @@ def save_larq_variants(folder: Path) -> None:
         model.save(folder / f"{name}.keras")
 
 
+def save_activations(folder: Path) -> None:
+    """Functions between a layer's sum, its BatchNorm and the next sign; PReLU's slopes are weights."""
+    layers = keras2.layers
+    sign = {**SIGN, "input_quantizer": "ste_sign"}
+    norm = layers.BatchNormalization
+    variants: dict[str, list[Any]] = {
+        "relu": [Q(9, **SIGN, activation="relu"), norm(), Q(8, **sign), layers.ReLU(), norm(), Q(5, **sign), norm()],
+        "relu_layers": [
+            Q(9, **SIGN),
+            layers.ReLU(max_value=5.0),
+            norm(),
+            Q(8, **sign, activation=tf.nn.relu6),
+            norm(),
+            Q(7, **sign),
+            layers.ReLU(negative_slope=0.125),
+            norm(),
+            Q(5, **sign),
+        ],
+        "prelu": [
+            Q(9, **SIGN),
+            layers.PReLU(),
+            norm(),
+            Q(8, **sign),
+            norm(),
+            layers.LeakyReLU(alpha=0.2),
+            Q(5, **sign),
+            norm(),
+        ],
+        "smooth": [Q(9, **SIGN, activation="tanh"), norm(), Q(8, **sign, activation="sigmoid"), norm(), Q(5, **sign)],
+        "relu_head": [
+            Q(9, **SIGN),
+            norm(),
+            Q(8, **sign),
+            norm(),
+            layers.Activation("relu"),
+            layers.Dense(5, activation="sigmoid"),
+        ],
+    }
+    for seed, (name, stack) in enumerate(variants.items(), start=40):
+        model = keras2.Sequential([keras2.Input((12,)), *stack])
+        fill(model, seed)
+        for variable in model.weights:
+            if "alpha" in variable.name:
+                variable.assign(np.abs(variable))
+        scores = None
+        if name == "relu_head":
+            scores = keras2.models.clone_model(model)
+            scores.layers[-1].activation = keras2.activations.linear
+            scores.set_weights(model.get_weights())
+        record(name, model, centred(PIXELS), scores)
+        model.save(folder / f"{name}.h5")
+        model.save(folder / f"{name}.keras")
+
+
 def save_port_keras2(folder: Path) -> None:
     """The Keras 2 port as its MNIST script has it; all BatchNorms are whole, so that names of weights alone tell everything."""
     layers, dense = keras2.layers, binary_dense(keras2)
@@ -226,6 +280,7 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_larq(folder)
     save_larq_variants(folder)
+    save_activations(folder)
     save_port_keras2(folder)
     save_port_keras3(folder)
     record_norm()

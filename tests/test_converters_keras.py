@@ -41,7 +41,10 @@ FILES: dict[str, tuple[str, dict[str, Any]]] = {
     "port3_json.weights.h5": ("port3", {}),
     **{
         f"{name}.{suffix}": (name, {})
-        for name in ("float_head", "sign_head", "input_sign", "input_norm", "no_norm", "magnitude")
+        for name in (
+            *("float_head", "sign_head", "input_sign", "input_norm", "no_norm", "magnitude"),
+            *("relu", "relu_layers", "prelu", "smooth", "relu_head"),
+        )
         for suffix in ("h5", "keras")
     },
 }
@@ -232,6 +235,16 @@ def test_plain_dense_among_quantized_is_a_float_layer(tmp_path: Path) -> None:
     reading = read_source(tmp_path / "net.weights.h5")
     assert [layer.name for layer in kinds_of(reading, FloatDense)] == ["dense"]
     assert origins(reading)["float layers, by their names"] == "default"
+
+
+def test_a_config_of_float64_converts_with_a_warning(committed: Path, tmp_path: Path) -> None:
+    shutil.copy(committed / "larq_json.weights.h5", tmp_path / "net.weights.h5")
+    text = (committed / "larq_json.json").read_text()
+    (tmp_path / "net.json").write_text(text.replace('"dtype": "float32"', '"dtype": "float64"'))
+    reading = read_source(tmp_path / "net.weights.h5")
+    assert any("computes in float64" in warning and "--expect" in warning for warning in reading.warnings)
+    assert origins(reading)["float64"] == "default"
+    assert packed(tmp_path / "net.weights.h5") == packed(committed / "larq_json.weights.h5")
 
 
 def write_numbered(path: Path, layers: dict[str, int | tuple[int, int]]) -> None:

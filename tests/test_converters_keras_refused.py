@@ -138,9 +138,17 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "real inputs": (swap(4, input_quantizer=None), r"quant_dense_1 \(QuantDense\) reads values that are not binarized"),
     "float first": (swap(2, kernel_quantizer=None), "quant_dense is a float layer"),
     "float middle": (swap(4, kernel_quantizer=None), "cannot follow the float layer quant_dense_1"),
-    "relu": (put(4, "Activation", activation="relu"), "relu is not supported"),
-    "relu layer": (put(4, "ReLU"), "ReLU is not supported"),
-    "softmax inside": (put(4, "Softmax"), "follows softmax"),
+    "swish": (put(4, "Activation", activation="swish"), "swish is not supported .* it falls and rises"),
+    "relu of signs": (
+        lambda layers: [put(4, "ReLU")(layers), put(4, "SteSign")(layers)],
+        "ReLU is not supported behind a sign",
+    ),
+    "relu of inputs": (put(2, "ReLU"), "ReLU is not supported before the first dense layer"),
+    "relu with a threshold": (put(4, "ReLU", threshold=0.5), r"ReLU with threshold 0\.5 is not supported"),
+    "own activation": (swap(4, activation={"class_name": "function", "config": "relu_max"}), "relu_max is not supported"),
+    "leaky relu of a text": (put(4, "LeakyReLU", alpha="a"), "LeakyReLU has the slope 'a', which is no number"),
+    "slopes missing": (put(4, "PReLU"), "alpha should be in the file and is not"),
+    "softmax inside": (put(4, "Softmax"), "follows Softmax"),
     "ends in signs": (lambda layers: layers[-1]["config"].update(activation="ste_sign"), "ends in signs"),
     "convolution": (put(2, "QuantConv2D"), "belongs to a convolutional network"),
     "pooling": (put(2, "MaxPooling2D"), "belongs to a convolutional network"),
@@ -203,7 +211,7 @@ def test_all_problems_at_once(committed: Path, tmp_path: Path) -> None:
     def change(layers: list[dict[str, Any]]) -> None:
         swap(4, kernel_quantizer="mine", input_quantizer=None)(layers)
         swap(5, epsilon=None)(layers)
-        put(7, "Activation", activation="relu")(layers)
+        put(7, "Activation", activation="swish")(layers)
 
     with pytest.raises(NetworkError) as error:
         read_source(reconfigured(committed, tmp_path, change))
