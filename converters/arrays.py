@@ -1,6 +1,7 @@
 """Tensors as they stand in a file, and their way to float32.
 
-A file is hostile until proven otherwise: sizes are checked against the file before anything is allocated.
+A file is hostile until proven otherwise: sizes are checked against the file, and charged to its budget, before anything is
+allocated.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ import math
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xnorinfer.budget import require_bytes, shape_problem, spend_bytes, spend_steps
 from xnorinfer.errors import SourceError
 from xnorinfer.netspec import F32
-
-#: A zip may always unpack to this much ...
-FREE_BYTES = 64 << 20
-#: ... and beyond it to this many times its size.  Deflate reaches 1032; float32 weights that are all -1 or +1 reach about 30.
-MAX_RATIO = 100
 
 #: What a damaged zip makes the standard library raise: UnicodeDecodeError (a ValueError) by names, RuntimeError by entries that
 #: claim to be encrypted.
@@ -56,17 +54,28 @@ def as_float32(tensor: RawTensor, warnings: list[str]) -> F32:
     array = tensor.array
     if array.dtype.kind not in "fiu":
         raise SourceError(f"tensor {tensor.name} holds {tensor.dtype}, needed are real numbers")
+    if array.dtype != np.float32 or not array.flags.c_contiguous:
+        spend_bytes(4 * array.size, f"tensor {tensor} as float32")
     with np.errstate(over="ignore"):
         single = np.ascontiguousarray(array, dtype=np.float32)
     if array.dtype.itemsize > 2 and array.dtype != np.float32:
-        # float16, bfloat16 and integers up to 16 bits always fit.  longdouble holds both sides of every other comparison.
-        wide = array.astype(np.longdouble)
-        changed = int(((single.astype(np.longdouble) != wide) & ~np.isnan(wide)).sum())
+        # float16, bfloat16 and integers up to 16 bits always fit.
+        changed = _count_changed(array, single)
         if changed:
             warnings.append(
                 f"{tensor.name}: {changed} of {array.size} {tensor.dtype} values are not exact in float32 and were rounded"
             )
     return single
+
+
+def _count_changed(array: NDArray[Any], single: F32) -> int:
+    """How many numbers float32 does not hold exactly; in pieces, as longdouble, which holds both sides, takes much memory."""
+    changed = 0
+    pieces = np.nditer([array, single], ["external_loop", "buffered", "zerosize_ok"], [["readonly"]] * 2, order="C")
+    for piece, rounded in pieces:
+        wide = piece.astype(np.longdouble)
+        changed += int(((rounded.astype(np.longdouble) != wide) & ~np.isnan(wide)).sum())
+    return changed
 
 
 def narrowed(where: str, wide: NDArray[Any]) -> F32:
@@ -86,14 +95,11 @@ def check_zip(path: Path, archive: zipfile.ZipFile) -> None:
     if announced not in (None, len(entries)):
         # zipfile reads as many entries as it finds: a damaged length in the list would hide those that follow.
         raise SourceError(f"{path.name} is a damaged archive: it announces {announced} entries, its list holds {len(entries)}")
-    names = [entry.filename for entry in entries]
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+    spend_steps(len(entries), "listing its entries")
+    twice = next((name for name, count in Counter(entry.filename for entry in entries).items() if count > 1), None)
+    if twice is not None:
         raise SourceError(f"{path.name} holds two entries called {twice!r}")
-    declared = sum(entry.file_size for entry in entries)
-    size = path.stat().st_size
-    if declared > max(FREE_BYTES, MAX_RATIO * size):
-        raise SourceError(f"{path.name} has {size} bytes but says that it unpacks to {declared}: refused as a zip bomb")
+    require_bytes(sum(entry.file_size for entry in entries), "unpacking it")
     if any(entry.flag_bits & 1 for entry in entries):
         raise SourceError(f"{path.name} is an encrypted zip archive")
 
@@ -119,10 +125,18 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
             continue
         if digits:
             parts += [(1, 0, text)] if text else []
-            parts.append((0, int(digits), digits))
+            number = digits.lstrip("0")  # longer is larger; Python makes no number of some thousand digits
+            parts.append((0, len(number), f"{number} {digits}"))
             text = digits = ""
         text += character
     return (*parts, (1, 0, text)) if text else tuple(parts)
+
+
+def require_shape(where: str, shape: Sequence[int], itemsize: int) -> None:
+    """Raise SourceError for a shape that no array can have, whatever its size: numpy refuses some empty ones, too."""
+    problem = shape_problem(shape, itemsize)
+    if problem is not None:
+        raise SourceError(f"{where} says that it has {problem}")
 
 
 def element_count(shape: Iterable[int]) -> int:

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xnorinfer.budget import add_file, spend_bytes, spend_steps
 from xnorinfer.converters import protowire
-from xnorinfer.converters.arrays import element_count
+from xnorinfer.converters.arrays import element_count, require_shape
 from xnorinfer.converters.crc32c import crc32c, masked
 from xnorinfer.converters.protowire import WireError, integer, signed, text, view
 from xnorinfer.errors import SourceError
@@ -32,6 +33,8 @@ FOOTER_BYTES = 48
 TRAILER_BYTES = 5
 #: An index holds names and shapes only; real ones have kilobytes.
 MAX_INDEX_BYTES = 256 << 20
+#: What one variable takes in memory beside its name and numbers, and its CRC in steps: numpy is called often for few numbers.
+ENTRY_BYTES, LOAD_STEPS = 1024, 100
 
 #: tensorflow/core/framework/types.proto; bfloat16 is widened by hand.
 DTYPES = {
@@ -69,8 +72,9 @@ class Entry:
 
 
 def read_table(path: Path) -> Iterator[tuple[bytes, memoryview]]:
-    """All keys and values of a table file, in order.  Raises SourceError."""
+    """All keys and values of a table file, in order, which is increasing.  Raises SourceError."""
     size = path.stat().st_size
+    add_file(path)
     if size < FOOTER_BYTES:
         raise SourceError(f"{path.name} is truncated: {size} bytes")
     data: memoryview = np.memmap(path, np.uint8, "r").data
@@ -80,8 +84,17 @@ def read_table(path: Path) -> Iterator[tuple[bytes, memoryview]]:
     try:
         _, position = protowire.varint(footer, 0)
         _, position = protowire.varint(footer, position)
+        behind, before = 0, None
         for _, handle in _block_entries(_block(path, data, *_handle(footer[position:40]))):
-            yield from _block_entries(_block(path, data, *_handle(handle)))
+            offset, length = _handle(handle)
+            if offset < behind:
+                raise WireError("has blocks that overlap")
+            behind = offset + length
+            for key, value in _block_entries(_block(path, data, offset, length)):
+                if before is not None and key <= before:
+                    raise WireError("has keys that are not in order")
+                before = key
+                yield key, value
     except WireError as error:
         raise SourceError(f"{path.name} is damaged: its table {error}") from None
 
@@ -122,6 +135,8 @@ def _block_entries(block: memoryview) -> Iterator[tuple[bytes, memoryview]]:
         size, position = protowire.varint(entries, position)
         if shared > len(key) or own + size > end - position:
             raise WireError("has an entry that leaves its block")
+        spend_steps(what="listing its entries")
+        spend_bytes(shared + own, f"a name of {shared + own} bytes")
         key = key[:shared] + bytes(entries[position : position + own])
         yield key, entries[position + own : position + own + size]
         position += own + size
@@ -142,8 +157,11 @@ def read_v2(prefix: Path) -> dict[str, Entry]:
         missing = [file.name for file in files if not file.is_file()]
         if missing:
             raise SourceError(f"{prefix.name}: its data lie in {shards} files, of which {', '.join(missing[:4])} are missing")
+        for file in files:
+            add_file(file)
         bundle = _Bundle(files, table)
         names = [key for key in table if key and not key.startswith(b"\0")]
+        spend_bytes(ENTRY_BYTES * len(names), f"a list of {len(names)} variables")
         return {name: bundle.entry(name, table[key]) for key in names for name in [key.decode()]}
     except (WireError, UnicodeDecodeError) as error:
         raise SourceError(f"{index.name} is damaged: its header or an entry {error}") from None
@@ -167,8 +185,9 @@ def _read_header(index: Path, table: dict[bytes, memoryview]) -> int:
 class _Bundle:
     files: list[Path]
     table: dict[bytes, memoryview]
+    mapped: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
 
-    def entry(self, name: str, message: memoryview) -> Entry:
+    def entry(self, name: str, message: memoryview, *, part: bool = False) -> Entry:
         dtype = shard = offset = size = crc = 0
         shape: tuple[int, ...] = ()
         slices: list[list[Extent]] = []
@@ -195,9 +214,13 @@ class _Bundle:
             keys = [slice_key(name, extents) for extents in slices]
             if any(key not in self.table for key in keys):
                 raise SourceError(f"variable {name} is partitioned, and a part of it is missing")
-            parts = [(extents, self.entry(name, self.table[key])) for key, extents in zip(keys, slices, strict=True)]
+            spend_steps(LOAD_STEPS * len(keys), f"joining the parts of variable {name}")
+            parts = [(extents, self.entry(name, self.table[key], part=True)) for key, extents in zip(keys, slices, strict=True)]
+            _require_sum(name, shape, [part.shape for _, part in parts])
             return join_slices(name, shape, [(extents, part.load()) for extents, part in parts])
 
+        if slices and part:
+            raise SourceError(f"variable {name} is partitioned, and a part of it is partitioned again")
         return Entry(name, _dtype_name(dtype), shape, join if slices else load)
 
     def _load(
@@ -206,6 +229,7 @@ class _Bundle:
         code = DTYPES.get(dtype)
         if code is None:
             raise SourceError(f"variable {name} holds {_dtype_name(dtype)}, needed are real numbers")
+        require_shape(f"variable {name}", shape, np.dtype(code).itemsize)
         if size != element_count(shape) * np.dtype(code).itemsize:
             raise SourceError(f"variable {name} says {shape} {_dtype_name(dtype)} but has {size} bytes")
         if not 0 <= shard < len(self.files):
@@ -215,7 +239,11 @@ class _Bundle:
             raise SourceError(f"{file.name} is truncated: variable {name} would end at {offset + size}")
         if not size:
             return np.empty(shape, code)
-        data = np.memmap(file, np.uint8, "r", offset, (size,))
+        spend_steps(LOAD_STEPS, "reading its variables")
+        spend_bytes(size, f"variable {name} {shape} {_dtype_name(dtype)}")  # many can be made of the same bytes
+        if shard not in self.mapped:
+            self.mapped[shard] = np.memmap(file, np.uint8, "r")
+        data = self.mapped[shard][offset : offset + size]
         if masked(crc32c(data)) != crc:
             raise SourceError(f"{file.name} is damaged: the CRC of variable {name} does not match")
         return _widen(dtype, data.view(code).reshape(shape))
@@ -224,6 +252,7 @@ class _Bundle:
 def _widen(dtype: int, array: NDArray[Any]) -> NDArray[Any]:
     if dtype != _BFLOAT16:
         return array
+    spend_bytes(4 * array.size, f"{array.size} values of bfloat16 as float32")
     return np.asarray((array.astype(np.uint32) << np.uint32(16)).view(np.float32))
 
 
@@ -257,8 +286,9 @@ def _read_slice(message: memoryview) -> list[Extent]:
 
 def join_slices(name: str, shape: tuple[int, ...], parts: list[tuple[list[Extent], NDArray[Any]]]) -> NDArray[Any]:
     """One array from its slices, which must cover it exactly once."""
-    if element_count(shape) != sum(part.size for _, part in parts) or not parts:
-        raise SourceError(f"variable {name} is partitioned, and its parts do not add up to {shape}")
+    _require_sum(name, shape, [part.shape for _, part in parts])
+    require_shape(f"variable {name}", shape, parts[0][1].itemsize)
+    spend_bytes(element_count(shape) * (1 + parts[0][1].itemsize), f"variable {name} {shape}, joined from its parts,")
     whole = np.empty(shape, parts[0][1].dtype)
     seen = np.zeros(shape, bool)
     for extents, part in parts:
@@ -270,6 +300,11 @@ def join_slices(name: str, shape: tuple[int, ...], parts: list[tuple[list[Extent
         whole[tuple(spans)] = part
         seen[tuple(spans)] = True
     return whole
+
+
+def _require_sum(name: str, shape: tuple[int, ...], parts: list[tuple[int, ...]]) -> None:
+    if element_count(shape) != sum(map(element_count, parts)) or not parts:
+        raise SourceError(f"variable {name} is partitioned, and its parts do not add up to {shape}")
 
 
 # ---------------------------------------------------------------- keys of slices (core/lib/strings/ordered_code.cc)
@@ -318,6 +353,7 @@ def read_v1(path: Path) -> dict[str, Entry]:
                     described.update(_read_v1_meta(view(message)))
                 elif number == 2:
                     name, extents, tensor = _read_v1_slice(view(message))
+                    spend_bytes(ENTRY_BYTES, "a list of slices of variables")
                     parts.setdefault(name, []).append((extents, tensor))
     except WireError as error:
         raise SourceError(f"{path.name} is damaged: a message in it {error}") from None
@@ -330,7 +366,7 @@ def read_v1(path: Path) -> dict[str, Entry]:
         def load() -> NDArray[Any]:
             try:
                 arrays = [(extents, read_tensor(tensor, dtype)) for extents, tensor in parts.get(name, [])]
-                sized = [(extents, array.reshape(_slice_shape(extents, shape))) for extents, array in arrays]
+                sized = [(extents, _reshaped(array, _slice_shape(extents, shape))) for extents, array in arrays]
             except (WireError, ValueError) as error:
                 raise SourceError(f"{path.name} is damaged: variable {name} {error}") from None
             return join_slices(name, shape, sized)
@@ -338,6 +374,11 @@ def read_v1(path: Path) -> dict[str, Entry]:
         return load
 
     return {name: Entry(name, _dtype_name(dtype), shape, loader(name)) for name, (dtype, shape) in described.items()}
+
+
+def _reshaped(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    require_shape("a slice of it", shape, array.itemsize)
+    return array.reshape(shape)
 
 
 def _slice_shape(extents: list[Extent], shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -360,6 +401,7 @@ def _read_v1_meta(message: memoryview) -> dict[str, tuple[int, tuple[int, ...]]]
                 shape = read_shape(view(content))
             elif inner == 3:
                 dtype = integer(content)
+        spend_bytes(ENTRY_BYTES, "a list of variables")
         described[name] = (dtype, shape)
     return described
 
@@ -385,8 +427,10 @@ def read_tensor(message: memoryview, dtype: int) -> NDArray[Any]:
     code = DTYPES.get(dtype)
     if code is None:
         raise WireError(f"holds {_dtype_name(dtype)}, needed are real numbers")
+    spend_bytes(2 * len(message), "numbers of a tensor")
     chunks: list[NDArray[Any]] = []
     for number, value in protowire.fields(message):
+        spend_steps(what="reading its tensors")
         if number == 4 and len(view(value)):
             chunks.append(np.frombuffer(view(value), code))
         elif number == _FLOATS:

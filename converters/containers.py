@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xnorinfer.budget import reading, spend_bytes
 from xnorinfer.converters.arrays import ZIP_DAMAGE, RawTensor, check_zip, element_count
 from xnorinfer.converters.bundle import Entry, is_v1, read_v1, read_v2
 from xnorinfer.converters.csource import read_c
@@ -45,7 +46,8 @@ def open_container(path: Path, kind: str | None = None) -> tuple[str, dict[str, 
     kind: take it as this; None: told from the content.  Raises SourceError and MissingExtraError.
     """
     kind = kind or sniff(path)
-    return kind, READERS[kind](path)
+    with reading(path):
+        return kind, READERS[kind](path)
 
 
 def sniff(path: Path) -> str:
@@ -204,6 +206,7 @@ def _opened_h5(path: Path) -> AbstractContextManager[H5Content]:
     if zipfile.is_zipfile(path):
         with damage(path.name), zipfile.ZipFile(path) as archive:
             check_zip(path, archive)
+            spend_bytes(archive.getinfo(KERAS_WEIGHTS).file_size, f"its {KERAS_WEIGHTS}")
             content = archive.read(KERAS_WEIGHTS)
     return open_h5(path, content, foreign=True)
 

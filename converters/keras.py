@@ -14,7 +14,8 @@ import zipfile
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from xnorinfer.converters.arrays import FREE_BYTES, ZIP_DAMAGE, check_zip
+from xnorinfer.budget import JSON_BYTES, add_file, spend_bytes
+from xnorinfer.converters.arrays import ZIP_DAMAGE, check_zip
 from xnorinfer.converters.assemble import Defaults, LayerPart, assemble
 from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse, net_line, without_ignored
 from xnorinfer.converters.bundle import Entry
@@ -80,8 +81,8 @@ def _open_archive(path: Path) -> tuple[bytes, AbstractContextManager[H5Content]]
             check_zip(path, archive)
             if not {CONFIG, WEIGHTS} <= set(archive.namelist()):
                 raise SourceError(f"{path.name} is a zip archive without {CONFIG} and {WEIGHTS}: no .keras file")
-            if archive.getinfo(CONFIG).file_size > FREE_BYTES:
-                raise SourceError(f"{path.name}: its {CONFIG} of {archive.getinfo(CONFIG).file_size} bytes is refused")
+            spend_bytes(JSON_BYTES * archive.getinfo(CONFIG).file_size, f"its {CONFIG}")
+            spend_bytes(archive.getinfo(WEIGHTS).file_size, f"its {WEIGHTS}")
             config, content = archive.read(CONFIG), archive.read(WEIGHTS)
     except ZIP_DAMAGE as error:
         raise SourceError(f"{path.name} is a damaged or truncated .keras archive: {error}") from None
@@ -163,8 +164,8 @@ class _Reader:
         """The config beside a file of weights."""
         found = configs_beside(self.path)
         for beside in found:
-            if beside.stat().st_size > FREE_BYTES:
-                raise SourceError(f"{beside.name} is too large for the config of a model")
+            add_file(beside)
+            spend_bytes(JSON_BYTES * beside.stat().st_size, f"the config in {beside.name}")
         contents = [beside.read_bytes() for beside in found]
         if len(set(contents)) > 1:
             names = ", ".join(beside.name for beside in found)

@@ -11,10 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from xnorinfer.budget import spend_bytes
 from xnorinfer.converters.base import net_line
 from xnorinfer.errors import SourceError
 
 MODELS = ("Sequential", "Functional", "Model")
+#: What a layer takes in memory beside its place.
+LAYER_BYTES = 512
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ def _layers(model: Mapping[str, Any], path: tuple[str, ...], place: str, about: 
         number = counts.get(snake, 0)
         counts[snake] = number + 1
         here = f"{place}layers/{snake}" + (f"_{number}" if number else "")
+        spend_bytes(LAYER_BYTES + len(here), f"the place {here[:80]} of a layer")  # models can be nested deeply
         if name in groups:
             raise SourceError(f"the config of {about} holds two layers called {name}")
         if kind in MODELS:
@@ -95,14 +99,14 @@ def _layers(model: Mapping[str, Any], path: tuple[str, ...], place: str, about: 
 
 def _chain(inbound: Mapping[str, list[Any]], outputs: list[str], problems: list[str]) -> list[str]:
     """The layers of a functional model from its input to its one output; all layers in the file's order if it is no chain."""
-    order: list[str] = []
+    order: dict[str, None] = {}
     here = outputs
     while here:
         if len(here) != 1 or here[0] in order or here[0] not in inbound:
-            what = f"{order[-1]} takes" if order else "the model gives"
+            what = f"{next(reversed(order))} takes" if order else "the model gives"
             problems.append(f"{what} the values of {', '.join(here)}: only chains of layers can be converted")
             return list(inbound)
-        order.append(here[0])
+        order[here[0]] = None
         here = _references(inbound[here[0]])
     unused = [name for name in inbound if name not in order]
     if unused or not order:
@@ -110,7 +114,7 @@ def _chain(inbound: Mapping[str, list[Any]], outputs: list[str], problems: list[
             f"the layers {', '.join(unused) or '(none)'} do not lead to the model's output"
             + net_line('ignore = ["LAYER*"] beside [[layers]] for the others')
         )
-    return order[::-1]
+    return list(order)[::-1]
 
 
 def _references(value: Any) -> list[str]:

@@ -1,15 +1,17 @@
 """HDF5 files: names, shapes and attributes at once, numbers when asked for.
 
-Nothing outside the file is followed, and every size is checked against the file before anything is allocated.  Keras neither
-compresses nor links, so that its arrays together are no larger than the file; in files of anybody else's, links are passed over
-and what is compressed may unpack to a bounded multiple of the file.
+Nothing outside the file is followed, and every size is checked against the file, and charged to its budget, before anything is
+allocated.  Keras neither compresses nor links, so that its arrays together are no larger than the file; in files of anybody
+else's, links are passed over, and chunks may be compressed: each is unpacked once to see that it is not larger than it says.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import mmap
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.converters.arrays import FREE_BYTES, MAX_RATIO, ZIP_DAMAGE, element_count
+from xnorinfer.budget import add_file, spend_bytes, spend_steps
+from xnorinfer.converters.arrays import ZIP_DAMAGE, element_count, require_shape
 from xnorinfer.converters.bundle import Entry
 from xnorinfer.errors import MissingExtraError, SourceError
 
@@ -30,6 +33,16 @@ _HEAP = b"GCOL\x01"
 #: More than any network has; a file can claim any number of groups, one inside the other.
 MAX_OBJECTS = 100_000
 MAX_DEPTH = 64
+#: Steps of libhdf5 for an object: opening one takes as long as looking at some hundred numbers.
+OBJECT_STEPS = 20
+#: Names in a group, or attributes, that libhdf5 passes in one step where it looks for one among all.
+PASSED_PER_STEP = 128
+#: Filters of chunks that never unpack to more than they say, or for which `_require_honest` tells.
+_DEFLATE, _SHUFFLE, _CHECKSUM, _LZF = 1, 2, 3, 32000
+#: What a checksum adds to a chunk, and Python to a text.
+CHECKSUM_BYTES, TEXT_BYTES = 4, 64
+#: LZF makes at most 264 bytes of 3.
+_LZF_RATIO = 88
 #: What h5py raises on damaged files, and zipfile where they lie inside an archive.
 _H5_DAMAGE = (*ZIP_DAMAGE, KeyError, TypeError, OverflowError, AttributeError, MemoryError)
 
@@ -37,13 +50,14 @@ _H5_DAMAGE = (*ZIP_DAMAGE, KeyError, TypeError, OverflowError, AttributeError, M
 class H5Content:
     """The datasets of an open file by their paths (`model_weights/dense/dense/kernel:0`), and the attributes of its groups.
 
-    size: of the file, in bytes.  foreign: it need not be Keras's.
+    size: of the file, in bytes.  longest: of the objects in its global heap.  foreign: it need not be Keras's.
     """
 
-    def __init__(self, file: h5py.File, about: str, size: int, *, foreign: bool) -> None:
+    def __init__(self, file: h5py.File, about: str, size: int, longest: int, *, foreign: bool) -> None:
         self._file = file
         self.about = about
-        self._size = max(FREE_BYTES, MAX_RATIO * size) if foreign else size
+        self._size = size
+        self._longest = longest
         self._foreign = foreign
         self._claimed = 0
         self.entries: dict[str, Entry] = {}
@@ -54,8 +68,11 @@ class H5Content:
     def _walk(self, group: h5py.Group, where: str, depth: int) -> None:
         import h5py
 
+        each = OBJECT_STEPS + len(group) // PASSED_PER_STEP
         for name in group:
+            spend_steps(each, "listing its objects")
             path = f"{where}{name}"
+            spend_bytes(len(path), f"a name of {len(path)} characters")
             link = group.get(name, getlink=True)
             if not isinstance(link, h5py.HardLink):
                 if self._foreign:
@@ -85,16 +102,21 @@ class H5Content:
             raise SourceError(f"{where} is compressed, which Keras never does: refused; `h5repack -f NONE` unpacks it")
         shape = tuple(int(n) for n in dataset.shape or ())
         numbers = dataset.dtype.kind in "fiub" and dataset.shape is not None
+        require_shape(where, shape, dataset.dtype.itemsize)
         size = element_count(shape) * dataset.dtype.itemsize
         self._claimed += size
         least = min(size, 1) if packed else size
-        if self._claimed > self._size or (numbers and dataset.id.get_storage_size() < least):
+        too_much = self._claimed > self._size and not self._foreign
+        if too_much or (numbers and dataset.id.get_storage_size() < least):
             raise SourceError(f"{where} says {shape} {dataset.dtype}, which is {size} bytes, more than the file holds")
 
         def load() -> NDArray[Any]:
             if not numbers:
                 raise SourceError(f"{where} holds {dataset.dtype}, needed are numbers")
             with damage(where):
+                spend_bytes(size, f"{where} {shape} {dataset.dtype}")
+                if dataset.chunks is not None:
+                    _require_honest(where, dataset)
                 return np.asarray(dataset[()])
 
         return Entry(path, str(dataset.dtype), shape, load)
@@ -103,7 +125,7 @@ class H5Content:
         """A text attribute of the file; None if it has none."""
         with damage(f"{self.about}, attribute {attribute}"):
             attributes = self._file.attrs
-            return _text(_read(attributes, attribute)) if attribute in attributes else None
+            return _text(self._read(attributes, attribute)) if attribute in attributes else None
 
     def label(self, group: str) -> str | None:
         """The attribute `name` of a group, where Keras 3 writes what a layer was called; None if it has none."""
@@ -111,7 +133,7 @@ class H5Content:
             return None
         with damage(f"{self.about}, attribute name of {group}"):
             attributes = self._file[group].attrs
-            return _text(_read(attributes, "name")) if "name" in attributes else None
+            return _text(self._read(attributes, "name")) if "name" in attributes else None
 
     def names(self, group: str, attribute: str) -> list[str] | None:
         """A list of names among the attributes of a group ("" is the file itself); None if it has none.
@@ -121,15 +143,32 @@ class H5Content:
         with damage(f"{self.about}, attribute {attribute} of {group or 'the file'}"):
             attributes = self._file[group or "/"].attrs
             if attribute in attributes:
-                return [_text(name) for name in _read(attributes, attribute)]
+                return [_text(name) for name in self._read(attributes, attribute)]
             if f"{attribute}0" not in attributes:
                 return None
             names: list[str] = []
             index = 0
+            each = OBJECT_STEPS + len(attributes) // PASSED_PER_STEP
             while f"{attribute}{index}" in attributes:
-                names += [_text(name) for name in _read(attributes, f"{attribute}{index}")]
+                spend_steps(each, f"reading its attributes {attribute}0, {attribute}1, ...")
+                names += [_text(name) for name in self._read(attributes, f"{attribute}{index}")]
                 index += 1
             return names
+
+    def _read(self, attributes: h5py.AttributeManager, name: str) -> Any:
+        """An attribute of text, or of numbers, as which empty lists are kept.  On other types of objects libhdf5 can crash."""
+        import h5py
+
+        opened = attributes.get_id(name)
+        dtype, shape = opened.dtype, tuple(int(n) for n in opened.shape or ())
+        of_any_length = h5py.check_string_dtype(dtype)
+        if dtype.kind not in "fiuSU" and of_any_length is None:
+            raise ValueError(f"it holds {dtype}, needed is text")
+        require_shape(f"{self.about}, attribute {name}", shape, dtype.itemsize)
+        # Texts of any length stand in the heap, and all of them can be one and the same.
+        longest = self._longest if of_any_length is not None and of_any_length.length is None else dtype.itemsize
+        spend_bytes(element_count(shape) * (longest + TEXT_BYTES), f"its attribute {name}")
+        return attributes[name]
 
 
 @contextlib.contextmanager
@@ -145,38 +184,75 @@ def open_h5(
     except ImportError:
         raise MissingExtraError(f"reading {path.name}", "h5py", "keras") from None
     about = about or path.name
+    add_file(path)
     with contextlib.ExitStack() as stack:
         with damage(about):
             if content is None:
                 with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                    size = _require_sound(data, about)
+                    size, longest = _require_sound(data, about)
             else:
-                size = _require_sound(content, about)
+                size, longest = _require_sound(content, about)
             file = stack.enter_context(h5py.File(path if content is None else io.BytesIO(content), "r"))
-            opened = H5Content(file, about, size, foreign=foreign)
+            opened = H5Content(file, about, size, longest, foreign=foreign)
         yield opened
 
 
-def _require_sound(data: bytes | mmap.mmap, about: str) -> int:
+def _require_sound(data: bytes | mmap.mmap, about: str) -> tuple[int, int]:
     """Refuse what libhdf5 never gets done with: free space of 0 bytes in its global heap, which holds the names of layers and
-    weights, and which it passes again and again.  Returns the size of the file.
+    weights, and which it passes again and again.  Returns the size of the file, and that of the longest object in its heap.
     """
     start = next((at for at in (0, *(512 << n for n in range(32))) if data[at : at + 8] == MAGIC), None)
     head = b"" if start is None else data[start : start + 16]
     widths = head[9:11] if head[8:9] >= b"\x02" else head[13:15]
     if widths != b"\x08\x08":
         raise SourceError(f"{about} is damaged, truncated or no HDF5 file, or one with addresses of other than 8 bytes")
-    heap = data.find(_HEAP)
+    heap, longest = data.find(_HEAP), 0
     while heap >= 0:
         place, end = heap + 16, min(heap + int.from_bytes(data[heap + 8 : heap + 16], "little"), len(data))
         while place + 16 <= end:
+            spend_steps(what="reading its heap")
             index = int.from_bytes(data[place : place + 2], "little")
             size = int.from_bytes(data[place + 8 : place + 16], "little")
             if index == size == 0:
                 raise SourceError(f"{about} is damaged: its heap at byte {heap} has no end")
+            longest = max(longest, min(size, len(data))) if index else longest
             place += 16 + -(-size // 8) * 8 if index else size
         heap = data.find(_HEAP, heap + 1)
-    return len(data)
+    return len(data), longest
+
+
+def _require_honest(where: str, dataset: h5py.Dataset) -> None:
+    """Refuse chunks that take more than they say: libhdf5 unpacks without end, and whole chunks for one number in each.
+
+    Raises SourceError, and what h5py raises on damaged files.
+    """
+    plist = dataset.id.get_create_plist()
+    filters = [plist.get_filter(index) for index in range(plist.get_nfilters())]
+    kinds = [kind for kind, *_ in filters]
+    if set(kinds) - {_DEFLATE, _SHUFFLE, _CHECKSUM, _LZF} or sum(kind in (_DEFLATE, _LZF) for kind in kinds) > 1:
+        raise SourceError(f"{where} is packed by the filters {kinds}, which are not read; `h5repack -f GZIP=4` packs it anew")
+    bytes_each = element_count(dataset.chunks) * dataset.dtype.itemsize
+    grid = [range(0, size, step) for size, step in zip(dataset.shape, dataset.chunks, strict=True)]
+    count = element_count(len(along) for along in grid)
+    spend_steps(OBJECT_STEPS * count, f"{where}: its {count} chunks")
+    # Its numbers are charged already; the chunks are as large or larger.
+    size = element_count(dataset.shape) * dataset.dtype.itemsize
+    spend_bytes(max(count * bytes_each - size, bytes_each), f"{where}: {count} chunks of {dataset.chunks}")
+    if not filters:
+        return
+    for _, _, values, _ in (one for one in filters if one[0] == _LZF):
+        if len(values) < 3 or values[2] > bytes_each:
+            raise SourceError(f"{where} says that its chunks unpack to {values[2:3]} bytes, they have {bytes_each}")
+    for offset in itertools.product(*grid):
+        stored = dataset.id.get_chunk_info_by_coord(offset)
+        if stored.byte_offset is None:
+            continue
+        spend_bytes(stored.size * (_LZF_RATIO if _LZF in kinds else 1), f"{where}: a packed chunk of {stored.size} bytes")
+        if _DEFLATE not in kinds or stored.filter_mask >> kinds.index(_DEFLATE) & 1:
+            continue
+        _, content = dataset.id.read_direct_chunk(offset)
+        if len(zlib.decompressobj().decompress(content, bytes_each + CHECKSUM_BYTES + 1)) > bytes_each + CHECKSUM_BYTES:
+            raise SourceError(f"{where} holds a chunk that unpacks to more than its {bytes_each} bytes")
 
 
 @contextlib.contextmanager
@@ -187,16 +263,6 @@ def damage(where: str) -> Iterator[None]:
     except _H5_DAMAGE as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise SourceError(f"{where} is damaged, truncated or no HDF5 file: {reason}") from None
-
-
-def _read(attributes: h5py.AttributeManager, name: str) -> Any:
-    """An attribute of text, or of numbers, as which empty lists are kept.  On other types of objects libhdf5 can crash."""
-    import h5py
-
-    dtype = attributes.get_id(name).dtype
-    if dtype.kind not in "fiuSU" and h5py.check_string_dtype(dtype) is None:
-        raise ValueError(f"it holds {dtype}, needed is text")
-    return attributes[name]
 
 
 def _text(value: Any) -> str:

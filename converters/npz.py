@@ -36,6 +36,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from xnorinfer.budget import reading, shape_problem, spend_bytes
 from xnorinfer.converters.arrays import ZIP_DAMAGE, RawTensor, as_float32, check_zip, element_count, natural_key
 from xnorinfer.converters.assemble import Defaults, LayerPart, NormPart, assemble
 from xnorinfer.converters.base import (
@@ -64,8 +65,8 @@ NAMED_TF = Defaults(
 )
 NAMED_TORCH = Defaults("torch-sign", "torch", 1e-5, "PyTorch's default")
 
-_NAMED = re.compile(r"(\d+)\.(weight|bias|scale|bn\.(?:gamma|beta|mean|var|inv_std|epsilon))")
-_NUMBERED = re.compile(r"arr_(\d+)")
+_NAMED = re.compile(r"(\d{1,9})\.(weight|bias|scale|bn\.(?:gamma|beta|mean|var|inv_std|epsilon))")
+_NUMBERED = re.compile(r"arr_(\d{1,9})")
 
 #: Names of the vectors after W, by how many there are.
 _LASAGNE_VECTORS: dict[int, tuple[str, ...]] = {
@@ -132,7 +133,7 @@ class NpzSource:
 def load_npz(path: Path) -> list[RawTensor]:
     """All arrays in the archive's order.  Pickled objects are refused, sizes checked before anything is allocated."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with reading(path), zipfile.ZipFile(path) as archive:
             check_zip(path, archive)
             return [load_entry(path, archive, entry) for entry in archive.infolist()]
     except ZIP_DAMAGE as error:
@@ -153,6 +154,7 @@ def load_entry(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> 
         left = entry.file_size - stream.tell()
         if size != left:
             raise SourceError(f"{where} says {shape} {dtype}, which is {size} bytes, but {left} follow")
+        spend_bytes(size, f"{where}, {shape} {dtype},")
         data = stream.read(size)
     if len(data) != size:
         raise SourceError(f"{where} is truncated: {len(data)} of {size} bytes")
@@ -166,10 +168,11 @@ def read_header(where: str, stream: Any) -> tuple[tuple[int, ...], bool, np.dtyp
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about deprecated names of types, which no array that converts has
             shape, fortran, dtype = _read_any_header(stream)
-        if min(shape, default=0) < 0:
-            raise ValueError(f"negative shape {shape}")
+        problem = shape_problem(shape, dtype.itemsize)
+        if problem is not None:
+            raise ValueError(f"it says {problem}")
     except (*ZIP_DAMAGE, SyntaxError, TypeError, tokenize.TokenError, RecursionError, MemoryError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise SourceError(f"{where}: has a damaged or unusable header ({reason})") from None
     return shape, fortran, dtype
 

@@ -12,6 +12,11 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from xnorinfer.budget import spend_bytes
+
+#: Memory that one byte of a varint takes as a number of Python in a list, at most.
+VARINT_BYTES = 20
+
 #: A varint or fixed-width number as int, anything with a length as a view.
 Value: TypeAlias = int | memoryview
 
@@ -98,6 +103,7 @@ def packed_varints(value: Value) -> list[int]:
     """A repeated varint field: packed, or a single number of an unpacked one; unsigned."""
     if isinstance(value, int):
         return [value]
+    spend_bytes(VARINT_BYTES * len(value), f"{len(value)} bytes of numbers")
     numbers = []
     position = 0
     while position < len(value):

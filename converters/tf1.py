@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from xnorinfer.budget import spend_steps
 from xnorinfer.converters.arrays import RawTensor, as_float32, natural_key
 from xnorinfer.converters.assemble import Defaults, LayerPart, NormPart, assemble
 from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse, net_line, without_ignored
@@ -182,7 +183,8 @@ class _Reader:
             if name not in noted:
                 self._note(self.entries[name], f"moving average of {owner}; --ema would use it", ignored=True)
         self._remark_averages()
-        positions = {module.name: self._position(module) for module in modules}
+        made = self._positions()
+        positions = {module.name: made.get(module.name) for module in modules}
         if all(position is not None for position in positions.values()):
             self.notes.assumptions.append(Assumption("order of layers", "as made in the graph", "graph"))
             modules.sort(key=lambda module: positions[module.name] or 0)
@@ -194,6 +196,7 @@ class _Reader:
     def _owner(self, base: str) -> str | None:
         """The variable that a slot or moving average BASE/NAME belongs to: BASE, or BASE without the scope of the optimizer."""
         while base and base not in self.entries:
+            spend_steps(1 + len(base) // 64, "looking for the variables of its slots")
             base = base.partition("/")[2]
         return base or None
 
@@ -303,12 +306,15 @@ class _Reader:
             )
         return sorted(modules, key=lambda module: (module.norm is not None, scope_key(module.name)))
 
-    def _position(self, module: Module) -> int | None:
-        if self.graph is None:
-            return None
-        names = (name for name in self.entries if name.rpartition("/")[0] == module.name)
-        positions = [position for name in names if (position := self.graph.position(name)) is not None]
-        return min(positions, default=None)
+    def _positions(self) -> dict[str, int]:
+        """Where in the graph the first variable of each scope was made."""
+        found: dict[str, int] = {}
+        for name in self.entries if self.graph else ():
+            assert self.graph is not None
+            scope, position = name.rpartition("/")[0], self.graph.position(name)
+            if position is not None:
+                found[scope] = min(position, found.get(scope, position))
+        return found
 
     def defaults(self, parts: list[LayerPart]) -> Defaults:
         """The source's defaults, with what the graph says about binarization; contradictions become problems."""
@@ -332,11 +338,11 @@ class _Reader:
         return dataclasses.replace(DEFAULTS, profile_origin="graph") if found == {"round"} else DEFAULTS
 
 
-def scope_key(scope: str) -> tuple[tuple[tuple[tuple[int, int, str], ...], int], ...]:
+def scope_key(scope: str) -> tuple[tuple[tuple[tuple[int, int, str], ...], ...], ...]:
     """Sort key of scopes: per component its name, then its `_N` suffix as a number, none before _1."""
     key = []
     for component in scope.split("/"):
         match = re.fullmatch(r"(.*?)(?:_(\d+))?", component)
         assert match is not None
-        key.append((natural_key(match[1]), int(match[2] or 0)))
+        key.append((natural_key(match[1]), natural_key(match[2] or "")))
     return tuple(key)

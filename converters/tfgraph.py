@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from xnorinfer.budget import add_file, spend_bytes, spend_steps
 from xnorinfer.converters import protowire
 from xnorinfer.converters.bundle import read_tensor
 from xnorinfer.converters.protowire import WireError, fields, integer, text, view
@@ -21,6 +22,8 @@ from xnorinfer.errors import SourceError
 
 #: Graphs with embedded constants can be large; beyond this it is no graph of a dense network.
 MAX_GRAPH_BYTES = 1 << 30
+#: What a node takes in memory beside its texts.
+NODE_BYTES = 512
 
 VARIABLE_OPS = ("VariableV2", "Variable", "VarHandleOp")
 #: Where a walk back from an operation stops: beyond lie other layers.
@@ -48,6 +51,8 @@ class Graph:
 
     def __init__(self, nodes: dict[str, Node]) -> None:
         self.nodes = nodes
+        products = (node for node in nodes.values() if node.operation in _LAYER_OPS and len(node.inputs) >= 2)
+        self._products = sorted(products, key=lambda node: node.index)
 
     def position(self, variable: str) -> int | None:
         """Where in the graph a variable was made; None if it is not there."""
@@ -83,9 +88,7 @@ class Graph:
 
     def binarization(self, kernel: str) -> Binarization | None:
         """What happens to a kernel on its way into the first product that uses it; None if no product does."""
-        for node in sorted(self.nodes.values(), key=lambda node: node.index):
-            if node.operation not in _LAYER_OPS or len(node.inputs) < 2:
-                continue
+        for node in self._products:
             behind = dict(self._behind(node.inputs[1], _LAYER_OPS))
             if kernel not in behind:
                 continue
@@ -104,6 +107,7 @@ class Graph:
         while queue:
             name = queue.popleft()
             node = self.nodes.get(name)
+            spend_steps(1 + (len(node.inputs) if node else 0), "walking its graph")
             if node is None:
                 continue
             yield name, node
@@ -117,7 +121,10 @@ class Graph:
     def _scalar(self, name: str) -> float | None:
         """The value of a constant of one float32, followed through Identity."""
         node = self.nodes.get(name)
-        while node is not None and node.operation == "Identity" and node.inputs:
+        passed: set[int] = set()  # a damaged graph can lead in a circle
+        while node is not None and node.operation == "Identity" and node.inputs and node.index not in passed:
+            spend_steps(what="walking its graph")
+            passed.add(node.index)
             node = self.nodes.get(node.inputs[0])
         if node is None or node.operation != "Const" or node.value is None:
             return None
@@ -140,12 +147,15 @@ def read_graph(path: Path) -> Graph:
     """The graph of a `.meta` file.  Raises SourceError."""
     if path.stat().st_size > MAX_GRAPH_BYTES:
         raise SourceError(f"{path.name} has {path.stat().st_size} bytes; a graph has {MAX_GRAPH_BYTES} at most")
+    add_file(path)
     nodes: dict[str, Node] = {}
     try:
         for number, value in fields(memoryview(path.read_bytes())):
             if number == 2:
                 for inner, node in fields(view(value)):
+                    spend_steps(what="reading its graph")
                     if inner == 1:
+                        spend_bytes(NODE_BYTES, f"a graph of {len(nodes)} nodes and more")
                         name, parsed = _read_node(len(nodes), view(node))
                         nodes[name] = parsed
     except WireError as error:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xnorinfer.converters.arrays import ZIP_DAMAGE, RawTensor, check_zip, natural_key
+from xnorinfer.converters.arrays import ZIP_DAMAGE, RawTensor, check_zip, natural_key, require_shape
 from xnorinfer.converters.assemble import Defaults, LayerPart, assemble
 from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse, without_ignored
 from xnorinfer.converters.graph import read_graph
@@ -162,6 +162,7 @@ def load_safetensors(path: Path) -> list[RawTensor]:
         if code is None:
             raise SourceError(f"{path.name}, tensor {name} has type {entry['dtype']}, which is not supported")
         begin, end = entry["data_offsets"]
+        require_shape(f"{path.name}, tensor {name}", entry["shape"], np.dtype(code).itemsize)
         array: Any = data[begin:end].view(code).reshape(entry["shape"])
         if entry["dtype"] == "BF16":
             array = widen_bfloat16(array)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.converters.arrays import RawTensor, element_count
+from xnorinfer.budget import spend_bytes
+from xnorinfer.converters.arrays import RawTensor, element_count, require_shape
 from xnorinfer.errors import SourceError
 
 #: torch's names of types -> how they are stored; bfloat16 is widened by hand.
@@ -28,6 +29,7 @@ STORED = {
 
 def widen_bfloat16(bits: Any) -> Any:
     """bfloat16 bit patterns (uint16) as float32, exactly."""
+    spend_bytes(4 * np.size(bits), f"{np.size(bits)} values of bfloat16 as float32")
     return (np.asarray(bits).astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
@@ -42,10 +44,12 @@ def strided(
     numbers = [*sizes, *strides, offset]
     if len(sizes) != len(strides) or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers):
         raise SourceError(f"{about} has the sizes {list(sizes)}, strides {list(strides)} and offset {offset}")
+    require_shape(about, sizes, code.itemsize)
     count = element_count(sizes)
     last = offset + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
     if raw.size % code.itemsize or count > raw.size // code.itemsize or (count and last >= raw.size // code.itemsize):
         raise SourceError(f"{about} says {tuple(sizes)} {kind}, but its data has {raw.size} bytes")
+    spend_bytes(count * code.itemsize, f"tensor {name} {tuple(sizes)} {kind}")  # many tensors can share the same bytes
     flat = raw.view(code)
     if count:
         steps = tuple(stride * code.itemsize for stride in strides)

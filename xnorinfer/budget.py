@@ -27,6 +27,8 @@ BYTES_PER_BYTE = 64
 FREE_BYTES = 128 << 20
 BYTES_PER_STEP = 128
 
+#: Memory that a byte of JSON takes as objects of Python, at most.
+JSON_BYTES = 24
 #: What numpy can hold.
 MAX_DIMENSIONS = 64
 
