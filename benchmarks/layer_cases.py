@@ -19,7 +19,9 @@ from xnorinfer.plan import Plan
 Call = Callable[[], object]
 
 
-def hidden_layer(width: int, rows: int, threads: int = 1, peers: bool = True) -> tuple[dict[str, Call], list[str]]:
+def hidden_layer(
+    width: int, rows: int, threads: int = 1, peers: bool = True, kernel: str | None = None
+) -> tuple[dict[str, Call], list[str]]:
     """A width x width layer, bits in -> thresholded bits out.  Returns calls by name and what was left out and why.
 
     Peers compute less: float32 and int8 give sums without a threshold, NumKong gives distances.
@@ -29,7 +31,7 @@ def hidden_layer(width: int, rows: int, threads: int = 1, peers: bool = True) ->
     layer = packed.layers[1]
     assert isinstance(layer, PackedDense)
     assert isinstance(layer.output, Threshold)
-    plan = Plan(packed, threads=threads)
+    plan = Plan(packed, threads=threads, kernel=kernel)
     bits = random_words(rng, rows, width)
     out = np.empty((rows, width // 64), np.uint64)
     mismatches = np.empty((rows, width), np.int32)

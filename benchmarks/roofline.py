@@ -1,7 +1,8 @@
-"""How close the binary tile comes to what its own instructions allow.
+"""How close the binary tiles come to what their own instructions allow, for each kernel that this CPU runs.
 
-The bound is measured, not looked up: the tile's mix (two XORs, one VPTERNLOG, one VPOPCNT and one ADD on two words) runs on
-registers alone, without loads, for as long as the tile does.  What is left between the two is loads, loop and tile ends.
+The bound is measured, not looked up: the tile's mix runs on registers alone, without loads, for as long as the tile does.  With
+VPOPCNTDQ that is two XORs, one VPTERNLOG, one VPOPCNT and one ADD on two words; for pairs of rows by look-up three VPSHUFB,
+four VPADDB, a shift and an AND on three nibbles.  What is left between the two is loads, taking codes apart, loop, tile ends.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from benchmarks.interleave import interleave
 from benchmarks.layer_cases import hidden_layer
 from xnorinfer import kernels
 from xnorinfer.kernels import build, vector_ir
-from xnorinfer.kernels.shapes import BinaryShape
+from xnorinfer.kernels.nibbles import Octets
+from xnorinfer.kernels.shapes import CODE_BYTES, BinaryShape, NibbleShape
 from xnorinfer.kernels.tiles import Logic
 from xnorinfer.kernels.vector_ir import Emit, Loop, ctpop
 
@@ -26,29 +28,26 @@ from xnorinfer.kernels.vector_ir import Emit, Loop, ctpop
 TURNS = 100_000
 
 
-def mix_in_registers(shape: BinaryShape) -> Callable[[int], int]:
-    """The operations of a one-level tile on `shape.vectors` columns without any load, `turns` times."""
-    logic = Logic(shape.ternlog)
+def mix_in_registers(shape: BinaryShape | NibbleShape) -> Callable[[int], int]:
+    """The operations of a tile without any load, `turns` times: a pair of words for each column of a one-level tile, three
+    nibbles for each pair of rows of a tile of nibbles."""
+    if isinstance(shape, NibbleShape):
+        lanes, turn, carried = shape.words, _nibbles(shape), 2 * shape.pairs
+    else:
+        lanes, turn, carried = shape.lanes, _parities(shape), 2 * shape.vectors
 
     def body(emit: Emit, turns: Any, seed: Any) -> Any:
         b = emit.builder
         start = emit.splat(seed)
-        columns = range(shape.vectors)
-        loop = Loop(emit, emit.constant(0), [start] * (2 * shape.vectors))
-        state = []
-        for j in columns:
-            before, total = loop.values[2 * j : 2 * j + 2]
-            middle = b.xor(before, start)
-            after = b.xor(middle, total)
-            carry = logic.pair_carry(emit, before, middle, after)
-            state += [after, b.add(total, ctpop(b, carry))]
+        loop = Loop(emit, emit.constant(0), [start] * carried)
+        state = turn(emit, start, loop.values)
         loop.close(1, turns, state)
         last = state[0]
         for value in state[1:]:
             last = b.xor(last, value)
         return b.extract_element(last, vector_ir.I32(0))
 
-    tile = vector_ir.intrinsic_of(shape.lanes, 2, body, vector_ir.types.int64)
+    tile = vector_ir.intrinsic_of(lanes, 2, body, vector_ir.types.int64)
 
     @njit("int64(int64)", nogil=True)
     def run(turns):  # type: ignore[no-untyped-def]
@@ -58,9 +57,41 @@ def mix_in_registers(shape: BinaryShape) -> Callable[[int], int]:
     return compiled
 
 
+def _parities(shape: BinaryShape) -> Callable[..., list[Any]]:
+    logic = Logic(shape.ternlog)
+
+    def turn(emit: Emit, start: Any, values: list[Any]) -> list[Any]:
+        b, state = emit.builder, []
+        for before, total in zip(values[::2], values[1::2], strict=True):
+            middle = b.xor(before, start)
+            after = b.xor(middle, total)
+            carry = logic.pair_carry(emit, before, middle, after)
+            state += [after, b.add(total, ctpop(b, carry))]
+        return state
+
+    return turn
+
+
+def _nibbles(shape: NibbleShape) -> Callable[..., list[Any]]:
+    def turn(emit: Emit, start: Any, values: list[Any]) -> list[Any]:
+        b, v, state = emit.builder, Octets(emit, shape.lanes), []
+        codes = b.bitcast(start, v.kind)
+        for full, high in zip(values[::2], values[1::2], strict=True):
+            full, high = b.bitcast(full, v.kind), b.bitcast(high, v.kind)
+            found = [v.look_up(table, code) for table, code in ((full, codes), (high, codes), (codes, full))]
+            s = b.add(b.add(found[0], found[1]), found[2])
+            state += [b.bitcast(value, emit.words) for value in (b.add(full, s), b.add(high, v.high(s)))]
+        return state
+
+    return turn
+
+
 def hot_loop(kernel: kernels.Kernel) -> Counter[str]:
     """Instructions of the tile's main loop, by name: the largest innermost loop that counts bits."""
-    made = build.library("make_compute_bits", "tile", kernels._COMPUTE, (kernel.binary, 1), False)
+    if isinstance(kernel.binary, NibbleShape):
+        made = build.library("make_compute_nibbles", "tile", kernels._COMPUTE, (kernel.binary,), False)
+    else:
+        made = build.library("make_compute_bits", "tile", kernels._COMPUTE, (kernel.binary, 1), False)
     return largest_loop(made.get_asm_str())
 
 
@@ -83,26 +114,32 @@ def largest_loop(assembly: str) -> Counter[str]:
     return best
 
 
-def roofline(seconds: float = 1.0) -> dict[str, Any]:
-    """Words of 64 bits per second and lane: in registers, in the 4096 x 4096 layer at 256 rows, and their ratio."""
-    kernel = kernels.choose()
+def roofline(seconds: float = 1.0, kernel_name: str | None = None) -> dict[str, Any]:
+    """Bit operations a second of the 4096 x 4096 layer at 256 rows and of the same mix in registers, and their ratio."""
+    kernel = kernels.choose(kernel_name)
     shape = kernel.binary
     instructions = hot_loop(kernel)
-    words_per_turn = shape.vectors << shape.levels
+    if isinstance(shape, NibbleShape):
+        bits_of_loop, bits_of_mix = (shape.lanes * 2 * shape.pairs * bits for bits in (8 * CODE_BYTES, 12))
+    else:
+        bits_of_loop, bits_of_mix = (64 * shape.lanes * shape.vectors * words for words in (1 << shape.levels, 2))
     result: dict[str, Any] = {
         "kernel": kernel.name,
         "instructions_per_loop": dict(instructions.most_common()),
-        "vectors_of_words_per_loop": words_per_turn,
-        "instructions_per_512_bits": instructions.total() / (words_per_turn * shape.lanes / 8),
+        "instructions_per_512_bits": instructions.total() / (bits_of_loop / 512),
     }
-    if shape.levels == 1:
+    if isinstance(shape, NibbleShape) or shape.levels == 1:
         rows = 256
-        calls, _ = hidden_layer(4096, rows, peers=False)
+        calls, _ = hidden_layer(4096, rows, peers=False, kernel=kernel.name)
         run = mix_in_registers(shape)
         times = interleave({"layer": calls["xnorinfer"], "registers": lambda: run(TURNS)}, seconds)
-        layer = rows * 4096 * 4096 / 64 / shape.lanes / times["layer"]
-        registers = TURNS * 2 * shape.vectors / times["registers"]
-        result |= {"vectors_per_second_layer": layer, "vectors_per_second_registers": registers, "share": layer / registers}
+        layer = 2 * rows * 4096 * 4096 / times["layer"]
+        registers = 2 * TURNS * bits_of_mix / times["registers"]
+        result |= {
+            "operations_per_second_layer": layer,
+            "operations_per_second_registers": registers,
+            "share": layer / registers,
+        }
     return result
 
 

@@ -21,6 +21,7 @@ from benchmarks import processes, roofline
 from benchmarks.interleave import interleave
 from benchmarks.layer_cases import first_layer, hidden_layer
 from benchmarks.networks import REFERENCE, random_network, random_pixels
+from xnorinfer import kernels
 from xnorinfer.bench import FloatNetwork, environment, exact_predict
 from xnorinfer.model import Model
 from xnorinfer.plan import Plan, usable_cores
@@ -129,11 +130,13 @@ def start(seconds: float) -> Iterator[Row]:
         yield Row(f"import, load, first scores: {what}", "", found[key], 0.0, found[key], "s")
     if "memory_growth_bytes" in found:
         yield Row("memory above the imports, batch 256", "", 0.0, 0.0, found["memory_growth_bytes"] / 1e6, "MB")
-    line = roofline.roofline(seconds)
-    count = line["instructions_per_512_bits"]
-    yield Row(f"instructions per 512 bits in the hot loop ({line['kernel']})", "", 0.0, 0.0, count, "")
-    if "share" in line:
-        yield Row("hidden layer, share of its instructions' speed in registers", "", 0.0, 0.0, 100 * line["share"], "%")
+    for kernel in kernels.usable():
+        line = roofline.roofline(seconds, kernel.name)
+        count = line["instructions_per_512_bits"]
+        yield Row(f"instructions per 512 bits in the hot loop ({kernel.name})", "", 0.0, 0.0, count, "")
+        if "share" in line:
+            what = f"hidden layer, share of its instructions' speed in registers ({kernel.name})"
+            yield Row(what, "", 0.0, 0.0, 100 * line["share"], "%")
 
 
 SECTIONS = {

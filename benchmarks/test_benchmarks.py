@@ -17,6 +17,7 @@ from benchmarks.layer_cases import first_layer, hidden_layer
 from benchmarks.networks import REFERENCE, random_network, random_pixels
 from xnorinfer import kernels
 from xnorinfer.bench import FloatNetwork
+from xnorinfer.kernels.shapes import BinaryShape
 from xnorinfer.plan import Plan, usable_cores
 
 PEERS = ("xnorinfer", "numpy float32", "NumKong hammings_packed", "torch int8 _int_mm")
@@ -63,9 +64,12 @@ def test_kernel(benchmark: Benchmark, kernel: str) -> None:
     benchmark(Plan(random_network(REFERENCE), threads=1, kernel=kernel).run, random_pixels(64, REFERENCE[0]))
 
 
-def test_instruction_mix_in_registers(benchmark: Benchmark) -> None:
-    """The bound for the tile: as many words as 4096 x 4096 x 256 rows hold, without loads."""
-    shape = kernels.choose().binary
-    if shape.levels != 1:
-        pytest.skip("the mix is written for tiles of one carry-save level")
-    benchmark(roofline.mix_in_registers(shape), 256 * 4096 * 64 // shape.lanes // (2 * shape.vectors))
+@pytest.mark.parametrize("kernel", [kernel.name for kernel in kernels.KERNELS])
+def test_instruction_mix_in_registers(benchmark: Benchmark, kernel: str) -> None:
+    """The bound for the tile: the mix of its instructions without loads."""
+    if kernel not in {usable.name for usable in kernels.usable()}:
+        pytest.skip(f"this CPU cannot run {kernel}")
+    shape = kernels.choose(kernel).binary
+    if isinstance(shape, BinaryShape) and shape.levels != 1:
+        pytest.skip("the mix is written for tiles of one carry-save level and for tiles of nibbles")
+    benchmark(roofline.mix_in_registers(shape), roofline.TURNS)

@@ -1,6 +1,6 @@
 """Which shapes of the tiles are fastest on this CPU: `python -m benchmarks.tune [bits] [pixels]`.
 
-bits: all shapes of the binary tile that fit the registers, on a square layer at several depths and at one row and many.
+bits: shapes of the binary tiles that fit the registers, on layers of several depths and at one row and many.
 pixels: how many rows of a first layer over uint8 share the codes of the look-ups.  Shapes are timed in turns; printed are
 microseconds per row (of the fastest turn, the one that a busy machine disturbed least) with the best one marked.  The shapes in
 `kernels.KERNELS` were chosen by this script.
@@ -19,19 +19,39 @@ from numpy.typing import NDArray
 from benchmarks.interleave import interleave
 from benchmarks.networks import random_network, random_pixels, random_words
 from xnorinfer import kernels
+from xnorinfer.bits import words_for
 from xnorinfer.kernels import Kernel
-from xnorinfer.kernels.shapes import BinaryShape, LookupShape
+from xnorinfer.kernels.shapes import BinaryShape, LookupShape, NibbleShape
 from xnorinfer.packed import PackedModel
 from xnorinfer.plan import Plan
 
+#: Layers of bits: (depth, neurons, rows).  The first five are convolutions of 3x3 as dense layers.
+BIT_LAYERS = (
+    (288, 32, 3136),
+    (576, 64, 3136),
+    (1152, 128, 784),
+    (2304, 256, 256),
+    (4608, 512, 64),
+    (1024, 1024, 256),
+    (4096, 4096, 256),
+    (4096, 4096, 1),
+    (16384, 16384, 16),
+)
 
-def binary_shapes(features: frozenset[str]) -> list[BinaryShape]:
+
+def binary_shapes(features: frozenset[str]) -> dict[str, BinaryShape | NibbleShape]:
     """Shapes worth trying, by the registers of the CPU."""
+    adders = [(4 if "avx2" in features else 2, vectors, levels) for vectors in (1, 2, 4) for levels in (1, 2, 3, 4)]
     if "avx512vpopcntdq" in features:
-        sizes = [(8, 1, 1), (8, 2, 1), (8, 4, 1), (8, 8, 1), (8, 2, 2), (8, 4, 2), (8, 8, 2), (8, 4, 3)]
-        return [BinaryShape(lanes, vectors, levels, True) for lanes, vectors, levels in sizes]
-    lanes = 4 if "avx2" in features else 2
-    return [BinaryShape(lanes, vectors, levels, False) for vectors in (1, 2, 4) for levels in (1, 2, 3, 4)]
+        adders = [(8, 1, 1), (8, 2, 1), (8, 4, 1), (8, 8, 1), (8, 2, 2), (8, 4, 2), (8, 8, 2), (8, 4, 3)]
+    ternlog = "avx512vpopcntdq" in features
+    found: dict[str, BinaryShape | NibbleShape] = {
+        f"{lanes}x{vectors} levels {levels}": BinaryShape(lanes, vectors, levels, ternlog) for lanes, vectors, levels in adders
+    }
+    octets = [lanes for lanes, feature in ((32, "avx2"), (64, "avx512bw")) if feature in features]
+    return found | {
+        f"{lanes} nibbles {pairs} pairs": NibbleShape(lanes, pairs) for lanes in octets for pairs in (2, 3, 4, 5, 6)
+    }
 
 
 def lookup_shapes(features: frozenset[str]) -> list[LookupShape]:
@@ -49,7 +69,7 @@ def compare(
     for name, kernel in variants.items():
         kernels.KERNELS = (dataclasses.replace(kernel, name="candidate"),)
         plan = Plan(packed, threads=1, kernel="candidate")
-        out = np.empty((len(x), packed.layers[layer].neurons // 64), np.uint64)
+        out = np.empty((len(x), words_for(packed.layers[layer].neurons)), np.uint64)
         outputs.append(out)
         calls[name] = lambda p=plan, o=out: p.run_layers(x, o, layer, layer + 1)
     kernels.KERNELS = table
@@ -59,20 +79,17 @@ def compare(
     print(title)
     for name, each in times.items():
         mark = "  <- best" if name == best else ""
-        print(f"  {name:18s} {each / len(x) * 1e6:9.3f} us/row  {each / times[best]:5.2f}{mark}")
+        print(f"  {name:20s} {each / len(x) * 1e6:9.3f} us/row  {each / times[best]:5.2f}{mark}")
 
 
 def tune_bits(seconds: float) -> None:
     """The binary tile."""
     base = kernels.choose()
-    variants = {
-        f"{shape.lanes}x{shape.vectors} levels {shape.levels}": dataclasses.replace(base, binary=shape)
-        for shape in binary_shapes(kernels.cpu_features())
-    }
-    for width, rows in ((256, 256), (1024, 256), (4096, 256), (4096, 1), (16384, 16)):
-        packed = random_network((64, width, width, 10), pixels=False)
-        bits = random_words(np.random.default_rng(0), rows, width)
-        compare(f"{width} x {width}, {rows} rows", packed, 1, bits, variants, seconds)
+    variants = {name: dataclasses.replace(base, binary=shape) for name, shape in binary_shapes(kernels.cpu_features()).items()}
+    for depth, neurons, rows in BIT_LAYERS:
+        packed = random_network((64, depth, neurons, 10), pixels=False)
+        bits = random_words(np.random.default_rng(0), rows, depth)
+        compare(f"{depth} -> {neurons}, {rows} rows", packed, 1, bits, variants, seconds)
 
 
 def tune_pixels(seconds: float) -> None:

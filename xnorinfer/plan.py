@@ -192,12 +192,19 @@ class Plan:
             return
         row[fields.COMPUTE] = kernel.compute_bits()
         row[fields.PREPARE] = kernel.prepare_bytes() if first else kernel.prepare_bits()
-        self._panels(row, layout.binary_panels(layer.weights, kernel.binary.panel))
+        if isinstance(kernel.binary, shapes.NibbleShape):
+            row[fields.PREPARED_BYTES] = kernel.binary.prepared_bytes(words)
+            self._panels(row, layout.code_panels(layer.weights, layer.depth, kernel.binary))
+        else:
+            self._panels(row, layout.binary_panels(layer.weights, kernel.binary.panel))
         if first and isinstance(mapping, ThresholdInput):
             # Bytes are compared as signed numbers: p >= T is (p - 128) > (T - 1 - 128).
             row[fields.FLIP], row[fields.LEVEL] = 128, mapping.threshold - 129
         row[fields.BASE] = self._keep(layout.filled(base, lanes, 0, np.int64))
         row[fields.LIMITS] = self._keep(layout.filled(limits, lanes, -1, np.int64))
+        if isinstance(kernel.binary, shapes.NibbleShape):
+            row[fields.DEEP_LIMITS] = row[fields.LIMITS]
+            row[fields.LIMITS] = self._keep(layout.unpacked(layout.filled(limits, lanes, -1, np.int64), kernel.binary))
 
     def _lay_out_pixels(self, row: NDArray[np.int64], layer: PackedDense, limits: NDArray[np.int64]) -> None:
         """A first layer over uint8: masks for few neurons, else what the kernel is best at."""
@@ -238,10 +245,11 @@ class Plan:
     def _size(self) -> None:
         """Rows of a block and bytes of the buffers, from the widest layer."""
         widest = int(self._table[:, fields.OUT_BYTES].max())
-        self._block = max(8, min(BLOCK_ROWS, BLOCK_BYTES // widest))
+        self._block = max(8, min(BLOCK_ROWS, BLOCK_BYTES // widest) & ~1)  # even: some kernels take rows in pairs
         prepared = int((self._table[:, fields.PREPARED_BYTES] * np.minimum(self._table[:, fields.SUB_ROWS], self._block)).max())
-        if int(self._table[:, fields.WORDS].max()) > fields.PARITY_WORDS:
-            # Deep layers keep the counts of all rows of a block; SUB_ROWS is what the kernel takes for the length of a block.
+        if int(self._table[:, fields.WORDS].max()) > fields.PARITY_WORDS or self._table[:, fields.DEEP_LIMITS].any():
+            # Deep layers keep the counts of all rows of a block, heads of nibble tiles, too; SUB_ROWS is what the kernel takes
+            # for the length of a block.
             self._table[:, fields.SUB_ROWS] = np.minimum(self._table[:, fields.SUB_ROWS], self._block)
             prepared += self._block * fields.COUNTS_BYTES
         self._row_bytes = widest

@@ -14,7 +14,7 @@ from functools import cache
 
 from xnorinfer.errors import KernelError
 from xnorinfer.kernels import native
-from xnorinfer.kernels.shapes import BinaryShape, LookupShape
+from xnorinfer.kernels.shapes import BinaryShape, LookupShape, NibbleShape
 from xnorinfer.kernels.store import address, on_compile, python_function
 
 ENVIRONMENT = "XNORINFER_KERNEL"
@@ -36,7 +36,7 @@ class Kernel:
 
     name: str
     needs: frozenset[str]
-    binary: BinaryShape
+    binary: BinaryShape | NibbleShape
     real_lanes: int
     real_vectors: int
     float_panel: int = 16
@@ -47,6 +47,8 @@ class Kernel:
         return self.real_lanes * self.real_vectors
 
     def compute_bits(self) -> int:
+        if isinstance(self.binary, NibbleShape):
+            return address("make_compute_nibbles", _COMPUTE, self.binary)
         return address("make_compute_bits", _COMPUTE, self.binary, 1)
 
     def compute_planes(self) -> int:
@@ -59,10 +61,10 @@ class Kernel:
         return address("make_compute_floats", _COMPUTE, self.real_lanes, self.float_panel // self.real_lanes)
 
     def prepare_bits(self) -> int:
-        return address("make_prepare_bits", _PREPARE)
+        return address("make_prepare_nibbles" if isinstance(self.binary, NibbleShape) else "make_prepare_bits", _PREPARE)
 
     def prepare_bytes(self) -> int:
-        return address("make_prepare_bytes", _PREPARE)
+        return address("make_prepare_nibble_bytes" if isinstance(self.binary, NibbleShape) else "make_prepare_bytes", _PREPARE)
 
     def prepare_planes(self) -> int:
         return address("make_prepare_planes", _PREPARE)
@@ -104,9 +106,17 @@ KERNELS: tuple[Kernel, ...] = (
         pixels=LookupShape(inputs=6, rows=2),
     ),
     Kernel(
+        "avx512",
+        frozenset({"avx512bw"}),
+        NibbleShape(lanes=64, pairs=4),
+        real_lanes=8,
+        real_vectors=8,
+        pixels=LookupShape(inputs=6, rows=2),
+    ),
+    Kernel(
         "avx2",
         frozenset({"avx2"}),
-        BinaryShape(lanes=4, vectors=2, levels=3, ternlog=False),
+        NibbleShape(lanes=32, pairs=4),
         real_lanes=4,
         real_vectors=4,
         pixels=LookupShape(inputs=4, rows=2),

@@ -16,7 +16,7 @@ from xnorinfer.kernels import native
 if config.CPU_FEATURES is None:
     config.CPU_FEATURES = native.cpu()[2]
 
-from xnorinfer.kernels import driver, layers, vector_ir
+from xnorinfer.kernels import driver, layers, nibble_layers, vector_ir
 
 
 class _Compiler(_CFuncCompiler):
@@ -33,7 +33,7 @@ class _Compiler(_CFuncCompiler):
 @global_compiler_lock
 def library(maker: str, symbol: str, arity: int, arguments: tuple[Any, ...], returns: bool) -> Any:
     """numba's code library with a C function `symbol` of `arity` int64; returns an int64 or nothing."""
-    make = getattr(layers, maker, None) or getattr(driver, maker)
+    make = next(getattr(module, maker) for module in (layers, nibble_layers, driver) if hasattr(module, maker))
     result = types.int64 if returns else types.void
     compiler = _Compiler(make(*arguments), cpu_target, {"nogil": True}, {}, pipeline_class=Compiler)
     outcome = compiler.compile([types.int64] * arity, result)

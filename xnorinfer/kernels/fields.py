@@ -32,8 +32,9 @@ from __future__ import annotations
     FLIP,  # bytes: see `pack_bytes`
     LEVEL,  # bytes
     CHUNK,  # groups that a thread takes at a time when threads share the neurons
+    DEEP_LIMITS,  # address: i64 per neuron, where LIMITS has 16 bits (nibbles)
     LAYER_FIELDS,
-) = range(26)
+) = range(27)
 
 # Float32 steps, in the order of `packed.OPS`.
 MUL, ADD, FMA, CLIP, DIV, STEP = range(6)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from xnorinfer.bits import bitunpack
 from xnorinfer.kernels.fields import PARITY_WORDS
-from xnorinfer.kernels.shapes import LookupShape
+from xnorinfer.kernels.shapes import CODE_BYTES, LookupShape, NibbleShape
 
 #: Panels start on a cache line; vector loads in the tiles rely on it.
 ALIGN_BYTES = 64
@@ -58,6 +58,26 @@ def binary_panels(weights: NDArray[np.uint64], width: int) -> NDArray[np.uint64]
     words = np.zeros((weights.shape[0], even_words(weights.shape[1])), np.uint64)
     words[:, : weights.shape[1]] = weights
     return _panels(running_parity(words), width)
+
+
+def code_panels(weights: NDArray[np.uint64], depth: int, shape: NibbleShape) -> NDArray[np.uint8]:
+    """(neurons, words) u64 -> (panels, bytes, lanes) u8: the bytes of the words, two nibbles each.
+
+    As many bytes as whole turns and whole words have; panels of whole groups of 64 neurons.  The surplus is zeros.
+    """
+    neurons, count = weights.shape[0], -(-depth // 8)
+    codes = np.zeros((-(-neurons // 64) * 64, max(shape.turns(depth) * CODE_BYTES, 8 * weights.shape[1])), np.uint8)
+    codes[:neurons, :count] = weights.astype("<u8").view(np.uint8)[:, :count]
+    return _panels(codes, shape.lanes)
+
+
+def unpacked(limits: NDArray[Any], shape: NibbleShape) -> NDArray[np.int16]:
+    """Limits of whole groups as i16, in the order in which a tile of nibbles has its counts.
+
+    Of each vector of neurons the first eight of every 16, then the last eight.  Counts are at most 32767 here.
+    """
+    small = np.clip(limits, -1, 32767).astype(np.int16)
+    return kept(small.reshape(-1, shape.lanes // 16, 2, 8).swapaxes(1, 2)).reshape(-1)
 
 
 def sign_panels(weights: NDArray[np.uint64], width: int) -> NDArray[np.uint64]:

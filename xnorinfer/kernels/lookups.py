@@ -95,7 +95,7 @@ def lookup_tile(shape: LookupShape, rows: int) -> Any:
         for i, before in enumerate(chunks.values):
             part = emit.pick(sums[i // 2], [lanes * (i % 2) + lane for lane in range(lanes)])
             total.append(b.add(before, b.zext(part, wide)))
-        _close_chunks(emit, chunks, stop, turns, total)
+        chunks.close_at(stop, turns, total)
         store_counts, pack, done = (b.append_basic_block(name) for name in ("counts", "pack", "done"))
         single, signed = Emit(b, lanes), []
         for m in range(rows):
@@ -164,17 +164,6 @@ def _narrow_turn(emit: Emit, tables: list[Value], codes: Value, sums: list[Value
             mixed = b.shuffle_vector(low, high, emit.numbers(vector(I32, 32), lanes))
             sums[4 * m + i] = b.add(sums[4 * m + i], b.call(combine, [mixed, emit.numbers(octets, [1, 32] * 16)]))
     return sums
-
-
-def _close_chunks(emit: Emit, loop: Loop, reached: Value, stop: Value, carried: list[Value]) -> None:
-    """End a loop whose index goes on at `reached`, until that is `stop`."""
-    b, end = emit.builder, emit.builder.block
-    loop.index.add_incoming(reached, end)
-    for phi, value in zip(loop.values, carried, strict=True):
-        phi.add_incoming(value, end)
-    done = b.append_basic_block("done")
-    b.cbranch(b.icmp_signed("<", reached, stop), loop.block, done)
-    b.position_at_end(done)
 
 
 def masked_sum() -> Any:

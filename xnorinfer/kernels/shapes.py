@@ -32,6 +32,45 @@ class BinaryShape:
         return self.lanes * self.vectors
 
 
+#: Bytes of depth of one turn of a tile that looks up nibbles.
+CODE_BYTES = 3
+#: Turns whose mismatches fit the 16-bit counts of such a tile; they are whole words.
+MOST_TURNS = 1360
+
+
+@dataclass(frozen=True)
+class NibbleShape:
+    """A binary tile that looks up nibbles (`nibbles`): `pairs` pairs of rows times a vector of `lanes` neurons, a byte each."""
+
+    lanes: int
+    pairs: int
+
+    @property
+    def panel(self) -> int:
+        """Neurons side by side in a panel; divides 64."""
+        return self.lanes
+
+    @property
+    def words(self) -> int:
+        """int64 that a vector holds."""
+        return self.lanes // 8
+
+    @property
+    def ternlog(self) -> bool:
+        """Whether the CPU has VPTERNLOG (AVX-512)."""
+        return self.lanes == 64
+
+    @staticmethod
+    def turns(depth: int) -> int:
+        """Turns that cover the depth."""
+        return -(-depth // (8 * CODE_BYTES))
+
+    @staticmethod
+    def prepared_bytes(words: int) -> int:
+        """Bytes of a prepared row of so many words: half of a pair's offsets, filled up to whole turns."""
+        return 16 * words + 16
+
+
 @dataclass(frozen=True)
 class LookupShape:
     """A tile that sums uint8 inputs by look-up: `inputs` weights of a neuron are a code, `rows` rows share the codes.

@@ -37,10 +37,10 @@ class Logic:
     ternlog: bool
 
     def _ternlog(self, emit: Emit, table: int, operands: list[Value]) -> Value:
-        kind = emit.words
+        b, kind = emit.builder, emit.words
         name = {8: "llvm.x86.avx512.pternlog.q.512", 4: "llvm.x86.avx512.pternlog.q.256"}[emit.lanes]
-        function = overloaded(emit.builder, name, kind, kind, kind, kind, I32)
-        return emit.builder.call(function, [*operands, I32(table)])
+        function = overloaded(b, name, kind, kind, kind, kind, I32)
+        return b.bitcast(b.call(function, [*(b.bitcast(one, kind) for one in operands), I32(table)]), operands[0].type)
 
     def pair_carry(self, emit: Emit, before: Value, middle: Value, after: Value) -> Value:
         """Carry of a pair of words from three running parities: before ^ (middle & ~(before ^ after))."""

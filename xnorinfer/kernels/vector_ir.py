@@ -117,6 +117,15 @@ class Loop:
         self.builder.position_at_end(done)
         return following
 
+    def close_at(self, reached: ir.Value, stop: ir.Value, carried: list[ir.Value]) -> None:
+        """End a body after which the index goes on at `reached`, until that is `stop`."""
+        self.index.add_incoming(reached, self.builder.block)
+        for phi, value in zip(self.values, carried, strict=True):
+            phi.add_incoming(value, self.builder.block)
+        done = self.builder.append_basic_block("done")
+        self.builder.cbranch(self.builder.icmp_signed("<", reached, stop), self.block, done)
+        self.builder.position_at_end(done)
+
 
 def intrinsic_of(lanes: int, arguments: int, body: Callable[..., ir.Value | None], result: types.Type) -> Any:
     """A numba intrinsic of `arguments` int64 values whose code `body(emit, *values)` writes."""

@@ -1,0 +1,147 @@
+"""Binary layers by look-up of nibbles, compiled: `nibbles` has the tiles, `layers` says what these functions are and take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from xnorinfer.kernels import fields
+from xnorinfer.kernels.layers import call_finish, copy_tail, inner
+from xnorinfer.kernels.nibbles import pair_tile, single_tile, spread_pair
+from xnorinfer.kernels.shapes import CODE_BYTES, MOST_TURNS, NibbleShape
+from xnorinfer.kernels.tiles import pack_bytes
+from xnorinfer.kernels.vector_ir import get, load_word, store_word
+
+
+def make_prepare_nibbles() -> Callable[..., None]:
+    """Words to offsets of tables, of two rows together; the last of an odd number of rows stays as it is."""
+    pair = spread_pair()
+
+    def prepare_nibbles(layer, source, rows, scratch, prepared):
+        raw = (get(layer, fields.DEPTH) + 63) >> 6
+        in_bytes = get(layer, fields.IN_BYTES)
+        pair_bytes = 2 * get(layer, fields.PREPARED_BYTES)
+        for r in range(0, rows, 2):
+            row = source + r * in_bytes
+            out = prepared + (r >> 1) * pair_bytes
+            alone = r + 1 == rows
+            for k in range(raw):
+                if alone:
+                    store_word(out + 8 * k, load_word(row + 8 * k))
+                else:
+                    pair(load_word(row + 8 * k), load_word(row + in_bytes + 8 * k), out + 32 * k)
+            # A last turn may reach behind the last word, where weights are 0, too.
+            if not alone:
+                pair(np.int64(0), np.int64(0), out + 32 * raw)
+
+    return prepare_nibbles
+
+
+def make_prepare_nibble_bytes() -> Callable[..., None]:
+    """Bytes (thresholded pixels, or -1 and +1) to offsets of tables, as `prepare_nibbles` does with words."""
+    pack, pair = pack_bytes(), spread_pair()
+
+    def prepare_nibble_bytes(layer, source, rows, scratch, prepared):
+        depth = get(layer, fields.DEPTH)
+        raw = (depth + 63) >> 6
+        in_bytes = get(layer, fields.IN_BYTES)
+        flip = get(layer, fields.FLIP)
+        level = get(layer, fields.LEVEL)
+        pair_bytes = 2 * get(layer, fields.PREPARED_BYTES)
+        tail = scratch + fields.TAIL_AT
+        for r in range(0, rows, 2):
+            row = source + r * in_bytes
+            out = prepared + (r >> 1) * pair_bytes
+            alone = r + 1 == rows
+            for k in range(raw):
+                at = row + 64 * k
+                ragged = 64 * k + 64 > depth
+                if ragged:
+                    copy_tail(row, depth, tail, 0)
+                    at = tail
+                word = pack(at, flip, level)
+                if alone:
+                    store_word(out + 8 * k, word)
+                else:
+                    at = row + in_bytes + 64 * k
+                    if ragged:
+                        copy_tail(row + in_bytes, depth, tail, 0)
+                        at = tail
+                    pair(word, pack(at, flip, level), out + 32 * k)
+            if not alone:
+                pair(np.int64(0), np.int64(0), out + 32 * raw)
+
+    return prepare_nibble_bytes
+
+
+def make_compute_nibbles(shape: NibbleShape) -> Callable[..., None]:
+    """Mismatches by look-up of nibbles against limits, or to the float32 steps; see `nibbles`."""
+    several, pair, single = pair_tile(shape, shape.pairs), pair_tile(shape, 1), single_tile(shape)
+    lanes, most = shape.lanes, 2 * shape.pairs
+    group_panels = 64 // lanes
+
+    @inner
+    def rows_of_group(
+        prepared, pair_bytes, begin, turns, words, codes, code_bytes, count, limits, rows, out, out_bytes, at_bytes, earlier
+    ):
+        """All rows with one group: pairs by pairs while the codes of a vector are in L1, then a row without partner."""
+        at = prepared + 4 * CODE_BYTES * begin
+        codes_at = codes + lanes * CODE_BYTES * begin
+        for j in range(count):
+            vector_codes = codes_at + j * code_bytes
+            vector_limits = limits + 2 * lanes * j
+            place = out + j * at_bytes
+            whole = rows // most * most
+            for r in range(0, whole, most):
+                several(at + (r >> 1) * pair_bytes, pair_bytes, turns, vector_codes,
+                        vector_limits, place + r * out_bytes, out_bytes, earlier)  # fmt: skip
+            for r in range(whole, rows & ~1, 2):
+                pair(at + (r >> 1) * pair_bytes, pair_bytes, turns, vector_codes,
+                     vector_limits, place + r * out_bytes, out_bytes, earlier)  # fmt: skip
+        if rows & 1:
+            alone = prepared + (rows >> 1) * pair_bytes + CODE_BYTES * begin
+            single(alone, code_bytes, words, codes_at, limits, out + (rows - 1) * out_bytes, out_bytes, earlier)
+
+    def compute_nibbles(layer, source, target, rows, first_group, last_group, scratch, prepared):
+        out_bytes = get(layer, fields.OUT_BYTES)
+        pair_bytes = 2 * get(layer, fields.PREPARED_BYTES)
+        code_bytes = get(layer, fields.PANEL_BYTES)
+        depth = get(layer, fields.DEPTH)
+        turns = (depth + 8 * CODE_BYTES - 1) // (8 * CODE_BYTES)
+        finish = get(layer, fields.FINISH)
+        neurons = get(layer, fields.NEURONS)
+        counts = scratch + fields.COUNTS_AT
+        parts = prepared + get(layer, fields.SUB_ROWS) * get(layer, fields.PREPARED_BYTES)
+        in_bits = finish == 0 and turns <= MOST_TURNS
+        for group in range(first_group, last_group):
+            codes = get(layer, fields.PANEL) + group * group_panels * code_bytes
+            limits = get(layer, fields.LIMITS) + group * 128
+            count = min(group_panels, (neurons - 64 * group + lanes - 1) // lanes)
+            if in_bits:
+                if count < group_panels:
+                    for r in range(rows):
+                        store_word(target + r * out_bytes + group * 8, 0)
+                rows_of_group(prepared, pair_bytes, 0, turns, (depth + 63) >> 6, codes, code_bytes, count, limits, rows,
+                              target + group * 8, out_bytes, lanes // 8, -1)  # fmt: skip
+                continue
+            for begin in range(0, turns, MOST_TURNS):
+                some = min(MOST_TURNS, turns - begin)
+                words = min((depth + 63) >> 6, (begin + MOST_TURNS) * CODE_BYTES // 8) - begin * CODE_BYTES // 8
+                rows_of_group(prepared, pair_bytes, begin, some, words, codes, code_bytes, count, limits, rows,
+                              parts, fields.COUNTS_BYTES, lanes * 8, np.int64(begin > 0))  # fmt: skip
+            deep_limits = get(layer, fields.DEEP_LIMITS) + group * 512
+            for r in range(rows):
+                sums = parts + r * fields.COUNTS_BYTES
+                if finish != 0:
+                    for j in range(64):
+                        store_word(counts + 8 * j, get(sums, j))
+                    call_finish(finish, layer, group, 1, scratch, target + r * out_bytes + group * 256)
+                else:
+                    word = np.int64(0)
+                    for j in range(64):
+                        if get(sums, j) <= get(deep_limits, j):
+                            word |= np.int64(1) << j
+                    store_word(target + r * out_bytes + group * 8, word)
+
+    return compute_nibbles
