@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -59,17 +60,75 @@ def test_json(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes and links of POSIX")
-def test_mode_and_symbolic_link(tmp_path: Path) -> None:
-    (tmp_path / "real.json").write_text("old")
+@pytest.mark.parametrize("mode", [None, 0o600, 0o640, 0o664, 0o666, 0o755, 0o6711])
+def test_mode_and_symbolic_link(tmp_path: Path, mode: int | None) -> None:
+    """A new file has the mode that the umask leaves, one that replaces another has its mode, without setuid and setgid."""
+    real = tmp_path / "real.json"
     (tmp_path / "link.json").symlink_to("real.json")
+    if mode is not None:
+        real.write_text("old")
+        real.chmod(mode)
     mask = os.umask(0o027)
     try:
         write_json(tmp_path / "link.json", 1)
     finally:
         os.umask(mask)
     assert (tmp_path / "link.json").is_symlink()
-    assert (tmp_path / "real.json").read_text() == "1\n"
-    assert stat.S_IMODE((tmp_path / "real.json").stat().st_mode) == 0o640
+    assert real.read_text() == "1\n"
+    assert stat.S_IMODE(real.stat().st_mode) == (0o640 if mode is None else mode & 0o777)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of POSIX")
+def test_the_content_is_never_more_open_than_the_old_file(tmp_path: Path) -> None:
+    (tmp_path / "out.npy").touch(mode=0o600)
+    with npy_writer(tmp_path / "out.npy", (1,), INT64) as writer:
+        writer.write(np.arange(1))
+        assert [stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob(".xnorinfer-*")] == [0o600]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="giving files to another user takes root")
+def test_root_leaves_a_file_to_its_owner(tmp_path: Path) -> None:
+    target = tmp_path / "out.json"
+    target.touch(mode=0o640)
+    os.chown(target, 4242, 4243)
+    write_json(target, 1)
+    found = target.stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (4242, 4243, 0o640)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="groups of POSIX")
+def test_rights_of_a_group_that_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file comes into another group, whose members were among the others before."""
+    target = tmp_path / "out.json"
+    target.touch()
+    target.chmod(0o664)
+    real = os.fstat
+
+    def another_group(handle: int) -> os.stat_result:
+        found = list(real(handle))
+        found[stat.ST_GID] += 1
+        return os.stat_result(found)
+
+    monkeypatch.setattr(os, "fstat", another_group)
+    write_json(target, 1)
+    monkeypatch.undo()
+    assert stat.S_IMODE(target.stat().st_mode) == 0o644
+
+
+@pytest.mark.skipif(not hasattr(os, "setxattr"), reason="access lists of Linux")
+def test_access_lists_stay(tmp_path: Path) -> None:
+    # Version 2; owner rw, user 4242 r, group none, mask r, others none: (tag, permissions, id) each.
+    entries = ((1, 6, -1), (2, 4, 4242), (4, 0, -1), (16, 4, -1), (32, 0, -1))
+    access = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    target = tmp_path / "out.json"
+    target.touch()
+    try:
+        os.setxattr(target, "system.posix_acl_access", access)
+    except OSError as error:
+        pytest.skip(f"no access lists here: {error}")
+    write_json(target, 1)
+    assert os.getxattr(target, "system.posix_acl_access") == access
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
 
 
 def test_unwritable_places(tmp_path: Path) -> None:

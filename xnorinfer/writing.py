@@ -2,6 +2,9 @@
 
 It grows under a temporary name in the same folder, reaches the disk, and is renamed at the end.  Only a process that is killed
 (SIGKILL, power) leaves its temporary file, `.xnorinfer-*.part`, behind; a later write into the folder removes it.
+
+A file that replaces another keeps its mode, and owner, group and access list where this process may set them; a symbolic link
+to it stays.  It is another file nevertheless: hard links keep the old content.  What is write-protected is not replaced.
 """
 
 from __future__ import annotations
@@ -122,12 +125,9 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A stream to a temporary file that replaces `path` when the block ends well, and is removed otherwise."""
     _require_replaceable(path)
     target = path.resolve()  # through a symbolic link, so that the link stays
-    _sweep(target.parent)
-    part = _temporary_beside(target)
-    _unfinished.add(part)
-    try:
+    with temporary(target.parent) as part:
         try:
-            stream = part.open("xb")
+            stream = _opened_like(target, part)
         except OSError as error:
             raise _cannot_write(path, error) from None
         try:
@@ -142,10 +142,70 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         except OSError as error:
             raise _cannot_write(path, error) from None
         _flush_folder(target.parent)
+
+
+@contextlib.contextmanager
+def temporary(folder: Path) -> Iterator[Path]:
+    """The path of a temporary file, yet to be made, that is gone after the block at the latest."""
+    _sweep(folder)
+    part = _temporary_beside(folder / "any")
+    _unfinished.add(part)
+    try:
+        yield part
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
         _unfinished.discard(part)
+
+
+def _opened_like(target: Path, part: Path) -> IO[bytes]:
+    """The temporary file, open; with the rights of the file that it is to replace, if there is one.  Raises OSError."""
+    try:
+        old = target.stat()
+    except FileNotFoundError:
+        return part.open("xb")
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+    if hasattr(os, "fchown"):
+        with contextlib.suppress(OSError):  # a file system without modes
+            _keep_rights(handle, target, old)
+    return open(handle, "wb")
+
+
+def _keep_rights(handle: int, target: Path, old: os.stat_result) -> None:
+    """Owner, group, mode and access list of the old file, as far as this process may set them; nobody gets more rights.
+
+    setuid and setgid go, as they do when a file is written in place.
+    """
+    mode = stat.S_IMODE(old.st_mode) & 0o777
+    for owner in (old.st_uid, -1):  # only root can give a file away; its group may be one of ours
+        with contextlib.suppress(OSError):
+            os.fchown(handle, owner, old.st_gid)
+            break
+    lists = _access_list(handle, target)
+    if os.fstat(handle).st_gid != old.st_gid or not lists:
+        mode &= ~0o070 | (mode & 0o007) << 3  # the members of another group are among the others
+    os.fchmod(handle, mode)
+
+
+#: Access lists in Linux's terms.
+_ACL = "system.posix_acl_access"
+
+
+def _access_list(handle: int, target: Path) -> bool:
+    """Copy the access list of a file, or remove the one that the folder gave; False where that fails."""
+    if not hasattr(os, "getxattr"):
+        return True
+    try:
+        wanted = os.getxattr(target, _ACL)
+    except OSError:  # none, or a file system without
+        with contextlib.suppress(OSError):
+            os.removexattr(handle, _ACL)
+        return True
+    try:
+        os.setxattr(handle, _ACL, wanted)
+    except OSError:
+        return False
+    return True
 
 
 def discard_unfinished() -> None:

@@ -25,7 +25,7 @@ def command(every: bool) -> None:
     after installing, for example while building a container image, on the kind of CPU that will run it.
     """
     from xnorinfer import kernels
-    from xnorinfer.kernels import store
+    from xnorinfer.kernels import store, trusted
 
     rows = []
     for name in [kernel.name for kernel in kernels.usable()] if every else [kernels.choose().name]:
@@ -35,4 +35,9 @@ def command(every: bool) -> None:
         what = f"{len(compiled)} functions compiled" if compiled else "was ready"
         rows.append([name, what, screen.time_text(time.perf_counter() - begin)])
     screen.table([("kernel", False), ("result", False), ("time", True)], rows)
-    screen.say("kept in the first of these folders that can be written: " + ", ".join(map(str, store.folders())))
+    reasons = {folder: trusted.reason_against(folder) for folder in store.folders()}
+    screen.say(
+        "kept in the first of these folders that can be written: " + ", ".join(str(f) for f in reasons if not reasons[f])
+    )
+    for reason in filter(None, reasons.values()):
+        screen.warn(f"not kept there: {reason}")

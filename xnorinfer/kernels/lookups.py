@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba.core import types
+from numba import types
 
 from xnorinfer.kernels.shapes import PREPARED_TOTAL, TABLES_BYTES, LookupShape
 from xnorinfer.kernels.vector_ir import I8, I16, I32, I64, Emit, Loop, Value, intrinsic_of, overloaded, vector

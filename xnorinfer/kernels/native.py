@@ -71,6 +71,17 @@ def features() -> frozenset[str]:
     return frozenset(found)
 
 
+def emit(text: str) -> bytes:
+    """The object file of an LLVM module, given as text."""
+    code: bytes = _machine().emit_object(binding.parse_assembly(text))
+    return code
+
+
+def defined(symbol: str) -> bool:
+    """Whether code that is loaded may refer to this symbol of the process."""
+    return bool(binding.address_of_symbol(symbol))
+
+
 #: Engines own the memory of the functions loaded from objects.
 _ENGINES: list[Any] = []
 

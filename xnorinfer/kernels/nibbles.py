@@ -21,7 +21,7 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
+from numba import types
 
 from xnorinfer.kernels.shapes import CODE_BYTES, NibbleShape
 from xnorinfer.kernels.tiles import Logic

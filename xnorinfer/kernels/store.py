@@ -8,6 +8,9 @@ function's maker.  A changed source simply has another name.
 Looked for in this order: XNORINFER_CACHE_DIR (then nowhere else), `__pycache__` beside this file (as with Python's own
 bytecode, whoever installs the package may fill it for everybody), the user's cache folder.  Written to the first of them that
 takes it; where none does, the process compiles for itself.
+
+What is found is run, so it counts only where nobody but this user or root can have put it (`trusted`), under the name it was
+written for, and if it is an object file with the function that is wanted (`objectfile`).  Anything else is compiled again.
 """
 
 from __future__ import annotations
@@ -27,9 +30,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from xnorinfer.errors import OutputError
-from xnorinfer.kernels import native
-from xnorinfer.writing import write_bytes
+from xnorinfer.kernels import native, objectfile, trusted
 
 ENVIRONMENT = "XNORINFER_CACHE_DIR"
 SUFFIX = ".kernel"
@@ -42,14 +43,18 @@ on_compile: list[Callable[[str], None]] = []
 
 def folders() -> list[Path]:
     """Where compiled functions are looked for, in order."""
+    package = Path(__file__).parent / "__pycache__"
+    if hasattr(os, "geteuid") and (os.getuid(), os.getgid()) != (os.geteuid(), os.getegid()):
+        return [package]  # with another's rights, the environment is not to be obeyed
     given = os.environ.get(ENVIRONMENT)
-    if given:
-        return [Path(given)]
-    return [Path(__file__).parent / "__pycache__", _user_folder() / "xnorinfer"]
+    return [Path(given)] if given else [package, _user_folder() / "xnorinfer"]
 
 
 def _user_folder() -> Path:
-    """The platform's folder for files that can be made again; one that does not exist is no error."""
+    """The platform's folder for files that can be made again; one that does not exist is no error.
+
+    Where nobody knows the user's home (a container with a user of its own), it is "~": not absolute, so not used.
+    """
     home = os.path.expanduser("~")
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or os.path.join(home, "AppData", "Local"))
@@ -65,7 +70,7 @@ def _foundation() -> bytes:
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     versions = [importlib.metadata.version(name) for name in ("numba", "llvmlite")]
-    digest.update(repr((versions, sys.version_info[:2], native.cpu(), os.environ.get("NUMBA_OPT"))).encode())
+    digest.update(repr((versions, sys.version_info[:2], native.cpu())).encode())
     return digest.digest()
 
 
@@ -96,11 +101,9 @@ def _load(maker: str, key: tuple[Any, ...], returns: bool) -> int:
     symbol = f"xnorinfer_{maker}"
     file = f"{maker}-{hashlib.sha256(_foundation() + repr(key).encode()).hexdigest()[:24]}{SUFFIX}"
     for folder in folders():
-        with contextlib.suppress(OSError):
-            data = (folder / file).read_bytes()
-            # The digest in front tells a torn or damaged file before anything in it is run.
-            if hashlib.sha256(data[32:]).digest() == data[:32]:
-                return native.load(data[32:], symbol)
+        found = _load_from(folder, file, symbol)
+        if found:
+            return found
     log.info("compiling %s for %s", maker, native.cpu()[1])
     for hook in on_compile:
         hook(maker)
@@ -108,8 +111,46 @@ def _load(maker: str, key: tuple[Any, ...], returns: bool) -> int:
         from xnorinfer.kernels import build
     with _uninterrupted():
         code = build.object_code(maker, symbol, key[1], key[2], returns)
-    _save(file, hashlib.sha256(code).digest() + code)
+    _save(file, sealed(file, code))
     return native.load(code, symbol)
+
+
+def _load_from(folder: Path, file: str, symbol: str) -> int:
+    """Address of the function in a file, 0 if there is none that may be used."""
+    try:
+        code = _unsealed(file, trusted.read(folder, file))
+        objectfile.require_loadable(code, symbol)
+        return native.load(code, symbol)
+    except trusted.DistrustedError as error:
+        _tell(str(error))
+    except (objectfile.ObjectFileError, LookupError, RuntimeError) as error:
+        log.info("%s is compiled again: %s", folder / file, error)
+    except OSError as error:
+        log.debug("%s: %s", folder / file, error)
+    return 0
+
+
+def sealed(file: str, code: bytes) -> bytes:
+    """Content of a file: a digest of its name and of the code, then the code.
+
+    The digest tells a torn, damaged or renamed file before anything in it is run; it keeps nobody out (see `trusted`).
+    """
+    return hashlib.sha256(file.encode() + b"\0" + code).digest() + code
+
+
+def _unsealed(file: str, content: bytes) -> bytes:
+    """The code in a file.  Raises ObjectFileError if it is not what was written under this name."""
+    code = content[32:]
+    if sealed(file, code) != content:
+        raise objectfile.ObjectFileError("its digest is wrong")
+    return code
+
+
+@cache
+def _tell(reason: str) -> None:
+    """Once each; as a warning where somebody asked for this folder."""
+    level = logging.WARNING if os.environ.get(ENVIRONMENT) else logging.INFO
+    log.log(level, "compiled kernels are neither taken from there nor kept there: %s", reason)
 
 
 @contextlib.contextmanager
@@ -131,9 +172,17 @@ def _uninterrupted() -> Iterator[None]:
 
 def _save(file: str, content: bytes) -> None:
     """Put a file into the first folder that takes it, whole or not at all."""
-    for folder in folders():
-        with contextlib.suppress(OSError, OutputError):
-            folder.mkdir(parents=True, exist_ok=True)
-            write_bytes(folder / file, content)
-            return
-    log.info("no folder takes compiled kernels; tried %s", ", ".join(map(str, folders())))
+    if not any(_save_in(folder, file, content) for folder in folders()):
+        log.info("no folder takes compiled kernels; tried %s", ", ".join(map(str, folders())))
+
+
+def _save_in(folder: Path, file: str, content: bytes) -> bool:
+    try:
+        trusted.write(folder, file, content)
+    except trusted.DistrustedError as error:
+        _tell(str(error))
+        return False
+    except OSError as error:
+        log.debug("%s: %s", folder / file, error)
+        return False
+    return True

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from numba.core import types
+from numba import types
 
 from xnorinfer.kernels.shapes import BinaryShape
 from xnorinfer.kernels.vector_ir import F32, F64, I8, I32, I64, Emit, Loop, Value, ctpop, intrinsic_of, overloaded, vector

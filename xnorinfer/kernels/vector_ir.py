@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba import types
 from numba.extending import intrinsic
 
 from xnorinfer.kernels import native
@@ -26,7 +26,8 @@ def vector(element: ir.Type, count: int) -> ir.VectorType:
 
 
 def overloaded(builder: ir.IRBuilder, name: str, result: ir.Type, *arguments: ir.Type) -> Any:
-    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, list(arguments)), name)
+    found = builder.module.globals.get(name)
+    return found or ir.Function(builder.module, ir.FunctionType(result, list(arguments)), name)
 
 
 def ctpop(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
