@@ -25,9 +25,11 @@ from xnorinfer.converters.base import (
     Reading,
     Remark,
     default_warning,
+    function_named,
     glorot,
     net_line,
 )
+from xnorinfer.converters.latents import SCALES, centred, magnitude
 from xnorinfer.errors import NetworkError, OptionError
 from xnorinfer.netspec import (
     F32,
@@ -45,6 +47,9 @@ from xnorinfer.netspec import (
     Rule,
     Sign,
 )
+
+#: The assumption that a file without any BatchNorm is of a network without any.
+NO_NORM = "BatchNorm"
 
 #: What happens to values on their way into a float layer; "assumed" is hardtanh, printed as an assumption.
 Activation = Literal["assumed", "hardtanh", "none", "sign"]
@@ -142,7 +147,7 @@ def assemble(
 
     Raises NetworkError and OptionError (a float layer that does not exist).
     """
-    parts = choose_float_layers(parts, options, notes)
+    parts = _as_options_say(choose_float_layers(parts, options, notes), options, notes, problems)
     profile_name = options.profile or defaults.profile
     profile = PROFILES[profile_name]
     origin = "option" if options.profile else defaults.profile_origin
@@ -156,20 +161,16 @@ def assemble(
             layers.extend(_float_layer(part, index, notes))
         else:
             h = _magnitude(part, options)
-            _remark_latents(part, h, profile_name, guessed, notes)
+            _remark_latents(part, h, profile_name, guessed, notes, clipped=not (options.center or options.scale_by))
             layers.append(Dense(part.name, part.weight, profile.weights, h, part.bias, part.scale))
         layers.extend(
             _batch_norm(follower, options, defaults) if isinstance(follower, NormPart) else follower
             for follower in part.followers
         )
         hidden = index + 1 < len(parts)
-        if hidden and part.norm is None and not part.is_float and not part.explicit:
-            problems.append(
-                f"{part.name}: no BatchNorm between this hidden binary layer and {parts[index + 1].name}; without one its "
-                "accumulators have no threshold" + net_line("norm = {...}", "threshold = {...}", 'activation = "sign"')
-            )
         if hidden and (not parts[index + 1].is_float or parts[index + 1].activation == "sign"):
             layers.append(Sign(f"{part.name}.sign", profile.activations))
+    _judge_norms(parts, notes, problems)
     _assume_h(parts, options, notes)
     _assume_epsilon(parts, options, defaults, notes)
     mapping = options.input or defaults.input
@@ -210,6 +211,72 @@ def choose_float_layers(parts: Sequence[LayerPart], options: ConvertOptions, not
     if options.float_layers:
         notes.assumptions.append(Assumption("float layers", ", ".join(options.float_layers), "option"))
     return [replace(part, is_float=True) if part.name in options.float_layers else part for part in parts]
+
+
+def _as_options_say(parts: list[LayerPart], options: ConvertOptions, notes: Notes, problems: list[str]) -> list[LayerPart]:
+    """The parts with what --center, --scale-by and --before-norm say about them, which a graph would say itself."""
+    given = {"--center": options.center, "--scale-by": options.scale_by, "--before-norm": options.before_norm}
+    said = ", ".join(name for name, value in given.items() if value)
+    if not said:
+        return parts
+    binary = [part for part in parts if not part.is_float]
+    spelled_out = next((part for part in binary if part.explicit), None)
+    if spelled_out is not None:
+        problems.append(
+            f"{said}: what is computed between {spelled_out.name}'s weights and the next sign is in the file itself"
+        )
+        return parts
+    scaled = next((part for part in binary if part.scale is not None), None)
+    if options.scale_by is not None and scaled is not None:
+        problems.append(f"--scale-by: the file holds a scale of {scaled.name} itself")
+        return parts
+    if options.center:
+        notes.assumptions.append(Assumption("binary weights", "signs of the latents minus their neuron's mean", "option"))
+    if options.scale_by is not None:
+        notes.assumptions.append(Assumption("scale of the sums", SCALES[options.scale_by], "option"))
+    if options.before_norm is not None:
+        notes.assumptions.append(Assumption("between a hidden sum and BatchNorm", options.before_norm, "option"))
+    changed = []
+    for index, part in enumerate(parts):
+        if part.is_float or part.weight.ndim != 2 or not part.weight.size:
+            changed.append(part)
+            continue
+        weight = centred(part.weight) if options.center else part.weight
+        scale = part.scale
+        if options.scale_by is not None:
+            scale = magnitude(weight, options.scale_by)
+            if options.center and (beyond := int((np.abs(weight) > 1).sum())):
+                what = f"{part.name}: {beyond} centred weights lie beyond -1..1, where XNOR-Net-PyTorch clips before the mean"
+                notes.warnings.append(what + net_line("clip_weights = 1"))
+        part = replace(part, weight=weight, scale=scale)
+        if options.before_norm is not None and index + 1 < len(parts):
+            function = function_named(options.before_norm, f"{part.name}.{options.before_norm.partition(':')[0]}")
+            part = replace(part, norm=None, after=(function, *part.followers))
+        changed.append(part)
+    return changed
+
+
+def _judge_norms(parts: Sequence[LayerPart], notes: Notes, problems: list[str]) -> None:
+    """Hidden binary layers without BatchNorm: taken as they are if no layer has one, else one is missing."""
+    hidden = [part for part in parts[:-1] if not part.is_float and not part.explicit]
+    lacking = [part for part in hidden if not any(isinstance(follower, NormPart) for follower in part.followers)]
+    if not lacking:
+        return
+    if not any(isinstance(follower, NormPart) for part in parts for follower in part.followers):
+        sums = "sums and biases" if any(part.bias is not None for part in lacking) else "sums"
+        notes.assumptions.append(Assumption(NO_NORM, f"none in the file: hidden bits are the signs of {sums}", "default"))
+        notes.warnings.append(
+            f"the file holds no BatchNorm: the hidden bits are taken to be the signs of the {sums} themselves. An ordinary "
+            "network, whose weights are floats in use, looks alike"
+            + net_line("norm = {...}", "threshold = {...}", "steps = [...]")
+        )
+        return
+    for part in lacking:
+        after = parts[parts.index(part) + 1].name
+        problems.append(
+            f"{part.name}: no BatchNorm between this hidden binary layer and {after}, while other layers have one"
+            + net_line("norm = {...}", "threshold = {...}", 'activation = "sign"')
+        )
 
 
 def _float_layer(part: LayerPart, index: int, notes: Notes) -> list[Layer]:
@@ -303,8 +370,8 @@ def tie_signs(latent: F32, h: float, rule: Rule) -> dict[str, int]:
     return counts
 
 
-def _remark_latents(part: LayerPart, h: float, profile: str, is_default: bool, notes: Notes) -> None:
-    """Warn where a latent's sign hangs on the profile that nobody chose, and where latents contradict H."""
+def _remark_latents(part: LayerPart, h: float, profile: str, is_default: bool, notes: Notes, *, clipped: bool) -> None:
+    """Warn where a latent's sign hangs on the profile that nobody chose, and where latents that are clipped contradict H."""
     if part.weight.ndim != 2 or not np.isfinite(part.weight).all() or not h > 0:
         return
     mine = tie_signs(part.weight, h, PROFILES[profile].weights)
@@ -321,7 +388,7 @@ def _remark_latents(part: LayerPart, h: float, profile: str, is_default: bool, n
             f"under {profile}" + (f" (but {elsewhere}); --profile decides" if elsewhere else "")
         )
     # A source that says H itself may leave latents where they are: Larq does not clip unless told to.
-    beyond = 0 if part.h == h else int((np.abs(part.weight) > np.float32(h)).sum())
+    beyond = 0 if part.h == h or not clipped else int((np.abs(part.weight) > np.float32(h)).sum())
     if beyond:
         largest = float(np.abs(part.weight).max())
         notes.warnings.append(

@@ -7,6 +7,7 @@ of the file, and what was assumed on the way, so that nothing is guessed silentl
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +16,18 @@ from typing import Any, Literal, Protocol, TypeGuard, TypeVar
 import numpy as np
 
 from xnorinfer.budget import require_memory_option
+from xnorinfer.converters.latents import SCALES, ScaleBy
 from xnorinfer.errors import OptionError
-from xnorinfer.netspec import PROFILES, InputMapping, NetSpec, PixelInput, input_from_json, input_to_json
+from xnorinfer.netspec import (
+    PROFILES,
+    Elementwise,
+    Hardtanh,
+    InputMapping,
+    NetSpec,
+    PixelInput,
+    input_from_json,
+    input_to_json,
+)
 
 
 @dataclass(frozen=True)
@@ -26,6 +37,9 @@ class ConvertOptions:
     ema: use the moving averages of the weights that an optimizer kept, where the file holds them.
     net: the text of a net.toml (see `net`), which then says everything.
     ignore: names or patterns (`fnmatch`) of tensors that the network does not use; they are left out before anything is read.
+    before_norm: the function between each hidden layer's sum and its BatchNorm (see `function_named`).
+    center: binary weights are the signs of the latents minus each neuron's mean over its inputs.
+    scale_by: the magnitude of binary weights, a name in `latents.SCALES`, of the latents as they are binarized.
     max_memory: what may be made of the file, in bytes (see `budget`).  Says nothing about the network, so it is not recorded.
     """
 
@@ -38,6 +52,9 @@ class ConvertOptions:
     ema: bool = False
     net: str | None = None
     ignore: tuple[str, ...] = ()
+    before_norm: str | None = None
+    center: bool = False
+    scale_by: ScaleBy | None = None
     max_memory: int | None = None
 
     def __post_init__(self) -> None:
@@ -62,13 +79,19 @@ class ConvertOptions:
             raise OptionError(f"net must be the text of a net.toml, not {type(self.net).__name__}")
         if not _are_texts(self.ignore):
             raise OptionError(f"ignore {self.ignore!r} must be a sequence of names or patterns of tensors")
+        if self.before_norm is not None:
+            function_named(self.before_norm, "before_norm")
+        if not isinstance(self.center, bool):
+            raise OptionError(f"center {self.center!r} must be True or False")
+        if self.scale_by is not None and (not isinstance(self.scale_by, str) or self.scale_by not in SCALES):
+            raise OptionError(f"scale_by {self.scale_by!r} is none of {', '.join(SCALES)}")
         require_memory_option(self.max_memory)
 
     def to_json(self) -> dict[str, Any]:
         """Only what was given, JSON-able; recorded in the model file so that `verify` reads the source the same way."""
         given: dict[str, Any] = {
             name: value
-            for name in ("format", "profile", "bn_epsilon", "h", "net")
+            for name in ("format", "profile", "bn_epsilon", "h", "net", "before_norm", "scale_by")
             if (value := getattr(self, name)) is not None
         }
         if self.input is not None:
@@ -76,8 +99,9 @@ class ConvertOptions:
         for name in _SEQUENCES:
             if getattr(self, name):
                 given[name] = list(getattr(self, name))
-        if self.ema:
-            given["ema"] = True
+        for name in ("ema", "center"):
+            if getattr(self, name):
+                given[name] = True
         return given
 
     @classmethod
@@ -233,6 +257,30 @@ class Source(Protocol):
 
     def read(self, path: Path, options: ConvertOptions) -> Reading:
         """Read the checkpoint.  Raises SourceError (unreadable), OptionError or NetworkError (all reasons at once)."""
+
+
+#: How functions are said in options and in `before_norm` of a net.toml.
+FUNCTION_NAMES = "relu, leaky-relu[:SLOPE], tanh, sigmoid, hardtanh or clip:LOW:HIGH"
+#: torch.nn.LeakyReLU's slope.
+LEAKY_SLOPE = 0.01
+
+
+def function_named(text: object, name: str) -> Hardtanh | Elementwise:
+    """A function said in words, as a layer called `name`.  Raises OptionError for what is none of `FUNCTION_NAMES`."""
+    kind, *numbers = text.split(":") if isinstance(text, str) else (None,)
+    try:
+        values = [float(number) for number in numbers]
+        if kind == "hardtanh" and not values:
+            return Hardtanh(name)
+        if kind in ("relu", "tanh", "sigmoid") and not values:
+            return Elementwise(name, kind)  # type: ignore[arg-type]
+        if kind == "leaky-relu" and len(values) < 2 and all(map(math.isfinite, values)):
+            return Elementwise.prelu(name, *(values or [LEAKY_SLOPE]))
+        if kind == "clip" and len(values) == 2 and all(map(math.isfinite, values)) and values[0] < values[1]:
+            return Elementwise.clip(name, *values)
+    except ValueError:
+        pass
+    raise OptionError(f"{name} {text!r} is none of {FUNCTION_NAMES}")
 
 
 def glorot(depth: int, neurons: int) -> float:

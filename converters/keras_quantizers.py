@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeGuard
 import numpy as np
 
 from xnorinfer.converters.keras_config import class_name
+from xnorinfer.converters.latents import magnitude
 from xnorinfer.netspec import F32, Rule
 
 #: Scales that are computed from a kernel, neuron by neuron.
@@ -193,9 +194,9 @@ def scale_of(kind: ScaleKind, weight: F32) -> tuple[F32, str]:
 
     Raises Unsupported where float32's rounding decides between two powers of two.
     """
-    mean = np.abs(weight).mean(axis=1, dtype=np.float64)
     if kind == "magnitude":
-        return mean.astype(np.float32), "mean of |latent| per neuron (magnitude_aware_sign), in float64, rounded once"
+        return magnitude(weight, "mean-abs"), "mean of |latent| per neuron (magnitude_aware_sign), in float64, rounded once"
+    mean = np.abs(weight).mean(axis=1, dtype=np.float64)
     mean /= 1 + np.float64(np.float32(1 + _EPSILON) - 1)
     if kind == "auto":
         return mean.astype(np.float32), "mean of |latent| per neuron (alpha 'auto'), in float64, rounded once"

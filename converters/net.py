@@ -72,6 +72,7 @@ Top of the file
     epsilon      of every BatchNorm with a variance; a norm can have its own
     form         of every BatchNorm, see norm; known already under tf1-round, keras-round ("tf") and torch-sign ("torch")
     h            magnitude of binary weights: a number, or "glorot"; 1 by default; a layer can have its own
+    center, scale_by, before_norm    of every binary layer, before_norm of every hidden one; see [[layers]]
     container    the kind of SOURCE where its content does not tell (npz, npy, safetensors, torch, tf1, h5, onnx, c, files),
                  or "network": the arrays of the network as another source reads it, with the options in [reader]
     ignore       names or patterns of arrays that the network does not use.  All others must be used, each once ...
@@ -113,11 +114,16 @@ and, if every pixel or real value is binarized by itself before the first layer,
                              "bits-inverted": the other way round.  (binary layers)
     h                        number or "glorot"
     weight_rule, sign_rule   another rule than the profile's: round-even, round-away, sign, ge (0 is +1), gt (0 is -1)
+    center = true            the weights minus each neuron's mean over its inputs are binarized (XNOR-Net, IR-Net)
+    clip_weights             a number c: then they are clipped to -c..c, which only their magnitude shows
     scale                    the dot times this, before the bias; scale_by = "mean-abs": mean|weights| of each neuron,
-                             "mean-abs-layer": of the layer, summed in float64 and rounded once
+                             "mean-abs-layer": of the layer, summed in float64 and rounded once; of the weights as they are
+                             binarized, centred and clipped (XNOR-Net-PyTorch), or scale_of = "stored": as they are stored
     bias                     added to the dot
     weight_scale, bias_scale number: float layers stored as fixed point are multiplied by it
     reads = "01"             the layer takes its inputs as 0 and 1, not -1 and +1
+    before_norm              a function of the sum: "relu", "leaky-relu:0.01", "tanh", "sigmoid", "hardtanh" or "clip:0:6"; or
+    prelu                    a vector, the slopes of a PReLU of the sum
     norm                     BatchNorm, a table, or
     threshold                a comparison instead of BatchNorm, a table, or
     steps                    what follows as a list of float32 operations, in order: {add = V}, {sub = V}, {mul = V}, {div = V},
@@ -172,6 +178,9 @@ _INSTEAD = {
     "input": "[input]",
     "float_layers": 'kind = "float"',
     "ema": "the arrays' names",
+    "before_norm": "before_norm",
+    "center": "center",
+    "scale_by": "scale_by",
     "ignore": "ignore",
 }
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.converters.base import INPUT, TIE_PROFILE, Assumption, Notes, glorot
+from xnorinfer.converters.base import FUNCTION_NAMES, INPUT, TIE_PROFILE, Assumption, Notes, function_named, glorot
+from xnorinfer.converters.latents import SCALES, centred, magnitude
 from xnorinfer.converters.netarrays import Arrays
 from xnorinfer.converters.netnorm import NORM_FIELDS, batch_norm, comparison
 from xnorinfer.converters.tomltable import Table
@@ -52,10 +53,14 @@ FOLLOWERS = ("norm", "threshold", "steps")
 
 @dataclass
 class _Kernel:
-    """What a layer's table says about its weights: (neurons, depth), and the magnitude of binary ones."""
+    """What a layer's table says about its weights: (neurons, depth), and the magnitude of binary ones.
+
+    stored: as in the file, before they are centred and clipped.
+    """
 
     array: F32
     h: float
+    stored: F32
 
     @property
     def neurons(self) -> int:
@@ -88,6 +93,8 @@ class Builder:
         self.epsilon = self.top.number("epsilon", least=0)
         self.form = self.top.choice("form", ("tf", "torch", "lasagne"))
         self.h = self._magnitude(self.top)
+        self.center, self.scale_by = self.top.flag("center"), self.top.choice("scale_by", tuple(SCALES))
+        self.function = self._named_function(self.top)
         tables = self.top.tables("layers")
         if not tables and "layers" not in self.top:
             self.top.problem("layers", "is missing: a network needs [[layers]]")
@@ -199,21 +206,31 @@ class Builder:
             return None
         array = np.ascontiguousarray(tensor.T) if layout == "in_out" else tensor
         if is_float:
-            if own is not None or "values" in table:
-                table.problem("", "h and values mean nothing in a float layer")
-            return _Kernel(array if scale is None else array * np.float32(scale), 1.0)
+            given = [key for key in ("h", "values", "center", "clip_weights") if key in table]
+            if given:
+                table.problem("", f"{' and '.join(given)} mean nothing in a float layer")
+            array = array if scale is None else array * np.float32(scale)
+            return _Kernel(array, 1.0, array)
         if scale is not None:
             table.problem("weight_scale", "belongs to float layers; binary layers have scale and h")
         h = own if own is not None else self.h
         if h == "glorot":
             h = glorot(*array.shape)
-        magnitude = 1.0 if h is None else float(np.float32(h))
+        size = 1.0 if h is None else float(np.float32(h))
         if values != "latent" and np.isfinite(array).all():
-            self._check_binary(table, name, tensor, values, magnitude)
+            self._check_binary(table, name, tensor, values, size)
             if values.startswith("bits"):
                 sign = np.float32(1 if values == "bits" else -1)
-                array = sign * (2 * array - np.float32(1)) * np.float32(magnitude)
-        return _Kernel(array, magnitude)
+                array = sign * (2 * array - np.float32(1)) * np.float32(size)
+        stored = array
+        center = table.flag("center") if "center" in table else self.center
+        clip = table.number("clip_weights", above=0)
+        if center or clip is not None:
+            if values != "latent":
+                table.problem("center" if center else "clip_weights", f'is for latents; values = "{values}" are binary already')
+            array = centred(array) if center else array
+            array = array if clip is None else np.clip(array, -np.float32(clip), np.float32(clip))
+        return _Kernel(array, size, stored)
 
     @staticmethod
     def _check_binary(table: Table, name: str, array: F32, values: str, magnitude: float) -> None:
@@ -239,7 +256,11 @@ class Builder:
         is_float = table.values.get("kind") == "float"
         weight_rule, sign_rule = table.choice("weight_rule", RULES), table.choice("sign_rule", RULES)
         zero_one = table.choice("reads", ("01",)) is not None
-        scale_by = table.choice("scale_by", ("mean-abs", "mean-abs-layer"))
+        scale_by, scale_of = table.choice("scale_by", tuple(SCALES)), table.choice("scale_of", ("binarized", "stored"))
+        if scale_by is None and "scale" not in table and not is_float:
+            scale_by = self.scale_by
+        if scale_of is not None and scale_by is None:
+            table.problem("scale_of", "belongs to scale_by")
         bias_scale = table.number("bias_scale")
         neurons = kernel.neurons if kernel else None
         scale = self._vector(table, "scale", neurons, f"{name}: scale")
@@ -249,9 +270,7 @@ class Builder:
         if "scale" in table and "scale_by" in table:
             table.problem("scale_by", "and scale exclude each other")
         if scale_by is not None and kernel is not None:
-            axis = 1 if scale_by == "mean-abs" else None
-            mean = np.abs(kernel.array).mean(axis=axis, dtype=np.float64)
-            scale = np.broadcast_to(np.asarray(mean, np.float32), (kernel.neurons,)).copy()
+            scale = magnitude(kernel.stored if scale_of == "stored" else kernel.array, scale_by)
         if is_float:
             for key in ("scale", "scale_by", "weight_rule", "threshold"):
                 if key in table:
@@ -266,8 +285,9 @@ class Builder:
             rule = weight_rule or self.profile.weights
             dense = Dense(name, kernel.array, rule, kernel.h, bias, scale)
             layers.extend(_on_zero_one(dense) if zero_one else [dense])
+        layers.extend(self._before_norm(table, name, neurons, hidden=after is not None and not is_float))
         if table.one_of(FOLLOWERS, needed=False) == "threshold":
-            plain = scale is None and bias is None and (kernel is None or kernel.h == 1) and not zero_one
+            plain = scale is None and bias is None and (kernel is None or kernel.h == 1) and not zero_one and len(layers) < 2
             counts = reads not in ("pixels", "reals") and plain and kernel is not None
             layers.extend(comparison(table, self.arrays, name, neurons, kernel.depth if counts and kernel else None))
             if activation not in (None, "sign") or after is None:
@@ -281,6 +301,27 @@ class Builder:
         elif activation in FUNCTIONS:
             layers.append(Elementwise(f"{name}.{activation}", activation))
         return layers
+
+    def _named_function(self, table: Table) -> str | None:
+        text = table.text("before_norm")
+        try:
+            if text is not None:
+                function_named(text, "before_norm")
+            return text
+        except OptionError:
+            table.problem("before_norm", f"is {text!r}, needed is one of {FUNCTION_NAMES}")
+            return None
+
+    def _before_norm(self, table: Table, name: str, size: int | None, *, hidden: bool) -> list[Layer]:
+        """The function between a layer's sum and what follows; what the top of the file says is for hidden layers."""
+        slope, text = self._vector(table, "prelu", size, f"{name}: slopes"), self._named_function(table)
+        if "prelu" in table and "before_norm" in table:
+            table.problem("prelu", "and before_norm exclude each other; several functions are steps")
+        if slope is not None:
+            return [Elementwise.prelu(f"{name}.prelu", slope)]
+        if text is None and hidden and "prelu" not in table and "before_norm" not in table:
+            text = self.function
+        return [] if text is None else [function_named(text, f"{name}.{text.partition(':')[0]}")]
 
     def _activation(self, table: Table, after: Table | None) -> Any:
         given = table.choice("activation", ("sign", "hardtanh", "none", *ACTIVATIONS))

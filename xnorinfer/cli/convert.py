@@ -38,6 +38,12 @@ def _sources() -> Iterable[str]:
     return [source.name for source in SOURCES]
 
 
+def _scales() -> Iterable[str]:
+    from xnorinfer.converters.latents import SCALES
+
+    return SCALES
+
+
 class _Command(click.Command):
     """Adds the tables of formats and profiles to the help, taken from where they are defined."""
 
@@ -79,6 +85,21 @@ class _Command(click.Command):
 @click.option(
     "--float-layer", "float_layers", multiple=True, metavar="NAME", help="This layer has ordinary float weights.  Repeatable."
 )
+@click.option(
+    "--before-norm",
+    metavar="FUNCTION",
+    help="What stands between each hidden layer's sum and its BatchNorm: relu, leaky-relu[:SLOPE], tanh, sigmoid, hardtanh or "
+    "clip:LOW:HIGH.  [default: nothing, if the checkpoint says no more]",
+)
+@click.option(
+    "--center", is_flag=True, help="Binary weights are the signs of the latents minus each neuron's mean over its inputs."
+)
+@click.option(
+    "--scale-by",
+    type=LazyChoice("NAME", _scales),
+    help="Magnitude of the binary weights: mean-abs (mean of |latents| of each neuron, as in XNOR-Net) or mean-abs-layer (of "
+    "the layer, as in DoReFa-Net).",
+)
 @click.option("--ema", is_flag=True, help="Use the moving averages of the weights, where the training kept them.")
 @click.option(
     "--net",
@@ -110,6 +131,9 @@ def command(
     bn_epsilon: float | None,
     magnitude: Any,
     float_layers: tuple[str, ...],
+    before_norm: str | None,
+    center: bool,
+    scale_by: Any,
     ema: bool,
     net_file: Path | None,
     write_net: Path | None,
@@ -138,6 +162,9 @@ def command(
         h=magnitude,
         input=input_mapping(**mapping),
         float_layers=tuple(float_layers),
+        before_norm=before_norm,
+        center=center,
+        scale_by=scale_by,
         ema=ema,
         net=None if net_file is None else read_net_file(net_file),
         ignore=tuple(ignore),
