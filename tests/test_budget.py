@@ -37,7 +37,7 @@ def test_what_is_made_is_summed_and_a_look_is_not(tmp_path: Path) -> None:
 
 
 def test_steps_follow_the_bytes(tmp_path: Path) -> None:
-    with budget.reading(file_of(tmp_path, 0), max_memory=128 * 50):
+    with budget.reading(file_of(tmp_path, 0), max_memory=256 * 50):
         for _ in range(50):
             budget.spend_steps(what="walking")
         with pytest.raises(SourceError, match=r"^net\.bin: walking takes more than 50 steps, .* --max-memory"):

@@ -362,15 +362,6 @@ def test_demo_keeps_what_it_shows(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- surroundings
 
 
-def test_library_errors_are_not_swallowed(monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
-    def broken(path: object) -> None:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(modelfile, "load", broken)
-    with pytest.raises(ZeroDivisionError):
-        run("info", model)
-
-
 def test_interrupts_are_one_line(monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
     def interrupted(path: object) -> None:
         raise KeyboardInterrupt

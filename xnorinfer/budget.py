@@ -25,7 +25,7 @@ from xnorinfer.errors import InputError, OptionError, SourceError
 
 BYTES_PER_BYTE = 64
 FREE_BYTES = 128 << 20
-BYTES_PER_STEP = 128
+BYTES_PER_STEP = 256
 
 #: Memory that a byte of JSON takes as objects of Python, at most.
 JSON_BYTES = 24

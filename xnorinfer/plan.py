@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -28,6 +29,8 @@ THREADS_ENVIRONMENT = "XNORINFER_NUM_THREADS"
 #: Rows of a block at most, and bytes that a block's outputs of the widest layer should stay under, to remain in L2.
 BLOCK_ROWS = 256
 BLOCK_BYTES = 1 << 18
+#: No machine has more cores, and each thread has buffers of its own.
+MOST_THREADS = 1024
 #: Rows of pixels that are prepared together.
 PIXEL_ROWS = 16
 #: Below so many rows per thread, threads share the neurons of each layer instead of taking rows.
@@ -45,8 +48,8 @@ def default_threads() -> int:
     """XNORINFER_NUM_THREADS, else the cores that this process may use.  Raises OptionError on a bad value."""
     text = os.environ.get(THREADS_ENVIRONMENT, "").strip()
     if text:
-        if not text.isdigit() or int(text) < 1:
-            raise OptionError(f"{THREADS_ENVIRONMENT} is {text!r}; give a whole number of threads, 1 or more")
+        if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= MOST_THREADS:
+            raise OptionError(f"{THREADS_ENVIRONMENT} is {text[:40]!r}; give a whole number of threads, 1 to {MOST_THREADS}")
         return int(text)
     return usable_cores()
 
@@ -96,8 +99,8 @@ class Plan:
     """
 
     def __init__(self, packed: PackedModel, *, threads: int | None = None, kernel: str | None = None) -> None:
-        if threads is not None and threads < 1:
-            raise OptionError(f"threads is {threads}; give 1 or more")
+        if threads is not None and not 1 <= threads <= MOST_THREADS:
+            raise OptionError(f"threads is {threads}; give 1 to {MOST_THREADS}")
         self._packed = packed
         self._kernel = kernels.choose(kernel)
         self._threads = default_threads() if threads is None else threads

@@ -1,6 +1,7 @@
 """The command `xnorinfer`: one file per subcommand, imported when it is asked for.
 
-Exit codes: 0 fine, 1 a check does not hold, 2 wrong use or bad input, 130 interrupted (143 terminated).
+Exit codes: 0 fine, 1 a check does not hold, 2 wrong use or bad input, 70 a defect of xnorinfer, 130 interrupted (143
+terminated).
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import errno
 import importlib
 import io
 import os
+import re
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +28,9 @@ COMMANDS = ("demo", "convert", "info", "run", "verify", "extract", "bench", "mod
 
 EXIT_DOES_NOT_HOLD = 1
 EXIT_WRONG_USE = 2
+EXIT_DEFECT = 70  # EX_SOFTWARE of sysexits.h
+#: Words of a message that are longer are names which somebody made to be long.
+LONGEST_WORD = 400
 #: What a file takes no more bytes for; all but stdout is written by `xnorinfer.writing`, which names the file.
 DISK_FULL = {getattr(errno, name) for name in ("ENOSPC", "EFBIG", "EDQUOT", "EIO") if hasattr(errno, name)}
 EXIT_BROKEN_PIPE = 128 + 13  # SIGPIPE, which Windows does not name
@@ -44,8 +50,27 @@ class _ReaderLeft(Exception):
     """Whoever read stdout has closed it."""
 
 
+def _debug_option() -> click.Option:
+    def remember(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+        root = ctx.find_root().command
+        if value and isinstance(root, CommandLine):
+            root.debug = True
+
+    text = "Show the whole traceback of an internal error."
+    return click.Option(["--debug"], is_flag=True, expose_value=False, is_eager=True, callback=remember, help=text)
+
+
 class CommandLine(click.Group):
-    """The group of all commands; turns errors into one clear line and an exit code."""
+    """The group of all commands; turns errors into one clear line and an exit code.
+
+    debug: whether --debug was given, to the group or a command.
+    """
+
+    debug = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(_debug_option())
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -55,6 +80,8 @@ class CommandLine(click.Group):
             return None
         command = importlib.import_module(f"xnorinfer.cli.{cmd_name}").command
         assert isinstance(command, click.Command)
+        if not any("--debug" in one.opts for one in command.params):
+            command.params.append(_debug_option())
         return command
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -74,6 +101,7 @@ class CommandLine(click.Group):
         """Run a command line; with `standalone_mode` (the default) end the process with the exit code."""
         if not standalone_mode:
             return super().main(args, prog_name, standalone_mode=False, **extra)
+        self.debug = False
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # names in files may hold what the terminal's encoding lacks
                 stream.reconfigure(errors="backslashreplace")
@@ -81,10 +109,9 @@ class CommandLine(click.Group):
             with stopping() as state:
                 try:
                     code = self._guarded(args, prog_name, **extra)
-                except Exception:
-                    if not state.interrupted:
-                        raise
-                    code = _interrupted()  # what a library made of Ctrl-C
+                except Exception as error:
+                    # After Ctrl-C: what a library made of it.
+                    code = _interrupted() if state.interrupted else self._defect(error)
         except KeyboardInterrupt:
             code = _interrupted()
         sys.exit(code)
@@ -121,6 +148,20 @@ class CommandLine(click.Group):
             return EXIT_WRONG_USE
         return code if isinstance(code, int) else 0
 
+    def _defect(self, error: Exception) -> int:
+        """The last resort: no user's mistake, as far as anybody thought of it."""
+        if isinstance(error, MemoryError):
+            _complain(f"there is not enough memory ({error or 'no more is known'})")
+            return EXIT_WRONG_USE
+        if self.debug:
+            traceback.print_exception(error)
+        said = next(iter(str(error).splitlines()), "")
+        _complain(
+            f"internal error, a defect of xnorinfer: {type(error).__name__}{f': {said}' if said else ''}"
+            + ("" if self.debug else "; please report it with what --debug shows")
+        )
+        return EXIT_DEFECT
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -143,7 +184,8 @@ def _interrupted() -> int:
 def _complain(message: str) -> None:
     from xnorinfer.cli.screen import printable
 
-    click.echo(f"error: {printable(message)}", err=True)
+    shortened = re.sub(rf"\S{{{LONGEST_WORD},}}", lambda word: f"{word[0][:80]}...{word[0][-40:]}", message)
+    click.echo(f"error: {printable(shortened)}", err=True)
 
 
 @click.group(
@@ -160,7 +202,7 @@ def main(ctx: click.Context) -> None:
     xnorinfer packs a trained network into bits and integer thresholds once ('convert'), and then runs it with XOR and
     popcount: the same answers as the trained network, many times faster, in a fraction of the memory.
 
-    Exit codes: 0 fine, 1 a check does not hold, 2 wrong use or bad input, 130 interrupted.
+    Exit codes: 0 fine, 1 a check does not hold, 2 wrong use or bad input, 70 a defect of xnorinfer, 130 interrupted.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

@@ -10,13 +10,17 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from numba import config, types
-from numba.core.ccallback import _CFuncCompiler
-from numba.core.compiler import Compiler
-from numba.core.compiler_lock import global_compiler_lock
-from numba.core.registry import cpu_target
-
+from xnorinfer.errors import KernelError
 from xnorinfer.kernels import native
+
+try:
+    from numba import config, types
+    from numba.core.ccallback import _CFuncCompiler
+    from numba.core.compiler import Compiler
+    from numba.core.compiler_lock import global_compiler_lock
+    from numba.core.registry import cpu_target
+except ValueError as error:  # such as NUMBA_NUM_THREADS=0
+    raise KernelError(f"numba, which compiles the kernels, refuses its environment variables NUMBA_...: {error}") from None
 
 #: numba's settings that go into code, and what they are here: its own defaults, whatever the environment or a
 #: `.numba_config.yaml` in the working directory say, for neither is part of the name that code is kept under.  The CPU comes
