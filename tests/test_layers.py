@@ -16,6 +16,8 @@ LEVEL_2 = {"threshold", "packed", "folding", "canonical", "lower", "modelfile"}
 LEVEL_4 = {"plan", "margins", "model"}
 LEVEL_5 = {
     "conversion",
+    "expectation",
+    "elimination",
     "dataio",
     "images",
     "verify",
@@ -57,7 +59,7 @@ ALLOWED: dict[str, set[str]] = {
         "verify",
         "training",
     },
-    "": {"errors", "budget", "model", "conversion", "modelfile", "models", "converters"},
+    "": {"expectation", "errors", "budget", "model", "conversion", "modelfile", "models", "converters"},
 }
 EVERYTHING = {"cli", "__main__"}
 

@@ -16,8 +16,12 @@ from typing import TYPE_CHECKING, Any
 from xnorinfer.errors import ConversionWarning, XnorinferError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import ArrayLike
+
     from xnorinfer.conversion import Conversion
-    from xnorinfer.converters.base import ConvertOptions
+    from xnorinfer.converters.base import ConvertOptions, Reading
     from xnorinfer.model import Model
 
 # In a checkout, converters/ and training/ stand beside this package and not in it.
@@ -51,40 +55,82 @@ def load(path: str | Path, *, threads: int | None = None, kernel: str | None = N
 
 
 def convert(
-    source: str | Path, *, threads: int | None = None, kernel: str | None = None, strict: bool = False, **options: Any
+    source: str | Path,
+    *,
+    threads: int | None = None,
+    kernel: str | None = None,
+    strict: bool = False,
+    expect: tuple[ArrayLike, ArrayLike] | None = None,
+    **options: Any,
 ) -> Model:
     """Convert a checkpoint file to a model.
 
     options: the fields of `converters.base.ConvertOptions`: format, profile, bn_epsilon, h, input, ignore, max_memory, ...
     strict: warnings are errors.  Else each is given as a `ConversionWarning`, and kept in `model.info["warnings"]`.
-    Raises SourceError, OptionError or NetworkError, the last with all reasons at once; StrictError.
+    expect: inputs (rows, ...) and what the trained network gives for them in its own framework, scores (rows, classes) or
+    classes (rows,), which the model must give, too (see `expectation`).
+    Raises SourceError, OptionError or NetworkError, the last with all reasons at once; StrictError, ExpectationError, or
+    InputError.
     """
     from xnorinfer.conversion import convert_file
+    from xnorinfer.converters import read_source
 
-    return _model(convert_file(source, _options(options)), Path(source).name, threads, kernel, strict)
+    chosen, path = _options(options), Path(source)
+
+    def read(other: ConvertOptions) -> Reading:
+        return read_source(path, other)
+
+    return _model(convert_file(path, chosen), path.name, chosen, read, expect, strict, threads, kernel)
 
 
 def from_torch(
-    module: Any, *, threads: int | None = None, kernel: str | None = None, strict: bool = False, **options: Any
+    module: Any,
+    *,
+    threads: int | None = None,
+    kernel: str | None = None,
+    strict: bool = False,
+    expect: tuple[ArrayLike, ArrayLike] | None = None,
+    **options: Any,
 ) -> Model:
     """Convert a live `torch.nn.Module` to a model.
 
-    strict, options: as in `convert`.  Raises OptionError or NetworkError, the last with all reasons at once; StrictError.
+    strict, expect, options: as in `convert`.  Raises OptionError or NetworkError, the last with all reasons at once;
+    StrictError, ExpectationError, or InputError.
     """
     from xnorinfer import budget
     from xnorinfer.conversion import pack_reading
     from xnorinfer.converters.torch import from_torch_module
 
     chosen, name = _options(options), type(module).__name__
+
+    def read(other: ConvertOptions) -> Reading:
+        with budget.unlimited(name):
+            return from_torch_module(module, other)
+
     with budget.unlimited(name):
-        conversion = pack_reading(from_torch_module(module, chosen), chosen, name, None)
-    return _model(conversion, name, threads, kernel, strict)
+        conversion = pack_reading(read(chosen), chosen, name, None)
+    return _model(conversion, name, chosen, read, expect, strict, threads, kernel)
 
 
-def _model(conversion: Conversion, about: str, threads: int | None, kernel: str | None, strict: bool) -> Model:
+def _model(
+    conversion: Conversion,
+    about: str,
+    options: ConvertOptions,
+    read: Callable[[ConvertOptions], Reading],
+    expect: tuple[ArrayLike, ArrayLike] | None,
+    strict: bool,
+    threads: int | None,
+    kernel: str | None,
+) -> Model:
     """The model of a conversion that a user's code asked for; its warnings point at that code."""
     from xnorinfer.model import Model
 
+    if expect is not None:
+        from xnorinfer.conversion import require_expected
+        from xnorinfer.expectation import Expectation
+
+        expected = Expectation.of_pair(expect)
+        conversion = require_expected(conversion, expected, options, read, python=True)
     if strict:
         conversion.require_no_warnings(about)
     for text in conversion.warnings:

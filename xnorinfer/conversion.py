@@ -9,13 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xnorinfer import budget
-from xnorinfer.errors import NetworkError, StrictError
+from xnorinfer.errors import ExpectationError, InputError, NetworkError, StrictError, UnusableInputError
 from xnorinfer.lower import lower
 from xnorinfer.packed import PackedModel
 from xnorinfer.sensitivity import Default, measure_defaults
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from xnorinfer.converters.base import ConvertOptions, Reading
+    from xnorinfer.expectation import Agreement, Expectation
+
+    Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -24,12 +29,14 @@ class Conversion:
 
     defaults: what was taken by default, and what other values would change.  warnings: everything that can change results or
     does not fit: those of the reading, of defaults and of the folding; they are in the model's provenance, too.
+    agreement: with expected answers, where there are some.
     """
 
     packed: PackedModel
     reading: Reading
     defaults: tuple[Default, ...]
     warnings: tuple[str, ...]
+    agreement: Agreement | None = None
 
     def require_no_warnings(self, about: str) -> None:
         """Raise StrictError if there are any."""
@@ -37,11 +44,18 @@ class Conversion:
             raise StrictError(self.warnings, about)
 
 
-def convert_file(path: str | Path, options: ConvertOptions) -> Conversion:
-    """Convert a checkpoint.  Raises SourceError, OptionError or NetworkError; writes nothing."""
+def convert_file(path: str | Path, options: ConvertOptions, expected: Expectation | None = None) -> Conversion:
+    """Convert a checkpoint; writes nothing.
+
+    expected: the network's answers in its own framework, which the packed one must give (see `require_expected`).
+    Raises SourceError, OptionError, NetworkError or ExpectationError.
+    """
     from xnorinfer.converters import read_source
 
     path = Path(path)
+    if expected is not None:
+        conversion = convert_file(path, options)
+        return require_expected(conversion, expected, options, lambda other: read_source(path, other))
     with budget.reading(path, options.max_memory):
         reading = read_source(path, options)
         return pack_reading(reading, options, path.name, digest_of(path))
@@ -68,6 +82,45 @@ def pack_reading(reading: Reading, options: ConvertOptions, name: str, digest: s
         "xnorinfer": __version__,
     }
     return Conversion(dataclasses.replace(lowered.packed, provenance=provenance), reading, defaults, warnings)
+
+
+#: What classes may be that no reading gives.
+LABELS = "; true labels are not what the network answers: their share is measured by `xnorinfer run --labels`"
+
+
+def require_expected(
+    conversion: Conversion,
+    expected: Expectation,
+    options: ConvertOptions,
+    read: Callable[[ConvertOptions], Reading] | None = None,
+    *,
+    python: bool = False,
+    report: Progress = lambda what, done, total: None,
+) -> Conversion:
+    """The conversion with what was compared.  Raises ExpectationError that says what would explain a difference, InputError.
+
+    read: reads the source with other options.  python: whether options are named as in Python.
+    """
+    from xnorinfer.elimination import eliminate
+    from xnorinfer.expectation import compare
+
+    unusable: InputError | None = None
+    try:
+        agreement = compare(expected, conversion.reading.net, conversion.packed, report=report)
+        text = agreement.text()
+    except UnusableInputError as error:
+        agreement, text, unusable = None, str(error), error
+    if agreement is None or not agreement.holds:
+        found = eliminate(expected, conversion.reading, options, read, report)
+        if unusable is not None and not found.explanations:
+            raise unusable
+        labels = "" if found.explanations or expected.answers.ndim > 1 else LABELS
+        raise ExpectationError(f"{conversion.packed.provenance['source']}: {text}; {found.text(python=python)}{labels}")
+    odd = agreement.warning()
+    warnings = conversion.warnings if odd is None else (*conversion.warnings, odd)
+    provenance = {**conversion.packed.provenance, "warnings": list(warnings), "expected": agreement.to_json()}
+    packed = dataclasses.replace(conversion.packed, provenance=provenance)
+    return dataclasses.replace(conversion, packed=packed, warnings=warnings, agreement=agreement)
 
 
 def digest_of(path: Path) -> str:

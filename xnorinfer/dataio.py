@@ -119,13 +119,21 @@ def open_samples(inputs: Sequence[str], max_memory: int | None = None) -> Sample
     return open_array(inputs[0], max_memory)
 
 
-def open_array(text: str, max_memory: int | None = None) -> Samples:
+def names_in(path: Path) -> list[str] | None:
+    """Names of the arrays of an .npz; None for any other file.  Raises InputError."""
+    if _peek(path, _opener(path))[:4] not in (ZIP_MAGIC, ZIP_EMPTY_MAGIC):
+        return None
+    with _reading(str(path)), zipfile.ZipFile(path) as archive:
+        return [name[:-4] for name in archive.namelist() if name.endswith(".npy")]
+
+
+def open_array(text: str, max_memory: int | None = None, name: str | None = None) -> Samples:
     """Open one .npy, .npz (or 'data.npz:name') or IDX file, plain or gzip-compressed; what it is is told from its content.
 
-    max_memory: as for `open_samples`.
+    max_memory: as for `open_samples`.  name: the array of the .npz `text`, then a path and nothing else.
     """
     require_memory_option(max_memory)
-    path, member = split_member(text)
+    path, member = split_member(text) if name is None else (Path(text), name)
     opener = _opener(path)
     budget = Budget(str(path), max_memory, InputError)
     budget.add_file(path)

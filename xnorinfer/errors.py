@@ -50,6 +50,10 @@ class InputError(XnorinferError):
     """Data given to a model has the wrong shape, type or range, or its file cannot be read."""
 
 
+class UnusableInputError(InputError):
+    """Data of a file cannot be inputs of the network under the input mapping that it was read with."""
+
+
 class OutputError(XnorinferError):
     """A result cannot be written where it was asked for."""
 
@@ -92,6 +96,10 @@ class StrictError(DoesNotHoldError):
                 ]
             )
         )
+
+
+class ExpectationError(DoesNotHoldError):
+    """A converted network does not give the answers that the user expects of it."""
 
 
 class KernelError(XnorinferError):

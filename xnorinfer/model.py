@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from xnorinfer import modelfile
 from xnorinfer.errors import InputError, unhandled
 from xnorinfer.margins import Margins, margins
-from xnorinfer.netspec import PixelInput, RealInput, SignInput, ThresholdInput, input_to_json
+from xnorinfer.netspec import InputMapping, PixelInput, RealInput, SignInput, ThresholdInput, input_to_json
 from xnorinfer.packed import PackedDense, PackedLayer, PackedModel, stored_weights
 
 if TYPE_CHECKING:
@@ -158,8 +158,12 @@ def raw_input(packed: PackedModel, x: ArrayLike) -> NDArray[Any]:
 
     Raises InputError, which says what was found and what would be right.
     """
-    mapping = packed.input
-    array = _as_rows(packed, x)
+    return inputs_of(packed.input, packed.depth, x)
+
+
+def inputs_of(mapping: InputMapping, depth: int, x: ArrayLike) -> NDArray[Any]:
+    """As `raw_input`, for a network of `depth` inputs under a mapping."""
+    array = _as_rows(mapping, depth, x)
     if isinstance(mapping, RealInput):
         reals = array.astype(np.float32)
         if not np.isfinite(reals).all():
@@ -193,22 +197,20 @@ def random_inputs(packed: PackedModel, rows: int, seed: int) -> NDArray[Any]:
     return rng.integers(0, 256, (rows, packed.depth), dtype=np.uint8)
 
 
-def _as_rows(packed: PackedModel, x: ArrayLike) -> NDArray[Any]:
+def _as_rows(mapping: InputMapping, depth: int, x: ArrayLike) -> NDArray[Any]:
     try:
         array = np.asarray(x)
     except ValueError as error:
         raise InputError(f"input is no rectangular array: {error}") from None
     if array.dtype.kind not in "iuf":
         hint = "; for 0/1 pixels convert with .astype(np.uint8) and check the input mapping" if array.dtype.kind == "b" else ""
-        raise InputError(f"input has dtype {array.dtype}; this model takes {packed.input.describe()}{hint}")
+        raise InputError(f"input has dtype {array.dtype}; this model takes {mapping.describe()}{hint}")
     per_row = int(np.prod(array.shape[1:], dtype=np.int64))
-    if array.ndim >= 2 and per_row == packed.depth:
-        return array.reshape(array.shape[0], packed.depth)
-    if array.ndim >= 1 and array.size == packed.depth and array.shape[0] != 1:
+    if array.ndim >= 2 and per_row == depth:
+        return array.reshape(array.shape[0], depth)
+    if array.ndim >= 1 and array.size == depth and array.shape[0] != 1:
         raise InputError(f"input has shape {array.shape}, which looks like one sample; give it a row axis: x[None]")
-    raise InputError(
-        f"input has shape {array.shape}; this model takes (rows, {packed.depth}) or any shape (rows, ...) of that size"
-    )
+    raise InputError(f"input has shape {array.shape}; this model takes (rows, {depth}) or any shape (rows, ...) of that size")
 
 
 def _first(array: NDArray[Any], wrong: NDArray[np.bool_]) -> str:

@@ -26,6 +26,8 @@ from xnorinfer.bits import bitunpack
 from xnorinfer.canonical import canonical_mapping
 from xnorinfer.conversion import digest_of
 from xnorinfer.errors import unhandled
+from xnorinfer.expectation import Agreement, Expectation
+from xnorinfer.expectation import compare as compare_expected
 from xnorinfer.folding import Counts
 from xnorinfer.framework import FrameworkRun, run_framework
 from xnorinfer.lower import Block, blocks_of, counts_of, input_counts, input_layers
@@ -99,15 +101,18 @@ class Verification:
     first_difference: str | None = None
     sensitivity: Sensitivity | None = None
     framework: FrameworkRun | ProgramRun | None = None
+    expected: Agreement | None = None
 
     @property
     def holds(self) -> bool:
-        """Whether the model is the checkpoint, bit for bit, as far as was checked."""
-        return self.first_difference is None and not self.differing_rows and all(not p.differences for p in self.layers)
+        """Whether the model is the reading of the checkpoint, bit for bit, as far as was checked, and as expected."""
+        equal = self.first_difference is None and not self.differing_rows and all(not p.differences for p in self.layers)
+        return equal and (self.expected is None or self.expected.holds)
 
     def to_json(self) -> dict[str, Any]:
         """Everything, JSON-able."""
-        extra = {"framework": None if self.framework is None else self.framework.to_json()}
+        parts = {"framework": self.framework, "expected": self.expected}
+        extra = {name: None if part is None else part.to_json() for name, part in parts.items()}
         return {"holds": self.holds, **asdict(self), **extra}
 
 
@@ -123,13 +128,15 @@ def verify(
     max_memory: int | None = None,
     with_sensitivity: bool = False,
     with_framework: bool = False,
+    expected: Expectation | None = None,
     progress: Progress | None = None,
 ) -> Verification:
     """Check a model file against its checkpoint, read again with the options recorded in the model.
 
     data: inputs as `Model.scores` takes them, all of them are compared; None: `rows` random inputs.
     with_sensitivity: also tell what other assumptions would change (see `sensitivity`).  with_framework: also run the data in
-    the checkpoint's framework, or in PyTorch (see `framework`).  max_memory: what may be made of the checkpoint (see `budget`).
+    the checkpoint's framework, or in PyTorch (see `framework`).  expected: answers of the trained network itself (see
+    `expectation`).  max_memory: what may be made of the checkpoint (see `budget`).
     progress: called with (what, done, total).  Raises ModelFileError, SourceError, OptionError, NetworkError, InputError, or
     MissingExtraError (the framework).
     """
@@ -169,6 +176,8 @@ def verify(
             result.sensitivity = sensitivity(reading.net, packed, x, report)
         if with_framework:
             result.framework = run_framework(Path(source_path), reading, options, x, report)
+        if expected is not None:
+            result.expected = compare_expected(expected, reading.net, packed, threads, report)
     return result
 
 

@@ -10,7 +10,7 @@ import click
 
 from xnorinfer.budget import size_text
 from xnorinfer.cli import screen
-from xnorinfer.cli.options import MAX_MEMORY, GlorotOrNumber, LazyChoice, Pair
+from xnorinfer.cli.options import EXPECT, MAX_MEMORY, GlorotOrNumber, LazyChoice, Pair
 from xnorinfer.errors import DoesNotHoldError, OptionError
 
 if TYPE_CHECKING:
@@ -120,6 +120,7 @@ class _Command(click.Command):
     metavar="PATTERN",
     help="Leave out tensors of this name or pattern ('*', '?', '[...]').  Repeatable.",
 )
+@EXPECT
 @click.option("--strict", is_flag=True, help="Warnings are errors: exit with 1 and write nothing.")
 @MAX_MEMORY
 @click.option("--dry-run", is_flag=True, help="Show what would be done, write nothing.")
@@ -138,6 +139,7 @@ def command(
     net_file: Path | None,
     write_net: Path | None,
     ignore: tuple[str, ...],
+    expect: str | None,
     strict: bool,
     max_memory: int | None,
     dry_run: bool,
@@ -151,8 +153,10 @@ def command(
     if output is None and not dry_run:
         raise click.UsageError("give the file to write with -o OUT.safetensors, or --dry-run to look only")
     from xnorinfer import modelfile
-    from xnorinfer.conversion import convert_file
+    from xnorinfer.conversion import convert_file, require_expected
+    from xnorinfer.converters import read_source
     from xnorinfer.converters.base import ConvertOptions
+    from xnorinfer.expectation import read_expectation
     from xnorinfer.writing import require_writable
 
     options = ConvertOptions(
@@ -174,9 +178,20 @@ def command(
         require_writable(output, source, *(() if net_file is None else (net_file,)))
     if write_net is not None:
         require_new(write_net, output)
+    expected = None if expect is None else read_expectation(expect, max_memory)
     with screen.waiting(f"reading and packing {source}"):
         conversion = convert_file(source, options)
     show(source, conversion)
+    if expected is not None:
+        with screen.stages() as report:
+            again = require_expected(
+                conversion, expected, options, lambda other: read_source(Path(source), other), report=report
+            )
+        for text in again.warnings[len(conversion.warnings) :]:
+            screen.warn(text)
+        conversion = again
+        assert conversion.agreement is not None
+        screen.say(f"as expected: {conversion.agreement.text()}", "green")
     if strict:
         _require_no_warnings(conversion)
     if write_net is not None:

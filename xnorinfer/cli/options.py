@@ -30,6 +30,14 @@ THREADS = click.option(
 )
 
 
+EXPECT = click.option(
+    "--expect",
+    metavar="FILE.npz",
+    help="Answers of the trained network itself, which the packed one must give: arrays x and scores or classes "
+    "(or two files, X.npy:SCORES.npy).",
+)
+
+
 class _Value(click.ParamType):
     """A value with its own name in help texts."""
 

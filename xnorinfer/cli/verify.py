@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xnorinfer.cli import screen
-from xnorinfer.cli.options import MAX_MEMORY, MODEL, THREADS
+from xnorinfer.cli.options import EXPECT, MAX_MEMORY, MODEL, THREADS
 
 if TYPE_CHECKING:
     from xnorinfer.sensitivity import Sensitivity
@@ -56,6 +56,7 @@ Examples:
     "that lies in it), else its layers in PyTorch.",
 )
 @MAX_MEMORY
+@EXPECT
 @click.option("--json", "as_json", is_flag=True, help="The result as one JSON object.")
 @THREADS
 @click.pass_context
@@ -70,6 +71,7 @@ def command(
     sensitivity: bool,
     framework: bool,
     max_memory: int | None,
+    expect: str | None,
     as_json: bool,
     threads: int | None,
 ) -> None:
@@ -81,6 +83,7 @@ def command(
     """
     from xnorinfer import certificate as document
     from xnorinfer import dataio, modelfile
+    from xnorinfer.expectation import read_expectation
     from xnorinfer.verify import verify
     from xnorinfer.writing import require_writable
 
@@ -104,6 +107,7 @@ def command(
             max_memory=max_memory,
             with_sensitivity=sensitivity or certificate is not None or kept is not None,
             with_framework=framework,
+            expected=None if expect is None else read_expectation(expect, max_memory),
             progress=report,
         )
     if as_json:
@@ -181,12 +185,20 @@ def show(result: Verification) -> None:
         from xnorinfer.certificate import framework_text
 
         screen.say(framework_text(result.framework.to_json()))
+    if result.expected is not None:
+        screen.say(("as expected: " if result.expected.holds else "not as expected: ") + result.expected.text())
+        odd = result.expected.warning()
+        if odd is not None:
+            screen.warn(odd)
     if not result.source_unchanged:
         screen.warn(f"{result.source} is not byte for byte the file that {result.model} was made from")
     if result.holds:
         screen.say("holds: the model computes what the checkpoint computes", "bold green")
     else:
-        screen.say(f"does not hold: {result.first_difference or 'see the differences above'}", "bold red")
+        why = result.first_difference
+        if why is None and result.expected is not None and not result.expected.holds:
+            why = f"{result.expected.text()}; convert --expect says which reading gives them"
+        screen.say(f"does not hold: {why or 'see the differences above'}", "bold red")
 
 
 def _show_sensitivity(found: Sensitivity) -> None:

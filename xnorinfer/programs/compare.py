@@ -62,13 +62,14 @@ def run_program(
         rows = x[start : start + ROWS]
         answer = program.run(rows)
         if start == 0:
-            result.compared = _kind(answer)
-        _compare(result, rounded, rows, answer)
+            result.compared = kind_of(answer)
+        compare_rows(result, rounded, rows, answer)
     report(what, len(x), len(x))
     return result
 
 
-def _kind(answer: NDArray[Any]) -> str:
+def kind_of(answer: NDArray[Any]) -> str:
+    """What answers are, as far as their values tell: see `ProgramRun.compared`."""
     if answer.ndim == 1:
         return "classes"
     with np.errstate(over="ignore"):
@@ -77,28 +78,29 @@ def _kind(answer: NDArray[Any]) -> str:
     return next((name for name in sums if signs[name] and np.allclose(sums[name], 1, atol=1e-4)), "scores")
 
 
-def _compare(result: ProgramRun, rounded: RoundedNet, x: NDArray[Any], answer: NDArray[Any]) -> None:
+def compare_rows(result: ProgramRun, rounded: RoundedNet, x: NDArray[Any], answer: NDArray[Any]) -> None:
+    """Count how answers of the kind `result.compared` to raw inputs x (rows, depth) compare with the reference."""
     outputs = [value for _, value in layer_outputs(rounded.net, x)]
     wanted = outputs[-1].argmax(axis=1)
     different = (answer if answer.ndim == 1 else answer.argmax(axis=1)) != wanted
     exact = rounded.finish(outputs[rounded.last_sign]) if rounded.last_sign >= 0 else next(rounded.tried(x))
-    agree = _agree(result.compared, exact, answer)
+    fits = agree(result.compared, exact, answer)
     result.rows += len(x)
     result.different += int(different.sum())
-    for row in np.flatnonzero(~agree):
+    for row in np.flatnonzero(~fits):
         ways = rounded.tried(x[row : row + 1]) if result.unexplained < ENOUGH else ()
-        if any(_agree(result.compared, way, answer[row : row + 1])[0] for way in ways):
+        if any(agree(result.compared, way, answer[row : row + 1])[0] for way in ways):
             result.other_bits += 1
             result.by_rounding += int(different[row])
         else:
             result.unexplained += 1
-    result.by_rounding += int((different & agree).sum())
-    if result.compared == "scores" and agree.any():
-        distance = float(np.abs(answer[agree].astype(np.float64) - outputs[-1][agree]).max())
+    result.by_rounding += int((different & fits).sum())
+    if result.compared == "scores" and fits.any():
+        distance = float(np.abs(answer[fits].astype(np.float64) - outputs[-1][fits]).max())
         result.largest_score_difference = max(result.largest_score_difference or 0.0, distance)
 
 
-def _agree(kind: str, ours: Bounded, answer: NDArray[Any]) -> NDArray[np.bool_]:
+def agree(kind: str, ours: Bounded, answer: NDArray[Any]) -> NDArray[np.bool_]:
     """Whether an answer lies within the rounding of scores, sample by sample."""
     value, error = ours.value, ours.error
     if kind == "classes":

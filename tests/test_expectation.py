@@ -1,0 +1,318 @@
+"""The user's own answers: they are compared, and where they differ, the reading that gives them is found.
+
+The networks here are plain numpy, in float64, and share no code with the package; each case computes its answers under one
+reading, and the file is converted under another.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import CHECKPOINT, DIGITS, fine, run, wrong
+from numpy.typing import NDArray
+
+import xnorinfer
+from xnorinfer import modelfile
+from xnorinfer.errors import ExpectationError, InputError
+from xnorinfer.netspec import PixelInput
+
+Array = NDArray[Any]
+ROWS, WIDTHS = 96, (24, 20, 16, 10)
+
+
+def ge(x: Array) -> Array:
+    return np.where(x >= 0, 1.0, -1.0)
+
+
+def keep(x: Array) -> Array:
+    return x
+
+
+def hardtanh(x: Array) -> Array:
+    return np.clip(x, -1, 1)
+
+
+@dataclass
+class Meaning:
+    """What a network computes that its file does not say."""
+
+    entering: Callable[[Array], Array] = lambda x: x / 127.5 - 1
+    weights: Callable[[Array], Array] = ge
+    activations: Callable[[Array], Array] = ge
+    before_norm: Callable[[Array], Array] = keep
+    into_head: Callable[[Array], Array] = ge
+    head: Callable[[Array], Array] = ge
+    epsilon: float = 1e-4
+    unit: Callable[[Array], Array | float] = lambda latent: 1.0
+    after: Callable[[Array], Array] = keep
+
+
+def arrays(seed: int, *, zeros: bool = False) -> dict[str, Array]:
+    """The named layout of `converters.npz`, with small variances so that every guess matters."""
+    rng = np.random.default_rng(seed)
+    found: dict[str, Array] = {}
+    for index, (depth, neurons) in enumerate(itertools.pairwise(WIDTHS)):
+        latent = rng.uniform(-1, 1, (neurons, depth)) + rng.normal(size=(neurons, 1)) * 0.4
+        if zeros:
+            latent[rng.random(latent.shape) < 0.1] = 0
+        found[f"{index}.weight"] = np.clip(latent, -1, 1).astype(np.float32)
+        found[f"{index}.bn.mean"] = (rng.normal(size=neurons) * 2).astype(np.float32)
+        found[f"{index}.bn.var"] = rng.uniform(0.0005, 0.004, neurons).astype(np.float32)
+        found[f"{index}.bn.gamma"] = rng.normal(size=neurons).astype(np.float32)
+        found[f"{index}.bn.beta"] = (rng.normal(size=neurons) * 20).astype(np.float32)
+    return found
+
+
+def scores(net: dict[str, Array], meaning: Meaning, x: Array) -> Array:
+    value = meaning.entering(x.astype(np.float64))
+    last = len(WIDTHS) - 2
+    for index in range(last + 1):
+        latent = net[f"{index}.weight"].astype(np.float64)
+        weights = (meaning.head if index == last else meaning.weights)(latent)
+        if index == last and index:
+            value = meaning.into_head(value)
+        elif index:
+            value = meaning.activations(value)
+        value = value @ weights.T * (meaning.unit(latent) if weights is not latent else 1.0)
+        if index < last:
+            value = meaning.before_norm(value)
+        mean, variance, gamma, beta = (net[f"{index}.bn.{name}"] for name in ("mean", "var", "gamma", "beta"))
+        value = (value - mean) / np.sqrt(variance.astype(np.float64) + meaning.epsilon) * gamma + beta
+    return meaning.after(value)
+
+
+@dataclass
+class Case:
+    """meaning: of the network.  option: what must be found; given: what convert is told beside."""
+
+    meaning: Meaning
+    option: str
+    given: tuple[str, ...] = ("--profile", "ge-zero")
+    zeros: bool = False
+    also: tuple[str, ...] = field(default=())
+
+
+def glorot(latent: Array) -> float:
+    return float(np.sqrt(1.5 / sum(latent.shape)))
+
+
+#: Mean and deviation of torchvision's MNIST example.
+def normalized(x: Array) -> Array:
+    return (x / 255 - 0.1307) / 0.3081
+
+
+CASES = {
+    "profile": Case(Meaning(weights=lambda w: np.where(w > 0, 1.0, -1.0), head=lambda w: np.where(w > 0, 1.0, -1.0)),
+                    "--profile gt-zero", zeros=True),
+    "epsilon": Case(Meaning(epsilon=1e-3), "--bn-epsilon 0.001"),
+    "H": Case(Meaning(unit=glorot), "--h glorot"),
+    "range": Case(Meaning(entering=lambda x: x / 255), "--input-range 0:1"),
+    "normalize": Case(Meaning(entering=normalized), "--input-normalize 0.1307:0.3081"),
+    "threshold": Case(Meaning(entering=lambda x: np.where(x >= 128, 1.0, -1.0)), "--input-threshold 128"),
+    "float head": Case(Meaning(into_head=hardtanh, head=keep), "--float-layer 2"),
+    "float head on signs": Case(Meaning(head=keep), 'kind = "float" and activation = "sign" for 2 in a net.toml'),
+    "relu": Case(Meaning(before_norm=lambda x: np.maximum(x, 0)), "relu"),
+    "hardtanh before norm": Case(Meaning(before_norm=hardtanh), "hardtanh"),
+    "centred": Case(Meaning(weights=lambda w: ge(w - w.mean(axis=1, keepdims=True)),
+                            head=lambda w: ge(w - w.mean(axis=1, keepdims=True))), "mean"),
+    "scaled": Case(Meaning(unit=lambda latent: np.abs(latent).mean(axis=1)), "mean-abs"),
+    "two things": Case(Meaning(entering=normalized, into_head=hardtanh, head=keep),
+                       "--input-normalize 0.1307:0.3081 --float-layer 2"),
+    "two others": Case(Meaning(entering=lambda x: x / 255, epsilon=1e-3), "--input-range 0:1 --bn-epsilon 0.001"),
+}  # fmt: skip
+
+
+def write(folder: Path, meaning: Meaning, *, zeros: bool = False, seed: int = 5) -> tuple[Path, Path]:
+    net = arrays(seed, zeros=zeros)
+    x = np.random.default_rng(seed).integers(0, 256, (ROWS, WIDTHS[0]), dtype=np.uint8)
+    np.savez(folder / "net.npz", **net)
+    answers = scores(net, meaning, x).astype(np.float32)
+    np.savez(folder / "expected.npz", x=x, scores=answers, classes=answers.argmax(axis=1))
+    return folder / "net.npz", folder / "expected.npz"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_reading_that_answers_prove_is_found(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    source, expected = write(tmp_path, case.meaning, zeros=case.zeros)
+    line = wrong("convert", source, "-o", tmp_path / "m", *case.given, "--expect", expected, code=1)
+    assert f"of {ROWS} classes are not those of {expected}, the first in row " in line
+    assert re.search(r"makes? all rows equal", line), line
+    assert case.option in line.partition("gives")[2], line
+    assert not (tmp_path / "m").exists()
+    if case.option.startswith("--"):  # followed, it holds
+        text = fine("convert", source, "-o", tmp_path / "m", *case.given, *case.option.split(), "--expect", expected)
+        assert f"as expected: all {ROWS} classes are those of {expected}, all scores within rounding" in text
+        kept = xnorinfer.load(tmp_path / "m").info["provenance"]["expected"]
+        assert kept["holds"] is True
+        assert kept["rows"] == ROWS
+        assert f"as expected: all {ROWS} classes" in fine("verify", tmp_path / "m", source, "--rows", 5, "--expect", expected)
+
+
+def test_numbered_arrays_in_keras_order(tmp_path: Path) -> None:
+    net = arrays(2)
+    x = np.random.default_rng(2).integers(0, 256, (ROWS, WIDTHS[0]), dtype=np.uint8)
+    order = ("bn.gamma", "bn.beta", "bn.mean", "bn.var")
+    zeros = np.zeros(max(WIDTHS), np.float32)
+    dumped = [a for i in range(3) for a in (net[f"{i}.weight"].T, zeros[: WIDTHS[i + 1]], *(net[f"{i}.{n}"] for n in order))]
+    np.savez(tmp_path / "net.npz", *dumped)
+    np.savez(tmp_path / "expected.npz", x=x, scores=scores(net, Meaning(epsilon=1e-3), x))
+    line = wrong("convert", tmp_path / "net.npz", "--dry-run", "--expect", tmp_path / "expected.npz", code=1)
+    assert "Keras's order of the arrays (gamma, beta, mean, variance) and epsilon = 0.001 makes all rows equal" in line
+
+
+def test_nothing_explains_other_answers(tmp_path: Path) -> None:
+    """Nothing is said of readings that a few rows would fit by chance, either."""
+    source, expected = write(tmp_path, Meaning())
+    held = dict(np.load(expected))
+    held["classes"] = (held["classes"] + np.arange(ROWS) % 3) % 10
+    np.savez(expected, x=held["x"], classes=held["classes"])
+    line = wrong("convert", source, "-o", tmp_path / "m", "--profile", "ge-zero", "--expect", expected, code=1)
+    assert f"{int((np.arange(ROWS) % 3 > 0).sum())} of {ROWS} classes are not those of" in line
+    assert "none of " in line
+    np.savez(expected, x=held["x"][:5], classes=held["classes"][:5])
+    line = wrong("convert", source, "-o", tmp_path / "m", "--profile", "ge-zero", "--expect", expected, code=1)
+    assert "other readings are not tried on so few rows" in line
+    assert not (tmp_path / "m").exists()
+
+
+def test_the_forms_of_an_expectation(tmp_path: Path) -> None:
+    source, expected = write(tmp_path, Meaning())
+    held = np.load(expected)
+    given = ("convert", source, "--dry-run", "--profile", "ge-zero", "--bn-epsilon", "1e-4", "--expect")
+    mapped = (held["x"] / np.float32(127.5) - 1).astype(np.float32)
+    for name, array in (("x", held["x"]), ("scores", held["scores"]), ("classes", held["classes"]), ("mapped", mapped)):
+        np.save(tmp_path / f"{name}.npy", array)
+    np.savez(tmp_path / "two.npz", held["x"], held["scores"])
+    np.savez(tmp_path / "classes.npz", x=mapped.reshape(ROWS, 1, 4, 6), classes=held["classes"][:, None])
+    scored = "all scores within rounding"
+    assert scored in fine(*given, expected)
+    assert scored in fine(*given, f"{tmp_path / 'x.npy'}:{tmp_path / 'scores.npy'}")
+    assert scored in fine(*given, f"{tmp_path / 'mapped.npy'}:{expected}:scores")
+    assert scored in fine(*given, tmp_path / "two.npz")
+    for pair in (f"{tmp_path / 'x.npy'}:{tmp_path / 'classes.npy'}", tmp_path / "classes.npz"):
+        text = fine(*given, pair)
+        assert f"as expected: all {ROWS} classes are those of {pair}" in text
+        assert scored not in text
+
+
+def softmax(value: Array) -> Array:
+    powers = np.exp(value - value.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def log_softmax(value: Array) -> Array:
+    below = value - value.max(axis=1, keepdims=True)
+    return below - np.log(np.exp(below).sum(axis=1, keepdims=True))
+
+
+@pytest.mark.parametrize(("after", "scored"), [(softmax, "softmax"), (log_softmax, "log-softmax")])
+def test_probabilities_are_told(tmp_path: Path, after: Callable[[Array], Array], scored: str) -> None:
+    source, expected = write(tmp_path, Meaning(after=after))
+    text = fine("convert", source, "--dry-run", "--profile", "ge-zero", "--expect", expected)
+    assert f"all {scored} within rounding" in text
+
+
+def test_other_scores_of_the_same_classes_are_a_warning(tmp_path: Path) -> None:
+    source, expected = write(tmp_path, Meaning(after=lambda v: v * 3))
+    given = ("convert", source, "-o", tmp_path / "m", "--profile", "ge-zero", "--bn-epsilon", "1e-4", "--expect", expected)
+    text = fine(*given)
+    assert f"warning: the classes are those of {expected}, but in {ROWS} of {ROWS} rows the scores differ" in text
+    assert any("the scores differ" in one for one in xnorinfer.load(tmp_path / "m").info["warnings"])
+    assert "--strict" in wrong(*given, "--strict", code=1)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"a": np.zeros((3, 24)), "b": np.zeros(3)}, "holds a, b; needed is an .npz with the arrays x"),
+        ({"x": np.zeros((3, 24)), "scores": np.zeros((3, 9))}, "holds scores of 9 classes, the network has 10"),
+        ({"x": np.zeros((3, 24)), "scores": np.zeros((4, 10))}, "needed are scores (3, classes)"),
+        ({"x": np.zeros((3, 24)), "classes": np.array([0, 1, 10])}, "class 10 in row 2; the network has the classes 0..9"),
+        ({"x": np.zeros((3, 24)), "classes": np.array([0.5, 1, 2])}, "no whole numbers"),
+        ({"x": np.zeros((3, 24)), "scores": np.full((3, 10), np.nan)}, "a score of row 0 is NaN"),
+        ({"x": np.zeros((3, 23), np.uint8), "classes": np.zeros(3, int)}, "this model takes (rows, 24)"),
+        ({"x": np.zeros((0, 24)), "classes": np.zeros(0, int)}, "with a row at least"),
+        ({"x": np.zeros(3), "classes": np.zeros(3, int)}, "needed are (rows, ...)"),
+        ({"x": np.full((3, 24), 7.3), "classes": np.zeros(3, int)}, "no mapped pixel"),
+    ],
+)
+def test_bad_expectations(tmp_path: Path, content: dict[str, Array], message: str) -> None:
+    source, expected = write(tmp_path, Meaning())
+    np.savez(expected, **content)
+    result = run("convert", source, "-o", tmp_path / "m", "--expect", expected)
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert not (tmp_path / "m").exists()
+
+
+def test_bad_files_of_expectations(tmp_path: Path) -> None:
+    source, _ = write(tmp_path, Meaning())
+    np.save(tmp_path / "alone.npy", np.zeros((3, 24)))
+    assert "is no .npz archive; needed is" in wrong("convert", source, "--dry-run", "--expect", tmp_path / "alone.npy")
+    assert "no such file" in wrong("convert", source, "--dry-run", "--expect", tmp_path / "none.npz")
+    (tmp_path / "text.npz").write_text("no array")
+    assert "text.npz" in wrong("convert", source, "--dry-run", "--expect", tmp_path / "text.npz")
+
+
+def test_python(tmp_path: Path) -> None:
+    source, expected = write(tmp_path, Meaning(entering=normalized))
+    held = np.load(expected)
+    with pytest.raises(ExpectationError, match=r"input=PixelInput\(.*\) makes all rows equal"):
+        xnorinfer.convert(source, expect=(held["x"], held["scores"]), profile="ge-zero")
+    model = xnorinfer.convert(
+        source, expect=(held["x"].tolist(), held["classes"]), profile="ge-zero", input=PixelInput.normalize(0.1307, 0.3081)
+    )
+    np.testing.assert_array_equal(model.predict(held["x"]), held["classes"])
+    assert model.info["provenance"]["expected"]["name"] == "expect"
+    for pair in ((held["x"],), held["x"], 3):
+        with pytest.raises(InputError, match="expect must be a pair"):
+            xnorinfer.convert(source, expect=pair)  # type: ignore[arg-type]
+
+
+def test_verify_does_not_hold_where_the_network_gives_other_classes(tmp_path: Path) -> None:
+    source, expected = write(tmp_path, Meaning(entering=normalized))
+    fine("convert", source, "-o", tmp_path / "m", "--profile", "ge-zero")
+    result = run("verify", tmp_path / "m", source, "--rows", 9, "--expect", expected)
+    assert result.exit_code == 1
+    assert "not as expected: " in result.stdout
+    assert "convert --expect says which reading gives them" in result.stdout
+    result = run("verify", tmp_path / "m", source, "--rows", 9, "--expect", expected, "--json")
+    assert json.loads(result.stdout)["expected"]["holds"] is False
+
+
+def test_rounding_of_the_framework_is_no_difference(tmp_path: Path) -> None:
+    """A class that a first-layer sum within rounding of its threshold decides may be the framework's."""
+    x = np.load(DIGITS)["x"]
+    model = xnorinfer.convert(CHECKPOINT)
+    np.savez(tmp_path / "e.npz", x=x, scores=model.scores(x) * np.float32(1 + 2**-23))
+    assert "all scores within rounding" in fine("convert", CHECKPOINT, "--dry-run", "--expect", tmp_path / "e.npz")
+    assert modelfile.header_of(model.packed)["content_digest"]
+
+
+def test_the_two_lines_for_pytorch(tmp_path: Path) -> None:
+    """What the documentation shows, followed."""
+    torch = pytest.importorskip("torch")
+    from xnorinfer import expectation
+
+    lines = [line.strip() for line in (expectation.__doc__ or "").splitlines() if line.strip().startswith(("x =", "np.savez"))]
+    assert len(lines) == 3
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(24, 10, bias=False))
+    images = np.random.default_rng(0).integers(0, 256, (300, 24), dtype=np.uint8)
+
+    def transform(rows: Array) -> Any:
+        return torch.from_numpy(rows.astype(np.float32) / 127.5 - 1)
+
+    script = "\n".join(line.split("  #")[0] for line in lines[:2]).replace("expected.npz", str(tmp_path / "expected.npz"))
+    exec(script, {"np": np, "images": images, "net": net, "transform": transform})
+    held = np.load(tmp_path / "expected.npz")
+    assert held["x"].shape == (256, 24)
+    assert held["scores"].shape == (256, 10)

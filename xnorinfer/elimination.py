@@ -1,0 +1,441 @@
+"""Which reading of a checkpoint the user's own answers prove, where they contradict the one that was taken.
+
+A file leaves much unsaid: tie rules, epsilons, H, the input mapping, which layers are float, what stands between sum and
+BatchNorm.  Each usual value of each is tried, on the float network and by the oracle, and then every two of them together.  A
+reading that gives the expected classes is confirmed on all rows, with the options that say it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.converters.base import ConvertOptions, Reading, glorot
+from xnorinfer.errors import InputError, NetworkError, XnorinferError
+from xnorinfer.expectation import Agreement, Expectation, compare
+from xnorinfer.lower import lower
+from xnorinfer.model import inputs_of
+from xnorinfer.netspec import (
+    PROFILES,
+    BatchNorm,
+    Dense,
+    Elementwise,
+    FloatDense,
+    Function,
+    Hardtanh,
+    InputMapping,
+    Layer,
+    NetSpec,
+    PixelInput,
+    RealInput,
+    Rule,
+    Sign,
+    SignInput,
+    ThresholdInput,
+)
+from xnorinfer.programs.compare import agree
+from xnorinfer.programs.rounding import RoundedNet
+from xnorinfer.reference import layer_outputs
+from xnorinfer.sensitivity import EPSILONS
+
+Progress = Callable[[str, int, int], None]
+Change = Callable[[NetSpec], NetSpec]
+
+#: Rows that a reading is tried on first, and then; of the first, and of all, so many may be decided by rounding.
+FIRST_ROWS, MORE_ROWS = 8, 64
+SPARED = 0.03
+#: Weights binarized in all tries together: about a minute's work.
+MOST_WEIGHTS = 20_000_000_000
+MOST_TRIES = 6000
+#: Bits of information in the expected classes without which one of so many readings gives them by chance.
+NEEDED_BITS = 24
+#: Readings that fit on few rows and are confirmed on all of them, at most.
+MOST_CONFIRMED = 24
+
+
+@dataclass(frozen=True, eq=False)
+class Alternative:
+    """Another reading.
+
+    about: what it decides; two that decide the same are not combined.  option: how to say it on the command line or in a
+    net.toml.  keywords: the same as fields of `ConvertOptions`, None if only a net.toml says it.  change: what it makes of the
+    network.
+    """
+
+    about: str
+    option: str
+    change: Change
+    keywords: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Alternatives that together give what is expected, and how well."""
+
+    alternatives: tuple[Alternative, ...]
+    agreement: Agreement
+
+    @property
+    def option(self) -> str:
+        """What to type on the command line."""
+        return " ".join(one.option for one in self.alternatives if one.keywords is not None) + "".join(
+            f"{' and ' if index or any(o.keywords is not None for o in self.alternatives) else ''}{one.option}"
+            for index, one in enumerate(one for one in self.alternatives if one.keywords is None)
+        )
+
+    @property
+    def keywords(self) -> str:
+        """What to write in Python."""
+        given = [f"{name}={value!r}" for one in self.alternatives for name, value in (one.keywords or {}).items()]
+        return ", ".join([*given, *(one.option for one in self.alternatives if one.keywords is None)])
+
+
+@dataclass
+class Elimination:
+    """explanations: what makes all rows equal, those with the fewest changes alone.  tried: number of readings.
+
+    nearest: else the reading that is equal in most of the rows that were tried on, as (option, equal, of).  few: whether there
+    were too few rows to try.
+    """
+
+    explanations: list[Explanation] = field(default_factory=list)
+    tried: int = 0
+    nearest: tuple[str, int, int] | None = None
+    few: bool = False
+
+    def text(self, *, python: bool = False) -> str:
+        """In a sentence or two."""
+        if self.explanations:
+            ways = " or ".join(one.keywords if python else one.option for one in self.explanations[:4])
+            verb = "makes all rows equal" if len(self.explanations) == 1 else "make all rows equal, each of them"
+            return f"{ways} {verb}"
+        if self.few:
+            return "other readings are not tried on so few rows; give some 100"
+        text = f"none of {self.tried} other readings explains it (tie rules, epsilons, H and scales, mappings of the input, "
+        text += "float layers, functions before BatchNorm, orders of arrays, and two of these together)"
+        if self.nearest is not None:
+            text += f"; the nearest, {self.nearest[0]}, is right in {self.nearest[1]} of {self.nearest[2]} rows"
+        return text
+
+
+def eliminate(
+    expected: Expectation,
+    reading: Reading,
+    options: ConvertOptions,
+    read: Callable[[ConvertOptions], Reading] | None = None,
+    report: Progress = lambda what, done, total: None,
+) -> Elimination:
+    """Find the reading that gives what is expected.
+
+    read: reads the source again with other options, to confirm that these say what was found.
+    """
+    found = Elimination()
+    if len(expected.x) * math.log2(max(2, expected.classes.max() + 1)) < NEEDED_BITS:
+        found.few = True
+        return found
+    trial = _Trial(expected, reading.net)
+    others = list(alternatives(reading.net, options, expected.x))
+    most = min(MOST_TRIES, max(2 * len(others), MOST_WEIGHTS // max(1, trial.weights)))
+    groups: list[list[tuple[Alternative, ...]]] = [
+        [(one,) for one in others],
+        [pair for pair in itertools.combinations(others, 2) if pair[0].about != pair[1].about],
+    ]
+    total = min(most, sum(map(len, groups)))
+    for group in groups:
+        good: list[tuple[int, tuple[Alternative, ...]]] = []
+        for changes in group:
+            if found.tried >= most:
+                break
+            report("trying other readings", found.tried, total)
+            found.tried += 1
+            equal = trial.fitting(changes)
+            if equal is not None:
+                good.append((equal, changes))
+        good.sort(key=lambda one: -one[0])
+        tested = (_confirm(expected, reading, options, read, changes) for _, changes in good[:MOST_CONFIRMED])
+        confirmed = [one for one in tested if one is not None]
+        complete = [one for one in confirmed if one.agreement.complete]
+        # Where scores are expected, a reading that gives the classes alone is no match for two that give the scores, too.
+        if complete or not found.explanations:
+            found.explanations = complete or confirmed
+        if complete or (confirmed and expected.answers.ndim == 1):
+            break
+    report("trying other readings", total, total)
+    found.nearest = trial.nearest
+    return found
+
+
+def _confirm(
+    expected: Expectation,
+    reading: Reading,
+    options: ConvertOptions,
+    read: Callable[[ConvertOptions], Reading] | None,
+    changes: tuple[Alternative, ...],
+) -> Explanation | None:
+    """An explanation that holds on all rows, of the network as it is read with the options that say it."""
+    keywords = {name: value for one in changes for name, value in (one.keywords or {}).items()}
+    try:
+        net = reading.net
+        if read is not None and keywords:
+            net = read(dataclasses.replace(options, **keywords)).net
+        for one in changes:
+            if read is None or one.keywords is None:
+                net = one.change(net)
+        net.require_valid()
+        agreement = compare(expected, net, lower(net).packed)
+    except XnorinferError:
+        return None
+    return Explanation(changes, agreement) if agreement.holds else None
+
+
+class _Trial:
+    """Readings, tried on few rows: those where the first reading is wrong before others."""
+
+    def __init__(self, expected: Expectation, net: NetSpec) -> None:
+        self.expected = expected
+        self.net = net
+        self.weights = sum(layer.depth * layer.neurons for layer in net.layers if isinstance(layer, Dense | FloatDense))
+        self.nearest: tuple[str, int, int] | None = None
+        few = np.arange(min(len(expected.x), 4 * MORE_ROWS))
+        right = self._right(net, few)
+        order = few if right is None else np.concatenate([few[~right], few[right]])
+        wrong = 0 if right is None else int((~right).sum())
+        # Half of the rows are those where the first reading is right, if there are so many.
+        half = order[: max(MORE_ROWS // 2, MORE_ROWS - (len(order) - wrong))]
+        rest = order[max(wrong, len(half)) :]
+        self.rows = np.concatenate([half, rest])[:MORE_ROWS]
+        self.equal = 0 if right is None else int(right[self.rows].sum())
+
+    def _right(self, net: NetSpec, rows: NDArray[Any]) -> NDArray[np.bool_] | None:
+        """Rows whose class is the expected one or a tie; None where these cannot be inputs of the network."""
+        try:
+            x = inputs_of(net.input, net.depth, self.expected.x[rows])
+        except InputError:
+            return None
+        rounded = RoundedNet(net)
+        outputs = [value for _, value in layer_outputs(net, x)]
+        with np.errstate(all="ignore"):
+            exact = rounded.finish(outputs[rounded.last_sign]) if rounded.last_sign >= 0 else next(rounded.tried(x))
+            near = agree("classes", exact, self.expected.classes[rows])
+        return np.asarray(near | (outputs[-1].argmax(axis=1) == self.expected.classes[rows]))
+
+    def fitting(self, changes: tuple[Alternative, ...]) -> int | None:
+        """In how many rows a changed network gives the expected class, if that is better and in all but a few, which rounding
+        may decide; else None."""
+        try:
+            net = self.net
+            for one in changes:
+                net = one.change(net)
+            net.require_valid()
+            right = self._right(net, self.rows[:FIRST_ROWS])
+            if right is None or (~right).sum() > 1:
+                return None
+            right = self._right(net, self.rows)
+        except NetworkError:
+            return None
+        assert right is not None
+        equal = int(right.sum())
+        if equal > max(self.equal, self.nearest[1] if self.nearest else 0):
+            self.nearest = (Explanation(changes, Agreement("", 0, "")).option, equal, len(right))
+        return equal if equal > self.equal and len(right) - equal <= max(1, int(SPARED * len(right))) else None
+
+
+# ---------------------------------------------------------------- what a file leaves unsaid
+
+
+#: Usual mappings of the input, with the option and the option's name in Python.
+INPUT_OPTIONS: tuple[tuple[InputMapping, str], ...] = (
+    (PixelInput.range(-1, 1), "--input-range=-1:1"),
+    (PixelInput.range(0, 1), "--input-range 0:1"),
+    (PixelInput.range(0, 255), "--input-range 0:255"),
+    (PixelInput.range(-0.5, 0.5), "--input-range=-0.5:0.5"),
+    (PixelInput.normalize(0.1307, 0.3081), "--input-normalize 0.1307:0.3081"),
+    (PixelInput.normalize(0.286, 0.353), "--input-normalize 0.286:0.353"),
+    (ThresholdInput(128), "--input-threshold 128"),
+    (ThresholdInput(1), "--input-threshold 1"),
+    (SignInput(), "--input-signs"),
+    (RealInput(), "--input-real"),
+)
+
+
+def alternatives(net: NetSpec, options: ConvertOptions, x: NDArray[Any]) -> Iterator[Alternative]:
+    """Every other usual reading; an option that was given is one that the user may have wrong, too."""
+    by_options = options.net is None
+    yield from _inputs(net, x, by_options)
+    yield from _profiles(net, by_options)
+    yield from _epsilons(net, by_options)
+    yield from _magnitudes(net, by_options)
+    yield from _float_heads(net, by_options)
+    yield from _arrays(net)
+    yield from _functions(net)
+    yield from _weights(net)
+
+
+def _inputs(net: NetSpec, x: NDArray[Any], by_options: bool) -> Iterator[Alternative]:
+    for mapping, option in INPUT_OPTIONS:
+        if mapping == net.input:
+            continue
+        try:
+            inputs_of(mapping, net.depth, x[:MORE_ROWS])
+        except InputError:
+            continue
+        if isinstance(mapping, RealInput) and x.dtype.kind != "f":
+            continue
+        text = option if by_options else f"another [input] in the net.toml ({mapping.describe()})"
+        yield Alternative("input", text, _with_input(mapping), {"input": mapping} if by_options else None)
+
+
+def _with_input(mapping: InputMapping) -> Change:
+    return lambda net: dataclasses.replace(net, input=mapping)
+
+
+def _profiles(net: NetSpec, by_options: bool) -> Iterator[Alternative]:
+    dense = {layer.rule for layer in net.layers if isinstance(layer, Dense)}
+    signs = {layer.rule for layer in net.layers if isinstance(layer, Sign)}
+    seen: set[tuple[Rule, Rule]] = set()
+    for name, profile in PROFILES.items():
+        rules = (profile.weights, profile.activations)
+        if rules in seen or (dense <= {rules[0]} and signs <= {rules[1]}):
+            continue
+        seen.add(rules)
+        text = f"--profile {name}" if by_options else f'profile = "{name}" in the net.toml'
+        yield Alternative("profile", text, _with_rules(*rules), {"profile": name} if by_options else None)
+
+
+def _with_rules(weights: Rule, activations: Rule) -> Change:
+    def change(layer: Layer) -> Layer:
+        if isinstance(layer, Dense):
+            return dataclasses.replace(layer, rule=weights)
+        return dataclasses.replace(layer, rule=activations) if isinstance(layer, Sign) else layer
+
+    return _each(change)
+
+
+def _each(change: Callable[[Layer], Layer]) -> Change:
+    return lambda net: dataclasses.replace(net, layers=tuple(change(layer) for layer in net.layers))
+
+
+def _epsilons(net: NetSpec, by_options: bool) -> Iterator[Alternative]:
+    present = {layer.epsilon for layer in net.layers if isinstance(layer, BatchNorm) and layer.variance is not None}
+    for epsilon in EPSILONS:
+        if present and present != {epsilon}:
+            text = f"--bn-epsilon {epsilon:g}" if by_options else f"epsilon = {epsilon:g} in the net.toml"
+            yield Alternative("epsilon", text, _with_epsilon(epsilon), {"bn_epsilon": epsilon} if by_options else None)
+
+
+def _with_epsilon(epsilon: float) -> Change:
+    def change(layer: Layer) -> Layer:
+        if isinstance(layer, BatchNorm) and layer.variance is not None:
+            return dataclasses.replace(layer, epsilon=epsilon)
+        return layer
+
+    return _each(change)
+
+
+def _magnitudes(net: NetSpec, by_options: bool) -> Iterator[Alternative]:
+    layers = [layer for layer in net.layers if isinstance(layer, Dense)]
+    for given, text in (("glorot", "glorot"), (1.0, "1")):
+        wanted = {layer.name: glorot(layer.depth, layer.neurons) if given == "glorot" else 1.0 for layer in layers}
+        if any(layer.h != wanted[layer.name] for layer in layers):
+            option = f"--h {text}" if by_options else f"h = {text} in the net.toml"
+
+            def change(layer: Layer, wanted: dict[str, float] = wanted) -> Layer:
+                return dataclasses.replace(layer, h=wanted[layer.name]) if isinstance(layer, Dense) else layer
+
+            yield Alternative("H and scale", option, _each(change), {"h": given} if by_options else None)
+
+
+def _float_heads(net: NetSpec, by_options: bool) -> Iterator[Alternative]:
+    """The last layer as ordinary float layer, reading what usual code gives it; or what a float layer reads."""
+    dense = [layer for layer in net.layers if isinstance(layer, Dense | FloatDense)]
+    head = dense[-1]
+    if isinstance(head, Dense) and len(dense) > 1:
+        text = f"--float-layer {head.name}" if by_options else f'kind = "float" for {head.name} in the net.toml'
+        keywords = {"float_layers": (head.name,)} if by_options else None
+        yield Alternative("head", text, lambda net: _float_head(net, Hardtanh("head.hardtanh")), keywords)
+    readers: tuple[tuple[str, Layer | None], ...] = (
+        ("sign", Sign("head.sign", PROFILES[net.profile].activations if net.profile in PROFILES else "ge")),
+        ("hardtanh", Hardtanh("head.hardtanh")),
+        ("none", None),
+        ("relu", Elementwise("head.relu", "relu")),
+    )
+    for name, reads in readers:
+        text = f'kind = "float" and activation = "{name}" for {head.name} in a net.toml'
+        if len(dense) > 1 and (isinstance(head, FloatDense) or name != "hardtanh"):
+            yield Alternative("head", text, lambda net, r=reads: _float_head(net, r))  # type: ignore[misc]
+
+
+def _float_head(net: NetSpec, reads: Layer | None) -> NetSpec:
+    at = max(index for index, layer in enumerate(net.layers) if isinstance(layer, Dense | FloatDense))
+    head = net.layers[at]
+    before = list(net.layers[:at])
+    while before and isinstance(before[-1], Sign | Hardtanh | Elementwise):
+        before.pop()
+    if isinstance(head, Dense):
+        head = FloatDense(head.name, head.latent, head.bias)
+    return dataclasses.replace(net, layers=(*before, *(() if reads is None else (reads,)), head, *net.layers[at + 1 :]))
+
+
+def _arrays(net: NetSpec) -> Iterator[Alternative]:
+    """Arrays that another framework numbers otherwise: gamma, beta, mean, variance for beta, gamma, mean, inv_std."""
+    norms = [layer for layer in net.layers if isinstance(layer, BatchNorm)]
+    numbered = [layer for layer in norms if layer.inv_std is not None]
+    for epsilon in EPSILONS if numbered and numbered == norms else ():
+
+        def change(layer: Layer, epsilon: float = epsilon) -> Layer:
+            if not isinstance(layer, BatchNorm) or layer.inv_std is None:
+                return layer
+            return BatchNorm(layer.name, layer.mean, layer.inv_std, None, layer.beta, layer.gamma, epsilon, "tf")
+
+        text = f"a net.toml with Keras's order of the arrays (gamma, beta, mean, variance) and epsilon = {epsilon:g}"
+        yield Alternative("arrays", text, _each(change))
+
+
+#: Functions that usual code has between a layer's sum and its BatchNorm.
+FUNCTIONS: tuple[Function, ...] = ("relu", "tanh", "sigmoid")
+
+
+def _functions(net: NetSpec) -> Iterator[Alternative]:
+    for function in FUNCTIONS:
+        text = f"steps = [{{{function} = true}}, {{norm = ...}}] in a net.toml"
+        yield Alternative("function", text, lambda net, f=function: _before_norm(net, Elementwise(f, f)))  # type: ignore[misc]
+    clip = Elementwise.clip("hardtanh", -1, 1)
+    yield Alternative(
+        "function", "steps = [{hardtanh = true}, {norm = ...}] in a net.toml", lambda net: _before_norm(net, clip)
+    )
+
+
+def _before_norm(net: NetSpec, function: Elementwise) -> NetSpec:
+    """With a function behind each hidden binary layer's sum."""
+    last = max(index for index, layer in enumerate(net.layers) if isinstance(layer, Dense | FloatDense))
+    layers: list[Layer] = []
+    for index, layer in enumerate(net.layers):
+        layers.append(layer)
+        if isinstance(layer, Dense) and index < last:
+            layers.append(dataclasses.replace(function, name=f"{layer.name}.{function.name}"))
+    return dataclasses.replace(net, layers=tuple(layers))
+
+
+def _weights(net: NetSpec) -> Iterator[Alternative]:
+    """What is made of latents before their sign, or of the sum after it."""
+
+    def centred(layer: Layer) -> Layer:
+        if not isinstance(layer, Dense):
+            return layer
+        return dataclasses.replace(layer, latent=layer.latent - layer.latent.mean(axis=1, keepdims=True))
+
+    def scaled(layer: Layer) -> Layer:
+        if not isinstance(layer, Dense) or layer.scale is not None:
+            return layer
+        scale = np.abs(layer.latent).mean(axis=1, dtype=np.float64).astype(np.float32)
+        return dataclasses.replace(layer, scale=scale)
+
+    yield Alternative("centre", "weights less the mean of their neuron", _each(centred))
+    yield Alternative("H and scale", 'scale_by = "mean-abs" in a net.toml', _each(scaled))
