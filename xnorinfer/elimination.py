@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.converters.base import ConvertOptions, Reading, glorot
+from xnorinfer.converters.base import ConvertOptions, Reading, function_named, glorot
+from xnorinfer.converters.latents import SCALES, ScaleBy, centred, magnitude
 from xnorinfer.errors import InputError, NetworkError, XnorinferError
 from xnorinfer.expectation import Agreement, Expectation, compare
 from xnorinfer.lower import lower
@@ -28,7 +29,6 @@ from xnorinfer.netspec import (
     Dense,
     Elementwise,
     FloatDense,
-    Function,
     Hardtanh,
     InputMapping,
     Layer,
@@ -274,8 +274,8 @@ def alternatives(net: NetSpec, options: ConvertOptions, x: NDArray[Any]) -> Iter
     yield from _magnitudes(net, by_options)
     yield from _float_heads(net, by_options)
     yield from _arrays(net)
-    yield from _functions(net)
-    yield from _weights(net)
+    yield from _functions(net, by_options)
+    yield from _weights(net, by_options)
 
 
 def _inputs(net: NetSpec, x: NDArray[Any], by_options: bool) -> Iterator[Alternative]:
@@ -399,43 +399,45 @@ def _arrays(net: NetSpec) -> Iterator[Alternative]:
 
 
 #: Functions that usual code has between a layer's sum and its BatchNorm.
-FUNCTIONS: tuple[Function, ...] = ("relu", "tanh", "sigmoid")
+FUNCTIONS = ("relu", "hardtanh", "tanh", "sigmoid", "leaky-relu", "leaky-relu:0.1", "leaky-relu:0.2")
 
 
-def _functions(net: NetSpec) -> Iterator[Alternative]:
-    for function in FUNCTIONS:
-        text = f"steps = [{{{function} = true}}, {{norm = ...}}] in a net.toml"
-        yield Alternative("function", text, lambda net, f=function: _before_norm(net, Elementwise(f, f)))  # type: ignore[misc]
-    clip = Elementwise.clip("hardtanh", -1, 1)
-    yield Alternative(
-        "function", "steps = [{hardtanh = true}, {norm = ...}] in a net.toml", lambda net: _before_norm(net, clip)
-    )
+def _functions(net: NetSpec, by_options: bool) -> Iterator[Alternative]:
+    for text in FUNCTIONS:
+        option = f"--before-norm {text}" if by_options else f'before_norm = "{text}" in the net.toml'
+        yield Alternative("function", option, _before_norm(text), {"before_norm": text} if by_options else None)
 
 
-def _before_norm(net: NetSpec, function: Elementwise) -> NetSpec:
+def _before_norm(text: str) -> Change:
     """With a function behind each hidden binary layer's sum."""
-    last = max(index for index, layer in enumerate(net.layers) if isinstance(layer, Dense | FloatDense))
-    layers: list[Layer] = []
-    for index, layer in enumerate(net.layers):
-        layers.append(layer)
-        if isinstance(layer, Dense) and index < last:
-            layers.append(dataclasses.replace(function, name=f"{layer.name}.{function.name}"))
-    return dataclasses.replace(net, layers=tuple(layers))
+
+    def change(net: NetSpec) -> NetSpec:
+        last = max(index for index, layer in enumerate(net.layers) if isinstance(layer, Dense | FloatDense))
+        layers: list[Layer] = []
+        for index, layer in enumerate(net.layers):
+            layers.append(layer)
+            if isinstance(layer, Dense) and index < last:
+                layers.append(function_named(text, f"{layer.name}.function"))
+        return dataclasses.replace(net, layers=tuple(layers))
+
+    return change
 
 
-def _weights(net: NetSpec) -> Iterator[Alternative]:
+def _weights(net: NetSpec, by_options: bool) -> Iterator[Alternative]:
     """What is made of latents before their sign, or of the sum after it."""
+    option = "--center" if by_options else "center = true in the net.toml"
+    yield Alternative("centre", option, _each(_centred), {"center": True} if by_options else None)
+    for by in SCALES:
+        option = f"--scale-by {by}" if by_options else f'scale_by = "{by}" in the net.toml'
+        yield Alternative("H and scale", option, _scaled(by), {"scale_by": by} if by_options else None)
 
-    def centred(layer: Layer) -> Layer:
-        if not isinstance(layer, Dense):
-            return layer
-        return dataclasses.replace(layer, latent=layer.latent - layer.latent.mean(axis=1, keepdims=True))
 
-    def scaled(layer: Layer) -> Layer:
-        if not isinstance(layer, Dense) or layer.scale is not None:
-            return layer
-        scale = np.abs(layer.latent).mean(axis=1, dtype=np.float64).astype(np.float32)
-        return dataclasses.replace(layer, scale=scale)
+def _centred(layer: Layer) -> Layer:
+    return dataclasses.replace(layer, latent=centred(layer.latent)) if isinstance(layer, Dense) else layer
 
-    yield Alternative("centre", "weights less the mean of their neuron", _each(centred))
-    yield Alternative("H and scale", 'scale_by = "mean-abs" in a net.toml', _each(scaled))
+
+def _scaled(by: ScaleBy) -> Change:
+    def change(layer: Layer) -> Layer:
+        return dataclasses.replace(layer, scale=magnitude(layer.latent, by)) if isinstance(layer, Dense) else layer
+
+    return _each(change)
