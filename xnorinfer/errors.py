@@ -54,6 +54,10 @@ class UnusableInputError(InputError):
     """Data of a file cannot be inputs of the network under the input mapping that it was read with."""
 
 
+class ArrayError(InputError, ValueError):
+    """An array is none that compiled code can take: no array at all, of another dtype or shape, not contiguous."""
+
+
 class OutputError(XnorinferError):
     """A result cannot be written where it was asked for."""
 

@@ -23,7 +23,7 @@ class Model:
 
     packed: the portable network.  threads: CPU threads to use (None: XNORINFER_NUM_THREADS, else the cores this process may
     use).  kernel: name of a kernel to force (None: XNORINFER_KERNEL, else the best that this CPU runs).
-    Raises KernelError for a kernel that is unknown or that this CPU lacks.
+    Raises KernelError for a kernel that is unknown or that this CPU lacks, MalformedModelError for an inconsistent network.
 
     A model may be shared by threads, and pickles as its packed bits.
     """

@@ -8,14 +8,15 @@ list of float32 steps (`Affine`) where real numbers leave the binary part.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.bits import pad_mask, words_for
-from xnorinfer.errors import unhandled
+from xnorinfer.errors import ArrayError, MalformedModelError, unhandled
+from xnorinfer.memory import plain
 from xnorinfer.netspec import F32, PROFILES, InputMapping, PixelInput, RealInput, SignInput
 from xnorinfer.reference import fma, sigmoid, tanh
 
@@ -191,15 +192,71 @@ class PackedModel:
 
     def check(self) -> list[str]:
         """All inconsistencies of the model; empty for anything that `lower` makes."""
-        return list(_check(self))
+        try:
+            return list(_check(self.plain()))
+        except MalformedModelError as error:
+            return [str(error)]
+
+    def plain(self) -> PackedModel:
+        """The same network in objects of its own: classes of this module, arrays of numpy's own class over the same memory.
+
+        What is changed in the parts of this one later, but for values in arrays, does not reach it.  Raises MalformedModelError
+        for parts that are something else.
+        """
+        if not isinstance(self.input, InputMapping):
+            raise MalformedModelError(unhandled("PackedModel.check", self.input).problems[0])
+        layers = self.layers if isinstance(self.layers, tuple | list) else ()
+        bits = self.input_bits
+        if bits is not None:
+            _require_type("input bits", bits, InputBits)
+            bits = InputBits(
+                bits.name, _plain("input bits: limits", bits.limits), _plain("input bits: mirrored", bits.mirrored)
+            )
+        return replace(self, layers=tuple(_plain_layer(index, layer) for index, layer in enumerate(layers)), input_bits=bits)
+
+    def require_valid(self) -> PackedModel:
+        """`plain`, once `check` finds nothing wrong with it.  Raises MalformedModelError with everything that it finds."""
+        made = self.plain()
+        problems = list(_check(made))
+        if problems:
+            raise MalformedModelError(f"the model is inconsistent: {'; '.join(problems)}")
+        return made
+
+
+def _require_type(where: str, value: object, *types: type) -> None:
+    """Exactly one of these classes; one that inherits could answer anything when it is asked for a shape."""
+    if type(value) not in types:
+        raise MalformedModelError(f"{where}: {unhandled('PackedModel.check', value).problems[0]}")
+
+
+def _plain(what: str, array: Any) -> NDArray[Any]:
+    try:
+        return plain(array, what)
+    except ArrayError as error:
+        raise MalformedModelError(str(error)) from None
+
+
+def _plain_layer(index: int, layer: Any) -> PackedLayer:
+    where = f"layer {index} ({getattr(layer, 'name', '')})"
+    _require_type(where, layer, PackedDense, PackedFloat)
+    _require_type(where, layer.output, Threshold, Affine)
+    output: Threshold | Affine
+    if isinstance(layer.output, Threshold):
+        output = Threshold(_plain(f"{where}: limits", layer.output.limits))
+    else:
+        output = Affine(tuple(layer.output.ops), _plain(f"{where}: steps", layer.output.values))
+    if isinstance(layer, PackedFloat):
+        if not isinstance(output, Affine):
+            raise MalformedModelError(f"{where}: a float layer has no threshold")
+        return PackedFloat(layer.name, _plain(f"{where}: weights", layer.weight), output)
+    if not isinstance(layer.depth, int | np.integer) or isinstance(layer.depth, bool):
+        raise MalformedModelError(f"{where}: depth is {layer.depth!r}, needed is a whole number")
+    return PackedDense(layer.name, layer.reads, int(layer.depth), _plain(f"{where}: weights", layer.weights), output)
 
 
 def _check(model: PackedModel) -> Iterator[str]:
     if model.profile not in PROFILES:
         yield f"tie profile {model.profile!r} is none of {', '.join(PROFILES)}"
-    if not isinstance(model.input, InputMapping):
-        yield unhandled("PackedModel.check", model.input).problems[0]
-        return
     if not model.layers or isinstance(model.layers[0], PackedFloat):
         yield "the first layer is not a binary dense layer"
         return
@@ -212,12 +269,6 @@ def _check(model: PackedModel) -> Iterator[str]:
     bits_flow = True
     for index, layer in enumerate(model.layers):
         where = f"layer {index} ({layer.name})"
-        unknown: object = layer
-        if isinstance(layer, PackedDense | PackedFloat):
-            unknown = None if isinstance(layer.output, Threshold | Affine) else layer.output
-        if unknown is not None:
-            yield f"{where}: {unhandled('PackedModel.check', unknown).problems[0]}"
-            return
         array = stored_weights(layer)
         if array.ndim != 2 or 0 in array.shape or layer.depth < 1:
             yield f"{where}: weights have shape {array.shape}"
@@ -234,8 +285,6 @@ def _check(model: PackedModel) -> Iterator[str]:
             yield f"{where}: a float layer follows one that gives bits"
         if isinstance(layer.output, Affine):
             yield from _check_affine(where, layer.output, layer.neurons)
-        elif not isinstance(layer, PackedDense):
-            yield f"{where}: a float layer has no threshold"
         width, bits_flow = layer.neurons, isinstance(layer.output, Threshold)
     if bits_flow:
         yield "the last layer gives bits, not scores"
@@ -257,7 +306,7 @@ def _check_dense(where: str, layer: PackedDense, reads: Reads) -> Iterator[str]:
         yield f"{where}: reads {layer.reads}, but gets {reads}"
     if layer.weights.dtype != np.uint64 or layer.weights.shape[1] != words:
         yield f"{where}: bits are {layer.weights.shape} {layer.weights.dtype}, needed is (neurons, {words}) uint64"
-    elif (layer.weights & ~pad_mask(layer.depth)).any():
+    elif (layer.weights[:, -1] & ~pad_mask(layer.depth)[-1]).any():
         yield f"{where}: pad bits beyond depth {layer.depth} are not 0"
     if isinstance(layer.output, Threshold):
         limits = layer.output.limits
@@ -289,3 +338,11 @@ def _check_affine(where: str, affine: Affine, neurons: int) -> Iterator[str]:
         yield f"{where}: steps hold NaN"
     elif any(op == "div" and (a == 0).any() for op, (a, _) in zip(affine.ops, affine.values, strict=True)):
         yield f"{where}: steps divide by 0"
+    else:
+        # The kernels, C and `Affine.apply` take the two ends in different orders.
+        for op, (a, b) in zip(affine.ops, affine.values, strict=True):
+            wrong = a > b if op == "clip" else a <= b
+            if op in ("clip", "step") and wrong.any():
+                at = int(np.argmax(wrong))
+                needed = "at most the second" if op == "clip" else "above the second"
+                yield f"{where}: {op} has {a[at]:g} and {b[at]:g} at [{at}], the first must be {needed}"

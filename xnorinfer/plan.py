@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from xnorinfer import kernels
 from xnorinfer.bits import WORD_BITS, words_for
-from xnorinfer.errors import OptionError, unhandled
+from xnorinfer.errors import ArrayError, MalformedModelError, OptionError, unhandled
 from xnorinfer.kernels import fields, layout, shapes
 from xnorinfer.kernels.pool import pool
+from xnorinfer.memory import plain, require_inside
 from xnorinfer.netspec import PixelInput, ThresholdInput
 from xnorinfer.packed import OPS, PackedDense, PackedFloat, PackedLayer, PackedModel, Threshold
 
@@ -95,15 +96,20 @@ class Plan:
     """A `PackedModel` on this CPU.  Can be run from several Python threads at once.
 
     threads: at most so many, default `default_threads()`; kernel: name of a kernel, default the best for this CPU.
-    Raises KernelError for a kernel that does not exist or does not run here, OptionError for a bad number of threads.
+    Raises KernelError for a kernel that does not exist or does not run here, OptionError for a bad number of threads,
+    MalformedModelError for a model that `PackedModel.check` finds inconsistent: compiled code believes it.
     """
 
     def __init__(self, packed: PackedModel, *, threads: int | None = None, kernel: str | None = None) -> None:
-        if threads is not None and not 1 <= threads <= MOST_THREADS:
-            raise OptionError(f"threads is {threads}; give 1 to {MOST_THREADS}")
-        self._packed = packed
+        threads = default_threads() if threads is None else threads
+        if not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
+            raise OptionError(f"threads is {threads}; give a whole number, 1 to {MOST_THREADS}")
+        if not isinstance(packed, PackedModel):
+            raise MalformedModelError(f"the model is {type(packed).__name__}, needed is a PackedModel (`modelfile.load`)")
+        # Of what follows, only values in arrays can still be changed from outside, and those are copied into panels.
+        self._packed = packed = packed.require_valid()
         self._kernel = kernels.choose(kernel)
-        self._threads = default_threads() if threads is None else threads
+        self._threads = threads
         self._kept: list[NDArray[Any]] = []
         self._table = layout.aligned((len(packed.layers), fields.LAYER_FIELDS), np.int64)
         for index, layer in enumerate(packed.layers):
@@ -288,7 +294,7 @@ class Plan:
         x: (rows, depth), C-contiguous; uint8 for pixels and thresholded pixels, int8 of -1 and +1 for signs, float32 for
         reals.  Returns (rows, classes) float32.
         """
-        self._check(x)
+        x = self._checked(x)
         rows = x.shape[0]
         out = np.empty((rows, self._classes), np.float32)
         if rows:
@@ -300,30 +306,61 @@ class Plan:
     def trace(self, x: NDArray[Any]) -> list[Bits | Single]:
         """The output of every layer, in order: (rows, words) uint64 bits in the convention of `bits` for layers with a
         threshold, (rows, neurons) float32 for the others.  x: as for `run`."""
-        self._check(x)
+        x = self._checked(x)
         outputs: list[Bits | Single] = []
         value: NDArray[Any] = x
-        for index, layer in enumerate(self._packed.layers):
-            if isinstance(layer.output, Threshold):
-                out: Bits | Single = np.empty((x.shape[0], words_for(layer.neurons)), np.uint64)
-            else:
-                out = np.empty((x.shape[0], layer.neurons), np.float32)
-            self.run_layers(value, out, index, index + 1)
+        for index in range(len(self._packed.layers)):
+            width, dtype = self._gives(index)
+            out = np.empty((x.shape[0], width), dtype)
+            self._run_layers(value, out, index, index + 1)
             outputs.append(out)
             value = out
         return outputs
 
-    def _check(self, x: NDArray[Any]) -> None:
+    def _checked(self, x: NDArray[Any]) -> NDArray[Any]:
         """Last guard before addresses are handed to compiled code; `Model` reports the user's mistakes."""
+        # Most arrays are of numpy's own class and own their memory; only of others more has to be known.
+        if type(x) is not np.ndarray:
+            x = plain(x, "the input of a plan")
+        elif x.base is not None:
+            require_inside(x, "the input of a plan")
         if x.ndim != 2 or x.shape[1] != self._depth or x.dtype != self._input_dtype or not x.flags.c_contiguous:
-            raise ValueError(f"a plan takes C-contiguous (rows, {self._depth}) {self._input_dtype}, got {x.shape} {x.dtype}")
+            raise ArrayError(f"a plan takes C-contiguous (rows, {self._depth}) {self._input_dtype}, got {x.shape} {x.dtype}")
+        if not x.flags.aligned:
+            raise ArrayError(f"a plan takes aligned {self._input_dtype}, got an array that begins between two of them")
+        return x
 
     def run_layers(self, source: NDArray[Any], target: NDArray[Any], first: int, last: int) -> None:
         """Layers first <= index < last on C-contiguous rows; what `run` and `trace` are made of, for benchmarks too.
 
         source: canonical input (first = 0) or the output of layer first - 1; target: takes the output of layer last - 1, as
-        `trace` shapes it.  Nothing is checked.
+        `trace` shapes it.  Raises ArrayError.
         """
+        count = len(self._table)
+        if not (isinstance(first, int) and isinstance(last, int) and 0 <= first < last <= count):
+            raise ArrayError(f"layers {first} up to {last} do not exist; give two whole numbers, 0 <= first < last <= {count}")
+        source = plain(source, "the source")
+        target = plain(target, "the target")
+        takes = (self._depth, self._input_dtype) if first == 0 else self._gives(first - 1)
+        for name, array, (width, dtype) in (("source", source, takes), ("target", target, self._gives(last - 1))):
+            if (
+                array.ndim != 2
+                or array.shape[1] != width
+                or array.dtype != dtype
+                or not (array.flags.c_contiguous and array.flags.aligned)
+            ):
+                raise ArrayError(f"the {name} must be C-contiguous, aligned (rows, {width}) {dtype}")
+        if len(source) != len(target) or not target.flags.writeable or np.may_share_memory(source, target):
+            raise ArrayError(f"the target must be writable, of {len(source)} rows, and apart from the source")
+        self._run_layers(source, target, first, last)
+
+    def _gives(self, index: int) -> tuple[int, np.dtype[Any]]:
+        """Width and dtype of the output of a layer."""
+        layer = self._packed.layers[index]
+        bits = isinstance(layer.output, Threshold)
+        return (words_for(layer.neurons), np.dtype(np.uint64)) if bits else (layer.neurons, np.dtype(np.float32))
+
+    def _run_layers(self, source: NDArray[Any], target: NDArray[Any], first: int, last: int) -> None:
         if source.shape[0]:
             context = self._take()
             context.job[fields.FIRST], context.job[fields.LAST] = first, last
