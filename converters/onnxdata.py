@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xnorinfer.budget import add_file, spend_bytes
 from xnorinfer.errors import SourceError
 
 WITHIN = "export with external_data=False to keep everything in one file"
@@ -42,6 +43,8 @@ class DataFiles:
                 f"{where} up to byte {offset + size}, but that file ends at {there}: it is truncated or another's"
             )
         self.opened.setdefault(location, path)
+        add_file(path)
+        spend_bytes(size, f"tensor {tensor!r} of {size} bytes in {location!r}")  # many can be made of the same bytes
         if not size:
             return np.empty(0, np.uint8)
         try:

@@ -14,14 +14,17 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from xnorinfer.budget import spend_bytes, spend_steps
 from xnorinfer.converters import protowire
-from xnorinfer.converters.arrays import RawTensor, element_count
+from xnorinfer.converters.arrays import RawTensor, element_count, require_shape
 from xnorinfer.converters.onnxdata import DataFiles
 from xnorinfer.converters.protowire import WireError, fields, integer, packed_floats, packed_varints, signed, text, view
 from xnorinfer.errors import SourceError
 
 Attribute: TypeAlias = float | int | str | RawTensor | tuple[int, ...] | tuple[float, ...]
 
+#: What a node, and what a tensor or an attribute takes in memory beside its texts and numbers.
+NODE_BYTES, TENSOR_BYTES = 512, 256
 #: A model's first field is its version, a small number.
 FIRST_BYTE = b"\x08"
 #: TensorProto.DataType -> how raw_data stores it.
@@ -98,7 +101,9 @@ def _read_graph(message: memoryview, producer: str, files: DataFiles) -> OnnxGra
     inputs: list[str] = []
     outputs: list[str] = []
     for number, value in fields(message):
+        spend_steps(what="reading its graph")
         if number == 1:
+            spend_bytes(NODE_BYTES, f"a graph of {len(nodes)} nodes and more")
             nodes.append(_read_node(view(value), files))
         elif number == 5:
             tensor = read_tensor(view(value), files)
@@ -137,6 +142,7 @@ def _read_attribute(message: memoryview, files: DataFiles) -> Iterator[tuple[str
     name = ""
     found: Attribute | None = None
     numbers: list[int] = []
+    spend_bytes(TENSOR_BYTES, "attributes of its nodes")
     for number, value in fields(message):
         if number == 1:
             name = text(value)
@@ -162,11 +168,13 @@ def read_tensor(message: memoryview, files: DataFiles) -> RawTensor:
     """A TensorProto.  Raises WireError for what is no plain array of numbers, SourceError for what is wrong with its file."""
     shape: list[int] = []
     name, kind = "", 0
+    spend_bytes(TENSOR_BYTES, "a list of its tensors")
     chunks: list[NDArray[Any]] = []
     raw: memoryview | NDArray[np.uint8] | None = None
     outside: dict[str, str] = {}
     is_outside = False
     for number, value in fields(message):
+        spend_steps(what="reading its tensors")
         if number == 1:
             shape += [signed(n) for n in packed_varints(value)]
         elif number == 2:
@@ -192,15 +200,19 @@ def read_tensor(message: memoryview, files: DataFiles) -> RawTensor:
     code = DTYPES.get(kind)
     if code is None:
         raise WireError(f"holds tensor {name!r} of the unsupported type {kind}")
+    itemsize = np.dtype(code).itemsize
+    require_shape(f"tensor {name!r}", shape, itemsize)
     size = element_count(shape)
-    if is_outside and min(shape, default=0) >= 0:
-        raw = files.read(name, outside, size * np.dtype(code).itemsize)
+    if is_outside:
+        raw = files.read(name, outside, size * itemsize)
     if raw is not None:
-        if min(shape, default=0) < 0 or len(raw) != size * np.dtype(code).itemsize:
+        if len(raw) != size * itemsize:
             raise WireError(f"says that tensor {name!r} is {tuple(shape)} but has {len(raw)} bytes for it")
         return RawTensor(name, np.frombuffer(raw, code).reshape(shape), str(np.dtype(code)))
+    if chunks:  # put together, and in its own type
+        spend_bytes(sum(chunk.nbytes for chunk in chunks) + size * itemsize, f"tensor {name!r} {tuple(shape)}")
     flat = np.concatenate(chunks) if chunks else np.empty(0)
-    if flat.size != size or min(shape, default=0) < 0:
+    if flat.size != size:
         raise WireError(f"says that tensor {name!r} is {tuple(shape)} but has {flat.size} numbers for it")
     if kind == 10:  # float16 is stored as the bits of an integer
         flat = flat.astype(np.uint16).view(np.float16)

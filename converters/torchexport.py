@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from xnorinfer.budget import JSON_BYTES, spend_bytes, spend_steps
 from xnorinfer.converters.arrays import ZIP_DAMAGE, RawTensor, check_zip
 from xnorinfer.converters.onnxfile import OnnxGraph
 from xnorinfer.converters.torchops import Recorder, Ref, Unknown
@@ -34,8 +36,6 @@ DTYPES = {
     12: "bool",
     13: "bfloat16",
 }
-#: The largest description of a graph that is read.
-MAX_JSON_BYTES = 64 << 20
 _KINDS = ("parameter", "buffer", "tensor_constant")
 
 
@@ -74,23 +74,32 @@ def _read(path: Path, archive: zipfile.ZipFile) -> OnnxGraph:
         raise SourceError(f"{path.name} has version {version} of torch.export's format; known is 8 (torch 2.8 and later)")
     name = models[0].rpartition("/")[2].removesuffix(".json")
     tensors: dict[str, RawTensor] = {}
+    contents: dict[str, NDArray[np.uint8]] = {}
     for folder, config in (("weights", f"{name}_weights_config.json"), ("constants", f"{name}_constants_config.json")):
         if f"{root}data/{folder}/{config}" in names:
             for key, entry in _json(path, archive, f"{root}data/{folder}/{config}")["config"].items():
-                tensors[key] = _tensor(path, archive, f"{root}data/{folder}/", key, entry)
+                tensors[key] = _tensor(path, archive, contents, f"{root}data/{folder}/", key, entry)
     return _Program(path.name, model["graph_module"], tensors).graph(f"torch {model.get('torch_version', '')}")
 
 
 def _json(path: Path, archive: zipfile.ZipFile, name: str) -> Any:
-    if archive.getinfo(name).file_size > MAX_JSON_BYTES:
-        raise SourceError(f"{path.name}: {name} has more than {MAX_JSON_BYTES} bytes")
+    spend_bytes(JSON_BYTES * archive.getinfo(name).file_size, f"its {name}")
     try:
         return json.loads(archive.read(name))
     except (ValueError, RecursionError) as error:
         raise SourceError(f"{path.name}: {name} is no JSON: {error}") from None
 
 
-def _tensor(path: Path, archive: zipfile.ZipFile, folder: str, name: str, entry: Mapping[str, Any]) -> RawTensor:
+def _tensor(
+    path: Path,
+    archive: zipfile.ZipFile,
+    contents: dict[str, NDArray[np.uint8]],
+    folder: str,
+    name: str,
+    entry: Mapping[str, Any],
+) -> RawTensor:
+    """One tensor.  contents: of the files that were read already, by name; tensors may share one."""
+    spend_steps(what="listing its tensors")
     if entry["use_pickle"] is not False:
         raise SourceError(f"{path.name}: tensor {name} is pickled, which could run code; save the state dict instead")
     meta = entry["tensor_meta"]
@@ -98,8 +107,11 @@ def _tensor(path: Path, archive: zipfile.ZipFile, folder: str, name: str, entry:
     if kind is None or meta["layout"] != 7:
         raise SourceError(f"{path.name}: tensor {name} is no ordinary dense tensor of real numbers")
     shape, strides = ([size["as_int"] for size in meta[key]] for key in ("sizes", "strides"))
-    raw = np.frombuffer(archive.read(folder + str(entry["path_name"])), np.uint8)
-    return strided(f"{path.name}: tensor {name}", name, raw, kind, shape, strides, meta["storage_offset"]["as_int"])
+    file = folder + str(entry["path_name"])
+    if file not in contents:
+        spend_bytes(archive.getinfo(file).file_size, f"its {file}")
+        contents[file] = np.frombuffer(archive.read(file), np.uint8)
+    return strided(f"{path.name}: tensor {name}", name, contents[file], kind, shape, strides, meta["storage_offset"]["as_int"])
 
 
 class _Program:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xnorinfer.budget import spend_bytes, spend_steps
 from xnorinfer.converters.arrays import RawTensor
 from xnorinfer.converters.torchtensor import strided
 from xnorinfer.errors import SourceError
@@ -202,6 +203,8 @@ def named_tensors(root: Thing) -> dict[str, RawTensor]:
         if id(thing) in above or len(above) > MAX_MODULE_DEPTH:
             raise SourceError("the modules of the archive hold each other")
         for name, value in thing.state.items():
+            spend_steps(what="walking its modules")  # shared ones are walked under each of their names
+            spend_bytes(len(prefix) + len(name), "the names of its modules")
             if isinstance(value, RawTensor):
                 found[prefix + name] = RawTensor(prefix + name, value.array, value.dtype)
             elif isinstance(value, Thing):

@@ -13,6 +13,7 @@ import ast
 import contextlib
 import dataclasses
 import operator
+import re
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xnorinfer.budget import spend_bytes, spend_steps
 from xnorinfer.converters.arrays import ZIP_DAMAGE, RawTensor, check_zip
 from xnorinfer.converters.onnxfile import OnnxGraph
 from xnorinfer.converters.torchops import WAY_OUT, Recorder, Ref, Unknown
@@ -34,6 +36,10 @@ MAX_BRACKETS = 50
 MAX_LINE = 10_000
 MAX_STATEMENTS = 50_000
 MAX_CALLS = 50
+
+
+#: Memory that a byte of code takes as a syntax tree, at most.
+CODE_BYTES = 200
 
 
 def is_script(names: Sequence[str]) -> bool:
@@ -73,10 +79,11 @@ class _Archive:
         constants = next(name for name in archive.namelist() if name.endswith("/constants.pkl"))
         self.root = constants.removesuffix("constants.pkl")
         self.code: dict[str, dict[str, ast.stmt]] = {}
+        self.members: dict[int, dict[str, ast.stmt]] = {}
+        self.names = set(archive.namelist())
 
     def graph(self) -> OnnxGraph:
-        names = self.archive.namelist()
-        if f"{self.root}byteorder" in names and self.archive.read(f"{self.root}byteorder") != b"little":
+        if f"{self.root}byteorder" in self.names and self.archive.read(f"{self.root}byteorder") != b"little":
             raise SourceError(f"{self.about} was written on a big-endian machine, which is not supported")
         module, constants = self._pickle("data"), self._pickle("constants")
         if not isinstance(module, Thing) or not isinstance(constants, tuple):
@@ -96,13 +103,14 @@ class _Archive:
         def storage(key: str) -> NDArray[np.uint8]:
             if key not in memory:
                 entry = f"{self.root}{name}/{key}"
-                if entry not in self.archive.namelist():
+                if entry not in self.names:
                     raise SourceError(f"{self.about}: the memory {name}/{key} of a tensor is missing")
+                spend_bytes(self.archive.getinfo(entry).file_size, f"its {name}/{key}")
                 memory[key] = np.frombuffer(self.archive.read(entry), np.uint8)
             return memory[key]
 
         entry = f"{self.root}{name}.pkl"
-        if entry not in self.archive.namelist():
+        if entry not in self.names:
             raise SourceError(f"{self.about} holds no {name}.pkl")
         return unpickle(f"{self.about}, {name}.pkl", self.archive.read(entry), storage)
 
@@ -114,11 +122,12 @@ class _Archive:
         return self.code[place].get(last)
 
     def _parsed(self, entry: str) -> dict[str, ast.stmt]:
-        if entry not in self.archive.namelist():
+        if entry not in self.names:
             return {}
         if self.archive.getinfo(entry).file_size > MAX_CODE_BYTES:
             raise SourceError(f"{self.about}: {entry} has more than {MAX_CODE_BYTES} bytes of code")
         try:
+            spend_bytes(CODE_BYTES * self.archive.getinfo(entry).file_size, f"its code {entry}")
             text = self.archive.read(entry).decode()
             for line in text.splitlines():
                 depths = np.cumsum([(c in "([{") - (c in ")]}") for c in line[:MAX_LINE]]) if line else np.zeros(1)
@@ -128,6 +137,21 @@ class _Archive:
         except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
             raise SourceError(f"{self.about}: {entry} is no code of TorchScript ({error})") from None
         return {item.name: item for item in tree.body if isinstance(item, ast.ClassDef | ast.FunctionDef)}
+
+    def member(self, kind: str, name: str) -> ast.stmt | None:
+        """The method or annotated constant of a class, the first of its name."""
+        definition = self.definition(kind)
+        if not isinstance(definition, ast.ClassDef):
+            return None
+        if id(definition) not in self.members:
+            found: dict[str, ast.stmt] = {}
+            for item in definition.body:
+                if isinstance(item, ast.FunctionDef):
+                    found.setdefault(item.name, item)
+                elif isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and item.value:
+                    found.setdefault(item.target.id, item)
+            self.members[id(definition)] = found
+        return self.members[id(definition)].get(name)
 
 
 _ARITHMETIC: dict[str, Callable[..., Any]] = {
@@ -181,10 +205,9 @@ class _Run:
         raise SourceError(f"{self.about}: its code {reason}: {text if len(text) <= 80 else text[:77] + '...'}. {WAY_OUT}")
 
     def _method(self, thing: Thing, name: str) -> ast.FunctionDef:
-        kind = self.archive.definition(thing.kind)
-        for item in kind.body if isinstance(kind, ast.ClassDef) else []:
-            if isinstance(item, ast.FunctionDef) and item.name == name:
-                return item
+        item = self.archive.member(thing.kind, name)
+        if isinstance(item, ast.FunctionDef):
+            return item
         raise SourceError(f"{self.about}: the archive holds no code of {thing.kind}.{name}")
 
     def _call(self, definition: ast.FunctionDef, positional: list[Any], named: dict[str, Any]) -> Any:
@@ -245,6 +268,7 @@ class _Run:
         for body in (statement.body, statement.orelse):
             if body and isinstance(body[-1], ast.Expr) and _is_raise(body[-1].value):
                 continue
+            spend_steps(len(local), "following its code")
             changed = dict(local)
             result = self._block(body, changed)
             if result is not _NOTHING or len(self.recorder.nodes) != before:
@@ -255,6 +279,7 @@ class _Run:
     # ---------------------------------------------------------------- expressions
 
     def _value(self, node: ast.expr, local: dict[str, Any]) -> Any:
+        spend_steps(what="following its code")
         if isinstance(node, ast.Constant):
             return node.value
         if isinstance(node, ast.Name):
@@ -284,7 +309,7 @@ class _Run:
 
     def _attribute(self, node: ast.expr, owner: Any, name: str) -> Any:
         if isinstance(owner, _Name):
-            if owner.name == "CONSTANTS" and name[:1] == "c" and name[1:].isdigit():
+            if owner.name == "CONSTANTS" and re.fullmatch(r"c[0-9]{1,9}", name):
                 index = int(name[1:])
                 if index >= len(self.constants):
                     self._refuse(node, "uses a constant that the archive does not hold")
@@ -296,7 +321,9 @@ class _Run:
         if name not in owner.state:
             return self._class_constant(node, owner, name)
         value = owner.state[name]
-        prefix = self.names[id(owner)]
+        prefix = self.names.get(id(owner))
+        if prefix is None:
+            return self._refuse(node, "asks for an attribute of an object that is no module of the network")
         if isinstance(value, RawTensor):
             return Ref(prefix + name, prefix + name)
         if isinstance(value, Thing):
@@ -304,12 +331,11 @@ class _Run:
         return value
 
     def _class_constant(self, node: ast.expr, owner: Thing, name: str) -> Any:
-        kind = self.archive.definition(owner.kind)
-        for item in kind.body if isinstance(kind, ast.ClassDef) else []:
-            if isinstance(item, ast.FunctionDef) and item.name == name:
-                return _Method(owner, name)
-            if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and item.target.id == name and item.value:
-                return self._value(item.value, {})
+        item = self.archive.member(owner.kind, name)
+        if isinstance(item, ast.FunctionDef):
+            return _Method(owner, name)
+        if isinstance(item, ast.AnnAssign) and item.value is not None:
+            return self._value(item.value, {})
         return self._refuse(node, "asks for an attribute that the archive does not hold")
 
     def _called(self, node: ast.Call, local: dict[str, Any]) -> Any:
@@ -351,7 +377,8 @@ class _Run:
     def _arithmetic(self, node: ast.Call, operation: str, values: list[Any]) -> Any:
         """Numbers of 64 bits, as the archive's own interpreter has them; texts are compared at most."""
         numbers = all(isinstance(value, int | float) for value in values)
-        if numbers or operation in ("eq", "ne", "__is__", "__isnot__", "__not__"):
+        plain = all(isinstance(value, int | float | str | None) for value in values)  # lists that share lists take for ever
+        if numbers or operation in ("__is__", "__isnot__") or (plain and operation in ("eq", "ne", "__not__")):
             with contextlib.suppress(TypeError, OverflowError):
                 result = _ARITHMETIC[operation](*values)
                 if not isinstance(result, int) or abs(result) < 1 << 63:

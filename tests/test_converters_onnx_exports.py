@@ -206,7 +206,7 @@ def test_shapes_beyond_the_file(tmp_path: Path) -> None:
     numbers(tmp_path / "w.bin")
     with pytest.raises(SourceError, match="that file ends at 96"):
         read_source(kept_outside(tmp_path, shape=(1 << 40, 1 << 20), location="w.bin"))
-    with pytest.raises(SourceError, match=r"says that tensor 'w' is \(-6, -4\)"):
+    with pytest.raises(SourceError, match="tensor 'w' says that it has a negative dimension"):
         read_source(kept_outside(tmp_path, shape=(-6, -4), location="w.bin"))
 
 
