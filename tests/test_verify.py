@@ -12,12 +12,15 @@ import pytest
 from networks import INPUTS, random_inputs, random_network
 
 from xnorinfer import modelfile
+from xnorinfer.canonical import canonical_mapping
 from xnorinfer.conversion import convert_file
 from xnorinfer.converters.base import ConvertOptions, Reading
 from xnorinfer.errors import SourceError
 from xnorinfer.lower import lower
-from xnorinfer.netspec import BatchNorm, Dense, FloatDense, InputMapping, NetSpec
-from xnorinfer.packed import Affine, PackedDense, PackedModel, Threshold
+from xnorinfer.model import Model
+from xnorinfer.netspec import BatchNorm, Dense, FloatDense, InputMapping, NetSpec, PixelInput, Sign, ThresholdInput
+from xnorinfer.packed import Affine, InputBits, PackedDense, PackedModel, Threshold
+from xnorinfer.reference import forward
 from xnorinfer.verify import verify
 
 
@@ -104,6 +107,39 @@ def test_inputs_binarized_one_by_one_hold(tmp_path: Path, monkeypatch: pytest.Mo
     assert not result.holds
     assert result.first_difference is not None
     assert result.first_difference.startswith("input.sign: neuron 7 at accumulator")
+
+
+@pytest.mark.parametrize("mapping", [PixelInput.range(-1, 1), PixelInput.range(1, -1), PixelInput.range(0, 255)])
+def test_one_threshold_for_all_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mapping: PixelInput) -> None:
+    """A sign of all inputs at one pixel is stored as that threshold's network is; models of older versions stay right."""
+    inner = random_network(4, [40, 30, 6], INPUTS["threshold"], rule="ge").layers
+    norm = BatchNorm("bn", np.full(40, mapping.ends[0] / 2 + mapping.ends[1] / 2, np.float32), np.ones(40, np.float32))
+    net = NetSpec(mapping, (norm, Sign("input.sign", "ge"), *inner), "ge-zero")
+    monkeypatch.setattr("xnorinfer.converters.read_source", lambda path, options: Reading("test", net, (), ()))
+    source, target = tmp_path / "source", tmp_path / "model"
+    source.write_bytes(b"")
+    packed = lower(net).packed
+    assert packed.input == ThresholdInput(128)
+    assert packed.input_bits is None
+    x = np.random.default_rng(0).integers(0, 256, (200, 40), dtype=np.uint8)
+    assert (Model(packed).scores(x) == forward(net, x)).all()
+    if mapping.slope > 0:
+        same = lower(NetSpec(ThresholdInput(128), inner, "ge-zero")).packed
+        assert modelfile.header_of(packed)["content_digest"] == modelfile.header_of(same)["content_digest"]
+    modelfile.save(packed, target)
+    result = verify(target, source, rows=50, with_sensitivity=True)
+    assert result.holds
+    assert (result.layers[0].kind, result.layers[0].compared) == ("input", 256 * 40)
+    modelfile.save(dataclasses.replace(packed, input=ThresholdInput(127)), target)
+    assert not verify(target, source, rows=50).holds
+    # As versions before kept it: a limit for each input.
+    falls = mapping.slope < 0
+    bits = InputBits("input.sign", np.full(40, 127 if falls else -128, np.int32), np.full(40, not falls))
+    weights = lower(NetSpec(ThresholdInput(128), inner, "ge-zero")).packed.layers
+    older = dataclasses.replace(packed, input=canonical_mapping(mapping), input_bits=bits, layers=weights)
+    modelfile.save(older, target)
+    assert verify(target, source, rows=50).holds
+    assert (Model(older).scores(x) == forward(net, x)).all()
 
 
 def nudge_limit(layer: PackedDense) -> PackedDense:

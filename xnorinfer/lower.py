@@ -8,7 +8,7 @@ depend on how a source writes the network down (`canonical`).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from xnorinfer.bits import bitpack
 from xnorinfer.canonical import canonical_mapping, canonical_steps
 from xnorinfer.errors import NetworkError
 from xnorinfer.folding import Counts, affine_of, fold, infinite, steps_of_dense, steps_of_layers
-from xnorinfer.netspec import Dense, Elementwise, FloatDense, Layer, NetSpec, PixelInput, RealInput, Sign
+from xnorinfer.netspec import Dense, Elementwise, FloatDense, Layer, NetSpec, PixelInput, RealInput, Sign, ThresholdInput
 from xnorinfer.packed import (
     MAX_PIXEL_DEPTH,
     OPS,
@@ -91,6 +91,8 @@ def lower(net: NetSpec) -> Lowered:
     notes: list[str] = []
     layers: list[PackedLayer] = []
     input_bits = _lower_input(net, problems, notes)
+    if not problems and (plain := with_threshold(net, input_bits)) is not None:
+        net, input_bits = plain, None
     for index, block in enumerate(blocks_of(net)):
         raw = index == 0 and input_bits is None
         problems.extend(_left_over(block))
@@ -151,6 +153,29 @@ def _lower_input(net: NetSpec, problems: list[str], notes: list[str]) -> InputBi
     counts = input_counts(net)
     found = fold(sign.name, counts, steps, sign.rule, problems, notes)
     return InputBits(sign.name, counts.limits(found.limits), found.flipped)
+
+
+def with_threshold(net: NetSpec, bits: InputBits | None) -> NetSpec | None:
+    """The same network with a threshold for its inputs, where one pixel decides about all of them; else None.
+
+    bits: how its inputs are binarized one by one.  Where they fall from +1 to -1, the first layer takes their negation.
+    """
+    if bits is None or not isinstance(net.input, PixelInput):
+        return None
+    limit, rises = int(bits.limits[0]), bool(bits.mirrored[0])
+    first = -limit if rises else limit + 1
+    if not 1 <= first <= 255 or (bits.limits != limit).any() or (bits.mirrored != rises).any():
+        return None
+    dense, *others = net.layers[len(input_layers(net)) :]
+    assert isinstance(dense, Dense)
+    if not rises:
+        dense = replace(dense, latent=-binary_weights(dense) * np.float32(dense.h))
+    return replace(net, input=ThresholdInput(first), layers=(dense, *others))
+
+
+def lower_input(net: NetSpec) -> InputBits | None:
+    """How the inputs of a network that was lowered are binarized one by one."""
+    return _lower_input(net, [], [])
 
 
 def _lower_dense(net: NetSpec, dense: Dense, block: Block, reads: Reads, problems: list[str], notes: list[str]) -> PackedDense:

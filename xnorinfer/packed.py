@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from xnorinfer.bits import pad_mask, words_for
 from xnorinfer.errors import ArrayError, MalformedModelError, unhandled
 from xnorinfer.memory import plain
-from xnorinfer.netspec import F32, PROFILES, InputMapping, PixelInput, RealInput, SignInput
+from xnorinfer.netspec import F32, PROFILES, InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
 from xnorinfer.reference import fma, sigmoid, tanh
 
 #: What a binary layer reads.  bits: mismatches are counted, dot = depth - 2*mismatches.  pixels: integer sums of uint8.
@@ -175,6 +175,13 @@ class PackedModel:
     def first_input(self) -> InputMapping:
         """What the first layer is given: signs where inputs are binarized one by one, else the input itself."""
         return self.input if self.input_bits is None else SignInput()
+
+    @property
+    def input_limits(self) -> tuple[NDArray[Any], NDArray[np.bool_]] | None:
+        """Limits and mirrored, as in `InputBits`, of every input that becomes a bit, be it by one threshold for all."""
+        if isinstance(self.input, ThresholdInput):
+            return np.full(self.depth, -self.input.threshold, np.int32), np.ones(self.depth, np.bool_)
+        return None if self.input_bits is None else (self.input_bits.limits, self.input_bits.mirrored)
 
     def tensors(self) -> Iterator[tuple[str, NDArray[Any]]]:
         """Every array of the model under its name in the file, in layer order."""

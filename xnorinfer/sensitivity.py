@@ -176,16 +176,16 @@ def _compare(
     except NetworkError as error:
         result.impossible = error.problems[0]
         return result
-    if packed.input_bits is not None and other.input_bits is not None:
-        moved = (packed.input_bits.limits != other.input_bits.limits) | (
-            packed.input_bits.mirrored != other.input_bits.mirrored
-        )
-        result.thresholds_by_layer[packed.input_bits.name] = int(moved.sum())
+    mine, yours = packed.input_limits, other.input_limits
+    if mine is not None and yours is not None:
+        moved = int(((mine[0] != yours[0]) | (mine[1] != yours[1])).sum())
+        if moved or packed.input_bits is not None:
+            result.thresholds_by_layer["input" if packed.input_bits is None else packed.input_bits.name] = moved
     for ours, theirs in zip(packed.layers, other.layers, strict=True):
         if isinstance(ours, PackedDense) and isinstance(theirs, PackedDense):
             # A neuron may be stored flipped in one of the two, when its threshold moves out of its range.
-            mine, yours = (bitunpack(layer.weights, layer.depth) for layer in (ours, theirs))
-            same, opposite = (mine != yours).sum(axis=1), (mine == yours).sum(axis=1)
+            one, two = (bitunpack(layer.weights, layer.depth) for layer in (ours, theirs))
+            same, opposite = (one != two).sum(axis=1), (one == two).sum(axis=1)
             result.weight_bits += int(np.minimum(same, opposite).sum())
             if isinstance(ours.output, Threshold) and isinstance(theirs.output, Threshold):
                 moved = (ours.output.limits != theirs.output.limits) | (opposite < same)

@@ -30,10 +30,24 @@ from xnorinfer.expectation import Agreement, Expectation
 from xnorinfer.expectation import compare as compare_expected
 from xnorinfer.folding import Counts
 from xnorinfer.framework import FrameworkRun, run_framework
-from xnorinfer.lower import Block, blocks_of, counts_of, input_counts, input_layers
+from xnorinfer.lower import Block, blocks_of, counts_of, input_counts, input_layers, lower_input, with_threshold
 from xnorinfer.margins import constant_neurons
 from xnorinfer.model import Model, canonical_input, random_inputs, raw_input
-from xnorinfer.netspec import F32, BatchNorm, Chain, Dense, Elementwise, FloatDense, Hardtanh, Layer, NetSpec, Rule, Sign
+from xnorinfer.netspec import (
+    F32,
+    BatchNorm,
+    Chain,
+    Dense,
+    Elementwise,
+    FloatDense,
+    Hardtanh,
+    InputMapping,
+    Layer,
+    NetSpec,
+    Rule,
+    Sign,
+    ThresholdInput,
+)
 from xnorinfer.packed import Affine, InputBits, PackedDense, PackedFloat, PackedModel, Threshold
 from xnorinfer.programs.compare import ProgramRun
 from xnorinfer.reference import ONE, batch_norm, binarize, binary_weights, chain, elementwise, finish_dense, layer_outputs
@@ -165,9 +179,12 @@ def verify(
         threads=model.threads,
     )
     report = progress or (lambda what, done, total: None)
-    result.first_difference = _structure_difference(packed, reading.net)
+    stored = _as_stored(packed, reading.net)
+    result.first_difference = _structure_difference(packed, stored)
     if result.first_difference is None:
-        result.layers = list(_prove_layers(packed, reading.net, report))
+        if stored is not reading.net:
+            result.layers.append(_prove_threshold(packed.input, stored, reading.net))
+        result.layers += _prove_layers(packed, stored, report)
         result.first_difference = next((f"{p.name}: {p.first}" for p in result.layers if p.differences), None)
         x = random_inputs(packed, rows, seed) if data is None else raw_input(packed, data)
         result.data = "random" if data is None else "given"
@@ -179,6 +196,13 @@ def verify(
         if expected is not None:
             result.expected = compare_expected(expected, reading.net, packed, threads, report)
     return result
+
+
+def _as_stored(packed: PackedModel, net: NetSpec) -> NetSpec:
+    """The network as a model has it whose inputs one threshold binarizes; models of old versions keep a limit for each."""
+    if packed.input_bits is not None or not input_layers(net):
+        return net
+    return with_threshold(net, lower_input(net)) or net
 
 
 def _structure_difference(packed: PackedModel, net: NetSpec) -> str | None:
@@ -228,6 +252,16 @@ def _prove_input(bits: InputBits, net: NetSpec) -> LayerProof:
         value = without_weights(before, counts.accumulator(beside))
         _compare_decisions(proof, counts, bits.mirrored, _limit_counts(bits.limits), beside, value, sign.rule)
     return proof
+
+
+def _prove_threshold(mapping: InputMapping, stored: NetSpec, net: NetSpec) -> LayerProof:
+    """A threshold for all inputs: what it decides about every pixel, negated where the first layer takes its negation."""
+    assert isinstance(mapping, ThresholdInput)
+    first, source = (next(layer for layer in spec.layers if isinstance(layer, Dense)) for spec in (stored, net))
+    rises = bool((binary_weights(first) == binary_weights(source)).all())
+    limit = -mapping.threshold if rises else mapping.threshold - 1
+    name = input_layers(net)[-1].name
+    return _prove_input(InputBits(name, np.full(net.depth, limit, np.int32), np.full(net.depth, rises)), net)
 
 
 def without_weights(layers: Sequence[Layer], value: F32) -> F32:
