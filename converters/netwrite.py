@@ -41,6 +41,7 @@ from xnorinfer.netspec import (
     SignInput,
     ThresholdInput,
 )
+from xnorinfer.oneline import one_line
 
 #: Vectors of up to so many numbers are written out if they are in no container.
 MAX_WRITTEN = 16
@@ -84,7 +85,7 @@ def toml_value(value: Any) -> str:
 def toml_string(text: str) -> str:
     """A basic string of TOML."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + re.sub(r"[\x00-\x1f\x7f]", lambda found: f"\\u{ord(found[0]):04x}", escaped) + '"'
+    return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + '"'
 
 
 def toml_key(key: str) -> str:
@@ -112,8 +113,8 @@ class _Writer:
         source = list(self._input(net, net.layers[:first]))
         if self.missing:
             return None
-        lines = [f"# The network in {self._plain(self.reading.source)} format, as xnorinfer understood it:"]
-        lines += [f"#   {self._plain(f'{one.what}: {one.value} ({one.origin})')}" for one in self.reading.assumptions]
+        lines = [f"# The network in {one_line(self.reading.source)} format, as xnorinfer understood it:"]
+        lines += [f"#   {one_line(f'{one.what}: {one.value} ({one.origin})')}" for one in self.reading.assumptions]
         lines.append(f"profile = {toml_string(net.profile)}")
         if self.kind == "network":
             lines += ['container = "network"', f"reader = {toml_value(self.reader)}"]
@@ -124,10 +125,6 @@ class _Writer:
         for layer in layers:
             lines += ["", "[[layers]]", *layer]
         return "\n".join(lines) + "\n"
-
-    @staticmethod
-    def _plain(text: str) -> str:
-        return "".join(c if c.isprintable() else "?" for c in text)
 
     # ------------------------------------------------------------ where numbers stand
 

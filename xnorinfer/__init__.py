@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xnorinfer.errors import ConversionWarning, XnorinferError
+from xnorinfer.oneline import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,7 +135,7 @@ def _model(
     if strict:
         conversion.require_no_warnings(about)
     for text in conversion.warnings:
-        warnings.warn(text, ConversionWarning, stacklevel=3)
+        warnings.warn(one_line(text), ConversionWarning, stacklevel=3)
     return Model(conversion.packed, threads=threads, kernel=kernel)
 
 

@@ -20,6 +20,7 @@ from typing import Any
 from xnorinfer.conversion import digest_of
 from xnorinfer.dataio import split_member
 from xnorinfer.errors import InputError
+from xnorinfer.oneline import one_line
 from xnorinfer.verify import Verification
 from xnorinfer.writing import write_bytes, write_json
 
@@ -177,7 +178,11 @@ def _version(name: str) -> str | None:
 
 
 def text_lines(certificate: dict[str, Any]) -> Iterator[str]:
-    """The certificate for people, up to 100 columns wide."""
+    """The certificate for people, up to 100 columns wide; names from files are part of a line, whatever they hold."""
+    yield from map(one_line, _text_lines(certificate))
+
+
+def _text_lines(certificate: dict[str, Any]) -> Iterator[str]:
     model, source, proof = certificate["model"], certificate["source"], certificate["proof"]
     compared = certificate["comparison"]
     yield "Certificate of equality"
@@ -227,13 +232,14 @@ def _verdict(certificate: dict[str, Any]) -> str:
 
 
 def _wrap(label: str, text: str) -> list[str]:
+    label, text = one_line(label), one_line(text)
     indent = " " * 14
     first = f"{label:<13} " if label else ""
     return textwrap.wrap(text, 100, initial_indent=first, subsequent_indent=indent if label else "", break_on_hyphens=False)
 
 
 def _wrap_item(text: str) -> list[str]:
-    return textwrap.wrap(text, 110, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
+    return textwrap.wrap(one_line(text), 110, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
 
 
 def sensitivity_lines(found: dict[str, Any]) -> Iterator[str]:

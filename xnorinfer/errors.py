@@ -7,13 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from xnorinfer.oneline import one_line
+
 
 class ConversionWarning(UserWarning):
     """A conversion assumed something that can change results, or found something that does not fit."""
 
 
 class XnorinferError(Exception):
-    """Base of all errors raised on purpose.  Anything else that escapes is a defect of xnorinfer."""
+    """Base of all errors raised on purpose.  Anything else that escapes is a defect of xnorinfer.
+
+    A message is one line, and one more for each of `items`: what it quotes from a file cannot look like lines of its own.
+    """
+
+    def __init__(self, message: str = "", items: Sequence[str] = ()) -> None:
+        super().__init__("\n".join([one_line(message), *(f"  - {one_line(item)}" for item in items)]))
 
 
 class SourceError(XnorinferError):
@@ -30,7 +38,7 @@ class NetworkError(XnorinferError):
         if count == 1:
             super().__init__(f"{head}: {self.problems[0]}")
         else:
-            super().__init__("\n".join([f"{head}:", *(f"  - {problem}" for problem in self.problems)]))
+            super().__init__(f"{head}:", self.problems)
 
 
 def unhandled(who: str, part: object) -> NetworkError:
@@ -92,14 +100,8 @@ class StrictError(DoesNotHoldError):
     def __init__(self, warnings: Sequence[str], about: str) -> None:
         self.warnings = tuple(warnings)
         count = len(self.warnings)
-        super().__init__(
-            "\n".join(
-                [
-                    f"{about} converts with {count} warning{'' if count == 1 else 's'}, which are errors here (strict):",
-                    *(f"  - {warning}" for warning in self.warnings),
-                ]
-            )
-        )
+        head = f"{about} converts with {count} warning{'' if count == 1 else 's'}, which are errors here (strict):"
+        super().__init__(head, self.warnings)
 
 
 class ExpectationError(DoesNotHoldError):

@@ -109,7 +109,13 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON (UTF-8, indented, a final newline), complete or not at all.  Raises OutputError."""
-    write_bytes(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+    write_bytes(path, json_text(value).encode() + b"\n")
+
+
+def json_text(value: Any) -> str:
+    """JSON for people and programs; what a terminal would obey, or UTF-8 lacks, is escaped within its strings."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1].replace("\x7f", "\\u007f") for c in text)
 
 
 #: Temporary files of this process.

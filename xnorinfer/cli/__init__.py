@@ -22,6 +22,7 @@ import click
 
 from xnorinfer.cli.stopping import EXIT_INTERRUPTED, EXIT_TERMINATED, leave, stopping
 from xnorinfer.errors import DoesNotHoldError, XnorinferError
+from xnorinfer.oneline import lines
 
 #: Subcommand -> the module here that holds it, in the order of the help.
 COMMANDS = ("demo", "convert", "info", "run", "verify", "extract", "bench", "models", "warmup")
@@ -182,10 +183,8 @@ def _interrupted() -> int:
 
 
 def _complain(message: str) -> None:
-    from xnorinfer.cli.screen import printable
-
     shortened = re.sub(rf"\S{{{LONGEST_WORD},}}", lambda word: f"{word[0][:80]}...{word[0][-40:]}", message)
-    click.echo(f"error: {printable(shortened)}", err=True)
+    click.echo(f"error: {lines(shortened)}", err=True)
 
 
 @click.group(

@@ -12,6 +12,7 @@ from xnorinfer.budget import size_text
 from xnorinfer.cli import screen
 from xnorinfer.cli.options import EXPECT, MAX_MEMORY, GlorotOrNumber, LazyChoice, Pair
 from xnorinfer.errors import DoesNotHoldError, OptionError
+from xnorinfer.oneline import one_line
 
 if TYPE_CHECKING:
     from xnorinfer.conversion import Conversion
@@ -288,7 +289,7 @@ def show(source: str, conversion: Conversion) -> None:
             use.name,
             screen.shape_text(use.shape),
             use.dtype,
-            Text(screen.printable(f"ignored: {use.use}"), "dim") if use.ignored else use.use,
+            Text(one_line(f"ignored: {use.use}"), "dim") if use.ignored else use.use,
         ]
         for use in reading.tensors
     ]

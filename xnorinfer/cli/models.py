@@ -10,6 +10,7 @@ import click
 
 from xnorinfer.budget import size_text
 from xnorinfer.cli import screen
+from xnorinfer.oneline import lines
 
 EPILOG = """\b
 Examples:
@@ -52,7 +53,7 @@ def command(name: str | None, show_path: bool, samples: Path | None, as_json: bo
     elif as_json:
         click.echo(json.dumps(card, indent=2, ensure_ascii=False))
     elif samples is None:
-        click.echo(screen.printable(markdown(card)), nl=False)
+        click.echo(lines(markdown(card)), nl=False)
 
 
 def _list(cards: list[dict[str, Any]], as_json: bool) -> None:

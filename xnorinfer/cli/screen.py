@@ -14,6 +14,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from xnorinfer.budget import size_text
+from xnorinfer.oneline import one_line
 
 #: Columns of a table: heading, and whether numbers stand in it (aligned right).
 Columns: TypeAlias = Iterable[tuple[str, bool]]
@@ -46,25 +47,20 @@ def _print(text: Text) -> None:
     console().print(text, overflow="ignore", crop=False)
 
 
-def printable(text: str) -> str:
-    """Text without control characters: names come from files that nobody vouches for, and a terminal obeys escapes."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
-
-
 def say(text: str, style: str | None = None) -> None:
     """One line on stdout, wrapped at words on a terminal."""
-    _print(Text(printable(text), style=style or ""))
+    _print(Text(one_line(text), style=style or ""))
 
 
 def heading(text: str) -> None:
     """A heading with an empty line before it."""
     console().print()
-    _print(Text(printable(text), style="bold"))
+    _print(Text(one_line(text), style="bold"))
 
 
 def warn(text: str) -> None:
     """A warning, on stdout because it belongs to the result."""
-    _print(Text.assemble(("warning: ", "bold yellow"), printable(text)))
+    _print(Text.assemble(("warning: ", "bold yellow"), one_line(text)))
 
 
 def table(columns: Columns, rows: Iterable[Iterable[str | Text]]) -> None:
@@ -79,7 +75,7 @@ def table(columns: Columns, rows: Iterable[Iterable[str | Text]]) -> None:
     ]
     grid = Table(*made, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for row in rows:
-        grid.add_row(*(cell if isinstance(cell, Text) else Text(printable(cell)) for cell in row))
+        grid.add_row(*(cell if isinstance(cell, Text) else Text(one_line(cell)) for cell in row))
     out.print(grid)
 
 

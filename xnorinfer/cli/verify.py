@@ -10,6 +10,7 @@ import click
 
 from xnorinfer.cli import screen
 from xnorinfer.cli.options import EXPECT, MAX_MEMORY, MODEL, THREADS
+from xnorinfer.oneline import one_line
 
 if TYPE_CHECKING:
     from xnorinfer.sensitivity import Sensitivity
@@ -130,9 +131,9 @@ def _confirm(name: str, kept: dict[str, Any], fresh: dict[str, Any]) -> bool:
 
     found = document.differences(kept, fresh)
     for line in found:
-        click.echo(f"{name}: {screen.printable(line)}", err=True)
+        click.echo(f"{name}: {one_line(line)}", err=True)
     for line in document.other_versions(kept, fresh):
-        click.echo(f"{name}: made with another {screen.printable(line)}", err=True)
+        click.echo(f"{name}: made with another {one_line(line)}", err=True)
     compared = kept["comparison"]
     if compared.get("data_sha256") != fresh["comparison"]["data_sha256"]:
         click.echo(f"{name}: its comparison on {compared.get('data')} was not repeated; --data gives other samples", err=True)
