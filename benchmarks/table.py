@@ -23,8 +23,9 @@ from benchmarks.layer_cases import first_layer, hidden_layer
 from benchmarks.networks import REFERENCE, random_network, random_pixels
 from xnorinfer import kernels
 from xnorinfer.bench import FloatNetwork, environment, exact_predict
+from xnorinfer.cores import usable_cores
 from xnorinfer.model import Model
-from xnorinfer.plan import Plan, usable_cores
+from xnorinfer.plan import Plan
 
 BATCHES = (1, 2, 4, 7, 8, 16, 32, 63, 64, 65, 128, 256, 257, 512, 1024)
 

@@ -17,8 +17,9 @@ from benchmarks.layer_cases import first_layer, hidden_layer
 from benchmarks.networks import REFERENCE, random_network, random_pixels
 from xnorinfer import kernels
 from xnorinfer.bench import FloatNetwork
+from xnorinfer.cores import usable_cores
 from xnorinfer.kernels.shapes import BinaryShape
-from xnorinfer.plan import Plan, usable_cores
+from xnorinfer.plan import Plan
 
 PEERS = ("xnorinfer", "numpy float32", "NumKong hammings_packed", "torch int8 _int_mm")
 Benchmark = Callable[..., Any]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import packed_networks as nets
 import pytest
 
 from xnorinfer import plan as plan_module
+from xnorinfer.kernels import pool as pool_module
 from xnorinfer.kernels.pool import pool
 from xnorinfer.netspec import PixelInput
 from xnorinfer.plan import Plan
@@ -20,6 +22,7 @@ from xnorinfer.plan import Plan
 def test_concurrent_callers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many Python threads on one plan and on two, helpers wanted by all."""
     monkeypatch.setattr(plan_module, "THREAD_WORK", 0)
+    monkeypatch.setattr(pool_module._Account, "PAYBACK", 0)  # helpers work, whatever they bring
     rng = np.random.default_rng(8)
     models = [nets.random_model(rng, PixelInput.range(-1, 1), widths) for widths in ((90, 200, 70, 10), (33, 65, 3))]
     inputs = [nets.random_rows(rng, model, 150) for model in models]
@@ -45,6 +48,7 @@ def test_concurrent_callers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_helpers_sleep_wake_and_can_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_module, "THREAD_WORK", 0)
+    monkeypatch.setattr(pool_module._Account, "PAYBACK", 0)  # helpers work, whatever they bring
     rng = np.random.default_rng(9)
     model = nets.random_model(rng, PixelInput.range(-1, 1), (90, 200, 10))
     x = nets.random_rows(rng, model, 100)
@@ -62,10 +66,12 @@ import os, sys, threading
 import numpy as np
 import packed_networks as nets
 from xnorinfer import plan as plan_module
+from xnorinfer.kernels import pool as pool_module
 from xnorinfer.netspec import PixelInput
 from xnorinfer.plan import Plan
 
 plan_module.THREAD_WORK = 0
+pool_module._Account.PAYBACK = 0  # helpers work, whatever they bring
 rng = np.random.default_rng(2)
 model = nets.random_model(rng, PixelInput.range(-1, 1), (90, 200, 70, 10))
 x = nets.random_rows(rng, model, 100)
@@ -115,10 +121,12 @@ import random, signal, time
 import numpy as np
 import packed_networks as nets
 from xnorinfer import plan as plan_module
+from xnorinfer.kernels import pool as pool_module
 from xnorinfer.netspec import PixelInput
 from xnorinfer.plan import Plan
 
 plan_module.THREAD_WORK = 0
+pool_module._Account.PAYBACK = 0  # helpers work, whatever they bring
 rng = np.random.default_rng(3)
 model = nets.random_model(rng, PixelInput.range(-1, 1), (90, 600, 600, 10))
 x = nets.random_rows(rng, model, 3000)
@@ -170,3 +178,37 @@ def test_a_long_run_is_cut_into_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     assert nets.same(plan.run(x), want[-1])
     assert calls == [512, 512, 512, 164]
     assert all(map(nets.same, plan.trace(x), want))
+
+
+def test_helpers_are_left_out_where_they_cost_more_than_they_bring() -> None:
+    """An account of seconds: credit for what they save, up to a limit; losses beyond it are paid back in time without them."""
+    account = pool_module._Account()
+    account.enter(0.001, 0.001, 0.5)  # alone it would have taken twice the time
+    assert account.until == 0.0
+    assert account.balance == pytest.approx(0.001)
+    for _ in range(100):
+        account.enter(0.001, 0.001, 0.5)
+    assert account.balance == account.CREDIT
+    account.enter(0.004, 0.001, 0.5)  # waited for three of four milliseconds: alone it would have taken two
+    assert account.until == 0.0
+    begin = time.perf_counter()
+    account.enter(0.011, 0.001, 0.5)
+    assert account.until >= begin + account.PAYBACK * (0.009 - 0.003) * 0.99
+    assert account.balance == 0.0
+
+
+def test_a_run_without_helpers_while_they_do_not_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_module, "THREAD_WORK", 0)
+    rng = np.random.default_rng(12)
+    model = nets.random_model(rng, PixelInput.range(-1, 1), (33, 65, 3))
+    x = nets.random_rows(rng, model, 300)
+    plan, want = Plan(model, threads=2), nets.expected(model, x)[-1]
+    assert nets.same(plan.run(x), want)
+    started = len(pool()._threads)
+    assert started
+    roles: list[int] = []
+    drive = pool()._drive
+    monkeypatch.setattr(pool(), "_drive", lambda *arguments: (roles.append(arguments[0]), drive(*arguments))[1])
+    monkeypatch.setattr(pool()._account, "until", time.perf_counter() + 60)
+    assert nets.same(plan.run(x), want)
+    assert roles == [0]  # no control block: nobody to share with

@@ -25,11 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.bits import bitunpack
+from xnorinfer.cores import usable_cores
 from xnorinfer.errors import MissingExtraError, unhandled
 from xnorinfer.model import Model, random_inputs
 from xnorinfer.netspec import F32, InputMapping, PixelInput, ThresholdInput
 from xnorinfer.packed import OPS, Affine, PackedDense, PackedLayer, PackedModel, Threshold, stored_weights
-from xnorinfer.plan import usable_cores
 
 #: Called with (what, done, total).
 Progress: TypeAlias = Callable[[str, int, int], None]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from xnorinfer import kernels
 from xnorinfer.bits import WORD_BITS, words_for
+from xnorinfer.cores import usable_cores
 from xnorinfer.errors import ArrayError, MalformedModelError, OptionError, unhandled
 from xnorinfer.kernels import fields, layout, shapes
 from xnorinfer.kernels.pool import pool
@@ -53,13 +54,6 @@ def default_threads() -> int:
             raise OptionError(f"{THREADS_ENVIRONMENT} is {text[:40]!r}; give a whole number of threads, 1 to {MOST_THREADS}")
         return int(text)
     return usable_cores()
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _address(array: NDArray[Any]) -> int:
@@ -145,7 +139,7 @@ class Plan:
         row[fields.NEURONS] = layer.neurons
         row[fields.GROUPS] = groups
         row[fields.SUB_ROWS] = BLOCK_ROWS
-        row[fields.CHUNK] = max(1, groups // (2 * self._threads))
+        row[fields.CHUNK] = max(1, groups // (fields.TASKS_PER_THREAD * self._threads))
         if isinstance(layer, PackedFloat):
             self._lay_out_floats(row, layer)
         elif not isinstance(layer, PackedDense):
@@ -383,11 +377,11 @@ class Plan:
             return
         helpers = self._helpers if rows * self._work >= THREAD_WORK else 0
         if _DIRECT:
-            self._pool.run(context.job_address, rows, id(source) + _DATA_AT, id(target) + _DATA_AT, helpers)
+            self._pool.run(context.job_address, rows, id(source) + _DATA_AT, id(target) + _DATA_AT, helpers, context.job)
         else:
             pointers = np.array([_address(source), _address(target)], np.int64)
             at = _address(pointers)
-            self._pool.run(context.job_address, rows, at, at + 8, helpers)
+            self._pool.run(context.job_address, rows, at, at + 8, helpers, context.job)
 
 
 _INPUT_DTYPES = {"pixels": np.uint8, "threshold": np.uint8, "signs": np.int8, "reals": np.float32}

@@ -39,6 +39,17 @@ def run_groups(layer, source, target, rows, first_group, last_group, scratch, pr
 
 
 @inner
+def wait_for(job, done, tasks):
+    """For the caller: 1 when so many tasks are done, 0 when patience ran out; how long that took is noted."""
+    waited = 0
+    while atomic_load(done) < tasks and waited <= PATIENCE:
+        pause()
+        waited += 1
+    store_word(job + 8 * fields.WAITED, get(job, fields.WAITED) + waited)
+    return 1 if waited <= PATIENCE else 0
+
+
+@inner
 def by_rows(job, slot):
     """Blocks of rows through all layers.
 
@@ -80,13 +91,10 @@ def by_rows(job, slot):
                 run_groups(layer, source, target, count, 0, get(layer, fields.GROUPS), scratch, prepared, False)
                 source = target
             atomic_add(done, 1)
+            if slot == 0:
+                store_word(job + 8 * fields.OWN, get(job, fields.OWN) + count)
     if slot == 0:
-        waited = 0
-        while atomic_load(done) < blocks:
-            pause()
-            waited += 1
-            if waited > PATIENCE:
-                return 0
+        return wait_for(job, done, blocks)
     return 1
 
 
@@ -129,12 +137,19 @@ def by_neurons(job, slot):
                 run_groups(layer, source, target, rows, low, min(low + chunk, groups), scratch, prepared, ready)
                 ready = True
                 atomic_add(done, 1)
-        waited = 0
-        while atomic_load(done) < chunks:
-            pause()
-            waited += 1
-            if waited > PATIENCE:
+                if slot == 0:
+                    work = (min(low + chunk, groups) - low) * get(layer, fields.DEPTH)
+                    store_word(job + 8 * fields.OWN, get(job, fields.OWN) + work)
+        if slot == 0:
+            if wait_for(job, done, chunks) == 0:
                 return 0
+        else:
+            waited = 0
+            while atomic_load(done) < chunks:
+                pause()
+                waited += 1
+                if waited > PATIENCE:
+                    return 0
         source = target
     return 1
 
@@ -143,14 +158,27 @@ def by_neurons(job, slot):
 def begin(job, helpers, rows, source, target):
     """Fill in a job: how the rows are shared, and all counters 0, before anybody else may see it."""
     threads = get(job, fields.THREADS_MOST) if helpers else np.int64(1)
-    # Blocks of equal size, the same number for every thread.
-    blocks = threads * -(-rows // (threads * get(job, fields.BLOCK_MOST)))
+    # Blocks of equal size, the same number for every thread; small ones where there are helpers, so that the last ones to end,
+    # and a helper whose core is taken away, are not waited for long.
+    most = get(job, fields.BLOCK_MOST)
+    if helpers:
+        most = min(most, max(fields.TASK_ROWS, -(-rows // (threads * fields.TASKS_PER_THREAD))))
+    blocks = threads * -(-rows // (threads * most))
     store_word(job + 8 * fields.ROWS, rows)
     store_word(job + 8 * fields.SOURCE, get(source, 0))
     store_word(job + 8 * fields.TARGET, get(target, 0))
     store_word(job + 8 * fields.BY_NEURONS, np.int64(helpers and rows <= get(job, fields.NEURON_ROWS)))
     store_word(job + 8 * fields.BLOCK, -(-rows // blocks))
     store_word(job + 8 * fields.THREADS, threads)
+    everything = rows
+    if helpers and rows <= get(job, fields.NEURON_ROWS):
+        everything = np.int64(0)
+        for index in range(get(job, fields.FIRST), get(job, fields.LAST)):
+            layer = get(job, fields.TABLE) + index * fields.LAYER_FIELDS * 8
+            everything += get(layer, fields.GROUPS) * get(layer, fields.DEPTH)
+    store_word(job + 8 * fields.WAITED, np.int64(0))
+    store_word(job + 8 * fields.OWN, np.int64(0))
+    store_word(job + 8 * fields.ALL, everything)
     levels = get(job, fields.LAST) - get(job, fields.FIRST)
     counters = get(job, fields.COUNTERS)
     for i in range(levels * (threads + 1)):

@@ -58,8 +58,15 @@ MUL, ADD, FMA, CLIP, DIV, STEP = range(6)
     SHARED,  # address of two buffers that BY_NEURONS passes layers through
     SHARED_BYTES,
     COUNTERS,  # address of (layers, threads + 1) counters of COUNTER_BYTES: next task of each owner, tasks done
+    WAITED,  # turns that the caller waited for helpers
+    OWN,  # how much of ALL the caller did itself
+    ALL,
     JOB_FIELDS,
-) = range(18)
+) = range(21)
+
+#: Rows of a task at least, and tasks of a thread about, where threads share the rows.
+TASK_ROWS = 32
+TASKS_PER_THREAD = 4
 
 # A pool's control block: one field per 64 bytes, so that spinning on one does not slow writes to another.
 TICKET, OPEN, ACTIVE, JOB, STOP, CONTROL_FIELDS = range(6)

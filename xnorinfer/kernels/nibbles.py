@@ -20,12 +20,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
 from numba import types
 
 from xnorinfer.kernels.shapes import CODE_BYTES, NibbleShape
 from xnorinfer.kernels.tiles import Logic
-from xnorinfer.kernels.vector_ir import I8, I16, I32, I64, Emit, Loop, Value, intrinsic_of, overloaded, vector
+from xnorinfer.kernels.vector_ir import I8, I16, I32, I64, Emit, Loop, Value, integer, intrinsic_of, overloaded, vector
 
 #: Bytes of depth whose mismatches fit a byte: 60 nibbles of at most 4.
 BYTES = 30
@@ -39,16 +38,7 @@ def _tables() -> bytes:
 
 def _tables_at(emit: Emit) -> Value:
     """The address of the tables, which are constants of the module."""
-    content = _tables()
-    kind = ir.ArrayType(I8, len(content))
-    module = emit.builder.module
-    name = "xnorinfer.nibble_tables"
-    tables = module.globals.get(name)
-    if tables is None:
-        tables = ir.GlobalVariable(module, kind, name)
-        tables.linkage, tables.global_constant, tables.align = "internal", True, 64
-        tables.initializer = ir.Constant(kind, bytearray(content))
-    return emit.builder.ptrtoint(tables, I64)
+    return emit.constant_bytes("xnorinfer.nibble_tables", _tables())
 
 
 class Octets:
@@ -109,7 +99,7 @@ class Octets:
         ]
         names = {16: "llvm.x86.sse2.packsswb.128", 32: "llvm.x86.avx2.packsswb", 64: "llvm.x86.avx512.packsswb.512"}
         packed = self.b.call(overloaded(self.b, names[self.lanes], self.kind, self.wide, self.wide), over)
-        bits = self.b.bitcast(self.b.icmp_signed("<", packed, self.zero), ir.IntType(self.lanes))
+        bits = self.b.bitcast(self.b.icmp_signed("<", packed, self.zero), integer(self.lanes))
         return self.b.not_(bits)
 
     def ordered(self, counts: list[Value]) -> Value:

@@ -4,6 +4,10 @@ Helpers are Python threads inside the compiled driver, without the GIL.  After a
 job reaches them within a microsecond; then they sleep on an event.  Only one caller at a time has the pool: a concurrent
 caller works alone, its thread is a core's worth of work already.  Nobody ever waits for a helper to start (see `driver`), so
 a helper that sleeps, or that does not exist after a fork, costs speed and nothing else.
+
+A helper whose core is taken away in the middle of a task is waited for: by another process, or by the threads of a BLAS, which
+spin for a tenth of a second after each product.  So the pool keeps account of what helpers bring (`_Account`), and works
+without them for a while where that is less than nothing.
 """
 
 from __future__ import annotations
@@ -20,11 +24,50 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.kernels import Drive, drive
-from xnorinfer.kernels.fields import ACTIVE, CONTROL_FIELDS, COUNTER_BYTES, GO_ON, OPEN, PUBLISH, START, STOP
+from xnorinfer.kernels.fields import (
+    ACTIVE,
+    ALL,
+    CONTROL_FIELDS,
+    COUNTER_BYTES,
+    GO_ON,
+    OPEN,
+    OWN,
+    PUBLISH,
+    START,
+    STOP,
+    TICKET,
+    WAITED,
+)
 from xnorinfer.kernels.layout import aligned
 
 #: Turns of the spin loop before a helper goes to sleep; some 200 microseconds.
 SPINS = 8000
+#: Turns by which the time of one is measured.
+PROBE_SPINS = 2000
+
+
+class _Account:
+    """What helpers bring: seconds saved against working alone.
+
+    A job that took `seconds` would have taken the caller busy / share alone, where it was `busy` on its core for a `share` of
+    the work.  What is saved is credit, up to CREDIT; where losses exceed it, helpers are left out for PAYBACK times the rest,
+    so that they cost a small part of the whole, however small the jobs and long the waits.
+    """
+
+    CREDIT = 0.005
+    PAYBACK = 20
+
+    def __init__(self) -> None:
+        self.balance = 0.0
+        self.until = 0.0
+
+    def enter(self, seconds: float, busy: float, share: float) -> None:
+        """Book one job."""
+        alone = max(busy, 0.0) / share if share > 0 else 0.0
+        self.balance = min(self.balance + alone - seconds, self.CREDIT)
+        if self.balance < 0:
+            self.until = time.perf_counter() - self.PAYBACK * self.balance
+            self.balance = 0.0
 
 
 class Pool:
@@ -45,19 +88,24 @@ class Pool:
         self._wake: list[threading.Event] = []
         self._asleep: set[int] = set()
         self._threads: list[threading.Thread] = []
+        self._account = _Account()
+        self._turn = 0.0
 
-    def run(self, job: int, rows: int, source: int, target: int, helpers: int) -> None:
-        """Run the job at address `job` to its end with at most so many helpers.
+    def run(self, job: int, rows: int, source: int, target: int, helpers: int, fields: NDArray[np.int64]) -> None:
+        """Run the job of these fields, at address `job`, to its end with at most so many helpers.
 
         source, target: addresses of the addresses of the input and output rows; rows: their number, above 0.
         """
         drive = self._drive
-        if not helpers or not self._lock.acquire(blocking=False):
+        begin = time.perf_counter() if helpers else 0.0
+        if not helpers or begin < self._account.until or not self._lock.acquire(blocking=False):
             drive(0, job, START, rows, source, target)  # alone, it has nobody to wait for
             return
+        busy = -time.thread_time()  # of the caller: the time of its core without that of others on it
         try:
             if len(self._threads) < helpers:
                 self._start(helpers)
+                begin = time.perf_counter()
             role = START
             if self._asleep:
                 # Publish first: a helper that wakes on this very core then works in the caller's place.
@@ -68,6 +116,8 @@ class Pool:
             while not drive(self._address, job, role, rows, source, target):
                 time.sleep(0)
                 role = GO_ON
+            busy += time.thread_time() - self._turn * float(fields[WAITED])
+            self._account.enter(time.perf_counter() - begin, busy, float(fields[OWN]) / float(fields[ALL]))
         except BaseException:  # Ctrl-C, or whatever else a signal handler raises
             self._settle(job)
             raise
@@ -87,6 +137,10 @@ class Pool:
             return
 
     def _start(self, helpers: int) -> None:
+        if not self._turn:
+            before = time.perf_counter()
+            self._drive(self._address, int(self._control[TICKET * COUNTER_BYTES // 8]), 1, PROBE_SPINS, 0, 0)
+            self._turn = (time.perf_counter() - before) / PROBE_SPINS
         for number in range(len(self._threads) + 1, helpers + 1):
             event = threading.Event()
             arguments = (self._drive, self._control, number, event, self._asleep)

@@ -25,6 +25,11 @@ def vector(element: ir.Type, count: int) -> ir.VectorType:
     return ir.VectorType(element, count)
 
 
+def integer(bits: int) -> ir.Type:
+    """The type of integers of so many bits."""
+    return ir.IntType(bits)
+
+
 def overloaded(builder: ir.IRBuilder, name: str, result: ir.Type, *arguments: ir.Type) -> Any:
     found = builder.module.globals.get(name)
     return found or ir.Function(builder.module, ir.FunctionType(result, list(arguments)), name)
@@ -64,6 +69,16 @@ class Emit:
     def numbers(kind: ir.VectorType, values: list[int]) -> ir.Constant:
         """A vector of given numbers."""
         return ir.Constant(kind, values)
+
+    def constant_bytes(self, name: str, content: bytes) -> ir.Value:
+        """The address of bytes that are part of the module, on a cache line."""
+        module, kind = self.builder.module, ir.ArrayType(I8, len(content))
+        found = module.globals.get(name)
+        if found is None:
+            found = ir.GlobalVariable(module, kind, name)
+            found.linkage, found.global_constant, found.align = "internal", True, 64
+            found.initializer = ir.Constant(kind, bytearray(content))
+        return self.builder.ptrtoint(found, I64)
 
     def mask(self, hits: ir.Value) -> ir.Value:
         """A vector of booleans as one int64, lane 0 in the lowest bit."""
