@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, TypeGuard, TypeVar
 
 import numpy as np
 
-from xnorinfer.budget import require_memory_option
+from xnorinfer.budget import require_memory_option, spend_steps
 from xnorinfer.converters.latents import SCALES, ScaleBy
 from xnorinfer.errors import OptionError
 from xnorinfer.netspec import (
@@ -216,6 +216,7 @@ def without_ignored(tensors: Iterable[N], options: ConvertOptions, notes: Notes,
     kept: list[N] = []
     used: set[str] = set()
     for tensor in tensors:
+        spend_steps(len(options.ignore), "looking for tensors to ignore")
         patterns = [p for p in options.ignore if matches(p, where + tensor.name) or matches(p, tensor.name)]
         if not patterns:
             kept.append(tensor)

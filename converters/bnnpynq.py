@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xnorinfer.budget import spend_bytes
 from xnorinfer.converters.assemble import Defaults, LayerPart, assemble
 from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse
 from xnorinfer.errors import OptionError, SourceError
@@ -119,10 +120,13 @@ def _read_layer(
         )
     if folds * count * steps * simd > MAX_LAYER_BITS:
         raise SourceError(f"{path.name}: layer {layer} has more than {MAX_LAYER_BITS} weights")
-    shifts = np.arange(simd, dtype=np.uint64)
+    neurons = folds * count
+    spend_bytes(neurons * steps * (64 + simd), f"layer {layer}, {neurons} neurons of {steps} words of bits,")
     stacked = np.stack(words).reshape(count, folds, steps).transpose(1, 0, 2)  # (fold, element, step)
-    bits = (stacked[..., None] >> shifts).astype(np.int8) & np.int8(1)
-    weights = (2 * bits - 1).reshape(folds * count, steps * simd)
+    bits = np.unpackbits(np.ascontiguousarray(stacked).view(np.uint8).reshape(neurons, steps, 8), axis=2, bitorder="little")
+    weights = bits[:, :, :simd].reshape(neurons, steps * simd).view(np.int8)
+    weights *= 2
+    weights -= 1
     return weights, np.stack(thresholds).T.reshape(-1)
 
 
@@ -148,6 +152,7 @@ def _without_unused(
 
 def _part(name: str, weights: NDArray[np.int8], thresholds: NDArray[np.int64], *, is_head: bool) -> LayerPart:
     depth = weights.shape[1]
+    spend_bytes(4 * weights.size, f"layer {name}, weights {weights.shape} as float32")
     # A popcount lies in 0..depth: thresholds beyond are never or always passed, and stay exact in float32 when clipped.
     clipped = np.clip(thresholds, -1, depth) if not is_head else thresholds
     if is_head and (np.abs(thresholds) > MAX_HEAD_THRESHOLD).any():

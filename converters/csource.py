@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.converters.arrays import element_count, narrowed
+from xnorinfer.budget import add_file, spend_bytes, spend_steps
+from xnorinfer.converters.arrays import element_count, narrowed, require_shape
 from xnorinfer.converters.bundle import Entry
 from xnorinfer.errors import SourceError
 
@@ -27,6 +28,8 @@ _MAX_DIGITS = 1000
 #: Characters before an initialiser in which its declaration stands.
 _WINDOW = 1024
 _CHUNK = 1 << 16
+#: Memory that a character of an initialiser takes while its numbers are read, at most.
+_TOKEN_BYTES = 40
 
 #: Words of C types -> how numpy stores them; the rest of a declaration does not matter.
 _TYPES = {
@@ -43,7 +46,7 @@ _TYPES = {
 _COMMENT = re.compile(r"//|/\*")
 _DEFINE = re.compile(r"^[ \t]*#[ \t]*define[ \t]+(\w+)[ \t]+\(?(0|[1-9]\d{0,17})\)?[uUlL]*[ \t]*$", re.MULTILINE)
 _INITIALISER = re.compile(r"=\s*\{")
-_NAME = re.compile(r"(\w+)\s*((?:\[[^\[\]]*\]\s*)+)[^\[\]]*$")
+_NAME = re.compile(r"(?<!\w)(\w+)\s*((?:\[[^\[\]]*\]\s*)+)[^\[\]]*$")
 _NUMBER = re.compile(r"[-+]?(?:0[xX][0-9a-fA-F]+|\d+)[uUlL]*|[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?[fFlL]?")
 _INTEGER = re.compile(r"[-+]?(?:0[xX][0-9a-fA-F]+|\d+)[uUlL]*")
 _DIMENSION = re.compile(r"(?:0|[1-9]\d{0,17}|0[xX][0-9a-fA-F]{1,15})[uUlL]*", re.ASCII)
@@ -61,8 +64,11 @@ class _Definition:
 
 def read_text(path: Path) -> str:
     """A text file as a whole, bytes beyond ASCII kept apart.  Raises SourceError if it is too large."""
-    if path.stat().st_size > MAX_TEXT_BYTES:
-        raise SourceError(f"{path.name} has {path.stat().st_size} bytes, text is read up to {MAX_TEXT_BYTES}")
+    size = path.stat().st_size
+    if size > MAX_TEXT_BYTES:
+        raise SourceError(f"{path.name} has {size} bytes, text is read up to {MAX_TEXT_BYTES}")
+    add_file(path)
+    spend_bytes(size, f"the text of {path.name}")
     return path.read_text(encoding="latin-1")
 
 
@@ -107,6 +113,7 @@ def _definitions(path: Path, text: str) -> Iterator[_Definition]:
     for match in _INITIALISER.finditer(text):
         if match.start() < end:
             continue
+        spend_steps(_WINDOW // 8, "looking for its arrays")
         # Only the last statement before the brace; preprocessor lines end none.
         before = re.split(r"[;{}]|^[ \t]*#.*$", text[max(end, match.start() - _WINDOW) : match.start()], flags=re.MULTILINE)[-1]
         declared = _NAME.search(before)
@@ -140,6 +147,7 @@ def _dtype(words: str) -> str | None:
 def _values(where: str, definition: _Definition) -> NDArray[Any]:
     """The numbers of an initialiser, flat, as its C type stores them."""
     _check_nesting(where, definition)
+    spend_bytes(_TOKEN_BYTES * len(definition.body), f"{where}, read from {len(definition.body)} characters,")
     flat = _CAST.sub(" ", definition.body.replace("{", " ").replace("}", " "))
     tokens = [token.strip() for token in flat.split(",")]
     if tokens and not tokens[-1]:
@@ -209,6 +217,7 @@ def _shape(where: str, definition: _Definition, defines: dict[str, int], size: i
     if None in sizes:
         return (size,)  # dimensions that only a compiler knows; `shape` says them
     shape = tuple(n for n in sizes if n is not None)
+    require_shape(where, shape, 8)
     if element_count(shape) != size:
         raise SourceError(f"{where} is declared {shape} but {size} values follow")
     return shape

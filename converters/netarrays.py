@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xnorinfer.budget import add_file, spend_bytes, spend_steps
 from xnorinfer.converters.arrays import RawTensor, as_float32, element_count
 from xnorinfer.converters.base import Notes, TensorUse
 from xnorinfer.converters.bundle import Entry
@@ -59,9 +60,8 @@ class Arrays:
 
     def take(self, table: Table, key: str, name: str, use: str) -> RawTensor | None:
         """An array by name, for `use`; None after reporting a problem at table.key."""
-        known = [*self.declared, *self.entries]
-        if name not in known:
-            table.problem(key, f"there is no array {name!r}, {nearest(name, known)}")
+        if name not in self.declared and name not in self.entries:
+            table.problem(key, f"there is no array {name!r}, {nearest(name, [*self.declared, *self.entries])}")
             return None
         self.uses.setdefault(name, []).append(table.path(key))
         self.meanings.setdefault(name, use)
@@ -215,6 +215,7 @@ class Arrays:
             )
             return None
         self.files.setdefault(path, []).append((offset, offset + wanted, trailing, table.where))
+        add_file(path)
         return lambda: np.memmap(path, np.uint8, "r", offset, (wanted,)).view(code).reshape(shape or (-1,))
 
     def _text(self, path: Path, form: str, order: Any) -> Callable[[], NDArray[Any]]:
@@ -271,6 +272,7 @@ class Arrays:
         self._close_files()
 
     def _ignored(self, name: str) -> str | None:
+        spend_steps(len(self.ignore), "looking for arrays to ignore")
         for pattern in self.ignore:
             if name == pattern or fnmatch.fnmatchcase(name, pattern):
                 return f"ignore = {_quote(pattern)}"
@@ -348,6 +350,7 @@ def unpacked(where: str, words: NDArray[Any], order: str, shape: tuple[int, ...]
                 f"{where}.shape: {list(shape)} needs {rows} x {per_row} words of {bits} bits, but {words.size} are there"
             )
         words = words.reshape(*shape[:-1], per_row)
+    spend_bytes(words.size * (bits + words.dtype.itemsize), f"{where}, {words.size} words of {bits} bits unpacked,")
     data = np.ascontiguousarray(words, words.dtype.newbyteorder("<")).view(np.uint8)
     flat = np.unpackbits(data, axis=-1, bitorder="little")
     if order == "msb":

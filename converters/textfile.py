@@ -5,13 +5,16 @@ Everything after `#` or `//` in a line is a comment; empty lines mean nothing.
 
 from __future__ import annotations
 
+import io
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from xnorinfer.budget import spend_bytes
 from xnorinfer.converters.arrays import narrowed
 from xnorinfer.converters.csource import read_text
 from xnorinfer.errors import SourceError
@@ -19,21 +22,26 @@ from xnorinfer.errors import SourceError
 #: Which character of a row is the first value: the leftmost (lsb, one value per character) or the rightmost (msb).
 Order = Literal["lsb", "msb"]
 
+#: Memory that a character takes as bits, or as a part of a number, at most.
+BIT_BYTES, NUMBER_BYTES = 8, 16
+#: Numbers that are parsed by one call.
+WORDS_AT_ONCE = 1 << 16
+
 _HEX_DIGITS = str.maketrans({digit: f"{int(digit, 16):04b}" for digit in "0123456789abcdefABCDEF"})
 _NOTHING = str.maketrans("", "", " \t\r_,;\"'")
 _SEPARATORS = str.maketrans(",;\t\r", "    ")
 
 
-def _rows(path: Path) -> list[tuple[int, str]]:
+def _rows(path: Path) -> Iterator[tuple[int, str]]:
     """Lines that hold something, with their numbers, without comments."""
-    rows = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+    found = False
+    for number, line in enumerate(io.StringIO(read_text(path), newline="\n"), start=1):
         content = re.split(r"#|//", line, maxsplit=1)[0].strip()
         if content:
-            rows.append((number, content))
-    if not rows:
+            found = True
+            yield number, content
+    if not found:
         raise SourceError(f"{path.name} holds no numbers")
-    return rows
 
 
 def read_bits(path: Path, order: Order, *, is_hexadecimal: bool = False) -> NDArray[np.int8]:
@@ -43,6 +51,7 @@ def read_bits(path: Path, order: Order, *, is_hexadecimal: bool = False) -> NDAr
     lengths.
     """
     bits: list[str] = []
+    spend_bytes(BIT_BYTES * path.stat().st_size, f"the bits of {path.name}")
     for number, content in _rows(path):
         row = content.translate(_NOTHING)
         if is_hexadecimal:
@@ -63,16 +72,37 @@ def read_numbers(path: Path) -> NDArray[Any]:
     Whole numbers give int64, others float32, each decimal rounded once to float64 and from there to float32.
     Raises SourceError: no numbers, rows of different lengths.
     """
-    parsed: list[NDArray[Any]] = []
+    spend_bytes(NUMBER_BYTES * path.stat().st_size, f"the numbers of {path.name}")
+    parts: list[NDArray[Any]] = []
+    rows: list[tuple[int, list[str]]] = []
+    width = waiting = count = 0
     for number, content in _rows(path):
         words = content.translate(_SEPARATORS).split()
-        try:
-            row = np.array(words, np.int64 if all(word.lstrip("+-").isdecimal() for word in words) else np.float64)
-        except (ValueError, OverflowError):
-            raise SourceError(f"{path.name}, line {number} holds {content[:40]!r}, needed are numbers") from None
-        if parsed and row.size != parsed[0].size:
-            raise SourceError(f"{path.name}, line {number} has {row.size} values, the lines before have {parsed[0].size}")
-        parsed.append(row)
-    whole = all(row.dtype.kind == "i" for row in parsed)
-    stacked = np.stack(parsed) if whole else np.stack([narrowed(path.name, row) for row in parsed])
-    return stacked[0] if len(parsed) == 1 else stacked
+        if count and len(words) != width:
+            raise SourceError(f"{path.name}, line {number} has {len(words)} values, the lines before have {width}")
+        width, count = len(words), count + 1
+        rows.append((number, words))
+        waiting += width
+        if waiting >= WORDS_AT_ONCE:
+            parts.append(_parsed(path, rows))
+            rows, waiting = [], 0
+    if rows:
+        parts.append(_parsed(path, rows))
+    if not all(part.dtype.kind == "i" for part in parts):
+        parts = [narrowed(path.name, part) for part in parts]
+    flat = np.concatenate(parts)
+    return flat if count == 1 else flat.reshape(count, width)
+
+
+def _parsed(path: Path, rows: list[tuple[int, list[str]]]) -> NDArray[Any]:
+    """The numbers of some lines, flat: int64 where all are whole, else float64."""
+    words = [word for _, row in rows for word in row]
+    try:
+        return np.array(words, np.int64 if all(word.lstrip("+-").isdecimal() for word in words) else np.float64)
+    except (ValueError, OverflowError):
+        if len(rows) == 1:
+            number, row = rows[0]
+            raise SourceError(f"{path.name}, line {number} holds {' '.join(row)[:40]!r}, needed are numbers") from None
+    for half in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
+        _parsed(path, half)
+    raise SourceError(f"{path.name} mixes fractions with whole numbers beyond 64 bits")

@@ -20,6 +20,8 @@ else:
 
 #: A net.toml is written by people; numbers belong into arrays.
 MAX_TOML_BYTES = 1 << 20
+#: Words among which one that is misspelled is looked for, which takes long.
+MOST_WORDS, LONGEST_WORD = 1000, 100
 
 #: A vector: the name of an array, one number for all, or the numbers themselves.
 Vector: TypeAlias = str | int | float | list[int | float]
@@ -40,7 +42,8 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 def nearest(word: str, words: Sequence[str]) -> str:
     """ " (did you mean X?)" or what there is."""
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    near = [other for other in words[:MOST_WORDS] if len(other) <= LONGEST_WORD] if len(word) <= LONGEST_WORD else []
+    close = difflib.get_close_matches(word, near, n=1, cutoff=0.6)
     if close:
         return f"did you mean {close[0]}?"
     return f"known are {', '.join(words[:12])}{', ...' if len(words) > 12 else ''}" if words else "there are none"
