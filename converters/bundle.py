@@ -53,6 +53,7 @@ DTYPES = {
     23: "<u8",
 }
 _BFLOAT16 = 14
+_STRING = 7
 _NAMES = {7: "string", 8: "complex64", 14: "bfloat16", 18: "complex128", 20: "resource", 21: "variant"}
 
 Extent = tuple[int, int]  # start, length; length -1 is the whole dimension
@@ -165,6 +166,33 @@ def read_v2(prefix: Path) -> dict[str, Entry]:
         return {name: bundle.entry(name, table[key]) for key in names for name in [key.decode()]}
     except (WireError, UnicodeDecodeError) as error:
         raise SourceError(f"{index.name} is damaged: its header or an entry {error}") from None
+
+
+def read_text(prefix: Path, name: str) -> bytes:
+    """The one string of a bundle's variable, such as a serialised message.  Raises SourceError."""
+    index = prefix.with_name(prefix.name + ".index")
+    table = dict(read_table(index))
+    entry: dict[int, protowire.Value] = {}
+    try:
+        entry = dict(protowire.fields(table[name.encode()]))
+        place = {number: integer(entry.get(number, 0)) for number in (1, 3, 4, 5)}
+        shards = _read_header(index, table)
+        if place[1] != _STRING or not 0 <= place[3] < shards:
+            raise WireError(f"{name} is no string")
+        file = prefix.with_name(f"{prefix.name}.data-{place[3]:05d}-of-{shards:05d}")
+        add_file(file)
+        if place[4] + place[5] > file.stat().st_size:
+            raise WireError(f"{name} ends beyond {file.name}")
+        spend_bytes(place[5], f"variable {name}")
+        with file.open("rb") as stream:
+            stream.seek(place[4])
+            data = memoryview(stream.read(place[5]))
+        length, position = protowire.varint(data, 0)
+        if len(data) - position - 4 != length:  # behind the length its CRC
+            raise WireError(f"{name} is not one string")
+        return bytes(data[position + 4 :])
+    except (WireError, KeyError, OSError) as error:
+        raise SourceError(f"{index.name} is damaged: an entry {error}") from None
 
 
 def _read_header(index: Path, table: dict[bytes, memoryview]) -> int:

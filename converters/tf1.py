@@ -1,7 +1,9 @@
-"""TensorFlow 1 checkpoints (`tf.train.Saver`), V2 and V1, without TensorFlow.
+"""TensorFlow checkpoints (`tf.train.Saver`), V2 and V1, SavedModels and frozen graphs, without TensorFlow.
 
 A path may be the folder with its `checkpoint` file, the prefix (`model.ckpt-100`), any file of the checkpoint, a folder of a
-SavedModel, or the single file of a V1 checkpoint.
+SavedModel, the single file of a V1 checkpoint, or the `.pb` of a graph that holds its constants.
+
+What the graph computes (`.meta`, `saved_model.pb`) is read where variables' names do not tell (`tfmodel`).
 
 Variables are grouped by scope: a matrix makes a dense layer, `moving_mean` and `moving_variance` make a BatchNorm.  Suffixes
 count creation order, none before `_1`, `_2` before `_10`.  Where the graph (`.meta`) lies beside the checkpoint, it says the
@@ -22,7 +24,17 @@ from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading
 from xnorinfer.converters.bundle import Entry, is_v1, read_v1, read_v2
 from xnorinfer.converters.pairing import Module, pair
 from xnorinfer.converters.tfgraph import Graph, read_graph
-from xnorinfer.errors import OptionError, SourceError
+from xnorinfer.converters.tfmodel import (
+    SAVED_MODEL,
+    by_graph_alone,
+    is_frozen,
+    read_checkpoint_graph,
+    read_frozen_graph,
+    read_objects,
+    saved_model,
+)
+from xnorinfer.converters.tfobjects import is_object_based
+from xnorinfer.errors import NetworkError, OptionError, SourceError
 from xnorinfer.netspec import F32
 
 DEFAULTS = Defaults(
@@ -48,15 +60,15 @@ _BIASES = ("bias", "biases", "b")
 
 
 class Tf1Source:
-    """Checkpoints of tf.train.Saver."""
+    """Checkpoints of tf.train.Saver and of TensorFlow 2, SavedModels, frozen graphs."""
 
     name = "tf1"
-    meaning = "TensorFlow 1 checkpoint: folder, prefix, .index file, or a V1 file"
+    meaning = "TensorFlow checkpoint (folder, prefix, .index file, V1 file), SavedModel folder, or frozen graph (.pb)"
 
     def sniff(self, path: Path) -> bool:
-        """True for everything that leads to an .index file, and for V1 files."""
+        """True for everything that leads to an .index file or a SavedModel, for V1 files and for `.pb` files."""
         try:
-            return find_checkpoint(path) is not None
+            return find_checkpoint(path) is not None or saved_model(path) is not None or is_frozen(path)
         except SourceError:
             return True
         except OSError:
@@ -64,25 +76,34 @@ class Tf1Source:
 
     def read(self, path: Path, options: ConvertOptions) -> Reading:
         """Read the checkpoint.  Raises SourceError, OptionError or NetworkError."""
+        model = saved_model(path)
+        if model is None and is_frozen(path):
+            return read_frozen_graph(self.name, path, options)
         prefix = find_checkpoint(path)
-        if prefix is None:
+        if prefix is None and model is None:
             raise SourceError(f"{path} is no TensorFlow checkpoint: there is neither {path.name}.index nor is it a V1 file")
-        entries = read_v1(prefix) if prefix.is_file() else read_v2(prefix)
-        objects = next((name for name in entries if name.endswith(".ATTRIBUTES/VARIABLE_VALUE")), None)
-        if objects is not None:
-            raise SourceError(
-                f"{prefix.name} is an object-based TensorFlow 2 checkpoint ({objects}), whose names do not tell the layers; "
-                "save the weights under variable names, or the model as .h5" + net_line('[[layers]] weight = "..."')
-            )
+        notes = Notes()
+        entries: dict[str, Entry] = {}
+        if prefix is not None:
+            entries = read_v1(prefix) if prefix.is_file() else read_v2(prefix)
+            notes.assumptions.append(Assumption("checkpoint", prefix.name, "file"))
+        about = path.name if prefix is None or model is not None else prefix.name
+        entries = {entry.name: entry for entry in without_ignored(entries.values(), options, notes)}
+        if prefix is None or is_object_based(entries):
+            return read_objects(self.name, about, prefix, model, entries, options, notes)
         meta = prefix.with_name(prefix.name + ".meta")
         graph = read_graph(meta) if meta.is_file() else None
-        notes = Notes()
         problems: list[str] = []
-        notes.assumptions.append(Assumption("checkpoint", prefix.name, "file"))
-        entries = {entry.name: entry for entry in without_ignored(entries.values(), options, notes)}
         reader = _Reader(entries, graph, options, notes, problems)
-        parts = reader.parts()
-        return assemble(self.name, prefix.name, parts, options, reader.defaults(parts), notes, problems)
+        try:
+            parts = reader.parts()
+            return assemble(self.name, about, parts, options, reader.defaults(parts), notes, problems)
+        except NetworkError as error:
+            file = meta if graph is not None else model
+            if file is None or not by_graph_alone(options):
+                raise
+            reason = error
+        return read_checkpoint_graph(self.name, about, file, entries, options, reader.ignored, reason)
 
 
 # ---------------------------------------------------------------- where the checkpoint is
@@ -93,6 +114,8 @@ def find_checkpoint(path: Path) -> Path | None:
 
     Raises SourceError where a folder holds several and does not say which.
     """
+    if path.name == SAVED_MODEL and path.is_file():
+        path = path.parent
     if path.is_dir():
         return _in_folder(path)
     if path.name == "checkpoint" and path.is_file() and _named_in(path) is not None:
@@ -175,6 +198,8 @@ class _Reader:
                 self._note(entry, reason, ignored=True)
                 continue
             scope, _, leaf = name.rpartition("/")
+            if not scope:  # no scope of its own: W_1, b_1
+                scope, leaf = _top_level(name, entry, self.entries)
             scopes.setdefault(scope, {})[leaf] = entry
         modules = [module for scope, found in scopes.items() if (module := self._module(scope, found)) is not None]
         modules = self._used(modules)
@@ -199,6 +224,10 @@ class _Reader:
             spend_steps(1 + len(base) // 64, "looking for the variables of its slots")
             base = base.partition("/")[2]
         return base or None
+
+    def ignored(self, name: str) -> str | None:
+        """The reason why a variable is no part of the network; None if it may be one."""
+        return self._ignore(name, self.entries[name])
 
     def _ignore(self, name: str, entry: Entry) -> str | None:
         """The reason why a variable is no part of the network; None if it is."""
@@ -241,17 +270,20 @@ class _Reader:
                 ]
                 self.problems.append(
                     f"{label}: what {', '.join(extra or [b.name for b in biases])} do is not known"
-                    + net_line(f'scale = "{names[0]}"', f'ignore = ["{names[0]}"]')
+                    + net_line(f'scale = "{names[0]}"', f'steps = [{{mul = "{names[0]}"}}]')
                 )
             bias = self._take(biases[0], "bias") if biases else None
             weight = self._take(kernel, "latent weights, (inputs, neurons)", transpose=True)
             module.part = LayerPart(scope or kernel.name, weight, bias)
             self.kernels[module.part.name] = kernel.name
         else:
-            listed = ", ".join(f'"{entry.name}"' for entry in found.values())
-            self.problems.append(
-                f"{label}: what {described} are is not known" + net_line("norm = {...}", f"ignore = [{listed}]")
-            )
+            name = next(iter(found.values())).name
+            lines = ["norm = {...}", f'steps = [{{mul = "{name}"}}]', f'bias = "{name}"']
+            if matrices:
+                lines = [f'[[layers]] weight = "{matrices[0].name}"']
+            elif not any(entry.shape for entry in found.values()):
+                lines = [f'steps = [{{mul = "{name}"}}]']
+            self.problems.append(f"{label}: what {described} are is not known" + net_line(*lines))
         return module if module.part or module.norm else None
 
     def _used(self, modules: list[Module]) -> list[Module]:
@@ -336,6 +368,17 @@ class _Reader:
         if found == {"sign"}:
             return dataclasses.replace(DEFAULTS, profile="torch-sign", profile_origin="graph")
         return dataclasses.replace(DEFAULTS, profile_origin="graph") if found == {"round"} else DEFAULTS
+
+
+def _top_level(name: str, entry: Entry, entries: Mapping[str, Entry]) -> tuple[str, str]:
+    """Scope and last name of a variable without a scope: each matrix is a layer, b_1 the bias of W_1."""
+    found = re.fullmatch(r"(b|bias|biases)(_?\w*)", name, re.IGNORECASE)
+    if len(entry.shape) == 1 and found:
+        for other in entries.values():
+            owner = re.fullmatch(r"(w|weight|weights|kernel)(_?\w*)", other.name, re.IGNORECASE)
+            if owner and owner[2] == found[2] and len(other.shape) == 2 and other.shape[1] == entry.shape[0]:
+                return other.name, "bias"
+    return name, "kernel" if len(entry.shape) == 2 else name
 
 
 def scope_key(scope: str) -> tuple[tuple[tuple[tuple[int, int, str], ...], ...], ...]:

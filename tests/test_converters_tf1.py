@@ -314,7 +314,11 @@ HOSTILE: dict[str, tuple[dict[bytes, bytes], int, str]] = {
     "wrong size": ({b"": HEADER, b"a/w": entry((4, 4), 16)}, 0, r"says \(4, 4\) float32 but has 16 bytes"),
     "beyond the file": ({b"": HEADER, b"a/w": entry((2, 2), 16, offset=60)}, 0, "would end at 76"),
     "text": ({b"": HEADER, b"a/w": entry((2, 2), 16, dtype=7)}, 0, "holds string"),
-    "object based": ({b"": HEADER, b"w/.ATTRIBUTES/VARIABLE_VALUE": entry((2, 2), 16)}, 0, "object-based TensorFlow 2"),
+    "no object graph": (
+        {b"": HEADER, b"_CHECKPOINTABLE_OBJECT_GRAPH": entry((), 4), b"w/.ATTRIBUTES/VARIABLE_VALUE": entry((2, 2), 16)},
+        0,
+        "_CHECKPOINTABLE_OBJECT_GRAPH is no string",
+    ),
 }
 
 

@@ -1,0 +1,165 @@
+"""TensorFlow networks whose graph tells what they compute: frozen graphs, SavedModels, checkpoints with a `.meta` beside them.
+
+The part of the graph that is the network (`tfnetwork`) is understood as any other graph is (`graph`).  Object-based checkpoints
+of TensorFlow 2 without a graph are read by the names of their objects, as Keras's files of weights are (`keras_names`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from xnorinfer.converters.assemble import assemble
+from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse
+from xnorinfer.converters.bundle import Entry, read_text
+from xnorinfer.converters.graph import read_graph
+from xnorinfer.converters.keras import DEFAULTS as KERAS_DEFAULTS
+from xnorinfer.converters.keras_names import ByNames
+from xnorinfer.converters.tfnetwork import Network, NotFollowed, network_of
+from xnorinfer.converters.tfnodes import read_frozen, read_meta, read_saved_model, restored
+from xnorinfer.converters.tfobjects import OBJECT_GRAPH, ObjectWeights, full_names
+from xnorinfer.errors import NetworkError, SourceError
+
+SAVED_MODEL = "saved_model.pb"
+
+Load = Callable[[str], NDArray[Any] | None]
+
+
+def saved_model(path: Path) -> Path | None:
+    """The graph of a SavedModel: its folder or the file in it; None if it is none."""
+    file = path / SAVED_MODEL if path.is_dir() else path
+    return file if file.name == SAVED_MODEL and file.is_file() and file.stat().st_size else None
+
+
+def is_frozen(path: Path) -> bool:
+    """Whether a file is called as graphs are, and begins as one does: with a node, or with the version of a SavedModel."""
+    if path.suffix != ".pb" or not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return stream.read(1) in (b"\x0a", b"\x12", b"\x22")
+
+
+def by_graph_alone(options: ConvertOptions) -> bool:
+    """Whether no option says of layers and signs what the graph says."""
+    return not (options.float_layers or options.ema or options.h or options.bn_epsilon is not None)
+
+
+def read_frozen_graph(source: str, path: Path, options: ConvertOptions) -> Reading:
+    """A graph that holds its constants.  Raises SourceError, OptionError or NetworkError."""
+    graph = read_frozen(path)
+    try:
+        network = network_of(graph, lambda name: None)
+    except NotFollowed as reason:
+        raise SourceError(
+            f"{path.name}: the network in this graph could not be told: {reason}; graphs are frozen with "
+            "tf.compat.v1.graph_util.convert_variables_to_constants or convert_variables_to_constants_v2, at inference"
+        ) from None
+    return _named(read_graph(source, network.graph, path.name, options), network)
+
+
+def read_checkpoint_graph(
+    source: str,
+    about: str,
+    file: Path,
+    entries: Mapping[str, Entry],
+    options: ConvertOptions,
+    ignored: Callable[[str], str | None],
+    before: NetworkError,
+) -> Reading:
+    """The network by the graph of a checkpoint.
+
+    before: why variables' names do not tell it, raised with the reason if the graph cannot be followed.  ignored: why one
+    is no part of a network, if it is known.
+    """
+    graph = read_meta(file) if file.suffix == ".meta" else read_saved_model(file)
+    try:
+        names = restored(graph)
+
+        def load(name: str) -> NDArray[Any] | None:
+            key = names.get(name, name)
+            return entries[key].load() if key in entries else None
+
+        network = network_of(graph, load)
+    except NotFollowed as reason:
+        problems = [
+            *before.problems,
+            f"the graph {file.name} could not be followed instead: {reason}; --net can say everything",
+        ]
+        raise NetworkError(problems, about=about) from None
+    reading = _named(read_graph(source, network.graph, about, options), network)
+    used = {names.get(name, name): use for name, use in network.used.items()}
+    return _noted(reading, used, entries, ignored, about)
+
+
+def read_objects(
+    source: str,
+    about: str,
+    prefix: Path | None,
+    model: Path | None,
+    entries: Mapping[str, Entry],
+    options: ConvertOptions,
+    notes: Notes,
+) -> Reading:
+    """An object-based checkpoint, with the graph of a SavedModel where there is one, else by names."""
+    names = full_names(read_text(prefix, OBJECT_GRAPH)) if prefix is not None and OBJECT_GRAPH in entries else {}
+    reason = None
+    if model is not None and by_graph_alone(options):
+        graph = read_saved_model(model)
+        names |= restored(graph)
+
+        def load(name: str) -> NDArray[Any] | None:
+            key = names.get(name, name)
+            return entries[key].load() if key in entries else None
+
+        try:
+            network = network_of(graph, load)
+        except NotFollowed as error:
+            reason = str(error)
+        else:
+            reading = _named(read_graph(source, network.graph, about, options), network)
+            used = {names.get(name, name): use for name, use in network.used.items()}
+            return _noted(reading, used, entries, lambda name: None, about)
+    if prefix is None:
+        raise SourceError(f"{about}: the network in {SAVED_MODEL} could not be told ({reason}), and no variables lie beside it")
+    weights = ObjectWeights(entries, names)
+    if reason is not None:
+        notes.warnings.append(f"the graph {SAVED_MODEL} could not be followed ({reason}): layers are told by variables' names")
+    problems: list[str] = []
+    parts = ByNames(weights, set(entries) - set(weights.apart), notes, problems, "the checkpoint has no config", None).parts()
+    if problems and reason is not None:
+        problems.append(f"the graph {SAVED_MODEL} could not be followed instead: {reason}; --net can say everything")
+    for name, why in weights.apart.items():
+        notes.tensors.append(TensorUse(name, entries[name].shape, entries[name].dtype, why, ignored=True))
+    defaults = KERAS_DEFAULTS
+    if not any("quant" in weights.label(part.name) for part in parts):
+        defaults = dataclasses.replace(defaults, profile="keras-round")
+    return assemble(source, about, parts, options, defaults, notes, problems)
+
+
+def _named(reading: Reading, network: Network) -> Reading:
+    """A graph's reading, with what was left out of the graph."""
+    found = [Assumption("network", "as the graph computes its scores at inference", "graph")]
+    if network.dropout:
+        found.append(Assumption("Dropout", "left out", "graph"))
+    return dataclasses.replace(reading, assumptions=(*found, *reading.assumptions))
+
+
+def _noted(
+    reading: Reading,
+    used: Mapping[str, str],
+    entries: Mapping[str, Entry],
+    ignored: Callable[[str], str | None],
+    about: str,
+) -> Reading:
+    """A graph's reading with the checkpoint's variables in the place of the graph's constants."""
+    tensors = []
+    for name, entry in entries.items():
+        use = used.get(name)
+        why = use or ignored(name) or "no part of the network in the graph"
+        tensors.append(TensorUse(name, entry.shape, entry.dtype, why, ignored=use is None))
+    checkpoint = Assumption("checkpoint", about, "file")
+    return dataclasses.replace(reading, tensors=tuple(tensors), assumptions=(checkpoint, *reading.assumptions))

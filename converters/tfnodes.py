@@ -1,0 +1,349 @@
+"""TensorFlow graphs as plain nodes: a GraphDef, alone (frozen `.pb`), in a `.meta` file or in a `saved_model.pb`.
+
+tensorflow/core/framework: graph.proto, node_def.proto, attr_value.proto, function.proto, tensor.proto; core/protobuf:
+meta_graph.proto, saved_model.proto.  Functions that a graph calls are put in its place, so that what is left is one list of
+nodes.  Nothing is executed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer import budget
+from xnorinfer.converters import protowire
+from xnorinfer.converters.arrays import element_count
+from xnorinfer.converters.bundle import DTYPES, read_shape, read_tensor
+from xnorinfer.converters.protowire import WireError, fields, integer, text, view
+from xnorinfer.errors import SourceError
+
+#: Graphs with embedded constants can be large; beyond this it is no graph of a dense network.
+MAX_GRAPH_BYTES = 1 << 30
+MAX_DEPTH = 32
+
+#: One output of a node: (node, number of the output).
+Ref = tuple[str, int]
+
+CALLS = ("PartitionedCall", "StatefulPartitionedCall")
+BRANCHES = ("If", "StatelessIf")
+#: In functions outputs are called by name; of these operations others than the first are used.
+_OUTPUTS = {"output_true": 1, "indices": 1, "batch_mean": 1, "batch_variance": 2}
+
+
+@dataclass(frozen=True)
+class TfNode:
+    """A NodeDef.  index: its place in the file.  attributes: as messages, read by `number`, `kind`, ..."""
+
+    index: int
+    name: str
+    operation: str
+    inputs: tuple[Ref, ...]
+    attributes: Mapping[str, memoryview] = field(default_factory=dict, repr=False)
+
+    def _attribute(self, key: str, kind: int) -> Any:
+        message = self.attributes.get(key)
+        return None if message is None else next((value for number, value in fields(message) if number == kind), None)
+
+    def integer(self, key: str, default: int = 0) -> int:
+        value = self._attribute(key, 3)
+        return default if value is None else protowire.signed(value)
+
+    def flag(self, key: str, *, default: bool = False) -> bool:
+        value = self._attribute(key, 5)
+        return default if value is None else bool(integer(value))
+
+    def real(self, key: str, default: float) -> float:
+        value = self._attribute(key, 4)
+        return default if value is None else float(str(np.float32(protowire.float_of(value))))
+
+    def text(self, key: str) -> str:
+        value = self._attribute(key, 2)
+        return "" if value is None else text(value)
+
+    def function(self, key: str) -> str:
+        """The name of the function in an attribute."""
+        value = self._attribute(key, 10)
+        return "" if value is None else next((text(inner) for number, inner in fields(view(value)) if number == 1), "")
+
+    def kind(self, key: str) -> int:
+        """The number of a data type."""
+        value = self._attribute(key, 6)
+        return 0 if value is None else integer(value)
+
+    def rank(self) -> int | None:
+        """How many dimensions the attribute `shape` has; None where it does not say."""
+        value = self._attribute("shape", 7)
+        if value is None or any(number == 3 and size for number, size in fields(view(value))):
+            return None
+        return sum(number == 2 for number, _ in fields(view(value)))
+
+    def constant(self) -> NDArray[Any] | None:
+        """The array of a Const; None where it holds no real numbers.  Raises WireError."""
+        message = self._attribute("value", 8)
+        return None if message is None else tensor(view(message))
+
+    def texts(self) -> list[str]:
+        """The strings of a Const; none where it holds others."""
+        message = self._attribute("value", 8)
+        return [] if message is None else [text(value) for number, value in fields(view(message)) if number == 8]
+
+
+@dataclass(frozen=True)
+class Function:
+    """A FunctionDef: its nodes, whose inputs are arguments or outputs of its nodes, and what it returns, both in order."""
+
+    arguments: tuple[str, ...]
+    nodes: tuple[TfNode, ...]
+    returns: tuple[Ref, ...]
+
+
+@dataclass
+class TfGraph:
+    """nodes: by name.  aliases: outputs of calls that were put in place.  inputs, outputs: of the signature that serves, by the
+    names there; empty where the file has none."""
+
+    nodes: dict[str, TfNode] = field(default_factory=dict)
+    aliases: dict[Ref, Ref] = field(default_factory=dict)
+    inputs: dict[str, Ref] = field(default_factory=dict)
+    outputs: dict[str, Ref] = field(default_factory=dict)
+    functions: dict[str, Function] = field(default_factory=dict)
+
+
+def tensor(message: memoryview) -> NDArray[Any] | None:
+    """A TensorProto; one number fills what is left of the shape.  None where it holds no real numbers.  Raises WireError."""
+    dtype = 0
+    shape: tuple[int, ...] = ()
+    for number, value in fields(message):
+        if number == 1:
+            dtype = integer(value)
+        elif number == 2:
+            shape = read_shape(view(value))
+    if dtype not in DTYPES:
+        return None
+    problem = budget.shape_problem(shape, 8)
+    if problem is not None:
+        raise WireError(f"has a constant with {problem}")
+    count = element_count(shape)
+    budget.spend_bytes(8 * count, f"a constant of shape {shape}")
+    values = read_tensor(message, dtype)
+    if values.size > count or (not values.size and count):
+        raise WireError(f"has a constant of shape {shape} with {values.size} numbers")
+    if values.size < count:
+        values = np.concatenate([values, np.repeat(values[-1:], count - values.size)])
+    return values.reshape(shape)
+
+
+# ---------------------------------------------------------------- files
+
+
+def read_meta(path: Path) -> TfGraph:
+    """The graph of a `.meta` file.  Raises SourceError."""
+    return _guarded(path, _meta_graph)
+
+
+def read_frozen(path: Path) -> TfGraph:
+    """A GraphDef in a file of its own.  Raises SourceError."""
+    return _guarded(path, _graph)
+
+
+def read_saved_model(path: Path) -> TfGraph:
+    """The graph of a `saved_model.pb` that serves: the one with a signature, else the first.  Raises SourceError."""
+
+    def read(message: memoryview) -> TfGraph:
+        graphs = [view(value) for number, value in fields(message) if number == 2]
+        if not graphs:
+            raise WireError("holds no graph")
+        read_ones = [_meta_graph(graph) for graph in graphs]
+        return next((graph for graph in read_ones if graph.outputs), read_ones[0])
+
+    return _guarded(path, read)
+
+
+def _guarded(path: Path, read: Any) -> TfGraph:
+    budget.add_file(path)
+    if path.stat().st_size > MAX_GRAPH_BYTES:
+        raise SourceError(f"{path.name} has {path.stat().st_size} bytes; a graph has {MAX_GRAPH_BYTES} at most")
+    try:
+        graph: TfGraph = read(memoryview(path.read_bytes()))
+        if not graph.nodes:
+            raise WireError("holds no nodes")
+        _put_in_place(graph)
+        return graph
+    except WireError as error:
+        raise SourceError(f"{path.name} is damaged or no graph: it {error}") from None
+
+
+def _meta_graph(message: memoryview) -> TfGraph:
+    graph = TfGraph()
+    signatures: dict[str, tuple[dict[str, Ref], dict[str, Ref]]] = {}
+    for number, value in fields(message):
+        if number == 2:
+            graph = _graph(view(value))
+        elif number == 5:
+            entry = dict(fields(view(value)))
+            if 1 in entry and 2 in entry:
+                signatures[text(entry[1])] = _signature(view(entry[2]))
+    serving = signatures.get("serving_default") or next((s for s in signatures.values() if s[0] and s[1]), None)
+    if serving is not None:
+        graph.inputs, graph.outputs = serving
+    return graph
+
+
+def _signature(message: memoryview) -> tuple[dict[str, Ref], dict[str, Ref]]:
+    found: tuple[dict[str, Ref], dict[str, Ref]] = ({}, {})
+    for number, value in fields(message):
+        if number in (1, 2):
+            entry = dict(fields(view(value)))
+            name = next((text(inner) for kind, inner in fields(view(entry[2])) if kind == 1), "") if 2 in entry else ""
+            if 1 in entry and name:
+                found[number - 1][text(entry[1])] = reference(name)
+    return found
+
+
+def _graph(message: memoryview) -> TfGraph:
+    graph = TfGraph()
+    for number, value in fields(message):
+        budget.spend_steps()
+        if number == 1:
+            node = _node(len(graph.nodes), view(value))
+            graph.nodes[node.name] = node
+        elif number == 2:
+            for inner, function in fields(view(value)):
+                if inner == 1:
+                    name, read = _function(view(function))
+                    graph.functions[name] = read
+    return graph
+
+
+def reference(source: str) -> Ref:
+    """`name`, `name:1`, or in a function `name:output:1`."""
+    name, *rest = source.split(":")
+    number = int(rest[-1]) if rest and rest[-1].isdecimal() and len(rest[-1]) < 6 else 0
+    if len(rest) == 2:
+        number += _OUTPUTS.get(rest[0], 0)
+    return name, number
+
+
+def _node(index: int, message: memoryview) -> TfNode:
+    name = operation = ""
+    inputs: list[Ref] = []
+    attributes: dict[str, memoryview] = {}
+    for number, value in fields(message):
+        if number == 1:
+            name = text(value)
+        elif number == 2:
+            operation = text(value)
+        elif number == 3:
+            source = text(value)
+            if not source.startswith("^"):
+                inputs.append(reference(source))
+        elif number == 5:
+            entry = dict(fields(view(value)))
+            if 1 in entry and 2 in entry:
+                attributes[text(entry[1])] = view(entry[2])
+    return TfNode(index, name, operation, tuple(inputs), attributes)
+
+
+def _function(message: memoryview) -> tuple[str, Function]:
+    name = ""
+    arguments: list[str] = []
+    outputs: list[str] = []
+    nodes: list[TfNode] = []
+    returns: dict[str, str] = {}
+    for number, value in fields(message):
+        if number == 1:
+            for inner, part in fields(view(value)):
+                if inner == 1:
+                    name = text(part)
+                elif inner in (2, 3):
+                    called = next((text(leaf) for kind, leaf in fields(view(part)) if kind == 1), "")
+                    (arguments if inner == 2 else outputs).append(called)
+        elif number == 3:
+            budget.spend_steps()
+            nodes.append(_node(len(nodes), view(value)))
+        elif number == 4:
+            entry = dict(fields(view(value)))
+            if 1 in entry and 2 in entry:
+                returns[text(entry[1])] = text(entry[2])
+    if any(output not in returns for output in outputs):
+        raise WireError(f"has a function {name!r} that does not say what it returns")
+    return name, Function(tuple(arguments), tuple(nodes), tuple(reference(returns[output]) for output in outputs))
+
+
+# ---------------------------------------------------------------- calls
+
+
+def _put_in_place(graph: TfGraph) -> None:
+    """Replace every call by the nodes of its function; which branch of an If counts is asked when it is known."""
+    for node in list(graph.nodes.values()):
+        if node.operation in CALLS:
+            inline(graph, node, node.function("f"), node.inputs, 0)
+
+
+def inline(graph: TfGraph, node: TfNode, called: str, inputs: tuple[Ref, ...], depth: int = 0) -> None:
+    """Put the nodes of a function in the place of a node that calls it.  Raises WireError."""
+    function = graph.functions.get(called)
+    if function is None or len(function.arguments) != len(inputs) or depth > MAX_DEPTH:
+        raise WireError(f"calls a function {called!r} in a way that is not possible")
+    given = dict(zip(function.arguments, inputs, strict=True))
+    inner = {part.name for part in function.nodes}
+
+    def outside(ref: Ref) -> Ref:
+        if ref[0] in inner:
+            return f"{node.name}/{ref[0]}", ref[1]
+        if ref[0] not in given:
+            raise WireError(f"has a function {called!r} that uses a value {ref[0]!r}, which it does not have")
+        return given[ref[0]]
+
+    calls: list[TfNode] = []
+    for part in function.nodes:
+        budget.spend_steps()
+        copy = TfNode(node.index, f"{node.name}/{part.name}", part.operation, tuple(map(outside, part.inputs)), part.attributes)
+        graph.nodes[copy.name] = copy
+        if copy.operation in CALLS:
+            calls.append(copy)
+    graph.aliases |= {(node.name, number): outside(ref) for number, ref in enumerate(function.returns)}
+    for call in calls:
+        inline(graph, call, call.function("f"), call.inputs, depth + 1)
+
+
+def restored(graph: TfGraph) -> dict[str, str]:
+    """Variable -> the name under which the graph's own Saver restores it from a checkpoint."""
+    found: dict[str, str] = {}
+    for node in list(graph.nodes.values()):
+        if node.operation in ("AssignVariableOp", "Assign") and len(node.inputs) >= 2:
+            budget.spend_steps(4)
+            owner, value = (_origin(graph, ref) for ref in node.inputs[:2])
+            restore = graph.nodes.get(value[0])
+            if restore is None or restore.operation != "RestoreV2" or len(restore.inputs) < 2:
+                continue
+            listed = graph.nodes.get(_origin(graph, restore.inputs[1])[0])
+            names = [] if listed is None else listed.texts()
+            if value[1] < len(names):
+                found.setdefault(owner[0], names[value[1]])
+    return found
+
+
+def _origin(graph: TfGraph, ref: Ref) -> Ref:
+    """A value behind aliases and identities."""
+    for _ in range(MAX_DEPTH):
+        node = graph.nodes.get(ref[0])
+        if ref in graph.aliases:
+            ref = graph.aliases[ref]
+        elif node is not None and node.operation == "Identity" and node.inputs:
+            ref = node.inputs[0]
+        else:
+            break
+    return ref
+
+
+def consumers(graph: TfGraph) -> Iterator[tuple[Ref, TfNode]]:
+    """Every use of a value."""
+    for node in list(graph.nodes.values()):
+        for ref in node.inputs:
+            yield ref, node
