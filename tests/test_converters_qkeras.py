@@ -23,12 +23,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("file", ["alpha1.h5", "text.h5", "scaled.keras", "auto.keras", "bits.h5", "stochastic.h5", "norm.h5"])
 def test_scores_are_those_of_qkeras(folder: Path, file: str) -> None:
-    outputs = np.load(folder / "outputs.npz")
-    wanted = outputs[file.partition(".")[0]]
+    with np.load(folder / "outputs.npz") as outputs:
+        x, wanted = outputs["x"], outputs[file.partition(".")[0]]
     model = xnorinfer.convert(folder / file)
-    np.testing.assert_array_equal(model.predict(outputs["x"]), wanted.argmax(axis=1))
+    np.testing.assert_array_equal(model.predict(x), wanted.argmax(axis=1))
     # A bit that differs moves a score by far more; sums of floats are rounded otherwise.
-    np.testing.assert_allclose(model.scores(outputs["x"]), wanted, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(model.scores(x), wanted, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(

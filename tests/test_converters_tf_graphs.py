@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +29,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+def recorded(folder: Path, name: str) -> tuple[Any, Any]:
+    """Pixels and the scores of a network."""
+    with np.load(folder / "outputs.npz") as outputs:
+        return outputs["x"], outputs[name]
+
+
 @pytest.mark.parametrize(
     ("file", "name"),
     [
@@ -39,8 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_scores_are_tensorflows(folder: Path, file: str, name: str) -> None:
-    outputs = np.load(folder / "outputs.npz")
-    x, wanted = outputs["x"], outputs[name]
+    x, wanted = recorded(folder, name)
     reading = read_source(folder / file, ConvertOptions(**RANGE))
     scores = reference.forward(reading.net, x)
     np.testing.assert_array_equal(scores.argmax(axis=1), wanted.argmax(axis=1))
@@ -79,11 +85,11 @@ def test_without_its_graph_the_hints_describe_the_network(folder: Path, tmp_path
     described = 'profile = "ge-zero"\nlayout = "in_out"\nignore = ["Variable"]\n[input]\nrange = [-1, 1]\n'
     for index in (1, 2):
         described += f'[[layers]]\nweight = "W_{index}"\nsteps = [{{norm = {{mean = "norm{index}/moving_mean", variance = '
-        described += f'"norm{index}/moving_variance", epsilon = 1e-4}}}}, {{mul = "fc{index}_b/scale_factor"}}]\n'
+        described += f'"norm{index}/moving_variance", epsilon = 1e-4, form = "tf"}}}}, {{mul = "fc{index}_b/scale_factor"}}]\n'
     described += '[[layers]]\nweight = "W_out"\nbias = "b_out"\nsteps = [{mul = "factor"}]\n'
-    outputs = np.load(folder / "outputs.npz")
-    scores = xnorinfer.convert(tmp_path / "top_level", net=described).scores(outputs["x"])
-    np.testing.assert_array_equal(scores.argmax(axis=1), outputs["top_level"].argmax(axis=1))
+    x, wanted = recorded(folder, "top_level")
+    scores = xnorinfer.convert(tmp_path / "top_level", net=described).scores(x)
+    np.testing.assert_array_equal(scores.argmax(axis=1), wanted.argmax(axis=1))
 
 
 @pytest.mark.parametrize(
