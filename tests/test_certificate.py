@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from command_line import CHECKPOINT, DIGITS, fine, run, wrong
 from networks import INPUTS, random_inputs, random_network
 
+import xnorinfer
 from xnorinfer import certificate, modelfile
 from xnorinfer.conversion import digest_of
 from xnorinfer.errors import InputError
@@ -48,7 +50,8 @@ def test_a_certificate_says_what_was_checked(model: Path, tmp_path: Path) -> Non
     text = tmp_path / "c.txt"
     fine("verify", model, CHECKPOINT, "--rows", 20, "--certificate", text)
     words = " ".join(text.read_text().split())
-    assert "computes, bit for bit, what is computed by digits-64-256-256-10.npz" in words
+    assert "computes, bit for bit, the network as it was read from digits-64-256-256-10.npz" in words
+    assert "reading 0.sign: sign (0 is -1, as up to 2^-24)" in words
     assert digest_of(model) in words
     assert "65,792 in all" in words
     assert max(map(len, text.read_text().splitlines())) <= 120
@@ -123,6 +126,67 @@ def test_a_certificate_of_other_files_is_told(model: Path, tmp_path: Path) -> No
     error = wrong("verify", model, tmp_path / "other.npz", "--check", out)
     assert "speaks of another source than" in error
     assert digest_of(Path(CHECKPOINT)) in error
+
+
+def test_an_older_certificate_is_still_confirmed(model: Path, tmp_path: Path) -> None:
+    """One that says neither what it proves nor which reading, as none did once."""
+    out = tmp_path / "c.json"
+    fine("verify", model, CHECKPOINT, "--rows", 5, "--certificate", out)
+    kept = json.loads(out.read_text())
+    for name in ("digest", "proves", "expected"):
+        del kept[name]
+    del kept["source"]["reading"]
+    kept["digest"] = hashlib.sha256(json.dumps(kept, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    out.write_text(json.dumps(kept))
+    done = run("verify", model, CHECKPOINT, "--check", out)
+    assert done.exit_code == 0, done.output
+    assert "confirmed" in done.stderr
+
+
+def test_a_certificate_says_that_answers_were_compared(model: Path, tmp_path: Path) -> None:
+    x = np.load(DIGITS)["x"]
+    np.savez(tmp_path / "e.npz", x=x, scores=xnorinfer.load(model).scores(x))
+    given = ("verify", model, CHECKPOINT, "--rows", 5, "--expect", tmp_path / "e.npz")
+    text = fine(*given, "--certificate", tmp_path / "c.txt")
+    claim = f"as it was read from {Path(CHECKPOINT).name}, which gives the classes of the 400 answers of {tmp_path / 'e.npz'}"
+    assert claim in text
+    words = " ".join((tmp_path / "c.txt").read_text().split())
+    assert "Expected all 400 classes are those of" in words
+    fine(*given, "--certificate", tmp_path / "c.json")
+    assert json.loads((tmp_path / "c.json").read_text())["expected"]["other_scores"] == 0
+    assert run("verify", model, CHECKPOINT, "--check", tmp_path / "c.json").exit_code == 0
+    np.savez(tmp_path / "e.npz", x=x, classes=(xnorinfer.load(model).predict(x) + 1) % 10)
+    done = run(*given)
+    assert done.exit_code == 1
+    assert "but THAT IS NOT the 400 answers of" in done.stdout
+
+
+@pytest.mark.parametrize("turned", [0, 1])
+def test_a_file_that_its_framework_runs_is_the_network_itself(
+    model: Path, monkeypatch: pytest.MonkeyPatch, turned: int
+) -> None:
+    """A program that gives other classes contradicts the reading, however well the model equals that."""
+    from xnorinfer import framework
+    from xnorinfer.programs.base import Program
+
+    def opened(path: Path, reading: Any, options: Any) -> Program:
+        net = reading.net
+        return Program("oracle", "1", net.input, None, (64,), lambda x: np.roll(forward(net, unmapped(x)), turned, axis=1))
+
+    def unmapped(x: Any) -> Any:
+        return np.rint((x + 1) * 127.5).astype(np.uint8)
+
+    monkeypatch.setattr(framework, "open_program", opened)
+    done = run("verify", model, CHECKPOINT, "--data", f"{DIGITS}:x", "--framework")
+    first = done.stdout.strip().splitlines()[0]
+    source = Path(CHECKPOINT).name
+    if turned:
+        assert done.exit_code == 1
+        assert first.endswith(f", but THAT IS NOT {source} itself, run by oracle on 400 samples")
+        assert f"does not hold: {first}" in done.stdout
+    else:
+        assert done.exit_code == 0
+        assert first.endswith(f", which gives the classes of {source} itself, run by oracle on 400 samples")
 
 
 def test_a_certificate_of_inequality(model: Path, tmp_path: Path) -> None:
@@ -271,6 +335,8 @@ def test_the_command_runs_pytorch(tmp_path: Path) -> None:
     torch.save({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}, tmp_path / "net.pt")
     fine("convert", tmp_path / "net.pt", "-o", tmp_path / "m", "--profile", "ge-zero")
     text = " ".join(fine("verify", tmp_path / "m", tmp_path / "net.pt", "--framework", "--rows", 200).split())
-    assert "(the framework of the checkpoint) on 200 samples: 0 predictions differ" in text
+    # PyTorch runs what the file was read as: that says nothing of the reading.
+    assert "(the framework of the checkpoint; it runs the reading, and tells nothing about it) on 200 samples: 0 pred" in text
+    assert "that this reading is the trained network is not proved" in text
     told = json.loads(fine("verify", tmp_path / "m", tmp_path / "net.pt", "--framework", "--rows", 50, "--json"))
     assert told["framework"]["rows"] == 50

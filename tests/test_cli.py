@@ -283,7 +283,17 @@ def test_bad_models(tmp_path: Path, model: Path) -> None:
 def test_verify_holds(model: Path, tmp_path: Path) -> None:
     text = fine("verify", model, CHECKPOINT, "--rows", 50)
     assert "50 random samples" in text
-    assert "holds: the model computes what the checkpoint computes" in text
+    # The first line says what is proved, and what not.
+    claim = f"{model.name} computes, bit for bit, the network as it was read from {Path(CHECKPOINT).name}"
+    assert text.strip().splitlines()[0].startswith(f"{claim}; that this reading is the trained network is not proved")
+    assert f"holds: {claim}" in text
+    for line in (
+        "input: 64 values, uint8 pixels 0..255 mapped linearly to -1..1",
+        "0: 256 x 64 signs of weights (0 is -1, as up to 2^-24), plus a bias",
+        "0.bn: BatchNorm with epsilon 0.0001, in the order of tf",
+        "0.sign: sign (0 is -1, as up to 2^-24)",
+    ):
+        assert line in text.splitlines()
     text = fine("verify", model, CHECKPOINT, "--data", DIGITS + ":x", "--rows", 60)
     assert "60 given samples" in text
     result = json.loads(fine("verify", model, CHECKPOINT, "--data", DIGITS + ":x", "--json"))
@@ -349,7 +359,7 @@ def test_demo_keeps_what_it_shows(tmp_path: Path) -> None:
     text = fine("demo", "--keep", folder)
     for number in range(1, 5):
         assert f"\n{number}. " in text
-    assert "holds: the model computes what the checkpoint computes" in text
+    assert "holds: digits.safetensors computes, bit for bit, the network as it was read from" in text
     assert "of 400 correct" in text
     assert sorted(os.listdir(folder)) == ["digits-64-256-256-10.npz", "digits-test.npz", "digits.safetensors"]
     commands = [line for line in text.splitlines() if line.startswith("$ xnorinfer ")]

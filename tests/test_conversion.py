@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checkpoints import random_layers
-from command_line import CHECKPOINT, fine, wrong
+from command_line import CHECKPOINT, DIGITS, fine, wrong
 from tf1_writer import write_bundle
 
 import xnorinfer
@@ -214,3 +214,36 @@ def test_a_format_that_says_what_it_uses_has_nothing_to_ignore(tmp_path: Path) -
     message = wrong("convert", tmp_path, "--dry-run", "--ignore", "0-0-*")
     assert "is read by the format bnnpynq, which says itself what it uses" in message
     assert "--net excludes other options" in wrong("convert", CHECKPOINT, "--dry-run", "--net", __file__, "--ignore", "a")
+
+
+# ---------------------------------------------------------------- --data
+
+
+def test_inputs_confirm_or_choose_the_input_mapping(tmp_path: Path) -> None:
+    """By the first BatchNorm's statistics; what they chose is recorded, so that the file is read so again."""
+    arrays = dict(np.load(CHECKPOINT))
+    text = fine("convert", CHECKPOINT, "-o", tmp_path / "m", "--data", f"{DIGITS}:x", "--profile", "tf1-round")
+    assert "mapped linearly to -1..1 (0.bn beside 400 inputs: variance ratio" in text
+    assert "but cannot tell it from --input-threshold 128" in text
+    assert "under 0..1 256 of 512 thresholds move" not in text
+    # The same network, trained on pixels in 0..1: sums of half the size, shifted.
+    signs = np.where(arrays["0.weight"] > 2.0**-24, 1.0, -1.0)
+    arrays["0.bn.mean"] = ((arrays["0.bn.mean"] - arrays["0.bias"] + signs.sum(axis=1)) / 2 + arrays["0.bias"]).astype("f4")
+    arrays["0.bn.var"] = arrays["0.bn.var"] / 4
+    np.savez(tmp_path / "unit.npz", **arrays)
+    text = fine("convert", tmp_path / "unit.npz", "-o", tmp_path / "unit", "--data", f"{DIGITS}:x")
+    assert "mapped linearly to 0..1 (0.bn beside 400 inputs" in text
+    assert xnorinfer.load(tmp_path / "unit").packed.input.describe().endswith("0..1")
+    verified = fine("verify", tmp_path / "unit", tmp_path / "unit.npz", "--data", f"{DIGITS}:x")
+    assert "input: the sums of these 400 inputs under --input-range=0:1 beside 0.bn's statistics" in verified
+    assert "they confirm it" in verified
+    model = xnorinfer.convert(tmp_path / "unit.npz", data=np.load(DIGITS)["x"])
+    assert model.info["provenance"]["options"]["input"]["kind"] == "pixels"
+    # What is said stays, with a warning.
+    text = fine("convert", tmp_path / "unit.npz", "-o", tmp_path / "w", "--data", f"{DIGITS}:x", "--input-range", "0:255")
+    assert "warning: input: the sums of these 400 inputs under --input-range=0:255" in text
+    assert "warning: input: " in fine("verify", tmp_path / "w", tmp_path / "unit.npz", "--data", f"{DIGITS}:x")
+    np.save(tmp_path / "few.npy", np.zeros((5, 64), np.uint8))
+    assert "at least 16 are needed" in wrong("convert", CHECKPOINT, "--dry-run", "--data", tmp_path / "few.npy")
+    np.save(tmp_path / "narrow.npy", np.zeros((50, 63), np.uint8))
+    assert "takes rows of 64 numbers" in wrong("convert", CHECKPOINT, "--dry-run", "--data", tmp_path / "narrow.npy")

@@ -114,7 +114,7 @@ CASES = {
                     "--profile gt-zero", zeros=True),
     "epsilon": Case(Meaning(epsilon=1e-3), "--bn-epsilon 0.001"),
     "H": Case(Meaning(unit=glorot), "--h glorot"),
-    "range": Case(Meaning(entering=lambda x: x / 255), "--input-range 0:1"),
+    "range": Case(Meaning(entering=lambda x: x / 255), "--input-range=0:1"),
     "normalize": Case(Meaning(entering=normalized), "--input-normalize 0.1307:0.3081"),
     "threshold": Case(Meaning(entering=lambda x: np.where(x >= 128, 1.0, -1.0)), "--input-threshold 128"),
     "float head": Case(Meaning(into_head=hardtanh, head=keep), "--float-layer 2"),
@@ -126,7 +126,7 @@ CASES = {
     "scaled": Case(Meaning(unit=lambda latent: np.abs(latent).mean(axis=1)), "--scale-by mean-abs"),
     "two things": Case(Meaning(entering=normalized, into_head=hardtanh, head=keep),
                        "--input-normalize 0.1307:0.3081 --float-layer 2"),
-    "two others": Case(Meaning(entering=lambda x: x / 255, epsilon=1e-3), "--input-range 0:1 --bn-epsilon 0.001"),
+    "two others": Case(Meaning(entering=lambda x: x / 255, epsilon=1e-3), "--input-range=0:1 --bn-epsilon 0.001"),
 }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ LEVEL_4 = {"plan", "margins", "model"}
 LEVEL_5 = {
     "conversion",
     "expectation",
+    "networds",
     "elimination",
     "dataio",
     "images",

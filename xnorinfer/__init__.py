@@ -62,6 +62,7 @@ def convert(
     kernel: str | None = None,
     strict: bool = False,
     expect: tuple[ArrayLike, ArrayLike] | None = None,
+    data: ArrayLike | None = None,
     **options: Any,
 ) -> Model:
     """Convert a checkpoint file to a model.
@@ -70,9 +71,12 @@ def convert(
     strict: warnings are errors.  Else each is given as a `ConversionWarning`, and kept in `model.info["warnings"]`.
     expect: inputs (rows, ...) and what the trained network gives for them in its own framework, scores (rows, classes) or
     classes (rows,), which the model must give, too (see `expectation`).
+    data: unlabelled inputs (rows, ...), which confirm or choose the input mapping by the first BatchNorm's statistics.
     Raises SourceError, OptionError or NetworkError, the last with all reasons at once; StrictError, ExpectationError, or
     InputError.
     """
+    import numpy as np
+
     from xnorinfer.conversion import convert_file
     from xnorinfer.converters import read_source
 
@@ -81,7 +85,16 @@ def convert(
     def read(other: ConvertOptions) -> Reading:
         return read_source(path, other)
 
-    return _model(convert_file(path, chosen), path.name, chosen, read, expect, strict, threads, kernel)
+    return _model(
+        convert_file(path, chosen, None if data is None else np.asarray(data)),
+        path.name,
+        chosen,
+        read,
+        expect,
+        strict,
+        threads,
+        kernel,
+    )
 
 
 def from_torch(

@@ -20,6 +20,7 @@ from typing import Any
 from xnorinfer.conversion import digest_of
 from xnorinfer.dataio import split_member
 from xnorinfer.errors import InputError
+from xnorinfer.expectation import Agreement
 from xnorinfer.oneline import one_line
 from xnorinfer.verify import Verification
 from xnorinfer.writing import write_bytes, write_json
@@ -37,6 +38,7 @@ def build(result: Verification, model_path: str | Path, *, data: str | None = No
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "holds": result.holds,
+        "proves": result.proves,
         "first_difference": result.first_difference,
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "model": {
@@ -54,6 +56,7 @@ def build(result: Verification, model_path: str | Path, *, data: str | None = No
             "format": result.source_format,
             "options": result.options,
             "assumptions": result.assumptions,
+            "reading": result.reading,
         },
         "versions": {
             "xnorinfer": __version__,
@@ -80,6 +83,7 @@ def build(result: Verification, model_path: str | Path, *, data: str | None = No
         },
         "sensitivity": verified["sensitivity"],
         "framework": verified["framework"],
+        "expected": verified["expected"],
     }
     return {**body, "digest": _digest(body)}
 
@@ -127,22 +131,34 @@ _PARTS: dict[str, type] = {
     "date": str,
     **dict.fromkeys(("model", "source", "versions", "proof", "comparison"), dict),
 }
-#: What may differ between two certificates of one fact: when and where they were made, and what files are called.
-_CIRCUMSTANCES = ("date", "digest", "versions", "model.file", "source.file", "comparison.data")
+#: What may differ between two certificates of one fact: when and where they were made, what files are called, and the sentence
+#: that follows from the rest.
+_CIRCUMSTANCES = ("date", "digest", "versions", "model.file", "source.file", "comparison.data", "expected.name", "proves")
 
 
 def differences(kept: dict[str, Any], fresh: dict[str, Any]) -> list[str]:
     """Where a kept certificate and a fresh one of the same files do not agree: options, assumptions, counts, results.
 
-    The comparison on samples is left out where the samples are not the same, the framework where only one ran it.
+    The comparison on samples is left out where the samples are not the same, the framework and expected answers where only one
+    has them, and what certificates did not say once.
     """
-    left_out = list(_CIRCUMSTANCES)
+    left_out = [*_CIRCUMSTANCES, *(name for name in _ADDED if _at(kept, name) is None)]
     same = ("data_sha256", "rows")
     if any(kept["comparison"].get(name) != fresh["comparison"].get(name) for name in same):
         left_out += ["comparison", "sensitivity.rows", "sensitivity.alternatives"]
-    if kept.get("framework") is None or fresh.get("framework") is None:
-        left_out.append("framework")
+    left_out += [name for name in ("framework", "expected") if kept.get(name) is None or fresh.get(name) is None]
     return list(_differ("", kept, fresh, left_out))
+
+
+#: What was added to certificates, so that older ones lack it.
+_ADDED = ("source.reading", "expected")
+
+
+def _at(certificate: dict[str, Any], where: str) -> Any:
+    found: Any = certificate
+    for name in where.split("."):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
 
 
 def _differ(where: str, kept: Any, fresh: Any, left_out: list[str]) -> Iterator[str]:
@@ -187,7 +203,7 @@ def _text_lines(certificate: dict[str, Any]) -> Iterator[str]:
     compared = certificate["comparison"]
     yield "Certificate of equality"
     yield "======================="
-    yield from _wrap("", f"{model['file']} {_verdict(certificate)} {source['file']}.")
+    yield from _wrap("", f"{certificate['proves']}.")
     yield ""
     yield from _wrap("model", f"{model['file']}, SHA-256 {model['sha256']}")
     yield from _wrap("network", f"content digest {model['content_digest']}")
@@ -198,6 +214,8 @@ def _text_lines(certificate: dict[str, Any]) -> Iterator[str]:
     yield from _wrap("options", json.dumps(source["options"]))
     for what, value, origin in source["assumptions"]:
         yield from _wrap("assumed", f"{what}: {value} (from: {origin})")
+    for line in source["reading"]:
+        yield from _wrap("reading", line)
     versions = ", ".join(f"{name} {value}" for name, value in certificate["versions"].items() if value is not None)
     yield from _wrap("versions", versions)
     yield from _wrap("date", certificate["date"])
@@ -223,12 +241,12 @@ def _text_lines(certificate: dict[str, Any]) -> Iterator[str]:
     if certificate["framework"]:
         yield ""
         yield from _wrap("Framework", framework_text(certificate["framework"]))
+    expected = certificate["expected"]
+    if expected:
+        yield ""
+        yield from _wrap("Expected", Agreement.from_json(expected).text())
     yield ""
     yield from _wrap("digest", certificate["digest"])
-
-
-def _verdict(certificate: dict[str, Any]) -> str:
-    return "computes, bit for bit, what is computed by" if certificate["holds"] else "DOES NOT EQUAL"
 
 
 def _wrap(label: str, text: str) -> list[str]:
@@ -270,6 +288,7 @@ def framework_text(run: dict[str, Any]) -> str:
     if run.get("program"):
         return _program_text(run)
     origin = "the framework of the checkpoint" if run["original"] else "not the framework of the checkpoint"
+    origin += "; it runs the reading, and tells nothing about it"
     instead = f"not possible for the file itself: {run['instead']}; layer by layer, " if run.get("instead") else ""
     text = instead + (
         f"{run['framework']} {run['version']} ({origin}) on {run['rows']} samples: {run['different']} predictions differ; "

@@ -17,6 +17,8 @@ from xnorinfer.sensitivity import Default, measure_defaults
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from numpy.typing import NDArray
+
     from xnorinfer.converters.base import ConvertOptions, Reading
     from xnorinfer.expectation import Agreement, Expectation
 
@@ -44,21 +46,38 @@ class Conversion:
             raise StrictError(self.warnings, about)
 
 
-def convert_file(path: str | Path, options: ConvertOptions, expected: Expectation | None = None) -> Conversion:
+def convert_file(path: str | Path, options: ConvertOptions, data: NDArray[Any] | None = None) -> Conversion:
     """Convert a checkpoint; writes nothing.
 
-    expected: the network's answers in its own framework, which the packed one must give (see `require_expected`).
-    Raises SourceError, OptionError, NetworkError or ExpectationError.
+    data: unlabelled inputs (rows, ...), which the first BatchNorm's statistics are compared with (see `evidenceinput`): they
+    confirm the input mapping, or choose it where nothing else says it.
+    Raises SourceError, OptionError, NetworkError, or InputError.
     """
     from xnorinfer.converters import read_source
 
     path = Path(path)
-    if expected is not None:
-        conversion = convert_file(path, options)
-        return require_expected(conversion, expected, options, lambda other: read_source(path, other))
     with budget.reading(path, options.max_memory):
         reading = read_source(path, options)
+        if data is not None:
+            reading, options = with_data(reading, options, data)
         return pack_reading(reading, options, path.name, digest_of(path))
+
+
+def with_data(reading: Reading, options: ConvertOptions, data: NDArray[Any]) -> tuple[Reading, ConvertOptions]:
+    """A reading and its options with what inputs say about the input mapping.  Raises InputError."""
+    from xnorinfer.converters.base import INPUT
+    from xnorinfer.converters.evidenceinput import apply_mapping, judge_mapping
+
+    evidence = judge_mapping(reading.net, data)
+    if evidence is None:
+        text = "--data says nothing about the input mapping: no BatchNorm directly follows the first layer, or the inputs"
+        return dataclasses.replace(reading, warnings=(*reading.warnings, text)), options
+    # A net.toml says the input itself: what contradicts it is a warning.
+    given = options if options.net is None else dataclasses.replace(options, input=reading.net.input)
+    found = apply_mapping(reading, evidence, given)
+    # What the inputs decided is recorded like an option, so that the file is read so again.
+    decided = any(one.what == INPUT and one.origin == "data" for one in found.assumptions)
+    return found, dataclasses.replace(options, input=found.net.input) if decided else options
 
 
 def pack_reading(reading: Reading, options: ConvertOptions, name: str, digest: str | None) -> Conversion:

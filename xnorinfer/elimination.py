@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.converters.base import ConvertOptions, Reading, function_named, glorot
+from xnorinfer.converters.evidenceinput import USUAL, option_of
 from xnorinfer.converters.latents import SCALES, ScaleBy, centred, magnitude
 from xnorinfer.errors import InputError, NetworkError, XnorinferError
 from xnorinfer.expectation import Agreement, Expectation, compare
@@ -38,7 +39,6 @@ from xnorinfer.netspec import (
     Rule,
     Sign,
     SignInput,
-    ThresholdInput,
 )
 from xnorinfer.programs.compare import agree
 from xnorinfer.programs.rounding import RoundedNet
@@ -250,19 +250,8 @@ class _Trial:
 # ---------------------------------------------------------------- what a file leaves unsaid
 
 
-#: Usual mappings of the input, with the option and the option's name in Python.
-INPUT_OPTIONS: tuple[tuple[InputMapping, str], ...] = (
-    (PixelInput.range(-1, 1), "--input-range=-1:1"),
-    (PixelInput.range(0, 1), "--input-range 0:1"),
-    (PixelInput.range(0, 255), "--input-range 0:255"),
-    (PixelInput.range(-0.5, 0.5), "--input-range=-0.5:0.5"),
-    (PixelInput.normalize(0.1307, 0.3081), "--input-normalize 0.1307:0.3081"),
-    (PixelInput.normalize(0.286, 0.353), "--input-normalize 0.286:0.353"),
-    (ThresholdInput(128), "--input-threshold 128"),
-    (ThresholdInput(1), "--input-threshold 1"),
-    (SignInput(), "--input-signs"),
-    (RealInput(), "--input-real"),
-)
+#: Mappings of the input in use: the usual ones, torchvision's example for Fashion-MNIST, and inputs that are no pixels.
+MAPPINGS: tuple[InputMapping, ...] = (*USUAL, PixelInput.normalize(0.286, 0.353), SignInput(), RealInput())
 
 
 def alternatives(net: NetSpec, options: ConvertOptions, x: NDArray[Any]) -> Iterator[Alternative]:
@@ -279,7 +268,7 @@ def alternatives(net: NetSpec, options: ConvertOptions, x: NDArray[Any]) -> Iter
 
 
 def _inputs(net: NetSpec, x: NDArray[Any], by_options: bool) -> Iterator[Alternative]:
-    for mapping, option in INPUT_OPTIONS:
+    for mapping in MAPPINGS:
         if mapping == net.input:
             continue
         try:
@@ -288,7 +277,7 @@ def _inputs(net: NetSpec, x: NDArray[Any], by_options: bool) -> Iterator[Alterna
             continue
         if isinstance(mapping, RealInput) and x.dtype.kind != "f":
             continue
-        text = option if by_options else f"another [input] in the net.toml ({mapping.describe()})"
+        text = option_of(mapping) if by_options else f"another [input] in the net.toml ({mapping.describe()})"
         yield Alternative("input", text, _with_input(mapping), {"input": mapping} if by_options else None)
 
 

@@ -169,6 +169,11 @@ class Agreement:
         """Everything, JSON-able."""
         return {"holds": self.holds, **asdict(self)}
 
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Agreement:
+        """What `to_json` wrote."""
+        return cls(**{name: data[name] for name in cls.__dataclass_fields__})
+
     def text(self) -> str:
         """In one sentence."""
         if not self.holds:

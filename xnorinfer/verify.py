@@ -1,12 +1,15 @@
-"""Prove a packed model against its checkpoint: every threshold, every weight, and layer by layer on data.
+"""Prove a packed model against its checkpoint as it is read: every threshold, every weight, and layer by layer on data.
 
-Two independent arguments, both on the source as it is read again:
+Two independent arguments, both about the *reading* of the source, the float network that the converter takes it for:
 
 - *proof*: per layer, packed weights equal the binarized latents (or their exact negation, with the compare mirrored), and the
   packed decision equals the source's float32 expression at every accumulator value.  Dots of bits are enumerated.  Where that
   is too many (sums of pixels, real sums) the decision is checked at both ends of the range, on both sides of the limit and at
   values between; being monotone in the sum, it then agrees everywhere.
 - *comparison*: the plan that really runs, with its kernel and threads, against `reference` on data, every bit of every layer.
+
+Neither can tell whether the reading is the user's network.  That takes the network itself: answers that it gave
+(`expectation`), or the file run by its own framework, where it holds a program (`framework`).
 """
 
 from __future__ import annotations
@@ -48,6 +51,7 @@ from xnorinfer.netspec import (
     Sign,
     ThresholdInput,
 )
+from xnorinfer.networds import words_of
 from xnorinfer.packed import Affine, InputBits, PackedDense, PackedFloat, PackedModel, Threshold
 from xnorinfer.programs.compare import ProgramRun
 from xnorinfer.reference import ONE, batch_norm, binarize, binary_weights, chain, elementwise, finish_dense, layer_outputs
@@ -104,6 +108,7 @@ class Verification:
     profile: str
     options: dict[str, Any]
     assumptions: list[list[str]]
+    reading: list[str]
     kernel: str
     threads: int
     layers: list[LayerProof] = field(default_factory=list)
@@ -116,18 +121,62 @@ class Verification:
     sensitivity: Sensitivity | None = None
     framework: FrameworkRun | ProgramRun | None = None
     expected: Agreement | None = None
+    input_evidence: str | None = None
+    input_fits: bool = True
 
     @property
     def holds(self) -> bool:
-        """Whether the model is the reading of the checkpoint, bit for bit, as far as was checked, and as expected."""
-        equal = self.first_difference is None and not self.differing_rows and all(not p.differences for p in self.layers)
-        return equal and (self.expected is None or self.expected.holds)
+        """Whether it is equal to the reading, and that gives what the file itself and the user's own answers give."""
+        program = not isinstance(self.framework, ProgramRun) or self.framework.different == self.framework.by_rounding
+        return self.equal and program and (self.expected is None or self.expected.holds)
+
+    @property
+    def equal(self) -> bool:
+        """Whether the model is the reading of the checkpoint, bit for bit, as far as was checked."""
+        return self.first_difference is None and not self.differing_rows and all(not p.differences for p in self.layers)
+
+    @property
+    def proves(self) -> str:
+        """What is proved, in one sentence."""
+        return what_is_proved(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
         """Everything, JSON-able."""
         parts = {"framework": self.framework, "expected": self.expected}
         extra = {name: None if part is None else part.to_json() for name, part in parts.items()}
-        return {"holds": self.holds, **asdict(self), **extra}
+        return {"holds": self.holds, "equal": self.equal, **asdict(self), **extra}
+
+
+def _judge_input(result: Verification, net: NetSpec, data: NDArray[Any]) -> None:
+    """Compare the first BatchNorm's statistics with the sums that the data makes, where there is enough of it."""
+    from xnorinfer.converters.evidenceinput import FEWEST, judge_mapping
+
+    evidence = judge_mapping(net, data) if len(data) >= FEWEST else None
+    if evidence is not None:
+        result.input_evidence = evidence.describe()
+        result.input_fits = evidence.confirmed
+
+
+def what_is_proved(found: dict[str, Any]) -> str:
+    """What a verification (`Verification.to_json`) proves, and what not."""
+    model, source = found["model"], found["source"]
+    if not found["equal"]:
+        return f"{model} DOES NOT EQUAL the network as it was read from {source}"
+    read = f"{model} computes, bit for bit, the network as it was read from {source}"
+    run, expected = found["framework"], found["expected"]
+    against: list[str] = []
+    with_it: list[str] = []
+    if run is not None and run.get("program"):
+        agrees = run["different"] == run["by_rounding"]
+        text = f"{source} itself, run by {run['framework']} on {run['rows']} samples"
+        (with_it if agrees else against).append(text)
+    if expected is not None:
+        (with_it if expected["holds"] else against).append(f"the {expected['rows']} answers of {expected['name']}")
+    if against:
+        return f"{read}, but THAT IS NOT {' nor '.join(against)}"
+    if with_it:
+        return f"{read}, which gives the classes of {' and of '.join(with_it)}"
+    return f"{read}; that this reading is the trained network is not proved (--expect compares with its own answers)"
 
 
 def verify(
@@ -175,6 +224,7 @@ def verify(
         profile=packed.profile,
         options=options.to_json(),
         assumptions=[[one.what, one.value, one.origin] for one in reading.assumptions],
+        reading=list(words_of(reading.net)),
         kernel=model.kernel,
         threads=model.threads,
     )
@@ -189,6 +239,8 @@ def verify(
         x = random_inputs(packed, rows, seed) if data is None else raw_input(packed, data)
         result.data = "random" if data is None else "given"
         _compare(result, model, reading.net, x, report)
+        if data is not None:
+            _judge_input(result, reading.net, data)
         if with_sensitivity:
             result.sensitivity = sensitivity(reading.net, packed, x, report)
         if with_framework:

@@ -15,6 +15,8 @@ from xnorinfer.errors import DoesNotHoldError, OptionError
 from xnorinfer.oneline import one_line
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from xnorinfer.conversion import Conversion
     from xnorinfer.netspec import InputMapping
 
@@ -121,6 +123,12 @@ class _Command(click.Command):
     metavar="PATTERN",
     help="Leave out tensors of this name or pattern ('*', '?', '[...]').  Repeatable.",
 )
+@click.option(
+    "--data",
+    metavar="INPUT",
+    help="Inputs of the network (as for 'run', no labels needed): with them the first BatchNorm's statistics confirm the input "
+    "mapping, or choose it.",
+)
 @EXPECT
 @click.option("--strict", is_flag=True, help="Warnings are errors: exit with 1 and write nothing.")
 @MAX_MEMORY
@@ -140,6 +148,7 @@ def command(
     net_file: Path | None,
     write_net: Path | None,
     ignore: tuple[str, ...],
+    data: str | None,
     expect: str | None,
     strict: bool,
     max_memory: int | None,
@@ -181,7 +190,7 @@ def command(
         require_new(write_net, output)
     expected = None if expect is None else read_expectation(expect, max_memory)
     with screen.waiting(f"reading and packing {source}"):
-        conversion = convert_file(source, options)
+        conversion = convert_file(source, options, None if data is None else read_rows(data, max_memory))
     show(source, conversion)
     if expected is not None:
         with screen.stages() as report:
@@ -215,6 +224,17 @@ def _require_no_warnings(conversion: Conversion) -> None:
     count = len(conversion.warnings)
     if count:
         raise DoesNotHoldError(f"--strict: {count} warning{'' if count == 1 else 's'}; nothing written")
+
+
+#: Rows of --data that are read: statistics of more are no better.
+DATA_ROWS = 16384
+
+
+def read_rows(data: str, max_memory: int | None) -> NDArray[Any]:
+    """The first samples of --data.  Raises InputError."""
+    from xnorinfer import dataio
+
+    return dataio.open_samples([data], max_memory).read(DATA_ROWS)
 
 
 def read_net_file(path: Path) -> str:

@@ -24,7 +24,7 @@ MODEL = "digits.safetensors"
 STEPS = (
     ("Convert: pack the trained checkpoint into bits and integer thresholds", ("convert", CHECKPOINT, "-o", MODEL)),
     (
-        "Verify: prove that the packed model computes what the checkpoint computes",
+        "Verify: prove that the packed model computes what was read from the checkpoint",
         ("verify", MODEL, CHECKPOINT, "--data", f"{DATA}:x"),
     ),
     ("Run: classify images that the network has never seen", ("run", MODEL, f"{DATA}:x", "--labels", f"{DATA}:y")),

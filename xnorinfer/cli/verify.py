@@ -76,11 +76,14 @@ def command(
     as_json: bool,
     threads: int | None,
 ) -> None:
-    """Prove that a model equals its checkpoint, bit for bit.
+    """Prove that a model equals its checkpoint as it is read, bit for bit.
 
     SOURCE is read again with the options recorded in MODEL.  Per layer, every weight bit is compared, and every decision
     is checked against the float32 expression of the training framework.  Then both networks run on data, and all layers
     are compared.  The first difference is named.  Exits with 1 if anything differs.
+
+    What the file does not say is a part of the reading, and printed with it.  That the reading is the trained network is
+    proved by answers of the network itself (--expect), or by the file where it holds a program (--framework).
     """
     from xnorinfer import certificate as document
     from xnorinfer import dataio, modelfile
@@ -147,10 +150,15 @@ def _confirm(name: str, kept: dict[str, Any], fresh: dict[str, Any]) -> bool:
 
 
 def show(result: Verification) -> None:
-    """The proof per layer, the comparison on data, and the verdict."""
+    """What is proved, of which reading, the proof per layer, the comparison on data, and the verdict."""
     from rich.text import Text
 
-    screen.heading(f"{result.model} against {result.source}")
+    screen.heading(result.proves)
+    screen.heading(f"The reading of {result.source} (format {result.source_format})")
+    for line in result.reading:
+        screen.say(line)
+    screen.table([("assumed", False), ("value", False), ("from", False)], result.assumptions)
+    screen.heading("Checked")
     rows: list[list[str | Text]] = [
         [
             layer.name,
@@ -186,20 +194,23 @@ def show(result: Verification) -> None:
         from xnorinfer.certificate import framework_text
 
         screen.say(framework_text(result.framework.to_json()))
+    if result.input_evidence is not None:
+        (screen.say if result.input_fits else screen.warn)(f"input: {result.input_evidence}")
     if result.expected is not None:
-        screen.say(("as expected: " if result.expected.holds else "not as expected: ") + result.expected.text())
+        screen.say(
+            f"as expected: {result.expected.text()}"
+            if result.expected.holds
+            else f"not as expected: {result.expected.text()}; convert --expect says which reading gives them"
+        )
         odd = result.expected.warning()
         if odd is not None:
             screen.warn(odd)
     if not result.source_unchanged:
         screen.warn(f"{result.source} is not byte for byte the file that {result.model} was made from")
     if result.holds:
-        screen.say("holds: the model computes what the checkpoint computes", "bold green")
+        screen.say(f"holds: {result.proves}", "bold green")
     else:
-        why = result.first_difference
-        if why is None and result.expected is not None and not result.expected.holds:
-            why = f"{result.expected.text()}; convert --expect says which reading gives them"
-        screen.say(f"does not hold: {why or 'see the differences above'}", "bold red")
+        screen.say(f"does not hold: {result.first_difference or result.proves}", "bold red")
 
 
 def _show_sensitivity(found: Sensitivity) -> None:
