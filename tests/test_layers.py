@@ -63,7 +63,7 @@ ALLOWED: dict[str, set[str]] = {
         "verify",
         "training",
     },
-    "": {"expectation", "errors", "budget", "model", "conversion", "modelfile", "models", "converters"},
+    "": {"expectation", "oneline", "errors", "budget", "model", "conversion", "modelfile", "models", "converters"},
 }
 EVERYTHING = {"cli", "__main__"}
 
