@@ -27,11 +27,15 @@ from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading
 from xnorinfer.errors import OptionError, SourceError
 from xnorinfer.netspec import ThresholdInput
 
-#: The comparators are strict; pixels enter as in the project's own MNIST test.
-DEFAULTS = Defaults("gt-zero", "tf", 0.0, "none", input=ThresholdInput(128))
+#: The format itself says that comparators are strict; pixels enter as in the project's own MNIST test.
+DEFAULTS = Defaults("gt-zero", "tf", 0.0, "none", input=ThresholdInput(128), profile_origin="file")
+
+#: What a folder must be of.
+ONLY = "only dense networks with weights and activations of one bit (W1A1, such as lfcW1A1) can be read"
 
 #: Marks neurons that only fill up the last layer.
 UNUSED = 32767
+_CODES = {"weights": "<u8", "thres": "<i8"}
 _FILE = re.compile(r"(\d+)-(\d+)-(weights|thres)\.bin")
 #: Beyond, scores popcount - T would not be exact in float32; real thresholds are below the number of inputs.
 MAX_HEAD_THRESHOLD = 1 << 22
@@ -80,6 +84,7 @@ def _elements_of(path: Path) -> list[int]:
         if match:
             found.setdefault(int(match[1]), {"weights": set(), "thres": set()})[match[3]].add(int(match[2]))
     elements = []
+    _require_dense(path, found)
     for layer in range(len(found)):
         kinds = found.get(layer, {"weights": set(), "thres": set()})
         count = len(kinds["weights"] | kinds["thres"])
@@ -91,6 +96,34 @@ def _elements_of(path: Path) -> list[int]:
     return elements
 
 
+def _require_dense(path: Path, found: dict[int, dict[str, set[int]]]) -> None:
+    """Look at the first files of each layer.  Raises SourceError where they can only be of convolutions or of several bits."""
+    width: int | None = None
+    for layer, kinds in sorted(found.items()):
+        if not all(0 in numbers and _is_whole(path / f"{layer}-0-{kind}.bin") for kind, numbers in kinds.items()):
+            return
+        words, thresholds = (np.fromfile(path / f"{layer}-0-{kind}.bin", code) for kind, code in _CODES.items())
+        pairs = thresholds[: thresholds.size // 2 * 2].reshape(-1, 2)
+        count = 1 + max(kinds["weights"] | kinds["thres"])
+        steps, rest = divmod(words.size, thresholds.size)
+        used = int(np.bitwise_or.reduce(words)).bit_length()
+        fits = rest == 0 and (width is None or (width % steps == 0 and used <= width // steps <= 64))
+        if not fits and len(pairs) >= 8 and (pairs[:, 0] <= pairs[:, 1]).all():
+            raise SourceError(
+                f"{path.name}: layer {layer} has several thresholds per neuron (activations of several bits); {ONLY}"
+            )
+        if not fits and width is not None and not rest:
+            for times, what in {2: "weights of two bits", **{k * k: f"a {k}x{k} convolution" for k in (3, 5, 7)}}.items():
+                if width * times % steps == 0 and used <= width * times // steps <= 64:
+                    taken = f"layer {layer} takes {times} times the {width} values that the layer before gives"
+                    raise SourceError(f"{path.name}: {taken} ({what}); {ONLY}")
+        width = thresholds.size * count
+
+
+def _is_whole(file: Path) -> bool:
+    return 0 < file.stat().st_size <= MAX_LAYER_BITS // 8 and file.stat().st_size % 8 == 0
+
+
 def _read_layer(
     path: Path, layer: int, count: int, width: int | None, notes: Notes
 ) -> tuple[NDArray[np.int8], NDArray[np.int64]]:
@@ -98,14 +131,18 @@ def _read_layer(
     words: list[NDArray[Any]] = []
     thresholds: list[NDArray[Any]] = []
     for element in range(count):
-        for kind, dtype, into in (("weights", "<u8", words), ("thres", "<i8", thresholds)):
+        for kind, into in (("weights", words), ("thres", thresholds)):
             file = path / f"{layer}-{element}-{kind}.bin"
-            if file.stat().st_size % 8 or not file.stat().st_size or file.stat().st_size > MAX_LAYER_BITS // 8:
+            if not _is_whole(file):
                 raise SourceError(f"{file.name} has {file.stat().st_size} bytes, needed are 64-bit words")
-            array: NDArray[Any] = np.fromfile(file, dtype)
+            array: NDArray[Any] = np.fromfile(file, _CODES[kind])
             into.append(array)
-            use = f"{layer}: " + ("weights, bits of" if kind == "weights" else "thresholds of")
-            notes.tensors.append(TensorUse(file.name, array.shape, dtype, f"{use} every {count}th neuron from {element}"))
+    for kind, arrays in (("weights", words), ("thres", thresholds)):  # one row for the files of all elements
+        which = "0" if count == 1 else f"[0-{count - 1}]"
+        use = f"{layer}: {'weights, bits' if kind == 'weights' else 'thresholds'}"
+        use += f", each file of every {count}th neuron" if count > 1 else ""
+        shape = (count, *arrays[0].shape)
+        notes.tensors.append(TensorUse(f"{layer}-{which}-{kind}.bin", shape, _CODES[kind], use))
     if len({array.size for array in words}) > 1 or len({array.size for array in thresholds}) > 1:
         raise SourceError(f"{path.name}: the files of layer {layer} differ in size")
     folds = thresholds[0].size

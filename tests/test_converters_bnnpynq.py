@@ -10,6 +10,7 @@ import pytest
 from real_networks import checkpoint, mnist_test_set
 
 from xnorinfer import reference
+from xnorinfer.conversion import convert_file
 from xnorinfer.converters import ConvertOptions, read_source
 from xnorinfer.errors import OptionError, SourceError
 from xnorinfer.netspec import Dense, ThresholdInput
@@ -72,7 +73,9 @@ def test_scores_are_popcounts_minus_thresholds(tmp_path: Path, seed: int) -> Non
         (24, 32),
         (CLASSES, 24),
     ]
-    assert sorted(t.name for t in reading.tensors) == sorted(file.name for file in tmp_path.iterdir())
+    kinds = [(t.name, t.shape[0]) for t in reading.tensors]
+    elements = [elements for *_, elements in LAYERS]
+    assert kinds == [(f"{i}-[0-{n - 1}]-{kind}.bin", n) for i, n in enumerate(elements) for kind in ("weights", "thres")]
     assert {a.what for a in reading.assumptions} >= {"inputs", "classes", "tie profile"}
 
 
@@ -84,6 +87,31 @@ def test_published_network(mnist_folder: Path) -> None:
         for i in range(0, 10000, 2000)
     )
     assert right == 9834
+
+
+def test_a_folder_says_its_tie_profile_itself(tmp_path: Path) -> None:
+    conversion = convert_file(write(tmp_path, network()), ConvertOptions())
+    assert not conversion.warnings
+    assert next(a.origin for a in conversion.reading.assumptions if a.what == "tie profile") == "file"
+
+
+def test_other_networks_of_the_project_are_told_by_what_they_are(tmp_path: Path, mnist_folder: Path) -> None:
+    with pytest.raises(SourceError, match=r"layer 1 takes 9 times the 64 values .* \(a 3x3 convolution\); only dense networks"):
+        read_source(checkpoint(mnist_folder, "bnnpynq_cnv_w1a1_cifar10"))
+
+
+@pytest.mark.parametrize("thresholds", [1, 2])
+def test_networks_of_several_bits(tmp_path: Path, thresholds: int) -> None:
+    """Two thresholds per neuron; or weights of two bits each, with one."""
+    rng = np.random.default_rng(2)
+    for layer, (depth, neurons) in enumerate([(128, 64), (64, 64), (64, 64)]):
+        bits = depth * (3 - thresholds) if layer else depth
+        words = rng.integers(1 << 62, 1 << 63, neurons * bits // 64, dtype=np.uint64) << np.uint64(1)
+        words.tofile(tmp_path / f"{layer}-0-weights.bin")
+        np.sort(rng.integers(0, depth, (neurons, thresholds)), axis=1).astype("<i8").tofile(tmp_path / f"{layer}-0-thres.bin")
+    what = "has several thresholds per neuron" if thresholds == 2 else r"takes 2 times .* \(weights of two bits\)"
+    with pytest.raises(SourceError, match=f"layer 1 {what}"):
+        read_source(tmp_path)
 
 
 DAMAGE: dict[str, tuple[str, Any, str]] = {
