@@ -69,6 +69,8 @@ def _read(path: Path, options: ConvertOptions) -> Reading:
     reading = source.read(path, options)
     if options.ema and not any(assumption.what == "moving averages" for assumption in reading.assumptions):
         raise OptionError(f"--ema: {path.name} holds no moving averages of weights")
+    if options.state is not None and not any(assumption.what == "state dict" for assumption in reading.assumptions):
+        raise OptionError(f"--state {options.state}: {path.name} is no PyTorch checkpoint with state dicts in it")
     applied = any(use.use.startswith(BY_OPTION) for use in reading.tensors)
     for pattern in options.ignore:
         if not applied and not any(use.ignored and matches(pattern, use.name) for use in reading.tensors):

@@ -58,6 +58,8 @@ def as_float32(tensor: RawTensor, warnings: list[str]) -> F32:
         spend_bytes(4 * array.size, f"tensor {tensor} as float32")
     with np.errstate(over="ignore"):
         single = np.ascontiguousarray(array, dtype=np.float32)
+    if not single.flags.aligned:  # a view of a file at an odd place
+        single = single.copy()
     if array.dtype.itemsize > 2 and array.dtype != np.float32:
         # float16, bfloat16 and integers up to 16 bits always fit.
         changed = _count_changed(array, single)

@@ -36,6 +36,7 @@ class ConvertOptions:
 
     ema: use the moving averages of the weights that an optimizer kept, where the file holds them.
     net: the text of a net.toml (see `net`), which then says everything.
+    state: which state dict is the network where a checkpoint holds several, by its key ("model", "ema.module"; "." the top).
     ignore: names or patterns (`fnmatch`) of tensors that the network does not use; they are left out before anything is read.
     before_norm: the function between each hidden layer's sum and its BatchNorm (see `function_named`).
     center: binary weights are the signs of the latents minus each neuron's mean over its inputs.
@@ -55,6 +56,7 @@ class ConvertOptions:
     before_norm: str | None = None
     center: bool = False
     scale_by: ScaleBy | None = None
+    state: str | None = None
     max_memory: int | None = None
 
     def __post_init__(self) -> None:
@@ -77,6 +79,8 @@ class ConvertOptions:
             raise OptionError(f"ema {self.ema!r} must be True or False")
         if self.net is not None and not isinstance(self.net, str):
             raise OptionError(f"net must be the text of a net.toml, not {type(self.net).__name__}")
+        if self.state is not None and not isinstance(self.state, str):
+            raise OptionError(f"state {self.state!r} is no key of a state dict")
         if not _are_texts(self.ignore):
             raise OptionError(f"ignore {self.ignore!r} must be a sequence of names or patterns of tensors")
         if self.before_norm is not None:
@@ -91,7 +95,7 @@ class ConvertOptions:
         """Only what was given, JSON-able; recorded in the model file so that `verify` reads the source the same way."""
         given: dict[str, Any] = {
             name: value
-            for name in ("format", "profile", "bn_epsilon", "h", "net", "before_norm", "scale_by")
+            for name in ("format", "profile", "bn_epsilon", "h", "net", "state", "before_norm", "scale_by")
             if (value := getattr(self, name)) is not None
         }
         if self.input is not None:

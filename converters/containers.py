@@ -16,7 +16,7 @@ Nothing in a file is executed, and sizes are checked against the file before any
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -27,17 +27,17 @@ from numpy.typing import NDArray
 from xnorinfer.budget import reading, spend_bytes
 from xnorinfer.converters.arrays import ZIP_DAMAGE, RawTensor, check_zip, element_count
 from xnorinfer.converters.bundle import Entry, is_v1, read_v1, read_v2
+from xnorinfer.converters.checkpointtree import Leaf, load_leaf, shape_of, tensors_of, type_of
 from xnorinfer.converters.csource import read_c
 from xnorinfer.converters.keras_h5 import H5Content, damage, open_h5
 from xnorinfer.converters.npz import load_entry, read_header
 from xnorinfer.converters.onnxfile import read_onnx
+from xnorinfer.converters.safetensorsfile import load_safetensors
 from xnorinfer.converters.tf1 import find_checkpoint
-from xnorinfer.converters.torch import load_checkpoint, load_safetensors, raw_tensor
+from xnorinfer.converters.torchfile import load_checkpoint
 from xnorinfer.errors import SourceError
 
 C_SUFFIXES = (".h", ".hpp", ".hh", ".c", ".cc", ".cpp", ".inc")
-#: Deep enough for any training dict; a pickle can nest without end.
-MAX_NESTING = 32
 
 
 def open_container(path: Path, kind: str | None = None) -> tuple[str, dict[str, Entry]]:
@@ -154,33 +154,13 @@ def _read_safetensors(path: Path) -> dict[str, Entry]:
 
 
 def _read_torch(path: Path) -> dict[str, Entry]:
-    size = path.stat().st_size
-    loaded = load_checkpoint(path)
+    def load(name: str, leaf: Leaf) -> Callable[[], NDArray[Any]]:
+        return lambda: load_leaf(name, leaf).array
 
-    def load(name: str, value: Any) -> Callable[[], NDArray[Any]]:
-        return lambda: raw_tensor(name, value, size).array
-
-    def entries() -> Iterator[Entry]:
-        for name, value in _torch_tensors(loaded):
-            yield Entry(name, str(value.dtype).removeprefix("torch."), tuple(value.shape), load(name, value))
-
-    return _distinct(path, entries())
-
-
-def _torch_tensors(loaded: Any) -> Iterator[tuple[str, Any]]:
-    """Every tensor of nested dicts and lists under its dotted name; a container that is reached twice counts once."""
-    import torch
-
-    stack: list[tuple[str, Any, int]] = [("", loaded, 0)]
-    seen: set[int] = set()
-    while stack:
-        where, value, depth = stack.pop()
-        if isinstance(value, torch.Tensor):
-            yield where or "tensor", value
-        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen and depth < MAX_NESTING:
-            seen.add(id(value))
-            items = list(value.items() if isinstance(value, Mapping) else enumerate(value))
-            stack.extend((f"{where}.{key}" if where else str(key), inner, depth + 1) for key, inner in reversed(items))
+    return _distinct(
+        path,
+        (Entry(name, type_of(leaf), shape_of(leaf), load(name, leaf)) for name, leaf in tensors_of(load_checkpoint(path))),
+    )
 
 
 def _read_tf1(path: Path) -> dict[str, Entry]:

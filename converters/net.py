@@ -182,6 +182,7 @@ _INSTEAD = {
     "center": "center",
     "scale_by": "scale_by",
     "ignore": "ignore",
+    "state": "the arrays' names",
 }
 
 #: Name of this way of reading in messages and provenance; it is asked for by --net and never sniffed.

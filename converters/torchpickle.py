@@ -1,12 +1,11 @@
-"""The pickles inside TorchScript archives, as plain data: a stack machine that knows a few opcodes and calls nothing.
+"""torch's pickles as plain data: tensors become descriptions of a place in the file's memory, read when asked for.
 
-Objects of the archive's own classes become `Thing`s with their attributes, tensors become numpy views of the archive's bytes.
-Any other class or function, and any opcode that TorchScript does not write, is refused.
+Two kinds of files have them: what `torch.save` wrote (`TorchRules` with `strict=False`), in which any object may stand beside
+the tensors and stays a `Thing`, and TorchScript archives, which hold objects of their own classes and nothing else.
 """
 
 from __future__ import annotations
 
-import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,207 +13,303 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.budget import spend_bytes, spend_steps
+from xnorinfer import budget
 from xnorinfer.converters.arrays import RawTensor
-from xnorinfer.converters.torchtensor import strided
+from xnorinfer.converters.pickled import Global, NotData, Rules, Thing, unpickle
+from xnorinfer.converters.pickledarrays import ARRAY_CALLS, PickledArray, array_state
+from xnorinfer.converters.torchtensor import STORED, strided
 from xnorinfer.errors import SourceError
 
 #: torch's storage classes -> types.
 _STORAGES = {
-    "torch.FloatStorage": "float32",
-    "torch.DoubleStorage": "float64",
-    "torch.HalfStorage": "float16",
-    "torch.BFloat16Storage": "bfloat16",
-    "torch.LongStorage": "int64",
-    "torch.IntStorage": "int32",
-    "torch.ShortStorage": "int16",
-    "torch.CharStorage": "int8",
-    "torch.ByteStorage": "uint8",
-    "torch.BoolStorage": "bool",
-}
-#: Calls that stand for data.
-_LISTS = tuple(f"torch.jit._pickle.build_{kind}list" for kind in ("int", "double", "bool", "tensor"))
-_MARK = object()
+    f"torch.{kind}Storage": name
+    for kind, name in {
+        "Float": "float32",
+        "Double": "float64",
+        "Half": "float16",
+        "BFloat16": "bfloat16",
+        "Long": "int64",
+        "Int": "int32",
+        "Short": "int16",
+        "Char": "int8",
+        "Byte": "uint8",
+        "Bool": "bool",
+        "ComplexFloat": "complex64",
+        "ComplexDouble": "complex128",
+        "QInt8": "qint8",
+        "QInt32": "qint32",
+        "QUInt8": "quint8",
+        "QUInt4x2": "quint4x2",
+        "QUInt2x4": "quint2x4",
+        "Untyped": "uint8",
+    }.items()
+} | {"torch.storage.UntypedStorage": "uint8", "torch.storage._UntypedStorage": "uint8"}
+
+#: The bytes of a tensor's memory, by its key and the type and number of elements that its user says.
+Memory = Callable[["Storage"], NDArray[np.uint8]]
 
 
 @dataclass(eq=False)
-class Thing:
-    """An object of a class of the archive: `kind` is the class's full name."""
+class Storage:
+    """A tensor's memory.  key: where it lies; start: first element of a view of it (torch before 0.4); big: its byte order."""
 
     kind: str
-    state: dict[str, Any] = field(default_factory=dict)
+    key: str
+    memory: Memory
+    start: int = 0
+    big: bool = False
+
+
+@dataclass(eq=False)
+class PickledTensor:
+    """A tensor whose numbers are still in the file.
+
+    kind: torch's name of its type.  odd: why it is no ordinary dense tensor of real numbers.  attributes: what a training
+    script hung on the tensor itself (`weight.org`).
+    """
+
+    kind: str
+    shape: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
+    offset: int = 0
+    storage: Storage | None = None
+    odd: str | None = None
+    attributes: dict[Any, Any] = field(default_factory=dict)
+
+    def tensor(self, name: str) -> RawTensor:
+        """The numbers, a view of the file where that can be.
+
+        Raises SourceError for sparse, quantized and other tensors, and for one that does not lie inside its memory.
+        """
+        if self.odd is not None or self.storage is None or self.kind not in STORED:
+            what = self.odd or f"of the type {self.kind}"
+            raise SourceError(f"tensor {name} is {what}, needed is an ordinary dense tensor of real numbers")
+        raw, start = self.storage.memory(self.storage), self.storage.start
+        about = f"tensor {name}"
+        return strided(about, name, raw, self.kind, self.shape, self.strides, self.offset + start, big=self.storage.big)
 
 
 @dataclass(frozen=True)
-class _Global:
-    name: str
+class TorchRules:
+    """How one pickle of torch is read.
+
+    memory: finds the bytes of a storage.  strict: the pickle is of TorchScript.  nested: reads the memory of one tensor where
+    it is a file in itself; None where there can be none.  kinds: collects the keys of storages and their types.
+    """
+
+    memory: Memory
+    strict: bool = False
+    nested: Callable[[str, bytes], Storage] | None = None
+    kinds: dict[str, str] = field(default_factory=dict)
+
+    def unpickle(self, about: str, data: Any) -> Any:
+        """What a pickle holds.  data: bytes or a stream.  Raises SourceError."""
+        if self.strict:
+            calls = {**_script_calls(), **self._calls(about)}
+            return unpickle(about, data, Rules(calls, _no_state, self._persistent, _refuser(about, calls)))
+        return unpickle(about, data, Rules({**ARRAY_CALLS, **self._calls(about)}, _state, self._persistent))
+
+    def _calls(self, about: str) -> dict[str, Callable[[tuple[Any, ...]], Any]]:
+        calls: dict[str, Callable[[tuple[Any, ...]], Any]] = {
+            "torch._utils._rebuild_tensor": _tensor,
+            "torch._utils._rebuild_tensor_v2": _tensor,
+            "torch._utils._rebuild_tensor_v3": _tensor_v3,
+        }
+        if self.strict:
+            return calls
+        calls |= {
+            "torch._utils._rebuild_parameter": lambda arguments: _attributed(arguments, 0, None),
+            "torch._utils._rebuild_parameter_with_state": lambda arguments: _attributed(arguments, 0, 3),
+            "torch.nn.parameter.Parameter": lambda arguments: _attributed(arguments, 0, None),
+            "torch.nn.parameter.Buffer": lambda arguments: _attributed(arguments, 0, None),
+            "torch._tensor._rebuild_from_type_v2": lambda arguments: _of_type(calls, arguments),
+            "torch._tensor._rebuild_from_type": lambda arguments: _of_type(calls, arguments),
+            **{f"torch._utils.{name}": odd for name, odd in _ODD.items()},
+            **dict.fromkeys(("torch._utils._rebuild_device_tensor_from_numpy", "torch._utils._rebuild_xla_tensor"), _of_numpy),
+        }
+        nested = self.nested
+        if nested is not None:
+            calls["torch.storage._load_from_bytes"] = lambda arguments: nested(about, _file(arguments))
+        return calls
+
+    def _persistent(self, identity: Any) -> Any:
+        """`("storage", class, key, place, elements[, view])`; old files also have `("module", class, file, source)`."""
+        if not isinstance(identity, tuple) or not identity:
+            raise TypeError("a persistent id that torch does not write")
+        if identity[0] == "module" and len(identity) >= 2 and not self.strict:
+            return identity[1]
+        word, kind, key, *rest = identity
+        if word != "storage" or not isinstance(kind, Global) or not isinstance(key, str):
+            raise TypeError("a persistent id that torch does not write")
+        if kind.name not in _STORAGES:
+            raise TypeError(f"{kind.name} is no storage of torch")
+        view = rest[2] if len(rest) > 2 and not self.strict else None
+        start = view[1] if isinstance(view, tuple) and len(view) == 3 and type(view[1]) is int and view[1] >= 0 else 0
+        self.kinds.setdefault(key, _STORAGES[kind.name])
+        return Storage(_STORAGES[kind.name], key, self.memory, start)
 
 
-def unpickle(about: str, data: bytes, storage: Callable[[str], NDArray[np.uint8]]) -> Any:
-    """What a pickle holds.  storage: the bytes of a tensor's memory by its key.  Raises SourceError."""
-    try:
-        return _Machine(about, storage).run(data)
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise SourceError(f"{about} is a damaged pickle ({type(error).__name__}: {error})") from None
+def _file(arguments: tuple[Any, ...]) -> bytes:
+    """`_load_from_bytes(content)`: what `pickle.dump` writes for the memory of a tensor."""
+    if len(arguments) != 1 or not isinstance(arguments[0], bytes | bytearray):
+        raise NotData
+    budget.spend_bytes(len(arguments[0]), "a tensor in its pickle")
+    return bytes(arguments[0])
 
 
-class _Machine:
-    def __init__(self, about: str, storage: Callable[[str], NDArray[np.uint8]]) -> None:
-        self.about = about
-        self.storage = storage
-        self.stack: list[Any] = []
-        self.memo: dict[int, Any] = {}
-
-    def run(self, data: bytes) -> Any:
-        for opcode, argument, _ in pickletools.genops(data):
-            name = opcode.name
-            if name == "STOP":
-                return self.stack.pop()
-            if name in _CONSTANTS:
-                self.stack.append(_CONSTANTS[name])
-            elif name in _LITERALS:
-                self.stack.append(argument)
-            elif name in _METHODS:
-                _METHODS[name](self, argument)
-            elif name not in ("PROTO", "FRAME"):
-                raise SourceError(f"{self.about} holds the pickle opcode {name}, which TorchScript never writes: refused")
-        raise ValueError("it has no end")
-
-    def _mark(self) -> list[Any]:
-        """What lies above the last mark, taken off with it."""
-        place = len(self.stack) - 1 - self.stack[::-1].index(_MARK)
-        taken = self.stack[place + 1 :]
-        del self.stack[place:]
-        return taken
-
-    def _global(self, argument: Any) -> None:
-        self.stack.append(_Global(str(argument).replace(" ", ".")))
-
-    def _put(self, argument: Any) -> None:
-        self.memo[int(argument)] = self.stack[-1]
-
-    def _get(self, argument: Any) -> None:
-        self.stack.append(self.memo[int(argument)])
-
-    def _tuple(self, size: int) -> None:
-        taken = tuple(self.stack[len(self.stack) - size :])
-        del self.stack[len(self.stack) - size :]
-        self.stack.append(taken)
-
-    def _extend(self, argument: Any) -> None:
-        taken = self._mark()
-        self.stack[-1].extend(taken)
-
-    def _append(self, argument: Any) -> None:
-        taken = self.stack.pop()
-        self.stack[-1].append(taken)
-
-    def _items(self, argument: Any) -> None:
-        taken = self._mark()
-        self._update(taken)
-
-    def _item(self, argument: Any) -> None:
-        taken = self.stack[-2:]
-        del self.stack[-2:]
-        self._update(taken)
-
-    def _update(self, taken: list[Any]) -> None:
-        target = self.stack[-1]
-        for key, value in zip(taken[::2], taken[1::2], strict=True):
-            if not isinstance(target, dict) or not isinstance(key, str | int):
-                raise TypeError("a key is neither text nor a number")
-            target[key] = value
-
-    def _new(self, argument: Any) -> None:
-        kind, arguments = self.stack[-2:]
-        del self.stack[-2:]
-        if not isinstance(kind, _Global) or not kind.name.startswith("__torch__.") or arguments != ():
-            self._refuse(kind)
-        self.stack.append(Thing(kind.name))
-
-    def _build(self, argument: Any) -> None:
-        state = self.stack.pop()
-        target = self.stack[-1]
-        if not isinstance(target, Thing) or not isinstance(state, dict):
-            raise TypeError("a state belongs to no object of the archive")
-        target.state.update((str(key), value) for key, value in state.items())
-
-    def _reduce(self, argument: Any) -> None:
-        called, arguments = self.stack[-2:]
-        del self.stack[-2:]
-        name = called.name if isinstance(called, _Global) else ""
-        if name == "torch._utils._rebuild_tensor_v2":
-            (kind, key), offset, sizes, strides = arguments[:4]
-            about = f"{self.about}: the tensor in {key}"
-            self.stack.append(strided(about, key, self.storage(key), kind, sizes, strides, offset))
-        elif name == "collections.OrderedDict" and arguments == ():
-            self.stack.append({})
-        elif name in _LISTS:
-            self.stack.append(list(arguments[0]))
-        elif name == "torch.jit._pickle.restore_type_tag":
-            self.stack.append(arguments[0])
-        else:
-            self._refuse(called)
-
-    def _persistent(self, argument: Any) -> None:
-        word, kind, key, *_ = self.stack.pop()
-        if word != "storage" or not isinstance(kind, _Global) or kind.name not in _STORAGES or not isinstance(key, str):
-            self._refuse(kind)
-        self.stack.append((_STORAGES[kind.name], key))
-
-    def _refuse(self, what: Any) -> None:
-        name = what.name if isinstance(what, _Global) else type(what).__name__
-        raise SourceError(f"{self.about} wants to run code or to build objects of its own ({name}), which is refused")
+# ---------------------------------------------------------------- tensors
 
 
-_CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": (), "MARK": _MARK}
-_LITERALS = (
-    "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"
-)  # fmt: skip
-_METHODS: dict[str, Callable[[_Machine, Any], None]] = {
-    "EMPTY_LIST": lambda machine, _: machine.stack.append([]),
-    "EMPTY_DICT": lambda machine, _: machine.stack.append({}),
-    "GLOBAL": _Machine._global,
-    **dict.fromkeys(("BINPUT", "LONG_BINPUT"), _Machine._put),
-    **dict.fromkeys(("BINGET", "LONG_BINGET"), _Machine._get),
-    "TUPLE": lambda machine, _: machine.stack.append(tuple(machine._mark())),
-    "TUPLE1": lambda machine, _: machine._tuple(1),
-    "TUPLE2": lambda machine, _: machine._tuple(2),
-    "TUPLE3": lambda machine, _: machine._tuple(3),
-    "APPENDS": _Machine._extend,
-    "APPEND": _Machine._append,
-    "SETITEMS": _Machine._items,
-    "SETITEM": _Machine._item,
-    "NEWOBJ": _Machine._new,
-    "BUILD": _Machine._build,
-    "REDUCE": _Machine._reduce,
-    "BINPERSID": _Machine._persistent,
+def _tensor(arguments: tuple[Any, ...], kind: str | None = None) -> PickledTensor:
+    """`_rebuild_tensor_v2(storage, offset, sizes, strides, ...)`."""
+    storage, offset, sizes, strides = arguments[:4]
+    if not isinstance(storage, Storage):
+        if isinstance(storage, Thing):
+            return PickledTensor("unknown", odd="in a memory that is not known")
+        raise TypeError("a tensor without its memory")
+    for numbers in (sizes, strides, (offset,)):
+        if not isinstance(numbers, tuple | list) or not all(type(n) is int and 0 <= n < 1 << 63 for n in numbers):
+            raise TypeError("sizes, strides and offset of a tensor are no numbers")
+    problem = budget.shape_problem(sizes, 8)
+    if problem:
+        raise ValueError(f"a tensor has {problem}")
+    return PickledTensor(kind or storage.kind, tuple(sizes), tuple(strides), offset, storage)
+
+
+def _tensor_v3(arguments: tuple[Any, ...]) -> PickledTensor:
+    """`_rebuild_tensor_v3(storage, offset, sizes, strides, requires_grad, hooks, dtype)`: of untyped memory."""
+    if len(arguments) < 7 or not isinstance(arguments[6], Global):
+        raise TypeError("a tensor without its type")
+    return _tensor(arguments, arguments[6].name.removeprefix("torch."))
+
+
+def _attributed(arguments: tuple[Any, ...], place: int, state: int | None) -> Any:
+    """A parameter: its tensor, with the attributes that hang on it."""
+    if len(arguments) <= place or not isinstance(arguments[place], PickledTensor | PickledArray):
+        raise NotData
+    tensor = arguments[place]
+    if state is not None and len(arguments) > state and isinstance(tensor, PickledTensor):
+        _state(tensor, arguments[state])
+    return tensor
+
+
+def _of_type(calls: dict[str, Callable[[tuple[Any, ...]], Any]], arguments: tuple[Any, ...]) -> Any:
+    """`_rebuild_from_type_v2(function, class, arguments, state)`: a tensor of a class of its own."""
+    if len(arguments) < 3 or not isinstance(arguments[0], Global) or not isinstance(arguments[2], tuple):
+        raise NotData
+    name = arguments[0].name
+    if name not in calls or "_rebuild_from_type" in name:
+        raise NotData
+    made = calls[name](arguments[2])
+    if len(arguments) > 3:
+        _state(made, arguments[3])
+    return made
+
+
+def _of_numpy(arguments: tuple[Any, ...]) -> Any:
+    if not arguments or not isinstance(arguments[0], PickledArray):
+        raise NotData
+    return arguments[0]
+
+
+def _odd(what: str) -> Callable[[tuple[Any, ...]], PickledTensor]:
+    return lambda arguments: PickledTensor("unknown", odd=what)
+
+
+def _sparse(arguments: tuple[Any, ...]) -> PickledTensor:
+    """`_rebuild_sparse_tensor(layout, parts)`; the layout is a call by name."""
+    layout = arguments[0] if arguments else None
+    named = layout.arguments[0] if isinstance(layout, Thing) and layout.arguments else None
+    return PickledTensor("unknown", odd=named[:50] if isinstance(named, str) else "torch.sparse")
+
+
+_ODD = {
+    "_rebuild_sparse_tensor": _sparse,
+    "_rebuild_sparse_csr_tensor": _sparse,
+    "_rebuild_qtensor": _odd("quantized"),
+    "_rebuild_nested_tensor": _odd("nested"),
+    "_rebuild_meta_tensor_no_storage": _odd("without numbers (on the device meta)"),
+    "_rebuild_wrapper_subclass": _odd("a wrapper around other tensors"),
 }
+
+
+def _state(made: Any, state: Any) -> bool:
+    """Attributes of a tensor, and what numpy's arrays are."""
+    if isinstance(made, PickledTensor):
+        parts = state if isinstance(state, tuple) else (state,)
+        for part in parts:
+            if isinstance(part, dict):
+                budget.spend_steps(len(part), "its pickle")
+                made.attributes.update(part)
+        return True
+    return array_state(made, state)
+
+
+def _no_state(made: Any, state: Any) -> bool:
+    return False
+
+
+# ---------------------------------------------------------------- TorchScript
+
+#: Calls of TorchScript that stand for data.
+_LISTS = tuple(f"torch.jit._pickle.build_{kind}list" for kind in ("int", "double", "bool", "tensor"))
+
+
+def _script_calls() -> dict[str, Callable[[tuple[Any, ...]], Any]]:
+    def listed(arguments: tuple[Any, ...]) -> list[Any]:
+        budget.spend_steps(len(arguments[0]), "its pickle")
+        return list(arguments[0])
+
+    def emptied(arguments: tuple[Any, ...]) -> dict[Any, Any]:
+        if arguments:
+            raise TypeError("an ordered dict with arguments, which TorchScript never writes")
+        return {}
+
+    return {
+        **dict.fromkeys(_LISTS, listed),
+        "collections.OrderedDict": emptied,
+        "torch.jit._pickle.restore_type_tag": lambda arguments: arguments[0],
+    }
+
+
+def _refuser(about: str, calls: dict[str, Any]) -> Callable[[str], None]:
+    def refuse(name: str) -> None:
+        if name not in calls and name not in _STORAGES and not name.startswith("__torch__."):
+            raise SourceError(f"{about} wants to run code or to build objects of its own ({name[:200]}), which is refused")
+
+    return refuse
 
 
 def named_tensors(root: Thing) -> dict[str, RawTensor]:
     """Every tensor of a tree of modules under its dotted name, in the order of attributes; shared ones under each name.
 
-    Raises SourceError for a tree that holds itself.
+    Raises SourceError for a tree that holds itself, or is larger than any module.
     """
     found: dict[str, RawTensor] = {}
+    above: set[int] = set()
+    visits = [0]
 
-    def collect(thing: Thing, prefix: str, above: tuple[int, ...]) -> None:
+    def collect(thing: Thing, prefix: str) -> None:
         if id(thing) in above or len(above) > MAX_MODULE_DEPTH:
             raise SourceError("the modules of the archive hold each other")
-        for name, value in thing.state.items():
-            spend_steps(what="walking its modules")  # shared ones are walked under each of their names
-            spend_bytes(len(prefix) + len(name), "the names of its modules")
-            if isinstance(value, RawTensor):
-                found[prefix + name] = RawTensor(prefix + name, value.array, value.dtype)
+        above.add(id(thing))
+        visits[0] += 1
+        for name, value in thing.attributes.items():
+            budget.spend_steps(1, "walking its modules")
+            if isinstance(value, PickledTensor):
+                budget.spend_bytes(len(prefix) + len(str(name)), "names of its tensors")
+                found[f"{prefix}{name}"] = value.tensor(f"{prefix}{name}")
             elif isinstance(value, Thing):
-                collect(value, f"{prefix}{name}.", (*above, id(thing)))
-            if len(found) > MAX_TENSORS:
-                raise SourceError(f"the archive has more than {MAX_TENSORS} tensors")
+                budget.spend_bytes(len(prefix) + len(str(name)), "names of its modules")
+                collect(value, f"{prefix}{name}.")
+            if len(found) > MAX_TENSORS or visits[0] > MAX_MODULES:
+                raise SourceError(f"the archive has more than {MAX_TENSORS} tensors or {MAX_MODULES} modules")
+        above.discard(id(thing))
 
-    collect(root, "", ())
+    collect(root, "")
     return found
 
 
 MAX_MODULE_DEPTH = 50
 MAX_TENSORS = 10_000
+MAX_MODULES = 10_000

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import dataclasses
 import operator
 import re
 import zipfile
@@ -24,10 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.budget import spend_bytes, spend_steps
-from xnorinfer.converters.arrays import ZIP_DAMAGE, RawTensor, check_zip
+from xnorinfer.converters.arrays import ZIP_DAMAGE, check_zip
 from xnorinfer.converters.onnxfile import OnnxGraph
+from xnorinfer.converters.pickled import Thing
 from xnorinfer.converters.torchops import WAY_OUT, Recorder, Ref, Unknown
-from xnorinfer.converters.torchpickle import Thing, named_tensors, unpickle
+from xnorinfer.converters.torchpickle import PickledTensor, Storage, TorchRules, named_tensors
 from xnorinfer.errors import SourceError
 
 #: What a hostile archive may cost: bytes of one file of code, nested brackets in it, statements followed, calls within calls.
@@ -91,8 +91,8 @@ class _Archive:
         tensors = named_tensors(module)
         frozen = {}
         for index, value in enumerate(constants):
-            if isinstance(value, RawTensor):
-                frozen[f"CONSTANTS.c{index}"] = dataclasses.replace(value, name=f"CONSTANTS.c{index}")
+            if isinstance(value, PickledTensor):
+                frozen[f"CONSTANTS.c{index}"] = value.tensor(f"CONSTANTS.c{index}")
         recorder = Recorder(self.about, {**tensors, **frozen}, (6,))
         run = _Run(self, recorder, module, list(constants))
         return recorder.graph("input", run.forward(), "TorchScript")
@@ -100,7 +100,8 @@ class _Archive:
     def _pickle(self, name: str) -> Any:
         memory: dict[str, NDArray[np.uint8]] = {}
 
-        def storage(key: str) -> NDArray[np.uint8]:
+        def storage(place: Storage) -> NDArray[np.uint8]:
+            key = place.key
             if key not in memory:
                 entry = f"{self.root}{name}/{key}"
                 if entry not in self.names:
@@ -112,7 +113,7 @@ class _Archive:
         entry = f"{self.root}{name}.pkl"
         if entry not in self.names:
             raise SourceError(f"{self.about} holds no {name}.pkl")
-        return unpickle(f"{self.about}, {name}.pkl", self.archive.read(entry), storage)
+        return TorchRules(storage, strict=True).unpickle(f"{self.about}, {name}.pkl", self.archive.read(entry))
 
     def definition(self, name: str) -> ast.stmt | None:
         """The class or function of a full name, such as `__torch__.Net`."""
@@ -314,17 +315,17 @@ class _Run:
                 if index >= len(self.constants):
                     self._refuse(node, "uses a constant that the archive does not hold")
                 value = self.constants[index]
-                return Ref(f"CONSTANTS.c{index}", f"CONSTANTS.c{index}") if isinstance(value, RawTensor) else value
+                return Ref(f"CONSTANTS.c{index}", f"CONSTANTS.c{index}") if isinstance(value, PickledTensor) else value
             return _Name(f"{owner.name}.{name}")
         if not isinstance(owner, Thing):
             return self._refuse(node, "asks for an attribute in a way that is not supported")
-        if name not in owner.state:
+        if name not in owner.attributes:
             return self._class_constant(node, owner, name)
-        value = owner.state[name]
+        value = owner.attributes[name]
         prefix = self.names.get(id(owner))
         if prefix is None:
             return self._refuse(node, "asks for an attribute of an object that is no module of the network")
-        if isinstance(value, RawTensor):
+        if isinstance(value, PickledTensor):
             return Ref(prefix + name, prefix + name)
         if isinstance(value, Thing):
             self.names[id(value)] = f"{prefix}{name}."

@@ -24,6 +24,14 @@ STORED = {
     "float32": "<f4",
     "float64": "<f8",
     "bool": "|b1",
+    "uint16": "<u2",
+    "uint32": "<u4",
+    "uint64": "<u8",
+}
+#: Bytes of one element in a storage, by torch's name of its type.
+ELEMENT_BYTES = {
+    **{kind: int(code[2:]) for kind, code in STORED.items()},
+    **{"complex64": 8, "complex128": 16, "qint8": 1, "quint8": 1, "qint32": 4, "quint4x2": 1, "quint2x4": 1},
 }
 
 
@@ -34,13 +42,22 @@ def widen_bfloat16(bits: Any) -> Any:
 
 
 def strided(
-    about: str, name: str, raw: NDArray[np.uint8], kind: str, sizes: Sequence[int], strides: Sequence[int], offset: int
+    about: str,
+    name: str,
+    raw: NDArray[np.uint8],
+    kind: str,
+    sizes: Sequence[int],
+    strides: Sequence[int],
+    offset: int,
+    *,
+    big: bool = False,
 ) -> RawTensor:
-    """A tensor of the type `kind` (torch's name) in bytes; strides and offset count elements.
+    """A tensor of the type `kind` (torch's name) in bytes; strides and offset count elements.  big: big-endian.
 
     Raises SourceError (beginning with `about`) where it does not lie inside the bytes, or claims more elements than they hold.
     """
     code = np.dtype(STORED[kind])
+    code = code.newbyteorder(">") if big else code
     numbers = [*sizes, *strides, offset]
     if len(sizes) != len(strides) or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers):
         raise SourceError(f"{about} has the sizes {list(sizes)}, strides {list(strides)} and offset {offset}")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
+import pickle
 import struct
 import tarfile
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,6 +58,13 @@ def _torch(*, zipped: bool = True) -> Target:
     if zipped:
         return Target("torch", seeds, options, deeper={"": mutate_zip}, sealed=lambda name: True)
     return Target("torch-legacy", seeds, options)
+
+
+def _pickle() -> Target:
+    arrays = checkpoints.state_arrays(checkpoints.random_layers([6, 5, 3], 4))
+    nested = {"epoch": 3, "args": argparse.Namespace(lr=0.1), "best": np.float64(98.2), "net": arrays, "loss": Counter("aab")}
+    contents = [pickle.dumps(content, protocol) for content in (arrays, nested) for protocol in (2, 5)]
+    return Target("pickle", [{"net.pkl": content} for content in contents], ConvertOptions(profile="ge-zero"))
 
 
 def _safetensors() -> Target:
@@ -177,6 +187,7 @@ def _net() -> Target:
 TARGETS: dict[str, Callable[[], Target]] = {
     "npz": _npz,
     "torch": _torch,
+    "pickle": _pickle,
     "torch-legacy": lambda: _torch(zipped=False),
     "safetensors": _safetensors,
     "tf1": _tf1,

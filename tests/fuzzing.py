@@ -323,7 +323,7 @@ class Target:
     @property
     def source(self) -> str:
         """Name of the source that reads it."""
-        return "torch" if self.name in ("safetensors", "torch-legacy") else self.name
+        return "torch" if self.name in ("safetensors", "torch-legacy", "pickle") else self.name
 
     def contents_of(self, which: int, folder: Path) -> str:
         """Content digest of a seed as it is."""

@@ -20,7 +20,7 @@ from refusals import assert_resolvable
 
 from xnorinfer import reference
 from xnorinfer.converters import ConvertOptions, Reading, from_torch_module, read_source
-from xnorinfer.errors import MissingExtraError, NetworkError, OptionError, SourceError
+from xnorinfer.errors import NetworkError, OptionError, SourceError
 from xnorinfer.netspec import BatchNorm, Dense, FloatDense, Hardtanh, Layer, PixelInput, Sign
 
 torch = pytest.importorskip("torch")
@@ -245,13 +245,6 @@ def test_sources_are_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_missing_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = saved(tmp_path, state())
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(MissingExtraError, match=r"reading net.pt needs the package torch: pip install 'xnorinfer\[torch\]'"):
-        read_source(path)
-
-
 @pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
 @pytest.mark.parametrize("container", ["pt", "safetensors"])
 def test_other_float_types(tmp_path: Path, dtype: str, container: str) -> None:
@@ -307,24 +300,20 @@ class Evil:
 
 
 @pytest.mark.parametrize("container", ["zip", "legacy", "plain"])
-def test_pickles_that_run_code_are_refused(tmp_path: Path, container: str) -> None:
+def test_nothing_in_a_pickle_runs(tmp_path: Path, container: str) -> None:
+    """What would run is named in a warning; the weights beside it are read."""
     marker, path = tmp_path / "ran", tmp_path / "net.pt"
     content = {"state_dict": state(), "extra": Evil(marker)}
     if container == "plain":
         path.write_bytes(pickle.dumps(Evil(marker)))
+        with pytest.raises(SourceError, match=r"net\.pt holds posix\.system without any state dict"):
+            read_source(path)
     else:
         torch.save(content, path, _use_new_zipfile_serialization=container == "zip")
-    with pytest.raises(SourceError) as error:
-        read_source(path)
-    assert "\n" not in str(error.value)
-    assert str(error.value).startswith("net.pt ")
+        reading = read_source(path)
+        assert any("would run posix.system" in warning for warning in reading.warnings)
+        assert len(layers_of(reading, Dense)) == 3
     assert not marker.exists()
-
-
-def test_whole_modules_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="build objects of its own") as error:
-        read_source(saved(tmp_path, Net()))
-    assert "state_dict()" in str(error.value)
 
 
 @pytest.mark.parametrize("keep", [5, 40, 1000, -1, -200])
@@ -365,7 +354,7 @@ def test_compressed_archive_is_refused(tmp_path: Path) -> None:
 
 def test_expanded_tensors_are_refused(tmp_path: Path) -> None:
     path = saved(tmp_path, {"fc1.weight": torch.ones(1).expand(100000, 100000)})
-    with pytest.raises(SourceError, match="more than the whole file"):
+    with pytest.raises(SourceError, match=r"net\.pt: tensor fc1\.weight says .* but its data has 4 bytes"):
         read_source(path)
 
 

@@ -23,7 +23,7 @@ from xnorinfer.converters.textfile import read_numbers
 from xnorinfer.errors import ModelFileError, OptionError, SourceError
 from xnorinfer.netspec import PixelInput
 
-COUNTS = {"keras": 150, "tf1": 250, "torch": 300, "torch-legacy": 300, "net": 300}
+COUNTS = {"keras": 150, "tf1": 250, "torch": 300, "torch-legacy": 300, "pickle": 400, "net": 300}
 
 
 @pytest.mark.parametrize("name", TARGETS)

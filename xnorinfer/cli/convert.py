@@ -105,6 +105,11 @@ class _Command(click.Command):
 )
 @click.option("--ema", is_flag=True, help="Use the moving averages of the weights, where the training kept them.")
 @click.option(
+    "--state",
+    metavar="KEY",
+    help="Which state dict is the network, where a PyTorch checkpoint holds several: its key ('model', 'ema.module').",
+)
+@click.option(
     "--net",
     "net_file",
     type=click.Path(path_type=Path),
@@ -145,6 +150,7 @@ def command(
     center: bool,
     scale_by: Any,
     ema: bool,
+    state: str | None,
     net_file: Path | None,
     write_net: Path | None,
     ignore: tuple[str, ...],
@@ -180,6 +186,7 @@ def command(
         center=center,
         scale_by=scale_by,
         ema=ema,
+        state=state,
         net=None if net_file is None else read_net_file(net_file),
         ignore=tuple(ignore),
         max_memory=max_memory,

@@ -1,0 +1,200 @@
+"""The containers of `torch.save`, without torch: zip archives, the older sequence of pickles, and plain pickles.
+
+    zip      NAME/data.pkl, and NAME/data/KEY for the memory of each tensor, stored without compression
+    old      pickles of a magic number, a version, the machine, the object and the keys; then, by key, a count and the memory
+    plain    what pickle.dump wrote, once or several times; torch's tensors in it carry old files of their own
+
+The memory of tensors is mapped, not read, so that a checkpoint costs what is used of it.
+"""
+
+from __future__ import annotations
+
+import io
+import mmap
+import zipfile
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer import budget
+from xnorinfer.converters.arrays import ZIP_DAMAGE, check_zip
+from xnorinfer.converters.pickled import NotAPickleError
+from xnorinfer.converters.torchexport import is_export
+from xnorinfer.converters.torchpickle import Storage, TorchRules
+from xnorinfer.converters.torchscript import is_script
+from xnorinfer.converters.torchtensor import ELEMENT_BYTES
+from xnorinfer.errors import SourceError
+
+#: First bytes of torch.save before version 1.6: a pickled magic number.
+OLD_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+_MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
+#: pickle.dump, called so often on one file, is a log of something and no network.
+MAX_PICKLES = 10_000
+
+
+def load_checkpoint(path: Path) -> Any:
+    """What torch.save or pickle.dump wrote, as plain data (`pickled`, `torchpickle`); nothing in it runs.
+
+    Raises SourceError.
+    """
+    budget.add_file(path)
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(len(OLD_MAGIC))
+        return _load_zip(path) if start.startswith(b"PK\x03\x04") else _load_stream(path, start)
+    except NotAPickleError as error:
+        raise SourceError(f"{path.name} is damaged, truncated or no PyTorch checkpoint: {error}") from None
+
+
+# ---------------------------------------------------------------- zip
+
+
+def _load_zip(path: Path) -> Any:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _check_archive(path, archive)
+            return _Zip(path, archive).load()
+    except ZIP_DAMAGE as error:
+        raise SourceError(f"{path.name} is a damaged or truncated archive: {error}") from None
+
+
+def _check_archive(path: Path, archive: zipfile.ZipFile) -> None:
+    check_zip(path, archive)
+    names = archive.namelist()
+    if is_script(names) or is_export(names):
+        raise SourceError(
+            f"{path.name} holds a program, which says more than its tensors: convert it without --net, or with "
+            'container = "network" in the net.toml'
+        )
+    # torch.save stores without compression, so that nothing it wrote unpacks to more than the file.
+    if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+        raise SourceError(f"{path.name} is compressed, which torch.save never does: refused")
+    # torch takes an entry that is marked as a folder for an empty one, whatever it holds.
+    if any(entry.external_attr & 0x10 for entry in archive.infolist()):
+        raise SourceError(f"{path.name} is a damaged archive: an entry is marked as a folder")
+    # A flipped bit must not pass for a trained weight.
+    damaged = archive.testzip()
+    if damaged is not None:
+        raise SourceError(f"{path.name} is damaged: {damaged} does not match its checksum")
+
+
+class _Zip:
+    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
+        self.path = path
+        self.entries = {entry.filename: entry for entry in archive.infolist()}
+        self.archive = archive
+        self.memory: dict[str, NDArray[np.uint8]] = {}
+
+    def load(self) -> Any:
+        pickles = [name for name in self.entries if name == "data.pkl" or name.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise SourceError(f"{self.path.name} is no archive of torch.save: it holds {len(pickles)} entries called data.pkl")
+        self.root = pickles[0].removesuffix("data.pkl")
+        order = f"{self.root}byteorder"
+        self.big = order in self.entries and self.archive.read(order).strip() == b"big"
+        self.mapped = np.memmap(self.path, np.uint8, "r")
+        entry = self.entries[pickles[0]]
+        budget.spend_bytes(entry.file_size, "its pickle")
+        return TorchRules(self.storage, nested=nested_storage).unpickle(f"{self.path.name}, data.pkl", self.archive.read(entry))
+
+    def storage(self, storage: Storage) -> NDArray[np.uint8]:
+        storage.big = self.big
+        if storage.key not in self.memory:
+            name = f"{self.root}data/{storage.key}"
+            entry = self.entries.get(name)
+            if entry is None:
+                raise SourceError(f"{self.path.name}: the memory {name[:200]} of a tensor is missing")
+            self.memory[storage.key] = self._mapped(entry)
+        return self.memory[storage.key]
+
+    def _mapped(self, entry: zipfile.ZipInfo) -> NDArray[np.uint8]:
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise SourceError(f"{self.path.name} is compressed, which torch.save never does: refused")
+        head = self.mapped[entry.header_offset : entry.header_offset + 30].tobytes()
+        start = entry.header_offset + 30 + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
+        found = self.mapped[start : start + entry.file_size]
+        if len(head) != 30 or found.size != entry.file_size:
+            raise SourceError(f"{self.path.name} is a damaged archive: {entry.filename} lies outside it")
+        return found
+
+
+# ---------------------------------------------------------------- sequences of pickles
+
+
+def _load_stream(path: Path, start: bytes) -> Any:
+    if not path.stat().st_size:
+        raise SourceError(f"{path.name} is empty")
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    view: Any = mapped  # reads as a file does
+    if start.startswith(OLD_MAGIC):
+        return _Old(path.name, view, np.frombuffer(mapped, np.uint8), nested_storage).load()
+    found: list[Any] = []
+    while mapped.tell() < len(mapped):
+        if len(found) == MAX_PICKLES:
+            raise SourceError(f"{path.name} holds more than {MAX_PICKLES} pickles, which are no network")
+        found.append(TorchRules(_nowhere(path.name), nested=nested_storage).unpickle(path.name, view))
+    return found[0] if len(found) == 1 else found
+
+
+def _nowhere(about: str) -> Any:
+    def memory(storage: Storage) -> NDArray[np.uint8]:
+        raise SourceError(f"{about} does not hold the memory of its tensors (one is {storage.key[:100]})")
+
+    return memory
+
+
+class _Old:
+    """torch.save before 1.6, or with `_use_new_zipfile_serialization=False`."""
+
+    def __init__(self, about: str, stream: BinaryIO, content: NDArray[np.uint8], nested: Any = None) -> None:
+        self.about = about
+        self.stream = stream
+        self.content = content
+        self.rules = TorchRules(self.storage, nested=nested)
+        self.big = False
+        self.memory: dict[str, NDArray[np.uint8]] = {}
+
+    def load(self) -> Any:
+        magic, version, machine = (self.rules.unpickle(self.about, self.stream) for _ in range(3))
+        if magic != _MAGIC or version != _VERSION or not isinstance(machine, dict):
+            raise NotAPickleError(f"{self.about} has the format version {str(version)[:20]}, {_VERSION} is known")
+        self.big = machine.get("little_endian") is False
+        root = self.rules.unpickle(self.about, self.stream)
+        keys = self.rules.unpickle(self.about, self.stream)
+        if not isinstance(keys, list):
+            raise NotAPickleError(f"{self.about} has no list of tensors' memories")
+        place = self.stream.tell()
+        for key in keys:
+            budget.spend_steps(1, "its list of tensors' memories")
+            kind = self.rules.kinds.get(key) if isinstance(key, str) else None
+            if kind is None or key in self.memory:
+                raise NotAPickleError(f"{self.about} has memory that belongs to no tensor, or twice")
+            count = int.from_bytes(self.content[place : place + 8].tobytes(), "little")
+            end = place + 8 + count * ELEMENT_BYTES[kind]
+            if end > self.content.size:
+                raise NotAPickleError(f"{self.about} ends before the memory of its tensors does")
+            self.memory[key] = self.content[place + 8 : end]
+            place = end
+        if place != self.content.size:
+            raise NotAPickleError(f"{self.about} goes on behind the memory of its tensors")
+        return root
+
+    def storage(self, storage: Storage) -> NDArray[np.uint8]:
+        storage.big = self.big
+        if storage.key not in self.memory:
+            raise SourceError(f"{self.about}: the memory {storage.key[:100]} of a tensor is missing")
+        return self.memory[storage.key]
+
+
+def nested_storage(about: str, content: bytes) -> Storage:
+    """The memory of one tensor, as `pickle.dump` writes it: an old file whose object is that memory.
+
+    Raises NotAPickleError and SourceError.
+    """
+    root = _Old(about, io.BytesIO(content), np.frombuffer(content, np.uint8)).load()
+    if not isinstance(root, Storage):
+        raise NotAPickleError(f"{about} has a tensor whose memory is none")
+    return root
