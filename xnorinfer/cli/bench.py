@@ -33,7 +33,13 @@ Examples:
     "--seconds", type=click.FloatRange(min=0.01), default=2.0, show_default=True, help="Time for each line of the table."
 )
 @click.option("--plot", type=click.Path(path_type=Path), metavar="OUT.png", help="Draw the table (needs matplotlib).")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="OUT", help="Write all numbers as JSON.")
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path),
+    metavar="OUT",
+    help="Write all numbers as JSON; with - to stdout, and nothing else.",
+)
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -56,6 +62,10 @@ def command(
     from xnorinfer.plot import draw, require_drawable
     from xnorinfer.writing import require_writable, write_json
 
+    to_stdout = json_file == Path("-")
+    if to_stdout:
+        ctx.with_resource(screen.json_only())
+        json_file = None
     packed = modelfile.load(model)
     for path in (json_file, plot):
         if path is not None:
@@ -68,6 +78,8 @@ def command(
     if json_file is not None:
         write_json(json_file, result.to_json())
         screen.say(f"wrote {json_file}")
+    if to_stdout:
+        screen.give(result.to_json())
     if plot is not None:
         draw(result, plot)
         screen.say(f"wrote {plot}")

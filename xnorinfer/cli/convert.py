@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,14 +11,14 @@ import click
 
 from xnorinfer.budget import size_text
 from xnorinfer.cli import screen
-from xnorinfer.cli.options import EXPECT, MAX_MEMORY, GlorotOrNumber, LazyChoice, Pair
+from xnorinfer.cli.options import EXPECT, JSON, MAX_MEMORY, GlorotOrNumber, LazyChoice, Pair
 from xnorinfer.errors import DoesNotHoldError, OptionError
-from xnorinfer.oneline import one_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from xnorinfer.conversion import Conversion
+    from xnorinfer.converters.base import ConvertOptions
     from xnorinfer.netspec import InputMapping
 
 EPILOG = """\b
@@ -137,6 +138,7 @@ class _Command(click.Command):
 @EXPECT
 @click.option("--strict", is_flag=True, help="Warnings are errors: exit with 1 and write nothing.")
 @MAX_MEMORY
+@JSON
 @click.option("--dry-run", is_flag=True, help="Show what would be done, write nothing.")
 def command(
     source: str,
@@ -157,6 +159,7 @@ def command(
     data: str | None,
     expect: str | None,
     strict: bool,
+    as_json: bool,
     max_memory: int | None,
     dry_run: bool,
     **mapping: Any,
@@ -212,18 +215,43 @@ def command(
     if strict:
         _require_no_warnings(conversion)
     if write_net is not None:
-        from xnorinfer.converters.netwrite import net_text
-        from xnorinfer.writing import write_bytes
-
-        with screen.waiting(f"writing {write_net}"):
-            text = net_text(Path(source), conversion.reading, options)
-            write_bytes(write_net, text.encode(errors="replace"))
-        screen.say(f"wrote {write_net}; edit it and give it back with --net {write_net}")
-    if output is None or dry_run:
+        _write_net(write_net, source, conversion, options)
+    written = None if dry_run else output
+    if written is None:
         screen.say("nothing written (--dry-run)" if write_net is None else "no model written (--dry-run)")
-        return
-    modelfile.save(conversion.packed, output)
-    screen.say(f"wrote {output}, {size_text(output.stat().st_size)}", "bold")
+    else:
+        modelfile.save(conversion.packed, written)
+        screen.say(f"wrote {written}, {size_text(written.stat().st_size)}", "bold")
+    if as_json:
+        screen.give(result_of(source, conversion, written, write_net))
+
+
+def _write_net(path: Path, source: str, conversion: Conversion, options: ConvertOptions) -> None:
+    from xnorinfer.converters.netwrite import net_text
+    from xnorinfer.writing import write_bytes
+
+    with screen.waiting(f"writing {path}"):
+        text = net_text(Path(source), conversion.reading, options)
+        write_bytes(path, text.encode(errors="replace"))
+    screen.say(f"wrote {path}; edit it and give it back with --net {path}")
+
+
+def result_of(source: str, conversion: Conversion, written: Path | None, net: Path | None) -> dict[str, Any]:
+    """A conversion for --json: what was found, assumed and made."""
+    from xnorinfer.model import describe
+
+    reading = conversion.reading
+    return {
+        "source": source,
+        "format": reading.source,
+        "output": None if written is None else str(written),
+        "net": None if net is None else str(net),
+        "tensors": [dataclasses.asdict(use) for use in reading.tensors],
+        "assumptions": [dataclasses.asdict(one) for one in reading.assumptions],
+        "warnings": list(conversion.warnings),
+        "expected": None if conversion.agreement is None else conversion.agreement.to_json(),
+        "model": describe(conversion.packed),
+    }
 
 
 def _require_no_warnings(conversion: Conversion) -> None:
@@ -304,24 +332,12 @@ def input_mapping(
 
 def show(source: str, conversion: Conversion) -> None:
     """What was found, assumed and made."""
-    from rich.text import Text
-
+    from xnorinfer.cli.tensors import show_tensors
     from xnorinfer.model import describe
 
     reading = conversion.reading
-    ignored = sum(use.ignored for use in reading.tensors)
     screen.heading(f"Found in {source} (format {reading.source})")
-    rows = [
-        [
-            use.name,
-            screen.shape_text(use.shape),
-            use.dtype,
-            Text(one_line(f"ignored: {use.use}"), "dim") if use.ignored else use.use,
-        ]
-        for use in reading.tensors
-    ]
-    screen.table([("tensor", False), ("shape", True), ("type", False), ("becomes", False)], rows)
-    screen.say(f"{len(rows)} tensors: {len(rows) - ignored} used, {ignored} ignored")
+    show_tensors(reading.tensors)
     harmless = {default.what for default in conversion.defaults if default.alternatives and not default.changing}
     screen.heading("Assumed")
     screen.table(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from xnorinfer.budget import size_text
 from xnorinfer.cli import screen
-from xnorinfer.cli.options import MODEL
+from xnorinfer.cli.options import JSON, MODEL
 from xnorinfer.errors import OptionError
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ SEED = 0
     metavar="N",
     help=f"C: take so many samples.  [default: {ROWS}]",
 )
+@JSON
 def command(
     model: str,
     output: Path,
@@ -66,6 +67,7 @@ def command(
     runner: bool,
     data: str | None,
     rows: int | None,
+    as_json: bool,
 ) -> None:
     """Get the bits, thresholds and head of a model, for other programs.
 
@@ -91,12 +93,14 @@ def command(
         raise OptionError("--data and --rows choose samples for --runner, which is not given")
     packed = modelfile.load(model)
     if suffix == ".h":
-        _write_c(packed, model, output, name, runner, data, rows)
+        result = _write_c(packed, model, output, name, runner, data, rows)
     else:
-        _write_arrays(packed, model, output, signs, layers)
+        result = _write_arrays(packed, model, output, signs, layers)
+    if as_json:
+        screen.give(result)
 
 
-def _write_arrays(packed: PackedModel, model: str, output: Path, signs: bool, layers: tuple[str, ...]) -> None:
+def _write_arrays(packed: PackedModel, model: str, output: Path, signs: bool, layers: tuple[str, ...]) -> dict[str, Any]:
     from xnorinfer.extract import arrays, choose_layers, write_arrays
     from xnorinfer.writing import require_writable
 
@@ -109,11 +113,13 @@ def _write_arrays(packed: PackedModel, model: str, output: Path, signs: bool, la
         [[name, screen.shape_text(array.shape), str(array.dtype)] for name, array in found.items()],
     )
     _wrote(output)
+    described = {name: {"shape": list(array.shape), "dtype": str(array.dtype)} for name, array in found.items()}
+    return {"written": [str(output)], "arrays": described}
 
 
 def _write_c(
     packed: PackedModel, model: str, output: Path, name: str | None, runner: bool, data: str | None, rows: int | None
-) -> None:
+) -> dict[str, Any]:
     from xnorinfer import ccode
     from xnorinfer.writing import require_writable, write_bytes
 
@@ -129,6 +135,7 @@ def _write_c(
     for path, text in texts.items():
         write_bytes(path, text.encode())
         _wrote(path)
+    return {"written": [str(path) for path in texts], "prefix": prefix}
 
 
 def _files(data: str | None) -> list[Path]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xnorinfer.cli import screen
-from xnorinfer.cli.options import MODEL
+from xnorinfer.cli.options import JSON, MODEL
 
 if TYPE_CHECKING:
     from xnorinfer.packed import PackedModel
@@ -23,7 +23,7 @@ Examples:
 
 @click.command("info", epilog=EPILOG)
 @MODEL
-@click.option("--json", "as_json", is_flag=True, help="Everything as one JSON object.")
+@JSON
 @click.option("--stats", metavar="INPUT", help="Also run the samples (as for 'run') and tell how often every neuron fires.")
 def command(model: str, as_json: bool, stats: str | None) -> None:
     """Show what a model file holds.
@@ -38,7 +38,7 @@ def command(model: str, as_json: bool, stats: str | None) -> None:
     if stats is not None:
         info["stats"] = _stats(packed, stats)
     if as_json:
-        click.echo(json.dumps(info, indent=2))
+        screen.give(info)
         return
     screen.heading(f"{model}: {info['inputs']} inputs, {info['classes']} classes")
     screen.layers_table(info)

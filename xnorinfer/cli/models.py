@@ -10,6 +10,7 @@ import click
 
 from xnorinfer.budget import size_text
 from xnorinfer.cli import screen
+from xnorinfer.cli.options import JSON
 from xnorinfer.oneline import lines
 
 EPILOG = """\b
@@ -31,7 +32,7 @@ Examples:
     metavar="OUT.npz",
     help="Write 400 images for the model, x and y: 8x8 digits that ship too, brought to the model's format.",
 )
-@click.option("--json", "as_json", is_flag=True, help="The card, or all cards, as JSON.")
+@JSON
 def command(name: str | None, show_path: bool, samples: Path | None, as_json: bool) -> None:
     """List the packed models that ship with xnorinfer, or show the card of one, in Markdown.
 

@@ -30,6 +30,17 @@ THREADS = click.option(
 )
 
 
+def _json_alone(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
+    if value:
+        from xnorinfer.cli import screen
+
+        ctx.with_resource(screen.json_only())
+    return value
+
+
+JSON = click.option(
+    "--json", "as_json", is_flag=True, callback=_json_alone, help="The result as one JSON object on stdout, and nothing else."
+)
 EXPECT = click.option(
     "--expect",
     metavar="FILE.npz",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from xnorinfer.cli import screen
-from xnorinfer.cli.options import MAX_MEMORY, MODEL, THREADS
+from xnorinfer.cli.options import JSON, MAX_MEMORY, MODEL, THREADS
 from xnorinfer.errors import InputError, OptionError
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ HEAD = 20
 )
 @MAX_MEMORY
 @THREADS
+@JSON
 def command(
     model: str,
     inputs: tuple[str, ...],
@@ -67,6 +68,7 @@ def command(
     batch: int,
     max_memory: int | None,
     threads: int | None,
+    as_json: bool,
 ) -> None:
     """Classify samples with a model.
 
@@ -76,7 +78,7 @@ def command(
 
     Files are read in batches and may be larger than memory.  Without -o and --labels the predictions are printed: a
     short table on a terminal; into a pipe or file one class per line (with --scores all scores of a sample per line,
-    with --margins class, gap and margins, separated by tabs).
+    with --margins class, gap and margins, separated by tabs).  --json gives them, or the accuracy, as one JSON object.
     """
     from xnorinfer import dataio, modelfile
     from xnorinfer.model import Model
@@ -94,8 +96,11 @@ def command(
     with screen.waiting("preparing kernels (the first use compiles them)"):
         ready = Model(packed, threads=threads)
     job = Job(samples, ready, batch, "scores" if scores else "margins" if margins else "classes", truth)
+    found: list[Any] | None = None
     if output is not None:
         _write(job, output)
+    elif as_json and truth is None:
+        found = [row for result in job.results() for row in result.tolist()]
     elif truth is None:
         _print(job)
         return
@@ -103,6 +108,8 @@ def command(
         for _ in job.results():
             pass
     job.summary()
+    if as_json:
+        screen.give({**job.to_json(), "output": None if output is None else str(output), job.wanted: found})
 
 
 @dataclass
@@ -153,6 +160,19 @@ class Job:
                 self.done += len(x)
                 advance(len(x))
                 yield result
+
+    def to_json(self) -> dict[str, Any]:
+        """What was done, JSON-able."""
+        return {
+            "input": self.samples.source,
+            "rows": self.done,
+            "seconds": self.seconds,
+            "kernel": self.model.kernel,
+            "threads": self.model.threads,
+            "batch": self.batch,
+            "correct": None if self.truth is None else self.correct,
+            "accuracy": None if self.truth is None or not self.done else self.correct / self.done,
+        }
 
     def summary(self) -> None:
         """What was done, in two lines."""

@@ -1,12 +1,18 @@
-"""What the commands have in common on the screen: results on stdout, progress on stderr, tables that survive a pipe."""
+"""What the commands have in common on the screen: results on stdout, progress on stderr, tables that survive a pipe.
+
+With --json stdout holds one JSON object and nothing else; warnings are then on stderr.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
+import click
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -42,9 +48,38 @@ def console(*, stderr: bool = False) -> Console:
     return plain
 
 
-def _print(text: Text) -> None:
+#: Whether stdout is for JSON alone.
+_json_only = False
+
+
+@contextlib.contextmanager
+def json_only() -> Iterator[None]:
+    """Nothing for people on stdout, for the block."""
+    global _json_only
+    before, _json_only = _json_only, True
+    try:
+        yield
+    finally:
+        _json_only = before
+
+
+def give(result: Any) -> None:
+    """A result as JSON on stdout; numbers that JSON lacks (infinite, NaN) are null."""
+    click.echo(json.dumps(_finite(result), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _print(text: Text, *, stderr: bool = False) -> None:
     """Wrapped at words on a terminal; one that is longer than it is the terminal's to break, and stays whole when copied."""
-    console().print(text, overflow="ignore", crop=False)
+    if not _json_only or stderr:
+        console(stderr=stderr).print(text, overflow="ignore", crop=False)
 
 
 def say(text: str, style: str | None = None) -> None:
@@ -54,17 +89,19 @@ def say(text: str, style: str | None = None) -> None:
 
 def heading(text: str) -> None:
     """A heading with an empty line before it."""
-    console().print()
+    _print(Text(""))
     _print(Text(one_line(text), style="bold"))
 
 
 def warn(text: str) -> None:
-    """A warning, on stdout because it belongs to the result."""
-    _print(Text.assemble(("warning: ", "bold yellow"), one_line(text)))
+    """A warning, on stdout because it belongs to the result; with --json, which has it, too, on stderr."""
+    _print(Text.assemble(("warning: ", "bold yellow"), one_line(text)), stderr=_json_only)
 
 
 def table(columns: Columns, rows: Iterable[Iterable[str | Text]]) -> None:
     """A table on stdout.  Long cells fold, nothing is cut off."""
+    if _json_only:
+        return
     columns = list(columns)
     out = console()
     # A heading stays whole where all headings fit side by side; a narrower screen folds them too.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from xnorinfer.cli import screen
-from xnorinfer.cli.options import EXPECT, MAX_MEMORY, MODEL, THREADS
+from xnorinfer.cli.options import EXPECT, JSON, MAX_MEMORY, MODEL, THREADS
 from xnorinfer.oneline import one_line
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ Examples:
 )
 @MAX_MEMORY
 @EXPECT
-@click.option("--json", "as_json", is_flag=True, help="The result as one JSON object.")
+@JSON
 @THREADS
 @click.pass_context
 def command(
@@ -114,15 +113,13 @@ def command(
             expected=None if expect is None else read_expectation(expect, max_memory),
             progress=report,
         )
+    show(result)
     if as_json:
-        click.echo(json.dumps(result.to_json(), indent=2))
-    else:
-        show(result)
+        screen.give(result.to_json())
     fresh = None if certificate is None and kept is None else document.build(result, model, data=data)
     if certificate is not None and fresh is not None:
         document.write(fresh, certificate)
-        if not as_json:
-            screen.say(f"wrote the certificate {certificate}")
+        screen.say(f"wrote the certificate {certificate}")
     confirmed = kept is None or fresh is None or _confirm(str(kept_file), kept, fresh)
     if not result.holds or not confirmed:
         ctx.exit(1)
