@@ -34,7 +34,7 @@ TRAILER_BYTES = 5
 #: An index holds names and shapes only; real ones have kilobytes.
 MAX_INDEX_BYTES = 256 << 20
 #: What one variable takes in memory beside its name and numbers, and its CRC in steps: numpy is called often for few numbers.
-ENTRY_BYTES, LOAD_STEPS = 1024, 100
+ENTRY_BYTES, LOAD_STEPS = 1024, 25
 
 #: tensorflow/core/framework/types.proto; bfloat16 is widened by hand.
 DTYPES = {

@@ -15,6 +15,7 @@ Nothing in a file is executed, and sizes are checked against the file before any
 
 from __future__ import annotations
 
+import contextlib
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -104,10 +105,13 @@ def _distinct(path: Path, entries: Iterator[Entry]) -> dict[str, Entry]:
 
 
 def _read_npz(path: Path) -> dict[str, Entry]:
+    opened: list[zipfile.ZipFile] = []  # once for all arrays: to open it reads the names of all
+
     def load(entry: zipfile.ZipInfo) -> NDArray[Any]:
         try:
-            with zipfile.ZipFile(path) as archive:
-                return load_entry(path, archive, entry).array
+            if not opened:
+                opened.append(zipfile.ZipFile(path))
+            return load_entry(path, opened[0], entry).array
         except ZIP_DAMAGE as error:
             raise SourceError(f"{path.name} is a damaged or truncated .npz archive: {error}") from None
 
@@ -192,9 +196,13 @@ def _opened_h5(path: Path) -> AbstractContextManager[H5Content]:
 
 
 def _read_h5(path: Path) -> dict[str, Entry]:
+    opened = contextlib.ExitStack()  # once for all arrays, until the last of their entries is gone
+    files: list[H5Content] = []
+
     def load(name: str) -> NDArray[Any]:
-        with _opened_h5(path) as file:
-            return file.entries[name].load()
+        if not files:
+            files.append(opened.enter_context(_opened_h5(path)))
+        return files[0].entries[name].load()
 
     with _opened_h5(path) as file:
         names = {name: (entry.dtype, entry.shape) for name, entry in file.entries.items()}
