@@ -64,8 +64,13 @@ def _read(path: Path, options: ConvertOptions) -> Reading:
     if path.is_file() and not os.access(path, os.R_OK):
         raise SourceError(f"{path} cannot be read: permission denied")
     if source is None:
+        if path.is_file() and not path.stat().st_size:
+            raise SourceError(f"{path} is empty")
         kinds = "; ".join(f"{s.name}: {s.meaning}" for s in SOURCES)
-        raise SourceError(f"{path} is not a checkpoint of a known kind: it {describe_content(path)}. Known kinds: {kinds}")
+        raise SourceError(
+            f"{path} is not a checkpoint of a known kind: it {describe_content(path)}. Known kinds: {kinds}. A net.toml "
+            "(--net) describes the network in any other file or folder of arrays"
+        )
     reading = source.read(path, options)
     if options.ema and not any(assumption.what == "moving averages" for assumption in reading.assumptions):
         raise OptionError(f"--ema: {path.name} holds no moving averages of weights")

@@ -100,7 +100,8 @@ and, if every pixel or real value is binarized by itself before the first layer,
       format = "bits"        rows of the characters 0 and 1; order = "lsb": the leftmost is the first value (one value per
                              character), order = "msb": the rightmost is
       format = "hex"         the same, each hexadecimal digit four characters of 0 and 1
-      format = "numbers"     numbers with blanks, commas or semicolons between
+      format = "numbers"     numbers with blanks, commas or semicolons between; base = 2 or base = 16 for whole numbers in those
+                             digits (10 by default), signed = true: two's complement of as many bits as there are digits
     unpack = "lsb" | "msb"   whole numbers hold packed bits; a word's lowest (highest) bit is its first value
     shape = [...]            of the result.  Rows of bits may end in padding
     slice = [[B, E], ...]    of each dimension the part from B up to and without E

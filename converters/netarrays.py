@@ -19,7 +19,7 @@ from xnorinfer.converters.arrays import RawTensor, as_float32, element_count
 from xnorinfer.converters.base import Notes, TensorUse
 from xnorinfer.converters.bundle import Entry
 from xnorinfer.converters.containers import open_container
-from xnorinfer.converters.textfile import read_bits, read_numbers
+from xnorinfer.converters.textfile import looks_like_base_two, read_bits, read_numbers
 from xnorinfer.converters.tomltable import Table, nearest
 from xnorinfer.errors import SourceError
 from xnorinfer.netspec import F32
@@ -131,14 +131,19 @@ class Arrays:
     def _declare(self, name: str, table: Table) -> Callable[[], NDArray[Any]] | None:
         """How to load a declared array; None after reporting problems."""
         before = len(self.problems)
-        base, file = table.text("from"), table.text("file")
+        origin, file = table.text("from"), table.text("file")
         form = table.choice("format", FORMATS)
         inner = table.text("array")
         dtype, shape = table.choice("dtype", tuple(DTYPES)), table.shape("shape")
         offset, trailing = table.integer("offset", least=0), table.integer("trailing", least=0)
+        base, is_signed = table.integer("base", least=2, most=16), table.flag("signed")
         order, unpack = table.choice("order", ORDERS), table.choice("unpack", ORDERS)
         ranges = table.ranges("slice")
-        if base is not None and (file is not None or form is not None or inner is not None):
+        if base is not None and (base not in (2, 10, 16) or form != "numbers"):
+            table.problem("base", 'is 2, 10 or 16, and belongs to format = "numbers"')
+        if is_signed and base in (None, 10):
+            table.problem("signed", "belongs to numbers in base 2 or 16: two's complement")
+        if origin is not None and (file is not None or form is not None or inner is not None):
             table.problem("", "an array `from` another has no file, format or array")
         if form != "raw":
             for key in ("dtype", "offset", "trailing"):
@@ -152,14 +157,14 @@ class Arrays:
             table.problem("array", "belongs to a file that holds arrays by name, not to a format")
         read: Callable[[], NDArray[Any]] | None = None
         if len(self.problems) == before:
-            if base is not None:
-                read = self._from(name, table, base)
+            if origin is not None:
+                read = self._from(name, table, origin)
             else:
                 path = self._file(table, file)
                 if path is not None and form == "raw":
                     read = self._raw(table, path, DTYPES[dtype], shape if unpack is None else None, offset or 0, trailing or 0)
                 elif path is not None and form is not None:
-                    read = self._text(path, form, order)
+                    read = self._text(table, path, form, order, base, is_signed)
                 elif path is not None:
                     read = self._inside(name, table, path, inner)
         if read is None:
@@ -218,11 +223,25 @@ class Arrays:
         add_file(path)
         return lambda: np.memmap(path, np.uint8, "r", offset, (wanted,)).view(code).reshape(shape or (-1,))
 
-    def _text(self, path: Path, form: str, order: Any) -> Callable[[], NDArray[Any]]:
+    def _text(
+        self, table: Table, path: Path, form: str, order: Any, base: int | None, is_signed: bool
+    ) -> Callable[[], NDArray[Any]]:
         self.files.setdefault(path, [])
+        if form == "numbers" and base is None:
+            return lambda: self._decimals(table, path)
         if form == "numbers":
-            return lambda: read_numbers(path)
+            return lambda: read_numbers(path, base or 10, is_signed=is_signed)
         return lambda: read_bits(path, order, is_hexadecimal=form == "hex")
+
+    def _decimals(self, table: Table, path: Path) -> NDArray[Any]:
+        """Numbers whose base nothing says."""
+        numbers = read_numbers(path)
+        if looks_like_base_two(path):
+            self.notes.warnings.append(
+                f"{table.where}: {path.name} is read as decimal numbers, but looks like base 2 (all its digits are 0 and 1); "
+                'say base = 2, base = 10 if they are decimal, or format = "bits" if each digit is a value'
+            )
+        return numbers
 
     def _inside(self, name: str, table: Table, path: Path, inner: str | None) -> Callable[[], NDArray[Any]] | None:
         try:

@@ -202,7 +202,8 @@ class Builder:
         if tensor is None or layout is None:
             return None
         if tensor.ndim != 2 or 0 in tensor.shape:
-            table.problem("weight", f"{name} has shape {tensor.shape}, needed are two dimensions, {_meaning(layout)}")
+            kernel = "; a kernel of more is a convolution, which cannot be converted" if tensor.ndim > 2 else ""
+            table.problem("weight", f"{name} has shape {tensor.shape}, needed are two dimensions, {_meaning(layout)}{kernel}")
             return None
         array = np.ascontiguousarray(tensor.T) if layout == "in_out" else tensor
         if is_float:

@@ -66,10 +66,11 @@ def read_bits(path: Path, order: Order, *, is_hexadecimal: bool = False) -> NDAr
     return np.asarray(flat.reshape(len(bits), -1), np.int8)
 
 
-def read_numbers(path: Path) -> NDArray[Any]:
+def read_numbers(path: Path, base: int = 10, *, is_signed: bool = False) -> NDArray[Any]:
     """Numbers separated by blanks, commas or semicolons: (rows, values) if there are several rows, else (values,).
 
-    Whole numbers give int64, others float32, each decimal rounded once to float64 and from there to float32.
+    Whole numbers give int64, others float32, each decimal rounded once to float64 and from there to float32.  base: 2 or 16 for
+    whole numbers in those digits; is_signed: two's complement of as many bits as the number has digits for.
     Raises SourceError: no numbers, rows of different lengths.
     """
     spend_bytes(NUMBER_BYTES * path.stat().st_size, f"the numbers of {path.name}")
@@ -84,14 +85,42 @@ def read_numbers(path: Path) -> NDArray[Any]:
         rows.append((number, words))
         waiting += width
         if waiting >= WORDS_AT_ONCE:
-            parts.append(_parsed(path, rows))
+            parts.append(_parsed(path, rows) if base == 10 else _in_base(path, rows, base, is_signed))
             rows, waiting = [], 0
     if rows:
-        parts.append(_parsed(path, rows))
+        parts.append(_parsed(path, rows) if base == 10 else _in_base(path, rows, base, is_signed))
     if not all(part.dtype.kind == "i" for part in parts):
         parts = [narrowed(path.name, part) for part in parts]
     flat = np.concatenate(parts)
     return flat if count == 1 else flat.reshape(count, width)
+
+
+def looks_like_base_two(path: Path) -> bool:
+    """Whether the numbers of a text are more likely written in base 2: all digits 0 or 1, and zeros lead or all are as wide."""
+    widths: list[int] = []
+    leading = False
+    for _, content in _rows(path):
+        for word in content.translate(_SEPARATORS).split():
+            if word.strip("01"):
+                return False
+            widths.append(len(word))
+            leading = leading or (len(word) > 1 and word[0] == "0")
+    return max(widths) > 1 and (leading or (len(widths) > 3 and len(set(widths)) == 1))
+
+
+def _in_base(path: Path, rows: list[tuple[int, list[str]]], base: int, is_signed: bool) -> NDArray[np.int64]:
+    """Whole numbers of some lines in base 2 or 16, flat."""
+    values: list[int] = []
+    for number, row in rows:
+        for word in row:
+            digits = word.lower().removeprefix("0b" if base == 2 else "0x").replace("_", "")
+            bits = len(digits) * (1 if base == 2 else 4)
+            if not digits or digits.strip("01" if base == 2 else "0123456789abcdef") or bits - is_signed > 63:
+                needed = f"whole numbers in base {base} of at most {63 + is_signed} bits"
+                raise SourceError(f"{path.name}, line {number} holds {word[:40]!r}, needed are {needed}")
+            value = int(digits, base)
+            values.append(value - (1 << bits) if is_signed and value >> (bits - 1) else value)
+    return np.array(values, np.int64)
 
 
 def _parsed(path: Path, rows: list[tuple[int, list[str]]]) -> NDArray[Any]:
@@ -102,7 +131,10 @@ def _parsed(path: Path, rows: list[tuple[int, list[str]]]) -> NDArray[Any]:
     except (ValueError, OverflowError):
         if len(rows) == 1:
             number, row = rows[0]
-            raise SourceError(f"{path.name}, line {number} holds {' '.join(row)[:40]!r}, needed are numbers") from None
+            bits = 'base = 2 reads those in base 2, format = "bits" each digit as a value'
+            hint = "base = 16 reads hexadecimal ones" if "".join(row).strip("01") else bits
+            found = " ".join(row)[:40]
+            raise SourceError(f"{path.name}, line {number} holds {found!r}, needed are decimal numbers; {hint}") from None
     for half in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
         _parsed(path, half)
     raise SourceError(f"{path.name} mixes fractions with whole numbers beyond 64 bits")

@@ -350,7 +350,9 @@ def test_unknown_files_say_what_was_found(tmp_path: Path, content: bytes, found:
     path.write_bytes(content)
     with pytest.raises(SourceError, match=found) as error:
         read_source(path)
-    assert all(source.name in str(error.value) for source in SOURCES)
+    # A file without anything is that alone; any other may be described by hand.
+    assert all(source.name in str(error.value) for source in SOURCES) == bool(content)
+    assert ("--net" in str(error.value)) == bool(content)
 
 
 def test_missing_file_folder_and_format(tmp_path: Path) -> None:

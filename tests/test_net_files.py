@@ -10,7 +10,9 @@ from checkpoints import write_npz
 from net_containers import CONTAINERS, TOP, Array, described, parts, write_c
 from test_net import digest, read
 
+import xnorinfer
 from xnorinfer.converters.netarrays import unpacked
+from xnorinfer.converters.textfile import looks_like_base_two, read_numbers
 from xnorinfer.errors import NetworkError, SourceError
 
 
@@ -99,6 +101,84 @@ def test_rows_of_characters(tmp_path: Path, order: str, form: str, width: int) -
     plain = TOP.replace("keras-round", "gt-zero").replace("in_out", "out_in")
     head = '[input]\nsigns = true\n[[layers]]\nname = "head"\nweight = "w"\nvalues = "bits"\n'
     assert text == digest(read(write_npz(tmp_path / "n.npz", w=bits), plain + head))
+
+
+@pytest.mark.parametrize("digits", ["base 2", "base 16", "base 16, negative"])
+def test_thresholds_in_other_bases(tmp_path: Path, digits: str) -> None:
+    """As they lie in memory files for FPGAs; what looks like base 2 and is read as decimal is a warning."""
+    rng = np.random.default_rng(5)
+    negative = digits.endswith("negative")
+    thresholds = rng.integers(-9 if negative else 0, 9, 6)
+    form = "{:010b}" if digits == "base 2" else "{:03X}"
+    lines = [form.format(int(value) & (0x3FF if digits == "base 2" else 0xFFF)) for value in thresholds]
+    (tmp_path / "t.mem").write_text("// thresholds\n" + "\n".join(lines))
+    bits, head = rng.choice([-1, 1], (6, 16)), rng.choice([-1, 1], (3, 6))
+    np.save(tmp_path / "w.npy", bits.astype(np.int8))
+    np.save(tmp_path / "v.npy", head.astype(np.int8))
+    base = digits.split(",")[0].replace("base", "base =") + ("\nsigned = true" if negative else "")
+    toml = f"""
+        profile = "ge-zero"
+        layout = "out_in"
+        [input]
+        signs = true
+        [arrays.w]
+        file = "w.npy"
+        [arrays.v]
+        file = "v.npy"
+        [arrays.t]
+        file = "t.mem"
+        format = "numbers"
+        {base}
+        [[layers]]
+        weight = "w"
+        threshold = {{value = "t", on = "sum", compare = ">="}}
+        [[layers]]
+        weight = "v"
+    """
+    x = rng.choice(np.array([-1, 1], np.int8), (50, 16))
+    want = np.where(x.astype(int) @ bits.T >= thresholds, 1, -1) @ head.T
+    assert (xnorinfer.convert(tmp_path, net=toml, threads=1).scores(x) == want).all()
+    assert not read(tmp_path, toml).warnings
+    if digits == "base 2":
+        decimal = toml.replace("base = 2", "")
+        warnings = read(tmp_path, decimal).warnings
+        assert warnings[0].startswith("arrays.t: t.mem is read as decimal numbers, but looks like base 2")
+        assert not [w for w in read(tmp_path, decimal.replace('"numbers"', '"numbers"\nbase = 10')).warnings if "base 2" in w]
+    else:
+        refused(tmp_path, toml.replace(base, ""), "needed are decimal numbers; base = 16 reads hexadecimal ones", lines)
+    refused(tmp_path, toml.replace(base, "base = 8"), "arrays.t.base: is 2, 10 or 16, and belongs to")
+    refused(tmp_path, toml.replace(base, "signed = true"), "arrays.t.signed: belongs to numbers in base 2 or 16")
+
+
+def refused(path: Path, toml: str, message: str, lines: list[str] | None = None) -> None:
+    """Refused with the message; lines that all happen to be decimal are not."""
+    if lines is not None and all(line.isdecimal() for line in lines):
+        return
+    with pytest.raises(NetworkError) as error:
+        read(path, toml)
+    assert message in str(error.value)
+
+
+def test_what_looks_like_base_two(tmp_path: Path) -> None:
+    for text, answer in {
+        "0101\n1100\n": True,
+        "1010 1100 1111 1001": True,
+        "01": True,
+        "1 0 1 1": False,
+        "10 11 100": False,
+        "101 011": True,
+        "12 01": False,
+        "1.0 0.1": False,
+        "-10 01": False,
+    }.items():
+        (tmp_path / "t").write_text(text)
+        assert looks_like_base_two(tmp_path / "t") == answer
+    (tmp_path / "t").write_text("0b101 1_1")
+    assert read_numbers(tmp_path / "t", 2).tolist() == [5, 3]
+    for text, base in {"2": 2, "g": 16, "1" * 65: 2, "0x": 16, "-1": 2}.items():
+        (tmp_path / "t").write_text(text)
+        with pytest.raises(SourceError, match=f"needed are whole numbers in base {base}"):
+            read_numbers(tmp_path / "t", base)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int32", "uint64"])

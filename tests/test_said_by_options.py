@@ -249,6 +249,23 @@ def test_one_missing_batch_norm_is_refused_and_the_hint_works(tmp_path: Path) ->
     assert (xnorinfer.convert(path, net="\n".join(lines), threads=1).scores(x) == forward(layers, x)).all()
 
 
+# ---------------------------------------------------------------- what cannot be meant
+
+
+def test_a_layer_whose_neurons_are_all_dead_is_a_warning(tmp_path: Path) -> None:
+    layers = random_layers([24, 18, 14, 6], 6)
+    path = write_npz(tmp_path / "net.npz", **named_arrays(layers))
+    options = ConvertOptions(profile="ge-zero", input=SignInput(), bn_epsilon=1e-3)
+    assert not [w for w in convert_file(path, options).warnings if "dead" in w]
+    layers[1].beta = np.where(np.arange(14) < 5, f(1e6), f(-1e6))
+    path = write_npz(tmp_path / "dead.npz", **named_arrays(layers))
+    found = [w for w in convert_file(path, options).warnings if "dead" in w]
+    assert len(found) == 1
+    assert found[0].startswith(
+        "1: all 14 neurons are dead: whatever the input, 9 are -1, 5 are +1, and all samples get the same"
+    )
+
+
 # ---------------------------------------------------------------- the options themselves
 
 

@@ -30,6 +30,7 @@ from xnorinfer.packed import (
     Threshold,
 )
 from xnorinfer.reference import binary_weights
+from xnorinfer.threshold import Steps
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,7 @@ def _lower_input(net: NetSpec, problems: list[str], notes: list[str]) -> InputBi
     steps = affine_of(net.depth, steps_of_layers(leading[:-1]))
     counts = input_counts(net)
     found = fold(sign.name, counts, steps, sign.rule, problems, notes)
+    notes.extend(_dead(sign.name, counts, found, "inputs"))
     return InputBits(sign.name, counts.limits(found.limits), found.flipped)
 
 
@@ -178,6 +180,17 @@ def lower_input(net: NetSpec) -> InputBits | None:
     return _lower_input(net, [], [])
 
 
+def _dead(name: str, counts: Counts, found: Steps, what: str) -> Iterator[str]:
+    """A warning about a layer of which nothing hangs on its input."""
+    never, always = found.limits < counts.low, found.limits >= counts.high
+    if not found.flipped.any() and (never | always).all():  # a flipped neuron changes somewhere
+        values = f"{int(never.sum())} are -1, {int(always.sum())} are +1"
+        yield (
+            f"{name}: all {never.size} {what} are dead: whatever the input, {values}, "
+            "and all samples get the same scores; check which arrays its BatchNorm or thresholds are, and the input mapping"
+        )
+
+
 def _lower_dense(net: NetSpec, dense: Dense, block: Block, reads: Reads, problems: list[str], notes: list[str]) -> PackedDense:
     signs = binary_weights(dense)
     steps = block.steps
@@ -191,5 +204,6 @@ def _lower_dense(net: NetSpec, dense: Dense, block: Block, reads: Reads, problem
     assert block.sign is not None
     counts = counts_of(net, reads, dense)
     found = fold(dense.name, counts, steps, block.sign.rule, problems, notes)
+    notes.extend(_dead(dense.name, counts, found, "neurons"))
     signs = np.where(found.flipped[:, None], -signs, signs)
     return PackedDense(dense.name, reads, dense.depth, bitpack(signs), Threshold(counts.limits(found.limits)))
