@@ -78,6 +78,8 @@ class LayerPart:
 
     activation: what a float layer reads; binary layers always read signs.  after: what follows the layer where a graph spells
     it out, instead of `norm`.  explicit: the source says all that stands before the next sign, so that no BatchNorm is missing.
+    rule, sign_rule: the tie rules of its weights and of the signs that it reads, where the source has one for each; None: those
+    of the profile.
     """
 
     name: str
@@ -90,6 +92,8 @@ class LayerPart:
     h: float | None = None
     after: tuple[Follower, ...] = ()
     explicit: bool = False
+    rule: Rule | None = None
+    sign_rule: Rule | None = None
 
     @property
     def followers(self) -> tuple[Follower, ...]:
@@ -140,10 +144,14 @@ def assemble(
     defaults: Defaults,
     notes: Notes,
     problems: list[str],
-    leading: Sequence[NormPart] | None = None,
+    leading: Sequence[Follower] | None = None,
+    leading_rule: Rule | None = None,
+    *,
+    described: bool = True,
 ) -> Reading:
     """Build the network.  `problems` are those the source found; all are raised together, as NetworkError about `about`.
-    leading: what stands before a sign of the inputs themselves; None if they are not binarized one by one.
+    leading: what stands before a sign of the inputs themselves (of the rule `leading_rule`, None: the profile's); None if they
+    are not binarized one by one.  described: a net.toml could say more than the source does.
 
     Raises NetworkError and OptionError (a float layer that does not exist).
     """
@@ -155,21 +163,19 @@ def assemble(
     guessed = options.profile is None and defaults.profile_origin == "default"
     layers: list[Layer] = []
     if leading is not None:
-        layers += [*(_batch_norm(norm, options, defaults) for norm in leading), Sign("input.sign", profile.activations)]
+        layers.extend(_layer(follower, options, defaults) for follower in leading)
+        layers.append(Sign("input.sign", leading_rule or profile.activations))
     for index, part in enumerate(parts):
         if part.is_float:
             layers.extend(_float_layer(part, index, notes))
         else:
             h = _magnitude(part, options)
             _remark_latents(part, h, profile_name, guessed, notes, clipped=not (options.center or options.scale_by))
-            layers.append(Dense(part.name, part.weight, profile.weights, h, part.bias, part.scale))
-        layers.extend(
-            _batch_norm(follower, options, defaults) if isinstance(follower, NormPart) else follower
-            for follower in part.followers
-        )
+            layers.append(Dense(part.name, part.weight, part.rule or profile.weights, h, part.bias, part.scale))
+        layers.extend(_layer(follower, options, defaults) for follower in part.followers)
         hidden = index + 1 < len(parts)
         if hidden and (not parts[index + 1].is_float or parts[index + 1].activation == "sign"):
-            layers.append(Sign(f"{part.name}.sign", profile.activations))
+            layers.append(Sign(f"{part.name}.sign", parts[index + 1].sign_rule or profile.activations))
     _judge_norms(parts, notes, problems)
     _assume_h(parts, options, notes)
     _assume_epsilon(parts, options, defaults, notes)
@@ -179,7 +185,7 @@ def assemble(
         notes.warnings.append(Remark(defaults.input_warning, INPUT))
     net = NetSpec(mapping, tuple(layers), profile_name)
     if parts:
-        problems.extend(_with_way_out(problem) for problem in net.check())
+        problems.extend(_with_way_out(problem) if described else problem for problem in net.check())
     elif not problems:
         problems.append("it holds no dense layer" + net_line('[[layers]] weight = "..."'))
     if problems:
@@ -290,6 +296,10 @@ def _float_layer(part: LayerPart, index: int, notes: Notes) -> list[Layer]:
             notes.warnings.append(default_warning(what, 'activation = "sign"', 'activation = "none"'))
     layers.append(FloatDense(part.name, part.weight, part.bias))
     return layers
+
+
+def _layer(follower: Follower, options: ConvertOptions, defaults: Defaults) -> Layer:
+    return _batch_norm(follower, options, defaults) if isinstance(follower, NormPart) else follower
 
 
 def _batch_norm(norm: NormPart, options: ConvertOptions, defaults: Defaults) -> BatchNorm:

@@ -174,13 +174,17 @@ class Assumption:
 
 @dataclass(frozen=True)
 class Reading:
-    """A checkpoint, read.  `tensors` holds every tensor of the file exactly once."""
+    """A checkpoint, read.  `tensors` holds every tensor of the file exactly once.
+
+    entry: of a graph, what enters it, before steps of its own that the network's input mapping has in it.
+    """
 
     source: str
     net: NetSpec
     tensors: tuple[TensorUse, ...]
     assumptions: tuple[Assumption, ...]
     warnings: tuple[str, ...] = ()
+    entry: InputMapping | None = None
 
 
 class Remark(str):

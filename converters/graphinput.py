@@ -1,59 +1,155 @@
-"""What a graph does with its input before the first layer, as an input mapping."""
+"""What a graph does with its input before the first layer: a part of the input mapping, or signs of each input by itself."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from xnorinfer.converters.assemble import pixel_step
+from xnorinfer.converters.assemble import Follower, NormPart, pixel_step
+from xnorinfer.converters.base import INPUT, Assumption, Notes, Remark
+from xnorinfer.converters.elementwise import Expr, evaluate
 from xnorinfer.converters.graphproblems import Problems
-from xnorinfer.converters.graphvalues import COMPUTE
+from xnorinfer.converters.graphsteps import Read, Signs, Step, layers_of
 from xnorinfer.converters.onnxfile import OnnxNode
-from xnorinfer.netspec import F32, ChainOp, InputMapping, PixelInput, Rule, SignInput, ThresholdInput
+from xnorinfer.netspec import ChainOp, InputMapping, PixelInput, SignInput, ThresholdInput
 
-#: One operation with a number, in float32.
-InputStep: TypeAlias = tuple[ChainOp, np.float32]
+#: What the graph's input is unless an option or its own numbers say otherwise: torchvision's ToTensor.
+GRAPH_INPUT = PixelInput.range(0, 1)
+RAW_PIXELS = PixelInput.range(0, 255)
+#: A graph that makes its input smaller than this many times is one of raw pixels: it divides by 255 or by deviations of pixels.
+SHRINKS = 0.1
+UNSAID = (
+    "the graph does not say what its input is: pixels / 255 is used (0..1); where the network was trained on others, "
+    "--input-range -1:1 or 0:255 (raw pixels), --input-normalize MEAN:STD, --input-threshold, --input-signs or --input-real "
+    "says so"
+)
 
 
-def threshold_input(
-    base: InputMapping, steps: Sequence[InputStep], node: OnnxNode, rule: Rule, problems: Problems
-) -> InputMapping:
-    """The input mapping where a node binarizes the graph's input: tried for every pixel, in float32.  Raises Refused."""
-    if isinstance(base, PixelInput):
-        pixels = np.arange(256)
-        mapped = ((base.slope * pixels + base.intercept) / base.divisor).astype(np.float32)
-        value = _apply(steps, mapped)
-        if rule == "sign" and (value == 0).any():
-            zero = int(np.argmax(value == 0))
-            problems.refuse(
-                node, f"gives 0 for pixel {zero}, which is neither -1 nor +1", f"[input] threshold = {max(zero, 1)}"
+@dataclass
+class Entry:
+    """The input of a graph as far as it is known.  given: by an option; base: what enters the graph, mapping: what the first
+    layer reads; leading: what stands before signs of each input by itself, None where there are none; signs: those."""
+
+    given: InputMapping | None
+    base: InputMapping = GRAPH_INPUT
+    mapping: InputMapping = GRAPH_INPUT
+    norms: list[Follower] = field(default_factory=list)
+    leading: list[Follower] | None = None
+    signs: Signs | None = None
+    said: str = ""
+
+    def __post_init__(self) -> None:
+        if self.given is not None:
+            self.base = self.mapping = self.given
+
+    def note(self, notes: Notes) -> None:
+        """Say what the input is taken for."""
+        origin = "option" if self.given is not None else "graph" if self.said else "default"
+        value = self.base.describe() + (f": {self.said}" if self.said else "")
+        notes.assumptions.append(Assumption("input of the graph", value, origin))  # type: ignore[arg-type]
+        if origin == "default":
+            notes.warnings.append(Remark(UNSAID, INPUT))
+
+    def settle(self, steps: Sequence[Step]) -> None:
+        """Look at what the graph does first: its own numbers tell raw pixels from others."""
+        if self.given is not None or self.said or self.norms:
+            return
+        slope = 1.0
+        for step in steps:
+            if not isinstance(step, tuple) or step[1].ndim:
+                break
+            if step[0] in ("mul", "div"):
+                slope *= float(step[1]) if step[0] == "mul" else 1 / float(step[1])
+        if 0 < abs(slope) <= SHRINKS:
+            self.base = self.mapping = RAW_PIXELS
+            self.said = f"it divides its input by {1 / abs(slope):.6g} itself"
+
+    def settle_norm(self, norm: NormPart) -> None:
+        """The same by the statistics of a BatchNorm of the input."""
+        if self.given is None and not self.said and not self.norms and float(norm.mean.max(initial=0)) > 1:
+            self.base = self.mapping = RAW_PIXELS
+            self.said = f"{norm.name} saw inputs of {float(norm.mean.max()):.4g} on average"
+
+    # ---------------------------------------------------------------- how it ends
+
+    def norm(self, read: Read, norm: NormPart, width: int) -> None:
+        """A BatchNorm of the inputs."""
+        self.settle(read.steps)
+        self.settle_norm(norm)
+        self.norms += [*layers_of(f"{norm.name}.input", read.steps, width), norm]
+
+    def real(self, node: OnnxNode, read: Read, width: int, problems: Problems) -> None:
+        """The first layer reads real values: the steps join the mapping of pixels."""
+        self.settle(read.steps)
+        if self.norms:
+            problems.refuse(node, "reads what a BatchNorm made of the inputs: only chains of layers can be converted")
+        if not read.steps:
+            return
+        if not isinstance(self.base, PixelInput):
+            problems.add(
+                f"the graph computes with its input, which '{self.base.describe()}' does not allow; --input-range says another"
             )
-        ones = value >= 0 if rule == "ge" else value > 0
-        first = pixel_step(ones)
-        if first is not None:
-            return ThresholdInput(first)
-        problems.refuse(node, "gives the pixels 0..255 no step from -1 up to +1; --input-range says what pixels are before it")
-    if isinstance(base, ThresholdInput | SignInput):
-        low, high = _apply(steps, np.array([-1, 1], np.float32))
-        if low < 0 < high:
-            return base
-    problems.refuse(
-        node,
-        f"binarizes the input, which the mapping '{base.describe()}' does not allow; --input-range says another",
-    )
+            return
+        if not all(isinstance(step, tuple) and step[1].ndim == 0 for step in read.steps):
+            problems.refuse(node, "reads inputs that are not mapped alike, which is not supported in a binary network")
+        numbers = [(step[0], float(step[1])) for step in read.steps if isinstance(step, tuple)]
+        self.mapping = _affine(self.base, numbers, problems)
+
+    def binarized(self, node: OnnxNode, expr: Expr, leaf: Expr, read: Read, width: int, problems: Problems) -> None:
+        """The first layer reads signs of each input."""
+        assert read.signs is not None
+        self.settle(read.steps)
+        if not self.norms:
+            if isinstance(self.base, ThresholdInput | SignInput):
+                low, high = evaluate(expr, np.array([-1, 1], np.float32), None, leaf)
+                if not low < 0 < high:
+                    self._refuse(node, problems)
+                return
+            if isinstance(self.base, PixelInput) and _one_for_all(read):
+                threshold = self._pixel(node, expr, leaf, read.signs, problems)
+                if threshold is not None:
+                    self.mapping = ThresholdInput(threshold)
+                    return
+        if isinstance(self.base, ThresholdInput | SignInput):
+            self._refuse(node, problems)
+        self.leading = [*self.norms, *layers_of("input", read.steps, width)]
+        self.signs = read.signs
+
+    def _pixel(self, node: OnnxNode, expr: Expr, leaf: Expr, signs: Signs, problems: Problems) -> int | None:
+        """The first pixel of +1, each of the 256 tried in float32; None where -1 stands above +1."""
+        assert isinstance(self.base, PixelInput)
+        mapped = ((self.base.slope * np.arange(256) + self.base.intercept) / self.base.divisor).astype(np.float32)
+        value = evaluate(expr, mapped, None, leaf)
+        middle = (signs.low + signs.high) / 2
+        if signs.rule == "sign" and (value == middle).any():
+            zero = int(np.argmax(value == middle))
+            problems.refuse(
+                node,
+                f"gives 0 for pixel {zero}, which is neither -1 nor +1; --input-threshold {max(zero, 1)} takes it for +1",
+            )
+        first = pixel_step(value > middle)
+        if first is None and pixel_step(value < middle) is None:
+            problems.refuse(
+                node, "gives the pixels 0..255 no step from -1 up to +1; --input-range says what pixels are before it"
+            )
+        return first
+
+    def _refuse(self, node: OnnxNode, problems: Problems) -> None:
+        problems.refuse(
+            node,
+            f"binarizes the input, which the mapping '{self.base.describe()}' does not allow; --input-range says another",
+        )
 
 
-def affine_input(base: InputMapping, steps: Sequence[InputStep], problems: Problems) -> InputMapping:
-    """The input mapping where the first layer reads real values: the steps join the mapping of pixels."""
-    if not isinstance(base, PixelInput):
-        what = f"the graph computes with its input, which '{base.describe()}' does not allow"
-        problems.add(f"{what}; --input-range says another")
-        return base
+def _one_for_all(read: Read) -> bool:
+    return all(not isinstance(step, tuple) or step[1].size == 1 for step in read.steps)
+
+
+def _affine(base: PixelInput, steps: Sequence[tuple[ChainOp, float]], problems: Problems) -> InputMapping:
     slope, intercept, divisor = base.slope, base.intercept, base.divisor
-    for kind, value in steps:
-        number = float(value)
+    for kind, number in steps:
         if kind == "mul":
             slope, intercept = slope * number, intercept * number
         elif kind == "div":
@@ -64,11 +160,3 @@ def affine_input(base: InputMapping, steps: Sequence[InputStep], problems: Probl
         problems.add("the graph maps every pixel to one value or to infinity; --input-range says what pixels are")
         return base
     return PixelInput(slope, intercept, divisor)
-
-
-def _apply(steps: Sequence[InputStep], x: F32) -> F32:
-    """The graph's steps before the first layer, in float32."""
-    with np.errstate(all="ignore"):
-        for kind, value in steps:
-            x = np.asarray(COMPUTE[kind.capitalize()](x, value), np.float32)
-    return x

@@ -1,68 +1,57 @@
-"""What the nodes of a graph work on: constants, the network's values on their way, and comparisons that become signs."""
+"""What the nodes of a graph work on: constants, the network's values on their way, shapes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
-import numpy as np
 from numpy.typing import NDArray
 
+from xnorinfer.converters.elementwise import Expr
 from xnorinfer.netspec import F32, Rule
 
-#: Comparisons with 0: the rule that has +1 where larger values lie, and whether they hold for the smaller ones.
-COMPARISONS: dict[str, tuple[Rule, bool]] = {
-    "Greater": ("gt", False),
-    "GreaterOrEqual": ("ge", False),
-    "Less": ("ge", True),
-    "LessOrEqual": ("gt", True),
-}
-COMPUTE: dict[str, Callable[..., Any]] = {
-    "Add": np.add,
-    "Sub": np.subtract,
-    "Mul": np.multiply,
-    "Div": np.divide,
-    "Pow": np.power,
-    "Sqrt": np.sqrt,
-    "Reciprocal": np.reciprocal,
-    "Neg": np.negative,
-}
 
+@dataclass(frozen=True, eq=False)
+class Signed:
+    """Numbers that are `scale * binarize(latent)`: both float32 of their shape."""
 
-@dataclass(frozen=True)
-class Compared:
-    """A comparison with 0.  rule: the one that it is if larger values become +1; low, high: what the smaller and the larger
-    values have become by now."""
-
+    latent: F32
     rule: Rule
-    low: float = 0.0
-    high: float = 1.0
-
-    def binarized(self) -> tuple[Rule, float] | None:
-        """The rule and the scale once the two numbers are opposite and the larger one is for larger values."""
-        return (self.rule, self.high) if self.low == -self.high and self.high > 0 else None
+    scale: F32
 
 
 @dataclass(frozen=True, eq=False)
 class Constant:
-    """A value that does not depend on the input: latent numbers, and how they are binarized (scale times sign).
+    """A value that does not depend on the input.
 
-    scale: float32 of the array's shape, where there is a rule.  compared: as of `Live`.
+    names: the tensors of the file that it comes from.  root, expr: it is this expression of these numbers, where single numbers
+    alone joined them; a single number is an expression without a root.  signed: set where it is known to be binarized and
+    scaled since.
     """
 
     array: NDArray[Any]
-    names: tuple[str, ...]
-    rule: Rule | None = None
-    scale: F32 = field(default_factory=lambda: np.ones((), np.float32))
-    compared: Compared | None = None
+    names: tuple[str, ...] = ()
+    expr: Expr | None = None
+    root: NDArray[Any] | None = None
+    leaf: Expr | None = None
+    signed: Signed | None = None
+
+    @property
+    def number(self) -> float | None:
+        """The single number that it is; None for more."""
+        return float(self.array.reshape(-1)[0]) if self.array.size == 1 and self.array.dtype.kind in "fiub" else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Live:
-    """The network's values on their way; `compared` is set between a comparison with 0 and the two numbers that it becomes."""
+    """The network's values on their way: an expression of what the last layer or BatchNorm gave, its `leaf`.
 
-    compared: Compared | None = None
+    picked: something chose among them (argmax) or kept their order (softmax), at the end.
+    """
+
+    expr: Expr
+    leaf: Expr
+    picked: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,6 +64,4 @@ class Unread:
     """What a node gives that could not be read, from constants alone."""
 
 
-def named(value: Any) -> str:
-    """A constant as a net.toml names it."""
-    return f'"{value.names[0]}"' if isinstance(value, Constant) and value.names else "..."
+Value: TypeAlias = Constant | Live | Shape | Unread

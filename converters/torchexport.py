@@ -62,7 +62,7 @@ def _read(path: Path, archive: zipfile.ZipFile) -> OnnxGraph:
     if any(name.rpartition("/")[2] == "serialized_exported_program.json" for name in names):
         raise SourceError(
             f"{path.name} is an archive of torch.export from before torch 2.8, whose weights are pickled; load it with "
-            "torch.export.load and save it again, or save program.state_dict with torch.save"
+            "torch.export.load and save it again with torch.export.save"
         )
     models = [name for name in names if "/models/" in name and name.endswith(".json")]
     if len(models) != 1:
@@ -101,7 +101,9 @@ def _tensor(
     """One tensor.  contents: of the files that were read already, by name; tensors may share one."""
     spend_steps(what="listing its tensors")
     if entry["use_pickle"] is not False:
-        raise SourceError(f"{path.name}: tensor {name} is pickled, which could run code; save the state dict instead")
+        raise SourceError(
+            f"{path.name}: tensor {name} is pickled, which could run code; load and save it again with torch 2.8 or later"
+        )
     meta = entry["tensor_meta"]
     kind = DTYPES.get(meta["dtype"])
     if kind is None or meta["layout"] != 7:
@@ -112,6 +114,10 @@ def _tensor(
         spend_bytes(archive.getinfo(file).file_size, f"its {file}")
         contents[file] = np.frombuffer(archive.read(file), np.uint8)
     return strided(f"{path.name}: tensor {name}", name, contents[file], kind, shape, strides, meta["storage_offset"]["as_int"])
+
+
+#: Arguments that are what they say.
+_PLAIN = ("as_int", "as_float", "as_bool", "as_ints", "as_floats", "as_scalar_type", "as_string")
 
 
 class _Program:
@@ -169,8 +175,9 @@ class _Program:
         operation = target.removeprefix("torch.ops.aten.").partition(".")[0]
         named = {argument["name"]: self._argument(argument["arg"]) for argument in node["inputs"]}
         result = self.recorder.record(operation, [], named)
-        first = outputs[0]["as_tensor"] if "as_tensor" in outputs[0] else outputs[0]["as_tensors"][0]
-        self.values[first["name"]] = result
+        for output in outputs:
+            for tensor in [output["as_tensor"]] if "as_tensor" in output else output["as_tensors"]:
+                self.values[tensor["name"]] = result
 
     def _argument(self, argument: Mapping[str, Any]) -> Any:
         ((kind, value),) = argument.items()
@@ -180,4 +187,6 @@ class _Program:
             return self.values[value["name"]]
         if kind == "as_none":
             return None
-        return value if kind in ("as_int", "as_float", "as_bool", "as_ints", "as_scalar_type", "as_string") else Unknown()
+        if kind in ("as_tensors", "as_optional_tensors", "as_sym_ints"):
+            return [self._argument(one if "name" not in one else {"as_tensor": one}) for one in value]
+        return value if kind in _PLAIN else Unknown()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import math
 import operator
 import re
 import zipfile
@@ -26,7 +27,7 @@ from xnorinfer.budget import spend_bytes, spend_steps
 from xnorinfer.converters.arrays import ZIP_DAMAGE, check_zip
 from xnorinfer.converters.onnxfile import OnnxGraph
 from xnorinfer.converters.pickled import Thing
-from xnorinfer.converters.torchops import WAY_OUT, Recorder, Ref, Unknown
+from xnorinfer.converters.torchops import FACTORIES, WAY_OUT, Recorder, Ref, Unknown
 from xnorinfer.converters.torchpickle import PickledTensor, Storage, TorchRules, named_tensors
 from xnorinfer.errors import SourceError
 
@@ -159,22 +160,16 @@ _ARITHMETIC: dict[str, Callable[..., Any]] = {
     "eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge,
     "__is__": operator.is_, "__isnot__": operator.is_not, "__not__": operator.not_,
     "add": operator.add, "sub": operator.sub, "mul": operator.mul, "neg": operator.neg,
+    "floordiv": lambda a, b: a // b if b else 0, "floor_divide": lambda a, b: a // b if b else 0,
 }  # fmt: skip
 #: Operations on sizes and texts, whose results decide nothing here.
 _UNKNOWN = (
-    "dim",
-    "size",
-    "len",
-    "format",
-    "numel",
-    "warn",
-    "__getitem__",
-    "device",
-    "dtype",
-    "is_grad_enabled",
-    "append",
-    "list",
-)
+    "dim", "size", "sizes", "len", "format", "numel", "warn", "__getitem__", "device", "dtype", "is_grad_enabled", "append",
+    "list", "sym_size", "layout", "is_cuda"
+)  # fmt: skip
+#: Conversions of numbers, which tracing writes down around sizes.
+_CONVERSIONS = {"int": int, "Int": int, "float": float, "Float": float, "bool": bool, "Bool": bool}
+_TENSOR_NUMBERS = ("NumToTensor", "ImplicitTensorToNum", "ScalarImplicit", "IntImplicit", "FloatImplicit")
 
 
 class _Run:
@@ -249,7 +244,7 @@ class _Run:
     def _assign(self, target: ast.expr, value: Any, local: dict[str, Any]) -> None:
         if isinstance(target, ast.Name):
             local[target.id] = value
-        elif isinstance(target, ast.Tuple) and isinstance(value, Unknown):
+        elif isinstance(target, ast.Tuple) and isinstance(value, Unknown | Ref):  # several results of one operation
             for item in target.elts:
                 self._assign(item, value, local)
         elif isinstance(target, ast.Tuple) and isinstance(value, list | tuple) and len(value) == len(target.elts):
@@ -362,18 +357,50 @@ class _Run:
 
     def _operation(self, node: ast.Call, name: str, positional: list[Any], named: dict[str, Any]) -> Any:
         space, _, operation = name.rpartition(".")
-        if space not in ("torch", "ops.aten", "") or _is_raise(node):
+        if space not in ("torch", "ops.aten", "ops.prim", "") or _is_raise(node):
             return self._refuse(node, "ends in an error" if _is_raise(node) else "calls what is not supported")
-        tensors = any(isinstance(value, Ref) for value in (*positional, *named.values()))
         if operation in _UNKNOWN:
-            return Unknown()
-        if operation in _ARITHMETIC and (not tensors or operation in ("__is__", "__isnot__")):
-            if any(isinstance(value, Unknown) for value in positional):
-                return Unknown()
+            return self._size(operation, positional)
+        if not any(isinstance(one, Ref) for value in (*positional, *named.values()) for one in _members(value)):
+            return self._without_tensors(node, operation, positional, named)
+        if operation in ("__is__", "__isnot__"):
             return self._arithmetic(node, operation, positional)
-        if not tensors:
+        if space == "ops.prim":
             return self._refuse(node, "calls what is not supported")
         return self.recorder.record(operation, positional, named)
+
+    def _size(self, operation: str, positional: list[Any]) -> Any:
+        """Sizes of the archive's own tensors are known, those of the network's values are not."""
+        if not positional:
+            return Unknown()
+        value, *index = positional
+        if operation == "__getitem__" and isinstance(value, list | tuple) and index and isinstance(index[0], int):
+            return value[index[0]] if -len(value) <= index[0] < len(value) else Unknown()
+        if operation == "len" and isinstance(value, list | tuple):
+            return len(value)
+        shape = self.recorder.shape_of(value)
+        if shape is None:
+            return Unknown()
+        found: dict[str, Any] = {"dim": len(shape), "numel": math.prod(shape)}
+        if operation in ("size", "sizes"):
+            known = index and isinstance(index[0], int) and -len(shape) <= index[0] < len(shape)
+            return shape[index[0]] if known else Unknown() if index else list(shape)
+        return found.get(operation, Unknown())
+
+    def _without_tensors(self, node: ast.Call, operation: str, positional: list[Any], named: dict[str, Any]) -> Any:
+        """Arithmetic of numbers and sizes; tensors that are made of none."""
+        if operation in FACTORIES:
+            return self.recorder.record(operation, positional, named)
+        if any(isinstance(value, Unknown) for value in positional):
+            return Unknown()
+        if operation in _TENSOR_NUMBERS and len(positional) == 1 and isinstance(positional[0], int | float):
+            return positional[0]
+        if operation in _CONVERSIONS and len(positional) == 1 and isinstance(positional[0], int | float):
+            with contextlib.suppress(ValueError, OverflowError):
+                return _CONVERSIONS[operation](positional[0])
+        if operation in _ARITHMETIC:
+            return self._arithmetic(node, operation, positional)
+        return self._refuse(node, "calls what is not supported")
 
     def _arithmetic(self, node: ast.Call, operation: str, values: list[Any]) -> Any:
         """Numbers of 64 bits, as the archive's own interpreter has them; texts are compared at most."""
@@ -388,6 +415,10 @@ class _Run:
 
 
 _NOTHING = object()
+
+
+def _members(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else (value,)
 
 
 def _is_raise(node: ast.expr) -> bool:

@@ -36,6 +36,10 @@ _HOPELESS = (
     "which integers cannot sum",
     "uses a value that nothing computes",
     "is malformed",
+    "has a constant of shape",
+    "computes constants in a way that is not supported",
+    "is convolutional",
+    "one bit is needed",
 )
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from xnorinfer.converters.base import ConvertOptions, Reading
-from xnorinfer.converters.graph import GRAPH_INPUT
 from xnorinfer.netspec import F32
 from xnorinfer.programs.base import Array, NotRunnable, Program, framework, input_shape, refusing
 
@@ -46,7 +45,7 @@ def open_onnx(path: Path, reading: Reading, options: ConvertOptions) -> Program:
     with refusing(name):
         if batch is not None and _takes_any_batch(call, batch, shape):
             batch = None
-    return Program(name, version, options.input or GRAPH_INPUT, batch, shape, call)
+    return Program(name, version, reading.entry or reading.net.input, batch, shape, call)
 
 
 def _entry(model: Any, float32: int) -> tuple[str, list[int | None]]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from xnorinfer.converters.base import ConvertOptions, Reading
-from xnorinfer.converters.graph import GRAPH_INPUT
 from xnorinfer.converters.torchexport import is_export
 from xnorinfer.converters.torchscript import is_script
 from xnorinfer.netspec import F32
@@ -32,7 +31,7 @@ def open_torch(path: Path, reading: Reading, options: ConvertOptions) -> Program
         return answer
 
     batch, shape = input_shape([None, None] if dims is None else dims, reading.net.depth)
-    return Program("torch", torch.__version__, options.input or GRAPH_INPUT, batch, shape, call)
+    return Program("torch", torch.__version__, reading.entry or reading.net.input, batch, shape, call)
 
 
 def _scripted(torch: Any, path: Path) -> tuple[Any, list[int | None] | None]:
