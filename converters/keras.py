@@ -11,6 +11,7 @@ import dataclasses
 import json
 import re
 import zipfile
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -71,7 +72,15 @@ class KerasSource:
             archived = stream.read(2) == b"PK"
         config, opened = _open_archive(path) if archived else (None, open_h5(path))
         with opened as file:
-            return _Reader(file, path, options).read(config or file.text("model_config"))
+            reader = Reader(find_weights(file), file.entries, path.name, options)
+            own = config or file.text("model_config")
+            if own is not None:
+                return reader.read(own, path.name)
+            beside, name = _config_beside(path)
+            if beside is not None:
+                return reader.read(beside, name)
+            stem = path.name.removesuffix(path.suffix).removesuffix(".weights")
+            return reader.by_names("the file has no config", f"model.to_json(), saved as {stem}.json,")
 
 
 def _open_archive(path: Path) -> tuple[bytes, AbstractContextManager[H5Content]]:
@@ -89,34 +98,32 @@ def _open_archive(path: Path) -> tuple[bytes, AbstractContextManager[H5Content]]
     return config, open_h5(path, content, f"{path.name}, {WEIGHTS}")
 
 
-class _Reader:
-    """One file, open."""
+class Reader:
+    """The weights of one model, of a file or in memory: entries by their names, and where each layer finds its own.
 
-    def __init__(self, file: H5Content, path: Path, options: ConvertOptions) -> None:
-        self.file = file
-        self.path = path
+    about: how to call them.
+    """
+
+    def __init__(self, weights: Weights, entries: Mapping[str, Entry], about: str, options: ConvertOptions) -> None:
+        self.entries = entries
+        self.about = about
         self.options = options
         self.notes = Notes()
         self.problems: list[str] = []
-        self.weights: Weights = find_weights(file)
+        self.weights = weights
 
-    def read(self, config: str | bytes | None) -> Reading:
-        about = self.path.name
-        if config is None:
-            config, about = self._config_beside()
-        if config is None:
-            stem = self.path.name.removesuffix(self.path.suffix).removesuffix(".weights")
-            return self._by_names("the file has no config", f"model.to_json(), saved as {stem}.json,")
+    def read(self, config: str | bytes, about: str) -> Reading:
+        """By a config, which is that of `about`.  Raises SourceError or NetworkError."""
         try:
             layers = read_config(config, about, self.problems)
         except NoLayers:
             kind = class_name(json.loads(config))
-            return self._by_names(f"the config is of a subclassed model ({kind}), whose code is not in the file", None)
+            return self.by_names(f"the config is of a subclassed model ({kind}), whose code is not in the file", None)
         self.notes.assumptions.append(Assumption("order of layers", f"as in the model's config in {about}", "file"))
         walk = Walk(self.weights, self.options, self.notes, self.problems)
         walk.run(layers)
         if walk.other_kind:
-            raise NetworkError(self.problems, about=self.path.name)
+            raise NetworkError(self.problems, about=self.about)
         options = self.options
         defaults = dataclasses.replace(DEFAULTS, profile=self._profile(walk))
         if walk.rules and walk.rules <= {"ge", "sign"}:
@@ -128,9 +135,9 @@ class _Reader:
                 defaults = dataclasses.replace(defaults, input_warning=None)
         return self._assemble(walk.parts, defaults, options, walk)
 
-    def _by_names(self, why: str, config: str | None) -> Reading:
-        """why: there is no list of layers.  config: what beside the file would be one."""
-        kept = {entry.name for entry in without_ignored(self.file.entries.values(), self.options, self.notes)}
+    def by_names(self, why: str, config: str | None) -> Reading:
+        """By names and shapes.  why: there is no list of layers.  config: what beside the file would be one."""
+        kept = {entry.name for entry in without_ignored(self.entries.values(), self.options, self.notes)}
         parts = ByNames(self.weights, kept, self.notes, self.problems, why, config).parts()
         defaults = DEFAULTS
         if not any("quant" in self.weights.label(part.name) for part in parts):
@@ -141,7 +148,7 @@ class _Reader:
         self, parts: list[LayerPart], defaults: Defaults, options: ConvertOptions, walk: Walk | None = None
     ) -> Reading:
         noted = {tensor.name for tensor in self.notes.tensors}
-        left = [entry for entry in self.file.entries.values() if entry.name not in noted]
+        left = [entry for entry in self.entries.values() if entry.name not in noted]
         if walk is not None:  # with the config, which tells the weights of layers from what is left
             left = without_ignored(left, self.options, self.notes)
         for entry in left:
@@ -152,25 +159,13 @@ class _Reader:
                 line = net_line(f'ignore = ["{entry.name}"]')
                 self.problems.append(f"what {entry.name} {entry.shape} is is not known{line}")
         leading = walk.leading if walk else None
-        return assemble("keras", self.path.name, parts, options, defaults, self.notes, self.problems, leading)
+        return assemble("keras", self.about, parts, options, defaults, self.notes, self.problems, leading)
 
     def _profile(self, walk: Walk) -> str:
         profiles = sorted(PROFILE_OF[rule] for rule in walk.rules)
         if len(profiles) > 1 and self.options.profile is None:
             self.problems.append(f"the model binarizes in several ways ({', '.join(profiles)}); --profile chooses one for all")
         return profiles[0] if profiles else DEFAULTS.profile
-
-    def _config_beside(self) -> tuple[bytes | None, str]:
-        """The config beside a file of weights."""
-        found = configs_beside(self.path)
-        for beside in found:
-            add_file(beside)
-            spend_bytes(JSON_BYTES * beside.stat().st_size, f"the config in {beside.name}")
-        contents = [beside.read_bytes() for beside in found]
-        if len(set(contents)) > 1:
-            names = ", ".join(beside.name for beside in found)
-            raise SourceError(f"beside {self.path.name} lie {names}, which differ: leave only the config of this model there")
-        return (contents[0], found[0].name) if found else (None, "")
 
     def _note(self, entry: Entry, use: str, *, ignored: bool = False) -> None:
         self.notes.tensors.append(TensorUse(entry.name, entry.shape, entry.dtype, use, ignored))
@@ -186,6 +181,19 @@ def configs_beside(path: Path) -> list[Path]:
     names = [stem, *(f"{base}{end}" for base in dict.fromkeys((bare or stem, stem)) for end in ("", *_CONFIG_ENDINGS))]
     beside = (path.with_name(f"{name}.json") for name in dict.fromkeys(names))
     return [file for file in beside if file.is_file()]
+
+
+def _config_beside(path: Path) -> tuple[bytes | None, str]:
+    """The config beside a file of weights, and its name."""
+    found = configs_beside(path)
+    for beside in found:
+        add_file(beside)
+        spend_bytes(JSON_BYTES * beside.stat().st_size, f"the config in {beside.name}")
+    contents = [beside.read_bytes() for beside in found]
+    if len(set(contents)) > 1:
+        names = ", ".join(beside.name for beside in found)
+        raise SourceError(f"beside {path.name} lie {names}, which differ: leave only the config of this model there")
+    return (contents[0], found[0].name) if found else (None, "")
 
 
 def companions(path: Path) -> list[Path]:

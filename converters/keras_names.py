@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Collection, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -77,6 +78,7 @@ class ByNames:
             value = "by the numbers in their names" if self.weights.named() else "by class, then by the numbers in their names"
             names = ", ".join(m.name for m in dense)
             alike = not self.weights.named() or len({_family(m.name) for m in dense if self._doubtful(m, dense)}) <= 1
+            alike &= all(one.part.neurons == other.part.depth for one, other in pairwise(dense) if one.part and other.part)
             if not alike and found:
                 self.problems.append(
                     f"the file does not tell the order of the layers {names}, several fit{self.beside}"

@@ -117,7 +117,7 @@ def identify(value: Any) -> str | None:
 
 
 def _bare(name: str) -> str:
-    return name.rpartition(">")[2].rpartition(".")[2]
+    return name if name.endswith(">") else name.rpartition(">")[2].rpartition(".")[2]
 
 
 def _plain(name: str) -> str:

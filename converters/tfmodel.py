@@ -20,7 +20,7 @@ from xnorinfer.converters.graph import read_graph
 from xnorinfer.converters.keras import DEFAULTS as KERAS_DEFAULTS
 from xnorinfer.converters.keras_names import ByNames
 from xnorinfer.converters.tfnetwork import Network, NotFollowed, network_of
-from xnorinfer.converters.tfnodes import read_frozen, read_meta, read_saved_model, restored
+from xnorinfer.converters.tfnodes import TfGraph, read_frozen, read_meta, read_saved_model, restored
 from xnorinfer.converters.tfobjects import OBJECT_GRAPH, ObjectWeights, full_names
 from xnorinfer.errors import NetworkError, SourceError
 
@@ -50,15 +50,19 @@ def by_graph_alone(options: ConvertOptions) -> bool:
 
 def read_frozen_graph(source: str, path: Path, options: ConvertOptions) -> Reading:
     """A graph that holds its constants.  Raises SourceError, OptionError or NetworkError."""
-    graph = read_frozen(path)
+    return frozen_reading(source, path.name, read_frozen(path), options)
+
+
+def frozen_reading(source: str, about: str, graph: TfGraph, options: ConvertOptions) -> Reading:
+    """As `read_frozen_graph`, of a graph that is read."""
     try:
         network = network_of(graph, lambda name: None)
     except NotFollowed as reason:
         raise SourceError(
-            f"{path.name}: the network in this graph could not be told: {reason}; graphs are frozen with "
+            f"{about}: the network in this graph could not be told: {reason}; graphs are frozen with "
             "tf.compat.v1.graph_util.convert_variables_to_constants or convert_variables_to_constants_v2, at inference"
         ) from None
-    return _named(read_graph(source, network.graph, path.name, options), network)
+    return _named(read_graph(source, network.graph, about, options), network)
 
 
 def read_checkpoint_graph(

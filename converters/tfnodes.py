@@ -115,7 +115,10 @@ class TfGraph:
 
 
 def tensor(message: memoryview) -> NDArray[Any] | None:
-    """A TensorProto; one number fills what is left of the shape.  None where it holds no real numbers.  Raises WireError."""
+    """A TensorProto; its last number fills what is left of the shape, else 0.  None where it holds no real numbers.
+
+    Raises WireError.
+    """
     dtype = 0
     shape: tuple[int, ...] = ()
     for number, value in fields(message):
@@ -131,10 +134,11 @@ def tensor(message: memoryview) -> NDArray[Any] | None:
     count = element_count(shape)
     budget.spend_bytes(8 * count, f"a constant of shape {shape}")
     values = read_tensor(message, dtype)
-    if values.size > count or (not values.size and count):
+    if values.size > count:
         raise WireError(f"has a constant of shape {shape} with {values.size} numbers")
     if values.size < count:
-        values = np.concatenate([values, np.repeat(values[-1:], count - values.size)])
+        rest = values[-1:] if values.size else np.zeros(1, values.dtype)
+        values = np.concatenate([values, np.repeat(rest, count - values.size)])
     return values.reshape(shape)
 
 
@@ -149,6 +153,13 @@ def read_meta(path: Path) -> TfGraph:
 def read_frozen(path: Path) -> TfGraph:
     """A GraphDef in a file of its own.  Raises SourceError."""
     return _guarded(path, _graph)
+
+
+def parse_frozen(message: bytes) -> TfGraph:
+    """A serialised GraphDef.  Raises WireError."""
+    graph = _graph(memoryview(message))
+    _put_in_place(graph)
+    return graph
 
 
 def read_saved_model(path: Path) -> TfGraph:

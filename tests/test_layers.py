@@ -30,6 +30,7 @@ LEVEL_5 = {
     "ccode",
     "bench",
     "plot",
+    "live",
 }
 ALLOWED: dict[str, set[str]] = {
     "oneline": set(),
@@ -63,7 +64,7 @@ ALLOWED: dict[str, set[str]] = {
         "verify",
         "training",
     },
-    "": {"expectation", "oneline", "errors", "budget", "model", "conversion", "modelfile", "models", "converters"},
+    "": {"expectation", "errors", "oneline", "budget", "model", "conversion", "modelfile", "models", "converters", "live"},
 }
 EVERYTHING = {"cli", "__main__"}
 

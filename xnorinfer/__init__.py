@@ -30,7 +30,7 @@ if not (Path(__file__).parent / "converters").exists():
     __path__.append(str(Path(__file__).parent.parent))
 
 __version__ = "0.1.0"
-__all__ = ["ConversionWarning", "Model", "XnorinferError", "__version__", "convert", "from_torch", "load"]
+__all__ = ["ConversionWarning", "Model", "XnorinferError", "__version__", "convert", "from_keras", "from_torch", "load"]
 
 
 def __getattr__(name: str) -> Any:
@@ -123,6 +123,33 @@ def from_torch(
 
     with budget.unlimited(name):
         conversion = pack_reading(read(chosen), chosen, name, None)
+    return _model(conversion, name, chosen, read, expect, strict, threads, kernel)
+
+
+def from_keras(
+    model: Any,
+    *,
+    example: ArrayLike | None = None,
+    threads: int | None = None,
+    kernel: str | None = None,
+    strict: bool = False,
+    expect: tuple[ArrayLike, ArrayLike] | None = None,
+    **options: Any,
+) -> Model:
+    """Convert a live Keras or Larq model, of Keras 3 or tf_keras; it is run, and the packed network must answer as it does.
+
+    example: inputs (rows, ...), pixels or as the model takes them; random ones if there are none.  strict, expect, options: as
+    in `convert`.  What the model computes is read from its config, and from the graph that TensorFlow makes of it where the
+    config does not tell or is contradicted by the model's answers.
+    Raises SourceError, OptionError or NetworkError, the last with all reasons at once; ExpectationError where no reading gives
+    the model's answers; StrictError, InputError, MissingExtraError.
+    """
+    from xnorinfer import budget
+    from xnorinfer.live import convert_keras
+
+    chosen, name = _options(options), type(model).__name__
+    with budget.unlimited(name):
+        conversion, read = convert_keras(model, name, chosen, example)
     return _model(conversion, name, chosen, read, expect, strict, threads, kernel)
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from xnorinfer.converters.base import DEFAULT_INPUT, ConvertOptions, Reading
 from xnorinfer.converters.keras_h5 import open_h5
@@ -36,7 +39,21 @@ def open_keras(path: Path, reading: Reading, options: ConvertOptions) -> Program
         answer: Array = keras.ops.convert_to_numpy(model(x, training=False)) if name == "keras" else model(x, False).numpy()
         return answer
 
-    return Program(name, keras.__version__, _entering(reading, options), batch, shape, call)
+    return Program(name, keras.__version__, entering_mapping(reading, options), batch, shape, call)
+
+
+def live_program(model: Any, reading: Reading, entry: InputMapping, shape: tuple[int, ...] | None) -> Program:
+    """A live model.  entry: what enters it.  shape: of a sample, None if it is not known: inputs are flat."""
+    name = "keras" if type(model).__module__.startswith("keras") or hasattr(model, "export_archive") else "tf_keras"
+    sample = shape if shape is not None and math.prod(shape) == reading.net.depth else (reading.net.depth,)
+
+    def call(x: F32) -> Array:
+        answer = model(x, training=False)
+        if hasattr(answer, "detach"):  # Keras 3 on PyTorch
+            answer = answer.detach().cpu()
+        return np.asarray(answer)
+
+    return Program(name, "", entry, None, sample, call)
 
 
 def _described(path: Path) -> tuple[Any, str]:
@@ -60,7 +77,7 @@ def _objects(value: Any) -> list[Mapping[str, Any]]:
     return [found for item in value for found in _objects(item)] if isinstance(value, list) else []
 
 
-def _entering(reading: Reading, options: ConvertOptions) -> InputMapping:
+def entering_mapping(reading: Reading, options: ConvertOptions) -> InputMapping:
     """What enters the model, where it rescales or binarizes its input itself: as the converter takes it."""
     if options.input is not None:
         return options.input
