@@ -17,6 +17,7 @@ from xnorinfer.converters.net import read_net
 from xnorinfer.converters.npz import NpzSource
 from xnorinfer.converters.onnx import OnnxSource
 from xnorinfer.converters.onnxfile import data_files
+from xnorinfer.converters.otherfiles import describe
 from xnorinfer.converters.tf1 import Tf1Source, checkpoint_files, find_checkpoint
 from xnorinfer.converters.torch import TorchSource, from_torch_module
 from xnorinfer.errors import OptionError, SourceError
@@ -28,7 +29,6 @@ __all__ = [
     "Reading",
     "Source",
     "TensorUse",
-    "describe_content",
     "files_of",
     "from_torch_module",
     "read_source",
@@ -63,13 +63,15 @@ def _read(path: Path, options: ConvertOptions) -> Reading:
         raise SourceError(f"{path} is a folder, no checkpoint of the kind {source.name}: {source.meaning}")
     if path.is_file() and not os.access(path, os.R_OK):
         raise SourceError(f"{path} cannot be read: permission denied")
+    if path.is_file() and not path.stat().st_size:
+        raise SourceError(f"{path} is empty")
     if source is None:
-        if path.is_file() and not path.stat().st_size:
-            raise SourceError(f"{path} is empty")
+        what, way_out = describe(path)
         kinds = "; ".join(f"{s.name}: {s.meaning}" for s in SOURCES)
         raise SourceError(
-            f"{path} is not a checkpoint of a known kind: it {describe_content(path)}. Known kinds: {kinds}. A net.toml "
-            "(--net) describes the network in any other file or folder of arrays"
+            f"{path} is not a checkpoint of a known kind: it {what}"
+            + (f"; {way_out}" if way_out else "")
+            + f". Known kinds: {kinds}. A net.toml (--net) describes the network in any other file or folder of arrays"
         )
     reading = source.read(path, options)
     if options.ema and not any(assumption.what == "moving averages" for assumption in reading.assumptions):
@@ -98,30 +100,3 @@ def files_of(path: Path) -> list[Path]:
     if prefix is not None:
         return sorted({path, *checkpoint_files(prefix)} if path.is_file() else checkpoint_files(prefix))
     return [path, *companions(path), *data_files(path)] if path.exists() else []
-
-
-def describe_content(path: Path) -> str:
-    """What a file that no source knows seems to be, for messages: "is empty", "looks like text", ..."""
-    if path.is_dir():
-        return "is a folder"
-    with path.open("rb") as stream:
-        start = stream.read(4096)
-    if not start:
-        return "is empty"
-    signatures = {
-        b"PK\x03\x04": "is a zip archive",
-        b"\x89HDF\r\n\x1a\n": "is an HDF5 file",
-        b"\x1f\x8b": "is gzip-compressed",
-        b"\x93NUMPY": "is a single .npy array",
-        b"\x80": "looks like a Python pickle",
-    }
-    for signature, meaning in signatures.items():
-        if start.startswith(signature):
-            return meaning
-    if start[8:9] == b"{":
-        return "looks like a safetensors file"
-    try:
-        text = start[:-4].decode() if len(start) == 4096 else start.decode()
-    except UnicodeDecodeError:
-        return f"starts with the bytes {start[:8].hex(' ')}"
-    return "looks like text" if text.isprintable() or set(text) & set("\n\t") else f"starts with the bytes {start[:8].hex(' ')}"

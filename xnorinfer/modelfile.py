@@ -139,6 +139,30 @@ def load(path: str | Path, *, mapped: bool = False) -> PackedModel:
     return packed
 
 
+#: First bytes of files that trained networks are saved in.
+_CHECKPOINTS = {
+    b"PK": "a zip archive, as PyTorch, numpy and Keras save networks",
+    b"\x89HDF": "an HDF5 file, as Keras saves networks",
+    b"\x80": "a Python pickle, as PyTorch saved networks",
+    b"\x93NUMPY": "an array of numpy",
+}
+
+
+def _no_model(path: Path, error: Exception) -> str:
+    """Why a file is no model; a checkpoint is told from a damaged one."""
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(8)
+    except OSError:
+        start = b""
+    if not path.stat().st_size:
+        return "not an xnorinfer model: the file is empty"
+    kind = next((meaning for signature, meaning in _CHECKPOINTS.items() if start.startswith(signature)), None)
+    if kind is None:
+        return f"not an xnorinfer model, or truncated ({error})"
+    return f"not an xnorinfer model, but {kind}; convert a checkpoint first: xnorinfer convert {path} -o MODEL.safetensors"
+
+
 def _read_container(path: Path, mapped: bool = False) -> tuple[str, dict[str, NDArray[Any]]]:
     from safetensors import SafetensorError, safe_open
 
@@ -163,7 +187,7 @@ def _read_container(path: Path, mapped: bool = False) -> tuple[str, dict[str, ND
             tensors = {name: container.get_tensor(name) for name in container.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, TypeError, ValueError, KeyError, AttributeError) as error:
         # safetensors answers types that numpy lacks (bfloat16, float8) with TypeError or AttributeError.
-        raise NotAModelError(f"{path}: not an xnorinfer model, or truncated ({error})") from None
+        raise NotAModelError(f"{path}: {_no_model(path, error)}") from None
     return metadata[KEY], tensors
 
 
