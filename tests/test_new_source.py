@@ -70,6 +70,7 @@ def test_it_is_told_from_the_content_and_converted(tmp_path: Path) -> None:
 
 def test_its_refusals_are_those_of_every_source(tmp_path: Path) -> None:
     path = tmp_path / "net.json"
-    path.write_text(json.dumps([{"weight": [[1, -1]]}, {"mean": [1]}, {"weight": [[1, 1, 1]]}]))
+    last = {"weight": [[1, 1, 1]], "mean": [0], "variance": [1]}
+    path.write_text(json.dumps([{"weight": [[1, -1]]}, {"mean": [1]}, last]))
     text = wrong("convert", path, "-o", tmp_path / "m")
     assert "net.json cannot be converted (3 problems)" in text
