@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
+from typing import Any
 
 from click.testing import CliRunner, Result
 
 import xnorinfer
 from xnorinfer.cli import main
 
+#: Before version 8.2 click put stderr into stdout unless it was told not to.
+APART: dict[str, Any] = {"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}
 DATA = Path(xnorinfer.__file__).parent / "data"
 CHECKPOINT = str(DATA / "digits-64-256-256-10.npz")
 DIGITS = str(DATA / "digits-test.npz")
@@ -16,7 +20,7 @@ DIGITS = str(DATA / "digits-test.npz")
 
 def run(*arguments: object) -> Result:
     """Run a command line as a user would; an exception that is no exit is a defect and escapes."""
-    result = CliRunner().invoke(main, [str(one) for one in arguments])
+    result = CliRunner(**APART).invoke(main, [str(one) for one in arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result

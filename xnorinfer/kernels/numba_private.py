@@ -1,6 +1,6 @@
 """Everything of numba that is not its documented interface, in one file: what a new version of numba may break.
 
-`tests/test_numba_private.py` looks for each on the installed version and says where it comes from; `.ci/run` does so with the
+`tests/test_numba_private.py` looks for each of `PRIVATE` and names the version that lacks it; `.ci/run` does so with the
 oldest and the newest versions that are allowed.  Nothing else in the package imports from `numba.core`.
 """
 
@@ -32,6 +32,32 @@ SETTINGS: dict[str, Any] = {
     "BOUNDSCHECK": None,
     "DEBUGINFO_DEFAULT": 0,
     "DISABLE_JIT": 0,
+}
+
+_CODEGEN, _COMPILER = "numba.core.codegen", "numba.core.compiler"
+#: What this file takes from numba without its promise, and what for.  All of it is the same from 0.61.0 to 0.68.1.
+PRIVATE: dict[str, str] = {
+    "numba.core.ccallback._CFuncCompiler._customize_flags": "compiles without wrappers for Python",
+    f"{_COMPILER}.Compiler": "the stages of compiling",
+    **{
+        f"{_COMPILER}.Flags.{flag}": "compiles without wrappers for Python"
+        for flag in ("no_cpython_wrapper", "no_cfunc_wrapper")
+    },
+    **{f"{_COMPILER}.Flags.{flag}": "code for a file, not for this process" for flag in ("no_compile", "enable_pyobject")},
+    "numba.core.compiler_lock.global_compiler_lock": "one compilation at a time",
+    "numba.core.registry.cpu_target.target_context": "the CPU as numba's target",
+    "numba.core.registry.CPUTarget._toplevel_target_context": "tells whether numba was set up for another CPU before",
+    f"{_CODEGEN}.CPUCodegen.magic_tuple": "tells for which CPU it was set up",
+    f"{_CODEGEN}.CPUCodeLibrary.create_ir_module": "adds the C function",
+    f"{_CODEGEN}.CPUCodeLibrary.add_ir_module": "adds the C function",
+    f"{_CODEGEN}.CPUCodeLibrary.finalize": "links and optimizes",
+    f"{_CODEGEN}.CPUCodeLibrary.get_llvm_str": "code for another CPU than numba was set up for",
+    f"{_CODEGEN}.CodeLibrary.enable_object_caching": "gives the object file",
+    f"{_CODEGEN}.CodeLibrary._get_compiled_object": "gives the object file",
+    "numba.core.cpu.CPUContext.declare_function": "calls the compiled function from the C function",
+    "numba.core.callconv.CPUCallConv.call_function": "calls the compiled function from the C function",
+    "numba.core.config.reload_config": "settings stay as they are while this package compiles",
+    **{f"numba.core.config.{name}": "what code is made of" for name in (*SETTINGS, "CPU_NAME", "CPU_FEATURES")},
 }
 
 
