@@ -74,7 +74,7 @@ def _parities(shape: BinaryShape) -> Callable[..., list[Any]]:
 
 def _nibbles(shape: NibbleShape) -> Callable[..., list[Any]]:
     def turn(emit: Emit, start: Any, values: list[Any]) -> list[Any]:
-        b, v, state = emit.builder, Octets(emit, shape.lanes), []
+        b, v, state = emit.builder, Octets(emit, shape), []
         codes = b.bitcast(start, v.kind)
         for full, high in zip(values[::2], values[1::2], strict=True):
             full, high = b.bitcast(full, v.kind), b.bitcast(high, v.kind)

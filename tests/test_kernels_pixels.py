@@ -36,8 +36,11 @@ def sums_of(plus: NDArray[np.bool_], x: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def packed(plus: NDArray[np.bool_], output: Threshold | Affine) -> PackedModel:
-    layer = PackedDense("first", "pixels", plus.shape[1], nets.to_words(plus), output)
-    return PackedModel(PixelInput(1.0, 0.0, 1.0), (layer,), "ge-zero")
+    layers = [PackedDense("first", "pixels", plus.shape[1], nets.to_words(plus), output)]
+    if isinstance(output, Threshold):  # a network ends in scores
+        head = nets.to_words(np.ones((1, len(plus)), bool))
+        layers.append(PackedDense("head", "bits", len(plus), head, Affine((), np.zeros((0, 2, 1), np.float32))))
+    return PackedModel(PixelInput(1.0, 0.0, 1.0), tuple(layers), "ge-zero")
 
 
 def check(kernel: str, plus: NDArray[np.bool_], x: NDArray[np.uint8]) -> None:
@@ -51,7 +54,7 @@ def check(kernel: str, plus: NDArray[np.bool_], x: NDArray[np.uint8]) -> None:
         # Limits on and right below the sums of one row.
         limits = sums[row] - np.arange(neurons) % 2
         plan = Plan(packed(plus, Threshold(limits.astype(np.int32))), threads=1, kernel=kernel)
-        (bits,) = plan.trace(x)
+        bits = plan.trace(x)[0]
         assert nets.same(bits, nets.to_words(sums <= limits)), (kernel, plus.shape, len(x), row)
 
 
@@ -84,7 +87,7 @@ def test_every_code_of_a_table(kernel: str) -> None:
             plus = np.zeros((64, 96), bool)
             plus[:, first : first + inputs] = np.arange(64)[:, None] >> np.arange(inputs) & 1
             sums = sums_of(plus, x)
-            (bits,) = Plan(packed(plus, Threshold(sums[2].astype(np.int32))), threads=1, kernel=kernel).trace(x)
+            bits = Plan(packed(plus, Threshold(sums[2].astype(np.int32))), threads=1, kernel=kernel).trace(x)[0]
             assert nets.same(bits, nets.to_words(sums <= sums[2])), (kernel, inputs, first)
 
 

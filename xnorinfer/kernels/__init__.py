@@ -122,6 +122,14 @@ KERNELS: tuple[Kernel, ...] = (
         pixels=LookupShape(inputs=4, rows=2),
     ),
     Kernel(
+        "neon",
+        frozenset({"neon"}),
+        NibbleShape(lanes=16, pairs=4),
+        real_lanes=4,
+        real_vectors=4,
+        pixels=LookupShape(inputs=4, rows=2, octets=16),
+    ),
+    Kernel(
         "portable",
         frozenset(),
         BinaryShape(lanes=4, vectors=2, levels=3, ternlog=False),

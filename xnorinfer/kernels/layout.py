@@ -105,8 +105,8 @@ def lookup_panels(weights: NDArray[np.uint64], depth: int, shape: LookupShape) -
     """(neurons, words) u64 -> (groups of 64 neurons, turns, shape.turn_code_bytes) u8; a code has its first input in bit 0.
 
     Codes of 6 bits: [64][2], the two look-ups of a turn side by side.  Codes of 4 bits: [4][64], the first of two look-ups in
-    the low half of a byte, and neurons 8-15 of 32 swapped with 16-23, so that unpacking within halves of vectors gives them
-    in order.
+    the low half of a byte, and, for vectors of 32 bytes, neurons 8-15 of 32 swapped with 16-23, so that unpacking within
+    halves of vectors gives them in order.
     """
     neurons, turns, inputs = weights.shape[0], shape.turns(depth), shape.inputs
     out = aligned((-(-neurons // 64), turns, shape.turn_code_bytes), np.uint8)
@@ -117,8 +117,9 @@ def lookup_panels(weights: NDArray[np.uint64], depth: int, shape: LookupShape) -
         bits[: len(some), :depth] = bitunpack(some, depth) > 0
         codes = (bits.reshape(64, turns, shape.turn, inputs) @ powers).transpose(1, 2, 0)
         if inputs == 4:
-            halves = codes[:, 0::2] | codes[:, 1::2] << 4
-            codes = halves.reshape(turns, 4, 2, 2, 2, 8).swapaxes(3, 4)
+            codes = codes[:, 0::2] | codes[:, 1::2] << 4
+            if shape.octets == 32:
+                codes = codes.reshape(turns, 4, 2, 2, 2, 8).swapaxes(3, 4)
         else:
             codes = codes.swapaxes(1, 2)
         out[first // 64] = codes.reshape(turns, -1)

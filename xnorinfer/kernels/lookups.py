@@ -34,7 +34,8 @@ def lookup_tables(shape: LookupShape) -> Any:
 
     table: `shape.table_bytes`, aligned to as many, up to 64: u16, or u8 `T & 31` and then `T >> 5`.
     """
-    return intrinsic_of(32, 2, {6: _wide_tables, 4: _narrow_tables}[shape.inputs], types.int64)
+    narrow = _narrow_tables if shape.octets == 32 else _portable_tables
+    return intrinsic_of(32, 2, {6: _wide_tables, 4: narrow}[shape.inputs], types.int64)
 
 
 def _wide_tables(emit: Emit, inputs: Value, table: Value) -> Value:
@@ -47,6 +48,19 @@ def _wide_tables(emit: Emit, inputs: Value, table: Value) -> Value:
     emit.store(low, table, 64)
     emit.store(high, emit.offset(table, 1, 64), 64)
     return b.zext(b.extract_element(high, I32(31)), I64)
+
+
+def _portable_tables(emit: Emit, inputs: Value, table: Value) -> Value:
+    """As `_narrow_tables`, in operations that every CPU has."""
+    b, kind, octets = emit.builder, vector(I16, 16), vector(I8, 16)
+    single = Emit(b, 16)
+    sums = emit.many(kind, 0)
+    for i in range(4):
+        chosen = emit.numbers(kind, [-(code >> i & 1) for code in range(16)])
+        sums = b.add(sums, b.and_(single.splat(b.zext(emit.load(emit.offset(inputs, i, 1), I8, 1), I16)), chosen))
+    emit.store(b.trunc(b.and_(sums, emit.many(kind, 31)), octets), table, 16)
+    emit.store(b.trunc(b.lshr(sums, emit.many(kind, 5)), octets), emit.offset(table, 1, 16), 16)
+    return b.zext(b.extract_element(sums, I32(15)), I64)
 
 
 def _narrow_tables(emit: Emit, inputs: Value, table: Value) -> Value:
@@ -75,7 +89,7 @@ def lookup_tile(shape: LookupShape, rows: int) -> Any:
     by `shape.turn`; limits: [64] i32, bit iff sum <= limit.
     Writes one word per row to `out`, rows `out_bytes` apart, or, where `counts` is not 0, [row][64] i64 sums to it.
     """
-    turn = {6: _wide_turn, 4: _narrow_turn}[shape.inputs]
+    turn = {6: _wide_turn, 4: _narrow_turn if shape.octets == 32 else _neon_turn}[shape.inputs]
     lanes = {6: 16, 4: 8}[shape.inputs]
     parts = 64 // lanes
 
@@ -136,26 +150,16 @@ def _wide_turn(emit: Emit, tables: list[Value], codes: Value, sums: list[Value])
 
 def _narrow_turn(emit: Emit, tables: list[Value], codes: Value, sums: list[Value]) -> list[Value]:
     """Eight look-ups of 4 inputs; sums: per row four vectors of 16 neurons."""
-    b, sums, columns = emit.builder, list(sums), range(2)
+    b, sums = emit.builder, list(sums)
     octets, narrow = vector(I8, 32), vector(I16, 16)
     shuffle = overloaded(b, "llvm.x86.avx2.pshuf.b", octets, octets, octets)
     combine = overloaded(b, "llvm.x86.avx2.pmadd.ub.sw", narrow, octets, octets)
-    # By row, part of the sum (T & 31, T >> 5) and vector of 32 neurons.
-    found: dict[tuple[int, int, int], Value] = {}
-    for pair in range(4):
-        both = [emit.load(emit.offset(codes, 2 * pair + j, 32), octets, 32) for j in columns]
-        for second in range(2):
-            if second:
-                both = [b.bitcast(b.lshr(b.bitcast(c, narrow), emit.many(narrow, 4)), octets) for c in both]
-            code = [b.and_(c, emit.many(octets, 15)) for c in both]
-            for m, row_tables in enumerate(tables):
-                for part in range(2):
-                    at = emit.offset(row_tables, 4 * pair + 2 * second + part, 16)
-                    table = emit.pick(emit.load(at, vector(I8, 16), 16), 2 * list(range(16)))
-                    for j in columns:
-                        value = b.call(shuffle, [table, code[j]])
-                        key = m, part, j
-                        found[key] = b.add(found[key], value) if key in found else value
+
+    def halves(both: Value) -> list[Value]:
+        upper = b.bitcast(b.lshr(b.bitcast(both, narrow), emit.many(narrow, 4)), octets)
+        return [b.and_(code, emit.many(octets, 15)) for code in (both, upper)]
+
+    found = _parts(emit, 32, tables, codes, shuffle, halves)
     for m in range(len(tables)):
         for i in range(4):
             # What VPUNPCKLBW (i even) and VPUNPCKHBW make of the parts; the codes are ordered for it.
@@ -164,6 +168,46 @@ def _narrow_turn(emit: Emit, tables: list[Value], codes: Value, sums: list[Value
             mixed = b.shuffle_vector(low, high, emit.numbers(vector(I32, 32), lanes))
             sums[4 * m + i] = b.add(sums[4 * m + i], b.call(combine, [mixed, emit.numbers(octets, [1, 32] * 16)]))
     return sums
+
+
+def _neon_turn(emit: Emit, tables: list[Value], codes: Value, sums: list[Value]) -> list[Value]:
+    """As `_narrow_turn`, with TBL on vectors of 16 bytes."""
+    b, sums = emit.builder, list(sums)
+    octets, narrow = vector(I8, 16), vector(I16, 16)
+    look_up = overloaded(b, "llvm.aarch64.neon.tbl1.v16i8", octets, octets, octets)
+
+    def halves(both: Value) -> list[Value]:
+        return [b.and_(both, emit.many(octets, 15)), b.lshr(both, emit.many(octets, 4))]
+
+    found = _parts(emit, 16, tables, codes, look_up, halves)
+    for m in range(len(tables)):
+        for i in range(4):
+            low, high = (b.zext(found[m, part, i], narrow) for part in range(2))
+            sums[4 * m + i] = b.add(sums[4 * m + i], b.add(low, b.shl(high, emit.many(narrow, 5))))
+    return sums
+
+
+def _parts(
+    emit: Emit, lanes: int, tables: list[Value], codes: Value, look_up: Any, halves: Any
+) -> dict[tuple[int, ...], Value]:
+    """Sums of eight look-ups in bytes, by row, part of the sum (T & 31, T >> 5) and vector of `lanes` neurons.
+
+    look_up: the intrinsic; halves(codes) -> the codes of the first and of the second of two look-ups.
+    """
+    b, columns, octets = emit.builder, range(64 // lanes), vector(I8, lanes)
+    found: dict[tuple[int, ...], Value] = {}
+    for pair in range(4):
+        both = [halves(emit.load(emit.offset(codes, len(columns) * pair + j, lanes), octets, lanes)) for j in columns]
+        for second in range(2):
+            for m, row_tables in enumerate(tables):
+                for part in range(2):
+                    at = emit.offset(row_tables, 4 * pair + 2 * second + part, 16)
+                    table = emit.pick(emit.load(at, vector(I8, 16), 16), lanes // 16 * list(range(16)))
+                    for j in columns:
+                        value = b.call(look_up, [table, both[j][second]])
+                        key = m, part, j
+                        found[key] = b.add(found[key], value) if key in found else value
+    return found
 
 
 def masked_sum() -> Any:

@@ -30,6 +30,13 @@ _PROBES: dict[str, tuple[str, tuple[str, ...], str]] = {
         ("vpaddd", "ymm"),
         "?",
     ),
+    "neon": (
+        "declare <16 x i8> @llvm.ctpop.v16i8(<16 x i8>)\n"
+        "define <16 x i8> @probe(<16 x i8> %x) {\n"
+        " %r = call <16 x i8> @llvm.ctpop.v16i8(<16 x i8> %x)\n ret <16 x i8> %r\n}",
+        ("cnt", ".16b"),
+        "?",
+    ),
     "fma": (
         "declare float @llvm.fma.f32(float, float, float)\n"
         "define float @probe(float %x, float %y, float %z) {\n"

@@ -24,7 +24,7 @@ from numba import types
 
 from xnorinfer.kernels.shapes import CODE_BYTES, NibbleShape
 from xnorinfer.kernels.tiles import Logic
-from xnorinfer.kernels.vector_ir import I8, I16, I32, I64, Emit, Loop, Value, integer, intrinsic_of, overloaded, vector
+from xnorinfer.kernels.vector_ir import I8, I16, I32, I64, Emit, Loop, Value, ctpop, integer, intrinsic_of, overloaded, vector
 
 #: Bytes of depth whose mismatches fit a byte: 60 nibbles of at most 4.
 BYTES = 30
@@ -42,17 +42,18 @@ def _tables_at(emit: Emit) -> Value:
 
 
 class Octets:
-    """Vectors of bytes, as many as `lanes`, and what the tiles do with them."""
+    """Vectors of `shape.lanes` bytes, and what the tiles do with them."""
 
-    def __init__(self, emit: Emit, lanes: int) -> None:
-        self.emit, self.b, self.lanes = emit, emit.builder, lanes
+    def __init__(self, emit: Emit, shape: NibbleShape) -> None:
+        self.emit, self.b, self.shape = emit, emit.builder, shape
+        lanes = self.lanes = shape.lanes
         self.kind, self.wide = vector(I8, lanes), vector(I16, lanes // 2)
         self.zero, self.wide_zero = emit.many(self.kind, 0), emit.many(self.wide, 0)
         self.low = emit.many(self.kind, 15)
         self.tables = _tables_at(emit)
 
     def look_up(self, table: Value, codes: Value) -> Value:
-        names = {16: "llvm.x86.ssse3.pshuf.b.128", 32: "llvm.x86.avx2.pshuf.b", 64: "llvm.x86.avx512.pshuf.b.512"}
+        names = {16: "llvm.aarch64.neon.tbl1.v16i8", 32: "llvm.x86.avx2.pshuf.b", 64: "llvm.x86.avx512.pshuf.b.512"}
         return self.b.call(overloaded(self.b, names[self.lanes], self.kind, self.kind, self.kind), [table, codes])
 
     def table(self, prepared: Value, index: int) -> Value:
@@ -63,6 +64,8 @@ class Octets:
 
     def high(self, value: Value) -> Value:
         """The upper nibble of every byte."""
+        if self.shape.neon:
+            return self.b.lshr(value, self.emit.many(self.kind, 4))
         shifted = self.b.lshr(self.b.bitcast(value, self.wide), self.emit.many(self.wide, 4))
         return self.b.and_(self.b.bitcast(shifted, self.kind), self.low)
 
@@ -73,6 +76,8 @@ class Octets:
 
     def ones(self, value: Value) -> Value:
         """Bits that are set in every byte."""
+        if self.shape.neon:
+            return ctpop(self.b, value)
         counts = [n.bit_count() for n in range(16)] * (self.lanes // 16)
         return self.b.add(*(self.look_up(self.emit.numbers(self.kind, counts), nibble) for nibble in self.apart(value)))
 
@@ -92,13 +97,14 @@ class Octets:
     def hits(self, counts: list[Value], limits: Value) -> Value:
         """count <= limit as bits, neuron 0 in the lowest."""
         over = [
-            self.b.sext(
-                self.b.icmp_signed(">", count, self.emit.load(self.emit.offset(limits, i, self.lanes), self.wide, 2)), self.wide
-            )
+            self.b.icmp_signed(">", count, self.emit.load(self.emit.offset(limits, i, self.lanes), self.wide, 2))
             for i, count in enumerate(counts)
         ]
-        names = {16: "llvm.x86.sse2.packsswb.128", 32: "llvm.x86.avx2.packsswb", 64: "llvm.x86.avx512.packsswb.512"}
-        packed = self.b.call(overloaded(self.b, names[self.lanes], self.kind, self.wide, self.wide), over)
+        if self.shape.neon:
+            return self.b.not_(self.b.bitcast(self.ordered(over), integer(self.lanes)))
+        names = {32: "llvm.x86.avx2.packsswb", 64: "llvm.x86.avx512.packsswb.512"}
+        pack = overloaded(self.b, names[self.lanes], self.kind, self.wide, self.wide)
+        packed = self.b.call(pack, [self.b.sext(one, self.wide) for one in over])
         bits = self.b.bitcast(self.b.icmp_signed("<", packed, self.zero), integer(self.lanes))
         return self.b.not_(bits)
 
@@ -160,7 +166,7 @@ def pair_tile(shape: NibbleShape, pairs: int) -> Any:
 
     def body(emit: Emit, prepared: Value, pair_bytes: Value, turns: Value, codes: Value,
              limits: Value, out: Value, out_bytes: Value, earlier: Value) -> None:  # fmt: skip
-        b, v = emit.builder, Octets(emit, lanes)
+        b, v = emit.builder, Octets(emit, shape)
         at = [b.add(prepared, b.mul(pair_bytes, emit.constant(p))) for p in range(pairs)]
 
         def turn(index: Value, sums: list[Value]) -> list[Value]:
@@ -199,34 +205,36 @@ def single_tile(shape: NibbleShape) -> Any:
     other, bits in one word, counts [64] i64.  row: the row's words, at most 8 * CODE_BYTES * MOST_TURNS / 64 of them.
 
     A row alone is bound by reading codes and taking them apart, so here the codes are what they are, bits: XOR, then three
-    levels of carry-save adders over the 8 bytes of a word, and one popcount for them, of every byte by itself.
+    levels of carry-save adders over the 8 bytes of a word, and one popcount for them, of every byte by itself.  ARM has that
+    popcount as one instruction, which takes less than adders.
     """
     lanes = shape.lanes
     vectors = 64 // lanes
-    # Counts of ones, twos and fours that no adder has taken up; popcounts of eights, at most 8 each, in bytes and in 16 bits.
-    most_words = 31
+    levels = 0 if shape.neon else 3
+    # Popcounts in bytes: of eights, one of at most 8 for each word, or of all 8 bytes of a word.
+    most_words = 31 if levels else 3
 
     def body(emit: Emit, row: Value, code_bytes: Value, words: Value, codes: Value,
              limits: Value, out: Value, out_bytes: Value, earlier: Value) -> None:  # fmt: skip
-        b, v = emit.builder, Octets(emit, lanes)
+        b, v = emit.builder, Octets(emit, shape)
         logic = Logic(shape.ternlog)
         codes_at = [b.add(codes, b.mul(code_bytes, emit.constant(j))) for j in range(vectors)]
-        chunks = Loop(emit, emit.constant(0), [v.zero] * (3 * vectors) + [v.wide_zero] * (2 * vectors))
-        held, wide = chunks.values[: 3 * vectors], chunks.values[3 * vectors :]
+        chunks = Loop(emit, emit.constant(0), [v.zero] * (levels * vectors) + [v.wide_zero] * (2 * vectors))
+        held, wide = chunks.values[: levels * vectors], chunks.values[levels * vectors :]
         left, most = b.sub(words, chunks.index), emit.constant(most_words)
         stop = b.add(chunks.index, b.select(b.icmp_signed("<", left, most), left, most))
         loop = Loop(emit, chunks.index, [*held, *[v.zero] * vectors])
-        state = [list(loop.values[3 * j : 3 * j + 3]) for j in range(vectors)]
-        sums = list(loop.values[3 * vectors :])
+        state = [list(loop.values[levels * j : levels * (j + 1)]) for j in range(vectors)]
+        sums = list(loop.values[levels * vectors :])
         at = emit.offset(row, loop.index, 8)
         places = [emit.offset(one, loop.index, 8 * lanes) for one in codes_at]
-        waiting: list[list[Value | None]] = [[None] * 3 for _ in range(vectors)]
+        waiting: list[list[Value | None]] = [[None] * levels for _ in range(vectors)]
         for i in range(8):
             octet = v.splat(emit.load(emit.offset(at, i, 1), I8, 1))
             for j in range(vectors):
                 carry = b.xor(octet, emit.load(emit.offset(places[j], i, lanes), v.kind, lanes))
                 # Like counting in binary, as in `tiles.binary_tile`.
-                for weight in range(3):
+                for weight in range(levels):
                     if waiting[j][weight] is None:
                         waiting[j][weight] = carry
                         break
@@ -240,10 +248,10 @@ def single_tile(shape: NibbleShape) -> Any:
         chunks.close_at(stop, words, [*held, *total])
         for j in range(vectors):
             rest = v.zero
-            for weight in (2, 1, 0):
-                rest = b.add(b.add(rest, rest), v.ones(held[3 * j + weight]))
-            eight = emit.many(v.wide, 3)
-            counts = [b.add(b.shl(t, eight), r) for t, r in zip(total[2 * j : 2 * j + 2], v.widened(rest), strict=True)]
+            for weight in reversed(range(levels)):
+                rest = b.add(b.add(rest, rest), v.ones(held[levels * j + weight]))
+            unit = emit.many(v.wide, levels)
+            counts = [b.add(b.shl(t, unit), r) for t, r in zip(total[2 * j : 2 * j + 2], v.widened(rest), strict=True)]
             bits = b.icmp_signed("<", earlier, emit.constant(0))
             place = b.select(bits, emit.constant(j * lanes // 8), emit.constant(j * lanes * 8))
             _finish(v, [counts], emit.offset(limits, j, 2 * lanes), b.add(out, place), out_bytes, earlier)

@@ -40,7 +40,10 @@ MOST_TURNS = 1360
 
 @dataclass(frozen=True)
 class NibbleShape:
-    """A binary tile that looks up nibbles (`nibbles`): `pairs` pairs of rows times a vector of `lanes` neurons, a byte each."""
+    """A binary tile that looks up nibbles (`nibbles`): `pairs` pairs of rows times a vector of `lanes` neurons, a byte each.
+
+    lanes: 16 (NEON), 32 (AVX2) or 64 (AVX-512 BW).
+    """
 
     lanes: int
     pairs: int
@@ -54,6 +57,11 @@ class NibbleShape:
     def words(self) -> int:
         """int64 that a vector holds."""
         return self.lanes // 8
+
+    @property
+    def neon(self) -> bool:
+        """Whether the vectors are those of ARM, which count the bits of bytes by themselves."""
+        return self.lanes == 16
 
     @property
     def ternlog(self) -> bool:
@@ -75,11 +83,12 @@ class NibbleShape:
 class LookupShape:
     """A tile that sums uint8 inputs by look-up: `inputs` weights of a neuron are a code, `rows` rows share the codes.
 
-    inputs: 6 (needs AVX-512 BW) or 4 (AVX2); see `lookups`.
+    inputs: 6 (needs AVX-512 BW) or 4 (AVX2, NEON); see `lookups`.  octets: bytes of a vector that looks up 4.
     """
 
     inputs: int
     rows: int
+    octets: int = 32
 
     @property
     def table_bytes(self) -> int:
