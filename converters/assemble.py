@@ -188,9 +188,10 @@ def assemble(
         problems.extend(_with_way_out(problem) if described else problem for problem in net.check())
     elif not problems:
         problems.append("it holds no dense layer" + net_line('[[layers]] weight = "..."'))
+    reading = Reading(source, net, tuple(notes.tensors), tuple(notes.assumptions), tuple(notes.warnings))
     if problems:
-        raise NetworkError(problems, about=about)
-    return Reading(source, net, tuple(notes.tensors), tuple(notes.assumptions), tuple(notes.warnings))
+        raise NetworkError(problems, about=about, understood=reading)
+    return reading
 
 
 #: What `NetSpec.check` finds -> what an option or a net.toml can do about it.

@@ -75,6 +75,7 @@ Top of the file
     center, scale_by, before_norm    of every binary layer, before_norm of every hidden one; see [[layers]]
     container    the kind of SOURCE where its content does not tell (npz, npy, safetensors, torch, tf1, h5, onnx, c, files),
                  or "network": the arrays of the network as another source reads it, with the options in [reader]
+    draft        true in drafts of `--write-net` for files that could not be converted; refused until it is taken out
     ignore       names or patterns of arrays that the network does not use.  All others must be used, each once ...
     shared       ... except these, which may be used several times
 
@@ -202,6 +203,10 @@ def read_net(path: Path, options: ConvertOptions) -> Reading:
         raise OptionError(f"--net excludes other options about the network, the file says it all ({listed})")
     problems: list[str] = []
     top = Table(parse_toml(options.net), "", problems)
+    if top.flag("draft"):
+        top.problem(
+            "draft", "is true: this file was drafted for what could not be converted; complete it, then take the line out"
+        )
     notes = Notes()
     kind, entries = _container(path, top)
     notes.assumptions.append(Assumption("container", kind, "net" if "container" in top else "file"))

@@ -59,12 +59,12 @@ def net_text(path: Path, reading: Reading, options: ConvertOptions) -> str:
         raise OptionError("--write-net writes what a source found out; with --net the file is there already")
     try:
         kind, entries = open_container(path)
-        text = _Writer(reading, kind, entries, {}).text() if kind != "files" else None
+        text = Writer(reading, kind, entries, {}).text() if kind != "files" else None
     except XnorinferError:  # a kind of file that only its source can read
         text = None
     if text is None:
         reader = {**options.to_json(), "format": reading.source}
-        text = _Writer(reading, "network", network_arrays(reading.net), reader).text()
+        text = Writer(reading, "network", network_arrays(reading.net), reader).text()
         assert text is not None
     return text
 
@@ -94,11 +94,17 @@ def toml_key(key: str) -> str:
 
 
 @dataclass
-class _Writer:
+class Writer:
+    """Writes a reading over the arrays of a container.  reader: options of the source, where the container is the network.
+
+    is_draft: the reading was refused, so that arrays without a use may have one.
+    """
+
     reading: Reading
     kind: str
     entries: dict[str, Entry]
     reader: dict[str, Any]
+    is_draft: bool = False
     used: set[str] = field(default_factory=set)
     missing: bool = False
 
@@ -119,8 +125,14 @@ class _Writer:
         if self.kind == "network":
             lines += ['container = "network"', f"reader = {toml_value(self.reader)}"]
         left = [name for name in self.entries if name not in self.used]
+        idle = {use.name for use in self.reading.tensors if use.ignored}
+        unknown = [name for name in left if name not in idle] if self.is_draft else []
+        left = [name for name in left if name not in unknown]
         if left:
             lines += ["ignore = [", *(f"    {toml_string(name)}," for name in left), "]"]
+        if unknown:
+            lines.append("# What these are is not known; each needs a place, or its name in ignore = [...]:")
+            lines += [f"#   {toml_string(name)}  # {' x '.join(map(str, self.entries[name].shape))}" for name in unknown]
         lines += ["", "[input]", *source]
         for layer in layers:
             lines += ["", "[[layers]]", *layer]

@@ -87,7 +87,7 @@ def pack_reading(reading: Reading, options: ConvertOptions, name: str, digest: s
     try:
         lowered = lower(reading.net)
     except NetworkError as error:
-        raise NetworkError(error.problems, about=name) from None
+        raise NetworkError(error.problems, about=name, understood=reading) from None
     defaults = tuple(measure_defaults(reading))
     measured = [default.warning() for default in defaults if default.changing]
     warnings = tuple(dict.fromkeys([*reading.warnings, *measured, *lowered.notes]))

@@ -29,10 +29,14 @@ class SourceError(XnorinferError):
 
 
 class NetworkError(XnorinferError):
-    """A network is inconsistent or not convertible.  `problems` lists every reason found, not only the first."""
+    """A network is inconsistent or not convertible.  `problems` lists every reason found, not only the first.
 
-    def __init__(self, problems: Sequence[str], about: str = "the network") -> None:
+    understood: the `Reading` of a source that got so far, for a draft of a net.toml.
+    """
+
+    def __init__(self, problems: Sequence[str], about: str = "the network", understood: object = None) -> None:
         self.problems = tuple(problems)
+        self.understood = understood
         count = len(self.problems)
         head = f"{about} cannot be converted" + (f" ({count} problems)" if count > 1 else "")
         if count == 1:

@@ -12,7 +12,7 @@ import click
 from xnorinfer.budget import size_text
 from xnorinfer.cli import screen
 from xnorinfer.cli.options import EXPECT, JSON, MAX_MEMORY, GlorotOrNumber, LazyChoice, Pair
-from xnorinfer.errors import DoesNotHoldError, OptionError
+from xnorinfer.errors import DoesNotHoldError, NetworkError, OptionError, SourceError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -199,8 +199,14 @@ def command(
     if write_net is not None:
         require_new(write_net, output)
     expected = None if expect is None else read_expectation(expect, max_memory)
-    with screen.waiting(f"reading and packing {source}"):
-        conversion = convert_file(source, options, None if data is None else read_rows(data, max_memory))
+    rows = None if data is None else read_rows(data, max_memory)
+    try:
+        with screen.waiting(f"reading and packing {source}"):
+            conversion = convert_file(source, options, rows)
+    except (NetworkError, SourceError) as error:
+        if write_net is not None and net_file is None:
+            _write_draft(write_net, source, error)
+        raise
     show(source, conversion)
     if expected is not None:
         with screen.stages() as report:
@@ -234,6 +240,19 @@ def _write_net(path: Path, source: str, conversion: Conversion, options: Convert
         text = net_text(Path(source), conversion.reading, options)
         write_bytes(path, text.encode(errors="replace"))
     screen.say(f"wrote {path}; edit it and give it back with --net {path}")
+
+
+def _write_draft(path: Path, source: str, error: NetworkError | SourceError) -> None:
+    """What can be said of a refused file; the refusal is shown as ever."""
+    from xnorinfer.converters.netdraft import draft_text
+    from xnorinfer.writing import write_bytes
+
+    try:
+        text = draft_text(Path(source), error)
+    except SourceError:  # it cannot be opened at all, as `error` says
+        return
+    write_bytes(path, text.encode(errors="replace"))
+    screen.say(f"wrote {path}, a draft: complete it and give it back with --net {path}")
 
 
 def result_of(source: str, conversion: Conversion, written: Path | None, net: Path | None) -> dict[str, Any]:
