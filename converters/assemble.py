@@ -266,10 +266,10 @@ def _as_options_say(parts: list[LayerPart], options: ConvertOptions, notes: Note
 def _judge_norms(parts: Sequence[LayerPart], notes: Notes, problems: list[str]) -> None:
     """Hidden binary layers without BatchNorm: taken as they are if no layer has one, else one is missing."""
     hidden = [part for part in parts[:-1] if not part.is_float and not part.explicit]
-    lacking = [part for part in hidden if not any(isinstance(follower, NormPart) for follower in part.followers)]
+    lacking = [part for part in hidden if not any(isinstance(follower, NormPart | Chain) for follower in part.followers)]
     if not lacking:
         return
-    if not any(isinstance(follower, NormPart) for part in parts for follower in part.followers):
+    if not any(isinstance(follower, NormPart | Chain) for part in parts for follower in part.followers):
         sums = "sums and biases" if any(part.bias is not None for part in lacking) else "sums"
         notes.assumptions.append(Assumption(NO_NORM, f"none in the file: hidden bits are the signs of {sums}", "default"))
         notes.warnings.append(

@@ -20,7 +20,7 @@ from xnorinfer.converters.assemble import LayerPart, NormPart
 from xnorinfer.converters.base import Assumption, Notes, TensorUse, default_warning, net_line
 from xnorinfer.converters.bundle import Entry
 from xnorinfer.converters.keras_weights import BIAS, KERNEL, NORM_ROLES, Weights
-from xnorinfer.converters.pairing import Module, pair
+from xnorinfer.converters.pairing import Module, chains, pair
 from xnorinfer.netspec import F32
 
 
@@ -177,29 +177,6 @@ class ByNames:
     def _take(self, scope: str, entry: Entry, use: str) -> F32:
         self.notes.tensors.append(TensorUse(entry.name, entry.shape, entry.dtype, f"{scope}: {use}", ignored=False))
         return as_float32(RawTensor(entry.name, entry.load(), entry.dtype), self.notes.warnings)
-
-
-def chains(shapes: Sequence[tuple[int, int]]) -> list[tuple[int, ...]]:
-    """The orders in which matrices (inputs, neurons) fit one behind the other, up to two of them; layers of one shape that
-    change places are two orders."""
-    found: list[tuple[int, ...]] = []
-    steps = 0
-
-    def extend(order: tuple[int, ...]) -> None:
-        nonlocal steps
-        steps += 1
-        if len(found) > 1 or steps > 10_000:
-            return
-        if len(order) == len(shapes):
-            found.append(order)
-            return
-        for index, (inputs, _) in enumerate(shapes):
-            if index not in order and (not order or shapes[order[-1]][1] == inputs):
-                extend((*order, index))
-
-    if 0 < len(shapes) <= 64:
-        extend(())
-    return found
 
 
 def _family(name: str) -> str:

@@ -109,8 +109,8 @@ class NpzSource:
             return assemble(self.name, path.name, parts, options, LASAGNE, notes, problems)
         if any(name.endswith("running_mean") for name in names):
             notes.assumptions.append(Assumption("layout", "a PyTorch state dict", "file"))
-            parts = group(tensors, notes, problems)
-            return assemble(self.name, path.name, parts, options, TORCH_DEFAULTS, notes, problems)
+            grouped = group(tensors, notes, problems, epsilon=options.bn_epsilon)
+            return assemble(self.name, path.name, grouped.parts, options, TORCH_DEFAULTS, notes, problems, grouped.leading)
         unknown = [name for name in names if not _NAMED.fullmatch(name)]
         if unknown or not names:
             found = ", ".join(unknown[:8]) + (" ..." if len(unknown) > 8 else "") if unknown else "nothing"

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from xnorinfer.converters.arrays import RawTensor
+import numpy as np
+
+from xnorinfer.converters.arrays import RawTensor, natural_key
 from xnorinfer.converters.assemble import LayerPart, NormPart
 from xnorinfer.converters.base import Assumption, Notes, default_warning, net_line
+from xnorinfer.netspec import Chain
 
 
 @dataclass(eq=False)
 class Module:
-    """The tensors of one module (one scope) by their last name, and what they turned out to be."""
+    """The tensors of one module (one scope) by their last name, and what they turned out to be.
+
+    tensor_norm: what `norm` computes, one step after the other, where it has one mean for all neurons.
+    """
 
     name: str
     tensors: dict[str, RawTensor] = field(default_factory=dict)
     part: LayerPart | None = None
     norm: NormPart | None = None
+    tensor_norm: Chain | None = None
 
 
 def pair(modules: Sequence[Module], notes: Notes, problems: list[str], *, ordered: bool = True) -> list[LayerPart]:
@@ -56,7 +64,188 @@ def pair(modules: Sequence[Module], notes: Notes, problems: list[str], *, ordere
             + net_line("norm = {mean = ..., variance = ...} in each [[layers]]")
         )
         return []
-    return [dataclasses.replace(m.part, norm=pairs.get(m.name)) for m in dense if m.part]
+    return [_with_norm(m.part, pairs.get(m.name), norms) for m in dense if m.part]
+
+
+def _with_norm(part: LayerPart, norm: NormPart | None, norms: Sequence[Module]) -> LayerPart:
+    steps = next((m.tensor_norm for m in norms if m.norm is norm and norm is not None), None)
+    if steps is None or part.neurons == 1:
+        return dataclasses.replace(part, norm=norm)
+    wide = tuple((op, np.full(part.neurons, vector[0], np.float32)) for op, vector in steps.steps)
+    return dataclasses.replace(part, after=(Chain(steps.name, wide), *part.after))
+
+
+def leading_norm(modules: Sequence[Module], notes: Notes) -> tuple[list[NormPart] | None, list[Module]]:
+    """A BatchNorm before the first layer, as wide as its inputs: of the inputs, which a sign follows then; and the rest."""
+    first, *rest = modules if modules else [Module("")]
+    if first.norm is None or not rest or rest[0].part is None or _in_blocks(modules):
+        return None, list(modules)
+    if first.norm.mean.size != rest[0].part.depth:
+        return None, list(modules)
+    _remark_leading(first.norm, rest[0].name, notes)
+    return [first.norm], rest
+
+
+def _remark_leading(norm: NormPart, layer: str, notes: Notes) -> None:
+    value = f"{norm.name}, before {layer}; then a sign"
+    notes.assumptions.append(Assumption("BatchNorm of the inputs", value, "default"))
+    what = f"{norm.name} stands before the first layer: the inputs are taken to be normalized by it and binarized"
+    notes.warnings.append(default_warning(what, "[input] norm = {...}"))
+
+
+def pair_by_names(
+    modules: Sequence[Module], notes: Notes, problems: list[str]
+) -> tuple[list[LayerPart], list[NormPart] | None]:
+    """The same for a container without order: by the shapes of the layers, the numbers in names, and the words they share.
+
+    Names that differ in numbers alone (0, 1, 3, 4) are in the order of their numbers.
+    """
+    modules = sorted(modules, key=lambda m: natural_key(m.name))
+    dense = [m for m in modules if m.part]
+    norms = [m for m in modules if m.norm]
+    if len({family(m.name) for m in modules}) == 1:
+        notes.assumptions.append(Assumption("order of layers", "by the numbers in their names", "file"))
+        before, rest = leading_norm(modules, notes)
+        return pair(rest, notes, problems), before
+    ordered = order_layers(dense, notes, problems)
+    if ordered is None:
+        return [m.part for m in dense if m.part], None
+    pairs: dict[str, NormPart] = {}
+    left = list(norms)
+    by_words = _by_words(ordered, norms)
+    for layer, norm in by_words.items():
+        assert norm.norm is not None
+        pairs[layer] = norm.norm
+        left.remove(norm)
+    leading: list[NormPart] | None = None
+    for norm in list(left):
+        assert norm.norm is not None
+        width = norm.norm.mean.size
+        alone = [m for m in ordered if m.part and m.name not in pairs and m.part.neurons == width]
+        rivals = [m for m in left if m.norm and m.norm.mean.size == width]
+        first = ordered[0].part if ordered else None
+        if len(alone) == 1 == len(rivals) and not (first is not None and first.depth == width):
+            pairs[alone[0].name] = norm.norm
+            left.remove(norm)
+        elif not alone and first is not None and first.depth == width and len(rivals) == 1:
+            leading = [norm.norm]
+            _remark_leading(norm.norm, ordered[0].name, notes)
+            left.remove(norm)
+    if left:
+        order = ", ".join(f"{m.name} ({'BatchNorm' if m.norm else 'dense'})" for m in [*ordered, *norms])
+        problems.append(
+            f"it is not clear which BatchNorm belongs to which layer; the file keeps no order and holds {order}"
+            + net_line("norm = {mean = ..., variance = ...} in each [[layers]]")
+        )
+    elif pairs:
+        value = ", ".join(f"{norm.name} after {name}" for name, norm in pairs.items())
+        widths = [norm.mean.size for norm in pairs.values()]
+        proven = len(set(widths)) == len(widths)
+        notes.assumptions.append(Assumption("BatchNorms, by their names and widths", value, "file" if proven else "default"))
+        if not proven:
+            what = f"BatchNorms are taken to follow the layers whose names they share ({value})"
+            notes.warnings.append(default_warning(what, "norm = {...} in each [[layers]]"))
+    return [_with_norm(m.part, pairs.get(m.name), norms) for m in ordered if m.part], leading
+
+
+def _by_words(dense: Sequence[Module], norms: Sequence[Module]) -> dict[str, Module]:
+    """Layers and the BatchNorms of the same number or word (fc1 and bn1, fc_one and bn_one), as wide as they are."""
+    found: dict[str, Module] = {}
+    keys: dict[tuple[str, ...], list[Module]] = {}
+    for m in norms:
+        keys.setdefault(_words(m.name), []).append(m)
+    for layer in dense:
+        mine = keys.get(_words(layer.name), [])
+        rivals = [m for m in dense if _words(m.name) == _words(layer.name)]
+        if len(mine) == 1 == len(rivals) and mine[0].norm and layer.part and mine[0].norm.mean.size in (layer.part.neurons, 1):
+            found[layer.name] = mine[0]
+    return found
+
+
+#: Words that say what a module is, and not which.
+_KINDS = {
+    "fc",
+    "linear",
+    "lin",
+    "dense",
+    "layer",
+    "binary",
+    "bin",
+    "quant",
+    "binarize",
+    "bn",
+    "norm",
+    "batch",
+    "batchnorm",
+    "l",
+}
+
+
+def _words(name: str) -> tuple[str, ...]:
+    """The words and numbers of a name but those that say the kind of module."""
+    words = re.findall(r"[a-z]+|[0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
+    return tuple(word for word in words if word not in _KINDS)
+
+
+def order_layers(dense: Sequence[Module], notes: Notes, problems: list[str]) -> list[Module] | None:
+    """Layers in the only order in which their shapes fit and their numbers rise; None, and a problem, if there are several.
+
+    dense: sorted by their names.
+    """
+    parts = [m.part for m in dense if m.part]
+    families = [family(m.name) for m in dense]
+    free = chains([(part.depth, part.neurons) for part in parts])
+    found = free if len(free) == 1 else chains([(part.depth, part.neurons) for part in parts], families)
+    if len(found) == 1:
+        value = "the only one in which the shapes of the matrices fit" + ("" if found == free else " and their numbers rise")
+        notes.assumptions.append(Assumption("order of layers", value, "file"))
+        return [dense[index] for index in found[0]]
+    names = ", ".join(m.name for m in dense)
+    if found:
+        problems.append(
+            f"the file keeps no order, and neither the shapes nor the names of its layers tell it ({names}): several fit; a "
+            ".pt file keeps the order" + net_line('[[layers]] weight = "...", in their order')
+        )
+        return None
+    notes.assumptions.append(Assumption("order of layers", "by name, digits as numbers", "default"))
+    return list(dense)
+
+
+def chains(shapes: Sequence[tuple[int, int]], families: Sequence[str] = ()) -> list[tuple[int, ...]]:
+    """The orders in which matrices (inputs, neurons) fit one behind the other, up to two of them; layers of one shape that
+    change places are two orders.  families: those of one family keep the order in which they are given."""
+    found: list[tuple[int, ...]] = []
+    steps = 0
+
+    def extend(order: tuple[int, ...], left: tuple[int, ...]) -> None:
+        nonlocal steps
+        steps += 1
+        if len(found) > 1 or steps > 10_000:
+            return
+        if not left:
+            found.append(order)
+            return
+        begun: set[str] = set()
+        for index in left:
+            if families and families[index] in begun:
+                continue
+            if families:
+                begun.add(families[index])
+            if not order or shapes[order[-1]][1] == shapes[index][0]:
+                extend((*order, index), tuple(other for other in left if other != index))
+
+    if 0 < len(shapes) <= MAX_ORDERED:
+        extend((), tuple(range(len(shapes))))
+    return found
+
+
+#: Layers whose orders are looked for.
+MAX_ORDERED = 64
+
+
+def family(name: str) -> str:
+    """A name without its numbers: fc1, fc2 -> fc."""
+    return re.sub(r"_?\d+", "#", name)
 
 
 def _in_blocks(modules: Sequence[Module]) -> bool:

@@ -1,18 +1,23 @@
 """From a flat list of named tensors in PyTorch's style to layer parts.
 
-Tensors are grouped by module (`fc1.weight`, `fc1.bias` -> `fc1`).  What a module is follows from its tensors alone, names of
-modules do not matter: a 2-d tensor makes it a dense layer, running statistics make it a BatchNorm.
+Tensors are grouped by module (`fc1.weight`, `fc1.bias` -> `fc1`; `statenames` knows the names of parametrizations, pruning and
+latents).  What a module is follows from its tensors alone, names of modules do not matter: a 2-d tensor makes it a dense layer,
+running statistics make it a BatchNorm.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
 
 from xnorinfer.converters.arrays import RawTensor, as_float32
 from xnorinfer.converters.assemble import LayerPart, NormPart
 from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, TensorUse, net_line
-from xnorinfer.converters.pairing import Module, pair
-from xnorinfer.netspec import F32, SignInput, ThresholdInput
+from xnorinfer.converters.pairing import Module, leading_norm, pair, pair_by_names
+from xnorinfer.converters.statenames import from_bits, modules_of, settle
+from xnorinfer.netspec import F32, Chain, ChainOp, SignInput, ThresholdInput
 
 #: Prefixes that wrappers put before every name (DataParallel, torch.compile, Lightning's usual attribute).
 WRAPPERS = ("module.", "_orig_mod.")
@@ -57,94 +62,166 @@ def strip_wrappers(names: Sequence[str]) -> str:
     return prefix
 
 
-def group(tensors: Sequence[RawTensor], notes: Notes, problems: list[str], where: str = "") -> list[LayerPart]:
-    """Layer parts from tensors in order of execution; every tensor is noted once under `where` + its name.
+@dataclass(frozen=True)
+class Grouped:
+    """Layer parts in order of execution, and the BatchNorms of the inputs themselves (None if they are not normalized)."""
 
+    parts: list[LayerPart]
+    leading: list[NormPart] | None = None
+
+
+def group(
+    tensors: Sequence[RawTensor],
+    notes: Notes,
+    problems: list[str],
+    where: str = "",
+    *,
+    ordered: bool = True,
+    epsilon: float | None = None,
+) -> Grouped:
+    """Layer parts from tensors; every tensor is noted once under `where` + its name.
+
+    ordered: the tensors stand in the order in which their modules were registered.  epsilon: what --bn-epsilon says.
     What cannot be understood goes to `problems`: nothing is left out silently.
     """
     prefix = strip_wrappers([tensor.name for tensor in tensors])
     if prefix:
         notes.assumptions.append(Assumption("prefix left out of layer names", prefix, "file"))
-    modules: dict[str, Module] = {}
-    for tensor in tensors:
-        name, _, leaf = tensor.name[len(prefix) :].rpartition(".")
-        modules.setdefault(name, Module(name)).tensors[leaf] = tensor
-    for module in modules.values():
-        _classify(module, notes, problems, where)
-    return pair([m for m in modules.values() if m.part or m.norm], notes, problems)
+    kernels = [tensor for tensor in tensors if tensor.array.ndim in (3, 4, 5)]
+    if kernels:
+        more = f" (and {len(kernels) - 1} more)" if len(kernels) > 1 else ""
+        problems.append(f"{kernels[0]}{more} is a convolution; only dense networks can be converted")
+        return Grouped([])
+    modules = modules_of(tensors, prefix)
+    reader = _Reader(notes, problems, where, epsilon)
+    whole = [reader.classify(module) for module in modules.values()]
+    reader.remark_bits()
+    if not all(whole):  # pairing what is left would blame the wrong ones
+        return Grouped([])
+    known = [m for m in modules.values() if m.part or m.norm]
+    if not ordered:
+        return Grouped(*pair_by_names(known, notes, problems))
+    leading, known = leading_norm(known, notes)
+    return Grouped(pair(known, notes, problems), leading)
 
 
-def _classify(module: Module, notes: Notes, problems: list[str], where: str) -> None:
-    tensors = dict(module.tensors)
-    counter = tensors.pop("num_batches_tracked", None)
-    if counter is not None:
-        _note(notes, where, counter, "counts training batches, no part of inference", ignored=True)
-    label = module.name or "(top level)"
-    matrices = {leaf: t for leaf, t in tensors.items() if t.array.ndim == 2}
-    if any(t.array.ndim in (3, 4, 5) for t in tensors.values()):
-        kernel = next(t for t in tensors.values() if t.array.ndim in (3, 4, 5))
-        problems.append(f"{kernel} is a convolution; only dense networks can be converted")
-    elif "running_mean" in tensors and "running_var" in tensors:
-        _classify_norm(module, tensors, label, notes, problems, where)
-    elif matrices:
-        if len(matrices) > 1:
-            problems.append(
-                f"module {label} holds {len(matrices)} matrices ({', '.join(map(str, matrices.values()))}): "
-                "it is not clear which are the latent weights"
-                + net_line(*(f'weight = "{where}{tensor.name}"' for tensor in matrices.values()))
+class _Reader:
+    """Tells what each module is."""
+
+    def __init__(self, notes: Notes, problems: list[str], where: str, epsilon: float | None) -> None:
+        self.notes = notes
+        self.problems = problems
+        self.where = where
+        self.epsilon = TENSOR_NORM_EPSILON if epsilon is None else epsilon
+        self.bits: list[str] = []
+
+    def classify(self, module: Module) -> bool:
+        """Find out what a module is; False where a layer or a BatchNorm is lost, which is a problem then."""
+        label = module.name or "(top level)"
+        counter = module.tensors.pop("num_batches_tracked", None)
+        if counter is not None:
+            self._note(counter, "counts training batches, no part of inference", ignored=True)
+        if not settle(module, self._note, self.notes, self.problems):
+            return False
+        tensors = module.tensors
+        matrix = next((t for t in tensors.values() if t.array.ndim == 2), None)
+        if {"running_mean", "running_var"} <= set(tensors):
+            self._norm(module, label)
+        elif matrix is not None:
+            self._layer(module, label, matrix)
+        elif tensors and ".tensor_quant." in f".{module.name}.":
+            self.problems.append(f"{', '.join(map(str, tensors.values()))} belongs to a quantizer of Brevitas: {BREVITAS_WAY}")
+        elif tensors:
+            self._unknown(label, list(tensors.values()))
+        return module.norm is not None or "running_mean" not in tensors
+
+    def remark_bits(self) -> None:
+        """One warning for all layers whose weights were bits."""
+        if self.bits:
+            names = ", ".join(self.bits)
+            self.notes.assumptions.append(Assumption(f"weights of {names}", "bits: 1 is +1, 0 is -1", "default"))
+            what = f"{names}: all weights are 0 or 1, so they are read as bits: 1 is +1, 0 is -1"
+            self.notes.warnings.append(what + net_line('values = "bits"', 'values = "bits-inverted"'))
+
+    def _layer(self, module: Module, label: str, matrix: RawTensor) -> None:
+        rest = [t for leaf, t in module.tensors.items() if t is not matrix and leaf != "bias"]
+        if rest:
+            self.problems.append(
+                f"module {label} holds beside weights and bias: {', '.join(map(str, rest))}; what they do is not known"
+                + net_line(*(f'scale = "{self.where}{t.name}"' for t in rest if t.array.ndim <= 1))
             )
-        extra = ", ".join(str(t) for leaf, t in tensors.items() if leaf not in matrices and leaf != "bias")
-        if extra:
-            name = where + next(t.name for leaf, t in tensors.items() if leaf not in matrices and leaf != "bias")
-            problems.append(
-                f"module {label} holds beside weights and bias: {extra}; what they do is not known"
-                + net_line(f'scale = "{name}"', f'ignore = ["{name}"]')
-            )
-        matrix = next(iter(matrices.values()))
-        bias = tensors.get("bias")
+        weight, bits = from_bits(matrix)
+        self.bits += [label] if bits else []
+        bias = module.tensors.get("bias")
         module.part = LayerPart(
             module.name or matrix.name,
-            _take(matrix, f"{label}: weights, (neurons, inputs)", notes, where),
-            None if bias is None else _take(bias, f"{label}: bias", notes, where),
+            self._take(weight, f"{label}: weights, (neurons, inputs)"),
+            None if bias is None else self._take(bias, f"{label}: bias"),
         )
-    elif set(tensors) <= {"weight", "bias"} and tensors:
-        kept = ", ".join(map(str, tensors.values()))
-        problems.append(
-            f"module {label} ({kept}) is neither a dense layer nor a BatchNorm with running statistics"
-            + net_line(f'ignore = ["{where}{module.name}.*"]')
+
+    def _norm(self, module: Module, label: str) -> None:
+        tensors = module.tensors
+        extra = [str(t) for leaf, t in tensors.items() if leaf not in ("weight", "bias", "running_mean", "running_var")]
+        if extra:
+            self.problems.append(f"BatchNorm {label} holds tensors that no BatchNorm has: {', '.join(extra)}")
+            return
+        taken = {
+            leaf: self._take(tensors[leaf], f"{label}: BatchNorm {meaning}")
+            for leaf, meaning in (("running_mean", "mean"), ("running_var", "variance"), ("weight", "gamma"), ("bias", "beta"))
+            if leaf in tensors
+        }
+        module.norm = NormPart(
+            module.name,
+            taken["running_mean"],
+            variance=taken["running_var"],
+            gamma=taken.get("weight"),
+            beta=taken.get("bias"),
         )
-    elif tensors and ".tensor_quant." in f".{module.name}.":
-        problems.append(f"{', '.join(map(str, tensors.values()))} belongs to a quantizer of Brevitas: {BREVITAS_WAY}")
-    elif tensors:
-        what = f"what {', '.join(map(str, tensors.values()))} in module {label} do is not known"
-        problems.append(what + net_line(f'ignore = ["{where}{module.name}.*"]'))
+        if taken["running_mean"].size == 1:
+            module.tensor_norm = self._tensor_norm(module.norm)
+
+    def _tensor_norm(self, norm: NormPart) -> Chain:
+        """Brevitas' TensorNorm: one mean and variance for all neurons, `(x - mean) / (var + eps).pow(0.5) * weight + bias`."""
+        assert norm.variance is not None
+        deviation = np.sqrt(norm.variance + np.float32(self.epsilon))
+        steps: list[tuple[ChainOp, F32 | None]] = [
+            ("sub", norm.mean),
+            ("div", deviation),
+            ("mul", norm.gamma),
+            ("add", norm.beta),
+        ]
+        return Chain(norm.name, tuple((op, vector.reshape(1)) for op, vector in steps if vector is not None))
+
+    def _unknown(self, label: str, tensors: list[RawTensor]) -> None:
+        """A module without a matrix and without statistics: what takes part is never proposed to be left out."""
+        held = ", ".join(map(str, tensors))
+        names = [f"{self.where}{t.name}" for t in tensors]
+        leaves = {name.rpartition(".")[2] for name in names}
+        if len(tensors) == 1 and tensors[0].array.ndim == 1:
+            self.problems.append(
+                f"module {label} holds one vector, {held}: the slopes of a PReLU or a scale, which take part in the network"
+                + net_line(f'prelu = "{names[0]}"', f'steps = [{{mul = "{names[0]}"}}, ...]')
+                + " in the [[layers]] that it follows"
+            )
+        elif leaves == {"weight", "bias"}:
+            self.problems.append(
+                f"module {label} ({held}) is neither a dense layer nor a BatchNorm with running statistics; what LayerNorm and "
+                "its like compute from each input cannot be converted. One that only multiplies and adds"
+                + net_line(f'steps = [{{mul = "{names[0]}"}}, {{add = "{names[-1]}"}}, ...]').replace("; a net", ": a net")
+            )
+        else:
+            self.problems.append(
+                f"module {label} ({held}) is no part of a network that is known; where training alone uses it, --ignore leaves "
+                "it out" + net_line("steps = [...]", "scale = ...")
+            )
+
+    def _take(self, tensor: RawTensor, use: str) -> F32:
+        self._note(tensor, use)
+        return as_float32(tensor, self.notes.warnings)
+
+    def _note(self, tensor: RawTensor, use: str, *, ignored: bool = False) -> None:
+        self.notes.tensors.append(TensorUse(self.where + tensor.name, tensor.shape, tensor.dtype, use, ignored))
 
 
-def _classify_norm(
-    module: Module, tensors: dict[str, RawTensor], label: str, notes: Notes, problems: list[str], where: str
-) -> None:
-    extra = [str(t) for leaf, t in tensors.items() if leaf not in ("weight", "bias", "running_mean", "running_var")]
-    if extra:
-        problems.append(f"BatchNorm {label} holds tensors that no BatchNorm has: {', '.join(extra)}")
-        return
-    taken = {
-        leaf: _take(tensors[leaf], f"{label}: BatchNorm {meaning}", notes, where)
-        for leaf, meaning in (("running_mean", "mean"), ("running_var", "variance"), ("weight", "gamma"), ("bias", "beta"))
-        if leaf in tensors
-    }
-    module.norm = NormPart(
-        module.name,
-        taken["running_mean"],
-        variance=taken["running_var"],
-        gamma=taken.get("weight"),
-        beta=taken.get("bias"),
-    )
-
-
-def _take(tensor: RawTensor, use: str, notes: Notes, where: str) -> F32:
-    _note(notes, where, tensor, use)
-    return as_float32(tensor, notes.warnings)
-
-
-def _note(notes: Notes, where: str, tensor: RawTensor, use: str, *, ignored: bool = False) -> None:
-    notes.tensors.append(TensorUse(where + tensor.name, tensor.shape, tensor.dtype, use, ignored))
+#: The default of Brevitas' TensorNorm, which no file holds.
+TENSOR_NORM_EPSILON = 1e-4

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xnorinfer.converters.arrays import ZIP_DAMAGE, RawTensor, natural_key
+from xnorinfer.converters.arrays import ZIP_DAMAGE, RawTensor
 from xnorinfer.converters.assemble import Defaults, assemble
 from xnorinfer.converters.averages import choose_state, split_averages
 from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, without_ignored
@@ -110,17 +110,16 @@ def read_contents(source: str, about: str, root: Any, options: ConvertOptions) -
 def read_state(source: str, about: str, state: StateDict, options: ConvertOptions, notes: Notes, *, ordered: bool) -> Reading:
     """Read one state dict.  ordered: it keeps the order in which modules were registered."""
     problems: list[str] = []
-    if not ordered:
-        state.tensors = dict(sorted(state.tensors.items(), key=lambda item: natural_key(item[0])))
-    value = "as in the state dict" if ordered else "sorted by name, digits as numbers (a safetensors file keeps no order)"
-    notes.assumptions.append(Assumption("order of layers", value, "file" if ordered else "default"))
+    if ordered:
+        notes.assumptions.append(Assumption("order of layers", "as in the state dict", "file"))
     state = split_averages(state, options, notes)
     try:
         tensors = [load_leaf(name, leaf) for name, leaf in state.tensors.items()]
     except SourceError as error:
         raise SourceError(f"{about}: {error}") from None
     tensors = without_ignored(tensors, options, notes, state.where)
-    parts = group(tensors, notes, problems, state.where)
+    grouped = group(tensors, notes, problems, state.where, ordered=ordered, epsilon=options.bn_epsilon)
+    parts = grouped.parts
     defaults = DEFAULTS
     if any(name.endswith(".weight_quant") for name in state.kept):
         defaults = dataclasses.replace(DEFAULTS, profile="ge-zero", profile_origin="file")
@@ -129,7 +128,7 @@ def read_state(source: str, about: str, state: StateDict, options: ConvertOption
         prefix = strip_wrappers(list(state.tensors))
         facts = {path[len(prefix) :]: fact for path, fact in state.facts.items() if path.startswith(prefix)}
         parts = refine(parts, facts, notes, problems, named=bool(options.float_layers))
-    return assemble(source, about, parts, options, defaults, notes, problems)
+    return assemble(source, about, parts, options, defaults, notes, problems, grouped.leading)
 
 
 def _require_states(contents: Contents, root: Any, about: str) -> None:
@@ -210,10 +209,10 @@ def from_torch_module(module: torch.nn.Module, options: ConvertOptions) -> Readi
     notes = Notes(assumptions=[Assumption("order of layers", "as registered in the module", "file")])
     problems: list[str] = []
     tensors = [raw_tensor(key, value.cpu()) for key, value in module.state_dict().items() if isinstance(value, torch.Tensor)]
-    parts = group(without_ignored(tensors, options, notes), notes, problems)
+    grouped = group(without_ignored(tensors, options, notes), notes, problems, epsilon=options.bn_epsilon)
     facts = {
         path: ModuleFacts(f"{type(inner).__module__}.{type(inner).__qualname__}", vars(inner))
         for path, inner in module.named_modules(remove_duplicate=False)
     }
-    parts = refine(parts, facts, notes, problems, named=bool(options.float_layers))
-    return assemble(name, name, parts, options, DEFAULTS, notes, problems)
+    parts = refine(grouped.parts, facts, notes, problems, named=bool(options.float_layers))
+    return assemble(name, name, parts, options, DEFAULTS, notes, problems, grouped.leading)

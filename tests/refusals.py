@@ -40,6 +40,7 @@ _HOPELESS = (
     "computes constants in a way that is not supported",
     "is convolutional",
     "one bit is needed",
+    "save it as one tensor first",
 )
 
 

@@ -388,8 +388,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "two matrices": (lambda s: s | {"fc2.weight_org": torch.randn(33, 16)}, "holds 2 matrices"),
     "LayerNorm": (lambda s: s | {"ln.weight": torch.randn(33), "ln.bias": torch.randn(33)}, "neither a dense layer nor"),
     "PReLU": (lambda s: s | {"act.slope": torch.randn(1)}, "act.slope"),
-    "input BatchNorm": (
-        lambda s: {"bn0.running_mean": torch.zeros(20), "bn0.running_var": torch.ones(20)} | s,
+    "BatchNorm of another width first": (
+        lambda s: {"bn0.running_mean": torch.zeros(21), "bn0.running_var": torch.ones(21)} | s,
         "not clear which BatchNorm belongs to which layer",
     ),
     "negative variance": (lambda s: s | {"bn1.running_var": torch.full((16,), -1.0)}, "bn1: variance is -1"),
