@@ -28,10 +28,10 @@ from xnorinfer.converters.tfmodel import (
     SAVED_MODEL,
     by_graph_alone,
     is_frozen,
-    read_checkpoint_graph,
     read_frozen_graph,
     read_objects,
     saved_model,
+    with_graph,
 )
 from xnorinfer.converters.tfobjects import is_object_based
 from xnorinfer.errors import NetworkError, OptionError, SourceError
@@ -95,15 +95,21 @@ class Tf1Source:
         graph = read_graph(meta) if meta.is_file() else None
         problems: list[str] = []
         reader = _Reader(entries, graph, options, notes, problems)
+        file = meta if graph is not None else model
+        if file is not None and not by_graph_alone(options):
+            file = None
+        found: Reading | NetworkError
         try:
             parts = reader.parts()
-            return assemble(self.name, about, parts, options, reader.defaults(parts), notes, problems)
+            found = assemble(self.name, about, parts, options, reader.defaults(parts), notes, problems)
         except NetworkError as error:
-            file = meta if graph is not None else model
-            if file is None or not by_graph_alone(options):
+            if file is None:
                 raise
-            reason = error
-        return read_checkpoint_graph(self.name, about, file, entries, options, reader.ignored, reason)
+            found = error
+        if file is None:
+            assert isinstance(found, Reading)
+            return found
+        return with_graph(self.name, about, file, entries, options, reader.ignored, found)
 
 
 # ---------------------------------------------------------------- where the checkpoint is

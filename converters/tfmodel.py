@@ -11,10 +11,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
+from xnorinfer import reference
 from xnorinfer.converters.assemble import assemble
-from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse
+from xnorinfer.converters.base import DEFAULT_INPUT, Assumption, ConvertOptions, Notes, Reading, TensorUse
 from xnorinfer.converters.bundle import Entry, read_text
 from xnorinfer.converters.graph import read_graph
 from xnorinfer.converters.keras import DEFAULTS as KERAS_DEFAULTS
@@ -23,8 +25,12 @@ from xnorinfer.converters.tfnetwork import Network, NotFollowed, network_of
 from xnorinfer.converters.tfnodes import TfGraph, read_frozen, read_meta, read_saved_model, restored
 from xnorinfer.converters.tfobjects import OBJECT_GRAPH, ObjectWeights, full_names
 from xnorinfer.errors import NetworkError, SourceError
+from xnorinfer.netspec import NetSpec, RealInput, SignInput
 
 SAVED_MODEL = "saved_model.pb"
+
+#: Random inputs on which two readings are compared.
+ROWS = 64
 
 Load = Callable[[str], NDArray[Any] | None]
 
@@ -65,38 +71,66 @@ def frozen_reading(source: str, about: str, graph: TfGraph, options: ConvertOpti
     return _named(read_graph(source, network.graph, about, options), network)
 
 
-def read_checkpoint_graph(
+def with_graph(
     source: str,
     about: str,
     file: Path,
     entries: Mapping[str, Entry],
     options: ConvertOptions,
     ignored: Callable[[str], str | None],
-    before: NetworkError,
+    by_names: Reading | NetworkError,
 ) -> Reading:
-    """The network by the graph of a checkpoint.
+    """What variables' names tell of a network, if it is what the graph computes; else what the graph computes.
 
-    before: why variables' names do not tell it, raised with the reason if the graph cannot be followed.  ignored: why one
-    is no part of a network, if it is known.
+    by_names: the reading, or why there is none, raised with the reason if the graph cannot be followed.  ignored: why a
+    variable is no part of a network, if it is known.
     """
     graph = read_meta(file) if file.suffix == ".meta" else read_saved_model(file)
+    names = restored(graph)
+
+    def load(name: str) -> NDArray[Any] | None:
+        key = names.get(name, name)
+        return entries[key].load() if key in entries else None
+
     try:
-        names = restored(graph)
-
-        def load(name: str) -> NDArray[Any] | None:
-            key = names.get(name, name)
-            return entries[key].load() if key in entries else None
-
         network = network_of(graph, load)
     except NotFollowed as reason:
-        problems = [
-            *before.problems,
-            f"the graph {file.name} could not be followed instead: {reason}; --net can say everything",
-        ]
-        raise NetworkError(problems, about=about) from None
-    reading = _named(read_graph(source, network.graph, about, options), network)
+        if isinstance(by_names, NetworkError):
+            instead = f"the graph {file.name} could not be followed instead: {reason}; --net can say everything"
+            raise NetworkError([*by_names.problems, instead], about=about) from None
+        warning = (
+            f"the graph {file.name} could not be followed ({reason}): variables' names alone tell that a sign and nothing else "
+            "stands between a BatchNorm and the next layer"
+        )
+        return dataclasses.replace(by_names, warnings=(*by_names.warnings, warning))
+    mapping = options.input or DEFAULT_INPUT
+    inner = options if isinstance(by_names, NetworkError) else dataclasses.replace(options, input=mapping)
+    reading = _named(read_graph(source, network.graph, about, inner), network)
+    if isinstance(by_names, Reading):
+        if _equal(reading.net, by_names.net):
+            told = Assumption("structure", f"as {file.name} computes it: equal on {ROWS} random inputs", "graph")
+            return dataclasses.replace(by_names, assumptions=(*by_names.assumptions, told))
+        warning = (
+            f"the names of the variables suggest another network than the graph {file.name} computes; the graph is followed"
+        )
+        reading = dataclasses.replace(reading, warnings=(*reading.warnings, warning))
     used = {names.get(name, name): use for name, use in network.used.items()}
     return _noted(reading, used, entries, ignored, about)
+
+
+def _equal(one: NetSpec, other: NetSpec) -> bool:
+    """Whether two networks give the same scores for random inputs, but for the order of float operations."""
+    if (one.depth, one.classes) != (other.depth, other.classes) or type(one.input) is not type(other.input):
+        return False
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (ROWS, one.depth), dtype=np.uint8)
+    if isinstance(one.input, SignInput):
+        x = np.where(x < 128, np.int8(-1), np.int8(1))
+    elif isinstance(one.input, RealInput):
+        x = rng.standard_normal((ROWS, one.depth)).astype(np.float32)
+    first, second = (reference.forward(net, x) for net in (one, other))
+    scale = float(np.abs(first).max()) or 1.0
+    return bool(np.allclose(first, second, rtol=1e-5, atol=1e-5 * scale, equal_nan=True))
 
 
 def read_objects(

@@ -12,6 +12,7 @@ depend on the input is computed here, in float32 as the graph spells it, from co
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -54,9 +55,9 @@ _ONNX = {
     **{"ClipByValue": "Clip", "TopKV2": "TopK", "LogicalNot": "Not", "LogicalAnd": "And", "LogicalOr": "Or"},
     **{"Reshape": "Reshape", "Squeeze": "Squeeze", "ExpandDims": "Unsqueeze", "Conv2D": "Conv", "MaxPool": "MaxPool"},
 }
-_FLOATS = (1, 2, 14, 19)
+#: How tf.gradients and optimizers call what they make.
+_TRAINING = re.compile(r"(^|/)gradients(_\d+)?/|(^|/)update_|Apply")
 _BOOL = 10
-#: Longest lists of sources that are told apart.
 _RANDOM_SOURCE: Ref = ("random numbers", 0)
 
 
@@ -303,15 +304,19 @@ class _Builder:
         return found
 
     def _last(self) -> set[Ref]:
-        """Values of the network that nothing in the network takes, from behind the last product."""
+        """Values of the network that nothing in the network takes, from behind the last product; not those of a training."""
         taken: dict[Ref, list[TfNode]] = defaultdict(list)
         for source, node in consumers(self.graph):
-            if self._pure(source) and node.operation not in (*_PASSING, "IdentityN", *CALLS):
+            if (
+                self._pure(source)
+                and node.operation not in (*_PASSING, "IdentityN", *CALLS)
+                and not _TRAINING.search(node.name)
+            ):
                 taken[self.resolve(source)].append(node)
         refs = {
             ref
             for node in list(self.nodes.values())
-            if self._pure((node.name, 0)) and self.resolve(ref := (node.name, 0)) == ref
+            if not _TRAINING.search(node.name) and self._pure((node.name, 0)) and self.resolve(ref := (node.name, 0)) == ref
         }
         final = {ref for ref in refs if not any(map(self._takes, taken.get(ref, ())))}
         counts = {ref: self._count_products(ref) for ref in final}
@@ -460,8 +465,8 @@ class _Builder:
             yield self._relu(node, result)
         elif node.operation in ("Reshape", "Squeeze", "ExpandDims"):
             yield OnnxNode("Flatten", node.name, (self._name(node.inputs[0], ""),), result)
-        elif node.operation in ("Mean", "SquaredDifference", "Variance"):
-            raise NotFollowed(f"{node.name} ({node.operation}) takes moments of the batch, as in training")
+        elif node.operation in ("Mean", "SquaredDifference", "Sum"):
+            raise NotFollowed(f"{node.name} ({node.operation}) takes moments of the batch or is a loss, as in training")
         else:
             name = self._title(node)
             inputs = tuple(self._name(source, f"{name}: {node.operation}") for source in node.inputs)

@@ -160,6 +160,7 @@ def test_graph_gives_epsilon_order_and_binarization(folder: Path) -> None:
         "order of layers",
         "tie profile",
         "BatchNorm epsilon",
+        "structure",
     }
     graph = read_graph(folder / "net.meta")
     assert graph.binarization("dense__binary_layer_1/kernel") == "round"

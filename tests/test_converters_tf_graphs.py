@@ -38,11 +38,12 @@ def recorded(folder: Path, name: str) -> tuple[Any, Any]:
 @pytest.mark.parametrize(
     ("file", "name"),
     [
-        *((file, "training") for file in ("training", "training_saved", "training_saved/saved_model.pb")),
+        *((file, "training") for file in ("training", "training.pb", "training_saved", "training_saved/saved_model.pb")),
         ("top_level", "top_level"),
         ("top_level.meta", "top_level"),
         ("module", "module"),
-        *((f"larq{end}", "larq") for end in ("_weights", "_objects", "_objects.index")),
+        *((f"larq{end}", "larq") for end in ("", ".pb", "_weights", "_objects", "_objects.index")),
+        *((f"relu{end}", "relu") for end in ("", ".pb")),
     ],
 )
 def test_scores_are_tensorflows(folder: Path, file: str, name: str) -> None:
@@ -56,7 +57,7 @@ def test_scores_are_tensorflows(folder: Path, file: str, name: str) -> None:
     np.testing.assert_array_equal(xnorinfer.convert(folder / file, **RANGE).predict(x), wanted.argmax(axis=1))
 
 
-@pytest.mark.parametrize("file", ["top_level", "training_saved", "module", "larq_objects"])
+@pytest.mark.parametrize("file", ["top_level", "training_saved", "module", "larq", "larq_objects"])
 def test_every_variable_is_noted_once(folder: Path, file: str) -> None:
     reading = read_source(folder / file, ConvertOptions(**RANGE))
     prefix = folder / file if (folder / f"{file}.index").exists() else folder / file / "variables" / "variables"
@@ -65,8 +66,10 @@ def test_every_variable_is_noted_once(folder: Path, file: str) -> None:
 
 
 def test_what_the_graph_says_is_told(folder: Path) -> None:
-    told = {a.what: (a.value, a.origin) for a in read_source(folder / "module", ConvertOptions(**RANGE)).assumptions}
+    told = {a.what: (a.value, a.origin) for a in read_source(folder / "training.pb", ConvertOptions(**RANGE)).assumptions}
     assert told["network"] == ("as the graph computes its scores at inference", "graph")
+    assert told["Dropout"] == ("left out", "graph")
+    assert "Dropout" not in {a.what for a in read_source(folder / "module", ConvertOptions(**RANGE)).assumptions}
 
 
 def test_the_files_of_a_saved_model_belong_together(folder: Path) -> None:
@@ -124,3 +127,38 @@ def test_any_cut_or_flipped_byte_is_found_or_harmless(folder: Path, tmp_path: Pa
                 read_source(path)
             except (SourceError, NetworkError):
                 continue
+
+
+def relu_network(folder: Path, activation: Any) -> tuple[Path, Any]:
+    """A checkpoint whose variables are called as those of BinaryNet's port are, with something else between its layers."""
+    tensorflow = pytest.importorskip("tensorflow", reason="writes a checkpoint with its graph")
+    tf1, rng = tensorflow.compat.v1, np.random.default_rng(5)
+    x = rng.integers(0, 256, (60, 10), dtype=np.uint8)
+    with tf1.Graph().as_default(), tf1.Session() as session:
+        inputs = value = tf1.placeholder(tensorflow.float32, [None, 10])
+        for index, (depth, width) in enumerate(((10, 9), (9, 5))):
+            suffix = f"_{index}" if index else ""
+            kernel = tf1.get_variable(
+                f"dense{suffix}/kernel", initializer=rng.uniform(-1, 1, (depth, width)).astype(np.float32)
+            )
+            value = tensorflow.matmul(value, tensorflow.sign(kernel))
+            if not index:
+                value = activation(tensorflow, value)
+                with tf1.variable_scope("batch_normalization"):
+                    start = {"moving_mean": rng.uniform(-2, 2, 9), "moving_variance": rng.uniform(4, 9, 9)}
+                    mean, variance = (tf1.get_variable(n, initializer=v.astype(np.float32)) for n, v in start.items())
+                value = tensorflow.sign(tensorflow.nn.batch_normalization(value, mean, variance, None, None, 1e-4))
+        session.run(tf1.global_variables_initializer())
+        scores = session.run(value, {inputs: (x / 127.5 - 1).astype(np.float32)})
+        tf1.train.Saver().save(session, str(folder / "net"))
+    return folder / "net", (x, scores)
+
+
+def test_what_names_do_not_say_is_taken_from_the_graph(tmp_path: Path) -> None:
+    path, (x, scores) = relu_network(tmp_path, lambda tf, value: tf.nn.relu(value))
+    reading = read_source(path, ConvertOptions(**RANGE))
+    np.testing.assert_array_equal(reference.forward(reading.net, x), scores)
+    assert any("suggest another network than the graph net.meta computes" in warning for warning in reading.warnings)
+    path, _ = relu_network(tmp_path, lambda tf, value: tf.nn.swish(value))
+    with pytest.raises(NetworkError):
+        read_source(path, ConvertOptions(**RANGE))

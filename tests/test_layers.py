@@ -51,7 +51,7 @@ ALLOWED: dict[str, set[str]] = {
     "model": LEVEL_0 | LEVEL_1 | LEVEL_2 | {"kernels", "plan", "margins"},
     # converters and the version are imported inside functions.
     **{name: LEVEL_0 | LEVEL_1 | LEVEL_2 | LEVEL_4 | LEVEL_5 | {"kernels", "converters", ""} for name in LEVEL_5},
-    "converters": {"oneline", "errors", "budget", "netspec", "converters"},
+    "converters": {"oneline", "errors", "budget", "netspec", "reference", "converters"},
     "training": {
         "errors",
         "writing",
