@@ -52,6 +52,8 @@ from xnorinfer.netspec import (
 NO_NORM = "BatchNorm"
 
 #: What happens to values on their way into a float layer; "assumed" is hardtanh, printed as an assumption.
+#: Latents that are looked at together.
+_PIECE = 1 << 20
 Activation = Literal["assumed", "hardtanh", "none", "sign"]
 
 
@@ -360,14 +362,21 @@ def _epsilon_weight(norms: Sequence[NormPart]) -> str:
     return f"; the smallest variance it is added to is {smallest:.3g}"
 
 
-def tie_signs(latent: F32, h: float, rule: Rule) -> dict[str, int]:
-    """Latents on or beside the tie and the sign they get: {"+1": n, "-1": n, "0": n}, for the ties of all rules together.
+def _on_ties(latent: F32, h: float) -> F32:
+    """Latents on or beside the tie, divided by H: where 1 + latent/H rounds to 1 in float32.
 
-    A latent is counted where 1 + latent/H rounds to 1 in float32: there the rules of different frameworks disagree, beyond it
-    they all agree.
+    There the rules of different frameworks disagree, beyond it they all agree.  In pieces, which take little memory.
     """
-    x = latent / np.float32(h)
-    x = x[(x + np.float32(1)) == 1]
+    found = []
+    flat = latent.reshape(-1)
+    for start in range(0, flat.size, _PIECE):
+        x = flat[start : start + _PIECE] / np.float32(h)
+        found.append(x[(x + np.float32(1)) == 1])
+    return np.concatenate(found) if found else flat
+
+
+def _tie_signs(x: F32, rule: Rule) -> dict[str, int]:
+    """The signs that values on or beside the tie get: {"+1": n, "-1": n, "0": n}."""
     total = int(x.size)
     counts: dict[str, int] = {"+1": 0, "-1": 0, "0": 0}
     if rule == "round-even":
@@ -385,12 +394,13 @@ def _remark_latents(part: LayerPart, h: float, profile: str, is_default: bool, n
     """Warn where a latent's sign hangs on the profile that nobody chose, and where latents that are clipped contradict H."""
     if part.weight.ndim != 2 or not np.isfinite(part.weight).all() or not h > 0:
         return
-    mine = tie_signs(part.weight, h, PROFILES[profile].weights)
+    on_ties = _on_ties(part.weight, h)
+    mine = _tie_signs(on_ties, PROFILES[profile].weights)
     ties = mine["+1"] + mine["-1"] + mine["0"]
     if is_default and ties:
         others: dict[str, list[str]] = {}
         for name, other in PROFILES.items():
-            theirs = tie_signs(part.weight, h, other.weights)
+            theirs = _tie_signs(on_ties, other.weights)
             if theirs != mine and theirs["0"] == 0:
                 others.setdefault(_list_signs(theirs), []).append(name)
         elsewhere = "; ".join(f"{what} under {', '.join(names)}" for what, names in others.items())
@@ -399,9 +409,11 @@ def _remark_latents(part: LayerPart, h: float, profile: str, is_default: bool, n
             f"under {profile}" + (f" (but {elsewhere}); --profile decides" if elsewhere else "")
         )
     # A source that says H itself may leave latents where they are: Larq does not clip unless told to.
-    beyond = 0 if part.h == h or not clipped else int((np.abs(part.weight) > np.float32(h)).sum())
-    if beyond:
-        largest = float(np.abs(part.weight).max())
+    largest = (
+        0.0 if part.h == h or not clipped or not part.weight.size else max(float(part.weight.max()), -float(part.weight.min()))
+    )
+    if largest > np.float32(h):
+        beyond = int((part.weight > np.float32(h)).sum()) + int((part.weight < -np.float32(h)).sum())
         notes.warnings.append(
             f"{part.name}: {beyond} latents are larger than H = {h:g} (up to {largest:g}); training that clips to -H..H leaves "
             "none, so check --h"

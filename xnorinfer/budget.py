@@ -68,6 +68,7 @@ class Budget:
     def require_bytes(self, count: int, what: str) -> None:
         """Raise unless that much is left; charges nothing."""
         if self.bytes + count > self.max_bytes:
+            what = what.removeprefix(self.about).lstrip(":, ")
             before = f" after {size_text(self.bytes)} for what came before it" if self.bytes else ""
             raise self.error(
                 f"{self.about}: {what} would take {size_text(count)}{before}, a file of {size_text(self.size)} may take "
@@ -98,6 +99,7 @@ def reading(
 ) -> Iterator[Budget]:
     """Read `path` (a file, a folder, the start of several names) under one budget; within another one it joins that one.
 
+    An error that does not name the file is given its name.
     Raises `error` where the budget or the memory of the machine does not suffice, or the content is nested too deeply, and
     OptionError for a `max_memory` that is no number of bytes.
     """
@@ -111,7 +113,12 @@ def reading(
     budget = Budget(path.name or str(path), max_memory, error)
     budget.add_file(path)
     with _activated(budget), memory_errors(budget.about, error):
-        yield budget
+        try:
+            yield budget
+        except SourceError as found:
+            if type(found) is not SourceError or budget.about in str(found):
+                raise
+            raise SourceError(f"{budget.about}: {found}") from None  # of a part that does not know in what file it lies
 
 
 @contextlib.contextmanager

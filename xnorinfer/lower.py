@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from xnorinfer.bits import bitpack
+from xnorinfer.bits import WORD_BITS, bitpack, words_for
 from xnorinfer.canonical import canonical_mapping, canonical_steps
 from xnorinfer.errors import NetworkError
 from xnorinfer.folding import Counts, affine_of, fold, infinite, steps_of_dense, steps_of_layers
@@ -31,6 +32,9 @@ from xnorinfer.packed import (
 )
 from xnorinfer.reference import binary_weights
 from xnorinfer.threshold import Steps
+
+#: Words of weights that are packed at once.
+PIECE_WORDS = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -192,7 +196,6 @@ def _dead(name: str, counts: Counts, found: Steps, what: str) -> Iterator[str]:
 
 
 def _lower_dense(net: NetSpec, dense: Dense, block: Block, reads: Reads, problems: list[str], notes: list[str]) -> PackedDense:
-    signs = binary_weights(dense)
     steps = block.steps
     if not block.gives_bits:
         if infinite(steps).any():
@@ -200,10 +203,27 @@ def _lower_dense(net: NetSpec, dense: Dense, block: Block, reads: Reads, problem
                 f"{dense.name}: BatchNorm makes output {int(np.argmax(infinite(steps)))} infinite or NaN; check its variance"
             )
         steps = canonical_steps(counts_of(net, reads, dense), steps)
-        return PackedDense(dense.name, reads, dense.depth, bitpack(signs), steps)
+        return PackedDense(dense.name, reads, dense.depth, _packed_signs(dense), steps)
     assert block.sign is not None
     counts = counts_of(net, reads, dense)
     found = fold(dense.name, counts, steps, block.sign.rule, problems, notes)
     notes.extend(_dead(dense.name, counts, found, "neurons"))
-    signs = np.where(found.flipped[:, None], -signs, signs)
-    return PackedDense(dense.name, reads, dense.depth, bitpack(signs), Threshold(counts.limits(found.limits)))
+    bits = _packed_signs(dense, found.flipped)
+    return PackedDense(dense.name, reads, dense.depth, bits, Threshold(counts.limits(found.limits)))
+
+
+def _packed_signs(dense: Dense, flipped: NDArray[np.bool_] | None = None) -> NDArray[np.uint64]:
+    """The weights as bits, those of flipped neurons negated; in pieces, so that no second copy of the floats is made."""
+    neurons, depth = dense.latent.shape
+    words = np.zeros((neurons, words_for(depth)), np.uint64)
+    columns = min(words.shape[1], PIECE_WORDS) * WORD_BITS
+    rows = max(1, PIECE_WORDS * WORD_BITS // columns)
+    for row in range(0, neurons, rows):
+        for column in range(0, depth, columns):
+            piece = dense.latent[row : row + rows, column : column + columns]
+            signs = binary_weights(replace(dense, latent=piece))
+            if flipped is not None:
+                signs = np.where(flipped[row : row + rows, None], -signs, signs)
+            begin = column // WORD_BITS
+            words[row : row + rows, begin : begin + words_for(piece.shape[1])] = bitpack(signs)
+    return words
