@@ -23,7 +23,7 @@ from fuzz_targets import TARGETS
 
 CHUNK = 2000
 #: Beyond any patience: several times what a file may take, on a machine that is busy with other things.
-HUNG_SECONDS = 6 * fuzzing.SECONDS
+HUNG_SECONDS = fuzzing.WAITING_SECONDS + 30
 #: Enough to look at; stop there.
 MAX_DEFECTS = 20
 
@@ -33,8 +33,7 @@ def child(target: fuzzing.Target, first: int, count: int, folder: Path, shared: 
         shared[:8] = number.to_bytes(8, "little")
 
     try:
-        with fuzzing.bounded_memory():
-            outcomes = fuzzing.run(target, first, count, folder, at)
+        outcomes = fuzzing.run(target, first, count, folder, at)
     except fuzzing.Defect as defect:
         cause = defect.__cause__ or defect
         where = "".join(traceback.format_exception(cause)[-4:])

@@ -9,6 +9,7 @@ import pickle
 import struct
 import tarfile
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +88,61 @@ def _tf1() -> Target:
         files("trained.index", "trained.data-00000-of-00001"),
     ]
     return Target("tf1", seeds, unchecked=without_crc, sealed=lambda name: not name.endswith(".meta"))
+
+
+def _tf() -> Target:
+    """Frozen graphs, SavedModels, object-based checkpoints."""
+    with tarfile.open(DATA / "tf" / "graphs.tar.xz") as archive:
+        content = {entry.name: archive.extractfile(entry).read() for entry in archive if entry.isfile()}  # type: ignore[union-attr]
+
+    def files(*names: str) -> Files:
+        return {name.removeprefix("module/"): content[name] for name in names}
+
+    parts = ("index", "data-00000-of-00001")
+    seeds = [files("larq.pb"), files("relu.pb")]
+    seeds += [files(*(f"{name}.{part}" for part in parts)) for name in ("larq_objects", "larq_weights")]
+    seeds.append(files(*(f"top_level.{part}" for part in (*parts, "meta"))))
+    saved = Target(
+        "tf", [files("module/saved_model.pb", *(f"module/variables/variables.{part}" for part in parts))], folder=True
+    )
+    return FolderTarget("tf", [*seeds, *saved.seeds], unchecked=without_crc)
+
+
+class FolderTarget(Target):
+    """Of a SavedModel the folder is given, of others the first file."""
+
+    def write(self, files: Files, folder: Path) -> Path:
+        path = super().write(files, folder)
+        return folder if path.name == "saved_model.pb" else path
+
+
+def _torch_programs() -> Target:
+    """TorchScript and torch.export."""
+    import torch
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc1, self.fc2 = torch.nn.Linear(6, 5), torch.nn.Linear(5, 3)
+            self.bn = torch.nn.BatchNorm1d(5)
+
+        def forward(self, x):  # type: ignore[no-untyped-def]
+            hidden = torch.nn.functional.linear(x, torch.sign(self.fc1.weight), self.fc1.bias)
+            return torch.nn.functional.linear(torch.sign(self.bn(hidden)), torch.sign(self.fc2.weight), self.fc2.bias)
+
+    torch.manual_seed(0)
+    net, example = Net().eval(), torch.ones(2, 6)
+    seeds = []
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit and its tracer
+        for name, save in {
+            "traced.pt": lambda path: torch.jit.trace(net, example).save(str(path)),
+            "scripted.pt": lambda path: torch.jit.script(net).save(str(path)),
+            "exported.pt2": lambda path: torch.export.save(torch.export.export(net, (example,)), path),
+        }.items():
+            save(Path(folder) / name)
+            seeds.append({name: (Path(folder) / name).read_bytes()})
+    return Target("torch-programs", seeds, ConvertOptions(profile="ge-zero"), deeper={"": mutate_zip}, sealed=lambda name: True)
 
 
 def _bnnpynq() -> Target:
@@ -190,7 +246,9 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "pickle": _pickle,
     "torch-legacy": lambda: _torch(zipped=False),
     "safetensors": _safetensors,
+    "torch-programs": _torch_programs,
     "tf1": _tf1,
+    "tf": _tf,
     "bnnpynq": _bnnpynq,
     "onnx": _onnx,
     "keras": _keras,

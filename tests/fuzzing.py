@@ -7,11 +7,13 @@ behind its checksums and lengths (zip, the head of safetensors, blocks of Tensor
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import random
 import re
 import resource
+import shutil
 import signal
 import warnings
 import zipfile
@@ -21,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from xnorinfer import modelfile
-from xnorinfer.converters import SOURCES, bundle
+from xnorinfer.converters import SOURCES, bundle, read_source
 from xnorinfer.converters.base import ConvertOptions, Reading
 from xnorinfer.errors import ModelFileError, XnorinferError
 from xnorinfer.lower import lower
@@ -245,6 +247,9 @@ def _change_json(rng: random.Random, value: Any) -> Any:
 
 # ---------------------------------------------------------------- targets
 
+#: Target -> the source that reads it, where their names differ.
+_SOURCE_OF = dict.fromkeys(("safetensors", "torch-legacy", "torch-programs", "pickle"), "torch") | {"tf": "tf1"}
+
 
 @dataclass
 class Target:
@@ -275,9 +280,7 @@ class Target:
         before = files[changed]
         files[changed] = inner(rng, before, other) if inner and deep else mutate(rng, before, other)
         unchecked = not deep and rng.random() < 0.5 and self.unchecked is not contextlib.nullcontext
-        path = self.write(files, folder)
-        with self.unchecked() if unchecked else contextlib.nullcontext():
-            outcome, content = self.read(path)
+        outcome, content = self.bounded(files, folder, unchecked)
         if (
             outcome == "taken"
             and self.sealed(changed)
@@ -288,18 +291,31 @@ class Target:
             raise Defect(f"{changed} was changed and is read as another network")
         return outcome
 
+    def bounded(self, files: Files, folder: Path, unchecked: bool = False) -> tuple[str, str]:
+        """`read` within the time and memory that files of this size may take.  Raises Defect."""
+        path = self.write(files, folder)
+        size = sum(map(len, files.values()))
+        with self.unchecked() if unchecked else contextlib.nullcontext(), bounded_memory(size), bounded_time():
+            return self.read(path)
+
     def write(self, files: Files, folder: Path) -> Path:
         """Put one checkpoint into the folder, alone; the path that the reader is given."""
         for old in folder.iterdir():
-            old.unlink()
+            if old.is_dir():
+                shutil.rmtree(old)
+            else:
+                old.unlink()
         for name, content in files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(content)
         return folder if self.folder else folder / next(iter(files))
 
     def reading(self, path: Path) -> Reading | None:
         """Hand the checkpoint to the reader; None where no file is left to be read."""
         source = next(source for source in SOURCES if source.name == self.source)
-        return source.read(path, self.options) if source.sniff(path) or path.exists() else None
+        if not source.sniff(path) and not path.exists():
+            return None
+        return read_source(path, dataclasses.replace(self.options, format=source.name))
 
     def read(self, path: Path) -> tuple[str, str]:
         """Read, check and pack; the content digest of what came out."""
@@ -323,7 +339,7 @@ class Target:
     @property
     def source(self) -> str:
         """Name of the source that reads it."""
-        return "torch" if self.name in ("safetensors", "torch-legacy", "pickle") else self.name
+        return _SOURCE_OF.get(self.name, self.name)
 
     def contents_of(self, which: int, folder: Path) -> str:
         """Content digest of a seed as it is."""
@@ -348,12 +364,13 @@ class ModelTarget(Target):
     def attempt(self, rng: random.Random, folder: Path) -> str:
         if rng.random() < 0.7:
             return super().attempt(rng, folder)
-        return self._forge(rng, folder)
+        with bounded_time():
+            return self._forge(rng, folder)
 
     def _forge(self, rng: random.Random, folder: Path) -> str:
         """A file whose digests an adversary made right: refused as malformed, or run within its own memory."""
         (data,) = rng.choice(self.seeds).values()
-        path = folder / "forged"
+        path = self.write({"forged": b""}, folder)
         path.write_bytes(mutate_safetensors(rng, data, b"") if rng.random() < 0.7 else mutate(rng, data))
         try:
             text, tensors = modelfile._read_container(path)
@@ -383,6 +400,7 @@ class ModelTarget(Target):
 
 
 def _require_message(error: XnorinferError) -> None:
+    require_own_memory(error)
     text = str(error)
     if not text.strip() or "Traceback" in text or len(text) > 20_000:
         raise Defect(f"an error without a useful message: {text[:200]!r}")
@@ -408,41 +426,73 @@ def without_crc() -> Iterator[None]:
 
 # ---------------------------------------------------------------- bounds
 
-#: Seconds that one file may take, and memory that reading may add.
-SECONDS = 10
-MEMORY_BYTES = 1 << 30
+#: Seconds of the processor that one file may take; seconds on the clock after which it is held to wait for something.
+SECONDS = 2
+WAITING_SECONDS = 60
+#: Memory that reading a file may add: so many times its size, and this.
+MEMORY_FACTOR, MEMORY_BYTES = 20, 200_000_000
 
 
 @contextlib.contextmanager
-def bounded_memory() -> Iterator[None]:
-    """Let the process grow by MEMORY_BYTES of address space at most, where the system counts it (Linux)."""
+def bounded_memory(size: int) -> Iterator[None]:
+    """Raise Defect when the block adds more memory than a file of this size may take, where the system counts it (Linux).
+
+    The peak of memory in use counts; the address space is bounded to twice as much, so that this process survives, and a
+    reader that makes an error of its own of the end of memory is found by it.
+    """
+    allowed = MEMORY_FACTOR * size + MEMORY_BYTES
     try:
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
+        used, before = _status("VmSize"), _status("VmRSS")
     except OSError:
         yield
         return
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, before[1]))
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2 * allowed, limits[1]))
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+    added = _status("VmHWM") - before
+    if added > allowed:
+        raise Defect(f"took {added:,} bytes of memory for a file of {size:,}, allowed are {allowed:,}")
+
+
+def _status(name: str) -> int:
+    """Bytes of a line of /proc/self/status."""
+    found = re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return 1024 * int(found[1]) if found else 0
 
 
 @contextlib.contextmanager
 def bounded_time() -> Iterator[None]:
-    """Raise Defect when the block takes longer than SECONDS."""
+    """Raise Defect when the block takes more than SECONDS of the processor, or WAITING_SECONDS on the clock."""
 
     def late(signum: int, frame: object) -> None:
-        raise Defect(f"took longer than {SECONDS} seconds")
+        waited = signum == signal.SIGALRM
+        raise Defect(
+            f"took longer than {WAITING_SECONDS} seconds" if waited else f"took more than {SECONDS} s of the processor"
+        )
 
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    timers = ((signal.SIGPROF, signal.ITIMER_PROF, SECONDS), (signal.SIGALRM, signal.ITIMER_REAL, WAITING_SECONDS))
+    handlers = [signal.signal(number, late) for number, _, _ in timers]
+    for _, timer, seconds in timers:
+        signal.setitimer(timer, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        for (number, timer, _), handler in zip(timers, handlers, strict=True):
+            signal.setitimer(timer, 0)
+            signal.signal(number, handler)
+
+
+def require_own_memory(error: BaseException) -> None:
+    """Raise Defect for an error that came from the end of memory: a budget should have said so before."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MemoryError):
+            raise Defect(f"memory was asked for that the file may not take: {error}") from error
+        cause = cause.__cause__ or cause.__context__
 
 
 def run(target: Target, seed: int, count: int, folder: Path, counter: Callable[[int], None] = lambda n: None) -> dict[str, int]:
@@ -451,11 +501,11 @@ def run(target: Target, seed: int, count: int, folder: Path, counter: Callable[[
     Raises Defect that names the seed.
     """
     outcomes: dict[str, int] = {}
+    target.contents_of(0, folder)  # reads all seeds: what libraries need once is not counted for the first file
     for number in range(seed, seed + count):
         counter(number)
         try:
-            with bounded_time():
-                outcome = target.attempt(random.Random(number), folder)
+            outcome = target.attempt(random.Random(number), folder)
         except Exception as error:
             raise Defect(f"{target.name}, mutation {number}: {type(error).__name__}: {error}") from error
         outcomes[outcome] = outcomes.get(outcome, 0) + 1

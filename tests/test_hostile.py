@@ -23,7 +23,16 @@ from xnorinfer.converters.textfile import read_numbers
 from xnorinfer.errors import ModelFileError, OptionError, SourceError
 from xnorinfer.netspec import PixelInput
 
-COUNTS = {"keras": 150, "tf1": 250, "torch": 300, "torch-legacy": 300, "pickle": 400, "net": 300}
+COUNTS = {
+    "keras": 150,
+    "tf1": 250,
+    "torch": 300,
+    "torch-legacy": 300,
+    "pickle": 400,
+    "net": 300,
+    "torch-programs": 60,
+    "tf": 100,
+}
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -42,7 +51,7 @@ def test_every_source_is_fuzzed() -> None:
 
 
 def test_the_seeds_are_good(tmp_path: Path) -> None:
-    for name in ("npz", "safetensors", "tf1", "bnnpynq", "onnx", "net"):
+    for name in ("npz", "safetensors", "pickle", "tf1", "tf", "bnnpynq", "onnx", "net"):
         target = TARGETS[name]()
         for seed in target.seeds:
             assert target.read(target.write(seed, tmp_path))[0] == "taken", name
@@ -127,7 +136,7 @@ def test_arrays_that_announce_the_moon_are_refused_before_memory_is_taken(tmp_pa
         entry = io.BytesIO()
         np.lib.format.write_array_header_1_0(entry, {"descr": "<f4", "fortran_order": False, "shape": (1 << 40, 1 << 20)})
         archive.writestr("arr_0.npy", entry.getvalue())
-    with fuzzing.bounded_memory(), pytest.raises(SourceError, match="bytes, but 0 follow"):
+    with fuzzing.bounded_memory(0), pytest.raises(SourceError, match="bytes, but 0 follow"):
         read(tmp_path, out.getvalue())
 
 
