@@ -46,6 +46,8 @@ def open_container(path: Path, kind: str | None = None) -> tuple[str, dict[str, 
 
     kind: take it as this; None: told from the content.  Raises SourceError and MissingExtraError.
     """
+    if path.is_file() and not path.stat().st_size:
+        raise SourceError(f"{path.name} is empty")
     kind = kind or sniff(path)
     with reading(path):
         return kind, READERS[kind](path)

@@ -168,7 +168,7 @@ from xnorinfer.converters.containers import READERS, eager, open_container
 from xnorinfer.converters.netarrays import Arrays
 from xnorinfer.converters.netlayers import Builder
 from xnorinfer.converters.tomltable import Table, parse_toml
-from xnorinfer.errors import NetworkError, OptionError, unhandled
+from xnorinfer.errors import NetworkError, OptionError, SourceError, unhandled
 from xnorinfer.netspec import FUNCTIONS, BatchNorm, Chain, Dense, Elementwise, FloatDense, Hardtanh, NetSpec, Sign
 
 #: Options that a net.toml says itself.
@@ -227,7 +227,10 @@ def _container(path: Path, top: Table) -> tuple[str, dict[str, Entry]]:
     if kind != "network":
         if reader is not None:
             top.problem("reader", 'belongs to container = "network"')
-        return open_container(path, kind)
+        found, entries = open_container(path, kind)
+        if not entries and found != "files":
+            raise SourceError(f"{path.name} holds no arrays")
+        return found, entries
     try:
         options = ConvertOptions.from_json({} if reader is None else reader.values)
     except (OptionError, TypeError) as error:

@@ -48,6 +48,7 @@ class Arrays:
         self.meanings: dict[str, str] = {}
         self.files: dict[Path, list[tuple[int, int, int, str]]] = {}
         self.opened: dict[Path, dict[str, Entry]] = {}
+        self.incomplete = False  # an array could not be had, so that what is left over says nothing
         self.declared: dict[str, tuple[Table, Callable[[], NDArray[Any]] | None]] = {}
         arrays = top.table("arrays")
         for name, table in arrays.children() if arrays is not None else ():
@@ -78,6 +79,7 @@ class Arrays:
                 if len(self.uses[name]) == 1:
                     self.notes.tensors.append(TensorUse(name, tuple(array.shape), dtype, use))
         except SourceError as error:
+            self.incomplete = True
             table.problem(key, str(error))
             return None
         if array.dtype == np.bool_:
@@ -168,6 +170,7 @@ class Arrays:
                 elif path is not None:
                     read = self._inside(name, table, path, inner)
         if read is None:
+            self.incomplete = True
             return None
         where = table.where
         return lambda: _transformed(where, read(), unpack, shape, ranges)
@@ -212,6 +215,9 @@ class Arrays:
         self, table: Table, path: Path, code: str, shape: tuple[int, ...] | None, offset: int, trailing: int
     ) -> Callable[[], NDArray[Any]] | None:
         size = path.stat().st_size
+        if not size:
+            table.problem("", f"{path.name} is empty")
+            return None
         item = np.dtype(code).itemsize
         wanted = size - offset - trailing if shape is None else element_count(shape) * item
         if wanted <= 0 or wanted % item or offset + wanted + trailing > size:
@@ -272,7 +278,7 @@ class Arrays:
                     f"{' and '.join(paths)} use the same array {name}; if that is meant, say shared = [{_quote(name)}]"
                 )
         for name, (table, load) in self.declared.items():
-            if name not in self.uses and load is not None:
+            if name not in self.uses and load is not None and not self.incomplete:
                 table.problem("", "is declared but no layer uses it")
         left: list[str] = []
         for name, entry in self.entries.items():
@@ -283,12 +289,34 @@ class Arrays:
             if use is not None and name in self.ignore:
                 self.top.problem("ignore", f"{name} is ignored, but {', '.join(self.uses[name]) or use} uses it")
             self.notes.tensors.append(TensorUse(name, entry.shape, entry.dtype, use or reason or "not mentioned", use is None))
-        if left:
-            listed = ", ".join(_quote(name) for name in left[:8]) + (", ..." if len(left) > 8 else "")
-            self.problems.append(
-                f"ignore: no layer uses {len(left)} of the arrays; give them a place, or say ignore = [{listed}]"
-            )
+        if left and not self.incomplete:
+            self.problems.append(f"ignore: no layer uses {len(left)} of the arrays; {self._places(left)}")
         self._close_files()
+
+    def _places(self, left: Sequence[str]) -> str:
+        """What arrays that nobody uses may be: by their shapes a part of the network, or idle."""
+        used = [self.entries[name].shape for name in self.uses if name in self.entries]
+        sizes = {size for shape in used if len(shape) == 2 and min(shape) > 1 for size in shape}
+        layers: list[str] = []
+        vectors: list[str] = []
+        idle: list[str] = []
+        for name in left:
+            wide = [size for size in self.entries[name].shape if size != 1]
+            kind = layers if len(wide) > 1 else vectors if wide and wide[0] in sizes else idle
+            kind.append(name)
+        said = [
+            f"{_listed(names)} {what}"
+            for names, what in (
+                (layers, "may be weights of layers"),
+                (vectors, "may be bias, scale, prelu or a part of norm or threshold"),
+            )
+            if names
+        ]
+        if said:
+            said[-1] += ": give them a place, or name them in ignore if nothing uses them"
+        if idle:
+            said.append(f"say ignore = [{_listed(idle)}]" + (" about the others" if said else ", or give them a place"))
+        return "; ".join(said)
 
     def _ignored(self, name: str) -> str | None:
         spend_steps(len(self.ignore), "looking for arrays to ignore")
@@ -317,6 +345,10 @@ class Arrays:
             if path.is_file() and path.resolve() not in used:
                 use = "a file that the net.toml does not mention"
                 self.notes.tensors.append(TensorUse(path.name, (path.stat().st_size,), "bytes", use, ignored=True))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(_quote(name) for name in names[:8]) + (", ..." if len(names) > 8 else "")
 
 
 def _quote(name: str) -> str:

@@ -134,8 +134,6 @@ def _declarations(file: Path, base: str) -> Iterator[tuple[str, list[str], bool]
 def _declaration(file: Path) -> tuple[list[str], bool]:
     """How a file of text or raw numbers may be read, and whether it then is a matrix."""
     size = file.stat().st_size
-    if not size:
-        return ["# is empty"], False
     try:
         text = read_text(file)
         if not text.translate(_WHITE).isprintable():

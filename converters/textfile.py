@@ -41,7 +41,7 @@ def _rows(path: Path) -> Iterator[tuple[int, str]]:
             found = True
             yield number, content
     if not found:
-        raise SourceError(f"{path.name} holds no numbers")
+        raise SourceError(f"{path.name} {'holds no numbers' if path.stat().st_size else 'is empty'}")
 
 
 def read_bits(path: Path, order: Order, *, is_hexadecimal: bool = False) -> NDArray[np.int8]:

@@ -86,7 +86,7 @@ def test_a_folder_of_loose_files(tmp_path: Path) -> None:
         '[arrays.v]\nfile = "v.npy"\narray = "v"  # 3 x 6, int8',
         '[arrays.rows]\nfile = "rows.txt"\nformat = "hex"  # 3 rows of 16 bits, or format = "numbers" with base = 16',
         '[arrays.raw]\nfile = "raw.bin"\nformat = "raw"\ndtype = "float32"  # of 24 bytes; or another\nshape = [6]',
-        '[arrays.nothing]\nfile = "nothing.dat"\n# is empty',
+        '[arrays.nothing]\nfile = "nothing.dat"\n# cannot be read: nothing.dat is empty',
     ):
         assert line in text
     for name in ("raw", "rows", "nothing"):  # what a person sees is no part of the network

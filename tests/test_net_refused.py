@@ -35,7 +35,7 @@ MISTAKES = {
     'weight = "a/w"|weight = "a/b"': "layers[0].weight: a/b has shape (6,), needed are two dimensions, (inputs, neurons)",
     'weight = "c/w"|weight = "a/w"': "layers[0].weight and layers[1].weight use the same array a/w; if that is",
     'bias = "a/b"|bias = "c/w"': "layers[0].bias: c/w has shape (6, 4), needed are 6 values or one for all",
-    'bias = "a/b"|': 'ignore: no layer uses 1 of the arrays; give them a place, or say ignore = ["a/b"]',
+    'bias = "a/b"|': 'ignore: no layer uses 1 of the arrays; "a/b" may be bias, scale, prelu or a part of norm or',
     'bias = "a/b"|bias = true': "layers[0].bias: is True, needed is the name of an array",
     "epsilon = 1e-3|epsilon = -1": "layers[0].norm.epsilon: is -1, needed is a finite number, 0 or above",
     "epsilon = 1e-3|eps = 1e-3": "layers[0].norm.eps: unknown key, did you mean epsilon?",
@@ -124,7 +124,7 @@ class Bomb:
 def test_pickles_do_not_run(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     (tmp_path / "n.pt").write_bytes(pickle.dumps({"a/w": Bomb()}, protocol=2))
-    with pytest.raises(SourceError, match="wants to run code"):
+    with pytest.raises(SourceError, match=r"n\.pt holds no arrays"):
         read(tmp_path / "n.pt", GOOD)
     objects = np.empty(1, object)
     objects[0] = Bomb()
@@ -212,3 +212,71 @@ def test_damaged_containers(tmp_path: Path, name: str) -> None:
         path.write_bytes(content)
         with contextlib.suppress(SourceError, NetworkError):
             read(path, toml)
+
+
+# ---------------------------------------------------------------- one cause, one problem
+
+
+def problems(path: Path, toml: str) -> list[str]:
+    with pytest.raises(NetworkError) as error:
+        read(path, toml)
+    return list(error.value.problems)
+
+
+def test_a_file_that_is_missing_or_empty_is_the_only_problem(tmp_path: Path) -> None:
+    """And not what a layer, or the arrays that nobody uses, look like without it."""
+    toml = """
+        profile = "ge-zero"
+        layout = "out_in"
+        [input]
+        signs = true
+        [arrays.w]
+        file = "w.bin"
+        format = "raw"
+        dtype = "int8"
+        shape = [6, 4]
+        [arrays.b]
+        file = "b.txt"
+        format = "numbers"
+        [[layers]]
+        weight = "w"
+        bias = "b"
+    """
+    (tmp_path / "b.txt").write_text("1 2 3 4 5 6")
+    assert problems(tmp_path, toml) == [f"arrays.w.file: there is no file w.bin in {tmp_path.name}"]
+    (tmp_path / "w.bin").write_bytes(b"")
+    assert problems(tmp_path, toml) == ["arrays.w: w.bin is empty"]
+    (tmp_path / "w.bin").write_bytes(bytes(range(24)))
+    (tmp_path / "b.txt").write_text("")
+    assert problems(tmp_path, toml) == ["layers[0].bias: b.txt is empty"]
+    (tmp_path / "net.npz").write_bytes(b"")
+    with pytest.raises(SourceError, match=r"^net\.npz is empty$"):
+        read(tmp_path / "net.npz", GOOD)
+    np.savez(tmp_path / "none.npz")
+    with pytest.raises(SourceError, match=r"none\.npz"):
+        read(tmp_path / "none.npz", GOOD)
+
+
+def test_convolutions_and_several_bits_are_told_so(tmp_path: Path) -> None:
+    arrays = {**parts(), "a/w": np.ones((3, 3, 10, 6), np.float32)}
+    found = problems(write_npz(tmp_path / "conv.npz", **arrays), GOOD)
+    assert len(found) == 1
+    assert "a/w has shape (3, 3, 10, 6), needed are two dimensions" in found[0]
+    assert found[0].endswith("a kernel of more is a convolution, which cannot be converted")
+    arrays = {**parts(), "a/w": (np.arange(60) % 4).astype(np.int8).reshape(10, 6)}
+    found = problems(
+        write_npz(tmp_path / "bits.npz", **arrays), GOOD.replace('weight = "a/w"', 'weight = "a/w"\nvalues = "bits"')
+    )
+    assert len(found) == 1
+    assert "30 of 60 values of a/w are neither 0 nor 1" in found[0]
+
+
+def test_arrays_that_may_take_part_are_not_proposed_to_be_ignored(tmp_path: Path) -> None:
+    extra = {"slopes": np.ones((6, 1), np.float32), "more": np.ones((4, 4), np.float32), "step": np.int64(7)}
+    (found,) = problems(write_npz(tmp_path / "n.npz", **parts(), **extra), GOOD)
+    assert found == (
+        'ignore: no layer uses 3 of the arrays; "more" may be weights of layers; "slopes" may be bias, scale, prelu or a part '
+        "of norm or threshold: give them a place, or name them in ignore if nothing uses them; "
+        'say ignore = ["step"] about the others'
+    )
+    read(tmp_path / "n.npz", 'ignore = ["more", "slopes", "step"]\n' + GOOD)
