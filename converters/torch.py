@@ -188,6 +188,23 @@ def raw_tensor(name: str, tensor: torch.Tensor) -> RawTensor:
     return RawTensor(name, array, dtype)
 
 
+def unwrapped(module: torch.nn.Module) -> torch.nn.Module:
+    """The module in DataParallel and the like, or compiled."""
+    import torch
+
+    while isinstance(inner := getattr(module, "_orig_mod", getattr(module, "module", None)), torch.nn.Module) and (
+        isinstance(module, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel) or hasattr(module, "_orig_mod")
+    ):
+        module = inner
+    return module
+
+
+def require_readable(module: torch.nn.Module) -> None:
+    """Raise NetworkError for Brevitas' modules: constant scales are in no tensor, and quantizers in code of their own."""
+    if any(type(inner).__module__.partition(".")[0] == "brevitas" for inner in module.modules()):
+        raise NetworkError([f"it is made of Brevitas' quantized layers: {BREVITAS_WAY}"], about=type(module).__name__)
+
+
 def from_torch_module(module: torch.nn.Module, options: ConvertOptions) -> Reading:
     """Read a live module: as its state dict is read, but BatchNorm's epsilon comes from each BatchNorm itself.
 
@@ -198,14 +215,9 @@ def from_torch_module(module: torch.nn.Module, options: ConvertOptions) -> Readi
     """
     import torch
 
-    while isinstance(inner := getattr(module, "_orig_mod", getattr(module, "module", None)), torch.nn.Module) and (
-        isinstance(module, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel) or hasattr(module, "_orig_mod")
-    ):
-        module = inner
+    module = unwrapped(module)
+    require_readable(module)
     name = type(module).__name__
-    if any(type(inner).__module__.partition(".")[0] == "brevitas" for inner in module.modules()):
-        # Its constant scales are in no tensor, and what its quantizers do is in code alone.
-        raise NetworkError([f"it is made of Brevitas' quantized layers: {BREVITAS_WAY}"], about=name)
     notes = Notes(assumptions=[Assumption("order of layers", "as registered in the module", "file")])
     problems: list[str] = []
     tensors = [raw_tensor(key, value.cpu()) for key, value in module.state_dict().items() if isinstance(value, torch.Tensor)]

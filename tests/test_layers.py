@@ -31,6 +31,7 @@ LEVEL_5 = {
     "bench",
     "plot",
     "live",
+    "torchmodule",
 }
 ALLOWED: dict[str, set[str]] = {
     "oneline": set(),
@@ -64,7 +65,19 @@ ALLOWED: dict[str, set[str]] = {
         "verify",
         "training",
     },
-    "": {"expectation", "errors", "oneline", "budget", "model", "conversion", "modelfile", "models", "converters", "live"},
+    "": {
+        "expectation",
+        "errors",
+        "oneline",
+        "budget",
+        "model",
+        "conversion",
+        "modelfile",
+        "models",
+        "converters",
+        "live",
+        "torchmodule",
+    },
 }
 EVERYTHING = {"cli", "__main__"}
 

@@ -100,30 +100,33 @@ def convert(
 def from_torch(
     module: Any,
     *,
+    example: ArrayLike | None = None,
     threads: int | None = None,
     kernel: str | None = None,
     strict: bool = False,
     expect: tuple[ArrayLike, ArrayLike] | None = None,
     **options: Any,
 ) -> Model:
-    """Convert a live `torch.nn.Module` to a model.
+    """Convert a live `torch.nn.Module` to a model; it is run, and the packed network must answer as it does.
 
-    strict, expect, options: as in `convert`.  Raises OptionError or NetworkError, the last with all reasons at once;
-    StrictError, ExpectationError, or InputError.
+    What its `forward` computes is exported (`torch.export`, else a trace) and read as a graph.  What cannot be exported is read
+    by the order of its tensors, if the module's answers say that this is right.  The module itself stays as it is: a copy is
+    run, on the CPU and in evaluation mode.
+
+    example: inputs (rows, ...) that the module is exported for and compared on; random ones if there are none.  Whole numbers
+    are pixels, mapped as `input` says before they enter the module; floats enter it as they are, and where no `input` is given
+    they tell the mapping of pixels that they were made by (0..1, -1..1, MNIST's mean and deviation, 0..255, or -1/+1).
+    strict, expect, options: as in `convert`.
+    Raises OptionError or NetworkError, the last with all reasons at once; ExpectationError where the packed network does not
+    answer as the module, which names how many rows and the first; SourceError, StrictError, InputError, MissingExtraError.
     """
     from xnorinfer import budget
-    from xnorinfer.conversion import pack_reading
-    from xnorinfer.converters.torch import from_torch_module
+    from xnorinfer.torchmodule import convert_torch
 
     chosen, name = _options(options), type(module).__name__
-
-    def read(other: ConvertOptions) -> Reading:
-        with budget.unlimited(name):
-            return from_torch_module(module, other)
-
     with budget.unlimited(name):
-        conversion = pack_reading(read(chosen), chosen, name, None)
-    return _model(conversion, name, chosen, read, expect, strict, threads, kernel)
+        conversion, chosen, read = convert_torch(module, name, chosen, example)
+        return _model(conversion, name, chosen, read, expect, strict, threads, kernel)
 
 
 def from_keras(

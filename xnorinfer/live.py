@@ -59,7 +59,7 @@ def convert_keras(model: Any, about: str, options: ConvertOptions, example: Arra
             raise SourceError(f"{about} cannot be run: {error}") from None
         if read is first and not compare(expected, reading.net, conversion.packed).holds:
             raise ExpectationError(f"{about}: its answers contradict what is read of it")
-        return _told(require_expected(conversion, expected, options, read, python=True), len(expected.x)), read
+        return told(require_expected(conversion, expected, options, read, python=True), len(expected.x)), read
 
     first, second = (by_config, by_graph) if lists_layers(model) else (by_graph, by_config)
     try:
@@ -112,9 +112,9 @@ def random_rows(mapping: InputMapping, depth: int) -> NDArray[Any]:
     return rng.choice(np.array([-1, 1], np.int8), (ROWS, depth))
 
 
-def _told(conversion: Conversion, rows: int) -> Conversion:
+def told(conversion: Conversion, rows: int) -> Conversion:
     """The conversion, with what was compared among the assumptions of its provenance."""
-    provenance = dict(conversion.packed.provenance)
+    provenance = {**conversion.packed.provenance, "warnings": list(conversion.warnings)}
     told = Assumption("structure", f"the packed network answers as the model itself on {rows} rows", "graph")
     provenance["assumptions"] = [*provenance["assumptions"], [told.what, told.value, told.origin]]
     return dataclasses.replace(conversion, packed=dataclasses.replace(conversion.packed, provenance=provenance))
