@@ -169,6 +169,53 @@ def test_numbered_arrays_in_keras_order(tmp_path: Path) -> None:
     assert "Keras's order of the arrays (gamma, beta, mean, variance) and epsilon = 0.001 makes all rows equal" in line
 
 
+def shuffled(net: dict[str, Array], order: tuple[int, ...]) -> dict[str, Array]:
+    return {
+        f"{place}.{name.partition('.')[2]}": net[name] for place, of in enumerate(order) for name in net if name[0] == str(of)
+    }
+
+
+def test_layers_in_another_order(tmp_path: Path) -> None:
+    """Where shapes do not tell, as in files that sort layers by name."""
+    rng = np.random.default_rng(4)
+    net = {}
+    for index in range(3):
+        net |= {name.replace("1.", f"{index}.", 1): a for name, a in arrays(index).items() if name.startswith("1.")}
+        neurons = 16 if index < 2 else 10
+        net[f"{index}.weight"] = rng.uniform(-1, 1, (neurons, 16)).astype(np.float32)
+        for name in ("mean", "var", "gamma", "beta"):
+            net[f"{index}.bn.{name}"] = net[f"{index}.bn.{name}"][:neurons]
+    x = np.random.default_rng(2).integers(0, 256, (ROWS, 16), dtype=np.uint8)
+    np.savez(tmp_path / "expected.npz", x=x, scores=scores(net, Meaning(), x))
+    np.savez(tmp_path / "net.npz", **shuffled(net, (1, 0, 2)))
+    given = ("convert", tmp_path / "net.npz", "--dry-run", "--profile", "ge-zero", "--expect", tmp_path / "expected.npz")
+    assert "[[layers]] of a net.toml in the order 1, 0, 2 makes all rows equal" in wrong(*given, code=1)
+
+
+def test_weights_that_are_bits(tmp_path: Path) -> None:
+    net = {name: np.where(a > 0, 1, 0).astype("f4") if "weight" in name else a for name, a in arrays(6).items()}
+    x = np.random.default_rng(2).integers(0, 256, (ROWS, WIDTHS[0]), dtype=np.uint8)
+    np.savez(tmp_path / "net.npz", **net)
+    plus = Meaning(weights=lambda w: 2 * w - 1, head=lambda w: 2 * w - 1)
+    np.savez(tmp_path / "expected.npz", x=x, scores=scores(net, plus, x))
+    given = ("convert", tmp_path / "net.npz", "--dry-run", "--profile", "ge-zero", "--expect", tmp_path / "expected.npz")
+    assert 'values = "bits" in a net.toml' in wrong(*given, code=1)
+
+
+def test_a_tie_of_all_scores_is_no_rounding(tmp_path: Path) -> None:
+    """A reading under which every class scores the same would agree with any answer."""
+    rng = np.random.default_rng(0)
+    weights = [np.ones((16, 24), np.float32), np.ones((10, 16), np.float32)]
+    np.savez(tmp_path / "net.npz", weights[0].T, np.zeros(16, np.float32), np.ones(16, np.float32), weights[1].T)
+    x = rng.integers(0, 256, (ROWS, 24), dtype=np.uint8)
+    np.savez(tmp_path / "expected.npz", x=x, classes=rng.integers(0, 10, ROWS))
+    line = wrong("convert", tmp_path / "net.npz", "--dry-run", "--expect", tmp_path / "expected.npz", code=1)
+    assert f"of {ROWS} classes are not those of" in line
+    np.savez(tmp_path / "net.npz", weights[0].T, np.zeros(16, np.float32), np.ones(16, np.float32), weights[1].T,
+             np.zeros(10, np.float32), np.ones(10, np.float32))  # fmt: skip
+    wrong("convert", tmp_path / "net.npz", "--dry-run", "--expect", tmp_path / "expected.npz", code=1)
+
+
 def test_nothing_explains_other_answers(tmp_path: Path) -> None:
     """Nothing is said of readings that a few rows would fit by chance, either."""
     source, expected = write(tmp_path, Meaning())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,9 +40,7 @@ from xnorinfer.netspec import (
     Sign,
     SignInput,
 )
-from xnorinfer.programs.compare import agree
-from xnorinfer.programs.rounding import RoundedNet
-from xnorinfer.reference import layer_outputs
+from xnorinfer.reference import forward
 from xnorinfer.sensitivity import EPSILONS
 
 Progress = Callable[[str, int, int], None]
@@ -214,17 +212,13 @@ class _Trial:
         self.equal = 0 if right is None else int(right[self.rows].sum())
 
     def _right(self, net: NetSpec, rows: NDArray[Any]) -> NDArray[np.bool_] | None:
-        """Rows whose class is the expected one or a tie; None where these cannot be inputs of the network."""
+        """Rows whose class is the expected one; None where these cannot be inputs of the network."""
         try:
             x = inputs_of(net.input, net.depth, self.expected.x[rows])
         except InputError:
             return None
-        rounded = RoundedNet(net)
-        outputs = [value for _, value in layer_outputs(net, x)]
         with np.errstate(all="ignore"):
-            exact = rounded.finish(outputs[rounded.last_sign]) if rounded.last_sign >= 0 else next(rounded.tried(x))
-            near = agree("classes", exact, self.expected.classes[rows])
-        return np.asarray(near | (outputs[-1].argmax(axis=1) == self.expected.classes[rows]))
+            return np.asarray(forward(net, x).argmax(axis=1) == self.expected.classes[rows])
 
     def fitting(self, changes: tuple[Alternative, ...]) -> int | None:
         """In how many rows a changed network gives the expected class, if that is better and in all but a few, which rounding
@@ -263,6 +257,7 @@ def alternatives(net: NetSpec, options: ConvertOptions, x: NDArray[Any]) -> Iter
     yield from _magnitudes(net, by_options)
     yield from _float_heads(net, by_options)
     yield from _arrays(net)
+    yield from _orders(net)
     yield from _functions(net, by_options)
     yield from _weights(net, by_options)
 
@@ -372,6 +367,55 @@ def _float_head(net: NetSpec, reads: Layer | None) -> NetSpec:
     return dataclasses.replace(net, layers=(*before, *(() if reads is None else (reads,)), head, *net.layers[at + 1 :]))
 
 
+#: Layers that are put into other orders at most, and orders that are tried.
+MOST_LAYERS, MOST_ORDERS = 6, 60
+
+
+def _orders(net: NetSpec) -> Iterator[Alternative]:
+    """The layers in every other order in which their shapes follow each other, with their BatchNorms or without them."""
+    units, between = _units(net)
+    if not 2 <= len(units) <= MOST_LAYERS:
+        return
+    names = [unit[0].name for unit in units]
+    shapes = [(unit[0].depth, unit[0].neurons) for unit in units]  # type: ignore[union-attr]
+    found = 0
+    for order in itertools.permutations(range(len(units))):
+        chain = [shapes[place] for place in order]
+        ends = (chain[0][0], chain[-1][1]) == (shapes[0][0], shapes[-1][1])
+        if list(order) == sorted(order) or not ends or any(a[1] != b[0] for a, b in itertools.pairwise(chain)):
+            continue
+        listed = ", ".join(names[place] for place in order)
+        text = f"[[layers]] of a net.toml in the order {listed}"
+        yield Alternative("order", text, _ordered([units[place] for place in order], between))
+        kept = [(units[place][0], *units[index][1:]) for index, place in enumerate(order)]
+        if any(len(unit) > 1 for unit in units):
+            yield Alternative("order", f"{text}, each with the BatchNorm that was at its place", _ordered(kept, between))
+        found += 1
+        if found == MOST_ORDERS:
+            return
+
+
+def _units(net: NetSpec) -> tuple[list[tuple[Layer, ...]], list[tuple[Layer, ...]]]:
+    """Each dense layer with what follows it up to a sign or hardtanh; and what stands before the first, between, and at the
+    end."""
+    units: list[list[Layer]] = []
+    between: list[list[Layer]] = [[]]
+    for layer in net.layers:
+        if isinstance(layer, Dense | FloatDense):
+            units.append([layer])
+            between.append([])
+        elif not units or isinstance(layer, Sign | Hardtanh) or between[-1]:
+            between[-1].append(layer)
+        else:
+            units[-1].append(layer)
+    return [tuple(unit) for unit in units], [tuple(layers) for layers in between]
+
+
+def _ordered(units: Sequence[tuple[Layer, ...]], between: Sequence[tuple[Layer, ...]]) -> Change:
+    layers = [*between[0], *(layer for unit, then in zip(units, between[1:], strict=True) for layer in (*unit, *then))]
+    return lambda net: dataclasses.replace(net, layers=tuple(layers)) if len(net.layers) == len(layers) else net
+
+
 def _arrays(net: NetSpec) -> Iterator[Alternative]:
     """Arrays that another framework numbers otherwise: gamma, beta, mean, variance for beta, gamma, mean, inv_std."""
     norms = [layer for layer in net.layers if isinstance(layer, BatchNorm)]
@@ -415,10 +459,17 @@ def _before_norm(text: str) -> Change:
 def _weights(net: NetSpec, by_options: bool) -> Iterator[Alternative]:
     """What is made of latents before their sign, or of the sum after it."""
     option = "--center" if by_options else "center = true in the net.toml"
+    binary = [layer for layer in net.layers if isinstance(layer, Dense)]
+    if all(((layer.latent == 0) | (layer.latent == 1)).all() for layer in binary):
+        yield Alternative("values", 'values = "bits" in a net.toml', _each(_as_signs))
     yield Alternative("centre", option, _each(_centred), {"center": True} if by_options else None)
     for by in SCALES:
         option = f"--scale-by {by}" if by_options else f'scale_by = "{by}" in the net.toml'
         yield Alternative("H and scale", option, _scaled(by), {"scale_by": by} if by_options else None)
+
+
+def _as_signs(layer: Layer) -> Layer:
+    return dataclasses.replace(layer, latent=2 * layer.latent - 1) if isinstance(layer, Dense) else layer
 
 
 def _centred(layer: Layer) -> Layer:

@@ -30,7 +30,7 @@ from xnorinfer.errors import InputError, UnusableInputError
 from xnorinfer.model import Model, canonical_input, inputs_of
 from xnorinfer.netspec import NetSpec
 from xnorinfer.packed import PackedModel
-from xnorinfer.programs.compare import ProgramRun, compare_rows, kind_of
+from xnorinfer.programs.compare import ProgramRun, compare_rows, decided_by_rounding, kind_of
 from xnorinfer.programs.rounding import RoundedNet
 
 Progress = Callable[[str, int, int], None]
@@ -141,7 +141,8 @@ class Agreement:
     """How a packed network compares with expected answers.
 
     compared: what they are, see `ProgramRun.compared`.  different: rows whose class differs; by_rounding: those of them that
-    the framework's rounding explains.  first: the first row that nothing explains, with the expected class and ours.
+    the framework's rounding explains.  first: the first row that nothing explains, else the first that differs, with the
+    expected class and ours.
     other_scores: rows with scores that no rounding explains, None where there are only classes.
     largest_score_difference: among rows of equal scores.
     """
@@ -157,8 +158,8 @@ class Agreement:
 
     @property
     def holds(self) -> bool:
-        """Whether every class is the expected one, but for rounding."""
-        return self.different == self.by_rounding
+        """Whether every class is the expected one, but for a few that rounding decides."""
+        return decided_by_rounding(self.rows, self.different, self.by_rounding)
 
     @property
     def complete(self) -> bool:
@@ -179,8 +180,8 @@ class Agreement:
         if not self.holds:
             row, theirs, ours = self.first or (0, 0, 0)
             return (
-                f"{self.different - self.by_rounding} of {self.rows} classes are not those of {self.name}, the first in row "
-                f"{row}: {theirs} is expected, the packed network gives {ours}"
+                f"{self.different} of {self.rows} classes are not those of {self.name}, the first in row {row}: {theirs} is "
+                f"expected, the packed network gives {ours}"
             )
         text = f"all {self.rows} classes are those of {self.name}"
         if self.by_rounding:
@@ -220,22 +221,26 @@ def compare(
     model, rounded = Model(packed, threads=threads), RoundedNet(net)
     result = Agreement(expected.name, len(x), kind_of(expected.answers))
     scores = ProgramRun("", "", compared=result.compared)
+    predicted = np.empty(len(x), np.int64)
     for start in range(0, len(x), ROWS):
         report("comparing with what is expected", start, len(x))
         part = slice(start, start + ROWS)
-        ours = model.plan.run(canonical_input(packed, x[part])).argmax(axis=1)
-        theirs = expected.classes[part]
-        for row in np.flatnonzero(ours != theirs):
-            one = slice(start + row, start + row + 1)
-            explained = ProgramRun("", "")
-            if result.different - result.by_rounding < ENOUGH:
-                compare_rows(explained, rounded, x[one], expected.classes[one])
-            result.different += 1
-            result.by_rounding += explained.rows and not explained.unexplained
-            if result.first is None and not (explained.rows and not explained.unexplained):
-                result.first = int(start + row), int(theirs[row]), int(ours[row])
+        predicted[part] = model.plan.run(canonical_input(packed, x[part])).argmax(axis=1)
         if result.compared != "classes":
             compare_rows(scores, rounded, x[part], expected.answers[part])
+    # Where the scores are comparable, they say whether rounding explains a class, too: in a row of ties anything would.
+    scored = result.compared != "classes" and 2 * scores.unexplained < len(x)
+    answers = expected.answers if scored else expected.classes
+    for row in np.flatnonzero(predicted != expected.classes):
+        explained = ProgramRun("", "", compared=result.compared if scored else "classes")
+        if result.different - result.by_rounding < ENOUGH:
+            compare_rows(explained, rounded, x[row : row + 1], answers[row : row + 1])
+        result.different += 1
+        unexplained = not explained.rows or bool(explained.unexplained)
+        result.by_rounding += not unexplained
+        # The first row that nothing explains, else the first that differs.
+        if result.first is None or (unexplained and result.different - result.by_rounding == 1):
+            result.first = int(row), int(expected.classes[row]), int(predicted[row])
     report("comparing with what is expected", len(x), len(x))
     if result.compared != "classes":
         result.other_scores = scores.unexplained

@@ -53,7 +53,7 @@ from xnorinfer.netspec import (
 )
 from xnorinfer.networds import words_of
 from xnorinfer.packed import Affine, InputBits, PackedDense, PackedFloat, PackedModel, Threshold
-from xnorinfer.programs.compare import ProgramRun
+from xnorinfer.programs.compare import ProgramRun, decided_by_rounding
 from xnorinfer.reference import ONE, batch_norm, binarize, binary_weights, chain, elementwise, finish_dense, layer_outputs
 from xnorinfer.sensitivity import Sensitivity, sensitivity
 from xnorinfer.threshold import I64, find_steps
@@ -127,7 +127,7 @@ class Verification:
     @property
     def holds(self) -> bool:
         """Whether it is equal to the reading, and that gives what the file itself and the user's own answers give."""
-        program = not isinstance(self.framework, ProgramRun) or self.framework.different == self.framework.by_rounding
+        program = not isinstance(self.framework, ProgramRun) or self.framework.holds
         return self.equal and program and (self.expected is None or self.expected.holds)
 
     @property
@@ -167,8 +167,8 @@ def what_is_proved(found: dict[str, Any]) -> str:
     against: list[str] = []
     with_it: list[str] = []
     if run is not None and run.get("program"):
-        agrees = run["different"] == run["by_rounding"]
         text = f"{source} itself, run by {run['framework']} on {run['rows']} samples"
+        agrees = decided_by_rounding(run["rows"], run["different"], run["by_rounding"])
         (with_it if agrees else against).append(text)
     if expected is not None:
         (with_it if expected["holds"] else against).append(f"the {expected['rows']} answers of {expected['name']}")

@@ -126,7 +126,8 @@ class RoundedNet:
         value = now.value @ self._signs[id(layer)] * unit
         exact = np.abs(now.value).max(initial=0) <= 1 and not (now.value % 1).any() and math.frexp(layer.h)[0] == 0.5
         if exact and layer.scale is None:
-            error = 2 * ROUNDING * (np.abs(value) + np.abs(bias))
+            # Integers times a power of 2, nothing is rounded: equal scores are for the argmax to decide.
+            error = np.zeros_like(value) if layer.bias is None else 2 * ROUNDING * (np.abs(value) + np.abs(bias))
         else:  # a scale is a mean of latents, which is rounded itself
             roundings = layer.depth * (1 if layer.scale is None else 2) + 4
             sizes = np.abs(now.value).sum(axis=1, keepdims=True) * np.abs(unit) + np.abs(bias)
