@@ -61,10 +61,15 @@ class Kernel:
         return address("make_compute_floats", _COMPUTE, self.real_lanes, self.float_panel // self.real_lanes)
 
     def prepare_bits(self) -> int:
-        return address("make_prepare_nibbles" if isinstance(self.binary, NibbleShape) else "make_prepare_bits", _PREPARE)
+        return self._prepare("make_prepare_bits", "make_prepare_nibbles")
 
     def prepare_bytes(self) -> int:
-        return address("make_prepare_nibble_bytes" if isinstance(self.binary, NibbleShape) else "make_prepare_bytes", _PREPARE)
+        return self._prepare("make_prepare_bytes", "make_prepare_nibble_bytes")
+
+    def _prepare(self, as_words: str, as_nibbles: str) -> int:
+        if isinstance(self.binary, BinaryShape):
+            return address(as_words, _PREPARE)
+        return address(as_words, _PREPARE, False) if self.binary.neon else address(as_nibbles, _PREPARE)
 
     def prepare_planes(self) -> int:
         return address("make_prepare_planes", _PREPARE)
@@ -124,7 +129,7 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel(
         "neon",
         frozenset({"neon"}),
-        NibbleShape(lanes=16, pairs=4),
+        NibbleShape(lanes=16, pairs=1),
         real_lanes=4,
         real_vectors=4,
         pixels=LookupShape(inputs=4, rows=2, octets=16),

@@ -8,7 +8,7 @@ import numpy as np
 
 from xnorinfer.kernels import fields
 from xnorinfer.kernels.layers import call_finish, copy_tail, inner
-from xnorinfer.kernels.nibbles import pair_tile, single_tile, spread_pair
+from xnorinfer.kernels.nibbles import pair_tile, rows_tile, spread_pair
 from xnorinfer.kernels.shapes import CODE_BYTES, MOST_TURNS, NibbleShape
 from xnorinfer.kernels.tiles import pack_bytes
 from xnorinfer.kernels.vector_ir import get, load_word, store_word
@@ -77,42 +77,63 @@ def make_prepare_nibble_bytes() -> Callable[..., None]:
 
 def make_compute_nibbles(shape: NibbleShape) -> Callable[..., None]:
     """Mismatches by look-up of nibbles against limits, or to the float32 steps; see `nibbles`."""
-    several, pair, single = pair_tile(shape, shape.pairs), pair_tile(shape, 1), single_tile(shape)
     lanes, most = shape.lanes, 2 * shape.pairs
     group_panels = 64 // lanes
+    single = rows_tile(shape, 1)
+    if shape.neon:
+        together = rows_tile(shape, most)
 
-    @inner
-    def rows_of_group(
-        prepared, pair_bytes, begin, turns, words, codes, code_bytes, count, limits, rows, out, out_bytes, at_bytes, earlier
-    ):
-        """All rows with one group: pairs by pairs while the codes of a vector are in L1, then a row without partner."""
-        at = prepared + 4 * CODE_BYTES * begin
-        codes_at = codes + lanes * CODE_BYTES * begin
-        for j in range(count):
-            vector_codes = codes_at + j * code_bytes
-            vector_limits = limits + 2 * lanes * j
-            place = out + j * at_bytes
+        @inner
+        def rows_of_group(
+            prepared, row_bytes, begin, turns, words, codes, code_bytes, count, limits, rows, out, out_bytes, at_bytes, earlier
+        ):
+            """All rows with one group: several, then one by one."""
+            at = prepared + CODE_BYTES * begin
+            codes_at = codes + lanes * CODE_BYTES * begin
             whole = rows // most * most
             for r in range(0, whole, most):
-                several(at + (r >> 1) * pair_bytes, pair_bytes, turns, vector_codes,
-                        vector_limits, place + r * out_bytes, out_bytes, earlier)  # fmt: skip
-            for r in range(whole, rows & ~1, 2):
-                pair(at + (r >> 1) * pair_bytes, pair_bytes, turns, vector_codes,
-                     vector_limits, place + r * out_bytes, out_bytes, earlier)  # fmt: skip
-        if rows & 1:
-            alone = prepared + (rows >> 1) * pair_bytes + CODE_BYTES * begin
-            single(alone, code_bytes, words, codes_at, limits, out + (rows - 1) * out_bytes, out_bytes, earlier)
+                together(
+                    at + r * row_bytes, row_bytes, code_bytes, words, codes_at, limits, out + r * out_bytes, out_bytes, earlier
+                )
+            for r in range(whole, rows):
+                single(at + r * row_bytes, 0, code_bytes, words, codes_at, limits, out + r * out_bytes, out_bytes, earlier)
+
+    else:
+        several, pair = pair_tile(shape, shape.pairs), pair_tile(shape, 1)
+
+        @inner
+        def rows_of_group(
+            prepared, row_bytes, begin, turns, words, codes, code_bytes, count, limits, rows, out, out_bytes, at_bytes, earlier
+        ):
+            """All rows with one group: pairs by pairs while the codes of a vector are in L1, then a row without partner."""
+            pair_bytes = 2 * row_bytes
+            at = prepared + 4 * CODE_BYTES * begin
+            codes_at = codes + lanes * CODE_BYTES * begin
+            for j in range(count):
+                vector_codes = codes_at + j * code_bytes
+                vector_limits = limits + 2 * lanes * j
+                place = out + j * at_bytes
+                whole = rows // most * most
+                for r in range(0, whole, most):
+                    several(at + (r >> 1) * pair_bytes, pair_bytes, turns, vector_codes,
+                            vector_limits, place + r * out_bytes, out_bytes, earlier)  # fmt: skip
+                for r in range(whole, rows & ~1, 2):
+                    pair(at + (r >> 1) * pair_bytes, pair_bytes, turns, vector_codes,
+                         vector_limits, place + r * out_bytes, out_bytes, earlier)  # fmt: skip
+            if rows & 1:
+                alone = prepared + (rows >> 1) * pair_bytes + CODE_BYTES * begin
+                single(alone, 0, code_bytes, words, codes_at, limits, out + (rows - 1) * out_bytes, out_bytes, earlier)
 
     def compute_nibbles(layer, source, target, rows, first_group, last_group, scratch, prepared):
         out_bytes = get(layer, fields.OUT_BYTES)
-        pair_bytes = 2 * get(layer, fields.PREPARED_BYTES)
+        row_bytes = get(layer, fields.PREPARED_BYTES)
         code_bytes = get(layer, fields.PANEL_BYTES)
         depth = get(layer, fields.DEPTH)
         turns = (depth + 8 * CODE_BYTES - 1) // (8 * CODE_BYTES)
         finish = get(layer, fields.FINISH)
         neurons = get(layer, fields.NEURONS)
         counts = scratch + fields.COUNTS_AT
-        parts = prepared + get(layer, fields.SUB_ROWS) * get(layer, fields.PREPARED_BYTES)
+        parts = prepared + get(layer, fields.SUB_ROWS) * row_bytes
         in_bits = finish == 0 and turns <= MOST_TURNS
         for group in range(first_group, last_group):
             codes = get(layer, fields.PANEL) + group * group_panels * code_bytes
@@ -122,13 +143,13 @@ def make_compute_nibbles(shape: NibbleShape) -> Callable[..., None]:
                 if count < group_panels:
                     for r in range(rows):
                         store_word(target + r * out_bytes + group * 8, 0)
-                rows_of_group(prepared, pair_bytes, 0, turns, (depth + 63) >> 6, codes, code_bytes, count, limits, rows,
+                rows_of_group(prepared, row_bytes, 0, turns, (depth + 63) >> 6, codes, code_bytes, count, limits, rows,
                               target + group * 8, out_bytes, lanes // 8, -1)  # fmt: skip
                 continue
             for begin in range(0, turns, MOST_TURNS):
                 some = min(MOST_TURNS, turns - begin)
                 words = min((depth + 63) >> 6, (begin + MOST_TURNS) * CODE_BYTES // 8) - begin * CODE_BYTES // 8
-                rows_of_group(prepared, pair_bytes, begin, some, words, codes, code_bytes, count, limits, rows,
+                rows_of_group(prepared, row_bytes, begin, some, words, codes, code_bytes, count, limits, rows,
                               parts, fields.COUNTS_BYTES, lanes * 8, np.int64(begin > 0))  # fmt: skip
             deep_limits = get(layer, fields.DEEP_LIMITS) + group * 512
             for r in range(rows):

@@ -10,7 +10,8 @@ that after BYTES of depth row 2 has `high` and row 1 `full - 16*high`, both at m
 is 9 operations for 3 look-ups of two rows, 3 to take the codes apart aside, which all pairs of rows of a tile share: about 3.4
 for 256 bits against 5.2 of three levels of carry-save adders, and none of them waits for another.
 
-A row that has no partner shares nothing, and taking codes apart and looking them up would cost more than adders: `single_tile`.
+A row that has no partner shares nothing, and taking codes apart and looking them up would cost more than adders: `rows_tile`.
+On ARM, which counts the bits of bytes by itself, that tile is for any number of rows: XOR, CNT and ADD for 8 bits.
 
 Prepared pairs of rows hold the tables' offsets, two of 16 bits for a byte of depth; `layout.code_panels` has the weights, a
 byte for two nibbles, the neurons of a vector side by side.
@@ -53,7 +54,7 @@ class Octets:
         self.tables = _tables_at(emit)
 
     def look_up(self, table: Value, codes: Value) -> Value:
-        names = {16: "llvm.aarch64.neon.tbl1.v16i8", 32: "llvm.x86.avx2.pshuf.b", 64: "llvm.x86.avx512.pshuf.b.512"}
+        names = {32: "llvm.x86.avx2.pshuf.b", 64: "llvm.x86.avx512.pshuf.b.512"}
         return self.b.call(overloaded(self.b, names[self.lanes], self.kind, self.kind, self.kind), [table, codes])
 
     def table(self, prepared: Value, index: int) -> Value:
@@ -64,8 +65,6 @@ class Octets:
 
     def high(self, value: Value) -> Value:
         """The upper nibble of every byte."""
-        if self.shape.neon:
-            return self.b.lshr(value, self.emit.many(self.kind, 4))
         shifted = self.b.lshr(self.b.bitcast(value, self.wide), self.emit.many(self.wide, 4))
         return self.b.and_(self.b.bitcast(shifted, self.kind), self.low)
 
@@ -198,65 +197,70 @@ def pair_tile(shape: NibbleShape, pairs: int) -> Any:
     return intrinsic_of(shape.words, 8, body, types.void)
 
 
-def single_tile(shape: NibbleShape) -> Any:
-    """Intrinsic tile(row, code_bytes, words, codes, limits, out, out_bytes, earlier) for one row and 64 neurons.
+def rows_tile(shape: NibbleShape, rows: int) -> Any:
+    """Intrinsic tile(row, row_bytes, code_bytes, words, codes, limits, out, out_bytes, earlier) for 64 neurons, row by row.
 
     As `pair_tile`, for the vectors of a group of neurons one after the other: codes `code_bytes` apart, limits one after the
-    other, bits in one word, counts [64] i64.  row: the row's words, at most 8 * CODE_BYTES * MOST_TURNS / 64 of them.
+    other, bits in one word, counts [64] i64.  row: words of the first row, at most 8 * CODE_BYTES * MOST_TURNS / 64 of them,
+    the next row's `row_bytes` further.
 
     A row alone is bound by reading codes and taking them apart, so here the codes are what they are, bits: XOR, then three
     levels of carry-save adders over the 8 bytes of a word, and one popcount for them, of every byte by itself.  ARM has that
-    popcount as one instruction, which takes less than adders.
+    popcount as one instruction, CNT, and adders would take longer.
     """
-    lanes = shape.lanes
+    lanes, levels = shape.lanes, 0 if shape.neon else 3
     vectors = 64 // lanes
-    levels = 0 if shape.neon else 3
-    # Popcounts in bytes: of eights, one of at most 8 for each word, or of all 8 bytes of a word.
+    columns = [(r, j) for r in range(rows) for j in range(vectors)]
+    # Words whose popcounts fit a byte: of eights, one of at most 8 for each word, or of all 8 bytes of a word.
     most_words = 31 if levels else 3
 
-    def body(emit: Emit, row: Value, code_bytes: Value, words: Value, codes: Value,
+    def body(emit: Emit, row: Value, row_bytes: Value, code_bytes: Value, words: Value, codes: Value,
              limits: Value, out: Value, out_bytes: Value, earlier: Value) -> None:  # fmt: skip
-        b, v = emit.builder, Octets(emit, shape)
-        logic = Logic(shape.ternlog)
+        b, v, logic = emit.builder, Octets(emit, shape), Logic(shape.ternlog)
+        rows_at = [b.add(row, b.mul(row_bytes, emit.constant(r))) for r in range(rows)]
         codes_at = [b.add(codes, b.mul(code_bytes, emit.constant(j))) for j in range(vectors)]
-        chunks = Loop(emit, emit.constant(0), [v.zero] * (levels * vectors) + [v.wide_zero] * (2 * vectors))
-        held, wide = chunks.values[: levels * vectors], chunks.values[levels * vectors :]
+        cut = levels * len(columns)
+        chunks = Loop(emit, emit.constant(0), [v.zero] * cut + [v.wide_zero] * (2 * len(columns)))
         left, most = b.sub(words, chunks.index), emit.constant(most_words)
         stop = b.add(chunks.index, b.select(b.icmp_signed("<", left, most), left, most))
-        loop = Loop(emit, chunks.index, [*held, *[v.zero] * vectors])
-        state = [list(loop.values[levels * j : levels * (j + 1)]) for j in range(vectors)]
-        sums = list(loop.values[levels * vectors :])
-        at = emit.offset(row, loop.index, 8)
+        loop = Loop(emit, chunks.index, [*chunks.values[:cut], *[v.zero] * len(columns)])
+        # By column: ones, twos and fours that no adder has taken up, and the popcounts.
+        held = {c: list(loop.values[levels * i : levels * (i + 1)]) for i, c in enumerate(columns)}
+        sums = dict(zip(columns, loop.values[cut:], strict=True))
+        waiting: dict[tuple[int, int], list[Value | None]] = {c: [None] * levels for c in columns}
+        words_at = [emit.offset(one, loop.index, 8) for one in rows_at]
         places = [emit.offset(one, loop.index, 8 * lanes) for one in codes_at]
-        waiting: list[list[Value | None]] = [[None] * levels for _ in range(vectors)]
         for i in range(8):
-            octet = v.splat(emit.load(emit.offset(at, i, 1), I8, 1))
-            for j in range(vectors):
-                carry = b.xor(octet, emit.load(emit.offset(places[j], i, lanes), v.kind, lanes))
+            octets = [v.splat(emit.load(emit.offset(one, i, 1), I8, 1)) for one in words_at]
+            code = [emit.load(emit.offset(one, i, lanes), v.kind, lanes) for one in places]
+            for r, j in columns:
+                c = r, j
+                carry = b.xor(octets[r], code[j])
                 # Like counting in binary, as in `tiles.binary_tile`.
                 for weight in range(levels):
-                    if waiting[j][weight] is None:
-                        waiting[j][weight] = carry
+                    if waiting[c][weight] is None:
+                        waiting[c][weight] = carry
                         break
-                    state[j][weight], carry = logic.add(emit, state[j][weight], waiting[j][weight], carry)
-                    waiting[j][weight] = None
+                    held[c][weight], carry = logic.add(emit, held[c][weight], waiting[c][weight], carry)
+                    waiting[c][weight] = None
                 else:
-                    sums[j] = b.add(sums[j], v.ones(carry))
-        loop.close(1, stop, [*(value for one in state for value in one), *sums])
-        total = [b.add(a, half) for a, half in zip(wide, [h for s in sums for h in v.widened(s)], strict=True)]
-        held = [value for one in state for value in one]
-        chunks.close_at(stop, words, [*held, *total])
-        for j in range(vectors):
+                    sums[c] = b.add(sums[c], v.ones(carry))
+        loop.close(1, stop, [*(value for c in columns for value in held[c]), *(sums[c] for c in columns)])
+        halves = [half for c in columns for half in v.widened(sums[c])]
+        total = [b.add(before, half) for before, half in zip(chunks.values[cut:], halves, strict=True)]
+        chunks.close_at(stop, words, [*(value for c in columns for value in held[c]), *total])
+        for i, (r, j) in enumerate(columns):
             rest = v.zero
-            for weight in reversed(range(levels)):
-                rest = b.add(b.add(rest, rest), v.ones(held[levels * j + weight]))
+            for value in reversed(held[r, j]):
+                rest = b.add(b.add(rest, rest), v.ones(value))
             unit = emit.many(v.wide, levels)
-            counts = [b.add(b.shl(t, unit), r) for t, r in zip(total[2 * j : 2 * j + 2], v.widened(rest), strict=True)]
+            counts = [b.add(b.shl(t, unit), h) for t, h in zip(total[2 * i : 2 * i + 2], v.widened(rest), strict=True)]
             bits = b.icmp_signed("<", earlier, emit.constant(0))
             place = b.select(bits, emit.constant(j * lanes // 8), emit.constant(j * lanes * 8))
-            _finish(v, [counts], emit.offset(limits, j, 2 * lanes), b.add(out, place), out_bytes, earlier)
+            at = b.add(b.add(out, place), b.mul(out_bytes, emit.constant(r)))
+            _finish(v, [counts], emit.offset(limits, j, 2 * lanes), at, out_bytes, earlier)
 
-    return intrinsic_of(shape.words, 8, body, types.void)
+    return intrinsic_of(shape.words, 9, body, types.void)
 
 
 def spread_pair() -> Any:

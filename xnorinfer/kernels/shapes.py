@@ -40,9 +40,9 @@ MOST_TURNS = 1360
 
 @dataclass(frozen=True)
 class NibbleShape:
-    """A binary tile that looks up nibbles (`nibbles`): `pairs` pairs of rows times a vector of `lanes` neurons, a byte each.
+    """A binary tile over codes of bytes (`nibbles`): look-ups for `pairs` pairs of rows times a vector of `lanes` neurons.
 
-    lanes: 16 (NEON), 32 (AVX2) or 64 (AVX-512 BW).
+    lanes: 32 (AVX2), 64 (AVX-512 BW) or 16 (NEON, which counts bits itself and takes `2 * pairs` rows as they are).
     """
 
     lanes: int
@@ -73,10 +73,9 @@ class NibbleShape:
         """Turns that cover the depth."""
         return -(-depth // (8 * CODE_BYTES))
 
-    @staticmethod
-    def prepared_bytes(words: int) -> int:
-        """Bytes of a prepared row of so many words: half of a pair's offsets, filled up to whole turns."""
-        return 16 * words + 16
+    def prepared_bytes(self, words: int) -> int:
+        """Bytes of a prepared row of so many words: as it is, or half of a pair's offsets, filled up to whole turns."""
+        return 8 * words if self.neon else 16 * words + 16
 
 
 @dataclass(frozen=True)
