@@ -255,6 +255,11 @@ def net_line(*lines: str) -> str:
     return "; a net.toml (--net) can say " + " or ".join(f"`{line}`" for line in lines)
 
 
+def ignore_line(name: str) -> str:
+    """The end of a refusal about a tensor that may take no part in inference."""
+    return f"; if it takes no part, --ignore {name} leaves it out"
+
+
 class Source(Protocol):
     """One kind of checkpoint.  Frameworks are imported inside `read`, never at module level."""
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from xnorinfer.budget import JSON_BYTES, add_file, spend_bytes
 from xnorinfer.converters.arrays import ZIP_DAMAGE, check_zip
 from xnorinfer.converters.assemble import Defaults, LayerPart, assemble
-from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse, net_line, without_ignored
+from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse, ignore_line, without_ignored
 from xnorinfer.converters.bundle import Entry
 from xnorinfer.converters.keras_config import NoLayers, class_name, read_config
 from xnorinfer.converters.keras_h5 import MAGIC, H5Content, open_h5
@@ -156,8 +156,7 @@ class Reader:
             if reason is not None:
                 self._note(entry, f"{reason}, no part of inference", ignored=True)
             elif not self.problems:
-                line = net_line(f'ignore = ["{entry.name}"]')
-                self.problems.append(f"what {entry.name} {entry.shape} is is not known{line}")
+                self.problems.append(f"what {entry.name} {entry.shape} is is not known{ignore_line(entry.name)}")
         leading = walk.leading if walk else None
         return assemble("keras", self.about, parts, options, defaults, self.notes, self.problems, leading)
 

@@ -47,6 +47,7 @@ from xnorinfer.converters.base import (
     Reading,
     TensorUse,
     default_warning,
+    ignore_line,
     net_line,
     without_ignored,
 )
@@ -206,7 +207,7 @@ def _lasagne_parts(tensors: Sequence[RawTensor], count: int, notes: Notes, probl
             layers[-1][1].append(tensor)
         else:
             what = f"{tensor} stands where weights (inputs, neurons) are expected"
-            problems.append(what + net_line(f'ignore = ["{tensor.name}"]'))
+            problems.append(what + ignore_line(tensor.name))
     return [
         part for index, (kernel, rest) in enumerate(layers) if (part := _lasagne_layer(index, kernel, rest, notes, problems))
     ]
@@ -262,7 +263,7 @@ def _named_parts(tensors: Sequence[RawTensor], notes: Notes, problems: list[str]
         fields = layers.setdefault(int(match[1]), {})
         if match[2] in fields:
             what = f"{fields[match[2]].name} and {tensor.name} are the same array of layer {int(match[1])}"
-            problems.append(what + net_line(f'ignore = ["{tensor.name}"]'))
+            problems.append(what + ignore_line(tensor.name))
         fields[match[2]] = tensor
     parts = []
     for index in sorted(layers):

@@ -207,6 +207,20 @@ def test_an_ignored_array_leaves_no_gap_in_numbered_ones(tmp_path: Path) -> None
     assert xnorinfer.Model(found.packed).info["content_digest"] == xnorinfer.Model(want.packed).info["content_digest"]
 
 
+def test_the_option_that_a_refusal_proposes_is_right(tmp_path: Path) -> None:
+    first, last = random_layers([16, 8, 4], 3, head_norm=False, inv_std=True)
+    arrays = (first.weight.T, first.mean, first.inv_std, last.weight.T)
+    np.savez(tmp_path / "net.npz", *arrays)
+    np.savez(tmp_path / "odd.npz", np.float32(3), *arrays)
+    line = wrong("convert", tmp_path / "odd.npz", "--dry-run")
+    assert "if it takes no part, --ignore arr_0 leaves it out" in line
+    found, want = (
+        convert_file(tmp_path / name, ConvertOptions(ignore=ignore)).packed
+        for name, ignore in (("odd.npz", ("arr_0",)), ("net.npz", ()))
+    )
+    assert xnorinfer.Model(found).info["content_digest"] == xnorinfer.Model(want).info["content_digest"]
+
+
 def test_a_format_that_says_what_it_uses_has_nothing_to_ignore(tmp_path: Path) -> None:
     for kind in ("weights", "thres"):
         for layer in range(2):

@@ -345,21 +345,29 @@ def test_rounding_of_the_framework_is_no_difference(tmp_path: Path) -> None:
     assert modelfile.header_of(model.packed)["content_digest"]
 
 
-def test_the_two_lines_for_pytorch(tmp_path: Path) -> None:
-    """What the documentation shows, followed."""
+def test_the_lines_that_write_such_a_file(tmp_path: Path) -> None:
+    """What the help shows, followed in PyTorch, and with a stand-in for Keras's model."""
+    lines = [line.strip() for line in fine("convert", "--help").splitlines() if line.strip().startswith("np.savez")]
+    assert len(lines) == 2
+    x = np.random.default_rng(0).integers(0, 256, (300, 24), dtype=np.uint8)
+    weights = np.random.default_rng(1).normal(size=(10, 24)).astype(np.float32)
+
+    class Model:
+        predict = staticmethod(lambda rows: np.asarray(rows) @ weights.T)
+
+    names: dict[str, Any] = {"np": np, "x": x, "model": Model(), "transform": lambda rows: rows.astype(np.float32) / 127.5 - 1}
+    run_line(lines[1], names, tmp_path / "keras.npz")
     torch = pytest.importorskip("torch")
-    from xnorinfer import expectation
+    names["net"] = torch.nn.Linear(24, 10, bias=False)
+    with torch.no_grad():
+        names["net"].weight.copy_(torch.from_numpy(weights))
+    names["transform"] = lambda rows: torch.from_numpy(rows.astype(np.float32) / 127.5 - 1)
+    run_line(lines[0], names, tmp_path / "torch.npz")
 
-    lines = [line.strip() for line in (expectation.__doc__ or "").splitlines() if line.strip().startswith(("x =", "np.savez"))]
-    assert len(lines) == 3
-    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(24, 10, bias=False))
-    images = np.random.default_rng(0).integers(0, 256, (300, 24), dtype=np.uint8)
 
-    def transform(rows: Array) -> Any:
-        return torch.from_numpy(rows.astype(np.float32) / 127.5 - 1)
+def run_line(line: str, names: dict[str, Any], path: Path) -> None:
+    from xnorinfer.expectation import read_expectation
 
-    script = "\n".join(line.split("  #")[0] for line in lines[:2]).replace("expected.npz", str(tmp_path / "expected.npz"))
-    exec(script, {"np": np, "images": images, "net": net, "transform": transform})
-    held = np.load(tmp_path / "expected.npz")
-    assert held["x"].shape == (256, 24)
-    assert held["scores"].shape == (256, 10)
+    exec(line.replace("expected.npz", str(path)), names)
+    found = read_expectation(str(path))
+    assert (found.x.shape, found.answers.shape) == ((300, 24), (300, 10))

@@ -21,6 +21,7 @@ LEVEL_5 = {
     "elimination",
     "dataio",
     "images",
+    "verification",
     "verify",
     "sensitivity",
     "framework",

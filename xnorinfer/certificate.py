@@ -22,7 +22,7 @@ from xnorinfer.dataio import split_member
 from xnorinfer.errors import InputError
 from xnorinfer.expectation import Agreement
 from xnorinfer.oneline import one_line
-from xnorinfer.verify import Verification
+from xnorinfer.verification import Verification
 from xnorinfer.writing import write_bytes, write_json
 
 FORMAT = "xnorinfer certificate"

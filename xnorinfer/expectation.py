@@ -3,16 +3,7 @@
 A checkpoint seldom says all that its network computes; its answers do.  They are compared with those of the packed network:
 classes must be equal, but for rows that lie so near to a tie that the rounding of the framework decides them (see
 `programs.rounding`); scores must be equal within that rounding.  Where they are not, `elimination` looks for the reading of
-the file that they prove.
-
-In PyTorch, such a file is made by
-
-    x = images[:256]                                                       # uint8, or as they enter the network
-    np.savez("expected.npz", x=x, scores=net.eval()(transform(x)).detach().numpy())
-
-and in Keras by
-
-    np.savez("expected.npz", x=x, scores=model.predict(transform(x)))
+the file that they prove.  `xnorinfer convert --help` shows how such a file is written.
 """
 
 from __future__ import annotations

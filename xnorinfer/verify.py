@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +28,10 @@ from xnorinfer.bits import bitunpack
 from xnorinfer.canonical import canonical_mapping
 from xnorinfer.conversion import digest_of
 from xnorinfer.errors import unhandled
-from xnorinfer.expectation import Agreement, Expectation
+from xnorinfer.expectation import Expectation
 from xnorinfer.expectation import compare as compare_expected
 from xnorinfer.folding import Counts
-from xnorinfer.framework import FrameworkRun, run_framework
+from xnorinfer.framework import run_framework
 from xnorinfer.lower import Block, blocks_of, counts_of, input_counts, input_layers, lower_input, with_threshold
 from xnorinfer.margins import constant_neurons
 from xnorinfer.model import Model, canonical_input, random_inputs, raw_input
@@ -53,98 +52,15 @@ from xnorinfer.netspec import (
 )
 from xnorinfer.networds import words_of
 from xnorinfer.packed import Affine, InputBits, PackedDense, PackedFloat, PackedModel, Threshold
-from xnorinfer.programs.compare import ProgramRun, decided_by_rounding
 from xnorinfer.reference import ONE, batch_norm, binarize, binary_weights, chain, elementwise, finish_dense, layer_outputs
-from xnorinfer.sensitivity import Sensitivity, sensitivity
+from xnorinfer.sensitivity import sensitivity
 from xnorinfer.threshold import I64, find_steps
+from xnorinfer.verification import LayerProof, Verification
 
 if TYPE_CHECKING:
     from xnorinfer.converters.base import ConvertOptions
 
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass
-class LayerProof:
-    """What was checked of one layer.
-
-    values: accumulator values per neuron.  compared: decisions or float32 results that were compared, all neurons together.
-    weights: weights that were compared.  flipped, never, always: neurons that are stored negated, and those that no input or
-    every input makes fire.  ties: compared values where torch.sign gives 0.
-    """
-
-    name: str
-    kind: str
-    neurons: int
-    method: str = ""
-    values: int = 0
-    compared: int = 0
-    weights: int = 0
-    flipped: int = 0
-    never: int = 0
-    always: int = 0
-    ties: int = 0
-    differences: int = 0
-    first: str | None = None
-
-    def differ(self, count: int, first: str) -> None:
-        """Count differences; the first one is kept in words."""
-        self.differences += count
-        self.first = self.first or first
-
-
-@dataclass
-class Verification:
-    """The result of `verify`.  `holds` is True only if nothing at all differs."""
-
-    model: str
-    source: str
-    source_unchanged: bool
-    source_digest: str
-    source_format: str
-    content_digest: str
-    header_digest: str
-    input: str
-    profile: str
-    options: dict[str, Any]
-    assumptions: list[list[str]]
-    reading: list[str]
-    kernel: str
-    threads: int
-    layers: list[LayerProof] = field(default_factory=list)
-    rows: int = 0
-    data: str = "random"
-    differing_rows: int = 0
-    differing_predictions: int = 0
-    tie_rows: int = 0
-    first_difference: str | None = None
-    sensitivity: Sensitivity | None = None
-    framework: FrameworkRun | ProgramRun | None = None
-    expected: Agreement | None = None
-    input_evidence: str | None = None
-    input_fits: bool = True
-
-    @property
-    def holds(self) -> bool:
-        """Whether it is equal to the reading, and that gives what the file itself and the user's own answers give."""
-        program = not isinstance(self.framework, ProgramRun) or self.framework.holds
-        return self.equal and program and (self.expected is None or self.expected.holds)
-
-    @property
-    def equal(self) -> bool:
-        """Whether the model is the reading of the checkpoint, bit for bit, as far as was checked."""
-        return self.first_difference is None and not self.differing_rows and all(not p.differences for p in self.layers)
-
-    @property
-    def proves(self) -> str:
-        """What is proved, in one sentence."""
-        return what_is_proved(self.to_json())
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything, JSON-able."""
-        parts = {"framework": self.framework, "expected": self.expected}
-        extra = {name: None if part is None else part.to_json() for name, part in parts.items()}
-        return {"holds": self.holds, "equal": self.equal, **asdict(self), **extra}
 
 
 def _judge_input(result: Verification, net: NetSpec, data: NDArray[Any]) -> None:
@@ -155,28 +71,6 @@ def _judge_input(result: Verification, net: NetSpec, data: NDArray[Any]) -> None
     if evidence is not None:
         result.input_evidence = evidence.describe()
         result.input_fits = evidence.confirmed
-
-
-def what_is_proved(found: dict[str, Any]) -> str:
-    """What a verification (`Verification.to_json`) proves, and what not."""
-    model, source = found["model"], found["source"]
-    if not found["equal"]:
-        return f"{model} DOES NOT EQUAL the network as it was read from {source}"
-    read = f"{model} computes, bit for bit, the network as it was read from {source}"
-    run, expected = found["framework"], found["expected"]
-    against: list[str] = []
-    with_it: list[str] = []
-    if run is not None and run.get("program"):
-        text = f"{source} itself, run by {run['framework']} on {run['rows']} samples"
-        agrees = decided_by_rounding(run["rows"], run["different"], run["by_rounding"])
-        (with_it if agrees else against).append(text)
-    if expected is not None:
-        (with_it if expected["holds"] else against).append(f"the {expected['rows']} answers of {expected['name']}")
-    if against:
-        return f"{read}, but THAT IS NOT {' nor '.join(against)}"
-    if with_it:
-        return f"{read}, which gives the classes of {' and of '.join(with_it)}"
-    return f"{read}; that this reading is the trained network is not proved (--expect compares with its own answers)"
 
 
 def verify(

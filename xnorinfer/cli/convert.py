@@ -27,6 +27,14 @@ Examples:
   xnorinfer convert model.pth -o model.safetensors --float-layer fc4 --input-normalize 0.1307:0.3081
   xnorinfer convert model.pth --dry-run                 look first, write nothing
   xnorinfer convert arrays.h5 -o model.safetensors --net net.toml
+  xnorinfer convert model.pth -o model.safetensors --expect expected.npz     and be sure: classes must be the network's own
+
+\b
+Such a file is written beside the trained network, from some 100 inputs x (uint8, or as they enter it), in PyTorch
+  np.savez("expected.npz", x=x, scores=net.eval()(transform(x)).detach().numpy())
+or in Keras
+  np.savez("expected.npz", x=x, scores=model.predict(transform(x)))
+Where the classes differ, the options that would make them equal are named.
 """
 
 

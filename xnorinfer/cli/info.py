@@ -124,7 +124,7 @@ def _provenance(provenance: dict[str, Any]) -> None:
     rows = [
         [name, value if isinstance(value, str) else json.dumps(_without_net(value))]
         for name, value in provenance.items()
-        if name != "assumptions" and value not in (None, {}, "")
+        if name not in ("assumptions", "warnings", "expected") and value not in (None, {}, "")
     ]
     screen.table([("what", False), ("value", False)], rows)
     assumptions = provenance.get("assumptions")
@@ -132,3 +132,11 @@ def _provenance(provenance: dict[str, Any]) -> None:
         screen.heading("Assumed at conversion")
         rows = [[str(part) for part in one] if isinstance(one, list) else [str(one)] for one in assumptions]
         screen.table([("what", False), ("value", False), ("from", False)], [row[:3] for row in rows])
+    warnings = provenance.get("warnings")
+    for text in warnings if isinstance(warnings, list) else ():
+        screen.warn(str(text))
+    expected = provenance.get("expected")
+    if isinstance(expected, dict):
+        screen.say(
+            f"compared at conversion with {expected.get('rows')} answers of the trained network ({expected.get('name')})"
+        )

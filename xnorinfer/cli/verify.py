@@ -13,7 +13,7 @@ from xnorinfer.oneline import one_line
 
 if TYPE_CHECKING:
     from xnorinfer.sensitivity import Sensitivity
-    from xnorinfer.verify import Verification
+    from xnorinfer.verification import Verification
 
 EPILOG = """\b
 Examples:
