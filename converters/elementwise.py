@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from xnorinfer.budget import spend_steps
 from xnorinfer.netspec import F32
 
 Indices: TypeAlias = NDArray[np.intp]
@@ -206,6 +207,7 @@ def ordered(expr: Expr, leaf: Expr | None = None) -> list[Expr]:
             seen.add(node.number)
             stack.append((node, True))
             stack.extend((arg, False) for arg in (() if node is leaf else node.args))
+    spend_steps(4 * len(found), "following what its graph computes")
     return found
 
 

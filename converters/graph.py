@@ -45,6 +45,8 @@ _CONVOLUTIONS = (
     "Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool",
     "Im2Col", "QuantAvgPool2d", "MaxPoolNHWC"
 )  # fmt: skip
+#: Steps of the budget for a node: some hundred microseconds.
+NODE_STEPS = 20
 CONVOLUTIONAL = "it is convolutional, and only dense networks can be converted"
 
 
@@ -147,7 +149,7 @@ class _Walk:
         for name, tensor in self.graph.constants.items():
             self.values[name] = self.constants.of(tensor.array, (name,))
         for node in self.graph.nodes:
-            spend_steps(1, "walking its graph")
+            spend_steps(NODE_STEPS, "walking its graph")
             self._guarded(node)
         with contextlib.suppress(Refused):
             self._end()

@@ -17,9 +17,9 @@ def file_of(folder: Path, size: int, name: str = "net.bin") -> Path:
 
 def test_what_a_file_may_cost_grows_with_its_size(tmp_path: Path) -> None:
     with budget.reading(file_of(tmp_path, 1000)) as allowed:
-        assert allowed.max_bytes == 64 * 1000 + (128 << 20)
+        assert allowed.max_bytes == 64 * 1000 + (64 << 20)
         budget.spend_bytes(int(allowed.max_bytes), "all of it")
-        with pytest.raises(SourceError, match=r"^net\.bin: one more would take 1 bytes after 128 MiB .* --max-memory"):
+        with pytest.raises(SourceError, match=r"^net\.bin: one more would take 1 bytes after 64\.1 MiB .* --max-memory"):
             budget.spend_bytes(1, "one more")
     with budget.reading(tmp_path / "net.bin"):
         budget.spend_bytes(1 << 20, "of another reading")
@@ -59,9 +59,9 @@ def test_files_of_one_checkpoint_share_one_budget(tmp_path: Path) -> None:
 
 def test_outside_of_a_budget_each_call_is_held_against_the_least(tmp_path: Path) -> None:
     for _ in range(3):
-        budget.spend_bytes(100 << 20, "much")
-    with pytest.raises(SourceError, match="too much would take 200 MiB"):
-        budget.spend_bytes(200 << 20, "too much")
+        budget.spend_bytes(50 << 20, "much")
+    with pytest.raises(SourceError, match="too much would take 100 MiB"):
+        budget.spend_bytes(100 << 20, "too much")
     with budget.unlimited("a module"):
         budget.spend_bytes(1 << 60, "what is there already")
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from xnorinfer.errors import InputError, OptionError, SourceError
 
 BYTES_PER_BYTE = 64
-FREE_BYTES = 128 << 20
+FREE_BYTES = 64 << 20
 BYTES_PER_STEP = 256
 
 #: Memory that a byte of JSON takes as objects of Python, at most.

@@ -78,7 +78,7 @@ MAX_MEMORY = click.option(
     "--max-memory",
     type=Size(),
     help="What may be made of a file in memory, for one that needs more and is trusted, like 4G.  [default: 64 times its size "
-    "and 128 MiB]",
+    "and 64 MiB]",
 )
 
 
