@@ -40,7 +40,7 @@ from xnorinfer.netspec import (
     Sign,
     SignInput,
 )
-from xnorinfer.packed import PackedDense, Threshold
+from xnorinfer.packed import Affine, PackedDense, Threshold
 from xnorinfer.reference import elementwise, layer_outputs
 from xnorinfer.verify import _prove_dense as prove_dense
 from xnorinfer.verify import verify
@@ -255,10 +255,48 @@ def test_functions_that_no_sign_follows_are_refused_by_name(name: Function, text
     floats = FloatDense("out", np.ones((2, 2), f))
     with pytest.raises(NetworkError, match=rf"act: {name} .* by a float layer; a packed network computes relu, clip"):
         lower(NetSpec(SignInput(), (dense, function, floats), "ge-zero"))
-    sign = Sign("in", "ge")  # a sign makes numbers of it that a float layer can read
-    net = NetSpec(SignInput(), (dense, function, sign, floats), "ge-zero")
-    with pytest.raises(NetworkError, match=f"act: {name} "):
-        lower(net)
+
+
+@pytest.mark.parametrize("rule", ["ge", "round-even", "sign"])
+@pytest.mark.parametrize("mapping", ["signs", "range", "inverted", "reals"])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_signs_of_functions_that_a_float_layer_reads(tmp_path: Path, name: Function, mapping: str, rule: Rule) -> None:
+    """No step of a packed network computes tanh; the sign behind it is one comparison of the sum, with 0 under torch.sign."""
+    rng = np.random.default_rng([len(name), len(mapping), len(rule)])
+    given, neurons = networks.INPUTS[mapping], 16
+    norm = networks.random_batch_norm(rng, neurons, 2.0, awkward=False)
+    mean, gamma = np.abs(norm.mean) % f(0.9), np.array([1, -1] * 7 + [0, 0], f)
+    beta = np.array([0] * 14 + [1, -1], f)
+    mean[:4] = [0, 0, f(np.tanh(1.0)), 1]  # reachable zeros
+    norm = dataclasses.replace(norm, mean=mean, gamma=gamma, beta=beta)
+    latent = networks.random_latents(rng, neurons, 12, zeros=False)
+    out = FloatDense("out", networks.vector(rng, 3 * neurons).reshape(3, neurons), networks.vector(rng, 3))
+    function = function_of(name, rng, neurons)
+    layers = (Dense("fc", latent, "ge"), function, norm, Sign("sign", rule), out)
+    net = NetSpec(given, layers, "torch-sign" if rule == "sign" else "ge-zero")
+    x = networks.random_inputs(rng, given, 2000, 12)
+    outputs = dict(layer_outputs(net, x))
+    assert {-1.0, 1.0} <= set(np.unique(outputs["sign"]))
+    packed = lower(net).packed
+    assert packed.layers[0].output.ops[-1] == "step"  # type: ignore[union-attr]
+    assert (Model(packed).plan.trace(x)[0] == outputs["sign"]).all()
+    assert (Model(packed).scores(x) == outputs["out"]).all()
+    if rule == "ge" and name in ("tanh", "relu"):
+        source, model = tmp_path / "n.npz", tmp_path / "m.safetensors"
+        write_npz(source, **{key: entry.load() for key, entry in network_arrays(net).items()})
+        options = ConvertOptions(net=net_text(source, Reading("npz", net, (), ()), ConvertOptions()))
+        stored = convert_file(source, options).packed
+        modelfile.save(stored, model)
+        assert verify(model, source, rows=20).holds
+        first = stored.layers[0]
+        assert isinstance(first, PackedDense)
+        assert isinstance(first.output, Affine)
+        values = first.output.values.copy()
+        live = int(np.argmax((np.abs(values[-1]) < 100).all(axis=0)))
+        values[-1, :, live] += values[-1, 0, live] - values[-1, 1, live]  # by one sum
+        wrong = dataclasses.replace(first, output=Affine(first.output.ops, values))
+        modelfile.save(dataclasses.replace(stored, layers=(wrong, *stored.layers[1:])), model)
+        assert verify(model, source, rows=1).layers[0].differences
 
 
 def test_parameters_are_checked() -> None:

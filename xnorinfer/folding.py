@@ -145,8 +145,8 @@ def _function_step(layer: Elementwise) -> Step:
 
 
 def infinite(steps: Affine) -> NDArray[np.bool_]:
-    """Neurons whose steps hold an infinite number or NaN, (neurons,) bool; bounds of a clip may be infinite."""
-    numbers = [index for index, op in enumerate(steps.ops) if op != "clip"]
+    """Neurons whose steps hold an infinite number or NaN, (neurons,) bool; ends of a clip or a step may be infinite."""
+    numbers = [index for index, op in enumerate(steps.ops) if op not in ("clip", "step")]
     return np.asarray(~np.isfinite(steps.values[numbers]).all(axis=(0, 1)))
 
 
@@ -198,6 +198,38 @@ def fold(name: str, counts: Counts, steps: Affine, rule: Rule, problems: list[st
         if rule == "sign":
             _judge_zeros(name, counts, zeros_of(counts, expression, bends), problems, notes)
         return find_steps(lambda c: binarize(expression(c), one_sided) > 0, counts.low, counts.high, counts.mirror)
+
+
+def fold_to_step(name: str, counts: Counts, steps: Affine, problems: list[str]) -> Affine:
+    """The same -1, 0 or +1 of every sum as one comparison of it, for steps that end in one.
+
+    What speaks against that is added to `problems`.
+    """
+    bends = bends_of(counts, steps)
+    ends: list[tuple[F32, NDArray[np.bool_], NDArray[np.bool_]]] = []
+
+    def signs(count: I64) -> F32:
+        return steps.apply(counts.accumulator(count))
+
+    with np.errstate(all="ignore"):
+        problems.extend(_nan_problems(name, counts, steps))
+        decisions: tuple[Callable[[I64], NDArray[np.bool_]], ...] = (lambda c: signs(c) > 0, lambda c: signs(c) < 0)
+        for decide in decisions:
+            if bends is not None:
+                problems.extend(_bend_problems(name, counts, bends, decide))
+            found = find_steps(decide, counts.low, counts.high, 0)
+            # The last sum that gives this sign before another; whether all do, or none.
+            nearest = np.where(found.flipped, -found.limits, np.clip(found.limits, counts.low, counts.high))
+            ends.append((counts.accumulator(nearest), decide(counts.low) & decide(counts.high), ~decide(nearest)))
+        first, last = counts.accumulator(counts.low), counts.accumulator(counts.high)
+        rises = (signs(counts.high) - signs(counts.low)) * np.sign(last - first)
+    turn = np.where(rises < 0, -ONE, ONE)
+    largest, infinity = np.finfo(np.float32).max, np.float32(np.inf)
+    (plus, always, never), (minus, always_minus, never_minus) = ends
+    least = np.select([always, never], [-largest, infinity], turn * plus).astype(np.float32)
+    most = np.select([always_minus, never_minus], [largest, -infinity], turn * minus).astype(np.float32)
+    compare: Step = ("step", least, most)
+    return affine_of(turn.size, [compare] if (turn > 0).all() else [("mul", turn, 0.0), compare])
 
 
 def _nan_problems(name: str, counts: Counts, steps: Affine) -> list[str]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from xnorinfer.bits import WORD_BITS, bitpack, words_for
 from xnorinfer.canonical import canonical_mapping, canonical_steps
 from xnorinfer.errors import NetworkError
-from xnorinfer.folding import Counts, affine_of, fold, infinite, steps_of_dense, steps_of_layers
+from xnorinfer.folding import Counts, affine_of, fold, fold_to_step, infinite, steps_of_dense, steps_of_layers
 from xnorinfer.netspec import Dense, Elementwise, FloatDense, Layer, NetSpec, PixelInput, RealInput, Sign, ThresholdInput
 from xnorinfer.packed import (
     MAX_PIXEL_DEPTH,
@@ -115,7 +115,8 @@ def lower(net: NetSpec) -> Lowered:
 
 def _left_over(block: Block) -> Iterator[str]:
     """Functions that no sign follows and that a packed network cannot compute: it has no such step."""
-    if block.gives_bits or not set(block.steps.ops) - set(OPS):
+    folded = block.sign is not None and isinstance(block.dense, Dense)
+    if folded or not set(block.steps.ops) - set(OPS):
         return
     for layer in block.after:
         if isinstance(layer, Elementwise) and steps_of_layers([layer])[0][0] not in OPS:
@@ -198,6 +199,9 @@ def _dead(name: str, counts: Counts, found: Steps, what: str) -> Iterator[str]:
 def _lower_dense(net: NetSpec, dense: Dense, block: Block, reads: Reads, problems: list[str], notes: list[str]) -> PackedDense:
     steps = block.steps
     if not block.gives_bits:
+        if block.sign is not None and set(steps.ops) - set(OPS):
+            step = fold_to_step(dense.name, counts_of(net, reads, dense), steps, problems)
+            return PackedDense(dense.name, reads, dense.depth, _packed_signs(dense), step)
         if infinite(steps).any():
             problems.append(
                 f"{dense.name}: BatchNorm makes output {int(np.argmax(infinite(steps)))} infinite or NaN; check its variance"

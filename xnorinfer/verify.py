@@ -234,6 +234,22 @@ def source_values(block: Block, dot: F32) -> F32:
     return without_weights(block.after[:-1] if block.gives_bits else block.after, value)
 
 
+def _block_bends(counts: Counts, block: Block) -> I64:
+    dense = block.dense
+    assert isinstance(dense, Dense)
+    return _beside_bends(counts, block.after, lambda count: finish_dense(dense, counts.accumulator(count)))
+
+
+def _beside_steps(counts: Counts, output: Affine) -> I64:
+    """The counts on both sides of where steps that end in a comparison change, (values, neurons)."""
+    beside = []
+    for sign in (1, -1):
+        change = find_steps(lambda c, s=sign: output.apply(counts.accumulator(c)) == s, counts.low, counts.high, 0)  # type: ignore[misc]
+        last = np.where(change.flipped, -change.limits - 1, change.limits)
+        beside += [np.clip(last + step, counts.low, counts.high) for step in (-1, 0, 1, 2)]
+    return np.stack(beside)
+
+
 def _beside_bends(counts: Counts, layers: Sequence[Layer], entering: Callable[[I64], F32]) -> I64:
     """The counts on both sides of where a function that is not monotone turns, (values, neurons).
 
@@ -303,13 +319,13 @@ def _chunks(
     if isinstance(layer.output, Threshold):
         proof.method = "ends, both sides of the limit, samples (monotone)"
         every = _around_limits(counts, _limit_counts(layer.output.limits), flipped)
-        dense = block.dense
-        assert isinstance(dense, Dense)
-        bends = _beside_bends(counts, block.after, lambda count: finish_dense(dense, counts.accumulator(count)))
-        every = np.concatenate([every, bends])
+        every = np.concatenate([every, _block_bends(counts, block)])
     else:
         proof.method = "both ends and samples"
         every = _samples(counts)
+        if layer.output.ops and layer.output.ops[-1] == "step":
+            proof.method = "ends, both sides of the steps, samples (monotone)"
+            every = np.concatenate([every, _beside_steps(counts, layer.output), _block_bends(counts, block)])
     proof.values = len(every)
     for start in range(0, len(every), CHUNK):
         yield every[start : start + CHUNK]
