@@ -198,7 +198,7 @@ def walk(root: Any) -> Contents:
         budget.spend_steps(1, "walking it")
         if is_leaf(value):
             if id(value) not in seen:
-                found.others.append((place.text() or "tensor", value, reason or _NOWHERE))
+                found.others.append((place.text() or "tensor", value, reason or NOWHERE))
             continue
         if not isinstance(value, dict | list | tuple | Thing | PickledArray) or id(value) in seen:
             continue
@@ -304,7 +304,7 @@ def _remark(thing: Thing, place: _Place, reason: str, found: Contents, runs: dic
     return reason
 
 
-_NOWHERE = "stands in no state dict"
+NOWHERE = "stands in no state dict"
 #: Objects that are listed by name.
 MAX_OBJECTS = 1000
 
@@ -327,7 +327,7 @@ def _joined(found: Contents) -> Contents:
             continue
         where = f"{above}." if above else ""
         tensors = {state.where[len(where) :] + name: one for state in states for name, one in state.tensors.items()}
-        inside = {name for name, _, reason in found.others if reason == _NOWHERE and name.startswith(where)}
+        inside = {name for name, _, reason in found.others if reason == NOWHERE and name.startswith(where)}
         inside = {name for name in inside if name.count(".") == where.count(".") + 1}
         tensors |= {name[len(where) :]: one for name, one, _ in found.others if name in inside}
         found.others = [entry for entry in found.others if entry[0] not in inside]

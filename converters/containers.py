@@ -1,7 +1,7 @@
 """Any container of named arrays as a table of entries, each read only when asked for.
 
     npz           numpy .npz, Chainer's snapshots included
-    npy           one numpy .npy array, under the file's name without suffix
+    npy           one numpy .npy array, under the file's name without suffix, or the arrays in a dict or list that it holds
     safetensors   .safetensors
     torch         torch.save files, zip or legacy pickle; nested dicts and lists give dotted names (`state_dict.fc1.weight`)
     tf1           TensorFlow 1 checkpoints, as the source `tf1` finds them
@@ -33,6 +33,8 @@ from xnorinfer.converters.csource import read_c
 from xnorinfer.converters.keras_h5 import H5Content, damage, open_h5
 from xnorinfer.converters.npz import load_entry, read_header
 from xnorinfer.converters.onnxfile import read_onnx
+from xnorinfer.converters.pickled import unpickle
+from xnorinfer.converters.pickledarrays import ARRAYS
 from xnorinfer.converters.safetensorsfile import load_safetensors
 from xnorinfer.converters.tf1 import find_checkpoint
 from xnorinfer.converters.torchfile import load_checkpoint
@@ -126,6 +128,11 @@ def _read_npz(path: Path) -> dict[str, Entry]:
                     raise SourceError(f"{path.name} holds {info.filename!r}, which is no .npy array")
                 with archive.open(info) as stream:
                     shape, _, dtype = read_header(f"{path.name}, array {name}", stream)
+                    if dtype.hasobject:
+                        spend_bytes(info.file_size, f"array {name}")
+                        held = list(_leaves(unpickle(f"{path.name}, array {name}", stream.read(), ARRAYS), f"{name}."))
+                        yield from held or [Entry(name, "object", shape, lambda info=info: load(info))]  # type: ignore[misc]
+                        continue
                 yield Entry(name, str(dtype), shape, lambda info=info: load(info))  # type: ignore[misc]
 
     try:
@@ -138,8 +145,8 @@ def _read_npy(path: Path) -> dict[str, Entry]:
     with path.open("rb") as stream:
         shape, fortran, dtype = read_header(path.name, stream)
         offset = stream.tell()
-    if dtype.hasobject:
-        raise SourceError(f"{path.name} holds pickled Python objects, which could run code; save plain number arrays")
+        if dtype.hasobject:
+            return _distinct(path, _leaves(unpickle(path.name, stream.read(), ARRAYS)))
     size, left = element_count(shape) * dtype.itemsize, path.stat().st_size - offset
     if size != left:
         raise SourceError(f"{path.name} says {shape} {dtype}, which is {size} bytes, but {left} follow")
@@ -160,13 +167,17 @@ def _read_safetensors(path: Path) -> dict[str, Entry]:
 
 
 def _read_torch(path: Path) -> dict[str, Entry]:
+    return _distinct(path, _leaves(load_checkpoint(path)))
+
+
+def _leaves(root: Any, prefix: str = "") -> Iterator[Entry]:
+    """The tensors in the plain data of a pickle."""
+
     def load(name: str, leaf: Leaf) -> Callable[[], NDArray[Any]]:
         return lambda: load_leaf(name, leaf).array
 
-    return _distinct(
-        path,
-        (Entry(name, type_of(leaf), shape_of(leaf), load(name, leaf)) for name, leaf in tensors_of(load_checkpoint(path))),
-    )
+    for name, leaf in tensors_of(root):
+        yield Entry(prefix + name, type_of(leaf), shape_of(leaf), load(prefix + name, leaf))
 
 
 def _read_tf1(path: Path) -> dict[str, Entry]:

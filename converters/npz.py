@@ -1,11 +1,8 @@
-"""numpy `.npz` archives: BinaryNet's own dumps (Lasagne order), arrays under documented names, and dumped state dicts.
+"""numpy `.npz` archives, and `.npy` files of pickled dicts and lists: BinaryNet's own dumps, arrays under documented names,
+dumped state dicts, and arrays under any names.
 
-Lasagne order
-    `np.savez(file, *lasagne.layers.get_all_param_values(net))` gives arr_0, arr_1, ...: for each layer W (inputs, neurons),
-    then b, beta, gamma, mean, inv_std, all (neurons,).  What a network does not have shifts the numbers, so the vectors after
-    each W are counted: 5 is all of them, 4 is no b, 2 is mean and inv_std alone, 1 is b without BatchNorm, 0 is neither.
-    Three can be several things and are refused, unless the first is all zeros and so changes nothing.
-    inv_std is 1/sqrt(variance + epsilon) already, averaged during training.
+Numbered arrays
+    `np.savez(file, *arrays)` gives arr_0, arr_1, ...: the lists of Lasagne (BinaryNet), Keras and PyTorch, see `numbered`.
 
 Named layout (dump it with `np.savez(file, **arrays)`)
     ========================== =================== =====================================================================
@@ -21,7 +18,8 @@ Named layout (dump it with `np.savez(file, **arrays)`)
     framework.  A float last layer is named with --float-layer I and reads hardtanh of what comes before.
 
 A state dict dumped as is (`np.savez(file, **{k: v.numpy() for k, v in net.state_dict().items()})`: names with `running_mean`)
-is read as the PyTorch source reads it.
+is read as the PyTorch source reads it, and so are arrays under names of someone's own (`loose`).  Arrays of objects, which
+numpy pickles, are read as plain data (`pickled`); nothing in them runs.
 """
 
 from __future__ import annotations
@@ -31,6 +29,7 @@ import tokenize
 import warnings
 import zipfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -46,17 +45,20 @@ from xnorinfer.converters.base import (
     Notes,
     Reading,
     TensorUse,
-    default_warning,
     ignore_line,
     net_line,
     without_ignored,
 )
+from xnorinfer.converters.checkpointtree import tensors_of
+from xnorinfer.converters.numbered import read_numbered
+from xnorinfer.converters.pickled import unpickle
+from xnorinfer.converters.pickledarrays import ARRAYS
 from xnorinfer.converters.statedict import group
 from xnorinfer.converters.torch import DEFAULTS as TORCH_DEFAULTS
+from xnorinfer.converters.torch import read_contents
 from xnorinfer.errors import SourceError
 from xnorinfer.netspec import F32
 
-LASAGNE = Defaults("theano", "lasagne", 0.0, "inv_std contains it")
 NAMED_TF = Defaults(
     "tf1-round",
     "tf",
@@ -69,50 +71,59 @@ NAMED_TORCH = Defaults("torch-sign", "torch", 1e-5, "PyTorch's default")
 _NAMED = re.compile(r"(\d{1,9})\.(weight|bias|scale|bn\.(?:gamma|beta|mean|var|inv_std|epsilon))")
 _NUMBERED = re.compile(r"arr_(\d{1,9})")
 
-#: Names of the vectors after W, by how many there are.
-_LASAGNE_VECTORS: dict[int, tuple[str, ...]] = {
-    0: (),
-    1: ("b",),
-    2: ("mean", "inv_std"),
-    4: ("beta", "gamma", "mean", "inv_std"),
-    5: ("b", "beta", "gamma", "mean", "inv_std"),
-}
-
 
 class NpzSource:
     """`.npz` archives; see the module's text for the layouts."""
 
     name = "npz"
-    meaning = "numpy .npz: BinaryNet (Lasagne order) or arrays named 0.weight, 0.bn.mean, ..."
+    meaning = "numpy .npz: BinaryNet (Lasagne order) or arrays named 0.weight, 0.bn.mean, ...; .npy of a dict or list of arrays"
 
     def sniff(self, path: Path) -> bool:
-        """True for zip archives of .npy entries, and for damaged ones called .npz."""
+        """True for zip archives of .npy entries, for damaged ones called .npz, and for .npy files of objects."""
         try:
             with path.open("rb") as stream:
-                if stream.read(4) not in (b"PK\x03\x04", b"PK\x05\x06"):
+                start = stream.read(6)
+                if start == b"\x93NUMPY":
+                    stream.seek(0)
+                    return read_header(path.name, stream)[2].hasobject
+                if start[:4] not in (b"PK\x03\x04", b"PK\x05\x06"):
                     return False
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
+        except SourceError:
+            return False
         except ZIP_DAMAGE:
             return path.suffix == ".npz" and path.is_file()
         return (bool(names) and all(name.endswith(".npy") for name in names)) or path.suffix == ".npz"
 
     def read(self, path: Path, options: ConvertOptions) -> Reading:
-        """Read the archive.  Raises SourceError, OptionError or NetworkError."""
+        """Read the file.  Raises SourceError, OptionError or NetworkError."""
+        every = load_arrays(path)
         notes = Notes()
+        if isinstance(every, Pickled):
+            plain = every.without_objects(notes)
+            if plain is None:
+                return read_contents(self.name, path.name, every.root, options)
+            every = plain
         problems: list[str] = []
-        every = load_npz(path)
         tensors = without_ignored(every, options, notes)
         names = [tensor.name for tensor in tensors]
         if names and all(_NUMBERED.fullmatch(name) for name in names):
             tensors.sort(key=lambda tensor: natural_key(tensor.name))
-            parts = _lasagne_parts(tensors, len(every), notes, problems)
-            return assemble(self.name, path.name, parts, options, LASAGNE, notes, problems)
-        if any(name.endswith("running_mean") for name in names):
-            notes.assumptions.append(Assumption("layout", "a PyTorch state dict", "file"))
+            present = {int(use.name[4:]) for use in notes.tensors if _NUMBERED.fullmatch(use.name)}
+            missing = set(range(len(every))) - present - {int(tensor.name[4:]) for tensor in tensors}
+            if missing:
+                what = f"arr_{min(missing)} is missing: the arrays must be numbered without gaps"
+                problems.append(what + net_line("weight", "norm"))
+            return read_numbered(self.name, path.name, tensors, options, notes, problems, TORCH_DEFAULTS)
+        named = [name for name in names if _NAMED.fullmatch(name)]
+        matrices = any(tensor.array.ndim == 2 for tensor in tensors)
+        if any(name.endswith("running_mean") for name in names) or (matrices and not named):
+            state = any(name.endswith("running_mean") for name in names)
+            notes.assumptions.append(Assumption("layout", "a PyTorch state dict" if state else "arrays by their names", "file"))
             grouped = group(tensors, notes, problems, epsilon=options.bn_epsilon)
             return assemble(self.name, path.name, grouped.parts, options, TORCH_DEFAULTS, notes, problems, grouped.leading)
-        unknown = [name for name in names if not _NAMED.fullmatch(name)]
+        unknown = [name for name in names if name not in named]
         if unknown or not names:
             found = ", ".join(unknown[:8]) + (" ..." if len(unknown) > 8 else "") if unknown else "nothing"
             raise SourceError(
@@ -131,14 +142,60 @@ class NpzSource:
 # ---------------------------------------------------------------- the container
 
 
-def load_npz(path: Path) -> list[RawTensor]:
-    """All arrays in the archive's order.  Pickled objects are refused, sizes checked before anything is allocated."""
+@dataclass(frozen=True, eq=False)
+class Pickled:
+    """Objects that numpy pickled, as plain data; numbers that stand beside them are arrays."""
+
+    root: Any
+
+    def without_objects(self, notes: Notes) -> list[RawTensor] | None:
+        """The arrays beside objects that hold none, such as Chainer's None, which are noted; None where objects hold arrays."""
+        if not isinstance(self.root, dict) or not any(isinstance(value, RawTensor) for value in self.root.values()):
+            return None
+        objects = {name: value for name, value in self.root.items() if not isinstance(value, RawTensor)}
+        if any(next(tensors_of(value), None) for value in objects.values()):
+            return None
+        notes.tensors += [TensorUse(name, (), "object", "holds no numbers", ignored=True) for name in objects]
+        return [value for value in self.root.values() if isinstance(value, RawTensor)]
+
+
+def load_arrays(path: Path) -> list[RawTensor] | Pickled:
+    """All arrays in the archive's order, or what pickled objects hold.  Sizes are checked before anything is allocated.
+
+    Raises SourceError.
+    """
+    with path.open("rb") as stream:
+        single = stream.read(6) == b"\x93NUMPY"
+        if single:
+            stream.seek(0)
+            return Pickled(load_objects(path.name, stream))
     try:
         with reading(path), zipfile.ZipFile(path) as archive:
             check_zip(path, archive)
-            return [load_entry(path, archive, entry) for entry in archive.infolist()]
+            found = {entry.filename: _load(path, archive, entry) for entry in archive.infolist()}
     except ZIP_DAMAGE as error:
         raise SourceError(f"{path.name} is a damaged or truncated .npz archive: {error}") from None
+    if all(isinstance(value, RawTensor) for value in found.values()):
+        return list(found.values())
+    return Pickled({name.removesuffix(".npy"): value for name, value in found.items()})
+
+
+def _load(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Any:
+    name = entry.filename.removesuffix(".npy")
+    if name != entry.filename:
+        with archive.open(entry) as stream:
+            if read_header(f"{path.name}, array {name}", stream)[2].hasobject:
+                spend_bytes(entry.file_size, f"array {name}")
+                return unpickle(f"{path.name}, array {name}", stream.read(), ARRAYS)
+    return load_entry(path, archive, entry)
+
+
+def load_objects(where: str, stream: Any) -> Any:
+    """The objects of a .npy file or entry, as plain data.  Raises SourceError."""
+    _, _, dtype = read_header(where, stream)
+    if not dtype.hasobject:
+        raise SourceError(f"{where} is a single array")
+    return unpickle(where, stream.read(), ARRAYS)
 
 
 def load_entry(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> RawTensor:
@@ -150,7 +207,7 @@ def load_entry(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> 
     with archive.open(entry) as stream:
         shape, fortran, dtype = read_header(where, stream)
         if dtype.hasobject:
-            raise SourceError(f"{where} holds pickled Python objects, which could run code; save plain number arrays")
+            raise SourceError(f"{where} holds objects, needed are real numbers")
         size = element_count(shape) * dtype.itemsize
         left = entry.file_size - stream.tell()
         if size != left:
@@ -188,71 +245,6 @@ def _read_any_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[An
 
 
 # ---------------------------------------------------------------- the layouts
-
-
-def _lasagne_parts(tensors: Sequence[RawTensor], count: int, notes: Notes, problems: list[str]) -> list[LayerPart]:
-    """count: of the file's arrays, those that --ignore names among them."""
-    present = {int(use.name[4:]) for use in notes.tensors if _NUMBERED.fullmatch(use.name)}
-    missing = set(range(count)) - present - {int(tensor.name[4:]) for tensor in tensors}
-    if missing:
-        what = f"arr_{min(missing)} is missing: the arrays must be numbered without gaps"
-        problems.append(what + net_line("weight", "norm"))
-    layers: list[tuple[RawTensor, list[RawTensor]]] = []
-    for tensor in tensors:
-        if tensor.array.ndim == 2:
-            layers.append((tensor, []))
-        elif tensor.array.ndim > 2:
-            problems.append(f"{tensor} is a convolution; only dense networks can be converted")
-        elif tensor.array.ndim == 1 and layers:
-            layers[-1][1].append(tensor)
-        else:
-            what = f"{tensor} stands where weights (inputs, neurons) are expected"
-            problems.append(what + ignore_line(tensor.name))
-    return [
-        part for index, (kernel, rest) in enumerate(layers) if (part := _lasagne_layer(index, kernel, rest, notes, problems))
-    ]
-
-
-def _lasagne_layer(
-    index: int, kernel: RawTensor, vectors: Sequence[RawTensor], notes: Notes, problems: list[str]
-) -> LayerPart | None:
-    name = str(index)
-    meanings = _LASAGNE_VECTORS.get(len(vectors))
-    listed = ", ".join(map(str, vectors))
-    if len(vectors) == 3 and not vectors[0].array.any():
-        meanings = ("b", "mean", "inv_std")  # all zeros: b or beta, both add nothing
-    if meanings is None:
-        what = (
-            "could be b or beta or gamma, then mean and inv_std"
-            if len(vectors) == 3
-            else "are more than b, beta, gamma, mean and inv_std"
-        )
-        problems.append(
-            f"layer {name}: {listed} after {kernel} {what}; give the arrays names (0.weight, 0.bn.mean, ...)"
-            + net_line("norm = {...}")
-        )
-        return None
-    neurons = kernel.shape[1]
-    wrong = [str(v) for v in vectors if v.shape != (neurons,)]
-    if wrong:
-        what = f"layer {name}: {kernel} has {neurons} neurons but {', '.join(wrong)} follow; needed is ({neurons},)"
-        problems.append(what + net_line('layout = "out_in"'))
-        return None
-    if len(vectors) == 4:
-        value = f"{listed} read as beta, gamma, mean, inv_std: no b"
-        notes.assumptions.append(Assumption(f"layer {name}", value, "default"))
-        notes.warnings.append(default_warning(f"layer {name}: {value}", "bias", "norm = {...}"))
-    notes.tensors.append(TensorUse(kernel.name, kernel.shape, kernel.dtype, f"layer {name}: latent weights, (inputs, neurons)"))
-    found: dict[str, F32] = {}
-    for meaning, vector in zip(meanings, vectors, strict=True):
-        use = f"layer {name}: " + ("bias" if meaning == "b" else f"BatchNorm {meaning}")
-        notes.tensors.append(TensorUse(vector.name, vector.shape, vector.dtype, use))
-        found[meaning] = as_float32(vector, notes.warnings)
-    norm = None
-    if "inv_std" in found:
-        norm = NormPart(f"{name}.bn", found["mean"], inv_std=found["inv_std"], gamma=found.get("gamma"), beta=found.get("beta"))
-    weight = as_float32(RawTensor(kernel.name, kernel.array.T, kernel.dtype), notes.warnings)
-    return LayerPart(name, weight, found.get("b"), None, norm)
 
 
 def _named_parts(tensors: Sequence[RawTensor], notes: Notes, problems: list[str]) -> list[LayerPart]:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xnorinfer.converters.arrays import RawTensor, as_float32
+from xnorinfer.converters.arrays import RawTensor, as_float32, natural_key
 from xnorinfer.converters.assemble import LayerPart, NormPart
 from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, TensorUse, net_line
+from xnorinfer.converters.loose import is_loose, loose_modules
 from xnorinfer.converters.pairing import Module, leading_norm, pair, pair_by_names
 from xnorinfer.converters.statenames import from_bits, modules_of, settle
 from xnorinfer.netspec import F32, Chain, ChainOp, SignInput, ThresholdInput
@@ -92,7 +93,12 @@ def group(
         more = f" (and {len(kernels) - 1} more)" if len(kernels) > 1 else ""
         problems.append(f"{kernels[0]}{more} is a convolution; only dense networks can be converted")
         return Grouped([])
-    modules = modules_of(tensors, prefix)
+    if is_loose(tensors) and any(tensor.array.ndim == 2 for tensor in tensors):
+        if not ordered:
+            tensors = sorted(tensors, key=lambda tensor: natural_key(tensor.name))
+        modules = loose_modules(tensors, notes, problems)
+    else:
+        modules = modules_of(tensors, prefix)
     reader = _Reader(notes, problems, where, epsilon)
     whole = [reader.classify(module) for module in modules.values()]
     reader.remark_bits()

@@ -20,12 +20,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xnorinfer.converters.arrays import ZIP_DAMAGE, RawTensor
+from xnorinfer.converters.arrays import ZIP_DAMAGE, RawTensor, natural_key
 from xnorinfer.converters.assemble import Defaults, assemble
 from xnorinfer.converters.averages import choose_state, split_averages
-from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, without_ignored
-from xnorinfer.converters.checkpointtree import Contents, ModuleFacts, StateDict, describe, load_leaf, walk
+from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse, without_ignored
+from xnorinfer.converters.checkpointtree import (
+    NOWHERE,
+    Contents,
+    Leaf,
+    ModuleFacts,
+    StateDict,
+    describe,
+    load_leaf,
+    shape_of,
+    type_of,
+    walk,
+)
 from xnorinfer.converters.graph import read_graph
+from xnorinfer.converters.numbered import read_numbered
 from xnorinfer.converters.onnxfile import OnnxGraph
 from xnorinfer.converters.safetensorsfile import is_safetensors, load_safetensors
 from xnorinfer.converters.statedict import BREVITAS_WAY, brevitas_problems, group, strip_wrappers
@@ -101,7 +113,7 @@ def read_contents(source: str, about: str, root: Any, options: ConvertOptions) -
     except SourceError as error:
         raise SourceError(f"{about}: {error}") from None
     if not contents.states:
-        _require_states(contents, root, about)
+        return _read_list(source, about, contents, root, options)
     state = choose_state(contents, options, notes, about)
     _remark_objects(contents, notes)
     return read_state(source, about, state, options, notes, ordered=True)
@@ -131,9 +143,26 @@ def read_state(source: str, about: str, state: StateDict, options: ConvertOption
     return assemble(source, about, parts, options, defaults, notes, problems, grouped.leading)
 
 
-def _require_states(contents: Contents, root: Any, about: str) -> None:
-    """Raise SourceError for a checkpoint without any state dict."""
-    raise SourceError(f"{about} holds {describe(root)} without any state dict (names and matrices) in it")
+def _read_list(source: str, about: str, contents: Contents, root: Any, options: ConvertOptions) -> Reading:
+    """Arrays in a list, which have numbers instead of names.  Raises SourceError where there is no such list."""
+    lists: dict[str, list[tuple[str, Leaf]]] = {}
+    others: list[tuple[str, Leaf, str]] = []
+    for name, leaf, reason in contents.others:
+        above, _, last = name.rpartition(".")
+        if last.isdigit() and reason == NOWHERE:
+            lists.setdefault(above, []).append((name, leaf))
+        else:
+            others.append((name, leaf, reason))
+    found = {above: leaves for above, leaves in lists.items() if any(len(shape_of(leaf)) == 2 for _, leaf in leaves)}
+    if len(found) != 1:
+        raise SourceError(f"{about} holds {describe(root)} without any state dict (names and matrices) in it")
+    ((above, leaves),) = found.items()
+    others += [(name, leaf, NOWHERE) for key, some in lists.items() if key != above for name, leaf in some]
+    notes = Notes()
+    notes.tensors += [TensorUse(name, shape_of(leaf), type_of(leaf), reason, ignored=True) for name, leaf, reason in others]
+    _remark_objects(contents, notes)
+    tensors = sorted((load_leaf(name, leaf) for name, leaf in leaves), key=lambda tensor: natural_key(tensor.name))
+    return read_numbered(source, about, without_ignored(tensors, options, notes), options, notes, [], DEFAULTS)
 
 
 def _remark_objects(contents: Contents, notes: Notes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -278,11 +279,155 @@ def write_zip(path: Path, entries: dict[str, bytes], compression: int = zipfile.
     return path
 
 
-def test_pickled_objects_are_refused(tmp_path: Path) -> None:
+def test_objects_without_numbers(tmp_path: Path) -> None:
     path = tmp_path / "net.npz"
     np.savez(path, np.array([{"a": 1}], object), allow_pickle=True)
-    with pytest.raises(SourceError, match="pickled Python objects"):
+    with pytest.raises(SourceError, match="holds dict without any state dict"):
         read_source(path)
+    layers = checkpoints.random_layers(WIDTHS, 5, inv_std=True)
+    arrays = dict(zip(map("arr_{}".format, range(18)), checkpoints.lasagne_arrays(layers), strict=True))
+    np.savez(path, **arrays, none=np.array(None))  # type: ignore[arg-type]
+    reading = read_source(path)
+    assert every_tensor_once(reading, {*arrays, "none"})
+    assert len(norms_of(reading)) == 3
+
+
+@pytest.mark.parametrize("name", ["net.npy", "net.npz", "net.pkl"])
+def test_dicts_and_lists_that_are_pickled(tmp_path: Path, name: str) -> None:
+    """np.save of a dict, an object array in an .npz, pickle.dump; names of one's own, numbers, documented names."""
+    layers = checkpoints.random_layers(WIDTHS, 5)
+    wanted = reference.forward(read_source(write(tmp_path / "s.npz", checkpoints.state_arrays(layers)), OPTIONS).net, pixels())
+    own: dict[str, Any] = {}
+    for number, layer in enumerate(layers):
+        own |= {f"W{number}": layer.weight.T, f"b{number}": layer.bias, f"gamma{number}": layer.gamma}
+        own |= {f"beta{number}": layer.beta, f"mean{number}": layer.mean, f"var{number}": layer.variance}
+    keys = ("weight", "bias", "gamma", "beta", "mean", "variance")
+    numbered = [np.asarray(getattr(layer, key)) for layer in layers for key in keys]
+    for content in (checkpoints.state_arrays(layers), own, numbered, {"epoch": 1, "net": own}, {"weights": numbered}):
+        reading = read_source(write(tmp_path / name, content), OPTIONS)
+        np.testing.assert_array_equal(reference.forward(reading.net, pixels()), wanted)
+        assert not any("would run" in warning for warning in reading.warnings)
+
+
+OPTIONS = ConvertOptions(profile="ge-zero", input=RAW, bn_epsilon=1e-5)
+
+
+def write(path: Path, content: Any) -> Path:
+    if path.suffix == ".pkl":
+        path.write_bytes(pickle.dumps(content))
+    elif path.suffix == ".npy":
+        holder = np.empty((), object)
+        holder[()] = content
+        np.save(path, holder)
+    elif isinstance(content, dict) and all(isinstance(value, np.ndarray | np.generic) for value in content.values()):
+        np.savez(path, **content)
+    else:
+        holder = np.empty(1, object)
+        holder[0] = content
+        np.savez(path, content=holder)
+    return path
+
+
+NAMING = {
+    "fc1w": lambda n, role: f"fc{n}{role[0]}" if role in ("weight", "bias") else f"bn{n}_{role}",
+    "W1": lambda n, role: {"weight": f"W{n}", "bias": f"b{n}"}.get(role, f"{role}{n}"),
+    "w_1": lambda n, role: f"{role}_{n}",
+    "layer1/kernel": lambda n, role: f"layer{n}/kernel" if role == "weight" else f"layer{n}/{role}",
+    "fc1.kernel": lambda n, role: f"fc{n}.kernel" if role == "weight" else f"fc{n}.{role}",
+    "moving": lambda n, role: f"l{n}_moving_{role}" if role in ("mean", "variance") else f"l{n}_{role}",
+}
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["out_in", "in_out"])
+@pytest.mark.parametrize("naming", NAMING)
+def test_names_of_ones_own(tmp_path: Path, naming: str, turned: bool) -> None:
+    layers = checkpoints.random_layers(WIDTHS, 5)
+    wanted = reference.forward(read_source(write(tmp_path / "s.npz", checkpoints.state_arrays(layers)), OPTIONS).net, pixels())
+    arrays: dict[str, Any] = {}
+    for number, layer in enumerate(layers, start=1):
+        for role in ("weight", "bias", "gamma", "beta", "mean", "variance"):
+            array = np.asarray(getattr(layer, role))
+            arrays[NAMING[naming](number, role)] = array.T if turned and array.ndim == 2 else array
+    reading = read_source(write(tmp_path / "net.npz", arrays), OPTIONS)
+    np.testing.assert_array_equal(reference.forward(reading.net, pixels()), wanted)
+    assert every_tensor_once(reading, set(arrays))
+
+
+def test_axes_that_nothing_tells_are_refused(tmp_path: Path) -> None:
+    layers = checkpoints.random_layers((12, 12, 12), 5)
+    arrays = {f"W{n}": layer.weight for n, layer in enumerate(layers)}
+    with pytest.raises(NetworkError, match=r"cannot be told.*layout = ") as error:
+        read_source(write(tmp_path / "net.npz", arrays))
+    assert len(error.value.problems) == 1
+    for layout in ("in_out", "out_in"):
+        text = f'profile = "ge-zero"\nlayout = "{layout}"\n[input]\nrange = [0, 255]\n'
+        text += '[[layers]]\nweight = "W0"\nactivation = "sign"\n[[layers]]\nweight = "W1"\n'
+        first = dense_of(read_source(tmp_path / "net.npz", ConvertOptions(net=text)))[0]
+        np.testing.assert_array_equal(first.latent, arrays["W0"].T if layout == "in_out" else arrays["W0"])
+
+
+# ---------------------------------------------------------------- the order of numbered arrays
+
+
+def numbers(layers: Any, *roles: str, turned: bool = True) -> list[Any]:
+    found = []
+    for layer in layers:
+        arrays = [getattr(layer, role) for role in roles]
+        found += [array.T if array.ndim == 2 and turned else array for array in arrays if array is not None]
+    return found
+
+
+KERAS = ("weight", "bias", "gamma", "beta", "mean", "variance")
+
+
+@pytest.mark.parametrize(("bias", "affine"), [(True, True), (False, True), (False, False)])
+def test_keras_lists_are_not_lasagnes(tmp_path: Path, bias: bool, affine: bool) -> None:
+    layers = checkpoints.random_layers((60, 50, 40, 10), 3, bias=bias, affine=affine)
+    for layer in layers:
+        layer.variance = (np.asarray(layer.variance) + 5).astype(np.float32)
+    path = checkpoints.write_npz(tmp_path / "net.npz", *numbers(layers, *KERAS))
+    reading = read_source(path, ConvertOptions(input=RAW))
+    assert [norm.form for norm in norms_of(reading)] == ["tf"] * 3
+    assert any("in the order of Keras' get_weights" in warning for warning in reading.warnings)
+    x = np.random.default_rng(0).integers(0, 256, (50, 60), dtype=np.uint8)
+    scores, closest = checkpoints.decide(layers, x, epsilon=1e-3)
+    if closest > 1e-6:
+        np.testing.assert_allclose(reference.forward(reading.net, x), scores, rtol=1e-4, atol=1e-4)
+    for mine, theirs in zip(norms_of(reading), layers, strict=True):
+        np.testing.assert_array_equal(mine.variance, theirs.variance)
+        assert (mine.gamma is None) == (theirs.gamma is None)
+        if affine:
+            np.testing.assert_array_equal(mine.gamma, theirs.gamma)
+
+
+def test_lists_of_pytorch(tmp_path: Path) -> None:
+    layers = checkpoints.random_layers(WIDTHS, 3)
+    state = list(checkpoints.state_arrays(layers).values())
+    reading = read_source(checkpoints.write_npz(tmp_path / "net.npz", *state), OPTIONS)
+    named = read_source(write(tmp_path / "s.npz", checkpoints.state_arrays(layers)), OPTIONS)
+    np.testing.assert_array_equal(reference.forward(reading.net, pixels()), reference.forward(named.net, pixels()))
+    assert sum(use.ignored for use in reading.tensors) == 3
+
+
+def test_scaled_weights_leave_it_to_gammas(tmp_path: Path) -> None:
+    """With H = Glorot the sums have variances around 1, and inv_std is around 1, too."""
+    rng = np.random.default_rng(1)
+    layers = checkpoints.random_layers(WIDTHS, 3, inv_std=True)
+    for layer in layers:
+        neurons = layer.weight.shape[0]
+        layer.inv_std = layer.variance = rng.uniform(0.8, 1.2, neurons).astype(np.float32)
+        layer.gamma = rng.uniform(0.7, 1.3, neurons).astype(np.float32)
+        layer.beta = (0.3 * rng.standard_normal(neurons)).astype(np.float32)
+    lasagne = read_source(checkpoints.write_npz(tmp_path / "a.npz", *checkpoints.lasagne_arrays(layers)))
+    assert all(norm.inv_std is not None for norm in norms_of(lasagne))
+    keras = read_source(checkpoints.write_npz(tmp_path / "b.npz", *numbers(layers, *KERAS)))
+    assert all(norm.variance is not None for norm in norms_of(keras))
+    for layer in layers:
+        layer.beta = layer.gamma
+    with pytest.raises(NetworkError, match=r"can be Lasagne's .* or Keras'") as error:
+        read_source(checkpoints.write_npz(tmp_path / "c.npz", *numbers(layers, *KERAS)))
+    assert len(error.value.problems) == 1
+    assert_resolvable(error.value)
 
 
 def test_claimed_sizes_are_checked_before_allocation(tmp_path: Path) -> None:
@@ -328,7 +473,7 @@ def test_flipped_byte(tmp_path: Path) -> None:
 
 def test_unknown_names(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="holds kernel: neither numbered arrays"):
-        read_source(checkpoints.write_npz(tmp_path / "net.npz", kernel=np.ones((3, 3))))
+        read_source(checkpoints.write_npz(tmp_path / "net.npz", kernel=np.ones(3)))
 
 
 def test_text_arrays(tmp_path: Path) -> None:
