@@ -23,12 +23,12 @@ from xnorinfer.converters.base import (
     ConvertOptions,
     Notes,
     Reading,
-    Remark,
     default_warning,
     function_named,
     glorot,
     net_line,
 )
+from xnorinfer.converters.evidence import weigh
 from xnorinfer.converters.latents import SCALES, centred, magnitude
 from xnorinfer.errors import NetworkError, OptionError
 from xnorinfer.netspec import (
@@ -172,22 +172,23 @@ def assemble(
             layers.extend(_float_layer(part, index, notes))
         else:
             h = _magnitude(part, options)
-            _remark_latents(part, h, profile_name, guessed, notes, clipped=not (options.center or options.scale_by))
             layers.append(Dense(part.name, part.weight, part.rule or profile.weights, h, part.bias, part.scale))
         layers.extend(_layer(follower, options, defaults) for follower in part.followers)
         hidden = index + 1 < len(parts)
         if hidden and (not parts[index + 1].is_float or parts[index + 1].activation == "sign"):
             layers.append(Sign(f"{part.name}.sign", parts[index + 1].sign_rule or profile.activations))
     _judge_norms(parts, notes, problems)
+    _remark_latents(parts, options, profile_name, guessed, notes)
     _assume_h(parts, options, notes)
     _assume_epsilon(parts, options, defaults, notes)
     mapping = options.input or defaults.input
     notes.assumptions.append(Assumption(INPUT, mapping.describe(), "option" if options.input else defaults.input_origin))
-    if options.input is None and defaults.input_warning:
-        notes.warnings.append(Remark(defaults.input_warning, INPUT))
     net = NetSpec(mapping, tuple(layers), profile_name)
     if parts:
-        problems.extend(_with_way_out(problem) if described else problem for problem in net.check())
+        stated = [part.name for part in parts if part.explicit]
+        unsaid = defaults.input_warning if options.input is None else None
+        found = weigh(net, options, notes, stated, input_warning=unsaid)
+        problems.extend(_with_way_out(problem) if described else problem for problem in found)
     elif not problems:
         problems.append("it holds no dense layer" + net_line('[[layers]] weight = "..."'))
     reading = Reading(source, net, tuple(notes.tensors), tuple(notes.assumptions), tuple(notes.warnings))
@@ -390,34 +391,57 @@ def _tie_signs(x: F32, rule: Rule) -> dict[str, int]:
     return counts
 
 
-def _remark_latents(part: LayerPart, h: float, profile: str, is_default: bool, notes: Notes, *, clipped: bool) -> None:
-    """Warn where a latent's sign hangs on the profile that nobody chose, and where latents that are clipped contradict H."""
-    if part.weight.ndim != 2 or not np.isfinite(part.weight).all() or not h > 0:
-        return
-    on_ties = _on_ties(part.weight, h)
-    mine = _tie_signs(on_ties, PROFILES[profile].weights)
-    ties = mine["+1"] + mine["-1"] + mine["0"]
-    if is_default and ties:
-        others: dict[str, list[str]] = {}
-        for name, other in PROFILES.items():
-            theirs = _tie_signs(on_ties, other.weights)
-            if theirs != mine and theirs["0"] == 0:
-                others.setdefault(_list_signs(theirs), []).append(name)
-        elsewhere = "; ".join(f"{what} under {', '.join(names)}" for what, names in others.items())
-        notes.warnings.append(
-            f"{part.name}: {ties} of {part.weight.size} latents lie on the tie and become {_list_signs(mine)} "
-            f"under {profile}" + (f" (but {elsewhere}); --profile decides" if elsewhere else "")
-        )
+def _remark_latents(parts: Sequence[LayerPart], options: ConvertOptions, profile: str, is_default: bool, notes: Notes) -> None:
+    """Warn where signs of latents hang on the profile that nobody chose, and where latents that are clipped contradict H."""
+    known = [
+        (part, h)
+        for part in parts
+        if not part.is_float
+        and part.weight.ndim == 2
+        and np.isfinite(part.weight).all()
+        and (h := _magnitude(part, options)) > 0
+    ]
+    if is_default:
+        _remark_ties(known, profile, notes)
     # A source that says H itself may leave latents where they are: Larq does not clip unless told to.
-    largest = (
-        0.0 if part.h == h or not clipped or not part.weight.size else max(float(part.weight.max()), -float(part.weight.min()))
-    )
-    if largest > np.float32(h):
-        beyond = int((part.weight > np.float32(h)).sum()) + int((part.weight < -np.float32(h)).sum())
+    clipped = not (options.center or options.scale_by)
+    beyond = [(part, h) for part, h in known if clipped and part.h != h and _largest(part.weight) > np.float32(h)]
+    if beyond:
+        count = sum(int((p.weight > np.float32(h)).sum()) + int((p.weight < -np.float32(h)).sum()) for p, h in beyond)
+        largest = max(_largest(part.weight) for part, _ in beyond)
+        magnitudes = ", ".join(dict.fromkeys(f"{h:g}" for _, h in beyond))
         notes.warnings.append(
-            f"{part.name}: {beyond} latents are larger than H = {h:g} (up to {largest:g}); training that clips to -H..H leaves "
-            "none, so check --h"
+            f"{_names(beyond)}: {count} latents are larger than H = {magnitudes} (up to {largest:g}); training that clips to "
+            "-H..H leaves none, so check --h"
         )
+
+
+def _largest(weight: F32) -> float:
+    return max(float(weight.max()), -float(weight.min())) if weight.size else 0.0
+
+
+def _remark_ties(known: Sequence[tuple[LayerPart, float]], profile: str, notes: Notes) -> None:
+    """One warning for all layers: latents on the tie, and what each profile makes of them."""
+    on_ties = [(part, h, x) for part, h in known if (x := _on_ties(part.weight, h)).size]
+    if not on_ties:
+        return
+    tied = [(part, h) for part, h, _ in on_ties]
+    values = np.concatenate([x for *_, x in on_ties])
+    mine = _tie_signs(values, PROFILES[profile].weights)
+    others: dict[str, list[str]] = {}
+    for name, other in PROFILES.items():
+        theirs = _tie_signs(values, other.weights)
+        if theirs != mine and not theirs["0"]:
+            others.setdefault(_list_signs(theirs), []).append(name)
+    elsewhere = "; ".join(f"{what} under {', '.join(names)}" for what, names in others.items())
+    notes.warnings.append(
+        f"{_names(tied)}: {values.size} of {sum(part.weight.size for part, _ in tied)} latents lie on the tie and become "
+        f"{_list_signs(mine)} under {profile}" + (f" (but {elsewhere}); --profile decides" if elsewhere else "")
+    )
+
+
+def _names(layers: Sequence[tuple[LayerPart, float]]) -> str:
+    return ", ".join(part.name for part, _ in layers)
 
 
 def _list_signs(counts: dict[str, int]) -> str:

@@ -41,6 +41,8 @@ class ConvertOptions:
     before_norm: the function between each hidden layer's sum and its BatchNorm (see `function_named`).
     center: binary weights are the signs of the latents minus each neuron's mean over its inputs.
     scale_by: the magnitude of binary weights, a name in `latents.SCALES`, of the latents as they are binarized.
+    answered: answers of the trained network are at hand (`expectation`) and prove a reading; what the file's statistics say
+        against it is a warning.
     max_memory: what may be made of the file, in bytes (see `budget`).  Says nothing about the network, so it is not recorded.
     """
 
@@ -57,6 +59,7 @@ class ConvertOptions:
     center: bool = False
     scale_by: ScaleBy | None = None
     state: str | None = None
+    answered: bool = False
     max_memory: int | None = None
 
     def __post_init__(self) -> None:
@@ -89,6 +92,8 @@ class ConvertOptions:
             raise OptionError(f"center {self.center!r} must be True or False")
         if self.scale_by is not None and (not isinstance(self.scale_by, str) or self.scale_by not in SCALES):
             raise OptionError(f"scale_by {self.scale_by!r} is none of {', '.join(SCALES)}")
+        if not isinstance(self.answered, bool):
+            raise OptionError(f"answered {self.answered!r} must be True or False")
         require_memory_option(self.max_memory)
 
     def to_json(self) -> dict[str, Any]:
@@ -103,7 +108,7 @@ class ConvertOptions:
         for name in _SEQUENCES:
             if getattr(self, name):
                 given[name] = list(getattr(self, name))
-        for name in ("ema", "center"):
+        for name in ("ema", "center", "answered"):
             if getattr(self, name):
                 given[name] = True
         return given

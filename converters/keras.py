@@ -35,8 +35,8 @@ DEFAULTS = Defaults(
     "no config says BatchNorm's epsilon: Keras's default 1e-3 is used; ports of BinaryNet have 1e-6 or "
     "1e-4, so check --bn-epsilon",
     input_warning=(
-        "the file does not say how pixels enter the network: -1..1 is used, as in Larq's examples (x/127.5 - 1); Keras scripts "
-        "that divide by 255 need --input-range 0:1"
+        "the file does not say how pixels enter the network: -1..1 is used, as in Larq's examples (x/127.5 - 1); scripts that "
+        "divide by 255 need --input-range=0:1"
     ),
 )
 

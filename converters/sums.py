@@ -21,6 +21,9 @@ F64 = NDArray[np.float64]
 
 #: Neurons that are looked at in one layer: enough to judge it, and a layer of millions of weights costs no more than this.
 NEURONS = 1024
+#: Inputs and neurons of a layer below which statistics prove nothing; of a first layer, whose inputs can be anything, more.
+FEWEST_INPUTS, FEWEST_NEURONS = 10, 8
+FEWEST_FIRST = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +40,13 @@ class Sums:
     def first(self) -> bool:
         """Whether the layer reads the inputs of the network."""
         return self.before is None
+
+    @property
+    def telling(self) -> bool:
+        """Whether the layer is large enough for its statistics to say anything."""
+        if self.first:
+            return min(self.depth, self.neurons) >= FEWEST_FIRST
+        return self.depth >= FEWEST_INPUTS and self.neurons >= FEWEST_NEURONS
 
     @property
     def neurons(self) -> int:

@@ -56,10 +56,7 @@ DEFAULTS = Defaults(
     "torch",
     1e-5,
     "torch.nn.BatchNorm1d's default, not stored in state dicts",
-    input_warning=(
-        "the file does not say how pixels enter the network: -1..1 is used; scripts that follow BinaryNet.pytorch use "
-        "--input-normalize 0.1307:0.3081"
-    ),
+    input_warning="the file does not say how pixels enter the network: -1..1 is used",
 )
 
 _SUFFIXES = (".pt", ".pt2", ".pth", ".tar", ".ckpt", ".bin", ".pkl", ".pickle")

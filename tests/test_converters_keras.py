@@ -154,7 +154,7 @@ def test_what_the_config_says(committed: Path) -> None:
     assert {what: origin for what, origin in origins(larq).items() if origin != "file"} == {"input": "default"}
     assert any("softmax" in a.value and "left out" in a.value for a in larq.assumptions)
     assert len(larq.warnings) == 1
-    assert "--input-range 0:1" in larq.warnings[0]
+    assert "--input-range=0:1" in larq.warnings[0]
     port = read_source(committed / "port3.keras")
     assert port.net.profile == "keras-round"
     glorot = float(np.float32(np.sqrt(1.5 / (12 + 9))))

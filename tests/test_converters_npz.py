@@ -136,7 +136,7 @@ def test_named_layout_inv_std_scale_and_stored_epsilon(tmp_path: Path) -> None:
     layers = checkpoints.random_layers(WIDTHS, 11, inv_std=True)
     arrays = checkpoints.named_arrays(layers)
     del arrays["1.bn.inv_std"]
-    arrays |= {"1.bn.var": np.ones(33, np.float32), "1.bn.epsilon": np.array(2e-5), "0.scale": np.full(16, 0.5, np.float32)}
+    arrays |= {"1.bn.var": np.full(33, 14, np.float32), "1.bn.epsilon": np.array(2e-5), "0.scale": np.full(16, 0.5, np.float32)}
     reading = read_source(checkpoints.write_npz(tmp_path / "net.npz", **arrays))
     first, second, third = norms_of(reading)
     assert (first.form, second.form, third.form) == ("lasagne", "tf", "lasagne")

@@ -80,7 +80,7 @@ def convert(
     from xnorinfer.conversion import convert_file
     from xnorinfer.converters import read_source
 
-    chosen, path = _options(options), Path(source)
+    chosen, path = _options(options | {"answered": expect is not None}), Path(source)
 
     def read(other: ConvertOptions) -> Reading:
         return read_source(path, other)
@@ -123,7 +123,7 @@ def from_torch(
     from xnorinfer import budget
     from xnorinfer.torchmodule import convert_torch
 
-    chosen, name = _options(options), type(module).__name__
+    chosen, name = _options(options | {"answered": True}), type(module).__name__
     with budget.unlimited(name):
         conversion, chosen, read = convert_torch(module, name, chosen, example)
         return _model(conversion, name, chosen, read, expect, strict, threads, kernel)
@@ -150,7 +150,7 @@ def from_keras(
     from xnorinfer import budget
     from xnorinfer.live import convert_keras
 
-    chosen, name = _options(options), type(model).__name__
+    chosen, name = _options(options | {"answered": True}), type(model).__name__
     with budget.unlimited(name):
         conversion, read = convert_keras(model, name, chosen, example)
     return _model(conversion, name, chosen, read, expect, strict, threads, kernel)

@@ -200,6 +200,7 @@ def command(
         state=state,
         net=None if net_file is None else read_net_file(net_file),
         ignore=tuple(ignore),
+        answered=expect is not None,
         max_memory=max_memory,
     )
     if output is not None:

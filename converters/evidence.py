@@ -1,0 +1,136 @@
+"""The file's own evidence for and against a reading: what its weights and BatchNorm's statistics show.
+
+A reading guesses what a file does not say.  What contradicts it beyond doubt is a problem, with the option that would answer
+it; less is a warning.  What an option or a net.toml says is taken, with a warning.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+from xnorinfer.converters.base import INPUT, Assumption, ConvertOptions, Notes, Origin, Remark
+from xnorinfer.converters.evidencefirst import hint, judge_first
+from xnorinfer.converters.evidencesums import judge_sums, spread, support, untrained
+from xnorinfer.converters.evidenceweights import are_bits, is_halved, is_ternary, judge_weights, one_magnitude
+from xnorinfer.converters.finding import BETWEEN, WEIGHTS, Finding
+from xnorinfer.converters.sums import Sums, sums_of
+from xnorinfer.netspec import BatchNorm, Dense, NetSpec
+
+#: Deviations from chance at which predicted means bear out the order of layers and what stands between them.
+BORNE_OUT = 5.0
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a file shows.  problems refuse, warnings do not; sums: the layers with statistics, in order.
+
+    borne_out: whether statistics bear the reading out: sums of the right size in every such layer.
+    """
+
+    problems: tuple[str, ...]
+    warnings: tuple[Remark, ...]
+    sums: tuple[Sums, ...]
+    borne_out: bool
+
+    @property
+    def first(self) -> Sums | None:
+        """The first layer, where it has statistics."""
+        return next((sums for sums in self.sums if sums.first), None)
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the means of layers are those that the BatchNorm before each predicts."""
+        return self.borne_out and support(self.sums) >= BORNE_OUT
+
+
+def judge(net: NetSpec, options: ConvertOptions, *, stated: Collection[str] = (), lenient: bool = False) -> Evidence:
+    """The evidence of a valid network (`NetSpec.check`).
+
+    stated: names of layers whose kind, and what stands around them, the file says itself, a graph for example; only their
+    inputs are judged.  lenient: nothing is refused, as a net.toml says everything.
+    """
+    guessed = [layer for layer in net.layers if isinstance(layer, Dense) and layer.name not in stated]
+    layers = tuple(sums for sums in sums_of(net) if sums.telling)
+    findings = [*judge_weights(guessed, net.profile)]
+    about_sums = [*judge_sums([sums for sums in layers if sums.layer.name not in stated])]
+    findings += about_sums
+    first = next((sums for sums in layers if sums.first), None)
+    if first is not None and not any(finding.proof for finding in about_sums):
+        findings += judge_first(first, net.input)
+    problems = [finding for finding in findings if finding.proof and not lenient and not _answered(finding, options)]
+    warnings = [finding for finding in findings if finding not in problems]
+    judged = [sums for sums in layers if not untrained(sums)]
+    return Evidence(
+        tuple(finding.text for finding in problems),
+        tuple(Remark(finding.text, finding.about) for finding in warnings),
+        layers,
+        bool(judged) and not any(finding.about != INPUT for finding in findings) and all(spread(sums) > 0.1 for sums in judged),
+    )
+
+
+def _answered(finding: Finding, options: ConvertOptions) -> bool:
+    """Whether an option that decides it was given."""
+    return any(getattr(options, name) not in (None, False) for name in finding.answers)
+
+
+#: What `NetSpec.check` says of latents that torch.sign makes 0.
+_ZEROS = "latent weights are exactly 0"
+
+
+def weigh(
+    net: NetSpec,
+    options: ConvertOptions,
+    notes: Notes,
+    stated: Collection[str] = (),
+    *,
+    input_warning: str | None = None,
+    lenient: bool = False,
+) -> list[str]:
+    """Check a network, judge it, and note what is assumed about it, with what supports that.  Returns all problems.
+
+    stated, lenient: as for `judge`.  input_warning: said where nothing says how inputs enter, with what statistics leave.
+    """
+    checked = net.check()
+    if any(_ZEROS not in problem for problem in checked):
+        return checked
+    evidence = judge(net, options, stated=stated, lenient=lenient or options.answered)
+    dense = [layer for layer in net.layers if isinstance(layer, Dense) and layer.name not in stated]
+    problems = [*evidence.problems, *_about_zeros(checked, dense)]
+    notes.warnings.extend(evidence.warnings)
+    if input_warning is not None and not any(warning.about == INPUT for warning in evidence.warnings):
+        notes.warnings.append(Remark(f"{input_warning}; {hint(evidence.first)}", INPUT))
+    if not lenient and dense:
+        _assume(net, dense, evidence, options, notes)
+    return problems
+
+
+def _about_zeros(problems: Sequence[str], layers: Sequence[Dense]) -> Iterator[str]:
+    """Without those about weights that are bits or ternary, of which no tie rule makes a network."""
+    for problem in problems:
+        layer = next((one for one in layers if problem.startswith(f"{one.name}: ")), None)
+        if layer is None or not (are_bits(layer.latent) or is_ternary(layer.latent)):
+            halved = layer is not None and is_halved(layer.latent)
+            yield problem + ("; its numbers are exact in 16 bits: convert the checkpoint of 32 bits" if halved else "")
+
+
+def _assume(net: NetSpec, dense: Sequence[Dense], evidence: Evidence, options: ConvertOptions, notes: Notes) -> None:
+    """What every reading of tensors alone takes for granted."""
+    measured = {sums.layer.name for sums in evidence.sums} if evidence.borne_out else set()
+    guessed = [layer for layer in dense if layer.name not in measured and not one_magnitude(layer.latent)]
+    origin: Origin = "default" if guessed else "statistics" if measured else "file"
+    names = ", ".join(layer.name for layer in dense)
+    notes.assumptions.append(Assumption(WEIGHTS, f"{names}: the signs of their weights count", origin))
+    between: Origin = "statistics" if any(not sums.last for sums in evidence.sums) and evidence.borne_out else "default"
+    if len(dense) > 1:
+        notes.assumptions.append(Assumption(BETWEEN, "BatchNorm alone; the next layer reads signs", between))
+    # A small layer's statistics show nothing, but a layer without any could be anything.
+    followed = {layer.name for layer, after in itertools.pairwise(net.layers) if isinstance(after, BatchNorm)}
+    unseen = [layer.name for layer in guessed if layer.name not in followed]
+    if unseen and followed and not evidence.problems:
+        text = (
+            f"{', '.join(unseen)}: no BatchNorm follows, and nothing else in the file shows that only the signs of these "
+            f"weights count; where they are ordinary numbers, --float-layer {unseen[-1]} says so"
+        )
+        notes.warnings.append(Remark(text, WEIGHTS))

@@ -1,0 +1,120 @@
+"""What weights themselves say against a reading as latent numbers whose signs count: bits, ternary weights, float layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from xnorinfer.converters.base import TIE_PROFILE
+from xnorinfer.converters.finding import WEIGHTS, Finding
+from xnorinfer.netspec import F32, Dense, Rule
+
+#: Share of weights that are exactly 0 from which on a layer is ternary: training leaves none, a spoiled or halved copy few.
+TERNARY = 0.05
+#: Rules that make -1 of 0.
+_MINUS_AT_ZERO: tuple[Rule, ...] = ("gt", "round-even")
+#: Weights below which a layer proves nothing, and zeros.
+FEWEST, FEWEST_ZEROS = 32, 16
+
+
+def judge_weights(layers: Sequence[Dense], profile: str) -> Iterator[Finding]:
+    """Everything that the weights of binary layers contradict, where nothing but a default says what they are."""
+    bits = [layer for layer in layers if are_bits(layer.latent)]
+    if bits:
+        swapped = [layer for layer in bits if layer.rule not in _MINUS_AT_ZERO]
+        yield Finding(
+            f"{_named(bits)}: all weights are 0 or 1",
+            "they are bits, 1 for +1 and 0 for -1" + (f", and {profile} would make +1 of both" if swapped else ""),
+            'a net.toml (--net) can say `values = "bits"`, and --profile gt-zero takes them so',
+            WEIGHTS,
+            proof=bool(swapped),
+        )
+    others = [layer for layer in layers if layer not in bits]
+    empty = [layer for layer in others if layer.latent.size >= FEWEST and not layer.latent.any()]
+    if empty:
+        yield Finding(
+            f"{_named(empty)}: all weights are 0",
+            "the layer was never trained, or its weights are stored elsewhere",
+            "a net.toml (--net) can say `weight = ...`",
+            WEIGHTS,
+            proof=True,
+        )
+    others = [layer for layer in others if layer not in empty]
+    ternary = [layer for layer in others if is_ternary(layer.latent)]
+    if ternary:
+        shares = ", ".join(f"{zeros_of(layer.latent):.0%} of {layer.name}'s" for layer in ternary)
+        yield Finding(
+            f"{shares} weights are exactly 0",
+            "the network is ternary (or its weights were pruned), which one bit cannot hold",
+            "no tie rule makes another network of it; a binary one has to be trained",
+            WEIGHTS,
+            proof=True,
+        )
+    others = [layer for layer in others if layer not in ternary]
+    yield from _halved(others, profile)
+    yield from _ordinary(others)
+
+
+def _named(layers: Sequence[Dense]) -> str:
+    return ", ".join(layer.name for layer in layers)
+
+
+def are_bits(latent: F32) -> bool:
+    """Whether weights are 0 and 1, both."""
+    return latent.size >= FEWEST and bool(((latent == 0) | (latent == 1)).all() and latent.any() and not latent.all())
+
+
+def zeros_of(latent: F32) -> float:
+    """Share of weights that are exactly 0."""
+    return float((latent == 0).mean()) if latent.size else 0.0
+
+
+def is_ternary(latent: F32) -> bool:
+    """Whether so many weights are exactly 0 that they are meant; of those that are all 0, nothing is."""
+    return zeros_of(latent) >= TERNARY and int((latent == 0).sum()) >= FEWEST_ZEROS
+
+
+def one_magnitude(latent: F32) -> bool:
+    """Whether weights are all of one magnitude, so binarized already."""
+    first = np.abs(latent.flat[0]) if latent.size else np.float32(0)
+    return bool(first > 0 and (np.abs(latent) == first).all())
+
+
+def _halved(layers: Sequence[Dense], profile: str) -> Iterator[Finding]:
+    """Zeros of numbers that were float16 or bfloat16 for a while: small latents lost their sign."""
+    found = [layer for layer in layers if (layer.latent == 0).any() and is_halved(layer.latent)]
+    if found:
+        count = sum(int((layer.latent == 0).sum()) for layer in found)
+        yield Finding(
+            f"{_named(found)}: {count:,} weights are exactly 0 in a copy of 16 bits",
+            "they were small numbers whose signs are lost in it",
+            f"{profile} makes one sign of all of them; convert the checkpoint of 32 bits",
+            TIE_PROFILE,
+        )
+
+
+def is_halved(latent: F32) -> bool:
+    """Whether numbers are all exact in 16 bits, although they are many."""
+    if latent.size < FEWEST or np.unique(latent.ravel()[:4096]).size <= 3:
+        return False
+    with np.errstate(over="ignore"):
+        half = bool((latent.astype(np.float16).astype(np.float32) == latent).all())
+    return half or not (np.ascontiguousarray(latent).view(np.uint32) & 0xFFFF).any()
+
+
+def _ordinary(layers: Sequence[Dense]) -> Iterator[Finding]:
+    """Weights that are not binarized beside some that are."""
+    done = [layer for layer in layers if layer.latent.size >= FEWEST and one_magnitude(layer.latent)]
+    ordinary = [layer for layer in layers if not one_magnitude(layer.latent)]
+    if not done or not ordinary:
+        return
+    options = " ".join(f"--float-layer {layer.name}" for layer in ordinary)
+    verb = "is" if len(ordinary) == 1 else "are"
+    yield Finding(
+        f"the weights of {_named(done)} are exactly -1 and +1 (times one number), those of {_named(ordinary)} are not",
+        f"{_named(ordinary)} {verb} not binarized: ordinary float layers, which can only be the last ones",
+        f'{options} says so; a net.toml (--net) can say `kind = "binary"`',
+        WEIGHTS,
+        proof=True,
+    )
