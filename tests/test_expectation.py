@@ -55,8 +55,8 @@ class Meaning:
     after: Callable[[Array], Array] = keep
 
 
-def arrays(seed: int, *, zeros: bool = False) -> dict[str, Array]:
-    """The named layout of `converters.npz`, with small variances so that every guess matters."""
+def arrays(seed: int, *, zeros: bool = False, plausible: bool = False) -> dict[str, Array]:
+    """The named layout of `converters.npz`, with small variances so that every guess matters; plausible: those of sums."""
     rng = np.random.default_rng(seed)
     found: dict[str, Array] = {}
     for index, (depth, neurons) in enumerate(itertools.pairwise(WIDTHS)):
@@ -65,7 +65,7 @@ def arrays(seed: int, *, zeros: bool = False) -> dict[str, Array]:
             latent[rng.random(latent.shape) < 0.1] = 0
         found[f"{index}.weight"] = np.clip(latent, -1, 1).astype(np.float32)
         found[f"{index}.bn.mean"] = (rng.normal(size=neurons) * 2).astype(np.float32)
-        found[f"{index}.bn.var"] = rng.uniform(0.0005, 0.004, neurons).astype(np.float32)
+        found[f"{index}.bn.var"] = (rng.uniform(0.0005, 0.004, neurons) * (10000 if plausible else 1)).astype(np.float32)
         found[f"{index}.bn.gamma"] = rng.normal(size=neurons).astype(np.float32)
         found[f"{index}.bn.beta"] = (rng.normal(size=neurons) * 20).astype(np.float32)
     return found
@@ -130,8 +130,8 @@ CASES = {
 }  # fmt: skip
 
 
-def write(folder: Path, meaning: Meaning, *, zeros: bool = False, seed: int = 5) -> tuple[Path, Path]:
-    net = arrays(seed, zeros=zeros)
+def write(folder: Path, meaning: Meaning, *, zeros: bool = False, seed: int = 5, plausible: bool = False) -> tuple[Path, Path]:
+    net = arrays(seed, zeros=zeros, plausible=plausible)
     x = np.random.default_rng(seed).integers(0, 256, (ROWS, WIDTHS[0]), dtype=np.uint8)
     np.savez(folder / "net.npz", **net)
     answers = scores(net, meaning, x).astype(np.float32)
@@ -326,7 +326,7 @@ def test_python(tmp_path: Path) -> None:
 
 
 def test_verify_does_not_hold_where_the_network_gives_other_classes(tmp_path: Path) -> None:
-    source, expected = write(tmp_path, Meaning(entering=normalized))
+    source, expected = write(tmp_path, Meaning(entering=normalized), plausible=True)
     fine("convert", source, "-o", tmp_path / "m", "--profile", "ge-zero")
     result = run("verify", tmp_path / "m", source, "--rows", 9, "--expect", expected)
     assert result.exit_code == 1
