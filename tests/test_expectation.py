@@ -67,7 +67,7 @@ def arrays(seed: int, *, zeros: bool = False, plausible: bool = False) -> dict[s
         found[f"{index}.bn.mean"] = (rng.normal(size=neurons) * 2).astype(np.float32)
         found[f"{index}.bn.var"] = (rng.uniform(0.0005, 0.004, neurons) * (10000 if plausible else 1)).astype(np.float32)
         found[f"{index}.bn.gamma"] = rng.normal(size=neurons).astype(np.float32)
-        found[f"{index}.bn.beta"] = (rng.normal(size=neurons) * 20).astype(np.float32)
+        found[f"{index}.bn.beta"] = (rng.normal(size=neurons) * (1 if plausible else 20)).astype(np.float32)
     return found
 
 
