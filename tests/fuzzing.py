@@ -364,8 +364,7 @@ class ModelTarget(Target):
     def attempt(self, rng: random.Random, folder: Path) -> str:
         if rng.random() < 0.7:
             return super().attempt(rng, folder)
-        with bounded_time():
-            return self._forge(rng, folder)
+        return self._forge(rng, folder)
 
     def _forge(self, rng: random.Random, folder: Path) -> str:
         """A file whose digests an adversary made right: refused as malformed, or run within its own memory."""
@@ -391,7 +390,8 @@ class ModelTarget(Target):
         except (XnorinferError, ValueError, TypeError):  # e.g. NaN in the provenance
             return "no forgery"
         try:
-            loaded = modelfile.load(path)
+            with bounded_memory(len(data)), bounded_time():
+                loaded = modelfile.load(path)
         except ModelFileError as error:
             raise Defect(f"a file that was just saved is refused: {error}") from None
         if loaded.depth * max(layer.neurons for layer in loaded.layers) < 1 << 20:

@@ -6,16 +6,21 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
+import coverage_corpus
+import fuzz_coverage
 import fuzzing
 import numpy as np
 import pytest
 from fuzz_targets import TARGETS
 
-from xnorinfer import modelfile
+from xnorinfer import budget, modelfile
 from xnorinfer.converters import SOURCES, read_source
 from xnorinfer.converters.base import ConvertOptions
 from xnorinfer.converters.containers import open_container
@@ -35,15 +40,60 @@ COUNTS = {
 }
 
 
-@pytest.mark.parametrize("name", TARGETS)
-def test_mutated_files(tmp_path: Path, name: str) -> None:
+def target_of(name: str) -> fuzzing.Target:
     if name.startswith("torch"):
         pytest.importorskip("torch")
     if name == "keras":
         pytest.importorskip("h5py")
-    outcomes = fuzzing.run(TARGETS[name](), 1_000_000, COUNTS.get(name, 600), tmp_path)
+    return TARGETS[name]()
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_mutated_files(tmp_path: Path, name: str) -> None:
+    outcomes = fuzzing.run(target_of(name), 1_000_000, COUNTS.get(name, 600), tmp_path)
     assert sum(outcomes.values()) == COUNTS.get(name, 600)
     assert len(outcomes) > 1, outcomes  # some rejected, and the harness really reads
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_what_coverage_guided_fuzzing_found(tmp_path: Path, name: str) -> None:
+    """The inputs that `fuzz_coverage.py` kept, and what it is told of them: each within its bounds."""
+    target = target_of(name)
+    inputs = coverage_corpus.kept(name)
+    if not inputs:
+        pytest.skip(f"no corpus of {name} is kept yet")
+    outcomes = {target.bounded(coverage_corpus.files_of(target, data), tmp_path, unchecked=True)[0] for data in inputs}
+    assert len(outcomes) > 1
+
+
+def test_coverage_guided_fuzzing_runs() -> None:
+    pytest.importorskip("atheris")
+    command = [sys.executable, fuzz_coverage.__file__, "--reader", "safetensors", "--seconds", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"safetensors: [1-9]\d* inputs, [1-9]\d* edges", done.stdout)
+
+
+def test_bounds_of_time_and_memory(tmp_path: Path) -> None:
+    """Failures of the harness itself: what takes long, or much, is a defect, also where a reader has an error for it."""
+
+    class Greedy(fuzzing.Target):
+        def reading(self, path: Path) -> None:
+            what = path.read_bytes()
+            if what == b"time":
+                while True:
+                    pass
+            if what == b"memory":
+                np.ones(300_000_000, np.uint8)
+            if what == b"error":
+                with budget.memory_errors("it"):
+                    np.ones(1 << 50, np.uint8)
+
+    target = Greedy("npz", [{"a": b""}])
+    for what, message in {"time": "of the processor", "memory": "allowed are 200,000", "error": "may not take"}.items():
+        with pytest.raises(fuzzing.Defect, match=message):
+            target.bounded({"a": what.encode()}, tmp_path)
+    target.bounded({"a": b"nothing"}, tmp_path)
 
 
 def test_every_source_is_fuzzed() -> None:

@@ -163,6 +163,10 @@ MALFORMED = [
     (set_header("layers", []), MalformedModelError, "names is no list of 0 strings"),
     (set_header("provenance", []), MalformedModelError, "provenance"),
     (set_header("provenance", {"source": "forged"}), DigestError, "header_digest"),
+    (set_header("provenance", {"a": float("nan")}), MalformedModelError, r"is not JSON \(it holds NaN\)"),
+    (set_header("provenance", {"a": float("-inf")}), MalformedModelError, r"is not JSON \(it holds -Infinity\)"),
+    (set_header("provenance", {"a": 10**400}), DigestError, "header_digest"),
+    (set_header("input", {"kind": "pixels", "slope": 10**400, "intercept": 0, "divisor": 1}), MalformedModelError, "finite"),
     (set_header("content_digest", "0" * 64), DigestError, "content_digest"),
     (drop_header("input_bits"), MalformedModelError, "header fields"),
     (set_header("input_bits", "yes"), MalformedModelError, "neither true nor false"),
@@ -239,7 +243,7 @@ def test_malformed_input_bits(tmp_path: Path, key: str, value: np.ndarray, messa
         load(tmp_path / "m")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "nonsense", "{", '"x"', "[" * 100_000])
+@pytest.mark.parametrize("text", ["", "[]", "nonsense", "{", '"x"', "[" * 100_000, '{"a": 1e999}', '{"a": ' + "1" * 5000 + "}"])
 def test_odd_headers(tmp_path: Path, text: str) -> None:
     write(tmp_path / "m", text, {"a": np.zeros(1, np.float32)})
     with pytest.raises(MalformedModelError):

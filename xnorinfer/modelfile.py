@@ -116,9 +116,11 @@ def load(path: str | Path, *, mapped: bool = False) -> PackedModel:
     path = Path(path)
     text, tensors = _read_container(path, mapped)
     try:
-        header = json.loads(text)
-    except (ValueError, RecursionError):
-        raise MalformedModelError(f"{path}: its header is not JSON") from None
+        header = json.loads(text, parse_constant=_no_number, parse_float=_finite)
+        _canonical(header)
+    except (ValueError, RecursionError) as error:
+        reason = f" ({error})" if isinstance(error, _NumberError) else ""
+        raise MalformedModelError(f"{path}: its header is not JSON{reason}") from None
     if not isinstance(header, dict) or not isinstance(header.get("format_version"), int):
         raise MalformedModelError(f"{path}: its header has no format version")
     if header["format_version"] < 1 or isinstance(header["format_version"], bool):
@@ -161,6 +163,19 @@ def _no_model(path: Path, error: Exception) -> str:
     if kind is None:
         return f"not an xnorinfer model, or truncated ({error})"
     return f"not an xnorinfer model, but {kind}; convert a checkpoint first: xnorinfer convert {path} -o MODEL.safetensors"
+
+
+class _NumberError(ValueError):
+    """A number that JSON does not have, or float64 does not hold."""
+
+
+def _no_number(text: str) -> float:
+    raise _NumberError(f"it holds {text}")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_number(text[:40])
 
 
 def _read_container(path: Path, mapped: bool = False) -> tuple[str, dict[str, NDArray[Any]]]:

@@ -8,6 +8,7 @@ operation, is in `reference`.  Nothing here knows bits.
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -141,21 +142,30 @@ def input_to_json(mapping: InputMapping) -> dict[str, Any]:
     return {"kind": mapping.kind, **fields}
 
 
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond float64
+        return False
+
+
 def input_from_json(data: Any) -> InputMapping:
     """The mapping that `input_to_json` wrote.  Raises OptionError on anything else."""
     kinds: dict[str, type[Any]] = {"pixels": PixelInput, "threshold": ThresholdInput, "signs": SignInput, "reals": RealInput}
     if not isinstance(data, dict) or str(data.get("kind")) not in kinds:  # str: a list cannot be looked up
-        raise OptionError(f"input mapping {data!r} is none of {', '.join(kinds)}")
+        raise OptionError(f"input mapping {reprlib.repr(data)} is none of {', '.join(kinds)}")
     kind = kinds[data["kind"]]
     wanted = [name for name in kind.__dataclass_fields__ if name != "kind"]
     values = {name: data.get(name) for name in wanted}
-    numeric = all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values.values())
+    numeric = all(isinstance(v, int | float) and not isinstance(v, bool) and _is_finite(v) for v in values.values())
     if set(data) != {"kind", *wanted} or not numeric:
-        raise OptionError(f"input mapping {data!r} needs exactly the finite numbers {', '.join(wanted) or '(none)'}")
+        raise OptionError(
+            f"input mapping {reprlib.repr(data)} needs exactly the finite numbers {', '.join(wanted) or '(none)'}"
+        )
     if kind is ThresholdInput and not isinstance(values["threshold"], int):
         raise OptionError(f"input threshold {values['threshold']!r} is not a whole number")
     if kind is PixelInput and (not values["slope"] or not values["divisor"]):
-        raise OptionError(f"input mapping {data!r} has a zero slope or divisor")
+        raise OptionError(f"input mapping {reprlib.repr(data)} has a zero slope or divisor")
     mapping: InputMapping = kind(**values)
     return mapping
 
