@@ -265,6 +265,15 @@ def test_what_is_changed_after_a_plan_was_made() -> None:
     assert all(nets.same(got, expected) for got, expected in zip(plan.trace(x), want, strict=True))
 
 
+def test_the_network_of_a_model_is_read_only() -> None:
+    """Else what is saved would be another network than the one that runs."""
+    loaded = Model(model(), threads=1)
+    for name, array in loaded.packed.tensors():
+        with pytest.raises(ValueError, match="read-only"):
+            array[...] = 0
+        assert not array.flags.writeable, name
+
+
 @pytest.mark.parametrize("threads", [0, -1, 1.5, "2", 1 << 40, None])
 def test_numbers_of_threads(threads: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     if threads is None:

@@ -32,12 +32,12 @@ class Model:
         from xnorinfer.plan import Plan
 
         self._asked = (threads, kernel)
-        self._packed = packed
         self._plan: Plan = Plan(packed, threads=threads, kernel=kernel)
+        self._packed = self._plan.packed
 
     @property
     def packed(self) -> PackedModel:
-        """The portable network: bits, limits, steps."""
+        """The portable network: bits, limits, steps; its arrays are read-only: what runs was copied from them."""
         return self._packed
 
     @property

@@ -205,7 +205,8 @@ class PackedModel:
             return [str(error)]
 
     def plain(self) -> PackedModel:
-        """The same network in objects of its own: classes of this module, arrays of numpy's own class over the same memory.
+        """The same network in objects of its own: classes of this module, read-only arrays of numpy's own class over the same
+        memory.
 
         What is changed in the parts of this one later, but for values in arrays, does not reach it.  Raises MalformedModelError
         for parts that are something else.
@@ -238,9 +239,11 @@ def _require_type(where: str, value: object, *types: type) -> None:
 
 def _plain(what: str, array: Any) -> NDArray[Any]:
     try:
-        return plain(array, what)
+        same = plain(array, what)
     except ArrayError as error:
         raise MalformedModelError(str(error)) from None
+    same.flags.writeable = False
+    return same
 
 
 def _plain_layer(index: int, layer: Any) -> PackedLayer:

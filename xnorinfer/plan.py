@@ -122,6 +122,11 @@ class Plan:
         return self._kernel.name
 
     @property
+    def packed(self) -> PackedModel:
+        """The model as it was checked, its arrays read-only."""
+        return self._packed
+
+    @property
     def threads(self) -> int:
         """Number of threads that a run may use."""
         return self._threads
