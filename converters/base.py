@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeGuard, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from xnorinfer.netspec import (
     PixelInput,
     input_from_json,
     input_to_json,
+    is_finite_number,
 )
 
 
@@ -67,9 +68,11 @@ class ConvertOptions:
             raise OptionError(f"format {self.format!r} is no name of a format")
         if self.profile is not None and (not isinstance(self.profile, str) or self.profile not in PROFILES):
             raise OptionError(f"profile {self.profile!r} is none of {', '.join(PROFILES)}")
-        if self.bn_epsilon is not None and not (_is_number(self.bn_epsilon) and self.bn_epsilon >= 0):
+        if self.bn_epsilon is not None and not (is_finite_number(self.bn_epsilon) and self.bn_epsilon >= 0):
             raise OptionError(f"BatchNorm epsilon {self.bn_epsilon!r} is not a finite number, 0 or above")
-        if self.h is not None and not (self.h == "glorot" if isinstance(self.h, str) else _is_number(self.h) and self.h > 0):
+        if self.h is not None and not (
+            self.h == "glorot" if isinstance(self.h, str) else is_finite_number(self.h) and self.h > 0
+        ):
             raise OptionError(f"H {self.h!r} is neither a finite number above 0 nor 'glorot'")
         if self.input is not None and not isinstance(self.input, InputMapping):
             raise OptionError(
@@ -134,12 +137,6 @@ _SEQUENCES = ("float_layers", "ignore")
 
 def _are_texts(value: object) -> bool:
     return isinstance(value, tuple) and all(isinstance(one, str) for one in value)
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
-    return abs(value) < 1 << 1023  # no infinity, no nan, and no integer that is none as a float
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from xnorinfer.converters.keras_quantizers import Quantizer
-from xnorinfer.netspec import Elementwise, Hardtanh
+from xnorinfer.netspec import Elementwise, Hardtanh, is_finite_number
 
 #: They fall somewhere: what comes out does not say on which side of a threshold the sum was.
 _FALLING = ("swish", "silu", "gelu", "mish", "hardswish", "hardsilu", "softshrink", "tanhshrink", "hardshrink")
@@ -63,6 +62,6 @@ def number(value: Any) -> float | None:
     if isinstance(value, dict):
         inner = value.get("config")
         value = inner.get("value") if isinstance(inner, dict) else value.get("value")
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    if is_finite_number(value):
         return float(value)
     return None

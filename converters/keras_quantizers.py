@@ -7,17 +7,16 @@ QKeras (https://github.com/google/qkeras, qkeras/quantizers.py) writes them as o
 from __future__ import annotations
 
 import ast
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal
 
 import numpy as np
 
 from xnorinfer.converters.keras_config import class_name
 from xnorinfer.converters.latents import magnitude
-from xnorinfer.netspec import F32, Rule
+from xnorinfer.netspec import F32, Rule, is_finite_number
 
 #: Scales that are computed from a kernel, neuron by neuron.
 ScaleKind = Literal["magnitude", "auto", "auto_po2"]
@@ -150,7 +149,7 @@ def signs(found: Quantizer, *, kernel: bool) -> Signs | None:
         return Signs("ge", "magnitude")
     if name in _REFUSED:
         bits = settings.get("bits", settings.get("k_bit"))
-        reason = _REFUSED[name] + (f" ({bits} bits)" if _is_number(bits) and _MANY in _REFUSED[name] else "")
+        reason = _REFUSED[name] + (f" ({bits} bits)" if is_finite_number(bits) and _MANY in _REFUSED[name] else "")
         zero_one = _REFUSED[name] == _ZERO_ONE
         raise Unsupported(reason, _READS if zero_one and not kernel else None, hopeless=not zero_one)
     if name in ("binary", "stochasticbinary"):
@@ -184,7 +183,7 @@ def _alpha(alpha: Any, *, kernel: bool) -> float | ScaleKind:
         if not kernel:
             raise Unsupported(f"with alpha {alpha!r} scales by a mean over the batch, which is for kernels")
         return "auto" if alpha == "auto" else "auto_po2"
-    if not (_is_number(alpha) and alpha > 0):
+    if not (is_finite_number(alpha) and alpha > 0):
         raise Unsupported(f"has the alpha {alpha!r}, needed is a number above 0, 'auto' or 'auto_po2'")
     return float(np.float32(alpha))
 
@@ -215,7 +214,7 @@ def quantized_bias(value: Any, bias: F32) -> F32:
     bits, integer = found.settings.get("bits", 8), found.settings.get("integer", 0)
     alpha, negative = found.settings.get("alpha"), bool(found.settings.get("keep_negative", True))
     whole = all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n <= 24 for n in (bits, integer))
-    if found.name != "quantizedbits" or not whole or not (alpha is None or _is_number(alpha)):
+    if found.name != "quantizedbits" or not whole or not (alpha is None or is_finite_number(alpha)):
         raise Unsupported("is no quantized_bits with numbers as settings")
     if found.settings.get("qnoise_factor", 1.0) != 1:
         raise Unsupported("mixes in unquantized values (qnoise_factor)")
@@ -232,7 +231,3 @@ def quantized_bias(value: Any, bias: F32) -> F32:
     if alpha is not None:
         result = np.float32(alpha) * result
     return np.asarray(bias + (-bias + result), np.float32)
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

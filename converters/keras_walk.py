@@ -9,7 +9,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +31,7 @@ from xnorinfer.converters.keras_quantizers import (
     signs,
 )
 from xnorinfer.converters.keras_weights import BIAS, KERNEL, NORM_ROLES, Weights
-from xnorinfer.netspec import F32, Elementwise, InputMapping, PixelInput, RealInput, Rule, ThresholdInput
+from xnorinfer.netspec import F32, Elementwise, InputMapping, PixelInput, RealInput, Rule, ThresholdInput, is_finite_number
 
 #: Keras's own default, for configs that do not say.
 EPSILON = 1e-3
@@ -204,7 +204,7 @@ class Walk:
         scale, offset = layer.config.get("scale"), layer.config.get("offset", 0.0)
         if self._current is not None or self._front or self._signed:
             self._refuse(f"{layer} stands behind other layers; only the input can be rescaled", "steps = [{mul = ...}]")
-        elif not (_is_number(scale) and _is_number(offset)):
+        elif not (is_finite_number(scale) and is_finite_number(offset)):
             what = f"{layer}: scale {scale!r} and offset {offset!r} must be single numbers"
             self._refuse(what, "[input] range = [LOW, HIGH]")
         else:
@@ -221,7 +221,7 @@ class Walk:
         if found is None:
             return
         epsilon = layer.config.get("epsilon", EPSILON)
-        if not _is_number(epsilon):
+        if not is_finite_number(epsilon):
             self._refuse(f"{layer}: epsilon {epsilon!r} is no number", "epsilon = 1e-3")
             return
         quantizers = [f"{key} {identify(layer.config[key])}" for key in _NORM_QUANTIZERS if layer.config.get(key) is not None]
@@ -346,7 +346,7 @@ class Walk:
         h = layer.config.get("H", layer.config.get("h"))
         if isinstance(h, str) and h.lower() == "glorot":
             return glorot(part.depth, part.neurons)
-        if h is not None and not (_is_number(h) and h > 0):
+        if h is not None and not (is_finite_number(h) and h > 0):
             self.problems.append(f"{layer}: H is {h!r}, needed is a number above 0 or 'Glorot'; --h says it")
             return None
         return None if h is None else float(np.float32(h))
@@ -469,10 +469,6 @@ class Walk:
             self._wide.append(str(layer))
         elif policy not in (None, "float32"):
             self.problems.append(f"{layer} computes in {policy}; networks in float32 can be converted")
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _divisor_of(scale: float) -> tuple[float, float] | None:

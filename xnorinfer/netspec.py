@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 import reprlib
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,11 +143,9 @@ def input_to_json(mapping: InputMapping) -> dict[str, Any]:
     return {"kind": mapping.kind, **fields}
 
 
-def _is_finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number beyond float64
-        return False
+def is_finite_number(value: object) -> TypeGuard[int | float]:
+    """Whether it is an int or float (no bool) that is finite as a float: JSON may hold integers of any size."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def input_from_json(data: Any) -> InputMapping:
@@ -157,8 +156,7 @@ def input_from_json(data: Any) -> InputMapping:
     kind = kinds[data["kind"]]
     wanted = [name for name in kind.__dataclass_fields__ if name != "kind"]
     values = {name: data.get(name) for name in wanted}
-    numeric = all(isinstance(v, int | float) and not isinstance(v, bool) and _is_finite(v) for v in values.values())
-    if set(data) != {"kind", *wanted} or not numeric:
+    if set(data) != {"kind", *wanted} or not all(map(is_finite_number, values.values())):
         raise OptionError(
             f"input mapping {reprlib.repr(data)} needs exactly the finite numbers {', '.join(wanted) or '(none)'}"
         )
