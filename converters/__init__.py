@@ -19,6 +19,7 @@ from xnorinfer.converters.onnx import OnnxSource
 from xnorinfer.converters.onnxfile import data_files
 from xnorinfer.converters.otherfiles import describe
 from xnorinfer.converters.tf1 import Tf1Source, checkpoint_files, find_checkpoint
+from xnorinfer.converters.tflite import TfliteSource
 from xnorinfer.converters.torch import TorchSource, from_torch_module
 from xnorinfer.errors import OptionError, SourceError
 
@@ -35,7 +36,15 @@ __all__ = [
 ]
 
 #: Every kind of checkpoint, in the order in which they are asked whether a file is theirs.
-SOURCES: tuple[Source, ...] = (NpzSource(), TorchSource(), Tf1Source(), BnnPynqSource(), OnnxSource(), KerasSource())
+SOURCES: tuple[Source, ...] = (
+    NpzSource(),
+    TorchSource(),
+    Tf1Source(),
+    BnnPynqSource(),
+    OnnxSource(),
+    TfliteSource(),
+    KerasSource(),
+)
 
 
 def read_source(path: str | Path, options: ConvertOptions | None = None) -> Reading:

@@ -51,7 +51,8 @@ def is_frozen(path: Path) -> bool:
 
 def by_graph_alone(options: ConvertOptions) -> bool:
     """Whether no option says of layers and signs what the graph says."""
-    return not (options.float_layers or options.ema or options.h or options.bn_epsilon is not None)
+    others = (options.float_layers, options.ema, options.h, options.before_norm, options.center, options.scale_by)
+    return not any(others) and options.bn_epsilon is None
 
 
 def read_frozen_graph(source: str, path: Path, options: ConvertOptions) -> Reading:

@@ -108,6 +108,12 @@ def _tf() -> Target:
     return FolderTarget("tf", [*seeds, *saved.seeds], unchecked=without_crc)
 
 
+def _tflite() -> Target:
+    with tarfile.open(DATA / "tf" / "tflite.tar.xz") as archive:
+        content = {entry.name: archive.extractfile(entry).read() for entry in archive if entry.name.endswith(".tflite")}  # type: ignore[union-attr]
+    return Target("tflite", [{name: content[name]} for name in ("larq_conv.tflite", "larq_mixed.tflite", "relu.tflite")])
+
+
 class FolderTarget(Target):
     """Of a SavedModel the folder is given, of others the first file."""
 
@@ -251,6 +257,7 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "tf": _tf,
     "bnnpynq": _bnnpynq,
     "onnx": _onnx,
+    "tflite": _tflite,
     "keras": _keras,
     "model": _model,
     "net": _net,

@@ -21,7 +21,8 @@ _INFERENCE = ("test", "eval", "infer", "predict")
 def open_tf1(path: Path, reading: Reading, options: ConvertOptions) -> Program:
     """Raises NotRunnable and MissingExtraError."""
     prefix = find_checkpoint(path)
-    assert prefix is not None, "it has been read"
+    if prefix is None:
+        raise NotRunnable("it is a frozen graph, which names neither its input nor its scores")
     meta = prefix.with_name(f"{prefix.name}.meta")
     if not meta.is_file():
         raise NotRunnable(f"there is no graph {meta.name} beside it")

@@ -1,0 +1,302 @@
+"""`.tflite` files, of TensorFlow's converter and of Larq's (Larq Compute Engine), read without TensorFlow.
+
+A file is one graph of operators; they become the nodes of `graph`.  Larq's own (larq_compute_engine/mlir/ir/lce_ops.td):
+
+    LceQuantize      signs as bits, 32 in a word, 1 for values below 0
+    LceDequantize    bits as -1 and +1
+    LceBconv2d       a convolution of bits; of one place alone (1x1 on 1x1) it is a dense layer.  What follows is a clamp, and a
+                     multiplication and an addition for each channel, or a comparison of the sum with a threshold
+
+Layers of Keras's Dense are FULLY_CONNECTED with weights of -s and +s: the converters put BatchNorm's scale into them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer import budget
+from xnorinfer.converters.arrays import RawTensor, element_count
+from xnorinfer.converters.base import Assumption, ConvertOptions, Reading
+from xnorinfer.converters.flatbuffer import MalformedError, Table, flex_map
+from xnorinfer.converters.graph import read_graph
+from xnorinfer.converters.onnxfile import Attribute, OnnxGraph, OnnxNode
+from xnorinfer.errors import NetworkError, SourceError
+
+MAGIC = b"TFL3"
+
+#: TensorType -> dtype; others hold no numbers that a network here can use.
+_DTYPES = {0: "<f4", 1: "<f2", 2: "<i4", 3: "|u1", 4: "<i8", 6: "|b1", 7: "<i2", 9: "|i1", 10: "<f8"}
+_QUANTIZED = (3, 7, 9)
+#: BuiltinOperator -> ONNX's name, where both mean the same.
+_ONNX = {
+    **{0: "Add", 18: "Mul", 41: "Sub", 42: "Div", 8: "Floor", 14: "Sigmoid", 19: "Relu", 25: "Softmax", 28: "Tanh"},
+    **{47: "Exp", 50: "LogSoftmax", 54: "PRelu", 55: "Max", 57: "Min", 56: "ArgMax", 58: "Less", 59: "Neg", 61: "Greater"},
+    **{62: "GreaterOrEqual", 63: "LessOrEqual", 64: "Where", 123: "Where", 71: "Equal", 75: "Sqrt", 78: "Pow", 101: "Abs"},
+    **{116: "Round", 158: "Sign", 3: "Conv", 4: "Conv", 17: "MaxPool", 1: "AveragePool", 74: "ReduceSum", 40: "ReduceMean"},
+    **{22: "Flatten", 43: "Flatten", 70: "Flatten", 86: "Not", 84: "Or", 85: "And"},
+}
+_CAST, _CONVOLUTION, _FULLY_CONNECTED, _CUSTOM, _RELU6, _RELU_N1, _LEAKY = 53, 3, 9, 32, 21, 20, 98
+_SHAPED = (22, 43, 70)  # RESHAPE, SQUEEZE, EXPAND_DIMS
+#: Operators with an activation of their own -> its field in their options.
+_FUSED = {0: 0, 18: 0, 41: 0, 42: 0, _FULLY_CONNECTED: 0, _CONVOLUTION: 3}
+_ACTIVATIONS: dict[int, tuple[str, dict[str, Attribute]]] = {
+    1: ("Relu", {}),
+    2: ("Clip", {"min": -1.0, "max": 1.0}),
+    3: ("Clip", {"min": 0.0, "max": 6.0}),
+    4: ("Tanh", {}),
+    5: ("Sign", {}),
+}
+_LARQ = ("LceQuantize", "LceBsign", "LceDequantize", "LceBconv2d")
+_LARQ_ACTIVATIONS = {"NONE": 0, "RELU": 1, "RELU_N1_TO_1": 2, "RELU6": 3}
+WORD = 32
+
+
+class TfliteSource:
+    """TensorFlow Lite's files."""
+
+    name = "tflite"
+    meaning = "TensorFlow Lite model (.tflite), of TensorFlow's or Larq's converter"
+
+    def sniff(self, path: Path) -> bool:
+        """True for files with TensorFlow Lite's mark, and for those called so."""
+        try:
+            with path.open("rb") as stream:
+                return stream.read(8)[4:] == MAGIC or path.suffix == ".tflite"
+        except OSError:
+            return False
+
+    def read(self, path: Path, options: ConvertOptions) -> Reading:
+        """Read the graph.  Raises SourceError, OptionError or NetworkError."""
+        budget.add_file(path)
+        try:
+            model = _Model(memoryview(path.read_bytes()), path.name)
+            graph = model.graph()
+        except (MalformedError, ValueError, IndexError) as error:
+            raise SourceError(f"{path.name} is damaged, truncated or no TensorFlow Lite model: it {error}") from None
+        reading = read_graph(self.name, graph, path.name, options)
+        if not model.larq:
+            return reading
+        told = Assumption("converted by", "Larq Compute Engine: signs are bits, BatchNorm is folded", "file")
+        return Reading(**{**vars(reading), "assumptions": (told, *reading.assumptions)})
+
+
+class _Model:
+    """One file's main graph."""
+
+    def __init__(self, data: memoryview, about: str) -> None:
+        if bytes(data[4:8]) != MAGIC:
+            raise MalformedError("does not begin as one")
+        self.about = about
+        root = Table.root(data)
+        graphs = root.tables(2)
+        if not graphs:
+            raise MalformedError("holds no graph")
+        self.buffers = root.tables(4)
+        self.codes = [self._code(table) for table in root.tables(1)]
+        self.tensors = graphs[0].tables(0)
+        self.inputs, self.outputs = graphs[0].integers(1), graphs[0].integers(2)
+        self.operators = graphs[0].tables(3)
+        self.constants: dict[str, RawTensor] = {}
+        self.larq = False
+        self._names: dict[int, str] = {}
+        self._taken: set[str] = set()
+
+    @staticmethod
+    def _code(table: Table) -> tuple[int, str]:
+        return max(table.number(0, "b"), table.number(3, "i")), table.text(1)
+
+    def graph(self) -> OnnxGraph:
+        """The nodes of the graph.  Raises MalformedError, and NetworkError for other kinds of networks."""
+        nodes: list[OnnxNode] = []
+        for operator in self.operators:
+            budget.spend_steps(what="reading its graph")
+            index = operator.number(0, "I")
+            if index >= len(self.codes):
+                raise MalformedError(f"has an operator of the unknown kind {index}")
+            nodes += self._nodes(operator, *self.codes[index])
+        names = tuple(self._name(index) for index in self.inputs)
+        return OnnxGraph(tuple(nodes), self.constants, names, tuple(map(self._name, self.outputs)), "tflite")
+
+    # ---------------------------------------------------------------- tensors
+
+    def _tensor(self, index: int) -> Table:
+        if not 0 <= index < len(self.tensors):
+            raise MalformedError(f"uses a tensor {index} that it does not have")
+        return self.tensors[index]
+
+    def _name(self, index: int) -> str:
+        """The name of a tensor, made unique; constants are kept under it."""
+        if index not in self._names:
+            tensor = self._tensor(index)
+            name = tensor.text(3) or f"tensor {index}"
+            while name in self._taken:
+                name += "'"
+            self._names[index] = name
+            self._taken.add(name)
+            array = self._constant(index)
+            if array is not None:
+                self.constants[name] = RawTensor(name, array, str(array.dtype))
+        return self._names[index]
+
+    def _constant(self, index: int) -> NDArray[Any] | None:
+        """The numbers of a tensor; None where they are computed."""
+        tensor = self._tensor(index)
+        buffer = tensor.number(2, "I")
+        if not 0 < buffer < len(self.buffers):
+            return None
+        data = self.buffers[buffer].bytes(0)
+        if not len(data):
+            if self.buffers[buffer].number(1, "Q") > 1:
+                raise MalformedError("keeps its numbers behind the file's tables, as files of more than 2 GB do: not supported")
+            return None
+        shape, kind = tensor.integers(0), tensor.number(1, "b")
+        problem = budget.shape_problem(shape, 8)
+        if problem is not None or kind not in _DTYPES:
+            raise MalformedError(f"has a tensor {index} of {problem or f'the type {kind}, which is not supported'}")
+        dtype = np.dtype(_DTYPES[kind])
+        if len(data) != element_count(shape) * dtype.itemsize:
+            raise MalformedError(f"has a tensor of shape {shape} with {len(data)} bytes")
+        budget.spend_bytes(len(data), f"tensor {index}")
+        return np.frombuffer(data, dtype).reshape(shape)
+
+    def _scalar(self, name: str, value: float) -> str:
+        label = f"{name}: {value:g}"
+        self.constants[label] = RawTensor(label, np.array(value, np.float32), "float32")
+        return label
+
+    # ---------------------------------------------------------------- operators
+
+    def _nodes(self, operator: Table, kind: int, custom: str) -> Iterator[OnnxNode]:
+        inputs, outputs = operator.integers(1), operator.integers(2)
+        if not outputs:
+            raise MalformedError("has an operator that gives nothing")
+        name = self._name(outputs[0])
+        self._require_float(inputs, outputs, custom)
+        options = operator.table(4)
+        fused = options.number(_FUSED[kind], "b") if options is not None and kind in _FUSED else 0
+        if kind == _CUSTOM:
+            yield from self._custom(operator, custom, inputs, name)
+            return
+        result = f"{name} before its activation" if fused else name
+        if kind == _FULLY_CONNECTED:
+            yield self._dense(inputs, result, name)
+        elif kind == _CONVOLUTION and self._one_place(inputs, outputs[0]):
+            label = self._name(inputs[1])
+            filters = self.constants[label].array
+            self.constants[label] = RawTensor(label, filters.reshape(filters.shape[0], -1), str(filters.dtype))
+            yield self._dense(inputs, result, name)
+        elif kind == _CAST:
+            yield OnnxNode("Cast", name, (self._name(inputs[0]),), (result,), {"to": 1})
+        elif kind in (_RELU6, _RELU_N1):
+            yield OnnxNode("Clip", name, (self._name(inputs[0]),), (result,), _ACTIVATIONS[3 if kind == _RELU6 else 2][1])
+        elif kind == _LEAKY:
+            alpha = options.real(0) if options is not None else 0.0
+            yield OnnxNode("LeakyRelu", name, (self._name(inputs[0]),), (result,), {"alpha": float(str(np.float32(alpha)))})
+        else:
+            names = tuple(self._name(index) if index >= 0 else "" for index in inputs[: 1 if kind in _SHAPED else None])
+            yield OnnxNode(_ONNX.get(kind, f"TFLite operator {kind}"), name, names, (result,))
+        yield from self._activation(fused, result, name)
+
+    def _activation(self, fused: int, value: str, name: str) -> Iterator[OnnxNode]:
+        if fused:
+            if fused not in _ACTIVATIONS:
+                raise MalformedError(f"has an activation of the unknown kind {fused}")
+            operation, settings = _ACTIVATIONS[fused]
+            yield OnnxNode(operation, name, (value,), (name,), dict(settings))
+
+    def _require_float(self, inputs: tuple[int, ...], outputs: tuple[int, ...], custom: str) -> None:
+        """Raise NetworkError where values are quantized to several bits."""
+        for index in (*inputs, *outputs):
+            if index >= 0 and self._tensor(index).number(1, "b") in _QUANTIZED and custom not in _LARQ:
+                reason = f"{self._name(outputs[0])} is quantized to several bits, and one bit is needed; only binary networks"
+                raise NetworkError([f"{reason} can be converted"], about=self.about)
+
+    def _dense(self, inputs: tuple[int, ...], result: str, name: str) -> OnnxNode:
+        """FULLY_CONNECTED: weights (neurons, inputs) and a bias."""
+        if len(inputs) < 2:
+            raise MalformedError("has a layer without weights")
+        names = [self._name(index) for index in inputs if index >= 0]
+        return OnnxNode("Gemm", name, tuple(names), (result,), {"transB": 1})
+
+    def _one_place(self, inputs: tuple[int, ...], output: int) -> bool:
+        """Whether a convolution is one of 1x1 on maps of 1x1."""
+        shapes = [self._tensor(index).integers(0) for index in (*inputs[:2], output)]
+        filters = self.constants.get(self._name(inputs[1])) if len(inputs) > 1 else None
+        return filters is not None and all(len(shape) == 4 and shape[1:3] == (1, 1) for shape in shapes)
+
+    # ---------------------------------------------------------------- Larq's
+
+    def _custom(self, operator: Table, custom: str, inputs: tuple[int, ...], name: str) -> Iterator[OnnxNode]:
+        self.larq |= custom in _LARQ
+        if custom in ("LceQuantize", "LceBsign"):
+            yield OnnxNode("BipolarQuant", name, (self._name(inputs[0]), self._scalar(name, 1.0)), (name,))
+        elif custom == "LceDequantize":
+            yield OnnxNode("Identity", name, (self._name(inputs[0]),), (name,))
+        elif custom == "LceBconv2d":
+            yield from self._bconv(flex_map(operator.bytes(5)), inputs, operator.integers(2)[0], name)
+        elif custom.startswith("Lce"):  # LceBMaxPool2d
+            yield OnnxNode("MaxPool", name, tuple(self._name(index) for index in inputs if index >= 0), (name,))
+        else:
+            yield OnnxNode(custom or "custom", name, tuple(self._name(index) for index in inputs if index >= 0), (name,))
+
+    def _bconv(self, options: dict[str, Any], inputs: tuple[int, ...], output: int, name: str) -> Iterator[OnnxNode]:
+        """A binary convolution of one place alone, which is a dense layer."""
+        if len(inputs) != 5:
+            raise MalformedError(f"has a LceBconv2d with {len(inputs)} inputs, needed are 5")
+        words, depth = self._constant(inputs[1]), options.get("channels_in")
+        if words is None or words.ndim != 4 or words.dtype != np.int32 or not isinstance(depth, int):
+            raise MalformedError("has a LceBconv2d whose filter is no array of bits")
+        if not self._one_place(inputs, output):
+            yield OnnxNode("Conv", name, (self._name(inputs[0]), self._name(inputs[1])), (name,))
+            return
+        if not 0 < depth <= words.shape[3] * WORD:
+            raise MalformedError(f"has a LceBconv2d of {depth} channels with {words.shape[3]} words of {WORD} bits")
+        budget.spend_bytes(8 * words.size * WORD, f"the weights of {name}")
+        bits = np.unpackbits(np.ascontiguousarray(words).view(np.uint8).reshape(len(words), -1), axis=1, bitorder="little")
+        signs = np.where(bits[:, :depth], np.float32(-1), np.float32(1))
+        label = self._name(inputs[1])
+        self.constants[label] = RawTensor(label, signs, "int32")
+        value = f"{name}: sum"
+        yield OnnxNode("Gemm", name, (self._name(inputs[0]), label), (value,), {"transB": 1})
+        threshold = inputs[4] if inputs[4] >= 0 else None
+        if threshold is not None:
+            yield from self._threshold(threshold, depth, value, name)
+            return
+        activation = options.get("fused_activation_function", 0)
+        fused = _LARQ_ACTIVATIONS.get(activation, -1) if isinstance(activation, str) else int(activation)
+        if fused and fused not in _ACTIVATIONS:
+            raise MalformedError(f"has a LceBconv2d with the activation {activation}")
+        steps: list[Callable[[str, str], OnnxNode]] = []
+        if fused:
+            operation, settings = _ACTIVATIONS[fused]
+            steps.append(lambda source, target: OnnxNode(operation, target, (source,), (target,), dict(settings)))
+        for index, onnx in zip(inputs[2:4], ("Mul", "Add"), strict=True):
+            if index >= 0:
+                steps.append(self._step(onnx, self._name(index)))
+        for number, step in enumerate(steps):
+            target = name if number == len(steps) - 1 else f"{name}: step {number}"
+            yield step(value, target)
+            value = target
+        if not steps:
+            yield OnnxNode("Identity", name, (value,), (name,))
+
+    @staticmethod
+    def _step(operation: str, constant: str) -> Callable[[str, str], OnnxNode]:
+        return lambda source, target: OnnxNode(operation, target, (source, constant), (target,))
+
+    def _threshold(self, index: int, depth: int, value: str, name: str) -> Iterator[OnnxNode]:
+        """Bits out: 1, which is -1, where the mismatches are more than the threshold."""
+        limits = self._constant(index)
+        if limits is None or limits.dtype.kind != "i":
+            raise MalformedError("has a LceBconv2d with a threshold that is no array of whole numbers")
+        label = self._name(index)
+        # -1 where (depth - sum) / 2 > limit, else +1: +1 where sum >= depth - 2 * limit.
+        bound = np.clip(depth - 2 * limits.astype(np.int64), -depth - 2, depth + 2)
+        self.constants[label] = RawTensor(label, bound.astype(np.float32), "int32")
+        yield OnnxNode("Sub", f"{name}: threshold", (value, label), (f"{name}: beyond",))
+        yield OnnxNode("BipolarQuant", name, (f"{name}: beyond", self._scalar(name, 1.0)), (name,))
