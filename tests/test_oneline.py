@@ -12,7 +12,7 @@ from checkpoints import random_layers, state_arrays
 from command_line import fine, run
 from safetensors.numpy import save_file
 
-from xnorinfer import ccode, modelfile
+from xnorinfer import ccode, certificate, modelfile
 from xnorinfer.converters.netwrite import toml_string
 from xnorinfer.errors import InputError, NetworkError, StrictError
 from xnorinfer.oneline import lines, one_line
@@ -111,6 +111,21 @@ def test_in_a_refusal(forger: Path, tmp_path: Path) -> None:
     result = run("convert", tmp_path / "net.safetensors", "-o", tmp_path / "m.safetensors")
     assert result.exit_code == 2
     assert FORGED in result.stderr
+    assert_harmless(result.output)
+
+
+def test_of_a_certificate_that_somebody_made(forger: Path, tmp_path: Path) -> None:
+    """Its digest is right; what it says of itself is shown as one line."""
+    source, model, path = forger / "net.safetensors", forger / "m.safetensors", tmp_path / "proof.json"
+    fine("verify", model, source, "--certificate", path)
+    made = json.loads(path.read_text(encoding="utf-8"))
+    made["date"] += f"\n{FORGED}"
+    made["comparison"].update(data=f"x\n{FORGED}", data_sha256="0")
+    made["proof"]["layers"][0]["name"] = f"\r{FORGED}"
+    del made["digest"]
+    path.write_text(json.dumps({**made, "digest": certificate._digest(made)}))
+    result = run("verify", model, source, "--check", path)
+    assert FORGED in result.output
     assert_harmless(result.output)
 
 

@@ -129,19 +129,21 @@ def _confirm(name: str, kept: dict[str, Any], fresh: dict[str, Any]) -> bool:
     """Say whether a kept certificate agrees with a fresh one; on stderr, as --json has stdout for itself."""
     from xnorinfer import certificate as document
 
+    def say(text: str) -> None:
+        click.echo(one_line(f"{name}: {text}"), err=True)
+
     found = document.differences(kept, fresh)
     for line in found:
-        click.echo(f"{name}: {one_line(line)}", err=True)
+        say(line)
     for line in document.other_versions(kept, fresh):
-        click.echo(f"{name}: made with another {one_line(line)}", err=True)
+        say(f"made with another {line}")
     compared = kept["comparison"]
     if compared.get("data_sha256") != fresh["comparison"]["data_sha256"]:
-        click.echo(f"{name}: its comparison on {compared.get('data')} was not repeated; --data gives other samples", err=True)
+        say(f"its comparison on {compared.get('data')} was not repeated; --data gives other samples")
     proof = fresh["proof"]
-    click.echo(
-        f"{name}: {'DOES NOT AGREE' if found else 'confirmed'}, {proof['weights']:,} weights and {proof['values']:,} values "
-        f"were compared again; it was written {kept['date']}",
-        err=True,
+    say(
+        f"{'DOES NOT AGREE' if found else 'confirmed'}, {proof['weights']:,} weights and {proof['values']:,} values "
+        f"were compared again; it was written {kept['date']}"
     )
     return not found
 

@@ -36,8 +36,7 @@ def command(every: bool) -> None:
         rows.append([name, what, screen.time_text(time.perf_counter() - begin)])
     screen.table([("kernel", False), ("result", False), ("time", True)], rows)
     reasons = {folder: trusted.reason_against(folder) for folder in store.folders()}
-    screen.say(
-        "kept in the first of these folders that can be written: " + ", ".join(str(f) for f in reasons if not reasons[f])
-    )
+    usable = [str(folder) for folder, reason in reasons.items() if reason is None]
+    screen.say(f"kept in the first of these folders that can be written: {', '.join(usable)}" if usable else "kept nowhere")
     for reason in filter(None, reasons.values()):
         screen.warn(f"not kept there: {reason}")
