@@ -79,6 +79,8 @@ class NotAPickleError(SourceError):
     """The bytes are no whole pickle."""
 
 
+#: Opcodes that are charged together.
+OPCODES = 256
 #: What damaged pickles make the machine and `pickletools` raise.
 _DAMAGE = (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError)
 #: Integers of at most this many bits are their own hash, so that no file can make keys that collide.
@@ -106,11 +108,14 @@ class _Machine:
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
+        self.opcodes = 0
 
     def run(self, data: bytes | BinaryIO) -> Any:
         for opcode, argument, _ in pickletools.genops(data):
             name = opcode.name
-            budget.spend_steps(1, "its pickle")
+            self.opcodes += 1
+            if not self.opcodes % OPCODES:
+                budget.spend_steps(OPCODES // 4, "its pickle")  # most are a byte or two
             if name in _LITERALS:
                 if isinstance(argument, bytes | bytearray | str):
                     budget.spend_bytes(len(argument), "text in its pickle")

@@ -14,7 +14,7 @@ import numpy as np
 
 from xnorinfer.converters.arrays import RawTensor, as_float32, natural_key
 from xnorinfer.converters.assemble import LayerPart, NormPart
-from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, TensorUse, net_line
+from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, TensorUse, ignore_line, net_line
 from xnorinfer.converters.loose import is_loose, loose_modules
 from xnorinfer.converters.pairing import Module, leading_norm, pair, pair_by_names
 from xnorinfer.converters.statenames import from_bits, modules_of, settle
@@ -217,8 +217,9 @@ class _Reader:
             )
         else:
             self.problems.append(
-                f"module {label} ({held}) is no part of a network that is known; where training alone uses it, --ignore leaves "
-                "it out" + net_line("steps = [...]", "scale = ...")
+                f"module {label} ({held}) is no part of a network that is known"
+                + net_line("steps = [...]", "scale = ...")
+                + ignore_line(names[0] if len(names) == 1 else f"'{self.where}{label}.*'")
             )
 
     def _take(self, tensor: RawTensor, use: str) -> F32:

@@ -108,12 +108,17 @@ def read_contents(source: str, about: str, root: Any, options: ConvertOptions) -
     try:
         contents = walk(root)
     except SourceError as error:
-        raise SourceError(f"{about}: {error}") from None
+        raise _about(about, error) from None
     if not contents.states:
         return _read_list(source, about, contents, root, options)
     state = choose_state(contents, options, notes, about)
     _remark_objects(contents, notes)
     return read_state(source, about, state, options, notes, ordered=True)
+
+
+def _about(about: str, error: SourceError) -> SourceError:
+    """The error with the file's name, once."""
+    return error if str(error).startswith(about) else SourceError(f"{about}: {error}")
 
 
 def read_state(source: str, about: str, state: StateDict, options: ConvertOptions, notes: Notes, *, ordered: bool) -> Reading:
@@ -125,7 +130,7 @@ def read_state(source: str, about: str, state: StateDict, options: ConvertOption
     try:
         tensors = [load_leaf(name, leaf) for name, leaf in state.tensors.items()]
     except SourceError as error:
-        raise SourceError(f"{about}: {error}") from None
+        raise _about(about, error) from None
     tensors = without_ignored(tensors, options, notes, state.where)
     grouped = group(tensors, notes, problems, state.where, ordered=ordered, epsilon=options.bn_epsilon)
     parts = grouped.parts
@@ -136,7 +141,7 @@ def read_state(source: str, about: str, state: StateDict, options: ConvertOption
     if state.facts is not None:
         prefix = strip_wrappers(list(state.tensors))
         facts = {path[len(prefix) :]: fact for path, fact in state.facts.items() if path.startswith(prefix)}
-        parts = refine(parts, facts, notes, problems, named=bool(options.float_layers))
+        parts = refine(parts, facts, notes, problems, options)
     return assemble(source, about, parts, options, defaults, notes, problems, grouped.leading)
 
 
@@ -252,5 +257,5 @@ def from_torch_module(module: torch.nn.Module, options: ConvertOptions) -> Readi
         path: ModuleFacts(f"{type(inner).__module__}.{type(inner).__qualname__}", vars(inner))
         for path, inner in module.named_modules(remove_duplicate=False)
     }
-    parts = refine(grouped.parts, facts, notes, problems, named=bool(options.float_layers))
+    parts = refine(grouped.parts, facts, notes, problems, options)
     return assemble(name, name, parts, options, DEFAULTS, notes, problems, grouped.leading)

@@ -11,9 +11,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from xnorinfer.converters.assemble import Activation, LayerPart
-from xnorinfer.converters.base import Assumption, Notes
+from xnorinfer.converters.assemble import Activation, Follower, LayerPart
+from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, function_named
 from xnorinfer.converters.checkpointtree import ModuleFacts, as_mapping
+from xnorinfer.netspec import Elementwise, Function, Hardtanh
 
 #: Layers that do nothing at inference, or nothing that changes which score is largest.
 _PASSIVE = ("Dropout", "AlphaDropout", "Identity", "Flatten", "Softmax", "LogSoftmax")
@@ -23,27 +24,93 @@ _NORM = re.compile(r"torch\.nn\.(modules\.batchnorm\.)?(Sync)?BatchNorm\w*")
 
 
 def refine(
-    parts: Sequence[LayerPart], facts: Mapping[str, ModuleFacts], notes: Notes, problems: list[str], *, named: bool
+    parts: Sequence[LayerPart],
+    facts: Mapping[str, ModuleFacts],
+    notes: Notes,
+    problems: list[str],
+    options: ConvertOptions,
 ) -> list[LayerPart]:
-    """The parts of a network with what its modules say.  named: the user names the float layers."""
+    """The parts of a network with what its modules say."""
     leaves = {path: fact for path, fact in facts.items() if path and not as_mapping(fact.attributes.get("_modules"))}
     inner = [fact for path, fact in facts.items() if as_mapping(fact.attributes.get("_modules"))]
-    _check_activations(leaves, problems)
     sequential = all(fact.kind in _SEQUENTIAL for fact in inner)
     binary = [part.name for part in parts if not _is_plain(leaves.get(part.name))]
-    if parts and not binary and not named:
+    if parts and not binary and not options.float_layers:
         notes.warnings.append(
             "all layers are plain torch.nn.Linear: their weights are taken as latents that are binarized in use; name as float "
             "layers those that are not"
         )
-    return [_refine(part, leaves, bool(binary), sequential, notes) for part in parts]
+    if not sequential:
+        _check_activations(leaves, problems, options)
+    refined = [_refine(part, leaves, bool(binary), notes) for part in parts]
+    return _in_sequence(refined, leaves, notes, problems) if sequential and not problems else refined
+
+
+def _in_sequence(
+    parts: Sequence[LayerPart], leaves: Mapping[str, ModuleFacts], notes: Notes, problems: list[str]
+) -> list[LayerPart]:
+    """The parts with all that stands behind each of them, in order: a torch.nn.Sequential runs its modules one by one."""
+    by_name = {part.name: part for part in parts}
+    norms = {part.norm.name: part.norm for part in parts if part.norm is not None}
+    found: list[LayerPart] = []
+    after: list[Follower] = []
+    signed = False
+    for path, leaf in leaves.items():
+        kind = _activation_kind(leaf)
+        if path in by_name:
+            if found:
+                found[-1] = dataclasses.replace(found[-1], norm=None, after=tuple(after))
+            found.append(dataclasses.replace(by_name[path], activation="sign" if signed else "none"))
+            after, signed = [], False
+            continue
+        function = _function(path, leaf)
+        if kind == "passive" or kind == "loss":
+            continue
+        if signed:
+            problems.append(f"module {path} ({leaf.name}) stands between a sign and the layer that reads it")
+        elif kind == "sign":
+            signed = bool(found)
+        elif path in norms:
+            after.append(norms[path])
+        elif function is not None and found:
+            after.append(function)
+        elif found or kind != "norm":  # else it is the BatchNorm of the inputs
+            problems.append(f"module {path} is a {leaf.name}{_WAY}")
+    if found:
+        found[-1] = dataclasses.replace(found[-1], norm=None, after=tuple(after))
+    value = "all modules, as torch.nn.Sequential runs them"
+    notes.assumptions.append(Assumption("between the layers", value, "file"))
+    return found
+
+
+def _function(path: str, leaf: ModuleFacts) -> Hardtanh | Elementwise | None:
+    """What a module without tensors computes of each value; None for what is not known."""
+    attributes = leaf.attributes
+    if leaf.name in ("Hardtanh", "ReLU6"):
+        low, high = attributes.get("min_val"), attributes.get("max_val")
+        if not isinstance(low, int | float) or not isinstance(high, int | float) or not low < high:
+            return None
+        return Hardtanh(path) if (low, high) == (-1, 1) else Elementwise.clip(path, low, high)
+    if not leaf.kind.startswith("torch.nn."):
+        return Hardtanh(path) if _activation_kind(leaf) == "hardtanh" else None
+    if leaf.name == "LeakyReLU" and isinstance(attributes.get("negative_slope"), int | float):
+        return Elementwise.prelu(path, attributes["negative_slope"])
+    names: dict[str, Function] = {"ReLU": "relu", "Tanh": "tanh", "Sigmoid": "sigmoid"}
+    return Elementwise(path, names[leaf.name]) if leaf.name in names else None
+
+
+#: What can be said about functions whose place in `forward` a file does not tell.
+_WAY = (
+    ": a network of signs and hardtanh -1..1 is needed; --before-norm says which function stands between each hidden sum and "
+    "its BatchNorm, and xnorinfer.from_torch(module) runs the module itself"
+)
 
 
 def _is_plain(fact: ModuleFacts | None) -> bool:
     return fact is not None and fact.kind in _LINEAR
 
 
-def _refine(part: LayerPart, leaves: Mapping[str, ModuleFacts], mixed: bool, sequential: bool, notes: Notes) -> LayerPart:
+def _refine(part: LayerPart, leaves: Mapping[str, ModuleFacts], mixed: bool, notes: Notes) -> LayerPart:
     norm = part.norm
     if norm is not None and norm.name in leaves:
         epsilon = leaves[norm.name].attributes.get("eps")
@@ -53,7 +120,7 @@ def _refine(part: LayerPart, leaves: Mapping[str, ModuleFacts], mixed: bool, seq
     if is_float:
         notes.assumptions.append(Assumption("float layer", f"{part.name}, a plain torch.nn.Linear", "file"))
     before = _activation_before(part.name, leaves)
-    activation: Activation = before if before is not None else "none" if sequential else part.activation
+    activation: Activation = before if before is not None else part.activation
     return dataclasses.replace(part, norm=norm, is_float=is_float, activation=activation)
 
 
@@ -95,8 +162,19 @@ def _activation_kind(leaf: ModuleFacts) -> str:
     return "loss" if kind.endswith("Loss") else "unknown"
 
 
-def _check_activations(leaves: Mapping[str, ModuleFacts], problems: list[str]) -> None:
+def _check_activations(leaves: Mapping[str, ModuleFacts], problems: list[str], options: ConvertOptions) -> None:
     """Modules without tensors whose effect is not known must not be passed over."""
+    said = options.before_norm
     for path, leaf in leaves.items():
-        if _activation_kind(leaf) == "unknown" and not _NORM.fullmatch(leaf.kind):
-            problems.append(f"module {path} is a {leaf.name}: a network of signs and hardtanh -1..1 is needed")
+        if _activation_kind(leaf) != "unknown" or _NORM.fullmatch(leaf.kind):
+            continue
+        function = _function(path, leaf)
+        wanted = None if said is None else function_named(said, path)
+        if function is None or wanted is None or not _equal(function, wanted):
+            problems.append(f"module {path} is a {leaf.name}{_WAY}")
+
+
+def _equal(a: Hardtanh | Elementwise, b: Hardtanh | Elementwise) -> bool:
+    if isinstance(a, Hardtanh) or isinstance(b, Hardtanh):
+        return type(a) is type(b)
+    return a.function == b.function and all((x == y).all() for x, y in zip(a.parameters, b.parameters, strict=True))

@@ -21,7 +21,7 @@ from refusals import assert_resolvable
 from xnorinfer import reference
 from xnorinfer.converters import ConvertOptions, Reading, from_torch_module, read_source
 from xnorinfer.errors import NetworkError, OptionError, SourceError
-from xnorinfer.netspec import BatchNorm, Dense, FloatDense, Hardtanh, Layer, PixelInput, Sign
+from xnorinfer.netspec import BatchNorm, Dense, Elementwise, FloatDense, Hardtanh, Layer, PixelInput, Sign
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -443,19 +443,52 @@ def test_live_float_head_is_recognized(wrap: bool) -> None:
 
 
 def test_live_sequential_activations_are_known() -> None:
-    def build(*before_head: Any) -> Any:
-        return awkward(nn.Sequential(BinarizeLinear(20, 16, True, True), nn.BatchNorm1d(16), *before_head, nn.Linear(16, 5)), 4)
+    def build(*between: Any) -> Any:
+        return awkward(nn.Sequential(BinarizeLinear(20, 16, True, True), *between, nn.Linear(16, 5)), 4)
 
-    for extra, tail in (((nn.Hardtanh(),), [Hardtanh, FloatDense]), ((), [BatchNorm, FloatDense])):
+    x = pixels()
+    norm = nn.BatchNorm1d(16, eps=0.1)
+    for extra, tail in {
+        (norm, nn.Hardtanh()): [BatchNorm, Hardtanh, FloatDense],
+        (norm,): [Dense, BatchNorm, FloatDense],
+        (nn.Hardtanh(-30, 20), norm, nn.Dropout(), nn.Sigmoid()): [Elementwise, BatchNorm, Elementwise, FloatDense],
+        (nn.ReLU(), norm, nn.Hardtanh()): [Elementwise, BatchNorm, Hardtanh, FloatDense],
+        (nn.LeakyReLU(0.25), nn.Sequential(norm, nn.Tanh())): [Elementwise, BatchNorm, Elementwise, FloatDense],
+        (nn.Hardtanh(), norm): [Hardtanh, BatchNorm, FloatDense],
+    }.items():
         net = build(*extra)
         reading = from_torch_module(net, ConvertOptions(input=RAW))
-        assert [type(layer) for layer in reading.net.layers[-2:]] == tail
-        x = pixels()
+        assert [type(layer) for layer in reading.net.layers[-len(tail) :]] == tail
         np.testing.assert_allclose(reference.forward(reading.net, x), torch_scores(net, x), rtol=1e-4, atol=1e-4)
-    with pytest.raises(NetworkError, match="module 2 is a ReLU"):
-        from_torch_module(build(nn.ReLU()), ConvertOptions())
-    with pytest.raises(NetworkError, match="module 2 is a Hardtanh"):
-        from_torch_module(build(nn.Hardtanh(-2, 2)), ConvertOptions())
+    with pytest.raises(NetworkError, match="module 2 is a GELU"):
+        from_torch_module(build(norm, nn.GELU()), ConvertOptions())
+
+
+def test_functions_before_norms_of_hidden_binary_layers() -> None:
+    net = nn.Sequential(
+        BinarizeLinear(20, 16, True, True), nn.ReLU(), nn.BatchNorm1d(16), BinarizeLinear(16, 33, True, False),
+        nn.Hardtanh(-9, 5), nn.BatchNorm1d(33), nn.Hardtanh(), BinarizeLinear(33, 5, True, False), nn.BatchNorm1d(5),
+    )  # fmt: skip
+    net = awkward(net, 5)
+    reading = from_torch_module(net, ConvertOptions(input=RAW, profile="torch-sign"))
+    x = pixels()
+    np.testing.assert_allclose(reference.forward(reading.net, x), torch_scores(net, x), rtol=1e-4, atol=1e-4)
+
+
+def test_functions_of_other_modules_are_asked_for() -> None:
+    class WithRelu(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.relu = nn.ReLU()
+
+    net = awkward(WithRelu(), 1)
+    with pytest.raises(NetworkError, match=r"module relu is a ReLU.*--before-norm") as error:
+        from_torch_module(net, ConvertOptions(input=RAW))
+    assert_resolvable(error.value)
+    reading = from_torch_module(net, ConvertOptions(input=RAW, before_norm="relu", profile="ge-zero"))
+    assert sum(isinstance(layer, Elementwise) for layer in reading.net.layers) == 2
+    with pytest.raises(NetworkError, match=r"module relu is a ReLU"):
+        from_torch_module(net, ConvertOptions(input=RAW, before_norm="tanh"))
 
 
 def test_live_plain_linears_are_binary_with_a_warning() -> None:

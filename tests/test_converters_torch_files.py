@@ -355,8 +355,18 @@ def test_modules_saved_whole_say_what_live_ones_say(tmp_path: Path, door: str, f
     np.testing.assert_allclose(reference.forward(live.net, x), scores, rtol=1e-4, atol=1e-4)
 
 
-def test_activations_of_a_saved_module_are_not_passed_over(tmp_path: Path) -> None:
-    net = nn.Sequential(BinarizeLinear(20, 16), nn.BatchNorm1d(16), nn.ReLU(), BinarizeLinear(16, 5))
-    torch.save(net, tmp_path / "net.pt")
-    with pytest.raises(NetworkError, match="module 2 is a ReLU"):
-        read_source(tmp_path / "net.pt")
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
+def test_sequentials_saved_whole_are_read_in_order(tmp_path: Path, door: str) -> None:
+    torch.manual_seed(2)
+    stack = [BinarizeLinear(20, 16), nn.ReLU(), nn.BatchNorm1d(16, eps=0.5), BinarizeLinear(16, 5), nn.LogSoftmax(dim=1)]
+    net = nn.Sequential(*stack).eval()
+    DOORS[door](net, tmp_path / "net.pt")
+    reading = read_source(tmp_path / "net.pt", ConvertOptions(input=RAW))
+    x = np.random.default_rng(0).integers(0, 256, (64, 20), dtype=np.uint8)
+    with torch.no_grad():
+        scores = net[:-1](torch.from_numpy(x.astype(np.float32))).numpy()
+    np.testing.assert_allclose(reference.forward(reading.net, x), scores, rtol=1e-4, atol=1e-4)
+    DOORS[door](nn.Sequential(*stack[:3], nn.GELU(), stack[3]), tmp_path / "net.pt")
+    with pytest.raises(NetworkError, match="module 3 is a GELU"):
+        read_source(tmp_path / "net.pt", ConvertOptions(input=RAW))
