@@ -62,30 +62,39 @@ def _named(layers: Sequence[Dense]) -> str:
 
 def are_bits(latent: F32) -> bool:
     """Whether weights are 0 and 1, both."""
-    return latent.size >= FEWEST and bool(((latent == 0) | (latent == 1)).all() and latent.any() and not latent.all())
+
+    def all_bits(values: F32) -> bool:
+        return bool(((values == 0) | (values == 1)).all())
+
+    # The first row tells nearly always, without an array of the size of all weights.
+    return latent.size >= FEWEST and all_bits(latent[:1]) and all_bits(latent) and bool(latent.any() and not latent.all())
 
 
 def zeros_of(latent: F32) -> float:
     """Share of weights that are exactly 0."""
-    return float((latent == 0).mean()) if latent.size else 0.0
+    return 1 - np.count_nonzero(latent) / latent.size if latent.size else 0.0
 
 
 def is_ternary(latent: F32) -> bool:
     """Whether so many weights are exactly 0 that they are meant; of those that are all 0, nothing is."""
-    return zeros_of(latent) >= TERNARY and int((latent == 0).sum()) >= FEWEST_ZEROS
+    return zeros_of(latent) >= TERNARY and latent.size - np.count_nonzero(latent) >= FEWEST_ZEROS
 
 
 def one_magnitude(latent: F32) -> bool:
     """Whether weights are all of one magnitude, so binarized already."""
     first = np.abs(latent.flat[0]) if latent.size else np.float32(0)
-    return bool(first > 0 and (np.abs(latent) == first).all())
+
+    def alike(values: F32) -> bool:
+        return bool((np.abs(values) == first).all())
+
+    return bool(first > 0) and alike(latent[:1]) and alike(latent)
 
 
 def _halved(layers: Sequence[Dense], profile: str) -> Iterator[Finding]:
     """Zeros of numbers that were float16 or bfloat16 for a while: small latents lost their sign."""
-    found = [layer for layer in layers if (layer.latent == 0).any() and is_halved(layer.latent)]
+    found = [layer for layer in layers if not layer.latent.all() and is_halved(layer.latent)]
     if found:
-        count = sum(int((layer.latent == 0).sum()) for layer in found)
+        count = sum(layer.latent.size - np.count_nonzero(layer.latent) for layer in found)
         yield Finding(
             f"{_named(found)}: {count:,} weights are exactly 0 in a copy of 16 bits",
             "they were small numbers whose signs are lost in it",

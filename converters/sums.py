@@ -20,7 +20,7 @@ from xnorinfer.netspec import BatchNorm, Dense, NetSpec, Sign
 F64 = NDArray[np.float64]
 
 #: Neurons that are looked at in one layer: enough to judge it, and a layer of millions of weights costs no more than this.
-NEURONS = 1024
+NEURONS = 256
 #: Inputs and neurons of a layer below which statistics prove nothing; of a first layer, whose inputs can be anything, more.
 FEWEST_INPUTS, FEWEST_NEURONS = 10, 8
 FEWEST_FIRST = 16
