@@ -6,7 +6,6 @@ it; less is a warning.  What an option or a net.toml says is taken, with a warni
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ from xnorinfer.converters.evidencesums import judge_sums, spread, support, untra
 from xnorinfer.converters.evidenceweights import are_bits, is_halved, is_ternary, judge_weights, one_magnitude
 from xnorinfer.converters.finding import BETWEEN, WEIGHTS, Finding
 from xnorinfer.converters.sums import Sums, sums_of
-from xnorinfer.netspec import BatchNorm, Dense, NetSpec
+from xnorinfer.netspec import BatchNorm, Chain, Dense, Elementwise, Hardtanh, NetSpec
 
 #: Deviations from chance at which predicted means bear out the order of layers and what stands between them.
 BORNE_OUT = 5.0
@@ -126,7 +125,7 @@ def _assume(net: NetSpec, dense: Sequence[Dense], evidence: Evidence, options: C
     if len(dense) > 1:
         notes.assumptions.append(Assumption(BETWEEN, "BatchNorm alone; the next layer reads signs", between))
     # A small layer's statistics show nothing, but a layer without any could be anything.
-    followed = {layer.name for layer, after in itertools.pairwise(net.layers) if isinstance(after, BatchNorm)}
+    followed = set(_with_norm(net))
     unseen = [layer.name for layer in guessed if layer.name not in followed]
     if unseen and followed and not evidence.problems:
         text = (
@@ -134,3 +133,14 @@ def _assume(net: NetSpec, dense: Sequence[Dense], evidence: Evidence, options: C
             f"weights count; where they are ordinary numbers, --float-layer {unseen[-1]} says so"
         )
         notes.warnings.append(Remark(text, WEIGHTS))
+
+
+def _with_norm(net: NetSpec) -> Iterator[str]:
+    """Names of the dense layers with a BatchNorm, or a chain that may be one, before the next sign or layer."""
+    newest: str | None = None
+    for layer in net.layers:
+        if isinstance(layer, BatchNorm | Chain):
+            if newest is not None:
+                yield newest
+        elif not isinstance(layer, Hardtanh | Elementwise):
+            newest = layer.name if isinstance(layer, Dense) else None

@@ -205,7 +205,7 @@ def _statistics(net: NetSpec) -> tuple[str, F64, F64, tuple[F64, F64, F64] | Non
     assert variance is not None
     if not isinstance(first, Dense):
         return norm.name, mean, variance, None
-    signs = signs_of(first.latent[:NEURONS].astype(np.float64))
+    signs = signs_of(first.latent[:NEURONS].astype(np.float64), first.rule)
     scale = np.ones(len(signs)) if first.scale is None else first.scale[:NEURONS].astype(np.float64)
     bias = np.zeros(len(signs)) if first.bias is None else first.bias[:NEURONS].astype(np.float64)
     return norm.name, mean[:NEURONS], variance[:NEURONS], (signs, first.h * scale, bias)

@@ -8,12 +8,11 @@ import numpy as np
 
 from xnorinfer.converters.base import TIE_PROFILE
 from xnorinfer.converters.finding import WEIGHTS, Finding
-from xnorinfer.netspec import F32, Dense, Rule
+from xnorinfer.converters.sums import MINUS_AT_ZERO
+from xnorinfer.netspec import F32, Dense
 
 #: Share of weights that are exactly 0 from which on a layer is ternary: training leaves none, a spoiled or halved copy few.
 TERNARY = 0.05
-#: Rules that make -1 of 0.
-_MINUS_AT_ZERO: tuple[Rule, ...] = ("gt", "round-even")
 #: Weights below which a layer proves nothing, and zeros.
 FEWEST, FEWEST_ZEROS = 32, 16
 
@@ -22,7 +21,7 @@ def judge_weights(layers: Sequence[Dense], profile: str) -> Iterator[Finding]:
     """Everything that the weights of binary layers contradict, where nothing but a default says what they are."""
     bits = [layer for layer in layers if are_bits(layer.latent)]
     if bits:
-        swapped = [layer for layer in bits if layer.rule not in _MINUS_AT_ZERO]
+        swapped = [layer for layer in bits if layer.rule not in MINUS_AT_ZERO]
         yield Finding(
             f"{_named(bits)}: all weights are 0 or 1",
             "they are bits, 1 for +1 and 0 for -1" + (f", and {profile} would make +1 of both" if swapped else ""),

@@ -15,9 +15,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.netspec import BatchNorm, Dense, NetSpec, Sign
+from xnorinfer.netspec import BatchNorm, Dense, NetSpec, Rule, Sign
 
 F64 = NDArray[np.float64]
+
+#: Rules that make -1 of 0.
+MINUS_AT_ZERO: tuple[Rule, ...] = ("gt", "round-even")
 
 #: Neurons that are looked at in one layer: enough to judge it, and a layer of millions of weights costs no more than this.
 NEURONS = 256
@@ -86,7 +89,7 @@ class Sums:
     @cached_property
     def signs(self) -> F64:
         """(neurons, depth): the binarized weights."""
-        return signs_of(self.latent)
+        return signs_of(self.latent, self.layer.rule)
 
     @property
     def ratio(self) -> F64:
@@ -95,9 +98,9 @@ class Sums:
         return ratio
 
 
-def signs_of(latent: F64) -> F64:
-    """-1 and +1; ties, of which there are few, are +1."""
-    return np.where(latent >= 0, 1.0, -1.0)
+def signs_of(values: F64, rule: Rule = "ge") -> F64:
+    """-1 and +1; exactly at 0 by the rule, beside it, where few values are, by their sign."""
+    return np.where(values > 0 if rule in MINUS_AT_ZERO else values >= 0, 1.0, -1.0)
 
 
 def sums_of(net: NetSpec) -> Iterator[Sums]:

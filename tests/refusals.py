@@ -20,6 +20,7 @@ _HOPELESS = (
     "NaN or infinite",
     "cannot be negative",
     "is ternary",
+    "activations are not binarized",
     "more than two values",
     "scales by a mean over the batch",
     "is not supported in a binary network",
