@@ -418,9 +418,10 @@ def test_scaled_weights_leave_it_to_gammas(tmp_path: Path) -> None:
         layer.inv_std = layer.variance = rng.uniform(0.8, 1.2, neurons).astype(np.float32)
         layer.gamma = rng.uniform(0.7, 1.3, neurons).astype(np.float32)
         layer.beta = (0.3 * rng.standard_normal(neurons)).astype(np.float32)
-    lasagne = read_source(checkpoints.write_npz(tmp_path / "a.npz", *checkpoints.lasagne_arrays(layers)))
+    glorot = ConvertOptions(h="glorot")
+    lasagne = read_source(checkpoints.write_npz(tmp_path / "a.npz", *checkpoints.lasagne_arrays(layers)), glorot)
     assert all(norm.inv_std is not None for norm in norms_of(lasagne))
-    keras = read_source(checkpoints.write_npz(tmp_path / "b.npz", *numbers(layers, *KERAS)))
+    keras = read_source(checkpoints.write_npz(tmp_path / "b.npz", *numbers(layers, *KERAS)), glorot)
     assert all(norm.variance is not None for norm in norms_of(keras))
     for layer in layers:
         layer.beta = layer.gamma
