@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from xnorinfer import ccode, certificate, modelfile
 from xnorinfer.converters.netwrite import toml_string
 from xnorinfer.errors import InputError, NetworkError, StrictError
-from xnorinfer.oneline import lines, one_line
+from xnorinfer.oneline import LONGEST, lines, one_line
 from xnorinfer.writing import json_text
 
 if sys.version_info >= (3, 11):
@@ -61,6 +61,15 @@ def test_errors_quote_names_within_one_line(text: str) -> None:
     assert len(str(NetworkError([name])).splitlines()) == 1
     for error in (NetworkError([name, name]), StrictError([name, name], name)):
         assert [line[:4] for line in str(error).splitlines()][1:] == ["  - "] * 2
+
+
+def test_errors_that_quote_much() -> None:
+    """As zipfile does of a damaged head: all that follows it."""
+    text = str(InputError(f"net.pt is damaged: {'x' * 100_000}, the end"))
+    assert len(text) <= LONGEST
+    assert text.startswith("net.pt is damaged: xxx")
+    assert text.endswith("xxx, the end")
+    assert len(str(NetworkError(["y" * 100_000] * 2))) < 3 * LONGEST
 
 
 @pytest.fixture(scope="module")

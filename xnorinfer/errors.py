@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from xnorinfer.oneline import one_line
+from xnorinfer.oneline import shortened
 
 
 class ConversionWarning(UserWarning):
@@ -17,11 +17,12 @@ class ConversionWarning(UserWarning):
 class XnorinferError(Exception):
     """Base of all errors raised on purpose.  Anything else that escapes is a defect of xnorinfer.
 
-    A message is one line, and one more for each of `items`: what it quotes from a file cannot look like lines of its own.
+    A message is one line, and one more for each of `items`: what it quotes from a file cannot look like lines of its own,
+    nor fill the screen.
     """
 
     def __init__(self, message: str = "", items: Sequence[str] = ()) -> None:
-        super().__init__("\n".join([one_line(message), *(f"  - {one_line(item)}" for item in items)]))
+        super().__init__("\n".join([shortened(message), *(f"  - {shortened(item)}" for item in items)]))
 
 
 class SourceError(XnorinferError):

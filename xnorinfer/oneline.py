@@ -9,6 +9,16 @@ def one_line(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
 
 
+#: Characters of a line of an error: names and what libraries quote may have any length.
+LONGEST = 4000
+
+
+def shortened(text: str) -> str:
+    """The same, with the middle left out of what is longer than any message of ours."""
+    text = one_line(text)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 400]} ... {text[-380:]}"
+
+
 def lines(text: str) -> str:
     """The same for a text of our own that may have several lines, which stay."""
     return "\n".join(map(one_line, text.split("\n")))
