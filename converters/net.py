@@ -159,6 +159,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.converters.arrays import RawTensor
@@ -211,7 +212,8 @@ def read_net(path: Path, options: ConvertOptions) -> Reading:
     kind, entries = _container(path, top)
     notes.assumptions.append(Assumption("container", kind, "net" if "container" in top else "file"))
     arrays = Arrays(path, entries, top, notes)
-    net = Builder(top, arrays, notes).network()
+    with np.errstate(over="ignore"):  # numbers beyond float32 become infinite, which the network's check reports
+        net = Builder(top, arrays, notes).network()
     arrays.close()
     top.close()
     if net is not None:

@@ -251,6 +251,12 @@ FUNCTIONS: dict[Function, tuple[str, ...]] = {
 }
 
 
+def _single(value: F32 | float) -> F32:
+    """As float32; a number beyond is infinite, which `NetSpec.check` reports."""
+    with np.errstate(over="ignore"):
+        return np.asarray(value, np.float32)
+
+
 @dataclass(frozen=True, eq=False)
 class Elementwise:
     """A function of each value by itself, between a layer's sum and the next norm, sign or float layer.
@@ -266,12 +272,12 @@ class Elementwise:
     @classmethod
     def prelu(cls, name: str, slope: F32 | float) -> Elementwise:
         """x where it is above 0, else slope*x.  slope: (neurons,) or a number."""
-        return cls(name, "prelu", (np.asarray(slope, np.float32),))
+        return cls(name, "prelu", (_single(slope),))
 
     @classmethod
     def clip(cls, name: str, low: float, high: float) -> Elementwise:
         """min(max(x, low), high)."""
-        return cls(name, "clip", (np.asarray(low, np.float32), np.asarray(high, np.float32)))
+        return cls(name, "clip", (_single(low), _single(high)))
 
     @property
     def bent(self) -> bool:
