@@ -171,6 +171,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "PRelu": _prelu,
     "Sqrt": np.sqrt,
     "Log": np.log,
+    "IsNaN": lambda x: np.asarray(np.isnan(x), np.float32),
     "Pow": np.power,
 }
 
@@ -344,6 +345,7 @@ _BOUNDS: dict[str, Callable[..., Bounds]] = {
     "Neg": _bounds_neg,
     "Abs": _bounds_abs,
     "PRelu": _bounds_prelu,
+    "IsNaN": lambda a: Bounds(np.zeros_like(a.low), a.open.astype(np.float32), np.zeros_like(a.open)),
     "Where": _bounds_where,
 }
 

@@ -19,7 +19,7 @@ from xnorinfer.budget import spend_steps
 from xnorinfer.converters.arrays import RawTensor, as_float32
 from xnorinfer.converters.assemble import Defaults, Follower, LayerPart, NormPart, assemble
 from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse
-from xnorinfer.converters.elementwise import Expr, Table
+from xnorinfer.converters.elementwise import Expr, Table, evaluate
 from xnorinfer.converters.graphconstants import Constants, filler
 from xnorinfer.converters.graphinput import GRAPH_INPUT, Entry
 from xnorinfer.converters.graphops import ELEMENTWISE, spelled
@@ -47,6 +47,8 @@ _CONVOLUTIONS = (
 )  # fmt: skip
 #: Steps of the budget for a node: some hundred microseconds.
 NODE_STEPS = 20
+#: From where on functions at the end of a graph give one number in float32.
+SATURATED = {"Sigmoid": 16.6, "Tanh": 9.0}
 CONVOLUTIONAL = "it is convolutional, and only dense networks can be converted"
 
 
@@ -248,9 +250,14 @@ class _Walk:
             self.problems.refuse(node, "joins two branches of the network; only chains of layers can be converted")
         others = [value for value in inputs if value is not None and not isinstance(value, Live)]
         if operation in _PASSING:
+            training = others[1] if operation == "Dropout" and len(others) > 1 else None
+            if isinstance(training, Constant) and training.number:
+                self.problems.refuse(node, "is active, as in training, which is not supported in a binary network")
             self._use_all(others, "shape or setting")
             return lives[0]
         if operation in _PICKING:
+            if operation == "TopK" and not node.attributes.get("largest", 1):
+                self.problems.refuse(node, "picks the smallest scores, which is not supported in a binary network")
             self._use_all(others, f"part of {operation}")
             self._picked(operation)
             return dataclasses.replace(lives[0], picked=True)
@@ -317,7 +324,11 @@ class _Walk:
         if not isinstance(value, Constant):
             self.problems.refuse(node, "computes with shapes, which is not supported in a binary network")
         warnings = self.notes.warnings if value.array.ndim else []  # numbers of a program are float32 beside tensors that are
-        flat = as_float32(RawTensor(node.name, value.array, str(value.array.dtype)), warnings).reshape(-1)
+        flat = as_float32(RawTensor(node.name, value.array, str(value.array.dtype)), warnings)
+        if flat.ndim > 1 and flat.size and (flat == flat[(0,) * (flat.ndim - 1)]).all():  # a row for each sample of an example
+            value = dataclasses.replace(value, array=flat[(0,) * (flat.ndim - 1)])
+            flat = value.array if (value.array != value.array[0]).any() else value.array[:1]
+        flat = flat.reshape(-1)
         where = self.current.name if self.current is not None else "input"
         if flat.size != 1 and (value.array.shape[-1] != flat.size or self.width not in (None, flat.size)):
             self.problems.refuse(node, f"has a constant of shape {value.array.shape} for {self.width or 'the input'} values")
@@ -427,6 +438,8 @@ class _Walk:
 
     def _batch_norm(self, node: OnnxNode, lives: Sequence[Live], others: Sequence[Value]) -> Value:
         vectors = []
+        if node.attributes.get("training_mode", 0):
+            self.problems.refuse(node, "takes its statistics from the batch, which is not supported in a binary network")
         if len(others) != 4:
             self.problems.refuse(node, "is malformed: it needs gamma, beta, mean and variance")
         width = self.width
@@ -480,6 +493,7 @@ class _Walk:
         expr, names = trimmed(live.expr)
         for name in names:
             self._picked(name)
+            self._note_saturation(name, expr, live.leaf)
         before = self._read(last, Live(expr, live.leaf), self.current.neurons)
         assert before is not None
         if before.signs is not None:
@@ -487,6 +501,21 @@ class _Walk:
             return
         self.after += self._layers(dataclasses.replace(last, name=f"{self.current.name}.head"), before, self.current.neurons)
         self.parts.append(dataclasses.replace(self.current, after=(*self.current.after, *self.after), explicit=True))
+
+    def _note_saturation(self, function: str, expr: Expr, leaf: Expr) -> None:
+        """Squashed scores can be equal in float32 where the scores are not: the first of them is the framework's answer."""
+        limit = SATURATED.get(function)
+        if limit is None or self.current is None:
+            return
+        part = self.current
+        scale = np.abs(part.scale if part.scale is not None else np.ones(1, np.float32)) * np.float32(part.h or 1.0)
+        ends = np.broadcast_to(scale * part.depth, (part.neurons,))
+        largest = float(np.abs(evaluate(expr, np.stack([ends, -ends]), np.arange(part.neurons), leaf)).max())
+        if not part.is_float and not largest <= limit:
+            self.notes.warnings.append(
+                f"scores can reach {largest:.3g}, and {function} makes 1 of all above {limit:g} in float32: where several are, "
+                "the graph's classes are the first of them, the packed network's the largest"
+            )
 
     # ---------------------------------------------------------------- help
 

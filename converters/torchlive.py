@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.converters.base import ConvertOptions, Reading
-from xnorinfer.converters.graph import read_graph
+from xnorinfer.converters.graph import CONVOLUTIONAL, read_graph
 from xnorinfer.converters.onnxfile import OnnxGraph
 from xnorinfer.converters.torch import from_torch_module, require_readable, unwrapped
 from xnorinfer.converters.torchexport import read_export
@@ -45,6 +45,10 @@ class LiveModule:
         self.name = type(module).__name__
         self.original = unwrapped(module)
         require_readable(self.original)
+        convolutions = [path for path, inner in self.original.named_modules() if _is_convolution(inner)]
+        if convolutions:
+            more = f" and {len(convolutions) - 3} more" if len(convolutions) > 3 else ""
+            raise NetworkError([f"{CONVOLUTIONAL}: {', '.join(convolutions[:3])}{more}"], about=self.name)
         self._module: torch.nn.Module | None = None
         self._graphs: dict[str, OnnxGraph | SourceError] = {}
 
@@ -158,6 +162,12 @@ class LiveModule:
             except Exception as error:  # exporters raise nearly anything about code that they do not understand
                 text = next(iter(str(error).strip().splitlines()), "")[:300]
                 return SourceError(f"{how} cannot export {self.name}: {type(error).__name__}: {text}")
+
+
+def _is_convolution(module: torch.nn.Module) -> bool:
+    import torch
+
+    return isinstance(module, torch.nn.modules.conv._ConvNd)
 
 
 @contextlib.contextmanager

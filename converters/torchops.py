@@ -79,7 +79,8 @@ SCHEMAS: dict[str, tuple[str, ...]] = {
     "pow": ("self", "exponent"),
     **dict.fromkeys(("to", "_to_copy"), ("self", "dtype")),
     "type_as": ("self", "other"),
-    **dict.fromkeys(("softmax", "_softmax", "log_softmax", "_log_softmax", "argmax", "topk", "softmin"), ("self",)),
+    **dict.fromkeys(("softmax", "_softmax", "log_softmax", "_log_softmax", "argmax"), ("self",)),
+    "topk": ("self", "k", "dim", "largest"),
     **dict.fromkeys(("mean", "sum", "amax", "amin", "prod"), ("self", "dim", "keepdim")),
     "linalg_vector_norm": ("self", "ord", "dim", "keepdim"),
     "norm": ("self", "p", "dim", "keepdim"),
@@ -102,7 +103,7 @@ _UNARY = {
     "sign": "Sign", "sgn": "Sign", "neg": "Neg", "negative": "Neg", "abs": "Abs", "absolute": "Abs", "floor": "Floor",
     "ceil": "Ceil", "trunc": "Trunc", "fix": "Trunc", "relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid", "exp": "Exp",
     "log": "Log", "sqrt": "Sqrt", "reciprocal": "Reciprocal", "log_sigmoid": "LogSigmoid", "atan": "Atan",
-    "logical_not": "Not", "bitwise_not": "Not",
+    "logical_not": "Not", "bitwise_not": "Not", "isnan": "IsNaN",
 }  # fmt: skip
 _BINARY = {
     "ge": "GreaterOrEqual", "gt": "Greater", "le": "LessOrEqual", "lt": "Less", "eq": "Equal", "ne": "NotEqual",
@@ -195,7 +196,8 @@ class Recorder:
         if operation in _BINARY:
             return self._node(_BINARY[operation], *self._both(operation, given))
         if operation in _PICKING:
-            return self._node(_PICKING[operation], self._tensor(operation, given.get("self", given.get("input"))))
+            value = self._tensor(operation, given.get("self", given.get("input")))
+            return self._node(_PICKING[operation], value, largest=int(bool(given.get("largest", True))))
         if operation in _PRODUCTS:
             one, two = (self._tensor(operation, given.get(name)) for name in SCHEMAS[operation])
             return self._node("MatMul", one, two)
@@ -240,10 +242,12 @@ class Recorder:
     def _transpose(self, operation: str, given: dict[str, Any]) -> Ref:
         value = self._tensor(operation, given.get("self"))
         shape = self.shape_of(value)
+        dims = given.get("dims")
+        if shape is None and isinstance(dims, list | tuple) and list(dims) == list(range(len(dims))):
+            return self._view("Identity", value)
         if shape is None:
             return self._node("Transpose", value, perm=(1, 0))
         order = list(range(len(shape)))
-        dims = given.get("dims")
         if operation == "permute" and isinstance(dims, list | tuple):
             order = [int(dim) % len(shape) for dim in dims]
         elif operation == "transpose" or operation in ("t", "mT", "adjoint"):

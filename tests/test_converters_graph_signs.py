@@ -459,6 +459,14 @@ def test_heads_that_keep_the_order(tmp_path: Path, head: str) -> None:
     x = rows()
     np.testing.assert_array_equal(reference.forward(reading.net, x), (x @ weight).astype(F) * F(0.5))
     assert any(f"before {head}" in a.value for a in reading.assumptions)
+    assert not reading.warnings
+
+
+@pytest.mark.parametrize(("head", "limit"), [("Sigmoid", "16.6"), ("Tanh", "9")])
+def test_squashed_scores_that_tie_are_told(tmp_path: Path, head: str, limit: str) -> None:
+    g = Graph(13)
+    (warning,) = written(g.add("MatMul", g.signs(12, 3)).add("Add", np.array([0, 9, 0], F)).add(head), tmp_path).warnings
+    assert f"scores can reach 21, and {head} makes 1 of all above {limit} in float32" in warning
 
 
 @pytest.mark.parametrize(
@@ -599,6 +607,48 @@ def test_idioms_of_scripts(tmp_path: Path, name: str, how: str) -> None:
     else:
         np.testing.assert_array_equal(ours, theirs)
     assert any("straight-through" in text for text in reading.warnings) == (name == "detached")
+
+
+@needs_torch
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("name", ["round", "normalized", "detached"])
+@pytest.mark.parametrize("dynamo", [True, False], ids=["dynamo", "older"])
+def test_idioms_exported_to_onnx(tmp_path: Path, name: str, dynamo: bool) -> None:
+    """The newer exporter computes constants, for the example's two rows; the older one leaves them in the graph."""
+    import torch
+
+    for package in ("onnx", "onnxscript"):
+        pytest.importorskip(package)
+    net = network_of(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        how: dict[str, Any] = {"external_data": False} if dynamo else {}
+        torch.onnx.export(net, (torch.zeros(2, 4, 6),), str(tmp_path / "net.onnx"), dynamo=dynamo, verbose=False, **how)
+    x = rows(24)
+    with torch.inference_mode():
+        theirs = net(torch.from_numpy(x.astype(F)).reshape(-1, 4, 6)).numpy()
+    np.testing.assert_array_equal(reference.forward(read_source(tmp_path / "net.onnx", SIGNS).net, x), theirs)
+
+
+@needs_torch
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+def test_convolutions_are_all_that_is_told(tmp_path: Path) -> None:
+    import torch
+    from torch import nn
+
+    import xnorinfer
+
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.GELU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 4)).eval()
+    example = torch.zeros(2, 1, 8, 8)
+    torch.export.save(torch.export.export(net, (example,)), tmp_path / "net.pt2")
+    torch.jit.trace(net, example).save(str(tmp_path / "net.pt"))
+    for name in ("net.pt", "net.pt2"):
+        with pytest.raises(
+            NetworkError, match=r"^net\.\w+ cannot be converted: it is convolutional, and only dense .* \(Conv\)$"
+        ):
+            read_source(tmp_path / name, SIGNS)
+    with pytest.raises(NetworkError, match=r"^Sequential cannot be converted: it is convolutional, and .*: 0$"):
+        xnorinfer.from_torch(net)
 
 
 def test_the_input_that_is_thresholded(tmp_path: Path) -> None:

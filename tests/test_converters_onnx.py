@@ -342,7 +342,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "no sign between": (lambda g: g.add("MatMul", g.signs(12, 6)).add("MatMul", g.signs(6, 3)), "without a sign between"),
     "ends in signs": (lambda g: g.add("MatMul", g.signs(12, 6)).add("BipolarQuant", ONE), "ends in signs, not in scores"),
     "vector length": (lambda g: hidden(g, ("Add", np.ones(4, F)), ("Sign",)), r"constant of shape \(4,\) for 6 values"),
-    "column": (lambda g: hidden(g, ("Add", np.ones((6, 1), F)), ("Sign",)), r"constant of shape \(6, 1\) for 6 values"),
+    "column": (lambda g: hidden(g, ("Add", np.arange(6, dtype=F)[:, None]), ("Sign",)), r"constant of shape \(6, 1\) for 6 values"),
     "norm length": (
         lambda g: g.add("MatMul", g.signs(12, 6)).add("BatchNormalization", *[np.ones(4, F)] * 4),
         r"gamma of shape \(4,\), needed is \(6,\)",
@@ -397,6 +397,14 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "signs scaled apart": (
         lambda g: g.add("MatMul", g.signs(4, 2)).add("BipolarQuant", np.array([1, 2], F)).add("MatMul", g.signs(2, 2)),
         "gives the values -2, -1, 1, 2, where one bit holds two",
+    ),
+    "smallest": (
+        lambda g: g.add("MatMul", g.signs(3, 2)).add("TopK", np.array([1], np.int64), largest=0),
+        "picks the smallest scores",
+    ),
+    "training": (
+        lambda g: g.add("MatMul", g.signs(12, 6)).add("BatchNormalization", *[np.ones(6, F)] * 4, training_mode=1),
+        "takes its statistics from the batch",
     ),
     "after picking": (lambda g: g.add("MatMul", g.signs(3, 2)).add("Softmax").add("Add", ONE), "after the scores were picked"),
 }

@@ -180,3 +180,30 @@ def test_written_files_of_graphs(tmp_path: Path) -> None:
     text = round_trip(write(tmp_path / "net.onnx", nodes, constants, "y"), ConvertOptions(profile="ge-zero"))
     assert 'weight = "w1"' in text
     assert 'mean = "m"' in text
+
+
+@pytest.mark.parametrize("how", ["thresholds", "falling", "zeros and ones", "two rules", "norm of inputs"])
+def test_written_files_of_evaluated_graphs(tmp_path: Path, how: str) -> None:
+    """Steps elsewhere than at 0, rules of their own, bits that are 0 and 1, signs of the inputs."""
+    rng = np.random.default_rng(3)
+    one, zero = np.ones(1, np.float32), np.zeros((), np.float32)
+    w1, w2, w3 = (rng.choice(np.float32([-1, 1]), shape) for shape in ((20, 9), (9, 7), (7, 5)))
+    limits = rng.integers(-5, 5, 9).astype(np.float32) + np.float32(0.25)
+    constants = {"w1": w1, "w2": w2, "w3": w3, "l": limits, "l2": limits[:, None], "one": one, "minus": -one, "zero": zero}
+    constants |= {name: np.abs(rng.standard_normal(20)).astype(np.float32) + np.float32(1) for name in ("g", "b", "m", "v")}
+    hidden = {
+        "thresholds": [node("MultiThreshold", ["a", "l2"], "c", out_scale=2.0, out_bias=-1.0)],
+        "falling": [node("Less", ["a", "l"], "b1"), node("Where", ["b1", "one", "minus"], "c")],
+        "zeros and ones": [node("Greater", ["a", "zero"], "b1"), node("Cast", ["b1"], "c", to=1)],
+        "two rules": [node("Greater", ["a", "zero"], "b1"), node("Where", ["b1", "one", "minus"], "c")],
+    }.get(how, [node("BipolarQuant", ["a", "one"], "c")])
+    first = [node("MatMul", ["x", "w1"], "a")]
+    if how == "norm of inputs":
+        first = [
+            node("BatchNormalization", ["x", "g", "b", "m", "v"], "n", epsilon=1e-3),
+            node("BipolarQuant", ["n", "one"], "s"),
+        ]
+        first.append(node("MatMul", ["s", "w1"], "a"))
+    rest = [node("MatMul", ["c", "w2"], "d"), node("BipolarQuant", ["d", "one"], "e"), node("MatMul", ["e", "w3"], "y")]
+    path = write(tmp_path / "net.onnx", [*first, *hidden, *rest], constants, "y")
+    round_trip(path, ConvertOptions(input=PixelInput.range(0, 255)))
