@@ -611,8 +611,7 @@ def test_idioms_of_scripts(tmp_path: Path, name: str, how: str) -> None:
 
 @needs_torch
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("name", ["round", "normalized", "detached"])
-@pytest.mark.parametrize("dynamo", [True, False], ids=["dynamo", "older"])
+@pytest.mark.parametrize(("name", "dynamo"), [("detached", True), ("round", False), ("normalized", False)])
 def test_idioms_exported_to_onnx(tmp_path: Path, name: str, dynamo: bool) -> None:
     """The newer exporter computes constants, for the example's two rows; the older one leaves them in the graph."""
     import torch

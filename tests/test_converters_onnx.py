@@ -342,7 +342,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "no sign between": (lambda g: g.add("MatMul", g.signs(12, 6)).add("MatMul", g.signs(6, 3)), "without a sign between"),
     "ends in signs": (lambda g: g.add("MatMul", g.signs(12, 6)).add("BipolarQuant", ONE), "ends in signs, not in scores"),
     "vector length": (lambda g: hidden(g, ("Add", np.ones(4, F)), ("Sign",)), r"constant of shape \(4,\) for 6 values"),
-    "column": (lambda g: hidden(g, ("Add", np.arange(6, dtype=F)[:, None]), ("Sign",)), r"constant of shape \(6, 1\) for 6 values"),
+    "column": (
+        lambda g: hidden(g, ("Add", np.arange(6, dtype=F)[:, None]), ("Sign",)),
+        r"constant of shape \(6, 1\) for 6 values",
+    ),
     "norm length": (
         lambda g: g.add("MatMul", g.signs(12, 6)).add("BatchNormalization", *[np.ones(4, F)] * 4),
         r"gamma of shape \(4,\), needed is \(6,\)",
