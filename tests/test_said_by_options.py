@@ -298,5 +298,5 @@ def test_options_that_a_graph_says_itself_are_refused(tmp_path: Path) -> None:
     write(path, nodes, weights, "y")
     given: list[dict[str, Any]] = [{"before_norm": "relu"}, {"center": True}, {"scale_by": "mean-abs"}]
     for option in given:
-        with pytest.raises(NetworkError, match="is in the file itself"):
+        with pytest.raises(OptionError, match="means nothing for a graph, which says itself what is computed"):
             read_source(path, ConvertOptions(profile="ge-zero", input=PixelInput.range(-1, 1), **option))
