@@ -26,7 +26,16 @@ import numpy as np
 
 from xnorinfer.converters.arrays import RawTensor, as_float32
 from xnorinfer.converters.assemble import Defaults, LayerPart, NormPart, assemble
-from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse, default_warning, net_line
+from xnorinfer.converters.base import (
+    Assumption,
+    ConvertOptions,
+    Notes,
+    Reading,
+    TensorUse,
+    default_warning,
+    ignore_line,
+    net_line,
+)
 from xnorinfer.converters.keras import DEFAULTS as KERAS_DEFAULTS
 from xnorinfer.netspec import F32
 
@@ -103,7 +112,7 @@ def _listed(tensors: Sequence[RawTensor], problems: list[str]) -> list[_Listed]:
             layers[-1].vectors.append(tensor)
         else:
             what = f"{tensor} stands where weights (inputs, neurons) are expected"
-            problems.append(what + net_line('[[layers]] weight = "..."'))
+            problems.append(what + (net_line('[[layers]] weight = "..."') if tensor.array.ndim else ignore_line(tensor.name)))
     return layers
 
 

@@ -107,18 +107,3 @@ def test_many_tensors_of_one_kind_are_few_rows() -> None:
     assert [(use, more) for use, more in found if not use.ignored] == [(use, 0) for use in kernels]
     assert [(use, more) for use, more in found if use.ignored] == [(slots[0], 0), (slots[1], 0), (slots[39], 38)]
     assert list(folded(tensors[:16])) == [(use, 0) for use in tensors[:16]]
-
-
-def test_a_folder_of_many_files_is_a_short_table(tmp_path: Path) -> None:
-    """BNN-PYNQ: one file for the weights of each element, and one for its thresholds."""
-    rng = np.random.default_rng(1)
-    for layer in range(2):
-        for element in range(10):
-            rng.integers(0, 1 << 10, 1).astype("<u8").tofile(tmp_path / f"{layer}-{element}-weights.bin")
-            np.array([5], "<i8").tofile(tmp_path / f"{layer}-{element}-thres.bin")
-    text = fine("convert", tmp_path, "--dry-run")
-    assert "40 tensors: 40 used, 0 ignored" in text
-    rows = [line for line in text.splitlines() if ".bin" in line]
-    assert len(rows) == 12
-    assert sum("the last of 8 more" in row for row in rows) == 4
-    assert len(json.loads(fine("convert", tmp_path, "--dry-run", "--json"))["tensors"]) == 40

@@ -157,15 +157,20 @@ def test_the_reading_that_answers_prove_is_found(name: str, tmp_path: Path) -> N
         assert f"as expected: all {ROWS} classes" in fine("verify", tmp_path / "m", source, "--rows", 5, "--expect", expected)
 
 
-def test_numbered_arrays_in_keras_order(tmp_path: Path) -> None:
+def test_arrays_in_another_order(tmp_path: Path) -> None:
+    """Variances described as Lasagne's inv_std, and beta and gamma the other way round."""
     net = arrays(2)
     x = np.random.default_rng(2).integers(0, 256, (ROWS, WIDTHS[0]), dtype=np.uint8)
-    order = ("bn.gamma", "bn.beta", "bn.mean", "bn.var")
-    zeros = np.zeros(max(WIDTHS), np.float32)
-    dumped = [a for i in range(3) for a in (net[f"{i}.weight"].T, zeros[: WIDTHS[i + 1]], *(net[f"{i}.{n}"] for n in order))]
-    np.savez(tmp_path / "net.npz", *dumped)
+    np.savez(tmp_path / "net.npz", **net)
     np.savez(tmp_path / "expected.npz", x=x, scores=scores(net, Meaning(epsilon=1e-3), x))
-    line = wrong("convert", tmp_path / "net.npz", "--dry-run", "--expect", tmp_path / "expected.npz", code=1)
+    layer = (
+        '[[layers]]\nweight = "{0}.weight"\nnorm = {{mean = "{0}.bn.mean", inv_std = "{0}.bn.var", gamma = "{0}.bn.beta", '
+        'beta = "{0}.bn.gamma"}}\n'
+    )
+    head = 'profile = "ge-zero"\nlayout = "out_in"\n[input]\nrange = [-1, 1]\n'
+    (tmp_path / "net.toml").write_text(head + "".join(map(layer.format, range(3))))
+    given = ("convert", tmp_path / "net.npz", "--dry-run", "--net", tmp_path / "net.toml", "--expect")
+    line = wrong(*given, tmp_path / "expected.npz", code=1)
     assert "Keras's order of the arrays (gamma, beta, mean, variance) and epsilon = 0.001 makes all rows equal" in line
 
 
@@ -205,15 +210,21 @@ def test_weights_that_are_bits(tmp_path: Path) -> None:
 def test_a_tie_of_all_scores_is_no_rounding(tmp_path: Path) -> None:
     """A reading under which every class scores the same would agree with any answer."""
     rng = np.random.default_rng(0)
-    weights = [np.ones((16, 24), np.float32), np.ones((10, 16), np.float32)]
-    np.savez(tmp_path / "net.npz", weights[0].T, np.zeros(16, np.float32), np.ones(16, np.float32), weights[1].T)
+    net = {"0.weight": np.ones((16, 24), "f4"), "0.bn.mean": np.zeros(16, "f4"), "0.bn.var": np.ones(16, "f4")}
+    net["1.weight"] = np.ones((10, 16), "f4")
     x = rng.integers(0, 256, (ROWS, 24), dtype=np.uint8)
     np.savez(tmp_path / "expected.npz", x=x, classes=rng.integers(0, 10, ROWS))
-    line = wrong("convert", tmp_path / "net.npz", "--dry-run", "--expect", tmp_path / "expected.npz", code=1)
-    assert f"of {ROWS} classes are not those of" in line
-    np.savez(tmp_path / "net.npz", weights[0].T, np.zeros(16, np.float32), np.ones(16, np.float32), weights[1].T,
-             np.zeros(10, np.float32), np.ones(10, np.float32))  # fmt: skip
-    wrong("convert", tmp_path / "net.npz", "--dry-run", "--expect", tmp_path / "expected.npz", code=1)
+    same = {"1.bn.mean": np.zeros(10, "f4"), "1.bn.var": np.ones(10, "f4")}
+    toml = (
+        'profile = "ge-zero"\nlayout = "out_in"\nform = "tf"\nepsilon = 1e-4\n[input]\nrange = [-1, 1]\n[[layers]]\n'
+        'weight = "0.weight"\nnorm = {mean = "0.bn.mean", variance = "0.bn.var"}\n[[layers]]\nweight = "1.weight"\n'
+    )
+    for head in ({}, same):
+        np.savez(tmp_path / "net.npz", **net, **head)
+        norm = 'norm = {mean = "1.bn.mean", variance = "1.bn.var"}\n' if head else ""
+        (tmp_path / "net.toml").write_text(toml + norm)
+        given = ("convert", tmp_path / "net.npz", "--dry-run", "--net", tmp_path / "net.toml", "--expect")
+        assert f"of {ROWS} classes are not those of" in wrong(*given, tmp_path / "expected.npz", code=1)
 
 
 def test_nothing_explains_other_answers(tmp_path: Path) -> None:
