@@ -18,7 +18,16 @@ from pathlib import Path
 from xnorinfer.budget import JSON_BYTES, add_file, spend_bytes
 from xnorinfer.converters.arrays import ZIP_DAMAGE, check_zip
 from xnorinfer.converters.assemble import Defaults, LayerPart, assemble
-from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse, ignore_line, without_ignored
+from xnorinfer.converters.base import (
+    Assumption,
+    ConvertOptions,
+    Notes,
+    Reading,
+    TensorUse,
+    ignore_line,
+    net_line,
+    without_ignored,
+)
 from xnorinfer.converters.bundle import Entry
 from xnorinfer.converters.keras_config import NoLayers, class_name, read_config
 from xnorinfer.converters.keras_h5 import MAGIC, H5Content, open_h5
@@ -156,14 +165,22 @@ class Reader:
             if reason is not None:
                 self._note(entry, f"{reason}, no part of inference", ignored=True)
             elif not self.problems:
-                self.problems.append(f"what {entry.name} {entry.shape} is is not known{ignore_line(entry.name)}")
+                where = "belongs to no layer of the config; is it that of another model?" if walk else "has no known meaning"
+                line = f'[[layers]] weight = "{entry.name}"' if len(entry.shape) > 1 else f'steps = [{{mul = "{entry.name}"}}]'
+                way = net_line(line) if entry.shape else ignore_line(entry.name)
+                self.problems.append(f"{entry.name} {entry.shape} {where}{way}")
         leading = walk.leading if walk else None
         return assemble("keras", self.about, parts, options, defaults, self.notes, self.problems, leading)
 
     def _profile(self, walk: Walk) -> str:
+        """The profile of the layers' rules; those that no profile has together stay each its own."""
         profiles = sorted(PROFILE_OF[rule] for rule in walk.rules)
         if len(profiles) > 1 and self.options.profile is None:
-            self.problems.append(f"the model binarizes in several ways ({', '.join(profiles)}); --profile chooses one for all")
+            rules = [(part.name, {"weights": part.rule, "reads": part.sign_rule}) for part in walk.parts]
+            told = (f"{name} {what} {rule}" for name, found in rules for what, rule in found.items() if rule)
+            self.notes.assumptions.append(Assumption("ties", f"each as its layer has them: {', '.join(told)}", "file"))
+        else:
+            walk.parts[:] = [dataclasses.replace(part, rule=None, sign_rule=None) for part in walk.parts]
         return profiles[0] if profiles else DEFAULTS.profile
 
     def _note(self, entry: Entry, use: str, *, ignored: bool = False) -> None:

@@ -73,6 +73,7 @@ class Walk:
         self._front_rule: Rule | None = None
         self._signed = False
         self._sign_scale = 1.0
+        self._sign_rule: Rule | None = None
         self._rescaling: list[tuple[float, float]] = []
         self._ending: Quantizer | None = None
         self._rank = 2
@@ -192,13 +193,13 @@ class Walk:
 
     def _sign(self, layer: KerasLayer, how: Signs) -> None:
         self.rules.add(how.rule)
-        if self._signed and self._sign_scale != 1:
-            self._refuse(f"{layer} binarizes signs of the scale {self._sign_scale:g}", 'sign_rule = "ge"')
-        if self._current is None:
-            self._front_rule = how.rule
         assert isinstance(how.scale, float)
+        if not self._signed:  # the sign of signs is the same
+            self._sign_rule = how.rule
+            if self._current is None:
+                self._front_rule = how.rule
         self._sign_scale = how.scale
-        self._signed = True  # the sign of signs is the same
+        self._signed = True
 
     def _rescale(self, layer: KerasLayer) -> None:
         scale, offset = layer.config.get("scale"), layer.config.get("offset", 0.0)
@@ -222,7 +223,7 @@ class Walk:
             return
         epsilon = layer.config.get("epsilon", EPSILON)
         if not is_finite_number(epsilon):
-            self._refuse(f"{layer}: epsilon {epsilon!r} is no number", "epsilon = 1e-3")
+            self._refuse(f"{layer}: epsilon {epsilon!r} is no number", "epsilon = ...")
             return
         quantizers = [f"{key} {identify(layer.config[key])}" for key in _NORM_QUANTIZERS if layer.config.get(key) is not None]
         if quantizers:
@@ -260,9 +261,9 @@ class Walk:
             part = dataclasses.replace(part, is_float=True)
         else:
             self.rules.add("round-even")
-            part = dataclasses.replace(part, h=self._magnitude(layer, part))
+            part = dataclasses.replace(part, h=self._magnitude(layer, part), rule="round-even")
             if self._signed and self._sign_scale != 1:
-                self._refuse(f"{layer} reads signs of the scale {self._sign_scale:g}", f"scale = {self._sign_scale:g}")
+                part = dataclasses.replace(part, scale=np.full(part.neurons, self._sign_scale, np.float32))
         if part.is_float:
             self.notes.assumptions.append(Assumption("float layer", f"{layer.name}, whose kernel is not binarized", "file"))
             part = dataclasses.replace(part, activation="sign" if self._signed else "none")
@@ -278,12 +279,16 @@ class Walk:
         if first:
             self._input(layer, part.depth)
         elif not part.is_float and not self._signed and not self._lost:
-            what = f"{layer} reads values that are not binarized: neither an input_quantizer nor a sign is before it"
-            self._refuse(what, 'activation = "sign" in the layer before')
+            self.problems.append(
+                f"{layer} reads values that are not binarized: neither an input_quantizer nor a sign is before it; layers of "
+                "binary weights that read real values are not supported"
+            )
         self._close()
         if self.parts and self.parts[0].is_float and len(self.parts) == 1:
             what = f"{self.parts[0].name} is a float layer, its kernel is not binarized: such layers can only be the last ones"
-            self._refuse(what, 'kind = "binary"')
+            self.problems.append(what)
+        if self._signed and not first:
+            part = dataclasses.replace(part, sign_rule=self._sign_rule)
         self._current, self._after, self._signed, self._sign_scale, self._lost = part, [], False, 1.0, False
 
     @property
@@ -312,15 +317,17 @@ class Walk:
                 self.rules.add("ge")
                 return dataclasses.replace(part, h=float(magnitudes[0]) * self._sign_scale)
             what = f"{layer}: its kernel_quantizer does nothing and the weights are not all of one magnitude"
-            self._refuse(what, 'values = "latent"', 'kind = "float"')
+            self._refuse(what, 'kind = "float"')
             return part
         try:
             how = signs(found, kernel=True)
             if how is None:
                 known = "ste_sign, approx_sign, swish_sign, magnitude_aware_sign and QKeras's binary are"
-                self._refuse(f"{layer}: the kernel_quantizer {found.label} is not known; {known}", 'weight_rule = "ge"')
+                what = f"{layer}: the kernel_quantizer {found.label} is not known; {known}"
+                self._refuse(what, 'weight_rule = "ge" if it takes the signs of the weights')
                 return part
             self.rules.add(how.rule)
+            part = dataclasses.replace(part, rule=how.rule)
             if isinstance(how.scale, float):
                 return dataclasses.replace(part, h=float(np.float32(how.scale * self._sign_scale)))
             scale, about = scale_of(how.scale, part.weight)
@@ -428,8 +435,9 @@ class Walk:
         if missing:
             self._refuse(f"{layer}: {', '.join(missing)} should be in the file and is not", f'{missing[0]} = "ARRAY"')
         if extra:
-            names = ", ".join(f'"{entry.name}"' for role, entry in entries.items() if role not in roles)
-            self._refuse(f"{layer}: what {', '.join(extra)} do is not known", f"ignore = [{names}]")
+            name = next(entry.name for role, entry in entries.items() if role not in roles)
+            what = f"{layer}: what {', '.join(extra)} do is not known"
+            self._refuse(what, f'steps = [{{mul = "{name}"}}]', f'scale = "{name}"', f'bias = "{name}"')
         if missing or extra:
             return None
         found = {}

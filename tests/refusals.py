@@ -11,6 +11,8 @@ _LINE = re.compile(r"net\.toml.*`[^`]+`|`[^`]+`.*net\.toml")
 #: What no option and no description of the same numbers can change.
 _HOPELESS = (
     "only dense networks can be converted",
+    "layers of binary weights that read real values are not supported",
+    "such layers can only be the last ones",
     "only binary networks can be converted",
     "gives 0 and 1, not -1 and +1",
     "makes every weight 0",

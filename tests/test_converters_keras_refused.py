@@ -19,7 +19,7 @@ from xnorinfer.converters import ConvertOptions, read_source
 from xnorinfer.converters.keras_config import read_config
 from xnorinfer.converters.keras_quantizers import identify
 from xnorinfer.errors import MissingExtraError, NetworkError, OptionError, SourceError, XnorinferError
-from xnorinfer.netspec import PixelInput
+from xnorinfer.netspec import Dense, PixelInput, Sign
 
 h5py = pytest.importorskip("h5py", reason="Keras's files are read through h5py")
 
@@ -166,7 +166,6 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "rescaling to nothing": (put(1, "Rescaling", scale=0.0), "maps every pixel to one value"),
     "rescaling by channel": (put(1, "Rescaling", scale=[0.5, 1]), "must be single numbers"),
     "half precision": (swap(4, dtype={"class_name": "Policy", "config": {"name": "mixed_float16"}}), "in mixed_float16"),
-    "two ways": (swap(4, input_quantizer={"class_name": "function", "config": "binary_tanh"}), "in several ways"),
 }
 
 
@@ -184,6 +183,18 @@ def test_refused_networks(committed: Path, tmp_path: Path, case: str) -> None:
     with pytest.raises(NetworkError, match=message) as error:
         read_source(reconfigured(committed, tmp_path, change))
     assert_resolvable(error.value)
+
+
+def test_each_layer_has_its_own_tie_rule(committed: Path, tmp_path: Path) -> None:
+    """A model that binarizes in several ways; an option takes one rule for all."""
+    change = swap(4, input_quantizer={"class_name": "function", "config": "binary_tanh"})
+    path = reconfigured(committed, tmp_path, change)
+    reading = read_source(path)
+    assert [layer.rule for layer in reading.net.layers if isinstance(layer, Sign)] == ["round-even", "ge", "ge"]
+    assert {layer.rule for layer in reading.net.layers if isinstance(layer, Dense)} == {"ge"}
+    assert any(a.what == "ties" and "quant_dense_1 reads round-even" in a.value for a in reading.assumptions)
+    reading = read_source(path, ConvertOptions(profile="gt-zero"))
+    assert {layer.rule for layer in reading.net.layers if isinstance(layer, Sign | Dense)} == {"gt"}
 
 
 def test_another_kind_of_network_is_told_alone(committed: Path, tmp_path: Path) -> None:
