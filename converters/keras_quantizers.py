@@ -32,14 +32,13 @@ SIGNS: dict[str, Rule] = {
     "binarytanhunit": "round-even",
     "sign": "sign",
 }
+#: Functions that give 0 and 1.
+STEPS: dict[str, Rule] = {"steheaviside": "gt", "binarysigmoid": "round-even", "binarysigmoidunit": "round-even"}
 NOTHING = ("noop", "noopquantizer")
 _ZERO_ONE = "gives 0 and 1, not -1 and +1"
-_READS = 'reads = "01" in the next layer'
 _MANY = "has more than two values"
 _TERNARY = "is ternary (-1, 0 and +1)"
 _REFUSED = {
-    "steheaviside": _ZERO_ONE,
-    "binarysigmoid": _ZERO_ONE,
     "bernoulli": "is random",
     "stetern": _TERNARY,
     "ternary": _TERNARY,
@@ -70,21 +69,21 @@ class Quantizer:
 
 @dataclass(frozen=True)
 class Signs:
-    """A sign by a rule, times a number or what is computed from a kernel."""
+    """A sign by a rule, times a number or what is computed from a kernel.  zero_one: 0 takes the place of -1, then."""
 
     rule: Rule
     scale: float | ScaleKind = 1.0
+    zero_one: bool = False
 
 
 class Unsupported(Exception):
     """A quantizer that gives no scaled signs; the reason as the end of a sentence: "is ternary".
 
-    line: of a net.toml that describes the network nevertheless; hopeless: none does, it is no binary network.
+    hopeless: it is no binary network.
     """
 
-    def __init__(self, reason: str, line: str | None = None, *, hopeless: bool = False) -> None:
+    def __init__(self, reason: str, *, hopeless: bool = False) -> None:
         super().__init__(reason)
-        self.line = line
         self.hopeless = hopeless
 
 
@@ -143,6 +142,10 @@ def signs(found: Quantizer, *, kernel: bool) -> Signs | None:
     name, settings = found.name, found.settings
     if name in SIGNS:
         return Signs(SIGNS[name])
+    if name in STEPS:
+        if kernel:
+            raise Unsupported(_ZERO_ONE)
+        return Signs(STEPS[name], zero_one=True)
     if name == "magnitudeawaresign":
         if not kernel:
             raise Unsupported("scales by a mean over the batch, which is for kernels")
@@ -150,12 +153,12 @@ def signs(found: Quantizer, *, kernel: bool) -> Signs | None:
     if name in _REFUSED:
         bits = settings.get("bits", settings.get("k_bit"))
         reason = _REFUSED[name] + (f" ({bits} bits)" if is_finite_number(bits) and _MANY in _REFUSED[name] else "")
-        zero_one = _REFUSED[name] == _ZERO_ONE
-        raise Unsupported(reason, _READS if zero_one and not kernel else None, hopeless=not zero_one)
+        raise Unsupported(reason, hopeless=True)
     if name in ("binary", "stochasticbinary"):
-        if settings.get("use_01"):
-            raise Unsupported(f"with use_01 {_ZERO_ONE}", None if kernel else _READS)
-        return Signs("ge", _alpha(settings.get("alpha"), kernel=kernel))
+        zero_one = bool(settings.get("use_01"))
+        if zero_one and kernel:
+            raise Unsupported(f"with use_01 {_ZERO_ONE}")
+        return Signs("ge", _alpha(settings.get("alpha"), kernel=kernel), zero_one)
     if name == "quantizedbits":
         return _quantized_bits(settings, kernel=kernel)
     return None

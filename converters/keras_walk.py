@@ -31,7 +31,20 @@ from xnorinfer.converters.keras_quantizers import (
     signs,
 )
 from xnorinfer.converters.keras_weights import BIAS, KERNEL, NORM_ROLES, Weights
-from xnorinfer.netspec import F32, Elementwise, InputMapping, PixelInput, RealInput, Rule, ThresholdInput, is_finite_number
+from xnorinfer.converters.zeroone import on_zero_one
+from xnorinfer.netspec import (
+    F32,
+    PROFILES,
+    Chain,
+    Dense,
+    Elementwise,
+    InputMapping,
+    PixelInput,
+    RealInput,
+    Rule,
+    ThresholdInput,
+    is_finite_number,
+)
 
 #: Keras's own default, for configs that do not say.
 EPSILON = 1e-3
@@ -42,7 +55,7 @@ _DENSE_PORT = re.compile(r"bin(ary|arized?)_?dense(_?layer)?|dense_?bin(ary|ariz
 _NORM = re.compile(r"(Sync|Q)?BatchNormalization(V[12])?")
 _NORM_QUANTIZERS = ("gamma_quantizer", "beta_quantizer", "mean_quantizer", "variance_quantizer")
 
-PROFILE_OF: dict[Rule, str] = {"ge": "ge-zero", "round-even": "keras-round", "sign": "torch-sign"}
+PROFILE_OF: dict[Rule, str] = {"ge": "ge-zero", "gt": "gt-zero", "round-even": "keras-round", "sign": "torch-sign"}
 _LINEAR = (None, "linear")
 #: At the end of a model they do not change which score is largest.
 _ENDINGS = ("softmax", "logsoftmax", "sigmoid")
@@ -74,6 +87,7 @@ class Walk:
         self._signed = False
         self._sign_scale = 1.0
         self._sign_rule: Rule | None = None
+        self._zero_one = False
         self._rescaling: list[tuple[float, float]] = []
         self._ending: Quantizer | None = None
         self._rank = 2
@@ -198,7 +212,11 @@ class Walk:
             self._sign_rule = how.rule
             if self._current is None:
                 self._front_rule = how.rule
-        self._sign_scale = how.scale
+        if self._signed and self._zero_one:
+            self.problems.append(f"{layer} binarizes 0 and 1, which is not supported")
+        if how.zero_one and self._current is None:
+            self.problems.append(f"{layer} makes 0 and 1 of the inputs, which is not supported")
+        self._sign_scale, self._zero_one = how.scale, how.zero_one
         self._signed = True
 
     def _rescale(self, layer: KerasLayer) -> None:
@@ -287,9 +305,15 @@ class Walk:
         if self.parts and self.parts[0].is_float and len(self.parts) == 1:
             what = f"{self.parts[0].name} is a float layer, its kernel is not binarized: such layers can only be the last ones"
             self.problems.append(what)
+        after: list[Follower] = []
         if self._signed and not first:
             part = dataclasses.replace(part, sign_rule=self._sign_rule)
-        self._current, self._after, self._signed, self._sign_scale, self._lost = part, [], False, 1.0, False
+            if self._zero_one and part.is_float:
+                self.problems.append(f"{layer}: a float layer that reads 0 and 1 is not supported")
+            elif self._zero_one:
+                part, after = self._reads_zero_one(part)
+        self._current, self._after, self._lost = part, after, False
+        self._signed, self._sign_scale, self._zero_one = False, 1.0, False
 
     @property
     def rescaled(self) -> bool:
@@ -336,6 +360,17 @@ class Walk:
             return part
         self.notes.assumptions.append(Assumption(f"scale of {layer.name}", about, "file"))
         return dataclasses.replace(part, h=self._sign_scale, scale=scale)
+
+    def _reads_zero_one(self, part: LayerPart) -> tuple[LayerPart, list[Follower]]:
+        """A layer whose inputs are 0 and 1, as one of -1 and +1 and the steps that follow it."""
+        option = self.options.profile
+        rule = (PROFILES[option].weights if option else part.rule) or "ge"
+        dense, *steps = on_zero_one(Dense(part.name, part.weight, rule, part.h or 1.0, part.bias, part.scale))
+        assert isinstance(dense, Dense)
+        told = "0 and 1, which are counted as -1 and +1; half their sum and half the sum of weights is the layer's sum"
+        self.notes.assumptions.append(Assumption(f"inputs of {part.name}", told, "file"))
+        same = LayerPart(part.name, dense.latent, dense.bias, dense.scale, h=1.0, explicit=True, sign_rule=part.sign_rule)
+        return dataclasses.replace(same, rule=part.rule), [step for step in steps if isinstance(step, Chain)]
 
     def _scaled_inputs(self, layer: KerasLayer, part: LayerPart) -> LayerPart:
         """A float layer that reads signs of a scale: the scale joins its weights, where that is exact."""
@@ -459,7 +494,7 @@ class Walk:
         if reason.hopeless:
             self._other_kind(layer, f"{what} {reason}; only binary networks can be converted")
         else:
-            self._refuse(f"{layer}{what} {reason}", *((reason.line,) if reason.line else ()))
+            self.problems.append(f"{layer}{what} {reason}")
 
     def _ignore(self, layer: KerasLayer) -> None:
         for entry in self.weights.of_layer(layer).values():

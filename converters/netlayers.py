@@ -14,6 +14,7 @@ from xnorinfer.converters.latents import SCALES, centred, magnitude
 from xnorinfer.converters.netarrays import Arrays
 from xnorinfer.converters.netnorm import NORM_FIELDS, batch_norm, comparison
 from xnorinfer.converters.tomltable import Table
+from xnorinfer.converters.zeroone import on_zero_one
 from xnorinfer.errors import OptionError
 from xnorinfer.netspec import (
     F32,
@@ -285,7 +286,7 @@ class Builder:
         elif kernel is not None:
             rule = weight_rule or self.profile.weights
             dense = Dense(name, kernel.array, rule, kernel.h, bias, scale)
-            layers.extend(_on_zero_one(dense) if zero_one else [dense])
+            layers.extend(on_zero_one(dense) if zero_one else [dense])
         layers.extend(self._before_norm(table, name, neurons, hidden=after is not None and not is_float))
         if table.one_of(FOLLOWERS, needed=False) == "threshold":
             plain = scale is None and bias is None and (kernel is None or kernel.h == 1) and not zero_one and len(layers) < 2
@@ -454,37 +455,3 @@ class Builder:
 
 def _meaning(layout: str) -> str:
     return "(inputs, neurons)" if layout == "in_out" else "(neurons, inputs)"
-
-
-def _on_zero_one(dense: Dense) -> list[Layer]:
-    """A layer whose inputs are 0 and 1: its sum is (dot + sum of weights) / 2 of the dot with -1 and +1, exactly.
-
-    H, scale and bias then follow in the order in which `Dense` has them.
-    """
-    signs = _signs(dense)
-    half = np.full(dense.neurons, 0.5, np.float32)
-    shift = (signs.sum(axis=1, dtype=np.float64) / 2).astype(np.float32)
-    steps: list[tuple[ChainOp, F32]] = []
-    if dense.h != 1:
-        steps.append(("mul", np.full(dense.neurons, dense.h, np.float32)))
-    if dense.scale is not None:
-        steps.append(("mul", dense.scale))
-    if dense.bias is not None:
-        steps.append(("add", dense.bias))
-    layers: list[Layer] = [Dense(dense.name, signs, "sign", 1.0, shift, half)]
-    return [*layers, Chain(f"{dense.name}.steps01", tuple(steps))] if steps else layers
-
-
-def _signs(dense: Dense) -> F32:
-    """The binary weights, -1 and +1; 0 where the rule is torch.sign and the latent 0, which the network's check reports."""
-    x = dense.latent / np.float32(dense.h)
-    if dense.rule == "sign":
-        return np.asarray(np.sign(x), np.float32)
-    soft = np.clip((x + np.float32(1)) / np.float32(2), 0, 1)
-    positive = {
-        "round-even": lambda: np.round(soft) > 0,
-        "round-away": lambda: soft >= np.float32(0.5),
-        "ge": lambda: x >= 0,
-        "gt": lambda: x > 0,
-    }[dense.rule]()
-    return np.asarray(np.where(positive, 1, -1), np.float32)

@@ -172,6 +172,10 @@ def save_activations(folder: Path) -> None:
     sign = {**SIGN, "input_quantizer": "ste_sign"}
     norm = layers.BatchNormalization
     variants: dict[str, list[Any]] = {
+        "heaviside": [
+            *(Q(9, **SIGN), norm(), larq.quantizers.SteHeaviside(), Q(8, **SIGN), norm()),
+            *(Q(7, input_quantizer="ste_heaviside", kernel_quantizer="magnitude_aware_sign"), norm(), Q(5, **sign)),
+        ],
         "relu": [Q(9, **SIGN, activation="relu"), norm(), Q(8, **sign), layers.ReLU(), norm(), Q(5, **sign), norm()],
         "relu_layers": [
             Q(9, **SIGN),

@@ -43,7 +43,7 @@ FILES: dict[str, tuple[str, dict[str, Any]]] = {
         f"{name}.{suffix}": (name, {})
         for name in (
             *("float_head", "sign_head", "input_sign", "input_norm", "no_norm", "magnitude"),
-            *("relu", "relu_layers", "prelu", "smooth", "relu_head"),
+            *("relu", "relu_layers", "prelu", "smooth", "relu_head", "heaviside"),
         )
         for suffix in ("h5", "keras")
     },

@@ -129,7 +129,9 @@ def put(index: int, kind: str, **config: Any) -> Change:
 
 #: Layers of larq_json: input, flatten, quant, norm, quant, norm, dropout, quant, norm, quant, norm, softmax.
 REFUSED: dict[str, tuple[Change, str]] = {
-    "heaviside": (swap(4, input_quantizer="ste_heaviside"), "ste_heaviside gives 0 and 1"),
+    "heaviside kernel": (swap(4, kernel_quantizer="ste_heaviside"), "ste_heaviside gives 0 and 1"),
+    "heaviside of inputs": (swap(2, input_quantizer="ste_heaviside"), "makes 0 and 1 of the inputs"),
+    "sign of 0 and 1": (put(4, "SteHeaviside"), "binarizes 0 and 1"),
     "ternary kernel": (swap(4, kernel_quantizer="ste_tern"), "the kernel_quantizer ste_tern is ternary"),
     "dorefa": (swap(4, input_quantizer={"class_name": "DoReFa", "config": {}}), "DoReFa, which has more than two values"),
     "own quantizer": (swap(4, kernel_quantizer="mine"), "the kernel_quantizer mine is not known"),

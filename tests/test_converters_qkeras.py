@@ -21,7 +21,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return unpack(tmp_path_factory.mktemp("qkeras"), QKERAS)
 
 
-@pytest.mark.parametrize("file", ["alpha1.h5", "text.h5", "scaled.keras", "auto.keras", "bits.h5", "stochastic.h5", "norm.h5"])
+@pytest.mark.parametrize(
+    "file", ["alpha1.h5", "text.h5", "scaled.keras", "auto.keras", "bits.h5", "stochastic.h5", "norm.h5", "zero_one.h5"]
+)
 def test_scores_are_those_of_qkeras(folder: Path, file: str) -> None:
     with np.load(folder / "outputs.npz") as outputs:
         x, wanted = outputs["x"], outputs[file.partition(".")[0]]
@@ -37,7 +39,6 @@ def test_scores_are_those_of_qkeras(folder: Path, file: str) -> None:
         ("ternary", r"fc9 \(QDense\): the kernel_quantizer ternary is ternary .* \(also: fc8 \(QDense\), fc5 \(QDense\)\)$"),
         ("two_bits", r"the kernel_quantizer quantized_bits has more than two values \(2 bits\)"),
         ("relu", r"quantized_relu has more than two values \(3 bits\)"),
-        ("zero_one", r"binary with use_01 gives 0 and 1, not -1 and \+1.*reads"),
         ("nothing", "makes every weight 0"),
         ("quantized_norm", r"quantizes its own values \(gamma_quantizer quantizedrelupo2"),
     ],
@@ -60,6 +61,9 @@ def test_refused(folder: Path, name: str, message: str) -> None:
         ("quantized_bits(1, 3, alpha=2.0)", True, Signs("ge", 2.0)),
         ("quantized_bits(bits=1)", False, Signs("ge", 1.0)),
         ("binary_tanh", False, Signs("round-even")),
+        ("binary(use_01=1, alpha=0.5)", False, Signs("ge", 0.5, zero_one=True)),
+        ("binary(use_01=True)", True, "gives 0 and 1"),
+        ("ste_heaviside", True, "gives 0 and 1"),
         ("mine(3)", False, None),
         ("binary(alpha='auto')", False, "scales by a mean over the batch"),
         ("binary(alpha=-1)", True, "a number above 0"),
