@@ -11,7 +11,7 @@ from command_line import CHECKPOINT, DIGITS, fine, wrong
 from tf1_writer import write_bundle
 
 import xnorinfer
-from xnorinfer.conversion import convert_file, digest_of
+from xnorinfer.conversion import convert_file, digest_of, merged
 from xnorinfer.converters.base import ConvertOptions
 from xnorinfer.errors import OptionError, StrictError
 from xnorinfer.netspec import PixelInput
@@ -124,6 +124,24 @@ def test_python_is_told_what_the_command_line_prints(tmp_path: Path) -> None:
     assert model.info["warnings"] == model.info["provenance"]["warnings"] == said
     printed = fine("convert", tmp_path / "net.npz", "--dry-run")
     assert all(f"warning: {text}" in printed for text in said)
+
+
+def test_many_warnings_alike_are_one() -> None:
+    alike = [f"fc{index}: {index * 3} latents are larger than H = 1 (up to 1.{index}); check --h" for index in range(20)]
+    found = merged(["first: odd", *alike, "input: nothing says it", alike[3]])
+    assert found == (
+        "first: odd",
+        f"{alike[0]} (and alike of 19 others: fc1, fc2, fc3, fc4, fc5, fc6, fc7, fc8, ...)",
+        "input: nothing says it",
+    )
+    assert merged(alike[:3]) == tuple(alike[:3])
+    assert merged(["a: one", "b: two", "c: three", "d: four", "no colon"]) == (
+        "a: one",
+        "b: two",
+        "c: three",
+        "d: four",
+        "no colon",
+    )
 
 
 def test_warnings_do_not_change_the_network(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from xnorinfer.packed import PackedModel
 from xnorinfer.sensitivity import Default, measure_defaults
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
 
@@ -90,7 +91,7 @@ def pack_reading(reading: Reading, options: ConvertOptions, name: str, digest: s
         raise NetworkError(error.problems, about=name, understood=reading) from None
     defaults = tuple(measure_defaults(reading))
     measured = [default.warning() for default in defaults if default.changing]
-    warnings = tuple(dict.fromkeys([*reading.warnings, *measured, *lowered.notes]))
+    warnings = merged([*reading.warnings, *measured, *lowered.notes])
     provenance: dict[str, Any] = {
         "source": name,
         "format": reading.source,
@@ -101,6 +102,30 @@ def pack_reading(reading: Reading, options: ConvertOptions, name: str, digest: s
         "xnorinfer": __version__,
     }
     return Conversion(dataclasses.replace(lowered.packed, provenance=provenance), reading, defaults, warnings)
+
+
+#: Warnings that say the same of so many layers or tensors are one.
+ALIKE = 4
+_ABOUT = re.compile(r"(?s)([^:\n]{1,200}): (.+)")
+
+
+def merged(warnings: Iterable[str]) -> tuple[str, ...]:
+    """Warnings in order, each once: of those that differ in a name before a colon and in numbers alone, the first, with how
+    many others it stands for."""
+    groups: dict[str, list[str]] = {}
+    for text in dict.fromkeys(warnings):
+        parts = _ABOUT.fullmatch(text)
+        kind = text if parts is None else re.sub(r"\d[\d.,]*(e[+-]?\d+)?", "#", parts[2])
+        groups.setdefault(kind, []).append(text)
+    found: list[str] = []
+    for texts in groups.values():
+        if len(texts) < ALIKE:
+            found.extend(texts)
+            continue
+        names = [parts[1] for text in texts[1:] if (parts := _ABOUT.fullmatch(text))]
+        listed = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        found.append(f"{texts[0]} (and alike of {len(names)} others: {listed})")
+    return tuple(found)
 
 
 #: What classes may be that no reading gives.
