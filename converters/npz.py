@@ -49,13 +49,12 @@ from xnorinfer.converters.base import (
     net_line,
     without_ignored,
 )
-from xnorinfer.converters.checkpointtree import tensors_of
+from xnorinfer.converters.checkpointtree import StateDict, tensors_of
 from xnorinfer.converters.numbered import read_numbered
 from xnorinfer.converters.pickled import unpickle
 from xnorinfer.converters.pickledarrays import ARRAYS
-from xnorinfer.converters.statedict import group
 from xnorinfer.converters.torch import DEFAULTS as TORCH_DEFAULTS
-from xnorinfer.converters.torch import read_contents
+from xnorinfer.converters.torch import read_contents, read_state
 from xnorinfer.errors import SourceError
 from xnorinfer.netspec import F32
 
@@ -121,8 +120,8 @@ class NpzSource:
         if any(name.endswith("running_mean") for name in names) or (matrices and not named):
             state = any(name.endswith("running_mean") for name in names)
             notes.assumptions.append(Assumption("layout", "a PyTorch state dict" if state else "arrays by their names", "file"))
-            grouped = group(tensors, notes, problems, epsilon=options.bn_epsilon)
-            return assemble(self.name, path.name, grouped.parts, options, TORCH_DEFAULTS, notes, problems, grouped.leading)
+            content = StateDict("", {tensor.name: tensor for tensor in tensors})
+            return read_state(self.name, path.name, content, options, notes, ordered=True)
         unknown = [name for name in names if name not in named]
         if unknown or not names:
             found = ", ".join(unknown[:8]) + (" ..." if len(unknown) > 8 else "") if unknown else "nothing"

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 
 from xnorinfer import reference
 from xnorinfer.converters import ConvertOptions, Reading, read_source
+from xnorinfer.converters.netwrite import net_text
 from xnorinfer.converters.pairing import chains
 from xnorinfer.errors import NetworkError
 from xnorinfer.netspec import Dense, PixelInput
@@ -417,3 +418,30 @@ def test_orders_of_shapes() -> None:
     assert chains([(4, 4), (4, 4), (4, 4)], ["a", "a", "b"]) == [(0, 1, 2), (0, 2, 1)]
     assert chains([(4, 3), (8, 5)]) == []
     assert len(chains([(4, 4)] * 60)) == 2
+
+
+WRITTEN: dict[str, Callable[[State], State]] = {
+    **ALIKE,
+    "bits": lambda s: {n: (a > 0) if a.ndim == 2 else a for n, a in s.items()},
+    "own names": lambda s: {
+        n.replace("running_", "moving_").replace("fc", "dense_").replace(".", "/"): a.T if a.ndim == 2 else a
+        for n, a in s.items()
+        if "num_batches" not in n
+    },
+    "one norm for all neurons": lambda s: {n: a[:1] if n.startswith("bn3") and a.ndim else a for n, a in s.items()},
+    "averages": lambda s: {**s, **{"ema_" + n.replace(".", "_"): a[::-1] if a.ndim else a for n, a in s.items()}},
+}
+
+
+@pytest.mark.parametrize("door", ["pickle", "npz", "safetensors"])
+@pytest.mark.parametrize("case", WRITTEN)
+def test_what_was_understood_can_be_written(tmp_path: Path, case: str, door: str) -> None:
+    path = DOORS[door](WRITTEN[case](dict(state_arrays(LAYERS))), tmp_path)
+    found = []
+    for ema in (False, True) if case == "averages" else (False,):
+        options = ConvertOptions(profile="ge-zero", input=GE.input, ema=ema)
+        reading = read_source(path, options)
+        again = read_source(path, ConvertOptions(net=net_text(path, reading, options)))
+        np.testing.assert_array_equal(scores(again), scores(reading))
+        found.append(scores(reading))
+    assert len(found) == 1 or (found[0] != found[1]).any()
