@@ -248,6 +248,8 @@ class Builder:
         hint = (
             "a ternary network has three values, which one bit cannot hold" if zeros.any() else f"{array[tuple(index)]:g} there"
         )
+        if values.startswith("bits") and (array == np.round(array)).all() and array.max() > 3:
+            hint += "; packed words are unpacked by [arrays.NAME] with from, unpack and shape"
         found = f"{int(some.sum())} of {array.size} values of {name} are {what}, the first at {index} ({hint})"
         table.problem("weight", f'{found}; values = "{values}"')
 

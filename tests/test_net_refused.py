@@ -271,6 +271,20 @@ def test_convolutions_and_several_bits_are_told_so(tmp_path: Path) -> None:
     assert "30 of 60 values of a/w are neither 0 nor 1" in found[0]
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint32", "uint64"])
+def test_the_hint_for_packed_words_works(tmp_path: Path, dtype: str) -> None:
+    rng = np.random.default_rng(1)
+    bits = rng.integers(0, 2, (6, 64), dtype=np.uint8)
+    words = np.packbits(bits, axis=1, bitorder="little").view(f"<{np.dtype(dtype).str[1:]}")
+    path = write_npz(tmp_path / "n.npz", w=words)
+    toml = 'profile = "ge-zero"\nlayout = "out_in"\n[input]\nsigns = true\n[[layers]]\nweight = "w"\nvalues = "bits"\n'
+    (found,) = problems(path, toml)
+    assert "packed words are unpacked by [arrays.NAME] with from, unpack and shape" in found
+    toml = toml.replace('"w"', '"bits"') + '[arrays.bits]\nfrom = "w"\nunpack = "lsb"\nshape = [6, 64]\n'
+    plain = write_npz(tmp_path / "plain.npz", bits=bits.astype(np.bool_))
+    assert digest(read(path, toml)) == digest(read(plain, toml[: toml.index("[arrays")]))
+
+
 def test_arrays_that_may_take_part_are_not_proposed_to_be_ignored(tmp_path: Path) -> None:
     extra = {"slopes": np.ones((6, 1), np.float32), "more": np.ones((4, 4), np.float32), "step": np.int64(7)}
     (found,) = problems(write_npz(tmp_path / "n.npz", **parts(), **extra), GOOD)
