@@ -20,9 +20,10 @@ from command_line import CHECKPOINT, DIGITS, fine, run, wrong
 from numpy.typing import NDArray
 
 import xnorinfer
-from xnorinfer import modelfile
+from xnorinfer import elimination, modelfile, netspec
 from xnorinfer.errors import ExpectationError, InputError
-from xnorinfer.netspec import PixelInput
+from xnorinfer.expectation import Agreement
+from xnorinfer.netspec import InputMapping, PixelInput
 
 Array = NDArray[Any]
 ROWS, WIDTHS = 96, (24, 20, 16, 10)
@@ -324,7 +325,7 @@ def test_bad_files_of_expectations(tmp_path: Path) -> None:
 def test_python(tmp_path: Path) -> None:
     source, expected = write(tmp_path, Meaning(entering=normalized))
     held = np.load(expected)
-    with pytest.raises(ExpectationError, match=r"input=PixelInput\(.*\) makes all rows equal"):
+    with pytest.raises(ExpectationError, match=r"input=PixelInput.normalize\(0.1307, 0.3081\) makes all rows equal"):
         xnorinfer.convert(source, expect=(held["x"], held["scores"]), profile="ge-zero")
     model = xnorinfer.convert(
         source, expect=(held["x"].tolist(), held["classes"]), profile="ge-zero", input=PixelInput.normalize(0.1307, 0.3081)
@@ -334,6 +335,13 @@ def test_python(tmp_path: Path) -> None:
     for pair in ((held["x"],), held["x"], 3):
         with pytest.raises(InputError, match="expect must be a pair"):
             xnorinfer.convert(source, expect=pair)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mapping", elimination.MAPPINGS, ids=lambda mapping: mapping.describe())
+def test_options_are_named_as_python_writes_them(mapping: InputMapping) -> None:
+    found = elimination.Alternative("input", "", lambda net: net, {"input": mapping})
+    text = elimination.Explanation((found,), Agreement("", 0, "")).keywords
+    assert eval(text.removeprefix("input="), vars(netspec)) == mapping
 
 
 def test_verify_does_not_hold_where_the_network_gives_other_classes(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ from xnorinfer.netspec import (
     Rule,
     Sign,
     SignInput,
+    ThresholdInput,
 )
 from xnorinfer.reference import forward
 from xnorinfer.sensitivity import EPSILONS
@@ -91,8 +92,25 @@ class Explanation:
     @property
     def keywords(self) -> str:
         """What to write in Python."""
-        given = [f"{name}={value!r}" for one in self.alternatives for name, value in (one.keywords or {}).items()]
+        given = [f"{name}={_python(value)}" for one in self.alternatives for name, value in (one.keywords or {}).items()]
         return ", ".join([*given, *(one.option for one in self.alternatives if one.keywords is None)])
+
+
+def _python(value: Any) -> str:
+    """A value of an option as Python code writes it."""
+    if isinstance(value, ThresholdInput):
+        return f"ThresholdInput({value.threshold})"
+    if isinstance(value, SignInput | RealInput):
+        return f"{type(value).__name__}()"
+    if not isinstance(value, PixelInput):
+        return repr(value)
+    low, high = value.ends
+    mean, std = (float(f"{number / 255:.6g}") for number in (-value.intercept, value.divisor))
+    if value == PixelInput.range(low, high):
+        return f"PixelInput.range({low:g}, {high:g})"
+    if std > 0 and value == PixelInput.normalize(mean, std):
+        return f"PixelInput.normalize({mean:g}, {std:g})"
+    return f"PixelInput({value.slope!r}, {value.intercept!r}, {value.divisor!r})"
 
 
 @dataclass
