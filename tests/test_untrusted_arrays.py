@@ -222,6 +222,11 @@ BAD: dict[str, Callable[[PackedModel], Any]] = {
         packed,
         layers=(*packed.layers[:-1], replace(packed.layers[-1], output=Affine(("mul",), np.ones((1, 2, 3), np.float32)))),
     ),
+    "steps are none": lambda packed: replace(
+        packed,
+        layers=(*packed.layers[:-1], replace(packed.layers[-1], output=Affine(None, np.ones((1, 2, 4), np.float32)))),  # type: ignore[arg-type]
+    ),
+    "profile": lambda packed: replace(packed, profile=["ge-zero"]),
     "float with a threshold": lambda packed: replace(
         packed,
         layers=(*packed.layers[:-1], replace(packed.layers[-1], output=Threshold(np.zeros(4, np.int32)))),  # type: ignore[arg-type]

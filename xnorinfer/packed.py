@@ -254,6 +254,8 @@ def _plain_layer(index: int, layer: Any) -> PackedLayer:
     if isinstance(layer.output, Threshold):
         output = Threshold(_plain(f"{where}: limits", layer.output.limits))
     else:
+        if not isinstance(layer.output.ops, tuple | list):
+            raise MalformedModelError(f"{where}: steps are {layer.output.ops!r}, needed is a tuple of their names")
         output = Affine(tuple(layer.output.ops), _plain(f"{where}: steps", layer.output.values))
     if isinstance(layer, PackedFloat):
         if not isinstance(output, Affine):
@@ -265,7 +267,7 @@ def _plain_layer(index: int, layer: Any) -> PackedLayer:
 
 
 def _check(model: PackedModel) -> Iterator[str]:
-    if model.profile not in PROFILES:
+    if not isinstance(model.profile, str) or model.profile not in PROFILES:
         yield f"tie profile {model.profile!r} is none of {', '.join(PROFILES)}"
     if not model.layers or isinstance(model.layers[0], PackedFloat):
         yield "the first layer is not a binary dense layer"
