@@ -36,9 +36,11 @@ ONLY = "only dense networks with weights and activations of one bit (W1A1, such 
 #: Marks neurons that only fill up the last layer.
 UNUSED = 32767
 _CODES = {"weights": "<u8", "thres": "<i8"}
-_FILE = re.compile(r"(\d+)-(\d+)-(weights|thres)\.bin")
+_FILE = re.compile(r"(\d{1,9})-(\d{1,9})-(weights|thres)\.bin")
 #: Beyond, scores popcount - T would not be exact in float32; real thresholds are below the number of inputs.
 MAX_HEAD_THRESHOLD = 1 << 22
+#: Inputs of a layer: sums, halved, and thresholds of as many stay exact in float32.
+MAX_INPUTS = 1 << 22
 #: Bounds what a folder can make us allocate: bits of one layer.
 MAX_LAYER_BITS = 1 << 32
 
@@ -154,6 +156,11 @@ def _read_layer(
     if used > simd or (width is not None and (width % steps or not 1 <= simd <= 64)):
         raise SourceError(
             f"{path.name}: layer {layer} has {steps} words of {used} bits for the {width} values that the layer before gives"
+        )
+    if steps * simd > MAX_INPUTS:
+        raise SourceError(
+            f"{path.name}: layer {layer} has {steps * simd} inputs; float32, in which its sums are compared, holds those of "
+            f"{MAX_INPUTS} exactly"
         )
     if folds * count * steps * simd > MAX_LAYER_BITS:
         raise SourceError(f"{path.name}: layer {layer} has more than {MAX_LAYER_BITS} weights")
