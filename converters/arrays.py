@@ -11,7 +11,7 @@ import struct
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,6 +139,15 @@ def require_shape(where: str, shape: Sequence[int], itemsize: int) -> None:
     problem = shape_problem(shape, itemsize)
     if problem is not None:
         raise SourceError(f"{where} says that it has {problem}")
+
+
+def unique_name(name: str, taken: Container[str], counts: dict[str, int]) -> str:
+    """The name, or one made of it that is not taken: `name'`, `name'2`, ...  counts: how many were made of each, kept here."""
+    unique = name
+    while unique in taken:
+        counts[name] = counts.get(name, 0) + 1
+        unique = f"{name}'" if counts[name] == 1 else f"{name}'{counts[name]}"
+    return unique
 
 
 def element_count(shape: Iterable[int]) -> int:

@@ -78,12 +78,15 @@ class Table:
         return self.data[start : start + length]
 
     def text(self, number: int) -> str:
-        return bytes(self.bytes(number)).decode("utf-8", "replace")
+        content = self.bytes(number)
+        budget.spend_bytes(len(content), "a text in it")  # many tables can have one and the same
+        return bytes(content).decode("utf-8", "replace")
 
     def integers(self, number: int) -> tuple[int, ...]:
         """A vector of int32."""
         start, length = self._vector(number, 4)
         budget.spend_steps(1 + length // 16, "reading its vectors")
+        budget.spend_bytes(8 * length, "a vector in it")
         return struct.unpack_from(f"<{length}i", self.data, start) if length else ()
 
     def table(self, number: int) -> Table | None:
@@ -141,6 +144,7 @@ def _flex_value(data: memoryview, place: int, width: int, packed: int) -> int | 
         length = _unsigned(data, start - size, size)
         if start + length > len(data):
             raise MalformedError("has text that ends beyond its options")
+        budget.spend_bytes(length, "a text in it")
         return bytes(data[start : start + length]).decode("utf-8", "replace")
     return None
 

@@ -68,6 +68,7 @@ def compute(node: TfNode, inputs: Sequence[Array]) -> Array:
 
 def _reduced(node: TfNode, value: Array, axes: Array) -> Array:
     axis = tuple(int(a) for a in axes.reshape(-1))
+    budget.spend_bytes(8 * value.size, node.name)
     wide = value.astype(np.float64) if value.dtype.kind == "f" else value
     result = np.asarray(_REDUCED[node.operation](wide, axis=axis, keepdims=node.flag("keep_dims")))
     return np.asarray(result, value.dtype)
@@ -107,7 +108,7 @@ def _shaped(node: TfNode, inputs: Sequence[Array]) -> Array:
             return np.array(first.ndim, np.int32)
         case "Range":
             start, stop, step = (int(value) for value in inputs)
-            budget.spend_bytes(8 * max(0, (stop - start) // step), node.name)
+            budget.spend_bytes(8 * max(0, (stop - start) // (step or 1)), node.name)
             return np.arange(start, stop, step, dtype=np.int32)
         case "MatMul":
             left = first.T if node.flag("transpose_a") else first

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer import budget
-from xnorinfer.converters.arrays import RawTensor, element_count
+from xnorinfer.converters.arrays import RawTensor, element_count, unique_name
 from xnorinfer.converters.base import Assumption, ConvertOptions, Reading
 from xnorinfer.converters.flatbuffer import MalformedError, Table, flex_map
 from xnorinfer.converters.graph import read_graph
@@ -105,6 +105,7 @@ class _Model:
         self.larq = False
         self._names: dict[int, str] = {}
         self._taken: set[str] = set()
+        self._made: dict[str, int] = {}
 
     @staticmethod
     def _code(table: Table) -> tuple[int, str]:
@@ -134,8 +135,7 @@ class _Model:
         if index not in self._names:
             tensor = self._tensor(index)
             name = tensor.text(3) or f"tensor {index}"
-            while name in self._taken:
-                name += "'"
+            name = unique_name(name, self._taken, self._made)
             self._names[index] = name
             self._taken.add(name)
             array = self._constant(index)

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer import budget
-from xnorinfer.converters.arrays import RawTensor
+from xnorinfer.converters.arrays import RawTensor, unique_name
 from xnorinfer.converters.onnxfile import OnnxGraph, OnnxNode
 from xnorinfer.converters.protowire import WireError
 from xnorinfer.converters.tfconstants import COMPUTED, compute
@@ -58,6 +58,8 @@ _ONNX = {
 #: How tf.gradients and optimizers call what they make.
 _TRAINING = re.compile(r"(^|/)gradients(_\d+)?/|(^|/)update_|Apply")
 _BOOL = 10
+#: What an element of a set takes in memory.
+SOURCE_BYTES = 64
 _RANDOM_SOURCE: Ref = ("random numbers", 0)
 
 
@@ -80,6 +82,8 @@ def network_of(graph: TfGraph, load: Callable[[str], NDArray[Any] | None]) -> Ne
         return _Builder(graph, load).build()
     except WireError as error:
         raise SourceError(f"the graph is damaged: it {error}") from None
+    except (IndexError, KeyError, ValueError, TypeError, ZeroDivisionError) as error:  # an operation without its inputs
+        raise NotFollowed(f"it is malformed: {type(error).__name__}: {error}") from None
 
 
 class _Builder:
@@ -94,6 +98,8 @@ class _Builder:
         self.labels: dict[Ref, str] = {}
         self.used: dict[str, str] = {}
         self.dropout = False
+        self.made: dict[str, int] = {}
+        self.branched: set[str] = set()
 
     def build(self) -> Network:
         self.input = self._input()
@@ -129,7 +135,8 @@ class _Builder:
             return self._merged(node)
         if node.operation in BRANCHES:
             branch = "then_branch" if self._true(node.inputs[0]) else "else_branch"
-            if not any(alias[0] == node.name for alias in self.graph.aliases):
+            if node.name not in self.branched:
+                self.branched.add(node.name)
                 inline(self.graph, node, node.function(branch), node.inputs[1:])
             return self.graph.aliases.get(ref)
         if node.operation == "IdentityN":
@@ -215,7 +222,12 @@ class _Builder:
                 if missing:
                     waiting += missing
                     continue
-                self.sources[ref] = frozenset().union(*(self.sources[source] for source in inputs))
+                behind = [self.sources[source] for source in inputs]
+                if len(set(behind)) > 1:
+                    budget.spend_bytes(SOURCE_BYTES * sum(map(len, behind)), "what the values of its graph depend on")
+                    self.sources[ref] = frozenset().union(*behind)
+                else:
+                    self.sources[ref] = behind[0] if behind else frozenset()
         return self.sources[start]
 
     def live(self, ref: Ref) -> bool:
@@ -439,8 +451,7 @@ class _Builder:
         array = self.constant(ref)
         owners = self.names[ref]
         name = owners[0] if owners else ref[0]
-        while name in self.values:
-            name += "'"
+        name = unique_name(name, self.values, self.made)
         for owner in owners:
             self.used.setdefault(owner, use)
         self.values[name] = RawTensor(name, array, str(array.dtype))

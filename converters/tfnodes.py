@@ -25,6 +25,8 @@ from xnorinfer.errors import SourceError
 #: Graphs with embedded constants can be large; beyond this it is no graph of a dense network.
 MAX_GRAPH_BYTES = 1 << 30
 MAX_DEPTH = 32
+#: What a node takes in memory beside its texts.
+NODE_BYTES = 512
 
 #: One output of a node: (node, number of the output).
 Ref = tuple[str, int]
@@ -219,7 +221,7 @@ def _signature(message: memoryview) -> tuple[dict[str, Ref], dict[str, Ref]]:
 def _graph(message: memoryview) -> TfGraph:
     graph = TfGraph()
     for number, value in fields(message):
-        budget.spend_steps()
+        budget.spend_steps(what="reading its graph")
         if number == 1:
             node = _node(len(graph.nodes), view(value))
             graph.nodes[node.name] = node
@@ -244,6 +246,7 @@ def _node(index: int, message: memoryview) -> TfNode:
     name = operation = ""
     inputs: list[Ref] = []
     attributes: dict[str, memoryview] = {}
+    budget.spend_bytes(NODE_BYTES, "the nodes of its graph")
     for number, value in fields(message):
         if number == 1:
             name = text(value)
@@ -313,7 +316,8 @@ def inline(graph: TfGraph, node: TfNode, called: str, inputs: tuple[Ref, ...], d
 
     calls: list[TfNode] = []
     for part in function.nodes:
-        budget.spend_steps()
+        budget.spend_steps(4, "putting its functions in the place of their calls")
+        budget.spend_bytes(NODE_BYTES + len(node.name), "its functions in the place of their calls")
         copy = TfNode(node.index, f"{node.name}/{part.name}", part.operation, tuple(map(outside, part.inputs)), part.attributes)
         graph.nodes[copy.name] = copy
         if copy.operation in CALLS:
@@ -326,6 +330,7 @@ def inline(graph: TfGraph, node: TfNode, called: str, inputs: tuple[Ref, ...], d
 def restored(graph: TfGraph) -> dict[str, str]:
     """Variable -> the name under which the graph's own Saver restores it from a checkpoint."""
     found: dict[str, str] = {}
+    texts: dict[str, list[str]] = {}
     for node in list(graph.nodes.values()):
         if node.operation in ("AssignVariableOp", "Assign") and len(node.inputs) >= 2:
             budget.spend_steps(4)
@@ -334,10 +339,19 @@ def restored(graph: TfGraph) -> dict[str, str]:
             if restore is None or restore.operation != "RestoreV2" or len(restore.inputs) < 2:
                 continue
             listed = graph.nodes.get(_origin(graph, restore.inputs[1])[0])
-            names = [] if listed is None else listed.texts()
+            if listed is not None and listed.name not in texts:
+                texts[listed.name] = _texts_of(listed)
+            names = [] if listed is None else texts[listed.name]
             if value[1] < len(names):
                 found.setdefault(owner[0], names[value[1]])
     return found
+
+
+def _texts_of(node: TfNode) -> list[str]:
+    try:
+        return node.texts()
+    except WireError as error:
+        raise SourceError(f"the graph is damaged: its node {node.name} {error}") from None
 
 
 def _origin(graph: TfGraph, ref: Ref) -> Ref:

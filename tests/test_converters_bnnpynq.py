@@ -147,5 +147,5 @@ def test_not_such_a_folder(tmp_path: Path) -> None:
 def test_layers_whose_sums_float32_does_not_hold_are_refused(tmp_path: Path) -> None:
     np.full((1 << 16) + 1, 1 << 63, "<u8").tofile(tmp_path / "0-0-weights.bin")
     np.zeros(1, "<i8").tofile(tmp_path / "0-0-thres.bin")
-    with pytest.raises(SourceError, match="layer 0 has 4194368 inputs; float32, .*, holds those of 4194304 exactly"):
+    with pytest.raises(SourceError, match=r"layer 0 has 4194368 inputs; float32, .*, holds those of 4194304 exactly"):
         read_source(tmp_path)
