@@ -63,6 +63,10 @@ def _split(tensor: RawTensor) -> tuple[str, str]:
     return tensor.name, "weight" if tensor.array.ndim == 2 else "value"
 
 
+def _says_weight(name: str) -> bool:
+    return any((match := pattern.fullmatch(name)) and match["weight"] for pattern in (_BEHIND, _BEFORE))
+
+
 def _is_norm_key(key: str, tensors: Sequence[RawTensor]) -> bool:
     """Whether a key is a BatchNorm's own: no matrix has it."""
     return not any(tensor.array.ndim == 2 and _split(tensor)[0] == key for tensor in tensors)
@@ -78,6 +82,9 @@ def _lay_out(modules: dict[str, Module], notes: Notes, problems: list[str]) -> d
     else:
         return modules  # whoever puts the layers together says what does not fit
     listed = ", ".join(str(m.tensors["weight"]) for m in dense)
+    if len(dense) == 1 and not _says_weight(dense[0].tensors["weight"].name):
+        line = f'[[layers]] weight = "{dense[0].tensors["weight"].name}"'
+        problems.append(f"{listed} is the only matrix, and its name does not say that it holds weights" + net_line(line))
     if as_is and turned and len(dense) > 1:
         lines = ('layout = "in_out"', 'layout = "out_in"')
         problems.append(f"which axis of {listed} is that of the neurons cannot be told" + net_line(*lines))

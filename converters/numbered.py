@@ -37,6 +37,7 @@ from xnorinfer.converters.base import (
     net_line,
 )
 from xnorinfer.converters.keras import DEFAULTS as KERAS_DEFAULTS
+from xnorinfer.converters.statenames import counts_instead
 from xnorinfer.netspec import F32
 
 LASAGNE = Defaults("theano", "lasagne", 0.0, "inv_std contains it")
@@ -224,6 +225,8 @@ def _layer(index: int, layer: _Listed, order: Order, out_in: bool, notes: Notes,
         norm = NormPart(
             f"{name}.bn", found["mean"], found.get("variance"), found.get("inv_std"), found.get("gamma"), found.get("beta")
         )
+    counts = counts_instead(kernel)
+    problems += [counts] if counts else []
     array = kernel.array if out_in else kernel.array.T
     weight = as_float32(RawTensor(kernel.name, array, kernel.dtype), notes.warnings)
     return LayerPart(name, weight, found.get("b"), None, norm)

@@ -17,7 +17,7 @@ from xnorinfer.converters.assemble import LayerPart, NormPart
 from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, TensorUse, ignore_line, net_line
 from xnorinfer.converters.loose import is_loose, loose_modules
 from xnorinfer.converters.pairing import Module, leading_norm, pair, pair_by_names
-from xnorinfer.converters.statenames import from_bits, modules_of, settle
+from xnorinfer.converters.statenames import counts_instead, from_bits, modules_of, settle
 from xnorinfer.netspec import F32, Chain, ChainOp, SignInput, ThresholdInput
 
 #: Prefixes that wrappers put before every name (DataParallel, torch.compile, Lightning's usual attribute).
@@ -156,6 +156,8 @@ class _Reader:
                 f"module {label} holds beside weights and bias: {', '.join(map(str, rest))}; what they do is not known"
                 + net_line(*(f'scale = "{self.where}{t.name}"' for t in rest if t.array.ndim <= 1))
             )
+        counts = counts_instead(matrix)
+        self.problems += [counts] if counts else []
         weight, bits = from_bits(matrix)
         self.bits += [label] if bits else []
         bias = module.tensors.get("bias")

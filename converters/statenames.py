@@ -140,6 +140,17 @@ def _one_magnitude(tensor: RawTensor) -> bool:
     return bool((sizes == sizes.flat[0]).all()) if sizes.size else True
 
 
+def counts_instead(tensor: RawTensor) -> str | None:
+    """Why whole numbers without a sign are no weights; None for weights."""
+    array = tensor.array
+    if array.dtype.kind not in "iu" or not array.size or int(array.min()) < 0 or int(array.max()) <= 1:
+        return None
+    return (
+        f"{tensor} holds whole numbers from {int(array.min())} to {int(array.max())}: data, or weights of several bits, where "
+        "one bit is needed" + net_line(f'weight = "{tensor.name}"')
+    )
+
+
 def from_bits(tensor: RawTensor) -> tuple[RawTensor, bool]:
     """Weights of 0 and 1 alone as -1 and +1, and True; others as they are."""
     array = tensor.array

@@ -525,3 +525,22 @@ def test_options_survive_json() -> None:
     options = ConvertOptions("npz", "theano", 1e-3, "glorot", RAW, ("fc4",))
     assert ConvertOptions.from_json(options.to_json()) == options
     assert ConvertOptions.from_json({}) == ConvertOptions()
+
+
+def test_data_is_no_network(tmp_path: Path) -> None:
+    """A set of images and labels that was given in the place of a checkpoint."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (40, 20), dtype=np.uint8), rng.integers(0, 10, 40)
+    floats = (images / 255).astype(np.float32)
+    for content in (
+        {"x": images},
+        {"x": images, "y": labels},
+        {"train_x": floats},
+        [images, labels],
+        {"W": images, "b": labels},
+    ):
+        for name in ("net.npy", "net.npz", "net.pkl"):
+            with pytest.raises((NetworkError, SourceError)) as error:
+                read_source(write(tmp_path / name, content), OPTIONS)
+            if isinstance(error.value, NetworkError):
+                assert_resolvable(error.value)
