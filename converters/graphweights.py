@@ -99,8 +99,8 @@ def kernel_of(
         return Kernel(values, latent, signed.rule, scale)
     if not np.isfinite(values).all():
         return Kernel(values, values, None, None)
-    rows = scale_of(values)
     size = np.abs(values)
+    rows = size[:, :1]
     most = size.max(axis=1, keepdims=True)
     # A row of zeros, where a gamma was 0: signs times a scale of 0 give the same, whatever signs.
     filled = np.where(most == 0, np.float32(1), values)
@@ -111,6 +111,7 @@ def kernel_of(
             f"{name}: its weights are {rows.max():g} but for rounding, as of a sign with a straight-through estimator in the "
             "forward pass; they are read as signs, and scores differ from the framework's by that rounding"
         )
+        rows = scale_of(values)
         middle = scale_of(rows.T)
         alike = (np.abs(rows - middle) <= SAME * middle).all()
         return Kernel(values, np.sign(values), None, np.broadcast_to(middle, rows.shape) if alike else rows)

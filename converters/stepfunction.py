@@ -26,8 +26,8 @@ FIRST: dict[Rule, np.float32] = {
 LAST = int(np.array(np.finfo(np.float32).max).view(np.uint32))
 #: Values that an expression may take to be looked at: -1, 0 and +1.
 FEW = 3
-#: Intervals looked at for one neuron at most.
-MANY = 6000
+#: Intervals that may be open at once, of one expression for all neurons, and of each neuron where each has its own.
+MANY, MANY_EACH = 6000, 60
 
 
 def floats(keys: NDArray[np.int64]) -> F32:
@@ -36,9 +36,9 @@ def floats(keys: NDArray[np.int64]) -> F32:
     return np.where(keys < 0, -magnitude, magnitude).astype(np.float32)
 
 
-def _probes() -> NDArray[np.int64]:
-    """Powers of two and their neighbours, and 0."""
-    powers = np.exp2(np.arange(-149, 128, dtype=np.float64)).astype(np.float32).view(np.uint32).astype(np.int64)
+def _probes(apart: int) -> NDArray[np.int64]:
+    """Powers of two and their neighbours, and 0.  apart: how many powers are left out in between."""
+    powers = np.exp2(np.arange(-149, 128, apart, dtype=np.float64)).astype(np.float32).view(np.uint32).astype(np.int64)
     near = np.concatenate([[0], powers - 1, powers, powers + 1, [LAST]])
     return np.unique(np.concatenate([near, -near]))
 
@@ -61,7 +61,7 @@ def step_values(expr: Expr, leaf: Expr, width: int) -> Steps | None:
         return None
     if all(array.ndim == 0 for array in constants(expr)):
         width = 1
-    probes = _probes()
+    probes = _probes(1 if width == 1 else 12)
     neurons = np.repeat(np.arange(width), len(probes))
     found = evaluate(expr, floats(np.tile(probes, width)), neurons, leaf).reshape(width, -1)
     minus_zero = evaluate(expr, np.full(width, -0.0, np.float32), np.arange(width), leaf)
@@ -78,10 +78,8 @@ def _search(expr: Expr, leaf: Expr, width: int, probes: NDArray[np.int64]) -> St
     high = np.tile(np.append(probes[1:-1] - 1, probes[-1]), width)
     neurons = np.repeat(np.arange(width), len(probes) - 1)
     done: list[tuple[Any, Any, Any]] = []
-    total = 0
     while low.size:
-        total += low.size
-        if total > MANY * width:
+        if low.size > (MANY if width == 1 else max(MANY_EACH, len(probes)) * width):
             return None
         limits = bounds(expr, floats(low), floats(high), neurons, leaf)
         proven = (limits.low == limits.high) & ~limits.open
