@@ -42,8 +42,6 @@ def describe(path: Path) -> tuple[str, str]:
         start = stream.read(LOOKED_AT)
     if not start:
         return "is empty", ""
-    if start[4:8] == b"TFL3":
-        return "is a TensorFlow Lite model", "convert the model or weights that it was made from"
     found = next(((what, way) for signature, what, way in _SIGNATURES if start.startswith(signature)), None)
     if found is not None:
         return found

@@ -29,7 +29,6 @@ FILES = {
         b"MATLAB 5.0 MAT-file, Platform: GLNXA64".ljust(200, b"\0"),
         "is a MATLAB file; save its arrays: scipy.io.loadmat",
     ),
-    "a.tflite": (b"\x1c\0\0\0TFL3\0\0\0\0", "is a TensorFlow Lite model; convert the model or weights that it was made from"),
     "a.npz.gz": (gzip.compress(b"content"), "is gzip-compressed; unpack it first"),
     "a.params": (b"\x12\x01\0\0\xff\xfe", "starts with the bytes 12 01 00 00"),
     "a.txt": (b"0 1 1 0\n", "looks like text; --net reads numbers, bits and C arrays"),
