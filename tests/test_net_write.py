@@ -162,7 +162,7 @@ def test_written_files_of_keras_models(keras: Path) -> None:
     for file, options in keras_files().items():
         text = round_trip(keras / file, ConvertOptions(**options))
         # Half sums of weights, of layers that read 0 and 1, stand in no array.
-        assert ('container = "network"' in text) == (file == "heaviside.h5"), file
+        assert ('container = "network"' in text) == file.startswith("heaviside"), file
 
 
 def test_written_files_of_graphs(tmp_path: Path) -> None:
