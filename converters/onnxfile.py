@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from xnorinfer import budget
 from xnorinfer.budget import spend_bytes, spend_steps
 from xnorinfer.converters import protowire
 from xnorinfer.converters.arrays import RawTensor, element_count, require_shape
@@ -74,7 +75,8 @@ def read_onnx(path: Path) -> OnnxGraph:
 def data_files(path: Path) -> list[Path]:
     """The files beside a model that hold tensors of it; none where it is no model, which reading it tells."""
     files = DataFiles(path)
-    with contextlib.suppress(SourceError, OSError), path.open("rb") as stream:
+    # It was read, or will be, under its budget; charged twice, a file could be left out.
+    with contextlib.suppress(SourceError, OSError), budget.unlimited(path.name), path.open("rb") as stream:
         if stream.read(1) == FIRST_BYTE:
             _read(path, files)
     return list(dict.fromkeys(files.opened.values()))

@@ -24,11 +24,13 @@ from tf1_writer import HEADER, entry, masked_crc, write_bundle, write_table
 from xnorinfer import budget, dataio, lower
 from xnorinfer.bits import bitpack
 from xnorinfer.converters import ConvertOptions, read_source
-from xnorinfer.converters.arrays import RawTensor, as_float32
+from xnorinfer.converters.arrays import RawTensor, as_float32, unique_name
 from xnorinfer.converters.bundle import read_v2, slice_key
 from xnorinfer.converters.containers import open_container
 from xnorinfer.converters.crc32c import crc32c
 from xnorinfer.converters.tfgraph import Graph, Node
+from xnorinfer.converters.tfnetwork import NotFollowed, network_of
+from xnorinfer.converters.tfnodes import Function, TfGraph, TfNode, inline
 from xnorinfer.converters.torchpickle import Thing, named_tensors
 from xnorinfer.errors import InputError, NetworkError, SourceError
 from xnorinfer.netspec import Dense
@@ -179,6 +181,45 @@ def test_walks_of_a_graph_are_summed(tmp_path: Path) -> None:
     graph = graph_of(*chain, *products)
     with budget.reading(tmp_path, 1 << 20), pytest.raises(SourceError, match="walking its graph takes more than 4096 steps"):
         graph.binarization("kernel")
+
+
+def test_values_that_depend_on_many_sources_are_summed(tmp_path: Path) -> None:
+    graph = TfGraph()
+    previous = ("p0", 0)
+    graph.nodes["p0"] = TfNode(0, "p0", "Placeholder", ())
+    for index in range(1, 300):
+        graph.nodes[f"p{index}"] = TfNode(2 * index, f"p{index}", "Placeholder", ())
+        graph.nodes[f"a{index}"] = TfNode(2 * index + 1, f"a{index}", "AddN", (previous, (f"p{index}", 0)))
+        previous = (f"a{index}", 0)
+    graph.nodes["m"] = TfNode(1000, "m", "MatMul", (previous, previous))
+    with budget.reading(tmp_path, 1 << 20), pytest.raises(SourceError, match="depend on would take"):
+        network_of(graph, lambda name: None)
+
+
+def test_functions_that_call_functions_twice_are_summed(tmp_path: Path) -> None:
+    graph = TfGraph(nodes={"top": TfNode(0, "top", "PartitionedCall", (("x", 0),))})
+    graph.functions["f"] = Function(("a",), tuple(TfNode(i, f"n{i}", "Neg", (("a", 0),)) for i in range(5000)), (("n0", 0),))
+    with budget.reading(tmp_path, 1 << 20), pytest.raises(SourceError, match="in the place of their calls"):
+        inline(graph, graph.nodes["top"], "f", (("x", 0),))
+
+
+@pytest.mark.parametrize("operation", ["MatMul", "Switch", "LogicalNot", "Merge", "FusedBatchNorm", "If"])
+def test_operations_without_their_inputs_are_no_network(operation: str) -> None:
+    graph = TfGraph(nodes={name: TfNode(i, name, "Placeholder", ()) for i, name in enumerate("xy")})
+    graph.nodes["o"] = TfNode(3, "o", operation, ())
+    graph.nodes["m"] = TfNode(4, "m", "MatMul", (("x", 0), ("o", 0)))
+    graph.nodes["s"] = TfNode(5, "s", "Softmax", (("m", 0),))
+    with pytest.raises(NotFollowed):
+        network_of(graph, lambda name: None)
+
+
+def test_names_made_unique_are_found_at_once() -> None:
+    taken: set[str] = set()
+    counts: dict[str, int] = {}
+    for _ in range(5000):
+        taken.add(unique_name("a", taken, counts))
+    assert len(taken) == 5000
+    assert {"a", "a'", "a'2", "a'4999"} <= taken
 
 
 # ---------------------------------------------------------------- HDF5

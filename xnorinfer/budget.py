@@ -119,6 +119,8 @@ def reading(
             if type(found) is not SourceError or budget.about in str(found):
                 raise
             raise SourceError(f"{budget.about}: {found}") from None  # of a part that does not know in what file it lies
+        except RecursionError:
+            raise error(f"{budget.about}: it is nested too deeply") from None
 
 
 @contextlib.contextmanager
@@ -139,13 +141,11 @@ def _activated(budget: Budget) -> Iterator[Budget]:
 
 @contextlib.contextmanager
 def memory_errors(about: str, error: type[SourceError | InputError] = SourceError) -> Iterator[None]:
-    """Turn the end of the machine's memory, and of Python's stack, into an error that names the file."""
+    """Turn the end of the machine's memory into an error that names the file, or what was done."""
     try:
         yield
     except MemoryError as reason:
         raise error(f"{about}: there is not enough memory for it{f' ({reason})' if str(reason) else ''}") from None
-    except RecursionError:
-        raise error(f"{about}: it is nested too deeply") from None
 
 
 def _current() -> Budget:

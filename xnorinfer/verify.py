@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer import modelfile
+from xnorinfer import budget, modelfile
 from xnorinfer.bits import bitunpack
 from xnorinfer.canonical import canonical_mapping
 from xnorinfer.conversion import digest_of
@@ -73,6 +73,7 @@ def _judge_input(result: Verification, net: NetSpec, data: NDArray[Any]) -> None
         result.input_fits = evidence.confirmed
 
 
+@budget.memory_errors("verifying")
 def verify(
     model_path: str | Path,
     source_path: str | Path,
