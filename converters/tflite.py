@@ -134,7 +134,7 @@ class _Model:
         """The name of a tensor, made unique; constants are kept under it."""
         if index not in self._names:
             tensor = self._tensor(index)
-            name = tensor.text(3) or f"tensor {index}"
+            name = tensor.text(3).partition(";")[0] or f"tensor {index}"  # of operators that became one
             name = unique_name(name, self._taken, self._made)
             self._names[index] = name
             self._taken.add(name)

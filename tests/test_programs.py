@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from xnorinfer.errors import MissingExtraError
 from xnorinfer.framework import FrameworkRun, run_framework
 from xnorinfer.lower import lower
 from xnorinfer.model import random_inputs as random_samples
-from xnorinfer.netspec import BatchNorm, Dense, NetSpec, Sign
+from xnorinfer.netspec import BatchNorm, Dense, NetSpec, PixelInput, Sign
 from xnorinfer.programs import NotRunnable, open_program
 from xnorinfer.programs.base import Program, input_shape, require
 from xnorinfer.programs.compare import ProgramRun, run_program
@@ -317,6 +318,40 @@ def test_a_graph_that_tensorflow_cannot_import() -> None:
     assert isinstance(found, FrameworkRun)
     assert found.instead is not None
     assert found.instead.startswith("tensorflow refuses it: ")
+
+
+@pytest.fixture(scope="module")
+def tensorflow_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tf")
+    for name in ("graphs", "tflite"):
+        with tarfile.open(HERE / "data" / "tf" / f"{name}.tar.xz") as archive:
+            archive.extractall(folder, filter="data")
+    return folder
+
+
+@needs("tensorflow")
+@pytest.mark.parametrize(
+    ("file", "framework", "compared"),
+    [
+        ("larq.pb", "tensorflow", "scores"),
+        ("module", "tensorflow", "softmax"),
+        ("larq", "tensorflow", "scores"),
+        ("dense.tflite", "tensorflow-lite", "scores"),
+    ],
+)
+def test_graphs_and_models_of_tensorflow(tensorflow_files: Path, file: str, framework: str, compared: str) -> None:
+    assert_agrees(told(tensorflow_files / file, input=PixelInput.range(-1, 1)), framework, compared)
+
+
+@needs("tensorflow", "torch")
+@pytest.mark.parametrize(
+    ("file", "why"), [("training.pb", "tensorflow refuses it: "), ("larq_conv.tflite", "unresolved custom op: LceQuantize")]
+)
+def test_graphs_of_tensorflow_that_cannot_be_run(tensorflow_files: Path, file: str, why: str) -> None:
+    found = told(tensorflow_files / file)
+    assert isinstance(found, FrameworkRun)
+    assert found.instead is not None
+    assert why in found.instead
 
 
 # ---------------------------------------------------------------- the command

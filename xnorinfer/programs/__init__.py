@@ -14,13 +14,19 @@ from xnorinfer.converters.base import ConvertOptions, Reading
 from xnorinfer.programs.base import NotRunnable, Program, quiet, require
 from xnorinfer.programs.keras import open_keras
 from xnorinfer.programs.onnx import open_onnx
-from xnorinfer.programs.tf1 import open_tf1
+from xnorinfer.programs.tensorflow import open_tensorflow, open_tflite
 from xnorinfer.programs.torch import open_torch
 
 __all__ = ["NotRunnable", "Program", "open_program"]
 
 Opener = Callable[[Path, Reading, ConvertOptions], Program | None]
-OPENERS: dict[str, Opener] = {"onnx": open_onnx, "keras": open_keras, "tf1": open_tf1, "torch": open_torch}
+OPENERS: dict[str, Opener] = {
+    "onnx": open_onnx,
+    "keras": open_keras,
+    "tf1": open_tensorflow,
+    "tflite": open_tflite,
+    "torch": open_torch,
+}
 
 
 def open_program(path: Path, reading: Reading, options: ConvertOptions) -> Program | None:

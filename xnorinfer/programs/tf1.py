@@ -21,8 +21,7 @@ _INFERENCE = ("test", "eval", "infer", "predict")
 def open_tf1(path: Path, reading: Reading, options: ConvertOptions) -> Program:
     """Raises NotRunnable and MissingExtraError."""
     prefix = find_checkpoint(path)
-    if prefix is None:
-        raise NotRunnable("it is a frozen graph, which names neither its input nor its scores")
+    assert prefix is not None, "it has been read"
     meta = prefix.with_name(f"{prefix.name}.meta")
     if not meta.is_file():
         raise NotRunnable(f"there is no graph {meta.name} beside it")
@@ -47,7 +46,7 @@ def open_tf1(path: Path, reading: Reading, options: ConvertOptions) -> Program:
         answer: Array = session.run(scores, {entry: x, **fed})
         return answer
 
-    return Program("tensorflow", tensorflow.__version__, reading.net.input, batch, shape, call)
+    return Program("tensorflow", tensorflow.__version__, reading.entry or reading.net.input, batch, shape, call)
 
 
 def _scores(graph: Any, variables: set[str], classes: int) -> Any:
