@@ -46,6 +46,13 @@ class RawTensor:
         return f"{self.name} {self.shape}"
 
 
+def merge_rounding(found: Sequence[str], warnings: list[str]) -> None:
+    """Put what `as_float32` warned of into `warnings`: one line, however many tensors there are."""
+    if found:
+        more = f"; so were values of {len(found) - 1} further tensors" if len(found) > 1 else ""
+        warnings.append(found[0] + more)
+
+
 def as_float32(tensor: RawTensor, warnings: list[str]) -> F32:
     """The values as contiguous float32; a warning counts values that float32 does not hold exactly.
 

@@ -121,7 +121,8 @@ class NpzSource:
             state = any(name.endswith("running_mean") for name in names)
             notes.assumptions.append(Assumption("layout", "a PyTorch state dict" if state else "arrays by their names", "file"))
             content = StateDict("", {tensor.name: tensor for tensor in tensors})
-            return read_state(self.name, path.name, content, options, notes, ordered=True)
+            # Names in alphabetical order were sorted by whoever wrote them, so that what follows what means nothing.
+            return read_state(self.name, path.name, content, options, notes, ordered=names != sorted(names))
         unknown = [name for name in names if name not in named]
         if unknown or not names:
             found = ", ".join(unknown[:8]) + (" ..." if len(unknown) > 8 else "") if unknown else "nothing"

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from xnorinfer.converters.arrays import RawTensor, as_float32
+from xnorinfer.converters.arrays import RawTensor, as_float32, merge_rounding
 from xnorinfer.converters.assemble import Defaults, LayerPart, NormPart, assemble
 from xnorinfer.converters.base import (
     Assumption,
@@ -93,9 +93,19 @@ def read_numbered(
     order = _order(layers, out_in, notes, problems)
     if order is None:
         return assemble(source, about, [], options, LASAGNE, notes, problems)
+    rounded: list[str] = []
     parts = [
-        part for index, layer in enumerate(layers) if (part := _layer(index, layer, order, out_in, notes, problems)) is not None
+        part
+        for index, layer in enumerate(layers)
+        if (part := _layer(index, layer, order, out_in, notes, problems, rounded)) is not None
     ]
+    merge_rounding(rounded, notes.warnings)
+    without = [f"layer {index}" for index, layer in enumerate(layers) if len(layer.vectors) == 4]
+    if without and parts:
+        value = f"read as {', '.join(order.meanings(4) or ())}: no b"
+        notes.assumptions.append(Assumption(f"four vectors in {', '.join(without)}", value, "default"))
+        what = f"{', '.join(without)}: four vectors are {value}"
+        notes.warnings.append(default_warning(what, "bias", "norm = {...}"))
     return assemble(source, about, parts, options, order.defaults or torch, notes, problems)
 
 
@@ -183,7 +193,9 @@ def _by_gammas(layers: Sequence[_Listed]) -> float:
     return float(np.clip(np.mean(found), -_BOUND, _BOUND)) if found and np.isfinite(found).all() else 0.0
 
 
-def _layer(index: int, layer: _Listed, order: Order, out_in: bool, notes: Notes, problems: list[str]) -> LayerPart | None:
+def _layer(
+    index: int, layer: _Listed, order: Order, out_in: bool, notes: Notes, problems: list[str], rounded: list[str]
+) -> LayerPart | None:
     name, kernel, vectors = str(index), layer.kernel, layer.vectors
     meanings = order.meanings(len(vectors))
     listed = ", ".join(map(str, vectors))
@@ -206,17 +218,13 @@ def _layer(index: int, layer: _Listed, order: Order, out_in: bool, notes: Notes,
         what = f"layer {name}: {kernel} has {neurons} neurons but {', '.join(wrong)} follow; needed is ({neurons},)"
         problems.append(what + net_line('layout = "out_in"'))
         return None
-    if len(vectors) == 4:
-        value = f"{listed} read as {', '.join(meanings)}: no b"
-        notes.assumptions.append(Assumption(f"layer {name}", value, "default"))
-        notes.warnings.append(default_warning(f"layer {name}: {value}", "bias", "norm = {...}"))
     axes = "(neurons, inputs)" if out_in else "(inputs, neurons)"
     notes.tensors.append(TensorUse(kernel.name, kernel.shape, kernel.dtype, f"layer {name}: latent weights, {axes}"))
     found: dict[str, F32] = {}
     for meaning, vector in zip(meanings, vectors, strict=True):
         use = f"layer {name}: " + ("bias" if meaning == "b" else f"BatchNorm {meaning}")
         notes.tensors.append(TensorUse(vector.name, vector.shape, vector.dtype, use))
-        found[meaning] = as_float32(vector, notes.warnings)
+        found[meaning] = as_float32(vector, rounded)
     for counter in layer.counters:
         use = "counts training batches, no part of inference"
         notes.tensors.append(TensorUse(counter.name, counter.shape, counter.dtype, use, ignored=True))
@@ -228,5 +236,5 @@ def _layer(index: int, layer: _Listed, order: Order, out_in: bool, notes: Notes,
     counts = counts_instead(kernel)
     problems += [counts] if counts else []
     array = kernel.array if out_in else kernel.array.T
-    weight = as_float32(RawTensor(kernel.name, array, kernel.dtype), notes.warnings)
+    weight = as_float32(RawTensor(kernel.name, array, kernel.dtype), rounded)
     return LayerPart(name, weight, found.get("b"), None, norm)

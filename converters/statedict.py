@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xnorinfer.converters.arrays import RawTensor, as_float32, natural_key
+from xnorinfer.converters.arrays import RawTensor, as_float32, merge_rounding, natural_key
 from xnorinfer.converters.assemble import LayerPart, NormPart
 from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, TensorUse, ignore_line, net_line
 from xnorinfer.converters.loose import is_loose, loose_modules
@@ -101,7 +101,7 @@ def group(
         modules = modules_of(tensors, prefix)
     reader = _Reader(notes, problems, where, epsilon)
     whole = [reader.classify(module) for module in modules.values()]
-    reader.remark_bits()
+    reader.remark()
     if not all(whole):  # pairing what is left would blame the wrong ones
         return Grouped([])
     known = [m for m in modules.values() if m.part or m.norm]
@@ -120,6 +120,7 @@ class _Reader:
         self.where = where
         self.epsilon = TENSOR_NORM_EPSILON if epsilon is None else epsilon
         self.bits: list[str] = []
+        self.rounded: list[str] = []
 
     def classify(self, module: Module) -> bool:
         """Find out what a module is; False where a layer or a BatchNorm is lost, which is a problem then."""
@@ -141,8 +142,9 @@ class _Reader:
             self._unknown(label, list(tensors.values()))
         return module.norm is not None or "running_mean" not in tensors
 
-    def remark_bits(self) -> None:
-        """One warning for all layers whose weights were bits."""
+    def remark(self) -> None:
+        """One warning for all layers whose weights were bits, and one for all tensors that were rounded."""
+        merge_rounding(self.rounded, self.notes.warnings)
         if self.bits:
             names = ", ".join(self.bits)
             self.notes.assumptions.append(Assumption(f"weights of {names}", "bits: 1 is +1, 0 is -1", "default"))
@@ -226,7 +228,7 @@ class _Reader:
 
     def _take(self, tensor: RawTensor, use: str) -> F32:
         self._note(tensor, use)
-        return as_float32(tensor, self.notes.warnings)
+        return as_float32(tensor, self.rounded)
 
     def _note(self, tensor: RawTensor, use: str, *, ignored: bool = False) -> None:
         self.notes.tensors.append(TensorUse(self.where + tensor.name, tensor.shape, tensor.dtype, use, ignored))

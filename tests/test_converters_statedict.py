@@ -445,3 +445,26 @@ def test_what_was_understood_can_be_written(tmp_path: Path, case: str, door: str
         np.testing.assert_array_equal(scores(again), scores(reading))
         found.append(scores(reading))
     assert len(found) == 1 or (found[0] != found[1]).any()
+
+
+def test_names_that_someone_sorted_tell_no_order(tmp_path: Path) -> None:
+    """An .npz keeps an order; one that is alphabetical is not that of the modules."""
+    words = ["one", "two", "three"]
+    state = square([f"fc_{w}" for w in words], [f"bn_{w}" for w in words])
+    wanted = read_source(dumped(state, tmp_path / "net.npz"), GE)
+    assert [layer.name for layer in wanted.net.layers if isinstance(layer, Dense)] == [f"fc_{w}" for w in words]
+    with pytest.raises(NetworkError, match="keeps no order"):
+        read_source(dumped(dict(sorted(state.items())), tmp_path / "net.npz"), GE)
+    ordered = dict(sorted(square(*NAMES["blocks"]).items()))
+    reading = read_source(dumped(ordered, tmp_path / "net.npz"), GE)
+    assert [layer.name for layer in reading.net.layers if isinstance(layer, Dense)] == NAMES["blocks"][0]
+
+
+@every_door
+def test_one_warning_for_all_tensors_of_a_kind(tmp_path: Path, door: str) -> None:
+    state = {n: a.astype(np.float64) * (1 + 2.0**-40) if a.dtype == np.float32 else a for n, a in state_arrays(LAYERS).items()}
+    assert state["fc1.weight"].dtype == np.float64
+    reading = read_source(DOORS[door](state, tmp_path), ConvertOptions(profile="ge-zero", input=GE.input, h=1))
+    rounded = [warning for warning in reading.warnings if "not exact in float32" in warning]
+    assert len(rounded) == 1
+    assert "so were values of 17 further tensors" in rounded[0]
