@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from xnorinfer.budget import add_file, spend_bytes
 from xnorinfer.errors import SourceError
 
+#: Characters of a name that messages show; no file has a longer one.
+LONGEST_NAME = 255
 WITHIN = "export with external_data=False to keep everything in one file"
 
 
@@ -29,7 +31,8 @@ class DataFiles:
     def read(self, tensor: str, entries: Mapping[str, str], size: int) -> NDArray[np.uint8]:
         """The `size` bytes of a tensor; entries: `location`, `offset` (0), `length` (size).  Raises SourceError."""
         location = entries.get("location", "")
-        where = f"{self.model.name}: tensor {tensor!r} is kept in {location!r}"
+        shown = location if len(location) <= LONGEST_NAME else f"{location[:LONGEST_NAME]}..."
+        where = f"{self.model.name}: tensor {tensor!r} is kept in {shown!r}"
         path = self._path(where, location)
         numbers = [entries.get("offset", "0"), entries.get("length", str(size))]
         if not all(number.isascii() and number.isdigit() and len(number) < 20 for number in numbers):
