@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from xnorinfer.converters.base import INPUT, Assumption, ConvertOptions, Notes, Origin, Remark
 from xnorinfer.converters.evidencefirst import hint, judge_first
 from xnorinfer.converters.evidencesums import judge_sums, spread, support, untrained
-from xnorinfer.converters.evidenceweights import are_bits, is_halved, is_ternary, judge_weights, one_magnitude
+from xnorinfer.converters.evidenceweights import are_bits, is_halved, is_ternary, judge_last, judge_weights, one_magnitude
 from xnorinfer.converters.finding import BETWEEN, WEIGHTS, Finding
 from xnorinfer.converters.sums import Sums, sums_of
 from xnorinfer.netspec import BatchNorm, Chain, Dense, Elementwise, Hardtanh, NetSpec
@@ -52,7 +52,7 @@ def judge(net: NetSpec, options: ConvertOptions, *, stated: Collection[str] = ()
     """
     guessed = [layer for layer in net.layers if isinstance(layer, Dense) and layer.name not in stated]
     layers = tuple(sums for sums in sums_of(net) if sums.telling)
-    findings = [*judge_weights(guessed, net.profile)]
+    findings = [*judge_weights(guessed, net.profile), *judge_last(guessed, set(_with_norm(net)))]
     about_sums = [*judge_sums([sums for sums in layers if sums.layer.name not in stated])]
     findings += about_sums
     first = next((sums for sums in layers if sums.first), None)

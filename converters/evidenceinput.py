@@ -90,6 +90,11 @@ class MappingEvidence:
         return self.best is not None and not self.confirmed
 
     @property
+    def plausible(self) -> bool:
+        """Whether sums vary as the network's own mapping lets them: means that are off may be of a training that went on."""
+        return 0.5 <= self.assumed.variance <= 2
+
+    @property
     def rivals(self) -> tuple[MappingFit, ...]:
         """Mappings that fit about as well as the network's own; statistics cannot tell them apart."""
         return self._near(self.assumed) if self.confirmed else ()
@@ -141,6 +146,8 @@ def apply_mapping(reading: Reading, evidence: MappingEvidence, options: ConvertO
     names them.  What the file or an option says stays, with a warning where the inputs contradict it.
     """
     stated = options.input is not None or any(one.what == INPUT and one.origin != "default" for one in reading.assumptions)
+    if stated and not evidence.confirmed and evidence.fits[0] is evidence.assumed and evidence.plausible:
+        return reading
     if not evidence.confirmed and (stated or not evidence.contradicted):
         better = "" if evidence.best is None else f"; {option_of(evidence.best.mapping)} says that"
         return _warned(reading, f"input: {evidence.describe()}{better}")

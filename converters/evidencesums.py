@@ -350,13 +350,15 @@ def _misplaced(linked: Sequence[Sums], norms: Sequence[BatchNorm]) -> Iterator[F
     """Layers that follow another one than the one before them."""
     for sums in linked:
         ours = [_predicted(sums, "signs", sums.signs)]
-        if sums.neurons < 16 or correlation([sums], ours) > 0.5:
+        chance = 1 / np.sqrt(sums.neurons)
+        if sums.neurons < 16 or correlation([sums], ours) > max(0.2, 2 * chance):
             continue
         for norm in norms:
             if norm in (sums.before, sums.norm) or norm.mean.size != sums.depth:
                 continue
             other = [_predicted(sums, "signs", sums.signs, norm)]
-            if _agree([sums], other) and _misses([sums], ours) >= 4 * _misses([sums], other):
+            clear = _misses([sums], ours) >= 4 * _misses([sums], other)
+            if (_agree([sums], other) and clear) or correlation([sums], other) >= max(0.5, 5 * chance):
                 assert sums.before is not None
                 fits = correlation([sums], other), correlation([sums], ours)
                 yield Finding(

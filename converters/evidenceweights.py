@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
 from xnorinfer.converters.base import TIE_PROFILE
-from xnorinfer.converters.finding import WEIGHTS, Finding
+from xnorinfer.converters.finding import ORDER, WEIGHTS, Finding
 from xnorinfer.converters.sums import MINUS_AT_ZERO
 from xnorinfer.netspec import F32, Dense
 
@@ -53,6 +53,25 @@ def judge_weights(layers: Sequence[Dense], profile: str) -> Iterator[Finding]:
     others = [layer for layer in others if layer not in ternary]
     yield from _halved(others, profile)
     yield from _ordinary(others)
+
+
+def judge_last(layers: Sequence[Dense], normed: Collection[str]) -> Iterator[Finding]:
+    """A last layer behind what looks like the head: as few neurons as there are classes, with a BatchNorm, which it lacks.
+
+    layers: all binary layers, in order; normed: names of those with a BatchNorm.
+    """
+    if len(layers) < 3:
+        return
+    *hidden, head, extra = layers
+    narrow = head.neurons <= 32 and head.neurons * 4 <= min(layer.neurons for layer in hidden)
+    if narrow and extra.neurons >= head.neurons // 2 and head.name in normed and extra.name not in normed:
+        yield Finding(
+            f"{extra.name} {extra.latent.shape} follows {head.name}, which has {head.neurons} neurons and a BatchNorm as heads "
+            "have, and has none itself",
+            f"{extra.name} is no layer of the network, but a matrix that fits",
+            f"--ignore '{extra.name}*' leaves it out",
+            ORDER,
+        )
 
 
 def _named(layers: Sequence[Dense]) -> str:

@@ -166,6 +166,7 @@ from xnorinfer.converters.arrays import RawTensor
 from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading
 from xnorinfer.converters.bundle import Entry
 from xnorinfer.converters.containers import READERS, eager, open_container
+from xnorinfer.converters.evidence import weigh
 from xnorinfer.converters.netarrays import Arrays
 from xnorinfer.converters.netlayers import Builder
 from xnorinfer.converters.tomltable import Table, parse_toml
@@ -217,7 +218,7 @@ def read_net(path: Path, options: ConvertOptions) -> Reading:
     arrays.close()
     top.close()
     if net is not None:
-        problems.extend(net.check())
+        problems.extend(weigh(net, options, notes, lenient=True))
     if problems or net is None:
         raise NetworkError(list(dict.fromkeys(problems)), about=path.name)
     return Reading(NAME, net, tuple(notes.tensors), tuple(notes.assumptions), tuple(notes.warnings))

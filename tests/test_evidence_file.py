@@ -320,3 +320,25 @@ def test_near_equal_warnings_are_one(tmp_path: Path) -> None:
     assert len([text for text in reading.warnings if "larger than H" in text]) == 1
     reading = read_source(named(tmp_path, layers), ConvertOptions(input=RANGE(-1, 1)))
     assert len([text for text in reading.warnings if text.startswith("0, 1, 2: 14 of 6656 latents lie on the tie")]) == 1
+
+
+def test_a_matrix_that_fits_behind_the_head_is_a_warning(tmp_path: Path) -> None:
+    arrays = state_arrays(network(widths=(100, 64, 48, 10)))
+    arrays["extra.weight"] = np.random.default_rng(5).uniform(-1, 1, (10, 10)).astype(np.float32)
+    path = write_npz(tmp_path / "net.npz", **arrays)
+    assert any(
+        "extra is no layer of the network, but a matrix that fits" in text for text in findings(read_source(path, OPTIONS))
+    )
+    without = ConvertOptions(profile="ge-zero", input=RANGE(-1, 1), ignore=("extra*",))
+    assert not findings(read_source(path, without))
+
+
+def test_a_net_toml_says_it_all_and_is_warned_about_what_contradicts_it(tmp_path: Path) -> None:
+    path = named(tmp_path, network(before=relu))
+    layers = "".join(
+        f'[[layers]]\nweight = "{n}.weight"\nbias = "{n}.bias"\nnorm = {{gamma = "{n}.bn.gamma", beta = "{n}.bn.beta", '
+        f'mean = "{n}.bn.mean", variance = "{n}.bn.var", epsilon = 1e-5}}\n'
+        for n in range(3)
+    )
+    text = f'profile = "ge-zero"\nlayout = "out_in"\nform = "tf"\n[input]\nrange = [-1, 1]\n{layers}'
+    assert any("are 0 or above" in warning for warning in read_source(path, ConvertOptions(net=text)).warnings)
