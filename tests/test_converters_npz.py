@@ -281,7 +281,7 @@ def write_zip(path: Path, entries: dict[str, bytes], compression: int = zipfile.
 
 def test_objects_without_numbers(tmp_path: Path) -> None:
     path = tmp_path / "net.npz"
-    np.savez(path, np.array([{"a": 1}], object), allow_pickle=True)
+    np.savez(path, np.array([{"a": 1}], object))
     with pytest.raises(SourceError, match="holds dict without any state dict"):
         read_source(path)
     layers = checkpoints.random_layers(WIDTHS, 5, inv_std=True)
