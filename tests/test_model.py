@@ -159,6 +159,13 @@ def test_the_other_inputs() -> None:
     assert (threshold.scores(pixels()) == threshold.scores(pixels().astype(np.float32))).all()
     with pytest.raises(InputError, match=r"is 0\.5, which is no mapped pixel"):
         threshold.scores(np.full((1, 16), 0.5))
+    # An image of zeros and ones as floats: scaled, or as dark as can be?
+    binary = np.zeros((2, 16), np.float32)
+    assert threshold.scores(binary).shape[0] == 2
+    binary[1, 3] = 1
+    with pytest.raises(InputError, match=r"raw pixels of 0\.\.255, or scaled ones\?.*uint8"):
+        threshold.scores(binary)
+    threshold.scores(binary.astype(np.uint8))
 
 
 def test_models_pickle_copy_and_save(tmp_path: Path) -> None:

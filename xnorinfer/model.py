@@ -237,4 +237,9 @@ def _pixels_from_floats(mapping: PixelInput | ThresholdInput, array: NDArray[Any
             f"{_first(array, wrong)}, which is no mapped pixel ({grid.describe()}); give uint8 pixels 0..255, "
             "floats mapped just so, or convert the network with --input-real for arbitrary real inputs"
         )
+    if (grid.slope, grid.intercept, grid.divisor) == (1.0, 0.0, 1.0) and values.size and pixels.max() == 1:
+        raise InputError(
+            "the inputs are floats that are 0 or 1 and no more: raw pixels of 0..255, or scaled ones? This model takes "
+            f"{mapping.describe()}; give them as uint8"
+        )
     return np.ascontiguousarray(pixels, dtype=np.uint8)
