@@ -489,6 +489,21 @@ def test_damaged_archives(archives: dict[str, Path], tmp_path: Path, how: str) -
                 read_source(path, options)
 
 
+def test_a_cut_archive_is_not_one_of_its_entries(archives: dict[str, Path], tmp_path: Path) -> None:
+    """torch.export keeps the example's tensors in an archive of its own, whose end a cut makes the end of the file."""
+    whole = archives["exported"].read_bytes()
+    with zipfile.ZipFile(archives["exported"]) as archive:
+        inner = {info.header_offset: info.file_size for info in archive.infolist() if archive.read(info).startswith(b"PK")}
+    assert inner
+    path = tmp_path / "net.pt2"
+    for start, size in inner.items():
+        begin = whole.index(b"PK\x03\x04", start + 4)
+        path.write_bytes(whole[: begin + size])
+        assert zipfile.is_zipfile(path)
+        with pytest.raises(SourceError, match="damaged or truncated archive: other content stands before"):
+            read_source(path, ConvertOptions(profile="ge-zero"))
+
+
 def test_damaged_inside(archives: dict[str, Path]) -> None:
     """The same where the checksums are right: bytes of pickles, code and descriptions are exchanged."""
     rng = np.random.default_rng(7)
