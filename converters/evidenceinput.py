@@ -91,8 +91,8 @@ class MappingEvidence:
 
     @property
     def plausible(self) -> bool:
-        """Whether sums vary as the network's own mapping lets them: means that are off may be of a training that went on."""
-        return 0.5 <= self.assumed.variance <= 2
+        """Whether no mapping fits better, and sums vary as they should: means that are off may be of a training that went on."""
+        return self.assumed.distance <= self.fits[0].distance + APART and 0.8 <= self.assumed.variance <= 1.25
 
     @property
     def rivals(self) -> tuple[MappingFit, ...]:
@@ -146,7 +146,7 @@ def apply_mapping(reading: Reading, evidence: MappingEvidence, options: ConvertO
     names them.  What the file or an option says stays, with a warning where the inputs contradict it.
     """
     stated = options.input is not None or any(one.what == INPUT and one.origin != "default" for one in reading.assumptions)
-    if stated and not evidence.confirmed and evidence.fits[0] is evidence.assumed and evidence.plausible:
+    if stated and not evidence.confirmed and evidence.plausible:
         return reading
     if not evidence.confirmed and (stated or not evidence.contradicted):
         better = "" if evidence.best is None else f"; {option_of(evidence.best.mapping)} says that"
