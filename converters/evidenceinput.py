@@ -91,7 +91,7 @@ class MappingEvidence:
 
     @property
     def plausible(self) -> bool:
-        """Whether no mapping fits better, and sums vary as they should: means that are off may be of a training that went on."""
+        """Whether no mapping fits better, and sums vary as they should; means may be off where a training went on."""
         return self.assumed.distance <= self.fits[0].distance + APART and 0.8 <= self.assumed.variance <= 1.25
 
     @property
