@@ -100,7 +100,12 @@ def narrowed(where: str, wide: NDArray[Any]) -> F32:
 def check_zip(path: Path, archive: zipfile.ZipFile) -> None:
     """Refuse an archive whose entries unpack to far more than the file holds, or of which two share a name."""
     entries = archive.infolist()
-    announced = _announced_entries(path)
+    before = min((entry.header_offset for entry in entries), default=0)
+    announced, after = _end_of_archive(path)
+    if before or after:
+        # zipfile takes the last archive that it finds: of one that is cut off, one that lies in it as an entry.
+        where = f"{before} bytes come before its first entry" if before else f"{after} bytes follow its end"
+        raise SourceError(f"{path.name} is a truncated or damaged archive: {where}")
     if announced not in (None, len(entries)):
         # zipfile reads as many entries as it finds: a damaged length in the list would hide those that follow.
         raise SourceError(f"{path.name} is a damaged archive: it announces {announced} entries, its list holds {len(entries)}")
@@ -116,14 +121,17 @@ def check_zip(path: Path, archive: zipfile.ZipFile) -> None:
         raise SourceError(f"{path.name} is an encrypted zip archive")
 
 
-def _announced_entries(path: Path) -> int | None:
-    """Number of entries in the record at the end of a zip; None where it does not fit there (zip64)."""
+def _end_of_archive(path: Path) -> tuple[int | None, int]:
+    """Number of entries in the record at the end of a zip (None where it does not fit there: zip64), and bytes behind it."""
     with path.open("rb") as stream:
         stream.seek(-min(path.stat().st_size, (1 << 16) + 22), 2)
         tail = stream.read()
     record = tail[tail.rfind(b"PK\x05\x06") :]
+    if len(record) < 22:
+        return None, 0
     count = int.from_bytes(record[10:12], "little")
-    return None if len(record) < 22 or count == 0xFFFF else count
+    after = len(record) - 22 - int.from_bytes(record[20:22], "little")
+    return None if count == 0xFFFF else count, after
 
 
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:

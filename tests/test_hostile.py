@@ -192,6 +192,39 @@ def test_arrays_that_announce_the_moon_are_refused_before_memory_is_taken(tmp_pa
         read(tmp_path, out.getvalue())
 
 
+def nested_npz() -> tuple[bytes, bytes]:
+    """An archive that holds another one as it is, and that other one: weights that read as a network by themselves."""
+    inner, outer = io.BytesIO(), io.BytesIO()
+    np.savez(inner, **{"0.weight": np.ones((3, 6), np.float32)})
+    np.savez(outer, **{"0.weight": -np.ones((3, 6), np.float32)})
+    with zipfile.ZipFile(outer, "a") as archive:
+        archive.writestr("1.bias.npy", inner.getvalue())
+    return outer.getvalue(), inner.getvalue()
+
+
+@pytest.mark.parametrize("cut", [1, 10, 21, 22, 60, 100])
+def test_an_archive_inside_one_that_is_cut_off(tmp_path: Path, cut: int) -> None:
+    """As the example inputs in a .pt2: zipfile takes the last archive that it finds in a file."""
+    outer, inner = nested_npz()
+    path = tmp_path / "net.npz"
+    path.write_bytes(inner)
+    assert read_source(path, ConvertOptions(profile="ge-zero")).net.classes == 3
+    path.write_bytes(outer[:-cut])
+    for read_it in (lambda: read_source(path, ConvertOptions(format="npz")), lambda: open_container(path)):
+        with pytest.raises(SourceError, match=r"net\.npz is (a|no)|damaged|truncated"):
+            read_it()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"), [(b"#!sh\n", b"", "5 bytes come before"), (b"", b"xyz", "3 bytes follow")]
+)
+def test_archives_that_do_not_fill_their_file(tmp_path: Path, before: bytes, after: bytes, message: str) -> None:
+    path = tmp_path / "net.npz"
+    path.write_bytes(before + npz_bytes(tmp_path) + after)
+    with pytest.raises(SourceError, match=message):
+        read_source(path, ConvertOptions(format="npz", profile="ge-zero"))
+
+
 def test_addresses_beyond_all_memory_in_hdf5_inside_an_archive(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")
     content = io.BytesIO()
