@@ -137,7 +137,10 @@ def read_state(source: str, about: str, state: StateDict, options: ConvertOption
     defaults = DEFAULTS
     if any(name.endswith(".weight_quant") for name in state.kept):
         defaults = dataclasses.replace(DEFAULTS, profile="ge-zero", profile_origin="file")
-        problems[:0] = brevitas_problems(state.kept, parts[0].name if parts else None, options)
+        quantized = brevitas_problems(state.kept, parts[0].name if parts else None, options)
+        if quantized and options.h is None:
+            raise NetworkError(quantized, about=about)  # whatever else is odd follows from that
+        problems[:0] = quantized
     if state.facts is not None:
         prefix = strip_wrappers(list(state.tensors))
         facts = {path[len(prefix) :]: fact for path, fact in state.facts.items() if path.startswith(prefix)}
