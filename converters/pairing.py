@@ -39,6 +39,8 @@ def pair(modules: Sequence[Module], notes: Notes, problems: list[str], *, ordere
     """
     dense = [m for m in modules if m.part]
     norms = [m for m in modules if m.norm]
+    if not dense:
+        return []  # that there is no layer is what is wrong
     follows = [(before, m) for before, m in zip([None, *modules], modules, strict=False) if m.norm]
     followed = {before.name for before, _ in follows if before is not None and before.part}
     adjacent = len(followed) == len(norms) and ordered
@@ -103,6 +105,8 @@ def pair_by_names(
     modules = sorted(modules, key=lambda m: natural_key(m.name))
     dense = [m for m in modules if m.part]
     norms = [m for m in modules if m.norm]
+    if not dense:
+        return [], None
     if len({family(m.name) for m in modules}) == 1:
         notes.assumptions.append(Assumption("order of layers", "by the numbers in their names", "file"))
         before, rest = leading_norm(modules, notes)
