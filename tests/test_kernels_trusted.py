@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -102,17 +103,22 @@ def test_root_leaves_the_cache_of_a_user_alone(tmp_path: Path) -> None:
 
 
 @as_root
-def test_a_user_takes_what_root_has_put_there(tmp_path: Path) -> None:
-    folder = good(tmp_path / "cache")
-    for path in (folder, *folder.parents):
-        if path.stat().st_mode & 0o005 != 0o005 and path.is_relative_to(tmp_path.parent.parent):
-            path.chmod(0o755)
-    pid = os.fork()
-    if pid == 0:
-        os.setgid(OTHER)
-        os.setuid(OTHER)
-        os._exit(0 if trusted.read(folder, NAME) == b"code" else 1)
-    assert os.waitpid(pid, 0)[1] == 0
+def test_a_user_takes_what_root_has_put_there() -> None:
+    with tempfile.TemporaryDirectory() as given:  # pytest's own folders are root's alone
+        Path(given).chmod(0o755)
+        folder = good(Path(given) / "cache")
+        folder.chmod(0o755)
+        (folder / NAME).chmod(0o644)
+        pid = os.fork()
+        if pid == 0:
+            code = 2
+            try:
+                os.setgid(OTHER)
+                os.setuid(OTHER)
+                code = 0 if trusted.read(folder, NAME) == b"code" else 1
+            finally:
+                os._exit(code)  # whatever happens, this copy of the test run ends here
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 @pytest.mark.parametrize("folder", [Path("cache"), Path("~/.cache/xnorinfer"), Path()])
