@@ -6,6 +6,7 @@ module applies the options, puts the signs between the layers, and says what was
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
@@ -44,6 +45,7 @@ from xnorinfer.netspec import (
     InputMapping,
     Layer,
     NetSpec,
+    PixelInput,
     Rule,
     Sign,
 )
@@ -136,6 +138,20 @@ def pixel_step(ones: NDArray[np.bool_]) -> int | None:
     """The first of the pixels 0..255 that becomes +1, where `ones` (256,) rises from -1 to +1 in one step; else None."""
     first = int(np.argmax(ones))
     return first if ones[first:].all() and not ones.all() else None
+
+
+def rescaled_pixels(who: str, slope: float, intercept: float, divisor: float, problems: list[str]) -> PixelInput | None:
+    """The mapping of pixels that a network rescales itself; None, with the problem, if one value or infinities are left."""
+    if not slope:
+        problems.append(f"{who} maps every pixel to one value, so that all inputs get the same scores")
+        return None
+    try:
+        if math.isfinite(slope) and math.isfinite(divisor) and divisor:
+            return PixelInput(slope, intercept, divisor)
+    except OptionError:
+        pass
+    problems.append(f"{who} takes pixels out of the range of float32; --input-range says what pixels are before it")
+    return None
 
 
 def assemble(

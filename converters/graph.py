@@ -123,7 +123,7 @@ class _Walk:
         self.problems = problems
         self.about = about
         self.chosen = options.profile is not None
-        self.entry = Entry(options.input)
+        self.entry = Entry(options.input, zero=PROFILES[options.profile].activations if options.profile else None)
         self.table = Table()
         self.constants = Constants(self.table, problems, notes)
         self.values: dict[str, Value] = {}

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from xnorinfer.converters.assemble import Follower, NormPart, pixel_step
+from xnorinfer.converters.assemble import Follower, NormPart, pixel_step, rescaled_pixels
 from xnorinfer.converters.base import INPUT, Assumption, Notes, Remark
 from xnorinfer.converters.elementwise import Expr, evaluate
 from xnorinfer.converters.graphproblems import Problems
 from xnorinfer.converters.graphsteps import Read, Signs, Step, layers_of
 from xnorinfer.converters.onnxfile import OnnxNode
-from xnorinfer.netspec import ChainOp, InputMapping, PixelInput, SignInput, ThresholdInput
+from xnorinfer.netspec import ChainOp, InputMapping, PixelInput, Rule, SignInput, ThresholdInput
 
 #: What the graph's input is unless an option or its own numbers say otherwise: torchvision's ToTensor.
 GRAPH_INPUT = PixelInput.range(0, 1)
@@ -39,6 +39,7 @@ class Entry:
     leading: list[Follower] | None = None
     signs: Signs | None = None
     said: str = ""
+    zero: Rule | None = None  # what the profile that the user chose makes of a sign of 0
 
     def __post_init__(self) -> None:
         if self.given is not None:
@@ -124,11 +125,12 @@ class Entry:
         value = evaluate(expr, mapped, None, leaf)
         middle = (signs.low + signs.high) / 2
         if signs.rule == "sign" and (value == middle).any():
-            zero = int(np.argmax(value == middle))
-            problems.refuse(
-                node,
-                f"gives 0 for pixel {zero}, which is neither -1 nor +1; --input-threshold {max(zero, 1)} takes it for +1",
-            )
+            if self.zero not in ("ge", "gt"):
+                zero = int(np.argmax(value == middle))
+                way = "--profile ge-zero takes it for +1, gt-zero for -1"
+                problems.refuse(node, f"gives 0 for pixel {zero}, which is neither -1 nor +1; {way}")
+            elif self.zero == "ge":
+                value = np.where(value == middle, signs.high, value)
         first = pixel_step(value > middle)
         if first is None and pixel_step(value < middle) is None:
             problems.refuse(
@@ -156,7 +158,8 @@ def _affine(base: PixelInput, steps: Sequence[tuple[ChainOp, float]], problems: 
             divisor *= number
         else:
             intercept += (number if kind == "add" else -number) * divisor
-    if not (np.isfinite([slope, intercept, divisor]).all() and slope and divisor):
-        problems.add("the graph maps every pixel to one value or to infinity; --input-range says what pixels are")
-        return base
-    return PixelInput(slope, intercept, divisor)
+    found: list[str] = []
+    mapping = rescaled_pixels("the graph", slope, intercept, divisor, found)
+    for problem in found:
+        problems.add(problem)
+    return mapping or base

@@ -6,7 +6,6 @@ In Larq the sign stands in the layer that reads it (`input_quantizer`), in the p
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from xnorinfer.converters.arrays import RawTensor, as_float32
-from xnorinfer.converters.assemble import Follower, LayerPart, NormPart, pixel_step
+from xnorinfer.converters.assemble import Follower, LayerPart, NormPart, pixel_step, rescaled_pixels
 from xnorinfer.converters.base import DEFAULT_INPUT, Assumption, ConvertOptions, Notes, TensorUse, glorot, net_line
 from xnorinfer.converters.bundle import Entry
 from xnorinfer.converters.keras_activations import NoFunction, function
@@ -440,10 +439,7 @@ class Walk:
             else:  # 1/127.5 is a division by 255, times 2: exact
                 slope, intercept, divisor = slope * inverse[0], intercept * inverse[0], divisor * inverse[1]
             intercept += offset * divisor
-        if not (slope and divisor and all(map(math.isfinite, (slope, intercept, divisor)))):
-            self._refuse("the model maps every pixel to one value or to infinity", "[input] range = [LOW, HIGH]")
-            return mapping
-        return PixelInput(slope, intercept, divisor)
+        return rescaled_pixels("the model", slope, intercept, divisor, self.problems) or mapping
 
     def _threshold(self, mapping: PixelInput, rule: Rule) -> InputMapping:
         """The first pixel that the model makes +1, tried for all of them in float32."""

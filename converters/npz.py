@@ -288,7 +288,7 @@ def _named_layer(name: str, fields: dict[str, RawTensor], notes: Notes, problems
         notes.tensors.append(TensorUse(stored.name, stored.shape, stored.dtype, f"layer {name}: BatchNorm epsilon"))
         epsilon = float(stored.array.reshape(-1)[0]) if stored.array.size == 1 and stored.array.dtype.kind in "fiu" else None
         if epsilon is None:
-            problems.append(f"{stored} must be one number; --bn-epsilon says it instead")
+            problems.append(f"{stored} must be one number; --ignore {stored.name} with --bn-epsilon EPSILON says it instead")
     arrays: dict[str, F32] = {}
     for key, tensor in fields.items():
         notes.tensors.append(TensorUse(tensor.name, tensor.shape, tensor.dtype, f"layer {name}: {_MEANINGS[key]}"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +30,23 @@ Change = Callable[[int, Array], Array]
 
 
 def forward(
-    layers: list[Layer], change: Change = lambda n, value: value, *, inputs: Array | None = None, at_zero: int = 1
+    layers: Sequence[Layer],
+    change: Change = lambda n, value: value,
+    *,
+    inputs: Array | None = None,
+    weights: Callable[[int, Array], Array] | None = None,
+    at_zero: int = 1,
+    epsilon: float = EPSILON,
 ) -> Array:
-    """Scores in float64 of -1/+1 inputs; `change` gets each layer's number and its sums with their bias."""
+    """Scores in float64 of -1/+1 inputs; `change` gets each layer's number and its sums with their bias, `weights` gives the
+    matrix that counts, else the signs."""
     value = (rows(layers[0].weight.shape[1]) if inputs is None else inputs).astype(np.float64)
     for n, layer in enumerate(layers):
-        value = (signs(value, at_zero) if n else value) @ signs(layer.weight, at_zero).T
+        matrix = signs(layer.weight, at_zero) if weights is None else weights(n, layer.weight.astype(np.float64))
+        value = (signs(value, at_zero) if n else value) @ matrix.T
         value = change(n, value if layer.bias is None else value + layer.bias)
         if layer.mean is not None:
-            inverse = 1 / np.sqrt(layer.variance + EPSILON) if layer.inv_std is None else layer.inv_std
+            inverse = 1 / np.sqrt(layer.variance + epsilon) if layer.inv_std is None else layer.inv_std
             value = (value - layer.mean) * inverse * (1 if layer.gamma is None else layer.gamma)
             value = value if layer.beta is None else value + layer.beta
     return value
@@ -75,10 +83,18 @@ def networks(path: Path, toml: str, x: Array | None = None) -> Array:
     return xnorinfer.convert(path, net=toml, threads=1).scores(rows() if x is None else x)
 
 
-def after_options(path: Path, folder: Path, *given: object) -> Array:
+def option(text: str, name: str, value: str = "") -> list[str]:
+    """An option that a text proposes, as arguments: with the value that stands there, else with the one given."""
+    found = re.search(rf"(?<![\w-]){name}(?![\w-])(?:[= ](?=[\d'-]*\d|'|mean|relu|tanh|ge-|gt-)('[^']*'|[^\s,;()]+))?", text)
+    assert found is not None, text
+    said = value or (found[1] or "").strip("'").rstrip(".:")
+    return [f"{name}={said}"] if said else [name]
+
+
+def after_options(path: Path, folder: Path, *given: object, x: Array | None = None) -> Array:
     """Scores of what the command line converts with these options."""
     fine("convert", path, "-o", folder / "model", *given)
-    return xnorinfer.load(folder / "model", threads=1).scores(rows())
+    return xnorinfer.load(folder / "model", threads=1).scores(rows() if x is None else x)
 
 
 # ---------------------------------------------------------------- a net.toml around a proposed line

@@ -46,6 +46,7 @@ _HOPELESS = (
     "computes constants in a way that is not supported",
     "is convolutional",
     "one bit is needed",
+    "maps every pixel to one value",
     "save it as one tensor first",
 )
 

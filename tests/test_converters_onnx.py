@@ -366,7 +366,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "pixel of 0": (
         lambda g: g.add("Sub", np.array(51 / 255, F)).add("Sign").add("MatMul", g.signs(3, 2)),
-        "gives 0 for pixel 51, which is neither -1 nor .1; --input-threshold 51 takes it for .1",
+        "gives 0 for pixel 51, which is neither -1 nor .1; --profile ge-zero takes it for .1, gt-zero for -1",
     ),
     "two heads": (
         lambda g: [g.add("MatMul", g.signs(4, 3)), setattr(g, "value", "x"), g.add("MatMul", g.signs(4, 3))],

@@ -117,7 +117,7 @@ def test_the_command_warns_with_the_numbers(tmp_path: Path) -> None:
     text = " ".join(fine("convert", path, "--dry-run").split())
     for what, value, option in (
         ("BatchNorm epsilon", "0.001", "--bn-epsilon"),
-        ("input", "0..1", "--input-range"),
+        ("input", "0..1", "--input-range, --input-normalize, --input-threshold, --input-signs or --input-real"),
     ):
         warning = next(part for part in text.split("warning: ") if part.startswith(f"{what}: nothing says it"))
         assert f"under {value} {found[what, value].thresholds} of 75 thresholds move" in warning

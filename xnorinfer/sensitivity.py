@@ -274,7 +274,8 @@ def measure_defaults(reading: Reading) -> list[Default]:
     if MAGNITUDE in taken:
         tries.append((MAGNITUDE, taken[MAGNITUDE], "--h", list(_other_magnitudes(net))))
     if INPUT in taken:
-        tries.append((INPUT, net.input.describe(), "--input-range and its like", list(_other_inputs(net))))
+        options = "--input-range, --input-normalize, --input-threshold, --input-signs or --input-real"
+        tries.append((INPUT, net.input.describe(), options, list(_other_inputs(net))))
     if not any(others for *_, others in tries):
         return [Default(what, value, option, (), 0) for what, value, option, _ in tries]
     first = next(layer for layer in net.layers if isinstance(layer, Dense))
