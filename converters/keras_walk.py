@@ -106,7 +106,7 @@ class Walk:
                 for reason, names in self._kinds.items()
             ]
             return
-        if self._signed:
+        if self._signed and not self.problems:
             self._refuse("the model ends in signs, not in scores", 'activation = "none" in the last layer')
         if self._ending is not None:
             value = f"{self._ending.label}: left out, it does not change which score is largest"
@@ -464,7 +464,7 @@ class Walk:
         missing = [role for role in roles if role not in entries]
         extra = [f"{entry.name} {entry.shape}" for role, entry in entries.items() if role not in roles]
         if missing:
-            self._refuse(f"{layer}: {', '.join(missing)} should be in the file and is not", f'{missing[0]} = "ARRAY"')
+            self._refuse(f"{layer}: {', '.join(missing)} should be in the file and is not", *_lines_of(missing))
         if extra:
             name = next(entry.name for role, entry in entries.items() if role not in roles)
             what = f"{layer}: what {', '.join(extra)} do is not known"
@@ -517,3 +517,11 @@ def _divisor_of(scale: float) -> tuple[float, float] | None:
         if denominator and numerator / denominator == scale:
             return numerator, float(denominator)
     return None
+
+
+def _lines_of(roles: Sequence[str]) -> list[str]:
+    """What a net.toml calls weights that Keras has under other names."""
+    norm = [f'{role.removeprefix("moving_")} = "ARRAY"' for role in roles if role in NORM_ROLES]
+    if norm:
+        return [f"norm = {{..., {', '.join(norm)}}}"]
+    return [f'{ {KERNEL: "weight", "alpha": "prelu"}.get(role, role) } = "ARRAY"' for role in roles]
