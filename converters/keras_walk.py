@@ -388,6 +388,8 @@ class Walk:
         if isinstance(h, str) and h.lower() == "glorot":
             return glorot(part.depth, part.neurons)
         if h is not None and not (is_finite_number(h) and h > 0):
+            if self.options.h is not None:
+                return None
             self.problems.append(f"{layer}: H is {h!r}, needed is a number above 0 or 'Glorot'; --h says it")
             return None
         return None if h is None else float(np.float32(h))

@@ -147,7 +147,9 @@ def counts_instead(tensor: RawTensor) -> str | None:
         return None
     return (
         f"{tensor} holds whole numbers from {int(array.min())} to {int(array.max())}: data, or weights of several bits, where "
-        "one bit is needed" + net_line(f'weight = "{tensor.name}"')
+        "one bit is needed, or bits that are packed"
+        + net_line(f'arrays.bits = {{from = "{tensor.name}", unpack = "lsb", shape = [NEURONS, INPUTS]}}')
+        + ' with `weight = "bits"` and `values = "bits"` in [[layers]]'
     )
 
 

@@ -10,6 +10,7 @@ import re
 import shlex
 from pathlib import Path
 
+import hints
 import numpy as np
 import pytest
 from checkpoints import Layer, lasagne_arrays, named_arrays, random_layers, state_arrays, write_npz
@@ -139,6 +140,47 @@ def test_vectors_that_fit_two_orders(tmp_path: Path, truth: tuple[str, ...]) -> 
         for n, (norm, one) in enumerate(zip(norms, names, strict=True))
     }
     equal(networks(path, toml(names, said, layout="in_out")), forward(layers))
+
+
+@pytest.mark.parametrize("truth", ["no beta", "keras"])
+def test_vectors_that_are_taken_in_one_order(tmp_path: Path, truth: str) -> None:
+    """A warning says which: four of them, of which one can be b; five in the order of Keras."""
+    keras = truth == "keras"
+    layers = random_layers(WIDTHS, 3, inv_std=not keras)
+    roles = KERAS if keras else tuple(role for role in LASAGNE if role != "beta")
+    for layer in layers:
+        layer.beta = layer.beta if keras else None
+    vectors = [[getattr(layer, role) for role in roles[1:]] for layer in layers]
+    arrays = [a for layer, rest in zip(layers, vectors, strict=True) for a in (layer.weight.T, *rest)]
+    path = write_npz(tmp_path / "net.npz", *arrays)
+    lines = lines_of(told(path), "in the order of Keras" if keras else "four vectors are read as")
+    names = [listed(0, *roles), listed(len(roles), *roles)]
+    said = {}
+    for n, one in enumerate(names):
+        norm = ", ".join(f"{role} = {name}" for role, name in one.items() if role not in ("weight", "bias"))
+        said[n] = [filled(lines[-1], norm + (', form = "tf"' if keras else ""))]
+        said[n] += [] if keras else [filled(lines[0], one["bias"])]
+    equal(networks(path, toml(names, said, layout="in_out")), forward(layers))
+
+
+@pytest.mark.parametrize("source", ["state dict", "numbers"])
+def test_weights_of_packed_bits(tmp_path: Path, source: str) -> None:
+    layers = random_layers(WIDTHS, 3)
+    words = [np.packbits(layer.weight >= 0, axis=1, bitorder="little") for layer in layers]
+    if source == "state dict":
+        arrays = state_arrays(layers) | {"fc1.weight": words[0]}
+        path = write_npz(tmp_path / "net.npz", **arrays)
+        names, top, layout = [of_state(0), of_state(1)], COUNTERS, "out_in"
+    else:
+        roles = ("weight", "bias", "gamma", "beta", "mean", "variance")
+        listed_arrays = [getattr(layer, role) for layer in layers for role in roles]
+        path = write_npz(tmp_path / "net.npz", words[0], *listed_arrays[1:])
+        names, top, layout = [listed(0, *roles), listed(6, *roles)], "", "out_in"
+    text = told(path)
+    (line,) = lines_of(text, "or bits that are packed")
+    more = re.findall(r"`([^`]+)`", text[text.index(line) + len(line) + 1 :].partition("in [[layers]]")[0])
+    line = line.replace("NEURONS", "18").replace("INPUTS", "24")
+    equal(networks(path, toml(names, {0: [one for one in more if " = " in one]}, f"{line}\n{top}", layout)), forward(layers))
 
 
 def test_three_vectors(tmp_path: Path) -> None:
@@ -316,3 +358,19 @@ def test_square_matrices(tmp_path: Path, layout: str, count: int) -> None:
         return
     (line,) = (one for one in lines if layout in one)
     equal(networks(path, toml(names, top=line)), forward(layers))
+
+
+# ---------------------------------------------------------------- all of them
+
+
+def test_every_hint_is_followed() -> None:
+    """A new hint needs a test that follows it, and a line in `hints.FOLLOWED`."""
+    known = list(dict.fromkeys(hints.hints()))
+    tables = {**hints.FOLLOWED, **hints.NO_PROPOSAL, **hints.LEFT}
+    patterns = [pattern for listed_here in tables.values() for pattern in listed_here]
+    found = {pattern: hints.matching(pattern, known) for pattern in patterns}
+    assert [hint for hint in known if not any(hint in some for some in found.values())] == []
+    assert [pattern for pattern, some in found.items() if not some] == []
+    for test in hints.FOLLOWED:
+        file, _, name = test.partition("::")
+        assert f"def {name}(" in (hints.HERE / file).read_text(encoding="utf-8"), test

@@ -402,6 +402,42 @@ def test_a_head_that_is_float(tmp_path: Path, case: str) -> None:
     equal(found, value)
 
 
+def activation(kind: str, function: Any) -> dict[str, Any]:
+    return {"class_name": kind, "config": {"name": "a", "activation": function}}
+
+
+def test_an_h_of_text(tmp_path: Path) -> None:
+    """Layers of a port of BinaryNet."""
+    layers = random_layers(WIDTHS, 3)
+
+    def change(config: list[dict[str, Any]], arrays: dict[str, list[Array]]) -> None:
+        for n in (0, 2):
+            config[n] = {"class_name": "BinaryDense", "config": {"name": config[n]["config"]["name"], "H": "large"}}
+        config.insert(2, activation("Activation", "binary_tanh"))
+        arrays["binary_dense"], arrays["binary_dense_1"] = arrays.pop("fc0"), arrays.pop("fc1")
+
+    path = model(tmp_path, layers, change)
+    given = option(told(path, *SIGNS), "--h", "0.5")
+    found = after_options(path, tmp_path, *SIGNS, *given)
+    equal(found, forward(layers, weights=lambda n, weight: np.where(weight > 0, 0.5, -0.5)))
+
+
+def test_a_float_head_behind_scaled_signs(tmp_path: Path) -> None:
+    layers = random_layers(WIDTHS, 3, head_norm=False)
+
+    def change(config: list[dict[str, Any]], arrays: dict[str, list[Array]]) -> None:
+        config[2] = {"class_name": "Dense", "config": {"name": "fc1"}}
+        config.insert(2, activation("QActivation", "binary(alpha=0.3)"))
+        arrays["dense"] = arrays.pop("fc1")
+
+    path = model(tmp_path, layers, change)
+    (line,) = lines_of(told(path, *SIGNS), "signs of the scale")
+    head = {"weight": '"layers/dense/vars/0"', "bias": '"layers/dense/vars/1"'}
+    said = {0: ['activation = "sign"'], 1: [line, 'kind = "float"']}
+    found = networks(path, in_out(said, names=[both_layers()[0], head]))
+    equal(found, np.where(forward(layers[:1]) >= 0, 0.3, -0.3) @ layers[1].weight.T + layers[1].bias)
+
+
 def test_layers_beside_the_chain(tmp_path: Path) -> None:
     """A functional model with a branch that leads nowhere."""
     layers = random_layers(WIDTHS, 3)

@@ -32,6 +32,8 @@ from test_evidence_file import ge, network, relu, same, state
 from test_evidence_file import named as in_npz
 from test_evidence_input import images
 
+from xnorinfer.errors import InputError
+
 pytestmark = pytest.mark.filterwarnings("ignore::xnorinfer.ConversionWarning")
 WIDTHS = [24, 18, 6]
 
@@ -79,6 +81,27 @@ def test_zeros_that_one_bit_cannot_hold(tmp_path: Path, where: str, profile: str
     equal(found, forward(layers, at_zero=1 if profile == "ge-zero" else -1))
 
 
+@pytest.mark.parametrize("profile", ["ge-zero", "gt-zero"])
+def test_ties_that_nothing_decides(tmp_path: Path, profile: str) -> None:
+    layers = random_layers(WIDTHS, 3)
+    layers[0].weight[:3, 1] = 0
+    path = write_npz(tmp_path / "net.npz", **named_arrays(layers))
+    text = told(path, *GIVEN[2:])
+    assert "--profile decides" in text
+    given = option(text, "--profile", profile)
+    equal(after_options(path, tmp_path, *given, *GIVEN[2:]), forward(layers, at_zero=1 if profile == "ge-zero" else -1))
+
+
+def test_floats_that_are_no_pixels(tmp_path: Path) -> None:
+    layers = random_layers(WIDTHS, 3)
+    path = write_npz(tmp_path / "net.npz", **named_arrays(layers))
+    given = ("--profile", "ge-zero", "--bn-epsilon", EPSILON)
+    x = np.random.default_rng(1).normal(size=(200, 24)).astype(f)
+    with pytest.raises(InputError) as error:
+        after_options(path, tmp_path, *given, "--input-range=-1:1", x=x)
+    equal(after_options(path, tmp_path, *given, *option(str(error.value), "--input-real"), x=x), forward(layers, inputs=x))
+
+
 def test_latents_beyond_h(tmp_path: Path) -> None:
     layers = random_layers(WIDTHS, 3)
     for layer in layers:
@@ -112,6 +135,10 @@ def by_layer(weight: Array) -> Array:
     return ge(weight) * np.abs(weight).mean()
 
 
+def glorot(weight: Array) -> Array:
+    return ge(weight) * np.sqrt(1.5 / sum(weight.shape))
+
+
 def clip(value: Array) -> Array:
     return np.clip(value, -1, 1)
 
@@ -126,6 +153,8 @@ EVIDENCE: dict[str, tuple[dict[str, Any], str, str]] = {
     "scaled weights": ({"weights": by_mean, "size": 0.2}, "--scale-by", "mean-abs"),
     "weights scaled by layer": ({"weights": by_layer, "size": 0.2}, "--scale-by", "mean-abs-layer"),
     "centred weights": ({"weights": lambda w: ge(w - w.mean(axis=1, keepdims=True)), "shift": 0.3}, "--center", ""),
+    "H of Glorot": ({"weights": glorot, "size": 0.09}, "--h", "glorot"),
+    "large scales": ({"weights": by_mean, "size": 40.0}, "--scale-by", "mean-abs"),
     "an H of 20": ({"weights": lambda w: 20 * ge(w)}, "--h", "20"),
 }
 
@@ -149,7 +178,8 @@ def test_what_statistics_contradict(tmp_path: Path, case: str) -> None:
     layers = network(**given)
     path = state(tmp_path, layers)
     text = told(path, *PIXELS)
-    assert value.partition(":")[0] in text or name == "--h"
+    assert name in text
+    assert value.partition(":")[0] in text or "say the magnitude" in text
     found = after_options(path, tmp_path, *PIXELS, *option(text, name, value), x=images(0)[:200].astype(np.uint8))
     equal(found, of_evidence(layers, given))
 
@@ -226,6 +256,38 @@ def test_a_variance_that_is_called_inv_std(tmp_path: Path) -> None:
         said[n] = [filled(line, *roles).replace("}", ', form = "tf"}')]
     text = toml([named(n) for n in range(3)], said)
     equal(networks(path, with_pixels(text), images(0)[:200].astype(np.uint8)), wanted)
+
+
+def test_layers_in_another_order(tmp_path: Path) -> None:
+    layers = network(widths=(100, 40, 40, 40, 10))
+    order = [0, 2, 1, 3]
+    path = in_npz(tmp_path, [layers[n] for n in order])
+    text = told(path, *PIXELS)
+    assert "a net.toml (--net) can say the order of [[layers]] and each `norm`" in text
+    found = networks(path, with_pixels(toml([named(n) for n in order])), images(0)[:200].astype(np.uint8))
+    equal(found, of_evidence(layers, {}))
+
+
+def test_a_head_of_latents_behind_signs(tmp_path: Path) -> None:
+    """All other weights are stored as -1 and +1; the head is binarized in use, too."""
+    layers = network()
+    layers[2].mean = layers[2].variance = layers[2].gamma = layers[2].beta = None
+    for layer in layers[:2]:
+        layer.weight = ge(layer.weight).astype(f)
+    path = in_npz(tmp_path, layers)
+    (line,) = lines_of(told(path, *PIXELS), "are exactly -1 and +1")
+    names = [named(0), named(1), {role: named(2)[role] for role in ("weight", "bias")}]
+    found = networks(path, with_pixels(toml(names, {2: [line]})), images(0)[:200].astype(np.uint8))
+    equal(found, of_evidence(layers, {}))
+
+
+def test_nothing_between_sums_and_batch_norm(tmp_path: Path) -> None:
+    """Means of one sign, and yet no ReLU: a net.toml says so by saying nothing."""
+    layers = network(before=relu)
+    path = in_npz(tmp_path, layers)
+    assert "a net.toml (--net) that there is nothing" in told(path, *PIXELS)
+    found = networks(path, with_pixels(toml([named(n) for n in range(3)])), images(0)[:200].astype(np.uint8))
+    equal(found, of_evidence(layers, {}))
 
 
 @pytest.mark.parametrize("trained", ["0:255", "0:1"])
