@@ -481,12 +481,21 @@ def test_functions_of_other_modules_are_asked_for() -> None:
             super().__init__()
             self.relu = nn.ReLU()
 
+        def forward(self, x: Any) -> Any:
+            for number in range(1, self.count + 1):
+                x = getattr(self, f"fc{number}")(x)
+                x = getattr(self, f"bn{number}")(self.relu(x) if number < self.count else x)
+                x = getattr(self, f"htanh{number}")(x) if number < self.count else x
+            return x
+
     net = awkward(WithRelu(), 1)
     with pytest.raises(NetworkError, match=r"module relu is a ReLU.*--before-norm") as error:
         from_torch_module(net, ConvertOptions(input=RAW))
     assert_resolvable(error.value)
     reading = from_torch_module(net, ConvertOptions(input=RAW, before_norm="relu", profile="ge-zero"))
     assert sum(isinstance(layer, Elementwise) for layer in reading.net.layers) == 2
+    ours, theirs = reference.forward(reading.net, pixels()), torch_scores(net, pixels())
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
     with pytest.raises(NetworkError, match=r"module relu is a ReLU"):
         from_torch_module(net, ConvertOptions(input=RAW, before_norm="tanh"))
 
