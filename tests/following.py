@@ -85,7 +85,9 @@ def networks(path: Path, toml: str, x: Array | None = None) -> Array:
 
 def option(text: str, name: str, value: str = "") -> list[str]:
     """An option that a text proposes, as arguments: with the value that stands there, else with the one given."""
-    found = re.search(rf"(?<![\w-]){name}(?![\w-])(?:[= ](?=[\d'-]*\d|'|mean|relu|tanh|ge-|gt-)('[^']*'|[^\s,;()]+))?", text)
+    found = re.search(
+        rf"(?<![\w-]){name}(?![\w-])(?:[= ](?=[\d'-]*\d|'|dense_|mean|relu|tanh|ge-|gt-)('[^']*'|[^\s,;()]+))?", text
+    )
     assert found is not None, text
     said = value or (found[1] or "").strip("'").rstrip(".:")
     return [f"{name}={said}"] if said else [name]

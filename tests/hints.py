@@ -131,6 +131,7 @@ FOLLOWED: dict[str, list[str]] = {
     ],
     f"{FRAMEWORKS}a_vector_beside_a_kernel": ['tf1._module: `scale = "{}"`', "tf1._module: `steps*"],
     f"{FRAMEWORKS}vectors_of_no_known_module": ["tf1._module: `*lines`"],
+    f"{FRAMEWORKS}a_kernel_that_the_graph_does_not_binarize": ["tf1.defaults: --float-layer"],
     f"{FRAMEWORKS}batch_norms_of_one_width": ["keras_names._with_norms: *"],
     f"{FRAMEWORKS}layers_named_in_another_order": ["keras_names._in_order: `[[layers]] in their order`"],
     f"{FRAMEWORKS}a_batch_norm_of_three_vectors": ["keras_names._module: `norm = {...}`"],
@@ -225,7 +226,6 @@ NO_PROPOSAL: dict[str, list[str]] = {
 }
 #: What no test follows -> why.
 LEFT: dict[str, list[str]] = {
-    "needs a graph that TensorFlow wrote of a float layer": ["tf1.defaults: --float-layer"],
     "a network of floats alone, of which no option makes a binary one": ["evidencesums._explained: --float-layer"],
 }
 

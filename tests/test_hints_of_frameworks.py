@@ -27,6 +27,7 @@ from following import (
     told,
     toml,
 )
+from onnx_writer import field
 from tf1_writer import write_bundle
 
 pytestmark = pytest.mark.filterwarnings("ignore::xnorinfer.ConversionWarning")
@@ -115,6 +116,33 @@ def test_two_matrices_of_one_module(tmp_path: Path) -> None:
         layers[1].weight = -layers[1].weight
     text = toml(names, {1: [filled(line)]}, top=f'ignore = ["{rest}"]', layout="in_out")
     equal(networks(path, text), forward(layers))
+
+
+def test_a_kernel_that_the_graph_does_not_binarize(tmp_path: Path) -> None:
+    """A graph with an operation that is not known tells still what becomes of kernels."""
+    layers = random_layers(WIDTHS, 3)
+    path = write_bundle(tmp_path, variables(layers))
+    nodes = [("x", "Placeholder"), ("dense/kernel", "VarHandleOp"), ("dense/read", "ReadVariableOp", "dense/kernel")]
+    nodes += [("dense/sign", "Sign", "dense/read"), ("dense/MatMul", "MatMul", "x", "dense/sign")]
+    nodes += [("own", "OperationOfSomeone", "dense/MatMul"), ("dense_1/kernel", "VarHandleOp")]
+    nodes += [("dense_1/read", "ReadVariableOp", "dense_1/kernel"), ("dense_1/MatMul", "MatMul", "own", "dense_1/read")]
+    graph = b""
+    for name, operation, *inputs in nodes:
+        body = field(1, name) + field(2, operation) + b"".join(field(3, one) for one in inputs)
+        graph += field(1, body)
+    (tmp_path / "net.meta").write_bytes(field(2, graph))
+    given = option(told(path), "--float-layer")
+    assert given == ["--float-layer=dense_1"]
+    equal(after_options(path, tmp_path, *GIVEN, *given), with_float_head(layers))
+
+
+def with_float_head(layers: list[Layer]) -> Array:
+    """The last of two layers reads hardtanh."""
+    head = layers[1]
+    assert head.mean is not None
+    assert head.variance is not None
+    value = np.clip(forward(layers[:1]), -1, 1) @ head.weight.T + head.bias
+    return np.asarray((value - head.mean) / np.sqrt(head.variance + EPSILON) * head.gamma + head.beta)
 
 
 # ---------------------------------------------------------------- Keras' weights without a config
@@ -228,12 +256,7 @@ def test_a_float_layer_by_name(tmp_path: Path) -> None:
     layers = random_layers(WIDTHS, 3)
     path = write_h5(tmp_path / "net.weights.h5", groups(layers))
     given = option(told(path), "--float-layer", "fc1")
-    hidden = np.clip(forward(layers[:1]), -1, 1)
-    head = layers[1]
-    assert head.mean is not None
-    assert head.variance is not None
-    value = (hidden @ head.weight.T + head.bias - head.mean) / np.sqrt(head.variance + EPSILON) * head.gamma + head.beta
-    equal(after_options(path, tmp_path, *GIVEN, *given), value)
+    equal(after_options(path, tmp_path, *GIVEN, *given), with_float_head(layers))
 
 
 # ---------------------------------------------------------------- Keras' configs
