@@ -17,7 +17,7 @@ LEVEL_4 = {"plan", "margins", "model"}
 LEVEL_5 = {
     "conversion",
     "expectation",
-    "networds",
+    "wording",
     "elimination",
     "dataio",
     "images",

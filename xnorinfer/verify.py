@@ -50,12 +50,12 @@ from xnorinfer.netspec import (
     Sign,
     ThresholdInput,
 )
-from xnorinfer.networds import words_of
 from xnorinfer.packed import Affine, InputBits, PackedDense, PackedFloat, PackedModel, Threshold
 from xnorinfer.reference import ONE, batch_norm, binarize, binary_weights, chain, elementwise, finish_dense, layer_outputs
 from xnorinfer.sensitivity import sensitivity
 from xnorinfer.threshold import I64, find_steps
 from xnorinfer.verification import LayerProof, Verification
+from xnorinfer.wording import words_of
 
 if TYPE_CHECKING:
     from xnorinfer.converters.base import ConvertOptions

@@ -49,4 +49,4 @@ def _words(layer: Layer) -> str:
             numbers = ", ".join(f"{float(p):g}" if np.ndim(p) == 0 else "one number a neuron" for p in layer.parameters)
             return layer.function + (f" ({numbers})" if numbers else "")
         case _:
-            raise unhandled("networds", layer)
+            raise unhandled("wording", layer)
