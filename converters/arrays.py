@@ -98,7 +98,7 @@ def narrowed(where: str, wide: NDArray[Any]) -> F32:
 
 
 def check_zip(path: Path, archive: zipfile.ZipFile) -> None:
-    """Refuse an archive whose entries unpack to far more than the file holds, or of which two share a name."""
+    """Refuse an archive that does not fill its file, unpacks to far more than that, or has two entries of one name."""
     entries = archive.infolist()
     before = min((entry.header_offset for entry in entries), default=0)
     announced, after = _end_of_archive(path)
@@ -109,9 +109,6 @@ def check_zip(path: Path, archive: zipfile.ZipFile) -> None:
     if announced not in (None, len(entries)):
         # zipfile reads as many entries as it finds: a damaged length in the list would hide those that follow.
         raise SourceError(f"{path.name} is a damaged archive: it announces {announced} entries, its list holds {len(entries)}")
-    if min((entry.header_offset for entry in entries), default=0) > 0:
-        # A cut archive can end with an archive that was one of its entries, which zipfile takes for the whole.
-        raise SourceError(f"{path.name} is a damaged or truncated archive: other content stands before its first entry")
     spend_steps(len(entries), "listing its entries")
     twice = next((name for name, count in Counter(entry.filename for entry in entries).items() if count > 1), None)
     if twice is not None:
