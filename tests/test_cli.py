@@ -335,6 +335,7 @@ def test_bench(model: Path, tmp_path: Path) -> None:
 
 
 def test_bench_exits_with_1_on_wrong_answers(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("threadpoolctl")
     from xnorinfer import bench
 
     monkeypatch.setattr(bench.FloatNetwork, "predict", lambda self, x: np.full(len(x), 99))
