@@ -50,8 +50,10 @@ class _Account:
     """What helpers bring: seconds saved against working alone.
 
     A job that took `seconds` would have taken the caller busy / share alone, where it was `busy` on its core for a `share` of
-    the work.  What is saved is credit, up to CREDIT; where losses exceed it, helpers are left out for PAYBACK times the rest,
-    so that they cost a small part of the whole, however small the jobs and long the waits.
+    the work.  What is saved is credit, up to CREDIT; where losses exceed it, helpers are left out of jobs that take PAYBACK
+    times the rest together, so that they cost a small part of the whole, however small the jobs and long the waits.
+
+    owed: seconds of jobs without helpers still to come.  Callers on several threads may lose some of them, which is no matter.
     """
 
     CREDIT = 0.005
@@ -59,14 +61,14 @@ class _Account:
 
     def __init__(self) -> None:
         self.balance = 0.0
-        self.until = 0.0
+        self.owed = 0.0
 
     def enter(self, seconds: float, busy: float, share: float) -> None:
         """Book one job."""
         alone = max(busy, 0.0) / share if share > 0 else 0.0
         self.balance = min(self.balance + alone - seconds, self.CREDIT)
         if self.balance < 0:
-            self.until = time.perf_counter() - self.PAYBACK * self.balance
+            self.owed = -self.PAYBACK * self.balance
             self.balance = 0.0
 
 
@@ -98,8 +100,11 @@ class Pool:
         """
         drive = self._drive
         begin = time.perf_counter() if helpers else 0.0
-        if not helpers or begin < self._account.until or not self._lock.acquire(blocking=False):
+        owed = self._account.owed > 0
+        if not helpers or owed or not self._lock.acquire(blocking=False):
             drive(0, job, START, rows, source, target)  # alone, it has nobody to wait for
+            if helpers and owed:
+                self._account.owed -= time.perf_counter() - begin
             return
         busy = -time.thread_time()  # of the caller: the time of its core without that of others on it
         try:
