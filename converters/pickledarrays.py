@@ -1,7 +1,7 @@
 """numpy's arrays and scalars inside pickles, built here from a code and bytes: no type of numpy is given to an unpickler.
 
 An unpickled `numpy.dtype` follows pointers that its state names, so that a file that may build one can read and write memory.
-Here a dtype is text: one of a list of plain numbers, or no data at all (`Thing`), whatever else the file says about it.
+Here a dtype is text: one of a list of plain numbers, or no data at all (`pickled.Thing`), whatever else the file says about it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from xnorinfer import budget
 from xnorinfer.converters.arrays import RawTensor, element_count
-from xnorinfer.converters.pickled import PLAIN, Global, NotData, Rules, Thing
+from xnorinfer.converters.pickled import PLAIN, Global, NotData, Rules
 from xnorinfer.errors import SourceError
 
 #: Codes of numbers whose bytes mean the same everywhere.
@@ -178,8 +178,3 @@ ARRAY_CALLS = {
 
 #: Pickles of arrays and plain containers, such as object arrays in `.npy` files.
 ARRAYS = Rules(ARRAY_CALLS, array_state)
-
-
-def is_thing(value: Any) -> bool:
-    """Whether a value of a pickle is an object that was not built."""
-    return isinstance(value, Thing | Global | _Type)
