@@ -46,12 +46,12 @@ class NetworkError(XnorinferError):
             super().__init__(f"{head}:", self.problems)
 
 
-def unhandled(who: str, part: object) -> NetworkError:
-    """For the last branch of everything that walks over layers, mappings or steps: what it does not know is never passed by.
+def unhandled(who: str, part: object, name: str | None = None) -> NetworkError:
+    """For the last branch of everything that walks over nodes, mappings or steps: what it does not know is never passed by.
 
-    who: the function that met it.
+    who: the function that met it.  name: of the node, where the part has none itself.
     """
-    name = getattr(part, "name", None) or (repr(part) if isinstance(part, str) else "the network")
+    name = name or getattr(part, "name", None) or (repr(part) if isinstance(part, str) else "the network")
     return NetworkError([f"{name}: {who} does not know the class {type(part).__name__}"], about="this")
 
 
