@@ -96,7 +96,13 @@ def text(value: Value) -> str:
 
 def float_of(value: Value) -> float:
     """A fixed 32-bit value as float."""
-    return float(np.array([integer(value)], "<u4").view("<f4")[0])
+    return float(_single(integer(value))[0])
+
+
+def _single(bits: int) -> NDArray[np.float32]:
+    if bits >> 32:
+        raise WireError("holds a float of more than 32 bits")
+    return np.array([bits], "<u4").view("<f4")
 
 
 def packed_varints(value: Value) -> list[int]:
@@ -115,9 +121,7 @@ def packed_varints(value: Value) -> list[int]:
 def packed_floats(value: Value) -> NDArray[np.float32]:
     """A repeated float field: packed, or a single one of an unpacked field."""
     if isinstance(value, int):
-        if value >> 32:
-            raise WireError("holds a float of more than 32 bits")
-        return np.array([value], "<u4").view("<f4")
+        return _single(value)
     if len(value) % 4:
         raise WireError("holds packed floats of an odd length")
     return np.frombuffer(value, "<f4")

@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from xnorinfer import reference
 from xnorinfer.converters import ConvertOptions, Reading, read_source
 from xnorinfer.converters.bundle import Entry, read_v1, read_v2, slice_key
 from xnorinfer.converters.crc32c import crc32c
-from xnorinfer.converters.protowire import WireError, fields
+from xnorinfer.converters.protowire import WireError, fields, float_of, packed_floats
 from xnorinfer.converters.tf1 import scope_key
 from xnorinfer.converters.tfgraph import read_graph
 from xnorinfer.errors import NetworkError, OptionError, SourceError
@@ -118,6 +119,14 @@ def test_slice_keys_keep_their_order() -> None:
 def test_malformed_messages(data: bytes) -> None:
     with pytest.raises(WireError):
         list(fields(memoryview(data)))
+
+
+@pytest.mark.parametrize("read", [float_of, packed_floats])
+def test_a_float_of_more_than_32_bits(read: Callable[[int], object]) -> None:
+    """A number of another wire type in a float's place: a varint and a fixed 64-bit number hold more than fits."""
+    with pytest.raises(WireError, match="a float of more than 32 bits"):
+        read(1 << 32)
+    assert np.float32(read(0x3F800000)) == 1
 
 
 # ---------------------------------------------------------------- networks
