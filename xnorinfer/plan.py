@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer import kernels
-from xnorinfer.bits import WORD_BITS, words_for
+from xnorinfer.bits import words_for
 from xnorinfer.cores import usable_cores
 from xnorinfer.errors import ArrayError, MalformedModelError, OptionError, unhandled
-from xnorinfer.kernels import fields, layout, shapes
+from xnorinfer.kernels import fields, layout, prepack
 from xnorinfer.kernels.pool import pool
 from xnorinfer.memory import plain, require_inside
 from xnorinfer.netspec import PixelInput, ThresholdInput
-from xnorinfer.packed import OPS, PackedDense, PackedFloat, PackedLayer, PackedModel, Threshold
+from xnorinfer.packed import OPS, Affine, PackedDense, PackedFloat, PackedLayer, PackedModel, Threshold
 
 THREADS_ENVIRONMENT = "XNORINFER_NUM_THREADS"
 
@@ -33,10 +33,9 @@ BLOCK_ROWS = 256
 BLOCK_BYTES = 1 << 18
 #: No machine has more cores, and each thread has buffers of its own.
 MOST_THREADS = 1024
-#: Rows of pixels that are prepared together.
-PIXEL_ROWS = 16
-#: Below so many rows per thread, threads share the neurons of each layer instead of taking rows.
+#: Below so many rows per thread, and up to so many rows, threads share the neurons of each layer instead of taking rows.
 ROWS_PER_THREAD = 8
+NEURON_ROWS = 16
 #: Estimated work, in multiplications of one bit, below which waking another thread costs more than it brings.
 THREAD_WORK = 10_000_000
 #: The same for one call of the driver, of each thread: some 50 ms, because Python handles Ctrl-C between calls only.
@@ -107,7 +106,7 @@ class Plan:
         self._kept: list[NDArray[Any]] = []
         self._table = layout.aligned((len(packed.layers), fields.LAYER_FIELDS), np.int64)
         for index, layer in enumerate(packed.layers):
-            self._lay_out(self._table[index], layer)
+            self._write(self._table[index], self._row(layer))
         self._input_dtype = np.dtype(_INPUT_DTYPES[packed.first_input.kind])
         self._pool = pool()
         self._work = sum(layer.depth * layer.neurons * _COST[getattr(layer, "reads", "floats")] for layer in packed.layers)
@@ -133,120 +132,40 @@ class Plan:
 
     # ------------------------------------------------------------ making the table
 
-    def _keep(self, array: NDArray[Any]) -> int:
-        self._kept.append(array)
-        return _address(array)
+    def _row(self, layer: PackedLayer) -> prepack.Row:
+        """One row of the layer table, in the form that the kernel wants."""
+        made = self._product(layer)
+        if isinstance(layer.output, Affine):
+            made |= prepack.steps(self._kernel, [OPS.index(op) for op in layer.output.ops], layer.output.values)
+        groups = made[fields.GROUPS]
+        assert isinstance(groups, int)
+        made[fields.CHUNK] = max(1, groups // (fields.TASKS_PER_THREAD * self._threads))
+        return made
 
-    def _lay_out(self, row: NDArray[np.int64], layer: PackedLayer) -> None:
-        """Fill one row of the layer table."""
-        groups = -(-layer.neurons // WORD_BITS)
-        row[fields.DEPTH] = layer.depth
-        row[fields.NEURONS] = layer.neurons
-        row[fields.GROUPS] = groups
-        row[fields.SUB_ROWS] = BLOCK_ROWS
-        row[fields.CHUNK] = max(1, groups // (fields.TASKS_PER_THREAD * self._threads))
+    def _product(self, layer: PackedLayer) -> prepack.Row:
+        kernel, mapping = self._kernel, self._packed.first_input
         if isinstance(layer, PackedFloat):
-            self._lay_out_floats(row, layer)
-        elif not isinstance(layer, PackedDense):
+            return prepack.floats(kernel, layer.weight)
+        if not isinstance(layer, PackedDense):
             raise unhandled("Plan", layer)
-        elif layer.reads == "reals":
-            self._lay_out_reals(row, layer)
-        else:
-            self._lay_out_binary(row, layer)
-        if isinstance(layer.output, Threshold):
-            row[fields.OUT_BYTES] = groups * 8
-            return
-        row[fields.OUT_BYTES] = layer.neurons * 4
-        row[fields.FINISH] = self._kernel.finish()
-        row[fields.OPS] = len(layer.output.ops)
-        row[fields.OP_CODES] = self._keep(layout.kept(np.array([OPS.index(op) for op in layer.output.ops], np.int64)))
-        row[fields.OP_VALUES] = self._keep(layout.kept(layer.output.values))
-
-    def _panels(self, row: NDArray[np.int64], panels: NDArray[Any]) -> None:
-        row[fields.PANELS] = panels.shape[0]
-        row[fields.PANEL] = self._keep(panels)
-        row[fields.PANEL_BYTES] = panels.strides[0]
-
-    def _lay_out_floats(self, row: NDArray[np.int64], layer: PackedFloat) -> None:
-        row[fields.COMPUTE] = self._kernel.compute_floats()
-        row[fields.IN_BYTES] = layer.depth * 4
-        self._panels(row, layout.float_panels(layer.weight, self._kernel.float_panel))
-
-    def _lay_out_reals(self, row: NDArray[np.int64], layer: PackedDense) -> None:
-        row[fields.COMPUTE] = self._kernel.compute_reals()
-        row[fields.IN_BYTES] = layer.depth * 4
-        self._panels(row, layout.sign_panels(layer.weights, self._kernel.real_panel))
-        if isinstance(layer.output, Threshold):
-            row[fields.LIMITS] = self._keep(
-                layout.filled(layer.output.limits, int(row[fields.GROUPS]) * WORD_BITS, np.nan, np.float64)
-            )
-
-    def _lay_out_binary(self, row: NDArray[np.int64], layer: PackedDense) -> None:
-        """Layers whose sums are integers: over bits, over bytes that become bits, over pixels."""
-        kernel, mapping = self._kernel, self._packed.first_input
-        first = layer is self._packed.layers[0]
-        words = layout.even_words(words_for(layer.depth))
-        lanes = int(row[fields.GROUPS]) * WORD_BITS
-        row[fields.WORDS] = words
-        row[fields.PREPARED_BYTES] = words * 8
-        row[fields.IN_BYTES] = layer.depth if first else words_for(layer.depth) * 8
-        base = np.full(layer.neurons, layer.depth, np.int64)
-        row[fields.FACTOR] = -2
-        limits = np.full(layer.neurons, -1, np.int64)
-        if isinstance(layer.output, Threshold):
-            limits = layer.output.limits.astype(np.int64)
+        product = kernel, layer.weights, layer.depth, layer.output.limits if isinstance(layer.output, Threshold) else None
+        if layer.reads == "reals":
+            return prepack.reals(*product)
         if layer.reads == "pixels":
-            self._lay_out_pixels(row, layer, limits)
-            return
-        row[fields.COMPUTE] = kernel.compute_bits()
-        row[fields.PREPARE] = kernel.prepare_bytes() if first else kernel.prepare_bits()
-        if isinstance(kernel.binary, shapes.NibbleShape):
-            row[fields.PREPARED_BYTES] = kernel.binary.prepared_bytes(words)
-            self._panels(row, layout.code_panels(layer.weights, layer.depth, kernel.binary))
-        else:
-            self._panels(row, layout.binary_panels(layer.weights, kernel.binary.panel))
-        if first and isinstance(mapping, ThresholdInput):
-            # Bytes are compared as signed numbers: p >= T is (p - 128) > (T - 1 - 128).
-            row[fields.FLIP], row[fields.LEVEL] = 128, mapping.threshold - 129
-        row[fields.BASE] = self._keep(layout.filled(base, lanes, 0, np.int64))
-        row[fields.LIMITS] = self._keep(layout.filled(limits, lanes, -1, np.int64))
-        if isinstance(kernel.binary, shapes.NibbleShape):
-            row[fields.DEEP_LIMITS] = row[fields.LIMITS]
-            row[fields.LIMITS] = self._keep(layout.unpacked(layout.filled(limits, lanes, -1, np.int64), kernel.binary))
-
-    def _lay_out_pixels(self, row: NDArray[np.int64], layer: PackedDense, limits: NDArray[np.int64]) -> None:
-        """A first layer over uint8: masks for few neurons, else what the kernel is best at."""
-        kernel, mapping = self._kernel, self._packed.first_input
-        lanes = int(row[fields.GROUPS]) * WORD_BITS
-        ones = np.bitwise_count(layer.weights).sum(axis=1, dtype=np.int64)
-        row[fields.SUB_ROWS] = PIXEL_ROWS
-        row[fields.FACTOR] = 1
-        if not isinstance(layer.output, Threshold):
             assert isinstance(mapping, PixelInput)
-            numbers = np.array([mapping.slope, mapping.intercept, mapping.divisor], np.float64)
-            row[fields.MAPPING] = self._keep(layout.kept(numbers))
-            row[fields.WEIGHT_SUM] = self._keep(layout.filled(2 * ones - layer.depth, lanes, 0, np.float64))
-        if layer.neurons <= shapes.MASKED_NEURONS and layer.depth < 64 * shapes.MASKED_CHUNKS:
-            row[fields.COMPUTE] = kernel.compute_masked()
-            row[fields.PREPARED_BYTES] = 0
-            self._panels(row, layout.byte_masks(layer.weights, layer.depth))
-            base = np.zeros(layer.neurons, np.int64)
-            row[fields.LIMITS] = self._keep(layout.kept(limits))
-        elif kernel.pixels:
-            row[fields.PREPARE] = kernel.prepare_lookup()
-            row[fields.COMPUTE] = kernel.compute_lookup()
-            row[fields.PREPARED_BYTES] = kernel.pixels.prepared_bytes(layer.depth)
-            self._panels(row, layout.lookup_panels(layer.weights, layer.depth, kernel.pixels))
-            base = np.zeros(layer.neurons, np.int64)
-            row[fields.LIMITS] = self._keep(layout.filled(limits, lanes, np.iinfo(np.int32).min, np.int32))
-        else:
-            row[fields.PREPARE] = kernel.prepare_planes()
-            row[fields.COMPUTE] = kernel.compute_planes()
-            row[fields.PREPARED_BYTES] *= 8
-            self._panels(row, layout.binary_panels(layer.weights, kernel.binary.panel))
-            base = 255 * (ones - layer.depth)
-            row[fields.LIMITS] = self._keep(layout.filled(limits - base, lanes, -1, np.int64))
-        row[fields.BASE] = self._keep(layout.filled(base, lanes, 0, np.int64))
+            return prepack.pixels(*product, (mapping.slope, mapping.intercept, mapping.divisor))
+        if layer is not self._packed.layers[0]:
+            return prepack.bits(*product)
+        return prepack.bytes_as_bits(*product, mapping.threshold if isinstance(mapping, ThresholdInput) else None)
+
+    def _write(self, row: NDArray[np.int64], made: prepack.Row) -> None:
+        """A row into the table; arrays by their addresses."""
+        row[fields.SUB_ROWS] = BLOCK_ROWS
+        for index, value in made.items():
+            if isinstance(value, np.ndarray):
+                self._kept.append(value)
+                value = _address(value)
+            row[index] = value
 
     # ------------------------------------------------------------ sizes
 
@@ -254,12 +173,9 @@ class Plan:
         """Rows of a block and bytes of the buffers, from the widest layer."""
         widest = int(self._table[:, fields.OUT_BYTES].max())
         self._block = max(8, min(BLOCK_ROWS, BLOCK_BYTES // widest) & ~1)  # even: some kernels take rows in pairs
-        prepared = int((self._table[:, fields.PREPARED_BYTES] * np.minimum(self._table[:, fields.SUB_ROWS], self._block)).max())
-        if int(self._table[:, fields.WORDS].max()) > fields.PARITY_WORDS or self._table[:, fields.DEEP_LIMITS].any():
-            # Deep layers keep the counts of all rows of a block, heads of nibble tiles, too; SUB_ROWS is what the kernel takes
-            # for the length of a block.
-            self._table[:, fields.SUB_ROWS] = np.minimum(self._table[:, fields.SUB_ROWS], self._block)
-            prepared += self._block * fields.COUNTS_BYTES
+        # What is behind the prepared rows begins where SUB_ROWS of them would end.
+        sub_rows = self._table[:, fields.SUB_ROWS] = np.minimum(self._table[:, fields.SUB_ROWS], self._block)
+        prepared = int(((self._table[:, fields.PREPARED_BYTES] + self._table[:, fields.PART_BYTES]) * sub_rows).max())
         self._row_bytes = widest
         self._prepared_bytes = prepared
         self._call_rows = max(1, CALL_WORK // (self._work * self._block)) * self._block * self._threads
@@ -277,7 +193,7 @@ class Plan:
         job[fields.LAST] = len(self._table)
         job[fields.BLOCK_MOST] = self._block
         job[fields.THREADS_MOST] = threads
-        job[fields.NEURON_ROWS] = min(PIXEL_ROWS, self._block, ROWS_PER_THREAD * threads - 1)
+        job[fields.NEURON_ROWS] = min(NEURON_ROWS, self._block, ROWS_PER_THREAD * threads - 1)
         job[fields.SCRATCH] = _address(memory)
         job[fields.SCRATCH_BYTES] = scratch
         job[fields.SHARED] = _address(memory) + threads * scratch

@@ -1,6 +1,7 @@
 """Kernels: compiled functions that run a packed network, one per family of CPUs, in one table, best first.
 
-A kernel is the shape of its register tiles, the panel layout that follows from it, and the CPU features it needs.
+A kernel is the shape of its register tiles, the panel layout that follows from it, and the CPU features it needs; `prepack`
+chooses among its ways to compute a product and lays the product out for it.
 `choose()` returns the first that the CPU can run; the environment variable XNORINFER_KERNEL forces one by name.
 A new kernel is one more line in `KERNELS`; tests and benchmarks go through the table.
 """

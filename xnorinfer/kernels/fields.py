@@ -22,6 +22,7 @@ from __future__ import annotations
     OUT_BYTES,  # from output row to output row
     SUB_ROWS,  # rows that are prepared together
     PREPARED_BYTES,  # prepared form of one row
+    PART_BYTES,  # counts of one row behind the prepared rows, where all rows are counted in parts; 0 = they are not
     OPS,  # number of float32 steps
     OP_CODES,  # address: i64 per step
     OP_VALUES,  # address: (steps, 2, neurons) f32
@@ -34,7 +35,7 @@ from __future__ import annotations
     CHUNK,  # groups that a thread takes at a time when threads share the neurons
     DEEP_LIMITS,  # address: i64 per neuron, where LIMITS has 16 bits (nibbles)
     LAYER_FIELDS,
-) = range(27)
+) = range(28)
 
 # Float32 steps, in the order of `packed.OPS`.
 MUL, ADD, FMA, CLIP, DIV, STEP = range(6)

@@ -170,7 +170,7 @@ def make_compute_bits(shape: BinaryShape, planes: int) -> Callable[..., None]:
         if finish != 0 or words > fields.PARITY_WORDS or planes > 1:
             counts = scratch + fields.COUNTS_AT
         # A deep row is counted in parts, each over all rows while its part of the panels is in L1.
-        deep = planes == 1 and words > fields.PARITY_WORDS
+        deep = planes == 1 and get(layer, fields.PART_BYTES) != 0
         parts = prepared + get(layer, fields.SUB_ROWS) * prepared_bytes
         for group in range(first_group, last_group):
             limits = get(layer, fields.LIMITS) + group * 512

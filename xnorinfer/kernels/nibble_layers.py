@@ -134,7 +134,7 @@ def make_compute_nibbles(shape: NibbleShape) -> Callable[..., None]:
         neurons = get(layer, fields.NEURONS)
         counts = scratch + fields.COUNTS_AT
         parts = prepared + get(layer, fields.SUB_ROWS) * row_bytes
-        in_bits = finish == 0 and turns <= MOST_TURNS
+        in_bits = get(layer, fields.PART_BYTES) == 0
         for group in range(first_group, last_group):
             codes = get(layer, fields.PANEL) + group * group_panels * code_bytes
             limits = get(layer, fields.LIMITS) + group * 128

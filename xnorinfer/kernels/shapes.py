@@ -8,8 +8,6 @@ from dataclasses import dataclass
 PREPARED_TOTAL = 64
 TABLES_BYTES = 256
 
-#: A first layer over uint8 of so few neurons sums masked bytes: no table is made that pays for itself.
-MASKED_NEURONS = 24
 #: Chunks of 64 bytes that 16-bit sums of masked bytes hold, one more for the tail included.
 MASKED_CHUNKS = 256
 

@@ -1,0 +1,166 @@
+"""Products of a layer as a kernel wants them: which of its functions run, and weights, limits and sizes in the form they read.
+
+One function for every kind of product.  Each takes plain arrays and numbers and gives the fields of a row of the layer table; a
+value that is an array stands for its address.  How a kernel computes a product is decided here and nowhere else: by prefix
+parity or look-up of nibbles, by masks, look-up tables or bit planes, in one go or in parts.
+
+weights: (neurons, words) u64, bit 1 = +1.  limits: (neurons,) counts up to which a neuron gives bit 1; None: the sums go on to
+the steps of `steps`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.bits import WORD_BITS, words_for
+from xnorinfer.kernels import Kernel, fields, layout
+from xnorinfer.kernels.shapes import MASKED_CHUNKS, MOST_TURNS, NibbleShape
+
+#: Fields of a row of the table; arrays stand for their addresses, and must live as long as the row is in use.
+Row: TypeAlias = dict[int, int | NDArray[Any]]
+Words: TypeAlias = NDArray[np.uint64]
+Limits: TypeAlias = NDArray[Any] | None
+
+#: Rows of pixels that are prepared together.
+PIXEL_ROWS = 16
+#: A first layer over uint8 of so few neurons sums masked bytes: no table is made that pays for itself.
+MASKED_NEURONS = 24
+
+
+def bits(kernel: Kernel, weights: Words, depth: int, limits: Limits) -> Row:
+    """Mismatches of words of bits."""
+    return _mismatches(kernel, weights, depth, limits) | {
+        fields.PREPARE: kernel.prepare_bits(),
+        fields.IN_BYTES: words_for(depth) * 8,
+    }
+
+
+def bytes_as_bits(kernel: Kernel, weights: Words, depth: int, limits: Limits, threshold: int | None) -> Row:
+    """Mismatches of bytes that become bits: uint8 from the threshold on, or, without one, int8 above 0."""
+    row = _mismatches(kernel, weights, depth, limits) | {fields.PREPARE: kernel.prepare_bytes(), fields.IN_BYTES: depth}
+    if threshold is not None:
+        # Bytes are compared as signed numbers: p >= T is (p - 128) > (T - 1 - 128).
+        row |= {fields.FLIP: 128, fields.LEVEL: threshold - 129}
+    return row
+
+
+def _mismatches(kernel: Kernel, weights: Words, depth: int, limits: Limits) -> Row:
+    shape, words = kernel.binary, layout.even_words(words_for(depth))
+    most = -1 if limits is None else limits.astype(np.int64)
+    row = _product(len(weights), depth, limits) | {
+        fields.COMPUTE: kernel.compute_bits(),
+        fields.WORDS: words,
+        fields.BASE: _whole_groups(weights, depth),
+        fields.FACTOR: -2,
+        fields.LIMITS: _whole_groups(weights, most, fill=-1),
+    }
+    if isinstance(shape, NibbleShape):
+        # The tile's counts have 16 bits; sums for the steps, and of deeper rows, are kept apart.
+        return (
+            row
+            | _panels(layout.code_panels(weights, depth, shape))
+            | {
+                fields.PREPARED_BYTES: shape.prepared_bytes(words),
+                fields.PART_BYTES: fields.COUNTS_BYTES if limits is None or shape.turns(depth) > MOST_TURNS else 0,
+                fields.LIMITS: layout.unpacked(_whole_groups(weights, most, fill=-1), shape),
+                fields.DEEP_LIMITS: row[fields.LIMITS],
+            }
+        )
+    return (
+        row
+        | _panels(layout.binary_panels(weights, shape.panel))
+        | {
+            fields.PREPARED_BYTES: words * 8,
+            fields.PART_BYTES: fields.COUNTS_BYTES if words > fields.PARITY_WORDS else 0,
+        }
+    )
+
+
+def pixels(kernel: Kernel, weights: Words, depth: int, limits: Limits, mapping: tuple[float, float, float] | None) -> Row:
+    """Sums over uint8: masks for few neurons, else what the kernel is best at.
+
+    mapping: slope, intercept and divisor of the pixels, needed where sums go on to steps.
+    """
+    ones = np.bitwise_count(weights).sum(axis=1, dtype=np.int64)
+    row = _product(len(weights), depth, limits) | {
+        fields.IN_BYTES: depth,
+        fields.SUB_ROWS: PIXEL_ROWS,
+        fields.FACTOR: 1,
+        fields.BASE: _whole_groups(weights, 0),
+    }
+    if limits is None:
+        assert mapping is not None
+        row[fields.MAPPING] = layout.kept(np.array(mapping, np.float64))
+        row[fields.WEIGHT_SUM] = _whole_groups(weights, 2 * ones - depth, dtype=np.float64)
+    most = np.full(len(weights), -1) if limits is None else limits.astype(np.int64)
+    if len(weights) <= MASKED_NEURONS and depth < 64 * MASKED_CHUNKS:
+        row |= {fields.COMPUTE: kernel.compute_masked(), fields.LIMITS: layout.kept(most)}
+        return row | _panels(layout.byte_masks(weights, depth))
+    if kernel.pixels:
+        row |= {
+            fields.PREPARE: kernel.prepare_lookup(),
+            fields.COMPUTE: kernel.compute_lookup(),
+            fields.PREPARED_BYTES: kernel.pixels.prepared_bytes(depth),
+            fields.LIMITS: _whole_groups(weights, most, np.iinfo(np.int32).min, np.int32),
+        }
+        return row | _panels(layout.lookup_panels(weights, depth, kernel.pixels))
+    words, base = layout.even_words(words_for(depth)), 255 * (ones - depth)
+    row |= {
+        fields.PREPARE: kernel.prepare_planes(),
+        fields.COMPUTE: kernel.compute_planes(),
+        fields.WORDS: words,
+        fields.PREPARED_BYTES: 8 * words * 8,
+        fields.BASE: _whole_groups(weights, base),
+        fields.LIMITS: _whole_groups(weights, most - base, fill=-1),
+    }
+    return row | _panels(layout.binary_panels(weights, kernel.binary.panel))
+
+
+def reals(kernel: Kernel, weights: Words, depth: int, limits: Limits) -> Row:
+    """Float64 sums of +-float32."""
+    row = _product(len(weights), depth, limits) | {fields.COMPUTE: kernel.compute_reals(), fields.IN_BYTES: depth * 4}
+    if limits is not None:
+        row[fields.LIMITS] = _whole_groups(weights, limits, np.nan, np.float64)
+    return row | _panels(layout.sign_panels(weights, kernel.real_panel))
+
+
+def floats(kernel: Kernel, weight: NDArray[np.float32]) -> Row:
+    """Float64 sums of products of float32.  weight: (neurons, depth) float32."""
+    neurons, depth = weight.shape
+    row = _product(neurons, depth, None) | {fields.COMPUTE: kernel.compute_floats(), fields.IN_BYTES: depth * 4}
+    return row | _panels(layout.float_panels(weight, kernel.float_panel))
+
+
+def steps(kernel: Kernel, codes: list[int], values: NDArray[np.float32]) -> Row:
+    """Float32 steps on sums.  codes: of `fields`, one a step.  values: (steps, 2, neurons) float32."""
+    return {
+        fields.FINISH: kernel.finish(),
+        fields.OPS: len(codes),
+        fields.OP_CODES: layout.kept(np.array(codes, np.int64)),
+        fields.OP_VALUES: layout.kept(values),
+    }
+
+
+def _product(neurons: int, depth: int, limits: Limits) -> Row:
+    """What all products have."""
+    groups = -(-neurons // WORD_BITS)
+    return {
+        fields.DEPTH: depth,
+        fields.NEURONS: neurons,
+        fields.GROUPS: groups,
+        fields.OUT_BYTES: neurons * 4 if limits is None else groups * 8,
+    }
+
+
+def _panels(panels: NDArray[Any]) -> Row:
+    return {fields.PANELS: panels.shape[0], fields.PANEL: panels, fields.PANEL_BYTES: panels.strides[0]}
+
+
+def _whole_groups(weights: Words, values: NDArray[Any] | int, fill: float = 0, dtype: Any = np.int64) -> NDArray[Any]:
+    """One entry per neuron, and `fill` for the rest of the last group."""
+    neurons = len(weights)
+    vector = np.broadcast_to(values, (neurons,))
+    return layout.filled(vector, -(-neurons // WORD_BITS) * WORD_BITS, fill, dtype)
