@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
+
 from xnorinfer import budget
 from xnorinfer.converters.base import BY_OPTION, Assumption, ConvertOptions, Reading, Source, TensorUse, matches
 from xnorinfer.converters.bnnpynq import BnnPynqSource
@@ -55,7 +57,8 @@ def read_source(path: str | Path, options: ConvertOptions | None = None) -> Read
     """
     path = Path(path)
     options = options or ConvertOptions()
-    with budget.reading(path, options.max_memory):
+    # What is NaN or infinite in a file is found by the network's check, which names it; numpy's warnings on the way would not.
+    with budget.reading(path, options.max_memory), np.errstate(all="ignore"):
         return _read(path, options)
 
 

@@ -250,6 +250,15 @@ def test_all_reasons_at_once(tmp_path: Path) -> None:
     assert "takes 7 inputs" in text
 
 
+@pytest.mark.parametrize("place", range(6))
+def test_signalling_nan_is_a_reason_and_no_warning_of_numpy(tmp_path: Path, place: int) -> None:
+    """Every operation of the processor on such a number is an invalid one, a change of its type included."""
+    arrays = [np.ascontiguousarray(array) for array in checkpoints.lasagne_arrays(checkpoints.random_layers(WIDTHS, 5))]
+    arrays[place].reshape(-1).view(np.uint32)[0] = 0x7F800001
+    with pytest.raises(NetworkError, match=r"NaN|numbers fit both"):
+        read_source(checkpoints.write_npz(tmp_path / "net.npz", *arrays))
+
+
 def test_zero_latents_under_torch_sign(tmp_path: Path) -> None:
     arrays = broken_named()
     arrays["1.weight"][2, 3] = 0
