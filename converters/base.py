@@ -42,7 +42,7 @@ class ConvertOptions:
     before_norm: the function between each hidden layer's sum and its BatchNorm (see `function_named`).
     center: binary weights are the signs of the latents minus each neuron's mean over its inputs.
     scale_by: the magnitude of binary weights, a name in `latents.SCALES`, of the latents as they are binarized.
-    answered: answers of the trained network are at hand (`expectation`) and prove a reading; what the file's statistics say
+    answered: answers of the trained network are at hand (`answers`) and prove a reading; what the file's statistics say
         against it is a warning.
     max_memory: what may be made of the file, in bytes (see `budget`).  Says nothing about the network, so it is not recorded.
     """

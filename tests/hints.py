@@ -208,7 +208,7 @@ NO_PROPOSAL: dict[str, list[str]] = {
         "netwrite.net_text: *",
         "torchfile._check_archive: --net",
         "plot.require_drawable: *",
-        "framework.run_torch: *",
+        "as_read.open_as_read: *",
     ],
     "is the place where proposals are made, or a name": [
         "base.default_warning: *",

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 import xnorinfer
 from xnorinfer import elimination, modelfile, netspec
+from xnorinfer.agreement import Agreement
 from xnorinfer.errors import ExpectationError, InputError
-from xnorinfer.expectation import Agreement
 from xnorinfer.netspec import InputMapping, PixelInput
 
 Array = NDArray[Any]
@@ -340,7 +340,7 @@ def test_python(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mapping", elimination.MAPPINGS, ids=lambda mapping: mapping.describe())
 def test_options_are_named_as_python_writes_them(mapping: InputMapping) -> None:
     found = elimination.Alternative("input", "", lambda net: net, {"input": mapping})
-    text = elimination.Explanation((found,), Agreement("", 0, "")).keywords
+    text = elimination.Explanation((found,), Agreement("", 0)).keywords
     assert eval(text.removeprefix("input="), vars(netspec)) == mapping
 
 
@@ -385,8 +385,8 @@ def test_the_lines_that_write_such_a_file(tmp_path: Path) -> None:
 
 
 def run_line(line: str, names: dict[str, Any], path: Path) -> None:
-    from xnorinfer.expectation import read_expectation
+    from xnorinfer.answers import read_answers
 
     exec(line.replace("expected.npz", str(path)), names)
-    found = read_expectation(str(path))
-    assert (found.x.shape, found.answers.shape) == ((300, 24), (300, 10))
+    found = read_answers(str(path))
+    assert (found.x.shape, found.values.shape) == ((300, 24), (300, 10))

@@ -16,7 +16,8 @@ LEVEL_2 = {"threshold", "packed", "folding", "canonical", "lower", "modelfile"}
 LEVEL_4 = {"plan", "margins", "model"}
 LEVEL_5 = {
     "conversion",
-    "expectation",
+    "answers",
+    "agreement",
     "wording",
     "elimination",
     "dataio",
@@ -24,7 +25,6 @@ LEVEL_5 = {
     "verification",
     "verify",
     "sensitivity",
-    "framework",
     "programs",
     "certificate",
     "extract",
@@ -68,7 +68,7 @@ ALLOWED: dict[str, set[str]] = {
         "training",
     },
     "": {
-        "expectation",
+        "answers",
         "errors",
         "oneline",
         "budget",

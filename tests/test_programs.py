@@ -21,16 +21,14 @@ from command_line import fine
 from networks import INPUTS, random_inputs, random_network
 from real_networks import checkpoint
 
-from xnorinfer.certificate import framework_text
+from xnorinfer.agreement import Agreement, compare
 from xnorinfer.converters import ConvertOptions, read_source
 from xnorinfer.errors import MissingExtraError
-from xnorinfer.framework import FrameworkRun, run_framework
 from xnorinfer.lower import lower
 from xnorinfer.model import random_inputs as random_samples
 from xnorinfer.netspec import BatchNorm, Dense, NetSpec, PixelInput, Sign
-from xnorinfer.programs import NotRunnable, open_program
+from xnorinfer.programs import NotRunnable, framework_answers, open_program
 from xnorinfer.programs.base import Program, input_shape, require
-from xnorinfer.programs.compare import ProgramRun, run_program
 from xnorinfer.reference import forward
 
 HERE = Path(__file__).resolve().parent
@@ -42,16 +40,17 @@ def needs(*packages: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} not installed")
 
 
-def told(path: Path, rows: int = 200, **options: Any) -> ProgramRun | FrameworkRun:
+def told(path: Path, rows: int = 200, **options: Any) -> Agreement:
     """What the framework of a file says about random samples."""
     given = ConvertOptions(**options)
     reading = read_source(path, given)
-    return run_framework(path, reading, given, random_samples(lower(reading.net).packed, rows, 1))
+    packed = lower(reading.net).packed
+    return compare(framework_answers(path, reading, given, random_samples(packed, rows, 1)), reading.net, packed)
 
 
-def assert_agrees(found: ProgramRun | FrameworkRun, name: str, compared: str = "scores", rows: int = 200) -> None:
-    assert isinstance(found, ProgramRun), found
-    assert (found.framework, found.compared, found.rows) == (name, compared, rows)
+def assert_agrees(found: Agreement, name: str, compared: str = "scores", rows: int = 200) -> None:
+    assert found.run is not None
+    assert (found.run.program, found.run.framework, found.compared, found.rows) == (True, name, compared, rows)
     assert found.unexplained == 0
     assert found.different == found.by_rounding
     assert found.other_bits <= rows // 50
@@ -67,6 +66,10 @@ def program_of(net: NetSpec, change: Callable[[Any], Any] = lambda scores: score
         return change(forward(net, x.astype(np.int64) if net.input.kind == "signs" else x))
 
     return Program("oracle", "1", net.input, None, (net.depth,), call)
+
+
+def compared(program: Program, net: NetSpec, x: Any) -> Agreement:
+    return compare(program.answers("net", x), net, lower(net).packed)
 
 
 def network(name: str = "signs") -> tuple[NetSpec, Any]:
@@ -90,7 +93,7 @@ OUTPUTS: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("kind", OUTPUTS)
 def test_every_kind_of_output_agrees_with_itself(kind: str) -> None:
     net, x = network()
-    found = run_program(program_of(net, OUTPUTS[kind]), net, x)
+    found = compared(program_of(net, OUTPUTS[kind]), net, x)
     assert (found.compared, found.rows, found.different, found.other_bits, found.unexplained) == (kind, 300, 0, 0, 0)
     assert found.largest_score_difference == (0 if kind == "scores" else None)
 
@@ -103,11 +106,11 @@ def test_another_network_is_unexplained(kind: str) -> None:
     mean = norm.mean.copy()
     mean[:20] += 6
     other = dataclasses.replace(net, layers=(first, dataclasses.replace(norm, mean=mean), *rest))
-    found = run_program(program_of(other, OUTPUTS[kind]), net, x)
+    found = compared(program_of(other, OUTPUTS[kind]), net, x)
     different = int((forward(net, x).argmax(axis=1) != forward(other, x).argmax(axis=1)).sum())
     assert found.different == different > 0
     assert found.unexplained >= (1 if kind == "classes" else different)
-    assert f"; {found.unexplained} unexplained" in framework_text(found.to_json())
+    assert f"; {found.unexplained} unexplained" in found.text()
 
 
 def with_means(net: NetSpec, change: Callable[[Any], Any]) -> NetSpec:
@@ -133,7 +136,7 @@ def test_bits_that_fall_otherwise_at_a_tie_are_explained(kind: str) -> None:
     ours, theirs = with_means(net, lambda mean: mean), with_means(net, lambda mean: np.nextafter(mean, F(3)))
     expected = (forward(ours, x) != forward(theirs, x)).any(axis=1)
     classes = forward(ours, x).argmax(axis=1) != forward(theirs, x).argmax(axis=1)
-    found = run_program(program_of(theirs, OUTPUTS[kind]), ours, x)
+    found = compared(program_of(theirs, OUTPUTS[kind]), ours, x)
     assert found.unexplained == 0
     assert found.by_rounding == found.different == classes.sum() > 0
     assert found.other_bits == (classes if kind == "classes" else expected).sum()
@@ -260,7 +263,7 @@ def test_a_keras_3_model_with_its_own_rescaling(models: Path) -> None:
         env={**os.environ, "PYTHONPATH": paths},
     )
     assert done.returncode == 0, done.stderr
-    assert_agrees(ProgramRun(**json.loads(done.stdout.splitlines()[-1])), "keras", "softmax")
+    assert_agrees(Agreement.from_json(json.loads(done.stdout.splitlines()[-1])), "keras", "softmax")
 
 
 @needs("torch", "keras")
@@ -274,13 +277,10 @@ def test_a_keras_3_model_with_its_own_rescaling(models: Path) -> None:
 )
 def test_keras_files_that_cannot_be_run_are_run_layer_by_layer(models: Path, file: str, why: str) -> None:
     found = told(models / file)
-    assert isinstance(found, FrameworkRun)
-    assert (found.framework, found.original, found.unexplained) == ("torch", False, 0)
-    assert found.instead is not None
-    assert why in found.instead
-    assert framework_text(found.to_json()).startswith(
-        f"not possible for the file itself: {found.instead}; layer by layer, torch"
-    )
+    assert found.run is not None
+    assert (found.run.framework, found.run.program, found.run.original, found.unexplained) == ("torch", False, False, 0)
+    assert why in str(found.run.instead)
+    assert found.text().startswith(f"not possible for the file itself: {found.run.instead}; layer by layer, torch")
 
 
 # ---------------------------------------------------------------- TensorFlow 1
@@ -307,17 +307,16 @@ def test_graphs_of_tensorflow_1(checkpoints: Path, name: str) -> None:
 @pytest.mark.parametrize(("name", "why"), [("nograph", "there is no graph nograph.meta beside it")])
 def test_checkpoints_of_tensorflow_1_that_cannot_be_run(name: str, why: str) -> None:
     found = told(HERE / "data" / "tf1" / name)
-    assert isinstance(found, FrameworkRun)
-    assert found.instead == why
+    assert found.run is not None
+    assert (found.run.program, found.run.instead) == (False, why)
 
 
 @needs("tensorflow", "torch")
 def test_a_graph_that_tensorflow_cannot_import() -> None:
     """The committed one is reduced to what the converter reads."""
     found = told(HERE / "data" / "tf1" / "net")
-    assert isinstance(found, FrameworkRun)
-    assert found.instead is not None
-    assert found.instead.startswith("tensorflow refuses it: ")
+    assert found.run is not None
+    assert str(found.run.instead).startswith("tensorflow refuses it: ")
 
 
 @pytest.fixture(scope="module")
@@ -349,9 +348,8 @@ def test_graphs_and_models_of_tensorflow(tensorflow_files: Path, file: str, fram
 )
 def test_graphs_of_tensorflow_that_cannot_be_run(tensorflow_files: Path, file: str, why: str) -> None:
     found = told(tensorflow_files / file)
-    assert isinstance(found, FrameworkRun)
-    assert found.instead is not None
-    assert why in found.instead
+    assert found.run is not None
+    assert why in str(found.run.instead)
 
 
 # ---------------------------------------------------------------- the command

@@ -16,12 +16,12 @@ from xnorinfer.converters.net import layer_arrays, network_arrays
 from xnorinfer.converters.netwrite import net_text
 from xnorinfer.errors import ModelFileError, XnorinferError
 from xnorinfer.folding import steps_of_layers
-from xnorinfer.framework import run_torch
 from xnorinfer.lower import lower
 from xnorinfer.model import Model, describe, raw_input
 from xnorinfer.netspec import BatchNorm, Dense, FloatDense, Hardtanh, NetSpec, PixelInput, Sign
 from xnorinfer.packed import OPS, Affine, PackedDense, PackedModel
 from xnorinfer.plan import Plan
+from xnorinfer.programs.as_read import open_as_read
 from xnorinfer.programs.base import entering
 from xnorinfer.programs.rounding import RoundedNet
 from xnorinfer.reference import forward, input_dot
@@ -99,12 +99,8 @@ def test_an_unknown_layer_of_the_float_network(walker: str, tmp_path: Path, monk
 
 def test_an_unknown_layer_in_pytorch() -> None:
     pytest.importorskip("torch")
-    import torch
-
-    from xnorinfer.framework import _run
-
-    with pytest.raises(XnorinferError, match=r"stranger: framework.run_torch does not know the class Alien"):
-        _run([ALIEN], torch.zeros(1, 4), {})
+    with pytest.raises(XnorinferError, match=r"stranger: programs.as_read does not know the class Alien"):
+        open_as_read(with_layer(1), "npz").answers("net", X)
 
 
 PACKED: dict[str, Callable[[PackedModel], Any]] = {
@@ -191,4 +187,3 @@ def test_the_walkers_above_take_the_network_itself(tmp_path: Path, monkeypatch: 
             walker(packed if name in PACKED and walker is PACKED[name] else net())
     assert [layer_arrays(layer) for layer in (Sign("s", "ge"), Hardtanh("h"))] == [[], []]
     assert steps_of_layers([Hardtanh("h")]) == [("clip", -1.0, 1.0)]
-    assert callable(run_torch)

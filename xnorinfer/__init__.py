@@ -70,7 +70,7 @@ def convert(
     options: the fields of `converters.base.ConvertOptions`: format, profile, bn_epsilon, h, input, ignore, max_memory, ...
     strict: warnings are errors.  Else each is given as a `ConversionWarning`, and kept in `model.info["warnings"]`.
     expect: inputs (rows, ...) and what the trained network gives for them in its own framework, scores (rows, classes) or
-    classes (rows,), which the model must give, too (see `expectation`).
+    classes (rows,), which the model must give, too (see `answers`).
     data: unlabelled inputs (rows, ...), which confirm or choose the input mapping by the first BatchNorm's statistics.
     Raises SourceError, OptionError or NetworkError, the last with all reasons at once; StrictError, ExpectationError, or
     InputError.
@@ -170,10 +170,10 @@ def _model(
     from xnorinfer.model import Model
 
     if expect is not None:
+        from xnorinfer.answers import Answers
         from xnorinfer.conversion import require_expected
-        from xnorinfer.expectation import Expectation
 
-        expected = Expectation.of_pair(expect)
+        expected = Answers.of_pair(expect)
         conversion = require_expected(conversion, expected, options, read, python=True)
     if strict:
         conversion.require_no_warnings(about)

@@ -17,10 +17,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from xnorinfer.agreement import Agreement
 from xnorinfer.conversion import digest_of
 from xnorinfer.dataio import split_member
 from xnorinfer.errors import InputError
-from xnorinfer.expectation import Agreement
 from xnorinfer.oneline import one_line
 from xnorinfer.verification import Verification
 from xnorinfer.writing import write_bytes, write_json
@@ -133,7 +133,17 @@ _PARTS: dict[str, type] = {
 }
 #: What may differ between two certificates of one fact: when and where they were made, what files are called, and the sentence
 #: that follows from the rest.
-_CIRCUMSTANCES = ("date", "digest", "versions", "model.file", "source.file", "comparison.data", "expected.name", "proves")
+_CIRCUMSTANCES = (
+    "date",
+    "digest",
+    "versions",
+    "model.file",
+    "source.file",
+    "comparison.data",
+    "expected.name",
+    "framework.name",
+    "proves",
+)
 
 
 def differences(kept: dict[str, Any], fresh: dict[str, Any]) -> list[str]:
@@ -146,7 +156,12 @@ def differences(kept: dict[str, Any], fresh: dict[str, Any]) -> list[str]:
     same = ("data_sha256", "rows")
     if any(kept["comparison"].get(name) != fresh["comparison"].get(name) for name in same):
         left_out += ["comparison", "sensitivity.rows", "sensitivity.alternatives"]
-    left_out += [name for name in ("framework", "expected") if kept.get(name) is None or fresh.get(name) is None]
+    for part in ("framework", "expected"):
+        said, told = kept.get(part), fresh.get(part)
+        if isinstance(said, dict) and isinstance(told, dict):
+            left_out += [f"{part}.{name}" for name in said.keys() ^ told.keys()]
+        elif said is None or told is None:
+            left_out.append(part)
     return list(_differ("", kept, fresh, left_out))
 
 
@@ -240,11 +255,10 @@ def _text_lines(certificate: dict[str, Any]) -> Iterator[str]:
         yield from sensitivity_lines(certificate["sensitivity"])
     if certificate["framework"]:
         yield ""
-        yield from _wrap("Framework", framework_text(certificate["framework"]))
-    expected = certificate["expected"]
-    if expected:
+        yield from _wrap("Framework", Agreement.from_json(certificate["framework"]).text())
+    if certificate["expected"]:
         yield ""
-        yield from _wrap("Expected", Agreement.from_json(expected).text())
+        yield from _wrap("Expected", Agreement.from_json(certificate["expected"]).text())
     yield ""
     yield from _wrap("digest", certificate["digest"])
 
@@ -281,31 +295,3 @@ def sensitivity_lines(found: dict[str, Any]) -> Iterator[str]:
             f"{what}{other['weight_bits']} weights, {other['thresholds']} thresholds and {other['head_values']} values of the "
             f"head differ{on_data}"
         )
-
-
-def framework_text(run: dict[str, Any]) -> str:
-    """The framework's own predictions, in one sentence."""
-    if run.get("program"):
-        return _program_text(run)
-    origin = "the framework of the checkpoint" if run["original"] else "not the framework of the checkpoint"
-    origin += "; it runs the reading, and tells nothing about it"
-    instead = f"not possible for the file itself: {run['instead']}; layer by layer, " if run.get("instead") else ""
-    text = instead + (
-        f"{run['framework']} {run['version']} ({origin}) on {run['rows']} samples: {run['different']} predictions differ; "
-        f"{run['by_first_layer']} of them because it rounds the sums of the first layer ({run['first_bits']} of "
-        f"{run['first_bits_of']:,} bits there differ, in {run['first_samples']} samples)"
-    )
-    return text + (f"; {run['unexplained']} for other reasons" if run["unexplained"] else "")
-
-
-def _program_text(run: dict[str, Any]) -> str:
-    """The answers of the file itself."""
-    text = f"{run['framework']} {run['version']} ran the file itself on {run['rows']} samples: "
-    text += f"{run['different']} predictions differ"
-    if run["different"]:
-        text += f", {run['by_rounding']} of them by its rounding"
-    what = run["compared"].replace("_", "-")
-    text += f"; the {what} agree within rounding in {run['rows'] - run['other_bits'] - run['unexplained']} samples"
-    if run["other_bits"]:
-        text += f", in {run['other_bits']} more once bits within rounding of a tie are taken otherwise"
-    return text + f"; {run['unexplained']} unexplained"

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from xnorinfer.agreement import Agreement
+    from xnorinfer.answers import Answers
     from xnorinfer.converters.base import ConvertOptions, Reading
-    from xnorinfer.expectation import Agreement, Expectation
 
     Progress = Callable[[str, int, int], None]
 
@@ -134,7 +135,7 @@ LABELS = "; true labels are not what the network answers: their share is measure
 
 def require_expected(
     conversion: Conversion,
-    expected: Expectation,
+    expected: Answers,
     options: ConvertOptions,
     read: Callable[[ConvertOptions], Reading] | None = None,
     *,
@@ -145,8 +146,8 @@ def require_expected(
 
     read: reads the source with other options.  python: whether options are named as in Python.
     """
+    from xnorinfer.agreement import compare
     from xnorinfer.elimination import eliminate
-    from xnorinfer.expectation import compare
 
     unusable: InputError | None = None
     try:
@@ -158,7 +159,7 @@ def require_expected(
         found = eliminate(expected, conversion.reading, options, read, report)
         if unusable is not None and not found.explanations:
             raise unusable
-        labels = "" if found.explanations or expected.answers.ndim > 1 else LABELS
+        labels = "" if found.explanations or expected.values.ndim > 1 else LABELS
         raise ExpectationError(f"{conversion.packed.provenance['source']}: {text}; {found.text(python=python)}{labels}")
     odd = agreement.warning()
     warnings = conversion.warnings if odd is None else (*conversion.warnings, odd)

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xnorinfer.agreement import Agreement, compare
+from xnorinfer.answers import Answers
 from xnorinfer.converters.base import ConvertOptions, Reading, function_named, glorot
 from xnorinfer.converters.evidenceinput import USUAL, option_of
 from xnorinfer.converters.latents import SCALES, ScaleBy, centred, magnitude
 from xnorinfer.errors import InputError, NetworkError, XnorinferError
-from xnorinfer.expectation import Agreement, Expectation, compare
 from xnorinfer.lower import lower
 from xnorinfer.model import inputs_of
 from xnorinfer.netspec import (
@@ -142,7 +143,7 @@ class Elimination:
 
 
 def eliminate(
-    expected: Expectation,
+    expected: Answers,
     reading: Reading,
     options: ConvertOptions,
     read: Callable[[ConvertOptions], Reading] | None = None,
@@ -181,7 +182,7 @@ def eliminate(
         # Where scores are expected, a reading that gives the classes alone is no match for two that give the scores, too.
         if complete or not found.explanations:
             found.explanations = complete or confirmed
-        if complete or (confirmed and expected.answers.ndim == 1):
+        if complete or (confirmed and expected.values.ndim == 1):
             break
     report("trying other readings", total, total)
     found.nearest = trial.nearest
@@ -189,7 +190,7 @@ def eliminate(
 
 
 def _confirm(
-    expected: Expectation,
+    expected: Answers,
     reading: Reading,
     options: ConvertOptions,
     read: Callable[[ConvertOptions], Reading] | None,
@@ -214,7 +215,7 @@ def _confirm(
 class _Trial:
     """Readings, tried on few rows: those where the first reading is wrong before others."""
 
-    def __init__(self, expected: Expectation, net: NetSpec) -> None:
+    def __init__(self, expected: Answers, net: NetSpec) -> None:
         self.expected = expected
         self.net = net
         self.weights = sum(layer.depth * layer.neurons for layer in net.layers if isinstance(layer, Dense | FloatDense))
@@ -255,7 +256,7 @@ class _Trial:
         assert right is not None
         equal = int(right.sum())
         if equal > max(self.equal, self.nearest[1] if self.nearest else 0):
-            self.nearest = (Explanation(changes, Agreement("", 0, "")).option, equal, len(right))
+            self.nearest = (Explanation(changes, Agreement("", 0)).option, equal, len(right))
         return equal if equal > self.equal and len(right) - equal <= max(1, int(SPARED * len(right))) else None
 
 

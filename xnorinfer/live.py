@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xnorinfer.agreement import compare
+from xnorinfer.answers import Answers
 from xnorinfer.conversion import Conversion, pack_reading, require_expected
 from xnorinfer.converters.base import DEFAULT_INPUT, Assumption, ConvertOptions, Reading
 from xnorinfer.converters.keras_live import lists_layers, read_config_of, read_graph_of, shape_of
 from xnorinfer.errors import ExpectationError, InputError, NetworkError, SourceError
-from xnorinfer.expectation import Expectation, compare
 from xnorinfer.netspec import InputMapping, PixelInput, RealInput, ThresholdInput
 from xnorinfer.programs.base import NotRunnable, Program, quiet, refusing, require
 from xnorinfer.programs.keras import entering_mapping, live_program
@@ -75,7 +76,7 @@ def convert_keras(model: Any, about: str, options: ConvertOptions, example: Arra
     raise SourceError(f"{reason}; otherwise: {other}")
 
 
-def _answers(program: Program, reading: Reading, example: NDArray[Any] | None) -> Expectation:
+def _answers(program: Program, reading: Reading, example: NDArray[Any] | None) -> Answers:
     """What the model gives for the example, or for random inputs.  Raises NotRunnable and InputError."""
     with quiet():
         require(program, reading.net)
@@ -96,7 +97,7 @@ def _answers(program: Program, reading: Reading, example: NDArray[Any] | None) -
             answers = np.asarray(program.call(np.ascontiguousarray(x.reshape(len(x), *program.shape), np.float32)))
     if any(a.what == "activation of the scores" and a.value.startswith("sigmoid") for a in reading.assumptions):
         answers = answers.argmax(axis=1)  # of the same order, but not the scores
-    return Expectation.of(x, answers, EXAMPLE)
+    return Answers.of(x, answers, EXAMPLE)
 
 
 def random_rows(mapping: InputMapping, depth: int) -> NDArray[Any]:

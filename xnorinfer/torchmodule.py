@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xnorinfer.agreement import compare
+from xnorinfer.answers import Answers
 from xnorinfer.conversion import Conversion, pack_reading, require_expected
 from xnorinfer.converters.base import ConvertOptions, Reading
 from xnorinfer.converters.torchlive import LiveModule
 from xnorinfer.errors import ExpectationError, InputError, MissingExtraError, NetworkError, OptionError, SourceError
-from xnorinfer.expectation import Expectation, compare
 from xnorinfer.live import random_rows, told
 from xnorinfer.model import Model, inputs_of
 from xnorinfer.netspec import InputMapping, PixelInput, SignInput, ThresholdInput
@@ -136,7 +137,7 @@ class _Comparison:
         except (SourceError, NetworkError, ExpectationError) as error:
             return error
 
-    def _answers(self, reading: Reading) -> Expectation:
+    def _answers(self, reading: Reading) -> Answers:
         """What the module gives for the example, or for random inputs.  Raises SourceError and InputError."""
         entry = reading.entry or reading.net.input
         if self.example is not None and self.example[0].size != reading.net.depth:
@@ -154,15 +155,15 @@ class _Comparison:
             one.what == "scores" and any(f"before {name} " in one.value for name in SQUASHING) for one in reading.assumptions
         ):
             x, answers = _order_alone(x, answers)
-        return Expectation.of(x, answers, f"{self.about} itself")
+        return Answers.of(x, answers, f"{self.about} itself")
 
 
-def _same_order(expected: Expectation, packed: PackedModel) -> bool:
+def _same_order(expected: Answers, packed: PackedModel) -> bool:
     """Whether every row's scores stand in the order of the module's, which a function of each, or of a row, does not change."""
-    if expected.answers.ndim == 1:
+    if expected.values.ndim == 1:
         return True
     ours = Model(packed, threads=1).scores(inputs_of(packed.input, packed.depth, expected.x))
-    theirs = np.take_along_axis(expected.answers, np.argsort(ours, axis=1, kind="stable"), axis=1)
+    theirs = np.take_along_axis(expected.values, np.argsort(ours, axis=1, kind="stable"), axis=1)
     size = np.abs(theirs).max(axis=1, keepdims=True)
     return bool((np.diff(theirs, axis=1) >= -1e-5 * size).all())
 
@@ -174,7 +175,7 @@ def _are_pixels(example: NDArray[Any]) -> bool:
 def _raw(example: NDArray[Any], entry: InputMapping) -> NDArray[Any]:
     """The example as the packed network takes it: whole numbers are pixels, floats are what the module takes."""
     if isinstance(entry, PixelInput | ThresholdInput) and not _are_pixels(example):
-        return example  # `expectation` finds the pixels that they were made of
+        return example  # `model.inputs_of` finds the pixels that they were made of
     if _are_pixels(example) and isinstance(entry, PixelInput | ThresholdInput):
         if example.min() < 0 or example.max() > 255:
             raise InputError(f"example holds whole numbers from {example.min()} to {example.max()}; pixels are 0..255")

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from xnorinfer.expectation import Agreement
-from xnorinfer.framework import FrameworkRun
-from xnorinfer.programs.compare import ProgramRun
+from xnorinfer.agreement import Agreement
 from xnorinfer.sensitivity import Sensitivity
 
 
@@ -66,7 +64,7 @@ class Verification:
     tie_rows: int = 0
     first_difference: str | None = None
     sensitivity: Sensitivity | None = None
-    framework: FrameworkRun | ProgramRun | None = None
+    framework: Agreement | None = None
     expected: Agreement | None = None
     input_evidence: str | None = None
     input_fits: bool = True
@@ -74,8 +72,13 @@ class Verification:
     @property
     def holds(self) -> bool:
         """Whether it is equal to the reading, and that gives what the file itself and the user's own answers give."""
-        program = not isinstance(self.framework, ProgramRun) or self.framework.holds
-        return self.equal and program and (self.expected is None or self.expected.holds)
+        return self.equal and all(one.holds for one in self.compared)
+
+    @property
+    def compared(self) -> list[Agreement]:
+        """What says anything about the reading: the layers as they were read do not."""
+        program = self.framework is not None and self.framework.run is not None and self.framework.run.program
+        return [one for one in (self.framework if program else None, self.expected) if one is not None]
 
     @property
     def equal(self) -> bool:
@@ -88,17 +91,11 @@ class Verification:
         if not self.equal:
             return f"{self.model} DOES NOT EQUAL the network as it was read from {self.source}"
         read = f"{self.model} computes, bit for bit, the network as it was read from {self.source}"
-        compared: list[tuple[bool, str]] = []
-        if isinstance(self.framework, ProgramRun):
-            what = f"{self.source} itself, run by {self.framework.framework} on {self.framework.rows} samples"
-            compared.append((self.framework.holds, what))
-        if self.expected is not None:
-            compared.append((self.expected.holds, f"the {self.expected.rows} answers of {self.expected.name}"))
-        against = [what for holds, what in compared if not holds]
+        against = [one.subject for one in self.compared if not one.holds]
         if against:
             return f"{read}, but THAT IS NOT {' nor '.join(against)}"
-        if compared:
-            return f"{read}, which gives the classes of {' and of '.join(what for _, what in compared)}"
+        if self.compared:
+            return f"{read}, which gives the classes of {' and of '.join(one.subject for one in self.compared)}"
         return f"{read}; that this reading is the trained network is not proved (--expect compares with its own answers)"
 
     def to_json(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ Two independent arguments, both about the *reading* of the source, the float net
 - *comparison*: the plan that really runs, with its kernel and threads, against `reference` on data, every bit of every layer.
 
 Neither can tell whether the reading is the user's network.  That takes the network itself: answers that it gave
-(`expectation`), or the file run by its own framework, where it holds a program (`framework`).
+(`answers`), or the file run by its own framework, where it holds a program (`programs`).
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer import budget, modelfile
+from xnorinfer.agreement import compare as compare_answers
+from xnorinfer.answers import Answers
 from xnorinfer.bits import bitunpack
 from xnorinfer.canonical import canonical_mapping
 from xnorinfer.conversion import digest_of
 from xnorinfer.errors import unhandled
-from xnorinfer.expectation import Expectation
-from xnorinfer.expectation import compare as compare_expected
 from xnorinfer.folding import Counts
-from xnorinfer.framework import run_framework
 from xnorinfer.lower import Block, blocks_of, counts_of, input_counts, input_layers, lower_input, with_threshold
 from xnorinfer.margins import constant_neurons
 from xnorinfer.model import Model, canonical_input, random_inputs, raw_input
@@ -51,6 +50,7 @@ from xnorinfer.netspec import (
     ThresholdInput,
 )
 from xnorinfer.packed import Affine, InputBits, PackedDense, PackedFloat, PackedModel, Threshold
+from xnorinfer.programs import framework_answers
 from xnorinfer.reference import ONE, batch_norm, binarize, binary_weights, chain, elementwise, finish_dense, layer_outputs
 from xnorinfer.sensitivity import sensitivity
 from xnorinfer.threshold import I64, find_steps
@@ -86,15 +86,15 @@ def verify(
     max_memory: int | None = None,
     with_sensitivity: bool = False,
     with_framework: bool = False,
-    expected: Expectation | None = None,
+    expected: Answers | None = None,
     progress: Progress | None = None,
 ) -> Verification:
     """Check a model file against its checkpoint, read again with the options recorded in the model.
 
     data: inputs as `Model.scores` takes them, all of them are compared; None: `rows` random inputs.
     with_sensitivity: also tell what other assumptions would change (see `sensitivity`).  with_framework: also run the data in
-    the checkpoint's framework, or in PyTorch (see `framework`).  expected: answers of the trained network itself (see
-    `expectation`).  max_memory: what may be made of the checkpoint (see `budget`).
+    the checkpoint's framework, or in PyTorch (see `programs`).  expected: answers of the trained network itself (see
+    `answers`).  max_memory: what may be made of the checkpoint (see `budget`).
     progress: called with (what, done, total).  Raises ModelFileError, SourceError, OptionError, NetworkError, InputError, or
     MissingExtraError (the framework).
     """
@@ -139,9 +139,10 @@ def verify(
         if with_sensitivity:
             result.sensitivity = sensitivity(reading.net, packed, x, report)
         if with_framework:
-            result.framework = run_framework(Path(source_path), reading, options, x, report)
+            answers = framework_answers(Path(source_path), reading, options, x, report)
+            result.framework = compare_answers(answers, reading.net, packed, threads, report)
         if expected is not None:
-            result.expected = compare_expected(expected, reading.net, packed, threads, report)
+            result.expected = compare_answers(expected, reading.net, packed, threads, report)
     return result
 
 

@@ -180,10 +180,10 @@ def command(
     if output is None and not dry_run:
         raise click.UsageError("give the file to write with -o OUT.safetensors, or --dry-run to look only")
     from xnorinfer import modelfile
+    from xnorinfer.answers import read_answers
     from xnorinfer.conversion import convert_file, require_expected
     from xnorinfer.converters import read_source
     from xnorinfer.converters.base import ConvertOptions
-    from xnorinfer.expectation import read_expectation
     from xnorinfer.writing import require_writable
 
     options = ConvertOptions(
@@ -207,7 +207,7 @@ def command(
         require_writable(output, source, *(() if net_file is None else (net_file,)))
     if write_net is not None:
         require_new(write_net, output)
-    expected = None if expect is None else read_expectation(expect, max_memory)
+    expected = None if expect is None else read_answers(expect, max_memory)
     rows = None if data is None else read_rows(data, max_memory)
     try:
         with screen.waiting(f"reading and packing {source}"):

@@ -86,7 +86,7 @@ def command(
     """
     from xnorinfer import certificate as document
     from xnorinfer import dataio, modelfile
-    from xnorinfer.expectation import read_expectation
+    from xnorinfer.answers import read_answers
     from xnorinfer.verify import verify
     from xnorinfer.writing import require_writable
 
@@ -110,7 +110,7 @@ def command(
             max_memory=max_memory,
             with_sensitivity=sensitivity or certificate is not None or kept is not None,
             with_framework=framework,
-            expected=None if expect is None else read_expectation(expect, max_memory),
+            expected=None if expect is None else read_answers(expect, max_memory),
             progress=report,
         )
     show(result)
@@ -190,9 +190,7 @@ def show(result: Verification) -> None:
     if result.sensitivity is not None:
         _show_sensitivity(result.sensitivity)
     if result.framework is not None:
-        from xnorinfer.certificate import framework_text
-
-        screen.say(framework_text(result.framework.to_json()))
+        screen.say(result.framework.text())
     if result.input_evidence is not None:
         (screen.say if result.input_fits else screen.warn)(f"input: {result.input_evidence}")
     if result.expected is not None:

@@ -16,11 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.errors import MissingExtraError
+from xnorinfer.answers import Answers, Progress, Run
+from xnorinfer.errors import MissingExtraError, XnorinferError
 from xnorinfer.netspec import F32, InputMapping, NetSpec, PixelInput, ThresholdInput
 from xnorinfer.reference import mapped_input
 
 Array = NDArray[Any]
+
+#: Samples computed at once.
+ROWS = 256
 
 
 class NotRunnable(Exception):
@@ -29,10 +33,13 @@ class NotRunnable(Exception):
 
 @dataclass(frozen=True)
 class Program:
-    """A network as its file has it.
+    """A network that a framework runs.
 
     framework, version: what runs it.  input: what enters it, before steps of its own.  batch: samples at once, None for any.
     shape: of a sample.  call: (batch, *shape) float32 -> scores (batch, classes), or integers, classes (batch,) or (batch, 1).
+    signs: the same -> what its first sign gives, (batch, neurons), where it tells.
+    whole: whether the file itself is run, not the layers as they were read.  original: whether by the framework that the file
+    comes from.
     """
 
     framework: str
@@ -41,20 +48,38 @@ class Program:
     batch: int | None
     shape: tuple[int, ...]
     call: Callable[[F32], Array]
+    signs: Callable[[F32], Array] | None = None
+    whole: bool = True
+    original: bool = True
 
     def run(self, x: Array) -> Array:
         """Raw inputs (rows, depth) -> scores (rows, classes), or classes (rows,) of integers.  Raises NotRunnable."""
+        answer = self._run(self.call, x)
+        return answer[:, 0] if answer.dtype.kind in "iu" and answer.ndim == 2 else answer
+
+    def answers(self, name: str, x: Array, report: Progress = lambda what, done, total: None) -> Answers:
+        """What it gives for raw inputs (rows, depth).  name: of the file.  Raises NotRunnable."""
+        values, signs = [], []
+        for start in range(0, len(x), ROWS):
+            report(f"running {self.framework}", start, len(x))
+            values.append(self.run(x[start : start + ROWS]))
+            if self.signs is not None:
+                signs.append(self._run(self.signs, x[start : start + ROWS]).astype(np.int8))
+        report(f"running {self.framework}", len(x), len(x))
+        run = Run(self.framework, self.version, self.whole, self.original)
+        return Answers(name, x, np.concatenate(values), np.concatenate(signs) if signs else None, run)
+
+    def _run(self, call: Callable[[F32], Array], x: Array) -> Array:
         values = entering(self.input, x)
         batch = self.batch or len(x)
         found = []
-        with quiet(), refusing(self.framework):
+        with quiet(), refusing(self.framework) if self.whole else contextlib.nullcontext():
             for start in range(0, len(x), batch):
                 rows = values[start : start + batch]
                 padded = np.concatenate([rows, np.repeat(rows[:1], batch - len(rows), axis=0)])
-                given = np.asarray(self.call(np.ascontiguousarray(padded.reshape(batch, *self.shape))))
+                given = np.asarray(call(np.ascontiguousarray(padded.reshape(batch, *self.shape))))
                 found.append(given[: len(rows)])
-        answer = np.concatenate(found)
-        return answer[:, 0] if answer.dtype.kind in "iu" and answer.ndim == 2 else answer
+        return np.concatenate(found)
 
 
 def require(program: Program, net: NetSpec) -> None:
@@ -110,7 +135,7 @@ def refusing(framework: str) -> Iterator[None]:
     """Turn whatever a framework raises about a file into NotRunnable: they have no common class."""
     try:
         yield
-    except (NotRunnable, MissingExtraError):
+    except (NotRunnable, XnorinferError):
         raise
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]

@@ -10,12 +10,13 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.errors import unhandled
+from xnorinfer.graph import Interpretation, chain
 from xnorinfer.netspec import (
     BatchNorm,
     Chain,
@@ -60,10 +61,14 @@ class RoundedNet:
 
     def __init__(self, net: NetSpec) -> None:
         self.net = net
-        self._signs = {
-            id(layer): binary_weights(layer).astype(np.float64).T for layer in net.layers if isinstance(layer, Dense)
+        self.nodes = chain((layer.name, layer) for layer in net.layers)
+        signs = [index for index, layer in enumerate(net.layers) if isinstance(layer, Sign)]
+        self.first_sign, self.last_sign = (signs[0], signs[-1]) if signs else (-1, -1)
+        self._weights = {
+            index: binary_weights(layer).astype(np.float64).T
+            for index, layer in enumerate(net.layers)
+            if isinstance(layer, Dense)
         }
-        self.last_sign = max((i for i, layer in enumerate(net.layers) if isinstance(layer, Sign)), default=-1)
 
     def start(self, x: NDArray[Any]) -> Bounded:
         """Raw inputs (rows, depth); the mapping of pixels is rounded a few times if the program does it."""
@@ -73,70 +78,102 @@ class RoundedNet:
 
     def finish(self, bits: NDArray[Any]) -> Bounded:
         """Scores from the bits of the last sign, or the mapped inputs where there is no sign."""
-        now = Bounded(bits.astype(np.float64), np.zeros(bits.shape))
-        for layer in self.net.layers[self.last_sign + 1 :]:
-            now = self._step(layer, now)
-        return now
+        return self._through(self.last_sign + 1, len(self.nodes), _exact(bits))
 
     def tried(self, x: NDArray[Any]) -> Iterator[Bounded]:
         """The scores (1, classes) of one raw sample x (1, depth), for every choice of bits that rounding leaves open."""
         return itertools.islice(self._walk(0, self.start(x)), TRIES)
 
-    def _walk(self, index: int, now: Bounded) -> Iterator[Bounded]:
-        for place, layer in enumerate(self.net.layers[index:], start=index):
+    def first_open(self, x: NDArray[Any]) -> NDArray[np.bool_]:
+        """(rows, neurons): bits of the first sign that rounding leaves open, for raw inputs x (rows, depth)."""
+        sign = self.nodes[self.first_sign].op
+        assert isinstance(sign, Sign)
+        return _is_open(sign, self._through(0, self.first_sign, self.start(x)))
+
+    def _through(self, begin: int, end: int, now: Bounded) -> Bounded:
+        for index in range(begin, end):
+            now = rounding(self.nodes[index], now, self._weights.get(index))
+        return now
+
+    def _walk(self, begin: int, now: Bounded) -> Iterator[Bounded]:
+        for index in range(begin, len(self.nodes)):
+            layer = self.nodes[index].op
             if isinstance(layer, Sign):
                 for bits in _open_bits(layer, now):
-                    yield from self._walk(place + 1, Bounded(bits, np.zeros(bits.shape)))
+                    yield from self._walk(index + 1, _exact(bits))
                 return
-            now = self._step(layer, now)
+            now = rounding(self.nodes[index], now, self._weights.get(index))
         yield now
 
-    def _step(self, layer: Layer, now: Bounded) -> Bounded:
-        x, error = now.value, now.error
-        if isinstance(layer, Dense | FloatDense):
-            return self._dense(layer, now)
-        if isinstance(layer, BatchNorm):
-            alpha, beta = _affine(layer)
-            value = (x - layer.mean) * alpha + beta
-            size = np.abs(x * alpha) + np.abs(layer.mean * alpha) + np.abs(beta)
-            return Bounded(value, error * np.abs(alpha) + IN_NORM * ROUNDING * size)
-        if isinstance(layer, Chain):
-            for op, vector in layer.steps:
-                constant = vector.astype(np.float64)
-                if op in ("add", "sub"):
-                    x = x + constant if op == "add" else x - constant
-                else:
-                    factor = constant if op == "mul" else 1 / constant
-                    x, error = x * factor, error * np.abs(factor)
-                error = error + 2 * ROUNDING * (np.abs(x) + (np.abs(constant) if op in ("add", "sub") else 0))
-            return Bounded(x, error)
-        if isinstance(layer, Elementwise):
-            return _function(layer, x, error)
-        if isinstance(layer, Hardtanh):
-            return Bounded(np.clip(x, -1, 1), error)
-        raise unhandled("programs.rounding", layer)
 
-    def _dense(self, layer: Dense | FloatDense, now: Bounded) -> Bounded:
-        bias = np.zeros(layer.neurons) if layer.bias is None else layer.bias.astype(np.float64)
-        if isinstance(layer, FloatDense):
-            weight = layer.weight.astype(np.float64).T
-            size = np.abs(now.value) @ np.abs(weight) + np.abs(bias)
-            return Bounded(now.value @ weight + bias, (layer.depth + 4) * ROUNDING * size + now.error @ np.abs(weight))
-        unit = np.float64(layer.h) if layer.scale is None else layer.h * layer.scale.astype(np.float64)
-        value = now.value @ self._signs[id(layer)] * unit
-        exact = np.abs(now.value).max(initial=0) <= 1 and not (now.value % 1).any() and math.frexp(layer.h)[0] == 0.5
-        if exact and layer.scale is None:
-            # Integers times a power of 2, nothing is rounded: equal scores are for the argmax to decide.
-            error = np.zeros_like(value) if layer.bias is None else 2 * ROUNDING * (np.abs(value) + np.abs(bias))
-        else:  # a scale is a mean of latents, which is rounded itself
-            roundings = layer.depth * (1 if layer.scale is None else 2) + 4
-            sizes = np.abs(now.value).sum(axis=1, keepdims=True) * np.abs(unit) + np.abs(bias)
-            error = roundings * ROUNDING * sizes + now.error.sum(axis=1, keepdims=True) * np.abs(unit)
-        return Bounded(value + bias, error)
+def _exact(bits: NDArray[Any]) -> Bounded:
+    return Bounded(bits.astype(np.float64), np.zeros(bits.shape))
 
 
-def _function(layer: Elementwise, x: F64, error: F64) -> Bounded:
+#: (layer, what enters it, signs (depth, neurons) of a binary layer) -> what leaves it.
+rounding: Interpretation[[Bounded, F64 | None], Bounded] = Interpretation("programs.rounding", get_args(Layer))
+
+
+@rounding.of(FloatDense)
+def _float_dense(layer: FloatDense, now: Bounded, signs: None) -> Bounded:
+    bias = np.zeros(layer.neurons) if layer.bias is None else layer.bias.astype(np.float64)
+    weight = layer.weight.astype(np.float64).T
+    size = np.abs(now.value) @ np.abs(weight) + np.abs(bias)
+    return Bounded(now.value @ weight + bias, (layer.depth + 4) * ROUNDING * size + now.error @ np.abs(weight))
+
+
+@rounding.of(Dense)
+def _dense(layer: Dense, now: Bounded, signs: F64) -> Bounded:
+    bias = np.zeros(layer.neurons) if layer.bias is None else layer.bias.astype(np.float64)
+    unit = np.float64(layer.h) if layer.scale is None else layer.h * layer.scale.astype(np.float64)
+    value = now.value @ signs * unit
+    exact = np.abs(now.value).max(initial=0) <= 1 and not (now.value % 1).any() and math.frexp(layer.h)[0] == 0.5
+    if exact and layer.scale is None:
+        # Integers times a power of 2, nothing is rounded: equal scores are for the argmax to decide.
+        error = np.zeros_like(value) if layer.bias is None else 2 * ROUNDING * (np.abs(value) + np.abs(bias))
+    else:  # a scale is a mean of latents, which is rounded itself
+        roundings = layer.depth * (1 if layer.scale is None else 2) + 4
+        sizes = np.abs(now.value).sum(axis=1, keepdims=True) * np.abs(unit) + np.abs(bias)
+        error = roundings * ROUNDING * sizes + now.error.sum(axis=1, keepdims=True) * np.abs(unit)
+    return Bounded(value + bias, error)
+
+
+@rounding.of(BatchNorm)
+def _batch_norm(layer: BatchNorm, now: Bounded, signs: None) -> Bounded:
+    alpha, beta = _affine(layer)
+    size = np.abs(now.value * alpha) + np.abs(layer.mean * alpha) + np.abs(beta)
+    return Bounded((now.value - layer.mean) * alpha + beta, now.error * np.abs(alpha) + IN_NORM * ROUNDING * size)
+
+
+@rounding.of(Chain)
+def _chain(layer: Chain, now: Bounded, signs: None) -> Bounded:
+    x, error = now.value, now.error
+    for op, vector in layer.steps:
+        constant = vector.astype(np.float64)
+        if op in ("add", "sub"):
+            x = x + constant if op == "add" else x - constant
+        else:
+            factor = constant if op == "mul" else 1 / constant
+            x, error = x * factor, error * np.abs(factor)
+        error = error + 2 * ROUNDING * (np.abs(x) + (np.abs(constant) if op in ("add", "sub") else 0))
+    return Bounded(x, error)
+
+
+@rounding.of(Hardtanh)
+def _hardtanh(layer: Hardtanh, now: Bounded, signs: None) -> Bounded:
+    return Bounded(np.clip(now.value, -1, 1), now.error)
+
+
+@rounding.of(Sign)
+def _sign(layer: Sign, now: Bounded, signs: None) -> Bounded:
+    """The bits as they are, where none of them is open (see `RoundedNet.tried`)."""
+    return _exact(BINARIZE[layer.rule](now.value.astype(np.float32)))
+
+
+@rounding.of(Elementwise)
+def _elementwise(layer: Elementwise, now: Bounded, signs: None) -> Bounded:
     """None of them stretches a distance, but a prelu by its slope."""
+    x, error = now.value, now.error
     match layer.function:
         case "relu":
             return Bounded(np.maximum(x, 0), error)
@@ -165,13 +202,18 @@ def _affine(layer: BatchNorm) -> tuple[F64, F64]:
     return gamma / np.sqrt(layer.variance.astype(np.float64) + layer.epsilon), beta
 
 
+def _is_open(layer: Sign, now: Bounded) -> NDArray[np.bool_]:
+    """(rows, neurons): where both bits lie within rounding; a tie without any rounding is for the rule to decide."""
+    return np.asarray((np.abs(now.value - TIES[layer.rule]) <= now.error) & (now.error > 0))
+
+
 def _open_bits(layer: Sign, now: Bounded) -> Iterator[F64]:
     """The bits (1, neurons) of a sign, then those with some of the open ones otherwise: few first, nearest to the tie first."""
     bits = BINARIZE[layer.rule](now.value.astype(np.float32)).astype(np.float64)
     yield bits
-    distance, reach = np.abs(now.value[0] - TIES[layer.rule]), now.error[0]
-    near = np.flatnonzero((distance <= reach) & (reach > 0))  # a tie without any rounding is for the rule to decide
-    near = near[np.argsort(distance[near] / reach[near], kind="stable")][:NEAREST]
+    near = np.flatnonzero(_is_open(layer, now)[0])
+    share = np.abs(now.value[0, near] - TIES[layer.rule]) / now.error[0, near]
+    near = near[np.argsort(share, kind="stable")][:NEAREST]
     values: Sequence[float] = (-1, 0, 1) if layer.rule == "sign" else (-1, 1)
     for count in range(1, len(near) + 1):
         for chosen in itertools.combinations(near, count):
