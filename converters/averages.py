@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, TensorUse
-from xnorinfer.converters.checkpointtree import Contents, Leaf, StateDict, shape_of, type_of
+from xnorinfer.converters.containers.checkpointtree import Contents, Leaf, StateDict, shape_of, type_of
 from xnorinfer.errors import OptionError, SourceError
 
 #: What the assumption about averages is called; `--ema` asks for it.

@@ -16,9 +16,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from xnorinfer.budget import spend_steps
-from xnorinfer.converters.arrays import RawTensor, as_float32
 from xnorinfer.converters.assemble import Defaults, Follower, LayerPart, NormPart, assemble
 from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse
+from xnorinfer.converters.containers.arrays import RawTensor, as_float32
+from xnorinfer.converters.containers.onnxfile import OnnxGraph, OnnxNode
 from xnorinfer.converters.elementwise import Expr, Table, evaluate
 from xnorinfer.converters.graphconstants import Constants, filler
 from xnorinfer.converters.graphinput import GRAPH_INPUT, Entry
@@ -27,7 +28,6 @@ from xnorinfer.converters.graphproblems import Problems, Refused
 from xnorinfer.converters.graphsteps import Read, Signs, layers_of, read, trimmed
 from xnorinfer.converters.graphvalues import Constant, Live, Shape, Unread, Value
 from xnorinfer.converters.graphweights import Kernel, binary_part, contraction, float_part, kernel_of
-from xnorinfer.converters.onnxfile import OnnxGraph, OnnxNode
 from xnorinfer.errors import NetworkError, OptionError, SourceError
 from xnorinfer.netspec import F32, PROFILES, BatchNormForm, Rule
 

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.budget import spend_bytes
-from xnorinfer.converters.arrays import RawTensor, as_float32
 from xnorinfer.converters.base import Notes
+from xnorinfer.converters.containers.arrays import RawTensor, as_float32
+from xnorinfer.converters.containers.onnxfile import OnnxNode
 from xnorinfer.converters.elementwise import OPERATIONS, Table, cuts, evaluate
 from xnorinfer.converters.graphproblems import Problems
 from xnorinfer.converters.graphvalues import Constant, Signed
-from xnorinfer.converters.onnxfile import OnnxNode
 from xnorinfer.converters.stepfunction import binary, step_values
 from xnorinfer.netspec import F32
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from xnorinfer.converters.assemble import Follower, NormPart, pixel_step, rescaled_pixels
 from xnorinfer.converters.base import INPUT, Assumption, Notes, Remark
+from xnorinfer.converters.containers.onnxfile import OnnxNode
 from xnorinfer.converters.elementwise import Expr, evaluate
 from xnorinfer.converters.graphproblems import Problems
 from xnorinfer.converters.graphsteps import Read, Signs, Step, layers_of
-from xnorinfer.converters.onnxfile import OnnxNode
 from xnorinfer.netspec import ChainOp, InputMapping, PixelInput, Rule, SignInput, ThresholdInput
 
 #: What the graph's input is unless an option or its own numbers say otherwise: torchvision's ToTensor.

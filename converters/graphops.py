@@ -7,10 +7,10 @@ from typing import Protocol
 
 import numpy as np
 
+from xnorinfer.converters.containers.onnxfile import OnnxNode
 from xnorinfer.converters.elementwise import COMPARISONS, RISING
 from xnorinfer.converters.graphproblems import Problems
 from xnorinfer.converters.graphvalues import Constant, Value
-from xnorinfer.converters.onnxfile import OnnxNode
 
 MULTIBIT = "it is quantized to several bits, and one bit is needed"
 

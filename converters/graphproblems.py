@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from xnorinfer.converters.onnxfile import OnnxGraph, OnnxNode
+from xnorinfer.converters.containers.onnxfile import OnnxGraph, OnnxNode
 
 #: How many nodes with the same problem are named.
 NAMED = 4

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from xnorinfer.converters.arrays import RawTensor, as_float32
 from xnorinfer.converters.assemble import LayerPart
 from xnorinfer.converters.base import Notes
+from xnorinfer.converters.containers.arrays import RawTensor, as_float32
+from xnorinfer.converters.containers.onnxfile import OnnxNode
 from xnorinfer.converters.graphconstants import Constants, scale_of
 from xnorinfer.converters.graphproblems import Problems
 from xnorinfer.converters.graphsteps import Signs
 from xnorinfer.converters.graphvalues import Constant, Live, Value
-from xnorinfer.converters.onnxfile import OnnxNode
 from xnorinfer.netspec import F32, Chain, Rule
 
 #: Magnitudes that differ by less, in parts of them, are one: a straight-through estimator written in the forward pass was

@@ -10,13 +10,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import zipfile
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 from xnorinfer.budget import JSON_BYTES, add_file, spend_bytes
-from xnorinfer.converters.arrays import ZIP_DAMAGE, check_zip
 from xnorinfer.converters.assemble import Defaults, LayerPart, assemble
 from xnorinfer.converters.base import (
     Assumption,
@@ -28,9 +25,11 @@ from xnorinfer.converters.base import (
     net_line,
     without_ignored,
 )
-from xnorinfer.converters.bundle import Entry
+from xnorinfer.converters.containers.arrays import Entry
+from xnorinfer.converters.containers.hdf5 import CONFIG, WEIGHTS, open_h5
+from xnorinfer.converters.containers.signatures import HDF5, ZIP, start_of
+from xnorinfer.converters.containers.ziparchive import names_in
 from xnorinfer.converters.keras_config import NoLayers, class_name, read_config
-from xnorinfer.converters.keras_h5 import MAGIC, H5Content, open_h5
 from xnorinfer.converters.keras_names import ByNames
 from xnorinfer.converters.keras_walk import EPSILON, PROFILE_OF, Walk
 from xnorinfer.converters.keras_weights import Weights, apart, find_weights
@@ -52,8 +51,6 @@ DEFAULTS = Defaults(
 #: How people call the config beside weights, behind the name of the weights.
 _CONFIG_ENDINGS = tuple(f"{dash}{word}" for word in ("config", "model", "architecture", "arch", "structure") for dash in "_-.")
 
-CONFIG, WEIGHTS = "config.json", "model.weights.h5"
-
 
 class KerasSource:
     """Models and weights saved by Keras 2 or 3, Larq among them."""
@@ -63,26 +60,16 @@ class KerasSource:
 
     def sniff(self, path: Path) -> bool:
         """True for HDF5 files and for zips with a Keras config, and for damaged ones called so."""
-        try:
-            with path.open("rb") as stream:
-                start = stream.read(8)
-            if start == MAGIC:
-                return True
-            if start.startswith(b"PK"):
-                with zipfile.ZipFile(path) as archive:
-                    return {CONFIG, WEIGHTS} <= set(archive.namelist())
-        except ZIP_DAMAGE:
-            pass
-        return path.suffix in (".keras", ".h5", ".hdf5") and path.is_file()
+        start = start_of(path)
+        if start.startswith(ZIP) and (names := names_in(path)) is not None:
+            return {CONFIG, WEIGHTS} <= set(names)
+        return start.startswith(HDF5) or (path.suffix in (".keras", ".h5", ".hdf5") and path.is_file())
 
     def read(self, path: Path, options: ConvertOptions) -> Reading:
         """Read the file.  Raises SourceError, OptionError, NetworkError or MissingExtraError (h5py)."""
-        with path.open("rb") as stream:
-            archived = stream.read(2) == b"PK"
-        config, opened = _open_archive(path) if archived else (None, open_h5(path))
-        with opened as file:
+        with open_h5(path) as file:
             reader = Reader(find_weights(file), file.entries, path.name, options)
-            own = config or file.text("model_config")
+            own = file.config()
             if own is not None:
                 return reader.read(own, path.name)
             beside, name = _config_beside(path)
@@ -90,21 +77,6 @@ class KerasSource:
                 return reader.read(beside, name)
             stem = path.name.removesuffix(path.suffix).removesuffix(".weights")
             return reader.by_names("the file has no config", f"model.to_json(), saved as {stem}.json,")
-
-
-def _open_archive(path: Path) -> tuple[bytes, AbstractContextManager[H5Content]]:
-    """Config and weights of a `.keras` file."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            check_zip(path, archive)
-            if not {CONFIG, WEIGHTS} <= set(archive.namelist()):
-                raise SourceError(f"{path.name} is a zip archive without {CONFIG} and {WEIGHTS}: no .keras file")
-            spend_bytes(JSON_BYTES * archive.getinfo(CONFIG).file_size, f"its {CONFIG}")
-            spend_bytes(archive.getinfo(WEIGHTS).file_size, f"its {WEIGHTS}")
-            config, content = archive.read(CONFIG), archive.read(WEIGHTS)
-    except ZIP_DAMAGE as error:
-        raise SourceError(f"{path.name} is a damaged or truncated .keras archive: {error}") from None
-    return config, open_h5(path, content, f"{path.name}, {WEIGHTS}")
 
 
 class Reader:
@@ -217,8 +189,7 @@ def companions(path: Path) -> list[Path]:
     beside = configs_beside(path)
     if not beside or not path.is_file():
         return []
-    with path.open("rb") as stream:
-        if stream.read(8) != MAGIC:
-            return []
+    if not start_of(path).startswith(HDF5):
+        return []
     with open_h5(path) as file:
-        return [] if file.text("model_config") else beside
+        return [] if file.config() else beside

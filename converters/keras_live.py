@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.converters.base import DEFAULT_INPUT, ConvertOptions, Reading
-from xnorinfer.converters.bundle import Entry
+from xnorinfer.converters.containers.arrays import Entry
+from xnorinfer.converters.containers.protowire import WireError
 from xnorinfer.converters.keras import DEFAULTS, Reader
 from xnorinfer.converters.keras_config import MODELS, KerasLayer
 from xnorinfer.converters.keras_weights import BIAS, KERNEL, NORM_ROLES
-from xnorinfer.converters.protowire import WireError
 from xnorinfer.converters.tfmodel import frozen_reading
 from xnorinfer.converters.tfnodes import parse_frozen
 from xnorinfer.errors import MissingExtraError, OptionError, SourceError

@@ -15,10 +15,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from xnorinfer.converters.arrays import RawTensor, as_float32, natural_key
 from xnorinfer.converters.assemble import LayerPart, NormPart
 from xnorinfer.converters.base import Assumption, Notes, TensorUse, default_warning, net_line
-from xnorinfer.converters.bundle import Entry
+from xnorinfer.converters.containers.arrays import Entry, RawTensor, as_float32, natural_key
 from xnorinfer.converters.keras_weights import BIAS, KERNEL, NORM_ROLES, Weights
 from xnorinfer.converters.pairing import Module, chains, pair
 from xnorinfer.netspec import F32

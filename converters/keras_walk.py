@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from xnorinfer.converters.arrays import RawTensor, as_float32
 from xnorinfer.converters.assemble import Follower, LayerPart, NormPart, pixel_step, rescaled_pixels
 from xnorinfer.converters.base import DEFAULT_INPUT, Assumption, ConvertOptions, Notes, TensorUse, glorot, net_line
-from xnorinfer.converters.bundle import Entry
+from xnorinfer.converters.containers.arrays import Entry, RawTensor, as_float32
 from xnorinfer.converters.keras_activations import NoFunction, function
 from xnorinfer.converters.keras_config import KerasLayer
 from xnorinfer.converters.keras_quantizers import (

@@ -6,10 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Protocol
 
-from xnorinfer.converters.arrays import natural_key
-from xnorinfer.converters.bundle import Entry
+from xnorinfer.converters.containers.arrays import Entry, natural_key
+from xnorinfer.converters.containers.hdf5 import H5Content
 from xnorinfer.converters.keras_config import KerasLayer
-from xnorinfer.converters.keras_h5 import H5Content
 from xnorinfer.errors import SourceError
 
 KERNEL, BIAS = "kernel", "bias"

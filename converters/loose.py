@@ -10,8 +10,8 @@ import itertools
 import re
 from collections.abc import Sequence
 
-from xnorinfer.converters.arrays import RawTensor, natural_key
 from xnorinfer.converters.base import Assumption, Notes, default_warning, net_line
+from xnorinfer.converters.containers.arrays import RawTensor, natural_key
 from xnorinfer.converters.pairing import Module
 
 #: Last names that PyTorch gives; a dict with one of them is a state dict.

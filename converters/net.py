@@ -162,10 +162,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.converters.arrays import RawTensor
 from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading
-from xnorinfer.converters.bundle import Entry
-from xnorinfer.converters.containers import READERS, eager, open_container
+from xnorinfer.converters.containers.arrays import Entry, RawTensor
+from xnorinfer.converters.containers.opening import READERS, open_container
 from xnorinfer.converters.evidence import weigh
 from xnorinfer.converters.netarrays import Arrays
 from xnorinfer.converters.netlayers import Builder
@@ -254,7 +253,7 @@ def network_arrays(net: NetSpec) -> dict[str, Entry]:
     for position, layer in enumerate(net.layers):
         for field, array in layer_arrays(layer):
             name = f"{position}.{layer.name}.{field}"
-            found[name] = eager(RawTensor(name, array, str(array.dtype)))
+            found[name] = Entry.of(RawTensor(name, array, str(array.dtype)))
     return found
 
 

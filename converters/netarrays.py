@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.budget import add_file, spend_bytes, spend_steps
-from xnorinfer.converters.arrays import RawTensor, as_float32, element_count
 from xnorinfer.converters.base import Notes, TensorUse
-from xnorinfer.converters.bundle import Entry
-from xnorinfer.converters.containers import open_container
-from xnorinfer.converters.textfile import looks_like_base_two, read_bits, read_numbers
+from xnorinfer.converters.containers.arrays import Entry, RawTensor, as_float32, element_count
+from xnorinfer.converters.containers.opening import open_container
+from xnorinfer.converters.containers.textfile import looks_like_base_two, read_bits, read_numbers
 from xnorinfer.converters.tomltable import Table, nearest
 from xnorinfer.errors import SourceError
 from xnorinfer.netspec import F32

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from xnorinfer.converters.base import Reading
-from xnorinfer.converters.bundle import Entry
-from xnorinfer.converters.containers import open_container
-from xnorinfer.converters.csource import read_text
+from xnorinfer.converters.containers.arrays import Entry
+from xnorinfer.converters.containers.csource import read_text
+from xnorinfer.converters.containers.opening import open_container
+from xnorinfer.converters.containers.textfile import looks_like_base_two, read_bits, read_numbers
 from xnorinfer.converters.netwrite import Writer, toml_key, toml_string
-from xnorinfer.converters.textfile import looks_like_base_two, read_bits, read_numbers
 from xnorinfer.errors import NetworkError, SourceError, XnorinferError
 from xnorinfer.netspec import PROFILES, Dense, FloatDense
 from xnorinfer.oneline import one_line

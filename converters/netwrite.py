@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.converters.arrays import RawTensor, as_float32
 from xnorinfer.converters.base import ConvertOptions, Reading
-from xnorinfer.converters.bundle import Entry
-from xnorinfer.converters.containers import open_container
+from xnorinfer.converters.containers.arrays import Entry, RawTensor, as_float32
+from xnorinfer.converters.containers.opening import open_container
 from xnorinfer.converters.net import network_arrays
 from xnorinfer.errors import OptionError, XnorinferError, unhandled
 from xnorinfer.netspec import (

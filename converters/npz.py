@@ -25,18 +25,9 @@ numpy pickles, are read as plain data (`pickled`); nothing in them runs.
 from __future__ import annotations
 
 import re
-import tokenize
-import warnings
-import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
 
-import numpy as np
-
-from xnorinfer.budget import reading, shape_problem, spend_bytes
-from xnorinfer.converters.arrays import ZIP_DAMAGE, RawTensor, as_float32, check_zip, element_count, natural_key
 from xnorinfer.converters.assemble import Defaults, LayerPart, NormPart, assemble
 from xnorinfer.converters.base import (
     NORM_ORDER,
@@ -49,10 +40,12 @@ from xnorinfer.converters.base import (
     net_line,
     without_ignored,
 )
-from xnorinfer.converters.checkpointtree import StateDict, tensors_of
+from xnorinfer.converters.containers.arrays import Entry, RawTensor, as_float32, natural_key
+from xnorinfer.converters.containers.checkpointtree import StateDict, tensors_of
+from xnorinfer.converters.containers.numpyfiles import Objects, read_npy, read_npz
+from xnorinfer.converters.containers.signatures import EMPTY_ZIP, NUMPY, ZIP, start_of
+from xnorinfer.converters.containers.ziparchive import names_in
 from xnorinfer.converters.numbered import read_numbered
-from xnorinfer.converters.pickled import unpickle
-from xnorinfer.converters.pickledarrays import ARRAYS
 from xnorinfer.converters.torch import DEFAULTS as TORCH_DEFAULTS
 from xnorinfer.converters.torch import read_contents, read_state
 from xnorinfer.errors import SourceError
@@ -79,31 +72,30 @@ class NpzSource:
 
     def sniff(self, path: Path) -> bool:
         """True for zip archives of .npy entries, for damaged ones called .npz, and for .npy files of objects."""
-        try:
-            with path.open("rb") as stream:
-                start = stream.read(6)
-                if start == b"\x93NUMPY":
-                    stream.seek(0)
-                    return read_header(path.name, stream)[2].hasobject
-                if start[:4] not in (b"PK\x03\x04", b"PK\x05\x06"):
-                    return False
-            with zipfile.ZipFile(path) as archive:
-                names = archive.namelist()
-        except SourceError:
-            return False
-        except ZIP_DAMAGE:
-            return path.suffix == ".npz" and path.is_file()
-        return (bool(names) and all(name.endswith(".npy") for name in names)) or path.suffix == ".npz"
+        start = start_of(path)
+        if start.startswith(NUMPY):
+            try:
+                return isinstance(read_npy(path), Objects)
+            except SourceError:
+                return False
+        names = names_in(path) if start.startswith((ZIP, EMPTY_ZIP)) else []
+        return bool(names and all(name.endswith(".npy") for name in names)) or (names != [] and path.suffix == ".npz")
 
     def read(self, path: Path, options: ConvertOptions) -> Reading:
         """Read the file.  Raises SourceError, OptionError or NetworkError."""
-        every = load_arrays(path)
         notes = Notes()
-        if isinstance(every, Pickled):
-            plain = every.without_objects(notes)
-            if plain is None:
-                return read_contents(self.name, path.name, every.root, options)
-            every = plain
+        if start_of(path).startswith(NUMPY):
+            single = read_npy(path)
+            if isinstance(single, Entry):
+                raise SourceError(f"{path.name} is a single array")
+            return read_contents(self.name, path.name, single.root, options)
+        held = {name: one.tensor() if isinstance(one, Entry) else one for name, one in read_npz(path).items()}
+        every = [one for one in held.values() if isinstance(one, RawTensor)]
+        objects = {name: one.root for name, one in held.items() if isinstance(one, Objects)}
+        if objects and (not every or any(next(tensors_of(root), None) for root in objects.values())):
+            return read_contents(self.name, path.name, {name: objects.get(name, one) for name, one in held.items()}, options)
+        # Objects without numbers, such as Chainer's None.
+        notes.tensors += [TensorUse(name, (), "object", "holds no numbers", ignored=True) for name in objects]
         problems: list[str] = []
         tensors = without_ignored(every, options, notes)
         names = [tensor.name for tensor in tensors]
@@ -137,111 +129,6 @@ class NpzSource:
             value = f"{defaults.form}, as the tie profile's framework has it"
             notes.assumptions.append(Assumption(NORM_ORDER, value, "option" if options.profile else "default"))
         return assemble(self.name, path.name, parts, options, defaults, notes, problems)
-
-
-# ---------------------------------------------------------------- the container
-
-
-@dataclass(frozen=True, eq=False)
-class Pickled:
-    """Objects that numpy pickled, as plain data; numbers that stand beside them are arrays."""
-
-    root: Any
-
-    def without_objects(self, notes: Notes) -> list[RawTensor] | None:
-        """The arrays beside objects that hold none, such as Chainer's None, which are noted; None where objects hold arrays."""
-        if not isinstance(self.root, dict) or not any(isinstance(value, RawTensor) for value in self.root.values()):
-            return None
-        objects = {name: value for name, value in self.root.items() if not isinstance(value, RawTensor)}
-        if any(next(tensors_of(value), None) for value in objects.values()):
-            return None
-        notes.tensors += [TensorUse(name, (), "object", "holds no numbers", ignored=True) for name in objects]
-        return [value for value in self.root.values() if isinstance(value, RawTensor)]
-
-
-def load_arrays(path: Path) -> list[RawTensor] | Pickled:
-    """All arrays in the archive's order, or what pickled objects hold.  Sizes are checked before anything is allocated.
-
-    Raises SourceError.
-    """
-    with path.open("rb") as stream:
-        single = stream.read(6) == b"\x93NUMPY"
-        if single:
-            stream.seek(0)
-            return Pickled(load_objects(path.name, stream))
-    try:
-        with reading(path), zipfile.ZipFile(path) as archive:
-            check_zip(path, archive)
-            found = {entry.filename: _load(path, archive, entry) for entry in archive.infolist()}
-    except ZIP_DAMAGE as error:
-        raise SourceError(f"{path.name} is a damaged or truncated .npz archive: {error}") from None
-    if all(isinstance(value, RawTensor) for value in found.values()):
-        return list(found.values())
-    return Pickled({name.removesuffix(".npy"): value for name, value in found.items()})
-
-
-def _load(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Any:
-    name = entry.filename.removesuffix(".npy")
-    if name != entry.filename:
-        with archive.open(entry) as stream:
-            if read_header(f"{path.name}, array {name}", stream)[2].hasobject:
-                spend_bytes(entry.file_size, f"array {name}")
-                return unpickle(f"{path.name}, array {name}", stream.read(), ARRAYS)
-    return load_entry(path, archive, entry)
-
-
-def load_objects(where: str, stream: Any) -> Any:
-    """The objects of a .npy file or entry, as plain data.  Raises SourceError."""
-    _, _, dtype = read_header(where, stream)
-    if not dtype.hasobject:
-        raise SourceError(f"{where} is a single array")
-    return unpickle(where, stream.read(), ARRAYS)
-
-
-def load_entry(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> RawTensor:
-    """One array of an archive.  Raises SourceError, or what a damaged zip raises (`ZIP_DAMAGE`)."""
-    name = entry.filename.removesuffix(".npy")
-    where = f"{path.name}, array {name}"
-    if name == entry.filename:
-        raise SourceError(f"{path.name} holds {entry.filename!r}, which is no .npy array")
-    with archive.open(entry) as stream:
-        shape, fortran, dtype = read_header(where, stream)
-        if dtype.hasobject:
-            raise SourceError(f"{where} holds objects, needed are real numbers")
-        size = element_count(shape) * dtype.itemsize
-        left = entry.file_size - stream.tell()
-        if size != left:
-            raise SourceError(f"{where} says {shape} {dtype}, which is {size} bytes, but {left} follow")
-        spend_bytes(size, f"{where}, {shape} {dtype},")
-        data = stream.read(size)
-    if len(data) != size:
-        raise SourceError(f"{where} is truncated: {len(data)} of {size} bytes")
-    array = np.frombuffer(data, dtype) if dtype.itemsize else np.empty(0, dtype)
-    return RawTensor(name, array.reshape(shape, order="F" if fortran else "C"), str(dtype))
-
-
-def read_header(where: str, stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, column order and type of a .npy array; the stream then stands at its numbers.  Raises SourceError."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about deprecated names of types, which no array that converts has
-            shape, fortran, dtype = _read_any_header(stream)
-        problem = shape_problem(shape, dtype.itemsize)
-        if problem is not None:
-            raise ValueError(f"it says {problem}")
-    except (*ZIP_DAMAGE, SyntaxError, TypeError, tokenize.TokenError, RecursionError, MemoryError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
-        raise SourceError(f"{where}: has a damaged or unusable header ({reason})") from None
-    return shape, fortran, dtype
-
-
-def _read_any_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(file)
-    if version == (2, 0):
-        return np.lib.format.read_array_header_2_0(file)
-    raise ValueError(f".npy format version {version[0]}.{version[1]} is not for arrays of numbers")
 
 
 # ---------------------------------------------------------------- the layouts

@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from xnorinfer.converters.arrays import RawTensor, as_float32, merge_rounding
 from xnorinfer.converters.assemble import Defaults, LayerPart, NormPart, assemble
 from xnorinfer.converters.base import (
     Assumption,
@@ -36,6 +35,7 @@ from xnorinfer.converters.base import (
     ignore_line,
     net_line,
 )
+from xnorinfer.converters.containers.arrays import RawTensor, as_float32, merge_rounding
 from xnorinfer.converters.keras import DEFAULTS as KERAS_DEFAULTS
 from xnorinfer.converters.statenames import counts_instead
 from xnorinfer.netspec import F32

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from xnorinfer.converters.arrays import RawTensor, natural_key
 from xnorinfer.converters.assemble import LayerPart, NormPart
 from xnorinfer.converters.base import Assumption, Notes, default_warning, net_line
+from xnorinfer.converters.containers.arrays import RawTensor, natural_key
 from xnorinfer.netspec import Chain
 
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xnorinfer.converters.arrays import RawTensor, as_float32, merge_rounding, natural_key
 from xnorinfer.converters.assemble import LayerPart, NormPart
 from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, TensorUse, ignore_line, net_line
+from xnorinfer.converters.containers.arrays import RawTensor, as_float32, merge_rounding, natural_key
 from xnorinfer.converters.loose import is_loose, loose_modules
 from xnorinfer.converters.pairing import Module, leading_norm, pair, pair_by_names
 from xnorinfer.converters.statenames import counts_instead, from_bits, modules_of, settle

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from xnorinfer.converters.arrays import RawTensor
 from xnorinfer.converters.base import Assumption, Notes, net_line
+from xnorinfer.converters.containers.arrays import RawTensor
 from xnorinfer.converters.pairing import Module
 
 Use = Callable[[RawTensor, str], None]

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer import budget
-from xnorinfer.converters.arrays import element_count
-from xnorinfer.converters.bundle import DTYPES
+from xnorinfer.converters.containers.arrays import element_count
+from xnorinfer.converters.containers.tfbundle import DTYPES
 from xnorinfer.converters.tfnodes import TfNode
 
 Array = NDArray[Any]

@@ -15,9 +15,9 @@ from typing import Any, Literal
 import numpy as np
 
 from xnorinfer.budget import add_file, spend_bytes, spend_steps
-from xnorinfer.converters import protowire
-from xnorinfer.converters.bundle import read_tensor
-from xnorinfer.converters.protowire import WireError, fields, integer, text, view
+from xnorinfer.converters.containers import protowire
+from xnorinfer.converters.containers.protowire import WireError, fields, integer, text, view
+from xnorinfer.converters.containers.tfbundle import read_tensor
 from xnorinfer.errors import SourceError
 
 #: Graphs with embedded constants can be large; beyond this it is no graph of a dense network.

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from xnorinfer import reference
 from xnorinfer.converters.assemble import assemble
 from xnorinfer.converters.base import DEFAULT_INPUT, Assumption, ConvertOptions, Notes, Reading, TensorUse
-from xnorinfer.converters.bundle import Entry, read_text
+from xnorinfer.converters.containers.arrays import Entry
+from xnorinfer.converters.containers.tfbundle import read_text
+from xnorinfer.converters.containers.tfcheckpoint import SAVED_MODEL
 from xnorinfer.converters.graph import read_graph
 from xnorinfer.converters.keras import DEFAULTS as KERAS_DEFAULTS
 from xnorinfer.converters.keras_names import ByNames
@@ -26,8 +28,6 @@ from xnorinfer.converters.tfnodes import TfGraph, read_frozen, read_meta, read_s
 from xnorinfer.converters.tfobjects import OBJECT_GRAPH, ObjectWeights, full_names
 from xnorinfer.errors import NetworkError, SourceError
 from xnorinfer.netspec import NetSpec, RealInput, SignInput
-
-SAVED_MODEL = "saved_model.pb"
 
 #: Random inputs on which two readings are compared.
 ROWS = 64

@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer import budget
-from xnorinfer.converters.arrays import RawTensor, unique_name
-from xnorinfer.converters.onnxfile import OnnxGraph, OnnxNode
-from xnorinfer.converters.protowire import WireError
+from xnorinfer.converters.containers.arrays import RawTensor, unique_name
+from xnorinfer.converters.containers.onnxfile import OnnxGraph, OnnxNode
+from xnorinfer.converters.containers.protowire import WireError
 from xnorinfer.converters.tfconstants import COMPUTED, compute
 from xnorinfer.converters.tfnodes import BRANCHES, CALLS, Ref, TfGraph, TfNode, consumers, inline
 from xnorinfer.errors import SourceError

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer import budget
-from xnorinfer.converters import protowire
-from xnorinfer.converters.arrays import element_count
-from xnorinfer.converters.bundle import DTYPES, read_shape, read_tensor
-from xnorinfer.converters.protowire import WireError, fields, integer, text, view
+from xnorinfer.converters.containers import protowire
+from xnorinfer.converters.containers.arrays import element_count
+from xnorinfer.converters.containers.protowire import WireError, fields, integer, text, view
+from xnorinfer.converters.containers.tfbundle import DTYPES, read_shape, read_tensor
 from xnorinfer.errors import SourceError
 
 #: Graphs with embedded constants can be large; beyond this it is no graph of a dense network.

@@ -13,11 +13,10 @@ import re
 from collections.abc import Mapping
 
 from xnorinfer.budget import spend_steps
-from xnorinfer.converters.arrays import natural_key
-from xnorinfer.converters.bundle import Entry
+from xnorinfer.converters.containers.arrays import Entry, natural_key
+from xnorinfer.converters.containers.protowire import WireError, fields, text, view
 from xnorinfer.converters.keras_config import KerasLayer
 from xnorinfer.converters.keras_weights import NORM_ROLES
-from xnorinfer.converters.protowire import WireError, fields, text, view
 from xnorinfer.errors import SourceError
 
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"

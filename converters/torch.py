@@ -14,17 +14,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xnorinfer.converters.arrays import ZIP_DAMAGE, RawTensor, natural_key
 from xnorinfer.converters.assemble import Defaults, assemble
 from xnorinfer.converters.averages import choose_state, split_averages
 from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse, without_ignored
-from xnorinfer.converters.checkpointtree import (
+from xnorinfer.converters.containers.arrays import RawTensor, natural_key
+from xnorinfer.converters.containers.checkpointtree import (
     NOWHERE,
     Contents,
     Leaf,
@@ -36,16 +35,18 @@ from xnorinfer.converters.checkpointtree import (
     type_of,
     walk,
 )
+from xnorinfer.converters.containers.onnxfile import OnnxGraph
+from xnorinfer.converters.containers.safetensorsfile import load_safetensors
+from xnorinfer.converters.containers.signatures import PICKLE, ZIP, is_safetensors, start_of
+from xnorinfer.converters.containers.torchfile import OLD_MAGIC, is_export, is_script, load_checkpoint
+from xnorinfer.converters.containers.torchtensor import widen_bfloat16
+from xnorinfer.converters.containers.ziparchive import names_in
 from xnorinfer.converters.graph import read_graph
 from xnorinfer.converters.numbered import read_numbered
-from xnorinfer.converters.onnxfile import OnnxGraph
-from xnorinfer.converters.safetensorsfile import is_safetensors, load_safetensors
 from xnorinfer.converters.statedict import BREVITAS_WAY, brevitas_problems, group, strip_wrappers
-from xnorinfer.converters.torchexport import is_export, read_export
-from xnorinfer.converters.torchfile import OLD_MAGIC, load_checkpoint
+from xnorinfer.converters.torchexport import read_export
 from xnorinfer.converters.torchmodules import refine
-from xnorinfer.converters.torchscript import is_script, read_script
-from xnorinfer.converters.torchtensor import widen_bfloat16
+from xnorinfer.converters.torchscript import read_script
 from xnorinfer.errors import NetworkError, SourceError
 
 if TYPE_CHECKING:
@@ -75,24 +76,19 @@ class TorchSource:
 
     def sniff(self, path: Path) -> bool:
         """True for torch zips, pickles, and safetensors."""
-        try:
-            with path.open("rb") as stream:
-                start = stream.read(16)
-            if start.startswith(b"PK\x03\x04"):
-                with zipfile.ZipFile(path) as archive:
-                    names = archive.namelist()
-                    return any(name.endswith("data.pkl") for name in names) or is_export(names)
-        except ZIP_DAMAGE:
-            return path.suffix in _SUFFIXES and path.is_file()
-        if start.startswith(OLD_MAGIC) or start[:1] == b"\x80" or is_safetensors(path, start):
+        start = start_of(path)
+        if start.startswith(ZIP):
+            names = names_in(path)
+            if names is None:
+                return path.suffix in _SUFFIXES
+            return any(name.endswith("data.pkl") for name in names) or is_export(names)
+        if start.startswith(OLD_MAGIC) or start.startswith(PICKLE) or is_safetensors(path, start):
             return True
         return path.suffix in _PICKLE_SUFFIXES and start[:1] in (b"(", b"c", b"]", b"}")
 
     def read(self, path: Path, options: ConvertOptions) -> Reading:
         """Read the file.  Raises SourceError, OptionError or NetworkError."""
-        with path.open("rb") as stream:
-            start = stream.read(16)
-        if is_safetensors(path, start):
+        if is_safetensors(path, start_of(path)):
             notes = Notes()
             state = StateDict("", {tensor.name: tensor for tensor in load_safetensors(path)})
             return read_state(self.name, path.name, state, options, notes, ordered=False)
@@ -189,13 +185,7 @@ MAX_LISTED = 10
 
 def _graph_of(path: Path) -> OnnxGraph | None:
     """The graph of an archive that holds a program; None for files of tensors."""
-    try:
-        if not zipfile.is_zipfile(path):
-            return None
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except ZIP_DAMAGE:
-        return None  # told by those who read it
+    names = names_in(path) or []  # what is damaged is told by those who read it
     if is_export(names):
         return read_export(path)
     return read_script(path) if is_script(names) else None

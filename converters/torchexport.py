@@ -7,20 +7,16 @@ that order, signs, ties and epsilons are those of the exported program.  Archive
 
 from __future__ import annotations
 
-import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from xnorinfer.budget import JSON_BYTES, spend_bytes, spend_steps
-from xnorinfer.converters.arrays import ZIP_DAMAGE, RawTensor, check_zip
-from xnorinfer.converters.onnxfile import OnnxGraph
+from xnorinfer.budget import spend_steps
+from xnorinfer.converters.containers.arrays import RawTensor
+from xnorinfer.converters.containers.onnxfile import OnnxGraph
+from xnorinfer.converters.containers.torchtensor import strided
+from xnorinfer.converters.containers.ziparchive import Archive, open_archive
 from xnorinfer.converters.torchops import Recorder, Ref, Unknown
-from xnorinfer.converters.torchtensor import strided
 from xnorinfer.errors import SourceError
 
 #: torch._export.serde.schema.ScalarType -> torch's name of it.
@@ -39,81 +35,51 @@ DTYPES = {
 _KINDS = ("parameter", "buffer", "tensor_constant")
 
 
-def is_export(names: list[str]) -> bool:
-    """Whether the names of a zip's entries are those of an archive of torch.export, of any age."""
-    ends = ("/archive_format", "serialized_exported_program.json")
-    return any(name.endswith(ends) for name in names)
-
-
 def read_export(path: Path) -> OnnxGraph:
     """The graph of an archive, its tensors under the names they have in the module.  Raises SourceError."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            check_zip(path, archive)
-            return _read(path, archive)
-    except ZIP_DAMAGE as error:
-        raise SourceError(f"{path.name} is a damaged or truncated archive: {error}") from None
+        with open_archive(path) as archive:
+            return _read(archive)
     except (KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError) as error:
         raise SourceError(f"{path.name} is a malformed archive of torch.export ({type(error).__name__}: {error})") from None
 
 
-def _read(path: Path, archive: zipfile.ZipFile) -> OnnxGraph:
-    names = archive.namelist()
+def _read(archive: Archive) -> OnnxGraph:
+    about, names = archive.about, archive.entries
     if any(name.rpartition("/")[2] == "serialized_exported_program.json" for name in names):
         raise SourceError(
-            f"{path.name} is an archive of torch.export from before torch 2.8, whose weights are pickled; load it with "
+            f"{about} is an archive of torch.export from before torch 2.8, whose weights are pickled; load it with "
             "torch.export.load and save it again with torch.export.save"
         )
     models = [name for name in names if "/models/" in name and name.endswith(".json")]
     if len(models) != 1:
-        raise SourceError(f"{path.name} holds {len(models)} models; needed is one")
+        raise SourceError(f"{about} holds {len(models)} models; needed is one")
     root = models[0].partition("models/")[0]
-    model = _json(path, archive, models[0])
+    model = archive.json(models[0])
     version = model["schema_version"]["major"]
     if version != 8:
-        raise SourceError(f"{path.name} has version {version} of torch.export's format; known is 8 (torch 2.8 and later)")
+        raise SourceError(f"{about} has version {version} of torch.export's format; known is 8 (torch 2.8 and later)")
     name = models[0].rpartition("/")[2].removesuffix(".json")
     tensors: dict[str, RawTensor] = {}
-    contents: dict[str, NDArray[np.uint8]] = {}
-    for folder, config in (("weights", f"{name}_weights_config.json"), ("constants", f"{name}_constants_config.json")):
-        if f"{root}data/{folder}/{config}" in names:
-            for key, entry in _json(path, archive, f"{root}data/{folder}/{config}")["config"].items():
-                tensors[key] = _tensor(path, archive, contents, f"{root}data/{folder}/", key, entry)
-    return _Program(path.name, model["graph_module"], tensors).graph(f"torch {model.get('torch_version', '')}")
+    for folder in ("weights", "constants"):
+        config = f"{root}data/{folder}/{name}_{folder}_config.json"
+        for key, entry in archive.json(config)["config"].items() if config in names else ():
+            tensors[key] = _tensor(archive, f"{root}data/{folder}/", key, entry)
+    return _Program(about, model["graph_module"], tensors).graph(f"torch {model.get('torch_version', '')}")
 
 
-def _json(path: Path, archive: zipfile.ZipFile, name: str) -> Any:
-    spend_bytes(JSON_BYTES * archive.getinfo(name).file_size, f"its {name}")
-    try:
-        return json.loads(archive.read(name))
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"{path.name}: {name} is no JSON: {error}") from None
-
-
-def _tensor(
-    path: Path,
-    archive: zipfile.ZipFile,
-    contents: dict[str, NDArray[np.uint8]],
-    folder: str,
-    name: str,
-    entry: Mapping[str, Any],
-) -> RawTensor:
-    """One tensor.  contents: of the files that were read already, by name; tensors may share one."""
+def _tensor(archive: Archive, folder: str, name: str, entry: Mapping[str, Any]) -> RawTensor:
     spend_steps(what="listing its tensors")
+    about = f"{archive.about}: tensor {name}"
     if entry["use_pickle"] is not False:
-        raise SourceError(
-            f"{path.name}: tensor {name} is pickled, which could run code; load and save it again with torch 2.8 or later"
-        )
+        raise SourceError(f"{about} is pickled, which could run code; load and save it again with torch 2.8 or later")
     meta = entry["tensor_meta"]
     kind = DTYPES.get(meta["dtype"])
     if kind is None or meta["layout"] != 7:
-        raise SourceError(f"{path.name}: tensor {name} is no ordinary dense tensor of real numbers")
+        raise SourceError(f"{about} is no ordinary dense tensor of real numbers")
     shape, strides = ([size["as_int"] for size in meta[key]] for key in ("sizes", "strides"))
-    file = folder + str(entry["path_name"])
-    if file not in contents:
-        spend_bytes(archive.getinfo(file).file_size, f"its {file}")
-        contents[file] = np.frombuffer(archive.read(file), np.uint8)
-    return strided(f"{path.name}: tensor {name}", name, contents[file], kind, shape, strides, meta["storage_offset"]["as_int"])
+    content = archive.memory(folder + str(entry["path_name"]))
+    return strided(about, name, content, kind, shape, strides, meta["storage_offset"]["as_int"])
 
 
 #: Arguments that are what they say.

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.converters.base import ConvertOptions, Reading
+from xnorinfer.converters.containers.onnxfile import OnnxGraph
 from xnorinfer.converters.graph import CONVOLUTIONAL, read_graph
-from xnorinfer.converters.onnxfile import OnnxGraph
 from xnorinfer.converters.torch import from_torch_module, require_readable, unwrapped
 from xnorinfer.converters.torchexport import read_export
 from xnorinfer.converters.torchscript import read_script

@@ -13,7 +13,7 @@ from typing import Any
 
 from xnorinfer.converters.assemble import Activation, Follower, LayerPart
 from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, function_named
-from xnorinfer.converters.checkpointtree import ModuleFacts, as_mapping
+from xnorinfer.converters.containers.checkpointtree import ModuleFacts, as_mapping
 from xnorinfer.netspec import Elementwise, Function, Hardtanh
 
 #: Layers that do nothing at inference, or nothing that changes which score is largest.

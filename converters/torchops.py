@@ -15,8 +15,8 @@ from typing import Any, ClassVar, NoReturn
 import numpy as np
 
 from xnorinfer.budget import spend_bytes, spend_steps
-from xnorinfer.converters.arrays import RawTensor
-from xnorinfer.converters.onnxfile import Attribute, OnnxGraph, OnnxNode
+from xnorinfer.converters.containers.arrays import RawTensor
+from xnorinfer.converters.containers.onnxfile import Attribute, OnnxGraph, OnnxNode
 from xnorinfer.converters.torchshapes import result_shape
 from xnorinfer.errors import SourceError
 

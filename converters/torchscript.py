@@ -14,21 +14,20 @@ import contextlib
 import math
 import operator
 import re
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from xnorinfer.budget import spend_bytes, spend_steps
-from xnorinfer.converters.arrays import ZIP_DAMAGE, check_zip
-from xnorinfer.converters.onnxfile import OnnxGraph
-from xnorinfer.converters.pickled import Thing
+from xnorinfer.budget import spend_steps
+from xnorinfer.converters.containers.onnxfile import OnnxGraph
+from xnorinfer.converters.containers.pickled import Thing
+from xnorinfer.converters.containers.torchfile import is_script, memory_of
+from xnorinfer.converters.containers.torchpickle import PickledTensor, TorchRules, named_tensors
+from xnorinfer.converters.containers.ziparchive import Archive, open_archive
 from xnorinfer.converters.torchops import FACTORIES, WAY_OUT, Recorder, Ref, Unknown
-from xnorinfer.converters.torchpickle import PickledTensor, Storage, TorchRules, named_tensors
 from xnorinfer.errors import SourceError
 
 #: What a hostile archive may cost: bytes of one file of code, nested brackets in it, statements followed, calls within calls.
@@ -43,19 +42,10 @@ MAX_CALLS = 50
 CODE_BYTES = 200
 
 
-def is_script(names: Sequence[str]) -> bool:
-    """Whether the names of a zip's entries are those of a TorchScript archive."""
-    return any(name.endswith("/constants.pkl") for name in names)
-
-
 def read_script(path: Path) -> OnnxGraph:
     """The graph of an archive, its tensors under their dotted names.  Raises SourceError."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            check_zip(path, archive)
-            return _Archive(path, archive).graph()
-    except ZIP_DAMAGE as error:
-        raise SourceError(f"{path.name} is a damaged or truncated archive: {error}") from None
+    with open_archive(path) as archive:
+        return _Code(archive).graph()
 
 
 @dataclass(frozen=True)
@@ -71,20 +61,18 @@ class _Method:
     name: str
 
 
-class _Archive:
-    """The files of an archive."""
+class _Code:
+    """The modules of an archive and the code of their methods."""
 
-    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
-        self.about = path.name
+    def __init__(self, archive: Archive) -> None:
+        self.about = archive.about
         self.archive = archive
-        constants = next(name for name in archive.namelist() if name.endswith("/constants.pkl"))
-        self.root = constants.removesuffix("constants.pkl")
+        self.root = next(name for name in archive.entries if is_script([name])).removesuffix("constants.pkl")
         self.code: dict[str, dict[str, ast.stmt]] = {}
         self.members: dict[int, dict[str, ast.stmt]] = {}
-        self.names = set(archive.namelist())
 
     def graph(self) -> OnnxGraph:
-        if f"{self.root}byteorder" in self.names and self.archive.read(f"{self.root}byteorder") != b"little":
+        if f"{self.root}byteorder" in self.archive.entries and self.archive.read(f"{self.root}byteorder") != b"little":
             raise SourceError(f"{self.about} was written on a big-endian machine, which is not supported")
         module, constants = self._pickle("data"), self._pickle("constants")
         if not isinstance(module, Thing) or not isinstance(constants, tuple):
@@ -99,22 +87,11 @@ class _Archive:
         return recorder.graph("input", run.forward(), "TorchScript")
 
     def _pickle(self, name: str) -> Any:
-        memory: dict[str, NDArray[np.uint8]] = {}
-
-        def storage(place: Storage) -> NDArray[np.uint8]:
-            key = place.key
-            if key not in memory:
-                entry = f"{self.root}{name}/{key}"
-                if entry not in self.names:
-                    raise SourceError(f"{self.about}: the memory {name}/{key} of a tensor is missing")
-                spend_bytes(self.archive.getinfo(entry).file_size, f"its {name}/{key}")
-                memory[key] = np.frombuffer(self.archive.read(entry), np.uint8)
-            return memory[key]
-
         entry = f"{self.root}{name}.pkl"
-        if entry not in self.names:
+        if entry not in self.archive.entries:
             raise SourceError(f"{self.about} holds no {name}.pkl")
-        return TorchRules(storage, strict=True).unpickle(f"{self.about}, {name}.pkl", self.archive.read(entry))
+        memory = memory_of(self.archive, f"{self.root}{name}/", self.archive.memory)
+        return TorchRules(memory, strict=True).unpickle(f"{self.about}, {name}.pkl", self.archive.read(entry))
 
     def definition(self, name: str) -> ast.stmt | None:
         """The class or function of a full name, such as `__torch__.Net`."""
@@ -124,13 +101,12 @@ class _Archive:
         return self.code[place].get(last)
 
     def _parsed(self, entry: str) -> dict[str, ast.stmt]:
-        if entry not in self.names:
+        if entry not in self.archive.entries:
             return {}
-        if self.archive.getinfo(entry).file_size > MAX_CODE_BYTES:
+        if self.archive.size(entry) > MAX_CODE_BYTES:
             raise SourceError(f"{self.about}: {entry} has more than {MAX_CODE_BYTES} bytes of code")
         try:
-            spend_bytes(CODE_BYTES * self.archive.getinfo(entry).file_size, f"its code {entry}")
-            text = self.archive.read(entry).decode()
+            text = self.archive.read(entry, CODE_BYTES).decode()
             for line in text.splitlines():
                 depths = np.cumsum([(c in "([{") - (c in ")]}") for c in line[:MAX_LINE]]) if line else np.zeros(1)
                 if len(line) > MAX_LINE or depths.max() > MAX_BRACKETS:
@@ -175,9 +151,9 @@ _TENSOR_NUMBERS = ("NumToTensor", "ImplicitTensorToNum", "ScalarImplicit", "IntI
 class _Run:
     """Follows `forward`, symbolically."""
 
-    def __init__(self, archive: _Archive, recorder: Recorder, module: Thing, constants: list[Any]) -> None:
-        self.archive = archive
-        self.about = archive.about
+    def __init__(self, code: _Code, recorder: Recorder, module: Thing, constants: list[Any]) -> None:
+        self.code = code
+        self.about = code.about
         self.recorder = recorder
         self.module = module
         self.constants = constants
@@ -201,7 +177,7 @@ class _Run:
         raise SourceError(f"{self.about}: its code {reason}: {text if len(text) <= 80 else text[:77] + '...'}. {WAY_OUT}")
 
     def _method(self, thing: Thing, name: str) -> ast.FunctionDef:
-        item = self.archive.member(thing.kind, name)
+        item = self.code.member(thing.kind, name)
         if isinstance(item, ast.FunctionDef):
             return item
         raise SourceError(f"{self.about}: the archive holds no code of {thing.kind}.{name}")
@@ -327,7 +303,7 @@ class _Run:
         return value
 
     def _class_constant(self, node: ast.expr, owner: Thing, name: str) -> Any:
-        item = self.archive.member(owner.kind, name)
+        item = self.code.member(owner.kind, name)
         if isinstance(item, ast.FunctionDef):
             return _Method(owner, name)
         if isinstance(item, ast.AnnAssign) and item.value is not None:
@@ -349,7 +325,7 @@ class _Run:
         if not isinstance(function, _Name):
             return self._refuse(node.func, "calls something that is no function")
         if function.name.startswith("__torch__."):
-            definition = self.archive.definition(function.name)
+            definition = self.code.definition(function.name)
             if not isinstance(definition, ast.FunctionDef):
                 return self._refuse(node.func, "calls something that the archive does not hold")
             return self._call(definition, positional, named)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from tf1_writer import write_bundle
 
-from xnorinfer.converters.crc32c import crc32c
+from xnorinfer.converters.containers.crc32c import crc32c
 
 REFERENCE = (784, 4096, 4096, 4096, 10)
 

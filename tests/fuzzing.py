@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from xnorinfer import modelfile
-from xnorinfer.converters import SOURCES, bundle, read_source
+from xnorinfer.converters import SOURCES, read_source
 from xnorinfer.converters.base import ConvertOptions, Reading
+from xnorinfer.converters.containers import tfbundle
 from xnorinfer.errors import ModelFileError, XnorinferError
 from xnorinfer.lower import lower
 from xnorinfer.model import Model, random_inputs
@@ -416,12 +417,12 @@ def without_crc() -> Iterator[None]:
 
         __hash__ = int.__hash__
 
-    before = bundle.masked
-    bundle.masked = lambda crc: Matches(0)
+    before = tfbundle.masked
+    tfbundle.masked = lambda crc: Matches(0)
     try:
         yield
     finally:
-        bundle.masked = before
+        tfbundle.masked = before
 
 
 # ---------------------------------------------------------------- bounds

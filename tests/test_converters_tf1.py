@@ -19,9 +19,10 @@ from tf1_writer import HEADER, entry, slow_crc32c, write_bundle, write_table
 
 from xnorinfer import reference
 from xnorinfer.converters import ConvertOptions, Reading, read_source
-from xnorinfer.converters.bundle import Entry, read_v1, read_v2, slice_key
-from xnorinfer.converters.crc32c import crc32c
-from xnorinfer.converters.protowire import WireError, fields, float_of, packed_floats
+from xnorinfer.converters.containers.arrays import Entry
+from xnorinfer.converters.containers.crc32c import crc32c
+from xnorinfer.converters.containers.protowire import WireError, fields, float_of, packed_floats
+from xnorinfer.converters.containers.tfbundle import read_v1, read_v2, slice_key
 from xnorinfer.converters.tf1 import scope_key
 from xnorinfer.converters.tfgraph import read_graph
 from xnorinfer.errors import NetworkError, OptionError, SourceError
@@ -102,7 +103,7 @@ def test_crc32c_of_all_lengths(size: int) -> None:
 def test_crc32c_joins_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     data = np.random.default_rng(0).integers(0, 256, 9001, dtype=np.uint8)
     whole = crc32c(data)
-    monkeypatch.setattr("xnorinfer.converters.crc32c.CHUNK_BYTES", 1000)
+    monkeypatch.setattr("xnorinfer.converters.containers.crc32c.CHUNK_BYTES", 1000)
     assert crc32c(data) == whole == slow_crc32c(data.tobytes())
 
 

@@ -13,7 +13,7 @@ import pytest
 import xnorinfer
 from xnorinfer import reference
 from xnorinfer.converters import ConvertOptions, files_of, read_source
-from xnorinfer.converters.bundle import read_v2
+from xnorinfer.converters.containers.tfbundle import read_v2
 from xnorinfer.errors import NetworkError, SourceError
 from xnorinfer.netspec import PixelInput
 

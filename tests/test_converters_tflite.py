@@ -12,7 +12,7 @@ import pytest
 import xnorinfer
 from xnorinfer import reference
 from xnorinfer.converters import ConvertOptions, read_source
-from xnorinfer.converters.flatbuffer import MalformedError, Table, flex_map
+from xnorinfer.converters.containers.flatbuffer import MalformedError, Table, flex_map
 from xnorinfer.errors import NetworkError, SourceError
 from xnorinfer.netspec import PixelInput
 

@@ -21,7 +21,7 @@ from checkpoints import random_layers, state_arrays
 
 from xnorinfer import reference
 from xnorinfer.converters import ConvertOptions, Reading, from_torch_module, read_source
-from xnorinfer.converters.containers import open_container
+from xnorinfer.converters.containers.opening import open_container
 from xnorinfer.errors import NetworkError, OptionError, SourceError
 from xnorinfer.netspec import BatchNorm, Dense, FloatDense, Hardtanh, PixelInput
 

@@ -23,8 +23,8 @@ from fuzz_targets import TARGETS
 from xnorinfer import budget, modelfile
 from xnorinfer.converters import SOURCES, read_source
 from xnorinfer.converters.base import ConvertOptions
-from xnorinfer.converters.containers import open_container
-from xnorinfer.converters.textfile import read_numbers
+from xnorinfer.converters.containers.opening import open_container
+from xnorinfer.converters.containers.textfile import read_numbers
 from xnorinfer.errors import ModelFileError, OptionError, SourceError
 from xnorinfer.netspec import PixelInput
 

@@ -24,14 +24,14 @@ from tf1_writer import HEADER, entry, masked_crc, write_bundle, write_table
 from xnorinfer import budget, dataio, lower
 from xnorinfer.bits import bitpack
 from xnorinfer.converters import ConvertOptions, read_source
-from xnorinfer.converters.arrays import RawTensor, as_float32, unique_name
-from xnorinfer.converters.bundle import read_v2, slice_key
-from xnorinfer.converters.containers import open_container
-from xnorinfer.converters.crc32c import crc32c
+from xnorinfer.converters.containers.arrays import RawTensor, as_float32, unique_name
+from xnorinfer.converters.containers.crc32c import crc32c
+from xnorinfer.converters.containers.opening import open_container
+from xnorinfer.converters.containers.tfbundle import read_v2, slice_key
+from xnorinfer.converters.containers.torchpickle import Thing, named_tensors
 from xnorinfer.converters.tfgraph import Graph, Node
 from xnorinfer.converters.tfnetwork import NotFollowed, network_of
 from xnorinfer.converters.tfnodes import Function, TfGraph, TfNode, inline
-from xnorinfer.converters.torchpickle import Thing, named_tensors
 from xnorinfer.errors import InputError, NetworkError, SourceError
 from xnorinfer.netspec import Dense
 from xnorinfer.reference import binary_weights

@@ -122,6 +122,14 @@ def test_imports_point_down_only(module: str, path: Path) -> None:
             assert module in ONLY_IN[package], f"{module} must not import {package}"
 
 
+def test_containers_know_neither_networks_nor_sources() -> None:
+    """What reads bytes imports, of this project, errors, the budget and itself."""
+    for path in sorted((ROOT / "converters" / "containers").rglob("*.py")):
+        for name in imports(path):
+            own = name.startswith(("xnorinfer.errors.", "xnorinfer.budget", "xnorinfer.converters.containers."))
+            assert own or name == "xnorinfer.budget" or not name.startswith("xnorinfer"), f"{path.name} must not import {name}"
+
+
 @pytest.mark.parametrize("part", ["ir", "binding"])
 def test_each_half_of_llvmlite_is_known_to_one_kernel_file(part: str) -> None:
     """Writing code and running it are apart, so that running what is compiled already needs no compiler."""

@@ -11,8 +11,8 @@ from net_containers import CONTAINERS, TOP, Array, described, parts, write_c
 from test_net import digest, read
 
 import xnorinfer
+from xnorinfer.converters.containers.textfile import looks_like_base_two, read_numbers
 from xnorinfer.converters.netarrays import unpacked
-from xnorinfer.converters.textfile import looks_like_base_two, read_numbers
 from xnorinfer.errors import NetworkError, SourceError
 
 
@@ -199,7 +199,7 @@ def test_packed_words(dtype: str, order: str) -> None:
 
 
 def test_c_numbers(tmp_path: Path) -> None:
-    from xnorinfer.converters.csource import read_c
+    from xnorinfer.converters.containers.csource import read_c
 
     text = """
         unsigned char a[] = {0xff, 1u, (uint8_t)7,};

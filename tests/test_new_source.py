@@ -12,9 +12,9 @@ from command_line import fine, wrong
 
 import xnorinfer
 from xnorinfer import converters
-from xnorinfer.converters.arrays import RawTensor, as_float32
 from xnorinfer.converters.assemble import Defaults, LayerPart, NormPart, assemble
 from xnorinfer.converters.base import ConvertOptions, Notes, Reading, Source, TensorUse, net_line
+from xnorinfer.converters.containers.arrays import RawTensor, as_float32
 from xnorinfer.netspec import PixelInput
 
 

@@ -24,9 +24,9 @@ import pytest
 
 from xnorinfer.budget import reading
 from xnorinfer.converters import ConvertOptions, read_source
-from xnorinfer.converters.checkpointtree import walk
-from xnorinfer.converters.pickled import PLAIN, Global, Rules, Thing, unpickle
-from xnorinfer.converters.pickledarrays import ARRAYS, PickledArray
+from xnorinfer.converters.containers.checkpointtree import walk
+from xnorinfer.converters.containers.pickled import PLAIN, Global, Rules, Thing, unpickle
+from xnorinfer.converters.containers.pickledarrays import ARRAYS, PickledArray
 from xnorinfer.errors import NetworkError, SourceError, XnorinferError
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from xnorinfer.conversion import convert_file
 from xnorinfer.converters.base import ConvertOptions
-from xnorinfer.converters.bundle import read_v2
+from xnorinfer.converters.containers.tfbundle import read_v2
 from xnorinfer.errors import OutputError
 from xnorinfer.model import Model
 from xnorinfer.modelfile import header_of

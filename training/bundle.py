@@ -2,7 +2,7 @@
 
 The format is that of tensorflow/core/util/tensor_bundle: the numbers of all tensors one after another in the data file, and a
 LevelDB table (https://github.com/google/leveldb/blob/main/doc/table_format.md) of protobuf messages that says where each lies.
-`xnorinfer.converters.bundle` reads it.
+`xnorinfer.converters.containers.tfbundle` reads it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.converters.bundle import DTYPES, TABLE_MAGIC
-from xnorinfer.converters.crc32c import crc32c, masked
+from xnorinfer.converters.containers.crc32c import crc32c, masked
+from xnorinfer.converters.containers.tfbundle import DTYPES, TABLE_MAGIC
 from xnorinfer.errors import OutputError
 from xnorinfer.writing import replacing
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from xnorinfer.converters.base import DEFAULT_INPUT, ConvertOptions, Reading
-from xnorinfer.converters.keras_h5 import open_h5
+from xnorinfer.converters.containers.hdf5 import open_h5
 from xnorinfer.netspec import F32, InputMapping, PixelInput, ThresholdInput
 from xnorinfer.programs.base import Array, NotRunnable, Program, framework, input_shape, refusing
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from xnorinfer.converters.base import ConvertOptions, Reading
-from xnorinfer.converters.tf1 import find_checkpoint
+from xnorinfer.converters.containers.tfcheckpoint import find_checkpoint
 from xnorinfer.netspec import F32
 from xnorinfer.programs.base import Array, NotRunnable, Program, framework, input_shape, refusing
 

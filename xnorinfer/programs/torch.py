@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
 from xnorinfer.converters.base import ConvertOptions, Reading
-from xnorinfer.converters.torchexport import is_export
-from xnorinfer.converters.torchscript import is_script
+from xnorinfer.converters.containers.torchfile import is_export, is_script
+from xnorinfer.converters.containers.ziparchive import names_in
 from xnorinfer.netspec import F32
 from xnorinfer.programs.base import Array, NotRunnable, Program, framework, input_shape, refusing
 
 
 def open_torch(path: Path, reading: Reading, options: ConvertOptions) -> Program | None:
     """None for state dicts.  Raises NotRunnable and MissingExtraError."""
-    if not zipfile.is_zipfile(path):
-        return None
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+    names = names_in(path) or []
     if not (is_export(names) or is_script(names)):
         return None
     torch = framework("torch", path)

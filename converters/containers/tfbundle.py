@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.budget import add_file, spend_bytes, spend_steps
-from xnorinfer.converters import protowire
-from xnorinfer.converters.arrays import element_count, require_shape
-from xnorinfer.converters.crc32c import crc32c, masked
-from xnorinfer.converters.protowire import WireError, integer, signed, text, view
+from xnorinfer.converters.containers import protowire
+from xnorinfer.converters.containers.arrays import Entry, element_count, require_shape
+from xnorinfer.converters.containers.crc32c import crc32c, masked
+from xnorinfer.converters.containers.protowire import WireError, integer, signed, text, view
 from xnorinfer.errors import SourceError
 
 TABLE_MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
@@ -57,16 +57,6 @@ _STRING = 7
 _NAMES = {7: "string", 8: "complex64", 14: "bfloat16", 18: "complex128", 20: "resource", 21: "variant"}
 
 Extent = tuple[int, int]  # start, length; length -1 is the whole dimension
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One variable of a checkpoint; `load` reads and checks its numbers."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    load: Callable[[], NDArray[Any]] = field(repr=False)
 
 
 # ---------------------------------------------------------------- tables

@@ -1,33 +1,19 @@
-"""Tensors as they stand in a file, and their way to float32.
-
-A file is hostile until proven otherwise: sizes are checked against the file, and charged to its budget, before anything is
-allocated.
-"""
+"""Arrays as they stand in a file, listed and loaded, and their way to float32."""
 
 from __future__ import annotations
 
 import math
-import struct
-import zipfile
-import zlib
-from collections import Counter
-from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.budget import require_bytes, shape_problem, spend_bytes, spend_steps
+from xnorinfer.budget import shape_problem, spend_bytes
 from xnorinfer.errors import SourceError
-from xnorinfer.netspec import F32
 
-#: What a damaged zip makes the standard library raise: UnicodeDecodeError (a ValueError) by names, RuntimeError by entries that
-#: claim to be encrypted.
-ZIP_DAMAGE = (
-    zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError, struct.error
-)  # fmt: skip
+F32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +30,25 @@ class RawTensor:
 
     def __str__(self) -> str:
         return f"{self.name} {self.shape}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One array of a file, before it is read: `load` reads and checks its numbers.  Raises SourceError then."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    load: Callable[[], NDArray[Any]] = field(repr=False)
+
+    def tensor(self) -> RawTensor:
+        """With its numbers."""
+        return RawTensor(self.name, self.load(), self.dtype)
+
+    @classmethod
+    def of(cls, tensor: RawTensor) -> Entry:
+        """An entry for numbers that are there already."""
+        return cls(tensor.name, tensor.dtype, tensor.shape, lambda: tensor.array)
 
 
 def merge_rounding(found: Sequence[str], warnings: list[str]) -> None:
@@ -95,40 +100,6 @@ def narrowed(where: str, wide: NDArray[Any]) -> F32:
     if lost.any():
         raise SourceError(f"{where} holds {wide[lost][0]}, which float32 cannot hold")
     return single
-
-
-def check_zip(path: Path, archive: zipfile.ZipFile) -> None:
-    """Refuse an archive that does not fill its file, unpacks to far more than that, or has two entries of one name."""
-    entries = archive.infolist()
-    before = min((entry.header_offset for entry in entries), default=0)
-    announced, after = _end_of_archive(path)
-    if before or after:
-        # zipfile takes the last archive that it finds: of one that is cut off, one that lies in it as an entry.
-        where = f"{before} bytes come before its first entry" if before else f"{after} bytes follow its end"
-        raise SourceError(f"{path.name} is a truncated or damaged archive: {where}")
-    if announced not in (None, len(entries)):
-        # zipfile reads as many entries as it finds: a damaged length in the list would hide those that follow.
-        raise SourceError(f"{path.name} is a damaged archive: it announces {announced} entries, its list holds {len(entries)}")
-    spend_steps(len(entries), "listing its entries")
-    twice = next((name for name, count in Counter(entry.filename for entry in entries).items() if count > 1), None)
-    if twice is not None:
-        raise SourceError(f"{path.name} holds two entries called {twice!r}")
-    require_bytes(sum(entry.file_size for entry in entries), "unpacking it")
-    if any(entry.flag_bits & 1 for entry in entries):
-        raise SourceError(f"{path.name} is an encrypted zip archive")
-
-
-def _end_of_archive(path: Path) -> tuple[int | None, int]:
-    """Number of entries in the record at the end of a zip (None where it does not fit there: zip64), and bytes behind it."""
-    with path.open("rb") as stream:
-        stream.seek(-min(path.stat().st_size, (1 << 16) + 22), 2)
-        tail = stream.read()
-    record = tail[tail.rfind(b"PK\x05\x06") :]
-    if len(record) < 22:
-        return None, 0
-    count = int.from_bytes(record[10:12], "little")
-    after = len(record) - 22 - int.from_bytes(record[20:22], "little")
-    return None if count == 0xFFFF else count, after
 
 
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:

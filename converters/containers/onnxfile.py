@@ -16,10 +16,19 @@ from numpy.typing import NDArray
 
 from xnorinfer import budget
 from xnorinfer.budget import spend_bytes, spend_steps
-from xnorinfer.converters import protowire
-from xnorinfer.converters.arrays import RawTensor, element_count, require_shape
-from xnorinfer.converters.onnxdata import DataFiles
-from xnorinfer.converters.protowire import WireError, fields, integer, packed_floats, packed_varints, signed, text, view
+from xnorinfer.converters.containers import protowire
+from xnorinfer.converters.containers.arrays import RawTensor, element_count, require_shape
+from xnorinfer.converters.containers.onnxdata import DataFiles
+from xnorinfer.converters.containers.protowire import (
+    WireError,
+    fields,
+    integer,
+    packed_floats,
+    packed_varints,
+    signed,
+    text,
+    view,
+)
 from xnorinfer.errors import SourceError
 
 Attribute: TypeAlias = float | int | str | RawTensor | tuple[int, ...] | tuple[float, ...]

@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.budget import add_file, spend_bytes, spend_steps
-from xnorinfer.converters.arrays import element_count, narrowed, require_shape
-from xnorinfer.converters.bundle import Entry
+from xnorinfer.converters.containers.arrays import Entry, element_count, narrowed, require_shape
 from xnorinfer.errors import SourceError
 
 #: Text is read as a whole; a million float weights are about 12 MB.

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from xnorinfer.converters.arrays import RawTensor, require_shape
-from xnorinfer.converters.torchtensor import widen_bfloat16
+from xnorinfer.converters.containers.arrays import RawTensor, require_shape
+from xnorinfer.converters.containers.torchtensor import widen_bfloat16
 from xnorinfer.errors import SourceError
 
 #: safetensors' dtype codes; BF16 is widened by hand.
@@ -28,11 +28,6 @@ _DTYPES = {
     "U8": "|u1",
     "BOOL": "|b1",
 }
-
-
-def is_safetensors(path: Path, start: bytes) -> bool:
-    """Whether a file that starts with these bytes looks like one, or is called one and looks like nothing else."""
-    return start[8:9] == b"{" or (path.suffix == ".safetensors" and not start.startswith((b"PK", b"\x80")))
 
 
 def load_safetensors(path: Path) -> list[RawTensor]:

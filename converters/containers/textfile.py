@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.budget import spend_bytes
-from xnorinfer.converters.arrays import narrowed
-from xnorinfer.converters.csource import read_text
+from xnorinfer.converters.containers.arrays import narrowed
+from xnorinfer.converters.containers.csource import read_text
 from xnorinfer.errors import SourceError
 
 #: Which character of a row is the first value: the leftmost (lsb, one value per character) or the rightmost (msb).

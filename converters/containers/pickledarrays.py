@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer import budget
-from xnorinfer.converters.arrays import RawTensor, element_count
-from xnorinfer.converters.pickled import PLAIN, Global, NotData, Rules
+from xnorinfer.converters.containers.arrays import RawTensor, element_count
+from xnorinfer.converters.containers.pickled import PLAIN, Global, NotData, Rules
 from xnorinfer.errors import SourceError
 
 #: Codes of numbers whose bytes mean the same everywhere.

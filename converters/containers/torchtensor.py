@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.budget import spend_bytes
-from xnorinfer.converters.arrays import RawTensor, element_count, require_shape
+from xnorinfer.converters.containers.arrays import RawTensor, element_count, require_shape
 from xnorinfer.errors import SourceError
 
 #: torch's names of types -> how they are stored; bfloat16 is widened by hand.

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xnorinfer import budget
-from xnorinfer.converters.arrays import RawTensor
-from xnorinfer.converters.pickled import Global, Key, Thing
-from xnorinfer.converters.pickledarrays import PickledArray
-from xnorinfer.converters.torchpickle import PickledTensor
+from xnorinfer.converters.containers.arrays import RawTensor
+from xnorinfer.converters.containers.pickled import Global, Key, Thing
+from xnorinfer.converters.containers.pickledarrays import PickledArray
+from xnorinfer.converters.containers.torchpickle import PickledTensor
 from xnorinfer.errors import SourceError
 
 #: Deep enough for any training dict and any module; a pickle can nest without end.

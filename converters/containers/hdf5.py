@@ -19,15 +19,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.budget import add_file, spend_bytes, spend_steps
-from xnorinfer.converters.arrays import ZIP_DAMAGE, element_count, require_shape
-from xnorinfer.converters.bundle import Entry
+from xnorinfer.budget import JSON_BYTES, add_file, spend_bytes, spend_steps
+from xnorinfer.converters.containers.arrays import Entry, element_count, require_shape
+from xnorinfer.converters.containers.signatures import HDF5, ZIP, start_of
+from xnorinfer.converters.containers.ziparchive import ZIP_DAMAGE, open_archive
 from xnorinfer.errors import MissingExtraError, SourceError
 
 if TYPE_CHECKING:
     import h5py
 
-MAGIC = b"\x89HDF\r\n\x1a\n"
+#: The members of a `.keras` archive.
+CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 #: How a collection of the global heap begins, with its version.
 _HEAP = b"GCOL\x01"
 #: More than any network has; a file can claim any number of groups, one inside the other.
@@ -52,6 +54,9 @@ class H5Content:
 
     size: of the file, in bytes.  longest: of the objects in its global heap.  foreign: it need not be Keras's.
     """
+
+    #: In the archive around it.
+    outer_config: bytes | None = None
 
     def __init__(self, file: h5py.File, about: str, size: int, longest: int, *, foreign: bool) -> None:
         self._file = file
@@ -121,6 +126,10 @@ class H5Content:
 
         return Entry(path, str(dataset.dtype), shape, load)
 
+    def config(self) -> str | bytes | None:
+        """The config of the model, in the archive around the file or among its attributes."""
+        return self.outer_config or self.text("model_config")
+
     def text(self, attribute: str) -> str | None:
         """A text attribute of the file; None if it has none."""
         with damage(f"{self.about}, attribute {attribute}"):
@@ -172,10 +181,8 @@ class H5Content:
 
 
 @contextlib.contextmanager
-def open_h5(
-    path: Path, content: bytes | None = None, about: str | None = None, *, foreign: bool = False
-) -> Iterator[H5Content]:
-    """Open a file, or its content where it lies inside another file.  Entries can be loaded until the end of the `with`.
+def open_h5(path: Path, *, foreign: bool = False) -> Iterator[H5Content]:
+    """Open a file, or the weights in a `.keras` archive.  Entries can be loaded until the end of the `with`.
 
     foreign: any file, not only one that Keras wrote.  Raises SourceError and MissingExtraError (h5py).
     """
@@ -183,8 +190,11 @@ def open_h5(
         import h5py
     except ImportError:
         raise MissingExtraError(f"reading {path.name}", "h5py", "keras") from None
-    about = about or path.name
     add_file(path)
+    about, config, content = path.name, None, None
+    if start_of(path).startswith(ZIP):
+        config, content = _unpacked(path, foreign=foreign)
+        about = f"{path.name}, {WEIGHTS}"
     with contextlib.ExitStack() as stack:
         with damage(about):
             if content is None:
@@ -194,14 +204,23 @@ def open_h5(
                 size, longest = _require_sound(content, about)
             file = stack.enter_context(h5py.File(path if content is None else io.BytesIO(content), "r"))
             opened = H5Content(file, about, size, longest, foreign=foreign)
+            opened.outer_config = config
         yield opened
+
+
+def _unpacked(path: Path, *, foreign: bool) -> tuple[bytes | None, bytes]:
+    """Config and weights of a `.keras` archive.  foreign: the config does not matter."""
+    with open_archive(path, ".keras archive") as archive:
+        if WEIGHTS not in archive.entries or not (foreign or CONFIG in archive.entries):
+            raise SourceError(f"{path.name} is a zip archive without {CONFIG} and {WEIGHTS}: no .keras file")
+        return None if foreign else archive.read(CONFIG, JSON_BYTES), archive.read(WEIGHTS)
 
 
 def _require_sound(data: bytes | mmap.mmap, about: str) -> tuple[int, int]:
     """Refuse what libhdf5 never gets done with: free space of 0 bytes in its global heap, which holds the names of layers and
     weights, and which it passes again and again.  Returns the size of the file, and that of the longest object in its heap.
     """
-    start = next((at for at in (0, *(512 << n for n in range(32))) if data[at : at + 8] == MAGIC), None)
+    start = next((at for at in (0, *(512 << n for n in range(32))) if data[at : at + 8] == HDF5), None)
     head = b"" if start is None else data[start : start + 16]
     widths = head[9:11] if head[8:9] >= b"\x02" else head[13:15]
     if widths != b"\x08\x08":

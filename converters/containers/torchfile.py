@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 import mmap
-import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,12 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer import budget
-from xnorinfer.converters.arrays import ZIP_DAMAGE, check_zip
-from xnorinfer.converters.pickled import NotAPickleError
-from xnorinfer.converters.torchexport import is_export
-from xnorinfer.converters.torchpickle import Storage, TorchRules
-from xnorinfer.converters.torchscript import is_script
-from xnorinfer.converters.torchtensor import ELEMENT_BYTES
+from xnorinfer.converters.containers.pickled import NotAPickleError
+from xnorinfer.converters.containers.signatures import ZIP, start_of
+from xnorinfer.converters.containers.torchpickle import Storage, TorchRules
+from xnorinfer.converters.containers.torchtensor import ELEMENT_BYTES
+from xnorinfer.converters.containers.ziparchive import Archive, open_archive
 from xnorinfer.errors import SourceError
 
 #: First bytes of torch.save before version 1.6: a pickled magic number.
@@ -41,9 +40,8 @@ def load_checkpoint(path: Path) -> Any:
     """
     budget.add_file(path)
     try:
-        with path.open("rb") as stream:
-            start = stream.read(len(OLD_MAGIC))
-        return _load_zip(path) if start.startswith(b"PK\x03\x04") else _load_stream(path, start)
+        start = start_of(path)
+        return _load_zip(path) if start.startswith(ZIP) else _load_stream(path, start)
     except NotAPickleError as error:
         raise SourceError(f"{path.name} is damaged, truncated or no PyTorch checkpoint: {error}") from None
 
@@ -51,73 +49,50 @@ def load_checkpoint(path: Path) -> Any:
 # ---------------------------------------------------------------- zip
 
 
+def is_script(names: Sequence[str]) -> bool:
+    """Whether the names of a zip's entries are those of a TorchScript archive."""
+    return any(name.endswith("/constants.pkl") for name in names)
+
+
+def is_export(names: Sequence[str]) -> bool:
+    """Whether the names of a zip's entries are those of an archive of torch.export, of any age."""
+    ends = ("/archive_format", "serialized_exported_program.json")
+    return any(name.endswith(ends) for name in names)
+
+
 def _load_zip(path: Path) -> Any:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            _check_archive(path, archive)
-            return _Zip(path, archive).load()
-    except ZIP_DAMAGE as error:
-        raise SourceError(f"{path.name} is a damaged or truncated archive: {error}") from None
-
-
-def _check_archive(path: Path, archive: zipfile.ZipFile) -> None:
-    check_zip(path, archive)
-    names = archive.namelist()
-    if is_script(names) or is_export(names):
-        raise SourceError(
-            f"{path.name} holds a program, which says more than its tensors: convert it without --net, or with "
-            'container = "network" in the net.toml'
-        )
-    # torch.save stores without compression, so that nothing it wrote unpacks to more than the file.
-    if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
-        raise SourceError(f"{path.name} is compressed, which torch.save never does: refused")
-    # torch takes an entry that is marked as a folder for an empty one, whatever it holds.
-    if any(entry.external_attr & 0x10 for entry in archive.infolist()):
-        raise SourceError(f"{path.name} is a damaged archive: an entry is marked as a folder")
-    # A flipped bit must not pass for a trained weight.
-    damaged = archive.testzip()
-    if damaged is not None:
-        raise SourceError(f"{path.name} is damaged: {damaged} does not match its checksum")
-
-
-class _Zip:
-    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
-        self.path = path
-        self.entries = {entry.filename: entry for entry in archive.infolist()}
-        self.archive = archive
-        self.memory: dict[str, NDArray[np.uint8]] = {}
-
-    def load(self) -> Any:
-        pickles = [name for name in self.entries if name == "data.pkl" or name.endswith("/data.pkl")]
+    with open_archive(path) as archive:
+        names = list(archive.entries)
+        if is_script(names) or is_export(names):
+            raise SourceError(
+                f"{path.name} holds a program, which says more than its tensors: convert it without --net, or with "
+                'container = "network" in the net.toml'
+            )
+        archive.require_stored("torch.save")
+        archive.require_checksums()
+        pickles = [name for name in names if name == "data.pkl" or name.endswith("/data.pkl")]
         if len(pickles) != 1:
-            raise SourceError(f"{self.path.name} is no archive of torch.save: it holds {len(pickles)} entries called data.pkl")
-        self.root = pickles[0].removesuffix("data.pkl")
-        order = f"{self.root}byteorder"
-        self.big = order in self.entries and self.archive.read(order).strip() == b"big"
-        self.mapped = np.memmap(self.path, np.uint8, "r")
-        entry = self.entries[pickles[0]]
-        budget.spend_bytes(entry.file_size, "its pickle")
-        return TorchRules(self.storage, nested=nested_storage).unpickle(f"{self.path.name}, data.pkl", self.archive.read(entry))
+            raise SourceError(f"{path.name} is no archive of torch.save: it holds {len(pickles)} entries called data.pkl")
+        root = pickles[0].removesuffix("data.pkl")
+        order = f"{root}byteorder"
+        is_big = order in archive.entries and archive.read(order).strip() == b"big"
+        memory = memory_of(archive, f"{root}data/", archive.mapped, is_big=is_big)
+        return TorchRules(memory, nested=nested_storage).unpickle(f"{path.name}, data.pkl", archive.read(pickles[0]))
 
-    def storage(self, storage: Storage) -> NDArray[np.uint8]:
-        storage.big = self.big
-        if storage.key not in self.memory:
-            name = f"{self.root}data/{storage.key}"
-            entry = self.entries.get(name)
-            if entry is None:
-                raise SourceError(f"{self.path.name}: the memory {name[:200]} of a tensor is missing")
-            self.memory[storage.key] = self._mapped(entry)
-        return self.memory[storage.key]
 
-    def _mapped(self, entry: zipfile.ZipInfo) -> NDArray[np.uint8]:
-        if entry.compress_type != zipfile.ZIP_STORED:
-            raise SourceError(f"{self.path.name} is compressed, which torch.save never does: refused")
-        head = self.mapped[entry.header_offset : entry.header_offset + 30].tobytes()
-        start = entry.header_offset + 30 + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
-        found = self.mapped[start : start + entry.file_size]
-        if len(head) != 30 or found.size != entry.file_size:
-            raise SourceError(f"{self.path.name} is a damaged archive: {entry.filename} lies outside it")
-        return found
+def memory_of(
+    archive: Archive, folder: str, read: Callable[[str], NDArray[np.uint8]], *, is_big: bool = False
+) -> Callable[[Storage], NDArray[np.uint8]]:
+    """How the memory of tensors is found in a folder of an archive.  is_big: it was written on a big-endian machine."""
+
+    def memory(storage: Storage) -> NDArray[np.uint8]:
+        storage.big = is_big
+        name = f"{folder}{storage.key}"
+        if name not in archive.entries:
+            raise SourceError(f"{archive.about}: the memory {name[:200]} of a tensor is missing")
+        return read(name)
+
+    return memory
 
 
 # ---------------------------------------------------------------- sequences of pickles
