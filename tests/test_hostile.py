@@ -236,7 +236,7 @@ def test_addresses_beyond_all_memory_in_hdf5_inside_an_archive(tmp_path: Path) -
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("config.json", "{}")
         archive.writestr("model.weights.h5", broken)
-    with pytest.raises(SourceError, match=r"net\.keras is damaged"):
+    with pytest.raises(SourceError, match=r"net\.keras, model\.weights\.h5 is damaged"):
         open_container(path)
 
 
