@@ -319,7 +319,7 @@ SCRIPTS: dict[str, tuple[Callable[[str, bytes], bytes | None], str]] = {
     "no module": (replaced("/data.pkl", b"\x80\x02}."), "holds no module"),
     "cut pickle": (lambda name, old: old[:200] if name.endswith("/data.pkl") else old, "damaged pickle"),
     "itself": (replaced("/data.pkl", b"\x80\x02c__torch__\nNet\n)\x81q\x00}X\x01\x00\x00\x00ah\x00sb."), "hold each other"),
-    "no memory": (lambda name, old: None if "/data/0" in name else old, "memory \S*data/0 of a tensor is missing"),
+    "no memory": (lambda name, old: None if "/data/0" in name else old, r"memory \S*data/0 of a tensor is missing"),
     "short memory": (lambda name, old: old[:8] if name.endswith("/data/0") else old, "but its data has 8 bytes"),
     "big endian": (replaced("/byteorder", b"big"), "big-endian"),
     "no code": (lambda name, old: None if name.endswith(".py") else old, r"holds no code of __torch__\.\w+\.Net\.forward"),
