@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from xnorinfer.converters.base import INPUT, Assumption, ConvertOptions, Notes, Origin, Remark
 from xnorinfer.converters.evidencefirst import hint, judge_first
 from xnorinfer.converters.evidencesums import judge_sums, spread, support, untrained
+from xnorinfer.converters.evidenceternary import judge_ternary
 from xnorinfer.converters.evidenceweights import are_bits, is_halved, is_ternary, judge_last, judge_weights, one_magnitude
 from xnorinfer.converters.finding import BETWEEN, WEIGHTS, Finding
 from xnorinfer.converters.sums import Sums, sums_of
@@ -53,8 +54,11 @@ def judge(net: NetSpec, options: ConvertOptions, *, stated: Collection[str] = ()
     guessed = [layer for layer in net.layers if isinstance(layer, Dense) and layer.name not in stated]
     layers = tuple(sums for sums in sums_of(net) if sums.telling)
     findings = [*judge_weights(guessed, net.profile), *judge_last(guessed, set(_with_norm(net)))]
-    about_sums = [*judge_sums([sums for sums in layers if sums.layer.name not in stated])]
+    unsaid = [sums for sums in layers if sums.layer.name not in stated]
+    about_sums = [*judge_sums(unsaid)]
     findings += about_sums
+    if not any(finding.proof for finding in findings):
+        findings += judge_ternary(unsaid)
     first = next((sums for sums in layers if sums.first), None)
     if first is not None and not any(finding.proof for finding in about_sums):
         findings += judge_first(first, net.input)

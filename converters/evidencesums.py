@@ -160,7 +160,7 @@ def _beside_prediction(sums: Sums) -> float:
     """As `spread`, but beside independent signs with the probabilities that the BatchNorm before gives: neurons that never
     change add nothing."""
     assert sums.before is not None
-    varying = float((1 - np.square(_means_after(sums.before, "signs"))).sum())
+    varying = float((1 - np.square(means_after(sums.before, "signs"))).sum())
     return spread(sums) * sums.depth / max(1.0, varying)
 
 
@@ -221,7 +221,7 @@ _POINTS = np.linspace(-4, 4, 161)
 _DENSITY = np.exp(-np.square(_POINTS) / 2) / np.exp(-np.square(_POINTS) / 2).sum()
 
 
-def _means_after(norm: BatchNorm, activation: Activation) -> F64:
+def means_after(norm: BatchNorm, activation: Activation) -> F64:
     """(neurons,): mean of what follows a BatchNorm, whose output is about normal with deviation |gamma| around beta."""
     gamma = np.ones(norm.mean.shape) if norm.gamma is None else norm.gamma.astype(np.float64)
     beta = np.zeros(norm.mean.shape) if norm.beta is None else norm.beta.astype(np.float64)
@@ -238,7 +238,7 @@ def _predicted(sums: Sums, activation: Activation, weights: F64, before: BatchNo
     """(neurons,): the means that a layer's sums should have, without the bias."""
     norm = before or sums.before
     assert norm is not None
-    means: F64 = sums.magnitude * (weights @ _means_after(norm, activation))
+    means: F64 = sums.magnitude * (weights @ means_after(norm, activation))
     return means
 
 

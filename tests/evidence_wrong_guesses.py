@@ -79,8 +79,9 @@ def centred(x: Tensor) -> Tensor:
     return Kept.apply(x, torch.where(x >= x.mean(1, keepdim=True), 1.0, -1.0))  # type: ignore[no-any-return, no-untyped-call]
 
 
-def ternary(x: Tensor) -> Tensor:
-    edge = 0.7 * x.abs().mean()
+def ternary(x: Tensor, edge: Tensor | float | None = None) -> Tensor:
+    """Below an edge 0; by default that of ternary weight networks."""
+    edge = 0.7 * x.abs().mean() if edge is None else edge
     return Kept.apply(x, torch.where(x.abs() < edge, 0.0, x.sign()))  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -214,6 +215,9 @@ KINDS = (
     Kind("weights centred", weights=centred),
     Kind("weights centred, no clipping", weights=centred, clip=False),
     Kind("weights ternary", weights=ternary),
+    Kind("weights ternary, 0 below 0.05", weights=lambda w: ternary(w, 0.05)),
+    Kind("weights ternary, a tenth of them 0", weights=lambda w: ternary(w, w.abs().quantile(0.1))),
+    Kind("weights ternary, weight decay", weights=ternary, clip=False, decay=1e-3),
     Kind("weights saved as 0 and 1", saved=bits),
     Kind("float head without BatchNorm", head=same, head_norm=False),
     Kind("float head, other weights saved as -1 and +1", head=same, head_norm=False, saved=binarized_but_head),

@@ -1,0 +1,169 @@
+"""Whether small weights count at all: the means that BatchNorm saw, under signs and under other readings of the latents.
+
+A file of latents does not say what a layer makes of them: their signs, or -1, 0 and +1 with what is near 0 as 0 (Larq's
+`ste_tern`, TWN).  But the means of its sums are `W @ means of its inputs`, and BatchNorm keeps them.  The inputs' means are
+known only about, from the BatchNorm before (`means_after`), in the first layer not at all; so they are taken as normal around
+that, and every reading of the weights has a likelihood, with the slope, tau and sigma that fit best:
+
+    means ~ N(slope * W @ inputs, tau^2 * W @ W.T + sigma^2 * diag(variances))
+
+Readings that are compared, by the magnitude that a weight w counts with:
+
+    signs        1
+    ternary      1, and 0 below a threshold; any threshold
+    graded       min(1, |w| / edge), any edge: ordinary floats, several bits, and what a binary network leaves of which small
+                 weights changed their signs while the means were taken
+    by places    the share of ternary's 1 at the weight's input, in its neuron, or both: where inputs are never used latents are
+                 small, too
+
+What counts is how far ternary's logarithm of the likelihood is ahead of all others.  Measured on trained networks: summed over
+their layers at most 2.2 in binary ones, 12 to 200 in ternary ones of 32 neurons and more, whose threshold it finds to a few
+percent; less only where the learning rate stayed so large that weights crossed the threshold all the time, or where weights
+decayed to nothing.  A layer of 10 neurons shows nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from xnorinfer.converters.evidencesums import means_after, untrained
+from xnorinfer.converters.evidenceweights import one_magnitude
+from xnorinfer.converters.finding import WEIGHTS, Finding
+from xnorinfer.converters.sums import F64, Sums
+
+#: Sums over layers of how far ternary is ahead of every other reading: beyond doubt, and worth a word.
+PROVEN, DOUBTFUL = 10.0, 5.0
+#: How far signs may be behind ternary or graded weights in one layer: fast trainings of binary networks leave up to 37.
+BEHIND = 45.0
+#: Neurons and weights that are looked at in one layer; more cost more than they tell.
+NEURONS, WEIGHTS_SEEN = 128, 1 << 21
+#: Shares of weights below a threshold, or an edge, that are tried first; how closely the best is looked for.
+SHARES, STEP = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97), 0.004
+#: What ternary must be ahead of signs by to be looked at closely.
+START = 5.0
+#: Ratios of sigma^2 to tau^2 that are tried.
+NOISE = np.geomspace(1e-3, 1e3, 13)
+
+
+@dataclass(frozen=True)
+class Ternary:
+    """The ternary reading of a layer that fits best.  share: of its weights, those that are 0, below threshold.
+
+    ahead: of every other reading; behind: how far signs are behind ternary or graded weights, whichever fits better.
+    """
+
+    sums: Sums
+    threshold: float
+    share: float
+    ahead: float
+    behind: float
+
+
+def judge_ternary(layers: Sequence[Sums]) -> Iterator[Finding]:
+    """Layers whose means are those of ternary weights, or not of signs at least; layers: with statistics, in order."""
+    found = [ternary for sums in layers if (ternary := best_ternary(sums)) is not None]
+    ahead = [ternary for ternary in found if ternary.ahead > 0]
+    total = sum(ternary.ahead for ternary in ahead)
+    shows = 'its own outputs (--expect) show whether its signs count; a net.toml (--net) can say `kind = "binary"`'
+    if total >= DOUBTFUL:
+        shares = ", ".join(f"{one.share:.0%} of {one.sums.layer.name}'s (below {one.threshold:.2g})" for one in ahead)
+        yield Finding(
+            f"{shares} weights add nothing to the means in {', '.join(one.sums.norm.name for one in ahead)}, which are "
+            f"{_times(total)} likelier without them than with their signs",
+            "the network is ternary (-1, 0 and +1 around a threshold), which one bit cannot hold",
+            f"only a binary one can be converted; {shows}",
+            WEIGHTS,
+            proof=total >= PROVEN,
+        )
+        return
+    behind = [ternary for ternary in found if ternary.behind >= BEHIND]
+    if behind:
+        yield Finding(
+            f"the smaller weights of {', '.join(one.sums.layer.name for one in behind)} count for less than larger ones in the "
+            f"means of {', '.join(one.sums.norm.name for one in behind)}",
+            "they are ternary, of several bits or ordinary floats, or changed their signs until the end of the training",
+            f"only binary weights can be converted; {shows}",
+            WEIGHTS,
+        )
+
+
+def _times(logarithm: float) -> str:
+    """10^9 times; for numbers that say something, 300 times."""
+    return f"{np.exp(logarithm):.0f} times" if logarithm < 7 else f"10^{logarithm / np.log(10):.0f} times"
+
+
+def best_ternary(sums: Sums) -> Ternary | None:
+    """None where no ternary reading is clearly ahead of signs, as in nearly all binary layers."""
+    if untrained(sums) or one_magnitude(sums.layer.latent):
+        return None
+    means = _Means(sums)
+    if not means.means.any():
+        return None
+    signs = means.likelihood(1.0)
+    best, share = max((means.ternary(share), share) for share in SHARES)
+    if not best - signs >= START:
+        return None
+    best, share = _refined(means.ternary, best, share)
+    graded, _ = _refined(means.graded, *max((means.graded(share), share) for share in SHARES))
+    plain = max(signs, means.placed(share))
+    return Ternary(sums, means.edge(share), share, best - max(plain, graded), max(best, graded) - plain)
+
+
+def _refined(measure: Callable[[float], float], best: float, share: float) -> tuple[float, float]:
+    """The largest likelihood near a share, and the share that has it."""
+    step = 0.05
+    while step > STEP:
+        value, near = max((measure(near), near) for near in (share - step, share + step) if 0 < near < 1)
+        if value > best:
+            best, share = value, near
+        else:
+            step /= 2
+    return best, share
+
+
+class _Means:
+    """A layer's means, for the likelihood of readings of its weights."""
+
+    def __init__(self, sums: Sums) -> None:
+        rows = slice(max(1, min(NEURONS, WEIGHTS_SEEN // sums.depth)))
+        magnitude, mean = sums.magnitude[rows], sums.mean[rows]
+        # A neuron that never changes says as much as one that an input changes now and then.
+        deviation = np.sqrt(np.maximum(sums.variance[rows], np.square(magnitude)))
+        known = np.isfinite(deviation)
+        self.means = (mean / deviation)[known]
+        self.weights = (sums.signs[rows] * (magnitude / deviation)[:, None])[known]
+        self.sizes = np.abs(sums.latent[rows][known])
+        self.inputs = np.ones(sums.depth) if sums.before is None else means_after(sums.before, "signs")
+        self.sorted = np.sort(self.sizes, axis=None)
+
+    def edge(self, share: float) -> float:
+        """The size that a share of the weights is below."""
+        return float(self.sorted[int(share * self.sorted.size)])
+
+    def likelihood(self, counts: F64 | float) -> float:
+        """Logarithm of the likelihood, but for a constant.  counts: what weights count with, of shape (neurons, depth)."""
+        weights = self.weights * counts
+        values, vectors = np.linalg.eigh(weights @ weights.T)
+        level = float(values.mean())
+        if not level > 0:
+            return -np.inf
+        means, predicted = vectors.T @ self.means, vectors.T @ (weights @ self.inputs)
+        variances = np.maximum(values, 0) / level + NOISE[:, None]
+        slopes = (predicted * means / variances).sum(axis=1) / np.maximum((np.square(predicted) / variances).sum(axis=1), 1e-30)
+        missed = (np.square(means - slopes[:, None] * predicted) / variances).mean(axis=1)
+        found = -0.5 * (len(means) * np.log(np.maximum(missed, 1e-30)) + np.log(variances).sum(axis=1))
+        return float(found.max())
+
+    def ternary(self, share: float) -> float:
+        return self.likelihood((self.sizes >= self.edge(share)).astype(np.float64))
+
+    def graded(self, share: float) -> float:
+        return self.likelihood(np.minimum(1, self.sizes / max(self.edge(share), 1e-30)))
+
+    def placed(self, share: float) -> float:
+        counted = (self.sizes >= self.edge(share)).astype(np.float64)
+        inputs, neurons = counted.mean(axis=0), counted.mean(axis=1)[:, None]
+        return max(self.likelihood(inputs), self.likelihood(neurons), self.likelihood(inputs * neurons))
