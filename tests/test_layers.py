@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LEVEL_0 = {"oneline", "errors", "graph", "bits", "cores", "writing", "models", "budget", "memory"}
 LEVEL_1 = {"netspec", "reference"}
 LEVEL_2 = {"threshold", "packed", "folding", "canonical", "lower", "modelfile"}
-LEVEL_4 = {"plan", "margins", "model"}
+LEVEL_4 = {"buffers", "plan", "margins", "model"}
 LEVEL_5 = {
     "conversion",
     "answers",
@@ -48,7 +48,8 @@ ALLOWED: dict[str, set[str]] = {
     "reference": {"errors", "netspec"},
     **dict.fromkeys(LEVEL_2, LEVEL_0 | LEVEL_1 | LEVEL_2),
     "kernels": LEVEL_0 | {"kernels"},
-    "plan": LEVEL_0 | LEVEL_1 | LEVEL_2 | {"kernels"},
+    "buffers": {"graph"},
+    "plan": LEVEL_0 | LEVEL_1 | LEVEL_2 | {"kernels", "buffers"},
     # A Model needs of level 1 only the input mappings.
     "margins": LEVEL_0 | LEVEL_1 | LEVEL_2,
     "model": LEVEL_0 | LEVEL_1 | LEVEL_2 | {"kernels", "plan", "margins"},

@@ -7,6 +7,7 @@ the work.  Running is one call of the compiled driver (`kernels.driver`), with a
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import re
 import sys
@@ -18,8 +19,10 @@ from numpy.typing import NDArray
 
 from xnorinfer import kernels
 from xnorinfer.bits import words_for
+from xnorinfer.buffers import OUTSIDE, slots_for
 from xnorinfer.cores import usable_cores
 from xnorinfer.errors import ArrayError, MalformedModelError, OptionError, unhandled
+from xnorinfer.graph import INPUT, chain
 from xnorinfer.kernels import fields, layout, prepack
 from xnorinfer.kernels.pool import pool
 from xnorinfer.memory import plain, require_inside
@@ -58,6 +61,11 @@ def default_threads() -> int:
 def _address(array: NDArray[Any]) -> int:
     address: int = array.__array_interface__["data"][0]
     return address
+
+
+def _whole_lines(size: int) -> int:
+    """Bytes of the cache lines that so many bytes take."""
+    return -(-size // layout.ALIGN_BYTES) * layout.ALIGN_BYTES
 
 
 #: Where the address of an array's data lies behind the array object itself: right after the object's header, by numpy's
@@ -170,23 +178,30 @@ class Plan:
     # ------------------------------------------------------------ sizes
 
     def _size(self) -> None:
-        """Rows of a block and bytes of the buffers, from the widest layer."""
-        widest = int(self._table[:, fields.OUT_BYTES].max())
+        """Rows of a block, and where what is computed of them lies."""
+        table = self._table
+        widest = int(table[:, fields.OUT_BYTES].max())
         self._block = max(8, min(BLOCK_ROWS, BLOCK_BYTES // widest) & ~1)  # even: some kernels take rows in pairs
         # What is behind the prepared rows begins where SUB_ROWS of them would end.
-        sub_rows = self._table[:, fields.SUB_ROWS] = np.minimum(self._table[:, fields.SUB_ROWS], self._block)
-        prepared = int(((self._table[:, fields.PREPARED_BYTES] + self._table[:, fields.PART_BYTES]) * sub_rows).max())
-        self._row_bytes = widest
-        self._prepared_bytes = prepared
+        sub_rows = table[:, fields.SUB_ROWS] = np.minimum(table[:, fields.SUB_ROWS], self._block)
+        prepared = int(((table[:, fields.PREPARED_BYTES] + table[:, fields.PART_BYTES]) * sub_rows).max())
+        self._scratch_bytes = _whole_lines(fields.COUNTS_AT + fields.COUNTS_BYTES + prepared)
+        nodes = chain((layer.name, layer) for layer in self._packed.layers)
+        slots = slots_for(nodes, table[:, fields.OUT_BYTES].tolist())
+        *starts, self._buffers_bytes = itertools.accumulate(
+            (_whole_lines(size * self._block) for size in slots.sizes), initial=0
+        )
+        for row, node, slot in zip(table, nodes, slots.taken, strict=True):
+            (read,) = node.inputs
+            row[fields.SOURCE_AT] = OUTSIDE if read == INPUT else table[read, fields.TARGET_AT]
+            row[fields.TARGET_AT] = OUTSIDE if slot == OUTSIDE else starts[slot]
         self._call_rows = max(1, CALL_WORK // (self._work * self._block)) * self._block * self._threads
 
     def _context(self) -> _Context:
         """Job and buffers for blocks of up to `block` rows on all threads."""
-        threads, lines = self._threads, 64
-        shared = -(-self._row_bytes * self._block // lines) * lines
-        scratch = fields.COUNTS_AT + fields.COUNTS_BYTES + self._prepared_bytes
-        scratch = -(-scratch // lines) * lines + 2 * shared
-        memory = layout.aligned((threads * scratch + 2 * shared,), np.uint8)
+        threads = self._threads
+        scratch = self._scratch_bytes + self._buffers_bytes
+        memory = layout.aligned((threads * scratch + self._buffers_bytes,), np.uint8)
         counters = layout.aligned((len(self._table) * (threads + 1) * fields.COUNTER_BYTES,), np.uint8)
         job = layout.aligned((fields.JOB_FIELDS,), np.int64)
         job[fields.TABLE] = _address(self._table)
@@ -197,7 +212,7 @@ class Plan:
         job[fields.SCRATCH] = _address(memory)
         job[fields.SCRATCH_BYTES] = scratch
         job[fields.SHARED] = _address(memory) + threads * scratch
-        job[fields.SHARED_BYTES] = shared
+        job[fields.BUFFERS_BYTES] = self._buffers_bytes
         job[fields.COUNTERS] = _address(counters)
         return _Context(job, _address(job), (memory, counters, self._table))
 

@@ -39,6 +39,23 @@ def run_groups(layer, source, target, rows, first_group, last_group, scratch, pr
 
 
 @inner
+def source_of(job, layer, buffers, row, given):
+    """Address of a layer's input rows: the run's own where they are `given` or the network's, from a row on, else a buffer."""
+    at = get(layer, fields.SOURCE_AT)
+    if given or at < 0:
+        return get(job, fields.SOURCE) + row * get(layer, fields.IN_BYTES)
+    return buffers + at
+
+
+@inner
+def target_of(job, layer, buffers, row, wanted):
+    """Address of a layer's output rows: the run's own where they are what is `wanted` of it, else a buffer."""
+    if wanted:
+        return get(job, fields.TARGET) + row * get(layer, fields.OUT_BYTES)
+    return buffers + get(layer, fields.TARGET_AT)
+
+
+@inner
 def wait_for(job, done, tasks):
     """For the caller: 1 when so many tasks are done, 0 when patience ran out; how long that took is noted."""
     waited = 0
@@ -63,10 +80,8 @@ def by_rows(job, slot):
     threads = get(job, fields.THREADS)
     counters = get(job, fields.COUNTERS)
     scratch_bytes = get(job, fields.SCRATCH_BYTES)
-    shared_bytes = get(job, fields.SHARED_BYTES)
     scratch = get(job, fields.SCRATCH) + slot * scratch_bytes
-    # The scratch ends in two buffers that layers are passed through.
-    passing = scratch + scratch_bytes - 2 * shared_bytes
+    buffers = scratch + scratch_bytes - get(job, fields.BUFFERS_BYTES)
     prepared = scratch + fields.COUNTS_AT + fields.COUNTS_BYTES
     blocks = (rows + block - 1) // block
     done = counters + threads * fields.COUNTER_BYTES
@@ -80,16 +95,11 @@ def by_rows(job, slot):
                 break
             row = task * block
             count = min(block, rows - row)
-            first_row = table + first * fields.LAYER_FIELDS * 8
-            last_row = table + (last - 1) * fields.LAYER_FIELDS * 8
-            source = get(job, fields.SOURCE) + row * get(first_row, fields.IN_BYTES)
             for index in range(first, last):
                 layer = table + index * fields.LAYER_FIELDS * 8
-                target = passing + (index & 1) * shared_bytes
-                if index == last - 1:
-                    target = get(job, fields.TARGET) + row * get(last_row, fields.OUT_BYTES)
+                source = source_of(job, layer, buffers, row, index == first)
+                target = target_of(job, layer, buffers, row, index == last - 1)
                 run_groups(layer, source, target, count, 0, get(layer, fields.GROUPS), scratch, prepared, False)
-                source = target
             atomic_add(done, 1)
             if slot == 0:
                 store_word(job + 8 * fields.OWN, get(job, fields.OWN) + count)
@@ -112,13 +122,10 @@ def by_neurons(job, slot):
     scratch = get(job, fields.SCRATCH) + slot * get(job, fields.SCRATCH_BYTES)
     prepared = scratch + fields.COUNTS_AT + fields.COUNTS_BYTES
     shared = get(job, fields.SHARED)
-    shared_bytes = get(job, fields.SHARED_BYTES)
-    source = get(job, fields.SOURCE)
     for index in range(first, last):
         layer = table + index * fields.LAYER_FIELDS * 8
-        target = shared + (index & 1) * shared_bytes
-        if index == last - 1:
-            target = get(job, fields.TARGET)
+        source = source_of(job, layer, shared, 0, index == first)
+        target = target_of(job, layer, shared, 0, index == last - 1)
         chunk = get(layer, fields.CHUNK)
         groups = get(layer, fields.GROUPS)
         chunks = (groups + chunk - 1) // chunk
@@ -150,7 +157,6 @@ def by_neurons(job, slot):
                 waited += 1
                 if waited > PATIENCE:
                     return 0
-        source = target
     return 1
 
 

@@ -34,8 +34,10 @@ from __future__ import annotations
     LEVEL,  # bytes
     CHUNK,  # groups that a thread takes at a time when threads share the neurons
     DEEP_LIMITS,  # address: i64 per neuron, where LIMITS has 16 bits (nibbles)
+    SOURCE_AT,  # where in the buffers the input rows lie; below 0: not there, they are those of the run
+    TARGET_AT,  # where the output rows go; the last layer of a run writes to the run's own
     LAYER_FIELDS,
-) = range(28)
+) = range(30)
 
 # Float32 steps, in the order of `packed.OPS`.
 MUL, ADD, FMA, CLIP, DIV, STEP = range(6)
@@ -56,8 +58,8 @@ MUL, ADD, FMA, CLIP, DIV, STEP = range(6)
     NEURON_ROWS,  # up to so many rows helpers share the neurons
     SCRATCH,  # address of the first participant's scratch
     SCRATCH_BYTES,
-    SHARED,  # address of two buffers that BY_NEURONS passes layers through
-    SHARED_BYTES,
+    SHARED,  # address of the buffers that BY_NEURONS passes values through
+    BUFFERS_BYTES,  # buffers of a run, or at the end of each scratch those of a block
     COUNTERS,  # address of (layers, threads + 1) counters of COUNTER_BYTES: next task of each owner, tasks done
     WAITED,  # turns that the caller waited for helpers
     OWN,  # how much of ALL the caller did itself
@@ -76,7 +78,7 @@ COUNTER_BYTES = 64
 START, GO_ON, PUBLISH = 0, -1, -2
 
 # A participant's scratch: a padded tail of input bytes, values of a group, counts per row of a block, then prepared rows,
-# then two buffers of block rows.
+# then buffers of block rows.
 TAIL_AT = 0
 SUMS_AT = 64
 VALUES_AT = SUMS_AT + 64 * 8
