@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from benchmarks.networks import random_network, random_pixels, random_words
 from xnorinfer.bits import bitunpack
-from xnorinfer.packed import PackedDense, Threshold
+from xnorinfer.packed import Threshold
 from xnorinfer.plan import Plan
 
 Call = Callable[[], object]
@@ -28,8 +28,7 @@ def hidden_layer(
     """
     rng = np.random.default_rng(2)
     packed = random_network((64, width, width, 10), pixels=False)
-    layer = packed.layers[1]
-    assert isinstance(layer, PackedDense)
+    layer = packed.layers[1].op
     assert isinstance(layer.output, Threshold)
     plan = Plan(packed, threads=threads, kernel=kernel)
     bits = random_words(rng, rows, width)
@@ -59,8 +58,7 @@ def hidden_layer(
 def first_layer(depth: int, neurons: int, rows: int) -> dict[str, Call]:
     """uint8 pixels in -> bits out, against the float32 matmul of the same pixels, already float32."""
     packed = random_network((depth, neurons, 10))
-    layer = packed.layers[0]
-    assert isinstance(layer, PackedDense)
+    layer = packed.layers[0].op
     assert isinstance(layer.output, Threshold)
     plan = Plan(packed, threads=1)
     x = random_pixels(rows, depth)

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.bits import words_for
+from xnorinfer.graph import chain
 from xnorinfer.netspec import InputMapping, PixelInput, SignInput
-from xnorinfer.packed import Affine, PackedDense, PackedModel, Threshold
+from xnorinfer.packed import Affine, Dot, PackedModel, Threshold
 
 #: The network that all end-to-end numbers are about.
 REFERENCE = (784, 4096, 4096, 4096, 10)
@@ -29,7 +30,7 @@ def random_network(widths: Sequence[int], pixels: bool = True, seed: int = 0) ->
     """Random weights and limits near the middle, so that bits are balanced; the last layer gives scores."""
     rng = np.random.default_rng(seed)
     mapping: InputMapping = PixelInput.range(-1, 1) if pixels else SignInput()
-    layers = []
+    layers: list[tuple[str, Dot]] = []
     for index, (depth, neurons) in enumerate(itertools.pairwise(widths)):
         reads: Any = "pixels" if pixels and index == 0 else "bits"
         weights = random_words(rng, neurons, depth)
@@ -43,8 +44,8 @@ def random_network(widths: Sequence[int], pixels: bool = True, seed: int = 0) ->
             limits = middle + rng.standard_normal(neurons) * spread * (100 if reads == "pixels" else 0.5)
             low, high = (-255 * depth, 255 * depth) if reads == "pixels" else (-1, depth)
             output = Threshold(np.clip(limits, low, high).astype(np.int32))
-        layers.append(PackedDense(f"dense{index}", reads, depth, weights, output))
-    return PackedModel(mapping, tuple(layers), "ge-zero")
+        layers.append((f"dense{index}", Dot(reads, depth, weights, output)))
+    return PackedModel(mapping, chain(layers), "ge-zero")
 
 
 def random_pixels(rows: int, depth: int, seed: int = 1) -> NDArray[np.uint8]:

@@ -88,7 +88,7 @@ def networks(seconds: float) -> Iterator[Row]:
 def batch_one(seconds: float) -> Iterator[Row]:
     """The reference network at batch 1 against reading its panels once."""
     model = Model(random_network(REFERENCE), threads=1)
-    size = sum(layer.weights.nbytes for layer in model.packed.layers if hasattr(layer, "weights"))
+    size = sum(node.op.weights.nbytes for node in model.packed.layers if node.op.binary)
     buffer = np.ones(size // 8, np.uint64)
     x = random_pixels(1, REFERENCE[0])
     times = interleave({"scores": lambda: model.scores(x), "read": roofline.read_once(buffer)}, seconds, settle=0.005)

@@ -69,7 +69,7 @@ def compare(
     for name, kernel in variants.items():
         kernels.KERNELS = (dataclasses.replace(kernel, name="candidate"),)
         plan = Plan(packed, threads=1, kernel="candidate")
-        out = np.empty((len(x), words_for(packed.layers[layer].neurons)), np.uint64)
+        out = np.empty((len(x), words_for(packed.layers[layer].op.neurons)), np.uint64)
         outputs.append(out)
         calls[name] = lambda p=plan, o=out: p.run_layers(x, o, layer, layer + 1)
     kernels.KERNELS = table

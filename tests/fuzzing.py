@@ -395,7 +395,7 @@ class ModelTarget(Target):
                 loaded = modelfile.load(path)
         except ModelFileError as error:
             raise Defect(f"a file that was just saved is refused: {error}") from None
-        if loaded.depth * max(layer.neurons for layer in loaded.layers) < 1 << 20:
+        if loaded.depth * max(value.width for value in loaded.values) < 1 << 20:
             Model(loaded, threads=1).scores(random_inputs(loaded, 3, 0))
         return "ran"
 

@@ -34,4 +34,4 @@ def content(value: Any) -> Any:
 
 def packed(path: Path, **options: Any) -> Any:
     model = convert_file(path, ConvertOptions(**options)).packed
-    return model.profile, content(model.input), content(model.layers), content(model.input_bits)
+    return model.profile, content(model.input), content(model.nodes)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from xnorinfer.graph import chain
 from xnorinfer.netspec import InputMapping, PixelInput, RealInput, ThresholdInput
-from xnorinfer.packed import Affine, PackedDense, PackedFloat, PackedLayer, PackedModel, Threshold
+from xnorinfer.packed import Affine, Binarize, Dot, PackedModel, PackedOp, Threshold
 
 
 def to_words(plus: NDArray[np.bool_]) -> NDArray[np.uint64]:
@@ -28,6 +30,22 @@ def from_words(words: NDArray[np.uint64], count: int) -> NDArray[np.int64]:
     return 2 * bits.astype(np.int64) - 1
 
 
+def network(mapping: InputMapping, layers: Iterable[tuple[str, Any]], **parts: Any) -> PackedModel:
+    """A chain of named ops, behind the one that a threshold of the input is."""
+    named: list[tuple[str, PackedOp]] = list(layers)
+    if isinstance(mapping, ThresholdInput):
+        named.insert(0, ("input", Binarize.at_pixel(mapping.threshold, named[0][1].depth)))
+    return PackedModel(mapping, chain(named), "ge-zero", **parts)
+
+
+def with_layer(model: PackedModel, index: int, op: Any = None, name: str | None = None, **parts: Any) -> PackedModel:
+    """The same network with another op or name of a layer, or other parts of its op."""
+    nodes, at = list(model.nodes), model.nodes.index(model.layers[index])
+    op = replace(nodes[at].op, **parts) if op is None else op
+    nodes[at] = replace(nodes[at], op=op, name=nodes[at].name if name is None else name)
+    return replace(model, nodes=tuple(nodes))
+
+
 def random_affine(rng: np.random.Generator, neurons: int) -> Affine:
     """All four steps with numbers of mixed size."""
     values = rng.standard_normal((4, 2, neurons)) * 10.0 ** rng.integers(-3, 3, (4, 2, neurons))
@@ -37,12 +55,12 @@ def random_affine(rng: np.random.Generator, neurons: int) -> Affine:
 
 def random_model(rng: np.random.Generator, mapping: InputMapping, widths: Sequence[int], floats: int = 0) -> PackedModel:
     """Binary layers widths[0] -> widths[1] -> ..., the last `floats` of them float layers; limits inside and at the ends."""
-    layers: list[PackedLayer] = []
+    layers: list[tuple[str, Dot]] = []
     binary = len(widths) - 1 - floats
     for index, (depth, neurons) in enumerate(itertools.pairwise(widths)):
         if index >= binary:
             weight = rng.standard_normal((neurons, depth)).astype(np.float32)
-            layers.append(PackedFloat(f"float{index}", weight, random_affine(rng, neurons)))
+            layers.append((f"float{index}", Dot("reals", depth, weight, random_affine(rng, neurons))))
             continue
         reads: Any = "bits"
         if index == 0 and isinstance(mapping, PixelInput):
@@ -64,8 +82,8 @@ def random_model(rng: np.random.Generator, mapping: InputMapping, widths: Sequen
             limits[::7] = rng.choice(np.array([-1, depth]))
             output = Threshold(limits.astype(np.int32))
         weights = to_words(rng.integers(0, 2, (neurons, depth)).astype(bool))
-        layers.append(PackedDense(f"binary{index}", reads, depth, weights, output))
-    model = PackedModel(mapping, tuple(layers), "ge-zero")
+        layers.append((f"binary{index}", Dot(reads, depth, weights, output)))
+    model = network(mapping, layers)
     assert model.check() == []
     return model
 
@@ -90,14 +108,20 @@ def sums_in_order(x: NDArray[np.float32], weights: NDArray[Any]) -> NDArray[np.f
 
 
 def expected(model: PackedModel, x: NDArray[Any]) -> list[NDArray[Any]]:
-    """Output of every layer as `Plan.trace` gives it."""
+    """Output of every node as `Plan.trace` gives it."""
     outputs: list[NDArray[Any]] = []
     value: NDArray[Any] = x
     if isinstance(model.input, ThresholdInput):
         value = np.where(x >= model.input.threshold, 1, -1)
-    for layer in model.layers:
-        if isinstance(layer, PackedFloat):
-            value = layer.output.apply(sums_in_order(value, layer.weight))
+    elif model.binarize is not None:
+        op, exact = model.binarize.op, x.astype(np.float64)
+        value = np.where(np.where(op.mirrored, -exact, exact) <= op.limits, 1, -1)
+    if model.binarize is not None:
+        outputs.append(to_words(value > 0))
+    for layer in (node.op for node in model.layers):
+        if not layer.binary:
+            assert isinstance(layer.output, Affine)
+            value = layer.output.apply(sums_in_order(value, layer.weights))
             outputs.append(value)
             continue
         weights = from_words(layer.weights, layer.depth)

@@ -68,7 +68,7 @@ def test_report() -> None:
 
 def test_a_wrong_answer_is_not_called_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     packed, _, _ = network("range")
-    head = packed.layers[-1]
+    head = packed.layers[-1].op
     assert isinstance(head.output, Affine)
     # A float network whose classes are the packed ones, turned by one.
     real = bench.FloatNetwork.predict

@@ -145,7 +145,7 @@ def test_networks_that_really_differ_stay_different() -> None:
     """gamma / std is no power of two: PyTorch's fused step and TensorFlow's two give other floats at some sums."""
     gamma = vector(np.random.default_rng(5), 9)
     models = [head(form, gamma) for form in ("tf", "torch")]
-    outputs = [model.layers[0].output for model in models]
+    outputs = [model.layers[0].op.output for model in models]
     assert [o.ops for o in outputs if isinstance(o, Affine)] == [("mul", "add"), ("fma",)]
     x = sums(Counts.of_bits(9, 50))
     assert (outputs[0].apply(x) != outputs[1].apply(x)).any()  # type: ignore[union-attr]
@@ -155,7 +155,7 @@ def test_bias_and_magnitude_of_a_head_join_its_scale_and_shift() -> None:
     rng = np.random.default_rng(2)
     latent, bias = random_latents(rng, 4, 20, zeros=False), f([1, -2, 0.5, 3])
     norm = BatchNorm("bn", f([2, -1, 0, 4]), f([4, 16, 0.25, 1]), None, f([1, -1, 2, 0]), f([1, 0.5, 0, -2]), 0.0, "torch")
-    output = lower(NetSpec(SignInput(), (Dense("fc", latent, "ge", 0.5, bias), norm), "ge-zero")).packed.layers[-1].output
+    output = lower(NetSpec(SignInput(), (Dense("fc", latent, "ge", 0.5, bias), norm), "ge-zero")).packed.layers[-1].op.output
     assert isinstance(output, Affine)
     assert output.ops == ("mul", "add")
     np.testing.assert_array_equal(output.values[0, 0], f([0.25, -0.125, 2, 0]))

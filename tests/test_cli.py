@@ -14,6 +14,7 @@ import pytest
 from command_line import CHECKPOINT, DIGITS, fine, run, wrong
 from networks import INPUTS, random_network
 from numpy.typing import NDArray
+from packed_networks import with_layer
 
 import xnorinfer
 from xnorinfer import modelfile
@@ -253,10 +254,7 @@ def test_info(model: Path) -> None:
 
 def test_names_from_files_cannot_command_the_terminal(tmp_path: Path) -> None:
     packed = lower(random_network(1, [16, 8, 4], INPUTS["range"])).packed
-    from dataclasses import replace
-
-    bad = replace(packed.layers[0], name="\x1b[2Jgone [bold]x[/bold]\r")
-    modelfile.save(replace(packed, layers=(bad, *packed.layers[1:])), tmp_path / "m")
+    modelfile.save(with_layer(packed, 0, name="\x1b[2Jgone [bold]x[/bold]\r"), tmp_path / "m")
     text = fine("info", tmp_path / "m")
     assert "\x1b" not in text
     assert "\\x1b[2Jgone [bold]x[/bold]\\r" in text

@@ -9,13 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from networks import INPUTS, random_network
+from packed_networks import with_layer
 
 import xnorinfer
 from xnorinfer import modelfile
@@ -87,8 +87,7 @@ def test_any_encoding_will_do(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     path = tmp_path / "m\u00fcnster.safetensors"
     packed = lower(random_network(1, [16, 8, 4], INPUTS["range"])).packed
-    first = replace(packed.layers[0], name="gr\u00f6\u00dfe")
-    modelfile.save(replace(packed, layers=(first, *packed.layers[1:])), path)
+    modelfile.save(with_layer(packed, 0, name="gr\u00f6\u00dfe"), path)
     done = command("info", path, env=environment)
     assert done.returncode == 0, done.stderr
     assert "gr\\xf6\\xdfe" in done.stdout

@@ -19,7 +19,7 @@ from xnorinfer.converters import ConvertOptions, Reading, read_source
 from xnorinfer.converters.base import EPSILON, INPUT, MAGNITUDE, NORM_ORDER, TIE_PROFILE, Assumption
 from xnorinfer.lower import lower
 from xnorinfer.netspec import BatchNorm, Dense, NetSpec, PixelInput, Sign, SignInput
-from xnorinfer.packed import PackedDense, PackedModel, Threshold
+from xnorinfer.packed import PackedModel, Threshold
 from xnorinfer.sensitivity import Alternative, measure_defaults, sensitivity
 
 WIDTHS = (30, 40, 35, 6)
@@ -53,7 +53,7 @@ def tied(layers: list[Layer], h: float = 1.0) -> list[Layer]:
 
 def folded(model: PackedModel) -> tuple[list[Array], list[Array]]:
     """Weights (neurons, depth) of all layers, and the limits of hidden ones."""
-    layers = [layer for layer in model.layers if isinstance(layer, PackedDense)]
+    layers = [node.op for node in model.layers if node.op.binary]
     limits = [layer.output.limits for layer in layers if isinstance(layer.output, Threshold)]
     return [bitunpack(layer.weights, layer.depth) for layer in layers], limits
 

@@ -11,6 +11,7 @@ import networks
 import numpy as np
 import pytest
 from checkpoints import write_npz
+from packed_networks import with_layer
 
 from xnorinfer import modelfile
 from xnorinfer.bits import bitunpack
@@ -19,8 +20,9 @@ from xnorinfer.converters.base import ConvertOptions, Reading
 from xnorinfer.converters.net import network_arrays
 from xnorinfer.converters.netwrite import net_text
 from xnorinfer.errors import NetworkError
+from xnorinfer.graph import INPUT, Node
 from xnorinfer.lower import blocks_of, lower
-from xnorinfer.margins import constant_neurons
+from xnorinfer.margins import constant
 from xnorinfer.model import Model
 from xnorinfer.modelfile import header_of
 from xnorinfer.netspec import (
@@ -40,7 +42,7 @@ from xnorinfer.netspec import (
     Sign,
     SignInput,
 )
-from xnorinfer.packed import Affine, PackedDense, Threshold
+from xnorinfer.packed import Affine, Dot, Threshold
 from xnorinfer.reference import elementwise, layer_outputs
 from xnorinfer.verify import _prove_dense as prove_dense
 from xnorinfer.verify import verify
@@ -102,8 +104,7 @@ def test_the_oracle_is_what_pytorch_computes(name: Function) -> None:
 
 def decisions(mapping: InputMapping, net: NetSpec, counts: np.ndarray) -> np.ndarray:
     """What the packed first layer decides at counts (values, neurons): dots of bits, or sums of pixels."""
-    layer, dense = lower(net).packed.layers[0], net.layers[0]
-    assert isinstance(layer, PackedDense)
+    layer, dense = lower(net).packed.layers[0].op, net.layers[0]
     assert isinstance(layer.output, Threshold)
     assert isinstance(dense, Dense)
     signs = np.where(dense.latent > 0, 1, -1)
@@ -223,13 +224,11 @@ def test_networks_run_and_are_proved(tmp_path: Path, name: Function, mapping: st
     modelfile.save(conversion.packed, model)
     assert verify(model, source, rows=64).holds
     first = conversion.packed.layers[0]
-    assert isinstance(first, PackedDense)
-    assert isinstance(first.output, Threshold)
-    limits = first.output.limits.copy()
-    one = int(np.argmin(np.any(constant_neurons(first), axis=0)))
+    assert isinstance(first.op.output, Threshold)
+    limits = first.op.output.limits.copy()
+    one = int(np.argmin(np.any(constant(first), axis=0)))  # type: ignore[arg-type]
     limits[one] = np.nextafter(limits[one], f(np.inf)) if mapping == "reals" else limits[one] + 1
-    wrong = dataclasses.replace(first, output=Threshold(limits))
-    modelfile.save(dataclasses.replace(conversion.packed, layers=(wrong, *conversion.packed.layers[1:])), model)
+    modelfile.save(with_layer(conversion.packed, 0, output=Threshold(limits)), model)
     assert verify(model, source, rows=1).layers[0].differences
 
 
@@ -240,8 +239,8 @@ def test_a_proof_looks_beside_the_bend_of_a_falling_prelu(tmp_path: Path) -> Non
     net = hidden(RealInput(), np.full((3, 4), 0.5, f), [function, shift], "ge")
     block = blocks_of(net)[0]
     assert isinstance(block.dense, Dense)
-    always = PackedDense("fc", "reals", 4, np.full((3, 1), 15, np.uint64), Threshold(np.full(3, np.inf, f)))
-    assert prove_dense(always, block, net, lambda what, done, total: None).differences
+    always = Dot("reals", 4, np.full((3, 1), 15, np.uint64), Threshold(np.full(3, np.inf, f)))
+    assert prove_dense(Node("fc", always, (INPUT,)), block, net, lambda what, done, total: None).differences
     with pytest.raises(NetworkError, match="3 neurons change their sign twice"):
         lower(net)
 
@@ -278,7 +277,7 @@ def test_signs_of_functions_that_a_float_layer_reads(tmp_path: Path, name: Funct
     outputs = dict(layer_outputs(net, x))
     assert {-1.0, 1.0} <= set(np.unique(outputs["sign"]))
     packed = lower(net).packed
-    assert packed.layers[0].output.ops[-1] == "step"  # type: ignore[union-attr]
+    assert packed.layers[0].op.output.ops[-1] == "step"  # type: ignore[union-attr]
     assert (Model(packed).plan.trace(x)[0] == outputs["sign"]).all()
     assert (Model(packed).scores(x) == outputs["out"]).all()
     if rule == "ge" and name in ("tanh", "relu"):
@@ -288,14 +287,12 @@ def test_signs_of_functions_that_a_float_layer_reads(tmp_path: Path, name: Funct
         stored = convert_file(source, options).packed
         modelfile.save(stored, model)
         assert verify(model, source, rows=20).holds
-        first = stored.layers[0]
-        assert isinstance(first, PackedDense)
+        first = stored.layers[0].op
         assert isinstance(first.output, Affine)
         values = first.output.values.copy()
         live = int(np.argmax((np.abs(values[-1]) < 100).all(axis=0)))
         values[-1, :, live] += values[-1, 0, live] - values[-1, 1, live]  # by one sum
-        wrong = dataclasses.replace(first, output=Affine(first.output.ops, values))
-        modelfile.save(dataclasses.replace(stored, layers=(wrong, *stored.layers[1:])), model)
+        modelfile.save(with_layer(stored, 0, output=Affine(first.output.ops, values)), model)
         assert verify(model, source, rows=1).layers[0].differences
 
 

@@ -133,7 +133,7 @@ def test_the_network_is_what_it_is_meant_to_be(files: dict[str, Reader]) -> None
     assert closest > 1e-6
     np.testing.assert_array_equal(xnorinfer.Model(packed, threads=1).scores(x), scores.astype(F))
     assert np.unique(scores.argmax(axis=1)).size >= 3
-    output = packed.layers[-1].output
+    output = packed.layers[-1].op.output
     assert isinstance(output, Affine)
     assert output.ops == ("mul", "add")
 
@@ -180,19 +180,20 @@ def test_folded_networks(tmp_path: Path, files: dict[str, Reader]) -> None:
     first = files[REFERENCE](input=INPUTS["threshold"]).packed
     folder = tmp_path / "folded"
     folder.mkdir()
-    for index, layer in enumerate(first.layers):
+    for index, layer in enumerate(node.op for node in first.layers):
         # popcount > T is mismatches < depth - T; one neuron per element, one word per 24 inputs at most.
         limits = np.zeros(layer.neurons, np.int64) if isinstance(layer.output, Affine) else layer.output.limits
         for neuron in range(layer.neurons):
-            layer.weights[neuron, :1].astype("<u8").tofile(folder / f"{index}-{neuron}-weights.bin")  # type: ignore[union-attr]
+            layer.weights[neuron, :1].astype("<u8").tofile(folder / f"{index}-{neuron}-weights.bin")
             threshold = np.array([layer.depth - int(limits[neuron]) - 1], "<i8")
             threshold.tofile(folder / f"{index}-{neuron}-thres.bin")
     folded = convert_file(folder, ConvertOptions(input=INPUTS["threshold"])).packed
     assert folded.input == first.input
-    for ours, theirs in zip(folded.layers[:-1], first.layers[:-1], strict=True):
+    (*hidden, head), (*wanted, last) = ([node.op for node in packed.layers] for packed in (folded, first))
+    for ours, theirs in zip(hidden, wanted, strict=True):
         for a, b in ((ours.weights, theirs.weights), (ours.output.limits, theirs.output.limits)):  # type: ignore[union-attr]
             assert (a.dtype, a.tobytes()) == (b.dtype, b.tobytes())
-    assert folded.layers[-1].weights.tobytes() == first.layers[-1].weights.tobytes()  # type: ignore[union-attr]
+    assert head.weights.tobytes() == last.weights.tobytes()
 
 
 # ---------------------------------------------------------------- PyTorch
@@ -263,7 +264,8 @@ def test_heads_that_frameworks_round_differently_stay_different(tmp_path: Path) 
     fused = live(module)(input=INPUTS["threshold"]).packed
     plain = reader(write_npz(tmp_path / "tf.npz", **with_epsilon(layers)))(input=INPUTS["threshold"]).packed
     assert digest(fused) != digest(plain)
-    assert [layer.output.ops for layer in (fused.layers[-1], plain.layers[-1]) if isinstance(layer.output, Affine)] == [
+    heads = [packed.layers[-1].op.output for packed in (fused, plain)]
+    assert [output.ops for output in heads if isinstance(output, Affine)] == [
         ("add", "fma"),
         ("add", "mul", "add"),
     ]

@@ -20,7 +20,7 @@ from xnorinfer.extract import arrays, write_arrays
 from xnorinfer.lower import lower
 from xnorinfer.model import Model
 from xnorinfer.netspec import NetSpec, PixelInput, RealInput, SignInput
-from xnorinfer.packed import InputBits, PackedDense, PackedModel, Threshold
+from xnorinfer.packed import Binarize, Dot, PackedModel, Threshold
 from xnorinfer.reference import fma, forward
 
 Numbers = dict[str, NDArray[Any]]
@@ -44,7 +44,7 @@ def rebuilt(net: Numbers, x: NDArray[Any]) -> NDArray[np.float32]:
         else:
             weights = net[f"layers.{n}.weight"].astype(float)
         dot = np.add.accumulate(value.astype(float)[:, None, :] * weights, axis=2)[:, :, -1]
-        if layer["reads"] in ("reals", "values"):
+        if layer["reads"] == "reals":
             dot = dot.astype(np.float32)
         if layer["gives"] == "bits":
             count = (layer["inputs"] - dot) / 2 if layer["reads"] == "bits" else dot
@@ -158,7 +158,8 @@ def test_names_shapes_and_types(kind: str, tmp_path: Path) -> None:
     for suffix in (".npz", ".safetensors"):
         numbers = written(packed, tmp_path / f"all{suffix}", signs=True)
         meta = json.loads(str(numbers.pop("meta")))
-        assert list(meta["layers"][1]) == ["gives", "index", "inputs", "kind", "name", "neurons", "reads", "steps"]
+        kept = {"index", "name", "kind", "reads", "inputs", "neurons", "gives", "steps"}
+        assert meta["layers"][1].keys() == kept | {"weight_bits", "packed_bytes", "float32_bytes"}
         assert meta["content_digest"] == modelfile.header_of(packed)["content_digest"]
         assert numbers.keys() == found.keys()
         assert all(packed_networks.same(numbers[name], np.asarray(found[name])) for name in found)
@@ -177,9 +178,9 @@ def test_constant_neurons_are_marked() -> None:
     words = np.array([[0b011]] * 5, np.uint64)  # weights +1, +1, -1
 
     def marks(reads: Any, limits: NDArray[Any]) -> list[int]:
-        head = PackedDense("head", "bits", 5, np.zeros((2, 1), np.uint64), packed_networks.random_affine(RNG, 2))
+        head = Dot("bits", 5, np.zeros((2, 1), np.uint64), packed_networks.random_affine(RNG, 2))
         mapping = {"bits": SignInput(), "pixels": PixelInput.range(-1, 1), "reals": RealInput()}[reads]
-        packed = PackedModel(mapping, (PackedDense("fc", reads, 3, words, Threshold(limits)), head), "ge-zero")
+        packed = packed_networks.network(mapping, [("fc", Dot(reads, 3, words, Threshold(limits))), ("head", head)])
         assert packed.check() == []
         marked: list[int] = arrays(packed)["layers.0.constant"].tolist()
         return marked
@@ -193,13 +194,13 @@ RNG = np.random.default_rng(0)
 
 
 def test_constant_inputs_are_marked() -> None:
-    packed = packed_networks.random_model(np.random.default_rng(2), SignInput(), (6, 3))
+    (head,) = packed_networks.random_model(np.random.default_rng(2), SignInput(), (6, 3)).nodes
     limits, mirrored = np.array([-1, 0, 254, 255, -256, 0], np.int32), np.array([0, 0, 0, 0, 1, 1], bool)
-    pixels = PackedModel(PixelInput.range(-1, 1), packed.layers, "ge-zero", input_bits=InputBits("in", limits, mirrored))
+    pixels = packed_networks.network(PixelInput.range(-1, 1), [("in", Binarize(limits, mirrored)), ("head", head.op)])
     assert pixels.check() == []
     assert arrays(pixels)["input.constant"].tolist() == [-1, 0, 0, 1, -1, 1]
     limits = np.array([-np.inf, 0, 1, np.inf, -np.inf, np.inf], np.float32)
-    reals = PackedModel(RealInput(), packed.layers, "ge-zero", input_bits=InputBits("in", limits, mirrored))
+    reals = packed_networks.network(RealInput(), [("in", Binarize(limits, mirrored)), ("head", head.op)])
     assert reals.check() == []
     assert arrays(reals)["input.constant"].tolist() == [-1, 0, 0, 1, -1, 1]
 
@@ -221,12 +222,8 @@ def model(tmp_path: Path) -> Path:
     packed = packed_networks.random_model(np.random.default_rng(1), networks.INPUTS["range"], (20, 9, 8, 3))
     path = tmp_path / "model.safetensors"
     names = ("fc1", "fc1", "head")
-    layers = tuple(
-        PackedDense(name, layer.reads, layer.depth, layer.weights, layer.output)
-        for name, layer in zip(names, packed.layers, strict=True)
-        if isinstance(layer, PackedDense)
-    )
-    modelfile.save(PackedModel(packed.input, layers, packed.profile), path)
+    ops = [node.op for node in packed.layers]
+    modelfile.save(packed_networks.network(packed.input, zip(names, ops, strict=True)), path)
     return path
 
 

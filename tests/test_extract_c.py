@@ -23,7 +23,7 @@ from xnorinfer import ccode, modelfile
 from xnorinfer.lower import lower
 from xnorinfer.model import Model
 from xnorinfer.netspec import PixelInput, RealInput, SignInput
-from xnorinfer.packed import Affine, InputBits, PackedDense, PackedFloat, PackedModel
+from xnorinfer.packed import Affine, Binarize, Dot, PackedModel
 from xnorinfer.reference import forward
 
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror", "-pedantic")
@@ -104,16 +104,15 @@ def from_files() -> list[Case]:
     for mapping in (PixelInput.range(-1, 1), RealInput(), SignInput()):
         packed = packed_networks.random_model(rng, mapping, (66, 33, 12))
         hidden, head = packed.layers
-        assert isinstance(head, PackedDense)
         values = rng.standard_normal((4, 2, 12)).astype(np.float32)
         values[0] = [[-5], [-6]]  # step: between the two it gives 0
         values[0, :, ::2] = [[np.inf], [-np.inf]]
         values[2] = [[-np.inf], [0.75]]
         steps = Affine(("step", "div", "clip", "fma"), values)
-        tail = PackedFloat(
-            "tail", rng.standard_normal((12, 12)).astype(np.float32), Affine((), np.empty((0, 2, 12), np.float32))
-        )
-        packed = PackedModel(mapping, (hidden, PackedDense(head.name, "bits", 33, head.weights, steps), tail), "ge-zero")
+        last = Affine((), np.empty((0, 2, 12), np.float32))
+        tail = Dot("reals", 12, rng.standard_normal((12, 12)).astype(np.float32), last)
+        middle = Dot("bits", 33, head.op.weights, steps)
+        packed = packed_networks.network(mapping, [("hidden", hidden.op), ("head", middle), ("tail", tail)])
         assert packed.check() == []
         x = packed_networks.random_rows(rng, packed, 40)
         cases.append(Case(packed, x, packed_networks.expected(packed, x)[-1]))
@@ -133,15 +132,15 @@ def from_rounding() -> list[Case]:
     values = np.zeros((2, 2, p.size), np.float32)
     values[0, 0], values[1, 0], values[1, 1] = p * 2.0**-35, q * 2.0**-35, b
     weights = np.ones((p.size, 1), np.uint64)
-    fused = PackedModel(SignInput(), (PackedDense("fused", "bits", 1, weights, Affine(("mul", "fma"), values)),), "ge-zero")
+    fused = packed_networks.network(SignInput(), [("fused", Dot("bits", 1, weights, Affine(("mul", "fma"), values)))])
     signs = np.array([[1], [-1]], np.int8)
     twice = ((signs.astype(np.float32) * values[0, 0]).astype(np.float64) * values[1, 0] + values[1, 1]).astype(np.float32)
     want = packed_networks.expected(fused, signs)[-1]
     assert (twice != want).sum() > 20
     # A mapping whose sums nearly cancel: what is left is the rounding of the product.
     small = Affine((), np.empty((0, 2, 2), np.float32))
-    plus = PackedDense("cancel", "pixels", 2, np.array([[3], [1]], np.uint64), small)
-    cancel = PackedModel(PixelInput(0.54, -68.85, 255.0), (plus,), "ge-zero")
+    plus = Dot("pixels", 2, np.array([[3], [1]], np.uint64), small)
+    cancel = packed_networks.network(PixelInput(0.54, -68.85, 255.0), [("cancel", plus)])
     pixels = np.array([[k, 255 - k] for k in range(256)], np.uint8)
     left = packed_networks.expected(cancel, pixels)[-1]
     assert (left[:, 0] != 0).all() & (np.abs(left[:, 0]) < 1e-14).all()
@@ -163,7 +162,8 @@ def from_input_bits() -> list[Case]:
     numbers[::3] = np.where(mirrored, -reals, reals).clip(-3e38, 3e38)
     cases = []
     for mapping, limit, x in ((PixelInput.range(0, 1), limits, pixels), (RealInput(), reals, numbers)):
-        packed = PackedModel(mapping, inner.layers, "ge-zero", input_bits=InputBits("in*/\\\n", limit, mirrored))
+        layers = [("in*/\\\n", Binarize(limit, mirrored)), *((node.name, node.op) for node in inner.nodes)]
+        packed = packed_networks.network(mapping, layers)
         assert packed.check() == []
         signs = np.where(np.where(mirrored, -x.astype(np.float64), x) <= limit, 1, -1)
         cases.append(Case(packed, x, packed_networks.expected(inner, signs)[-1]))
@@ -303,10 +303,7 @@ def test_the_header_says_what_it_holds_and_depends_on_nothing_else() -> None:
 
 def test_names_of_layers_cannot_leave_their_comment() -> None:
     packed = packed_networks.random_model(np.random.default_rng(0), SignInput(), (5, 3))
-    (layer,) = packed.layers
-    assert isinstance(layer, PackedDense)
-    evil = PackedDense("*/ int x; /* ??/\n\\ net_NET_ é", layer.reads, layer.depth, layer.weights, layer.output)
-    text = ccode.header(PackedModel(packed.input, (evil,), "ge-zero"), "a")
+    text = ccode.header(packed_networks.with_layer(packed, 0, name="*/ int x; /* ??/\n\\ net_NET_ é"), "a")
     assert "Layer 0 (__ int x_ __ _____ net_NET_ _)" in text
 
 

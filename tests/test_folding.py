@@ -30,7 +30,7 @@ from xnorinfer.netspec import (
     Sign,
     SignInput,
 )
-from xnorinfer.packed import PackedDense, Threshold
+from xnorinfer.packed import Dot, Threshold
 
 f = np.float32
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the adversarial tensors overflow on purpose
@@ -93,16 +93,15 @@ def decision(value: F32, rule: Rule) -> np.ndarray:
     return value > 0 if rule == "gt" else value >= 0
 
 
-def packed_layer(mapping: InputMapping, dense: Dense, norm: BatchNorm, rule: Rule) -> PackedDense:
+def packed_layer(mapping: InputMapping, dense: Dense, norm: BatchNorm, rule: Rule) -> Dot:
     head = Dense("head", np.ones((2, dense.neurons), f), "ge")
     net = NetSpec(mapping, (dense, norm, Sign("sign", rule), head), "ge-zero")
-    layer = lower(net).packed.layers[0]
-    assert isinstance(layer, PackedDense)
+    layer = lower(net).packed.layers[0].op
     assert isinstance(layer.output, Threshold)
     return layer
 
 
-def all_mismatch_decisions(layer: PackedDense, signs: F32, dots: np.ndarray) -> np.ndarray:
+def all_mismatch_decisions(layer: Dot, signs: F32, dots: np.ndarray) -> np.ndarray:
     """Decision of the packed layer at every dot: (dots, neurons), from limits and flipped bits alone."""
     packed_signs = bitunpack(layer.weights, layer.depth)
     same = (packed_signs == signs).all(axis=1)
@@ -187,11 +186,11 @@ def test_every_pixel_that_is_binarized_by_itself(name: str, form: BatchNormForm,
         norm = dataclasses.replace(norm, variance=small.astype(f), epsilon=0.0, gamma=np.clip(norm.gamma, -1, 1))
     head = Dense("head", np.ones((2, depth), f), "ge")
     packed = lower(NetSpec(mapping, (norm, Sign("sign", rule), head), "ge-zero")).packed
-    assert packed.input_bits is not None
+    assert packed.binarize is not None
     pixels = np.repeat(np.arange(256, dtype=np.uint8)[:, None], depth, axis=1)
     mapped = ((mapping.slope * pixels.astype(np.float64) + mapping.intercept) / mapping.divisor).astype(f)
     want = decision(source_value(Dense("none", np.ones((depth, 1), f), rule), norm, mapped), rule)
-    assert ((packed.input_bits.signs(pixels) > 0) == want).all()
+    assert ((packed.binarize.op.signs(pixels) > 0) == want).all()
     assert want.any()
     assert not want.all()
 

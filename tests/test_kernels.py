@@ -19,7 +19,7 @@ from xnorinfer import kernels
 from xnorinfer.errors import KernelError
 from xnorinfer.kernels import layout
 from xnorinfer.netspec import InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
-from xnorinfer.packed import Affine, PackedDense, PackedModel
+from xnorinfer.packed import Affine, Dot
 from xnorinfer.plan import Plan
 
 NAMES = [kernel.name for kernel in kernels.KERNELS]
@@ -70,8 +70,8 @@ def check(kernel: str, mapping: InputMapping, widths: tuple[int, ...], rows: int
     x = nets.random_rows(rng, model, rows)
     plan = Plan(model, threads=1, kernel=kernel)
     want = nets.expected(model, x)
-    for layer, got, right in zip(model.layers, plan.trace(x), want, strict=True):
-        assert nets.same(got, right), (kernel, layer.name, widths, rows)
+    for node, got, right in zip(model.nodes, plan.trace(x), want, strict=True):
+        assert nets.same(got, right), (kernel, node.name, widths, rows)
     assert nets.same(plan.run(x), want[-1])
 
 
@@ -132,8 +132,8 @@ def nearest_single(exact: Fraction) -> np.float32:
 def head_of_one(kernel: str, ops: tuple[Any, ...], values: NDArray[np.float32]) -> NDArray[np.float32]:
     """The float32 steps on the number 1, for many neurons at once."""
     neurons = values.shape[2]
-    layer = PackedDense("head", "bits", 1, np.ones((neurons, 1), np.uint64), Affine(ops, values))
-    plan = Plan(PackedModel(SignInput(), (layer,), "ge-zero"), threads=1, kernel=kernel)
+    layer = Dot("bits", 1, np.ones((neurons, 1), np.uint64), Affine(ops, values))
+    plan = Plan(nets.network(SignInput(), [("head", layer)]), threads=1, kernel=kernel)
     return plan.run(np.ones((1, 1), np.int8))[0]
 
 

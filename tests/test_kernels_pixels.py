@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from xnorinfer import kernels
 from xnorinfer.kernels import layout, shapes
 from xnorinfer.netspec import PixelInput
-from xnorinfer.packed import Affine, PackedDense, PackedModel, Threshold
+from xnorinfer.packed import Affine, Dot, PackedModel, Threshold
 from xnorinfer.plan import Plan
 
 USABLE = {kernel.name for kernel in kernels.usable()}
@@ -36,11 +36,11 @@ def sums_of(plus: NDArray[np.bool_], x: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def packed(plus: NDArray[np.bool_], output: Threshold | Affine) -> PackedModel:
-    layers = [PackedDense("first", "pixels", plus.shape[1], nets.to_words(plus), output)]
+    layers = [("first", Dot("pixels", plus.shape[1], nets.to_words(plus), output))]
     if isinstance(output, Threshold):  # a network ends in scores
         head = nets.to_words(np.ones((1, len(plus)), bool))
-        layers.append(PackedDense("head", "bits", len(plus), head, Affine((), np.zeros((0, 2, 1), np.float32))))
-    return PackedModel(PixelInput(1.0, 0.0, 1.0), tuple(layers), "ge-zero")
+        layers.append(("head", Dot("bits", len(plus), head, Affine((), np.zeros((0, 2, 1), np.float32)))))
+    return nets.network(PixelInput(1.0, 0.0, 1.0), layers)
 
 
 def check(kernel: str, plus: NDArray[np.bool_], x: NDArray[np.uint8]) -> None:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Module (or package) -> what it may import from this project.  Level by level, lowest first.
 LEVEL_0 = {"oneline", "errors", "graph", "bits", "cores", "writing", "models", "budget", "memory"}
 LEVEL_1 = {"netspec", "reference"}
-LEVEL_2 = {"threshold", "packed", "folding", "canonical", "lower", "modelfile"}
+LEVEL_2 = {"threshold", "packed", "folding", "canonical", "lower", "modelfile", "description"}
 LEVEL_4 = {"buffers", "plan", "margins", "model"}
 LEVEL_5 = {
     "conversion",
@@ -62,6 +62,7 @@ ALLOWED: dict[str, set[str]] = {
         "dataio",
         "converters",
         "conversion",
+        "description",
         "modelfile",
         "models",
         "model",

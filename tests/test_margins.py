@@ -12,9 +12,9 @@ from command_line import CHECKPOINT, DIGITS, fine, wrong
 from networks import INPUTS, random_inputs, random_network
 
 from xnorinfer.lower import lower
-from xnorinfer.margins import NO_MARGIN, Activity, constant_neurons
+from xnorinfer.margins import NO_MARGIN, Activity, constant
 from xnorinfer.model import Model, canonical_input
-from xnorinfer.packed import PackedDense, PackedModel, Threshold
+from xnorinfer.packed import PackedModel, Threshold
 from xnorinfer.reference import forward
 
 
@@ -23,8 +23,9 @@ def naive_margins(packed: PackedModel, x: np.ndarray) -> list[list[float]]:
     outputs = nets.expected(packed, x)
     signs = np.where(x >= packed.input.threshold, 1, -1) if packed.input.kind == "threshold" else x
     found = []
-    for layer, output in zip(packed.layers, outputs, strict=True):
-        if isinstance(layer, PackedDense) and isinstance(layer.output, Threshold):
+    for node, output in zip(packed.layers, outputs[-len(packed.layers) :], strict=True):
+        layer = node.op
+        if isinstance(layer.output, Threshold):
             weights = nets.from_words(layer.weights, layer.depth)
             per_row = []
             for row in range(len(x)):
@@ -79,8 +80,7 @@ def test_a_bit_changes_exactly_at_the_margin() -> None:
     x = random_inputs(np.random.default_rng(0), net.input, 20, 64)
     model = Model(packed)
     found = model.margins(x).layers[0]
-    layer = packed.layers[0]
-    assert isinstance(layer, PackedDense)
+    layer = packed.layers[0].op
     assert isinstance(layer.output, Threshold)
     before = model.plan.trace(x)[0].view(np.uint64)
     for row in range(20):
@@ -89,8 +89,7 @@ def test_a_bit_changes_exactly_at_the_margin() -> None:
         for step in (margin - 1, margin):
             limits = layer.output.limits.copy()
             limits[neuron] += -step if fires else step
-            changed = PackedDense(layer.name, layer.reads, layer.depth, layer.weights, Threshold(limits))
-            after = Model(PackedModel(packed.input, (changed, packed.layers[1]), packed.profile)).plan.trace(x)[0]
+            after = Model(nets.with_layer(packed, 0, output=Threshold(limits))).plan.trace(x)[0]
             assert (after.view(np.uint64)[row] != before[row]).any() == (step == margin)
 
 
@@ -111,14 +110,13 @@ def test_activity_counts_what_the_reference_fires(name: str) -> None:
     for part in (x[:20], x[20:]):
         activity.add(model.plan.trace(canonical_input(packed, part)))
     outputs = nets.expected(packed, x)
-    for layer, words, stored in zip(activity.describe(), outputs, packed.layers, strict=False):
+    for layer, words, stored in zip(activity.describe(), outputs[-3:], packed.layers, strict=False):
         bits = nets.from_words(words, layer["neurons"]) > 0
         assert layer["rates"] == [round(float(rate), 6) for rate in bits.mean(axis=0)]
         flips = [(bits[i] != bits[j]).mean() for i in range(50) for j in range(i)]
         assert layer["flip_rate"] == pytest.approx(np.mean(flips), abs=1e-12)
         assert layer["dead"] == np.flatnonzero(bits.all(axis=0) | ~bits.any(axis=0)).tolist()
-        assert isinstance(stored, PackedDense)
-        never, always = constant_neurons(stored)
+        never, always = constant(stored) or pytest.fail("gives no bits")
         assert not bits[:, never].any()
         assert bits[:, always].all()
         assert (layer["provably_never"], layer["provably_always"]) == (never.sum(), always.sum())

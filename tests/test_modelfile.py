@@ -30,7 +30,7 @@ DATA = Path(__file__).resolve().parent / "data" / "format"
 
 def packed(name: str = "range", *, tail: bool = False) -> PackedModel:
     lowered = lower(random_network(7, [70, 65, 40, 6], INPUTS[name], float_tail=tail)).packed
-    return PackedModel(lowered.input, lowered.layers, lowered.profile, {"source": "test.npz", "options": {}})
+    return dataclasses.replace(lowered, provenance={"source": "test.npz", "options": {}})
 
 
 @pytest.mark.parametrize("tail", [False, True])
@@ -45,10 +45,12 @@ def test_round_trip(tmp_path: Path, name: str, tail: bool) -> None:
         assert name_a == name_b
         assert a.dtype == b.dtype
         assert a.tobytes() == b.tobytes()
-    for ours, theirs in zip(model.layers, back.layers, strict=True):
-        assert type(ours) is type(theirs)
+    for ours, theirs in zip(model.nodes, back.nodes, strict=True):
+        assert type(ours.op) is type(theirs.op)
         assert ours.name == theirs.name
-        assert ours.output.__class__ is theirs.output.__class__
+        assert ours.inputs == theirs.inputs
+    for mine, yours in zip(model.layers, back.layers, strict=True):
+        assert mine.op.output.__class__ is yours.op.output.__class__
 
 
 def test_the_same_model_is_the_same_file(tmp_path: Path) -> None:
@@ -59,8 +61,8 @@ def test_the_same_model_is_the_same_file(tmp_path: Path) -> None:
 
 def test_names_and_provenance_are_not_part_of_the_content_digest() -> None:
     model = packed()
-    renamed = tuple(dataclasses.replace(layer, name=f"other.{layer.name}") for layer in model.layers)
-    other = PackedModel(model.input, renamed, model.profile, {"source": "elsewhere.pt"})
+    renamed = tuple(dataclasses.replace(node, name=f"other.{node.name}") for node in model.nodes)
+    other = dataclasses.replace(model, nodes=renamed, provenance={"source": "elsewhere.pt"})
     assert header_of(model)["content_digest"] == header_of(other)["content_digest"]
     assert header_of(model)["header_digest"] != header_of(other)["header_digest"]
 
@@ -296,7 +298,7 @@ def test_saved_files_have_the_ordinary_mode(tmp_path: Path) -> None:
 def test_inconsistent_models_are_not_written(tmp_path: Path) -> None:
     model = packed()
     with pytest.raises(MalformedModelError, match="gives bits, not scores"):
-        save(PackedModel(model.input, model.layers[:2], model.profile), tmp_path / "m")
+        save(dataclasses.replace(model, nodes=model.nodes[:2]), tmp_path / "m")
     assert os.listdir(tmp_path) == []
 
 

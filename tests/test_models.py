@@ -13,8 +13,8 @@ from command_line import CHECKPOINT, fine, wrong
 
 import xnorinfer
 from xnorinfer import modelfile, models
+from xnorinfer.description import describe
 from xnorinfer.errors import NotAModelError
-from xnorinfer.model import describe
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "mnist-784-1024x3"

@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import packed_networks
 import pytest
 
 from xnorinfer import bench, ccode, extract, margins, modelfile, verify
 from xnorinfer.converters.base import ConvertOptions, Reading
 from xnorinfer.converters.net import layer_arrays, network_arrays
 from xnorinfer.converters.netwrite import net_text
+from xnorinfer.description import describe
 from xnorinfer.errors import ModelFileError, XnorinferError
 from xnorinfer.folding import steps_of_layers
+from xnorinfer.graph import Interpretation, chain
 from xnorinfer.lower import lower
-from xnorinfer.model import Model, describe, raw_input
+from xnorinfer.model import Model, canonical_input
 from xnorinfer.netspec import BatchNorm, Dense, FloatDense, Hardtanh, NetSpec, PixelInput, Sign
-from xnorinfer.packed import OPS, Affine, PackedDense, PackedModel
+from xnorinfer.packed import OPS, PACKED_OPS, Affine, PackedModel
 from xnorinfer.plan import Plan
 from xnorinfer.programs.as_read import open_as_read
 from xnorinfer.programs.base import entering
@@ -108,7 +111,7 @@ PACKED: dict[str, Callable[[PackedModel], Any]] = {
     "file": lambda packed: modelfile.save(packed, Path("m.safetensors")),
     "description": describe,
     "plan": Plan,
-    "margins": lambda packed: margins.margins(packed, X, [np.zeros((3, 4), f)] * len(packed.layers)),
+    "margins": lambda packed: margins.margins(packed, X, [np.zeros((3, 4), f)] * len(packed.nodes)),
     "activity": margins.Activity,
     "arrays": extract.arrays,
     "C": lambda packed: ccode.header(packed, "net"),
@@ -121,17 +124,24 @@ PACKED: dict[str, Callable[[PackedModel], Any]] = {
 def test_an_unknown_layer_of_the_packed_network(walker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     packed = lower(net()).packed
-    alien = replace(packed, layers=(packed.layers[0], ALIEN, *packed.layers[1:]))
+    first, *others = ((node.name, node.op) for node in packed.nodes)
+    alien = replace(packed, nodes=chain([first, ("stranger", ALIEN), *others]))
     with pytest.raises(XnorinferError, match=r"stranger: .* does not know the class Alien"):
         PACKED[walker](alien)
     assert not list(tmp_path.iterdir())
 
 
+def test_every_meaning_of_packed_networks_knows_every_op() -> None:
+    """What a new op lacks is listed here by name."""
+    meanings = {meaning.name: meaning.missing for meaning in Interpretation.every if meaning.family == PACKED_OPS}
+    assert {name: missing for name, missing in meanings.items() if missing} == {}
+    model = {"PackedModel.values", "PackedModel.tensors", "PackedModel.plain", "PackedModel.check", "modelfile", "description"}
+    assert meanings.keys() >= model | {"margins", "margins.constant", "extract", "ccode"}
+    assert meanings.keys() >= {"bench.FloatNetwork", "bench.exact_predict"}
+
+
 def test_an_unknown_output_of_a_packed_layer(tmp_path: Path) -> None:
-    packed = lower(net()).packed
-    first = packed.layers[0]
-    assert isinstance(first, PackedDense)
-    alien = replace(packed, layers=(replace(first, output=ALIEN), *packed.layers[1:]))
+    alien = packed_networks.with_layer(lower(net()).packed, 0, output=ALIEN)
     with pytest.raises(ModelFileError, match="does not know the class Alien"):
         modelfile.save(alien, tmp_path / "m.safetensors")
     with pytest.raises(XnorinferError, match="does not know the class Alien"):
@@ -141,10 +151,8 @@ def test_an_unknown_output_of_a_packed_layer(tmp_path: Path) -> None:
 @pytest.mark.parametrize("op", ["swish", "tanh"])
 def test_an_unknown_step(op: Any, tmp_path: Path) -> None:
     """Of steps that a network has before folding, none is in a packed model."""
-    packed = lower(net()).packed
-    last = packed.layers[-1]
     steps = Affine((op,), np.ones((1, 2, 4), f))
-    alien = replace(packed, layers=(*packed.layers[:-1], replace(last, output=steps)))  # type: ignore[arg-type]
+    alien = packed_networks.with_layer(lower(net()).packed, 2, output=steps)
     assert op not in OPS
     assert f"layer 2 (fc3): unknown steps '{op}'" in alien.check()
     with pytest.raises(ModelFileError, match="unknown steps"):
@@ -165,7 +173,7 @@ def test_an_unknown_input_mapping() -> None:
         lambda: forward(with_input(), X),
         lambda: input_dot(mapping, X, np.ones((2, 4), f)),
         lambda: entering(mapping, X),
-        lambda: raw_input(replace(lower(net()).packed, input=mapping), X),
+        lambda: canonical_input(replace(lower(net()).packed, input=mapping), X),
     ):
         with pytest.raises(XnorinferError, match=r"stranger: .* does not know the class AlienInput"):
             walker()

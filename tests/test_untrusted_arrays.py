@@ -13,10 +13,11 @@ import pytest
 from numpy.lib.stride_tricks import as_strided, sliding_window_view
 
 from xnorinfer.errors import ArrayError, InputError, MalformedModelError, OptionError
+from xnorinfer.graph import chain
 from xnorinfer.memory import plain
 from xnorinfer.model import Model
-from xnorinfer.netspec import PixelInput, RealInput, SignInput
-from xnorinfer.packed import Affine, InputBits, PackedDense, PackedFloat, PackedModel, Threshold
+from xnorinfer.netspec import PixelInput, RealInput, SignInput, ThresholdInput
+from xnorinfer.packed import Affine, Binarize, Dot, PackedModel, Threshold
 from xnorinfer.plan import Plan
 
 
@@ -170,13 +171,11 @@ def test_layers_into_what_may_not_be_written() -> None:
 # ---------------------------------------------------------------- models
 
 
-def dense(packed: PackedModel) -> PackedDense:
-    layer = packed.layers[0]
-    assert isinstance(layer, PackedDense)
-    return layer
+def dense(packed: PackedModel) -> Dot:
+    return packed.layers[0].op
 
 
-class EvilDense(PackedDense):
+class EvilDot(Dot):
     @property
     def neurons(self) -> int:
         return 1 << 20
@@ -188,21 +187,40 @@ class EvilWeights(np.ndarray[Any, Any]):
 
 
 def with_first(packed: PackedModel, **changes: Any) -> PackedModel:
-    return replace(packed, layers=(replace(dense(packed), **changes), *packed.layers[1:]))
+    return nets.with_layer(packed, 0, **changes)
+
+
+def with_last(packed: PackedModel, output: Any) -> PackedModel:
+    return nets.with_layer(packed, len(packed.layers) - 1, output=output)
+
+
+def with_node(packed: PackedModel, **changes: Any) -> PackedModel:
+    return replace(packed, nodes=(packed.nodes[0], replace(packed.nodes[1], **changes), *packed.nodes[2:]))
 
 
 def evil(packed: PackedModel) -> PackedModel:
     layer = dense(packed)
-    return replace(
-        packed, layers=(EvilDense(layer.name, layer.reads, layer.depth, layer.weights, layer.output), *packed.layers[1:])
-    )
+    return nets.with_layer(packed, 0, EvilDot(layer.reads, layer.depth, layer.weights, layer.output))
+
+
+def with_bits(packed: PackedModel, limits: Any, mirrored: Any) -> PackedModel:
+    """Inputs that become bits, read by a first layer that reads bits."""
+    layers = [(node.name, node.op) for node in with_first(packed, reads="bits", output=Threshold(np.zeros(65, np.int32))).nodes]
+    return nets.network(packed.input, [("bits", Binarize(limits, mirrored)), *layers])
 
 
 BAD: dict[str, Callable[[PackedModel], Any]] = {
-    "no model": lambda packed: {"layers": packed.layers},
-    "no layers": lambda packed: replace(packed, layers=()),
-    "layers are text": lambda packed: replace(packed, layers="layers"),
+    "no model": lambda packed: {"nodes": packed.nodes},
+    "no nodes": lambda packed: replace(packed, nodes=()),
+    "nodes are text": lambda packed: replace(packed, nodes="nodes"),
+    "no node": lambda packed: replace(packed, nodes=(*packed.nodes[:1], dense(packed))),
     "a layer that inherits": evil,
+    "reads itself": lambda packed: with_node(packed, inputs=(1,)),
+    "reads a later one": lambda packed: with_node(packed, inputs=(2,)),
+    "reads the input": lambda packed: with_node(packed, inputs=(-1,)),
+    "reads two": lambda packed: with_node(packed, inputs=(0, 0)),
+    "reads nothing": lambda packed: with_node(packed, inputs=()),
+    "reads text": lambda packed: with_node(packed, inputs="0"),
     "depth": lambda packed: with_first(packed, depth=6_400_000),
     "depth of 0": lambda packed: with_first(packed, depth=0),
     "depth is text": lambda packed: with_first(packed, depth="70"),
@@ -218,25 +236,30 @@ BAD: dict[str, Callable[[PackedModel], Any]] = {
     "limits": lambda packed: with_first(packed, output=Threshold(np.zeros(64, np.int32))),
     "limits are a list": lambda packed: with_first(packed, output=Threshold([0] * 65)),  # type: ignore[arg-type]
     "output": lambda packed: with_first(packed, output=None),
-    "steps": lambda packed: replace(
-        packed,
-        layers=(*packed.layers[:-1], replace(packed.layers[-1], output=Affine(("mul",), np.ones((1, 2, 3), np.float32)))),
-    ),
-    "steps are none": lambda packed: replace(
-        packed,
-        layers=(*packed.layers[:-1], replace(packed.layers[-1], output=Affine(None, np.ones((1, 2, 4), np.float32)))),  # type: ignore[arg-type]
-    ),
+    "steps": lambda packed: with_last(packed, Affine(("mul",), np.ones((1, 2, 3), np.float32))),
+    "steps are none": lambda packed: with_last(packed, Affine(None, np.ones((1, 2, 4), np.float32))),  # type: ignore[arg-type]
     "profile": lambda packed: replace(packed, profile=["ge-zero"]),
-    "float with a threshold": lambda packed: replace(
-        packed,
-        layers=(*packed.layers[:-1], replace(packed.layers[-1], output=Threshold(np.zeros(4, np.int32)))),  # type: ignore[arg-type]
-    ),
-    "widths": lambda packed: replace(packed, layers=(packed.layers[0], *packed.layers[2:])),
-    "ends in bits": lambda packed: replace(packed, layers=packed.layers[:2]),
+    "float with a threshold": lambda packed: with_last(packed, Threshold(np.zeros(4, np.int32))),
+    "float of another width": lambda packed: nets.with_layer(packed, 3, depth=34),
+    "float64": lambda packed: nets.with_layer(packed, 3, weights=packed.layers[3].op.weights.astype(np.float64)),
+    "float that reads bits": lambda packed: nets.with_layer(packed, 3, reads="bits"),
+    "widths": lambda packed: nets.network(packed.input, [(n.name, n.op) for n in (packed.layers[0], *packed.layers[2:])]),
+    "ends in bits": lambda packed: replace(packed, nodes=packed.nodes[:2]),
+    "nothing reads it": lambda packed: replace(packed, nodes=(*packed.nodes[:2], replace(packed.nodes[2], inputs=(0,)))),
     "input": lambda packed: replace(packed, input=None),
     "another input": lambda packed: replace(packed, input=SignInput()),
-    "input bits": lambda packed: replace(packed, input_bits=InputBits("bits", np.zeros(3, np.int32), np.zeros(3, bool))),
-    "input bits are text": lambda packed: replace(packed, input_bits="bits"),
+    "one threshold": lambda packed: replace(packed, input=ThresholdInput(128)),
+    "another threshold": lambda packed: replace(
+        with_bits(packed, np.full(70, -127, np.int32), np.ones(70, bool)), input=ThresholdInput(128)
+    ),
+    "input bits": lambda packed: with_bits(packed, np.zeros(3, np.int32), np.zeros(3, bool)),
+    "input bits of reals": lambda packed: with_bits(packed, np.zeros(70, np.float32), np.zeros(70, bool)),
+    "input bits are numbers": lambda packed: with_bits(packed, np.zeros(70, np.int32), np.zeros(70, np.uint8)),
+    "input bits of no size": lambda packed: with_bits(packed, np.int32(3), np.zeros(70, bool)),
+    "input bits are text": lambda packed: with_bits(packed, "bits", np.zeros(70, bool)),
+    "bits once more": lambda packed: replace(
+        packed, nodes=chain([("fc", dense(packed)), ("bits", Binarize(np.zeros(65, np.int32), np.zeros(65, bool)))])
+    ),
 }
 
 
@@ -262,10 +285,11 @@ def test_what_is_changed_after_a_plan_was_made() -> None:
         weights.shape = (1, 130)
     weights[:] = 0
     last = packed.layers[-1]
-    assert isinstance(last, PackedFloat)
-    last.output.values[:] = np.nan
-    object.__setattr__(last, "weight", np.zeros((1 << 12, 33), np.float32))
-    object.__setattr__(packed, "layers", ())
+    assert isinstance(last.op.output, Affine)
+    last.op.output.values[:] = np.nan
+    object.__setattr__(last.op, "weights", np.zeros((1 << 12, 33), np.float32))
+    object.__setattr__(last, "inputs", (7,))
+    object.__setattr__(packed, "nodes", ())
     assert nets.same(plan.run(x), want[-1])
     assert all(nets.same(got, expected) for got, expected in zip(plan.trace(x), want, strict=True))
 
@@ -308,7 +332,7 @@ def test_numbers_of_threads(threads: Any, monkeypatch: pytest.MonkeyPatch) -> No
 def test_ends_of_clip_and_step(op: Any, a: float, b: float, wrong: bool) -> None:
     values = np.array([[[1, a, 1], [0.5, b, 1 if op == "clip" else 0.5]]], np.float32)
     packed = nets.random_model(np.random.default_rng(0), SignInput(), (70, 65, 3))
-    packed = replace(packed, layers=(packed.layers[0], replace(packed.layers[1], output=Affine((op,), values))))
+    packed = with_last(packed, Affine((op,), values))
     if op == "clip":
         values[0, 0, 0] = 0
     problems = packed.check()
@@ -321,3 +345,13 @@ def test_ends_of_clip_and_step(op: Any, a: float, b: float, wrong: bool) -> None
     assert f"{op} has {a:g} and {b:g} at [1], the first must be" in problem
     with pytest.raises(MalformedModelError, match=f"{op} has"):
         Model(packed)
+
+
+def test_bits_of_inputs_are_fine_as_such() -> None:
+    """What the changed ones above differ from; one pixel for all is the same network as a threshold."""
+    packed = with_bits(model(), np.full(70, -128, np.int32), np.ones(70, bool))
+    assert packed.check() == []
+    same = replace(packed, input=ThresholdInput(128))
+    assert same.check() == []
+    x = nets.random_rows(np.random.default_rng(1), packed, 9)
+    assert nets.same(Model(packed, threads=1).scores(x), Model(same, threads=1).scores(x))

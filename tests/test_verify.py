@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from networks import INPUTS, random_inputs, random_network
+from packed_networks import network, with_layer
 
 from xnorinfer import modelfile
 from xnorinfer.canonical import canonical_mapping
@@ -19,7 +20,7 @@ from xnorinfer.errors import SourceError
 from xnorinfer.lower import lower
 from xnorinfer.model import Model
 from xnorinfer.netspec import BatchNorm, Dense, FloatDense, InputMapping, NetSpec, PixelInput, Sign, ThresholdInput
-from xnorinfer.packed import Affine, InputBits, PackedDense, PackedModel, Threshold
+from xnorinfer.packed import Affine, Binarize, Dot, Threshold
 from xnorinfer.reference import forward
 from xnorinfer.verify import verify
 
@@ -99,10 +100,12 @@ def test_inputs_binarized_one_by_one_hold(tmp_path: Path, monkeypatch: pytest.Mo
     result = verify(target, source, rows=50)
     assert result.holds
     assert [proof.kind for proof in result.layers] == ["input", "binary", "binary"]
-    assert packed.input_bits is not None
-    mirrored = packed.input_bits.mirrored.copy()
+    first = packed.binarize
+    assert first is not None
+    mirrored = first.op.mirrored.copy()
     mirrored[7] ^= True
-    modelfile.save(dataclasses.replace(packed, input_bits=dataclasses.replace(packed.input_bits, mirrored=mirrored)), target)
+    wrong = dataclasses.replace(first, op=Binarize(first.op.limits, mirrored))
+    modelfile.save(dataclasses.replace(packed, nodes=(wrong, *packed.nodes[1:])), target)
     result = verify(target, source, rows=50)
     assert not result.holds
     assert result.first_difference is not None
@@ -120,7 +123,8 @@ def test_one_threshold_for_all_inputs(tmp_path: Path, monkeypatch: pytest.Monkey
     source.write_bytes(b"")
     packed = lower(net).packed
     assert packed.input == ThresholdInput(128)
-    assert packed.input_bits is None
+    assert packed.binarize is not None
+    assert packed.binarize.op.threshold == 128
     x = np.random.default_rng(0).integers(0, 256, (200, 40), dtype=np.uint8)
     assert (Model(packed).scores(x) == forward(net, x)).all()
     if mapping.slope > 0:
@@ -130,19 +134,19 @@ def test_one_threshold_for_all_inputs(tmp_path: Path, monkeypatch: pytest.Monkey
     result = verify(target, source, rows=50, with_sensitivity=True)
     assert result.holds
     assert (result.layers[0].kind, result.layers[0].compared) == ("input", 256 * 40)
-    modelfile.save(dataclasses.replace(packed, input=ThresholdInput(127)), target)
+    modelfile.save(network(ThresholdInput(127), [(node.name, node.op) for node in packed.layers]), target)
     assert not verify(target, source, rows=50).holds
     # As versions before kept it: a limit for each input.
     falls = mapping.slope < 0
-    bits = InputBits("input.sign", np.full(40, 127 if falls else -128, np.int32), np.full(40, not falls))
+    bits = Binarize(np.full(40, 127 if falls else -128, np.int32), np.full(40, not falls))
     weights = lower(NetSpec(ThresholdInput(128), inner, "ge-zero")).packed.layers
-    older = dataclasses.replace(packed, input=canonical_mapping(mapping), input_bits=bits, layers=weights)
+    older = network(canonical_mapping(mapping), [("input.sign", bits), *((node.name, node.op) for node in weights)])
     modelfile.save(older, target)
     assert verify(target, source, rows=50).holds
     assert (Model(older).scores(x) == forward(net, x)).all()
 
 
-def nudge_limit(layer: PackedDense) -> PackedDense:
+def nudge_limit(layer: Dot) -> Dot:
     assert isinstance(layer.output, Threshold)
     limits = layer.output.limits.copy()
     live = int(np.argmax((limits > 0) & (limits < layer.depth)))
@@ -150,13 +154,13 @@ def nudge_limit(layer: PackedDense) -> PackedDense:
     return dataclasses.replace(layer, output=Threshold(limits))
 
 
-def nudge_weight(layer: PackedDense) -> PackedDense:
+def nudge_weight(layer: Dot) -> Dot:
     weights = layer.weights.copy()
     weights[5, 0] ^= np.uint64(1 << 9)
     return dataclasses.replace(layer, weights=weights)
 
 
-def nudge_steps(layer: PackedDense) -> PackedDense:
+def nudge_steps(layer: Dot) -> Dot:
     assert isinstance(layer.output, Affine)
     values = layer.output.values.copy()
     values[-1, 0, 2] = np.nextafter(values[-1, 0, 2], np.float32(np.inf))
@@ -173,16 +177,10 @@ def nudge_steps(layer: PackedDense) -> PackedDense:
         (2, nudge_steps, "2: output 2 at accumulator"),
     ],
 )
-def test_one_nudged_value_is_found(
-    tmp_path: Path, index: int, nudge: Callable[[PackedDense], PackedDense], message: str
-) -> None:
+def test_one_nudged_value_is_found(tmp_path: Path, index: int, nudge: Callable[[Dot], Dot], message: str) -> None:
     target, source = convert(tmp_path, INPUTS["range"])
     packed = modelfile.load(target)
-    layers = list(packed.layers)
-    layer = layers[index]
-    assert isinstance(layer, PackedDense)
-    layers[index] = nudge(layer)
-    modelfile.save(PackedModel(packed.input, tuple(layers), packed.profile, packed.provenance), target)
+    modelfile.save(with_layer(packed, index, nudge(packed.layers[index].op)), target)
     result = verify(target, source, rows=20)
     assert not result.holds
     assert result.layers[index].differences > 0

@@ -13,8 +13,9 @@ import numpy as np
 from xnorinfer import modelfile, models
 from xnorinfer.conversion import convert_file
 from xnorinfer.converters.base import ConvertOptions
+from xnorinfer.description import describe
 from xnorinfer.errors import InputError, OptionError
-from xnorinfer.model import Model, describe
+from xnorinfer.model import Model
 from xnorinfer.training.data import mnist
 from xnorinfer.training.network import BATCH_NORM_EPSILON
 from xnorinfer.verify import verify

@@ -27,9 +27,10 @@ from numpy.typing import NDArray
 from xnorinfer.bits import bitunpack
 from xnorinfer.cores import usable_cores
 from xnorinfer.errors import MissingExtraError, unhandled
+from xnorinfer.graph import INPUT, Interpretation
 from xnorinfer.model import Model, random_inputs
-from xnorinfer.netspec import F32, InputMapping, PixelInput, ThresholdInput
-from xnorinfer.packed import OPS, Affine, PackedDense, PackedLayer, PackedModel, Threshold, stored_weights
+from xnorinfer.netspec import F32, InputMapping, PixelInput
+from xnorinfer.packed import OPS, PACKED_OPS, Binarize, Dot, PackedModel, Threshold
 
 #: Called with (what, done, total).
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -60,76 +61,99 @@ class FloatNetwork:
     """
 
     def __init__(self, packed: PackedModel, rows: int) -> None:
-        self.input, self.input_bits = packed.input, packed.input_bits
-        self.layers = [_FloatLayer(layer, packed.input, rows) for layer in packed.layers]
-        self._mapped = np.empty((rows, packed.depth), np.float32)
+        self._nodes = [(_float_op(node, packed.input, rows), node.inputs) for node in packed.nodes]
+        # What is made bits is read as it is, all else as float32.
+        self._mapped = None if packed.binarize is not None else np.empty((rows, packed.depth), np.float32)
+        self._mapping = packed.input
 
     def predict(self, x: NDArray[Any]) -> NDArray[np.int64]:
         """Classes of raw inputs, (rows, depth) -> (rows,) int64, computed in float32."""
-        value: F32 = self._map(x)
-        for layer in self.layers:
-            value = layer.run(value)
-        classes: NDArray[np.int64] = np.argmax(value, axis=1).astype(np.int64, copy=False)
+        values = {INPUT: self._map(x)}
+        for index, (compute, inputs) in enumerate(self._nodes):
+            values[index] = compute(*(values[read] for read in inputs))
+        classes: NDArray[np.int64] = np.argmax(values[len(self._nodes) - 1], axis=1).astype(np.int64, copy=False)
         return classes
 
-    def _map(self, x: NDArray[Any]) -> F32:
+    def _map(self, x: NDArray[Any]) -> NDArray[Any]:
         out = self._mapped
-        if self.input_bits is not None:
-            out[...] = self.input_bits.signs(x)
-        elif isinstance(self.input, PixelInput):
-            np.multiply(x, np.float32(self.input.slope / self.input.divisor), out=out)
-            out += np.float32(self.input.intercept / self.input.divisor)
-        elif isinstance(self.input, ThresholdInput):
-            np.subtract(x, np.float32(self.input.threshold - 0.5), out=out)
-            np.copysign(np.float32(1), out, out=out)
+        if out is None:
+            return x
+        if isinstance(self._mapping, PixelInput):
+            np.multiply(x, np.float32(self._mapping.slope / self._mapping.divisor), out=out)
+            out += np.float32(self._mapping.intercept / self._mapping.divisor)
         else:
             out[...] = x
         return out
 
 
-class _FloatLayer:
+#: Op -> a function of what it reads, for so many rows: (..., mapping of the input, rows).
+_float_op: Interpretation[[InputMapping, int], Callable[..., F32]] = Interpretation("bench.FloatNetwork", PACKED_OPS)
+
+
+@_float_op.of(Binarize)
+def _(op: Binarize, mapping: InputMapping, rows: int) -> Callable[..., F32]:
+    """Half a pixel beside its limit no pixel is 0; 0 is +0, and counts as +1, where a real input is its limit."""
+    buffer = np.empty((rows, op.depth), np.float32)
+    border = op.limits.astype(np.float32) + np.float32(0.5 if op.limits.dtype == np.int32 else 0)
+    turn = np.where(op.mirrored, np.float32(1), np.float32(-1))
+    rises = bool(op.mirrored.all())
+
+    def run(x: NDArray[Any]) -> F32:
+        if rises:
+            np.add(x, border, out=buffer)
+        else:
+            np.multiply(x, turn, out=buffer)
+            np.add(buffer, border, out=buffer)
+        np.copysign(np.float32(1), buffer, out=buffer)
+        return buffer
+
+    return run
+
+
+@_float_op.of(Dot)
+def _(op: Dot, mapping: InputMapping, rows: int) -> Callable[..., F32]:
     """y = x @ w; then y * scale + shift and a sign, or the steps of an affine output."""
+    weights = np.ascontiguousarray(_numbers(op).T)  # (depth, neurons)
+    y = np.empty((rows, op.neurons), np.float32)
+    if isinstance(op.output, Threshold):
+        scale, shift = _as_affine(op, op.output, mapping)
 
-    def __init__(self, layer: PackedLayer, mapping: InputMapping, rows: int) -> None:
-        signs = _numbers(layer)
-        self.weights = np.ascontiguousarray(signs.T)  # (depth, neurons)
-        self.output = layer.output
-        self.buffer = np.empty((rows, layer.neurons), np.float32)
-        if isinstance(self.output, Threshold):
-            assert isinstance(layer, PackedDense)
-            self.scale, self.shift = _as_affine(layer, self.output, mapping)
-
-    def run(self, x: F32) -> F32:
-        y = self.buffer
-        np.matmul(x, self.weights, out=y)
-        if isinstance(self.output, Threshold):
-            y *= self.scale
-            y += self.shift
+        def run(x: F32) -> F32:
+            np.matmul(x, weights, out=y)
+            np.multiply(y, scale, out=y)
+            np.add(y, shift, out=y)
             np.copysign(np.float32(1), y, out=y)
             return y
-        for op, (a, b) in zip(self.output.ops, self.output.values, strict=True):
-            if op in ("mul", "fma"):
-                y *= a
-            if op in ("add", "fma"):
-                y += a if op == "add" else b
-            if op not in OPS:
-                raise unhandled("bench", op)
-            if op == "div":
-                y /= a
-            elif op == "clip":
+
+        return run
+    steps = op.output
+    if unknown := set(steps.ops) - set(OPS):
+        raise unhandled("bench", min(unknown))
+
+    def run_steps(x: F32) -> F32:
+        np.matmul(x, weights, out=y)
+        for step, (a, b) in zip(steps.ops, steps.values, strict=True):
+            if step in ("mul", "fma"):
+                np.multiply(y, a, out=y)
+            if step in ("add", "fma"):
+                np.add(y, a if step == "add" else b, out=y)
+            elif step == "div":
+                np.divide(y, a, out=y)
+            elif step == "clip":
                 np.clip(y, a, b, out=y)
-            elif op == "step":
+            elif step == "step":
                 y[...] = (y >= a).astype(np.float32) - (y <= b)
         return y
 
+    return run_steps
 
-def _numbers(layer: PackedLayer) -> F32:
+
+def _numbers(op: Dot) -> F32:
     """The weights as numbers, (neurons, depth)."""
-    stored = stored_weights(layer)
-    return bitunpack(stored, layer.depth).astype(np.float32) if isinstance(layer, PackedDense) else stored
+    return bitunpack(op.weights, op.depth).astype(np.float32) if op.binary else op.weights
 
 
-def _as_affine(layer: PackedDense, output: Threshold, mapping: InputMapping) -> tuple[F32, F32]:
+def _as_affine(layer: Dot, output: Threshold, mapping: InputMapping) -> tuple[F32, F32]:
     """(scale, shift), each (neurons,) float32, so that bit 1 means dot * scale + shift >= 0 (+0 counts, -0 cannot appear).
 
     bits    mismatches <= limit  <=>  dot >= depth - 2*limit; dots have one parity, so the border lies between two of them.
@@ -155,31 +179,37 @@ def exact_predict(packed: PackedModel, x: NDArray[Any]) -> NDArray[np.int64]:
 
     Real inputs are summed in float64 in an order of BLAS's choice, which is not exact but far closer than float32.
     """
-    value: NDArray[Any] = x.astype(np.float64)
-    if packed.input_bits is not None:
-        value = packed.input_bits.signs(x).astype(np.float64)
-    elif isinstance(packed.input, ThresholdInput):
-        value = np.where(x >= packed.input.threshold, 1.0, -1.0)
-    for layer in packed.layers:
-        signs = _numbers(layer)
-        dot = value @ signs.T.astype(np.float64)
-        if isinstance(layer.output, Threshold):
-            assert isinstance(layer, PackedDense)
-            counts = (layer.depth - dot) / 2 if layer.reads == "bits" else dot
-            counts = counts.astype(np.float32) if layer.reads == "reals" else counts
-            value = np.where(counts <= layer.output.limits, 1.0, -1.0)
-        else:
-            value = _exact_steps(packed, layer, layer.output, signs, dot).astype(np.float64)
-    classes: NDArray[np.int64] = np.argmax(value, axis=1).astype(np.int64, copy=False)
+    values: dict[int, NDArray[np.float64]] = {INPUT: x.astype(np.float64)}
+    for index, node in enumerate(packed.nodes):
+        values[index] = _exact(node, packed.input, [values[read] for read in node.inputs])
+    classes: NDArray[np.int64] = np.argmax(values[len(packed.nodes) - 1], axis=1).astype(np.int64, copy=False)
     return classes
 
 
-def _exact_steps(packed: PackedModel, layer: PackedLayer, steps: Affine, signs: NDArray[Any], dot: NDArray[np.float64]) -> F32:
-    if isinstance(layer, PackedDense) and layer.reads == "pixels":
-        assert isinstance(packed.input, PixelInput)
-        mapping = packed.input
-        dot = (mapping.slope * dot + mapping.intercept * signs.sum(axis=1, dtype=np.float64)) / mapping.divisor
-    return steps.apply(dot.astype(np.float32))
+_exact: Interpretation[[InputMapping, list[NDArray[np.float64]]], NDArray[np.float64]]
+#: Op -> what it gives for what it reads, both float64: (..., mapping of the input, what it reads).
+_exact = Interpretation("bench.exact_predict", PACKED_OPS)
+
+
+@_exact.of(Binarize)
+def _(op: Binarize, mapping: InputMapping, read: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    (x,) = read
+    return op.signs(x).astype(np.float64)
+
+
+@_exact.of(Dot)
+def _(op: Dot, mapping: InputMapping, read: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    (value,) = read
+    weights = _numbers(op).astype(np.float64)
+    dot = value @ weights.T
+    if isinstance(op.output, Threshold):
+        counts = (op.depth - dot) / 2 if op.reads == "bits" else dot
+        counts = counts.astype(np.float32) if op.reads == "reals" else counts
+        return np.where(counts <= op.output.limits, 1.0, -1.0)
+    if op.reads == "pixels":
+        assert isinstance(mapping, PixelInput)
+        dot = (mapping.slope * dot + mapping.intercept * weights.sum(axis=1)) / mapping.divisor
+    return op.output.apply(dot.astype(np.float32)).astype(np.float64)
 
 
 # ---------------------------------------------------------------- measuring

@@ -10,8 +10,10 @@ user chose.
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -20,11 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.bits import words_for
-from xnorinfer.errors import OptionError, unhandled
-from xnorinfer.extract import arrays
+from xnorinfer.description import describe_layers, widths
+from xnorinfer.errors import OptionError
+from xnorinfer.graph import INPUT, Interpretation, Node, users_of
+from xnorinfer.margins import constant
 from xnorinfer.modelfile import header_of
-from xnorinfer.netspec import PixelInput, RealInput, ThresholdInput
-from xnorinfer.packed import Affine, InputBits, PackedDense, PackedFloat, PackedLayer, PackedModel, Threshold
+from xnorinfer.netspec import PixelInput
+from xnorinfer.packed import PACKED_OPS, Affine, Binarize, Dot, PackedModel, PackedOp, Threshold, Value
 
 #: Input kind -> the C type of one input value, what a value may be, and C that tells whether `value`, a float, is one.
 INPUTS = {
@@ -129,9 +133,8 @@ DOUBLE_GUARD = """\
 def _opening(packed: PackedModel, body: _Body) -> str:
     from xnorinfer import __version__
 
-    widths = "-".join(str(width) for width in (packed.depth, *(layer.neurons for layer in packed.layers)))
     lines = [
-        f"Binarized network {widths}, written by xnorinfer {__version__}.  SPDX-License-Identifier: MIT-0",
+        f"Binarized network {widths(packed)}, written by xnorinfer {__version__}.  SPDX-License-Identifier: MIT-0",
         "",
         f"Content digest {header_of(packed)['content_digest']}",
         f"{packed.depth} inputs ({INPUTS[packed.input.kind][1]}), {packed.classes} classes, {body.data_bytes} bytes of "
@@ -172,13 +175,23 @@ def _preamble(packed: PackedModel, body: _Body, functions: str) -> str:
     )
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a node stands.  prefix: of its arrays; title: what is said of it; source, target: what it reads and writes in C."""
+
+    node: Node[PackedOp]
+    prefix: str
+    title: str
+    source: str
+    target: str
+
+
 class _Body:
     """What `NAME_scores` consists of: its calls, and the functions, arrays and buffers that they need."""
 
     def __init__(self, packed: PackedModel, name: str) -> None:
-        self._packed = packed
-        self._name = name
-        self._numbers = arrays(packed)
+        self.packed = packed
+        self.name = name
         self.functions: set[str] = set()
         self.arrays: list[str] = []
         self.buffers: dict[str, tuple[str, int]] = {}
@@ -188,111 +201,115 @@ class _Body:
     def scratch_bytes(self) -> int:
         """Bytes of all buffers of one call."""
         own = sum(size * (4 if kind == "float" else 8) for kind, size in self.buffers.values())
-        return own + 4 * self._packed.classes
+        return own + 4 * self.packed.classes
 
     def declarations(self) -> Iterator[str]:
         """The buffers of `net_scores`."""
         for buffer, (kind, size) in self.buffers.items():
-            yield f"{self._name.upper()}_SCRATCH {kind} {buffer}[{size}];"
+            yield f"{self.name.upper()}_SCRATCH {kind} {buffer}[{size}];"
 
     def calls(self) -> Iterator[str]:
         """The statements of `net_scores`, in order."""
-        yield from self._input_calls()
-        value = "input" if self._packed.first_input.kind == "reals" else "bits0"
-        for index, layer in enumerate(self._packed.layers):
-            yield f"/* {_title(index, layer)} */"
-            last = index == len(self._packed.layers) - 1
-            target = "scores" if last else self._buffer(layer, index + 1)
-            yield from self._layer_calls(index, layer, value, target)
-            value = target
+        packed = self.packed
+        last, values, users = len(packed.nodes) - 1, packed.values, users_of(packed.nodes)
+        titles = [_title(one) for one in describe_layers(packed)]
+        held = {INPUT: "input"}
+        if packed.binarize is None:
+            yield from self._entering(held)
+        for index, node in enumerate(packed.nodes):
+            number = index - (packed.binarize is not None)
+            busy = [held[other] for other in held if other == INPUT or max(users[other]) >= index]
+            target = "scores" if index == last else self.buffer(values[index], busy)
+            prefix, title = ("input", _plain(node.name)) if number < 0 else (f"layer{number}", titles[number])
+            source = ", ".join(held[other] for other in node.inputs)
+            yield from _statements(node, self, _Place(node, prefix, title, source, target))
+            held[index] = target
 
-    def _use(self, function: str) -> str:
+    def _entering(self, held: dict[int, str]) -> Iterator[str]:
+        """From the input to what layers read of it."""
+        kind, depth = self.packed.entry
+        if kind == "pixels":
+            self.buffers["planes"] = ("uint64_t", 8 * words_for(depth))
+            held[INPUT] = "planes, total"
+            yield f"const int32_t total = {self.use('planes')}(input, {self.name.upper()}_INPUTS, planes);"
+        elif kind == "bits":
+            held[INPUT] = self.buffer(self.packed.entry, [])
+            yield f"{self.use('input_threshold')}(input, {self.name.upper()}_INPUTS, 1, {held[INPUT]});"
+
+    def use(self, function: str) -> str:
         """Note that a function is called, with all that it calls; returns its C name."""
         if function not in self.functions:
             self.functions.add(function)
             for other in _functions()[function][1]:
-                self._use(other)
-        return f"{self._name}_{function}"
+                self.use(other)
+        return f"{self.name}_{function}"
 
-    def _buffer(self, layer: PackedLayer, number: int) -> str:
-        """The buffer for the outputs of a layer; layers take turns with two of each type."""
-        bits = isinstance(layer.output, Threshold)
-        return self._take("bits" if bits else "values", number % 2, words_for(layer.neurons) if bits else layer.neurons)
-
-    def _take(self, what: str, number: int, size: int) -> str:
-        name = f"{what}{number}" if what != "planes" else what
-        _, before = self.buffers.get(name, ("", 0))
-        self.buffers[name] = ("float" if what == "values" else "uint64_t", max(size, before))
+    def buffer(self, value: Value, busy: Sequence[str]) -> str:
+        """A buffer for a value, of which those that are busy still hold others."""
+        kind, size = ("uint64_t", words_for(value.width)) if value.kind == "bits" else ("float", value.width)
+        names = (f"{value.kind}{number}" for number in itertools.count())
+        name = next(name for name in names if name not in busy)
+        self.buffers[name] = (kind, max(size, self.buffers.get(name, ("", 0))[1]))
         return name
 
-    def _array(self, name: str, kind: str, values: NDArray[Any], comment: str = "") -> str:
+    def array(self, name: str, kind: str, values: NDArray[Any], comment: str = "") -> str:
         """Note an array; returns its C name."""
         cells, per_line = _cells(kind, values)
         lines = ("    " + ", ".join(cells[start : start + per_line]) + "," for start in range(0, len(cells), per_line))
         about = f"/* {comment} */\n" if comment else ""
-        self.arrays.append(f"{about}static const {kind} {self._name}_{name}[{len(cells)}] = {{\n" + "\n".join(lines) + "\n};\n")
+        self.arrays.append(f"{about}static const {kind} {self.name}_{name}[{len(cells)}] = {{\n" + "\n".join(lines) + "\n};\n")
         self.data_bytes += int(values.nbytes)
-        return f"{self._name}_{name}"
-
-    def _input_calls(self) -> Iterator[str]:
-        """From the input to what the first layer reads."""
-        packed, depth, inputs = self._packed, self._packed.depth, f"{self._name.upper()}_INPUTS"
-        if packed.input_bits is not None:
-            low, high = _ranges(packed.input_bits)
-            kind = INPUTS[packed.input.kind][0]
-            first = self._array("input_low", kind, low, f"{_plain(packed.input_bits.name)}: inputs become 1 from low to high")
-            second = self._array("input_high", kind, high)
-            bits = self._take("bits", 0, words_for(depth))
-            yield f"{self._use('input_ranges')}(input, {inputs}, {first}, {second}, {bits});"
-        elif isinstance(packed.input, PixelInput):
-            planes = self._take("planes", 0, 8 * words_for(depth))
-            yield f"const int32_t total = {self._use('planes')}(input, {inputs}, {planes});"
-        elif not isinstance(packed.input, RealInput):
-            threshold = packed.input.threshold if isinstance(packed.input, ThresholdInput) else 1
-            bits = self._take("bits", 0, words_for(depth))
-            yield f"{self._use('input_threshold')}(input, {inputs}, {threshold}, {bits});"
-
-    def _layer_calls(self, index: int, layer: PackedLayer, value: str, target: str) -> Iterator[str]:
-        title = _title(index, layer)
-        if isinstance(layer, PackedFloat):
-            weights = self._array(f"layer{index}_weights", "float", layer.weight, title)
-            yield f"{self._use('float_layer')}({value}, {layer.depth}, {weights}, {layer.neurons}, {target});"
-        elif isinstance(layer, PackedDense):
-            yield self._binary_call(index, layer, value, target, title)
-        else:
-            raise unhandled("ccode", layer)
-        if isinstance(layer.output, Affine):
-            for number, (op, (a, b)) in enumerate(zip(layer.output.ops, layer.output.values, strict=True)):
-                vectors = {"a": a, "b": b} if op in ("fma", "clip", "step") else {"a": a}
-                names = [
-                    self._array(f"layer{index}_{op}{number}_{vector}", "float", values) for vector, values in vectors.items()
-                ]
-                yield f"{self._use(op)}({target}, {', '.join(names)}, {layer.neurons});"
-
-    def _binary_call(self, index: int, layer: PackedDense, value: str, target: str, title: str) -> str:
-        source = f"planes, total, {layer.depth}" if layer.reads == "pixels" else f"{value}, {layer.depth}"
-        gives = "bits" if isinstance(layer.output, Threshold) else "values"
-        function = self._use(f"{layer.reads}_to_{gives}")
-        own = [self._array(f"layer{index}_bits", "uint64_t", layer.weights, title)]
-        if isinstance(layer.output, Threshold):
-            kind = "float" if layer.reads == "reals" else "int32_t"
-            own.append(self._array(f"layer{index}_limits", kind, layer.output.limits, self._constant_text(index)))
-        elif layer.reads == "pixels":
-            assert isinstance(self._packed.input, PixelInput)
-            mapping = self._packed.input
-            plus = np.bitwise_count(layer.weights).sum(axis=1, dtype=np.int64)
-            shifts = self._array(f"layer{index}_shifts", "double", mapping.intercept * (2 * plus - layer.depth))
-            own += [_float_text(mapping.slope), shifts, _float_text(mapping.divisor)]
-        return f"{function}({source}, {', '.join(own)}, {layer.neurons}, {target});"
-
-    def _constant_text(self, index: int) -> str:
-        """Which neurons do not depend on the input."""
-        constant = self._numbers[f"layers.{index}.constant"]
-        never, always = int((constant < 0).sum()), int((constant > 0).sum())
-        return f"Limits; whatever the input, {never} of the {constant.size} neurons never give 1 and {always} always do"
+        return f"{self.name}_{name}"
 
 
-def _ranges(bits: InputBits) -> tuple[NDArray[Any], NDArray[Any]]:
+#: Op -> its statements: (..., what they belong to, where the node stands).
+_statements: Interpretation[[_Body, _Place], Iterator[str]] = Interpretation("ccode", PACKED_OPS)
+
+
+@_statements.of(Binarize)
+def _(op: Binarize, body: _Body, place: _Place) -> Iterator[str]:
+    inputs = f"{place.source}, {body.name.upper()}_INPUTS"
+    if op.threshold is not None:
+        yield f"{body.use('input_threshold')}({inputs}, {op.threshold}, {place.target});"
+        return
+    low, high = _ranges(op)
+    kind = INPUTS[body.packed.input.kind][0]
+    first = body.array(f"{place.prefix}_low", kind, low, f"{place.title}: inputs become 1 from low to high")
+    second = body.array(f"{place.prefix}_high", kind, high)
+    yield f"{body.use('input_ranges')}({inputs}, {first}, {second}, {place.target});"
+
+
+@_statements.of(Dot)
+def _(op: Dot, body: _Body, place: _Place) -> Iterator[str]:
+    yield f"/* {place.title} */"
+    function = body.use(f"{op.reads}_to_{op.gives}" if op.binary else "float_layer")
+    weights = ("bits", "uint64_t") if op.binary else ("weights", "float")
+    own = [body.array(f"{place.prefix}_{weights[0]}", weights[1], op.weights, place.title)]
+    if isinstance(op.output, Threshold):
+        kind = "float" if op.reads == "reals" else "int32_t"
+        own.append(body.array(f"{place.prefix}_limits", kind, op.output.limits, _constant_text(place.node)))
+    elif op.reads == "pixels":
+        mapping = body.packed.input
+        assert isinstance(mapping, PixelInput)
+        plus = np.bitwise_count(op.weights).sum(axis=1, dtype=np.int64)
+        shifts = body.array(f"{place.prefix}_shifts", "double", mapping.intercept * (2 * plus - op.depth))
+        own += [_float_text(mapping.slope), shifts, _float_text(mapping.divisor)]
+    yield f"{function}({place.source}, {op.depth}, {', '.join(own)}, {op.neurons}, {place.target});"
+    if isinstance(op.output, Affine):
+        for number, (step, (a, b)) in enumerate(zip(op.output.ops, op.output.values, strict=True)):
+            vectors = {"a": a, "b": b} if step in ("fma", "clip", "step") else {"a": a}
+            names = [body.array(f"{place.prefix}_{step}{number}_{name}", "float", values) for name, values in vectors.items()]
+            yield f"{body.use(step)}({place.target}, {', '.join(names)}, {op.neurons});"
+
+
+def _constant_text(node: Node[PackedOp]) -> str:
+    """Which neurons do not depend on the input."""
+    never, always = constant(node) or (np.empty(0), np.empty(0))
+    counts = f"{int(never.sum())} of the {never.size} neurons never give 1 and {int(always.sum())} always do"
+    return f"Limits; whatever the input, {counts}"
+
+
+def _ranges(bits: Binarize) -> tuple[NDArray[Any], NDArray[Any]]:
     """From where to where an input becomes bit 1, bounds included: two arrays (depth,), uint8 or float32."""
     if bits.limits.dtype == np.float32:
         infinite = np.full(bits.limits.shape, np.inf, np.float32)
@@ -304,10 +321,9 @@ def _ranges(bits: InputBits) -> tuple[NDArray[Any], NDArray[Any]]:
     return np.where(never, 1, low).astype(np.uint8), np.where(never, 0, high).astype(np.uint8)
 
 
-def _title(index: int, layer: PackedLayer) -> str:
-    reads = layer.reads if isinstance(layer, PackedDense) else "values"
-    gives = "bits" if isinstance(layer.output, Threshold) else "values"
-    return f"Layer {index} ({_plain(layer.name)}): {layer.depth} {reads} to {layer.neurons} {gives}"
+def _title(layer: dict[str, Any]) -> str:
+    what = f"{layer['inputs']} {layer['reads']} to {layer['neurons']} {layer['gives']}"
+    return f"Layer {layer['index']} ({_plain(layer['name'])}): {what}"
 
 
 def _plain(name: str) -> str:
@@ -358,7 +374,8 @@ def runner(packed: PackedModel, name: str, stem: str) -> str:
 def vectors(packed: PackedModel, inputs: NDArray[Any], scores: NDArray[np.float32]) -> str:
     """Samples and their scores as the program reads them: a sample a line, inputs, a colon, scores.
 
-    inputs: (rows, depth) as `model.raw_input` gives them; scores: (rows, classes).  Reals and scores are hexadecimal, exact.
+    inputs: (rows, depth) as `model.canonical_input` gives them; scores: (rows, classes).  Reals and scores are
+    hexadecimal, exact.
     """
     lines = [
         f"# content digest {header_of(packed)['content_digest']}",

@@ -2,9 +2,9 @@
 
 Names, where N counts the layers from 0; all of them are stable:
 
-    meta                 JSON text: the network's content digest, the input mapping, and for every layer its name, kind
-                         ("binary", "float"), reads, inputs, neurons, gives ("bits", "values") and steps.  In .npz an array of
-                         one string, in .safetensors the entry "meta" of the metadata
+    meta                 JSON text: the network's content digest, the input mapping, and for every layer its index, name, kind
+                         ("binary", "float"), reads ("bits", "pixels", "reals"), inputs, neurons, gives ("bits", "reals"),
+                         steps and sizes.  In .npz an array of one string, in .safetensors the entry "meta" of the metadata
     input.limits         (inputs,) int32 for pixels, float32 for reals; only where inputs are binarized one by one
     input.mirrored       (inputs,) bool.  Input x becomes +1 iff (-x if mirrored else x) <= limit, else -1
     input.constant       (inputs,) int8, as layers.N.constant
@@ -44,15 +44,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.bits import bitunpack
-from xnorinfer.errors import OptionError, unhandled
-from xnorinfer.margins import constant_neurons
-from xnorinfer.modelfile import header_of
-from xnorinfer.netspec import input_to_json
-from xnorinfer.packed import Affine, InputBits, PackedDense, PackedFloat, PackedLayer, PackedModel, Threshold
+from xnorinfer.description import describe
+from xnorinfer.errors import OptionError
+from xnorinfer.graph import Interpretation
+from xnorinfer.margins import constant
+from xnorinfer.packed import PACKED_OPS, Binarize, Dot, PackedModel, Threshold, stored_arrays
 from xnorinfer.writing import write_bytes
 
-#: Version of the names and meanings above.
-FORMAT_VERSION = 1
+#: Version of the names and meanings above.  1 called reals "values".
+FORMAT_VERSION = 2
 
 #: What a file name may end in.
 ARRAY_SUFFIXES = (".npz", ".safetensors")
@@ -63,43 +63,34 @@ def arrays(packed: PackedModel, layers: Sequence[int] | None = None, *, signs: b
 
     layers: numbers of the layers wanted, None for all; layer 0 brings the arrays of the input.  signs: with `layers.N.signs`.
     """
-    chosen = range(len(packed.layers)) if layers is None else layers
+    chosen = {f"layers.{number}" for number in (range(len(packed.layers)) if layers is None else layers)}
     found: dict[str, NDArray[Any]] = {}
-    if packed.input_bits is not None and 0 in chosen:
-        found["input.limits"] = packed.input_bits.limits
-        found["input.mirrored"] = packed.input_bits.mirrored
-        found["input.constant"] = _tendency(*_constant_inputs(packed.input_bits))
-    for index in chosen:
-        found.update((f"layers.{index}.{name}", array) for name, array in _layer_arrays(packed.layers[index], signs).items())
+    for place, node in packed.stored():
+        if place in chosen or (place == "input" and "layers.0" in chosen):
+            found.update((f"{place}.{name}", array) for name, array in stored_arrays(node).items())
+            found.update((f"{place}.{name}", array) for name, array in _derived(node, signs).items())
+            if (ends := constant(node)) is not None:
+                found[f"{place}.constant"] = _tendency(*ends)
     return found
 
 
-def _layer_arrays(layer: PackedLayer, signs: bool) -> dict[str, NDArray[Any]]:
+#: Op -> arrays that follow from the stored ones: (..., whether -1/+1 are wanted).
+_derived: Interpretation[[bool], dict[str, NDArray[Any]]] = Interpretation("extract", PACKED_OPS)
+
+
+@_derived.of(Binarize)
+def _(op: Binarize, signs: bool) -> dict[str, NDArray[Any]]:
+    return {}
+
+
+@_derived.of(Dot)
+def _(op: Dot, signs: bool) -> dict[str, NDArray[Any]]:
     found: dict[str, NDArray[Any]] = {}
-    if isinstance(layer, PackedDense):
-        found["bits"] = layer.weights
-        if signs:
-            found["signs"] = bitunpack(layer.weights, layer.depth)
-    elif isinstance(layer, PackedFloat):
-        found["weight"] = layer.weight
-    else:
-        raise unhandled("extract", layer)
-    if isinstance(layer.output, Affine):
-        found["steps"] = layer.output.values
-    elif isinstance(layer, PackedDense):
-        found["limits"] = layer.output.limits
-        if layer.reads == "bits":
-            found["min_matches"] = np.int32(layer.depth) - layer.output.limits
-        found["constant"] = _tendency(*constant_neurons(layer))
+    if signs and op.binary:
+        found["signs"] = bitunpack(op.weights, op.depth)
+    if op.reads == "bits" and isinstance(op.output, Threshold):
+        found["min_matches"] = np.int32(op.depth) - op.output.limits
     return found
-
-
-def _constant_inputs(bits: InputBits) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """(never, always) of inputs that are binarized one by one, (depth,) bool each."""
-    if bits.limits.dtype == np.float32:
-        return np.asarray(bits.limits == -np.inf), np.asarray(bits.limits == np.inf)
-    smallest = np.where(bits.mirrored, -255, 0)
-    return np.asarray(bits.limits < smallest), np.asarray(bits.limits >= smallest + 255)
 
 
 def _tendency(never: NDArray[np.bool_], always: NDArray[np.bool_]) -> NDArray[np.int8]:
@@ -108,29 +99,13 @@ def _tendency(never: NDArray[np.bool_], always: NDArray[np.bool_]) -> NDArray[np
 
 def meta(packed: PackedModel, layers: Sequence[int] | None = None) -> dict[str, Any]:
     """What the arrays belong to, JSON-able."""
-    chosen = range(len(packed.layers)) if layers is None else layers
+    described = describe(packed)
+    every = described["layers"]
     return {
         "format": "xnorinfer extract",
         "format_version": FORMAT_VERSION,
-        "content_digest": header_of(packed)["content_digest"],
-        "profile": packed.profile,
-        "input": input_to_json(packed.input),
-        "inputs": packed.depth,
-        "classes": packed.classes,
-        "layers": [{"index": index, **_layer_meta(packed.layers[index])} for index in chosen],
-    }
-
-
-def _layer_meta(layer: PackedLayer) -> dict[str, Any]:
-    binary = isinstance(layer, PackedDense)
-    return {
-        "name": layer.name,
-        "kind": "binary" if binary else "float",
-        "reads": layer.reads if isinstance(layer, PackedDense) else "values",
-        "inputs": layer.depth,
-        "neurons": layer.neurons,
-        "gives": "bits" if isinstance(layer.output, Threshold) else "values",
-        "steps": list(layer.output.ops) if isinstance(layer.output, Affine) else [],
+        **{name: described[name] for name in ("content_digest", "profile", "input", "inputs", "classes")},
+        "layers": every if layers is None else [every[index] for index in layers],
     }
 
 
@@ -139,7 +114,7 @@ def choose_layers(packed: PackedModel, wanted: Sequence[str]) -> list[int]:
 
     Raises OptionError for one that there is not, or a name that several layers have.
     """
-    names = [layer.name for layer in packed.layers]
+    names = [node.name for node in packed.layers]
     chosen = set()
     for text in wanted:
         found = [index for index, name in enumerate(names) if name == text]

@@ -17,16 +17,16 @@ from xnorinfer.bits import WORD_BITS, bitpack, words_for
 from xnorinfer.canonical import canonical_mapping, canonical_steps
 from xnorinfer.errors import NetworkError
 from xnorinfer.folding import Counts, affine_of, fold, fold_to_step, infinite, steps_of_dense, steps_of_layers
+from xnorinfer.graph import chain
 from xnorinfer.netspec import Dense, Elementwise, FloatDense, Layer, NetSpec, PixelInput, RealInput, Sign, ThresholdInput
 from xnorinfer.packed import (
     MAX_PIXEL_DEPTH,
     OPS,
     Affine,
-    InputBits,
-    PackedDense,
-    PackedFloat,
-    PackedLayer,
+    Binarize,
+    Dot,
     PackedModel,
+    PackedOp,
     Reads,
     Threshold,
 )
@@ -94,23 +94,28 @@ def lower(net: NetSpec) -> Lowered:
     net.require_valid()
     problems: list[str] = []
     notes: list[str] = []
-    layers: list[PackedLayer] = []
-    input_bits = _lower_input(net, problems, notes)
-    if not problems and (plain := with_threshold(net, input_bits)) is not None:
-        net, input_bits = plain, None
+    layers: list[tuple[str, PackedOp]] = []
+    binarize = _lower_input(net, problems, notes)
+    if binarize is not None and not problems and (plain := with_threshold(net, binarize)) is not None:
+        net, binarize = plain, None
+    if binarize is not None:
+        layers.append((input_layers(net)[-1].name, binarize))
+    elif isinstance(net.input, ThresholdInput):
+        layers.append(("input", Binarize.at_pixel(net.input.threshold, net.depth)))
     for index, block in enumerate(blocks_of(net)):
-        raw = index == 0 and input_bits is None
+        raw = index == 0 and not layers
         problems.extend(_left_over(block))
         reads: Reads = net.input.kind if raw and isinstance(net.input, PixelInput | RealInput) else "bits"
         if isinstance(block.dense, FloatDense):
-            layers.append(PackedFloat(block.dense.name, np.ascontiguousarray(block.dense.weight), block.steps))
+            weights = np.ascontiguousarray(block.dense.weight)
+            layers.append((block.dense.name, Dot("reals", block.dense.depth, weights, block.steps)))
         elif reads == "pixels" and block.dense.depth > MAX_PIXEL_DEPTH:
             problems.append(f"{block.dense.name}: {block.dense.depth} pixel inputs, at most {MAX_PIXEL_DEPTH} fit 32-bit sums")
         else:
-            layers.append(_lower_dense(net, block.dense, block, reads, problems, notes))
+            layers.append((block.dense.name, _lower_dense(net, block.dense, block, reads, problems, notes)))
     if problems:
         raise NetworkError(problems)
-    return Lowered(PackedModel(canonical_mapping(net.input), tuple(layers), net.profile, input_bits=input_bits), tuple(notes))
+    return Lowered(PackedModel(canonical_mapping(net.input), chain(layers), net.profile), tuple(notes))
 
 
 def _left_over(block: Block) -> Iterator[str]:
@@ -148,7 +153,7 @@ def input_counts(net: NetSpec) -> Counts:
     return Counts.of_reals(net.depth)
 
 
-def _lower_input(net: NetSpec, problems: list[str], notes: list[str]) -> InputBits | None:
+def _lower_input(net: NetSpec, problems: list[str], notes: list[str]) -> Binarize | None:
     """Inputs that are binarized one by one, each with the limit of its own expression."""
     leading = input_layers(net)
     if not leading:
@@ -159,10 +164,10 @@ def _lower_input(net: NetSpec, problems: list[str], notes: list[str]) -> InputBi
     counts = input_counts(net)
     found = fold(sign.name, counts, steps, sign.rule, problems, notes)
     notes.extend(_dead(sign.name, counts, found, "inputs"))
-    return InputBits(sign.name, counts.limits(found.limits), found.flipped)
+    return Binarize(counts.limits(found.limits), found.flipped)
 
 
-def with_threshold(net: NetSpec, bits: InputBits | None) -> NetSpec | None:
+def with_threshold(net: NetSpec, bits: Binarize | None) -> NetSpec | None:
     """The same network with a threshold for its inputs, where one pixel decides about all of them; else None.
 
     bits: how its inputs are binarized one by one.  Where they fall from +1 to -1, the first layer takes their negation.
@@ -180,7 +185,7 @@ def with_threshold(net: NetSpec, bits: InputBits | None) -> NetSpec | None:
     return replace(net, input=ThresholdInput(first), layers=(dense, *others))
 
 
-def lower_input(net: NetSpec) -> InputBits | None:
+def lower_input(net: NetSpec) -> Binarize | None:
     """How the inputs of a network that was lowered are binarized one by one."""
     return _lower_input(net, [], [])
 
@@ -196,24 +201,24 @@ def _dead(name: str, counts: Counts, found: Steps, what: str) -> Iterator[str]:
         )
 
 
-def _lower_dense(net: NetSpec, dense: Dense, block: Block, reads: Reads, problems: list[str], notes: list[str]) -> PackedDense:
+def _lower_dense(net: NetSpec, dense: Dense, block: Block, reads: Reads, problems: list[str], notes: list[str]) -> Dot:
     steps = block.steps
     if not block.gives_bits:
         if block.sign is not None and set(steps.ops) - set(OPS):
             step = fold_to_step(dense.name, counts_of(net, reads, dense), steps, problems)
-            return PackedDense(dense.name, reads, dense.depth, _packed_signs(dense), step)
+            return Dot(reads, dense.depth, _packed_signs(dense), step)
         if infinite(steps).any():
             problems.append(
                 f"{dense.name}: BatchNorm makes output {int(np.argmax(infinite(steps)))} infinite or NaN; check its variance"
             )
         steps = canonical_steps(counts_of(net, reads, dense), steps)
-        return PackedDense(dense.name, reads, dense.depth, _packed_signs(dense), steps)
+        return Dot(reads, dense.depth, _packed_signs(dense), steps)
     assert block.sign is not None
     counts = counts_of(net, reads, dense)
     found = fold(dense.name, counts, steps, block.sign.rule, problems, notes)
     notes.extend(_dead(dense.name, counts, found, "neurons"))
     bits = _packed_signs(dense, found.flipped)
-    return PackedDense(dense.name, reads, dense.depth, bits, Threshold(counts.limits(found.limits)))
+    return Dot(reads, dense.depth, bits, Threshold(counts.limits(found.limits)))
 
 
 def _packed_signs(dense: Dense, flipped: NDArray[np.bool_] | None = None) -> NDArray[np.uint64]:

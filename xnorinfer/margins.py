@@ -1,7 +1,7 @@
 """How sure a packed network is: distances of counts to their thresholds, gaps between scores, and what neurons do on data.
 
 In an integer engine both come from numbers that are computed anyway.  They are computed here once more from the packed layers,
-plainly: mismatches are XOR and popcount of words.  `trace` gives the bits that flow between the layers.
+plainly: mismatches are XOR and popcount of words.  `trace` gives the bits that flow between the nodes.
 
 The margin of a neuron at a sample is the smallest change of its count that changes its bit: `limit + 1 - count` where it
 fires (count <= limit), `count - limit` where it does not.  It is 1 or more.  A neuron whose limit lies outside the range of its
@@ -18,9 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.bits import bitpack, bitunpack
-from xnorinfer.errors import unhandled
-from xnorinfer.netspec import ThresholdInput
-from xnorinfer.packed import PackedDense, PackedFloat, PackedModel, Threshold
+from xnorinfer.graph import INPUT, Interpretation
+from xnorinfer.packed import PACKED_OPS, Binarize, Dot, PackedModel, Threshold
 from xnorinfer.reference import integer_dot, sequential_dot
 
 #: Margin of a sample in a layer where no neuron can change its bit.
@@ -57,23 +56,10 @@ class Margins:
 def margins(packed: PackedModel, x: NDArray[Any], trace: Sequence[NDArray[Any]]) -> Margins:
     """Margins of canonical inputs x (rows, depth) with the outputs that `Plan.trace` has for them."""
     layers = []
-    for layer, value in _thresholds(packed, x, trace):
-        limits = _limits(layer)
-        able = ~constant_neurons(layer)[0] & ~constant_neurons(layer)[1]
-        real = layer.reads == "reals"
-        smallest = np.full(len(x), np.inf if real else NO_MARGIN, np.float64 if real else np.int64)
-        nearest = np.zeros(len(x), np.int64)
-        for start, counts in _counts(layer, value):
-            if real:
-                distance: NDArray[Any] = np.abs(counts - limits.astype(np.float64))
-                distance[:, ~able] = np.inf
-            else:
-                distance = np.where(counts <= limits, limits + 1 - counts, counts - limits)
-                distance[:, ~able] = NO_MARGIN
-            rows = slice(start, start + len(counts))
-            nearest[rows] = distance.argmin(axis=1)
-            smallest[rows] = distance.min(axis=1)
-        layers.append(LayerMargins(layer.name, UNITS[layer.reads], smallest, nearest))
+    for node in packed.nodes:
+        found = _margins(node, [x if index == INPUT else trace[index] for index in node.inputs])
+        if found is not None:
+            layers.append(LayerMargins(node.name, *found))
     scores = trace[-1].astype(np.float64)
     classes = np.asarray(scores.argmax(axis=1), np.int64) if len(x) else np.empty(0, np.int64)
     ordered = np.sort(scores, axis=1)
@@ -83,8 +69,39 @@ def margins(packed: PackedModel, x: NDArray[Any], trace: Sequence[NDArray[Any]])
 
 UNITS = {"bits": "mismatch", "pixels": "unit of the pixel sum", "reals": "real sum"}
 
+#: Op -> unit, smallest margins and their neurons, from what it reads; none of inputs and where no bits are given.
+_margins: Interpretation[[list[NDArray[Any]]], tuple[str, NDArray[Any], NDArray[np.int64]] | None]
+_margins = Interpretation("margins", PACKED_OPS)
 
-def reachable(layer: PackedDense) -> tuple[NDArray[Any], NDArray[Any]]:
+
+@_margins.of(Binarize)
+def _(op: Binarize, read: list[NDArray[Any]]) -> None:
+    return None
+
+
+@_margins.of(Dot)
+def _(op: Dot, read: list[NDArray[Any]]) -> tuple[str, NDArray[Any], NDArray[np.int64]] | None:
+    if not isinstance(op.output, Threshold):
+        return None
+    (value,) = read
+    limits = _limits(op)
+    never, always = _outside(limits, *reachable(op))
+    real = op.reads == "reals"
+    smallest = np.full(len(value), np.inf if real else NO_MARGIN, np.float64 if real else np.int64)
+    nearest = np.zeros(len(value), np.int64)
+    for start, counts in _counts(op, value):
+        if real:
+            distance: NDArray[Any] = np.abs(counts - limits.astype(np.float64))
+        else:
+            distance = np.where(counts <= limits, limits + 1 - counts, counts - limits)
+        distance[:, never | always] = np.inf if real else NO_MARGIN
+        rows = slice(start, start + len(counts))
+        nearest[rows] = distance.argmin(axis=1)
+        smallest[rows] = distance.min(axis=1)
+    return UNITS[op.reads], smallest, nearest
+
+
+def reachable(layer: Dot) -> tuple[NDArray[Any], NDArray[Any]]:
     """Smallest and largest count of each neuron, (neurons,): int64, or +-infinity for real sums."""
     if layer.reads == "reals":
         return np.full(layer.neurons, -np.inf), np.full(layer.neurons, np.inf)
@@ -94,42 +111,45 @@ def reachable(layer: PackedDense) -> tuple[NDArray[Any], NDArray[Any]]:
     return -255 * (layer.depth - plus), 255 * plus
 
 
-def constant_neurons(layer: PackedDense) -> tuple[Bools, Bools]:
-    """Neurons that the limits alone make constant, whatever the input: (never fires, always fires), (neurons,) bool each."""
-    low, high = reachable(layer)
-    limits = _limits(layer)
-    if layer.reads == "reals":
-        return np.asarray(limits == -np.inf), np.asarray(limits == np.inf)
-    return np.asarray(limits < low), np.asarray(limits >= high)
+#: Op -> which of its bits its limits alone make constant, whatever the input: (never 1, always 1), (neurons,) bool each; none
+#: where it gives no bits.
+constant: Interpretation[[], tuple[Bools, Bools] | None] = Interpretation("margins.constant", PACKED_OPS)
 
 
-def _limits(layer: PackedDense) -> NDArray[Any]:
+@constant.of(Binarize)
+def _(op: Binarize) -> tuple[Bools, Bools]:
+    if op.limits.dtype == np.float32:
+        return _outside(op.limits, -np.inf, np.inf)
+    smallest = np.where(op.mirrored, -255, 0)
+    return _outside(op.limits, smallest, smallest + 255)
+
+
+@constant.of(Dot)
+def _(op: Dot) -> tuple[Bools, Bools] | None:
+    return _outside(_limits(op), *reachable(op)) if isinstance(op.output, Threshold) else None
+
+
+def _outside(limits: NDArray[Any], low: Any, high: Any) -> tuple[Bools, Bools]:
+    """Limits of counts from low to high; of real ones, which are finite, from beyond low to below high."""
+    below = limits <= low if limits.dtype == np.float32 else limits < low
+    return np.asarray(below), np.asarray(limits >= high)
+
+
+def deciding(packed: PackedModel) -> list[int]:
+    """The nodes that make bits of counts: what has margins and activity."""
+    return [i for i, node in enumerate(packed.nodes) if node is not packed.binarize and constant(node) is not None]
+
+
+def _limits(layer: Dot) -> NDArray[Any]:
     assert isinstance(layer.output, Threshold)
     limits = layer.output.limits
     return limits if layer.reads == "reals" else limits.astype(np.int64)
 
 
-def _thresholds(
-    packed: PackedModel, x: NDArray[Any], trace: Sequence[NDArray[Any]]
-) -> Iterator[tuple[PackedDense, NDArray[Any]]]:
-    """Layers with thresholds, each with what it reads: pixels, reals, or words of bits."""
-    value = x
-    if isinstance(packed.first_input, ThresholdInput):
-        value = bitpack(x >= packed.first_input.threshold)
-    elif isinstance(packed.layers[0], PackedDense) and packed.layers[0].reads == "bits":
-        value = bitpack(x)
-    for layer, output in zip(packed.layers, trace, strict=True):
-        if isinstance(layer, PackedDense) and isinstance(layer.output, Threshold):
-            yield layer, value
-        elif not isinstance(layer, PackedDense | PackedFloat):
-            raise unhandled("margins", layer)
-        value = output
-
-
-def _counts(layer: PackedDense, value: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
+def _counts(layer: Dot, value: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
     """Counts of some rows at a time: (first row, (rows, neurons) int64, float64 for real sums)."""
     if layer.reads == "bits":
-        words: NDArray[np.uint64] = value.view(np.uint64)
+        words = bitpack(value) if value.dtype == np.int8 else value
         step = max(1, BLOCK_BYTES // (8 * layer.neurons))
         for start in range(0, len(words), step):
             block = words[start : start + step]
@@ -198,21 +218,19 @@ class Activity:
     layers: list[LayerActivity] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for layer in self.packed.layers:
-            if isinstance(layer, PackedDense) and isinstance(layer.output, Threshold):
-                never, always = constant_neurons(layer)
-                self.layers.append(LayerActivity(layer.name, np.zeros(layer.neurons, np.int64), never, always))
-            elif not isinstance(layer, PackedDense | PackedFloat):
-                raise unhandled("margins.Activity", layer)
+        for index in deciding(self.packed):
+            node = self.packed.nodes[index]
+            if (found := constant(node)) is not None:
+                self.layers.append(LayerActivity(node.name, np.zeros(found[0].size, np.int64), *found))
 
     def add(self, trace: Sequence[NDArray[Any]]) -> None:
         """Count the bits of a batch, given as `Plan.trace` gives it."""
         self.rows += len(trace[0])
-        hidden = [pair for pair in zip(self.packed.layers, trace, strict=True) if isinstance(pair[0].output, Threshold)]
-        for counted, (layer, words) in zip(self.layers, hidden, strict=True):
-            step = max(1, BLOCK_BYTES // layer.neurons)
+        for counted, index in zip(self.layers, deciding(self.packed), strict=True):
+            words, neurons = trace[index], counted.fired.size
+            step = max(1, BLOCK_BYTES // neurons)
             for start in range(0, len(words), step):
-                bits = bitunpack(words[start : start + step].view(np.uint64), layer.neurons)
+                bits = bitunpack(words[start : start + step].view(np.uint64), neurons)
                 counted.fired += (bits > 0).sum(axis=0, dtype=np.int64)
 
     def describe(self) -> list[dict[str, Any]]:

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xnorinfer import modelfile
+from xnorinfer.description import describe, widths
 from xnorinfer.errors import InputError, unhandled
 from xnorinfer.margins import Margins, margins
-from xnorinfer.netspec import InputMapping, PixelInput, RealInput, SignInput, ThresholdInput, input_to_json
-from xnorinfer.packed import PackedDense, PackedLayer, PackedModel, stored_weights
+from xnorinfer.netspec import InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
+from xnorinfer.packed import PackedModel
 
 if TYPE_CHECKING:
     from xnorinfer.plan import Plan
@@ -90,79 +91,32 @@ class Model:
         return (_rebuild, (self._packed, *self._asked))
 
     def __repr__(self) -> str:
-        widths = "-".join(str(n) for n in (self._packed.depth, *(layer.neurons for layer in self._packed.layers)))
-        return f"<xnorinfer.Model {widths}, {self._packed.input.kind}, kernel {self.kernel}, {self.threads} threads>"
+        return (
+            f"<xnorinfer.Model {widths(self._packed)}, {self._packed.input.kind}, kernel {self.kernel}, {self.threads} threads>"
+        )
 
 
 def _rebuild(packed: PackedModel, threads: int | None, kernel: str | None) -> Model:
     return Model(packed, threads=threads, kernel=kernel)
 
 
-def describe(packed: PackedModel) -> dict[str, Any]:
-    """A packed network as a JSON-able dict: input, layers with shapes and sizes, profile, provenance, warnings, digest."""
-    layers = [_describe_layer(layer) for layer in packed.layers]
-    header = modelfile.header_of(packed)
-    return {
-        "format_version": header["format_version"],
-        "input": input_to_json(packed.input),
-        "input_meaning": packed.input.describe() + (", each binarized at a limit of its own" if packed.input_bits else ""),
-        "inputs": packed.depth,
-        "classes": packed.classes,
-        "profile": packed.profile,
-        "layers": layers,
-        "packed_bytes": sum(layer["packed_bytes"] for layer in layers),
-        "float32_bytes": sum(layer["float32_bytes"] for layer in layers),
-        "content_digest": header["content_digest"],
-        "warnings": packed.provenance.get("warnings", []),
-        "provenance": packed.provenance,
-    }
-
-
-def _describe_layer(layer: PackedLayer) -> dict[str, Any]:
-    binary = isinstance(layer, PackedDense)
-    arrays = [stored_weights(layer)]
-    limits = getattr(layer.output, "limits", None)
-    arrays.append(layer.output.values if limits is None else limits)  # type: ignore[union-attr]
-    steps = () if limits is not None else layer.output.ops  # type: ignore[union-attr]
-    # The float layer that this one stands for: weights, and four BatchNorm vectors or what the steps hold.
-    vectors = 4 if limits is not None else 2 * len(steps)
-    return {
-        "name": layer.name,
-        "kind": "binary" if binary else "float",
-        "reads": layer.reads if isinstance(layer, PackedDense) else "reals",
-        "gives": "scores" if limits is None else "bits",
-        "inputs": layer.depth,
-        "neurons": layer.neurons,
-        "weight_bits": layer.neurons * layer.depth * (1 if binary else 32),
-        "steps": list(steps),
-        "packed_bytes": sum(int(array.nbytes) for array in arrays),
-        "float32_bytes": 4 * layer.neurons * (layer.depth + vectors),
-    }
-
-
 # ---------------------------------------------------------------- inputs
 
 
 def canonical_input(packed: PackedModel, x: ArrayLike) -> NDArray[Any]:
-    """Ordinary arrays to what a plan takes: those of `raw_input`, or signs where inputs are binarized one by one."""
-    # The usual case first: the checks below would double the time of a small network at batch 1.
-    ready = isinstance(x, np.ndarray) and x.dtype == np.uint8 and x.flags.c_contiguous and type(x) is np.ndarray
-    if ready and isinstance(packed.first_input, PixelInput) and np.shape(x)[1:] == (packed.depth,):
-        return np.asarray(x)
-    raw = raw_input(packed, x)
-    return raw if packed.input_bits is None else packed.input_bits.signs(raw)
-
-
-def raw_input(packed: PackedModel, x: ArrayLike) -> NDArray[Any]:
-    """Ordinary arrays to the inputs of the network, (rows, depth), C-contiguous: uint8, int8 (signs) or float32 (reals).
+    """Ordinary arrays to what a plan takes, (rows, depth), C-contiguous: uint8, int8 (signs) or float32 (reals).
 
     Raises InputError, which says what was found and what would be right.
     """
+    # The usual case first: the checks of `inputs_of` would double the time of a small network at batch 1.
+    ready = isinstance(x, np.ndarray) and x.dtype == np.uint8 and x.flags.c_contiguous and type(x) is np.ndarray
+    if ready and isinstance(packed.input, PixelInput) and np.shape(x)[1:] == (packed.depth,):
+        return np.asarray(x)
     return inputs_of(packed.input, packed.depth, x)
 
 
 def inputs_of(mapping: InputMapping, depth: int, x: ArrayLike) -> NDArray[Any]:
-    """As `raw_input`, for a network of `depth` inputs under a mapping."""
+    """As `canonical_input`, for a network of `depth` inputs under a mapping."""
     array = _as_rows(mapping, depth, x)
     if isinstance(mapping, RealInput):
         reals = array.astype(np.float32)
@@ -176,7 +130,7 @@ def inputs_of(mapping: InputMapping, depth: int, x: ArrayLike) -> NDArray[Any]:
             raise InputError(f"{_first(array, wrong)}; this model takes {mapping.describe()}")
         return np.ascontiguousarray(array, dtype=np.int8)
     if not isinstance(mapping, PixelInput | ThresholdInput):
-        raise unhandled("model.raw_input", mapping)
+        raise unhandled("model.canonical_input", mapping)
     if array.dtype == np.uint8:
         return np.ascontiguousarray(array)
     if array.dtype.kind in "iu":

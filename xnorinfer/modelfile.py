@@ -15,7 +15,7 @@ Format version 2, little endian as safetensors defines it:
                             digest (`canonical` says what "the same" means).
         provenance          source file name, its digest, options and assumptions of the conversion
         header_digest       SHA-256 of this object without header_digest: covers the provenance as well
-    input.limits            (depth,) I32 for pixels, F32 for reals (`packed.InputBits`)
+    input.limits            (depth,) I32 for pixels, F32 for reals (`packed.Binarize`)
     input.mirrored          (depth,) BOOL
     layers.N.bits           (neurons, words) U64, the signs of the weights (`bits`), pad bits 0
     layers.N.limits         (neurons,) I32, or F32 where a layer reads reals
@@ -44,10 +44,10 @@ from xnorinfer.errors import (
     NewerFormatError,
     NotAModelError,
     OptionError,
-    unhandled,
 )
-from xnorinfer.netspec import input_from_json, input_to_json
-from xnorinfer.packed import FORMAT_VERSION, Affine, InputBits, PackedDense, PackedFloat, PackedLayer, PackedModel, Threshold
+from xnorinfer.graph import Interpretation, chain, off_chain
+from xnorinfer.netspec import ThresholdInput, input_from_json, input_to_json
+from xnorinfer.packed import FORMAT_VERSION, PACKED_OPS, Affine, Binarize, Dot, PackedModel, PackedOp, Threshold
 from xnorinfer.writing import write_bytes
 
 KEY = "xnorinfer"
@@ -56,7 +56,7 @@ KEY = "xnorinfer"
 def save(packed: PackedModel, path: str | Path) -> None:
     """Write a model file: `path` is then the old file or the complete new one.
 
-    Raises OutputError if it cannot be written, MalformedModelError if the model itself is inconsistent.
+    Raises OutputError if it cannot be written, MalformedModelError if the model itself is inconsistent or branches.
     """
     from safetensors.numpy import save as to_bytes
 
@@ -69,12 +69,15 @@ def save(packed: PackedModel, path: str | Path) -> None:
 
 
 def header_of(packed: PackedModel) -> dict[str, Any]:
-    """The JSON object of the file, digests included."""
+    """The JSON object of the file, digests included.  Raises MalformedModelError for a network that is no chain."""
+    if (branch := off_chain(packed.nodes)) is not None:
+        raise MalformedModelError(f"{branch}: reads more than the node before; format version {FORMAT_VERSION} holds chains")
+    entries = [(node.name, _entry(node)) for _, node in packed.stored()]
     network: dict[str, Any] = {
         "format_version": packed.format_version,
         "input": input_to_json(packed.input),
-        "input_bits": packed.input_bits is not None,
-        "layers": [_layer_json(layer) for layer in packed.layers],
+        "input_bits": any(entry is None for _, entry in entries),
+        "layers": [entry for _, entry in entries if entry is not None],
     }
     outside = {"profile": packed.profile}
     if packed.format_version == 1:
@@ -83,7 +86,7 @@ def header_of(packed: PackedModel) -> dict[str, Any]:
     for name, array in packed.tensors():
         content.update(name.encode() + b"\0")
         content.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
-    names = [part.name for part in (packed.input_bits, *packed.layers) if part is not None]
+    names = [name for name, _ in entries]
     header = {**network, **outside, "names": names, "content_digest": content.hexdigest(), "provenance": packed.provenance}
     return {**header, "header_digest": hashlib.sha256(_canonical(header).encode()).hexdigest()}
 
@@ -92,17 +95,20 @@ def _canonical(value: dict[str, Any]) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _layer_json(layer: PackedLayer) -> dict[str, Any]:
-    described: dict[str, Any] = {"depth": layer.depth}
-    if isinstance(layer, PackedFloat):
-        described["kind"] = "float"
-    elif isinstance(layer, PackedDense):
-        described.update(kind="dense", reads=layer.reads, output="threshold")
-    else:
-        raise unhandled("modelfile", layer)
-    if isinstance(layer.output, Affine):
-        described.update(output="affine", ops=list(layer.output.ops))
-    return described
+#: Op -> its entry in `layers`; none for what is said by `input_bits`.
+_entry: Interpretation[[], dict[str, Any] | None] = Interpretation("modelfile", PACKED_OPS)
+
+
+@_entry.of(Binarize)
+def _(op: Binarize) -> None:
+    return None
+
+
+@_entry.of(Dot)
+def _(op: Dot) -> dict[str, Any]:
+    kind = {"kind": "dense", "reads": op.reads} if op.binary else {"kind": "float"}
+    gives = {"output": "affine", "ops": list(op.output.ops)} if isinstance(op.output, Affine) else {"output": "threshold"}
+    return {"depth": op.depth, **kind, **gives}
 
 
 def load(path: str | Path, *, mapped: bool = False) -> PackedModel:
@@ -264,19 +270,17 @@ def _build(path: Path, header: dict[str, Any], tensors: dict[str, NDArray[Any]])
     count = len(header["layers"]) + header["input_bits"]
     if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
         raise MalformedModelError(f"{path}: names is no list of {count} strings")
-    input_bits = _build_input_bits(path, names.pop(0), left) if header["input_bits"] else None
-    layers = tuple(
-        _build_layer(path, index, entry, name, left)
-        for index, (name, entry) in enumerate(zip(names, header["layers"], strict=True))
-    )
+    ops: list[PackedOp] = []
+    if header["input_bits"]:
+        limits = _take(path, "input.limits", left, (np.int32, np.float32), 1)
+        ops.append(Binarize(limits, _take(path, "input.mirrored", left, (np.bool_,), 1)))
+    ops += [_build_layer(path, index, entry, left) for index, entry in enumerate(header["layers"])]
     if left:
         raise MalformedModelError(f"{path}: tensors that no layer uses: {', '.join(sorted(left))}")
-    return PackedModel(mapping, layers, header["profile"], header["provenance"], input_bits, header["format_version"])
-
-
-def _build_input_bits(path: Path, name: str, left: dict[str, NDArray[Any]]) -> InputBits:
-    limits = _take(path, "input.limits", left, (np.int32, np.float32), 1)
-    return InputBits(name, limits, _take(path, "input.mirrored", left, (np.bool_,), 1))
+    if isinstance(mapping, ThresholdInput) and not header["input_bits"] and ops:
+        names, ops = ["input", *names], [Binarize.at_pixel(mapping.threshold, ops[0].depth), *ops]
+    nodes = chain(zip(names, ops, strict=True))
+    return PackedModel(mapping, nodes, header["profile"], header["provenance"], header["format_version"])
 
 
 def _take(
@@ -298,7 +302,7 @@ LAYER_FIELDS = {
 }
 
 
-def _build_layer(path: Path, index: int, entry: Any, name: str, left: dict[str, NDArray[Any]]) -> PackedLayer:
+def _build_layer(path: Path, index: int, entry: Any, left: dict[str, NDArray[Any]]) -> Dot:
     where = f"{path}: layer {index}"
 
     def take(suffix: str, *, dtypes: tuple[type[Any], ...], dimensions: int) -> NDArray[Any]:
@@ -318,17 +322,16 @@ def _build_layer(path: Path, index: int, entry: Any, name: str, left: dict[str, 
     else:
         output = Threshold(take("limits", dtypes=(np.int32, np.float32), dimensions=1))
     if entry["kind"] == "float":
-        assert isinstance(output, Affine)
-        layer = PackedFloat(name, take("weight", dtypes=(np.float32,), dimensions=2), output)
-        if layer.depth != depth:
-            raise MalformedModelError(f"{where}: depth is {depth}, its weights have {layer.depth}")
-        return layer
+        weights = take("weight", dtypes=(np.float32,), dimensions=2)
+        if weights.shape[1] != depth:
+            raise MalformedModelError(f"{where}: depth is {depth}, its weights have {weights.shape[1]}")
+        return Dot("reals", depth, weights, output)
     if entry["reads"] not in ("bits", "pixels", "reals"):
         raise MalformedModelError(f"{where}: reads {_shorten(entry['reads'])}")
     weights = take("bits", dtypes=(np.uint64,), dimensions=2)
     if depth < 1 or depth > 64 * weights.shape[1]:
         raise MalformedModelError(f"{where}: depth {depth} does not fit {weights.shape[1]} words of bits")
-    return PackedDense(name, entry["reads"], depth, weights, output)
+    return Dot(entry["reads"], depth, weights, output)
 
 
 def _shorten(value: Any) -> str:

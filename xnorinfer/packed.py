@@ -1,27 +1,28 @@
 """The portable packed network: bits and integer thresholds, independent of any CPU.
 
-A `PackedModel` is what the file holds and what a plan is made from.  Each binary layer is one `PackedDense`: signs as words
-(`bits`), what its inputs are, and what becomes of its accumulator - an integer compare (`Threshold`) in hidden layers, a short
-list of float32 steps (`Affine`) where real numbers leave the binary part.
+A `PackedModel` is what the file holds and what a plan is made from: nodes (`graph`), each with an op.  A layer is one `Dot`:
+signs as words (`bits`) or float32 weights, what its inputs are, and what becomes of its accumulator - an integer compare
+(`Threshold`) in hidden layers, a short list of float32 steps (`Affine`) where real numbers leave the binary part.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.bits import pad_mask, words_for
-from xnorinfer.errors import ArrayError, MalformedModelError, unhandled
+from xnorinfer.errors import ArrayError, MalformedModelError, NetworkError, unhandled
+from xnorinfer.graph import INPUT, Interpretation, Node, backward_problems, users_of
 from xnorinfer.memory import plain
-from xnorinfer.netspec import F32, PROFILES, InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
+from xnorinfer.netspec import F32, PROFILES, InputMapping, ThresholdInput
 from xnorinfer.reference import fma, sigmoid, tanh
 
-#: What a binary layer reads.  bits: mismatches are counted, dot = depth - 2*mismatches.  pixels: integer sums of uint8.
-#: reals: float64 sums of float32 in input order, rounded to float32.
+#: What a node reads or gives.  Of bits, a `Dot` counts mismatches: dot = depth - 2*mismatches.  pixels: integer sums of uint8.
+#: reals: products with float32 summed in float64 in input order, rounded to float32 once.
 Reads = Literal["bits", "pixels", "reals"]
 
 #: The format of new model files (`modelfile`).
@@ -84,65 +85,70 @@ class Affine:
 
 
 @dataclass(frozen=True, eq=False)
-class InputBits:
+class Binarize:
     """Every input becomes a bit at a limit of its own: bit 1 iff the input, negated where `mirrored`, is at most the limit.
 
     limits: (depth,) int32 for pixels, float32 for reals.  mirrored: (depth,) bool.
     """
 
-    name: str
     limits: NDArray[Any]
     mirrored: NDArray[np.bool_]
 
+    @classmethod
+    def at_pixel(cls, threshold: int, depth: int) -> Binarize:
+        """One threshold for all pixels: bit 1 iff pixel >= threshold."""
+        return cls(np.full(depth, -threshold, np.int32), np.ones(depth, np.bool_))
+
+    @property
+    def depth(self) -> int:
+        return int(self.limits.shape[0])
+
+    @property
+    def threshold(self) -> int | None:
+        """The one pixel from which on every input is 1, if there is one."""
+        first = -int(self.limits[0]) if self.limits.dtype == np.int32 else 0
+        return first if 1 <= first <= 255 and (self.limits == -first).all() and self.mirrored.all() else None
+
     def signs(self, x: NDArray[Any]) -> NDArray[np.int8]:
-        """Raw inputs (rows, depth), uint8 or float32, to -1/+1, (rows, depth) int8."""
+        """Inputs (rows, depth), uint8 or float32, to -1/+1, (rows, depth) int8."""
         wide = x.astype(np.int16) if x.dtype == np.uint8 else x
         return np.asarray(np.where(np.where(self.mirrored, -wide, wide) <= self.limits, np.int8(1), np.int8(-1)))
 
 
 @dataclass(frozen=True, eq=False)
-class PackedDense:
-    """One binary dense layer.  weights: (neurons, words_for(depth)) uint64, bit 1 = +1, pad bits 0."""
+class Dot:
+    """A dense layer.  weights: (neurons, words_for(depth)) uint64, bit 1 = +1, pad bits 0; or (neurons, depth) float32, which
+    reads reals and gives reals.  The accumulator meets `output`: a bias is its first step."""
 
-    name: str
     reads: Reads
     depth: int
-    weights: NDArray[np.uint64]
+    weights: NDArray[Any]
     output: Threshold | Affine
 
     @property
     def neurons(self) -> int:
         return int(self.weights.shape[0])
 
-
-@dataclass(frozen=True, eq=False)
-class PackedFloat:
-    """A float layer of the tail.  weight: (neurons, depth) float32; products summed in float64 in input order, rounded to
-    float32 once, then the steps of `output` (bias first)."""
-
-    name: str
-    weight: F32
-    output: Affine
+    @property
+    def binary(self) -> bool:
+        """Whether the weights are bits."""
+        return self.weights.dtype.kind != "f"
 
     @property
-    def neurons(self) -> int:
-        return int(self.weight.shape[0])
-
-    @property
-    def depth(self) -> int:
-        return int(self.weight.shape[1])
+    def gives(self) -> Reads:
+        return "bits" if isinstance(self.output, Threshold) else "reals"
 
 
-PackedLayer: TypeAlias = PackedDense | PackedFloat
+PackedOp: TypeAlias = Binarize | Dot
+#: Every op of a packed network; what interpretations of it must know.
+PACKED_OPS: tuple[type, ...] = (Binarize, Dot)
 
 
-def stored_weights(layer: PackedLayer) -> NDArray[Any]:
-    """The weights as the file has them: words of bits, or float32."""
-    if isinstance(layer, PackedDense):
-        return layer.weights
-    if isinstance(layer, PackedFloat):
-        return layer.weight
-    raise unhandled("packed.stored_weights", layer)
+class Value(NamedTuple):
+    """What a node gives for one sample: so many numbers of a kind."""
+
+    kind: Reads
+    width: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,52 +156,61 @@ class PackedModel:
     """A packed network.  `provenance` says where it came from and is not part of the network itself; neither is `profile`, the
     tie rules of its source: once folded, no sum of a sign is left to tie.
 
-    `input_bits`, where there is one, binarizes pixels or reals before the first layer, which then reads bits.  format_version:
-    of the file it was loaded from, whose rules its digests follow.
+    nodes: in order of execution; only the first may be a `Binarize`, and it is where the input is one threshold for all pixels.
+    format_version: of the file it was loaded from, whose rules its digests follow.
     """
 
     input: InputMapping
-    layers: tuple[PackedLayer, ...]
+    nodes: tuple[Node[PackedOp], ...]
     profile: str
     provenance: dict[str, Any] = field(default_factory=dict)
-    input_bits: InputBits | None = None
     format_version: int = FORMAT_VERSION
 
     @property
     def depth(self) -> int:
         """Number of input values of one sample."""
-        return self.layers[0].depth
+        return self.layers[0].op.depth
 
     @property
     def classes(self) -> int:
         """Number of scores of one sample."""
-        return self.layers[-1].neurons
+        return self.values[-1].width
 
     @property
-    def first_input(self) -> InputMapping:
-        """What the first layer is given: signs where inputs are binarized one by one, else the input itself."""
-        return self.input if self.input_bits is None else SignInput()
+    def binarize(self) -> Node[Binarize] | None:
+        """The node that makes bits of the inputs, if there is one."""
+        return cast("Node[Binarize]", self.nodes[0]) if self.nodes and type(self.nodes[0].op) is Binarize else None
 
     @property
-    def input_limits(self) -> tuple[NDArray[Any], NDArray[np.bool_]] | None:
-        """Limits and mirrored, as in `InputBits`, of every input that becomes a bit, be it by one threshold for all."""
-        if isinstance(self.input, ThresholdInput):
-            return np.full(self.depth, -self.input.threshold, np.int32), np.ones(self.depth, np.bool_)
-        return None if self.input_bits is None else (self.input_bits.limits, self.input_bits.mirrored)
+    def layers(self) -> tuple[Node[Dot], ...]:
+        """The nodes behind the one that makes bits of the inputs, numbered as in files."""
+        return cast("tuple[Node[Dot], ...]", self.nodes[self.binarize is not None :])
+
+    @property
+    def entry(self) -> Value:
+        """What the input is."""
+        kinds: dict[str, Reads] = {"pixels": "pixels", "threshold": "pixels", "signs": "bits", "reals": "reals"}
+        return Value(kinds[self.input.kind], self.depth)
+
+    @property
+    def values(self) -> list[Value]:
+        """What every node gives."""
+        found: list[Value] = []
+        for node in self.nodes:
+            found.append(_value(node, [self.entry if index == INPUT else found[index] for index in node.inputs]))
+        return found
+
+    def stored(self) -> Iterator[tuple[str, Node[PackedOp]]]:
+        """The nodes that have arrays in files, each with what their names begin with."""
+        if self.binarize is not None and not isinstance(self.input, ThresholdInput):
+            yield "input", self.binarize
+        yield from ((f"layers.{number}", node) for number, node in enumerate(self.layers))
 
     def tensors(self) -> Iterator[tuple[str, NDArray[Any]]]:
-        """Every array of the model under its name in the file, in layer order."""
-        if self.input_bits is not None:
-            yield "input.limits", self.input_bits.limits
-            yield "input.mirrored", self.input_bits.mirrored
-        for index, layer in enumerate(self.layers):
-            yield f"layers.{index}.{'weight' if isinstance(layer, PackedFloat) else 'bits'}", stored_weights(layer)
-            if isinstance(layer.output, Threshold):
-                yield f"layers.{index}.limits", layer.output.limits
-            elif isinstance(layer.output, Affine):
-                yield f"layers.{index}.steps", layer.output.values
-            else:
-                raise unhandled("PackedModel.tensors", layer.output)
+        """Every array of the model under its name in the file, in order."""
+        for place, node in self.stored():
+            for name, array in stored_arrays(node).items():
+                yield f"{place}.{name}", array
 
     def check(self) -> list[str]:
         """All inconsistencies of the model; empty for anything that `lower` makes."""
@@ -213,14 +228,8 @@ class PackedModel:
         """
         if not isinstance(self.input, InputMapping):
             raise MalformedModelError(unhandled("PackedModel.check", self.input).problems[0])
-        layers = self.layers if isinstance(self.layers, tuple | list) else ()
-        bits = self.input_bits
-        if bits is not None:
-            _require_type("input bits", bits, InputBits)
-            bits = InputBits(
-                bits.name, _plain("input bits: limits", bits.limits), _plain("input bits: mirrored", bits.mirrored)
-            )
-        return replace(self, layers=tuple(_plain_layer(index, layer) for index, layer in enumerate(layers)), input_bits=bits)
+        nodes = self.nodes if isinstance(self.nodes, tuple | list) else ()
+        return replace(self, nodes=tuple(_plain_node(_where(nodes, index), node) for index, node in enumerate(nodes)))
 
     def require_valid(self) -> PackedModel:
         """`plain`, once `check` finds nothing wrong with it.  Raises MalformedModelError with everything that it finds."""
@@ -229,6 +238,49 @@ class PackedModel:
         if problems:
             raise MalformedModelError(f"the model is inconsistent: {'; '.join(problems)}")
         return made
+
+
+# ---------------------------------------------------------------- what every op gives and stores
+
+_value: Interpretation[[list[Value]], Value] = Interpretation("PackedModel.values", PACKED_OPS)
+#: Op -> its arrays under their names in files, in their order there.
+stored_arrays: Interpretation[[], dict[str, NDArray[Any]]] = Interpretation("PackedModel.tensors", PACKED_OPS)
+
+
+@_value.of(Binarize)
+def _(op: Binarize, read: list[Value]) -> Value:
+    return Value("bits", op.depth)
+
+
+@_value.of(Dot)
+def _(op: Dot, read: list[Value]) -> Value:
+    return Value(op.gives, op.neurons)
+
+
+@stored_arrays.of(Binarize)
+def _(op: Binarize) -> dict[str, NDArray[Any]]:
+    return {"limits": op.limits, "mirrored": op.mirrored}
+
+
+@stored_arrays.of(Dot)
+def _(op: Dot) -> dict[str, NDArray[Any]]:
+    found = {"bits" if op.binary else "weight": op.weights}
+    if isinstance(op.output, Threshold):
+        return {**found, "limits": op.output.limits}
+    if isinstance(op.output, Affine):
+        return {**found, "steps": op.output.values}
+    raise unhandled("PackedModel.tensors", op.output)
+
+
+# ---------------------------------------------------------------- parts of one's own
+
+_plain_op: Interpretation[[str], PackedOp] = Interpretation("PackedModel.plain", PACKED_OPS)
+
+
+def _where(nodes: Sequence[Any], index: int) -> str:
+    """A node in messages: what binarizes inputs does not count as a layer."""
+    leading = isinstance(getattr(nodes[0], "op", None), Binarize)
+    return "input bits" if leading and not index else f"layer {index - leading} ({getattr(nodes[index], 'name', '')})"
 
 
 def _require_type(where: str, value: object, *types: type) -> None:
@@ -246,98 +298,141 @@ def _plain(what: str, array: Any) -> NDArray[Any]:
     return same
 
 
-def _plain_layer(index: int, layer: Any) -> PackedLayer:
-    where = f"layer {index} ({getattr(layer, 'name', '')})"
-    _require_type(where, layer, PackedDense, PackedFloat)
-    _require_type(where, layer.output, Threshold, Affine)
+def _plain_node(where: str, node: Any) -> Node[PackedOp]:
+    _require_type(where, node, Node)
+    try:
+        op = _plain_op(node, where)
+    except NetworkError as error:
+        raise MalformedModelError(f"{where}: {error.problems[0]}") from None
+    inputs = node.inputs
+    return Node(node.name, op, tuple(inputs) if isinstance(inputs, tuple | list) else inputs)
+
+
+@_plain_op.of(Binarize)
+def _(op: Binarize, where: str) -> Binarize:
+    limits = _plain(f"{where}: limits", op.limits)
+    if limits.ndim != 1 or not limits.size:
+        raise MalformedModelError(f"{where}: limits have shape {limits.shape}")
+    return Binarize(limits, _plain(f"{where}: mirrored", op.mirrored))
+
+
+@_plain_op.of(Dot)
+def _(op: Dot, where: str) -> Dot:
+    _require_type(where, op.output, Threshold, Affine)
+    if not isinstance(op.depth, int | np.integer) or isinstance(op.depth, bool):
+        raise MalformedModelError(f"{where}: depth is {op.depth!r}, needed is a whole number")
     output: Threshold | Affine
-    if isinstance(layer.output, Threshold):
-        output = Threshold(_plain(f"{where}: limits", layer.output.limits))
+    if isinstance(op.output, Threshold):
+        output = Threshold(_plain(f"{where}: limits", op.output.limits))
+    elif isinstance(op.output.ops, tuple | list):
+        output = Affine(tuple(op.output.ops), _plain(f"{where}: steps", op.output.values))
     else:
-        if not isinstance(layer.output.ops, tuple | list):
-            raise MalformedModelError(f"{where}: steps are {layer.output.ops!r}, needed is a tuple of their names")
-        output = Affine(tuple(layer.output.ops), _plain(f"{where}: steps", layer.output.values))
-    if isinstance(layer, PackedFloat):
-        if not isinstance(output, Affine):
-            raise MalformedModelError(f"{where}: a float layer has no threshold")
-        return PackedFloat(layer.name, _plain(f"{where}: weights", layer.weight), output)
-    if not isinstance(layer.depth, int | np.integer) or isinstance(layer.depth, bool):
-        raise MalformedModelError(f"{where}: depth is {layer.depth!r}, needed is a whole number")
-    return PackedDense(layer.name, layer.reads, int(layer.depth), _plain(f"{where}: weights", layer.weights), output)
+        raise MalformedModelError(f"{where}: steps are {op.output.ops!r}, needed is a tuple of their names")
+    weights = _plain(f"{where}: weights", op.weights)
+    if weights.ndim != 2 or 0 in weights.shape or op.depth < 1:
+        raise MalformedModelError(f"{where}: weights have shape {weights.shape}")
+    return Dot(op.reads, int(op.depth), weights, output)
+
+
+# ---------------------------------------------------------------- checks
+
+#: Op -> what is wrong with it: (..., where it stands, what it reads, whether it reads the input).
+_problems: Interpretation[[str, list[Value], bool], Iterator[str]] = Interpretation("PackedModel.check", PACKED_OPS)
 
 
 def _check(model: PackedModel) -> Iterator[str]:
     if not isinstance(model.profile, str) or model.profile not in PROFILES:
         yield f"tie profile {model.profile!r} is none of {', '.join(PROFILES)}"
-    if not model.layers or isinstance(model.layers[0], PackedFloat):
+    if wrong := list(backward_problems(model.nodes)):
+        yield from wrong
+        return
+    if not model.layers or type(first := model.layers[0].op) is not Dot or not first.binary:
         yield "the first layer is not a binary dense layer"
         return
-    first: Reads = "bits"
-    if isinstance(model.first_input, PixelInput | RealInput):
-        first = model.first_input.kind
-    if model.input_bits is not None:
-        yield from _check_input_bits(model.input, model.input_bits, model.layers[0].depth)
-    width: int | None = None
-    bits_flow = True
-    for index, layer in enumerate(model.layers):
-        where = f"layer {index} ({layer.name})"
-        array = stored_weights(layer)
-        if array.ndim != 2 or 0 in array.shape or layer.depth < 1:
-            yield f"{where}: weights have shape {array.shape}"
-            return
-        if width is not None and layer.depth != width:
-            yield f"{where}: takes {layer.depth} inputs, the layer before gives {width}"
-        if isinstance(layer, PackedDense):
-            yield from _check_dense(where, layer, first if index == 0 else "bits")
-            if index and not bits_flow:
-                yield f"{where}: a binary layer follows one that gives real numbers"
-        elif array.dtype != np.float32 or not np.isfinite(array).all():
-            yield f"{where}: weights must be finite float32"
-        elif bits_flow:
-            yield f"{where}: a float layer follows one that gives bits"
-        if isinstance(layer.output, Affine):
-            yield from _check_affine(where, layer.output, layer.neurons)
-        width, bits_flow = layer.neurons, isinstance(layer.output, Threshold)
-    if bits_flow:
+    values = model.values
+    for index, node in enumerate(model.nodes):
+        read = [model.entry if other == INPUT else values[other] for other in node.inputs]
+        yield from _problems(node, _where(model.nodes, index), read, INPUT in node.inputs)
+    if isinstance(model.input, ThresholdInput):
+        found = None if model.binarize is None else model.binarize.op.threshold
+        if found != model.input.threshold:
+            yield f"the input has the threshold {model.input.threshold}, its bits {found}"
+    for index, users in enumerate(users_of(model.nodes)[:-1]):
+        if not users:
+            yield f"{_where(model.nodes, index)}: nothing reads what it gives"
+    if values[-1].kind == "bits":
         yield "the last layer gives bits, not scores"
 
 
-def _check_input_bits(mapping: InputMapping, bits: InputBits, depth: int) -> Iterator[str]:
-    dtype = {"pixels": np.int32, "reals": np.float32}.get(mapping.kind)
-    if dtype is None:
-        yield f"input bits: {mapping.kind} are bits already"
-    elif bits.limits.dtype != dtype or bits.limits.shape != (depth,) or np.isnan(bits.limits).any():
-        yield f"input bits: limits are {bits.limits.shape} {bits.limits.dtype}, needed is ({depth},) {np.dtype(dtype)}, no NaN"
-    if bits.mirrored.dtype != np.bool_ or bits.mirrored.shape != (depth,):
-        yield f"input bits: mirrored is {bits.mirrored.shape} {bits.mirrored.dtype}, needed is ({depth},) bool"
+def _problems_of_reading(where: str, depth: int, read: list[Value]) -> Iterator[str]:
+    if len(read) != 1:
+        yield f"{where}: reads {len(read)} nodes, needed is one"
+    elif read[0].width != depth:
+        yield f"{where}: takes {depth} inputs, the layer before gives {read[0].width}"
 
 
-def _check_dense(where: str, layer: PackedDense, reads: Reads) -> Iterator[str]:
-    words = words_for(layer.depth)
-    if layer.reads != reads:
-        yield f"{where}: reads {layer.reads}, but gets {reads}"
-    if layer.weights.dtype != np.uint64 or layer.weights.shape[1] != words:
-        yield f"{where}: bits are {layer.weights.shape} {layer.weights.dtype}, needed is (neurons, {words}) uint64"
-    elif (layer.weights[:, -1] & ~pad_mask(layer.depth)[-1]).any():
-        yield f"{where}: pad bits beyond depth {layer.depth} are not 0"
-    if isinstance(layer.output, Threshold):
-        limits = layer.output.limits
-        dtype = np.float32 if layer.reads == "reals" else np.int32
-        if limits.dtype != dtype or limits.shape != (layer.neurons,):
-            yield f"{where}: limits are {limits.shape} {limits.dtype}, needed is ({layer.neurons},) {np.dtype(dtype)}"
+@_problems.of(Binarize)
+def _(op: Binarize, where: str, read: list[Value], raw: bool) -> Iterator[str]:
+    kind, depth = read[0]
+    dtype = {"pixels": np.int32, "reals": np.float32}.get(kind)
+    if not raw or len(read) != 1:
+        yield f"{where}: only inputs are made bits at limits of their own"
+    elif dtype is None:
+        yield f"{where}: signs are bits already"
+    elif op.limits.dtype != dtype or op.limits.shape != (depth,) or np.isnan(op.limits).any():
+        yield f"{where}: limits are {op.limits.shape} {op.limits.dtype}, needed is ({depth},) {np.dtype(dtype)}, no NaN"
+    if op.mirrored.dtype != np.bool_ or op.mirrored.shape != (depth,):
+        yield f"{where}: mirrored is {op.mirrored.shape} {op.mirrored.dtype}, needed is ({depth},) bool"
+
+
+@_problems.of(Dot)
+def _(op: Dot, where: str, read: list[Value], raw: bool) -> Iterator[str]:
+    yield from _problems_of_reading(where, op.depth, read)
+    if op.binary:
+        yield from _problems_of_bits(where, op, read[0].kind, raw)
+    else:
+        if op.weights.dtype != np.float32 or not np.isfinite(op.weights).all():
+            yield f"{where}: weights must be finite float32"
+        elif read[0].kind == "bits":
+            yield f"{where}: a float layer follows one that gives bits"
+        elif op.reads != "reals" or read[0].kind != "reals":
+            yield f"{where}: reads {op.reads} and gets {read[0].kind}, a float layer reads reals"
+        if op.weights.shape[1] != op.depth:
+            yield f"{where}: depth is {op.depth}, its weights have {op.weights.shape[1]}"
+        if isinstance(op.output, Threshold):
+            yield f"{where}: a float layer has no threshold"
+    if isinstance(op.output, Affine):
+        yield from _problems_of_steps(where, op.output, op.neurons)
+
+
+def _problems_of_bits(where: str, op: Dot, gets: Reads, raw: bool) -> Iterator[str]:
+    words = words_for(op.depth)
+    if not raw and gets != "bits":
+        yield f"{where}: a binary layer follows one that gives real numbers"
+    elif op.reads != gets:
+        yield f"{where}: reads {op.reads}, but gets {gets}"
+    if op.weights.dtype != np.uint64 or op.weights.shape[1] != words:
+        yield f"{where}: bits are {op.weights.shape} {op.weights.dtype}, needed is (neurons, {words}) uint64"
+    elif (op.weights[:, -1] & ~pad_mask(op.depth)[-1]).any():
+        yield f"{where}: pad bits beyond depth {op.depth} are not 0"
+    if isinstance(op.output, Threshold):
+        limits = op.output.limits
+        dtype = np.float32 if op.reads == "reals" else np.int32
+        if limits.dtype != dtype or limits.shape != (op.neurons,):
+            yield f"{where}: limits are {limits.shape} {limits.dtype}, needed is ({op.neurons},) {np.dtype(dtype)}"
         elif np.isnan(limits).any():
             yield f"{where}: limits hold NaN"
-        elif layer.reads == "bits" and not ((limits >= -1) & (limits <= layer.depth)).all():
-            yield f"{where}: limits leave the range -1..{layer.depth} of mismatches"
-    if layer.reads == "pixels" and layer.depth > MAX_PIXEL_DEPTH:
-        yield f"{where}: {layer.depth} pixels overflow the 32-bit sums; at most {MAX_PIXEL_DEPTH}"
+        elif op.reads == "bits" and not ((limits >= -1) & (limits <= op.depth)).all():
+            yield f"{where}: limits leave the range -1..{op.depth} of mismatches"
+    if op.reads == "pixels" and op.depth > MAX_PIXEL_DEPTH:
+        yield f"{where}: {op.depth} pixels overflow the 32-bit sums; at most {MAX_PIXEL_DEPTH}"
 
 
 #: 255 * depth must stay inside int32, with room for a limit beyond either end.
 MAX_PIXEL_DEPTH = (2**31 - 2) // 255
 
 
-def _check_affine(where: str, affine: Affine, neurons: int) -> Iterator[str]:
+def _problems_of_steps(where: str, affine: Affine, neurons: int) -> Iterator[str]:
     unknown = [op for op in affine.ops if op not in OPS]
     if unknown:
         yield f"{where}: unknown steps {', '.join(map(repr, unknown))}"

@@ -18,16 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer import kernels
-from xnorinfer.bits import words_for
+from xnorinfer.bits import bitpack, words_for
 from xnorinfer.buffers import OUTSIDE, slots_for
 from xnorinfer.cores import usable_cores
-from xnorinfer.errors import ArrayError, MalformedModelError, OptionError, unhandled
-from xnorinfer.graph import INPUT, chain
+from xnorinfer.errors import ArrayError, MalformedModelError, OptionError
+from xnorinfer.graph import INPUT, chain, off_chain
 from xnorinfer.kernels import fields, layout, prepack
 from xnorinfer.kernels.pool import pool
 from xnorinfer.memory import plain, require_inside
-from xnorinfer.netspec import PixelInput, ThresholdInput
-from xnorinfer.packed import OPS, Affine, PackedDense, PackedFloat, PackedLayer, PackedModel, Threshold
+from xnorinfer.netspec import PixelInput
+from xnorinfer.packed import OPS, Affine, Dot, PackedModel, Threshold
 
 THREADS_ENVIRONMENT = "XNORINFER_NUM_THREADS"
 
@@ -112,12 +112,19 @@ class Plan:
         self._kernel = kernels.choose(kernel)
         self._threads = threads
         self._kept: list[NDArray[Any]] = []
-        self._table = layout.aligned((len(packed.layers), fields.LAYER_FIELDS), np.int64)
-        for index, layer in enumerate(packed.layers):
-            self._write(self._table[index], self._row(layer))
-        self._input_dtype = np.dtype(_INPUT_DTYPES[packed.first_input.kind])
+        if (branch := off_chain(packed.nodes)) is not None:
+            raise MalformedModelError(f"{branch}: reads more than the node before; plans run chains")
+        # Bits that one pixel decides about are made by the first layer, others here.
+        self._binarize = packed.binarize.op if packed.binarize is not None else None
+        self._level = self._binarize.threshold if self._binarize is not None else None
+        self._input_dtype = np.dtype(_INPUT_DTYPES[packed.input.kind])
+        self._first_dtype = np.dtype(np.int8) if self._binarize is not None and self._level is None else self._input_dtype
+        layers = [node.op for node in packed.layers]
+        self._table = layout.aligned((len(layers), fields.LAYER_FIELDS), np.int64)
+        for index, layer in enumerate(layers):
+            self._write(self._table[index], self._row(layer, first=index == 0))
         self._pool = pool()
-        self._work = sum(layer.depth * layer.neurons * _COST[getattr(layer, "reads", "floats")] for layer in packed.layers)
+        self._work = sum(layer.depth * layer.neurons * _COST[layer.reads] for layer in layers)
         self._size()
         self._helpers = self._threads - 1
         self._classes, self._depth = packed.classes, packed.depth
@@ -140,9 +147,9 @@ class Plan:
 
     # ------------------------------------------------------------ making the table
 
-    def _row(self, layer: PackedLayer) -> prepack.Row:
+    def _row(self, layer: Dot, *, first: bool) -> prepack.Row:
         """One row of the layer table, in the form that the kernel wants."""
-        made = self._product(layer)
+        made = self._product(layer, first)
         if isinstance(layer.output, Affine):
             made |= prepack.steps(self._kernel, [OPS.index(op) for op in layer.output.ops], layer.output.values)
         groups = made[fields.GROUPS]
@@ -150,21 +157,17 @@ class Plan:
         made[fields.CHUNK] = max(1, groups // (fields.TASKS_PER_THREAD * self._threads))
         return made
 
-    def _product(self, layer: PackedLayer) -> prepack.Row:
-        kernel, mapping = self._kernel, self._packed.first_input
-        if isinstance(layer, PackedFloat):
-            return prepack.floats(kernel, layer.weight)
-        if not isinstance(layer, PackedDense):
-            raise unhandled("Plan", layer)
+    def _product(self, layer: Dot, first: bool) -> prepack.Row:
+        kernel, mapping = self._kernel, self._packed.input
+        if not layer.binary:
+            return prepack.floats(kernel, layer.weights)
         product = kernel, layer.weights, layer.depth, layer.output.limits if isinstance(layer.output, Threshold) else None
         if layer.reads == "reals":
             return prepack.reals(*product)
         if layer.reads == "pixels":
             assert isinstance(mapping, PixelInput)
             return prepack.pixels(*product, (mapping.slope, mapping.intercept, mapping.divisor))
-        if layer is not self._packed.layers[0]:
-            return prepack.bits(*product)
-        return prepack.bytes_as_bits(*product, mapping.threshold if isinstance(mapping, ThresholdInput) else None)
+        return prepack.bytes_as_bits(*product, self._level) if first else prepack.bits(*product)
 
     def _write(self, row: NDArray[np.int64], made: prepack.Row) -> None:
         """A row into the table; arrays by their addresses."""
@@ -186,7 +189,7 @@ class Plan:
         sub_rows = table[:, fields.SUB_ROWS] = np.minimum(table[:, fields.SUB_ROWS], self._block)
         prepared = int(((table[:, fields.PREPARED_BYTES] + table[:, fields.PART_BYTES]) * sub_rows).max())
         self._scratch_bytes = _whole_lines(fields.COUNTS_AT + fields.COUNTS_BYTES + prepared)
-        nodes = chain((layer.name, layer) for layer in self._packed.layers)
+        nodes = chain((node.name, node.op) for node in self._packed.layers)
         slots = slots_for(nodes, table[:, fields.OUT_BYTES].tolist())
         *starts, self._buffers_bytes = itertools.accumulate(
             (_whole_lines(size * self._block) for size in slots.sizes), initial=0
@@ -221,10 +224,10 @@ class Plan:
     def run(self, x: NDArray[Any]) -> Single:
         """Scores of canonical inputs.
 
-        x: (rows, depth), C-contiguous; uint8 for pixels and thresholded pixels, int8 of -1 and +1 for signs, float32 for
-        reals.  Returns (rows, classes) float32.
+        x: (rows, depth), C-contiguous; uint8 for pixels, int8 of -1 and +1 for signs, float32 for reals.  Returns
+        (rows, classes) float32.
         """
-        x = self._checked(x)
+        x = self._entered(self._checked(x))
         rows = x.shape[0]
         out = np.empty((rows, self._classes), np.float32)
         if rows:
@@ -234,18 +237,22 @@ class Plan:
         return out
 
     def trace(self, x: NDArray[Any]) -> list[Bits | Single]:
-        """The output of every layer, in order: (rows, words) uint64 bits in the convention of `bits` for layers with a
-        threshold, (rows, neurons) float32 for the others.  x: as for `run`."""
+        """The output of every node, in order: (rows, words) uint64 bits in the convention of `bits`, or (rows, neurons)
+        float32.  x: as for `run`."""
         x = self._checked(x)
-        outputs: list[Bits | Single] = []
-        value: NDArray[Any] = x
-        for index in range(len(self._packed.layers)):
+        outputs: list[Bits | Single] = [] if self._binarize is None else [bitpack(self._binarize.signs(x))]
+        value: NDArray[Any] = self._entered(x)
+        for index in range(len(self._table)):
             width, dtype = self._gives(index)
             out = np.empty((x.shape[0], width), dtype)
             self._run_layers(value, out, index, index + 1)
             outputs.append(out)
             value = out
         return outputs
+
+    def _entered(self, x: NDArray[Any]) -> NDArray[Any]:
+        """What the first layer takes."""
+        return x if self._binarize is None or self._level is not None else self._binarize.signs(x)
 
     def _checked(self, x: NDArray[Any]) -> NDArray[Any]:
         """Last guard before addresses are handed to compiled code; `Model` reports the user's mistakes."""
@@ -263,15 +270,15 @@ class Plan:
     def run_layers(self, source: NDArray[Any], target: NDArray[Any], first: int, last: int) -> None:
         """Layers first <= index < last on C-contiguous rows; what `run` and `trace` are made of, for benchmarks too.
 
-        source: canonical input (first = 0) or the output of layer first - 1; target: takes the output of layer last - 1, as
-        `trace` shapes it.  Raises ArrayError.
+        source: what the first layer takes (first = 0) or the output of layer first - 1; target: takes the output of layer
+        last - 1, as `trace` shapes it.  Raises ArrayError.
         """
         count = len(self._table)
         if not (isinstance(first, int) and isinstance(last, int) and 0 <= first < last <= count):
             raise ArrayError(f"layers {first} up to {last} do not exist; give two whole numbers, 0 <= first < last <= {count}")
         source = plain(source, "the source")
         target = plain(target, "the target")
-        takes = (self._depth, self._input_dtype) if first == 0 else self._gives(first - 1)
+        takes = (self._depth, self._first_dtype) if first == 0 else self._gives(first - 1)
         for name, array, (width, dtype) in (("source", source, takes), ("target", target, self._gives(last - 1))):
             if (
                 array.ndim != 2
@@ -286,8 +293,8 @@ class Plan:
 
     def _gives(self, index: int) -> tuple[int, np.dtype[Any]]:
         """Width and dtype of the output of a layer."""
-        layer = self._packed.layers[index]
-        bits = isinstance(layer.output, Threshold)
+        layer = self._packed.layers[index].op
+        bits = layer.gives == "bits"
         return (words_for(layer.neurons), np.dtype(np.uint64)) if bits else (layer.neurons, np.dtype(np.float32))
 
     def _run_layers(self, source: NDArray[Any], target: NDArray[Any], first: int, last: int) -> None:
@@ -322,4 +329,4 @@ class Plan:
 
 _INPUT_DTYPES = {"pixels": np.uint8, "threshold": np.uint8, "signs": np.int8, "reals": np.float32}
 #: Rough cost of one multiplication by what a layer reads, in units of one by bits.
-_COST = {"bits": 1, "pixels": 3, "reals": 64, "floats": 64}
+_COST = {"bits": 1, "pixels": 3, "reals": 64}

@@ -36,8 +36,9 @@ from xnorinfer.netspec import (
     RealInput,
     Rule,
     Sign,
+    ThresholdInput,
 )
-from xnorinfer.packed import Affine, PackedDense, PackedModel, Reads, Threshold
+from xnorinfer.packed import Affine, PackedModel, Reads, Threshold
 from xnorinfer.reference import binarize, binary_weights
 
 #: Epsilons in use: torch, the TF1 reference script, TensorFlow's and Keras' layers.
@@ -176,20 +177,21 @@ def _compare(
     except NetworkError as error:
         result.impossible = error.problems[0]
         return result
-    mine, yours = packed.input_limits, other.input_limits
-    if mine is not None and yours is not None:
-        moved = int(((mine[0] != yours[0]) | (mine[1] != yours[1])).sum())
-        if moved or packed.input_bits is not None:
-            result.thresholds_by_layer["input" if packed.input_bits is None else packed.input_bits.name] = moved
-    for ours, theirs in zip(packed.layers, other.layers, strict=True):
-        if isinstance(ours, PackedDense) and isinstance(theirs, PackedDense):
+    if packed.binarize is not None and other.binarize is not None:
+        mine, yours = packed.binarize.op, other.binarize.op
+        moved = int(((mine.limits != yours.limits) | (mine.mirrored != yours.mirrored)).sum())
+        if moved or not isinstance(packed.input, ThresholdInput):
+            result.thresholds_by_layer[packed.binarize.name] = moved
+    for node, counterpart in zip(packed.layers, other.layers, strict=True):
+        ours, theirs = node.op, counterpart.op
+        if ours.binary and theirs.binary:
             # A neuron may be stored flipped in one of the two, when its threshold moves out of its range.
             one, two = (bitunpack(layer.weights, layer.depth) for layer in (ours, theirs))
             same, opposite = (one != two).sum(axis=1), (one == two).sum(axis=1)
             result.weight_bits += int(np.minimum(same, opposite).sum())
             if isinstance(ours.output, Threshold) and isinstance(theirs.output, Threshold):
-                moved = (ours.output.limits != theirs.output.limits) | (opposite < same)
-                result.thresholds_by_layer[ours.name] = int(moved.sum())
+                changed = (ours.output.limits != theirs.output.limits) | (opposite < same)
+                result.thresholds_by_layer[node.name] = int(changed.sum())
                 continue
         assert not isinstance(ours.output, Threshold)
         assert not isinstance(theirs.output, Threshold)

@@ -31,9 +31,10 @@ from xnorinfer.canonical import canonical_mapping
 from xnorinfer.conversion import digest_of
 from xnorinfer.errors import unhandled
 from xnorinfer.folding import Counts
+from xnorinfer.graph import Node
 from xnorinfer.lower import Block, blocks_of, counts_of, input_counts, input_layers, lower_input, with_threshold
-from xnorinfer.margins import constant_neurons
-from xnorinfer.model import Model, canonical_input, random_inputs, raw_input
+from xnorinfer.margins import constant
+from xnorinfer.model import Model, canonical_input, random_inputs
 from xnorinfer.netspec import (
     F32,
     BatchNorm,
@@ -49,7 +50,7 @@ from xnorinfer.netspec import (
     Sign,
     ThresholdInput,
 )
-from xnorinfer.packed import Affine, InputBits, PackedDense, PackedFloat, PackedModel, Threshold
+from xnorinfer.packed import Affine, Binarize, Dot, PackedModel, Threshold
 from xnorinfer.programs import framework_answers
 from xnorinfer.reference import ONE, batch_norm, binarize, binary_weights, chain, elementwise, finish_dense, layer_outputs
 from xnorinfer.sensitivity import sensitivity
@@ -131,7 +132,7 @@ def verify(
             result.layers.append(_prove_threshold(packed.input, stored, reading.net))
         result.layers += _prove_layers(packed, stored, report)
         result.first_difference = next((f"{p.name}: {p.first}" for p in result.layers if p.differences), None)
-        x = random_inputs(packed, rows, seed) if data is None else raw_input(packed, data)
+        x = random_inputs(packed, rows, seed) if data is None else canonical_input(packed, data)
         result.data = "random" if data is None else "given"
         _compare(result, model, reading.net, x, report)
         if data is not None:
@@ -148,25 +149,31 @@ def verify(
 
 def _as_stored(packed: PackedModel, net: NetSpec) -> NetSpec:
     """The network as a model has it whose inputs one threshold binarizes; models of old versions keep a limit for each."""
-    if packed.input_bits is not None or not input_layers(net):
+    if _limits_of_inputs(packed) is not None or not input_layers(net):
         return net
     return with_threshold(net, lower_input(net)) or net
+
+
+def _limits_of_inputs(packed: PackedModel) -> Node[Binarize] | None:
+    """The node that binarizes inputs one by one, if there is one."""
+    return None if isinstance(packed.input, ThresholdInput) else packed.binarize
 
 
 def _structure_difference(packed: PackedModel, net: NetSpec) -> str | None:
     """Where model and source are not even the same network."""
     if canonical_mapping(packed.input) != canonical_mapping(net.input):
         return f"the model takes {packed.input.describe()}, the source {net.input.describe()}"
-    if (packed.input_bits is None) == bool(input_layers(net)):
+    if (_limits_of_inputs(packed) is None) == bool(input_layers(net)):
         return "only one of model and source binarizes inputs one by one"
     blocks = blocks_of(net)
     if len(blocks) != len(packed.layers):
         return f"the model has {len(packed.layers)} layers, the source {len(blocks)}"
-    for index, (layer, block) in enumerate(zip(packed.layers, blocks, strict=True)):
-        ours = (type(layer) is PackedFloat, layer.depth, layer.neurons, isinstance(layer.output, Threshold))
+    for index, (node, block) in enumerate(zip(packed.layers, blocks, strict=True)):
+        layer = node.op
+        ours = (not layer.binary, layer.depth, layer.neurons, layer.gives == "bits")
         theirs = (isinstance(block.dense, FloatDense), block.dense.depth, block.dense.neurons, block.gives_bits)
         if ours != theirs:
-            return f"layer {index} ({layer.name}) has other shapes or kinds than the source's {block.dense.name}"
+            return f"layer {index} ({node.name}) has other shapes or kinds than the source's {block.dense.name}"
     return None
 
 
@@ -174,20 +181,17 @@ def _structure_difference(packed: PackedModel, net: NetSpec) -> str | None:
 
 
 def _prove_layers(packed: PackedModel, net: NetSpec, report: Progress) -> Iterator[LayerProof]:
-    if packed.input_bits is not None:
-        yield _prove_input(packed.input_bits, net)
-    for layer, block in zip(packed.layers, blocks_of(net), strict=True):
-        if isinstance(layer, PackedFloat):
-            yield _prove_float(layer, block)
-        else:
-            yield _prove_dense(layer, block, net, report)
+    if (binarize := _limits_of_inputs(packed)) is not None:
+        yield _prove_input(binarize.name, binarize.op, net)
+    for node, block in zip(packed.layers, blocks_of(net), strict=True):
+        yield _prove_dense(node, block, net, report) if node.op.binary else _prove_float(node, block)
 
 
-def _prove_input(bits: InputBits, net: NetSpec) -> LayerProof:
+def _prove_input(name: str, bits: Binarize, net: NetSpec) -> LayerProof:
     """Pixels: all 256 values of each; reals: both sides of each limit, and values between."""
     *before, sign = input_layers(net)
     assert isinstance(sign, Sign)
-    proof = LayerProof(bits.name, "input", net.depth, "every value")
+    proof = LayerProof(name, "input", net.depth, "every value")
     counts = input_counts(net)
     if counts.reals:
         proof.method = "ends, both sides of the limit, samples (monotone)"
@@ -209,7 +213,7 @@ def _prove_threshold(mapping: InputMapping, stored: NetSpec, net: NetSpec) -> La
     rises = bool((binary_weights(first) == binary_weights(source)).all())
     limit = -mapping.threshold if rises else mapping.threshold - 1
     name = input_layers(net)[-1].name
-    return _prove_input(InputBits(name, np.full(net.depth, limit, np.int32), np.full(net.depth, rises)), net)
+    return _prove_input(name, Binarize(np.full(net.depth, limit, np.int32), np.full(net.depth, rises)), net)
 
 
 def without_weights(layers: Sequence[Layer], value: F32) -> F32:
@@ -268,11 +272,13 @@ def _beside_bends(counts: Counts, layers: Sequence[Layer], entering: Callable[[I
     return np.stack(beside)
 
 
-def _prove_float(layer: PackedFloat, block: Block) -> LayerProof:
-    proof = LayerProof(layer.name, "float", layer.neurons, "weights equal; steps at sampled values")
+def _prove_float(node: Node[Dot], block: Block) -> LayerProof:
+    layer = node.op
+    proof = LayerProof(node.name, "float", layer.neurons, "weights equal; steps at sampled values")
     assert isinstance(block.dense, FloatDense)
-    proof.weights = layer.weight.size
-    wrong = layer.weight != block.dense.weight
+    assert isinstance(layer.output, Affine)
+    proof.weights = layer.weights.size
+    wrong = layer.weights != block.dense.weight
     if wrong.any():
         proof.differ(int(wrong.sum()), f"float weight {tuple(np.argwhere(wrong)[0].tolist())} differs")
     samples = np.linspace(-1000, 1000, SAMPLES, dtype=np.float32)[:, None].repeat(layer.neurons, 1)
@@ -281,15 +287,16 @@ def _prove_float(layer: PackedFloat, block: Block) -> LayerProof:
     return proof
 
 
-def _prove_dense(layer: PackedDense, block: Block, net: NetSpec, report: Progress) -> LayerProof:
-    proof = LayerProof(layer.name, "binary", layer.neurons)
+def _prove_dense(node: Node[Dot], block: Block, net: NetSpec, report: Progress) -> LayerProof:
+    layer = node.op
+    proof = LayerProof(node.name, "binary", layer.neurons)
     assert isinstance(block.dense, Dense)
     signs = binary_weights(block.dense)
     mine = bitunpack(layer.weights, layer.depth)
     flipped = (mine == -signs).all(axis=1) & isinstance(layer.output, Threshold)
     proof.weights, proof.flipped = mine.size, int(flipped.sum())
-    if isinstance(layer.output, Threshold):
-        proof.never, proof.always = (int(constant.sum()) for constant in constant_neurons(layer))
+    if (ends := constant(node)) is not None:
+        proof.never, proof.always = (int(neurons.sum()) for neurons in ends)
     wrong = ~((mine == signs).all(axis=1) | flipped)
     if wrong.any():
         neuron = int(np.argmax(wrong))
@@ -307,16 +314,16 @@ CHUNK = 128
 
 
 def _chunks(
-    proof: LayerProof, layer: PackedDense, block: Block, counts: Counts, flipped: NDArray[np.bool_], report: Progress
+    proof: LayerProof, layer: Dot, block: Block, counts: Counts, flipped: NDArray[np.bool_], report: Progress
 ) -> Iterator[I64]:
     """Blocks of counts to check, (values, neurons) int64, unmirrored."""
     if layer.reads == "bits":
         proof.method, proof.values = "every value", layer.depth + 1
         for start in range(0, layer.depth + 1, CHUNK):
-            report(f"proving {layer.name}", start, layer.depth + 1)
+            report(f"proving {proof.name}", start, layer.depth + 1)
             stop = min(start + CHUNK, layer.depth + 1)
             yield np.repeat(np.arange(start, stop)[:, None], layer.neurons, axis=1)
-        report(f"proving {layer.name}", layer.depth + 1, layer.depth + 1)
+        report(f"proving {proof.name}", layer.depth + 1, layer.depth + 1)
         return
     if isinstance(layer.output, Threshold):
         proof.method = "ends, both sides of the limit, samples (monotone)"
@@ -354,9 +361,7 @@ def _limit_counts(limits: NDArray[Any]) -> I64:
     return np.asarray(np.where(limits < 0, -magnitude, magnitude))
 
 
-def _prove_chunk(
-    proof: LayerProof, layer: PackedDense, block: Block, counts: Counts, flipped: NDArray[np.bool_], chunk: I64
-) -> None:
+def _prove_chunk(proof: LayerProof, layer: Dot, block: Block, counts: Counts, flipped: NDArray[np.bool_], chunk: I64) -> None:
     dot = counts.accumulator(chunk)
     with np.errstate(all="ignore"):
         value = source_values(block, dot)
@@ -423,21 +428,21 @@ def _compare(result: Verification, model: Model, net: NetSpec, x: NDArray[Any], 
         canonical = canonical_input(packed, chunk)
         same = np.ones(len(chunk), np.bool_)
         tied = np.zeros(len(chunk), np.bool_)
-        gives = [(layer.name, isinstance(layer.output, Threshold), layer.neurons) for layer in packed.layers]
-        pairs = zip(gives, outputs, model.plan.trace(canonical), strict=True)
-        compared = [
-            (name, bits, want, bitunpack(got.view(np.uint64), n) if bits else got) for (name, bits, n), want, got in pairs
-        ]
-        if packed.input_bits is not None:
-            compared.insert(0, (packed.input_bits.name, True, every[leading - 1], canonical))
-        for name, bits, want, got in compared:
+        traced = list(zip(packed.nodes, packed.values, model.plan.trace(canonical), strict=True))
+        if _limits_of_inputs(packed) is None:
+            traced = traced[-len(outputs) :]
+        else:
+            outputs.insert(0, every[leading - 1])
+        for (node, (kind, width), out), want in zip(traced, outputs, strict=True):
+            bits = kind == "bits"
+            got = bitunpack(out.view(np.uint64), width) if bits else out
             # After an exact 0 before sign, which bits cannot hold, a row has no answer to compare with.
             tied |= (want == 0).any(axis=1) & bits
             wrong = (got != want) & ~tied[:, None]
             if wrong.any() and result.first_difference is None:
                 row, neuron = (int(i) for i in np.argwhere(wrong)[0])
                 result.first_difference = (
-                    f"layer {name}, sample {start + row}, neuron {neuron}: the source gives {want[row, neuron]:g}, "
+                    f"layer {node.name}, sample {start + row}, neuron {neuron}: the source gives {want[row, neuron]:g}, "
                     f"the model {got[row, neuron]:g}"
                 )
             same &= ~wrong.any(axis=1)

@@ -266,7 +266,7 @@ def _write_draft(path: Path, source: str, error: NetworkError | SourceError) -> 
 
 def result_of(source: str, conversion: Conversion, written: Path | None, net: Path | None) -> dict[str, Any]:
     """A conversion for --json: what was found, assumed and made."""
-    from xnorinfer.model import describe
+    from xnorinfer.description import describe
 
     reading = conversion.reading
     return {
@@ -361,7 +361,7 @@ def input_mapping(
 def show(source: str, conversion: Conversion) -> None:
     """What was found, assumed and made."""
     from xnorinfer.cli.tensors import show_tensors
-    from xnorinfer.model import describe
+    from xnorinfer.description import describe
 
     reading = conversion.reading
     screen.heading(f"Found in {source} (format {reading.source})")

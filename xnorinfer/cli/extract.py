@@ -147,14 +147,14 @@ def _files(data: str | None) -> list[Path]:
 def _vectors(packed: PackedModel, data: str | None, rows: int) -> str:
     """Samples of a file or random ones, with the scores that the model has for them."""
     from xnorinfer import ccode, dataio
-    from xnorinfer.model import Model, random_inputs, raw_input
+    from xnorinfer.model import Model, canonical_input, random_inputs
 
     if data is None:
         inputs = random_inputs(packed, rows, SEED)
     else:
         samples = dataio.open_samples([data])
         samples.require_depth(packed.depth)
-        inputs = raw_input(packed, samples.read(rows))
+        inputs = canonical_input(packed, samples.read(rows))
     with screen.waiting("preparing kernels (the first use compiles them)"):
         return ccode.vectors(packed, inputs, Model(packed).scores(inputs))
 

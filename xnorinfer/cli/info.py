@@ -31,7 +31,7 @@ def command(model: str, as_json: bool, stats: str | None) -> None:
     Layers, sizes, tie rules, and where the model came from.  The file is validated completely, its digests included.
     """
     from xnorinfer import modelfile
-    from xnorinfer.model import describe
+    from xnorinfer.description import describe
 
     packed = modelfile.load(model)
     info = describe(packed)

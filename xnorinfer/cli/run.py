@@ -128,11 +128,11 @@ class Job:
     @property
     def columns(self) -> tuple[int, ...]:
         """Shape of one row of the result."""
-        from xnorinfer.packed import Threshold
+        from xnorinfer.margins import deciding
 
         packed = self.model.packed
         if self.wanted == "margins":
-            return (2 + sum(isinstance(layer.output, Threshold) for layer in packed.layers),)
+            return (2 + len(deciding(packed)),)
         return (packed.classes,) if self.wanted == "scores" else ()
 
     def _compute(self, x: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:

@@ -66,7 +66,7 @@ static inline void net_bits_to_bits(const uint64_t *in, size_t inputs, const uin
 }
 
 /* A layer that reads bits and gives dots as float32. */
-static inline void net_bits_to_values(const uint64_t *in, size_t inputs, const uint64_t *weights, size_t neurons, float *out)
+static inline void net_bits_to_reals(const uint64_t *in, size_t inputs, const uint64_t *weights, size_t neurons, float *out)
 {
     const size_t words = (inputs + 63) / 64;
     for (size_t n = 0; n < neurons; n++)
@@ -113,7 +113,7 @@ static inline void net_pixels_to_bits(const uint64_t *planes, int32_t total, siz
 
 /* A layer that reads pixels p, mapped to (slope * p + intercept) / divisor, and gives sums as float32.
    shifts: intercept * sum of the weights, of every neuron. */
-static inline void net_pixels_to_values(const uint64_t *planes, int32_t total, size_t inputs, const uint64_t *weights,
+static inline void net_pixels_to_reals(const uint64_t *planes, int32_t total, size_t inputs, const uint64_t *weights,
         double slope, const double *shifts, double divisor, size_t neurons, float *out)
 {
     const size_t words = (inputs + 63) / 64;
@@ -143,7 +143,7 @@ static inline void net_reals_to_bits(const float *in, size_t inputs, const uint6
 }
 
 /* A layer that reads real values and gives sums as float32. */
-static inline void net_reals_to_values(const float *in, size_t inputs, const uint64_t *weights, size_t neurons, float *out)
+static inline void net_reals_to_reals(const float *in, size_t inputs, const uint64_t *weights, size_t neurons, float *out)
 {
     const size_t words = (inputs + 63) / 64;
     for (size_t n = 0; n < neurons; n++)
