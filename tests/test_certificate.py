@@ -298,6 +298,15 @@ def in_torch(net: NetSpec, x: Any, source: str = "npz") -> Agreement:
     return compare(open_as_read(net, source).answers("net", x), net, lower(net).packed)
 
 
+@pytest.mark.parametrize("rule", ["round-even", "round-away", "sign", "ge", "gt"])
+@pytest.mark.parametrize("form", ["tf", "torch"])
+def test_pytorch_has_every_rule_and_order(rule: Any, form: Any) -> None:
+    pytest.importorskip("torch")
+    net = random_network(31, [40, 50, 45, 6], INPUTS["signs"], rule=rule, form=form)
+    told = in_torch(net, random_inputs(np.random.default_rng(1), net.input, 300, 40))
+    assert (told.first_bits, told.different, told.unexplained, told.largest_score_difference) == (0, 0, 0, 0)
+
+
 @pytest.mark.parametrize("tail", [False, True])
 @pytest.mark.parametrize("name", INPUTS)
 def test_pytorch_agrees_where_nothing_is_rounded(name: str, tail: bool) -> None:

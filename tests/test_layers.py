@@ -53,7 +53,6 @@ ALLOWED: dict[str, set[str]] = {
     # A Model needs of level 1 only the input mappings.
     "margins": LEVEL_0 | LEVEL_1 | LEVEL_2,
     "model": LEVEL_0 | LEVEL_1 | LEVEL_2 | {"kernels", "plan", "margins"},
-    # converters and the version are imported inside functions.
     **{name: LEVEL_0 | LEVEL_1 | LEVEL_2 | LEVEL_4 | LEVEL_5 | {"kernels", "converters", ""} for name in LEVEL_5},
     "converters": {"oneline", "errors", "budget", "netspec", "reference", "converters"},
     "training": {

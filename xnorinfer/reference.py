@@ -1,7 +1,8 @@
 """The oracle: a `NetSpec` computed in plain numpy, in the source's own float32 expressions.
 
-Slow and obvious on purpose; shares no code with bits, folding or kernels.  What a framework leaves to its BLAS (the order in
-which a sum is rounded) is defined here so that a network has one answer:
+Slow and obvious on purpose; imports nothing of bits, folding or kernels (they evaluate its float32 expressions, to have
+one of each).  What a framework leaves to its BLAS (the order in which a sum is rounded) is defined here so that a network has
+one answer:
 
 - a dot of -1/+1 inputs with binary weights is an integer, computed exactly, then rounded to float32 once;
 - over pixels it is an exact integer sum, mapped in float64 as `(slope*sum(w*p) + intercept*sum(w)) / divisor`, then rounded to

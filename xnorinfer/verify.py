@@ -1,6 +1,7 @@
 """Prove a packed model against its checkpoint as it is read: every threshold, every weight, and layer by layer on data.
 
-Two independent arguments, both about the *reading* of the source, the float network that the converter takes it for:
+Two arguments, both about the *reading* of the source, the float network that the converter takes it for, whose float32
+expressions are those of `reference`:
 
 - *proof*: per layer, packed weights equal the binarized latents (or their exact negation, with the compare mirrored), and the
   packed decision equals the source's float32 expression at every accumulator value.  Dots of bits are enumerated.  Where that

@@ -95,7 +95,10 @@ def _batch_norm(layer: BatchNorm, value: torch.Tensor, weights: None) -> torch.T
     if layer.inv_std is not None:
         return (value - mean) * (gamma * _tensor(layer.inv_std)) + beta
     assert layer.variance is not None
-    scale = torch.reciprocal(torch.sqrt(_tensor(layer.variance) + np.float32(layer.epsilon).item())) * gamma
+    deviation = torch.sqrt(
+        (_tensor(layer.variance) + np.float32(layer.epsilon).item()).double()
+    ).float()  # of float32 it is MKL's
+    scale = torch.reciprocal(deviation) * gamma
     return value * scale + (beta - mean * scale)
 
 
@@ -123,7 +126,8 @@ def _sign(layer: Sign, value: torch.Tensor, weights: None) -> torch.Tensor:
         plus = value >= 0 if layer.rule == "ge" else value > 0
         return torch.where(plus, 1.0, -1.0)
     soft = torch.clamp((value + 1) / 2, 0, 1)
-    return 2 * (torch.round(soft) if layer.rule == "round-even" else torch.floor(soft + 0.5)) - 1
+    away = torch.where(soft >= 0.5, 1.0, 0.0)  # soft + 0.5 would round to 1 next to the tie
+    return 2 * (torch.round(soft) if layer.rule == "round-even" else away) - 1
 
 
 @in_torch.of(Elementwise)
