@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from xnorinfer.budget import add_file, spend_bytes, spend_steps
 from xnorinfer.converters.base import Notes, TensorUse
-from xnorinfer.converters.containers.arrays import Entry, RawTensor, as_float32, element_count
+from xnorinfer.converters.containers.arrays import STORED, Entry, RawTensor, as_float32, element_count
 from xnorinfer.converters.containers.opening import open_container
 from xnorinfer.converters.containers.textfile import looks_like_base_two, read_bits, read_numbers
 from xnorinfer.converters.tomltable import Table, nearest
@@ -24,11 +24,7 @@ from xnorinfer.errors import SourceError
 from xnorinfer.netspec import F32
 
 FORMATS = ("raw", "bits", "hex", "numbers")
-DTYPES = {
-    **{f"float{bits}": f"<f{bits // 8}" for bits in (16, 32, 64)},
-    **{f"int{bits}": f"<i{bits // 8}" for bits in (8, 16, 32, 64)},
-    **{f"uint{bits}": f"<u{bits // 8}" for bits in (8, 16, 32, 64)},
-}
+DTYPES = {name: code for name, code in STORED.items() if name not in ("bool", "bfloat16")}
 ORDERS = ("lsb", "msb")
 
 

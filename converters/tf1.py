@@ -23,7 +23,7 @@ from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading
 from xnorinfer.converters.containers.arrays import Entry, RawTensor, as_float32, natural_key
 from xnorinfer.converters.containers.tfcheckpoint import find_checkpoint, read_variables
 from xnorinfer.converters.pairing import Module, pair
-from xnorinfer.converters.tfgraph import Graph, read_graph
+from xnorinfer.converters.tfgraph import Graph
 from xnorinfer.converters.tfmodel import (
     by_graph_alone,
     is_frozen,
@@ -32,6 +32,7 @@ from xnorinfer.converters.tfmodel import (
     saved_model,
     with_graph,
 )
+from xnorinfer.converters.tfnodes import read_meta, read_saved_model
 from xnorinfer.converters.tfobjects import is_object_based
 from xnorinfer.errors import NetworkError, OptionError, SourceError
 from xnorinfer.netspec import F32
@@ -89,24 +90,25 @@ class Tf1Source:
         if prefix is None or is_object_based(entries):
             return read_objects(self.name, about, prefix, model, entries, options, notes)
         meta = prefix.with_name(prefix.name + ".meta")
-        graph = read_graph(meta) if meta.is_file() else None
+        graph, beside = (read_meta(meta), meta) if meta.is_file() else (None, model)
         problems: list[str] = []
-        reader = _Reader(entries, graph, options, notes, problems)
-        file = meta if graph is not None else model
-        if file is not None and not by_graph_alone(options):
-            file = None
+        reader = _Reader(entries, None if graph is None else Graph(graph.nodes), options, notes, problems)
+        if graph is None and model is not None and by_graph_alone(options):
+            graph = read_saved_model(model)
+        if graph is None or beside is None or not by_graph_alone(options):
+            graph = beside = None
         found: Reading | NetworkError
         try:
             parts = reader.parts()
             found = assemble(self.name, about, parts, options, reader.defaults(parts), notes, problems)
         except NetworkError as error:
-            if file is None:
+            if graph is None:
                 raise
             found = error
-        if file is None:
+        if graph is None or beside is None:
             assert isinstance(found, Reading)
             return found
-        return with_graph(self.name, about, file, entries, options, reader.ignored, found)
+        return with_graph(self.name, about, graph, beside.name, entries, options, reader.ignored, found)
 
 
 # ---------------------------------------------------------------- variables

@@ -7,23 +7,14 @@ of layers.  Nothing of a graph is executed; it is read as far as these questions
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Literal
 
 import numpy as np
 
-from xnorinfer.budget import add_file, spend_bytes, spend_steps
-from xnorinfer.converters.containers import protowire
-from xnorinfer.converters.containers.protowire import WireError, fields, integer, text, view
-from xnorinfer.converters.containers.tfbundle import read_tensor
-from xnorinfer.errors import SourceError
-
-#: Graphs with embedded constants can be large; beyond this it is no graph of a dense network.
-MAX_GRAPH_BYTES = 1 << 30
-#: What a node takes in memory beside its texts.
-NODE_BYTES = 512
+from xnorinfer.budget import spend_steps
+from xnorinfer.converters.containers.protowire import WireError
+from xnorinfer.converters.tfnodes import TfNode
 
 VARIABLE_OPS = ("VariableV2", "Variable", "VarHandleOp")
 #: Where a walk back from an operation stops: beyond lie other layers.
@@ -35,21 +26,10 @@ _PASSING_OPS = (*VARIABLE_OPS, "Identity", "ReadVariableOp", "Enter", "Exit", "S
 Binarization = Literal["round", "sign", "none", "unknown"]
 
 
-@dataclass(frozen=True)
-class Node:
-    """A NodeDef: its place in the graph, operation, data inputs, the "value" of a constant, "epsilon" of a fused BatchNorm."""
-
-    index: int
-    operation: str
-    inputs: tuple[str, ...]
-    value: memoryview | None = field(default=None, repr=False)
-    epsilon: float | None = None
-
-
 class Graph:
-    """The nodes of a graph by name."""
+    """Questions about the nodes of a graph, which are given by name."""
 
-    def __init__(self, nodes: dict[str, Node]) -> None:
+    def __init__(self, nodes: Mapping[str, TfNode]) -> None:
         self.nodes = nodes
         products = (node for node in nodes.values() if node.operation in _LAYER_OPS and len(node.inputs) >= 2)
         self._products = sorted(products, key=lambda node: node.index)
@@ -67,14 +47,14 @@ class Graph:
         """
         found: dict[str, float] = {}
         for node in self.nodes.values():
-            if node.epsilon is not None and len(node.inputs) == 5:  # FusedBatchNorm: x, scale, offset, mean, variance
-                self._record(found, node.inputs[4], node.epsilon)
+            if node.operation.startswith("FusedBatchNorm") and len(node.inputs) == 5 and "epsilon" in node.attributes:
+                self._record(found, node.inputs[4][0], node.real("epsilon", 0.0))  # of x, scale, offset, mean, variance
             if node.operation != "Rsqrt" or not node.inputs:
                 continue
-            addition = self.nodes.get(node.inputs[0])
+            addition = self.nodes.get(node.inputs[0][0])
             if addition is None or addition.operation not in ("Add", "AddV2") or len(addition.inputs) != 2:
                 continue
-            for constant, other in (addition.inputs, addition.inputs[::-1]):
+            for (constant, _), (other, _) in (addition.inputs, addition.inputs[::-1]):
                 epsilon = self._scalar(constant)
                 if epsilon is not None:
                     self._record(found, other, epsilon)
@@ -89,7 +69,7 @@ class Graph:
     def binarization(self, kernel: str) -> Binarization | None:
         """What happens to a kernel on its way into the first product that uses it; None if no product does."""
         for node in self._products:
-            behind = dict(self._behind(node.inputs[1], _LAYER_OPS))
+            behind = dict(self._behind(node.inputs[1][0], _LAYER_OPS))
             if kernel not in behind:
                 continue
             operations = {found.operation for found in behind.values()}
@@ -100,7 +80,7 @@ class Graph:
             return "none" if operations <= set(_PASSING_OPS) else "unknown"
         return None
 
-    def _behind(self, start: str, stop: tuple[str, ...]) -> Iterator[tuple[str, Node]]:
+    def _behind(self, start: str, stop: tuple[str, ...]) -> Iterator[tuple[str, TfNode]]:
         """Nodes that a value is computed from, nearest first; not beyond operations in `stop`."""
         queue = deque([start])
         seen = {start}
@@ -113,7 +93,7 @@ class Graph:
             yield name, node
             if node.operation in stop:
                 continue
-            for source in node.inputs:
+            for source, _ in node.inputs:
                 if source not in seen:
                     seen.add(source)
                     queue.append(source)
@@ -125,67 +105,14 @@ class Graph:
         while node is not None and node.operation == "Identity" and node.inputs and node.index not in passed:
             spend_steps(what="walking its graph")
             passed.add(node.index)
-            node = self.nodes.get(node.inputs[0])
-        if node is None or node.operation != "Const" or node.value is None:
+            node = self.nodes.get(node.inputs[0][0])
+        if node is None or node.operation != "Const":
             return None
         try:
-            dtype = next((integer(value) for number, value in fields(node.value) if number == 1), 0)
-            if dtype != 1:
-                return None
-            values = read_tensor(node.value, dtype)
+            value = node.constant()
         except WireError:  # a damaged constant says nothing, as one that is missing
             return None
-        return _shortest(values[0]) if values.size == 1 else None
-
-
-def _shortest(value: Any) -> float:
-    """A float32 as the decimal number that a person wrote: 1e-4, not 9.999999747378752e-05; both are the same float32."""
-    return float(str(np.float32(value)))
-
-
-def read_graph(path: Path) -> Graph:
-    """The graph of a `.meta` file.  Raises SourceError."""
-    if path.stat().st_size > MAX_GRAPH_BYTES:
-        raise SourceError(f"{path.name} has {path.stat().st_size} bytes; a graph has {MAX_GRAPH_BYTES} at most")
-    add_file(path)
-    nodes: dict[str, Node] = {}
-    try:
-        for number, value in fields(memoryview(path.read_bytes())):
-            if number == 2:
-                for inner, node in fields(view(value)):
-                    spend_steps(what="reading its graph")
-                    if inner == 1:
-                        spend_bytes(NODE_BYTES, f"a graph of {len(nodes)} nodes and more")
-                        name, parsed = _read_node(len(nodes), view(node))
-                        nodes[name] = parsed
-    except WireError as error:
-        raise SourceError(f"{path.name} is damaged or no graph: it {error}") from None
-    return Graph(nodes)
-
-
-def _read_node(index: int, message: memoryview) -> tuple[str, Node]:
-    name = operation = ""
-    inputs: list[str] = []
-    constant = None
-    epsilon = None
-    for number, value in fields(message):
-        if number == 1:
-            name = text(value)
-        elif number == 2:
-            operation = text(value)
-        elif number == 3:
-            source = text(value)
-            if not source.startswith("^"):
-                inputs.append(source.partition(":")[0])
-        elif number == 5 and (operation == "Const" or operation.startswith("FusedBatchNorm")):
-            attribute = dict(fields(view(value)))
-            key, content = attribute.get(1), attribute.get(2)
-            if key is None or content is None:
-                continue
-            if text(key) == "value":
-                constant = next((view(inner) for kind, inner in fields(view(content)) if kind == 8), None)
-            elif text(key) == "epsilon":
-                epsilon = next(
-                    (_shortest(protowire.float_of(inner)) for kind, inner in fields(view(content)) if kind == 4), None
-                )
-    return name, Node(index, operation, tuple(inputs), constant, epsilon)
+        # As the decimal number that a person wrote.
+        return (
+            float(str(value.reshape(())[()])) if value is not None and value.size == 1 and value.dtype == np.float32 else None
+        )

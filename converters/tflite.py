@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from xnorinfer import budget
 from xnorinfer.converters.base import Assumption, ConvertOptions, Reading
-from xnorinfer.converters.containers.arrays import RawTensor, element_count, unique_name
+from xnorinfer.converters.containers.arrays import STORED, RawTensor, element_count, unique_name
 from xnorinfer.converters.containers.flatbuffer import MalformedError, Table, flex_map
 from xnorinfer.converters.containers.onnxfile import Attribute, OnnxGraph, OnnxNode
 from xnorinfer.converters.graph import read_graph
@@ -29,8 +29,10 @@ from xnorinfer.errors import NetworkError, SourceError
 
 MAGIC = b"TFL3"
 
-#: TensorType -> dtype; others hold no numbers that a network here can use.
-_DTYPES = {0: "<f4", 1: "<f2", 2: "<i4", 3: "|u1", 4: "<i8", 6: "|b1", 7: "<i2", 9: "|i1", 10: "<f8"}
+#: TensorType, from 0 on.
+_TYPES = dict(
+    enumerate(["float32", "float16", "int32", "uint8", "int64", "string", "bool", "int16", "complex64", "int8", "float64"])
+)
 _QUANTIZED = (3, 7, 9)
 #: BuiltinOperator -> ONNX's name, where both mean the same.
 _ONNX = {
@@ -156,9 +158,9 @@ class _Model:
             return None
         shape, kind = tensor.integers(0), tensor.number(1, "b")
         problem = budget.shape_problem(shape, 8)
-        if problem is not None or kind not in _DTYPES:
+        if problem is not None or _TYPES.get(kind) not in STORED:
             raise MalformedError(f"has a tensor {index} of {problem or f'the type {kind}, which is not supported'}")
-        dtype = np.dtype(_DTYPES[kind])
+        dtype = np.dtype(STORED[_TYPES[kind]])
         if len(data) != element_count(shape) * dtype.itemsize:
             raise MalformedError(f"has a tensor of shape {shape} with {len(data)} bytes")
         budget.spend_bytes(len(data), f"tensor {index}")

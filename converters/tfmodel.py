@@ -24,7 +24,7 @@ from xnorinfer.converters.graph import read_graph
 from xnorinfer.converters.keras import DEFAULTS as KERAS_DEFAULTS
 from xnorinfer.converters.keras_names import ByNames
 from xnorinfer.converters.tfnetwork import Network, NotFollowed, network_of
-from xnorinfer.converters.tfnodes import TfGraph, read_frozen, read_meta, read_saved_model, restored
+from xnorinfer.converters.tfnodes import TfGraph, read_frozen, read_saved_model, restored
 from xnorinfer.converters.tfobjects import OBJECT_GRAPH, ObjectWeights, full_names
 from xnorinfer.errors import NetworkError, SourceError
 from xnorinfer.netspec import NetSpec, RealInput, SignInput
@@ -75,7 +75,8 @@ def frozen_reading(source: str, about: str, graph: TfGraph, options: ConvertOpti
 def with_graph(
     source: str,
     about: str,
-    file: Path,
+    graph: TfGraph,
+    file: str,
     entries: Mapping[str, Entry],
     options: ConvertOptions,
     ignored: Callable[[str], str | None],
@@ -83,10 +84,9 @@ def with_graph(
 ) -> Reading:
     """What variables' names tell of a network, if it is what the graph computes; else what the graph computes.
 
-    by_names: the reading, or why there is none, raised with the reason if the graph cannot be followed.  ignored: why a
-    variable is no part of a network, if it is known.
+    file: where the graph is.  by_names: the reading, or why there is none, raised with the reason if the graph cannot be
+    followed.  ignored: why a variable is no part of a network, if it is known.
     """
-    graph = read_meta(file) if file.suffix == ".meta" else read_saved_model(file)
     names = restored(graph)
 
     def load(name: str) -> NDArray[Any] | None:
@@ -97,10 +97,10 @@ def with_graph(
         network = network_of(graph, load)
     except NotFollowed as reason:
         if isinstance(by_names, NetworkError):
-            instead = f"the graph {file.name} could not be followed instead: {reason}; --net can say everything"
+            instead = f"the graph {file} could not be followed instead: {reason}; --net can say everything"
             raise NetworkError([*by_names.problems, instead], about=about) from None
         warning = (
-            f"the graph {file.name} could not be followed ({reason}): variables' names alone tell that a sign and nothing else "
+            f"the graph {file} could not be followed ({reason}): variables' names alone tell that a sign and nothing else "
             "stands between a BatchNorm and the next layer"
         )
         return dataclasses.replace(by_names, warnings=(*by_names.warnings, warning))
@@ -109,11 +109,9 @@ def with_graph(
     reading = _named(read_graph(source, network.graph, about, inner), network)
     if isinstance(by_names, Reading):
         if _equal(reading.net, by_names.net):
-            told = Assumption("structure", f"as {file.name} computes it: equal on {ROWS} random inputs", "graph")
+            told = Assumption("structure", f"as {file} computes it: equal on {ROWS} random inputs", "graph")
             return dataclasses.replace(by_names, assumptions=(*by_names.assumptions, told))
-        warning = (
-            f"the names of the variables suggest another network than the graph {file.name} computes; the graph is followed"
-        )
+        warning = f"the names of the variables suggest another network than the graph {file} computes; the graph is followed"
         reading = dataclasses.replace(reading, warnings=(*reading.warnings, warning))
     used = {names.get(name, name): use for name, use in network.used.items()}
     return _noted(reading, used, entries, ignored, about)

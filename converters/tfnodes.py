@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer import budget
-from xnorinfer.converters.containers import protowire
 from xnorinfer.converters.containers.arrays import element_count
-from xnorinfer.converters.containers.protowire import WireError, fields, integer, text, view
+from xnorinfer.converters.containers.protowire import Message, WireError, fields
 from xnorinfer.converters.containers.tfbundle import DTYPES, read_shape, read_tensor
 from xnorinfer.errors import SourceError
 
@@ -47,52 +46,46 @@ class TfNode:
     inputs: tuple[Ref, ...]
     attributes: Mapping[str, memoryview] = field(default_factory=dict, repr=False)
 
-    def _attribute(self, key: str, kind: int) -> Any:
-        message = self.attributes.get(key)
-        return None if message is None else next((value for number, value in fields(message) if number == kind), None)
+    def _attribute(self, key: str) -> Message:
+        return Message(self.attributes.get(key, memoryview(b"")))
 
-    def integer(self, key: str, default: int = 0) -> int:
-        value = self._attribute(key, 3)
-        return default if value is None else protowire.signed(value)
+    def integer(self, key: str) -> int:
+        return self._attribute(key).signed(3)
 
     def flag(self, key: str, *, default: bool = False) -> bool:
-        value = self._attribute(key, 5)
-        return default if value is None else bool(integer(value))
+        attribute = self._attribute(key)
+        return bool(attribute.integer(5)) if 5 in attribute else default
 
     def real(self, key: str, default: float) -> float:
-        value = self._attribute(key, 4)
-        return default if value is None else float(str(np.float32(protowire.float_of(value))))
+        """As the decimal number that a person wrote: 1e-4, not 9.999999747378752e-05; both are the same float32."""
+        attribute = self._attribute(key)
+        return float(str(np.float32(attribute.real(4)))) if 4 in attribute else default
 
     def text(self, key: str) -> str:
-        value = self._attribute(key, 2)
-        return "" if value is None else text(value)
+        return self._attribute(key).text(2)
 
     def function(self, key: str) -> str:
         """The name of the function in an attribute."""
-        value = self._attribute(key, 10)
-        return "" if value is None else next((text(inner) for number, inner in fields(view(value)) if number == 1), "")
+        return self._attribute(key).message(10).text(1)
 
     def kind(self, key: str) -> int:
         """The number of a data type."""
-        value = self._attribute(key, 6)
-        return 0 if value is None else integer(value)
+        return self._attribute(key).integer(6)
 
     def rank(self) -> int | None:
         """How many dimensions the attribute `shape` has; None where it does not say."""
-        value = self._attribute("shape", 7)
-        if value is None or any(number == 3 and size for number, size in fields(view(value))):
-            return None
-        return sum(number == 2 for number, _ in fields(view(value)))
+        attribute = self._attribute("shape")
+        shape = attribute.message(7)
+        return None if 7 not in attribute or shape.integer(3) else len(list(shape.messages(2)))
 
     def constant(self) -> NDArray[Any] | None:
         """The array of a Const; None where it holds no real numbers.  Raises WireError."""
-        message = self._attribute("value", 8)
-        return None if message is None else tensor(view(message))
+        attribute = self._attribute("value")
+        return tensor(attribute.message(8)) if 8 in attribute else None
 
     def texts(self) -> list[str]:
         """The strings of a Const; none where it holds others."""
-        message = self._attribute("value", 8)
-        return [] if message is None else [text(value) for number, value in fields(view(message)) if number == 8]
+        return self._attribute("value").message(8).texts(8)
 
 
 @dataclass(frozen=True)
@@ -116,18 +109,12 @@ class TfGraph:
     functions: dict[str, Function] = field(default_factory=dict)
 
 
-def tensor(message: memoryview) -> NDArray[Any] | None:
+def tensor(message: Message) -> NDArray[Any] | None:
     """A TensorProto; its last number fills what is left of the shape, else 0.  None where it holds no real numbers.
 
     Raises WireError.
     """
-    dtype = 0
-    shape: tuple[int, ...] = ()
-    for number, value in fields(message):
-        if number == 1:
-            dtype = integer(value)
-        elif number == 2:
-            shape = read_shape(view(value))
+    dtype, shape = message.integer(1), read_shape(message.message(2))
     if dtype not in DTYPES:
         return None
     problem = budget.shape_problem(shape, 8)
@@ -149,7 +136,7 @@ def tensor(message: memoryview) -> NDArray[Any] | None:
 
 def read_meta(path: Path) -> TfGraph:
     """The graph of a `.meta` file.  Raises SourceError."""
-    return _guarded(path, _meta_graph)
+    return _guarded(path, lambda message: _meta_graph(Message(message)))
 
 
 def read_frozen(path: Path) -> TfGraph:
@@ -168,7 +155,7 @@ def read_saved_model(path: Path) -> TfGraph:
     """The graph of a `saved_model.pb` that serves: the one with a signature, else the first.  Raises SourceError."""
 
     def read(message: memoryview) -> TfGraph:
-        graphs = [view(value) for number, value in fields(message) if number == 2]
+        graphs = list(Message(message).messages(2))
         if not graphs:
             raise WireError("holds no graph")
         read_ones = [_meta_graph(graph) for graph in graphs]
@@ -191,31 +178,23 @@ def _guarded(path: Path, read: Any) -> TfGraph:
         raise SourceError(f"{path.name} is damaged or no graph: it {error}") from None
 
 
-def _meta_graph(message: memoryview) -> TfGraph:
-    graph = TfGraph()
-    signatures: dict[str, tuple[dict[str, Ref], dict[str, Ref]]] = {}
-    for number, value in fields(message):
-        if number == 2:
-            graph = _graph(view(value))
-        elif number == 5:
-            entry = dict(fields(view(value)))
-            if 1 in entry and 2 in entry:
-                signatures[text(entry[1])] = _signature(view(entry[2]))
+def _meta_graph(message: Message) -> TfGraph:
+    graph = _graph(message.bytes(2))
+    signatures = {one.text(1): _signature(one.message(2)) for one in message.messages(5) if 1 in one and 2 in one}
     serving = signatures.get("serving_default") or next((s for s in signatures.values() if s[0] and s[1]), None)
     if serving is not None:
         graph.inputs, graph.outputs = serving
     return graph
 
 
-def _signature(message: memoryview) -> tuple[dict[str, Ref], dict[str, Ref]]:
-    found: tuple[dict[str, Ref], dict[str, Ref]] = ({}, {})
-    for number, value in fields(message):
-        if number in (1, 2):
-            entry = dict(fields(view(value)))
-            name = next((text(inner) for kind, inner in fields(view(entry[2])) if kind == 1), "") if 2 in entry else ""
-            if 1 in entry and name:
-                found[number - 1][text(entry[1])] = reference(name)
-    return found
+def _signature(message: Message) -> tuple[dict[str, Ref], dict[str, Ref]]:
+    """Inputs and outputs by the names that users know."""
+
+    def named(number: int) -> dict[str, Ref]:
+        pairs = ((one.text(1), one.message(2).text(1)) for one in message.messages(number) if 1 in one)
+        return {name: reference(value) for name, value in pairs if value}
+
+    return named(1), named(2)
 
 
 def _graph(message: memoryview) -> TfGraph:
@@ -223,13 +202,10 @@ def _graph(message: memoryview) -> TfGraph:
     for number, value in fields(message):
         budget.spend_steps(what="reading its graph")
         if number == 1:
-            node = _node(len(graph.nodes), view(value))
+            node = _node(len(graph.nodes), Message(value))
             graph.nodes[node.name] = node
         elif number == 2:
-            for inner, function in fields(view(value)):
-                if inner == 1:
-                    name, read = _function(view(function))
-                    graph.functions[name] = read
+            graph.functions |= dict(map(_function, Message(value).messages(1)))
     return graph
 
 
@@ -242,50 +218,23 @@ def reference(source: str) -> Ref:
     return name, number
 
 
-def _node(index: int, message: memoryview) -> TfNode:
-    name = operation = ""
-    inputs: list[Ref] = []
-    attributes: dict[str, memoryview] = {}
+def _node(index: int, message: Message) -> TfNode:
     budget.spend_bytes(NODE_BYTES, "the nodes of its graph")
-    for number, value in fields(message):
-        if number == 1:
-            name = text(value)
-        elif number == 2:
-            operation = text(value)
-        elif number == 3:
-            source = text(value)
-            if not source.startswith("^"):
-                inputs.append(reference(source))
-        elif number == 5:
-            entry = dict(fields(view(value)))
-            if 1 in entry and 2 in entry:
-                attributes[text(entry[1])] = view(entry[2])
-    return TfNode(index, name, operation, tuple(inputs), attributes)
+    inputs = tuple(reference(source) for source in message.texts(3) if not source.startswith("^"))
+    attributes = {one.text(1): one.bytes(2) for one in message.messages(5) if 1 in one and 2 in one}
+    return TfNode(index, message.text(1), message.text(2), inputs, attributes)
 
 
-def _function(message: memoryview) -> tuple[str, Function]:
-    name = ""
-    arguments: list[str] = []
-    outputs: list[str] = []
-    nodes: list[TfNode] = []
-    returns: dict[str, str] = {}
-    for number, value in fields(message):
-        if number == 1:
-            for inner, part in fields(view(value)):
-                if inner == 1:
-                    name = text(part)
-                elif inner in (2, 3):
-                    called = next((text(leaf) for kind, leaf in fields(view(part)) if kind == 1), "")
-                    (arguments if inner == 2 else outputs).append(called)
-        elif number == 3:
-            budget.spend_steps()
-            nodes.append(_node(len(nodes), view(value)))
-        elif number == 4:
-            entry = dict(fields(view(value)))
-            if 1 in entry and 2 in entry:
-                returns[text(entry[1])] = text(entry[2])
+def _function(message: Message) -> tuple[str, Function]:
+    head = message.message(1)
+    name, arguments, outputs = head.text(1), *([one.text(1) for one in head.messages(number)] for number in (2, 3))
+    returns = {one.text(1): one.text(2) for one in message.messages(4) if 1 in one and 2 in one}
     if any(output not in returns for output in outputs):
         raise WireError(f"has a function {name!r} that does not say what it returns")
+    nodes = []
+    for index, node in enumerate(message.messages(3)):
+        budget.spend_steps()
+        nodes.append(_node(index, node))
     return name, Function(tuple(arguments), tuple(nodes), tuple(reference(returns[output]) for output in outputs))
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 from xnorinfer.budget import spend_steps
 from xnorinfer.converters.containers.arrays import Entry, natural_key
-from xnorinfer.converters.containers.protowire import WireError, fields, text, view
+from xnorinfer.converters.containers.protowire import Message, WireError
 from xnorinfer.converters.keras_config import KerasLayer
 from xnorinfer.converters.keras_weights import NORM_ROLES
 from xnorinfer.errors import SourceError
@@ -36,15 +36,11 @@ def full_names(message: bytes) -> dict[str, str]:
     """Full name of a variable, as a graph calls it -> its key in the checkpoint.  Raises SourceError."""
     found: dict[str, str] = {}
     try:
-        for number, value in fields(memoryview(message)):
-            if number != 1:
-                continue
-            for inner, part in fields(view(value)):
+        for node in Message(memoryview(message)).messages(1):
+            for attribute in node.messages(2):
                 spend_steps(what="reading its objects")
-                if inner == 2:
-                    entry = dict(fields(view(part)))
-                    if 2 in entry and 3 in entry:
-                        found.setdefault(text(entry[2]), text(entry[3]))
+                if 2 in attribute and 3 in attribute:
+                    found.setdefault(attribute.text(2), attribute.text(3))
     except WireError as error:
         raise SourceError(f"the checkpoint is damaged: its object graph {error}") from None
     return found

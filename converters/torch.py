@@ -22,7 +22,7 @@ import numpy as np
 from xnorinfer.converters.assemble import Defaults, assemble
 from xnorinfer.converters.averages import choose_state, split_averages
 from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse, without_ignored
-from xnorinfer.converters.containers.arrays import RawTensor, natural_key
+from xnorinfer.converters.containers.arrays import RawTensor, natural_key, widened
 from xnorinfer.converters.containers.checkpointtree import (
     NOWHERE,
     Contents,
@@ -39,7 +39,6 @@ from xnorinfer.converters.containers.onnxfile import OnnxGraph
 from xnorinfer.converters.containers.safetensorsfile import load_safetensors
 from xnorinfer.converters.containers.signatures import PICKLE, ZIP, is_safetensors, start_of
 from xnorinfer.converters.containers.torchfile import OLD_MAGIC, is_export, is_script, load_checkpoint
-from xnorinfer.converters.containers.torchtensor import widen_bfloat16
 from xnorinfer.converters.containers.ziparchive import names_in
 from xnorinfer.converters.graph import read_graph
 from xnorinfer.converters.numbered import read_numbered
@@ -203,7 +202,7 @@ def raw_tensor(name: str, tensor: torch.Tensor) -> RawTensor:
         raise SourceError(f"tensor {name} is {kind}, needed is an ordinary dense tensor of real numbers")
     dtype = str(tensor.dtype).removeprefix("torch.")
     tensor = tensor.detach()
-    array = widen_bfloat16(tensor.view(torch.int16).numpy().view(np.uint16)) if dtype == "bfloat16" else None
+    array = widened(dtype, tensor.view(torch.int16).numpy().view(np.uint16)) if dtype == "bfloat16" else None
     if array is None:
         with contextlib.suppress(TypeError):
             array = tensor.numpy()

@@ -12,26 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from xnorinfer.budget import spend_steps
-from xnorinfer.converters.containers.arrays import RawTensor
+from xnorinfer.converters.containers.arrays import STORED, RawTensor, numbered_types
 from xnorinfer.converters.containers.onnxfile import OnnxGraph
 from xnorinfer.converters.containers.torchtensor import strided
 from xnorinfer.converters.containers.ziparchive import Archive, open_archive
 from xnorinfer.converters.torchops import Recorder, Ref, Unknown
 from xnorinfer.errors import SourceError
 
-#: torch._export.serde.schema.ScalarType -> torch's name of it.
-DTYPES = {
-    1: "uint8",
-    2: "int8",
-    3: "int16",
-    4: "int32",
-    5: "int64",
-    6: "float16",
-    7: "float32",
-    8: "float64",
-    12: "bool",
-    13: "bfloat16",
-}
+#: torch._export.serde.schema.ScalarType, from 1 on.
+TYPES = numbered_types("uint8 int8 int16 int32 int64 float16 float32 float64 complex32 complex64 complex128 bool bfloat16")
 _KINDS = ("parameter", "buffer", "tensor_constant")
 
 
@@ -74,8 +63,8 @@ def _tensor(archive: Archive, folder: str, name: str, entry: Mapping[str, Any]) 
     if entry["use_pickle"] is not False:
         raise SourceError(f"{about} is pickled, which could run code; load and save it again with torch 2.8 or later")
     meta = entry["tensor_meta"]
-    kind = DTYPES.get(meta["dtype"])
-    if kind is None or meta["layout"] != 7:
+    kind = TYPES.get(meta["dtype"], "")
+    if kind not in STORED or meta["layout"] != 7:
         raise SourceError(f"{about} is no ordinary dense tensor of real numbers")
     shape, strides = ([size["as_int"] for size in meta[key]] for key in ("sizes", "strides"))
     content = archive.memory(folder + str(entry["path_name"]))

@@ -21,10 +21,11 @@ from xnorinfer import reference
 from xnorinfer.converters import ConvertOptions, Reading, read_source
 from xnorinfer.converters.containers.arrays import Entry
 from xnorinfer.converters.containers.crc32c import crc32c
-from xnorinfer.converters.containers.protowire import WireError, fields, float_of, packed_floats
+from xnorinfer.converters.containers.protowire import Message, WireError, fields
 from xnorinfer.converters.containers.tfbundle import read_v1, read_v2, slice_key
 from xnorinfer.converters.tf1 import scope_key
-from xnorinfer.converters.tfgraph import read_graph
+from xnorinfer.converters.tfgraph import Graph
+from xnorinfer.converters.tfnodes import read_meta
 from xnorinfer.errors import NetworkError, OptionError, SourceError
 from xnorinfer.netspec import BatchNorm, Dense, PixelInput
 
@@ -122,12 +123,13 @@ def test_malformed_messages(data: bytes) -> None:
         list(fields(memoryview(data)))
 
 
-@pytest.mark.parametrize("read", [float_of, packed_floats])
-def test_a_float_of_more_than_32_bits(read: Callable[[int], object]) -> None:
+@pytest.mark.parametrize("read", [Message.real, lambda message, number: message.reals(number)[0]])
+def test_a_float_of_more_than_32_bits(read: Callable[[Message, int], float]) -> None:
     """A number of another wire type in a float's place: a varint and a fixed 64-bit number hold more than fits."""
-    with pytest.raises(WireError, match="a float of more than 32 bits"):
-        read(1 << 32)
-    assert np.float32(read(0x3F800000)) == 1
+    for data in (b"\x08\x80\x80\x80\x80\x10", b"\x09" + (1 << 32).to_bytes(8, "little")):
+        with pytest.raises(WireError, match="a float of more than 32 bits"):
+            read(Message(memoryview(data)), 1)
+    assert read(Message(memoryview(b"\x0d" + (0x3F800000).to_bytes(4, "little"))), 1) == 1
 
 
 # ---------------------------------------------------------------- networks
@@ -172,7 +174,7 @@ def test_graph_gives_epsilon_order_and_binarization(folder: Path) -> None:
         "BatchNorm epsilon",
         "structure",
     }
-    graph = read_graph(folder / "net.meta")
+    graph = Graph(read_meta(folder / "net.meta").nodes)
     assert graph.binarization("dense__binary_layer_1/kernel") == "round"
     assert graph.binarization("dense__binary_layer_1/binary_weight") is None
     assert read_source(folder / "net", ConvertOptions(bn_epsilon=1e-5)).assumptions != reading.assumptions

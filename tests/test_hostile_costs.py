@@ -29,7 +29,7 @@ from xnorinfer.converters.containers.crc32c import crc32c
 from xnorinfer.converters.containers.opening import open_container
 from xnorinfer.converters.containers.tfbundle import read_v2, slice_key
 from xnorinfer.converters.containers.torchpickle import Thing, named_tensors
-from xnorinfer.converters.tfgraph import Graph, Node
+from xnorinfer.converters.tfgraph import Graph
 from xnorinfer.converters.tfnetwork import NotFollowed, network_of
 from xnorinfer.converters.tfnodes import Function, TfGraph, TfNode, inline
 from xnorinfer.errors import InputError, NetworkError, SourceError
@@ -164,7 +164,12 @@ def test_variables_of_the_same_bytes_are_summed(tmp_path: Path) -> None:
 
 
 def graph_of(*nodes: tuple[str, str, tuple[str, ...]]) -> Graph:
-    return Graph({name: Node(index, operation, inputs) for index, (name, operation, inputs) in enumerate(nodes)})
+    return Graph(
+        {
+            name: TfNode(index, name, operation, tuple((source, 0) for source in inputs))
+            for index, (name, operation, inputs) in enumerate(nodes)
+        }
+    )
 
 
 def test_a_circle_of_identities_ends() -> None:

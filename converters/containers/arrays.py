@@ -15,6 +15,14 @@ from xnorinfer.errors import SourceError
 
 F32 = NDArray[np.float32]
 
+#: Names of types of real numbers -> how files store them; of bfloat16, which numpy has not, the bits.
+STORED = {
+    "bool": "|b1",
+    "bfloat16": "<u2",
+    **{f"float{bits}": f"<f{bits // 8}" for bits in (16, 32, 64)},
+    **{f"{sign}int{bits}": f"<{sign or 'i'}{bits // 8}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
+}
+
 
 @dataclass(frozen=True, eq=False)
 class RawTensor:
@@ -134,6 +142,19 @@ def unique_name(name: str, taken: Container[str], counts: dict[str, int]) -> str
         counts[name] = counts.get(name, 0) + 1
         unique = f"{name}'" if counts[name] == 1 else f"{name}'{counts[name]}"
     return unique
+
+
+def numbered_types(names: str, first: int = 1) -> dict[int, str]:
+    """A format's numbers for its types -> their names, given in the format's order."""
+    return dict(enumerate(names.split(), start=first))
+
+
+def widened(kind: str, array: NDArray[Any]) -> NDArray[Any]:
+    """Numbers of a type in `STORED` as numpy has them: bits of bfloat16 become float32, exactly."""
+    if kind != "bfloat16":
+        return array
+    spend_bytes(4 * array.size, f"{array.size} values of bfloat16 as float32")
+    return np.asarray((array.astype(np.uint32) << np.uint32(16)).view(np.float32))
 
 
 def element_count(shape: Iterable[int]) -> int:

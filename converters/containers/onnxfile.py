@@ -6,28 +6,21 @@ Tensors may be in the model or in files beside it (`onnxdata`).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer import budget
 from xnorinfer.budget import spend_bytes, spend_steps
-from xnorinfer.converters.containers import protowire
-from xnorinfer.converters.containers.arrays import RawTensor, element_count, require_shape
+from xnorinfer.converters.containers.arrays import STORED, RawTensor, element_count, numbered_types, require_shape
 from xnorinfer.converters.containers.onnxdata import DataFiles
 from xnorinfer.converters.containers.protowire import (
+    Message,
     WireError,
     fields,
-    integer,
-    packed_floats,
-    packed_varints,
-    signed,
-    text,
-    view,
 )
 from xnorinfer.errors import SourceError
 
@@ -37,21 +30,8 @@ Attribute: TypeAlias = float | int | str | RawTensor | tuple[int, ...] | tuple[f
 NODE_BYTES, TENSOR_BYTES = 512, 256
 #: A model's first field is its version, a small number.
 FIRST_BYTE = b"\x08"
-#: TensorProto.DataType -> how raw_data stores it.
-DTYPES = {
-    1: "<f4",
-    2: "|u1",
-    3: "|i1",
-    4: "<u2",
-    5: "<i2",
-    6: "<i4",
-    7: "<i8",
-    9: "|b1",
-    10: "<f2",
-    11: "<f8",
-    12: "<u4",
-    13: "<u8",
-}
+#: TensorProto.DataType, from 1 on; bfloat16 is not read.
+TYPES = numbered_types("float32 uint8 int8 uint16 int16 int32 int64 string bool float16 float64 uint32 uint64")
 
 
 @dataclass(frozen=True)
@@ -92,16 +72,11 @@ def data_files(path: Path) -> list[Path]:
 
 
 def _read(path: Path, files: DataFiles) -> OnnxGraph:
-    producer, graph = "", None
     try:
-        for number, value in fields(memoryview(path.read_bytes())):
-            if number == 2:
-                producer = text(value)
-            elif number == 7:
-                graph = view(value)
-        if graph is None:
+        model = Message(memoryview(path.read_bytes()))
+        if 7 not in model:
             raise WireError("holds no graph")
-        return _read_graph(graph, producer, files)
+        return _read_graph(model.bytes(7), model.text(2), files)
     except WireError as error:
         raise SourceError(f"{path.name} is damaged, truncated or no ONNX model: it {error}") from None
 
@@ -115,116 +90,64 @@ def _read_graph(message: memoryview, producer: str, files: DataFiles) -> OnnxGra
         spend_steps(what="reading its graph")
         if number == 1:
             spend_bytes(NODE_BYTES, f"a graph of {len(nodes)} nodes and more")
-            nodes.append(_read_node(view(value), files))
+            nodes.append(_read_node(Message(value), files))
         elif number == 5:
-            tensor = read_tensor(view(value), files)
+            tensor = read_tensor(Message(value), files)
             constants[tensor.name] = tensor
         elif number in (11, 12):
-            name = next((text(inner) for kind, inner in fields(view(value)) if kind == 1), "")
-            (inputs if number == 11 else outputs).append(name)
+            (inputs if number == 11 else outputs).append(Message(value).text(1))
         elif number == 15:
             raise WireError("holds sparse tensors, which are not supported")
     real = tuple(name for name in inputs if name not in constants)  # old files list parameters as inputs, too
     return OnnxGraph(tuple(nodes), constants, real, tuple(outputs), producer)
 
 
-def _read_node(message: memoryview, files: DataFiles) -> OnnxNode:
-    inputs: list[str] = []
-    outputs: list[str] = []
-    attributes: dict[str, Attribute] = {}
-    name = operation = ""
-    for number, value in fields(message):
-        if number == 1:
-            inputs.append(text(value))
-        elif number == 2:
-            outputs.append(text(value))
-        elif number == 3:
-            name = text(value)
-        elif number == 4:
-            operation = text(value)
-        elif number == 5:
-            attributes.update(_read_attribute(view(value), files))
+def _read_node(message: Message, files: DataFiles) -> OnnxNode:
+    inputs, outputs, name, operation = message.texts(1), message.texts(2), message.text(3), message.text(4)
     if not outputs:
         raise WireError(f"holds a node {name or operation!r} without an output")
-    return OnnxNode(operation, name or outputs[0], tuple(inputs), tuple(outputs), attributes)
+    attributes = {one.text(1): _read_attribute(one, files) for one in message.messages(5)}
+    known = {key: value for key, value in attributes.items() if value is not None}
+    return OnnxNode(operation, name or outputs[0], tuple(inputs), tuple(outputs), known)
 
 
-def _read_attribute(message: memoryview, files: DataFiles) -> Iterator[tuple[str, Attribute]]:
-    name = ""
-    found: Attribute | None = None
-    numbers: list[int] = []
+def _read_attribute(message: Message, files: DataFiles) -> Attribute | None:
+    """None for what no network here needs: lists of texts, graphs."""
     spend_bytes(TENSOR_BYTES, "attributes of its nodes")
-    for number, value in fields(message):
-        if number == 1:
-            name = text(value)
-        elif number == 2:
-            found = protowire.float_of(value)
-        elif number == 3:
-            found = signed(value)
-        elif number == 4:
-            found = bytes(view(value)).decode("utf-8", "replace")
-        elif number == 5:
-            found = read_tensor(view(value), files)
-        elif number == 7:
-            found = tuple(float(x) for x in packed_floats(value))
-        elif number == 8:
-            numbers += [signed(n) for n in packed_varints(value)]
-    if numbers:
-        found = tuple(numbers)
-    if found is not None:
-        yield name, found
+    if 8 in message:
+        return tuple(message.integers(8).tolist())
+    if 7 in message:
+        return tuple(message.reals(7).tolist())
+    if 5 in message:
+        return read_tensor(message.message(5), files)
+    if 4 in message:
+        return bytes(message.bytes(4)).decode("utf-8", "replace")
+    if 3 in message:
+        return message.signed(3)
+    return message.real(2) if 2 in message else None
 
 
-def read_tensor(message: memoryview, files: DataFiles) -> RawTensor:
+def read_tensor(message: Message, files: DataFiles) -> RawTensor:
     """A TensorProto.  Raises WireError for what is no plain array of numbers, SourceError for what is wrong with its file."""
-    shape: list[int] = []
-    name, kind = "", 0
     spend_bytes(TENSOR_BYTES, "a list of its tensors")
-    chunks: list[NDArray[Any]] = []
-    raw: memoryview | NDArray[np.uint8] | None = None
-    outside: dict[str, str] = {}
-    is_outside = False
-    for number, value in fields(message):
-        spend_steps(what="reading its tensors")
-        if number == 1:
-            shape += [signed(n) for n in packed_varints(value)]
-        elif number == 2:
-            kind = integer(value)
-        elif number == 4:
-            chunks.append(packed_floats(value))
-        elif number in (5, 7, 11):
-            chunks.append(np.array(packed_varints(value), np.uint64).view(np.int64))
-        elif number == 8:
-            name = text(value)
-        elif number == 9:
-            raw = view(value)
-        elif number == 10:
-            wide = value.to_bytes(8, "little") if isinstance(value, int) else value
-            if len(wide) % 8:
-                raise WireError("holds packed doubles of an odd length")
-            chunks.append(np.frombuffer(wide, "<f8"))
-        elif number == 13:
-            entry = dict(fields(view(value)))
-            outside[text(entry.get(1, memoryview(b"")))] = text(entry.get(2, memoryview(b"")))
-        elif number == 14:
-            is_outside = integer(value) == 1
-    code = DTYPES.get(kind)
-    if code is None:
-        raise WireError(f"holds tensor {name!r} of the unsupported type {kind}")
-    itemsize = np.dtype(code).itemsize
-    require_shape(f"tensor {name!r}", shape, itemsize)
+    name, number = message.text(8), message.integer(2)
+    shape = tuple(message.integers(1).tolist())
+    kind = TYPES.get(number, "")
+    if kind not in STORED:
+        raise WireError(f"holds tensor {name!r} of the unsupported type {number}")
+    code = np.dtype(STORED[kind])
+    require_shape(f"tensor {name!r}", shape, code.itemsize)
     size = element_count(shape)
-    if is_outside:
-        raw = files.read(name, outside, size * itemsize)
+    raw: memoryview | NDArray[np.uint8] | None = message.bytes(9) if 9 in message else None
+    if message.integer(14) == 1:
+        raw = files.read(name, {entry.text(1): entry.text(2) for entry in message.messages(13)}, size * code.itemsize)
     if raw is not None:
-        if len(raw) != size * itemsize:
-            raise WireError(f"says that tensor {name!r} is {tuple(shape)} but has {len(raw)} bytes for it")
-        return RawTensor(name, np.frombuffer(raw, code).reshape(shape), str(np.dtype(code)))
-    if chunks:  # put together, and in its own type
-        spend_bytes(sum(chunk.nbytes for chunk in chunks) + size * itemsize, f"tensor {name!r} {tuple(shape)}")
-    flat = np.concatenate(chunks) if chunks else np.empty(0)
+        if len(raw) != size * code.itemsize:
+            raise WireError(f"says that tensor {name!r} is {shape} but has {len(raw)} bytes for it")
+        return RawTensor(name, np.frombuffer(raw, code).reshape(shape), kind)
+    flat = message.numbers(floats=4, doubles=10, whole=(5, 7, 11))
     if flat.size != size:
-        raise WireError(f"says that tensor {name!r} is {tuple(shape)} but has {flat.size} numbers for it")
-    if kind == 10:  # float16 is stored as the bits of an integer
+        raise WireError(f"says that tensor {name!r} is {shape} but has {flat.size} numbers for it")
+    if kind == "float16":  # stored as the bits of an integer
         flat = flat.astype(np.uint16).view(np.float16)
-    return RawTensor(name, flat.astype(code).reshape(shape), str(np.dtype(code)))
+    return RawTensor(name, flat.astype(code).reshape(shape), kind)

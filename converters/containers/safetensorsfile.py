@@ -4,30 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from xnorinfer.converters.containers.arrays import RawTensor, require_shape
-from xnorinfer.converters.containers.torchtensor import widen_bfloat16
+from xnorinfer.converters.containers.arrays import STORED, RawTensor, require_shape, widened
 from xnorinfer.errors import SourceError
 
-#: safetensors' dtype codes; BF16 is widened by hand.
-_DTYPES = {
-    "F64": "<f8",
-    "F32": "<f4",
-    "F16": "<f2",
-    "BF16": "<u2",
-    "I64": "<i8",
-    "I32": "<i4",
-    "I16": "<i2",
-    "I8": "|i1",
-    "U64": "<u8",
-    "U32": "<u4",
-    "U16": "<u2",
-    "U8": "|u1",
-    "BOOL": "|b1",
-}
+#: safetensors' names of types that are others' in short: F32, I8, U64.
+_KINDS = {"F": "float", "I": "int", "U": "uint", "BF": "bfloat", "BOOL": "bool"}
 
 
 def load_safetensors(path: Path) -> list[RawTensor]:
@@ -49,13 +33,12 @@ def load_safetensors(path: Path) -> list[RawTensor]:
     data = np.memmap(path, np.uint8, "r", offset=8 + length) if path.stat().st_size > 8 + length else np.empty(0, np.uint8)
     tensors = []
     for name, entry in header.items():
-        code = _DTYPES.get(entry["dtype"])
-        if code is None:
+        letters = entry["dtype"].rstrip("0123456789")
+        kind = _KINDS.get(letters, "") + entry["dtype"][len(letters) :]
+        if kind not in STORED:
             raise SourceError(f"{path.name}, tensor {name} has type {entry['dtype']}, which is not supported")
-        require_shape(f"{path.name}, tensor {name}", entry["shape"], np.dtype(code).itemsize)
+        require_shape(f"{path.name}, tensor {name}", entry["shape"], np.dtype(STORED[kind]).itemsize)
         begin, end = entry["data_offsets"]
-        array: Any = data[begin:end].view(code).reshape(entry["shape"])
-        if entry["dtype"] == "BF16":
-            array = widen_bfloat16(array)
-        tensors.append(RawTensor(name, array, entry["dtype"]))
+        array = data[begin:end].view(STORED[kind]).reshape(entry["shape"])
+        tensors.append(RawTensor(name, widened(kind, array), entry["dtype"]))
     return tensors

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,9 @@ from numpy.typing import NDArray
 
 from xnorinfer.budget import add_file, spend_bytes, spend_steps
 from xnorinfer.converters.containers import protowire
-from xnorinfer.converters.containers.arrays import Entry, element_count, require_shape
+from xnorinfer.converters.containers.arrays import STORED, Entry, element_count, numbered_types, require_shape, widened
 from xnorinfer.converters.containers.crc32c import crc32c, masked
-from xnorinfer.converters.containers.protowire import WireError, integer, signed, text, view
+from xnorinfer.converters.containers.protowire import Message, WireError
 from xnorinfer.errors import SourceError
 
 TABLE_MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
@@ -36,25 +35,13 @@ MAX_INDEX_BYTES = 256 << 20
 #: What one variable takes in memory beside its name and numbers, and its CRC in steps: numpy is called often for few numbers.
 ENTRY_BYTES, LOAD_STEPS = 1024, 25
 
-#: tensorflow/core/framework/types.proto; bfloat16 is widened by hand.
-DTYPES = {
-    1: "<f4",
-    2: "<f8",
-    3: "<i4",
-    4: "|u1",
-    5: "<i2",
-    6: "|i1",
-    9: "<i8",
-    10: "|b1",
-    14: "<u2",
-    17: "<u2",
-    19: "<f2",
-    22: "<u4",
-    23: "<u8",
-}
-_BFLOAT16 = 14
-_STRING = 7
-_NAMES = {7: "string", 8: "complex64", 14: "bfloat16", 18: "complex128", 20: "resource", 21: "variant"}
+#: The numbers of types in tensorflow/core/framework/types.proto, from 1 on.
+TYPES = numbered_types(
+    "float32 float64 int32 uint8 int16 int8 string complex64 int64 bool qint8 quint8 qint32 bfloat16 qint16 quint16 uint16 "
+    "complex128 float16 resource variant uint32 uint64"
+)
+#: Of those that hold real numbers -> how numpy stores them; bfloat16 is widened by hand.
+DTYPES = {number: STORED[name] for number, name in TYPES.items() if name in STORED}
 
 Extent = tuple[int, int]  # start, length; length -1 is the whole dimension
 
@@ -138,168 +125,136 @@ def _block_entries(block: memoryview) -> Iterator[tuple[bytes, memoryview]]:
 
 def read_v2(prefix: Path) -> dict[str, Entry]:
     """The variables of the bundle `prefix`.index, `prefix`.data-...  Raises SourceError."""
-    index = prefix.with_name(prefix.name + ".index")
-    if index.stat().st_size > MAX_INDEX_BYTES:
-        raise SourceError(f"{index.name} has {index.stat().st_size} bytes, an index has {MAX_INDEX_BYTES} at most")
-    table = dict(read_table(index))
+    bundle = _Bundle(prefix)
     try:
-        shards = _read_header(index, table)
-        files = [prefix.with_name(f"{prefix.name}.data-{i:05d}-of-{shards:05d}") for i in range(shards)]
+        files = bundle.files()
         missing = [file.name for file in files if not file.is_file()]
         if missing:
-            raise SourceError(f"{prefix.name}: its data lie in {shards} files, of which {', '.join(missing[:4])} are missing")
+            raise SourceError(
+                f"{prefix.name}: its data lie in {len(files)} files, of which {', '.join(missing[:4])} are missing"
+            )
         for file in files:
             add_file(file)
-        bundle = _Bundle(files, table)
-        names = [key for key in table if key and not key.startswith(b"\0")]
+        names = [key for key in bundle.table if key and not key.startswith(b"\0")]
         spend_bytes(ENTRY_BYTES * len(names), f"a list of {len(names)} variables")
-        return {name: bundle.entry(name, table[key]) for key in names for name in [key.decode()]}
+        return {name: bundle.entry(name, bundle.table[key]) for key in names for name in [key.decode()]}
     except (WireError, UnicodeDecodeError) as error:
-        raise SourceError(f"{index.name} is damaged: its header or an entry {error}") from None
+        raise SourceError(f"{bundle.index.name} is damaged: its header or an entry {error}") from None
 
 
 def read_text(prefix: Path, name: str) -> bytes:
     """The one string of a bundle's variable, such as a serialised message.  Raises SourceError."""
-    index = prefix.with_name(prefix.name + ".index")
-    table = dict(read_table(index))
-    entry: dict[int, protowire.Value] = {}
+    bundle = _Bundle(prefix)
     try:
-        entry = dict(protowire.fields(table[name.encode()]))
-        place = {number: integer(entry.get(number, 0)) for number in (1, 3, 4, 5)}
-        shards = _read_header(index, table)
-        if place[1] != _STRING or not 0 <= place[3] < shards:
+        entry = Message(bundle.table[name.encode()])
+        shard, offset, size = entry.integer(3), entry.integer(4), entry.integer(5)
+        files = bundle.files()
+        if TYPES.get(entry.integer(1)) != "string" or not 0 <= shard < len(files):
             raise WireError(f"{name} is no string")
-        file = prefix.with_name(f"{prefix.name}.data-{place[3]:05d}-of-{shards:05d}")
-        add_file(file)
-        if place[4] + place[5] > file.stat().st_size:
-            raise WireError(f"{name} ends beyond {file.name}")
-        spend_bytes(place[5], f"variable {name}")
-        with file.open("rb") as stream:
-            stream.seek(place[4])
-            data = memoryview(stream.read(place[5]))
+        add_file(files[shard])
+        if offset + size > files[shard].stat().st_size:
+            raise WireError(f"{name} ends beyond {files[shard].name}")
+        spend_bytes(size, f"variable {name}")
+        with files[shard].open("rb") as stream:
+            stream.seek(offset)
+            data = memoryview(stream.read(size))
         length, position = protowire.varint(data, 0)
         if len(data) - position - 4 != length:  # behind the length its CRC
             raise WireError(f"{name} is not one string")
         return bytes(data[position + 4 :])
     except (WireError, KeyError, OSError) as error:
-        raise SourceError(f"{index.name} is damaged: an entry {error}") from None
+        raise SourceError(f"{bundle.index.name} is damaged: an entry {error}") from None
 
 
-def _read_header(index: Path, table: dict[bytes, memoryview]) -> int:
-    if b"" not in table:
-        raise SourceError(f"{index.name} has no header, it is no index of a TensorFlow V2 checkpoint")
-    shards = 0
-    for number, value in protowire.fields(table[b""]):
-        if number == 1:
-            shards = integer(value)
-        elif number == 2 and value != 0:
-            raise SourceError(f"{index.name} was written on a big-endian machine, which is not supported")
-    if not 1 <= shards <= 99_999:
-        raise SourceError(f"{index.name} says that its data lie in {shards} files")
-    return shards
-
-
-@dataclass
 class _Bundle:
-    files: list[Path]
-    table: dict[bytes, memoryview]
-    mapped: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    """A V2 checkpoint: its index, and the numbers in its files where they lie."""
 
-    def entry(self, name: str, message: memoryview, *, part: bool = False) -> Entry:
-        dtype = shard = offset = size = crc = 0
-        shape: tuple[int, ...] = ()
-        slices: list[list[Extent]] = []
-        for number, value in protowire.fields(message):
-            if number == 1:
-                dtype = integer(value)
-            elif number == 2:
-                shape = read_shape(view(value))
-            elif number == 3:
-                shard = integer(value)
-            elif number == 4:
-                offset = signed(value)
-            elif number == 5:
-                size = signed(value)
-            elif number == 6:
-                crc = integer(value)
-            elif number == 7:
-                slices.append(_read_slice(view(value)))
+    def __init__(self, prefix: Path) -> None:
+        self.prefix = prefix
+        self.index = prefix.with_name(prefix.name + ".index")
+        if self.index.stat().st_size > MAX_INDEX_BYTES:
+            size = self.index.stat().st_size
+            raise SourceError(f"{self.index.name} has {size} bytes, an index has {MAX_INDEX_BYTES} at most")
+        self.table = dict(read_table(self.index))
+        self.mapped: dict[Path, NDArray[np.uint8]] = {}
+        self._files: list[Path] = []
 
-        def load() -> NDArray[Any]:
-            return self._load(name, dtype, shape, shard, offset, size, crc)
+    def files(self) -> list[Path]:
+        """The files of numbers, as the header counts them.  Raises SourceError and WireError."""
+        if b"" not in self.table:
+            raise SourceError(f"{self.index.name} has no header, it is no index of a TensorFlow V2 checkpoint")
+        header = Message(self.table[b""])
+        if header.integer(2):
+            raise SourceError(f"{self.index.name} was written on a big-endian machine, which is not supported")
+        shards = header.integer(1)
+        if not 1 <= shards <= 99_999:
+            raise SourceError(f"{self.index.name} says that its data lie in {shards} files")
+        name = self.prefix.name
+        self._files = [self.prefix.with_name(f"{name}.data-{i:05d}-of-{shards:05d}") for i in range(shards)]
+        return self._files
+
+    def entry(self, name: str, data: memoryview, *, is_part: bool = False) -> Entry:
+        message = Message(data)
+        shape = read_shape(message.message(2))
+        slices = [_read_slice(one) for one in message.messages(7)]
+        if slices and is_part:
+            raise SourceError(f"variable {name} is partitioned, and a part of it is partitioned again")
 
         def join() -> NDArray[Any]:
             keys = [slice_key(name, extents) for extents in slices]
             if any(key not in self.table for key in keys):
                 raise SourceError(f"variable {name} is partitioned, and a part of it is missing")
             spend_steps(LOAD_STEPS * len(keys), f"joining the parts of variable {name}")
-            parts = [(extents, self.entry(name, self.table[key], part=True)) for key, extents in zip(keys, slices, strict=True)]
-            _require_sum(name, shape, [part.shape for _, part in parts])
-            return join_slices(name, shape, [(extents, part.load()) for extents, part in parts])
+            parts = [self.entry(name, self.table[key], is_part=True) for key in keys]
+            _require_sum(name, shape, [part.shape for part in parts])
+            return join_slices(name, shape, [(extents, part.load()) for extents, part in zip(slices, parts, strict=True)])
 
-        if slices and part:
-            raise SourceError(f"variable {name} is partitioned, and a part of it is partitioned again")
-        return Entry(name, _dtype_name(dtype), shape, join if slices else load)
+        load = join if slices else lambda: self._load(name, message, shape)
+        return Entry(name, _dtype_name(message.integer(1)), shape, load)
 
-    def _load(
-        self, name: str, dtype: int, shape: tuple[int, ...], shard: int, offset: int, size: int, crc: int
-    ) -> NDArray[Any]:
-        code = DTYPES.get(dtype)
-        if code is None:
-            raise SourceError(f"variable {name} holds {_dtype_name(dtype)}, needed are real numbers")
-        require_shape(f"variable {name}", shape, np.dtype(code).itemsize)
-        if size != element_count(shape) * np.dtype(code).itemsize:
-            raise SourceError(f"variable {name} says {shape} {_dtype_name(dtype)} but has {size} bytes")
-        if not 0 <= shard < len(self.files):
-            raise SourceError(f"variable {name} lies in shard {shard}, there are {len(self.files)}")
-        file = self.files[shard]
+    def _load(self, name: str, message: Message, shape: tuple[int, ...]) -> NDArray[Any]:
+        kind, shard = _dtype_name(message.integer(1)), message.integer(3)
+        offset, size = message.signed(4), message.signed(5)
+        if kind not in STORED:
+            raise SourceError(f"variable {name} holds {kind}, needed are real numbers")
+        code = np.dtype(STORED[kind])
+        require_shape(f"variable {name}", shape, code.itemsize)
+        if size != element_count(shape) * code.itemsize:
+            raise SourceError(f"variable {name} says {shape} {kind} but has {size} bytes")
+        if not 0 <= shard < len(self._files):
+            raise SourceError(f"variable {name} lies in shard {shard}, there are {len(self._files)}")
+        file = self._files[shard]
         if offset < 0 or offset + size > file.stat().st_size:
             raise SourceError(f"{file.name} is truncated: variable {name} would end at {offset + size}")
         if not size:
             return np.empty(shape, code)
         spend_steps(LOAD_STEPS, "reading its variables")
-        spend_bytes(size, f"variable {name} {shape} {_dtype_name(dtype)}")  # many can be made of the same bytes
-        if shard not in self.mapped:
-            self.mapped[shard] = np.memmap(file, np.uint8, "r")
-        data = self.mapped[shard][offset : offset + size]
-        if masked(crc32c(data)) != crc:
+        spend_bytes(size, f"variable {name} {shape} {kind}")  # many can be made of the same bytes
+        if file not in self.mapped:
+            self.mapped[file] = np.memmap(file, np.uint8, "r")
+        data = self.mapped[file][offset : offset + size]
+        if masked(crc32c(data)) != message.integer(6):
             raise SourceError(f"{file.name} is damaged: the CRC of variable {name} does not match")
-        return _widen(dtype, data.view(code).reshape(shape))
+        return widened(kind, data.view(code).reshape(shape))
 
 
-def _widen(dtype: int, array: NDArray[Any]) -> NDArray[Any]:
-    if dtype != _BFLOAT16:
-        return array
-    spend_bytes(4 * array.size, f"{array.size} values of bfloat16 as float32")
-    return np.asarray((array.astype(np.uint32) << np.uint32(16)).view(np.float32))
+def _dtype_name(number: int) -> str:
+    return TYPES.get(number, f"type {number}")
 
 
-def _dtype_name(dtype: int) -> str:
-    return _NAMES.get(dtype) or (str(np.dtype(DTYPES[dtype])) if dtype in DTYPES else f"type {dtype}")
-
-
-def read_shape(message: memoryview) -> tuple[int, ...]:
+def read_shape(message: Message) -> tuple[int, ...]:
     """TensorShapeProto."""
-    shape = []
-    for number, value in protowire.fields(message):
-        if number == 2:
-            sizes = [signed(size) for inner, size in protowire.fields(view(value)) if inner == 1]
-            shape.append(sizes[-1] if sizes else 0)
-        elif number == 3 and value:
-            raise WireError("has a shape of unknown rank")
+    if message.integer(3):
+        raise WireError("has a shape of unknown rank")
+    shape = tuple(size.signed(1) for size in message.messages(2))
     if any(size < 0 for size in shape):
         raise WireError("has a negative dimension")
-    return tuple(shape)
+    return shape
 
 
-def _read_slice(message: memoryview) -> list[Extent]:
+def _read_slice(message: Message) -> list[Extent]:
     """TensorSliceProto."""
-    extents = []
-    for number, value in protowire.fields(message):
-        if number == 1:
-            inner = {key: signed(number) for key, number in protowire.fields(view(value))}
-            extents.append((inner.get(1, 0), inner.get(2, -1)))
-    return extents
+    return [(one.signed(1), one.signed(2) if 2 in one else -1) for one in message.messages(1)]
 
 
 def join_slices(name: str, shape: tuple[int, ...], parts: list[tuple[list[Extent], NDArray[Any]]]) -> NDArray[Any]:
@@ -366,13 +321,13 @@ def read_v1(path: Path) -> dict[str, Entry]:
     parts: dict[str, list[tuple[list[Extent], memoryview]]] = {}
     try:
         for key, value in read_table(path):
-            for number, message in protowire.fields(value):
-                if number == 1 and not key:
-                    described.update(_read_v1_meta(view(message)))
-                elif number == 2:
-                    name, extents, tensor = _read_v1_slice(view(message))
-                    spend_bytes(ENTRY_BYTES, "a list of slices of variables")
-                    parts.setdefault(name, []).append((extents, tensor))
+            saved = Message(value)
+            for one in saved.message(1).messages(1) if not key else ():
+                spend_bytes(ENTRY_BYTES, "a list of variables")
+                described[one.text(1)] = (one.integer(3), read_shape(one.message(2)))
+            for part in saved.messages(2):
+                spend_bytes(ENTRY_BYTES, "a list of slices of variables")
+                parts.setdefault(part.text(1), []).append((_read_slice(part.message(2)), part.bytes(3)))
     except WireError as error:
         raise SourceError(f"{path.name} is damaged: a message in it {error}") from None
     if not described:
@@ -383,7 +338,7 @@ def read_v1(path: Path) -> dict[str, Entry]:
 
         def load() -> NDArray[Any]:
             try:
-                arrays = [(extents, read_tensor(tensor, dtype)) for extents, tensor in parts.get(name, [])]
+                arrays = [(extents, read_tensor(Message(tensor), dtype)) for extents, tensor in parts.get(name, [])]
                 sized = [(extents, _reshaped(array, _slice_shape(extents, shape))) for extents, array in arrays]
             except (WireError, ValueError) as error:
                 raise SourceError(f"{path.name} is damaged: variable {name} {error}") from None
@@ -405,60 +360,12 @@ def _slice_shape(extents: list[Extent], shape: tuple[int, ...]) -> tuple[int, ..
     return tuple(full if length < 0 else length for (_, length), full in zip(extents, shape, strict=True))
 
 
-def _read_v1_meta(message: memoryview) -> dict[str, tuple[int, tuple[int, ...]]]:
-    described = {}
-    for number, value in protowire.fields(message):
-        if number != 1:
-            continue
-        name, dtype = "", 0
-        shape: tuple[int, ...] = ()
-        for inner, content in protowire.fields(view(value)):
-            if inner == 1:
-                name = text(content)
-            elif inner == 2:
-                shape = read_shape(view(content))
-            elif inner == 3:
-                dtype = integer(content)
-        spend_bytes(ENTRY_BYTES, "a list of variables")
-        described[name] = (dtype, shape)
-    return described
-
-
-def _read_v1_slice(message: memoryview) -> tuple[str, list[Extent], memoryview]:
-    name, extents, tensor = "", [], memoryview(b"")
-    for number, value in protowire.fields(message):
-        if number == 1:
-            name = text(value)
-        elif number == 2:
-            extents = _read_slice(view(value))
-        elif number == 3:
-            tensor = view(value)
-    return name, extents, tensor
-
-
-#: TensorProto's repeated fields: field number -> how its elements are stored.
-_FLOATS, _DOUBLES, _INTS, _INT64S, _BOOLS = 5, 6, 7, 10, 11
-
-
-def read_tensor(message: memoryview, dtype: int) -> NDArray[Any]:
+def read_tensor(message: Message, dtype: int) -> NDArray[Any]:
     """The numbers of a TensorProto (core/framework/tensor.proto), flat.  Raises WireError for types without numbers."""
-    code = DTYPES.get(dtype)
-    if code is None:
-        raise WireError(f"holds {_dtype_name(dtype)}, needed are real numbers")
-    spend_bytes(2 * len(message), "numbers of a tensor")
-    chunks: list[NDArray[Any]] = []
-    for number, value in protowire.fields(message):
-        spend_steps(what="reading its tensors")
-        if number == 4 and len(view(value)):
-            chunks.append(np.frombuffer(view(value), code))
-        elif number == _FLOATS:
-            chunks.append(protowire.packed_floats(value))
-        elif number == _DOUBLES:
-            raw = value.to_bytes(8, "little") if isinstance(value, int) else value
-            chunks.append(np.frombuffer(raw, "<f8"))
-        elif number in (_INTS, _INT64S, _BOOLS):
-            numbers = np.array(protowire.packed_varints(value), np.uint64).view(np.int64)
-            chunks.append(numbers.astype(code))
-    if not chunks:
-        return np.empty(0, code)
-    return _widen(dtype, np.concatenate(chunks).astype(code, copy=False))
+    kind = _dtype_name(dtype)
+    if kind not in STORED:
+        raise WireError(f"holds {kind}, needed are real numbers")
+    content = message.bytes(4)
+    if len(content):
+        return widened(kind, np.frombuffer(content, STORED[kind]))
+    return widened(kind, message.numbers(floats=5, doubles=6, whole=(7, 10, 11)).astype(STORED[kind]))

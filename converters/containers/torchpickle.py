@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer import budget
-from xnorinfer.converters.containers.arrays import RawTensor
+from xnorinfer.converters.containers.arrays import STORED, RawTensor
 from xnorinfer.converters.containers.pickled import Global, NotData, Rules, Thing, unpickle
 from xnorinfer.converters.containers.pickledarrays import ARRAY_CALLS, PickledArray, array_state
-from xnorinfer.converters.containers.torchtensor import STORED, strided
+from xnorinfer.converters.containers.torchtensor import strided
 from xnorinfer.errors import SourceError
 
 #: torch's storage classes -> types.

@@ -9,36 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.budget import spend_bytes
-from xnorinfer.converters.containers.arrays import RawTensor, element_count, require_shape
+from xnorinfer.converters.containers.arrays import STORED, RawTensor, element_count, require_shape, widened
 from xnorinfer.errors import SourceError
 
-#: torch's names of types -> how they are stored; bfloat16 is widened by hand.
-STORED = {
-    "uint8": "|u1",
-    "int8": "|i1",
-    "int16": "<i2",
-    "int32": "<i4",
-    "int64": "<i8",
-    "float16": "<f2",
-    "bfloat16": "<u2",
-    "float32": "<f4",
-    "float64": "<f8",
-    "bool": "|b1",
-    "uint16": "<u2",
-    "uint32": "<u4",
-    "uint64": "<u8",
-}
 #: Bytes of one element in a storage, by torch's name of its type.
 ELEMENT_BYTES = {
     **{kind: int(code[2:]) for kind, code in STORED.items()},
     **{"complex64": 8, "complex128": 16, "qint8": 1, "quint8": 1, "qint32": 4, "quint4x2": 1, "quint2x4": 1},
 }
-
-
-def widen_bfloat16(bits: Any) -> Any:
-    """bfloat16 bit patterns (uint16) as float32, exactly."""
-    spend_bytes(4 * np.size(bits), f"{np.size(bits)} values of bfloat16 as float32")
-    return (np.asarray(bits).astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
 def strided(
@@ -73,4 +51,4 @@ def strided(
         array: NDArray[Any] = np.lib.stride_tricks.as_strided(flat[offset:], tuple(sizes), steps, writeable=False)
     else:
         array = np.empty(tuple(sizes), code)
-    return RawTensor(name, widen_bfloat16(array) if kind == "bfloat16" else array, kind)
+    return RawTensor(name, widened(kind, array), kind)
