@@ -134,18 +134,12 @@ def _low(layers: Sequence[Sums]) -> Iterator[Finding]:
         f"{_named([*first, *low])}: the sums are too small for binary weights and activations; those of {least.layer.name} "
         f"deviate by {deviation:.2g} in its BatchNorm, sums of {least.depth} signs by about {expected:.3g}"
     )
-    if low == [sums for sums in judged if sums.last] and len(judged) > 1:
-        name = low[0].layer.name
-        yield Finding(
-            evidence,
-            f"{name} is an ordinary float layer",
-            f"--float-layer {name} says so",
-            WEIGHTS,
-            proof,
-            ("scale_by", "h"),
-        )
+    others = [sums for sums in layers if sums not in first and sums not in low]
+    tail = _float_tail(low) if low[-1].last and low == judged[-len(low) :] and others else None
+    if tail is not None and any(not sums.first for sums in others):
+        yield Finding(evidence, *tail, WEIGHTS, proof, ("scale_by", "h"))
         return
-    explanations = list(_explained(low, judged))
+    explanations = list(_explained(low, judged, tail))
     yield Finding(
         evidence,
         " or ".join(what for what, _ in explanations),
@@ -164,13 +158,19 @@ def _beside_prediction(sums: Sums) -> float:
     return spread(sums) * sums.depth / max(1.0, varying)
 
 
-def _explained(low: Sequence[Sums], judged: Sequence[Sums]) -> Iterator[tuple[str, str]]:
-    """What else makes sums of this size, and what says so."""
+def _float_tail(low: Sequence[Sums]) -> tuple[str, str]:
+    what = "is an ordinary float layer" if len(low) == 1 else "are ordinary float layers"
+    options = " ".join(f"--float-layer {sums.layer.name}" for sums in low)
+    return f"{_named(low)} {what}", f"{options} says so"
+
+
+def _explained(low: Sequence[Sums], judged: Sequence[Sums], tail: tuple[str, str] | None) -> Iterator[tuple[str, str]]:
+    """What else makes sums of this size, and what says so.  tail: how to say that they alone are float."""
     floats = [_predicted(sums, "relu", sums.latent) for sums in judged]
     if _agree(judged, floats) and _slope(judged, floats) > 0.7:
         yield (
             "the means are those of ordinary float weights behind ReLUs: it is no binary network",
-            "where only some layers are float, --float-layer NAME says which",
+            "a network of float layers cannot be converted",
         )
         return
     if all((np.abs(sums.norm.mean[: sums.neurons]) <= 1).all() and (sums.variance <= 1).all() for sums in low):
@@ -180,10 +180,10 @@ def _explained(low: Sequence[Sums], judged: Sequence[Sums]) -> Iterator[tuple[st
     clipped = all(np.abs(sums.layer.latent).max() <= glorot(sums.depth, sums.layer.neurons) for sums in low)
     if clipped and all(PLAUSIBLE[0] < spread(_glorot(sums)) < PLAUSIBLE[1] for sums in low):
         yield "H is that of Glorot", "--h glorot says so"
-    yield (
-        "weights or activations are ordinary floats",
-        "a network of float layers cannot be converted, --float-layer NAME names one",
-    )
+    if tail is not None:
+        yield f"{tail[0]}, or all are", f"{tail[1]} if they alone are; a network of float layers cannot be converted"
+    else:
+        yield "weights or activations are ordinary floats", "only the last layers of a network can be float"
 
 
 def _scaled(sums: Sums) -> Sums:

@@ -112,9 +112,9 @@ FOLLOWED: dict[str, list[str]] = {
     ],
     f"{OPTIONS}a_float_head": [
         "evidence._assume: --float-layer",
-        "evidencesums._low: --float-layer",
         "evidenceweights._ordinary: --float-layer",
     ],
+    f"{OPTIONS}float_layers_behind_a_first_one": ["evidencesums._float_tail: --float-layer"],
     f"{OPTIONS}a_matrix_behind_the_head": ["evidenceweights.judge_last: --ignore"],
     f"{OPTIONS}bits_that_are_read_as_latents": ["evidenceweights.judge_weights: --*"],
     f"{OPTIONS}a_variance_that_is_called_inv_std": ["evidencesums._mixed_up: --net"],
@@ -223,10 +223,6 @@ NO_PROPOSAL: dict[str, list[str]] = {
         "keras_walk.run: --expect",
         "verification.proves: --expect",
     ],
-}
-#: What no test follows -> why.
-LEFT: dict[str, list[str]] = {
-    "a network of floats alone, of which no option makes a binary one": ["evidencesums._explained: --float-layer"],
 }
 
 

@@ -205,6 +205,33 @@ def test_a_float_head(tmp_path: Path, how: str) -> None:
     equal(after_options(path, tmp_path, *PIXELS, *given, x=x), value)
 
 
+@pytest.mark.parametrize("widths", [(100, 48, 32, 10), (100, 48, 10)], ids=len)
+def test_float_layers_behind_a_first_one(tmp_path: Path, widths: tuple[int, ...]) -> None:
+    """Whose sums are too small: each is named."""
+    layers = network(weights=lambda w: ge(w) if len(w) == 48 else w, after=clip, size=0.05, widths=widths)
+    path = state(tmp_path, layers)
+    given = re.findall(r"--float-layer (\w+)", told(path, *PIXELS))
+    assert given == ["fc2", "fc3"][: len(widths) - 2]
+    x = images(0)[:200]
+    value = x / 127.5 - 1
+    for n, layer in enumerate(layers):
+        assert layer.mean is not None
+        assert layer.variance is not None
+        value = (np.clip(value, -1, 1) if n else value) @ (layer.weight.astype(np.float64) if n else ge(layer.weight)).T
+        value = (value + layer.bias - layer.mean) / np.sqrt(layer.variance + 1e-5) * layer.gamma + layer.beta
+    options = [f"--float-layer={name}" for name in given]
+    equal(after_options(path, tmp_path, *PIXELS, *options, x=x.astype(np.uint8)), value)
+
+
+@pytest.mark.parametrize("behind", [relu, clip], ids=["relu", "hardtanh"])
+def test_a_network_of_floats_is_none_whatever_is_said(tmp_path: Path, behind: Callable[[Array], Array]) -> None:
+    """No option is proposed that would only lead to the next refusal."""
+    path = state(tmp_path, network(weights=same, after=behind, size=0.2))
+    text = told(path, *PIXELS)
+    assert re.search(r"a network of float layers cannot be converted|only the last layers of a network can be float", text)
+    assert "--float-layer" not in text
+
+
 def test_a_matrix_behind_the_head(tmp_path: Path) -> None:
     layers = network(widths=(100, 64, 48, 10))
     extra = np.random.default_rng(5).uniform(-1, 1, (10, 10)).astype(f)
