@@ -11,15 +11,13 @@ from dataclasses import dataclass
 
 from xnorinfer.converters.base import INPUT, Assumption, ConvertOptions, Notes, Origin, Remark
 from xnorinfer.converters.evidencefirst import hint, judge_first
-from xnorinfer.converters.evidencesums import judge_sums, spread, support, untrained
+from xnorinfer.converters.evidencesums import follows, judge_sums, spread, untrained
 from xnorinfer.converters.evidenceternary import judge_ternary
 from xnorinfer.converters.evidenceweights import are_bits, is_halved, is_ternary, judge_last, judge_weights, one_magnitude
 from xnorinfer.converters.finding import BETWEEN, WEIGHTS, Finding
+from xnorinfer.converters.layerorder import judge_order
 from xnorinfer.converters.sums import Sums, sums_of
-from xnorinfer.netspec import BatchNorm, Chain, Dense, Elementwise, Hardtanh, NetSpec
-
-#: Deviations from chance at which predicted means bear out the order of layers and what stands between them.
-BORNE_OUT = 5.0
+from xnorinfer.netspec import BatchNorm, Chain, Dense, Elementwise, FloatDense, Hardtanh, NetSpec
 
 
 @dataclass(frozen=True)
@@ -39,10 +37,9 @@ class Evidence:
         """The first layer, where it has statistics."""
         return next((sums for sums in self.sums if sums.first), None)
 
-    @property
-    def ordered(self) -> bool:
-        """Whether the means of layers are those that the BatchNorm before each predicts."""
-        return self.borne_out and support(self.sums) >= BORNE_OUT
+    def followers(self, net: NetSpec) -> set[str]:
+        """Names of the layers that statistics show to follow the layer before them."""
+        return {sums.layer.name for sums in self.sums if follows(sums, net)}
 
 
 def judge(net: NetSpec, options: ConvertOptions, *, stated: Collection[str] = (), lenient: bool = False) -> Evidence:
@@ -106,6 +103,9 @@ def weigh(
         notes.warnings.append(Remark(f"{input_warning}; {hint(evidence.first)}", INPUT))
     if not lenient and dense:
         _assume(net, dense, evidence, options, notes)
+        every = [layer for layer in net.layers if isinstance(layer, Dense | FloatDense)]
+        normed = set(_with_norm(net))
+        judge_order(every, normed, lambda: evidence.followers(net), notes, warn=not options.answered)
     return problems
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from xnorinfer.converters.base import MAGNITUDE, glorot
 from xnorinfer.converters.finding import ACTIVATIONS, BETWEEN, ORDER, WEIGHTS, Finding
 from xnorinfer.converters.sums import F64, Sums, signs_of
-from xnorinfer.netspec import BatchNorm
+from xnorinfer.netspec import BatchNorm, NetSpec
 
 #: Median variance of a layer's sums over that of independent signs: below LOW it is none of a binary layer, below DOUBTFUL
 #: hardly.
@@ -286,13 +286,21 @@ def links(layers: Sequence[Sums]) -> list[Sums]:
     return [sums for sums in layers if sums.before is not None and not untrained(sums)]
 
 
-def support(layers: Sequence[Sums]) -> float:
-    """How many deviations the correlation of means and predictions is away from chance, under the reading."""
-    linked = links(layers)
-    if not linked:
-        return 0.0
-    count = sum(sums.neurons for sums in linked)
-    return correlation(linked, [_predicted(sums, "signs", sums.signs) for sums in linked]) * float(np.sqrt(count))
+#: Deviations of chance by which the means that a BatchNorm predicts must be nearer than those of any other.
+BORNE_OUT = 5.0
+
+
+def follows(sums: Sums, net: NetSpec) -> bool:
+    """Whether a layer's means are those of signs of the BatchNorm before it, and of no other one of the network."""
+    if not links([sums]):
+        return False
+    norms = [layer for layer in net.layers if isinstance(layer, BatchNorm) and layer not in (sums.before, sums.norm)]
+    others = [_fit(sums, norm) for norm in norms if norm.mean.size == sums.depth]
+    return (_fit(sums) - max([0.0, *others])) * float(np.sqrt(sums.neurons)) >= BORNE_OUT
+
+
+def _fit(sums: Sums, before: BatchNorm | None = None) -> float:
+    return correlation([sums], [_predicted(sums, "signs", sums.signs, before)])
 
 
 def _links(layers: Sequence[Sums]) -> Iterator[Finding]:

@@ -29,6 +29,7 @@ from xnorinfer.converters.containers.arrays import Entry
 from xnorinfer.converters.containers.hdf5 import CONFIG, WEIGHTS, open_h5
 from xnorinfer.converters.containers.signatures import HDF5, ZIP, start_of
 from xnorinfer.converters.containers.ziparchive import names_in
+from xnorinfer.converters.finding import ORDER
 from xnorinfer.converters.keras_config import NoLayers, class_name, read_config
 from xnorinfer.converters.keras_names import ByNames
 from xnorinfer.converters.keras_walk import EPSILON, PROFILE_OF, Walk
@@ -100,7 +101,7 @@ class Reader:
         except NoLayers:
             kind = class_name(json.loads(config))
             return self.by_names(f"the config is of a subclassed model ({kind}), whose code is not in the file", None)
-        self.notes.assumptions.append(Assumption("order of layers", f"as in the model's config in {about}", "file"))
+        self.notes.assumptions.append(Assumption(ORDER, f"as in the model's config in {about}", "file"))
         walk = Walk(self.weights, self.options, self.notes, self.problems)
         walk.run(layers)
         if walk.other_kind:

@@ -2,7 +2,7 @@
 
 A matrix makes a dense layer, moving mean and variance make a BatchNorm.  Files that list their layers are in that order.
 Others are put in the one order in which the matrices fit, each layer's neurons the next one's inputs; where several orders fit,
-the numbers in names decide if the names differ in nothing else, with a warning.  Layers that Keras called `dense` among others
+the numbers in names decide if the names differ in nothing else.  Layers that Keras called `dense` among others
 called `quant_dense` or `binary_dense` are taken as float layers.
 """
 
@@ -18,8 +18,10 @@ import numpy as np
 from xnorinfer.converters.assemble import LayerPart, NormPart
 from xnorinfer.converters.base import Assumption, Notes, TensorUse, default_warning, net_line
 from xnorinfer.converters.containers.arrays import Entry, RawTensor, as_float32, natural_key
+from xnorinfer.converters.finding import ORDER
 from xnorinfer.converters.keras_weights import BIAS, KERNEL, NORM_ROLES, Weights
-from xnorinfer.converters.pairing import Module, chains, pair
+from xnorinfer.converters.layerorder import chains, family
+from xnorinfer.converters.pairing import Module, pair
 from xnorinfer.netspec import F32
 
 
@@ -57,7 +59,7 @@ class ByNames:
         if self.problems:  # counting what is left would pair the wrong ones
             return []
         if self.weights.ordered():
-            self.notes.assumptions.append(Assumption("order of layers", "as listed in the file", "file"))
+            self.notes.assumptions.append(Assumption(ORDER, "as listed in the file", "default"))
             parts = pair(modules, self.notes, self.problems)
         else:
             parts = self._in_order(modules)
@@ -72,11 +74,11 @@ class ByNames:
         if len(found) == 1:
             dense = [dense[i] for i in found[0]]
             value = "the only one in which the shapes of the matrices fit"
-            self.notes.assumptions.append(Assumption("order of layers", value, "file"))
+            self.notes.assumptions.append(Assumption(ORDER, value, "file"))
         else:
             value = "by the numbers in their names" if self.weights.named() else "by class, then by the numbers in their names"
             names = ", ".join(m.name for m in dense)
-            alike = not self.weights.named() or len({_family(m.name) for m in dense if self._doubtful(m, dense)}) <= 1
+            alike = not self.weights.named() or len({family(m.name, "") for m in dense if self._doubtful(m, dense)}) <= 1
             alike &= all(one.part.neurons == other.part.depth for one, other in pairwise(dense) if one.part and other.part)
             if not alike and found:
                 self.problems.append(
@@ -84,9 +86,7 @@ class ByNames:
                     + net_line('[[layers]] weight = "...", in their order')
                 )
                 return []
-            self.notes.assumptions.append(Assumption("order of layers", value, "default"))
-            what = f"the order of layers is taken {value}: {names}"
-            self.notes.warnings.append(default_warning(what, "[[layers]] in their order") + self.beside)
+            self.notes.assumptions.append(Assumption(ORDER, value, "default"))
         return self._with_norms(dense, norms)
 
     def _key(self, module: Module) -> tuple[bool, object]:
@@ -109,7 +109,7 @@ class ByNames:
             if len(layers) == len(mine) + 1 and dense and layers[-1] is dense[-1]:
                 layers.pop()  # scores without a BatchNorm
                 guessed = True
-            if len(layers) != len(mine) or len({_family(m.name) for m in mine}) > 1:
+            if len(layers) != len(mine) or len({family(m.name, "") for m in mine}) > 1:
                 shown = ", ".join(f"{m.name} ({'BatchNorm' if m.norm else 'dense'})" for m in [*dense, *norms])
                 self.problems.append(
                     f"it is not clear which BatchNorm belongs to which layer; in the file there are {shown}{self.beside}"
@@ -176,11 +176,6 @@ class ByNames:
     def _take(self, scope: str, entry: Entry, use: str) -> F32:
         self.notes.tensors.append(TensorUse(entry.name, entry.shape, entry.dtype, f"{scope}: {use}", ignored=False))
         return as_float32(RawTensor(entry.name, entry.load(), entry.dtype), self.notes.warnings)
-
-
-def _family(name: str) -> str:
-    """A name without its numbers: fc1, fc2 -> fc."""
-    return re.sub(r"_?\d+", "", name)
 
 
 def _is_plain(label: str) -> bool:

@@ -13,6 +13,8 @@ import numpy as np
 from xnorinfer.converters.assemble import LayerPart, NormPart
 from xnorinfer.converters.base import Assumption, Notes, default_warning, net_line
 from xnorinfer.converters.containers.arrays import RawTensor, natural_key
+from xnorinfer.converters.finding import ORDER
+from xnorinfer.converters.layerorder import chains, family
 from xnorinfer.netspec import Chain
 
 
@@ -108,7 +110,7 @@ def pair_by_names(
     if not dense:
         return [], None
     if len({family(m.name) for m in modules}) == 1:
-        notes.assumptions.append(Assumption("order of layers", "by the numbers in their names", "file"))
+        notes.assumptions.append(Assumption(ORDER, "by the numbers in their names", "file"))
         before, rest = leading_norm(modules, notes)
         return pair(rest, notes, problems), before
     ordered = order_layers(dense, notes, problems)
@@ -202,7 +204,7 @@ def order_layers(dense: Sequence[Module], notes: Notes, problems: list[str]) -> 
     found = free if len(free) == 1 else chains([(part.depth, part.neurons) for part in parts], families)
     if len(found) == 1:
         value = "the only one in which the shapes of the matrices fit" + ("" if found == free else " and their numbers rise")
-        notes.assumptions.append(Assumption("order of layers", value, "file"))
+        notes.assumptions.append(Assumption(ORDER, value, "file"))
         return [dense[index] for index in found[0]]
     names = ", ".join(m.name for m in dense)
     if found:
@@ -211,45 +213,8 @@ def order_layers(dense: Sequence[Module], notes: Notes, problems: list[str]) -> 
             ".pt file keeps the order" + net_line('[[layers]] weight = "...", in their order')
         )
         return None
-    notes.assumptions.append(Assumption("order of layers", "by name, digits as numbers", "default"))
+    notes.assumptions.append(Assumption(ORDER, "by name, digits as numbers", "default"))
     return list(dense)
-
-
-def chains(shapes: Sequence[tuple[int, int]], families: Sequence[str] = ()) -> list[tuple[int, ...]]:
-    """The orders in which matrices (inputs, neurons) fit one behind the other, up to two of them; layers of one shape that
-    change places are two orders.  families: those of one family keep the order in which they are given."""
-    found: list[tuple[int, ...]] = []
-    steps = 0
-
-    def extend(order: tuple[int, ...], left: tuple[int, ...]) -> None:
-        nonlocal steps
-        steps += 1
-        if len(found) > 1 or steps > 10_000:
-            return
-        if not left:
-            found.append(order)
-            return
-        begun: set[str] = set()
-        for index in left:
-            if families and families[index] in begun:
-                continue
-            if families:
-                begun.add(families[index])
-            if not order or shapes[order[-1]][1] == shapes[index][0]:
-                extend((*order, index), tuple(other for other in left if other != index))
-
-    if 0 < len(shapes) <= MAX_ORDERED:
-        extend((), tuple(range(len(shapes))))
-    return found
-
-
-#: Layers whose orders are looked for.
-MAX_ORDERED = 64
-
-
-def family(name: str) -> str:
-    """A name without its numbers: fc1, fc2 -> fc."""
-    return re.sub(r"_?\d+", "#", name)
 
 
 def _in_blocks(modules: Sequence[Module]) -> bool:

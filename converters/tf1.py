@@ -22,6 +22,7 @@ from xnorinfer.converters.assemble import Defaults, LayerPart, NormPart, assembl
 from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse, net_line, without_ignored
 from xnorinfer.converters.containers.arrays import Entry, RawTensor, as_float32, natural_key
 from xnorinfer.converters.containers.tfcheckpoint import find_checkpoint, read_variables
+from xnorinfer.converters.finding import ORDER
 from xnorinfer.converters.pairing import Module, pair
 from xnorinfer.converters.tfgraph import Graph
 from xnorinfer.converters.tfmodel import (
@@ -160,8 +161,10 @@ class _Reader:
         made = self._positions()
         positions = {module.name: made.get(module.name) for module in modules}
         if all(position is not None for position in positions.values()):
-            self.notes.assumptions.append(Assumption("order of layers", "as made in the graph", "graph"))
             modules.sort(key=lambda module: positions[module.name] or 0)
+            kernels = [self.kernels[module.part.name] for module in modules if module.part]
+            used = self.graph is not None and self.graph.used_in_order(kernels)
+            self.notes.assumptions.append(Assumption(ORDER, "as made in the graph", "graph" if used else "default"))
             return pair(modules, self.notes, self.problems)
         if self.problems:  # counting what is left would pair the wrong ones
             return []
@@ -278,13 +281,8 @@ class _Reader:
 
     def _by_names(self, modules: list[Module]) -> list[Module]:
         """Layers, then BatchNorms, each by their suffixes as numbers."""
-        self.notes.assumptions.append(Assumption("order of layers", "by the numbers in their names", "file"))
-        kinds = {re.sub(r"_\d+$", "", module.name.rpartition("/")[2]) for module in modules if module.part}
-        if len(kinds) > 1:
-            self.notes.warnings.append(
-                f"layers are called {', '.join(sorted(kinds))}: names order them only within a kind; the .meta file beside the "
-                "checkpoint would tell"
-            )
+        value = "by the numbers in their names, as no .meta file beside the checkpoint tells it"
+        self.notes.assumptions.append(Assumption(ORDER, value, "default"))
         return sorted(modules, key=lambda module: (module.norm is not None, scope_key(module.name)))
 
     def _positions(self) -> dict[str, int]:

@@ -1,13 +1,13 @@
 """What the graph beside a TensorFlow 1 checkpoint (`.meta`) says about its variables: order, epsilons, binarization.
 
-A MetaGraphDef lists its nodes in the order in which the training script made them, so that the order of variables is the order
-of layers.  Nothing of a graph is executed; it is read as far as these questions go.
+A MetaGraphDef lists its nodes in the order in which the training script made them, so that the order of products is the order
+of layers, and that of variables mostly is.  Nothing of a graph is executed; it is read as far as these questions go.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -68,17 +68,26 @@ class Graph:
 
     def binarization(self, kernel: str) -> Binarization | None:
         """What happens to a kernel on its way into the first product that uses it; None if no product does."""
-        for node in self._products:
-            behind = dict(self._behind(node.inputs[1][0], _LAYER_OPS))
-            if kernel not in behind:
-                continue
-            operations = {found.operation for found in behind.values()}
-            if operations & {"Round", "Rint"}:
-                return "round"
-            if "Sign" in operations:
-                return "sign"
-            return "none" if operations <= set(_PASSING_OPS) else "unknown"
-        return None
+        product = self._first_product(kernel)
+        if product is None:
+            return None
+        operations = {found.operation for _, found in self._behind(product.inputs[1][0], _LAYER_OPS)}
+        if operations & {"Round", "Rint"}:
+            return "round"
+        if "Sign" in operations:
+            return "sign"
+        return "none" if operations <= set(_PASSING_OPS) else "unknown"
+
+    def used_in_order(self, kernels: Sequence[str]) -> bool:
+        """Whether the first products that use kernels were made in this order, so that each can read the one before."""
+        places = [-1 if product is None else product.index for product in map(self._first_product, kernels)]
+        return -1 not in places and places == sorted(places)
+
+    def _first_product(self, kernel: str) -> TfNode | None:
+        reads = (
+            node for node in self._products if any(name == kernel for name, _ in self._behind(node.inputs[1][0], _LAYER_OPS))
+        )
+        return next(reads, None)
 
     def _behind(self, start: str, stop: tuple[str, ...]) -> Iterator[tuple[str, TfNode]]:
         """Nodes that a value is computed from, nearest first; not beyond operations in `stop`."""

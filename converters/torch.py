@@ -6,8 +6,8 @@ which the state dict is looked for (`checkpointtree`).  What else a training scr
 listed and ignored.  Archives that hold a program, of TorchScript or torch.export, are read as graphs (`torchscript`,
 `torchexport`).
 
-A state dict keeps the order in which modules were registered; this is taken as the order of execution.  A `.safetensors` file
-keeps no order.
+A state dict keeps the order in which modules were registered; this is taken as the order of execution, see `layerorder`.  A
+`.safetensors` file keeps no order.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from xnorinfer.converters.containers.safetensorsfile import load_safetensors
 from xnorinfer.converters.containers.signatures import PICKLE, ZIP, is_safetensors, start_of
 from xnorinfer.converters.containers.torchfile import OLD_MAGIC, is_export, is_script, load_checkpoint
 from xnorinfer.converters.containers.ziparchive import names_in
+from xnorinfer.converters.finding import ORDER
 from xnorinfer.converters.graph import read_graph
 from xnorinfer.converters.numbered import read_numbered
 from xnorinfer.converters.statedict import BREVITAS_WAY, brevitas_problems, group, strip_wrappers
@@ -120,7 +121,7 @@ def read_state(source: str, about: str, state: StateDict, options: ConvertOption
     """Read one state dict.  ordered: it keeps the order in which modules were registered."""
     problems: list[str] = []
     if ordered:
-        notes.assumptions.append(Assumption("order of layers", "as in the state dict", "file"))
+        notes.assumptions.append(Assumption(ORDER, "as in the state dict", "default"))
     state = split_averages(state, options, notes)
     try:
         tensors = [load_leaf(name, leaf) for name, leaf in state.tensors.items()]
@@ -241,7 +242,7 @@ def from_torch_module(module: torch.nn.Module, options: ConvertOptions) -> Readi
     module = unwrapped(module)
     require_readable(module)
     name = type(module).__name__
-    notes = Notes(assumptions=[Assumption("order of layers", "as registered in the module", "file")])
+    notes = Notes(assumptions=[Assumption(ORDER, "as registered in the module", "default")])
     problems: list[str] = []
     tensors = [raw_tensor(key, value.cpu()) for key, value in module.state_dict().items() if isinstance(value, torch.Tensor)]
     grouped = group(without_ignored(tensors, options, notes), notes, problems, epsilon=options.bn_epsilon)

@@ -14,6 +14,7 @@ from typing import Any
 from xnorinfer.converters.assemble import Activation, Follower, LayerPart
 from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, function_named
 from xnorinfer.converters.containers.checkpointtree import ModuleFacts, as_mapping
+from xnorinfer.converters.layerorder import note_order
 from xnorinfer.netspec import Elementwise, Function, Hardtanh
 
 #: Layers that do nothing at inference, or nothing that changes which score is largest.
@@ -79,6 +80,7 @@ def _in_sequence(
     if found:
         found[-1] = dataclasses.replace(found[-1], norm=None, after=tuple(after))
     value = "all modules, as torch.nn.Sequential runs them"
+    note_order(notes, "as torch.nn.Sequential runs them", "file")
     notes.assumptions.append(Assumption("between the layers", value, "file"))
     return found
 

@@ -133,7 +133,6 @@ FOLLOWED: dict[str, list[str]] = {
     f"{FRAMEWORKS}vectors_of_no_known_module": ["tf1._module: `*lines`"],
     f"{FRAMEWORKS}a_kernel_that_the_graph_does_not_binarize": ["tf1.defaults: --float-layer"],
     f"{FRAMEWORKS}batch_norms_of_one_width": ["keras_names._with_norms: *"],
-    f"{FRAMEWORKS}layers_named_in_another_order": ["keras_names._in_order: `[[layers]] in their order`"],
     f"{FRAMEWORKS}a_batch_norm_of_three_vectors": ["keras_names._module: `norm = {...}`"],
     f"{FRAMEWORKS}a_vector_of_no_known_layer": ["keras_names._module: `*lines`"],
     f"{FRAMEWORKS}a_float_layer_by_name": ["keras_names._mark_float: --float-layer"],
@@ -188,6 +187,8 @@ FOLLOWED: dict[str, list[str]] = {
     "test_converters_onnx_exports.py::test_signs_of_zero_that_the_exporter_took": ["graph._refuse_zeros: --profile"],
     "test_evidence_input.py::test_a_default_is_replaced_and_what_is_stated_is_warned_about": ["evidenceinput.option_of: *"],
     "test_expectation.py::test_the_reading_that_answers_prove_is_found": ["elimination*: --*"],
+    "test_layer_order.py::test_a_net_toml_says_the_order": ["layerorder.judge_order: `[[layers]] in their order`"],
+    "test_layer_order.py::test_answers_confirm_an_order_or_find_it": ["layerorder.judge_order: --expect"],
     "test_other_files.py::test_the_way_out_of_arrays_in_any_file": ["otherfiles*: --net"],
     "test_defaults.py::test_every_number_is_what_the_other_option_changes": ["sensitivity.measure_defaults: --h"],
 }

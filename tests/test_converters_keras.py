@@ -298,7 +298,7 @@ def test_layers_of_one_shape_are_ordered_by_numbers_in_their_names_alone(tmp_pat
     reading = read_source(path)
     assert [layer.name for layer in kinds_of(reading, Dense)] == ["fc1", "fc9", "fc10", "fc11"]
     assert [norm.name for norm in kinds_of(reading, BatchNorm)] == ["bn1", "bn9", "bn10"]
-    assert (origins(reading)["order of layers"], len([w for w in reading.warnings if "order" in w])) == ("default", 2)
+    assert (origins(reading)["order of layers"], len([w for w in reading.warnings if "order" in w])) == ("file", 1)
     write_numbered(path, {"first": (8, 6), "left": (6, 6), "right": (6, 6), "head": (6, 4)})
     with pytest.raises(NetworkError, match=r"order of the layers first, head, left, right, several fit.*net\.json") as error:
         read_source(path)

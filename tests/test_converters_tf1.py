@@ -25,7 +25,7 @@ from xnorinfer.converters.containers.protowire import Message, WireError, fields
 from xnorinfer.converters.containers.tfbundle import read_v1, read_v2, slice_key
 from xnorinfer.converters.tf1 import scope_key
 from xnorinfer.converters.tfgraph import Graph
-from xnorinfer.converters.tfnodes import read_meta
+from xnorinfer.converters.tfnodes import TfNode, read_meta
 from xnorinfer.errors import NetworkError, OptionError, SourceError
 from xnorinfer.netspec import BatchNorm, Dense, PixelInput
 
@@ -178,6 +178,21 @@ def test_graph_gives_epsilon_order_and_binarization(folder: Path) -> None:
     assert graph.binarization("dense__binary_layer_1/kernel") == "round"
     assert graph.binarization("dense__binary_layer_1/binary_weight") is None
     assert read_source(folder / "net", ConvertOptions(bn_epsilon=1e-5)).assumptions != reading.assumptions
+
+
+def test_the_order_of_products_is_that_of_layers() -> None:
+    """That in which variables are made need not be; a second tower that reads them again changes nothing."""
+    made = ["x", "a", "b", "c"]
+    nodes = {name: TfNode(index, name, "VariableV2" if name != "x" else "Placeholder", ()) for index, name in enumerate(made)}
+    value = "x"
+    for index, kernel in enumerate("bacbac", start=len(made)):
+        inputs = (("x" if index == 7 else value, 0), (kernel, 0))
+        value = f"product{index}"
+        nodes[value] = TfNode(index, value, "MatMul", inputs)
+    graph = Graph(nodes)
+    assert graph.used_in_order("bac")
+    assert not graph.used_in_order("abc")
+    assert not graph.used_in_order(["b", "a", "other"])
 
 
 def test_tf_layers_with_their_full_graph(folder: Path) -> None:

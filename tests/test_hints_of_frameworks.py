@@ -202,16 +202,6 @@ def test_batch_norms_of_one_width(tmp_path: Path, case: str) -> None:
     equal(networks(path, toml(names, {n: [whole(line, one)] for n, one in enumerate(names)}, layout="in_out")), forward(layers))
 
 
-def test_layers_named_in_another_order(tmp_path: Path) -> None:
-    layers = random_layers([24, 24, 24], 3)
-    both = groups(layers)
-    both["fc0"], both["fc1"] = both["fc1"], both["fc0"]
-    path = write_h5(tmp_path / "net.weights.h5", both)
-    (line,) = lines_of(told(path), "the order of layers is taken")
-    assert line == "[[layers]] in their order"
-    equal(networks(path, toml([of_h5("fc1", "bn0"), of_h5("fc0", "bn1")], layout="in_out")), forward(layers))
-
-
 @pytest.mark.parametrize("lost", ["gamma", "beta"])
 def test_a_batch_norm_of_three_vectors(tmp_path: Path, lost: str) -> None:
     layers = random_layers(WIDTHS, 3)

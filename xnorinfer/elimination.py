@@ -136,7 +136,7 @@ class Elimination:
         if self.few:
             return "other readings are not tried on so few rows; give some 100"
         text = f"none of {self.tried} other readings explains it (tie rules, epsilons, H and scales, mappings of the input, "
-        text += "float layers, functions before BatchNorm, orders of arrays, and two of these together)"
+        text += "float layers, functions before BatchNorm, orders of arrays and of layers, and two of these together)"
         if self.nearest is not None:
             text += f"; the nearest, {self.nearest[0]}, is right in {self.nearest[1]} of {self.nearest[2]} rows"
         return text
@@ -386,22 +386,20 @@ def _float_head(net: NetSpec, reads: Layer | None) -> NetSpec:
     return dataclasses.replace(net, layers=(*before, *(() if reads is None else (reads,)), head, *net.layers[at + 1 :]))
 
 
-#: Layers that are put into other orders at most, and orders that are tried.
+#: Layers that are put into every order, and orders that are tried; of more layers, two change places or one moves.
 MOST_LAYERS, MOST_ORDERS = 6, 60
 
 
 def _orders(net: NetSpec) -> Iterator[Alternative]:
     """The layers in every other order in which their shapes follow each other, with their BatchNorms or without them."""
     units, between = _units(net)
-    if not 2 <= len(units) <= MOST_LAYERS:
-        return
     names = [unit[0].name for unit in units]
     shapes = [(unit[0].depth, unit[0].neurons) for unit in units]  # type: ignore[union-attr]
     found = 0
-    for order in itertools.permutations(range(len(units))):
+    for order in dict.fromkeys(_places(len(units))):
         chain = [shapes[place] for place in order]
         ends = (chain[0][0], chain[-1][1]) == (shapes[0][0], shapes[-1][1])
-        if list(order) == sorted(order) or not ends or any(a[1] != b[0] for a, b in itertools.pairwise(chain)):
+        if order == tuple(sorted(order)) or not ends or any(a[1] != b[0] for a, b in itertools.pairwise(chain)):
             continue
         listed = ", ".join(names[place] for place in order)
         text = f"[[layers]] of a net.toml in the order {listed}"
@@ -412,6 +410,18 @@ def _orders(net: NetSpec) -> Iterator[Alternative]:
         found += 1
         if found == MOST_ORDERS:
             return
+
+
+def _places(count: int) -> Iterator[tuple[int, ...]]:
+    """Orders of so many layers, those that differ least first."""
+    given = tuple(range(count))
+    for first, second in itertools.combinations(given, 2):
+        yield (*given[:first], second, *given[first + 1 : second], first, *given[second + 1 :])
+    for place, to in itertools.permutations(given, 2):
+        rest = given[:place] + given[place + 1 :]
+        yield (*rest[:to], place, *rest[to:])
+    if count <= MOST_LAYERS:
+        yield from itertools.permutations(given)
 
 
 def _units(net: NetSpec) -> tuple[list[tuple[Layer, ...]], list[tuple[Layer, ...]]]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.agreement import compare
+from xnorinfer.agreement import Agreement, compare
 from xnorinfer.answers import Answers
 from xnorinfer.conversion import Conversion, pack_reading, require_expected
 from xnorinfer.converters.base import ConvertOptions, Reading
@@ -113,9 +113,8 @@ class _Comparison:
         except (SourceError, NetworkError) as error:
             raise reason or error from None
         if reason is None:
-            return told(require_expected(conversion, expected, self.options, self.live.by_order, python=True), len(expected.x))
-        agreement = compare(expected, reading.net, conversion.packed)
-        if not agreement.holds or not (agreement.complete or _same_order(expected, conversion.packed)):
+            conversion = require_expected(conversion, expected, self.options, self.live.by_order, python=True)
+        elif not _agrees(agreement := compare(expected, reading.net, conversion.packed), expected, conversion.packed):
             text = agreement.text() if not agreement.holds else str(agreement.warning())
             also = f"read by the order of its tensors instead, {text}"
             if isinstance(reason, ExpectationError):
@@ -156,6 +155,10 @@ class _Comparison:
         ):
             x, answers = _order_alone(x, answers)
         return Answers.of(x, answers, f"{self.about} itself")
+
+
+def _agrees(agreement: Agreement, expected: Answers, packed: PackedModel) -> bool:
+    return agreement.holds and (agreement.complete or _same_order(expected, packed))
 
 
 def _same_order(expected: Answers, packed: PackedModel) -> bool:
