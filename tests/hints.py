@@ -187,6 +187,7 @@ FOLLOWED: dict[str, list[str]] = {
     "test_converters_onnx_exports.py::test_signs_of_zero_that_the_exporter_took": ["graph._refuse_zeros: --profile"],
     "test_evidence_input.py::test_a_default_is_replaced_and_what_is_stated_is_warned_about": ["evidenceinput.option_of: *"],
     "test_expectation.py::test_the_reading_that_answers_prove_is_found": ["elimination*: --*"],
+    "test_expectation.py::test_the_order_of_batch_norms_operations": ["conversion.require_expected: *"],
     "test_layer_order.py::test_a_net_toml_says_the_order": ["layerorder.judge_order: `[[layers]] in their order`"],
     "test_layer_order.py::test_answers_confirm_an_order_or_find_it": ["layerorder.judge_order: --expect"],
     "test_other_files.py::test_the_way_out_of_arrays_in_any_file": ["otherfiles*: --net"],

@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 
 from xnorinfer.answers import Answers, Progress, Run
 from xnorinfer.errors import InputError, UnusableInputError
+from xnorinfer.lower import lower
 from xnorinfer.model import Model, canonical_input, inputs_of
 from xnorinfer.netspec import NetSpec, SignInput
 from xnorinfer.packed import PackedModel
 from xnorinfer.programs.rounding import Bounded, RoundedNet
 from xnorinfer.reference import layer_outputs
+from xnorinfer.sensitivity import other_forms
 
 #: Samples computed at once.
 ROWS = 256
@@ -175,6 +177,30 @@ def compare(
         result.first = int(row), int(given.classes[row]), int(predicted[row])
     report("comparing answers", len(x), len(x))
     return result
+
+
+def exact_form(given: Answers, net: NetSpec, packed: PackedModel, agreement: Agreement) -> str | None:
+    """The order of BatchNorm's operations (`BatchNorm.form`) that gives every answer bit for bit, where the network's does not.
+
+    agreement: of the packed network, which holds: such orders differ in the last bits of float32, which rounding explains.
+    """
+    scored = agreement.compared == "scores"
+    if agreement.holds and (scored or agreement.different) and not _is_exact(given, packed, scored):
+        for form, other in other_forms(net):
+            if _is_exact(given, lower(other).packed, scored):
+                return form
+    return None
+
+
+def _is_exact(given: Answers, packed: PackedModel, scored: bool) -> bool:
+    """Whether a packed network gives every class that is given, and every score."""
+    plan, x = Model(packed).plan, inputs_of(packed.input, packed.depth, given.x)
+    parts = (plan.run(canonical_input(packed, x[start : start + ROWS])) for start in range(0, len(x), ROWS))
+    if scored:
+        wanted = (given.values[start : start + ROWS] for start in range(0, len(x), ROWS))
+        return all((part == answers).all() for part, answers in zip(parts, wanted, strict=True))
+    classes = np.concatenate([part.argmax(axis=1) for part in parts])
+    return bool((classes == given.classes).all())
 
 
 def kind_of(values: NDArray[Any]) -> str:

@@ -146,7 +146,8 @@ def require_expected(
 
     read: reads the source with other options.  python: whether options are named as in Python.
     """
-    from xnorinfer.agreement import compare
+    from xnorinfer.agreement import compare, exact_form
+    from xnorinfer.converters.base import net_line
     from xnorinfer.elimination import eliminate
 
     unusable: InputError | None = None
@@ -163,6 +164,10 @@ def require_expected(
         raise ExpectationError(f"{conversion.packed.provenance['source']}: {text}; {found.text(python=python)}{labels}")
     odd = agreement.warning()
     warnings = conversion.warnings if odd is None else (*conversion.warnings, odd)
+    form = exact_form(expected, conversion.reading.net, conversion.packed, agreement)
+    if form is not None:
+        what = f"answers differ from those of {agreement.name} in the last bits of float32; with BatchNorm's operations in the"
+        warnings = (*warnings, f"{what} order of {form} none does" + net_line(f'form = "{form}"'))
     provenance = {**conversion.packed.provenance, "warnings": list(warnings), "expected": agreement.to_json()}
     packed = dataclasses.replace(conversion.packed, provenance=provenance)
     return dataclasses.replace(conversion, packed=packed, warnings=warnings, agreement=agreement)

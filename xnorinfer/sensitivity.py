@@ -142,7 +142,7 @@ def _alternatives(net: NetSpec) -> Iterator[tuple[str, str, NetSpec]]:
     for epsilon in EPSILONS:
         if epsilons and epsilons != {epsilon}:
             yield "epsilon", f"{epsilon:g}", _replaced(net, lambda layer, e=epsilon: _with_epsilon(layer, e))  # type: ignore[misc]
-    for form, other in _other_forms(net):
+    for form, other in other_forms(net):
         yield NORM_ORDER, form, other
     # One rule for each answer that there is to sign(0), and the one whose threshold lies at 2^-24.
     rules: tuple[Rule, ...] = ("ge", "gt", "round-even")
@@ -270,7 +270,7 @@ def measure_defaults(reading: Reading) -> list[Default]:
     if TIE_PROFILE in taken:
         tries.append((TIE_PROFILE, net.profile, "--profile", list(_other_profiles(net))))
     if NORM_ORDER in taken:
-        tries.append((NORM_ORDER, taken[NORM_ORDER], "--profile or `form` in a net.toml", list(_other_forms(net))))
+        tries.append((NORM_ORDER, taken[NORM_ORDER], "--profile or `form` in a net.toml", list(other_forms(net))))
     if EPSILON in taken:
         tries.append((EPSILON, taken[EPSILON], "--bn-epsilon", [(v, n) for w, v, n in _alternatives(net) if w == "epsilon"]))
     if MAGNITUDE in taken:
@@ -305,7 +305,8 @@ def _other_profiles(net: NetSpec) -> Iterator[tuple[str, NetSpec]]:
         yield "/".join(alike), _replaced(other, lambda layer, a=activations: _with_rule(layer, Sign, a))  # type: ignore[misc]
 
 
-def _other_forms(net: NetSpec) -> Iterator[tuple[str, NetSpec]]:
+def other_forms(net: NetSpec) -> Iterator[tuple[str, NetSpec]]:
+    """The network with BatchNorm's operations in another framework's order, by `BatchNorm.form`."""
     present = {layer.form for layer in net.layers if isinstance(layer, BatchNorm) and layer.variance is not None}
     forms: tuple[BatchNormForm, ...] = ("tf", "torch")
     for form in forms:
