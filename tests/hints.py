@@ -22,7 +22,7 @@ NO_HINT = {"--help"}
 
 def hints() -> Iterator[str]:
     """All of them, by file; the modules of the command line (`cli`, `programs`) describe options, they propose none."""
-    for folder in (CONVERTERS, PACKAGE):
+    for folder in (CONVERTERS, CONVERTERS / "containers", PACKAGE):
         for path in sorted(folder.glob("*.py")):
             yield from dict.fromkeys(_of_module(path.stem, ast.parse(path.read_text(encoding="utf-8"))))
 
@@ -188,6 +188,7 @@ FOLLOWED: dict[str, list[str]] = {
     "test_evidence_input.py::test_a_default_is_replaced_and_what_is_stated_is_warned_about": ["evidenceinput.option_of: *"],
     "test_expectation.py::test_the_reading_that_answers_prove_is_found": ["elimination*: --*"],
     "test_expectation.py::test_the_order_of_batch_norms_operations": ["conversion.require_expected: *"],
+    "test_evidence_ternary.py::test_outputs_or_a_net_toml_decide": ["evidenceternary.judge_ternary: --*"],
     "test_layer_order.py::test_a_net_toml_says_the_order": ["layerorder.judge_order: `[[layers]] in their order`"],
     "test_layer_order.py::test_answers_confirm_an_order_or_find_it": ["layerorder.judge_order: --expect"],
     "test_other_files.py::test_the_way_out_of_arrays_in_any_file": ["otherfiles*: --net"],
@@ -208,9 +209,8 @@ NO_PROPOSAL: dict[str, list[str]] = {
         "keras_walk._dense: --float-layer",
         "net.read_net: *",
         "netwrite.net_text: *",
-        "torchfile._check_archive: --net",
+        "torchfile._load_zip: --net",
         "plot.require_drawable: *",
-        "as_read.open_as_read: *",
     ],
     "is the place where proposals are made, or a name": [
         "base.default_warning: *",
