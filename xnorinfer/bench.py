@@ -96,14 +96,10 @@ def _(op: Binarize, mapping: InputMapping, rows: int) -> Callable[..., F32]:
     buffer = np.empty((rows, op.depth), np.float32)
     border = op.limits.astype(np.float32) + np.float32(0.5 if op.limits.dtype == np.int32 else 0)
     turn = np.where(op.mirrored, np.float32(1), np.float32(-1))
-    rises = bool(op.mirrored.all())
 
     def run(x: NDArray[Any]) -> F32:
-        if rises:
-            np.add(x, border, out=buffer)
-        else:
-            np.multiply(x, turn, out=buffer)
-            np.add(buffer, border, out=buffer)
+        np.multiply(x, turn, out=buffer)
+        np.add(buffer, border, out=buffer)
         np.copysign(np.float32(1), buffer, out=buffer)
         return buffer
 

@@ -11,6 +11,7 @@ from xnorinfer.packed import PACKED_OPS, Affine, Binarize, Dot, PackedModel, sto
 
 #: Op -> what is said of it; nothing of what the meaning of the input says.
 _described: Interpretation[[], dict[str, Any] | None] = Interpretation("description", PACKED_OPS)
+_described.nothing(Binarize)
 
 
 def describe(packed: PackedModel) -> dict[str, Any]:
@@ -48,11 +49,6 @@ def describe_layers(packed: PackedModel) -> list[dict[str, Any]]:
 def widths(packed: PackedModel) -> str:
     """Inputs and neurons of every layer: '784-4096-10'."""
     return "-".join(str(width) for width in (packed.depth, *(layer["neurons"] for layer in describe_layers(packed))))
-
-
-@_described.of(Binarize)
-def _(op: Binarize) -> None:
-    return None
 
 
 @_described.of(Dot)

@@ -67,20 +67,16 @@ def arrays(packed: PackedModel, layers: Sequence[int] | None = None, *, signs: b
     found: dict[str, NDArray[Any]] = {}
     for place, node in packed.stored():
         if place in chosen or (place == "input" and "layers.0" in chosen):
-            found.update((f"{place}.{name}", array) for name, array in stored_arrays(node).items())
-            found.update((f"{place}.{name}", array) for name, array in _derived(node, signs).items())
-            if (ends := constant(node)) is not None:
-                found[f"{place}.constant"] = _tendency(*ends)
+            ends = constant(node)
+            marks = {} if ends is None else {"constant": _tendency(*ends)}
+            named = {**stored_arrays(node), **(_derived(node, signs) or {}), **marks}
+            found.update((f"{place}.{name}", array) for name, array in named.items())
     return found
 
 
 #: Op -> arrays that follow from the stored ones: (..., whether -1/+1 are wanted).
-_derived: Interpretation[[bool], dict[str, NDArray[Any]]] = Interpretation("extract", PACKED_OPS)
-
-
-@_derived.of(Binarize)
-def _(op: Binarize, signs: bool) -> dict[str, NDArray[Any]]:
-    return {}
+_derived: Interpretation[[bool], dict[str, NDArray[Any]] | None] = Interpretation("extract", PACKED_OPS)
+_derived.nothing(Binarize)
 
 
 @_derived.of(Dot)

@@ -81,6 +81,10 @@ class Interpretation(Generic[P, R]):
             raise unhandled(self.name, node.op, node.name)
         return function
 
+    def nothing(self, *kinds: type) -> None:
+        """Register that there is nothing to say of these classes: it gives None for them."""
+        self.of(*kinds)(lambda op, *args, **kwargs: None)
+
     @property
     def missing(self) -> list[str]:
         """Names of the classes of its family that it has no function for."""

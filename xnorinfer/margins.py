@@ -72,11 +72,7 @@ UNITS = {"bits": "mismatch", "pixels": "unit of the pixel sum", "reals": "real s
 #: Op -> unit, smallest margins and their neurons, from what it reads; none of inputs and where no bits are given.
 _margins: Interpretation[[list[NDArray[Any]]], tuple[str, NDArray[Any], NDArray[np.int64]] | None]
 _margins = Interpretation("margins", PACKED_OPS)
-
-
-@_margins.of(Binarize)
-def _(op: Binarize, read: list[NDArray[Any]]) -> None:
-    return None
+_margins.nothing(Binarize)
 
 
 @_margins.of(Dot)
@@ -84,17 +80,14 @@ def _(op: Dot, read: list[NDArray[Any]]) -> tuple[str, NDArray[Any], NDArray[np.
     if not isinstance(op.output, Threshold):
         return None
     (value,) = read
-    limits = _limits(op)
+    limits = _limits(op.output)
     never, always = _outside(limits, *reachable(op))
-    real = op.reads == "reals"
-    smallest = np.full(len(value), np.inf if real else NO_MARGIN, np.float64 if real else np.int64)
+    farthest, step = (np.inf, 0) if op.reads == "reals" else (NO_MARGIN, 1)
+    smallest = np.full(len(value), farthest, limits.dtype)
     nearest = np.zeros(len(value), np.int64)
     for start, counts in _counts(op, value):
-        if real:
-            distance: NDArray[Any] = np.abs(counts - limits.astype(np.float64))
-        else:
-            distance = np.where(counts <= limits, limits + 1 - counts, counts - limits)
-        distance[:, never | always] = np.inf if real else NO_MARGIN
+        distance = np.where(counts <= limits, limits + step - counts, counts - limits)
+        distance[:, never | always] = farthest
         rows = slice(start, start + len(counts))
         nearest[rows] = distance.argmin(axis=1)
         smallest[rows] = distance.min(axis=1)
@@ -118,21 +111,18 @@ constant: Interpretation[[], tuple[Bools, Bools] | None] = Interpretation("margi
 
 @constant.of(Binarize)
 def _(op: Binarize) -> tuple[Bools, Bools]:
-    if op.limits.dtype == np.float32:
-        return _outside(op.limits, -np.inf, np.inf)
     smallest = np.where(op.mirrored, -255, 0)
-    return _outside(op.limits, smallest, smallest + 255)
+    return _outside(op.limits, *((-np.inf, np.inf) if op.limits.dtype == np.float32 else (smallest, smallest + 255)))
 
 
 @constant.of(Dot)
 def _(op: Dot) -> tuple[Bools, Bools] | None:
-    return _outside(_limits(op), *reachable(op)) if isinstance(op.output, Threshold) else None
+    return _outside(_limits(op.output), *reachable(op)) if isinstance(op.output, Threshold) else None
 
 
 def _outside(limits: NDArray[Any], low: Any, high: Any) -> tuple[Bools, Bools]:
-    """Limits of counts from low to high; of real ones, which are finite, from beyond low to below high."""
-    below = limits <= low if limits.dtype == np.float32 else limits < low
-    return np.asarray(below), np.asarray(limits >= high)
+    """Limits below or from the largest of the counts from low to high; real counts are finite, their ends are not."""
+    return np.asarray((limits < low) | (limits == -np.inf)), np.asarray(limits >= high)
 
 
 def deciding(packed: PackedModel) -> list[int]:
@@ -140,10 +130,8 @@ def deciding(packed: PackedModel) -> list[int]:
     return [i for i, node in enumerate(packed.nodes) if node is not packed.binarize and constant(node) is not None]
 
 
-def _limits(layer: Dot) -> NDArray[Any]:
-    assert isinstance(layer.output, Threshold)
-    limits = layer.output.limits
-    return limits if layer.reads == "reals" else limits.astype(np.int64)
+def _limits(output: Threshold) -> NDArray[Any]:
+    return output.limits.astype(np.float64 if output.limits.dtype == np.float32 else np.int64)
 
 
 def _counts(layer: Dot, value: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:

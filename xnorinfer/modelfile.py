@@ -97,11 +97,7 @@ def _canonical(value: dict[str, Any]) -> str:
 
 #: Op -> its entry in `layers`; none for what is said by `input_bits`.
 _entry: Interpretation[[], dict[str, Any] | None] = Interpretation("modelfile", PACKED_OPS)
-
-
-@_entry.of(Binarize)
-def _(op: Binarize) -> None:
-    return None
+_entry.nothing(Binarize)
 
 
 @_entry.of(Dot)
