@@ -21,8 +21,6 @@ from test_evidence_file import OPTIONS, RANGE, WRITERS, findings, ge, network, r
 
 from xnorinfer.converters import read_source
 from xnorinfer.converters.base import ConvertOptions
-from xnorinfer.converters.evidenceternary import best_ternary
-from xnorinfer.converters.sums import sums_of
 
 Array = Any
 Use = Callable[[Array], Array]
@@ -180,8 +178,3 @@ def test_weights_alone_of_trained_larq_networks(quantizer: str, tmp_path: Path) 
         assert not findings(read_source(tmp_path / "net.h5", options))
     else:
         assert "the network is ternary" in refused(tmp_path / "net.h5", options)
-
-
-def test_the_digits_network_is_binary() -> None:
-    net = read_source(DATA / "digits-64-256-256-10.npz").net
-    assert [best_ternary(sums) for sums in sums_of(net)] == [None, None, None]
