@@ -302,6 +302,13 @@ def test_inconsistent_models_are_not_written(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+def test_networks_that_branch_have_no_file_of_this_format() -> None:
+    model = packed()
+    both = dataclasses.replace(model.nodes[1], inputs=(0, 0))
+    with pytest.raises(MalformedModelError, match=rf"^{both.name}: reads more than the node before; format version 2 holds"):
+        header_of(dataclasses.replace(model, nodes=(model.nodes[0], both, *model.nodes[2:])))
+
+
 def test_being_killed_while_saving_leaves_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "m"
     save(packed(), target)

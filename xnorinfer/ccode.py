@@ -212,7 +212,7 @@ class _Body:
         """The statements of `net_scores`, in order."""
         packed = self.packed
         last, values, users = len(packed.nodes) - 1, packed.values, users_of(packed.nodes)
-        titles = [_title(one) for one in describe_layers(packed)]
+        titles = {one["index"]: _title(one) for one in describe_layers(packed)}
         held = {INPUT: "input"}
         if packed.binarize is None:
             yield from self._entering(held)
@@ -220,7 +220,7 @@ class _Body:
             number = index - (packed.binarize is not None)
             busy = [held[other] for other in held if other == INPUT or max(users[other]) >= index]
             target = "scores" if index == last else self.buffer(values[index], busy)
-            prefix, title = ("input", _plain(node.name)) if number < 0 else (f"layer{number}", titles[number])
+            prefix, title = "input" if number < 0 else f"layer{number}", titles.get(number, _plain(node.name))
             source = ", ".join(held[other] for other in node.inputs)
             yield from _statements(node, self, _Place(node, prefix, title, source, target))
             held[index] = target

@@ -39,10 +39,10 @@ def describe_layers(packed: PackedModel) -> list[dict[str, Any]]:
     """Every layer, JSON-able: index, name, kind of its weights ("binary", "float"), what it reads and gives ("bits", "pixels",
     "reals") and how many, its steps, and its sizes."""
     found: list[dict[str, Any]] = []
-    for node in packed.nodes:
+    for index, node in enumerate(packed.layers):
         if (described := _described(node)) is not None:
             size = sum(int(array.nbytes) for array in stored_arrays(node).values())
-            found.append({"index": len(found), "name": node.name, **described, "packed_bytes": size})
+            found.append({"index": index, "name": node.name, **described, "packed_bytes": size})
     return found
 
 

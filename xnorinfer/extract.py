@@ -14,7 +14,7 @@ Names, where N counts the layers from 0; all of them are stable:
     layers.N.limits      (neurons,) the neuron gives +1 iff its count <= limit, else -1.  int32; float32 where reals are read
     layers.N.min_matches (neurons,) int32, where bits are read: the same decision, popcount(XNOR) >= min_matches
     layers.N.constant    (neurons,) int8: -1 never fires whatever the input, +1 always fires, 0 depends on the input
-    layers.N.steps       (steps, 2, neurons) float32: vectors a and b of the float32 steps that make values of sums
+    layers.N.steps       (steps, 2, neurons) float32: vectors a and b of the float32 steps that make reals of sums
     layers.N.weight      (neurons, inputs) float32, float layers
 
 The count of a neuron depends on what its layer reads:
@@ -26,10 +26,10 @@ The count of a neuron depends on what its layer reads:
 No neuron is inverted: where a decision rises with the count, all weights of the neuron were negated at conversion, so that `<=`
 is the only compare.
 
-A layer that gives values starts from float32(dot) for bits, float32((slope * count + intercept * sum of weights) / divisor)
+A layer that gives reals starts from float32(dot) for bits, float32((slope * count + intercept * sum of weights) / divisor)
 in float64 for pixels, the count for reals, and in a float layer from the sum of weight * input like that of reals.  Then
 come its steps in order, each rounded to float32: mul v*a, add v+a, div v/a, fma v*a+b rounded once, clip min(max(v, a), b),
-step +1 from a on, -1 up to b, else 0.  The values of the last layer are the scores.
+step +1 from a on, -1 up to b, else 0.  Those of the last layer are the scores.
 """
 
 from __future__ import annotations
@@ -96,12 +96,11 @@ def _tendency(never: NDArray[np.bool_], always: NDArray[np.bool_]) -> NDArray[np
 def meta(packed: PackedModel, layers: Sequence[int] | None = None) -> dict[str, Any]:
     """What the arrays belong to, JSON-able."""
     described = describe(packed)
-    every = described["layers"]
     return {
         "format": "xnorinfer extract",
         "format_version": FORMAT_VERSION,
         **{name: described[name] for name in ("content_digest", "profile", "input", "inputs", "classes")},
-        "layers": every if layers is None else [every[index] for index in layers],
+        "layers": [one for one in described["layers"] if layers is None or one["index"] in layers],
     }
 
 

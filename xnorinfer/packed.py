@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import numpy as np
@@ -166,7 +167,7 @@ class PackedModel:
     provenance: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
-    @property
+    @cached_property
     def depth(self) -> int:
         """Number of input values of one sample."""
         return self.layers[0].op.depth
