@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, TensorUse
-from xnorinfer.converters.containers.checkpointtree import Contents, Leaf, StateDict, shape_of, type_of
+from xnorinfer.converters.containers.checkpointtree import Contents, Leaf, StateDict
 from xnorinfer.errors import OptionError, SourceError
 
 #: What the assumption about averages is called; `--ema` asks for it.
@@ -65,7 +65,7 @@ def choose_state(contents: Contents, options: ConvertOptions, notes: Notes, abou
 
 def _ignore(notes: Notes, where: str, tensors: Mapping[str, Leaf], reason: str) -> None:
     for name, leaf in tensors.items():
-        notes.tensors.append(TensorUse(where + name, shape_of(leaf), type_of(leaf), reason, ignored=True))
+        notes.tensors.append(TensorUse(where + name, leaf.shape, leaf.dtype, reason, ignored=True))
 
 
 def _averaged(state: StateDict) -> bool:
@@ -203,7 +203,7 @@ def split_averages(state: StateDict, options: ConvertOptions, notes: Notes) -> S
         for name, average in found.items():
             leaf = raw[name] = state.tensors[average]
             use = f"moving average, used in the place of {state.where}{name}"
-            notes.tensors.append(TensorUse(state.where + average, shape_of(leaf), type_of(leaf), use))
+            notes.tensors.append(TensorUse(state.where + average, leaf.shape, leaf.dtype, use))
     reason = "counts for the moving averages, no part of inference"
     _ignore(notes, state.where, {name: state.tensors[name] for name in kept}, reason)
     return replace(state, tensors=raw)
@@ -211,23 +211,21 @@ def split_averages(state: StateDict, options: ConvertOptions, notes: Notes) -> S
 
 def _matched(tensors: Mapping[str, Leaf], raw: Mapping[str, Leaf], group: Mapping[str, str]) -> dict[str, str] | None:
     """Raw name -> name of its average, where every average of a group belongs to one tensor of its shape; else None."""
-    wanted = {rest: name for rest, name in group.items() if rest not in _BOOKKEEPING or len(shape_of(tensors[name])) > 0}
+    wanted = {rest: name for rest, name in group.items() if rest not in _BOOKKEEPING or len(tensors[name].shape) > 0}
     if not wanted:
         return None
     for depth in range(3):
         for spelled in (str, lambda name: name.replace(".", ""), lambda name: name.replace(".", "_")):
             for lead in ("", *_INNER):
                 known = {lead + spelled(".".join(name.split(".")[depth:])): name for name in raw if name.count(".") >= depth}
-                if all(
-                    rest in known and shape_of(raw[known[rest]]) == shape_of(tensors[name]) for rest, name in wanted.items()
-                ):
+                if all(rest in known and raw[known[rest]].shape == tensors[name].shape for rest, name in wanted.items()):
                     return {known[rest]: name for rest, name in wanted.items()}
     return None
 
 
 def _averaged_model(state: StateDict, notes: Notes) -> StateDict:
     """A state dict of an AveragedModel: nothing but averages."""
-    counters = {name: leaf for name, leaf in state.tensors.items() if name in _BOOKKEEPING and len(shape_of(leaf)) <= 1}
+    counters = {name: leaf for name, leaf in state.tensors.items() if name in _BOOKKEEPING and len(leaf.shape) <= 1}
     rest = {name: leaf for name, leaf in state.tensors.items() if name not in counters}
     if not counters or not all(name.startswith("module.") for name in rest):
         return state

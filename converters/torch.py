@@ -30,9 +30,6 @@ from xnorinfer.converters.containers.checkpointtree import (
     ModuleFacts,
     StateDict,
     describe,
-    load_leaf,
-    shape_of,
-    type_of,
     walk,
 )
 from xnorinfer.converters.containers.onnxfile import OnnxGraph
@@ -124,7 +121,7 @@ def read_state(source: str, about: str, state: StateDict, options: ConvertOption
         notes.assumptions.append(Assumption(ORDER, "as in the state dict", "default"))
     state = split_averages(state, options, notes)
     try:
-        tensors = [load_leaf(name, leaf) for name, leaf in state.tensors.items()]
+        tensors = [leaf.tensor(name) for name, leaf in state.tensors.items()]
     except SourceError as error:
         raise _about(about, error) from None
     tensors = without_ignored(tensors, options, notes, state.where)
@@ -154,15 +151,15 @@ def _read_list(source: str, about: str, contents: Contents, root: Any, options: 
             lists.setdefault(above, []).append((name, leaf))
         else:
             others.append((name, leaf, reason))
-    found = {above: leaves for above, leaves in lists.items() if any(len(shape_of(leaf)) == 2 for _, leaf in leaves)}
+    found = {above: leaves for above, leaves in lists.items() if any(len(leaf.shape) == 2 for _, leaf in leaves)}
     if len(found) != 1:
         raise SourceError(f"{about} holds {describe(root)} without any state dict (names and matrices) in it")
     ((above, leaves),) = found.items()
     others += [(name, leaf, NOWHERE) for key, some in lists.items() if key != above for name, leaf in some]
     notes = Notes()
-    notes.tensors += [TensorUse(name, shape_of(leaf), type_of(leaf), reason, ignored=True) for name, leaf, reason in others]
+    notes.tensors += [TensorUse(name, leaf.shape, leaf.dtype, reason, ignored=True) for name, leaf, reason in others]
     _remark_objects(contents, notes)
-    tensors = sorted((load_leaf(name, leaf) for name, leaf in leaves), key=lambda tensor: natural_key(tensor.name))
+    tensors = sorted((leaf.tensor(name) for name, leaf in leaves), key=lambda tensor: natural_key(tensor.name))
     return read_numbered(source, about, without_ignored(tensors, options, notes), options, notes, [], DEFAULTS)
 
 

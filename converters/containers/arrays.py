@@ -39,6 +39,10 @@ class RawTensor:
     def __str__(self) -> str:
         return f"{self.name} {self.shape}"
 
+    def tensor(self, name: str) -> RawTensor:
+        """Under another name."""
+        return RawTensor(name, self.array, self.dtype)
+
 
 @dataclass(frozen=True)
 class Entry:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xnorinfer import budget
-from xnorinfer.converters.containers.arrays import RawTensor
+from xnorinfer.converters.containers.arrays import Entry, RawTensor
 from xnorinfer.converters.containers.pickled import Global, Key, Thing
 from xnorinfer.converters.containers.pickledarrays import PickledArray
 from xnorinfer.converters.containers.torchpickle import PickledTensor
@@ -80,25 +80,6 @@ class Contents:
     others: list[tuple[str, Leaf, str]] = field(default_factory=list)
     objects: list[tuple[str, str]] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
-
-
-def shape_of(leaf: Leaf) -> tuple[int, ...]:
-    """The shape of a tensor whose numbers may still be in the file."""
-    return leaf.shape
-
-
-def type_of(leaf: Leaf) -> str:
-    """The name of its type."""
-    if isinstance(leaf, RawTensor):
-        return leaf.dtype
-    if isinstance(leaf, PickledArray):
-        return "object" if leaf.array is None else str(leaf.array.dtype)
-    return leaf.kind
-
-
-def load_leaf(name: str, leaf: Leaf) -> RawTensor:
-    """Its numbers under a name.  Raises SourceError."""
-    return RawTensor(name, leaf.array, leaf.dtype) if isinstance(leaf, RawTensor) else leaf.tensor(name)
 
 
 def is_leaf(value: Any) -> bool:
@@ -234,7 +215,7 @@ def walk(root: Any) -> Contents:
 def _module(module: Thing, place: _Place, reason: str, found: Contents, seen: set[int]) -> list[tuple[_Place, Any, str]]:
     """Note a module that was saved whole.  Gives what else hangs on it and the modules in it: no parameter and no buffer."""
     tensors, facts = module_state(module)
-    if any(len(shape_of(one)) >= 2 for one in tensors.values()) and not reason:
+    if any(len(one.shape) >= 2 for one in tensors.values()) and not reason:
         found.states.append(StateDict(place.prefix(), tensors, tuple(facts), facts))
     else:
         reason = reason or f"of {module.kind}, no layer with weights"
@@ -256,7 +237,7 @@ _REGISTERED = ("_parameters", "_buffers", "_modules")
 
 
 def _is_state(mapping: Mapping[Any, Any]) -> bool:
-    return any(isinstance(key, str) and is_leaf(value) and len(shape_of(value)) >= 2 for key, value in mapping.items())
+    return any(isinstance(key, str) and is_leaf(value) and len(value.shape) >= 2 for key, value in mapping.items())
 
 
 def _kept(value: Any) -> tuple[str, ...]:
@@ -319,7 +300,7 @@ def _joined(found: Contents) -> Contents:
         small = all(
             state.facts is None
             and state.where
-            and sum(len(shape_of(one)) >= 2 for one in state.tensors.values()) == 1
+            and sum(len(one.shape) >= 2 for one in state.tensors.values()) == 1
             and not any("." in name for name in state.tensors)
             for state in states
         )
@@ -336,12 +317,16 @@ def _joined(found: Contents) -> Contents:
     return found
 
 
-def tensors_of(root: Any) -> Iterator[tuple[str, Leaf]]:
+def tensors_of(root: Any, prefix: str = "") -> Iterator[Entry]:
     """Every tensor of a checkpoint under its dotted name, as a net.toml names them; modules as their state dicts."""
+
+    def entry(name: str, leaf: Leaf) -> Entry:
+        return Entry(prefix + name, leaf.dtype, leaf.shape, lambda: leaf.tensor(prefix + name).array)
+
     found = walk(root)
     for state in found.states:
-        yield from ((state.where + name, leaf) for name, leaf in state.tensors.items())
-    yield from ((name, leaf) for name, leaf, _ in found.others)
+        yield from (entry(state.where + name, leaf) for name, leaf in state.tensors.items())
+    yield from (entry(name, leaf) for name, leaf, _ in found.others)
 
 
 def describe(root: Any) -> str:

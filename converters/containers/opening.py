@@ -18,11 +18,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from xnorinfer.budget import reading
 from xnorinfer.converters.containers.arrays import Entry
-from xnorinfer.converters.containers.checkpointtree import Leaf, load_leaf, shape_of, tensors_of, type_of
+from xnorinfer.converters.containers.checkpointtree import tensors_of
 from xnorinfer.converters.containers.csource import read_c
 from xnorinfer.converters.containers.hdf5 import WEIGHTS, open_h5
 from xnorinfer.converters.containers.numpyfiles import Objects, read_npy, read_npz
@@ -103,7 +102,7 @@ def _entries(held: Entry | Objects, name: str) -> Iterator[Entry]:
     if isinstance(held, Entry):
         yield held
         return
-    found = list(_leaves(held.root, f"{name}." if name else ""))
+    found = list(tensors_of(held.root, f"{name}." if name else ""))
     yield from found or ([Entry(name, "object", held.shape, held.no_numbers)] if name else [])
 
 
@@ -112,17 +111,7 @@ def _read_safetensors(path: Path) -> dict[str, Entry]:
 
 
 def _read_torch(path: Path) -> dict[str, Entry]:
-    return _distinct(path, _leaves(load_checkpoint(path)))
-
-
-def _leaves(root: Any, prefix: str = "") -> Iterator[Entry]:
-    """The tensors in the plain data of a pickle."""
-
-    def load(name: str, leaf: Leaf) -> Callable[[], Any]:
-        return lambda: load_leaf(name, leaf).array
-
-    for name, leaf in tensors_of(root):
-        yield Entry(prefix + name, type_of(leaf), shape_of(leaf), load(prefix + name, leaf))
+    return _distinct(path, tensors_of(load_checkpoint(path)))
 
 
 def _read_tf1(path: Path) -> dict[str, Entry]:

@@ -47,11 +47,15 @@ class PickledArray:
     shape: tuple[int, ...] = ()
     kind: str = "numpy.ndarray"
 
+    @property
+    def dtype(self) -> str:
+        return "object" if self.array is None else str(self.array.dtype)
+
     def tensor(self, name: str) -> RawTensor:
         """The numbers.  Raises SourceError for arrays of anything else."""
         if self.array is None:
             raise SourceError(f"array {name} holds objects, needed are real numbers")
-        return RawTensor(name, self.array, str(self.array.dtype))
+        return RawTensor(name, self.array, self.dtype)
 
 
 def _type(arguments: tuple[Any, ...]) -> _Type:

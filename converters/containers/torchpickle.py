@@ -64,11 +64,11 @@ class Storage:
 class PickledTensor:
     """A tensor whose numbers are still in the file.
 
-    kind: torch's name of its type.  odd: why it is no ordinary dense tensor of real numbers.  attributes: what a training
+    dtype: torch's name of its type.  odd: why it is no ordinary dense tensor of real numbers.  attributes: what a training
     script hung on the tensor itself (`weight.org`).
     """
 
-    kind: str
+    dtype: str
     shape: tuple[int, ...] = ()
     strides: tuple[int, ...] = ()
     offset: int = 0
@@ -81,12 +81,12 @@ class PickledTensor:
 
         Raises SourceError for sparse, quantized and other tensors, and for one that does not lie inside its memory.
         """
-        if self.odd is not None or self.storage is None or self.kind not in STORED:
-            what = self.odd or f"of the type {self.kind}"
+        if self.odd is not None or self.storage is None or self.dtype not in STORED:
+            what = self.odd or f"of the type {self.dtype}"
             raise SourceError(f"tensor {name} is {what}, needed is an ordinary dense tensor of real numbers")
         raw, start = self.storage.memory(self.storage), self.storage.start
         about = f"tensor {name}"
-        return strided(about, name, raw, self.kind, self.shape, self.strides, self.offset + start, big=self.storage.big)
+        return strided(about, name, raw, self.dtype, self.shape, self.strides, self.offset + start, big=self.storage.big)
 
 
 @dataclass(frozen=True)
