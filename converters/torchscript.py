@@ -23,9 +23,9 @@ import numpy as np
 
 from xnorinfer.budget import spend_steps
 from xnorinfer.converters.containers.onnxfile import OnnxGraph
-from xnorinfer.converters.containers.pickled import Thing
+from xnorinfer.converters.containers.pickled import Thing, unpickle
 from xnorinfer.converters.containers.torchfile import is_script, memory_of
-from xnorinfer.converters.containers.torchpickle import PickledTensor, TorchRules, named_tensors
+from xnorinfer.converters.containers.torchpickle import PickledTensor, named_tensors, script_rules
 from xnorinfer.converters.containers.ziparchive import Archive, open_archive
 from xnorinfer.converters.torchops import FACTORIES, WAY_OUT, Recorder, Ref, Unknown
 from xnorinfer.errors import SourceError
@@ -91,7 +91,7 @@ class _Code:
         if entry not in self.archive.entries:
             raise SourceError(f"{self.about} holds no {name}.pkl")
         memory = memory_of(self.archive, f"{self.root}{name}/", self.archive.memory)
-        return TorchRules(memory, strict=True).unpickle(f"{self.about}, {name}.pkl", self.archive.read(entry))
+        return unpickle(f"{self.about}, {name}.pkl", self.archive.read(entry), script_rules(memory))
 
     def definition(self, name: str) -> ast.stmt | None:
         """The class or function of a full name, such as `__torch__.Net`."""

@@ -19,8 +19,8 @@ from refusals import assert_resolvable
 
 from xnorinfer import reference
 from xnorinfer.converters import ConvertOptions, Reading, read_source
-from xnorinfer.converters.containers.pickled import Thing
-from xnorinfer.converters.containers.torchpickle import TorchRules
+from xnorinfer.converters.containers.pickled import Thing, unpickle
+from xnorinfer.converters.containers.torchpickle import script_rules
 from xnorinfer.errors import NetworkError, SourceError, XnorinferError
 from xnorinfer.netspec import BatchNorm, Dense, FloatDense, PixelInput, SignInput, ThresholdInput
 
@@ -523,10 +523,11 @@ def test_damaged_inside(archives: dict[str, Path]) -> None:
 
 
 def test_pickles_as_plain_data() -> None:
-    rules = TorchRules(lambda storage: np.empty(0, np.uint8), strict=True)
-    thing = rules.unpickle(
+    rules = script_rules(lambda storage: np.empty(0, np.uint8))
+    thing = unpickle(
         "a.pt",
         b"\x80\x02c__torch__.deep\nNet\n)\x81}(X\x01\x00\x00\x00aK\x03X\x01\x00\x00\x00b]q\x00(G?\xe0\0\0\0\0\0\0\x88eub.",
+        rules,
     )
     assert isinstance(thing, Thing)
     assert (thing.kind, thing.state) == ("__torch__.deep.Net", {"a": 3, "b": [0.5, True]})
@@ -540,4 +541,4 @@ def test_pickles_as_plain_data() -> None:
         b"\x80\x02cposix\nsystem\n.",
     ):
         with pytest.raises(SourceError):
-            rules.unpickle("a.pt", data)
+            unpickle("a.pt", data, rules)

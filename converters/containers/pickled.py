@@ -41,7 +41,6 @@ class Thing:
     state: Any = field(default_factory=dict)
     table: dict[Any, Any] = field(default_factory=dict)
     elements: list[Any] = field(default_factory=list)
-    persistent: Any = None
 
     @property
     def attributes(self) -> Mapping[Any, Any]:
@@ -56,19 +55,23 @@ class Key:
     value: Any
 
 
+#: What a call with these arguments stands for, as plain data.  Raises NotData.
+Rule = Callable[[tuple[Any, ...]], Any]
+
+
 @dataclass(frozen=True)
 class Rules:
     """What a pickle of one kind may hold.
 
     calls: full name of a function or class -> what a call with these arguments stands for; `NotData` makes it a Thing.
     built: takes the state of an object that a rule made; False if it knows no state.
-    persistent: what a persistent id stands for.  refuse: raises for names that must not occur at all.
+    persistent: what a persistent id stands for.  is_allowed: False for names that must not occur at all.
     """
 
-    calls: Mapping[str, Callable[[tuple[Any, ...]], Any]]
+    calls: Mapping[str, Rule]
     built: Callable[[Any, Any], bool] = lambda made, state: False
-    persistent: Callable[[Any], Any] | None = None
-    refuse: Callable[[str], None] = lambda name: None
+    persistent: Callable[[Any], Any] = lambda identity: Thing("a persistent id", (identity,))
+    is_allowed: Callable[[str], bool] = lambda name: True
 
 
 class NotData(Exception):
@@ -212,8 +215,13 @@ class _Machine:
     # ---------------------------------------------------------------- objects
 
     def _named(self, name: str) -> None:
-        self.rules.refuse(name)
+        self._require_allowed(name)
         self.stack.append(Global(name))
+
+    def _require_allowed(self, name: str) -> None:
+        if not self.rules.is_allowed(name):
+            what = f"wants to run code or to build objects of its own ({name[:200]})"
+            raise SourceError(f"{self.about} {what}, which is refused")
 
     def _global(self, argument: Any) -> None:
         self._named(str(argument).replace(" ", "."))
@@ -241,7 +249,7 @@ class _Machine:
                 pass
         if not name:  # what is called is itself an object, such as a functools.partial
             name, arguments = getattr(called, "kind", type(called).__name__), (called, *arguments)
-        self.rules.refuse(name)
+        self._require_allowed(name)
         self.stack.append(Thing(name, arguments))
 
     def _reduce(self, argument: Any) -> None:
@@ -280,11 +288,7 @@ class _Machine:
         target.state = state
 
     def _persistent(self, argument: Any) -> None:
-        identity = self._pop()
-        if self.rules.persistent is None:
-            self.stack.append(Thing("a persistent id", (identity,)))
-        else:
-            self.stack.append(self.rules.persistent(identity))
+        self.stack.append(self.rules.persistent(self._pop()))
 
     def _persistent_text(self, argument: Any) -> None:
         self.stack.append(argument)
@@ -369,7 +373,7 @@ def _bytes(arguments: tuple[Any, ...]) -> bytes | bytearray:
     raise NotData
 
 
-def _table(kind: str) -> Callable[[tuple[Any, ...]], Thing]:
+def _table(kind: str) -> Rule:
     """A dict of a class of its own; `OrderedDict([[key, value], ...])` is how protocol 0 and 1 write it."""
 
     def made(arguments: tuple[Any, ...]) -> Thing:
@@ -406,7 +410,7 @@ def _size(arguments: tuple[Any, ...]) -> Any:
 
 
 #: Calls that stand for plain data in any pickle.
-PLAIN: dict[str, Callable[[tuple[Any, ...]], Any]] = {
+PLAIN: dict[str, Rule] = {
     "_codecs.encode": _encoded,
     **dict.fromkeys(("builtins.bytes", "__builtin__.bytes", "builtins.bytearray", "__builtin__.bytearray"), _bytes),
     **{name: _table(name) for name in ("collections.OrderedDict", "collections.defaultdict")},

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer import budget
-from xnorinfer.converters.containers.pickled import NotAPickleError
+from xnorinfer.converters.containers.pickled import NotAPickleError, unpickle
 from xnorinfer.converters.containers.signatures import ZIP, start_of
-from xnorinfer.converters.containers.torchpickle import Storage, TorchRules
+from xnorinfer.converters.containers.torchpickle import Storage, saved_rules
 from xnorinfer.converters.containers.torchtensor import ELEMENT_BYTES
 from xnorinfer.converters.containers.ziparchive import Archive, open_archive
 from xnorinfer.errors import SourceError
@@ -77,7 +77,7 @@ def _load_zip(path: Path) -> Any:
         order = f"{root}byteorder"
         is_big = order in archive.entries and archive.read(order).strip() == b"big"
         memory = memory_of(archive, f"{root}data/", archive.mapped, is_big=is_big)
-        return TorchRules(memory, nested=nested_storage).unpickle(f"{path.name}, data.pkl", archive.read(pickles[0]))
+        return unpickle(f"{path.name}, data.pkl", archive.read(pickles[0]), saved_rules(memory, nested_storage))
 
 
 def memory_of(
@@ -107,10 +107,11 @@ def _load_stream(path: Path, start: bytes) -> Any:
     if start.startswith(OLD_MAGIC):
         return _Old(path.name, view, np.frombuffer(mapped, np.uint8), nested_storage).load()
     found: list[Any] = []
+    rules = saved_rules(_nowhere(path.name), nested_storage)
     while mapped.tell() < len(mapped):
         if len(found) == MAX_PICKLES:
             raise SourceError(f"{path.name} holds more than {MAX_PICKLES} pickles, which are no network")
-        found.append(TorchRules(_nowhere(path.name), nested=nested_storage).unpickle(path.name, view))
+        found.append(unpickle(path.name, view, rules))
     return found[0] if len(found) == 1 else found
 
 
@@ -128,23 +129,27 @@ class _Old:
         self.about = about
         self.stream = stream
         self.content = content
-        self.rules = TorchRules(self.storage, nested=nested)
+        self.kinds: dict[str, str] = {}
+        self.rules = saved_rules(self.storage, nested, self.kinds)
         self.big = False
         self.memory: dict[str, NDArray[np.uint8]] = {}
 
+    def _unpickle(self) -> Any:
+        return unpickle(self.about, self.stream, self.rules)
+
     def load(self) -> Any:
-        magic, version, machine = (self.rules.unpickle(self.about, self.stream) for _ in range(3))
+        magic, version, machine = (self._unpickle() for _ in range(3))
         if magic != _MAGIC or version != _VERSION or not isinstance(machine, dict):
             raise NotAPickleError(f"{self.about} has the format version {str(version)[:20]}, {_VERSION} is known")
         self.big = machine.get("little_endian") is False
-        root = self.rules.unpickle(self.about, self.stream)
-        keys = self.rules.unpickle(self.about, self.stream)
+        root = self._unpickle()
+        keys = self._unpickle()
         if not isinstance(keys, list):
             raise NotAPickleError(f"{self.about} has no list of tensors' memories")
         place = self.stream.tell()
         for key in keys:
             budget.spend_steps(1, "its list of tensors' memories")
-            kind = self.rules.kinds.get(key) if isinstance(key, str) else None
+            kind = self.kinds.get(key) if isinstance(key, str) else None
             if kind is None or key in self.memory:
                 raise NotAPickleError(f"{self.about} has memory that belongs to no tensor, or twice")
             count = int.from_bytes(self.content[place : place + 8].tobytes(), "little")
@@ -164,12 +169,13 @@ class _Old:
         return self.memory[storage.key]
 
 
-def nested_storage(about: str, content: bytes) -> Storage:
+def nested_storage(content: bytes) -> Storage:
     """The memory of one tensor, as `pickle.dump` writes it: an old file whose object is that memory.
 
     Raises NotAPickleError and SourceError.
     """
+    about = "the memory of a tensor in it"
     root = _Old(about, io.BytesIO(content), np.frombuffer(content, np.uint8)).load()
     if not isinstance(root, Storage):
-        raise NotAPickleError(f"{about} has a tensor whose memory is none")
+        raise NotAPickleError(f"{about} is none")
     return root

@@ -1,7 +1,7 @@
 """torch's pickles as plain data: tensors become descriptions of a place in the file's memory, read when asked for.
 
-Two kinds of files have them: what `torch.save` wrote (`TorchRules` with `strict=False`), in which any object may stand beside
-the tensors and stays a `Thing`, and TorchScript archives, which hold objects of their own classes and nothing else.
+Two kinds of files have them: what `torch.save` wrote (`saved_rules`), in which any object may stand beside the tensors and
+stays a `Thing`, and TorchScript archives (`script_rules`), which hold objects of their own classes and nothing else.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from xnorinfer import budget
 from xnorinfer.converters.containers.arrays import STORED, RawTensor
-from xnorinfer.converters.containers.pickled import Global, NotData, Rules, Thing, unpickle
+from xnorinfer.converters.containers.pickled import Global, NotData, Rule, Rules, Thing
 from xnorinfer.converters.containers.pickledarrays import ARRAY_CALLS, PickledArray, array_state
 from xnorinfer.converters.containers.torchtensor import strided
 from xnorinfer.errors import SourceError
@@ -89,64 +89,43 @@ class PickledTensor:
         return strided(about, name, raw, self.dtype, self.shape, self.strides, self.offset + start, big=self.storage.big)
 
 
-@dataclass(frozen=True)
-class TorchRules:
-    """How one pickle of torch is read.
+def saved_rules(memory: Memory, nested: Callable[[bytes], Storage] | None = None, kinds: dict[str, str] | None = None) -> Rules:
+    """Of what `torch.save` or `pickle.dump` wrote.
 
-    memory: finds the bytes of a storage.  strict: the pickle is of TorchScript.  nested: reads the memory of one tensor where
-    it is a file in itself; None where there can be none.  kinds: collects the keys of storages and their types.
+    memory: finds the bytes of a storage.  nested: reads the memory of one tensor where it is a file in itself; None where there
+    can be none.  kinds: collects the keys of storages and their types.
     """
+    calls = {**ARRAY_CALLS, **_TENSORS, **_SAVED}
+    if nested is not None:
+        calls["torch.storage._load_from_bytes"] = lambda arguments: nested(_file(arguments))
+    return Rules(calls, _state, lambda identity: _persistent(identity, memory, {} if kinds is None else kinds))
 
-    memory: Memory
-    strict: bool = False
-    nested: Callable[[str, bytes], Storage] | None = None
-    kinds: dict[str, str] = field(default_factory=dict)
 
-    def unpickle(self, about: str, data: Any) -> Any:
-        """What a pickle holds.  data: bytes or a stream.  Raises SourceError."""
-        if self.strict:
-            calls = {**_script_calls(), **self._calls(about)}
-            return unpickle(about, data, Rules(calls, _no_state, self._persistent, _refuser(about, calls)))
-        return unpickle(about, data, Rules({**ARRAY_CALLS, **self._calls(about)}, _state, self._persistent))
+def script_rules(memory: Memory) -> Rules:
+    """Of a TorchScript archive, which holds tensors, lists and objects of its own classes, and nothing else."""
+    calls = {**_SCRIPT, **_TENSORS}
 
-    def _calls(self, about: str) -> dict[str, Callable[[tuple[Any, ...]], Any]]:
-        calls: dict[str, Callable[[tuple[Any, ...]], Any]] = {
-            "torch._utils._rebuild_tensor": _tensor,
-            "torch._utils._rebuild_tensor_v2": _tensor,
-            "torch._utils._rebuild_tensor_v3": _tensor_v3,
-        }
-        if self.strict:
-            return calls
-        calls |= {
-            "torch._utils._rebuild_parameter": lambda arguments: _attributed(arguments, 0, None),
-            "torch._utils._rebuild_parameter_with_state": lambda arguments: _attributed(arguments, 0, 3),
-            "torch.nn.parameter.Parameter": lambda arguments: _attributed(arguments, 0, None),
-            "torch.nn.parameter.Buffer": lambda arguments: _attributed(arguments, 0, None),
-            "torch._tensor._rebuild_from_type_v2": lambda arguments: _of_type(calls, arguments),
-            "torch._tensor._rebuild_from_type": lambda arguments: _of_type(calls, arguments),
-            **{f"torch._utils.{name}": odd for name, odd in _ODD.items()},
-            **dict.fromkeys(("torch._utils._rebuild_device_tensor_from_numpy", "torch._utils._rebuild_xla_tensor"), _of_numpy),
-        }
-        nested = self.nested
-        if nested is not None:
-            calls["torch.storage._load_from_bytes"] = lambda arguments: nested(about, _file(arguments))
-        return calls
+    def is_allowed(name: str) -> bool:
+        return name in calls or name in _STORAGES or name.startswith("__torch__.")
 
-    def _persistent(self, identity: Any) -> Any:
-        """`("storage", class, key, place, elements[, view])`; old files also have `("module", class, file, source)`."""
-        if not isinstance(identity, tuple) or not identity:
-            raise TypeError("a persistent id that torch does not write")
-        if identity[0] == "module" and len(identity) >= 2 and not self.strict:
-            return identity[1]
-        word, kind, key, *rest = identity
-        if word != "storage" or not isinstance(kind, Global) or not isinstance(key, str):
-            raise TypeError("a persistent id that torch does not write")
-        if kind.name not in _STORAGES:
-            raise TypeError(f"{kind.name} is no storage of torch")
-        view = rest[2] if len(rest) > 2 and not self.strict else None
-        start = view[1] if isinstance(view, tuple) and len(view) == 3 and type(view[1]) is int and view[1] >= 0 else 0
-        self.kinds.setdefault(key, _STORAGES[kind.name])
-        return Storage(_STORAGES[kind.name], key, self.memory, start)
+    return Rules(calls, persistent=lambda identity: _persistent(identity, memory, {}), is_allowed=is_allowed)
+
+
+def _persistent(identity: Any, memory: Memory, kinds: dict[str, str]) -> Any:
+    """`("storage", class, key, place, elements[, view])`; old files also have `("module", class, file, source)`."""
+    if not isinstance(identity, tuple) or not identity:
+        raise TypeError("a persistent id that torch does not write")
+    if identity[0] == "module" and len(identity) >= 2:
+        return identity[1]
+    word, kind, key, *rest = identity
+    if word != "storage" or not isinstance(kind, Global) or not isinstance(key, str):
+        raise TypeError("a persistent id that torch does not write")
+    if kind.name not in _STORAGES:
+        raise TypeError(f"{kind.name} is no storage of torch")
+    view = rest[2] if len(rest) > 2 else None
+    start = view[1] if isinstance(view, tuple) and len(view) == 3 and type(view[1]) is int and view[1] >= 0 else 0
+    kinds.setdefault(key, _STORAGES[kind.name])
+    return Storage(_STORAGES[kind.name], key, memory, start)
 
 
 def _file(arguments: tuple[Any, ...]) -> bytes:
@@ -183,24 +162,30 @@ def _tensor_v3(arguments: tuple[Any, ...]) -> PickledTensor:
     return _tensor(arguments, arguments[6].name.removeprefix("torch."))
 
 
-def _attributed(arguments: tuple[Any, ...], place: int, state: int | None) -> Any:
-    """A parameter: its tensor, with the attributes that hang on it."""
-    if len(arguments) <= place or not isinstance(arguments[place], PickledTensor | PickledArray):
+def _parameter(arguments: tuple[Any, ...]) -> Any:
+    """`_rebuild_parameter(tensor, ...)`: the tensor."""
+    if not arguments or not isinstance(arguments[0], PickledTensor | PickledArray):
         raise NotData
-    tensor = arguments[place]
-    if state is not None and len(arguments) > state and isinstance(tensor, PickledTensor):
-        _state(tensor, arguments[state])
+    return arguments[0]
+
+
+def _parameter_with_state(arguments: tuple[Any, ...]) -> Any:
+    """`_rebuild_parameter_with_state(tensor, requires_grad, hooks, state)`: with the attributes that hang on it."""
+    tensor = _parameter(arguments)
+    if len(arguments) > 3 and isinstance(tensor, PickledTensor):
+        _state(tensor, arguments[3])
     return tensor
 
 
-def _of_type(calls: dict[str, Callable[[tuple[Any, ...]], Any]], arguments: tuple[Any, ...]) -> Any:
+def _of_type(arguments: tuple[Any, ...]) -> Any:
     """`_rebuild_from_type_v2(function, class, arguments, state)`: a tensor of a class of its own."""
     if len(arguments) < 3 or not isinstance(arguments[0], Global) or not isinstance(arguments[2], tuple):
         raise NotData
     name = arguments[0].name
-    if name not in calls or "_rebuild_from_type" in name:
+    rule = None if "_rebuild_from_type" in name else {**ARRAY_CALLS, **_TENSORS, **_SAVED}.get(name)
+    if rule is None:
         raise NotData
-    made = calls[name](arguments[2])
+    made = rule(arguments[2])
     if len(arguments) > 3:
         _state(made, arguments[3])
     return made
@@ -223,16 +208,6 @@ def _sparse(arguments: tuple[Any, ...]) -> PickledTensor:
     return PickledTensor("unknown", odd=named[:50] if isinstance(named, str) else "torch.sparse")
 
 
-_ODD = {
-    "_rebuild_sparse_tensor": _sparse,
-    "_rebuild_sparse_csr_tensor": _sparse,
-    "_rebuild_qtensor": _odd("quantized"),
-    "_rebuild_nested_tensor": _odd("nested"),
-    "_rebuild_meta_tensor_no_storage": _odd("without numbers (on the device meta)"),
-    "_rebuild_wrapper_subclass": _odd("a wrapper around other tensors"),
-}
-
-
 def _state(made: Any, state: Any) -> bool:
     """Attributes of a tensor, and what numpy's arrays are."""
     if isinstance(made, PickledTensor):
@@ -245,39 +220,46 @@ def _state(made: Any, state: Any) -> bool:
     return array_state(made, state)
 
 
-def _no_state(made: Any, state: Any) -> bool:
-    return False
+#: Calls that stand for tensors in every file of torch ...
+_TENSORS: dict[str, Rule] = {
+    **dict.fromkeys(("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"), _tensor),
+    "torch._utils._rebuild_tensor_v3": _tensor_v3,
+}
+#: ... in those of torch.save alone ...
+_SAVED: dict[str, Rule] = {
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter_with_state,
+    **dict.fromkeys(("torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer"), _parameter),
+    **dict.fromkeys(("torch._tensor._rebuild_from_type", "torch._tensor._rebuild_from_type_v2"), _of_type),
+    **dict.fromkeys(("torch._utils._rebuild_sparse_tensor", "torch._utils._rebuild_sparse_csr_tensor"), _sparse),
+    "torch._utils._rebuild_qtensor": _odd("quantized"),
+    "torch._utils._rebuild_nested_tensor": _odd("nested"),
+    "torch._utils._rebuild_meta_tensor_no_storage": _odd("without numbers (on the device meta)"),
+    "torch._utils._rebuild_wrapper_subclass": _odd("a wrapper around other tensors"),
+    **dict.fromkeys(("torch._utils._rebuild_device_tensor_from_numpy", "torch._utils._rebuild_xla_tensor"), _of_numpy),
+}
 
 
 # ---------------------------------------------------------------- TorchScript
 
-#: Calls of TorchScript that stand for data.
-_LISTS = tuple(f"torch.jit._pickle.build_{kind}list" for kind in ("int", "double", "bool", "tensor"))
+
+def _listed(arguments: tuple[Any, ...]) -> list[Any]:
+    budget.spend_steps(len(arguments[0]), "its pickle")
+    return list(arguments[0])
 
 
-def _script_calls() -> dict[str, Callable[[tuple[Any, ...]], Any]]:
-    def listed(arguments: tuple[Any, ...]) -> list[Any]:
-        budget.spend_steps(len(arguments[0]), "its pickle")
-        return list(arguments[0])
-
-    def emptied(arguments: tuple[Any, ...]) -> dict[Any, Any]:
-        if arguments:
-            raise TypeError("an ordered dict with arguments, which TorchScript never writes")
-        return {}
-
-    return {
-        **dict.fromkeys(_LISTS, listed),
-        "collections.OrderedDict": emptied,
-        "torch.jit._pickle.restore_type_tag": lambda arguments: arguments[0],
-    }
+def _emptied(arguments: tuple[Any, ...]) -> dict[Any, Any]:
+    if arguments:
+        raise TypeError("an ordered dict with arguments, which TorchScript never writes")
+    return {}
 
 
-def _refuser(about: str, calls: dict[str, Any]) -> Callable[[str], None]:
-    def refuse(name: str) -> None:
-        if name not in calls and name not in _STORAGES and not name.startswith("__torch__."):
-            raise SourceError(f"{about} wants to run code or to build objects of its own ({name[:200]}), which is refused")
-
-    return refuse
+#: ... and in those of TorchScript.
+_SCRIPT: dict[str, Rule] = {
+    **{f"torch.jit._pickle.build_{kind}list": _listed for kind in ("int", "double", "bool", "tensor")},
+    "collections.OrderedDict": _emptied,
+    "torch.jit._pickle.restore_type_tag": lambda arguments: arguments[0],
+}
 
 
 def named_tensors(root: Thing) -> dict[str, RawTensor]:
