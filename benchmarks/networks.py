@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from xnorinfer.bits import words_for
 from xnorinfer.graph import chain
-from xnorinfer.netspec import InputMapping, PixelInput, SignInput
+from xnorinfer.net.values import InputMapping, PixelInput, SignInput
 from xnorinfer.packed import Affine, Dot, PackedModel, Threshold
 
 #: The network that all end-to-end numbers are about.

@@ -17,7 +17,7 @@ from xnorinfer.converters.bnnpynq import BnnPynqSource
 from xnorinfer.converters.containers.onnxfile import data_files
 from xnorinfer.converters.containers.tfcheckpoint import checkpoint_files, find_checkpoint
 from xnorinfer.converters.keras import KerasSource, companions
-from xnorinfer.converters.net import read_net
+from xnorinfer.converters.nettoml import read_net
 from xnorinfer.converters.npz import NpzSource
 from xnorinfer.converters.onnx import OnnxSource
 from xnorinfer.converters.otherfiles import describe

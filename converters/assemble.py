@@ -32,23 +32,11 @@ from xnorinfer.converters.base import (
 from xnorinfer.converters.evidence import weigh
 from xnorinfer.converters.latents import SCALES, centred, magnitude
 from xnorinfer.errors import NetworkError, OptionError
-from xnorinfer.netspec import (
-    F32,
-    PROFILES,
-    BatchNorm,
-    BatchNormForm,
-    Chain,
-    Dense,
-    Elementwise,
-    FloatDense,
-    Hardtanh,
-    InputMapping,
-    Layer,
-    NetSpec,
-    PixelInput,
-    Rule,
-    Sign,
-)
+from xnorinfer.float32 import F32
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import HARDTANH, Linear, Named, Norm, NormForm, Quantize, Steps
+from xnorinfer.net.ties import PROFILES, Rule
+from xnorinfer.net.values import InputMapping, PixelInput
 
 #: The assumption that a file without any BatchNorm is of a network without any.
 NO_NORM = "BatchNorm"
@@ -73,7 +61,7 @@ class NormPart:
 
 
 #: What can stand between a dense layer and the next sign or dense layer.
-Follower: TypeAlias = NormPart | Chain | Hardtanh | Elementwise
+Follower: TypeAlias = NormPart | tuple[str, Steps]
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +111,7 @@ class Defaults:
     """
 
     profile: str
-    form: BatchNormForm
+    form: NormForm
     epsilon: float
     epsilon_reason: str
     epsilon_warning: str | None = None
@@ -179,27 +167,27 @@ def assemble(
     origin = "option" if options.profile else defaults.profile_origin
     notes.assumptions.append(Assumption(TIE_PROFILE, f"{profile_name} ({profile.meaning})", origin))
     guessed = options.profile is None and defaults.profile_origin == "default"
-    layers: list[Layer] = []
+    layers: list[Named] = []
     if leading is not None:
         layers.extend(_layer(follower, options, defaults) for follower in leading)
-        layers.append(Sign("input.sign", leading_rule or profile.activations))
+        layers.append(("input.sign", Quantize(leading_rule or profile.activations)))
     for index, part in enumerate(parts):
         if part.is_float:
             layers.extend(_float_layer(part, index, notes))
         else:
             h = _magnitude(part, options)
-            layers.append(Dense(part.name, part.weight, part.rule or profile.weights, h, part.bias, part.scale))
+            layers.append((part.name, Linear(part.weight, part.rule or profile.weights, h, part.bias, part.scale)))
         layers.extend(_layer(follower, options, defaults) for follower in part.followers)
         hidden = index + 1 < len(parts)
         if hidden and (not parts[index + 1].is_float or parts[index + 1].activation == "sign"):
-            layers.append(Sign(f"{part.name}.sign", parts[index + 1].sign_rule or profile.activations))
+            layers.append((f"{part.name}.sign", Quantize(parts[index + 1].sign_rule or profile.activations)))
     _judge_norms(parts, notes, problems)
     _remark_latents(parts, options, profile_name, guessed, notes)
     _assume_h(parts, options, notes)
     _assume_epsilon(parts, options, defaults, notes)
     mapping = options.input or defaults.input
     notes.assumptions.append(Assumption(INPUT, mapping.describe(), "option" if options.input else defaults.input_origin))
-    net = NetSpec(mapping, tuple(layers), profile_name)
+    net = Net.chain(mapping, layers, profile_name)
     if parts:
         stated = [part.name for part in parts if part.explicit]
         unsaid = defaults.input_warning if options.input is None else None
@@ -213,7 +201,7 @@ def assemble(
     return reading
 
 
-#: What `NetSpec.check` finds -> what an option or a net.toml can do about it.
+#: What `Net.check` finds -> what an option or a net.toml can do about it.
 _WAYS_OUT = {
     " inputs but ": "the order of [[layers]] in a net.toml (--net) decides what follows what, `layout` which axis is which",
     "the first layer must be a binary": "where its weights are binarized in use, `kind` in a net.toml (--net) says so",
@@ -276,19 +264,24 @@ def _as_options_say(parts: list[LayerPart], options: ConvertOptions, notes: Note
                 notes.warnings.append(what + net_line("clip_weights = 1"))
         part = replace(part, weight=weight, scale=scale)
         if options.before_norm is not None and index + 1 < len(parts):
-            function = function_named(options.before_norm, f"{part.name}.{options.before_norm.partition(':')[0]}")
+            function = (f"{part.name}.{options.before_norm.partition(':')[0]}", function_named(options.before_norm))
             part = replace(part, norm=None, after=(function, *part.followers))
         changed.append(part)
     return changed
 
 
+def _may_be_norm(follower: Follower) -> bool:
+    """A BatchNorm, or operations that one may be spelled out in."""
+    return isinstance(follower, NormPart) or follower[1].may_be_norm
+
+
 def _judge_norms(parts: Sequence[LayerPart], notes: Notes, problems: list[str]) -> None:
     """Hidden binary layers without BatchNorm: taken as they are if no layer has one, else one is missing."""
     hidden = [part for part in parts[:-1] if not part.is_float and not part.explicit]
-    lacking = [part for part in hidden if not any(isinstance(follower, NormPart | Chain) for follower in part.followers)]
+    lacking = [part for part in hidden if not any(map(_may_be_norm, part.followers))]
     if not lacking:
         return
-    if not any(isinstance(follower, NormPart | Chain) for part in parts for follower in part.followers):
+    if not any(_may_be_norm(follower) for part in parts for follower in part.followers):
         sums = "sums and biases" if any(part.bias is not None for part in lacking) else "sums"
         notes.assumptions.append(Assumption(NO_NORM, f"none in the file: hidden bits are the signs of {sums}", "default"))
         notes.warnings.append(
@@ -305,30 +298,30 @@ def _judge_norms(parts: Sequence[LayerPart], notes: Notes, problems: list[str]) 
         )
 
 
-def _float_layer(part: LayerPart, index: int, notes: Notes) -> list[Layer]:
-    layers: list[Layer] = []
+def _float_layer(part: LayerPart, index: int, notes: Notes) -> list[Named]:
+    layers: list[Named] = []
     if index and part.activation in ("assumed", "hardtanh"):
-        layers.append(Hardtanh(f"{part.name}.hardtanh"))
+        layers.append((f"{part.name}.hardtanh", HARDTANH))
         if part.activation == "assumed":
             value = "hardtanh, not binarized (as in BinaryNet.pytorch)"
             notes.assumptions.append(Assumption(f"input of float layer {part.name}", value, "default"))
             what = f"{part.name} is taken to read values clipped to -1..1 (hardtanh)"
             notes.warnings.append(default_warning(what, 'activation = "sign"', 'activation = "none"'))
-    layers.append(FloatDense(part.name, part.weight, part.bias))
+    layers.append((part.name, Linear(part.weight, bias=part.bias)))
     return layers
 
 
-def _layer(follower: Follower, options: ConvertOptions, defaults: Defaults) -> Layer:
+def _layer(follower: Follower, options: ConvertOptions, defaults: Defaults) -> Named:
     return _batch_norm(follower, options, defaults) if isinstance(follower, NormPart) else follower
 
 
-def _batch_norm(norm: NormPart, options: ConvertOptions, defaults: Defaults) -> BatchNorm:
+def _batch_norm(norm: NormPart, options: ConvertOptions, defaults: Defaults) -> Named:
     if norm.inv_std is not None:
-        return BatchNorm(norm.name, norm.mean, None, norm.inv_std, norm.gamma, norm.beta, 0.0, "lasagne")
+        return (norm.name, Norm(norm.mean, None, norm.inv_std, norm.gamma, norm.beta, 0.0, "lasagne"))
     epsilon = options.bn_epsilon
     if epsilon is None:
         epsilon = defaults.epsilon if norm.epsilon is None else norm.epsilon
-    return BatchNorm(norm.name, norm.mean, norm.variance, None, norm.gamma, norm.beta, float(epsilon), defaults.form)
+    return (norm.name, Norm(norm.mean, norm.variance, None, norm.gamma, norm.beta, float(epsilon), defaults.form))
 
 
 def _magnitude(part: LayerPart, options: ConvertOptions) -> float:

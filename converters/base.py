@@ -1,6 +1,6 @@
 """What every checkpoint source shares: the options it is read with, and what it gives back.
 
-A source implements reading only.  It turns a path into a `Reading`: the float network (`NetSpec`), what became of each tensor
+A source implements reading only.  It turns a path into a `Reading`: the float network (`Net`), what became of each tensor
 of the file, and what was assumed on the way, so that nothing is guessed silently.
 """
 
@@ -18,17 +18,10 @@ import numpy as np
 from xnorinfer.budget import require_memory_option, spend_steps
 from xnorinfer.converters.latents import SCALES, ScaleBy
 from xnorinfer.errors import OptionError
-from xnorinfer.netspec import (
-    PROFILES,
-    Elementwise,
-    Hardtanh,
-    InputMapping,
-    NetSpec,
-    PixelInput,
-    input_from_json,
-    input_to_json,
-    is_finite_number,
-)
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import HARDTANH, Steps
+from xnorinfer.net.ties import PROFILES
+from xnorinfer.net.values import InputMapping, PixelInput, input_from_json, input_to_json, is_finite_number
 
 
 @dataclass(frozen=True)
@@ -76,7 +69,7 @@ class ConvertOptions:
             raise OptionError(f"H {self.h!r} is neither a finite number above 0 nor 'glorot'")
         if self.input is not None and not isinstance(self.input, InputMapping):
             raise OptionError(
-                f"input {self.input!r} is no input mapping; those of xnorinfer.netspec are PixelInput.range(-1, 1), "
+                f"input {self.input!r} is no input mapping; those of xnorinfer.net are PixelInput.range(-1, 1), "
                 "PixelInput.normalize(0.1307, 0.3081), ThresholdInput(128), SignInput() and RealInput()"
             )
         if not _are_texts(self.float_layers):
@@ -90,7 +83,7 @@ class ConvertOptions:
         if not _are_texts(self.ignore):
             raise OptionError(f"ignore {self.ignore!r} must be a sequence of names or patterns of tensors")
         if self.before_norm is not None:
-            function_named(self.before_norm, "before_norm")
+            function_named(self.before_norm)
         if not isinstance(self.center, bool):
             raise OptionError(f"center {self.center!r} must be True or False")
         if self.scale_by is not None and (not isinstance(self.scale_by, str) or self.scale_by not in SCALES):
@@ -182,7 +175,7 @@ class Reading:
     """
 
     source: str
-    net: NetSpec
+    net: Net
     tensors: tuple[TensorUse, ...]
     assumptions: tuple[Assumption, ...]
     warnings: tuple[str, ...] = ()
@@ -281,22 +274,22 @@ FUNCTION_NAMES = "relu, leaky-relu[:SLOPE], tanh, sigmoid, hardtanh or clip:LOW:
 LEAKY_SLOPE = 0.01
 
 
-def function_named(text: object, name: str) -> Hardtanh | Elementwise:
-    """A function said in words, as a layer called `name`.  Raises OptionError for what is none of `FUNCTION_NAMES`."""
+def function_named(text: object, option: str = "before_norm") -> Steps:
+    """A function said in words by an option.  Raises OptionError for what is none of `FUNCTION_NAMES`."""
     kind, *numbers = text.split(":") if isinstance(text, str) else (None,)
     try:
         values = [float(number) for number in numbers]
         if kind == "hardtanh" and not values:
-            return Hardtanh(name)
+            return HARDTANH
         if kind in ("relu", "tanh", "sigmoid") and not values:
-            return Elementwise(name, kind)  # type: ignore[arg-type]
+            return Steps.of((kind,))
         if kind == "leaky-relu" and len(values) < 2 and all(map(math.isfinite, values)):
-            return Elementwise.prelu(name, *(values or [LEAKY_SLOPE]))
+            return Steps.of(("prelu", *(values or [LEAKY_SLOPE])))
         if kind == "clip" and len(values) == 2 and all(map(math.isfinite, values)) and values[0] < values[1]:
-            return Elementwise.clip(name, *values)
+            return Steps.of(("clip", *values))
     except ValueError:
         pass
-    raise OptionError(f"{name} {text!r} is none of {FUNCTION_NAMES}")
+    raise OptionError(f"{option} {text!r} is none of {FUNCTION_NAMES}")
 
 
 def glorot(depth: int, neurons: int) -> float:

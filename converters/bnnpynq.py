@@ -25,7 +25,7 @@ from xnorinfer.budget import spend_bytes
 from xnorinfer.converters.assemble import Defaults, LayerPart, assemble
 from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse
 from xnorinfer.errors import OptionError, SourceError
-from xnorinfer.netspec import ThresholdInput
+from xnorinfer.net.values import ThresholdInput
 
 #: The format itself says that comparators are strict; pixels enter as in the project's own MNIST test.
 DEFAULTS = Defaults("gt-zero", "tf", 0.0, "none", input=ThresholdInput(128), profile_origin="file")

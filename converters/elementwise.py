@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.budget import spend_steps
-from xnorinfer.netspec import F32
+from xnorinfer.float32 import F32
 
 Indices: TypeAlias = NDArray[np.intp]
 ZERO, ONE, INF = np.float32(0), np.float32(1), np.float32(np.inf)

@@ -13,11 +13,20 @@ from xnorinfer.converters.base import INPUT, Assumption, ConvertOptions, Notes, 
 from xnorinfer.converters.evidencefirst import hint, judge_first
 from xnorinfer.converters.evidencesums import follows, judge_sums, spread, untrained
 from xnorinfer.converters.evidenceternary import judge_ternary
-from xnorinfer.converters.evidenceweights import are_bits, is_halved, is_ternary, judge_last, judge_weights, one_magnitude
+from xnorinfer.converters.evidenceweights import (
+    Layer,
+    are_bits,
+    is_halved,
+    is_ternary,
+    judge_last,
+    judge_weights,
+    one_magnitude,
+)
 from xnorinfer.converters.finding import BETWEEN, WEIGHTS, Finding
 from xnorinfer.converters.layerorder import judge_order
 from xnorinfer.converters.sums import Sums, sums_of
-from xnorinfer.netspec import BatchNorm, Chain, Dense, Elementwise, FloatDense, Hardtanh, NetSpec
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import Linear, Norm, Steps
 
 
 @dataclass(frozen=True)
@@ -37,21 +46,21 @@ class Evidence:
         """The first layer, where it has statistics."""
         return next((sums for sums in self.sums if sums.first), None)
 
-    def followers(self, net: NetSpec) -> set[str]:
+    def followers(self, net: Net) -> set[str]:
         """Names of the layers that statistics show to follow the layer before them."""
-        return {sums.layer.name for sums in self.sums if follows(sums, net)}
+        return {sums.name for sums in self.sums if follows(sums, net)}
 
 
-def judge(net: NetSpec, options: ConvertOptions, *, stated: Collection[str] = (), lenient: bool = False) -> Evidence:
-    """The evidence of a valid network (`NetSpec.check`).
+def judge(net: Net, options: ConvertOptions, *, stated: Collection[str] = (), lenient: bool = False) -> Evidence:
+    """The evidence of a valid network (`Net.check`).
 
     stated: names of layers whose kind, and what stands around them, the file says itself, a graph for example; only their
     inputs are judged.  lenient: nothing is refused, as a net.toml says everything.
     """
-    guessed = [layer for layer in net.layers if isinstance(layer, Dense) and layer.name not in stated]
+    guessed = _guessed(net, stated)
     layers = tuple(sums for sums in sums_of(net) if sums.telling)
     findings = [*judge_weights(guessed, net.profile), *judge_last(guessed, set(_with_norm(net)))]
-    unsaid = [sums for sums in layers if sums.layer.name not in stated]
+    unsaid = [sums for sums in layers if sums.name not in stated]
     about_sums = [*judge_sums(unsaid)]
     findings += about_sums
     if not any(finding.proof for finding in findings):
@@ -70,17 +79,22 @@ def judge(net: NetSpec, options: ConvertOptions, *, stated: Collection[str] = ()
     )
 
 
+def _guessed(net: Net, stated: Collection[str]) -> list[Layer]:
+    """The binary layers of which no file says that they are."""
+    return [Layer(name, op) for name, op in net.linears if op.binary and name not in stated]
+
+
 def _answered(finding: Finding, options: ConvertOptions) -> bool:
     """Whether an option that decides it was given."""
     return any(getattr(options, name) not in (None, False) for name in finding.answers)
 
 
-#: What `NetSpec.check` says of latents that torch.sign makes 0.
+#: What `Net.check` says of latents that torch.sign makes 0.
 _ZEROS = "latent weights are exactly 0"
 
 
 def weigh(
-    net: NetSpec,
+    net: Net,
     options: ConvertOptions,
     notes: Notes,
     stated: Collection[str] = (),
@@ -96,32 +110,31 @@ def weigh(
     if any(_ZEROS not in problem for problem in checked):
         return checked
     evidence = judge(net, options, stated=stated, lenient=lenient or options.answered)
-    dense = [layer for layer in net.layers if isinstance(layer, Dense) and layer.name not in stated]
+    dense = _guessed(net, stated)
     problems = [*evidence.problems, *_about_zeros(checked, dense)]
     notes.warnings.extend(evidence.warnings)
     if input_warning is not None and not any(warning.about == INPUT for warning in evidence.warnings):
         notes.warnings.append(Remark(f"{input_warning}; {hint(evidence.first)}", INPUT))
     if not lenient and dense:
         _assume(net, dense, evidence, options, notes)
-        every = [layer for layer in net.layers if isinstance(layer, Dense | FloatDense)]
         normed = set(_with_norm(net))
-        judge_order(every, normed, lambda: evidence.followers(net), notes, warn=not options.answered)
+        judge_order(net.linears, normed, lambda: evidence.followers(net), notes, warn=not options.answered)
     return problems
 
 
-def _about_zeros(problems: Sequence[str], layers: Sequence[Dense]) -> Iterator[str]:
+def _about_zeros(problems: Sequence[str], layers: Sequence[Layer]) -> Iterator[str]:
     """Without those about weights that are bits or ternary, of which no tie rule makes a network."""
     for problem in problems:
         layer = next((one for one in layers if problem.startswith(f"{one.name}: ")), None)
-        if layer is None or not (are_bits(layer.latent) or is_ternary(layer.latent)):
-            halved = layer is not None and is_halved(layer.latent)
+        if layer is None or not (are_bits(layer.op.weight) or is_ternary(layer.op.weight)):
+            halved = layer is not None and is_halved(layer.op.weight)
             yield problem + ("; its numbers are exact in 16 bits: convert the checkpoint of 32 bits" if halved else "")
 
 
-def _assume(net: NetSpec, dense: Sequence[Dense], evidence: Evidence, options: ConvertOptions, notes: Notes) -> None:
+def _assume(net: Net, dense: Sequence[Layer], evidence: Evidence, options: ConvertOptions, notes: Notes) -> None:
     """What every reading of tensors alone takes for granted."""
-    measured = {sums.layer.name for sums in evidence.sums} if evidence.borne_out else set()
-    guessed = [layer for layer in dense if layer.name not in measured and not one_magnitude(layer.latent)]
+    measured = {sums.name for sums in evidence.sums} if evidence.borne_out else set()
+    guessed = [layer for layer in dense if layer.name not in measured and not one_magnitude(layer.op.weight)]
     origin: Origin = "default" if guessed else "statistics" if measured else "file"
     names = ", ".join(layer.name for layer in dense)
     notes.assumptions.append(Assumption(WEIGHTS, f"{names}: the signs of their weights count", origin))
@@ -139,12 +152,12 @@ def _assume(net: NetSpec, dense: Sequence[Dense], evidence: Evidence, options: C
         notes.warnings.append(Remark(text, WEIGHTS))
 
 
-def _with_norm(net: NetSpec) -> Iterator[str]:
+def _with_norm(net: Net) -> Iterator[str]:
     """Names of the dense layers with a BatchNorm, or a chain that may be one, before the next sign or layer."""
     newest: str | None = None
-    for layer in net.layers:
-        if isinstance(layer, BatchNorm | Chain):
+    for node in net.line:
+        if isinstance(node.op, Norm) or (isinstance(node.op, Steps) and node.op.may_be_norm):
             if newest is not None:
                 yield newest
-        elif not isinstance(layer, Hardtanh | Elementwise):
-            newest = layer.name if isinstance(layer, Dense) else None
+        elif not isinstance(node.op, Steps):
+            newest = node.name if isinstance(node.op, Linear) and node.op.binary else None

@@ -17,7 +17,7 @@ from xnorinfer.converters.evidenceinput import option_of
 from xnorinfer.converters.evidencesums import MARGIN, spread, untrained
 from xnorinfer.converters.finding import Finding
 from xnorinfer.converters.sums import Sums
-from xnorinfer.netspec import InputMapping, PixelInput, SignInput, ThresholdInput
+from xnorinfer.net.values import InputMapping, PixelInput, SignInput, ThresholdInput
 
 #: Of the range of a mapping, where the average input may seem to lie: the estimate is off by up to a tenth of it.
 DOUBTFUL, WRONG = 0.2, 0.4
@@ -72,7 +72,7 @@ def judge_first(sums: Sums, mapping: InputMapping) -> Iterator[Finding]:
     left = suggestions(sums)
     option = "--input-range, --input-normalize, --input-threshold, --input-signs or --input-real says how inputs enter"
     option += f"; by these statistics {'; or '.join(left)}" if left else ""
-    evidence = f"{sums.norm.name}, under {option_of(mapping)}: {found.evidence}"
+    evidence = f"{sums.norm_name}, under {option_of(mapping)}: {found.evidence}"
     yield Finding(evidence, "inputs enter in another range", option, INPUT, found.proof, found.answers)
 
 
@@ -157,4 +157,4 @@ def hint(sums: Sums | None) -> str:
     left = [] if sums is None else suggestions(sums)
     if sums is None or not left:
         return text
-    return f"{text}.  {sums.norm.name}'s statistics leave {'; '.join(left)} (MNIST: 33, 13% at 128 and above)"
+    return f"{text}.  {sums.norm_name}'s statistics leave {'; '.join(left)} (MNIST: 33, 13% at 128 and above)"

@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from xnorinfer.converters.base import INPUT, Assumption, ConvertOptions, Reading, Remark
 from xnorinfer.converters.sums import F64, NEURONS, signs_of
 from xnorinfer.errors import InputError
-from xnorinfer.netspec import BatchNorm, Dense, InputMapping, NetSpec, PixelInput, RealInput, SignInput, ThresholdInput
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import Linear, Norm
+from xnorinfer.net.values import InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
 
 #: Mappings of pixels in use; the last ones are of images that were inverted, or cut where anything is drawn.
 USUAL: tuple[InputMapping, ...] = (
@@ -116,7 +118,7 @@ class MappingEvidence:
         return f"{mine}{other}" + ("" if self.contradicted else "; no usual mapping fits them clearly")
 
 
-def judge_mapping(net: NetSpec, rows: NDArray[Any]) -> MappingEvidence | None:
+def judge_mapping(net: Net, rows: NDArray[Any]) -> MappingEvidence | None:
     """Compare the first BatchNorm with the sums that inputs make under every usual mapping, and under the network's own.
 
     rows: (rows, ...) unlabelled inputs, uint8 pixels, -1/+1, or floats as they enter the first layer or in 0..1.  At least 16
@@ -183,7 +185,7 @@ def option_of(mapping: InputMapping) -> str:
             return f"--input-range={low:.6g}:{high:.6g}"
 
 
-def _checked(net: NetSpec, rows: NDArray[Any]) -> F64:
+def _checked(net: Net, rows: NDArray[Any]) -> F64:
     """(rows, depth) float64, a part of many."""
     array = np.asarray(rows)
     if array.dtype.kind not in "iuf" or array.ndim < 2 or math.prod(array.shape[1:]) != net.depth:
@@ -198,24 +200,25 @@ def _checked(net: NetSpec, rows: NDArray[Any]) -> F64:
     return chosen
 
 
-def _statistics(net: NetSpec) -> tuple[str, F64, F64, tuple[F64, F64, F64] | None] | None:
+def _statistics(net: Net) -> tuple[str, F64, F64, tuple[F64, F64, F64] | None] | None:
     """Name, mean and variance of the first BatchNorm, with the signs, magnitudes and biases of the layer before it; None for
     those of inputs that are binarized one by one."""
-    first, following = net.layers[0], net.layers[1] if len(net.layers) > 1 else None
-    norm = first if isinstance(first, BatchNorm) else following
-    if not isinstance(norm, BatchNorm) or (norm is following and not isinstance(first, Dense)):
+    first = net.line[0].op
+    node = net.line[0 if isinstance(first, Norm) else min(1, len(net.line) - 1)]
+    norm = node.op
+    if not isinstance(norm, Norm) or not isinstance(first, Norm | Linear):
         return None
     mean = norm.mean.astype(np.float64)
     with np.errstate(divide="ignore"):
         inverse = None if norm.inv_std is None else 1 / np.square(norm.inv_std.astype(np.float64))
     variance = inverse if norm.variance is None else norm.variance.astype(np.float64)
     assert variance is not None
-    if not isinstance(first, Dense):
-        return norm.name, mean, variance, None
-    signs = signs_of(first.latent[:NEURONS].astype(np.float64), first.rule)
+    if isinstance(first, Norm):
+        return node.name, mean, variance, None
+    signs = signs_of(first.weight[:NEURONS].astype(np.float64), first.rule or "ge")
     scale = np.ones(len(signs)) if first.scale is None else first.scale[:NEURONS].astype(np.float64)
     bias = np.zeros(len(signs)) if first.bias is None else first.bias[:NEURONS].astype(np.float64)
-    return norm.name, mean[:NEURONS], variance[:NEURONS], (signs, first.h * scale, bias)
+    return node.name, mean[:NEURONS], variance[:NEURONS], (signs, first.h * scale, bias)
 
 
 def _candidates(own: InputMapping, values: F64) -> Iterator[tuple[InputMapping, str, F64, float, float]]:

@@ -17,7 +17,8 @@ import numpy as np
 from xnorinfer.converters.base import MAGNITUDE, glorot
 from xnorinfer.converters.finding import ACTIVATIONS, BETWEEN, ORDER, WEIGHTS, Finding
 from xnorinfer.converters.sums import F64, Sums, signs_of
-from xnorinfer.netspec import BatchNorm, NetSpec
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import Norm
 
 #: Median variance of a layer's sums over that of independent signs: below LOW it is none of a binary layer, below DOUBTFUL
 #: hardly.
@@ -35,7 +36,7 @@ def judge_sums(layers: Sequence[Sums]) -> Iterator[Finding]:
     """Everything that the statistics of binary layers contradict; the first layer's inputs are `evidenceinput`'s."""
     fresh = [sums for sums in layers if untrained(sums)]
     if fresh:
-        names = ", ".join(sums.norm.name for sums in fresh)
+        names = ", ".join(sums.norm_name for sums in fresh)
         yield Finding(
             f"{names}: mean 0 and variance 1 everywhere, as BatchNorm is made",
             "it was never trained, or its statistics are not in the file",
@@ -69,7 +70,7 @@ def spread(sums: Sums) -> float:
 
 
 def _named(layers: Sequence[Sums]) -> str:
-    return ", ".join(sums.layer.name for sums in layers)
+    return ", ".join(sums.name for sums in layers)
 
 
 def _mixed_up(layers: Sequence[Sums]) -> Iterator[Finding]:
@@ -86,7 +87,7 @@ def _mixed_up(layers: Sequence[Sums]) -> Iterator[Finding]:
         assert first.norm.inv_std is not None
         low, high = float(np.median(first.norm.inv_std)), float(np.sqrt(first.depth) * np.median(np.abs(first.magnitude)))
         yield Finding(
-            f"{_named(wrong)}: what is read as inv_std is {low:.3g} in the median of {first.layer.name}, so that sums of "
+            f"{_named(wrong)}: what is read as inv_std is {low:.3g} in the median of {first.name}, so that sums of "
             f"{first.depth} inputs would deviate by {1 / low:.2g} only, where independent ones do by {high:.3g}",
             "as a variance it fits: the arrays stand in another order, gamma, beta, mean, variance in Keras' get_weights()",
             "a net.toml (--net) can say `norm = {gamma = ..., beta = ..., mean = ..., variance = ...}`",
@@ -95,7 +96,7 @@ def _mixed_up(layers: Sequence[Sums]) -> Iterator[Finding]:
         )
 
 
-def _with_variance(norm: BatchNorm, variance: object) -> BatchNorm:
+def _with_variance(norm: Norm, variance: object) -> Norm:
     return dataclasses.replace(norm, variance=variance, inv_std=None, form="tf")  # type: ignore[arg-type]
 
 
@@ -109,7 +110,7 @@ def _one_sided(layers: Sequence[Sums]) -> Iterator[Finding]:
     if neurons < 16:
         return
     yield Finding(
-        f"{above} of the {neurons} means in {', '.join(sums.norm.name for sums in sided)} are 0 or above, where sums of signs "
+        f"{above} of the {neurons} means in {', '.join(sums.norm_name for sums in sided)} are 0 or above, where sums of signs "
         "have means of both signs alike",
         "a ReLU, or a function like it, stands between sum and BatchNorm",
         "--before-norm relu says so (or leaky-relu:SLOPE, sigmoid), a net.toml (--net) that there is nothing",
@@ -131,7 +132,7 @@ def _low(layers: Sequence[Sums]) -> Iterator[Finding]:
     deviation = float(np.sqrt(np.median(least.variance)))
     expected = float(np.sqrt(least.depth) * np.median(np.abs(least.magnitude)))
     evidence = (
-        f"{_named([*first, *low])}: the sums are too small for binary weights and activations; those of {least.layer.name} "
+        f"{_named([*first, *low])}: the sums are too small for binary weights and activations; those of {least.name} "
         f"deviate by {deviation:.2g} in its BatchNorm, sums of {least.depth} signs by about {expected:.3g}"
     )
     others = [sums for sums in layers if sums not in first and sums not in low]
@@ -160,7 +161,7 @@ def _beside_prediction(sums: Sums) -> float:
 
 def _float_tail(low: Sequence[Sums]) -> tuple[str, str]:
     what = "is an ordinary float layer" if len(low) == 1 else "are ordinary float layers"
-    options = " ".join(f"--float-layer {sums.layer.name}" for sums in low)
+    options = " ".join(f"--float-layer {sums.name}" for sums in low)
     return f"{_named(low)} {what}", f"{options} says so"
 
 
@@ -177,7 +178,7 @@ def _explained(low: Sequence[Sums], judged: Sequence[Sums], tail: tuple[str, str
         yield "tanh, sigmoid or hardtanh stands between sum and BatchNorm", "--before-norm tanh, sigmoid or hardtanh says so"
     if all(PLAUSIBLE[0] < spread(_scaled(sums)) < PLAUSIBLE[1] for sums in low):
         yield "weights are scaled by their mean magnitude, as in XNOR-Net", "--scale-by mean-abs (or mean-abs-layer) says so"
-    clipped = all(np.abs(sums.layer.latent).max() <= glorot(sums.depth, sums.layer.neurons) for sums in low)
+    clipped = all(np.abs(sums.layer.weight).max() <= glorot(sums.depth, sums.layer.neurons) for sums in low)
     if clipped and all(PLAUSIBLE[0] < spread(_glorot(sums)) < PLAUSIBLE[1] for sums in low):
         yield "H is that of Glorot", "--h glorot says so"
     if tail is not None:
@@ -187,7 +188,7 @@ def _explained(low: Sequence[Sums], judged: Sequence[Sums], tail: tuple[str, str
 
 
 def _scaled(sums: Sums) -> Sums:
-    scale = np.abs(sums.layer.latent).mean(axis=1, dtype=np.float64).astype(np.float32)
+    scale = np.abs(sums.layer.weight).mean(axis=1, dtype=np.float64).astype(np.float32)
     return dataclasses.replace(sums, layer=dataclasses.replace(sums.layer, scale=scale))
 
 
@@ -204,7 +205,7 @@ def _impossible(layers: Sequence[Sums]) -> Iterator[Finding]:
             continue
         worst = int(np.argmax(np.maximum(np.abs(sums.mean) / most, np.sqrt(np.where(bad, sums.variance, 0)) / most)))
         yield Finding(
-            f"{sums.norm.name}: {int(bad.sum())} of {sums.neurons} neurons have statistics that no sums of {sums.depth} signs "
+            f"{sums.norm_name}: {int(bad.sum())} of {sums.neurons} neurons have statistics that no sums of {sums.depth} signs "
             f"have, neuron {worst} a mean of {sums.norm.mean[worst]:.4g} and a variance of {sums.variance[worst]:.4g}",
             "another magnitude or scale of weights, another BatchNorm's statistics, or a training that diverged",
             "--h and --scale-by say the magnitude, a net.toml (--net) which norm belongs to which layer",
@@ -221,7 +222,7 @@ _POINTS = np.linspace(-4, 4, 161)
 _DENSITY = np.exp(-np.square(_POINTS) / 2) / np.exp(-np.square(_POINTS) / 2).sum()
 
 
-def means_after(norm: BatchNorm, activation: Activation) -> F64:
+def means_after(norm: Norm, activation: Activation) -> F64:
     """(neurons,): mean of what follows a BatchNorm, whose output is about normal with deviation |gamma| around beta."""
     gamma = np.ones(norm.mean.shape) if norm.gamma is None else norm.gamma.astype(np.float64)
     beta = np.zeros(norm.mean.shape) if norm.beta is None else norm.beta.astype(np.float64)
@@ -234,7 +235,7 @@ def means_after(norm: BatchNorm, activation: Activation) -> F64:
     return means
 
 
-def _predicted(sums: Sums, activation: Activation, weights: F64, before: BatchNorm | None = None) -> F64:
+def _predicted(sums: Sums, activation: Activation, weights: F64, before: Norm | None = None) -> F64:
     """(neurons,): the means that a layer's sums should have, without the bias."""
     norm = before or sums.before
     assert norm is not None
@@ -290,16 +291,16 @@ def links(layers: Sequence[Sums]) -> list[Sums]:
 BORNE_OUT = 5.0
 
 
-def follows(sums: Sums, net: NetSpec) -> bool:
+def follows(sums: Sums, net: Net) -> bool:
     """Whether a layer's means are those of signs of the BatchNorm before it, and of no other one of the network."""
     if not links([sums]):
         return False
-    norms = [layer for layer in net.layers if isinstance(layer, BatchNorm) and layer not in (sums.before, sums.norm)]
+    norms = [op for op in net.ops if isinstance(op, Norm) and op not in (sums.before, sums.norm)]
     others = [_fit(sums, norm) for norm in norms if norm.mean.size == sums.depth]
     return (_fit(sums) - max([0.0, *others])) * float(np.sqrt(sums.neurons)) >= BORNE_OUT
 
 
-def _fit(sums: Sums, before: BatchNorm | None = None) -> float:
+def _fit(sums: Sums, before: Norm | None = None) -> float:
     return correlation([sums], [_predicted(sums, "signs", sums.signs, before)])
 
 
@@ -316,7 +317,7 @@ def _links(layers: Sequence[Sums]) -> Iterator[Finding]:
 
     if better([_predicted(sums, "relu", sums.signs) for sums in linked]):
         yield Finding(
-            f"the means in {', '.join(sums.norm.name for sums in linked)} are those of sums over ReLUs of the layers before "
+            f"the means in {', '.join(sums.norm_name for sums in linked)} are those of sums over ReLUs of the layers before "
             f"(correlation {correlation(linked, [_predicted(s, 'relu', s.signs) for s in linked]):.2f}, "
             f"{correlation(linked, ours):.2f} with signs)",
             "activations are not binarized",
@@ -328,7 +329,7 @@ def _links(layers: Sequence[Sums]) -> Iterator[Finding]:
     centred = [_predicted(sums, "signs", _centred(sums)) for sums in linked]
     if better(centred) or _centred_first(layers):
         yield Finding(
-            f"the means in {', '.join(sums.norm.name for sums in layers)} are those of weights from which the mean of each "
+            f"the means in {', '.join(sums.norm_name for sums in layers)} are those of weights from which the mean of each "
             "neuron's is taken before the sign",
             "weights are centred, as in XNOR-Net and IR-Net",
             "--center says so",
@@ -337,7 +338,7 @@ def _links(layers: Sequence[Sums]) -> Iterator[Finding]:
             answers=("center",),
         )
         return
-    yield from _misplaced(linked, [sums.norm for sums in layers])
+    yield from _misplaced(linked, [(sums.norm_name, sums.norm) for sums in layers])
 
 
 def _centred(sums: Sums) -> F64:
@@ -354,14 +355,14 @@ def _centred_first(layers: Sequence[Sums]) -> bool:
     return abs(centred) >= 0.8 and abs(ours) <= 0.5
 
 
-def _misplaced(linked: Sequence[Sums], norms: Sequence[BatchNorm]) -> Iterator[Finding]:
+def _misplaced(linked: Sequence[Sums], norms: Sequence[tuple[str, Norm]]) -> Iterator[Finding]:
     """Layers that follow another one than the one before them."""
     for sums in linked:
         ours = [_predicted(sums, "signs", sums.signs)]
         chance = 1 / np.sqrt(sums.neurons)
         if sums.neurons < 16 or correlation([sums], ours) > max(0.2, 2 * chance):
             continue
-        for norm in norms:
+        for name, norm in norms:
             if norm in (sums.before, sums.norm) or norm.mean.size != sums.depth:
                 continue
             other = [_predicted(sums, "signs", sums.signs, norm)]
@@ -370,8 +371,8 @@ def _misplaced(linked: Sequence[Sums], norms: Sequence[BatchNorm]) -> Iterator[F
                 assert sums.before is not None
                 fits = correlation([sums], other), correlation([sums], ours)
                 yield Finding(
-                    f"the means in {sums.norm.name} are those of sums over signs of {norm.name} (correlation {fits[0]:.2f}), "
-                    f"not of {sums.before.name} ({fits[1]:.2f})",
+                    f"the means in {sums.norm_name} are those of sums over signs of {name} (correlation {fits[0]:.2f}), "
+                    f"not of {sums.before_name} ({fits[1]:.2f})",
                     "layers, or BatchNorms, stand in another order than they are computed in",
                     "a net.toml (--net) can say the order of [[layers]] and each `norm`",
                     ORDER,

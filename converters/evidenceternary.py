@@ -67,7 +67,7 @@ class Ternary:
 
 def judge_ternary(layers: Sequence[Sums]) -> Iterator[Finding]:
     """Layers whose means are those of ternary weights, or not of signs at least; layers: with statistics, in order."""
-    layers = [sums for sums in layers if not untrained(sums) and not one_magnitude(sums.layer.latent)]
+    layers = [sums for sums in layers if not untrained(sums) and not one_magnitude(sums.layer.weight)]
     if not any(_first_look(sums) for sums in layers):
         return
     found = [ternary for sums in layers if (ternary := best_ternary(sums)) is not None]
@@ -75,9 +75,9 @@ def judge_ternary(layers: Sequence[Sums]) -> Iterator[Finding]:
     total = sum(ternary.ahead for ternary in ahead)
     shows = 'its own outputs (--expect) show whether its signs count; a net.toml (--net) can say `kind = "binary"`'
     if total >= DOUBTFUL:
-        shares = ", ".join(f"{one.share:.0%} of {one.sums.layer.name}'s (below {one.threshold:.2g})" for one in ahead)
+        shares = ", ".join(f"{one.share:.0%} of {one.sums.name}'s (below {one.threshold:.2g})" for one in ahead)
         yield Finding(
-            f"{shares} weights add nothing to the means in {', '.join(one.sums.norm.name for one in ahead)}, which are "
+            f"{shares} weights add nothing to the means in {', '.join(one.sums.norm_name for one in ahead)}, which are "
             f"{_times(total)} likelier without them than with their signs",
             "the network is ternary (-1, 0 and +1 around a threshold), which one bit cannot hold",
             f"only a binary one can be converted; {shows}",
@@ -88,8 +88,8 @@ def judge_ternary(layers: Sequence[Sums]) -> Iterator[Finding]:
     behind = [ternary for ternary in found if ternary.behind >= BEHIND]
     if behind:
         yield Finding(
-            f"the smaller weights of {', '.join(one.sums.layer.name for one in behind)} count for less than larger ones in the "
-            f"means of {', '.join(one.sums.norm.name for one in behind)}",
+            f"the smaller weights of {', '.join(one.sums.name for one in behind)} count for less than larger ones in the "
+            f"means of {', '.join(one.sums.norm_name for one in behind)}",
             "they are ternary, of several bits or ordinary floats, or changed their signs until the end of the training",
             f"only binary weights can be converted; {shows}",
             WEIGHTS,

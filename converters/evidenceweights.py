@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from xnorinfer.converters.base import TIE_PROFILE
 from xnorinfer.converters.finding import ORDER, WEIGHTS, Finding
 from xnorinfer.converters.sums import MINUS_AT_ZERO
-from xnorinfer.netspec import F32, Dense
+from xnorinfer.float32 import F32
+from xnorinfer.net.ops import Linear
 
 #: Share of weights that are exactly 0 from which on a layer is ternary: training leaves none, a spoiled or halved copy few.
 TERNARY = 0.05
@@ -17,11 +19,18 @@ TERNARY = 0.05
 FEWEST, FEWEST_ZEROS = 32, 16
 
 
-def judge_weights(layers: Sequence[Dense], profile: str) -> Iterator[Finding]:
+class Layer(NamedTuple):
+    """A binary layer."""
+
+    name: str
+    op: Linear
+
+
+def judge_weights(layers: Sequence[Layer], profile: str) -> Iterator[Finding]:
     """Everything that the weights of binary layers contradict, where nothing but a default says what they are."""
-    bits = [layer for layer in layers if are_bits(layer.latent)]
+    bits = [layer for layer in layers if are_bits(layer.op.weight)]
     if bits:
-        swapped = [layer for layer in bits if layer.rule not in MINUS_AT_ZERO]
+        swapped = [layer for layer in bits if layer.op.rule not in MINUS_AT_ZERO]
         yield Finding(
             f"{_named(bits)}: all weights are 0 or 1",
             "they are bits, 1 for +1 and 0 for -1" + (f", and {profile} would make +1 of both" if swapped else ""),
@@ -30,7 +39,7 @@ def judge_weights(layers: Sequence[Dense], profile: str) -> Iterator[Finding]:
             proof=bool(swapped),
         )
     others = [layer for layer in layers if layer not in bits]
-    empty = [layer for layer in others if layer.latent.size >= FEWEST and not layer.latent.any()]
+    empty = [layer for layer in others if layer.op.weight.size >= FEWEST and not layer.op.weight.any()]
     if empty:
         yield Finding(
             f"{_named(empty)}: all weights are 0",
@@ -40,9 +49,9 @@ def judge_weights(layers: Sequence[Dense], profile: str) -> Iterator[Finding]:
             proof=True,
         )
     others = [layer for layer in others if layer not in empty]
-    ternary = [layer for layer in others if is_ternary(layer.latent)]
+    ternary = [layer for layer in others if is_ternary(layer.op.weight)]
     if ternary:
-        shares = ", ".join(f"{zeros_of(layer.latent):.0%} of {layer.name}'s" for layer in ternary)
+        shares = ", ".join(f"{zeros_of(layer.op.weight):.0%} of {layer.name}'s" for layer in ternary)
         yield Finding(
             f"{shares} weights are exactly 0",
             "the network is ternary (or its weights were pruned), which one bit cannot hold",
@@ -55,7 +64,7 @@ def judge_weights(layers: Sequence[Dense], profile: str) -> Iterator[Finding]:
     yield from _ordinary(others)
 
 
-def judge_last(layers: Sequence[Dense], normed: Collection[str]) -> Iterator[Finding]:
+def judge_last(layers: Sequence[Layer], normed: Collection[str]) -> Iterator[Finding]:
     """A last layer behind what looks like the head: as few neurons as there are classes, with a BatchNorm, which it lacks.
 
     layers: all binary layers, in order; normed: names of those with a BatchNorm.
@@ -63,18 +72,18 @@ def judge_last(layers: Sequence[Dense], normed: Collection[str]) -> Iterator[Fin
     if len(layers) < 3:
         return
     *hidden, head, extra = layers
-    narrow = head.neurons <= 32 and head.neurons * 4 <= min(layer.neurons for layer in hidden)
-    if narrow and extra.neurons >= head.neurons // 2 and head.name in normed and extra.name not in normed:
+    narrow = head.op.neurons <= 32 and head.op.neurons * 4 <= min(layer.op.neurons for layer in hidden)
+    if narrow and extra.op.neurons >= head.op.neurons // 2 and head.name in normed and extra.name not in normed:
         yield Finding(
-            f"{extra.name} {extra.latent.shape} follows {head.name}, which has {head.neurons} neurons and a BatchNorm as heads "
-            "have, and has none itself",
+            f"{extra.name} {extra.op.weight.shape} follows {head.name}, which has {head.op.neurons} neurons and a BatchNorm as "
+            "heads have, and has none itself",
             f"{extra.name} is no layer of the network, but a matrix that fits",
             f"--ignore '{extra.name}*' leaves it out",
             ORDER,
         )
 
 
-def _named(layers: Sequence[Dense]) -> str:
+def _named(layers: Sequence[Layer]) -> str:
     return ", ".join(layer.name for layer in layers)
 
 
@@ -108,11 +117,11 @@ def one_magnitude(latent: F32) -> bool:
     return bool(first > 0) and alike(latent[:1]) and alike(latent)
 
 
-def _halved(layers: Sequence[Dense], profile: str) -> Iterator[Finding]:
+def _halved(layers: Sequence[Layer], profile: str) -> Iterator[Finding]:
     """Zeros of numbers that were float16 or bfloat16 for a while: small latents lost their sign."""
-    found = [layer for layer in layers if not layer.latent.all() and is_halved(layer.latent)]
+    found = [layer for layer in layers if not layer.op.weight.all() and is_halved(layer.op.weight)]
     if found:
-        count = sum(layer.latent.size - np.count_nonzero(layer.latent) for layer in found)
+        count = sum(layer.op.weight.size - np.count_nonzero(layer.op.weight) for layer in found)
         yield Finding(
             f"{_named(found)}: {count:,} weights are exactly 0 in a copy of 16 bits",
             "they were small numbers whose signs are lost in it",
@@ -130,10 +139,10 @@ def is_halved(latent: F32) -> bool:
     return half or not (np.ascontiguousarray(latent).view(np.uint32) & 0xFFFF).any()
 
 
-def _ordinary(layers: Sequence[Dense]) -> Iterator[Finding]:
+def _ordinary(layers: Sequence[Layer]) -> Iterator[Finding]:
     """Weights that are not binarized beside some that are."""
-    done = [layer for layer in layers if layer.latent.size >= FEWEST and one_magnitude(layer.latent)]
-    ordinary = [layer for layer in layers if not one_magnitude(layer.latent)]
+    done = [layer for layer in layers if layer.op.weight.size >= FEWEST and one_magnitude(layer.op.weight)]
+    ordinary = [layer for layer in layers if not one_magnitude(layer.op.weight)]
     if not done or not ordinary:
         return
     options = " ".join(f"--float-layer {layer.name}" for layer in ordinary)

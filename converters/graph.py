@@ -29,7 +29,9 @@ from xnorinfer.converters.graphsteps import Read, Signs, layers_of, read, trimme
 from xnorinfer.converters.graphvalues import Constant, Live, Shape, Unread, Value
 from xnorinfer.converters.graphweights import Kernel, binary_part, contraction, float_part, kernel_of
 from xnorinfer.errors import NetworkError, OptionError, SourceError
-from xnorinfer.netspec import F32, PROFILES, BatchNormForm, Rule
+from xnorinfer.float32 import F32
+from xnorinfer.net.ops import NormForm
+from xnorinfer.net.ties import PROFILES, Rule
 
 __all__ = ["GRAPH_INPUT", "read_graph"]
 
@@ -52,7 +54,7 @@ SATURATED = {"Sigmoid": 16.6, "Tanh": 9.0}
 CONVOLUTIONAL = "it is convolutional, and only dense networks can be converted"
 
 
-def read_graph(source: str, graph: OnnxGraph, about: str, options: ConvertOptions, form: BatchNormForm = "tf") -> Reading:
+def read_graph(source: str, graph: OnnxGraph, about: str, options: ConvertOptions, form: NormForm = "tf") -> Reading:
     """The network of a graph.  source: the kind of file, about: its name, form: how its framework computes BatchNorm.
 
     Raises SourceError, OptionError or NetworkError.
@@ -403,9 +405,9 @@ class _Walk:
     def _layers(self, node: OnnxNode, before: Read, width: int) -> list[Follower]:
         """Steps as layers, each called as its node is."""
         found: list[Follower] = []
-        for layer in layers_of(node.name, before.steps, width):
-            made = self.made_by.get(layer.name)
-            found.append(layer if made is None else dataclasses.replace(layer, name=made.name))
+        for name, steps in layers_of(node.name, before.steps, width):
+            made = self.made_by.get(name)
+            found.append((name if made is None else made.name, steps))
         return found
 
     def rule_of(self, signs: Signs | None) -> Rule | None:

@@ -20,7 +20,7 @@ from xnorinfer.converters.elementwise import OPERATIONS, Table, cuts, evaluate
 from xnorinfer.converters.graphproblems import Problems
 from xnorinfer.converters.graphvalues import Constant, Signed
 from xnorinfer.converters.stepfunction import binary, step_values
-from xnorinfer.netspec import F32
+from xnorinfer.float32 import F32
 
 #: ONNX types of casts -> numpy's.
 CAST = {1: "f4", 2: "u1", 3: "i1", 4: "u2", 5: "i2", 6: "i4", 7: "i8", 9: "?", 10: "f2", 11: "f8", 12: "u4", 13: "u8"}

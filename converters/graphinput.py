@@ -12,8 +12,10 @@ from xnorinfer.converters.base import INPUT, Assumption, Notes, Remark
 from xnorinfer.converters.containers.onnxfile import OnnxNode
 from xnorinfer.converters.elementwise import Expr, evaluate
 from xnorinfer.converters.graphproblems import Problems
-from xnorinfer.converters.graphsteps import Read, Signs, Step, layers_of
-from xnorinfer.netspec import ChainOp, InputMapping, PixelInput, Rule, SignInput, ThresholdInput
+from xnorinfer.converters.graphsteps import Placed, Read, Signs, layers_of
+from xnorinfer.net.ops import ARITHMETIC, Function, Step
+from xnorinfer.net.ties import Rule
+from xnorinfer.net.values import InputMapping, PixelInput, SignInput, ThresholdInput
 
 #: What the graph's input is unless an option or its own numbers say otherwise: torchvision's ToTensor.
 GRAPH_INPUT = PixelInput.range(0, 1)
@@ -53,16 +55,17 @@ class Entry:
         if origin == "default":
             notes.warnings.append(Remark(UNSAID, INPUT))
 
-    def settle(self, steps: Sequence[Step]) -> None:
+    def settle(self, steps: Sequence[Placed]) -> None:
         """Look at what the graph does first: its own numbers tell raw pixels from others."""
         if self.given is not None or self.said or self.norms:
             return
         slope = 1.0
-        for step in steps:
-            if not isinstance(step, tuple) or step[1].ndim:
+        for _, step in steps:
+            if not _is_number(step):
                 break
-            if step[0] in ("mul", "div"):
-                slope *= float(step[1]) if step[0] == "mul" else 1 / float(step[1])
+            if step.function in ("mul", "div"):
+                number = float(step.parameters[0])
+                slope *= number if step.function == "mul" else 1 / number
         if 0 < abs(slope) <= SHRINKS:
             self.base = self.mapping = RAW_PIXELS
             self.said = f"it divides its input by {1 / abs(slope):.6g} itself"
@@ -93,9 +96,9 @@ class Entry:
                 f"the graph computes with its input, which '{self.base.describe()}' does not allow; --input-range says another"
             )
             return
-        if not all(isinstance(step, tuple) and step[1].ndim == 0 for step in read.steps):
+        if not all(_is_number(step) for _, step in read.steps):
             problems.refuse(node, "reads inputs that are not mapped alike, which is not supported in a binary network")
-        numbers = [(step[0], float(step[1])) for step in read.steps if isinstance(step, tuple)]
+        numbers = [(step.function, float(step.parameters[0])) for _, step in read.steps if _is_number(step)]
         self.mapping = _affine(self.base, numbers, problems)
 
     def binarized(self, node: OnnxNode, expr: Expr, leaf: Expr, read: Read, width: int, problems: Problems) -> None:
@@ -146,10 +149,15 @@ class Entry:
 
 
 def _one_for_all(read: Read) -> bool:
-    return all(not isinstance(step, tuple) or step[1].size == 1 for step in read.steps)
+    return all(step.function not in ARITHMETIC or step.parameters[0].size == 1 for _, step in read.steps)
 
 
-def _affine(base: PixelInput, steps: Sequence[tuple[ChainOp, float]], problems: Problems) -> InputMapping:
+def _is_number(step: Step) -> bool:
+    """Whether it is an operation by one number for all inputs."""
+    return step.function in ARITHMETIC and not step.parameters[0].ndim
+
+
+def _affine(base: PixelInput, steps: Sequence[tuple[Function, float]], problems: Problems) -> InputMapping:
     slope, intercept, divisor = base.slope, base.intercept, base.divisor
     for kind, number in steps:
         if kind == "mul":

@@ -1,7 +1,7 @@
 """What stands between two layers of a graph, as layers of a network: steps by vectors, functions that are known, one sign.
 
 An elementwise expression (`elementwise`) is cut where every way from its value to its result leads through one node.  Cut by
-cut, operations that a network has (`Chain`, `Hardtanh`, `Elementwise`) are taken as they are; what is left at the end must be
+cut, operations that a network has (`Steps`) are taken as they are; what is left at the end must be
 a sign, however it is spelled: it is evaluated over all of float32 (`stepfunction`).
 """
 
@@ -10,18 +10,20 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from xnorinfer.converters.elementwise import Expr, cuts, ordered
 from xnorinfer.converters.stepfunction import Binary, binary, step_values
-from xnorinfer.netspec import F32, Chain, ChainOp, Elementwise, Hardtanh, Rule
+from xnorinfer.net.ops import ARITHMETIC, Function, Step, Steps, single
+from xnorinfer.net.ties import Rule
 
-#: One operation with single numbers or one number for each neuron, () or (neurons,) float32; or a layer.
-Step: TypeAlias = tuple[ChainOp, F32] | Hardtanh | Elementwise
+#: The node of the graph that it stands for, and one operation with single numbers or one number for each neuron.
+Placed: TypeAlias = tuple[str, Step]
 
-_CHAIN: dict[str, ChainOp] = {"Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div"}
+_CHAIN: dict[str, Function] = {"Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div"}
+_NAMED: dict[str, Function] = {"Relu": "relu", "Tanh": "tanh", "Sigmoid": "sigmoid"}
 _LARGEST = float(np.finfo(np.float32).max)
 #: Rising functions that keep the order of scores at the end of a network.
 ORDER_KEPT = ("Sigmoid", "LogSigmoid", "Tanh", "Softplus", "Softsign", "Exp", "Atan")
@@ -42,7 +44,7 @@ class Signs:
 class Read:
     """An expression: steps, then a sign or none.  reason: why its rest is none of both, `at` the name of the node."""
 
-    steps: list[Step]
+    steps: list[Placed]
     signs: Signs | None = None
     reason: str = ""
     at: str = ""
@@ -55,7 +57,7 @@ def read(expr: Expr, leaf: Expr, width: int) -> Read:
     chain = cuts(expr)
     if not chain or chain[0] is not leaf:
         return Read([], None, "gives numbers that do not depend on the network's values", expr.name)
-    taken: list[list[Step]] = []
+    taken: list[list[Placed]] = []
     for before, now in itertools.pairwise(chain):
         step = _step(before, now)
         if step is None:
@@ -81,17 +83,17 @@ def read(expr: Expr, leaf: Expr, width: int) -> Read:
         stop = chain[len(taken) + 1]
         return Read(_joined(taken), None, reason, stop.name)
     place, made = found
-    moved: list[Step] = []
+    moved: list[Placed] = []
     if made.rule is None:
         if (made.factor != 1).any():
-            moved.append(("mul", made.factor))
+            moved.append(_placed("", "mul", made.factor))
         if made.limit.any():
-            moved.append(("sub", made.limit))
+            moved.append(_placed("", "sub", made.limit))
     signs = Signs(made.rule or "ge", made.rule is None, made.low, made.high)
     return Read([*_joined(taken[:place]), *moved], signs)
 
 
-def _joined(parts: Sequence[Sequence[Step]]) -> list[Step]:
+def _joined(parts: Sequence[Sequence[Placed]]) -> list[Placed]:
     return [step for part in parts for step in part]
 
 
@@ -99,10 +101,14 @@ def _has_vectors(expr: Expr, leaf: Expr) -> bool:
     return any(node.array is not None and node.array.ndim for node in ordered(expr, leaf))
 
 
-def _step(before: Expr, now: Expr) -> list[Step] | None:
+def _placed(name: str, function: Function, *parameters: Any) -> Placed:
+    return name, Step(function, tuple(map(single, parameters)))
+
+
+def _step(before: Expr, now: Expr) -> list[Placed] | None:
     """What stands between two cuts, as steps of a network; None for what has no place there."""
     if now.op == "Add" and all(arg is before for arg in now.args):
-        return [("mul", np.full((), 2, np.float32))]
+        return [_placed(now.name, "mul", 2)]
     numbers = [arg.array for arg in now.args]
     if [arg is before for arg in now.args].count(True) != 1 or any(
         number is None and arg is not before for arg, number in zip(now.args, numbers, strict=True)
@@ -112,42 +118,38 @@ def _step(before: Expr, now: Expr) -> list[Step] | None:
     given = [number for number in numbers if number is not None]
     if now.op in _CHAIN:
         if first or now.op in ("Add", "Mul"):
-            return [(_CHAIN[now.op], given[0])] if now.op != "Div" or given[0].all() else None
-        minus: Step = ("mul", np.full((), -1, np.float32))
-        return [minus, ("add", given[0])] if now.op == "Sub" else None  # a - x is -x + a: the same rounding
+            return [_placed(now.name, _CHAIN[now.op], given[0])] if now.op != "Div" or given[0].all() else None
+        minus = _placed(now.name, "mul", -1)
+        return [minus, _placed(now.name, "add", given[0])] if now.op == "Sub" else None  # a - x is -x + a: the same rounding
     if now.op == "Neg":
-        return [("mul", np.full((), -1, np.float32))]
+        return [_placed(now.name, "mul", -1)]
     if not first:
         given = given if now.op in ("Max", "Min") else []
-    if now.op in ("Relu", "Tanh", "Sigmoid"):
-        return [Elementwise(now.name, now.op.lower())]  # type: ignore[arg-type]
+    if now.op in _NAMED:
+        return [_placed(now.name, _NAMED[now.op])]
     if now.op == "PRelu" and given:
-        return [Elementwise.prelu(now.name, given[0])]
+        return [_placed(now.name, "prelu", given[0])]
     if now.op in ("Clip", "Max", "Min") and given and all(number.ndim == 0 for number in given):
         low = float(given[0]) if now.op != "Min" else -_LARGEST
         high = float(given[-1]) if now.op != "Max" else _LARGEST
         low, high = max(low, -_LARGEST), min(high, _LARGEST)
-        if (low, high) == (-1, 1):
-            return [Hardtanh(now.name)]
         if (low, high) == (0, _LARGEST):
-            return [Elementwise(now.name, "relu")]
-        return [Elementwise.clip(now.name, low, high)] if low < high else None
+            return [_placed(now.name, "relu")]
+        return [_placed(now.name, "clip", low, high)] if low < high else None
     return None
 
 
-def layers_of(name: str, steps: Sequence[Step], width: int) -> list[Chain | Hardtanh | Elementwise]:
-    """Steps as layers; runs of operations by vectors are one chain."""
-    found: list[Chain | Hardtanh | Elementwise] = []
-    for step in steps:
-        if not isinstance(step, tuple):
-            found.append(step)
-            continue
-        kind, values = step
-        vector = np.ascontiguousarray(np.broadcast_to(np.asarray(values, np.float32), (width,)))
-        if found and isinstance(found[-1], Chain):
-            found[-1] = Chain(found[-1].name, (*found[-1].steps, (kind, vector)))
+def layers_of(name: str, steps: Sequence[Placed], width: int) -> list[tuple[str, Steps]]:
+    """Steps as ops of a network; runs of operations by numbers are one, of a vector each, other functions stand alone."""
+    found: list[tuple[str, Steps]] = []
+    for arithmetic, run in itertools.groupby(steps, lambda placed: placed[1].function in ARITHMETIC):
+        if arithmetic:
+            vectors = (
+                (step.function, *(np.broadcast_to(number, (width,)).copy() for number in step.parameters)) for _, step in run
+            )
+            found.append((f"{name}.steps{len(found) or ''}", Steps.of(*vectors)))
         else:
-            found.append(Chain(f"{name}.steps{len(found) or ''}", ((kind, vector),)))
+            found += [(node, Steps((step,))) for node, step in run]
     return found
 
 

@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 from numpy.typing import NDArray
 
 from xnorinfer.converters.elementwise import Expr
-from xnorinfer.netspec import F32, Rule
+from xnorinfer.float32 import F32
+from xnorinfer.net.ties import Rule
 
 
 @dataclass(frozen=True, eq=False)

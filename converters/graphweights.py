@@ -17,7 +17,9 @@ from xnorinfer.converters.graphconstants import Constants, scale_of
 from xnorinfer.converters.graphproblems import Problems
 from xnorinfer.converters.graphsteps import Signs
 from xnorinfer.converters.graphvalues import Constant, Live, Value
-from xnorinfer.netspec import F32, Chain, Rule
+from xnorinfer.float32 import F32
+from xnorinfer.net.ops import Steps
+from xnorinfer.net.ties import Rule
 
 #: Magnitudes that differ by less, in parts of them, are one: a straight-through estimator written in the forward pass was
 #: computed before the export, and `w + (sign(w) - w)` is rounded twice.
@@ -169,7 +171,7 @@ def _of_zeros(node: OnnxNode, kernel: Kernel, low: float, high: float, problems:
     steps: list[Any] = [("add", shift), ("mul", half)]
     if (kernel.scale != 1).any():
         steps.append(("mul", np.ascontiguousarray(kernel.scale[:, 0])))
-    zeros = Chain(f"{node.name}.of01", tuple(steps))
+    zeros = (f"{node.name}.of01", Steps.of(*steps))
     return LayerPart(node.name, signs, activation="sign", after=(zeros,))
 
 

@@ -22,7 +22,7 @@ from xnorinfer.converters.finding import ORDER
 from xnorinfer.converters.keras_weights import BIAS, KERNEL, NORM_ROLES, Weights
 from xnorinfer.converters.layerorder import chains, family
 from xnorinfer.converters.pairing import Module, pair
-from xnorinfer.netspec import F32
+from xnorinfer.float32 import F32
 
 
 class ByNames:

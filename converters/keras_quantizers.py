@@ -16,7 +16,9 @@ import numpy as np
 
 from xnorinfer.converters.keras_config import class_name
 from xnorinfer.converters.latents import magnitude
-from xnorinfer.netspec import F32, Rule, is_finite_number
+from xnorinfer.float32 import F32
+from xnorinfer.net.ties import Rule
+from xnorinfer.net.values import is_finite_number
 
 #: Scales that are computed from a kernel, neuron by neuron.
 ScaleKind = Literal["magnitude", "auto", "auto_po2"]

@@ -30,19 +30,10 @@ from xnorinfer.converters.keras_quantizers import (
 )
 from xnorinfer.converters.keras_weights import BIAS, KERNEL, NORM_ROLES, Weights
 from xnorinfer.converters.zeroone import on_zero_one
-from xnorinfer.netspec import (
-    F32,
-    PROFILES,
-    Chain,
-    Dense,
-    Elementwise,
-    InputMapping,
-    PixelInput,
-    RealInput,
-    Rule,
-    ThresholdInput,
-    is_finite_number,
-)
+from xnorinfer.float32 import F32
+from xnorinfer.net.ops import Linear, Steps
+from xnorinfer.net.ties import PROFILES, Rule
+from xnorinfer.net.values import InputMapping, PixelInput, RealInput, ThresholdInput, is_finite_number
 
 #: Keras's own default, for configs that do not say.
 EPSILON = 1e-3
@@ -183,11 +174,11 @@ class Walk:
     def _function(self, found: Quantizer, layer: KerasLayer) -> None:
         name = layer.name if layer.kind.endswith("Activation") else f"{layer.name}.{found.name}"
         try:
-            follower = function(found, name)
+            steps = function(found)
             if self._current is None or self._signed:
                 where = "behind a sign" if self._signed else "before the first dense layer"
                 raise NoFunction(f"is not supported {where}")
-            self._after.append(follower)
+            self._after.append((name, steps))
         except NoFunction as reason:
             self._lost = True
             self._refuse(f"{layer}: {found.label} {reason}")
@@ -201,7 +192,7 @@ class Walk:
             self.problems.append(f"{layer} is not supported {where}")
             return
         slope = found["alpha"]
-        self._after.append(Elementwise.prelu(layer.name, slope.reshape(()) if slope.size == 1 else slope))
+        self._after.append((layer.name, Steps.of(("prelu", slope.reshape(()) if slope.size == 1 else slope))))
 
     def _sign(self, layer: KerasLayer, how: Signs) -> None:
         self.rules.add(how.rule)
@@ -363,12 +354,12 @@ class Walk:
         """A layer whose inputs are 0 and 1, as one of -1 and +1 and the steps that follow it."""
         option = self.options.profile
         rule = (PROFILES[option].weights if option else part.rule) or "ge"
-        dense, *steps = on_zero_one(Dense(part.name, part.weight, rule, part.h or 1.0, part.bias, part.scale))
-        assert isinstance(dense, Dense)
+        (_, dense), *steps = on_zero_one(part.name, Linear(part.weight, rule, part.h or 1.0, part.bias, part.scale))
+        assert isinstance(dense, Linear)
         told = "0 and 1, which are counted as -1 and +1; half their sum and half the sum of weights is the layer's sum"
         self.notes.assumptions.append(Assumption(f"inputs of {part.name}", told, "file"))
-        same = LayerPart(part.name, dense.latent, dense.bias, dense.scale, h=1.0, explicit=True, sign_rule=part.sign_rule)
-        return dataclasses.replace(same, rule=part.rule), [step for step in steps if isinstance(step, Chain)]
+        same = LayerPart(part.name, dense.weight, dense.bias, dense.scale, h=1.0, explicit=True, sign_rule=part.sign_rule)
+        return dataclasses.replace(same, rule=part.rule), [(name, op) for name, op in steps if isinstance(op, Steps)]
 
     def _scaled_inputs(self, layer: KerasLayer, part: LayerPart) -> LayerPart:
         """A float layer that reads signs of a scale: the scale joins its weights, where that is exact."""

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from xnorinfer.netspec import F32
+from xnorinfer.float32 import F32
 
 #: Magnitudes that training code computes from a layer's weights.
 ScaleBy = Literal["mean-abs", "mean-abs-layer"]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 from xnorinfer.converters.base import Assumption, Notes, Origin, Remark, default_warning
 from xnorinfer.converters.containers.arrays import natural_key
 from xnorinfer.converters.finding import ORDER
-from xnorinfer.netspec import Dense, FloatDense
+from xnorinfer.net.ops import Linear
 
 #: Layers whose orders are looked for, and steps of the search.
 MAX_ORDERED, MOST_STEPS = 64, 10_000
@@ -71,7 +71,7 @@ def note_order(notes: Notes, value: str, origin: Origin) -> None:
 
 
 def judge_order(
-    layers: Sequence[Dense | FloatDense],
+    layers: Sequence[tuple[str, Linear]],
     normed: Collection[str],
     followers: Callable[[], Collection[str]],
     notes: Notes,
@@ -80,16 +80,16 @@ def judge_order(
 ) -> None:
     """Say what supports an order that is assumed by default, or that nothing does, with a warning.
 
-    layers: all of a network, in that order.  normed: names of those with a BatchNorm.  followers: finds the names of those that
-    BatchNorm's statistics show to follow the layer before them.
+    layers: all of a network by name, in that order.  normed: names of those with a BatchNorm.  followers: finds the names of
+    those that BatchNorm's statistics show to follow the layer before them.
     """
     taken = next((one for one in notes.assumptions if one.what == ORDER and one.origin == "default"), None)
     if taken is None:
         return
-    names = [layer.name for layer in layers]
-    shapes = [(layer.depth, layer.neurons) for layer in layers]
-    *hidden, last = layers
-    if isinstance(last, FloatDense) or (last.name not in normed and all(layer.name in normed for layer in hidden)):
+    names = [name for name, _ in layers]
+    shapes = [(layer.depth, layer.neurons) for _, layer in layers]
+    *hidden, (name, last) = layers
+    if not last.binary or (name not in normed and all(other in normed for other, _ in hidden)):
         shapes[-1] = (last.depth, -1)  # it can stand nowhere else
     families = [family(name, "") for name in names]
     alike: dict[str, list[str]] = {}

@@ -21,7 +21,7 @@ from xnorinfer.converters.containers.opening import open_container
 from xnorinfer.converters.containers.textfile import looks_like_base_two, read_bits, read_numbers
 from xnorinfer.converters.tomltable import Table, nearest
 from xnorinfer.errors import SourceError
-from xnorinfer.netspec import F32
+from xnorinfer.float32 import F32
 
 FORMATS = ("raw", "bits", "hex", "numbers")
 DTYPES = {name: code for name, code in STORED.items() if name not in ("bool", "bfloat16")}

@@ -18,7 +18,7 @@ from xnorinfer.converters.containers.opening import open_container
 from xnorinfer.converters.containers.textfile import looks_like_base_two, read_bits, read_numbers
 from xnorinfer.converters.netwrite import Writer, toml_key, toml_string
 from xnorinfer.errors import NetworkError, SourceError, XnorinferError
-from xnorinfer.netspec import PROFILES, Dense, FloatDense
+from xnorinfer.net.ties import PROFILES
 from xnorinfer.oneline import one_line
 
 #: A net.toml with this line is refused until somebody has looked at it.
@@ -33,7 +33,7 @@ def draft_text(path: Path, error: XnorinferError) -> str:
     kind, entries = open_container(path)
     understood = error.understood if isinstance(error, NetworkError) else None
     head = ["# A draft, to be completed: xnorinfer could not convert this file as it is, because", *_reasons(error)]
-    if isinstance(understood, Reading) and any(isinstance(layer, Dense | FloatDense) for layer in understood.net.layers):
+    if isinstance(understood, Reading) and understood.net.linears:
         text = Writer(understood, kind, entries, {}, is_draft=True).text()
         if text is not None:
             return "\n".join([*head, DRAFT]) + "\n" + text
@@ -43,7 +43,7 @@ def draft_text(path: Path, error: XnorinferError) -> str:
         raise SourceError(f"--write-net: {path} holds neither arrays nor files to name in a draft")
     head += [
         DRAFT,
-        "# Everything that is not said here is for you to say: `pydoc xnorinfer.converters.net` describes the file.",
+        "# Everything that is not said here is for you to say: `pydoc xnorinfer.converters.nettoml` describes the file.",
         f'profile = "ge-zero"  # or {", ".join(name for name in PROFILES if name != "ge-zero")}',
         f"layout = {toml_string(layout)}  # {_meaning(layout)}, or the other way round",
         "",

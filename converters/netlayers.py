@@ -1,4 +1,4 @@
-"""The layers of a net.toml: from its tables to a `NetSpec`.  The file itself is described in `net`."""
+"""The layers of a net.toml: from its tables to a `Net`.  The file itself is described in `net`."""
 
 from __future__ import annotations
 
@@ -16,38 +16,22 @@ from xnorinfer.converters.netnorm import NORM_FIELDS, batch_norm, comparison
 from xnorinfer.converters.tomltable import Table
 from xnorinfer.converters.zeroone import on_zero_one
 from xnorinfer.errors import OptionError
-from xnorinfer.netspec import (
-    F32,
-    FUNCTIONS,
-    PROFILES,
-    RULES,
-    BatchNormForm,
-    Chain,
-    ChainOp,
-    Dense,
-    Elementwise,
-    FloatDense,
-    Function,
-    Hardtanh,
-    InputMapping,
-    Layer,
-    NetSpec,
-    PixelInput,
-    Profile,
-    RealInput,
-    Sign,
-    SignInput,
-    ThresholdInput,
-)
+from xnorinfer.float32 import F32
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import ARITHMETIC, FUNCTIONS, HARDTANH, Function, Linear, Named, NormForm, Quantize, Steps
+from xnorinfer.net.ties import PROFILES, RULES, Profile
+from xnorinfer.net.values import InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
 
 LAYOUTS = ("in_out", "out_in")
 VALUES = ("latent", "signs", "bits", "bits-inverted")
 INPUTS = ("range", "normalize", "raw", "affine", "threshold", "signs", "reals")
-OPS: tuple[ChainOp, ...] = ("add", "sub", "mul", "div")
+OPS: tuple[Function, ...] = ("add", "sub", "mul", "div")
 #: In which order the frameworks behind these profiles compute BatchNorm.
-_USUAL_FORMS: dict[str, BatchNormForm] = {"tf1-round": "tf", "keras-round": "tf", "torch-sign": "torch"}
+_USUAL_FORMS: dict[str, NormForm] = {"tf1-round": "tf", "keras-round": "tf", "torch-sign": "torch"}
+#: What a step can be beside an operation by a vector.
+OTHERS: tuple[Function, ...] = tuple(name for name in FUNCTIONS if name not in ARITHMETIC)
 #: Activations that are functions without numbers of their own.
-ACTIVATIONS = tuple(name for name, parameters in FUNCTIONS.items() if not parameters)
+ACTIVATIONS = tuple(name for name in OTHERS if not FUNCTIONS[name])
 #: What follows a layer before its activation.
 FOLLOWERS = ("norm", "threshold", "steps")
 
@@ -82,7 +66,7 @@ class Builder:
     profile: Profile = field(init=False)
     profile_name: str = field(init=False)
 
-    def network(self) -> NetSpec | None:
+    def network(self) -> Net | None:
         """The network; None if a part of it is missing, which is then among the problems."""
         name = self.top.choice("profile", tuple(PROFILES))
         if "profile" not in self.top:
@@ -102,7 +86,7 @@ class Builder:
         kernels = [self._kernel(index, table) for index, table in enumerate(tables)]
         source = self.top.table("input")
         mapping = None
-        layers: list[Layer] = []
+        layers: list[Named] = []
         if source is None:
             if "input" not in self.top:
                 self.top.problem("input", f"is missing: it needs [input] with one of {', '.join(INPUTS)}")
@@ -124,7 +108,7 @@ class Builder:
         self._assume(mapping)
         if mapping is None or not tables or not complete:
             return None
-        return NetSpec(mapping, tuple(layers), self.profile_name)
+        return Net.chain(mapping, layers, self.profile_name)
 
     def _assume(self, mapping: InputMapping | None) -> None:
         meaning = f"{self.profile_name} ({self.profile.meaning})"
@@ -164,7 +148,7 @@ class Builder:
             return mappings[kind]
         return None
 
-    def _before(self, table: Table, depth: int | None) -> list[Layer]:
+    def _before(self, table: Table, depth: int | None) -> list[Named]:
         """What binarizes every input by itself."""
         follower = table.one_of(("norm", "steps", "sign"), needed=False)
         name = table.text("name") or "input"
@@ -175,7 +159,7 @@ class Builder:
                     table.problem(key, "belongs to an input with norm, steps or sign")
             return []
         layers = self._followers(table, name, depth)
-        return [*layers, Sign(name, rule or self.profile.activations)]
+        return [*layers, (name, Quantize(rule or self.profile.activations))]
 
     # ------------------------------------------------------------ weights
 
@@ -255,7 +239,7 @@ class Builder:
 
     # ------------------------------------------------------------ layers
 
-    def _layer(self, table: Table, name: str, kernel: _Kernel | None, after: Table | None, reads: str) -> list[Layer]:
+    def _layer(self, table: Table, name: str, kernel: _Kernel | None, after: Table | None, reads: str) -> list[Named]:
         """A layer and what follows it.  reads: kind of the input mapping for the first layer, else "signs"."""
         is_float = table.values.get("kind") == "float"
         weight_rule, sign_rule = table.choice("weight_rule", RULES), table.choice("sign_rule", RULES)
@@ -282,13 +266,13 @@ class Builder:
         if zero_one and reads in ("pixels", "reals"):
             table.problem("reads", "belongs to layers that read bits; pixels and reals say in [input] what they are")
         activation = self._activation(table, after)
-        layers: list[Layer] = []
+        layers: list[Named] = []
         if kernel is not None and is_float:
             layers.append(self._float(table, name, kernel, bias, zero_one))
         elif kernel is not None:
             rule = weight_rule or self.profile.weights
-            dense = Dense(name, kernel.array, rule, kernel.h, bias, scale)
-            layers.extend(on_zero_one(dense) if zero_one else [dense])
+            dense = Linear(kernel.array, rule, kernel.h, bias, scale)
+            layers.extend(on_zero_one(name, dense) if zero_one else [(name, dense)])
         layers.extend(self._before_norm(table, name, neurons, hidden=after is not None and not is_float))
         if table.one_of(FOLLOWERS, needed=False) == "threshold":
             plain = scale is None and bias is None and (kernel is None or kernel.h == 1) and not zero_one and len(layers) < 2
@@ -299,33 +283,33 @@ class Builder:
             return layers
         layers.extend(self._followers(table, name, neurons))
         if activation == "sign":
-            layers.append(Sign(f"{name}.sign", sign_rule or self.profile.activations))
+            layers.append((f"{name}.sign", Quantize(sign_rule or self.profile.activations)))
         elif activation == "hardtanh":
-            layers.append(Hardtanh(f"{name}.hardtanh"))
-        elif activation in FUNCTIONS:
-            layers.append(Elementwise(f"{name}.{activation}", activation))
+            layers.append((f"{name}.hardtanh", HARDTANH))
+        elif activation in OTHERS:
+            layers.append((f"{name}.{activation}", Steps.of((activation,))))
         return layers
 
     def _named_function(self, table: Table) -> str | None:
         text = table.text("before_norm")
         try:
             if text is not None:
-                function_named(text, "before_norm")
+                function_named(text)
             return text
         except OptionError:
             table.problem("before_norm", f"is {text!r}, needed is one of {FUNCTION_NAMES}")
             return None
 
-    def _before_norm(self, table: Table, name: str, size: int | None, *, hidden: bool) -> list[Layer]:
+    def _before_norm(self, table: Table, name: str, size: int | None, *, hidden: bool) -> list[Named]:
         """The function between a layer's sum and what follows; what the top of the file says is for hidden layers."""
         slope, text = self._vector(table, "prelu", size, f"{name}: slopes"), self._named_function(table)
         if "prelu" in table and "before_norm" in table:
             table.problem("prelu", "and before_norm exclude each other; several functions are steps")
         if slope is not None:
-            return [Elementwise.prelu(f"{name}.prelu", slope)]
+            return [(f"{name}.prelu", Steps.of(("prelu", slope)))]
         if text is None and hidden and "prelu" not in table and "before_norm" not in table:
             text = self.function
-        return [] if text is None else [function_named(text, f"{name}.{text.partition(':')[0]}")]
+        return [] if text is None else [(f"{name}.{text.partition(':')[0]}", function_named(text))]
 
     def _activation(self, table: Table, after: Table | None) -> Any:
         given = table.choice("activation", ("sign", "hardtanh", "none", *ACTIVATIONS))
@@ -339,14 +323,14 @@ class Builder:
             )
         return "sign"
 
-    def _float(self, table: Table, name: str, kernel: _Kernel, bias: F32 | None, zero_one: bool) -> FloatDense:
+    def _float(self, table: Table, name: str, kernel: _Kernel, bias: F32 | None, zero_one: bool) -> Named:
         if not zero_one:
-            return FloatDense(name, kernel.array, bias)
+            return (name, Linear(kernel.array, bias=bias))
         # x of 0 and 1 is (s + 1)/2 of s = -1 and +1: exact where sums of weights are.
         if (kernel.array != np.round(kernel.array)).any() or np.abs(kernel.array).sum(axis=1).max() >= 2**23:
             table.problem("reads", '"01" in a float layer needs whole weights; scale and bias can follow as steps')
         shift = np.float32(0.5) * kernel.array.sum(axis=1, dtype=np.float64).astype(np.float32)
-        return FloatDense(name, np.float32(0.5) * kernel.array, shift if bias is None else shift + bias)
+        return (name, Linear(np.float32(0.5) * kernel.array, bias=shift if bias is None else shift + bias))
 
     def _vector(self, table: Table, key: str, size: int | None, use: str) -> F32 | None:
         if size is None:  # the weights are a problem already; look at the type only
@@ -358,20 +342,20 @@ class Builder:
 
     # ------------------------------------------------------------ what follows
 
-    def _followers(self, table: Table, name: str, size: int | None) -> list[Layer]:
+    def _followers(self, table: Table, name: str, size: int | None) -> list[Named]:
         inner = table.table("norm")
         if inner is not None:
             return self._norm(inner, f"{name}.norm", size)
-        layers: list[Layer] = []
-        chain: list[tuple[ChainOp, F32]] = []
+        layers: list[Named] = []
+        chain: list[tuple[Function, F32]] = []
 
         def flush() -> None:
             if chain:
-                layers.append(Chain(f"{name}.steps" if not layers else f"{name}.steps{len(layers)}", tuple(chain)))
+                layers.append((f"{name}.steps" if not layers else f"{name}.steps{len(layers)}", Steps.of(*chain)))
                 chain.clear()
 
         for step in table.tables("steps"):
-            op = step.one_of((*OPS, "norm", "hardtanh", *FUNCTIONS))
+            op = step.one_of((*OPS, "norm", "hardtanh", *OTHERS))
             if op in OPS:
                 vector = self._vector(step, op, size, f"{name}: {op}")
                 if vector is not None:
@@ -381,26 +365,26 @@ class Builder:
                 layers.extend(self._norm(norm, f"{name}.norm{len(layers) or ''}", size))
             elif op == "hardtanh" and step.flag("hardtanh"):
                 flush()
-                layers.append(Hardtanh(f"{name}.hardtanh{len(layers) or ''}"))
-            elif op in FUNCTIONS:
+                layers.append((f"{name}.hardtanh{len(layers) or ''}", HARDTANH))
+            elif op in OTHERS:
                 flush()
                 layers.extend(self._function(step, op, f"{name}.{op}{len(layers) or ''}", size))
             step.close()
         flush()
         return layers
 
-    def _function(self, step: Table, op: Function, name: str, size: int | None) -> list[Layer]:
+    def _function(self, step: Table, op: Function, name: str, size: int | None) -> list[Named]:
         if op == "prelu":
             slope = self._vector(step, op, size, f"{name}: slopes")
-            return [] if slope is None else [Elementwise.prelu(name, slope)]
+            return [] if slope is None else [(name, Steps.of(("prelu", slope)))]
         if op == "clip":
             bounds = step.numbers(op, 2, "LOW, HIGH")
-            return [] if bounds is None else [Elementwise.clip(name, *bounds)]
+            return [] if bounds is None else [(name, Steps.of(("clip", *bounds)))]
         if not step.flag(op):
             step.problem(op, "is given only as true")
-        return [Elementwise(name, op)]
+        return [(name, Steps.of((op,)))]
 
-    def _norm(self, table: Table, name: str, size: int | None) -> list[Layer]:
+    def _norm(self, table: Table, name: str, size: int | None) -> list[Named]:
         label = table.text("name") or name
         epsilon = table.number("epsilon", least=0)
         form = table.choice("form", ("tf", "torch", "lasagne"))

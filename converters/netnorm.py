@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from xnorinfer.converters.netarrays import Arrays
 from xnorinfer.converters.tomltable import Table
-from xnorinfer.netspec import F32, BatchNorm, BatchNormForm, Chain, ChainOp, Layer, Sign
+from xnorinfer.float32 import F32
+from xnorinfer.net.ops import Function, Named, Norm, NormForm, Quantize, Steps
 
 NORM_FIELDS = ("mean", "variance", "std", "inv_std", "gamma", "beta")
 COMPARE = (">", ">=", "<", "<=")
@@ -22,22 +23,22 @@ def batch_norm(
     arrays: Mapping[str, F32],
     epsilon: float | None,
     usual_epsilon: float | None,
-    form: BatchNormForm | None,
-    usual_form: BatchNormForm | None,
-) -> list[Layer]:
+    form: NormForm | None,
+    usual_form: NormForm | None,
+) -> list[Named]:
     """BatchNorm from its vectors by field; `usual_...` is what the file says for all.  Reports what does not fit."""
     mean, gamma, beta = arrays["mean"], arrays.get("gamma"), arrays.get("beta")
     if "inv_std" in arrays:
         if epsilon is not None or form not in (None, "lasagne"):
             table.problem("", 'inv_std contains the epsilon, and its form is always "lasagne"; leave both out')
-        return [BatchNorm(name, mean, None, arrays["inv_std"], gamma, beta, 0.0, "lasagne")]
+        return [(name, Norm(mean, None, arrays["inv_std"], gamma, beta, 0.0, "lasagne"))]
     if "std" in arrays and epsilon is None:
         if form is not None:
             table.problem("form", "std without epsilon has one form: (x - mean) / std * gamma + beta")
-        steps: list[tuple[ChainOp, F32]] = [("sub", mean), ("div", arrays["std"])]
+        steps: list[tuple[Function, F32]] = [("sub", mean), ("div", arrays["std"])]
         steps += [("mul", gamma)] if gamma is not None else []
         steps += [("add", beta)] if beta is not None else []
-        return [Chain(name, tuple(steps))]
+        return [(name, Steps.of(*steps))]
     epsilon = usual_epsilon if epsilon is None else epsilon
     form = form or usual_form
     if epsilon is None:
@@ -47,10 +48,10 @@ def batch_norm(
     if epsilon is None or form is None or form == "lasagne":
         return []
     variance = arrays["variance"] if "variance" in arrays else arrays["std"] * arrays["std"]
-    return [BatchNorm(name, mean, variance, None, gamma, beta, epsilon, form)]
+    return [(name, Norm(mean, variance, None, gamma, beta, epsilon, form))]
 
 
-def comparison(table: Table, arrays: Arrays, name: str, neurons: int | None, depth: int | None) -> list[Layer]:
+def comparison(table: Table, arrays: Arrays, name: str, neurons: int | None, depth: int | None) -> list[Named]:
     """`threshold = {...}` as a sign of float32 steps.  depth: inputs of a layer that counts bits, None for other layers.
 
     With t the threshold and u the smallest float32 that passes it, x > t and x >= t are x - u >= 0; and x < t, x <= t are
@@ -81,14 +82,14 @@ def comparison(table: Table, arrays: Arrays, name: str, neurons: int | None, dep
     sign, limit = _limits(value, compare)
     sign_there, limit_there = _limits(value, other)
     sign, limit = np.where(where, sign_there, sign), np.where(where, limit_there, limit)
-    steps: list[tuple[ChainOp, F32]] = []
+    steps: list[tuple[Function, F32]] = []
     if counted != "sum":
         assert depth is not None
         half = 0.5 if counted == "popcount" else -0.5
         steps = [("mul", np.full(neurons, half, np.float32)), ("add", np.full(neurons, depth / 2, np.float32))]
     if (sign < 0).any():
         steps.append(("mul", sign))
-    return [Chain(f"{name}.threshold", (*steps, ("sub", limit))), Sign(f"{name}.sign", "ge")]
+    return [(f"{name}.threshold", Steps.of(*steps, ("sub", limit))), (f"{name}.sign", Quantize("ge"))]
 
 
 def _limits(value: NDArray[Any], compare: str) -> tuple[F32, F32]:

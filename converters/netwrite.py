@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,26 +20,14 @@ from numpy.typing import NDArray
 from xnorinfer.converters.base import ConvertOptions, Reading
 from xnorinfer.converters.containers.arrays import Entry, RawTensor, as_float32
 from xnorinfer.converters.containers.opening import open_container
-from xnorinfer.converters.net import network_arrays
+from xnorinfer.converters.nettoml import network_arrays
 from xnorinfer.errors import OptionError, XnorinferError, unhandled
-from xnorinfer.netspec import (
-    F32,
-    PROFILES,
-    BatchNorm,
-    Chain,
-    Dense,
-    Elementwise,
-    FloatDense,
-    Hardtanh,
-    InputMapping,
-    Layer,
-    NetSpec,
-    PixelInput,
-    RealInput,
-    Sign,
-    SignInput,
-    ThresholdInput,
-)
+from xnorinfer.float32 import F32
+from xnorinfer.graph import INPUT, Interpretation, Node
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import ARITHMETIC, FUNCTIONS, OPS, Linear, Norm, Op, Quantize, Step, Steps, arrays_of
+from xnorinfer.net.ties import PROFILES
+from xnorinfer.net.values import InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
 from xnorinfer.oneline import one_line
 
 #: Vectors of up to so many numbers are written out if they are in no container.
@@ -113,9 +101,9 @@ class Writer:
         self.known = self._index()
         self.profile = PROFILES[net.profile]
         self.layout: str | None = None
-        first = next(index for index, layer in enumerate(net.layers) if isinstance(layer, Dense | FloatDense))
-        layers = list(self._layers(net, first))
-        source = list(self._input(net, net.layers[:first]))
+        first = next(index for index, node in enumerate(net.line) if isinstance(node.op, Linear))
+        layers = list(self._layers(net.line[first:]))
+        source = list(self._input(net, net.line[:first]))
         if self.missing:
             return None
         lines = [f"# The network in {one_line(self.reading.source)} format, as xnorinfer understood it:"]
@@ -156,7 +144,7 @@ class Writer:
                 found.setdefault(_digest(single.T), []).append((name, "in_out"))
         return found
 
-    def _find(self, array: F32, layer: str, what: str) -> tuple[str, str] | None:
+    def find(self, array: F32, layer: str, what: str) -> tuple[str, str] | None:
         """An array that holds these numbers and its layout; where several do, the one that was used for this."""
         ignored = {use.name for use in self.reading.tensors if use.ignored}
         candidates = [one for one in self.known.get(_digest(array), []) if one[0] not in self.used]
@@ -168,13 +156,13 @@ class Writer:
 
         return min(candidates, key=strangeness, default=None)
 
-    def _vector(self, array: F32, layer: str, what: str) -> str:
-        found = self._find(array, layer, what)
+    def vector(self, array: F32, layer: str, what: str) -> str:
+        found = self.find(array, layer, what)
         if found is not None:
             self.used.add(found[0])
             return toml_string(found[0])
         if array.size and (array == array[0]).all() and np.signbit(array).all() == np.signbit(array).any():
-            one = self._find(array[:1], layer, what)  # one number that stands for all
+            one = self.find(array[:1], layer, what)  # one number that stands for all
             if one is None:
                 return repr(float(array[0]))
             self.used.add(one[0])
@@ -185,97 +173,115 @@ class Writer:
 
     # ------------------------------------------------------------ layers
 
-    def _input(self, net: NetSpec, before: Sequence[Layer]) -> Iterable[str]:
+    def _input(self, net: Net, before: Sequence[Node[Op]]) -> Iterator[str]:
         yield _mapping(net.input)
         if not before:
             return
-        sign = before[-1]
-        assert isinstance(sign, Sign)
+        *norms, sign = before
         yield f"name = {toml_string(sign.name)}"
-        followers = list(self._followers(before[:-1]))
-        yield from followers or ["sign = true"]
-        if sign.rule != self.profile.activations:
-            yield f"sign_rule = {toml_string(sign.rule)}"
+        yield from list(self._followers(norms)) or ["sign = true"]
+        yield from table_lines(sign, sign.name, self)
 
-    def _layers(self, net: NetSpec, first: int) -> Iterable[list[str]]:
-        starts = [i for i, layer in enumerate(net.layers) if isinstance(layer, Dense | FloatDense) and i >= first]
-        for start, end in zip(starts, [*starts[1:], len(net.layers)], strict=True):
-            dense = net.layers[start]
-            assert isinstance(dense, Dense | FloatDense)
-            last = end == len(net.layers)
-            feeds_float = not last and isinstance(net.layers[end], FloatDense)
-            yield [*self._dense(dense), *self._after(net.layers[start + 1 : end], last=last, feeds_float=feeds_float)]
+    def _layers(self, nodes: Sequence[Node[Op]]) -> Iterator[list[str]]:
+        starts = [i for i, node in enumerate(nodes) if isinstance(node.op, Linear)]
+        for start, end in zip(starts, [*starts[1:], len(nodes)], strict=True):
+            following = nodes[end].op if end < len(nodes) else None
+            usual = "none" if following is None else "sign"
+            feeds_float = isinstance(following, Linear) and not following.binary
+            lines = list(table_lines(nodes[start], nodes[start].name, self))
+            yield [*lines, *self._after(nodes[start + 1 : end], None if feeds_float else usual)]
 
-    def _dense(self, dense: Dense | FloatDense) -> Iterable[str]:
-        yield f"name = {toml_string(dense.name)}"
-        is_float = isinstance(dense, FloatDense)
-        if is_float:
-            yield 'kind = "float"'
-        found = self._find(dense.weight if isinstance(dense, FloatDense) else dense.latent, dense.name, "weight")
-        if found is None:
-            self.missing = True
-            return
-        self.used.add(found[0])
-        yield f"weight = {toml_string(found[0])}"
-        yield f"layout = {toml_string(found[1])}"
-        if isinstance(dense, Dense):
-            if dense.h != 1:
-                yield f"h = {dense.h!r}"
-            if dense.rule != self.profile.weights:
-                yield f"weight_rule = {toml_string(dense.rule)}"
-            if dense.scale is not None:
-                yield f"scale = {self._vector(dense.scale, dense.name, 'scale')}"
-        if dense.bias is not None:
-            yield f"bias = {self._vector(dense.bias, dense.name, 'bias')}"
+    def _after(self, after: Sequence[Node[Op]], usual: str | None) -> Iterator[str]:
+        """What follows a dense layer.  usual: the activation that need not be said, if there is one."""
+        ending = _activation(after[-1].op) if after else None
+        yield from self._followers(after if ending is None else after[:-1])
+        if ending == "sign":
+            yield from table_lines(after[-1], after[-1].name, self)
+        if (ending or "none") != usual:
+            yield f"activation = {toml_string(ending or 'none')}"
 
-    def _after(self, after: Sequence[Layer], *, last: bool, feeds_float: bool) -> Iterable[str]:
-        activation = "none"
-        ending = after[-1] if after else None
-        if isinstance(ending, Sign):
-            activation, after = "sign", after[:-1]
-        elif isinstance(ending, Hardtanh):
-            activation, after = "hardtanh", after[:-1]
-        elif isinstance(ending, Elementwise) and not ending.parameters:
-            activation, after = ending.function, after[:-1]
-        yield from self._followers(after)
-        if isinstance(ending, Sign) and ending.rule != self.profile.activations:
-            yield f"sign_rule = {toml_string(ending.rule)}"
-        if feeds_float or activation != ("none" if last else "sign"):
-            yield f"activation = {toml_string(activation)}"
-
-    def _followers(self, after: Sequence[Layer]) -> Iterable[str]:
+    def _followers(self, after: Sequence[Node[Op]]) -> Iterator[str]:
         if not after:
             return
-        if len(after) == 1 and isinstance(after[0], BatchNorm):
-            yield f"norm = {self._norm(after[0])}"
+        if len(after) == 1 and isinstance(after[0].op, Norm):
+            yield f"norm = {self.norm(after[0].op, after[0].name)}"
             return
         yield "steps = ["
-        for layer in after:
-            if isinstance(layer, BatchNorm):
-                yield f"    {{norm = {self._norm(layer)}}},"
-            elif isinstance(layer, Chain):
-                for index, (op, vector) in enumerate(layer.steps):
-                    yield f"    {{{op} = {self._vector(vector, layer.name, f'{op}{index}')}}},"
-            elif isinstance(layer, Hardtanh):
-                yield "    {hardtanh = true},"
-            elif isinstance(layer, Elementwise):
-                yield f"    {{{layer.function} = {self._parameters(layer)}}},"
-            else:
-                raise unhandled("netwrite", layer)
+        for node in after:
+            for line in table_lines(node, node.name, self):
+                yield f"    {{{line}}},"
         yield "]"
 
-    def _parameters(self, layer: Elementwise) -> str:
-        if layer.function == "prelu":
-            slope = layer.parameters[0]
-            return self._vector(slope, layer.name, "slope") if slope.shape else repr(float(slope))
-        return toml_value([float(bound) for bound in layer.parameters] or True)
+    def norm(self, op: Norm, name: str) -> str:
+        """The table of a BatchNorm."""
+        fields = [f"{key} = {self.vector(array, name, key)}" for key, array in arrays_of(Node(name, op, (INPUT,)))]
+        if op.variance is not None:
+            fields += [f"epsilon = {op.epsilon!r}", f"form = {toml_string(op.form)}"]
+        return "{" + ", ".join([f"name = {toml_string(name)}", *fields]) + "}"
 
-    def _norm(self, norm: BatchNorm) -> str:
-        arrays = {name: getattr(norm, name) for name in ("mean", "variance", "inv_std", "gamma", "beta")}
-        fields = [f"{name} = {self._vector(a, norm.name, name)}" for name, a in arrays.items() if a is not None]
-        if norm.variance is not None:
-            fields += [f"epsilon = {norm.epsilon!r}", f"form = {toml_string(norm.form)}"]
-        return "{" + ", ".join([f"name = {toml_string(norm.name)}", *fields]) + "}"
+    def step(self, step: Step, name: str, index: int) -> str:
+        """The entry of one operation."""
+        if step.is_hardtanh:
+            return "hardtanh = true"
+        if step.function == "clip":
+            return f"clip = {toml_value([float(bound) for bound in step.parameters])}"
+        if not step.parameters:
+            return f"{step.function} = true"
+        (number,) = step.parameters
+        what = f"{step.function}{index}" if step.function in ARITHMETIC else FUNCTIONS[step.function][0]
+        return f"{step.function} = {self.vector(number, name, what) if number.shape else repr(float(number))}"
+
+
+#: (op, name, writer) -> the keys of its table in [[layers]]; of what stands in `steps` the entries.
+table_lines: Interpretation[[str, Writer], Iterator[str]] = Interpretation("net.toml", OPS)
+
+
+@table_lines.of(Linear)
+def _(op: Linear, name: str, writer: Writer) -> Iterator[str]:
+    yield f"name = {toml_string(name)}"
+    if not op.binary:
+        yield 'kind = "float"'
+    found = writer.find(op.weight, name, "weight")
+    if found is None:
+        writer.missing = True
+        return
+    writer.used.add(found[0])
+    yield f"weight = {toml_string(found[0])}"
+    yield f"layout = {toml_string(found[1])}"
+    if op.rule is not None:
+        if op.h != 1:
+            yield f"h = {op.h!r}"
+        if op.rule != writer.profile.weights:
+            yield f"weight_rule = {toml_string(op.rule)}"
+        if op.scale is not None:
+            yield f"scale = {writer.vector(op.scale, name, 'scale')}"
+    if op.bias is not None:
+        yield f"bias = {writer.vector(op.bias, name, 'bias')}"
+
+
+@table_lines.of(Norm)
+def _(op: Norm, name: str, writer: Writer) -> Iterator[str]:
+    yield f"norm = {writer.norm(op, name)}"
+
+
+@table_lines.of(Steps)
+def _(op: Steps, name: str, writer: Writer) -> Iterator[str]:
+    return (writer.step(step, name, index) for index, step in enumerate(op.steps))
+
+
+@table_lines.of(Quantize)
+def _(op: Quantize, name: str, writer: Writer) -> Iterator[str]:
+    if op.rule != writer.profile.activations:
+        yield f"sign_rule = {toml_string(op.rule)}"
+
+
+def _activation(op: Op) -> str | None:
+    """The word for what ends a layer's table, if there is one."""
+    if isinstance(op, Quantize):
+        return "sign"
+    if isinstance(op, Steps) and len(op.steps) == 1 and (op.steps[0].is_hardtanh or not op.steps[0].parameters):
+        return op.steps[0].word
+    return None
 
 
 def _mapping(mapping: InputMapping) -> str:

@@ -49,7 +49,7 @@ from xnorinfer.converters.numbered import read_numbered
 from xnorinfer.converters.torch import DEFAULTS as TORCH_DEFAULTS
 from xnorinfer.converters.torch import read_contents, read_state
 from xnorinfer.errors import SourceError
-from xnorinfer.netspec import F32
+from xnorinfer.float32 import F32
 
 NAMED_TF = Defaults(
     "tf1-round",

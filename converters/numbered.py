@@ -38,7 +38,7 @@ from xnorinfer.converters.base import (
 from xnorinfer.converters.containers.arrays import RawTensor, as_float32, merge_rounding
 from xnorinfer.converters.keras import DEFAULTS as KERAS_DEFAULTS
 from xnorinfer.converters.statenames import counts_instead
-from xnorinfer.netspec import F32
+from xnorinfer.float32 import F32
 
 LASAGNE = Defaults("theano", "lasagne", 0.0, "inv_std contains it")
 

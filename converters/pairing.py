@@ -15,7 +15,7 @@ from xnorinfer.converters.base import Assumption, Notes, default_warning, net_li
 from xnorinfer.converters.containers.arrays import RawTensor, natural_key
 from xnorinfer.converters.finding import ORDER
 from xnorinfer.converters.layerorder import chains, family
-from xnorinfer.netspec import Chain
+from xnorinfer.net.ops import Steps
 
 
 @dataclass(eq=False)
@@ -29,7 +29,7 @@ class Module:
     tensors: dict[str, RawTensor] = field(default_factory=dict)
     part: LayerPart | None = None
     norm: NormPart | None = None
-    tensor_norm: Chain | None = None
+    tensor_norm: Steps | None = None
 
 
 def pair(modules: Sequence[Module], notes: Notes, problems: list[str], *, ordered: bool = True) -> list[LayerPart]:
@@ -73,10 +73,10 @@ def pair(modules: Sequence[Module], notes: Notes, problems: list[str], *, ordere
 
 def _with_norm(part: LayerPart, norm: NormPart | None, norms: Sequence[Module]) -> LayerPart:
     steps = next((m.tensor_norm for m in norms if m.norm is norm and norm is not None), None)
-    if steps is None or part.neurons == 1:
+    if norm is None or steps is None or part.neurons == 1:
         return dataclasses.replace(part, norm=norm)
-    wide = tuple((op, np.full(part.neurons, vector[0], np.float32)) for op, vector in steps.steps)
-    return dataclasses.replace(part, after=(Chain(steps.name, wide), *part.after))
+    wide = ((step.function, *(np.full(part.neurons, number) for number in step.parameters)) for step in steps.steps)
+    return dataclasses.replace(part, after=((norm.name, Steps.of(*wide)), *part.after))
 
 
 def leading_norm(modules: Sequence[Module], notes: Notes) -> tuple[list[NormPart] | None, list[Module]]:

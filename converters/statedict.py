@@ -18,7 +18,9 @@ from xnorinfer.converters.containers.arrays import RawTensor, as_float32, merge_
 from xnorinfer.converters.loose import is_loose, loose_modules
 from xnorinfer.converters.pairing import Module, leading_norm, pair, pair_by_names
 from xnorinfer.converters.statenames import counts_instead, from_bits, modules_of, settle
-from xnorinfer.netspec import F32, Chain, ChainOp, SignInput, ThresholdInput
+from xnorinfer.float32 import F32
+from xnorinfer.net.ops import Function, Steps
+from xnorinfer.net.values import SignInput, ThresholdInput
 
 #: Prefixes that wrappers put before every name (DataParallel, torch.compile, Lightning's usual attribute).
 WRAPPERS = ("module.", "_orig_mod.")
@@ -190,17 +192,17 @@ class _Reader:
         if taken["running_mean"].size == 1:
             module.tensor_norm = self._tensor_norm(module.norm)
 
-    def _tensor_norm(self, norm: NormPart) -> Chain:
+    def _tensor_norm(self, norm: NormPart) -> Steps:
         """Brevitas' TensorNorm: one mean and variance for all neurons, `(x - mean) / (var + eps).pow(0.5) * weight + bias`."""
         assert norm.variance is not None
         deviation = np.sqrt(norm.variance + np.float32(self.epsilon))
-        steps: list[tuple[ChainOp, F32 | None]] = [
+        steps: list[tuple[Function, F32 | None]] = [
             ("sub", norm.mean),
             ("div", deviation),
             ("mul", norm.gamma),
             ("add", norm.beta),
         ]
-        return Chain(norm.name, tuple((op, vector.reshape(1)) for op, vector in steps if vector is not None))
+        return Steps.of(*((op, vector.reshape(())) for op, vector in steps if vector is not None))
 
     def _unknown(self, label: str, tensors: list[RawTensor]) -> None:
         """A module without a matrix and without statistics: what takes part is never proposed to be left out."""

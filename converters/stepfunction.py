@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.converters.elementwise import Expr, bounds, constants, evaluate, ordered
-from xnorinfer.netspec import F32, Rule
+from xnorinfer.float32 import F32
+from xnorinfer.net.ties import Rule
 
 #: The first float32 that each rule makes +1; "sign" has 0 at 0.
 FIRST: dict[Rule, np.float32] = {

@@ -15,7 +15,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.netspec import BatchNorm, Dense, NetSpec, Rule, Sign
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import Linear, Norm, Quantize
+from xnorinfer.net.ties import Rule
 
 F64 = NDArray[np.float64]
 
@@ -31,12 +33,15 @@ FEWEST_FIRST = 16
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """A binary layer and the BatchNorm that directly follows it.  before: the layer and BatchNorm in front of a sign; None for
-    the first layer.  last: no sign follows."""
+    """A binary layer and the BatchNorm that directly follows it.  before: the BatchNorm in front of the sign that the layer
+    reads; None for the first layer.  last: no sign follows."""
 
-    layer: Dense
-    norm: BatchNorm
-    before: BatchNorm | None
+    name: str
+    layer: Linear
+    norm_name: str
+    norm: Norm
+    before_name: str
+    before: Norm | None
     last: bool
 
     @property
@@ -84,12 +89,12 @@ class Sums:
     @cached_property
     def latent(self) -> F64:
         """(neurons, depth)."""
-        return self.layer.latent[: self.neurons].astype(np.float64)
+        return self.layer.weight[: self.neurons].astype(np.float64)
 
     @cached_property
     def signs(self) -> F64:
         """(neurons, depth): the binarized weights."""
-        return signs_of(self.latent, self.layer.rule)
+        return signs_of(self.latent, self.layer.rule or "ge")
 
     @property
     def ratio(self) -> F64:
@@ -103,21 +108,25 @@ def signs_of(values: F64, rule: Rule = "ge") -> F64:
     return np.where(values > 0 if rule in MINUS_AT_ZERO else values >= 0, 1.0, -1.0)
 
 
-def sums_of(net: NetSpec) -> Iterator[Sums]:
+def sums_of(net: Net) -> Iterator[Sums]:
     """Every binary layer with a BatchNorm directly behind it, in order, where the layer reads inputs of the network or signs
-    of a BatchNorm.  The network must be valid (`NetSpec.check`)."""
-    norms: list[BatchNorm | None] = []  # of each dense layer
-    for index, (layer, following) in enumerate(itertools.pairwise(net.layers)):
-        if not isinstance(layer, Dense):
+    of a BatchNorm.  The network must be valid (`Net.check`)."""
+    norms: list[tuple[str, Norm] | None] = []  # of each binary layer
+    nodes = net.line
+    signs = [index for index, node in enumerate(nodes) if isinstance(node.op, Quantize)]
+    for index, (node, following) in enumerate(itertools.pairwise(nodes)):
+        layer = node.op
+        if not isinstance(layer, Linear) or not layer.binary:
             continue
-        norm = following if isinstance(following, BatchNorm) else None
-        before = net.layers[:index]
-        usable = not before or (norms and norms[-1] is not None and isinstance(before[-1], Sign))
-        if norm is not None and usable and _is_usable(layer, norm):
-            yield Sums(layer, norm, norms[-1] if before else None, not any(isinstance(x, Sign) for x in net.layers[index:]))
+        norm = (following.name, following.op) if isinstance(following.op, Norm) else None
+        before = norms[-1] if norms else None
+        usable = not index or (before is not None and isinstance(nodes[index - 1].op, Quantize))
+        if norm is not None and usable and _is_usable(layer, norm[1]):
+            before_name, inner = before or ("", None)
+            yield Sums(node.name, layer, *norm, before_name, inner, not signs or signs[-1] < index)
         norms.append(norm)
 
 
-def _is_usable(layer: Dense, norm: BatchNorm) -> bool:
+def _is_usable(layer: Linear, norm: Norm) -> bool:
     scaled = layer.scale is None or bool((layer.scale != 0).all())
-    return scaled and norm.mean.shape == (layer.neurons,) and layer.latent.ndim == 2
+    return scaled and norm.mean.shape == (layer.neurons,) and layer.weight.ndim == 2

@@ -36,7 +36,7 @@ from xnorinfer.converters.tfmodel import (
 from xnorinfer.converters.tfnodes import read_meta, read_saved_model
 from xnorinfer.converters.tfobjects import is_object_based
 from xnorinfer.errors import NetworkError, OptionError, SourceError
-from xnorinfer.netspec import F32
+from xnorinfer.float32 import F32
 
 DEFAULTS = Defaults(
     "tf1-round",

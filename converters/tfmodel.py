@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer import reference
 from xnorinfer.converters.assemble import assemble
 from xnorinfer.converters.base import DEFAULT_INPUT, Assumption, ConvertOptions, Notes, Reading, TensorUse
 from xnorinfer.converters.containers.arrays import Entry
@@ -27,7 +26,9 @@ from xnorinfer.converters.tfnetwork import Network, NotFollowed, network_of
 from xnorinfer.converters.tfnodes import TfGraph, read_frozen, read_saved_model, restored
 from xnorinfer.converters.tfobjects import OBJECT_GRAPH, ObjectWeights, full_names
 from xnorinfer.errors import NetworkError, SourceError
-from xnorinfer.netspec import NetSpec, RealInput, SignInput
+from xnorinfer.net import reference
+from xnorinfer.net.network import Net
+from xnorinfer.net.values import RealInput, SignInput
 
 #: Random inputs on which two readings are compared.
 ROWS = 64
@@ -117,7 +118,7 @@ def with_graph(
     return _noted(reading, used, entries, ignored, about)
 
 
-def _equal(one: NetSpec, other: NetSpec) -> bool:
+def _equal(one: Net, other: Net) -> bool:
     """Whether two networks give the same scores for random inputs, but for the order of float operations."""
     if (one.depth, one.classes) != (other.depth, other.classes) or type(one.input) is not type(other.input):
         return False

@@ -15,7 +15,7 @@ from xnorinfer.converters.assemble import Activation, Follower, LayerPart
 from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, function_named
 from xnorinfer.converters.containers.checkpointtree import ModuleFacts, as_mapping
 from xnorinfer.converters.layerorder import note_order
-from xnorinfer.netspec import Elementwise, Function, Hardtanh
+from xnorinfer.net.ops import HARDTANH, Function, Steps
 
 #: Layers that do nothing at inference, or nothing that changes which score is largest.
 _PASSIVE = ("Dropout", "AlphaDropout", "Identity", "Flatten", "Softmax", "LogSoftmax")
@@ -64,7 +64,7 @@ def _in_sequence(
             found.append(dataclasses.replace(by_name[path], activation="sign" if signed else "none"))
             after, signed = [], False
             continue
-        function = _function(path, leaf)
+        function = _function(leaf)
         if kind == "passive" or kind == "loss":
             continue
         if signed:
@@ -74,7 +74,7 @@ def _in_sequence(
         elif path in norms:
             after.append(norms[path])
         elif function is not None and found:
-            after.append(function)
+            after.append((path, function))
         elif found or kind != "norm":  # else it is the BatchNorm of the inputs
             problems.append(f"module {path} is a {leaf.name}{_WAY}")
     if found:
@@ -85,20 +85,20 @@ def _in_sequence(
     return found
 
 
-def _function(path: str, leaf: ModuleFacts) -> Hardtanh | Elementwise | None:
+def _function(leaf: ModuleFacts) -> Steps | None:
     """What a module without tensors computes of each value; None for what is not known."""
     attributes = leaf.attributes
     if leaf.name in ("Hardtanh", "ReLU6"):
         low, high = attributes.get("min_val"), attributes.get("max_val")
         if not isinstance(low, int | float) or not isinstance(high, int | float) or not low < high:
             return None
-        return Hardtanh(path) if (low, high) == (-1, 1) else Elementwise.clip(path, low, high)
+        return Steps.of(("clip", low, high))
     if not leaf.kind.startswith("torch.nn."):
-        return Hardtanh(path) if _activation_kind(leaf) == "hardtanh" else None
+        return HARDTANH if _activation_kind(leaf) == "hardtanh" else None
     if leaf.name == "LeakyReLU" and isinstance(attributes.get("negative_slope"), int | float):
-        return Elementwise.prelu(path, attributes["negative_slope"])
+        return Steps.of(("prelu", attributes["negative_slope"]))
     names: dict[str, Function] = {"ReLU": "relu", "Tanh": "tanh", "Sigmoid": "sigmoid"}
-    return Elementwise(path, names[leaf.name]) if leaf.name in names else None
+    return Steps.of((names[leaf.name],)) if leaf.name in names else None
 
 
 #: What can be said about functions whose place in `forward` a file does not tell.
@@ -170,13 +170,13 @@ def _check_activations(leaves: Mapping[str, ModuleFacts], problems: list[str], o
     for path, leaf in leaves.items():
         if _activation_kind(leaf) != "unknown" or _NORM.fullmatch(leaf.kind):
             continue
-        function = _function(path, leaf)
-        wanted = None if said is None else function_named(said, path)
+        function = _function(leaf)
+        wanted = None if said is None else function_named(said)
         if function is None or wanted is None or not _equal(function, wanted):
             problems.append(f"module {path} is a {leaf.name}{_WAY}")
 
 
-def _equal(a: Hardtanh | Elementwise, b: Hardtanh | Elementwise) -> bool:
-    if isinstance(a, Hardtanh) or isinstance(b, Hardtanh):
-        return type(a) is type(b)
-    return a.function == b.function and all((x == y).all() for x, y in zip(a.parameters, b.parameters, strict=True))
+def _equal(a: Steps, b: Steps) -> bool:
+    """Whether two single functions are the same."""
+    (one,), (other,) = a.steps, b.steps
+    return one.function == other.function and all((x == y).all() for x, y in zip(one.parameters, other.parameters, strict=True))

@@ -4,38 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 
-from xnorinfer.netspec import F32, Chain, ChainOp, Dense, Layer
+from xnorinfer.float32 import F32
+from xnorinfer.net.ops import Function, Linear, Named, Steps
+from xnorinfer.net.reference import binary_weights
 
 
-def on_zero_one(dense: Dense) -> list[Layer]:
+def on_zero_one(name: str, dense: Linear) -> list[Named]:
     """A layer whose inputs are 0 and 1: its sum is (dot + sum of weights) / 2 of the dot with -1 and +1, exactly.
 
-    H, scale and bias then follow in the order in which `Dense` has them.
+    H, scale and bias then follow in the order in which `Linear` has them.
     """
-    signs = _signs(dense)
+    signs = binary_weights(dense)  # 0 where torch.sign makes it of a latent, which the network's check reports
     half = np.full(dense.neurons, 0.5, np.float32)
     shift = (signs.sum(axis=1, dtype=np.float64) / 2).astype(np.float32)
-    steps: list[tuple[ChainOp, F32]] = []
+    steps: list[tuple[Function, F32]] = []
     if dense.h != 1:
         steps.append(("mul", np.full(dense.neurons, dense.h, np.float32)))
     if dense.scale is not None:
         steps.append(("mul", dense.scale))
     if dense.bias is not None:
         steps.append(("add", dense.bias))
-    layers: list[Layer] = [Dense(dense.name, signs, "sign", 1.0, shift, half)]
-    return [*layers, Chain(f"{dense.name}.steps01", tuple(steps))] if steps else layers
-
-
-def _signs(dense: Dense) -> F32:
-    """The binary weights, -1 and +1; 0 where the rule is torch.sign and the latent 0, which the network's check reports."""
-    x = dense.latent / np.float32(dense.h)
-    if dense.rule == "sign":
-        return np.asarray(np.sign(x), np.float32)
-    soft = np.clip((x + np.float32(1)) / np.float32(2), 0, 1)
-    positive = {
-        "round-even": lambda: np.round(soft) > 0,
-        "round-away": lambda: soft >= np.float32(0.5),
-        "ge": lambda: x >= 0,
-        "gt": lambda: x > 0,
-    }[dense.rule]()
-    return np.asarray(np.where(positive, 1, -1), np.float32)
+    ops: list[Named] = [(name, Linear(signs, "sign", 1.0, shift, half))]
+    return [*ops, (f"{name}.steps01", Steps.of(*steps))] if steps else ops

@@ -34,20 +34,11 @@ from rounding import scores_apart, sign_is_rounded
 from xnorinfer.conversion import convert_file
 from xnorinfer.converters.base import ConvertOptions
 from xnorinfer.model import Model
-from xnorinfer.netspec import (
-    BatchNorm,
-    Dense,
-    FloatDense,
-    Hardtanh,
-    InputMapping,
-    Layer,
-    NetSpec,
-    PixelInput,
-    RealInput,
-    Sign,
-    ThresholdInput,
-)
-from xnorinfer.reference import BINARIZE, forward
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import Linear, Named, Norm, Quantize, Steps
+from xnorinfer.net.reference import forward
+from xnorinfer.net.ties import BINARIZE
+from xnorinfer.net.values import InputMapping, PixelInput, RealInput, ThresholdInput
 
 HERE = Path(__file__).resolve().parent
 #: Script -> the packages that it needs.
@@ -95,9 +86,9 @@ class Record:
         kind, value = next(iter(self.meta["input"].items()))
         return PixelInput.range(*value) if kind == "range" else ThresholdInput(value)
 
-    def spec(self) -> NetSpec:
+    def spec(self) -> Net:
         """The network for the reference."""
-        layers: list[Layer] = []
+        layers: list[Named] = []
         for index, described in enumerate(self.meta["layers"]):
 
             def get(name: str, index: int = index) -> Any:
@@ -105,16 +96,20 @@ class Record:
 
             weight = np.ascontiguousarray(get("weight").T)
             if described["kind"] == "float":
-                layers += [Hardtanh("clip")] if described["reads"] == "hardtanh" else [Sign("sign", self.meta["rule"])]
-                layers.append(FloatDense(f"fc{index}", weight, get("bias")))
+                layers += (
+                    [("clip", Steps.of(("clip", -1, 1)))]
+                    if described["reads"] == "hardtanh"
+                    else [("sign", Quantize(self.meta["rule"]))]
+                )
+                layers.append((f"fc{index}", Linear(weight, bias=get("bias"))))
             else:
-                layers += [Sign(f"sign{index}", self.meta["rule"])] if index else []
+                layers += [(f"sign{index}", Quantize(self.meta["rule"]))] if index else []
                 rule = self.meta["weight_rule"]
-                layers.append(Dense(f"fc{index}", weight, rule, described["h"], get("bias"), get("scale")))
+                layers.append((f"fc{index}", Linear(weight, rule, described["h"], get("bias"), get("scale"))))
             if get("norm.mean") is not None:
                 vectors = {name: get(f"norm.{name}") for name in ("mean", "variance", "gamma", "beta")}
-                layers.append(BatchNorm(f"bn{index}", **vectors, epsilon=described["epsilon"], form=self.meta["form"]))
-        return NetSpec(self.input, tuple(layers), "ge-zero")
+                layers.append((f"bn{index}", Norm(**vectors, epsilon=described["epsilon"], form=self.meta["form"])))
+        return Net.chain(self.input, tuple(layers), "ge-zero")
 
     def options(self) -> ConvertOptions:
         given = dict(self.meta["options"])
@@ -171,12 +166,12 @@ def compare(record: Record, x: Array, labels: Array) -> Row:
 class Layers:
     """A network layer by layer on what the framework itself had before each.  touched: images with a sign that differs."""
 
-    def __init__(self, record: Record, net: NetSpec, x: Array) -> None:
+    def __init__(self, record: Record, net: Net, x: Array) -> None:
         self.record = record
         self.net = net
         self.x = x
         self.touched = np.zeros(len(x), bool)
-        self.dense = [layer for layer in net.layers if isinstance(layer, Dense | FloatDense)]
+        self.dense = [op for _, op in net.linears]
         self.tie = 2.0**-24 if record.meta["rule"] == "round-even" else 0.0
 
     def values(self, index: int) -> Array | None:
@@ -211,11 +206,11 @@ class Layers:
         assert before is not None
         return np.clip(before, -1, 1) if self.reads_values(index) else self.sign(before)
 
-    def part(self, index: int) -> NetSpec:
+    def part(self, index: int) -> Net:
         """One dense layer with its BatchNorm, alone, taking what `entering` gives."""
-        start = self.net.layers.index(self.dense[index])
-        layers = [layer for layer in self.net.layers[start : start + 2] if not isinstance(layer, Sign | Hardtanh)]
-        return NetSpec(self.net.input if index == 0 else RealInput(), tuple(layers), self.net.profile)
+        start = self.net.ops.index(self.dense[index])
+        layers = [(name, op) for name, op in self.net.named[start : start + 2] if not isinstance(op, Quantize | Steps)]
+        return Net.chain(self.net.input if index == 0 else RealInput(), layers, self.net.profile)
 
     def mapped(self, index: int, row: int) -> Array:
         """What enters a layer, in float64."""
@@ -227,9 +222,8 @@ class Layers:
     def within_rounding(self, index: int, row: int, neuron: int) -> bool:
         """Whether roundings explain a sign that differs."""
         dense = self.dense[index]
-        assert isinstance(dense, Dense)
-        norm = self.net.layers[self.net.layers.index(dense) + 1]
-        assert isinstance(norm, BatchNorm)
+        norm = self.net.ops[self.net.ops.index(dense) + 1]
+        assert isinstance(norm, Norm)
         return sign_is_rounded(dense, norm, self.mapped(index, row), neuron, whole=index > 0, tie=self.tie)
 
     def head(self, theirs: Array) -> dict[int, bool]:
@@ -240,7 +234,7 @@ class Layers:
         found = {}
         for row in np.flatnonzero(ours.argmax(axis=1) != theirs.argmax(axis=1)):
             mine, other = int(ours[row].argmax()), int(theirs[row].argmax())
-            bound = scores_apart(self.dense[last], part.layers[1:], entering[row])
+            bound = scores_apart(self.dense[last], part.ops[1:], entering[row])
             found[int(row)] = float(ours[row, mine] - ours[row, other]) <= bound
         return found
 

@@ -30,7 +30,7 @@ from xnorinfer.converters.base import ConvertOptions, Remark
 from xnorinfer.converters.evidenceinput import option_of
 from xnorinfer.errors import NetworkError, SourceError
 from xnorinfer.model import Model
-from xnorinfer.netspec import InputMapping, PixelInput, ThresholdInput
+from xnorinfer.net.values import InputMapping, PixelInput, ThresholdInput
 
 Array = NDArray[Any]
 State = dict[str, Tensor]

@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 #: What is instrumented: readers and what they are made of.  Not the kernels: numba reads their bytecode.
-INSTRUMENTED = ["xnorinfer.converters", "xnorinfer.modelfile", "xnorinfer.packed", "xnorinfer.netspec", "xnorinfer.budget"]
+INSTRUMENTED = ["xnorinfer.converters", "xnorinfer.modelfile", "xnorinfer.packed", "xnorinfer.net", "xnorinfer.budget"]
 #: Bytes of a reader's file in `corpus/`, at most.
 MOST_KEPT = 20_000
 

@@ -97,7 +97,7 @@ FOLLOWED: dict[str, list[str]] = {
     f"{ARRAYS}square_matrices": ["loose._lay_out: `*lines`", "loose._lay_out: `layout*"],
     f"{OPTIONS}an_epsilon_that_is_no_number": ["npz._named_layer: --*"],
     f"{OPTIONS}the_epsilon_of_a_file_without_one": ["npz: --bn-epsilon", "sensitivity.measure_defaults: --bn-epsilon"],
-    f"{OPTIONS}zeros_that_one_bit_cannot_hold": ["folding._judge_zeros: *", "netspec._check_layer: *"],
+    f"{OPTIONS}zeros_that_one_bit_cannot_hold": ["folding._judge_zeros: *", "check._zero_problems: *"],
     f"{OPTIONS}ties_that_nothing_decides": ["assemble._remark_ties: --profile", "sensitivity.measure_defaults: --profile"],
     f"{OPTIONS}floats_that_are_no_pixels": ["model._pixels_from_floats: --input-real"],
     f"{OPTIONS}latents_beyond_h": ["assemble._remark_latents: --h"],

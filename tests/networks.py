@@ -9,24 +9,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.netspec import (
-    F32,
-    BatchNorm,
-    BatchNormForm,
-    Chain,
-    Dense,
-    FloatDense,
-    Hardtanh,
-    InputMapping,
-    Layer,
-    NetSpec,
-    PixelInput,
-    RealInput,
-    Rule,
-    Sign,
-    SignInput,
-    ThresholdInput,
-)
+from xnorinfer.float32 import F32
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import HARDTANH, Linear, Named, Norm, NormForm, Op, Quantize, Steps
+from xnorinfer.net.ties import Rule
+from xnorinfer.net.values import InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
 
 INPUTS: dict[str, InputMapping] = {
     "range": PixelInput.range(-1, 1),
@@ -53,8 +40,8 @@ def spoil(rng: np.random.Generator, values: F32, awkward: Sequence[float]) -> F3
 
 
 def random_batch_norm(
-    rng: np.random.Generator, neurons: int, spread: float, form: BatchNormForm = "tf", *, awkward: bool = True
-) -> BatchNorm:
+    rng: np.random.Generator, neurons: int, spread: float, form: NormForm = "tf", *, awkward: bool = True
+) -> Norm:
     """BatchNorm of accumulators whose standard deviation is about `spread`; a third of its channels are awkward."""
     gamma = vector(rng, neurons)
     beta = vector(rng, neurons, 0.3)
@@ -67,17 +54,27 @@ def random_batch_norm(
         variance = spoil(rng, variance, [0.0, 1e-12, 1e12])
     if form == "lasagne":
         inv_std = (1 / np.sqrt(variance + np.float32(1e-4))).astype(np.float32)
-        return BatchNorm("bn", mean, inv_std=inv_std, gamma=gamma, beta=beta, form=form)
-    return BatchNorm("bn", mean, variance=variance, gamma=gamma, beta=beta, epsilon=1e-4, form=form)
+        return Norm(mean, inv_std=inv_std, gamma=gamma, beta=beta, form=form)
+    return Norm(mean, variance=variance, gamma=gamma, beta=beta, epsilon=1e-4, form=form)
 
 
-def as_chain(norm: BatchNorm) -> Chain:
+def as_chain(norm: Norm) -> Steps:
     """The textbook order of BatchNorm, as ONNX graphs spell it out."""
     assert norm.variance is not None
     assert norm.gamma is not None
     assert norm.beta is not None
     deviation = np.sqrt(norm.variance + np.float32(1e-5))
-    return Chain(norm.name, (("sub", norm.mean), ("div", deviation), ("mul", norm.gamma), ("add", norm.beta)))
+    return Steps.of(("sub", norm.mean), ("div", deviation), ("mul", norm.gamma), ("add", norm.beta))
+
+
+def kinds(net: Net) -> list[str]:
+    """What its nodes are: binary, float, norm, sign, or the words of steps."""
+    words = {Norm: lambda op: "norm", Quantize: lambda op: "sign", Linear: lambda op: "binary" if op.binary else "float"}
+    return [words.get(type(op), lambda op: " ".join(step.word for step in op.steps))(op) for op in net.ops]  # type: ignore[no-untyped-call]
+
+
+def names_of(net: Net, *kinds: type[Op]) -> list[str]:
+    return [node.name for node in net.nodes if isinstance(node.op, kinds)]
 
 
 def random_latents(rng: np.random.Generator, neurons: int, depth: int, *, zeros: bool) -> F32:
@@ -94,42 +91,42 @@ def random_network(
     mapping: InputMapping,
     *,
     rule: Rule = "round-even",
-    form: BatchNormForm = "tf",
+    form: NormForm = "tf",
     h: float = 1.0,
     float_tail: bool = False,
     tail_reads: Literal["hardtanh", "sign"] = "hardtanh",
     chains: bool = False,
     binarize_input: bool = False,
     profile: str = "tf1-round",
-) -> NetSpec:
+) -> Net:
     """Dense (bias, H, sometimes a scale) -> BatchNorm -> sign, ending in a head with BatchNorm or a float layer on hardtanh."""
     rng = np.random.default_rng(seed)
-    layers: list[Layer] = []
+    layers: list[Named] = []
     if binarize_input:
         raw = isinstance(mapping, PixelInput) and mapping.divisor == 1
-        layers += [random_batch_norm(rng, widths[0], 100.0 if raw else 0.5, form), Sign("input.sign", rule)]
+        layers += [("bn", random_batch_norm(rng, widths[0], 100.0 if raw else 0.5, form)), ("input.sign", Quantize(rule))]
     spread = 0.6 * 255 if isinstance(mapping, PixelInput) and mapping.divisor == 1 and not binarize_input else 0.6
     for index, (depth, neurons) in enumerate(itertools.pairwise(widths)):
         last = index == len(widths) - 2
         name = f"fc{index + 1}"
         if last and float_tail:
             layers += [
-                Hardtanh(f"{name}.in") if tail_reads == "hardtanh" else Sign(f"{name}.in", rule),
-                FloatDense(name, vector(rng, neurons * depth).reshape(neurons, depth), vector(rng, neurons)),
+                (f"{name}.in", HARDTANH if tail_reads == "hardtanh" else Quantize(rule)),
+                (name, Linear(vector(rng, neurons * depth).reshape(neurons, depth), bias=vector(rng, neurons))),
             ]
             break
         deviation = spread * h * np.sqrt(depth)
         bias = vector(rng, neurons, deviation / 4) if rng.random() < 0.7 else None
         scale = np.abs(vector(rng, neurons)) + np.float32(0.1) if rng.random() < 0.3 else None
         latent = random_latents(rng, neurons, depth, zeros=rule != "sign")
-        layers.append(Dense(name, latent, rule, h, bias, scale))
+        layers.append((name, Linear(latent, rule, h, bias, scale)))
         # A head's scores are compared as floats: awkward channels there would only make them infinite.
         norm = random_batch_norm(rng, neurons, deviation, form, awkward=not last and not chains)
-        layers.append(as_chain(norm) if chains else norm)
+        layers.append(("bn", as_chain(norm) if chains else norm))
         if not last and not (float_tail and index == len(widths) - 3):
-            layers.append(Sign(f"{name}.sign", rule))
+            layers.append((f"{name}.sign", Quantize(rule)))
         spread = 1.0
-    return NetSpec(mapping, tuple(layers), profile)
+    return Net.chain(mapping, layers, profile)
 
 
 def random_inputs(rng: np.random.Generator, mapping: InputMapping, rows: int, depth: int) -> NDArray[Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.graph import chain
-from xnorinfer.netspec import InputMapping, PixelInput, RealInput, ThresholdInput
+from xnorinfer.net.values import InputMapping, PixelInput, RealInput, ThresholdInput
 from xnorinfer.packed import Affine, Binarize, Dot, PackedModel, PackedOp, Threshold
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.netspec import BatchNorm, Dense, FloatDense, Layer
-from xnorinfer.reference import binary_weights
+from xnorinfer.net.ops import Linear, Norm, Op
+from xnorinfer.net.reference import binary_weights
 
 #: Half the distance between 1 and the next float32: the relative error of one rounding.
 ROUNDING = 2.0**-24
@@ -17,9 +17,7 @@ ROUNDING = 2.0**-24
 IN_NORM = 10
 
 
-def sign_is_rounded(
-    dense: Dense, norm: BatchNorm, x: NDArray[Any], neuron: int, *, whole: bool = False, tie: float = 0.0
-) -> bool:
+def sign_is_rounded(dense: Linear, norm: Norm, x: NDArray[Any], neuron: int, *, whole: bool = False, tie: float = 0.0) -> bool:
     """Whether a neuron's value before its sign, in float64, is as near to the tie as roundings move it.
 
     x: (depth,) what enters the layer.  whole: sums of x and signs are whole numbers, exact in any order.  tie: the
@@ -40,7 +38,7 @@ def sign_is_rounded(
     return bool(abs((total - mean) * alpha + beta) <= in_sum + in_norm + tie)
 
 
-def scores_apart(head: Dense | FloatDense, after: tuple[Layer, ...], x: NDArray[Any]) -> float:
+def scores_apart(head: Linear, after: tuple[Op, ...], x: NDArray[Any]) -> float:
     """How far apart two scores can be whose order roundings turn.  x: (depth,) what enters the head; after: its BatchNorm.
 
     Twice what the largest term of a score is rounded by, in as many steps as there are.
@@ -48,15 +46,15 @@ def scores_apart(head: Dense | FloatDense, after: tuple[Layer, ...], x: NDArray[
     return 2 * ROUNDING * (head.depth + IN_NORM) * _largest_term(head, after, x)
 
 
-def _largest_term(head: Dense | FloatDense, after: tuple[Layer, ...], x: NDArray[Any]) -> float:
+def _largest_term(head: Linear, after: tuple[Op, ...], x: NDArray[Any]) -> float:
     """The largest term that a score is summed from."""
-    if isinstance(head, FloatDense):
+    if not head.binary:
         return float(np.abs(head.weight * x).max())
     unit = head.h * (1.0 if head.scale is None else float(head.scale.max()))
     if not after:
         return unit
     (norm,) = after
-    assert isinstance(norm, BatchNorm)
+    assert isinstance(norm, Norm)
     assert norm.variance is not None
     alpha = np.abs(1.0 if norm.gamma is None else norm.gamma) / np.sqrt(norm.variance + norm.epsilon)
     return float((alpha * (unit + np.abs(norm.mean) / head.depth)).max())

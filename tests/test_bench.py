@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from xnorinfer import bench
 from xnorinfer.errors import MissingExtraError
 from xnorinfer.lower import lower
+from xnorinfer.net.reference import forward
 from xnorinfer.packed import Affine, PackedModel
-from xnorinfer.reference import forward
 
 
 def network(name: str, seed: int = 0, tail: bool = False) -> tuple[PackedModel, NDArray[Any], NDArray[np.int64]]:

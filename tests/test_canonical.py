@@ -10,12 +10,16 @@ import pytest
 from networks import INPUTS, as_chain, random_batch_norm, random_latents, vector
 
 from xnorinfer.canonical import canonical_mapping, canonical_steps, simplest
-from xnorinfer.folding import Counts, affine_of, steps_of_layers
+from xnorinfer.float32 import ordered_to_float
+from xnorinfer.folding import Counts, affine_of, steps_of_nodes
+from xnorinfer.graph import chain
 from xnorinfer.lower import lower
-from xnorinfer.netspec import BatchNorm, Dense, Hardtanh, NetSpec, PixelInput, SignInput
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import HARDTANH, Linear, Norm
+from xnorinfer.net.reference import mapped_input
+from xnorinfer.net.ties import binarize
+from xnorinfer.net.values import PixelInput, SignInput
 from xnorinfer.packed import Affine, PackedModel
-from xnorinfer.reference import binarize, mapped_input
-from xnorinfer.threshold import ordered_to_float
 
 f = np.float32
 NEURONS = 40
@@ -35,7 +39,7 @@ def layers_in(form: str, rng: np.random.Generator, spread: float, *, awkward: bo
     if form == "chain":
         return [as_chain(random_batch_norm(rng, NEURONS, spread, awkward=False))]
     norm = random_batch_norm(rng, NEURONS, spread, form, awkward=awkward)  # type: ignore[arg-type]
-    return [norm, Hardtanh("clip")] if form == "torch" and awkward else [norm]
+    return [norm, HARDTANH] if form == "torch" and awkward else [norm]
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -46,7 +50,11 @@ def test_every_sum_gives_the_same_bits(depth: int, form: str, awkward: bool) -> 
     rng = np.random.default_rng([depth, awkward])
     counts = Counts.of_bits(NEURONS, depth)
     steps = affine_of(
-        NEURONS, [("add", vector(rng, NEURONS), 0.0), *steps_of_layers(layers_in(form, rng, 9.0, awkward=awkward))]
+        NEURONS,
+        [
+            ("add", vector(rng, NEURONS), 0.0),
+            *steps_of_nodes(chain([("", op) for op in layers_in(form, rng, 9.0, awkward=awkward)])),
+        ],
     )
     stored = canonical_steps(counts, steps)
     x = sums(counts)
@@ -62,7 +70,7 @@ def test_sums_of_pixels(name: str) -> None:
     assert isinstance(mapping, PixelInput)
     counts = Counts.of_pixels(mapping, binarize(random_latents(rng, NEURONS, 12, zeros=False), "ge"))
     for form in ("tf", "torch"):
-        steps = affine_of(NEURONS, steps_of_layers([random_batch_norm(rng, NEURONS, 3.0, form, awkward=False)]))  # type: ignore[arg-type]
+        steps = affine_of(NEURONS, steps_of_nodes(chain([("", random_batch_norm(rng, NEURONS, 3.0, form, awkward=False))])))  # type: ignore[arg-type]
         stored = canonical_steps(counts, steps)
         np.testing.assert_array_equal(bits_of(stored.apply(sums(counts))), bits_of(steps.apply(sums(counts))))
         assert form == "torch" or stored.ops == ("mul", "add")
@@ -136,9 +144,9 @@ def test_infinite_values_keep_their_steps() -> None:
 
 def head(form: str, gamma: Any) -> PackedModel:
     rng = np.random.default_rng(4)
-    norm = BatchNorm("bn", vector(rng, 9, 3), np.full(9, 3.999, f), None, gamma, vector(rng, 9), 1e-3, form)  # type: ignore[arg-type]
+    norm = ("bn", Norm(vector(rng, 9, 3), np.full(9, 3.999, f), None, gamma, vector(rng, 9), 1e-3, form))  # type: ignore[arg-type]
     latent = random_latents(rng, 9, 50, zeros=False)
-    return lower(NetSpec(SignInput(), (Dense("fc", latent, "ge"), norm), "ge-zero")).packed
+    return lower(Net.chain(SignInput(), (("fc", Linear(latent, "ge")), norm), "ge-zero")).packed
 
 
 def test_networks_that_really_differ_stay_different() -> None:
@@ -154,8 +162,12 @@ def test_networks_that_really_differ_stay_different() -> None:
 def test_bias_and_magnitude_of_a_head_join_its_scale_and_shift() -> None:
     rng = np.random.default_rng(2)
     latent, bias = random_latents(rng, 4, 20, zeros=False), f([1, -2, 0.5, 3])
-    norm = BatchNorm("bn", f([2, -1, 0, 4]), f([4, 16, 0.25, 1]), None, f([1, -1, 2, 0]), f([1, 0.5, 0, -2]), 0.0, "torch")
-    output = lower(NetSpec(SignInput(), (Dense("fc", latent, "ge", 0.5, bias), norm), "ge-zero")).packed.layers[-1].op.output
+    norm = Norm(f([2, -1, 0, 4]), f([4, 16, 0.25, 1]), None, f([1, -1, 2, 0]), f([1, 0.5, 0, -2]), 0.0, "torch")
+    output = (
+        lower(Net.chain(SignInput(), (("fc", Linear(latent, "ge", 0.5, bias)), ("bn", norm)), "ge-zero"))
+        .packed.layers[-1]
+        .op.output
+    )
     assert isinstance(output, Affine)
     assert output.ops == ("mul", "add")
     np.testing.assert_array_equal(output.values[0, 0], f([0.25, -0.125, 2, 0]))

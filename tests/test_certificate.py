@@ -19,10 +19,12 @@ from xnorinfer.agreement import Agreement, compare
 from xnorinfer.conversion import digest_of
 from xnorinfer.errors import InputError
 from xnorinfer.lower import lower
-from xnorinfer.netspec import BatchNorm, Dense, NetSpec, Sign
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import Linear, Norm, Quantize
+from xnorinfer.net.reference import binary_weights, forward, node_outputs
+from xnorinfer.net.ties import BINARIZE
 from xnorinfer.programs import base
 from xnorinfer.programs.as_read import open_as_read
-from xnorinfer.reference import BINARIZE, binary_weights, forward, layer_outputs
 from xnorinfer.sensitivity import sensitivity
 
 
@@ -212,31 +214,29 @@ def test_the_certificate_never_replaces_what_it_is_about(model: Path, tmp_path: 
 # ---------------------------------------------------------------- sensitivity
 
 
-def with_rule(net: NetSpec, kind: type, rule: Any) -> NetSpec:
-    layers = tuple(dataclasses.replace(one, rule=rule) if isinstance(one, kind) else one for one in net.layers)
-    return dataclasses.replace(net, layers=layers)
+def with_rule(net: Net, kind: type, rule: Any) -> Net:
+    return net.mapped(lambda op: dataclasses.replace(op, rule=rule) if isinstance(op, kind) else op)
 
 
-def with_epsilon(net: NetSpec, epsilon: float) -> NetSpec:
-    layers = tuple(dataclasses.replace(one, epsilon=epsilon) if isinstance(one, BatchNorm) else one for one in net.layers)
-    return dataclasses.replace(net, layers=layers)
+def with_epsilon(net: Net, epsilon: float) -> Net:
+    return net.mapped(lambda op: dataclasses.replace(op, epsilon=epsilon) if isinstance(op, Norm) else op)
 
 
-def decisions(net: NetSpec) -> list[np.ndarray]:
+def decisions(net: Net) -> list[np.ndarray]:
     """Per hidden layer that reads bits: +1 or not at every dot, (depth + 1, neurons), from the float32 expressions."""
     found = []
-    layers = list(net.layers)
+    layers = list(net.ops)
     for index, layer in enumerate(layers):
-        if isinstance(layer, Dense) and index and index + 3 < len(layers):
+        if isinstance(layer, Linear) and index and index + 3 < len(layers):
             dots = np.arange(-layer.depth, layer.depth + 1, 2, dtype=np.float32)[:, None].repeat(layer.neurons, 1)
             norm, sign = layers[index + 1 : index + 3]
-            assert isinstance(norm, BatchNorm)
-            assert isinstance(sign, Sign)
-            inner = Dense("d", np.ones((layer.neurons, 1), np.float32), "ge", layer.h, layer.bias, layer.scale)
-            from xnorinfer.reference import batch_norm, finish_dense
+            assert isinstance(norm, Norm)
+            assert isinstance(sign, Quantize)
+            inner = Linear(np.ones((layer.neurons, 1), np.float32), "ge", layer.h, layer.bias, layer.scale)
+            from xnorinfer.net.reference import batch_norm, finish_linear
 
             with np.errstate(all="ignore"):
-                found.append(BINARIZE[sign.rule](batch_norm(norm, finish_dense(inner, dots))) > 0)
+                found.append(BINARIZE[sign.rule](batch_norm(norm, finish_linear(inner, dots))) > 0)
     return found
 
 
@@ -252,19 +252,19 @@ def test_sensitivity_counts_what_really_changes(name: str) -> None:
     cases = {
         ("epsilon", "1e-05"): with_epsilon(net, 1e-5),
         ("epsilon", "0.001"): with_epsilon(net, 1e-3),
-        ("tie rule of weights", "gt"): with_rule(net, Dense, "gt"),
-        ("tie rule of activations", "gt"): with_rule(net, Sign, "gt"),
-        ("tie rule of activations", "round-even"): with_rule(net, Sign, "round-even"),
+        ("tie rule of weights", "gt"): with_rule(net, Linear, "gt"),
+        ("tie rule of activations", "gt"): with_rule(net, Quantize, "gt"),
+        ("tie rule of activations", "round-even"): with_rule(net, Quantize, "round-even"),
     }
     for key, other in cases.items():
         told = by_name[key]
         assert told.impossible is None
         assert told.changed_predictions == int((forward(other, x).argmax(axis=1) != before).sum()), key
-        pairs = zip(net.layers, other.layers, strict=True)
+        pairs = zip(net.ops, other.ops, strict=True)
         weights = sum(
             int((binary_weights(a) != binary_weights(b)).sum())
             for a, b in pairs
-            if isinstance(a, Dense) and isinstance(b, Dense)
+            if isinstance(a, Linear) and isinstance(b, Linear)
         )
         assert told.weight_bits == weights
         moved = [int((a != b).any(axis=0).sum()) for a, b in zip(decisions(net), decisions(other), strict=True)]
@@ -273,7 +273,7 @@ def test_sensitivity_counts_what_really_changes(name: str) -> None:
     assert by_name["tie rule of weights", "gt"].weight_bits > 0
     assert by_name["tie rule of activations", "gt"].thresholds > 0
     ties = found.layers[1]
-    latent = next(layer for layer in net.layers if isinstance(layer, Dense) and layer.name == "fc2").latent
+    latent = dict(net.linears)["fc2"].weight
     assert ties.latents_zero == int((latent == 0).sum())
     assert ties.latents_close == int(((np.abs(latent) <= 2.0**-24) & (latent != 0)).sum())
 
@@ -281,10 +281,10 @@ def test_sensitivity_counts_what_really_changes(name: str) -> None:
 def test_reachable_zeros_are_counted() -> None:
     mean = np.array([0.0, 1.0, 2.0], np.float32)  # dots of 4 bits are even: neurons 0 and 2 reach 0
     one, zero = np.ones(3, np.float32), np.zeros(3, np.float32)
-    norm = BatchNorm("bn", mean, one, None, one, zero, 0.0, "tf")
-    first = Dense("a", np.ones((3, 4), np.float32), "ge")
-    last = Dense("b", np.ones((2, 3), np.float32), "ge")
-    net = NetSpec(INPUTS["signs"], (first, norm, Sign("s", "ge"), last), "ge-zero")
+    norm = ("bn", Norm(mean, one, None, one, zero, 0.0, "tf"))
+    first = ("a", Linear(np.ones((3, 4), np.float32), "ge"))
+    last = ("b", Linear(np.ones((2, 3), np.float32), "ge"))
+    net = Net.chain(INPUTS["signs"], (first, norm, ("s", Quantize("ge")), last), "ge-zero")
     found = sensitivity(net, lower(net).packed)
     assert (found.layers[0].neurons_with_zero, found.layers[0].sums_with_zero) == (2, 2)
     assert all(other.changed_predictions is None for other in found.alternatives)
@@ -294,7 +294,7 @@ def test_reachable_zeros_are_counted() -> None:
 # ---------------------------------------------------------------- framework
 
 
-def in_torch(net: NetSpec, x: Any, source: str = "npz") -> Agreement:
+def in_torch(net: Net, x: Any, source: str = "npz") -> Agreement:
     return compare(open_as_read(net, source).answers("net", x), net, lower(net).packed)
 
 
@@ -331,12 +331,12 @@ def test_a_rounding_of_the_first_layer_is_told_as_such(monkeypatch: pytest.Monke
     net = random_network(31, [40, 50, 45, 6], INPUTS["range"])
     x = random_inputs(np.random.default_rng(1), net.input, 300, 40)
     if not much:  # every neuron's threshold lies at the sum of a sample
-        norm, sums = net.layers[1], next(layer_outputs(net, x))[1]
-        assert isinstance(norm, BatchNorm)
+        norm, sums = net.ops[1], next(node_outputs(net, x))[1]
+        assert isinstance(norm, Norm)
         mean = sums[np.arange(50) * 5, np.arange(50)]
         norm = dataclasses.replace(norm, mean=mean, variance=np.ones_like(mean), gamma=None, beta=None)
-        sign = dataclasses.replace(net.layers[2], rule="ge")  # type: ignore[type-var]
-        net = dataclasses.replace(net, layers=(net.layers[0], norm, sign, *net.layers[3:]))
+        changed = {net.ops[1]: norm, net.ops[2]: Quantize("ge")}
+        net = net.mapped(lambda op: changed.get(op, op))
     off = np.float32(0.02 if much else 2e-7)
     real = base.entering
     monkeypatch.setattr(base, "entering", lambda mapping, x: real(mapping, x) + off)
@@ -359,14 +359,14 @@ def test_no_other_difference_is_taken_for_a_rounding() -> None:
     pytest.importorskip("torch")
     net = random_network(31, [40, 50, 45, 6], INPUTS["signs"])
     x = random_inputs(np.random.default_rng(1), net.input, 300, 40)
-    dense = net.layers[3]
-    assert isinstance(dense, Dense)
+    dense = net.ops[3]
+    assert isinstance(dense, Linear)
     mean = np.full(45, 2, np.float32)  # sums of 50 signs are even
     ours, theirs = (
-        [Dense("fc2", dense.latent, "ge"), BatchNorm("bn", m, np.ones_like(m)), Sign("s", "ge")]
+        [("fc2", Linear(dense.weight, "ge")), ("bn", Norm(m, np.ones_like(m))), ("s", Quantize("ge"))]
         for m in (mean, np.nextafter(mean, np.float32(3)))
     )
-    ours, theirs = (dataclasses.replace(net, layers=(*net.layers[:3], *second, *net.layers[6:])) for second in (ours, theirs))
+    ours, theirs = (Net.chain(net.input, (*net.named[:3], *second, *net.named[6:]), net.profile) for second in (ours, theirs))
     answers = open_as_read(theirs, "torch").answers("net", x)
     told = compare(answers, ours, lower(ours).packed)
     assert told.first_bits == 0

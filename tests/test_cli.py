@@ -20,7 +20,7 @@ import xnorinfer
 from xnorinfer import modelfile
 from xnorinfer.cli import COMMANDS, main
 from xnorinfer.lower import lower
-from xnorinfer.netspec import PROFILES
+from xnorinfer.net.ties import PROFILES
 
 
 @pytest.fixture(scope="module")

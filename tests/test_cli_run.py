@@ -19,7 +19,7 @@ from xnorinfer import modelfile
 from xnorinfer.conversion import convert_file
 from xnorinfer.converters.base import ConvertOptions
 from xnorinfer.lower import lower
-from xnorinfer.reference import forward
+from xnorinfer.net.reference import forward
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import xnorinfer
 from xnorinfer.conversion import convert_file, digest_of, merged
 from xnorinfer.converters.base import ConvertOptions
 from xnorinfer.errors import OptionError, StrictError
-from xnorinfer.netspec import PixelInput
+from xnorinfer.net.values import PixelInput
 
 
 def test_the_digest_of_a_checkpoint_covers_all_of_its_files(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_string_is_no_list_of_layers() -> None:
         ({"float_layers": 4}, "must be a sequence of layer names"),
         ({"ignore": "*/Adam*"}, "must be a sequence of names or patterns"),
         ({"ignore": [3]}, "must be a sequence of names or patterns"),
-        ({"input": (-1, 1)}, r"is no input mapping; those of xnorinfer.netspec are PixelInput.range\(-1, 1\)"),
+        ({"input": (-1, 1)}, r"is no input mapping; those of xnorinfer.net are PixelInput.range\(-1, 1\)"),
         ({"h": [1]}, "neither a finite number above 0 nor 'glorot'"),
         ({"h": "big"}, "neither a finite number above 0 nor 'glorot'"),
         ({"bn_epsilon": "1e-3"}, "not a finite number"),

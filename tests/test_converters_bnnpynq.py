@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from real_networks import checkpoint, mnist_test_set
 
-from xnorinfer import reference
 from xnorinfer.conversion import convert_file
 from xnorinfer.converters import ConvertOptions, read_source
 from xnorinfer.errors import OptionError, SourceError
-from xnorinfer.netspec import Dense, ThresholdInput
+from xnorinfer.net import reference
+from xnorinfer.net.ops import Linear
+from xnorinfer.net.values import ThresholdInput
 
 #: (inputs, neurons, SIMD, PE) per layer; the first has 50 real inputs, the last 5 real classes.
 LAYERS = [(64, 32, 16, 4), (32, 24, 32, 8), (24, 8, 8, 2)]
@@ -68,7 +69,7 @@ def test_scores_are_popcounts_minus_thresholds(tmp_path: Path, seed: int) -> Non
     np.testing.assert_array_equal(reference.forward(reading.net, x), forward(layers, x))
     assert reading.net.input == ThresholdInput(128)
     assert reading.net.profile == "gt-zero"
-    assert [(layer.neurons, layer.depth) for layer in reading.net.layers if isinstance(layer, Dense)] == [
+    assert [(layer.neurons, layer.depth) for layer in reading.net.ops if isinstance(layer, Linear)] == [
         (32, INPUTS),
         (24, 32),
         (CLASSES, 24),

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xnorinfer import reference
 from xnorinfer.converters import Reading, from_torch_module, read_source
 from xnorinfer.converters.base import ConvertOptions
 from xnorinfer.errors import NetworkError
-from xnorinfer.netspec import Dense, PixelInput, ThresholdInput
+from xnorinfer.net import reference
+from xnorinfer.net.ops import Linear
+from xnorinfer.net.values import PixelInput, ThresholdInput
 
 # The frameworks warn about missing speed-ups and their own deprecations, already when they are imported.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -240,7 +241,7 @@ def test_scales_of_the_quantizers(tmp_path: Path, weight_scale: float | str, act
     net = build(4, weight_scale=weight_scale, activation_scale=activation_scale)
     reading = convert(net, tmp_path, True)
     scale = np.float32(0.2 if isinstance(weight_scale, str) else weight_scale)
-    hs = [layer.h for layer in reading.net.layers if isinstance(layer, Dense)]
+    hs = [layer.h for layer in reading.net.ops if isinstance(layer, Linear)]
     np.testing.assert_allclose(hs, float(scale) * activation_scale, rtol=1e-6)
     ours, theirs = reference.forward(reading.net, images()), framework_scores(net)
     if weight_scale == 0.5:
@@ -265,7 +266,7 @@ def test_scales_of_each_neuron(tmp_path: Path, cleaned: bool, exact: bool) -> No
                     value.copy_(2.0 ** torch.arange(-3, 2).repeat(5)[: len(value), None])
             scales.append(layer.quant_weight().scale.detach().numpy().reshape(-1))
     reading = convert(net, tmp_path, cleaned)
-    for layer, wanted in zip((o for o in reading.net.layers if isinstance(o, Dense)), scales, strict=True):
+    for layer, wanted in zip((o for o in reading.net.ops if isinstance(o, Linear)), scales, strict=True):
         assert layer.h == 1
         np.testing.assert_array_equal(layer.scale, wanted)
     ours, theirs = reference.forward(reading.net, images()), framework_scores(net)

@@ -8,18 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import networks
 import numpy as np
 import pytest
 from test_converters_onnx import ONE, TWO, Graph, pixels
 
-from xnorinfer import reference
 from xnorinfer.conversion import convert_file
 from xnorinfer.converters import ConvertOptions, Reading, read_source
 from xnorinfer.converters.elementwise import Expr, Table, bounds, cuts, evaluate
 from xnorinfer.converters.stepfunction import FIRST, LAST, binary, floats, step_values
 from xnorinfer.errors import NetworkError
 from xnorinfer.model import Model
-from xnorinfer.netspec import Elementwise, PixelInput, SignInput, ThresholdInput
+from xnorinfer.net import reference
+from xnorinfer.net.values import PixelInput, SignInput, ThresholdInput
 
 F = np.float32
 SIGNS = ConvertOptions(input=SignInput())
@@ -292,7 +293,7 @@ def test_functions_before_a_norm(tmp_path: Path) -> None:
     g.add("MatMul", first).add("Relu").add("BatchNormalization", *norm, epsilon=0.0).add("BipolarQuant", ONE)
     g.add("MatMul", second)
     reading = written(g, tmp_path)
-    assert [layer.function for layer in reading.net.layers if isinstance(layer, Elementwise)] == ["relu"]
+    assert networks.kinds(reading.net) == ["binary", "relu", "norm", "sign", "binary"]
     x = rows()
     gamma, beta, mean, _ = norm
     hidden = signs_of((np.maximum(x @ first, 0) - mean) * (gamma / 2) + beta)

@@ -11,15 +11,17 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import networks
 import numpy as np
 import pytest
 from keras_files import packed, unpack
 
 import xnorinfer
-from xnorinfer import reference
 from xnorinfer.converters import ConvertOptions, Reading, files_of, read_source
 from xnorinfer.errors import NetworkError, OptionError, SourceError
-from xnorinfer.netspec import BatchNorm, Dense, FloatDense, PixelInput, RealInput, Sign, SignInput, ThresholdInput
+from xnorinfer.net import reference
+from xnorinfer.net.ops import Linear, Norm, Quantize
+from xnorinfer.net.values import PixelInput, RealInput, SignInput, ThresholdInput
 
 h5py = pytest.importorskip("h5py", reason="Keras's files are read through h5py")
 
@@ -70,7 +72,7 @@ def folder(request: pytest.FixtureRequest, committed: Path, tmp_path_factory: py
 
 
 def kinds_of(reading: Reading, kind: type[Any]) -> list[Any]:
-    return [layer for layer in reading.net.layers if isinstance(layer, kind)]
+    return [layer for layer in reading.net.ops if isinstance(layer, kind)]
 
 
 def origins(reading: Reading) -> dict[str, str]:
@@ -108,7 +110,7 @@ def test_batch_norm_is_computed_in_the_order_of_the_form(folder: Path, keras: st
     np.testing.assert_array_equal(found, x * alpha + (beta - mean * alpha))
     exact = np.float32(1) / np.sqrt(variance + np.float32(1e-4))
     assert (np.abs(rsqrt - exact) <= 2 * np.spacing(exact)).all()
-    layer = BatchNorm("bn", mean, variance, gamma=gamma, beta=beta, epsilon=1e-4, form="tf")
+    layer = Norm(mean, variance, gamma=gamma, beta=beta, epsilon=1e-4, form="tf")
     ours = reference.batch_norm(layer, x)
     same = rsqrt == exact
     np.testing.assert_array_equal(ours[:, same], found[:, same])
@@ -145,8 +147,8 @@ def test_every_tensor_is_noted_once(committed: Path, tmp_path: Path, file: str) 
 def test_what_the_config_says(committed: Path) -> None:
     larq = read_source(committed / "larq.keras")
     assert larq.net.profile == "ge-zero"
-    assert [norm.epsilon for norm in kinds_of(larq, BatchNorm)] == [1e-3, 1e-4, 1e-3, 1e-3]
-    assert [(norm.gamma is None, norm.beta is None) for norm in kinds_of(larq, BatchNorm)[:3]] == [
+    assert [norm.epsilon for norm in kinds_of(larq, Norm)] == [1e-3, 1e-4, 1e-3, 1e-3]
+    assert [(norm.gamma is None, norm.beta is None) for norm in kinds_of(larq, Norm)[:3]] == [
         (True, False),
         (False, True),
         (False, False),
@@ -158,7 +160,7 @@ def test_what_the_config_says(committed: Path) -> None:
     port = read_source(committed / "port3.keras")
     assert port.net.profile == "keras-round"
     glorot = float(np.float32(np.sqrt(1.5 / (12 + 9))))
-    assert [(layer.name, layer.h) for layer in kinds_of(port, Dense)] == [
+    assert [(name, layer.h) for name, layer in port.net.linears] == [
         ("binary_dense", glorot),
         ("inner/binary_dense_1", 1.0),
         ("head", 0.5),
@@ -170,9 +172,9 @@ def test_what_the_config_says(committed: Path) -> None:
 def test_options_come_before_the_config(committed: Path) -> None:
     options = ConvertOptions(profile="gt-zero", bn_epsilon=0.5, h=2.0, input=PixelInput.range(0, 1))
     reading = read_source(committed / "port3.keras", options)
-    assert {layer.h for layer in kinds_of(reading, Dense)} == {2.0}
-    assert {norm.epsilon for norm in kinds_of(reading, BatchNorm)} == {0.5}
-    assert {sign.rule for sign in kinds_of(reading, Sign)} == {"gt"}
+    assert {layer.h for layer in kinds_of(reading, Linear)} == {2.0}
+    assert {norm.epsilon for norm in kinds_of(reading, Norm)} == {0.5}
+    assert {sign.rule for sign in kinds_of(reading, Quantize)} == {"gt"}
     low = reading.net.input
     assert isinstance(low, PixelInput)
     assert (low.intercept / low.divisor, low.slope / low.divisor) == pytest.approx((-1, 1 / 127.5 / 255))
@@ -188,30 +190,30 @@ def test_binarized_inputs_become_a_threshold(committed: Path) -> None:
     assert read_source(path, ConvertOptions(input=SignInput())).net.input == SignInput()
     real = read_source(path, ConvertOptions(input=RealInput())).net
     assert real.input == RealInput()
-    assert isinstance(real.layers[0], Sign)
+    assert isinstance(real.ops[0], Quantize)
     with pytest.raises(NetworkError, match=r"mapped linearly to 0\.\.1: there is no step from -1 up to \+1"):
         read_source(path, ConvertOptions(input=UNIT))
 
 
 def test_scale_of_magnitude_aware_sign(committed: Path) -> None:
-    first, second, head = kinds_of(read_source(committed / "magnitude.h5"), Dense)
+    first, second, head = kinds_of(read_source(committed / "magnitude.h5"), Linear)
     for layer in (first, second):
-        np.testing.assert_allclose(layer.scale, np.abs(layer.latent.astype(np.float64)).mean(axis=1), rtol=1e-7)
+        np.testing.assert_allclose(layer.scale, np.abs(layer.weight.astype(np.float64)).mean(axis=1), rtol=1e-7)
     assert head.scale is None
 
 
 def test_weights_alone_are_read_with_warnings(committed: Path) -> None:
     reading = read_source(committed / "port2_names.h5")
-    assert [layer.name for layer in kinds_of(reading, Dense)] == ["dense1", "dense2", "dense3"]
+    assert networks.names_of(reading.net, Linear) == ["dense1", "dense2", "dense3"]
     assert reading.net.profile == "keras-round"
-    assert [norm.epsilon for norm in kinds_of(reading, BatchNorm)] == [1e-3] * 3
+    assert [norm.epsilon for norm in kinds_of(reading, Norm)] == [1e-3] * 3
     assert any("no config" in w and "binarize" in w for w in reading.warnings)
     assert any("1e-3" in w and "smallest variance" in w for w in reading.warnings)
     assert any("lie on the tie" in w for w in reading.warnings)
     numbered = read_source(committed / "port2_numbers.weights.h5")
     assert origins(numbered)["order of layers"] == "file"  # the only one in which their shapes fit
-    for one, other in zip(kinds_of(reading, Dense), kinds_of(numbered, Dense), strict=True):
-        np.testing.assert_array_equal(one.latent, other.latent)
+    for one, other in zip(kinds_of(reading, Linear), kinds_of(numbered, Linear), strict=True):
+        np.testing.assert_array_equal(one.weight, other.weight)
     assert read_source(committed / "larq_names.h5").net.profile == "ge-zero"
 
 
@@ -233,7 +235,7 @@ def test_plain_dense_among_quantized_is_a_float_layer(tmp_path: Path) -> None:
         file["layers/dense/vars/0"] = rng.uniform(-1, 1, (4, 3)).astype(np.float32)
         file["layers/dense/vars/1"] = rng.uniform(-1, 1, 3).astype(np.float32)
     reading = read_source(tmp_path / "net.weights.h5")
-    assert [layer.name for layer in kinds_of(reading, FloatDense)] == ["dense"]
+    assert [name for name, layer in reading.net.linears if not layer.binary] == ["dense"]
     assert origins(reading)["float layers, by their names"] == "default"
 
 
@@ -296,8 +298,8 @@ def test_layers_of_one_shape_are_ordered_by_numbers_in_their_names_alone(tmp_pat
     numbers = {"fc10": (6, 6), "fc9": (6, 6), "fc1": (8, 6), "bn9": 6, "bn10": 6, "bn1": 6, "fc11": (6, 4)}
     write_numbered(path, numbers)
     reading = read_source(path)
-    assert [layer.name for layer in kinds_of(reading, Dense)] == ["fc1", "fc9", "fc10", "fc11"]
-    assert [norm.name for norm in kinds_of(reading, BatchNorm)] == ["bn1", "bn9", "bn10"]
+    assert networks.names_of(reading.net, Linear) == ["fc1", "fc9", "fc10", "fc11"]
+    assert networks.names_of(reading.net, Norm) == ["bn1", "bn9", "bn10"]
     assert (origins(reading)["order of layers"], len([w for w in reading.warnings if "order" in w])) == ("file", 1)
     write_numbered(path, {"first": (8, 6), "left": (6, 6), "right": (6, 6), "head": (6, 4)})
     with pytest.raises(NetworkError, match=r"order of the layers first, head, left, right, several fit.*net\.json") as error:

@@ -19,7 +19,8 @@ from xnorinfer.converters import ConvertOptions, read_source
 from xnorinfer.converters.keras_config import read_config
 from xnorinfer.converters.keras_quantizers import identify
 from xnorinfer.errors import MissingExtraError, NetworkError, OptionError, SourceError, XnorinferError
-from xnorinfer.netspec import Dense, PixelInput, Sign
+from xnorinfer.net.ops import Linear, Quantize
+from xnorinfer.net.values import PixelInput
 
 h5py = pytest.importorskip("h5py", reason="Keras's files are read through h5py")
 
@@ -192,11 +193,11 @@ def test_each_layer_has_its_own_tie_rule(committed: Path, tmp_path: Path) -> Non
     change = swap(4, input_quantizer={"class_name": "function", "config": "binary_tanh"})
     path = reconfigured(committed, tmp_path, change)
     reading = read_source(path)
-    assert [layer.rule for layer in reading.net.layers if isinstance(layer, Sign)] == ["round-even", "ge", "ge"]
-    assert {layer.rule for layer in reading.net.layers if isinstance(layer, Dense)} == {"ge"}
+    assert [layer.rule for layer in reading.net.ops if isinstance(layer, Quantize)] == ["round-even", "ge", "ge"]
+    assert {layer.rule for layer in reading.net.ops if isinstance(layer, Linear)} == {"ge"}
     assert any(a.what == "ties" and "quant_dense_1 reads round-even" in a.value for a in reading.assumptions)
     reading = read_source(path, ConvertOptions(profile="gt-zero"))
-    assert {layer.rule for layer in reading.net.layers if isinstance(layer, Sign | Dense)} == {"gt"}
+    assert {layer.rule for layer in reading.net.ops if isinstance(layer, Quantize | Linear)} == {"gt"}
 
 
 def test_another_kind_of_network_is_told_alone(committed: Path, tmp_path: Path) -> None:

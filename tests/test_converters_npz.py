@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import checkpoints
+import networks
 import numpy as np
 import pytest
 from refusals import assert_resolvable
 
-from xnorinfer import reference
 from xnorinfer.converters import SOURCES, ConvertOptions, Reading, read_source
 from xnorinfer.errors import NetworkError, OptionError, SourceError
-from xnorinfer.netspec import BatchNorm, Dense, FloatDense, Hardtanh, PixelInput
+from xnorinfer.net import reference
+from xnorinfer.net.ops import Linear, Norm
+from xnorinfer.net.values import PixelInput
 
 WIDTHS = (20, 16, 33, 5)
 RAW = PixelInput.range(0, 255)
@@ -27,12 +29,12 @@ def pixels(rows: int = 64, seed: int = 0) -> Any:
     return np.random.default_rng(seed).integers(0, 256, (rows, WIDTHS[0]), dtype=np.uint8)
 
 
-def dense_of(reading: Reading) -> list[Dense]:
-    return [layer for layer in reading.net.layers if isinstance(layer, Dense)]
+def dense_of(reading: Reading) -> list[Linear]:
+    return [layer for layer in reading.net.ops if isinstance(layer, Linear)]
 
 
-def norms_of(reading: Reading) -> list[BatchNorm]:
-    return [layer for layer in reading.net.layers if isinstance(layer, BatchNorm)]
+def norms_of(reading: Reading) -> list[Norm]:
+    return [layer for layer in reading.net.ops if isinstance(layer, Norm)]
 
 
 def assumed(reading: Reading) -> dict[str, tuple[str, str]]:
@@ -54,7 +56,7 @@ def test_lasagne_order_is_the_network(tmp_path: Path, seed: int, bias: bool, hea
     reading = read_source(path, ConvertOptions(input=RAW))
     assert every_tensor_once(reading, {f"arr_{i}" for i in range(len(arrays))})
     for mine, theirs in zip(dense_of(reading), layers, strict=True):
-        np.testing.assert_array_equal(mine.latent, theirs.weight)
+        np.testing.assert_array_equal(mine.weight, theirs.weight)
         assert (mine.bias is None) == (theirs.bias is None)
     x = pixels()
     scores, closest = checkpoints.decide(layers, x, epsilon=0)
@@ -96,7 +98,7 @@ def test_lasagne_ten_and_more_arrays_are_ordered_as_numbers(tmp_path: Path) -> N
     arrays = checkpoints.lasagne_arrays(checkpoints.random_layers(WIDTHS, 5, inv_std=True))
     shuffled = sorted(((f"arr_{i}", array) for i, array in enumerate(arrays)), key=lambda item: item[0])
     reading = read_source(checkpoints.write_npz(tmp_path / "net.npz", **dict(shuffled)))
-    np.testing.assert_array_equal(dense_of(reading)[2].latent, arrays[12].T)
+    np.testing.assert_array_equal(dense_of(reading)[2].weight, arrays[12].T)
 
 
 def test_lasagne_tie_rule_is_a_measured_warning(tmp_path: Path) -> None:
@@ -157,7 +159,7 @@ def test_named_layout_float_tail(tmp_path: Path) -> None:
     layers = checkpoints.random_layers(WIDTHS, 3, head_norm=False)
     path = checkpoints.write_npz(tmp_path / "net.npz", **checkpoints.named_arrays(layers))
     reading = read_source(path, ConvertOptions(float_layers=("2",), input=RAW))
-    assert [type(layer) for layer in reading.net.layers[-2:]] == [Hardtanh, FloatDense]
+    assert networks.kinds(reading.net)[-2:] == ["hardtanh", "float"]
     x = pixels()
     scores, closest = checkpoints.decide(layers, x, epsilon=1e-4, float_head=True)
     assert closest > 1e-6
@@ -199,8 +201,8 @@ def test_other_types_become_float32(tmp_path: Path, dtype: str) -> None:
     reading = read_source(
         checkpoints.write_npz(tmp_path / "net.npz", *checkpoints.lasagne_arrays(layers)), ConvertOptions(h=100)
     )
-    assert dense_of(reading)[0].latent.dtype == np.float32
-    np.testing.assert_array_equal(dense_of(reading)[0].latent, layers[0].weight.astype(np.float32))
+    assert dense_of(reading)[0].weight.dtype == np.float32
+    np.testing.assert_array_equal(dense_of(reading)[0].weight, layers[0].weight.astype(np.float32))
     assert reading.tensors[0].dtype == dtype
     assert [w for w in reading.warnings if "not exact" in w] == (
         ["arr_0: 1 of 320 float64 values are not exact in float32 and were rounded"] if dtype == "float64" else []
@@ -372,7 +374,7 @@ def test_axes_that_nothing_tells_are_refused(tmp_path: Path) -> None:
         text = f'profile = "ge-zero"\nlayout = "{layout}"\n[input]\nrange = [0, 255]\n'
         text += '[[layers]]\nweight = "W0"\nactivation = "sign"\n[[layers]]\nweight = "W1"\n'
         first = dense_of(read_source(tmp_path / "net.npz", ConvertOptions(net=text)))[0]
-        np.testing.assert_array_equal(first.latent, arrays["W0"].T if layout == "in_out" else arrays["W0"])
+        np.testing.assert_array_equal(first.weight, arrays["W0"].T if layout == "in_out" else arrays["W0"])
 
 
 # ---------------------------------------------------------------- the order of numbered arrays

@@ -6,23 +6,25 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import networks
 import numpy as np
 import pytest
 from onnx_writer import field, node, write
 from real_networks import checkpoint, mnist_test_set
 from refusals import assert_resolvable
 
-from xnorinfer import reference
 from xnorinfer.converters import ConvertOptions, Reading, read_source
 from xnorinfer.errors import NetworkError, OptionError, SourceError
-from xnorinfer.netspec import BatchNorm, Chain, Dense, FloatDense, Hardtanh, PixelInput, SignInput, ThresholdInput
+from xnorinfer.net import reference
+from xnorinfer.net.ops import Linear, Norm, Steps
+from xnorinfer.net.values import PixelInput, SignInput, ThresholdInput
 
 F = np.float32
 TWO, ONE = np.array(2, F), np.array([1], F)
 
 
 def kinds_of(reading: Reading, kind: type[Any]) -> list[Any]:
-    return [layer for layer in reading.net.layers if isinstance(layer, kind)]
+    return [layer for layer in reading.net.ops if isinstance(layer, kind)]
 
 
 class Graph:
@@ -94,7 +96,7 @@ def pixels(width: int, rows: int = 100) -> Any:
 def test_tfc_from_the_qonnx_model_zoo(mnist_folder: Path) -> None:
     reading = read_source(checkpoint(mnist_folder, "tfc_1w1a/TFC_1W1A.onnx"))
     assert reading.net.input == ThresholdInput(128)
-    assert {norm.epsilon for norm in kinds_of(reading, BatchNorm)} == {1e-5}
+    assert {norm.epsilon for norm in kinds_of(reading, Norm)} == {1e-5}
     assert [t.name for t in reading.tensors if t.ignored] == []
     images, labels = mnist_test_set(mnist_folder)
     assert int((reference.forward(reading.net, images).argmax(axis=1) == labels).sum()) == 9296
@@ -140,7 +142,7 @@ def test_spelled_out_norms_keep_their_order_of_operations(tmp_path: Path) -> Non
     hidden = np.sign(np.sign(c - (x @ w1 + a) / b) @ w2 * d + e)
     np.testing.assert_array_equal(reference.forward(reading.net, x), hidden @ w3)
     assert reading.net.profile == "torch-sign"
-    assert len(kinds_of(reading, Chain)) == 2
+    assert len(kinds_of(reading, Steps)) == 2
 
 
 @pytest.mark.parametrize("operation", ["Greater", "GreaterOrEqual"])
@@ -199,7 +201,7 @@ def test_gemm_float_head_on_hardtanh(tmp_path: Path) -> None:
     norm = g.norm(9)
     g.add("Clip", np.array(-1, F), np.array(1, F)).add("Gemm", w2, b2, transB=1).add("LogSoftmax")
     reading = read_source(g.write(tmp_path), ConvertOptions(input=PixelInput.range(0, 255)))
-    assert [type(layer) for layer in reading.net.layers] == [Dense, Chain, BatchNorm, Hardtanh, FloatDense, Chain]
+    assert networks.kinds(reading.net) == ["binary", "add", "norm", "hardtanh", "float", "add"]
     x = pixels(12)
     hidden = np.clip(normalize(x.astype(F) @ w1.T + b1, norm), -1, 1)
     np.testing.assert_allclose(reference.forward(reading.net, x), hidden @ w2.T + b2, rtol=1e-4, atol=1e-4)
@@ -223,7 +225,7 @@ def test_binarized_before_export_and_scales(tmp_path: Path) -> None:
     g.norm(6)
     g.add("BipolarQuant", np.array(2, F)).add("MatMul", g.signs(6, 3))
     reading = read_source(g.write(tmp_path), ConvertOptions(input=SignInput()))
-    assert [layer.h for layer in kinds_of(reading, Dense)] == [0.125, 2.0]
+    assert [layer.h for layer in kinds_of(reading, Linear)] == [0.125, 2.0]
 
 
 SCALES = np.array([0.5, 0.3, 1.7, 1e-3, 1, 2.5], F)
@@ -256,7 +258,7 @@ def test_weights_scaled_by_neuron(tmp_path: Path, form: str) -> None:
     x = np.sign(np.random.default_rng(3).standard_normal((80, 12))).astype(np.int8)
     factor = F(0.5) * (SCALES if form != "row" else F(0.3))
     np.testing.assert_array_equal(reference.forward(reading.net, x), (x @ sign(latent).T).astype(F) * factor + bias)
-    (layer,) = kinds_of(reading, Dense)
+    (layer,) = kinds_of(reading, Linear)
     assert (layer.scale is None) == (form == "row")
     assert sorted(t.name for t in reading.tensors) == sorted(g.constants)
     assert not [t.name for t in reading.tensors if t.ignored]
@@ -273,7 +275,7 @@ def test_float_weights_that_read_scaled_signs(tmp_path: Path) -> None:
             with pytest.raises(NetworkError, match=r"float weights that read signs of the scale 0\.3"):
                 read_source(path)
             continue
-        (layer,) = kinds_of(read_source(path), FloatDense)
+        _, layer = kinds_of(read_source(path), Linear)
         np.testing.assert_array_equal(layer.weight, weight.T * F(scale))
 
 
@@ -284,7 +286,7 @@ def test_shape_arithmetic_and_constant_nodes(tmp_path: Path) -> None:
     minus = g.derived("Constant", value=np.array([-1], np.int64))
     target = g.derived("Concat", g.derived("Unsqueeze", batch, axes=(0,)), minus, axis=0)
     g.add("Reshape", target).add("MatMul", g.signs(12, 3))
-    assert len(kinds_of(read_source(g.write(tmp_path)), Dense)) == 1
+    assert len(kinds_of(read_source(g.write(tmp_path)), Linear)) == 1
 
 
 # ---------------------------------------------------------------- refusals

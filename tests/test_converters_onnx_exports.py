@@ -15,12 +15,13 @@ import pytest
 from onnx_writer import field, node
 from refusals import assert_resolvable
 
-from xnorinfer import reference
 from xnorinfer.conversion import convert_file, digest_of
 from xnorinfer.converters import ConvertOptions, files_of, read_source
 from xnorinfer.errors import NetworkError, SourceError
 from xnorinfer.model import Model
-from xnorinfer.netspec import Dense, PixelInput, SignInput
+from xnorinfer.net import reference
+from xnorinfer.net.ops import Linear
+from xnorinfer.net.values import PixelInput, SignInput
 
 F = np.float32
 WIDTHS = (40, 33, 20, 5)
@@ -88,7 +89,7 @@ def test_norms_folded_by_the_default_exporter(tmp_path: Path, latent: bool) -> N
     path, net = exported(tmp_path, latent=latent)
     assert files_of(path) == [path, tmp_path / "net.onnx.data"]
     reading = read_source(path, SIGNS)
-    dense = [layer for layer in reading.net.layers if isinstance(layer, Dense)]
+    dense = [layer for layer in reading.net.ops if isinstance(layer, Linear)]
     assert [int((layer.scale == 0).sum()) for layer in dense if layer.scale is not None] == [1, 1, 1]
     assert not [tensor.name for tensor in reading.tensors if tensor.ignored]
     x = np.random.default_rng(4).choice(np.array([-1, 1], np.int8), (400, WIDTHS[0]))
@@ -146,13 +147,13 @@ def test_tensors_in_another_file(tmp_path: Path, before: int) -> None:
     """At any offset, in a folder below; the digest of the checkpoint covers both files; --net reads the same numbers."""
     array = numbers(tmp_path / "data" / "w.bin", before)
     path = kept_outside(tmp_path, location="data/w.bin", offset=str(before), length="96")
-    (layer,) = read_source(path, SIGNS).net.layers
-    assert isinstance(layer, Dense)
-    np.testing.assert_array_equal(layer.latent, array.T)
+    (layer,) = read_source(path, SIGNS).net.ops
+    assert isinstance(layer, Linear)
+    np.testing.assert_array_equal(layer.weight, array.T)
     toml = 'profile = "ge-zero"\nlayout = "in_out"\n[input]\nsigns = true\n[[layers]]\nweight = "w"\n'
-    (described,) = read_source(path, ConvertOptions(net=toml)).net.layers
-    assert isinstance(described, Dense)
-    np.testing.assert_array_equal(described.latent, array.T)
+    (described,) = read_source(path, ConvertOptions(net=toml)).net.ops
+    assert isinstance(described, Linear)
+    np.testing.assert_array_equal(described.weight, array.T)
     one = digest_of(path)
     with (tmp_path / "data" / "w.bin").open("r+b") as stream:
         stream.seek(before)
@@ -168,7 +169,7 @@ def test_models_and_data_that_are_links_to_one_place(tmp_path: Path) -> None:
     kept_outside(tmp_path / "blobs", location="w.bin").rename(tmp_path / "blobs" / "2")
     (tmp_path / "snapshot" / "w.bin").symlink_to("../blobs/1")
     (tmp_path / "snapshot" / "net.onnx").symlink_to("../blobs/2")
-    assert len(read_source(tmp_path / "snapshot" / "net.onnx", SIGNS).net.layers) == 1
+    assert len(read_source(tmp_path / "snapshot" / "net.onnx", SIGNS).net.ops) == 1
 
 
 OUTSIDE: dict[str, tuple[dict[str, str], str]] = {

@@ -14,12 +14,13 @@ from checkpoints import decide, random_layers, signs, state_arrays
 from refusals import assert_resolvable
 from safetensors.numpy import save_file
 
-from xnorinfer import reference
 from xnorinfer.converters import ConvertOptions, Reading, read_source
 from xnorinfer.converters.netwrite import net_text
 from xnorinfer.converters.pairing import chains
 from xnorinfer.errors import NetworkError
-from xnorinfer.netspec import Dense, PixelInput
+from xnorinfer.net import reference
+from xnorinfer.net.ops import Linear
+from xnorinfer.net.values import PixelInput
 
 WIDTHS = (20, 16, 33, 5)
 LAYERS = random_layers(WIDTHS, 1)
@@ -139,8 +140,8 @@ def test_weights_of_0_and_1_are_bits(tmp_path: Path, door: str, kind: str, profi
         }
     )
     reading = read_source(DOORS[door](state, tmp_path), ConvertOptions(profile=profile, input=GE.input))
-    for mine, theirs in zip((layer for layer in reading.net.layers if isinstance(layer, Dense)), LAYERS, strict=True):
-        np.testing.assert_array_equal(mine.latent, signs(theirs.weight, 1))
+    for mine, theirs in zip((layer for layer in reading.net.ops if isinstance(layer, Linear)), LAYERS, strict=True):
+        np.testing.assert_array_equal(mine.weight, signs(theirs.weight, 1))
     assert sum("read as bits" in warning for warning in reading.warnings) == 1
 
 
@@ -452,12 +453,12 @@ def test_names_that_someone_sorted_tell_no_order(tmp_path: Path) -> None:
     words = ["one", "two", "three"]
     state = square([f"fc_{w}" for w in words], [f"bn_{w}" for w in words])
     wanted = read_source(dumped(state, tmp_path / "net.npz"), GE)
-    assert [layer.name for layer in wanted.net.layers if isinstance(layer, Dense)] == [f"fc_{w}" for w in words]
+    assert [name for name, _ in wanted.net.linears] == [f"fc_{w}" for w in words]
     with pytest.raises(NetworkError, match="keeps no order"):
         read_source(dumped(dict(sorted(state.items())), tmp_path / "net.npz"), GE)
     ordered = dict(sorted(square(*NAMES["blocks"]).items()))
     reading = read_source(dumped(ordered, tmp_path / "net.npz"), GE)
-    assert [layer.name for layer in reading.net.layers if isinstance(layer, Dense)] == NAMES["blocks"][0]
+    assert [name for name, _ in reading.net.linears] == NAMES["blocks"][0]
 
 
 @every_door

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import networks
 import numpy as np
 import pytest
 from refusals import assert_resolvable
 from tf1_writer import HEADER, entry, slow_crc32c, write_bundle, write_table
 
-from xnorinfer import reference
 from xnorinfer.converters import ConvertOptions, Reading, read_source
 from xnorinfer.converters.containers.arrays import Entry
 from xnorinfer.converters.containers.crc32c import crc32c
@@ -27,7 +27,9 @@ from xnorinfer.converters.tf1 import scope_key
 from xnorinfer.converters.tfgraph import Graph
 from xnorinfer.converters.tfnodes import TfNode, read_meta
 from xnorinfer.errors import NetworkError, OptionError, SourceError
-from xnorinfer.netspec import BatchNorm, Dense, PixelInput
+from xnorinfer.net import reference
+from xnorinfer.net.ops import Linear, Norm
+from xnorinfer.net.values import PixelInput
 
 HERE = Path(__file__).resolve().parent
 COMMITTED = HERE / "data" / "tf1"
@@ -68,7 +70,7 @@ def digest(variables: dict[str, Any]) -> str:
 
 
 def kinds_of(reading: Reading, kind: type[Any]) -> list[Any]:
-    return [layer for layer in reading.net.layers if isinstance(layer, kind)]
+    return [layer for layer in reading.net.ops if isinstance(layer, kind)]
 
 
 def origins(reading: Reading) -> dict[str, str]:
@@ -152,10 +154,10 @@ def test_networks_give_tensorflows_scores(folder: Path, name: str) -> None:
 
 def test_order_of_suffixes(folder: Path) -> None:
     reading = read_source(folder / "deep")
-    assert [layer.name for layer in kinds_of(reading, Dense)] == [
+    assert networks.names_of(reading.net, Linear) == [
         f"dense__binary_layer{suffix}" for suffix in ("", *(f"_{i}" for i in range(1, 12)))
     ]
-    assert [norm.name for norm in kinds_of(reading, BatchNorm)][9:] == [f"batch_normalization_{i}" for i in (9, 10, 11)]
+    assert networks.names_of(reading.net, Norm)[9:] == [f"batch_normalization_{i}" for i in (9, 10, 11)]
     assert origins(reading)["order of layers"] == "file"
 
 
@@ -166,7 +168,7 @@ def test_scope_key_counts_none_before_one() -> None:
 
 def test_graph_gives_epsilon_order_and_binarization(folder: Path) -> None:
     reading = read_source(folder / "net")
-    assert {norm.epsilon for norm in kinds_of(reading, BatchNorm)} == {EPSILON}
+    assert {norm.epsilon for norm in kinds_of(reading, Norm)} == {EPSILON}
     assert not reading.warnings
     assert {what for what, origin in origins(reading).items() if origin == "graph"} == {
         "order of layers",
@@ -199,8 +201,8 @@ def test_tf_layers_with_their_full_graph(folder: Path) -> None:
     if not (folder / "layers.meta").is_file():
         pytest.skip("needs fresh checkpoints and the package tf_keras")
     reading = read_source(folder / "layers", ConvertOptions(input=RAW))
-    assert {norm.epsilon for norm in kinds_of(reading, BatchNorm)} == {EPSILON}
-    assert [layer.name for layer in reading.net.layers if isinstance(layer, Dense | BatchNorm)] == [
+    assert {norm.epsilon for norm in kinds_of(reading, Norm)} == {EPSILON}
+    assert networks.names_of(reading.net, Linear, Norm) == [
         "dense",
         "batch_normalization",
         "dense_1",
@@ -212,11 +214,11 @@ def test_tf_layers_with_their_full_graph(folder: Path) -> None:
 
 def test_default_epsilon_and_ties_are_warnings(folder: Path) -> None:
     reading = read_source(folder / "nograph")
-    assert {norm.epsilon for norm in kinds_of(reading, BatchNorm)} == {1e-4}
+    assert {norm.epsilon for norm in kinds_of(reading, Norm)} == {1e-4}
     assert any("1e-4" in warning and "smallest variance" in warning for warning in reading.warnings)
     (ties,) = (warning for warning in reading.warnings if "lie on the tie" in warning)
-    assert ties.partition(":")[0] == ", ".join(layer.name for layer in kinds_of(reading, Dense))
-    latents = sum(layer.latent.size for layer in kinds_of(reading, Dense))
+    assert ties.partition(":")[0] == ", ".join(networks.names_of(reading.net, Linear))
+    latents = sum(layer.weight.size for layer in kinds_of(reading, Linear))
     assert f"9 of {latents} latents lie on the tie and become 9 x -1 under tf1-round" in ties
 
 
@@ -240,9 +242,9 @@ def test_ema(folder: Path) -> None:
     averaged = read_source(folder / "trained", options)
     entries = entries_of(folder / "trained")
     shadow = entries["dense__binary_layer_1/kernel/ExponentialMovingAverage"].load()
-    np.testing.assert_array_equal(kinds_of(averaged, Dense)[1].latent, shadow.T)
-    assert (kinds_of(raw, Dense)[1].latent != shadow.T).any()
-    np.testing.assert_array_equal(kinds_of(averaged, BatchNorm)[1].mean, kinds_of(raw, BatchNorm)[1].mean)
+    np.testing.assert_array_equal(kinds_of(averaged, Linear)[1].weight, shadow.T)
+    assert (kinds_of(raw, Linear)[1].weight != shadow.T).any()
+    np.testing.assert_array_equal(kinds_of(averaged, Norm)[1].mean, kinds_of(raw, Norm)[1].mean)
     assert sorted(t.name for t in averaged.tensors) == sorted(entries)
     assert origins(averaged)["moving averages"] == "option"
     assert ConvertOptions.from_json(options.to_json()) == options
@@ -278,7 +280,7 @@ def test_saved_model_folder(work: Path) -> None:
     (model / "saved_model.pb").write_bytes(b"")
     for suffix in ("index", "data-00000-of-00001"):
         shutil.copy(work / f"nograph.{suffix}", model / "variables" / f"variables.{suffix}")
-    assert len(kinds_of(read_source(model), Dense)) == 3
+    assert len(kinds_of(read_source(model), Linear)) == 3
 
 
 def test_no_checkpoint_at_all(tmp_path: Path) -> None:
@@ -403,8 +405,8 @@ def test_layers_that_the_graph_does_not_use_are_no_part_of_the_network(tmp_path:
     reading = read_source(path)
     assert {tensor.name for tensor in reading.tensors if tensor.use == "no product of the graph reads it"} == set(spare)
     whole = read_source(COMMITTED / "net")
-    for one, other in zip(kinds_of(reading, Dense), kinds_of(whole, Dense), strict=True):
-        np.testing.assert_array_equal(one.latent, other.latent)
+    for one, other in zip(kinds_of(reading, Linear), kinds_of(whole, Linear), strict=True):
+        np.testing.assert_array_equal(one.weight, other.weight)
     assert origins(reading) == origins(whole)
 
 
@@ -417,5 +419,5 @@ def test_decoy_without_kernel_is_a_layer_of_unknown_meaning(tmp_path: Path) -> N
 def test_written_bundle_is_read(tmp_path: Path) -> None:
     arrays = variables()
     reading = read_source(write_bundle(tmp_path, arrays), ConvertOptions(bn_epsilon=1e-3, float_layers=()))
-    for layer, name in zip(kinds_of(reading, Dense), ("dense", "dense_1", "dense_2"), strict=True):
-        np.testing.assert_array_equal(layer.latent, arrays[f"{name}/kernel"].T.astype(np.float32))
+    for layer, name in zip(kinds_of(reading, Linear), ("dense", "dense_1", "dense_2"), strict=True):
+        np.testing.assert_array_equal(layer.weight, arrays[f"{name}/kernel"].T.astype(np.float32))

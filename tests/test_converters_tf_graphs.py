@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import xnorinfer
-from xnorinfer import reference
 from xnorinfer.converters import ConvertOptions, files_of, read_source
 from xnorinfer.converters.containers.tfbundle import read_v2
 from xnorinfer.errors import NetworkError, SourceError
-from xnorinfer.netspec import PixelInput
+from xnorinfer.net import reference
+from xnorinfer.net.values import PixelInput
 
 DATA = Path(__file__).resolve().parent / "data" / "tf" / "graphs.tar.xz"
 RANGE = {"input": PixelInput.range(-1, 1)}

@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import checkpoints
+import networks
 import numpy as np
 import pytest
 from refusals import assert_resolvable
 
-from xnorinfer import reference
 from xnorinfer.converters import ConvertOptions, Reading, from_torch_module, read_source
 from xnorinfer.errors import NetworkError, OptionError, SourceError
-from xnorinfer.netspec import BatchNorm, Dense, Elementwise, FloatDense, Hardtanh, Layer, PixelInput, Sign
+from xnorinfer.net import reference
+from xnorinfer.net.ops import Linear, Norm, Op
+from xnorinfer.net.values import PixelInput
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -103,8 +105,8 @@ def contracts() -> bool:
 needs_contraction = pytest.mark.skipif(not contracts(), reason="torch without AVX2 does not fuse BatchNorm's multiply-adds")
 
 
-def layers_of(reading: Reading, kind: type[Layer]) -> list[Any]:
-    return [layer for layer in reading.net.layers if isinstance(layer, kind)]
+def layers_of(reading: Reading, kind: type[Op]) -> list[Any]:
+    return [layer for layer in reading.net.ops if isinstance(layer, kind)]
 
 
 def saved(tmp_path: Path, content: Any, name: str = "net.pt") -> Path:
@@ -140,7 +142,7 @@ def test_batch_norm_is_torchs_bit_for_bit(affine: bool, rows: int) -> None:
     x = rng.integers(-900, 901, (rows, neurons)).astype(np.float32)
     with torch.no_grad():
         theirs = module(torch.from_numpy(x)).numpy()
-    mine = reference.batch_norm(BatchNorm("bn", mean, variance, None, gamma, beta, 1e-5, "torch"), x)
+    mine = reference.batch_norm(Norm(mean, variance, None, gamma, beta, 1e-5, "torch"), x)
     np.testing.assert_array_equal(mine, theirs)
 
 
@@ -162,7 +164,7 @@ def test_float_head_reads_hardtanh(tmp_path: Path, seed: int) -> None:
     net = awkward(Net(float_head=True), seed)
     path = saved(tmp_path, net.state_dict())
     reading = read_source(path, ConvertOptions(input=RAW, float_layers=("fc3",)))
-    assert [type(layer) for layer in reading.net.layers] == [Dense, BatchNorm, Sign, Dense, BatchNorm, Hardtanh, FloatDense]
+    assert networks.kinds(reading.net) == ["binary", "norm", "sign", "binary", "norm", "hardtanh", "float"]
     x = pixels()
     np.testing.assert_allclose(reference.forward(reading.net, x), torch_scores(net, x), rtol=1e-4, atol=1e-4)
     assert any(a.what == "input of float layer fc3" and a.origin == "default" for a in reading.assumptions)
@@ -203,7 +205,7 @@ def test_training_dicts(tmp_path: Path, key: str, name: str) -> None:
         "optimizer": optimizer.state_dict(),
     }
     reading = read_source(saved(tmp_path, content, name))
-    assert [layer.name for layer in layers_of(reading, Dense)] == ["fc1", "fc2", "fc3"]
+    assert networks.names_of(reading.net, Linear) == ["fc1", "fc2", "fc3"]
     used = [t.name for t in reading.tensors if not t.ignored]
     assert all(n.startswith(f"{key}.module.") for n in used)
     assert len(used) == 18
@@ -226,14 +228,14 @@ def test_safetensors_without_torch_in_any_order(tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     save_file(checkpoints.state_arrays(layers), path)
     reading = read_source(path)
-    assert [layer.name for layer in layers_of(reading, Dense)] == [f"fc{i}" for i in range(1, 13)]
-    assert [layer.name for layer in layers_of(reading, BatchNorm)] == [f"bn{i}" for i in range(1, 13)]
-    for mine, theirs in zip(layers_of(reading, Dense), layers, strict=True):
-        np.testing.assert_array_equal(mine.latent, theirs.weight)
+    assert networks.names_of(reading.net, Linear) == [f"fc{i}" for i in range(1, 13)]
+    assert networks.names_of(reading.net, Norm) == [f"bn{i}" for i in range(1, 13)]
+    for mine, theirs in zip(layers_of(reading, Linear), layers, strict=True):
+        np.testing.assert_array_equal(mine.weight, theirs.weight)
     code = (
         "import sys; sys.modules['torch'] = None\n"
         "from xnorinfer.converters import read_source\n"
-        f"print(len(read_source({str(path)!r}).net.layers))"
+        f"print(len(read_source({str(path)!r}).net.ops))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(12 * 3 - 1)
@@ -258,7 +260,7 @@ def test_other_float_types(tmp_path: Path, dtype: str, container: str) -> None:
 
         save_file(content, path)
     options = ConvertOptions(profile="ge-zero")  # gammas may underflow in half precision, weights too
-    latent = layers_of(read_source(path, options), Dense)[1].latent
+    latent = layers_of(read_source(path, options), Linear)[1].weight
     np.testing.assert_array_equal(latent, content["fc2.weight"].to(torch.float32).numpy())
 
 
@@ -266,7 +268,7 @@ def test_other_float_types(tmp_path: Path, dtype: str, container: str) -> None:
 def test_any_naming(tmp_path: Path, naming: tuple[str, str]) -> None:
     arrays = checkpoints.state_arrays(checkpoints.random_layers(WIDTHS, 1), *naming)
     reading = read_source(saved(tmp_path, {name: torch.tensor(value) for name, value in arrays.items()}))
-    assert [layer.name for layer in layers_of(reading, Dense)] == [naming[0].format(i) for i in (1, 2, 3)]
+    assert networks.names_of(reading.net, Linear) == [naming[0].format(i) for i in (1, 2, 3)]
 
 
 @pytest.mark.parametrize("norms", [2, 3])
@@ -274,15 +276,15 @@ def test_layers_registered_before_all_batch_norms(tmp_path: Path, norms: int) ->
     arrays = checkpoints.state_arrays(checkpoints.random_layers(WIDTHS, 1, head_norm=norms == 3))
     blocks = sorted(arrays, key=lambda name: name.startswith("bn"))
     reading = read_source(saved(tmp_path, {name: torch.tensor(arrays[name]) for name in blocks}))
-    order = [layer.name for layer in reading.net.layers if isinstance(layer, Dense | BatchNorm)]
+    order = networks.names_of(reading.net, Linear, Norm)
     assert order == ["fc1", "bn1", "fc2", "bn2", "fc3", "bn3"][: 3 + norms]
     assert any(a.what.startswith("order of BatchNorms") for a in reading.assumptions)
 
 
 def test_epsilon_and_h_options(tmp_path: Path) -> None:
     path = saved(tmp_path, state())
-    assert {norm.epsilon for norm in layers_of(read_source(path), BatchNorm)} == {1e-5}
-    assert {norm.epsilon for norm in layers_of(read_source(path, ConvertOptions(bn_epsilon=1e-3)), BatchNorm)} == {1e-3}
+    assert {norm.epsilon for norm in layers_of(read_source(path), Norm)} == {1e-5}
+    assert {norm.epsilon for norm in layers_of(read_source(path, ConvertOptions(bn_epsilon=1e-3)), Norm)} == {1e-3}
     assert len(read_source(path, ConvertOptions(h="glorot")).warnings) > 1
 
 
@@ -312,7 +314,7 @@ def test_nothing_in_a_pickle_runs(tmp_path: Path, container: str) -> None:
         torch.save(content, path, _use_new_zipfile_serialization=container == "zip")
         reading = read_source(path)
         assert any("would run posix.system" in warning for warning in reading.warnings)
-        assert len(layers_of(reading, Dense)) == 3
+        assert len(layers_of(reading, Linear)) == 3
     assert not marker.exists()
 
 
@@ -426,7 +428,7 @@ def test_packed_model_is_no_checkpoint(tmp_path: Path) -> None:
 def test_live_module_uses_its_own_epsilon() -> None:
     net = awkward(Net(epsilon=0.5), 4)
     reading = from_torch_module(net, ConvertOptions(input=RAW))
-    assert {norm.epsilon for norm in layers_of(reading, BatchNorm)} == {0.5}
+    assert {norm.epsilon for norm in layers_of(reading, Norm)} == {0.5}
     assert reading.source == "Net"
     x = pixels()
     np.testing.assert_array_equal(reference.forward(reading.net, x), torch_scores(net, x))
@@ -436,8 +438,7 @@ def test_live_module_uses_its_own_epsilon() -> None:
 def test_live_float_head_is_recognized(wrap: bool) -> None:
     net = awkward(Net(float_head=True), 4)
     reading = from_torch_module(nn.DataParallel(net) if wrap else net, ConvertOptions(input=RAW))
-    assert isinstance(reading.net.layers[-1], FloatDense)
-    assert isinstance(reading.net.layers[-2], Hardtanh)
+    assert networks.kinds(reading.net)[-2:] == ["hardtanh", "float"]
     x = pixels()
     np.testing.assert_allclose(reference.forward(reading.net, x), torch_scores(net, x), rtol=1e-4, atol=1e-4)
 
@@ -449,16 +450,16 @@ def test_live_sequential_activations_are_known() -> None:
     x = pixels()
     norm = nn.BatchNorm1d(16, eps=0.1)
     for extra, tail in {
-        (norm, nn.Hardtanh()): [BatchNorm, Hardtanh, FloatDense],
-        (norm,): [Dense, BatchNorm, FloatDense],
-        (nn.Hardtanh(-30, 20), norm, nn.Dropout(), nn.Sigmoid()): [Elementwise, BatchNorm, Elementwise, FloatDense],
-        (nn.ReLU(), norm, nn.Hardtanh()): [Elementwise, BatchNorm, Hardtanh, FloatDense],
-        (nn.LeakyReLU(0.25), nn.Sequential(norm, nn.Tanh())): [Elementwise, BatchNorm, Elementwise, FloatDense],
-        (nn.Hardtanh(), norm): [Hardtanh, BatchNorm, FloatDense],
+        (norm, nn.Hardtanh()): ["norm", "hardtanh", "float"],
+        (norm,): ["binary", "norm", "float"],
+        (nn.Hardtanh(-30, 20), norm, nn.Dropout(), nn.Sigmoid()): ["clip", "norm", "sigmoid", "float"],
+        (nn.ReLU(), norm, nn.Hardtanh()): ["relu", "norm", "hardtanh", "float"],
+        (nn.LeakyReLU(0.25), nn.Sequential(norm, nn.Tanh())): ["prelu", "norm", "tanh", "float"],
+        (nn.Hardtanh(), norm): ["hardtanh", "norm", "float"],
     }.items():
         net = build(*extra)
         reading = from_torch_module(net, ConvertOptions(input=RAW))
-        assert [type(layer) for layer in reading.net.layers[-len(tail) :]] == tail
+        assert networks.kinds(reading.net)[-len(tail) :] == tail
         np.testing.assert_allclose(reference.forward(reading.net, x), torch_scores(net, x), rtol=1e-4, atol=1e-4)
     with pytest.raises(NetworkError, match="module 2 is a GELU"):
         from_torch_module(build(norm, nn.GELU()), ConvertOptions())
@@ -493,7 +494,7 @@ def test_functions_of_other_modules_are_asked_for() -> None:
         from_torch_module(net, ConvertOptions(input=RAW))
     assert_resolvable(error.value)
     reading = from_torch_module(net, ConvertOptions(input=RAW, before_norm="relu", profile="ge-zero"))
-    assert sum(isinstance(layer, Elementwise) for layer in reading.net.layers) == 2
+    assert networks.kinds(reading.net).count("relu") == 2
     ours, theirs = reference.forward(reading.net, pixels()), torch_scores(net, pixels())
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
     with pytest.raises(NetworkError, match=r"module relu is a ReLU"):
@@ -503,7 +504,7 @@ def test_functions_of_other_modules_are_asked_for() -> None:
 def test_live_plain_linears_are_binary_with_a_warning() -> None:
     net = awkward(nn.Sequential(nn.Linear(20, 16), nn.BatchNorm1d(16), nn.Linear(16, 5)), 4)
     reading = from_torch_module(net, ConvertOptions())
-    assert len(layers_of(reading, Dense)) == 2
+    assert len(layers_of(reading, Linear)) == 2
     assert any("plain torch.nn.Linear" in warning for warning in reading.warnings)
 
 

@@ -15,15 +15,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import networks
 import numpy as np
 import pytest
 from checkpoints import random_layers, state_arrays
 
-from xnorinfer import reference
 from xnorinfer.converters import ConvertOptions, Reading, from_torch_module, read_source
 from xnorinfer.converters.containers.opening import open_container
 from xnorinfer.errors import NetworkError, OptionError, SourceError
-from xnorinfer.netspec import BatchNorm, Dense, FloatDense, Hardtanh, PixelInput
+from xnorinfer.net import reference
+from xnorinfer.net.ops import Linear, Norm
+from xnorinfer.net.values import PixelInput
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -39,14 +41,14 @@ def state(layers: Any = LAYERS, prefix: str = "") -> dict[str, Any]:
 
 
 def dense(reading: Reading) -> list[Any]:
-    return [layer.latent for layer in reading.net.layers if isinstance(layer, Dense)]
+    return [layer.weight for layer in reading.net.ops if isinstance(layer, Linear)]
 
 
 def assert_is(reading: Reading, layers: Any = LAYERS, *, norms: Any = None) -> None:
     """The network is this one, to the last number."""
     for mine, theirs in zip(dense(reading), layers, strict=True):
         np.testing.assert_array_equal(mine, theirs.weight)
-    found = [layer for layer in reading.net.layers if isinstance(layer, BatchNorm)]
+    found = [layer for layer in reading.net.ops if isinstance(layer, Norm)]
     for norm, theirs in zip(found, norms or layers, strict=True):
         np.testing.assert_array_equal(norm.mean, theirs.mean)
         np.testing.assert_array_equal(norm.variance, theirs.variance)
@@ -148,7 +150,7 @@ def test_torch_is_not_needed(tmp_path: Path) -> None:
         "from xnorinfer.converters import ConvertOptions, read_source\n"
         "from xnorinfer.errors import NetworkError\n"
         f"for name in {[*DOORS, 'module']!r}:\n"
-        f"    print(name, len(read_source({str(tmp_path)!r} + '/' + name + '.pt').net.layers))\n"
+        f"    print(name, len(read_source({str(tmp_path)!r} + '/' + name + '.pt').net.ops))\n"
         f"try: read_source({str(tmp_path / 'script.pt')!r})\n"
         "except NetworkError as error: print('refused')\n"
     )
@@ -347,9 +349,8 @@ def test_modules_saved_whole_say_what_live_ones_say(tmp_path: Path, door: str, f
         DOORS[door](content, tmp_path / "net.pt")
         reading = read_source(tmp_path / "net.pt", ConvertOptions(input=RAW))
         np.testing.assert_array_equal(reference.forward(reading.net, x), reference.forward(live.net, x))
-        assert {norm.epsilon for norm in reading.net.layers if isinstance(norm, BatchNorm)} == {0.25}
-        tail = [type(layer) for layer in reading.net.layers[-2:]]
-        assert tail == ([Hardtanh, FloatDense] if float_head else [Dense, BatchNorm])
+        assert {norm.epsilon for norm in reading.net.ops if isinstance(norm, Norm)} == {0.25}
+        assert networks.kinds(reading.net)[-2:] == (["hardtanh", "float"] if float_head else ["binary", "norm"])
     with torch.no_grad():
         scores = net(torch.from_numpy(x.astype(np.float32))).numpy()
     np.testing.assert_allclose(reference.forward(live.net, x), scores, rtol=1e-4, atol=1e-4)

@@ -13,16 +13,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import networks
 import numpy as np
 import pytest
 from refusals import assert_resolvable
 
-from xnorinfer import reference
 from xnorinfer.converters import ConvertOptions, Reading, read_source
 from xnorinfer.converters.containers.pickled import Thing, unpickle
 from xnorinfer.converters.containers.torchpickle import script_rules
 from xnorinfer.errors import NetworkError, SourceError, XnorinferError
-from xnorinfer.netspec import BatchNorm, Dense, FloatDense, PixelInput, SignInput, ThresholdInput
+from xnorinfer.net import reference
+from xnorinfer.net.ops import Linear, Norm
+from xnorinfer.net.values import PixelInput, SignInput, ThresholdInput
 
 torch = pytest.importorskip("torch")
 F = np.float32
@@ -152,7 +154,7 @@ def scores_of(net: Any) -> Any:
 
 
 def kinds(reading: Reading, kind: type[Any]) -> list[Any]:
-    return [layer for layer in reading.net.layers if isinstance(layer, kind)]
+    return [layer for layer in reading.net.ops if isinstance(layer, kind)]
 
 
 CASES = [(how, SignLinear) for how in SAVED] + [(how, WhereLinear) for how in ("scripted", "decomposed")]
@@ -164,14 +166,14 @@ def test_scores_are_those_of_pytorch(tmp_path: Path, how: str, layer: Any) -> No
     net = build(layer, activation)
     reading = read_source(save(how, net, tmp_path), ConvertOptions(input=SignInput()))
     np.testing.assert_array_equal(reference.forward(reading.net, inputs()), scores_of(net))
-    assert [(norm.form, norm.epsilon) for norm in kinds(reading, BatchNorm)] == [("torch", 1e-3), ("torch", 1e-5)]
+    assert [(norm.form, norm.epsilon) for norm in kinds(reading, Norm)] == [("torch", 1e-3), ("torch", 1e-5)]
     assert reading.net.profile == ("torch-sign" if layer is SignLinear else "ge-zero")
     used = {t.name for t in reading.tensors if not t.ignored}
     left = {t.name for t in reading.tensors if t.ignored}
     if how != "frozen":
         assert {name for name in used | left if not name.startswith("CONSTANTS")} == set(net.state_dict())
         assert left == {f"norms.{i}.num_batches_tracked" for i in range(2)}
-        assert [dense.name for dense in kinds(reading, Dense)] == ["layers.0", "layers.1", "head"]
+        assert networks.names_of(reading.net, Linear) == ["layers.0", "layers.1", "head"]
     assert next(a.origin for a in reading.assumptions if a.what == "tie profile") == "graph"
 
 
@@ -180,7 +182,7 @@ def test_float_heads_on_hardtanh(tmp_path: Path, how: str) -> None:
     """Float32 products are rounded in other orders: scores agree to rounding, and the scores' softmax is left out."""
     net = build(float_head=True)
     reading = read_source(save(how, net, tmp_path), ConvertOptions(input=SignInput()))
-    assert len(kinds(reading, FloatDense)) == 1
+    assert [layer.binary for layer in kinds(reading, Linear)] == [True, True, False]
     ours, theirs = reference.forward(reading.net, inputs()), scores_of(net)
     np.testing.assert_allclose(ours - ours.max(axis=1, keepdims=True), theirs - theirs.max(axis=1, keepdims=True), atol=1e-5)
 

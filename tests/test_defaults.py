@@ -12,13 +12,15 @@ from checkpoints import Array, Layer, lasagne_arrays, named_arrays, random_layer
 from command_line import fine
 from networks import INPUTS, random_network
 
-from xnorinfer import reference
 from xnorinfer.bits import bitunpack
 from xnorinfer.conversion import convert_file
 from xnorinfer.converters import ConvertOptions, Reading, read_source
 from xnorinfer.converters.base import EPSILON, INPUT, MAGNITUDE, NORM_ORDER, TIE_PROFILE, Assumption
 from xnorinfer.lower import lower
-from xnorinfer.netspec import BatchNorm, Dense, NetSpec, PixelInput, Sign, SignInput
+from xnorinfer.net import reference
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import Linear, Norm, Quantize
+from xnorinfer.net.values import PixelInput, SignInput
 from xnorinfer.packed import PackedModel, Threshold
 from xnorinfer.sensitivity import Alternative, measure_defaults, sensitivity
 
@@ -176,21 +178,22 @@ def test_the_order_of_batch_norm_is_counted_by_every_sum(form: Any, instead: Any
         latent = rng.uniform(-1, 1, (neurons, depth)).astype(np.float32)
         mean = (rng.integers(-5, 5, neurons) * 2).astype(np.float32)
         gamma, variance = (rng.uniform(0.1, 3, neurons).astype(np.float32) for _ in range(2))
-        norm = BatchNorm(f"bn{index}", mean, variance, None, gamma, None, 1e-4, form)
-        layers += [Dense(f"fc{index}", latent, "ge"), norm, Sign(f"s{index}", "ge")]
-    net = NetSpec(SignInput(), tuple(layers[:-1]), "ge-zero")
-    changed = [dataclasses.replace(layer, form=instead) if isinstance(layer, BatchNorm) else layer for layer in net.layers]
+        norm = (f"bn{index}", Norm(mean, variance, None, gamma, None, 1e-4, form))
+        layers += [(f"fc{index}", Linear(latent, "ge")), norm, (f"s{index}", Quantize("ge"))]
+    net = Net.chain(SignInput(), tuple(layers[:-1]), "ge-zero")
+    changed = net.mapped(lambda op: dataclasses.replace(op, form=instead) if isinstance(op, Norm) else op)
     x = rng.choice(np.array([-1, 1], np.int8), (500, 30))
     (told,) = (one for one in sensitivity(net, lower(net).packed, x).alternatives if one.what == NORM_ORDER)
     moved = {}
-    for dense, one, other in zip(net.layers[:6:3], net.layers[1:6:3], changed[1:6:3], strict=True):
-        assert isinstance(dense, Dense)
-        assert isinstance(one, BatchNorm)
-        assert isinstance(other, BatchNorm)
+    for node, one, other in zip(net.nodes[:6:3], net.ops[1:6:3], changed.ops[1:6:3], strict=True):
+        dense = node.op
+        assert isinstance(dense, Linear)
+        assert isinstance(one, Norm)
+        assert isinstance(other, Norm)
         sums = np.arange(-dense.depth, dense.depth + 1, 2, dtype=np.float32)[:, None].repeat(dense.neurons, 1)
         differ = (reference.batch_norm(one, sums) >= 0) != (reference.batch_norm(other, sums) >= 0)
-        moved[dense.name] = int(differ.any(axis=0).sum())
+        moved[node.name] = int(differ.any(axis=0).sum())
     assert (told.value, told.weight_bits, told.thresholds_by_layer) == (instead, 0, moved)
     assert min(moved.values()) > 0
-    classes = [reference.forward(spec, x).argmax(axis=1) for spec in (net, dataclasses.replace(net, layers=tuple(changed)))]
+    classes = [reference.forward(spec, x).argmax(axis=1) for spec in (net, changed)]
     assert told.changed_predictions == int((classes[0] != classes[1]).sum()) > 0

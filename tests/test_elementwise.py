@@ -17,33 +17,21 @@ from xnorinfer import modelfile
 from xnorinfer.bits import bitunpack
 from xnorinfer.conversion import convert_file
 from xnorinfer.converters.base import ConvertOptions, Reading
-from xnorinfer.converters.net import network_arrays
+from xnorinfer.converters.nettoml import network_arrays
 from xnorinfer.converters.netwrite import net_text
 from xnorinfer.errors import NetworkError
+from xnorinfer.float32 import F32
 from xnorinfer.graph import INPUT, Node
 from xnorinfer.lower import blocks_of, lower
 from xnorinfer.margins import constant
 from xnorinfer.model import Model
 from xnorinfer.modelfile import header_of
-from xnorinfer.netspec import (
-    F32,
-    FUNCTIONS,
-    BatchNorm,
-    Dense,
-    Elementwise,
-    FloatDense,
-    Function,
-    InputMapping,
-    Layer,
-    NetSpec,
-    PixelInput,
-    RealInput,
-    Rule,
-    Sign,
-    SignInput,
-)
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import Function, Linear, Named, Norm, Op, Quantize, Steps
+from xnorinfer.net.reference import follow, node_outputs
+from xnorinfer.net.ties import Rule
+from xnorinfer.net.values import InputMapping, PixelInput, RealInput, SignInput
 from xnorinfer.packed import Affine, Dot, Threshold
-from xnorinfer.reference import elementwise, layer_outputs
 from xnorinfer.verify import _prove_dense as prove_dense
 from xnorinfer.verify import verify
 
@@ -51,26 +39,34 @@ f = np.float32
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the adversarial tensors overflow on purpose
 
 
-def function_of(name: Function, rng: np.random.Generator, neurons: int, *, falling: bool = False) -> Elementwise:
+def function_of(name: Function, rng: np.random.Generator, neurons: int, *, falling: bool = False) -> Steps:
     if name == "prelu":
         slopes = np.abs(networks.vector(rng, neurons, 0.3))
-        return Elementwise.prelu("act", networks.spoil(rng, -slopes if falling else slopes, [0.0, 1.0, 0.25]))
-    return Elementwise.clip("act", -3.0, 6.0) if name == "clip" else Elementwise("act", name)
+        return Steps.of(("prelu", networks.spoil(rng, -slopes if falling else slopes, [0.0, 1.0, 0.25])))
+    return Steps.of(("clip", -3.0, 6.0)) if name == "clip" else Steps.of((name,))
 
 
-def scalar(layer: Elementwise, x: float, neuron: int) -> np.float32:
+def scalar(steps: Steps, x: float, neuron: int) -> np.float32:
     """The function of one number in Python's own arithmetic, float64 values rounded once."""
-    if layer.function == "relu":
+    (step,) = steps.steps
+    if step.function == "relu":
         return f(x if x > 0 else 0)
-    if layer.function == "prelu":
-        slope = layer.parameters[0]
+    if step.function == "prelu":
+        slope = step.parameters[0]
         return f(x) if x > 0 else f(slope if not slope.shape else slope[neuron]) * f(x)
-    if layer.function == "tanh":
+    if step.function == "tanh":
         return f(math.tanh(x))
-    if layer.function == "sigmoid":
+    if step.function == "sigmoid":
         return f(1 / (1 + math.exp(-x)) if x > -700 else 0)
-    low, high = (float(bound) for bound in layer.parameters)
+    low, high = (float(bound) for bound in step.parameters)
     return f(min(max(x, low), high))
+
+
+FUNCTIONS: tuple[Function, ...] = ("relu", "prelu", "tanh", "sigmoid", "clip")
+
+
+def follow_one(op: Steps, x: F32) -> F32:
+    return follow([Node("act", op, (INPUT,))], x)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -78,11 +74,11 @@ def test_the_oracle_is_the_number_by_number_definition(name: Function) -> None:
     rng = np.random.default_rng(len(name))
     layer = function_of(name, rng, 5, falling=True)
     x = np.concatenate([rng.standard_normal((300, 5)) * 4, [[0.0, -0.0, 90, -90, -110]], [[1e30, -1e30, 1e-40, -1e-40, 3e38]]])
-    got = elementwise(layer, x.astype(f))
+    got = follow_one(layer, x.astype(f))
     want = [[scalar(layer, float(f(value)), neuron) for neuron, value in enumerate(row)] for row in x]
     assert got.dtype == f
     assert (got == np.array(want, f)).all()
-    assert np.isnan(elementwise(layer, np.full((1, 5), np.nan, f))).all()
+    assert np.isnan(follow_one(layer, np.full((1, 5), np.nan, f))).all()
 
 
 @pytest.mark.parametrize("name", ["relu", "prelu", "clip"])
@@ -94,38 +90,47 @@ def test_the_oracle_is_what_pytorch_computes(name: Function) -> None:
     given = torch.from_numpy(x)
     module: Any = {
         "relu": torch.relu,
-        "prelu": lambda v: torch.nn.functional.prelu(v, torch.from_numpy(layer.parameters[0])),
+        "prelu": lambda v: torch.nn.functional.prelu(v, torch.from_numpy(layer.steps[0].parameters[0])),
         "clip": lambda v: torch.nn.functional.hardtanh(v, -3.0, 6.0),
     }[name]
-    assert (elementwise(layer, x) == module(given).numpy()).all()
-    leaky = elementwise(Elementwise.prelu("act", 0.01), x)
+    assert (follow_one(layer, x) == module(given).numpy()).all()
+    leaky = follow_one(Steps.of(("prelu", 0.01)), x)
     assert (leaky == torch.nn.functional.leaky_relu(given, 0.01).numpy()).all()
 
 
-def decisions(mapping: InputMapping, net: NetSpec, counts: np.ndarray) -> np.ndarray:
+def decisions(mapping: InputMapping, net: Net, counts: np.ndarray) -> np.ndarray:
     """What the packed first layer decides at counts (values, neurons): dots of bits, or sums of pixels."""
-    layer, dense = lower(net).packed.layers[0].op, net.layers[0]
+    layer, dense = lower(net).packed.layers[0].op, net.ops[0]
     assert isinstance(layer.output, Threshold)
-    assert isinstance(dense, Dense)
-    signs = np.where(dense.latent > 0, 1, -1)
+    assert isinstance(dense, Linear)
+    signs = np.where(dense.weight > 0, 1, -1)
     same = (bitunpack(layer.weights, layer.depth) == signs).all(axis=1)
     counts = np.where(same, counts, -counts)
     return ((layer.depth - counts) // 2 if mapping == SignInput() else counts) <= layer.output.limits
 
 
-def hidden(mapping: InputMapping, latent: F32, between: list[Layer], rule: Rule) -> NetSpec:
+def hidden(mapping: InputMapping, latent: F32, between: list[Op], rule: Rule) -> Net:
     neurons = len(latent)
-    head = Dense("head", np.ones((2, neurons), f), "ge")
-    return NetSpec(mapping, (Dense("fc", latent, "ge", 0.5), *between, Sign("sign", rule), head), "ge-zero")
+    head = ("head", Linear(np.ones((2, neurons), f), "ge"))
+    return Net.chain(
+        mapping,
+        (
+            ("fc", Linear(latent, "ge", 0.5)),
+            *((f"between{index}", op) for index, op in enumerate(between)),
+            ("sign", Quantize(rule)),
+            head,
+        ),
+        "ge-zero",
+    )
 
 
-def before_sign(layers: list[Layer], value: F32) -> F32:
+def before_sign(layers: list[Op], value: F32) -> F32:
     """Function and BatchNorm once more, number by number and in the order of TensorFlow."""
     for layer in layers:
-        if isinstance(layer, Elementwise):
+        if isinstance(layer, Steps):
             value = np.array([[scalar(layer, float(v), neuron) for neuron, v in enumerate(row)] for row in value], f)
         else:
-            assert isinstance(layer, BatchNorm)
+            assert isinstance(layer, Norm)
             assert layer.variance is not None
             scale = f(1) / np.sqrt(layer.variance + f(layer.epsilon)) * layer.gamma
             value = value * scale + (layer.beta - layer.mean * scale)
@@ -141,7 +146,7 @@ def test_thresholds_at_every_sum(name: Function, place: str, rule: Rule) -> None
     depth, neurons = 21, 40
     function = function_of(name, rng, neurons)
     norm = networks.random_batch_norm(rng, neurons, 2.0)
-    between: list[Layer] = {"before": [function, norm], "after": [norm, function], "alone": [function]}[place]
+    between: list[Op] = {"before": [function, norm], "after": [norm, function], "alone": [function]}[place]
     latent = networks.random_latents(rng, neurons, depth, zeros=False) * f(0.5)
     signs = np.where(latent > 0, 1, -1)
     dots = np.repeat(np.arange(-depth, depth + 1, 2)[:, None], neurons, axis=1)
@@ -162,7 +167,7 @@ def test_a_negative_slope_is_folded_only_where_one_threshold_says_it() -> None:
     rng = np.random.default_rng(11)
     depth, refused, folded = 16, 0, 0
     for _ in range(150):
-        function = Elementwise.prelu("act", -np.abs(networks.vector(rng, 1, 0.7)))
+        function = Steps.of(("prelu", -np.abs(networks.vector(rng, 1, 0.7))))
         norm = networks.random_batch_norm(rng, 1, 2.0, awkward=False)
         latent = networks.random_latents(rng, 1, depth, zeros=False) * f(0.5)
         dots = np.arange(-depth, depth + 1, 2)[:, None]
@@ -181,29 +186,29 @@ def test_a_negative_slope_is_folded_only_where_one_threshold_says_it() -> None:
 
 def test_where_a_falling_prelu_reaches_zero_under_torch_sign() -> None:
     """x -> prelu -> x - 1 has two zeros, at 1 and at -2: both are counted."""
-    function, shift = Elementwise.prelu("act", np.array([-0.5], f)), BatchNorm("bn", np.ones(1, f), np.ones(1, f))
+    function, shift = Steps.of(("prelu", np.array([-0.5], f))), Norm(np.ones(1, f), np.ones(1, f))
     with pytest.raises(NetworkError, match=r"neuron 0, at 2 of its sums"):
         lower(hidden(SignInput(), np.full((1, 4), 0.5, f), [function, shift], "sign"))
 
 
-def network(mapping: InputMapping, name: Function, seed: int, tail: Function | None = None) -> NetSpec:
+def network(mapping: InputMapping, name: Function, seed: int, tail: Function | None = None) -> Net:
     """Hidden layers with the function before and after BatchNorm; a head, or a float layer that reads `tail` of the sums."""
     rng = np.random.default_rng([seed, len(name)])
-    layers: list[Layer] = []
+    layers: list[Named] = []
     for index, (depth, neurons) in enumerate([(12, 10), (10, 9), (9, 4)]):
         latent = networks.random_latents(rng, neurons, depth, zeros=False)
         norm = networks.random_batch_norm(rng, neurons, 2.0, "torch", awkward=False)
         norm = dataclasses.replace(
             norm, mean=np.abs(norm.mean) % f(0.9), beta=networks.vector(rng, neurons, 0.03)
         )  # within reach
-        layers += [Dense(f"fc{index}", latent, "ge", 1.0, networks.vector(rng, neurons)), norm]
+        layers += [(f"fc{index}", Linear(latent, "ge", 1.0, networks.vector(rng, neurons))), (f"bn{index}", norm)]
         if index < 2:
-            layers.insert(len(layers) - (0 if index else 1), function_of(name, rng, neurons))
-            layers.append(Sign(f"sign{index}", "ge"))
+            layers.insert(len(layers) - (0 if index else 1), (f"act{index}", function_of(name, rng, neurons)))
+            layers.append((f"sign{index}", Quantize("ge")))
     if tail is not None:
-        out = FloatDense("out", networks.vector(rng, 12).reshape(3, 4), networks.vector(rng, 3))
-        layers += [function_of(tail, rng, 4), out, Elementwise("end", "relu")]
-    return NetSpec(mapping, tuple(layers), "ge-zero")
+        out = ("out", Linear(networks.vector(rng, 12).reshape(3, 4), bias=networks.vector(rng, 3)))
+        layers += [("act", function_of(tail, rng, 4)), out, ("end", Steps.of(("relu",)))]
+    return Net.chain(mapping, tuple(layers), "ge-zero")
 
 
 @pytest.mark.parametrize("tail", [None, "relu", "clip"])
@@ -214,7 +219,7 @@ def test_networks_run_and_are_proved(tmp_path: Path, name: Function, mapping: st
     given = networks.INPUTS[mapping]
     net = network(given, name, 1, tail)
     x = networks.random_inputs(np.random.default_rng(5), given, 200, 12)
-    *_, (_, want) = layer_outputs(net, x)
+    *_, (_, want) = node_outputs(net, x)
     assert (Model(lower(net).packed).scores(x) == want).all()
     source, model = tmp_path / "n.npz", tmp_path / "m.safetensors"
     write_npz(source, **{key: entry.load() for key, entry in network_arrays(net).items()})
@@ -234,11 +239,11 @@ def test_networks_run_and_are_proved(tmp_path: Path, name: Function, mapping: st
 
 def test_a_proof_looks_beside_the_bend_of_a_falling_prelu(tmp_path: Path) -> None:
     """A real neuron that fires everywhere but in a narrow dip around 0: said to fire always, the proof finds the dip."""
-    function = Elementwise.prelu("act", np.full(3, -1, f))
-    shift = BatchNorm("bn", np.full(3, 1e-30, f), np.ones(3, f), form="torch")
+    function = Steps.of(("prelu", np.full(3, -1, f)))
+    shift = Norm(np.full(3, 1e-30, f), np.ones(3, f), form="torch")
     net = hidden(RealInput(), np.full((3, 4), 0.5, f), [function, shift], "ge")
     block = blocks_of(net)[0]
-    assert isinstance(block.dense, Dense)
+    assert isinstance(block.dense, Linear)
     always = Dot("reals", 4, np.full((3, 1), 15, np.uint64), Threshold(np.full(3, np.inf, f)))
     assert prove_dense(Node("fc", always, (INPUT,)), block, net, lambda what, done, total: None).differences
     with pytest.raises(NetworkError, match="3 neurons change their sign twice"):
@@ -248,12 +253,12 @@ def test_a_proof_looks_beside_the_bend_of_a_falling_prelu(tmp_path: Path) -> Non
 @pytest.mark.parametrize(("name", "text"), [("tanh", "as scores; a packed network ends"), ("prelu", "as scores")])
 def test_functions_that_no_sign_follows_are_refused_by_name(name: Function, text: str) -> None:
     function = function_of(name, np.random.default_rng(0), 2)
-    dense = Dense("fc", np.ones((2, 4), f), "ge")
+    dense = ("fc", Linear(np.ones((2, 4), f), "ge"))
     with pytest.raises(NetworkError, match=rf"act: {name} makes real numbers that are used as they are, {text}"):
-        lower(NetSpec(SignInput(), (dense, function), "ge-zero"))
-    floats = FloatDense("out", np.ones((2, 2), f))
+        lower(Net.chain(SignInput(), (dense, ("act", function)), "ge-zero"))
+    floats = ("out", Linear(np.ones((2, 2), f)))
     with pytest.raises(NetworkError, match=rf"act: {name} .* by a float layer; a packed network computes relu, clip"):
-        lower(NetSpec(SignInput(), (dense, function, floats), "ge-zero"))
+        lower(Net.chain(SignInput(), (dense, ("act", function), floats), "ge-zero"))
 
 
 @pytest.mark.parametrize("rule", ["ge", "round-even", "sign"])
@@ -269,12 +274,12 @@ def test_signs_of_functions_that_a_float_layer_reads(tmp_path: Path, name: Funct
     mean[:4] = [0, 0, f(np.tanh(1.0)), 1]  # reachable zeros
     norm = dataclasses.replace(norm, mean=mean, gamma=gamma, beta=beta)
     latent = networks.random_latents(rng, neurons, 12, zeros=False)
-    out = FloatDense("out", networks.vector(rng, 3 * neurons).reshape(3, neurons), networks.vector(rng, 3))
+    out = ("out", Linear(networks.vector(rng, 3 * neurons).reshape(3, neurons), bias=networks.vector(rng, 3)))
     function = function_of(name, rng, neurons)
-    layers = (Dense("fc", latent, "ge"), function, norm, Sign("sign", rule), out)
-    net = NetSpec(given, layers, "torch-sign" if rule == "sign" else "ge-zero")
+    layers = (("fc", Linear(latent, "ge")), ("act", function), ("bn", norm), ("sign", Quantize(rule)), out)
+    net = Net.chain(given, layers, "torch-sign" if rule == "sign" else "ge-zero")
     x = networks.random_inputs(rng, given, 2000, 12)
-    outputs = dict(layer_outputs(net, x))
+    outputs = dict(node_outputs(net, x))
     assert {-1.0, 1.0} <= set(np.unique(outputs["sign"]))
     packed = lower(net).packed
     assert packed.layers[0].op.output.ops[-1] == "step"  # type: ignore[union-attr]
@@ -297,14 +302,14 @@ def test_signs_of_functions_that_a_float_layer_reads(tmp_path: Path, name: Funct
 
 
 def test_parameters_are_checked() -> None:
-    def problems(function: Elementwise) -> list[str]:
-        return NetSpec(SignInput(), (Dense("fc", np.ones((2, 4), f), "ge"), function), "ge-zero").check()
+    def problems(function: Steps) -> list[str]:
+        return Net.chain(SignInput(), (("fc", Linear(np.ones((2, 4), f), "ge")), ("act", function)), "ge-zero").check()
 
-    assert problems(Elementwise.prelu("act", np.ones(3, f))) == ["act: slope has shape (3,), needed is (2,)"]
-    assert "NaN or infinite" in problems(Elementwise.prelu("act", np.nan))[0]
-    assert problems(Elementwise("act", "prelu")) == ["act: prelu has 0 parameters, needed are slope"]
-    assert problems(Elementwise("act", "relu", (np.ones(2, f),))) == ["act: relu has 1 parameters, needed are none"]
-    assert problems(Elementwise.clip("act", 2, 1)) == ["act: clips to 2..1, needed are two bounds in order"]
-    assert "is none of relu, prelu" in problems(Elementwise("act", "swish"))[0]  # type: ignore[arg-type]
-    bits = NetSpec(SignInput(), (Elementwise("act", "relu"), Dense("fc", np.ones((2, 4), f), "ge")), "ge-zero")
+    assert problems(Steps.of(("prelu", np.ones(3, f)))) == ["act: slope has shape (3,), needed is (2,)"]
+    assert "NaN or infinite" in problems(Steps.of(("prelu", np.nan)))[0]
+    assert problems(Steps.of(("prelu",))) == ["act: prelu has 0 parameters, needed are slope"]
+    assert problems(Steps.of(("relu", np.ones(2, f)))) == ["act: relu has 1 parameters, needed are none"]
+    assert problems(Steps.of(("clip", 2, 1))) == ["act: clips to 2..1, needed are two bounds in order"]
+    assert "is none of mul, div, add, sub, relu, prelu" in problems(Steps.of(("swish",)))[0]  # type: ignore[arg-type]
+    bits = Net.chain(SignInput(), (("act", Steps.of(("relu",))), ("fc", Linear(np.ones((2, 4), f), "ge"))), "ge-zero")
     assert "needs pixel or real inputs" in bits.check()[0]

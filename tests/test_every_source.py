@@ -24,7 +24,7 @@ import xnorinfer
 from xnorinfer.conversion import Conversion, convert_file, pack_reading
 from xnorinfer.converters import ConvertOptions, from_torch_module
 from xnorinfer.modelfile import header_of, load, save
-from xnorinfer.netspec import InputMapping, PixelInput, ThresholdInput
+from xnorinfer.net.values import InputMapping, PixelInput, ThresholdInput
 from xnorinfer.packed import Affine, PackedModel
 
 F = np.float32

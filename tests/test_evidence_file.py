@@ -22,7 +22,7 @@ from xnorinfer.conversion import convert_file
 from xnorinfer.converters import read_source
 from xnorinfer.converters.base import INPUT, ConvertOptions, Reading
 from xnorinfer.errors import NetworkError
-from xnorinfer.netspec import InputMapping, PixelInput, ThresholdInput
+from xnorinfer.net.values import InputMapping, PixelInput, ThresholdInput
 
 Array = Any
 RANGE = PixelInput.range

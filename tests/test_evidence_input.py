@@ -14,7 +14,9 @@ from xnorinfer.converters import read_source
 from xnorinfer.converters.base import INPUT, Assumption, ConvertOptions, Reading, Remark
 from xnorinfer.converters.evidenceinput import MappingEvidence, apply_mapping, judge_mapping, option_of
 from xnorinfer.errors import InputError
-from xnorinfer.netspec import BatchNorm, Dense, InputMapping, NetSpec, PixelInput, RealInput, Sign, SignInput, ThresholdInput
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import Linear, Norm, Quantize
+from xnorinfer.net.values import InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
 
 DATA = Path(__file__).resolve().parent.parent / "xnorinfer" / "data"
 RANGE = PixelInput.range
@@ -37,19 +39,19 @@ def images(seed: int, rows: int = 1500, depth: int = 100) -> NDArray[np.uint8]:
     return np.clip(900 - 500 * nearest, 0, 255).astype(np.uint8)[:, :depth]
 
 
-def trained(enters: Any, mapping: InputMapping, *, bias: bool = True, inv_std: bool = False, h: float = 1.0) -> NetSpec:
+def trained(enters: Any, mapping: InputMapping, *, bias: bool = True, inv_std: bool = False, h: float = 1.0) -> Net:
     """A network whose first BatchNorm saw the sums of `images(0)`."""
     rng = np.random.default_rng(1)
     latent = rng.uniform(-h, h, (48, 100)).astype(np.float32)
     shift = rng.normal(size=48).astype(np.float32) if bias else None
     sums = h * (enters(images(0).astype(np.float64)) @ np.where(latent >= 0, 1, -1).T) + (0 if shift is None else shift)
     mean, variance = sums.mean(axis=0).astype(np.float32), sums.var(axis=0).astype(np.float32)
-    norm = BatchNorm("bn", mean, None if inv_std else variance, 1 / np.sqrt(variance) if inv_std else None)
-    head = Dense("head", rng.uniform(-1, 1, (10, 48)).astype(np.float32), "ge")
-    return NetSpec(mapping, (Dense("fc", latent, "ge", h, shift), norm, Sign("sign", "ge"), head), "ge-zero")
+    norm = ("bn", Norm(mean, None if inv_std else variance, 1 / np.sqrt(variance) if inv_std else None))
+    head = ("head", Linear(rng.uniform(-1, 1, (10, 48)).astype(np.float32), "ge"))
+    return Net.chain(mapping, (("fc", Linear(latent, "ge", h, shift)), norm, ("sign", Quantize("ge")), head), "ge-zero")
 
 
-def judged(net: NetSpec, rows: Any) -> MappingEvidence:
+def judged(net: Net, rows: Any) -> MappingEvidence:
     evidence = judge_mapping(net, rows)
     assert evidence is not None
     return evidence
@@ -90,9 +92,9 @@ def test_pixels_that_were_divided_already_and_signs() -> None:
 
 def test_inputs_that_are_binarized_one_by_one() -> None:
     pixels = images(0).astype(np.float64)
-    norm = BatchNorm("bn0", pixels.mean(axis=0).astype(np.float32), pixels.var(axis=0).astype(np.float32))
+    norm = ("bn0", Norm(pixels.mean(axis=0).astype(np.float32), pixels.var(axis=0).astype(np.float32)))
     net = trained(ENTERS["threshold"][1], RANGE(-1, 1))
-    net = NetSpec(RANGE(-1, 1), (norm, Sign("input.sign", "ge"), *net.layers), "ge-zero")
+    net = Net.chain(RANGE(-1, 1), (norm, ("input.sign", Quantize("ge")), *net.named), "ge-zero")
     evidence = judged(net, images(2))
     assert evidence.norm == "bn0"
     assert evidence.contradicted
@@ -101,7 +103,7 @@ def test_inputs_that_are_binarized_one_by_one() -> None:
 
 def test_where_there_is_nothing_to_compare() -> None:
     net = trained(ENTERS["0..1"][1], RANGE(0, 1))
-    assert judge_mapping(NetSpec(net.input, (net.layers[0], *net.layers[2:]), "ge-zero"), images(2)) is None
+    assert judge_mapping(Net.chain(net.input, (net.named[0], *net.named[2:]), "ge-zero"), images(2)) is None
     with pytest.raises(InputError, match=r"shape \(1500, 90\).*rows of 100 numbers"):
         judge_mapping(net, images(2, depth=90))
     with pytest.raises(InputError, match="15 rows; at least 16"):
@@ -110,7 +112,7 @@ def test_where_there_is_nothing_to_compare() -> None:
         judge_mapping(net, np.full((20, 100), np.nan))
 
 
-def reading(net: NetSpec, origin: Any) -> Reading:
+def reading(net: Net, origin: Any) -> Reading:
     warnings = ("of something else", Remark("a default", INPUT))
     return Reading("torch", net, (), (Assumption(INPUT, net.input.describe(), origin),), warnings)
 

@@ -20,12 +20,13 @@ from command_line import CHECKPOINT, DIGITS, fine, run, wrong
 from numpy.typing import NDArray
 
 import xnorinfer
-from xnorinfer import elimination, modelfile, netspec, reference
+from xnorinfer import elimination, modelfile
 from xnorinfer.agreement import Agreement
 from xnorinfer.converters import ConvertOptions, read_source
 from xnorinfer.converters.netwrite import net_text
 from xnorinfer.errors import ExpectationError, InputError
-from xnorinfer.netspec import InputMapping, PixelInput
+from xnorinfer.net import reference, values
+from xnorinfer.net.values import InputMapping, PixelInput
 from xnorinfer.sensitivity import other_forms
 
 Array = NDArray[Any]
@@ -381,7 +382,7 @@ def test_python(tmp_path: Path) -> None:
 def test_options_are_named_as_python_writes_them(mapping: InputMapping) -> None:
     found = elimination.Alternative("input", "", lambda net: net, {"input": mapping})
     text = elimination.Explanation((found,), Agreement("", 0)).keywords
-    assert eval(text.removeprefix("input="), vars(netspec)) == mapping
+    assert eval(text.removeprefix("input="), vars(values)) == mapping
 
 
 def test_verify_does_not_hold_where_the_network_gives_other_classes(tmp_path: Path) -> None:

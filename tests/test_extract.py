@@ -17,11 +17,13 @@ from safetensors import safe_open
 
 from xnorinfer import modelfile
 from xnorinfer.extract import arrays, write_arrays
+from xnorinfer.float32 import fma
 from xnorinfer.lower import lower
 from xnorinfer.model import Model
-from xnorinfer.netspec import NetSpec, PixelInput, RealInput, SignInput
+from xnorinfer.net.network import Net
+from xnorinfer.net.reference import forward
+from xnorinfer.net.values import PixelInput, RealInput, SignInput
 from xnorinfer.packed import Binarize, Dot, PackedModel, Threshold
-from xnorinfer.reference import fma, forward
 
 Numbers = dict[str, NDArray[Any]]
 
@@ -91,7 +93,7 @@ def test_a_network_rebuilt_from_the_arrays_gives_the_scores_of_its_source(kind: 
     for number, options in enumerate(OPTIONS):
         if options.get("binarize_input") and not isinstance(mapping, PixelInput | RealInput):
             continue
-        net: NetSpec = networks.random_network(40 + number, (70, 65, 9, 3), mapping, **options)
+        net: Net = networks.random_network(40 + number, (70, 65, 9, 3), mapping, **options)
         x = networks.random_inputs(rng, mapping, 20, 70)
         numbers = written(lower(net).packed, tmp_path / f"net{suffix}")
         want = forward(net, x)

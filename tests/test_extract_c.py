@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from xnorinfer import ccode, modelfile
 from xnorinfer.lower import lower
 from xnorinfer.model import Model
-from xnorinfer.netspec import PixelInput, RealInput, SignInput
+from xnorinfer.net.reference import forward
+from xnorinfer.net.values import PixelInput, RealInput, SignInput
 from xnorinfer.packed import Affine, Binarize, Dot, PackedModel
-from xnorinfer.reference import forward
 
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror", "-pedantic")
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")

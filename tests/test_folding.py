@@ -15,21 +15,12 @@ from networks import INPUTS, random_batch_norm, random_latents, vector
 
 from xnorinfer.bits import bitunpack
 from xnorinfer.errors import NetworkError
+from xnorinfer.float32 import F32
 from xnorinfer.lower import lower
-from xnorinfer.netspec import (
-    BATCH_NORM_FORMS,
-    F32,
-    BatchNorm,
-    BatchNormForm,
-    Dense,
-    InputMapping,
-    NetSpec,
-    PixelInput,
-    RealInput,
-    Rule,
-    Sign,
-    SignInput,
-)
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import NORM_FORMS, Linear, Norm, NormForm, Quantize
+from xnorinfer.net.ties import Rule
+from xnorinfer.net.values import InputMapping, PixelInput, RealInput, SignInput
 from xnorinfer.packed import Dot, Threshold
 
 f = np.float32
@@ -61,7 +52,7 @@ def round_to_f32(exact: Fraction) -> np.float32:
     return f(best)
 
 
-def source_value(dense: Dense, norm: BatchNorm, dot: F32) -> F32:
+def source_value(dense: Linear, norm: Norm, dot: F32) -> F32:
     """What the framework has before sign; dot: (values, neurons) float32."""
     acc = dot
     if dense.h != 1:
@@ -93,9 +84,9 @@ def decision(value: F32, rule: Rule) -> np.ndarray:
     return value > 0 if rule == "gt" else value >= 0
 
 
-def packed_layer(mapping: InputMapping, dense: Dense, norm: BatchNorm, rule: Rule) -> Dot:
-    head = Dense("head", np.ones((2, dense.neurons), f), "ge")
-    net = NetSpec(mapping, (dense, norm, Sign("sign", rule), head), "ge-zero")
+def packed_layer(mapping: InputMapping, dense: Linear, norm: Norm, rule: Rule) -> Dot:
+    head = ("head", Linear(np.ones((2, dense.neurons), f), "ge"))
+    net = Net.chain(mapping, (("fc", dense), ("bn", norm), ("sign", Quantize(rule)), head), "ge-zero")
     layer = lower(net).packed.layers[0].op
     assert isinstance(layer.output, Threshold)
     return layer
@@ -112,17 +103,17 @@ def all_mismatch_decisions(layer: Dot, signs: F32, dots: np.ndarray) -> np.ndarr
     return mismatches <= layer.output.limits
 
 
-@pytest.mark.parametrize("form", BATCH_NORM_FORMS)
+@pytest.mark.parametrize("form", NORM_FORMS)
 @pytest.mark.parametrize("rule", ["round-even", "round-away", "ge", "gt"])
 @pytest.mark.parametrize("depth", [1, 2, 63, 100])
 @pytest.mark.parametrize("h", [1.0, 0.01907])
-def test_every_dot_of_binary_inputs(form: BatchNormForm, rule: Rule, depth: int, h: float) -> None:
+def test_every_dot_of_binary_inputs(form: NormForm, rule: Rule, depth: int, h: float) -> None:
     rng = np.random.default_rng([depth, len(rule), len(form), int(h)])
     neurons = 60
     latent = random_latents(rng, neurons, depth, zeros=False) * f(h)
     scale = np.abs(vector(rng, neurons)) if depth == 63 else None
     bias = vector(rng, neurons, 3 * h) if depth % 2 == 0 else None
-    dense = Dense("fc", latent, rule, h, bias, scale)
+    dense = Linear(latent, rule, h, bias, scale)
     norm = random_batch_norm(rng, neurons, h * np.sqrt(depth), form)
     layer = packed_layer(SignInput(), dense, norm, rule)
     dots = np.arange(-depth, depth + 1, 2)
@@ -138,14 +129,14 @@ def test_every_dot_of_binary_inputs(form: BatchNormForm, rule: Rule, depth: int,
 @pytest.mark.parametrize("name", ["range", "unit", "raw", "inverted", "normalize"])
 @pytest.mark.parametrize("form", ["tf", "lasagne"])
 @pytest.mark.parametrize("rule", ["round-even", "ge"])
-def test_every_sum_of_pixels(name: str, form: BatchNormForm, rule: Rule) -> None:
+def test_every_sum_of_pixels(name: str, form: NormForm, rule: Rule) -> None:
     rng = np.random.default_rng([len(name), len(form), len(rule)])
     mapping = INPUTS[name]
     assert isinstance(mapping, PixelInput)
     depth, neurons = 17, 80
     latent = random_latents(rng, neurons, depth, zeros=False)
     signs = np.where(latent > 0, 1, -1)
-    dense = Dense("fc", latent, rule, 1.0, vector(rng, neurons))
+    dense = Linear(latent, rule, 1.0, vector(rng, neurons))
     norm = random_batch_norm(rng, neurons, 100.0 if name == "raw" else 2.0, form)
     layer = packed_layer(mapping, dense, norm, rule)
     assert isinstance(layer.output, Threshold)
@@ -154,9 +145,8 @@ def test_every_sum_of_pixels(name: str, form: BatchNormForm, rule: Rule) -> None
         sums = np.arange(-255 * (signs[neuron] < 0).sum(), 255 * (signs[neuron] > 0).sum() + 1)
         exact = (mapping.slope * sums.astype(np.float64) + mapping.intercept * signs[neuron].sum()) / mapping.divisor
         one = lambda v: None if v is None else v[neuron : neuron + 1]  # noqa: B023, E731
-        single = Dense("fc", latent[neuron : neuron + 1], rule, 1.0, one(dense.bias))
-        narrowed = BatchNorm(
-            "bn",
+        single = Linear(latent[neuron : neuron + 1], rule, 1.0, one(dense.bias))
+        narrowed = Norm(
             norm.mean[neuron : neuron + 1],
             one(norm.variance),
             one(norm.inv_std),
@@ -174,7 +164,7 @@ def test_every_sum_of_pixels(name: str, form: BatchNormForm, rule: Rule) -> None
 @pytest.mark.parametrize("name", ["range", "unit", "raw", "inverted"])
 @pytest.mark.parametrize("form", ["tf", "lasagne"])
 @pytest.mark.parametrize("rule", ["round-even", "ge", "gt"])
-def test_every_pixel_that_is_binarized_by_itself(name: str, form: BatchNormForm, rule: Rule) -> None:
+def test_every_pixel_that_is_binarized_by_itself(name: str, form: NormForm, rule: Rule) -> None:
     rng = np.random.default_rng([len(name), len(form), len(rule), 1])
     mapping = INPUTS[name]
     assert isinstance(mapping, PixelInput)
@@ -184,24 +174,24 @@ def test_every_pixel_that_is_binarized_by_itself(name: str, form: BatchNormForm,
         assert norm.variance is not None
         small = np.where(rng.random(depth) < 0.3, np.float32(1e-41), norm.variance + np.float32(1e-6))
         norm = dataclasses.replace(norm, variance=small.astype(f), epsilon=0.0, gamma=np.clip(norm.gamma, -1, 1))
-    head = Dense("head", np.ones((2, depth), f), "ge")
-    packed = lower(NetSpec(mapping, (norm, Sign("sign", rule), head), "ge-zero")).packed
+    head = ("head", Linear(np.ones((2, depth), f), "ge"))
+    packed = lower(Net.chain(mapping, (("bn", norm), ("sign", Quantize(rule)), head), "ge-zero")).packed
     assert packed.binarize is not None
     pixels = np.repeat(np.arange(256, dtype=np.uint8)[:, None], depth, axis=1)
     mapped = ((mapping.slope * pixels.astype(np.float64) + mapping.intercept) / mapping.divisor).astype(f)
-    want = decision(source_value(Dense("none", np.ones((depth, 1), f), rule), norm, mapped), rule)
+    want = decision(source_value(Linear(np.ones((depth, 1), f), rule), norm, mapped), rule)
     assert ((packed.binarize.op.signs(pixels) > 0) == want).all()
     assert want.any()
     assert not want.all()
 
 
-def constant_channels(depth: int) -> tuple[Dense, BatchNorm]:
+def constant_channels(depth: int) -> tuple[Linear, Norm]:
     """gamma 0 with beta above, at and below 0; means far out of reach."""
     gamma = np.array([0, 0, 0, -0.0, 1, 1, -1, -1], f)
     beta = np.array([1, -1, 0, 0, 0, 0, 0, 0], f)
     mean = np.array([0, 0, 0, 0, 1e6, -1e6, 1e6, -1e6], f)
-    dense = Dense("fc", random_latents(np.random.default_rng(3), 8, depth, zeros=False), "ge")
-    return dense, BatchNorm("bn", mean, variance=np.ones(8, f), gamma=gamma, beta=beta, epsilon=1e-4)
+    dense = Linear(random_latents(np.random.default_rng(3), 8, depth, zeros=False), "ge")
+    return dense, Norm(mean, variance=np.ones(8, f), gamma=gamma, beta=beta, epsilon=1e-4)
 
 
 @pytest.mark.parametrize(("rule", "at_zero"), [("ge", True), ("gt", False), ("round-even", False), ("round-away", True)])
@@ -224,9 +214,9 @@ def test_dead_neurons_of_real_inputs_stay_dead_where_the_largest_sums_overflow()
 
 
 def test_infinite_inv_std_folds_where_the_source_has_an_answer() -> None:
-    dense = Dense("fc", np.ones((3, 4), f), "ge")
+    dense = Linear(np.ones((3, 4), f), "ge")
     # dots are -4, -2, 0, 2, 4: a mean of 1 is never hit, so (x - 1) * inf is -inf or +inf.
-    norm = BatchNorm("bn", np.ones(3, f), inv_std=np.full(3, np.inf, f), gamma=np.array([1, -1, 2], f), form="lasagne")
+    norm = Norm(np.ones(3, f), inv_std=np.full(3, np.inf, f), gamma=np.array([1, -1, 2], f), form="lasagne")
     layer = packed_layer(SignInput(), dense, norm, "ge")
     got = all_mismatch_decisions(layer, np.ones((3, 4), f), np.array([-4, -2, 0, 2, 4]))
     assert got.T.tolist() == [[False] * 3 + [True] * 2, [True] * 3 + [False] * 2, [False] * 3 + [True] * 2]
@@ -235,23 +225,25 @@ def test_infinite_inv_std_folds_where_the_source_has_an_answer() -> None:
 @pytest.mark.parametrize("mapping", [SignInput(), PixelInput.range(0, 255)])
 def test_a_reachable_nan_is_refused_with_its_place(mapping: InputMapping) -> None:
     mean = np.array([1, 2, 1], f) if isinstance(mapping, SignInput) else np.array([0.5, 2, 0.5], f)
-    norm = BatchNorm("bn", mean, inv_std=np.full(3, np.inf, f), form="lasagne")
+    norm = Norm(mean, inv_std=np.full(3, np.inf, f), form="lasagne")
     with pytest.raises(NetworkError, match=r"fc: BatchNorm gives NaN for 1 neurons .* neuron 1 at accumulator 2"):
-        packed_layer(mapping, Dense("fc", np.ones((3, 4), f), "ge"), norm, "ge")
+        packed_layer(mapping, Linear(np.ones((3, 4), f), "ge"), norm, "ge")
 
 
 def test_torch_sign_refuses_zeros_before_sign_in_hidden_layers() -> None:
-    dense = Dense("fc", np.ones((2, 4), f), "sign", bias=np.array([0, 0.5], f))
-    norm = BatchNorm("bn", np.zeros(2, f), variance=np.ones(2, f), form="torch")
+    dense = Linear(np.ones((2, 4), f), "sign", bias=np.array([0, 0.5], f))
+    norm = Norm(np.zeros(2, f), variance=np.ones(2, f), form="torch")
     with pytest.raises(NetworkError, match=r"1 neurons can reach exactly 0 before sign .*neuron 0.*--profile ge-zero"):
         packed_layer(SignInput(), dense, norm, "sign")
 
 
 def test_torch_sign_notes_single_zeros_over_pixels() -> None:
-    dense = Dense("fc", np.ones((2, 20), f), "sign", bias=np.array([-3, -2.5], f))
-    norm = BatchNorm("bn", np.zeros(2, f), variance=np.ones(2, f), form="torch")
-    head = Dense("head", np.ones((2, 2), f), "sign")
-    lowered = lower(NetSpec(PixelInput.range(0, 255), (dense, norm, Sign("sign", "sign"), head), "torch-sign"))
+    dense = Linear(np.ones((2, 20), f), "sign", bias=np.array([-3, -2.5], f))
+    norm = Norm(np.zeros(2, f), variance=np.ones(2, f), form="torch")
+    head = ("head", Linear(np.ones((2, 2), f), "sign"))
+    lowered = lower(
+        Net.chain(PixelInput.range(0, 255), (("fc", dense), ("bn", norm), ("sign", Quantize("sign")), head), "torch-sign")
+    )
     assert len(lowered.notes) == 1
     assert "1 neurons can reach exactly 0" in lowered.notes[0]
 
@@ -260,7 +252,7 @@ def test_torch_sign_agrees_with_both_ways_out_where_no_zero_is_reachable() -> No
     rng = np.random.default_rng(5)
     latent = random_latents(rng, 20, 33, zeros=False)
     norm = random_batch_norm(rng, 20, 6.0, "torch", awkward=False)
-    layers = [packed_layer(SignInput(), Dense("fc", latent, rule), norm, rule) for rule in ("sign", "ge", "gt")]
+    layers = [packed_layer(SignInput(), Linear(latent, rule), norm, rule) for rule in ("sign", "ge", "gt")]
     for other in layers[1:]:
         assert (other.weights == layers[0].weights).all()
         assert (other.output.limits == layers[0].output.limits).all()  # type: ignore[union-attr]

@@ -12,7 +12,7 @@ import pytest
 
 import xnorinfer
 from xnorinfer.errors import ConversionWarning, InputError, NetworkError, OptionError, SourceError
-from xnorinfer.netspec import PixelInput
+from xnorinfer.net.values import PixelInput
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")

@@ -11,7 +11,7 @@ import pytest
 
 import xnorinfer
 from xnorinfer.errors import ExpectationError, InputError, NetworkError, OptionError, SourceError
-from xnorinfer.netspec import PixelInput, RealInput, SignInput
+from xnorinfer.net.values import PixelInput, RealInput, SignInput
 
 torch = pytest.importorskip("torch")
 nn, functional = torch.nn, torch.nn.functional

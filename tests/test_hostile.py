@@ -26,7 +26,7 @@ from xnorinfer.converters.base import ConvertOptions
 from xnorinfer.converters.containers.opening import open_container
 from xnorinfer.converters.containers.textfile import read_numbers
 from xnorinfer.errors import ModelFileError, OptionError, SourceError
-from xnorinfer.netspec import PixelInput
+from xnorinfer.net.values import PixelInput
 
 COUNTS = {
     "keras": 150,

@@ -33,8 +33,8 @@ from xnorinfer.converters.tfgraph import Graph
 from xnorinfer.converters.tfnetwork import NotFollowed, network_of
 from xnorinfer.converters.tfnodes import Function, TfGraph, TfNode, inline
 from xnorinfer.errors import InputError, NetworkError, SourceError
-from xnorinfer.netspec import Dense
-from xnorinfer.reference import binary_weights
+from xnorinfer.net.ops import Linear
+from xnorinfer.net.reference import binary_weights
 
 SMALL = ConvertOptions(max_memory=1 << 20)
 DIGITS = "9" * 5000
@@ -308,7 +308,7 @@ def test_names_that_double(tmp_path: Path) -> None:
     path = onnx_writer.write(
         tmp_path / "net.onnx", [*sums, node("MatMul", ["x", "c40"], "y")], {"c0": np.ones((4, 4), np.float32)}, "y"
     )
-    assert read_source(path, ConvertOptions()).net.layers
+    assert read_source(path, ConvertOptions()).net.ops
 
 
 def test_a_tensor_that_a_thousand_layers_use(tmp_path: Path) -> None:
@@ -396,7 +396,7 @@ def test_a_container_is_opened_once_for_all_arrays(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize("shape", [(3, 700), (5, 64), (1, 1), (7, 129)])
 def test_weights_packed_in_pieces_are_those_packed_at_once(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    dense = Dense("d", rng.standard_normal(shape).astype(np.float32), "ge")
+    dense = Linear(rng.standard_normal(shape).astype(np.float32), "ge")
     flipped = rng.integers(0, 2, shape[0]).astype(bool)
     signs = binary_weights(dense)
     for words in (1, 2, 3, 1 << 14):
@@ -465,5 +465,5 @@ def test_tensors_of_the_writers_here_are_read(tmp_path: Path) -> None:
     """The refusals above are about sizes: the same files with less in them are taken."""
     weight = np.sign(np.random.default_rng(0).standard_normal((4, 4))).astype(np.float32)
     path = onnx_writer.write(tmp_path / "net.onnx", [node("MatMul", ["x", "w"], "y")], {"w": weight}, "y")
-    assert read_source(path, SMALL).net.layers
-    assert read_source(safetensors(tmp_path / "net.safetensors", [4, 4], weight.tobytes()), SMALL).net.layers
+    assert read_source(path, SMALL).net.ops
+    assert read_source(safetensors(tmp_path / "net.safetensors", [4, 4], weight.tobytes()), SMALL).net.ops

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from xnorinfer import kernels
 from xnorinfer.errors import KernelError
 from xnorinfer.kernels import layout
-from xnorinfer.netspec import InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
+from xnorinfer.net.values import InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
 from xnorinfer.packed import Affine, Dot
 from xnorinfer.plan import Plan
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from xnorinfer import kernels
 from xnorinfer.kernels import layout, shapes
-from xnorinfer.netspec import PixelInput
+from xnorinfer.net.values import PixelInput
 from xnorinfer.packed import Affine, Dot, PackedModel, Threshold
 from xnorinfer.plan import Plan
 

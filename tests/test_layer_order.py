@@ -22,7 +22,7 @@ from tf1_writer import write_bundle
 from xnorinfer.converters import ConvertOptions, Reading, read_source
 from xnorinfer.converters.layerorder import chains
 from xnorinfer.errors import NetworkError
-from xnorinfer.netspec import SignInput
+from xnorinfer.net.values import SignInput
 
 pytestmark = pytest.mark.filterwarnings("ignore::xnorinfer.ConversionWarning")
 SIGNS = ConvertOptions(profile="ge-zero", input=SignInput(), bn_epsilon=1e-3)

@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 #: Module (or package) -> what it may import from this project.  Level by level, lowest first.
-LEVEL_0 = {"oneline", "errors", "graph", "bits", "cores", "writing", "models", "budget", "memory"}
-LEVEL_1 = {"netspec", "reference"}
+LEVEL_0 = {"oneline", "errors", "graph", "bits", "cores", "writing", "models", "budget", "memory", "float32"}
+LEVEL_1 = {"net"}
 LEVEL_2 = {"threshold", "packed", "folding", "canonical", "lower", "modelfile", "description"}
 LEVEL_4 = {"buffers", "plan", "margins", "model"}
 LEVEL_5 = {
@@ -44,8 +44,8 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"errors"},
     "budget": {"errors"},
     "memory": {"errors"},
-    "netspec": {"errors"},
-    "reference": {"errors", "netspec"},
+    "float32": set(),
+    "net": {"errors", "float32", "graph"},
     **dict.fromkeys(LEVEL_2, LEVEL_0 | LEVEL_1 | LEVEL_2),
     "kernels": LEVEL_0 | {"kernels"},
     "buffers": {"graph"},
@@ -54,7 +54,7 @@ ALLOWED: dict[str, set[str]] = {
     "margins": LEVEL_0 | LEVEL_1 | LEVEL_2,
     "model": LEVEL_0 | LEVEL_1 | LEVEL_2 | {"kernels", "plan", "margins"},
     **{name: LEVEL_0 | LEVEL_1 | LEVEL_2 | LEVEL_4 | LEVEL_5 | {"kernels", "converters", ""} for name in LEVEL_5},
-    "converters": {"oneline", "errors", "budget", "netspec", "reference", "converters"},
+    "converters": {"oneline", "errors", "budget", "float32", "graph", "net", "converters"},
     "training": {
         "errors",
         "writing",
@@ -70,6 +70,8 @@ ALLOWED: dict[str, set[str]] = {
     },
     "": {
         "answers",
+        "net",
+        "lower",
         "errors",
         "oneline",
         "budget",
@@ -124,10 +126,12 @@ def test_imports_point_down_only(module: str, path: Path) -> None:
 
 
 def test_containers_know_neither_networks_nor_sources() -> None:
-    """What reads bytes imports, of this project, errors, the budget and itself."""
+    """What reads bytes imports, of this project, errors, the budget, the name of float32 arrays and itself."""
     for path in sorted((ROOT / "converters" / "containers").rglob("*.py")):
         for name in imports(path):
-            own = name.startswith(("xnorinfer.errors.", "xnorinfer.budget", "xnorinfer.converters.containers."))
+            own = name.startswith(
+                ("xnorinfer.errors.", "xnorinfer.budget", "xnorinfer.float32.", "xnorinfer.converters.containers.")
+            )
             assert own or name == "xnorinfer.budget" or not name.startswith("xnorinfer"), f"{path.name} must not import {name}"
 
 

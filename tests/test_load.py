@@ -20,7 +20,7 @@ from networks import INPUTS, random_inputs, random_network
 import xnorinfer
 from xnorinfer.lower import lower
 from xnorinfer.model import Model
-from xnorinfer.reference import forward
+from xnorinfer.net.reference import forward
 
 #: Work enough that helper threads take part.
 WIDE = random_network(3, [64, 1000, 700, 10], INPUTS["range"])

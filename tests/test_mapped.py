@@ -18,7 +18,7 @@ import xnorinfer
 from xnorinfer import modelfile
 from xnorinfer.errors import ModelFileError
 from xnorinfer.lower import lower
-from xnorinfer.reference import forward
+from xnorinfer.net.reference import forward
 
 
 @pytest.mark.parametrize("tail", [False, True])

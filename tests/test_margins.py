@@ -14,8 +14,8 @@ from networks import INPUTS, random_inputs, random_network
 from xnorinfer.lower import lower
 from xnorinfer.margins import NO_MARGIN, Activity, constant
 from xnorinfer.model import Model, canonical_input
+from xnorinfer.net.reference import forward
 from xnorinfer.packed import PackedModel, Threshold
-from xnorinfer.reference import forward
 
 
 def naive_margins(packed: PackedModel, x: np.ndarray) -> list[list[float]]:

@@ -18,8 +18,10 @@ import pytest
 from numpy.typing import NDArray
 
 from xnorinfer.dataio import open_array
-from xnorinfer.netspec import BatchNorm, Dense, FloatDense, Hardtanh, NetSpec, PixelInput, Sign, SignInput
-from xnorinfer.reference import forward, layer_outputs
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import Linear, Norm, Quantize, Steps
+from xnorinfer.net.reference import forward, node_outputs
+from xnorinfer.net.values import PixelInput, SignInput
 
 torch = pytest.importorskip("torch", reason="these tests train in PyTorch")
 
@@ -58,9 +60,8 @@ def mnist(mnist_folder: Path) -> Mnist:
     return Mnist(arrays[0], arrays[1], arrays[2], arrays[3], path(names[2]), path(names[3]))
 
 
-def batch_norm(module: Any, name: str) -> BatchNorm:
-    return BatchNorm(
-        name,
+def batch_norm(module: Any) -> Norm:
+    return Norm(
         networks.array(module.running_mean),
         networks.array(module.running_var),
         gamma=networks.array(module.weight),
@@ -70,21 +71,21 @@ def batch_norm(module: Any, name: str) -> BatchNorm:
     )
 
 
-def spec(net: Any, float_head: bool) -> NetSpec:
+def spec(net: Any, float_head: bool) -> Net:
     """The network for the reference, written down by hand from the live modules, not through a converter."""
     layers: list[Any] = []
     for number in (1, 2):
         dense = getattr(net, f"fc{number}")
-        layers.append(Dense(f"fc{number}", networks.array(dense.weight), "sign", bias=networks.array(dense.bias)))
-        layers.append(batch_norm(getattr(net, f"bn{number}"), f"bn{number}"))
-        layers.append(Sign(f"sign{number}", "sign"))
+        layers.append((f"fc{number}", Linear(networks.array(dense.weight), "sign", bias=networks.array(dense.bias))))
+        layers.append((f"bn{number}", batch_norm(getattr(net, f"bn{number}"))))
+        layers.append((f"sign{number}", Quantize("sign")))
     if float_head:
-        layers[-1] = Hardtanh("htanh2")
-        layers.append(FloatDense("fc4", networks.array(net.fc4.weight), networks.array(net.fc4.bias)))
+        layers[-1] = ("htanh2", Steps.of(("clip", -1, 1)))
+        layers.append(("fc4", Linear(networks.array(net.fc4.weight), bias=networks.array(net.fc4.bias))))
     else:
-        layers.append(Dense("fc3", networks.array(net.fc3.weight), "sign", bias=networks.array(net.fc3.bias)))
-        layers.append(batch_norm(net.bn3, "bn3"))
-    return NetSpec(PixelInput.range(-1, 1), tuple(layers), "torch-sign")
+        layers.append(("fc3", Linear(networks.array(net.fc3.weight), "sign", bias=networks.array(net.fc3.bias))))
+        layers.append(("bn3", batch_norm(net.bn3)))
+    return Net.chain(PixelInput.range(-1, 1), tuple(layers), "torch-sign")
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Case:
     net: Any
     checkpoint: Path
     convert_options: tuple[str, ...]
-    spec: NetSpec
+    spec: Net
     pytorch: dict[str, Array]
 
 
@@ -124,7 +125,7 @@ def packed_scores(case: Case, mnist: Mnist) -> Array:
 
 
 def test_no_score_differs_from_the_reference(case: Case, mnist: Mnist, packed_scores: Array) -> None:
-    assert (case.spec.layers[1].gamma[:6] == np.float32([0, 3e-7, -3e-7, -0.5, 1e-30, 0])).all()  # type: ignore[union-attr]
+    assert (case.spec.ops[1].gamma[:6] == np.float32([0, 3e-7, -3e-7, -0.5, 1e-30, 0])).all()  # type: ignore[union-attr]
     expected = forward(case.spec, mnist.test_x.reshape(10_000, 784))
     assert packed_scores.dtype == np.float32
     assert (packed_scores != expected).sum() == 0
@@ -144,23 +145,23 @@ def test_predictions_are_those_of_pytorch(case: Case, mnist: Mnist, packed_score
 
 def rounded_bits(case: Case, x: Array, row: int) -> bool:
     """True if first-layer signs differ on x (1, 784), each of them by rounding alone."""
-    exact = dict(layer_outputs(case.spec, x))
+    exact = dict(node_outputs(case.spec, x))
     differ = np.flatnonzero(exact["sign1"][0] != np.sign(case.pytorch["bn1"][row]))
     return len(differ) > 0 and all(within_rounding(case, x[0], int(neuron)) for neuron in differ)
 
 
 def within_rounding(case: Case, x: Array, neuron: int) -> bool:
     """True if roundings of PyTorch explain another sign of a neuron of the first layer, on x (784,)."""
-    dense, norm = case.spec.layers[0], case.spec.layers[1]
-    assert isinstance(dense, Dense)
-    assert isinstance(norm, BatchNorm)
+    dense, norm = case.spec.ops[0], case.spec.ops[1]
+    assert isinstance(dense, Linear)
+    assert isinstance(norm, Norm)
     return sign_is_rounded(dense, norm, 2 * x.astype(np.float64) / 255 - 1, neuron)
 
 
 def rounded_head(case: Case, ours: Array, row: int) -> bool:
     """True if a float last layer decides between two classes closer than the rounding of its float32 sums."""
-    head = case.spec.layers[-1]
-    if not isinstance(head, FloatDense):
+    head = case.spec.ops[-1]
+    if head.binary:
         return False
     best, theirs = int(ours.argmax()), int(case.pytorch["scores"][row].argmax())
     return float(ours[best] - ours[theirs]) <= scores_apart(head, (), case.pytorch["htanh2"][row])
@@ -168,7 +169,7 @@ def rounded_head(case: Case, ours: Array, row: int) -> bool:
 
 def test_every_sign_of_the_first_layer_that_differs_is_rounding(case: Case, mnist: Mnist) -> None:
     x = mnist.test_x.reshape(10_000, 784)
-    exact = dict(layer_outputs(NetSpec(case.spec.input, case.spec.layers[:3], "torch-sign"), x))
+    exact = dict(node_outputs(Net.chain(case.spec.input, case.spec.named[:3], "torch-sign"), x))
     differing = np.argwhere(exact["sign1"] != np.sign(case.pytorch["bn1"]))
     assert len(differing) < 200  # of some two million
     for row, neuron in differing:
@@ -180,9 +181,9 @@ def test_every_sign_of_the_first_layer_that_differs_is_rounding(case: Case, mnis
 
 def test_hidden_signs_follow_exactly_from_the_first_layer(case: Case, mnist: Mnist) -> None:
     # Sums of signs are exact in every order: given PyTorch's own first signs, nothing may differ any more.
-    rest = case.spec.layers[3:]
+    rest = case.spec.named[3:]
     signs = np.sign(case.pytorch["bn1"])
-    outputs = dict(layer_outputs(NetSpec(SignInput(), rest, "torch-sign"), signs))
+    outputs = dict(node_outputs(Net.chain(SignInput(), rest, "torch-sign"), signs))
     if case.name == "binary-head":
         assert (outputs["sign2"] == np.sign(case.pytorch["bn2"])).all()
         assert (outputs["bn3"].argmax(axis=1) == case.pytorch["scores"].argmax(axis=1)).all()
@@ -219,12 +220,12 @@ def test_network_of_the_training_package(mnist: Mnist, tmp_path: Path) -> None:
 
     layers: list[Any] = []
     for number, (dense, norm) in enumerate(net.layers(), 1):
-        layers.append(Dense(f"fc{number}", networks.array(dense.weight), "round-even", bias=networks.array(dense.bias)))
+        layers.append((f"fc{number}", Linear(networks.array(dense.weight), "round-even", bias=networks.array(dense.bias))))
         statistics = [networks.array(t) for t in (norm.running_mean, norm.running_var)]
         gamma, beta = networks.array(norm.weight), networks.array(norm.bias)
-        layers.append(BatchNorm(f"bn{number}", *statistics, gamma=gamma, beta=beta, epsilon=1e-4, form="tf"))
-        layers.append(Sign(f"sign{number}", "round-even"))
-    expected = forward(NetSpec(PixelInput.range(-1, 1), tuple(layers[:-1]), "tf1-round"), mnist.test_x.reshape(10_000, 784))
+        layers.append((f"bn{number}", Norm(*statistics, gamma=gamma, beta=beta, epsilon=1e-4, form="tf")))
+        layers.append((f"sign{number}", Quantize("round-even")))
+    expected = forward(Net.chain(PixelInput.range(-1, 1), tuple(layers[:-1]), "tf1-round"), mnist.test_x.reshape(10_000, 784))
     packed = np.load(scores)
     assert (packed != expected).sum() == 0
     assert (packed.argmax(axis=1) == mnist.test_y).mean() > 0.85

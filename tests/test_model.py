@@ -17,12 +17,12 @@ import xnorinfer
 from xnorinfer.errors import InputError, KernelError, OptionError
 from xnorinfer.lower import lower
 from xnorinfer.model import Model
-from xnorinfer.netspec import BATCH_NORM_FORMS
-from xnorinfer.reference import forward
+from xnorinfer.net.ops import NORM_FORMS
+from xnorinfer.net.reference import forward
 
 
 @pytest.mark.parametrize("tail", [False, True])
-@pytest.mark.parametrize("form", BATCH_NORM_FORMS)
+@pytest.mark.parametrize("form", NORM_FORMS)
 @pytest.mark.parametrize("name", INPUTS)
 def test_scores_equal_the_reference(name: str, form: Any, tail: bool) -> None:
     net = random_network(len(name), [50, 130, 70, 65, 10], INPUTS[name], form=form, float_tail=tail)
@@ -42,7 +42,7 @@ def test_a_float_layer_that_reads_signs(name: str, rule: Any) -> None:
     assert (Model(lower(net).packed).scores(x) == forward(net, x)).all()
 
 
-@pytest.mark.parametrize("form", BATCH_NORM_FORMS)
+@pytest.mark.parametrize("form", NORM_FORMS)
 @pytest.mark.parametrize("name", ["range", "raw", "inverted", "normalize", "reals"])
 def test_inputs_binarized_one_by_one(name: str, form: Any, tmp_path: Path) -> None:
     net = random_network(8, [50, 130, 65, 10], INPUTS[name], form=form, binarize_input=True)
@@ -67,7 +67,7 @@ def test_chains_of_operations(name: str, tail: bool) -> None:
     rows=st.integers(0, 40),
     name=st.sampled_from(sorted(INPUTS)),
     rule=st.sampled_from(["round-even", "round-away", "ge", "gt"]),
-    form=st.sampled_from(BATCH_NORM_FORMS),
+    form=st.sampled_from(NORM_FORMS),
     h=st.sampled_from([1.0, 0.0213]),
     seed=st.integers(0, 2**16),
 )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 import xnorinfer
 from xnorinfer import modelfile
 from xnorinfer.conversion import Conversion, convert_file
-from xnorinfer.converters import net
+from xnorinfer.converters import nettoml
 from xnorinfer.converters.base import ConvertOptions
 
 Array = NDArray[Any]
@@ -59,18 +59,18 @@ def pixels_of(rng: np.random.Generator, rows: int = 40, depth: int = DEPTH) -> A
 
 def examples() -> list[str]:
     """The indented blocks after "Example N:" in the module's text."""
-    assert net.__doc__ is not None
-    found = re.findall(r"^Example \d:[^\n]*\n\n((?:    [^\n]*\n|\n)+)", net.__doc__, re.MULTILINE)
+    assert nettoml.__doc__ is not None
+    found = re.findall(r"^Example \d:[^\n]*\n\n((?:    [^\n]*\n|\n)+)", nettoml.__doc__, re.MULTILINE)
     return [re.sub(r"^    ", "", text, flags=re.MULTILINE) for text in found]
 
 
 def test_every_key_is_documented() -> None:
-    folder = Path(net.__file__).parent
+    folder = Path(nettoml.__file__).parent
     asked = re.compile(r'\.(?:choice|text|number|numbers|flag|integer|tables?|texts|shape|ranges|_?vector)\((?:\w+, )?"(\w+)"')
     keys = {key for file in folder.glob("net*.py") for key in asked.findall(file.read_text(encoding="utf-8"))}
     assert len(keys) > 45
-    assert net.__doc__ is not None
-    assert keys <= set(re.findall(r"\w+", net.__doc__))
+    assert nettoml.__doc__ is not None
+    assert keys <= set(re.findall(r"\w+", nettoml.__doc__))
 
 
 def test_first_example(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from xnorinfer.converters.base import ConvertOptions
 from xnorinfer.converters.netdraft import draft_text
 from xnorinfer.converters.netwrite import net_text
 from xnorinfer.errors import NetworkError
-from xnorinfer.netspec import SignInput
+from xnorinfer.net.values import SignInput
 
 f = np.float32
 Array = NDArray[Any]

@@ -17,10 +17,10 @@ from test_net import digest, read
 
 from xnorinfer.conversion import convert_file, pack_reading
 from xnorinfer.converters.base import ConvertOptions, Reading
-from xnorinfer.converters.net import network_arrays
+from xnorinfer.converters.nettoml import network_arrays
 from xnorinfer.converters.netwrite import net_text
 from xnorinfer.errors import OptionError
-from xnorinfer.netspec import PixelInput
+from xnorinfer.net.values import PixelInput
 
 TF1 = Path(__file__).parent / "data" / "tf1"
 

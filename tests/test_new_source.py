@@ -15,7 +15,7 @@ from xnorinfer import converters
 from xnorinfer.converters.assemble import Defaults, LayerPart, NormPart, assemble
 from xnorinfer.converters.base import ConvertOptions, Notes, Reading, Source, TensorUse, net_line
 from xnorinfer.converters.containers.arrays import RawTensor, as_float32
-from xnorinfer.netspec import PixelInput
+from xnorinfer.net.values import PixelInput
 
 
 class JsonSource:

@@ -264,14 +264,14 @@ def test_big_endian_tensors(tmp_path: Path) -> None:
         for name, data in [("a/data.pkl", content + b"u."), ("a/byteorder", b"big"), *entries]:
             out.writestr(name, data)
     net = read_source(path).net
-    np.testing.assert_array_equal(net.layers[0].latent, arrays["fc1.weight"])  # type: ignore[union-attr]
+    np.testing.assert_array_equal(net.ops[0].weight, arrays["fc1.weight"])  # type: ignore[union-attr]
 
 
 def test_damage_is_named(tmp_path: Path) -> None:
     good = pickle.dumps(checkpoints.state_arrays(checkpoints.random_layers((6, 5, 3), 1)))
     path = tmp_path / "net.pkl"
     path.write_bytes(good)
-    assert len(read_source(path).net.layers) == 5
+    assert len(read_source(path).net.ops) == 5
     for size in range(0, len(good), 97):
         path.write_bytes(good[:size])
         with pytest.raises(SourceError):

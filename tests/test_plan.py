@@ -8,7 +8,7 @@ import pytest
 
 from xnorinfer import plan as plan_module
 from xnorinfer.errors import OptionError
-from xnorinfer.netspec import PixelInput, RealInput, SignInput
+from xnorinfer.net.values import PixelInput, RealInput, SignInput
 from xnorinfer.plan import Plan, default_threads
 
 

@@ -26,10 +26,12 @@ from xnorinfer.converters import ConvertOptions, read_source
 from xnorinfer.errors import MissingExtraError
 from xnorinfer.lower import lower
 from xnorinfer.model import random_inputs as random_samples
-from xnorinfer.netspec import BatchNorm, Dense, NetSpec, PixelInput, Sign
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import Linear, Norm, Quantize
+from xnorinfer.net.reference import forward
+from xnorinfer.net.values import PixelInput
 from xnorinfer.programs import NotRunnable, framework_answers, open_program
 from xnorinfer.programs.base import Program, input_shape, require
-from xnorinfer.reference import forward
 
 HERE = Path(__file__).resolve().parent
 F = np.float32
@@ -59,7 +61,7 @@ def assert_agrees(found: Agreement, name: str, compared: str = "scores", rows: i
 # ---------------------------------------------------------------- what is counted, with programs written here
 
 
-def program_of(net: NetSpec, change: Callable[[Any], Any] = lambda scores: scores) -> Program:
+def program_of(net: Net, change: Callable[[Any], Any] = lambda scores: scores) -> Program:
     """The exact reference as a program; raw samples are its input."""
 
     def call(x: Any) -> Any:
@@ -68,11 +70,11 @@ def program_of(net: NetSpec, change: Callable[[Any], Any] = lambda scores: score
     return Program("oracle", "1", net.input, None, (net.depth,), call)
 
 
-def compared(program: Program, net: NetSpec, x: Any) -> Agreement:
+def compared(program: Program, net: Net, x: Any) -> Agreement:
     return compare(program.answers("net", x), net, lower(net).packed)
 
 
-def network(name: str = "signs") -> tuple[NetSpec, Any]:
+def network(name: str = "signs") -> tuple[Net, Any]:
     net = random_network(31, [40, 50, 45, 6], INPUTS[name])
     return net, random_inputs(np.random.default_rng(1), net.input, 300, 40)
 
@@ -101,11 +103,11 @@ def test_every_kind_of_output_agrees_with_itself(kind: str) -> None:
 @pytest.mark.parametrize("kind", OUTPUTS)
 def test_another_network_is_unexplained(kind: str) -> None:
     net, x = network()
-    first, norm, *rest = net.layers
-    assert isinstance(norm, BatchNorm)
+    first, (name, norm), *rest = net.named
+    assert isinstance(norm, Norm)
     mean = norm.mean.copy()
     mean[:20] += 6
-    other = dataclasses.replace(net, layers=(first, dataclasses.replace(norm, mean=mean), *rest))
+    other = Net.chain(net.input, [first, (name, dataclasses.replace(norm, mean=mean)), *rest], net.profile)
     found = compared(program_of(other, OUTPUTS[kind]), net, x)
     different = int((forward(net, x).argmax(axis=1) != forward(other, x).argmax(axis=1)).sum())
     assert found.different == different > 0
@@ -113,21 +115,20 @@ def test_another_network_is_unexplained(kind: str) -> None:
     assert f"; {found.unexplained} unexplained" in found.text()
 
 
-def with_means(net: NetSpec, change: Callable[[Any], Any]) -> NetSpec:
+def with_means(net: Net, change: Callable[[Any], Any]) -> Net:
     """Three neurons of the second layer reach their threshold exactly, at sums of 2, the others never come near to it."""
-    place = [index for index, layer in enumerate(net.layers) if isinstance(layer, Sign)][1]
-    dense, norm, sign = net.layers[place - 2 : place + 1]
-    assert isinstance(dense, Dense)
-    assert isinstance(norm, BatchNorm)
-    assert isinstance(sign, Sign)
+    place = [index for index, layer in enumerate(net.ops) if isinstance(layer, Quantize)][1]
+    dense, norm, sign = net.ops[place - 2 : place + 1]
+    assert isinstance(dense, Linear)
+    assert isinstance(norm, Norm)
+    assert isinstance(sign, Quantize)
     assert dense.depth % 2 == 0
     chosen = np.arange(dense.neurons) < 3
     mean = np.where(chosen, change(F(2)), F(2.5)).astype(F)
     even = dataclasses.replace(dense, bias=None)
     norm = dataclasses.replace(norm, mean=mean, gamma=np.ones_like(mean), beta=np.zeros_like(mean))
-    layers = [*net.layers]
-    layers[place - 2 : place + 1] = [even, norm, dataclasses.replace(sign, rule="ge")]
-    return dataclasses.replace(net, layers=tuple(layers))
+    changed = dict(zip(net.ops[place - 2 : place + 1], [even, norm, dataclasses.replace(sign, rule="ge")], strict=True))
+    return net.mapped(lambda op: changed.get(op, op))
 
 
 @pytest.mark.parametrize("kind", OUTPUTS)

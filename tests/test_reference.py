@@ -7,8 +7,12 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from xnorinfer.netspec import BatchNorm, Dense, FloatDense, Hardtanh, NetSpec, PixelInput, RealInput, Rule, Sign, SignInput
-from xnorinfer.reference import batch_norm, binarize, binary_weights, fma, forward, layer_outputs
+from xnorinfer.float32 import fma
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import Linear, Norm, Quantize, Steps
+from xnorinfer.net.reference import batch_norm, binary_weights, forward, node_outputs
+from xnorinfer.net.ties import Rule, binarize
+from xnorinfer.net.values import PixelInput, RealInput, SignInput
 
 f = np.float32
 TINY = np.array([-1, -(2.0**-24), -(2.0**-25), -1e-9, -0.0, 0.0, 1e-9, 2.0**-24, np.nextafter(f(2.0**-24), f(1)), 1], f)
@@ -31,8 +35,8 @@ def test_tie_rules_near_zero(rule: Rule, want: list[int]) -> None:
 
 def test_h_moves_the_ties_of_the_weights() -> None:
     latent = np.array([[2.0**-24, 2.0**-25, 2.0**-23]], f)
-    assert binary_weights(Dense("fc", latent, "round-even", h=1.0)).tolist() == [[-1, -1, 1]]
-    assert binary_weights(Dense("fc", latent, "round-even", h=0.5)).tolist() == [[1, -1, 1]]
+    assert binary_weights(Linear(latent, "round-even", h=1.0)).tolist() == [[-1, -1, 1]]
+    assert binary_weights(Linear(latent, "round-even", h=0.5)).tolist() == [[1, -1, 1]]
 
 
 def test_fma_rounds_once() -> None:
@@ -80,16 +84,16 @@ def test_batch_norm_is_torchs_bit_for_bit(affine: bool, neurons: int) -> None:
             module.weight[:], module.bias[:] = torch.from_numpy(gamma), torch.from_numpy(beta)
         want = module(torch.from_numpy(x)).numpy()
     given = {"gamma": gamma, "beta": beta} if affine else {}
-    assert (batch_norm(BatchNorm("bn", mean, variance, epsilon=1e-5, form="torch", **given), x) == want).all()
+    assert (batch_norm(Norm(mean, variance, epsilon=1e-5, form="torch", **given), x) == want).all()
 
 
 def test_a_small_network_by_hand() -> None:
-    dense = Dense("fc1", np.array([[1, -1], [-1, -1]], f), "ge", bias=np.array([0.5, 0], f))
-    norm = BatchNorm("bn1", np.array([1, 0], f), np.array([4, 1], f), gamma=np.array([2, -1], f), beta=np.array([0, 0.5], f))
-    head = Dense("fc2", np.array([[1, 1]], f), "ge")
-    net = NetSpec(SignInput(), (dense, norm, Sign("s", "ge"), head), "ge-zero")
+    dense = ("fc1", Linear(np.array([[1, -1], [-1, -1]], f), "ge", bias=np.array([0.5, 0], f)))
+    norm = ("bn1", Norm(np.array([1, 0], f), np.array([4, 1], f), gamma=np.array([2, -1], f), beta=np.array([0, 0.5], f)))
+    head = ("fc2", Linear(np.array([[1, 1]], f), "ge"))
+    net = Net.chain(SignInput(), (dense, norm, ("s", Quantize("ge")), head), "ge-zero")
     x = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]], np.int8)
-    outputs = dict(layer_outputs(net, x))
+    outputs = dict(node_outputs(net, x))
     assert outputs["fc1"].tolist() == [[0.5, -2], [2.5, 0], [-1.5, 0], [0.5, 2]]
     assert outputs["bn1"].tolist() == [[-0.5, 2.5], [1.5, 0.5], [-2.5, 0.5], [-0.5, -1.5]]
     assert outputs["s"].tolist() == [[-1, 1], [1, 1], [-1, 1], [-1, -1]]
@@ -97,7 +101,7 @@ def test_a_small_network_by_hand() -> None:
 
 
 def test_pixels_are_mapped_exactly() -> None:
-    net = NetSpec(PixelInput.range(-1, 1), (Dense("fc", np.array([[1, 1, -1], [1, 1, 1]], f), "ge"),), "ge-zero")
+    net = Net.chain(PixelInput.range(-1, 1), (("fc", Linear(np.array([[1, 1, -1], [1, 1, 1]], f), "ge")),), "ge-zero")
     # 2*(10 + 250 - 5)/255 - 1 = 1 exactly.
     assert forward(net, np.array([[10, 250, 5]], np.uint8))[0, 0] == 1
     assert forward(net, np.array([[255, 255, 255]], np.uint8)).tolist() == [[1, 3]]
@@ -105,9 +109,9 @@ def test_pixels_are_mapped_exactly() -> None:
 
 def test_float_tail_takes_hardtanh_values() -> None:
     layers = (
-        Dense("fc1", np.array([[1, 1]], f), "ge", scale=np.array([0.25], f)),
-        Hardtanh("tanh"),
-        FloatDense("fc2", np.array([[3]], f), np.array([1], f)),
+        ("fc1", Linear(np.array([[1, 1]], f), "ge", scale=np.array([0.25], f))),
+        ("tanh", Steps.of(("clip", -1, 1))),
+        ("fc2", Linear(np.array([[3]], f), bias=np.array([1], f))),
     )
-    got = forward(NetSpec(RealInput(), layers, "ge-zero"), np.array([[1, 1], [40, 40]], f))
+    got = forward(Net.chain(RealInput(), layers, "ge-zero"), np.array([[1, 1], [40, 40]], f))
     assert got.tolist() == [[2.5], [4]]

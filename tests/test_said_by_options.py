@@ -21,7 +21,7 @@ from xnorinfer.conversion import convert_file
 from xnorinfer.converters import read_source
 from xnorinfer.converters.base import FUNCTION_NAMES, ConvertOptions, function_named
 from xnorinfer.errors import NetworkError, OptionError
-from xnorinfer.netspec import PixelInput, SignInput
+from xnorinfer.net.values import PixelInput, SignInput
 
 f = np.float32
 Array = NDArray[Any]

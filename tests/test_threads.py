@@ -14,7 +14,7 @@ import pytest
 from xnorinfer import plan as plan_module
 from xnorinfer.kernels import pool as pool_module
 from xnorinfer.kernels.pool import pool
-from xnorinfer.netspec import PixelInput
+from xnorinfer.net.values import PixelInput
 from xnorinfer.plan import Plan
 
 
@@ -66,7 +66,7 @@ import numpy as np
 import packed_networks as nets
 from xnorinfer import plan as plan_module
 from xnorinfer.kernels import pool as pool_module
-from xnorinfer.netspec import PixelInput
+from xnorinfer.net import PixelInput
 from xnorinfer.plan import Plan
 
 plan_module.THREAD_WORK = 0
@@ -121,7 +121,7 @@ import numpy as np
 import packed_networks as nets
 from xnorinfer import plan as plan_module
 from xnorinfer.kernels import pool as pool_module
-from xnorinfer.netspec import PixelInput
+from xnorinfer.net import PixelInput
 from xnorinfer.plan import Plan
 
 plan_module.THREAD_WORK = 0

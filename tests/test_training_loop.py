@@ -19,8 +19,10 @@ import pytest
 
 from xnorinfer import modelfile
 from xnorinfer.errors import InputError, OptionError, OutputError, SourceError
-from xnorinfer.netspec import BatchNorm, Dense, NetSpec, PixelInput, Sign
-from xnorinfer.reference import forward
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import Linear, Norm, Quantize
+from xnorinfer.net.reference import forward
+from xnorinfer.net.values import PixelInput
 
 torch = pytest.importorskip("torch", reason="the training package is written in PyTorch")
 
@@ -157,10 +159,9 @@ def test_both_checkpoints_are_read_as_the_network_that_was_trained(tmp_path: Pat
     ):
         net = read_source(tmp_path / name, options).net
         net.require_valid()
-        kinds = [type(layer) for layer in net.layers]
-        assert kinds == [Dense, BatchNorm, Sign, Dense, BatchNorm, Sign, Dense, BatchNorm]
-        for layer in net.layers:
-            assert not isinstance(layer, BatchNorm) or np.float32(layer.epsilon) == np.float32(1e-4)
+        assert [type(op) for op in net.ops] == [Linear, Norm, Quantize, Linear, Norm, Quantize, Linear, Norm]
+        for layer in net.ops:
+            assert not isinstance(layer, Norm) or np.float32(layer.epsilon) == np.float32(1e-4)
         assert (forward(net, CHOOSE.pixels.numpy()).argmax(1) == expected).all()
 
 
@@ -242,11 +243,11 @@ def test_the_shipped_network_has_the_accuracy_that_its_card_states() -> None:
     for index in range(3):
         part = {name.split(".", 1)[1]: array for name, array in arrays.items() if name.startswith(f"{index}.")}
         assert np.abs(part["weight"]).max() <= 1
-        layers.append(Dense(f"fc{index}", part["weight"], "round-even", bias=part["bias"]))
+        layers.append((f"fc{index}", Linear(part["weight"], "round-even", bias=part["bias"])))
         statistics = {"gamma": part["bn.gamma"], "beta": part["bn.beta"], "epsilon": float(part["bn.epsilon"])}
-        layers.append(BatchNorm(f"bn{index}", part["bn.mean"], part["bn.var"], **statistics))
-        layers.append(Sign(f"sign{index}", "round-even"))
-    net = NetSpec(PixelInput.range(-1, 1), tuple(layers[:-1]), "tf1-round")
+        layers.append((f"bn{index}", Norm(part["bn.mean"], part["bn.var"], **statistics)))
+        layers.append((f"sign{index}", Quantize("round-even")))
+    net = Net.chain(PixelInput.range(-1, 1), tuple(layers[:-1]), "tf1-round")
     net.require_valid()
     with np.load(DATA / digits.HELD_OUT) as held_out:
         right = int((forward(net, held_out["x"]).argmax(1) == held_out["y"]).sum())

@@ -13,22 +13,26 @@ import pytest
 
 from xnorinfer import bench, ccode, extract, margins, modelfile, verify
 from xnorinfer.converters.base import ConvertOptions, Reading
-from xnorinfer.converters.net import layer_arrays, network_arrays
+from xnorinfer.converters.nettoml import network_arrays
 from xnorinfer.converters.netwrite import net_text
 from xnorinfer.description import describe
 from xnorinfer.errors import ModelFileError, XnorinferError
-from xnorinfer.folding import steps_of_layers
-from xnorinfer.graph import Interpretation, chain
-from xnorinfer.lower import lower
+from xnorinfer.folding import steps_of_nodes
+from xnorinfer.graph import Interpretation, Node, chain
+from xnorinfer.lower import blocks_of, lower
 from xnorinfer.model import Model, canonical_input
-from xnorinfer.netspec import BatchNorm, Dense, FloatDense, Hardtanh, NetSpec, PixelInput, Sign
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import HARDTANH, Linear, Norm, Quantize, Steps
+from xnorinfer.net.ops import OPS as FLOAT_OPS
+from xnorinfer.net.reference import forward, input_dot
+from xnorinfer.net.values import PixelInput
 from xnorinfer.packed import OPS, PACKED_OPS, Affine, PackedModel
 from xnorinfer.plan import Plan
 from xnorinfer.programs.as_read import open_as_read
 from xnorinfer.programs.base import entering
 from xnorinfer.programs.rounding import RoundedNet
-from xnorinfer.reference import forward, input_dot
 from xnorinfer.sensitivity import sensitivity
+from xnorinfer.wording import words_of
 
 f = np.float32
 X = np.zeros((3, 4), np.uint8)
@@ -36,7 +40,7 @@ X = np.zeros((3, 4), np.uint8)
 
 @dataclass(frozen=True)
 class Alien:
-    """A layer, or an output, that nothing implements, with all that an ordinary one is asked for."""
+    """An op, a layer or an output that nothing implements, with all that an ordinary one is asked for."""
 
     name: str = "stranger"
     neurons: int = 4
@@ -56,54 +60,84 @@ class AlienInput:
 ALIEN: Any = Alien()
 
 
-def net() -> NetSpec:
-    norm = BatchNorm("bn", np.zeros(4, f), np.ones(4, f))
-    first = Dense("fc1", np.eye(4, dtype=f) - f(0.5), "ge")
-    head = Dense("fc2", np.eye(4, dtype=f) - f(0.5), "ge")
-    float_layer = FloatDense("fc3", np.eye(4, dtype=f))
-    return NetSpec(PixelInput.range(-1, 1), (first, norm, Sign("sign", "ge"), head, Hardtanh("clip"), float_layer), "ge-zero")
+def net() -> Net:
+    square = np.eye(4, dtype=f) - f(0.5)
+    norm = Norm(np.zeros(4, f), np.ones(4, f))
+    hidden = [("fc1", Linear(square, "ge")), ("bn", norm), ("sign", Quantize("ge"))]
+    return Net.chain(
+        PixelInput.range(-1, 1),
+        [*hidden, ("fc2", Linear(square, "ge")), ("clip", HARDTANH), ("fc3", Linear(square))],
+        "ge-zero",
+    )
 
 
-def with_layer(place: int) -> NetSpec:
-    layers = net().layers
-    return replace(net(), layers=(*layers[:place], ALIEN, *layers[place:]))
+def with_op(place: int) -> Net:
+    named = net().named
+    return Net.chain(net().input, [*named[:place], ("stranger", ALIEN), *named[place:]], "ge-zero")
 
 
-def with_input() -> NetSpec:
+def with_input() -> Net:
     return replace(net(), input=AlienInput())  # type: ignore[arg-type]
 
 
-def written(spec: NetSpec) -> str:
+def written(spec: Net) -> str:
     arrays = {name: entry.load() for name, entry in network_arrays(net()).items()}
     Path("net.npz").write_bytes(b"")
     np.savez("net.npz", **arrays)
     return net_text(Path("net.npz"), Reading("npz", spec, (), ()), ConvertOptions())
 
 
-FLOAT: dict[str, Callable[[NetSpec], Any]] = {
+FLOAT: dict[str, Callable[[Net], Any]] = {
     "check": lambda spec: spec.require_valid(),
     "oracle": lambda spec: forward(spec, X),
     "lower": lower,
-    "proof": lambda spec: verify.without_weights(spec.layers[1:2], np.zeros((1, 4), f)),
+    "folding": lambda spec: steps_of_nodes(spec.nodes[1:2]),
+    "proof": lambda spec: verify.source_values(replace(blocks_of(net())[0], after=spec.nodes[1:2]), np.zeros((1, 4), f)),
     "sensitivity": lambda spec: sensitivity(spec, lower(net()).packed, X),
     "rounding": lambda spec: RoundedNet(spec).finish(np.ones((1, 4))),
+    "words": lambda spec: list(words_of(spec)),
     "arrays": network_arrays,
     "net.toml": written,
 }
 
 
 @pytest.mark.parametrize("walker", FLOAT)
-def test_an_unknown_layer_of_the_float_network(walker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_op_of_the_float_network(walker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    spec = with_layer(5 if walker == "rounding" else 1)
+    spec = with_op(5 if walker == "rounding" else 1)
     with pytest.raises(XnorinferError, match=r"stranger: .* does not know the class Alien"):
         FLOAT[walker](spec)
 
 
-def test_an_unknown_layer_in_pytorch() -> None:
+def test_every_meaning_knows_every_op() -> None:
+    """What a new op lacks is listed here by name; and no meaning takes a class for another, not even for its base class."""
+    lacking = {meaning.name: meaning.missing for meaning in Interpretation.every if meaning.missing}
+    assert lacking == {}
+    floats = [meaning for meaning in Interpretation.every if meaning.family == FLOAT_OPS]
+    assert len(floats) >= 10
+    for meaning in Interpretation.every:
+        for alien in (ALIEN, *(type("Heir", (kind,), {}).__new__(type("Heir", (kind,), {})) for kind in meaning.family)):
+            with pytest.raises(XnorinferError, match=r"stranger: .* does not know the class (Alien|Heir)"):
+                meaning(Node("stranger", alien, (-1,)))
+
+
+def test_an_unknown_op_in_pytorch() -> None:
     pytest.importorskip("torch")
-    with pytest.raises(XnorinferError, match=r"stranger: programs.as_read does not know the class Alien"):
-        open_as_read(with_layer(1), "npz").answers("net", X)
+    with pytest.raises(XnorinferError, match=r"stranger: .* does not know the class Alien"):
+        open_as_read(with_op(1), "npz").answers("net", X)
+
+
+@pytest.mark.parametrize(
+    "walker", [walker for walker in FLOAT if walker not in ("check", "proof", "sensitivity", "arrays", "net.toml")]
+)
+def test_an_unknown_step_of_the_float_network(walker: str) -> None:
+    spec = Net.chain(net().input, [*net().named[:5], ("act", Steps.of(("swish",))), *net().named[5:]], "ge-zero")
+    assert spec.check()[-1].startswith("act: function 'swish' is none of mul, div, add, sub, relu")
+    if walker == "folding":
+        spec = replace(spec, nodes=spec.nodes[4:])
+    if walker != "words":
+        with pytest.raises(XnorinferError, match="swish"):
+            FLOAT[walker](spec)
 
 
 PACKED: dict[str, Callable[[PackedModel], Any]] = {
@@ -193,5 +227,3 @@ def test_the_walkers_above_take_the_network_itself(tmp_path: Path, monkeypatch: 
             margins.margins(packed, X, trace)
         else:
             walker(packed if name in PACKED and walker is PACKED[name] else net())
-    assert [layer_arrays(layer) for layer in (Sign("s", "ge"), Hardtanh("h"))] == [[], []]
-    assert steps_of_layers([Hardtanh("h")]) == [("clip", -1.0, 1.0)]

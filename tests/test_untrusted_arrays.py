@@ -16,7 +16,7 @@ from xnorinfer.errors import ArrayError, InputError, MalformedModelError, Option
 from xnorinfer.graph import chain
 from xnorinfer.memory import plain
 from xnorinfer.model import Model
-from xnorinfer.netspec import PixelInput, RealInput, SignInput, ThresholdInput
+from xnorinfer.net.values import PixelInput, RealInput, SignInput, ThresholdInput
 from xnorinfer.packed import Affine, Binarize, Dot, PackedModel, Threshold
 from xnorinfer.plan import Plan
 

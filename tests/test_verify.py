@@ -19,24 +19,26 @@ from xnorinfer.converters.base import ConvertOptions, Reading
 from xnorinfer.errors import SourceError
 from xnorinfer.lower import lower
 from xnorinfer.model import Model
-from xnorinfer.netspec import BatchNorm, Dense, FloatDense, InputMapping, NetSpec, PixelInput, Sign, ThresholdInput
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import Linear, Norm, Quantize
+from xnorinfer.net.reference import forward
+from xnorinfer.net.values import InputMapping, PixelInput, ThresholdInput
 from xnorinfer.packed import Affine, Binarize, Dot, Threshold
-from xnorinfer.reference import forward
 from xnorinfer.verify import verify
 
 
-def write_npz(net: NetSpec, path: Path) -> None:
+def write_npz(net: Net, path: Path) -> None:
     """The documented layout with names."""
     arrays: dict[str, np.ndarray] = {}
     index = -1
-    for layer in net.layers:
-        if isinstance(layer, Dense | FloatDense):
+    for layer in net.ops:
+        if isinstance(layer, Linear):
             index += 1
-            arrays[f"{index}.weight"] = layer.latent if isinstance(layer, Dense) else layer.weight
+            arrays[f"{index}.weight"] = layer.weight
             for name in ("bias", "scale"):
-                if getattr(layer, name, None) is not None:
+                if getattr(layer, name) is not None:
                     arrays[f"{index}.{name}"] = getattr(layer, name)
-        elif isinstance(layer, BatchNorm):
+        elif isinstance(layer, Norm):
             parts = {
                 "gamma": layer.gamma,
                 "beta": layer.beta,
@@ -115,9 +117,9 @@ def test_inputs_binarized_one_by_one_hold(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("mapping", [PixelInput.range(-1, 1), PixelInput.range(1, -1), PixelInput.range(0, 255)])
 def test_one_threshold_for_all_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mapping: PixelInput) -> None:
     """A sign of all inputs at one pixel is stored as that threshold's network is; models of older versions stay right."""
-    inner = random_network(4, [40, 30, 6], INPUTS["threshold"], rule="ge").layers
-    norm = BatchNorm("bn", np.full(40, mapping.ends[0] / 2 + mapping.ends[1] / 2, np.float32), np.ones(40, np.float32))
-    net = NetSpec(mapping, (norm, Sign("input.sign", "ge"), *inner), "ge-zero")
+    inner = random_network(4, [40, 30, 6], INPUTS["threshold"], rule="ge").named
+    norm = ("bn", Norm(np.full(40, mapping.ends[0] / 2 + mapping.ends[1] / 2, np.float32), np.ones(40, np.float32)))
+    net = Net.chain(mapping, (norm, ("input.sign", Quantize("ge")), *inner), "ge-zero")
     monkeypatch.setattr("xnorinfer.converters.read_source", lambda path, options: Reading("test", net, (), ()))
     source, target = tmp_path / "source", tmp_path / "model"
     source.write_bytes(b"")
@@ -128,7 +130,7 @@ def test_one_threshold_for_all_inputs(tmp_path: Path, monkeypatch: pytest.Monkey
     x = np.random.default_rng(0).integers(0, 256, (200, 40), dtype=np.uint8)
     assert (Model(packed).scores(x) == forward(net, x)).all()
     if mapping.slope > 0:
-        same = lower(NetSpec(ThresholdInput(128), inner, "ge-zero")).packed
+        same = lower(Net.chain(ThresholdInput(128), inner, "ge-zero")).packed
         assert modelfile.header_of(packed)["content_digest"] == modelfile.header_of(same)["content_digest"]
     modelfile.save(packed, target)
     result = verify(target, source, rows=50, with_sensitivity=True)
@@ -139,7 +141,7 @@ def test_one_threshold_for_all_inputs(tmp_path: Path, monkeypatch: pytest.Monkey
     # As versions before kept it: a limit for each input.
     falls = mapping.slope < 0
     bits = Binarize(np.full(40, 127 if falls else -128, np.int32), np.full(40, not falls))
-    weights = lower(NetSpec(ThresholdInput(128), inner, "ge-zero")).packed.layers
+    weights = lower(Net.chain(ThresholdInput(128), inner, "ge-zero")).packed.layers
     older = network(canonical_mapping(mapping), [("input.sign", bits), *((node.name, node.op) for node in weights)])
     modelfile.save(older, target)
     assert verify(target, source, rows=50).holds

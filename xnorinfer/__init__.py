@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     from xnorinfer.conversion import Conversion
     from xnorinfer.converters.base import ConvertOptions, Reading
     from xnorinfer.model import Model
+    from xnorinfer.net.network import Net
 
 # In a checkout, converters/ and training/ stand beside this package and not in it.
 if not (Path(__file__).parent / "converters").exists():
     __path__.append(str(Path(__file__).parent.parent))
 
 __version__ = "0.1.0"
-__all__ = ["ConversionWarning", "Model", "XnorinferError", "__version__", "convert", "from_keras", "from_torch", "load"]
+__all__ = ["ConversionWarning", "Model", "XnorinferError", "__version__", "convert", "from_keras", "from_torch", "load", "pack"]
 
 
 def __getattr__(name: str) -> Any:
@@ -53,6 +54,28 @@ def load(path: str | Path, *, threads: int | None = None, kernel: str | None = N
     from xnorinfer.model import Model
 
     return Model(modelfile.load(models.locate(path), mapped=mapped), threads=threads, kernel=kernel)
+
+
+def pack(net: Net, *, threads: int | None = None, kernel: str | None = None, strict: bool = False) -> Model:
+    """Make a model of a network that is built by hand (`xnorinfer.net`), from weights of any origin.
+
+    threads, kernel: as in `Model`.  strict: warnings are errors.  Else each is given as a `ConversionWarning`, and kept in
+    `model.info["warnings"]`.
+    Raises NetworkError with all reasons why it is no network, or cannot be packed; StrictError, KernelError.
+    """
+    import dataclasses
+
+    from xnorinfer.errors import StrictError
+    from xnorinfer.lower import lower
+    from xnorinfer.model import Model
+
+    lowered = lower(net)
+    if strict and lowered.notes:
+        raise StrictError(lowered.notes, "the network")
+    for text in lowered.notes:
+        warnings.warn(one_line(text), ConversionWarning, stacklevel=2)
+    provenance = {"source": "xnorinfer.pack", "warnings": list(lowered.notes), "xnorinfer": __version__}
+    return Model(dataclasses.replace(lowered.packed, provenance=provenance), threads=threads, kernel=kernel)
 
 
 def convert(

@@ -18,10 +18,11 @@ from xnorinfer.answers import Answers, Progress, Run
 from xnorinfer.errors import InputError, UnusableInputError
 from xnorinfer.lower import lower
 from xnorinfer.model import Model, canonical_input, inputs_of
-from xnorinfer.netspec import NetSpec, SignInput
+from xnorinfer.net.network import Net
+from xnorinfer.net.reference import node_outputs
+from xnorinfer.net.values import SignInput
 from xnorinfer.packed import PackedModel
 from xnorinfer.programs.rounding import Bounded, RoundedNet
-from xnorinfer.reference import layer_outputs
 from xnorinfer.sensitivity import other_forms
 
 #: Samples computed at once.
@@ -141,7 +142,7 @@ def _known(kind: type, data: dict[str, Any]) -> dict[str, Any]:
 
 def compare(
     given: Answers,
-    net: NetSpec,
+    net: Net,
     packed: PackedModel,
     threads: int | None = None,
     report: Progress = lambda what, done, total: None,
@@ -179,7 +180,7 @@ def compare(
     return result
 
 
-def exact_form(given: Answers, net: NetSpec, packed: PackedModel, agreement: Agreement) -> str | None:
+def exact_form(given: Answers, net: Net, packed: PackedModel, agreement: Agreement) -> str | None:
     """The order of BatchNorm's operations (`BatchNorm.form`) that gives every answer bit for bit, where the network's does not.
 
     agreement: of the packed network, which holds: such orders differ in the last bits of float32, which rounding explains.
@@ -224,9 +225,7 @@ class _Explaining:
         self.report = report
         if given.signs is not None:
             result.first_bits = result.first_bits_of = 0
-            self.behind = RoundedNet(
-                dataclasses.replace(rounded.net, input=SignInput(), layers=rounded.net.layers[rounded.first_sign + 1 :])
-            )
+            self.behind = RoundedNet(Net.chain(SignInput(), rounded.net.named[rounded.first_sign + 1 :], rounded.net.profile))
 
     def rows(self, rows: NDArray[np.int64], compared: str) -> NDArray[np.int64]:
         """How each of these rows compares: FITS, OTHER_BITS or UNEXPLAINED."""
@@ -238,7 +237,7 @@ class _Explaining:
             if self.given.signs is not None:
                 how[start : start + ROWS] = self._with_signs(self.x[part], values[part], self.given.signs[part], compared)
                 continue
-            outputs = [value for _, value in layer_outputs(self.rounded.net, self.x[part])]
+            outputs = [value for _, value in node_outputs(self.rounded.net, self.x[part])]
             fits = agree(compared, self._bounded(self.rounded, self.x[part], outputs), values[part])
             self._measure(compared, values[part][fits], outputs[-1][fits])
             for at in np.flatnonzero(~fits):
@@ -253,10 +252,10 @@ class _Explaining:
         rounded, behind, result = self.rounded, self.behind, self.result
         assert result.first_bits is not None
         assert result.first_bits_of is not None
-        other = signs != [value for _, value in layer_outputs(rounded.net, x)][rounded.first_sign]
+        other = signs != [value for _, value in node_outputs(rounded.net, x)][rounded.first_sign]
         result.first_bits += int(other.sum())
         result.first_bits_of += other.size
-        outputs = [value for _, value in layer_outputs(behind.net, signs)]
+        outputs = [value for _, value in node_outputs(behind.net, signs)]
         explained = agree(compared, self._bounded(behind, signs, outputs), values)
         explained &= (values if values.ndim == 1 else values.argmax(axis=1)) == outputs[-1].argmax(axis=1)
         explained &= (~other | rounded.first_open(x)).all(axis=1)

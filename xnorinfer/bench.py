@@ -27,9 +27,10 @@ from numpy.typing import NDArray
 from xnorinfer.bits import bitunpack
 from xnorinfer.cores import usable_cores
 from xnorinfer.errors import MissingExtraError, unhandled
+from xnorinfer.float32 import F32
 from xnorinfer.graph import INPUT, Interpretation
 from xnorinfer.model import Model, random_inputs
-from xnorinfer.netspec import F32, InputMapping, PixelInput
+from xnorinfer.net.values import InputMapping, PixelInput
 from xnorinfer.packed import OPS, PACKED_OPS, Binarize, Dot, PackedModel, Threshold
 
 #: Called with (what, done, total).

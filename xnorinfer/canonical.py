@@ -21,10 +21,11 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from xnorinfer.float32 import F32, MAX_FLOAT_KEY, ordered_to_float
 from xnorinfer.folding import Counts
-from xnorinfer.netspec import F32, InputMapping, PixelInput
+from xnorinfer.net.values import InputMapping, PixelInput
 from xnorinfer.packed import Affine, Op
-from xnorinfer.threshold import I64, MAX_FLOAT_KEY, find_steps, full_range, ordered_to_float
+from xnorinfer.threshold import I64, find_limits, full_range
 
 #: Steps that keep the order of values, one rounding each.
 _RUN: tuple[Op, ...] = ("mul", "add", "div", "fma")
@@ -113,7 +114,7 @@ def _narrow(x: F32, wanted: F32, shift: F32, low: I64, high: I64) -> tuple[I64, 
         at_least, at_most = beside(keys)
         return np.asarray(((at_most | ~rises) & (at_least | ~falls)).all(axis=0))
 
-    first, last = find_steps(large_enough, low, high, 0), find_steps(small_enough, low, high, 0)
+    first, last = find_limits(large_enough, low, high, 0), find_limits(small_enough, low, high, 0)
     # An unflipped limit is `high` where the decision always holds, low - 1 where it never does.
     always = np.where(first.limits >= low, low, high + 1)
     return np.where(first.flipped, -first.limits, always), last.limits

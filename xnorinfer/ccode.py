@@ -27,7 +27,7 @@ from xnorinfer.errors import OptionError
 from xnorinfer.graph import INPUT, Interpretation, Node, users_of
 from xnorinfer.margins import constant
 from xnorinfer.modelfile import header_of
-from xnorinfer.netspec import PixelInput
+from xnorinfer.net.values import PixelInput
 from xnorinfer.packed import PACKED_OPS, Affine, Binarize, Dot, PackedModel, PackedOp, Threshold, Value
 
 #: Input kind -> the C type of one input value, what a value may be, and C that tells whether `value`, a float, is one.

@@ -6,7 +6,7 @@ from typing import Any
 
 from xnorinfer import modelfile
 from xnorinfer.graph import Interpretation
-from xnorinfer.netspec import ThresholdInput, input_to_json
+from xnorinfer.net.values import ThresholdInput, input_to_json
 from xnorinfer.packed import PACKED_OPS, Affine, Binarize, Dot, PackedModel, stored_arrays
 
 #: Op -> what is said of it; nothing of what the meaning of the input says.

@@ -8,9 +8,10 @@ reading that gives the expected classes is confirmed on all rows, with the optio
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,34 +20,21 @@ from numpy.typing import NDArray
 
 from xnorinfer.agreement import Agreement, compare
 from xnorinfer.answers import Answers
-from xnorinfer.converters.base import ConvertOptions, Reading, function_named, glorot
+from xnorinfer.converters.base import ConvertOptions, Reading, function_named
 from xnorinfer.converters.evidenceinput import USUAL, option_of
 from xnorinfer.converters.latents import SCALES, ScaleBy, centred, magnitude
 from xnorinfer.errors import InputError, NetworkError, XnorinferError
 from xnorinfer.lower import lower
 from xnorinfer.model import inputs_of
-from xnorinfer.netspec import (
-    PROFILES,
-    BatchNorm,
-    Dense,
-    Elementwise,
-    FloatDense,
-    Hardtanh,
-    InputMapping,
-    Layer,
-    NetSpec,
-    PixelInput,
-    RealInput,
-    Rule,
-    Sign,
-    SignInput,
-    ThresholdInput,
-)
-from xnorinfer.reference import forward
-from xnorinfer.sensitivity import EPSILONS
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import HARDTANH, Linear, Named, Norm, Op, Quantize, Steps
+from xnorinfer.net.reference import forward
+from xnorinfer.net.ties import PROFILES, Rule
+from xnorinfer.net.values import InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
+from xnorinfer.sensitivity import EPSILONS, norms_of, with_epsilon, with_glorot, with_rule
 
 Progress = Callable[[str, int, int], None]
-Change = Callable[[NetSpec], NetSpec]
+Change = Callable[[Net], Net]
 
 #: Rows that a reading is tried on first, and then; of the first, and of all, so many may be decided by rounding.
 FIRST_ROWS, MORE_ROWS = 8, 64
@@ -215,10 +203,10 @@ def _confirm(
 class _Trial:
     """Readings, tried on few rows: those where the first reading is wrong before others."""
 
-    def __init__(self, expected: Answers, net: NetSpec) -> None:
+    def __init__(self, expected: Answers, net: Net) -> None:
         self.expected = expected
         self.net = net
-        self.weights = sum(layer.depth * layer.neurons for layer in net.layers if isinstance(layer, Dense | FloatDense))
+        self.weights = sum(op.depth * op.neurons for _, op in net.linears)
         self.nearest: tuple[str, int, int] | None = None
         few = np.arange(min(len(expected.x), 4 * MORE_ROWS))
         right = self._right(net, few)
@@ -230,7 +218,7 @@ class _Trial:
         self.rows = np.concatenate([half, rest])[:MORE_ROWS]
         self.equal = 0 if right is None else int(right[self.rows].sum())
 
-    def _right(self, net: NetSpec, rows: NDArray[Any]) -> NDArray[np.bool_] | None:
+    def _right(self, net: Net, rows: NDArray[Any]) -> NDArray[np.bool_] | None:
         """Rows whose class is the expected one; None where these cannot be inputs of the network."""
         try:
             x = inputs_of(net.input, net.depth, self.expected.x[rows])
@@ -267,7 +255,7 @@ class _Trial:
 MAPPINGS: tuple[InputMapping, ...] = (*USUAL, PixelInput.normalize(0.286, 0.353), SignInput(), RealInput())
 
 
-def alternatives(net: NetSpec, options: ConvertOptions, x: NDArray[Any]) -> Iterator[Alternative]:
+def alternatives(net: Net, options: ConvertOptions, x: NDArray[Any]) -> Iterator[Alternative]:
     """Every other usual reading; an option that was given is one that the user may have wrong, too."""
     by_options = options.net is None
     yield from _inputs(net, x, by_options)
@@ -281,7 +269,7 @@ def alternatives(net: NetSpec, options: ConvertOptions, x: NDArray[Any]) -> Iter
     yield from _weights(net, by_options)
 
 
-def _inputs(net: NetSpec, x: NDArray[Any], by_options: bool) -> Iterator[Alternative]:
+def _inputs(net: Net, x: NDArray[Any], by_options: bool) -> Iterator[Alternative]:
     for mapping in MAPPINGS:
         if mapping == net.input:
             continue
@@ -299,9 +287,9 @@ def _with_input(mapping: InputMapping) -> Change:
     return lambda net: dataclasses.replace(net, input=mapping)
 
 
-def _profiles(net: NetSpec, by_options: bool) -> Iterator[Alternative]:
-    dense = {layer.rule for layer in net.layers if isinstance(layer, Dense)}
-    signs = {layer.rule for layer in net.layers if isinstance(layer, Sign)}
+def _profiles(net: Net, by_options: bool) -> Iterator[Alternative]:
+    dense = {op.rule for _, op in net.linears if op.binary}
+    signs = {node.op.rule for node in net.nodes if isinstance(node.op, Quantize)}
     seen: set[tuple[Rule, Rule]] = set()
     for name, profile in PROFILES.items():
         rules = (profile.weights, profile.activations)
@@ -313,88 +301,92 @@ def _profiles(net: NetSpec, by_options: bool) -> Iterator[Alternative]:
 
 
 def _with_rules(weights: Rule, activations: Rule) -> Change:
-    def change(layer: Layer) -> Layer:
-        if isinstance(layer, Dense):
-            return dataclasses.replace(layer, rule=weights)
-        return dataclasses.replace(layer, rule=activations) if isinstance(layer, Sign) else layer
-
-    return _each(change)
+    return _each(lambda op: with_rule(with_rule(op, Linear, weights), Quantize, activations))
 
 
-def _each(change: Callable[[Layer], Layer]) -> Change:
-    return lambda net: dataclasses.replace(net, layers=tuple(change(layer) for layer in net.layers))
+def _each(change: Callable[[Op], Op]) -> Change:
+    return lambda net: net.mapped(change)
 
 
-def _epsilons(net: NetSpec, by_options: bool) -> Iterator[Alternative]:
-    present = {layer.epsilon for layer in net.layers if isinstance(layer, BatchNorm) and layer.variance is not None}
+def _epsilons(net: Net, by_options: bool) -> Iterator[Alternative]:
+    present = {norm.epsilon for norm in norms_of(net)}
     for epsilon in EPSILONS:
         if present and present != {epsilon}:
             text = f"--bn-epsilon {epsilon:g}" if by_options else f"epsilon = {epsilon:g} in the net.toml"
-            yield Alternative("epsilon", text, _with_epsilon(epsilon), {"bn_epsilon": epsilon} if by_options else None)
+            yield Alternative(
+                "epsilon",
+                text,
+                _each(functools.partial(with_epsilon, epsilon=epsilon)),
+                {"bn_epsilon": epsilon} if by_options else None,
+            )
 
 
-def _with_epsilon(epsilon: float) -> Change:
-    def change(layer: Layer) -> Layer:
-        if isinstance(layer, BatchNorm) and layer.variance is not None:
-            return dataclasses.replace(layer, epsilon=epsilon)
-        return layer
-
-    return _each(change)
-
-
-def _magnitudes(net: NetSpec, by_options: bool) -> Iterator[Alternative]:
-    layers = [layer for layer in net.layers if isinstance(layer, Dense)]
-    for given, text in (("glorot", "glorot"), (1.0, "1")):
-        wanted = {layer.name: glorot(layer.depth, layer.neurons) if given == "glorot" else 1.0 for layer in layers}
-        if any(layer.h != wanted[layer.name] for layer in layers):
+def _magnitudes(net: Net, by_options: bool) -> Iterator[Alternative]:
+    changes: tuple[tuple[float | str, str, Callable[[Op], Op]], ...] = (
+        ("glorot", "glorot", with_glorot),
+        (1.0, "1", _without_h),
+    )
+    for given, text, change in changes:
+        if any(op.h != other.h for (_, op), (_, other) in zip(net.linears, net.mapped(change).linears, strict=True)):
             option = f"--h {text}" if by_options else f"h = {text} in the net.toml"
-
-            def change(layer: Layer, wanted: dict[str, float] = wanted) -> Layer:
-                return dataclasses.replace(layer, h=wanted[layer.name]) if isinstance(layer, Dense) else layer
-
             yield Alternative("H and scale", option, _each(change), {"h": given} if by_options else None)
 
 
-def _float_heads(net: NetSpec, by_options: bool) -> Iterator[Alternative]:
+def _without_h(op: Op) -> Op:
+    return dataclasses.replace(op, h=1.0) if isinstance(op, Linear) else op
+
+
+def _float_heads(net: Net, by_options: bool) -> Iterator[Alternative]:
     """The last layer as ordinary float layer, reading what usual code gives it; or what a float layer reads."""
-    dense = [layer for layer in net.layers if isinstance(layer, Dense | FloatDense)]
-    head = dense[-1]
-    if isinstance(head, Dense) and len(dense) > 1:
-        text = f"--float-layer {head.name}" if by_options else f'kind = "float" for {head.name} in the net.toml'
-        keywords = {"float_layers": (head.name,)} if by_options else None
-        yield Alternative("head", text, lambda net: _float_head(net, Hardtanh("head.hardtanh")), keywords)
-    readers: tuple[tuple[str, Layer | None], ...] = (
-        ("sign", Sign("head.sign", PROFILES[net.profile].activations if net.profile in PROFILES else "ge")),
-        ("hardtanh", Hardtanh("head.hardtanh")),
+    name, head = net.linears[-1]
+    inner = len(net.linears) > 1
+    if head.binary and inner:
+        text = f"--float-layer {name}" if by_options else f'kind = "float" for {name} in the net.toml'
+        keywords = {"float_layers": (name,)} if by_options else None
+        yield Alternative("head", text, lambda net: _float_head(net, ("head.hardtanh", HARDTANH)), keywords)
+    readers: tuple[tuple[str, Named | None], ...] = (
+        ("sign", ("head.sign", Quantize(PROFILES[net.profile].activations if net.profile in PROFILES else "ge"))),
+        ("hardtanh", ("head.hardtanh", HARDTANH)),
         ("none", None),
-        ("relu", Elementwise("head.relu", "relu")),
+        ("relu", ("head.relu", Steps.of(("relu",)))),
     )
-    for name, reads in readers:
-        text = f'kind = "float" and activation = "{name}" for {head.name} in a net.toml'
-        if len(dense) > 1 and (isinstance(head, FloatDense) or name != "hardtanh"):
+    for activation, reads in readers:
+        text = f'kind = "float" and activation = "{activation}" for {name} in a net.toml'
+        if inner and (not head.binary or activation != "hardtanh"):
             yield Alternative("head", text, lambda net, r=reads: _float_head(net, r))  # type: ignore[misc]
 
 
-def _float_head(net: NetSpec, reads: Layer | None) -> NetSpec:
-    at = max(index for index, layer in enumerate(net.layers) if isinstance(layer, Dense | FloatDense))
-    head = net.layers[at]
-    before = list(net.layers[:at])
-    while before and isinstance(before[-1], Sign | Hardtanh | Elementwise):
+def _float_head(net: Net, reads: Named | None) -> Net:
+    ops = net.named
+    at = max(index for index, (_, op) in enumerate(ops) if isinstance(op, Linear))
+    name, head = ops[at]
+    assert isinstance(head, Linear)
+    before = ops[:at]
+    while before and _is_activation(before[-1][1]):
         before.pop()
-    if isinstance(head, Dense):
-        head = FloatDense(head.name, head.latent, head.bias)
-    return dataclasses.replace(net, layers=(*before, *(() if reads is None else (reads,)), head, *net.layers[at + 1 :]))
+    if head.binary:
+        head = Linear(head.weight, bias=head.bias)
+    return _chained(net, [*before, *([] if reads is None else [reads]), (name, head), *ops[at + 1 :]])
+
+
+def _is_activation(op: Op) -> bool:
+    """Whether usual code calls it the activation: a sign or a function; a BatchNorm that is spelled out is none."""
+    return isinstance(op, Quantize) or (isinstance(op, Steps) and not op.may_be_norm)
+
+
+def _chained(net: Net, ops: Iterable[Named]) -> Net:
+    return Net.chain(net.input, ops, net.profile)
 
 
 #: Layers that are put into every order, and orders that are tried; of more layers, two change places or one moves.
 MOST_LAYERS, MOST_ORDERS = 6, 60
 
 
-def _orders(net: NetSpec) -> Iterator[Alternative]:
+def _orders(net: Net) -> Iterator[Alternative]:
     """The layers in every other order in which their shapes follow each other, with their BatchNorms or without them."""
     units, between = _units(net)
-    names = [unit[0].name for unit in units]
-    shapes = [(unit[0].depth, unit[0].neurons) for unit in units]  # type: ignore[union-attr]
+    names = [name for name, _ in net.linears]
+    shapes = [(op.depth, op.neurons) for _, op in net.linears]
     found = 0
     for order in dict.fromkeys(_places(len(units))):
         chain = [shapes[place] for place in order]
@@ -424,37 +416,41 @@ def _places(count: int) -> Iterator[tuple[int, ...]]:
         yield from itertools.permutations(given)
 
 
-def _units(net: NetSpec) -> tuple[list[tuple[Layer, ...]], list[tuple[Layer, ...]]]:
+def _units(net: Net) -> tuple[list[tuple[Named, ...]], list[tuple[Named, ...]]]:
     """Each dense layer with what follows it up to a sign or hardtanh; and what stands before the first, between, and at the
     end."""
-    units: list[list[Layer]] = []
-    between: list[list[Layer]] = [[]]
-    for layer in net.layers:
-        if isinstance(layer, Dense | FloatDense):
-            units.append([layer])
+    units: list[list[Named]] = []
+    between: list[list[Named]] = [[]]
+    for name, op in net.named:
+        if isinstance(op, Linear):
+            units.append([(name, op)])
             between.append([])
-        elif not units or isinstance(layer, Sign | Hardtanh) or between[-1]:
-            between[-1].append(layer)
+        elif not units or isinstance(op, Quantize) or _is_hardtanh(op) or between[-1]:
+            between[-1].append((name, op))
         else:
-            units[-1].append(layer)
-    return [tuple(unit) for unit in units], [tuple(layers) for layers in between]
+            units[-1].append((name, op))
+    return [tuple(unit) for unit in units], [tuple(ops) for ops in between]
 
 
-def _ordered(units: Sequence[tuple[Layer, ...]], between: Sequence[tuple[Layer, ...]]) -> Change:
-    layers = [*between[0], *(layer for unit, then in zip(units, between[1:], strict=True) for layer in (*unit, *then))]
-    return lambda net: dataclasses.replace(net, layers=tuple(layers)) if len(net.layers) == len(layers) else net
+def _is_hardtanh(op: Op) -> bool:
+    return isinstance(op, Steps) and all(step.is_hardtanh for step in op.steps)
 
 
-def _arrays(net: NetSpec) -> Iterator[Alternative]:
+def _ordered(units: Sequence[tuple[Named, ...]], between: Sequence[tuple[Named, ...]]) -> Change:
+    ops = [*between[0], *(op for unit, then in zip(units, between[1:], strict=True) for op in (*unit, *then))]
+    return lambda net: _chained(net, ops) if len(net.nodes) == len(ops) else net
+
+
+def _arrays(net: Net) -> Iterator[Alternative]:
     """Arrays that another framework numbers otherwise: gamma, beta, mean, variance for beta, gamma, mean, inv_std."""
-    norms = [layer for layer in net.layers if isinstance(layer, BatchNorm)]
-    numbered = [layer for layer in norms if layer.inv_std is not None]
+    norms = [node.op for node in net.nodes if isinstance(node.op, Norm)]
+    numbered = [norm for norm in norms if norm.inv_std is not None]
     for epsilon in EPSILONS if numbered and numbered == norms else ():
 
-        def change(layer: Layer, epsilon: float = epsilon) -> Layer:
-            if not isinstance(layer, BatchNorm) or layer.inv_std is None:
-                return layer
-            return BatchNorm(layer.name, layer.mean, layer.inv_std, None, layer.beta, layer.gamma, epsilon, "tf")
+        def change(op: Op, epsilon: float = epsilon) -> Op:
+            if not isinstance(op, Norm) or op.inv_std is None:
+                return op
+            return Norm(op.mean, op.inv_std, None, op.beta, op.gamma, epsilon, "tf")
 
         text = f"a net.toml with Keras's order of the arrays (gamma, beta, mean, variance) and epsilon = {epsilon:g}"
         yield Alternative("arrays", text, _each(change))
@@ -464,7 +460,7 @@ def _arrays(net: NetSpec) -> Iterator[Alternative]:
 FUNCTIONS = ("relu", "hardtanh", "tanh", "sigmoid", "leaky-relu", "leaky-relu:0.1", "leaky-relu:0.2")
 
 
-def _functions(net: NetSpec, by_options: bool) -> Iterator[Alternative]:
+def _functions(net: Net, by_options: bool) -> Iterator[Alternative]:
     for text in FUNCTIONS:
         option = f"--before-norm {text}" if by_options else f'before_norm = "{text}" in the net.toml'
         yield Alternative("function", option, _before_norm(text), {"before_norm": text} if by_options else None)
@@ -473,23 +469,22 @@ def _functions(net: NetSpec, by_options: bool) -> Iterator[Alternative]:
 def _before_norm(text: str) -> Change:
     """With a function behind each hidden binary layer's sum."""
 
-    def change(net: NetSpec) -> NetSpec:
-        last = max(index for index, layer in enumerate(net.layers) if isinstance(layer, Dense | FloatDense))
-        layers: list[Layer] = []
-        for index, layer in enumerate(net.layers):
-            layers.append(layer)
-            if isinstance(layer, Dense) and index < last:
-                layers.append(function_named(text, f"{layer.name}.function"))
-        return dataclasses.replace(net, layers=tuple(layers))
+    def change(net: Net) -> Net:
+        last, _ = net.linears[-1]
+        ops: list[Named] = []
+        for name, op in net.named:
+            ops.append((name, op))
+            if isinstance(op, Linear) and op.binary and name != last:
+                ops.append((f"{name}.function", function_named(text)))
+        return _chained(net, ops)
 
     return change
 
 
-def _weights(net: NetSpec, by_options: bool) -> Iterator[Alternative]:
+def _weights(net: Net, by_options: bool) -> Iterator[Alternative]:
     """What is made of latents before their sign, or of the sum after it."""
     option = "--center" if by_options else "center = true in the net.toml"
-    binary = [layer for layer in net.layers if isinstance(layer, Dense)]
-    if all(((layer.latent == 0) | (layer.latent == 1)).all() for layer in binary):
+    if all(((op.weight == 0) | (op.weight == 1)).all() for _, op in net.linears if op.binary):
         yield Alternative("values", 'values = "bits" in a net.toml', _each(_as_signs))
     yield Alternative("centre", option, _each(_centred), {"center": True} if by_options else None)
     for by in SCALES:
@@ -497,16 +492,16 @@ def _weights(net: NetSpec, by_options: bool) -> Iterator[Alternative]:
         yield Alternative("H and scale", option, _scaled(by), {"scale_by": by} if by_options else None)
 
 
-def _as_signs(layer: Layer) -> Layer:
-    return dataclasses.replace(layer, latent=2 * layer.latent - 1) if isinstance(layer, Dense) else layer
+def _as_signs(op: Op) -> Op:
+    return dataclasses.replace(op, weight=2 * op.weight - 1) if isinstance(op, Linear) and op.binary else op
 
 
-def _centred(layer: Layer) -> Layer:
-    return dataclasses.replace(layer, latent=centred(layer.latent)) if isinstance(layer, Dense) else layer
+def _centred(op: Op) -> Op:
+    return dataclasses.replace(op, weight=centred(op.weight)) if isinstance(op, Linear) and op.binary else op
 
 
 def _scaled(by: ScaleBy) -> Change:
-    def change(layer: Layer) -> Layer:
-        return dataclasses.replace(layer, scale=magnitude(layer.latent, by)) if isinstance(layer, Dense) else layer
+    def change(op: Op) -> Op:
+        return dataclasses.replace(op, scale=magnitude(op.weight, by)) if isinstance(op, Linear) and op.binary else op
 
     return _each(change)

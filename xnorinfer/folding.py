@@ -1,13 +1,13 @@
 """Folding one layer: what follows its sums, as float32 steps, and where the decision of every neuron changes.
 
 `lower` walks the network; here is what happens to one sum: which values it can take (`Counts`), what the source computes from
-it (`steps_of_layers`), and the limit that follows (`fold`), or why there is none.
+it (`steps_of`), and the limit that follows (`fold`), or why there is none.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -15,21 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.errors import unhandled
-from xnorinfer.netspec import F32, BatchNorm, Chain, Dense, Elementwise, FloatDense, Hardtanh, Layer, PixelInput, Rule, Sign
+from xnorinfer.float32 import F32, MAX_FLOAT_KEY, ONE, fma, ordered_to_float
+from xnorinfer.graph import Interpretation, Node
+from xnorinfer.net.ops import OPS, Linear, Norm, Quantize, Step, Steps
+from xnorinfer.net.ops import Op as NetOp
+from xnorinfer.net.ties import Rule, binarize
+from xnorinfer.net.values import PixelInput
 from xnorinfer.packed import Affine, Op
-from xnorinfer.reference import ONE, binarize, fma
-from xnorinfer.threshold import (
-    I64,
-    MAX_FLOAT_KEY,
-    Expression,
-    Steps,
-    find_steps,
-    first_nan,
-    full_range,
-    limits_as,
-    ordered_to_float,
-    zero_counts,
-)
+from xnorinfer.threshold import I64, Expression, Limits, find_limits, first_nan, full_range, limits_as, zero_counts
 
 # ---------------------------------------------------------------- what a layer counts
 
@@ -86,10 +79,10 @@ class Counts:
 
 # ---------------------------------------------------------------- what the source computes from it
 
-Step: TypeAlias = tuple[Op, F32 | float, F32 | float]
+AffineStep: TypeAlias = tuple[Op, F32 | float, F32 | float]
 
 
-def affine_of(neurons: int, steps: Sequence[Step]) -> Affine:
+def affine_of(neurons: int, steps: Sequence[AffineStep]) -> Affine:
     """Steps with their vectors spelled out, (neurons,) float32 each."""
     values = np.empty((len(steps), 2, neurons), np.float32)
     for value, (_, a, b) in zip(values, steps, strict=True):
@@ -97,51 +90,74 @@ def affine_of(neurons: int, steps: Sequence[Step]) -> Affine:
     return Affine(tuple(op for op, _, _ in steps), values)
 
 
-def steps_of_dense(dense: Dense | FloatDense) -> list[Step]:
-    """From the dot of inputs and signs to the accumulator: H, scale, bias."""
-    steps: list[Step] = []
-    if isinstance(dense, Dense) and dense.h != 1:
-        steps.append(("mul", dense.h, 0.0))
-    if isinstance(dense, Dense) and dense.scale is not None:
-        steps.append(("mul", dense.scale, 0.0))
-    if dense.bias is not None:
-        steps.append(("add", dense.bias, 0.0))
+#: (op) -> everything elementwise that it does, in the source's order; of a dense layer what follows its dot: H, scale, bias.
+steps_of: Interpretation[[], list[AffineStep]] = Interpretation("folding", OPS)
+
+
+@steps_of.of(Linear)
+def _(op: Linear) -> list[AffineStep]:
+    steps: list[AffineStep] = []
+    if op.h != 1:
+        steps.append(("mul", op.h, 0.0))
+    if op.scale is not None:
+        steps.append(("mul", op.scale, 0.0))
+    if op.bias is not None:
+        steps.append(("add", op.bias, 0.0))
     return steps
 
 
-def steps_of_layers(layers: Sequence[Layer]) -> list[Step]:
-    """Everything elementwise, in the source's order."""
-    steps: list[Step] = []
-    for layer in layers:
-        if isinstance(layer, Hardtanh):
-            steps.append(("clip", -1.0, 1.0))
-        elif isinstance(layer, BatchNorm):
-            steps += _batch_norm_steps(layer)
-        elif isinstance(layer, Chain):
-            # x - v and x + (-v) are the same float32 operation.
-            steps += [("add", -vector, 0.0) if op == "sub" else (op, vector, 0.0) for op, vector in layer.steps]
-        elif isinstance(layer, Sign):
-            steps.append(("step", *_sign_steps(layer.rule)))
-        elif isinstance(layer, Elementwise):
-            steps.append(_function_step(layer))
-        else:
-            raise unhandled("folding.steps_of_layers", layer)
-    return steps
+@steps_of.of(Norm)
+def _(op: Norm) -> list[AffineStep]:
+    """The expressions of `reference.batch_norm`, with what does not depend on the input computed ahead, in float32.
+
+    Written again and not shared with the oracle, which is there to contradict it.
+    """
+    gamma = np.ones_like(op.mean) if op.gamma is None else op.gamma
+    beta = np.zeros_like(op.mean) if op.beta is None else op.beta
+    with np.errstate(all="ignore"):
+        if op.inv_std is not None:
+            return [("add", -op.mean, 0.0), ("mul", gamma * op.inv_std, 0.0), ("add", beta, 0.0)]
+        assert op.variance is not None
+        scale = (ONE / np.sqrt(op.variance + np.float32(op.epsilon))) * gamma
+        if op.form == "torch":
+            return [("fma", scale, fma(-op.mean, scale, beta))]
+        return [("mul", scale, 0.0), ("add", beta - op.mean * scale, 0.0)]
 
 
-def _function_step(layer: Elementwise) -> Step:
-    match layer.function:
+@steps_of.of(Steps)
+def _(op: Steps) -> list[AffineStep]:
+    return [_function_step(step) for step in op.steps]
+
+
+@steps_of.of(Quantize)
+def _(op: Quantize) -> list[AffineStep]:
+    """The smallest float32 that a rule makes +1 and the largest that it makes -1."""
+    ends = full_range(1, -MAX_FLOAT_KEY, MAX_FLOAT_KEY)
+    plus = find_limits(lambda key: binarize(ordered_to_float(key), op.rule) > 0, *ends, 0)
+    minus = find_limits(lambda key: binarize(ordered_to_float(key), op.rule) < 0, *ends, 0)
+    return [("step", float(ordered_to_float(-plus.limits)[0]), float(ordered_to_float(minus.limits)[0]))]
+
+
+def _function_step(step: Step) -> AffineStep:
+    match step.function:
+        case "mul" | "div" | "add" | "prelu":
+            return (step.function, step.parameters[0], 0.0)
+        case "sub":  # x - v and x + (-v) are the same float32 operation
+            return ("add", -step.parameters[0], 0.0)
         case "relu":
             return ("clip", 0.0, np.inf)
         case "clip":
-            low, high = layer.parameters
+            low, high = step.parameters
             return ("clip", low, high)
-        case "prelu":
-            return ("prelu", layer.parameters[0], 0.0)
         case "tanh" | "sigmoid":
-            return (layer.function, 0.0, 0.0)
+            return (step.function, 0.0, 0.0)
         case _:
-            raise unhandled("folding.steps_of_layers", layer.function)
+            raise unhandled("folding", step.function)
+
+
+def steps_of_nodes(nodes: Iterable[Node[NetOp]]) -> list[AffineStep]:
+    """Everything elementwise of nodes of which each reads the one before."""
+    return [step for node in nodes for step in steps_of(node)]
 
 
 def infinite(steps: Affine) -> NDArray[np.bool_]:
@@ -150,32 +166,10 @@ def infinite(steps: Affine) -> NDArray[np.bool_]:
     return np.asarray(~np.isfinite(steps.values[numbers]).all(axis=(0, 1)))
 
 
-def _sign_steps(rule: Rule) -> tuple[float, float]:
-    """The smallest float32 that a rule makes +1 and the largest that it makes -1."""
-    ends = full_range(1, -MAX_FLOAT_KEY, MAX_FLOAT_KEY)
-    plus = find_steps(lambda key: binarize(ordered_to_float(key), rule) > 0, *ends, 0)
-    minus = find_steps(lambda key: binarize(ordered_to_float(key), rule) < 0, *ends, 0)
-    return float(ordered_to_float(-plus.limits)[0]), float(ordered_to_float(minus.limits)[0])
-
-
-def _batch_norm_steps(layer: BatchNorm) -> list[Step]:
-    """The expressions of `reference.batch_norm`, with what does not depend on the input computed ahead, in float32."""
-    gamma = np.ones_like(layer.mean) if layer.gamma is None else layer.gamma
-    beta = np.zeros_like(layer.mean) if layer.beta is None else layer.beta
-    with np.errstate(all="ignore"):
-        if layer.inv_std is not None:
-            return [("add", -layer.mean, 0.0), ("mul", gamma * layer.inv_std, 0.0), ("add", beta, 0.0)]
-        assert layer.variance is not None
-        scale = (ONE / np.sqrt(layer.variance + np.float32(layer.epsilon))) * gamma
-        if layer.form == "torch":
-            return [("fma", scale, fma(-layer.mean, scale, beta))]
-        return [("mul", scale, 0.0), ("add", beta - layer.mean * scale, 0.0)]
-
-
 # ---------------------------------------------------------------- the limit, or why there is none
 
 
-def fold(name: str, counts: Counts, steps: Affine, rule: Rule, problems: list[str], notes: list[str]) -> Steps:
+def fold(name: str, counts: Counts, steps: Affine, rule: Rule, problems: list[str], notes: list[str]) -> Limits:
     """The step of every neuron's decision over its counts.
 
     What speaks against folding is added to `problems`, what a person should know to `notes`.
@@ -197,7 +191,7 @@ def fold(name: str, counts: Counts, steps: Affine, rule: Rule, problems: list[st
             problems.extend(_bend_problems(name, counts, bends, lambda c: binarize(expression(c), one_sided) > 0))
         if rule == "sign":
             _judge_zeros(name, counts, zeros_of(counts, expression, bends), problems, notes)
-        return find_steps(lambda c: binarize(expression(c), one_sided) > 0, counts.low, counts.high, counts.mirror)
+        return find_limits(lambda c: binarize(expression(c), one_sided) > 0, counts.low, counts.high, counts.mirror)
 
 
 def fold_to_step(name: str, counts: Counts, steps: Affine, problems: list[str]) -> Affine:
@@ -217,7 +211,7 @@ def fold_to_step(name: str, counts: Counts, steps: Affine, problems: list[str]) 
         for decide in decisions:
             if bends is not None:
                 problems.extend(_bend_problems(name, counts, bends, decide))
-            found = find_steps(decide, counts.low, counts.high, 0)
+            found = find_limits(decide, counts.low, counts.high, 0)
             # The last sum that gives this sign before another; whether all do, or none.
             nearest = np.where(found.flipped, -found.limits, np.clip(found.limits, counts.low, counts.high))
             ends.append((counts.accumulator(nearest), decide(counts.low) & decide(counts.high), ~decide(nearest)))
@@ -228,7 +222,7 @@ def fold_to_step(name: str, counts: Counts, steps: Affine, problems: list[str]) 
     (plus, always, never), (minus, always_minus, never_minus) = ends
     least = np.select([always, never], [-largest, infinity], turn * plus).astype(np.float32)
     most = np.select([always_minus, never_minus], [largest, -infinity], turn * minus).astype(np.float32)
-    compare: Step = ("step", least, most)
+    compare: AffineStep = ("step", least, most)
     return affine_of(turn.size, [compare] if (turn > 0).all() else [("mul", turn, 0.0), compare])
 
 
@@ -276,7 +270,7 @@ def bends_of(counts: Counts, steps: Affine) -> Bends | None:
         slope = steps.values[index, 0]
         if op == "prelu" and (slope < 0).any():
             before = Affine(steps.ops[:index], steps.values[:index])
-            side = find_steps(lambda c, b=before: b.apply(counts.accumulator(c)) > 0, counts.low, counts.high, 0)  # type: ignore[misc]
+            side = find_limits(lambda c, b=before: b.apply(counts.accumulator(c)) > 0, counts.low, counts.high, 0)  # type: ignore[misc]
             crossing = np.where(side.flipped, -side.limits - 1, side.limits)
             here = (slope < 0) & (crossing >= counts.low) & (crossing < counts.high)
             times, last, slopes = times + here, np.where(here, crossing, last), np.where(here, slope, slopes)

@@ -19,7 +19,7 @@ from xnorinfer.conversion import Conversion, pack_reading, require_expected
 from xnorinfer.converters.base import DEFAULT_INPUT, Assumption, ConvertOptions, Reading
 from xnorinfer.converters.keras_live import lists_layers, read_config_of, read_graph_of, shape_of
 from xnorinfer.errors import ExpectationError, InputError, NetworkError, SourceError
-from xnorinfer.netspec import InputMapping, PixelInput, RealInput, ThresholdInput
+from xnorinfer.net.values import InputMapping, PixelInput, RealInput, ThresholdInput
 from xnorinfer.programs.base import NotRunnable, Program, quiet, refusing, require
 from xnorinfer.programs.keras import entering_mapping, live_program
 

@@ -1,8 +1,9 @@
-"""NetSpec -> PackedModel: binarize and pack weights, fold what follows a binary layer into a limit or a list of steps.
+"""Net -> PackedModel: binarize and pack weights, fold what follows a binary layer into a limit or a list of steps.
 
-A network is cut into blocks at its dense layers.  A block that ends in a sign becomes an integer compare; any other block ends
-the binary part and keeps its float32 steps (heads, and the activations that feed a float layer).  What is stored does not
-depend on how a source writes the network down (`canonical`).
+A rewrite: a dense layer takes what follows it into its block, node by node, while each value has one reader.  A block that
+ends in a quantizer becomes an integer compare; any other block ends the binary part and keeps its float32 steps (heads, and
+the activations that feed a float layer).  What stands between the raw inputs and the first dense layer becomes their bits.
+What is stored does not depend on how a source writes the network down (`canonical`).
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from numpy.typing import NDArray
 from xnorinfer.bits import WORD_BITS, bitpack, words_for
 from xnorinfer.canonical import canonical_mapping, canonical_steps
 from xnorinfer.errors import NetworkError
-from xnorinfer.folding import Counts, affine_of, fold, fold_to_step, infinite, steps_of_dense, steps_of_layers
-from xnorinfer.graph import chain
-from xnorinfer.netspec import Dense, Elementwise, FloatDense, Layer, NetSpec, PixelInput, RealInput, Sign, ThresholdInput
+from xnorinfer.folding import Counts, affine_of, fold, fold_to_step, infinite, steps_of, steps_of_nodes
+from xnorinfer.graph import INPUT, Node, chain, users_of
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import Linear, Op, Quantize
+from xnorinfer.net.reference import binary_weights
+from xnorinfer.net.values import PixelInput, RealInput, ThresholdInput
 from xnorinfer.packed import (
     MAX_PIXEL_DEPTH,
     OPS,
@@ -30,8 +34,7 @@ from xnorinfer.packed import (
     Reads,
     Threshold,
 )
-from xnorinfer.reference import binary_weights
-from xnorinfer.threshold import Steps
+from xnorinfer.threshold import Limits
 
 #: Words of weights that are packed at once.
 PIECE_WORDS = 1 << 14
@@ -47,17 +50,19 @@ class Lowered:
 
 @dataclass(frozen=True)
 class Block:
-    """A dense layer and the layers up to the next one.  `feeds_float`: the next one is a float layer."""
+    """A dense layer and the nodes up to the next one, which is a float layer if it `feeds_float`.  end: number of the last."""
 
-    dense: Dense | FloatDense
-    after: tuple[Layer, ...]
+    name: str
+    dense: Linear
+    after: tuple[Node[Op], ...]
+    end: int
     feeds_float: bool
 
     @property
-    def sign(self) -> Sign | None:
-        """The sign that ends the block, if one does."""
-        last = self.after[-1] if self.after else None
-        return last if isinstance(last, Sign) else None
+    def sign(self) -> Quantize | None:
+        """The quantizer that ends the block, if one does."""
+        last = self.after[-1].op if self.after else None
+        return last if isinstance(last, Quantize) else None
 
     @property
     def gives_bits(self) -> bool:
@@ -65,31 +70,75 @@ class Block:
         return self.sign is not None and not self.feeds_float
 
     @property
+    def before_sign(self) -> tuple[Node[Op], ...]:
+        """The nodes behind the dense layer; a quantizer that gives bits excluded."""
+        return self.after[:-1] if self.gives_bits else self.after
+
+    @property
     def steps(self) -> Affine:
-        """Everything between the dot and the end of the block as float32 steps; a sign that gives bits excluded."""
-        after = self.after[:-1] if self.gives_bits else self.after
-        return affine_of(self.dense.neurons, [*steps_of_dense(self.dense), *steps_of_layers(after)])
+        """Everything between the dot and the end of the block as float32 steps; a quantizer that gives bits excluded."""
+        nodes = (Node(self.name, self.dense, (INPUT,)), *self.before_sign)
+        return affine_of(self.dense.neurons, steps_of_nodes(nodes))
 
 
-def input_layers(net: NetSpec) -> tuple[Layer, ...]:
-    """The layers before the first dense one: they binarize every input by itself."""
-    return net.layers[: next(i for i, layer in enumerate(net.layers) if isinstance(layer, Dense))]
+@dataclass(frozen=True)
+class Inputs:
+    """What binarizes every raw input by itself: nodes up to a quantizer, whose number is `end`."""
+
+    name: str
+    before: tuple[Node[Op], ...]
+    sign: Quantize
+    end: int
 
 
-def blocks_of(net: NetSpec) -> list[Block]:
-    """The blocks of a network that passed `NetSpec.check`."""
+def readers_of(net: Net) -> list[list[int]]:
+    """For every value the nodes that read it, the raw input's last: `readers_of(net)[INPUT]`."""
+    return [*users_of(net.nodes), [index for index, node in enumerate(net.nodes) if INPUT in node.inputs]]
+
+
+def followers(net: Net, readers: list[list[int]], at: int) -> tuple[list[int], int | None]:
+    """The numbers of the nodes behind the value of a dense layer or the raw input, and that of the next dense layer (None: the
+    network ends there).  Raises NetworkError where a value has several readers."""
+    found: list[int] = []
+    while readers[at]:
+        if len(readers[at]) > 1:
+            name = "the input" if at == INPUT else net.nodes[at].name
+            listed = ", ".join(net.nodes[index].name for index in readers[at])
+            raise NetworkError([f"{name}: a value that several nodes read ({listed}) cannot be packed yet"])
+        at = readers[at][0]
+        if isinstance(net.nodes[at].op, Linear):
+            return found, at
+        found.append(at)
+    return found, None
+
+
+def input_of(net: Net) -> Inputs | None:
+    """What stands before the first dense layer; None where that reads the raw inputs."""
+    leading, _ = followers(net, readers_of(net), INPUT)
+    if not leading:
+        return None
+    *before, last = (net.nodes[at] for at in leading)
+    assert isinstance(last.op, Quantize)  # so `Net.check` has it
+    return Inputs(last.name, tuple(before), last.op, leading[-1])
+
+
+def blocks_of(net: Net) -> list[Block]:
+    """The blocks of a network that passed `Net.check`.  Raises NetworkError where values have several readers."""
     blocks: list[Block] = []
-    end = len(net.layers)
-    for start in reversed(range(end)):
-        dense = net.layers[start]
-        if isinstance(dense, Dense | FloatDense):
-            feeds_float = bool(blocks) and isinstance(blocks[-1].dense, FloatDense)
-            blocks.append(Block(dense, net.layers[start + 1 : end], feeds_float))
-            end = start
-    return blocks[::-1]
+    readers = readers_of(net)
+    _, at = followers(net, readers, INPUT)
+    while at is not None:
+        start = net.nodes[at]
+        assert isinstance(start.op, Linear)
+        after, following = followers(net, readers, at)
+        next_op = None if following is None else net.nodes[following].op
+        feeds_float = isinstance(next_op, Linear) and not next_op.binary
+        blocks.append(Block(start.name, start.op, tuple(net.nodes[i] for i in after), [at, *after][-1], feeds_float))
+        at = following
+    return blocks
 
 
-def lower(net: NetSpec) -> Lowered:
+def lower(net: Net) -> Lowered:
     """Pack a network.  Raises NetworkError with every reason why it cannot be packed."""
     net.require_valid()
     problems: list[str] = []
@@ -98,21 +147,21 @@ def lower(net: NetSpec) -> Lowered:
     binarize = _lower_input(net, problems, notes)
     if binarize is not None and not problems and (plain := with_threshold(net, binarize)) is not None:
         net, binarize = plain, None
-    if binarize is not None:
-        layers.append((input_layers(net)[-1].name, binarize))
+    if binarize is not None and (inputs := input_of(net)) is not None:
+        layers.append((inputs.name, binarize))
     elif isinstance(net.input, ThresholdInput):
         layers.append(("input", Binarize.at_pixel(net.input.threshold, net.depth)))
     for index, block in enumerate(blocks_of(net)):
         raw = index == 0 and not layers
         problems.extend(_left_over(block))
         reads: Reads = net.input.kind if raw and isinstance(net.input, PixelInput | RealInput) else "bits"
-        if isinstance(block.dense, FloatDense):
+        if not block.dense.binary:
             weights = np.ascontiguousarray(block.dense.weight)
-            layers.append((block.dense.name, Dot("reals", block.dense.depth, weights, block.steps)))
+            layers.append((block.name, Dot("reals", block.dense.depth, weights, block.steps)))
         elif reads == "pixels" and block.dense.depth > MAX_PIXEL_DEPTH:
-            problems.append(f"{block.dense.name}: {block.dense.depth} pixel inputs, at most {MAX_PIXEL_DEPTH} fit 32-bit sums")
+            problems.append(f"{block.name}: {block.dense.depth} pixel inputs, at most {MAX_PIXEL_DEPTH} fit 32-bit sums")
         else:
-            layers.append((block.dense.name, _lower_dense(net, block.dense, block, reads, problems, notes)))
+            layers.append((block.name, _lower_dense(net, block, reads, problems, notes)))
     if problems:
         raise NetworkError(problems)
     return Lowered(PackedModel(canonical_mapping(net.input), chain(layers), net.profile), tuple(notes))
@@ -120,13 +169,13 @@ def lower(net: NetSpec) -> Lowered:
 
 def _left_over(block: Block) -> Iterator[str]:
     """Functions that no sign follows and that a packed network cannot compute: it has no such step."""
-    folded = block.sign is not None and isinstance(block.dense, Dense)
+    folded = block.sign is not None and block.dense.binary
     if folded or not set(block.steps.ops) - set(OPS):
         return
-    for layer in block.after:
-        if isinstance(layer, Elementwise) and steps_of_layers([layer])[0][0] not in OPS:
+    for node in block.after:
+        for function in dict.fromkeys(op for op, *_ in steps_of(node) if op not in OPS):
             yield (
-                f"{layer.name}: {layer.function} makes real numbers that are used as they are"
+                f"{node.name}: {function} makes real numbers that are used as they are"
                 + (
                     " by a float layer; a packed network computes relu, clip and hardtanh there, or signs"
                     if block.feeds_float
@@ -136,7 +185,7 @@ def _left_over(block: Block) -> Iterator[str]:
             )
 
 
-def counts_of(net: NetSpec, reads: Reads, layer: Dense) -> Counts:
+def counts_of(net: Net, reads: Reads, layer: Linear) -> Counts:
     """What a binary layer counts that reads what `reads` says."""
     if reads == "bits":
         return Counts.of_bits(layer.neurons, layer.depth)
@@ -146,28 +195,26 @@ def counts_of(net: NetSpec, reads: Reads, layer: Dense) -> Counts:
     return Counts.of_pixels(net.input, binary_weights(layer))
 
 
-def input_counts(net: NetSpec) -> Counts:
+def input_counts(net: Net) -> Counts:
     """What is counted where inputs are binarized one by one: the input itself."""
     if isinstance(net.input, PixelInput):
         return Counts.of_pixels(net.input, np.ones((net.depth, 1), np.float32))
     return Counts.of_reals(net.depth)
 
 
-def _lower_input(net: NetSpec, problems: list[str], notes: list[str]) -> Binarize | None:
+def _lower_input(net: Net, problems: list[str], notes: list[str]) -> Binarize | None:
     """Inputs that are binarized one by one, each with the limit of its own expression."""
-    leading = input_layers(net)
-    if not leading:
+    inputs = input_of(net)
+    if inputs is None:
         return None
-    sign = leading[-1]
-    assert isinstance(sign, Sign)
-    steps = affine_of(net.depth, steps_of_layers(leading[:-1]))
+    steps = affine_of(net.depth, steps_of_nodes(inputs.before))
     counts = input_counts(net)
-    found = fold(sign.name, counts, steps, sign.rule, problems, notes)
-    notes.extend(_dead(sign.name, counts, found, "inputs"))
+    found = fold(inputs.name, counts, steps, inputs.sign.rule, problems, notes)
+    notes.extend(_dead(inputs.name, counts, found, "inputs"))
     return Binarize(counts.limits(found.limits), found.flipped)
 
 
-def with_threshold(net: NetSpec, bits: Binarize | None) -> NetSpec | None:
+def with_threshold(net: Net, bits: Binarize | None) -> Net | None:
     """The same network with a threshold for its inputs, where one pixel decides about all of them; else None.
 
     bits: how its inputs are binarized one by one.  Where they fall from +1 to -1, the first layer takes their negation.
@@ -178,19 +225,20 @@ def with_threshold(net: NetSpec, bits: Binarize | None) -> NetSpec | None:
     first = -limit if rises else limit + 1
     if not 1 <= first <= 255 or (bits.limits != limit).any() or (bits.mirrored != rises).any():
         return None
-    dense, *others = net.layers[len(input_layers(net)) :]
-    assert isinstance(dense, Dense)
+    leading, _ = followers(net, readers_of(net), INPUT)
+    (name, dense), *others = net.named[len(leading) :]
+    assert isinstance(dense, Linear)
     if not rises:
-        dense = replace(dense, latent=-binary_weights(dense) * np.float32(dense.h))
-    return replace(net, input=ThresholdInput(first), layers=(dense, *others))
+        dense = replace(dense, weight=-binary_weights(dense) * np.float32(dense.h))
+    return Net.chain(ThresholdInput(first), [(name, dense), *others], net.profile)
 
 
-def lower_input(net: NetSpec) -> Binarize | None:
+def lower_input(net: Net) -> Binarize | None:
     """How the inputs of a network that was lowered are binarized one by one."""
     return _lower_input(net, [], [])
 
 
-def _dead(name: str, counts: Counts, found: Steps, what: str) -> Iterator[str]:
+def _dead(name: str, counts: Counts, found: Limits, what: str) -> Iterator[str]:
     """A warning about a layer of which nothing hangs on its input."""
     never, always = found.limits < counts.low, found.limits >= counts.high
     if not found.flipped.any() and (never | always).all():  # a flipped neuron changes somewhere
@@ -201,36 +249,36 @@ def _dead(name: str, counts: Counts, found: Steps, what: str) -> Iterator[str]:
         )
 
 
-def _lower_dense(net: NetSpec, dense: Dense, block: Block, reads: Reads, problems: list[str], notes: list[str]) -> Dot:
-    steps = block.steps
+def _lower_dense(net: Net, block: Block, reads: Reads, problems: list[str], notes: list[str]) -> Dot:
+    name, dense, steps = block.name, block.dense, block.steps
+    counts = counts_of(net, reads, dense)
     if not block.gives_bits:
         if block.sign is not None and set(steps.ops) - set(OPS):
-            step = fold_to_step(dense.name, counts_of(net, reads, dense), steps, problems)
+            step = fold_to_step(name, counts, steps, problems)
             return Dot(reads, dense.depth, _packed_signs(dense), step)
         if infinite(steps).any():
             problems.append(
-                f"{dense.name}: BatchNorm makes output {int(np.argmax(infinite(steps)))} infinite or NaN; check its variance"
+                f"{name}: BatchNorm makes output {int(np.argmax(infinite(steps)))} infinite or NaN; check its variance"
             )
-        steps = canonical_steps(counts_of(net, reads, dense), steps)
+        steps = canonical_steps(counts, steps)
         return Dot(reads, dense.depth, _packed_signs(dense), steps)
     assert block.sign is not None
-    counts = counts_of(net, reads, dense)
-    found = fold(dense.name, counts, steps, block.sign.rule, problems, notes)
-    notes.extend(_dead(dense.name, counts, found, "neurons"))
+    found = fold(name, counts, steps, block.sign.rule, problems, notes)
+    notes.extend(_dead(name, counts, found, "neurons"))
     bits = _packed_signs(dense, found.flipped)
     return Dot(reads, dense.depth, bits, Threshold(counts.limits(found.limits)))
 
 
-def _packed_signs(dense: Dense, flipped: NDArray[np.bool_] | None = None) -> NDArray[np.uint64]:
+def _packed_signs(dense: Linear, flipped: NDArray[np.bool_] | None = None) -> NDArray[np.uint64]:
     """The weights as bits, those of flipped neurons negated; in pieces, so that no second copy of the floats is made."""
-    neurons, depth = dense.latent.shape
+    neurons, depth = dense.weight.shape
     words = np.zeros((neurons, words_for(depth)), np.uint64)
     columns = min(words.shape[1], PIECE_WORDS) * WORD_BITS
     rows = max(1, PIECE_WORDS * WORD_BITS // columns)
     for row in range(0, neurons, rows):
         for column in range(0, depth, columns):
-            piece = dense.latent[row : row + rows, column : column + columns]
-            signs = binary_weights(replace(dense, latent=piece))
+            piece = dense.weight[row : row + rows, column : column + columns]
+            signs = binary_weights(replace(dense, weight=piece))
             if flipped is not None:
                 signs = np.where(flipped[row : row + rows, None], -signs, signs)
             begin = column // WORD_BITS

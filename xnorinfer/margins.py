@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from xnorinfer.bits import bitpack, bitunpack
 from xnorinfer.graph import INPUT, Interpretation
+from xnorinfer.net.reference import integer_dot, sequential_dot
 from xnorinfer.packed import PACKED_OPS, Binarize, Dot, PackedModel, Threshold
-from xnorinfer.reference import integer_dot, sequential_dot
 
 #: Margin of a sample in a layer where no neuron can change its bit.
 NO_MARGIN = int(np.iinfo(np.int64).max)

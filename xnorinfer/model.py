@@ -12,7 +12,7 @@ from xnorinfer import modelfile
 from xnorinfer.description import describe, widths
 from xnorinfer.errors import InputError, unhandled
 from xnorinfer.margins import Margins, margins
-from xnorinfer.netspec import InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
+from xnorinfer.net.values import InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
 from xnorinfer.packed import PackedModel
 
 if TYPE_CHECKING:

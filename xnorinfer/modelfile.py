@@ -4,7 +4,7 @@ Format version 2, little endian as safetensors defines it:
 
     metadata["xnorinfer"]   one JSON object, keys sorted, without spaces:
         format_version      2
-        input               the input mapping (`netspec.input_to_json`)
+        input               the input mapping (`net.values.input_to_json`)
         profile             name of the source's tie profile
         input_bits          true if inputs are binarized one by one before the first layer
         layers              list of {"kind": "dense", "reads", "depth", "output": "threshold"} or
@@ -46,7 +46,7 @@ from xnorinfer.errors import (
     OptionError,
 )
 from xnorinfer.graph import Interpretation, chain, off_chain
-from xnorinfer.netspec import ThresholdInput, input_from_json, input_to_json
+from xnorinfer.net.values import ThresholdInput, input_from_json, input_to_json
 from xnorinfer.packed import FORMAT_VERSION, PACKED_OPS, Affine, Binarize, Dot, PackedModel, PackedOp, Threshold
 from xnorinfer.writing import write_bytes
 

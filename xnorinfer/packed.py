@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from xnorinfer.bits import pad_mask, words_for
 from xnorinfer.errors import ArrayError, MalformedModelError, NetworkError, unhandled
+from xnorinfer.float32 import F32, fma, sigmoid, tanh
 from xnorinfer.graph import INPUT, Interpretation, Node, backward_problems, users_of
 from xnorinfer.memory import plain
-from xnorinfer.netspec import F32, PROFILES, InputMapping, ThresholdInput
-from xnorinfer.reference import fma, sigmoid, tanh
+from xnorinfer.net.ties import PROFILES
+from xnorinfer.net.values import InputMapping, ThresholdInput
 
 #: What a node reads or gives.  Of bits, a `Dot` counts mismatches: dot = depth - 2*mismatches.  pixels: integer sums of uint8.
 #: reals: products with float32 summed in float64 in input order, rounded to float32 once.

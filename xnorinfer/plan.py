@@ -26,7 +26,7 @@ from xnorinfer.graph import INPUT, chain, off_chain
 from xnorinfer.kernels import fields, layout, prepack
 from xnorinfer.kernels.pool import pool
 from xnorinfer.memory import plain, require_inside
-from xnorinfer.netspec import PixelInput
+from xnorinfer.net.values import PixelInput
 from xnorinfer.packed import OPS, Affine, Dot, PackedModel, Threshold
 
 THREADS_ENVIRONMENT = "XNORINFER_NUM_THREADS"

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,26 +20,16 @@ from numpy.typing import NDArray
 from xnorinfer.bits import bitunpack
 from xnorinfer.converters.base import EPSILON, INPUT, MAGNITUDE, NORM_ORDER, TIE_PROFILE, Reading, glorot
 from xnorinfer.errors import NetworkError
-from xnorinfer.folding import Counts, affine_of, bends_of, fold, steps_of_dense, steps_of_layers, zeros_of
-from xnorinfer.lower import Block, blocks_of, counts_of, input_counts, input_layers, lower
+from xnorinfer.float32 import F32
+from xnorinfer.folding import Counts, affine_of, bends_of, fold, steps_of_nodes, zeros_of
+from xnorinfer.lower import Block, blocks_of, counts_of, input_counts, input_of, lower
 from xnorinfer.model import Model, canonical_input
-from xnorinfer.netspec import (
-    F32,
-    PROFILES,
-    BatchNorm,
-    BatchNormForm,
-    Dense,
-    InputMapping,
-    Layer,
-    NetSpec,
-    PixelInput,
-    RealInput,
-    Rule,
-    Sign,
-    ThresholdInput,
-)
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import Linear, Norm, NormForm, Op, Quantize
+from xnorinfer.net.reference import binary_weights
+from xnorinfer.net.ties import PROFILES, Rule
+from xnorinfer.net.values import InputMapping, PixelInput, RealInput, ThresholdInput
 from xnorinfer.packed import Affine, PackedModel, Reads, Threshold
-from xnorinfer.reference import binarize, binary_weights
 
 #: Epsilons in use: torch, the TF1 reference script, TensorFlow's and Keras' layers.
 EPSILONS = (1e-5, 1e-4, 1e-3)
@@ -103,10 +93,10 @@ class Sensitivity:
 
 
 def sensitivity(
-    net: NetSpec, packed: PackedModel, x: NDArray[Any] | None = None, report: Progress = lambda what, done, total: None
+    net: Net, packed: PackedModel, x: NDArray[Any] | None = None, report: Progress = lambda what, done, total: None
 ) -> Sensitivity:
     """Compare a network with its alternatives.  x: raw inputs (rows, depth) to count changed predictions on."""
-    ties = [_ties(net, index, block) for index, block in enumerate(blocks_of(net)) if isinstance(block.dense, Dense)]
+    ties = [_ties(net, index, block) for index, block in enumerate(blocks_of(net)) if block.dense.binary]
     alternatives = []
     predicted = None if x is None else _predict(packed, x)
     others = list(_alternatives(net))
@@ -117,60 +107,67 @@ def sensitivity(
     return Sensitivity(ties, alternatives, 0 if x is None else len(x))
 
 
-def _ties(net: NetSpec, index: int, block: Block) -> LayerTies:
+def _ties(net: Net, index: int, block: Block) -> LayerTies:
     dense = block.dense
-    assert isinstance(dense, Dense)
-    near = np.abs(dense.latent / np.float32(dense.h)) <= CLOSE
-    zero = dense.latent == 0
-    ties = LayerTies(dense.name, int(zero.sum()), int((near & ~zero).sum()))
-    raw = index == 0 and isinstance(net.layers[0], Dense) and isinstance(net.input, PixelInput | RealInput)
+    near = np.abs(dense.weight / np.float32(dense.h)) <= CLOSE
+    zero = dense.weight == 0
+    ties = LayerTies(block.name, int(zero.sum()), int((near & ~zero).sum()))
+    raw = index == 0 and input_of(net) is None and isinstance(net.input, PixelInput | RealInput)
     reads: Reads = net.input.kind if raw and isinstance(net.input, PixelInput | RealInput) else "bits"
     if block.gives_bits and reads == "reals":
         ties.neurons_with_zero = ties.sums_with_zero = None
     elif block.gives_bits:
         counts = counts_of(net, reads, dense)
-        steps = affine_of(dense.neurons, [*steps_of_dense(dense), *steps_of_layers(block.after[:-1])])
+        steps = block.steps
         with np.errstate(all="ignore"):
             zeros = zeros_of(counts, lambda count: steps.apply(counts.accumulator(count)), bends_of(counts, steps))
         ties.neurons_with_zero, ties.sums_with_zero = int((zeros > 0).sum()), int(zeros.sum())
     return ties
 
 
-def _alternatives(net: NetSpec) -> Iterator[tuple[str, str, NetSpec]]:
+def _alternatives(net: Net) -> Iterator[tuple[str, str, Net]]:
     """(what is different, its value, the network) for every other epsilon, order of BatchNorm and tie rule."""
-    epsilons = {layer.epsilon for layer in net.layers if isinstance(layer, BatchNorm) and layer.variance is not None}
+    epsilons = {norm.epsilon for norm in norms_of(net)}
     for epsilon in EPSILONS:
         if epsilons and epsilons != {epsilon}:
-            yield "epsilon", f"{epsilon:g}", _replaced(net, lambda layer, e=epsilon: _with_epsilon(layer, e))  # type: ignore[misc]
+            yield "epsilon", f"{epsilon:g}", net.mapped(lambda op, e=epsilon: with_epsilon(op, e))  # type: ignore[misc]
     for form, other in other_forms(net):
         yield NORM_ORDER, form, other
     # One rule for each answer that there is to sign(0), and the one whose threshold lies at 2^-24.
     rules: tuple[Rule, ...] = ("ge", "gt", "round-even")
-    for kind, what in ((Dense, "tie rule of weights"), (Sign, "tie rule of activations")):
-        present = {layer.rule for layer in net.layers if isinstance(layer, kind)}
+    kinds: tuple[tuple[Kind, str], ...] = ((Linear, "tie rule of weights"), (Quantize, "tie rule of activations"))
+    for kind, what in kinds:
+        present = {node.op.rule for node in net.nodes if isinstance(node.op, kind) and node.op.rule is not None}
         for rule in rules:
             if present and present != {rule}:
-                yield what, rule, _replaced(net, lambda layer, k=kind, r=rule: _with_rule(layer, k, r))  # type: ignore[misc]
+                yield what, rule, net.mapped(lambda op, k=kind, r=rule: with_rule(op, k, r))  # type: ignore[misc]
 
 
-def _replaced(net: NetSpec, change: Callable[[Layer], Layer]) -> NetSpec:
-    return dataclasses.replace(net, layers=tuple(change(layer) for layer in net.layers))
+#: What has a tie rule.
+Kind: TypeAlias = type[Linear] | type[Quantize]
 
 
-def _with_epsilon(layer: Layer, epsilon: float) -> Layer:
-    if isinstance(layer, BatchNorm) and layer.variance is not None:
-        return dataclasses.replace(layer, epsilon=epsilon)
-    return layer
+def norms_of(net: Net) -> list[Norm]:
+    """Those whose epsilon and order of operations count."""
+    return [node.op for node in net.nodes if isinstance(node.op, Norm) and node.op.variance is not None]
 
 
-def _with_rule(layer: Layer, kind: type[Dense] | type[Sign], rule: Rule) -> Layer:
-    if isinstance(layer, Dense | Sign) and isinstance(layer, kind):
-        return dataclasses.replace(layer, rule=rule)
-    return layer
+def with_epsilon(op: Op, epsilon: float) -> Op:
+    """The same op with another epsilon, if it has one."""
+    if isinstance(op, Norm) and op.variance is not None:
+        return dataclasses.replace(op, epsilon=epsilon)
+    return op
+
+
+def with_rule(op: Op, kind: Kind, rule: Rule) -> Op:
+    """The same op with another tie rule, if it is of this kind and has one."""
+    if isinstance(op, Linear | Quantize) and isinstance(op, kind) and op.rule is not None:
+        return dataclasses.replace(op, rule=rule)
+    return op
 
 
 def _compare(
-    result: Alternative, packed: PackedModel, net: NetSpec, x: NDArray[Any] | None, predicted: NDArray[np.int64] | None
+    result: Alternative, packed: PackedModel, net: Net, x: NDArray[Any] | None, predicted: NDArray[np.int64] | None
 ) -> Alternative:
     try:
         other = lower(net).packed
@@ -266,7 +263,7 @@ def measure_defaults(reading: Reading) -> list[Default]:
     """What would change under other values of everything that a reading takes by default."""
     net = reading.net
     taken = {one.what: one.value for one in reading.assumptions if one.origin == "default"}
-    tries: list[tuple[str, str, str, list[tuple[str, NetSpec]]]] = []
+    tries: list[tuple[str, str, str, list[tuple[str, Net]]]] = []
     if TIE_PROFILE in taken:
         tries.append((TIE_PROFILE, net.profile, "--profile", list(_other_profiles(net))))
     if NORM_ORDER in taken:
@@ -280,11 +277,10 @@ def measure_defaults(reading: Reading) -> list[Default]:
         tries.append((INPUT, net.input.describe(), options, list(_other_inputs(net))))
     if not any(others for *_, others in tries):
         return [Default(what, value, option, (), 0) for what, value, option, _ in tries]
-    first = next(layer for layer in net.layers if isinstance(layer, Dense))
-    signs = binary_weights(first)
+    signs = binary_weights(net.linears[0][1])
     ours = _decisions(net, signs)
     count = sum(limits.shape[1] for limits in ours.limits.values())
-    near = {layer.name: _near_ties(layer) for layer in net.layers if isinstance(layer, Dense)}
+    near = {name: _near_ties(op) for name, op in net.linears if op.binary}
     found = []
     for what, value, option, others in tries:
         measured = tuple(_difference(Alternative(what, name), net, other, ours, signs, near) for name, other in others)
@@ -292,7 +288,7 @@ def measure_defaults(reading: Reading) -> list[Default]:
     return found
 
 
-def _other_profiles(net: NetSpec) -> Iterator[tuple[str, NetSpec]]:
+def _other_profiles(net: Net) -> Iterator[tuple[str, Net]]:
     """The network under the rules of every other profile; profiles of the same rules are one."""
     mine = PROFILES[net.profile]
     names: dict[tuple[Rule, Rule], list[str]] = {}
@@ -301,36 +297,36 @@ def _other_profiles(net: NetSpec) -> Iterator[tuple[str, NetSpec]]:
         if rules != (mine.weights, mine.activations) and "sign" not in rules:  # which is ge or gt wherever it has an answer
             names.setdefault(rules, []).append(name)
     for (weights, activations), alike in names.items():
-        other = _replaced(net, lambda layer, w=weights: _with_rule(layer, Dense, w))  # type: ignore[misc]
-        yield "/".join(alike), _replaced(other, lambda layer, a=activations: _with_rule(layer, Sign, a))  # type: ignore[misc]
+        other = net.mapped(lambda op, w=weights: with_rule(op, Linear, w))  # type: ignore[misc]
+        yield "/".join(alike), other.mapped(lambda op, a=activations: with_rule(op, Quantize, a))  # type: ignore[misc]
 
 
-def other_forms(net: NetSpec) -> Iterator[tuple[str, NetSpec]]:
-    """The network with BatchNorm's operations in another framework's order, by `BatchNorm.form`."""
-    present = {layer.form for layer in net.layers if isinstance(layer, BatchNorm) and layer.variance is not None}
-    forms: tuple[BatchNormForm, ...] = ("tf", "torch")
+def other_forms(net: Net) -> Iterator[tuple[str, Net]]:
+    """The network with BatchNorm's operations in another framework's order, by `Norm.form`."""
+    present = {norm.form for norm in norms_of(net)}
+    forms: tuple[NormForm, ...] = ("tf", "torch")
     for form in forms:
         if present and present != {form}:
-            yield form, _replaced(net, lambda layer, f=form: _with_form(layer, f))  # type: ignore[misc]
+            yield form, net.mapped(lambda op, f=form: _with_form(op, f))  # type: ignore[misc]
 
 
-def _with_form(layer: Layer, form: BatchNormForm) -> Layer:
-    return dataclasses.replace(layer, form=form) if isinstance(layer, BatchNorm) and layer.variance is not None else layer
+def _with_form(op: Op, form: NormForm) -> Op:
+    return dataclasses.replace(op, form=form) if isinstance(op, Norm) and op.variance is not None else op
 
 
-def _other_magnitudes(net: NetSpec) -> Iterator[tuple[str, NetSpec]]:
+def _other_magnitudes(net: Net) -> Iterator[tuple[str, Net]]:
     """Glorot's H, in the code that knows it and where training, which clips to -H..H, left no larger latent."""
-    layers = [layer for layer in net.layers if isinstance(layer, Dense)]
-    magnitudes = {layer.name: glorot(layer.depth, layer.neurons) for layer in layers}
-    if all(layer.rule.startswith("round") and np.abs(layer.latent).max() <= magnitudes[layer.name] for layer in layers):
-        yield "glorot", _replaced(net, lambda layer: _with_magnitude(layer, magnitudes))
+    binary = [op for _, op in net.linears if op.binary]
+    if all(str(op.rule).startswith("round") and np.abs(op.weight).max() <= glorot(op.depth, op.neurons) for op in binary):
+        yield "glorot", net.mapped(with_glorot)
 
 
-def _with_magnitude(layer: Layer, magnitudes: dict[str, float]) -> Layer:
-    return dataclasses.replace(layer, h=magnitudes[layer.name]) if isinstance(layer, Dense) else layer
+def with_glorot(op: Op) -> Op:
+    """The same op with Glorot's H, if it is a binary layer."""
+    return dataclasses.replace(op, h=glorot(op.depth, op.neurons)) if isinstance(op, Linear) and op.binary else op
 
 
-def _other_inputs(net: NetSpec) -> Iterator[tuple[str, NetSpec]]:
+def _other_inputs(net: Net) -> Iterator[tuple[str, Net]]:
     if isinstance(net.input, PixelInput):
         for mapping in MAPPINGS:
             if mapping != net.input:
@@ -342,12 +338,12 @@ def _range(mapping: PixelInput) -> str:
     return f"{low:.3g}..{high:.3g}"
 
 
-def _near_ties(layer: Dense) -> F32:
+def _near_ties(layer: Linear) -> F32:
     """The latents that two rules can make different bits of; under a smaller H they are fewer."""
-    return np.asarray(layer.latent[np.abs(layer.latent) <= 2 * CLOSE * max(layer.h, 1.0)])
+    return np.asarray(layer.weight[np.abs(layer.weight) <= 2 * CLOSE * max(layer.h, 1.0)])
 
 
-def _decisions(net: NetSpec, first_signs: F32) -> _Decisions:
+def _decisions(net: Net, first_signs: F32) -> _Decisions:
     """The folding of a whole network, whose first layer has these weights, without packing."""
     found = _Decisions({}, {})
 
@@ -355,31 +351,26 @@ def _decisions(net: NetSpec, first_signs: F32) -> _Decisions:
         folded = fold(name, counts, steps, rule, [], [])
         found.limits[name] = np.stack([folded.limits, folded.flipped.astype(np.int64)])
 
-    leading = input_layers(net)
-    if leading:
-        sign = leading[-1]
-        assert isinstance(sign, Sign)
-        note(sign.name, input_counts(net), affine_of(net.depth, steps_of_layers(leading[:-1])), sign.rule)
+    inputs = input_of(net)
+    if inputs is not None:
+        note(inputs.name, input_counts(net), affine_of(net.depth, steps_of_nodes(inputs.before)), inputs.sign.rule)
     for index, block in enumerate(blocks_of(net)):
-        mapping: InputMapping | None = net.input if index == 0 and not leading else None
-        if block.sign is None or not block.gives_bits or not isinstance(block.dense, Dense):
-            found.heads[block.dense.name] = block.steps.values
+        mapping: InputMapping | None = net.input if index == 0 and inputs is None else None
+        if block.sign is None or not block.gives_bits or not block.dense.binary:
+            found.heads[block.name] = block.steps.values
         elif isinstance(mapping, PixelInput):
-            note(block.dense.name, Counts.of_pixels(mapping, first_signs), block.steps, block.sign.rule)
+            note(block.name, Counts.of_pixels(mapping, first_signs), block.steps, block.sign.rule)
         else:
             reads: Reads = "reals" if isinstance(mapping, RealInput) else "bits"
-            note(block.dense.name, counts_of(net, reads, block.dense), block.steps, block.sign.rule)
+            note(block.name, counts_of(net, reads, block.dense), block.steps, block.sign.rule)
     return found
 
 
-def _difference(
-    found: Alternative, net: NetSpec, other: NetSpec, ours: _Decisions, signs: F32, near: dict[str, F32]
-) -> Alternative:
+def _difference(found: Alternative, net: Net, other: Net, ours: _Decisions, signs: F32, near: dict[str, F32]) -> Alternative:
     theirs = _decisions(other, signs)
-    for mine, layer in zip(net.layers, other.layers, strict=True):
-        if isinstance(mine, Dense) and isinstance(layer, Dense):
-            latent = near[mine.name]
-            one, two = (binarize(latent / np.float32(dense.h), dense.rule) for dense in (mine, layer))
+    for (name, mine), (_, layer) in zip(net.linears, other.linears, strict=True):
+        if name in near:
+            one, two = (binary_weights(dataclasses.replace(op, weight=near[name])) for op in (mine, layer))
             found.weight_bits += int((one != two).sum())
     for name, limits in ours.limits.items():
         found.thresholds_by_layer[name] = int((limits != theirs.limits[name]).any(axis=0).sum())

@@ -28,7 +28,7 @@ Expression: TypeAlias = Callable[[I64], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, eq=False)
-class Steps:
+class Limits:
     """Where decisions change.  limits: (neurons,) int64 on the (possibly mirrored) count; flipped: (neurons,) bool."""
 
     limits: I64
@@ -49,7 +49,7 @@ def last_true(decide: Callable[[I64], Bools], low: I64, high: I64) -> I64:
     return low
 
 
-def find_steps(decide: Callable[[I64], Bools], low: I64, high: I64, mirror: int) -> Steps:
+def find_limits(decide: Callable[[I64], Bools], low: I64, high: I64, mirror: int) -> Limits:
     """The one step of each neuron's decision over counts low..high (inclusive, per neuron).
 
     decide must be monotone in the count, per neuron, in either direction; `never` becomes limit low - 1 and `always` limit
@@ -62,7 +62,7 @@ def find_steps(decide: Callable[[I64], Bools], low: I64, high: I64, mirror: int)
     stop = np.where(rising | falling, high, low)
     last = last_true(lambda counts: decide(counts) != rising, low, stop)
     limits = np.where(falling, last, np.where(at_low, high, low - 1))
-    return Steps(np.where(rising, mirror - (last + 1), limits), rising)
+    return Limits(np.where(rising, mirror - (last + 1), limits), rising)
 
 
 def zero_counts(expression: Expression, low: I64, high: I64) -> I64:
@@ -70,15 +70,15 @@ def zero_counts(expression: Expression, low: I64, high: I64) -> I64:
 
     The zeros of a monotone expression are neighbours, so they lie between the steps of `> 0` and of `>= 0`.
     """
-    with_zero = find_steps(lambda counts: expression(counts) >= 0, low, high, 0)
-    without = find_steps(lambda counts: expression(counts) > 0, low, high, 0)
+    with_zero = find_limits(lambda counts: expression(counts) >= 0, low, high, 0)
+    without = find_limits(lambda counts: expression(counts) > 0, low, high, 0)
     return np.asarray(_fires(with_zero, low, high) - _fires(without, low, high))
 
 
-def _fires(steps: Steps, low: I64, high: I64) -> I64:
+def _fires(found: Limits, low: I64, high: I64) -> I64:
     """Number of counts that fire; mirrored counts (mirror 0) run over -high..-low."""
-    first = np.where(steps.flipped, -high, low)
-    return np.asarray(steps.limits - first + 1)
+    first = np.where(found.flipped, -high, low)
+    return np.asarray(found.limits - first + 1)
 
 
 def first_nan(expression: Expression, low: I64, high: I64) -> dict[int, int]:
@@ -99,21 +99,8 @@ def first_nan(expression: Expression, low: I64, high: I64) -> dict[int, int]:
 NAN_CHUNK = 4096
 
 
-# ---------------------------------------------------------------- float32 as an ordered integer
-
-
-def ordered_to_float(keys: I64) -> NDArray[np.float32]:
-    """Integers to float32 in order: 0 -> 0.0, 1 -> the smallest positive float, -k -> minus the float of k."""
-    magnitude = np.abs(keys).astype(np.uint32).view(np.float32)
-    return np.where(keys < 0, -magnitude, magnitude).astype(np.float32)
-
-
-#: The key of the largest finite float32.
-MAX_FLOAT_KEY = int(np.array(np.finfo(np.float32).max).view(np.uint32))
-
-
 def full_range(neurons: int, low: int, high: int) -> tuple[I64, I64]:
-    """The same count range for every neuron, as `find_steps` takes it."""
+    """The same count range for every neuron, as `find_limits` takes it."""
     return np.full(neurons, low, np.int64), np.full(neurons, high, np.int64)
 
 

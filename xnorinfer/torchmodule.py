@@ -21,7 +21,7 @@ from xnorinfer.converters.torchlive import LiveModule
 from xnorinfer.errors import ExpectationError, InputError, MissingExtraError, NetworkError, OptionError, SourceError
 from xnorinfer.live import random_rows, told
 from xnorinfer.model import Model, inputs_of
-from xnorinfer.netspec import InputMapping, PixelInput, SignInput, ThresholdInput
+from xnorinfer.net.values import InputMapping, PixelInput, SignInput, ThresholdInput
 from xnorinfer.packed import PackedModel
 from xnorinfer.programs.base import entering
 

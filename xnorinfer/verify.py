@@ -16,7 +16,6 @@ Neither can tell whether the reading is the user's network.  That takes the netw
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,32 +29,21 @@ from xnorinfer.answers import Answers
 from xnorinfer.bits import bitunpack
 from xnorinfer.canonical import canonical_mapping
 from xnorinfer.conversion import digest_of
-from xnorinfer.errors import unhandled
+from xnorinfer.float32 import F32
 from xnorinfer.folding import Counts
-from xnorinfer.graph import Node
-from xnorinfer.lower import Block, blocks_of, counts_of, input_counts, input_layers, lower_input, with_threshold
+from xnorinfer.graph import Interpretation, Node
+from xnorinfer.lower import Block, blocks_of, counts_of, input_counts, input_of, lower_input, with_threshold
 from xnorinfer.margins import constant
 from xnorinfer.model import Model, canonical_input, random_inputs
-from xnorinfer.netspec import (
-    F32,
-    BatchNorm,
-    Chain,
-    Dense,
-    Elementwise,
-    FloatDense,
-    Hardtanh,
-    InputMapping,
-    Layer,
-    NetSpec,
-    Rule,
-    Sign,
-    ThresholdInput,
-)
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import OPS, Linear, Norm, Op, Quantize, Steps
+from xnorinfer.net.reference import binary_weights, finish_linear, follow, node_outputs
+from xnorinfer.net.ties import Rule, binarize
+from xnorinfer.net.values import InputMapping, ThresholdInput
 from xnorinfer.packed import Affine, Binarize, Dot, PackedModel, Threshold
 from xnorinfer.programs import framework_answers
-from xnorinfer.reference import ONE, batch_norm, binarize, binary_weights, chain, elementwise, finish_dense, layer_outputs
 from xnorinfer.sensitivity import sensitivity
-from xnorinfer.threshold import I64, find_steps
+from xnorinfer.threshold import I64, find_limits
 from xnorinfer.verification import LayerProof, Verification
 from xnorinfer.wording import words_of
 
@@ -65,7 +53,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 
 
-def _judge_input(result: Verification, net: NetSpec, data: NDArray[Any]) -> None:
+def _judge_input(result: Verification, net: Net, data: NDArray[Any]) -> None:
     """Compare the first BatchNorm's statistics with the sums that the data makes, where there is enough of it."""
     from xnorinfer.converters.evidenceinput import FEWEST, judge_mapping
 
@@ -148,9 +136,9 @@ def verify(
     return result
 
 
-def _as_stored(packed: PackedModel, net: NetSpec) -> NetSpec:
+def _as_stored(packed: PackedModel, net: Net) -> Net:
     """The network as a model has it whose inputs one threshold binarizes; models of old versions keep a limit for each."""
-    if _limits_of_inputs(packed) is not None or not input_layers(net):
+    if _limits_of_inputs(packed) is not None or input_of(net) is None:
         return net
     return with_threshold(net, lower_input(net)) or net
 
@@ -160,11 +148,11 @@ def _limits_of_inputs(packed: PackedModel) -> Node[Binarize] | None:
     return None if isinstance(packed.input, ThresholdInput) else packed.binarize
 
 
-def _structure_difference(packed: PackedModel, net: NetSpec) -> str | None:
+def _structure_difference(packed: PackedModel, net: Net) -> str | None:
     """Where model and source are not even the same network."""
     if canonical_mapping(packed.input) != canonical_mapping(net.input):
         return f"the model takes {packed.input.describe()}, the source {net.input.describe()}"
-    if (_limits_of_inputs(packed) is None) == bool(input_layers(net)):
+    if (_limits_of_inputs(packed) is None) == (input_of(net) is not None):
         return "only one of model and source binarizes inputs one by one"
     blocks = blocks_of(net)
     if len(blocks) != len(packed.layers):
@@ -172,126 +160,116 @@ def _structure_difference(packed: PackedModel, net: NetSpec) -> str | None:
     for index, (node, block) in enumerate(zip(packed.layers, blocks, strict=True)):
         layer = node.op
         ours = (not layer.binary, layer.depth, layer.neurons, layer.gives == "bits")
-        theirs = (isinstance(block.dense, FloatDense), block.dense.depth, block.dense.neurons, block.gives_bits)
+        theirs = (not block.dense.binary, block.dense.depth, block.dense.neurons, block.gives_bits)
         if ours != theirs:
-            return f"layer {index} ({node.name}) has other shapes or kinds than the source's {block.dense.name}"
+            return f"layer {index} ({node.name}) has other shapes or kinds than the source's {block.name}"
     return None
 
 
 # ---------------------------------------------------------------- proof
 
 
-def _prove_layers(packed: PackedModel, net: NetSpec, report: Progress) -> Iterator[LayerProof]:
+def _prove_layers(packed: PackedModel, net: Net, report: Progress) -> Iterator[LayerProof]:
     if (binarize := _limits_of_inputs(packed)) is not None:
         yield _prove_input(binarize.name, binarize.op, net)
     for node, block in zip(packed.layers, blocks_of(net), strict=True):
         yield _prove_dense(node, block, net, report) if node.op.binary else _prove_float(node, block)
 
 
-def _prove_input(name: str, bits: Binarize, net: NetSpec) -> LayerProof:
+def _prove_input(name: str, bits: Binarize, net: Net) -> LayerProof:
     """Pixels: all 256 values of each; reals: both sides of each limit, and values between."""
-    *before, sign = input_layers(net)
-    assert isinstance(sign, Sign)
+    inputs = input_of(net)
+    assert inputs is not None
     proof = LayerProof(name, "input", net.depth, "every value")
     counts = input_counts(net)
     if counts.reals:
         proof.method = "ends, both sides of the limit, samples (monotone)"
         beside = _around_limits(counts, _limit_counts(bits.limits), bits.mirrored)
-        beside = np.concatenate([beside, _beside_bends(counts, before, counts.accumulator)])
+        beside = np.concatenate([beside, _beside_bends(counts, inputs.before, counts.accumulator)])
     else:
         beside = np.repeat(np.arange(256)[:, None], net.depth, axis=1)
     proof.values = len(beside)
     with np.errstate(all="ignore"):
-        value = without_weights(before, counts.accumulator(beside))
-        _compare_decisions(proof, counts, bits.mirrored, _limit_counts(bits.limits), beside, value, sign.rule)
+        value = follow(inputs.before, counts.accumulator(beside))
+        _compare_decisions(proof, counts, bits.mirrored, _limit_counts(bits.limits), beside, value, inputs.sign.rule)
     return proof
 
 
-def _prove_threshold(mapping: InputMapping, stored: NetSpec, net: NetSpec) -> LayerProof:
+def _prove_threshold(mapping: InputMapping, stored: Net, net: Net) -> LayerProof:
     """A threshold for all inputs: what it decides about every pixel, negated where the first layer takes its negation."""
     assert isinstance(mapping, ThresholdInput)
-    first, source = (next(layer for layer in spec.layers if isinstance(layer, Dense)) for spec in (stored, net))
+    first, source = (spec.linears[0][1] for spec in (stored, net))
     rises = bool((binary_weights(first) == binary_weights(source)).all())
     limit = -mapping.threshold if rises else mapping.threshold - 1
-    name = input_layers(net)[-1].name
-    return _prove_input(name, Binarize(np.full(net.depth, limit, np.int32), np.full(net.depth, rises)), net)
-
-
-def without_weights(layers: Sequence[Layer], value: F32) -> F32:
-    """What the source makes of values, (values, neurons) float32, in layers without weights."""
-    for layer in layers:
-        if isinstance(layer, BatchNorm):
-            value = batch_norm(layer, value)
-        elif isinstance(layer, Chain):
-            value = chain(layer, value)
-        elif isinstance(layer, Hardtanh):
-            value = np.clip(value, -ONE, ONE)
-        elif isinstance(layer, Sign):
-            value = binarize(value, layer.rule)
-        elif isinstance(layer, Elementwise):
-            value = elementwise(layer, value)
-        else:
-            raise unhandled("verify.without_weights", layer)
-    return value
+    inputs = input_of(net)
+    assert inputs is not None
+    return _prove_input(inputs.name, Binarize(np.full(net.depth, limit, np.int32), np.full(net.depth, rises)), net)
 
 
 def source_values(block: Block, dot: F32) -> F32:
     """What the source has at the end of a block (before a sign that gives bits) for given dots, (values, neurons) float32."""
-    value = finish_dense(block.dense, dot) if isinstance(block.dense, Dense) else dot
-    return without_weights(block.after[:-1] if block.gives_bits else block.after, value)
+    return follow(block.before_sign, finish_linear(block.dense, dot))
 
 
 def _block_bends(counts: Counts, block: Block) -> I64:
-    dense = block.dense
-    assert isinstance(dense, Dense)
-    return _beside_bends(counts, block.after, lambda count: finish_dense(dense, counts.accumulator(count)))
+    return _beside_bends(counts, block.after, lambda count: finish_linear(block.dense, counts.accumulator(count)))
 
 
 def _beside_steps(counts: Counts, output: Affine) -> I64:
     """The counts on both sides of where steps that end in a comparison change, (values, neurons)."""
     beside = []
     for sign in (1, -1):
-        change = find_steps(lambda c, s=sign: output.apply(counts.accumulator(c)) == s, counts.low, counts.high, 0)  # type: ignore[misc]
+        change = find_limits(lambda c, s=sign: output.apply(counts.accumulator(c)) == s, counts.low, counts.high, 0)  # type: ignore[misc]
         last = np.where(change.flipped, -change.limits - 1, change.limits)
         beside += [np.clip(last + step, counts.low, counts.high) for step in (-1, 0, 1, 2)]
     return np.stack(beside)
 
 
-def _beside_bends(counts: Counts, layers: Sequence[Layer], entering: Callable[[I64], F32]) -> I64:
+#: (op) -> for each place where it is not monotone what it does before that.
+before_bends: Interpretation[[], Iterator[Steps]] = Interpretation("the proof", OPS)
+
+
+@before_bends.of(Linear, Norm, Quantize)
+def _(op: Op) -> Iterator[Steps]:
+    yield from ()
+
+
+@before_bends.of(Steps)
+def _(op: Steps) -> Iterator[Steps]:
+    return (Steps(op.steps[:place]) for place, step in enumerate(op.steps) if step.bent)
+
+
+def _beside_bends(counts: Counts, nodes: Sequence[Node[Op]], entering: Callable[[I64], F32]) -> I64:
     """The counts on both sides of where a function that is not monotone turns, (values, neurons).
 
-    entering: what a count becomes before the layers.
+    entering: what a count becomes before the nodes.
     """
     beside = [counts.low]
-    for index, layer in enumerate(layers):
-        if isinstance(layer, Elementwise) and layer.bent:
-            before = layers[:index]
-            with np.errstate(all="ignore"):
-                side = find_steps(lambda c, b=before: without_weights(b, entering(c)) > 0, counts.low, counts.high, 0)  # type: ignore[misc]
-            last = np.where(side.flipped, -side.limits - 1, side.limits)
-            beside += [np.clip(last + step, counts.low, counts.high) for step in (0, 1)]
+    bends = [(*nodes[:at], dataclasses.replace(node, op=op)) for at, node in enumerate(nodes) for op in before_bends(node)]
+    for before in bends:
+        with np.errstate(all="ignore"):
+            side = find_limits(lambda c, b=before: follow(b, entering(c)) > 0, counts.low, counts.high, 0)  # type: ignore[misc]
+        last = np.where(side.flipped, -side.limits - 1, side.limits)
+        beside += [np.clip(last + step, counts.low, counts.high) for step in (0, 1)]
     return np.stack(beside)
 
 
 def _prove_float(node: Node[Dot], block: Block) -> LayerProof:
     layer = node.op
     proof = LayerProof(node.name, "float", layer.neurons, "weights equal; steps at sampled values")
-    assert isinstance(block.dense, FloatDense)
     assert isinstance(layer.output, Affine)
     proof.weights = layer.weights.size
     wrong = layer.weights != block.dense.weight
     if wrong.any():
         proof.differ(int(wrong.sum()), f"float weight {tuple(np.argwhere(wrong)[0].tolist())} differs")
     samples = np.linspace(-1000, 1000, SAMPLES, dtype=np.float32)[:, None].repeat(layer.neurons, 1)
-    biased = samples if block.dense.bias is None else samples + block.dense.bias
-    _compare_values(proof, samples, source_values(block, biased), layer.output.apply(samples))
+    _compare_values(proof, samples, source_values(block, samples), layer.output.apply(samples))
     return proof
 
 
-def _prove_dense(node: Node[Dot], block: Block, net: NetSpec, report: Progress) -> LayerProof:
+def _prove_dense(node: Node[Dot], block: Block, net: Net, report: Progress) -> LayerProof:
     layer = node.op
     proof = LayerProof(node.name, "binary", layer.neurons)
-    assert isinstance(block.dense, Dense)
     signs = binary_weights(block.dense)
     mine = bitunpack(layer.weights, layer.depth)
     flipped = (mine == -signs).all(axis=1) & isinstance(layer.output, Threshold)
@@ -417,23 +395,22 @@ def _compare_values(proof: LayerProof, dot: F32, source: F32, model: F32) -> Non
 ROWS = 512
 
 
-def _compare(result: Verification, model: Model, net: NetSpec, x: NDArray[Any], report: Progress) -> None:
+def _compare(result: Verification, model: Model, net: Net, x: NDArray[Any], report: Progress) -> None:
     """Every bit of every layer, `ROWS` rows at a time."""
-    packed, leading = model.packed, len(input_layers(net))
-    last_of_block = list(itertools.accumulate((1 + len(block.after) for block in blocks_of(net)), initial=leading))[1:]
+    packed, inputs, ends = model.packed, input_of(net), [block.end for block in blocks_of(net)]
     for start in range(0, len(x), ROWS):
         report("comparing on data", start, len(x))
         chunk = x[start : start + ROWS]
-        every = [value for _, value in layer_outputs(net, chunk)]
-        outputs = [every[i - 1] for i in last_of_block]
+        every = [value for _, value in node_outputs(net, chunk)]
+        outputs = [every[end] for end in ends]
         canonical = canonical_input(packed, chunk)
         same = np.ones(len(chunk), np.bool_)
         tied = np.zeros(len(chunk), np.bool_)
         traced = list(zip(packed.nodes, packed.values, model.plan.trace(canonical), strict=True))
         if _limits_of_inputs(packed) is None:
             traced = traced[-len(outputs) :]
-        else:
-            outputs.insert(0, every[leading - 1])
+        elif inputs is not None:
+            outputs.insert(0, every[inputs.end])
         for (node, (kind, width), out), want in zip(traced, outputs, strict=True):
             bits = kind == "bits"
             got = bitunpack(out.view(np.uint64), width) if bits else out

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from xnorinfer.budget import shape_problem, spend_bytes
 from xnorinfer.errors import SourceError
-
-F32 = NDArray[np.float32]
+from xnorinfer.float32 import F32
 
 #: Names of types of real numbers -> how files store them; of bfloat16, which numpy has not, the bits.
 STORED = {

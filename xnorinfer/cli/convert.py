@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from xnorinfer.conversion import Conversion
     from xnorinfer.converters.base import ConvertOptions
-    from xnorinfer.netspec import InputMapping
+    from xnorinfer.net.values import InputMapping
 
 EPILOG = """\b
 Examples:
@@ -39,7 +39,7 @@ Where the classes differ, the options that would make them equal are named.
 
 
 def _profiles() -> Iterable[str]:
-    from xnorinfer.netspec import PROFILES
+    from xnorinfer.net.ties import PROFILES
 
     return PROFILES
 
@@ -61,7 +61,7 @@ class _Command(click.Command):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         from xnorinfer.converters import SOURCES
-        from xnorinfer.netspec import PROFILES
+        from xnorinfer.net.ties import PROFILES
 
         with formatter.section("Formats (--format)"):
             formatter.write_dl([(source.name, source.meaning) for source in SOURCES])
@@ -335,7 +335,7 @@ def input_mapping(
     input_real: bool = False,
 ) -> InputMapping | None:
     """The one input mapping that was given, None if none was.  Raises OptionError for several or impossible ones."""
-    from xnorinfer.netspec import PixelInput, RealInput, SignInput, ThresholdInput
+    from xnorinfer.net.values import PixelInput, RealInput, SignInput, ThresholdInput
 
     given = {
         "--input-range": input_range is not None,

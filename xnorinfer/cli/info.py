@@ -99,7 +99,7 @@ def _show_stats(stats: dict[str, Any]) -> None:
 
 
 def _facts(info: dict[str, Any]) -> list[list[str]]:
-    from xnorinfer.netspec import PROFILES
+    from xnorinfer.net.ties import PROFILES
 
     bits = sum(layer["weight_bits"] for layer in info["layers"] if layer["kind"] == "binary")
     return [

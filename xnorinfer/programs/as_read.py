@@ -8,15 +8,18 @@ may differ.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from xnorinfer.errors import MissingExtraError, unhandled
-from xnorinfer.graph import Interpretation, chain
-from xnorinfer.netspec import F32, BatchNorm, Chain, Dense, Elementwise, FloatDense, Hardtanh, Layer, NetSpec, Sign
+from xnorinfer.float32 import F32
+from xnorinfer.graph import Interpretation
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import ARITHMETIC, OPS, Linear, Norm, Quantize, Step, Steps
+from xnorinfer.net.reference import binary_weights
 from xnorinfer.programs.base import Array, Program
-from xnorinfer.reference import binary_weights
 
 if TYPE_CHECKING:
     import torch
@@ -24,31 +27,25 @@ if TYPE_CHECKING:
 #: Formats whose training framework is PyTorch.
 TORCH_FORMATS = ("torch",)
 
-#: (layer, what enters it, weights (neurons, depth) of a dense layer) -> what leaves it.
-in_torch: Interpretation[[torch.Tensor, torch.Tensor | None], torch.Tensor] = Interpretation(
-    "programs.as_read", get_args(Layer)
-)
+#: (op, what enters it, weights (neurons, depth) of dense layers by the id of the op) -> what leaves it.
+in_torch: Interpretation[[torch.Tensor, Mapping[int, torch.Tensor]], torch.Tensor] = Interpretation("programs.as_read", OPS)
 
 
-def open_as_read(net: NetSpec, source_format: str) -> Program:
+def open_as_read(net: Net, source_format: str) -> Program:
     """The layers of a network in PyTorch.  source_format: of the checkpoint.  Raises MissingExtraError."""
     try:
         import torch
     except ImportError:
         raise MissingExtraError("--framework", "torch", "torch") from None
-    nodes = chain((layer.name, layer) for layer in net.layers)
-    weights = {
-        index: _tensor(binary_weights(layer) if isinstance(layer, Dense) else layer.weight)
-        for index, layer in enumerate(net.layers)
-        if isinstance(layer, Dense | FloatDense)
-    }
-    first_sign = next((index for index, layer in enumerate(net.layers) if isinstance(layer, Sign)), None)
+    nodes = net.line
+    weights = {id(op): _tensor(binary_weights(op) if op.binary else op.weight) for _, op in net.linears}
+    first_sign = next((index for index, node in enumerate(nodes) if isinstance(node.op, Quantize)), None)
 
     def run(x: F32, until: int | None = None) -> Array:
         with torch.inference_mode():
             value = _tensor(x)
-            for index, node in enumerate(nodes[:until]):
-                value = in_torch(node, value, weights.get(index))
+            for node in nodes[:until]:
+                value = in_torch(node, value, weights)
             answer: Array = value.numpy()
         return answer
 
@@ -64,82 +61,71 @@ def _tensor(array: Array) -> torch.Tensor:
     return torch.from_numpy(np.array(array))
 
 
-@in_torch.of(Dense)
-def _dense(layer: Dense, value: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+@in_torch.of(Linear)
+def _linear(op: Linear, value: torch.Tensor, weights: Mapping[int, torch.Tensor]) -> torch.Tensor:
     import torch
 
-    value = torch.nn.functional.linear(value, weights)
-    value = value * layer.h if layer.h != 1 else value
-    value = value if layer.scale is None else value * _tensor(layer.scale)
-    return value if layer.bias is None else value + _tensor(layer.bias)
+    bias = None if op.bias is None else _tensor(op.bias)
+    if not op.binary:
+        return torch.nn.functional.linear(value, weights[id(op)], bias)
+    value = torch.nn.functional.linear(value, weights[id(op)])
+    value = value * op.h if op.h != 1 else value
+    value = value if op.scale is None else value * _tensor(op.scale)
+    return value if bias is None else value + bias
 
 
-@in_torch.of(FloatDense)
-def _float_dense(layer: FloatDense, value: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+@in_torch.of(Norm)
+def _norm(op: Norm, value: torch.Tensor, weights: Mapping[int, torch.Tensor]) -> torch.Tensor:
     import torch
 
-    return torch.nn.functional.linear(value, weights, None if layer.bias is None else _tensor(layer.bias))
-
-
-@in_torch.of(BatchNorm)
-def _batch_norm(layer: BatchNorm, value: torch.Tensor, weights: None) -> torch.Tensor:
-    import torch
-
-    mean, gamma, beta = (None if v is None else _tensor(v) for v in (layer.mean, layer.gamma, layer.beta))
+    mean, gamma, beta = (None if v is None else _tensor(v) for v in (op.mean, op.gamma, op.beta))
     assert mean is not None
-    if layer.variance is not None and layer.form == "torch":
-        variance = _tensor(layer.variance)
-        return torch.nn.functional.batch_norm(value, mean, variance, gamma, beta, False, 0.0, layer.epsilon)
+    if op.variance is not None and op.form == "torch":
+        variance = _tensor(op.variance)
+        return torch.nn.functional.batch_norm(value, mean, variance, gamma, beta, False, 0.0, op.epsilon)
     gamma = torch.ones_like(mean) if gamma is None else gamma
     beta = torch.zeros_like(mean) if beta is None else beta
-    if layer.inv_std is not None:
-        return (value - mean) * (gamma * _tensor(layer.inv_std)) + beta
-    assert layer.variance is not None
-    deviation = torch.sqrt(
-        (_tensor(layer.variance) + np.float32(layer.epsilon).item()).double()
-    ).float()  # of float32 it is MKL's
+    if op.inv_std is not None:
+        return (value - mean) * (gamma * _tensor(op.inv_std)) + beta
+    assert op.variance is not None
+    deviation = torch.sqrt((_tensor(op.variance) + np.float32(op.epsilon).item()).double()).float()  # of float32 it is MKL's
     scale = torch.reciprocal(deviation) * gamma
     return value * scale + (beta - mean * scale)
 
 
-@in_torch.of(Chain)
-def _chain(layer: Chain, value: torch.Tensor, weights: None) -> torch.Tensor:
-    for op, vector in layer.steps:
-        value = getattr(value, op)(_tensor(vector))
+@in_torch.of(Steps)
+def _steps(op: Steps, value: torch.Tensor, weights: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    for step in op.steps:
+        value = _function(step, value)
     return value
 
 
-@in_torch.of(Hardtanh)
-def _hardtanh(layer: Hardtanh, value: torch.Tensor, weights: None) -> torch.Tensor:
+@in_torch.of(Quantize)
+def _quantize(op: Quantize, value: torch.Tensor, weights: Mapping[int, torch.Tensor]) -> torch.Tensor:
     import torch
 
-    return torch.nn.functional.hardtanh(value)
-
-
-@in_torch.of(Sign)
-def _sign(layer: Sign, value: torch.Tensor, weights: None) -> torch.Tensor:
-    import torch
-
-    if layer.rule == "sign":
+    if op.rule == "sign":
         return value.sign()
-    if layer.rule in ("ge", "gt"):
-        plus = value >= 0 if layer.rule == "ge" else value > 0
+    if op.rule in ("ge", "gt"):
+        plus = value >= 0 if op.rule == "ge" else value > 0
         return torch.where(plus, 1.0, -1.0)
     soft = torch.clamp((value + 1) / 2, 0, 1)
     away = torch.where(soft >= 0.5, 1.0, 0.0)  # soft + 0.5 would round to 1 next to the tie
-    return 2 * (torch.round(soft) if layer.rule == "round-even" else away) - 1
+    return 2 * (torch.round(soft) if op.rule == "round-even" else away) - 1
 
 
-@in_torch.of(Elementwise)
-def _elementwise(layer: Elementwise, value: torch.Tensor, weights: None) -> torch.Tensor:
+def _function(step: Step, value: torch.Tensor) -> torch.Tensor:
     import torch
 
-    if layer.function == "prelu":
-        return torch.nn.functional.prelu(value, _tensor(layer.parameters[0]).reshape(-1))
-    if layer.function == "clip":
-        low, high = (float(bound) for bound in layer.parameters)
+    if step.function in ARITHMETIC:
+        changed: torch.Tensor = getattr(value, step.function)(_tensor(step.parameters[0]))
+        return changed
+    if step.function == "prelu":
+        return torch.nn.functional.prelu(value, _tensor(step.parameters[0]).reshape(-1))
+    if step.function == "clip":
+        low, high = (float(bound) for bound in step.parameters)
         return torch.clamp(value, low, high)
     functions = {"relu": torch.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
-    if layer.function not in functions:
-        raise unhandled("programs.as_read", layer.function)
-    return functions[layer.function](value)
+    if step.function not in functions:
+        raise unhandled("programs.as_read", step.function)
+    return functions[step.function](value)

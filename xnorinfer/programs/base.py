@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 
 from xnorinfer.answers import Answers, Progress, Run
 from xnorinfer.errors import MissingExtraError, XnorinferError
-from xnorinfer.netspec import F32, InputMapping, NetSpec, PixelInput, ThresholdInput
-from xnorinfer.reference import mapped_input
+from xnorinfer.float32 import F32
+from xnorinfer.net.network import Net
+from xnorinfer.net.reference import mapped_input
+from xnorinfer.net.values import InputMapping, PixelInput, ThresholdInput
 
 Array = NDArray[Any]
 
@@ -82,7 +84,7 @@ class Program:
         return np.concatenate(found)
 
 
-def require(program: Program, net: NetSpec) -> None:
+def require(program: Program, net: Net) -> None:
     """Run a few samples.  Raises NotRunnable if it cannot be run, gives neither scores nor classes, or is not in inference.
 
     In training BatchNorm takes the moments of the batch, so that a sample's scores depend on those beside it, and Dropout is

@@ -13,7 +13,8 @@ import numpy as np
 
 from xnorinfer.converters.base import DEFAULT_INPUT, ConvertOptions, Reading
 from xnorinfer.converters.containers.hdf5 import open_h5
-from xnorinfer.netspec import F32, InputMapping, PixelInput, ThresholdInput
+from xnorinfer.float32 import F32
+from xnorinfer.net.values import InputMapping, PixelInput, ThresholdInput
 from xnorinfer.programs.base import Array, NotRunnable, Program, framework, input_shape, refusing
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from xnorinfer.converters.base import ConvertOptions, Reading
-from xnorinfer.netspec import F32
+from xnorinfer.float32 import F32
 from xnorinfer.programs.base import Array, NotRunnable, Program, framework, input_shape, refusing
 
 #: Domains of operations that the reference evaluator has.

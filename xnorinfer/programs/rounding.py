@@ -8,30 +8,21 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.errors import unhandled
-from xnorinfer.graph import Interpretation, chain
-from xnorinfer.netspec import (
-    BatchNorm,
-    Chain,
-    Dense,
-    Elementwise,
-    FloatDense,
-    Hardtanh,
-    Layer,
-    NetSpec,
-    PixelInput,
-    Rule,
-    Sign,
-)
+from xnorinfer.graph import Interpretation
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import OPS, Linear, Norm, Quantize, Step, Steps
+from xnorinfer.net.reference import binary_weights
+from xnorinfer.net.ties import Rule, binarize
+from xnorinfer.net.values import PixelInput
 from xnorinfer.programs.base import entering
-from xnorinfer.reference import BINARIZE, binary_weights
 
 F64 = NDArray[np.float64]
 
@@ -57,18 +48,14 @@ class Bounded:
 
 
 class RoundedNet:
-    """A network whose layers bound their roundings."""
+    """A network whose nodes bound their roundings."""
 
-    def __init__(self, net: NetSpec) -> None:
+    def __init__(self, net: Net) -> None:
         self.net = net
-        self.nodes = chain((layer.name, layer) for layer in net.layers)
-        signs = [index for index, layer in enumerate(net.layers) if isinstance(layer, Sign)]
+        self.nodes = net.line
+        signs = [index for index, node in enumerate(self.nodes) if isinstance(node.op, Quantize)]
         self.first_sign, self.last_sign = (signs[0], signs[-1]) if signs else (-1, -1)
-        self._weights = {
-            index: binary_weights(layer).astype(np.float64).T
-            for index, layer in enumerate(net.layers)
-            if isinstance(layer, Dense)
-        }
+        self._weights = {id(op): binary_weights(op).astype(np.float64).T for _, op in net.linears if op.binary}
 
     def start(self, x: NDArray[Any]) -> Bounded:
         """Raw inputs (rows, depth); the mapping of pixels is rounded a few times if the program does it."""
@@ -87,22 +74,22 @@ class RoundedNet:
     def first_open(self, x: NDArray[Any]) -> NDArray[np.bool_]:
         """(rows, neurons): bits of the first sign that rounding leaves open, for raw inputs x (rows, depth)."""
         sign = self.nodes[self.first_sign].op
-        assert isinstance(sign, Sign)
+        assert isinstance(sign, Quantize)
         return _is_open(sign, self._through(0, self.first_sign, self.start(x)))
 
     def _through(self, begin: int, end: int, now: Bounded) -> Bounded:
         for index in range(begin, end):
-            now = rounding(self.nodes[index], now, self._weights.get(index))
+            now = rounding(self.nodes[index], now, self._weights)
         return now
 
     def _walk(self, begin: int, now: Bounded) -> Iterator[Bounded]:
         for index in range(begin, len(self.nodes)):
-            layer = self.nodes[index].op
-            if isinstance(layer, Sign):
-                for bits in _open_bits(layer, now):
+            op = self.nodes[index].op
+            if isinstance(op, Quantize):
+                for bits in _open_bits(op, now):
                     yield from self._walk(index + 1, _exact(bits))
                 return
-            now = rounding(self.nodes[index], now, self._weights.get(index))
+            now = rounding(self.nodes[index], now, self._weights)
         yield now
 
 
@@ -110,111 +97,96 @@ def _exact(bits: NDArray[Any]) -> Bounded:
     return Bounded(bits.astype(np.float64), np.zeros(bits.shape))
 
 
-#: (layer, what enters it, signs (depth, neurons) of a binary layer) -> what leaves it.
-rounding: Interpretation[[Bounded, F64 | None], Bounded] = Interpretation("programs.rounding", get_args(Layer))
+#: (op, what enters it, signs (depth, neurons) of binary layers by the id of the op) -> what leaves it.
+rounding: Interpretation[[Bounded, Mapping[int, F64]], Bounded] = Interpretation("programs.rounding", OPS)
 
 
-@rounding.of(FloatDense)
-def _float_dense(layer: FloatDense, now: Bounded, signs: None) -> Bounded:
-    bias = np.zeros(layer.neurons) if layer.bias is None else layer.bias.astype(np.float64)
-    weight = layer.weight.astype(np.float64).T
-    size = np.abs(now.value) @ np.abs(weight) + np.abs(bias)
-    return Bounded(now.value @ weight + bias, (layer.depth + 4) * ROUNDING * size + now.error @ np.abs(weight))
-
-
-@rounding.of(Dense)
-def _dense(layer: Dense, now: Bounded, signs: F64) -> Bounded:
-    bias = np.zeros(layer.neurons) if layer.bias is None else layer.bias.astype(np.float64)
-    unit = np.float64(layer.h) if layer.scale is None else layer.h * layer.scale.astype(np.float64)
-    value = now.value @ signs * unit
-    exact = np.abs(now.value).max(initial=0) <= 1 and not (now.value % 1).any() and math.frexp(layer.h)[0] == 0.5
-    if exact and layer.scale is None:
+@rounding.of(Linear)
+def _linear(op: Linear, now: Bounded, signs: Mapping[int, F64]) -> Bounded:
+    bias = np.zeros(op.neurons) if op.bias is None else op.bias.astype(np.float64)
+    if not op.binary:
+        weight = op.weight.astype(np.float64).T
+        size = np.abs(now.value) @ np.abs(weight) + np.abs(bias)
+        return Bounded(now.value @ weight + bias, (op.depth + 4) * ROUNDING * size + now.error @ np.abs(weight))
+    unit = np.float64(op.h) if op.scale is None else op.h * op.scale.astype(np.float64)
+    value = now.value @ signs[id(op)] * unit
+    exact = np.abs(now.value).max(initial=0) <= 1 and not (now.value % 1).any() and math.frexp(op.h)[0] == 0.5
+    if exact and op.scale is None:
         # Integers times a power of 2, nothing is rounded: equal scores are for the argmax to decide.
-        error = np.zeros_like(value) if layer.bias is None else 2 * ROUNDING * (np.abs(value) + np.abs(bias))
+        error = np.zeros_like(value) if op.bias is None else 2 * ROUNDING * (np.abs(value) + np.abs(bias))
     else:  # a scale is a mean of latents, which is rounded itself
-        roundings = layer.depth * (1 if layer.scale is None else 2) + 4
+        roundings = op.depth * (1 if op.scale is None else 2) + 4
         sizes = np.abs(now.value).sum(axis=1, keepdims=True) * np.abs(unit) + np.abs(bias)
         error = roundings * ROUNDING * sizes + now.error.sum(axis=1, keepdims=True) * np.abs(unit)
     return Bounded(value + bias, error)
 
 
-@rounding.of(BatchNorm)
-def _batch_norm(layer: BatchNorm, now: Bounded, signs: None) -> Bounded:
-    alpha, beta = _affine(layer)
-    size = np.abs(now.value * alpha) + np.abs(layer.mean * alpha) + np.abs(beta)
-    return Bounded((now.value - layer.mean) * alpha + beta, now.error * np.abs(alpha) + IN_NORM * ROUNDING * size)
+@rounding.of(Norm)
+def _norm(op: Norm, now: Bounded, signs: Mapping[int, F64]) -> Bounded:
+    gamma = 1.0 if op.gamma is None else op.gamma.astype(np.float64)
+    beta = np.zeros(op.mean.size) if op.beta is None else op.beta.astype(np.float64)
+    if op.inv_std is not None:
+        alpha = gamma * op.inv_std.astype(np.float64)
+    else:
+        assert op.variance is not None
+        alpha = gamma / np.sqrt(op.variance.astype(np.float64) + op.epsilon)
+    size = np.abs(now.value * alpha) + np.abs(op.mean * alpha) + np.abs(beta)
+    return Bounded((now.value - op.mean) * alpha + beta, now.error * np.abs(alpha) + IN_NORM * ROUNDING * size)
 
 
-@rounding.of(Chain)
-def _chain(layer: Chain, now: Bounded, signs: None) -> Bounded:
-    x, error = now.value, now.error
-    for op, vector in layer.steps:
-        constant = vector.astype(np.float64)
-        if op in ("add", "sub"):
-            x = x + constant if op == "add" else x - constant
-        else:
-            factor = constant if op == "mul" else 1 / constant
-            x, error = x * factor, error * np.abs(factor)
-        error = error + 2 * ROUNDING * (np.abs(x) + (np.abs(constant) if op in ("add", "sub") else 0))
-    return Bounded(x, error)
+@rounding.of(Steps)
+def _steps(op: Steps, now: Bounded, signs: Mapping[int, F64]) -> Bounded:
+    for step in op.steps:
+        now = _step(step, now.value, now.error)
+    return now
 
 
-@rounding.of(Hardtanh)
-def _hardtanh(layer: Hardtanh, now: Bounded, signs: None) -> Bounded:
-    return Bounded(np.clip(now.value, -1, 1), now.error)
-
-
-@rounding.of(Sign)
-def _sign(layer: Sign, now: Bounded, signs: None) -> Bounded:
+@rounding.of(Quantize)
+def _quantize(op: Quantize, now: Bounded, signs: Mapping[int, F64]) -> Bounded:
     """The bits as they are, where none of them is open (see `RoundedNet.tried`)."""
-    return _exact(BINARIZE[layer.rule](now.value.astype(np.float32)))
+    return _exact(binarize(now.value.astype(np.float32), op.rule))
 
 
-@rounding.of(Elementwise)
-def _elementwise(layer: Elementwise, now: Bounded, signs: None) -> Bounded:
-    """None of them stretches a distance, but a prelu by its slope."""
-    x, error = now.value, now.error
-    match layer.function:
+def _step(step: Step, x: F64, error: F64) -> Bounded:
+    """None of the functions stretches a distance, but a prelu by its slope."""
+    numbers = [parameter.astype(np.float64) for parameter in step.parameters]
+    match step.function:
+        case "add" | "sub":
+            x = x + numbers[0] if step.function == "add" else x - numbers[0]
+            return Bounded(x, error + 2 * ROUNDING * (np.abs(x) + np.abs(numbers[0])))
+        case "mul" | "div":
+            factor = numbers[0] if step.function == "mul" else 1 / numbers[0]
+            x = x * factor
+            return Bounded(x, error * np.abs(factor) + 2 * ROUNDING * np.abs(x))
         case "relu":
             return Bounded(np.maximum(x, 0), error)
         case "clip":
-            low, high = (float(bound) for bound in layer.parameters)
-            return Bounded(np.clip(x, low, high), error)
+            return Bounded(np.clip(x, *numbers), error)
         case "prelu":
-            slope = layer.parameters[0].astype(np.float64)
-            value = np.where(x > 0, x, slope * x)
-            return Bounded(value, error * np.maximum(1, np.abs(slope)) + ROUNDING * np.abs(value))
+            value = np.where(x > 0, x, numbers[0] * x)
+            return Bounded(value, error * np.maximum(1, np.abs(numbers[0])) + ROUNDING * np.abs(value))
         case "tanh":
             value = np.tanh(x)
         case "sigmoid":
             value = np.exp(-np.logaddexp(0, -x))
         case _:
-            raise unhandled("programs.rounding", layer.function)
+            raise unhandled("programs.rounding", step.function)
     return Bounded(value, error + IN_FUNCTION * ROUNDING * np.abs(value))
 
 
-def _affine(layer: BatchNorm) -> tuple[F64, F64]:
-    gamma = 1.0 if layer.gamma is None else layer.gamma.astype(np.float64)
-    beta = np.zeros(layer.mean.size) if layer.beta is None else layer.beta.astype(np.float64)
-    if layer.inv_std is not None:
-        return gamma * layer.inv_std.astype(np.float64), beta
-    assert layer.variance is not None
-    return gamma / np.sqrt(layer.variance.astype(np.float64) + layer.epsilon), beta
-
-
-def _is_open(layer: Sign, now: Bounded) -> NDArray[np.bool_]:
+def _is_open(op: Quantize, now: Bounded) -> NDArray[np.bool_]:
     """(rows, neurons): where both bits lie within rounding; a tie without any rounding is for the rule to decide."""
-    return np.asarray((np.abs(now.value - TIES[layer.rule]) <= now.error) & (now.error > 0))
+    return np.asarray((np.abs(now.value - TIES[op.rule]) <= now.error) & (now.error > 0))
 
 
-def _open_bits(layer: Sign, now: Bounded) -> Iterator[F64]:
+def _open_bits(op: Quantize, now: Bounded) -> Iterator[F64]:
     """The bits (1, neurons) of a sign, then those with some of the open ones otherwise: few first, nearest to the tie first."""
-    bits = BINARIZE[layer.rule](now.value.astype(np.float32)).astype(np.float64)
+    bits = binarize(now.value.astype(np.float32), op.rule).astype(np.float64)
     yield bits
-    near = np.flatnonzero(_is_open(layer, now)[0])
-    share = np.abs(now.value[0, near] - TIES[layer.rule]) / now.error[0, near]
+    near = np.flatnonzero(_is_open(op, now)[0])
+    share = np.abs(now.value[0, near] - TIES[op.rule]) / now.error[0, near]
     near = near[np.argsort(share, kind="stable")][:NEAREST]
-    values: Sequence[float] = (-1, 0, 1) if layer.rule == "sign" else (-1, 1)
+    values: Sequence[float] = (-1, 0, 1) if op.rule == "sign" else (-1, 1)
     for count in range(1, len(near) + 1):
         for chosen in itertools.combinations(near, count):
             others = [[value for value in values if value != bits[0, bit]] for bit in chosen]

@@ -11,7 +11,7 @@ from xnorinfer.converters.base import ConvertOptions, Reading
 from xnorinfer.converters.tfmodel import is_frozen, saved_model
 from xnorinfer.converters.tfnetwork import NotFollowed, network_of
 from xnorinfer.converters.tfnodes import read_frozen
-from xnorinfer.netspec import F32
+from xnorinfer.float32 import F32
 from xnorinfer.programs.base import Array, NotRunnable, Program, framework, input_shape, refusing
 from xnorinfer.programs.tf1 import open_tf1
 

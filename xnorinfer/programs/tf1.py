@@ -11,7 +11,7 @@ from typing import Any
 
 from xnorinfer.converters.base import ConvertOptions, Reading
 from xnorinfer.converters.containers.tfcheckpoint import find_checkpoint
-from xnorinfer.netspec import F32
+from xnorinfer.float32 import F32
 from xnorinfer.programs.base import Array, NotRunnable, Program, framework, input_shape, refusing
 
 #: Parts of the names of flags that are True when a network is used, not trained: False would be wrong for them.

@@ -8,7 +8,7 @@ from typing import Any
 from xnorinfer.converters.base import ConvertOptions, Reading
 from xnorinfer.converters.containers.torchfile import is_export, is_script
 from xnorinfer.converters.containers.ziparchive import names_in
-from xnorinfer.netspec import F32
+from xnorinfer.float32 import F32
 from xnorinfer.programs.base import Array, NotRunnable, Program, framework, input_shape, refusing
 
 

@@ -155,12 +155,9 @@ threshold = {...}: the next bit is +1 where the comparison holds
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading
 from xnorinfer.converters.containers.arrays import Entry, RawTensor
@@ -169,8 +166,9 @@ from xnorinfer.converters.evidence import weigh
 from xnorinfer.converters.netarrays import Arrays
 from xnorinfer.converters.netlayers import Builder
 from xnorinfer.converters.tomltable import Table, parse_toml
-from xnorinfer.errors import NetworkError, OptionError, SourceError, unhandled
-from xnorinfer.netspec import FUNCTIONS, BatchNorm, Chain, Dense, Elementwise, FloatDense, Hardtanh, NetSpec, Sign
+from xnorinfer.errors import NetworkError, OptionError, SourceError
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import arrays_of
 
 #: Options that a net.toml says itself.
 _INSTEAD = {
@@ -247,31 +245,12 @@ def _container(path: Path, top: Table) -> tuple[str, dict[str, Entry]]:
     return f"network, as read from {reading.source}", network_arrays(reading.net)
 
 
-def network_arrays(net: NetSpec) -> dict[str, Entry]:
+def network_arrays(net: Net) -> dict[str, Entry]:
     """Every array of a network as a container: POSITION.NAME.FIELD, kernels (neurons, inputs)."""
     found: dict[str, Entry] = {}
-    for position, layer in enumerate(net.layers):
-        for field, array in layer_arrays(layer):
-            name = f"{position}.{layer.name}.{field}"
-            found[name] = Entry.of(RawTensor(name, array, str(array.dtype)))
+    for position, node in enumerate(net.nodes):
+        for field, array in arrays_of(node):
+            name = f"{position}.{node.name}.{field}"
+            if array.shape:  # one number for all neurons is written out
+                found[name] = Entry.of(RawTensor(name, array, str(array.dtype)))
     return found
-
-
-def layer_arrays(layer: Any) -> list[tuple[str, NDArray[Any]]]:
-    """The arrays of one layer, by field."""
-    if isinstance(layer, Chain):
-        return [(f"{op}{index}", vector) for index, (op, vector) in enumerate(layer.steps)]
-    if isinstance(layer, Elementwise):
-        names = zip(FUNCTIONS[layer.function], layer.parameters, strict=True)
-        return [(name, array) for name, array in names if array.shape]
-    fields: dict[type[Any], Sequence[str]] = {
-        Sign: (),
-        Hardtanh: (),
-        Dense: ("latent", "bias", "scale"),
-        FloatDense: ("weight", "bias"),
-        BatchNorm: ("mean", "variance", "inv_std", "gamma", "beta"),
-    }
-    if type(layer) not in fields:
-        raise unhandled("net.layer_arrays", layer)
-    found = ((name, getattr(layer, name)) for name in fields[type(layer)])
-    return [(name, array) for name, array in found if array is not None]

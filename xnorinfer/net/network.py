@@ -1,0 +1,85 @@
+"""The float network, framework-free: what a checkpoint source produces and what everything else starts from."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from xnorinfer.errors import NetworkError
+from xnorinfer.graph import Node, chain
+from xnorinfer.net.ops import Linear, Named, Op
+from xnorinfer.net.values import InputMapping, Shape
+
+
+@dataclass(frozen=True, eq=False)
+class Net:
+    """A whole float network: what enters it, nodes that point backwards, and the name of the tie profile it was read under.
+
+    shape: of the raw inputs of one sample.  The last node gives the scores.  What binarizes every input by itself are nodes
+    before the first dense layer, up to a Quantize.
+    """
+
+    input: InputMapping
+    shape: Shape
+    nodes: tuple[Node[Op], ...]
+    profile: str
+
+    @classmethod
+    def chain(cls, input: InputMapping, ops: Iterable[Named], profile: str) -> Net:
+        """A network whose ops, (name, op) each, follow one another; the first dense layer takes all inputs."""
+        nodes = chain(ops)
+        weights = (node.op.weight.shape for node in nodes if isinstance(node.op, Linear))
+        return cls(input, tuple(next(weights, ())[1:]), nodes, profile)
+
+    @property
+    def depth(self) -> int:
+        """Number of input values of one sample."""
+        return math.prod(self.shape)
+
+    @property
+    def classes(self) -> int:
+        """Number of scores of one sample."""
+        return next(op.neurons for _, op in reversed(self.linears))
+
+    @property
+    def ops(self) -> tuple[Op, ...]:
+        """The ops of its nodes."""
+        return tuple(node.op for node in self.nodes)
+
+    @property
+    def named(self) -> list[Named]:
+        """Its ops by name, as `chain` takes them.  Raises NetworkError where they do not follow one another."""
+        return [(node.name, node.op) for node in self.line]
+
+    @property
+    def linears(self) -> list[tuple[str, Linear]]:
+        """Its dense layers by name, in order."""
+        return [(node.name, node.op) for node in self.nodes if isinstance(node.op, Linear)]
+
+    @property
+    def line(self) -> Sequence[Node[Op]]:
+        """Its nodes, each of which reads the one before.  Raises NetworkError where they do not."""
+        for index, node in enumerate(self.nodes):
+            if node.inputs != (index - 1,):
+                raise NetworkError(
+                    [f"{node.name}: does not read the node before it alone; only chains of layers are known here"]
+                )
+        return self.nodes
+
+    def mapped(self, change: Callable[[Op], Op]) -> Net:
+        """The same network of other ops."""
+        return dataclasses.replace(self, nodes=tuple(dataclasses.replace(node, op=change(node.op)) for node in self.nodes))
+
+    def check(self) -> list[str]:
+        """All problems of the network, in the order of its nodes; an empty list means that it is one."""
+        from xnorinfer.net.check import problems_of
+
+        return problems_of(self)
+
+    def require_valid(self) -> None:
+        """Raise NetworkError with everything that `check` finds."""
+        problems = self.check()
+        if problems:
+            raise NetworkError(problems)

@@ -1,0 +1,186 @@
+"""The ops of a float network, few and orthogonal; what each computes, operation by operation, is in `reference`.
+
+Arrays are numpy float32, weights are `(neurons, depth)`; every vector has one entry per neuron.  Nothing here knows bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from xnorinfer.float32 import F32
+from xnorinfer.graph import Interpretation
+from xnorinfer.net.ties import Rule
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """A dense layer.  weight: (neurons, depth) float32; bias, scale: (neurons,) float32 or None.
+
+    rule: the weights are latent, those in use are `h * binarize(weight / h)`; on inputs of -1/+1 the accumulator is
+    `((float32(dot) * h) * scale) + bias`, each step one float32 operation (steps with h = 1 or None left out).
+    rule None: an ordinary float layer at the end of a network, `x @ weight.T + bias`.
+    """
+
+    weight: F32
+    rule: Rule | None = None
+    h: float = 1.0
+    bias: F32 | None = None
+    scale: F32 | None = None
+
+    @property
+    def binary(self) -> bool:
+        """Whether the signs of its weights are used."""
+        return self.rule is not None
+
+    @property
+    def neurons(self) -> int:
+        return int(self.weight.shape[0])
+
+    @property
+    def depth(self) -> int:
+        return int(self.weight.shape[1])
+
+
+#: In which order of float32 operations BatchNorm is computed; `reference.batch_norm` gives the expressions.
+NormForm = Literal["tf", "torch", "lasagne"]
+NORM_FORMS: tuple[NormForm, ...] = ("tf", "torch", "lasagne")
+
+
+@dataclass(frozen=True, eq=False)
+class Norm:
+    """BatchNorm at inference; all arrays (neurons,) float32.
+
+    Exactly one of `variance` (with `epsilon`) and `inv_std` (Lasagne: 1/sqrt(var+eps), nothing added again) is given.
+    gamma None means 1, beta None means 0.  `form` names the order of float32 operations.
+    """
+
+    mean: F32
+    variance: F32 | None = None
+    inv_std: F32 | None = None
+    gamma: F32 | None = None
+    beta: F32 | None = None
+    epsilon: float = 0.0
+    form: NormForm = "tf"
+
+
+#: What a step does to each value, and the names of what it takes, in order; `reference.FUNCTIONS` gives the expressions.  The
+#: number of an operation goes by the operation's name.
+Function = Literal["mul", "div", "add", "sub", "relu", "prelu", "tanh", "sigmoid", "clip"]
+FUNCTIONS: dict[Function, tuple[str, ...]] = {
+    "mul": ("mul",),
+    "div": ("div",),
+    "add": ("add",),
+    "sub": ("sub",),
+    "relu": (),
+    "prelu": ("slope",),
+    "tanh": (),
+    "sigmoid": (),
+    "clip": ("low", "high"),
+}
+#: The operations by a number, as a graph spells out BatchNorm.
+ARITHMETIC: tuple[Function, ...] = ("mul", "div", "add", "sub")
+
+
+def single(value: Any) -> F32:
+    """As float32; a number beyond is infinite, which `Net.check` reports."""
+    with np.errstate(over="ignore"):
+        return np.asarray(value, np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One float32 operation on each value.
+
+    parameters: float32 arrays in the order of `FUNCTIONS`, each (neurons,), or () for all neurons; bounds of a clip are ().
+    A leaky relu is a prelu with a number.
+    """
+
+    function: Function
+    parameters: tuple[F32, ...] = ()
+
+    @property
+    def word(self) -> str:
+        """What people call it."""
+        return "hardtanh" if self.is_hardtanh else self.function
+
+    @property
+    def is_hardtanh(self) -> bool:
+        """Whether it clips to -1..1.  Before a sign that changes nothing; before a float layer it is the activation."""
+        return self.function == "clip" and [value.tolist() for value in self.parameters] == [-1, 1]
+
+    @property
+    def bent(self) -> bool:
+        """Whether it falls below 0 for some neuron: the only function here that is not monotone."""
+        return self.function == "prelu" and bool((self.parameters[0] < 0).any())
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """Elementwise float32 operations, in order: functions behind a sum, or BatchNorm as a graph spells it out."""
+
+    steps: tuple[Step, ...]
+
+    @property
+    def may_be_norm(self) -> bool:
+        """Whether a BatchNorm may be spelled out here: it has operations by numbers."""
+        return any(step.function in ARITHMETIC for step in self.steps)
+
+    @classmethod
+    def of(cls, *steps: tuple[Any, ...]) -> Steps:
+        """`Steps.of(("sub", mean), ("relu",), ("clip", 0, 6))`: functions, each with its parameters, arrays or numbers."""
+        return cls(tuple(Step(function, tuple(map(single, parameters))) for function, *parameters in steps))
+
+
+#: clip(x, -1, 1)
+HARDTANH = Steps.of(("clip", -1, 1))
+
+
+@dataclass(frozen=True, eq=False)
+class Quantize:
+    """Activation binarization to -1/+1 by a tie rule."""
+
+    rule: Rule
+
+
+Op: TypeAlias = Linear | Norm | Steps | Quantize
+OPS: tuple[type[Op], ...] = (Linear, Norm, Steps, Quantize)
+
+#: An op beside its name, as `Net.chain` takes them.
+Named: TypeAlias = tuple[str, Op]
+
+
+# ---------------------------------------------------------------- the arrays of an op
+
+#: Every array of an op that has one, by field.
+arrays_of: Interpretation[[], Iterator[tuple[str, F32]]] = Interpretation("the arrays of a network", OPS)
+
+
+@arrays_of.of(Linear)
+def _(op: Linear) -> Iterator[tuple[str, F32]]:
+    yield "latent" if op.binary else "weight", op.weight
+    yield from _given(op, "bias", "scale")
+
+
+@arrays_of.of(Norm)
+def _(op: Norm) -> Iterator[tuple[str, F32]]:
+    return _given(op, "mean", "variance", "inv_std", "gamma", "beta")
+
+
+@arrays_of.of(Steps)
+def _(op: Steps) -> Iterator[tuple[str, F32]]:
+    for index, step in enumerate(op.steps):
+        for name, parameter in zip(FUNCTIONS.get(step.function, ()), step.parameters, strict=False):
+            yield f"{name}{index}" if step.function in ARITHMETIC or index else name, parameter
+
+
+@arrays_of.of(Quantize)
+def _(op: Quantize) -> Iterator[tuple[str, F32]]:
+    yield from ()
+
+
+def _given(op: Any, *names: str) -> Iterator[tuple[str, F32]]:
+    return ((name, getattr(op, name)) for name in names if getattr(op, name) is not None)

@@ -1,0 +1,203 @@
+"""The oracle: a `Net` computed in plain numpy, in the source's own float32 expressions.
+
+Slow and obvious on purpose; it shares with folding only the tie rules (`ties`) and how float32 is rounded (`float32`), and
+nothing with bits and kernels.  What a framework leaves to its BLAS (the order in which a sum is rounded) is defined here so
+that a network has one answer:
+
+- a dot of -1/+1 inputs with binary weights is an integer, computed exactly, then rounded to float32 once;
+- over pixels it is an exact integer sum, mapped in float64 as `(slope*sum(w*p) + intercept*sum(w)) / divisor`, then rounded to
+  float32 once (a framework rounds every product and partial sum instead: that is where it can differ from us);
+- over real values and in float layers, products are exact in float64 and summed in float64 in input order, then rounded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.errors import unhandled
+from xnorinfer.float32 import F32, ONE, fma, sigmoid, tanh
+from xnorinfer.graph import INPUT, Interpretation, Node, users_of
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import OPS, Function, Linear, Norm, Op, Quantize, Step, Steps
+from xnorinfer.net.ties import binarize
+from xnorinfer.net.values import REALS, SIGNS, Domain, InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
+
+
+class Rows(NamedTuple):
+    """A value of every sample, (rows, features): float32, or the network's raw inputs, which their domain maps."""
+
+    array: NDArray[Any]
+    domain: Domain
+
+    @property
+    def mapped(self) -> F32:
+        """As float32 numbers."""
+        return mapped_input(self.domain, self.array)
+
+
+#: (op, what it reads) -> what it gives.
+compute: Interpretation[..., Rows] = Interpretation("the oracle", OPS)
+
+
+@compute.of(Linear)
+def _(op: Linear, read: Rows) -> Rows:
+    dot = input_dot(read.domain, read.array, binary_weights(op)) if op.binary else sequential_dot(read.mapped, op.weight)
+    return Rows(finish_linear(op, dot), REALS)
+
+
+@compute.of(Norm)
+def _(op: Norm, read: Rows) -> Rows:
+    return Rows(batch_norm(op, read.mapped), REALS)
+
+
+@compute.of(Steps)
+def _(op: Steps, read: Rows) -> Rows:
+    value = read.mapped
+    for step in op.steps:
+        value = step_value(step, value)
+    return Rows(value, REALS)
+
+
+@compute.of(Quantize)
+def _(op: Quantize, read: Rows) -> Rows:
+    return Rows(binarize(read.mapped, op.rule), SIGNS)
+
+
+def node_outputs(net: Net, x: NDArray[Any]) -> Iterator[tuple[str, F32]]:
+    """Compute the network on raw inputs x (rows, depth): yields (node's name, output) for every node in order.
+
+    x: uint8 for pixel and threshold inputs, -1/+1 of any dtype for sign inputs, float32 for real inputs.
+    """
+    known = {INPUT: Rows(x, net.input)}
+    last_user = {node: users[-1] for node, users in enumerate(users_of(net.nodes)) if users}
+    for index, node in enumerate(net.nodes):
+        known[index] = compute(node, *(known[read] for read in node.inputs))
+        for read in node.inputs:
+            if last_user.get(read) == index:
+                known.pop(read, None)
+        yield node.name, known[index].array
+
+
+def forward(net: Net, x: NDArray[Any]) -> F32:
+    """Scores of raw inputs: (rows, depth) -> (rows, classes) float32."""
+    *_, (_, scores) = node_outputs(net, x)
+    return scores
+
+
+def follow(nodes: Sequence[Node[Op]], value: F32) -> F32:
+    """What nodes of which each reads the one before make of real numbers, (values, neurons) float32."""
+    rows = Rows(value, REALS)
+    for node in nodes:
+        rows = compute(node, rows)
+    return rows.array
+
+
+# ---------------------------------------------------------------- expressions
+
+
+def binary_weights(op: Linear) -> F32:
+    """(neurons, depth) float32 of -1, (0,) +1: the signs of `H * binarize(weight / H)`."""
+    assert op.rule is not None
+    return binarize(op.weight / np.float32(op.h), op.rule)
+
+
+def batch_norm(op: Norm, x: F32) -> F32:
+    """BatchNorm at inference, (rows, neurons) float32 -> the same.
+
+    tf       `tf.nn.batch_normalization`: inv = 1/sqrt(var + eps) * gamma;  x*inv + (beta - mean*inv).  TensorFlow's rsqrt is an
+             approximation that depends on the CPU, often one unit in the last place off; here it is the rounded 1/sqrt
+    torch    ATen `batch_norm_cpu_collect_linear_and_constant_terms`, compiled with contraction: alpha = 1/sqrt(var + eps) *
+             weight;  fma(x, alpha, fma(-mean, alpha, bias))
+    lasagne  `BatchNormLayer.get_output_for`: (x - mean) * (gamma * inv_std) + beta
+    """
+    gamma = np.ones_like(op.mean) if op.gamma is None else op.gamma
+    beta = np.zeros_like(op.mean) if op.beta is None else op.beta
+    normalized: F32
+    with np.errstate(all="ignore"):
+        if op.inv_std is not None:
+            normalized = (x - op.mean) * (gamma * op.inv_std) + beta
+            return normalized
+        assert op.variance is not None
+        alpha = ONE / np.sqrt(op.variance + np.float32(op.epsilon)) * gamma
+        if op.form == "tf":
+            normalized = x * alpha + (beta - op.mean * alpha)
+            return normalized
+        shift = fma(-op.mean, alpha, beta)
+        return fma(x, np.broadcast_to(alpha, x.shape), np.broadcast_to(shift, x.shape))
+
+
+#: (x, the parameters of a step) -> the same shape; NaN stays NaN.  A prelu is torch's `prelu` and `leaky_relu`; Keras'
+#: -slope*relu(-x) + relu(x) is the same number.
+FUNCTIONS: dict[Function, Callable[..., F32]] = {
+    "mul": np.multiply,
+    "div": np.divide,
+    "add": np.add,
+    "sub": np.subtract,
+    "relu": lambda x: np.maximum(x, np.float32(0)),
+    "prelu": lambda x, slope: np.where(x > 0, x, slope * x),
+    "tanh": tanh,
+    "sigmoid": sigmoid,
+    "clip": np.clip,
+}
+
+
+def step_value(step: Step, x: F32) -> F32:
+    """One operation on each value, rounded to float32; (rows, neurons) -> the same."""
+    if step.function not in FUNCTIONS:
+        raise unhandled("the oracle", step.function)
+    with np.errstate(all="ignore"):
+        return FUNCTIONS[step.function](x, *step.parameters)
+
+
+def finish_linear(op: Linear, dot: F32) -> F32:
+    """The accumulator `((dot * H) * scale) + bias` from the dot of inputs and signs, float32 step by step."""
+    with np.errstate(over="ignore"):
+        if op.h != 1:
+            dot = dot * np.float32(op.h)
+        if op.scale is not None:
+            dot = dot * op.scale
+        if op.bias is not None:
+            dot = dot + op.bias
+    return dot
+
+
+def sequential_dot(x: F32, weights: F32) -> F32:
+    """(rows, depth) x (neurons, depth) -> (rows, neurons): float64 sums in input order, rounded to float32 once."""
+    total = np.zeros((x.shape[0], weights.shape[0]), np.float64)
+    for k in range(x.shape[1]):
+        total += x[:, k, None].astype(np.float64) * weights[None, :, k]
+    return total.astype(np.float32)
+
+
+def mapped_input(mapping: InputMapping, x: NDArray[Any]) -> F32:
+    """Raw inputs as the network sees them, (rows, depth) float32; pixels mapped in float64 and rounded once."""
+    if isinstance(mapping, PixelInput):
+        return np.asarray((mapping.slope * x.astype(np.float64) + mapping.intercept) / mapping.divisor, np.float32)
+    if isinstance(mapping, SignInput | RealInput):
+        return np.asarray(x, np.float32)
+    if isinstance(mapping, ThresholdInput):
+        return np.asarray(np.where(x >= mapping.threshold, ONE, -ONE), np.float32)
+    raise unhandled("reference.mapped_input", mapping)
+
+
+def integer_dot(x: NDArray[Any], weights: F32) -> NDArray[Any]:
+    """Integers x (rows, depth) times signs, exactly, as float32 or float64: while every possible partial sum fits the mantissa,
+    BLAS rounds nothing, in any order."""
+    largest = int(np.abs(x).max(initial=0)) * x.shape[1]
+    exact = np.float32 if largest < 2**24 else np.float64
+    return np.asarray(x.astype(exact) @ weights.T.astype(exact))
+
+
+def input_dot(mapping: InputMapping, x: NDArray[Any], weights: F32) -> F32:
+    """What a first layer sums over raw inputs x (rows, depth), before H, scale and bias."""
+    if isinstance(mapping, PixelInput):
+        sums = integer_dot(x, weights).astype(np.float64)
+        mapped = (mapping.slope * sums + mapping.intercept * weights.sum(axis=1, dtype=np.float64)) / mapping.divisor
+        return np.asarray(mapped, np.float32)
+    if isinstance(mapping, RealInput):
+        return sequential_dot(x.astype(np.float32), weights)
+    return integer_dot(mapped_input(mapping, x), weights).astype(np.float32)

@@ -1,0 +1,154 @@
+"""What flows between the nodes of a float network: values with a shape and a domain, first of all the network's own inputs.
+
+The classes of input mappings are the domains, too: a value is pixels that enter by a mapping, signs, or real numbers.
+"""
+
+from __future__ import annotations
+
+import math
+import reprlib
+import sys
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias, TypeGuard
+
+import numpy as np
+
+from xnorinfer.errors import OptionError
+
+
+@dataclass(frozen=True)
+class PixelInput:
+    """uint8 pixels p that enter the network as `x = (slope*p + intercept) / divisor`.
+
+    Three float64 numbers instead of scale and offset, so that the exact sums of a first layer stay exact for the usual
+    mappings: `2*p/255 - 1` is (2, -255, 255), raw pixels are (1, 0, 1).
+    """
+
+    slope: float
+    intercept: float
+    divisor: float
+    kind: Literal["pixels"] = field(default="pixels", init=False)
+
+    def __post_init__(self) -> None:
+        for name in ("slope", "intercept", "divisor"):  # 2 and 2.0 are one mapping, and one content digest
+            object.__setattr__(self, name, float(getattr(self, name)))
+        largest = float(np.finfo(np.float32).max)
+        if self.divisor and not (math.isfinite(self.intercept) and all(abs(end) <= largest for end in self.ends)):
+            raise OptionError("the input mapping takes pixels out of the range of float32")
+
+    @classmethod
+    def range(cls, low: float, high: float) -> PixelInput:
+        """Pixels 0..255 mapped linearly to low..high."""
+        if not (math.isfinite(low) and math.isfinite(high)) or low == high:
+            raise OptionError(f"input range {low:g}:{high:g} maps every pixel to one value; give two different numbers LO:HI")
+        if (low, high) == (0.0, 255.0):
+            return cls(1.0, 0.0, 1.0)
+        return cls(high - low, 255.0 * low, 255.0)
+
+    @classmethod
+    def normalize(cls, mean: float, std: float) -> PixelInput:
+        """torchvision's `ToTensor` and `Normalize(mean, std)`: (p/255 - mean) / std."""
+        if not (math.isfinite(mean) and math.isfinite(std)) or std <= 0:
+            raise OptionError(f"input normalization {mean:g}:{std:g} needs a finite MEAN and a STD above 0")
+        return cls(1.0, -255.0 * mean, 255.0 * std)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """What the pixels 0 and 255 become."""
+        return self.intercept / self.divisor, (255 * self.slope + self.intercept) / self.divisor
+
+    def describe(self) -> str:
+        low, high = self.ends
+        return f"uint8 pixels 0..255 mapped linearly to {low:.6g}..{high:.6g}"
+
+
+@dataclass(frozen=True)
+class ThresholdInput:
+    """uint8 pixels that enter as +1 where `pixel >= threshold`, else -1."""
+
+    threshold: int
+    kind: Literal["threshold"] = field(default="threshold", init=False)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.threshold <= 255:
+            raise OptionError(f"input threshold {self.threshold} makes every pixel the same bit; give a value from 1 to 255")
+
+    def describe(self) -> str:
+        return f"uint8 pixels, {self.threshold} and above is +1, below is -1"
+
+
+@dataclass(frozen=True)
+class SignInput:
+    """Inputs that are themselves -1 or +1."""
+
+    kind: Literal["signs"] = field(default="signs", init=False)
+
+    def describe(self) -> str:
+        return "values that are exactly -1 or +1"
+
+
+@dataclass(frozen=True)
+class RealInput:
+    """Any finite float32 inputs, used as they are."""
+
+    kind: Literal["reals"] = field(default="reals", init=False)
+
+    def describe(self) -> str:
+        return "float32 values, used as they are"
+
+
+InputMapping: TypeAlias = PixelInput | ThresholdInput | SignInput | RealInput
+
+
+def input_to_json(mapping: InputMapping) -> dict[str, Any]:
+    """A mapping as JSON-able dict; `input_from_json` is the way back."""
+    fields = {name: getattr(mapping, name) for name in mapping.__dataclass_fields__ if name != "kind"}
+    return {"kind": mapping.kind, **fields}
+
+
+def is_finite_number(value: object) -> TypeGuard[int | float]:
+    """Whether it is an int or float (no bool) that is finite as a float: JSON may hold integers of any size."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def input_from_json(data: Any) -> InputMapping:
+    """The mapping that `input_to_json` wrote.  Raises OptionError on anything else."""
+    kinds: dict[str, type[Any]] = {"pixels": PixelInput, "threshold": ThresholdInput, "signs": SignInput, "reals": RealInput}
+    if not isinstance(data, dict) or str(data.get("kind")) not in kinds:  # str: a list cannot be looked up
+        raise OptionError(f"input mapping {reprlib.repr(data)} is none of {', '.join(kinds)}")
+    kind = kinds[data["kind"]]
+    wanted = [name for name in kind.__dataclass_fields__ if name != "kind"]
+    values = {name: data.get(name) for name in wanted}
+    if set(data) != {"kind", *wanted} or not all(map(is_finite_number, values.values())):
+        raise OptionError(
+            f"input mapping {reprlib.repr(data)} needs exactly the finite numbers {', '.join(wanted) or '(none)'}"
+        )
+    if kind is ThresholdInput and not isinstance(values["threshold"], int):
+        raise OptionError(f"input threshold {values['threshold']!r} is not a whole number")
+    if kind is PixelInput and (not values["slope"] or not values["divisor"]):
+        raise OptionError(f"input mapping {reprlib.repr(data)} has a zero slope or divisor")
+    mapping: InputMapping = kind(**values)
+    return mapping
+
+
+Domain: TypeAlias = InputMapping
+
+#: What a quantizer gives, and what sums, BatchNorm and functions give.
+SIGNS, REALS = SignInput(), RealInput()
+
+#: Of one sample: (features,), or (height, width, channels).
+Shape: TypeAlias = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Value:
+    """What a node gives or reads.  domain: which numbers they are, and what enters the network for them where they are its
+    inputs."""
+
+    shape: Shape
+    domain: Domain
+
+    @property
+    def width(self) -> int:
+        """How many numbers a sample has."""
+        return math.prod(self.shape)
