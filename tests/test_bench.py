@@ -47,6 +47,16 @@ def test_float32_network_equals_the_reference_but_for_rounding(name: str, tail: 
     assert (float_network.predict(x) == predicted).all()
 
 
+@pytest.mark.parametrize("name", ["range", "inverted", "reals"])
+def test_inputs_that_are_binarized_one_by_one(name: str) -> None:
+    net = random_network(3, [50, 130, 10], INPUTS[name], binarize_input=True)
+    packed, x = lower(net).packed, random_inputs(np.random.default_rng(3), net.input, 120, 50)
+    classes = forward(net, x).argmax(axis=1)
+    assert packed.binarize is not None
+    assert (bench.exact_predict(packed, x) == classes).all()
+    assert (bench.FloatNetwork(packed, len(x)).predict(x) == classes).mean() > 0.97
+
+
 def test_report() -> None:
     pytest.importorskip("threadpoolctl")
     packed, _, _ = network("range")

@@ -91,58 +91,33 @@ class FloatNetwork:
 _float_op: Interpretation[[InputMapping, int], Callable[..., F32]] = Interpretation("bench.FloatNetwork", PACKED_OPS)
 
 
+def _sign(value: NDArray[Any], scale: F32, shift: F32, out: F32) -> F32:
+    """+1 where value * scale + shift is 0 or above, else -1."""
+    np.add(np.multiply(value, scale, out=out), shift, out=out)
+    signs: F32 = np.copysign(np.float32(1), out, out=out)
+    return signs
+
+
 @_float_op.of(Binarize)
 def _(op: Binarize, mapping: InputMapping, rows: int) -> Callable[..., F32]:
-    """Half a pixel beside its limit no pixel is 0; 0 is +0, and counts as +1, where a real input is its limit."""
+    """A pixel is compared with the middle between two; at the limit of a real input 0 is +0, whatever its sign was."""
     buffer = np.empty((rows, op.depth), np.float32)
     border = op.limits.astype(np.float32) + np.float32(0.5 if op.limits.dtype == np.int32 else 0)
     turn = np.where(op.mirrored, np.float32(1), np.float32(-1))
-
-    def run(x: NDArray[Any]) -> F32:
-        np.multiply(x, turn, out=buffer)
-        np.add(buffer, border, out=buffer)
-        np.copysign(np.float32(1), buffer, out=buffer)
-        return buffer
-
-    return run
+    return lambda x: _sign(x, turn, border, buffer)
 
 
 @_float_op.of(Dot)
 def _(op: Dot, mapping: InputMapping, rows: int) -> Callable[..., F32]:
-    """y = x @ w; then y * scale + shift and a sign, or the steps of an affine output."""
     weights = np.ascontiguousarray(_numbers(op).T)  # (depth, neurons)
     y = np.empty((rows, op.neurons), np.float32)
     if isinstance(op.output, Threshold):
         scale, shift = _as_affine(op, op.output, mapping)
-
-        def run(x: F32) -> F32:
-            np.matmul(x, weights, out=y)
-            np.multiply(y, scale, out=y)
-            np.add(y, shift, out=y)
-            np.copysign(np.float32(1), y, out=y)
-            return y
-
-        return run
+        return lambda x: _sign(np.matmul(x, weights, out=y), scale, shift, y)
     steps = op.output
     if unknown := set(steps.ops) - set(OPS):
         raise unhandled("bench", min(unknown))
-
-    def run_steps(x: F32) -> F32:
-        np.matmul(x, weights, out=y)
-        for step, (a, b) in zip(steps.ops, steps.values, strict=True):
-            if step in ("mul", "fma"):
-                np.multiply(y, a, out=y)
-            if step in ("add", "fma"):
-                np.add(y, a if step == "add" else b, out=y)
-            elif step == "div":
-                np.divide(y, a, out=y)
-            elif step == "clip":
-                np.clip(y, a, b, out=y)
-            elif step == "step":
-                y[...] = (y >= a).astype(np.float32) - (y <= b)
-        return y
-
-    return run_steps
+    return lambda x: steps.apply(np.matmul(x, weights, out=y), fused=False)
 
 
 def _numbers(op: Dot) -> F32:

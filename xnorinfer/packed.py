@@ -59,14 +59,16 @@ class Affine:
         """The steps of some neurons only."""
         return Affine(self.ops, self.values[:, :, neurons])
 
-    def apply(self, value: F32) -> F32:
-        """(rows, neurons) or (neurons,) float32 -> the same shape."""
+    def apply(self, value: F32, *, fused: bool = True) -> F32:
+        """(rows, neurons) or (neurons,) float32 -> the same shape.  fused: whether fma is rounded once, as its meaning is."""
         with np.errstate(all="ignore"):
             for op, (a, b) in zip(self.ops, self.values, strict=True):
                 if op == "mul":
                     value = value * a
                 elif op == "add":
                     value = value + a
+                elif op == "fma" and not fused:
+                    value = value * a + b
                 elif op == "fma":
                     value = fma(value, np.broadcast_to(a, value.shape), np.broadcast_to(b, value.shape))
                 elif op == "div":
