@@ -96,9 +96,9 @@ FOLLOWED: dict[str, list[str]] = {
     f"{ARRAYS}a_matrix_of_no_known_name": ["loose._lay_out: `line`"],
     f"{ARRAYS}square_matrices": ["loose._lay_out: `*lines`", "loose._lay_out: `layout*"],
     f"{OPTIONS}an_epsilon_that_is_no_number": ["npz._named_layer: --*"],
-    f"{OPTIONS}the_epsilon_of_a_file_without_one": ["npz: --bn-epsilon", "sensitivity.measure_defaults: --bn-epsilon"],
+    f"{OPTIONS}the_epsilon_of_a_file_without_one": ["npz: --bn-epsilon", "defaults.measure_defaults: --bn-epsilon"],
     f"{OPTIONS}zeros_that_one_bit_cannot_hold": ["folding._judge_zeros: *", "check._zero_problems: *"],
-    f"{OPTIONS}ties_that_nothing_decides": ["assemble._remark_ties: --profile", "sensitivity.measure_defaults: --profile"],
+    f"{OPTIONS}ties_that_nothing_decides": ["assemble._remark_ties: --profile", "defaults.measure_defaults: --profile"],
     f"{OPTIONS}floats_that_are_no_pixels": ["model._pixels_from_floats: --input-real"],
     f"{OPTIONS}latents_beyond_h": ["assemble._remark_latents: --h"],
     f"{OPTIONS}what_statistics_contradict": [
@@ -122,7 +122,7 @@ FOLLOWED: dict[str, list[str]] = {
     f"{OPTIONS}a_head_of_latents_behind_signs": ["evidenceweights._ordinary: --net"],
     f"{OPTIONS}nothing_between_sums_and_batch_norm": ["evidencesums._one_sided: --net"],
     f"{OPTIONS}a_range_that_statistics_leave": ["evidencefirst.judge_first: --*"],
-    f"{OPTIONS}how_inputs_enter": ["evidencefirst.hint: --*", "sensitivity.measure_defaults: --input-*", "graphinput: --*"],
+    f"{OPTIONS}how_inputs_enter": ["evidencefirst.hint: --*", "defaults.measure_defaults: --input-*", "graphinput: --*"],
     f"{OPTIONS}what_a_graph_makes_of_its_input": [
         "graphinput.real: *",
         "graphinput._pixel: *",
@@ -192,7 +192,7 @@ FOLLOWED: dict[str, list[str]] = {
     "test_layer_order.py::test_a_net_toml_says_the_order": ["layerorder.judge_order: `[[layers]] in their order`"],
     "test_layer_order.py::test_answers_confirm_an_order_or_find_it": ["layerorder.judge_order: --expect"],
     "test_other_files.py::test_the_way_out_of_arrays_in_any_file": ["otherfiles*: --net"],
-    "test_defaults.py::test_every_number_is_what_the_other_option_changes": ["sensitivity.measure_defaults: --h"],
+    "test_defaults.py::test_every_number_is_what_the_other_option_changes": ["defaults.measure_defaults: --h"],
 }
 #: What names an option and proposes none -> why.
 NO_PROPOSAL: dict[str, list[str]] = {

@@ -16,13 +16,14 @@ from xnorinfer.bits import bitunpack
 from xnorinfer.conversion import convert_file
 from xnorinfer.converters import ConvertOptions, Reading, read_source
 from xnorinfer.converters.base import EPSILON, INPUT, MAGNITUDE, NORM_ORDER, TIE_PROFILE, Assumption
+from xnorinfer.defaults import measure_defaults
 from xnorinfer.lower import lower
 from xnorinfer.net import reference
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Linear, Norm, Quantize
 from xnorinfer.net.values import PixelInput, SignInput
 from xnorinfer.packed import PackedModel, Threshold
-from xnorinfer.sensitivity import Alternative, measure_defaults, sensitivity
+from xnorinfer.sensitivity import Effect, sensitivity
 
 WIDTHS = (30, 40, 35, 6)
 #: What is assumed -> the option that says otherwise, as ConvertOptions has it, for each alternative.
@@ -72,7 +73,7 @@ def differences(one: PackedModel, other: PackedModel) -> tuple[int, int]:
     return bits, moved
 
 
-def told(path: Path, options: ConvertOptions) -> dict[tuple[str, str], Alternative]:
+def told(path: Path, options: ConvertOptions) -> dict[tuple[str, str], Effect]:
     found = measure_defaults(read_source(path, options))
     return {(default.what, other.value): other for default in found for other in default.alternatives}
 

@@ -20,14 +20,13 @@ from command_line import CHECKPOINT, DIGITS, fine, run, wrong
 from numpy.typing import NDArray
 
 import xnorinfer
-from xnorinfer import elimination, modelfile
+from xnorinfer import alternatives, elimination, modelfile
 from xnorinfer.agreement import Agreement
 from xnorinfer.converters import ConvertOptions, read_source
 from xnorinfer.converters.netwrite import net_text
 from xnorinfer.errors import ExpectationError, InputError
 from xnorinfer.net import reference, values
 from xnorinfer.net.values import InputMapping, PixelInput
-from xnorinfer.sensitivity import other_forms
 
 Array = NDArray[Any]
 ROWS, WIDTHS = 96, (24, 20, 16, 10)
@@ -195,7 +194,7 @@ def test_the_order_of_batch_norms_operations(tmp_path: Path, answer: str) -> Non
     given = ("convert", tmp_path / "net.npz", "--dry-run", "--profile", "ge-zero", "--bn-epsilon", "0", "--expect")
     options = ConvertOptions(profile="ge-zero", bn_epsilon=0.0)
     reading = read_source(tmp_path / "net.npz", options)
-    (other,) = (other for form, other in other_forms(reading.net) if form == "torch")
+    (other,) = (one.change(reading.net) for one in alternatives.forms(reading.net) if one.value == "torch")
     x = np.random.default_rng(1).integers(0, 256, (4000, WIDTHS[0]), dtype=np.uint8)
     mine, theirs = (reference.forward(one, x) for one in (reading.net, other))
     if answer == "classes":
@@ -378,9 +377,9 @@ def test_python(tmp_path: Path) -> None:
             xnorinfer.convert(source, expect=pair)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("mapping", elimination.MAPPINGS, ids=lambda mapping: mapping.describe())
+@pytest.mark.parametrize("mapping", alternatives.MAPPINGS, ids=lambda mapping: mapping.describe())
 def test_options_are_named_as_python_writes_them(mapping: InputMapping) -> None:
-    found = elimination.Alternative("input", "", lambda net: net, {"input": mapping})
+    found = alternatives.Alternative("input", "", lambda net: net, "", "", {"input": mapping})
     text = elimination.Explanation((found,), Agreement("", 0)).keywords
     assert eval(text.removeprefix("input="), vars(values)) == mapping
 

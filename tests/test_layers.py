@@ -25,6 +25,8 @@ LEVEL_5 = {
     "verification",
     "verify",
     "sensitivity",
+    "alternatives",
+    "defaults",
     "programs",
     "certificate",
     "extract",

@@ -16,14 +16,12 @@ from numpy.typing import NDArray
 
 from xnorinfer.answers import Answers, Progress, Run
 from xnorinfer.errors import InputError, UnusableInputError
-from xnorinfer.lower import lower
-from xnorinfer.model import Model, canonical_input, inputs_of
+from xnorinfer.model import Model, inputs_of
 from xnorinfer.net.network import Net
 from xnorinfer.net.reference import node_outputs
 from xnorinfer.net.values import SignInput
 from xnorinfer.packed import PackedModel
 from xnorinfer.programs.rounding import Bounded, RoundedNet
-from xnorinfer.sensitivity import other_forms
 
 #: Samples computed at once.
 ROWS = 256
@@ -156,9 +154,7 @@ def compare(
         x = inputs_of(packed.input, packed.depth, given.x)
     except InputError as error:
         raise UnusableInputError(f"{given.name}: {error}") from None
-    plan = Model(packed, threads=threads).plan
-    ours = [plan.run(canonical_input(packed, x[at : at + ROWS])).argmax(axis=1) for at in range(0, len(x), ROWS)]
-    predicted = np.concatenate([np.empty(0, np.int64), *ours])
+    predicted = Model(packed, threads=threads).predict(x)
     compared = kind_of(given.values)
     result = Agreement(given.name, len(x), compared, run=given.run)
     wrong = predicted != given.classes
@@ -178,30 +174,6 @@ def compare(
         result.first = int(row), int(given.classes[row]), int(predicted[row])
     report("comparing answers", len(x), len(x))
     return result
-
-
-def exact_form(given: Answers, net: Net, packed: PackedModel, agreement: Agreement) -> str | None:
-    """The order of BatchNorm's operations (`BatchNorm.form`) that gives every answer bit for bit, where the network's does not.
-
-    agreement: of the packed network, which holds: such orders differ in the last bits of float32, which rounding explains.
-    """
-    scored = agreement.compared == "scores"
-    if agreement.holds and (scored or agreement.different) and not _is_exact(given, packed, scored):
-        for form, other in other_forms(net):
-            if _is_exact(given, lower(other).packed, scored):
-                return form
-    return None
-
-
-def _is_exact(given: Answers, packed: PackedModel, scored: bool) -> bool:
-    """Whether a packed network gives every class that is given, and every score."""
-    plan, x = Model(packed).plan, inputs_of(packed.input, packed.depth, given.x)
-    parts = (plan.run(canonical_input(packed, x[start : start + ROWS])) for start in range(0, len(x), ROWS))
-    if scored:
-        wanted = (given.values[start : start + ROWS] for start in range(0, len(x), ROWS))
-        return all((part == answers).all() for part, answers in zip(parts, wanted, strict=True))
-    classes = np.concatenate([part.argmax(axis=1) for part in parts])
-    return bool((classes == given.classes).all())
 
 
 def kind_of(values: NDArray[Any]) -> str:

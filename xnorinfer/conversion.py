@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xnorinfer import budget
+from xnorinfer.defaults import Default, measure_defaults
 from xnorinfer.errors import ExpectationError, InputError, NetworkError, StrictError, UnusableInputError
 from xnorinfer.lower import lower
 from xnorinfer.packed import PackedModel
-from xnorinfer.sensitivity import Default, measure_defaults
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -146,9 +146,9 @@ def require_expected(
 
     read: reads the source with other options.  python: whether options are named as in Python.
     """
-    from xnorinfer.agreement import compare, exact_form
+    from xnorinfer.agreement import compare
     from xnorinfer.converters.base import net_line
-    from xnorinfer.elimination import eliminate
+    from xnorinfer.elimination import eliminate, exact_form
 
     unusable: InputError | None = None
     try:
