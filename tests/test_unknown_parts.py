@@ -94,7 +94,7 @@ FLOAT: dict[str, Callable[[Net], Any]] = {
     "folding": lambda spec: steps_of_nodes(spec.nodes[1:2]),
     "proof": lambda spec: verify.source_values(replace(blocks_of(net())[0], after=spec.nodes[1:2]), np.zeros((1, 4), f)),
     "sensitivity": lambda spec: sensitivity(spec, lower(net()).packed, X),
-    "rounding": lambda spec: RoundedNet(spec).finish(np.ones((1, 4))),
+    "rounding": lambda spec: next(RoundedNet(spec).tried(X[:1])),
     "words": lambda spec: list(words_of(spec)),
     "arrays": network_arrays,
     "net.toml": written,

@@ -18,8 +18,6 @@ from xnorinfer.answers import Answers, Progress, Run
 from xnorinfer.errors import InputError, UnusableInputError
 from xnorinfer.model import Model, inputs_of
 from xnorinfer.net.network import Net
-from xnorinfer.net.reference import node_outputs
-from xnorinfer.net.values import SignInput
 from xnorinfer.packed import PackedModel
 from xnorinfer.programs.rounding import Bounded, RoundedNet
 
@@ -159,15 +157,15 @@ def compare(
     result = Agreement(given.name, len(x), compared, run=given.run)
     wrong = predicted != given.classes
     different = np.flatnonzero(wrong)
-    explaining = _Explaining(given, x, RoundedNet(net), result, report)
+    rounded = RoundedNet(net)
     how = np.full(len(x), FITS)
-    how[different] = explaining.rows(different, compared)
+    how[different] = _how(given, x, rounded, different, result, report)
     if compared != "classes":
-        how[~wrong] = explaining.rows(np.flatnonzero(~wrong), compared)
+        how[~wrong] = _how(given, x, rounded, np.flatnonzero(~wrong), result, report)
     result.other_bits, result.unexplained = (int((how == kind).sum()) for kind in (OTHER_BITS, UNEXPLAINED))
     # Scores that a program gives must be ours.  The user's may be others, which then say nothing of the classes.
     if given.run is None and compared != "classes" and 2 * result.unexplained >= len(x):
-        how[different] = explaining.rows(different, "classes")
+        how[different] = _how(given, x, rounded, different, result, report, "classes")
     result.different, result.by_rounding = len(different), int((how[different] != UNEXPLAINED).sum())
     if len(different):
         row = next((row for row in different if how[row] == UNEXPLAINED), different[0])
@@ -186,64 +184,48 @@ def kind_of(values: NDArray[Any]) -> str:
     return next((name for name in sums if signs[name] and np.allclose(sums[name], 1, atol=1e-4)), "scores")
 
 
-class _Explaining:
-    """Answers to raw inputs x (rows, depth), beside what rounding can make of ours; notes what it measures in a result."""
+def _how(
+    given: Answers,
+    x: NDArray[Any],
+    rounded: RoundedNet,
+    rows: NDArray[np.int64],
+    result: Agreement,
+    report: Progress,
+    compared: str | None = None,
+) -> NDArray[np.int64]:
+    """How each of these rows compares, FITS, OTHER_BITS or UNEXPLAINED; the result notes what is measured.
 
-    def __init__(self, given: Answers, x: NDArray[Any], rounded: RoundedNet, result: Agreement, report: Progress) -> None:
-        self.given = given
-        self.x = x
-        self.rounded = rounded
-        self.result = result
-        self.report = report
+    compared: "classes" for those alone.
+    """
+    how = np.full(len(rows), UNEXPLAINED)
+    compared = compared or result.compared
+    values = given.classes if compared == "classes" else given.values
+    for start in range(0, len(rows), ROWS):
+        report("comparing answers", start, len(rows))
+        part = rows[start : start + ROWS]
+        outputs, scores = rounded.exact(x[part])
+        bits: Any = FITS
+        known: Any = True
         if given.signs is not None:
-            result.first_bits = result.first_bits_of = 0
-            self.behind = RoundedNet(Net.chain(SignInput(), rounded.net.named[rounded.first_sign + 1 :], rounded.net.profile))
-
-    def rows(self, rows: NDArray[np.int64], compared: str) -> NDArray[np.int64]:
-        """How each of these rows compares: FITS, OTHER_BITS or UNEXPLAINED."""
-        how = np.full(len(rows), FITS)
-        values = self.given.values if compared != "classes" else self.given.classes
-        for start in range(0, len(rows), ROWS):
-            self.report("comparing answers", start, len(rows))
-            part = rows[start : start + ROWS]
-            if self.given.signs is not None:
-                how[start : start + ROWS] = self._with_signs(self.x[part], values[part], self.given.signs[part], compared)
-                continue
-            outputs = [value for _, value in node_outputs(self.rounded.net, self.x[part])]
-            fits = agree(compared, self._bounded(self.rounded, self.x[part], outputs), values[part])
-            self._measure(compared, values[part][fits], outputs[-1][fits])
-            for at in np.flatnonzero(~fits):
-                row = part[at : at + 1]
-                ways = self.rounded.tried(self.x[row]) if (how == UNEXPLAINED).sum() < ENOUGH else ()
-                explained = any(agree(compared, way, values[row])[0] for way in ways)
-                how[start + at] = OTHER_BITS if explained else UNEXPLAINED
-        return how
-
-    def _with_signs(self, x: NDArray[Any], values: NDArray[Any], signs: NDArray[Any], compared: str) -> NDArray[np.int64]:
-        """Signs may differ from ours where they are open; from them on only float sums may, and no class."""
-        rounded, behind, result = self.rounded, self.behind, self.result
-        assert result.first_bits is not None
-        assert result.first_bits_of is not None
-        other = signs != [value for _, value in node_outputs(rounded.net, x)][rounded.first_sign]
-        result.first_bits += int(other.sum())
-        result.first_bits_of += other.size
-        outputs = [value for _, value in node_outputs(behind.net, signs)]
-        explained = agree(compared, self._bounded(behind, signs, outputs), values)
-        explained &= (values if values.ndim == 1 else values.argmax(axis=1)) == outputs[-1].argmax(axis=1)
-        explained &= (~other | rounded.first_open(x)).all(axis=1)
-        same = ~other.any(axis=1)
-        self._measure(compared, values[same & explained], outputs[-1][same & explained])
-        return np.where(explained, np.where(same, FITS, OTHER_BITS), UNEXPLAINED)
-
-    @staticmethod
-    def _bounded(rounded: RoundedNet, x: NDArray[Any], outputs: list[NDArray[Any]]) -> Bounded:
-        """The scores for raw inputs x, with the bits that the exact outputs of the layers have."""
-        return rounded.finish(outputs[rounded.last_sign]) if rounded.last_sign >= 0 else next(rounded.tried(x))
-
-    def _measure(self, compared: str, theirs: NDArray[Any], ours: NDArray[Any]) -> None:
-        if compared == "scores" and len(ours):
-            distance = float(np.abs(theirs.astype(np.float64) - ours).max())
-            self.result.largest_score_difference = max(self.result.largest_score_difference or 0.0, distance)
+            # They may differ from ours where ours are open; from them on only float sums may differ, and no class.
+            other = given.signs[part] != outputs[rounded.first_sign]
+            result.first_bits = (result.first_bits or 0) + int(other.sum())
+            result.first_bits_of = (result.first_bits_of or 0) + other.size
+            outputs, scores = rounded.behind.exact(given.signs[part])
+            bits = np.where(other.any(axis=1), OTHER_BITS, FITS)
+            known = (~other | rounded.first_open(x[part])).all(axis=1) & (given.classes[part] == outputs[-1].argmax(axis=1))
+        agreeing = agree(compared, scores, values[part]) & known
+        how[start : start + ROWS] = np.where(agreeing, bits, UNEXPLAINED)
+        fits = how[start : start + ROWS] == FITS
+        if compared == "scores" and fits.any():
+            distance = float(np.abs(values[part][fits].astype(np.float64) - outputs[-1][fits]).max())
+            result.largest_score_difference = max(result.largest_score_difference or 0.0, distance)
+        for at in start + np.flatnonzero(~agreeing) if given.signs is None else ():
+            row = rows[at : at + 1]
+            ways = rounded.tried(x[row]) if (how[:at] == UNEXPLAINED).sum() < ENOUGH else ()
+            if any(agree(compared, way, values[row])[0] for way in ways):
+                how[at] = OTHER_BITS
+    return how
 
 
 def agree(kind: str, ours: Bounded, answer: NDArray[Any]) -> NDArray[np.bool_]:

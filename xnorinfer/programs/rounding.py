@@ -6,6 +6,7 @@ to a sign's tie than that, both bits are tried; an answer is explained if one of
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.errors import unhandled
+from xnorinfer.float32 import F32
 from xnorinfer.graph import Interpretation
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import OPS, Linear, Norm, Quantize, Step, Steps
-from xnorinfer.net.reference import binary_weights
+from xnorinfer.net.reference import binary_weights, node_outputs
 from xnorinfer.net.ties import Rule, binarize
-from xnorinfer.net.values import PixelInput
+from xnorinfer.net.values import PixelInput, SignInput
 from xnorinfer.programs.base import entering
 
 F64 = NDArray[np.float64]
@@ -57,25 +59,33 @@ class RoundedNet:
         self.first_sign, self.last_sign = (signs[0], signs[-1]) if signs else (-1, -1)
         self._weights = {id(op): binary_weights(op).astype(np.float64).T for _, op in net.linears if op.binary}
 
-    def start(self, x: NDArray[Any]) -> Bounded:
+    def _start(self, x: NDArray[Any]) -> Bounded:
         """Raw inputs (rows, depth); the mapping of pixels is rounded a few times if the program does it."""
         value = entering(self.net.input, x).astype(np.float64)
         largest = max(map(abs, self.net.input.ends)) if isinstance(self.net.input, PixelInput) else 0.0
         return Bounded(value, np.full(value.shape, 4 * ROUNDING * largest))
 
-    def finish(self, bits: NDArray[Any]) -> Bounded:
-        """Scores from the bits of the last sign, or the mapped inputs where there is no sign."""
-        return self._through(self.last_sign + 1, len(self.nodes), _exact(bits))
+    def exact(self, x: NDArray[Any]) -> tuple[list[F32], Bounded]:
+        """What every node gives for raw inputs (rows, depth), and the scores with those bits, bounded."""
+        outputs = [value for _, value in node_outputs(self.net, x)]
+        if self.last_sign < 0:
+            return outputs, self._through(0, len(self.nodes), self._start(x))
+        return outputs, self._through(self.last_sign + 1, len(self.nodes), _exact(outputs[self.last_sign]))
+
+    @functools.cached_property
+    def behind(self) -> RoundedNet:
+        """The nodes behind the first sign, whose inputs are what that gives."""
+        return RoundedNet(Net.chain(SignInput(), self.net.named[self.first_sign + 1 :], self.net.profile))
 
     def tried(self, x: NDArray[Any]) -> Iterator[Bounded]:
         """The scores (1, classes) of one raw sample x (1, depth), for every choice of bits that rounding leaves open."""
-        return itertools.islice(self._walk(0, self.start(x)), TRIES)
+        return itertools.islice(self._walk(0, self._start(x)), TRIES)
 
     def first_open(self, x: NDArray[Any]) -> NDArray[np.bool_]:
         """(rows, neurons): bits of the first sign that rounding leaves open, for raw inputs x (rows, depth)."""
         sign = self.nodes[self.first_sign].op
         assert isinstance(sign, Quantize)
-        return _is_open(sign, self._through(0, self.first_sign, self.start(x)))
+        return _is_open(sign, self._through(0, self.first_sign, self._start(x)))
 
     def _through(self, begin: int, end: int, now: Bounded) -> Bounded:
         for index in range(begin, end):
