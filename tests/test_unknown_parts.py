@@ -26,7 +26,7 @@ from xnorinfer.net.ops import HARDTANH, Linear, Norm, Quantize, Steps
 from xnorinfer.net.ops import OPS as FLOAT_OPS
 from xnorinfer.net.reference import forward, input_dot
 from xnorinfer.net.values import PixelInput
-from xnorinfer.packed import OPS, PACKED_OPS, Affine, PackedModel
+from xnorinfer.packed import PACKED_OPS, STEP_NAMES, Affine, PackedModel
 from xnorinfer.plan import Plan
 from xnorinfer.programs.as_read import open_as_read
 from xnorinfer.programs.base import entering
@@ -187,7 +187,7 @@ def test_an_unknown_step(op: Any, tmp_path: Path) -> None:
     """Of steps that a network has before folding, none is in a packed model."""
     steps = Affine((op,), np.ones((1, 2, 4), f))
     alien = packed_networks.with_layer(lower(net()).packed, 2, output=steps)
-    assert op not in OPS
+    assert op not in STEP_NAMES
     assert f"layer 2 (fc3): unknown steps '{op}'" in alien.check()
     with pytest.raises(ModelFileError, match="unknown steps"):
         modelfile.save(alien, tmp_path / "m.safetensors")

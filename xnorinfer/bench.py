@@ -31,7 +31,7 @@ from xnorinfer.float32 import F32
 from xnorinfer.graph import INPUT, Interpretation
 from xnorinfer.model import Model, random_inputs
 from xnorinfer.net.values import InputMapping, PixelInput
-from xnorinfer.packed import OPS, PACKED_OPS, Binarize, Dot, PackedModel, Threshold
+from xnorinfer.packed import PACKED_OPS, STEP_NAMES, Binarize, Dot, PackedModel, Threshold
 
 #: Called with (what, done, total).
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -115,7 +115,7 @@ def _(op: Dot, mapping: InputMapping, rows: int) -> Callable[..., F32]:
         scale, shift = _as_affine(op, op.output, mapping)
         return lambda x: _sign(np.matmul(x, weights, out=y), scale, shift, y)
     steps = op.output
-    if unknown := set(steps.ops) - set(OPS):
+    if unknown := set(steps.ops) - set(STEP_NAMES):
         raise unhandled("bench", min(unknown))
     return lambda x: steps.apply(np.matmul(x, weights, out=y), fused=False)
 

@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from xnorinfer.float32 import F32, MAX_FLOAT_KEY, ordered_to_float
 from xnorinfer.folding import Counts
 from xnorinfer.net.values import InputMapping, PixelInput
-from xnorinfer.packed import Affine, Op
+from xnorinfer.packed import Affine, StepName
 from xnorinfer.threshold import I64, find_limits, full_range
 
 #: Steps that keep the order of values, one rounding each.
-_RUN: tuple[Op, ...] = ("mul", "add", "div", "fma")
+_RUN: tuple[StepName, ...] = ("mul", "add", "div", "fma")
 #: Values (sums times neurons) that are enumerated at most: a head over 1600 classes of 2600 inputs, or 10 over 800 pixels.
 MANY_VALUES = 1 << 22
 #: Sums tried first, to narrow the search before all are.
@@ -83,8 +83,8 @@ def _scale_and_shift(counts: Counts, run: Affine) -> Affine | None:
         if (low > high).any():
             return None
     scale = ordered_to_float(np.array([simplest(*ends) for ends in zip(low.tolist(), high.tolist(), strict=True)], np.int64))
-    vectors: dict[Op, F32] = {"mul": scale, "add": shift}
-    both: tuple[Op, ...] = ("mul", "add")
+    vectors: dict[StepName, F32] = {"mul": scale, "add": shift}
+    both: tuple[StepName, ...] = ("mul", "add")
     needed = tuple(op for op, idle in zip(both, ((scale == 1).all(), (shift == 0).all()), strict=True) if not idle)
     for ops in (needed, both):
         stored = np.zeros((len(ops), 2, neurons), np.float32)

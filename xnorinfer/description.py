@@ -6,7 +6,7 @@ from typing import Any
 
 from xnorinfer import modelfile
 from xnorinfer.graph import Interpretation
-from xnorinfer.net.values import ThresholdInput, input_to_json
+from xnorinfer.net.values import input_to_json
 from xnorinfer.packed import PACKED_OPS, Affine, Binarize, Dot, PackedModel, stored_arrays
 
 #: Op -> what is said of it; nothing of what the meaning of the input says.
@@ -18,11 +18,10 @@ def describe(packed: PackedModel) -> dict[str, Any]:
     """A packed network as a JSON-able dict: input, layers with shapes and sizes, profile, provenance, warnings, digest."""
     layers = describe_layers(packed)
     header = modelfile.header_of(packed)
-    one_by_one = packed.binarize is not None and not isinstance(packed.input, ThresholdInput)
     return {
         "format_version": header["format_version"],
         "input": input_to_json(packed.input),
-        "input_meaning": packed.input.describe() + (", each binarized at a limit of its own" if one_by_one else ""),
+        "input_meaning": packed.input.describe() + (", each binarized at a limit of its own" if packed.own_limits else ""),
         "inputs": packed.depth,
         "classes": packed.classes,
         "profile": packed.profile,

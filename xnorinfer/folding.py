@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from xnorinfer.errors import unhandled
 from xnorinfer.float32 import F32, MAX_FLOAT_KEY, ONE, fma, ordered_to_float
 from xnorinfer.graph import Interpretation, Node
-from xnorinfer.net.ops import OPS, Linear, Norm, Quantize, Step, Steps
-from xnorinfer.net.ops import Op as NetOp
+from xnorinfer.net.ops import OPS, Linear, Norm, Op, Quantize, Step, Steps
 from xnorinfer.net.ties import Rule, binarize
 from xnorinfer.net.values import PixelInput
-from xnorinfer.packed import Affine, Op
+from xnorinfer.packed import Affine, StepName
 from xnorinfer.threshold import I64, Expression, Limits, find_limits, first_nan, full_range, limits_as, zero_counts
 
 # ---------------------------------------------------------------- what a layer counts
@@ -79,7 +78,7 @@ class Counts:
 
 # ---------------------------------------------------------------- what the source computes from it
 
-AffineStep: TypeAlias = tuple[Op, F32 | float, F32 | float]
+AffineStep: TypeAlias = tuple[StepName, F32 | float, F32 | float]
 
 
 def affine_of(neurons: int, steps: Sequence[AffineStep]) -> Affine:
@@ -155,7 +154,7 @@ def _function_step(step: Step) -> AffineStep:
             raise unhandled("folding", step.function)
 
 
-def steps_of_nodes(nodes: Iterable[Node[NetOp]]) -> list[AffineStep]:
+def steps_of_nodes(nodes: Iterable[Node[Op]]) -> list[AffineStep]:
     """Everything elementwise of nodes of which each reads the one before."""
     return [step for node in nodes for step in steps_of(node)]
 

@@ -25,7 +25,7 @@ from xnorinfer.net.reference import binary_weights
 from xnorinfer.net.values import PixelInput, RealInput, ThresholdInput
 from xnorinfer.packed import (
     MAX_PIXEL_DEPTH,
-    OPS,
+    STEP_NAMES,
     Affine,
     Binarize,
     Dot,
@@ -170,10 +170,10 @@ def lower(net: Net) -> Lowered:
 def _left_over(block: Block) -> Iterator[str]:
     """Functions that no sign follows and that a packed network cannot compute: it has no such step."""
     folded = block.sign is not None and block.dense.binary
-    if folded or not set(block.steps.ops) - set(OPS):
+    if folded or not set(block.steps.ops) - set(STEP_NAMES):
         return
     for node in block.after:
-        for function in dict.fromkeys(op for op, *_ in steps_of(node) if op not in OPS):
+        for function in dict.fromkeys(op for op, *_ in steps_of(node) if op not in STEP_NAMES):
             yield (
                 f"{node.name}: {function} makes real numbers that are used as they are"
                 + (
@@ -253,7 +253,7 @@ def _lower_dense(net: Net, block: Block, reads: Reads, problems: list[str], note
     name, dense, steps = block.name, block.dense, block.steps
     counts = counts_of(net, reads, dense)
     if not block.gives_bits:
-        if block.sign is not None and set(steps.ops) - set(OPS):
+        if block.sign is not None and set(steps.ops) - set(STEP_NAMES):
             step = fold_to_step(name, counts, steps, problems)
             return Dot(reads, dense.depth, _packed_signs(dense), step)
         if infinite(steps).any():

@@ -32,9 +32,9 @@ FORMAT_VERSION = 2
 
 #: Float32 steps on a value v, with vectors a and b of one entry per neuron:
 #: mul v*a, add v+a, div v/a, fma v*a+b rounded once, clip min(max(v, a), b), step: +1 from a on, -1 up to b, 0 between.
-#: prelu v or v*a, tanh, sigmoid: only before folding.  `OPS` are those that a packed network has.
-Op = Literal["mul", "add", "fma", "clip", "div", "step", "prelu", "tanh", "sigmoid"]
-OPS: tuple[Op, ...] = ("mul", "add", "fma", "clip", "div", "step")
+#: prelu v or v*a, tanh, sigmoid: only before folding.  `STEP_NAMES` are those that a packed network has.
+StepName = Literal["mul", "add", "fma", "clip", "div", "step", "prelu", "tanh", "sigmoid"]
+STEP_NAMES: tuple[StepName, ...] = ("mul", "add", "fma", "clip", "div", "step")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class Threshold:
 class Affine:
     """Float32 steps, applied in order to the accumulator.  values: (len(ops), 2, neurons) float32, the vectors a and b."""
 
-    ops: tuple[Op, ...]
+    ops: tuple[StepName, ...]
     values: F32
 
     def columns(self, neurons: NDArray[np.intp]) -> Affine:
@@ -186,6 +186,11 @@ class PackedModel:
         return cast("Node[Binarize]", self.nodes[0]) if self.nodes and type(self.nodes[0].op) is Binarize else None
 
     @property
+    def own_limits(self) -> Node[Binarize] | None:
+        """The same where every input has a limit of its own; else the input itself says the threshold of all."""
+        return None if isinstance(self.input, ThresholdInput) else self.binarize
+
+    @property
     def layers(self) -> tuple[Node[Dot], ...]:
         """The nodes behind the one that makes bits of the inputs, numbered as in files."""
         return cast("tuple[Node[Dot], ...]", self.nodes[self.binarize is not None :])
@@ -206,8 +211,8 @@ class PackedModel:
 
     def stored(self) -> Iterator[tuple[str, Node[PackedOp]]]:
         """The nodes that have arrays in files, each with what their names begin with."""
-        if self.binarize is not None and not isinstance(self.input, ThresholdInput):
-            yield "input", self.binarize
+        if self.own_limits is not None:
+            yield "input", self.own_limits
         yield from ((f"layers.{number}", node) for number, node in enumerate(self.layers))
 
     def tensors(self) -> Iterator[tuple[str, NDArray[Any]]]:
@@ -437,7 +442,7 @@ MAX_PIXEL_DEPTH = (2**31 - 2) // 255
 
 
 def _problems_of_steps(where: str, affine: Affine, neurons: int) -> Iterator[str]:
-    unknown = [op for op in affine.ops if op not in OPS]
+    unknown = [op for op in affine.ops if op not in STEP_NAMES]
     if unknown:
         yield f"{where}: unknown steps {', '.join(map(repr, unknown))}"
     if affine.values.dtype != np.float32 or affine.values.shape != (len(affine.ops), 2, neurons):

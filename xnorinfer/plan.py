@@ -27,7 +27,7 @@ from xnorinfer.kernels import fields, layout, prepack
 from xnorinfer.kernels.pool import pool
 from xnorinfer.memory import plain, require_inside
 from xnorinfer.net.values import PixelInput
-from xnorinfer.packed import OPS, Affine, Dot, PackedModel, Threshold
+from xnorinfer.packed import STEP_NAMES, Affine, Dot, PackedModel, Threshold
 
 THREADS_ENVIRONMENT = "XNORINFER_NUM_THREADS"
 
@@ -151,7 +151,7 @@ class Plan:
         """One row of the layer table, in the form that the kernel wants."""
         made = self._product(layer, first)
         if isinstance(layer.output, Affine):
-            made |= prepack.steps(self._kernel, [OPS.index(op) for op in layer.output.ops], layer.output.values)
+            made |= prepack.steps(self._kernel, [STEP_NAMES.index(op) for op in layer.output.ops], layer.output.values)
         groups = made[fields.GROUPS]
         assert isinstance(groups, int)
         made[fields.CHUNK] = max(1, groups // (fields.TASKS_PER_THREAD * self._threads))

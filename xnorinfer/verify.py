@@ -138,21 +138,16 @@ def verify(
 
 def _as_stored(packed: PackedModel, net: Net) -> Net:
     """The network as a model has it whose inputs one threshold binarizes; models of old versions keep a limit for each."""
-    if _limits_of_inputs(packed) is not None or input_of(net) is None:
+    if packed.own_limits is not None or input_of(net) is None:
         return net
     return with_threshold(net, lower_input(net)) or net
-
-
-def _limits_of_inputs(packed: PackedModel) -> Node[Binarize] | None:
-    """The node that binarizes inputs one by one, if there is one."""
-    return None if isinstance(packed.input, ThresholdInput) else packed.binarize
 
 
 def _structure_difference(packed: PackedModel, net: Net) -> str | None:
     """Where model and source are not even the same network."""
     if canonical_mapping(packed.input) != canonical_mapping(net.input):
         return f"the model takes {packed.input.describe()}, the source {net.input.describe()}"
-    if (_limits_of_inputs(packed) is None) == (input_of(net) is not None):
+    if (packed.own_limits is None) == (input_of(net) is not None):
         return "only one of model and source binarizes inputs one by one"
     blocks = blocks_of(net)
     if len(blocks) != len(packed.layers):
@@ -170,8 +165,8 @@ def _structure_difference(packed: PackedModel, net: Net) -> str | None:
 
 
 def _prove_layers(packed: PackedModel, net: Net, report: Progress) -> Iterator[LayerProof]:
-    if (binarize := _limits_of_inputs(packed)) is not None:
-        yield _prove_input(binarize.name, binarize.op, net)
+    if packed.own_limits is not None:
+        yield _prove_input(packed.own_limits.name, packed.own_limits.op, net)
     for node, block in zip(packed.layers, blocks_of(net), strict=True):
         yield _prove_dense(node, block, net, report) if node.op.binary else _prove_float(node, block)
 
@@ -407,7 +402,7 @@ def _compare(result: Verification, model: Model, net: Net, x: NDArray[Any], repo
         same = np.ones(len(chunk), np.bool_)
         tied = np.zeros(len(chunk), np.bool_)
         traced = list(zip(packed.nodes, packed.values, model.plan.trace(canonical), strict=True))
-        if _limits_of_inputs(packed) is None:
+        if packed.own_limits is None:
             traced = traced[-len(outputs) :]
         elif inputs is not None:
             outputs.insert(0, every[inputs.end])

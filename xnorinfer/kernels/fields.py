@@ -39,7 +39,7 @@ from __future__ import annotations
     LAYER_FIELDS,
 ) = range(30)
 
-# Float32 steps, in the order of `packed.OPS`.
+# Float32 steps, in the order of `packed.STEP_NAMES`.
 MUL, ADD, FMA, CLIP, DIV, STEP = range(6)
 
 # One row per run.  The first fields are filled in by `drive` itself.
