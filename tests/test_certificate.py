@@ -374,6 +374,13 @@ def test_no_other_difference_is_taken_for_a_rounding() -> None:
     assert told.by_rounding == 0
 
 
+def test_no_samples_are_no_answers(model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    np.save(tmp_path / "none.npy", np.zeros((0, 64), np.uint8))
+    text = " ".join(fine("verify", model, CHECKPOINT, "--data", tmp_path / "none.npy", "--framework", "--sensitivity").split())
+    assert "on 0 samples: 0 predictions differ" in text
+
+
 def test_the_command_runs_pytorch(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     import checkpoints

@@ -69,7 +69,8 @@ class Program:
                 signs.append(self._run(self.signs, x[start : start + ROWS]).astype(np.int8))
         report(f"running {self.framework}", len(x), len(x))
         run = Run(self.framework, self.version, self.whole, self.original)
-        return Answers(name, x, np.concatenate(values), np.concatenate(signs) if signs else None, run)
+        nothing = np.empty(0, np.int64)
+        return Answers(name, x, np.concatenate(values or [nothing]), np.concatenate(signs) if signs else None, run)
 
     def _run(self, call: Callable[[F32], Array], x: Array) -> Array:
         values = entering(self.input, x)
