@@ -37,7 +37,7 @@ def hidden_layer(
     for row in range(rows):
         mismatches[row] = np.bitwise_count(bits[row] ^ layer.weights).sum(axis=1, dtype=np.int32)
 
-    calls: dict[str, Call] = {"xnorinfer": lambda: plan.run_layers(bits, out, 1, 2)}
+    calls: dict[str, Call] = {"xnorinfer": lambda: plan.run_nodes(bits, out, 1, 2)}
     calls["xnorinfer"]()
     _equal("xnorinfer", bitunpack(out, width) > 0, mismatches <= layer.output.limits)
 
@@ -65,14 +65,14 @@ def first_layer(depth: int, neurons: int, rows: int) -> dict[str, Call]:
     out = np.empty((rows, -(-neurons // 64)), np.uint64)
     weights = np.ascontiguousarray(bitunpack(layer.weights, depth).T)
     sums = x.astype(np.float64) @ weights.astype(np.float64)
-    plan.run_layers(x, out, 0, 1)
+    plan.run_nodes(x, out, 0, 1)
     _equal("xnorinfer", bitunpack(out, neurons) > 0, sums <= layer.output.limits)
     real, real_weights = x.astype(np.float32), weights.astype(np.float32)
     target = np.empty((rows, neurons), np.float32)
     np.matmul(real, real_weights, out=target)
     _equal("numpy float32", target, sums)
     return {
-        "xnorinfer": lambda: plan.run_layers(x, out, 0, 1),
+        "xnorinfer": lambda: plan.run_nodes(x, out, 0, 1),
         "numpy float32": lambda: np.matmul(real, real_weights, out=target),
     }
 

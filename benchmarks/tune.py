@@ -71,7 +71,7 @@ def compare(
         plan = Plan(packed, threads=1, kernel="candidate")
         out = np.empty((len(x), words_for(packed.layers[layer].op.neurons)), np.uint64)
         outputs.append(out)
-        calls[name] = lambda p=plan, o=out: p.run_layers(x, o, layer, layer + 1)
+        calls[name] = lambda p=plan, o=out: p.run_nodes(x, o, layer, layer + 1)
     kernels.KERNELS = table
     times = interleave(calls, seconds, quantile=0.0)
     assert all(np.array_equal(outputs[0], other) for other in outputs), "shapes disagree"

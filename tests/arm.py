@@ -1,9 +1,10 @@
 """The ARM kernels without an ARM machine: `python tests/arm.py [--cpu neoverse-n1 ...] [--mca]`.
 
 Compiles the functions of the kernels `neon` and `portable` for ARM CPUs, links them with a small program (`arm_run.c`) and runs
-them under `qemu-aarch64` on the networks of `test_kernels`: a plan is laid out here, as it would be there, with the addresses
-that its arrays have here; the program maps copies of them at the same addresses and calls the driver.  Scores are compared with
-integers multiplied by numpy.  Not part of the suite: needs Debian's qemu-user and gcc-aarch64-linux-gnu, and llvm for --mca.
+them under `qemu-aarch64` on the networks of `test_kernels` and `test_kernels_inputs`: a plan is laid out here, as it would be
+there, with the addresses that its arrays have here; the program maps copies of them at the same addresses and calls the driver.
+Scores are compared with integers multiplied by numpy.  Not part of the suite: needs Debian's qemu-user and
+gcc-aarch64-linux-gnu, and llvm for --mca.
 
 --mca: instructions of the hot loops, and the cycles that llvm-mca computes for them; computed, not measured.
 """
@@ -149,6 +150,7 @@ def check(cpu: str, folder: Path, mca: bool) -> int:
     become(cpu)
     import packed_networks as nets
     import test_kernels
+    import test_kernels_inputs
 
     from xnorinfer import kernels
     from xnorinfer import plan as plan_module
@@ -169,6 +171,13 @@ def check(cpu: str, folder: Path, mca: bool) -> int:
                         x = nets.random_rows(rng, model, rows)
                         plan = plan_module.Plan(model, threads=1, kernel=kernel)
                         cases.append((kernel, source, shape, floats, Emulated(plan, functions), x, nets.expected(model, x)[-1]))
+        for kind in test_kernels_inputs.KINDS:
+            for depth in test_kernels_inputs.DEPTHS:
+                rng = np.random.default_rng(depth)
+                model = test_kernels_inputs.random_network(rng, kind, depth)
+                x = test_kernels_inputs.random_rows(rng, model, 5)
+                plan = plan_module.Plan(model, threads=1, kernel=kernel)
+                cases.append((kernel, kind, "limits", depth, Emulated(plan, functions), x, nets.expected(model, x)[-1]))
     functions.program()
     wrong = [case[:4] for case in cases if not nets.same(case[4].run(case[5]), case[6])]
     print(f"{cpu}: {len(cases)} networks, {len(wrong)} with other scores {wrong[:5] or ''}", flush=True)

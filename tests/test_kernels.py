@@ -114,7 +114,7 @@ def test_nothing_is_touched_beyond_its_end(kernel: str, source: str, at_start: b
         for rows in (1, 3, 17):
             x = nets.random_rows(rng, model, rows)
             target = guarded.guarded((rows, widths[-1]), np.float32, 4, at_start)
-            plan.run_layers(guarded.copy_of(x, at_start), target, 0, len(model.layers))
+            plan.run_nodes(guarded.copy_of(x, at_start), target, 0, len(model.nodes))
             assert nets.same(target.copy(), nets.expected(model, x)[-1])
 
 

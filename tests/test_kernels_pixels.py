@@ -108,7 +108,7 @@ def test_nothing_is_touched_beyond_its_end(kernel: str, at_start: bool, monkeypa
         for rows in (1, 2, 3, 17):
             x = rng.integers(0, 256, (rows, depth), np.uint8)
             target = guarded.guarded((rows, -(-neurons // 64)), np.uint64, 8, at_start)
-            plan.run_layers(guarded.copy_of(x, at_start), target, 0, 1)
+            plan.run_nodes(guarded.copy_of(x, at_start), target, 0, 1)
             assert nets.same(target.copy(), nets.to_words(sums_of(plus, x) <= limits)), (kernel, depth, neurons, rows)
 
 

@@ -150,9 +150,9 @@ def layer_arguments() -> dict[str, Any]:
 )
 def test_layers_on_other_arrays(name: str, value: Any) -> None:
     plan = Plan(model(), threads=1)
-    plan.run_layers(**layer_arguments())
+    plan.run_nodes(**layer_arguments())
     with pytest.raises(ArrayError):
-        plan.run_layers(**{**layer_arguments(), name: value})
+        plan.run_nodes(**{**layer_arguments(), name: value})
 
 
 def test_layers_into_what_may_not_be_written() -> None:
@@ -160,12 +160,12 @@ def test_layers_into_what_may_not_be_written() -> None:
     arguments = layer_arguments()
     arguments["target"].flags.writeable = False
     with pytest.raises(ArrayError, match="must be writable"):
-        plan.run_layers(**arguments)
+        plan.run_nodes(**arguments)
     room = np.zeros(70 * 3 + 72, np.uint8)
     with pytest.raises(ArrayError, match="apart from the source"):
-        plan.run_layers(room[: 70 * 3].reshape(3, 70), room[200:272].view(np.uint64).reshape(3, 3), 0, 2)
+        plan.run_nodes(room[: 70 * 3].reshape(3, 70), room[200:272].view(np.uint64).reshape(3, 3), 0, 2)
     with pytest.raises(ArrayError, match="beyond"):
-        plan.run_layers(layer_arguments()["source"], as_strided(np.zeros((1, 3), np.uint64), (3, 3), (24, 8)), 0, 2)
+        plan.run_nodes(layer_arguments()["source"], as_strided(np.zeros((1, 3), np.uint64), (3, 3), (24, 8)), 0, 2)
 
 
 # ---------------------------------------------------------------- models

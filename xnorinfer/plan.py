@@ -18,16 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer import kernels
-from xnorinfer.bits import bitpack, words_for
+from xnorinfer.bits import words_for
 from xnorinfer.buffers import OUTSIDE, slots_for
 from xnorinfer.cores import usable_cores
 from xnorinfer.errors import ArrayError, MalformedModelError, OptionError
-from xnorinfer.graph import INPUT, chain, off_chain
-from xnorinfer.kernels import fields, layout, prepack
+from xnorinfer.graph import INPUT, Interpretation
+from xnorinfer.kernels import Kernel, fields, layout, prepack
 from xnorinfer.kernels.pool import pool
 from xnorinfer.memory import plain, require_inside
-from xnorinfer.net.values import PixelInput
-from xnorinfer.packed import STEP_NAMES, Affine, Dot, PackedModel, Threshold
+from xnorinfer.net.values import InputMapping, PixelInput
+from xnorinfer.packed import PACKED_OPS, STEP_NAMES, Affine, Binarize, Dot, PackedModel, Threshold
 
 THREADS_ENVIRONMENT = "XNORINFER_NUM_THREADS"
 
@@ -112,19 +112,12 @@ class Plan:
         self._kernel = kernels.choose(kernel)
         self._threads = threads
         self._kept: list[NDArray[Any]] = []
-        if (branch := off_chain(packed.nodes)) is not None:
-            raise MalformedModelError(f"{branch}: reads more than the node before; plans run chains")
-        # Bits that one pixel decides about are made by the first layer, others here.
-        self._binarize = packed.binarize.op if packed.binarize is not None else None
-        self._level = self._binarize.threshold if self._binarize is not None else None
+        self._values = packed.values
         self._input_dtype = np.dtype(_INPUT_DTYPES[packed.input.kind])
-        self._first_dtype = np.dtype(np.int8) if self._binarize is not None and self._level is None else self._input_dtype
-        layers = [node.op for node in packed.layers]
-        self._table = layout.aligned((len(layers), fields.LAYER_FIELDS), np.int64)
-        for index, layer in enumerate(layers):
-            self._write(self._table[index], self._row(layer, first=index == 0))
+        self._table = layout.aligned((len(packed.nodes), fields.LAYER_FIELDS), np.int64)
+        for row, node in zip(self._table, packed.nodes, strict=True):
+            self._write(row, _row(node, self._kernel, packed.input, INPUT in node.inputs))
         self._pool = pool()
-        self._work = sum(layer.depth * layer.neurons * _COST[layer.reads] for layer in layers)
         self._size()
         self._helpers = self._threads - 1
         self._classes, self._depth = packed.classes, packed.depth
@@ -147,28 +140,6 @@ class Plan:
 
     # ------------------------------------------------------------ making the table
 
-    def _row(self, layer: Dot, *, first: bool) -> prepack.Row:
-        """One row of the layer table, in the form that the kernel wants."""
-        made = self._product(layer, first)
-        if isinstance(layer.output, Affine):
-            made |= prepack.steps(self._kernel, [STEP_NAMES.index(op) for op in layer.output.ops], layer.output.values)
-        groups = made[fields.GROUPS]
-        assert isinstance(groups, int)
-        made[fields.CHUNK] = max(1, groups // (fields.TASKS_PER_THREAD * self._threads))
-        return made
-
-    def _product(self, layer: Dot, first: bool) -> prepack.Row:
-        kernel, mapping = self._kernel, self._packed.input
-        if not layer.binary:
-            return prepack.floats(kernel, layer.weights)
-        product = kernel, layer.weights, layer.depth, layer.output.limits if isinstance(layer.output, Threshold) else None
-        if layer.reads == "reals":
-            return prepack.reals(*product)
-        if layer.reads == "pixels":
-            assert isinstance(mapping, PixelInput)
-            return prepack.pixels(*product, (mapping.slope, mapping.intercept, mapping.divisor))
-        return prepack.bytes_as_bits(*product, self._level) if first else prepack.bits(*product)
-
     def _write(self, row: NDArray[np.int64], made: prepack.Row) -> None:
         """A row into the table; arrays by their addresses."""
         row[fields.SUB_ROWS] = BLOCK_ROWS
@@ -177,6 +148,7 @@ class Plan:
                 self._kept.append(value)
                 value = _address(value)
             row[index] = value
+        row[fields.CHUNK] = max(1, row[fields.GROUPS] // (fields.TASKS_PER_THREAD * self._threads))
 
     # ------------------------------------------------------------ sizes
 
@@ -189,15 +161,15 @@ class Plan:
         sub_rows = table[:, fields.SUB_ROWS] = np.minimum(table[:, fields.SUB_ROWS], self._block)
         prepared = int(((table[:, fields.PREPARED_BYTES] + table[:, fields.PART_BYTES]) * sub_rows).max())
         self._scratch_bytes = _whole_lines(fields.COUNTS_AT + fields.COUNTS_BYTES + prepared)
-        nodes = chain((node.name, node.op) for node in self._packed.layers)
-        slots = slots_for(nodes, table[:, fields.OUT_BYTES].tolist())
+        slots = slots_for(self._packed.nodes, table[:, fields.OUT_BYTES].tolist())
         *starts, self._buffers_bytes = itertools.accumulate(
             (_whole_lines(size * self._block) for size in slots.sizes), initial=0
         )
-        for row, node, slot in zip(table, nodes, slots.taken, strict=True):
+        for row, node, slot in zip(table, self._packed.nodes, slots.taken, strict=True):
             (read,) = node.inputs
             row[fields.SOURCE_AT] = OUTSIDE if read == INPUT else table[read, fields.TARGET_AT]
             row[fields.TARGET_AT] = OUTSIDE if slot == OUTSIDE else starts[slot]
+        self._work = int(table[:, fields.GROUPS] @ table[:, fields.WORK])
         self._call_rows = max(1, CALL_WORK // (self._work * self._block)) * self._block * self._threads
 
     def _context(self) -> _Context:
@@ -227,7 +199,7 @@ class Plan:
         x: (rows, depth), C-contiguous; uint8 for pixels, int8 of -1 and +1 for signs, float32 for reals.  Returns
         (rows, classes) float32.
         """
-        x = self._entered(self._checked(x))
+        x = self._checked(x)
         rows = x.shape[0]
         out = np.empty((rows, self._classes), np.float32)
         if rows:
@@ -240,19 +212,14 @@ class Plan:
         """The output of every node, in order: (rows, words) uint64 bits in the convention of `bits`, or (rows, neurons)
         float32.  x: as for `run`."""
         x = self._checked(x)
-        outputs: list[Bits | Single] = [] if self._binarize is None else [bitpack(self._binarize.signs(x))]
-        value: NDArray[Any] = self._entered(x)
-        for index in range(len(self._table)):
+        outputs: list[Bits | Single] = []
+        for index, node in enumerate(self._packed.nodes):
             width, dtype = self._gives(index)
             out = np.empty((x.shape[0], width), dtype)
-            self._run_layers(value, out, index, index + 1)
+            (read,) = node.inputs
+            self._run_nodes(x if read == INPUT else outputs[read], out, index, index + 1)
             outputs.append(out)
-            value = out
         return outputs
-
-    def _entered(self, x: NDArray[Any]) -> NDArray[Any]:
-        """What the first layer takes."""
-        return x if self._binarize is None or self._level is not None else self._binarize.signs(x)
 
     def _checked(self, x: NDArray[Any]) -> NDArray[Any]:
         """Last guard before addresses are handed to compiled code; `Model` reports the user's mistakes."""
@@ -267,18 +234,18 @@ class Plan:
             raise ArrayError(f"a plan takes aligned {self._input_dtype}, got an array that begins between two of them")
         return x
 
-    def run_layers(self, source: NDArray[Any], target: NDArray[Any], first: int, last: int) -> None:
-        """Layers first <= index < last on C-contiguous rows; what `run` and `trace` are made of, for benchmarks too.
+    def run_nodes(self, source: NDArray[Any], target: NDArray[Any], first: int, last: int) -> None:
+        """Nodes first <= index < last on C-contiguous rows; what `run` and `trace` are made of, for benchmarks too.
 
-        source: what the first layer takes (first = 0) or the output of layer first - 1; target: takes the output of layer
-        last - 1, as `trace` shapes it.  Raises ArrayError.
+        source: canonical input (first = 0) or the output of node first - 1; target: takes the output of node last - 1, as
+        `trace` shapes it.  Raises ArrayError.
         """
         count = len(self._table)
         if not (isinstance(first, int) and isinstance(last, int) and 0 <= first < last <= count):
-            raise ArrayError(f"layers {first} up to {last} do not exist; give two whole numbers, 0 <= first < last <= {count}")
+            raise ArrayError(f"nodes {first} up to {last} do not exist; give two whole numbers, 0 <= first < last <= {count}")
         source = plain(source, "the source")
         target = plain(target, "the target")
-        takes = (self._depth, self._first_dtype) if first == 0 else self._gives(first - 1)
+        takes = (self._depth, self._input_dtype) if first == 0 else self._gives(first - 1)
         for name, array, (width, dtype) in (("source", source, takes), ("target", target, self._gives(last - 1))):
             if (
                 array.ndim != 2
@@ -289,15 +256,14 @@ class Plan:
                 raise ArrayError(f"the {name} must be C-contiguous, aligned (rows, {width}) {dtype}")
         if len(source) != len(target) or not target.flags.writeable or np.may_share_memory(source, target):
             raise ArrayError(f"the target must be writable, of {len(source)} rows, and apart from the source")
-        self._run_layers(source, target, first, last)
+        self._run_nodes(source, target, first, last)
 
     def _gives(self, index: int) -> tuple[int, np.dtype[Any]]:
-        """Width and dtype of the output of a layer."""
-        layer = self._packed.layers[index].op
-        bits = layer.gives == "bits"
-        return (words_for(layer.neurons), np.dtype(np.uint64)) if bits else (layer.neurons, np.dtype(np.float32))
+        """Width and dtype of the output of a node."""
+        kind, width = self._values[index]
+        return (words_for(width), np.dtype(np.uint64)) if kind == "bits" else (width, np.dtype(np.float32))
 
-    def _run_layers(self, source: NDArray[Any], target: NDArray[Any], first: int, last: int) -> None:
+    def _run_nodes(self, source: NDArray[Any], target: NDArray[Any], first: int, last: int) -> None:
         if source.shape[0]:
             context = self._take()
             context.job[fields.FIRST], context.job[fields.LAST] = first, last
@@ -328,5 +294,31 @@ class Plan:
 
 
 _INPUT_DTYPES = {"pixels": np.uint8, "threshold": np.uint8, "signs": np.int8, "reals": np.float32}
-#: Rough cost of one multiplication by what a layer reads, in units of one by bits.
-_COST = {"bits": 1, "pixels": 3, "reals": 64}
+
+#: Op -> its row of the layer table, as the kernel wants it: (..., kernel, mapping of the input, whether it reads the input).
+_row: Interpretation[[Kernel, InputMapping, bool], prepack.Row] = Interpretation("Plan", PACKED_OPS)
+
+
+@_row.of(Binarize)
+def _(op: Binarize, kernel: Kernel, mapping: InputMapping, raw: bool) -> prepack.Row:
+    return prepack.binarized(kernel, op.limits, op.mirrored)
+
+
+@_row.of(Dot)
+def _(op: Dot, kernel: Kernel, mapping: InputMapping, raw: bool) -> prepack.Row:
+    row = _product(op, kernel, mapping, raw)
+    if isinstance(op.output, Affine):
+        row |= prepack.steps(kernel, [STEP_NAMES.index(step) for step in op.output.ops], op.output.values)
+    return row
+
+
+def _product(op: Dot, kernel: Kernel, mapping: InputMapping, raw: bool) -> prepack.Row:
+    if not op.binary:
+        return prepack.floats(kernel, op.weights)
+    product = kernel, op.weights, op.depth, op.output.limits if isinstance(op.output, Threshold) else None
+    if op.reads == "reals":
+        return prepack.reals(*product)
+    if op.reads == "pixels":
+        assert isinstance(mapping, PixelInput)
+        return prepack.pixels(*product, (mapping.slope, mapping.intercept, mapping.divisor))
+    return prepack.signs(*product) if raw else prepack.bits(*product)

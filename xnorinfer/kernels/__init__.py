@@ -64,8 +64,8 @@ class Kernel:
     def prepare_bits(self) -> int:
         return self._prepare("make_prepare_bits", "make_prepare_nibbles")
 
-    def prepare_bytes(self) -> int:
-        return self._prepare("make_prepare_bytes", "make_prepare_nibble_bytes")
+    def prepare_signs(self) -> int:
+        return self._prepare("make_prepare_signs", "make_prepare_nibble_signs")
 
     def _prepare(self, as_words: str, as_nibbles: str) -> int:
         if isinstance(self.binary, BinaryShape):
@@ -84,6 +84,12 @@ class Kernel:
     def prepare_lookup(self) -> int:
         return address("make_prepare_lookup", _PREPARE, self.pixels)
 
+    def binarize_bytes(self) -> int:
+        return address("make_binarize", _COMPUTE, 1)
+
+    def binarize_singles(self) -> int:
+        return address("make_binarize", _COMPUTE, 4)
+
     def finish(self) -> int:
         return address("make_finish", _FINISH, "fma" in cpu_features())
 
@@ -91,11 +97,13 @@ class Kernel:
 #: The methods of a kernel that compile.
 _FUNCTIONS = (
     "prepare_bits",
-    "prepare_bytes",
+    "prepare_signs",
     "compute_bits",
     "compute_masked",
     "compute_reals",
     "compute_floats",
+    "binarize_bytes",
+    "binarize_singles",
     "finish",
 )
 _LOOKUP = ("prepare_lookup", "compute_lookup")

@@ -145,7 +145,7 @@ def by_neurons(job, slot):
                 ready = True
                 atomic_add(done, 1)
                 if slot == 0:
-                    work = (min(low + chunk, groups) - low) * get(layer, fields.DEPTH)
+                    work = (min(low + chunk, groups) - low) * get(layer, fields.WORK)
                     store_word(job + 8 * fields.OWN, get(job, fields.OWN) + work)
         if slot == 0:
             if wait_for(job, done, chunks) == 0:
@@ -181,7 +181,7 @@ def begin(job, helpers, rows, source, target):
         everything = np.int64(0)
         for index in range(get(job, fields.FIRST), get(job, fields.LAST)):
             layer = get(job, fields.TABLE) + index * fields.LAYER_FIELDS * 8
-            everything += get(layer, fields.GROUPS) * get(layer, fields.DEPTH)
+            everything += get(layer, fields.GROUPS) * get(layer, fields.WORK)
     store_word(job + 8 * fields.WAITED, np.int64(0))
     store_word(job + 8 * fields.OWN, np.int64(0))
     store_word(job + 8 * fields.ALL, everything)

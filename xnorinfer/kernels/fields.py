@@ -30,9 +30,9 @@ from __future__ import annotations
     FACTOR,
     MAPPING,  # address: f64 slope, intercept, divisor (pixels)
     WEIGHT_SUM,  # address: f64 per neuron, sum of the -1/+1 weights (pixels)
-    FLIP,  # bytes: see `pack_bytes`
-    LEVEL,  # bytes
+    MIRRORED,  # address: i64 per group, bits of the inputs that are compared the other way round (`layers.make_binarize`)
     CHUNK,  # groups that a thread takes at a time when threads share the neurons
+    WORK,  # rough work of a group of a row, in multiplications of one bit
     DEEP_LIMITS,  # address: i64 per neuron, where LIMITS has 16 bits (nibbles)
     SOURCE_AT,  # where in the buffers the input rows lie; below 0: not there, they are those of the run
     TARGET_AT,  # where the output rows go; the last layer of a run writes to the run's own

@@ -21,9 +21,10 @@ from xnorinfer.kernels.lookups import lookup_tables, lookup_tile, masked_sum
 from xnorinfer.kernels.shapes import PREPARED_TOTAL, TABLES_BYTES, BinaryShape, LookupShape
 from xnorinfer.kernels.tiles import (
     binary_tile,
+    compare_inputs,
     float_tile,
-    pack_bytes,
     pack_plane,
+    pack_signs,
     signed_tile,
 )
 from xnorinfer.kernels.vector_ir import (
@@ -84,17 +85,40 @@ def make_prepare_bits(parity_wanted: bool = True) -> Callable[..., None]:
     return prepare_bits
 
 
-def make_prepare_bytes(parity_wanted: bool = True) -> Callable[..., None]:
-    """Bytes (thresholded pixels, or -1 and +1) to words of running parity, or of bits as they are."""
-    pack = pack_bytes()
+def make_binarize(size: int) -> Callable[..., None]:
+    """Inputs of so many bytes, uint8 (1) or float32 (4), to words of bits, each at a limit of its own; see `compare_inputs`."""
+    compare = compare_inputs(size)
 
-    def prepare_bytes(layer, source, rows, scratch, prepared):
+    def binarize(layer, source, target, rows, first_group, last_group, scratch, prepared):
+        in_bytes = get(layer, fields.IN_BYTES)
+        out_bytes = get(layer, fields.OUT_BYTES)
+        limits = get(layer, fields.LIMITS)
+        mirrored = get(layer, fields.MIRRORED)
+        tail = scratch + fields.VALUES_AT
+        for r in range(rows):
+            row = source + r * in_bytes
+            out = target + r * out_bytes
+            for group in range(first_group, last_group):
+                begin = 64 * size * group
+                at = row + begin
+                if begin + 64 * size > in_bytes:
+                    for i in range(in_bytes - begin):
+                        store_byte(tail + i, np.int64(load_byte(at + i)))
+                    at = tail
+                store_word(out + 8 * group, compare(at, limits + begin, get(mirrored, group)))
+
+    return binarize
+
+
+def make_prepare_signs(parity_wanted: bool = True) -> Callable[..., None]:
+    """Bytes of -1 and +1 to words of running parity, or of bits as they are."""
+    pack = pack_signs()
+
+    def prepare_signs(layer, source, rows, scratch, prepared):
         words = get(layer, fields.WORDS)
         depth = get(layer, fields.DEPTH)
         raw = (depth + 63) >> 6
         in_bytes = get(layer, fields.IN_BYTES)
-        flip = get(layer, fields.FLIP)
-        level = get(layer, fields.LEVEL)
         tail = scratch + fields.TAIL_AT
         for r in range(rows):
             row = source + r * in_bytes
@@ -108,12 +132,12 @@ def make_prepare_bytes(parity_wanted: bool = True) -> Callable[..., None]:
                 at = row + 64 * k
                 if 64 * k + 64 > depth:
                     at = tail
-                parity ^= pack(at, flip, level)
+                parity ^= pack(at)
                 store_word(out + 8 * k, parity)
             if words > raw:
                 store_word(out + 8 * raw, parity)
 
-    return prepare_bytes
+    return prepare_signs
 
 
 def make_prepare_planes() -> Callable[..., None]:

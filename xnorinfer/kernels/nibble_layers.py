@@ -10,7 +10,7 @@ from xnorinfer.kernels import fields
 from xnorinfer.kernels.layers import call_finish, copy_tail, inner
 from xnorinfer.kernels.nibbles import pair_tile, rows_tile, spread_pair
 from xnorinfer.kernels.shapes import CODE_BYTES, MOST_TURNS, NibbleShape
-from xnorinfer.kernels.tiles import pack_bytes
+from xnorinfer.kernels.tiles import pack_signs
 from xnorinfer.kernels.vector_ir import get, load_word, store_word
 
 
@@ -38,16 +38,14 @@ def make_prepare_nibbles() -> Callable[..., None]:
     return prepare_nibbles
 
 
-def make_prepare_nibble_bytes() -> Callable[..., None]:
-    """Bytes (thresholded pixels, or -1 and +1) to offsets of tables, as `prepare_nibbles` does with words."""
-    pack, pair = pack_bytes(), spread_pair()
+def make_prepare_nibble_signs() -> Callable[..., None]:
+    """Bytes of -1 and +1 to offsets of tables, as `prepare_nibbles` does with words."""
+    pack, pair = pack_signs(), spread_pair()
 
-    def prepare_nibble_bytes(layer, source, rows, scratch, prepared):
+    def prepare_nibble_signs(layer, source, rows, scratch, prepared):
         depth = get(layer, fields.DEPTH)
         raw = (depth + 63) >> 6
         in_bytes = get(layer, fields.IN_BYTES)
-        flip = get(layer, fields.FLIP)
-        level = get(layer, fields.LEVEL)
         pair_bytes = 2 * get(layer, fields.PREPARED_BYTES)
         tail = scratch + fields.TAIL_AT
         for r in range(0, rows, 2):
@@ -60,7 +58,7 @@ def make_prepare_nibble_bytes() -> Callable[..., None]:
                 if ragged:
                     copy_tail(row, depth, tail, 0)
                     at = tail
-                word = pack(at, flip, level)
+                word = pack(at)
                 if alone:
                     store_word(out + 8 * k, word)
                 else:
@@ -68,11 +66,11 @@ def make_prepare_nibble_bytes() -> Callable[..., None]:
                     if ragged:
                         copy_tail(row + in_bytes, depth, tail, 0)
                         at = tail
-                    pair(word, pack(at, flip, level), out + 32 * k)
+                    pair(word, pack(at), out + 32 * k)
             if not alone:
                 pair(np.int64(0), np.int64(0), out + 32 * raw)
 
-    return prepare_nibble_bytes
+    return prepare_nibble_signs
 
 
 def make_compute_nibbles(shape: NibbleShape) -> Callable[..., None]:

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.bits import WORD_BITS, words_for
+from xnorinfer.bits import WORD_BITS, bitpack, words_for
 from xnorinfer.kernels import Kernel, fields, layout
 from xnorinfer.kernels.shapes import MASKED_CHUNKS, MOST_TURNS, NibbleShape
 
@@ -29,6 +29,10 @@ PIXEL_ROWS = 16
 #: A first layer over uint8 of so few neurons sums masked bytes: no table is made that pays for itself.
 MASKED_NEURONS = 24
 
+#: Rough work, in multiplications of one bit, of a product with a pixel, of one with a real number, and of a byte of input that
+#: becomes bits.
+PIXEL_WORK, REAL_WORK, INPUT_WORK = 3, 64, 8
+
 
 def bits(kernel: Kernel, weights: Words, depth: int, limits: Limits) -> Row:
     """Mismatches of words of bits."""
@@ -38,19 +42,43 @@ def bits(kernel: Kernel, weights: Words, depth: int, limits: Limits) -> Row:
     }
 
 
-def bytes_as_bits(kernel: Kernel, weights: Words, depth: int, limits: Limits, threshold: int | None) -> Row:
-    """Mismatches of bytes that become bits: uint8 from the threshold on, or, without one, int8 above 0."""
-    row = _mismatches(kernel, weights, depth, limits) | {fields.PREPARE: kernel.prepare_bytes(), fields.IN_BYTES: depth}
-    if threshold is not None:
-        # Bytes are compared as signed numbers: p >= T is (p - 128) > (T - 1 - 128).
-        row |= {fields.FLIP: 128, fields.LEVEL: threshold - 129}
-    return row
+def signs(kernel: Kernel, weights: Words, depth: int, limits: Limits) -> Row:
+    """Mismatches of signs, int8 of -1 and +1."""
+    return _mismatches(kernel, weights, depth, limits) | {fields.PREPARE: kernel.prepare_signs(), fields.IN_BYTES: depth}
+
+
+def binarized(kernel: Kernel, limits: NDArray[Any], mirrored: NDArray[np.bool_]) -> Row:
+    """No product: bit 1 iff the input, negated where `mirrored`, is at most its limit.
+
+    limits: (depth,) integers for uint8, float32 for float32.  mirrored: (depth,) bool.
+    """
+    depth, single = len(limits), limits.dtype == np.float32
+    size = 4 if single else 1
+    if single:
+        compute, fill = kernel.binarize_singles(), np.nan
+        most = np.where(mirrored, -limits, limits)
+    else:
+        # -p <= L is not p <= -1 - L.  No p is below 0; every one is up to 255.
+        compute, fill = kernel.binarize_bytes(), 255
+        most = np.where(mirrored, -1 - limits.astype(np.int64), limits)
+        mirrored = mirrored ^ (most < 0)
+        most = np.where(most < 0, 255, np.minimum(most, 255))
+    row = _product(depth, depth, most, INPUT_WORK * depth * size)
+    # Bits behind the last input are 0: nothing is below NaN, and the opposite of always is never.
+    lanes = -(-depth // WORD_BITS) * WORD_BITS
+    turned = bitpack(layout.filled(mirrored, lanes, True, np.bool_)[None])
+    return row | {
+        fields.COMPUTE: compute,
+        fields.IN_BYTES: depth * size,
+        fields.LIMITS: layout.filled(most, lanes, fill, np.float32 if single else np.uint8),
+        fields.MIRRORED: layout.kept(turned[0]),
+    }
 
 
 def _mismatches(kernel: Kernel, weights: Words, depth: int, limits: Limits) -> Row:
     shape, words = kernel.binary, layout.even_words(words_for(depth))
     most = -1 if limits is None else limits.astype(np.int64)
-    row = _product(len(weights), depth, limits) | {
+    row = _product(len(weights), depth, limits, len(weights) * depth) | {
         fields.COMPUTE: kernel.compute_bits(),
         fields.WORDS: words,
         fields.BASE: _whole_groups(weights, depth),
@@ -85,7 +113,7 @@ def pixels(kernel: Kernel, weights: Words, depth: int, limits: Limits, mapping: 
     mapping: slope, intercept and divisor of the pixels, needed where sums go on to steps.
     """
     ones = np.bitwise_count(weights).sum(axis=1, dtype=np.int64)
-    row = _product(len(weights), depth, limits) | {
+    row = _product(len(weights), depth, limits, PIXEL_WORK * len(weights) * depth) | {
         fields.IN_BYTES: depth,
         fields.SUB_ROWS: PIXEL_ROWS,
         fields.FACTOR: 1,
@@ -121,7 +149,10 @@ def pixels(kernel: Kernel, weights: Words, depth: int, limits: Limits, mapping: 
 
 def reals(kernel: Kernel, weights: Words, depth: int, limits: Limits) -> Row:
     """Float64 sums of +-float32."""
-    row = _product(len(weights), depth, limits) | {fields.COMPUTE: kernel.compute_reals(), fields.IN_BYTES: depth * 4}
+    row = _product(len(weights), depth, limits, REAL_WORK * len(weights) * depth) | {
+        fields.COMPUTE: kernel.compute_reals(),
+        fields.IN_BYTES: depth * 4,
+    }
     if limits is not None:
         row[fields.LIMITS] = _whole_groups(weights, limits, np.nan, np.float64)
     return row | _panels(layout.sign_panels(weights, kernel.real_panel))
@@ -130,7 +161,10 @@ def reals(kernel: Kernel, weights: Words, depth: int, limits: Limits) -> Row:
 def floats(kernel: Kernel, weight: NDArray[np.float32]) -> Row:
     """Float64 sums of products of float32.  weight: (neurons, depth) float32."""
     neurons, depth = weight.shape
-    row = _product(neurons, depth, None) | {fields.COMPUTE: kernel.compute_floats(), fields.IN_BYTES: depth * 4}
+    row = _product(neurons, depth, None, REAL_WORK * neurons * depth) | {
+        fields.COMPUTE: kernel.compute_floats(),
+        fields.IN_BYTES: depth * 4,
+    }
     return row | _panels(layout.float_panels(weight, kernel.float_panel))
 
 
@@ -144,14 +178,15 @@ def steps(kernel: Kernel, codes: list[int], values: NDArray[np.float32]) -> Row:
     }
 
 
-def _product(neurons: int, depth: int, limits: Limits) -> Row:
-    """What all products have."""
+def _product(neurons: int, depth: int, limits: Limits, work: int) -> Row:
+    """What all products have.  work: of a row."""
     groups = -(-neurons // WORD_BITS)
     return {
         fields.DEPTH: depth,
         fields.NEURONS: neurons,
         fields.GROUPS: groups,
         fields.OUT_BYTES: neurons * 4 if limits is None else groups * 8,
+        fields.WORK: max(1, work // groups),
     }
 
 

@@ -275,13 +275,30 @@ def float_tile(lanes: int, vectors: int) -> Any:
 # ---------------------------------------------------------------- bytes to bits
 
 
-def pack_bytes() -> Any:
-    """Intrinsic pack(address, flip, level) -> int64: bit i is int8(byte[i] ^ flip) > level, for 64 bytes."""
+def pack_signs() -> Any:
+    """Intrinsic pack(address) -> int64: bit i is int8 byte[i] > 0, for 64 bytes."""
 
-    def body(emit: Emit, address: Value, flip: Value, level: Value) -> Value:
-        b = emit.builder
-        data = b.xor(emit.load(address, vector(I8, 64), 1), emit.splat(b.trunc(flip, I8)))
-        return emit.mask(b.icmp_signed(">", data, emit.splat(b.trunc(level, I8))))
+    def body(emit: Emit, address: Value) -> Value:
+        data = emit.load(address, vector(I8, 64), 1)
+        return emit.mask(emit.builder.icmp_signed(">", data, emit.many(data.type, 0)))
+
+    return intrinsic_of(64, 1, body, types.int64)
+
+
+def compare_inputs(size: int) -> Any:
+    """Intrinsic compare(inputs, limits, mirrored) -> int64: bit i is input[i] <= limit[i], for 64 inputs of `size` bytes.
+
+    1, uint8: the opposite where bit i of `mirrored` is set.  4, float32: input[i] >= limit[i] where it is set; a limit that is
+    NaN gives 0.
+    """
+
+    def body(emit: Emit, inputs: Value, limits: Value, mirrored: Value) -> Value:
+        b, kind = emit.builder, vector(I8 if size == 1 else F32, 64)
+        x, limit = emit.load(inputs, kind, size), emit.load(limits, kind, 64)
+        if size == 1:
+            return b.xor(emit.mask(b.icmp_unsigned("<=", x, limit)), mirrored)
+        below, above = (emit.mask(b.fcmp_ordered(order, x, limit)) for order in ("<=", ">="))
+        return b.or_(b.and_(below, b.not_(mirrored)), b.and_(above, mirrored))
 
     return intrinsic_of(64, 3, body, types.int64)
 
