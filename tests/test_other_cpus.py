@@ -21,6 +21,7 @@ TESTS = [
     "test_cli_run.py",
     "test_kernels.py",
     "test_kernels_pixels.py",
+    "test_kernels_inputs.py",
     "test_plan.py",
 ]
 
