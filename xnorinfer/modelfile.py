@@ -268,8 +268,7 @@ def _build(path: Path, header: dict[str, Any], tensors: dict[str, NDArray[Any]])
         raise MalformedModelError(f"{path}: names is no list of {count} strings")
     ops: list[PackedOp] = []
     if header["input_bits"]:
-        limits = _take(path, "input.limits", left, (np.int32, np.float32), 1)
-        ops.append(Binarize(limits, _take(path, "input.mirrored", left, (np.bool_,), 1)))
+        ops.append(Binarize(_take(path, "input.limits", left), _take(path, "input.mirrored", left)))
     ops += [_build_layer(path, index, entry, left) for index, entry in enumerate(header["layers"])]
     if left:
         raise MalformedModelError(f"{path}: tensors that no layer uses: {', '.join(sorted(left))}")
@@ -279,12 +278,21 @@ def _build(path: Path, header: dict[str, Any], tensors: dict[str, NDArray[Any]])
     return PackedModel(mapping, nodes, header["profile"], header["provenance"], header["format_version"])
 
 
-def _take(
-    where: Path | str, name: str, left: dict[str, NDArray[Any]], dtypes: tuple[type[Any], ...], dimensions: int
-) -> NDArray[Any]:
+#: Types and dimensions of tensors by the last part of their names.
+TENSORS: dict[str, tuple[tuple[type[Any], ...], int]] = {
+    "mirrored": ((np.bool_,), 1),
+    "bits": ((np.uint64,), 2),
+    "limits": ((np.int32, np.float32), 1),
+    "steps": ((np.float32,), 3),
+    "weight": ((np.float32,), 2),
+}
+
+
+def _take(where: Path | str, name: str, left: dict[str, NDArray[Any]]) -> NDArray[Any]:
     array = left.pop(name, None)
     if array is None:
         raise MalformedModelError(f"{where}: tensor {name} is missing")
+    dtypes, dimensions = TENSORS[name.rpartition(".")[2]]
     if array.dtype not in dtypes or array.ndim != dimensions:
         raise MalformedModelError(f"{where}: tensor {name} is {array.shape} {array.dtype}")
     return array
@@ -299,11 +307,7 @@ LAYER_FIELDS = {
 
 
 def _build_layer(path: Path, index: int, entry: Any, left: dict[str, NDArray[Any]]) -> Dot:
-    where = f"{path}: layer {index}"
-
-    def take(suffix: str, *, dtypes: tuple[type[Any], ...], dimensions: int) -> NDArray[Any]:
-        return _take(where, f"layers.{index}.{suffix}", left, dtypes, dimensions)
-
+    where, place = f"{path}: layer {index}", f"layers.{index}"
     kinds = (str(entry.get("kind")), str(entry.get("output"))) if isinstance(entry, dict) else ("", "")
     if kinds not in LAYER_FIELDS or set(entry) != LAYER_FIELDS[kinds]:
         raise MalformedModelError(f"{where}: entry {_shorten(entry)} is no layer of format version 1 or 2")
@@ -314,17 +318,17 @@ def _build_layer(path: Path, index: int, entry: Any, left: dict[str, NDArray[Any
         ops = entry["ops"]
         if not isinstance(ops, list) or not all(isinstance(op, str) for op in ops):
             raise MalformedModelError(f"{where}: ops have the wrong type")
-        output: Threshold | Affine = Affine(tuple(ops), take("steps", dtypes=(np.float32,), dimensions=3))
+        output: Threshold | Affine = Affine(tuple(ops), _take(where, f"{place}.steps", left))
     else:
-        output = Threshold(take("limits", dtypes=(np.int32, np.float32), dimensions=1))
+        output = Threshold(_take(where, f"{place}.limits", left))
     if entry["kind"] == "float":
-        weights = take("weight", dtypes=(np.float32,), dimensions=2)
+        weights = _take(where, f"{place}.weight", left)
         if weights.shape[1] != depth:
             raise MalformedModelError(f"{where}: depth is {depth}, its weights have {weights.shape[1]}")
         return Dot("reals", depth, weights, output)
     if entry["reads"] not in ("bits", "pixels", "reals"):
         raise MalformedModelError(f"{where}: reads {_shorten(entry['reads'])}")
-    weights = take("bits", dtypes=(np.uint64,), dimensions=2)
+    weights = _take(where, f"{place}.bits", left)
     if depth < 1 or depth > 64 * weights.shape[1]:
         raise MalformedModelError(f"{where}: depth {depth} does not fit {weights.shape[1]} words of bits")
     return Dot(entry["reads"], depth, weights, output)
