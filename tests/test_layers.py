@@ -34,7 +34,6 @@ LEVEL_5 = {
     "bench",
     "plot",
     "live",
-    "torchmodule",
 }
 ALLOWED: dict[str, set[str]] = {
     "oneline": set(),
@@ -83,7 +82,6 @@ ALLOWED: dict[str, set[str]] = {
         "models",
         "converters",
         "live",
-        "torchmodule",
     },
 }
 EVERYTHING = {"cli", "__main__"}

@@ -144,7 +144,7 @@ def from_torch(
     answer as the module, which names how many rows and the first; SourceError, StrictError, InputError, MissingExtraError.
     """
     from xnorinfer import budget
-    from xnorinfer.torchmodule import convert_torch
+    from xnorinfer.live import convert_torch
 
     chosen, name = _options(options | {"answered": True}), type(module).__name__
     with budget.unlimited(name):
@@ -175,8 +175,8 @@ def from_keras(
 
     chosen, name = _options(options | {"answered": True}), type(model).__name__
     with budget.unlimited(name):
-        conversion, read = convert_keras(model, name, chosen, example)
-    return _model(conversion, name, chosen, read, expect, strict, threads, kernel)
+        conversion, chosen, read = convert_keras(model, name, chosen, example)
+        return _model(conversion, name, chosen, read, expect, strict, threads, kernel)
 
 
 def _model(
