@@ -226,7 +226,7 @@ def without_ignored(tensors: Iterable[N], options: ConvertOptions, notes: Notes,
             continue
         used.update(patterns)
         use = f"{BY_OPTION} {patterns[0]}"
-        notes.tensors.append(TensorUse(where + tensor.name, tensor.shape, tensor.dtype, use, ignored=True))
+        notes.use(tensor, use, ignored=True, where=where)
     for pattern in options.ignore:
         if pattern not in used and not any(use.ignored and matches(pattern, use.name) for use in notes.tensors):
             names = [where + tensor.name for tensor in kept]
@@ -308,3 +308,7 @@ class Notes:
     tensors: list[TensorUse] = field(default_factory=list)
     assumptions: list[Assumption] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+    def use(self, tensor: Named, use: str, *, ignored: bool = False, where: str = "") -> None:
+        """Note what became of a tensor.  where: what stands before its name where it is shown."""
+        self.tensors.append(TensorUse(where + tensor.name, tensor.shape, tensor.dtype, use, ignored))

@@ -20,7 +20,6 @@ from xnorinfer.converters.base import (
     ConvertOptions,
     Notes,
     Reading,
-    TensorUse,
     ignore_line,
     net_line,
     without_ignored,
@@ -136,7 +135,7 @@ class Reader:
         for entry in left:
             reason = apart(entry.name)
             if reason is not None:
-                self._note(entry, f"{reason}, no part of inference", ignored=True)
+                self.notes.use(entry, f"{reason}, no part of inference", ignored=True)
             elif not self.problems:
                 where = "belongs to no layer of the config; is it that of another model?" if walk else "has no known meaning"
                 line = f'[[layers]] weight = "{entry.name}"' if len(entry.shape) > 1 else f'steps = [{{mul = "{entry.name}"}}]'
@@ -155,9 +154,6 @@ class Reader:
         else:
             walk.parts[:] = [dataclasses.replace(part, rule=None, sign_rule=None) for part in walk.parts]
         return profiles[0] if profiles else DEFAULTS.profile
-
-    def _note(self, entry: Entry, use: str, *, ignored: bool = False) -> None:
-        self.notes.tensors.append(TensorUse(entry.name, entry.shape, entry.dtype, use, ignored))
 
 
 def configs_beside(path: Path) -> list[Path]:

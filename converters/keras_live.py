@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from xnorinfer.converters.base import DEFAULT_INPUT, ConvertOptions, Reading
-from xnorinfer.converters.containers.arrays import Entry
+from xnorinfer.converters.containers.arrays import Entry, RawTensor
 from xnorinfer.converters.containers.protowire import WireError
 from xnorinfer.converters.keras import DEFAULTS, Reader
-from xnorinfer.converters.keras_config import MODELS, KerasLayer
-from xnorinfer.converters.keras_weights import BIAS, KERNEL, NORM_ROLES
+from xnorinfer.converters.keras_config import MODELS
+from xnorinfer.converters.keras_weights import BIAS, KERNEL, NORM_ROLES, Weights
 from xnorinfer.converters.tfmodel import frozen_reading
 from xnorinfer.converters.tfnodes import parse_frozen
 from xnorinfer.errors import MissingExtraError, OptionError, SourceError
@@ -23,13 +22,12 @@ from xnorinfer.errors import MissingExtraError, OptionError, SourceError
 _ROLES = (KERNEL, BIAS, "alpha", *NORM_ROLES)
 
 
-class LiveWeights:
+class LiveWeights(Weights):
     """The weights of a model in memory, by the layers that hold them."""
 
     def __init__(self, model: Any) -> None:
-        self._model = model
+        super().__init__()
         self.entries: dict[str, Entry] = {}
-        self._scopes: dict[str, dict[str, Entry]] = {}
         for path, layer in _leaves(model, ()):
             found = self._of(path, layer)
             if found:
@@ -45,27 +43,8 @@ class LiveWeights:
                 name = f"{name}_{len(found)}"
             array = np.asarray(variable.numpy() if hasattr(variable, "numpy") else variable)
             role = leaf if leaf in _ROLES and leaf not in found else name
-            found[role] = _entry(name, array)
+            found[role] = Entry.of(RawTensor(name, array, str(array.dtype)))
         return found
-
-    def of_layer(self, layer: KerasLayer) -> dict[str, Entry]:
-        return self._scopes.get(layer.name, {})
-
-    def scopes(self) -> dict[str, dict[str, Entry]]:
-        return self._scopes
-
-    def ordered(self) -> bool:
-        return False
-
-    def named(self) -> bool:
-        return True
-
-    def label(self, scope: str) -> str:
-        return scope
-
-
-def _entry(name: str, array: NDArray[Any]) -> Entry:
-    return Entry(name, str(array.dtype), array.shape, lambda: array)
 
 
 def _leaves(layer: Any, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], Any]]:

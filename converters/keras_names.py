@@ -16,8 +16,8 @@ from itertools import pairwise
 import numpy as np
 
 from xnorinfer.converters.assemble import LayerPart, NormPart
-from xnorinfer.converters.base import Assumption, Notes, TensorUse, default_warning, net_line
-from xnorinfer.converters.containers.arrays import Entry, RawTensor, as_float32, natural_key
+from xnorinfer.converters.base import Assumption, Notes, default_warning, net_line
+from xnorinfer.converters.containers.arrays import Entry, as_float32, natural_key
 from xnorinfer.converters.finding import ORDER
 from xnorinfer.converters.keras_weights import BIAS, KERNEL, NORM_ROLES, Weights
 from xnorinfer.converters.layerorder import chains, family
@@ -174,8 +174,8 @@ class ByNames:
         return [dataclasses.replace(part, is_float=True) if part.name in plain else part for part in parts]
 
     def _take(self, scope: str, entry: Entry, use: str) -> F32:
-        self.notes.tensors.append(TensorUse(entry.name, entry.shape, entry.dtype, f"{scope}: {use}", ignored=False))
-        return as_float32(RawTensor(entry.name, entry.load(), entry.dtype), self.notes.warnings)
+        self.notes.use(entry, f"{scope}: {use}")
+        return as_float32(entry.tensor(), self.notes.warnings)
 
 
 def _is_plain(label: str) -> bool:

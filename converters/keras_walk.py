@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from xnorinfer.converters.assemble import Follower, LayerPart, NormPart, pixel_step, rescaled_pixels
-from xnorinfer.converters.base import DEFAULT_INPUT, Assumption, ConvertOptions, Notes, TensorUse, glorot, net_line
-from xnorinfer.converters.containers.arrays import Entry, RawTensor, as_float32
+from xnorinfer.converters.base import DEFAULT_INPUT, Assumption, ConvertOptions, Notes, glorot, net_line
+from xnorinfer.converters.containers.arrays import Entry, as_float32
 from xnorinfer.converters.keras_activations import NoFunction, function
 from xnorinfer.converters.keras_config import KerasLayer
 from xnorinfer.converters.keras_quantizers import (
@@ -467,8 +467,8 @@ class Walk:
         for role in roles:
             entry = entries[role]
             use = "latent weights, (inputs, neurons)" if role == KERNEL else f"{prefix}{role.removeprefix('moving_')}"
-            self.notes.tensors.append(TensorUse(entry.name, entry.shape, entry.dtype, f"{layer.name}: {use}"))
-            found[role] = as_float32(RawTensor(entry.name, entry.load(), entry.dtype), self.notes.warnings)
+            self.notes.use(entry, f"{layer.name}: {use}")
+            found[role] = as_float32(entry.tensor(), self.notes.warnings)
         return found
 
     def _refuse(self, problem: str, *lines: str) -> None:
@@ -486,8 +486,7 @@ class Walk:
 
     def _ignore(self, layer: KerasLayer) -> None:
         for entry in self.weights.of_layer(layer).values():
-            use = f"state of {layer}, no part of inference"
-            self.notes.tensors.append(TensorUse(entry.name, entry.shape, entry.dtype, use, ignored=True))
+            self.notes.use(entry, f"state of {layer}, no part of inference", ignored=True)
 
     def _require_float32(self, layer: KerasLayer) -> None:
         policy = layer.config.get("dtype")

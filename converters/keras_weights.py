@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Protocol
 
 from xnorinfer.converters.containers.arrays import Entry, natural_key
 from xnorinfer.converters.containers.hdf5 import H5Content
@@ -23,23 +22,34 @@ _APART = (
 )
 
 
-class Weights(Protocol):
-    """One of the two ways."""
+class Weights:
+    """Weights of layers by their roles (kernel, bias, gamma, ...), those of no known role by their own names.
+
+    What is said here holds for weights that are found by scopes which are called as the layers are.
+    """
+
+    def __init__(self) -> None:
+        self._scopes: dict[str, dict[str, Entry]] = {}
 
     def of_layer(self, layer: KerasLayer) -> dict[str, Entry]:
-        """The weights of a layer by their roles (kernel, bias, gamma, ...); weights of no known role by their own names."""
+        """The weights of a layer: role -> weight."""
+        return self._scopes.get(layer.name, {})
 
     def scopes(self) -> dict[str, dict[str, Entry]]:
-        """The weights of a file without config: scope -> role -> weight, in the file's order."""
+        """All weights without a config: scope -> role -> weight, in the file's order."""
+        return self._scopes
 
     def ordered(self) -> bool:
         """Whether the order of scopes is that of the layers."""
+        return False
 
     def named(self) -> bool:
         """Whether scopes are called by names of the user's, and not counted by class."""
+        return True
 
     def label(self, scope: str) -> str:
         """The name that the layer of a scope had, as far as the file says it."""
+        return scope
 
 
 def apart(name: str) -> str | None:
@@ -61,7 +71,7 @@ def find_weights(file: H5Content) -> Weights:
     return NumberedWeights(file, container)
 
 
-class NamedWeights:
+class NamedWeights(Weights):
     """`layer_names` and `weight_names` list everything in order; nested models keep theirs under one name."""
 
     def __init__(self, file: H5Content, prefix: str, layers: list[str]) -> None:
@@ -99,14 +109,8 @@ class NamedWeights:
     def ordered(self) -> bool:
         return True
 
-    def named(self) -> bool:
-        return True
 
-    def label(self, scope: str) -> str:
-        return scope
-
-
-class NumberedWeights:
+class NumberedWeights(Weights):
     """`layers/dense_1/vars/0`: layers counted by class, variables by the order in which the layer makes them.
 
     Subclassed models (container "") call their layers by the attributes that hold them: `fc1/vars/0`.
@@ -137,9 +141,6 @@ class NumberedWeights:
             scope = self._scope(place)
             found[scope] = dict(zip(roles, entries, strict=False))
         return found
-
-    def ordered(self) -> bool:
-        return False
 
     def named(self) -> bool:
         return not self._container

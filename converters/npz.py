@@ -43,13 +43,14 @@ from xnorinfer.converters.base import (
 from xnorinfer.converters.containers.arrays import Entry, RawTensor, as_float32, natural_key
 from xnorinfer.converters.containers.checkpointtree import StateDict, tensors_of
 from xnorinfer.converters.containers.numpyfiles import Objects, read_npy, read_npz
-from xnorinfer.converters.containers.signatures import EMPTY_ZIP, NUMPY, ZIP, start_of
+from xnorinfer.converters.containers.signatures import EMPTY_ZIP, ZIP, start_of
 from xnorinfer.converters.containers.ziparchive import names_in
 from xnorinfer.converters.numbered import read_numbered
 from xnorinfer.converters.torch import DEFAULTS as TORCH_DEFAULTS
 from xnorinfer.converters.torch import read_contents, read_state
 from xnorinfer.errors import SourceError
 from xnorinfer.float32 import F32
+from xnorinfer.npyheader import NPY_MAGIC
 
 NAMED_TF = Defaults(
     "tf1-round",
@@ -73,7 +74,7 @@ class NpzSource:
     def sniff(self, path: Path) -> bool:
         """True for zip archives of .npy entries, for damaged ones called .npz, and for .npy files of objects."""
         start = start_of(path)
-        if start.startswith(NUMPY):
+        if start.startswith(NPY_MAGIC):
             try:
                 return isinstance(read_npy(path), Objects)
             except SourceError:
@@ -84,7 +85,7 @@ class NpzSource:
     def read(self, path: Path, options: ConvertOptions) -> Reading:
         """Read the file.  Raises SourceError, OptionError or NetworkError."""
         notes = Notes()
-        if start_of(path).startswith(NUMPY):
+        if start_of(path).startswith(NPY_MAGIC):
             single = read_npy(path)
             if isinstance(single, Entry):
                 raise SourceError(f"{path.name} is a single array")
@@ -172,13 +173,13 @@ def _named_layer(name: str, fields: dict[str, RawTensor], notes: Notes, problems
     epsilon = None
     stored = fields.pop("bn.epsilon", None)
     if stored is not None:
-        notes.tensors.append(TensorUse(stored.name, stored.shape, stored.dtype, f"layer {name}: BatchNorm epsilon"))
+        notes.use(stored, f"layer {name}: BatchNorm epsilon")
         epsilon = float(stored.array.reshape(-1)[0]) if stored.array.size == 1 and stored.array.dtype.kind in "fiu" else None
         if epsilon is None:
             problems.append(f"{stored} must be one number; --ignore {stored.name} with --bn-epsilon EPSILON says it instead")
     arrays: dict[str, F32] = {}
     for key, tensor in fields.items():
-        notes.tensors.append(TensorUse(tensor.name, tensor.shape, tensor.dtype, f"layer {name}: {_MEANINGS[key]}"))
+        notes.use(tensor, f"layer {name}: {_MEANINGS[key]}")
         arrays[key] = as_float32(tensor, notes.warnings)
     if "weight" not in arrays:
         problems.append(f"{name}.weight is missing" + net_line("ignore = [...]"))

@@ -30,7 +30,6 @@ from xnorinfer.converters.base import (
     ConvertOptions,
     Notes,
     Reading,
-    TensorUse,
     default_warning,
     ignore_line,
     net_line,
@@ -219,15 +218,14 @@ def _layer(
         problems.append(what + net_line('layout = "out_in"'))
         return None
     axes = "(neurons, inputs)" if out_in else "(inputs, neurons)"
-    notes.tensors.append(TensorUse(kernel.name, kernel.shape, kernel.dtype, f"layer {name}: latent weights, {axes}"))
+    notes.use(kernel, f"layer {name}: latent weights, {axes}")
     found: dict[str, F32] = {}
     for meaning, vector in zip(meanings, vectors, strict=True):
         use = f"layer {name}: " + ("bias" if meaning == "b" else f"BatchNorm {meaning}")
-        notes.tensors.append(TensorUse(vector.name, vector.shape, vector.dtype, use))
+        notes.use(vector, use)
         found[meaning] = as_float32(vector, rounded)
     for counter in layer.counters:
-        use = "counts training batches, no part of inference"
-        notes.tensors.append(TensorUse(counter.name, counter.shape, counter.dtype, use, ignored=True))
+        notes.use(counter, "counts training batches, no part of inference", ignored=True)
     norm = None
     if "mean" in found:
         norm = NormPart(

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from xnorinfer.budget import spend_steps
 from xnorinfer.converters.assemble import Defaults, LayerPart, NormPart, assemble
-from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse, net_line, without_ignored
+from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, net_line, without_ignored
 from xnorinfer.converters.containers.arrays import Entry, RawTensor, as_float32, natural_key
 from xnorinfer.converters.containers.tfcheckpoint import find_checkpoint, read_variables
 from xnorinfer.converters.finding import ORDER
@@ -145,7 +145,7 @@ class _Reader:
                 continue
             reason = self._ignore(name, entry)
             if reason is not None:
-                self._note(entry, reason, ignored=True)
+                self.notes.use(entry, reason, ignored=True)
                 continue
             scope, _, leaf = name.rpartition("/")
             if not scope:  # no scope of its own: W_1, b_1
@@ -156,7 +156,7 @@ class _Reader:
         noted = {tensor.name for tensor in self.notes.tensors}
         for name, owner in shadows.items():
             if name not in noted:
-                self._note(self.entries[name], f"moving average of {owner}; --ema would use it", ignored=True)
+                self.notes.use(self.entries[name], f"moving average of {owner}; --ema would use it", ignored=True)
         self._remark_averages()
         made = self._positions()
         positions = {module.name: made.get(module.name) for module in modules}
@@ -259,15 +259,12 @@ class _Reader:
         source = entry
         if self.options.ema and entry.name in self.averages:
             source = self.entries[self.averages[entry.name]]
-            self._note(entry, f"{scope}: {use}, replaced by its moving average", ignored=True)
+            self.notes.use(entry, f"{scope}: {use}, replaced by its moving average", ignored=True)
             if source.shape != entry.shape:
                 raise SourceError(f"variable {source.name} has shape {source.shape}, but {entry.name} has {entry.shape}")
-        self._note(source, f"{scope}: {use}")
+        self.notes.use(source, f"{scope}: {use}")
         array = source.load()
         return as_float32(RawTensor(source.name, array.T if transpose else array, source.dtype), self.notes.warnings)
-
-    def _note(self, entry: Entry, use: str, *, ignored: bool = False) -> None:
-        self.notes.tensors.append(TensorUse(entry.name, entry.shape, entry.dtype, use, ignored))
 
     def _remark_averages(self) -> None:
         if self.options.ema:

@@ -33,8 +33,6 @@ from xnorinfer.net.values import RealInput, SignInput
 #: Random inputs on which two readings are compared.
 ROWS = 64
 
-Load = Callable[[str], NDArray[Any] | None]
-
 
 def saved_model(path: Path) -> Path | None:
     """The graph of a SavedModel: its folder or the file in it; None if it is none."""
@@ -89,13 +87,8 @@ def with_graph(
     followed.  ignored: why a variable is no part of a network, if it is known.
     """
     names = restored(graph)
-
-    def load(name: str) -> NDArray[Any] | None:
-        key = names.get(name, name)
-        return entries[key].load() if key in entries else None
-
     try:
-        network = network_of(graph, load)
+        network = _network_of(graph, names, entries)
     except NotFollowed as reason:
         if isinstance(by_names, NetworkError):
             instead = f"the graph {file} could not be followed instead: {reason}; --net can say everything"
@@ -114,8 +107,7 @@ def with_graph(
             return dataclasses.replace(by_names, assumptions=(*by_names.assumptions, told))
         warning = f"the names of the variables suggest another network than the graph {file} computes; the graph is followed"
         reading = dataclasses.replace(reading, warnings=(*reading.warnings, warning))
-    used = {names.get(name, name): use for name, use in network.used.items()}
-    return _noted(reading, used, entries, ignored, about)
+    return _noted(reading, network, names, entries, ignored, about)
 
 
 def _equal(one: Net, other: Net) -> bool:
@@ -148,19 +140,13 @@ def read_objects(
     if model is not None and by_graph_alone(options):
         graph = read_saved_model(model)
         names |= restored(graph)
-
-        def load(name: str) -> NDArray[Any] | None:
-            key = names.get(name, name)
-            return entries[key].load() if key in entries else None
-
         try:
-            network = network_of(graph, load)
+            network = _network_of(graph, names, entries)
         except NotFollowed as error:
             reason = str(error)
         else:
             reading = _named(read_graph(source, network.graph, about, options), network)
-            used = {names.get(name, name): use for name, use in network.used.items()}
-            return _noted(reading, used, entries, lambda name: None, about)
+            return _noted(reading, network, names, entries, lambda name: None, about)
     if prefix is None:
         raise SourceError(f"{about}: the network in {SAVED_MODEL} could not be told ({reason}), and no variables lie beside it")
     weights = ObjectWeights(entries, names)
@@ -171,11 +157,21 @@ def read_objects(
     if problems and reason is not None:
         problems.append(f"the graph {SAVED_MODEL} could not be followed instead: {reason}; --net can say everything")
     for name, why in weights.apart.items():
-        notes.tensors.append(TensorUse(name, entries[name].shape, entries[name].dtype, why, ignored=True))
+        notes.use(entries[name], why, ignored=True)
     defaults = KERAS_DEFAULTS
     if not any("quant" in weights.label(part.name) for part in parts):
         defaults = dataclasses.replace(defaults, profile="keras-round")
     return assemble(source, about, parts, options, defaults, notes, problems)
+
+
+def _network_of(graph: TfGraph, names: Mapping[str, str], entries: Mapping[str, Entry]) -> Network:
+    """The network in a graph whose variables are a checkpoint's.  names: of variables there.  Raises NotFollowed."""
+
+    def load(name: str) -> NDArray[Any] | None:
+        key = names.get(name, name)
+        return entries[key].load() if key in entries else None
+
+    return network_of(graph, load)
 
 
 def _named(reading: Reading, network: Network) -> Reading:
@@ -188,12 +184,14 @@ def _named(reading: Reading, network: Network) -> Reading:
 
 def _noted(
     reading: Reading,
-    used: Mapping[str, str],
+    network: Network,
+    names: Mapping[str, str],
     entries: Mapping[str, Entry],
     ignored: Callable[[str], str | None],
     about: str,
 ) -> Reading:
     """A graph's reading with the checkpoint's variables in the place of the graph's constants."""
+    used = {names.get(name, name): use for name, use in network.used.items()}
     tensors = []
     for name, entry in entries.items():
         use = used.get(name)

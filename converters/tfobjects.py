@@ -15,8 +15,7 @@ from collections.abc import Mapping
 from xnorinfer.budget import spend_steps
 from xnorinfer.converters.containers.arrays import Entry, natural_key
 from xnorinfer.converters.containers.protowire import Message, WireError
-from xnorinfer.converters.keras_config import KerasLayer
-from xnorinfer.converters.keras_weights import NORM_ROLES
+from xnorinfer.converters.keras_weights import NORM_ROLES, Weights
 from xnorinfer.errors import SourceError
 
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -46,12 +45,12 @@ def full_names(message: bytes) -> dict[str, str]:
     return found
 
 
-class ObjectWeights:
+class ObjectWeights(Weights):
     """The weights of a Keras model in an object-based checkpoint, as `keras_names` reads them."""
 
     def __init__(self, entries: Mapping[str, Entry], names: Mapping[str, str]) -> None:
+        super().__init__()
         self._labels = {key: name.rpartition("/")[0] for name, key in names.items()}
-        self._scopes: dict[str, dict[str, Entry]] = {}
         self.apart: dict[str, str] = {}
         for name, entry in sorted(entries.items(), key=lambda item: natural_key(item[0])):
             if _SLOT in name or _APART.search(name):
@@ -66,18 +65,12 @@ class ObjectWeights:
                 else:
                     self._scopes.setdefault(scope, {})[leaf if leaf in _ROLES else name] = entry
 
-    def of_layer(self, layer: KerasLayer) -> dict[str, Entry]:
-        return self._scopes.get(layer.name, {})
-
     def scopes(self) -> dict[str, dict[str, Entry]]:
         return dict(sorted(self._scopes.items(), key=lambda item: natural_key(item[0])))
 
     def ordered(self) -> bool:
         """Keras counts the layers of Sequential and functional models; functional ones in the order of their depth."""
         return bool(self._scopes) and all(_NUMBERED.search(scope) for scope in self._scopes)
-
-    def named(self) -> bool:
-        return True
 
     def label(self, scope: str) -> str:
         entry = next(iter(self._scopes.get(scope, {}).values()), None)

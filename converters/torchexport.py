@@ -14,7 +14,7 @@ from typing import Any
 from xnorinfer.budget import spend_steps
 from xnorinfer.converters.containers.arrays import STORED, RawTensor, numbered_types
 from xnorinfer.converters.containers.onnxfile import OnnxGraph
-from xnorinfer.converters.containers.torchtensor import strided
+from xnorinfer.converters.containers.torchpickle import strided
 from xnorinfer.converters.containers.ziparchive import Archive, open_archive
 from xnorinfer.converters.torchops import Recorder, Ref, Unknown
 from xnorinfer.errors import SourceError

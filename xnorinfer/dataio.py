@@ -11,7 +11,6 @@ import gzip
 import math
 import os
 import re
-import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -24,10 +23,10 @@ from numpy.typing import NDArray
 
 from xnorinfer.budget import Budget, memory_errors, require_memory_option, shape_problem
 from xnorinfer.errors import InputError
+from xnorinfer.npyheader import NPY_MAGIC, read_npy_header
 
 AnyArray: TypeAlias = NDArray[Any]
 
-NPY_MAGIC = b"\x93NUMPY"
 ZIP_MAGIC = b"PK\x03\x04"
 ZIP_EMPTY_MAGIC = b"PK\x05\x06"
 GZIP_MAGIC = b"\x1f\x8b"
@@ -249,18 +248,11 @@ def _read_header(source: str, stream: IO[bytes]) -> Header:
 
 
 def _read_npy_header(source: str, stream: IO[bytes]) -> Header:
-    version = stream.read(4)[2:]
     try:
-        if version == b"\x01\x00":
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-        elif version == b"\x02\x00":
-            shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
-        else:
-            raise ValueError(f"format version {'.'.join(map(str, version)) or 'missing'}")
-    except (ValueError, SyntaxError, TypeError, tokenize.TokenError, RecursionError, MemoryError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
-        raise InputError(f"{source}: has a damaged or unusable .npy header ({reason})") from None
-    return Header(dtype, tuple(int(n) for n in shape), bool(fortran) and len(shape) > 1)
+        shape, fortran, dtype = read_npy_header(stream, stream.read(4)[2:])
+    except ValueError as error:
+        raise InputError(f"{source}: has a damaged or unusable .npy header ({error})") from None
+    return Header(dtype, shape, fortran)
 
 
 def _check_size(source: str, stream: IO[bytes], header: Header, exact_end: bool) -> None:

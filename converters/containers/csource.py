@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.budget import add_file, spend_bytes, spend_steps
-from xnorinfer.converters.containers.arrays import Entry, element_count, narrowed, require_shape
+from xnorinfer.converters.containers.arrays import Entry, RawTensor, element_count, narrowed, require_shape
 from xnorinfer.errors import SourceError
 
 #: Text is read as a whole; a million float weights are about 12 MB.
@@ -82,9 +82,8 @@ def read_c(path: Path) -> dict[str, Entry]:
             raise SourceError(f"{path.name} defines {definition.name} twice")
         numbers = _values(where, definition)
         array = numbers.reshape(_shape(where, definition, defines, numbers.size))
-        found[definition.name] = Entry(
-            definition.name, (definition.dtype and str(np.dtype(definition.dtype))) or "unknown", array.shape, _give(array)
-        )
+        dtype = str(np.dtype(definition.dtype)) if definition.dtype else "unknown"
+        found[definition.name] = Entry.of(RawTensor(definition.name, array, dtype))
     if not found:
         raise SourceError(f"{path.name} holds no array of numbers with an initialiser")
     return found
@@ -101,10 +100,6 @@ def _without_comments(path: Path, text: str) -> str:
             raise SourceError(f"{path.name} ends within a comment: it is truncated")
         end = len(text) if end < 0 else end + (0 if is_line else 2)
     return " ".join([*kept, text[end:]])
-
-
-def _give(array: NDArray[Any]) -> Any:
-    return lambda: array
 
 
 def _definitions(path: Path, text: str) -> Iterator[_Definition]:

@@ -27,11 +27,12 @@ from xnorinfer.converters.containers.hdf5 import WEIGHTS, open_h5
 from xnorinfer.converters.containers.numpyfiles import Objects, read_npy, read_npz
 from xnorinfer.converters.containers.onnxfile import read_onnx
 from xnorinfer.converters.containers.safetensorsfile import load_safetensors
-from xnorinfer.converters.containers.signatures import EMPTY_ZIP, HDF5, NUMPY, PICKLE, ZIP, is_safetensors, start_of
+from xnorinfer.converters.containers.signatures import EMPTY_ZIP, HDF5, PICKLE, ZIP, is_safetensors, start_of
 from xnorinfer.converters.containers.tfcheckpoint import find_checkpoint, read_variables
 from xnorinfer.converters.containers.torchfile import load_checkpoint
 from xnorinfer.converters.containers.ziparchive import names_in
 from xnorinfer.errors import SourceError
+from xnorinfer.npyheader import NPY_MAGIC
 
 C_SUFFIXES = (".h", ".hpp", ".hh", ".c", ".cc", ".cpp", ".inc")
 
@@ -59,7 +60,7 @@ def sniff(path: Path) -> str:
     start = start_of(path)
     if start.startswith((ZIP, EMPTY_ZIP)):
         return _zip_kind(path)
-    for signature, kind in {HDF5: "h5", NUMPY: "npy", PICKLE: "torch"}.items():
+    for signature, kind in {HDF5: "h5", NPY_MAGIC: "npy", PICKLE: "torch"}.items():
         if start.startswith(signature):
             return kind
     if is_safetensors(path, start):

@@ -120,15 +120,11 @@ def _frombuffer(arguments: tuple[Any, ...]) -> PickledArray:
     return PickledArray(_numbers(kind, shape, order == "F", data), shape=shape)
 
 
-def _plain_scalar(name: str) -> Any:
+def _plain_scalar(arguments: tuple[Any, ...]) -> Any:
     """`numpy.float64(0.5)`."""
-
-    def made(arguments: tuple[Any, ...]) -> Any:
-        if len(arguments) != 1 or not isinstance(arguments[0], int | float):
-            raise NotData
-        return arguments[0]
-
-    return made
+    if len(arguments) != 1 or not isinstance(arguments[0], int | float):
+        raise NotData
+    return arguments[0]
 
 
 def array_state(made: Any, state: Any) -> bool:
@@ -143,7 +139,9 @@ def array_state(made: Any, state: Any) -> bool:
     if made.array is not None or made.elements is not None:
         raise ValueError("an array has two states")
     if not isinstance(state, tuple) or len(state) not in (4, 5):
-        return _masked_state(made, state)
+        # Subclasses (masked arrays, matrices of other packages) have states of their own, which mean no plain array.
+        made.elements = list(state) if isinstance(state, tuple) and len(state) < 20 else [state]
+        return True
     shape, kind, fortran, data = state[-4:]
     made.shape = _shape(shape)
     if not isinstance(kind, _Type):
@@ -160,12 +158,6 @@ def array_state(made: Any, state: Any) -> bool:
     return True
 
 
-def _masked_state(made: PickledArray, state: Any) -> bool:
-    """Subclasses (masked arrays, matrices of other packages) have states of their own, which mean no plain array."""
-    made.elements = list(state) if isinstance(state, tuple) and len(state) < 20 else [state]
-    return True
-
-
 _KINDS = "bool_ bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64"
 _SCALARS = {f"numpy.{kind}" for kind in _KINDS.split()}
 _MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
@@ -177,7 +169,7 @@ ARRAY_CALLS = {
     **{f"{place}.scalar": _scalar for place in _MULTIARRAY},
     **{f"{place}._reconstruct": _reconstruct for place in _MULTIARRAY},
     **{f"{place}._frombuffer": _frombuffer for place in _NUMERIC},
-    **{name: _plain_scalar(name) for name in _SCALARS},
+    **dict.fromkeys(_SCALARS, _plain_scalar),
 }
 
 #: Pickles of arrays and plain containers, such as object arrays in `.npy` files.

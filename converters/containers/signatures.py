@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 ZIP, EMPTY_ZIP = b"PK\x03\x04", b"PK\x05\x06"
-NUMPY = b"\x93NUMPY"
 HDF5 = b"\x89HDF\r\n\x1a\n"
 #: From protocol 2 on.
 PICKLE = b"\x80"

@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from xnorinfer import budget
 from xnorinfer.converters.containers.pickled import NotAPickleError, unpickle
 from xnorinfer.converters.containers.signatures import ZIP, start_of
-from xnorinfer.converters.containers.torchpickle import Storage, saved_rules
-from xnorinfer.converters.containers.torchtensor import ELEMENT_BYTES
+from xnorinfer.converters.containers.torchpickle import ELEMENT_BYTES, Storage, saved_rules
 from xnorinfer.converters.containers.ziparchive import Archive, open_archive
 from xnorinfer.errors import SourceError
 
