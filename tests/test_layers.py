@@ -127,7 +127,7 @@ def test_imports_point_down_only(module: str, path: Path) -> None:
 
 
 def test_containers_know_neither_networks_nor_sources() -> None:
-    """What reads bytes imports, of this project, errors, the budget, the head of .npy arrays, the name of float32 arrays and itself."""
+    """What reads bytes imports, of this project, no more than what is said here."""
     allowed = (
         "xnorinfer.errors",
         "xnorinfer.budget",
