@@ -1,9 +1,9 @@
 """What BatchNorm's statistics say against a reading: sums that cannot be, or that are not those of a binary network.
 
-Measured on trained networks (`tests/evidence_wrong_guesses.py`): the variance of sums of n inputs of -1 and +1 is 0.8 to 10
-times n in the median of a layer's neurons, that of ordinary float weights, of scaled ones or of tanh's results 0.001 to 0.03
-times n; 0.45 to 0.61 of a hidden layer's means are above 0, all of them behind a ReLU.  The means of a layer can be predicted
-from the BatchNorm before it: its input j is +1 with the probability that gamma * z + beta is above 0, z normal.
+Measured on trained networks (`tests/evidence/evidence_wrong_guesses.py`): the variance of sums of n inputs of -1 and +1 is 0.8
+to 10 times n in the median of a layer's neurons, that of ordinary float weights, of scaled ones or of tanh's results 0.001 to
+0.03 times n; 0.45 to 0.61 of a hidden layer's means are above 0, all of them behind a ReLU.  The means of a layer can be
+predicted from the BatchNorm before it: its input j is +1 with the probability that gamma * z + beta is above 0, z normal.
 """
 
 from __future__ import annotations

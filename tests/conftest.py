@@ -7,18 +7,17 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from places import SHARED
 
 # The same examples on every run and no time limits: the machine may be busy.
 settings.register_profile("xnorinfer", deadline=None, derandomize=True)
 settings.load_profile("xnorinfer")
 
-ROOT = Path(__file__).resolve().parent.parent
-
 
 @pytest.fixture(scope="session")
 def mnist_folder() -> Path:
     """The folder with MNIST's four IDX files (gzip-compressed or not); tests skip where there is none."""
-    folder = Path(os.environ.get("XNORINFER_MNIST") or ROOT.parent / "shared" / "data" / "mnist")
+    folder = Path(os.environ.get("XNORINFER_MNIST") or SHARED / "mnist")
     names = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
     for name in names:
         if not any((folder / f"{name}-ubyte{suffix}").is_file() for suffix in ("", ".gz")):

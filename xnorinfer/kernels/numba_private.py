@@ -1,7 +1,7 @@
 """Everything of numba that is not its documented interface, in one file: what a new version of numba may break.
 
-`tests/test_numba_private.py` looks for each of `PRIVATE` and names the version that lacks it; `.ci/run` does so with the
-oldest and the newest versions that are allowed.  Nothing else in the package imports from `numba.core`.
+`tests/kernels/test_numba_private.py` looks for each of `PRIVATE` and names the version that lacks it; `.ci/run` does so with
+the oldest and the newest versions that are allowed.  Nothing else in the package imports from `numba.core`.
 """
 
 from __future__ import annotations

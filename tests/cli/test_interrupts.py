@@ -1,0 +1,101 @@
+"""Ctrl-C: commands end soon, with one line and no unfinished file.  `python tests/tools/interrupts.py` measures how soon."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import interrupts
+import pytest
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+
+#: Seconds, generous because tests share their machine; the promise is one second.
+BOUND = 10
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, interrupts.Case]:
+    return {case.name: case for case in interrupts.cases(tmp_path_factory.mktemp("cases"))}
+
+
+@pytest.mark.parametrize(
+    ("name", "delay"), [("run", 0.2), ("run", 1.0), ("run, compiling", 1.0), ("run, compiling", 2.0), ("convert", 0.25)]
+)
+def test_commands(cases: dict[str, interrupts.Case], name: str, delay: float) -> None:
+    seconds, code, errors, left = interrupts.interrupted(cases[name], delay)
+    assert interrupts.wrong(code, errors, left) is None
+    assert seconds < BOUND
+
+
+#: What a library may do to an exception in a callback, and what it may make of one.
+STUBBORN = """
+import sys, time
+from pathlib import Path
+import click
+from xnorinfer.cli import CommandLine
+from xnorinfer.writing import replacing
+
+class Stubborn(CommandLine):
+    def get_command(self, ctx, name):
+        return command
+
+@click.command()
+def command():
+    with replacing(Path(sys.argv[2])) as stream:
+        stream.write(b"half")
+        stream.flush()
+        print("ready", flush=True)
+        while True:
+            try:
+                time.sleep(100)
+            except KeyboardInterrupt:
+                if sys.argv[1] == "converts":
+                    raise RuntimeError("no compiled object yet")
+
+@click.group(cls=Stubborn)
+def main():
+    pass
+
+main(["command"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "number"), [("converts", signal.SIGINT), ("swallows", signal.SIGINT), ("converts", signal.SIGTERM)]
+)
+def test_lost_exceptions(tmp_path: Path, how: str, number: signal.Signals) -> None:
+    """Python drops exceptions in callbacks from C; an interrupted import fails with another one."""
+    interrupts.require_interruptible()
+    running = subprocess.Popen(
+        [sys.executable, "-c", STUBBORN, how, str(tmp_path / "out")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert running.stdout is not None
+    assert running.stdout.readline() == "ready\n"
+    begin = time.monotonic()
+    running.send_signal(number)
+    _, errors = running.communicate(timeout=60)
+    assert time.monotonic() - begin < BOUND
+    assert (running.returncode, errors) == (128 + number, "interrupted\n" if number == signal.SIGINT else "")
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    """Only when it is old, ours by its name, and held by nobody."""
+    import fcntl
+
+    from xnorinfer.writing import write_bytes
+
+    names = [f".xnorinfer-{digit * 16}.part" for digit in "012"]
+    for name in (*names, ".xnorinfer-x.part", ".part"):
+        (tmp_path / name).write_bytes(b"half")
+        if name != names[2]:
+            os.utime(tmp_path / name, (time.time() - 1000,) * 2)
+    with (tmp_path / names[1]).open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        write_bytes(tmp_path / "out", b"whole")
+    assert sorted(os.listdir(tmp_path)) == sorted([*names[1:], ".xnorinfer-x.part", ".part", "out"])

@@ -1,0 +1,165 @@
+"""TensorFlow networks read by their graphs, against the scores that TensorFlow gave."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from places import DATA
+
+import xnorinfer
+from xnorinfer.converters import ConvertOptions, files_of, read_source
+from xnorinfer.converters.containers.tfbundle import read_v2
+from xnorinfer.errors import NetworkError, SourceError
+from xnorinfer.net import reference
+from xnorinfer.net.values import PixelInput
+
+ARCHIVE = DATA / "tf" / "graphs.tar.xz"
+RANGE = {"input": PixelInput.range(-1, 1)}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("tf")
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(place, filter="data")
+    return place
+
+
+def recorded(folder: Path, name: str) -> tuple[Any, Any]:
+    """Pixels and the scores of a network."""
+    with np.load(folder / "outputs.npz") as outputs:
+        return outputs["x"], outputs[name]
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        *((file, "training") for file in ("training", "training.pb", "training_saved", "training_saved/saved_model.pb")),
+        ("top_level", "top_level"),
+        ("top_level.meta", "top_level"),
+        ("module", "module"),
+        *((f"larq{end}", "larq") for end in ("", ".pb", "_weights", "_objects", "_objects.index")),
+        *((f"relu{end}", "relu") for end in ("", ".pb")),
+    ],
+)
+def test_scores_are_tensorflows(folder: Path, file: str, name: str) -> None:
+    x, wanted = recorded(folder, name)
+    reading = read_source(folder / file, ConvertOptions(**RANGE))
+    scores = reference.forward(reading.net, x)
+    np.testing.assert_array_equal(scores.argmax(axis=1), wanted.argmax(axis=1))
+    if name == "module":  # gives a softmax
+        scores = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(scores, wanted, rtol=2e-6, atol=2e-6)
+    np.testing.assert_array_equal(xnorinfer.convert(folder / file, **RANGE).predict(x), wanted.argmax(axis=1))
+
+
+@pytest.mark.parametrize("file", ["top_level", "training_saved", "module", "larq", "larq_objects"])
+def test_every_variable_is_noted_once(folder: Path, file: str) -> None:
+    reading = read_source(folder / file, ConvertOptions(**RANGE))
+    prefix = folder / file if (folder / f"{file}.index").exists() else folder / file / "variables" / "variables"
+    assert sorted(tensor.name for tensor in reading.tensors) == sorted(read_v2(prefix))
+    assert all(tensor.use for tensor in reading.tensors)
+
+
+def test_what_the_graph_says_is_told(folder: Path) -> None:
+    told = {a.what: (a.value, a.origin) for a in read_source(folder / "training.pb", ConvertOptions(**RANGE)).assumptions}
+    assert told["network"] == ("as the graph computes its scores at inference", "graph")
+    assert told["Dropout"] == ("left out", "graph")
+    assert "Dropout" not in {a.what for a in read_source(folder / "module", ConvertOptions(**RANGE)).assumptions}
+
+
+def test_the_files_of_a_saved_model_belong_together(folder: Path) -> None:
+    names = {file.name for file in files_of(folder / "module" / "saved_model.pb")}
+    assert {"saved_model.pb", "variables.index", "variables.data-00000-of-00001"} <= names
+
+
+def test_without_its_graph_the_hints_describe_the_network(folder: Path, tmp_path: Path) -> None:
+    for suffix in ("index", "data-00000-of-00001"):
+        shutil.copy(folder / f"top_level.{suffix}", tmp_path)
+    with pytest.raises(NetworkError) as error:
+        read_source(tmp_path / "top_level")
+    text = str(error.value)
+    assert "ignore" not in text
+    assert 'steps = [{mul = "fc1_b/scale_factor"}]' in text
+    described = 'profile = "ge-zero"\nlayout = "in_out"\nignore = ["Variable"]\n[input]\nrange = [-1, 1]\n'
+    for index in (1, 2):
+        described += f'[[layers]]\nweight = "W_{index}"\nsteps = [{{norm = {{mean = "norm{index}/moving_mean", variance = '
+        described += f'"norm{index}/moving_variance", epsilon = 1e-4, form = "tf"}}}}, {{mul = "fc{index}_b/scale_factor"}}]\n'
+    described += '[[layers]]\nweight = "W_out"\nbias = "b_out"\nsteps = [{mul = "factor"}]\n'
+    x, wanted = recorded(folder, "top_level")
+    scores = xnorinfer.convert(tmp_path / "top_level", net=described).scores(x)
+    np.testing.assert_array_equal(scores.argmax(axis=1), wanted.argmax(axis=1))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"\x0a\x05ab", "damaged or no graph"), (b"\x0a\x00", "could not be told"), (b"\x12\x00", "holds no nodes")],
+)
+def test_damaged_graphs(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "net.pb").write_bytes(content)
+    with pytest.raises(SourceError, match=message):
+        read_source(tmp_path / "net.pb")
+
+
+def test_a_graph_without_its_variables_names_them(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    shutil.copy(folder / "module" / "saved_model.pb", tmp_path / "model")
+    with pytest.raises(SourceError, match=r"variable .* has no value.*no variables lie beside it"):
+        read_source(tmp_path / "model")
+
+
+@pytest.mark.parametrize("file", ["training.pb", "module/saved_model.pb"])
+def test_any_cut_or_flipped_byte_is_found_or_harmless(folder: Path, tmp_path: Path, file: str) -> None:
+    shutil.copytree((folder / file).parent, tmp_path / "work")
+    path = tmp_path / "work" / Path(file).name
+    data = path.read_bytes()
+    rng = np.random.default_rng(3)
+    for position in rng.integers(0, len(data), 40):
+        damaged = bytearray(data)
+        damaged[position] ^= int(rng.integers(1, 256))
+        for content in (bytes(damaged), data[:position]):
+            path.write_bytes(content)
+            try:
+                read_source(path)
+            except (SourceError, NetworkError):
+                continue
+
+
+def relu_network(folder: Path, activation: Any) -> tuple[Path, Any]:
+    """A checkpoint whose variables are called as those of BinaryNet's port are, with something else between its layers."""
+    tensorflow = pytest.importorskip("tensorflow", reason="writes a checkpoint with its graph")
+    tf1, rng = tensorflow.compat.v1, np.random.default_rng(5)
+    x = rng.integers(0, 256, (60, 10), dtype=np.uint8)
+    with tf1.Graph().as_default(), tf1.Session() as session:
+        inputs = value = tf1.placeholder(tensorflow.float32, [None, 10])
+        for index, (depth, width) in enumerate(((10, 9), (9, 5))):
+            suffix = f"_{index}" if index else ""
+            kernel = tf1.get_variable(
+                f"dense{suffix}/kernel", initializer=rng.uniform(-1, 1, (depth, width)).astype(np.float32)
+            )
+            value = tensorflow.matmul(value, tensorflow.sign(kernel))
+            if not index:
+                value = activation(tensorflow, value)
+                with tf1.variable_scope("batch_normalization"):
+                    start = {"moving_mean": rng.uniform(-2, 2, 9), "moving_variance": rng.uniform(4, 9, 9)}
+                    mean, variance = (tf1.get_variable(n, initializer=v.astype(np.float32)) for n, v in start.items())
+                value = tensorflow.sign(tensorflow.nn.batch_normalization(value, mean, variance, None, None, 1e-4))
+        session.run(tf1.global_variables_initializer())
+        scores = session.run(value, {inputs: (x / 127.5 - 1).astype(np.float32)})
+        tf1.train.Saver().save(session, str(folder / "net"))
+    return folder / "net", (x, scores)
+
+
+def test_what_names_do_not_say_is_taken_from_the_graph(tmp_path: Path) -> None:
+    path, (x, scores) = relu_network(tmp_path, lambda tf, value: tf.nn.relu(value))
+    reading = read_source(path, ConvertOptions(**RANGE))
+    np.testing.assert_array_equal(reference.forward(reading.net, x), scores)
+    assert any("suggest another network than the graph net.meta computes" in warning for warning in reading.warnings)
+    path, _ = relu_network(tmp_path, lambda tf, value: tf.nn.swish(value))
+    with pytest.raises(NetworkError):
+        read_source(path, ConvertOptions(**RANGE))
