@@ -200,9 +200,9 @@ def walk(root: Any) -> Contents:
             reason = "optimizer state, no part of inference"
         if mapping is not None and not reason and _is_state(mapping):
             tensors = {key: one for key, one in mapping.items() if is_leaf(one)}
-            odd = next((key for key in tensors if not isinstance(key, str)), None)
-            if odd is not None:
-                kind = type(odd.value if isinstance(odd, Key) else odd).__name__
+            odd = [key for key in tensors if not isinstance(key, str)]  # None may be among them
+            if odd:
+                kind = type(odd[0].value if isinstance(odd[0], Key) else odd[0]).__name__
                 raise SourceError(f"it holds a state dict with a tensor whose name is no text but {kind}")
             found.states.append(StateDict(place.prefix(), tensors, _kept(value)))
             seen.update(id(one) for one in tensors.values())

@@ -285,6 +285,14 @@ def test_damage_is_named(tmp_path: Path) -> None:
             read_source(path, ConvertOptions(format="torch", profile="ge-zero"))
 
 
+@pytest.mark.parametrize("key", [None, False, 7, 1.5, (1, 2), b"fc2.weight"], ids=repr)
+def test_tensors_whose_names_are_no_text(tmp_path: Path, key: object) -> None:
+    state = {"fc1.weight": np.ones((4, 4), np.float32), key: np.ones((4, 4), np.float32)}
+    (tmp_path / "net.pkl").write_bytes(pickle.dumps({"state_dict": state}))
+    with pytest.raises(SourceError, match=f"a tensor whose name is no text but {type(key).__name__}"):
+        read_source(tmp_path / "net.pkl")
+
+
 def test_streams_end_behind_the_pickle() -> None:
     stream = io.BytesIO(pickle.dumps([1]) + pickle.dumps({"a": 2}))
     assert unpickle("a", stream, Rules(PLAIN)) == [1]
