@@ -20,7 +20,6 @@ from xnorinfer.sensitivity import Effect, Folded
 
 #: Mappings of pixels that are tried: BinaryNet and Larq, scripts that divide by 255, torchvision's MNIST example, raw pixels.
 MAPPINGS = USUAL[:4]
-MAPPING_OPTIONS = "--input-range, --input-normalize, --input-threshold, --input-signs or --input-real"
 
 
 @dataclass(frozen=True)
@@ -57,12 +56,13 @@ class Default:
 def measure_defaults(reading: Reading) -> list[Default]:
     """What would change under other values of everything that a reading takes by default."""
     net = reading.net
+    mappings = "--input-range, --input-normalize, --input-threshold, --input-signs or --input-real"
     usual: dict[str, tuple[str, Iterable[Alternative]]] = {
         TIE_PROFILE: ("--profile", _profiles(net)),
         NORM_ORDER: ("--profile or `form` in a net.toml", forms(net)),
         EPSILON: ("--bn-epsilon", epsilons(net)),
         MAGNITUDE: ("--h", _magnitudes(net)),
-        INPUT: (MAPPING_OPTIONS, inputs(net, MAPPINGS) if isinstance(net.input, PixelInput) else ()),
+        INPUT: (mappings, inputs(net, MAPPINGS) if isinstance(net.input, PixelInput) else ()),
     }
     taken = {one.what: one.value for one in reading.assumptions if one.origin == "default"}
     values = taken | {TIE_PROFILE: net.profile, INPUT: net.input.describe()}

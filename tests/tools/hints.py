@@ -186,7 +186,7 @@ FOLLOWED: dict[str, list[str]] = {
     "test_converters_tf_graphs.py::test_without_its_graph_the_hints_describe_the_network": ["tfmodel*: --net"],
     "test_converters_onnx_exports.py::test_signs_of_zero_that_the_exporter_took": ["graph._refuse_zeros: --profile"],
     "test_evidence_input.py::test_a_default_is_replaced_and_what_is_stated_is_warned_about": ["evidenceinput.option_of: *"],
-    "test_expectation.py::test_the_reading_that_answers_prove_is_found": ["elimination*: --*"],
+    "test_expectation.py::test_the_reading_that_answers_prove_is_found": ["alternatives*: --*"],
     "test_expectation.py::test_the_order_of_batch_norms_operations": ["conversion.require_expected: *"],
     "test_evidence_ternary.py::test_outputs_or_a_net_toml_decide": ["evidenceternary.judge_ternary: --*"],
     "test_layer_order.py::test_a_net_toml_says_the_order": ["layerorder.judge_order: `[[layers]] in their order`"],
