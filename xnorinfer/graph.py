@@ -38,11 +38,6 @@ def chain(named: Iterable[tuple[str, Op]]) -> tuple[Node[Op], ...]:
     return tuple(Node(name, op, (index - 1,)) for index, (name, op) in enumerate(named))
 
 
-def off_chain(nodes: Sequence[Node[Any]]) -> str | None:
-    """Name of the first node that reads anything but the one before, if there is one."""
-    return next((node.name for index, node in enumerate(nodes) if node.inputs != (index - 1,)), None)
-
-
 class Interpretation(Generic[P, R]):
     """One meaning of every op: `@meaning.of(Linear)` registers a function `(op, ...)`, `meaning(node, ...)` calls it.
 

@@ -45,7 +45,7 @@ from xnorinfer.errors import (
     NotAModelError,
     OptionError,
 )
-from xnorinfer.graph import Interpretation, chain, off_chain
+from xnorinfer.graph import Interpretation, chain
 from xnorinfer.net.values import ThresholdInput, input_from_json, input_to_json
 from xnorinfer.packed import FORMAT_VERSION, PACKED_OPS, Affine, Binarize, Dot, PackedModel, PackedOp, Threshold
 from xnorinfer.writing import write_bytes
@@ -70,8 +70,11 @@ def save(packed: PackedModel, path: str | Path) -> None:
 
 def header_of(packed: PackedModel) -> dict[str, Any]:
     """The JSON object of the file, digests included.  Raises MalformedModelError for a network that is no chain."""
-    if (branch := off_chain(packed.nodes)) is not None:
-        raise MalformedModelError(f"{branch}: reads more than the node before; format version {FORMAT_VERSION} holds chains")
+    for index, node in enumerate(packed.nodes):
+        if node.inputs != (index - 1,):
+            raise MalformedModelError(
+                f"{node.name}: reads more than the node before; format version {FORMAT_VERSION} holds chains"
+            )
     entries = [(node.name, _entry(node)) for _, node in packed.stored()]
     network: dict[str, Any] = {
         "format_version": packed.format_version,

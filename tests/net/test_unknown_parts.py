@@ -170,7 +170,7 @@ def test_every_meaning_of_packed_networks_knows_every_op() -> None:
     meanings = {meaning.name: meaning.missing for meaning in Interpretation.every if meaning.family == PACKED_OPS}
     assert {name: missing for name, missing in meanings.items() if missing} == {}
     model = {"PackedModel.values", "PackedModel.tensors", "PackedModel.plain", "PackedModel.check", "modelfile", "description"}
-    assert meanings.keys() >= model | {"margins", "margins.constant", "extract", "ccode"}
+    assert meanings.keys() >= model | {"Plan", "margins", "margins.constant", "extract", "ccode"}
     assert meanings.keys() >= {"bench.FloatNetwork", "bench.exact_predict"}
 
 
