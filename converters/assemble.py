@@ -33,6 +33,7 @@ from xnorinfer.converters.evidence import weigh
 from xnorinfer.converters.latents import SCALES, centred, magnitude
 from xnorinfer.errors import NetworkError, OptionError
 from xnorinfer.float32 import F32
+from xnorinfer.net.check import Kind, Problem
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import HARDTANH, Linear, Named, Norm, NormForm, Quantize, Steps
 from xnorinfer.net.ties import PROFILES, Rule
@@ -47,29 +48,17 @@ _PIECE = 1 << 20
 Activation = Literal["assumed", "hardtanh", "none", "sign"]
 
 
-@dataclass(frozen=True, eq=False)
-class NormPart:
-    """BatchNorm of a layer; all arrays (neurons,) float32.  epsilon None: the file does not say."""
-
-    name: str
-    mean: F32
-    variance: F32 | None = None
-    inv_std: F32 | None = None
-    gamma: F32 | None = None
-    beta: F32 | None = None
-    epsilon: float | None = None
-
-
-#: What can stand between a dense layer and the next sign or dense layer.
-Follower: TypeAlias = NormPart | tuple[str, Steps]
+#: What can stand between a dense layer and the next sign or dense layer, by name.  What a file does not say of a BatchNorm, its
+#: epsilon and form, `assemble` does.
+Follower: TypeAlias = tuple[str, Norm | Steps]
 
 
 @dataclass(frozen=True, eq=False)
 class LayerPart:
     """A dense layer with what follows it.  weight: (neurons, depth) float32; binary layers hold latent weights.
 
-    activation: what a float layer reads; binary layers always read signs.  after: what follows the layer where a graph spells
-    it out, instead of `norm`.  explicit: the source says all that stands before the next sign, so that no BatchNorm is missing.
+    activation: what a float layer reads; binary layers always read signs.  after: what follows the layer, its BatchNorm for
+    example.  explicit: the source says all that stands before the next sign, so that no BatchNorm is missing.
     rule, sign_rule: the tie rules of its weights and of the signs that it reads, where the source has one for each; None: those
     of the profile.
     """
@@ -78,7 +67,6 @@ class LayerPart:
     weight: F32
     bias: F32 | None = None
     scale: F32 | None = None
-    norm: NormPart | None = None
     is_float: bool = False
     activation: Activation = "assumed"
     h: float | None = None
@@ -86,11 +74,6 @@ class LayerPart:
     explicit: bool = False
     rule: Rule | None = None
     sign_rule: Rule | None = None
-
-    @property
-    def followers(self) -> tuple[Follower, ...]:
-        """What stands between the layer and the next sign or layer."""
-        return self.after if self.norm is None else (self.norm, *self.after)
 
     @property
     def neurons(self) -> int:
@@ -177,7 +160,7 @@ def assemble(
         else:
             h = _magnitude(part, options)
             layers.append((part.name, Linear(part.weight, part.rule or profile.weights, h, part.bias, part.scale)))
-        layers.extend(_layer(follower, options, defaults) for follower in part.followers)
+        layers.extend(_layer(follower, options, defaults) for follower in part.after)
         hidden = index + 1 < len(parts)
         if hidden and (not parts[index + 1].is_float or parts[index + 1].activation == "sign"):
             layers.append((f"{part.name}.sign", Quantize(parts[index + 1].sign_rule or profile.activations)))
@@ -201,17 +184,18 @@ def assemble(
     return reading
 
 
-#: What `Net.check` finds -> what an option or a net.toml can do about it.
-_WAYS_OUT = {
-    " inputs but ": "the order of [[layers]] in a net.toml (--net) decides what follows what, `layout` which axis is which",
-    "the first layer must be a binary": "where its weights are binarized in use, `kind` in a net.toml (--net) says so",
-    "cannot follow the float layer": "--float-layer is for the last layers; `kind` in a net.toml (--net) says it of any",
-    "has shape": "`norm`, `bias` and `scale` in a net.toml (--net) say which array is whose",
+#: What an option or a net.toml can do about problems of a kind that `Net.check` finds.
+_WAYS_OUT: dict[Kind, str] = {
+    "width": "the order of [[layers]] in a net.toml (--net) decides what follows what, `layout` which axis is which",
+    "first": "where its weights are binarized in use, `kind` in a net.toml (--net) says so",
+    "float": "--float-layer is for the last layers; `kind` in a net.toml (--net) says it of any",
+    "length": "`norm`, `bias` and `scale` in a net.toml (--net) say which array is whose",
 }
 
 
 def _with_way_out(problem: str) -> str:
-    return next((f"{problem}; {way}" for what, way in _WAYS_OUT.items() if what in problem), problem)
+    way = _WAYS_OUT.get(problem.kind) if isinstance(problem, Problem) else None
+    return problem if way is None else f"{problem}; {way}"
 
 
 def choose_float_layers(parts: Sequence[LayerPart], options: ConvertOptions, notes: Notes) -> list[LayerPart]:
@@ -265,23 +249,24 @@ def _as_options_say(parts: list[LayerPart], options: ConvertOptions, notes: Note
         part = replace(part, weight=weight, scale=scale)
         if options.before_norm is not None and index + 1 < len(parts):
             function = (f"{part.name}.{options.before_norm.partition(':')[0]}", function_named(options.before_norm))
-            part = replace(part, norm=None, after=(function, *part.followers))
+            part = replace(part, after=(function, *part.after))
         changed.append(part)
     return changed
 
 
 def _may_be_norm(follower: Follower) -> bool:
     """A BatchNorm, or operations that one may be spelled out in."""
-    return isinstance(follower, NormPart) or follower[1].may_be_norm
+    _, op = follower
+    return isinstance(op, Norm) or op.may_be_norm
 
 
 def _judge_norms(parts: Sequence[LayerPart], notes: Notes, problems: list[str]) -> None:
     """Hidden binary layers without BatchNorm: taken as they are if no layer has one, else one is missing."""
     hidden = [part for part in parts[:-1] if not part.is_float and not part.explicit]
-    lacking = [part for part in hidden if not any(map(_may_be_norm, part.followers))]
+    lacking = [part for part in hidden if not any(map(_may_be_norm, part.after))]
     if not lacking:
         return
-    if not any(_may_be_norm(follower) for part in parts for follower in part.followers):
+    if not any(_may_be_norm(follower) for part in parts for follower in part.after):
         sums = "sums and biases" if any(part.bias is not None for part in lacking) else "sums"
         notes.assumptions.append(Assumption(NO_NORM, f"none in the file: hidden bits are the signs of {sums}", "default"))
         notes.warnings.append(
@@ -312,16 +297,16 @@ def _float_layer(part: LayerPart, index: int, notes: Notes) -> list[Named]:
 
 
 def _layer(follower: Follower, options: ConvertOptions, defaults: Defaults) -> Named:
-    return _batch_norm(follower, options, defaults) if isinstance(follower, NormPart) else follower
-
-
-def _batch_norm(norm: NormPart, options: ConvertOptions, defaults: Defaults) -> Named:
-    if norm.inv_std is not None:
-        return (norm.name, Norm(norm.mean, None, norm.inv_std, norm.gamma, norm.beta, 0.0, "lasagne"))
+    """With what the options, or else the file, or else its framework says of a BatchNorm."""
+    name, op = follower
+    if not isinstance(op, Norm):
+        return follower
+    if op.inv_std is not None:
+        return name, replace(op, epsilon=None, form="lasagne")
     epsilon = options.bn_epsilon
     if epsilon is None:
-        epsilon = defaults.epsilon if norm.epsilon is None else norm.epsilon
-    return (norm.name, Norm(norm.mean, norm.variance, None, norm.gamma, norm.beta, float(epsilon), defaults.form))
+        epsilon = defaults.epsilon if op.epsilon is None else op.epsilon
+    return name, replace(op, epsilon=float(epsilon), form=defaults.form)
 
 
 def _magnitude(part: LayerPart, options: ConvertOptions) -> float:
@@ -345,7 +330,7 @@ def _assume_h(parts: Sequence[LayerPart], options: ConvertOptions, notes: Notes)
 
 
 def _assume_epsilon(parts: Sequence[LayerPart], options: ConvertOptions, defaults: Defaults, notes: Notes) -> None:
-    norms = [follower for part in parts for follower in part.followers if isinstance(follower, NormPart)]
+    norms = [op for part in parts for _, op in part.after if isinstance(op, Norm)]
     with_variance = [norm for norm in norms if norm.inv_std is None]
     if not with_variance:
         if options.bn_epsilon is not None and norms:
@@ -357,15 +342,14 @@ def _assume_epsilon(parts: Sequence[LayerPart], options: ConvertOptions, default
     known = sorted({norm.epsilon for norm in with_variance if norm.epsilon is not None})
     if known:
         notes.assumptions.append(Assumption(EPSILON, ", ".join(f"{e:g}" for e in known), defaults.epsilon_origin))
-    unknown = [norm.name for norm in with_variance if norm.epsilon is None]
-    if unknown:
+    if any(norm.epsilon is None for norm in with_variance):
         value = f"{defaults.epsilon:g} ({defaults.epsilon_reason})"
         notes.assumptions.append(Assumption(EPSILON, value, "default"))
         if defaults.epsilon_warning:
             notes.warnings.append(f"{defaults.epsilon_warning}{_epsilon_weight(with_variance)}")
 
 
-def _epsilon_weight(norms: Sequence[NormPart]) -> str:
+def _epsilon_weight(norms: Sequence[Norm]) -> str:
     """How much an epsilon can matter: the smallest variance, beside which it is added."""
     variances = [norm.variance for norm in norms if norm.variance is not None]
     smallest = min((float(variance.min()) for variance in variances if variance.size), default=0.0)

@@ -25,6 +25,7 @@ from xnorinfer.converters.evidenceweights import (
 from xnorinfer.converters.finding import BETWEEN, WEIGHTS, Finding
 from xnorinfer.converters.layerorder import judge_order
 from xnorinfer.converters.sums import Sums, sums_of
+from xnorinfer.net.check import Problem
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Linear, Norm, Steps
 
@@ -89,10 +90,6 @@ def _answered(finding: Finding, options: ConvertOptions) -> bool:
     return any(getattr(options, name) not in (None, False) for name in finding.answers)
 
 
-#: What `Net.check` says of latents that torch.sign makes 0.
-_ZEROS = "latent weights are exactly 0"
-
-
 def weigh(
     net: Net,
     options: ConvertOptions,
@@ -107,8 +104,8 @@ def weigh(
     stated, lenient: as for `judge`.  input_warning: said where nothing says how inputs enter, with what statistics leave.
     """
     checked = net.check()
-    if any(_ZEROS not in problem for problem in checked):
-        return checked
+    if any(problem.kind != "zeros" for problem in checked):
+        return list(checked)
     evidence = judge(net, options, stated=stated, lenient=lenient or options.answered)
     dense = _guessed(net, stated)
     problems = [*evidence.problems, *_about_zeros(checked, dense)]
@@ -122,10 +119,10 @@ def weigh(
     return problems
 
 
-def _about_zeros(problems: Sequence[str], layers: Sequence[Layer]) -> Iterator[str]:
+def _about_zeros(problems: Sequence[Problem], layers: Sequence[Layer]) -> Iterator[str]:
     """Without those about weights that are bits or ternary, of which no tie rule makes a network."""
     for problem in problems:
-        layer = next((one for one in layers if problem.startswith(f"{one.name}: ")), None)
+        layer = next((one for one in layers if one.name == problem.node), None)
         if layer is None or not (are_bits(layer.op.weight) or is_ternary(layer.op.weight)):
             halved = layer is not None and is_halved(layer.op.weight)
             yield problem + ("; its numbers are exact in 16 bits: convert the checkpoint of 32 bits" if halved else "")

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from xnorinfer.budget import spend_steps
-from xnorinfer.converters.assemble import Defaults, Follower, LayerPart, NormPart, assemble
+from xnorinfer.converters.assemble import Defaults, Follower, LayerPart, assemble
 from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse
 from xnorinfer.converters.containers.arrays import RawTensor, as_float32
 from xnorinfer.converters.containers.onnxfile import OnnxGraph, OnnxNode
@@ -30,7 +30,7 @@ from xnorinfer.converters.graphvalues import Constant, Live, Shape, Unread, Valu
 from xnorinfer.converters.graphweights import Kernel, binary_part, contraction, float_part, kernel_of
 from xnorinfer.errors import NetworkError, OptionError, SourceError
 from xnorinfer.float32 import F32
-from xnorinfer.net.ops import NormForm
+from xnorinfer.net.ops import Norm, NormForm
 from xnorinfer.net.ties import PROFILES, Rule
 
 __all__ = ["GRAPH_INPUT", "read_graph"]
@@ -456,7 +456,7 @@ class _Walk:
         gamma, beta, mean, variance = vectors
         stored = node.attributes.get("epsilon", 1e-5)
         epsilon = float(str(np.float32(stored))) if isinstance(stored, int | float) else 1e-5
-        norm = NormPart(node.name, mean, variance=variance, gamma=gamma, beta=beta, epsilon=epsilon)
+        norm = Norm(mean, variance=variance, gamma=gamma, beta=beta, epsilon=epsilon)
         assert width is not None
         before = self._read(node, lives[0], width)
         if before is not None and before.signs is not None:
@@ -464,9 +464,9 @@ class _Walk:
         if before is None:
             self.lost = True
         elif self.current is None:
-            self.entry.norm(before, norm, width)
+            self.entry.norm(before, node.name, norm, width)
         else:
-            self.after += [*self._layers(node, before, width), norm]
+            self.after += [*self._layers(node, before, width), (node.name, norm)]
         self.leaf = self.table.value(node.name)
         return self._nothing() if before is None else Live(self.leaf, self.leaf)
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from xnorinfer.converters.assemble import Follower, NormPart, pixel_step, rescaled_pixels
+from xnorinfer.converters.assemble import Follower, pixel_step, rescaled_pixels
 from xnorinfer.converters.base import INPUT, Assumption, Notes, Remark
 from xnorinfer.converters.containers.onnxfile import OnnxNode
 from xnorinfer.converters.elementwise import Expr, evaluate
 from xnorinfer.converters.graphproblems import Problems
 from xnorinfer.converters.graphsteps import Placed, Read, Signs, layers_of
-from xnorinfer.net.ops import ARITHMETIC, Function, Step
+from xnorinfer.net.ops import ARITHMETIC, Function, Norm, Step
 from xnorinfer.net.ties import Rule
 from xnorinfer.net.values import InputMapping, PixelInput, SignInput, ThresholdInput
 
@@ -70,19 +70,19 @@ class Entry:
             self.base = self.mapping = RAW_PIXELS
             self.said = f"it divides its input by {1 / abs(slope):.6g} itself"
 
-    def settle_norm(self, norm: NormPart) -> None:
+    def settle_norm(self, name: str, norm: Norm) -> None:
         """The same by the statistics of a BatchNorm of the input."""
         if self.given is None and not self.said and not self.norms and float(norm.mean.max(initial=0)) > 1:
             self.base = self.mapping = RAW_PIXELS
-            self.said = f"{norm.name} saw inputs of {float(norm.mean.max()):.4g} on average"
+            self.said = f"{name} saw inputs of {float(norm.mean.max()):.4g} on average"
 
     # ---------------------------------------------------------------- how it ends
 
-    def norm(self, read: Read, norm: NormPart, width: int) -> None:
+    def norm(self, read: Read, name: str, norm: Norm, width: int) -> None:
         """A BatchNorm of the inputs."""
         self.settle(read.steps)
-        self.settle_norm(norm)
-        self.norms += [*layers_of(f"{norm.name}.input", read.steps, width), norm]
+        self.settle_norm(name, norm)
+        self.norms += [*layers_of(f"{name}.input", read.steps, width), (name, norm)]
 
     def real(self, node: OnnxNode, read: Read, width: int, problems: Problems) -> None:
         """The first layer reads real values: the steps join the mapping of pixels."""

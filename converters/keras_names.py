@@ -15,14 +15,15 @@ from itertools import pairwise
 
 import numpy as np
 
-from xnorinfer.converters.assemble import LayerPart, NormPart
+from xnorinfer.converters.assemble import LayerPart
 from xnorinfer.converters.base import Assumption, Notes, default_warning, net_line
 from xnorinfer.converters.containers.arrays import Entry, as_float32, natural_key
 from xnorinfer.converters.finding import ORDER
 from xnorinfer.converters.keras_weights import BIAS, KERNEL, NORM_ROLES, Weights
 from xnorinfer.converters.layerorder import chains, family
-from xnorinfer.converters.pairing import Module, pair
+from xnorinfer.converters.pairing import Module, pair, with_norm
 from xnorinfer.float32 import F32
+from xnorinfer.net.ops import Norm
 
 
 class ByNames:
@@ -101,7 +102,7 @@ class ByNames:
 
     def _with_norms(self, dense: Sequence[Module], norms: Sequence[Module]) -> list[LayerPart]:
         """Give each layer its BatchNorm: of its number of neurons, where several layers have it by the names' order."""
-        pairs: dict[str, NormPart] = {}
+        pairs: dict[str, Module] = {}
         guessed = False
         for width in {m.norm.mean.size for m in norms if m.norm}:
             mine = [m for m in norms if m.norm and m.norm.mean.size == width]
@@ -117,7 +118,7 @@ class ByNames:
                 )
                 return []
             guessed |= len(mine) > 1
-            pairs |= {layer.name: m.norm for layer, m in zip(layers, mine, strict=True) if m.norm}
+            pairs |= {layer.name: m for layer, m in zip(layers, mine, strict=True)}
         value = ", ".join(f"{pairs[m.name].name} after {m.name}" for m in dense if m.name in pairs)
         if guessed:
             self.notes.assumptions.append(Assumption("order of BatchNorms, by their names' order", value, "default"))
@@ -125,7 +126,7 @@ class ByNames:
             self.notes.warnings.append(default_warning(what, "norm = {...} in each [[layers]]"))
         elif pairs:
             self.notes.assumptions.append(Assumption("order of BatchNorms, by their widths", value, "file"))
-        return [dataclasses.replace(m.part, norm=pairs.get(m.name)) for m in dense if m.part]
+        return [with_norm(m.part, pairs.get(m.name)) for m in dense if m.part]
 
     # ---------------------------------------------------------------- layers
 
@@ -142,9 +143,8 @@ class ByNames:
             taken = {
                 role: self._take(scope, entry, f"BatchNorm {role.removeprefix('moving_')}") for role, entry in found.items()
             }
-            module.norm = NormPart(
-                scope, taken["moving_mean"], taken["moving_variance"], None, taken.get("gamma"), taken.get("beta")
-            )
+            mean, variance = taken["moving_mean"], taken["moving_variance"]
+            module.norm = Norm(mean, variance, gamma=taken.get("gamma"), beta=taken.get("beta"))
         elif len(found) == 3 and all(len(entry.shape) == 1 for entry in found.values()):
             self.problems.append(
                 f"{scope} ({described}) is a BatchNorm without gamma or without beta, which the file does not tell "

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from xnorinfer.converters.assemble import Follower, LayerPart, NormPart, pixel_step, rescaled_pixels
+from xnorinfer.converters.assemble import Follower, LayerPart, pixel_step, rescaled_pixels
 from xnorinfer.converters.base import DEFAULT_INPUT, Assumption, ConvertOptions, Notes, glorot, net_line
 from xnorinfer.converters.containers.arrays import Entry, as_float32
 from xnorinfer.converters.keras_activations import NoFunction, function
@@ -31,7 +31,7 @@ from xnorinfer.converters.keras_quantizers import (
 from xnorinfer.converters.keras_weights import BIAS, KERNEL, NORM_ROLES, Weights
 from xnorinfer.converters.zeroone import on_zero_one
 from xnorinfer.float32 import F32
-from xnorinfer.net.ops import Linear, Steps
+from xnorinfer.net.ops import Linear, Norm, Steps
 from xnorinfer.net.ties import PROFILES, Rule
 from xnorinfer.net.values import InputMapping, PixelInput, RealInput, ThresholdInput, is_finite_number
 
@@ -63,11 +63,11 @@ class Walk:
         self.problems = problems
         self.parts: list[LayerPart] = []
         self.rules: set[Rule] = set()
-        self.leading: tuple[NormPart, ...] | None = None
+        self.leading: tuple[Follower, ...] | None = None
         self.mapping: InputMapping | None = None
         self._current: LayerPart | None = None
         self._after: list[Follower] = []
-        self._front: list[NormPart] = []
+        self._front: list[tuple[str, Norm]] = []
         self._front_ranks: list[int] = []
         self._kinds: dict[str, list[str]] = {}
         self._lost = False
@@ -239,14 +239,14 @@ class Walk:
             )
             return
         mean, variance = found["moving_mean"], found["moving_variance"]
-        norm = NormPart(layer.name, mean, variance, None, found.get("gamma"), found.get("beta"), float(epsilon))
+        norm = Norm(mean, variance, None, found.get("gamma"), found.get("beta"), float(epsilon))
         if self._signed:
             self.problems.append(f"{layer} stands between a sign and the layer that reads it; put it before the sign")
         elif self._current is None:
-            self._front.append(norm)
+            self._front.append((layer.name, norm))
             self._front_ranks.append(self._rank)
         else:
-            self._after.append(norm)
+            self._after.append((layer.name, norm))
 
     # ---------------------------------------------------------------- dense layers
 
@@ -391,10 +391,10 @@ class Walk:
         if self._rank > 2:
             self.problems.append(f"{layer} works on the last axis of {self._rank - 1} alone; a Flatten must come before it")
         if self._front and not self._signed:
-            self.problems.append(f"{self._front[0].name} stands before the first dense layer without a sign behind it")
+            self.problems.append(f"{self._front[0][0]} stands before the first dense layer without a sign behind it")
             return
         norms = zip(self._front, self._front_ranks, strict=True)
-        self._front = [self._per_value(norm, depth) if rank > 2 else norm for norm, rank in norms]
+        self._front = [(name, self._per_value(name, norm, depth) if rank > 2 else norm) for (name, norm), rank in norms]
         base = self.options.input
         if self._rescaling:
             raw = base or PixelInput.range(0, 255)
@@ -408,11 +408,11 @@ class Walk:
         elif isinstance(base, PixelInput):
             self.mapping = self._threshold(base, self._front_rule)
 
-    def _per_value(self, norm: NormPart, depth: int) -> NormPart:
+    def _per_value(self, name: str, norm: Norm, depth: int) -> Norm:
         """BatchNorm of the last axis of images, (channels,), for the values that they are flattened to, (depth,)."""
         channels = norm.mean.size
         if depth % channels:
-            self.problems.append(f"{norm.name} has {channels} channels, which {depth} flattened values are no multiple of")
+            self.problems.append(f"{name} has {channels} channels, which {depth} flattened values are no multiple of")
             return norm
         vectors = {name: getattr(norm, name) for name in ("mean", "variance", "gamma", "beta")}
         tiled: dict[str, Any] = {name: np.tile(v, depth // channels) for name, v in vectors.items() if v is not None}

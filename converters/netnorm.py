@@ -31,7 +31,7 @@ def batch_norm(
     if "inv_std" in arrays:
         if epsilon is not None or form not in (None, "lasagne"):
             table.problem("", 'inv_std contains the epsilon, and its form is always "lasagne"; leave both out')
-        return [(name, Norm(mean, None, arrays["inv_std"], gamma, beta, 0.0, "lasagne"))]
+        return [(name, Norm(mean, None, arrays["inv_std"], gamma, beta, form="lasagne"))]
     if "std" in arrays and epsilon is None:
         if form is not None:
             table.problem("form", "std without epsilon has one form: (x - mean) / std * gamma + beta")

@@ -28,7 +28,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from xnorinfer.converters.assemble import Defaults, LayerPart, NormPart, assemble
+from xnorinfer.converters.assemble import Defaults, LayerPart, assemble
 from xnorinfer.converters.base import (
     NORM_ORDER,
     Assumption,
@@ -50,6 +50,7 @@ from xnorinfer.converters.torch import DEFAULTS as TORCH_DEFAULTS
 from xnorinfer.converters.torch import read_contents, read_state
 from xnorinfer.errors import SourceError
 from xnorinfer.float32 import F32
+from xnorinfer.net.ops import Norm
 from xnorinfer.npyheader import NPY_MAGIC
 
 NAMED_TF = Defaults(
@@ -126,7 +127,7 @@ class NpzSource:
             )
         parts = _named_parts(tensors, notes, problems)
         defaults = NAMED_TORCH if options.profile == "torch-sign" else NAMED_TF
-        if any(part.norm is not None and part.norm.variance is not None for part in parts):
+        if any(isinstance(op, Norm) and op.variance is not None for part in parts for _, op in part.after):
             value = f"{defaults.form}, as the tie profile's framework has it"
             notes.assumptions.append(Assumption(NORM_ORDER, value, "option" if options.profile else "default"))
         return assemble(self.name, path.name, parts, options, defaults, notes, problems)
@@ -187,12 +188,12 @@ def _named_layer(name: str, fields: dict[str, RawTensor], notes: Notes, problems
     if arrays["weight"].ndim == 4:
         problems.append(f"{fields['weight']} is a convolution; only dense networks can be converted")
         return None
-    return LayerPart(
-        name, arrays["weight"], arrays.get("bias"), arrays.get("scale"), _named_norm(name, arrays, epsilon, problems)
-    )
+    norm = _named_norm(name, arrays, epsilon, problems)
+    after = () if norm is None else ((f"{name}.bn", norm),)
+    return LayerPart(name, arrays["weight"], arrays.get("bias"), arrays.get("scale"), after=after)
 
 
-def _named_norm(name: str, arrays: dict[str, F32], epsilon: float | None, problems: list[str]) -> NormPart | None:
+def _named_norm(name: str, arrays: dict[str, F32], epsilon: float | None, problems: list[str]) -> Norm | None:
     given = [key for key in arrays if key.startswith("bn.")]
     if not given:
         return None
@@ -204,8 +205,7 @@ def _named_norm(name: str, arrays: dict[str, F32], epsilon: float | None, proble
         what = f"layer {name} needs exactly one of {name}.bn.var and {name}.bn.inv_std"
         problems.append(what + net_line(f'ignore = ["{name}.bn.var"]', "variance = 1"))
         return None
-    return NormPart(
-        f"{name}.bn",
+    return Norm(
         arrays["bn.mean"],
         arrays.get("bn.var"),
         arrays.get("bn.inv_std"),

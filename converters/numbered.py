@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from xnorinfer.converters.assemble import Defaults, LayerPart, NormPart, assemble
+from xnorinfer.converters.assemble import Defaults, Follower, LayerPart, assemble
 from xnorinfer.converters.base import (
     Assumption,
     ConvertOptions,
@@ -38,6 +38,7 @@ from xnorinfer.converters.containers.arrays import RawTensor, as_float32, merge_
 from xnorinfer.converters.keras import DEFAULTS as KERAS_DEFAULTS
 from xnorinfer.converters.statenames import counts_instead
 from xnorinfer.float32 import F32
+from xnorinfer.net.ops import Norm
 
 LASAGNE = Defaults("theano", "lasagne", 0.0, "inv_std contains it")
 
@@ -226,13 +227,12 @@ def _layer(
         found[meaning] = as_float32(vector, rounded)
     for counter in layer.counters:
         notes.use(counter, "counts training batches, no part of inference", ignored=True)
-    norm = None
+    after: tuple[Follower, ...] = ()
     if "mean" in found:
-        norm = NormPart(
-            f"{name}.bn", found["mean"], found.get("variance"), found.get("inv_std"), found.get("gamma"), found.get("beta")
-        )
+        norm = Norm(found["mean"], found.get("variance"), found.get("inv_std"), found.get("gamma"), found.get("beta"))
+        after = ((f"{name}.bn", norm),)
     counts = counts_instead(kernel)
     problems += [counts] if counts else []
     array = kernel.array if out_in else kernel.array.T
     weight = as_float32(RawTensor(kernel.name, array, kernel.dtype), rounded)
-    return LayerPart(name, weight, found.get("b"), None, norm)
+    return LayerPart(name, weight, found.get("b"), after=after)

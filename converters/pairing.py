@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from xnorinfer.converters.assemble import LayerPart, NormPart
+from xnorinfer.converters.assemble import Follower, LayerPart
 from xnorinfer.converters.base import Assumption, Notes, default_warning, net_line
 from xnorinfer.converters.containers.arrays import RawTensor, natural_key
 from xnorinfer.converters.finding import ORDER
 from xnorinfer.converters.layerorder import chains, family
-from xnorinfer.net.ops import Steps
+from xnorinfer.net.ops import Norm, Steps
 
 
 @dataclass(eq=False)
@@ -28,7 +28,7 @@ class Module:
     name: str
     tensors: dict[str, RawTensor] = field(default_factory=dict)
     part: LayerPart | None = None
-    norm: NormPart | None = None
+    norm: Norm | None = None
     tensor_norm: Steps | None = None
 
 
@@ -48,15 +48,13 @@ def pair(modules: Sequence[Module], notes: Notes, problems: list[str], *, ordere
     adjacent = len(followed) == len(norms) and ordered
     # Layers registered together leave hidden ones without a BatchNorm behind them, which cannot be meant.
     in_blocks = _in_blocks(modules) and len(norms) in (len(dense), len(dense) - 1)
-    pairs: dict[str, NormPart] = {}
+    pairs: dict[str, Module] = {}
     if not norms or (adjacent and not (in_blocks and any(m.name not in followed for m in dense[:-1]))):
         for before, m in follows:
-            if before is not None and m.norm is not None:
-                pairs[before.name] = m.norm
+            if before is not None:
+                pairs[before.name] = m
     elif in_blocks:
-        for layer, m in zip(dense, norms, strict=False):
-            assert m.norm is not None
-            pairs[layer.name] = m.norm
+        pairs = {layer.name: m for layer, m in zip(dense, norms, strict=False)}
         value = ", ".join(f"{norm.name} after {name}" for name, norm in pairs.items())
         notes.assumptions.append(Assumption("order of BatchNorms, by their names' order", value, "default"))
         what = "the n-th BatchNorm by name is taken to follow the n-th layer by name"
@@ -68,38 +66,41 @@ def pair(modules: Sequence[Module], notes: Notes, problems: list[str], *, ordere
             + net_line("norm = {mean = ..., variance = ...} in each [[layers]]")
         )
         return []
-    return [_with_norm(m.part, pairs.get(m.name), norms) for m in dense if m.part]
+    return [with_norm(m.part, pairs.get(m.name)) for m in dense if m.part]
 
 
-def _with_norm(part: LayerPart, norm: NormPart | None, norms: Sequence[Module]) -> LayerPart:
-    steps = next((m.tensor_norm for m in norms if m.norm is norm and norm is not None), None)
-    if norm is None or steps is None or part.neurons == 1:
-        return dataclasses.replace(part, norm=norm)
-    wide = ((step.function, *(np.full(part.neurons, number) for number in step.parameters)) for step in steps.steps)
-    return dataclasses.replace(part, after=((norm.name, Steps.of(*wide)), *part.after))
+def with_norm(part: LayerPart, found: Module | None) -> LayerPart:
+    """A layer and the BatchNorm that a module turned out to be, if there is one."""
+    if found is None or found.norm is None:
+        return part
+    op: Norm | Steps = found.norm
+    if found.tensor_norm is not None and part.neurons > 1:
+        steps = found.tensor_norm.steps
+        op = Steps.of(*((step.function, *(np.full(part.neurons, number) for number in step.parameters)) for step in steps))
+    return dataclasses.replace(part, after=((found.name, op),))
 
 
-def leading_norm(modules: Sequence[Module], notes: Notes) -> tuple[list[NormPart] | None, list[Module]]:
+def leading_norm(modules: Sequence[Module], notes: Notes) -> tuple[list[Follower] | None, list[Module]]:
     """A BatchNorm before the first layer, as wide as its inputs: of the inputs, which a sign follows then; and the rest."""
     first, *rest = modules if modules else [Module("")]
     if first.norm is None or not rest or rest[0].part is None or _in_blocks(modules):
         return None, list(modules)
     if first.norm.mean.size != rest[0].part.depth:
         return None, list(modules)
-    _remark_leading(first.norm, rest[0].name, notes)
-    return [first.norm], rest
+    _remark_leading(first.name, rest[0].name, notes)
+    return [(first.name, first.norm)], rest
 
 
-def _remark_leading(norm: NormPart, layer: str, notes: Notes) -> None:
-    value = f"{norm.name}, before {layer}; then a sign"
+def _remark_leading(norm: str, layer: str, notes: Notes) -> None:
+    value = f"{norm}, before {layer}; then a sign"
     notes.assumptions.append(Assumption("BatchNorm of the inputs", value, "default"))
-    what = f"{norm.name} stands before the first layer: the inputs are taken to be normalized by it and binarized"
+    what = f"{norm} stands before the first layer: the inputs are taken to be normalized by it and binarized"
     notes.warnings.append(default_warning(what, "[input] norm = {...}"))
 
 
 def pair_by_names(
     modules: Sequence[Module], notes: Notes, problems: list[str]
-) -> tuple[list[LayerPart], list[NormPart] | None]:
+) -> tuple[list[LayerPart], list[Follower] | None]:
     """The same for a container without order: by the shapes of the layers, the numbers in names, and the words they share.
 
     Names that differ in numbers alone (0, 1, 3, 4) are in the order of their numbers.
@@ -116,14 +117,13 @@ def pair_by_names(
     ordered = order_layers(dense, notes, problems)
     if ordered is None:
         return [m.part for m in dense if m.part], None
-    pairs: dict[str, NormPart] = {}
+    pairs: dict[str, Module] = {}
     left = list(norms)
     by_words = _by_words(ordered, norms)
     for layer, norm in by_words.items():
-        assert norm.norm is not None
-        pairs[layer] = norm.norm
+        pairs[layer] = norm
         left.remove(norm)
-    leading: list[NormPart] | None = None
+    leading: list[Follower] | None = None
     for norm in list(left):
         assert norm.norm is not None
         width = norm.norm.mean.size
@@ -131,11 +131,11 @@ def pair_by_names(
         rivals = [m for m in left if m.norm and m.norm.mean.size == width]
         first = ordered[0].part if ordered else None
         if len(alone) == 1 == len(rivals) and not (first is not None and first.depth == width):
-            pairs[alone[0].name] = norm.norm
+            pairs[alone[0].name] = norm
             left.remove(norm)
         elif not alone and first is not None and first.depth == width and len(rivals) == 1:
-            leading = [norm.norm]
-            _remark_leading(norm.norm, ordered[0].name, notes)
+            leading = [(norm.name, norm.norm)]
+            _remark_leading(norm.name, ordered[0].name, notes)
             left.remove(norm)
     if left:
         order = ", ".join(f"{m.name} ({'BatchNorm' if m.norm else 'dense'})" for m in [*ordered, *norms])
@@ -145,13 +145,13 @@ def pair_by_names(
         )
     elif pairs:
         value = ", ".join(f"{norm.name} after {name}" for name, norm in pairs.items())
-        widths = [norm.mean.size for norm in pairs.values()]
+        widths = [norm.norm.mean.size for norm in pairs.values() if norm.norm]
         proven = len(set(widths)) == len(widths)
         notes.assumptions.append(Assumption("BatchNorms, by their names and widths", value, "file" if proven else "default"))
         if not proven:
             what = f"BatchNorms are taken to follow the layers whose names they share ({value})"
             notes.warnings.append(default_warning(what, "norm = {...} in each [[layers]]"))
-    return [_with_norm(m.part, pairs.get(m.name), norms) for m in ordered if m.part], leading
+    return [with_norm(m.part, pairs.get(m.name)) for m in ordered if m.part], leading
 
 
 def _by_words(dense: Sequence[Module], norms: Sequence[Module]) -> dict[str, Module]:

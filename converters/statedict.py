@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xnorinfer.converters.assemble import LayerPart, NormPart
+from xnorinfer.converters.assemble import Follower, LayerPart
 from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, TensorUse, ignore_line, net_line
 from xnorinfer.converters.containers.arrays import RawTensor, as_float32, merge_rounding, natural_key
 from xnorinfer.converters.loose import is_loose, loose_modules
 from xnorinfer.converters.pairing import Module, leading_norm, pair, pair_by_names
 from xnorinfer.converters.statenames import counts_instead, from_bits, modules_of, settle
 from xnorinfer.float32 import F32
-from xnorinfer.net.ops import Function, Steps
+from xnorinfer.net.ops import Function, Norm, Steps
 from xnorinfer.net.values import SignInput, ThresholdInput
 
 #: Prefixes that wrappers put before every name (DataParallel, torch.compile, Lightning's usual attribute).
@@ -70,7 +70,7 @@ class Grouped:
     """Layer parts in order of execution, and the BatchNorms of the inputs themselves (None if they are not normalized)."""
 
     parts: list[LayerPart]
-    leading: list[NormPart] | None = None
+    leading: list[Follower] | None = None
 
 
 def group(
@@ -182,8 +182,7 @@ class _Reader:
             for leaf, meaning in (("running_mean", "mean"), ("running_var", "variance"), ("weight", "gamma"), ("bias", "beta"))
             if leaf in tensors
         }
-        module.norm = NormPart(
-            module.name,
+        module.norm = Norm(
             taken["running_mean"],
             variance=taken["running_var"],
             gamma=taken.get("weight"),
@@ -192,7 +191,7 @@ class _Reader:
         if taken["running_mean"].size == 1:
             module.tensor_norm = self._tensor_norm(module.norm)
 
-    def _tensor_norm(self, norm: NormPart) -> Steps:
+    def _tensor_norm(self, norm: Norm) -> Steps:
         """Brevitas' TensorNorm: one mean and variance for all neurons, `(x - mean) / (var + eps).pow(0.5) * weight + bias`."""
         assert norm.variance is not None
         deviation = np.sqrt(norm.variance + np.float32(self.epsilon))

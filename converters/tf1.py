@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from xnorinfer.budget import spend_steps
-from xnorinfer.converters.assemble import Defaults, LayerPart, NormPart, assemble
+from xnorinfer.converters.assemble import Defaults, LayerPart, assemble
 from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, net_line, without_ignored
 from xnorinfer.converters.containers.arrays import Entry, RawTensor, as_float32, natural_key
 from xnorinfer.converters.containers.tfcheckpoint import find_checkpoint, read_variables
@@ -37,6 +37,7 @@ from xnorinfer.converters.tfnodes import read_meta, read_saved_model
 from xnorinfer.converters.tfobjects import is_object_based
 from xnorinfer.errors import NetworkError, OptionError, SourceError
 from xnorinfer.float32 import F32
+from xnorinfer.net.ops import Norm
 
 DEFAULTS = Defaults(
     "tf1-round",
@@ -204,8 +205,7 @@ class _Reader:
             self.problems.append(f"{described}: a convolution; only dense networks can be converted")
         elif "moving_mean" in found and "moving_variance" in found and set(found) <= set(_NORM_FIELDS):
             arrays = {key: self._take(found[leaf], f"BatchNorm {key}") for leaf, key in _NORM_FIELDS.items() if leaf in found}
-            module.norm = NormPart(
-                scope,
+            module.norm = Norm(
                 arrays["mean"],
                 variance=arrays["variance"],
                 gamma=arrays.get("gamma"),

@@ -15,7 +15,7 @@ from xnorinfer.converters.assemble import Activation, Follower, LayerPart
 from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, function_named
 from xnorinfer.converters.containers.checkpointtree import ModuleFacts, as_mapping
 from xnorinfer.converters.layerorder import note_order
-from xnorinfer.net.ops import HARDTANH, Function, Steps
+from xnorinfer.net.ops import HARDTANH, Function, Norm, Steps
 
 #: Layers that do nothing at inference, or nothing that changes which score is largest.
 _PASSIVE = ("Dropout", "AlphaDropout", "Identity", "Flatten", "Softmax", "LogSoftmax")
@@ -52,7 +52,7 @@ def _in_sequence(
 ) -> list[LayerPart]:
     """The parts with all that stands behind each of them, in order: a torch.nn.Sequential runs its modules one by one."""
     by_name = {part.name: part for part in parts}
-    norms = {part.norm.name: part.norm for part in parts if part.norm is not None}
+    norms = {follower[0]: follower for part in parts for follower in part.after}
     found: list[LayerPart] = []
     after: list[Follower] = []
     signed = False
@@ -60,7 +60,7 @@ def _in_sequence(
         kind = _activation_kind(leaf)
         if path in by_name:
             if found:
-                found[-1] = dataclasses.replace(found[-1], norm=None, after=tuple(after))
+                found[-1] = dataclasses.replace(found[-1], after=tuple(after))
             found.append(dataclasses.replace(by_name[path], activation="sign" if signed else "none"))
             after, signed = [], False
             continue
@@ -78,7 +78,7 @@ def _in_sequence(
         elif found or kind != "norm":  # else it is the BatchNorm of the inputs
             problems.append(f"module {path} is a {leaf.name}{_WAY}")
     if found:
-        found[-1] = dataclasses.replace(found[-1], norm=None, after=tuple(after))
+        found[-1] = dataclasses.replace(found[-1], after=tuple(after))
     value = "all modules, as torch.nn.Sequential runs them"
     note_order(notes, "as torch.nn.Sequential runs them", "file")
     notes.assumptions.append(Assumption("between the layers", value, "file"))
@@ -113,17 +113,18 @@ def _is_plain(fact: ModuleFacts | None) -> bool:
 
 
 def _refine(part: LayerPart, leaves: Mapping[str, ModuleFacts], mixed: bool, notes: Notes) -> LayerPart:
-    norm = part.norm
-    if norm is not None and norm.name in leaves:
-        epsilon = leaves[norm.name].attributes.get("eps")
-        if isinstance(epsilon, int | float):
-            norm = dataclasses.replace(norm, epsilon=float(epsilon))
+    after = tuple((name, _with_epsilon(op, leaves.get(name))) for name, op in part.after)
     is_float = mixed and _is_plain(leaves.get(part.name))
     if is_float:
         notes.assumptions.append(Assumption("float layer", f"{part.name}, a plain torch.nn.Linear", "file"))
     before = _activation_before(part.name, leaves)
     activation: Activation = before if before is not None else part.activation
-    return dataclasses.replace(part, norm=norm, is_float=is_float, activation=activation)
+    return dataclasses.replace(part, after=after, is_float=is_float, activation=activation)
+
+
+def _with_epsilon(op: Norm | Steps, leaf: ModuleFacts | None) -> Norm | Steps:
+    epsilon = None if leaf is None else leaf.attributes.get("eps")
+    return dataclasses.replace(op, epsilon=float(epsilon)) if isinstance(op, Norm) and isinstance(epsilon, int | float) else op
 
 
 def _activation_before(name: str, leaves: Mapping[str, ModuleFacts]) -> Activation | None:

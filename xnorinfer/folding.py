@@ -117,6 +117,7 @@ def _(op: Norm) -> list[AffineStep]:
         if op.inv_std is not None:
             return [("add", -op.mean, 0.0), ("mul", gamma * op.inv_std, 0.0), ("add", beta, 0.0)]
         assert op.variance is not None
+        assert op.epsilon is not None
         scale = (ONE / np.sqrt(op.variance + np.float32(op.epsilon))) * gamma
         if op.form == "torch":
             return [("fma", scale, fma(-op.mean, scale, beta))]

@@ -45,7 +45,7 @@ def trained(enters: Any, mapping: InputMapping, *, bias: bool = True, inv_std: b
     shift = rng.normal(size=48).astype(np.float32) if bias else None
     sums = h * (enters(images(0).astype(np.float64)) @ np.where(latent >= 0, 1, -1).T) + (0 if shift is None else shift)
     mean, variance = sums.mean(axis=0).astype(np.float32), sums.var(axis=0).astype(np.float32)
-    norm = ("bn", Norm(mean, None if inv_std else variance, 1 / np.sqrt(variance) if inv_std else None))
+    norm = ("bn", Norm(mean, None if inv_std else variance, 1 / np.sqrt(variance) if inv_std else None, epsilon=0.0))
     head = ("head", Linear(rng.uniform(-1, 1, (10, 48)).astype(np.float32), "ge"))
     return Net.chain(mapping, (("fc", Linear(latent, "ge", h, shift)), norm, ("sign", Quantize("ge")), head), "ge-zero")
 
@@ -91,7 +91,7 @@ def test_pixels_that_were_divided_already_and_signs() -> None:
 
 def test_inputs_that_are_binarized_one_by_one() -> None:
     pixels = images(0).astype(np.float64)
-    norm = ("bn0", Norm(pixels.mean(axis=0).astype(np.float32), pixels.var(axis=0).astype(np.float32)))
+    norm = ("bn0", Norm(pixels.mean(axis=0).astype(np.float32), pixels.var(axis=0).astype(np.float32), epsilon=0.0))
     net = trained(ENTERS["threshold"][1], RANGE(-1, 1))
     net = Net.chain(RANGE(-1, 1), (norm, ("input.sign", Quantize("ge")), *net.named), "ge-zero")
     evidence = judged(net, images(2))

@@ -12,9 +12,10 @@ from command_line import fine, wrong
 
 import xnorinfer
 from xnorinfer import converters
-from xnorinfer.converters.assemble import Defaults, LayerPart, NormPart, assemble
+from xnorinfer.converters.assemble import Defaults, LayerPart, assemble
 from xnorinfer.converters.base import ConvertOptions, Notes, Reading, Source, TensorUse, net_line
 from xnorinfer.converters.containers.arrays import RawTensor, as_float32
+from xnorinfer.net.ops import Norm
 from xnorinfer.net.values import PixelInput
 
 
@@ -38,8 +39,8 @@ class JsonSource:
             if "weight" not in found:
                 problems.append(f"layer {index} has no weight" + net_line('weight = "..."'))
                 continue
-            norm = NormPart(f"{index}.norm", found["mean"], found["variance"]) if "mean" in found else None
-            parts.append(LayerPart(str(index), found["weight"], norm=norm))
+            after = ((f"{index}.norm", Norm(found["mean"], found["variance"])),) if "mean" in found else ()
+            parts.append(LayerPart(str(index), found["weight"], after=after))
         defaults = Defaults("ge-zero", "tf", 1e-3, "as everybody has it")
         return assemble(self.name, path.name, parts, options, defaults, notes, problems)
 

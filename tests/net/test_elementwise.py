@@ -186,7 +186,7 @@ def test_a_negative_slope_is_folded_only_where_one_threshold_says_it() -> None:
 
 def test_where_a_falling_prelu_reaches_zero_under_torch_sign() -> None:
     """x -> prelu -> x - 1 has two zeros, at 1 and at -2: both are counted."""
-    function, shift = Steps.of(("prelu", np.array([-0.5], f))), Norm(np.ones(1, f), np.ones(1, f))
+    function, shift = Steps.of(("prelu", np.array([-0.5], f))), Norm(np.ones(1, f), np.ones(1, f), epsilon=0.0)
     with pytest.raises(NetworkError, match=r"neuron 0, at 2 of its sums"):
         lower(hidden(SignInput(), np.full((1, 4), 0.5, f), [function, shift], "sign"))
 
@@ -240,7 +240,7 @@ def test_networks_run_and_are_proved(tmp_path: Path, name: Function, mapping: st
 def test_a_proof_looks_beside_the_bend_of_a_falling_prelu(tmp_path: Path) -> None:
     """A real neuron that fires everywhere but in a narrow dip around 0: said to fire always, the proof finds the dip."""
     function = Steps.of(("prelu", np.full(3, -1, f)))
-    shift = Norm(np.full(3, 1e-30, f), np.ones(3, f), form="torch")
+    shift = Norm(np.full(3, 1e-30, f), np.ones(3, f), form="torch", epsilon=0.0)
     net = hidden(RealInput(), np.full((3, 4), 0.5, f), [function, shift], "ge")
     block = blocks_of(net)[0]
     assert isinstance(block.dense, Linear)

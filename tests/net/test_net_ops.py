@@ -69,7 +69,7 @@ def dense(name: str = "fc", neurons: int = 4, depth: int = 4) -> Named:
         ((dense(), ("s", Quantize("ge"))), "the last layer is a sign"),
         ((dense(), ("s", Quantize("ge")), ("t", Quantize("ge")), dense()), "t: a sign must follow"),
         (
-            (dense(), ("s", Quantize("ge")), ("n", Norm(np.ones(4, f), variance=np.ones(4, f))), dense()),
+            (dense(), ("s", Quantize("ge")), ("n", Norm(np.ones(4, f), variance=np.ones(4, f), epsilon=0.0)), dense()),
             "n: BatchNorm must follow",
         ),
         (
@@ -148,7 +148,7 @@ def test_usual_mappings_are_exact() -> None:
 
 def branched() -> Net:
     """Two readers of one value, of which the network ends in one."""
-    first, norm = Linear(np.eye(4, dtype=f) - f(0.5), "ge"), Norm(np.full(4, 0.5, f), np.ones(4, f))
+    first, norm = Linear(np.eye(4, dtype=f) - f(0.5), "ge"), Norm(np.full(4, 0.5, f), np.ones(4, f), epsilon=0.0)
     nodes = (Node("fc", first, (-1,)), Node("aside", Steps.of(("relu",)), (0,)), Node("bn", norm, (0,)))
     return Net(SignInput(), (4,), nodes, "ge-zero")
 
@@ -193,7 +193,7 @@ def test_the_shape_of_the_input_is_checked(shape: Any) -> None:
 
 
 def test_what_every_node_gives() -> None:
-    layers = (dense("a", 3), ("n", Norm(np.ones(3, f), np.ones(3, f))), ("s", Quantize("ge")), dense("b", 2, 3))
+    layers = (dense("a", 3), ("n", Norm(np.ones(3, f), np.ones(3, f), epsilon=0.0)), ("s", Quantize("ge")), dense("b", 2, 3))
     shapes = [Value((3,), REALS), Value((3,), REALS), Value((3,), SIGNS), Value((2,), REALS)]
     assert values_of(Net.chain(SignInput(), layers, "ge-zero")) == shapes
 
@@ -212,7 +212,7 @@ def test_a_network_is_packed_as_it_is_written_down() -> None:
 
 
 def test_what_packing_finds_is_a_warning_or_an_error() -> None:
-    dead = Norm(np.full(4, 99, f), np.ones(4, f))
+    dead = Norm(np.full(4, 99, f), np.ones(4, f), epsilon=0.0)
     net = Net.chain(SignInput(), (dense(), ("bn", dead), ("s", Quantize("ge")), dense("head", 2)), "ge-zero")
     with pytest.warns(ConversionWarning, match="all 4 neurons are dead"):
         model = xnorinfer.pack(net)

@@ -89,7 +89,10 @@ def test_batch_norm_is_torchs_bit_for_bit(affine: bool, neurons: int) -> None:
 
 def test_a_small_network_by_hand() -> None:
     dense = ("fc1", Linear(np.array([[1, -1], [-1, -1]], f), "ge", bias=np.array([0.5, 0], f)))
-    norm = ("bn1", Norm(np.array([1, 0], f), np.array([4, 1], f), gamma=np.array([2, -1], f), beta=np.array([0, 0.5], f)))
+    norm = (
+        "bn1",
+        Norm(np.array([1, 0], f), np.array([4, 1], f), gamma=np.array([2, -1], f), beta=np.array([0, 0.5], f), epsilon=0.0),
+    )
     head = ("fc2", Linear(np.array([[1, 1]], f), "ge"))
     net = Net.chain(SignInput(), (dense, norm, ("s", Quantize("ge")), head), "ge-zero")
     x = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]], np.int8)

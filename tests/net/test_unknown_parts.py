@@ -62,7 +62,7 @@ ALIEN: Any = Alien()
 
 def net() -> Net:
     square = np.eye(4, dtype=f) - f(0.5)
-    norm = Norm(np.zeros(4, f), np.ones(4, f))
+    norm = Norm(np.zeros(4, f), np.ones(4, f), epsilon=0.0)
     hidden = [("fc1", Linear(square, "ge")), ("bn", norm), ("sign", Quantize("ge"))]
     return Net.chain(
         PixelInput.range(-1, 1),

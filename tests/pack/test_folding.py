@@ -232,14 +232,14 @@ def test_a_reachable_nan_is_refused_with_its_place(mapping: InputMapping) -> Non
 
 def test_torch_sign_refuses_zeros_before_sign_in_hidden_layers() -> None:
     dense = Linear(np.ones((2, 4), f), "sign", bias=np.array([0, 0.5], f))
-    norm = Norm(np.zeros(2, f), variance=np.ones(2, f), form="torch")
+    norm = Norm(np.zeros(2, f), variance=np.ones(2, f), form="torch", epsilon=0.0)
     with pytest.raises(NetworkError, match=r"1 neurons can reach exactly 0 before sign .*neuron 0.*--profile ge-zero"):
         packed_layer(SignInput(), dense, norm, "sign")
 
 
 def test_torch_sign_notes_single_zeros_over_pixels() -> None:
     dense = Linear(np.ones((2, 20), f), "sign", bias=np.array([-3, -2.5], f))
-    norm = Norm(np.zeros(2, f), variance=np.ones(2, f), form="torch")
+    norm = Norm(np.zeros(2, f), variance=np.ones(2, f), form="torch", epsilon=0.0)
     head = ("head", Linear(np.ones((2, 2), f), "sign"))
     lowered = lower(
         Net.chain(PixelInput.range(0, 255), (("fc", dense), ("bn", norm), ("sign", Quantize("sign")), head), "torch-sign")

@@ -363,7 +363,7 @@ def test_no_other_difference_is_taken_for_a_rounding() -> None:
     assert isinstance(dense, Linear)
     mean = np.full(45, 2, np.float32)  # sums of 50 signs are even
     ours, theirs = (
-        [("fc2", Linear(dense.weight, "ge")), ("bn", Norm(m, np.ones_like(m))), ("s", Quantize("ge"))]
+        [("fc2", Linear(dense.weight, "ge")), ("bn", Norm(m, np.ones_like(m), epsilon=0.0)), ("s", Quantize("ge"))]
         for m in (mean, np.nextafter(mean, np.float32(3)))
     )
     ours, theirs = (Net.chain(net.input, (*net.named[:3], *second, *net.named[6:]), net.profile) for second in (ours, theirs))

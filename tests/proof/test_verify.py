@@ -118,7 +118,10 @@ def test_inputs_binarized_one_by_one_hold(tmp_path: Path, monkeypatch: pytest.Mo
 def test_one_threshold_for_all_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mapping: PixelInput) -> None:
     """A sign of all inputs at one pixel is stored as that threshold's network is; models of older versions stay right."""
     inner = random_network(4, [40, 30, 6], INPUTS["threshold"], rule="ge").named
-    norm = ("bn", Norm(np.full(40, mapping.ends[0] / 2 + mapping.ends[1] / 2, np.float32), np.ones(40, np.float32)))
+    norm = (
+        "bn",
+        Norm(np.full(40, mapping.ends[0] / 2 + mapping.ends[1] / 2, np.float32), np.ones(40, np.float32), epsilon=0.0),
+    )
     net = Net.chain(mapping, (norm, ("input.sign", Quantize("ge")), *inner), "ge-zero")
     monkeypatch.setattr("xnorinfer.converters.read_source", lambda path, options: Reading("test", net, (), ()))
     source, target = tmp_path / "source", tmp_path / "model"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -21,6 +21,23 @@ from xnorinfer.net.values import REALS, SIGNS, InputMapping, PixelInput, RealInp
 
 if TYPE_CHECKING:
     from xnorinfer.net.network import Net
+
+
+#: What a problem is of, where others know what to do about it: widths that do not fit, a first layer that is not binary, what a
+#: float layer forbids behind it, a vector of another length, latents that torch.sign makes 0.
+Kind = Literal["", "width", "first", "float", "length", "zeros"]
+
+
+class Problem(str):
+    """Something that is wrong with a network.  node: the name of the node, "" for none; kind: what it is of."""
+
+    node: str
+    kind: Kind
+
+    def __new__(cls, node: str, text: str, kind: Kind = "") -> Problem:
+        problem = super().__new__(cls, f"{node}: {text}" if node else text)
+        problem.node, problem.kind = node, kind
+        return problem
 
 
 @dataclass(frozen=True)
@@ -45,33 +62,36 @@ class Seen:
 class Problems:
     """What is found out.  late: what a float layer forbids behind it, which is told last."""
 
-    found: list[str] = field(default_factory=list)
-    late: list[str] = field(default_factory=list)
+    found: list[Problem] = field(default_factory=list)
+    late: list[Problem] = field(default_factory=list)
+
+    def add(self, node: str, text: str, kind: Kind = "") -> None:
+        self.found.append(Problem(node, text, kind))
 
 
 class Shapeless(Exception):
     """Nothing is known of what comes behind."""
 
 
-def problems_of(net: Net) -> list[str]:
+def problems_of(net: Net) -> list[Problem]:
     """All problems, in the order of nodes: those of structure, then those of numbers."""
     found = _structure_of(net)
     numbers = [problem for node in net.nodes if type(node.op) in OPS for problem in numbers_problems(node, node.name)]
     return [*found, *numbers]
 
 
-def _structure_of(net: Net) -> list[str]:
+def _structure_of(net: Net) -> list[Problem]:
     problems = Problems()
     if net.profile not in PROFILES:
-        problems.found.append(f"tie profile {net.profile!r} is none of {', '.join(PROFILES)}")
+        problems.add("", f"tie profile {net.profile!r} is none of {', '.join(PROFILES)}")
     if not isinstance(net.input, InputMapping):
-        return [*problems.found, *unhandled("Net.check", net.input).problems]
+        return [*problems.found, *(Problem("", text) for text in unhandled("Net.check", net.input).problems)]
     wrong = list(_wiring_problems(net))
     if wrong:
         return [*problems.found, *wrong]
     first = next(iter(net.linears), None)
     if first is None or not first[1].binary:
-        return [*problems.found, "the first layer must be a binary dense layer"]
+        return [*problems.found, Problem("", "the first layer must be a binary dense layer", "first")]
     known = {INPUT: Seen(Value(net.shape, net.input), "the input", "the input", raw=True)}
     try:
         for index, node in enumerate(net.nodes):
@@ -80,22 +100,22 @@ def _structure_of(net: Net) -> list[str]:
     except Shapeless:
         return problems.found
     except NetworkError as error:  # an op that is none
-        return [*problems.found, *error.problems]
+        return [*problems.found, *(Problem("", text) for text in error.problems)]
     if known[len(net.nodes) - 1].value.domain == SIGNS:
-        problems.found.append("the last layer is a sign: a network must end in a dense layer or BatchNorm that gives scores")
+        problems.add("", "the last layer is a sign: a network must end in a dense layer or BatchNorm that gives scores")
     return [*problems.found, *problems.late]
 
 
-def _wiring_problems(net: Net) -> Iterator[str]:
+def _wiring_problems(net: Net) -> Iterator[Problem]:
     if net.nodes and (len(net.shape) > 1 or not all(type(size) is int and size > 0 for size in net.shape)):
-        yield f"the input has the shape {net.shape}, needed is (features,)"
-    yield from backward_problems(net.nodes)
+        yield Problem("", f"the input has the shape {net.shape}, needed is (features,)")
+    yield from (Problem("", text) for text in backward_problems(net.nodes))
     for node in net.nodes:
         if isinstance(node.inputs, tuple) and len(node.inputs) > 1:
-            yield f"{node.name}: reads {len(node.inputs)} values, {type(node.op).__name__} takes one"
+            yield Problem(node.name, f"reads {len(node.inputs)} values, {type(node.op).__name__} takes one")
     for node, users in zip(net.nodes[:-1], users_of(net.nodes), strict=False):
         if not users:
-            yield f"{node.name}: no node reads what it gives"
+            yield Problem(node.name, "no node reads what it gives")
 
 
 def values_of(net: Net) -> list[Value]:
@@ -115,7 +135,7 @@ def _judge_lengths(node: Node[Op], gives: Value, problems: Problems) -> None:
             and vector.shape != (width,)
             and not (isinstance(node.op, Steps) and not vector.shape)
         ):
-            problems.found.append(f"{node.name}: {name} has shape {vector.shape}, needed is ({width},)")
+            problems.add(node.name, f"{name} has shape {vector.shape}, needed is ({width},)", "length")
 
 
 # ---------------------------------------------------------------- shapes and domains
@@ -127,12 +147,12 @@ result_of: Interpretation[..., Seen] = Interpretation("shapes and domains", OPS)
 @result_of.of(Linear)
 def _(op: Linear, name: str, problems: Problems, read: Seen) -> Seen:
     if op.weight.ndim != 2 or 0 in op.weight.shape:
-        problems.found.append(f"{name}: weights have shape {op.weight.shape}, needed is (neurons, depth), both above 0")
+        problems.add(name, f"weights have shape {op.weight.shape}, needed is (neurons, depth), both above 0")
         raise Shapeless
     if op.depth != read.value.width:
-        problems.found.append(f"{name}: takes {op.depth} inputs but {read.wide} gives {read.value.width}")
+        problems.add(name, f"takes {op.depth} inputs but {read.wide} gives {read.value.width}", "width")
     if op.binary and not read.raw and read.value.domain == REALS:
-        problems.found.append(f"{name}: a binary layer follows {read.node} without a sign between them")
+        problems.add(name, f"a binary layer follows {read.node} without a sign between them")
     if op.binary:
         _follows_no_float(name, problems, read)
     return Seen(Value((op.neurons,), REALS), name, name, float_layer=read.float_layer or (None if op.binary else name))
@@ -161,111 +181,113 @@ def _(op: Quantize, name: str, problems: Problems, read: Seen) -> Seen:
 def _reads_reals(name: str, needed: str, problems: Problems, read: Seen) -> None:
     if read.raw:
         if not isinstance(read.value.domain, PixelInput | RealInput):
-            problems.found.append(f"{name}: comes before the first dense layer, which needs pixel or real inputs")
+            problems.add(name, "comes before the first dense layer, which needs pixel or real inputs")
     elif read.value.domain != REALS:
-        problems.found.append(f"{name}: {needed}, here it follows {read.node}")
+        problems.add(name, f"{needed}, here it follows {read.node}")
 
 
 def _follows_no_float(name: str, problems: Problems, read: Seen) -> None:
     if read.float_layer is not None:
-        problems.late.append(f"{name}: binary layers cannot follow the float layer {read.float_layer}")
+        problems.late.append(Problem(name, f"binary layers cannot follow the float layer {read.float_layer}", "float"))
 
 
 # ---------------------------------------------------------------- numbers
 
 #: (op, name) -> what is wrong with its numbers.
-numbers_problems: Interpretation[[str], Iterator[str]] = Interpretation("numbers of a network", OPS)
+numbers_problems: Interpretation[[str], Iterator[Problem]] = Interpretation("numbers of a network", OPS)
 
 
 @numbers_problems.of(Linear)
-def _(op: Linear, name: str) -> Iterator[str]:
+def _(op: Linear, name: str) -> Iterator[Problem]:
     yield from _array_problems(op, name)
     if not op.binary:
         if op.h != 1 or op.scale is not None:
-            yield f"{name}: H and scale belong to binary layers"
+            yield Problem(name, "H and scale belong to binary layers")
         return
     yield from _rule_problems(op.rule, name)
     if not (math.isfinite(op.h) and op.h > 0 and np.float32(op.h) > 0 and np.isfinite(np.float32(op.h))):
-        yield f"{name}: H is {op.h}, needed is a finite number above 0"
+        yield Problem(name, f"H is {op.h}, needed is a finite number above 0")
     if op.rule == "sign":
         yield from _zero_problems(op, name)
 
 
 @numbers_problems.of(Norm)
-def _(op: Norm, name: str) -> Iterator[str]:
+def _(op: Norm, name: str) -> Iterator[Problem]:
     yield from _array_problems(op, name)
     if op.form not in NORM_FORMS:
-        yield f"{name}: BatchNorm form {op.form!r} is none of {', '.join(NORM_FORMS)}"
+        yield Problem(name, f"BatchNorm form {op.form!r} is none of {', '.join(NORM_FORMS)}")
     if (op.variance is None) == (op.inv_std is None):
-        yield f"{name}: exactly one of variance and inv_std is needed"
+        yield Problem(name, "exactly one of variance and inv_std is needed")
     if op.inv_std is not None and op.form != "lasagne":
-        yield f"{name}: inv_std belongs to the form 'lasagne', not {op.form!r}"
+        yield Problem(name, f"inv_std belongs to the form 'lasagne', not {op.form!r}")
     if op.variance is not None and op.form == "lasagne":
-        yield f"{name}: the form 'lasagne' needs inv_std, not a variance"
+        yield Problem(name, "the form 'lasagne' needs inv_std, not a variance")
     for field_, array in (("variance", op.variance), ("inv_std", op.inv_std)):
         if array is not None and (array < 0).any():
             index = int(np.argmax(array < 0))
-            yield f"{name}: {field_} is {array[index]:g} at [{index}], it cannot be negative"
-    if not (math.isfinite(op.epsilon) and op.epsilon >= 0):
-        yield f"{name}: epsilon is {op.epsilon}, needed is a finite number, 0 or above"
+            yield Problem(name, f"{field_} is {array[index]:g} at [{index}], it cannot be negative")
+    if op.variance is not None and not (op.epsilon is not None and math.isfinite(op.epsilon) and op.epsilon >= 0):
+        yield Problem(name, f"epsilon is {op.epsilon}, needed is a finite number, 0 or above")
 
 
 @numbers_problems.of(Steps)
-def _(op: Steps, name: str) -> Iterator[str]:
+def _(op: Steps, name: str) -> Iterator[Problem]:
     yield from _array_problems(op, name)
     for step in op.steps:
         yield from _step_problems(step, name)
 
 
 @numbers_problems.of(Quantize)
-def _(op: Quantize, name: str) -> Iterator[str]:
+def _(op: Quantize, name: str) -> Iterator[Problem]:
     return _rule_problems(op.rule, name)
 
 
-def _zero_problems(op: Linear, name: str) -> Iterator[str]:
+def _zero_problems(op: Linear, name: str) -> Iterator[Problem]:
     zeros = int((op.weight == 0).sum())
     if zeros:
         first = tuple(int(i) for i in np.argwhere(op.weight == 0)[0])
-        yield (
-            f"{name}: {zeros} latent weights are exactly 0, the first at [{first[0]}, {first[1]}]; torch.sign "
-            "makes them 0, which one bit cannot hold. Choose --profile ge-zero (0 becomes +1) or gt-zero (0 becomes -1)"
+        yield Problem(
+            name,
+            f"{zeros} latent weights are exactly 0, the first at [{first[0]}, {first[1]}]; torch.sign "
+            "makes them 0, which one bit cannot hold. Choose --profile ge-zero (0 becomes +1) or gt-zero (0 becomes -1)",
+            "zeros",
         )
 
 
-def _rule_problems(rule: Any, name: str) -> Iterator[str]:
+def _rule_problems(rule: Any, name: str) -> Iterator[Problem]:
     if rule not in RULES:
-        yield f"{name}: tie rule {rule!r} is none of {', '.join(RULES)}"
+        yield Problem(name, f"tie rule {rule!r} is none of {', '.join(RULES)}")
 
 
-def _step_problems(step: Step, name: str) -> Iterator[str]:
+def _step_problems(step: Step, name: str) -> Iterator[Problem]:
     if step.function not in FUNCTIONS:
-        yield f"{name}: function {step.function!r} is none of {', '.join(FUNCTIONS)}"
+        yield Problem(name, f"function {step.function!r} is none of {', '.join(FUNCTIONS)}")
         return
     names = FUNCTIONS[step.function]
     if len(step.parameters) != len(names):
-        yield f"{name}: {step.function} has {len(step.parameters)} parameters, needed are {', '.join(names) or 'none'}"
+        yield Problem(name, f"{step.function} has {len(step.parameters)} parameters, needed are {', '.join(names) or 'none'}")
     elif step.function == "div" and (step.parameters[0] == 0).any():
-        yield f"{name}: divides by 0"
+        yield Problem(name, "divides by 0")
     elif step.function == "clip":
         low, high = step.parameters
         if low.shape or high.shape:
-            yield f"{name}: the bounds of clip must be one number each"
+            yield Problem(name, "the bounds of clip must be one number each")
         elif not low < high:
-            yield f"{name}: clips to {low:g}..{high:g}, needed are two bounds in order"
+            yield Problem(name, f"clips to {low:g}..{high:g}, needed are two bounds in order")
 
 
 _CALLED = {"latent": "latent weights", "weight": "weights"}
 
 
-def _array_problems(op: Op, name: str) -> Iterator[str]:
+def _array_problems(op: Op, name: str) -> Iterator[Problem]:
     for key, array in arrays_of(Node(name, op, (INPUT,))):
         called = _CALLED.get(key, key)
         if array.dtype != np.float32:
-            yield f"{name}: {called} has dtype {array.dtype}, needed is float32"
+            yield Problem(name, f"{called} has dtype {array.dtype}, needed is float32")
         # An infinite inv_std is 1/sqrt(0) and still has a threshold; folding decides per neuron.
         elif (bad := _bad(array, key)).any():
             index = ", ".join(str(int(i)) for i in np.argwhere(bad)[0])
-            yield f"{name}: {called} has {int(bad.sum())} values that are NaN or infinite, the first at [{index}]"
+            yield Problem(name, f"{called} has {int(bad.sum())} values that are NaN or infinite, the first at [{index}]")
 
 
 def _bad(array: F32, key: str) -> Any:

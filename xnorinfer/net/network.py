@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from xnorinfer.errors import NetworkError
 from xnorinfer.graph import Node, chain
+from xnorinfer.net.check import Problem, problems_of
 from xnorinfer.net.ops import Linear, Named, Op
 from xnorinfer.net.values import InputMapping, Shape
 
@@ -72,10 +73,8 @@ class Net:
         """The same network of other ops."""
         return dataclasses.replace(self, nodes=tuple(dataclasses.replace(node, op=change(node.op)) for node in self.nodes))
 
-    def check(self) -> list[str]:
+    def check(self) -> list[Problem]:
         """All problems of the network, in the order of its nodes; an empty list means that it is one."""
-        from xnorinfer.net.check import problems_of
-
         return problems_of(self)
 
     def require_valid(self) -> None:

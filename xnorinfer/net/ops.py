@@ -54,8 +54,8 @@ NORM_FORMS: tuple[NormForm, ...] = ("tf", "torch", "lasagne")
 class Norm:
     """BatchNorm at inference; all arrays (neurons,) float32.
 
-    Exactly one of `variance` (with `epsilon`) and `inv_std` (Lasagne: 1/sqrt(var+eps), nothing added again) is given.
-    gamma None means 1, beta None means 0.  `form` names the order of float32 operations.
+    Exactly one of `variance` (with `epsilon`, None: not known yet) and `inv_std` (Lasagne: 1/sqrt(var+eps), nothing added
+    again) is given.  gamma None means 1, beta None means 0.  `form` names the order of float32 operations.
     """
 
     mean: F32
@@ -63,7 +63,7 @@ class Norm:
     inv_std: F32 | None = None
     gamma: F32 | None = None
     beta: F32 | None = None
-    epsilon: float = 0.0
+    epsilon: float | None = None
     form: NormForm = "tf"
 
 

@@ -122,6 +122,7 @@ def batch_norm(op: Norm, x: F32) -> F32:
             normalized = (x - op.mean) * (gamma * op.inv_std) + beta
             return normalized
         assert op.variance is not None
+        assert op.epsilon is not None
         alpha = ONE / np.sqrt(op.variance + np.float32(op.epsilon)) * gamma
         if op.form == "tf":
             normalized = x * alpha + (beta - op.mean * alpha)

@@ -88,6 +88,7 @@ def _norm(op: Norm, value: torch.Tensor, weights: Mapping[int, torch.Tensor]) ->
     if op.inv_std is not None:
         return (value - mean) * (gamma * _tensor(op.inv_std)) + beta
     assert op.variance is not None
+    assert op.epsilon is not None
     deviation = torch.sqrt((_tensor(op.variance) + np.float32(op.epsilon).item()).double()).float()  # of float32 it is MKL's
     scale = torch.reciprocal(deviation) * gamma
     return value * scale + (beta - mean * scale)

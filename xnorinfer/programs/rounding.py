@@ -139,6 +139,7 @@ def _norm(op: Norm, now: Bounded, signs: Mapping[int, F64]) -> Bounded:
         alpha = gamma * op.inv_std.astype(np.float64)
     else:
         assert op.variance is not None
+        assert op.epsilon is not None
         alpha = gamma / np.sqrt(op.variance.astype(np.float64) + op.epsilon)
     size = np.abs(now.value * alpha) + np.abs(op.mean * alpha) + np.abs(beta)
     return Bounded((now.value - op.mean) * alpha + beta, now.error * np.abs(alpha) + IN_NORM * ROUNDING * size)
