@@ -36,7 +36,7 @@ from xnorinfer.float32 import F32
 from xnorinfer.net.check import Kind, Problem
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import HARDTANH, Linear, Named, Norm, NormForm, Quantize, Steps
-from xnorinfer.net.ties import PROFILES, Rule
+from xnorinfer.net.ties import PROFILES, Rule, binarize
 from xnorinfer.net.values import InputMapping, PixelInput
 
 #: The assumption that a file without any BatchNorm is of a network without any.
@@ -371,17 +371,8 @@ def _on_ties(latent: F32, h: float) -> F32:
 
 def _tie_signs(x: F32, rule: Rule) -> dict[str, int]:
     """The signs that values on or beside the tie get: {"+1": n, "-1": n, "0": n}."""
-    total = int(x.size)
-    counts: dict[str, int] = {"+1": 0, "-1": 0, "0": 0}
-    if rule == "round-even":
-        counts["-1"] = total
-    elif rule == "round-away":
-        counts["+1"] = total
-    else:
-        above = int((x >= 0).sum() if rule == "ge" else (x > 0).sum())
-        zeros = int((x == 0).sum()) if rule == "sign" else 0
-        counts = {"+1": above, "-1": total - above - zeros, "0": zeros}
-    return counts
+    signs = binarize(x, rule)
+    return {"+1": int((signs > 0).sum()), "-1": int((signs < 0).sum()), "0": int((signs == 0).sum())}
 
 
 def _remark_latents(parts: Sequence[LayerPart], options: ConvertOptions, profile: str, is_default: bool, notes: Notes) -> None:

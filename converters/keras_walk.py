@@ -32,7 +32,7 @@ from xnorinfer.converters.keras_weights import BIAS, KERNEL, NORM_ROLES, Weights
 from xnorinfer.converters.zeroone import on_zero_one
 from xnorinfer.float32 import F32
 from xnorinfer.net.ops import Linear, Norm, Steps
-from xnorinfer.net.ties import PROFILES, Rule
+from xnorinfer.net.ties import PROFILES, Rule, binarize
 from xnorinfer.net.values import InputMapping, PixelInput, RealInput, ThresholdInput, is_finite_number
 
 #: Keras's own default, for configs that do not say.
@@ -437,8 +437,7 @@ class Walk:
         """The first pixel that the model makes +1, tried for all of them in float32."""
         pixels = np.arange(256)
         value = ((mapping.slope * pixels + mapping.intercept) / mapping.divisor).astype(np.float32)
-        ones = value >= 0 if rule == "ge" else value > (2.0**-24 if rule == "round-even" else 0)
-        first = pixel_step(ones)
+        first = pixel_step(binarize(value, rule) > 0)
         if first is None or (rule == "sign" and (value == 0).any()):
             self.problems.append(
                 f"the model binarizes its input, which is {mapping.describe()}: there is no step from -1 up to +1; give the "

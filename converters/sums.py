@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Linear, Norm, Quantize
-from xnorinfer.net.ties import Rule
+from xnorinfer.net.ties import RULES, Rule, binarize
 
 F64 = NDArray[np.float64]
 
 #: Rules that make -1 of 0.
-MINUS_AT_ZERO: tuple[Rule, ...] = ("gt", "round-even")
+MINUS_AT_ZERO = tuple(rule for rule in RULES if binarize(np.zeros((), np.float32), rule) < 0)
 
 #: Neurons that are looked at in one layer: enough to judge it, and a layer of millions of weights costs no more than this.
 NEURONS = 256

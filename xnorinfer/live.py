@@ -21,9 +21,10 @@ from xnorinfer.converters.keras_live import lists_layers, read_config_of, read_g
 from xnorinfer.converters.torchlive import LiveModule
 from xnorinfer.errors import ExpectationError, InputError, MissingExtraError, NetworkError, OptionError, SourceError
 from xnorinfer.model import Model
+from xnorinfer.net.reference import mapped_input
 from xnorinfer.net.values import InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
 from xnorinfer.packed import PackedModel
-from xnorinfer.programs.base import NotRunnable, entering, quiet, refusing, require
+from xnorinfer.programs.base import NotRunnable, quiet, refusing, require
 from xnorinfer.programs.keras import entering_mapping, live_program
 
 if TYPE_CHECKING:
@@ -227,7 +228,7 @@ class _Torch(_Live):
             x = _raw(self.example, entry)
         else:
             x = _random_rows(entry, reading.net.depth)
-        values = self.example if x is self.example else entering(entry, x.reshape(len(x), -1))
+        values = self.example if x is self.example else mapped_input(entry, x.reshape(len(x), -1))
         answers = self.live.run(np.asarray(values, np.float32).reshape(len(x), *self.shape))
         if answers.ndim > 2:
             answers = answers.reshape(len(answers), -1)

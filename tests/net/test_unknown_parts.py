@@ -24,12 +24,11 @@ from xnorinfer.model import Model, canonical_input
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import HARDTANH, Linear, Norm, Quantize, Steps
 from xnorinfer.net.ops import OPS as FLOAT_OPS
-from xnorinfer.net.reference import forward, input_dot
+from xnorinfer.net.reference import forward, input_dot, mapped_input
 from xnorinfer.net.values import PixelInput
 from xnorinfer.packed import PACKED_OPS, STEP_NAMES, Affine, PackedModel
 from xnorinfer.plan import Plan
 from xnorinfer.programs.as_read import open_as_read
-from xnorinfer.programs.base import entering
 from xnorinfer.programs.rounding import RoundedNet
 from xnorinfer.sensitivity import sensitivity
 from xnorinfer.wording import words_of
@@ -206,7 +205,7 @@ def test_an_unknown_input_mapping() -> None:
         lambda: lower(with_input()),
         lambda: forward(with_input(), X),
         lambda: input_dot(mapping, X, np.ones((2, 4), f)),
-        lambda: entering(mapping, X),
+        lambda: mapped_input(mapping, X),
         lambda: canonical_input(replace(lower(net()).packed, input=mapping), X),
     ):
         with pytest.raises(XnorinferError, match=r"stranger: .* does not know the class AlienInput"):

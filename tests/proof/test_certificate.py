@@ -338,8 +338,8 @@ def test_a_rounding_of_the_first_layer_is_told_as_such(monkeypatch: pytest.Monke
         changed = {net.ops[1]: norm, net.ops[2]: Quantize("ge")}
         net = net.mapped(lambda op: changed.get(op, op))
     off = np.float32(0.02 if much else 2e-7)
-    real = base.entering
-    monkeypatch.setattr(base, "entering", lambda mapping, x: real(mapping, x) + off)
+    real = base.mapped_input
+    monkeypatch.setattr(base, "mapped_input", lambda mapping, x: real(mapping, x) + off)
     told = in_torch(net, x, "torch")
     assert told.run is not None
     assert told.run.original

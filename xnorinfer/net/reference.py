@@ -175,7 +175,7 @@ def sequential_dot(x: F32, weights: F32) -> F32:
 
 
 def mapped_input(mapping: InputMapping, x: NDArray[Any]) -> F32:
-    """Raw inputs as the network sees them, (rows, depth) float32; pixels mapped in float64 and rounded once."""
+    """Raw inputs as the network and training scripts see them, (rows, depth) float32; pixels are mapped in float64."""
     if isinstance(mapping, PixelInput):
         return np.asarray((mapping.slope * x.astype(np.float64) + mapping.intercept) / mapping.divisor, np.float32)
     if isinstance(mapping, SignInput | RealInput):

@@ -73,7 +73,7 @@ class Program:
         return Answers(name, x, np.concatenate(values or [nothing]), np.concatenate(signs) if signs else None, run)
 
     def _run(self, call: Callable[[F32], Array], x: Array) -> Array:
-        values = entering(self.input, x)
+        values = mapped_input(self.input, x)
         batch = self.batch or len(x)
         found = []
         with quiet(), refusing(self.framework) if self.whole else contextlib.nullcontext():
@@ -102,13 +102,6 @@ def require(program: Program, net: Net) -> None:
     near = np.isclose(together, alone, rtol=1e-3, atol=1e-3 * float(np.abs(together).max())).reshape(8, -1).all(axis=1)
     if not np.array_equal(together, again) or near.sum() < 6:
         raise NotRunnable("its scores are random or depend on the samples beside them, as in training")
-
-
-def entering(mapping: InputMapping, x: Array) -> F32:
-    """What a training script feeds: mapped pixels rounded to float32, or -1/+1."""
-    if isinstance(mapping, ThresholdInput):
-        return np.asarray(np.where(x >= mapping.threshold, np.float32(1), np.float32(-1)), np.float32)
-    return mapped_input(mapping, x)
 
 
 def framework(name: str, path: Path) -> Any:

@@ -21,10 +21,9 @@ from xnorinfer.float32 import F32
 from xnorinfer.graph import Interpretation
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import OPS, Linear, Norm, Quantize, Step, Steps
-from xnorinfer.net.reference import binary_weights, node_outputs
+from xnorinfer.net.reference import binary_weights, mapped_input, node_outputs
 from xnorinfer.net.ties import Rule, binarize
 from xnorinfer.net.values import PixelInput, SignInput
-from xnorinfer.programs.base import entering
 
 F64 = NDArray[np.float64]
 
@@ -61,7 +60,7 @@ class RoundedNet:
 
     def _start(self, x: NDArray[Any]) -> Bounded:
         """Raw inputs (rows, depth); the mapping of pixels is rounded a few times if the program does it."""
-        value = entering(self.net.input, x).astype(np.float64)
+        value = mapped_input(self.net.input, x).astype(np.float64)
         largest = max(map(abs, self.net.input.ends)) if isinstance(self.net.input, PixelInput) else 0.0
         return Bounded(value, np.full(value.shape, 4 * ROUNDING * largest))
 
