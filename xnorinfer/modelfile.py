@@ -30,7 +30,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import mmap
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +45,7 @@ from xnorinfer.errors import (
     OptionError,
 )
 from xnorinfer.graph import Interpretation, chain
+from xnorinfer.mappedtensors import mapped_tensors
 from xnorinfer.net.values import ThresholdInput, input_from_json, input_to_json
 from xnorinfer.packed import FORMAT_VERSION, PACKED_OPS, Affine, Binarize, Dot, PackedModel, PackedOp, Threshold
 from xnorinfer.writing import write_bytes
@@ -216,23 +216,13 @@ _DTYPES = {"BOOL": "|b1", "I32": "<i4", "U64": "<u8", "F32": "<f4"}
 
 
 def _mapped_tensors(path: Path) -> dict[str, NDArray[Any]]:
-    """The tensors of a container that safetensors found to be sound, as read-only views of the mapped file.
-
-    Raises ValueError, TypeError or KeyError for types that no model has, and where the file was exchanged in the meantime.
-    """
-    with path.open("rb") as stream:
-        mapping = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-    place = 8 + int.from_bytes(mapping[:8], "little")  # behind the head
+    """As read-only views of the mapped file.  Raises as `mapped_tensors` does, and for types that no model has."""
     tensors: dict[str, NDArray[Any]] = {}
-    for name, described in json.loads(mapping[8:place]).items():
-        if name == "__metadata__":
-            continue
-        dtype, shape = np.dtype(_DTYPES[described["dtype"]]), described["shape"]
-        begin, end = described["data_offsets"]
-        size = math.prod(shape) * dtype.itemsize
-        if end - begin != size:
-            raise ValueError(f"tensor {name} has {end - begin} bytes, {size} are needed")
-        array = np.frombuffer(mapping, np.uint8, size, place + begin).view(dtype) if size else np.empty(0, dtype)
+    for name, (kind, shape, raw) in mapped_tensors(path).items():
+        dtype = np.dtype(_DTYPES[kind])
+        if raw.size != math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"tensor {name} has {raw.size} bytes, {math.prod(shape) * dtype.itemsize} are needed")
+        array = raw.view(dtype)
         tensors[name] = (array if array.flags.aligned else array.copy()).reshape(shape)
     return tensors
 

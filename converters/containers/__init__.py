@@ -6,7 +6,8 @@ that names the file.
 
     numpyfiles        .npz archives and .npy files; objects that numpy pickled are plain data
     safetensorsfile   .safetensors
-    torchfile         what torch.save and pickle.dump wrote (pickled: the stack machine; pickledarrays, torchpickle: its rules)
+    torchfile         what torch.save and pickle.dump wrote (pickled: the one unpickler, which calls nothing; pickledarrays,
+                      torchpickle: its rules; checkpointtree: what stands where in the plain data)
     hdf5              HDF5, alone or inside a .keras archive
     tfcheckpoint      TensorFlow's checkpoints, V2 and V1 (tfbundle, crc32c)
     onnxfile          ONNX models (onnxdata: the files beside them)
@@ -14,6 +15,7 @@ that names the file.
     opening           any of them as a table of named arrays
 
     arrays            an array of a file: listed (`Entry`) and loaded (`RawTensor`)
+    signatures        first bytes
     ziparchive, protowire, flatbuffer     what several formats are made of
 
 Nothing here knows networks, layers or the sources above.

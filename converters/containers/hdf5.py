@@ -52,18 +52,19 @@ _H5_DAMAGE = (*ZIP_DAMAGE, KeyError, TypeError, OverflowError, AttributeError, M
 class H5Content:
     """The datasets of an open file by their paths (`model_weights/dense/dense/kernel:0`), and the attributes of its groups.
 
-    size: of the file, in bytes.  longest: of the objects in its global heap.  foreign: it need not be Keras's.
+    size: of the file, in bytes.  longest: of the objects in its global heap.  foreign: it need not be Keras's.  config: of the
+    model, where the archive around the file has it.
     """
 
-    #: In the archive around it.
-    outer_config: bytes | None = None
-
-    def __init__(self, file: h5py.File, about: str, size: int, longest: int, *, foreign: bool) -> None:
+    def __init__(
+        self, file: h5py.File, about: str, size: int, longest: int, *, foreign: bool, config: bytes | None = None
+    ) -> None:
         self._file = file
         self.about = about
         self._size = size
         self._longest = longest
         self._foreign = foreign
+        self._config = config
         self._claimed = 0
         self.entries: dict[str, Entry] = {}
         self.groups: set[str] = {""}
@@ -128,7 +129,7 @@ class H5Content:
 
     def config(self) -> str | bytes | None:
         """The config of the model, in the archive around the file or among its attributes."""
-        return self.outer_config or self.text("model_config")
+        return self._config or self.text("model_config")
 
     def text(self, attribute: str) -> str | None:
         """A text attribute of the file; None if it has none."""
@@ -203,8 +204,7 @@ def open_h5(path: Path, *, foreign: bool = False) -> Iterator[H5Content]:
             else:
                 size, longest = _require_sound(content, about)
             file = stack.enter_context(h5py.File(path if content is None else io.BytesIO(content), "r"))
-            opened = H5Content(file, about, size, longest, foreign=foreign)
-            opened.outer_config = config
+            opened = H5Content(file, about, size, longest, foreign=foreign, config=config)
         yield opened
 
 

@@ -256,10 +256,6 @@ class _Machine:
         arguments, called = self._pop(), self._pop()
         self._call(called, arguments)
 
-    def _new(self, argument: Any) -> None:
-        """An object made by `cls.__new__(cls, *arguments)`: as if the class were called."""
-        self._reduce(None)
-
     def _new_named(self, argument: Any) -> None:
         named, arguments, kind = self._pop(), self._pop(), self._pop()
         self._call(kind, (*arguments, named) if named else arguments)
@@ -335,7 +331,7 @@ _METHODS: dict[str, Callable[[_Machine, Any], None]] = {
     "STACK_GLOBAL": _Machine._stack_global,
     **dict.fromkeys(("EXT1", "EXT2", "EXT4"), _Machine._extension),
     "REDUCE": _Machine._reduce,
-    "NEWOBJ": _Machine._new,
+    "NEWOBJ": _Machine._reduce,  # `cls.__new__(cls, *arguments)`: as if the class were called
     "NEWOBJ_EX": _Machine._new_named,
     "INST": _Machine._instance,
     "OBJ": _Machine._object,

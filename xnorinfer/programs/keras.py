@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from xnorinfer import budget
 from xnorinfer.converters.base import DEFAULT_INPUT, ConvertOptions, Reading
-from xnorinfer.converters.containers.hdf5 import open_h5
+from xnorinfer.converters.containers.hdf5 import CONFIG, open_h5
+from xnorinfer.converters.containers.ziparchive import names_in, open_archive
 from xnorinfer.float32 import F32
 from xnorinfer.net.values import InputMapping, PixelInput, ThresholdInput
 from xnorinfer.programs.base import Array, NotRunnable, Program, framework, input_shape, refusing
@@ -59,10 +60,9 @@ def live_program(model: Any, reading: Reading, entry: InputMapping, shape: tuple
 
 def _described(path: Path) -> tuple[Any, str]:
     """The config of a model and the version of its Keras.  Raises NotRunnable where the file has no config."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            version = json.loads(archive.read("metadata.json"))["keras_version"]
-            return json.loads(archive.read("config.json")), str(version)
+    if names_in(path) is not None:
+        with budget.reading(path), open_archive(path, ".keras archive") as archive:
+            return archive.json(CONFIG), str(archive.json("metadata.json")["keras_version"])
     with open_h5(path) as file:
         config, written_by = file.text("model_config"), file.text("keras_version")
     if config is None:
