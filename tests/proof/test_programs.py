@@ -255,13 +255,12 @@ def test_a_keras_3_model_with_its_own_rescaling(models: Path) -> None:
         "k.keras3.saving.register_keras_serializable()(k.binary_tanh)\n"
         "print(json.dumps(told(Path(sys.argv[1])).to_json()))\n"
     )
-    paths = os.pathsep.join([str(Path(__file__).parent), str(places.TOOLS), str(places.ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-c", code, str(models / "port3.keras")],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": paths},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == 0, done.stderr
     assert_agrees(Agreement.from_json(json.loads(done.stdout.splitlines()[-1])), "keras", "softmax")
