@@ -1,8 +1,8 @@
-"""float32 as hardware has it: fused multiply-add, functions that are rounded once, and numbers as integers in their order."""
+"""float32 in one way everywhere: fused multiply-add, functions and sums that are rounded once, numbers as integers in order."""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,22 @@ def sigmoid(x: F32) -> F32:
     wide = x.astype(np.float64)
     small = np.exp(-np.abs(wide))
     return np.asarray(np.where(wide >= 0, 1.0, small) / (1 + small), np.float32)
+
+
+def sequential_dot(x: F32, weights: F32) -> F32:
+    """(rows, depth) x (neurons, depth) -> (rows, neurons): float64 sums in input order, rounded to float32 once."""
+    total = np.zeros((x.shape[0], weights.shape[0]), np.float64)
+    for k in range(x.shape[1]):
+        total += x[:, k, None].astype(np.float64) * weights[None, :, k]
+    return total.astype(np.float32)
+
+
+def integer_dot(x: NDArray[Any], weights: F32) -> NDArray[Any]:
+    """Integers x (rows, depth) times signs, exactly, as float32 or float64: while every possible partial sum fits the mantissa,
+    BLAS rounds nothing, in any order."""
+    largest = int(np.abs(x).max(initial=0)) * x.shape[1]
+    exact = np.float32 if largest < 2**24 else np.float64
+    return np.asarray(x.astype(exact) @ weights.T.astype(exact))
 
 
 #: The key of the largest finite float32.

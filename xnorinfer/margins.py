@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.bits import bitpack, bitunpack
+from xnorinfer.float32 import integer_dot, sequential_dot
 from xnorinfer.graph import INPUT, Interpretation
-from xnorinfer.net.reference import integer_dot, sequential_dot
 from xnorinfer.packed import PACKED_OPS, Binarize, Dot, PackedModel, Threshold
 
 #: Margin of a sample in a layer where no neuron can change its bit.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -169,3 +171,12 @@ def test_frameworks_are_imported_lazily() -> None:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 name = node.names[0].name if isinstance(node, ast.Import) else node.module or ""
                 assert name.split(".")[0] not in {"torch", "tensorflow", "keras", "h5py", "onnx", "google"}, path
+
+
+def test_a_loaded_model_imports_neither_the_float_network_nor_its_oracle() -> None:
+    code = (
+        "import sys, xnorinfer; xnorinfer.load('mnist-784-1024x3')\n"
+        "print(*(name for name in sys.modules if name.startswith('xnorinfer.net.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == {"xnorinfer.net.ties", "xnorinfer.net.values"}

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.errors import unhandled
-from xnorinfer.float32 import F32, ONE, fma, sigmoid, tanh
+from xnorinfer.float32 import F32, ONE, fma, integer_dot, sequential_dot, sigmoid, tanh
 from xnorinfer.graph import INPUT, Interpretation, Node, users_of
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import OPS, Function, Linear, Norm, Op, Quantize, Step, Steps
@@ -166,14 +166,6 @@ def finish_linear(op: Linear, dot: F32) -> F32:
     return dot
 
 
-def sequential_dot(x: F32, weights: F32) -> F32:
-    """(rows, depth) x (neurons, depth) -> (rows, neurons): float64 sums in input order, rounded to float32 once."""
-    total = np.zeros((x.shape[0], weights.shape[0]), np.float64)
-    for k in range(x.shape[1]):
-        total += x[:, k, None].astype(np.float64) * weights[None, :, k]
-    return total.astype(np.float32)
-
-
 def mapped_input(mapping: InputMapping, x: NDArray[Any]) -> F32:
     """Raw inputs as the network and training scripts see them, (rows, depth) float32; pixels are mapped in float64."""
     if isinstance(mapping, PixelInput):
@@ -183,14 +175,6 @@ def mapped_input(mapping: InputMapping, x: NDArray[Any]) -> F32:
     if isinstance(mapping, ThresholdInput):
         return np.asarray(np.where(x >= mapping.threshold, ONE, -ONE), np.float32)
     raise unhandled("reference.mapped_input", mapping)
-
-
-def integer_dot(x: NDArray[Any], weights: F32) -> NDArray[Any]:
-    """Integers x (rows, depth) times signs, exactly, as float32 or float64: while every possible partial sum fits the mantissa,
-    BLAS rounds nothing, in any order."""
-    largest = int(np.abs(x).max(initial=0)) * x.shape[1]
-    exact = np.float32 if largest < 2**24 else np.float64
-    return np.asarray(x.astype(exact) @ weights.T.astype(exact))
 
 
 def input_dot(mapping: InputMapping, x: NDArray[Any], weights: F32) -> F32:
