@@ -211,6 +211,23 @@ def test_a_network_is_packed_as_it_is_written_down() -> None:
         xnorinfer.pack(Net.chain(SignInput(), (), "ge-zero"))
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"weight": [[1.0] * 4]}, {"bias": 3}, {"h": "1"}, {"h": None}, {"weight": np.ones((4, 4), int)}]
+)
+def test_what_is_no_array_or_number_is_named(wrong: Any) -> None:
+    op = replace(dense()[1], **wrong)
+    message = rf"fc: .*({next(iter(wrong))}|H|latent weights).*needed is (a numpy array of float32|a finite number|float32)"
+    with pytest.raises(NetworkError, match=message):
+        xnorinfer.pack(Net.chain(SignInput(), [("fc", op)], "ge-zero"))
+
+
+@pytest.mark.parametrize("epsilon", [None, "soon", -1.0, np.nan])
+def test_a_variance_needs_an_epsilon(epsilon: Any) -> None:
+    norm = Norm(np.zeros(4, f), np.ones(4, f), epsilon=epsilon)
+    with pytest.raises(NetworkError, match=rf"bn: epsilon is {epsilon}, needed is a finite number"):
+        xnorinfer.pack(Net.chain(SignInput(), [dense(), ("bn", norm)], "ge-zero"))
+
+
 def test_what_packing_finds_is_a_warning_or_an_error() -> None:
     dead = Norm(np.full(4, 99, f), np.ones(4, f), epsilon=0.0)
     net = Net.chain(SignInput(), (dense(), ("bn", dead), ("s", Quantize("ge")), dense("head", 2)), "ge-zero")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 import numpy as np
 
@@ -75,9 +75,19 @@ class Shapeless(Exception):
 
 def problems_of(net: Net) -> list[Problem]:
     """All problems, in the order of nodes: those of structure, then those of numbers."""
+    strange = [problem for node in net.nodes if type(node.op) in OPS for problem in _strange(node)]
+    if strange:
+        return strange
     found = _structure_of(net)
     numbers = [problem for node in net.nodes if type(node.op) in OPS for problem in numbers_problems(node, node.name)]
     return [*found, *numbers]
+
+
+def _strange(node: Node[Op]) -> Iterator[Problem]:
+    """What is no array at all, so that nothing else can be asked of it."""
+    for key, array in arrays_of(node):
+        if not isinstance(array, np.ndarray):
+            yield Problem(node.name, f"{_CALLED.get(key, key)} is a {type(array).__name__}, needed is a numpy array of float32")
 
 
 def _structure_of(net: Net) -> list[Problem]:
@@ -205,7 +215,7 @@ def _(op: Linear, name: str) -> Iterator[Problem]:
             yield Problem(name, "H and scale belong to binary layers")
         return
     yield from _rule_problems(op.rule, name)
-    if not (math.isfinite(op.h) and op.h > 0 and np.float32(op.h) > 0 and np.isfinite(np.float32(op.h))):
+    if not (_is_number(op.h) and op.h > 0 and np.float32(op.h) > 0 and np.isfinite(np.float32(op.h))):
         yield Problem(name, f"H is {op.h}, needed is a finite number above 0")
     if op.rule == "sign":
         yield from _zero_problems(op, name)
@@ -226,7 +236,7 @@ def _(op: Norm, name: str) -> Iterator[Problem]:
         if array is not None and (array < 0).any():
             index = int(np.argmax(array < 0))
             yield Problem(name, f"{field_} is {array[index]:g} at [{index}], it cannot be negative")
-    if op.variance is not None and not (op.epsilon is not None and math.isfinite(op.epsilon) and op.epsilon >= 0):
+    if op.variance is not None and not (_is_number(op.epsilon) and op.epsilon >= 0):
         yield Problem(name, f"epsilon is {op.epsilon}, needed is a finite number, 0 or above")
 
 
@@ -252,6 +262,10 @@ def _zero_problems(op: Linear, name: str) -> Iterator[Problem]:
             "makes them 0, which one bit cannot hold. Choose --profile ge-zero (0 becomes +1) or gt-zero (0 becomes -1)",
             "zeros",
         )
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float | np.floating) and math.isfinite(value)
 
 
 def _rule_problems(rule: Any, name: str) -> Iterator[Problem]:

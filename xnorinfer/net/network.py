@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from xnorinfer.errors import NetworkError
 from xnorinfer.graph import Node, chain
 from xnorinfer.net.check import Problem, problems_of
@@ -31,7 +33,7 @@ class Net:
     def chain(cls, input: InputMapping, ops: Iterable[Named], profile: str) -> Net:
         """A network whose ops, (name, op) each, follow one another; the first dense layer takes all inputs."""
         nodes = chain(ops)
-        weights = (node.op.weight.shape for node in nodes if isinstance(node.op, Linear))
+        weights = (np.shape(node.op.weight) for node in nodes if isinstance(node.op, Linear))
         return cls(input, tuple(next(weights, ())[1:]), nodes, profile)
 
     @property
