@@ -20,6 +20,9 @@ What counts is how far ternary's logarithm of the likelihood is ahead of all oth
 their layers at most 2.2 in binary ones, 12 to 200 in ternary ones of 32 neurons and more, whose threshold it finds to a few
 percent; less only where the learning rate stayed so large that weights crossed the threshold all the time, or where weights
 decayed to nothing.  A layer of 10 neurons shows nothing.
+
+And ternary weights must explain the means at all: they are 0.6 to 3.3 ahead a neuron, in trained networks, of means that have
+nothing to do with the weights but their size; with statistics that are any numbers, at most 0.25.
 """
 
 from __future__ import annotations
@@ -38,6 +41,8 @@ from xnorinfer.converters.sums import F64, Sums
 PROVEN, DOUBTFUL = 10.0, 5.0
 #: How far signs may be behind ternary or graded weights in one layer: fast trainings of binary networks leave up to 37.
 BEHIND = 45.0
+#: How far, a neuron, ternary is ahead of means that are independent of the weights, where it explains them.
+EXPLAINS = 0.35
 #: Neurons and weights that are looked at in one layer; more cost more than they tell.
 NEURONS, WEIGHTS_SEEN = 128, 1 << 21
 #: Neurons that a first look takes, and the size of all matrices: BLAS works on smaller ones in one thread, which on a busy
@@ -115,6 +120,8 @@ def best_ternary(sums: Sums) -> Ternary | None:
     if not best - signs >= START:
         return None
     best, share = _refined(means.ternary, best, share)
+    if best - means.unrelated(share) < EXPLAINS * means.means.size:
+        return None
     graded, _ = _refined(means.graded, *max((means.graded(share), share) for share in SHARES))
     plain = max(signs, means.placed(share))
     return Ternary(sums, means.edge(share), share, best - max(plain, graded), max(best, graded) - plain)
@@ -190,6 +197,16 @@ class _Means:
 
     def ternary(self, share: float) -> float:
         return self.likelihood((self.sizes >= self.edge(share)).astype(np.float64))
+
+    def unrelated(self, share: float) -> float:
+        """The likelihood of means that are independent of each other, each as large as its neuron has weights, or not 0."""
+        found = []
+        for counts in (1.0, (self.sizes >= self.edge(share)).astype(np.float64)):
+            size = np.square(self.weights * counts).sum(axis=1)
+            variances = size / size.mean() + NOISE[:, None]
+            missed = (np.square(self.means) / variances).mean(axis=1)
+            found.append(-0.5 * (len(size) * np.log(np.maximum(missed, 1e-30)) + np.log(variances).sum(axis=1)).min())
+        return float(max(found))
 
     def graded(self, share: float) -> float:
         return self.likelihood(np.minimum(1, self.sizes / max(self.edge(share), 1e-30)))
