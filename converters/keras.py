@@ -61,7 +61,7 @@ class KerasSource:
     def sniff(self, path: Path) -> bool:
         """True for HDF5 files and for zips with a Keras config, and for damaged ones called so."""
         start = start_of(path)
-        if start.startswith(ZIP) and (names := names_in(path)) is not None:
+        if start.startswith(ZIP[:2]) and (names := names_in(path)) is not None:
             return {CONFIG, WEIGHTS} <= set(names)
         return start.startswith(HDF5) or (path.suffix in (".keras", ".h5", ".hdf5") and path.is_file())
 

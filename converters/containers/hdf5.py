@@ -193,7 +193,7 @@ def open_h5(path: Path, *, foreign: bool = False) -> Iterator[H5Content]:
         raise MissingExtraError(f"reading {path.name}", "h5py", "keras") from None
     add_file(path)
     about, config, content = path.name, None, None
-    if start_of(path).startswith(ZIP):
+    if start_of(path).startswith(ZIP[:2]):
         config, content = _unpacked(path, foreign=foreign)
         about = f"{path.name}, {WEIGHTS}"
     with contextlib.ExitStack() as stack:

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -123,6 +124,22 @@ def test_slice_keys_keep_their_order() -> None:
 def test_malformed_messages(data: bytes) -> None:
     with pytest.raises(WireError):
         list(fields(memoryview(data)))
+
+
+def test_fields_of_a_message() -> None:
+    """The last of several counts unless all are asked for; packed numbers and numbers one by one are the same."""
+    varints = b"\x08\x05" + b"\x08" + b"\xff" * 9 + b"\x01" + b"\x0a\x02\x07\x08"
+    floats = b"\x15" + struct.pack("<f", 0.5) + b"\x12\x08" + struct.pack("<2f", 1.5, -2)
+    message = Message(memoryview(varints + floats + b"\x1a\x01a\x1a\x01b" + b"\x22\x02\x08\x03"))
+    assert message.integers(1).tolist() == [5, -1, 7, 8]
+    assert message.reals(2).tolist() == [0.5, 1.5, -2]
+    assert (message.text(3), message.texts(3)) == ("b", ["a", "b"])
+    assert message.message(4).signed(1) == 3
+    assert (message.integer(9), message.text(9), message.texts(9), message.message(9).integer(1)) == (0, "", [], 0)
+    assert (4 in message, 9 in message) == (True, False)
+    for read, number in ((Message.integer, 3), (Message.reals, 3), (Message.integer, 1)):
+        with pytest.raises(WireError):
+            read(message, number)
 
 
 @pytest.mark.parametrize("read", [Message.real, lambda message, number: message.reals(number)[0]])
