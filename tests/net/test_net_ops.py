@@ -173,9 +173,11 @@ def test_nodes_read_what_they_say_and_not_what_stands_before_them() -> None:
     [
         ((1,), "bn: node 1 reads 1, needed are -1 to 0"),
         ((-2,), "bn: node 1 reads -2"),
+        ((7,), "bn: node 1 reads 7"),
+        (("fc",), "bn: inputs are"),
         ((), r"bn: inputs are \(\)"),
         ([0], r"bn: inputs are \[0\]"),
-        ((0, 0), "bn: reads 2 values, Norm takes one"),
+        ((0, 0), "bn: reads 2 values, Norm takes 1"),
     ],
 )
 def test_inputs_of_nodes_are_checked(inputs: Any, message: str) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from xnorinfer.errors import NetworkError, unhandled
 from xnorinfer.float32 import F32
 from xnorinfer.graph import INPUT, Interpretation, Node, backward_problems, users_of
-from xnorinfer.net.ops import FUNCTIONS, NORM_FORMS, OPS, Linear, Norm, Op, Quantize, Step, Steps, arrays_of
+from xnorinfer.net.ops import FUNCTIONS, NORM_FORMS, OPS, READS, Linear, Norm, Op, Quantize, Step, Steps, arrays_of
 from xnorinfer.net.ties import PROFILES, RULES
 from xnorinfer.net.values import REALS, SIGNS, InputMapping, PixelInput, RealInput, Value
 
@@ -119,10 +119,14 @@ def _structure_of(net: Net) -> list[Problem]:
 def _wiring_problems(net: Net) -> Iterator[Problem]:
     if net.nodes and (len(net.shape) > 1 or not all(type(size) is int and size > 0 for size in net.shape)):
         yield Problem("", f"the input has the shape {net.shape}, needed is (features,)")
-    yield from (Problem("", text) for text in backward_problems(net.nodes))
+    wrong = list(backward_problems(net.nodes))
+    yield from (Problem("", text) for text in wrong)
+    if wrong:
+        return
     for node in net.nodes:
-        if isinstance(node.inputs, tuple) and len(node.inputs) > 1:
-            yield Problem(node.name, f"reads {len(node.inputs)} values, {type(node.op).__name__} takes one")
+        reads = READS.get(type(node.op), 1)
+        if len(node.inputs) != reads:
+            yield Problem(node.name, f"reads {len(node.inputs)} values, {type(node.op).__name__} takes {reads}")
     for node, users in zip(net.nodes[:-1], users_of(net.nodes), strict=False):
         if not users:
             yield Problem(node.name, "no node reads what it gives")

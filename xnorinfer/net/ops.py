@@ -149,6 +149,9 @@ class Quantize:
 Op: TypeAlias = Linear | Norm | Steps | Quantize
 OPS: tuple[type[Op], ...] = (Linear, Norm, Steps, Quantize)
 
+#: How many values an op reads, where it is not one.
+READS: dict[type[Op], int] = {}
+
 #: An op beside its name, as `Net.chain` takes them.
 Named: TypeAlias = tuple[str, Op]
 
