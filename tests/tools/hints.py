@@ -207,7 +207,7 @@ NO_PROPOSAL: dict[str, list[str]] = {
         "conversion.with_data: *",
         "graph.read_graph: *",
         "keras_walk._dense: --float-layer",
-        "net.read_net: *",
+        "nettoml.read_net: *",
         "netwrite.net_text: *",
         "torchfile._load_zip: --net",
         "plot.require_drawable: *",
