@@ -22,7 +22,7 @@ NO_HINT = {"--help"}
 
 def hints() -> Iterator[str]:
     """All of them, by file; the modules of the command line (`cli`, `programs`) describe options, they propose none."""
-    for folder in (CONVERTERS, CONVERTERS / "containers", PACKAGE):
+    for folder in (CONVERTERS, CONVERTERS / "containers", PACKAGE, PACKAGE / "net"):
         for path in sorted(folder.glob("*.py")):
             yield from dict.fromkeys(_of_module(path.stem, ast.parse(path.read_text(encoding="utf-8"))))
 
