@@ -1,4 +1,5 @@
-"""Graphs of dense networks, walked in their order of computation; whatever file they come from, their nodes are ONNX's.
+"""Graphs of dense networks, walked in their order of computation; whatever file they come from, their nodes are ONNX's, or
+those of `STATED`, which a source writes that knows what its layers are for.
 
 `MatMul`, `Gemm` and `Einsum` are layers.  What stands between two of them is an expression of each value by itself, which is
 judged by evaluating it (`graphsteps`): steps and functions that a network has are kept in their order, and what gives two
@@ -27,7 +28,7 @@ from xnorinfer.converters.graphops import ELEMENTWISE, spelled
 from xnorinfer.converters.graphproblems import Problems, Refused
 from xnorinfer.converters.graphsteps import Read, Signs, layers_of, read, trimmed
 from xnorinfer.converters.graphvalues import Constant, Live, Shape, Unread, Value
-from xnorinfer.converters.graphweights import Kernel, binary_part, contraction, float_part, kernel_of
+from xnorinfer.converters.graphweights import Kernel, contraction, kernel_of, part_of, stated_kernel
 from xnorinfer.errors import NetworkError, OptionError, SourceError
 from xnorinfer.float32 import F32
 from xnorinfer.net.ops import Norm, NormForm
@@ -47,6 +48,9 @@ _CONVOLUTIONS = (
     "Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool",
     "Im2Col", "QuantAvgPool2d", "MaxPoolNHWC"
 )  # fmt: skip
+#: Nodes of graphs that a source writes from its layers: a layer whose weights are for what it says, a sign by its rule, and
+#: what could not be read, which is told already.  No file can have them.
+STATED = ("Dense", "Binarize", "Unread")
 #: Steps of the budget for a node: some hundred microseconds.
 NODE_STEPS = 20
 #: From where on functions at the end of a graph give one number in float32.
@@ -69,8 +73,11 @@ def read_graph(source: str, graph: OnnxGraph, about: str, options: ConvertOption
             raise OptionError(f"{option} means nothing for a graph, which says itself what is computed")
     notes = Notes()
     problems = Problems(graph)
-    walk = _Walk(graph, options, notes, problems, about)
+    walk = Walk(graph, options, notes, problems, about)
     parts = walk.run()
+    for name, tensor in graph.constants.items():
+        use = walk.uses.get(name)
+        notes.tensors.append(TensorUse(name, tensor.shape, tensor.dtype, use or "not used by the graph", ignored=use is None))
     if problems.damaged:  # what the rest adds up to is not worth checking
         raise NetworkError(problems.texts(), about=about)
     profile = _profile(walk, options, notes)
@@ -93,7 +100,7 @@ def read_graph(source: str, graph: OnnxGraph, about: str, options: ConvertOption
     return dataclasses.replace(reading, entry=entry.base)
 
 
-def _profile(walk: _Walk, options: ConvertOptions, notes: Notes) -> str:
+def _profile(walk: Walk, options: ConvertOptions, notes: Notes) -> str:
     """The profile of the graph's rules.  Those that no profile has together stay each its own."""
     name = next(
         (
@@ -116,16 +123,20 @@ def _profile(walk: _Walk, options: ConvertOptions, notes: Notes) -> str:
     return name
 
 
-class _Walk:
-    """One pass over the graph."""
+class Walk:
+    """One pass over a graph.
+
+    problems: those of a graph that a source writes allow the nodes of `STATED`; rising functions at its end are part of its
+    scores.  uses: what each constant is part of.
+    """
 
     def __init__(self, graph: OnnxGraph, options: ConvertOptions, notes: Notes, problems: Problems, about: str) -> None:
         self.graph = graph
         self.notes = notes
         self.problems = problems
         self.about = about
-        self.chosen = options.profile is not None
-        self.entry = Entry(options.input, zero=PROFILES[options.profile].activations if options.profile else None)
+        self.chosen = None if options.profile is None else PROFILES[options.profile]
+        self.entry = Entry(options.input, zero=self.chosen.activations if self.chosen else None)
         self.table = Table()
         self.constants = Constants(self.table, problems, notes)
         self.values: dict[str, Value] = {}
@@ -157,11 +168,6 @@ class _Walk:
             self._guarded(node)
         with contextlib.suppress(Refused):
             self._end()
-        for name, tensor in self.graph.constants.items():
-            use = self.uses.get(name)
-            self.notes.tensors.append(
-                TensorUse(name, tensor.shape, tensor.dtype, use or "not used by the graph", ignored=use is None)
-            )
         return self.parts
 
     # ---------------------------------------------------------------- nodes
@@ -187,6 +193,8 @@ class _Walk:
         return Live(self.table.lost(), self.leaf)
 
     def _visit(self, node: OnnxNode) -> None:
+        if node.operation in STATED and not self.problems.written:
+            self.problems.refuse(node, "is not supported in a binary network")
         if node.operation == "Constant":
             self.values[node.outputs[0]] = self._given(node)
             return
@@ -246,6 +254,8 @@ class _Walk:
     def _live(self, node: OnnxNode, inputs: Sequence[Value | None], lives: Sequence[Live]) -> Value:
         """A node on the way from input to scores."""
         operation = node.operation
+        if operation == "Unread":
+            return self._nothing()
         if operation in _CONVOLUTIONS:
             self.problems.other_kind(node, CONVOLUTIONAL)
         if any(live.leaf is not lives[0].leaf for live in lives):
@@ -273,7 +283,7 @@ class _Walk:
         if product is not None or operation in ("MatMul", "Gemm", "Einsum"):
             return self._dense(node, inputs, lives, product)
         if operation == "BatchNormalization":
-            return self._batch_norm(node, lives, others)
+            return self._batch_norm(node, lives, inputs[1:])
         return self.problems.refuse(node, "is not supported in a binary network")
 
     def _picked(self, operation: str) -> None:
@@ -367,14 +377,17 @@ class _Walk:
         if self.ternary is not None:
             self._refuse_zeros(*self.ternary)
             self.ternary = None
-        weights = kernel_of(node, kernel, product[2], self.constants, self.problems, self.notes)
+        if node.operation == "Dense":
+            weights = stated_kernel(node, kernel, inputs)
+        else:
+            weights = kernel_of(node, kernel, product[2], self.constants, self.problems, self.notes)
         try:
             before = self._read(node, live, weights.depth)
         except Refused:  # read on with what the layer gives
             before = None
         signs = None if before is None else before.signs
         readable = before is None or signs is not None or not (self.parts or self.current)
-        found, ternary = (binary_part if weights.looks_binary(readable) else float_part)(node, weights, signs, self.problems)
+        found, ternary = part_of(node, weights, signs, self.chosen, readable, self.problems, self.notes)
         if ternary:
             self._refuse_zeros(node, weights.values)
         if weights.maybe_ternary:
@@ -394,8 +407,9 @@ class _Walk:
 
     def _with_rules(self, part: LayerPart, weights: Kernel, signs: Signs | None) -> LayerPart:
         """Rules of ties, where the graph has any; a profile that the user chose takes their place."""
-        rule = None
-        if not part.is_float and weights.rule is not None and (weights.values == 0).any():  # else all rules agree
+        rule = part.rule
+        ties = not part.is_float and bool((weights.values == 0).any())  # else all rules agree
+        if rule is None and weights.rule is not None and ties:
             self.weight_rules[weights.rule] = None
             rule = weights.rule
         if signs is not None and not signs.exact and (self.current is not None or self.entry.signs is not None):
@@ -438,14 +452,17 @@ class _Walk:
         self.problems.add_node(node, reason)
         self.problems.damaged = True
 
-    def _batch_norm(self, node: OnnxNode, lives: Sequence[Live], others: Sequence[Value]) -> Value:
-        vectors = []
+    def _batch_norm(self, node: OnnxNode, lives: Sequence[Live], others: Sequence[Value | None]) -> Value:
+        vectors: list[F32 | None] = []
         if node.attributes.get("training_mode", 0):
             self.problems.refuse(node, "takes its statistics from the batch, which is not supported in a binary network")
         if len(others) != 4:
             self.problems.refuse(node, "is malformed: it needs gamma, beta, mean and variance")
         width = self.width
         for value, meaning in zip(others, ("gamma", "beta", "mean", "variance"), strict=True):
+            if value is None and meaning in ("gamma", "beta") and self.problems.written:
+                vectors.append(None)
+                continue
             if not isinstance(value, Constant) or value.array.ndim != 1 or width not in (None, value.array.size):
                 shape = value.array.shape if isinstance(value, Constant) else "unknown"
                 wanted = f"needed is ({width},)" if width is not None else "needed is one for each input"
@@ -456,6 +473,7 @@ class _Walk:
         gamma, beta, mean, variance = vectors
         stored = node.attributes.get("epsilon", 1e-5)
         epsilon = float(str(np.float32(stored))) if isinstance(stored, int | float) else 1e-5
+        assert mean is not None
         norm = Norm(mean, variance=variance, gamma=gamma, beta=beta, epsilon=epsilon)
         assert width is not None
         before = self._read(node, lives[0], width)
@@ -472,16 +490,21 @@ class _Walk:
 
     def _close(self, node: OnnxNode, live: Live, before: Read | None, weights: Kernel) -> None:
         """End the current layer, or what stands before the first one."""
-        if before is None:
+        if self.current is not None:
+            self._finish([] if before is None else self._layers(node, before, self.current.neurons))
+        elif before is None:
             pass
-        elif self.current is not None:
-            self.after += self._layers(node, before, self.current.neurons)
-            self.parts.append(dataclasses.replace(self.current, after=(*self.current.after, *self.after), explicit=True))
         elif before.signs is not None:
             self.entry.binarized(node, live.expr, live.leaf, before, weights.depth, self.problems)
         else:
             self.entry.real(node, before, weights.depth, self.problems)
         self.after = []
+
+    def _finish(self, steps: Sequence[Follower]) -> None:
+        """The current layer is done.  steps: what stands between its last BatchNorm and its end."""
+        assert self.current is not None
+        after = (*self.current.after, *self.after, *steps)
+        self.parts.append(dataclasses.replace(self.current, after=after, explicit=True))
 
     def _end(self) -> None:
         """What stands behind the last layer."""
@@ -490,19 +513,24 @@ class _Walk:
         last = OnnxNode("output", ", ".join(self.graph.outputs) or "(none)", (), ("",))
         if live is None and self.graph.outputs and not self.problems.damaged:
             self.problems.refuse(last, "is not what the graph computes last: only chains of layers can be converted")
-        if live is None or live.expr.op == "lost" or self.current is None:
+        if self.current is None:
             return
-        expr, names = trimmed(live.expr)
+        if live is None or live.expr.op == "lost":
+            self._finish([])
+            return
+        expr, names = (live.expr, []) if self.problems.written else trimmed(live.expr)
         for name in names:
             self._picked(name)
             self._note_saturation(name, expr, live.leaf)
         before = self._read(last, Live(expr, live.leaf), self.current.neurons)
         assert before is not None
         if before.signs is not None:
-            self.problems.add("the network ends in signs, not in scores, which is not supported in a binary network")
+            reason = "the network ends in signs, not in scores, which is not supported in a binary network"
+            self.problems.add(reason, 'activation = "none" in the last layer')
+            self._finish([])
             return
-        self.after += self._layers(dataclasses.replace(last, name=f"{self.current.name}.head"), before, self.current.neurons)
-        self.parts.append(dataclasses.replace(self.current, after=(*self.current.after, *self.after), explicit=True))
+        head = dataclasses.replace(last, name=f"{self.current.name}.head")
+        self._finish(self._layers(head, before, self.current.neurons))
 
     def _note_saturation(self, function: str, expr: Expr, leaf: Expr) -> None:
         """Squashed scores can be equal in float32 where the scores are not: the first of them is the framework's answer."""

@@ -88,7 +88,9 @@ class Entry:
         """The first layer reads real values: the steps join the mapping of pixels."""
         self.settle(read.steps)
         if self.norms:
-            problems.refuse(node, "reads what a BatchNorm made of the inputs: only chains of layers can be converted")
+            problems.refuse(
+                node, "reads what a BatchNorm made of the inputs without a sign, which is not supported in a binary network"
+            )
         if not read.steps:
             return
         if not isinstance(self.base, PixelInput):
@@ -99,7 +101,10 @@ class Entry:
         if not all(_is_number(step) for _, step in read.steps):
             problems.refuse(node, "reads inputs that are not mapped alike, which is not supported in a binary network")
         numbers = [(step.function, float(step.parameters[0])) for _, step in read.steps if _is_number(step)]
-        self.mapping = _affine(self.base, numbers, problems)
+        found: list[str] = []
+        self.mapping = affine("the graph", self.base, numbers, found) or self.base
+        for problem in found:
+            problems.add(problem)
 
     def binarized(self, node: OnnxNode, expr: Expr, leaf: Expr, read: Read, width: int, problems: Problems) -> None:
         """The first layer reads signs of each input."""
@@ -137,7 +142,9 @@ class Entry:
         first = pixel_step(value > middle)
         if first is None and pixel_step(value < middle) is None:
             problems.refuse(
-                node, "gives the pixels 0..255 no step from -1 up to +1; --input-range says what pixels are before it"
+                node,
+                f"binarizes the input, which is {self.base.describe()}: there is no step from -1 up to +1; --input-range says "
+                "what pixels are before it",
             )
         return first
 
@@ -157,7 +164,8 @@ def _is_number(step: Step) -> bool:
     return step.function in ARITHMETIC and not step.parameters[0].ndim
 
 
-def _affine(base: PixelInput, steps: Sequence[tuple[Function, float]], problems: Problems) -> InputMapping:
+def affine(who: str, base: PixelInput, steps: Sequence[tuple[Function, float]], problems: list[str]) -> PixelInput | None:
+    """The mapping of pixels that a network computes with by numbers; None, with the problem, where it is none."""
     slope, intercept, divisor = base.slope, base.intercept, base.divisor
     for kind, number in steps:
         if kind == "mul":
@@ -166,8 +174,4 @@ def _affine(base: PixelInput, steps: Sequence[tuple[Function, float]], problems:
             divisor *= number
         else:
             intercept += (number if kind == "add" else -number) * divisor
-    found: list[str] = []
-    mapping = rescaled_pixels("the graph", slope, intercept, divisor, found)
-    for problem in found:
-        problems.add(problem)
-    return mapping or base
+    return rescaled_pixels(who, slope, intercept, divisor, problems)

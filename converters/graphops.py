@@ -129,6 +129,20 @@ def _sign_of(maths: Maths, node: OnnxNode, value: Value) -> Value:
     return maths.apply(node, "Where", above, maths.number(1), maths.number(-1))
 
 
+def _binarize(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Value:
+    """A sign by one of the tie rules, `rule`, that gives `low` and `high`; those of the rule sign are opposite."""
+    value, low, high = inputs[0], _attribute(node, "low", -1), _attribute(node, "high", 1)
+    assert value is not None
+    rule = node.attributes["rule"]
+    if rule == "sign":
+        return maths.apply(node, "Mul", maths.apply(node, "Sign", value), maths.number(high))
+    if rule == "round-even":
+        moved = maths.apply(node, "Div", maths.apply(node, "Add", value, maths.number(1)), maths.number(2))
+        value = maths.apply(node, "Round", maths.apply(node, "Clip", moved, maths.number(0), maths.number(1)))
+    above = maths.apply(node, "GreaterOrEqual" if rule == "ge" else "Greater", value, maths.number(0))
+    return maths.apply(node, "Where", above, maths.number(high), maths.number(low))
+
+
 def _bipolar(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Value:
     value, scale = (*inputs, None)[:2]
     assert value is not None
@@ -194,6 +208,7 @@ ELEMENTWISE: dict[str, Spelling] = {
     "Reciprocal": _reciprocal,
     "Pow": _power,
     "Cast": _cast,
+    "Binarize": _binarize,
     "BipolarQuant": _bipolar,
     **dict.fromkeys(("Quant", "IntQuant"), _quant),
     "MultiThreshold": _multi_threshold,

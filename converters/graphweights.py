@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from xnorinfer.converters.assemble import LayerPart
-from xnorinfer.converters.base import Notes
+from xnorinfer.converters.base import Assumption, Notes
 from xnorinfer.converters.containers.arrays import RawTensor, as_float32
 from xnorinfer.converters.containers.onnxfile import OnnxNode
 from xnorinfer.converters.graphconstants import Constants, scale_of
 from xnorinfer.converters.graphproblems import Problems
 from xnorinfer.converters.graphsteps import Signs
 from xnorinfer.converters.graphvalues import Constant, Live, Value
+from xnorinfer.converters.zeroone import on_zero_one
 from xnorinfer.float32 import F32
-from xnorinfer.net.ops import Steps
-from xnorinfer.net.ties import Rule
+from xnorinfer.net.ops import Linear, Steps
+from xnorinfer.net.ties import Profile, Rule
 
 #: Magnitudes that differ by less, in parts of them, are one: a straight-through estimator written in the forward pass was
 #: computed before the export, and `w + (sign(w) - w)` is rounded twice.
@@ -30,7 +31,7 @@ _EINSUM = re.compile(r"(\.\.\.)?([a-z]*),(\.\.\.)?([a-z]*)->(\.\.\.)?([a-z]*)")
 
 def contraction(node: OnnxNode, inputs: Sequence[Value | None]) -> tuple[int, int, bool] | None:
     """Of a product of values and a matrix: which input is which, and whether the matrix is (neurons, depth); else None."""
-    if node.operation == "MatMul":
+    if node.operation in ("MatMul", "Dense"):
         return (0, 1, False)
     if node.operation == "Gemm":
         return (0, 1, bool(node.attributes.get("transB", 0))) if not node.attributes.get("transA", 0) else None
@@ -70,11 +71,31 @@ class Kernel:
 
     def looks_binary(self, reads_signs: bool) -> bool:
         """Whether it is a binary layer.  reads_signs: signs or the input; neurons of one weight each are float otherwise."""
-        if self.rule is not None or self.ternary:
+        if self.rule is not None:
             return True
         if self.scale is None:
             return False
         return reads_signs or bool((self.scale == self.scale[0]).all())
+
+
+@dataclass(frozen=True, eq=False)
+class Stated(Kernel):
+    """Weights of which the source says what they are for.  part: their layer, if it reads -1 and +1."""
+
+    part: LayerPart = field(kw_only=True)
+
+
+def stated_kernel(node: OnnxNode, kernel: Constant, inputs: Sequence[Value | None]) -> Kernel:
+    """The weights of a `Dense` node, which a source writes that knows what weights are for: nothing is judged by numbers.
+
+    Its inputs are values, kernel (depth, neurons), bias and scale, both (neurons,) or left out; its attributes `rule`, by which
+    latents are binarized ("" in a float layer), and `h` where H is known.
+    """
+    values = np.ascontiguousarray(kernel.array.T)
+    bias, scale = (value.array if isinstance(value, Constant) else None for value in (*inputs[2:], None, None)[:2])
+    rule: Any = node.attributes["rule"] or None
+    h: Any = node.attributes.get("h")
+    return Stated(values, values, rule, None, part=LayerPart(node.name, values, bias, scale, h=h, rule=rule))
 
 
 def kernel_of(
@@ -128,54 +149,75 @@ def kernel_of(
     return Kernel(values, values, None, None, maybe_ternary=maybe)
 
 
-def binary_part(node: OnnxNode, kernel: Kernel, signs: Signs | None, problems: Problems) -> tuple[LayerPart, bool]:
-    """A binary layer; and whether it is ternary."""
+def part_of(
+    node: OnnxNode,
+    kernel: Kernel,
+    signs: Signs | None,
+    chosen: Profile | None,
+    readable: bool,
+    problems: Problems,
+    notes: Notes,
+) -> tuple[LayerPart, bool]:
+    """The layer of some weights; and whether it is ternary.  Raises Refused.
+
+    chosen: the profile that the user chose, whose rule takes the place of the weights'.  readable: it reads signs or the input.
+    """
     if kernel.ternary:
         return LayerPart(node.name, kernel.values), True
-    assert kernel.scale is not None
+    stated = kernel.part if isinstance(kernel, Stated) else None
+    if not kernel.looks_binary(readable):
+        part = _float_part(node, kernel, signs, problems)
+        return part if stated is None else replace(part, bias=stated.bias), False
     low, high = (-1.0, 1.0) if signs is None else (signs.low, signs.high)
-    activation: Any = "none" if signs is None else "sign"
+    if low != -high and low != 0 and high != 0:
+        problems.refuse(
+            node, f"reads the two values {low:g} and {high:g}, which integers cannot sum: needed are opposite ones, or 0"
+        )
+    size = max(high, -low)
+    part = _binary_part(node, kernel, size, problems) if stated is None else _of_size(stated, size)
+    part = replace(part, activation="none" if signs is None else "sign")
+    if low == -high:
+        return part, False
+    told = "0 and 1, which are counted as -1 and +1; half their sum and half the sum of weights is the layer's sum"
+    notes.assumptions.append(Assumption(f"inputs of {part.name}", told, "graph" if stated is None else "file"))
+    rule = (kernel.rule or "sign") if chosen is None else chosen.weights
+    return _of_zeros(part, rule, rising=high > 0), False
+
+
+def _of_size(part: LayerPart, size: float) -> LayerPart:
+    """A layer that is stated, of signs that stand for more or less than 1."""
+    if size != 1 and part.rule == "round-even":  # its ties hang on H, by which latents are divided
+        return replace(part, scale=np.full(part.neurons, size, np.float32))
+    return part if size == 1 else replace(part, h=float(np.float32((1.0 if part.h is None else part.h) * size)))
+
+
+def _of_zeros(part: LayerPart, rule: Rule, *, rising: bool) -> LayerPart:
+    """A layer of signs that stand for 0 and 1, or, falling, for -1 and 0."""
+    linear = Linear(part.weight, rule, part.h or 1.0, part.bias, part.scale)
+    (_, dense), *steps = on_zero_one(part.name, linear, rising=rising)
+    assert isinstance(dense, Linear)
+    after = tuple((name, op) for name, op in steps if isinstance(op, Steps))
+    return replace(part, weight=dense.weight, bias=dense.bias, scale=dense.scale, h=1.0, after=after)
+
+
+def _binary_part(node: OnnxNode, kernel: Kernel, size: float, problems: Problems) -> LayerPart:
+    """A binary layer.  size: what its inputs are multiples of."""
+    assert kernel.scale is not None
     if kernel.rule is not None and not ((kernel.scale > 0) & np.isfinite(kernel.scale)).all():
         wrong = int((~((kernel.scale > 0) & np.isfinite(kernel.scale))).sum())
         problems.refuse(
             node, f"has {wrong} of {kernel.scale.size} scales that are not above 0, which is not supported in a binary network"
         )
-    if low != -high and low != 0 and high != 0:
-        problems.refuse(
-            node, f"reads the two values {low:g} and {high:g}, which integers cannot sum: needed are opposite ones, or 0"
-        )
-    if low != -high:
-        return _of_zeros(node, kernel, low, high, problems), False
     with np.errstate(over="ignore"):  # an infinite H is refused with the network's other problems
-        vector = (kernel.scale[:, 0].astype(np.float64) * high).astype(np.float32)
+        vector = (kernel.scale[:, 0].astype(np.float64) * size).astype(np.float32)
     one = bool((vector == vector[0]).all())
     h = float(vector[0]) if one else 1.0
     # A magnitude that is said is none that latents were clipped to.
     said = None if h == 1 and (np.abs(kernel.values) <= 1).all() else h
-    part = LayerPart(node.name, kernel.values, scale=None if one else vector, activation=activation, h=said)
-    return part, False
+    return LayerPart(node.name, kernel.values, scale=None if one else vector, h=said)
 
 
-def _of_zeros(node: OnnxNode, kernel: Kernel, low: float, high: float, problems: Problems) -> LayerPart:
-    """Signs that stand for 0 and s: `sum(w * b) = s/2 * (sum(w * signs) +- sum(w))`, whole numbers up to the factor."""
-    assert kernel.scale is not None
-    weights = kernel.values
-    if kernel.rule not in (None, "sign") or (kernel.rule == "sign" and (weights == 0).any()):
-        positive = {"ge": weights >= 0, "gt": weights > 0}.get(kernel.rule or "")
-        if positive is None:
-            problems.refuse(node, "reads 0 and another value by weights with ties, which is not supported in a binary network")
-        weights = np.where(positive, np.float32(1), np.float32(-1))
-    signs = np.sign(weights).astype(np.float32)
-    shift = signs.sum(axis=1).astype(np.float32) * np.float32(1 if high > 0 else -1)
-    half = np.full(len(signs), abs(high - low) / 2, np.float32)
-    steps: list[Any] = [("add", shift), ("mul", half)]
-    if (kernel.scale != 1).any():
-        steps.append(("mul", np.ascontiguousarray(kernel.scale[:, 0])))
-    zeros = (f"{node.name}.of01", Steps.of(*steps))
-    return LayerPart(node.name, signs, activation="sign", after=(zeros,))
-
-
-def float_part(node: OnnxNode, kernel: Kernel, signs: Signs | None, problems: Problems) -> tuple[LayerPart, bool]:
+def _float_part(node: OnnxNode, kernel: Kernel, signs: Signs | None, problems: Problems) -> LayerPart:
     """A float layer."""
     weight = kernel.numbers
     activation: Any = "none" if signs is None else "sign"
@@ -187,5 +229,6 @@ def float_part(node: OnnxNode, kernel: Kernel, signs: Signs | None, problems: Pr
         wide, weight = weight.astype(np.float64) * signs.high, weight * np.float32(signs.high)
         if (weight != wide).any():
             reason = f"has float weights that read signs of the scale {signs.high:g}, and the products are not exact in float32"
-            problems.add_node(node, f"{reason}, which is not supported in a binary network")
-    return LayerPart(node.name, weight, is_float=True, activation=activation), False
+            reason += ", which is not supported in a binary network"
+            problems.add_node(node, reason, f"weight_scale = {signs.high:g}")
+    return LayerPart(node.name, weight, is_float=True, activation=activation)

@@ -1,8 +1,8 @@
 """Keras and Larq models without TensorFlow: `.h5` with and without config, `.weights.h5`, `.keras`.
 
-The config says what every layer does (`keras_walk`).  A file of weights alone is read with the config that lies beside it,
-`model.to_json()` saved as `net.json` beside `net.h5`, `net.weights.h5` or `net_weights.h5`, else by the names in it
-(`keras_names`); so is a subclassed model, whose config does not list its layers.
+The config says what every layer does: `keras_graph` makes nodes of them, which `graph` understands.  A file of weights alone is
+read with the config that lies beside it, `model.to_json()` saved as `net.json` beside `net.h5`, `net.weights.h5` or
+`net_weights.h5`, else by the names in it (`keras_names`); so is a subclassed model, whose config does not list its layers.
 """
 
 from __future__ import annotations
@@ -29,11 +29,14 @@ from xnorinfer.converters.containers.hdf5 import CONFIG, WEIGHTS, open_h5
 from xnorinfer.converters.containers.signatures import HDF5, ZIP, start_of
 from xnorinfer.converters.containers.ziparchive import names_in
 from xnorinfer.converters.finding import ORDER
+from xnorinfer.converters.graph import Walk
+from xnorinfer.converters.graphproblems import Problems
 from xnorinfer.converters.keras_config import NoLayers, class_name, read_config
+from xnorinfer.converters.keras_graph import EPSILON, PROFILE_OF, KerasGraph
 from xnorinfer.converters.keras_names import ByNames
-from xnorinfer.converters.keras_walk import EPSILON, PROFILE_OF, Walk
 from xnorinfer.converters.keras_weights import Weights, apart, find_weights
 from xnorinfer.errors import NetworkError, SourceError
+from xnorinfer.net.ties import Rule
 
 DEFAULTS = Defaults(
     "ge-zero",
@@ -101,20 +104,34 @@ class Reader:
             kind = class_name(json.loads(config))
             return self.by_names(f"the config is of a subclassed model ({kind}), whose code is not in the file", None)
         self.notes.assumptions.append(Assumption(ORDER, f"as in the model's config in {about}", "file"))
-        walk = Walk(self.weights, self.options, self.notes, self.problems)
-        walk.run(layers)
-        if walk.other_kind:
+        config_graph = KerasGraph(self.weights, self.options, self.notes, self.problems)
+        graph = config_graph.write(layers)
+        if config_graph.kinds:
             raise NetworkError(self.problems, about=self.about)
+        problems = Problems(graph, config_graph.labels)
+        entering = dataclasses.replace(self.options, input=config_graph.input)
+        walk = Walk(graph, entering, self.notes, problems, self.about)
+        parts = walk.run()
+        self.problems += problems.texts()
         options = self.options
-        defaults = dataclasses.replace(DEFAULTS, profile=self._profile(walk))
-        if walk.rules and walk.rules <= {"ge", "sign"}:
+        profile, parts = self._profile(config_graph.rules, parts)
+        defaults = dataclasses.replace(DEFAULTS, profile=profile)
+        if config_graph.rules and config_graph.rules <= {"ge", "sign"}:
             defaults = dataclasses.replace(defaults, profile_origin="file")
-        if walk.mapping is not None:
-            defaults = dataclasses.replace(defaults, input=walk.mapping, input_origin="file")
+        mapping = walk.entry.mapping
+        if config_graph.rescaling or mapping is not config_graph.input:
+            defaults = dataclasses.replace(defaults, input=mapping, input_origin="file")
             options = dataclasses.replace(options, input=None)
-            if walk.rescaled:
+            if config_graph.rescaling:
                 defaults = dataclasses.replace(defaults, input_warning=None)
-        return self._assemble(walk.parts, defaults, options, walk)
+        found = list(self.problems)
+        try:
+            return self._assemble(parts, defaults, options, walk)
+        except NetworkError as error:
+            if not problems.damaged:
+                raise
+            # What the part that was understood adds up to is not worth checking.
+            raise NetworkError(found, about=self.about, understood=error.understood) from None
 
     def by_names(self, why: str, config: str | None) -> Reading:
         """By names and shapes.  why: there is no list of layers.  config: what beside the file would be one."""
@@ -141,19 +158,19 @@ class Reader:
                 line = f'[[layers]] weight = "{entry.name}"' if len(entry.shape) > 1 else f'steps = [{{mul = "{entry.name}"}}]'
                 way = net_line(line) if entry.shape else ignore_line(entry.name)
                 self.problems.append(f"{entry.name} {entry.shape} {where}{way}")
-        leading = walk.leading if walk else None
-        return assemble("keras", self.about, parts, options, defaults, self.notes, self.problems, leading)
+        leading, rule = (walk.entry.leading, walk.rule_of(walk.entry.signs)) if walk else (None, None)
+        return assemble("keras", self.about, parts, options, defaults, self.notes, self.problems, leading, rule)
 
-    def _profile(self, walk: Walk) -> str:
+    def _profile(self, found: set[Rule], parts: list[LayerPart]) -> tuple[str, list[LayerPart]]:
         """The profile of the layers' rules; those that no profile has together stay each its own."""
-        profiles = sorted(PROFILE_OF[rule] for rule in walk.rules)
+        profiles = sorted(PROFILE_OF[rule] for rule in found)
         if len(profiles) > 1 and self.options.profile is None:
-            rules = [(part.name, {"weights": part.rule, "reads": part.sign_rule}) for part in walk.parts]
+            rules = [(part.name, {"weights": part.rule, "reads": part.sign_rule}) for part in parts]
             told = (f"{name} {what} {rule}" for name, found in rules for what, rule in found.items() if rule)
             self.notes.assumptions.append(Assumption("ties", f"each as its layer has them: {', '.join(told)}", "file"))
         else:
-            walk.parts[:] = [dataclasses.replace(part, rule=None, sign_rule=None) for part in walk.parts]
-        return profiles[0] if profiles else DEFAULTS.profile
+            parts = [dataclasses.replace(part, rule=None, sign_rule=None) for part in parts]
+        return (profiles[0] if profiles else DEFAULTS.profile), parts
 
 
 def configs_beside(path: Path) -> list[Path]:

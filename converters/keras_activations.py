@@ -1,37 +1,38 @@
-"""Functions of each value in a Keras config, activations and layers alike, as steps of the float network."""
+"""Functions of each value in a Keras config, activations and layers alike, as nodes of a graph."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from xnorinfer.converters.keras_quantizers import Quantizer
-from xnorinfer.net.ops import HARDTANH, Steps
 from xnorinfer.net.values import is_finite_number
 
 #: They fall somewhere: what comes out does not say on which side of a threshold the sum was.
 _FALLING = ("swish", "silu", "gelu", "mish", "hardswish", "hardsilu", "softshrink", "tanhshrink", "hardshrink")
 #: `keras.activations.leaky_relu` and `tf.nn.leaky_relu`; the layer always says its slope.
 _LEAKY = 0.2
+#: An operation by ONNX's name, and its attributes.
+Operation: TypeAlias = tuple[str, dict[str, float]]
 
 
 class NoFunction(Exception):
     """A function that cannot be converted; the reason as the end of a sentence: "is not supported ..."."""
 
 
-def function(found: Quantizer) -> Steps:
-    """The function of a serialised activation or activation layer.  Raises NoFunction.
+def function(found: Quantizer) -> Operation:
+    """The operation of a serialised activation or activation layer.  Raises NoFunction.
 
     PReLU, whose slopes are weights, is not among them.
     """
     settings = found.settings
     match found.name:
         case "hardtanh":
-            return HARDTANH
+            return "HardTanh", {}
         case "tanh" | "sigmoid":
-            return Steps.of((found.name,))
+            return found.name.capitalize(), {}
         case "relu6":
-            return Steps.of(("clip", 0, 6))
+            return "Clip", {"min": 0.0, "max": 6.0}
         case "relu":
             return _relu(settings)
         case "leakyrelu":
@@ -39,13 +40,13 @@ def function(found: Quantizer) -> Steps:
             slope = _LEAKY if key is None else number(settings[key])
             if slope is None:
                 raise NoFunction(f"has the slope {settings.get(key or '')!r}, which is no number: not supported")
-            return Steps.of(("prelu", slope))
+            return "LeakyRelu", {"alpha": slope}
     if found.name in _FALLING:
         raise NoFunction("is not supported in a binary network: it falls and rises, so that no threshold on the sum equals it")
     raise NoFunction("is not supported in a binary network")
 
 
-def _relu(settings: Mapping[str, Any]) -> Steps:
+def _relu(settings: Mapping[str, Any]) -> Operation:
     keys = {"max_value": None, "negative_slope": 0.0, "alpha": 0.0, "threshold": 0.0}
     given = {key: number(settings.get(key, default)) for key, default in keys.items()}
     slope, most = given["negative_slope"] or given["alpha"] or 0.0, given["max_value"]
@@ -54,8 +55,8 @@ def _relu(settings: Mapping[str, Any]) -> Steps:
         told = ", ".join(f"{key} {settings[key]!r}" for key in keys if settings.get(key) is not None)
         raise NoFunction(f"with {told} is not supported in a binary network")
     if most is not None:
-        return Steps.of(("clip", 0, most))
-    return Steps.of(("prelu", slope)) if slope else Steps.of(("relu",))
+        return "Clip", {"min": 0.0, "max": most}
+    return ("LeakyRelu", {"alpha": slope}) if slope else ("Relu", {})
 
 
 def number(value: Any) -> float | None:

@@ -9,14 +9,15 @@ from xnorinfer.net.ops import Function, Linear, Named, Steps
 from xnorinfer.net.reference import binary_weights
 
 
-def on_zero_one(name: str, dense: Linear) -> list[Named]:
+def on_zero_one(name: str, dense: Linear, *, rising: bool = True) -> list[Named]:
     """A layer whose inputs are 0 and 1: its sum is (dot + sum of weights) / 2 of the dot with -1 and +1, exactly.
 
+    rising: else its inputs are -1 and 0, and the sum of weights is subtracted.
     H, scale and bias then follow in the order in which `Linear` has them.
     """
     signs = binary_weights(dense)  # 0 where torch.sign makes it of a latent, which the network's check reports
     half = np.full(dense.neurons, 0.5, np.float32)
-    shift = (signs.sum(axis=1, dtype=np.float64) / 2).astype(np.float32)
+    shift = (signs.sum(axis=1, dtype=np.float64) / (2 if rising else -2)).astype(np.float32)
     steps: list[tuple[Function, F32]] = []
     if dense.h != 1:
         steps.append(("mul", np.full(dense.neurons, dense.h, np.float32)))

@@ -378,3 +378,43 @@ def test_norm_of_image_channels_before_flatten(tmp_path: Path, shape: tuple[int,
     reading = read_source(tmp_path / "net.weights.h5")
     np.testing.assert_array_equal(reference.forward(reading.net, x), value.astype(np.float32))
     np.testing.assert_array_equal(xnorinfer.convert(tmp_path / "net.weights.h5").scores(x), value.astype(np.float32))
+
+
+@pytest.mark.parametrize("case", ["heaviside of inputs", "relu of signs", "half a heaviside", "tanh of inputs"])
+def test_functions_before_a_sign_and_behind_it(tmp_path: Path, case: str) -> None:
+    """What the layers compute together decides, wherever a function stands."""
+    rng = np.random.default_rng(5)
+    kernels = rng.uniform(-1, 1, (12, 6)).astype(np.float32), rng.uniform(-1, 1, (6, 3)).astype(np.float32)
+    with h5py.File(tmp_path / "net.weights.h5", "w") as file:
+        file["layers/quant_dense/vars/0"], file["layers/quant_dense_1/vars/0"] = kernels
+    first: list[dict[str, Any]] = [
+        {"kernel_quantizer": "ste_sign"},
+        {"kernel_quantizer": "ste_sign", "input_quantizer": "ste_sign"},
+    ]
+    before: tuple[list[tuple[str, str]], list[tuple[str, str]]] = [], []
+    if case == "heaviside of inputs":
+        first[0]["input_quantizer"] = "ste_heaviside"
+    elif case == "tanh of inputs":
+        before[0].append(("Activation", "tanh"))
+        first[0]["input_quantizer"] = "ste_sign"
+    else:
+        before[1].append(
+            ("Activation", "ste_sign") if case == "relu of signs" else ("QActivation", "binary(use_01=1, alpha=0.5)")
+        )
+        before[1].append(("Activation", "relu"))
+        first[1]["input_quantizer"] = None
+    layers = [
+        layer
+        for functions, dense in zip(before, first, strict=True)
+        for layer in [*((kind, {"activation": name}) for kind, name in functions), ("QuantDense", {"use_bias": False, **dense})]
+    ]
+    described = [{"class_name": kind, "config": {"name": str(i), **config}} for i, (kind, config) in enumerate(layers)]
+    (tmp_path / "net.json").write_text(json.dumps({"class_name": "Sequential", "config": {"layers": described}}))
+    x = rng.integers(0, 256, (200, 12), dtype=np.uint8)
+    value = 2 * x.astype(np.int64) - 255  # exact: times 255
+    if case.endswith("inputs"):
+        value = np.where(value > 0, 1.0, 0.0 if case == "heaviside of inputs" else -1.0)
+    value = value @ np.where(kernels[0] >= 0, 1, -1)
+    low, high = {"relu of signs": (0.0, 1.0), "half a heaviside": (0.0, 0.5)}.get(case, (-1.0, 1.0))
+    value = np.where(value >= 0, high, low) @ np.where(kernels[1] >= 0, 1, -1)
+    np.testing.assert_array_equal(xnorinfer.convert(tmp_path / "net.weights.h5").scores(x), value.astype(np.float32))

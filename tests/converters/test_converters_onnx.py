@@ -14,6 +14,7 @@ from real_networks import checkpoint, mnist_test_set
 from refusals import assert_resolvable
 
 from xnorinfer.converters import ConvertOptions, Reading, read_source
+from xnorinfer.converters.graph import STATED
 from xnorinfer.errors import NetworkError, OptionError, SourceError
 from xnorinfer.net import reference
 from xnorinfer.net.ops import Linear, Norm, Steps
@@ -311,6 +312,17 @@ def hidden(g: Graph, *operations: tuple[Any, ...]) -> Graph:
 ZERO = np.array(0, F)
 REFUSED: dict[str, tuple[Any, str]] = {
     "unknown": (lambda g: hidden(g, ("Erf",)), r"Erf_v1 \(Erf\) is not supported in a binary network"),
+    **{  # what sources alone may write
+        f"a file's own {operation}": (
+            lambda g, operation=operation: hidden(g, (operation,)),
+            rf"{operation}_v1 \({operation}\) is not supported in a binary network",
+        )
+        for operation in STATED
+    },
+    "norm without gamma": (
+        lambda g: hidden(g, ("BatchNormalization", "", *[np.ones(6, F)] * 3)),
+        "has a gamma of shape unknown, needed is",
+    ),
     "activation": (
         lambda g: hidden(g, ("Sign",), ("Mul", g.vector(6))),
         "gives the values .* and 9 more, where one bit holds two, which is not supported in a binary",

@@ -292,7 +292,7 @@ def test_a_config_is_read(tmp_path: Path) -> None:
 CONFIGS: dict[str, tuple[Change, str, Callable[[str], str]]] = {
     "ends in signs": (
         lambda c, a: c.append({"class_name": "Activation", "config": {"name": "s", "activation": "ste_sign"}}),
-        "the model ends in signs",
+        "the network ends in signs",
         lambda line: line.removesuffix(" in the last layer"),
     ),
     "an epsilon of text": (

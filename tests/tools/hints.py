@@ -15,7 +15,7 @@ PACKAGE, CONVERTERS = ROOT / "xnorinfer", ROOT / "converters"
 #: What proposes an option: `--name` that is not the beginning of a text, where it names the option that is wrong itself.
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 #: Functions that end a text with net.toml lines: which of their arguments is the first line.
-PROPOSE = {"net_line": 0, "default_warning": 1, "keras_walk._refuse": 1}
+PROPOSE = {"net_line": 0, "default_warning": 1, "keras_graph._refuse": 1, "graph.add": 1, "graphweights.add_node": 2}
 #: Options that are commands to run or what the user gave, and no way to read a checkpoint.
 NO_HINT = {"--help"}
 
@@ -137,24 +137,24 @@ FOLLOWED: dict[str, list[str]] = {
     f"{FRAMEWORKS}a_vector_of_no_known_layer": ["keras_names._module: `*lines`"],
     f"{FRAMEWORKS}a_float_layer_by_name": ["keras_names._mark_float: --float-layer"],
     f"{FRAMEWORKS}what_a_config_leaves_open": [
-        "keras_walk.run: `activation*",
-        "keras_walk._norm: `epsilon = ...`",
-        "keras_walk._quantized: `weight_rule*",
+        "graph._end: `activation*",
+        "keras_graph._norm: `epsilon = ...`",
+        "keras_graph._quantized: `weight_rule*",
     ],
-    f"{FRAMEWORKS}a_number_that_multiplies_later": ["keras_walk._rescale: `steps*"],
-    f"{FRAMEWORKS}a_rescaling_of_several_numbers": ["keras_walk._rescale: `[input]*"],
+    f"{FRAMEWORKS}a_number_that_multiplies_later": ["keras_graph._rescale: `steps*"],
+    f"{FRAMEWORKS}a_rescaling_of_several_numbers": ["keras_graph._rescale: `[input]*"],
     f"{FRAMEWORKS}an_array_that_a_layer_does_not_have": [
-        "keras_walk._take: `steps*",
-        "keras_walk._take: `scale*",
-        "keras_walk._take: `bias*",
+        "keras_graph._take: `steps*",
+        "keras_graph._take: `scale*",
+        "keras_graph._take: `bias*",
     ],
-    f"{FRAMEWORKS}an_array_that_is_missing": ["keras_walk._take: `*_lines_of*"],
+    f"{FRAMEWORKS}an_array_that_is_missing": ["keras_graph._take: `*_lines_of*"],
     f"{FRAMEWORKS}arrays_of_no_layer_of_the_config": ["keras._assemble: `line`"],
-    f"{FRAMEWORKS}a_head_that_is_float": ["keras_walk._dense: `kind*", "keras_walk._quantized: `kind*"],
-    f"{FRAMEWORKS}an_h_of_text": ["keras_walk._magnitude: --h"],
-    f"{FRAMEWORKS}a_float_head_behind_scaled_signs": ["keras_walk._scaled_inputs: *"],
+    f"{FRAMEWORKS}a_head_that_is_float": ["keras_graph._dense: `kind*", "keras_graph._quantized: `kind*"],
+    f"{FRAMEWORKS}an_h_of_text": ["keras_graph._magnitude: --h"],
+    f"{FRAMEWORKS}a_float_head_behind_scaled_signs": ["graphweights._float_part: `weight_scale*"],
     f"{FRAMEWORKS}layers_beside_the_chain": ["keras_config._chain: *"],
-    f"{FRAMEWORKS}the_input_of_a_config": ["keras_walk._rescaled: *", "keras_walk._threshold: *"],
+    f"{FRAMEWORKS}the_input_of_a_config": ["keras_graph._rescale_input: *"],
     f"{FRAMEWORKS}defaults_of_frameworks": ["keras: --*", "tf1: --bn-epsilon"],
     "test_net_hints.py::test_the_order_and_the_layout_of_layers": ["assemble: --net"],
     "test_net_hints.py::test_a_float_layer_among_binary_ones": ["assemble: --float-layer"],
@@ -206,7 +206,7 @@ NO_PROPOSAL: dict[str, list[str]] = {
         "bnnpynq.read: *",
         "conversion.with_data: *",
         "graph.read_graph: *",
-        "keras_walk._dense: --float-layer",
+        "keras_graph._dense: --float-layer",
         "nettoml.read_net: *",
         "netwrite.net_text: *",
         "torchfile._load_zip: --net",
@@ -216,13 +216,14 @@ NO_PROPOSAL: dict[str, list[str]] = {
         "base.default_warning: *",
         "base.net_line: *",
         "base: --ignore",
-        "keras_walk._refuse: *",
+        "graphproblems._way: *",
+        "keras_graph._refuse: *",
     ],
     "is about running and proving, not about reading": [
         "budget: *",
         "certificate.check: *",
         "conversion: --labels",
-        "keras_walk.run: --expect",
+        "keras_graph.write: --expect",
         "verification.proves: --expect",
     ],
 }

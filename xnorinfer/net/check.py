@@ -101,7 +101,8 @@ def _structure_of(net: Net) -> list[Problem]:
         return [*problems.found, *wrong]
     first = next(iter(net.linears), None)
     if first is None or not first[1].binary:
-        return [*problems.found, Problem("", "the first layer must be a binary dense layer", "first")]
+        name = "" if first is None else first[0]
+        return [*problems.found, Problem(name, "the first layer must be a binary dense layer", "first")]
     known = {INPUT: Seen(Value(net.shape, net.input), "the input", "the input", raw=True)}
     try:
         for index, node in enumerate(net.nodes):
