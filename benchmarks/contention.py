@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.networks import REFERENCE, random_network, random_pixels
 from xnorinfer.cores import usable_cores
-from xnorinfer.plan import Plan
+from xnorinfer.engine.plan import Plan
 
 NETWORKS = ((784, 256, 256, 256, 10), (784, 1024, 1024, 1024, 10), REFERENCE)
 BATCHES = (1, 8, 64, 256)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from benchmarks.networks import random_network, random_pixels, random_words
 from xnorinfer.bits import bitunpack
-from xnorinfer.packed import Threshold
-from xnorinfer.plan import Plan
+from xnorinfer.engine.plan import Plan
+from xnorinfer.packing.packed import Threshold
 
 Call = Callable[[], object]
 

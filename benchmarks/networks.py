@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from xnorinfer.bits import words_for
 from xnorinfer.graph import chain
 from xnorinfer.net.values import InputMapping, PixelInput, SignInput
-from xnorinfer.packed import Affine, Dot, PackedModel, Threshold
+from xnorinfer.packing.packed import Affine, Dot, PackedModel, Threshold
 
 #: The network that all end-to-end numbers are about.
 REFERENCE = (784, 4096, 4096, 4096, 10)

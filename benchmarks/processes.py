@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.networks import REFERENCE, random_network
-from xnorinfer import modelfile
+from xnorinfer.packing import modelfile
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,7 +24,7 @@ print(model.scores(np.zeros((1, 784), np.uint8)).shape)
 """
 
 GROWTH = """
-import numpy as np, xnorinfer, xnorinfer.model, xnorinfer.plan, numba
+import numpy as np, xnorinfer, xnorinfer.engine.model, xnorinfer.engine.plan, numba
 
 def resident():
     with open("/proc/self/statm") as file:

@@ -16,10 +16,10 @@ from benchmarks import roofline
 from benchmarks.layer_cases import first_layer, hidden_layer
 from benchmarks.networks import REFERENCE, random_network, random_pixels
 from xnorinfer import kernels
-from xnorinfer.bench import FloatNetwork
+from xnorinfer.benchmark import FloatNetwork
 from xnorinfer.cores import usable_cores
+from xnorinfer.engine.plan import Plan
 from xnorinfer.kernels.shapes import BinaryShape
-from xnorinfer.plan import Plan
 
 PEERS = ("xnorinfer", "numpy float32", "NumKong hammings_packed", "torch int8 _int_mm")
 Benchmark = Callable[..., Any]

@@ -20,10 +20,10 @@ from benchmarks.interleave import interleave
 from benchmarks.networks import random_network, random_pixels, random_words
 from xnorinfer import kernels
 from xnorinfer.bits import words_for
+from xnorinfer.engine.plan import Plan
 from xnorinfer.kernels import Kernel
 from xnorinfer.kernels.shapes import BinaryShape, LookupShape, NibbleShape
-from xnorinfer.packed import PackedModel
-from xnorinfer.plan import Plan
+from xnorinfer.packing.packed import PackedModel
 
 #: Layers of bits: (depth, neurons, rows).  The first five are convolutions of 3x3 as dense layers.
 BIT_LAYERS = (

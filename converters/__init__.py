@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from xnorinfer import budget
-from xnorinfer.converters.base import BY_OPTION, Assumption, ConvertOptions, Reading, Source, TensorUse, matches
 from xnorinfer.converters.bnnpynq import BnnPynqSource
 from xnorinfer.converters.containers.onnxfile import data_files
 from xnorinfer.converters.containers.tfcheckpoint import checkpoint_files, find_checkpoint
 from xnorinfer.converters.keras import KerasSource, companions
-from xnorinfer.converters.nettoml import read_net
+from xnorinfer.converters.nettoml.document import read_net
 from xnorinfer.converters.npz import NpzSource
 from xnorinfer.converters.onnx import OnnxSource
 from xnorinfer.converters.otherfiles import describe
+from xnorinfer.converters.reading import BY_OPTION, Assumption, ConvertOptions, Reading, Source, TensorUse, matches
 from xnorinfer.converters.tf1 import Tf1Source
 from xnorinfer.converters.tflite import TfliteSource
 from xnorinfer.converters.torch import TorchSource, from_torch_module

@@ -14,7 +14,9 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.converters.base import (
+from xnorinfer.converters.evidence.weighing import weigh
+from xnorinfer.converters.latents import SCALES, centred, magnitude
+from xnorinfer.converters.reading import (
     DEFAULT_INPUT,
     EPSILON,
     INPUT,
@@ -29,8 +31,6 @@ from xnorinfer.converters.base import (
     glorot,
     net_line,
 )
-from xnorinfer.converters.evidence import weigh
-from xnorinfer.converters.latents import SCALES, centred, magnitude
 from xnorinfer.errors import NetworkError, OptionError
 from xnorinfer.float32 import F32
 from xnorinfer.net.check import Kind, Problem

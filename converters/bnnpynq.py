@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from xnorinfer.budget import spend_bytes
 from xnorinfer.converters.assemble import Defaults, LayerPart, assemble
-from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse
+from xnorinfer.converters.reading import Assumption, ConvertOptions, Notes, Reading, TensorUse
 from xnorinfer.errors import OptionError, SourceError
 from xnorinfer.net.values import ThresholdInput
 

@@ -15,7 +15,18 @@ from pathlib import Path
 
 from xnorinfer.budget import JSON_BYTES, add_file, spend_bytes
 from xnorinfer.converters.assemble import Defaults, LayerPart, assemble
-from xnorinfer.converters.base import (
+from xnorinfer.converters.containers.arrays import Entry
+from xnorinfer.converters.containers.hdf5 import CONFIG, WEIGHTS, open_h5
+from xnorinfer.converters.containers.signatures import HDF5, ZIP, start_of
+from xnorinfer.converters.containers.ziparchive import names_in
+from xnorinfer.converters.finding import ORDER
+from xnorinfer.converters.graphs.problems import Problems
+from xnorinfer.converters.graphs.walk import Walk
+from xnorinfer.converters.kerasmodels.config import NoLayers, class_name, read_config
+from xnorinfer.converters.kerasmodels.kerasgraph import PROFILE_OF, KerasGraph
+from xnorinfer.converters.kerasmodels.kerasweights import Weights, apart, find_weights
+from xnorinfer.converters.kerasmodels.variables import ByNames
+from xnorinfer.converters.reading import (
     Assumption,
     ConvertOptions,
     Notes,
@@ -24,32 +35,9 @@ from xnorinfer.converters.base import (
     net_line,
     without_ignored,
 )
-from xnorinfer.converters.containers.arrays import Entry
-from xnorinfer.converters.containers.hdf5 import CONFIG, WEIGHTS, open_h5
-from xnorinfer.converters.containers.signatures import HDF5, ZIP, start_of
-from xnorinfer.converters.containers.ziparchive import names_in
-from xnorinfer.converters.finding import ORDER
-from xnorinfer.converters.graph import Walk
-from xnorinfer.converters.graphproblems import Problems
-from xnorinfer.converters.keras_config import NoLayers, class_name, read_config
-from xnorinfer.converters.keras_graph import EPSILON, PROFILE_OF, KerasGraph
-from xnorinfer.converters.keras_names import ByNames
-from xnorinfer.converters.keras_weights import Weights, apart, find_weights
+from xnorinfer.converters.usual import KERAS
 from xnorinfer.errors import NetworkError, SourceError
 from xnorinfer.net.ties import Rule
-
-DEFAULTS = Defaults(
-    "ge-zero",
-    "tf",
-    EPSILON,
-    "Keras's default",
-    "no config says BatchNorm's epsilon: Keras's default 1e-3 is used; ports of BinaryNet have 1e-6 or "
-    "1e-4, so check --bn-epsilon",
-    input_warning=(
-        "the file does not say how pixels enter the network: -1..1 is used, as in Larq's examples (x/127.5 - 1); scripts that "
-        "divide by 255 need --input-range=0:1"
-    ),
-)
 
 #: How people call the config beside weights, behind the name of the weights.
 _CONFIG_ENDINGS = tuple(f"{dash}{word}" for word in ("config", "model", "architecture", "arch", "structure") for dash in "_-.")
@@ -115,7 +103,7 @@ class Reader:
         self.problems += problems.texts()
         options = self.options
         profile, parts = self._profile(config_graph.rules, parts)
-        defaults = dataclasses.replace(DEFAULTS, profile=profile)
+        defaults = dataclasses.replace(KERAS, profile=profile)
         if config_graph.rules and config_graph.rules <= {"ge", "sign"}:
             defaults = dataclasses.replace(defaults, profile_origin="file")
         mapping = walk.entry.mapping
@@ -137,9 +125,9 @@ class Reader:
         """By names and shapes.  why: there is no list of layers.  config: what beside the file would be one."""
         kept = {entry.name for entry in without_ignored(self.entries.values(), self.options, self.notes)}
         parts = ByNames(self.weights, kept, self.notes, self.problems, why, config).parts()
-        defaults = DEFAULTS
+        defaults = KERAS
         if not any("quant" in self.weights.label(part.name) for part in parts):
-            defaults = dataclasses.replace(DEFAULTS, profile="keras-round")
+            defaults = dataclasses.replace(KERAS, profile="keras-round")
         return self._assemble(parts, defaults, self.options)
 
     def _assemble(
@@ -170,7 +158,7 @@ class Reader:
             self.notes.assumptions.append(Assumption("ties", f"each as its layer has them: {', '.join(told)}", "file"))
         else:
             parts = [dataclasses.replace(part, rule=None, sign_rule=None) for part in parts]
-        return (profiles[0] if profiles else DEFAULTS.profile), parts
+        return (profiles[0] if profiles else KERAS.profile), parts
 
 
 def configs_beside(path: Path) -> list[Path]:

@@ -29,7 +29,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xnorinfer.converters.assemble import Defaults, LayerPart, assemble
-from xnorinfer.converters.base import (
+from xnorinfer.converters.containers.arrays import Entry, RawTensor, as_float32, natural_key
+from xnorinfer.converters.containers.checkpointtree import StateDict, tensors_of
+from xnorinfer.converters.containers.numpyfiles import Objects, read_npy, read_npz
+from xnorinfer.converters.containers.signatures import EMPTY_ZIP, ZIP, start_of
+from xnorinfer.converters.containers.ziparchive import names_in
+from xnorinfer.converters.naming.numbered import read_numbered
+from xnorinfer.converters.reading import (
     NORM_ORDER,
     Assumption,
     ConvertOptions,
@@ -40,14 +46,8 @@ from xnorinfer.converters.base import (
     net_line,
     without_ignored,
 )
-from xnorinfer.converters.containers.arrays import Entry, RawTensor, as_float32, natural_key
-from xnorinfer.converters.containers.checkpointtree import StateDict, tensors_of
-from xnorinfer.converters.containers.numpyfiles import Objects, read_npy, read_npz
-from xnorinfer.converters.containers.signatures import EMPTY_ZIP, ZIP, start_of
-from xnorinfer.converters.containers.ziparchive import names_in
-from xnorinfer.converters.numbered import read_numbered
-from xnorinfer.converters.torch import DEFAULTS as TORCH_DEFAULTS
 from xnorinfer.converters.torch import read_contents, read_state
+from xnorinfer.converters.usual import PYTORCH
 from xnorinfer.errors import SourceError
 from xnorinfer.float32 import F32
 from xnorinfer.net.ops import Norm
@@ -108,7 +108,7 @@ class NpzSource:
             if missing:
                 what = f"arr_{min(missing)} is missing: the arrays must be numbered without gaps"
                 problems.append(what + net_line("weight", "norm"))
-            return read_numbered(self.name, path.name, tensors, options, notes, problems, TORCH_DEFAULTS)
+            return read_numbered(self.name, path.name, tensors, options, notes, problems, PYTORCH)
         named = [name for name in names if _NAMED.fullmatch(name)]
         matrices = any(tensor.array.ndim == 2 for tensor in tensors)
         if any(name.endswith("running_mean") for name in names) or (matrices and not named):

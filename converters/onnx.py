@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from xnorinfer.converters.base import ConvertOptions, Reading
 from xnorinfer.converters.containers.onnxfile import FIRST_BYTE, read_onnx
-from xnorinfer.converters.graph import read_graph
+from xnorinfer.converters.graphs.walk import read_graph
+from xnorinfer.converters.reading import ConvertOptions, Reading
 
 
 class OnnxSource:

@@ -19,13 +19,13 @@ from pathlib import Path
 
 from xnorinfer.budget import spend_steps
 from xnorinfer.converters.assemble import Defaults, LayerPart, assemble
-from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, net_line, without_ignored
 from xnorinfer.converters.containers.arrays import Entry, RawTensor, as_float32, natural_key
 from xnorinfer.converters.containers.tfcheckpoint import find_checkpoint, read_variables
 from xnorinfer.converters.finding import ORDER
-from xnorinfer.converters.pairing import Module, pair
-from xnorinfer.converters.tfgraph import Graph
-from xnorinfer.converters.tfmodel import (
+from xnorinfer.converters.naming.pairing import Module, pair
+from xnorinfer.converters.reading import Assumption, ConvertOptions, Notes, Reading, net_line, without_ignored
+from xnorinfer.converters.tfgraphs.tfgraph import Graph
+from xnorinfer.converters.tfgraphs.tfmodel import (
     by_graph_alone,
     is_frozen,
     read_frozen_graph,
@@ -33,8 +33,8 @@ from xnorinfer.converters.tfmodel import (
     saved_model,
     with_graph,
 )
-from xnorinfer.converters.tfnodes import read_meta, read_saved_model
-from xnorinfer.converters.tfobjects import is_object_based
+from xnorinfer.converters.tfgraphs.tfnodes import read_meta, read_saved_model
+from xnorinfer.converters.tfgraphs.tfobjects import is_object_based
 from xnorinfer.errors import NetworkError, OptionError, SourceError
 from xnorinfer.float32 import F32
 from xnorinfer.net.ops import Norm

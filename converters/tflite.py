@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer import budget
-from xnorinfer.converters.base import Assumption, ConvertOptions, Reading
 from xnorinfer.converters.containers.arrays import STORED, RawTensor, element_count, unique_name
 from xnorinfer.converters.containers.flatbuffer import MalformedError, Table, flex_map
 from xnorinfer.converters.containers.onnxfile import Attribute, OnnxGraph, OnnxNode
-from xnorinfer.converters.graph import read_graph
+from xnorinfer.converters.graphs.walk import read_graph
+from xnorinfer.converters.reading import Assumption, ConvertOptions, Reading
 from xnorinfer.errors import NetworkError, SourceError
 
 MAGIC = b"TFL3"

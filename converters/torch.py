@@ -19,9 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xnorinfer.converters.assemble import Defaults, assemble
-from xnorinfer.converters.averages import choose_state, split_averages
-from xnorinfer.converters.base import Assumption, ConvertOptions, Notes, Reading, TensorUse, without_ignored
+from xnorinfer.converters.assemble import assemble
 from xnorinfer.converters.containers.arrays import RawTensor, natural_key, widened
 from xnorinfer.converters.containers.checkpointtree import (
     NOWHERE,
@@ -38,24 +36,19 @@ from xnorinfer.converters.containers.signatures import PICKLE, ZIP, is_safetenso
 from xnorinfer.converters.containers.torchfile import OLD_MAGIC, is_export, is_script, load_checkpoint
 from xnorinfer.converters.containers.ziparchive import names_in
 from xnorinfer.converters.finding import ORDER
-from xnorinfer.converters.graph import read_graph
-from xnorinfer.converters.numbered import read_numbered
-from xnorinfer.converters.statedict import BREVITAS_WAY, brevitas_problems, group, strip_wrappers
-from xnorinfer.converters.torchexport import read_export
-from xnorinfer.converters.torchmodules import refine
-from xnorinfer.converters.torchscript import read_script
+from xnorinfer.converters.graphs.walk import read_graph
+from xnorinfer.converters.naming.averages import choose_state, split_averages
+from xnorinfer.converters.naming.numbered import read_numbered
+from xnorinfer.converters.naming.statedict import BREVITAS_WAY, brevitas_problems, group, strip_wrappers
+from xnorinfer.converters.reading import Assumption, ConvertOptions, Notes, Reading, TensorUse, without_ignored
+from xnorinfer.converters.torchgraphs.torchexport import read_export
+from xnorinfer.converters.torchgraphs.torchmodules import refine
+from xnorinfer.converters.torchgraphs.torchscript import read_script
+from xnorinfer.converters.usual import PYTORCH
 from xnorinfer.errors import NetworkError, SourceError
 
 if TYPE_CHECKING:
     import torch
-
-DEFAULTS = Defaults(
-    "torch-sign",
-    "torch",
-    1e-5,
-    "torch.nn.BatchNorm1d's default, not stored in state dicts",
-    input_warning="the file does not say how pixels enter the network: -1..1 is used",
-)
 
 _SUFFIXES = (".pt", ".pt2", ".pth", ".tar", ".ckpt", ".bin", ".pkl", ".pickle")
 #: Under these, pickles of the first protocols, which are text.
@@ -127,9 +120,9 @@ def read_state(source: str, about: str, state: StateDict, options: ConvertOption
     tensors = without_ignored(tensors, options, notes, state.where)
     grouped = group(tensors, notes, problems, state.where, ordered=ordered, epsilon=options.bn_epsilon)
     parts = grouped.parts
-    defaults = DEFAULTS
+    defaults = PYTORCH
     if any(name.endswith(".weight_quant") for name in state.kept):
-        defaults = dataclasses.replace(DEFAULTS, profile="ge-zero", profile_origin="file")
+        defaults = dataclasses.replace(PYTORCH, profile="ge-zero", profile_origin="file")
         quantized = brevitas_problems(state.kept, parts[0].name if parts else None, options)
         if quantized and options.h is None:
             raise NetworkError(quantized, about=about)  # whatever else is odd follows from that
@@ -160,7 +153,7 @@ def _read_list(source: str, about: str, contents: Contents, root: Any, options: 
     notes.tensors += [TensorUse(name, leaf.shape, leaf.dtype, reason, ignored=True) for name, leaf, reason in others]
     _remark_objects(contents, notes)
     tensors = sorted((leaf.tensor(name) for name, leaf in leaves), key=lambda tensor: natural_key(tensor.name))
-    return read_numbered(source, about, without_ignored(tensors, options, notes), options, notes, [], DEFAULTS)
+    return read_numbered(source, about, without_ignored(tensors, options, notes), options, notes, [], PYTORCH)
 
 
 def _remark_objects(contents: Contents, notes: Notes) -> None:
@@ -248,4 +241,4 @@ def from_torch_module(module: torch.nn.Module, options: ConvertOptions) -> Readi
         for path, inner in module.named_modules(remove_duplicate=False)
     }
     parts = refine(grouped.parts, facts, notes, problems, options)
-    return assemble(name, name, parts, options, DEFAULTS, notes, problems, grouped.leading)
+    return assemble(name, name, parts, options, PYTORCH, notes, problems, grouped.leading)

@@ -11,12 +11,12 @@ import pytest
 from numpy.typing import NDArray
 
 from xnorinfer import kernels
-from xnorinfer import plan as plan_module
+from xnorinfer.engine import plan as plan_module
+from xnorinfer.engine.plan import Plan
 from xnorinfer.graph import chain
 from xnorinfer.kernels import layout
 from xnorinfer.net.values import PixelInput, RealInput, SignInput
-from xnorinfer.packed import Binarize, PackedModel
-from xnorinfer.plan import Plan
+from xnorinfer.packing.packed import Binarize, PackedModel
 
 USABLE = {kernel.name for kernel in kernels.usable()}
 DEPTHS = [1, 2, 31, 63, 64, 65, 127, 128, 129, 784, 4161]

@@ -27,9 +27,9 @@ except ImportError:
         raise MissingExtraError("training", "torch", "train") from None
 else:
     del _torch
-    from xnorinfer.training.layers import BinaryConv2d, BinaryLinear, binary_sigmoid, binary_tanh, hard_sigmoid
-    from xnorinfer.training.network import BinaryMLP, squared_hinge
+    from xnorinfer.training.binarylayers import BinaryConv2d, BinaryLinear, binary_sigmoid, binary_tanh, hard_sigmoid
     from xnorinfer.training.optimizer import BinaryAdam, learning_rate
+    from xnorinfer.training.trainable import BinaryMLP, squared_hinge
 
 __all__ = [
     "BinaryAdam",

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from xnorinfer.converters.containers.crc32c import crc32c, masked
 from xnorinfer.converters.containers.tfbundle import DTYPES, TABLE_MAGIC
 from xnorinfer.errors import OutputError
-from xnorinfer.writing import replacing
+from xnorinfer.files import replacing
 
 #: Keys after which a block stores one in full; TensorFlow's own spacing.
 RESTART_INTERVAL = 16

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xnorinfer.errors import OutputError, SourceError
+from xnorinfer.files import replacing
 from xnorinfer.training.bundle import write_bundle
-from xnorinfer.training.network import BATCH_NORM_EPSILON, BinaryMLP
-from xnorinfer.writing import replacing
+from xnorinfer.training.trainable import BATCH_NORM_EPSILON, BinaryMLP
 
 
 def save(path: Path, write: Callable[[IO[bytes]], object]) -> None:

@@ -11,14 +11,14 @@ import torch
 from rich.console import Console
 from rich.progress import Progress as Bar
 
+from xnorinfer.files import require_writable, write_bytes
 from xnorinfer.training import digits as digits_recipe
 from xnorinfer.training import mnist as mnist_recipe
 from xnorinfer.training import publish as publishing
 from xnorinfer.training.curves import draw, read_history
 from xnorinfer.training.data import MNIST_VARIABLE, mnist_folder
 from xnorinfer.training.loop import Epoch, Recipe
-from xnorinfer.training.network import Shape
-from xnorinfer.writing import require_writable, write_bytes
+from xnorinfer.training.trainable import Shape
 
 console = Console(stderr=True)
 

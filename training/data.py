@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xnorinfer.dataio import open_array, read_labels
 from xnorinfer.errors import InputError, MissingExtraError, OptionError
+from xnorinfer.samples.dataio import open_array, read_labels
 from xnorinfer.training.download import download_mnist
 
 #: Names the folder of MNIST's IDX files where no option does.

@@ -17,7 +17,7 @@ import torch
 from xnorinfer.training.checkpoint import save, write_npz
 from xnorinfer.training.data import Split, digits
 from xnorinfer.training.loop import Epoch, Progress, Recipe, error_rate
-from xnorinfer.training.network import BinaryMLP, Shape
+from xnorinfer.training.trainable import BinaryMLP, Shape
 
 SHAPE = Shape(inputs=64, hidden=(256, 256), classes=10, dropout_input=0.1, dropout_hidden=0.2)
 RECIPE = Recipe(epochs=300, batch=50, lr_start=3e-3, lr_end=3e-6, seed=0)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from xnorinfer.errors import OptionError
 from xnorinfer.training.data import Samples
-from xnorinfer.training.network import BinaryMLP, pixels_to_inputs, squared_hinge
 from xnorinfer.training.optimizer import BinaryAdam, learning_rate
+from xnorinfer.training.trainable import BinaryMLP, pixels_to_inputs, squared_hinge
 
 
 @dataclass(frozen=True)

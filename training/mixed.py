@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xnorinfer.training.layers import BinaryLinear
+from xnorinfer.training.binarylayers import BinaryLinear
 
 #: binary_tanh(w) is +1 for w above this and -1 up to it: (w + 1)/2 in float32 rounds to at most 1/2 there, and 1/2 to 0.
 LARGEST_NEGATIVE = np.float32(2.0**-24)

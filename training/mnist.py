@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from xnorinfer.errors import OptionError
+from xnorinfer.files import require_writable, write_json
 from xnorinfer.training.bundle import files_of
 from xnorinfer.training.checkpoint import read_state, write_npz, write_state, write_tf1, write_torch
 from xnorinfer.training.data import Split
 from xnorinfer.training.data import mnist as load_mnist
 from xnorinfer.training.loop import Epoch, Progress, Recipe, error_rate
-from xnorinfer.training.network import BATCH_NORM_EPSILON, BinaryMLP, Shape
-from xnorinfer.writing import require_writable, write_json
+from xnorinfer.training.trainable import BATCH_NORM_EPSILON, BinaryMLP, Shape
 
 #: Suffix of the output -> how it is written, and the options with which `xnorinfer convert` needs to ask nothing.
 WRITERS: dict[str, tuple[Callable[[Path, BinaryMLP], None], str]] = {

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from xnorinfer.training.layers import BinaryConv2d, BinaryLinear
+from xnorinfer.training.binarylayers import BinaryConv2d, BinaryLinear
 
 
 def learning_rate(step: int, steps: int, start: float, end: float) -> float:

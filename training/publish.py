@@ -10,16 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from xnorinfer import modelfile, models
+from xnorinfer import shipped as models
 from xnorinfer.conversion import convert_file
-from xnorinfer.converters.base import ConvertOptions
-from xnorinfer.description import describe
+from xnorinfer.converters.reading import ConvertOptions
+from xnorinfer.engine.model import Model
 from xnorinfer.errors import InputError, OptionError
-from xnorinfer.model import Model
+from xnorinfer.files import require_writable, write_bytes, write_json
+from xnorinfer.packing import modelfile
+from xnorinfer.packing.description import describe
+from xnorinfer.proof.equal import verify
 from xnorinfer.training.data import mnist
-from xnorinfer.training.network import BATCH_NORM_EPSILON
-from xnorinfer.verify import verify
-from xnorinfer.writing import require_writable, write_bytes, write_json
+from xnorinfer.training.trainable import BATCH_NORM_EPSILON
 
 #: What no file says.
 TEXTS: dict[str, Any] = {

@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xnorinfer.checkout import find_beside
 from xnorinfer.errors import ConversionWarning, XnorinferError
 from xnorinfer.oneline import one_line
 
@@ -22,13 +23,11 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from xnorinfer.conversion import Conversion
-    from xnorinfer.converters.base import ConvertOptions, Reading
-    from xnorinfer.model import Model
+    from xnorinfer.converters.reading import ConvertOptions, Reading
+    from xnorinfer.engine.model import Model
     from xnorinfer.net.network import Net
 
-# In a checkout, converters/ and training/ stand beside this package and not in it.
-if not (Path(__file__).parent / "converters").exists():
-    __path__.append(str(Path(__file__).parent.parent))
+find_beside(Path(__file__).parent)
 
 __version__ = "0.1.0"
 __all__ = ["ConversionWarning", "Model", "XnorinferError", "__version__", "convert", "from_keras", "from_torch", "load", "pack"]
@@ -37,7 +36,7 @@ __all__ = ["ConversionWarning", "Model", "XnorinferError", "__version__", "conve
 def __getattr__(name: str) -> Any:
     """`Model` when it is first asked for: the command line answers --help, and Ctrl-C, before numpy is imported."""
     if name == "Model":
-        from xnorinfer.model import Model
+        from xnorinfer.engine.model import Model
 
         return Model
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -50,8 +49,9 @@ def load(path: str | Path, *, threads: int | None = None, kernel: str | None = N
     `modelfile.load`); each still has its kernel's own layout of them, which only processes forked after loading share.
     Raises ModelFileError (see `modelfile.load`) or KernelError.
     """
-    from xnorinfer import modelfile, models
-    from xnorinfer.model import Model
+    from xnorinfer import shipped as models
+    from xnorinfer.engine.model import Model
+    from xnorinfer.packing import modelfile
 
     return Model(modelfile.load(models.locate(path), mapped=mapped), threads=threads, kernel=kernel)
 
@@ -65,9 +65,9 @@ def pack(net: Net, *, threads: int | None = None, kernel: str | None = None, str
     """
     import dataclasses
 
+    from xnorinfer.engine.model import Model
     from xnorinfer.errors import StrictError
-    from xnorinfer.lower import lower
-    from xnorinfer.model import Model
+    from xnorinfer.packing.lower import lower
 
     lowered = lower(net)
     if strict and lowered.notes:
@@ -144,7 +144,7 @@ def from_torch(
     answer as the module, which names how many rows and the first; SourceError, StrictError, InputError, MissingExtraError.
     """
     from xnorinfer import budget
-    from xnorinfer.live import convert_torch
+    from xnorinfer.proof.live import convert_torch
 
     chosen, name = _options(options | {"answered": True}), type(module).__name__
     with budget.unlimited(name):
@@ -171,7 +171,7 @@ def from_keras(
     the model's answers; StrictError, InputError, MissingExtraError.
     """
     from xnorinfer import budget
-    from xnorinfer.live import convert_keras
+    from xnorinfer.proof.live import convert_keras
 
     chosen, name = _options(options | {"answered": True}), type(model).__name__
     with budget.unlimited(name):
@@ -190,11 +190,11 @@ def _model(
     kernel: str | None,
 ) -> Model:
     """The model of a conversion that a user's code asked for; its warnings point at that code."""
-    from xnorinfer.model import Model
+    from xnorinfer.engine.model import Model
 
     if expect is not None:
-        from xnorinfer.answers import Answers
         from xnorinfer.conversion import require_expected
+        from xnorinfer.proof.answers import Answers
 
         expected = Answers.of_pair(expect)
         conversion = require_expected(conversion, expected, options, read, python=True)
@@ -206,7 +206,7 @@ def _model(
 
 
 def _options(options: dict[str, Any]) -> ConvertOptions:
-    from xnorinfer.converters.base import ConvertOptions
+    from xnorinfer.converters.reading import ConvertOptions
     from xnorinfer.errors import OptionError
 
     unknown = sorted(set(options) - set(ConvertOptions.__dataclass_fields__))

@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xnorinfer import budget
-from xnorinfer.defaults import Default, measure_defaults
 from xnorinfer.errors import ExpectationError, InputError, NetworkError, StrictError, UnusableInputError
-from xnorinfer.lower import lower
-from xnorinfer.packed import PackedModel
+from xnorinfer.packing.lower import lower
+from xnorinfer.packing.packed import PackedModel
+from xnorinfer.proof.defaults import Default, measure_defaults
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
 
-    from xnorinfer.agreement import Agreement
-    from xnorinfer.answers import Answers
-    from xnorinfer.converters.base import ConvertOptions, Reading
+    from xnorinfer.converters.reading import ConvertOptions, Reading
+    from xnorinfer.proof.agreement import Agreement
+    from xnorinfer.proof.answers import Answers
 
     Progress = Callable[[str, int, int], None]
 
@@ -67,8 +67,8 @@ def convert_file(path: str | Path, options: ConvertOptions, data: NDArray[Any] |
 
 def with_data(reading: Reading, options: ConvertOptions, data: NDArray[Any]) -> tuple[Reading, ConvertOptions]:
     """A reading and its options with what inputs say about the input mapping.  Raises InputError."""
-    from xnorinfer.converters.base import INPUT
-    from xnorinfer.converters.evidenceinput import apply_mapping, judge_mapping
+    from xnorinfer.converters.evidence.inputmapping import apply_mapping, judge_mapping
+    from xnorinfer.converters.reading import INPUT
 
     evidence = judge_mapping(reading.net, data)
     if evidence is None:
@@ -146,9 +146,9 @@ def require_expected(
 
     read: reads the source with other options.  python: whether options are named as in Python.
     """
-    from xnorinfer.agreement import compare
-    from xnorinfer.converters.base import net_line
-    from xnorinfer.elimination import eliminate, exact_form
+    from xnorinfer.converters.reading import net_line
+    from xnorinfer.proof.agreement import compare
+    from xnorinfer.proof.elimination import eliminate, exact_form
 
     unusable: InputError | None = None
     try:

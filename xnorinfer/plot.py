@@ -6,9 +6,9 @@ import io
 from pathlib import Path
 from typing import Any
 
-from xnorinfer.bench import Case, Report
+from xnorinfer.benchmark import Case, Report
 from xnorinfer.errors import MissingExtraError, OptionError
-from xnorinfer.writing import write_bytes
+from xnorinfer.files import write_bytes
 
 FORMATS = (".png", ".svg", ".pdf")
 

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from packed_networks import with_layer
 
 import xnorinfer
-from xnorinfer import modelfile
 from xnorinfer.cli import COMMANDS, main
-from xnorinfer.lower import lower
 from xnorinfer.net.ties import PROFILES
+from xnorinfer.packing import modelfile
+from xnorinfer.packing.lower import lower
 
 
 @pytest.fixture(scope="module")
@@ -334,7 +334,7 @@ def test_bench(model: Path, tmp_path: Path) -> None:
 
 def test_bench_exits_with_1_on_wrong_answers(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("threadpoolctl")
-    from xnorinfer import bench
+    from xnorinfer import benchmark as bench
 
     monkeypatch.setattr(bench.FloatNetwork, "predict", lambda self, x: np.full(len(x), 99))
     monkeypatch.setattr(bench, "exact_predict", lambda packed, x: np.full(len(x), 99))

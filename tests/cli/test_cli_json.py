@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from command_line import CHECKPOINT, DIGITS, fine, run
 
-from xnorinfer import modelfile
 from xnorinfer.cli.tensors import folded
-from xnorinfer.converters.base import TensorUse
-from xnorinfer.model import Model
+from xnorinfer.converters.reading import TensorUse
+from xnorinfer.engine.model import Model
+from xnorinfer.packing import modelfile
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from command_line import CHECKPOINT, run, wrong
 
-from xnorinfer import conversion, plan
+from xnorinfer import conversion
+from xnorinfer.engine import plan
 from xnorinfer.errors import OptionError
 
 

@@ -18,8 +18,8 @@ from networks import INPUTS, random_network
 from packed_networks import with_layer
 
 import xnorinfer
-from xnorinfer import modelfile
-from xnorinfer.lower import lower
+from xnorinfer.packing import modelfile
+from xnorinfer.packing.lower import lower
 
 DATA = Path(xnorinfer.__file__).parent / "data"
 CHECKPOINT = str(DATA / "digits-64-256-256-10.npz")

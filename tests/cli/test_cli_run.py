@@ -15,11 +15,11 @@ from networks import INPUTS, random_inputs, random_network
 from numpy.typing import NDArray
 
 import xnorinfer
-from xnorinfer import modelfile
 from xnorinfer.conversion import convert_file
-from xnorinfer.converters.base import ConvertOptions
-from xnorinfer.lower import lower
+from xnorinfer.converters.reading import ConvertOptions
 from xnorinfer.net.reference import forward
+from xnorinfer.packing import modelfile
+from xnorinfer.packing.lower import lower
 
 
 @pytest.fixture(scope="module")

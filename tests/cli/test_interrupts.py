@@ -38,7 +38,7 @@ import sys, time
 from pathlib import Path
 import click
 from xnorinfer.cli import CommandLine
-from xnorinfer.writing import replacing
+from xnorinfer.files import replacing
 
 class Stubborn(CommandLine):
     def get_command(self, ctx, name):
@@ -88,7 +88,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     """Only when it is old, ours by its name, and held by nobody."""
     import fcntl
 
-    from xnorinfer.writing import write_bytes
+    from xnorinfer.files import write_bytes
 
     names = [f".xnorinfer-{digit * 16}.part" for digit in "012"]
     for name in (*names, ".xnorinfer-x.part", ".part"):

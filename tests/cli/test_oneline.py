@@ -12,11 +12,13 @@ from checkpoints import random_layers, state_arrays
 from command_line import fine, run
 from safetensors.numpy import save_file
 
-from xnorinfer import ccode, certificate, modelfile
-from xnorinfer.converters.netwrite import toml_string
+from xnorinfer.converters.nettoml.writer import toml_string
 from xnorinfer.errors import InputError, NetworkError, StrictError
+from xnorinfer.export import ccode
+from xnorinfer.files import json_text
 from xnorinfer.oneline import LONGEST, lines, one_line
-from xnorinfer.writing import json_text
+from xnorinfer.packing import modelfile
+from xnorinfer.proof import certificate
 
 if sys.version_info >= (3, 11):
     import tomllib

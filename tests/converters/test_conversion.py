@@ -13,7 +13,7 @@ from tf1_writer import write_bundle
 
 import xnorinfer
 from xnorinfer.conversion import convert_file, digest_of, merged
-from xnorinfer.converters.base import ConvertOptions
+from xnorinfer.converters.reading import ConvertOptions
 from xnorinfer.errors import OptionError, StrictError
 from xnorinfer.net.values import PixelInput
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from xnorinfer.converters import Reading, from_torch_module, read_source
-from xnorinfer.converters.base import ConvertOptions
+from xnorinfer.converters.reading import ConvertOptions
 from xnorinfer.errors import NetworkError
 from xnorinfer.net import reference
 from xnorinfer.net.ops import Linear

@@ -15,10 +15,10 @@ from test_converters_onnx import ONE, TWO, Graph, pixels
 
 from xnorinfer.conversion import convert_file
 from xnorinfer.converters import ConvertOptions, Reading, read_source
-from xnorinfer.converters.elementwise import Expr, Table, bounds, cuts, evaluate
-from xnorinfer.converters.stepfunction import FIRST, LAST, binary, floats, step_values
+from xnorinfer.converters.graphs.elementwise import Expr, Table, bounds, cuts, evaluate
+from xnorinfer.converters.graphs.stepfunction import FIRST, LAST, binary, floats, step_values
+from xnorinfer.engine.model import Model
 from xnorinfer.errors import NetworkError
-from xnorinfer.model import Model
 from xnorinfer.net import reference
 from xnorinfer.net.values import PixelInput, SignInput, ThresholdInput
 

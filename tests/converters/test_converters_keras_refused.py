@@ -16,8 +16,8 @@ from keras_files import packed, unpack
 from refusals import assert_resolvable
 
 from xnorinfer.converters import ConvertOptions, read_source
-from xnorinfer.converters.keras_config import read_config
-from xnorinfer.converters.keras_quantizers import identify
+from xnorinfer.converters.kerasmodels.config import read_config
+from xnorinfer.converters.kerasmodels.quantizers import identify
 from xnorinfer.errors import MissingExtraError, NetworkError, OptionError, SourceError, XnorinferError
 from xnorinfer.net.ops import Linear, Quantize
 from xnorinfer.net.values import PixelInput

@@ -14,7 +14,7 @@ from real_networks import checkpoint, mnist_test_set
 from refusals import assert_resolvable
 
 from xnorinfer.converters import ConvertOptions, Reading, read_source
-from xnorinfer.converters.graph import STATED
+from xnorinfer.converters.graphs.walk import STATED
 from xnorinfer.errors import NetworkError, OptionError, SourceError
 from xnorinfer.net import reference
 from xnorinfer.net.ops import Linear, Norm, Steps

@@ -17,8 +17,8 @@ from refusals import assert_resolvable
 
 from xnorinfer.conversion import convert_file, digest_of
 from xnorinfer.converters import ConvertOptions, files_of, read_source
+from xnorinfer.engine.model import Model
 from xnorinfer.errors import NetworkError, SourceError
-from xnorinfer.model import Model
 from xnorinfer.net import reference
 from xnorinfer.net.ops import Linear
 from xnorinfer.net.values import PixelInput, SignInput

@@ -10,7 +10,7 @@ from keras_files import QKERAS, unpack
 from refusals import assert_resolvable
 
 import xnorinfer
-from xnorinfer.converters.keras_quantizers import Signs, Unsupported, quantized_bias, quantizer, scale_of, signs
+from xnorinfer.converters.kerasmodels.quantizers import Signs, Unsupported, quantized_bias, quantizer, scale_of, signs
 from xnorinfer.errors import NetworkError
 
 pytest.importorskip("h5py", reason="Keras's files are read through h5py")

@@ -15,8 +15,8 @@ from refusals import assert_resolvable
 from safetensors.numpy import save_file
 
 from xnorinfer.converters import ConvertOptions, Reading, read_source
-from xnorinfer.converters.netwrite import net_text
-from xnorinfer.converters.pairing import chains
+from xnorinfer.converters.naming.pairing import chains
+from xnorinfer.converters.nettoml.writer import net_text
 from xnorinfer.errors import NetworkError
 from xnorinfer.net import reference
 from xnorinfer.net.ops import Linear

@@ -26,8 +26,8 @@ from xnorinfer.converters.containers.crc32c import crc32c
 from xnorinfer.converters.containers.protowire import Message, WireError, fields
 from xnorinfer.converters.containers.tfbundle import read_v1, read_v2, slice_key
 from xnorinfer.converters.tf1 import scope_key
-from xnorinfer.converters.tfgraph import Graph
-from xnorinfer.converters.tfnodes import TfNode, read_meta
+from xnorinfer.converters.tfgraphs.tfgraph import Graph
+from xnorinfer.converters.tfgraphs.tfnodes import TfNode, read_meta
 from xnorinfer.errors import NetworkError, OptionError, SourceError
 from xnorinfer.net import reference
 from xnorinfer.net.ops import Linear, Norm

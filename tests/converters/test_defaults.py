@@ -15,15 +15,15 @@ from networks import INPUTS, random_network
 from xnorinfer.bits import bitunpack
 from xnorinfer.conversion import convert_file
 from xnorinfer.converters import ConvertOptions, Reading, read_source
-from xnorinfer.converters.base import EPSILON, INPUT, MAGNITUDE, NORM_ORDER, TIE_PROFILE, Assumption
-from xnorinfer.defaults import measure_defaults
-from xnorinfer.lower import lower
+from xnorinfer.converters.reading import EPSILON, INPUT, MAGNITUDE, NORM_ORDER, TIE_PROFILE, Assumption
 from xnorinfer.net import reference
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Linear, Norm, Quantize
 from xnorinfer.net.values import PixelInput, SignInput
-from xnorinfer.packed import PackedModel, Threshold
-from xnorinfer.sensitivity import Effect, sensitivity
+from xnorinfer.packing.lower import lower
+from xnorinfer.packing.packed import PackedModel, Threshold
+from xnorinfer.proof.defaults import measure_defaults
+from xnorinfer.proof.sensitivity import Effect, sensitivity
 
 WIDTHS = (30, 40, 35, 6)
 #: What is assumed -> the option that says otherwise, as ConvertOptions has it, for each alternative.

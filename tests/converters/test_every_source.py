@@ -24,9 +24,9 @@ from tf1_writer import write_bundle
 import xnorinfer
 from xnorinfer.conversion import Conversion, convert_file, pack_reading
 from xnorinfer.converters import ConvertOptions, from_torch_module
-from xnorinfer.modelfile import header_of, load, save
 from xnorinfer.net.values import InputMapping, PixelInput, ThresholdInput
-from xnorinfer.packed import Affine, PackedModel
+from xnorinfer.packing.modelfile import header_of, load, save
+from xnorinfer.packing.packed import Affine, PackedModel
 
 F = np.float32
 LAYERS = one_network()

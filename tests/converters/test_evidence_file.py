@@ -20,7 +20,7 @@ from test_evidence_input import images
 
 from xnorinfer.conversion import convert_file
 from xnorinfer.converters import read_source
-from xnorinfer.converters.base import INPUT, ConvertOptions, Reading
+from xnorinfer.converters.reading import INPUT, ConvertOptions, Reading
 from xnorinfer.errors import NetworkError
 from xnorinfer.net.values import InputMapping, PixelInput, ThresholdInput
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from places import PACKAGE_DATA
 
 from xnorinfer.converters import read_source
-from xnorinfer.converters.base import INPUT, Assumption, ConvertOptions, Reading, Remark
-from xnorinfer.converters.evidenceinput import MappingEvidence, apply_mapping, judge_mapping, option_of
+from xnorinfer.converters.evidence.inputmapping import MappingEvidence, apply_mapping, judge_mapping, option_of
+from xnorinfer.converters.reading import INPUT, Assumption, ConvertOptions, Reading, Remark
 from xnorinfer.errors import InputError
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Linear, Norm, Quantize

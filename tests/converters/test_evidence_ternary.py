@@ -21,7 +21,7 @@ from places import PACKAGE_DATA
 from test_evidence_file import OPTIONS, RANGE, WRITERS, findings, ge, network, refused, state
 
 from xnorinfer.converters import read_source
-from xnorinfer.converters.base import ConvertOptions
+from xnorinfer.converters.reading import ConvertOptions
 
 Array = Any
 Use = Callable[[Array], Array]

@@ -20,13 +20,14 @@ import numpy as np
 import pytest
 from fuzz_targets import TARGETS
 
-from xnorinfer import budget, modelfile
+from xnorinfer import budget
 from xnorinfer.converters import SOURCES, read_source
-from xnorinfer.converters.base import ConvertOptions
 from xnorinfer.converters.containers.opening import open_container
 from xnorinfer.converters.containers.textfile import read_numbers
+from xnorinfer.converters.reading import ConvertOptions
 from xnorinfer.errors import ModelFileError, OptionError, SourceError
 from xnorinfer.net.values import PixelInput
+from xnorinfer.packing import modelfile
 
 COUNTS = {
     "keras": 150,

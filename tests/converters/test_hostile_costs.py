@@ -21,7 +21,7 @@ import pytest
 from onnx_writer import field, node, number
 from tf1_writer import HEADER, entry, masked_crc, write_bundle, write_table
 
-from xnorinfer import budget, dataio, lower
+from xnorinfer import budget
 from xnorinfer.bits import bitpack
 from xnorinfer.converters import ConvertOptions, read_source
 from xnorinfer.converters.containers.arrays import RawTensor, as_float32, unique_name
@@ -29,12 +29,14 @@ from xnorinfer.converters.containers.crc32c import crc32c
 from xnorinfer.converters.containers.opening import open_container
 from xnorinfer.converters.containers.tfbundle import read_v2, slice_key
 from xnorinfer.converters.containers.torchpickle import Thing, named_tensors
-from xnorinfer.converters.tfgraph import Graph
-from xnorinfer.converters.tfnetwork import NotFollowed, network_of
-from xnorinfer.converters.tfnodes import Function, TfGraph, TfNode, inline
+from xnorinfer.converters.tfgraphs.tfgraph import Graph
+from xnorinfer.converters.tfgraphs.tfnetwork import NotFollowed, network_of
+from xnorinfer.converters.tfgraphs.tfnodes import Function, TfGraph, TfNode, inline
 from xnorinfer.errors import InputError, NetworkError, SourceError
 from xnorinfer.net.ops import Linear
 from xnorinfer.net.reference import binary_weights
+from xnorinfer.packing import lower
+from xnorinfer.samples import dataio
 
 SMALL = ConvertOptions(max_memory=1 << 20)
 DIGITS = "9" * 5000

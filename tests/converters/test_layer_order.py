@@ -20,7 +20,7 @@ from test_hints_of_frameworks import write_h5
 from tf1_writer import write_bundle
 
 from xnorinfer.converters import ConvertOptions, Reading, read_source
-from xnorinfer.converters.layerorder import chains
+from xnorinfer.converters.evidence.layerorder import chains
 from xnorinfer.errors import NetworkError
 from xnorinfer.net.values import SignInput
 

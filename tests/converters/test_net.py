@@ -15,10 +15,10 @@ from checkpoints import decide, named_arrays, random_layers, write_npz
 from numpy.typing import NDArray
 
 import xnorinfer
-from xnorinfer import modelfile
 from xnorinfer.conversion import Conversion, convert_file
-from xnorinfer.converters import nettoml
-from xnorinfer.converters.base import ConvertOptions
+from xnorinfer.converters.nettoml import document as nettoml
+from xnorinfer.converters.reading import ConvertOptions
+from xnorinfer.packing import modelfile
 
 Array = NDArray[Any]
 COMPARE: dict[str, Callable[[Array, Array], Array]] = {
@@ -67,7 +67,7 @@ def examples() -> list[str]:
 def test_every_key_is_documented() -> None:
     folder = Path(nettoml.__file__).parent
     asked = re.compile(r'\.(?:choice|text|number|numbers|flag|integer|tables?|texts|shape|ranges|_?vector)\((?:\w+, )?"(\w+)"')
-    keys = {key for file in folder.glob("net*.py") for key in asked.findall(file.read_text(encoding="utf-8"))}
+    keys = {key for file in folder.glob("*.py") for key in asked.findall(file.read_text(encoding="utf-8"))}
     assert len(keys) > 45
     assert nettoml.__doc__ is not None
     assert keys <= set(re.findall(r"\w+", nettoml.__doc__))

@@ -59,7 +59,7 @@ def test_arrays_that_nobody_knows_are_not_ignored(tmp_path: Path) -> None:
     assert '#   "bag"  # 2 x 3 x 4, float32' in text
     assert text.count("\n[[layers]]\n") == 2
     assert "net.npz cannot be converted" not in text
-    assert "pydoc xnorinfer.converters.nettoml" in text
+    assert "pydoc xnorinfer.converters.nettoml.document" in text
     # As it is it is refused, by what is left to say.
     assert 'layout = "out_in"' in text
     with pytest.raises(NetworkError, match="ignore: no layer uses 10 of the arrays"):

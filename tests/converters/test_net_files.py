@@ -12,7 +12,7 @@ from test_net import digest, read
 
 import xnorinfer
 from xnorinfer.converters.containers.textfile import looks_like_base_two, read_numbers
-from xnorinfer.converters.netarrays import unpacked
+from xnorinfer.converters.nettoml.layerarrays import unpacked
 from xnorinfer.errors import NetworkError, SourceError
 
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 import xnorinfer
 from xnorinfer.conversion import convert_file
-from xnorinfer.converters.base import ConvertOptions
-from xnorinfer.converters.netdraft import draft_text
-from xnorinfer.converters.netwrite import net_text
+from xnorinfer.converters.nettoml.draft import draft_text
+from xnorinfer.converters.nettoml.writer import net_text
+from xnorinfer.converters.reading import ConvertOptions
 from xnorinfer.errors import NetworkError
 from xnorinfer.net.values import SignInput
 

@@ -17,9 +17,9 @@ from places import DATA
 from test_net import digest, read
 
 from xnorinfer.conversion import convert_file, pack_reading
-from xnorinfer.converters.base import ConvertOptions, Reading
-from xnorinfer.converters.nettoml import network_arrays
-from xnorinfer.converters.netwrite import net_text
+from xnorinfer.converters.nettoml.document import network_arrays
+from xnorinfer.converters.nettoml.writer import net_text
+from xnorinfer.converters.reading import ConvertOptions, Reading
 from xnorinfer.errors import OptionError
 from xnorinfer.net.values import PixelInput
 

@@ -13,8 +13,8 @@ from command_line import fine, wrong
 import xnorinfer
 from xnorinfer import converters
 from xnorinfer.converters.assemble import Defaults, LayerPart, assemble
-from xnorinfer.converters.base import ConvertOptions, Notes, Reading, Source, TensorUse, net_line
 from xnorinfer.converters.containers.arrays import RawTensor, as_float32
+from xnorinfer.converters.reading import ConvertOptions, Notes, Reading, Source, TensorUse, net_line
 from xnorinfer.net.ops import Norm
 from xnorinfer.net.values import PixelInput
 

@@ -19,7 +19,7 @@ from onnx_writer import node, write
 import xnorinfer
 from xnorinfer.conversion import convert_file
 from xnorinfer.converters import read_source
-from xnorinfer.converters.base import FUNCTION_NAMES, ConvertOptions, function_named
+from xnorinfer.converters.reading import FUNCTION_NAMES, ConvertOptions, function_named
 from xnorinfer.errors import NetworkError, OptionError
 from xnorinfer.net.values import PixelInput, SignInput
 

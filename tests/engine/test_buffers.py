@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from xnorinfer.buffers import OUTSIDE, Slots, slots_for
+from xnorinfer.engine.buffers import OUTSIDE, Slots, slots_for
 from xnorinfer.graph import INPUT, Node, chain
 
 

@@ -18,9 +18,9 @@ from networks import INPUTS, random_inputs, random_network
 from places import ROOT, TOOLS
 
 import xnorinfer
-from xnorinfer.lower import lower
-from xnorinfer.model import Model
+from xnorinfer.engine.model import Model
 from xnorinfer.net.reference import forward
+from xnorinfer.packing.lower import lower
 
 #: For processes of their own: what the tests share, and this file.
 PATHS = os.pathsep.join(map(str, (TOOLS, Path(__file__).parent)))

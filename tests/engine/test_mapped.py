@@ -15,10 +15,10 @@ from networks import INPUTS, random_inputs, random_network
 from places import ROOT
 
 import xnorinfer
-from xnorinfer import modelfile
 from xnorinfer.errors import ModelFileError
-from xnorinfer.lower import lower
 from xnorinfer.net.reference import forward
+from xnorinfer.packing import modelfile
+from xnorinfer.packing.lower import lower
 
 
 @pytest.mark.parametrize("tail", [False, True])
@@ -80,7 +80,7 @@ SHARER = """
 import re, sys
 import numpy as np
 import xnorinfer
-from xnorinfer.model import random_inputs
+from xnorinfer.engine.model import random_inputs
 
 model = xnorinfer.load(sys.argv[1], threads=1, mapped=True)
 x = random_inputs(model.packed, 5, 0)

@@ -11,11 +11,11 @@ import pytest
 from command_line import CHECKPOINT, DIGITS, fine, wrong
 from networks import INPUTS, random_inputs, random_network
 
-from xnorinfer.lower import lower
-from xnorinfer.margins import NO_MARGIN, Activity, constant
-from xnorinfer.model import Model, canonical_input
+from xnorinfer.engine.margins import NO_MARGIN, Activity, constant
+from xnorinfer.engine.model import Model, canonical_input
 from xnorinfer.net.reference import forward
-from xnorinfer.packed import PackedModel, Threshold
+from xnorinfer.packing.lower import lower
+from xnorinfer.packing.packed import PackedModel, Threshold
 
 
 def naive_margins(packed: PackedModel, x: np.ndarray) -> list[list[float]]:

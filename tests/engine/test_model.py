@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from networks import INPUTS, random_inputs, random_network
 
 import xnorinfer
+from xnorinfer.engine.model import Model
 from xnorinfer.errors import InputError, KernelError, OptionError
-from xnorinfer.lower import lower
-from xnorinfer.model import Model
 from xnorinfer.net.ops import NORM_FORMS
 from xnorinfer.net.reference import forward
+from xnorinfer.packing.lower import lower
 
 
 @pytest.mark.parametrize("tail", [False, True])

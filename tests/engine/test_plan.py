@@ -6,10 +6,10 @@ import numpy as np
 import packed_networks as nets
 import pytest
 
-from xnorinfer import plan as plan_module
+from xnorinfer.engine import plan as plan_module
+from xnorinfer.engine.plan import Plan, default_threads
 from xnorinfer.errors import OptionError
 from xnorinfer.net.values import PixelInput, RealInput, SignInput
-from xnorinfer.plan import Plan, default_threads
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

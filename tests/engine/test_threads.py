@@ -11,11 +11,11 @@ import packed_networks as nets
 import pytest
 from places import TOOLS
 
-from xnorinfer import plan as plan_module
+from xnorinfer.engine import plan as plan_module
+from xnorinfer.engine.plan import Plan
 from xnorinfer.kernels import pool as pool_module
 from xnorinfer.kernels.pool import pool
 from xnorinfer.net.values import PixelInput
-from xnorinfer.plan import Plan
 
 
 def test_concurrent_callers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,10 +64,10 @@ FORK = """
 import os, sys, threading
 import numpy as np
 import packed_networks as nets
-from xnorinfer import plan as plan_module
+from xnorinfer.engine import plan as plan_module
 from xnorinfer.kernels import pool as pool_module
 from xnorinfer.net import PixelInput
-from xnorinfer.plan import Plan
+from xnorinfer.engine.plan import Plan
 
 plan_module.THREAD_WORK = 0
 pool_module._Account.PAYBACK = 0  # helpers work, whatever they bring
@@ -119,10 +119,10 @@ INTERRUPT = """
 import random, signal, time
 import numpy as np
 import packed_networks as nets
-from xnorinfer import plan as plan_module
+from xnorinfer.engine import plan as plan_module
 from xnorinfer.kernels import pool as pool_module
 from xnorinfer.net import PixelInput
-from xnorinfer.plan import Plan
+from xnorinfer.engine.plan import Plan
 
 plan_module.THREAD_WORK = 0
 pool_module._Account.PAYBACK = 0  # helpers work, whatever they bring

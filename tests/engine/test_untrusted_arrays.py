@@ -12,13 +12,13 @@ import packed_networks as nets
 import pytest
 from numpy.lib.stride_tricks import as_strided, sliding_window_view
 
+from xnorinfer.engine.model import Model
+from xnorinfer.engine.plan import Plan
 from xnorinfer.errors import ArrayError, InputError, MalformedModelError, OptionError
 from xnorinfer.graph import chain
 from xnorinfer.memory import plain
-from xnorinfer.model import Model
 from xnorinfer.net.values import PixelInput, RealInput, SignInput, ThresholdInput
-from xnorinfer.packed import Affine, Binarize, Dot, PackedModel, Threshold
-from xnorinfer.plan import Plan
+from xnorinfer.packing.packed import Affine, Binarize, Dot, PackedModel, Threshold
 
 
 def model(seed: int = 0) -> PackedModel:

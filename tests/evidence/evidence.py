@@ -36,8 +36,8 @@ from real_networks import mnist_test_set
 from rounding import scores_apart, sign_is_rounded
 
 from xnorinfer.conversion import convert_file
-from xnorinfer.converters.base import ConvertOptions
-from xnorinfer.model import Model
+from xnorinfer.converters.reading import ConvertOptions
+from xnorinfer.engine.model import Model
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Linear, Named, Norm, Quantize, Steps
 from xnorinfer.net.reference import forward

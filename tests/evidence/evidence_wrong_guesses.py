@@ -29,10 +29,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from xnorinfer.conversion import convert_file
-from xnorinfer.converters.base import ConvertOptions, Remark
-from xnorinfer.converters.evidenceinput import option_of
+from xnorinfer.converters.evidence.inputmapping import option_of
+from xnorinfer.converters.reading import ConvertOptions, Remark
+from xnorinfer.engine.model import Model
 from xnorinfer.errors import NetworkError, SourceError
-from xnorinfer.model import Model
 from xnorinfer.net.values import InputMapping, PixelInput, ThresholdInput
 
 Array = NDArray[Any]

@@ -15,15 +15,15 @@ from command_line import CHECKPOINT, DIGITS, fine, wrong
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from xnorinfer import modelfile
-from xnorinfer.extract import arrays, write_arrays
+from xnorinfer.engine.model import Model
+from xnorinfer.export.plainarrays import arrays, write_arrays
 from xnorinfer.float32 import fma
-from xnorinfer.lower import lower
-from xnorinfer.model import Model
 from xnorinfer.net.network import Net
 from xnorinfer.net.reference import forward
 from xnorinfer.net.values import PixelInput, RealInput, SignInput
-from xnorinfer.packed import Binarize, Dot, PackedModel, Threshold
+from xnorinfer.packing import modelfile
+from xnorinfer.packing.lower import lower
+from xnorinfer.packing.packed import Binarize, Dot, PackedModel, Threshold
 
 Numbers = dict[str, NDArray[Any]]
 

@@ -19,12 +19,13 @@ import pytest
 from command_line import CHECKPOINT, DIGITS, fine
 from numpy.typing import NDArray
 
-from xnorinfer import ccode, modelfile
-from xnorinfer.lower import lower
-from xnorinfer.model import Model
+from xnorinfer.engine.model import Model
+from xnorinfer.export import ccode
 from xnorinfer.net.reference import forward
 from xnorinfer.net.values import PixelInput, RealInput, SignInput
-from xnorinfer.packed import Affine, Binarize, Dot, PackedModel
+from xnorinfer.packing import modelfile
+from xnorinfer.packing.lower import lower
+from xnorinfer.packing.packed import Affine, Binarize, Dot, PackedModel
 
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror", "-pedantic")
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from places import TOOLS
 
 from xnorinfer import kernels
+from xnorinfer.engine.plan import Plan
 from xnorinfer.errors import KernelError
 from xnorinfer.kernels import layout
 from xnorinfer.net.values import InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
-from xnorinfer.packed import Affine, Dot
-from xnorinfer.plan import Plan
+from xnorinfer.packing.packed import Affine, Dot
 
 NAMES = [kernel.name for kernel in kernels.KERNELS]
 USABLE = {kernel.name for kernel in kernels.usable()}

@@ -11,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from xnorinfer import kernels
+from xnorinfer.engine.plan import Plan
 from xnorinfer.kernels import layout, shapes
 from xnorinfer.net.values import PixelInput
-from xnorinfer.packed import Affine, Dot, PackedModel, Threshold
-from xnorinfer.plan import Plan
+from xnorinfer.packing.packed import Affine, Dot, PackedModel, Threshold
 
 USABLE = {kernel.name for kernel in kernels.usable()}
 

@@ -13,27 +13,27 @@ import pytest
 from checkpoints import write_npz
 from packed_networks import with_layer
 
-from xnorinfer import modelfile
 from xnorinfer.bits import bitunpack
 from xnorinfer.conversion import convert_file
-from xnorinfer.converters.base import ConvertOptions, Reading
-from xnorinfer.converters.nettoml import network_arrays
-from xnorinfer.converters.netwrite import net_text
+from xnorinfer.converters.nettoml.document import network_arrays
+from xnorinfer.converters.nettoml.writer import net_text
+from xnorinfer.converters.reading import ConvertOptions, Reading
+from xnorinfer.engine.margins import constant
+from xnorinfer.engine.model import Model
 from xnorinfer.errors import NetworkError
 from xnorinfer.float32 import F32
 from xnorinfer.graph import INPUT, Node
-from xnorinfer.lower import blocks_of, lower
-from xnorinfer.margins import constant
-from xnorinfer.model import Model
-from xnorinfer.modelfile import header_of
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Function, Linear, Named, Norm, Op, Quantize, Steps
 from xnorinfer.net.reference import follow, node_outputs
 from xnorinfer.net.ties import Rule
 from xnorinfer.net.values import InputMapping, PixelInput, RealInput, SignInput
-from xnorinfer.packed import Affine, Dot, Threshold
-from xnorinfer.verify import _prove_dense as prove_dense
-from xnorinfer.verify import verify
+from xnorinfer.packing import modelfile
+from xnorinfer.packing.lower import blocks_of, lower
+from xnorinfer.packing.modelfile import header_of
+from xnorinfer.packing.packed import Affine, Dot, Threshold
+from xnorinfer.proof.equal import _prove_dense as prove_dense
+from xnorinfer.proof.equal import verify
 
 f = np.float32
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the adversarial tensors overflow on purpose

@@ -11,12 +11,12 @@ import xnorinfer
 import xnorinfer.net
 from xnorinfer.errors import ConversionWarning, NetworkError, OptionError, StrictError
 from xnorinfer.graph import Node
-from xnorinfer.lower import blocks_of
 from xnorinfer.net.check import values_of
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Linear, Named, Norm, Quantize, Steps
 from xnorinfer.net.reference import forward, node_outputs
 from xnorinfer.net.values import REALS, SIGNS, PixelInput, SignInput, ThresholdInput, Value, input_from_json, input_to_json
+from xnorinfer.packing.lower import blocks_of
 
 f = np.float32
 

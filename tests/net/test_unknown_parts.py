@@ -11,27 +11,32 @@ import numpy as np
 import packed_networks
 import pytest
 
-from xnorinfer import bench, ccode, extract, margins, modelfile, verify
-from xnorinfer.converters.base import ConvertOptions, Reading
-from xnorinfer.converters.nettoml import network_arrays
-from xnorinfer.converters.netwrite import net_text
-from xnorinfer.description import describe
+from xnorinfer import benchmark as bench
+from xnorinfer.converters.nettoml.document import network_arrays
+from xnorinfer.converters.nettoml.writer import net_text
+from xnorinfer.converters.reading import ConvertOptions, Reading
+from xnorinfer.engine import margins
+from xnorinfer.engine.model import Model, canonical_input
+from xnorinfer.engine.plan import Plan
 from xnorinfer.errors import ModelFileError, XnorinferError
-from xnorinfer.folding import steps_of_nodes
+from xnorinfer.export import ccode
+from xnorinfer.export import plainarrays as extract
 from xnorinfer.graph import Interpretation, Node, chain
-from xnorinfer.lower import blocks_of, lower
-from xnorinfer.model import Model, canonical_input
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import HARDTANH, Linear, Norm, Quantize, Steps
 from xnorinfer.net.ops import OPS as FLOAT_OPS
 from xnorinfer.net.reference import forward, input_dot, mapped_input
 from xnorinfer.net.values import PixelInput
-from xnorinfer.packed import PACKED_OPS, STEP_NAMES, Affine, PackedModel
-from xnorinfer.plan import Plan
-from xnorinfer.programs.as_read import open_as_read
-from xnorinfer.programs.rounding import RoundedNet
-from xnorinfer.sensitivity import sensitivity
-from xnorinfer.wording import words_of
+from xnorinfer.packing import modelfile
+from xnorinfer.packing.description import describe
+from xnorinfer.packing.folding import steps_of_nodes
+from xnorinfer.packing.lower import blocks_of, lower
+from xnorinfer.packing.packed import PACKED_OPS, STEP_NAMES, Affine, PackedModel
+from xnorinfer.proof import equal as verify
+from xnorinfer.proof.frameworks.as_read import open_as_read
+from xnorinfer.proof.frameworks.rounding import RoundedNet
+from xnorinfer.proof.sensitivity import sensitivity
+from xnorinfer.proof.wording import words_of
 
 f = np.float32
 X = np.zeros((3, 4), np.uint8)

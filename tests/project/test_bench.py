@@ -12,11 +12,11 @@ import pytest
 from networks import INPUTS, random_inputs, random_network
 from numpy.typing import NDArray
 
-from xnorinfer import bench
+from xnorinfer import benchmark as bench
 from xnorinfer.errors import MissingExtraError
-from xnorinfer.lower import lower
 from xnorinfer.net.reference import forward
-from xnorinfer.packed import Affine, PackedModel
+from xnorinfer.packing.lower import lower
+from xnorinfer.packing.packed import Affine, PackedModel
 
 
 def network(name: str, seed: int = 0, tail: bool = False) -> tuple[PackedModel, NDArray[Any], NDArray[np.int64]]:
@@ -103,7 +103,7 @@ def test_without_threadpoolctl(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", INPUTS)
 def test_random_inputs_fit_the_network(name: str) -> None:
-    from xnorinfer.model import canonical_input
+    from xnorinfer.engine.model import canonical_input
 
     packed, _, _ = network(name)
     x = bench.random_inputs(packed, 7, 1)

@@ -10,110 +10,68 @@ from pathlib import Path
 import pytest
 from places import ROOT
 
-#: Module (or package) -> what it may import from this project.  Level by level, lowest first.
-LEVEL_0 = {
-    "oneline",
-    "errors",
-    "graph",
-    "bits",
-    "cores",
-    "writing",
-    "models",
-    "budget",
-    "memory",
-    "float32",
-    "npyheader",
-    "mappedtensors",
-}
-LEVEL_1 = {"net"}
-LEVEL_2 = {"threshold", "packed", "folding", "canonical", "lower", "modelfile", "description"}
-LEVEL_4 = {"buffers", "plan", "margins", "model"}
-LEVEL_5 = {
-    "conversion",
-    "answers",
-    "agreement",
-    "wording",
-    "elimination",
-    "dataio",
-    "images",
-    "verification",
-    "verify",
-    "sensitivity",
-    "alternatives",
-    "defaults",
-    "programs",
-    "certificate",
-    "extract",
-    "ccode",
-    "bench",
-    "plot",
-    "live",
-}
-ALLOWED: dict[str, set[str]] = {
-    "oneline": set(),
-    "errors": {"oneline"},
-    "bits": {"errors"},
-    "graph": {"errors"},
-    "cores": set(),
-    "writing": {"errors"},
-    "models": {"errors"},
-    "budget": {"errors"},
-    "npyheader": set(),
-    "mappedtensors": set(),
-    "memory": {"errors"},
-    "float32": set(),
+#: Modules and packages, lowest first: each imports from its own level and those below.  README draws them.
+LEVELS: tuple[tuple[str, ...], ...] = (
+    ("oneline", "checkout", "float32", "npyheader", "mappedtensors", "cores"),
+    ("errors",),
+    ("graph", "bits", "files", "shipped", "budget", "memory"),
+    ("net",),
+    ("packing",),
+    ("kernels",),
+    ("engine",),
+    ("samples",),
+    ("converters.containers", "converters.latents", "converters.zeroone", "converters.reading", "converters.finding"),
+    ("converters.evidence",),
+    ("converters.assemble",),
+    ("converters.usual",),
+    ("converters.graphs", "converters.naming"),
+    ("converters.kerasmodels", "converters.torchgraphs"),
+    ("converters.tfgraphs",),
+    ("converters.bnnpynq", "converters.keras", "converters.onnx", "converters.tf1", "converters.tflite", "converters.torch"),
+    ("converters.npz", "converters.livekeras", "converters.livetorch"),
+    ("converters", "converters.nettoml", "converters.otherfiles"),
+    ("conversion", "proof"),
+    ("export", "benchmark"),
+    ("plot",),
+    ("training",),
+    ("",),
+    ("cli", "__main__"),
+)
+LEVEL = {unit: level for level, units in enumerate(LEVELS) for unit in units}
+#: What some import of this project at most.
+ONLY: dict[str, set[str]] = {
     "net": {"errors", "float32", "graph"},
-    **dict.fromkeys(LEVEL_2, LEVEL_0 | LEVEL_1 | LEVEL_2),
-    "kernels": LEVEL_0 | {"kernels"},
-    "buffers": {"graph"},
-    "plan": LEVEL_0 | LEVEL_1 | LEVEL_2 | {"kernels", "buffers"},
-    # A Model needs of level 1 only the input mappings.
-    "margins": LEVEL_0 | LEVEL_1 | LEVEL_2,
-    "model": LEVEL_0 | LEVEL_1 | LEVEL_2 | {"kernels", "plan", "margins"},
-    **{name: LEVEL_0 | LEVEL_1 | LEVEL_2 | LEVEL_4 | LEVEL_5 | {"kernels", "converters", ""} for name in LEVEL_5},
-    "converters": {"oneline", "errors", "budget", "npyheader", "mappedtensors", "float32", "graph", "net", "converters"},
-    "training": {
-        "errors",
-        "writing",
-        "dataio",
-        "converters",
-        "conversion",
-        "description",
-        "modelfile",
-        "models",
-        "model",
-        "verify",
-        "training",
-    },
-    "": {
-        "answers",
-        "net",
-        "lower",
-        "errors",
-        "oneline",
-        "budget",
-        "model",
-        "conversion",
-        "modelfile",
-        "models",
-        "converters",
-        "live",
+    "kernels": {"bits", "errors", "files"},
+    "samples": {"budget", "errors", "npyheader"},
+    "converters.containers": {"budget", "errors", "float32", "mappedtensors", "npyheader"},
+    **{
+        unit: {"oneline", "errors", "budget", "npyheader", "mappedtensors", "float32", "graph", "net", "converters"}
+        for unit in LEVEL
+        if unit.startswith("converters") and unit != "converters.containers"
     },
 }
-EVERYTHING = {"cli", "__main__"}
 
 #: Third-party packages -> the only modules that may import them, at any depth.
 ONLY_IN = {"numba": {"kernels"}, "llvmlite": {"kernels"}, "rich": {"cli", "training"}, "click": {"cli", "training"}}
 
 
-def modules() -> list[tuple[str, Path]]:
-    found = []
-    for path in sorted((ROOT / "xnorinfer").rglob("*.py")):
-        relative = path.relative_to(ROOT / "xnorinfer").with_suffix("")
-        found.append(("" if relative.parts == ("__init__",) else relative.parts[0], path))
-    for folder in ("converters", "training"):
-        found += [(folder, path) for path in sorted((ROOT / folder).rglob("*.py"))]
+def modules() -> dict[str, Path]:
+    """Every module by its name behind `xnorinfer.`, packages by their own; "" is the package itself."""
+    found = {}
+    for folder, prefix in (("xnorinfer", ()), ("converters", ("converters",)), ("training", ("training",))):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = (*prefix, *path.relative_to(ROOT / folder).with_suffix("").parts)
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
+
+
+MODULES = modules()
+
+
+def unit_of(module: str) -> str:
+    """The module or package that has a level."""
+    parts = module.split(".")
+    return ".".join(parts[: 2 if parts[0] == "converters" else 1])
 
 
 def imports(path: Path) -> set[str]:
@@ -128,49 +86,82 @@ def imports(path: Path) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize(("module", "path"), modules(), ids=lambda v: v if isinstance(v, str) else v.stem)
-def test_imports_point_down_only(module: str, path: Path) -> None:
-    for name in imports(path):
-        package, _, rest = name.partition(".")
-        if package == "xnorinfer" and module not in EVERYTHING:
-            target = rest.split(".")[0]
-            known = target if target in ALLOWED or target in EVERYTHING else ""
-            if known != module:
-                assert known in ALLOWED[module], f"{module} must not import {name}"
+def imported(module: str) -> set[str]:
+    """The modules of this project that one imports, also inside functions; but for the version."""
+    names = {name.removeprefix("xnorinfer").lstrip(".") for name in imports(MODULES[module]) if name.startswith("xnorinfer")}
+    found = {name if name in MODULES else name.rpartition(".")[0] for name in names - {"__version__"}}
+    return found - {module}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down_only(module: str) -> None:
+    unit = unit_of(module)
+    for name in imported(module):
+        other = unit_of(name)
+        assert LEVEL[other] <= LEVEL[unit], f"{module} must not import {name}"
+        if unit in ONLY and other != unit:
+            assert other in ONLY[unit] or other.split(".")[0] in ONLY[unit], f"{module} must not import {name}"
+    for name in imports(MODULES[module]):
+        package = name.split(".")[0]
         if package in ONLY_IN:
-            assert module in ONLY_IN[package], f"{module} must not import {package}"
+            assert module.split(".")[0] in ONLY_IN[package], f"{module} must not import {package}"
 
 
-def test_containers_know_neither_networks_nor_sources() -> None:
-    """What reads bytes imports, of this project, no more than what is said here."""
-    allowed = (
-        "xnorinfer.errors",
-        "xnorinfer.budget",
-        "xnorinfer.npyheader",
-        "xnorinfer.mappedtensors",
-        "xnorinfer.float32",
-        "xnorinfer.converters.containers",
-    )
-    for path in sorted((ROOT / "converters" / "containers").rglob("*.py")):
-        for name in imports(path):
-            assert name.startswith(allowed) or not name.startswith("xnorinfer"), f"{path.name} must not import {name}"
+def test_no_module_imports_itself_over_others() -> None:
+    """But for what is imported inside functions by a module that its own helpers know."""
+    known = {("net.check", "net.network"), ("converters", "converters.nettoml.document"), ("samples.dataio", "samples.images")}
+    below = {module: imported(module) for module in MODULES if module}
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join([*path, module])
+        if module not in done:
+            for other in below.get(module, set()) - {"", *(b for a, b in known if a == module)}:
+                visit(other, (*path, module))
+            done.add(module)
+
+    for module in below:
+        visit(module, ())
+
+
+def test_no_two_modules_share_a_name() -> None:
+    """Those of the command line are called as its commands."""
+    names = [module.rpartition(".")[2] for module in MODULES if module and not module.startswith("cli.")]
+    twice = {name for name in names if names.count(name) > 1}
+    assert twice == {"__main__"}
 
 
 @pytest.mark.parametrize("part", ["ir", "binding"])
 def test_each_half_of_llvmlite_is_known_to_one_kernel_file(part: str) -> None:
     """Writing code and running it are apart, so that running what is compiled already needs no compiler."""
-    users = [path.name for _, path in modules() if any(f"llvmlite.{part}" in name for name in imports(path))]
+    users = [path.name for path in MODULES.values() if any(f"llvmlite.{part}" in name for name in imports(path))]
     assert len(users) == 1, users
 
 
 def test_frameworks_are_imported_lazily() -> None:
-    for module, path in modules():
-        if module != "converters":
+    for module, path in MODULES.items():
+        if not module.startswith("converters"):
             continue
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 name = node.names[0].name if isinstance(node, ast.Import) else node.module or ""
                 assert name.split(".")[0] not in {"torch", "tensorflow", "keras", "h5py", "onnx", "google"}, path
+
+
+def test_a_checkout_is_one_package() -> None:
+    """Where the checkout itself is imported, converters and training are found beside it, and nothing else is."""
+    code = (
+        "import importlib, xnorinfer, xnorinfer.converters.npz, xnorinfer.training\n"
+        "print(xnorinfer.__file__)\n"
+        "for name in ('xnorinfer', 'tests', 'benchmarks', 'converters.xnorinfer'):\n"
+        "    try:\n"
+        "        print('a second copy:', importlib.import_module(f'xnorinfer.{name}'))\n"
+        "    except ModuleNotFoundError:\n"
+        "        pass\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [Path(line) for line in done.stdout.splitlines()] == [ROOT / "xnorinfer" / "__init__.py"]
 
 
 def test_a_loaded_model_imports_neither_the_float_network_nor_its_oracle() -> None:

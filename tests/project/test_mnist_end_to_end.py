@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from xnorinfer.dataio import open_array
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Linear, Norm, Quantize, Steps
 from xnorinfer.net.reference import forward, node_outputs
 from xnorinfer.net.values import PixelInput, SignInput
+from xnorinfer.samples.dataio import open_array
 
 torch = pytest.importorskip("torch", reason="these tests train in PyTorch")
 
@@ -204,7 +204,7 @@ def test_network_of_the_training_package(mnist: Mnist, tmp_path: Path) -> None:
     from xnorinfer.training.checkpoint import write_npz
     from xnorinfer.training.data import Samples
     from xnorinfer.training.loop import Progress, Recipe, predict
-    from xnorinfer.training.network import BinaryMLP, Shape
+    from xnorinfer.training.trainable import BinaryMLP, Shape
 
     shape = Shape(784, (128, 128), 10, dropout_input=0.1, dropout_hidden=0.1)
     progress = Progress.start(lambda: BinaryMLP(shape), Recipe(epochs=2, lr_start=3e-3, lr_end=3e-4))

@@ -13,9 +13,10 @@ from command_line import CHECKPOINT, fine, wrong
 from places import ROOT
 
 import xnorinfer
-from xnorinfer import modelfile, models
-from xnorinfer.description import describe
+from xnorinfer import shipped as models
 from xnorinfer.errors import NotAModelError
+from xnorinfer.packing import modelfile
+from xnorinfer.packing.description import describe
 
 NAME = "mnist-784-1024x3"
 SHIPPED = models.names()

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from networks import INPUTS, random_network
 
-from xnorinfer.bench import bench
+from xnorinfer.benchmark import bench
 from xnorinfer.errors import MissingExtraError, OptionError
-from xnorinfer.lower import lower
+from xnorinfer.packing.lower import lower
 from xnorinfer.plot import draw, require_drawable
 
 

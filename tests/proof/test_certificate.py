@@ -14,18 +14,19 @@ from command_line import CHECKPOINT, DIGITS, fine, run, wrong
 from networks import INPUTS, random_inputs, random_network
 
 import xnorinfer
-from xnorinfer import certificate, modelfile
-from xnorinfer.agreement import Agreement, compare
 from xnorinfer.conversion import digest_of
 from xnorinfer.errors import InputError
-from xnorinfer.lower import lower
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Linear, Norm, Quantize
 from xnorinfer.net.reference import binary_weights, forward, node_outputs
 from xnorinfer.net.ties import BINARIZE
-from xnorinfer.programs import base
-from xnorinfer.programs.as_read import open_as_read
-from xnorinfer.sensitivity import sensitivity
+from xnorinfer.packing import modelfile
+from xnorinfer.packing.lower import lower
+from xnorinfer.proof import certificate
+from xnorinfer.proof.agreement import Agreement, compare
+from xnorinfer.proof.frameworks import program as base
+from xnorinfer.proof.frameworks.as_read import open_as_read
+from xnorinfer.proof.sensitivity import sensitivity
 
 
 @pytest.fixture(scope="module")
@@ -170,8 +171,8 @@ def test_a_file_that_its_framework_runs_is_the_network_itself(
     model: Path, monkeypatch: pytest.MonkeyPatch, turned: int
 ) -> None:
     """A program that gives other classes contradicts the reading, however well the model equals that."""
-    from xnorinfer import programs
-    from xnorinfer.programs.base import Program
+    from xnorinfer.proof import frameworks as programs
+    from xnorinfer.proof.frameworks.program import Program
 
     def opened(path: Path, reading: Any, options: Any) -> Program:
         net = reading.net

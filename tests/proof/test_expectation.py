@@ -20,13 +20,14 @@ from command_line import CHECKPOINT, DIGITS, fine, run, wrong
 from numpy.typing import NDArray
 
 import xnorinfer
-from xnorinfer import alternatives, elimination, modelfile
-from xnorinfer.agreement import Agreement
 from xnorinfer.converters import ConvertOptions, read_source
-from xnorinfer.converters.netwrite import net_text
+from xnorinfer.converters.nettoml.writer import net_text
 from xnorinfer.errors import ExpectationError, InputError
 from xnorinfer.net import reference, values
 from xnorinfer.net.values import InputMapping, PixelInput
+from xnorinfer.packing import modelfile
+from xnorinfer.proof import alternatives, elimination
+from xnorinfer.proof.agreement import Agreement
 
 Array = NDArray[Any]
 ROWS, WIDTHS = 96, (24, 20, 16, 10)
@@ -425,7 +426,7 @@ def test_the_lines_that_write_such_a_file(tmp_path: Path) -> None:
 
 
 def run_line(line: str, names: dict[str, Any], path: Path) -> None:
-    from xnorinfer.answers import read_answers
+    from xnorinfer.proof.answers import read_answers
 
     exec(line.replace("expected.npz", str(path)), names)
     found = read_answers(str(path))

@@ -22,17 +22,17 @@ from command_line import fine
 from networks import INPUTS, random_inputs, random_network
 from real_networks import checkpoint
 
-from xnorinfer.agreement import Agreement, compare
 from xnorinfer.converters import ConvertOptions, read_source
+from xnorinfer.engine.model import random_inputs as random_samples
 from xnorinfer.errors import MissingExtraError
-from xnorinfer.lower import lower
-from xnorinfer.model import random_inputs as random_samples
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Linear, Norm, Quantize
 from xnorinfer.net.reference import forward
 from xnorinfer.net.values import PixelInput
-from xnorinfer.programs import NotRunnable, framework_answers, open_program
-from xnorinfer.programs.base import Program, input_shape, require
+from xnorinfer.packing.lower import lower
+from xnorinfer.proof.agreement import Agreement, compare
+from xnorinfer.proof.frameworks import NotRunnable, framework_answers, open_program
+from xnorinfer.proof.frameworks.program import Program, input_shape, require
 
 F = np.float32
 

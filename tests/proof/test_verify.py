@@ -12,19 +12,19 @@ import pytest
 from networks import INPUTS, random_inputs, random_network
 from packed_networks import network, with_layer
 
-from xnorinfer import modelfile
-from xnorinfer.canonical import canonical_mapping
 from xnorinfer.conversion import convert_file
-from xnorinfer.converters.base import ConvertOptions, Reading
+from xnorinfer.converters.reading import ConvertOptions, Reading
+from xnorinfer.engine.model import Model
 from xnorinfer.errors import SourceError
-from xnorinfer.lower import lower
-from xnorinfer.model import Model
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Linear, Norm, Quantize
 from xnorinfer.net.reference import forward
 from xnorinfer.net.values import InputMapping, PixelInput, ThresholdInput
-from xnorinfer.packed import Affine, Binarize, Dot, Threshold
-from xnorinfer.verify import verify
+from xnorinfer.packing import modelfile
+from xnorinfer.packing.canonical import canonical_mapping
+from xnorinfer.packing.lower import lower
+from xnorinfer.packing.packed import Affine, Binarize, Dot, Threshold
+from xnorinfer.proof.equal import verify
 
 
 def write_npz(net: Net, path: Path) -> None:

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from xnorinfer.dataio import open_array, open_samples, read_labels, split_member
 from xnorinfer.errors import InputError
+from xnorinfer.samples.dataio import open_array, open_samples, read_labels, split_member
 
 IDX_CODES = {"u1": 0x08, "i1": 0x09, ">i2": 0x0B, ">i4": 0x0C, ">f4": 0x0D, ">f8": 0x0E}
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from xnorinfer.dataio import open_samples
 from xnorinfer.errors import InputError, MissingExtraError
+from xnorinfer.samples.dataio import open_samples
 
 Image = pytest.importorskip("PIL.Image")
 

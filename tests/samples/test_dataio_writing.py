@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from xnorinfer.errors import OutputError
-from xnorinfer.writing import npy_writer, require_writable, write_json
+from xnorinfer.files import npy_writer, require_writable, write_json
 
 INT64 = np.dtype(np.int64)
 

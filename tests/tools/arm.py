@@ -156,7 +156,7 @@ def check(cpu: str, folder: Path, mca: bool) -> int:
     import test_kernels_inputs
 
     from xnorinfer import kernels
-    from xnorinfer import plan as plan_module
+    from xnorinfer.engine import plan as plan_module
 
     functions = Functions(folder)
     kernels.address = functions.address

@@ -19,7 +19,13 @@ import tempfile
 from pathlib import Path
 
 #: What is instrumented: readers and what they are made of.  Not the kernels: numba reads their bytecode.
-INSTRUMENTED = ["xnorinfer.converters", "xnorinfer.modelfile", "xnorinfer.packed", "xnorinfer.net", "xnorinfer.budget"]
+INSTRUMENTED = [
+    "xnorinfer.converters",
+    "xnorinfer.packing.modelfile",
+    "xnorinfer.packing.packed",
+    "xnorinfer.net",
+    "xnorinfer.budget",
+]
 #: Bytes of a reader's file in `corpus/`, at most.
 MOST_KEPT = 20_000
 
@@ -32,8 +38,8 @@ def child(reader: str, arguments: list[str]) -> None:
         import fuzzing
         from fuzz_targets import TARGETS
 
-        from xnorinfer import modelfile  # noqa: F401
         from xnorinfer.converters import SOURCES  # noqa: F401
+        from xnorinfer.packing import modelfile  # noqa: F401
     import coverage_corpus
 
     target = TARGETS[reader]()

@@ -16,8 +16,8 @@ from fuzzing import Files, Target, inside, mutate_text
 
 from xnorinfer.cli.convert import read_net_file
 from xnorinfer.converters import read_source
-from xnorinfer.converters.base import ConvertOptions, Reading
-from xnorinfer.converters.netwrite import net_text
+from xnorinfer.converters.nettoml.writer import net_text
+from xnorinfer.converters.reading import ConvertOptions, Reading
 
 NET = "net.toml"
 TEXTS = (".toml", ".h", ".txt", ".mem", ".hex")

@@ -22,9 +22,9 @@ from fuzzing import Files, ModelTarget, Target, inside, mutate_safetensors, muta
 from networks import INPUTS, random_network
 from places import DATA
 
-from xnorinfer import modelfile
-from xnorinfer.converters.base import ConvertOptions
-from xnorinfer.lower import lower
+from xnorinfer.converters.reading import ConvertOptions
+from xnorinfer.packing import modelfile
+from xnorinfer.packing.lower import lower
 
 
 def _saved_npz(**arrays: Any) -> bytes:

@@ -22,13 +22,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xnorinfer import modelfile
 from xnorinfer.converters import SOURCES, read_source
-from xnorinfer.converters.base import ConvertOptions, Reading
 from xnorinfer.converters.containers import tfbundle
+from xnorinfer.converters.reading import ConvertOptions, Reading
+from xnorinfer.engine.model import Model, random_inputs
 from xnorinfer.errors import ModelFileError, XnorinferError
-from xnorinfer.lower import lower
-from xnorinfer.model import Model, random_inputs
+from xnorinfer.packing import modelfile
+from xnorinfer.packing.lower import lower
 
 #: A checkpoint as its files, name -> content; the first one is the path given to the reader unless `folder` is set.
 Files = dict[str, bytes]

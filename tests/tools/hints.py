@@ -15,15 +15,17 @@ PACKAGE, CONVERTERS = ROOT / "xnorinfer", ROOT / "converters"
 #: What proposes an option: `--name` that is not the beginning of a text, where it names the option that is wrong itself.
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 #: Functions that end a text with net.toml lines: which of their arguments is the first line.
-PROPOSE = {"net_line": 0, "default_warning": 1, "keras_graph._refuse": 1, "graph.add": 1, "graphweights.add_node": 2}
+PROPOSE = {"net_line": 0, "default_warning": 1, "kerasgraph._refuse": 1, "walk.add": 1, "weights.add_node": 2}
 #: Options that are commands to run or what the user gave, and no way to read a checkpoint.
 NO_HINT = {"--help"}
 
 
 def hints() -> Iterator[str]:
-    """All of them, by file; the modules of the command line (`cli`, `programs`) describe options, they propose none."""
-    for folder in (CONVERTERS, CONVERTERS / "containers", PACKAGE, PACKAGE / "net"):
-        for path in sorted(folder.glob("*.py")):
+    """All of them, by file; the command line and the runners of frameworks describe options, they propose none."""
+    for folder in (CONVERTERS, PACKAGE):
+        for path in sorted(folder.rglob("*.py")):
+            if {"cli", "frameworks"} & set(path.parts):
+                continue
             yield from dict.fromkeys(_of_module(path.stem, ast.parse(path.read_text(encoding="utf-8"))))
 
 
@@ -87,7 +89,7 @@ FOLLOWED: dict[str, list[str]] = {
     f"{ARRAYS}a_module_of_unknown_meaning": [
         "statedict._unknown: `steps = [...]`",
         "statedict._unknown: `scale = ...`",
-        "base.ignore_line: --ignore",
+        "reading.ignore_line: --ignore",
     ],
     f"{ARRAYS}batch_norms_of_unknown_layers": ["pairing.pair: *", "pairing.pair_by_names: `norm = {mean*"],
     f"{ARRAYS}batch_norms_named_in_another_order": ["pairing.pair_by_names: `norm = {...} in each*"],
@@ -102,60 +104,60 @@ FOLLOWED: dict[str, list[str]] = {
     f"{OPTIONS}floats_that_are_no_pixels": ["model._pixels_from_floats: --input-real"],
     f"{OPTIONS}latents_beyond_h": ["assemble._remark_latents: --h"],
     f"{OPTIONS}what_statistics_contradict": [
-        "evidencesums._one_sided: --before-norm",
-        "evidencesums._explained: --before-norm",
-        "evidencesums._explained: --scale-by",
-        "evidencesums._explained: --h",
-        "evidencesums._impossible: --h",
-        "evidencesums._impossible: --scale-by",
-        "evidencesums._links: --center",
+        "hiddensums._one_sided: --before-norm",
+        "hiddensums._explained: --before-norm",
+        "hiddensums._explained: --scale-by",
+        "hiddensums._explained: --h",
+        "hiddensums._impossible: --h",
+        "hiddensums._impossible: --scale-by",
+        "hiddensums._links: --center",
     ],
     f"{OPTIONS}a_float_head": [
-        "evidence._assume: --float-layer",
-        "evidenceweights._ordinary: --float-layer",
+        "weighing._assume: --float-layer",
+        "weightvalues._ordinary: --float-layer",
     ],
-    f"{OPTIONS}float_layers_behind_a_first_one": ["evidencesums._float_tail: --float-layer"],
-    f"{OPTIONS}a_matrix_behind_the_head": ["evidenceweights.judge_last: --ignore"],
-    f"{OPTIONS}bits_that_are_read_as_latents": ["evidenceweights.judge_weights: --*"],
-    f"{OPTIONS}a_variance_that_is_called_inv_std": ["evidencesums._mixed_up: --net"],
-    f"{OPTIONS}layers_in_another_order": ["evidencesums._misplaced: --net", "evidencesums._impossible: --net"],
-    f"{OPTIONS}a_head_of_latents_behind_signs": ["evidenceweights._ordinary: --net"],
-    f"{OPTIONS}nothing_between_sums_and_batch_norm": ["evidencesums._one_sided: --net"],
-    f"{OPTIONS}a_range_that_statistics_leave": ["evidencefirst.judge_first: --*"],
-    f"{OPTIONS}how_inputs_enter": ["evidencefirst.hint: --*", "defaults.measure_defaults: --input-*", "graphinput: --*"],
+    f"{OPTIONS}float_layers_behind_a_first_one": ["hiddensums._float_tail: --float-layer"],
+    f"{OPTIONS}a_matrix_behind_the_head": ["weightvalues.judge_last: --ignore"],
+    f"{OPTIONS}bits_that_are_read_as_latents": ["weightvalues.judge_weights: --*"],
+    f"{OPTIONS}a_variance_that_is_called_inv_std": ["hiddensums._mixed_up: --net"],
+    f"{OPTIONS}layers_in_another_order": ["hiddensums._misplaced: --net", "hiddensums._impossible: --net"],
+    f"{OPTIONS}a_head_of_latents_behind_signs": ["weightvalues._ordinary: --net"],
+    f"{OPTIONS}nothing_between_sums_and_batch_norm": ["hiddensums._one_sided: --net"],
+    f"{OPTIONS}a_range_that_statistics_leave": ["firstsums.judge_first: --*"],
+    f"{OPTIONS}how_inputs_enter": ["firstsums.hint: --*", "defaults.measure_defaults: --input-*", "entry: --*"],
     f"{OPTIONS}what_a_graph_makes_of_its_input": [
-        "graphinput.real: *",
-        "graphinput._pixel: *",
-        "graphinput._refuse: *",
+        "entry.real: *",
+        "entry._pixel: *",
+        "entry._refuse: *",
         "assemble.rescaled_pixels: *",
     ],
     f"{FRAMEWORKS}a_vector_beside_a_kernel": ['tf1._module: `scale = "{}"`', "tf1._module: `steps*"],
     f"{FRAMEWORKS}vectors_of_no_known_module": ["tf1._module: `*lines`"],
     f"{FRAMEWORKS}a_kernel_that_the_graph_does_not_binarize": ["tf1.defaults: --float-layer"],
-    f"{FRAMEWORKS}batch_norms_of_one_width": ["keras_names._with_norms: *"],
-    f"{FRAMEWORKS}a_batch_norm_of_three_vectors": ["keras_names._module: `norm = {...}`"],
-    f"{FRAMEWORKS}a_vector_of_no_known_layer": ["keras_names._module: `*lines`"],
-    f"{FRAMEWORKS}a_float_layer_by_name": ["keras_names._mark_float: --float-layer"],
+    f"{FRAMEWORKS}batch_norms_of_one_width": ["variables._with_norms: *"],
+    f"{FRAMEWORKS}a_batch_norm_of_three_vectors": ["variables._module: `norm = {...}`"],
+    f"{FRAMEWORKS}a_vector_of_no_known_layer": ["variables._module: `*lines`"],
+    f"{FRAMEWORKS}a_float_layer_by_name": ["variables._mark_float: --float-layer"],
     f"{FRAMEWORKS}what_a_config_leaves_open": [
-        "graph._end: `activation*",
-        "keras_graph._norm: `epsilon = ...`",
-        "keras_graph._quantized: `weight_rule*",
+        "walk._end: `activation*",
+        "kerasgraph._norm: `epsilon = ...`",
+        "kerasgraph._quantized: `weight_rule*",
     ],
-    f"{FRAMEWORKS}a_number_that_multiplies_later": ["keras_graph._rescale: `steps*"],
-    f"{FRAMEWORKS}a_rescaling_of_several_numbers": ["keras_graph._rescale: `[input]*"],
+    f"{FRAMEWORKS}a_number_that_multiplies_later": ["kerasgraph._rescale: `steps*"],
+    f"{FRAMEWORKS}a_rescaling_of_several_numbers": ["kerasgraph._rescale: `[input]*"],
     f"{FRAMEWORKS}an_array_that_a_layer_does_not_have": [
-        "keras_graph._take: `steps*",
-        "keras_graph._take: `scale*",
-        "keras_graph._take: `bias*",
+        "kerasgraph._take: `steps*",
+        "kerasgraph._take: `scale*",
+        "kerasgraph._take: `bias*",
     ],
-    f"{FRAMEWORKS}an_array_that_is_missing": ["keras_graph._take: `*_lines_of*"],
+    f"{FRAMEWORKS}an_array_that_is_missing": ["kerasgraph._take: `*_lines_of*"],
     f"{FRAMEWORKS}arrays_of_no_layer_of_the_config": ["keras._assemble: `line`"],
-    f"{FRAMEWORKS}a_head_that_is_float": ["keras_graph._dense: `kind*", "keras_graph._quantized: `kind*"],
-    f"{FRAMEWORKS}an_h_of_text": ["keras_graph._magnitude: --h"],
-    f"{FRAMEWORKS}a_float_head_behind_scaled_signs": ["graphweights._float_part: `weight_scale*"],
-    f"{FRAMEWORKS}layers_beside_the_chain": ["keras_config._chain: *"],
-    f"{FRAMEWORKS}the_input_of_a_config": ["keras_graph._rescale_input: *"],
-    f"{FRAMEWORKS}defaults_of_frameworks": ["keras: --*", "tf1: --bn-epsilon"],
+    f"{FRAMEWORKS}a_head_that_is_float": ["kerasgraph._dense: `kind*", "kerasgraph._quantized: `kind*"],
+    f"{FRAMEWORKS}an_h_of_text": ["kerasgraph._magnitude: --h"],
+    f"{FRAMEWORKS}a_float_head_behind_scaled_signs": ["weights._float_part: `weight_scale*"],
+    f"{FRAMEWORKS}layers_beside_the_chain": ["config._chain: *"],
+    f"{FRAMEWORKS}the_input_of_a_config": ["kerasgraph._rescale_input: *"],
+    f"{FRAMEWORKS}defaults_of_frameworks": ["usual: --*", "tf1: --bn-epsilon"],
     "test_net_hints.py::test_the_order_and_the_layout_of_layers": ["assemble: --net"],
     "test_net_hints.py::test_a_float_layer_among_binary_ones": ["assemble: --float-layer"],
     "test_net_hints.py::test_the_clip_that_xnor_net_has": ["assemble._as_options_say: `clip_weights*"],
@@ -172,7 +174,7 @@ FOLLOWED: dict[str, list[str]] = {
     "test_converters_statedict.py::test_which_of_two_matrices": ["statenames._one_matrix: *"],
     "test_converters_statedict.py::test_words_do_not_order_layers_of_one_width": ["pairing.order_layers: *"],
     "test_converters_keras.py::test_layers_of_one_shape_are_ordered_by_numbers_in_their_names_alone": [
-        'keras_names._in_order: `[[layers]] weight = "...", in their order`'
+        'variables._in_order: `[[layers]] weight = "...", in their order`'
     ],
     "test_converters_brevitas.py::test_state_dict_with_constant_scales": ["statedict.brevitas_problems: *"],
     "test_converters_tf1.py::test_ema": ["tf1.parts: --ema", "tf1._remark_averages: --ema"],
@@ -184,11 +186,11 @@ FOLLOWED: dict[str, list[str]] = {
     "test_converters_torch_files.py::test_one_of_several_state_dicts": ["averages._chosen: --state"],
     "test_converters_torch.py::test_functions_of_other_modules_are_asked_for": ["torchmodules: --before-norm"],
     "test_converters_tf_graphs.py::test_without_its_graph_the_hints_describe_the_network": ["tfmodel*: --net"],
-    "test_converters_onnx_exports.py::test_signs_of_zero_that_the_exporter_took": ["graph._refuse_zeros: --profile"],
-    "test_evidence_input.py::test_a_default_is_replaced_and_what_is_stated_is_warned_about": ["evidenceinput.option_of: *"],
+    "test_converters_onnx_exports.py::test_signs_of_zero_that_the_exporter_took": ["walk._refuse_zeros: --profile"],
+    "test_evidence_input.py::test_a_default_is_replaced_and_what_is_stated_is_warned_about": ["inputmapping.option_of: *"],
     "test_expectation.py::test_the_reading_that_answers_prove_is_found": ["alternatives*: --*"],
     "test_expectation.py::test_the_order_of_batch_norms_operations": ["conversion.require_expected: *"],
-    "test_evidence_ternary.py::test_outputs_or_a_net_toml_decide": ["evidenceternary.judge_ternary: --*"],
+    "test_evidence_ternary.py::test_outputs_or_a_net_toml_decide": ["ternary.judge_ternary: --*"],
     "test_layer_order.py::test_a_net_toml_says_the_order": ["layerorder.judge_order: `[[layers]] in their order`"],
     "test_layer_order.py::test_answers_confirm_an_order_or_find_it": ["layerorder.judge_order: --expect"],
     "test_other_files.py::test_the_way_out_of_arrays_in_any_file": ["otherfiles*: --net"],
@@ -202,28 +204,28 @@ NO_PROPOSAL: dict[str, list[str]] = {
         "assemble._as_options_say: --*",
         "assemble._assume_epsilon: *",
         "averages.choose_state: *",
-        "base.without_ignored: *",
+        "reading.without_ignored: *",
         "bnnpynq.read: *",
         "conversion.with_data: *",
-        "graph.read_graph: *",
-        "keras_graph._dense: --float-layer",
-        "nettoml.read_net: *",
-        "netwrite.net_text: *",
+        "walk.read_graph: *",
+        "kerasgraph._dense: --float-layer",
+        "document.read_net: *",
+        "writer.net_text: *",
         "torchfile._load_zip: --net",
         "plot.require_drawable: *",
     ],
     "is the place where proposals are made, or a name": [
-        "base.default_warning: *",
-        "base.net_line: *",
-        "base: --ignore",
-        "graphproblems._way: *",
-        "keras_graph._refuse: *",
+        "reading.default_warning: *",
+        "reading.net_line: *",
+        "reading: --ignore",
+        "problems._way: *",
+        "kerasgraph._refuse: *",
     ],
     "is about running and proving, not about reading": [
         "budget: *",
         "certificate.check: *",
         "conversion: --labels",
-        "keras_graph.write: --expect",
+        "kerasgraph.write: --expect",
         "verification.proves: --expect",
     ],
 }

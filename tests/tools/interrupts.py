@@ -24,8 +24,8 @@ from checkpoints import named_arrays, random_layers
 from networks import INPUTS, random_network
 
 import xnorinfer
-from xnorinfer import modelfile
-from xnorinfer.lower import lower
+from xnorinfer.packing import modelfile
+from xnorinfer.packing.lower import lower
 
 DATA = Path(xnorinfer.__file__).parent / "data"
 

@@ -20,13 +20,13 @@ from checkpoints import named_arrays, random_layers
 from networks import INPUTS, random_network
 
 import xnorinfer
-from xnorinfer import modelfile
-from xnorinfer.lower import lower
-from xnorinfer.writing import write_bytes
+from xnorinfer.files import write_bytes
+from xnorinfer.packing import modelfile
+from xnorinfer.packing.lower import lower
 
 SAVES = """
 import itertools, sys
-from xnorinfer import modelfile
+from xnorinfer.packing import modelfile
 models = [modelfile.load(name) for name in sys.argv[2:]]
 print("ready", flush=True)
 for packed in itertools.cycle(models):

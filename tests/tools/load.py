@@ -48,8 +48,8 @@ def neighbour(stop: threading.Event) -> Iterator[str]:
 def child(seconds: float, engine_threads: int) -> int:
     from networks import INPUTS, random_network
 
-    from xnorinfer.lower import lower
-    from xnorinfer.model import Model, random_inputs
+    from xnorinfer.engine.model import Model, random_inputs
+    from xnorinfer.packing.lower import lower
 
     packed = lower(random_network(5, [784, 600, 300, 10], INPUTS["range"])).packed
     x = random_inputs(packed, 300, 1)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from xnorinfer.graph import chain
 from xnorinfer.net.values import InputMapping, PixelInput, RealInput, ThresholdInput
-from xnorinfer.packed import Affine, Binarize, Dot, PackedModel, PackedOp, Threshold
+from xnorinfer.packing.packed import Affine, Binarize, Dot, PackedModel, PackedOp, Threshold
 
 
 def to_words(plus: NDArray[np.bool_]) -> NDArray[np.uint64]:

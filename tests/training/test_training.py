@@ -25,7 +25,7 @@ from xnorinfer.training import (  # noqa: E402
     learning_rate,
     squared_hinge,
 )
-from xnorinfer.training.network import BinaryMLP, Shape, pixels_to_inputs  # noqa: E402
+from xnorinfer.training.trainable import BinaryMLP, Shape, pixels_to_inputs  # noqa: E402
 
 #: Where binarization or its gradient changes, and the float32 numbers next to those places.
 EDGES = np.array([0.0, -0.0, 2**-24, 2**-23, -(2**-24), 1e-30, 0.5, -0.5, 1.0, -1.0, 1.5, -1.5, 3e38, -3e38], np.float32)

@@ -17,12 +17,12 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from xnorinfer import modelfile
 from xnorinfer.errors import InputError, OptionError, OutputError, SourceError
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Linear, Norm, Quantize
 from xnorinfer.net.reference import forward
 from xnorinfer.net.values import PixelInput
+from xnorinfer.packing import modelfile
 
 torch = pytest.importorskip("torch", reason="the training package is written in PyTorch")
 
@@ -32,7 +32,7 @@ from xnorinfer.training import data, digits, loop, mnist  # noqa: E402
 from xnorinfer.training.checkpoint import named_arrays, read_state, write_npz, write_state, write_torch  # noqa: E402
 from xnorinfer.training.commands import commands  # noqa: E402
 from xnorinfer.training.loop import Progress, Recipe, error_rate, predict  # noqa: E402
-from xnorinfer.training.network import BinaryMLP, Shape  # noqa: E402
+from xnorinfer.training.trainable import BinaryMLP, Shape  # noqa: E402
 
 DATA = Path(str(resources.files("xnorinfer"))) / "data"
 SHAPE = Shape(12, (40, 30), 3, dropout_input=0.0, dropout_hidden=0.1)
@@ -147,7 +147,7 @@ def test_impossible_recipes_are_refused(wrong: dict[str, Any]) -> None:
 
 def test_both_checkpoints_are_read_as_the_network_that_was_trained(tmp_path: Path) -> None:
     from xnorinfer.converters import read_source
-    from xnorinfer.converters.base import ConvertOptions
+    from xnorinfer.converters.reading import ConvertOptions
 
     model = finished(Recipe(epochs=2, batch=20)).load_best()
     write_npz(tmp_path / "net.npz", model)
@@ -314,7 +314,7 @@ def test_mnist_command_survives_an_interruption(small_mnist: Path, tmp_path: Pat
 def test_the_suffix_chooses_the_format(small_mnist: Path, tmp_path: Path, suffix: str, files: list[str]) -> None:
     """Every format holds the same network, and the command that is shown next needs nothing more to convert it."""
     from xnorinfer.cli import main
-    from xnorinfer.model import Model
+    from xnorinfer.engine.model import Model
 
     options = ("--data", small_mnist, "--hidden", "16,12", "--epochs", 1, "--batch", 20)
     output = tmp_path / f"net{suffix}"

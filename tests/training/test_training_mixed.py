@@ -8,12 +8,12 @@ import pytest
 torch = pytest.importorskip("torch", reason="the training package is written in PyTorch")
 
 from xnorinfer.errors import OptionError  # noqa: E402
+from xnorinfer.training.binarylayers import BinaryLinear  # noqa: E402
 from xnorinfer.training.data import Samples  # noqa: E402
-from xnorinfer.training.layers import BinaryLinear  # noqa: E402
 from xnorinfer.training.loop import Progress, Recipe  # noqa: E402
 from xnorinfer.training.mixed import mixed_linear  # noqa: E402
-from xnorinfer.training.network import BinaryMLP, Shape, squared_hinge  # noqa: E402
 from xnorinfer.training.optimizer import BinaryAdam  # noqa: E402
+from xnorinfer.training.trainable import BinaryMLP, Shape, squared_hinge  # noqa: E402
 
 
 def levels(rows: int, depth: int, level: float, seed: int) -> np.ndarray:

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xnorinfer import modelfile
 from xnorinfer.cli.models import markdown
+from xnorinfer.engine.model import Model
 from xnorinfer.errors import InputError, MissingExtraError, OptionError, OutputError
-from xnorinfer.model import Model
+from xnorinfer.packing import modelfile
 
 torch = pytest.importorskip("torch", reason="the training package is written in PyTorch")
 

@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 
 from xnorinfer.conversion import convert_file
-from xnorinfer.converters.base import ConvertOptions
 from xnorinfer.converters.containers.tfbundle import read_v2
+from xnorinfer.converters.reading import ConvertOptions
+from xnorinfer.engine.model import Model
 from xnorinfer.errors import OutputError
-from xnorinfer.model import Model
-from xnorinfer.modelfile import header_of
+from xnorinfer.packing.modelfile import header_of
 
 torch = pytest.importorskip("torch", reason="the training package is written in PyTorch")
 
 from xnorinfer.training import bundle  # noqa: E402
 from xnorinfer.training.bundle import files_of, write_bundle  # noqa: E402
 from xnorinfer.training.checkpoint import tf1_variables, write_npz, write_tf1, write_torch  # noqa: E402
-from xnorinfer.training.network import BinaryMLP, Shape  # noqa: E402
+from xnorinfer.training.trainable import BinaryMLP, Shape  # noqa: E402
 
 RNG = np.random.default_rng(0)
 KINDS = ["float32", "float64", "int32", "int64", "uint8", "int8", "int16", "uint16", "uint32", "uint64", "float16", "bool"]

@@ -32,7 +32,7 @@ EXIT_WRONG_USE = 2
 EXIT_DEFECT = 70  # EX_SOFTWARE of sysexits.h
 #: Words of a message that are longer are names which somebody made to be long.
 LONGEST_WORD = 400
-#: What a file takes no more bytes for; all but stdout is written by `xnorinfer.writing`, which names the file.
+#: What a file takes no more bytes for; all but stdout is written by `xnorinfer.files`, which names the file.
 DISK_FULL = {getattr(errno, name) for name in ("ENOSPC", "EFBIG", "EDQUOT", "EIO") if hasattr(errno, name)}
 EXIT_BROKEN_PIPE = 128 + 13  # SIGPIPE, which Windows does not name
 

@@ -11,7 +11,7 @@ from xnorinfer.cli import screen
 from xnorinfer.cli.options import MODEL, Counts
 
 if TYPE_CHECKING:
-    from xnorinfer.bench import Report, Timing
+    from xnorinfer.benchmark import Report, Timing
 
 EPILOG = """\b
 Examples:
@@ -57,10 +57,10 @@ def command(
     quartiles are shown.  Both must give the same classes; rows where float32 rounding decided are counted, and any
     other difference makes the command exit with 1.
     """
-    from xnorinfer import modelfile
-    from xnorinfer.bench import bench
+    from xnorinfer.benchmark import bench
+    from xnorinfer.files import require_writable, write_json
+    from xnorinfer.packing import modelfile
     from xnorinfer.plot import draw, require_drawable
-    from xnorinfer.writing import require_writable, write_json
 
     to_stdout = json_file == Path("-")
     if to_stdout:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from xnorinfer.conversion import Conversion
-    from xnorinfer.converters.base import ConvertOptions
+    from xnorinfer.converters.reading import ConvertOptions
     from xnorinfer.net.values import InputMapping
 
 EPILOG = """\b
@@ -179,12 +179,12 @@ def command(
     """
     if output is None and not dry_run:
         raise click.UsageError("give the file to write with -o OUT.safetensors, or --dry-run to look only")
-    from xnorinfer import modelfile
-    from xnorinfer.answers import read_answers
     from xnorinfer.conversion import convert_file, require_expected
     from xnorinfer.converters import read_source
-    from xnorinfer.converters.base import ConvertOptions
-    from xnorinfer.writing import require_writable
+    from xnorinfer.converters.reading import ConvertOptions
+    from xnorinfer.files import require_writable
+    from xnorinfer.packing import modelfile
+    from xnorinfer.proof.answers import read_answers
 
     options = ConvertOptions(
         format=format_name,
@@ -242,8 +242,8 @@ def command(
 
 
 def _write_net(path: Path, source: str, conversion: Conversion, options: ConvertOptions) -> None:
-    from xnorinfer.converters.netwrite import net_text
-    from xnorinfer.writing import write_bytes
+    from xnorinfer.converters.nettoml.writer import net_text
+    from xnorinfer.files import write_bytes
 
     with screen.waiting(f"writing {path}"):
         text = net_text(Path(source), conversion.reading, options)
@@ -253,8 +253,8 @@ def _write_net(path: Path, source: str, conversion: Conversion, options: Convert
 
 def _write_draft(path: Path, source: str, error: NetworkError | SourceError) -> None:
     """What can be said of a refused file; the refusal is shown as ever."""
-    from xnorinfer.converters.netdraft import draft_text
-    from xnorinfer.writing import write_bytes
+    from xnorinfer.converters.nettoml.draft import draft_text
+    from xnorinfer.files import write_bytes
 
     try:
         text = draft_text(Path(source), error)
@@ -266,7 +266,7 @@ def _write_draft(path: Path, source: str, error: NetworkError | SourceError) -> 
 
 def result_of(source: str, conversion: Conversion, written: Path | None, net: Path | None) -> dict[str, Any]:
     """A conversion for --json: what was found, assumed and made."""
-    from xnorinfer.description import describe
+    from xnorinfer.packing.description import describe
 
     reading = conversion.reading
     return {
@@ -295,14 +295,14 @@ DATA_ROWS = 16384
 
 def read_rows(data: str, max_memory: int | None) -> NDArray[Any]:
     """The first samples of --data.  Raises InputError."""
-    from xnorinfer import dataio
+    from xnorinfer.samples import dataio
 
     return dataio.open_samples([data], max_memory).read(DATA_ROWS)
 
 
 def read_net_file(path: Path) -> str:
     """The text of a net.toml.  Raises OptionError."""
-    from xnorinfer.converters.tomltable import MAX_TOML_BYTES
+    from xnorinfer.converters.nettoml.table import MAX_TOML_BYTES
 
     try:
         if not path.is_file():
@@ -318,7 +318,7 @@ def read_net_file(path: Path) -> str:
 
 def require_new(path: Path, output: Path | None) -> None:
     """Raise OptionError or OutputError unless a new file can be made: a net.toml may hold somebody's edits."""
-    from xnorinfer.writing import require_writable
+    from xnorinfer.files import require_writable
 
     if path.exists():
         raise OptionError(f"--write-net: {path} exists already; it may hold your edits, so choose another name")
@@ -361,7 +361,7 @@ def input_mapping(
 def show(source: str, conversion: Conversion) -> None:
     """What was found, assumed and made."""
     from xnorinfer.cli.tensors import show_tensors
-    from xnorinfer.description import describe
+    from xnorinfer.packing.description import describe
 
     reading = conversion.reading
     screen.heading(f"Found in {source} (format {reading.source})")

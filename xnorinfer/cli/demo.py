@@ -68,7 +68,7 @@ def command(ctx: click.Context, keep: Path | None) -> None:
 @contextlib.contextmanager
 def _folder(keep: Path | None) -> Iterator[Path]:
     """A folder that holds the checkpoint and the data: `keep`, or for the block a temporary one that is the current one."""
-    from xnorinfer.writing import write_bytes
+    from xnorinfer.files import write_bytes
 
     with contextlib.ExitStack() as stack:
         folder = Path() if keep is None else keep

@@ -13,7 +13,7 @@ from xnorinfer.cli.options import JSON, MODEL
 from xnorinfer.errors import OptionError
 
 if TYPE_CHECKING:
-    from xnorinfer.packed import PackedModel
+    from xnorinfer.packing.packed import PackedModel
 
 EPILOG = """\b
 Examples:
@@ -72,13 +72,13 @@ def command(
     """Get the bits, thresholds and head of a model, for other programs.
 
     Arrays: for every layer N its weights as words of bits (layers.N.bits), its thresholds (layers.N.limits) or the float32
-    steps of its scores (layers.N.steps).  'pydoc xnorinfer.extract' describes every name, the order of the bits and what is
-    compared with what; it takes 20 lines of numpy to run the network from them.
+    steps of its scores (layers.N.steps).  'pydoc xnorinfer.export.plainarrays' describes every name, the order of the bits and
+    what is compared with what; it takes 20 lines of numpy to run the network from them.
 
     C: one header without dependencies that holds the network and computes it, to the last bit as xnorinfer does.
     """
-    from xnorinfer import modelfile
-    from xnorinfer.extract import ARRAY_SUFFIXES
+    from xnorinfer.export.plainarrays import ARRAY_SUFFIXES
+    from xnorinfer.packing import modelfile
 
     suffix = output.suffix.lower()
     if suffix not in (*ARRAY_SUFFIXES, ".h"):
@@ -101,8 +101,8 @@ def command(
 
 
 def _write_arrays(packed: PackedModel, model: str, output: Path, signs: bool, layers: tuple[str, ...]) -> dict[str, Any]:
-    from xnorinfer.extract import arrays, choose_layers, write_arrays
-    from xnorinfer.writing import require_writable
+    from xnorinfer.export.plainarrays import arrays, choose_layers, write_arrays
+    from xnorinfer.files import require_writable
 
     chosen = choose_layers(packed, layers) if layers else None
     require_writable(output, model)
@@ -120,8 +120,8 @@ def _write_arrays(packed: PackedModel, model: str, output: Path, signs: bool, la
 def _write_c(
     packed: PackedModel, model: str, output: Path, name: str | None, runner: bool, data: str | None, rows: int | None
 ) -> dict[str, Any]:
-    from xnorinfer import ccode
-    from xnorinfer.writing import require_writable, write_bytes
+    from xnorinfer.export import ccode
+    from xnorinfer.files import require_writable, write_bytes
 
     prefix = ccode.identifier(output.stem) if name is None else name
     texts = {output: ccode.header(packed, prefix)}
@@ -139,15 +139,16 @@ def _write_c(
 
 
 def _files(data: str | None) -> list[Path]:
-    from xnorinfer.dataio import split_member
+    from xnorinfer.samples.dataio import split_member
 
     return [] if data is None else [split_member(data)[0]]
 
 
 def _vectors(packed: PackedModel, data: str | None, rows: int) -> str:
     """Samples of a file or random ones, with the scores that the model has for them."""
-    from xnorinfer import ccode, dataio
-    from xnorinfer.model import Model, canonical_input, random_inputs
+    from xnorinfer.engine.model import Model, canonical_input, random_inputs
+    from xnorinfer.export import ccode
+    from xnorinfer.samples import dataio
 
     if data is None:
         inputs = random_inputs(packed, rows, SEED)

@@ -11,7 +11,7 @@ from xnorinfer.cli import screen
 from xnorinfer.cli.options import JSON, MODEL
 
 if TYPE_CHECKING:
-    from xnorinfer.packed import PackedModel
+    from xnorinfer.packing.packed import PackedModel
 
 EPILOG = """\b
 Examples:
@@ -30,8 +30,8 @@ def command(model: str, as_json: bool, stats: str | None) -> None:
 
     Layers, sizes, tie rules, and where the model came from.  The file is validated completely, its digests included.
     """
-    from xnorinfer import modelfile
-    from xnorinfer.description import describe
+    from xnorinfer.packing import modelfile
+    from xnorinfer.packing.description import describe
 
     packed = modelfile.load(model)
     info = describe(packed)
@@ -51,9 +51,9 @@ def command(model: str, as_json: bool, stats: str | None) -> None:
 
 def _stats(packed: PackedModel, text: str) -> dict[str, Any]:
     """How often the neurons of every hidden layer fire on the samples, JSON-able."""
-    from xnorinfer import dataio
-    from xnorinfer.margins import Activity
-    from xnorinfer.model import Model, canonical_input
+    from xnorinfer.engine.margins import Activity
+    from xnorinfer.engine.model import Model, canonical_input
+    from xnorinfer.samples import dataio
 
     samples = dataio.open_samples([text])
     samples.require_depth(packed.depth)

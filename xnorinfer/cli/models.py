@@ -39,7 +39,7 @@ def command(name: str | None, show_path: bool, samples: Path | None, as_json: bo
     A model's NAME can be given to every command, and to xnorinfer.load in Python, where a model file is expected.  An
     existing file of that name comes first.
     """
-    from xnorinfer import models
+    from xnorinfer import shipped as models
 
     if name is None:
         if show_path or samples is not None:
@@ -79,8 +79,8 @@ def _list(cards: list[dict[str, Any]], as_json: bool) -> None:
 def _write_samples(output: Path) -> None:
     import numpy as np
 
-    from xnorinfer.models import sample_digits
-    from xnorinfer.writing import replacing, require_writable
+    from xnorinfer.files import replacing, require_writable
+    from xnorinfer.shipped import sample_digits
 
     require_writable(output)
     images, classes = sample_digits()

@@ -16,7 +16,7 @@ class ModelFile(click.ParamType):
     name = "model"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from xnorinfer import models
+        from xnorinfer import shipped as models
 
         return str(models.locate(value))
 

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from xnorinfer.dataio import Samples
-    from xnorinfer.margins import Margins
-    from xnorinfer.model import Model
-    from xnorinfer.packed import PackedModel
-    from xnorinfer.writing import RowWriter
+    from xnorinfer.engine.margins import Margins
+    from xnorinfer.engine.model import Model
+    from xnorinfer.files import RowWriter
+    from xnorinfer.packing.packed import PackedModel
+    from xnorinfer.samples.dataio import Samples
 
 EPILOG = """\b
 Examples:
@@ -80,9 +80,10 @@ def command(
     short table on a terminal; into a pipe or file one class per line (with --scores all scores of a sample per line,
     with --margins class, gap and margins, separated by tabs).  --json gives them, or the accuracy, as one JSON object.
     """
-    from xnorinfer import dataio, modelfile
-    from xnorinfer.model import Model
-    from xnorinfer.writing import require_writable
+    from xnorinfer.engine.model import Model
+    from xnorinfer.files import require_writable
+    from xnorinfer.packing import modelfile
+    from xnorinfer.samples import dataio
 
     if scores and margins:
         raise OptionError("--scores and --margins exclude each other")
@@ -128,7 +129,7 @@ class Job:
     @property
     def columns(self) -> tuple[int, ...]:
         """Shape of one row of the result."""
-        from xnorinfer.margins import deciding
+        from xnorinfer.engine.margins import deciding
 
         packed = self.model.packed
         if self.wanted == "margins":
@@ -197,7 +198,7 @@ def _require_pixels_for_images(samples: Samples, packed: PackedModel) -> None:
 def _write(job: Job, output: Path) -> None:
     import numpy as np
 
-    from xnorinfer.writing import npy_writer
+    from xnorinfer.files import npy_writer
 
     shape = (job.samples.rows, *job.columns)
     dtype = np.dtype({"scores": np.float32, "margins": np.float64, "classes": np.int64}[job.wanted])
@@ -240,7 +241,7 @@ def _margin_columns(found: Margins) -> NDArray[np.float64]:
     """(rows, 2 + hidden layers): class, gap, margins; infinite where a layer cannot change."""
     import numpy as np
 
-    from xnorinfer.margins import NO_MARGIN
+    from xnorinfer.engine.margins import NO_MARGIN
 
     columns: list[NDArray[Any]] = [found.classes, found.gaps]
     columns += [np.where(layer.smallest == NO_MARGIN, np.inf, layer.smallest) for layer in found.layers]

@@ -50,7 +50,7 @@ class Stopping:
 
 
 def _end_process(number: int) -> NoReturn:
-    from xnorinfer.writing import discard_unfinished
+    from xnorinfer.files import discard_unfinished
 
     discard_unfinished()
     if number == signal.SIGINT:

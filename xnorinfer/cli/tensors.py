@@ -12,7 +12,7 @@ from xnorinfer.cli import screen
 from xnorinfer.oneline import one_line
 
 if TYPE_CHECKING:
-    from xnorinfer.converters.base import TensorUse
+    from xnorinfer.converters.reading import TensorUse
 
 #: Tensors of one kind that get a row each; of more, the first SHOWN do.
 MOST, SHOWN = 8, 2

@@ -12,8 +12,8 @@ from xnorinfer.cli.options import EXPECT, JSON, MAX_MEMORY, MODEL, THREADS
 from xnorinfer.oneline import one_line
 
 if TYPE_CHECKING:
-    from xnorinfer.sensitivity import Sensitivity
-    from xnorinfer.verification import Verification
+    from xnorinfer.proof.sensitivity import Sensitivity
+    from xnorinfer.proof.verification import Verification
 
 EPILOG = """\b
 Examples:
@@ -84,11 +84,12 @@ def command(
     What the file does not say is a part of the reading, and printed with it.  That the reading is the trained network is
     proved by answers of the network itself (--expect), or by the file where it holds a program (--framework).
     """
-    from xnorinfer import certificate as document
-    from xnorinfer import dataio, modelfile
-    from xnorinfer.answers import read_answers
-    from xnorinfer.verify import verify
-    from xnorinfer.writing import require_writable
+    from xnorinfer.files import require_writable
+    from xnorinfer.packing import modelfile
+    from xnorinfer.proof import certificate as document
+    from xnorinfer.proof.answers import read_answers
+    from xnorinfer.proof.equal import verify
+    from xnorinfer.samples import dataio
 
     if certificate is not None:
         require_writable(certificate, model, source, *([] if data is None else [dataio.split_member(data)[0]]))
@@ -127,7 +128,7 @@ def command(
 
 def _confirm(name: str, kept: dict[str, Any], fresh: dict[str, Any]) -> bool:
     """Say whether a kept certificate agrees with a fresh one; on stderr, as --json has stdout for itself."""
-    from xnorinfer import certificate as document
+    from xnorinfer.proof import certificate as document
 
     def say(text: str) -> None:
         click.echo(one_line(f"{name}: {text}"), err=True)

@@ -16,7 +16,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from xnorinfer.writing import temporary
+from xnorinfer.files import temporary
 
 #: No file of compiled code comes near.
 MAX_BYTES = 1 << 24

@@ -1,0 +1,160 @@
+"""What the first BatchNorm says about how inputs enter, without any inputs: their average, and how far they reach.
+
+A first layer's sums are taken over inputs whose average is not 0, so that the means of its neurons follow the number of their
++1 weights: the slope is the average input.  Measured on trained networks it is right to a tenth of the range.  Together with
+the variance this rules out most wrong mappings; what is left depends on the images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from xnorinfer.converters.evidence.hiddensums import MARGIN, spread, untrained
+from xnorinfer.converters.evidence.inputmapping import option_of
+from xnorinfer.converters.evidence.sums import Sums
+from xnorinfer.converters.finding import Finding
+from xnorinfer.converters.reading import INPUT
+from xnorinfer.net.values import InputMapping, PixelInput, SignInput, ThresholdInput
+
+#: Of the range of a mapping, where the average input may seem to lie: the estimate is off by up to a tenth of it.
+DOUBTFUL, WRONG = 0.2, 0.4
+#: Median variance over that of independent inputs at both ends of the range, and the most in terms of the number of inputs.
+LEAST, MOST = 0.003, 0.5
+#: Neurons that an estimate needs.
+FEWEST = 16
+
+#: What a hint compares.
+COMPARED: tuple[InputMapping, ...] = (
+    PixelInput.range(-1, 1),
+    PixelInput.range(0, 1),
+    PixelInput.normalize(0.1307, 0.3081),
+    PixelInput.range(0, 255),
+    ThresholdInput(128),
+)
+
+
+@dataclass(frozen=True)
+class Average:
+    """The average input by the slope of means over sums of weights, and its standard error."""
+
+    value: float
+    error: float
+
+
+def average_input(sums: Sums) -> Average | None:
+    """None where there are too few neurons, or all have as many +1 weights."""
+    totals = sums.signs.sum(axis=1)
+    means = sums.mean / sums.magnitude
+    power = float(totals @ totals)
+    if sums.neurons < FEWEST or untrained(sums) or not power > 0 or not np.isfinite(means).all():
+        return None
+    slope = float(totals @ means / power)
+    left = means - slope * totals
+    return Average(slope, float(np.sqrt(left @ left / (sums.neurons - 1) / power)))
+
+
+def ends_of(mapping: InputMapping) -> tuple[float, float] | None:
+    """The lowest and the highest input; None for real numbers."""
+    if isinstance(mapping, PixelInput):
+        low, high = mapping.ends
+        return min(low, high), max(low, high)
+    return (-1.0, 1.0) if isinstance(mapping, ThresholdInput | SignInput) else None
+
+
+def judge_first(sums: Sums, mapping: InputMapping) -> Iterator[Finding]:
+    """What contradicts an input mapping; the layer must be the first one."""
+    found = _contradiction(sums, mapping)
+    if found is None:
+        return
+    left = suggestions(sums)
+    option = "--input-range, --input-normalize, --input-threshold, --input-signs or --input-real says how inputs enter"
+    option += f"; by these statistics {'; or '.join(left)}" if left else ""
+    evidence = f"{sums.norm_name}, under {option_of(mapping)}: {found.evidence}"
+    yield Finding(evidence, "inputs enter in another range", option, INPUT, found.proof, found.answers)
+
+
+@dataclass(frozen=True)
+class _Contradiction:
+    evidence: str
+    proof: bool
+    answers: tuple[str, ...] = ("input",)
+
+
+def _contradiction(sums: Sums, mapping: InputMapping) -> _Contradiction | None:
+    ends = ends_of(mapping)
+    if ends is None or untrained(sums):
+        return None
+    low, high = ends
+    out = _outside(sums, low, high)
+    if out.mean() >= 0.5:
+        worst = int(np.argmax(np.where(out, np.abs(sums.mean) + np.sqrt(sums.variance), 0)))
+        text = (
+            f"{int(out.sum())} of {sums.neurons} neurons have statistics that no sums of {sums.depth} inputs in "
+            f"{low:.4g}..{high:.4g} have, neuron {worst} a mean of {sums.mean[worst]:.4g} and a variance of "
+            f"{sums.variance[worst]:.4g}"
+        )
+        return _Contradiction(text, proof=True, answers=())
+    ratio = spread(sums) / max(((high - low) / 2) ** 2, 1e-30)
+    if ratio < LEAST or ratio > MOST * sums.depth:
+        text = (
+            f"the sums are too {'small' if ratio < LEAST else 'large'} for inputs in {low:.4g}..{high:.4g}; their variance is "
+            f"{ratio:.2g} times that of independent inputs at both ends"
+        )
+        return _Contradiction(text, proof=True, answers=("input", "scale_by", "h"))
+    average = average_input(sums)
+    if average is None:
+        return None
+    place, error = (average.value - low) / (high - low), 4 * average.error / (high - low)
+    beyond = max(-place, place - 1) - error
+    if beyond <= DOUBTFUL:
+        return None
+    text = f"the means are those of inputs that average {average.value:.3g}, outside {low:.4g}..{high:.4g}"
+    return _Contradiction(text, proof=beyond > WRONG)
+
+
+def _outside(sums: Sums, low: float, high: float) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """(neurons,): whose mean or variance no inputs in low..high give."""
+    ones = (sums.signs > 0).sum(axis=1)
+    rest = sums.depth - ones
+    ends = np.stack([sums.magnitude * (ones * low - rest * high), sums.magnitude * (ones * high - rest * low)])
+    least, most = ends.min(axis=0), ends.max(axis=0)
+    slack = 0.02 * (most - least)
+    far = (sums.mean < least - slack) | (sums.mean > most + slack)
+    wide = np.isfinite(sums.variance) & (sums.variance > MARGIN * np.square((most - least) / 2) + 1e-6)
+    found: np.ndarray[tuple[int], np.dtype[np.bool_]] = far | wide
+    return found
+
+
+def suggestions(sums: Sums) -> list[str]:
+    """The usual mappings that statistics leave, each with the images it needs: "0..1 (--input-range=0:1) for ..."."""
+    average = average_input(sums)
+    if average is None:
+        return []
+    found = []
+    for mapping in COMPARED:
+        if _contradiction(sums, mapping) is None:
+            ends = ends_of(mapping)
+            assert ends is not None
+            place = (average.value - ends[0]) / (ends[1] - ends[0])
+            if not -0.02 <= place <= 1.02:  # not ruled out, but no image is as dark or bright
+                continue
+            place = min(1.0, max(0.0, place))
+            cut = isinstance(mapping, ThresholdInput)
+            images = f"{place:.0%} of pixels at 128 and above" if cut else f"an average pixel of {255 * place:.0f}"
+            found.append(f"{option_of(mapping)} for images with {images}")
+    return found
+
+
+def hint(sums: Sums | None) -> str:
+    """What a warning goes on with where nothing says how inputs enter: the options, and the mappings that statistics leave."""
+    text = (
+        "--input-range, --input-normalize and --input-threshold say how pixels were mapped, --input-signs that inputs are -1 "
+        "or +1 themselves, as where the network binarizes them, --input-real that they are used as they are"
+    )
+    left = [] if sums is None else suggestions(sums)
+    if sums is None or not left:
+        return text
+    return f"{text}.  {sums.norm_name}'s statistics leave {'; '.join(left)} (MNIST: 33, 13% at 128 and above)"

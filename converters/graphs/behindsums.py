@@ -1,0 +1,162 @@
+"""What stands between two layers of a graph, as layers of a network: steps by vectors, functions that are known, one sign.
+
+An elementwise expression (`elementwise`) is cut where every way from its value to its result leads through one node.  Cut by
+cut, operations that a network has (`Steps`) are taken as they are; what is left at the end must be
+a sign, however it is spelled: it is evaluated over all of float32 (`stepfunction`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from xnorinfer.converters.graphs.elementwise import Expr, cuts, ordered
+from xnorinfer.converters.graphs.stepfunction import Binary, binary, step_values
+from xnorinfer.net.ops import ARITHMETIC, Function, Step, Steps, single
+from xnorinfer.net.ties import Rule
+
+#: The node of the graph that it stands for, and one operation with single numbers or one number for each neuron.
+Placed: TypeAlias = tuple[str, Step]
+
+_CHAIN: dict[str, Function] = {"Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div"}
+_NAMED: dict[str, Function] = {"Relu": "relu", "Tanh": "tanh", "Sigmoid": "sigmoid"}
+_LARGEST = float(np.finfo(np.float32).max)
+#: Rising functions that keep the order of scores at the end of a network.
+ORDER_KEPT = ("Sigmoid", "LogSigmoid", "Tanh", "Softplus", "Softsign", "Exp", "Atan")
+
+
+@dataclass(frozen=True)
+class Signs:
+    """A sign.  rule: of its tie; exact: of a step elsewhere, moved to 0, whose rule no other may replace.  low, high: what -1
+    and +1 stand for."""
+
+    rule: Rule
+    exact: bool
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """An expression: steps, then a sign or none.  reason: why its rest is none of both, `at` the name of the node."""
+
+    steps: list[Placed]
+    signs: Signs | None = None
+    reason: str = ""
+    at: str = ""
+
+
+def read(expr: Expr, leaf: Expr, width: int) -> Read:
+    """An expression of what `width` neurons give."""
+    if expr is leaf:
+        return Read([])
+    chain = cuts(expr)
+    if not chain or chain[0] is not leaf:
+        return Read([], None, "gives numbers that do not depend on the network's values", expr.name)
+    taken: list[list[Placed]] = []
+    for before, now in itertools.pairwise(chain):
+        step = _step(before, now)
+        if step is None:
+            break
+        taken.append(step)
+    if len(taken) == len(chain) - 1:
+        return Read(_joined(taken))
+    reason, found = "", None
+    for place in range(len(taken), -1, -1):
+        inner = chain[place]
+        steps = step_values(expr, inner, width)
+        made = None if steps is None else binary(steps)
+        if isinstance(made, Binary):
+            if made.rule is not None:
+                found = (place, made)
+                break
+            found = found or (place, made)
+            if _has_vectors(expr, inner):
+                break
+        elif made is not None and not reason:
+            reason = made
+    if found is None:
+        stop = chain[len(taken) + 1]
+        return Read(_joined(taken), None, reason, stop.name)
+    place, made = found
+    moved: list[Placed] = []
+    if made.rule is None:
+        if (made.factor != 1).any():
+            moved.append(_placed("", "mul", made.factor))
+        if made.limit.any():
+            moved.append(_placed("", "sub", made.limit))
+    signs = Signs(made.rule or "ge", made.rule is None, made.low, made.high)
+    return Read([*_joined(taken[:place]), *moved], signs)
+
+
+def _joined(parts: Sequence[Sequence[Placed]]) -> list[Placed]:
+    return [step for part in parts for step in part]
+
+
+def _has_vectors(expr: Expr, leaf: Expr) -> bool:
+    return any(node.array is not None and node.array.ndim for node in ordered(expr, leaf))
+
+
+def _placed(name: str, function: Function, *parameters: Any) -> Placed:
+    return name, Step(function, tuple(map(single, parameters)))
+
+
+def _step(before: Expr, now: Expr) -> list[Placed] | None:
+    """What stands between two cuts, as steps of a network; None for what has no place there."""
+    if now.op == "Add" and all(arg is before for arg in now.args):
+        return [_placed(now.name, "mul", 2)]
+    numbers = [arg.array for arg in now.args]
+    if [arg is before for arg in now.args].count(True) != 1 or any(
+        number is None and arg is not before for arg, number in zip(now.args, numbers, strict=True)
+    ):
+        return None
+    first = now.args[0] is before
+    given = [number for number in numbers if number is not None]
+    if now.op in _CHAIN:
+        if first or now.op in ("Add", "Mul"):
+            return [_placed(now.name, _CHAIN[now.op], given[0])] if now.op != "Div" or given[0].all() else None
+        minus = _placed(now.name, "mul", -1)
+        return [minus, _placed(now.name, "add", given[0])] if now.op == "Sub" else None  # a - x is -x + a: the same rounding
+    if now.op == "Neg":
+        return [_placed(now.name, "mul", -1)]
+    if not first:
+        given = given if now.op in ("Max", "Min") else []
+    if now.op in _NAMED:
+        return [_placed(now.name, _NAMED[now.op])]
+    if now.op == "PRelu" and given:
+        return [_placed(now.name, "prelu", given[0])]
+    if now.op in ("Clip", "Max", "Min") and given and all(number.ndim == 0 for number in given):
+        low = float(given[0]) if now.op != "Min" else -_LARGEST
+        high = float(given[-1]) if now.op != "Max" else _LARGEST
+        low, high = max(low, -_LARGEST), min(high, _LARGEST)
+        if (low, high) == (0, _LARGEST):
+            return [_placed(now.name, "relu")]
+        return [_placed(now.name, "clip", low, high)] if low < high else None
+    return None
+
+
+def layers_of(name: str, steps: Sequence[Placed], width: int) -> list[tuple[str, Steps]]:
+    """Steps as ops of a network; runs of operations by numbers are one, of a vector each, other functions stand alone."""
+    found: list[tuple[str, Steps]] = []
+    for arithmetic, run in itertools.groupby(steps, lambda placed: placed[1].function in ARITHMETIC):
+        if arithmetic:
+            vectors = (
+                (step.function, *(np.broadcast_to(number, (width,)).copy() for number in step.parameters)) for _, step in run
+            )
+            found.append((f"{name}.steps{len(found) or ''}", Steps.of(*vectors)))
+        else:
+            found += [(node, Steps((step,))) for node, step in run]
+    return found
+
+
+def trimmed(expr: Expr) -> tuple[Expr, list[str]]:
+    """An expression without the rising functions at its end, which keep the order of scores; their names."""
+    names: list[str] = []
+    while expr.op in ORDER_KEPT and len(expr.args) == 1:
+        names.append(expr.op)
+        expr = expr.args[0]
+    return expr, names

@@ -1,0 +1,177 @@
+"""What a graph does with its input before the first layer: a part of the input mapping, or signs of each input by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from xnorinfer.converters.assemble import Follower, pixel_step, rescaled_pixels
+from xnorinfer.converters.containers.onnxfile import OnnxNode
+from xnorinfer.converters.graphs.behindsums import Placed, Read, Signs, layers_of
+from xnorinfer.converters.graphs.elementwise import Expr, evaluate
+from xnorinfer.converters.graphs.problems import Problems
+from xnorinfer.converters.reading import INPUT, Assumption, Notes, Remark
+from xnorinfer.net.ops import ARITHMETIC, Function, Norm, Step
+from xnorinfer.net.ties import Rule
+from xnorinfer.net.values import InputMapping, PixelInput, SignInput, ThresholdInput
+
+#: What the graph's input is unless an option or its own numbers say otherwise: torchvision's ToTensor.
+GRAPH_INPUT = PixelInput.range(0, 1)
+RAW_PIXELS = PixelInput.range(0, 255)
+#: A graph that makes its input smaller than this many times is one of raw pixels: it divides by 255 or by deviations of pixels.
+SHRINKS = 0.1
+UNSAID = (
+    "the graph does not say what its input is: pixels / 255 is used (0..1); where the network was trained on others, "
+    "--input-range -1:1 or 0:255 (raw pixels), --input-normalize MEAN:STD, --input-threshold, --input-signs or --input-real "
+    "says so"
+)
+
+
+@dataclass
+class Entry:
+    """The input of a graph as far as it is known.  given: by an option; base: what enters the graph, mapping: what the first
+    layer reads; leading: what stands before signs of each input by itself, None where there are none; signs: those."""
+
+    given: InputMapping | None
+    base: InputMapping = GRAPH_INPUT
+    mapping: InputMapping = GRAPH_INPUT
+    norms: list[Follower] = field(default_factory=list)
+    leading: list[Follower] | None = None
+    signs: Signs | None = None
+    said: str = ""
+    zero: Rule | None = None  # what the profile that the user chose makes of a sign of 0
+
+    def __post_init__(self) -> None:
+        if self.given is not None:
+            self.base = self.mapping = self.given
+
+    def note(self, notes: Notes) -> None:
+        """Say what the input is taken for."""
+        origin = "option" if self.given is not None else "graph" if self.said else "default"
+        value = self.base.describe() + (f": {self.said}" if self.said else "")
+        notes.assumptions.append(Assumption("input of the graph", value, origin))  # type: ignore[arg-type]
+        if origin == "default":
+            notes.warnings.append(Remark(UNSAID, INPUT))
+
+    def settle(self, steps: Sequence[Placed]) -> None:
+        """Look at what the graph does first: its own numbers tell raw pixels from others."""
+        if self.given is not None or self.said or self.norms:
+            return
+        slope = 1.0
+        for _, step in steps:
+            if not _is_number(step):
+                break
+            if step.function in ("mul", "div"):
+                number = float(step.parameters[0])
+                slope *= number if step.function == "mul" else 1 / number
+        if 0 < abs(slope) <= SHRINKS:
+            self.base = self.mapping = RAW_PIXELS
+            self.said = f"it divides its input by {1 / abs(slope):.6g} itself"
+
+    def settle_norm(self, name: str, norm: Norm) -> None:
+        """The same by the statistics of a BatchNorm of the input."""
+        if self.given is None and not self.said and not self.norms and float(norm.mean.max(initial=0)) > 1:
+            self.base = self.mapping = RAW_PIXELS
+            self.said = f"{name} saw inputs of {float(norm.mean.max()):.4g} on average"
+
+    # ---------------------------------------------------------------- how it ends
+
+    def norm(self, read: Read, name: str, norm: Norm, width: int) -> None:
+        """A BatchNorm of the inputs."""
+        self.settle(read.steps)
+        self.settle_norm(name, norm)
+        self.norms += [*layers_of(f"{name}.input", read.steps, width), (name, norm)]
+
+    def real(self, node: OnnxNode, read: Read, width: int, problems: Problems) -> None:
+        """The first layer reads real values: the steps join the mapping of pixels."""
+        self.settle(read.steps)
+        if self.norms:
+            problems.refuse(
+                node, "reads what a BatchNorm made of the inputs without a sign, which is not supported in a binary network"
+            )
+        if not read.steps:
+            return
+        if not isinstance(self.base, PixelInput):
+            problems.add(
+                f"the graph computes with its input, which '{self.base.describe()}' does not allow; --input-range says another"
+            )
+            return
+        if not all(_is_number(step) for _, step in read.steps):
+            problems.refuse(node, "reads inputs that are not mapped alike, which is not supported in a binary network")
+        numbers = [(step.function, float(step.parameters[0])) for _, step in read.steps if _is_number(step)]
+        found: list[str] = []
+        self.mapping = affine("the graph", self.base, numbers, found) or self.base
+        for problem in found:
+            problems.add(problem)
+
+    def binarized(self, node: OnnxNode, expr: Expr, leaf: Expr, read: Read, width: int, problems: Problems) -> None:
+        """The first layer reads signs of each input."""
+        assert read.signs is not None
+        self.settle(read.steps)
+        if not self.norms:
+            if isinstance(self.base, ThresholdInput | SignInput):
+                low, high = evaluate(expr, np.array([-1, 1], np.float32), None, leaf)
+                if not low < 0 < high:
+                    self._refuse(node, problems)
+                return
+            if isinstance(self.base, PixelInput) and _one_for_all(read):
+                threshold = self._pixel(node, expr, leaf, read.signs, problems)
+                if threshold is not None:
+                    self.mapping = ThresholdInput(threshold)
+                    return
+        if isinstance(self.base, ThresholdInput | SignInput):
+            self._refuse(node, problems)
+        self.leading = [*self.norms, *layers_of("input", read.steps, width)]
+        self.signs = read.signs
+
+    def _pixel(self, node: OnnxNode, expr: Expr, leaf: Expr, signs: Signs, problems: Problems) -> int | None:
+        """The first pixel of +1, each of the 256 tried in float32; None where -1 stands above +1."""
+        assert isinstance(self.base, PixelInput)
+        mapped = ((self.base.slope * np.arange(256) + self.base.intercept) / self.base.divisor).astype(np.float32)
+        value = evaluate(expr, mapped, None, leaf)
+        middle = (signs.low + signs.high) / 2
+        if signs.rule == "sign" and (value == middle).any():
+            if self.zero not in ("ge", "gt"):
+                zero = int(np.argmax(value == middle))
+                way = "--profile ge-zero takes it for +1, gt-zero for -1"
+                problems.refuse(node, f"gives 0 for pixel {zero}, which is neither -1 nor +1; {way}")
+            elif self.zero == "ge":
+                value = np.where(value == middle, signs.high, value)
+        first = pixel_step(value > middle)
+        if first is None and pixel_step(value < middle) is None:
+            problems.refuse(
+                node,
+                f"binarizes the input, which is {self.base.describe()}: there is no step from -1 up to +1; --input-range says "
+                "what pixels are before it",
+            )
+        return first
+
+    def _refuse(self, node: OnnxNode, problems: Problems) -> None:
+        problems.refuse(
+            node,
+            f"binarizes the input, which the mapping '{self.base.describe()}' does not allow; --input-range says another",
+        )
+
+
+def _one_for_all(read: Read) -> bool:
+    return all(step.function not in ARITHMETIC or step.parameters[0].size == 1 for _, step in read.steps)
+
+
+def _is_number(step: Step) -> bool:
+    """Whether it is an operation by one number for all inputs."""
+    return step.function in ARITHMETIC and not step.parameters[0].ndim
+
+
+def affine(who: str, base: PixelInput, steps: Sequence[tuple[Function, float]], problems: list[str]) -> PixelInput | None:
+    """The mapping of pixels that a network computes with by numbers; None, with the problem, where it is none."""
+    slope, intercept, divisor = base.slope, base.intercept, base.divisor
+    for kind, number in steps:
+        if kind == "mul":
+            slope, intercept = slope * number, intercept * number
+        elif kind == "div":
+            divisor *= number
+        else:
+            intercept += (number if kind == "add" else -number) * divisor
+    return rescaled_pixels(who, slope, intercept, divisor, problems)

@@ -1,0 +1,68 @@
+"""What the nodes of a graph work on: constants, the network's values on their way, shapes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from numpy.typing import NDArray
+
+from xnorinfer.converters.graphs.elementwise import Expr
+from xnorinfer.float32 import F32
+from xnorinfer.net.ties import Rule
+
+
+@dataclass(frozen=True, eq=False)
+class Signed:
+    """Numbers that are `scale * binarize(latent)`: both float32 of their shape."""
+
+    latent: F32
+    rule: Rule
+    scale: F32
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """A value that does not depend on the input.
+
+    names: the tensors of the file that it comes from.  root, expr: it is this expression of these numbers, where single numbers
+    alone joined them; a single number is an expression without a root.  signed: set where it is known to be binarized and
+    scaled since.
+    """
+
+    array: NDArray[Any]
+    names: tuple[str, ...] = ()
+    expr: Expr | None = None
+    root: NDArray[Any] | None = None
+    leaf: Expr | None = None
+    signed: Signed | None = None
+
+    @property
+    def number(self) -> float | None:
+        """The single number that it is; None for more."""
+        return float(self.array.reshape(-1)[0]) if self.array.size == 1 and self.array.dtype.kind in "fiub" else None
+
+
+@dataclass(frozen=True, eq=False)
+class Live:
+    """The network's values on their way: an expression of what the last layer or BatchNorm gave, its `leaf`.
+
+    picked: something chose among them (argmax) or kept their order (softmax), at the end.
+    """
+
+    expr: Expr
+    leaf: Expr
+    picked: bool = False
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Numbers computed from shapes alone."""
+
+
+@dataclass(frozen=True)
+class Unread:
+    """What a node gives that could not be read, from constants alone."""
+
+
+Value: TypeAlias = Constant | Live | Shape | Unread

@@ -1,0 +1,216 @@
+"""Elementwise nodes of graphs, those of QONNX among them, spelled out in the operations of `elementwise`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from xnorinfer.converters.containers.onnxfile import OnnxNode
+from xnorinfer.converters.graphs.elementwise import COMPARISONS, RISING
+from xnorinfer.converters.graphs.livevalues import Constant, Value
+from xnorinfer.converters.graphs.problems import Problems
+
+MULTIBIT = "it is quantized to several bits, and one bit is needed"
+
+
+class Maths(Protocol):
+    """What computes with values, live or constant."""
+
+    problems: Problems
+
+    def apply(self, node: OnnxNode, op: str, *args: Value) -> Value:
+        """One of `elementwise.OPERATIONS`."""
+
+    def number(self, value: float) -> Constant:
+        """A number as a constant."""
+
+    def single(self, node: OnnxNode, value: Value | None) -> float:
+        """The number that a constant is.  Raises Refused where it is none."""
+
+
+def spelled(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Value:
+    """What an elementwise node gives.  inputs: as the node lists them, None where left out.  Raises Refused."""
+    return ELEMENTWISE[node.operation](maths, node, inputs)
+
+
+def _attribute(node: OnnxNode, name: str, default: float) -> float:
+    value = node.attributes.get(name, default)
+    return float(value) if isinstance(value, int | float) else default
+
+
+def _plain(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Value:
+    return maths.apply(node, node.operation, *(value for value in inputs if value is not None))
+
+
+def _many(op: str) -> Callable[[Maths, OnnxNode, Sequence[Value | None]], Value]:
+    def fold(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Value:
+        first, *rest = (value for value in inputs if value is not None)
+        for value in rest:
+            first = maths.apply(node, op, first, value)
+        return first
+
+    return fold
+
+
+def _clip(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Value:
+    value, low, high = (*inputs, None, None)[:3]
+    ends = []
+    for given, name, default in ((low, "min", -np.inf), (high, "max", np.inf)):
+        ends.append(maths.number(_attribute(node, name, default)) if given is None else given)
+    assert value is not None
+    return maths.apply(node, "Clip", value, *ends)
+
+
+def _hardtanh(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Value:
+    assert inputs[0] is not None
+    return maths.apply(node, "Clip", inputs[0], maths.number(-1), maths.number(1))
+
+
+def _hard_sigmoid(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Value:
+    assert inputs[0] is not None
+    scaled = maths.apply(node, "Mul", inputs[0], maths.number(_attribute(node, "alpha", 0.2)))
+    moved = maths.apply(node, "Add", scaled, maths.number(_attribute(node, "beta", 0.5)))
+    return maths.apply(node, "Clip", moved, maths.number(0), maths.number(1))
+
+
+def _leaky(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Value:
+    assert inputs[0] is not None
+    return maths.apply(node, "PRelu", inputs[0], maths.number(_attribute(node, "alpha", 0.01)))
+
+
+def _elu(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Value:
+    value = inputs[0]
+    assert value is not None
+    bent = maths.apply(node, "Sub", maths.apply(node, "Exp", value), maths.number(1))
+    bent = maths.apply(node, "Mul", bent, maths.number(_attribute(node, "alpha", 1.0)))
+    return maths.apply(node, "Where", maths.apply(node, "Greater", value, maths.number(0)), value, bent)
+
+
+def _not(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Value:
+    assert inputs[0] is not None
+    return maths.apply(node, "Equal", inputs[0], maths.number(0))
+
+
+def _reciprocal(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Value:
+    assert inputs[0] is not None
+    return maths.apply(node, "Div", maths.number(1), inputs[0])
+
+
+def _power(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Value:
+    value, exponent = inputs
+    assert value is not None
+    assert exponent is not None
+    number = exponent.number if isinstance(exponent, Constant) else None
+    if number == 1:
+        return value
+    if number == 2:
+        return maths.apply(node, "Mul", value, value)
+    if number in (0.5, -0.5):
+        root = maths.apply(node, "Sqrt", value)
+        return root if number == 0.5 else maths.apply(node, "Div", maths.number(1), root)
+    return maths.apply(node, "Pow", value, exponent)
+
+
+def _cast(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Value:
+    value = inputs[0]
+    assert value is not None
+    kind = node.attributes.get("to", 1)
+    if kind == 9:
+        return maths.apply(node, "NotEqual", value, maths.number(0))
+    if kind in (1, 10, 11, 16):
+        return value
+    return maths.apply(node, "Trunc", value)
+
+
+def _sign_of(maths: Maths, node: OnnxNode, value: Value) -> Value:
+    above = maths.apply(node, "GreaterOrEqual", value, maths.number(0))
+    return maths.apply(node, "Where", above, maths.number(1), maths.number(-1))
+
+
+def _binarize(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Value:
+    """A sign by one of the tie rules, `rule`, that gives `low` and `high`; those of the rule sign are opposite."""
+    value, low, high = inputs[0], _attribute(node, "low", -1), _attribute(node, "high", 1)
+    assert value is not None
+    rule = node.attributes["rule"]
+    if rule == "sign":
+        return maths.apply(node, "Mul", maths.apply(node, "Sign", value), maths.number(high))
+    if rule == "round-even":
+        moved = maths.apply(node, "Div", maths.apply(node, "Add", value, maths.number(1)), maths.number(2))
+        value = maths.apply(node, "Round", maths.apply(node, "Clip", moved, maths.number(0), maths.number(1)))
+    above = maths.apply(node, "GreaterOrEqual" if rule == "ge" else "Greater", value, maths.number(0))
+    return maths.apply(node, "Where", above, maths.number(high), maths.number(low))
+
+
+def _bipolar(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Value:
+    value, scale = (*inputs, None)[:2]
+    assert value is not None
+    signs = _sign_of(maths, node, value)
+    return signs if scale is None else maths.apply(node, "Mul", signs, scale)
+
+
+def _quant(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Value:
+    """qonnx.custom_op.general.intquant: `(round(clip(x / scale + zero, min, max)) - zero) * scale`; one signed bit: signs."""
+    value, scale, zero, bits = inputs
+    assert value is not None
+    assert scale is not None
+    assert zero is not None
+    width = maths.single(node, bits)
+    signed, narrow = bool(_attribute(node, "signed", 1)), bool(_attribute(node, "narrow", 1))
+    if width != 1:
+        maths.problems.other_kind(node, f"{MULTIBIT} ({width:g} bits here)")
+    whole = maths.apply(node, "Add", maths.apply(node, "Div", value, scale), zero)
+    if signed:
+        whole = _sign_of(maths, node, whole)
+    else:
+        whole = maths.apply(node, "Clip", whole, maths.number(0), maths.number(0 if narrow else 1))
+        mode = str(node.attributes.get("rounding_mode", "ROUND")).upper()
+        rounding = {"ROUND": "Round", "HALF_EVEN": "Round", "CEIL": "Ceil", "FLOOR": "Floor", "DOWN": "Trunc", "UP": "Ceil"}
+        name = rounding.get(mode, "RoundHalfUp" if mode == "HALF_UP" else "")
+        if not name:
+            maths.problems.refuse(node, f"rounds by {mode}, which is not supported in a binary network")
+        whole = maths.apply(node, name, whole)
+    return maths.apply(node, "Mul", maths.apply(node, "Sub", whole, zero), scale)
+
+
+def _multi_threshold(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Value:
+    """qonnx.custom_op.general.multithreshold: out_scale * (how many thresholds of its channel x reaches) + out_bias."""
+    value, thresholds = inputs
+    assert value is not None
+    if not isinstance(thresholds, Constant) or thresholds.array.ndim != 2:
+        maths.problems.refuse(node, "has no constant thresholds (channels, steps), which is not supported in a binary network")
+    steps = thresholds.array.shape[1]
+    if steps != 1:
+        maths.problems.other_kind(node, f"{MULTIBIT} ({steps} thresholds here)")
+    limits = Constant(thresholds.array.reshape(-1), thresholds.names, maths.number(float(thresholds.array.reshape(-1)[0])).expr)
+    if limits.array.size != 1:
+        limits = Constant(limits.array, limits.names)
+    reached = maths.apply(node, "GreaterOrEqual", value, limits)
+    scaled = maths.apply(node, "Mul", reached, maths.number(_attribute(node, "out_scale", 1.0)))
+    return maths.apply(node, "Add", scaled, maths.number(_attribute(node, "out_bias", 0.0)))
+
+
+Spelling = Callable[[Maths, OnnxNode, Sequence[Value | None]], Value]
+ELEMENTWISE: dict[str, Spelling] = {
+    **dict.fromkeys(
+        (*RISING, *COMPARISONS, "Sub", "Mul", "Div", "Neg", "Abs", "IsNaN", "Sqrt", "Log", "Where", "NotEqual"), _plain
+    ),
+    **{name: _many(op) for name, op in (("Add", "Add"), ("Sum", "Add"), ("Min", "Min"), ("Max", "Max"))},
+    **{name: _many(op) for name, op in (("And", "Min"), ("Or", "Max"), ("Xor", "NotEqual"))},
+    "Not": _not,
+    "Clip": _clip,
+    "HardTanh": _hardtanh,
+    "HardSigmoid": _hard_sigmoid,
+    "LeakyRelu": _leaky,
+    "PRelu": _plain,
+    "Elu": _elu,
+    "Reciprocal": _reciprocal,
+    "Pow": _power,
+    "Cast": _cast,
+    "Binarize": _binarize,
+    "BipolarQuant": _bipolar,
+    **dict.fromkeys(("Quant", "IntQuant"), _quant),
+    "MultiThreshold": _multi_threshold,
+}
+del ELEMENTWISE["Identity"]

@@ -1,0 +1,153 @@
+"""Where an elementwise expression steps from one number to another: found by evaluating it over all of float32.
+
+An interval of floats over which the bounds of an expression are one number is done; any other is halved, down to single floats.
+What comes out is proven for every finite float32 and says all about an expression that takes few values, as signs do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.converters.graphs.elementwise import Expr, bounds, constants, evaluate, ordered
+from xnorinfer.float32 import F32
+from xnorinfer.net.ties import Rule
+
+#: The first float32 that each rule makes +1; "sign" has 0 at 0.
+FIRST: dict[Rule, np.float32] = {
+    "ge": np.float32(0),
+    "gt": np.float32(2.0**-149),
+    "round-even": np.nextafter(np.float32(2.0**-24), np.float32(1)),
+    "round-away": np.float32(-(2.0**-25)),
+}
+#: Keys of floats, as `key_of` numbers them: the largest.
+LAST = int(np.array(np.finfo(np.float32).max).view(np.uint32))
+#: Values that an expression may take to be looked at: -1, 0 and +1.
+FEW = 3
+#: Intervals that may be open at once, of one expression for all neurons, and of each neuron where each has its own.
+MANY, MANY_EACH = 6000, 60
+
+
+def floats(keys: NDArray[np.int64]) -> F32:
+    """Whole numbers as floats in order: 0 is 0.0, 1 the smallest above, -1 minus that."""
+    magnitude = np.abs(keys).astype(np.uint32).view(np.float32)
+    return np.where(keys < 0, -magnitude, magnitude).astype(np.float32)
+
+
+def _probes(apart: int) -> NDArray[np.int64]:
+    """Powers of two and their neighbours, and 0.  apart: how many powers are left out in between."""
+    powers = np.exp2(np.arange(-149, 128, apart, dtype=np.float64)).astype(np.float32).view(np.uint32).astype(np.int64)
+    near = np.concatenate([[0], powers - 1, powers, powers + 1, [LAST]])
+    return np.unique(np.concatenate([near, -near]))
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """What an expression gives neuron by neuron: `values[i][k]` from the float of key `starts[i][k]` on."""
+
+    starts: list[list[int]]
+    values: list[list[float]]
+
+
+def step_values(expr: Expr, leaf: Expr, width: int) -> Steps | None:
+    """The steps of an expression of `leaf` for `width` neurons (1 where all constants are single numbers).
+
+    None where it takes more than three values, is NaN somewhere, tells -0.0 from 0.0, or cannot be searched.
+    """
+    inner = ordered(expr, leaf)
+    if any(node.op == "lost" or (node.op == "X" and node is not leaf) for node in inner):
+        return None
+    if all(array.ndim == 0 for array in constants(expr)):
+        width = 1
+    probes = _probes(1 if width == 1 else 12)
+    neurons = np.repeat(np.arange(width), len(probes))
+    found = evaluate(expr, floats(np.tile(probes, width)), neurons, leaf).reshape(width, -1)
+    minus_zero = evaluate(expr, np.full(width, -0.0, np.float32), np.arange(width), leaf)
+    zero = evaluate(expr, np.zeros(width, np.float32), np.arange(width), leaf)
+    ordered_values = np.sort(found, axis=1)
+    many = (ordered_values[:, 1:] != ordered_values[:, :-1]).sum(axis=1) >= FEW
+    if many.any() or np.isnan(found).any() or (minus_zero != zero).any():
+        return None
+    return _search(expr, leaf, width, probes)
+
+
+def _search(expr: Expr, leaf: Expr, width: int, probes: NDArray[np.int64]) -> Steps | None:
+    low = np.tile(probes[:-1], width)
+    high = np.tile(np.append(probes[1:-1] - 1, probes[-1]), width)
+    neurons = np.repeat(np.arange(width), len(probes) - 1)
+    done: list[tuple[Any, Any, Any]] = []
+    while low.size:
+        if low.size > (MANY if width == 1 else max(MANY_EACH, len(probes)) * width):
+            return None
+        limits = bounds(expr, floats(low), floats(high), neurons, leaf)
+        proven = (limits.low == limits.high) & ~limits.open
+        single = ~proven & (low == high)
+        values = limits.low.copy()
+        values[single] = evaluate(expr, floats(low[single]), neurons[single], leaf)
+        known = proven | single
+        if np.isnan(values[known]).any():
+            return None
+        done.append((neurons[known], low[known], values[known]))
+        low, high, neurons = low[~known], high[~known], neurons[~known]
+        middle = low + (high - low) // 2
+        low, high = np.concatenate([low, middle + 1]), np.concatenate([middle, high])
+        neurons = np.concatenate([neurons, neurons])
+    whose, keys, values = (np.concatenate(parts) for parts in zip(*done, strict=True))
+    order = np.lexsort((keys, whose))
+    starts: list[list[int]] = [[] for _ in range(width)]
+    taken: list[list[float]] = [[] for _ in range(width)]
+    for neuron, key, value in zip(whose[order].tolist(), keys[order].tolist(), values[order].tolist(), strict=True):
+        if not taken[neuron] or taken[neuron][-1] != value:
+            starts[neuron].append(key)
+            taken[neuron].append(value)
+    return Steps(starts, taken)
+
+
+@dataclass(frozen=True, eq=False)
+class Binary:
+    """A step from one value up to another.  rule: where it is one that training code has; else +1 stands where
+    `x * factor - limit >= 0`, both (width,) float32.  low, high: what -1 and +1 stand for."""
+
+    rule: Rule | None
+    low: float
+    high: float
+    factor: F32
+    limit: F32
+
+
+def binary(steps: Steps) -> Binary | str:
+    """The step that an expression makes, or why it makes none, as the end of a sentence."""
+    values = sorted({value for taken in steps.values for value in taken})
+    if len(values) == FEW and values[0] == -values[2] and values[1] == 0:
+        if all(len(taken) == FEW and taken[0] < 0 and starts[1:] == [0, 1] for starts, taken in _pairs(steps)):
+            return Binary("sign", values[0], values[2], np.ones(1, np.float32), np.zeros(1, np.float32))
+        return "gives 0 for more values than 0: three values, which one bit cannot hold"
+    if len(values) == 1:
+        return f"gives {values[0]:g} for every value"
+    if len(values) != 2:
+        listed = ", ".join(f"{value:g}" for value in values[:4]) + (f" and {len(values) - 4} more" if len(values) > 4 else "")
+        return f"gives the values {listed}, where one bit holds two"
+    low, high = values
+    factor, limit = [], []
+    for starts, taken in _pairs(steps):
+        if len(taken) > 2:
+            return f"steps between {low:g} and {high:g} more than once: no single threshold says where"
+        if len(taken) == 1:  # always or never
+            factor.append(0.0)
+            limit.append(0.0 if taken[0] == high else 1.0)
+        elif taken[0] == low:
+            factor.append(1.0)
+            limit.append(float(floats(np.array([starts[1]]))[0]))
+        else:
+            factor.append(-1.0)
+            limit.append(-float(floats(np.array([starts[1] - 1]))[0]))
+    factors, limits = np.array(factor, np.float32), np.array(limit, np.float32)
+    rule = next((rule for rule, first in FIRST.items() if (factors == 1).all() and (limits == first).all()), None)
+    return Binary(rule, low, high, factors, limits)
+
+
+def _pairs(steps: Steps) -> Any:
+    return zip(steps.starts, steps.values, strict=True)

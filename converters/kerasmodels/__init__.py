@@ -1,0 +1,1 @@
+"""Keras' configs, weights and live models."""

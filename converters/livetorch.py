@@ -1,0 +1,198 @@
+"""Live PyTorch modules: exported, so that their graph is read, and run.
+
+`torch.export` writes down what `forward` computes; where it gives up, `torch.jit.trace` does.  Both are read from an archive in
+a temporary folder, as any other is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.converters.containers.onnxfile import OnnxGraph
+from xnorinfer.converters.graphs.walk import CONVOLUTIONAL, read_graph
+from xnorinfer.converters.reading import ConvertOptions, Reading
+from xnorinfer.converters.torch import from_torch_module, require_readable, unwrapped
+from xnorinfer.converters.torchgraphs.torchexport import read_export
+from xnorinfer.converters.torchgraphs.torchscript import read_script
+from xnorinfer.errors import NetworkError, SourceError
+
+if TYPE_CHECKING:
+    import torch
+
+#: Rows of the example that a module is exported with.
+EXPORTED_ROWS = 3
+
+
+class LiveModule:
+    """A module to be read and run, in evaluation mode; the user's own is left as it is.
+
+    A copy is run: scripts exist whose forward writes into the weights.  Where there can be none, the module itself is, and its
+    mode is put back.
+    """
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self.name = type(module).__name__
+        self.original = unwrapped(module)
+        require_readable(self.original)
+        convolutions = [path for path, inner in self.original.named_modules() if _is_convolution(inner)]
+        if convolutions:
+            more = f" and {len(convolutions) - 3} more" if len(convolutions) > 3 else ""
+            raise NetworkError([f"{CONVOLUTIONAL}: {', '.join(convolutions[:3])}{more}"], about=self.name)
+        self._module: torch.nn.Module | None = None
+        self._graphs: dict[str, OnnxGraph | SourceError] = {}
+
+    @contextlib.contextmanager
+    def ready(self) -> Iterator[None]:
+        """Within this it can be run and exported."""
+        import torch
+
+        modes = {}
+        try:
+            self._module = copy.deepcopy(self.original).cpu()
+        except Exception:  # whatever a module's own attributes raise
+            self._module = self.original
+            modes = {inner: inner.training for inner in self.original.modules()}
+        try:
+            with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self._module.eval()
+                yield
+        finally:
+            for inner, training in modes.items():
+                inner.training = training
+
+    # ---------------------------------------------------------------- run
+
+    def run(self, x: NDArray[Any]) -> NDArray[Any]:
+        """What it gives for (rows, ...) float32: scores (rows, classes), or classes.  Raises SourceError."""
+        import torch
+
+        assert self._module is not None
+        try:
+            answer = self._module(torch.from_numpy(np.ascontiguousarray(x, np.float32)))
+        except Exception as error:  # its own code may raise anything
+            text = next(iter(str(error).strip().splitlines()), "")[:300]
+            raise SourceError(f"{self.name} cannot be run on inputs {x.shape}: {type(error).__name__}: {text}") from None
+        if not isinstance(answer, torch.Tensor) or answer.ndim < 1 or len(answer) != len(x):
+            what = f"a tensor {tuple(answer.shape)}" if isinstance(answer, torch.Tensor) else type(answer).__name__
+            raise SourceError(f"{self.name} gives {what} for {len(x)} rows; needed are scores ({len(x)}, classes)")
+        return np.asarray(answer.detach().cpu().float().numpy() if answer.is_floating_point() else answer.cpu().numpy())
+
+    def shape(self) -> tuple[int, ...]:
+        """The shape of a sample: tried on the module, from the widths of its layers.  Raises SourceError."""
+        errors = []
+        for depth in self._widths():
+            side = round(depth**0.5)
+            images = [(1, side, side), (side, side)] if side * side == depth else []
+            for shape in ((depth,), *images):
+                error = self._refused(shape)
+                if error is None:
+                    return shape
+                errors.append(error)
+        told = f" ({errors[0]})" if errors else ""
+        raise SourceError(f"{self.name}: the shape of its inputs is not known{told}; give example=rows")
+
+    def _refused(self, shape: tuple[int, ...]) -> str | None:
+        """Why it does not take samples of a shape; None if it does."""
+        try:
+            self.run(np.zeros((EXPORTED_ROWS, *shape), np.float32))
+        except SourceError as error:
+            return str(error)
+        return None
+
+    def _widths(self) -> Sequence[int]:
+        """How many inputs its layers have, in the order in which they are registered."""
+        found: dict[int, None] = {}
+        for inner in self.original.modules():
+            for attribute in ("in_features", "num_features"):
+                width = getattr(inner, attribute, None)
+                if isinstance(width, int) and width > 0:
+                    found[width] = None
+        for parameter in self.original.parameters():
+            if parameter.ndim == 2:
+                found[int(parameter.shape[1])] = None
+        return list(found)
+
+    # ---------------------------------------------------------------- read
+
+    def by_export(self, options: ConvertOptions, shape: tuple[int, ...]) -> Reading:
+        """By `torch.export`.  Raises SourceError, OptionError or NetworkError."""
+        return self._by("torch.export", _export, options, shape)
+
+    def by_trace(self, options: ConvertOptions, shape: tuple[int, ...]) -> Reading:
+        """By `torch.jit.trace`.  Raises SourceError, OptionError or NetworkError."""
+        return self._by("torch.jit.trace", _trace, options, shape)
+
+    def by_order(self, options: ConvertOptions) -> Reading:
+        """By its tensors, in the order in which they are registered.  Raises SourceError, OptionError or NetworkError."""
+        return from_torch_module(self.original, options)
+
+    def _by(
+        self, how: str, write: Callable[[Any, Any, Path], OnnxGraph], options: ConvertOptions, shape: tuple[int, ...]
+    ) -> Reading:
+        if how not in self._graphs:
+            self._graphs[how] = self._graph(how, write, shape)
+        graph = self._graphs[how]
+        if isinstance(graph, SourceError):
+            raise graph
+        return read_graph("torch", graph, self.name, options, "torch")
+
+    def _graph(self, how: str, write: Callable[[Any, Any, Path], OnnxGraph], shape: tuple[int, ...]) -> OnnxGraph | SourceError:
+        import torch
+
+        example = torch.rand((EXPORTED_ROWS, *shape), generator=torch.Generator().manual_seed(0))
+        with tempfile.TemporaryDirectory(prefix="xnorinfer-") as folder:
+            path = Path(folder) / self.name
+            try:
+                with _silent():
+                    return write(self._module, example, path)
+            except (SourceError, NetworkError) as error:
+                return SourceError(str(error))
+            except Exception as error:  # exporters raise nearly anything about code that they do not understand
+                text = next(iter(str(error).strip().splitlines()), "")[:300]
+                return SourceError(f"{how} cannot export {self.name}: {type(error).__name__}: {text}")
+
+
+def _is_convolution(module: torch.nn.Module) -> bool:
+    import torch
+
+    return isinstance(module, torch.nn.modules.conv._ConvNd)
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Without what exporters print and log about code that they do not understand: the next way is tried then."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _export(module: Any, example: Any, path: Path) -> OnnxGraph:
+    import torch
+
+    path = path.with_suffix(".pt2")
+    torch.export.save(torch.export.export(module, (example,), strict=False), path)
+    return read_export(path)
+
+
+def _trace(module: Any, example: Any, path: Path) -> OnnxGraph:
+    import torch
+
+    path = path.with_suffix(".pt")
+    torch.jit.trace(module, example, check_trace=False).save(str(path))
+    return read_script(path)

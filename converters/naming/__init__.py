@@ -1,0 +1,1 @@
+"""Which array is what, by names, numbers, shapes and order: files that say nothing else."""

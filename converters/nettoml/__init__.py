@@ -1,0 +1,1 @@
+"""Networks described by a net.toml: read, drafted, written."""

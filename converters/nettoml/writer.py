@@ -1,0 +1,305 @@
+"""`convert SOURCE --dry-run --write-net net.toml`: what a source understood, as a net.toml to be edited and fed back.
+
+A network knows its numbers, not where they stood in the file; they are found again by their bits.  Numbers that stand nowhere
+(folded or unpacked ones) are written out where they are few; else the file says `container = "network"`: the arrays are those
+that the source makes of the checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.converters.containers.arrays import Entry, RawTensor, as_float32
+from xnorinfer.converters.containers.opening import open_container
+from xnorinfer.converters.nettoml.document import network_arrays
+from xnorinfer.converters.reading import ConvertOptions, Reading
+from xnorinfer.errors import OptionError, XnorinferError, unhandled
+from xnorinfer.float32 import F32
+from xnorinfer.graph import INPUT, Interpretation, Node
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import ARITHMETIC, FUNCTIONS, OPS, Linear, Norm, Op, Quantize, Step, Steps, arrays_of
+from xnorinfer.net.ties import PROFILES
+from xnorinfer.net.values import InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
+from xnorinfer.oneline import one_line
+
+#: Vectors of up to so many numbers are written out if they are in no container.
+MAX_WRITTEN = 16
+
+#: What a use says of a field of a layer, where several arrays hold the same numbers.
+_WORDS = {"mean": "mean", "variance": "var", "gamma": "gamma", "beta": "beta", "bias": "bias", "inv_std": "inv_std"}
+
+
+def net_text(path: Path, reading: Reading, options: ConvertOptions) -> str:
+    """A net.toml for a checkpoint that was read with `options`; --net with it gives the same network, bit for bit.
+
+    Raises OptionError if it was read by a net.toml already.
+    """
+    if options.net is not None:
+        raise OptionError("--write-net writes what a source found out; with --net the file is there already")
+    try:
+        kind, entries = open_container(path)
+        text = Writer(reading, kind, entries, {}).text() if kind != "files" else None
+    except XnorinferError:  # a kind of file that only its source can read
+        text = None
+    if text is None:
+        reader = {**options.to_json(), "format": reading.source}
+        text = Writer(reading, "network", network_arrays(reading.net), reader).text()
+        assert text is not None
+    return text
+
+
+def toml_value(value: Any) -> str:
+    """A JSON-able value in TOML, on one line."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return toml_string(value)
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{toml_key(key)} = {toml_value(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(toml_value, value)) + "]"
+    return repr(value)
+
+
+def toml_string(text: str) -> str:
+    """A basic string of TOML."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + '"'
+
+
+def toml_key(key: str) -> str:
+    """A key of TOML, in quotes if need be."""
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else toml_string(key)
+
+
+@dataclass
+class Writer:
+    """Writes a reading over the arrays of a container.  reader: options of the source, where the container is the network.
+
+    is_draft: the reading was refused, so that arrays without a use may have one.
+    """
+
+    reading: Reading
+    kind: str
+    entries: dict[str, Entry]
+    reader: dict[str, Any]
+    is_draft: bool = False
+    used: set[str] = field(default_factory=set)
+    missing: bool = False
+
+    def text(self) -> str | None:
+        """The file; None if the container lacks numbers that are too many to write out."""
+        net = self.reading.net
+        self.known = self._index()
+        self.profile = PROFILES[net.profile]
+        self.layout: str | None = None
+        first = next(index for index, node in enumerate(net.line) if isinstance(node.op, Linear))
+        layers = list(self._layers(net.line[first:]))
+        source = list(self._input(net, net.line[:first]))
+        if self.missing:
+            return None
+        lines = [f"# The network in {one_line(self.reading.source)} format, as xnorinfer understood it:"]
+        lines += [f"#   {one_line(f'{one.what}: {one.value} ({one.origin})')}" for one in self.reading.assumptions]
+        lines.append(f"profile = {toml_string(net.profile)}")
+        if self.kind == "network":
+            lines += ['container = "network"', f"reader = {toml_value(self.reader)}"]
+        left = [name for name in self.entries if name not in self.used]
+        idle = {use.name for use in self.reading.tensors if use.ignored}
+        unknown = [name for name in left if name not in idle] if self.is_draft else []
+        left = [name for name in left if name not in unknown]
+        if left:
+            lines += ["ignore = [", *(f"    {toml_string(name)}," for name in left), "]"]
+        if unknown:
+            lines.append("# What these are is not known; each needs a place, or its name in ignore = [...]:")
+            lines += [f"#   {toml_string(name)}  # {' x '.join(map(str, self.entries[name].shape))}" for name in unknown]
+        lines += ["", "[input]", *source]
+        for layer in layers:
+            lines += ["", "[[layers]]", *layer]
+        return "\n".join(lines) + "\n"
+
+    # ------------------------------------------------------------ where numbers stand
+
+    def _index(self) -> dict[bytes, list[tuple[str, str]]]:
+        """Digest of float32 numbers -> arrays with just these, and their layout ("" for vectors)."""
+        found: dict[bytes, list[tuple[str, str]]] = {}
+        self.uses = {use.name: use.use for use in self.reading.tensors}
+        for name, entry in self.entries.items():
+            try:
+                array = entry.load()
+                array = array.view(np.uint8) if array.dtype == np.bool_ else array
+                single = as_float32(RawTensor(name, array, entry.dtype), [])
+            except XnorinferError:  # text and the like; nothing a network is made of
+                continue
+            found.setdefault(_digest(single.reshape(-1)), []).append((name, ""))
+            if single.ndim == 2:
+                found.setdefault(_digest(single), []).append((name, "out_in"))
+                found.setdefault(_digest(single.T), []).append((name, "in_out"))
+        return found
+
+    def find(self, array: F32, layer: str, what: str) -> tuple[str, str] | None:
+        """An array that holds these numbers and its layout; where several do, the one that was used for this."""
+        ignored = {use.name for use in self.reading.tensors if use.ignored}
+        candidates = [one for one in self.known.get(_digest(array), []) if one[0] not in self.used]
+        word = _WORDS.get(what, what)
+
+        def strangeness(one: tuple[str, str]) -> tuple[bool, bool, bool]:
+            use = self.uses.get(one[0], "")
+            return one[0] in ignored, not (layer in use or layer in one[0]), word not in use and word not in one[0]
+
+        return min(candidates, key=strangeness, default=None)
+
+    def vector(self, array: F32, layer: str, what: str) -> str:
+        found = self.find(array, layer, what)
+        if found is not None:
+            self.used.add(found[0])
+            return toml_string(found[0])
+        if array.size and (array == array[0]).all() and np.signbit(array).all() == np.signbit(array).any():
+            one = self.find(array[:1], layer, what)  # one number that stands for all
+            if one is None:
+                return repr(float(array[0]))
+            self.used.add(one[0])
+            return toml_string(one[0])
+        if array.size > MAX_WRITTEN:
+            self.missing = True
+        return toml_value([float(one) for one in array[:MAX_WRITTEN]])
+
+    # ------------------------------------------------------------ layers
+
+    def _input(self, net: Net, before: Sequence[Node[Op]]) -> Iterator[str]:
+        yield _mapping(net.input)
+        if not before:
+            return
+        *norms, sign = before
+        yield f"name = {toml_string(sign.name)}"
+        yield from list(self._followers(norms)) or ["sign = true"]
+        yield from table_lines(sign, sign.name, self)
+
+    def _layers(self, nodes: Sequence[Node[Op]]) -> Iterator[list[str]]:
+        starts = [i for i, node in enumerate(nodes) if isinstance(node.op, Linear)]
+        for start, end in zip(starts, [*starts[1:], len(nodes)], strict=True):
+            following = nodes[end].op if end < len(nodes) else None
+            usual = "none" if following is None else "sign"
+            feeds_float = isinstance(following, Linear) and not following.binary
+            lines = list(table_lines(nodes[start], nodes[start].name, self))
+            yield [*lines, *self._after(nodes[start + 1 : end], None if feeds_float else usual)]
+
+    def _after(self, after: Sequence[Node[Op]], usual: str | None) -> Iterator[str]:
+        """What follows a dense layer.  usual: the activation that need not be said, if there is one."""
+        ending = _activation(after[-1].op) if after else None
+        yield from self._followers(after if ending is None else after[:-1])
+        if ending == "sign":
+            yield from table_lines(after[-1], after[-1].name, self)
+        if (ending or "none") != usual:
+            yield f"activation = {toml_string(ending or 'none')}"
+
+    def _followers(self, after: Sequence[Node[Op]]) -> Iterator[str]:
+        if not after:
+            return
+        if len(after) == 1 and isinstance(after[0].op, Norm):
+            yield f"norm = {self.norm(after[0].op, after[0].name)}"
+            return
+        yield "steps = ["
+        for node in after:
+            for line in table_lines(node, node.name, self):
+                yield f"    {{{line}}},"
+        yield "]"
+
+    def norm(self, op: Norm, name: str) -> str:
+        """The table of a BatchNorm."""
+        fields = [f"{key} = {self.vector(array, name, key)}" for key, array in arrays_of(Node(name, op, (INPUT,)))]
+        if op.variance is not None:
+            fields += [f"epsilon = {op.epsilon!r}", f"form = {toml_string(op.form)}"]
+        return "{" + ", ".join([f"name = {toml_string(name)}", *fields]) + "}"
+
+    def step(self, step: Step, name: str, index: int) -> str:
+        """The entry of one operation."""
+        if step.is_hardtanh:
+            return "hardtanh = true"
+        if step.function == "clip":
+            return f"clip = {toml_value([float(bound) for bound in step.parameters])}"
+        if not step.parameters:
+            return f"{step.function} = true"
+        (number,) = step.parameters
+        what = f"{step.function}{index}" if step.function in ARITHMETIC else FUNCTIONS[step.function][0]
+        return f"{step.function} = {self.vector(number, name, what) if number.shape else repr(float(number))}"
+
+
+#: (op, name, writer) -> the keys of its table in [[layers]]; of what stands in `steps` the entries.
+table_lines: Interpretation[[str, Writer], Iterator[str]] = Interpretation("net.toml", OPS)
+
+
+@table_lines.of(Linear)
+def _(op: Linear, name: str, writer: Writer) -> Iterator[str]:
+    yield f"name = {toml_string(name)}"
+    if not op.binary:
+        yield 'kind = "float"'
+    found = writer.find(op.weight, name, "weight")
+    if found is None:
+        writer.missing = True
+        return
+    writer.used.add(found[0])
+    yield f"weight = {toml_string(found[0])}"
+    yield f"layout = {toml_string(found[1])}"
+    if op.rule is not None:
+        if op.h != 1:
+            yield f"h = {op.h!r}"
+        if op.rule != writer.profile.weights:
+            yield f"weight_rule = {toml_string(op.rule)}"
+        if op.scale is not None:
+            yield f"scale = {writer.vector(op.scale, name, 'scale')}"
+    if op.bias is not None:
+        yield f"bias = {writer.vector(op.bias, name, 'bias')}"
+
+
+@table_lines.of(Norm)
+def _(op: Norm, name: str, writer: Writer) -> Iterator[str]:
+    yield f"norm = {writer.norm(op, name)}"
+
+
+@table_lines.of(Steps)
+def _(op: Steps, name: str, writer: Writer) -> Iterator[str]:
+    return (writer.step(step, name, index) for index, step in enumerate(op.steps))
+
+
+@table_lines.of(Quantize)
+def _(op: Quantize, name: str, writer: Writer) -> Iterator[str]:
+    if op.rule != writer.profile.activations:
+        yield f"sign_rule = {toml_string(op.rule)}"
+
+
+def _activation(op: Op) -> str | None:
+    """The word for what ends a layer's table, if there is one."""
+    if isinstance(op, Quantize):
+        return "sign"
+    if isinstance(op, Steps) and len(op.steps) == 1 and (op.steps[0].is_hardtanh or not op.steps[0].parameters):
+        return op.steps[0].word
+    return None
+
+
+def _mapping(mapping: InputMapping) -> str:
+    if isinstance(mapping, PixelInput):
+        low, high = mapping.ends
+        if mapping == PixelInput.range(0, 255):
+            return "raw = true"
+        if low != high and mapping == PixelInput.range(low, high):
+            return f"range = [{low!r}, {high!r}]"
+        return f"affine = [{mapping.slope!r}, {mapping.intercept!r}, {mapping.divisor!r}]"
+    if isinstance(mapping, ThresholdInput):
+        return f"threshold = {mapping.threshold}"
+    if isinstance(mapping, SignInput | RealInput):
+        return f"{mapping.kind} = true"
+    raise unhandled("netwrite", mapping)
+
+
+def _digest(array: NDArray[Any]) -> bytes:
+    total = hashlib.sha256(repr(array.shape).encode())
+    total.update(np.ascontiguousarray(array, "<f4").data)
+    return total.digest()

@@ -1,0 +1,1 @@
+"""PyTorch's programs and modules as ONNX-like nodes."""

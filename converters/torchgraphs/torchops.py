@@ -1,0 +1,546 @@
+"""PyTorch's operations as the nodes of a graph: what `torch.export` and TorchScript archives have in common.
+
+Both say which operations of ATen a network is made of, with what arguments; a `Recorder` is told them one by one, in order, and
+writes down a graph that `graph` understands.  Shapes are followed for tensors of the file, whose axes decide what is scaled by
+what; those of the network's values are a batch of rows, whatever they are called on the way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NoReturn
+
+import numpy as np
+
+from xnorinfer.budget import spend_bytes, spend_steps
+from xnorinfer.converters.containers.arrays import RawTensor
+from xnorinfer.converters.containers.onnxfile import Attribute, OnnxGraph, OnnxNode
+from xnorinfer.converters.torchgraphs.torchshapes import result_shape
+from xnorinfer.errors import SourceError
+
+#: What to do with code that decides or repeats: a trace has only what was done.
+WAY_OUT = "torch.export.export(module, (example,)) and torch.jit.trace(module, example) write down what is computed alone"
+EVAL = "call eval() first"
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A tensor of the graph, by name.  origin: the tensor of the file that it comes from, "" for the network's values."""
+
+    name: str
+    origin: str = ""
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """Something that depends on shapes, or that no operation here needs to know."""
+
+
+#: Names of arguments, in the order of ATen's schemas.
+SCHEMAS: dict[str, tuple[str, ...]] = {
+    "linear": ("input", "weight", "bias"),
+    **dict.fromkeys(("matmul", "__matmul__", "inner"), ("self", "other")),
+    **dict.fromkeys(("mm", "bmm"), ("self", "mat2")),
+    "addmm": ("self", "mat1", "mat2", "beta", "alpha"),
+    "einsum": ("equation", "tensors"),
+    "tensordot": ("self", "other", "dims_self", "dims_other"),
+    **dict.fromkeys(("t", "numpy_T", "mT", "adjoint"), ("self",)),
+    "transpose": ("self", "dim0", "dim1"),
+    "permute": ("self", "dims"),
+    **dict.fromkeys(("view", "reshape", "_unsafe_view"), ("self", "size")),
+    "flatten": ("self", "start_dim", "end_dim"),
+    **dict.fromkeys(("squeeze", "unsqueeze"), ("self", "dim")),
+    "expand": ("self", "size"),
+    **dict.fromkeys(("expand_as", "view_as", "reshape_as"), ("self", "other")),
+    **dict.fromkeys(
+        ("batch_norm", "_batch_norm_impl_index"),
+        ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps", "cudnn_enabled"),
+    ),
+    "_native_batch_norm_legit_no_training": ("input", "weight", "bias", "running_mean", "running_var", "momentum", "eps"),
+    "hardtanh": ("self", "min_val", "max_val"),
+    **dict.fromkeys(("clamp", "clip"), ("self", "min", "max")),
+    "clamp_min": ("self", "min"),
+    "clamp_max": ("self", "max"),
+    **dict.fromkeys(("dropout", "alpha_dropout", "feature_dropout"), ("input", "p", "train")),
+    "where": ("condition", "self", "other"),
+    "masked_fill": ("self", "mask", "value"),
+    "index_put": ("self", "indices", "values"),
+    "heaviside": ("self", "values"),
+    "threshold": ("self", "threshold", "value"),
+    "leaky_relu": ("self", "negative_slope"),
+    "elu": ("self", "alpha", "scale", "input_scale"),
+    "prelu": ("self", "weight"),
+    "softplus": ("self", "beta", "threshold"),
+    "round": ("self", "decimals"),
+    **dict.fromkeys(("add", "sub", "subtract", "rsub"), ("self", "other", "alpha")),
+    **dict.fromkeys(("div", "divide", "true_divide"), ("self", "other", "rounding_mode")),
+    "pow": ("self", "exponent"),
+    **dict.fromkeys(("to", "_to_copy"), ("self", "dtype")),
+    "type_as": ("self", "other"),
+    **dict.fromkeys(("softmax", "_softmax", "log_softmax", "_log_softmax", "argmax"), ("self",)),
+    "topk": ("self", "k", "dim", "largest"),
+    **dict.fromkeys(("mean", "sum", "amax", "amin", "prod"), ("self", "dim", "keepdim")),
+    "linalg_vector_norm": ("self", "ord", "dim", "keepdim"),
+    "norm": ("self", "p", "dim", "keepdim"),
+    **dict.fromkeys(("std", "var"), ("self", "dim", "unbiased", "keepdim", "correction")),
+    **dict.fromkeys(("ones_like", "zeros_like"), ("self",)),
+    **dict.fromkeys(("new_ones", "new_zeros"), ("self", "size")),
+    **dict.fromkeys(("full_like",), ("self", "fill_value")),
+    "new_full": ("self", "size", "fill_value"),
+    **dict.fromkeys(("ones", "zeros"), ("size",)),
+    "full": ("size", "fill_value"),
+    **dict.fromkeys(("scalar_tensor", "tensor"), ("s",)),
+}  # fmt: skip
+
+#: They hand a tensor on.
+PASSING = ("contiguous", "detach", "alias", "lift_fresh", "lift_fresh_copy", "clone", "cpu", "requires_grad", "data")
+#: Of them, those that copy.
+_COPYING = ("clone", "lift_fresh_copy")
+#: One tensor in, one out.
+_UNARY = {
+    "sign": "Sign", "sgn": "Sign", "neg": "Neg", "negative": "Neg", "abs": "Abs", "absolute": "Abs", "floor": "Floor",
+    "ceil": "Ceil", "trunc": "Trunc", "fix": "Trunc", "relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid", "exp": "Exp",
+    "log": "Log", "sqrt": "Sqrt", "reciprocal": "Reciprocal", "log_sigmoid": "LogSigmoid", "atan": "Atan",
+    "logical_not": "Not", "bitwise_not": "Not", "isnan": "IsNaN",
+}  # fmt: skip
+_BINARY = {
+    "ge": "GreaterOrEqual", "gt": "Greater", "le": "LessOrEqual", "lt": "Less", "eq": "Equal", "ne": "NotEqual",
+    "greater": "Greater", "greater_equal": "GreaterOrEqual", "less": "Less", "less_equal": "LessOrEqual", "mul": "Mul",
+    "multiply": "Mul", "maximum": "Max", "minimum": "Min", "logical_and": "And", "logical_or": "Or", "logical_xor": "Xor",
+    "bitwise_and": "And", "bitwise_or": "Or", "bitwise_xor": "Xor", "__and__": "And", "__or__": "Or",
+}  # fmt: skip
+_PICKING = {
+    "softmax": "Softmax", "_softmax": "Softmax", "log_softmax": "LogSoftmax", "_log_softmax": "LogSoftmax",
+    "argmax": "ArgMax", "topk": "TopK",
+}  # fmt: skip
+_REDUCING = {
+    "mean": "ReduceMean", "sum": "ReduceSum", "amax": "ReduceMax", "amin": "ReduceMin", "prod": "ReduceProd",
+    "std": "ReduceStd", "var": "ReduceVar",
+}  # fmt: skip
+_FILLED = {"ones_like": 1.0, "zeros_like": 0.0, "new_ones": 1.0, "new_zeros": 0.0, "ones": 1.0, "zeros": 0.0}
+#: Operations that make tensors of none.
+FACTORIES = ("ones", "zeros", "full", "scalar_tensor", "tensor")
+_PRODUCTS = ("matmul", "__matmul__", "mm", "bmm")
+_CONVOLUTIONS = (
+    "conv",
+    "max_pool",
+    "avg_pool",
+    "adaptive_",
+    "_convolution",
+    "mkldnn_conv",
+    "pixel_shuffle",
+    "im2col",
+    "unfold",
+)
+
+
+class Recorder:
+    """Writes a graph down.  constants: the tensors of the file by name, floats: the types that stand for float32."""
+
+    def __init__(self, about: str, constants: Mapping[str, RawTensor], floats: tuple[int, ...]) -> None:
+        self.about = about
+        self.constants = dict(constants)
+        self.floats = floats
+        self.nodes: list[OnnxNode] = []
+        self.shapes: dict[str, tuple[int, ...] | None] = {name: tensor.shape for name, tensor in self.constants.items()}
+        self.replaced: dict[str, Ref] = {}  # tensors that were written into, and what they became
+        self.memory: dict[str, str] = {}  # views -> the tensor whose memory they share
+        self.stale: set[str] = set()  # memories that were written into through another view
+
+    def graph(self, entry: str, result: Ref, producer: str) -> OnnxGraph:
+        """All of it; entry: the name of the network's input."""
+        return OnnxGraph(tuple(self.nodes), self.constants, (entry,), (self._current(result).name,), producer)
+
+    def record(self, operation: str, positional: list[Any], named: dict[str, Any]) -> Ref:
+        """One operation (`linear`, `hardtanh_`); the tensor that it gives.  Raises SourceError."""
+        spend_steps(1, "following its operations")
+        base = operation.rstrip("_") if not operation.startswith("__") else operation
+        given = positional[0] if positional else named.get("self", named.get("input"))
+        writes = base != operation and base not in PASSING
+        if writes and isinstance(given, Ref) and given.origin.endswith("num_batches_tracked"):
+            self.refuse(operation, f"counts batches: the network was saved in training mode, {EVAL}")
+        if writes and isinstance(given, Ref) and given.origin in self.constants:
+            self.refuse(operation, f"writes into the tensor {given.origin} of the file, which another call would find changed")
+        if base in PASSING:
+            value = self._tensor(operation, given)
+            result = self._node("Identity", value) if base in _COPYING else self._view("Identity", value)
+        elif base in SCHEMAS or base in _UNARY or base in _BINARY:
+            names = SCHEMAS.get(base, ("self", "other"))
+            result = self._known(base, dict(zip(names, positional, strict=False)) | named)
+        else:
+            result = self._other(base, [*positional, *named.values()])
+        if writes:
+            target = self._tensor(operation, given)
+            self.replaced[target.name] = result
+            self.stale.add(self.memory.get(target.name, target.name))
+            self.memory.pop(result.name, None)
+        return result
+
+    def refuse(self, operation: str, reason: str) -> NoReturn:
+        raise SourceError(f"{self.about}: operation {operation} {reason}")
+
+    def shape_of(self, value: Any) -> tuple[int, ...] | None:
+        """The shape of a tensor of the file, or of what was made of such ones; None for the network's values."""
+        return self.shapes.get(self._current(value).name) if isinstance(value, Ref) and value.origin else None
+
+    # ---------------------------------------------------------------- operations
+
+    def _known(self, operation: str, given: dict[str, Any]) -> Ref:
+        handler = self._handlers.get(operation)
+        if handler is not None:
+            return handler(self, operation, given)
+        if operation in _UNARY:
+            return self._node(_UNARY[operation], self._tensor(operation, given.get("self", given.get("input"))))
+        if operation in _BINARY:
+            return self._node(_BINARY[operation], *self._both(operation, given))
+        if operation in _PICKING:
+            value = self._tensor(operation, given.get("self", given.get("input")))
+            return self._node(_PICKING[operation], value, largest=int(bool(given.get("largest", True))))
+        if operation in _PRODUCTS:
+            one, two = (self._tensor(operation, given.get(name)) for name in SCHEMAS[operation])
+            return self._node("MatMul", one, two)
+        return self._filled(operation, given)
+
+    def _other(self, operation: str, arguments: Sequence[Any]) -> Ref:
+        """An operation that nothing here knows: the graph says what that means."""
+        found: list[Ref] = []
+        for argument in arguments:
+            found += [one for one in (argument if isinstance(argument, list | tuple) else [argument]) if isinstance(one, Ref)]
+        kind = "Conv" if operation.startswith(_CONVOLUTIONS) else operation
+        return self._node(kind, *(self._current(one) for one in found))
+
+    def _linear(self, operation: str, given: dict[str, Any]) -> Ref:
+        bias = [] if given.get("bias") is None else [self._tensor(operation, given["bias"])]
+        weight = self._tensor(operation, given.get("weight", given.get("other")))
+        value = self._tensor(operation, given.get("input", given.get("self")))
+        return self._node("Gemm", value, weight, *bias, transB=1)
+
+    def _addmm(self, operation: str, given: dict[str, Any]) -> Ref:
+        product = self._node("MatMul", self._tensor(operation, given.get("mat1")), self._tensor(operation, given.get("mat2")))
+        product = self._scaled(operation, product, given.get("alpha", 1))
+        return self._node(
+            "Add", product, self._scaled(operation, self._tensor(operation, given.get("self")), given.get("beta", 1))
+        )
+
+    def _einsum(self, operation: str, given: dict[str, Any]) -> Ref:
+        tensors = given.get("tensors")
+        if not isinstance(given.get("equation"), str) or not isinstance(tensors, list | tuple):
+            self.refuse(operation, "has no equation of two tensors")
+        return self._node("Einsum", *(self._tensor(operation, one) for one in tensors), equation=given["equation"])
+
+    def _tensordot(self, operation: str, given: dict[str, Any]) -> Ref:
+        one, two = self._tensor(operation, given.get("self")), self._tensor(operation, given.get("other"))
+        dims = (given.get("dims_self"), given.get("dims_other"))
+        if dims == ([1], [1]) or dims == ([-1], [-1]) or dims == ([-1], [1]):
+            return self._node("Gemm", one, two, transB=1)
+        if dims in (([1], [0]), ([-1], [0])):
+            return self._node("MatMul", one, two)
+        return self._other(operation, [one, two])
+
+    def _transpose(self, operation: str, given: dict[str, Any]) -> Ref:
+        value = self._tensor(operation, given.get("self"))
+        shape = self.shape_of(value)
+        dims = given.get("dims")
+        if shape is None and isinstance(dims, list | tuple) and list(dims) == list(range(len(dims))):
+            return self._view("Identity", value)
+        if shape is None:
+            return self._node("Transpose", value, perm=(1, 0))
+        order = list(range(len(shape)))
+        if operation == "permute" and isinstance(dims, list | tuple):
+            order = [int(dim) % len(shape) for dim in dims]
+        elif operation == "transpose" or operation in ("t", "mT", "adjoint"):
+            one, two = (given.get("dim0"), given.get("dim1")) if operation == "transpose" else (-2, -1)
+            if not isinstance(one, int) or not isinstance(two, int):
+                self.refuse(operation, "has no two axes")
+            if len(shape) > 1:
+                order[one], order[two] = order[two], order[one]
+        else:
+            order.reverse()
+        return self._view("Transpose", value, perm=tuple(order))
+
+    def _reshape(self, operation: str, given: dict[str, Any]) -> Ref:
+        """Of the network's values: a batch of rows stays one.  Of a tensor of the file: into the shape that is said."""
+        value = self._tensor(operation, given.get("self", given.get("input")))
+        shape = self.shape_of(value)
+        if not value.origin:
+            return self._view("Identity", value)
+        wanted = given.get("size", given.get("shape"))
+        if operation in ("expand_as", "view_as", "reshape_as"):
+            wanted = self.shape_of(given.get("other"))
+            if wanted is None:  # of the network's values, whose broadcasting does the same
+                return value
+        if operation == "flatten" and shape is not None:
+            first, last = (given.get(name, other) for name, other in (("start_dim", 0), ("end_dim", -1)))
+            size = len(shape)
+            wanted = [*shape[: first % size], math.prod(shape[first % size : last % size + 1]), *shape[last % size + 1 :]]
+        if operation in ("squeeze", "unsqueeze"):
+            dims = given.get("dim")
+            axes = tuple(dims) if isinstance(dims, list | tuple) else () if dims is None else (dims,)
+            if operation == "squeeze":
+                axes = tuple(a for a in axes or range(len(shape or ())) if shape is None or shape[a] == 1)
+                if not axes:
+                    return value
+            return self._view("Squeeze" if operation == "squeeze" else "Unsqueeze", value, axes=axes)
+        if not isinstance(wanted, list | tuple) or not all(isinstance(n, int) for n in wanted):
+            self.refuse(operation, "gives a tensor of the file a shape that hangs on the input")
+        if operation.startswith("expand"):
+            kept = (*(None,) * (len(wanted) - len(shape or ())), *(shape or ()))
+            wanted = [size if n == -1 else n for n, size in zip(wanted, kept, strict=True)]
+        sizes = self._constant(np.array(wanted, np.int64))
+        result = self._view("Expand" if operation.startswith("expand") else "Reshape", value, sizes, allowzero=1)
+        if shape is not None and wanted.count(-1) == 1:
+            rest = math.prod(n for n in wanted if n != -1)
+            wanted = [math.prod(shape) // max(rest, 1) if n == -1 else n for n in wanted]
+        self.shapes[result.name] = tuple(wanted)
+        return result
+
+    def _batch_norm(self, operation: str, given: dict[str, Any]) -> Ref:
+        if given.get("training", False) is not False or given.get("running_mean") is None:
+            self.refuse(operation, f"takes its statistics from the batch: the network was saved in training mode, {EVAL}")
+        mean = self._tensor(operation, given.get("running_mean"))
+        variance = self._tensor(operation, given.get("running_var"))
+        size = math.prod(self.shape_of(mean) or ())
+        gamma, beta = (
+            self._constant(np.full(size, filler, np.float32))
+            if given.get(name) is None
+            else self._tensor(operation, given[name])
+            for name, filler in (("weight", 1), ("bias", 0))
+        )
+        epsilon = given.get("eps")
+        if not isinstance(epsilon, int | float):
+            self.refuse(operation, "has no epsilon")
+        value = self._tensor(operation, given.get("input"))
+        return self._node("BatchNormalization", value, gamma, beta, mean, variance, named=mean, epsilon=float(epsilon))
+
+    def _clip(self, operation: str, given: dict[str, Any]) -> Ref:
+        low, high = (
+            (given.get("min_val", -1), given.get("max_val", 1))
+            if operation == "hardtanh"
+            else (given.get("min"), given.get("max"))
+        )
+        result = self._tensor(operation, given.get("self"))
+        numbers = all(end is None or isinstance(end, int | float) for end in (low, high))
+        if numbers and low is not None and high is not None:
+            return self._node("Clip", result, min=float(low), max=float(high))
+        for end, kind in ((low, "Max"), (high, "Min")):
+            if end is not None:
+                result = self._node(kind, result, self._operand(operation, end))
+        return result
+
+    def _relu6(self, operation: str, given: dict[str, Any]) -> Ref:
+        value = self._tensor(operation, given.get("self", given.get("input")))
+        if operation == "relu6":
+            return self._node("Clip", value, min=0.0, max=6.0)
+        moved = self._node("Clip", self._node("Add", value, self._number(3.0)), min=0.0, max=6.0)  # hardsigmoid
+        return self._node("Div", moved, self._number(6.0))
+
+    def _dropout(self, operation: str, given: dict[str, Any]) -> Ref:
+        if given.get("train") is not False:
+            self.refuse(operation, f"is active: the network was saved in training mode, {EVAL}")
+        return self._view("Identity", self._tensor(operation, given.get("input")))
+
+    def _where(self, operation: str, given: dict[str, Any]) -> Ref:
+        chosen = [self._operand(operation, given.get(name)) for name in ("self", "other")]
+        return self._node("Where", self._tensor(operation, given.get("condition")), *chosen)
+
+    def _filling(self, operation: str, given: dict[str, Any]) -> Ref:
+        value = self._tensor(operation, given.get("self"))
+        mask = given.get("mask")
+        if operation == "index_put":
+            indices = given.get("indices")
+            mask = indices[0] if isinstance(indices, list | tuple) and len(indices) == 1 else None
+        chosen = self._operand(operation, given.get("value", given.get("values")))
+        return self._node("Where", self._tensor(operation, mask), chosen, value)
+
+    def _heaviside(self, operation: str, given: dict[str, Any]) -> Ref:
+        value, zero = self._tensor(operation, given.get("self")), self._number(0.0)
+        above = self._node("Greater", value, zero)
+        return self._node("Where", self._node("Equal", value, zero), self._operand(operation, given.get("values")), above)
+
+    def _threshold(self, operation: str, given: dict[str, Any]) -> Ref:
+        value = self._tensor(operation, given.get("self"))
+        above = self._node("Greater", value, self._operand(operation, given.get("threshold")))
+        return self._node("Where", above, value, self._operand(operation, given.get("value")))
+
+    def _bent(self, operation: str, given: dict[str, Any]) -> Ref:
+        value = self._tensor(operation, given.get("self"))
+        if operation == "prelu":
+            return self._node("PRelu", value, self._tensor(operation, given.get("weight")))
+        if operation == "leaky_relu":
+            return self._node("LeakyRelu", value, alpha=float(given.get("negative_slope", 0.01)))
+        if operation == "elu" and given.get("scale", 1) == 1 and given.get("input_scale", 1) == 1:
+            return self._node("Elu", value, alpha=float(given.get("alpha", 1)))
+        if operation == "softplus" and given.get("beta", 1) == 1:
+            return self._node("Softplus", value)
+        if operation == "round" and given.get("decimals", 0) == 0:
+            return self._node("Round", value)
+        return self._other(operation, [value])
+
+    def _sum(self, operation: str, given: dict[str, Any]) -> Ref:
+        one, two = self._both(operation, given)
+        if operation == "rsub":
+            one, two = two, one
+            one = self._scaled(operation, one, 1)
+            two = self._scaled(operation, two, given.get("alpha", 1))
+        else:
+            two = self._scaled(operation, two, given.get("alpha", 1))
+        return self._node("Add" if operation == "add" else "Sub", one, two)
+
+    def _quotient(self, operation: str, given: dict[str, Any]) -> Ref:
+        result = self._node("Div", *self._both(operation, given))
+        mode = given.get("rounding_mode")
+        if mode is None:
+            return result
+        return self._node({"floor": "Floor", "trunc": "Trunc"}.get(mode, f"{operation} with rounding {mode}"), result)
+
+    def _power(self, operation: str, given: dict[str, Any]) -> Ref:
+        one, two = (self._operand(operation, given.get(name)) for name in ("self", "exponent"))
+        return self._node("Pow", one, two)
+
+    def _rsqrt(self, operation: str, given: dict[str, Any]) -> Ref:
+        return self._node("Reciprocal", self._node("Sqrt", self._tensor(operation, given.get("self"))))
+
+    def _cast(self, operation: str, given: dict[str, Any]) -> Ref:
+        value, kind = self._tensor(operation, given.get("self")), given.get("dtype")
+        shift = self.floats[0] - 6  # torch.export counts from 1
+        if isinstance(kind, int) and not isinstance(kind, bool) and kind not in self.floats:
+            if kind == 11 + shift:
+                return self._node("Cast", value, to=9)
+            if kind in range(shift, 5 + shift):
+                return self._node("Cast", value, to=7)
+            self.refuse(
+                operation, "changes the type of numbers to something else than float32; networks in float32 can be converted"
+            )
+        return self._view("Identity", value)
+
+    def _reduced(self, operation: str, given: dict[str, Any]) -> Ref:
+        value = self._tensor(operation, given.get("self"))
+        dims, keep = given.get("dim"), bool(given.get("keepdim", False))
+        kind = _REDUCING.get(operation, "")
+        if operation in ("linalg_vector_norm", "norm"):
+            kind = {1: "ReduceL1", 2: "ReduceL2"}.get(given.get("ord", given.get("p", 2)), "")
+        corrected = given.get("correction", 1) if given.get("unbiased", True) is True else 0
+        if dims is True or dims is False:  # std(x, unbiased)
+            dims, corrected = None, 1 if dims else 0
+        if not kind or (operation in ("std", "var") and corrected not in (1, None)):
+            return self._other(operation, [value])
+        axes = dims if isinstance(dims, list | tuple) else [] if dims is None else [dims]
+        if not all(isinstance(axis, int) for axis in axes):
+            self.refuse(operation, "has axes that hang on the input")
+        if axes:
+            return self._node(kind, value, axes=tuple(axes), keepdims=int(keep))
+        return self._node(kind, value, keepdims=0)
+
+    def _filled(self, operation: str, given: dict[str, Any]) -> Ref:
+        """Tensors of one number: of a known size as such, else the number, which broadcasts."""
+        number = _FILLED.get(operation, given.get("fill_value", given.get("s")))
+        if isinstance(number, Ref):
+            return self._tensor(operation, number)
+        if not isinstance(number, int | float):
+            self.refuse(operation, "has no number to fill a tensor with")
+        size = given.get("size") if operation in ("ones", "zeros", "full", "new_ones", "new_zeros", "new_full") else None
+        if operation in ("ones_like", "zeros_like", "full_like"):
+            size = self.shape_of(given.get("self"))
+        if not isinstance(size, list | tuple) or not all(isinstance(n, int) and n >= 0 for n in size):
+            return self._number(float(number))
+        spend_bytes(4 * math.prod(size), f"the tensor {tuple(size)} of operation {operation}")
+        return self._constant(np.full(size, number, np.float32))
+
+    _handlers: ClassVar[dict[str, Callable[[Recorder, str, dict[str, Any]], Ref]]] = {
+        **dict.fromkeys(("linear", "inner"), _linear),
+        "addmm": _addmm,
+        "einsum": _einsum,
+        "tensordot": _tensordot,
+        **dict.fromkeys(("t", "numpy_T", "mT", "adjoint", "transpose", "permute"), _transpose),
+        **dict.fromkeys(
+            (
+                "view",
+                "reshape",
+                "_unsafe_view",
+                "flatten",
+                "squeeze",
+                "unsqueeze",
+                "expand",
+                "expand_as",
+                "view_as",
+                "reshape_as",
+            ),
+            _reshape,
+        ),
+        **dict.fromkeys(("batch_norm", "_batch_norm_impl_index", "_native_batch_norm_legit_no_training"), _batch_norm),
+        **dict.fromkeys(("hardtanh", "clamp", "clip", "clamp_min", "clamp_max"), _clip),
+        **dict.fromkeys(("relu6", "hardsigmoid"), _relu6),
+        **dict.fromkeys(("dropout", "alpha_dropout", "feature_dropout"), _dropout),
+        "where": _where,
+        **dict.fromkeys(("masked_fill", "index_put"), _filling),
+        "heaviside": _heaviside,
+        "threshold": _threshold,
+        **dict.fromkeys(("prelu", "leaky_relu", "elu", "softplus", "round"), _bent),
+        **dict.fromkeys(("add", "sub", "subtract", "rsub"), _sum),
+        **dict.fromkeys(("div", "divide", "true_divide"), _quotient),
+        "pow": _power,
+        "rsqrt": _rsqrt,
+        **dict.fromkeys(("to", "_to_copy"), _cast),
+        "type_as": lambda self, operation, given: self._view("Identity", self._tensor(operation, given.get("self"))),
+        **dict.fromkeys((*_REDUCING, "linalg_vector_norm", "norm"), _reduced),
+    }
+
+    # ---------------------------------------------------------------- help
+
+    def _current(self, value: Ref) -> Ref:
+        """What a tensor has become that was written into."""
+        while value.name in self.replaced:
+            value = self.replaced[value.name]
+        if self.memory.get(value.name, value.name) in self.stale:
+            raise SourceError(f"{self.about}: it uses a view of a tensor that was written into through another. {WAY_OUT}")
+        return value
+
+    def _tensor(self, operation: str, value: Any) -> Ref:
+        if not isinstance(value, Ref):
+            self.refuse(operation, "has no tensor where one is needed")
+        current: Ref = self._current(value)
+        return current
+
+    def _operand(self, operation: str, value: Any) -> Ref:
+        """A tensor, or a number as one."""
+        if isinstance(value, int | float):
+            return self._number(float(value))
+        return self._tensor(operation, value)
+
+    def _both(self, operation: str, given: dict[str, Any]) -> tuple[Ref, Ref]:
+        return self._operand(operation, given.get("self")), self._operand(operation, given.get("other"))
+
+    def _scaled(self, operation: str, value: Ref, factor: Any) -> Ref:
+        if not isinstance(factor, int | float):
+            self.refuse(operation, "scales its terms by something that is no number")
+        return value if factor == 1 else self._node("Mul", value, self._number(float(factor)))
+
+    def _number(self, value: float) -> Ref:
+        return self._constant(np.array(value, np.float32))
+
+    def _constant(self, array: Any) -> Ref:
+        """Numbers that stand in the code: a node that gives them, so that they are no tensor of the file."""
+        name = f"%{len(self.nodes)}"
+        self.nodes.append(OnnxNode("Constant", name, (), (name,), {"value": RawTensor(name, array, str(array.dtype))}))
+        self.shapes[name] = array.shape
+        return Ref(name, name)
+
+    def _view(self, operation: str, value: Ref, *others: Ref, **attributes: Any) -> Ref:
+        """A node whose result may share its argument's memory."""
+        result = self._node(operation, value, *others, **attributes)
+        self.memory[result.name] = self.memory.get(value.name, value.name)
+        return result
+
+    def _node(self, operation: str, *inputs: Ref, named: Ref | None = None, **attributes: Attribute) -> Ref:
+        """named: the tensor whose module gives the node its name; else the second input's."""
+        name = f"%{len(self.nodes)}"
+        origin = (named or (inputs[1] if len(inputs) > 1 else inputs[0] if inputs else Ref(""))).origin
+        module, _, last = origin.rpartition(".")
+        called = {"": f"{operation}{len(self.nodes)}", "CONSTANTS": last}.get(module, module)
+        self.nodes.append(OnnxNode(operation, called, tuple(value.name for value in inputs), (name,), attributes))
+        constant = bool(inputs) and all(value.origin for value in inputs)
+        if constant:
+            self.shapes[name] = result_shape(operation, [self.shapes.get(value.name) for value in inputs], attributes)
+        return Ref(name, inputs[0].origin if constant else "")

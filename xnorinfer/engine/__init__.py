@@ -1,0 +1,1 @@
+"""From the packed network to scores: a plan for this CPU, and `Model`, the object a user holds."""

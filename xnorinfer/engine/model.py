@@ -1,0 +1,199 @@
+"""`Model`, the object a user holds: a packed network, planned for this CPU, that takes ordinary arrays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from xnorinfer.engine.margins import Margins, margins
+from xnorinfer.errors import InputError, unhandled
+from xnorinfer.net.values import InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
+from xnorinfer.packing import modelfile
+from xnorinfer.packing.description import describe, widths
+from xnorinfer.packing.packed import PackedModel
+
+if TYPE_CHECKING:
+    from xnorinfer.engine.plan import Plan
+
+
+class Model:
+    """A packed network ready to run.
+
+    packed: the portable network.  threads: CPU threads to use (None: XNORINFER_NUM_THREADS, else the cores this process may
+    use).  kernel: name of a kernel to force (None: XNORINFER_KERNEL, else the best that this CPU runs).
+    Raises KernelError for a kernel that is unknown or that this CPU lacks, MalformedModelError for an inconsistent network.
+
+    A model may be shared by threads, and pickles as its packed bits.
+    """
+
+    def __init__(self, packed: PackedModel, *, threads: int | None = None, kernel: str | None = None) -> None:
+        from xnorinfer.engine.plan import Plan
+
+        self._asked = (threads, kernel)
+        self._plan: Plan = Plan(packed, threads=threads, kernel=kernel)
+        self._packed = self._plan.packed
+
+    @property
+    def packed(self) -> PackedModel:
+        """The portable network: bits, limits, steps; its arrays are read-only: what runs was copied from them."""
+        return self._packed
+
+    @property
+    def threads(self) -> int:
+        """Number of CPU threads that the model uses at most."""
+        return self._plan.threads
+
+    @property
+    def kernel(self) -> str:
+        """Name of the kernel in use."""
+        return self._plan.kernel
+
+    @property
+    def plan(self) -> Plan:
+        """The plan behind the model; takes canonical inputs only (`canonical_input`)."""
+        return self._plan
+
+    def scores(self, x: ArrayLike) -> NDArray[np.float32]:
+        """Scores of samples: x (rows, ...) -> (rows, classes) float32.
+
+        The trailing shape of x must hold as many values as the network has inputs.  Pixel networks take uint8 (or any integers
+        in 0..255), or floats that lie on the grid of mapped pixels; sign networks -1/+1; real networks finite floats.
+        Raises InputError.
+        """
+        return self._plan.run(canonical_input(self._packed, x))
+
+    def predict(self, x: ArrayLike) -> NDArray[np.int64]:
+        """Class of each sample, the first one where scores tie: x as in `scores` -> (rows,) int64."""
+        return np.asarray(np.argmax(self.scores(x), axis=1), np.int64)
+
+    def margins(self, x: ArrayLike) -> Margins:
+        """How sure every prediction is: x as in `scores`.
+
+        Per sample the gap between the best and the second best score, and per layer with thresholds the smallest integer
+        distance of a count to a change of its bit (see `margins`).  Raises InputError.
+        """
+        canonical = canonical_input(self._packed, x)
+        return margins(self._packed, canonical, self._plan.trace(canonical))
+
+    def save(self, path: str | Path) -> None:
+        """Write the model file, atomically.  Raises OutputError."""
+        modelfile.save(self._packed, path)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What the model is: JSON-able."""
+        return describe(self._packed)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (self._packed, *self._asked))
+
+    def __repr__(self) -> str:
+        return (
+            f"<xnorinfer.Model {widths(self._packed)}, {self._packed.input.kind}, kernel {self.kernel}, {self.threads} threads>"
+        )
+
+
+def _rebuild(packed: PackedModel, threads: int | None, kernel: str | None) -> Model:
+    return Model(packed, threads=threads, kernel=kernel)
+
+
+# ---------------------------------------------------------------- inputs
+
+
+def canonical_input(packed: PackedModel, x: ArrayLike) -> NDArray[Any]:
+    """Ordinary arrays to what a plan takes, (rows, depth), C-contiguous: uint8, int8 (signs) or float32 (reals).
+
+    Raises InputError, which says what was found and what would be right.
+    """
+    # The usual case first: the checks of `inputs_of` would double the time of a small network at batch 1.
+    ready = isinstance(x, np.ndarray) and x.dtype == np.uint8 and x.flags.c_contiguous and type(x) is np.ndarray
+    if ready and isinstance(packed.input, PixelInput) and np.shape(x)[1:] == (packed.depth,):
+        return np.asarray(x)
+    return inputs_of(packed.input, packed.depth, x)
+
+
+def inputs_of(mapping: InputMapping, depth: int, x: ArrayLike) -> NDArray[Any]:
+    """As `canonical_input`, for a network of `depth` inputs under a mapping."""
+    array = _as_rows(mapping, depth, x)
+    if isinstance(mapping, RealInput):
+        reals = array.astype(np.float32)
+        if not np.isfinite(reals).all():
+            row, column = (int(i) for i in np.argwhere(~np.isfinite(reals))[0])
+            raise InputError(f"input row {row}, column {column} is {array[row, column]}; real inputs must be finite float32")
+        return np.ascontiguousarray(reals)
+    if isinstance(mapping, SignInput):
+        wrong = (array != 1) & (array != -1)
+        if wrong.any():
+            raise InputError(f"{_first(array, wrong)}; this model takes {mapping.describe()}")
+        return np.ascontiguousarray(array, dtype=np.int8)
+    if not isinstance(mapping, PixelInput | ThresholdInput):
+        raise unhandled("model.canonical_input", mapping)
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    if array.dtype.kind in "iu":
+        wrong = (array < 0) | (array > 255)
+        if wrong.any():
+            raise InputError(f"{_first(array, wrong)}; this model takes pixels 0..255")
+        return np.ascontiguousarray(array, dtype=np.uint8)
+    return _pixels_from_floats(mapping, array)
+
+
+def random_inputs(packed: PackedModel, rows: int, seed: int) -> NDArray[Any]:
+    """Random raw inputs that the model takes, (rows, depth)."""
+    rng = np.random.default_rng(seed)
+    if isinstance(packed.input, SignInput):
+        return rng.choice(np.array([-1, 1], np.int8), (rows, packed.depth))
+    if isinstance(packed.input, RealInput):
+        return rng.standard_normal((rows, packed.depth), dtype=np.float32)
+    return rng.integers(0, 256, (rows, packed.depth), dtype=np.uint8)
+
+
+def _as_rows(mapping: InputMapping, depth: int, x: ArrayLike) -> NDArray[Any]:
+    try:
+        array = np.asarray(x)
+    except ValueError as error:
+        raise InputError(f"input is no rectangular array: {error}") from None
+    if array.dtype.kind not in "iuf":
+        hint = "; for 0/1 pixels convert with .astype(np.uint8) and check the input mapping" if array.dtype.kind == "b" else ""
+        raise InputError(f"input has dtype {array.dtype}; this model takes {mapping.describe()}{hint}")
+    per_row = int(np.prod(array.shape[1:], dtype=np.int64))
+    if array.ndim >= 2 and per_row == depth:
+        return array.reshape(array.shape[0], depth)
+    if array.ndim >= 1 and array.size == depth and array.shape[0] != 1:
+        raise InputError(f"input has shape {array.shape}, which looks like one sample; give it a row axis: x[None]")
+    raise InputError(f"input has shape {array.shape}; this model takes (rows, {depth}) or any shape (rows, ...) of that size")
+
+
+def _first(array: NDArray[Any], wrong: NDArray[np.bool_]) -> str:
+    row, column = (int(i) for i in np.argwhere(wrong)[0])
+    return f"input row {row}, column {column} is {array[row, column]}"
+
+
+#: How far, in units of float32 epsilon at the largest mapped pixel, a float may lie from the grid of mapped pixels: a few
+#: roundings of the framework's own mapping.  Neighbouring pixels are over 10,000 times farther apart.
+GRID_TOLERANCE = 8 * float(np.finfo(np.float32).eps)
+
+
+def _pixels_from_floats(mapping: PixelInput | ThresholdInput, array: NDArray[Any]) -> NDArray[np.uint8]:
+    """Floats that are mapped pixels back to the pixels; refuses anything between."""
+    grid = mapping if isinstance(mapping, PixelInput) else PixelInput.range(0, 255)
+    values = array.astype(np.float64)
+    with np.errstate(all="ignore"):
+        pixels = np.rint((values * grid.divisor - grid.intercept) / grid.slope)
+        mapped = (grid.slope * pixels + grid.intercept) / grid.divisor
+        largest = max(abs(grid.intercept), abs(255 * grid.slope + grid.intercept)) / abs(grid.divisor)
+        wrong = ~((pixels >= 0) & (pixels <= 255) & (np.abs(mapped - values) <= GRID_TOLERANCE * largest))
+    if wrong.any():
+        raise InputError(
+            f"{_first(array, wrong)}, which is no mapped pixel ({grid.describe()}); give uint8 pixels 0..255, "
+            "floats mapped just so, or convert the network with --input-real for arbitrary real inputs"
+        )
+    if (grid.slope, grid.intercept, grid.divisor) == (1.0, 0.0, 1.0) and values.size and pixels.max() == 1:
+        raise InputError(
+            "the inputs are floats that are 0 or 1 and no more: raw pixels of 0..255, or scaled ones? This model takes "
+            f"{mapping.describe()}; give them as uint8"
+        )
+    return np.ascontiguousarray(pixels, dtype=np.uint8)

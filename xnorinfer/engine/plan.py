@@ -1,0 +1,324 @@
+"""A packed network made ready for this CPU: panels, tables and scratch, so that `run` allocates nothing but its result.
+
+A plan decides everything once: the kernel, the panel of every layer, how large a block of rows is, which way threads share
+the work.  Running is one call of the compiled driver (`kernels.driver`), with addresses of the input and of the result.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import re
+import sys
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer import kernels
+from xnorinfer.bits import words_for
+from xnorinfer.cores import usable_cores
+from xnorinfer.engine.buffers import OUTSIDE, slots_for
+from xnorinfer.errors import ArrayError, MalformedModelError, OptionError
+from xnorinfer.graph import INPUT, Interpretation
+from xnorinfer.kernels import Kernel, fields, layout, prepack
+from xnorinfer.kernels.pool import pool
+from xnorinfer.memory import plain, require_inside
+from xnorinfer.net.values import InputMapping, PixelInput
+from xnorinfer.packing.packed import PACKED_OPS, STEP_NAMES, Affine, Binarize, Dot, PackedModel, Threshold
+
+THREADS_ENVIRONMENT = "XNORINFER_NUM_THREADS"
+
+#: Rows of a block at most, and bytes that a block's outputs of the widest layer should stay under, to remain in L2.
+BLOCK_ROWS = 256
+BLOCK_BYTES = 1 << 18
+#: No machine has more cores, and each thread has buffers of its own.
+MOST_THREADS = 1024
+#: Below so many rows per thread, and up to so many rows, threads share the neurons of each layer instead of taking rows.
+ROWS_PER_THREAD = 8
+NEURON_ROWS = 16
+#: Estimated work, in multiplications of one bit, below which waking another thread costs more than it brings.
+THREAD_WORK = 10_000_000
+#: The same for one call of the driver, of each thread: some 50 ms, because Python handles Ctrl-C between calls only.
+CALL_WORK = 100_000_000_000
+
+Bits: TypeAlias = NDArray[np.uint64]
+Single: TypeAlias = NDArray[np.float32]
+
+
+def default_threads() -> int:
+    """XNORINFER_NUM_THREADS, else the cores that this process may use.  Raises OptionError on a bad value."""
+    text = os.environ.get(THREADS_ENVIRONMENT, "").strip()
+    if text:
+        if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= MOST_THREADS:
+            raise OptionError(f"{THREADS_ENVIRONMENT} is {text[:40]!r}; give a whole number of threads, 1 to {MOST_THREADS}")
+        return int(text)
+    return usable_cores()
+
+
+def _address(array: NDArray[Any]) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
+def _whole_lines(size: int) -> int:
+    """Bytes of the cache lines that so many bytes take."""
+    return -(-size // layout.ALIGN_BYTES) * layout.ALIGN_BYTES
+
+
+#: Where the address of an array's data lies behind the array object itself: right after the object's header, by numpy's
+#: binary interface.  Reading it there takes nothing; asking numpy takes a microsecond, twice per run.
+_DATA_AT = object.__basicsize__
+
+
+def _data_follows_header() -> bool:
+    """Whether that is so in this interpreter."""
+    if sys.implementation.name != "cpython":
+        return False
+    probes: list[NDArray[Any]] = [np.zeros(3, np.uint8), np.zeros((4, 5), np.float32)[1:]]
+    return all(ctypes.c_void_p.from_address(id(probe) + _DATA_AT).value == _address(probe) for probe in probes)
+
+
+_DIRECT = _data_follows_header()
+
+
+@dataclass(frozen=True)
+class _Context:
+    """Buffers of one run; a plan keeps as many as it had concurrent callers."""
+
+    job: NDArray[np.int64]
+    job_address: int
+    memory: tuple[NDArray[Any], ...]
+
+
+class Plan:
+    """A `PackedModel` on this CPU.  Can be run from several Python threads at once.
+
+    threads: at most so many, default `default_threads()`; kernel: name of a kernel, default the best for this CPU.
+    Raises KernelError for a kernel that does not exist or does not run here, OptionError for a bad number of threads,
+    MalformedModelError for a model that `PackedModel.check` finds inconsistent: compiled code believes it.
+    """
+
+    def __init__(self, packed: PackedModel, *, threads: int | None = None, kernel: str | None = None) -> None:
+        threads = default_threads() if threads is None else threads
+        if not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
+            raise OptionError(f"threads is {threads}; give a whole number, 1 to {MOST_THREADS}")
+        if not isinstance(packed, PackedModel):
+            raise MalformedModelError(f"the model is {type(packed).__name__}, needed is a PackedModel (`modelfile.load`)")
+        # Of what follows, only values in arrays can still be changed from outside, and those are copied into panels.
+        self._packed = packed = packed.require_valid()
+        self._kernel = kernels.choose(kernel)
+        self._threads = threads
+        self._kept: list[NDArray[Any]] = []
+        self._values = packed.values
+        self._input_dtype = np.dtype(_INPUT_DTYPES[packed.input.kind])
+        self._table = layout.aligned((len(packed.nodes), fields.LAYER_FIELDS), np.int64)
+        for row, node in zip(self._table, packed.nodes, strict=True):
+            self._write(row, _row(node, self._kernel, packed.input, INPUT in node.inputs))
+        self._pool = pool()
+        self._size()
+        self._helpers = self._threads - 1
+        self._classes, self._depth = packed.classes, packed.depth
+        self._free: list[_Context] = []
+
+    @property
+    def kernel(self) -> str:
+        """Name of the kernel in use."""
+        return self._kernel.name
+
+    @property
+    def packed(self) -> PackedModel:
+        """The model as it was checked, its arrays read-only."""
+        return self._packed
+
+    @property
+    def threads(self) -> int:
+        """Number of threads that a run may use."""
+        return self._threads
+
+    # ------------------------------------------------------------ making the table
+
+    def _write(self, row: NDArray[np.int64], made: prepack.Row) -> None:
+        """A row into the table; arrays by their addresses."""
+        row[fields.SUB_ROWS] = BLOCK_ROWS
+        for index, value in made.items():
+            if isinstance(value, np.ndarray):
+                self._kept.append(value)
+                value = _address(value)
+            row[index] = value
+        row[fields.CHUNK] = max(1, row[fields.GROUPS] // (fields.TASKS_PER_THREAD * self._threads))
+
+    # ------------------------------------------------------------ sizes
+
+    def _size(self) -> None:
+        """Rows of a block, and where what is computed of them lies."""
+        table = self._table
+        widest = int(table[:, fields.OUT_BYTES].max())
+        self._block = max(8, min(BLOCK_ROWS, BLOCK_BYTES // widest) & ~1)  # even: some kernels take rows in pairs
+        # What is behind the prepared rows begins where SUB_ROWS of them would end.
+        sub_rows = table[:, fields.SUB_ROWS] = np.minimum(table[:, fields.SUB_ROWS], self._block)
+        prepared = int(((table[:, fields.PREPARED_BYTES] + table[:, fields.PART_BYTES]) * sub_rows).max())
+        self._scratch_bytes = _whole_lines(fields.COUNTS_AT + fields.COUNTS_BYTES + prepared)
+        slots = slots_for(self._packed.nodes, table[:, fields.OUT_BYTES].tolist())
+        *starts, self._buffers_bytes = itertools.accumulate(
+            (_whole_lines(size * self._block) for size in slots.sizes), initial=0
+        )
+        for row, node, slot in zip(table, self._packed.nodes, slots.taken, strict=True):
+            (read,) = node.inputs
+            row[fields.SOURCE_AT] = OUTSIDE if read == INPUT else table[read, fields.TARGET_AT]
+            row[fields.TARGET_AT] = OUTSIDE if slot == OUTSIDE else starts[slot]
+        self._work = int(table[:, fields.GROUPS] @ table[:, fields.WORK])
+        self._call_rows = max(1, CALL_WORK // (self._work * self._block)) * self._block * self._threads
+
+    def _context(self) -> _Context:
+        """Job and buffers for blocks of up to `block` rows on all threads."""
+        threads = self._threads
+        scratch = self._scratch_bytes + self._buffers_bytes
+        memory = layout.aligned((threads * scratch + self._buffers_bytes,), np.uint8)
+        counters = layout.aligned((len(self._table) * (threads + 1) * fields.COUNTER_BYTES,), np.uint8)
+        job = layout.aligned((fields.JOB_FIELDS,), np.int64)
+        job[fields.TABLE] = _address(self._table)
+        job[fields.LAST] = len(self._table)
+        job[fields.BLOCK_MOST] = self._block
+        job[fields.THREADS_MOST] = threads
+        job[fields.NEURON_ROWS] = min(NEURON_ROWS, self._block, ROWS_PER_THREAD * threads - 1)
+        job[fields.SCRATCH] = _address(memory)
+        job[fields.SCRATCH_BYTES] = scratch
+        job[fields.SHARED] = _address(memory) + threads * scratch
+        job[fields.BUFFERS_BYTES] = self._buffers_bytes
+        job[fields.COUNTERS] = _address(counters)
+        return _Context(job, _address(job), (memory, counters, self._table))
+
+    # ------------------------------------------------------------ running
+
+    def run(self, x: NDArray[Any]) -> Single:
+        """Scores of canonical inputs.
+
+        x: (rows, depth), C-contiguous; uint8 for pixels, int8 of -1 and +1 for signs, float32 for reals.  Returns
+        (rows, classes) float32.
+        """
+        x = self._checked(x)
+        rows = x.shape[0]
+        out = np.empty((rows, self._classes), np.float32)
+        if rows:
+            context = self._take()
+            self._run(context, x, out, rows)
+            self._free.append(context)
+        return out
+
+    def trace(self, x: NDArray[Any]) -> list[Bits | Single]:
+        """The output of every node, in order: (rows, words) uint64 bits in the convention of `bits`, or (rows, neurons)
+        float32.  x: as for `run`."""
+        x = self._checked(x)
+        outputs: list[Bits | Single] = []
+        for index, node in enumerate(self._packed.nodes):
+            width, dtype = self._gives(index)
+            out = np.empty((x.shape[0], width), dtype)
+            (read,) = node.inputs
+            self._run_nodes(x if read == INPUT else outputs[read], out, index, index + 1)
+            outputs.append(out)
+        return outputs
+
+    def _checked(self, x: NDArray[Any]) -> NDArray[Any]:
+        """Last guard before addresses are handed to compiled code; `Model` reports the user's mistakes."""
+        # Most arrays are of numpy's own class and own their memory; only of others more has to be known.
+        if type(x) is not np.ndarray:
+            x = plain(x, "the input of a plan")
+        elif x.base is not None:
+            require_inside(x, "the input of a plan")
+        if x.ndim != 2 or x.shape[1] != self._depth or x.dtype != self._input_dtype or not x.flags.c_contiguous:
+            raise ArrayError(f"a plan takes C-contiguous (rows, {self._depth}) {self._input_dtype}, got {x.shape} {x.dtype}")
+        if not x.flags.aligned:
+            raise ArrayError(f"a plan takes aligned {self._input_dtype}, got an array that begins between two of them")
+        return x
+
+    def run_nodes(self, source: NDArray[Any], target: NDArray[Any], first: int, last: int) -> None:
+        """Nodes first <= index < last on C-contiguous rows; what `run` and `trace` are made of, for benchmarks too.
+
+        source: canonical input (first = 0) or the output of node first - 1; target: takes the output of node last - 1, as
+        `trace` shapes it.  Raises ArrayError.
+        """
+        count = len(self._table)
+        if not (isinstance(first, int) and isinstance(last, int) and 0 <= first < last <= count):
+            raise ArrayError(f"nodes {first} up to {last} do not exist; give two whole numbers, 0 <= first < last <= {count}")
+        source = plain(source, "the source")
+        target = plain(target, "the target")
+        takes = (self._depth, self._input_dtype) if first == 0 else self._gives(first - 1)
+        for name, array, (width, dtype) in (("source", source, takes), ("target", target, self._gives(last - 1))):
+            if (
+                array.ndim != 2
+                or array.shape[1] != width
+                or array.dtype != dtype
+                or not (array.flags.c_contiguous and array.flags.aligned)
+            ):
+                raise ArrayError(f"the {name} must be C-contiguous, aligned (rows, {width}) {dtype}")
+        if len(source) != len(target) or not target.flags.writeable or np.may_share_memory(source, target):
+            raise ArrayError(f"the target must be writable, of {len(source)} rows, and apart from the source")
+        self._run_nodes(source, target, first, last)
+
+    def _gives(self, index: int) -> tuple[int, np.dtype[Any]]:
+        """Width and dtype of the output of a node."""
+        kind, width = self._values[index]
+        return (words_for(width), np.dtype(np.uint64)) if kind == "bits" else (width, np.dtype(np.float32))
+
+    def _run_nodes(self, source: NDArray[Any], target: NDArray[Any], first: int, last: int) -> None:
+        if source.shape[0]:
+            context = self._take()
+            context.job[fields.FIRST], context.job[fields.LAST] = first, last
+            self._run(context, source, target, source.shape[0])
+            context.job[fields.FIRST], context.job[fields.LAST] = 0, len(self._table)
+            self._free.append(context)
+
+    def _take(self) -> _Context:
+        """Buffers that no other caller uses."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            return self._context()
+
+    def _run(self, context: _Context, source: NDArray[Any], target: NDArray[Any], rows: int) -> None:
+        if rows > self._call_rows:
+            for start in range(0, rows, self._call_rows):
+                part = target[start : start + self._call_rows]
+                self._run(context, source[start : start + self._call_rows], part, part.shape[0])
+            return
+        helpers = self._helpers if rows * self._work >= THREAD_WORK else 0
+        if _DIRECT:
+            self._pool.run(context.job_address, rows, id(source) + _DATA_AT, id(target) + _DATA_AT, helpers, context.job)
+        else:
+            pointers = np.array([_address(source), _address(target)], np.int64)
+            at = _address(pointers)
+            self._pool.run(context.job_address, rows, at, at + 8, helpers, context.job)
+
+
+_INPUT_DTYPES = {"pixels": np.uint8, "threshold": np.uint8, "signs": np.int8, "reals": np.float32}
+
+#: Op -> its row of the layer table, as the kernel wants it: (..., kernel, mapping of the input, whether it reads the input).
+_row: Interpretation[[Kernel, InputMapping, bool], prepack.Row] = Interpretation("Plan", PACKED_OPS)
+
+
+@_row.of(Binarize)
+def _(op: Binarize, kernel: Kernel, mapping: InputMapping, raw: bool) -> prepack.Row:
+    return prepack.binarized(kernel, op.limits, op.mirrored)
+
+
+@_row.of(Dot)
+def _(op: Dot, kernel: Kernel, mapping: InputMapping, raw: bool) -> prepack.Row:
+    row = _product(op, kernel, mapping, raw)
+    if isinstance(op.output, Affine):
+        row |= prepack.steps(kernel, [STEP_NAMES.index(step) for step in op.output.ops], op.output.values)
+    return row
+
+
+def _product(op: Dot, kernel: Kernel, mapping: InputMapping, raw: bool) -> prepack.Row:
+    if not op.binary:
+        return prepack.floats(kernel, op.weights)
+    product = kernel, op.weights, op.depth, op.output.limits if isinstance(op.output, Threshold) else None
+    if op.reads == "reals":
+        return prepack.reals(*product)
+    if op.reads == "pixels":
+        assert isinstance(mapping, PixelInput)
+        return prepack.pixels(*product, (mapping.slope, mapping.intercept, mapping.divisor))
+    return prepack.signs(*product) if raw else prepack.bits(*product)

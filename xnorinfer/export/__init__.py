@@ -1,0 +1,1 @@
+"""A packed network for other programs: plain arrays, C."""

@@ -1,0 +1,148 @@
+"""The numbers of a packed network as plain arrays, for other programs: `.npz` or `.safetensors`.
+
+Names, where N counts the layers from 0; all of them are stable:
+
+    meta                 JSON text: the network's content digest, the input mapping, and for every layer its index, name, kind
+                         ("binary", "float"), reads ("bits", "pixels", "reals"), inputs, neurons, gives ("bits", "reals"),
+                         steps and sizes.  In .npz an array of one string, in .safetensors the entry "meta" of the metadata
+    input.limits         (inputs,) int32 for pixels, float32 for reals; only where inputs are binarized one by one
+    input.mirrored       (inputs,) bool.  Input x becomes +1 iff (-x if mirrored else x) <= limit, else -1
+    input.constant       (inputs,) int8, as layers.N.constant
+    layers.N.bits        (neurons, words) uint64: weight k of a neuron is bit k % 64 of word k // 64, counted from the least
+                         significant; bit 1 is +1, bit 0 is -1, bits beyond the inputs are 0
+    layers.N.signs       (neurons, inputs) int8, the same weights as -1 and +1; on request
+    layers.N.limits      (neurons,) the neuron gives +1 iff its count <= limit, else -1.  int32; float32 where reals are read
+    layers.N.min_matches (neurons,) int32, where bits are read: the same decision, popcount(XNOR) >= min_matches
+    layers.N.constant    (neurons,) int8: -1 never fires whatever the input, +1 always fires, 0 depends on the input
+    layers.N.steps       (steps, 2, neurons) float32: vectors a and b of the float32 steps that make reals of sums
+    layers.N.weight      (neurons, inputs) float32, float layers
+
+The count of a neuron depends on what its layer reads:
+
+    bits     mismatches, popcount(XOR) of inputs and weights: dot = inputs - 2 * mismatches
+    pixels   the sum of weight * pixel, pixels 0..255
+    reals    the sum of weight * input in float64, in input order, rounded to float32 once
+
+No neuron is inverted: where a decision rises with the count, all weights of the neuron were negated at conversion, so that `<=`
+is the only compare.
+
+A layer that gives reals starts from float32(dot) for bits, float32((slope * count + intercept * sum of weights) / divisor)
+in float64 for pixels, the count for reals, and in a float layer from the sum of weight * input like that of reals.  Then
+come its steps in order, each rounded to float32: mul v*a, add v+a, div v/a, fma v*a+b rounded once, clip min(max(v, a), b),
+step +1 from a on, -1 up to b, else 0.  Those of the last layer are the scores.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.bits import bitunpack
+from xnorinfer.engine.margins import constant
+from xnorinfer.errors import OptionError
+from xnorinfer.files import write_bytes
+from xnorinfer.graph import Interpretation
+from xnorinfer.packing.description import describe
+from xnorinfer.packing.packed import PACKED_OPS, Binarize, Dot, PackedModel, Threshold, stored_arrays
+
+#: Version of the names and meanings above.  1 called reals "values".
+FORMAT_VERSION = 2
+
+#: What a file name may end in.
+ARRAY_SUFFIXES = (".npz", ".safetensors")
+
+
+def arrays(packed: PackedModel, layers: Sequence[int] | None = None, *, signs: bool = False) -> dict[str, NDArray[Any]]:
+    """The arrays of a network under the names above, without `meta`.
+
+    layers: numbers of the layers wanted, None for all; layer 0 brings the arrays of the input.  signs: with `layers.N.signs`.
+    """
+    chosen = {f"layers.{number}" for number in (range(len(packed.layers)) if layers is None else layers)}
+    found: dict[str, NDArray[Any]] = {}
+    for place, node in packed.stored():
+        if place in chosen or (place == "input" and "layers.0" in chosen):
+            ends = constant(node)
+            marks = {} if ends is None else {"constant": _tendency(*ends)}
+            named = {**stored_arrays(node), **(_derived(node, signs) or {}), **marks}
+            found.update((f"{place}.{name}", array) for name, array in named.items())
+    return found
+
+
+#: Op -> arrays that follow from the stored ones: (..., whether -1/+1 are wanted).
+_derived: Interpretation[[bool], dict[str, NDArray[Any]] | None] = Interpretation("extract", PACKED_OPS)
+_derived.nothing(Binarize)
+
+
+@_derived.of(Dot)
+def _(op: Dot, signs: bool) -> dict[str, NDArray[Any]]:
+    found: dict[str, NDArray[Any]] = {}
+    if signs and op.binary:
+        found["signs"] = bitunpack(op.weights, op.depth)
+    if op.reads == "bits" and isinstance(op.output, Threshold):
+        found["min_matches"] = np.int32(op.depth) - op.output.limits
+    return found
+
+
+def _tendency(never: NDArray[np.bool_], always: NDArray[np.bool_]) -> NDArray[np.int8]:
+    return always.astype(np.int8) - never.astype(np.int8)
+
+
+def meta(packed: PackedModel, layers: Sequence[int] | None = None) -> dict[str, Any]:
+    """What the arrays belong to, JSON-able."""
+    described = describe(packed)
+    return {
+        "format": "xnorinfer extract",
+        "format_version": FORMAT_VERSION,
+        **{name: described[name] for name in ("content_digest", "profile", "input", "inputs", "classes")},
+        "layers": [one for one in described["layers"] if layers is None or one["index"] in layers],
+    }
+
+
+def choose_layers(packed: PackedModel, wanted: Sequence[str]) -> list[int]:
+    """Numbers of the layers that a user names by number or by name, in network order.
+
+    Raises OptionError for one that there is not, or a name that several layers have.
+    """
+    names = [node.name for node in packed.layers]
+    chosen = set()
+    for text in wanted:
+        found = [index for index, name in enumerate(names) if name == text]
+        if not found:
+            found = [index for index in range(len(names)) if str(index) == text]
+        if not found:
+            known = ", ".join(f"{index} ({name})" for index, name in enumerate(names))
+            raise OptionError(f"--layer: there is no layer {text!r}; the model has {known}")
+        if len(found) > 1:
+            raise OptionError(
+                f"--layer: {len(found)} layers are called {text!r}; choose by number: {', '.join(map(str, found))}"
+            )
+        chosen.add(found[0])
+    return sorted(chosen)
+
+
+def write_arrays(packed: PackedModel, path: Path, layers: Sequence[int] | None = None, *, signs: bool = False) -> list[str]:
+    """Write the arrays, complete or not at all, the same bytes for the same network; returns the names written.
+
+    path: ends in .npz or .safetensors.  Raises OptionError for another ending, OutputError if it cannot be written.
+    """
+    found = {name: np.ascontiguousarray(array) for name, array in arrays(packed, layers, signs=signs).items()}
+    text = json.dumps(meta(packed, layers), sort_keys=True)
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
+        content = io.BytesIO()
+        with_meta: dict[str, Any] = {"meta": np.array(text), **found}
+        np.savez(content, **with_meta)
+        write_bytes(path, content.getvalue())
+    elif suffix == ".safetensors":
+        from safetensors.numpy import save as to_bytes
+
+        write_bytes(path, to_bytes(found, metadata={"meta": text}))
+    else:
+        raise OptionError(f"{path}: arrays are written to a file that ends in {' or '.join(ARRAY_SUFFIXES)}")
+    return list(found)

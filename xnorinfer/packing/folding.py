@@ -1,0 +1,328 @@
+"""Folding one layer: what follows its sums, as float32 steps, and where the decision of every neuron changes.
+
+`lower` walks the network; here is what happens to one sum: which values it can take (`Counts`), what the source computes from
+it (`steps_of`), and the limit that follows (`fold`), or why there is none.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.errors import unhandled
+from xnorinfer.float32 import F32, MAX_FLOAT_KEY, ONE, fma, ordered_to_float
+from xnorinfer.graph import Interpretation, Node
+from xnorinfer.net.ops import OPS, Linear, Norm, Op, Quantize, Step, Steps
+from xnorinfer.net.ties import Rule, binarize
+from xnorinfer.net.values import PixelInput
+from xnorinfer.packing.packed import Affine, StepName
+from xnorinfer.packing.threshold import I64, Expression, Limits, find_limits, first_nan, full_range, limits_as, zero_counts
+
+# ---------------------------------------------------------------- what a layer counts
+
+
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """What is counted for every neuron, from low to high (inclusive), and which accumulator the source has at a count.
+
+    Bits count mismatches, pixels integer sums; reals are float32 numbers as ordered integers (`ordered_to_float`).
+    mirror: a flipped neuron turns count c into mirror - c.  shift: (neurons,) float64, pixels only.
+    """
+
+    low: I64
+    high: I64
+    mirror: int
+    mapping: PixelInput | None = None
+    shift: NDArray[np.float64] | None = None
+    reals: bool = False
+
+    @classmethod
+    def of_bits(cls, neurons: int, depth: int) -> Counts:
+        """Mismatches of `depth` bits."""
+        return cls(*full_range(neurons, 0, depth), depth)
+
+    @classmethod
+    def of_reals(cls, neurons: int) -> Counts:
+        """Any finite float32; the limit one below the smallest is -infinity."""
+        return cls(*full_range(neurons, -MAX_FLOAT_KEY, MAX_FLOAT_KEY), 0, reals=True)
+
+    @classmethod
+    def of_pixels(cls, mapping: PixelInput, signs: F32) -> Counts:
+        """Sums of pixels 0..255 with weights `signs` (neurons, depth) of -1/+1."""
+        shift = mapping.intercept * signs.sum(axis=1, dtype=np.float64)
+        low = -255 * (signs < 0).sum(axis=1, dtype=np.int64)
+        return cls(low, 255 * (signs > 0).sum(axis=1, dtype=np.int64), 0, mapping, shift)
+
+    def accumulator(self, count: I64) -> F32:
+        """Counts (..., neurons) to what the source has before H, scale and bias, float32."""
+        if self.reals:
+            return ordered_to_float(count)
+        if self.mapping is None or self.shift is None:
+            return (self.mirror - 2 * count).astype(np.float32)
+        return np.asarray((self.mapping.slope * count + self.shift) / self.mapping.divisor, np.float32)
+
+    def columns(self, neurons: NDArray[np.intp]) -> Counts:
+        """The same for some neurons only."""
+        shift = None if self.shift is None else self.shift[neurons]
+        return Counts(self.low[neurons], self.high[neurons], self.mirror, self.mapping, shift, self.reals)
+
+    def limits(self, found: I64) -> NDArray[np.int32] | F32:
+        """Limits as the packed layer stores them."""
+        return ordered_to_float(found) if self.reals else limits_as(found, np.int32)
+
+
+# ---------------------------------------------------------------- what the source computes from it
+
+AffineStep: TypeAlias = tuple[StepName, F32 | float, F32 | float]
+
+
+def affine_of(neurons: int, steps: Sequence[AffineStep]) -> Affine:
+    """Steps with their vectors spelled out, (neurons,) float32 each."""
+    values = np.empty((len(steps), 2, neurons), np.float32)
+    for value, (_, a, b) in zip(values, steps, strict=True):
+        value[0], value[1] = a, b
+    return Affine(tuple(op for op, _, _ in steps), values)
+
+
+#: (op) -> everything elementwise that it does, in the source's order; of a dense layer what follows its dot: H, scale, bias.
+steps_of: Interpretation[[], list[AffineStep]] = Interpretation("folding", OPS)
+
+
+@steps_of.of(Linear)
+def _(op: Linear) -> list[AffineStep]:
+    steps: list[AffineStep] = []
+    if op.h != 1:
+        steps.append(("mul", op.h, 0.0))
+    if op.scale is not None:
+        steps.append(("mul", op.scale, 0.0))
+    if op.bias is not None:
+        steps.append(("add", op.bias, 0.0))
+    return steps
+
+
+@steps_of.of(Norm)
+def _(op: Norm) -> list[AffineStep]:
+    """The expressions of `reference.batch_norm`, with what does not depend on the input computed ahead, in float32.
+
+    Written again and not shared with the oracle, which is there to contradict it.
+    """
+    gamma = np.ones_like(op.mean) if op.gamma is None else op.gamma
+    beta = np.zeros_like(op.mean) if op.beta is None else op.beta
+    with np.errstate(all="ignore"):
+        if op.inv_std is not None:
+            return [("add", -op.mean, 0.0), ("mul", gamma * op.inv_std, 0.0), ("add", beta, 0.0)]
+        assert op.variance is not None
+        assert op.epsilon is not None
+        scale = (ONE / np.sqrt(op.variance + np.float32(op.epsilon))) * gamma
+        if op.form == "torch":
+            return [("fma", scale, fma(-op.mean, scale, beta))]
+        return [("mul", scale, 0.0), ("add", beta - op.mean * scale, 0.0)]
+
+
+@steps_of.of(Steps)
+def _(op: Steps) -> list[AffineStep]:
+    return [_function_step(step) for step in op.steps]
+
+
+@steps_of.of(Quantize)
+def _(op: Quantize) -> list[AffineStep]:
+    """The smallest float32 that a rule makes +1 and the largest that it makes -1."""
+    ends = full_range(1, -MAX_FLOAT_KEY, MAX_FLOAT_KEY)
+    plus = find_limits(lambda key: binarize(ordered_to_float(key), op.rule) > 0, *ends, 0)
+    minus = find_limits(lambda key: binarize(ordered_to_float(key), op.rule) < 0, *ends, 0)
+    return [("step", float(ordered_to_float(-plus.limits)[0]), float(ordered_to_float(minus.limits)[0]))]
+
+
+def _function_step(step: Step) -> AffineStep:
+    match step.function:
+        case "mul" | "div" | "add" | "prelu":
+            return (step.function, step.parameters[0], 0.0)
+        case "sub":  # x - v and x + (-v) are the same float32 operation
+            return ("add", -step.parameters[0], 0.0)
+        case "relu":
+            return ("clip", 0.0, np.inf)
+        case "clip":
+            low, high = step.parameters
+            return ("clip", low, high)
+        case "tanh" | "sigmoid":
+            return (step.function, 0.0, 0.0)
+        case _:
+            raise unhandled("folding", step.function)
+
+
+def steps_of_nodes(nodes: Iterable[Node[Op]]) -> list[AffineStep]:
+    """Everything elementwise of nodes of which each reads the one before."""
+    return [step for node in nodes for step in steps_of(node)]
+
+
+def infinite(steps: Affine) -> NDArray[np.bool_]:
+    """Neurons whose steps hold an infinite number or NaN, (neurons,) bool; ends of a clip or a step may be infinite."""
+    numbers = [index for index, op in enumerate(steps.ops) if op not in ("clip", "step")]
+    return np.asarray(~np.isfinite(steps.values[numbers]).all(axis=(0, 1)))
+
+
+# ---------------------------------------------------------------- the limit, or why there is none
+
+
+def fold(name: str, counts: Counts, steps: Affine, rule: Rule, problems: list[str], notes: list[str]) -> Limits:
+    """The step of every neuron's decision over its counts.
+
+    What speaks against folding is added to `problems`, what a person should know to `notes`.
+    """
+    at_zero = steps.apply(counts.accumulator(np.zeros_like(counts.low)))
+
+    def expression(count: I64) -> F32:
+        value = steps.apply(counts.accumulator(count))
+        if not counts.reals:
+            return value
+        # Sums near the largest float overflow in one step, and a scale of 0 in the next makes NaN of a constant channel.
+        return np.where(np.isnan(value), at_zero, value)
+
+    one_sided: Rule = "ge" if rule == "sign" else rule
+    with np.errstate(all="ignore"):
+        problems.extend(_nan_problems(name, counts, steps))
+        bends = bends_of(counts, steps)
+        if bends is not None:
+            problems.extend(_bend_problems(name, counts, bends, lambda c: binarize(expression(c), one_sided) > 0))
+        if rule == "sign":
+            _judge_zeros(name, counts, zeros_of(counts, expression, bends), problems, notes)
+        return find_limits(lambda c: binarize(expression(c), one_sided) > 0, counts.low, counts.high, counts.mirror)
+
+
+def fold_to_step(name: str, counts: Counts, steps: Affine, problems: list[str]) -> Affine:
+    """The same -1, 0 or +1 of every sum as one comparison of it, for steps that end in one.
+
+    What speaks against that is added to `problems`.
+    """
+    bends = bends_of(counts, steps)
+    ends: list[tuple[F32, NDArray[np.bool_], NDArray[np.bool_]]] = []
+
+    def signs(count: I64) -> F32:
+        return steps.apply(counts.accumulator(count))
+
+    with np.errstate(all="ignore"):
+        problems.extend(_nan_problems(name, counts, steps))
+        decisions: tuple[Callable[[I64], NDArray[np.bool_]], ...] = (lambda c: signs(c) > 0, lambda c: signs(c) < 0)
+        for decide in decisions:
+            if bends is not None:
+                problems.extend(_bend_problems(name, counts, bends, decide))
+            found = find_limits(decide, counts.low, counts.high, 0)
+            # The last sum that gives this sign before another; whether all do, or none.
+            nearest = np.where(found.flipped, -found.limits, np.clip(found.limits, counts.low, counts.high))
+            ends.append((counts.accumulator(nearest), decide(counts.low) & decide(counts.high), ~decide(nearest)))
+        first, last = counts.accumulator(counts.low), counts.accumulator(counts.high)
+        rises = (signs(counts.high) - signs(counts.low)) * np.sign(last - first)
+    turn = np.where(rises < 0, -ONE, ONE)
+    largest, infinity = np.finfo(np.float32).max, np.float32(np.inf)
+    (plus, always, never), (minus, always_minus, never_minus) = ends
+    least = np.select([always, never], [-largest, infinity], turn * plus).astype(np.float32)
+    most = np.select([always_minus, never_minus], [largest, -infinity], turn * minus).astype(np.float32)
+    compare: AffineStep = ("step", least, most)
+    return affine_of(turn.size, [compare] if (turn > 0).all() else [("mul", turn, 0.0), compare])
+
+
+def _nan_problems(name: str, counts: Counts, steps: Affine) -> list[str]:
+    """Neurons whose source value is NaN at a reachable accumulator: no bit equals NaN."""
+    suspects = infinite(steps)
+    if counts.reals:
+        found = {int(neuron): 0 for neuron in np.flatnonzero(suspects)}
+    else:
+        ends = [steps.apply(counts.accumulator(count)) for count in (counts.low, counts.high)]
+        chosen = np.flatnonzero(suspects | ~np.isfinite(ends).all(axis=0))
+        some, columns = counts.columns(chosen), steps.columns(chosen)
+        nan = first_nan(lambda count: columns.apply(some.accumulator(count)), some.low, some.high)
+        found = {int(chosen[neuron]): count for neuron, count in sorted(nan.items())}
+    if not found:
+        return []
+    neuron, count = next(iter(found.items()))
+    value = float(counts.accumulator(np.full_like(counts.low, count))[neuron])
+    return [
+        f"{name}: BatchNorm gives NaN for {len(found)} neurons with an infinite scale or shift, the first is neuron "
+        f"{neuron} at accumulator {value:g}; the source network has no answer there, so check its variance and epsilon"
+    ]
+
+
+# ---------------------------------------------------------------- functions that fall: a prelu with a negative slope
+
+
+@dataclass(frozen=True, eq=False)
+class Bends:
+    """Where the expressions of neurons turn from one direction to the other.
+
+    times: (neurons,) int64, how often (0 for a monotone one).  last: (neurons,) int64, the last count before it turns, `high`
+    if it does not.  slopes: (neurons,) float32, the slope that turns it.
+    """
+
+    times: I64
+    last: I64
+    slopes: F32
+
+
+def bends_of(counts: Counts, steps: Affine) -> Bends | None:
+    """The bends of all neurons; None if every expression is monotone.  A prelu bends where what enters it crosses 0."""
+    times, last, slopes = np.zeros_like(counts.low), counts.high, np.zeros(counts.low.size, np.float32)
+    for index, op in enumerate(steps.ops):
+        slope = steps.values[index, 0]
+        if op == "prelu" and (slope < 0).any():
+            before = Affine(steps.ops[:index], steps.values[:index])
+            side = find_limits(lambda c, b=before: b.apply(counts.accumulator(c)) > 0, counts.low, counts.high, 0)  # type: ignore[misc]
+            crossing = np.where(side.flipped, -side.limits - 1, side.limits)
+            here = (slope < 0) & (crossing >= counts.low) & (crossing < counts.high)
+            times, last, slopes = times + here, np.where(here, crossing, last), np.where(here, slope, slopes)
+    return Bends(times, last, slopes) if times.any() else None
+
+
+def _bend_problems(name: str, counts: Counts, bends: Bends, decide: Callable[[I64], NDArray[np.bool_]]) -> Iterator[str]:
+    """Neurons that no limit describes; one that bends and yet changes its decision once is folded as any other."""
+    many = bends.times > 1
+    if many.any():
+        yield (
+            f"{name}: {int(many.sum())} neurons pass several PReLUs with negative slopes, the first is neuron "
+            f"{int(np.argmax(many))}; where such a neuron changes its sign is not known"
+        )
+    beside = (counts.low, bends.last, np.minimum(bends.last + 1, counts.high), counts.high)
+    changes = np.sum([one != other for one, other in itertools.pairwise(map(decide, beside))], axis=0)
+    twice = (changes > 1) & ~many
+    if twice.any():
+        neuron = int(np.argmax(twice))
+        yield (
+            f"{name}: {int(twice.sum())} neurons change their sign twice over their sums, the first is neuron {neuron}: a "
+            f"PReLU before the sign has the negative slope {bends.slopes[neuron]:g} there, and one threshold cannot say that; "
+            "slopes of 0 and above always convert"
+        )
+
+
+def zeros_of(counts: Counts, expression: Expression, bends: Bends | None) -> I64:
+    """How many counts of each neuron make the expression exactly 0, (neurons,) int64; on both sides of a bend."""
+    if bends is None:
+        return zero_counts(expression, counts.low, counts.high)
+    beyond = zero_counts(expression, np.minimum(bends.last + 1, counts.high), counts.high)
+    return np.asarray(zero_counts(expression, counts.low, bends.last) + np.where(bends.last < counts.high, beyond, 0))
+
+
+#: Ranges of sums so large that the framework's own rounding of mapped pixels decides about a single one.
+MANY_SUMS = 4096
+
+
+def _judge_zeros(name: str, counts: Counts, zeros: I64, problems: list[str], notes: list[str]) -> None:
+    """torch.sign(0) is 0, which one bit cannot hold: say where it can happen, refuse where it matters."""
+    way_out = "choose --profile ge-zero (0 becomes +1) or gt-zero (0 becomes -1)"
+    if counts.reals:
+        notes.append(f"{name}: real inputs can make a value before sign exactly 0; the packed network takes +1 there")
+        return
+    hit = zeros > 0
+    if not hit.any():
+        return
+    first = int(np.argmax(hit))
+    what = (
+        f"{int(hit.sum())} neurons can reach exactly 0 before sign (the first is neuron {first}, at {zeros[first]} of its sums)"
+    )
+    if counts.mapping is not None and (zeros[hit] == 1).all() and (counts.high - counts.low)[hit].min() > MANY_SUMS:
+        notes.append(f"{name}: {what}; torch.sign gives 0 there, the packed network takes +1. To decide otherwise, {way_out}")
+    else:
+        problems.append(f"{name}: {what}; torch.sign gives 0 there, which one bit cannot hold: {way_out}")

@@ -1,0 +1,332 @@
+"""The packed model file: a `safetensors` container, written atomically, validated completely before use.
+
+Format version 2, little endian as safetensors defines it:
+
+    metadata["xnorinfer"]   one JSON object, keys sorted, without spaces:
+        format_version      2
+        input               the input mapping (`net.values.input_to_json`)
+        profile             name of the source's tie profile
+        input_bits          true if inputs are binarized one by one before the first layer
+        layers              list of {"kind": "dense", "reads", "depth", "output": "threshold"} or
+                            {..., "output": "affine", "ops": [...]} or {"kind": "float", ...} without "reads"
+        names               list of strings, what the source calls the layers (the input's first, where it has bits)
+        content_digest      SHA-256 of the network: this object without the two digests, names, profile and provenance, then
+                            every tensor's name and bytes in layer order.  Two sources of one network have the same content
+                            digest (`canonical` says what "the same" means).
+        provenance          source file name, its digest, options and assumptions of the conversion
+        header_digest       SHA-256 of this object without header_digest: covers the provenance as well
+    input.limits            (depth,) I32 for pixels, F32 for reals (`packed.Binarize`)
+    input.mirrored          (depth,) BOOL
+    layers.N.bits           (neurons, words) U64, the signs of the weights (`bits`), pad bits 0
+    layers.N.limits         (neurons,) I32, or F32 where a layer reads reals
+    layers.N.steps          (len(ops), 2, neurons) F32, the vectors of the float32 steps (`packed.Affine`)
+    layers.N.weight         (neurons, depth) F32, float layers
+
+Format version 1 differs in one thing: its content digest covers the profile.  Such files are read, and saved as they were.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer import shipped as models
+from xnorinfer.errors import (
+    DigestError,
+    MalformedModelError,
+    NewerFormatError,
+    NotAModelError,
+    OptionError,
+)
+from xnorinfer.files import write_bytes
+from xnorinfer.graph import Interpretation, chain
+from xnorinfer.mappedtensors import mapped_tensors
+from xnorinfer.net.values import ThresholdInput, input_from_json, input_to_json
+from xnorinfer.packing.packed import FORMAT_VERSION, PACKED_OPS, Affine, Binarize, Dot, PackedModel, PackedOp, Threshold
+
+KEY = "xnorinfer"
+
+
+def save(packed: PackedModel, path: str | Path) -> None:
+    """Write a model file: `path` is then the old file or the complete new one.
+
+    Raises OutputError if it cannot be written, MalformedModelError if the model itself is inconsistent or branches.
+    """
+    from safetensors.numpy import save as to_bytes
+
+    path = Path(path)
+    problems = packed.check()
+    if problems:
+        raise MalformedModelError(f"{path}: not written, the model is inconsistent: {'; '.join(problems)}")
+    tensors = {name: np.ascontiguousarray(array) for name, array in packed.tensors()}
+    write_bytes(path, to_bytes(tensors, metadata={KEY: _canonical(header_of(packed))}))
+
+
+def header_of(packed: PackedModel) -> dict[str, Any]:
+    """The JSON object of the file, digests included.  Raises MalformedModelError for a network that is no chain."""
+    for index, node in enumerate(packed.nodes):
+        if node.inputs != (index - 1,):
+            raise MalformedModelError(
+                f"{node.name}: reads more than the node before; format version {FORMAT_VERSION} holds chains"
+            )
+    entries = [(node.name, _entry(node)) for _, node in packed.stored()]
+    network: dict[str, Any] = {
+        "format_version": packed.format_version,
+        "input": input_to_json(packed.input),
+        "input_bits": any(entry is None for _, entry in entries),
+        "layers": [entry for _, entry in entries if entry is not None],
+    }
+    outside = {"profile": packed.profile}
+    if packed.format_version == 1:
+        network, outside = {**network, **outside}, {}
+    content = hashlib.sha256(_canonical(network).encode())
+    for name, array in packed.tensors():
+        content.update(name.encode() + b"\0")
+        content.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
+    names = [name for name, _ in entries]
+    header = {**network, **outside, "names": names, "content_digest": content.hexdigest(), "provenance": packed.provenance}
+    return {**header, "header_digest": hashlib.sha256(_canonical(header).encode()).hexdigest()}
+
+
+def _canonical(value: dict[str, Any]) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+#: Op -> its entry in `layers`; none for what is said by `input_bits`.
+_entry: Interpretation[[], dict[str, Any] | None] = Interpretation("modelfile", PACKED_OPS)
+_entry.nothing(Binarize)
+
+
+@_entry.of(Dot)
+def _(op: Dot) -> dict[str, Any]:
+    kind = {"kind": "dense", "reads": op.reads} if op.binary else {"kind": "float"}
+    gives = {"output": "affine", "ops": list(op.output.ops)} if isinstance(op.output, Affine) else {"output": "threshold"}
+    return {"depth": op.depth, **kind, **gives}
+
+
+def load(path: str | Path, *, mapped: bool = False) -> PackedModel:
+    """Read and validate a model file.
+
+    mapped: leave the arrays in the file, mapped read-only, so that processes share their pages.  The file must then not be
+    changed in place; replacing it, as `save` does, is safe.
+    Raises NotAModelError (missing, truncated, another kind of file), NewerFormatError, MalformedModelError (a field, shape or
+    type that is not allowed) or DigestError (content changed after it was written).
+    """
+    path = Path(path)
+    text, tensors = _read_container(path, mapped)
+    try:
+        header = json.loads(text, parse_constant=_no_number, parse_float=_finite)
+        _canonical(header)
+    except (ValueError, RecursionError) as error:
+        reason = f" ({error})" if isinstance(error, _NumberError) else ""
+        raise MalformedModelError(f"{path}: its header is not JSON{reason}") from None
+    if not isinstance(header, dict) or not isinstance(header.get("format_version"), int):
+        raise MalformedModelError(f"{path}: its header has no format version")
+    if header["format_version"] < 1 or isinstance(header["format_version"], bool):
+        raise MalformedModelError(f"{path}: there is no format version {header['format_version']}")
+    if header["format_version"] > FORMAT_VERSION:
+        raise NewerFormatError(
+            f"{path}: has format version {header['format_version']}, this xnorinfer reads up to "
+            f"{FORMAT_VERSION}; upgrade xnorinfer"
+        )
+    packed = _build(path, header, tensors)
+    problems = packed.check()
+    if problems:
+        raise MalformedModelError(f"{path}: {'; '.join(problems)}")
+    expected = header_of(packed)
+    for name in ("content_digest", "header_digest"):
+        if header.get(name) != expected[name]:
+            raise DigestError(f"{path}: {name} does not match the content; the file was changed or damaged, convert it again")
+    return packed
+
+
+#: First bytes of files that trained networks are saved in.
+_CHECKPOINTS = {
+    b"PK": "a zip archive, as PyTorch, numpy and Keras save networks",
+    b"\x89HDF": "an HDF5 file, as Keras saves networks",
+    b"\x80": "a Python pickle, as PyTorch saved networks",
+    b"\x93NUMPY": "an array of numpy",
+}
+
+
+def _no_model(path: Path, error: Exception) -> str:
+    """Why a file is no model; a checkpoint is told from a damaged one."""
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(8)
+    except OSError:
+        start = b""
+    if not path.stat().st_size:
+        return "not an xnorinfer model: the file is empty"
+    kind = next((meaning for signature, meaning in _CHECKPOINTS.items() if start.startswith(signature)), None)
+    if kind is None:
+        return f"not an xnorinfer model, or truncated ({error})"
+    return f"not an xnorinfer model, but {kind}; convert a checkpoint first: xnorinfer convert {path} -o MODEL.safetensors"
+
+
+class _NumberError(ValueError):
+    """A number that JSON does not have, or float64 does not hold."""
+
+
+def _no_number(text: str) -> float:
+    raise _NumberError(f"it holds {text}")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_number(text[:40])
+
+
+def _read_container(path: Path, mapped: bool = False) -> tuple[str, dict[str, NDArray[Any]]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        if not path.exists():
+            shipped = ", ".join(models.names())
+            raise NotAModelError(f"{path}: no such file, and no model that ships with xnorinfer ({shipped}) has this name")
+        if not path.is_file():
+            raise NotAModelError(f"{path}: is not a file")
+    except OSError as error:  # in a folder that may not be looked into
+        raise NotAModelError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        with safe_open(path, framework="numpy") as container:
+            metadata = container.metadata() or {}
+            if KEY not in metadata:
+                raise NotAModelError(
+                    f"{path}: a safetensors file, but not an xnorinfer model; convert a checkpoint first: "
+                    "xnorinfer convert SOURCE -o MODEL"
+                )
+            if mapped:
+                return metadata[KEY], _mapped_tensors(path)
+            tensors = {name: container.get_tensor(name) for name in container.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError, TypeError, ValueError, KeyError, AttributeError) as error:
+        # safetensors answers types that numpy lacks (bfloat16, float8) with TypeError or AttributeError.
+        raise NotAModelError(f"{path}: {_no_model(path, error)}") from None
+    return metadata[KEY], tensors
+
+
+#: The types of a model file as safetensors calls them.
+_DTYPES = {"BOOL": "|b1", "I32": "<i4", "U64": "<u8", "F32": "<f4"}
+
+
+def _mapped_tensors(path: Path) -> dict[str, NDArray[Any]]:
+    """As read-only views of the mapped file.  Raises as `mapped_tensors` does, and for types that no model has."""
+    tensors: dict[str, NDArray[Any]] = {}
+    for name, (kind, shape, raw) in mapped_tensors(path).items():
+        dtype = np.dtype(_DTYPES[kind])
+        if raw.size != math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"tensor {name} has {raw.size} bytes, {math.prod(shape) * dtype.itemsize} are needed")
+        array = raw.view(dtype)
+        tensors[name] = (array if array.flags.aligned else array.copy()).reshape(shape)
+    return tensors
+
+
+def _build(path: Path, header: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> PackedModel:
+    """The model that header and tensors describe; every tensor is used, every field is known."""
+    wanted = {
+        "format_version",
+        "input",
+        "input_bits",
+        "names",
+        "profile",
+        "layers",
+        "content_digest",
+        "provenance",
+        "header_digest",
+    }
+    if set(header) != wanted:
+        raise MalformedModelError(
+            f"{path}: header fields are {', '.join(sorted(header))}; needed are {', '.join(sorted(wanted))}"
+        )
+    try:
+        mapping = input_from_json(header["input"])
+    except OptionError as error:
+        raise MalformedModelError(f"{path}: {error}") from None
+    if not isinstance(header["layers"], list) or not isinstance(header["profile"], str):
+        raise MalformedModelError(f"{path}: layers or profile have the wrong type")
+    if not isinstance(header["provenance"], dict):
+        raise MalformedModelError(f"{path}: provenance has the wrong type")
+    left = dict(tensors)
+    names = header["names"]
+    if not isinstance(header["input_bits"], bool):
+        raise MalformedModelError(f"{path}: input_bits is neither true nor false")
+    count = len(header["layers"]) + header["input_bits"]
+    if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
+        raise MalformedModelError(f"{path}: names is no list of {count} strings")
+    ops: list[PackedOp] = []
+    if header["input_bits"]:
+        ops.append(Binarize(_take(path, "input.limits", left), _take(path, "input.mirrored", left)))
+    ops += [_build_layer(path, index, entry, left) for index, entry in enumerate(header["layers"])]
+    if left:
+        raise MalformedModelError(f"{path}: tensors that no layer uses: {', '.join(sorted(left))}")
+    if isinstance(mapping, ThresholdInput) and not header["input_bits"] and ops:
+        names, ops = ["input", *names], [Binarize.at_pixel(mapping.threshold, ops[0].depth), *ops]
+    nodes = chain(zip(names, ops, strict=True))
+    return PackedModel(mapping, nodes, header["profile"], header["provenance"], header["format_version"])
+
+
+#: Types and dimensions of tensors by the last part of their names.
+TENSORS: dict[str, tuple[tuple[type[Any], ...], int]] = {
+    "mirrored": ((np.bool_,), 1),
+    "bits": ((np.uint64,), 2),
+    "limits": ((np.int32, np.float32), 1),
+    "steps": ((np.float32,), 3),
+    "weight": ((np.float32,), 2),
+}
+
+
+def _take(where: Path | str, name: str, left: dict[str, NDArray[Any]]) -> NDArray[Any]:
+    array = left.pop(name, None)
+    if array is None:
+        raise MalformedModelError(f"{where}: tensor {name} is missing")
+    dtypes, dimensions = TENSORS[name.rpartition(".")[2]]
+    if array.dtype not in dtypes or array.ndim != dimensions:
+        raise MalformedModelError(f"{where}: tensor {name} is {array.shape} {array.dtype}")
+    return array
+
+
+#: Fields of a layer entry by (kind, output).
+LAYER_FIELDS = {
+    ("dense", "threshold"): {"kind", "output", "depth", "reads"},
+    ("dense", "affine"): {"kind", "output", "depth", "reads", "ops"},
+    ("float", "affine"): {"kind", "output", "depth", "ops"},
+}
+
+
+def _build_layer(path: Path, index: int, entry: Any, left: dict[str, NDArray[Any]]) -> Dot:
+    where, place = f"{path}: layer {index}", f"layers.{index}"
+    kinds = (str(entry.get("kind")), str(entry.get("output"))) if isinstance(entry, dict) else ("", "")
+    if kinds not in LAYER_FIELDS or set(entry) != LAYER_FIELDS[kinds]:
+        raise MalformedModelError(f"{where}: entry {_shorten(entry)} is no layer of format version 1 or 2")
+    depth = entry["depth"]
+    if not isinstance(depth, int) or isinstance(depth, bool):
+        raise MalformedModelError(f"{where}: depth has the wrong type")
+    if entry["output"] == "affine":
+        ops = entry["ops"]
+        if not isinstance(ops, list) or not all(isinstance(op, str) for op in ops):
+            raise MalformedModelError(f"{where}: ops have the wrong type")
+        output: Threshold | Affine = Affine(tuple(ops), _take(where, f"{place}.steps", left))
+    else:
+        output = Threshold(_take(where, f"{place}.limits", left))
+    if entry["kind"] == "float":
+        weights = _take(where, f"{place}.weight", left)
+        if weights.shape[1] != depth:
+            raise MalformedModelError(f"{where}: depth is {depth}, its weights have {weights.shape[1]}")
+        return Dot("reals", depth, weights, output)
+    if entry["reads"] not in ("bits", "pixels", "reals"):
+        raise MalformedModelError(f"{where}: reads {_shorten(entry['reads'])}")
+    weights = _take(where, f"{place}.bits", left)
+    if depth < 1 or depth > 64 * weights.shape[1]:
+        raise MalformedModelError(f"{where}: depth {depth} does not fit {weights.shape[1]} words of bits")
+    return Dot(entry["reads"], depth, weights, output)
+
+
+def _shorten(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

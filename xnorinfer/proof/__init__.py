@@ -1,0 +1,1 @@
+"""Whether a packed network is the network: proofs, comparisons with answers, alternatives to what was assumed."""

@@ -1,0 +1,247 @@
+"""Answers of a network against those of the packed one, each difference explained by rounding or not.
+
+Classes must be equal, but for rows that lie so near to a tie that the rounding of a framework decides them (see
+`programs.rounding`); scores must be equal within that rounding.  Where the user's own answers are not, `elimination` looks for
+the reading of the file that they prove.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.engine.model import Model, inputs_of
+from xnorinfer.errors import InputError, UnusableInputError
+from xnorinfer.net.network import Net
+from xnorinfer.packing.packed import PackedModel
+from xnorinfer.proof.answers import Answers, Progress, Run
+from xnorinfer.proof.frameworks.rounding import Bounded, RoundedNet
+
+#: Samples computed at once.
+ROWS = 256
+#: So many unexplained samples say that it is another network: no explanation is searched for the others that do not agree.
+ENOUGH = 20
+#: Classes that rounding decides at most: so many, or this share.
+FEW, SHARE = 3, 0.03
+#: How the answer to a sample compares: it agrees with our bits, once bits next to a tie are taken otherwise, or not at all.
+FITS, OTHER_BITS, UNEXPLAINED = range(3)
+
+
+@dataclass
+class Agreement:
+    """How answers compare with those of a packed network.
+
+    name, run: of the answers.  compared: what was, "scores", "softmax" or "log_softmax" of them, or "classes" where there are
+    only those.
+    different: samples whose class differs; by_rounding: those of them that rounding explains.  other_bits: samples that agree
+    once bits next to a tie are taken otherwise.  unexplained: samples whose answer no rounding explains, whether the class
+    differs or only a score.  first: the first sample whose class nothing explains, else the first that differs: its number,
+    the class that was given, and ours.
+    largest_score_difference: of scores, among samples that agree with the bits as they are.
+    first_bits: of `first_bits_of`, bits behind the first sign that are not ours, where they are known.
+    """
+
+    name: str
+    rows: int
+    compared: str = "classes"
+    different: int = 0
+    by_rounding: int = 0
+    other_bits: int = 0
+    unexplained: int = 0
+    first: tuple[int, int, int] | None = None
+    largest_score_difference: float | None = None
+    first_bits: int | None = None
+    first_bits_of: int | None = None
+    run: Run | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether rounding explains every class that differs.
+
+        It decides one in hundreds; where it would have to decide more, all scores lie at ties, and the answers say nothing.
+        """
+        return self.different == self.by_rounding <= max(FEW, SHARE * self.rows)
+
+    @property
+    def complete(self) -> bool:
+        """Whether scores are the same ones, too."""
+        return self.holds and not self.unexplained
+
+    @property
+    def subject(self) -> str:
+        """What the packed network is compared with."""
+        if self.run is None:
+            return f"the {self.rows} answers of {self.name}"
+        return f"{self.name} itself, run by {self.run.framework} on {self.rows} samples"
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, JSON-able."""
+        data = {"holds": self.holds, **asdict(self)}
+        return data | (data.pop("run") or {})
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Agreement:
+        """What `to_json` wrote."""
+        run = Run(**_known(Run, data)) if "framework" in data else None
+        return cls(**_known(cls, data) | {"run": run})
+
+    def text(self) -> str:
+        """In one sentence."""
+        scores = self.compared.replace("_", "-")
+        if self.run is not None:
+            return self._run_text(self.run, scores)
+        if not self.holds:
+            row, theirs, ours = self.first or (0, 0, 0)
+            return (
+                f"{self.different} of {self.rows} classes are not those of {self.name}, the first in row {row}: {theirs} is "
+                f"expected, the packed network gives {ours}"
+            )
+        text = f"all {self.rows} classes are those of {self.name}"
+        if self.by_rounding:
+            text += f", but for {self.by_rounding} that the framework's rounding decides"
+        return text + (f", all {scores} within rounding" if self.compared != "classes" and self.complete else "")
+
+    def _run_text(self, run: Run, scores: str) -> str:
+        text = f"{run.framework} {run.version} ran the file itself"
+        if not run.program:
+            text = "" if run.instead is None else f"not possible for the file itself: {run.instead}; layer by layer, "
+            origin = "the framework of the checkpoint" if run.original else "not the framework of the checkpoint"
+            text += f"{run.framework} {run.version} ({origin}; it runs the reading, and tells nothing about it)"
+        text += f" on {self.rows} samples: {self.different} predictions differ"
+        if self.different:
+            text += f", {self.by_rounding} of them by its rounding"
+        if self.first_bits_of is not None:
+            text += f"; {self.first_bits} of {self.first_bits_of:,} bits of the first layer differ"
+        text += f"; the {scores} agree within rounding in {self.rows - self.other_bits - self.unexplained} samples"
+        if self.other_bits:
+            text += f", in {self.other_bits} more once bits within rounding of a tie are taken otherwise"
+        return text + f"; {self.unexplained} unexplained"
+
+    def warning(self) -> str | None:
+        """What is odd although the classes are equal."""
+        if not self.holds or not self.unexplained:
+            return None
+        return (
+            f"the classes are those of {self.name}, but in {self.unexplained} of {self.rows} rows the "
+            f"{self.compared.replace('_', '-')} differ by more than rounding: the last layer is read otherwise, or the file "
+            "holds something else than its scores"
+        )
+
+
+def _known(kind: type, data: dict[str, Any]) -> dict[str, Any]:
+    return {field.name: data[field.name] for field in dataclasses.fields(kind) if field.name in data}
+
+
+def compare(
+    given: Answers,
+    net: Net,
+    packed: PackedModel,
+    threads: int | None = None,
+    report: Progress = lambda what, done, total: None,
+) -> Agreement:
+    """Run a packed network on the inputs of answers.  net: the float network, to bound what rounding can do.
+
+    Raises InputError where inputs or answers cannot be those of this network.
+    """
+    given.require(packed.classes)
+    try:
+        x = inputs_of(packed.input, packed.depth, given.x)
+    except InputError as error:
+        raise UnusableInputError(f"{given.name}: {error}") from None
+    predicted = Model(packed, threads=threads).predict(x)
+    compared = kind_of(given.values)
+    result = Agreement(given.name, len(x), compared, run=given.run)
+    wrong = predicted != given.classes
+    different = np.flatnonzero(wrong)
+    rounded = RoundedNet(net)
+    how = np.full(len(x), FITS)
+    how[different] = _how(given, x, rounded, different, result, report)
+    if compared != "classes":
+        how[~wrong] = _how(given, x, rounded, np.flatnonzero(~wrong), result, report)
+    result.other_bits, result.unexplained = (int((how == kind).sum()) for kind in (OTHER_BITS, UNEXPLAINED))
+    # Scores that a program gives must be ours.  The user's may be others, which then say nothing of the classes.
+    if given.run is None and compared != "classes" and 2 * result.unexplained >= len(x):
+        how[different] = _how(given, x, rounded, different, result, report, "classes")
+    result.different, result.by_rounding = len(different), int((how[different] != UNEXPLAINED).sum())
+    if len(different):
+        row = next((row for row in different if how[row] == UNEXPLAINED), different[0])
+        result.first = int(row), int(given.classes[row]), int(predicted[row])
+    report("comparing answers", len(x), len(x))
+    return result
+
+
+def kind_of(values: NDArray[Any]) -> str:
+    """What answers are, as far as their values tell: see `Agreement.compared`."""
+    if values.ndim == 1:
+        return "classes"
+    with np.errstate(over="ignore"):
+        sums = {"softmax": values.sum(axis=1), "log_softmax": np.exp(values.astype(np.float64)).sum(axis=1)}
+    signs = {"softmax": (values >= 0).all(), "log_softmax": (values <= 0).all()}
+    return next((name for name in sums if signs[name] and np.allclose(sums[name], 1, atol=1e-4)), "scores")
+
+
+def _how(
+    given: Answers,
+    x: NDArray[Any],
+    rounded: RoundedNet,
+    rows: NDArray[np.int64],
+    result: Agreement,
+    report: Progress,
+    compared: str | None = None,
+) -> NDArray[np.int64]:
+    """How each of these rows compares, FITS, OTHER_BITS or UNEXPLAINED; the result notes what is measured.
+
+    compared: "classes" for those alone.
+    """
+    how = np.full(len(rows), UNEXPLAINED)
+    compared = compared or result.compared
+    values = given.classes if compared == "classes" else given.values
+    for start in range(0, len(rows), ROWS):
+        report("comparing answers", start, len(rows))
+        part = rows[start : start + ROWS]
+        outputs, scores = rounded.exact(x[part])
+        bits: Any = FITS
+        known: Any = True
+        if given.signs is not None:
+            # They may differ from ours where ours are open; from them on only float sums may differ, and no class.
+            other = given.signs[part] != outputs[rounded.first_sign]
+            result.first_bits = (result.first_bits or 0) + int(other.sum())
+            result.first_bits_of = (result.first_bits_of or 0) + other.size
+            outputs, scores = rounded.behind.exact(given.signs[part])
+            bits = np.where(other.any(axis=1), OTHER_BITS, FITS)
+            known = (~other | rounded.first_open(x[part])).all(axis=1) & (given.classes[part] == outputs[-1].argmax(axis=1))
+        agreeing = agree(compared, scores, values[part]) & known
+        how[start : start + ROWS] = np.where(agreeing, bits, UNEXPLAINED)
+        fits = how[start : start + ROWS] == FITS
+        if compared == "scores" and fits.any():
+            distance = float(np.abs(values[part][fits].astype(np.float64) - outputs[-1][fits]).max())
+            result.largest_score_difference = max(result.largest_score_difference or 0.0, distance)
+        for at in start + np.flatnonzero(~agreeing) if given.signs is None else ():
+            row = rows[at : at + 1]
+            ways = rounded.tried(x[row]) if (how[:at] == UNEXPLAINED).sum() < ENOUGH else ()
+            if any(agree(compared, way, values[row])[0] for way in ways):
+                how[at] = OTHER_BITS
+    return how
+
+
+def agree(kind: str, ours: Bounded, answer: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether an answer lies within the rounding of scores, sample by sample."""
+    value, error = ours.value, ours.error
+    if kind == "classes":
+        rows = np.arange(len(answer))
+        return np.asarray((value + error)[rows, answer] >= (value - error).max(axis=1))
+    theirs = answer.astype(np.float64)
+    if kind == "scores":
+        return np.asarray((np.abs(theirs - value) <= error).all(axis=1))
+    # A softmax moves by a factor of exp(2 e) at most if scores move by e, and is rounded to float32, as the exponents are.
+    spread = value - value.max(axis=1, keepdims=True)
+    logs = spread - np.log(np.exp(spread).sum(axis=1, keepdims=True))
+    bound = 2 * error.max(axis=1, keepdims=True) + 2.0**-20 * (1 + np.abs(spread))
+    if kind == "log_softmax":
+        return np.asarray((np.abs(theirs - logs) <= bound).all(axis=1))
+    low, high = np.exp(logs - bound), np.exp(logs + bound)
+    return np.asarray(((theirs >= low - 1e-37) & (theirs <= high + 1e-37)).all(axis=1))

@@ -1,0 +1,132 @@
+"""The layers of a reading, run by PyTorch: for checkpoints that hold no program, or one that cannot be run.
+
+`F.linear` with sign weights, `F.batch_norm` in evaluation mode, `hardtanh` and `sign` in float32, on the mapped inputs: from
+the first sign on the operations of `reference`, by code that shares nothing with it.  Before it PyTorch rounds every product
+and partial sum of real inputs, where the reference rounds once; the signs that come out are told, so that this is all that
+may differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from xnorinfer.errors import MissingExtraError, unhandled
+from xnorinfer.float32 import F32
+from xnorinfer.graph import Interpretation
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import ARITHMETIC, OPS, Linear, Norm, Quantize, Step, Steps
+from xnorinfer.net.reference import binary_weights
+from xnorinfer.proof.frameworks.program import Array, Program
+
+if TYPE_CHECKING:
+    import torch
+
+#: Formats whose training framework is PyTorch.
+TORCH_FORMATS = ("torch",)
+
+#: (op, what enters it, weights (neurons, depth) of dense layers by the id of the op) -> what leaves it.
+in_torch: Interpretation[[torch.Tensor, Mapping[int, torch.Tensor]], torch.Tensor] = Interpretation("programs.as_read", OPS)
+
+
+def open_as_read(net: Net, source_format: str) -> Program:
+    """The layers of a network in PyTorch.  source_format: of the checkpoint.  Raises MissingExtraError."""
+    try:
+        import torch
+    except ImportError:
+        raise MissingExtraError("--framework", "torch", "torch") from None
+    nodes = net.line
+    weights = {id(op): _tensor(binary_weights(op) if op.binary else op.weight) for _, op in net.linears}
+    first_sign = next((index for index, node in enumerate(nodes) if isinstance(node.op, Quantize)), None)
+
+    def run(x: F32, until: int | None = None) -> Array:
+        with torch.inference_mode():
+            value = _tensor(x)
+            for node in nodes[:until]:
+                value = in_torch(node, value, weights)
+            answer: Array = value.numpy()
+        return answer
+
+    signs = None if first_sign is None else lambda x: run(x, first_sign + 1)
+    original = source_format in TORCH_FORMATS
+    return Program("torch", torch.__version__, net.input, None, (net.depth,), run, signs, whole=False, original=original)
+
+
+def _tensor(array: Array) -> torch.Tensor:
+    """A copy: arrays from files are read-only, which PyTorch warns of."""
+    import torch
+
+    return torch.from_numpy(np.array(array))
+
+
+@in_torch.of(Linear)
+def _linear(op: Linear, value: torch.Tensor, weights: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    import torch
+
+    bias = None if op.bias is None else _tensor(op.bias)
+    if not op.binary:
+        return torch.nn.functional.linear(value, weights[id(op)], bias)
+    value = torch.nn.functional.linear(value, weights[id(op)])
+    value = value * op.h if op.h != 1 else value
+    value = value if op.scale is None else value * _tensor(op.scale)
+    return value if bias is None else value + bias
+
+
+@in_torch.of(Norm)
+def _norm(op: Norm, value: torch.Tensor, weights: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    import torch
+
+    mean, gamma, beta = (None if v is None else _tensor(v) for v in (op.mean, op.gamma, op.beta))
+    assert mean is not None
+    if op.variance is not None and op.form == "torch":
+        variance = _tensor(op.variance)
+        return torch.nn.functional.batch_norm(value, mean, variance, gamma, beta, False, 0.0, op.epsilon)
+    gamma = torch.ones_like(mean) if gamma is None else gamma
+    beta = torch.zeros_like(mean) if beta is None else beta
+    if op.inv_std is not None:
+        return (value - mean) * (gamma * _tensor(op.inv_std)) + beta
+    assert op.variance is not None
+    assert op.epsilon is not None
+    deviation = torch.sqrt((_tensor(op.variance) + np.float32(op.epsilon).item()).double()).float()  # of float32 it is MKL's
+    scale = torch.reciprocal(deviation) * gamma
+    return value * scale + (beta - mean * scale)
+
+
+@in_torch.of(Steps)
+def _steps(op: Steps, value: torch.Tensor, weights: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    for step in op.steps:
+        value = _function(step, value)
+    return value
+
+
+@in_torch.of(Quantize)
+def _quantize(op: Quantize, value: torch.Tensor, weights: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    import torch
+
+    if op.rule == "sign":
+        return value.sign()
+    if op.rule in ("ge", "gt"):
+        plus = value >= 0 if op.rule == "ge" else value > 0
+        return torch.where(plus, 1.0, -1.0)
+    soft = torch.clamp((value + 1) / 2, 0, 1)
+    away = torch.where(soft >= 0.5, 1.0, 0.0)  # soft + 0.5 would round to 1 next to the tie
+    return 2 * (torch.round(soft) if op.rule == "round-even" else away) - 1
+
+
+def _function(step: Step, value: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    if step.function in ARITHMETIC:
+        changed: torch.Tensor = getattr(value, step.function)(_tensor(step.parameters[0]))
+        return changed
+    if step.function == "prelu":
+        return torch.nn.functional.prelu(value, _tensor(step.parameters[0]).reshape(-1))
+    if step.function == "clip":
+        low, high = (float(bound) for bound in step.parameters)
+        return torch.clamp(value, low, high)
+    functions = {"relu": torch.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
+    if step.function not in functions:
+        raise unhandled("programs.as_read", step.function)
+    return functions[step.function](value)

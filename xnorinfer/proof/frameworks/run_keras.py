@@ -1,0 +1,87 @@
+"""Keras and Larq models: those of Keras 2 in tf_keras, those of Keras 3 in keras."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xnorinfer import budget
+from xnorinfer.converters.containers.hdf5 import CONFIG, open_h5
+from xnorinfer.converters.containers.ziparchive import names_in, open_archive
+from xnorinfer.converters.reading import DEFAULT_INPUT, ConvertOptions, Reading
+from xnorinfer.float32 import F32
+from xnorinfer.net.values import InputMapping, PixelInput, ThresholdInput
+from xnorinfer.proof.frameworks.program import Array, NotRunnable, Program, framework, input_shape, refusing
+
+
+def open_keras(path: Path, reading: Reading, options: ConvertOptions) -> Program:
+    """Raises NotRunnable and MissingExtraError."""
+    config, version = _described(path)
+    larq = any(entry.get("class_name", "").startswith(("Larq>", "Quant")) for entry in _objects(config))
+    if version.startswith("2") or larq:
+        keras = framework("tf_keras", path)
+        if larq:
+            with refusing("larq"):
+                framework("larq", path)  # registers its layers and quantizers
+    else:
+        keras = framework("keras", path)
+    name = keras.__name__
+    with refusing(name):
+        model = keras.models.load_model(str(path), compile=False, safe_mode=True)
+        if len(model.inputs) != 1:
+            raise NotRunnable(f"it has {len(model.inputs)} inputs; one is supported")
+        batch, shape = input_shape(list(model.inputs[0].shape), reading.net.depth)
+
+    def call(x: F32) -> Array:
+        answer: Array = keras.ops.convert_to_numpy(model(x, training=False)) if name == "keras" else model(x, False).numpy()
+        return answer
+
+    return Program(name, keras.__version__, entering_mapping(reading, options), batch, shape, call)
+
+
+def live_program(model: Any, reading: Reading, entry: InputMapping, shape: tuple[int, ...] | None) -> Program:
+    """A live model.  entry: what enters it.  shape: of a sample, None if it is not known: inputs are flat."""
+    name = "keras" if type(model).__module__.startswith("keras") or hasattr(model, "export_archive") else "tf_keras"
+    sample = shape if shape is not None and math.prod(shape) == reading.net.depth else (reading.net.depth,)
+
+    def call(x: F32) -> Array:
+        answer = model(x, training=False)
+        if hasattr(answer, "detach"):  # Keras 3 on PyTorch
+            answer = answer.detach().cpu()
+        return np.asarray(answer)
+
+    return Program(name, "", entry, None, sample, call)
+
+
+def _described(path: Path) -> tuple[Any, str]:
+    """The config of a model and the version of its Keras.  Raises NotRunnable where the file has no config."""
+    if names_in(path) is not None:
+        with budget.reading(path), open_archive(path, ".keras archive") as archive:
+            return archive.json(CONFIG), str(archive.json("metadata.json")["keras_version"])
+    with open_h5(path) as file:
+        config, written_by = file.text("model_config"), file.text("keras_version")
+    if config is None:
+        raise NotRunnable("it holds weights without a config, so that Keras does not know the layers; save the whole model")
+    return json.loads(config), written_by or "2"
+
+
+def _objects(value: Any) -> list[Mapping[str, Any]]:
+    """Every serialised object in a config."""
+    if isinstance(value, Mapping):
+        inner = [found for item in value.values() for found in _objects(item)]
+        return [value, *inner] if isinstance(value.get("class_name"), str) else inner
+    return [found for item in value for found in _objects(item)] if isinstance(value, list) else []
+
+
+def entering_mapping(reading: Reading, options: ConvertOptions) -> InputMapping:
+    """What enters the model, where it rescales or binarizes its input itself: as the converter takes it."""
+    if options.input is not None:
+        return options.input
+    if any(assumption.what == "input of the model" for assumption in reading.assumptions):
+        return PixelInput.range(0, 255)
+    return DEFAULT_INPUT if isinstance(reading.net.input, ThresholdInput) else reading.net.input

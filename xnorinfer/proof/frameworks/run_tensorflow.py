@@ -1,0 +1,94 @@
+"""TensorFlow's files that hold a whole graph: SavedModels by their signature, frozen graphs, TensorFlow Lite models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xnorinfer.converters.reading import ConvertOptions, Reading
+from xnorinfer.converters.tfgraphs.tfmodel import is_frozen, saved_model
+from xnorinfer.converters.tfgraphs.tfnetwork import NotFollowed, network_of
+from xnorinfer.converters.tfgraphs.tfnodes import read_frozen
+from xnorinfer.float32 import F32
+from xnorinfer.proof.frameworks.program import Array, NotRunnable, Program, framework, input_shape, refusing
+from xnorinfer.proof.frameworks.run_tf1 import open_tf1
+
+
+def open_tensorflow(path: Path, reading: Reading, options: ConvertOptions) -> Program:
+    """Raises NotRunnable and MissingExtraError."""
+    model = saved_model(path)
+    if model is not None:
+        return _open_saved(model.parent, reading)
+    return _open_frozen(path, reading) if is_frozen(path) else open_tf1(path, reading, options)
+
+
+def _open_saved(folder: Path, reading: Reading) -> Program:
+    tensorflow = framework("tensorflow", folder)
+    with refusing("tensorflow"):
+        loaded = tensorflow.saved_model.load(str(folder))
+        signatures = dict(loaded.signatures)
+        if not signatures:
+            raise NotRunnable("it has no signature that says how it is called")
+        function = signatures.get("serving_default") or next(iter(signatures.values()))
+        inputs = function.structured_input_signature[1]
+        if len(inputs) != 1:
+            raise NotRunnable(f"its signature takes {', '.join(sorted(inputs)) or 'nothing'}; one input is supported")
+        ((name, spec),) = inputs.items()
+        dims = [None, None] if spec.shape.rank is None else spec.shape.as_list()
+        batch, shape = input_shape(dims, reading.net.depth)
+
+    def call(x: F32) -> Array:
+        answers = [np.asarray(value) for value in function(**{name: tensorflow.constant(x)}).values()]
+        scores = [answer for answer in answers if answer.shape == (len(x), reading.net.classes)]
+        return scores[0] if len(scores) == 1 else answers[0]
+
+    call.loaded = loaded  # type: ignore[attr-defined]  # the function does not keep its variables
+    return Program("tensorflow", tensorflow.__version__, reading.entry or reading.net.input, batch, shape, call)
+
+
+def _open_frozen(path: Path, reading: Reading) -> Program:
+    tensorflow = framework("tensorflow", path)
+    tf1 = tensorflow.compat.v1
+    try:
+        network = network_of(read_frozen(path), lambda name: None).graph
+    except NotFollowed as reason:  # it has been read
+        raise NotRunnable(str(reason)) from None
+    with refusing("tensorflow"):
+        definition = tf1.GraphDef()
+        definition.ParseFromString(path.read_bytes())
+        graph = tf1.Graph()
+        with graph.as_default():
+            tf1.import_graph_def(definition, name="")
+        entry, scores = (graph.get_tensor_by_name(n if ":" in n else f"{n}:0") for n in (*network.inputs, *network.outputs))
+        session = tf1.Session(graph=graph)
+        dims = [None, None] if entry.shape.rank is None else entry.shape.as_list()
+        batch, shape = input_shape(dims, reading.net.depth)
+
+    def call(x: F32) -> Array:
+        answer: Array = session.run(scores, {entry: x})
+        return answer
+
+    return Program("tensorflow", tensorflow.__version__, reading.entry or reading.net.input, batch, shape, call)
+
+
+def open_tflite(path: Path, reading: Reading, options: ConvertOptions) -> Program:
+    """Raises NotRunnable (Larq's own operators among it) and MissingExtraError."""
+    tensorflow = framework("tensorflow", path)
+    with refusing("tensorflow"):
+        interpreter: Any = tensorflow.lite.Interpreter(model_content=path.read_bytes())
+        (entry,) = interpreter.get_input_details()
+        output = interpreter.get_output_details()[0]
+        interpreter.allocate_tensors()  # where operators are missing, it says which
+        _, shape = input_shape([None, *(int(n) for n in entry["shape"][1:])], reading.net.depth)
+
+    def call(x: F32) -> Array:
+        found = []
+        for row in x:
+            interpreter.set_tensor(entry["index"], row[None])
+            interpreter.invoke()
+            found.append(np.array(interpreter.get_tensor(output["index"])).reshape(1, -1))
+        return np.concatenate(found)
+
+    return Program("tensorflow-lite", tensorflow.__version__, reading.entry or reading.net.input, None, shape, call)

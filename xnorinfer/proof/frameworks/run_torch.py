@@ -1,0 +1,47 @@
+"""TorchScript and torch.export archives in PyTorch, which runs the code in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from xnorinfer.converters.containers.torchfile import is_export, is_script
+from xnorinfer.converters.containers.ziparchive import names_in
+from xnorinfer.converters.reading import ConvertOptions, Reading
+from xnorinfer.float32 import F32
+from xnorinfer.proof.frameworks.program import Array, NotRunnable, Program, framework, input_shape, refusing
+
+
+def open_torch(path: Path, reading: Reading, options: ConvertOptions) -> Program | None:
+    """None for state dicts.  Raises NotRunnable and MissingExtraError."""
+    names = names_in(path) or []
+    if not (is_export(names) or is_script(names)):
+        return None
+    torch = framework("torch", path)
+    with refusing("torch"):
+        module, dims = _exported(torch, path) if is_export(names) else _scripted(torch, path)
+
+    def call(x: F32) -> Array:
+        with torch.inference_mode():
+            answer: Array = module(torch.from_numpy(x)).numpy()
+        return answer
+
+    batch, shape = input_shape([None, None] if dims is None else dims, reading.net.depth)
+    return Program("torch", torch.__version__, reading.entry or reading.net.input, batch, shape, call)
+
+
+def _scripted(torch: Any, path: Path) -> tuple[Any, list[int | None] | None]:
+    """The module, and the shape of its input as far as it was traced; its batch is free then."""
+    module = torch.jit.load(str(path), map_location="cpu").eval()
+    sizes = list(module.graph.inputs())[1].type()
+    sizes = sizes.sizes() if hasattr(sizes, "sizes") else None
+    return module, None if sizes is None else [None, *sizes[1:]]
+
+
+def _exported(torch: Any, path: Path) -> tuple[Any, list[int | None]]:
+    program = torch.export.load(str(path))
+    (name,) = program.graph_signature.user_inputs
+    entry = next((node for node in program.graph.nodes if node.op == "placeholder" and node.name == name), None)
+    if entry is None:
+        raise NotRunnable(f"its graph does not have its input {name}")
+    return program.module(), [dim if isinstance(dim, int) else None for dim in entry.meta["val"].shape]

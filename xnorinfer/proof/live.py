@@ -1,0 +1,337 @@
+"""Live models: read, packed and run beside each other, so that no guess about their structure goes unseen.
+
+A live model says more than any file of it: it answers.  A reading of it counts only if the packed network answers as the model
+does, on the user's example or on random inputs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.conversion import Conversion, pack_reading, require_expected
+from xnorinfer.converters.livekeras import lists_layers, read_config_of, read_graph_of, shape_of
+from xnorinfer.converters.livetorch import LiveModule
+from xnorinfer.converters.reading import DEFAULT_INPUT, Assumption, ConvertOptions, Reading
+from xnorinfer.engine.model import Model
+from xnorinfer.errors import ExpectationError, InputError, MissingExtraError, NetworkError, OptionError, SourceError
+from xnorinfer.net.reference import mapped_input
+from xnorinfer.net.values import InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
+from xnorinfer.packing.packed import PackedModel
+from xnorinfer.proof.agreement import Agreement, compare
+from xnorinfer.proof.answers import Answers
+from xnorinfer.proof.frameworks.program import NotRunnable, quiet, refusing, require
+from xnorinfer.proof.frameworks.run_keras import entering_mapping, live_program
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+#: Random rows, where the user gives none.
+ROWS = 256
+#: Mappings of pixels that scripts use, to recognize floats that were made of pixels.
+USUAL = (PixelInput.range(0, 1), PixelInput.range(-1, 1), PixelInput.normalize(0.1307, 0.3081), PixelInput.range(0, 255))
+#: How warnings end that tell of a default of the structure (`base.default_warning`).
+UNSAID_BY_FILE = "which the file does not say"
+#: At the end of a module, functions that keep the order of scores and give others.
+SQUASHING = ("Sigmoid", "LogSigmoid", "Tanh", "Softplus", "Softsign", "Exp", "Atan")
+
+Read = Callable[[ConvertOptions], Reading]
+#: Why a reading is not that of the model: another is tried.
+Failure = SourceError | NetworkError | ExpectationError
+Converted = tuple[Conversion, ConvertOptions, Read]
+
+
+def convert_keras(model: Any, about: str, options: ConvertOptions, example: ArrayLike | None) -> Converted:
+    """The conversion of a live Keras model, compared with its answers; the options and the way it was read by.
+
+    Raises SourceError, OptionError, NetworkError, ExpectationError, InputError.
+    """
+    return _Keras(model, about, options, None if example is None else np.asarray(example)).convert()
+
+
+def convert_torch(module: Any, about: str, options: ConvertOptions, example: ArrayLike | None) -> Converted:
+    """The conversion of a live PyTorch module, compared with its answers; the options and the way it was read by.
+
+    Raises SourceError, OptionError, NetworkError, ExpectationError, InputError, MissingExtraError.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise MissingExtraError("from_torch", "torch", "torch") from None
+    if not isinstance(module, torch.nn.Module):
+        raise OptionError(f"from_torch takes a torch.nn.Module, not {about}")
+    rows = _example(example)
+    live = LiveModule(module)
+    with live.ready():
+        return _Torch(live, about, options, rows).convert()
+
+
+class _Live:
+    """A live model, read in one way after the other until its answers are those of the packed network."""
+
+    def __init__(self, about: str, options: ConvertOptions, example: NDArray[Any] | None) -> None:
+        self.about = about
+        self.options = options
+        self.example = example
+
+    def answers(self, reading: Reading, read: Read) -> Answers:
+        """What the model gives for the example, or for random inputs.  Raises SourceError and InputError."""
+        raise NotImplementedError
+
+    def packed(self, read: Read) -> tuple[Conversion, Answers]:
+        """The conversion of a reading, and the model's answers.  Raises as `convert_torch` does."""
+        reading = read(self.options)
+        return pack_reading(reading, self.options, self.about, None), self.answers(reading, read)
+
+    def compared(self, conversion: Conversion, expected: Answers) -> Agreement:
+        """How the packed network answers, beside the model."""
+        return compare(expected, conversion.reading.net, conversion.packed)
+
+    def confirmed(self, read: Read, conversion: Conversion, expected: Answers) -> Conversion:
+        """A conversion that answers as the model.  Raises ExpectationError, which says what would."""
+        return _told(require_expected(conversion, expected, self.options, read, python=True), len(expected.x))
+
+    def tried(self, read: Read, *, alone: bool = True) -> Conversion | Failure:
+        """The conversion of a reading whose answers agree, or why there is none.  Raises OptionError and InputError.
+
+        alone: nothing else is tried, so that a failure shall say what would explain the answers.
+        """
+        try:
+            conversion, expected = self.packed(read)
+            if not alone and not self.compared(conversion, expected).holds:
+                return ExpectationError(f"{self.about}: its answers contradict what is read of it")
+            return self.confirmed(read, conversion, expected)
+        except (SourceError, NetworkError, ExpectationError) as error:
+            return error
+
+
+class _Keras(_Live):
+    """By the config, or by the graph that TensorFlow makes of the model: first by what lists the layers."""
+
+    def __init__(self, model: Any, about: str, options: ConvertOptions, example: NDArray[Any] | None) -> None:
+        super().__init__(about, options, example)
+        self.model = model
+        self.shape = shape_of(model, example)
+
+    def convert(self) -> Converted:
+        by_graph_first = not lists_layers(self.model)
+        first, second = (self.by_graph, self.by_config) if by_graph_first else (self.by_config, self.by_graph)
+        reason = self.tried(first, alone=False)
+        if isinstance(reason, Conversion):
+            return reason, self.options, first
+        other = self.tried(second)
+        if isinstance(other, Conversion):
+            return other, self.options, second
+        if isinstance(reason, NetworkError) or not isinstance(other, SourceError):
+            raise reason if isinstance(reason, NetworkError) else other
+        raise SourceError(f"{reason}; otherwise: {other}")
+
+    def by_config(self, options: ConvertOptions) -> Reading:
+        return read_config_of(self.model, self.about, options)
+
+    def by_graph(self, options: ConvertOptions) -> Reading:
+        if self.shape is None:
+            raise SourceError(f"{self.about} does not say the shape of its inputs; give example=rows")
+        with quiet():
+            return read_graph_of(self.model, self.about, self.shape, options)
+
+    def answers(self, reading: Reading, read: Read) -> Answers:
+        config = entering_mapping(reading, self.options)
+        entry = config if read == self.by_config else (self.options.input or DEFAULT_INPUT)
+        program = live_program(self.model, reading, entry, self.shape)
+        example = self.example
+        try:
+            with quiet():
+                require(program, reading.net)
+            if example is None:
+                x = _random_rows(reading.net.input, reading.net.depth)
+                answers = program.run(x)
+            elif example.ndim < 2 or example.dtype.kind not in "fiub" or example[0].size != reading.net.depth:
+                raise InputError(
+                    f"example is {example.dtype} of shape {example.shape}, needed are rows of {reading.net.depth} numbers, "
+                    "pixels or as the model takes them"
+                )
+            elif example.dtype.kind in "iub" and not isinstance(reading.net.input, RealInput):
+                x = example.reshape(len(example), -1)
+                answers = program.run(x)
+            else:  # as the model takes them
+                x = example
+                with quiet(), refusing(program.framework):
+                    answers = np.asarray(program.call(np.ascontiguousarray(x.reshape(len(x), *program.shape), np.float32)))
+        except NotRunnable as error:
+            raise SourceError(f"{self.about} cannot be run: {error}") from None
+        if any(a.what == "activation of the scores" and a.value.startswith("sigmoid") for a in reading.assumptions):
+            answers = answers.argmax(axis=1)  # of the same order, but not the scores
+        return Answers.of(x, answers, "the model's own answers")
+
+
+class _Torch(_Live):
+    """By the graph of what `forward` computes; else by the order of the tensors, if the answers say that this is right."""
+
+    def __init__(self, live: LiveModule, about: str, options: ConvertOptions, example: NDArray[Any] | None) -> None:
+        mapping = None if example is None or options.input is not None else _mapping_of(example)
+        super().__init__(about, options if mapping is None else dataclasses.replace(options, input=mapping), example)
+        self.live = live
+        self.shape = live.shape() if example is None else tuple(example.shape[1:])
+
+    def convert(self) -> Converted:
+        said = self.options
+        described = said.float_layers or said.before_norm or said.center or said.scale_by
+        reasons: list[Failure] = []
+        for read in () if described else (self.by_export, self.by_trace):
+            found = self.tried(read)
+            if isinstance(found, Conversion):
+                return found, said, read
+            reasons.append(found)
+        return self._by_order(reasons), said, self.live.by_order
+
+    def by_export(self, options: ConvertOptions) -> Reading:
+        return self.live.by_export(options, self.shape)
+
+    def by_trace(self, options: ConvertOptions) -> Reading:
+        return self.live.by_trace(options, self.shape)
+
+    def _by_order(self, reasons: list[Failure]) -> Conversion:
+        """By the order of its tensors, if the module's answers say that this is right."""
+        # A graph that was understood says more than one that could not be written down.
+        kinds = (ExpectationError, NetworkError, SourceError)
+        reason = next((one for kind in kinds for one in reasons if isinstance(one, kind)), None)
+        try:
+            conversion, expected = self.packed(self.live.by_order)
+        except (SourceError, NetworkError) as error:
+            raise reason or error from None
+        if reason is None:
+            conversion = require_expected(conversion, expected, self.options, self.live.by_order, python=True)
+        elif not _agrees(
+            agreement := compare(expected, conversion.reading.net, conversion.packed), expected, conversion.packed
+        ):
+            text = agreement.text() if not agreement.holds else str(agreement.warning())
+            also = f"read by the order of its tensors instead, {text}"
+            if isinstance(reason, ExpectationError):
+                raise reason
+            if isinstance(reason, NetworkError):
+                raise NetworkError([*reason.problems, also], about=self.about)
+            raise NetworkError([f"{reason}; {also}"], about=self.about)
+        # What was taken for lack of a better source is what the module does.
+        kept = tuple(text for text in conversion.warnings if not text.partition(";")[0].endswith(UNSAID_BY_FILE))
+        return _told(dataclasses.replace(conversion, warnings=kept), len(expected.x))
+
+    def answers(self, reading: Reading, read: Read) -> Answers:
+        entry = reading.entry or reading.net.input
+        if self.example is not None and self.example[0].size != reading.net.depth:
+            raise InputError(f"example has rows of {self.example[0].size} numbers, {self.about} takes {reading.net.depth}")
+        if self.example is not None and (self.options.input is not None or _are_pixels(self.example)):
+            x = _raw(self.example, entry)
+        else:
+            x = _random_rows(entry, reading.net.depth)
+        values = self.example if x is self.example else mapped_input(entry, x.reshape(len(x), -1))
+        answers = self.live.run(np.asarray(values, np.float32).reshape(len(x), *self.shape))
+        if answers.ndim > 2:
+            answers = answers.reshape(len(answers), -1)
+        x = _as_read(x.reshape(len(x), -1), entry, reading.net.input)
+        if any(
+            one.what == "scores" and any(f"before {name} " in one.value for name in SQUASHING) for one in reading.assumptions
+        ):
+            x, answers = _order_alone(x, answers)
+        return Answers.of(x, answers, f"{self.about} itself")
+
+
+def _agrees(agreement: Agreement, expected: Answers, packed: PackedModel) -> bool:
+    return agreement.holds and (agreement.complete or _same_order(expected, packed))
+
+
+def _same_order(expected: Answers, packed: PackedModel) -> bool:
+    """Whether every row's scores stand in the order of the module's, which a function of each, or of a row, does not change."""
+    if expected.values.ndim == 1:
+        return True
+    ours = Model(packed, threads=1).scores(expected.x)
+    theirs = np.take_along_axis(expected.values, np.argsort(ours, axis=1, kind="stable"), axis=1)
+    size = np.abs(theirs).max(axis=1, keepdims=True)
+    return bool((np.diff(theirs, axis=1) >= -1e-5 * size).all())
+
+
+def _are_pixels(example: NDArray[Any]) -> bool:
+    return example.dtype.kind in "iub"
+
+
+def _raw(example: NDArray[Any], entry: InputMapping) -> NDArray[Any]:
+    """The example as the packed network takes it: whole numbers are pixels, floats are what the module takes."""
+    if isinstance(entry, PixelInput | ThresholdInput) and not _are_pixels(example):
+        return example  # `model.inputs_of` finds the pixels that they were made of
+    if _are_pixels(example) and isinstance(entry, PixelInput | ThresholdInput):
+        if example.min() < 0 or example.max() > 255:
+            raise InputError(f"example holds whole numbers from {example.min()} to {example.max()}; pixels are 0..255")
+        return example.astype(np.uint8)
+    return example
+
+
+def _as_read(x: NDArray[Any], entry: InputMapping, mapping: InputMapping) -> NDArray[Any]:
+    """Floats that enter the module as pixels: steps of its own are a part of the packed network's mapping."""
+    if x.dtype.kind != "f" or not isinstance(entry, PixelInput) or entry == mapping:
+        return x
+    pixels = (x.astype(np.float64) * entry.divisor - entry.intercept) / entry.slope
+    near = np.rint(pixels)
+    if np.abs(pixels - near).max() > 1e-2 or near.min() < 0 or near.max() > 255:
+        raise InputError(f"example holds numbers that no pixel becomes; {entry.describe()}")
+    return near.astype(np.uint8)
+
+
+def _mapping_of(example: NDArray[Any]) -> InputMapping | None:
+    """What floats were made from, where they tell; None for whole numbers, which are pixels, and for others."""
+    if _are_pixels(example):
+        return None
+    values = np.unique(np.asarray(example, np.float64).reshape(-1)[: 1 << 20])
+    if set(values.tolist()) == {-1.0, 1.0}:
+        return SignInput()
+    for mapping in USUAL:
+        pixels = (values * mapping.divisor - mapping.intercept) / mapping.slope
+        if np.abs(pixels - np.rint(pixels)).max() < 1e-2 and pixels.min() > -0.5 and pixels.max() < 255.5 and len(values) > 2:
+            return mapping
+    return None
+
+
+def _order_alone(x: NDArray[Any], answers: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Classes instead of scores that a function squashed, without the rows where it made the largest ones equal."""
+    ordered = np.sort(answers, axis=1)
+    clear = ordered[:, -1] > ordered[:, -2] if answers.shape[1] > 1 else np.ones(len(answers), np.bool_)
+    if not clear.any():
+        raise InputError("the module's last function makes the largest scores equal in every row of the example")
+    return x[clear], answers[clear].argmax(axis=1)
+
+
+def _example(example: Any) -> NDArray[Any] | None:
+    if example is None:
+        return None
+    if hasattr(example, "detach"):
+        example = example.detach().cpu()
+    rows = np.asarray(example)
+    if rows.ndim < 2 or not rows.size or rows.dtype.kind not in "fiub":
+        raise InputError(f"example is {rows.dtype} of shape {rows.shape}, needed are rows (rows, ...) of numbers")
+    if rows.dtype.kind == "f" and not np.isfinite(rows).all():
+        raise InputError("example holds numbers that are NaN or infinite")
+    return rows
+
+
+def _random_rows(mapping: InputMapping, depth: int) -> NDArray[Any]:
+    """Random raw inputs (rows, depth) of every kind that a mapping takes: even ones, mostly dark ones, black and white ones."""
+    rng = np.random.default_rng(0)
+    if isinstance(mapping, PixelInput | ThresholdInput):
+        pixels = rng.integers(0, 256, (ROWS, depth), dtype=np.uint8)
+        pixels[1::4] *= rng.random((len(pixels[1::4]), depth)) < 0.2
+        pixels[2::4] = np.where(pixels[2::4] < 128, 0, 255)
+        return pixels
+    if isinstance(mapping, RealInput):
+        return rng.standard_normal((ROWS, depth)).astype(np.float32)
+    return rng.choice(np.array([-1, 1], np.int8), (ROWS, depth))
+
+
+def _told(conversion: Conversion, rows: int) -> Conversion:
+    """The conversion, with what was compared among the assumptions of its provenance."""
+    provenance = {**conversion.packed.provenance, "warnings": list(conversion.warnings)}
+    one = Assumption("structure", f"the packed network answers as the model itself on {rows} rows", "graph")
+    provenance["assumptions"] = [*provenance["assumptions"], [one.what, one.value, one.origin]]
+    return dataclasses.replace(conversion, packed=dataclasses.replace(conversion.packed, provenance=provenance))

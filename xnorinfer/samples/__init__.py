@@ -1,0 +1,1 @@
+"""Inputs that people have: arrays, tables, images."""

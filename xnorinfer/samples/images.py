@@ -1,0 +1,111 @@
+"""Image files as samples: grayscale pixels 0..255, one image a row (Pillow, the extra `images`)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.budget import Budget, memory_errors
+from xnorinfer.errors import InputError, MissingExtraError
+from xnorinfer.samples.dataio import Samples
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".pbm", ".ppm", ".tif", ".tiff", ".webp")
+
+#: Pillow modes of 8 bits a channel, which become grayscale by ITU-R 601 luma; others (16 bit, float) would lose values.
+EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "YCbCr")
+
+#: Memory for a pixel while an image is decoded: itself, as RGBA, its transparency, and as grey.
+DECODED_BYTES = 12
+
+
+def is_image(path: Path) -> bool:
+    """True if the name ends like an image file's."""
+    return path.suffix.lower() in SUFFIXES
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The image files of a folder (not of folders inside it), sorted by name.  Raises InputError if there are none."""
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read: {error.strerror or error}") from None
+    found = [path for path in entries if is_image(path) and not path.name.startswith(".")]
+    if not found:
+        raise InputError(f"{folder}: no image files in this folder; looked for {', '.join(SUFFIXES)}")
+    return found
+
+
+def open_images(paths: Sequence[Path], max_memory: int | None = None) -> Samples:
+    """Image files of one size, in the order given -> samples (rows, height, width) uint8.
+
+    max_memory: what one image may take while it is decoded (see `budget`).  Opens the first image only.
+    Raises InputError, or MissingExtraError without Pillow.
+    """
+    height, width = _read(paths[0], None, max_memory).shape
+
+    def reader(rows: int) -> Iterator[NDArray[Any]]:
+        for start in range(0, len(paths), rows):
+            yield np.stack([_read(path, (height, width), max_memory) for path in paths[start : start + rows]])
+
+    source = str(paths[0]) if len(paths) == 1 else f"{len(paths)} images"
+    names = tuple(str(path) for path in paths)
+    return Samples(source, (len(paths), height, width), np.dtype(np.uint8), reader, names)
+
+
+def _read(path: Path, size: tuple[int, int] | None, max_memory: int | None) -> NDArray[np.uint8]:
+    """One image -> (height, width) uint8; `size` is (height, width) that it must have."""
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError:
+        raise MissingExtraError("reading images", "pillow", "images") from None
+    try:
+        with warnings.catch_warnings(), memory_errors(str(path), InputError):
+            warnings.simplefilter("ignore")  # huge sizes warn; the size check below answers them
+            with Image.open(path) as image:
+                found = (image.height, image.width)
+                if size is not None and found != size:
+                    raise InputError(
+                        f"{path}: is {found[1]}x{found[0]} pixels (width x height), the first image is {size[1]}x{size[0]}"
+                    )
+                _require_one_frame(path, image)
+                if image.mode not in EIGHT_BIT_MODES:
+                    raise InputError(f"{path}: has the mode {image.mode}; needed is an image of 8 bits per channel")
+                budget = Budget(str(path), max_memory, InputError)
+                budget.add_file(path)
+                budget.require_bytes(
+                    DECODED_BYTES * image.height * image.width, f"decoding {image.width}x{image.height} pixels"
+                )
+                if _transparent(image):
+                    raise InputError(
+                        f"{path}: has transparent pixels, whose brightness is undefined; save it without transparency"
+                    )
+                return np.asarray(image.convert("L"), dtype=np.uint8)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{path}: is not an image that Pillow can read, or it is damaged") from None
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read as an image: {reason}") from None
+
+
+def _require_one_frame(path: Path, image: Any) -> None:
+    """Looks for a second one only: to count them, Pillow would go through all that a file claims."""
+    try:
+        image.seek(1)
+    except EOFError:
+        image.seek(0)
+        return
+    raise InputError(f"{path}: holds several frames, needed is a single image")
+
+
+def _transparent(image: Any) -> bool:
+    if image.mode not in ("LA", "PA", "RGBA") and "transparency" not in image.info:
+        return False
+    lowest, _ = image.convert("RGBA").getchannel("A").getextrema()
+    return bool(lowest < 255)
