@@ -222,10 +222,11 @@ def _float_part(node: OnnxNode, kernel: Kernel, signs: Signs | None, problems: P
     weight = kernel.numbers
     activation: Any = "none" if signs is None else "sign"
     if signs is not None and signs.low != -signs.high:
-        problems.refuse(
+        problems.add_node(
             node, f"has float weights that read {signs.low:g} and {signs.high:g}, which is not supported in a binary network"
         )
-    if signs is not None and signs.high != 1:
+        problems.damaged = True
+    elif signs is not None and signs.high != 1:
         wide, weight = weight.astype(np.float64) * signs.high, weight * np.float32(signs.high)
         if (weight != wide).any():
             reason = f"has float weights that read signs of the scale {signs.high:g}, and the products are not exact in float32"

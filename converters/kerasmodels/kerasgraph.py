@@ -81,11 +81,6 @@ class KerasGraph:
         self._depth = next((entry.shape[0] for entry in kernels if entry is not None and entry.shape), None)
         for layer in layers:
             self._visit(layer)
-        if self.kinds:
-            self.problems[:] = [
-                f"{names[0]}{reason}" + (f" (also: {', '.join(names[1:])})" if names[1:] else "")
-                for reason, names in self.kinds.items()
-            ]
         if self._ending is not None:
             value = f"{self._ending.label}: left out, it does not change which score is largest"
             self.notes.assumptions.append(Assumption("activation of the scores", value, "file"))
@@ -97,6 +92,11 @@ class KerasGraph:
             )
         if self.rescaling:
             self._rescale_input()
+        if self.kinds:
+            self.problems[:] = [
+                f"{names[0]}{reason}" + (f" (also: {', '.join(names[1:])})" if names[1:] else "")
+                for reason, names in self.kinds.items()
+            ]
         return OnnxGraph(tuple(self._nodes), self._constants, ("input",), (self._value,), "keras")
 
     def _node(self, operation: str, name: str, label: str, *inputs: str, **attributes: Attribute) -> None:

@@ -20,7 +20,7 @@ from xnorinfer.converters.kerasmodels.config import read_config
 from xnorinfer.converters.kerasmodels.quantizers import identify
 from xnorinfer.errors import MissingExtraError, NetworkError, OptionError, SourceError, XnorinferError
 from xnorinfer.net.ops import Linear, Quantize
-from xnorinfer.net.values import PixelInput
+from xnorinfer.net.values import PixelInput, RealInput
 
 h5py = pytest.importorskip("h5py", reason="Keras's files are read through h5py")
 
@@ -142,6 +142,10 @@ REFUSED: dict[str, tuple[Change, str]] = {
         swap(2, kernel_quantizer=None),
         "quant_dense: the first layer must be a binary dense layer; .* `kind` in a net.toml",
     ),
+    "float head that reads 0 and 1": (
+        swap(9, kernel_quantizer=None, input_quantizer="ste_heaviside"),
+        r"converted: quant_dense_3 \(QuantDense\) has float weights that read 0 and 1, which is not supported .* network$",
+    ),
     "float middle": (swap(4, kernel_quantizer=None), "cannot follow the float layer quant_dense_1"),
     "swish": (put(4, "Activation", activation="swish"), "swish is not supported .* it falls and rises"),
     "relu of signs": (
@@ -201,7 +205,10 @@ def test_each_layer_has_its_own_tie_rule(committed: Path, tmp_path: Path) -> Non
     assert [layer.rule for layer in reading.net.ops if isinstance(layer, Quantize)] == ["round-even", "ge", "ge"]
     assert {layer.rule for layer in reading.net.ops if isinstance(layer, Linear)} == {"ge"}
     assert any(a.what == "ties" and "quant_dense_1 reads round-even" in a.value for a in reading.assumptions)
-    reading = read_source(path, ConvertOptions(profile="gt-zero"))
+    both = reconfigured(committed, tmp_path, lambda layers: (swap(2, input_quantizer="binary_tanh")(layers), change(layers)))
+    real = read_source(both, ConvertOptions(input=RealInput())).net
+    assert [layer.rule for layer in real.ops if isinstance(layer, Quantize)] == ["round-even", "round-even", "ge", "ge"]
+    reading = read_source(reconfigured(committed, tmp_path, change), ConvertOptions(profile="gt-zero"))
     assert {layer.rule for layer in reading.net.ops if isinstance(layer, Quantize | Linear)} == {"gt"}
 
 
