@@ -1,6 +1,6 @@
 """Keras and Larq models without TensorFlow: `.h5` with and without config, `.weights.h5`, `.keras`.
 
-The config says what every layer does: `keras_graph` makes nodes of them, which `graph` understands.  A file of weights alone is
+The config says what every layer does: `kerasgraph` makes nodes of them, which `walk` understands.  A file of weights alone is
 read with the config that lies beside it, `model.to_json()` saved as `net.json` beside `net.h5`, `net.weights.h5` or
 `net_weights.h5`, else by the names in it (`keras_names`); so is a subclassed model, whose config does not list its layers.
 """
