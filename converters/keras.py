@@ -2,7 +2,7 @@
 
 The config says what every layer does: `kerasgraph` makes nodes of them, which `walk` understands.  A file of weights alone is
 read with the config that lies beside it, `model.to_json()` saved as `net.json` beside `net.h5`, `net.weights.h5` or
-`net_weights.h5`, else by the names in it (`kerasweights`); so is a subclassed model, whose config does not list its layers.
+`net_weights.h5`, else by the names in it (`variables`); so is a subclassed model, whose config does not list its layers.
 """
 
 from __future__ import annotations
