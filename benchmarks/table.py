@@ -22,10 +22,11 @@ from benchmarks.interleave import interleave
 from benchmarks.layer_cases import first_layer, hidden_layer
 from benchmarks.networks import REFERENCE, random_network, random_pixels
 from xnorinfer import kernels
-from xnorinfer.benchmark import FloatNetwork, environment, exact_predict
+from xnorinfer.benchmark import environment
 from xnorinfer.cores import usable_cores
 from xnorinfer.engine.model import Model
 from xnorinfer.engine.plan import Plan
+from xnorinfer.floatnetwork import FloatNetwork, exact_predict
 
 BATCHES = (1, 2, 4, 7, 8, 16, 32, 63, 64, 65, 128, 256, 257, 512, 1024)
 

@@ -16,9 +16,9 @@ from benchmarks import roofline
 from benchmarks.layer_cases import first_layer, hidden_layer
 from benchmarks.networks import REFERENCE, random_network, random_pixels
 from xnorinfer import kernels
-from xnorinfer.benchmark import FloatNetwork
 from xnorinfer.cores import usable_cores
 from xnorinfer.engine.plan import Plan
+from xnorinfer.floatnetwork import FloatNetwork
 from xnorinfer.kernels.shapes import BinaryShape
 
 PEERS = ("xnorinfer", "numpy float32", "NumKong hammings_packed", "torch int8 _int_mm")

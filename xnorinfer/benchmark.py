@@ -1,8 +1,11 @@
 """Timing: a packed model against the same network in float32 numpy, end to end, with equal threads.
 
-Both sides start from the same raw inputs (uint8 pixels, say) and end with class indices.  The float network is rebuilt from
-the packed one: weights of -1/+1 as float32 for BLAS, an affine step and a sign after every layer, buffers allocated once.
-Runs of the two sides alternate, so that a change of the machine's speed hits both; medians and quartiles are reported.
+All sides start from the same raw inputs (uint8 pixels, say) and end with class indices.  The float network is rebuilt from
+the packed one (`floatnetwork`).  With several threads it is measured with one, too, which is the faster one where matrices
+are small: the baseline is the fastest side, never one that stalls.  Runs of the sides alternate, so that a change of the
+machine's speed hits all; reported are medians and quartiles over the rounds, and percentiles of single calls.
+
+A timing whose rounds lie far apart (`UNSTABLE_SPREAD`) is unstable: a ratio of it would be chance, so a range is given.
 
 A speed counts only if the answers are equal, so predictions are compared too.  Float32 matmuls round, packed sums do not: where
 predictions differ, the float network is computed again with float64 sums (exact for these integers), which tells rounding
@@ -24,14 +27,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.bits import bitunpack
 from xnorinfer.cores import usable_cores
 from xnorinfer.engine.model import Model, random_inputs
-from xnorinfer.errors import MissingExtraError, unhandled
-from xnorinfer.float32 import F32
-from xnorinfer.graph import INPUT, Interpretation
-from xnorinfer.net.values import InputMapping, PixelInput
-from xnorinfer.packing.packed import PACKED_OPS, STEP_NAMES, Binarize, Dot, PackedModel, Threshold
+from xnorinfer.errors import MissingExtraError
+from xnorinfer.floatnetwork import FloatNetwork, exact_predict
+from xnorinfer.packing.packed import PackedModel
 
 #: Called with (what, done, total).
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -48,140 +48,14 @@ REFILL_SECONDS = 0.005
 #: Rounds (one measurement of either side) per case, within the time that the case may take.
 FEWEST_ROUNDS, MOST_ROUNDS = 5, 41
 
+#: A timing is unstable where half the distance of its quartiles is more than this share of its median.
+UNSTABLE_SPREAD = 0.25
+
+#: A side that gives other classes for more than this share of the rows computes something else, and is no baseline.
+SAME_NETWORK = 0.1
+
 #: Rows whose classes are compared at least, in batches of the size that is measured.
 COMPARED_ROWS = 64
-
-
-# ---------------------------------------------------------------- the float network
-
-
-class FloatNetwork:
-    """The network of a packed model in float32 numpy: matmul, affine, sign.
-
-    rows: the batch size that the buffers are allocated for; `predict` takes exactly so many.
-    """
-
-    def __init__(self, packed: PackedModel, rows: int) -> None:
-        self._nodes = [(_float_op(node, packed.input, rows), node.inputs) for node in packed.nodes]
-        # What is made bits is read as it is, all else as float32.
-        self._mapped = None if packed.binarize is not None else np.empty((rows, packed.depth), np.float32)
-        self._mapping = packed.input
-
-    def predict(self, x: NDArray[Any]) -> NDArray[np.int64]:
-        """Classes of raw inputs, (rows, depth) -> (rows,) int64, computed in float32."""
-        values = {INPUT: self._map(x)}
-        for index, (compute, inputs) in enumerate(self._nodes):
-            values[index] = compute(*(values[read] for read in inputs))
-        classes: NDArray[np.int64] = np.argmax(values[len(self._nodes) - 1], axis=1).astype(np.int64, copy=False)
-        return classes
-
-    def _map(self, x: NDArray[Any]) -> NDArray[Any]:
-        out = self._mapped
-        if out is None:
-            return x
-        if isinstance(self._mapping, PixelInput):
-            np.multiply(x, np.float32(self._mapping.slope / self._mapping.divisor), out=out)
-            out += np.float32(self._mapping.intercept / self._mapping.divisor)
-        else:
-            out[...] = x
-        return out
-
-
-#: Op -> a function of what it reads, for so many rows: (..., mapping of the input, rows).
-_float_op: Interpretation[[InputMapping, int], Callable[..., F32]] = Interpretation("bench.FloatNetwork", PACKED_OPS)
-
-
-def _sign(value: NDArray[Any], scale: F32, shift: F32, out: F32) -> F32:
-    """+1 where value * scale + shift is 0 or above, else -1."""
-    np.add(np.multiply(value, scale, out=out), shift, out=out)
-    signs: F32 = np.copysign(np.float32(1), out, out=out)
-    return signs
-
-
-@_float_op.of(Binarize)
-def _(op: Binarize, mapping: InputMapping, rows: int) -> Callable[..., F32]:
-    """A pixel is compared with the middle between two; at the limit of a real input 0 is +0, whatever its sign was."""
-    buffer = np.empty((rows, op.depth), np.float32)
-    border = op.limits.astype(np.float32) + np.float32(0.5 if op.limits.dtype == np.int32 else 0)
-    turn = np.where(op.mirrored, np.float32(1), np.float32(-1))
-    return lambda x: _sign(x, turn, border, buffer)
-
-
-@_float_op.of(Dot)
-def _(op: Dot, mapping: InputMapping, rows: int) -> Callable[..., F32]:
-    weights = np.ascontiguousarray(_numbers(op).T)  # (depth, neurons)
-    y = np.empty((rows, op.neurons), np.float32)
-    if isinstance(op.output, Threshold):
-        scale, shift = _as_affine(op, op.output, mapping)
-        return lambda x: _sign(np.matmul(x, weights, out=y), scale, shift, y)
-    steps = op.output
-    if unknown := set(steps.ops) - set(STEP_NAMES):
-        raise unhandled("bench", min(unknown))
-    return lambda x: steps.apply(np.matmul(x, weights, out=y), fused=False)
-
-
-def _numbers(op: Dot) -> F32:
-    """The weights as numbers, (neurons, depth)."""
-    return bitunpack(op.weights, op.depth).astype(np.float32) if op.binary else op.weights
-
-
-def _as_affine(layer: Dot, output: Threshold, mapping: InputMapping) -> tuple[F32, F32]:
-    """(scale, shift), each (neurons,) float32, so that bit 1 means dot * scale + shift >= 0 (+0 counts, -0 cannot appear).
-
-    bits    mismatches <= limit  <=>  dot >= depth - 2*limit; dots have one parity, so the border lies between two of them.
-    pixels  sum(w*p) <= limit, with dot = (slope*sum(w*p) + intercept*sum(w)) / divisor; border halfway to the next sum.
-    reals   dot <= limit.
-    """
-    limits = output.limits.astype(np.float64)
-    if layer.reads == "bits":
-        scale, shift = np.ones_like(limits), 2 * limits - layer.depth + 1
-    elif layer.reads == "pixels":
-        assert isinstance(mapping, PixelInput)
-        weight_sums = bitunpack(layer.weights, layer.depth).sum(axis=1, dtype=np.float64)
-        border = (mapping.slope * (limits + 0.5) + mapping.intercept * weight_sums) / mapping.divisor
-        rises = -np.sign(mapping.slope / mapping.divisor)
-        scale, shift = np.full_like(limits, rises), -rises * border
-    else:
-        scale, shift = -np.ones_like(limits), limits
-    return scale.astype(np.float32), shift.astype(np.float32)
-
-
-def exact_predict(packed: PackedModel, x: NDArray[Any]) -> NDArray[np.int64]:
-    """Classes by float64 matmuls, whose sums of these integers are exact: raw inputs (rows, depth) -> (rows,) int64.
-
-    Real inputs are summed in float64 in an order of BLAS's choice, which is not exact but far closer than float32.
-    """
-    values: dict[int, NDArray[np.float64]] = {INPUT: x.astype(np.float64)}
-    for index, node in enumerate(packed.nodes):
-        values[index] = _exact(node, packed.input, [values[read] for read in node.inputs])
-    classes: NDArray[np.int64] = np.argmax(values[len(packed.nodes) - 1], axis=1).astype(np.int64, copy=False)
-    return classes
-
-
-_exact: Interpretation[[InputMapping, list[NDArray[np.float64]]], NDArray[np.float64]]
-#: Op -> what it gives for what it reads, both float64: (..., mapping of the input, what it reads).
-_exact = Interpretation("bench.exact_predict", PACKED_OPS)
-
-
-@_exact.of(Binarize)
-def _(op: Binarize, mapping: InputMapping, read: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-    (x,) = read
-    return op.signs(x).astype(np.float64)
-
-
-@_exact.of(Dot)
-def _(op: Dot, mapping: InputMapping, read: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-    (value,) = read
-    weights = _numbers(op).astype(np.float64)
-    dot = value @ weights.T
-    if isinstance(op.output, Threshold):
-        counts = (op.depth - dot) / 2 if op.reads == "bits" else dot
-        counts = counts.astype(np.float32) if op.reads == "reals" else counts
-        return np.where(counts <= op.output.limits, 1.0, -1.0)
-    if op.reads == "pixels":
-        assert isinstance(mapping, PixelInput)
-        dot = (mapping.slope * dot + mapping.intercept * weights.sum(axis=1)) / mapping.divisor
-    return op.output.apply(dot.astype(np.float32)).astype(np.float64)
 
 
 # ---------------------------------------------------------------- measuring
@@ -189,44 +63,91 @@ def _(op: Dot, mapping: InputMapping, read: list[NDArray[np.float64]]) -> NDArra
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one call: median and quartiles over the rounds."""
+    """Seconds of one call: median and quartiles over the rounds, each the mean of its calls; p50 and p99 over all single calls
+    (of fewer than some hundred calls, p99 is close to the slowest)."""
 
     median: float
     low: float
     high: float
+    p50: float
+    p99: float
+    calls: int
 
     @classmethod
-    def of(cls, seconds: Sequence[float]) -> Timing:
-        low, median, high = np.percentile(np.array(seconds), [25, 50, 75]).tolist()
-        return cls(median, low, high)
+    def of(cls, rounds: Sequence[NDArray[np.float64]]) -> Timing:
+        """rounds: the seconds of every call, for each round."""
+        low, median, high = np.percentile([calls.mean() for calls in rounds], [25, 50, 75]).tolist()
+        single = np.concatenate(rounds)
+        p50, p99 = np.percentile(single, [50, 99]).tolist()
+        return cls(median, low, high, p50, p99, len(single))
+
+    @property
+    def spread(self) -> float:
+        """Half the distance of the quartiles, as a share of the median."""
+        return (self.high - self.low) / 2 / self.median
+
+    @property
+    def unstable(self) -> bool:
+        """Whether the rounds lie so far apart that a ratio would be chance."""
+        return self.spread > UNSTABLE_SPREAD
+
+
+@dataclass(frozen=True)
+class Side:
+    """One float network in a case.  threads: how many it had; differences: rows whose classes are not the packed network's."""
+
+    name: str
+    threads: int
+    timing: Timing
+    differences: int
 
 
 @dataclass(frozen=True)
 class Case:
-    """One batch size and thread count.  Times are seconds per call; `differences` counts rows whose classes differ,
-    `unexplained` those of them where float32 rounding is not the reason."""
+    """One batch size and thread count.  Times are seconds per call; `differences` counts rows for which any side has another
+    class, `unexplained` those of them where rounding is not the reason."""
 
     batch: int
     threads: int
     rounds: int
     packed: Timing
-    float32: Timing
+    sides: tuple[Side, ...]
     rows_compared: int
     differences: int
     unexplained: int
 
     @property
-    def speedup(self) -> float:
-        """Median of the float network over median of the packed one."""
-        return self.float32.median / self.packed.median
+    def baseline(self) -> Side:
+        """The fastest side that computes this network."""
+        same = [side for side in self.sides if side.differences <= SAME_NETWORK * self.rows_compared]
+        return min(same or self.sides, key=lambda side: side.timing.median)
+
+    @property
+    def unstable(self) -> bool:
+        """Whether the packed network's time or the baseline's is."""
+        return self.packed.unstable or self.baseline.timing.unstable
+
+    @property
+    def speedup(self) -> float | None:
+        """Median of the baseline over median of the packed network; None where that is unstable."""
+        return None if self.unstable else self.baseline.timing.median / self.packed.median
+
+    @property
+    def speedup_range(self) -> tuple[float, float]:
+        """Of the same ratio, by the quartiles: the least and the most."""
+        theirs = self.baseline.timing
+        return theirs.low / self.packed.high, theirs.high / self.packed.low
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-able, with times per sample added."""
+        """JSON-able, with the baseline and times per sample added."""
         return {
             **asdict(self),
+            "baseline": asdict(self.baseline),
             "packed_seconds_per_sample": self.packed.median / self.batch,
-            "float32_seconds_per_sample": self.float32.median / self.batch,
+            "baseline_seconds_per_sample": self.baseline.timing.median / self.batch,
+            "unstable": self.unstable,
             "speedup": self.speedup,
+            "speedup_range": list(self.speedup_range),
         }
 
 
@@ -299,7 +220,11 @@ def bench(
             for batch in batches:
                 report("measuring", len(cases), len(threads) * len(batches))
                 x = random_inputs(packed, batch * -(-COMPARED_ROWS // batch), seed)
-                cases.append(_measure(model, x, batch, count, seconds))
+                network = FloatNetwork(model.packed, batch)
+                sides = [_Runner("numpy float32", count, network.predict)]
+                if count > 1 and limit_blas is not _no_limit:
+                    sides.append(_Runner("numpy float32", 1, network.predict, partial(limit_blas, 1)))
+                cases.append(_measure(model, sides, x, batch, seconds))
     report("measuring", len(cases), len(cases))
     around = environment()
     if kernel.startswith("avx512") and around["blas_in_use"] in ("Haswell", "Zen"):
@@ -310,29 +235,55 @@ def bench(
     return Report(name, kernel, around, tuple(cases), tuple(remarks))
 
 
-def _measure(model: Model, x: NDArray[Any], batch: int, threads: int, seconds: float) -> Case:
-    network = FloatNetwork(model.packed, batch)
+@dataclass(frozen=True)
+class _Runner:
+    """A side to be measured: a function of raw inputs, and what holds while it runs."""
+
+    name: str
+    threads: int
+    predict: Callable[[NDArray[Any]], NDArray[np.int64]]
+    around: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
+
+
+def _measure(model: Model, others: Sequence[_Runner], x: NDArray[Any], batch: int, seconds: float) -> Case:
+    """One case, in rounds of all sides in turns; x: the rows to compare, the first `batch` of them are those to time."""
+    runners = [_Runner("xnorinfer", model.threads, model.predict), *others]
     parts = np.split(x, len(x) // batch)
-    packed_classes = np.concatenate([model.predict(part) for part in parts])  # also warms both up
-    float_classes = np.concatenate([network.predict(part) for part in parts])
-    ours, theirs = partial(model.predict, parts[0]), partial(network.predict, parts[0])
-    repeats = [_repeats(call) for call in (ours, theirs)]
-    taken: tuple[list[float], list[float]] = ([], [])
+    classes: list[NDArray[np.int64]] = []
+    calls = [partial(runner.predict, parts[0]) for runner in runners]
+    repeats: list[int] = []
+    for runner, call in zip(runners, calls, strict=True):
+        with runner.around():
+            classes.append(np.concatenate([runner.predict(part) for part in parts]))  # also warms it up
+            repeats.append(_repeats(call))
+    settle = SETTLE_SECONDS if model.threads > 1 else REFILL_SECONDS
+    taken: list[list[NDArray[np.float64]]] = [[] for _ in runners]
     begin = time.perf_counter()
     rounds = 0
     while rounds < FEWEST_ROUNDS or (rounds < MOST_ROUNDS and time.perf_counter() - begin < seconds):
-        for call, times, times_taken in zip((ours, theirs), repeats, taken, strict=True):
-            _settle(call, SETTLE_SECONDS if threads > 1 else REFILL_SECONDS)
-            start = time.perf_counter()
-            for _ in range(times):
-                call()
-            times_taken.append((time.perf_counter() - start) / times)
+        for runner, call, times, found in zip(runners, calls, repeats, taken, strict=True):
+            with runner.around():
+                _settle(call, settle)
+                found.append(_timed(call, times))
         rounds += 1
-    differ = packed_classes != float_classes
-    unexplained = 0
-    if differ.any():
-        unexplained = int((exact_predict(model.packed, x[differ]) != packed_classes[differ]).sum())
-    return Case(batch, threads, rounds, Timing.of(taken[0]), Timing.of(taken[1]), len(x), int(differ.sum()), unexplained)
+    ours, *timings = (Timing.of(found) for found in taken)
+    differ = np.array([other != classes[0] for other in classes[1:]])
+    rows = differ.any(axis=0)
+    unexplained = int((exact_predict(model.packed, x[rows]) != classes[0][rows]).sum()) if rows.any() else 0
+    sides = tuple(
+        Side(runner.name, runner.threads, timing, int(other.sum()))
+        for runner, timing, other in zip(others, timings, differ, strict=True)
+    )
+    return Case(batch, model.threads, rounds, ours, sides, len(x), int(rows.sum()), unexplained)
+
+
+def _timed(call: Callable[[], object], times: int) -> NDArray[np.float64]:
+    """Seconds of so many calls, (times,); looking at the clock, some 50 ns a call, is in."""
+    stamps = [time.perf_counter()]
+    for _ in range(times):
+        call()
+        stamps.append(time.perf_counter())
+    return np.diff(stamps)
 
 
 def _settle(call: Callable[[], object], seconds: float) -> None:

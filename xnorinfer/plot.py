@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 from typing import Any
 
-from xnorinfer.benchmark import Case, Report
+import numpy as np
+
+from xnorinfer.benchmark import Report, Timing
 from xnorinfer.errors import MissingExtraError, OptionError
 from xnorinfer.files import write_bytes
 
@@ -41,11 +44,14 @@ def draw(report: Report, path: Path) -> None:
         cases = sorted((case for case in report.cases if case.threads == threads), key=lambda case: case.batch)
         label = f"{threads} thread{'s' * (threads > 1)}"
         batches = [case.batch for case in cases]
-        times.plot(batches, _microseconds(cases, "float32"), "s--", color=colour, alpha=0.6, label=f"float32, {label}")
-        times.plot(batches, _microseconds(cases, "packed"), "o-", color=colour, label=f"xnorinfer, {label}")
-        ratio.plot(batches, [case.speedup for case in cases], "o-", color=colour, label=label)
+        theirs, ours = ([case.baseline.timing for case in cases], [case.packed for case in cases])
+        _draw_times(times, batches, theirs, fmt="s--", color=colour, alpha=0.6, label=f"float, {label}")
+        _draw_times(times, batches, ours, fmt="o-", color=colour, label=f"xnorinfer, {label}")
+        # An unstable ratio is a range without a point.
+        ratio.plot(batches, [case.speedup or math.nan for case in cases], "o-", color=colour, label=label)
+        ratio.vlines(batches, *zip(*(case.speedup_range for case in cases), strict=True), color=colour, alpha=0.5)
     times.set(ylabel="microseconds per sample", title="Time per sample, packing included", yscale="log")
-    ratio.set(ylabel="times faster", title="Against float32 numpy, same threads", ylim=(0, None))
+    ratio.set(ylabel="times faster", title="Against the fastest float side, same threads", ylim=(0, None))
     for axes in (times, ratio):
         axes.set(xlabel="batch size", xscale="log")
         axes.set_xticks(sorted({case.batch for case in report.cases}))
@@ -60,8 +66,12 @@ def draw(report: Report, path: Path) -> None:
     write_bytes(path, stream.getvalue())
 
 
-def _microseconds(cases: list[Case], side: str) -> list[float]:
-    return [getattr(case, side).median / case.batch * 1e6 for case in cases]
+def _draw_times(axes: Any, batches: list[int], timings: list[Timing], **style: Any) -> None:
+    """Microseconds per sample, the quartiles as bars."""
+    low, median, high = (
+        np.array([getattr(timing, name) for timing in timings]) / batches * 1e6 for name in ("low", "median", "high")
+    )
+    axes.errorbar(batches, median, (median - low, high - median), capsize=2, **style)
 
 
 def _no_ticks() -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 import packed_networks
 import pytest
 
-from xnorinfer import benchmark as bench
+from xnorinfer import floatnetwork
 from xnorinfer.converters.nettoml.document import network_arrays
 from xnorinfer.converters.nettoml.writer import net_text
 from xnorinfer.converters.reading import ConvertOptions, Reading
@@ -153,8 +153,8 @@ PACKED: dict[str, Callable[[PackedModel], Any]] = {
     "activity": margins.Activity,
     "arrays": extract.arrays,
     "C": lambda packed: ccode.header(packed, "net"),
-    "float network": lambda packed: bench.FloatNetwork(packed, 3),
-    "exact classes": lambda packed: bench.exact_predict(packed, X),
+    "float network": lambda packed: floatnetwork.FloatNetwork(packed, 3),
+    "exact classes": lambda packed: floatnetwork.exact_predict(packed, X),
 }
 
 
@@ -195,7 +195,11 @@ def test_an_unknown_step(op: Any, tmp_path: Path) -> None:
     assert f"layer 2 (fc3): unknown steps '{op}'" in alien.check()
     with pytest.raises(ModelFileError, match="unknown steps"):
         modelfile.save(alien, tmp_path / "m.safetensors")
-    for walker in (Plan, lambda packed: bench.FloatNetwork(packed, 3).predict(X), lambda packed: ccode.header(packed, "net")):
+    for walker in (
+        Plan,
+        lambda packed: floatnetwork.FloatNetwork(packed, 3).predict(X),
+        lambda packed: ccode.header(packed, "net"),
+    ):
         with pytest.raises((XnorinferError, ValueError, KeyError)):
             walker(alien)
     if op == "swish":

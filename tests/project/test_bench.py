@@ -13,6 +13,8 @@ from networks import INPUTS, random_inputs, random_network
 from numpy.typing import NDArray
 
 from xnorinfer import benchmark as bench
+from xnorinfer import floatnetwork
+from xnorinfer.cli.bench import _faster, _side
 from xnorinfer.errors import MissingExtraError
 from xnorinfer.net.reference import forward
 from xnorinfer.packing.lower import lower
@@ -31,14 +33,14 @@ def network(name: str, seed: int = 0, tail: bool = False) -> tuple[PackedModel, 
 def test_exact_float_network_equals_the_reference(name: str, tail: bool) -> None:
     for seed in range(3):
         packed, x, classes = network(name, seed, tail)
-        assert (bench.exact_predict(packed, x) == classes).all()
+        assert (floatnetwork.exact_predict(packed, x) == classes).all()
 
 
 @pytest.mark.parametrize("tail", [False, True])
 @pytest.mark.parametrize("name", INPUTS)
 def test_float32_network_equals_the_reference_but_for_rounding(name: str, tail: bool) -> None:
     packed, x, classes = network(name, tail=tail)
-    float_network = bench.FloatNetwork(packed, len(x))
+    float_network = floatnetwork.FloatNetwork(packed, len(x))
     predicted = float_network.predict(x)
     assert predicted.dtype == np.int64
     differences = int((predicted != classes).sum())
@@ -53,8 +55,8 @@ def test_inputs_that_are_binarized_one_by_one(name: str) -> None:
     packed, x = lower(net).packed, random_inputs(np.random.default_rng(3), net.input, 120, 50)
     classes = forward(net, x).argmax(axis=1)
     assert packed.binarize is not None
-    assert (bench.exact_predict(packed, x) == classes).all()
-    assert (bench.FloatNetwork(packed, len(x)).predict(x) == classes).mean() > 0.97
+    assert (floatnetwork.exact_predict(packed, x) == classes).all()
+    assert (floatnetwork.FloatNetwork(packed, len(x)).predict(x) == classes).mean() > 0.97
 
 
 def test_report() -> None:
@@ -67,13 +69,57 @@ def test_report() -> None:
     assert seen[-1] == ("measuring", 2, 2)
     for case in report.cases:
         assert case.rounds >= bench.FEWEST_ROUNDS
-        for timing in (case.packed, case.float32):
+        for timing in (case.packed, case.baseline.timing):
             assert 0 < timing.low <= timing.median <= timing.high
-        assert case.speedup == case.float32.median / case.packed.median
+            assert 0 < timing.p50 <= timing.p99
+            assert timing.calls >= case.rounds
+        assert [(side.name, side.threads) for side in case.sides] == [("numpy float32", 1)]
     written = json.loads(json.dumps(report.to_json()))
     assert written["holds"] is True
     assert written["cases"][1]["batch"] == 33
     assert written["environment"]["usable_cores"] >= 1
+
+
+def timing(low: float, median: float, high: float) -> bench.Timing:
+    return bench.Timing(median, low, high, median, high, 100)
+
+
+def test_quartiles_are_of_rounds_and_percentiles_of_calls() -> None:
+    calls = np.concatenate([np.full(98, 1.0), [7.0, 9.0]])
+    found = bench.Timing.of([calls, calls, calls + 1, calls + 1, calls + 4])
+    assert (found.low, found.median, found.high) == pytest.approx((1.14, 2.14, 2.14))
+    assert (found.p50, found.calls) == (2.0, 500)
+    assert found.p99 == 9
+    assert found.spread == pytest.approx(0.5 / 2.14)
+    assert not found.unstable
+
+
+def test_an_unstable_side_has_a_range_and_no_ratio() -> None:
+    calm, wild = timing(0.9, 1, 1.1), timing(8, 10, 13.2)
+    assert (calm.unstable, wild.unstable) == (False, True)
+    for packed, other in ((calm, wild), (wild, calm), (wild, wild)):
+        case = bench.Case(1, 1, 5, packed, (bench.Side("numpy float32", 1, other, 0),), 64, 0, 0)
+        assert case.unstable
+        assert case.speedup is None
+        assert case.speedup_range == (other.low / packed.high, other.high / packed.low)
+        assert json.loads(json.dumps(case.to_json()))["speedup"] is None
+        assert _faster(case).startswith("unstable: ")
+    assert _faster(replace(case, packed=calm, sides=(bench.Side("a", 1, timing(5.9, 6, 6.1), 0),))) == "6.0 x"
+
+
+def test_the_baseline_is_the_fastest_side_that_computes_the_network() -> None:
+    sides = [bench.Side(str(t), threads, timing(t, t, t), d) for t, threads, d in ((9, 2, 0), (3, 1, 6), (1, 2, 7))]
+    case = bench.Case(1, 2, 5, timing(1, 1, 1), tuple(sides), 64, 7, 0)
+    assert (case.baseline.name, case.speedup, _side(case)) == ("3", 3.0, "3, 1 thread")
+    assert replace(case, sides=tuple(sides[2:])).baseline.name == "1"
+
+
+def test_several_threads_of_numpy_are_held_against_one() -> None:
+    pytest.importorskip("threadpoolctl")
+    packed, _, _ = network("threshold")
+    (case,) = bench.bench(packed, [4], [2], seconds=0.01).cases
+    assert [(side.name, side.threads) for side in case.sides] == [("numpy float32", 2), ("numpy float32", 1)]
+    assert case.threads == 2
 
 
 def test_a_wrong_answer_is_not_called_rounding(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from xnorinfer.cli import screen
 from xnorinfer.cli.options import MODEL, Counts
 
 if TYPE_CHECKING:
-    from xnorinfer.benchmark import Report, Timing
+    from xnorinfer.benchmark import Case, Report, Timing
 
 EPILOG = """\b
 Examples:
@@ -53,9 +53,11 @@ def command(
     """Time a model against the same network in float32 numpy.
 
     Times are end to end per sample: from uint8 pixels (packing included) to classes.  The float network has the same
-    weights as -1/+1 in float32 and computes matmul, affine and sign with equal threads.  Runs alternate; medians and
-    quartiles are shown.  Both must give the same classes; rows where float32 rounding decided are counted, and any
-    other difference makes the command exit with 1.
+    weights as -1/+1 in float32 and computes matmul, affine and sign with equal threads, or with one where that is faster.
+    Runs alternate.  Shown are the median of the rounds, its spread (half the distance of the quartiles), and p99, the time
+    that 99 of 100 calls stay under.  A line where the spread of either side is more than 25 % is unstable: instead of a
+    ratio it gives the range of the quartiles.  Both must give the same classes; rows where float32 rounding decided are
+    counted, and any other difference makes the command exit with 1.
     """
     from xnorinfer.benchmark import bench
     from xnorinfer.files import require_writable, write_json
@@ -89,24 +91,32 @@ def command(
 
 def show(result: Report) -> None:
     """The table of times, and what it was measured on."""
+    from xnorinfer.benchmark import UNSTABLE_SPREAD
+
     around = result.environment
     screen.heading(f"{result.model} (kernel {result.kernel}) against float32 numpy")
+    several = any(len(case.sides) > 1 for case in result.cases)
     rows = [
         [
             str(case.batch),
             str(case.threads),
-            screen.time_text(case.packed.median / case.batch),
-            _spread(case.packed),
-            screen.time_text(case.float32.median / case.batch),
-            _spread(case.float32),
-            f"{case.speedup:.1f} x",
+            *_times(case.packed, case.batch),
+            *([_side(case)] if several else []),
+            *_times(case.baseline.timing, case.batch),
+            _faster(case),
             _equality(case.rows_compared, case.differences, case.unexplained),
         ]
         for case in result.cases
     ]
-    names = ("batch", "threads", "xnorinfer", "spread", "float32", "spread", "faster")
-    screen.table([*((name, True) for name in names), ("same classes", False)], rows)
-    screen.say("Time per sample, median of alternating runs; spread: half the distance of the quartiles.")
+    columns = [(name, True) for name in ("batch", "threads", "xnorinfer", "spread", "p99")]
+    columns += [("fastest float", False)] if several else []
+    columns += [(name, True) for name in ("time" if several else "float32", "spread", "p99", "faster")]
+    screen.table([*columns, ("same classes", False)], rows)
+    screen.say(
+        "Time per sample: median of alternating rounds; spread: half the distance of the quartiles; p99: of single calls."
+    )
+    if any(case.unstable for case in result.cases):
+        screen.say(f"unstable: a spread of more than {UNSTABLE_SPREAD:.0%}; the range of the quartiles instead of a ratio.")
     screen.say(f"{around['cpu']}, {around['usable_cores']} usable cores, numpy {around['numpy']} ({around['blas']})")
     for remark in result.remarks:
         screen.warn(remark)
@@ -119,8 +129,22 @@ def show(result: Report) -> None:
         screen.say("does not hold: classes differ where float32 rounding is not the reason", "bold red")
 
 
-def _spread(timing: Timing) -> str:
-    return f"+-{(timing.high - timing.low) / 2 / timing.median:.0%}"
+def _times(timing: Timing, batch: int) -> list[str]:
+    """Median, spread and p99, for one sample."""
+    return [screen.time_text(timing.median / batch), f"+-{timing.spread:.0%}", screen.time_text(timing.p99 / batch)]
+
+
+def _side(case: Case) -> str:
+    """Which one the baseline is."""
+    side = case.baseline
+    return side.name if side.threads == case.threads else f"{side.name}, {side.threads} thread{'s' * (side.threads > 1)}"
+
+
+def _faster(case: Case) -> str:
+    if case.speedup is not None:
+        return f"{case.speedup:.1f} x"
+    low, high = case.speedup_range
+    return f"unstable: {low:.1f} to {high:.1f} x"
 
 
 def _equality(rows: int, differences: int, unexplained: int) -> str:
