@@ -68,10 +68,7 @@ class ConvertOptions:
         ):
             raise OptionError(f"H {self.h!r} is neither a finite number above 0 nor 'glorot'")
         if self.input is not None and not isinstance(self.input, InputMapping):
-            raise OptionError(
-                f"input {self.input!r} is no input mapping; those of xnorinfer.net are PixelInput.range(-1, 1), "
-                "PixelInput.normalize(0.1307, 0.3081), ThresholdInput(128), SignInput() and RealInput()"
-            )
+            raise OptionError(f"input {self.input!r} is no input mapping")
         if not _are_texts(self.float_layers):
             raise OptionError(f"float layers {self.float_layers!r} must be a sequence of layer names")
         if not isinstance(self.ema, bool):

@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xnorinfer.checkout import find_beside
-from xnorinfer.errors import ConversionWarning, XnorinferError
+from xnorinfer.errors import ConversionWarning, OptionError, XnorinferError
+from xnorinfer.keywords import ConvertKeywords, options_of, path_of, rows_of, spell_out
 from xnorinfer.oneline import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import ArrayLike
+    from typing_extensions import Unpack  # of type checkers alone; typing has it from Python 3.11 on
 
     from xnorinfer.conversion import Conversion
     from xnorinfer.converters.reading import ConvertOptions, Reading
@@ -30,7 +32,18 @@ if TYPE_CHECKING:
 find_beside(Path(__file__).parent)
 
 __version__ = "0.1.0"
-__all__ = ["ConversionWarning", "Model", "XnorinferError", "__version__", "convert", "from_keras", "from_torch", "load", "pack"]
+__all__ = [
+    "ConversionWarning",
+    "ConvertKeywords",
+    "Model",
+    "XnorinferError",
+    "__version__",
+    "convert",
+    "from_keras",
+    "from_torch",
+    "load",
+    "pack",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -53,6 +66,8 @@ def load(path: str | Path, *, threads: int | None = None, kernel: str | None = N
     from xnorinfer.engine.model import Model
     from xnorinfer.packing import modelfile
 
+    if not isinstance(path, str):  # a name of a model that ships, or a path
+        path = path_of(path, "load", "a checkpoint is converted by convert, a live model by from_torch and from_keras")
     return Model(modelfile.load(models.locate(path), mapped=mapped), threads=threads, kernel=kernel)
 
 
@@ -67,8 +82,11 @@ def pack(net: Net, *, threads: int | None = None, kernel: str | None = None, str
 
     from xnorinfer.engine.model import Model
     from xnorinfer.errors import StrictError
+    from xnorinfer.net.network import Net as OfLayers
     from xnorinfer.packing.lower import lower
 
+    if not isinstance(net, OfLayers):
+        raise OptionError(f"pack takes a Net of xnorinfer.net, not {type(net).__name__}; a checkpoint is converted by convert")
     lowered = lower(net)
     if strict and lowered.notes:
         raise StrictError(lowered.notes, "the network")
@@ -78,58 +96,28 @@ def pack(net: Net, *, threads: int | None = None, kernel: str | None = None, str
     return Model(dataclasses.replace(lowered.packed, provenance=provenance), threads=threads, kernel=kernel)
 
 
-def convert(
-    source: str | Path,
-    *,
-    threads: int | None = None,
-    kernel: str | None = None,
-    strict: bool = False,
-    expect: tuple[ArrayLike, ArrayLike] | None = None,
-    data: ArrayLike | None = None,
-    **options: Any,
-) -> Model:
+def convert(source: str | Path, *, data: ArrayLike | None = None, **keywords: Unpack[ConvertKeywords]) -> Model:
     """Convert a checkpoint file to a model.
 
-    options: the fields of `converters.base.ConvertOptions`: format, profile, bn_epsilon, h, input, ignore, max_memory, ...
-    strict: warnings are errors.  Else each is given as a `ConversionWarning`, and kept in `model.info["warnings"]`.
-    expect: inputs (rows, ...) and what the trained network gives for them in its own framework, scores (rows, classes) or
-    classes (rows,), which the model must give, too (see `answers`).
     data: unlabelled inputs (rows, ...), which confirm or choose the input mapping by the first BatchNorm's statistics.
+    keywords: what the file does not say, as options of `xnorinfer convert`; each is explained in `ConvertKeywords`.
     Raises SourceError, OptionError or NetworkError, the last with all reasons at once; StrictError, ExpectationError, or
     InputError.
     """
-    import numpy as np
-
     from xnorinfer.conversion import convert_file
     from xnorinfer.converters import read_source
 
-    chosen, path = _options(options | {"answered": expect is not None}), Path(source)
+    path = path_of(source, "convert", "live models are converted by from_torch and from_keras, arrays of your own by pack")
+    chosen = options_of(keywords, answered=keywords.get("expect") is not None)
 
     def read(other: ConvertOptions) -> Reading:
         return read_source(path, other)
 
-    return _model(
-        convert_file(path, chosen, None if data is None else np.asarray(data)),
-        path.name,
-        chosen,
-        read,
-        expect,
-        strict,
-        threads,
-        kernel,
-    )
+    rows = None if data is None else rows_of(data, "data")
+    return _model(convert_file(path, chosen, rows), path.name, chosen, read, keywords)
 
 
-def from_torch(
-    module: Any,
-    *,
-    example: ArrayLike | None = None,
-    threads: int | None = None,
-    kernel: str | None = None,
-    strict: bool = False,
-    expect: tuple[ArrayLike, ArrayLike] | None = None,
-    **options: Any,
-) -> Model:
+def from_torch(module: Any, *, example: ArrayLike | None = None, **keywords: Unpack[ConvertKeywords]) -> Model:
     """Convert a live `torch.nn.Module` to a model; it is run, and the packed network must answer as it does.
 
     What its `forward` computes is exported (`torch.export`, else a trace) and read as a graph.  What cannot be exported is read
@@ -139,44 +127,39 @@ def from_torch(
     example: inputs (rows, ...) that the module is exported for and compared on; random ones if there are none.  Whole numbers
     are pixels, mapped as `input` says before they enter the module; floats enter it as they are, and where no `input` is given
     they tell the mapping of pixels that they were made by (0..1, -1..1, MNIST's mean and deviation, 0..255, or -1/+1).
-    strict, expect, options: as in `convert`.
+    keywords: as in `convert`.
     Raises OptionError or NetworkError, the last with all reasons at once; ExpectationError where the packed network does not
     answer as the module, which names how many rows and the first; SourceError, StrictError, InputError, MissingExtraError.
     """
     from xnorinfer import budget
     from xnorinfer.proof.live import convert_torch
 
-    chosen, name = _options(options | {"answered": True}), type(module).__name__
+    chosen, name = options_of(keywords, answered=True), type(module).__name__
     with budget.unlimited(name):
         conversion, chosen, read = convert_torch(module, name, chosen, example)
-        return _model(conversion, name, chosen, read, expect, strict, threads, kernel)
+        return _model(conversion, name, chosen, read, keywords)
 
 
-def from_keras(
-    model: Any,
-    *,
-    example: ArrayLike | None = None,
-    threads: int | None = None,
-    kernel: str | None = None,
-    strict: bool = False,
-    expect: tuple[ArrayLike, ArrayLike] | None = None,
-    **options: Any,
-) -> Model:
+def from_keras(model: Any, *, example: ArrayLike | None = None, **keywords: Unpack[ConvertKeywords]) -> Model:
     """Convert a live Keras or Larq model, of Keras 3 or tf_keras; it is run, and the packed network must answer as it does.
 
-    example: inputs (rows, ...), pixels or as the model takes them; random ones if there are none.  strict, expect, options: as
-    in `convert`.  What the model computes is read from its config, and from the graph that TensorFlow makes of it where the
-    config does not tell or is contradicted by the model's answers.
+    example: inputs (rows, ...), pixels or as the model takes them; random ones if there are none.  keywords: as in `convert`.
+    What the model computes is read from its config, and from the graph that TensorFlow makes of it where the config does not
+    tell or is contradicted by the model's answers.
     Raises SourceError, OptionError or NetworkError, the last with all reasons at once; ExpectationError where no reading gives
     the model's answers; StrictError, InputError, MissingExtraError.
     """
     from xnorinfer import budget
     from xnorinfer.proof.live import convert_keras
 
-    chosen, name = _options(options | {"answered": True}), type(model).__name__
+    chosen, name = options_of(keywords, answered=True), type(model).__name__
     with budget.unlimited(name):
         conversion, chosen, read = convert_keras(model, name, chosen, example)
-        return _model(conversion, name, chosen, read, expect, strict, threads, kernel)
+        return _model(conversion, name, chosen, read, keywords)
+
+
+for _one in (convert, from_torch, from_keras):
+    spell_out(_one)
 
 
 def _model(
@@ -184,33 +167,20 @@ def _model(
     about: str,
     options: ConvertOptions,
     read: Callable[[ConvertOptions], Reading],
-    expect: tuple[ArrayLike, ArrayLike] | None,
-    strict: bool,
-    threads: int | None,
-    kernel: str | None,
+    keywords: ConvertKeywords,
 ) -> Model:
     """The model of a conversion that a user's code asked for; its warnings point at that code."""
     from xnorinfer.engine.model import Model
 
+    expect = keywords.get("expect")
     if expect is not None:
         from xnorinfer.conversion import require_expected
         from xnorinfer.proof.answers import Answers
 
         expected = Answers.of_pair(expect)
         conversion = require_expected(conversion, expected, options, read, python=True)
-    if strict:
+    if keywords.get("strict"):
         conversion.require_no_warnings(about)
     for text in conversion.warnings:
         warnings.warn(one_line(text), ConversionWarning, stacklevel=3)
-    return Model(conversion.packed, threads=threads, kernel=kernel)
-
-
-def _options(options: dict[str, Any]) -> ConvertOptions:
-    from xnorinfer.converters.reading import ConvertOptions
-    from xnorinfer.errors import OptionError
-
-    unknown = sorted(set(options) - set(ConvertOptions.__dataclass_fields__))
-    if unknown:
-        raise OptionError(f"unknown options {', '.join(unknown)}; known are {', '.join(ConvertOptions.__dataclass_fields__)}")
-    sequences = {name: tuple(value) for name, value in options.items() if isinstance(value, list | set)}
-    return ConvertOptions(**{**options, **sequences})
+    return Model(conversion.packed, threads=keywords.get("threads"), kernel=keywords.get("kernel"))

@@ -75,33 +75,6 @@ def test_a_single_file_has_the_ordinary_digest(tmp_path: Path) -> None:
     assert digest_of(tmp_path / "net.npz") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
-def test_a_string_is_no_list_of_layers() -> None:
-    with pytest.raises(OptionError, match="must be a sequence of layer names"):
-        xnorinfer.convert("net.npz", float_layers="fc4")
-
-
-@pytest.mark.parametrize(
-    ("option", "message"),
-    [
-        ({"float_layers": 4}, "must be a sequence of layer names"),
-        ({"ignore": "*/Adam*"}, "must be a sequence of names or patterns"),
-        ({"ignore": [3]}, "must be a sequence of names or patterns"),
-        ({"input": (-1, 1)}, r"is no input mapping; those of xnorinfer.net are PixelInput.range\(-1, 1\)"),
-        ({"h": [1]}, "neither a finite number above 0 nor 'glorot'"),
-        ({"h": "big"}, "neither a finite number above 0 nor 'glorot'"),
-        ({"bn_epsilon": "1e-3"}, "not a finite number"),
-        ({"profile": ["ge-zero"]}, "is none of"),
-        ({"format": 3}, "is no name of a format"),
-        ({"ema": "yes"}, "must be True or False"),
-        ({"net": Path("net.toml")}, "must be the text of a net.toml"),
-        ({"epsilon": 1e-3}, "unknown options epsilon; known are format,"),
-    ],
-)
-def test_options_of_a_wrong_type_are_named(option: dict[str, object], message: str) -> None:
-    with pytest.raises(OptionError, match=message):
-        xnorinfer.convert(CHECKPOINT, **option)  # type: ignore[arg-type]
-
-
 def test_recorded_options_of_a_wrong_type_are_named() -> None:
     for recorded in ({"float_layers": 5}, {"ignore": "a"}, {"ema": 1}, {"format": []}, {"profile": {}}):
         with pytest.raises(OptionError):

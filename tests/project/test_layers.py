@@ -30,7 +30,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("converters.bnnpynq", "converters.keras", "converters.onnx", "converters.tf1", "converters.tflite", "converters.torch"),
     ("converters.npz", "converters.livekeras", "converters.livetorch"),
     ("converters", "converters.nettoml", "converters.otherfiles"),
-    ("conversion", "proof"),
+    ("conversion", "keywords", "proof"),
     ("export", "floatnetwork"),
     ("benchmark",),
     ("plot",),

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from xnorinfer.conversion import Conversion
     from xnorinfer.converters.reading import ConvertOptions
-    from xnorinfer.net.values import InputMapping
 
 EPILOG = """\b
 Examples:
@@ -183,6 +182,7 @@ def command(
     from xnorinfer.converters import read_source
     from xnorinfer.converters.reading import ConvertOptions
     from xnorinfer.files import require_writable
+    from xnorinfer.keywords import input_mapping
     from xnorinfer.packing import modelfile
     from xnorinfer.proof.answers import read_answers
 
@@ -191,7 +191,7 @@ def command(
         profile=profile,
         bn_epsilon=bn_epsilon,
         h=magnitude,
-        input=input_mapping(**mapping),
+        input=input_mapping(mapping, lambda name: f"--{name.replace('_', '-')}"),
         float_layers=tuple(float_layers),
         before_norm=before_norm,
         center=center,
@@ -325,37 +325,6 @@ def require_new(path: Path, output: Path | None) -> None:
     if output is not None and path.resolve() == output.resolve():
         raise OptionError(f"--write-net and -o both name {path}")
     require_writable(path)
-
-
-def input_mapping(
-    input_range: tuple[float, float] | None = None,
-    input_normalize: tuple[float, float] | None = None,
-    input_threshold: int | None = None,
-    input_signs: bool = False,
-    input_real: bool = False,
-) -> InputMapping | None:
-    """The one input mapping that was given, None if none was.  Raises OptionError for several or impossible ones."""
-    from xnorinfer.net.values import PixelInput, RealInput, SignInput, ThresholdInput
-
-    given = {
-        "--input-range": input_range is not None,
-        "--input-normalize": input_normalize is not None,
-        "--input-threshold": input_threshold is not None,
-        "--input-signs": input_signs,
-        "--input-real": input_real,
-    }
-    chosen = [name for name, is_given in given.items() if is_given]
-    if len(chosen) > 1:
-        raise OptionError(f"{' and '.join(chosen)} exclude each other; the inputs of a network have one mapping")
-    if input_range is not None:
-        return PixelInput.range(*input_range)
-    if input_normalize is not None:
-        return PixelInput.normalize(*input_normalize)
-    if input_threshold is not None:
-        return ThresholdInput(input_threshold)
-    if input_signs:
-        return SignInput()
-    return RealInput() if input_real else None
 
 
 def show(source: str, conversion: Conversion) -> None:

@@ -39,6 +39,7 @@ class PixelInput:
     @classmethod
     def range(cls, low: float, high: float) -> PixelInput:
         """Pixels 0..255 mapped linearly to low..high."""
+        _require_numbers("input range", low, high)
         if not (math.isfinite(low) and math.isfinite(high)) or low == high:
             raise OptionError(f"input range {low:g}:{high:g} maps every pixel to one value; give two different numbers LO:HI")
         if (low, high) == (0.0, 255.0):
@@ -48,6 +49,7 @@ class PixelInput:
     @classmethod
     def normalize(cls, mean: float, std: float) -> PixelInput:
         """torchvision's `ToTensor` and `Normalize(mean, std)`: (p/255 - mean) / std."""
+        _require_numbers("input normalization", mean, std)
         if not (math.isfinite(mean) and math.isfinite(std)) or std <= 0:
             raise OptionError(f"input normalization {mean:g}:{std:g} needs a finite MEAN and a STD above 0")
         return cls(1.0, -255.0 * mean, 255.0 * std)
@@ -70,6 +72,8 @@ class ThresholdInput:
     kind: Literal["threshold"] = field(default="threshold", init=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.threshold, int | np.integer) or isinstance(self.threshold, bool):
+            raise OptionError(f"input threshold {self.threshold!r} is not a whole number")
         if not 1 <= self.threshold <= 255:
             raise OptionError(f"input threshold {self.threshold} makes every pixel the same bit; give a value from 1 to 255")
 
@@ -111,6 +115,13 @@ def is_finite_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
+def _require_numbers(what: str, *values: object) -> None:
+    """Raise OptionError for what is no number; NaN and infinity are."""
+    for value in values:
+        if not isinstance(value, int | float | np.integer | np.floating) or isinstance(value, bool):
+            raise OptionError(f"{what} takes two numbers, and {value!r} is none")
+
+
 def input_from_json(data: Any) -> InputMapping:
     """The mapping that `input_to_json` wrote.  Raises OptionError on anything else."""
     kinds: dict[str, type[Any]] = {"pixels": PixelInput, "threshold": ThresholdInput, "signs": SignInput, "reals": RealInput}
@@ -123,8 +134,6 @@ def input_from_json(data: Any) -> InputMapping:
         raise OptionError(
             f"input mapping {reprlib.repr(data)} needs exactly the finite numbers {', '.join(wanted) or '(none)'}"
         )
-    if kind is ThresholdInput and not isinstance(values["threshold"], int):
-        raise OptionError(f"input threshold {values['threshold']!r} is not a whole number")
     if kind is PixelInput and (not values["slope"] or not values["divisor"]):
         raise OptionError(f"input mapping {reprlib.repr(data)} has a zero slope or divisor")
     mapping: InputMapping = kind(**values)

@@ -19,6 +19,7 @@ from xnorinfer.converters.livetorch import LiveModule
 from xnorinfer.converters.reading import DEFAULT_INPUT, Assumption, ConvertOptions, Reading
 from xnorinfer.engine.model import Model
 from xnorinfer.errors import ExpectationError, InputError, MissingExtraError, NetworkError, OptionError, SourceError
+from xnorinfer.keywords import rows_of
 from xnorinfer.net.reference import mapped_input
 from xnorinfer.net.values import InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
 from xnorinfer.packing.packed import PackedModel
@@ -50,7 +51,7 @@ def convert_keras(model: Any, about: str, options: ConvertOptions, example: Arra
 
     Raises SourceError, OptionError, NetworkError, ExpectationError, InputError.
     """
-    return _Keras(model, about, options, None if example is None else np.asarray(example)).convert()
+    return _Keras(model, about, options, _example(example)).convert()
 
 
 def convert_torch(module: Any, about: str, options: ConvertOptions, example: ArrayLike | None) -> Converted:
@@ -308,7 +309,7 @@ def _example(example: Any) -> NDArray[Any] | None:
         return None
     if hasattr(example, "detach"):
         example = example.detach().cpu()
-    rows = np.asarray(example)
+    rows = rows_of(example, "example")
     if rows.ndim < 2 or not rows.size or rows.dtype.kind not in "fiub":
         raise InputError(f"example is {rows.dtype} of shape {rows.shape}, needed are rows (rows, ...) of numbers")
     if rows.dtype.kind == "f" and not np.isfinite(rows).all():
