@@ -37,14 +37,15 @@ print(resident() - before)
 """
 
 HIDDEN = """
-import json, os
+import json
+from dataclasses import asdict
 from threadpoolctl import threadpool_info, threadpool_limits
-from benchmarks.interleave import interleave
 from benchmarks.layer_cases import hidden_layer
 from xnorinfer import kernels
+from xnorinfer.timing import in_turns
 with threadpool_limits(1, "blas"):
     calls, _ = hidden_layer(4096, 256, peers=False)
-    times = interleave(calls, {seconds})
+    times = {{name: asdict(timing) for name, timing in in_turns(calls, {seconds}).items()}}
 blas = [i.get("architecture") for i in threadpool_info() if i["user_api"] == "blas"]
 print(json.dumps(dict(times, kernel=kernels.choose().name, blas=blas)))
 """

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from benchmarks.interleave import interleave
 from benchmarks.layer_cases import hidden_layer
 from xnorinfer import kernels
 from xnorinfer.kernels import build, vector_ir
@@ -23,6 +22,7 @@ from xnorinfer.kernels.nibbles import Octets
 from xnorinfer.kernels.shapes import CODE_BYTES, BinaryShape, NibbleShape
 from xnorinfer.kernels.tiles import Logic
 from xnorinfer.kernels.vector_ir import Emit, Loop, ctpop
+from xnorinfer.timing import in_turns
 
 #: Turns of the register loop in one call.
 TURNS = 100_000
@@ -132,9 +132,9 @@ def roofline(seconds: float = 1.0, kernel_name: str | None = None) -> dict[str, 
         rows = 256
         calls, _ = hidden_layer(4096, rows, peers=False, kernel=kernel.name)
         run = mix_in_registers(shape)
-        times = interleave({"layer": calls["xnorinfer"], "registers": lambda: run(TURNS)}, seconds)
-        layer = 2 * rows * 4096 * 4096 / times["layer"]
-        registers = 2 * TURNS * bits_of_mix / times["registers"]
+        times = in_turns({"layer": calls["xnorinfer"], "registers": lambda: run(TURNS)}, seconds)
+        layer = 2 * rows * 4096 * 4096 / times["layer"].median
+        registers = 2 * TURNS * bits_of_mix / times["registers"].median
         result |= {
             "operations_per_second_layer": layer,
             "operations_per_second_registers": registers,

@@ -18,7 +18,6 @@ import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from benchmarks import processes, roofline
-from benchmarks.interleave import interleave
 from benchmarks.layer_cases import first_layer, hidden_layer
 from benchmarks.networks import REFERENCE, random_network, random_pixels
 from xnorinfer import kernels
@@ -27,6 +26,7 @@ from xnorinfer.cores import usable_cores
 from xnorinfer.engine.model import Model
 from xnorinfer.engine.plan import Plan
 from xnorinfer.floatnetwork import FloatNetwork, exact_predict
+from xnorinfer.timing import REFILL_SECONDS, SETTLE_SECONDS, in_turns
 
 BATCHES = (1, 2, 4, 7, 8, 16, 32, 63, 64, 65, 128, 256, 257, 512, 1024)
 
@@ -48,14 +48,14 @@ def layers(seconds: float) -> Iterator[Row]:
     with threadpool_limits(1, "blas"):
         for rows in (256, 1):
             calls, missing = hidden_layer(4096, rows)
-            times = interleave(calls, seconds)
+            times = in_turns(calls, seconds)
             for peer in [name for name in times if name != "xnorinfer"]:
-                ours, theirs = times["xnorinfer"] / rows, times[peer] / rows
+                ours, theirs = times["xnorinfer"].median / rows, times[peer].median / rows
                 yield Row(f"hidden layer 4096x4096, {rows} rows", peer, ours, theirs, theirs / ours)
             for reason in missing:
                 print(f"skipped: {reason}", file=sys.stderr)
-        times = interleave(first_layer(784, 4096, 256), seconds)
-        ours, theirs = times["xnorinfer"] / 256, times["numpy float32"] / 256
+        times = in_turns(first_layer(784, 4096, 256), seconds)
+        ours, theirs = times["xnorinfer"].median / 256, times["numpy float32"].median / 256
         yield Row("first layer 784->4096, uint8, 256 rows", "numpy float32", ours, theirs, theirs / ours)
 
 
@@ -80,8 +80,8 @@ def networks(seconds: float) -> Iterator[Row]:
                     # Float32 sums may round to another class; exact sums may not.
                     assert (exact_predict(packed, x[differ]) == model.predict(x)[differ]).all(), "predictions differ"
                     calls = {"ours": partial(model.scores, x), "theirs": partial(network.predict, x)}
-                    times = interleave(calls, seconds, settle=0.15 if count > 1 else 0.005)
-                ours, theirs = times["ours"] / batch, times["theirs"] / batch
+                    times = in_turns(calls, seconds, settle=SETTLE_SECONDS if count > 1 else REFILL_SECONDS)
+                ours, theirs = times["ours"].median / batch, times["theirs"].median / batch
                 what = f"{'-'.join(map(str, widths))}, batch {batch}, {count} threads"
                 yield Row(what, "numpy float32", ours, theirs, theirs / ours)
 
@@ -92,8 +92,8 @@ def batch_one(seconds: float) -> Iterator[Row]:
     size = sum(node.op.weights.nbytes for node in model.packed.layers if node.op.binary)
     buffer = np.ones(size // 8, np.uint64)
     x = random_pixels(1, REFERENCE[0])
-    times = interleave({"scores": lambda: model.scores(x), "read": roofline.read_once(buffer)}, seconds, settle=0.005)
-    ours, theirs = times["scores"], times["read"]
+    times = in_turns({"scores": lambda: model.scores(x), "read": roofline.read_once(buffer)}, seconds)
+    ours, theirs = times["scores"].median, times["read"].median
     yield Row("batch 1, 1 thread", "reading the packed weights once", ours, theirs, ours / theirs, "x its time")
 
 
@@ -103,16 +103,14 @@ def scaling(seconds: float) -> Iterator[Row]:
     plans = {count: Plan(packed, threads=count) for count in dict.fromkeys((1, cores))}
     for batch in (64, 256, 1024):
         x = random_pixels(batch, REFERENCE[0])
-        times = interleave(
-            {str(count): (lambda p=plan, v=x: p.run(v)) for count, plan in plans.items()}, seconds, shortest=0.02, settle=0.05
-        )
-        ours, theirs = times[str(cores)] / batch, times["1"] / batch
+        times = in_turns({str(count): (lambda p=plan, v=x: p.run(v)) for count, plan in plans.items()}, seconds, settle=0.05)
+        ours, theirs = times[str(cores)].median / batch, times["1"].median / batch
         yield Row(f"batch {batch}, {cores} threads", "1 thread", ours, theirs, theirs / ours)
     inputs = {batch: random_pixels(batch, REFERENCE[0]) for batch in BATCHES}
     for count, plan in plans.items():
-        times = interleave({str(batch): (lambda p=plan, v=x: p.run(v)) for batch, x in inputs.items()}, 4 * seconds)
+        times = in_turns({str(batch): (lambda p=plan, v=x: p.run(v)) for batch, x in inputs.items()}, 4 * seconds)
         for batch in BATCHES:
-            each = times[str(batch)] / batch
+            each = times[str(batch)].median / batch
             yield Row(f"time per sample, batch {batch}, {count} threads", "", each, 0.0, each * 1e6, "us")
 
 
@@ -120,7 +118,7 @@ def older(seconds: float) -> Iterator[Row]:
     """The hidden layer as AVX2 and as plain x86-64 would have it."""
     for name in ("haswell", "generic"):
         times = processes.older_cpu(name, seconds)
-        ours, theirs = times["xnorinfer"] / 256, times["numpy float32"] / 256
+        ours, theirs = times["xnorinfer"]["median"] / 256, times["numpy float32"]["median"] / 256
         peer = f"numpy float32 ({', '.join(times['blas'])})"
         yield Row(f"hidden layer, NUMBA_CPU_NAME={name} ({times['kernel']})", peer, ours, theirs, theirs / ours)
 

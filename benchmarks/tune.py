@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.interleave import interleave
 from benchmarks.networks import random_network, random_pixels, random_words
 from xnorinfer import kernels
 from xnorinfer.bits import words_for
@@ -24,6 +23,7 @@ from xnorinfer.engine.plan import Plan
 from xnorinfer.kernels import Kernel
 from xnorinfer.kernels.shapes import BinaryShape, LookupShape, NibbleShape
 from xnorinfer.packing.packed import PackedModel
+from xnorinfer.timing import in_turns
 
 #: Layers of bits: (depth, neurons, rows).  The first five are convolutions of 3x3 as dense layers.
 BIT_LAYERS = (
@@ -73,7 +73,7 @@ def compare(
         outputs.append(out)
         calls[name] = lambda p=plan, o=out: p.run_nodes(x, o, layer, layer + 1)
     kernels.KERNELS = table
-    times = interleave(calls, seconds, quantile=0.0)
+    times = {name: timing.least for name, timing in in_turns(calls, seconds, settle=0).items()}
     assert all(np.array_equal(outputs[0], other) for other in outputs), "shapes disagree"
     best = min(times, key=lambda name: times[name])
     print(title)

@@ -2,10 +2,7 @@
 
 All sides start from the same raw inputs (uint8 pixels, say) and end with class indices.  The float network is rebuilt from
 the packed one (`floatnetwork`).  With several threads it is measured with one, too, which is the faster one where matrices
-are small: the baseline is the fastest side, never one that stalls.  Runs of the sides alternate, so that a change of the
-machine's speed hits all; reported are medians and quartiles over the rounds, and percentiles of single calls.
-
-A timing whose rounds lie far apart (`UNSTABLE_SPREAD`) is unstable: a ratio of it would be chance, so a range is given.
+are small: the baseline is the fastest side, never one that stalls.  Runs of the sides alternate (`timing`).
 
 A speed counts only if the answers are equal, so predictions are compared too.  Float32 matmuls round, packed sums do not: where
 predictions differ, the float network is computed again with float64 sums (exact for these integers), which tells rounding
@@ -16,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import platform
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -28,28 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.cores import usable_cores
-from xnorinfer.engine.model import Model, random_inputs
+from xnorinfer.engine.model import Model, canonical_input, random_inputs
 from xnorinfer.errors import MissingExtraError
 from xnorinfer.floatnetwork import FloatNetwork, exact_predict
+from xnorinfer.layertimes import Profile, profile
 from xnorinfer.packing.packed import PackedModel
+from xnorinfer.timing import REFILL_SECONDS, SETTLE_SECONDS, Timing, in_turns
 
 #: Called with (what, done, total).
 Progress: TypeAlias = Callable[[str, int, int], None]
-
-#: A measurement repeats its call until it lasts this long, so that the clock and the interpreter do not matter.
-SHORTEST_SECONDS = 4e-3
-
-#: With several threads, idle ones of a library (OpenBLAS) spin for about 0.1 s after a call and take the cores from whoever is
-#: measured next.
-SETTLE_SECONDS = 0.15
-#: The float network's weights push the packed ones out of the caches; both sides are measured with their own weights back in.
-REFILL_SECONDS = 0.005
-
-#: Rounds (one measurement of either side) per case, within the time that the case may take.
-FEWEST_ROUNDS, MOST_ROUNDS = 5, 41
-
-#: A timing is unstable where half the distance of its quartiles is more than this share of its median.
-UNSTABLE_SPREAD = 0.25
 
 #: A side that gives other classes for more than this share of the rows computes something else, and is no baseline.
 SAME_NETWORK = 0.1
@@ -59,37 +42,6 @@ COMPARED_ROWS = 64
 
 
 # ---------------------------------------------------------------- measuring
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds of one call: median and quartiles over the rounds, each the mean of its calls; p50 and p99 over all single calls
-    (of fewer than some hundred calls, p99 is close to the slowest)."""
-
-    median: float
-    low: float
-    high: float
-    p50: float
-    p99: float
-    calls: int
-
-    @classmethod
-    def of(cls, rounds: Sequence[NDArray[np.float64]]) -> Timing:
-        """rounds: the seconds of every call, for each round."""
-        low, median, high = np.percentile([calls.mean() for calls in rounds], [25, 50, 75]).tolist()
-        single = np.concatenate(rounds)
-        p50, p99 = np.percentile(single, [50, 99]).tolist()
-        return cls(median, low, high, p50, p99, len(single))
-
-    @property
-    def spread(self) -> float:
-        """Half the distance of the quartiles, as a share of the median."""
-        return (self.high - self.low) / 2 / self.median
-
-    @property
-    def unstable(self) -> bool:
-        """Whether the rounds lie so far apart that a ratio would be chance."""
-        return self.spread > UNSTABLE_SPREAD
 
 
 @dataclass(frozen=True)
@@ -109,7 +61,6 @@ class Case:
 
     batch: int
     threads: int
-    rounds: int
     packed: Timing
     sides: tuple[Side, ...]
     rows_compared: int
@@ -160,6 +111,7 @@ class Report:
     environment: dict[str, Any]
     cases: tuple[Case, ...]
     remarks: tuple[str, ...] = ()
+    profiles: tuple[Profile, ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -174,6 +126,7 @@ class Report:
             "kernel": self.kernel,
             "environment": self.environment,
             "cases": [case.to_json() for case in self.cases],
+            "profiles": [one.to_json() for one in self.profiles],
             "remarks": list(self.remarks),
         }
 
@@ -186,10 +139,12 @@ def bench(
     seconds: float = 2.0,
     seed: int = 0,
     name: str = "model",
+    layers: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Measure every batch size with every thread count on random inputs.
 
+    layers: also time every node by itself, for as long again.
     threads: for both sides; None means 1 and all cores that this process may use.  seconds: about how long one case may take.
     Needs threadpoolctl to set the threads of BLAS: without it, None means "all cores" alone, with a remark, and given
     threads raise MissingExtraError.
@@ -211,6 +166,7 @@ def bench(
     if max(threads) > cores:
         remarks.append(f"{max(threads)} threads asked for, this process may use {cores} cores")
     cases: list[Case] = []
+    profiles: list[Profile] = []
     kernel = ""
     report = progress or (lambda what, done, total: None)
     for count in threads:
@@ -225,6 +181,8 @@ def bench(
                 if count > 1 and limit_blas is not _no_limit:
                     sides.append(_Runner("numpy float32", 1, network.predict, partial(limit_blas, 1)))
                 cases.append(_measure(model, sides, x, batch, seconds))
+                if layers:
+                    profiles.append(profile(model.plan, canonical_input(packed, x[:batch]), seconds))
     report("measuring", len(cases), len(cases))
     around = environment()
     if kernel.startswith("avx512") and around["blas_in_use"] in ("Haswell", "Zen"):
@@ -232,7 +190,7 @@ def bench(
             f"numpy's OpenBLAS does not know this CPU and runs its {around['blas_in_use']} code, without AVX-512; with the "
             "environment variable OPENBLAS_CORETYPE=SkylakeX the float32 side is faster"
         )
-    return Report(name, kernel, around, tuple(cases), tuple(remarks))
+    return Report(name, kernel, around, tuple(cases), tuple(remarks), tuple(profiles))
 
 
 @dataclass(frozen=True)
@@ -250,23 +208,15 @@ def _measure(model: Model, others: Sequence[_Runner], x: NDArray[Any], batch: in
     runners = [_Runner("xnorinfer", model.threads, model.predict), *others]
     parts = np.split(x, len(x) // batch)
     classes: list[NDArray[np.int64]] = []
-    calls = [partial(runner.predict, parts[0]) for runner in runners]
-    repeats: list[int] = []
-    for runner, call in zip(runners, calls, strict=True):
+    for runner in runners:
         with runner.around():
-            classes.append(np.concatenate([runner.predict(part) for part in parts]))  # also warms it up
-            repeats.append(_repeats(call))
-    settle = SETTLE_SECONDS if model.threads > 1 else REFILL_SECONDS
-    taken: list[list[NDArray[np.float64]]] = [[] for _ in runners]
-    begin = time.perf_counter()
-    rounds = 0
-    while rounds < FEWEST_ROUNDS or (rounds < MOST_ROUNDS and time.perf_counter() - begin < seconds):
-        for runner, call, times, found in zip(runners, calls, repeats, taken, strict=True):
-            with runner.around():
-                _settle(call, settle)
-                found.append(_timed(call, times))
-        rounds += 1
-    ours, *timings = (Timing.of(found) for found in taken)
+            classes.append(np.concatenate([runner.predict(part) for part in parts]))
+    ours, *timings = in_turns(
+        {place: partial(runner.predict, parts[0]) for place, runner in enumerate(runners)},
+        seconds,
+        settle=SETTLE_SECONDS if model.threads > 1 else REFILL_SECONDS,
+        around={place: runner.around for place, runner in enumerate(runners)},
+    ).values()
     differ = np.array([other != classes[0] for other in classes[1:]])
     rows = differ.any(axis=0)
     unexplained = int((exact_predict(model.packed, x[rows]) != classes[0][rows]).sum()) if rows.any() else 0
@@ -274,30 +224,7 @@ def _measure(model: Model, others: Sequence[_Runner], x: NDArray[Any], batch: in
         Side(runner.name, runner.threads, timing, int(other.sum()))
         for runner, timing, other in zip(others, timings, differ, strict=True)
     )
-    return Case(batch, model.threads, rounds, ours, sides, len(x), int(rows.sum()), unexplained)
-
-
-def _timed(call: Callable[[], object], times: int) -> NDArray[np.float64]:
-    """Seconds of so many calls, (times,); looking at the clock, some 50 ns a call, is in."""
-    stamps = [time.perf_counter()]
-    for _ in range(times):
-        call()
-        stamps.append(time.perf_counter())
-    return np.diff(stamps)
-
-
-def _settle(call: Callable[[], object], seconds: float) -> None:
-    """Unmeasured calls, until what whoever ran before left behind (spinning threads, foreign caches) is gone."""
-    start = time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        call()
-
-
-def _repeats(call: Callable[[], object]) -> int:
-    """How often to call for one measurement."""
-    start = time.perf_counter()
-    call()
-    return max(1, int(SHORTEST_SECONDS / max(time.perf_counter() - start, 1e-7)))
+    return Case(batch, model.threads, ours, sides, len(x), int(rows.sum()), unexplained)
 
 
 # ---------------------------------------------------------------- surroundings

@@ -329,6 +329,9 @@ def test_bench(model: Path, tmp_path: Path) -> None:
     written = json.loads(out.read_text())
     assert [case["batch"] for case in written["cases"]] == [1, 5]
     assert written["model"] == "digits.safetensors"
+    text = fine("bench", model, "--batch", "5", "--threads", "1", "--seconds", "0.01", "--profile")
+    assert "layers, batch 5, 1 thread" in text
+    assert "the whole run" in text
     assert "is a folder" in wrong("bench", model, "--json", tmp_path)
 
 

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from xnorinfer import benchmark as bench
 from xnorinfer import floatnetwork
-from xnorinfer.cli.bench import _faster, _side
+from xnorinfer.cli.bench import _faster, _rate, _side
 from xnorinfer.errors import MissingExtraError
+from xnorinfer.layertimes import NodeTime
 from xnorinfer.net.reference import forward
 from xnorinfer.packing.lower import lower
 from xnorinfer.packing.packed import Affine, PackedModel
+from xnorinfer.timing import FEWEST_ROUNDS, Timing
 
 
 def network(name: str, seed: int = 0, tail: bool = False) -> tuple[PackedModel, NDArray[Any], NDArray[np.int64]]:
@@ -68,11 +70,10 @@ def test_report() -> None:
     assert report.holds
     assert seen[-1] == ("measuring", 2, 2)
     for case in report.cases:
-        assert case.rounds >= bench.FEWEST_ROUNDS
         for timing in (case.packed, case.baseline.timing):
             assert 0 < timing.low <= timing.median <= timing.high
             assert 0 < timing.p50 <= timing.p99
-            assert timing.calls >= case.rounds
+            assert timing.calls >= timing.rounds >= FEWEST_ROUNDS
         assert [(side.name, side.threads) for side in case.sides] == [("numpy float32", 1)]
     written = json.loads(json.dumps(report.to_json()))
     assert written["holds"] is True
@@ -80,15 +81,16 @@ def test_report() -> None:
     assert written["environment"]["usable_cores"] >= 1
 
 
-def timing(low: float, median: float, high: float) -> bench.Timing:
-    return bench.Timing(median, low, high, median, high, 100)
+def timing(low: float, median: float, high: float) -> Timing:
+    return Timing(median, low, high, median, high, low, 5, 100)
 
 
 def test_quartiles_are_of_rounds_and_percentiles_of_calls() -> None:
     calls = np.concatenate([np.full(98, 1.0), [7.0, 9.0]])
-    found = bench.Timing.of([calls, calls, calls + 1, calls + 1, calls + 4])
+    found = Timing.of([calls, calls, calls + 1, calls + 1, calls + 4])
     assert (found.low, found.median, found.high) == pytest.approx((1.14, 2.14, 2.14))
-    assert (found.p50, found.calls) == (2.0, 500)
+    assert (found.p50, found.calls, found.rounds) == (2.0, 500, 5)
+    assert found.least == pytest.approx(1.14)
     assert found.p99 == 9
     assert found.spread == pytest.approx(0.5 / 2.14)
     assert not found.unstable
@@ -98,7 +100,7 @@ def test_an_unstable_side_has_a_range_and_no_ratio() -> None:
     calm, wild = timing(0.9, 1, 1.1), timing(8, 10, 13.2)
     assert (calm.unstable, wild.unstable) == (False, True)
     for packed, other in ((calm, wild), (wild, calm), (wild, wild)):
-        case = bench.Case(1, 1, 5, packed, (bench.Side("numpy float32", 1, other, 0),), 64, 0, 0)
+        case = bench.Case(1, 1, packed, (bench.Side("numpy float32", 1, other, 0),), 64, 0, 0)
         assert case.unstable
         assert case.speedup is None
         assert case.speedup_range == (other.low / packed.high, other.high / packed.low)
@@ -109,7 +111,7 @@ def test_an_unstable_side_has_a_range_and_no_ratio() -> None:
 
 def test_the_baseline_is_the_fastest_side_that_computes_the_network() -> None:
     sides = [bench.Side(str(t), threads, timing(t, t, t), d) for t, threads, d in ((9, 2, 0), (3, 1, 6), (1, 2, 7))]
-    case = bench.Case(1, 2, 5, timing(1, 1, 1), tuple(sides), 64, 7, 0)
+    case = bench.Case(1, 2, timing(1, 1, 1), tuple(sides), 64, 7, 0)
     assert (case.baseline.name, case.speedup, _side(case)) == ("3", 3.0, "3, 1 thread")
     assert replace(case, sides=tuple(sides[2:])).baseline.name == "1"
 
@@ -120,6 +122,28 @@ def test_several_threads_of_numpy_are_held_against_one() -> None:
     (case,) = bench.bench(packed, [4], [2], seconds=0.01).cases
     assert [(side.name, side.threads) for side in case.sides] == [("numpy float32", 2), ("numpy float32", 1)]
     assert case.threads == 2
+
+
+@pytest.mark.parametrize("name", ["range", "threshold", "reals"])
+def test_every_layer_is_timed_by_itself(name: str) -> None:
+    pytest.importorskip("threadpoolctl")
+    packed, _, _ = network(name)
+    report = bench.bench(packed, [3], [1], seconds=0.01, layers=True)
+    (found,) = report.profiles
+    assert [node.name for node in found.nodes] == [node.name for node in packed.nodes]
+    assert [node.gives for node in found.nodes] == [f"{value.width} {value.kind}" for value in packed.values]
+    assert [node.operations for node in found.nodes[-3:]] == [2 * 3 * n for n in (50 * 130, 130 * 70, 70 * 10)]
+    assert sum(found.share(node) for node in found.nodes) == pytest.approx(1)
+    assert all(node.rate == node.operations / node.timing.median > 0 for node in found.nodes)
+    (written,) = json.loads(json.dumps(report.to_json()))["profiles"]
+    assert [node["share"] for node in written["nodes"]] == [found.share(node) for node in found.nodes]
+    assert written["whole"]["median"] > 0
+
+
+def test_an_unstable_layer_has_no_rate() -> None:
+    node = NodeTime("a", "8 bits", "4 bits", 3_000_000_000, timing(0.9e-3, 1e-3, 1.1e-3))
+    assert _rate(node) == "3 T"
+    assert _rate(replace(node, timing=timing(0.5e-3, 1e-3, 1.1e-3))) == "unstable"
 
 
 def test_a_wrong_answer_is_not_called_rounding(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from places import ROOT
 
 #: Modules and packages, lowest first: each imports from its own level and those below.  README draws them.
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("oneline", "checkout", "float32", "npyheader", "mappedtensors", "cores"),
+    ("oneline", "checkout", "float32", "npyheader", "mappedtensors", "cores", "timing"),
     ("errors",),
     ("graph", "bits", "files", "shipped", "budget", "memory"),
     ("net",),
@@ -31,7 +31,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("converters.npz", "converters.livekeras", "converters.livetorch"),
     ("converters", "converters.nettoml", "converters.otherfiles"),
     ("conversion", "keywords", "proof"),
-    ("export", "floatnetwork"),
+    ("export", "floatnetwork", "layertimes"),
     ("benchmark",),
     ("plot",),
     ("training",),

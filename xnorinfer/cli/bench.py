@@ -11,12 +11,15 @@ from xnorinfer.cli import screen
 from xnorinfer.cli.options import MODEL, Counts
 
 if TYPE_CHECKING:
-    from xnorinfer.benchmark import Case, Report, Timing
+    from xnorinfer.benchmark import Case, Report
+    from xnorinfer.layertimes import NodeTime, Profile
+    from xnorinfer.timing import Timing
 
 EPILOG = """\b
 Examples:
   xnorinfer bench mnist.safetensors
   xnorinfer bench mnist.safetensors --batch 1,256 --threads 1 --json times.json
+  xnorinfer bench mnist.safetensors --batch 256 --threads 1 --profile
   xnorinfer bench mnist.safetensors --batch 1,2,4,8,16,32,64,128,256,512,1024 --plot times.png
 """
 
@@ -31,6 +34,9 @@ Examples:
 )
 @click.option(
     "--seconds", type=click.FloatRange(min=0.01), default=2.0, show_default=True, help="Time for each line of the table."
+)
+@click.option(
+    "--profile", "layers", is_flag=True, help="Also time every layer by itself: operations a second, share of the time."
 )
 @click.option("--plot", type=click.Path(path_type=Path), metavar="OUT.png", help="Draw the table (needs matplotlib).")
 @click.option(
@@ -47,6 +53,7 @@ def command(
     batches: tuple[int, ...],
     threads: tuple[int, ...] | None,
     seconds: float,
+    layers: bool,
     plot: Path | None,
     json_file: Path | None,
 ) -> None:
@@ -75,8 +82,10 @@ def command(
     if plot is not None:
         require_drawable(plot)
     with screen.stages() as report:
-        result = bench(packed, batches, threads, seconds=seconds, name=Path(model).name, progress=report)
+        result = bench(packed, batches, threads, seconds=seconds, name=Path(model).name, layers=layers, progress=report)
     show(result)
+    for profile in result.profiles:
+        show_profile(profile)
     if json_file is not None:
         write_json(json_file, result.to_json())
         screen.say(f"wrote {json_file}")
@@ -91,7 +100,7 @@ def command(
 
 def show(result: Report) -> None:
     """The table of times, and what it was measured on."""
-    from xnorinfer.benchmark import UNSTABLE_SPREAD
+    from xnorinfer.timing import UNSTABLE_SPREAD
 
     around = result.environment
     screen.heading(f"{result.model} (kernel {result.kernel}) against float32 numpy")
@@ -127,6 +136,29 @@ def show(result: Report) -> None:
         )
     if not result.holds:
         screen.say("does not hold: classes differ where float32 rounding is not the reason", "bold red")
+
+
+def show_profile(profile: Profile) -> None:
+    """The layers of one batch size and thread count, and the whole run."""
+    screen.heading(f"layers, batch {profile.batch}, {profile.threads} thread{'s' * (profile.threads > 1)}")
+    rows = [
+        [node.name, node.takes, node.gives, *_times(node.timing, profile.batch), _rate(node), f"{profile.share(node):.0%}"]
+        for node in profile.nodes
+    ]
+    rows.append(["the whole run", "", "", *_times(profile.whole, profile.batch), "", ""])
+    columns = [("layer", False), *((name, True) for name in ("reads", "gives", "time", "spread", "p99", "op/s", "share"))]
+    screen.table(columns, rows)
+    screen.say(
+        f"Time per sample, each layer called by itself, {screen.time_text(profile.sum / profile.batch)} together; "
+        "op/s: 2 for a multiply-accumulate."
+    )
+    if any(node.timing.unstable for node in profile.nodes):
+        screen.say("unstable: a layer whose spread is that large has no rate.")
+
+
+def _rate(node: NodeTime) -> str:
+    """1.53 T, or that there is none."""
+    return "unstable" if node.timing.unstable else f"{node.rate / 1e12:.3g} T"
 
 
 def _times(timing: Timing, batch: int) -> list[str]:

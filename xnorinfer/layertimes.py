@@ -1,0 +1,106 @@
+"""Where the time of a packed model goes: every node of its plan by itself, against the whole run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.engine.plan import Plan
+from xnorinfer.graph import Interpretation
+from xnorinfer.packing.packed import PACKED_OPS, Binarize, Dot, PackedModel
+from xnorinfer.timing import REFILL_SECONDS, SETTLE_SECONDS, Call, Timing, in_turns
+
+#: Op -> its operations for one sample: 2 for a multiply-accumulate, as everywhere, 1 for a compare.
+_operations: Interpretation[[], int] = Interpretation("bench.operations", PACKED_OPS)
+
+
+@_operations.of(Binarize)
+def _(op: Binarize) -> int:
+    return op.depth
+
+
+@_operations.of(Dot)
+def _(op: Dot) -> int:
+    return 2 * op.depth * op.neurons
+
+
+@dataclass(frozen=True)
+class NodeTime:
+    """One node.  takes, gives: numbers of a sample, and what they are; operations: of one call; timing: seconds of one call."""
+
+    name: str
+    takes: str
+    gives: str
+    operations: int
+    timing: Timing
+
+    @property
+    def rate(self) -> float:
+        """Operations a second."""
+        return self.operations / self.timing.median
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The nodes of a plan at one batch size and thread count, and the whole run, in which blocks stay in cache between them."""
+
+    batch: int
+    threads: int
+    nodes: tuple[NodeTime, ...]
+    whole: Timing
+
+    @property
+    def sum(self) -> float:
+        """Seconds of all nodes, one by one."""
+        return sum(node.timing.median for node in self.nodes)
+
+    def share(self, node: NodeTime) -> float:
+        """Of the sum, that a node takes."""
+        return node.timing.median / self.sum
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able, with rates and shares added."""
+        return {
+            "batch": self.batch,
+            "threads": self.threads,
+            "nodes": [
+                {
+                    **asdict(node),
+                    "operations_per_second": node.rate,
+                    "share": self.share(node),
+                    "unstable": node.timing.unstable,
+                }
+                for node in self.nodes
+            ],
+            "whole": asdict(self.whole),
+        }
+
+
+def profile(plan: Plan, x: NDArray[Any], seconds: float) -> Profile:
+    """Time every node on what it reads when the network runs on canonical inputs x, (rows, depth); nodes and the whole run take
+    turns for about so many seconds."""
+    packed: PackedModel = plan.packed
+    outputs = plan.trace(x)
+    sources = [x, *outputs[:-1]]
+    calls: dict[int, Call] = {
+        index: partial(plan.run_nodes, source, np.empty_like(output), index, index + 1)
+        for index, (source, output) in enumerate(zip(sources, outputs, strict=True))
+    }
+    calls[-1] = partial(plan.run, x)
+    timings = in_turns(calls, seconds, settle=SETTLE_SECONDS if plan.threads > 1 else REFILL_SECONDS)
+    values = [packed.entry, *packed.values]
+    nodes = tuple(
+        NodeTime(
+            node.name,
+            f"{values[index].width} {values[index].kind}",
+            f"{values[index + 1].width} {values[index + 1].kind}",
+            _operations(node) * len(x),
+            timings[index],
+        )
+        for index, node in enumerate(packed.nodes)
+    )
+    return Profile(len(x), plan.threads, nodes, timings[-1])
