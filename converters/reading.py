@@ -22,6 +22,9 @@ from xnorinfer.net.network import Net
 from xnorinfer.net.ops import HARDTANH, Steps
 from xnorinfer.net.ties import PROFILES
 from xnorinfer.net.values import InputMapping, PixelInput, input_from_json, input_to_json, is_finite_number
+from xnorinfer.report import Assumption as Assumption
+from xnorinfer.report import Origin as Origin
+from xnorinfer.report import TensorUse as TensorUse
 
 
 @dataclass(frozen=True)
@@ -129,39 +132,12 @@ def _are_texts(value: object) -> bool:
     return isinstance(value, tuple) and all(isinstance(one, str) for one in value)
 
 
-@dataclass(frozen=True)
-class TensorUse:
-    """One tensor of the checkpoint and what became of it: `use` reads like "fc1: bias", or is the reason to ignore it."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    use: str
-    ignored: bool = False
-
-
 #: Assumptions whose alternatives can be measured (`xnorinfer.proof.sensitivity`).
 TIE_PROFILE = "tie profile"
 EPSILON = "BatchNorm epsilon"
 NORM_ORDER = "order of BatchNorm's operations"
 MAGNITUDE = "H, the magnitude of binary weights"
 INPUT = "input"
-
-
-#: Where an assumption comes from.  statistics: BatchNorm's own bear it out; data: inputs that were given bear it out.
-Origin = Literal["file", "graph", "option", "net", "default", "statistics", "data"]
-
-
-@dataclass(frozen=True)
-class Assumption:
-    """Something that decides results and where it came from: the file, its graph, an option, a net.toml, a default.
-
-    A default that can change results comes with a warning, unless it is one of those that are measured.
-    """
-
-    what: str
-    value: str
-    origin: Origin
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def pack(net: Net, *, threads: int | None = None, kernel: str | None = None, str
     """Make a model of a network that is built by hand (`xnorinfer.net`), from weights of any origin.
 
     threads, kernel: as in `Model`.  strict: warnings are errors.  Else each is given as a `ConversionWarning`, and kept in
-    `model.info["warnings"]`.
+    `model.report.warnings`.
     Raises NetworkError with all reasons why it is no network, or cannot be packed; StrictError, KernelError.
     """
     import dataclasses

@@ -14,6 +14,7 @@ from xnorinfer.errors import ExpectationError, InputError, NetworkError, StrictE
 from xnorinfer.packing.lower import lower
 from xnorinfer.packing.packed import PackedModel
 from xnorinfer.proof.defaults import Default, measure_defaults
+from xnorinfer.report import assumptions_to_json, tensors_to_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -98,7 +99,8 @@ def pack_reading(reading: Reading, options: ConvertOptions, name: str, digest: s
         "format": reading.source,
         "sha256": digest,
         "options": options.to_json(),
-        "assumptions": [[a.what, a.value, a.origin] for a in reading.assumptions],
+        "tensors": tensors_to_json(reading.tensors),
+        "assumptions": assumptions_to_json(reading.assumptions),
         "warnings": list(warnings),
         "xnorinfer": __version__,
     }

@@ -14,7 +14,7 @@ from places import ROOT
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("oneline", "checkout", "float32", "npyheader", "mappedtensors", "cores", "timing"),
     ("errors",),
-    ("graph", "bits", "files", "shipped", "budget", "memory"),
+    ("graph", "bits", "files", "shipped", "budget", "memory", "report"),
     ("net",),
     ("packing",),
     ("kernels",),
@@ -46,7 +46,7 @@ ONLY: dict[str, set[str]] = {
     "samples": {"budget", "errors", "npyheader"},
     "converters.containers": {"budget", "errors", "float32", "mappedtensors", "npyheader"},
     **{
-        unit: {"oneline", "errors", "budget", "npyheader", "mappedtensors", "float32", "graph", "net", "converters"}
+        unit: {"oneline", "errors", "budget", "npyheader", "mappedtensors", "float32", "graph", "net", "report", "converters"}
         for unit in LEVEL
         if unit.startswith("converters") and unit != "converters.containers"
     },

@@ -124,7 +124,7 @@ def _provenance(provenance: dict[str, Any]) -> None:
     rows = [
         [name, value if isinstance(value, str) else json.dumps(_without_net(value))]
         for name, value in provenance.items()
-        if name not in ("assumptions", "warnings", "expected") and value not in (None, {}, "")
+        if name not in ("tensors", "assumptions", "warnings", "expected") and value not in (None, {}, "")
     ]
     screen.table([("what", False), ("value", False)], rows)
     assumptions = provenance.get("assumptions")

@@ -17,6 +17,7 @@ from xnorinfer.packing.packed import PackedModel
 
 if TYPE_CHECKING:
     from xnorinfer.engine.plan import Plan
+    from xnorinfer.report import Report
 
 
 class Model:
@@ -86,6 +87,13 @@ class Model:
     def info(self) -> dict[str, Any]:
         """What the model is: JSON-able."""
         return describe(self._packed)
+
+    @property
+    def report(self) -> Report:
+        """What its conversion found, assumed, ignored and warned of; as well after loading.  Raises MalformedModelError."""
+        from xnorinfer.report import Report
+
+        return Report.of(self._packed.provenance)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuild, (self._packed, *self._asked))

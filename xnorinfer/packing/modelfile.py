@@ -13,7 +13,7 @@ Format version 2, little endian as safetensors defines it:
         content_digest      SHA-256 of the network: this object without the two digests, names, profile and provenance, then
                             every tensor's name and bytes in layer order.  Two sources of one network have the same content
                             digest (`canonical` says what "the same" means).
-        provenance          source file name, its digest, options and assumptions of the conversion
+        provenance          source file name, its digest, options of the conversion and what it said (`report`)
         header_digest       SHA-256 of this object without header_digest: covers the provenance as well
     input.limits            (depth,) I32 for pixels, F32 for reals (`packed.Binarize`)
     input.mirrored          (depth,) BOOL

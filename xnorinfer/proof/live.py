@@ -27,6 +27,7 @@ from xnorinfer.proof.agreement import Agreement, compare
 from xnorinfer.proof.answers import Answers
 from xnorinfer.proof.frameworks.program import NotRunnable, quiet, refusing, require
 from xnorinfer.proof.frameworks.run_keras import entering_mapping, live_program
+from xnorinfer.report import assumptions_to_json
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -334,5 +335,5 @@ def _told(conversion: Conversion, rows: int) -> Conversion:
     """The conversion, with what was compared among the assumptions of its provenance."""
     provenance = {**conversion.packed.provenance, "warnings": list(conversion.warnings)}
     one = Assumption("structure", f"the packed network answers as the model itself on {rows} rows", "graph")
-    provenance["assumptions"] = [*provenance["assumptions"], [one.what, one.value, one.origin]]
+    provenance["assumptions"] = [*provenance["assumptions"], *assumptions_to_json((one,))]
     return dataclasses.replace(conversion, packed=dataclasses.replace(conversion.packed, provenance=provenance))
