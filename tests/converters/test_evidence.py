@@ -39,6 +39,7 @@ def images(mnist_folder: Path) -> tuple[Any, Any]:
     return mnist_test_set(mnist_folder)
 
 
+@pytest.mark.long
 def test_nothing_differs_but_by_the_frameworks_rounding(
     records: tuple[str, dict[tuple[str, str], Record]], images: tuple[Any, Any]
 ) -> None:

@@ -69,6 +69,7 @@ def test_what_coverage_guided_fuzzing_found(tmp_path: Path, name: str) -> None:
     assert len(outcomes) > 1
 
 
+@pytest.mark.long
 def test_coverage_guided_fuzzing_runs() -> None:
     pytest.importorskip("atheris")
     command = [sys.executable, fuzz_coverage.__file__, "--reader", "safetensors", "--seconds", "1"]

@@ -24,13 +24,14 @@ TESTS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="the restricted CPUs are x86-64")
 @pytest.mark.parametrize("cpu", ["generic", "haswell"])
 def test_the_suite_on(cpu: str) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("XNORINFER_", "PYTEST_"))}
     environment["NUMBA_CPU_NAME"] = cpu
     files = [str(file) for name in TESTS for file in places.TESTS.rglob(name)]
-    options = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", "not other_cpus"]
+    options = ["-q", "-x", "-p", "no:cacheprovider", "-n", "0", "-k", "not other_cpus"]
     command = [sys.executable, "-m", "pytest", *options, *files]
     done = subprocess.run(command, env=environment, cwd=places.TESTS, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{cpu}\n{done.stdout[-4000:]}{done.stderr[-2000:]}"

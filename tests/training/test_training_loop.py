@@ -276,6 +276,7 @@ def run(*arguments: Any) -> Any:
     return CliRunner().invoke(commands, [str(argument) for argument in arguments], catch_exceptions=True)
 
 
+@pytest.mark.long
 def test_mnist_command_survives_an_interruption(small_mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ("--data", small_mnist, "--hidden", "16,12", "--epochs", 4, "--batch", 20)
     done = run("mnist", "-o", tmp_path / "whole.npz", *options)

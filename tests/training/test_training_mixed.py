@@ -88,6 +88,7 @@ def test_stochastic_weights_are_drawn_once_a_pass() -> None:
     assert torch.equal(mixed_linear(layer, one_hot, 1.0), drawn.T)
 
 
+@pytest.mark.long
 def test_it_learns_and_evaluates_to_the_same_scores() -> None:
     torch.manual_seed(0)
     model = BinaryMLP(Shape(20, (64, 48), 3, dropout_input=0.1, dropout_hidden=0.25))
