@@ -1,4 +1,4 @@
-"""pytest-benchmark suite: `pytest benchmarks --benchmark-json OUT.json`.
+"""pytest-benchmark suite: `pytest -n 0 benchmarks --benchmark-json OUT.json`.
 
 Ids: m = rows (batch), n = k = width of a layer.  Results are checked before they are timed; peers that are not installed are
 skipped visibly.  For ratios measured in turns in one run use `python -m benchmarks.table`.

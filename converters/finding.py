@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: What can be contradicted, beside the assumptions of `base`.
+#: What can be contradicted, beside the assumptions of `reading`.
 BETWEEN = "between sum and sign"
 ACTIVATIONS = "activations"
 WEIGHTS = "binary layers"

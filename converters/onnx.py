@@ -1,4 +1,4 @@
-"""ONNX and QONNX graphs of dense networks, read without the onnx package: `onnxfile` reads the file, `graph` understands it."""
+"""ONNX and QONNX graphs of dense networks, read without the onnx package: `onnxfile` reads the file, `walk` understands it."""
 
 from __future__ import annotations
 

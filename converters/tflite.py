@@ -1,6 +1,6 @@
 """`.tflite` files, of TensorFlow's converter and of Larq's (Larq Compute Engine), read without TensorFlow.
 
-A file is one graph of operators; they become the nodes of `graph`.  Larq's own (larq_compute_engine/mlir/ir/lce_ops.td):
+A file is one graph of operators; they become the nodes of `walk`.  Larq's own (larq_compute_engine/mlir/ir/lce_ops.td):
 
     LceQuantize      signs as bits, 32 in a word, 1 for values below 0
     LceDequantize    bits as -1 and +1

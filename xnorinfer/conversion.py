@@ -52,7 +52,7 @@ class Conversion:
 def convert_file(path: str | Path, options: ConvertOptions, data: NDArray[Any] | None = None) -> Conversion:
     """Convert a checkpoint; writes nothing.
 
-    data: unlabelled inputs (rows, ...), which the first BatchNorm's statistics are compared with (see `evidenceinput`): they
+    data: unlabelled inputs (rows, ...), which the first BatchNorm's statistics are compared with (see `inputmapping`): they
     confirm the input mapping, or choose it where nothing else says it.
     Raises SourceError, OptionError, NetworkError, or InputError.
     """

@@ -33,7 +33,7 @@ Activation = Literal["signs", "relu", "hardtanh"]
 
 
 def judge_sums(layers: Sequence[Sums]) -> Iterator[Finding]:
-    """Everything that the statistics of binary layers contradict; the first layer's inputs are `evidenceinput`'s."""
+    """Everything that the statistics of binary layers contradict; the first layer's inputs are `inputmapping`'s."""
     fresh = [sums for sums in layers if untrained(sums)]
     if fresh:
         names = ", ".join(sums.norm_name for sums in fresh)

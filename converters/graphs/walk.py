@@ -2,9 +2,9 @@
 those of `STATED`, which a source writes that knows what its layers are for.
 
 `MatMul`, `Gemm` and `Einsum` are layers.  What stands between two of them is an expression of each value by itself, which is
-judged by evaluating it (`graphsteps`): steps and functions that a network has are kept in their order, and what gives two
+judged by evaluating it (`behindsums`): steps and functions that a network has are kept in their order, and what gives two
 opposite values is a sign, however it is spelled.  Constants are computed.  Weights that are not binarized are those of a float
-layer.  Steps before the first layer are part of the input mapping (`graphinput`).  Nothing is folded or reordered, so that ties
+layer.  Steps before the first layer are part of the input mapping (`entry`).  Nothing is folded or reordered, so that ties
 stay where the graph has them.
 """
 
@@ -291,7 +291,7 @@ class Walk:
         if taken not in self.notes.assumptions:
             self.notes.assumptions.append(taken)
 
-    # ---------------------------------------------------------------- elementwise, as `graphops` asks for it
+    # ---------------------------------------------------------------- elementwise, as `operations` asks for it
 
     def apply(self, node: OnnxNode, op: str, *args: Value) -> Value:
         """One of `elementwise.OPERATIONS` on values.  Raises Refused."""

@@ -1,4 +1,4 @@
-"""The layers of a Keras config -> the nodes of a graph, which `graph` understands: what each layer does, in the model's order.
+"""The layers of a Keras config -> the nodes of a graph, which `walk` understands: what each layer does, in the model's order.
 
 In Larq the sign stands in the layer that reads it (`input_quantizer`), in the ports of BinaryNet in a layer of its own.
 """

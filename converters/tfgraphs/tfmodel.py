@@ -1,7 +1,7 @@
 """TensorFlow networks whose graph tells what they compute: frozen graphs, SavedModels, checkpoints with a `.meta` beside them.
 
-The part of the graph that is the network (`tfnetwork`) is understood as any other graph is (`graph`).  Object-based checkpoints
-of TensorFlow 2 without a graph are read by the names of their objects, as Keras's files of weights are (`keras_names`).
+The part of the graph that is the network (`tfnetwork`) is understood as any other graph is (`walk`).  Object-based checkpoints
+of TensorFlow 2 without a graph are read by the names of their objects, as Keras's files of weights are (`variables`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From a TensorFlow graph to the nodes of its network alone, called as ONNX calls them, for `graph` to understand.
+"""From a TensorFlow graph to the nodes of its network alone, called as ONNX calls them, for `walk` to understand.
 
 A graph of a training holds the network among losses, gradients and labels.  Which part is the network:
 

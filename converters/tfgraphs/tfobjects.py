@@ -46,7 +46,7 @@ def full_names(message: bytes) -> dict[str, str]:
 
 
 class ObjectWeights(Weights):
-    """The weights of a Keras model in an object-based checkpoint, as `keras_names` reads them."""
+    """The weights of a Keras model in an object-based checkpoint, as `variables` reads them."""
 
     def __init__(self, entries: Mapping[str, Entry], names: Mapping[str, str]) -> None:
         super().__init__()

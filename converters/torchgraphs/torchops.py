@@ -1,7 +1,7 @@
 """PyTorch's operations as the nodes of a graph: what `torch.export` and TorchScript archives have in common.
 
 Both say which operations of ATen a network is made of, with what arguments; a `Recorder` is told them one by one, in order, and
-writes down a graph that `graph` understands.  Shapes are followed for tensors of the file, whose axes decide what is scaled by
+writes down a graph that `walk` understands.  Shapes are followed for tensors of the file, whose axes decide what is scaled by
 what; those of the network's values are a batch of rows, whatever they are called on the way.
 """
 

@@ -1,8 +1,8 @@
 """Answers of a network against those of the packed one, each difference explained by rounding or not.
 
 Classes must be equal, but for rows that lie so near to a tie that the rounding of a framework decides them (see
-`programs.rounding`); scores must be equal within that rounding.  Where the user's own answers are not, `elimination` looks for
-the reading of the file that they prove.
+`frameworks.rounding`); scores must be equal within that rounding.  Where the user's own answers are not, `elimination` looks
+for the reading of the file that they prove.
 """
 
 from __future__ import annotations

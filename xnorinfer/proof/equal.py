@@ -10,7 +10,7 @@ expressions are those of `reference`:
 - *comparison*: the plan that really runs, with its kernel and threads, against `reference` on data, every bit of every layer.
 
 Neither can tell whether the reading is the user's network.  That takes the network itself: answers that it gave
-(`answers`), or the file run by its own framework, where it holds a program (`programs`).
+(`answers`), or the file run by its own framework, where it holds a program (`frameworks`).
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def verify(
 
     data: inputs as `Model.scores` takes them, all of them are compared; None: `rows` random inputs.
     with_sensitivity: also tell what other assumptions would change (see `sensitivity`).  with_framework: also run the data in
-    the checkpoint's framework, or in PyTorch (see `programs`).  expected: answers of the trained network itself (see
+    the checkpoint's framework, or in PyTorch (see `frameworks`).  expected: answers of the trained network itself (see
     `answers`).  max_memory: what may be made of the checkpoint (see `budget`).
     progress: called with (what, done, total).  Raises ModelFileError, SourceError, OptionError, NetworkError, InputError, or
     MissingExtraError (the framework).

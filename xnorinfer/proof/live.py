@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 ROWS = 256
 #: Mappings of pixels that scripts use, to recognize floats that were made of pixels.
 USUAL = (PixelInput.range(0, 1), PixelInput.range(-1, 1), PixelInput.normalize(0.1307, 0.3081), PixelInput.range(0, 255))
-#: How warnings end that tell of a default of the structure (`base.default_warning`).
+#: How warnings end that tell of a default of the structure (`reading.default_warning`).
 UNSAID_BY_FILE = "which the file does not say"
 #: At the end of a module, functions that keep the order of scores and give others.
 SQUASHING = ("Sigmoid", "LogSigmoid", "Tanh", "Softplus", "Softsign", "Exp", "Atan")
