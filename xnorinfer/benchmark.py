@@ -23,6 +23,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from xnorinfer import peers as libraries
 from xnorinfer.cores import usable_cores
 from xnorinfer.engine.model import Model, canonical_input, random_inputs
 from xnorinfer.errors import MissingExtraError
@@ -73,21 +74,19 @@ class Case:
         same = [side for side in self.sides if side.differences <= SAME_NETWORK * self.rows_compared]
         return min(same or self.sides, key=lambda side: side.timing.median)
 
-    @property
-    def unstable(self) -> bool:
-        """Whether the packed network's time or the baseline's is."""
-        return self.packed.unstable or self.baseline.timing.unstable
+    def speedup_over(self, side: Side) -> float | None:
+        """Median of a side over median of the packed network; None where either is unstable."""
+        unstable = self.packed.unstable or side.timing.unstable
+        return None if unstable else side.timing.median / self.packed.median
+
+    def range_over(self, side: Side) -> tuple[float, float]:
+        """Of the same ratio, by the quartiles: the least and the most."""
+        return side.timing.low / self.packed.high, side.timing.high / self.packed.low
 
     @property
     def speedup(self) -> float | None:
-        """Median of the baseline over median of the packed network; None where that is unstable."""
-        return None if self.unstable else self.baseline.timing.median / self.packed.median
-
-    @property
-    def speedup_range(self) -> tuple[float, float]:
-        """Of the same ratio, by the quartiles: the least and the most."""
-        theirs = self.baseline.timing
-        return theirs.low / self.packed.high, theirs.high / self.packed.low
+        """Over the baseline."""
+        return self.speedup_over(self.baseline)
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able, with the baseline and times per sample added."""
@@ -96,9 +95,9 @@ class Case:
             "baseline": asdict(self.baseline),
             "packed_seconds_per_sample": self.packed.median / self.batch,
             "baseline_seconds_per_sample": self.baseline.timing.median / self.batch,
-            "unstable": self.unstable,
+            "unstable": self.speedup is None,
             "speedup": self.speedup,
-            "speedup_range": list(self.speedup_range),
+            "speedup_range": list(self.range_over(self.baseline)),
         }
 
 
@@ -140,11 +139,13 @@ def bench(
     seed: int = 0,
     name: str = "model",
     layers: bool = False,
+    peers: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Measure every batch size with every thread count on random inputs.
 
-    layers: also time every node by itself, for as long again.
+    layers: also time every node by itself, for as long again.  peers: also time the network in every library that is
+    installed (`peers`), those that are not are remarks.
     threads: for both sides; None means 1 and all cores that this process may use.  seconds: about how long one case may take.
     Needs threadpoolctl to set the threads of BLAS: without it, None means "all cores" alone, with a remark, and given
     threads raise MissingExtraError.
@@ -178,13 +179,23 @@ def bench(
                 x = random_inputs(packed, batch * -(-COMPARED_ROWS // batch), seed)
                 network = FloatNetwork(model.packed, batch)
                 sides = [_Runner("numpy float32", count, network.predict)]
-                if count > 1 and limit_blas is not _no_limit:
+                counts = tuple(dict.fromkeys((count, 1))) if limit_blas is not _no_limit else (count,)
+                if len(counts) > 1:
                     sides.append(_Runner("numpy float32", 1, network.predict, partial(limit_blas, 1)))
+                if peers:
+                    sides += [
+                        _Runner(peer.name, few, peer.predict, peer.around)
+                        for few in counts
+                        for peer in libraries.peers(packed, batch, few)
+                    ]
                 cases.append(_measure(model, sides, x, batch, seconds))
                 if layers:
                     profiles.append(profile(model.plan, canonical_input(packed, x[:batch]), seconds))
     report("measuring", len(cases), len(cases))
     around = environment()
+    if peers:
+        around["peers"] = libraries.versions()
+        remarks += libraries.left_out()
     if kernel.startswith("avx512") and around["blas_in_use"] in ("Haswell", "Zen"):
         remarks.append(
             f"numpy's OpenBLAS does not know this CPU and runs its {around['blas_in_use']} code, without AVX-512; with the "

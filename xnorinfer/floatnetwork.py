@@ -66,14 +66,13 @@ def _sign(value: NDArray[Any], scale: F32, shift: F32, out: F32) -> F32:
 def _(op: Binarize, mapping: InputMapping, rows: int) -> Callable[..., F32]:
     """A pixel is compared with the middle between two; at the limit of a real input 0 is +0, whatever its sign was."""
     buffer = np.empty((rows, op.depth), np.float32)
-    border = op.limits.astype(np.float32) + np.float32(0.5 if op.limits.dtype == np.int32 else 0)
-    turn = np.where(op.mirrored, np.float32(1), np.float32(-1))
+    turn, border = border_of(op)
     return lambda x: _sign(x, turn, border, buffer)
 
 
 @_float_op.of(Dot)
 def _(op: Dot, mapping: InputMapping, rows: int) -> Callable[..., F32]:
-    weights = np.ascontiguousarray(_numbers(op).T)  # (depth, neurons)
+    weights = np.ascontiguousarray(numbers(op).T)  # (depth, neurons)
     y = np.empty((rows, op.neurons), np.float32)
     if isinstance(op.output, Threshold):
         scale, shift = _as_affine(op, op.output, mapping)
@@ -84,7 +83,13 @@ def _(op: Dot, mapping: InputMapping, rows: int) -> Callable[..., F32]:
     return lambda x: steps.apply(np.matmul(x, weights, out=y), fused=False)
 
 
-def _numbers(op: Dot) -> F32:
+def border_of(op: Binarize) -> tuple[F32, F32]:
+    """(turn, border), each (depth,) float32: bit 1 means input * turn + border >= 0."""
+    border = op.limits.astype(np.float32) + np.float32(0.5 if op.limits.dtype == np.int32 else 0)
+    return np.where(op.mirrored, np.float32(1), np.float32(-1)), border
+
+
+def numbers(op: Dot) -> F32:
     """The weights as numbers, (neurons, depth)."""
     return bitunpack(op.weights, op.depth).astype(np.float32) if op.binary else op.weights
 
@@ -136,7 +141,7 @@ def _(op: Binarize, mapping: InputMapping, read: list[NDArray[np.float64]]) -> N
 @_exact.of(Dot)
 def _(op: Dot, mapping: InputMapping, read: list[NDArray[np.float64]]) -> NDArray[np.float64]:
     (value,) = read
-    weights = _numbers(op).astype(np.float64)
+    weights = numbers(op).astype(np.float64)
     dot = value @ weights.T
     if isinstance(op.output, Threshold):
         counts = (op.depth - dot) / 2 if op.reads == "bits" else dot

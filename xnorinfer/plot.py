@@ -46,13 +46,13 @@ def draw(report: Report, path: Path) -> None:
         label = f"{threads} thread{'s' * (threads > 1)}"
         batches = [case.batch for case in cases]
         theirs, ours = ([case.baseline.timing for case in cases], [case.packed for case in cases])
-        _draw_times(times, batches, theirs, fmt="s--", color=colour, alpha=0.6, label=f"float, {label}")
+        _draw_times(times, batches, theirs, fmt="s--", color=colour, alpha=0.6, label=f"fastest other, {label}")
         _draw_times(times, batches, ours, fmt="o-", color=colour, label=f"xnorinfer, {label}")
         # An unstable ratio is a range without a point.
         ratio.plot(batches, [case.speedup or math.nan for case in cases], "o-", color=colour, label=label)
-        ratio.vlines(batches, *zip(*(case.speedup_range for case in cases), strict=True), color=colour, alpha=0.5)
+        ratio.vlines(batches, *zip(*(case.range_over(case.baseline) for case in cases), strict=True), color=colour, alpha=0.5)
     times.set(ylabel="microseconds per sample", title="Time per sample, packing included", yscale="log")
-    ratio.set(ylabel="times faster", title="Against the fastest float side, same threads", ylim=(0, None))
+    ratio.set(ylabel="times faster", title="Against the fastest other, same threads", ylim=(0, None))
     for axes in (times, ratio):
         axes.set(xlabel="batch size", xscale="log")
         axes.set_xticks(sorted({case.batch for case in report.cases}))

@@ -175,7 +175,7 @@ def test_every_meaning_of_packed_networks_knows_every_op() -> None:
     assert {name: missing for name, missing in meanings.items() if missing} == {}
     model = {"PackedModel.values", "PackedModel.tensors", "PackedModel.plain", "PackedModel.check", "modelfile", "description"}
     assert meanings.keys() >= model | {"Plan", "margins", "margins.constant", "extract", "ccode"}
-    assert meanings.keys() >= {"bench.FloatNetwork", "bench.exact_predict", "bench.operations"}
+    assert meanings.keys() >= {"bench.FloatNetwork", "bench.exact_predict", "bench.operations", "bench.torch", "bench.onnx"}
 
 
 def test_an_unknown_output_of_a_packed_layer(tmp_path: Path) -> None:

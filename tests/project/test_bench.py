@@ -13,7 +13,7 @@ from networks import INPUTS, random_inputs, random_network
 from numpy.typing import NDArray
 
 from xnorinfer import benchmark as bench
-from xnorinfer import floatnetwork
+from xnorinfer import floatnetwork, peers
 from xnorinfer.cli.bench import _faster, _rate, _side
 from xnorinfer.errors import MissingExtraError
 from xnorinfer.layertimes import NodeTime
@@ -101,18 +101,17 @@ def test_an_unstable_side_has_a_range_and_no_ratio() -> None:
     assert (calm.unstable, wild.unstable) == (False, True)
     for packed, other in ((calm, wild), (wild, calm), (wild, wild)):
         case = bench.Case(1, 1, packed, (bench.Side("numpy float32", 1, other, 0),), 64, 0, 0)
-        assert case.unstable
         assert case.speedup is None
-        assert case.speedup_range == (other.low / packed.high, other.high / packed.low)
+        assert case.range_over(case.baseline) == (other.low / packed.high, other.high / packed.low)
         assert json.loads(json.dumps(case.to_json()))["speedup"] is None
-        assert _faster(case).startswith("unstable: ")
-    assert _faster(replace(case, packed=calm, sides=(bench.Side("a", 1, timing(5.9, 6, 6.1), 0),))) == "6.0 x"
+        assert _faster(case, case.baseline).startswith("unstable: ")
+    assert _faster(replace(case, packed=calm), bench.Side("a", 1, timing(5.9, 6, 6.1), 0)) == "6.0 x"
 
 
 def test_the_baseline_is_the_fastest_side_that_computes_the_network() -> None:
     sides = [bench.Side(str(t), threads, timing(t, t, t), d) for t, threads, d in ((9, 2, 0), (3, 1, 6), (1, 2, 7))]
     case = bench.Case(1, 2, timing(1, 1, 1), tuple(sides), 64, 7, 0)
-    assert (case.baseline.name, case.speedup, _side(case)) == ("3", 3.0, "3, 1 thread")
+    assert (case.baseline.name, case.speedup, _side(case.baseline, 2)) == ("3", 3.0, "3, 1 thread")
     assert replace(case, sides=tuple(sides[2:])).baseline.name == "1"
 
 
@@ -138,6 +137,52 @@ def test_every_layer_is_timed_by_itself(name: str) -> None:
     (written,) = json.loads(json.dumps(report.to_json()))["profiles"]
     assert [node["share"] for node in written["nodes"]] == [found.share(node) for node in found.nodes]
     assert written["whole"]["median"] > 0
+
+
+@pytest.mark.parametrize("binarize", [False, True])
+@pytest.mark.parametrize("tail", [False, True])
+@pytest.mark.parametrize("name", INPUTS)
+def test_every_peer_computes_the_network(name: str, tail: bool, binarize: bool) -> None:
+    if binarize and name in ("signs", "threshold"):
+        pytest.skip("such inputs are bits already")
+    net = random_network(4, [50, 130, 70, 10], INPUTS[name], float_tail=tail, binarize_input=binarize)
+    packed, x = lower(net).packed, random_inputs(np.random.default_rng(4), net.input, 60, 50)
+    scores = forward(net, x)
+    for peer in peers.peers(packed, len(x), 1):
+        with peer.around():
+            found = peer.scores(x)
+            assert (peer.predict(x) == found.argmax(axis=1)).all()
+        assert (found.shape, found.dtype) == (scores.shape, np.float32)
+        close = np.isclose(found, scores, rtol=1e-4, atol=1e-4 * np.abs(scores).max()).all(axis=1)
+        # Sums of reals are rounded, now and then across a threshold; all others are integers.
+        assert (~close).sum() <= (3 if name == "reals" else 0), peer.name
+
+
+def test_a_report_with_peers_names_all_and_those_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("threadpoolctl")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    packed, _, _ = network("range")
+    report = bench.bench(packed, [3], [1], seconds=0.01, peers=True)
+    assert "onnxruntime int8 is left out: onnxruntime cannot be imported" in "; ".join(report.remarks)
+    names = [side.name for side in report.cases[0].sides]
+    assert names[0] == "numpy float32"
+    assert not any("onnxruntime" in name for name in names)
+    assert ("torch" in report.environment["peers"]) == ("torch float32" in names)
+    assert report.holds
+    assert all(side.differences <= 3 for side in report.cases[0].sides)
+
+
+def test_peers_get_as_many_threads_and_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("threadpoolctl")
+    torch = pytest.importorskip("torch")
+    for name in ("onnx", "openvino"):
+        monkeypatch.setitem(sys.modules, name, None)
+    before = torch.get_num_threads()
+    packed, _, _ = network("range")
+    (case,) = bench.bench(packed, [2], [2], seconds=0.01, peers=True).cases
+    counted = [(side.name.split()[0], side.threads) for side in case.sides]
+    assert counted == [("numpy", 2), ("numpy", 1), ("torch", 2), ("torch", 1)]
+    assert torch.get_num_threads() == before
 
 
 def test_an_unstable_layer_has_no_rate() -> None:

@@ -32,6 +32,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("converters", "converters.nettoml", "converters.otherfiles"),
     ("conversion", "keywords", "proof"),
     ("export", "floatnetwork", "layertimes"),
+    ("peers",),
     ("benchmark",),
     ("plot",),
     ("training",),

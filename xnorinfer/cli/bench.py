@@ -11,7 +11,7 @@ from xnorinfer.cli import screen
 from xnorinfer.cli.options import MODEL, Counts
 
 if TYPE_CHECKING:
-    from xnorinfer.benchmark import Case, Report
+    from xnorinfer.benchmark import Case, Report, Side
     from xnorinfer.layertimes import NodeTime, Profile
     from xnorinfer.timing import Timing
 
@@ -20,6 +20,7 @@ Examples:
   xnorinfer bench mnist.safetensors
   xnorinfer bench mnist.safetensors --batch 1,256 --threads 1 --json times.json
   xnorinfer bench mnist.safetensors --batch 256 --threads 1 --profile
+  xnorinfer bench mnist.safetensors --batch 1,64 --threads 1 --peers
   xnorinfer bench mnist.safetensors --batch 1,2,4,8,16,32,64,128,256,512,1024 --plot times.png
 """
 
@@ -38,6 +39,12 @@ Examples:
 @click.option(
     "--profile", "layers", is_flag=True, help="Also time every layer by itself: operations a second, share of the time."
 )
+@click.option(
+    "--peers",
+    is_flag=True,
+    help="Also time the network in PyTorch, ONNX Runtime (float32 and int8) and OpenVINO, and compare with the fastest; those "
+    "that are not installed are named (pip install 'xnorinfer[peers]').",
+)
 @click.option("--plot", type=click.Path(path_type=Path), metavar="OUT.png", help="Draw the table (needs matplotlib).")
 @click.option(
     "--json",
@@ -54,6 +61,7 @@ def command(
     threads: tuple[int, ...] | None,
     seconds: float,
     layers: bool,
+    peers: bool,
     plot: Path | None,
     json_file: Path | None,
 ) -> None:
@@ -65,6 +73,8 @@ def command(
     that 99 of 100 calls stay under.  A line where the spread of either side is more than 25 % is unstable: instead of a
     ratio it gives the range of the quartiles.  Both must give the same classes; rows where float32 rounding decided are
     counted, and any other difference makes the command exit with 1.
+
+    With --peers the ratio is to the fastest library that gives the same classes, at as many threads or one.
     """
     from xnorinfer.benchmark import bench
     from xnorinfer.files import require_writable, write_json
@@ -82,8 +92,12 @@ def command(
     if plot is not None:
         require_drawable(plot)
     with screen.stages() as report:
-        result = bench(packed, batches, threads, seconds=seconds, name=Path(model).name, layers=layers, progress=report)
+        result = bench(
+            packed, batches, threads, seconds=seconds, name=Path(model).name, layers=layers, peers=peers, progress=report
+        )
     show(result)
+    if peers:
+        show_sides(result)
     for profile in result.profiles:
         show_profile(profile)
     if json_file is not None:
@@ -103,28 +117,30 @@ def show(result: Report) -> None:
     from xnorinfer.timing import UNSTABLE_SPREAD
 
     around = result.environment
-    screen.heading(f"{result.model} (kernel {result.kernel}) against float32 numpy")
+    names = ", ".join(dict.fromkeys(side.name for case in result.cases for side in case.sides))
+    against = "float32 numpy" if names == "numpy float32" else f"the fastest of {names}"
+    screen.heading(f"{result.model} (kernel {result.kernel}) against {against}")
     several = any(len(case.sides) > 1 for case in result.cases)
     rows = [
         [
             str(case.batch),
             str(case.threads),
             *_times(case.packed, case.batch),
-            *([_side(case)] if several else []),
+            *([_side(case.baseline, case.threads)] if several else []),
             *_times(case.baseline.timing, case.batch),
-            _faster(case),
+            _faster(case, case.baseline),
             _equality(case.rows_compared, case.differences, case.unexplained),
         ]
         for case in result.cases
     ]
     columns = [(name, True) for name in ("batch", "threads", "xnorinfer", "spread", "p99")]
-    columns += [("fastest float", False)] if several else []
+    columns += [("fastest other", False)] if several else []
     columns += [(name, True) for name in ("time" if several else "float32", "spread", "p99", "faster")]
     screen.table([*columns, ("same classes", False)], rows)
     screen.say(
         "Time per sample: median of alternating rounds; spread: half the distance of the quartiles; p99: of single calls."
     )
-    if any(case.unstable for case in result.cases):
+    if any(case.speedup is None for case in result.cases):
         screen.say(f"unstable: a spread of more than {UNSTABLE_SPREAD:.0%}; the range of the quartiles instead of a ratio.")
     screen.say(f"{around['cpu']}, {around['usable_cores']} usable cores, numpy {around['numpy']} ({around['blas']})")
     for remark in result.remarks:
@@ -136,6 +152,28 @@ def show(result: Report) -> None:
         )
     if not result.holds:
         screen.say("does not hold: classes differ where float32 rounding is not the reason", "bold red")
+
+
+def show_sides(result: Report) -> None:
+    """Every side of every case."""
+    screen.heading("each of them")
+    rows = [
+        [
+            str(case.batch),
+            str(case.threads),
+            _side(side, case.threads),
+            *_times(side.timing, case.batch),
+            _faster(case, side),
+            _same(case.rows_compared, side.differences),
+        ]
+        for case in result.cases
+        for side in case.sides
+    ]
+    columns = [("batch", True), ("threads", True), ("what", False)]
+    columns += [(name, True) for name in ("time", "spread", "p99", "xnorinfer faster")]
+    screen.table([*columns, ("same classes", False)], rows)
+    found = ", ".join(f"{name} {version}" for name, version in result.environment["peers"].items())
+    screen.say(found or "no other library is installed")
 
 
 def show_profile(profile: Profile) -> None:
@@ -166,23 +204,26 @@ def _times(timing: Timing, batch: int) -> list[str]:
     return [screen.time_text(timing.median / batch), f"+-{timing.spread:.0%}", screen.time_text(timing.p99 / batch)]
 
 
-def _side(case: Case) -> str:
-    """Which one the baseline is."""
-    side = case.baseline
-    return side.name if side.threads == case.threads else f"{side.name}, {side.threads} thread{'s' * (side.threads > 1)}"
+def _side(side: Side, threads: int) -> str:
+    """Which one it is, in a case of so many threads."""
+    return side.name if side.threads == threads else f"{side.name}, {side.threads} thread{'s' * (side.threads > 1)}"
 
 
-def _faster(case: Case) -> str:
-    if case.speedup is not None:
-        return f"{case.speedup:.1f} x"
-    low, high = case.speedup_range
+def _faster(case: Case, side: Side) -> str:
+    """How much faster than a side xnorinfer is."""
+    speedup = case.speedup_over(side)
+    if speedup is not None:
+        return f"{speedup:.1f} x"
+    low, high = case.range_over(side)
     return f"unstable: {low:.1f} to {high:.1f} x"
 
 
+def _same(rows: int, differences: int) -> str:
+    return f"{rows - differences} of {rows}" if differences else f"all {rows}"
+
+
 def _equality(rows: int, differences: int, unexplained: int) -> str:
-    if not differences:
-        return f"all {rows}"
-    text = f"{rows - differences} of {rows}"
+    text = _same(rows, differences)
     if differences > unexplained:
         text += f", {differences - unexplained} by rounding"
     return text + (f", {unexplained} WRONG" if unexplained else "")

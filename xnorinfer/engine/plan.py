@@ -113,7 +113,7 @@ class Plan:
         self._threads = threads
         self._kept: list[NDArray[Any]] = []
         self._values = packed.values
-        self._input_dtype = np.dtype(_INPUT_DTYPES[packed.input.kind])
+        self._input_dtype = np.dtype(INPUT_DTYPES[packed.input.kind])
         self._table = layout.aligned((len(packed.nodes), fields.LAYER_FIELDS), np.int64)
         for row, node in zip(self._table, packed.nodes, strict=True):
             self._write(row, _row(node, self._kernel, packed.input, INPUT in node.inputs))
@@ -293,7 +293,8 @@ class Plan:
             self._pool.run(context.job_address, rows, at, at + 8, helpers, context.job)
 
 
-_INPUT_DTYPES = {"pixels": np.uint8, "threshold": np.uint8, "signs": np.int8, "reals": np.float32}
+#: Kind of an input -> dtype of its canonical arrays.
+INPUT_DTYPES = {"pixels": np.uint8, "threshold": np.uint8, "signs": np.int8, "reals": np.float32}
 
 #: Op -> its row of the layer table, as the kernel wants it: (..., kernel, mapping of the input, whether it reads the input).
 _row: Interpretation[[Kernel, InputMapping, bool], prepack.Row] = Interpretation("Plan", PACKED_OPS)
