@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from networks import INPUTS, random_inputs, random_network
 
 import xnorinfer
-from xnorinfer.engine.model import Model
+from xnorinfer.engine.model import Model, inputs_of
 from xnorinfer.errors import InputError, KernelError, OptionError
 from xnorinfer.net.ops import NORM_FORMS
 from xnorinfer.net.reference import forward
+from xnorinfer.net.values import PixelInput
 from xnorinfer.packing.lower import lower
 
 
@@ -118,6 +119,11 @@ def test_empty_and_single_batches(rows: int) -> None:
     assert model_for().predict(pixels(rows)).dtype == np.int64
 
 
+class NoArray:
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        raise TypeError("on another device")
+
+
 @pytest.mark.parametrize(
     ("x", "message"),
     [
@@ -134,6 +140,15 @@ def test_empty_and_single_batches(rows: int) -> None:
         (np.full((2, 16), 0.1234), "is 0.1234, which is no mapped pixel"),
         (np.full((2, 16), 0.0), "is 0.0, which is no mapped pixel"),
         (np.full((2, 16), 1.01), "no mapped pixel.*--input-real"),
+        (np.full((2, 16), 0.25), r"are these raw pixels, or scaled\? Give uint8 pixels 0..255: raw ones are model.predict"),
+        (
+            pixels() / 255,
+            r"are these raw pixels, or scaled\? Pixels scaled to 0..1 are given as model.predict\(np.rint\(255 \* x\)",
+        ),
+        (np.eye(2, 16), r"is 0.0, which is no mapped pixel.*raw pixels, or scaled\?"),  # 0 and 1: which of both?
+        (np.full((2, 16), 256.0), "is 256.0, which is no mapped pixel"),
+        (np.full((2, 16), 200.5), r"Give uint8 pixels .* model.predict\(np.rint\(x\).astype\(np.uint8\)\)"),
+        (NoArray(), "input is no array: on another device"),
         (np.full((2, 16), np.nan), "is nan, which is no mapped pixel"),
         (np.full((2, 16), np.inf), "is inf, which is no mapped pixel"),
     ],
@@ -141,6 +156,59 @@ def test_empty_and_single_batches(rows: int) -> None:
 def test_wrong_pixels_are_refused(x: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         model_for().scores(x)
+
+
+@pytest.mark.parametrize("name", ["range", "raw", "inverted", "normalize", "threshold"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+def test_floats_that_are_raw_pixels_are_taken(name: str, dtype: Any) -> None:
+    model, x = model_for(name), pixels()
+    assert (model.predict(x.astype(dtype)) == model.predict(x)).all()
+    assert (model.margins(x.astype(dtype)).gaps == model.margins(x).gaps).all()
+
+
+def test_floats_that_enter_the_network_are_no_raw_pixels() -> None:
+    """Where mappings are told apart by inputs, floats are what enters the network."""
+    x = pixels().astype(np.float64)
+    assert inputs_of(PixelInput.range(0, 255), 16, x).dtype == np.uint8
+    with pytest.raises(InputError, match="no mapped pixel"):
+        inputs_of(PixelInput.range(-1, 1), 16, x)
+    # Whole numbers that are mapped pixels as well are neither.
+    both = PixelInput.range(-128, 127)
+    assert (inputs_of(both, 16, x, raw=True) == pixels()).all()
+    with pytest.raises(InputError, match=r"just as well: are these raw pixels, or scaled\?"):
+        inputs_of(both, 16, np.full((2, 16), 100.0), raw=True)
+    assert (inputs_of(both, 16, np.full((2, 16), -100.0), raw=True) == 28).all()
+
+
+class Table:
+    """What pandas and polars share."""
+
+    def __init__(self, columns: dict[str, Any]) -> None:
+        self._columns = columns
+        self.columns = list(columns)
+
+    def to_numpy(self) -> np.ndarray:
+        columns = [np.asarray(column) for column in self._columns.values()]
+        one = len({column.dtype for column in columns}) == 1
+        return np.stack(columns if one else [column.astype(object) for column in columns], axis=1)
+
+
+def frame(columns: dict[str, Any]) -> Any:
+    return pytest.importorskip("pandas").DataFrame(columns)
+
+
+@pytest.mark.parametrize("made", [Table, frame])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_data_frames(made: Any, mixed: bool) -> None:
+    model, x = model_for(), pixels()
+    columns: dict[str, Any] = {f"p{i}": x[:, i].astype(float if mixed and i % 2 else np.int64) for i in range(16)}
+    assert (model.predict(made(columns)) == model.predict(x)).all()
+    with pytest.raises(InputError, match=r"shape \(5, 17\).*x\.drop\(columns=\['label'\]\)"):
+        model.predict(made({"label": np.arange(5), **columns}))
+    with pytest.raises(InputError, match="column 'p3' of the inputs holds 'dark', which is no number"):
+        model.predict(made({**columns, "p3": np.array(["dark"] * 5, object)}))
+    with pytest.raises(InputError, match="is 300"):
+        model.predict(made({**columns, "p3": np.full(5, 300)}))
 
 
 def test_the_other_inputs() -> None:

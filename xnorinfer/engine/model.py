@@ -60,8 +60,9 @@ class Model:
     def scores(self, x: ArrayLike) -> NDArray[np.float32]:
         """Scores of samples: x (rows, ...) -> (rows, classes) float32.
 
-        The trailing shape of x must hold as many values as the network has inputs.  Pixel networks take uint8 (or any integers
-        in 0..255), or floats that lie on the grid of mapped pixels; sign networks -1/+1; real networks finite floats.
+        The trailing shape of x must hold as many values as the network has inputs; x may be a DataFrame.  Pixel networks take
+        uint8, other integers and floats that are whole numbers in 0..255, or floats that lie on the grid of mapped pixels; sign
+        networks -1/+1; real networks finite floats.
         Raises InputError.
         """
         return self._plan.run(canonical_input(self._packed, x))
@@ -120,11 +121,15 @@ def canonical_input(packed: PackedModel, x: ArrayLike) -> NDArray[Any]:
     ready = isinstance(x, np.ndarray) and x.dtype == np.uint8 and x.flags.c_contiguous and type(x) is np.ndarray
     if ready and isinstance(packed.input, PixelInput) and np.shape(x)[1:] == (packed.depth,):
         return np.asarray(x)
-    return inputs_of(packed.input, packed.depth, x)
+    return inputs_of(packed.input, packed.depth, x, raw=True)
 
 
-def inputs_of(mapping: InputMapping, depth: int, x: ArrayLike) -> NDArray[Any]:
-    """As `canonical_input`, for a network of `depth` inputs under a mapping."""
+def inputs_of(mapping: InputMapping, depth: int, x: ArrayLike, *, raw: bool = False) -> NDArray[Any]:
+    """As `canonical_input`, for a network of `depth` inputs under a mapping.
+
+    raw: floats may be raw pixels, too, whole numbers 0..255.  Without it floats are what enters the network, which tells one
+    mapping from another.
+    """
     array = _as_rows(mapping, depth, x)
     if isinstance(mapping, RealInput):
         reals = array.astype(np.float32)
@@ -146,7 +151,7 @@ def inputs_of(mapping: InputMapping, depth: int, x: ArrayLike) -> NDArray[Any]:
         if wrong.any():
             raise InputError(f"{_first(array, wrong)}; this model takes pixels 0..255")
         return np.ascontiguousarray(array, dtype=np.uint8)
-    return _pixels_from_floats(mapping, array)
+    return _pixels_from_floats(mapping, array, raw)
 
 
 def random_inputs(packed: PackedModel, rows: int, seed: int) -> NDArray[Any]:
@@ -160,10 +165,14 @@ def random_inputs(packed: PackedModel, rows: int, seed: int) -> NDArray[Any]:
 
 
 def _as_rows(mapping: InputMapping, depth: int, x: ArrayLike) -> NDArray[Any]:
+    # A table of pandas, polars, ...: told by what it offers, so that none of them is imported.
+    columns = list(getattr(x, "columns", ())) if hasattr(x, "to_numpy") else []
     try:
-        array = np.asarray(x)
+        array = _of_columns(columns, x) if columns else np.asarray(x)
     except ValueError as error:
         raise InputError(f"input is no rectangular array: {error}") from None
+    except (TypeError, RuntimeError) as error:  # a tensor on a GPU or with a gradient, ...
+        raise InputError(f"input is no array: {error}") from None
     if array.dtype.kind not in "iuf":
         hint = "; for 0/1 pixels convert with .astype(np.uint8) and check the input mapping" if array.dtype.kind == "b" else ""
         raise InputError(f"input has dtype {array.dtype}; this model takes {mapping.describe()}{hint}")
@@ -171,8 +180,29 @@ def _as_rows(mapping: InputMapping, depth: int, x: ArrayLike) -> NDArray[Any]:
     if array.ndim >= 2 and per_row == depth:
         return array.reshape(array.shape[0], depth)
     if array.ndim >= 1 and array.size == depth and array.shape[0] != 1:
-        raise InputError(f"input has shape {array.shape}, which looks like one sample; give it a row axis: x[None]")
-    raise InputError(f"input has shape {array.shape}; this model takes (rows, {depth}) or any shape (rows, ...) of that size")
+        what = "x.to_numpy()" if hasattr(x, "to_numpy") else "x"
+        raise InputError(f"input has shape {array.shape}, which looks like one sample; give it a row axis: {what}[None]")
+    named = [name for name in columns if str(name).lower() in LABELS]
+    hint = f"; drop what is no input: model.predict(x.drop(columns={named!r}))" if named else ""
+    raise InputError(
+        f"input has shape {array.shape}; this model takes (rows, {depth}) or any shape (rows, ...) of that size{hint}"
+    )
+
+
+#: What columns of labels are called.
+LABELS = ("label", "labels", "class", "target", "digit", "y")
+
+
+def _of_columns(columns: list[Any], table: Any) -> NDArray[Any]:
+    """The values of a table; of one whose columns are of different types, as float64.  Raises InputError."""
+    array = np.asarray(table.to_numpy())
+    if array.dtype != object:
+        return array
+    for name, column in zip(columns, array.T, strict=True):
+        for value in column:
+            if not isinstance(value, int | float | np.number):
+                raise InputError(f"column {name!r} of the inputs holds {value!r}, which is no number")
+    return array.astype(np.float64)
 
 
 def _first(array: NDArray[Any], wrong: NDArray[np.bool_]) -> str:
@@ -185,23 +215,59 @@ def _first(array: NDArray[Any], wrong: NDArray[np.bool_]) -> str:
 GRID_TOLERANCE = 8 * float(np.finfo(np.float32).eps)
 
 
-def _pixels_from_floats(mapping: PixelInput | ThresholdInput, array: NDArray[Any]) -> NDArray[np.uint8]:
-    """Floats that are mapped pixels back to the pixels; refuses anything between."""
+def _pixels_from_floats(mapping: PixelInput | ThresholdInput, array: NDArray[Any], raw: bool) -> NDArray[np.uint8]:
+    """Floats that are mapped pixels back to the pixels, or those that are raw ones; refuses anything between."""
     grid = mapping if isinstance(mapping, PixelInput) else PixelInput.range(0, 255)
+    identity = grid == PixelInput.range(0, 255)
     values = array.astype(np.float64)
-    with np.errstate(all="ignore"):
-        pixels = np.rint((values * grid.divisor - grid.intercept) / grid.slope)
-        mapped = (grid.slope * pixels + grid.intercept) / grid.divisor
-        largest = max(abs(grid.intercept), abs(255 * grid.slope + grid.intercept)) / abs(grid.divisor)
-        wrong = ~((pixels >= 0) & (pixels <= 255) & (np.abs(mapped - values) <= GRID_TOLERANCE * largest))
-    if wrong.any():
+    pixels, off = _pixels_on(grid, values, GRID_TOLERANCE)
+    # Zeros and ones alone may be scaled as well.
+    if (
+        raw
+        and not identity
+        and values.size
+        and values.max() > 1
+        and not _pixels_on(PixelInput.range(0, 255), values, 0)[1].any()
+    ):
+        if off.any():
+            return np.ascontiguousarray(values, dtype=np.uint8)
+        if (pixels != values).any():
+            raise InputError(
+                f"the inputs are floats that are whole numbers of 0..255, and mapped pixels ({grid.describe()}) just as well: "
+                "are these raw pixels, or scaled? Give uint8; raw ones are model.predict(x.astype(np.uint8))"
+            )
+    if off.any():
+        outside = off & ~((values >= 0) & (values <= 255))  # what can be no raw pixel, either, is shown rather
+        first = _first(array, outside if outside.any() else off)
         raise InputError(
-            f"{_first(array, wrong)}, which is no mapped pixel ({grid.describe()}); give uint8 pixels 0..255, "
-            "floats mapped just so, or convert the network with --input-real for arbitrary real inputs"
+            f"{first}, which is no mapped pixel ({grid.describe()}): are these raw pixels, or scaled? {_way_back(values)}; or "
+            "give floats mapped just so, or convert the network with --input-real for arbitrary real inputs"
         )
-    if (grid.slope, grid.intercept, grid.divisor) == (1.0, 0.0, 1.0) and values.size and pixels.max() == 1:
+    if identity and values.size and pixels.max() == 1:
         raise InputError(
             "the inputs are floats that are 0 or 1 and no more: raw pixels of 0..255, or scaled ones? This model takes "
             f"{mapping.describe()}; give them as uint8"
         )
     return np.ascontiguousarray(pixels, dtype=np.uint8)
+
+
+def _pixels_on(grid: PixelInput, values: NDArray[np.float64], tolerance: float) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """The pixel nearest to each value, and where there is none within a tolerance, relative to the largest mapped pixel."""
+    with np.errstate(all="ignore"):
+        pixels = np.rint((values * grid.divisor - grid.intercept) / grid.slope)
+        mapped = (grid.slope * pixels + grid.intercept) / grid.divisor
+        within = np.abs(mapped - values) <= tolerance * max(map(abs, grid.ends))
+        return pixels, ~((pixels >= 0) & (pixels <= 255) & within)
+
+
+#: How floats are made raw pixels -> the mapping that scaled them.
+WAYS_BACK = {"np.rint(255 * x)": PixelInput.range(0, 1), "np.rint(127.5 * (x + 1))": PixelInput.range(-1, 1)}
+
+
+def _way_back(values: NDArray[np.float64]) -> str:
+    """The call that takes such floats, if they look like scaled pixels; else what to give."""
+    for call, mapping in WAYS_BACK.items():
+        if not _pixels_on(mapping, values, 1e-4)[1].any():
+            low, high = mapping.ends
+            return f"Pixels scaled to {low:g}..{high:g} are given as model.predict({call}.astype(np.uint8))"
+    return "Give uint8 pixels 0..255: raw ones are model.predict(np.rint(x).astype(np.uint8))"

@@ -190,7 +190,7 @@ def exact_form(given: Answers, net: Net, packed: PackedModel, agreement: Agreeme
 
 def _is_exact(given: Answers, packed: PackedModel, scored: bool) -> bool:
     """Whether a packed network gives every class that is given, and every score."""
-    scores = Model(packed).scores(given.x)
+    scores = Model(packed).scores(inputs_of(packed.input, packed.depth, given.x))
     return bool((scores == given.values).all() if scored else (scores.argmax(axis=1) == given.classes).all())
 
 

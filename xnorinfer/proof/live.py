@@ -17,7 +17,7 @@ from xnorinfer.conversion import Conversion, pack_reading, require_expected
 from xnorinfer.converters.livekeras import lists_layers, read_config_of, read_graph_of, shape_of
 from xnorinfer.converters.livetorch import LiveModule
 from xnorinfer.converters.reading import DEFAULT_INPUT, Assumption, ConvertOptions, Reading
-from xnorinfer.engine.model import Model
+from xnorinfer.engine.model import Model, inputs_of
 from xnorinfer.errors import ExpectationError, InputError, MissingExtraError, NetworkError, OptionError, SourceError
 from xnorinfer.keywords import rows_of
 from xnorinfer.net.reference import mapped_input
@@ -250,7 +250,7 @@ def _same_order(expected: Answers, packed: PackedModel) -> bool:
     """Whether every row's scores stand in the order of the module's, which a function of each, or of a row, does not change."""
     if expected.values.ndim == 1:
         return True
-    ours = Model(packed, threads=1).scores(expected.x)
+    ours = Model(packed, threads=1).scores(inputs_of(packed.input, packed.depth, expected.x))
     theirs = np.take_along_axis(expected.values, np.argsort(ours, axis=1, kind="stable"), axis=1)
     size = np.abs(theirs).max(axis=1, keepdims=True)
     return bool((np.diff(theirs, axis=1) >= -1e-5 * size).all())
