@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from xnorinfer import shipped as models
+from xnorinfer import shipped
 from xnorinfer.conversion import convert_file
 from xnorinfer.converters.reading import ConvertOptions
 from xnorinfer.engine.model import Model
@@ -75,7 +75,7 @@ def publish(checkpoint: Path, name: str, folder: Path, output: Path, history: Pa
     if not result.holds:
         raise OptionError(f"{checkpoint}: the packed model is not the checkpoint: {result.first_difference}")
     model = Model(packed)
-    images, classes = models.sample_digits()
+    images, classes = shipped.sample_digits()
     card = {
         "name": name,
         "network": network,

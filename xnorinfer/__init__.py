@@ -56,19 +56,19 @@ def __getattr__(name: str) -> Any:
 
 
 def load(path: str | Path, *, threads: int | None = None, kernel: str | None = None, mapped: bool = False) -> Model:
-    """Load a packed model file, or a model that ships by its name (`models.names()`), validated completely before use.
+    """Load a packed model file, or a model that ships by its name (`shipped.names()`), validated completely before use.
 
     threads, kernel: as in `Model`.  mapped: leave the packed bits in the file, which processes that load it then share (see
     `modelfile.load`); each still has its kernel's own layout of them, which only processes forked after loading share.
     Raises ModelFileError (see `modelfile.load`) or KernelError.
     """
-    from xnorinfer import shipped as models
+    from xnorinfer import shipped
     from xnorinfer.engine.model import Model
     from xnorinfer.packing import modelfile
 
     if not isinstance(path, str):  # a name of a model that ships, or a path
         path = path_of(path, "load", "a checkpoint is converted by convert, a live model by from_torch and from_keras")
-    return Model(modelfile.load(models.locate(path), mapped=mapped), threads=threads, kernel=kernel)
+    return Model(modelfile.load(shipped.locate(path), mapped=mapped), threads=threads, kernel=kernel)
 
 
 def pack(net: Net, *, threads: int | None = None, kernel: str | None = None, strict: bool = False) -> Model:

@@ -19,8 +19,7 @@ from xnorinfer.engine import margins
 from xnorinfer.engine.model import Model, canonical_input
 from xnorinfer.engine.plan import Plan
 from xnorinfer.errors import ModelFileError, XnorinferError
-from xnorinfer.export import ccode
-from xnorinfer.export import plainarrays as extract
+from xnorinfer.export import ccode, plainarrays
 from xnorinfer.graph import Interpretation, Node, chain
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import HARDTANH, Linear, Norm, Quantize, Steps
@@ -32,7 +31,7 @@ from xnorinfer.packing.description import describe
 from xnorinfer.packing.folding import steps_of_nodes
 from xnorinfer.packing.lower import blocks_of, lower
 from xnorinfer.packing.packed import PACKED_OPS, STEP_NAMES, Affine, PackedModel
-from xnorinfer.proof import equal as verify
+from xnorinfer.proof import equal
 from xnorinfer.proof.frameworks.as_read import open_as_read
 from xnorinfer.proof.frameworks.rounding import RoundedNet
 from xnorinfer.proof.sensitivity import sensitivity
@@ -96,7 +95,7 @@ FLOAT: dict[str, Callable[[Net], Any]] = {
     "oracle": lambda spec: forward(spec, X),
     "lower": lower,
     "folding": lambda spec: steps_of_nodes(spec.nodes[1:2]),
-    "proof": lambda spec: verify.source_values(replace(blocks_of(net())[0], after=spec.nodes[1:2]), np.zeros((1, 4), f)),
+    "proof": lambda spec: equal.source_values(replace(blocks_of(net())[0], after=spec.nodes[1:2]), np.zeros((1, 4), f)),
     "sensitivity": lambda spec: sensitivity(spec, lower(net()).packed, X),
     "rounding": lambda spec: next(RoundedNet(spec).tried(X[:1])),
     "words": lambda spec: list(words_of(spec)),
@@ -151,7 +150,7 @@ PACKED: dict[str, Callable[[PackedModel], Any]] = {
     "plan": Plan,
     "margins": lambda packed: margins.margins(packed, X, [np.zeros((3, 4), f)] * len(packed.nodes)),
     "activity": margins.Activity,
-    "arrays": extract.arrays,
+    "arrays": plainarrays.arrays,
     "C": lambda packed: ccode.header(packed, "net"),
     "float network": lambda packed: floatnetwork.FloatNetwork(packed, 3),
     "exact classes": lambda packed: floatnetwork.exact_predict(packed, X),

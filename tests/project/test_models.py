@@ -13,18 +13,18 @@ from command_line import CHECKPOINT, fine, wrong
 from places import ROOT
 
 import xnorinfer
-from xnorinfer import shipped as models
+from xnorinfer import shipped
 from xnorinfer.errors import NotAModelError
 from xnorinfer.packing import modelfile
 from xnorinfer.packing.description import describe
 
 NAME = "mnist-784-1024x3"
-SHIPPED = models.names()
+SHIPPED = shipped.names()
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_files_are_those_of_the_card(name: str) -> None:
-    card, path = models.card(name), models.path(name)
+    card, path = shipped.card(name), shipped.path(name)
     info = describe(modelfile.load(path))
     assert card["name"] == name
     assert card["content_digest"] == info["content_digest"]
@@ -40,7 +40,7 @@ def test_files_are_those_of_the_card(name: str) -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_accuracy_is_that_of_the_card(name: str, mnist_folder: Path) -> None:
     images, labels = (next(mnist_folder.glob(f"t10k-{part}-ubyte*")) for part in ("images-idx3", "labels-idx1"))
-    accuracy = models.card(name)["accuracy"]
+    accuracy = shipped.card(name)["accuracy"]
     shown = fine("run", name, images, "--labels", labels)
     assert f"({accuracy['packed_correct']} of {accuracy['images']} correct)" in shown
     assert accuracy["images"] == 10_000
@@ -50,13 +50,13 @@ def test_accuracy_is_that_of_the_card(name: str, mnist_folder: Path) -> None:
 def test_samples_run_out_of_the_box(name: str, tmp_path: Path) -> None:
     out = tmp_path / "digits.npz"
     assert "400, 28, 28" in fine("models", name, "--samples", out)
-    samples = models.card(name)["samples"]
+    samples = shipped.card(name)["samples"]
     shown = fine("run", name, f"{out}:x", "--labels", f"{out}:y")
     assert f"({samples['correct']} of {samples['images']} correct)" in shown
 
 
 def test_samples_are_prepared_as_mnists() -> None:
-    images, classes = models.sample_digits()
+    images, classes = shipped.sample_digits()
     assert images.shape == (400, 28, 28)
     assert images.dtype == classes.dtype == np.uint8
     for image in images:
@@ -78,13 +78,13 @@ def test_bilinear_scaling_keeps_constant_and_linear_parts() -> None:
 
 
 def test_a_name_is_good_wherever_a_model_is() -> None:
-    digest = models.card(NAME)["content_digest"]
+    digest = shipped.card(NAME)["content_digest"]
     assert json.loads(fine("info", NAME, "--json"))["content_digest"] == digest
     assert xnorinfer.load(NAME).info["content_digest"] == digest
     assert "Meant for trying" in fine("models", NAME)
-    assert fine("models", NAME, "--path").strip() == str(models.path(NAME))
-    assert json.loads(fine("models", NAME, "--json")) == models.card(NAME)
-    assert json.loads(fine("models", "--json")) == [models.card(name) for name in SHIPPED]
+    assert fine("models", NAME, "--path").strip() == str(shipped.path(NAME))
+    assert json.loads(fine("models", NAME, "--json")) == shipped.card(NAME)
+    assert json.loads(fine("models", "--json")) == [shipped.card(name) for name in SHIPPED]
     assert all(name in fine("models") for name in SHIPPED)
 
 
@@ -92,7 +92,7 @@ def test_a_file_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     fine("convert", CHECKPOINT, "-o", NAME)
     assert json.loads(fine("info", NAME, "--json"))["inputs"] == 64
-    assert models.locate(NAME) == Path(NAME)
+    assert shipped.locate(NAME) == Path(NAME)
 
 
 def test_other_names_list_what_ships() -> None:

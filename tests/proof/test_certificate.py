@@ -171,7 +171,7 @@ def test_a_file_that_its_framework_runs_is_the_network_itself(
     model: Path, monkeypatch: pytest.MonkeyPatch, turned: int
 ) -> None:
     """A program that gives other classes contradicts the reading, however well the model equals that."""
-    from xnorinfer.proof import frameworks as programs
+    from xnorinfer.proof import frameworks
     from xnorinfer.proof.frameworks.program import Program
 
     def opened(path: Path, reading: Any, options: Any) -> Program:
@@ -181,7 +181,7 @@ def test_a_file_that_its_framework_runs_is_the_network_itself(
     def unmapped(x: Any) -> Any:
         return np.rint((x + 1) * 127.5).astype(np.uint8)
 
-    monkeypatch.setattr(programs, "open_program", opened)
+    monkeypatch.setattr(frameworks, "open_program", opened)
     done = run("verify", model, CHECKPOINT, "--data", f"{DIGITS}:x", "--framework")
     first = done.stdout.strip().splitlines()[0]
     source = Path(CHECKPOINT).name

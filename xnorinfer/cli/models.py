@@ -39,18 +39,18 @@ def command(name: str | None, show_path: bool, samples: Path | None, as_json: bo
     A model's NAME can be given to every command, and to xnorinfer.load in Python, where a model file is expected.  An
     existing file of that name comes first.
     """
-    from xnorinfer import shipped as models
+    from xnorinfer import shipped
 
     if name is None:
         if show_path or samples is not None:
             raise click.UsageError("--path and --samples need the NAME of a model")
-        _list([models.card(one) for one in models.names()], as_json)
+        _list([shipped.card(one) for one in shipped.names()], as_json)
         return
-    card = models.card(name)
+    card = shipped.card(name)
     if samples is not None:
         _write_samples(samples)
     if show_path:
-        click.echo(str(models.path(name)))
+        click.echo(str(shipped.path(name)))
     elif as_json:
         click.echo(json.dumps(card, indent=2, ensure_ascii=False))
     elif samples is None:

@@ -16,9 +16,9 @@ class ModelFile(click.ParamType):
     name = "model"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from xnorinfer import shipped as models
+        from xnorinfer import shipped
 
-        return str(models.locate(value))
+        return str(shipped.locate(value))
 
 
 MODEL = click.argument("model", type=ModelFile())

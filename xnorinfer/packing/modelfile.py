@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer import shipped as models
+from xnorinfer import shipped
 from xnorinfer.errors import (
     DigestError,
     MalformedModelError,
@@ -188,8 +188,8 @@ def _read_container(path: Path, mapped: bool = False) -> tuple[str, dict[str, ND
 
     try:
         if not path.exists():
-            shipped = ", ".join(models.names())
-            raise NotAModelError(f"{path}: no such file, and no model that ships with xnorinfer ({shipped}) has this name")
+            names = ", ".join(shipped.names())
+            raise NotAModelError(f"{path}: no such file, and no model that ships with xnorinfer ({names}) has this name")
         if not path.is_file():
             raise NotAModelError(f"{path}: is not a file")
     except OSError as error:  # in a folder that may not be looked into
