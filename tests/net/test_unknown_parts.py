@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +13,8 @@ import numpy as np
 import packed_networks
 import pytest
 
-from xnorinfer import floatnetwork, layertimes, peers
+import xnorinfer
+from xnorinfer import converters, floatnetwork, layertimes, peers
 from xnorinfer.converters.nettoml.document import network_arrays
 from xnorinfer.converters.nettoml.writer import net_text
 from xnorinfer.converters.reading import ConvertOptions, Reading
@@ -112,13 +115,23 @@ def test_an_unknown_op_of_the_float_network(walker: str, tmp_path: Path, monkeyp
         FLOAT[walker](spec)
 
 
-def test_every_meaning_knows_every_op() -> None:
+@pytest.fixture(scope="module")
+def every_meaning() -> list[Interpretation[..., Any]]:
+    """Those of all modules, whatever other tests have imported."""
+    for package in (xnorinfer, converters):  # in a checkout they are not in one folder
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+    return Interpretation.every
+
+
+def test_every_meaning_knows_every_op(every_meaning: list[Interpretation[..., Any]]) -> None:
     """What a new op lacks is listed here by name; and no meaning takes a class for another, not even for its base class."""
-    lacking = {meaning.name: meaning.missing for meaning in Interpretation.every if meaning.missing}
+    lacking = {meaning.name: meaning.missing for meaning in every_meaning if meaning.missing}
     assert lacking == {}
-    floats = [meaning for meaning in Interpretation.every if meaning.family == FLOAT_OPS]
+    floats = [meaning for meaning in every_meaning if meaning.family == FLOAT_OPS]
     assert len(floats) >= 10
-    for meaning in Interpretation.every:
+    for meaning in every_meaning:
         for alien in (ALIEN, *(type("Heir", (kind,), {}).__new__(type("Heir", (kind,), {})) for kind in meaning.family)):
             with pytest.raises(XnorinferError, match=r"stranger: .* does not know the class (Alien|Heir)"):
                 meaning(Node("stranger", alien, (-1,)))
@@ -168,9 +181,9 @@ def test_an_unknown_layer_of_the_packed_network(walker: str, tmp_path: Path, mon
     assert not list(tmp_path.iterdir())
 
 
-def test_every_meaning_of_packed_networks_knows_every_op() -> None:
+def test_every_meaning_of_packed_networks_knows_every_op(every_meaning: list[Interpretation[..., Any]]) -> None:
     """What a new op lacks is listed here by name."""
-    meanings = {meaning.name: meaning.missing for meaning in Interpretation.every if meaning.family == PACKED_OPS}
+    meanings = {meaning.name: meaning.missing for meaning in every_meaning if meaning.family == PACKED_OPS}
     assert {name: missing for name, missing in meanings.items() if missing} == {}
     model = {"PackedModel.values", "PackedModel.tensors", "PackedModel.plain", "PackedModel.check", "modelfile", "description"}
     assert meanings.keys() >= model | {"Plan", "margins", "margins.constant", "extract", "ccode"}
