@@ -1,12 +1,13 @@
 """Checkpoint sources: each turns one kind of file into a `Reading` (the float network and what was found and assumed).
 
 No framework is imported until a file of its kind is read.  A new source is one file here with a `Source` and one entry in
-`SOURCES`.
+`SOURCES`, or another package's (`othersources`).
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from xnorinfer.converters.nettoml.document import read_net
 from xnorinfer.converters.npz import NpzSource
 from xnorinfer.converters.onnx import OnnxSource
 from xnorinfer.converters.otherfiles import describe
+from xnorinfer.converters.othersources import sources_of_others
 from xnorinfer.converters.reading import BY_OPTION, Assumption, ConvertOptions, Reading, Source, TensorUse, matches
 from xnorinfer.converters.tf1 import Tf1Source
 from xnorinfer.converters.tflite import TfliteSource
@@ -36,9 +38,10 @@ __all__ = [
     "files_of",
     "from_torch_module",
     "read_source",
+    "sources",
 ]
 
-#: Every kind of checkpoint, in the order in which they are asked whether a file is theirs.
+#: Every kind of checkpoint that is read here, in the order in which they are asked whether a file is theirs.
 SOURCES: tuple[Source, ...] = (
     NpzSource(),
     TorchSource(),
@@ -48,6 +51,15 @@ SOURCES: tuple[Source, ...] = (
     TfliteSource(),
     KerasSource(),
 )
+
+
+def sources() -> Iterator[Source]:
+    """Every kind of checkpoint: `SOURCES`, then those of other packages, which are asked for what none of these takes.
+
+    Raises SourceError for one of another package that cannot be loaded.
+    """
+    yield from SOURCES
+    yield from sources_of_others({source.name for source in SOURCES})
 
 
 def read_source(path: str | Path, options: ConvertOptions | None = None) -> Reading:
@@ -66,10 +78,9 @@ def read_source(path: str | Path, options: ConvertOptions | None = None) -> Read
 def _read(path: Path, options: ConvertOptions) -> Reading:
     if options.net is not None:
         return read_net(path, options)
-    known = {source.name: source for source in SOURCES}
-    if options.format is not None and options.format not in known:
-        raise OptionError(f"format {options.format!r} is none of {', '.join(known)}")
-    source = known[options.format] if options.format else next((s for s in SOURCES if s.sniff(path)), None)
+    source = next((s for s in sources() if (s.sniff(path) if options.format is None else s.name == options.format)), None)
+    if options.format is not None and source is None:
+        raise OptionError(f"format {options.format!r} is none of {', '.join(s.name for s in sources())}")
     if not path.exists() and (source is None or not source.sniff(path)):
         raise SourceError(f"there is no file {path}")
     if path.is_dir() and source is not None and not source.sniff(path):
@@ -80,7 +91,7 @@ def _read(path: Path, options: ConvertOptions) -> Reading:
         raise SourceError(f"{path} is empty")
     if source is None:
         what, way_out = describe(path)
-        kinds = "; ".join(f"{s.name}: {s.meaning}" for s in SOURCES)
+        kinds = "; ".join(f"{s.name}: {s.meaning}" for s in sources())
         raise SourceError(
             f"{path} is not a checkpoint of a known kind: it {what}"
             + (f"; {way_out}" if way_out else "")

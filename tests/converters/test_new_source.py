@@ -1,4 +1,5 @@
-"""A new checkpoint source, made as the README's section says: one class, one entry in SOURCES, and everything knows it."""
+"""A new checkpoint source, made as CONTRIBUTING.md says: one class, one entry in SOURCES or one entry point of another package,
+and everything knows it."""
 
 from __future__ import annotations
 
@@ -8,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checkpoints import decide, random_layers
-from command_line import fine, wrong
+from command_line import CHECKPOINT, fine, wrong
 
 import xnorinfer
 from xnorinfer import converters
 from xnorinfer.converters.assemble import Defaults, LayerPart, assemble
 from xnorinfer.converters.containers.arrays import RawTensor, as_float32
 from xnorinfer.converters.reading import ConvertOptions, Notes, Reading, Source, TensorUse, net_line
+from xnorinfer.errors import SourceError
 from xnorinfer.net.ops import Norm
 from xnorinfer.net.values import PixelInput
 
@@ -45,12 +47,25 @@ class JsonSource:
         return assemble(self.name, path.name, parts, options, defaults, notes, problems)
 
 
-@pytest.fixture(autouse=True)
-def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
+def install(monkeypatch: pytest.MonkeyPatch, folder: Path, entry: str) -> None:
+    """A package beside the others, as pip leaves it, with one entry point."""
+    info = folder / "jsonnets-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: jsonnets\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[xnorinfer.sources]\n{entry}\n")
+    monkeypatch.syspath_prepend(folder)
+
+
+@pytest.fixture(params=["of this package", "of another package"])
+def _registered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     source: Source = JsonSource()
-    monkeypatch.setattr(converters, "SOURCES", (*converters.SOURCES, source))
+    if request.param == "of this package":
+        monkeypatch.setattr(converters, "SOURCES", (*converters.SOURCES, source))
+    else:
+        install(monkeypatch, tmp_path / "site", f"json = {__name__}:JsonSource")
 
 
+@pytest.mark.usefixtures("_registered")
 def test_it_is_told_from_the_content_and_converted(tmp_path: Path) -> None:
     layers = random_layers([12, 9, 5], 1, bias=False, affine=False)
     stored = [{"weight": o.weight.tolist(), "mean": o.mean.tolist(), "variance": o.variance.tolist()} for o in layers]  # type: ignore[union-attr]
@@ -69,9 +84,29 @@ def test_it_is_told_from_the_content_and_converted(tmp_path: Path) -> None:
     assert other.packed.provenance["options"]["format"] == "json"
 
 
+@pytest.mark.usefixtures("_registered")
 def test_its_refusals_are_those_of_every_source(tmp_path: Path) -> None:
     path = tmp_path / "net.json"
     last = {"weight": [[1, 1, 1]], "mean": [0], "variance": [1]}
     path.write_text(json.dumps([{"weight": [[1, -1]]}, {"mean": [1]}, last]))
     text = wrong("convert", path, "-o", tmp_path / "m")
     assert "net.json cannot be converted (3 problems)" in text
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("json = nowhere_at_all:JsonSource", "cannot be loaded: ModuleNotFoundError: No module named 'nowhere_at_all'"),
+        ("json = json:dumps", r"is none: it needs name, meaning, sniff\(path\) and read\(path, options\)"),
+        (f"net = {__name__}:JsonSource", "calls itself json; its entry point must have that name"),
+        (f"npz = {__name__}:JsonSource", "has the name of another one"),
+    ],
+)
+def test_a_source_of_another_package_that_is_none_is_named_where_it_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: str, message: str
+) -> None:
+    install(monkeypatch, tmp_path / "site", entry)
+    (tmp_path / "net.json").write_text("[]")
+    with pytest.raises(SourceError, match=f"the checkpoint source {entry.split()[0]} of the package jsonnets {message}"):
+        xnorinfer.convert(tmp_path / "net.json")
+    assert xnorinfer.convert(CHECKPOINT)  # what this package reads needs no other

@@ -29,7 +29,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("converters.tfgraphs",),
     ("converters.bnnpynq", "converters.keras", "converters.onnx", "converters.tf1", "converters.tflite", "converters.torch"),
     ("converters.npz", "converters.livekeras", "converters.livetorch"),
-    ("converters", "converters.nettoml", "converters.otherfiles"),
+    ("converters", "converters.nettoml", "converters.otherfiles", "converters.othersources"),
     ("conversion", "keywords", "proof"),
     ("export", "floatnetwork", "layertimes"),
     ("peers",),

@@ -44,9 +44,9 @@ def _profiles() -> Iterable[str]:
 
 
 def _sources() -> Iterable[str]:
-    from xnorinfer.converters import SOURCES
+    from xnorinfer.converters import sources
 
-    return [source.name for source in SOURCES]
+    return [source.name for source in sources()]
 
 
 def _scales() -> Iterable[str]:
@@ -59,11 +59,11 @@ class _Command(click.Command):
     """Adds the tables of formats and profiles to the help, taken from where they are defined."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        from xnorinfer.converters import SOURCES
+        from xnorinfer.converters import sources
         from xnorinfer.net.ties import PROFILES
 
         with formatter.section("Formats (--format)"):
-            formatter.write_dl([(source.name, source.meaning) for source in SOURCES])
+            formatter.write_dl([(source.name, source.meaning) for source in sources()])
         with formatter.section("Profiles (--profile): what binarization does at and near 0"):
             formatter.write_dl([(name, profile.meaning) for name, profile in PROFILES.items()])
         super().format_epilog(ctx, formatter)
