@@ -59,9 +59,20 @@ def test_long_commands_are_understood() -> None:
         commands.commands[name].make_context(name, options).close()
 
 
-@pytest.mark.parametrize(
-    "path", re.findall(r"`((?:xnorinfer|converters|training|tests|benchmarks)/[\w/.-]*)`", (ROOT / "README.md").read_text())
-)
-def test_paths_that_the_readme_names_exist(path: str) -> None:
-    candidates = [ROOT / path, ROOT / path.removeprefix("xnorinfer/")]
-    assert any(candidate.exists() for candidate in candidates), path
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
+PLACES = re.compile(r"`((?:xnorinfer|converters|training|tests|benchmarks|\.ci)/[\w/.-]*)`|\]\((\w+\.md)\)")
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_paths_that_documents_name_exist(name: str) -> None:
+    for code, link in PLACES.findall((ROOT / name).read_text(encoding="utf-8")):
+        path = code or link
+        assert any((ROOT / one).exists() for one in (path, path.removeprefix("xnorinfer/"))), path
+
+
+def test_a_contributor_sets_up_with_two_commands() -> None:
+    """Those of the continuous integration, for a checkout that is edited."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert block.splitlines() == ["pip install -e '.[test]'", "pytest"]
+    assert "pip install '.[test]' && pytest" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
