@@ -21,25 +21,31 @@ if TYPE_CHECKING:
 class ConvertKeywords(TypedDict, total=False):
     """What may be said of a network; what is left out is taken from the source, else it is the framework's default.
 
-    format: the kind of checkpoint, by its name (`xnorinfer convert --help` lists them).
-    profile: the tie rules of the code that trained it ("tf1-round", "ge-zero", ...).
-    bn_epsilon: BatchNorm's epsilon.  h: the magnitude H of binary weights, or "glorot".
-    input_range: (low, high), what the pixels 0 and 255 became.
-    input_normalize: (mean, std), as torchvision's: (p/255 - mean) / std.
-    input_threshold: pixels from here on were +1, others -1.
-    input_signs: inputs are themselves -1 or +1.  input_real: inputs are any real numbers.
-    input: one of these five as an object of `xnorinfer.net`; they exclude each other.
-    float_layers: names of layers that have ordinary float weights.
-    ema: take the moving averages of the weights.  state: which state dict of several is the network, by its key.
-    ignore: names or patterns of tensors that take no part.
-    before_norm: the function between each hidden sum and its BatchNorm ("relu", "clip:-1:1", ...).
-    center, scale_by: how weights are centred and scaled, as in XNOR-Net.
-    net: the text of a net.toml, which then says everything.
-    max_memory: what may be made of a file, in bytes.
-    strict: warnings are errors.  Else each is given as a `ConversionWarning`, and kept in `model.report.warnings`.
-    expect: inputs (rows, ...) and what the trained network gives for them in its own framework, scores (rows, classes) or
-        classes (rows,), which the model must give, too.
-    threads, kernel: as in `Model`.
+    Attributes:
+        format: the kind of checkpoint, by its name (`xnorinfer convert --help` lists them).
+        profile: the tie rules of the code that trained it ("tf1-round", "ge-zero", ...).
+        bn_epsilon: BatchNorm's epsilon.
+        h: the magnitude H of binary weights, or "glorot".
+        input: one of the next five as an object of `xnorinfer.net`; they exclude each other.
+        input_range: (low, high), what the pixels 0 and 255 became.
+        input_normalize: (mean, std), as torchvision's: (p/255 - mean) / std.
+        input_threshold: pixels from here on were +1, others -1.
+        input_signs: inputs are themselves -1 or +1.
+        input_real: inputs are any real numbers.
+        float_layers: names of layers that have ordinary float weights.
+        ema: take the moving averages of the weights.
+        state: which state dict of several is the network, by its key.
+        ignore: names or patterns of tensors that take no part.
+        before_norm: the function between each hidden sum and its BatchNorm ("relu", "clip:-1:1", ...).
+        center: weights are centred, as in XNOR-Net.
+        scale_by: how weights are scaled, as in XNOR-Net.
+        net: the text of a net.toml, which then says everything.
+        max_memory: what may be made of a file, in bytes.
+        strict: warnings are errors.  Else each is given as a `ConversionWarning`, and kept in `model.report.warnings`.
+        expect: inputs (rows, ...) and what the trained network gives for them in its own framework, scores (rows, classes)
+            or classes (rows,), which the model must give, too.
+        threads: as in `Model`.
+        kernel: as in `Model`.
     """
 
     format: str | None

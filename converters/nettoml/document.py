@@ -66,6 +66,7 @@ Example 2: a folder with packed bits in a raw file, thresholds in a text file an
     values = "signs"
 
 Top of the file
+
     profile      tie rules, needed (`xnorinfer convert --help` lists them)
     layout       "in_out" (inputs, neurons) or "out_in" (neurons, inputs) of all kernels; a layer can have its own
     values       what weights are, "latent" by default; a layer can have its own
@@ -80,6 +81,7 @@ Top of the file
     shared       ... except these, which may be used several times
 
 [input]: what enters the network, one of
+
     range = [LOW, HIGH]      uint8 pixels 0..255 mapped linearly
     normalize = [MEAN, STD]  (pixel/255 - MEAN) / STD, as torchvision has it
     raw = true               pixels 0..255, or 0 and 1, as they are
@@ -87,12 +89,15 @@ Top of the file
     threshold = T            pixel >= T is +1, else -1 (T a whole number; `pixel > 33` is T = 34)
     signs = true             values that are -1 or +1
     reals = true             float32 values as they are
+
 and, if every pixel or real value is binarized by itself before the first layer,
+
     norm or steps            as in a layer; vectors have one value per input.  A sign follows
     sign = true              a sign without norm or steps
     sign_rule, name          the sign's rule and name, as in a layer
 
 [arrays.NAME]: arrays that the container does not hold by name; all keys are optional that are not needed
+
     from = "X"               another array of the container, or
     file = "X"               a file in SOURCE, which is a folder (without `file`: SOURCE itself), and in it
       array = "Y"            an array by name, where the file is itself one of the containers (.npy, .npz, C header, ...)
@@ -108,6 +113,7 @@ and, if every pixel or real value is binarized by itself before the first layer,
     slice = [[B, E], ...]    of each dimension the part from B up to and without E
 
 [[layers]], in order of execution
+
     name                     "0", "1", ... by default
     kind                     "binary" (default) or "float": an ordinary float layer, at the end of a network
     weight                   an array, needed
@@ -133,9 +139,11 @@ and, if every pixel or real value is binarized by itself before the first layer,
                              has one number), {tanh = true}, {sigmoid = true}, {clip = [LOW, HIGH]}
     activation               "sign" by default, and in the last layer "none".  Before a float layer it must be said: "sign",
                              "hardtanh", "relu" or "none"
+
 A vector V is the name of an array, a number for all neurons, or a list of numbers.  Arrays of one value stand for all neurons.
 
 norm = {...}
+
     mean, gamma, beta        vectors; gamma and beta may be absent
     variance                 with epsilon, or
     std                      (x - mean) / std * gamma + beta in this order; with an epsilon: variance = std*std, or
@@ -146,6 +154,7 @@ norm = {...}
                              order = ["mean", "variance", "beta", "gamma"]; a flat array is cut into as many parts
 
 threshold = {...}: the next bit is +1 where the comparison holds
+
     value                    vector; any type of number, compared exactly
     compare                  ">", ">=", "<" or "<="
     on                       "sum" (the dot with scale, bias), "popcount" (matching bits) or "mismatches" (differing bits)

@@ -1,0 +1,83 @@
+"""The documents in docs/ are run, each page in a folder of its own, block by block; and built, where mkdocs is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from places import ROOT
+
+DOCS = ROOT / "docs"
+PAGES = sorted(path.name for path in DOCS.glob("*.md"))
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+#: What pages may need that the tests do not install by themselves.
+FRAMEWORKS = ("torch", "tensorflow", "tf_keras", "larq")
+#: Runs blocks in order: what Python blocks define stays for the next ones, shell blocks share their folder.
+DRIVER = """
+import json, subprocess, sys
+names = {"__name__": "__main__"}
+for number, (language, text) in enumerate(json.load(open(sys.argv[1], encoding="utf-8")), 1):
+    if language == "python":
+        exec(compile(text, f"block {number}", "exec"), names)
+    elif language == "sh":
+        subprocess.run(["bash", "-c", "set -e\\n" + text], check=True)
+    elif language == "c":
+        open("page.c", "w").write(text)
+        subprocess.run(["cc", "-std=c99", "-Wall", "-Werror", "page.c", "-o", "page"], check=True)
+        subprocess.run(["./page"], check=True)
+"""
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    return BLOCK.findall((DOCS / page).read_text(encoding="utf-8"))
+
+
+def test_every_fence_is_a_known_block() -> None:
+    for page in PAGES:
+        text = (DOCS / page).read_text(encoding="utf-8")
+        assert text.count("\n```") == 2 * len(blocks(page)), page
+        assert {language for language, _ in blocks(page)} <= {"sh", "python", "c", "toml", "text"}, page
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
+def test_page_runs_as_written(page: str, tmp_path: Path) -> None:
+    import json
+
+    source = "\n".join(text for _, text in blocks(page))
+    needed = [name for name in FRAMEWORKS if re.search(rf"^(?:import|from) {name}\b", source, re.MULTILINE)]
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if re.search(r"^cc ", source, re.MULTILINE) and shutil.which("cc") is None:
+        missing.append("cc")
+    if missing:
+        pytest.skip(f"{page} needs {', '.join(missing)}")
+    folder = tmp_path / "page"
+    folder.mkdir()
+    (tmp_path / "blocks.json").write_text(json.dumps(blocks(page)), encoding="utf-8")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    command = [sys.executable, "-c", DRIVER, str(tmp_path / "blocks.json")]
+    done = subprocess.run(command, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_paths_that_a_page_names_exist(page: str) -> None:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:xnorinfer|converters|training|tests|benchmarks)/[\w/.-]*)`", text):
+        assert (ROOT / path).exists() or (ROOT / path.removeprefix("xnorinfer/")).exists(), path
+
+
+def test_site_builds_without_a_warning(tmp_path: Path) -> None:
+    for name in ("mkdocs", "material", "mkdocstrings_handlers.python", "mkdocs_click"):
+        pytest.importorskip(name, reason="pip install '.[docs]'")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    net_toml = (tmp_path / "site" / "net-toml" / "index.html").read_text(encoding="utf-8")
+    assert "inv_std" in net_toml  # the docstring, not an empty page
+    assert "--bn-epsilon" in (tmp_path / "site" / "command-line" / "index.html").read_text(encoding="utf-8")
