@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from xnorinfer.net.reference import forward
 from xnorinfer.net.values import PixelInput, RealInput, SignInput
 from xnorinfer.packing import modelfile
 from xnorinfer.packing.lower import lower
-from xnorinfer.packing.packed import Affine, Binarize, Dot, PackedModel
+from xnorinfer.packing.packed import Affine, Binarize, Dot, PackedModel, Threshold
 
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror", "-pedantic")
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
@@ -102,6 +102,17 @@ def from_files() -> list[Case]:
         packed = packed_networks.random_model(rng, networks.INPUTS[kind], (129, 63, 64, 9, 7, 5), floats)
         x = packed_networks.random_rows(rng, packed, 40)
         cases.append(Case(packed, x, packed_networks.expected(packed, x)[-1]))
+    # More words than their bytes can count the ones of, all different.
+    packed = packed_networks.random_model(rng, SignInput(), (64 * 61 + 3, 70, 5))
+    first = packed.layers[0].op
+    opposite = np.full_like(first.weights, 2**64 - 1)
+    opposite[:, -1] = 7
+    limits = np.resize(np.array([3906, 3907], np.int32), 70)
+    layers = [("all", replace(first, weights=opposite, output=Threshold(limits))), ("head", packed.layers[1].op)]
+    packed = packed_networks.network(SignInput(), layers)
+    assert packed.check() == []
+    x = np.where(np.arange(packed.depth) == np.arange(3)[:, None] - 1, 1, -1).astype(np.int8)
+    cases.append(Case(packed, x, packed_networks.expected(packed, x)[-1]))
     for mapping in (PixelInput.range(-1, 1), RealInput(), SignInput()):
         packed = packed_networks.random_model(rng, mapping, (66, 33, 12))
         hidden, head = packed.layers
@@ -185,7 +196,8 @@ def all_cases() -> dict[str, Case]:
 BUILDS: dict[str, tuple[tuple[str, ...], dict[str, str], int]] = {
     "sanitized": (("-std=c99", "-O0", *SANITIZERS), {}, 1),
     "contracted": (("-std=gnu99", "-O2", "-march=native", "-ffp-contract=fast"), {}, 2),
-    "without builtins": (("-std=c99", "-O2"), {"defined(__GNUC__)": "0"}, 4),
+    "plain, small tables": (("-std=c99", "-O3"), {"defined(__GNUC__)": "0", "SIZE_MAX > 0xffffffff": "0"}, 1),
+    "plain, large tables": (("-std=c99", "-O2"), {"defined(__GNUC__)": "0"}, 4),
     "C++": (("-x", "c++", "-std=c++17", "-O3"), {}, 4),
 }
 

@@ -21,7 +21,7 @@ Examples:
   xnorinfer extract mnist.safetensors -o fc2.npz --layer fc2      one layer
   xnorinfer extract mnist.safetensors -o mnist.h                  C99 to #include: mnist_predict, mnist_scores
   xnorinfer extract mnist.safetensors -o mnist.h --runner --data t10k-images-idx3-ubyte.gz
-  cc -std=c99 -O2 mnist_runner.c -o mnist_runner && ./mnist_runner mnist_vectors.txt
+  cc -std=c99 -O3 -march=native mnist_runner.c -o mnist_runner && ./mnist_runner mnist_vectors.txt
 """
 
 #: Rows of test vectors where the user says nothing.
@@ -75,7 +75,8 @@ def command(
     steps of its scores (layers.N.steps).  'pydoc xnorinfer.export.plainarrays' describes every name, the order of the bits and
     what is compared with what; it takes 20 lines of numpy to run the network from them.
 
-    C: one header without dependencies that holds the network and computes it, to the last bit as xnorinfer does.
+    C: one header without dependencies that holds the network and computes it, to the last bit as xnorinfer does.  Compile it
+    with -O3, and for the machine at hand with -march=native.
     """
     from xnorinfer.export.plainarrays import ARRAY_SUFFIXES
     from xnorinfer.packing import modelfile

@@ -3,151 +3,252 @@
  * calls.  Two functions are separated by an empty line, each begins with a comment, and none calls one further down.
  */
 
-/* All bits of a row become 0. */
-static inline void net_clear(uint64_t *bits, size_t count)
+/* Number of neurons of the next tile, where so many are left. */
+static inline size_t net_tile(size_t left)
 {
-    for (size_t w = 0; w < (count + 63) / 64; w++)
-        bits[w] = 0;
+    return left < NET_TILE ? left : NET_TILE;
 }
 
-/* Bit n of a row that was cleared. */
-static inline void net_put(uint64_t *bits, size_t n, int one)
+/* A word of bits: 1 where a value <= limit. */
+static inline void net_put(const int32_t *values, const int32_t *limits, size_t count, uint64_t *out)
 {
-    bits[n / 64] |= (uint64_t)(one != 0) << (n % 64);
+    uint64_t bits = 0;
+    for (size_t n = 0; n < count; n++)
+        bits |= (uint64_t)(values[n] <= limits[n]) << n;
+    *out = bits;
 }
 
-/* Number of bits that are 1. */
-static inline int32_t net_popcount(uint64_t x)
+/* Numbers of ones, one for every byte or, where the machine counts them, in all. */
+static inline uint64_t net_ones(uint64_t x)
 {
-#if defined(__GNUC__)
-    return (int32_t)__builtin_popcountll(x);
+#if NET_POPCOUNT
+    return (uint64_t)__builtin_popcountll(x);
 #else
     x -= (x >> 1) & 0x5555555555555555;
     x = (x & 0x3333333333333333) + ((x >> 2) & 0x3333333333333333);
-    x = (x + (x >> 4)) & 0x0f0f0f0f0f0f0f0f;
-    return (int32_t)((x * 0x0101010101010101) >> 56);
+    return (x + (x >> 4)) & 0x0f0f0f0f0f0f0f0f;
 #endif
+}
+
+/* The sum of three of them, for less than one by one. */
+static inline uint64_t net_ones_of_three(uint64_t x, uint64_t y, uint64_t z)
+{
+#if NET_POPCOUNT
+    return net_ones(x) + net_ones(y) + net_ones(z);
+#else
+    x = x - ((x >> 1) & 0x5555555555555555) + (z & 0x5555555555555555);
+    y = y - ((y >> 1) & 0x5555555555555555) + ((z >> 1) & 0x5555555555555555);
+    x = (x & 0x3333333333333333) + ((x >> 2) & 0x3333333333333333);
+    x += (y & 0x3333333333333333) + ((y >> 2) & 0x3333333333333333);
+    return (x & 0x0f0f0f0f0f0f0f0f) + ((x >> 4) & 0x0f0f0f0f0f0f0f0f);
+#endif
+}
+
+/* The number of ones in all, of 30 words at most. */
+static inline int32_t net_ones_in_all(uint64_t ones)
+{
+#if !NET_POPCOUNT
+    ones = (ones & 0x00ff00ff00ff00ff) + ((ones >> 8) & 0x00ff00ff00ff00ff);
+    ones += ones >> 32;
+    ones = (ones + (ones >> 16)) & 0xffff;
+#endif
+    return (int32_t)ones;
 }
 
 /* Every input becomes 1 where it lies in a range of its own, bounds included. */
 static inline void net_input_ranges(const net_input *in, size_t inputs, const net_input *low, const net_input *high,
         uint64_t *out)
 {
-    net_clear(out, inputs);
     for (size_t k = 0; k < inputs; k++)
-        net_put(out, k, low[k] <= in[k] && in[k] <= high[k]);
+        out[k / 64] = (k % 64 ? out[k / 64] : 0) | (uint64_t)(low[k] <= in[k] && in[k] <= high[k]) << (k % 64);
 }
 
 /* Every input becomes 1 from a threshold on. */
 static inline void net_input_threshold(const net_input *in, size_t inputs, net_input threshold, uint64_t *out)
 {
-    net_clear(out, inputs);
     for (size_t k = 0; k < inputs; k++)
-        net_put(out, k, in[k] >= threshold);
+        out[k / 64] = (k % 64 ? out[k / 64] : 0) | (uint64_t)(in[k] >= threshold) << (k % 64);
 }
 
-/* Number of inputs that differ from the weights: dot = inputs - 2 * mismatches. */
-static inline int32_t net_mismatches(const uint64_t *in, const uint64_t *weights, size_t words)
+/* Numbers of inputs that differ from the weights, of up to NET_TILE neurons of all: dot = inputs - 2 * mismatches. */
+static inline void net_mismatches(const uint64_t *in, size_t words, const uint64_t *weights, size_t all, size_t neurons,
+        int32_t *counts)
 {
-    int32_t count = 0;
-    for (size_t w = 0; w < words; w++)
-        count += net_popcount(in[w] ^ weights[w]);
-    return count;
+    for (size_t n = 0; n < neurons; n++)
+        counts[n] = 0;
+    for (size_t w = 0; w < words;) {
+        const size_t end = words - w < 30 ? words : w + 30; /* as many as a byte can count the ones of */
+        uint64_t ones[NET_TILE] = {0};
+        for (; w + 3 <= end; w += 3, weights += 3 * all)
+            for (size_t n = 0; n < neurons; n++)
+                ones[n] += net_ones_of_three(in[w] ^ weights[n], in[w + 1] ^ weights[all + n], in[w + 2] ^ weights[2 * all + n]);
+        for (; w < end; w++, weights += all)
+            for (size_t n = 0; n < neurons; n++)
+                ones[n] += net_ones(in[w] ^ weights[n]);
+        for (size_t n = 0; n < neurons; n++)
+            counts[n] += net_ones_in_all(ones[n]);
+    }
 }
 
 /* A layer that reads bits and gives bits: 1 where mismatches <= limit. */
 static inline void net_bits_to_bits(const uint64_t *in, size_t inputs, const uint64_t *weights, const int32_t *limits,
         size_t neurons, uint64_t *out)
 {
-    const size_t words = (inputs + 63) / 64;
-    net_clear(out, neurons);
-    for (size_t n = 0; n < neurons; n++)
-        net_put(out, n, net_mismatches(in, weights + n * words, words) <= limits[n]);
+    for (size_t n = 0; n < neurons; n += NET_TILE) {
+        const size_t count = net_tile(neurons - n);
+        int32_t counts[NET_TILE];
+        net_mismatches(in, (inputs + 63) / 64, weights + n, neurons, count, counts);
+        net_put(counts, limits + n, count, out++);
+    }
 }
 
 /* A layer that reads bits and gives dots as float32. */
 static inline void net_bits_to_reals(const uint64_t *in, size_t inputs, const uint64_t *weights, size_t neurons, float *out)
 {
-    const size_t words = (inputs + 63) / 64;
-    for (size_t n = 0; n < neurons; n++)
-        out[n] = (float)((int32_t)inputs - 2 * net_mismatches(in, weights + n * words, words));
+    for (size_t n = 0; n < neurons; n += NET_TILE) {
+        const size_t count = net_tile(neurons - n);
+        int32_t counts[NET_TILE];
+        net_mismatches(in, (inputs + 63) / 64, weights + n, neurons, count, counts);
+        for (size_t i = 0; i < count; i++)
+            out[n + i] = (float)((int32_t)inputs - 2 * counts[i]);
+    }
 }
 
-/* Pixels as 8 planes of bits, plane b of bit b of every pixel; returns the sum of the pixels. */
+/* 64 pixels as 8 words of bits, word b of bit b of every pixel; pixels from `inputs` on are 0.  Returns their sum. */
 static inline int32_t net_planes(const uint8_t *in, size_t inputs, uint64_t *planes)
 {
-    const size_t words = (inputs + 63) / 64;
     int32_t total = 0;
     for (size_t b = 0; b < 8; b++)
-        net_clear(planes + b * words, inputs);
-    for (size_t k = 0; k < inputs; k++) {
-        total += in[k];
-        for (size_t b = 0; b < 8; b++)
-            net_put(planes + b * words, k, (in[k] >> b) & 1);
+        planes[b] = 0;
+    for (size_t k = 0; k < 64 && k < inputs; k += 8) {
+        uint64_t eight = 0;
+        for (size_t i = 0; i < 8 && k + i < inputs; i++) {
+            eight |= (uint64_t)in[k + i] << (8 * i);
+            total += in[k + i];
+        }
+        for (size_t b = 0; b < 8; b++) /* the product moves the lowest bit of every byte into the highest byte */
+            planes[b] |= ((((eight >> b) & 0x0101010101010101) * 0x0102040810204080) >> 56) << k;
     }
     return total;
 }
 
-/* Sum of pixels with weight +1 minus sum of those with weight -1. */
-static inline int32_t net_pixel_sum(const uint64_t *planes, int32_t total, const uint64_t *weights, size_t words)
+/* 64 pixels as tables: what all weights of NET_TABLE_BITS neighbours make of them; pixels from `inputs` on are 0. */
+static inline void net_tables(const uint8_t *in, size_t inputs, int16_t *table)
 {
-    int32_t plus = 0;
-    for (size_t b = 0; b < 8; b++) {
-        int32_t count = 0;
-        for (size_t w = 0; w < words; w++)
-            count += net_popcount(planes[b * words + w] & weights[w]);
-        plus += count * ((int32_t)1 << b);
+    for (size_t k = 0; k < 64; table += 1 << NET_TABLE_BITS) {
+        table[0] = 0;
+        for (size_t size = 1; size < 1 << NET_TABLE_BITS; size *= 2, k++) {
+            const int16_t pixel = k < inputs ? in[k] : 0;
+            for (size_t i = 0; i < size; i++) {
+                table[size + i] = (int16_t)(table[i] + pixel);
+                table[i] = (int16_t)(table[i] - pixel);
+            }
+        }
     }
-    return plus - (total - plus);
 }
 
-/* A layer that reads pixels and gives bits: 1 where the sum of weight * pixel <= limit. */
-static inline void net_pixels_to_bits(const uint64_t *planes, int32_t total, size_t inputs, const uint64_t *weights,
-        const int32_t *limits, size_t neurons, uint64_t *out)
+/* Sums of pixels with weight +1 minus sums of those with weight -1. */
+static inline void net_pixel_sums(const uint8_t *in, size_t inputs, const uint64_t *weights, size_t all, size_t neurons,
+        int32_t *sums)
 {
-    const size_t words = (inputs + 63) / 64;
-    net_clear(out, neurons);
     for (size_t n = 0; n < neurons; n++)
-        net_put(out, n, net_pixel_sum(planes, total, weights + n * words, words) <= limits[n]);
-}
-
-/* A layer that reads pixels p, mapped to (slope * p + intercept) / divisor, and gives sums as float32.
-   shifts: intercept * sum of the weights, of every neuron. */
-static inline void net_pixels_to_reals(const uint64_t *planes, int32_t total, size_t inputs, const uint64_t *weights,
-        double slope, const double *shifts, double divisor, size_t neurons, float *out)
-{
-    const size_t words = (inputs + 63) / 64;
-    for (size_t n = 0; n < neurons; n++) {
-        const volatile double scaled = slope * net_pixel_sum(planes, total, weights + n * words, words);
-        out[n] = (float)((scaled + shifts[n]) / divisor);
+        sums[n] = 0;
+    for (size_t k = 0; k < inputs; k += 64, weights += all) {
+#if NET_POPCOUNT
+        uint64_t planes[8];
+        const int32_t total = net_planes(in + k, inputs - k, planes);
+        for (size_t n = 0; n < neurons; n++) {
+            uint64_t plus = 0;
+            for (size_t b = 8; b-- > 0;)
+                plus = 2 * plus + net_ones(planes[b] & weights[n]);
+            sums[n] += 2 * (int32_t)plus - total;
+        }
+#else
+        NET_SCRATCH int16_t tables[64 / NET_TABLE_BITS][1 << NET_TABLE_BITS];
+        net_tables(in + k, inputs - k, tables[0]);
+        for (size_t n = 0; n < neurons; n++) {
+            uint64_t row = weights[n];
+            int32_t sum = sums[n];
+            for (size_t t = 0; t < 64 / NET_TABLE_BITS; t += 4, row >>= 4 * NET_TABLE_BITS) {
+                const uint32_t bits = (uint32_t)row, one = (1 << NET_TABLE_BITS) - 1;
+                sum += tables[t][bits & one] + tables[t + 1][(bits >> NET_TABLE_BITS) & one];
+                sum += tables[t + 2][(bits >> (2 * NET_TABLE_BITS)) & one];
+                sum += tables[t + 3][(bits >> (3 * NET_TABLE_BITS)) & one];
+            }
+            sums[n] = sum;
+        }
+#endif
     }
 }
 
-/* Sum of weight * input in input order, rounded to float32 once. */
-static inline float net_real_sum(const float *in, size_t inputs, const uint64_t *weights)
+/* A layer that reads pixels and gives bits: 1 where the sum <= limit. */
+static inline void net_pixels_to_bits(const uint8_t *in, size_t inputs, const uint64_t *weights, const int32_t *limits,
+        size_t neurons, uint64_t *out)
 {
-    double sum = 0;
-    for (size_t k = 0; k < inputs; k++)
-        sum += (weights[k / 64] >> (k % 64)) & 1 ? (double)in[k] : -(double)in[k];
-    return (float)sum;
+    NET_SCRATCH int32_t sums[NET_PIXEL_TILE];
+    for (size_t n = 0; n < neurons; n += NET_PIXEL_TILE) {
+        const size_t count = neurons - n < NET_PIXEL_TILE ? neurons - n : NET_PIXEL_TILE;
+        net_pixel_sums(in, inputs, weights + n, neurons, count, sums);
+        for (size_t i = 0; i < count; i += NET_TILE)
+            net_put(sums + i, limits + n + i, net_tile(count - i), out++);
+    }
 }
 
-/* A layer that reads real values and gives bits: 1 where the sum of weight * input <= limit. */
+/* A layer that reads pixels p, each mapped to (slope * p + intercept) / divisor, and gives sums as float32.
+   shifts: intercept * sum of the weights, of every neuron. */
+static inline void net_pixels_to_reals(const uint8_t *in, size_t inputs, const uint64_t *weights, double slope,
+        const double *shifts, double divisor, size_t neurons, float *out)
+{
+    NET_SCRATCH int32_t sums[NET_PIXEL_TILE];
+    for (size_t n = 0; n < neurons; n += NET_PIXEL_TILE) {
+        const size_t count = neurons - n < NET_PIXEL_TILE ? neurons - n : NET_PIXEL_TILE;
+        net_pixel_sums(in, inputs, weights + n, neurons, count, sums);
+        for (size_t i = 0; i < count; i++) {
+            const volatile double scaled = slope * sums[i];
+            out[n + i] = (float)((scaled + shifts[n + i]) / divisor);
+        }
+    }
+}
+
+/* Sums of weight * input in input order, in float64, of up to NET_TILE neurons of all. */
+static inline void net_real_sums(const float *in, size_t inputs, const uint64_t *weights, size_t all, size_t neurons,
+        double *sums)
+{
+    for (size_t n = 0; n < neurons; n++)
+        sums[n] = 0;
+    for (size_t k = 0; k < inputs; k++) {
+        const double plus = (double)in[k], minus = -plus;
+        const uint64_t *row = weights + k / 64 * all;
+        for (size_t n = 0; n < neurons; n++)
+            sums[n] += (row[n] >> (k % 64)) & 1 ? plus : minus;
+    }
+}
+
+/* A layer that reads real values and gives bits: 1 where the sum of weight * input, rounded to float32 once, <= limit. */
 static inline void net_reals_to_bits(const float *in, size_t inputs, const uint64_t *weights, const float *limits,
         size_t neurons, uint64_t *out)
 {
-    const size_t words = (inputs + 63) / 64;
-    net_clear(out, neurons);
-    for (size_t n = 0; n < neurons; n++)
-        net_put(out, n, net_real_sum(in, inputs, weights + n * words) <= limits[n]);
+    for (size_t n = 0; n < neurons; n += NET_TILE) {
+        const size_t count = net_tile(neurons - n);
+        double sums[NET_TILE];
+        net_real_sums(in, inputs, weights + n, neurons, count, sums);
+        uint64_t bits = 0;
+        for (size_t i = 0; i < count; i++)
+            bits |= (uint64_t)((float)sums[i] <= limits[n + i]) << i;
+        *out++ = bits;
+    }
 }
 
-/* A layer that reads real values and gives sums as float32. */
+/* A layer that reads real values and gives sums, each rounded to float32 once. */
 static inline void net_reals_to_reals(const float *in, size_t inputs, const uint64_t *weights, size_t neurons, float *out)
 {
-    const size_t words = (inputs + 63) / 64;
-    for (size_t n = 0; n < neurons; n++)
-        out[n] = net_real_sum(in, inputs, weights + n * words);
+    for (size_t n = 0; n < neurons; n += NET_TILE) {
+        const size_t count = net_tile(neurons - n);
+        double sums[NET_TILE];
+        net_real_sums(in, inputs, weights + n, neurons, count, sums);
+        for (size_t i = 0; i < count; i++)
+            out[n + i] = (float)sums[i];
+    }
 }
 
 /* A layer with float32 weights: products summed in float64 in input order, rounded to float32 once. */

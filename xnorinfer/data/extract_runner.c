@@ -1,7 +1,7 @@
 /*
  * Runs the network of net.h on samples in a text file, and compares with the scores given there.
  *
- *     cc -std=c99 -O2 net_runner.c -o net_runner      (on x86, -mpopcnt or -march=native makes it several times as fast)
+ *     cc -std=c99 -O3 -march=native net_runner.c -o net_runner      (without -march=native for other machines, too)
  *     ./net_runner net_vectors.txt              one class per sample
  *     ./net_runner --scores net_vectors.txt     all scores of a sample, separated by tabs
  *

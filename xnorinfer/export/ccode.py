@@ -39,6 +39,10 @@ INPUTS = {
 }
 
 
+#: What compilers are to be told: for every machine of a kind, and for the machine at hand.
+FLAGS = ("-O3", "-march=native")
+
+
 @cache
 def _template(name: str) -> str:
     return (resources.files("xnorinfer") / "data" / name).read_text(encoding="utf-8")
@@ -123,6 +127,33 @@ FAST_MATH_GUARD = """\
 #endif
 """
 
+POPCOUNT = """\
+/* Whether there is an instruction that counts bits, and the compiler may use it: -mpopcnt and most of -march. */
+#if defined(__GNUC__) && defined(__POPCNT__)
+#define NET_POPCOUNT 1
+#else
+#define NET_POPCOUNT 0
+#endif
+"""
+
+TILE = """\
+/* Neurons that are computed at once, for vector registers: those of a word of bits. */
+#define NET_TILE 64
+"""
+
+TABLES = """\
+/* Pixels that share a table, 4 or 8.  More are faster and need more stack. */
+#ifndef NET_TABLE_BITS
+#if SIZE_MAX > 0xffffffff
+#define NET_TABLE_BITS 8
+#else
+#define NET_TABLE_BITS 4
+#endif
+#endif
+/* Neurons for which a table is used before the next one takes its place; a multiple of NET_TILE. */
+#define NET_PIXEL_TILE (4 << NET_TABLE_BITS)
+"""
+
 DOUBLE_GUARD = """\
 #if DBL_MANT_DIG != 53 || FLT_EVAL_METHOD < 0 || FLT_EVAL_METHOD == 2
 #error "sums need 64-bit doubles that are computed as such; on 32-bit x86 compile with -msse2 -mfpmath=sse"
@@ -133,12 +164,14 @@ DOUBLE_GUARD = """\
 def _opening(packed: PackedModel, body: _Body) -> str:
     from xnorinfer import __version__
 
+    small, large = body.scratch_bytes(4), body.scratch_bytes(8)
+    stack = f"{small} bytes of stack" + (f" ({large} where pointers have 64 bits)" if large > small else "")
     lines = [
         f"Binarized network {widths(packed)}, written by xnorinfer {__version__}.  SPDX-License-Identifier: MIT-0",
         "",
         f"Content digest {header_of(packed)['content_digest']}",
         f"{packed.depth} inputs ({INPUTS[packed.input.kind][1]}), {packed.classes} classes, {body.data_bytes} bytes of "
-        f"constants, about {body.scratch_bytes} bytes of stack.",
+        f"constants, about {stack}.",
         "",
         "    net_scores(input, scores)   scores of one sample: NET_INPUTS values in, NET_CLASSES floats out",
         "    net_predict(input)          its class",
@@ -146,8 +179,11 @@ def _opening(packed: PackedModel, body: _Body) -> str:
         "Scores are those of xnorinfer to the last bit.  Both functions are reentrant; with NET_SCRATCH defined as static",
         "before this file is included, their buffers are not on the stack, and they are not reentrant.",
         "",
+        f"Compile with {FLAGS[0]}, which uses the vector registers that every machine of its kind has; {FLAGS[1]} as well, for",
+        "the machine at hand alone, uses all that it has and is several times as fast where it counts bits in vectors.",
+        "",
         "Element k of a row of bits is bit k % 64 of word k / 64, counted from the least significant; 1 is +1, 0 is -1, bits",
-        "behind the last element are 0.  The rows of weights of a layer's neurons follow each other.",
+        "behind the last element are 0.  Of a layer's weights, words 0 of all neurons come first, then words 1, ...",
     ]
     return "\n".join(["/*", *(f" * {line}".rstrip() for line in lines), " */\n"])
 
@@ -168,6 +204,11 @@ def _preamble(packed: PackedModel, body: _Body, functions: str) -> str:
             f"#define NET_CLASSES {packed.classes}",
             f'#define NET_CONTENT_DIGEST "{header_of(packed)["content_digest"]}"',
             "",
+            *(
+                text
+                for word, text in (("NET_TILE", TILE), ("NET_POPCOUNT", POPCOUNT), ("NET_PIXEL_TILE", TABLES))
+                if word in functions
+            ),
             "#ifndef NET_SCRATCH\n#define NET_SCRATCH\n#endif\n",
             f"/* One input; the network takes {meaning}. */",
             f"typedef {kind} net_input;\n",
@@ -197,11 +238,12 @@ class _Body:
         self.buffers: dict[str, tuple[str, int]] = {}
         self.data_bytes = 0
 
-    @property
-    def scratch_bytes(self) -> int:
-        """Bytes of all buffers of one call."""
+    def scratch_bytes(self, table_bits: int) -> int:
+        """Bytes of all buffers of one call where so many pixels share a table."""
         own = sum(size * (4 if kind == "float" else 8) for kind, size in self.buffers.values())
-        return own + 4 * self.packed.classes
+        tables = 64 // table_bits * 2 * 2**table_bits
+        within = {"mismatches": 64 * (8 + 4), "real_sums": 64 * 8, "pixel_sums": 4 * (4 << table_bits) + tables}
+        return own + 4 * self.packed.classes + max((size for name, size in within.items() if name in self.functions), default=0)
 
     def declarations(self) -> Iterator[str]:
         """The buffers of `net_scores`."""
@@ -227,12 +269,7 @@ class _Body:
 
     def _entering(self, held: dict[int, str]) -> Iterator[str]:
         """From the input to what layers read of it."""
-        kind, depth = self.packed.entry
-        if kind == "pixels":
-            self.buffers["planes"] = ("uint64_t", 8 * words_for(depth))
-            held[INPUT] = "planes, total"
-            yield f"const int32_t total = {self.use('planes')}(input, {self.name.upper()}_INPUTS, planes);"
-        elif kind == "bits":
+        if self.packed.entry.kind == "bits":
             held[INPUT] = self.buffer(self.packed.entry, [])
             yield f"{self.use('input_threshold')}(input, {self.name.upper()}_INPUTS, 1, {held[INPUT]});"
 
@@ -284,7 +321,8 @@ def _(op: Dot, body: _Body, place: _Place) -> Iterator[str]:
     yield f"/* {place.title} */"
     function = body.use(f"{op.reads}_to_{op.gives}" if op.binary else "float_layer")
     weights = ("bits", "uint64_t") if op.binary else ("weights", "float")
-    own = [body.array(f"{place.prefix}_{weights[0]}", weights[1], op.weights, place.title)]
+    words = op.weights.T if op.binary else op.weights
+    own = [body.array(f"{place.prefix}_{weights[0]}", weights[1], words, place.title)]
     if isinstance(op.output, Threshold):
         kind = "float" if op.reads == "reals" else "int32_t"
         own.append(body.array(f"{place.prefix}_limits", kind, op.output.limits, _constant_text(place.node)))
