@@ -1,7 +1,10 @@
-"""The table of the README: `python -m benchmarks.table [--json OUT] [--seconds S] [--only SECTION]`.
+"""The table of the README: `python -m benchmarks.table [--full] [--output NAME] [--seconds S] [--only SECTION]`.
 
-All comparisons of a row are measured in turns in one process, with the same number of threads, and their results are checked
-for equality first.  Numbers without a peer say what they are.
+All sides of a row are measured in turns in one process, with the same number of threads, and their results are checked for
+equality first.  Every time has its spread, half the distance of the quartiles over the rounds; where one is more than 25 %, the
+row is unstable and has the range of the quartiles instead of a ratio.  Numbers without a peer say what they are.
+
+The default takes less than five minutes; --full adds small and odd networks, all batch sizes and kernels, older CPUs.
 """
 
 from __future__ import annotations
@@ -9,137 +12,206 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from benchmarks import processes, roofline
+from benchmarks import picture, processes, roofline
 from benchmarks.layer_cases import first_layer, hidden_layer
 from benchmarks.networks import REFERENCE, random_network, random_pixels
-from xnorinfer import kernels
-from xnorinfer.benchmark import environment
+from xnorinfer import kernels, peers
+from xnorinfer.benchmark import bench, environment
+from xnorinfer.cli import screen
 from xnorinfer.cores import usable_cores
 from xnorinfer.engine.model import Model
 from xnorinfer.engine.plan import Plan
-from xnorinfer.floatnetwork import FloatNetwork, exact_predict
-from xnorinfer.timing import REFILL_SECONDS, SETTLE_SECONDS, in_turns
+from xnorinfer.timing import Timing, in_turns
 
-BATCHES = (1, 2, 4, 7, 8, 16, 32, 63, 64, 65, 128, 256, 257, 512, 1024)
+BATCHES = (1, 8, 64, 256, 1024)
+ALL_BATCHES = (1, 2, 4, 7, 8, 16, 32, 63, 64, 65, 128, 256, 257, 512, 1024)
+
+#: Widths -> batch sizes; the second on one thread only, unless everything is measured.
+NETWORKS = {REFERENCE: (1, 256), (784, 1000, 500, 10): (1, 256)}
+MORE_NETWORKS = {
+    (784, 1000, 500, 10): (16,),
+    (100, 300, 2): (1, 16, 256),
+    (65, 65, 65, 2): (1, 256),
+    (784, 1, 2): (1, 256),
+}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line: what was measured, seconds of ours and of the peer (0: none), and the number that counts."""
+    """One line.  ours, theirs: seconds of a call for so many samples; without them, `value` in `unit` is what was measured.
+    inverted: whether what counts is ours over theirs."""
 
     what: str
-    peer: str
-    ours: float
-    theirs: float
-    value: float
+    peer: str = ""
+    ours: Timing | None = None
+    theirs: Timing | None = None
+    samples: int = 1
+    value: float = 0.0
     unit: str = "x"
+    inverted: bool = False
+
+    @property
+    def unstable(self) -> bool:
+        return any(timing is not None and timing.unstable for timing in (self.ours, self.theirs))
+
+    @property
+    def ratio(self) -> tuple[float, float, float] | None:
+        """By the lower quartiles, the medians and the upper ones; None without a peer."""
+        if self.ours is None or self.theirs is None:
+            return None
+        over, under = (self.ours, self.theirs) if self.inverted else (self.theirs, self.ours)
+        return over.low / under.high, over.median / under.median, over.high / under.low
+
+    def text(self) -> str:
+        """A line of a Markdown table."""
+        cells = [self.what, *self._time(self.ours), self.peer, *self._time(self.theirs), self._result()]
+        return f"| {' | '.join(cells)} |".replace("  ", " ")
+
+    def _time(self, timing: Timing | None) -> tuple[str, str]:
+        return ("", "") if timing is None else (f"{timing.median / self.samples * 1e6:.2f} us", f"+-{timing.spread:.0%}")
+
+    def _result(self) -> str:
+        if self.ratio is None:
+            return f"{self.value:.2f} {self.unit}" if self.ours is None else ""
+        low, middle, high = self.ratio
+        return f"unstable: {low:.2f} to {high:.2f} {self.unit}" if self.unstable else f"{middle:.2f} {self.unit}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "unstable": self.unstable, "ratio": self.ratio}
 
 
-def layers(seconds: float) -> Iterator[Row]:
+#: Rows of one comparison, for about so many seconds.
+Comparison = Callable[[float], Iterable[Row]]
+
+
+def layers(full: bool) -> Iterator[Comparison]:
     """One layer against other libraries, one thread."""
+    yield from (partial(_hidden, rows) for rows in (256, 1))
+    yield _first
+
+
+def _hidden(rows: int, seconds: float) -> Iterator[Row]:
     with threadpool_limits(1, "blas"):
-        for rows in (256, 1):
-            calls, missing = hidden_layer(4096, rows)
-            times = in_turns(calls, seconds)
-            for peer in [name for name in times if name != "xnorinfer"]:
-                ours, theirs = times["xnorinfer"].median / rows, times[peer].median / rows
-                yield Row(f"hidden layer 4096x4096, {rows} rows", peer, ours, theirs, theirs / ours)
-            for reason in missing:
-                print(f"skipped: {reason}", file=sys.stderr)
+        calls, missing = hidden_layer(4096, rows)
+        times = in_turns(calls, seconds)
+    for reason in missing:
+        print(f"skipped: {reason}", file=sys.stderr)
+    yield from _against_all(f"hidden layer 4096x4096, {rows} rows", times, rows)
+
+
+def _first(seconds: float) -> Iterator[Row]:
+    with threadpool_limits(1, "blas"):
         times = in_turns(first_layer(784, 4096, 256), seconds)
-        ours, theirs = times["xnorinfer"].median / 256, times["numpy float32"].median / 256
-        yield Row("first layer 784->4096, uint8, 256 rows", "numpy float32", ours, theirs, theirs / ours)
+    yield from _against_all("first layer 784->4096, uint8, 256 rows", times, 256)
 
 
-def networks(seconds: float) -> Iterator[Row]:
-    """Whole networks from pixels to scores against float32 numpy, one thread and all."""
-    threads = tuple(dict.fromkeys((1, usable_cores())))
-    shapes = {
-        REFERENCE: (1, 256),
-        (784, 1000, 500, 10): (1, 16, 256),
-        (100, 300, 2): (1, 16, 256),
-        (65, 65, 65, 2): (1, 256),
-        (784, 1, 2): (1, 256),
-    }
-    for widths, batches in shapes.items():
-        packed = random_network(widths)
-        for count in threads:
-            model = Model(packed, threads=count)
-            for batch in batches:
-                x, network = random_pixels(batch, widths[0]), FloatNetwork(packed, batch)
-                with threadpool_limits(count, "blas"):
-                    differ = model.predict(x) != network.predict(x)
-                    # Float32 sums may round to another class; exact sums may not.
-                    assert (exact_predict(packed, x[differ]) == model.predict(x)[differ]).all(), "predictions differ"
-                    calls = {"ours": partial(model.scores, x), "theirs": partial(network.predict, x)}
-                    times = in_turns(calls, seconds, settle=SETTLE_SECONDS if count > 1 else REFILL_SECONDS)
-                ours, theirs = times["ours"].median / batch, times["theirs"].median / batch
-                what = f"{'-'.join(map(str, widths))}, batch {batch}, {count} threads"
-                yield Row(what, "numpy float32", ours, theirs, theirs / ours)
+def _against_all(what: str, times: dict[str, Timing], rows: int) -> Iterator[Row]:
+    ours = times["xnorinfer"]
+    yield from (Row(what, peer, ours, timing, rows) for peer, timing in times.items() if peer != "xnorinfer")
 
 
-def batch_one(seconds: float) -> Iterator[Row]:
+def networks(full: bool) -> Iterator[Comparison]:
+    """Whole networks from pixels to classes against every library that is installed, one thread and all."""
+    for shapes in (NETWORKS, MORE_NETWORKS) if full else (NETWORKS,):
+        for widths, batches in shapes.items():
+            for threads in dict.fromkeys((1, usable_cores() if full or widths == REFERENCE else 1)):
+                yield from (partial(_network, widths, batch, threads) for batch in batches)
+
+
+def _network(widths: tuple[int, ...], batch: int, threads: int, seconds: float) -> Iterator[Row]:
+    report = bench(random_network(widths), [batch], [threads], seconds=seconds, peers=True)
+    assert report.holds, "predictions differ"
+    (case,) = report.cases
+    what = f"{'-'.join(map(str, widths))}, batch {batch}, {_threads(threads)}"
+    for side in case.sides:
+        name = side.name if side.threads == threads else f"{side.name}, {_threads(side.threads)}"
+        yield Row(what, name + " (fastest)" * (side is case.baseline), case.packed, side.timing, batch)
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' * (count > 1)}"
+
+
+def batch_one(full: bool) -> Iterator[Comparison]:
     """The reference network at batch 1 against reading its panels once."""
+    yield _batch_one
+
+
+def _batch_one(seconds: float) -> Iterator[Row]:
     model = Model(random_network(REFERENCE), threads=1)
     size = sum(node.op.weights.nbytes for node in model.packed.layers if node.op.binary)
     buffer = np.ones(size // 8, np.uint64)
     x = random_pixels(1, REFERENCE[0])
     times = in_turns({"scores": lambda: model.scores(x), "read": roofline.read_once(buffer)}, seconds)
-    ours, theirs = times["scores"].median, times["read"].median
-    yield Row("batch 1, 1 thread", "reading the packed weights once", ours, theirs, ours / theirs, "x its time")
+    peer = "reading the packed weights once"
+    yield Row("batch 1, 1 thread", peer, times["scores"], times["read"], unit="x its time", inverted=True)
 
 
-def scaling(seconds: float) -> Iterator[Row]:
+def scaling(full: bool) -> Iterator[Comparison]:
     """All cores over one, and time per sample over batch sizes."""
+    yield from (partial(_scaling, batch) for batch in (64, 256, 1024))
+    yield from (partial(_batches, ALL_BATCHES if full else BATCHES, count) for count in dict.fromkeys((1, usable_cores())))
+
+
+def _scaling(batch: int, seconds: float) -> Iterator[Row]:
     packed, cores = random_network(REFERENCE), usable_cores()
-    plans = {count: Plan(packed, threads=count) for count in dict.fromkeys((1, cores))}
-    for batch in (64, 256, 1024):
-        x = random_pixels(batch, REFERENCE[0])
-        times = in_turns({str(count): (lambda p=plan, v=x: p.run(v)) for count, plan in plans.items()}, seconds, settle=0.05)
-        ours, theirs = times[str(cores)].median / batch, times["1"].median / batch
-        yield Row(f"batch {batch}, {cores} threads", "1 thread", ours, theirs, theirs / ours)
-    inputs = {batch: random_pixels(batch, REFERENCE[0]) for batch in BATCHES}
-    for count, plan in plans.items():
-        times = in_turns({str(batch): (lambda p=plan, v=x: p.run(v)) for batch, x in inputs.items()}, 4 * seconds)
-        for batch in BATCHES:
-            each = times[str(batch)].median / batch
-            yield Row(f"time per sample, batch {batch}, {count} threads", "", each, 0.0, each * 1e6, "us")
+    x = random_pixels(batch, REFERENCE[0])
+    plans = {count: Plan(packed, threads=count) for count in (1, cores)}
+    times = in_turns({count: partial(plan.run, x) for count, plan in plans.items()}, seconds, settle=0.05)
+    yield Row(f"batch {batch}, {_threads(cores)}", "1 thread", times[cores], times[1], batch)
 
 
-def older(seconds: float) -> Iterator[Row]:
+def _batches(batches: Iterable[int], threads: int, seconds: float) -> Iterator[Row]:
+    plan = Plan(random_network(REFERENCE), threads=threads)
+    times = in_turns({batch: partial(plan.run, random_pixels(batch, REFERENCE[0])) for batch in batches}, 2 * seconds)
+    yield from (Row(f"batch {batch}, {_threads(threads)}", "", each, samples=batch) for batch, each in times.items())
+
+
+def older(full: bool) -> Iterator[Comparison]:
     """The hidden layer as AVX2 and as plain x86-64 would have it."""
-    for name in ("haswell", "generic"):
-        times = processes.older_cpu(name, seconds)
-        ours, theirs = times["xnorinfer"]["median"] / 256, times["numpy float32"]["median"] / 256
-        peer = f"numpy float32 ({', '.join(times['blas'])})"
-        yield Row(f"hidden layer, NUMBA_CPU_NAME={name} ({times['kernel']})", peer, ours, theirs, theirs / ours)
+    yield from (partial(_older, name) for name in (("haswell", "generic") if full else ("haswell",)))
 
 
-def start(seconds: float) -> Iterator[Row]:
+def _older(name: str, seconds: float) -> Iterator[Row]:
+    found = processes.older_cpu(name, seconds)
+    ours, theirs = (Timing(**found[side]) for side in ("xnorinfer", "numpy float32"))
+    peer = f"numpy float32 ({', '.join(found['blas'])})"
+    yield Row(f"hidden layer, NUMBA_CPU_NAME={name} ({found['kernel']})", peer, ours, theirs, 256)
+
+
+def start(full: bool) -> Iterator[Comparison]:
     """Processes: start-up and memory; and the roofline."""
+    yield _start
+    yield from (partial(_roofline, kernel.name) for kernel in (kernels.usable() if full else [kernels.choose()]))
+
+
+def _start(seconds: float) -> Iterator[Row]:
     found = processes.start_up()
     for key, what in (("first_start_seconds", "very first start"), ("later_start_seconds", "later starts")):
-        yield Row(f"import, load, first scores: {what}", "", found[key], 0.0, found[key], "s")
+        yield Row(f"import, load, first scores: {what}", value=found[key], unit="s")
     if "memory_growth_bytes" in found:
-        yield Row("memory above the imports, batch 256", "", 0.0, 0.0, found["memory_growth_bytes"] / 1e6, "MB")
-    for kernel in kernels.usable():
-        line = roofline.roofline(seconds, kernel.name)
-        count = line["instructions_per_512_bits"]
-        yield Row(f"instructions per 512 bits in the hot loop ({kernel.name})", "", 0.0, 0.0, count, "")
-        if "share" in line:
-            what = f"hidden layer, share of its instructions' speed in registers ({kernel.name})"
-            yield Row(what, "", 0.0, 0.0, 100 * line["share"], "%")
+        yield Row("memory above the imports, batch 256", value=found["memory_growth_bytes"] / 1e6, unit="MB")
 
 
-SECTIONS = {
+def _roofline(kernel: str, seconds: float) -> Iterator[Row]:
+    line = roofline.roofline(seconds, kernel)
+    count = line["instructions_per_512_bits"]
+    yield Row(f"instructions per 512 bits in the hot loop ({kernel})", value=count, unit="")
+    if "share" in line:
+        what = f"hidden layer, share of its instructions' speed in registers ({kernel})"
+        yield Row(what, value=100 * line["share"], unit="%")
+
+
+SECTIONS: dict[str, Callable[[bool], Iterator[Comparison]]] = {
     "layers": layers,
     "networks": networks,
     "batch-one": batch_one,
@@ -148,28 +220,44 @@ SECTIONS = {
     "start": start,
 }
 
+HEADINGS = "| what | ours, per sample | spread | against | theirs | spread | ratio |\n|---|---|---|---|---|---|---|"
+
 
 def main() -> None:
     """Print the table, section by section."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.table", description=__doc__)
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write all rows to a file, too")
-    parser.add_argument("--seconds", type=float, default=2.0, help="time per comparison (default 2)")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.table", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--full", action="store_true", help="everything, some 15 minutes")
+    parser.add_argument("--output", metavar="NAME", help="also write NAME.md, NAME.json and the picture NAME.png")
+    parser.add_argument("--seconds", type=float, default=1.0, help="time per comparison, at least five rounds (default 1)")
     parser.add_argument("--only", choices=SECTIONS, action="append", help="this section only (repeatable)")
     options = parser.parse_args()
     blas = ", ".join(f"{i['internal_api']} {i.get('architecture', '')}" for i in threadpool_info() if i["user_api"] == "blas")
-    surroundings = {**environment(), "blas_in_use": blas}
-    print(", ".join(f"{key} {value}" for key, value in surroundings.items()))
-    print("\n| what | ours, per sample | against | theirs | ratio |\n|---|---|---|---|---|")
+    surroundings = {**environment(), "blas_in_use": blas, "peers": peers.versions(), "full": options.full}
+    lines = [", ".join(f"{key} {value}" for key, value in surroundings.items()), *peers.left_out(), "", *HEADINGS.split("\n")]
+    print("\n".join(lines), flush=True)
     rows: list[Row] = []
-    for name in options.only or SECTIONS:
-        for row in SECTIONS[name](options.seconds):
-            rows.append(row)
-            ours, theirs = (f"{t * 1e6:.2f} us" if t else "" for t in (row.ours, row.theirs))
-            print(
-                f"| {row.what} | {ours} | {row.peer} | {theirs} | {row.value:.2f} {row.unit} |".replace("  ", " "), flush=True
-            )
-    if options.json:
-        options.json.write_text(json.dumps({"environment": surroundings, "rows": [asdict(row) for row in rows]}, indent=1))
+    names = options.only or list(SECTIONS)
+    for number, name in enumerate(names, 1):
+        comparisons = list(SECTIONS[name](options.full))
+        found: list[Row] = []
+        with screen.stages() as report:
+            for done, comparison in enumerate(comparisons):
+                report(f"{name} (section {number} of {len(names)})", done, len(comparisons))
+                found += comparison(options.seconds)
+        print("\n".join(row.text() for row in found), flush=True)
+        rows += found
+    if options.output:
+        place = Path(options.output)
+        text = "\n".join([*lines, *(row.text() for row in rows)])
+        place.with_name(f"{place.name}.md").write_text(f"{text}\n", encoding="utf-8")
+        written = {"environment": surroundings, "rows": [row.to_json() for row in rows]}
+        place.with_name(f"{place.name}.json").write_text(json.dumps(written, indent=1), encoding="utf-8")
+        ratios = [
+            (f"{row.what} | {row.peer}", *row.ratio, row.unstable) for row in rows if row.ratio is not None and row.unit == "x"
+        ]
+        picture.draw(ratios, surroundings["cpu"], place.with_name(f"{place.name}.png"))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from a defect.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -257,11 +258,12 @@ def _no_limit(threads: int) -> Iterator[None]:
 
 
 def environment() -> dict[str, Any]:
-    """What the numbers depend on: CPU, cores, versions."""
+    """What the numbers depend on: CPU, cores, versions; and the date."""
     import importlib.metadata
 
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "cpu": cpu_name(),
         "usable_cores": usable_cores(),
         "system": f"{platform.system()} {platform.machine()}",
