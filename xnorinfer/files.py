@@ -16,7 +16,7 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -45,6 +45,19 @@ def require_writable(path: Path, *inputs: str | Path) -> None:
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def make_folders(paths: Iterable[Path]) -> None:
+    """Make the folders that the files need.  Raises OutputError."""
+    for path in paths:
+        _make_folder(path.parent)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(folder, error) from None
 
 
 def _require_replaceable(path: Path) -> None:

@@ -86,6 +86,9 @@ def test_extract(model: Path, tmp_path: Path) -> None:
     found = told("extract", model, "-o", tmp_path / "m.h", "--runner")
     assert found["written"] == [str(tmp_path / name) for name in ("m.h", "m_runner.c", "m_vectors.txt")]
     assert found["prefix"] == "m"
+    found = told("extract", model, "-o", tmp_path / "m", "--arduino")
+    names = ("library.properties", "src/m.h", "examples/m/m.ino")
+    assert found == {"written": [str(tmp_path / "m" / name) for name in names], "prefix": "m"}
 
 
 def test_verify_info_and_models(model: Path) -> None:

@@ -268,6 +268,17 @@ def test_layers_by_name_and_number(model: Path, tmp_path: Path) -> None:
         (["-o", "model.safetensors"], "model.safetensors: is an input of this command"),
         (["-o", "folder.npz"], "folder.npz: is a folder"),
         (["-o", "there/is/none.h"], "there is no folder"),
+        (["-o", "lib.h", "--arduino"], "lib.h: --arduino writes a folder; give a name without .h"),
+        (["-o", "lib", "--arduino", "--rows", "3", "--signs"], "--signs and --rows: not with --arduino"),
+        (["-o", "lib", "--arduino", "--name", "a-b"], "'a-b' cannot begin C names"),
+        (["-o", "lib", "--arduino", "--name", "String"], "'String' cannot name an Arduino library, it is taken"),
+        (["-o", "lib", "--arduino", "--name", "a" * 64], "it is longer than 63 letters"),
+        (
+            ["-o", "model.safetensors/x", "--arduino"],
+            "model.safetensors/x: cannot be written: there is no folder model.safetensors",
+        ),
+        (["-o", "model.safetensors", "--arduino"], "model.safetensors: --arduino writes a folder"),
+        (["-o", "there/is/none", "--arduino"], "there is no folder"),
         ([], "Missing option '-o'"),
     ],
 )

@@ -19,7 +19,7 @@ import pytest
 from command_line import CHECKPOINT, DIGITS, fine
 from numpy.typing import NDArray
 
-from xnorinfer.engine.model import Model
+from xnorinfer.engine.model import Model, random_inputs
 from xnorinfer.export import ccode
 from xnorinfer.net.reference import forward
 from xnorinfer.net.values import PixelInput, RealInput, SignInput
@@ -420,3 +420,68 @@ def test_the_program_of_other_inputs(kind: str, tmp_path: Path) -> None:
     assert run(program, "net_vectors.txt").stderr == "5 samples, 5 compared, 0 different\n"
     bad = {"threshold": "-1", "signs": "0", "reals": "inf"}[kind]
     assert "out of range" in run(program, text=" ".join([bad] * 33), code=2).stderr
+
+
+# ---------------------------------------------------------------- other people's builds
+
+ARDUINO = """\
+#include <stdio.h>
+static struct {
+    void begin(long) {}
+    void print(const char *text) { fputs(text, stdout); }
+    void print(int number) { printf("%d", number); }
+    void print(unsigned long number) { printf("%lu", number); }
+    void println(const char *text) { puts(text); }
+} Serial;
+static unsigned long micros() { return 0; }
+static void delay(int) {}
+#include "SKETCH"
+int main() { setup(); loop(); }
+"""
+
+
+@pytest.mark.parametrize("kind", ["range", "signs", "reals"])
+def test_the_sketch_of_an_arduino_library_prints_the_class(kind: str, tmp_path: Path) -> None:
+    packed = packed_networks.random_model(np.random.default_rng(6), networks.INPUTS[kind], (70, 9, 4))
+    modelfile.save(packed, tmp_path / "model.safetensors")
+    library = tmp_path / "My-Net"
+    for _ in range(2):  # the second one replaces the first
+        fine("extract", tmp_path / "model.safetensors", "-o", library, "--arduino")
+    files = {str(path.relative_to(library)) for path in library.rglob("*") if path.is_file()}
+    assert files == {"library.properties", "src/My_Net.h", "examples/My_Net/My_Net.ino"}
+    lines = (library / "library.properties").read_text().splitlines()
+    properties = dict(line.split("=", 1) for line in lines)
+    assert (properties["name"], properties["includes"]) == ("My_Net", "My_Net.h")
+    assert {"version", "author", "maintainer", "sentence", "paragraph", "category", "url", "architectures"} < properties.keys()
+    best = Model(packed).predict(random_inputs(packed, 1, 0))[0]
+    (tmp_path / "main.cpp").write_text(ARDUINO.replace("SKETCH", "My-Net/examples/My_Net/My_Net.ino"))
+    flags = ("-x", "c++", "-std=gnu++11", "-Os", "-Wno-error=pedantic", "-I", str(library / "src"))
+    printed = run(compiled(tmp_path / "main.cpp", *flags)).stdout
+    assert printed == f"class {best}, as expected, in 0 microseconds\n"
+
+
+def test_the_first_sample_of_a_file_is_the_sketchs(digits: Path, tmp_path: Path) -> None:
+    fine("extract", digits / "model.safetensors", "-o", tmp_path / "lib", "--arduino", "--name", "d", "--data", f"{DIGITS}:x")
+    text = (tmp_path / "lib" / "examples" / "d" / "d.ino").read_text()
+    x = np.load(DIGITS)["x"][0]
+    values = re.search(r"sample\[D_INPUTS\] = \{(.*?)\};", text, re.DOTALL)
+    assert values is not None
+    assert [int(cell, 16) for cell in re.findall(r"0x\w+", values[1])] == x.tolist()
+    assert f"expected = {Model(modelfile.load(digits / 'model.safetensors')).predict(x[None])[0]};" in text
+
+
+def test_the_documents_cmake_builds_the_program(digits: Path, tmp_path: Path) -> None:
+    cmake = shutil.which("cmake")
+    if cmake is None:
+        pytest.skip("there is no cmake")
+    compiler()
+    page = (Path(__file__).parents[2] / "docs" / "microcontrollers.md").read_text(encoding="utf-8")
+    snippet = re.search(r"^```cmake\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert snippet is not None
+    (tmp_path / "CMakeLists.txt").write_text("cmake_minimum_required(VERSION 3.13)\nproject(trial C)\n" + snippet[1])
+    fine("extract", digits / "model.safetensors", "-o", tmp_path / "mine.h", "--runner")
+    for step in (("-S", ".", "-B", "build"), ("--build", "build")):
+        done = subprocess.run([cmake, *step], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    shutil.copy(tmp_path / "build" / "mine_runner", tmp_path / "built")
+    assert run(tmp_path / "built", "mine_vectors.txt").stderr == "16 samples, 16 compared, 0 different\n"

@@ -42,7 +42,7 @@ def test_every_fence_is_a_known_block() -> None:
     for page in PAGES:
         text = (DOCS / page).read_text(encoding="utf-8")
         assert text.count("\n```") == 2 * len(blocks(page)), page
-        assert {language for language, _ in blocks(page)} <= {"sh", "python", "c", "toml", "text"}, page
+        assert {language for language, _ in blocks(page)} <= {"sh", "python", "c", "cmake", "toml", "text"}, page
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])

@@ -10,9 +10,11 @@ import click
 from xnorinfer.budget import size_text
 from xnorinfer.cli import screen
 from xnorinfer.cli.options import JSON, MODEL
-from xnorinfer.errors import OptionError
+from xnorinfer.errors import OptionError, OutputError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from xnorinfer.packing.packed import PackedModel
 
 EPILOG = """\b
@@ -21,6 +23,7 @@ Examples:
   xnorinfer extract mnist.safetensors -o fc2.npz --layer fc2      one layer
   xnorinfer extract mnist.safetensors -o mnist.h                  C99 to #include: mnist_predict, mnist_scores
   xnorinfer extract mnist.safetensors -o mnist.h --runner --data t10k-images-idx3-ubyte.gz
+  xnorinfer extract mnist.safetensors -o mnist --arduino --data t10k-images-idx3-ubyte.gz
   cc -std=c99 -O3 -march=native mnist_runner.c -o mnist_runner && ./mnist_runner mnist_vectors.txt
 """
 
@@ -38,7 +41,7 @@ SEED = 0
     type=click.Path(path_type=Path),
     required=True,
     metavar="OUT",
-    help="The file to write: OUT.npz or OUT.safetensors (arrays), OUT.h (C99).",
+    help="The file to write: OUT.npz or OUT.safetensors (arrays), OUT.h (C99); with --arduino, a folder.",
 )
 @click.option("--signs", is_flag=True, help="Arrays: also all binary weights as plain -1/+1, int8.")
 @click.option(
@@ -50,7 +53,16 @@ SEED = 0
     is_flag=True,
     help="C: also write OUT_runner.c, a program that runs the network, and OUT_vectors.txt, samples with their scores.",
 )
-@click.option("--data", metavar="INPUT", help="C: take the samples from here (as for 'run') instead of random ones.")
+@click.option(
+    "--arduino",
+    is_flag=True,
+    help="C: write an Arduino library, a folder with library.properties, src/NAME.h and a sketch that runs one sample.",
+)
+@click.option(
+    "--data",
+    metavar="INPUT",
+    help="C: take the samples from here (as for 'run') instead of random ones; --arduino takes the first.",
+)
 @click.option(
     "--rows",
     type=click.IntRange(min=1),
@@ -65,6 +77,7 @@ def command(
     layers: tuple[str, ...],
     name: str | None,
     runner: bool,
+    arduino: bool,
     data: str | None,
     rows: int | None,
     as_json: bool,
@@ -82,18 +95,25 @@ def command(
     from xnorinfer.packing import modelfile
 
     suffix = output.suffix.lower()
-    if suffix not in (*ARRAY_SUFFIXES, ".h"):
-        raise OptionError(f"{output}: its ending says what is written; give a name that ends in .npz, .safetensors or .h")
-    only_c = {"--name": name is not None, "--runner": runner, "--data": data is not None, "--rows": rows is not None}
     only_arrays = {"--signs": signs, "--layer": bool(layers)}
-    wrong = [option for option, given in (only_arrays if suffix == ".h" else only_c).items() if given]
-    if wrong:
+    only_files = {"--runner": runner, "--rows": rows is not None}
+    only_c = {"--name": name is not None, "--data": data is not None, **only_files}
+    if arduino:
+        if suffix in (*ARRAY_SUFFIXES, ".h"):
+            raise OptionError(f"{output}: --arduino writes a folder; give a name without {output.suffix}")
+        if wrong := [option for option, given in (only_arrays | only_files).items() if given]:
+            raise OptionError(f"{' and '.join(wrong)}: not with --arduino, which writes a library with one sample")
+    elif suffix not in (*ARRAY_SUFFIXES, ".h"):
+        raise OptionError(f"{output}: its ending says what is written; give a name that ends in .npz, .safetensors or .h")
+    elif wrong := [option for option, given in (only_arrays if suffix == ".h" else only_c).items() if given]:
         kinds = "arrays (.npz, .safetensors)" if suffix == ".h" else "C (.h)"
         raise OptionError(f"{' and '.join(wrong)}: only for {kinds}, but the output is {output}")
-    if not runner and (data is not None or rows is not None):
+    elif not runner and (data is not None or rows is not None):
         raise OptionError("--data and --rows choose samples for --runner, which is not given")
     packed = modelfile.load(model)
-    if suffix == ".h":
+    if arduino:
+        result = _write_arduino(packed, output, name, data)
+    elif suffix == ".h":
         result = _write_c(packed, model, output, name, runner, data, rows)
     else:
         result = _write_arrays(packed, model, output, signs, layers)
@@ -139,6 +159,27 @@ def _write_c(
     return {"written": [str(path) for path in texts], "prefix": prefix}
 
 
+def _write_arduino(packed: PackedModel, output: Path, name: str | None, data: str | None) -> dict[str, Any]:
+    from xnorinfer.engine.model import Model
+    from xnorinfer.export import ccode
+    from xnorinfer.files import make_folders, write_bytes
+
+    if output.exists() and not output.is_dir():
+        raise OutputError(f"{output}: is a file; --arduino writes a folder")
+    if not output.resolve().parent.is_dir():
+        raise OutputError(f"{output}: cannot be written: there is no folder {output.parent}")
+    prefix = ccode.identifier(output.resolve().name) if name is None else name
+    inputs = _samples(packed, data, 1)
+    with screen.waiting("preparing kernels (the first use compiles them)"):
+        predicted = int(Model(packed).predict(inputs)[0])
+    texts = {output / path: text for path, text in ccode.arduino_library(packed, prefix, inputs[0], predicted).items()}
+    make_folders(texts)
+    for path, text in texts.items():
+        write_bytes(path, text.encode())
+        _wrote(path)
+    return {"written": [str(path) for path in texts], "prefix": prefix}
+
+
 def _files(data: str | None) -> list[Path]:
     from xnorinfer.samples.dataio import split_member
 
@@ -147,18 +188,23 @@ def _files(data: str | None) -> list[Path]:
 
 def _vectors(packed: PackedModel, data: str | None, rows: int) -> str:
     """Samples of a file or random ones, with the scores that the model has for them."""
-    from xnorinfer.engine.model import Model, canonical_input, random_inputs
+    from xnorinfer.engine.model import Model
     from xnorinfer.export import ccode
+
+    inputs = _samples(packed, data, rows)
+    with screen.waiting("preparing kernels (the first use compiles them)"):
+        return ccode.vectors(packed, inputs, Model(packed).scores(inputs))
+
+
+def _samples(packed: PackedModel, data: str | None, rows: int) -> NDArray[Any]:
+    from xnorinfer.engine.model import canonical_input, random_inputs
     from xnorinfer.samples import dataio
 
     if data is None:
-        inputs = random_inputs(packed, rows, SEED)
-    else:
-        samples = dataio.open_samples([data])
-        samples.require_depth(packed.depth)
-        inputs = canonical_input(packed, samples.read(rows))
-    with screen.waiting("preparing kernels (the first use compiles them)"):
-        return ccode.vectors(packed, inputs, Model(packed).scores(inputs))
+        return random_inputs(packed, rows, SEED)
+    samples = dataio.open_samples([data])
+    samples.require_depth(packed.depth)
+    return canonical_input(packed, samples.read(rows))
 
 
 def _wrote(path: Path) -> None:

@@ -1,10 +1,11 @@
-"""A packed network as C99 source: one self-contained header, a program that runs it, and test vectors for both.
+"""A packed network as C99 source: one self-contained header, a program that runs it with test vectors for both, and an Arduino
+library.
 
 The header needs a compiler with IEEE floats, no library, no heap, no intrinsics.  Its scores equal those of `Model.scores` bit
 for bit, whatever the compiler does with floating-point contraction: sums have the order of `reference`, every float32 result
 passes through memory, fused multiply-adds are computed as in `reference.fma`.
 
-In `data/extract_network.c` and `data/extract_runner.c` the network is called `net`; `net_` and `NET_` become the name that the
+In the templates `data/extract_*` the network is called `net`; `net_` and `NET_` become the name that the
 user chose.
 """
 
@@ -424,6 +425,66 @@ def vectors(packed: PackedModel, inputs: NDArray[Any], scores: NDArray[np.float3
         values = [str(value) if whole else _float_text(value) for value in sample.tolist()]
         lines.append(" ".join([*values, ":", *(_score_text(value) for value in row.tolist())]))
     return "\n".join(lines) + "\n"
+
+
+# ---------------------------------------------------------------- an Arduino library
+
+#: The C library's headers, and Arduino's own: a library's header of such a name would be read in their place.
+TAKEN_HEADERS = {
+    *(
+        "arduino",
+        "assert",
+        "complex",
+        "ctype",
+        "errno",
+        "fenv",
+        "float",
+        "inttypes",
+        "iso646",
+        "limits",
+        "locale",
+        "math",
+        "setjmp",
+    ),
+    *("signal", "stdarg", "stdbool", "stddef", "stdint", "stdio", "stdlib", "string", "tgmath", "time", "wchar", "wctype"),
+}
+
+
+def arduino_library(packed: PackedModel, name: str, sample: NDArray[Any], predicted: int) -> dict[str, str]:
+    """The files of an Arduino library: path within its folder -> text.  Its example is a sketch that runs one sample.
+
+    name: of the library, its header and its example, and the prefix of all C names; sample: (depth,) as
+    `model.canonical_input` gives it; predicted: its class.  Raises OptionError for a name that C or Arduino does not take.
+    """
+    from xnorinfer import __version__
+
+    text = header(packed, name)
+    if name.lower() in TAKEN_HEADERS or len(name) > 63:
+        what = "is longer than 63 letters" if len(name) > 63 else f"is taken: boards have a {name.lower()}.h of their own"
+        raise OptionError(f"--name: {name!r} cannot name an Arduino library, it {what}")
+    properties = {
+        "name": name,
+        "version": __version__,
+        "author": "xnorinfer",
+        "maintainer": "xnorinfer",
+        "sentence": f"A binarized neural network {widths(packed)} as C99.",
+        "paragraph": f"{name}_predict gives the class of a sample, {name}_scores its scores. For boards with 32 bits.",
+        "category": "Data Processing",
+        "url": "",
+        "architectures": "*",
+        "includes": f"{name}.h",
+    }
+    kind, meaning, _ = INPUTS[packed.input.kind]
+    cells, per_line = _cells(kind, sample)
+    lines = ["    " + ", ".join(cells[start : start + per_line]) + "," for start in range(0, len(cells), per_line)]
+    values = [f"/* {meaning} */", "static const net_input sample[NET_INPUTS] = {", *lines, "};"]
+    values.append(f"static const int expected = {predicted}; /* its class, by xnorinfer */")
+    code = re.sub(r"\bnet(?=\.h\b)", name, _template("extract_sketch.ino").replace("SAMPLE", "\n".join(values)))
+    return {
+        "library.properties": "".join(f"{key}={value}\n" for key, value in properties.items()),
+        f"src/{name}.h": text,
+        f"examples/{name}/{name}.ino": _renamed(code, name),
+    }
 
 
 def _score_text(value: float) -> str:
