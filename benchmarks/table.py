@@ -4,7 +4,8 @@ All sides of a row are measured in turns in one process, with the same number of
 equality first.  Every time has its spread, half the distance of the quartiles over the rounds; where one is more than 25 %, the
 row is unstable and has the range of the quartiles instead of a ratio.  Numbers without a peer say what they are.
 
-The default takes less than five minutes; --full adds small and odd networks, all batch sizes and kernels, older CPUs.
+The default takes less than five minutes while two cores are free; --full adds small and odd networks, all batch sizes and
+kernels, and CPUs without vectors.
 """
 
 from __future__ import annotations

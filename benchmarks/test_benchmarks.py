@@ -1,28 +1,32 @@
 """pytest-benchmark suite: `pytest -n 0 benchmarks --benchmark-json OUT.json`.
 
-Ids: m = rows (batch), n = k = width of a layer.  Results are checked before they are timed; peers that are not installed are
-skipped visibly.  For ratios measured in turns in one run use `python -m benchmarks.table`.
+Ids: m = rows (batch), n = k = width of a layer.  What is compared stands in one group.  Results are checked before they are
+timed; peers that are not installed are skipped visibly.  Ratios measured in turns in one run: `python -m benchmarks.table`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from benchmarks import roofline
 from benchmarks.layer_cases import first_layer, hidden_layer
 from benchmarks.networks import REFERENCE, random_network, random_pixels
-from xnorinfer import kernels
+from xnorinfer import kernels, peers
 from xnorinfer.cores import usable_cores
+from xnorinfer.engine.model import Model
 from xnorinfer.engine.plan import Plan
-from xnorinfer.floatnetwork import FloatNetwork
+from xnorinfer.floatnetwork import FloatNetwork, exact_predict
 from xnorinfer.kernels.shapes import BinaryShape
+from xnorinfer.packing.packed import PackedModel
 
 PEERS = ("xnorinfer", "numpy float32", "NumKong hammings_packed", "torch int8 _int_mm")
-Benchmark = Callable[..., Any]
+Benchmark = Any
 
 
 @pytest.fixture(autouse=True)
@@ -37,31 +41,52 @@ def test_hidden_layer(benchmark: Benchmark, who: str, m: int) -> None:
     calls, missing = hidden_layer(4096, m)
     if who not in calls:
         pytest.skip("; ".join(missing))
+    benchmark.group = f"hidden layer 4096x4096, {m} rows"
     benchmark(calls[who])
 
 
 @pytest.mark.parametrize("who", PEERS[:2])
 def test_first_layer(benchmark: Benchmark, who: str) -> None:
+    benchmark.group = "first layer 784->4096, 256 rows"
     benchmark(first_layer(784, 4096, 256)[who])
 
 
 @pytest.mark.parametrize("threads", sorted({1, usable_cores()}))
 @pytest.mark.parametrize("m", [1, 7, 64, 256])
-@pytest.mark.parametrize("who", PEERS[:2])
+@pytest.mark.parametrize("who", [*PEERS[:2], *peers.NAMES])
 def test_network(benchmark: Benchmark, who: str, m: int, threads: int) -> None:
     packed = random_network(REFERENCE)
     x = random_pixels(m, REFERENCE[0])
+    benchmark.group = f"{'-'.join(map(str, REFERENCE))}, batch {m}, {threads} threads"
+    model = Model(packed, threads=threads)
     if who == "xnorinfer":
-        benchmark(Plan(packed, threads=threads).run, x)
+        benchmark(model.predict, x)
+    elif who in peers.NAMES:
+        if reason := peers.why_left_out(who):
+            pytest.skip(reason)
+        peer = peers.peer(who, packed, m, threads)
+        with peer.around():
+            _equal(packed, x, model.predict(x), peer.predict(x))
+            benchmark(peer.predict, x)
     else:
         with threadpool_limits(threads, "blas"):
-            benchmark(FloatNetwork(packed, m).predict, x)
+            network = FloatNetwork(packed, m)
+            _equal(packed, x, model.predict(x), network.predict(x))
+            benchmark(network.predict, x)
+
+
+def _equal(packed: PackedModel, x: NDArray[np.uint8], ours: NDArray[np.int64], theirs: NDArray[np.int64]) -> None:
+    """Classes are the same, but where float32 rounded."""
+    differ = ours != theirs
+    assert differ.mean() < 0.1
+    assert (exact_predict(packed, x[differ]) == ours[differ]).all()
 
 
 @pytest.mark.parametrize("kernel", [kernel.name for kernel in kernels.KERNELS])
 def test_kernel(benchmark: Benchmark, kernel: str) -> None:
     if kernel not in {usable.name for usable in kernels.usable()}:
         pytest.skip(f"this CPU cannot run {kernel}")
+    benchmark.group = "kernels"
     benchmark(Plan(random_network(REFERENCE), threads=1, kernel=kernel).run, random_pixels(64, REFERENCE[0]))
 
 
@@ -73,4 +98,5 @@ def test_instruction_mix_in_registers(benchmark: Benchmark, kernel: str) -> None
     shape = kernels.choose(kernel).binary
     if isinstance(shape, BinaryShape) and shape.levels != 1:
         pytest.skip("the mix is written for tiles of one carry-save level and for tiles of nibbles")
+    benchmark.group = "mixes in registers"
     benchmark(roofline.mix_in_registers(shape), roofline.TURNS)

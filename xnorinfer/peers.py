@@ -46,27 +46,33 @@ class Peer:
 
 def peers(packed: PackedModel, rows: int, threads: int) -> list[Peer]:
     """Every library that is installed, ready for batches of so many rows on so many threads."""
-    return [make(name, packed, rows, threads) for name, (packages, make) in _PEERS.items() if not _missing(packages)]
+    return [peer(name, packed, rows, threads) for name in _PEERS if not why_left_out(name)]
+
+
+def peer(name: str, packed: PackedModel, rows: int, threads: int) -> Peer:
+    """One of them, of `NAMES`, that is installed."""
+    return _PEERS[name][1](name, packed, rows, threads)
 
 
 def left_out() -> list[str]:
     """What `peers` lacks, and why."""
-    found = {name: _missing(packages) for name, (packages, _) in _PEERS.items()}
-    return [f"{name} is left out: {', '.join(names)} cannot be imported" for name, names in found.items() if names]
+    return [reason for name in _PEERS if (reason := why_left_out(name))]
+
+
+def why_left_out(name: str) -> str:
+    """Why one cannot run here; empty if it can."""
+    missing = [package for package in _PEERS[name][0] if not _can_be_imported(package)]
+    return f"{name} is left out: {', '.join(missing)} cannot be imported" if missing else ""
 
 
 def versions() -> dict[str, str]:
     """Of the libraries that are installed."""
     names = dict.fromkeys(name for packages, _ in _PEERS.values() for name in packages)
-    return {name: importlib.import_module(name).__version__ for name in names if not _missing((name,))}
-
-
-def _missing(packages: tuple[str, ...]) -> list[str]:
-    """Those that cannot be imported, also because a library of theirs is not there."""
-    return [name for name in packages if not _can_be_imported(name)]
+    return {name: importlib.import_module(name).__version__ for name in names if _can_be_imported(name)}
 
 
 def _can_be_imported(name: str) -> bool:
+    """Not either where a library of its own is not there."""
     try:
         importlib.import_module(name)
     except (ImportError, OSError):
@@ -335,3 +341,6 @@ _PEERS: dict[str, tuple[tuple[str, ...], Callable[[str, PackedModel, int, int], 
     "onnxruntime int8": (("onnx", "onnxruntime"), partial(_onnxruntime, integers=True)),
     "OpenVINO float32": (("onnx", "openvino"), _openvino),
 }
+
+#: Every library, installed or not.
+NAMES = tuple(_PEERS)
