@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -47,8 +48,6 @@ def test_every_fence_is_a_known_block() -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
 def test_page_runs_as_written(page: str, tmp_path: Path) -> None:
-    import json
-
     source = "\n".join(text for _, text in blocks(page))
     needed = [name for name in FRAMEWORKS if re.search(rf"^(?:import|from) {name}\b", source, re.MULTILINE)]
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
@@ -80,4 +79,6 @@ def test_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     net_toml = (tmp_path / "site" / "net-toml" / "index.html").read_text(encoding="utf-8")
     assert "inv_std" in net_toml  # the docstring, not an empty page
-    assert "--bn-epsilon" in (tmp_path / "site" / "command-line" / "index.html").read_text(encoding="utf-8")
+    command_line = (tmp_path / "site" / "command-line" / "index.html").read_text(encoding="utf-8")
+    assert "--bn-epsilon" in command_line
+    assert "Sentinel" not in command_line  # click's word for no default
