@@ -16,26 +16,25 @@ from places import ROOT
 
 DOCS = ROOT / "docs"
 PAGES = sorted(path.name for path in DOCS.glob("*.md"))
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+#: Language, title, text; a block with a title is a file.
+BLOCK = re.compile(r'^```(\w+)(?: title="([\w.]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 #: What pages may need that the tests do not install by themselves.
 FRAMEWORKS = ("torch", "tensorflow", "tf_keras", "larq")
 #: Runs blocks in order: what Python blocks define stays for the next ones, shell blocks share their folder.
 DRIVER = """
 import json, subprocess, sys
 names = {"__name__": "__main__"}
-for number, (language, text) in enumerate(json.load(open(sys.argv[1], encoding="utf-8")), 1):
-    if language == "python":
+for number, (language, title, text) in enumerate(json.load(open(sys.argv[1], encoding="utf-8")), 1):
+    if title:
+        open(title, "w", encoding="utf-8").write(text)
+    elif language == "python":
         exec(compile(text, f"block {number}", "exec"), names)
     elif language == "sh":
         subprocess.run(["bash", "-c", "set -e\\n" + text], check=True)
-    elif language == "c":
-        open("page.c", "w").write(text)
-        subprocess.run(["cc", "-std=c99", "-Wall", "-Werror", "page.c", "-o", "page"], check=True)
-        subprocess.run(["./page"], check=True)
 """
 
 
-def blocks(page: str) -> list[tuple[str, str]]:
+def blocks(page: str) -> list[tuple[str, str, str]]:
     return BLOCK.findall((DOCS / page).read_text(encoding="utf-8"))
 
 
@@ -43,12 +42,13 @@ def test_every_fence_is_a_known_block() -> None:
     for page in PAGES:
         text = (DOCS / page).read_text(encoding="utf-8")
         assert text.count("\n```") == 2 * len(blocks(page)), page
-        assert {language for language, _ in blocks(page)} <= {"sh", "python", "c", "cmake", "toml", "text"}, page
+        assert all(title for language, title, _ in blocks(page) if language in ("c", "toml")), page
+        assert {language for language, _, _ in blocks(page)} <= {"sh", "python", "c", "cmake", "toml", "text"}, page
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
 def test_page_runs_as_written(page: str, tmp_path: Path) -> None:
-    source = "\n".join(text for _, text in blocks(page))
+    source = "\n".join(text for _, _, text in blocks(page))
     needed = [name for name in FRAMEWORKS if re.search(rf"^(?:import|from) {name}\b", source, re.MULTILINE)]
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if re.search(r"^cc ", source, re.MULTILINE) and shutil.which("cc") is None:

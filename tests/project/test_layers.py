@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from places import ROOT
 
-#: Modules and packages, lowest first: each imports from its own level and those below.  README draws them.
+#: Modules and packages, lowest first: each imports from its own level and those below.  docs/design.md describes them.
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("oneline", "checkout", "float32", "npyheader", "mappedtensors", "cores", "timing"),
     ("errors",),

@@ -76,3 +76,8 @@ def test_a_contributor_sets_up_with_two_commands() -> None:
     (block,) = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     assert block.splitlines() == ["pip install -e '.[test]'", "pytest"]
     assert "pip install '.[test]' && pytest" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", re.findall(r"\]\(([\w/.-]+)\)", (ROOT / "README.md").read_text(encoding="utf-8")))
+def test_links_lead_somewhere(path: str) -> None:
+    assert (ROOT / path).exists(), path
