@@ -196,7 +196,11 @@ def all_cases() -> dict[str, Case]:
 BUILDS: dict[str, tuple[tuple[str, ...], dict[str, str], int]] = {
     "sanitized": (("-std=c99", "-O0", *SANITIZERS), {}, 1),
     "contracted": (("-std=gnu99", "-O2", "-march=native", "-ffp-contract=fast"), {}, 2),
-    "plain, small tables": (("-std=c99", "-O3"), {"defined(__GNUC__)": "0", "SIZE_MAX > 0xffffffff": "0"}, 1),
+    "plain, small tables": (
+        ("-std=c99", "-O3"),
+        {"defined(__GNUC__)": "0", "SIZE_MAX > 0xffffffff": "0", "_SCRATCH\n#endif": "_SCRATCH static\n#endif"},
+        1,
+    ),
     "plain, large tables": (("-std=c99", "-O2"), {"defined(__GNUC__)": "0"}, 4),
     "C++": (("-x", "c++", "-std=c++17", "-O3"), {}, 4),
 }

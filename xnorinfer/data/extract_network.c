@@ -74,11 +74,13 @@ static inline void net_input_threshold(const net_input *in, size_t inputs, net_i
 static inline void net_mismatches(const uint64_t *in, size_t words, const uint64_t *weights, size_t all, size_t neurons,
         int32_t *counts)
 {
+    NET_SCRATCH uint64_t ones[NET_TILE];
     for (size_t n = 0; n < neurons; n++)
         counts[n] = 0;
     for (size_t w = 0; w < words;) {
         const size_t end = words - w < 30 ? words : w + 30; /* as many as a byte can count the ones of */
-        uint64_t ones[NET_TILE] = {0};
+        for (size_t n = 0; n < neurons; n++)
+            ones[n] = 0;
         for (; w + 3 <= end; w += 3, weights += 3 * all)
             for (size_t n = 0; n < neurons; n++)
                 ones[n] += net_ones_of_three(in[w] ^ weights[n], in[w + 1] ^ weights[all + n], in[w + 2] ^ weights[2 * all + n]);
@@ -96,7 +98,7 @@ static inline void net_bits_to_bits(const uint64_t *in, size_t inputs, const uin
 {
     for (size_t n = 0; n < neurons; n += NET_TILE) {
         const size_t count = net_tile(neurons - n);
-        int32_t counts[NET_TILE];
+        NET_SCRATCH int32_t counts[NET_TILE];
         net_mismatches(in, (inputs + 63) / 64, weights + n, neurons, count, counts);
         net_put(counts, limits + n, count, out++);
     }
@@ -107,7 +109,7 @@ static inline void net_bits_to_reals(const uint64_t *in, size_t inputs, const ui
 {
     for (size_t n = 0; n < neurons; n += NET_TILE) {
         const size_t count = net_tile(neurons - n);
-        int32_t counts[NET_TILE];
+        NET_SCRATCH int32_t counts[NET_TILE];
         net_mismatches(in, (inputs + 63) / 64, weights + n, neurons, count, counts);
         for (size_t i = 0; i < count; i++)
             out[n + i] = (float)((int32_t)inputs - 2 * counts[i]);
@@ -230,7 +232,7 @@ static inline void net_reals_to_bits(const float *in, size_t inputs, const uint6
 {
     for (size_t n = 0; n < neurons; n += NET_TILE) {
         const size_t count = net_tile(neurons - n);
-        double sums[NET_TILE];
+        NET_SCRATCH double sums[NET_TILE];
         net_real_sums(in, inputs, weights + n, neurons, count, sums);
         uint64_t bits = 0;
         for (size_t i = 0; i < count; i++)
@@ -244,7 +246,7 @@ static inline void net_reals_to_reals(const float *in, size_t inputs, const uint
 {
     for (size_t n = 0; n < neurons; n += NET_TILE) {
         const size_t count = net_tile(neurons - n);
-        double sums[NET_TILE];
+        NET_SCRATCH double sums[NET_TILE];
         net_real_sums(in, inputs, weights + n, neurons, count, sums);
         for (size_t i = 0; i < count; i++)
             out[n + i] = (float)sums[i];
