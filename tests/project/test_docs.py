@@ -12,7 +12,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from places import ROOT
+from places import PACKAGE_DATA, ROOT
+
+import xnorinfer
+from xnorinfer.cli import demo
 
 DOCS = ROOT / "docs"
 PAGES = sorted(path.name for path in DOCS.glob("*.md"))
@@ -20,6 +23,8 @@ PAGES = sorted(path.name for path in DOCS.glob("*.md"))
 BLOCK = re.compile(r'^```(\w+)(?: title="([\w.]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 #: What pages may need that the tests do not install by themselves.
 FRAMEWORKS = ("torch", "tensorflow", "tf_keras", "larq")
+#: What pages begin with.  It takes seconds and is run with the README; here its files are put in place.
+DEMO = "xnorinfer demo --keep digits\n"
 #: Runs blocks in order: what Python blocks define stays for the next ones, shell blocks share their folder.
 DRIVER = """
 import json, subprocess, sys
@@ -46,10 +51,17 @@ def test_every_fence_is_a_known_block() -> None:
         assert {language for language, _, _ in blocks(page)} <= {"sh", "python", "c", "cmake", "toml", "text"}, page
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
+def frameworks_of(page: str) -> list[str]:
+    source = "\n".join(text for _, _, text in blocks(page))
+    return [name for name in FRAMEWORKS if re.search(rf"^(?:import|from) {name}\b", source, re.MULTILINE)]
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(one, marks=[pytest.mark.long] if frameworks_of(one) else []) for one in PAGES if blocks(one)]
+)
 def test_page_runs_as_written(page: str, tmp_path: Path) -> None:
     source = "\n".join(text for _, _, text in blocks(page))
-    needed = [name for name in FRAMEWORKS if re.search(rf"^(?:import|from) {name}\b", source, re.MULTILINE)]
+    needed = frameworks_of(page)
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if re.search(r"^cc ", source, re.MULTILINE) and shutil.which("cc") is None:
         missing.append("cc")
@@ -57,7 +69,14 @@ def test_page_runs_as_written(page: str, tmp_path: Path) -> None:
         pytest.skip(f"{page} needs {', '.join(missing)}")
     folder = tmp_path / "page"
     folder.mkdir()
-    (tmp_path / "blocks.json").write_text(json.dumps(blocks(page)), encoding="utf-8")
+    if DEMO in source:
+        digits = folder / "digits"
+        digits.mkdir()
+        for name in (demo.CHECKPOINT, demo.DATA):
+            shutil.copy(PACKAGE_DATA / name, digits)
+        xnorinfer.convert(digits / demo.CHECKPOINT).save(digits / demo.MODEL)
+    written = [(language, title, text.replace(DEMO, "")) for language, title, text in blocks(page)]
+    (tmp_path / "blocks.json").write_text(json.dumps(written), encoding="utf-8")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     command = [sys.executable, "-c", DRIVER, str(tmp_path / "blocks.json")]
     done = subprocess.run(command, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False)
