@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import weakref
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,9 +35,11 @@ class Objects:
 
 def read_npz(path: Path) -> dict[str, Entry | Objects]:
     """What an archive holds, in its order.  Raises SourceError."""
-    with zip_damage(path, ".npz archive"):
-        archive = Archive(path, zipfile.ZipFile(path))  # open until the last of its entries is gone
-        return {name.removesuffix(".npy"): _member(archive, name) for name in archive.entries}
+    with zip_damage(path, ".npz archive"), contextlib.ExitStack() as opened:
+        archive = Archive(path, opened.enter_context(zipfile.ZipFile(path)))
+        found = {name.removesuffix(".npy"): _member(archive, name) for name in archive.entries}
+        weakref.finalize(archive, opened.pop_all().close)  # open until the last of its entries is gone
+        return found
 
 
 def _member(archive: Archive, file: str) -> Entry | Objects:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import itertools
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import pytest
 from refusals import assert_resolvable
 
 from xnorinfer.converters import SOURCES, ConvertOptions, Reading, read_source
+from xnorinfer.converters.containers.numpyfiles import read_npz
 from xnorinfer.errors import NetworkError, OptionError, SourceError
 from xnorinfer.net import reference
 from xnorinfer.net.ops import Linear, Norm
@@ -446,6 +449,24 @@ def test_claimed_sizes_are_checked_before_allocation(tmp_path: Path) -> None:
     data = npy_bytes(np.zeros((4, 4), np.float32), claim="(400000000, 400)")
     with pytest.raises(SourceError, match="but 64 follow"):
         read_source(write_zip(tmp_path / "net.npz", {"arr_0.npy": data}))
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_archives_are_closed_with_the_last_of_their_arrays(tmp_path: Path, wrong: bool) -> None:
+    """Also where arrays and archive hold each other, and where one of them cannot be read."""
+    path = write_zip(tmp_path / "net.npz", {"a.npy": npy_bytes(np.ones(3)), **({"b.txt": b""} if wrong else {})})
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            ring: list[Any] = [read_npz(path)]
+            ring.append(ring)
+            assert ring[0]["a"].load().tolist() == [1, 1, 1]
+            assert not wrong
+        except SourceError:
+            assert wrong
+        ring = []
+        gc.collect()
+    assert [one for one in said if one.category is ResourceWarning] == []
 
 
 def test_zip_bomb_is_refused(tmp_path: Path) -> None:
