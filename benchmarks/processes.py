@@ -42,7 +42,7 @@ from dataclasses import asdict
 from threadpoolctl import threadpool_info, threadpool_limits
 from benchmarks.layer_cases import hidden_layer
 from xnorinfer import kernels
-from xnorinfer.timing import in_turns
+from xnorinfer.speed.timing import in_turns
 with threadpool_limits(1, "blas"):
     calls, _ = hidden_layer(4096, 256, peers=False)
     times = {{name: asdict(timing) for name, timing in in_turns(calls, {seconds}).items()}}

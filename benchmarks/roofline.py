@@ -22,7 +22,7 @@ from xnorinfer.kernels.nibbles import Octets
 from xnorinfer.kernels.shapes import CODE_BYTES, BinaryShape, NibbleShape
 from xnorinfer.kernels.tiles import Logic
 from xnorinfer.kernels.vector_ir import Emit, Loop, ctpop
-from xnorinfer.timing import in_turns
+from xnorinfer.speed.timing import in_turns
 
 #: Turns of the register loop in one call.
 TURNS = 100_000

@@ -25,13 +25,14 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from benchmarks import picture, processes, roofline
 from benchmarks.layer_cases import first_layer, hidden_layer
 from benchmarks.networks import REFERENCE, random_network, random_pixels
-from xnorinfer import kernels, peers
-from xnorinfer.benchmark import bench, environment
+from xnorinfer import kernels
 from xnorinfer.cli import screen
 from xnorinfer.cores import usable_cores
 from xnorinfer.engine.model import Model
 from xnorinfer.engine.plan import Plan
-from xnorinfer.timing import Timing, in_turns
+from xnorinfer.speed import peers
+from xnorinfer.speed.benchmark import bench, environment
+from xnorinfer.speed.timing import Timing, in_turns
 
 BATCHES = (1, 8, 64, 256, 1024)
 ALL_BATCHES = (1, 2, 4, 7, 8, 16, 32, 63, 64, 65, 128, 256, 257, 512, 1024)

@@ -17,13 +17,14 @@ from threadpoolctl import threadpool_limits
 from benchmarks import roofline
 from benchmarks.layer_cases import first_layer, hidden_layer
 from benchmarks.networks import REFERENCE, random_network, random_pixels
-from xnorinfer import kernels, peers
+from xnorinfer import kernels
 from xnorinfer.cores import usable_cores
 from xnorinfer.engine.model import Model
 from xnorinfer.engine.plan import Plan
-from xnorinfer.floatnetwork import FloatNetwork, exact_predict
 from xnorinfer.kernels.shapes import BinaryShape
 from xnorinfer.packing.packed import PackedModel
+from xnorinfer.speed import peers
+from xnorinfer.speed.floatnetwork import FloatNetwork, exact_predict
 
 PEERS = ("xnorinfer", "numpy float32", "NumKong hammings_packed", "torch int8 _int_mm")
 Benchmark = Any

@@ -23,7 +23,7 @@ from xnorinfer.engine.plan import Plan
 from xnorinfer.kernels import Kernel
 from xnorinfer.kernels.shapes import BinaryShape, LookupShape, NibbleShape
 from xnorinfer.packing.packed import PackedModel
-from xnorinfer.timing import in_turns
+from xnorinfer.speed.timing import in_turns
 
 #: Layers of bits: (depth, neurons, rows).  The first five are convolutions of 3x3 as dense layers.
 BIT_LAYERS = (

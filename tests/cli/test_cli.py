@@ -337,7 +337,7 @@ def test_bench(model: Path, tmp_path: Path) -> None:
 
 def test_bench_exits_with_1_on_wrong_answers(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("threadpoolctl")
-    from xnorinfer import benchmark as bench
+    from xnorinfer.speed import benchmark as bench
 
     monkeypatch.setattr(bench.FloatNetwork, "predict", lambda self, x: np.full(len(x), 99))
     monkeypatch.setattr(bench, "exact_predict", lambda packed, x: np.full(len(x), 99))

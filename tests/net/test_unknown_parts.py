@@ -14,7 +14,7 @@ import packed_networks
 import pytest
 
 import xnorinfer
-from xnorinfer import converters, floatnetwork, layertimes, peers
+from xnorinfer import converters
 from xnorinfer.converters.nettoml.document import network_arrays
 from xnorinfer.converters.nettoml.writer import net_text
 from xnorinfer.converters.reading import ConvertOptions, Reading
@@ -39,6 +39,7 @@ from xnorinfer.proof.frameworks.as_read import open_as_read
 from xnorinfer.proof.frameworks.rounding import RoundedNet
 from xnorinfer.proof.sensitivity import sensitivity
 from xnorinfer.proof.wording import words_of
+from xnorinfer.speed import floatnetwork, layertimes, peers
 
 f = np.float32
 X = np.zeros((3, 4), np.uint8)

@@ -12,15 +12,15 @@ import pytest
 from networks import INPUTS, random_inputs, random_network
 from numpy.typing import NDArray
 
-from xnorinfer import benchmark as bench
-from xnorinfer import floatnetwork, peers
 from xnorinfer.cli.bench import _faster, _rate, _side
 from xnorinfer.errors import MissingExtraError
-from xnorinfer.layertimes import NodeTime
 from xnorinfer.net.reference import forward
 from xnorinfer.packing.lower import lower
 from xnorinfer.packing.packed import Affine, PackedModel
-from xnorinfer.timing import FEWEST_ROUNDS, Timing
+from xnorinfer.speed import benchmark as bench
+from xnorinfer.speed import floatnetwork, peers
+from xnorinfer.speed.layertimes import NodeTime
+from xnorinfer.speed.timing import FEWEST_ROUNDS, Timing
 
 
 def network(name: str, seed: int = 0, tail: bool = False) -> tuple[PackedModel, NDArray[Any], NDArray[np.int64]]:

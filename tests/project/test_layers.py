@@ -12,7 +12,7 @@ from places import ROOT
 
 #: Modules and packages, lowest first: each imports from its own level and those below.  docs/design.md describes them.
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("oneline", "checkout", "float32", "npyheader", "mappedtensors", "cores", "timing"),
+    ("oneline", "checkout", "float32", "npyheader", "mappedtensors", "cores"),
     ("errors",),
     ("graph", "bits", "files", "shipped", "budget", "memory", "report"),
     ("net",),
@@ -31,10 +31,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("converters.npz", "converters.livekeras", "converters.livetorch"),
     ("converters", "converters.nettoml", "converters.otherfiles", "converters.othersources"),
     ("conversion", "keywords", "proof"),
-    ("export", "floatnetwork", "layertimes"),
-    ("peers",),
-    ("benchmark",),
-    ("plot",),
+    ("export", "speed"),
     ("training",),
     ("",),
     ("cli", "__main__"),

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from networks import INPUTS, random_network
 
-from xnorinfer.benchmark import bench
 from xnorinfer.errors import MissingExtraError, OptionError
 from xnorinfer.packing.lower import lower
-from xnorinfer.plot import draw, require_drawable
+from xnorinfer.speed.benchmark import bench
+from xnorinfer.speed.plot import draw, require_drawable
 
 
 @pytest.mark.parametrize(("suffix", "magic"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")])

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from places import ROOT
 
-from xnorinfer.timing import Timing
+from xnorinfer.speed.timing import Timing
 
 
 @pytest.fixture

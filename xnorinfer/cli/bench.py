@@ -11,9 +11,9 @@ from xnorinfer.cli import screen
 from xnorinfer.cli.options import MODEL, Counts
 
 if TYPE_CHECKING:
-    from xnorinfer.benchmark import Case, Report, Side
-    from xnorinfer.layertimes import NodeTime, Profile
-    from xnorinfer.timing import Timing
+    from xnorinfer.speed.benchmark import Case, Report, Side
+    from xnorinfer.speed.layertimes import NodeTime, Profile
+    from xnorinfer.speed.timing import Timing
 
 EPILOG = """\b
 Examples:
@@ -76,10 +76,10 @@ def command(
 
     With --peers the ratio is to the fastest library that gives the same classes, at as many threads or one.
     """
-    from xnorinfer.benchmark import bench
     from xnorinfer.files import require_writable, write_json
     from xnorinfer.packing import modelfile
-    from xnorinfer.plot import draw, require_drawable
+    from xnorinfer.speed.benchmark import bench
+    from xnorinfer.speed.plot import draw, require_drawable
 
     to_stdout = json_file == Path("-")
     if to_stdout:
@@ -114,7 +114,7 @@ def command(
 
 def show(result: Report) -> None:
     """The table of times, and what it was measured on."""
-    from xnorinfer.timing import UNSTABLE_SPREAD
+    from xnorinfer.speed.timing import UNSTABLE_SPREAD
 
     around = result.environment
     names = ", ".join(dict.fromkeys(side.name for case in result.cases for side in case.sides))

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from xnorinfer.engine.plan import INPUT_DTYPES
 from xnorinfer.errors import unhandled
 from xnorinfer.float32 import F32
-from xnorinfer.floatnetwork import border_of, numbers
 from xnorinfer.graph import INPUT, Interpretation
 from xnorinfer.net.values import InputMapping, PixelInput
 from xnorinfer.packing.packed import PACKED_OPS, STEP_NAMES, Affine, Binarize, Dot, PackedModel, Threshold
+from xnorinfer.speed.floatnetwork import border_of, numbers
 
 #: Raw inputs (rows, depth) -> scores (rows, classes).
 Scores: TypeAlias = Callable[[NDArray[Any]], F32]

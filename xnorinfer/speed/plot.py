@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from xnorinfer.benchmark import Report
 from xnorinfer.errors import MissingExtraError, OptionError
 from xnorinfer.files import write_bytes
-from xnorinfer.timing import Timing
+from xnorinfer.speed.benchmark import Report
+from xnorinfer.speed.timing import Timing
 
 FORMATS = (".png", ".svg", ".pdf")
 

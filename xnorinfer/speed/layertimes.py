@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from xnorinfer.engine.plan import Plan
 from xnorinfer.graph import Interpretation
 from xnorinfer.packing.packed import PACKED_OPS, Binarize, Dot, PackedModel
-from xnorinfer.timing import REFILL_SECONDS, SETTLE_SECONDS, Call, Timing, in_turns
+from xnorinfer.speed.timing import REFILL_SECONDS, SETTLE_SECONDS, Call, Timing, in_turns
 
 #: Op -> its operations for one sample: 2 for a multiply-accumulate, as everywhere, 1 for a compare.
 _operations: Interpretation[[], int] = Interpretation("bench.operations", PACKED_OPS)

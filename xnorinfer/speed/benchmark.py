@@ -24,14 +24,14 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer import peers as libraries
 from xnorinfer.cores import usable_cores
 from xnorinfer.engine.model import Model, canonical_input, random_inputs
 from xnorinfer.errors import MissingExtraError
-from xnorinfer.floatnetwork import FloatNetwork, exact_predict
-from xnorinfer.layertimes import Profile, profile
 from xnorinfer.packing.packed import PackedModel
-from xnorinfer.timing import REFILL_SECONDS, SETTLE_SECONDS, Timing, in_turns
+from xnorinfer.speed import peers as libraries
+from xnorinfer.speed.floatnetwork import FloatNetwork, exact_predict
+from xnorinfer.speed.layertimes import Profile, profile
+from xnorinfer.speed.timing import REFILL_SECONDS, SETTLE_SECONDS, Timing, in_turns
 
 #: Called with (what, done, total).
 Progress: TypeAlias = Callable[[str, int, int], None]

@@ -1,0 +1,1 @@
+"""How fast a packed network is, beside the same network in other libraries."""
