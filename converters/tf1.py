@@ -56,6 +56,8 @@ AVERAGES = ("ExponentialMovingAverage", "average")
 _SLOT = re.compile(r"(Adam|AdaMax|Nadam|AMSGrad|Momentum|RMSProp|Adagrad|Adadelta|Ftrl|FtrlLinear|AdagradDA)(_\d+)?")
 _COUNTER = re.compile(r"((beta\d_power|Variable|global_step|learning_rate|lr|epoch|step|decay)(_\d+)?)", re.IGNORECASE)
 _NORM_FIELDS = {"gamma": "gamma", "beta": "beta", "moving_mean": "mean", "moving_variance": "variance"}
+#: What makes a BatchNorm of them.
+_MOMENTS = {"moving_mean", "moving_variance"}
 _BIASES = ("bias", "biases", "b")
 
 
@@ -196,22 +198,24 @@ class _Reader:
             return "a counter or setting of the training"
         return "no numbers" if entry.dtype == "string" and name.startswith("_") else None
 
+    def _norm(self, found: dict[str, Entry]) -> Norm:
+        arrays = {key: self._take(found[leaf], f"BatchNorm {key}") for leaf, key in _NORM_FIELDS.items() if leaf in found}
+        epsilon = self.epsilons.get(found["moving_variance"].name)
+        return Norm(
+            arrays["mean"], variance=arrays["variance"], gamma=arrays.get("gamma"), beta=arrays.get("beta"), epsilon=epsilon
+        )
+
     def _module(self, scope: str, found: dict[str, Entry]) -> Module | None:
         module = Module(scope)
+        normed = {leaf: found[leaf] for leaf in _NORM_FIELDS if leaf in found} if set(found) >= _MOMENTS else {}
+        found = {leaf: entry for leaf, entry in found.items() if leaf not in normed} or normed
         label = scope or "(top level)"
         described = ", ".join(f"{entry.name} {entry.shape}" for entry in found.values())
         matrices = [entry for entry in found.values() if len(entry.shape) == 2]
         if any(len(entry.shape) > 2 for entry in found.values()):
             self.problems.append(f"{described}: a convolution; only dense networks can be converted")
-        elif "moving_mean" in found and "moving_variance" in found and set(found) <= set(_NORM_FIELDS):
-            arrays = {key: self._take(found[leaf], f"BatchNorm {key}") for leaf, key in _NORM_FIELDS.items() if leaf in found}
-            module.norm = Norm(
-                arrays["mean"],
-                variance=arrays["variance"],
-                gamma=arrays.get("gamma"),
-                beta=arrays.get("beta"),
-                epsilon=self.epsilons.get(found["moving_variance"].name),
-            )
+        elif found is normed:
+            module.norm = self._norm(normed)
         elif len(matrices) == 1:
             (kernel,) = matrices
             biases = [found[leaf] for leaf in _BIASES if leaf in found]
@@ -226,7 +230,8 @@ class _Reader:
                 )
             bias = self._take(biases[0], "bias") if biases else None
             weight = self._take(kernel, "latent weights, (inputs, neurons)", transpose=True)
-            module.part = LayerPart(scope or kernel.name, weight, bias)
+            after = ((f"{label}, BatchNorm", self._norm(normed)),) if normed else ()  # in one scope with its layer
+            module.part = LayerPart(scope or kernel.name, weight, bias, after=after)
             self.kernels[module.part.name] = kernel.name
         else:
             name = next(iter(found.values())).name

@@ -106,7 +106,7 @@ class ByNames:
         guessed = False
         for width in {m.norm.mean.size for m in norms if m.norm}:
             mine = [m for m in norms if m.norm and m.norm.mean.size == width]
-            layers = [m for m in dense if m.part and m.part.neurons == width]
+            layers = [m for m in dense if m.part and m.part.neurons == width and not m.part.after]
             if len(layers) == len(mine) + 1 and dense and layers[-1] is dense[-1]:
                 layers.pop()  # scores without a BatchNorm
                 guessed = True
@@ -130,21 +130,25 @@ class ByNames:
 
     # ---------------------------------------------------------------- layers
 
+    def _norm(self, scope: str, found: dict[str, Entry]) -> Norm:
+        taken = {role: self._take(scope, entry, f"BatchNorm {role.removeprefix('moving_')}") for role, entry in found.items()}
+        mean, variance = taken["moving_mean"], taken["moving_variance"]
+        return Norm(mean, variance, gamma=taken.get("gamma"), beta=taken.get("beta"))
+
     def _module(self, scope: str, found: dict[str, Entry]) -> Module | None:
         module = Module(scope)
+        moments = set(found) >= {"moving_mean", "moving_variance"}
+        normed = {role: entry for role, entry in found.items() if moments and role in NORM_ROLES}
         described = ", ".join(f"{entry.name} {entry.shape}" for entry in found.values())
         if any(len(entry.shape) > 2 for entry in found.values()):
             self.problems.append(f"{described}: a convolution; only dense networks can be converted")
-        elif KERNEL in found and len(found[KERNEL].shape) == 2 and set(found) <= {KERNEL, BIAS}:
+        elif KERNEL in found and len(found[KERNEL].shape) == 2 and set(found) - set(normed) <= {KERNEL, BIAS}:
             kernel = np.ascontiguousarray(self._take(scope, found[KERNEL], "latent weights, (inputs, neurons)").T)
             bias = self._take(scope, found[BIAS], "bias") if BIAS in found else None
-            module.part = LayerPart(scope, kernel, bias)
-        elif {"moving_mean", "moving_variance"} <= set(found) <= set(NORM_ROLES):
-            taken = {
-                role: self._take(scope, entry, f"BatchNorm {role.removeprefix('moving_')}") for role, entry in found.items()
-            }
-            mean, variance = taken["moving_mean"], taken["moving_variance"]
-            module.norm = Norm(mean, variance, gamma=taken.get("gamma"), beta=taken.get("beta"))
+            after = ((f"{scope}, BatchNorm", self._norm(scope, normed)),) if normed else ()  # in one layer of their own
+            module.part = LayerPart(scope, kernel, bias, after=after)
+        elif normed and set(found) == set(normed):
+            module.norm = self._norm(scope, normed)
         elif len(found) == 3 and all(len(entry.shape) == 1 for entry in found.values()):
             self.problems.append(
                 f"{scope} ({described}) is a BatchNorm without gamma or without beta, which the file does not tell "

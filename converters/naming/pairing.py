@@ -39,10 +39,12 @@ def pair(modules: Sequence[Module], notes: Notes, problems: list[str], *, ordere
     them (or the other way round): the first BatchNorm belongs to the first layer and so on, the last layer may be without.
     ordered=False: the order of modules is that of their names, so that what follows what means nothing.
     """
+    layers = [m for m in modules if m.part]
+    if not layers:
+        return []  # that there is no layer is what is wrong
+    modules = [m for m in modules if m.part is None or not m.part.after]  # the others have theirs
     dense = [m for m in modules if m.part]
     norms = [m for m in modules if m.norm]
-    if not dense:
-        return []  # that there is no layer is what is wrong
     follows = [(before, m) for before, m in zip([None, *modules], modules, strict=False) if m.norm]
     followed = {before.name for before, _ in follows if before is not None and before.part}
     adjacent = len(followed) == len(norms) and ordered
@@ -66,7 +68,7 @@ def pair(modules: Sequence[Module], notes: Notes, problems: list[str], *, ordere
             + net_line("norm = {mean = ..., variance = ...} in each [[layers]]")
         )
         return []
-    return [with_norm(m.part, pairs.get(m.name)) for m in dense if m.part]
+    return [with_norm(m.part, pairs.get(m.name)) for m in layers if m.part]
 
 
 def with_norm(part: LayerPart, found: Module | None) -> LayerPart:
@@ -77,7 +79,7 @@ def with_norm(part: LayerPart, found: Module | None) -> LayerPart:
     if found.tensor_norm is not None and part.neurons > 1:
         steps = found.tensor_norm.steps
         op = Steps.of(*((step.function, *(np.full(part.neurons, number) for number in step.parameters)) for step in steps))
-    return dataclasses.replace(part, after=((found.name, op),))
+    return dataclasses.replace(part, after=(*part.after, (found.name, op)))
 
 
 def leading_norm(modules: Sequence[Module], notes: Notes) -> tuple[list[Follower] | None, list[Module]]:

@@ -57,6 +57,8 @@ _ONNX = {
 }
 #: How tf.gradients and optimizers call what they make.
 _TRAINING = re.compile(r"(^|/)gradients(_\d+)?/|(^|/)update_|Apply")
+#: They write into a variable or a file: no value of the network, and what leads to nothing else is none of its scores.
+_WRITES = re.compile(r"(Assign|Scatter|Resource(Scatter|Apply)|Save|WriteFile|Print|NoOp$|Assert$)|Summary(V2)?$")
 _BOOL = 10
 #: What an element of a set takes in memory.
 SOURCE_BYTES = 64
@@ -330,7 +332,11 @@ class _Builder:
             for node in list(self.nodes.values())
             if not _TRAINING.search(node.name) and self._pure((node.name, 0)) and self.resolve(ref := (node.name, 0)) == ref
         }
-        final = {ref for ref in refs if not any(map(self._takes, taken.get(ref, ())))}
+        final = {
+            ref
+            for ref in refs
+            if not any(map(self._takes, taken.get(ref, ()))) and not _WRITES.match(self.nodes[ref[0]].operation)
+        }
         counts = {ref: self._count_products(ref) for ref in final}
         most = max(counts.values(), default=0)
         return {ref for ref, count in counts.items() if count == most and most}

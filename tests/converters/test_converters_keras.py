@@ -14,6 +14,7 @@ from typing import Any
 import networks
 import numpy as np
 import pytest
+from checkpoints import random_layers
 from keras_files import packed, unpack
 from places import TOOLS
 
@@ -418,3 +419,25 @@ def test_functions_before_a_sign_and_behind_it(tmp_path: Path, case: str) -> Non
     low, high = {"relu of signs": (0.0, 1.0), "half a heaviside": (0.0, 0.5)}.get(case, (-1.0, 1.0))
     value = np.where(value >= 0, high, low) @ np.where(kernels[1] >= 0, 1, -1)
     np.testing.assert_array_equal(xnorinfer.convert(tmp_path / "net.weights.h5").scores(x), value.astype(np.float32))
+
+
+def test_a_batch_norm_in_one_layer_with_its_weights(tmp_path: Path) -> None:
+    """A class of someone's own that holds both."""
+    h5py = pytest.importorskip("h5py")
+    layers = random_layers((20, 16, 12, 5), 3)
+    names = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
+    for file, split in (("apart", True), ("together", False)):
+        with h5py.File(tmp_path / f"{file}.h5", "w") as saved:
+            for number, layer in enumerate(layers, 1):
+                arrays = (layer.weight.T, layer.bias, layer.gamma, layer.beta, layer.mean, layer.variance)
+                for name, array in zip(names, arrays, strict=True):
+                    scope = f"bn_{number}" if split and name not in names[:2] else f"block_{number}"
+                    group = saved.require_group(scope)
+                    group[f"{scope}/{name}:0"] = array
+            for scope, group in saved.items():
+                group.attrs["weight_names"] = [f"{scope}/{name}".encode() for name in group[scope]]
+            saved.attrs["layer_names"] = [name.encode() for name in saved]
+    options = ConvertOptions(bn_epsilon=1e-3, profile="ge-zero")
+    apart, together = (read_source(tmp_path / f"{file}.h5", options) for file in ("apart", "together"))
+    x = np.random.default_rng(0).integers(0, 256, (50, 20), np.uint8)
+    np.testing.assert_array_equal(reference.forward(together.net, x), reference.forward(apart.net, x))

@@ -438,3 +438,21 @@ def test_written_bundle_is_read(tmp_path: Path) -> None:
     reading = read_source(write_bundle(tmp_path, arrays), ConvertOptions(bn_epsilon=1e-3, float_layers=()))
     for layer, name in zip(kinds_of(reading, Linear), ("dense", "dense_1", "dense_2"), strict=True):
         np.testing.assert_array_equal(layer.weight, arrays[f"{name}/kernel"].T.astype(np.float32))
+
+
+@pytest.mark.parametrize("alone", [(), (1,), (2,)])
+def test_a_batch_norm_in_one_scope_with_its_layer(alone: tuple[int, ...], tmp_path: Path) -> None:
+    """Also where other layers have theirs in scopes of their own."""
+    named = [("dense", "bn"), ("dense_1", "bn_1"), ("dense_2", "bn_2")]
+    joined = {f"{norm}/": f"{dense}/" for index, (dense, norm) in enumerate(named) if index not in alone}
+    arrays = variables(dense__bias=np.linspace(-1, 1, 5))
+    moved = {joined.get(name[: name.index("/") + 1], name[: name.index("/") + 1]) + name.partition("/")[2]: array
+             for name, array in arrays.items()}  # fmt: skip
+    apart, together = tmp_path / "apart", tmp_path / "together"
+    apart.mkdir()
+    together.mkdir()
+    wanted = read_source(write_bundle(apart, arrays), ConvertOptions(bn_epsilon=1e-3))
+    found = read_source(write_bundle(together, moved), ConvertOptions(bn_epsilon=1e-3))
+    x = np.random.default_rng(0).integers(0, 256, (50, 6), np.uint8)
+    np.testing.assert_array_equal(reference.forward(found.net, x), reference.forward(wanted.net, x))
+    assert sorted(tensor.name for tensor in found.tensors) == sorted(moved)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,9 +11,8 @@ from typing import Any
 import numpy as np
 import packed_networks
 import pytest
+from places import ROOT
 
-import xnorinfer
-from xnorinfer import converters
 from xnorinfer.converters.nettoml.document import network_arrays
 from xnorinfer.converters.nettoml.writer import net_text
 from xnorinfer.converters.reading import ConvertOptions, Reading
@@ -119,10 +117,11 @@ def test_an_unknown_op_of_the_float_network(walker: str, tmp_path: Path, monkeyp
 @pytest.fixture(scope="module")
 def every_meaning() -> list[Interpretation[..., Any]]:
     """Those of all modules, whatever other tests have imported."""
-    for package in (xnorinfer, converters):  # in a checkout they are not in one folder
-        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if not module.name.endswith("__main__"):
-                importlib.import_module(module.name)
+    for folder, prefix in (("xnorinfer", ()), ("converters", ("converters",))):
+        for path in (ROOT / folder).rglob("*.py"):
+            if path.stem != "__main__":
+                parts = path.relative_to(ROOT / folder).with_suffix("").parts
+                importlib.import_module(".".join(("xnorinfer", *prefix, *parts)).removesuffix(".__init__"))
     return Interpretation.every
 
 
