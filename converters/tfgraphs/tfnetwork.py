@@ -421,6 +421,13 @@ class _Builder:
                 self.constants[ref] = self._stored(node)
                 self.names[ref] = (node.name,) if node.operation in VARIABLES else ()
                 continue
+            if node.operation == "Fill" and self._shaped_as_live(self.resolve(node.inputs[0])):
+                number = self.resolve(node.inputs[1])
+                if number in self.constants:  # ones_like of a live value: one number serves
+                    self.constants[ref], self.names[ref] = self.constants[number].reshape(()), self.names[number]
+                else:
+                    waiting.append(number)
+                continue
             if node.operation not in COMPUTED:
                 raise NotFollowed(f"{node.name} ({node.operation}) computes with variables in a way that is not known")
             inputs = [self.resolve(source) for source in node.inputs]
@@ -436,6 +443,19 @@ class _Builder:
                 raise NotFollowed(f"{node.name} ({node.operation}) cannot be computed ({error})") from None
             self.names[ref] = tuple(dict.fromkeys(name for source in inputs for name in self.names[source]))
         return self.constants[first]
+
+    def _shaped_as_live(self, shape: Ref) -> bool:
+        """Whether a shape is made of that of a value that depends on the input."""
+        seen, waiting = {shape}, [shape]
+        while waiting:
+            budget.spend_steps()
+            node = self.nodes[waiting.pop()[0]]
+            if node.operation in _SHAPES and self.live(self.resolve(node.inputs[0])):
+                return True
+            found = set(map(self.resolve, node.inputs)) - seen
+            seen |= found
+            waiting += () if node.operation in _SHAPES else found
+        return False
 
     def _stored(self, node: TfNode) -> NDArray[Any]:
         if node.operation == "Const":

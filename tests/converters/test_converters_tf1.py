@@ -456,3 +456,52 @@ def test_a_batch_norm_in_one_scope_with_its_layer(alone: tuple[int, ...], tmp_pa
     x = np.random.default_rng(0).integers(0, 256, (50, 6), np.uint8)
     np.testing.assert_array_equal(reference.forward(found.net, x), reference.forward(wanted.net, x))
     assert sorted(tensor.name for tensor in found.tensors) == sorted(moved)
+
+
+WRITTEN_OUT = """
+import sys
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+tf.disable_eager_execution()
+rng = np.random.default_rng(0)
+x = value = tf.placeholder(tf.float32, [None, 20])
+
+
+def signs(value):
+    one = tf.ones_like(value)
+    if sys.argv[1] == "fill" and value.shape.as_list()[0] is None:
+        one = tf.fill(tf.stack([tf.shape(value)[0], value.shape.as_list()[1]]), 1.0)
+    return tf.where(value >= 0, one, -one)
+
+
+for index, (depth, neurons) in enumerate([(20, 16), (16, 12), (12, 5)]):
+    with tf.variable_scope(f"layer{index}", use_resource=sys.argv[1] != "refs"):
+        kernel = tf.get_variable("kernel", initializer=rng.uniform(-1, 1, (depth, neurons)).astype("f"))
+        sums = tf.matmul(value, signs(kernel))
+        starts = {"gamma": rng.uniform(0.5, 1, neurons), "beta": rng.normal(size=neurons)}
+        starts |= {"moving_mean": rng.normal(size=neurons), "moving_variance": rng.uniform(5, 20, neurons)}
+        gamma, beta, mean, variance = (tf.get_variable(n, initializer=s.astype("f")) for n, s in starts.items())
+        for kept, now in zip((mean, variance), tf.nn.moments(sums, [0])):
+            tf.assign(kept, kept * 0.9 + now * 0.1)  # as trained, and run by nothing here
+        value = tf.nn.batch_normalization(sums, mean, variance, beta, gamma, 1e-4)
+    if index < 2:
+        value = signs(value)
+with tf.Session() as session:
+    session.run(tf.global_variables_initializer())
+    tf.train.Saver().save(session, "net")
+    pixels = rng.integers(0, 256, (100, 20)).astype(np.uint8)
+    np.savez("out.npz", x=pixels, scores=session.run(value, {x: pixels / np.float32(127.5) - 1}))
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="needs tensorflow")
+@pytest.mark.parametrize("how", ["like", "fill", "refs"])
+def test_a_training_graph_that_writes_everything_out(how: str, tmp_path: Path) -> None:
+    """Signs by where, of values as large as others; moving averages assigned; a BatchNorm in its layer's scope."""
+    subprocess.run([sys.executable, "-c", WRITTEN_OUT, how], cwd=tmp_path, check=True, capture_output=True)
+    reading = read_source(tmp_path / "net", ConvertOptions(input=PixelInput.range(-1, 1)))
+    assert origins(reading)["structure"] == "graph"
+    assert not any("could not be followed" in text for text in reading.warnings)
+    out = np.load(tmp_path / "out.npz")
+    np.testing.assert_allclose(reference.forward(reading.net, out["x"]), out["scores"], rtol=1e-4, atol=1e-4)
