@@ -22,7 +22,7 @@ percent; less only where the learning rate stayed so large that weights crossed 
 decayed to nothing.  A layer of 10 neurons shows nothing.
 
 And ternary weights must explain the means at all: they are 0.6 to 3.3 ahead a neuron, in trained networks, of means that have
-nothing to do with the weights but their size; with statistics that are any numbers, at most 0.25.
+nothing to do with the weights but their size; with statistics that are any numbers, at most 0.25 in layers of 40 neurons.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from xnorinfer.converters.finding import WEIGHTS, Finding
 PROVEN, DOUBTFUL = 10.0, 5.0
 #: How far signs may be behind ternary or graded weights in one layer: fast trainings of binary networks leave up to 37.
 BEHIND = 45.0
-#: How far, a neuron, ternary is ahead of means that are independent of the weights, where it explains them.
-EXPLAINS = 0.35
+#: How far ternary is ahead of means that are independent of the weights, where it explains them: a neuron, and in all.
+EXPLAINS, BY_CHANCE = 0.35, 8.0
 #: Neurons and weights that are looked at in one layer; more cost more than they tell.
 NEURONS, WEIGHTS_SEEN = 128, 1 << 21
 #: Neurons that a first look takes, and the size of all matrices: BLAS works on smaller ones in one thread, which on a busy
@@ -120,7 +120,7 @@ def best_ternary(sums: Sums) -> Ternary | None:
     if not best - signs >= START:
         return None
     best, share = _refined(means.ternary, best, share)
-    if best - means.unrelated(share) < EXPLAINS * means.means.size:
+    if best - means.unrelated(share) < EXPLAINS * means.means.size + BY_CHANCE:
         return None
     graded, _ = _refined(means.graded, *max((means.graded(share), share) for share in SHARES))
     plain = max(signs, means.placed(share))

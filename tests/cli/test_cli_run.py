@@ -33,7 +33,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def digits() -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
     """Images, true classes, and the classes that the packed network gives."""
-    held = np.load(DIGITS)
+    held = dict(np.load(DIGITS))
     net = convert_file(CHECKPOINT, ConvertOptions()).reading.net
     return held["x"], held["y"].astype(np.int64), forward(net, held["x"]).argmax(axis=1)
 

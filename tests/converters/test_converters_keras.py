@@ -86,7 +86,7 @@ def origins(reading: Reading) -> dict[str, str]:
 @pytest.mark.parametrize("file", FILES)
 def test_scores_are_the_frameworks(folder: Path, file: str) -> None:
     name, options = FILES[file]
-    outputs = np.load(folder / "outputs.npz")
+    outputs = dict(np.load(folder / "outputs.npz"))
     reading = read_source(folder / file, ConvertOptions(**options))
     scores = reference.forward(reading.net, outputs["x"])
     # A decision that differs moves a score by far more; the frameworks' 1/sqrt and sums of floats are rounded otherwise.
@@ -96,7 +96,7 @@ def test_scores_are_the_frameworks(folder: Path, file: str) -> None:
 
 @pytest.mark.parametrize("file", ["larq.keras", "port3.h5", "input_norm.h5", "float_head.h5"])
 def test_packed_models_answer_as_the_frameworks(committed: Path, file: str) -> None:
-    outputs = np.load(committed / "outputs.npz")
+    outputs = dict(np.load(committed / "outputs.npz"))
     model = xnorinfer.convert(committed / file)
     np.testing.assert_array_equal(model.predict(outputs["x"]), outputs[f"{FILES[file][0]}/answers"])
 
@@ -104,7 +104,7 @@ def test_packed_models_answer_as_the_frameworks(committed: Path, file: str) -> N
 @pytest.mark.parametrize("keras", ["keras2", "keras3"])
 def test_batch_norm_is_computed_in_the_order_of_the_form(folder: Path, keras: str) -> None:
     """Bit for bit, but for 1/sqrt: TensorFlow refines an approximation of the CPU, which ends a unit beside the exact one."""
-    outputs = np.load(folder / "outputs.npz")
+    outputs = dict(np.load(folder / "outputs.npz"))
     gamma, beta, mean, variance = outputs["norm/tensors"]
     x, rsqrt, found = outputs["norm/x"], outputs["norm/rsqrt"], outputs[f"norm/{keras}"]
     alpha = rsqrt * gamma

@@ -159,7 +159,7 @@ def test_networks_give_tensorflows_scores(folder: Path, name: str) -> None:
     options = ConvertOptions(input=RAW, bn_epsilon=None if name in ("net",) else EPSILON)
     reading = read_source(folder / name, options)
     assert reading.source == "tf1"
-    scores = np.load(folder / "scores.npz")
+    scores = dict(np.load(folder / "scores.npz"))
     x = scores["x4" if name == "deep" else "x8"]
     found = reference.forward(reading.net, x)
     # TensorFlow's rsqrt may differ in the last bit; decisions that hang on it would move scores by far more.
@@ -225,7 +225,7 @@ def test_tf_layers_with_their_full_graph(folder: Path) -> None:
         "dense_1",
         "batch_normalization_1",
     ]
-    scores = np.load(folder / "scores.npz")
+    scores = dict(np.load(folder / "scores.npz"))
     np.testing.assert_allclose(reference.forward(reading.net, scores["x8"]), scores["layers"], rtol=1e-5, atol=1e-5)
 
 
@@ -503,5 +503,6 @@ def test_a_training_graph_that_writes_everything_out(how: str, tmp_path: Path) -
     reading = read_source(tmp_path / "net", ConvertOptions(input=PixelInput.range(-1, 1)))
     assert origins(reading)["structure"] == "graph"
     assert not any("could not be followed" in text for text in reading.warnings)
-    out = np.load(tmp_path / "out.npz")
+    with np.load(tmp_path / "out.npz") as archive:
+        out = dict(archive)
     np.testing.assert_allclose(reference.forward(reading.net, out["x"]), out["scores"], rtol=1e-4, atol=1e-4)

@@ -117,7 +117,8 @@ def test_the_digits_from_signs_in_six_lines(tmp_path: Path) -> None:
     fine("convert", CHECKPOINT, "-o", tmp_path / "digits.safetensors")
     fine("extract", tmp_path / "digits.safetensors", "-o", tmp_path / "digits.npz", "--signs")
     x = np.load(DIGITS)["x"]
-    net = np.load(tmp_path / "digits.npz")
+    with np.load(tmp_path / "digits.npz") as archive:
+        net = dict(archive)
     weights = [net[f"layers.{n}.signs"].T.astype(int) for n in range(3)]
     value = np.where(x @ weights[0] <= net["layers.0.limits"], 1, -1)
     value = np.where((256 - value @ weights[1]) // 2 <= net["layers.1.limits"], 1, -1)

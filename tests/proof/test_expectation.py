@@ -286,7 +286,7 @@ def test_nothing_explains_other_answers(tmp_path: Path) -> None:
 
 def test_the_forms_of_an_expectation(tmp_path: Path) -> None:
     source, expected = write(tmp_path, Meaning())
-    held = np.load(expected)
+    held = dict(np.load(expected))
     given = ("convert", source, "--dry-run", "--profile", "ge-zero", "--bn-epsilon", "1e-4", "--expect")
     mapped = (held["x"] / np.float32(127.5) - 1).astype(np.float32)
     for name, array in (("x", held["x"]), ("scores", held["scores"]), ("classes", held["classes"]), ("mapped", mapped)):
@@ -365,7 +365,7 @@ def test_bad_files_of_expectations(tmp_path: Path) -> None:
 
 def test_python(tmp_path: Path) -> None:
     source, expected = write(tmp_path, Meaning(entering=normalized))
-    held = np.load(expected)
+    held = dict(np.load(expected))
     with pytest.raises(ExpectationError, match=r"input=PixelInput.normalize\(0.1307, 0.3081\) makes all rows equal"):
         xnorinfer.convert(source, expect=(held["x"], held["scores"]), profile="ge-zero")
     model = xnorinfer.convert(
