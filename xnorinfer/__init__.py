@@ -114,7 +114,7 @@ def convert(source: str | Path, *, data: ArrayLike | None = None, **keywords: Un
         return read_source(path, other)
 
     rows = None if data is None else rows_of(data, "data")
-    return _model(convert_file(path, chosen, rows), path.name, chosen, read, keywords)
+    return _model(convert_file(path, chosen, rows), path.name, read, keywords)
 
 
 def from_torch(module: Any, *, example: ArrayLike | None = None, **keywords: Unpack[ConvertKeywords]) -> Model:
@@ -136,8 +136,8 @@ def from_torch(module: Any, *, example: ArrayLike | None = None, **keywords: Unp
 
     chosen, name = options_of(keywords, answered=True), type(module).__name__
     with budget.unlimited(name):
-        conversion, chosen, read = convert_torch(module, name, chosen, example)
-        return _model(conversion, name, chosen, read, keywords)
+        conversion, read = convert_torch(module, name, chosen, example)
+        return _model(conversion, name, read, keywords)
 
 
 def from_keras(model: Any, *, example: ArrayLike | None = None, **keywords: Unpack[ConvertKeywords]) -> Model:
@@ -154,8 +154,8 @@ def from_keras(model: Any, *, example: ArrayLike | None = None, **keywords: Unpa
 
     chosen, name = options_of(keywords, answered=True), type(model).__name__
     with budget.unlimited(name):
-        conversion, chosen, read = convert_keras(model, name, chosen, example)
-        return _model(conversion, name, chosen, read, keywords)
+        conversion, read = convert_keras(model, name, chosen, example)
+        return _model(conversion, name, read, keywords)
 
 
 for _one in (convert, from_torch, from_keras):
@@ -165,7 +165,6 @@ for _one in (convert, from_torch, from_keras):
 def _model(
     conversion: Conversion,
     about: str,
-    options: ConvertOptions,
     read: Callable[[ConvertOptions], Reading],
     keywords: ConvertKeywords,
 ) -> Model:
@@ -178,7 +177,7 @@ def _model(
         from xnorinfer.proof.answers import Answers
 
         expected = Answers.of_pair(expect)
-        conversion = require_expected(conversion, expected, options, read, python=True)
+        conversion = require_expected(conversion, expected, read, python=True)
     if keywords.get("strict"):
         conversion.require_no_warnings(about)
     for text in conversion.warnings:

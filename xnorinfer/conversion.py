@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 class Conversion:
     """A packed model beside the reading it came from.
 
+    options: what it was read with; what data decided is among them.
     defaults: what was taken by default, and what other values would change.  warnings: everything that can change results or
     does not fit: those of the reading, of defaults and of the folding; they are in the model's provenance, too.
     agreement: with expected answers, where there are some.
@@ -39,6 +40,7 @@ class Conversion:
 
     packed: PackedModel
     reading: Reading
+    options: ConvertOptions
     defaults: tuple[Default, ...]
     warnings: tuple[str, ...]
     agreement: Agreement | None = None
@@ -104,7 +106,7 @@ def pack_reading(reading: Reading, options: ConvertOptions, name: str, digest: s
         "warnings": list(warnings),
         "xnorinfer": __version__,
     }
-    return Conversion(dataclasses.replace(lowered.packed, provenance=provenance), reading, defaults, warnings)
+    return Conversion(dataclasses.replace(lowered.packed, provenance=provenance), reading, options, defaults, warnings)
 
 
 #: Warnings that say the same of so many layers or tensors are one.
@@ -138,7 +140,6 @@ LABELS = "; true labels are not what the network answers: their share is measure
 def require_expected(
     conversion: Conversion,
     expected: Answers,
-    options: ConvertOptions,
     read: Callable[[ConvertOptions], Reading] | None = None,
     *,
     python: bool = False,
@@ -159,7 +160,7 @@ def require_expected(
     except UnusableInputError as error:
         agreement, text, unusable = None, str(error), error
     if agreement is None or not agreement.holds:
-        found = eliminate(expected, conversion.reading, options, read, report)
+        found = eliminate(expected, conversion.reading, conversion.options, read, report)
         if unusable is not None and not found.explanations:
             raise unusable
         labels = "" if found.explanations or expected.values.ndim > 1 else LABELS

@@ -249,6 +249,21 @@ def test_weights_that_are_bits(tmp_path: Path) -> None:
     assert 'values = "bits" in a net.toml' in wrong(*given, code=1)
 
 
+def test_what_data_decided_stays_when_answers_are_explained(tmp_path: Path) -> None:
+    """The source is read again with other options, and with the input mapping that the data chose."""
+    net, x = dict(np.load(CHECKPOINT)), np.load(DIGITS)["x"]
+    sums = x / 255 @ np.where(net["0.weight"] > 0, 1, -1).T + net["0.bias"]
+    net |= {"0.bn.mean": sums.mean(axis=0).astype("f4"), "0.bn.var": sums.var(axis=0).astype("f4")}
+    np.savez(tmp_path / "net.npz", **net)
+    answers = xnorinfer.convert(tmp_path / "net.npz", input_range=(0, 1), float_layers=["2"]).scores(x)
+    np.savez(tmp_path / "expected.npz", x=x, scores=answers)
+    given = ("convert", tmp_path / "net.npz", "--dry-run", "--data", f"{DIGITS}:x", "--expect", tmp_path / "expected.npz")
+    assert "--float-layer 2 makes all rows equal" in wrong(*given, code=1)
+    with pytest.raises(ExpectationError, match=r"float_layers=\(.2.,\) makes all rows equal"):
+        xnorinfer.convert(tmp_path / "net.npz", data=x, expect=(x, answers))
+    assert "as expected: all" in fine(*given, "--float-layer", "2")
+
+
 def test_a_tie_of_all_scores_is_no_rounding(tmp_path: Path) -> None:
     """A reading under which every class scores the same would agree with any answer."""
     rng = np.random.default_rng(0)

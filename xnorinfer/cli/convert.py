@@ -219,9 +219,7 @@ def command(
     show(source, conversion)
     if expected is not None:
         with screen.stages() as report:
-            again = require_expected(
-                conversion, expected, options, lambda other: read_source(Path(source), other), report=report
-            )
+            again = require_expected(conversion, expected, lambda other: read_source(Path(source), other), report=report)
         for text in again.warnings[len(conversion.warnings) :]:
             screen.warn(text)
         conversion = again

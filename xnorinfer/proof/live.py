@@ -44,11 +44,11 @@ SQUASHING = ("Sigmoid", "LogSigmoid", "Tanh", "Softplus", "Softsign", "Exp", "At
 Read = Callable[[ConvertOptions], Reading]
 #: Why a reading is not that of the model: another is tried.
 Failure = SourceError | NetworkError | ExpectationError
-Converted = tuple[Conversion, ConvertOptions, Read]
+Converted = tuple[Conversion, Read]
 
 
 def convert_keras(model: Any, about: str, options: ConvertOptions, example: ArrayLike | None) -> Converted:
-    """The conversion of a live Keras model, compared with its answers; the options and the way it was read by.
+    """The conversion of a live Keras model, compared with its answers, and the way it was read by.
 
     Raises SourceError, OptionError, NetworkError, ExpectationError, InputError.
     """
@@ -56,7 +56,7 @@ def convert_keras(model: Any, about: str, options: ConvertOptions, example: Arra
 
 
 def convert_torch(module: Any, about: str, options: ConvertOptions, example: ArrayLike | None) -> Converted:
-    """The conversion of a live PyTorch module, compared with its answers; the options and the way it was read by.
+    """The conversion of a live PyTorch module, compared with its answers, and the way it was read by.
 
     Raises SourceError, OptionError, NetworkError, ExpectationError, InputError, MissingExtraError.
     """
@@ -95,7 +95,7 @@ class _Live:
 
     def confirmed(self, read: Read, conversion: Conversion, expected: Answers) -> Conversion:
         """A conversion that answers as the model.  Raises ExpectationError, which says what would."""
-        return _told(require_expected(conversion, expected, self.options, read, python=True), len(expected.x))
+        return _told(require_expected(conversion, expected, read, python=True), len(expected.x))
 
     def tried(self, read: Read, *, alone: bool = True) -> Conversion | Failure:
         """The conversion of a reading whose answers agree, or why there is none.  Raises OptionError and InputError.
@@ -124,10 +124,10 @@ class _Keras(_Live):
         first, second = (self.by_graph, self.by_config) if by_graph_first else (self.by_config, self.by_graph)
         reason = self.tried(first, alone=False)
         if isinstance(reason, Conversion):
-            return reason, self.options, first
+            return reason, first
         other = self.tried(second)
         if isinstance(other, Conversion):
-            return other, self.options, second
+            return other, second
         if isinstance(reason, NetworkError) or not isinstance(other, SourceError):
             raise reason if isinstance(reason, NetworkError) else other
         raise SourceError(f"{reason}; otherwise: {other}")
@@ -187,9 +187,9 @@ class _Torch(_Live):
         for read in () if described else (self.by_export, self.by_trace):
             found = self.tried(read)
             if isinstance(found, Conversion):
-                return found, said, read
+                return found, read
             reasons.append(found)
-        return self._by_order(reasons), said, self.live.by_order
+        return self._by_order(reasons), self.live.by_order
 
     def by_export(self, options: ConvertOptions) -> Reading:
         return self.live.by_export(options, self.shape)
@@ -207,7 +207,7 @@ class _Torch(_Live):
         except (SourceError, NetworkError) as error:
             raise reason or error from None
         if reason is None:
-            conversion = require_expected(conversion, expected, self.options, self.live.by_order, python=True)
+            conversion = require_expected(conversion, expected, self.live.by_order, python=True)
         elif not _agrees(
             agreement := compare(expected, conversion.reading.net, conversion.packed), expected, conversion.packed
         ):
