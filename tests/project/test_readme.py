@@ -59,7 +59,10 @@ def test_long_commands_are_understood() -> None:
         commands.commands[name].make_context(name, options).close()
 
 
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
+DOCUMENTS = (
+    *("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"),
+    *("tests/README.md", "training/README.md", "xnorinfer/data/README.md"),
+)
 PLACES = re.compile(r"`((?:xnorinfer|converters|training|tests|benchmarks|\.ci)/[\w/.-]*)`|\]\((\w+\.md)\)")
 
 
