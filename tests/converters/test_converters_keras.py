@@ -15,8 +15,8 @@ import networks
 import numpy as np
 import pytest
 from checkpoints import random_layers
-from keras_files import packed, unpack
-from places import TOOLS
+from keras_files import MODELS, packed
+from places import TOOLS, unpack
 
 import xnorinfer
 from xnorinfer.converters import ConvertOptions, Reading, files_of, read_source
@@ -55,7 +55,7 @@ FILES: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.fixture(scope="module")
 def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return unpack(tmp_path_factory.mktemp("keras"))
+    return unpack(MODELS, tmp_path_factory.mktemp("keras"))
 
 
 def write_fresh(folder: Path, *arguments: Path) -> Path:

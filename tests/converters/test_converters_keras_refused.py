@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from keras_files import packed, unpack
+from keras_files import MODELS, packed
+from places import unpack
 from refusals import assert_resolvable
 
 from xnorinfer.converters import ConvertOptions, read_source
@@ -29,7 +30,7 @@ UNIT = PixelInput.range(0, 1)
 
 @pytest.fixture(scope="module")
 def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return unpack(tmp_path_factory.mktemp("keras"))
+    return unpack(MODELS, tmp_path_factory.mktemp("keras"))
 
 
 # ---------------------------------------------------------------- configs

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from keras_files import QKERAS, unpack
+from keras_files import QKERAS
+from places import unpack
 from refusals import assert_resolvable
 
 import xnorinfer
@@ -18,7 +19,7 @@ pytest.importorskip("h5py", reason="Keras's files are read through h5py")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return unpack(tmp_path_factory.mktemp("qkeras"), QKERAS)
+    return unpack(QKERAS, tmp_path_factory.mktemp("qkeras"))
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from places import DATA
+from places import DATA, unpack
 
 import xnorinfer
 from xnorinfer.converters import ConvertOptions, files_of, read_source
@@ -24,10 +23,7 @@ RANGE = {"input": PixelInput.range(-1, 1)}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("tf")
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(place, filter="data")
-    return place
+    return unpack(ARCHIVE, tmp_path_factory.mktemp("tf"))
 
 
 def recorded(folder: Path, name: str) -> tuple[Any, Any]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import struct
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from places import DATA
+from places import DATA, unpack
 
 import xnorinfer
 from xnorinfer.converters import ConvertOptions, read_source
@@ -23,10 +22,7 @@ RANGE = {"input": PixelInput.range(-1, 1)}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("tflite")
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(place, filter="data")
-    return place
+    return unpack(ARCHIVE, tmp_path_factory.mktemp("tflite"))
 
 
 @pytest.mark.parametrize("name", ["dense", "relu", "larq_dense", "larq_relu", "larq_conv", "larq_mixed"])

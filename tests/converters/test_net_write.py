@@ -13,7 +13,7 @@ from checkpoints import lasagne_arrays, named_arrays, random_layers, state_array
 from command_line import CHECKPOINT, DIGITS, fine, wrong
 from net_containers import write_safetensors
 from onnx_writer import node, write
-from places import DATA
+from places import DATA, unpack
 from test_net import digest, read
 
 from xnorinfer.conversion import convert_file, pack_reading
@@ -153,9 +153,9 @@ def keras_files() -> dict[str, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def keras(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("h5py", reason="Keras's files are read through h5py")
-    from keras_files import unpack
+    from keras_files import MODELS
 
-    return unpack(tmp_path_factory.mktemp("keras"))
+    return unpack(MODELS, tmp_path_factory.mktemp("keras"))
 
 
 def test_written_files_of_keras_models(keras: Path) -> None:

@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -233,7 +232,7 @@ def test_programs_of_torch(tmp_path: Path, how: str) -> None:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("h5py")
-    return keras_files.unpack(tmp_path_factory.mktemp("keras"))
+    return places.unpack(keras_files.MODELS, tmp_path_factory.mktemp("keras"))
 
 
 @needs("tf_keras", "larq")
@@ -323,8 +322,7 @@ def test_a_graph_that_tensorflow_cannot_import() -> None:
 def tensorflow_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tf")
     for name in ("graphs", "tflite"):
-        with tarfile.open(places.DATA / "tf" / f"{name}.tar.xz") as archive:
-            archive.extractall(folder, filter="data")
+        places.unpack(places.DATA / "tf" / f"{name}.tar.xz", folder)
     return folder
 
 

@@ -7,7 +7,6 @@ import contextlib
 import io
 import pickle
 import struct
-import tarfile
 import tempfile
 import warnings
 from collections import Counter
@@ -20,7 +19,7 @@ import numpy as np
 from fuzz_net import net_target
 from fuzzing import Files, ModelTarget, Target, inside, mutate_safetensors, mutate_zip, without_crc
 from networks import INPUTS, random_network
-from places import DATA
+from places import DATA, files_in
 
 from xnorinfer.converters.reading import ConvertOptions
 from xnorinfer.packing import modelfile
@@ -91,8 +90,7 @@ def _tf1() -> Target:
 
 def _tf() -> Target:
     """Frozen graphs, SavedModels, object-based checkpoints."""
-    with tarfile.open(DATA / "tf" / "graphs.tar.xz") as archive:
-        content = {entry.name: archive.extractfile(entry).read() for entry in archive if entry.isfile()}  # type: ignore[union-attr]
+    content = files_in(DATA / "tf" / "graphs.tar.xz")
 
     def files(*names: str) -> Files:
         return {name.removeprefix("module/"): content[name] for name in names}
@@ -108,8 +106,7 @@ def _tf() -> Target:
 
 
 def _tflite() -> Target:
-    with tarfile.open(DATA / "tf" / "tflite.tar.xz") as archive:
-        content = {entry.name: archive.extractfile(entry).read() for entry in archive if entry.name.endswith(".tflite")}  # type: ignore[union-attr]
+    content = files_in(DATA / "tf" / "tflite.tar.xz")
     return Target("tflite", [{name: content[name]} for name in ("larq_conv.tflite", "larq_mixed.tflite", "relu.tflite")])
 
 
@@ -226,13 +223,11 @@ def _model() -> Target:
 
 
 def _keras() -> Target:
-    seeds: list[Files] = []
-    with tarfile.open(DATA / "keras" / "models.tar.xz") as archive:
-        for entry in sorted(archive.getmembers(), key=lambda entry: entry.name):
-            stream = archive.extractfile(entry) if entry.name.endswith((".h5", ".keras")) and entry.size < 100_000 else None
-            if stream is not None:
-                seeds.append({Path(entry.name).name: stream.read()})
-
+    seeds = [
+        {Path(name).name: content}
+        for name, content in sorted(files_in(DATA / "keras" / "models.tar.xz").items())
+        if name.endswith((".h5", ".keras")) and len(content) < 100_000
+    ]
     return Target("keras", seeds, deeper={"": inside})
 
 

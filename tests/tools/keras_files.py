@@ -1,8 +1,7 @@
-"""The committed Keras files, unpacked, and packed models to compare."""
+"""The committed Keras files, and packed models to compare."""
 
 from __future__ import annotations
 
-import tarfile
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,9 @@ from places import DATA
 from xnorinfer.conversion import convert_file
 from xnorinfer.converters import ConvertOptions
 
+#: What keras_checkpoints.py wrote, and qkeras_checkpoints.py.
 MODELS = DATA / "keras" / "models.tar.xz"
 QKERAS = MODELS.with_name("qkeras.tar.xz")
-
-
-def unpack(folder: Path, models: Path = MODELS) -> Path:
-    """What keras_checkpoints.py wrote, or qkeras_checkpoints.py."""
-    with tarfile.open(models) as archive:
-        archive.extractall(folder, filter="data")
-    return folder
 
 
 def content(value: Any) -> Any:

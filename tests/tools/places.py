@@ -1,7 +1,8 @@
-"""Where things of the tests lie."""
+"""Where things of the tests lie, and what lies in archives."""
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -14,3 +15,16 @@ DATA = TESTS / "data"
 PACKAGE_DATA = ROOT / "xnorinfer" / "data"
 #: Large data beside a checkout: MNIST and real checkpoints, where there are any.
 SHARED = ROOT.parent / "shared" / "data"
+
+
+def unpack(archive: Path, folder: Path) -> Path:
+    """Put the files of a committed archive into a folder, which is returned."""
+    with tarfile.open(archive) as packed:
+        packed.extractall(folder, filter="data")
+    return folder
+
+
+def files_in(archive: Path) -> dict[str, bytes]:
+    """The files of a committed archive by their names."""
+    with tarfile.open(archive) as packed:
+        return {entry.name: packed.extractfile(entry).read() for entry in packed if entry.isfile()}  # type: ignore[union-attr]
