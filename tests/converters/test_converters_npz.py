@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import io
 import itertools
 import pickle
 import warnings
@@ -273,24 +272,12 @@ def test_zero_latents_under_torch_sign(tmp_path: Path) -> None:
     read_source(path, ConvertOptions(profile="ge-zero"))
 
 
-def npy_bytes(array: Any, *, claim: str | None = None) -> bytes:
-    buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, array, allow_pickle=True)
-    data = buffer.getvalue()
-    if claim is not None:
-        shape = repr(array.shape)
-        assert shape in data.decode("latin-1")
-        longer = data.decode("latin-1").replace(shape, claim)
-        surplus = len(claim) - len(shape)
-        data = longer.replace(" " * surplus + "\n", "\n", 1).encode("latin-1")
-    return data
-
-
-def write_zip(path: Path, entries: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        for name, data in entries.items():
-            archive.writestr(name, data)
-    return path
+def claiming(array: Any, claim: str) -> bytes:
+    """A .npy whose header announces another shape."""
+    data, shape = checkpoints.npy_bytes(array).decode("latin-1"), repr(array.shape)
+    assert shape in data
+    surplus = len(claim) - len(shape)
+    return data.replace(shape, claim).replace(" " * surplus + "\n", "\n", 1).encode("latin-1")
 
 
 def test_objects_without_numbers(tmp_path: Path) -> None:
@@ -446,15 +433,17 @@ def test_scaled_weights_leave_it_to_gammas(tmp_path: Path) -> None:
 
 
 def test_claimed_sizes_are_checked_before_allocation(tmp_path: Path) -> None:
-    data = npy_bytes(np.zeros((4, 4), np.float32), claim="(400000000, 400)")
+    data = claiming(np.zeros((4, 4), np.float32), "(400000000, 400)")
     with pytest.raises(SourceError, match="but 64 follow"):
-        read_source(write_zip(tmp_path / "net.npz", {"arr_0.npy": data}))
+        read_source(checkpoints.write_zip(tmp_path / "net.npz", {"arr_0.npy": data}))
 
 
 @pytest.mark.parametrize("wrong", [False, True])
 def test_archives_are_closed_with_the_last_of_their_arrays(tmp_path: Path, wrong: bool) -> None:
     """Also where arrays and archive hold each other, and where one of them cannot be read."""
-    path = write_zip(tmp_path / "net.npz", {"a.npy": npy_bytes(np.ones(3)), **({"b.txt": b""} if wrong else {})})
+    path = checkpoints.write_zip(
+        tmp_path / "net.npz", {"a.npy": checkpoints.npy_bytes(np.ones(3)), **({"b.txt": b""} if wrong else {})}
+    )
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
@@ -470,15 +459,15 @@ def test_archives_are_closed_with_the_last_of_their_arrays(tmp_path: Path, wrong
 
 
 def test_zip_bomb_is_refused(tmp_path: Path) -> None:
-    data = npy_bytes(np.zeros((5000, 5000), np.float32))
-    path = write_zip(tmp_path / "net.npz", {"arr_0.npy": data}, zipfile.ZIP_DEFLATED)
+    data = checkpoints.npy_bytes(np.zeros((5000, 5000), np.float32))
+    path = checkpoints.write_zip(tmp_path / "net.npz", {"arr_0.npy": data}, zipfile.ZIP_DEFLATED)
     with pytest.raises(SourceError, match=r"unpacking it would take 95\.4 MiB"):
         read_source(path, ConvertOptions(max_memory=90 << 20))
 
 
 def test_two_entries_of_one_name(tmp_path: Path) -> None:
     path = tmp_path / "net.npz"
-    data = npy_bytes(np.zeros((4, 4), np.float32))
+    data = checkpoints.npy_bytes(np.zeros((4, 4), np.float32))
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("arr_0.npy", data)
         with pytest.warns(UserWarning, match="Duplicate"):

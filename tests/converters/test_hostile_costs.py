@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import onnx_writer
 import pytest
+from checkpoints import npy_bytes, write_zip
 from onnx_writer import field, node, number
 from tf1_writer import HEADER, entry, masked_crc, write_bundle, write_table
 
@@ -53,24 +54,11 @@ def refused(path: Path, match: str, options: ConvertOptions = SMALL) -> None:
 # ---------------------------------------------------------------- numpy and safetensors
 
 
-def npy_bytes(array: Any) -> bytes:
-    out = io.BytesIO()
-    np.save(out, array)
-    return out.getvalue()
-
-
-def zipped(path: Path, entries: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        for name, content in entries.items():
-            archive.writestr(name, content)
-    return path
-
-
 def test_many_arrays_of_a_small_archive_are_summed(tmp_path: Path) -> None:
     bomb = {f"arr_{i}.npy": npy_bytes(np.zeros((100, 300), np.float32)) for i in range(20)}
-    refused(zipped(tmp_path / "net.npz", bomb, zipfile.ZIP_DEFLATED), "unpacking it would take .* --max-memory")
+    refused(write_zip(tmp_path / "net.npz", bomb, zipfile.ZIP_DEFLATED), "unpacking it would take .* --max-memory")
     bomb = {f"arr_{i}.npy": npy_bytes(np.zeros((100, 300), np.float32)) for i in range(8)}
-    path = zipped(tmp_path / "net.npz", bomb, zipfile.ZIP_DEFLATED)
+    path = write_zip(tmp_path / "net.npz", bomb, zipfile.ZIP_DEFLATED)
     refused(path, r"tensor arr_\d \(300, 100\) as float32 would take 117 KiB")
 
 
@@ -78,7 +66,7 @@ def test_numbers_of_thousands_of_digits_are_names(tmp_path: Path) -> None:
     array = npy_bytes(np.ones((4, 4), np.float32))
     for name in (f"arr_{DIGITS}", f"{DIGITS}.weight", f"fc{DIGITS}.weight"):
         with contextlib.suppress(SourceError, NetworkError):
-            read_source(zipped(tmp_path / "net.npz", {f"{name}.npy": array}), ConvertOptions())
+            read_source(write_zip(tmp_path / "net.npz", {f"{name}.npy": array}), ConvertOptions())
     read_source(write_bundle(tmp_path, {f"d_{DIGITS}/kernel": np.ones((4, 4))}), ConvertOptions())
 
 
@@ -346,7 +334,7 @@ def test_tensors_of_one_file_of_an_export_are_summed(tmp_path: Path) -> None:
         "a/data/weights/model_weights_config.json": json.dumps({"config": config}).encode(),
         "a/data/weights/w": bytes(40_000),
     }
-    refused(zipped(tmp_path / "net.pt2", entries), r"tensor t\d+ \(10000,\) float32 would take")
+    refused(write_zip(tmp_path / "net.pt2", entries), r"tensor t\d+ \(10000,\) float32 would take")
 
 
 def test_modules_that_share_modules_are_walked_within_the_budget(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ import pathlib
 import pickle
 import random
 import struct
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -222,10 +221,7 @@ PICKLES = {
 
 
 def archive(path: Path, pickled: bytes, *more: tuple[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w") as out:
-        for name, content in [("a/data.pkl", pickled), ("a/byteorder", b"little"), ("a/version", b"3\n"), *more]:
-            out.writestr(name, content)
-    return path
+    return checkpoints.write_zip(path, {"a/data.pkl": pickled, "a/byteorder": b"little", "a/version": b"3\n", **dict(more)})
 
 
 @pytest.mark.parametrize("case", PICKLES)
@@ -259,10 +255,8 @@ def test_big_endian_tensors(tmp_path: Path) -> None:
         memory = storage(kind, str(index), array.size)
         content += U(name) + tensor(numbers(*array.shape), numbers(*strides), memory=memory)
         entries.append((f"a/data/{index}", array.astype(array.dtype.newbyteorder(">")).tobytes()))
-    path = tmp_path / "net.pt"
-    with zipfile.ZipFile(path, "w") as out:
-        for name, data in [("a/data.pkl", content + b"u."), ("a/byteorder", b"big"), *entries]:
-            out.writestr(name, data)
+    files = {"a/data.pkl": content + b"u.", "a/byteorder": b"big", **dict(entries)}
+    path = checkpoints.write_zip(tmp_path / "net.pt", files)
     net = read_source(path).net
     np.testing.assert_array_equal(net.ops[0].weight, arrays["fc1.weight"])  # type: ignore[union-attr]
 

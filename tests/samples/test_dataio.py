@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checkpoints import npy_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -25,12 +26,6 @@ def idx_bytes(array: NDArray[Any], dtype: str = "u1") -> bytes:
     """An IDX file as its description says, built by hand."""
     head = bytes([0, 0, IDX_CODES[dtype], array.ndim]) + b"".join(struct.pack(">I", n) for n in array.shape)
     return head + array.astype(dtype).tobytes()
-
-
-def npy_bytes(array: NDArray[Any], **options: Any) -> bytes:
-    out = io.BytesIO()
-    np.save(out, array, **options)
-    return out.getvalue()
 
 
 @pytest.fixture

@@ -1,13 +1,15 @@
 """Checkpoints for the converter tests: random trained-looking networks, written the way training code writes them.
 
-A `Net` here is plain numpy and knows nothing of the package; `decide` computes its forward pass independently, in float64, with
-the ties of its framework, so that a converter is checked against something that shares no code with it.
+A `Layer` here is plain numpy and knows nothing of the package; `decide` computes the forward pass independently, in float64,
+with the ties of its framework, so that a converter is checked against something that shares no code with it.
 """
 
 from __future__ import annotations
 
+import io
 import itertools
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,4 +145,17 @@ def state_arrays(layers: Sequence[Layer], dense: str = "fc{}", norm: str = "bn{}
 
 def write_npz(path: Path, *args: Array, **named: Array) -> Path:
     np.savez(path, *args, **named)  # type: ignore[arg-type]
+    return path
+
+
+def npy_bytes(array: Array, **options: Any) -> bytes:
+    out = io.BytesIO()
+    np.save(out, array, **options)
+    return out.getvalue()
+
+
+def write_zip(path: Path, entries: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
     return path

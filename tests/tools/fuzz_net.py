@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from checkpoints import npy_bytes
 from fuzzing import Files, Target, inside, mutate_text
 
 from xnorinfer.cli.convert import read_net_file
@@ -118,12 +119,6 @@ def _header(arrays: dict[str, Any]) -> bytes:
     return "\n".join(lines).encode()
 
 
-def _npy(array: Any) -> bytes:
-    out = io.BytesIO()
-    np.save(out, array)
-    return out.getvalue()
-
-
 def _folder() -> Files:
     arrays = _arrays()
     rng = np.random.default_rng(12)
@@ -134,7 +129,7 @@ def _folder() -> Files:
         NET: FOLDER.encode(),
         "w.bin": b"HEAD" + wide.astype("<f4").tobytes(),
         "mean.txt": ("; ".join(map(str, arrays["mean"])) + "  # means\n").encode(),
-        "var.npy": _npy(arrays["var"]),
+        "var.npy": npy_bytes(arrays["var"]),
         "net.h": _header({"bias": arrays["bias"], "other": arrays["v"]}),
         "v.mem": ("// rows\n" + "\n".join("".join(map(str, row)) for row in arrays["v"])).encode(),
         "add.bin": bytes([1, 255, 7, 0, 0]),
@@ -182,7 +177,7 @@ def net_target(described: list[Target], unchecked: Callable[[], contextlib.Abstr
     """described: targets whose seeds are described as `--write-net` does, and then read that way."""
     seeds: list[Files] = [_folder()]
     arrays = _arrays()
-    own = {"net.h": _header(arrays), "net.npy": _npy(arrays["v"])}
+    own = {"net.h": _header(arrays), "net.npy": npy_bytes(arrays["v"])}
     for name, content in own.items():
         toml = TOP + LAYERS
         if name == "net.npy":
