@@ -42,14 +42,16 @@ def pair(modules: Sequence[Module], notes: Notes, problems: list[str], *, ordere
     layers = [m for m in modules if m.part]
     if not layers:
         return []  # that there is no layer is what is wrong
-    modules = [m for m in modules if m.part is None or not m.part.after]  # the others have theirs
-    dense = [m for m in modules if m.part]
-    norms = [m for m in modules if m.norm]
+    lacking = [m for m in modules if not _has_norm(m)]
+    dense = [m for m in lacking if m.part]
+    norms = [m for m in lacking if m.norm]
     follows = [(before, m) for before, m in zip([None, *modules], modules, strict=False) if m.norm]
-    followed = {before.name for before, _ in follows if before is not None and before.part}
+    followed = {before.name for before, _ in follows if before is not None and before.part and not _has_norm(before)}
     adjacent = len(followed) == len(norms) and ordered
     # Layers registered together leave hidden ones without a BatchNorm behind them, which cannot be meant.
-    in_blocks = _in_blocks(modules) and len(norms) in (len(dense), len(dense) - 1)
+    in_blocks = _in_blocks(lacking) and len(norms) in (len(dense), len(dense) - 1)
+    if ordered and any(before is not None and _has_norm(before) for before, _ in follows):
+        adjacent = in_blocks = False  # a second one of a layer, or one of another layer
     pairs: dict[str, Module] = {}
     if not norms or (adjacent and not (in_blocks and any(m.name not in followed for m in dense[:-1]))):
         for before, m in follows:
@@ -62,13 +64,22 @@ def pair(modules: Sequence[Module], notes: Notes, problems: list[str], *, ordere
         what = "the n-th BatchNorm by name is taken to follow the n-th layer by name"
         notes.warnings.append(default_warning(what, "norm = {...} in each [[layers]]"))
     else:
-        order = ", ".join(f"{m.name} ({'BatchNorm' if m.norm else 'dense'})" for m in modules)
         problems.append(
-            f"it is not clear which BatchNorm belongs to which layer; in the file they stand as {order}"
+            f"it is not clear which BatchNorm belongs to which layer; in the file they stand as {_listed(modules)}"
             + net_line("norm = {mean = ..., variance = ...} in each [[layers]]")
         )
         return []
     return [with_norm(m.part, pairs.get(m.name)) for m in layers if m.part]
+
+
+def _has_norm(module: Module) -> bool:
+    """Whether it is a layer that has its BatchNorm, in its own scope."""
+    return module.part is not None and bool(module.part.after)
+
+
+def _listed(modules: Sequence[Module]) -> str:
+    kinds = {True: "BatchNorm", False: "dense"}
+    return ", ".join(f"{m.name} ({'dense and BatchNorm' if _has_norm(m) else kinds[bool(m.norm)]})" for m in modules)
 
 
 def with_norm(part: LayerPart, found: Module | None) -> LayerPart:
@@ -121,7 +132,7 @@ def pair_by_names(
         return [m.part for m in dense if m.part], None
     pairs: dict[str, Module] = {}
     left = list(norms)
-    by_words = _by_words(ordered, norms)
+    by_words = _by_words([m for m in ordered if not _has_norm(m)], norms)
     for layer, norm in by_words.items():
         pairs[layer] = norm
         left.remove(norm)
@@ -129,7 +140,7 @@ def pair_by_names(
     for norm in list(left):
         assert norm.norm is not None
         width = norm.norm.mean.size
-        alone = [m for m in ordered if m.part and m.name not in pairs and m.part.neurons == width]
+        alone = [m for m in ordered if m.part and not _has_norm(m) and m.name not in pairs and m.part.neurons == width]
         rivals = [m for m in left if m.norm and m.norm.mean.size == width]
         first = ordered[0].part if ordered else None
         if len(alone) == 1 == len(rivals) and not (first is not None and first.depth == width):
@@ -140,15 +151,14 @@ def pair_by_names(
             _remark_leading(norm.name, ordered[0].name, notes)
             left.remove(norm)
     if left:
-        order = ", ".join(f"{m.name} ({'BatchNorm' if m.norm else 'dense'})" for m in [*ordered, *norms])
         problems.append(
-            f"it is not clear which BatchNorm belongs to which layer; the file keeps no order and holds {order}"
-            + net_line("norm = {mean = ..., variance = ...} in each [[layers]]")
+            "it is not clear which BatchNorm belongs to which layer; the file keeps no order and holds "
+            f"{_listed([*ordered, *norms])}" + net_line("norm = {mean = ..., variance = ...} in each [[layers]]")
         )
     elif pairs:
         value = ", ".join(f"{norm.name} after {name}" for name, norm in pairs.items())
-        widths = [norm.norm.mean.size for norm in pairs.values() if norm.norm]
-        proven = len(set(widths)) == len(widths)
+        widths = [m.part.neurons for m in ordered if m.part]
+        proven = all(norm.norm is not None and widths.count(norm.norm.mean.size) == 1 for norm in pairs.values())
         notes.assumptions.append(Assumption("BatchNorms, by their names and widths", value, "file" if proven else "default"))
         if not proven:
             what = f"BatchNorms are taken to follow the layers whose names they share ({value})"

@@ -441,3 +441,26 @@ def test_a_batch_norm_in_one_layer_with_its_weights(tmp_path: Path) -> None:
     apart, together = (read_source(tmp_path / f"{file}.h5", options) for file in ("apart", "together"))
     x = np.random.default_rng(0).integers(0, 256, (50, 20), np.uint8)
     np.testing.assert_array_equal(reference.forward(together.net, x), reference.forward(apart.net, x))
+
+
+@pytest.mark.parametrize("order", [("alone", "block", "bn"), ("block", "bn", "alone"), ("alone", "block", "bn", "head")])
+def test_a_batch_norm_behind_a_layer_that_has_its_own(tmp_path: Path, order: tuple[str, ...]) -> None:
+    """It may be a second one, or that of another layer: never of the layer before, which has none, in silence."""
+    h5py = pytest.importorskip("h5py")
+    made = random_layers((16, 16, 16, 16), 3)
+    with h5py.File(tmp_path / "net.h5", "w") as saved:
+        for scope, layer in zip(order, made[:1] * len(order), strict=True):
+            norm = {
+                role: getattr(layer, role.removeprefix("moving_"))
+                for role in ("gamma", "beta", "moving_mean", "moving_variance")
+            }
+            arrays = {} if scope == "bn" else {"kernel": layer.weight.T, "bias": layer.bias}
+            arrays |= norm if scope in ("bn", "block") else {}
+            for name, array in arrays.items():
+                saved.require_group(scope)[f"{scope}/{name}:0"] = array
+            saved[scope].attrs["weight_names"] = [f"{scope}/{name}:0".encode() for name in arrays]
+        saved.attrs["layer_names"] = [name.encode() for name in order]
+    stood = ", ".join(f"{one} ({ {'bn': 'BatchNorm', 'block': 'dense and BatchNorm'}.get(one, 'dense') })" for one in order)
+    with pytest.raises(NetworkError, match="not clear which BatchNorm belongs to which layer") as error:
+        read_source(tmp_path / "net.h5", ConvertOptions(bn_epsilon=1e-3))
+    assert stood in str(error.value)

@@ -410,6 +410,16 @@ def test_norms_that_nothing_assigns_are_refused(tmp_path: Path) -> None:
     assert_resolvable(error.value)
 
 
+def test_a_norm_whose_width_several_layers_have_is_told(tmp_path: Path) -> None:
+    """Names alone give it to the first of two, which is a default."""
+    layers = random_layers((20, 5, 5), 2, head_norm=False)
+    reading = read_source(safe(dict(state_arrays(layers)), tmp_path / "net.safetensors"), GE)
+    np.testing.assert_array_equal(scores(reading), plain(tmp_path, layers))
+    assert any(
+        "BatchNorms are taken to follow the layers whose names they share (bn1 after fc1)" in w for w in reading.warnings
+    )
+
+
 def test_orders_of_shapes() -> None:
     assert chains([(4, 3), (8, 4), (3, 8)]) == [(0, 2, 1), (1, 0, 2)]
     assert chains([(4, 3), (8, 4)]) == [(1, 0)]
