@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from xnorinfer.converters.containers.arrays import RawTensor, natural_key
+from xnorinfer.converters.evidence.layerorder import chains, family
 from xnorinfer.converters.naming.pairing import Module
 from xnorinfer.converters.reading import Assumption, Notes, default_warning, net_line
 
@@ -36,8 +37,11 @@ def is_loose(tensors: Sequence[RawTensor]) -> bool:
     return not any(tensor.name.rpartition(".")[2] in _OF_TORCH for tensor in tensors)
 
 
-def loose_modules(tensors: Sequence[RawTensor], notes: Notes, problems: list[str]) -> dict[str, Module]:
-    """Tensors by the key in their names; a BatchNorm under its layer's key is a module of its own behind it."""
+def loose_modules(tensors: Sequence[RawTensor], notes: Notes, problems: list[str], *, ordered: bool) -> dict[str, Module]:
+    """Tensors by the key in their names; a BatchNorm under its layer's key is a module of its own behind it.
+
+    ordered: they stand in someone's order, and not in that of their names.
+    """
     modules: dict[str, Module] = {}
     for tensor in tensors:
         key, role = _split(tensor)
@@ -51,7 +55,7 @@ def loose_modules(tensors: Sequence[RawTensor], notes: Notes, problems: list[str
                 + net_line("weight = ...")
             )
         module.tensors[leaf] = tensor
-    return _lay_out(modules, notes, problems)
+    return _lay_out(modules, notes, problems, ordered)
 
 
 def _split(tensor: RawTensor) -> tuple[str, str]:
@@ -72,20 +76,27 @@ def _is_norm_key(key: str, tensors: Sequence[RawTensor]) -> bool:
     return not any(tensor.array.ndim == 2 and _split(tensor)[0] == key for tensor in tensors)
 
 
-def _lay_out(modules: dict[str, Module], notes: Notes, problems: list[str]) -> dict[str, Module]:
+def _lay_out(modules: dict[str, Module], notes: Notes, problems: list[str], ordered: bool) -> dict[str, Module]:
     """Turn matrices to (neurons, inputs); the modules, in the order in which they fit: as given, or sorted by name."""
-    for ordered in (modules, dict(sorted(modules.items(), key=lambda item: natural_key(item[0])))):
-        dense = [m for m in ordered.values() if "weight" in m.tensors and m.tensors["weight"].array.ndim == 2]
-        as_is, turned = _fits(dense, False), _fits(dense, True)
+    dense = [m for m in modules.values() if "weight" in m.tensors and m.tensors["weight"].array.ndim == 2]
+    if not dense:
+        return modules
+    wide = [all(_as_wide(m, modules, turned) for m in dense) for turned in (False, True)]
+    for sorting in (modules, dict(sorted(modules.items(), key=lambda item: natural_key(item[0])))):
+        dense = [m for m in sorting.values() if m in dense]
+        as_is, turned = (wide[turned] and _chained(dense, turned) for turned in (False, True))
         if as_is or turned:
             break
-    else:
-        return modules  # whoever puts the layers together says what does not fit
+    else:  # no order that is at hand: whoever puts the layers together finds one, or says what does not fit
+        sorting, (as_is, turned) = modules, wide
+    # Turned, matrices fit in the reverse order.
+    counted = ordered or len({family(m.name) for m in dense}) == 1
+    untold = (as_is and turned) or (all(wide) and not counted)
     listed = ", ".join(str(m.tensors["weight"]) for m in dense)
     if len(dense) == 1 and not _says_weight(dense[0].tensors["weight"].name):
         line = f'[[layers]] weight = "{dense[0].tensors["weight"].name}"'
         problems.append(f"{listed} is the only matrix, and its name does not say that it holds weights" + net_line(line))
-    if as_is and turned and len(dense) > 1:
+    if untold and len(dense) > 1 and chains([_shape(m, False) for m in dense]):
         lines = ('layout = "in_out"', 'layout = "out_in"')
         problems.append(f"which axis of {listed} is that of the neurons cannot be told" + net_line(*lines))
     elif as_is and turned:
@@ -96,15 +107,24 @@ def _lay_out(modules: dict[str, Module], notes: Notes, problems: list[str]) -> d
         for module in dense:
             tensor = module.tensors["weight"]
             module.tensors["weight"] = RawTensor(tensor.name, tensor.array.T, tensor.dtype)
-    return ordered
+    return sorting
 
 
-def _fits(dense: Sequence[Module], turned: bool) -> bool:
-    """Whether matrices (neurons, inputs) fit one behind the other, and their biases are as long as they have neurons."""
-    shapes = [m.tensors["weight"].shape for m in dense]
-    shapes = [(b, a) for a, b in shapes] if turned else shapes
-    if not shapes or any(before[0] != after[1] for before, after in itertools.pairwise(shapes)):
-        return False
-    return all(
-        "bias" not in m.tensors or m.tensors["bias"].array.size == shape[0] for m, shape in zip(dense, shapes, strict=True)
-    )
+def _shape(module: Module, turned: bool) -> tuple[int, int]:
+    """(neurons, inputs) of a layer, where its matrix is not, or is, (inputs, neurons)."""
+    first, second = module.tensors["weight"].shape
+    return (second, first) if turned else (first, second)
+
+
+def _chained(dense: Sequence[Module], turned: bool) -> bool:
+    """Whether matrices (neurons, inputs) fit one behind the other."""
+    shapes = [_shape(m, turned) for m in dense]
+    return all(before[0] == after[1] for before, after in itertools.pairwise(shapes))
+
+
+def _as_wide(module: Module, modules: Mapping[str, Module], turned: bool) -> bool:
+    """Whether the bias and the BatchNorm under a layer's key are as long as it has neurons."""
+    neurons, _ = _shape(module, turned)
+    norm = modules.get(f"{module.name}.bn", Module("")).tensors.values()
+    vectors = [tensor for leaf, tensor in module.tensors.items() if leaf == "bias"]
+    return all(t.array.size == neurons for t in vectors) and all(t.array.size in (neurons, 1) for t in norm)

@@ -98,7 +98,7 @@ def group(
     if is_loose(tensors) and any(tensor.array.ndim == 2 for tensor in tensors):
         if not ordered:
             tensors = sorted(tensors, key=lambda tensor: natural_key(tensor.name))
-        modules = loose_modules(tensors, notes, problems)
+        modules = loose_modules(tensors, notes, problems, ordered=ordered)
     else:
         modules = modules_of(tensors, prefix)
     reader = _Reader(notes, problems, where, epsilon)

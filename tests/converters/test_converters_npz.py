@@ -354,6 +354,38 @@ def test_names_of_ones_own(tmp_path: Path, naming: str, turned: bool) -> None:
     assert every_tensor_once(reading, set(arrays))
 
 
+WORDS = ("input", "hidden", "output")
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("kept", [("bias",), ("mean", "variance"), ("bias", "mean", "variance")])
+def test_vectors_tell_the_axes_where_names_tell_no_order(tmp_path: Path, kept: tuple[str, ...], turned: bool) -> None:
+    """Matrices that are turned fit in the reverse order."""
+    made = checkpoints.random_layers((40, 32, 32, 10), 1, head_norm=False)
+    arrays: dict[str, Any] = {}
+    for word, layer in zip(WORDS, made, strict=True):
+        arrays[f"{word}_w"] = layer.weight.T if turned else layer.weight
+        arrays |= {f"{word}_{role}": getattr(layer, role) for role in kept if getattr(layer, role) is not None}
+    reading = read_source(checkpoints.write_npz(tmp_path / "net.npz", **dict(sorted(arrays.items()))), ConvertOptions())
+    assert [(name, layer.weight.shape) for name, layer in reading.net.linears] == [
+        ("input", (32, 40)), ("hidden", (32, 32)), ("output", (10, 32))
+    ]  # fmt: skip
+    for (_, layer), one in zip(reading.net.linears, made, strict=True):
+        np.testing.assert_array_equal(layer.weight, one.weight)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("words", [WORDS, ("hidden", "classifier")])
+def test_sorted_matrices_alone_tell_neither_axes_nor_order(tmp_path: Path, words: tuple[str, ...], turned: bool) -> None:
+    widths = (40, 32, 32, 10) if len(words) == 3 else (40, 32, 10)
+    made = checkpoints.random_layers(widths, 1)
+    arrays = {f"{word}_w": layer.weight.T if turned else layer.weight for word, layer in zip(words, made, strict=True)}
+    path = checkpoints.write_npz(tmp_path / "net.npz", **dict(sorted(arrays.items())))
+    with pytest.raises(NetworkError, match=r"which axis of .* is that of the neurons cannot be told") as error:
+        read_source(path, ConvertOptions())
+    assert_resolvable(error.value)
+
+
 def test_axes_that_nothing_tells_are_refused(tmp_path: Path) -> None:
     layers = checkpoints.random_layers((12, 12, 12), 5)
     arrays = {f"W{n}": layer.weight for n, layer in enumerate(layers)}
