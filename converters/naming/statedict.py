@@ -2,7 +2,7 @@
 
 Tensors are grouped by module (`fc1.weight`, `fc1.bias` -> `fc1`; `statenames` knows the names of parametrizations, pruning and
 latents).  What a module is follows from its tensors alone, names of modules do not matter: a 2-d tensor makes it a dense layer,
-running statistics make it a BatchNorm.
+running statistics make it a BatchNorm, both make it a layer and the BatchNorm behind it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from xnorinfer.converters.assemble import Follower, LayerPart
 from xnorinfer.converters.containers.arrays import RawTensor, as_float32, merge_rounding, natural_key
 from xnorinfer.converters.naming.loose import is_loose, loose_modules
-from xnorinfer.converters.naming.pairing import Module, leading_norm, pair, pair_by_names
+from xnorinfer.converters.naming.pairing import Module, leading_norm, pair, pair_by_names, with_norm
 from xnorinfer.converters.naming.statenames import counts_instead, from_bits, modules_of, settle
 from xnorinfer.converters.reading import Assumption, ConvertOptions, Notes, TensorUse, ignore_line, net_line
 from xnorinfer.float32 import F32
@@ -134,7 +134,9 @@ class _Reader:
             return False
         tensors = module.tensors
         matrix = next((t for t in tensors.values() if t.array.ndim == 2), None)
-        if {"running_mean", "running_var"} <= set(tensors):
+        if {"running_mean", "running_var"} <= set(tensors) and matrix is not None:
+            self._layer_with_norm(module, label, matrix)
+        elif {"running_mean", "running_var"} <= set(tensors):
             self._norm(module, label)
         elif matrix is not None:
             self._layer(module, label, matrix)
@@ -142,7 +144,7 @@ class _Reader:
             self.problems.append(f"{', '.join(map(str, tensors.values()))} belongs to a quantizer of Brevitas: {BREVITAS_WAY}")
         elif tensors:
             self._unknown(label, list(tensors.values()))
-        return module.norm is not None or "running_mean" not in tensors
+        return bool(module.norm or module.part) or "running_mean" not in tensors
 
     def remark(self) -> None:
         """One warning for all layers whose weights were bits, and one for all tensors that were rounded."""
@@ -170,6 +172,24 @@ class _Reader:
             self._take(weight, f"{label}: weights, (neurons, inputs)"),
             None if bias is None else self._take(bias, f"{label}: bias"),
         )
+
+    def _layer_with_norm(self, module: Module, label: str, matrix: RawTensor) -> None:
+        """A module of someone's own that holds both, where names tell whose each vector is."""
+        tensors = module.tensors
+        names = {"gamma": "weight", "beta": "bias", "running_mean": "running_mean", "running_var": "running_var"}
+        unclear = [t for leaf, t in tensors.items() if t is not matrix and leaf not in names]
+        if len(unclear) > ("beta" in tensors and "bias" in tensors):
+            self.problems.append(
+                f"module {label} holds a layer and its BatchNorm: {', '.join(map(str, tensors.values()))}; it is not known to "
+                f"which of the two {' and '.join(t.name for t in unclear)} belong"
+                + net_line("bias = ...", "norm = {gamma = ..., beta = ...}")
+            )
+            return
+        norm = Module(f"{label}, BatchNorm", {names[leaf]: tensors.pop(leaf) for leaf in [*tensors] if leaf in names})
+        self._norm(norm, label)
+        self._layer(module, label, matrix)
+        assert module.part is not None
+        module.part = with_norm(module.part, norm)
 
     def _norm(self, module: Module, label: str) -> None:
         tensors = module.tensors

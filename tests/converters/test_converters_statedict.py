@@ -106,6 +106,18 @@ def norm_columns(state: State) -> State:
     return {name: array[None] if array.ndim == 1 else array for name, array in state.items()}
 
 
+def in_one(state: State, *, but: str = "fc0.") -> State:
+    """A class of someone's own that holds a layer's tensors and its BatchNorm's."""
+    names = {"weight": "gamma", "bias": "beta"}
+    return {
+        f"fc{name[2:].replace(leaf, names.get(leaf, leaf))}"
+        if name.startswith("bn") and not name.startswith(but)
+        else name: array
+        for name, array in state.items()
+        for leaf in [name.rpartition(".")[2]]
+    }
+
+
 ALIKE: dict[str, Callable[[State], State]] = {
     "parametrize": lambda state: renamed(state, weight=r"\1.parametrizations.weight.original"),
     "binarized beside latents": with_org,
@@ -113,6 +125,8 @@ ALIKE: dict[str, Callable[[State], State]] = {
     "pruning that cut nothing": masked,
     "columns": columns,
     "rows": norm_columns,
+    "layer and norm in one": in_one,
+    "layer and norm in one, but one": lambda state: in_one(state, but="bn2"),
     "DataParallel": lambda state: {f"module.{name}": array for name, array in state.items()},
     "compiled": lambda state: {f"_orig_mod.module.{name}": array for name, array in state.items()},
 }
@@ -252,6 +266,10 @@ REFUSED: dict[str, tuple[Callable[[State], State], str]] = {
         "spectral_norm",
     ),
     "other signs": (shuffled, r"module fc2 holds 2 matrices .* of different signs"),
+    "whose bias": (
+        lambda s: {k: v for k, v in in_one(s).items() if k != "fc2.beta"},
+        "module fc2 holds a layer and its BatchNorm: .*; it is not known to which of the two fc2.bias belong",
+    ),
     "LayerNorm": (lambda s: s | {"ln.weight": np.ones(33), "ln.bias": np.ones(33)}, "LayerNorm and its like"),
     "unknown": (lambda s: s | {"z.a": np.ones(3), "z.b": np.ones(2)}, "module z .* is no part of a network that is known"),
     "a convolution": (

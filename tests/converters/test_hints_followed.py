@@ -336,6 +336,25 @@ def test_two_arrays_of_one_meaning(tmp_path: Path) -> None:
     equal(networks(path, text), forward(layers))
 
 
+@pytest.mark.parametrize("truth", ["bias", "beta"])
+def test_a_bias_of_a_layer_or_of_its_batch_norm(tmp_path: Path, truth: str) -> None:
+    layers = random_layers(WIDTHS, 3)
+    first = layers[0]
+    names = {"weight": "fc1.weight", truth: "fc1.bias", "mean": "fc1.running_mean", "variance": "fc1.running_var"}
+    arrays = {name: array for name, array in state_arrays(layers).items() if "1." not in name}
+    arrays = {name: getattr(first, role) for role, name in names.items()} | arrays
+    for role in {"bias", "beta", "gamma"} - set(names):
+        setattr(first, role, None)
+    path = write_npz(tmp_path / "net.npz", **arrays)
+    bias, norm = lines_of(told(path), "it is not known to which of the two fc1.bias belong")
+    said = {"bias": [filled(bias, '"fc1.bias"')], "beta": [norm.replace("gamma = ..., ", "").replace("...", '"fc1.bias"')]}[
+        truth
+    ]
+    moments = 'mean = "fc1.running_mean", variance = "fc1.running_var", form = "torch"'
+    said = [said[0].replace("}", f", {moments}}}")] if truth == "beta" else [*said, f"norm = {{{moments}}}"]
+    equal(networks(path, toml([{"weight": '"fc1.weight"'}, of_state(1)], {0: said}, COUNTERS)), forward(layers))
+
+
 def test_a_matrix_of_no_known_name(tmp_path: Path) -> None:
     layers = random_layers([24, 6], 3, head_norm=False)
     path = write_npz(tmp_path / "net.npz", table=layers[0].weight, b=layers[0].bias)  # type: ignore[arg-type]

@@ -95,6 +95,7 @@ FOLLOWED: dict[str, list[str]] = {
     f"{ARRAYS}batch_norms_named_in_another_order": ["pairing.pair_by_names: `norm = {...} in each*"],
     f"{ARRAYS}a_batch_norm_of_the_inputs": ["pairing._remark_leading: *"],
     f"{ARRAYS}two_arrays_of_one_meaning": ["loose.loose_modules: *"],
+    f"{ARRAYS}a_bias_of_a_layer_or_of_its_batch_norm": ["statedict._layer_with_norm: *"],
     f"{ARRAYS}a_matrix_of_no_known_name": ["loose._lay_out: `line`"],
     f"{ARRAYS}square_matrices": ["loose._lay_out: `*lines`", "loose._lay_out: `layout*"],
     f"{OPTIONS}an_epsilon_that_is_no_number": ["npz._named_layer: --*"],
