@@ -395,3 +395,17 @@ def test_the_command_runs_pytorch(tmp_path: Path) -> None:
     assert "that this reading is the trained network is not proved" in text
     told = json.loads(fine("verify", tmp_path / "m", tmp_path / "net.pt", "--framework", "--rows", 50, "--json"))
     assert told["framework"]["rows"] == 50
+
+
+def test_a_framework_that_ran_other_samples_does_not_contradict(model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    out, given = tmp_path / "c.json", ("verify", model, CHECKPOINT, "--framework")
+    fine(*given, "--rows", 30, "--certificate", out)
+    content = json.loads(out.read_text())
+    content["framework"]["version"] = "1.0"
+    older = signed(content, tmp_path / "older.json")
+    for rows in (30, 20):
+        assert run(*given, "--rows", rows, "--check", older).exit_code == 0
+    content["framework"]["different"] = 1
+    done = run(*given, "--rows", 30, "--check", signed(content, tmp_path / "other.json"))
+    assert (done.exit_code, "framework.different: 1 in the certificate, 0 now" in done.stderr) == (1, True)

@@ -131,8 +131,8 @@ _PARTS: dict[str, type] = {
     "date": str,
     **dict.fromkeys(("model", "source", "versions", "proof", "comparison"), dict),
 }
-#: What may differ between two certificates of one fact: when and where they were made, what files are called, and the sentence
-#: that follows from the rest.
+#: What may differ between two certificates of one fact: when, where and by which versions they were made, what files are
+#: called, and the sentence that follows from the rest.
 _CIRCUMSTANCES = (
     "date",
     "digest",
@@ -142,6 +142,7 @@ _CIRCUMSTANCES = (
     "comparison.data",
     "expected.name",
     "framework.name",
+    "framework.version",
     "proves",
 )
 
@@ -149,13 +150,13 @@ _CIRCUMSTANCES = (
 def differences(kept: dict[str, Any], fresh: dict[str, Any]) -> list[str]:
     """Where a kept certificate and a fresh one of the same files do not agree: options, assumptions, counts, results.
 
-    The comparison on samples is left out where the samples are not the same, the framework and expected answers where only one
-    has them, and what certificates did not say once.
+    The comparison on samples, the framework's among it, is left out where the samples are not the same, the framework and
+    expected answers where only one has them, and what certificates did not say once.
     """
-    left_out = [*_CIRCUMSTANCES, *(name for name in _ADDED if _at(kept, name) is None)]
+    left_out = [*_CIRCUMSTANCES, *([] if "reading" in kept["source"] else ["source.reading"])]
     same = ("data_sha256", "rows")
     if any(kept["comparison"].get(name) != fresh["comparison"].get(name) for name in same):
-        left_out += ["comparison", "sensitivity.rows", "sensitivity.alternatives"]
+        left_out += ["comparison", "framework", "sensitivity.rows", "sensitivity.alternatives"]
     for part in ("framework", "expected"):
         said, told = kept.get(part), fresh.get(part)
         if isinstance(said, dict) and isinstance(told, dict):
@@ -163,17 +164,6 @@ def differences(kept: dict[str, Any], fresh: dict[str, Any]) -> list[str]:
         elif said is None or told is None:
             left_out.append(part)
     return list(_differ("", kept, fresh, left_out))
-
-
-#: What was added to certificates, so that older ones lack it.
-_ADDED = ("source.reading", "expected")
-
-
-def _at(certificate: dict[str, Any], where: str) -> Any:
-    found: Any = certificate
-    for name in where.split("."):
-        found = found.get(name) if isinstance(found, dict) else None
-    return found
 
 
 def _differ(where: str, kept: Any, fresh: Any, left_out: list[str]) -> Iterator[str]:
