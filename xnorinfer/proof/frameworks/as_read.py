@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 TORCH_FORMATS = ("torch",)
 
 #: (op, what enters it, weights (neurons, depth) of dense layers by the id of the op) -> what leaves it.
-in_torch: Interpretation[[torch.Tensor, Mapping[int, torch.Tensor]], torch.Tensor] = Interpretation("programs.as_read", OPS)
+in_torch: Interpretation[[torch.Tensor, Mapping[int, torch.Tensor]], torch.Tensor] = Interpretation("frameworks.as_read", OPS)
 
 
 def open_as_read(net: Net, source_format: str) -> Program:
@@ -128,5 +128,5 @@ def _function(step: Step, value: torch.Tensor) -> torch.Tensor:
         return torch.clamp(value, low, high)
     functions = {"relu": torch.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
     if step.function not in functions:
-        raise unhandled("programs.as_read", step.function)
+        raise unhandled("frameworks.as_read", step.function)
     return functions[step.function](value)

@@ -107,7 +107,7 @@ def _exact(bits: NDArray[Any]) -> Bounded:
 
 
 #: (op, what enters it, signs (depth, neurons) of binary layers by the id of the op) -> what leaves it.
-rounding: Interpretation[[Bounded, Mapping[int, F64]], Bounded] = Interpretation("programs.rounding", OPS)
+rounding: Interpretation[[Bounded, Mapping[int, F64]], Bounded] = Interpretation("frameworks.rounding", OPS)
 
 
 @rounding.of(Linear)
@@ -180,7 +180,7 @@ def _step(step: Step, x: F64, error: F64) -> Bounded:
         case "sigmoid":
             value = np.exp(-np.logaddexp(0, -x))
         case _:
-            raise unhandled("programs.rounding", step.function)
+            raise unhandled("frameworks.rounding", step.function)
     return Bounded(value, error + IN_FUNCTION * ROUNDING * np.abs(value))
 
 

@@ -1,7 +1,7 @@
 """TensorFlow 1 checkpoints with a graph (`.meta`), restored by tf.train.Saver and run in a session.
 
 The scores are the first value of the graph, in the order in which it was made, that has a column for each class and depends on
-every variable of the network.  Flags of training are fed with False; what else a flag could mean shows in `base.require`.
+every variable of the network.  Flags of training are fed with False; what else a flag could mean shows in `program.require`.
 """
 
 from __future__ import annotations
