@@ -75,7 +75,7 @@ class ConvertKeywords(TypedDict, total=False):
 
 #: What says something about making a model, and nothing about the network.
 _OF_THE_MODEL = ("strict", "expect", "threads", "kernel")
-#: Ways to say how inputs enter, with what their values look like.
+#: Ways to say how inputs enter, with what their values look like; two of them are flags.
 _INPUTS = {
     "input": "PixelInput.range(-1, 1)",
     "input_range": "(-1, 1)",
@@ -84,6 +84,7 @@ _INPUTS = {
     "input_signs": "True",
     "input_real": "True",
 }
+_FLAGS = ("input_signs", "input_real")
 
 
 def spell_out(function: Callable[..., Any]) -> None:
@@ -124,10 +125,10 @@ def input_mapping(given: Mapping[str, Any], spelled: Callable[[str], str] = str)
     """
     from xnorinfer.net.values import PixelInput, RealInput, SignInput, ThresholdInput
 
-    for name in ("input_signs", "input_real"):
+    for name in _FLAGS:
         if not isinstance(given.get(name, False), bool):
             raise OptionError(f"{spelled(name)} {given[name]!r} must be True or False")
-    chosen = [name for name in _INPUTS if given.get(name) is not None and given[name] is not False]
+    chosen = [name for name in _INPUTS if given.get(name) is not None and not (name in _FLAGS and given[name] is False)]
     if len(chosen) > 1:
         raise OptionError(f"{' and '.join(map(spelled, chosen))} exclude each other; the inputs of a network have one mapping")
     if not chosen:
