@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from xnorinfer.checkout import find_beside
 from xnorinfer.errors import ConversionWarning, OptionError, XnorinferError
-from xnorinfer.keywords import ConvertKeywords, options_of, path_of, rows_of, spell_out
+from xnorinfer.keywords import ConvertKeywords, options_of, path_of, spell_out
 from xnorinfer.oneline import one_line
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ def convert(source: str | Path, *, data: ArrayLike | None = None, **keywords: Un
     """
     from xnorinfer.conversion import convert_file
     from xnorinfer.converters import read_source
+    from xnorinfer.engine.model import array_of
 
     path = path_of(source, "convert", "live models are converted by from_torch and from_keras, arrays of your own by pack")
     chosen = options_of(keywords, answered=keywords.get("expect") is not None)
@@ -113,7 +114,7 @@ def convert(source: str | Path, *, data: ArrayLike | None = None, **keywords: Un
     def read(other: ConvertOptions) -> Reading:
         return read_source(path, other)
 
-    rows = None if data is None else rows_of(data, "data")
+    rows = None if data is None else array_of(data, "data")
     return _model(convert_file(path, chosen, rows), path.name, read, keywords)
 
 

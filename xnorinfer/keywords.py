@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from xnorinfer.errors import InputError, OptionError
+from xnorinfer.errors import OptionError
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
     from xnorinfer.converters.latents import ScaleBy
     from xnorinfer.converters.reading import ConvertOptions
@@ -181,13 +181,3 @@ def path_of(source: object, call: str, otherwise: str) -> Path:
     if not isinstance(source, str | os.PathLike):
         raise OptionError(f"{call} takes a path, not {type(source).__name__}; {otherwise}")
     return Path(source)
-
-
-def rows_of(data: object, what: str) -> NDArray[Any]:
-    """What was given as rows of inputs, as an array.  Raises InputError."""
-    import numpy as np
-
-    try:
-        return np.asarray(data)
-    except ValueError as error:
-        raise InputError(f"{what} is no rectangular array: {error}") from None

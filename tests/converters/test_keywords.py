@@ -99,6 +99,13 @@ def test_every_keyword_is_in_the_signature_and_explained() -> None:
     assert named <= explained
 
 
+class OnAnotherDevice:
+    """As a tensor on a GPU, or one with a gradient."""
+
+    def __array__(self, *args: Any, **more: Any) -> Any:
+        raise RuntimeError("it is on a GPU")
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -109,7 +116,10 @@ def test_every_keyword_is_in_the_signature_and_explained() -> None:
         (lambda: xnorinfer.load(3), "load takes a path, not int"),
         (lambda: xnorinfer.pack("net.npz"), "pack takes a Net of xnorinfer.net, not str"),
         (lambda: xnorinfer.convert(CHECKPOINT, data=[[1], [2, 3]]), "data is no rectangular array"),
+        (lambda: xnorinfer.convert(CHECKPOINT, data=OnAnotherDevice()), "data is no array: it is on a GPU"),
         (lambda: xnorinfer.convert(CHECKPOINT, expect=3), "expect must be a pair"),
+        (lambda: xnorinfer.convert(CHECKPOINT, expect=([[1]], OnAnotherDevice())), r"expect\[1\] is no array: it is on a GPU"),
+        (lambda: xnorinfer.convert(CHECKPOINT, expect=([[1], [2, 3]], [0])), r"expect\[0\] is no rectangular array"),
         (lambda: PixelInput.range("a", 1), "input range takes two numbers, and 'a' is none"),
         (lambda: PixelInput.normalize((0.1,), 1), "input normalization takes two numbers"),
     ],

@@ -164,15 +164,20 @@ def random_inputs(packed: PackedModel, rows: int, seed: int) -> NDArray[Any]:
     return rng.integers(0, 256, (rows, packed.depth), dtype=np.uint8)
 
 
+def array_of(data: object, what: str) -> NDArray[Any]:
+    """What was given as rows, as an array.  Raises InputError, whose text begins with `what`."""
+    try:
+        return np.asarray(data)
+    except ValueError as error:
+        raise InputError(f"{what} is no rectangular array: {error}") from None
+    except (TypeError, RuntimeError) as error:  # a tensor on a GPU or with a gradient, ...
+        raise InputError(f"{what} is no array: {error}") from None
+
+
 def _as_rows(mapping: InputMapping, depth: int, x: ArrayLike) -> NDArray[Any]:
     # A table of pandas, polars, ...: told by what it offers, so that none of them is imported.
     columns = list(getattr(x, "columns", ())) if hasattr(x, "to_numpy") else []
-    try:
-        array = _of_columns(columns, x) if columns else np.asarray(x)
-    except ValueError as error:
-        raise InputError(f"input is no rectangular array: {error}") from None
-    except (TypeError, RuntimeError) as error:  # a tensor on a GPU or with a gradient, ...
-        raise InputError(f"input is no array: {error}") from None
+    array = _of_columns(columns, x) if columns else array_of(x, "input")
     if array.dtype.kind not in "iuf":
         hint = "; for 0/1 pixels convert with .astype(np.uint8) and check the input mapping" if array.dtype.kind == "b" else ""
         raise InputError(f"input has dtype {array.dtype}; this model takes {mapping.describe()}{hint}")
@@ -195,7 +200,7 @@ LABELS = ("label", "labels", "class", "target", "digit", "y")
 
 def _of_columns(columns: list[Any], table: Any) -> NDArray[Any]:
     """The values of a table; of one whose columns are of different types, as float64.  Raises InputError."""
-    array = np.asarray(table.to_numpy())
+    array = array_of(table.to_numpy(), "input")
     if array.dtype != object:
         return array
     for name, column in zip(columns, array.T, strict=True):

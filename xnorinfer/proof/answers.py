@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xnorinfer.engine.model import array_of
 from xnorinfer.errors import InputError
 from xnorinfer.samples import dataio
 
@@ -61,10 +62,7 @@ class Answers:
     @classmethod
     def of(cls, x: Any, answers: Any, name: str = "expect") -> Answers:
         """From array-likes.  Raises InputError."""
-        try:
-            x, answers = np.asarray(x), np.asarray(answers)
-        except (ValueError, TypeError) as error:
-            raise InputError(f"{name}: {error}") from None
+        x, answers = array_of(x, f"{name}[0]"), array_of(answers, f"{name}[1]")
         if x.ndim < 2 or not len(x):
             raise InputError(f"{name}: the inputs have shape {x.shape}, needed are (rows, ...) with a row at least")
         if x.dtype.kind not in "iuf":

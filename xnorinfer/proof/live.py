@@ -17,9 +17,8 @@ from xnorinfer.conversion import Conversion, pack_reading, require_expected
 from xnorinfer.converters.livekeras import lists_layers, read_config_of, read_graph_of, shape_of
 from xnorinfer.converters.livetorch import LiveModule
 from xnorinfer.converters.reading import DEFAULT_INPUT, Assumption, ConvertOptions, Reading
-from xnorinfer.engine.model import Model, inputs_of
+from xnorinfer.engine.model import Model, array_of, inputs_of
 from xnorinfer.errors import ExpectationError, InputError, MissingExtraError, NetworkError, OptionError, SourceError
-from xnorinfer.keywords import rows_of
 from xnorinfer.net.reference import mapped_input
 from xnorinfer.net.values import InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
 from xnorinfer.packing.packed import PackedModel
@@ -310,7 +309,7 @@ def _example(example: Any) -> NDArray[Any] | None:
         return None
     if hasattr(example, "detach"):
         example = example.detach().cpu()
-    rows = rows_of(example, "example")
+    rows = array_of(example, "example")
     if rows.ndim < 2 or not rows.size or rows.dtype.kind not in "fiub":
         raise InputError(f"example is {rows.dtype} of shape {rows.shape}, needed are rows (rows, ...) of numbers")
     if rows.dtype.kind == "f" and not np.isfinite(rows).all():
