@@ -6,7 +6,6 @@ module applies the options, puts the signs between the layers, and says what was
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
@@ -117,12 +116,10 @@ def rescaled_pixels(who: str, slope: float, intercept: float, divisor: float, pr
         problems.append(f"{who} maps every pixel to one value, so that all inputs get the same scores")
         return None
     try:
-        if math.isfinite(slope) and math.isfinite(divisor) and divisor:
-            return PixelInput(slope, intercept, divisor)
+        return PixelInput(slope, intercept, divisor)
     except OptionError:
-        pass
-    problems.append(f"{who} takes pixels out of the range of float32; --input-range says what pixels are before it")
-    return None
+        problems.append(f"{who} takes pixels out of the range of float32; --input-range says what pixels are before it")
+        return None
 
 
 def assemble(

@@ -129,15 +129,12 @@ class Builder:
                 return PixelInput.range(*numbers)
             if kind == "normalize" and (numbers := pair["normalize"]) is not None:
                 return PixelInput.normalize(*numbers)
+            if kind == "affine" and affine is not None:
+                return PixelInput(*affine)
         except OptionError as error:
             assert kind is not None
             table.problem(kind, str(error))
             return None
-        if affine is not None and kind == "affine":
-            if not affine[0] or not affine[2]:
-                table.problem("affine", "has a zero slope or divisor")
-                return None
-            return PixelInput(*affine)
         if kind == "threshold" and threshold is not None:
             return ThresholdInput(threshold)
         if kind in flags:

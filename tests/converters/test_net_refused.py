@@ -27,6 +27,8 @@ MISTAKES = {
     'layout = "in_out"|layuot = "in_out"': "layuot: unknown key, did you mean layout?",
     'layout = "in_out"|': "layers[0].layout: is missing, here or at the top",
     "raw = true|raw = true\nthreshold = 3": "input: raw and threshold exclude each other",
+    "raw = true|affine = [0, 1, 1]": "input.affine: input mapping (0.0, 1.0, 1.0) has a zero slope or divisor",
+    "raw = true|affine = [1, 1e300, 1]": "input.affine: the input mapping takes pixels out of the range of float32",
     "raw = true|threshold = 0": "input.threshold: is 0, needed is a whole number from 1 to 255",
     "raw = true|range = [1, 1]": "input.range: input range 1:1 maps every pixel to one value",
     "raw = true|range = [1]": "input.range: is [1], needed is [LOW, HIGH]",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,32 @@ def test_useless_input_mappings_are_refused() -> None:
     ):
         with pytest.raises(OptionError):
             make()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ((0, 1, 1), "zero slope or divisor"),
+        ((1, 0, 0), "zero slope or divisor"),
+        ((1, 0, np.inf), "out of the range of float32"),
+        ((np.nan, 0, 1), "out of the range of float32"),
+        ((None, 0, 1), "three numbers, and None is none"),
+        (("2", 0, 1), "three numbers, and '2' is none"),
+        ((True, 0, 1), "three numbers, and True is none"),
+        ((10**400, 0, 1), "three numbers, and 10+"),
+    ],
+)
+def test_numbers_that_map_no_pixels_are_refused_where_they_are_given(numbers: Any, message: str) -> None:
+    """And not by a network that computes with them, or when its file is loaded."""
+    with pytest.raises(OptionError, match=message):
+        PixelInput(*numbers)
+
+
+def test_mappings_of_numpy_numbers_are_saved(tmp_path: Path) -> None:
+    for mapping in (ThresholdInput(np.int64(128)), PixelInput.range(np.float32(-1), np.float32(1))):  # type: ignore[arg-type]
+        net = random_network(3, [10, 6, 3], mapping)
+        xnorinfer.pack(net, threads=1).save(tmp_path / "m.safetensors")
+        assert xnorinfer.load(tmp_path / "m.safetensors", threads=1).packed.input == mapping
 
 
 def test_whole_numbers_and_floats_are_one_mapping() -> None:

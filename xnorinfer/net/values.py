@@ -21,7 +21,8 @@ class PixelInput:
     """uint8 pixels p that enter the network as `x = (slope*p + intercept) / divisor`.
 
     Three float64 numbers instead of scale and offset, so that the exact sums of a first layer stay exact for the usual
-    mappings: `2*p/255 - 1` is (2, -255, 255), raw pixels are (1, 0, 1).
+    mappings: `2*p/255 - 1` is (2, -255, 255), raw pixels are (1, 0, 1).  Slope and divisor are not 0.
+    Raises OptionError for what maps no pixels to float32, or all to one value.
     """
 
     slope: float
@@ -30,16 +31,21 @@ class PixelInput:
     kind: Literal["pixels"] = field(default="pixels", init=False)
 
     def __post_init__(self) -> None:
-        for name in ("slope", "intercept", "divisor"):  # 2 and 2.0 are one mapping, and one content digest
-            object.__setattr__(self, name, float(getattr(self, name)))
+        given = (self.slope, self.intercept, self.divisor)
+        _require_numbers("the input mapping takes three numbers", *given)
+        for name, value in zip(("slope", "intercept", "divisor"), given, strict=True):
+            object.__setattr__(self, name, float(value))  # 2 and 2.0 are one mapping, and one content digest
+        if not self.slope or not self.divisor:
+            raise OptionError(f"input mapping {given} has a zero slope or divisor")
         largest = float(np.finfo(np.float32).max)
-        if self.divisor and not (math.isfinite(self.intercept) and all(abs(end) <= largest for end in self.ends)):
+        finite = math.isfinite(self.intercept) and math.isfinite(self.divisor)
+        if not (finite and all(abs(end) <= largest for end in self.ends)):
             raise OptionError("the input mapping takes pixels out of the range of float32")
 
     @classmethod
     def range(cls, low: float, high: float) -> PixelInput:
         """Pixels 0..255 mapped linearly to low..high."""
-        _require_numbers("input range", low, high)
+        _require_numbers("input range takes two numbers", low, high)
         if not (math.isfinite(low) and math.isfinite(high)) or low == high:
             raise OptionError(f"input range {low:g}:{high:g} maps every pixel to one value; give two different numbers LO:HI")
         if (low, high) == (0.0, 255.0):
@@ -49,7 +55,7 @@ class PixelInput:
     @classmethod
     def normalize(cls, mean: float, std: float) -> PixelInput:
         """torchvision's `ToTensor` and `Normalize(mean, std)`: (p/255 - mean) / std."""
-        _require_numbers("input normalization", mean, std)
+        _require_numbers("input normalization takes two numbers", mean, std)
         if not (math.isfinite(mean) and math.isfinite(std)) or std <= 0:
             raise OptionError(f"input normalization {mean:g}:{std:g} needs a finite MEAN and a STD above 0")
         return cls(1.0, -255.0 * mean, 255.0 * std)
@@ -76,6 +82,7 @@ class ThresholdInput:
             raise OptionError(f"input threshold {self.threshold!r} is not a whole number")
         if not 1 <= self.threshold <= 255:
             raise OptionError(f"input threshold {self.threshold} makes every pixel the same bit; give a value from 1 to 255")
+        object.__setattr__(self, "threshold", int(self.threshold))  # one that numpy counted goes into files, too
 
     def describe(self) -> str:
         return f"uint8 pixels, {self.threshold} and above is +1, below is -1"
@@ -116,10 +123,11 @@ def is_finite_number(value: object) -> TypeGuard[int | float]:
 
 
 def _require_numbers(what: str, *values: object) -> None:
-    """Raise OptionError for what is no number; NaN and infinity are."""
+    """Raise OptionError for what is no number; NaN and infinity are, an integer beyond float64 is not."""
     for value in values:
-        if not isinstance(value, int | float | np.integer | np.floating) or isinstance(value, bool):
-            raise OptionError(f"{what} takes two numbers, and {value!r} is none")
+        number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+        if not number or (isinstance(value, int) and not is_finite_number(value)):
+            raise OptionError(f"{what}, and {value!r} is none")
 
 
 def input_from_json(data: Any) -> InputMapping:
@@ -134,8 +142,6 @@ def input_from_json(data: Any) -> InputMapping:
         raise OptionError(
             f"input mapping {reprlib.repr(data)} needs exactly the finite numbers {', '.join(wanted) or '(none)'}"
         )
-    if kind is PixelInput and (not values["slope"] or not values["divisor"]):
-        raise OptionError(f"input mapping {reprlib.repr(data)} has a zero slope or divisor")
     mapping: InputMapping = kind(**values)
     return mapping
 
