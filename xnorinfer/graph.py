@@ -96,10 +96,12 @@ def users_of(nodes: Sequence[Node[Any]]) -> list[list[int]]:
     return users
 
 
-def backward_problems(nodes: Sequence[Node[Any]]) -> Iterator[str]:
-    """What is wrong with the inputs of nodes: each must be a whole number, `INPUT` or above, below the node's own."""
+def node_problems(nodes: Sequence[Node[Any]]) -> Iterator[str]:
+    """What is wrong with nodes, whatever their ops: names are text, inputs numbers from `INPUT` to the one before."""
     for index, node in enumerate(nodes):
         inputs = node.inputs
+        if not isinstance(node.name, str):
+            yield f"node {index}: its name is {node.name!r}, needed is text"
         if not isinstance(inputs, tuple) or not inputs or any(type(read) is not int for read in inputs):
             yield f"{node.name}: inputs are {inputs!r}, needed are numbers of earlier nodes ({INPUT}: the network's input)"
         elif not all(INPUT <= read < index for read in inputs):

@@ -186,6 +186,28 @@ class EvilWeights(np.ndarray[Any, Any]):
     ndim = 2  # type: ignore[assignment]
 
 
+class EvilReads(str):
+    """Is what it is compared with, unless that are real numbers: so it is checked as bits and laid out as reals."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return other == "reals"
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+
+class EvilModel(PackedModel):
+    def require_valid(self) -> PackedModel:
+        return self
+
+
+class EvilInput(PixelInput):
+    """Pixels or real numbers, as it likes."""
+
+
 def with_first(packed: PackedModel, **changes: Any) -> PackedModel:
     return nets.with_layer(packed, 0, **changes)
 
@@ -226,6 +248,10 @@ BAD: dict[str, Callable[[PackedModel], Any]] = {
     "depth is text": lambda packed: with_first(packed, depth="70"),
     "depth is a float": lambda packed: with_first(packed, depth=70.0),
     "reads": lambda packed: with_first(packed, reads="bits"),
+    "reads one thing and another": lambda packed: nets.with_layer(
+        packed, 1, reads=EvilReads("bits"), output=Threshold(np.zeros(129, np.float32))
+    ),
+    "a model that inherits": lambda packed: EvilModel(packed.input, packed.nodes[1:], packed.profile),
     "weights are a list": lambda packed: with_first(packed, weights=dense(packed).weights.tolist()),
     "weights are none": lambda packed: with_first(packed, weights=None),
     "weights of another dtype": lambda packed: with_first(packed, weights=dense(packed).weights.view(np.int64)),
@@ -238,6 +264,14 @@ BAD: dict[str, Callable[[PackedModel], Any]] = {
     "output": lambda packed: with_first(packed, output=None),
     "steps": lambda packed: with_last(packed, Affine(("mul",), np.ones((1, 2, 3), np.float32))),
     "steps are none": lambda packed: with_last(packed, Affine(None, np.ones((1, 2, 4), np.float32))),  # type: ignore[arg-type]
+    "steps that are no plain text": lambda packed: with_last(
+        packed,
+        Affine((EvilReads("mul"),), np.ones((1, 2, 4), np.float32)),  # type: ignore[arg-type]
+    ),
+    "a name that is no text": lambda packed: with_node(packed, name=5),
+    "provenance": lambda packed: replace(packed, provenance=["a file"]),
+    "a later format version": lambda packed: replace(packed, format_version=3),
+    "a format version that is text": lambda packed: replace(packed, format_version="2"),
     "profile": lambda packed: replace(packed, profile=["ge-zero"]),
     "float with a threshold": lambda packed: with_last(packed, Threshold(np.zeros(4, np.int32))),
     "float of another width": lambda packed: nets.with_layer(packed, 3, depth=34),
@@ -247,6 +281,7 @@ BAD: dict[str, Callable[[PackedModel], Any]] = {
     "ends in bits": lambda packed: replace(packed, nodes=packed.nodes[:2]),
     "nothing reads it": lambda packed: replace(packed, nodes=(*packed.nodes[:2], replace(packed.nodes[2], inputs=(0,)))),
     "input": lambda packed: replace(packed, input=None),
+    "an input that inherits": lambda packed: replace(packed, input=EvilInput(2.0, -255.0, 255.0)),
     "another input": lambda packed: replace(packed, input=SignInput()),
     "one threshold": lambda packed: replace(packed, input=ThresholdInput(128)),
     "another threshold": lambda packed: replace(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from xnorinfer.errors import NetworkError
-from xnorinfer.graph import INPUT, Interpretation, Node, backward_problems, chain, users_of
+from xnorinfer.graph import INPUT, Interpretation, Node, chain, node_problems, users_of
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,16 @@ def test_users_and_a_chain() -> None:
     nodes = (*chain([("a", Double()), ("b", Double())]), Node("sum", Plus(), (0, 1)))
     assert [node.inputs for node in nodes] == [(INPUT,), (0,), (0, 1)]
     assert users_of(nodes) == [[1, 2], [2], []]
-    assert not list(backward_problems(nodes))
+    assert not list(node_problems(nodes))
 
 
 @pytest.mark.parametrize("inputs", [(1,), (2,), (-2,), (), (True,), [0], (0, 1), ("0",)])
 def test_inputs_that_are_not_earlier_nodes(inputs: object) -> None:
     nodes = (Node("a", Double(), (INPUT,)), Node("b", Double(), inputs))  # type: ignore[arg-type]
-    (problem,) = backward_problems(nodes)
+    (problem,) = node_problems(nodes)
     assert problem.startswith("b: ")
+
+
+def test_names_are_text() -> None:
+    (problem,) = node_problems((Node(5, Double(), (INPUT,)),))  # type: ignore[arg-type]
+    assert problem == "node 0: its name is 5, needed is text"

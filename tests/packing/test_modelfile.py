@@ -303,6 +303,14 @@ def test_inconsistent_models_are_not_written(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("value", [float("nan"), np.float32(2), {1, 2}])
+def test_a_provenance_that_json_cannot_say_is_not_written(tmp_path: Path, value: object) -> None:
+    path = tmp_path / "m.safetensors"
+    with pytest.raises(MalformedModelError, match="provenance cannot be written as JSON"):
+        save(dataclasses.replace(packed(), provenance={"seen": value}), path)
+    assert not path.exists()
+
+
 def test_networks_that_branch_have_no_file_of_this_format() -> None:
     model = packed()
     both = dataclasses.replace(model.nodes[1], inputs=(0, 0))

@@ -105,7 +105,7 @@ class Plan:
         threads = default_threads() if threads is None else threads
         if not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
             raise OptionError(f"threads is {threads}; give a whole number, 1 to {MOST_THREADS}")
-        if not isinstance(packed, PackedModel):
+        if type(packed) is not PackedModel:  # one that inherits could call itself valid
             raise MalformedModelError(f"the model is {type(packed).__name__}, needed is a PackedModel (`modelfile.load`)")
         # Of what follows, only values in arrays can still be changed from outside, and those are copied into panels.
         self._packed = packed = packed.require_valid()

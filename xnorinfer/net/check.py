@@ -14,7 +14,7 @@ import numpy as np
 
 from xnorinfer.errors import NetworkError, unhandled
 from xnorinfer.float32 import F32
-from xnorinfer.graph import INPUT, Interpretation, Node, backward_problems, users_of
+from xnorinfer.graph import INPUT, Interpretation, Node, node_problems, users_of
 from xnorinfer.net.ops import FUNCTIONS, NORM_FORMS, OPS, READS, Linear, Norm, Op, Quantize, Step, Steps, arrays_of
 from xnorinfer.net.ties import PROFILES, RULES
 from xnorinfer.net.values import REALS, SIGNS, InputMapping, PixelInput, RealInput, Value
@@ -120,7 +120,7 @@ def _structure_of(net: Net) -> list[Problem]:
 def _wiring_problems(net: Net) -> Iterator[Problem]:
     if net.nodes and (len(net.shape) > 1 or not all(type(size) is int and size > 0 for size in net.shape)):
         yield Problem("", f"the input has the shape {net.shape}, needed is (features,)")
-    wrong = list(backward_problems(net.nodes))
+    wrong = list(node_problems(net.nodes))
     yield from (Problem("", text) for text in wrong)
     if wrong:
         return

@@ -69,7 +69,10 @@ def save(packed: PackedModel, path: str | Path) -> None:
 
 
 def header_of(packed: PackedModel) -> dict[str, Any]:
-    """The JSON object of the file, digests included.  Raises MalformedModelError for a network that is no chain."""
+    """The JSON object of the file, digests included.
+
+    Raises MalformedModelError for a network that is no chain, and for a provenance that JSON cannot say.
+    """
     for index, node in enumerate(packed.nodes):
         if node.inputs != (index - 1,):
             raise MalformedModelError(
@@ -91,7 +94,11 @@ def header_of(packed: PackedModel) -> dict[str, Any]:
         content.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
     names = [name for name, _ in entries]
     header = {**network, **outside, "names": names, "content_digest": content.hexdigest(), "provenance": packed.provenance}
-    return {**header, "header_digest": hashlib.sha256(_canonical(header).encode()).hexdigest()}
+    try:
+        text = _canonical(header)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise MalformedModelError(f"the provenance cannot be written as JSON: {error}") from None
+    return {**header, "header_digest": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def _canonical(value: dict[str, Any]) -> str:

@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, TypeAlias, cast
+from typing import Any, Literal, NamedTuple, TypeAlias, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.bits import pad_mask, words_for
-from xnorinfer.errors import ArrayError, MalformedModelError, NetworkError, unhandled
+from xnorinfer.errors import ArrayError, MalformedModelError, NetworkError, OptionError, unhandled
 from xnorinfer.float32 import F32, fma, sigmoid, tanh
-from xnorinfer.graph import INPUT, Interpretation, Node, backward_problems, users_of
+from xnorinfer.graph import INPUT, Interpretation, Node, node_problems, users_of
 from xnorinfer.memory import plain
 from xnorinfer.net.ties import PROFILES
 from xnorinfer.net.values import InputMapping, ThresholdInput
@@ -235,10 +235,15 @@ class PackedModel:
         What is changed in the parts of this one later, but for values in arrays, does not reach it.  Raises MalformedModelError
         for parts that are something else.
         """
-        if not isinstance(self.input, InputMapping):
+        if type(self.input) not in get_args(InputMapping):
             raise MalformedModelError(unhandled("PackedModel.check", self.input).problems[0])
+        try:
+            mapping = replace(self.input)
+        except OptionError as error:
+            raise MalformedModelError(str(error)) from None
         nodes = self.nodes if isinstance(self.nodes, tuple | list) else ()
-        return replace(self, nodes=tuple(_plain_node(_where(nodes, index), node) for index, node in enumerate(nodes)))
+        made = tuple(_plain_node(_where(nodes, index), node) for index, node in enumerate(nodes))
+        return PackedModel(mapping, made, self.profile, self.provenance, self.format_version)
 
     def require_valid(self) -> PackedModel:
         """`plain`, once `check` finds nothing wrong with it.  Raises MalformedModelError with everything that it finds."""
@@ -328,19 +333,24 @@ def _(op: Binarize, where: str) -> Binarize:
 @_plain_op.of(Dot)
 def _(op: Dot, where: str) -> Dot:
     _require_type(where, op.output, Threshold, Affine)
+    _require_type(where, op.reads, str)
     if not isinstance(op.depth, int | np.integer) or isinstance(op.depth, bool):
         raise MalformedModelError(f"{where}: depth is {op.depth!r}, needed is a whole number")
     output: Threshold | Affine
     if isinstance(op.output, Threshold):
         output = Threshold(_plain(f"{where}: limits", op.output.limits))
     elif isinstance(op.output.ops, tuple | list):
-        output = Affine(tuple(op.output.ops), _plain(f"{where}: steps", op.output.values))
+        ops = tuple(op.output.ops)
+        for step in ops:
+            _require_type(where, step, str)
+        output = Affine(ops, _plain(f"{where}: steps", op.output.values))
     else:
         raise MalformedModelError(f"{where}: steps are {op.output.ops!r}, needed is a tuple of their names")
     weights = _plain(f"{where}: weights", op.weights)
-    if weights.ndim != 2 or 0 in weights.shape or op.depth < 1:
+    depth = int(op.depth)
+    if weights.ndim != 2 or 0 in weights.shape or depth < 1:
         raise MalformedModelError(f"{where}: weights have shape {weights.shape}")
-    return Dot(op.reads, int(op.depth), weights, output)
+    return Dot(op.reads, depth, weights, output)
 
 
 # ---------------------------------------------------------------- checks
@@ -352,7 +362,11 @@ _problems: Interpretation[[str, list[Value], bool], Iterator[str]] = Interpretat
 def _check(model: PackedModel) -> Iterator[str]:
     if not isinstance(model.profile, str) or model.profile not in PROFILES:
         yield f"tie profile {model.profile!r} is none of {', '.join(PROFILES)}"
-    if wrong := list(backward_problems(model.nodes)):
+    if type(model.format_version) is not int or not 1 <= model.format_version <= FORMAT_VERSION:
+        yield f"there is no format version {model.format_version!r}"
+    if not isinstance(model.provenance, dict):
+        yield f"provenance is a {type(model.provenance).__name__}, needed is a dict"
+    if wrong := list(node_problems(model.nodes)):
         yield from wrong
         return
     if not model.layers or type(first := model.layers[0].op) is not Dot or not first.binary:
