@@ -214,7 +214,7 @@ def test_inputs_of_nodes_are_checked(inputs: Any, message: str) -> None:
         net.require_valid()
 
 
-@pytest.mark.parametrize("shape", [(), (0,), (2, 2), (4.0,)])
+@pytest.mark.parametrize("shape", [(), (0,), (2, 2), (4.0,), 4, None])
 def test_the_shape_of_the_input_is_checked(shape: Any) -> None:
     first, _, norm = branched().nodes
     with pytest.raises(NetworkError, match=r"the input has the shape|takes 4 inputs but the input gives 1"):
@@ -248,6 +248,27 @@ def test_what_is_no_array_or_number_is_named(wrong: Any) -> None:
     message = rf"fc: .*({next(iter(wrong))}|H|latent weights).*needed is (a numpy array of float32|a finite number|float32)"
     with pytest.raises(NetworkError, match=message):
         xnorinfer.pack(Net.chain(SignInput(), [("fc", op)], "ge-zero"))
+
+
+@pytest.mark.parametrize("mean", [None, 0.0, np.array(list("mean")), np.array([None] * 4), np.zeros(4, complex)])
+def test_a_batch_norm_is_of_numbers(mean: Any) -> None:
+    norm = Norm(mean, mean, epsilon=0.0)
+    with pytest.raises(NetworkError, match=r"bn: mean (is a|has dtype) .*needed is (a numpy array of )?float32"):
+        xnorinfer.pack(Net.chain(SignInput(), [dense(), ("bn", norm)], "ge-zero"))
+
+
+@pytest.mark.parametrize("name", [0, None])
+def test_names_are_text(name: Any) -> None:
+    """Else a file of the network could not be loaded."""
+    with pytest.raises(NetworkError, match=f"node 0: its name is {name}, needed is text"):
+        xnorinfer.pack(Net.chain(SignInput(), [dense(name)], "ge-zero"))
+
+
+def test_nodes_that_are_none_and_profiles_that_are_no_text() -> None:
+    with pytest.raises(NetworkError, match=r"node 0 is a tuple, needed is a Node; Net\.chain makes them of \(name, op\)"):
+        xnorinfer.pack(Net(SignInput(), (4,), (dense(),), "ge-zero"))  # type: ignore[arg-type]
+    with pytest.raises(NetworkError, match=r"tie profile \['ge-zero'\] is none of tf1-round"):
+        xnorinfer.pack(Net.chain(SignInput(), [dense()], ["ge-zero"]))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("epsilon", [None, "soon", -1.0, np.nan])

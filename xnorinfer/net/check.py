@@ -16,7 +16,7 @@ from xnorinfer.errors import NetworkError, unhandled
 from xnorinfer.float32 import F32
 from xnorinfer.graph import INPUT, Interpretation, Node, node_problems, users_of
 from xnorinfer.net.ops import FUNCTIONS, NORM_FORMS, OPS, READS, Linear, Norm, Op, Quantize, Step, Steps, arrays_of
-from xnorinfer.net.ties import PROFILES, RULES
+from xnorinfer.net.ties import RULES, profile_problems
 from xnorinfer.net.values import REALS, SIGNS, InputMapping, PixelInput, RealInput, Value
 
 if TYPE_CHECKING:
@@ -75,6 +75,11 @@ class Shapeless(Exception):
 
 def problems_of(net: Net) -> list[Problem]:
     """All problems, in the order of nodes: those of structure, then those of numbers."""
+    for index, node in enumerate(net.nodes):
+        if type(node) is not Node:
+            return [
+                Problem("", f"node {index} is a {type(node).__name__}, needed is a Node; Net.chain makes them of (name, op)")
+            ]
     strange = [problem for node in net.nodes if type(node.op) in OPS for problem in _strange(node)]
     if strange:
         return strange
@@ -84,16 +89,23 @@ def problems_of(net: Net) -> list[Problem]:
 
 
 def _strange(node: Node[Op]) -> Iterator[Problem]:
-    """What is no array at all, so that nothing else can be asked of it."""
+    """What is no array of numbers at all, so that nothing else can be asked of it."""
     for key, array in arrays_of(node):
+        called = _CALLED.get(key, key)
         if not isinstance(array, np.ndarray):
-            yield Problem(node.name, f"{_CALLED.get(key, key)} is a {type(array).__name__}, needed is a numpy array of float32")
+            yield Problem(node.name, f"{called} is a {type(array).__name__}, needed is a numpy array of float32")
+        elif array.dtype.kind not in "biuf":
+            yield _wrong_dtype(node.name, called, array)
+
+
+def _wrong_dtype(name: str, called: str, array: Any) -> Problem:
+    return Problem(name, f"{called} has dtype {array.dtype}, needed is float32")
 
 
 def _structure_of(net: Net) -> list[Problem]:
     problems = Problems()
-    if net.profile not in PROFILES:
-        problems.add("", f"tie profile {net.profile!r} is none of {', '.join(PROFILES)}")
+    for text in profile_problems(net.profile):
+        problems.add("", text)
     if not isinstance(net.input, InputMapping):
         return [*problems.found, *(Problem("", text) for text in unhandled("Net.check", net.input).problems)]
     wrong = list(_wiring_problems(net))
@@ -118,7 +130,8 @@ def _structure_of(net: Net) -> list[Problem]:
 
 
 def _wiring_problems(net: Net) -> Iterator[Problem]:
-    if net.nodes and (len(net.shape) > 1 or not all(type(size) is int and size > 0 for size in net.shape)):
+    shaped = isinstance(net.shape, tuple) and len(net.shape) <= 1
+    if net.nodes and (not shaped or not all(type(size) is int and size > 0 for size in net.shape)):
         yield Problem("", f"the input has the shape {net.shape}, needed is (features,)")
     wrong = list(node_problems(net.nodes))
     yield from (Problem("", text) for text in wrong)
@@ -302,7 +315,7 @@ def _array_problems(op: Op, name: str) -> Iterator[Problem]:
     for key, array in arrays_of(Node(name, op, (INPUT,))):
         called = _CALLED.get(key, key)
         if array.dtype != np.float32:
-            yield Problem(name, f"{called} has dtype {array.dtype}, needed is float32")
+            yield _wrong_dtype(name, called, array)
         # An infinite inv_std is 1/sqrt(0) and still has a threshold; folding decides per neuron.
         elif (bad := _bad(array, key)).any():
             index = ", ".join(str(int(i)) for i in np.argwhere(bad)[0])

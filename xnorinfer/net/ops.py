@@ -170,7 +170,8 @@ def _(op: Linear) -> Iterator[tuple[str, F32]]:
 
 @arrays_of.of(Norm)
 def _(op: Norm) -> Iterator[tuple[str, F32]]:
-    return _given(op, "mean", "variance", "inv_std", "gamma", "beta")
+    yield "mean", op.mean
+    yield from _given(op, "variance", "inv_std", "gamma", "beta")
 
 
 @arrays_of.of(Steps)

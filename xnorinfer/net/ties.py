@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,3 +61,9 @@ PROFILES: dict[str, Profile] = {
     "ge-zero": Profile("ge", "ge", "Larq ste_sign, Brevitas BINARY, QONNX BipolarQuant; 0 -> +1"),
     "gt-zero": Profile("gt", "gt", "strict comparators (BNN-PYNQ hardware); 0 -> -1"),
 }
+
+
+def profile_problems(profile: object) -> Iterator[str]:
+    """What is wrong with the name of a profile."""
+    if not isinstance(profile, str) or profile not in PROFILES:
+        yield f"tie profile {profile!r} is none of {', '.join(PROFILES)}"

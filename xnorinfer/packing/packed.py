@@ -20,7 +20,7 @@ from xnorinfer.errors import ArrayError, MalformedModelError, NetworkError, Opti
 from xnorinfer.float32 import F32, fma, sigmoid, tanh
 from xnorinfer.graph import INPUT, Interpretation, Node, node_problems, users_of
 from xnorinfer.memory import plain
-from xnorinfer.net.ties import PROFILES
+from xnorinfer.net.ties import profile_problems
 from xnorinfer.net.values import InputMapping, ThresholdInput
 
 #: What a node reads or gives.  Of bits, a `Dot` counts mismatches: dot = depth - 2*mismatches.  pixels: integer sums of uint8.
@@ -360,8 +360,7 @@ _problems: Interpretation[[str, list[Value], bool], Iterator[str]] = Interpretat
 
 
 def _check(model: PackedModel) -> Iterator[str]:
-    if not isinstance(model.profile, str) or model.profile not in PROFILES:
-        yield f"tie profile {model.profile!r} is none of {', '.join(PROFILES)}"
+    yield from profile_problems(model.profile)
     if type(model.format_version) is not int or not 1 <= model.format_version <= FORMAT_VERSION:
         yield f"there is no format version {model.format_version!r}"
     if not isinstance(model.provenance, dict):
