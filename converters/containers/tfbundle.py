@@ -161,6 +161,10 @@ def read_text(prefix: Path, name: str) -> bytes:
         length, position = protowire.varint(data, 0)
         if len(data) - position - 4 != length:  # behind the length its CRC
             raise WireError(f"{name} is not one string")
+        # Of a string's length the CRC takes a fixed number of bytes, where the file has a varint.
+        fixed = length.to_bytes(4 if length < 1 << 32 else 8, "little")
+        if masked(crc32c(fixed + bytes(data[position:]))) != entry.integer(6):
+            raise SourceError(f"{files[shard].name} is damaged: the CRC of variable {name} does not match")
         return bytes(data[position + 4 :])
     except (WireError, KeyError, OSError) as error:
         raise SourceError(f"{bundle.index.name} is damaged: an entry {error}") from None

@@ -12,7 +12,9 @@ from places import DATA, unpack
 
 import xnorinfer
 from xnorinfer.converters import ConvertOptions, files_of, read_source
-from xnorinfer.converters.containers.tfbundle import read_v2
+from xnorinfer.converters.containers.protowire import Message
+from xnorinfer.converters.containers.tfbundle import read_table, read_text, read_v2
+from xnorinfer.converters.tfgraphs.tfmodel import OBJECT_GRAPH
 from xnorinfer.errors import NetworkError, SourceError
 from xnorinfer.net import reference
 from xnorinfer.net.values import PixelInput
@@ -124,6 +126,24 @@ def test_any_cut_or_flipped_byte_is_found_or_harmless(folder: Path, tmp_path: Pa
                 read_source(path)
             except (SourceError, NetworkError):
                 continue
+
+
+@pytest.mark.parametrize("file", ["larq_objects", "larq_weights", "module/variables/variables"])
+def test_a_flipped_bit_of_the_object_graph_is_found(folder: Path, tmp_path: Path, file: str) -> None:
+    """It says which variable belongs to which layer: its CRC is looked at as a tensor's is."""
+    shutil.copytree((folder / file).parent, tmp_path / "work")
+    prefix = tmp_path / "work" / Path(file).name
+    entry = Message(dict(read_table(prefix.with_name(f"{prefix.name}.index")))[OBJECT_GRAPH.encode()])
+    (data,) = prefix.parent.glob(f"{prefix.name}.data-*")
+    content = data.read_bytes()
+    whole = read_text(prefix, OBJECT_GRAPH)
+    assert content[entry.integer(4) :][: entry.integer(5)].endswith(whole)
+    for position in np.random.default_rng(4).integers(0, entry.integer(5), 40).tolist():
+        damaged = bytearray(content)
+        damaged[entry.integer(4) + position] ^= 1 << position % 8
+        data.write_bytes(damaged)
+        with pytest.raises(SourceError, match="damaged"):
+            read_text(prefix, OBJECT_GRAPH)
 
 
 def relu_network(folder: Path, activation: Any) -> tuple[Path, Any]:
