@@ -294,27 +294,37 @@ def _joined(found: Contents) -> Contents:
     """Dicts that hold one layer each, side by side, are one state dict: {"fc1": {"weight": ..., "bias": ...}, ...}."""
     parents: dict[str, list[StateDict]] = {}
     for state in found.states:
-        above, _, _ = state.where.rstrip(".").rpartition(".")
-        parents.setdefault(above, []).append(state)
-    for above, states in parents.items():
-        small = all(
-            state.facts is None
-            and state.where
-            and sum(len(one.shape) >= 2 for one in state.tensors.values()) == 1
-            and not any("." in name for name in state.tensors)
-            for state in states
-        )
-        if len(states) < 2 or not small:
-            continue
-        where = f"{above}." if above else ""
-        tensors = {state.where[len(where) :] + name: one for state in states for name, one in state.tensors.items()}
-        inside = {name for name, _, reason in found.others if reason == NOWHERE and name.startswith(where)}
-        inside = {name for name in inside if name.count(".") == where.count(".") + 1}
-        tensors |= {name[len(where) :]: one for name, one, _ in found.others if name in inside}
-        found.others = [entry for entry in found.others if entry[0] not in inside]
-        found.states = [state for state in found.states if state not in states]
-        found.states.append(StateDict(where, tensors))
+        parents.setdefault(_above(state.where.rstrip(".")), []).append(state)
+    layers = {where: states for where, states in parents.items() if len(states) > 1 and all(map(_is_layer, states))}
+    tensors: dict[str, dict[str, Leaf]] = {
+        where: {state.where[len(where) :] + name: one for state in states for name, one in state.tensors.items()}
+        for where, states in layers.items()
+    }
+    others = []
+    for name, one, reason in found.others:
+        inside, dot, _ = name.rpartition(".")
+        where = _above(inside)
+        if reason == NOWHERE and dot and where in tensors:  # of a layer without a matrix, such as a BatchNorm
+            tensors[where][name[len(where) :]] = one
+        else:
+            others.append((name, one, reason))
+    found.others = others
+    joined = {id(state) for states in layers.values() for state in states}
+    found.states = [state for state in found.states if id(state) not in joined]
+    found.states += [StateDict(where, held) for where, held in tensors.items()]
     return found
+
+
+def _above(where: str) -> str:
+    """The prefix of the names beside this one."""
+    above, dot, _ = where.rpartition(".")
+    return above + dot
+
+
+def _is_layer(state: StateDict) -> bool:
+    """Whether a state dict may be one layer of several."""
+    matrices = sum(len(one.shape) >= 2 for one in state.tensors.values())
+    return state.facts is None and state.where != "" and matrices == 1 and not any("." in name for name in state.tensors)
 
 
 def tensors_of(root: Any, prefix: str = "") -> Iterator[Entry]:
