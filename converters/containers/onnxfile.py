@@ -30,13 +30,16 @@ Attribute: TypeAlias = float | int | str | RawTensor | tuple[int, ...] | tuple[f
 NODE_BYTES, TENSOR_BYTES = 512, 256
 #: A model's first field is its version, a small number.
 FIRST_BYTE = b"\x08"
+#: Domains of operations that go by their bare names: ONNX' own, and those that QONNX, FINN and Brevitas share.
+ONNX_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
+QONNX_DOMAINS = ("qonnx.custom_op.general", "finn.custom_op.general", "finn", "onnx.brevitas")
 #: TensorProto.DataType, from 1 on; bfloat16 is not read.
 TYPES = numbered_types("float32 uint8 int8 uint16 int16 int32 int64 string bool float16 float64 uint32 uint64")
 
 
 @dataclass(frozen=True)
 class OnnxNode:
-    """A NodeProto."""
+    """A NodeProto.  operation: in a domain of others `domain.name`, as it is not what ONNX calls so."""
 
     operation: str
     name: str
@@ -76,6 +79,9 @@ def _read(path: Path, files: DataFiles) -> OnnxGraph:
         model = Message(memoryview(path.read_bytes()))
         if 7 not in model:
             raise WireError("holds no graph")
+        for function in model.messages(25):
+            if function.text(10) in ONNX_DOMAINS:
+                raise SourceError(f"{path.name} gives ONNX' operation {function.text(1)!r} a meaning of its own: not supported")
         return _read_graph(model.bytes(7), model.text(2), files)
     except WireError as error:
         raise SourceError(f"{path.name} is damaged, truncated or no ONNX model: it {error}") from None
@@ -93,6 +99,8 @@ def _read_graph(message: memoryview, producer: str, files: DataFiles) -> OnnxGra
             nodes.append(_read_node(Message(value), files))
         elif number == 5:
             tensor = read_tensor(Message(value), files)
+            if tensor.name in constants:
+                raise WireError(f"holds two tensors called {tensor.name!r}")
             constants[tensor.name] = tensor
         elif number in (11, 12):
             (inputs if number == 11 else outputs).append(Message(value).text(1))
@@ -104,6 +112,9 @@ def _read_graph(message: memoryview, producer: str, files: DataFiles) -> OnnxGra
 
 def _read_node(message: Message, files: DataFiles) -> OnnxNode:
     inputs, outputs, name, operation = message.texts(1), message.texts(2), message.text(3), message.text(4)
+    domain = message.text(7)
+    if domain not in (*ONNX_DOMAINS, *QONNX_DOMAINS):
+        operation = f"{domain}.{operation}"
     if not outputs:
         raise WireError(f"holds a node {name or operation!r} without an output")
     attributes = {one.text(1): _read_attribute(one, files) for one in message.messages(5)}

@@ -9,7 +9,7 @@ from typing import Any
 import networks
 import numpy as np
 import pytest
-from onnx_writer import field, node, write
+from onnx_writer import field, node, tensor, write
 from real_networks import checkpoint, mnist_test_set
 from refusals import assert_resolvable
 
@@ -431,6 +431,48 @@ REFUSED: dict[str, tuple[Any, str]] = {
 def test_refused_graphs(tmp_path: Path, case: str) -> None:
     build, message = REFUSED[case]
     refused(tmp_path, build, message, input=PixelInput.range(0, 1))
+
+
+def of_domain(path: Path, domain: str, *functions: bytes, operation: str = "Sign") -> Path:
+    """A network whose hidden operation is of that domain, in a model with functions of its own."""
+    weights = [sign(np.random.default_rng(5).standard_normal(shape).astype(F)) for shape in ((9, 5), (5, 3))]
+    nodes = [
+        node("MatMul", ["x", "w0"], "a"),
+        node(operation, ["a"], "s") + field(7, domain),
+        node("MatMul", ["s", "w1"], "y"),
+    ]
+    write(path, nodes, {f"w{index}": weight for index, weight in enumerate(weights)}, "y")
+    path.write_bytes(path.read_bytes() + b"".join(field(25, one) for one in functions))
+    return path
+
+
+def function(domain: str) -> bytes:
+    """FunctionProto: what this model calls Sign is the sign of the other side."""
+    nodes = node("Neg", ["v"], "n"), node("Sign", ["n"], "w")
+    head = field(1, "Sign") + field(4, "v") + field(5, "w")
+    return head + b"".join(field(7, one) for one in nodes) + field(10, domain)
+
+
+def test_an_operation_of_another_domain_is_another_operation(tmp_path: Path) -> None:
+    """Only its name is that of ONNX' Sign; the model may say itself what it computes."""
+    path, options = tmp_path / "net.onnx", ConvertOptions(input=SignInput())
+    for domain in ("", "ai.onnx"):
+        assert len(kinds_of(read_source(of_domain(path, domain, function("mine")), options), Linear)) == 2
+    for domain in ("qonnx.custom_op.general", "onnx.brevitas", "finn"):
+        assert len(kinds_of(read_source(of_domain(path, domain, operation="BipolarQuant"), options), Linear)) == 2
+    for functions in ((), (function("mine"),)):
+        with pytest.raises(NetworkError, match=r"\(mine\.Sign\) is not supported"):
+            read_source(of_domain(path, "mine", *functions), options)
+    with pytest.raises(SourceError, match=r"net\.onnx gives ONNX' operation 'Sign' a meaning of its own"):
+        read_source(of_domain(path, "", function("")), options)
+
+
+def test_two_tensors_of_one_name(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    graph = b"".join(field(5, tensor("w0", np.ones((9, 5), F))) for _ in range(2))
+    path.write_bytes(field(1, 8) + field(7, graph))
+    with pytest.raises(SourceError, match=r"net\.onnx .* holds two tensors called 'w0'"):
+        read_source(path)
 
 
 def test_all_reasons_at_once(tmp_path: Path) -> None:
