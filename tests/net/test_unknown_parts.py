@@ -17,7 +17,7 @@ from xnorinfer.converters.nettoml.document import network_arrays
 from xnorinfer.converters.nettoml.writer import net_text
 from xnorinfer.converters.reading import ConvertOptions, Reading
 from xnorinfer.engine import margins
-from xnorinfer.engine.model import Model, canonical_input
+from xnorinfer.engine.model import Model, canonical_input, random_inputs
 from xnorinfer.engine.plan import Plan
 from xnorinfer.errors import ModelFileError, XnorinferError
 from xnorinfer.export import ccode, plainarrays
@@ -229,6 +229,7 @@ def test_an_unknown_input_mapping() -> None:
         lambda: input_dot(mapping, X, np.ones((2, 4), f)),
         lambda: mapped_input(mapping, X),
         lambda: canonical_input(replace(lower(net()).packed, input=mapping), X),
+        lambda: random_inputs(replace(lower(net()).packed, input=mapping), 3, 0),
     ):
         with pytest.raises(XnorinferError, match=r"stranger: .* does not know the class AlienInput"):
             walker()

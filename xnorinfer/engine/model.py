@@ -155,13 +155,15 @@ def inputs_of(mapping: InputMapping, depth: int, x: ArrayLike, *, raw: bool = Fa
 
 
 def random_inputs(packed: PackedModel, rows: int, seed: int) -> NDArray[Any]:
-    """Random raw inputs that the model takes, (rows, depth)."""
+    """Random raw inputs that the model takes, (rows, depth).  Raises NetworkError for a mapping that is none."""
     rng = np.random.default_rng(seed)
     if isinstance(packed.input, SignInput):
         return rng.choice(np.array([-1, 1], np.int8), (rows, packed.depth))
     if isinstance(packed.input, RealInput):
         return rng.standard_normal((rows, packed.depth), dtype=np.float32)
-    return rng.integers(0, 256, (rows, packed.depth), dtype=np.uint8)
+    if isinstance(packed.input, PixelInput | ThresholdInput):
+        return rng.integers(0, 256, (rows, packed.depth), dtype=np.uint8)
+    raise unhandled("model.random_inputs", packed.input)
 
 
 def array_of(data: object, what: str) -> NDArray[Any]:
