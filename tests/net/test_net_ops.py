@@ -12,7 +12,7 @@ import xnorinfer
 import xnorinfer.net
 from xnorinfer.errors import ConversionWarning, NetworkError, OptionError, StrictError
 from xnorinfer.graph import Node
-from xnorinfer.net.check import values_of
+from xnorinfer.net.check import Problems, Seen, result_of
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Linear, Named, Norm, Quantize, Steps
 from xnorinfer.net.reference import forward, node_outputs
@@ -224,7 +224,11 @@ def test_the_shape_of_the_input_is_checked(shape: Any) -> None:
 def test_what_every_node_gives() -> None:
     layers = (dense("a", 3), ("n", Norm(np.ones(3, f), np.ones(3, f), epsilon=0.0)), ("s", Quantize("ge")), dense("b", 2, 3))
     shapes = [Value((3,), REALS), Value((3,), REALS), Value((3,), SIGNS), Value((2,), REALS)]
-    assert values_of(Net.chain(SignInput(), layers, "ge-zero")) == shapes
+    read, found = Seen(Value((4,), SignInput()), "the input", "the input", raw=True), []
+    for node in Net.chain(SignInput(), layers, "ge-zero").nodes:
+        read = result_of(node, node.name, Problems(), read)
+        found.append(read.value)
+    assert found == shapes
 
 
 # ---------------------------------------------------------------- the public door

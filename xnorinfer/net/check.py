@@ -146,14 +146,6 @@ def _wiring_problems(net: Net) -> Iterator[Problem]:
             yield Problem(node.name, "no node reads what it gives")
 
 
-def values_of(net: Net) -> list[Value]:
-    """What every node of a valid network gives."""
-    known = {INPUT: Seen(Value(net.shape, net.input), "the input", "the input", raw=True)}
-    for index, node in enumerate(net.nodes):
-        known[index] = result_of(node, node.name, Problems(), *(known[read] for read in node.inputs))
-    return [known[index].value for index in range(len(net.nodes))]
-
-
 def _judge_lengths(node: Node[Op], gives: Value, problems: Problems) -> None:
     """Vectors have a number for each neuron, those of a step may have one for all."""
     width = gives.shape[-1] if gives.shape else None
