@@ -127,7 +127,7 @@ def _outside(limits: NDArray[Any], low: Any, high: Any) -> tuple[Bools, Bools]:
 
 def deciding(packed: PackedModel) -> list[int]:
     """The nodes that make bits of counts: what has margins and activity."""
-    return [i for i, node in enumerate(packed.nodes) if node is not packed.binarize and constant(node) is not None]
+    return [i for i, value in enumerate(packed.values) if value.kind == "bits" and packed.nodes[i] is not packed.binarize]
 
 
 def _limits(output: Threshold) -> NDArray[Any]:
