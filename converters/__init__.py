@@ -38,6 +38,7 @@ __all__ = [
     "files_of",
     "from_torch_module",
     "read_source",
+    "require_ignored",
     "sources",
 ]
 
@@ -102,14 +103,19 @@ def _read(path: Path, options: ConvertOptions) -> Reading:
         raise OptionError(f"--ema: {path.name} holds no moving averages of weights")
     if options.state is not None and not any(assumption.what == "state dict" for assumption in reading.assumptions):
         raise OptionError(f"--state {options.state}: {path.name} is no PyTorch checkpoint with state dicts in it")
+    require_ignored(reading, options, path.name)
+    return reading
+
+
+def require_ignored(reading: Reading, options: ConvertOptions, about: str) -> None:
+    """Raise OptionError where a format that says itself what it uses could not leave out what --ignore names."""
     applied = any(use.use.startswith(BY_OPTION) for use in reading.tensors)
     for pattern in options.ignore:
         if not applied and not any(use.ignored and matches(pattern, use.name) for use in reading.tensors):
             raise OptionError(
-                f"--ignore {pattern}: {path.name} is read by the format {source.name}, which says itself what it uses, and no "
+                f"--ignore {pattern}: {about} is read by the format {reading.source}, which says itself what it uses, and no "
                 "tensor that it does not use has such a name"
             )
-    return reading
 
 
 def files_of(path: Path) -> list[Path]:

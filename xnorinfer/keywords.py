@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 class ConvertKeywords(TypedDict, total=False):
     """What may be said of a network; what is left out is taken from the source, else it is the framework's default.
 
+    `format`, `ema`, `state` and `net` say what to take of a file; `from_torch` and `from_keras` refuse them.
+
     Attributes:
         format: the kind of checkpoint, by its name (`xnorinfer convert --help` lists them).
         profile: the tie rules of the code that trained it ("tf1-round", "ge-zero", ...).

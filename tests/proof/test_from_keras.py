@@ -140,3 +140,25 @@ def test_refused() -> None:
         xnorinfer.from_keras(Subclassed())
     with pytest.raises(InputError):
         xnorinfer.from_keras(larq_model(), example=PIXELS[:, :5])
+
+
+@pytest.mark.parametrize("option", [{"format": "keras"}, {"net": "layers"}, {"state": "model"}, {"ema": True}])
+def test_options_about_files_mean_nothing_for_a_model(option: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match="says what to take of a file, and means nothing for Sequential, a live model"):
+        xnorinfer.from_keras(larq_model(), **option)
+
+
+@pytest.mark.parametrize("pattern", ["*kernel*", "no-such-name"])
+def test_what_a_graph_uses_cannot_be_ignored(pattern: str) -> None:
+    class Around(keras2.Model):  # type: ignore[misc]
+        def __init__(self, inner: Any) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def call(self, x: Any) -> Any:
+            return self.inner(x)
+
+    model = Around(larq_model())
+    model(INPUTS)
+    with pytest.raises(OptionError, match="Around is read by the format keras, which says itself what it uses"):
+        xnorinfer.from_keras(model, ignore=[pattern])

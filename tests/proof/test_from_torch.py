@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from typing import Any
 
@@ -228,3 +229,22 @@ def test_nothing_is_printed_and_logging_is_as_before(capfd: pytest.CaptureFixtur
         xnorinfer.from_torch(settled(Deciding()), input=UNIT)
     assert logging.root.manager.disable == before
     assert "".join(capfd.readouterr()) == ""
+
+
+@pytest.mark.parametrize("option", [{"format": "torch"}, {"net": "layers"}, {"state": "model"}, {"ema": True}])
+def test_options_about_files_mean_nothing_for_a_module(option: dict[str, Any]) -> None:
+    (name,) = option
+    with pytest.raises(OptionError, match=f"{name} says what to take of a file, and means nothing for Net, a live model"):
+        xnorinfer.from_torch(settled(Net()), **option)
+
+
+def test_a_tensor_that_takes_part_cannot_be_ignored() -> None:
+    net = Net()
+    net.unused = nn.Parameter(torch.zeros(3))
+    model = xnorinfer.from_torch(settled(net), ignore=["unused"])
+    assert "unused" in [one.name for one in model.report.ignored]
+    for pattern in ("fc1*", "no-such-name"):
+        with pytest.raises(
+            OptionError, match=rf"--ignore {re.escape(pattern)}: Net is read by the format torch, which says itself"
+        ):
+            xnorinfer.from_torch(net, ignore=["unused", pattern])

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.conversion import Conversion, pack_reading, require_expected
+from xnorinfer.converters import require_ignored
 from xnorinfer.converters.livekeras import lists_layers, read_config_of, read_graph_of, shape_of
 from xnorinfer.converters.livetorch import LiveModule
 from xnorinfer.converters.reading import DEFAULT_INPUT, Assumption, ConvertOptions, Reading
@@ -37,6 +38,8 @@ ROWS = 256
 USUAL = (PixelInput.range(0, 1), PixelInput.range(-1, 1), PixelInput.normalize(0.1307, 0.3081), PixelInput.range(0, 255))
 #: How warnings end that tell of a default of the structure (`reading.default_warning`).
 UNSAID_BY_FILE = "which the file does not say"
+#: Options that say what to take of a file, and nothing of a live model.
+OF_FILES = ("format", "net", "state", "ema")
 #: At the end of a module, functions that keep the order of scores and give others.
 SQUASHING = ("Sigmoid", "LogSigmoid", "Tanh", "Softplus", "Softsign", "Exp", "Atan")
 
@@ -75,6 +78,9 @@ class _Live:
     """A live model, read in one way after the other until its answers are those of the packed network."""
 
     def __init__(self, about: str, options: ConvertOptions, example: NDArray[Any] | None) -> None:
+        for name in OF_FILES:
+            if getattr(options, name) not in (None, False):
+                raise OptionError(f"{name} says what to take of a file, and means nothing for {about}, a live model")
         self.about = about
         self.options = options
         self.example = example
@@ -93,7 +99,8 @@ class _Live:
         return compare(expected, conversion.reading.net, conversion.packed)
 
     def confirmed(self, read: Read, conversion: Conversion, expected: Answers) -> Conversion:
-        """A conversion that answers as the model.  Raises ExpectationError, which says what would."""
+        """A conversion that answers as the model.  Raises ExpectationError, which says what would, and OptionError."""
+        require_ignored(conversion.reading, self.options, self.about)
         return _told(require_expected(conversion, expected, read, python=True), len(expected.x))
 
     def tried(self, read: Read, *, alone: bool = True) -> Conversion | Failure:
