@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from xnorinfer import budget
 from xnorinfer.converters.containers.arrays import STORED, RawTensor, element_count, unique_name
 from xnorinfer.converters.containers.flatbuffer import MalformedError, Table, flex_map
-from xnorinfer.converters.containers.onnxfile import Attribute, OnnxGraph, OnnxNode
+from xnorinfer.converters.containers.onnxfile import NUMBERS, Attribute, OnnxGraph, OnnxNode
 from xnorinfer.converters.graphs.walk import read_graph
 from xnorinfer.converters.reading import Assumption, ConvertOptions, Reading
 from xnorinfer.errors import NetworkError, SourceError
@@ -193,7 +193,8 @@ class _Model:
             self.constants[label] = RawTensor(label, filters.reshape(filters.shape[0], -1), str(filters.dtype))
             yield self._dense(inputs, result, name)
         elif kind == _CAST:
-            yield OnnxNode("Cast", name, (self._name(inputs[0]),), (result,), {"to": 1})
+            to = NUMBERS.get(_TYPES.get(self._tensor(outputs[0]).number(1, "b"), ""), 0)
+            yield OnnxNode("Cast", name, (self._name(inputs[0]),), (result,), {"to": to})
         elif kind in (_RELU6, _RELU_N1):
             yield OnnxNode("Clip", name, (self._name(inputs[0]),), (result,), _ACTIVATIONS[3 if kind == _RELU6 else 2][1])
         elif kind == _LEAKY:

@@ -35,6 +35,7 @@ ONNX_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
 QONNX_DOMAINS = ("qonnx.custom_op.general", "finn.custom_op.general", "finn", "onnx.brevitas")
 #: TensorProto.DataType, from 1 on; bfloat16 is not read.
 TYPES = numbered_types("float32 uint8 int8 uint16 int16 int32 int64 string bool float16 float64 uint32 uint64")
+NUMBERS = {name: number for number, name in TYPES.items()}
 
 
 @dataclass(frozen=True)

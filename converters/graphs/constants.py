@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.budget import spend_bytes
-from xnorinfer.converters.containers.arrays import RawTensor, as_float32
-from xnorinfer.converters.containers.onnxfile import OnnxNode
+from xnorinfer.converters.containers.arrays import STORED, RawTensor, as_float32
+from xnorinfer.converters.containers.onnxfile import TYPES, OnnxNode
 from xnorinfer.converters.graphs.elementwise import OPERATIONS, Table, cuts, evaluate
 from xnorinfer.converters.graphs.livevalues import Constant, Signed
 from xnorinfer.converters.graphs.problems import Problems
@@ -23,7 +23,7 @@ from xnorinfer.converters.reading import Notes
 from xnorinfer.float32 import F32
 
 #: ONNX types of casts -> numpy's.
-CAST = {1: "f4", 2: "u1", 3: "i1", 4: "u2", 5: "i2", 6: "i4", 7: "i8", 9: "?", 10: "f2", 11: "f8", 12: "u4", 13: "u8"}
+CAST = {number: STORED[name] for number, name in TYPES.items() if name in STORED}
 
 
 class Constants:

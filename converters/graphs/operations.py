@@ -8,10 +8,13 @@ from typing import Protocol
 import numpy as np
 
 from xnorinfer.converters.containers.onnxfile import OnnxNode
+from xnorinfer.converters.graphs.constants import CAST
 from xnorinfer.converters.graphs.elementwise import COMPARISONS, RISING
 from xnorinfer.converters.graphs.livevalues import Constant, Value
 from xnorinfer.converters.graphs.problems import Problems
 
+_BFLOAT16 = 16  # ONNX's number of a type that numpy has not
+OTHER_TYPE = "changes the type of numbers to something else than float32; networks in float32 can be converted"
 MULTIBIT = "it is quantized to several bits, and one bit is needed"
 
 
@@ -116,12 +119,21 @@ def _power(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Valu
 def _cast(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Value:
     value = inputs[0]
     assert value is not None
-    kind = node.attributes.get("to", 1)
-    if kind == 9:
+    to = node.attributes.get("to", 1)
+    kind = np.dtype(CAST.get(to, "V") if isinstance(to, int) else "V")
+    if kind == np.bool_:
         return maths.apply(node, "NotEqual", value, maths.number(0))
-    if kind in (1, 10, 11, 16):
+    if kind in (np.float32, np.float64) or (isinstance(value, Constant) and (kind == np.float16 or to == _BFLOAT16)):
         return value
-    return maths.apply(node, "Trunc", value)
+    if kind.kind not in "iu":
+        maths.problems.refuse(node, OTHER_TYPE)
+    whole = maths.apply(node, "Trunc", value)
+    if kind in (np.int32, np.int64):
+        return whole
+    ends = np.iinfo(kind)  # what machines make of numbers beyond them differs
+    above = maths.apply(node, "GreaterOrEqual", whole, maths.number(ends.min))
+    below = maths.apply(node, "LessOrEqual", whole, maths.number(ends.max))
+    return maths.apply(node, "Where", maths.apply(node, "Min", above, below), whole, maths.number(np.nan))
 
 
 def _sign_of(maths: Maths, node: OnnxNode, value: Value) -> Value:

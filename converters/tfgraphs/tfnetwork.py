@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from xnorinfer import budget
 from xnorinfer.converters.containers.arrays import RawTensor, unique_name
-from xnorinfer.converters.containers.onnxfile import OnnxGraph, OnnxNode
+from xnorinfer.converters.containers.onnxfile import NUMBERS, OnnxGraph, OnnxNode
 from xnorinfer.converters.containers.protowire import WireError
+from xnorinfer.converters.containers.tfbundle import TYPES
 from xnorinfer.converters.tfgraphs.tfconstants import COMPUTED, compute
 from xnorinfer.converters.tfgraphs.tfnodes import BRANCHES, CALLS, Ref, TfGraph, TfNode, consumers, inline
 from xnorinfer.errors import SourceError
@@ -49,7 +50,7 @@ _NORMS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
 _ONNX = {
     **{name: name for name in ("Add", "Sub", "Mul", "Div", "Neg", "Abs", "Sign", "Round", "Floor", "Ceil", "Relu", "Tanh")},
     **{name: name for name in ("Sigmoid", "Elu", "Selu", "Softplus", "Softsign", "Greater", "Less", "Equal", "Sqrt", "Exp")},
-    **{name: name for name in ("Softmax", "LogSoftmax", "ArgMax", "Cast", "Pow", "Reciprocal", "Erf", "Log")},
+    **{name: name for name in ("Softmax", "LogSoftmax", "ArgMax", "Pow", "Reciprocal", "Erf", "Log")},
     **{"AddV2": "Add", "BiasAdd": "Add", "RealDiv": "Div", "Rint": "Round", "GreaterEqual": "GreaterOrEqual"},
     **{"LessEqual": "LessOrEqual", "Select": "Where", "SelectV2": "Where", "Maximum": "Max", "Minimum": "Min"},
     **{"ClipByValue": "Clip", "TopKV2": "TopK", "LogicalNot": "Not", "LogicalAnd": "And", "LogicalOr": "Or"},
@@ -500,6 +501,9 @@ class _Builder:
             yield self._filled(node, ref)
         elif node.operation in ("Relu6", "LeakyRelu"):
             yield self._relu(node, result)
+        elif node.operation == "Cast":
+            kind = NUMBERS.get(TYPES.get(node.kind("DstT"), ""), 0)
+            yield OnnxNode("Cast", node.name, (self._name(node.inputs[0], ""),), result, {"to": kind})
         elif node.operation in ("Reshape", "Squeeze", "ExpandDims"):
             yield OnnxNode("Flatten", node.name, (self._name(node.inputs[0], ""),), result)
         elif node.operation in ("Mean", "SquaredDifference", "Sum"):

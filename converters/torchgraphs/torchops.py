@@ -16,7 +16,8 @@ import numpy as np
 
 from xnorinfer.budget import spend_bytes, spend_steps
 from xnorinfer.converters.containers.arrays import RawTensor
-from xnorinfer.converters.containers.onnxfile import Attribute, OnnxGraph, OnnxNode
+from xnorinfer.converters.containers.onnxfile import NUMBERS, Attribute, OnnxGraph, OnnxNode
+from xnorinfer.converters.graphs.operations import OTHER_TYPE
 from xnorinfer.converters.torchgraphs.torchshapes import result_shape
 from xnorinfer.errors import SourceError
 
@@ -120,6 +121,8 @@ _REDUCING = {
     "std": "ReduceStd", "var": "ReduceVar",
 }  # fmt: skip
 _FILLED = {"ones_like": 1.0, "zeros_like": 0.0, "new_ones": 1.0, "new_zeros": 0.0, "ones": 1.0, "zeros": 0.0}
+#: Torch's first types.
+_WHOLE = ("uint8", "int8", "int16", "int32", "int64")
 #: Operations that make tensors of none.
 FACTORIES = ("ones", "zeros", "full", "scalar_tensor", "tensor")
 _PRODUCTS = ("matmul", "__matmul__", "mm", "bmm")
@@ -409,10 +412,8 @@ class Recorder:
             if kind == 11 + shift:
                 return self._node("Cast", value, to=9)
             if kind in range(shift, 5 + shift):
-                return self._node("Cast", value, to=7)
-            self.refuse(
-                operation, "changes the type of numbers to something else than float32; networks in float32 can be converted"
-            )
+                return self._node("Cast", value, to=NUMBERS[_WHOLE[kind - shift]])
+            self.refuse(operation, OTHER_TYPE)
         return self._view("Identity", value)
 
     def _reduced(self, operation: str, given: dict[str, Any]) -> Ref:

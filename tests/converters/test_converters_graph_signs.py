@@ -260,6 +260,11 @@ SPELLED: dict[str, tuple[Callable[[Graph], Any], Callable[[Any], Any]]] = {
         lambda x: signs_of(np.where(x < 0, x * F(0.25), x) + F(1.6)),
     ),
     "tanh before it": (lambda g: g.add("Tanh").add("Sub", HALF).add("Sign"), lambda x: signs_of(np.tanh(x) - F(0.5))),
+    "bits in a byte": (lambda g: g.add("Greater", ZERO).add("Cast", to=2).add("Cast", to=1), lambda x: (x > 0).astype(F)),
+    "cut off": (
+        lambda g: g.add("Div", TWO).add("Cast", to=6).add("Cast", to=1).add("GreaterOrEqual", ZERO).add("Where", ONE, -ONE),
+        lambda x: signs_of(np.trunc(x / 2)),
+    ),
     "logic": (lambda g: g.add("Less", ZERO).add("Not").add("Where", ONE, -ONE), signs_of),
     "doubled": (lambda g: g.add("Add", "v1").add("GreaterOrEqual", TWO).add("Where", ONE, -ONE), lambda x: signs_of(x + x - 2)),
 }
@@ -269,6 +274,16 @@ SPELLED: dict[str, tuple[Callable[[Graph], Any], Callable[[Any], Any]]] = {
 def test_every_spelling_of_a_sign(tmp_path: Path, how: str) -> None:
     add, give = SPELLED[how]
     of_hidden(Graph(2), add, give, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"), [(3, "is an activation"), (10, "something else than float32"), (16, "than float32")]
+)
+def test_casts_that_change_numbers(tmp_path: Path, kind: int, reason: str) -> None:
+    g = Graph(2)
+    g.add("MatMul", g.signs(12, 6)).add("Cast", to=kind).add("Cast", to=1).add("Sub", HALF).add("Sign")
+    with pytest.raises(NetworkError, match=rf"node \S+ \(Cast\) .*{reason}"):
+        written(g.add("MatMul", g.signs(6, 3)), tmp_path)
 
 
 def test_signs_of_different_rules_stay_each_its_own(tmp_path: Path) -> None:

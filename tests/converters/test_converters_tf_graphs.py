@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -179,3 +182,62 @@ def test_what_names_do_not_say_is_taken_from_the_graph(tmp_path: Path) -> None:
     path, _ = relu_network(tmp_path, lambda tf, value: tf.nn.swish(value))
     with pytest.raises(NetworkError):
         read_source(path, ConvertOptions(**RANGE))
+
+
+SPELLED = """
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+rng = np.random.default_rng(0)
+kernels = [rng.choice([-1.0, 1.0], shape).astype("f") for shape in [(20, 16), (16, 12), (12, 5)]]
+shifts = [rng.normal(size=n).astype("f") * 3 for n in (16, 12)]
+as_float, as_whole = (lambda v: tf.cast(v, tf.float32)), (lambda v: tf.cast(v, tf.int32))
+before = {
+    "cut": lambda v: as_float(as_whole(v / 3)),
+    "cut_clipped": lambda v: as_float(tf.clip_by_value(as_whole(v), -1, 1)),
+    "flag": lambda v: as_float(tf.cast(tf.nn.relu(v), tf.bool)) - 0.5,
+    "half": lambda v: as_float(tf.cast(v, tf.float16)),
+}
+pixels = rng.integers(0, 256, (200, 20)).astype(np.uint8)
+outputs = {"x": pixels}
+for name, function in before.items():
+    def net(value):
+        for index, kernel in enumerate(kernels):
+            value = tf.matmul(value, tf.constant(kernel))
+            if index < 2:
+                value = function(value + shifts[index])
+                value = tf.where(value >= 0, tf.ones_like(value), -tf.ones_like(value))
+        return value
+
+    traced = tf.function(net).get_concrete_function(tf.TensorSpec((None, 20), tf.float32))
+    outputs[name] = traced(tf.constant(pixels / np.float32(127.5) - 1)).numpy()
+    open(name + ".pb", "wb").write(convert_variables_to_constants_v2(traced).graph.as_graph_def().SerializeToString())
+    one = tf.function(net).get_concrete_function(tf.TensorSpec((1, 20), tf.float32))
+    open(name + ".tflite", "wb").write(tf.lite.TFLiteConverter.from_concrete_functions([one]).convert())
+np.savez("outputs.npz", **outputs)
+"""
+
+
+@pytest.fixture(scope="module")
+def spelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if importlib.util.find_spec("tensorflow") is None:
+        pytest.skip("needs tensorflow")
+    place = tmp_path_factory.mktemp("spelled")
+    subprocess.run([sys.executable, "-c", SPELLED], cwd=place, check=True, capture_output=True)
+    return place
+
+
+@pytest.mark.parametrize("ending", ["pb", "tflite"])
+@pytest.mark.parametrize("name", ["cut", "cut_clipped", "flag"])
+def test_types_and_logic_before_a_sign(spelled: Path, name: str, ending: str) -> None:
+    x, wanted = recorded(spelled, name)
+    reading = read_source(spelled / f"{name}.{ending}", ConvertOptions(**RANGE))
+    np.testing.assert_allclose(reference.forward(reading.net, x), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("ending", ["pb", "tflite"])
+@pytest.mark.parametrize(("name", "reason"), [("half", "something else than float32")])
+def test_what_is_no_function_of_each_value_is_named(spelled: Path, name: str, reason: str, ending: str) -> None:
+    with pytest.raises(NetworkError, match=rf"node (Cast|Max) \(.*{reason}"):
+        read_source(spelled / f"{name}.{ending}", ConvertOptions(**RANGE))
