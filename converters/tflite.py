@@ -40,7 +40,7 @@ _ONNX = {
     **{47: "Exp", 50: "LogSoftmax", 54: "PRelu", 55: "Max", 57: "Min", 56: "ArgMax", 58: "Less", 59: "Neg", 61: "Greater"},
     **{62: "GreaterOrEqual", 63: "LessOrEqual", 64: "Where", 123: "Where", 71: "Equal", 75: "Sqrt", 78: "Pow", 101: "Abs"},
     **{116: "Round", 158: "Sign", 3: "Conv", 4: "Conv", 17: "MaxPool", 1: "AveragePool", 74: "ReduceSum", 40: "ReduceMean"},
-    **{22: "Flatten", 43: "Flatten", 70: "Flatten", 86: "Not", 84: "Or", 85: "And"},
+    **{22: "Flatten", 43: "Flatten", 70: "Flatten", 87: "Not", 84: "Or", 86: "And"},
 }
 _CAST, _CONVOLUTION, _FULLY_CONNECTED, _CUSTOM, _RELU6, _RELU_N1, _LEAKY = 53, 3, 9, 32, 21, 20, 98
 _SHAPED = (22, 43, 70)  # RESHAPE, SQUEEZE, EXPAND_DIMS

@@ -198,6 +198,8 @@ before = {
     "cut_clipped": lambda v: as_float(tf.clip_by_value(as_whole(v), -1, 1)),
     "flag": lambda v: as_float(tf.cast(tf.nn.relu(v), tf.bool)) - 0.5,
     "half": lambda v: as_float(tf.cast(v, tf.float16)),
+    "both": lambda v: as_float(tf.logical_and(v > -2.0, v > 1.0)) - 0.5,
+    "not": lambda v: as_float(tf.logical_not(v < 2.0)) - 0.5,
 }
 pixels = rng.integers(0, 256, (200, 20)).astype(np.uint8)
 outputs = {"x": pixels}
@@ -229,7 +231,7 @@ def spelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("ending", ["pb", "tflite"])
-@pytest.mark.parametrize("name", ["cut", "cut_clipped", "flag"])
+@pytest.mark.parametrize("name", ["cut", "cut_clipped", "flag", "both", "not"])
 def test_types_and_logic_before_a_sign(spelled: Path, name: str, ending: str) -> None:
     x, wanted = recorded(spelled, name)
     reading = read_source(spelled / f"{name}.{ending}", ConvertOptions(**RANGE))
