@@ -54,7 +54,7 @@ _ONNX = {
     **{"AddV2": "Add", "BiasAdd": "Add", "RealDiv": "Div", "Rint": "Round", "GreaterEqual": "GreaterOrEqual"},
     **{"LessEqual": "LessOrEqual", "Select": "Where", "SelectV2": "Where", "Maximum": "Max", "Minimum": "Min"},
     **{"ClipByValue": "Clip", "TopKV2": "TopK", "LogicalNot": "Not", "LogicalAnd": "And", "LogicalOr": "Or"},
-    **{"Reshape": "Reshape", "Squeeze": "Squeeze", "ExpandDims": "Unsqueeze", "Conv2D": "Conv", "MaxPool": "MaxPool"},
+    **{"Conv2D": "Conv", "Max": "ReduceMax", "Min": "ReduceMin"},
 }
 #: How tf.gradients and optimizers call what they make.
 _TRAINING = re.compile(r"(^|/)gradients(_\d+)?/|(^|/)update_|Apply")

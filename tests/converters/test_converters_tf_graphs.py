@@ -200,6 +200,7 @@ before = {
     "half": lambda v: as_float(tf.cast(v, tf.float16)),
     "both": lambda v: as_float(tf.logical_and(v > -2.0, v > 1.0)) - 0.5,
     "not": lambda v: as_float(tf.logical_not(v < 2.0)) - 0.5,
+    "largest": lambda v: tf.reduce_max(v, axis=1, keepdims=True) + tf.zeros_like(v),
 }
 pixels = rng.integers(0, 256, (200, 20)).astype(np.uint8)
 outputs = {"x": pixels}
@@ -239,7 +240,7 @@ def test_types_and_logic_before_a_sign(spelled: Path, name: str, ending: str) ->
 
 
 @pytest.mark.parametrize("ending", ["pb", "tflite"])
-@pytest.mark.parametrize(("name", "reason"), [("half", "something else than float32")])
+@pytest.mark.parametrize(("name", "reason"), [("half", "something else than float32"), ("largest", "is not supported")])
 def test_what_is_no_function_of_each_value_is_named(spelled: Path, name: str, reason: str, ending: str) -> None:
     with pytest.raises(NetworkError, match=rf"node (Cast|Max) \(.*{reason}"):
         read_source(spelled / f"{name}.{ending}", ConvertOptions(**RANGE))
