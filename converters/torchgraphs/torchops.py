@@ -17,6 +17,7 @@ import numpy as np
 from xnorinfer.budget import spend_bytes, spend_steps
 from xnorinfer.converters.containers.arrays import RawTensor
 from xnorinfer.converters.containers.onnxfile import NUMBERS, Attribute, OnnxGraph, OnnxNode
+from xnorinfer.converters.graphs.elementwise import COMPARISONS
 from xnorinfer.converters.graphs.operations import OTHER_TYPE
 from xnorinfer.converters.torchgraphs.torchshapes import result_shape
 from xnorinfer.errors import SourceError
@@ -78,7 +79,8 @@ SCHEMAS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("add", "sub", "subtract", "rsub"), ("self", "other", "alpha")),
     **dict.fromkeys(("div", "divide", "true_divide"), ("self", "other", "rounding_mode")),
     "pow": ("self", "exponent"),
-    **dict.fromkeys(("to", "_to_copy"), ("self", "dtype")),
+    "to": ("self", "dtype", "behind_device"),
+    "_to_copy": ("self", "dtype"),
     "type_as": ("self", "other"),
     **dict.fromkeys(("softmax", "_softmax", "log_softmax", "_log_softmax", "argmax"), ("self",)),
     "topk": ("self", "k", "dim", "largest"),
@@ -121,6 +123,8 @@ _REDUCING = {
     "std": "ReduceStd", "var": "ReduceVar",
 }  # fmt: skip
 _FILLED = {"ones_like": 1.0, "zeros_like": 0.0, "new_ones": 1.0, "new_zeros": 0.0, "ones": 1.0, "zeros": 0.0}
+#: What gives no float32.
+_OTHER = ("Cast", "Not", "And", "Or", "Xor", "IsNaN", *COMPARISONS)
 #: Torch's first types.
 _WHOLE = ("uint8", "int8", "int16", "int32", "int64")
 #: Operations that make tensors of none.
@@ -151,6 +155,7 @@ class Recorder:
         self.replaced: dict[str, Ref] = {}  # tensors that were written into, and what they became
         self.memory: dict[str, str] = {}  # views -> the tensor whose memory they share
         self.stale: set[str] = set()  # memories that were written into through another view
+        self.others = {name for name, tensor in self.constants.items() if tensor.dtype != "float32"}  # of another type
 
     def graph(self, entry: str, result: Ref, producer: str) -> OnnxGraph:
         """All of it; entry: the name of the network's input."""
@@ -169,7 +174,7 @@ class Recorder:
         if base in PASSING:
             value = self._tensor(operation, given)
             result = self._node("Identity", value) if base in _COPYING else self._view("Identity", value)
-        elif base in SCHEMAS or base in _UNARY or base in _BINARY:
+        elif base in SCHEMAS or base in _UNARY or base in _BINARY or base in self._handlers:
             names = SCHEMAS.get(base, ("self", "other"))
             result = self._known(base, dict(zip(names, positional, strict=False)) | named)
         else:
@@ -375,7 +380,7 @@ class Recorder:
             return self._node("LeakyRelu", value, alpha=float(given.get("negative_slope", 0.01)))
         if operation == "elu" and given.get("scale", 1) == 1 and given.get("input_scale", 1) == 1:
             return self._node("Elu", value, alpha=float(given.get("alpha", 1)))
-        if operation == "softplus" and given.get("beta", 1) == 1:
+        if operation == "softplus" and given.get("beta", 1) == 1 and given.get("threshold", 20) == 20:
             return self._node("Softplus", value)
         if operation == "round" and given.get("decimals", 0) == 0:
             return self._node("Round", value)
@@ -406,15 +411,26 @@ class Recorder:
         return self._node("Reciprocal", self._node("Sqrt", self._tensor(operation, given.get("self"))))
 
     def _cast(self, operation: str, given: dict[str, Any]) -> Ref:
-        value, kind = self._tensor(operation, given.get("self")), given.get("dtype")
-        shift = self.floats[0] - 6  # torch.export counts from 1
-        if isinstance(kind, int) and not isinstance(kind, bool) and kind not in self.floats:
+        value, kind = self._tensor(operation, given.get("self")), given.get("other", given.get("dtype"))
+        if not isinstance(kind, int | Ref):
+            kind = given.get("behind_device")
+        if isinstance(kind, Ref) and self._current(kind).name in self.others:
+            self.refuse(operation, OTHER_TYPE)
+        if self._is_other(kind):
+            shift = self.floats[0] - 6  # torch.export counts from 1
             if kind == 11 + shift:
                 return self._node("Cast", value, to=9)
             if kind in range(shift, 5 + shift):
                 return self._node("Cast", value, to=NUMBERS[_WHOLE[kind - shift]])
             self.refuse(operation, OTHER_TYPE)
-        return self._view("Identity", value)
+        result = self._view("Identity", value)
+        if kind is not None:
+            self.others.discard(result.name)
+        return result
+
+    def _is_other(self, kind: Any) -> bool:
+        """Whether a type's number is that of another than float32."""
+        return isinstance(kind, int) and not isinstance(kind, bool) and kind not in self.floats
 
     def _reduced(self, operation: str, given: dict[str, Any]) -> Ref:
         value = self._tensor(operation, given.get("self"))
@@ -445,9 +461,13 @@ class Recorder:
         if operation in ("ones_like", "zeros_like", "full_like"):
             size = self.shape_of(given.get("self"))
         if not isinstance(size, list | tuple) or not all(isinstance(n, int) and n >= 0 for n in size):
-            return self._number(float(number))
-        spend_bytes(4 * math.prod(size), f"the tensor {tuple(size)} of operation {operation}")
-        return self._constant(np.full(size, number, np.float32))
+            result = self._number(float(number))
+        else:
+            spend_bytes(4 * math.prod(size), f"the tensor {tuple(size)} of operation {operation}")
+            result = self._constant(np.full(size, number, np.float32))
+        if self._is_other(given.get("dtype")):
+            self.others.add(result.name)
+        return result
 
     _handlers: ClassVar[dict[str, Callable[[Recorder, str, dict[str, Any]], Ref]]] = {
         **dict.fromkeys(("linear", "inner"), _linear),
@@ -483,8 +503,7 @@ class Recorder:
         **dict.fromkeys(("div", "divide", "true_divide"), _quotient),
         "pow": _power,
         "rsqrt": _rsqrt,
-        **dict.fromkeys(("to", "_to_copy"), _cast),
-        "type_as": lambda self, operation, given: self._view("Identity", self._tensor(operation, given.get("self"))),
+        **dict.fromkeys(("to", "_to_copy", "type_as"), _cast),
         **dict.fromkeys((*_REDUCING, "linalg_vector_norm", "norm"), _reduced),
     }
 
@@ -541,6 +560,8 @@ class Recorder:
         module, _, last = origin.rpartition(".")
         called = {"": f"{operation}{len(self.nodes)}", "CONSTANTS": last}.get(module, module)
         self.nodes.append(OnnxNode(operation, called, tuple(value.name for value in inputs), (name,), attributes))
+        if operation in _OTHER or (inputs and all(value.name in self.others for value in inputs)):
+            self.others.add(name)
         constant = bool(inputs) and all(value.origin for value in inputs)
         if constant:
             self.shapes[name] = result_shape(operation, [self.shapes.get(value.name) for value in inputs], attributes)

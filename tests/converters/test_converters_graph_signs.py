@@ -555,6 +555,9 @@ def modules() -> dict[str, Any]:
         "normalized": (ones, normalized, plain),
         "hardtanh first": (lambda x: ones(functional.hardtanh(x)), lambda w: ones(w.clamp(-1, 1)), plain),
         "relu first": (lambda x: ones(functional.relu(x) - 0.3), ones, plain),
+        "relu6 first": (lambda x: ones(functional.relu6(x) - 0.3), ones, plain),
+        "hardsigmoid first": (lambda x: ones(functional.hardsigmoid(x) - 0.6), ones, plain),
+        "cut on a device": (lambda x: ones((x / 2).to("cpu", torch.int32).to(x)), ones, plain),
         "einsum": (ones, ones, lambda x, w: torch.einsum("bi,oi->bo", x, w)),
         "bmm": (ones, ones, lambda x, w: torch.matmul(x, w.t())),
         "tensordot": (ones, ones, lambda x, w: torch.tensordot(x, w, dims=([1], [1]))),
@@ -564,7 +567,7 @@ def modules() -> dict[str, Any]:
 
 NAMES = (
     "round", "ones_like", "sign of sign", "masked", "boolean", "heaviside", "scale", "centred", "normalized", "hardtanh first",
-    "relu first", "einsum", "bmm", "tensordot", "detached",
+    "relu first", "relu6 first", "hardsigmoid first", "cut on a device", "einsum", "bmm", "tensordot", "detached",
 )  # fmt: skip
 
 

@@ -218,6 +218,10 @@ class Tail(nn.Module):  # type: ignore[misc, name-defined]
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.what == "gelu":
             return functional.gelu(self.net(x))
+        if self.what == "softplus":
+            return functional.softplus(self.net(x), threshold=1)
+        if self.what == "type":
+            return self.net(x).type_as(x > 0)
         if self.what == "hidden":
             x = self.net.layers[0](x.view(-1, 24))
             return x + self.net.layers[1](torch.sign(x)).sum()
@@ -240,6 +244,8 @@ class Tail(nn.Module):  # type: ignore[misc, name-defined]
 
 REFUSED = {
     "gelu": r"\(gelu\) is not supported in a binary network",
+    "softplus": r"\(softplus\) is not supported in a binary network",
+    "type": r"type_as changes the type of numbers to something else than float32",
     "two": r"the network branches|joins two branches",
     "hidden": r"\(ReduceSum\) is not supported in a binary network",
     "loop": r"(?s)its code is not straight: for .*torch\.jit\.trace\(module, example\) write down what is computed alone",
