@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from xnorinfer import budget
 from xnorinfer.converters.containers.arrays import Entry
 from xnorinfer.converters.containers.csource import read_text
 from xnorinfer.converters.containers.opening import open_container
@@ -28,8 +29,13 @@ _WHITE = str.maketrans("\n\r\t", "   ")
 _OUT_IN = ("torch", "safetensors", "onnx")
 
 
-def draft_text(path: Path, error: XnorinferError) -> str:
+def draft_text(path: Path, error: XnorinferError, max_memory: int | None = None) -> str:
     """A net.toml for SOURCE, which `error` refused.  Raises SourceError where nothing in it can be named."""
+    with budget.reading(path, max_memory):
+        return _draft_text(path, error)
+
+
+def _draft_text(path: Path, error: XnorinferError) -> str:
     kind, entries = open_container(path)
     understood = error.understood if isinstance(error, NetworkError) else None
     head = ["# A draft, to be completed: xnorinfer could not convert this file as it is, because", *_reasons(error)]

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xnorinfer import budget
 from xnorinfer.converters.containers.arrays import Entry, RawTensor, as_float32
 from xnorinfer.converters.containers.opening import open_container
 from xnorinfer.converters.nettoml.document import network_arrays
@@ -45,8 +46,9 @@ def net_text(path: Path, reading: Reading, options: ConvertOptions) -> str:
     if options.net is not None:
         raise OptionError("--write-net writes what a source found out; with --net the file is there already")
     try:
-        kind, entries = open_container(path)
-        text = Writer(reading, kind, entries, {}).text() if kind != "files" else None
+        with budget.reading(path, options.max_memory):
+            kind, entries = open_container(path)
+            text = Writer(reading, kind, entries, {}).text() if kind != "files" else None
     except XnorinferError:  # a kind of file that only its source can read
         text = None
     if text is None:

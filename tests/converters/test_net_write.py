@@ -16,11 +16,14 @@ from onnx_writer import node, write
 from places import DATA, unpack
 from test_net import digest, read
 
+from xnorinfer import budget
 from xnorinfer.conversion import convert_file, pack_reading
+from xnorinfer.converters import read_source
 from xnorinfer.converters.nettoml.document import network_arrays
+from xnorinfer.converters.nettoml.draft import draft_text
 from xnorinfer.converters.nettoml.writer import net_text
 from xnorinfer.converters.reading import ConvertOptions, Reading
-from xnorinfer.errors import OptionError
+from xnorinfer.errors import NetworkError, OptionError, SourceError
 from xnorinfer.net.values import PixelInput
 
 TF1 = DATA / "tf1"
@@ -52,6 +55,21 @@ def test_written_files_of_every_source(tmp_path: Path) -> None:
     assert '"module.bn1.num_batches_tracked"' in text
     round_trip(write_safetensors(tmp_path / "state.safetensors", state), ConvertOptions(profile="gt-zero"))
     assert 'norm = {name = "bn2", mean = "module.bn2.running_mean"' in text
+
+
+def test_arrays_are_found_within_the_budget_of_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large they are: what an empty file may cost is no bound for them, and `max_memory` is one."""
+    monkeypatch.setattr(budget, "FREE_BYTES", 1 << 10)
+    layers = random_layers([64, 48, 32, 4], 5)
+    path = write_npz(tmp_path / "net.npz", **{name: np.asarray(one, np.float64) for name, one in named_arrays(layers).items()})
+    text = round_trip(path, ConvertOptions(profile="ge-zero"))
+    assert text.count("weight = ") == 3
+    assert 'container = "network"' not in text
+    understood = read_source(path, ConvertOptions(profile="ge-zero"))
+    refused = NetworkError(["a reason"], understood=understood)
+    assert "norm = {" in draft_text(path, refused)
+    with pytest.raises(SourceError, match="--max-memory"):
+        draft_text(path, refused, 1000)
 
 
 @pytest.mark.parametrize("name", ["net", "nograph", "scoped", "trained", "old"])

@@ -214,7 +214,7 @@ def command(
             conversion = convert_file(source, options, rows)
     except (NetworkError, SourceError) as error:
         if write_net is not None and net_file is None:
-            _write_draft(write_net, source, error)
+            _write_draft(write_net, source, error, max_memory)
         raise
     show(source, conversion)
     if expected is not None:
@@ -249,13 +249,13 @@ def _write_net(path: Path, source: str, conversion: Conversion, options: Convert
     screen.say(f"wrote {path}; edit it and give it back with --net {path}")
 
 
-def _write_draft(path: Path, source: str, error: NetworkError | SourceError) -> None:
+def _write_draft(path: Path, source: str, error: NetworkError | SourceError, max_memory: int | None) -> None:
     """What can be said of a refused file; the refusal is shown as ever."""
     from xnorinfer.converters.nettoml.draft import draft_text
     from xnorinfer.files import write_bytes
 
     try:
-        text = draft_text(Path(source), error)
+        text = draft_text(Path(source), error, max_memory)
     except SourceError:  # it cannot be opened at all, as `error` says
         return
     write_bytes(path, text.encode(errors="replace"))
