@@ -372,4 +372,7 @@ def read_tensor(message: Message, dtype: int) -> NDArray[Any]:
     content = message.bytes(4)
     if len(content):
         return widened(kind, np.frombuffer(content, STORED[kind]))
-    return widened(kind, message.numbers(floats=5, doubles=6, whole=(7, 10, 11)).astype(STORED[kind]))
+    numbers = message.numbers(floats=5, doubles=6, whole=(7, 10, 11, 13, 16, 17))
+    if kind == "float16":  # its bits, as those of bfloat16
+        return numbers.astype(np.uint16).view(STORED[kind])
+    return widened(kind, numbers.astype(STORED[kind]))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx_writer import field, number
 from places import DATA, unpack
 
 import xnorinfer
@@ -18,6 +19,7 @@ from xnorinfer.converters import ConvertOptions, files_of, read_source
 from xnorinfer.converters.containers.protowire import Message
 from xnorinfer.converters.containers.tfbundle import read_table, read_text, read_v2
 from xnorinfer.converters.tfgraphs.tfmodel import OBJECT_GRAPH
+from xnorinfer.converters.tfgraphs.tfnodes import tensor
 from xnorinfer.errors import NetworkError, SourceError
 from xnorinfer.net import reference
 from xnorinfer.net.values import PixelInput
@@ -129,6 +131,43 @@ def test_any_cut_or_flipped_byte_is_found_or_harmless(folder: Path, tmp_path: Pa
                 read_source(path)
             except (SourceError, NetworkError):
                 continue
+
+
+#: Types of constants, by their numbers: the field of their numbers, and 1.5 (whole ones: 3) as it is written there.
+CONSTANTS = {
+    "float16": (19, 13, 0x3E00),
+    "bfloat16": (14, 13, 0x3FC0),
+    "int32": (3, 7, 3),
+    "int64": (9, 10, 3),
+    "uint8": (4, 7, 3),
+    "uint16": (17, 7, 3),
+    "uint32": (22, 16, 3),
+    "uint64": (23, 17, 3),
+}
+
+
+@pytest.mark.parametrize("kind", CONSTANTS)
+def test_constants_of_every_type(kind: str) -> None:
+    """One number that stands for all, as TensorFlow writes the constants of a graph."""
+    type_number, place, written = CONSTANTS[kind]
+    shape = b"".join(field(2, field(1, size)) for size in (2, 3))
+    content = field(1, type_number) + field(2, shape) + field(place, number(written))
+    found = tensor(Message(memoryview(content)))
+    assert found is not None
+    np.testing.assert_array_equal(found, np.full((2, 3), 1.5 if "float" in kind else 3))
+    assert found.dtype == ("float32" if kind == "bfloat16" else kind)
+
+
+@pytest.mark.parametrize(
+    "dtype", ["float16", "bfloat16", "float32", "float64", *(f"{s}int{n}" for s in ("", "u") for n in (8, 16, 32, 64))]
+)
+def test_constants_are_those_that_tensorflow_writes(dtype: str) -> None:
+    tensorflow = pytest.importorskip("tensorflow", reason="writes constants")
+    for value in (3, [[3, 1], [2, 2]]):
+        array = tensorflow.cast(tensorflow.constant(value), dtype).numpy()
+        written = tensorflow.make_tensor_proto(array, dtype).SerializeToString()
+        found = tensor(Message(memoryview(written)))
+        np.testing.assert_array_equal(found, array.astype(np.float64))
 
 
 @pytest.mark.parametrize("file", ["larq_objects", "larq_weights", "module/variables/variables"])
