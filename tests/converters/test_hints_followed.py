@@ -17,6 +17,7 @@ from checkpoints import Layer, lasagne_arrays, named_arrays, random_layers, stat
 from following import (
     EPSILON,
     GIVEN,
+    WIDTHS,
     Array,
     after_options,
     equal,
@@ -34,7 +35,6 @@ from following import (
 from places import TESTS
 
 pytestmark = pytest.mark.filterwarnings("ignore::xnorinfer.ConversionWarning")
-WIDTHS = [24, 18, 6]
 COUNTERS = 'ignore = ["*num_batches_tracked"]'
 
 

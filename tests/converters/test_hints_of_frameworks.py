@@ -13,6 +13,7 @@ from checkpoints import Layer, random_layers
 from following import (
     EPSILON,
     GIVEN,
+    WIDTHS,
     Array,
     Names,
     after_options,
@@ -31,7 +32,6 @@ from onnx_writer import field
 from tf1_writer import write_bundle
 
 pytestmark = pytest.mark.filterwarnings("ignore::xnorinfer.ConversionWarning")
-WIDTHS = [24, 18, 6]
 ROLES = {"mean": "moving_mean", "variance": "moving_variance", "gamma": "gamma", "beta": "beta"}
 Arrays = dict[str, Any]
 

@@ -13,6 +13,7 @@ from checkpoints import Layer, named_arrays, random_layers, signs, state_arrays,
 from following import (
     EPSILON,
     GIVEN,
+    WIDTHS,
     Array,
     after_options,
     equal,
@@ -35,7 +36,6 @@ from test_evidence_input import images
 from xnorinfer.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore::xnorinfer.ConversionWarning")
-WIDTHS = [24, 18, 6]
 
 
 # ---------------------------------------------------------------- epsilon, ties

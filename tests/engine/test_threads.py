@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -60,17 +62,32 @@ def test_helpers_sleep_wake_and_can_be_stopped(monkeypatch: pytest.MonkeyPatch) 
     assert nets.same(plan.run(x), want)
 
 
-FORK = """
-import os, sys, threading
+#: A process of its own begins with this.
+HELPERS_WORK = """
+import os, random, signal, sys, threading, time
 import numpy as np
 import packed_networks as nets
 from xnorinfer.engine import plan as plan_module
+from xnorinfer.engine.plan import Plan
 from xnorinfer.kernels import pool as pool_module
 from xnorinfer.net import PixelInput
-from xnorinfer.engine.plan import Plan
 
 plan_module.THREAD_WORK = 0
 pool_module._Account.PAYBACK = 0  # helpers work, whatever they bring
+"""
+
+
+def output_of(code: str, *arguments: str) -> str:
+    """What a process in which helpers work prints, once it has ended well."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", HELPERS_WORK + code, *arguments],
+        env={**os.environ, "PYTHONPATH": str(TOOLS)}, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+FORK = """
 rng = np.random.default_rng(2)
 model = nets.random_model(rng, PixelInput.range(-1, 1), (90, 200, 70, 10))
 x = nets.random_rows(rng, model, 100)
@@ -102,30 +119,14 @@ print(codes)
 """
 
 
-@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="no fork on this system")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.parametrize("when", ["idle", "busy"])
 def test_after_a_fork(when: str) -> None:
     """A forked child has no helpers and maybe a copy of a job in the middle: it must compute all the same."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", FORK, when],
-        env={**__import__("os").environ, "PYTHONPATH": str(TOOLS)},
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "[0, 0, 0, 0]"
+    assert output_of(FORK, when) == "[0, 0, 0, 0]"
 
 
 INTERRUPT = """
-import random, signal, time
-import numpy as np
-import packed_networks as nets
-from xnorinfer.engine import plan as plan_module
-from xnorinfer.kernels import pool as pool_module
-from xnorinfer.net import PixelInput
-from xnorinfer.engine.plan import Plan
-
-plan_module.THREAD_WORK = 0
-pool_module._Account.PAYBACK = 0  # helpers work, whatever they bring
 rng = np.random.default_rng(3)
 model = nets.random_model(rng, PixelInput.range(-1, 1), (90, 600, 600, 10))
 x = nets.random_rows(rng, model, 3000)
@@ -152,15 +153,10 @@ print(wrong)
 """
 
 
-@pytest.mark.skipif(not hasattr(__import__("signal"), "setitimer"), reason="no timers on this system")
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers on this system")
 def test_an_interrupted_run_leaves_no_helper_at_work() -> None:
     """Arrays of a run that Ctrl-C ended are freed: helpers must be done with them by then."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", INTERRUPT],
-        env={**__import__("os").environ, "PYTHONPATH": str(TOOLS)},
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert (done.returncode, done.stdout.strip()) == (0, "0"), done.stderr
+    assert output_of(INTERRUPT) == "0"
 
 
 def test_a_long_run_is_cut_into_calls(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -366,7 +366,7 @@ def test_the_program_predicts_the_shipped_samples(digits: Path, program: Path) -
     assert np.array_equal(np.array([line.split("\t") for line in scores.splitlines()], np.float32), model.scores(x))
 
 
-def test_samples_from_standard_input_without_scores(digits: Path, program: Path) -> None:
+def test_samples_from_standard_input_without_scores(program: Path) -> None:
     x = np.load(DIGITS)["x"][:3]
     text = "# three\n" + "\n".join(" ".join(map(str, row)) for row in x) + "\n# the end"
     done = run(program, text=text)

@@ -57,7 +57,7 @@ def test_files_of_one_checkpoint_share_one_budget(tmp_path: Path) -> None:
         assert allowed.size == 30
 
 
-def test_outside_of_a_budget_each_call_is_held_against_the_least(tmp_path: Path) -> None:
+def test_outside_of_a_budget_each_call_is_held_against_the_least() -> None:
     for _ in range(3):
         budget.spend_bytes(50 << 20, "much")
     with pytest.raises(SourceError, match="too much would take 100 MiB"):

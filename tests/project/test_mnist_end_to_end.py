@@ -179,7 +179,7 @@ def test_every_sign_of_the_first_layer_that_differs_is_rounding(case: Case, mnis
     assert refused > 190
 
 
-def test_hidden_signs_follow_exactly_from_the_first_layer(case: Case, mnist: Mnist) -> None:
+def test_hidden_signs_follow_exactly_from_the_first_layer(case: Case) -> None:
     # Sums of signs are exact in every order: given PyTorch's own first signs, nothing may differ any more.
     rest = case.spec.named[3:]
     signs = np.sign(case.pytorch["bn1"])
