@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import shutil
@@ -18,7 +17,7 @@ import numpy as np
 import pytest
 from places import DATA, TOOLS
 from refusals import assert_resolvable
-from tf1_writer import HEADER, entry, slow_crc32c, write_bundle, write_table
+from tf1_writer import HEADER, digest, entry, slow_crc32c, write_bundle, write_table
 
 from xnorinfer.converters import ConvertOptions, Reading, read_source
 from xnorinfer.converters.containers.arrays import Entry
@@ -60,14 +59,6 @@ def work(tmp_path: Path) -> Path:
 
 def entries_of(path: Path) -> dict[str, Entry]:
     return read_v1(path) if path.name.startswith("old") else read_v2(path)
-
-
-def digest(variables: dict[str, Any]) -> str:
-    total = hashlib.sha256()
-    for name in sorted(variables):
-        array = np.ascontiguousarray(variables[name])
-        total.update(f"{name} {array.dtype} {array.shape}\n".encode() + array.tobytes())
-    return total.hexdigest()
 
 
 def kinds_of(reading: Reading, kind: type[Any]) -> list[Any]:

@@ -19,7 +19,6 @@ from places import TOOLS
 from xnorinfer import kernels
 from xnorinfer.engine.plan import Plan
 from xnorinfer.errors import KernelError
-from xnorinfer.kernels import layout
 from xnorinfer.net.values import InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
 from xnorinfer.packing.packed import Affine, Dot
 
@@ -56,14 +55,6 @@ SHAPES: dict[str, tuple[tuple[int, ...], int]] = {
 }
 
 
-@pytest.fixture(params=NAMES)
-def kernel(request: pytest.FixtureRequest) -> str:
-    """Every kernel of the table; those that this CPU cannot run are skipped visibly."""
-    if request.param not in USABLE:
-        pytest.skip(f"this CPU cannot run {request.param}")
-    return str(request.param)
-
-
 def check(kernel: str, mapping: InputMapping, widths: tuple[int, ...], rows: int, floats: int = 0) -> None:
     """One random network: every layer's output and the scores, exactly."""
     rng = np.random.default_rng([len(widths), rows, widths[0], ord(mapping.kind[0])])
@@ -93,13 +84,7 @@ def test_float_tails(kernel: str, widths: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("source", ["pixels", "threshold", "signs", "reals"])
 def test_nothing_is_touched_beyond_its_end(kernel: str, source: str, at_start: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that the compiled code reads or writes lies between unmapped pages."""
-    if not guarded.available():
-        pytest.skip("no mprotect on this system")
-
-    def aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-        return guarded.guarded(shape, dtype, layout.ALIGN_BYTES, at_start)
-
-    monkeypatch.setattr(layout, "aligned", aligned)
+    guarded.guard_layouts(monkeypatch, at_start)
     rng = np.random.default_rng(5)
     for widths, floats in (
         ((77, 130, 65, 9), 0),

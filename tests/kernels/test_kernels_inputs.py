@@ -10,25 +10,14 @@ import packed_networks as nets
 import pytest
 from numpy.typing import NDArray
 
-from xnorinfer import kernels
 from xnorinfer.engine import plan as plan_module
 from xnorinfer.engine.plan import Plan
 from xnorinfer.graph import chain
-from xnorinfer.kernels import layout
 from xnorinfer.net.values import PixelInput, RealInput, SignInput
 from xnorinfer.packing.packed import Binarize, PackedModel
 
-USABLE = {kernel.name for kernel in kernels.usable()}
 DEPTHS = [1, 2, 31, 63, 64, 65, 127, 128, 129, 784, 4161]
 KINDS = ["pixels", "reals"]
-
-
-@pytest.fixture(params=[kernel.name for kernel in kernels.KERNELS])
-def kernel(request: pytest.FixtureRequest) -> str:
-    """Every kernel of the table; those that this CPU cannot run are skipped visibly."""
-    if request.param not in USABLE:
-        pytest.skip(f"this CPU cannot run {request.param}")
-    return str(request.param)
 
 
 def network(rng: np.random.Generator, kind: str, limits: NDArray[Any], mirrored: NDArray[np.bool_]) -> PackedModel:
@@ -108,13 +97,7 @@ def test_threads_share_the_inputs(kind: str, rows: int, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("at_start", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_is_touched_beyond_its_end(kernel: str, kind: str, at_start: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not guarded.available():
-        pytest.skip("no mprotect on this system")
-
-    def aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-        return guarded.guarded(shape, dtype, layout.ALIGN_BYTES, at_start)
-
-    monkeypatch.setattr(layout, "aligned", aligned)
+    guarded.guard_layouts(monkeypatch, at_start)
     rng = np.random.default_rng(24)
     for depth in (1, 63, 64, 65, 785):
         model = random_network(rng, kind, depth)

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import guarded
 import numpy as np
 import packed_networks as nets
 import pytest
 from numpy.typing import NDArray
 
-from xnorinfer import kernels
 from xnorinfer.engine.plan import Plan
 from xnorinfer.kernels import layout, shapes
 from xnorinfer.net.values import PixelInput
 from xnorinfer.packing.packed import Affine, Dot, PackedModel, Threshold
 
-USABLE = {kernel.name for kernel in kernels.usable()}
-
 #: A tile looks up in turns of 12 or 32 inputs and widens its sums every 252 or 256.
 DEPTHS = [*range(1, 71), 251, 252, 253, 255, 256, 257, 511, 512, 513, 785, 4095, 4096, 4161]
-
-
-@pytest.fixture(params=[kernel.name for kernel in kernels.KERNELS])
-def kernel(request: pytest.FixtureRequest) -> str:
-    """Every kernel of the table; those that this CPU cannot run are skipped visibly."""
-    if request.param not in USABLE:
-        pytest.skip(f"this CPU cannot run {request.param}")
-    return str(request.param)
 
 
 def sums_of(plus: NDArray[np.bool_], x: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -93,13 +80,7 @@ def test_every_code_of_a_table(kernel: str) -> None:
 
 @pytest.mark.parametrize("at_start", [False, True])
 def test_nothing_is_touched_beyond_its_end(kernel: str, at_start: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not guarded.available():
-        pytest.skip("no mprotect on this system")
-
-    def aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-        return guarded.guarded(shape, dtype, layout.ALIGN_BYTES, at_start)
-
-    monkeypatch.setattr(layout, "aligned", aligned)
+    guarded.guard_layouts(monkeypatch, at_start)
     rng = np.random.default_rng(23)
     for depth, neurons in ((1, 25), (3, 64), (4, 65), (31, 33), (32, 32), (33, 128), (256, 25), (785, 65)):
         plus = rng.integers(0, 2, (neurons, depth)).astype(bool)

@@ -7,16 +7,14 @@ import mmap
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
+
+from xnorinfer.kernels import layout
 
 PAGE = mmap.PAGESIZE
 #: Mappings live as long as the process; numpy arrays over them cannot own them.
 _KEPT: list[mmap.mmap] = []
-
-
-def available() -> bool:
-    """Whether this system has mprotect."""
-    return hasattr(mmap, "MAP_ANONYMOUS") and hasattr(ctypes.CDLL(None), "mprotect")
 
 
 def _protect(address: int) -> None:
@@ -44,3 +42,14 @@ def copy_of(array: NDArray[Any], at_start: bool = False) -> NDArray[Any]:
     out = guarded(array.shape, array.dtype, array.dtype.itemsize, at_start)
     out[...] = array
     return out
+
+
+def guard_layouts(monkeypatch: pytest.MonkeyPatch, at_start: bool) -> None:
+    """Whatever kernels lay out from here on is guarded; skips the test where that cannot be."""
+    if not (hasattr(mmap, "MAP_ANONYMOUS") and hasattr(ctypes.CDLL(None), "mprotect")):
+        pytest.skip("no mprotect on this system")
+
+    def aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        return guarded(shape, dtype, layout.ALIGN_BYTES, at_start)
+
+    monkeypatch.setattr(layout, "aligned", aligned)

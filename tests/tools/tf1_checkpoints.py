@@ -8,12 +8,10 @@ this script with --small, which reduces .meta files to their graph.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ os.environ["TF_USE_LEGACY_KERAS"] = "1"  # tf.layers needs the package tf_keras 
 
 import numpy as np
 import tensorflow as tf
+from tf1_writer import digest
 
 tf1 = tf.compat.v1
 EPSILON = 2e-3
@@ -81,15 +80,6 @@ def network(widths: tuple[int, ...], scope: str = "", seed: int = 0) -> tuple[An
             if index + 2 < len(widths):
                 value = binary_tanh(value)
     return x, value
-
-
-def digest(variables: Mapping[str, Any]) -> str:
-    """One digest of names, types, shapes and bytes of all variables."""
-    total = hashlib.sha256()
-    for name in sorted(variables):
-        array = np.ascontiguousarray(variables[name])
-        total.update(f"{name} {array.dtype} {array.shape}\n".encode() + array.tobytes())
-    return total.hexdigest()
 
 
 def expect(folder: Path, prefix: str, session: Any = None, x: Any = None, scores: Any = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,15 @@ def slow_crc32c(data: bytes) -> int:
 def masked_crc(data: bytes, crc32c: Callable[[bytes], int] = slow_crc32c) -> bytes:
     crc = crc32c(data)
     return ((((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little")
+
+
+def digest(variables: Mapping[str, Any]) -> str:
+    """One digest of names, types, shapes and bytes of all variables."""
+    total = hashlib.sha256()
+    for name in sorted(variables):
+        array = np.ascontiguousarray(variables[name])
+        total.update(f"{name} {array.dtype} {array.shape}\n".encode() + array.tobytes())
+    return total.hexdigest()
 
 
 def write_table(path: Path, items: dict[bytes, bytes], kind: int = 0) -> None:

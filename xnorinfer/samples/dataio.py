@@ -120,8 +120,10 @@ def open_samples(inputs: Sequence[str], max_memory: int | None = None) -> Sample
 
 def names_in(path: Path) -> list[str] | None:
     """Names of the arrays of an .npz; None for any other file.  Raises InputError."""
-    if _peek(path, _opener(path))[:4] not in (ZIP_MAGIC, ZIP_EMPTY_MAGIC):
-        return None
+    return _array_names(path) if _peek(path, _opener(path))[:4] in (ZIP_MAGIC, ZIP_EMPTY_MAGIC) else None
+
+
+def _array_names(path: Path) -> list[str]:
     with _reading(str(path)), zipfile.ZipFile(path) as archive:
         return [name[:-4] for name in archive.namelist() if name.endswith(".npy")]
 
@@ -181,8 +183,7 @@ def _reading(source: str) -> Iterator[None]:
 
 
 def _open_npz(path: Path, member: str | None, budget: Budget) -> Samples:
-    with _reading(str(path)), zipfile.ZipFile(path) as archive:
-        names = [name[:-4] for name in archive.namelist() if name.endswith(".npy")]
+    names = _array_names(path)
     if not names:
         raise InputError(f"{path}: is a zip file without arrays; needed is an .npz that numpy.savez wrote")
     if member is None and len(names) > 1:
