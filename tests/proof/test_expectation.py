@@ -299,6 +299,17 @@ def test_nothing_explains_other_answers(tmp_path: Path) -> None:
     assert not (tmp_path / "m").exists()
 
 
+def test_the_nearest_reading_is_said_as_it_is_asked_for(tmp_path: Path) -> None:
+    source, expected = write(tmp_path, Meaning(entering=lambda x: x / 255))
+    held = dict(np.load(expected))
+    classes = np.where(np.arange(ROWS) < 60, held["classes"], held["classes"] // 2)
+    np.savez(expected, x=held["x"], classes=classes)
+    line = wrong("convert", source, "--dry-run", "--profile", "ge-zero", "--expect", expected, code=1)
+    assert re.search(r"the nearest, --input-range=0:1, is right in \d+ of 64 rows", line), line
+    with pytest.raises(ExpectationError, match=r"the nearest, input=PixelInput.range\(0, 1\), is right in \d+ of 64"):
+        xnorinfer.convert(source, profile="ge-zero", expect=(held["x"], classes))
+
+
 def test_the_forms_of_an_expectation(tmp_path: Path) -> None:
     source, expected = write(tmp_path, Meaning())
     held = dict(np.load(expected))

@@ -26,9 +26,7 @@ from xnorinfer.packing.lower import lower
 from xnorinfer.packing.packed import PackedModel
 from xnorinfer.proof.agreement import Agreement, compare
 from xnorinfer.proof.alternatives import Alternative, every, forms
-from xnorinfer.proof.answers import Answers
-
-Progress = Callable[[str, int, int], None]
+from xnorinfer.proof.answers import Answers, Progress
 
 #: Rows that a reading is tried on first, and then; of the first, and of all, so many may be decided by rounding.
 FIRST_ROWS, MORE_ROWS = 8, 64
@@ -61,6 +59,10 @@ class Explanation:
         given = [f"{name}={_python(value)}" for one in self.alternatives for name, value in one.keywords.items()]
         return ", ".join([*given, *(one.line for one in self.alternatives if one.option is None)])
 
+    def said(self, *, python: bool) -> str:
+        """How to say it, in Python or on the command line."""
+        return self.keywords if python else self.option
+
 
 def _python(value: Any) -> str:
     """A value of an option as Python code writes it."""
@@ -83,19 +85,19 @@ def _python(value: Any) -> str:
 class Elimination:
     """explanations: what makes all rows equal, those with the fewest changes alone.  tried: number of readings.
 
-    nearest: else the reading that is equal in most of the rows that were tried on, as (option, equal, of).  few: whether there
+    nearest: else the reading that is equal in most of the rows that were tried on, as (reading, equal, of).  few: whether there
     were too few rows to try.
     """
 
     explanations: list[Explanation] = field(default_factory=list)
     tried: int = 0
-    nearest: tuple[str, int, int] | None = None
+    nearest: tuple[Explanation, int, int] | None = None
     few: bool = False
 
     def text(self, *, python: bool = False) -> str:
         """In a sentence or two."""
         if self.explanations:
-            ways = " or ".join(one.keywords if python else one.option for one in self.explanations[:4])
+            ways = " or ".join(one.said(python=python) for one in self.explanations[:4])
             verb = "makes all rows equal" if len(self.explanations) == 1 else "make all rows equal, each of them"
             return f"{ways} {verb}"
         if self.few:
@@ -103,7 +105,8 @@ class Elimination:
         text = f"none of {self.tried} other readings explains it (tie rules, epsilons, H and scales, mappings of the input, "
         text += "float layers, functions before BatchNorm, orders of arrays and of layers, and two of these together)"
         if self.nearest is not None:
-            text += f"; the nearest, {self.nearest[0]}, is right in {self.nearest[1]} of {self.nearest[2]} rows"
+            nearest, equal, of = self.nearest
+            text += f"; the nearest, {nearest.said(python=python)}, is right in {equal} of {of} rows"
         return text
 
 
@@ -201,7 +204,7 @@ class _Trial:
         self.expected = expected
         self.net = net
         self.weights = sum(op.depth * op.neurons for _, op in net.linears)
-        self.nearest: tuple[str, int, int] | None = None
+        self.nearest: tuple[Explanation, int, int] | None = None
         few = np.arange(min(len(expected.x), 4 * MORE_ROWS))
         right = self._right(net, few)
         order = few if right is None else np.concatenate([few[~right], few[right]])
@@ -238,7 +241,7 @@ class _Trial:
         assert right is not None
         equal = int(right.sum())
         if equal > max(self.equal, self.nearest[1] if self.nearest else 0):
-            self.nearest = (Explanation(changes, Agreement("", 0)).option, equal, len(right))
+            self.nearest = (Explanation(changes, Agreement("", len(right))), equal, len(right))
         return equal if equal > self.equal and len(right) - equal <= max(1, int(SPARED * len(right))) else None
 
 

@@ -42,7 +42,7 @@ from xnorinfer.packing.lower import Block, blocks_of, counts_of, input_counts, i
 from xnorinfer.packing.packed import Affine, Binarize, Dot, PackedModel, Threshold
 from xnorinfer.packing.threshold import I64, find_limits
 from xnorinfer.proof.agreement import compare as compare_answers
-from xnorinfer.proof.answers import Answers
+from xnorinfer.proof.answers import Answers, Progress
 from xnorinfer.proof.frameworks import framework_answers
 from xnorinfer.proof.sensitivity import sensitivity
 from xnorinfer.proof.verification import LayerProof, Verification
@@ -50,8 +50,6 @@ from xnorinfer.proof.wording import words_of
 
 if TYPE_CHECKING:
     from xnorinfer.converters.reading import ConvertOptions
-
-Progress = Callable[[str, int, int], None]
 
 
 def _judge_input(result: Verification, net: Net, data: NDArray[Any]) -> None:
