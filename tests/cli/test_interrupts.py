@@ -44,12 +44,20 @@ class Stubborn(CommandLine):
     def get_command(self, ctx, name):
         return command
 
+class Finalized:
+    def __del__(self):
+        time.sleep(100)
+
+Finalized.only = Finalized()
+
 @click.command()
 def command():
     with replacing(Path(sys.argv[2])) as stream:
         stream.write(b"half")
         stream.flush()
         print("ready", flush=True)
+        if sys.argv[1] == "finalizes":
+            del Finalized.only
         while True:
             try:
                 time.sleep(100)
@@ -66,10 +74,17 @@ main(["command"])
 
 
 @pytest.mark.parametrize(
-    ("how", "number"), [("converts", signal.SIGINT), ("swallows", signal.SIGINT), ("converts", signal.SIGTERM)]
+    ("how", "number"),
+    [
+        ("converts", signal.SIGINT),
+        ("swallows", signal.SIGINT),
+        ("finalizes", signal.SIGINT),
+        ("converts", signal.SIGTERM),
+        ("finalizes", signal.SIGTERM),
+    ],
 )
 def test_lost_exceptions(tmp_path: Path, how: str, number: signal.Signals) -> None:
-    """Python drops exceptions in callbacks from C; an interrupted import fails with another one."""
+    """Python drops exceptions in finalizers and callbacks from C; an interrupted import fails with another one."""
     interrupts.require_interruptible()
     running = subprocess.Popen(
         [sys.executable, "-c", STUBBORN, how, str(tmp_path / "out")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -1,8 +1,9 @@
 """Ctrl-C and SIGTERM end a command within a second, whatever it is doing, and leave no unfinished file.
 
 Usually an exception unwinds the stack.  It cannot while compiled code runs, and libraries lose it: Python drops exceptions in
-callbacks from C, an interrupted import or compilation fails with another error.  So a thread, which learns of the signal from
-Python's C handler itself, waits a moment for the command to end, and then removes what is unfinished and ends the process.
+finalizers and in callbacks from C, an interrupted import or compilation fails with another error.  So a thread, which learns of
+the signal from Python's C handler itself, waits a moment for the command to end, and then removes what is unfinished and ends
+the process.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 #: Seconds that a command has to end by itself.
 GRACE_SECONDS = 0.6
@@ -39,6 +43,11 @@ class Stopping:
     def on_terminate(self, number: int, frame: FrameType | None) -> NoReturn:
         """Handler of SIGTERM: unwinds the stack as Ctrl-C does."""
         sys.exit(EXIT_TERMINATED)
+
+    def on_dropped(self, dropped: UnraisableHookArgs) -> None:
+        """Hook for what Python drops and prints: not the exceptions of the handlers, which `watch` makes up for."""
+        if not issubclass(dropped.exc_type, KeyboardInterrupt | SystemExit):
+            sys.__unraisablehook__(dropped)
 
     def watch(self, signals: socket.socket) -> None:
         """Body of the thread; `signals` gives a byte for every signal, and ends with the command."""
@@ -79,6 +88,7 @@ def stopping() -> Iterator[Stopping]:
     before = {signal.SIGTERM: signal.signal(signal.SIGTERM, state.on_terminate)}
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored, as under nohup
         before[signal.SIGINT] = signal.signal(signal.SIGINT, state.on_interrupt)
+    hook, sys.unraisablehook = sys.unraisablehook, state.on_dropped
     descriptor = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     try:
         threading.Thread(target=state.watch, args=(ours,), name="xnorinfer-stopping", daemon=True).start()
@@ -87,5 +97,6 @@ def stopping() -> Iterator[Stopping]:
         state.ended.set()
         signal.set_wakeup_fd(descriptor)
         theirs.close()
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
