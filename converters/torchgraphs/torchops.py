@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, TypeGuard
 
 import numpy as np
 
@@ -428,7 +428,7 @@ class Recorder:
             self.others.discard(result.name)
         return result
 
-    def _is_other(self, kind: Any) -> bool:
+    def _is_other(self, kind: Any) -> TypeGuard[int]:
         """Whether a type's number is that of another than float32."""
         return isinstance(kind, int) and not isinstance(kind, bool) and kind not in self.floats
 
