@@ -1,10 +1,12 @@
 """The ops of a float network, few and orthogonal; what each computes, operation by operation, is in `reference`.
 
-Arrays are numpy float32, weights are `(neurons, depth)`; every vector has one entry per neuron.  Nothing here knows bits.
+Arrays are numpy float32, weights `(neurons, depth)` or, of convolutions, `(neurons, kernel height, kernel width, channels)`;
+every vector has one entry per neuron (channel).  Maps are (height, width, channels).  Nothing here knows bits.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -14,15 +16,20 @@ import numpy as np
 from xnorinfer.float32 import F32
 from xnorinfer.graph import Interpretation
 from xnorinfer.net.ties import Rule
+from xnorinfer.net.windows import Window
 
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """A dense layer.  weight: (neurons, depth) float32; bias, scale: (neurons,) float32 or None.
+    """A dense layer, or with a window a convolution.
 
+    weight: (neurons, depth) float32, or (neurons, kernel height, kernel width, channels of a group); bias, scale: (neurons,)
+    float32 or None.
     rule: the weights are latent, those in use are `h * binarize(weight / h)`; on inputs of -1/+1 the accumulator is
     `((float32(dot) * h) * scale) + bias`, each step one float32 operation (steps with h = 1 or None left out).
-    rule None: an ordinary float layer at the end of a network, `x @ weight.T + bias`.
+    rule None: an ordinary float layer, `x @ weight.T + bias`.
+    groups: neurons and channels in as many equal parts, each neuron reads the channels of its own part.  pad: what a map holds
+    outside, 0, or -1 or +1 beside signs (Larq's `pad_values`).  A dense layer reads a map flattened, channels innermost.
     """
 
     weight: F32
@@ -30,6 +37,9 @@ class Linear:
     h: float = 1.0
     bias: F32 | None = None
     scale: F32 | None = None
+    window: Window | None = None
+    groups: int = 1
+    pad: int = 0
 
     @property
     def binary(self) -> bool:
@@ -42,7 +52,8 @@ class Linear:
 
     @property
     def depth(self) -> int:
-        return int(self.weight.shape[1])
+        """Inputs of a neuron."""
+        return math.prod(self.weight.shape[1:])
 
 
 #: In which order of float32 operations BatchNorm is computed; `reference.batch_norm` gives the expressions.
@@ -146,8 +157,31 @@ class Quantize:
     rule: Rule
 
 
-Op: TypeAlias = Linear | Norm | Steps | Quantize
-OPS: tuple[type[Op], ...] = (Linear, Norm, Steps, Quantize)
+#: max: the largest of what lies on the map.  average: the sum, in float64 line by line, divided by their number and rounded to
+#: float32 once.
+PoolKind = Literal["max", "average"]
+POOL_KINDS: tuple[PoolKind, ...] = ("max", "average")
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """One value of every window and channel.  window None: the whole map, as global pools have it.
+
+    padded: whether an average counts what lies outside, as zeros (torch's `count_include_pad`).
+    """
+
+    kind: PoolKind
+    window: Window | None = None
+    padded: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Flatten:
+    """A map (height, width, channels) as a vector, channels innermost.  A source that has them outermost permutes its weights."""
+
+
+Op: TypeAlias = Linear | Norm | Steps | Quantize | Pool | Flatten
+OPS: tuple[type[Op], ...] = (Linear, Norm, Steps, Quantize, Pool, Flatten)
 
 #: How many values an op reads, where it is not one.
 READS: dict[type[Op], int] = {}
@@ -181,8 +215,8 @@ def _(op: Steps) -> Iterator[tuple[str, F32]]:
             yield f"{name}{index}" if step.function in ARITHMETIC or index else name, parameter
 
 
-@arrays_of.of(Quantize)
-def _(op: Quantize) -> Iterator[tuple[str, F32]]:
+@arrays_of.of(Quantize, Pool, Flatten)
+def _(op: Quantize | Pool | Flatten) -> Iterator[tuple[str, F32]]:
     yield from ()
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 import reprlib
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, TypeGuard
+from typing import Any, Literal, TypeAlias, TypeGuard, cast
 
 import numpy as np
 
@@ -71,6 +72,37 @@ class PixelInput:
 
 
 @dataclass(frozen=True)
+class ChannelInput:
+    """uint8 pixels of an image that enter by a mapping of each channel, as torchvision's three means and stds.
+
+    Mapped in float64 and rounded to float32: what reads them reads real numbers.  channels: a `PixelInput` each, two or more;
+    where all are the same, `PixelInput` itself says it.
+    """
+
+    channels: tuple[PixelInput, ...]
+    kind: Literal["channels"] = field(default="channels", init=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.channels, tuple | list) or not all(type(one) is PixelInput for one in self.channels):
+            raise OptionError(f"the mappings of channels are {self.channels!r}, needed is a tuple of PixelInput")
+        object.__setattr__(self, "channels", tuple(self.channels))
+        if len(self.channels) < 2 or len(set(self.channels)) == 1:
+            raise OptionError("the channels of an image have different mappings, two or more; one for all is a PixelInput")
+
+    @classmethod
+    def normalize(cls, means: Sequence[float], stds: Sequence[float]) -> PixelInput | ChannelInput:
+        """torchvision's `ToTensor` and `Normalize(means, stds)`; one `PixelInput` where all channels have the same."""
+        if len(means) != len(stds) or not means:
+            raise OptionError(f"input normalization has {len(means)} means and {len(stds)} stds; give one of each a channel")
+        found = tuple(PixelInput.normalize(mean, std) for mean, std in zip(means, stds, strict=True))
+        return found[0] if len(set(found)) == 1 else cls(found)
+
+    def describe(self) -> str:
+        ends = ", ".join(f"{low:.6g}..{high:.6g}" for low, high in (one.ends for one in self.channels))
+        return f"uint8 pixels 0..255 mapped linearly, channel by channel, to {ends}"
+
+
+@dataclass(frozen=True)
 class ThresholdInput:
     """uint8 pixels that enter as +1 where `pixel >= threshold`, else -1."""
 
@@ -108,11 +140,13 @@ class RealInput:
         return "float32 values, used as they are"
 
 
-InputMapping: TypeAlias = PixelInput | ThresholdInput | SignInput | RealInput
+InputMapping: TypeAlias = PixelInput | ChannelInput | ThresholdInput | SignInput | RealInput
 
 
 def input_to_json(mapping: InputMapping) -> dict[str, Any]:
     """A mapping as JSON-able dict; `input_from_json` is the way back."""
+    if isinstance(mapping, ChannelInput):
+        return {"kind": mapping.kind, "channels": [input_to_json(one) for one in mapping.channels]}
     fields = {name: getattr(mapping, name) for name in mapping.__dataclass_fields__ if name != "kind"}
     return {"kind": mapping.kind, **fields}
 
@@ -133,8 +167,13 @@ def _require_numbers(what: str, *values: object) -> None:
 def input_from_json(data: Any) -> InputMapping:
     """The mapping that `input_to_json` wrote.  Raises OptionError on anything else."""
     kinds: dict[str, type[Any]] = {"pixels": PixelInput, "threshold": ThresholdInput, "signs": SignInput, "reals": RealInput}
+    if isinstance(data, dict) and data.get("kind") == "channels":
+        parts = data.get("channels")
+        if set(data) != {"kind", "channels"} or not isinstance(parts, list) or not all(map(_is_pixels, parts)):
+            raise OptionError(f"input mapping {reprlib.repr(data)} needs exactly a list of mappings of pixels, channels")
+        return ChannelInput(tuple(cast("PixelInput", input_from_json(part)) for part in parts))
     if not isinstance(data, dict) or str(data.get("kind")) not in kinds:  # str: a list cannot be looked up
-        raise OptionError(f"input mapping {reprlib.repr(data)} is none of {', '.join(kinds)}")
+        raise OptionError(f"input mapping {reprlib.repr(data)} is none of {', '.join([*kinds, 'channels'])}")
     kind = kinds[data["kind"]]
     wanted = [name for name in kind.__dataclass_fields__ if name != "kind"]
     values = {name: data.get(name) for name in wanted}
@@ -144,6 +183,10 @@ def input_from_json(data: Any) -> InputMapping:
         )
     mapping: InputMapping = kind(**values)
     return mapping
+
+
+def _is_pixels(data: object) -> bool:
+    return isinstance(data, dict) and data.get("kind") == "pixels"
 
 
 Domain: TypeAlias = InputMapping

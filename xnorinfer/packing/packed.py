@@ -20,8 +20,10 @@ from xnorinfer.errors import ArrayError, MalformedModelError, NetworkError, Opti
 from xnorinfer.float32 import F32, fma, sigmoid, tanh
 from xnorinfer.graph import INPUT, Interpretation, Node, node_problems, users_of
 from xnorinfer.memory import plain
+from xnorinfer.net.ops import PoolKind
 from xnorinfer.net.ties import profile_problems
 from xnorinfer.net.values import InputMapping, ThresholdInput
+from xnorinfer.net.windows import Window
 
 #: What a node reads or gives.  Of bits, a `Dot` counts mismatches: dot = depth - 2*mismatches.  pixels: integer sums of uint8.
 #: reals: products with float32 summed in float64 in input order, rounded to float32 once.
@@ -121,13 +123,24 @@ class Binarize:
 
 @dataclass(frozen=True, eq=False)
 class Dot:
-    """A dense layer.  weights: (neurons, words_for(depth)) uint64, bit 1 = +1, pad bits 0; or (neurons, depth) float32, which
-    reads reals and gives reals.  The accumulator meets `output`: a bias is its first step."""
+    """A dense layer, or with a window a convolution; what is said of rows of inputs holds of windows then.
+
+    weights: (neurons, words_for(depth)) uint64, bit 1 = +1, pad bits 0; or (neurons, depth) float32, which reads reals.  depth:
+    inputs of a neuron; of a window in the order (kernel row, kernel column, channel), channels packed without gaps.
+    The accumulator meets `output`: a bias is its first step.
+    window: what reads a map has one, a dense layer that of the whole map; None where vectors are read.
+    groups, pad: as `net.ops.Linear` has them.  Outside the map with pad 0 nothing is counted: mismatches are those of the taps
+    inside, their dot is (inputs inside) - 2*mismatches, a pixel outside is 0 behind the mapping.  Then the limits of a
+    `Threshold` are (border classes, neurons), in the order of `windows.borders`.
+    """
 
     reads: Reads
     depth: int
     weights: NDArray[Any]
     output: Threshold | Affine
+    window: Window | None = None
+    groups: int = 1
+    pad: int = 0
 
     @property
     def neurons(self) -> int:
@@ -143,9 +156,37 @@ class Dot:
         return "bits" if isinstance(self.output, Threshold) else "reals"
 
 
-PackedOp: TypeAlias = Binarize | Dot
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """One value of every window and channel of a map; what lies outside takes no part.
+
+    kind max, of bits: OR, of a channel in `falling` (channels,) bool AND, for a sum whose largest makes the smallest bit.  Of
+    reals: the largest; `falling` the smallest.  kind average: of reals, `net.ops.Pool` says in which order, and `padded`.
+    """
+
+    kind: PoolKind
+    window: Window
+    falling: NDArray[np.bool_] | None = None
+    padded: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Elementwise:
+    """Float32 steps on real numbers, those of each channel."""
+
+    steps: Affine
+
+
+@dataclass(frozen=True, eq=False)
+class Mapped:
+    """Pixels as the real numbers that they enter as: values (256, channels) or (256, 1) float32, one for all channels."""
+
+    values: F32
+
+
+PackedOp: TypeAlias = Binarize | Dot | Pool | Elementwise | Mapped
 #: Every op of a packed network; what interpretations of it must know.
-PACKED_OPS: tuple[type, ...] = (Binarize, Dot)
+PACKED_OPS: tuple[type, ...] = (Binarize, Dot, Pool, Elementwise, Mapped)
 
 
 class Value(NamedTuple):

@@ -1,0 +1,89 @@
+"""Windows: where a convolution or a pool looks on a map, which outputs that gives, and which taps lie outside the map.
+
+Maps are (height, width, channels).  A tap is one place of a window, (y, x) of its kernel.  Outputs whose windows have the same
+taps outside the map are of one border class: 9 classes for 3x3 with a padding of 1, one where nothing is padded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window in units of pixels: size, stride and dilation as (height, width), padding as (top, bottom, left, right)."""
+
+    size: Pair
+    stride: Pair = (1, 1)
+    dilation: Pair = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    @classmethod
+    def whole(cls, shape: tuple[int, ...]) -> Window:
+        """The window that takes a whole map, (height, width, ...)."""
+        return cls((shape[0], shape[1]))
+
+    @property
+    def reach(self) -> Pair:
+        """Pixels from the first tap to the last, both included: (height, width)."""
+        (kh, kw), (dh, dw) = self.size, self.dilation
+        return dh * (kh - 1) + 1, dw * (kw - 1) + 1
+
+    @property
+    def taps(self) -> int:
+        return self.size[0] * self.size[1]
+
+    def outputs(self, height: int, width: int) -> Pair:
+        """Outputs over a map, (height, width); 0 or less where the window is larger than the padded map."""
+        top, bottom, left, right = self.padding
+        padded = height + top + bottom, width + left + right
+        down, across = ((size - reach) // step + 1 for size, reach, step in zip(padded, self.reach, self.stride, strict=True))
+        return down, across
+
+    def rows_and_columns(self, height: int, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Row of the map of every tap of every output, (outputs down, kernel height); the same of columns.
+
+        Those below 0 or not below height and width lie outside.
+        """
+        down, across = self.outputs(height, width)
+        top, _, left, _ = self.padding
+        ways = ((down, 0, top), (across, 1, left))
+        rows, columns = (
+            np.arange(count)[:, None] * self.stride[axis] + np.arange(self.size[axis]) * self.dilation[axis] - before
+            for count, axis, before in ways
+        )
+        return rows, columns
+
+
+class Borders(NamedTuple):
+    """Border classes of a window over a map.
+
+    of: (outputs down, outputs across) int64, the class of each output.  inside: (classes, kernel height, kernel width) bool,
+    which taps lie on the map.  Classes are numbered as they first occur, line by line.
+    """
+
+    of: NDArray[np.int64]
+    inside: NDArray[np.bool_]
+
+
+def borders(window: Window, height: int, width: int) -> Borders:
+    """The border classes of a window over a map of that size."""
+    ways = []
+    for taps, size in zip(window.rows_and_columns(height, width), (height, width), strict=True):
+        kinds, which = np.unique((taps >= 0) & (taps < size), axis=0, return_inverse=True)
+        ways.append((kinds, which.reshape(-1)))
+    (down, of_row), (across, of_column) = ways
+    both = of_row[:, None] * len(across) + of_column
+    kinds, first, which = np.unique(both, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    chosen = kinds[order]
+    inside = down[chosen // len(across)][:, :, None] & across[chosen % len(across)][:, None, :]
+    return Borders(rank[which.reshape(both.shape)], inside)
