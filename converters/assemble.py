@@ -1,4 +1,4 @@
-"""From layer parts to a `Reading`: the steps that every source of dense networks shares.
+"""From layer parts to a `Reading`: the steps that every source shares.
 
 A source finds the parts (weights, bias, BatchNorm, in order of execution) and says what is usual for it (`Defaults`); this
 module applies the options, puts the signs between the layers, and says what was assumed and how much it matters.
@@ -6,6 +6,7 @@ module applies the options, puts the signs between the layers, and says what was
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
@@ -34,9 +35,10 @@ from xnorinfer.errors import NetworkError, OptionError
 from xnorinfer.float32 import F32
 from xnorinfer.net.check import Kind, Problem
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import HARDTANH, Linear, Named, Norm, NormForm, Quantize, Steps
+from xnorinfer.net.ops import HARDTANH, Flatten, Linear, Named, Norm, NormForm, Pool, Quantize, Steps
 from xnorinfer.net.ties import PROFILES, Rule, binarize
-from xnorinfer.net.values import InputMapping, PixelInput
+from xnorinfer.net.values import InputMapping, PixelInput, Shape
+from xnorinfer.net.windows import Window
 
 #: The assumption that a file without any BatchNorm is of a network without any.
 NO_NORM = "BatchNorm"
@@ -47,17 +49,22 @@ _PIECE = 1 << 20
 Activation = Literal["assumed", "hardtanh", "none", "sign"]
 
 
-#: What can stand between a dense layer and the next sign or dense layer, by name.  What a file does not say of a BatchNorm, its
-#: epsilon and form, `assemble` does.
-Follower: TypeAlias = tuple[str, Norm | Steps]
+#: What changes the shape of a map, of sums or of signs, by name.
+Shaping: TypeAlias = tuple[str, Pool | Flatten]
+#: What can stand between a layer and the next sign or layer, by name.  What a file does not say of a BatchNorm, its epsilon and
+#: form, `assemble` does.
+Follows: TypeAlias = Norm | Steps | Pool | Flatten
+Follower: TypeAlias = tuple[str, Follows]
 
 
 @dataclass(frozen=True, eq=False)
 class LayerPart:
-    """A dense layer with what follows it.  weight: (neurons, depth) float32; binary layers hold latent weights.
+    """A dense layer or a convolution with what follows it.  weight: as `Linear` has it, (neurons, depth) or (neurons, kernel
+    height, kernel width, channels of a group), float32; binary layers hold latent weights.
 
-    activation: what a float layer reads; binary layers always read signs.  after: what follows the layer, its BatchNorm for
-    example.  explicit: the source says all that stands before the next sign, so that no BatchNorm is missing.
+    window, groups, pad: of a convolution, as `Linear` has them.  activation: what a float layer reads; binary layers read
+    signs.  after: what follows the layer, its BatchNorm for example.  behind: what follows the sign behind that, pools of signs
+    for example.  explicit: the source says all that stands before the next sign, so that no BatchNorm is missing.
     rule, sign_rule: the tie rules of its weights and of the signs that it reads, where the source has one for each; None: those
     of the profile.
     """
@@ -70,9 +77,13 @@ class LayerPart:
     activation: Activation = "assumed"
     h: float | None = None
     after: tuple[Follower, ...] = ()
+    behind: tuple[Shaping, ...] = ()
     explicit: bool = False
     rule: Rule | None = None
     sign_rule: Rule | None = None
+    window: Window | None = None
+    groups: int = 1
+    pad: int = 0
 
     @property
     def neurons(self) -> int:
@@ -80,7 +91,13 @@ class LayerPart:
 
     @property
     def depth(self) -> int:
-        return int(self.weight.shape[1])
+        return math.prod(self.weight.shape[1:])
+
+    @property
+    def fans(self) -> tuple[int, int]:
+        """How many inputs a neuron has, and how many neurons an input, as Glorot counts them."""
+        taps = 1 if self.window is None else self.window.taps
+        return self.depth, self.neurons * taps
 
 
 @dataclass(frozen=True)
@@ -134,10 +151,14 @@ def assemble(
     leading_rule: Rule | None = None,
     *,
     described: bool = True,
+    shape: Shape | None = None,
+    channels_first: bool = False,
 ) -> Reading:
     """Build the network.  `problems` are those the source found; all are raised together, as NetworkError about `about`.
     leading: what stands before a sign of the inputs themselves (of the rule `leading_rule`, None: the profile's); None if they
-    are not binarized one by one.  described: a net.toml could say more than the source does.
+    are not binarized one by one.  described: a net.toml could say more than the source does.  shape: of a sample, (height,
+    width, channels) of images; None: as many values as the first layer, a dense one, reads.  channels_first: whether the source
+    itself has images as (channels, height, width).
 
     Raises NetworkError and OptionError (a float layer that does not exist).
     """
@@ -156,26 +177,30 @@ def assemble(
             layers.extend(_float_layer(part, index, notes))
         else:
             h = _magnitude(part, options)
-            layers.append((part.name, Linear(part.weight, part.rule or profile.weights, h, part.bias, part.scale)))
+            rule = part.rule or profile.weights
+            placed = part.window, part.groups, part.pad
+            layers.append((part.name, Linear(part.weight, rule, h, part.bias, part.scale, *placed)))
         layers.extend(_layer(follower, options, defaults) for follower in part.after)
         hidden = index + 1 < len(parts)
         if hidden and (not parts[index + 1].is_float or parts[index + 1].activation == "sign"):
             layers.append((f"{part.name}.sign", Quantize(parts[index + 1].sign_rule or profile.activations)))
+        layers.extend(part.behind)
     _judge_norms(parts, notes, problems)
     _remark_latents(parts, options, profile_name, guessed, notes)
     _assume_h(parts, options, notes)
     _assume_epsilon(parts, options, defaults, notes)
     mapping = options.input or defaults.input
     notes.assumptions.append(Assumption(INPUT, mapping.describe(), "option" if options.input else defaults.input_origin))
-    net = Net.chain(mapping, layers, profile_name)
+    net = Net.chain(mapping, layers, profile_name, shape)
     if parts:
         stated = [part.name for part in parts if part.explicit]
         unsaid = defaults.input_warning if options.input is None else None
         found = weigh(net, options, notes, stated, input_warning=unsaid)
         problems.extend(_with_way_out(problem) if described else problem for problem in found)
     elif not problems:
-        problems.append("it holds no dense layer" + net_line('[[layers]] weight = "..."'))
-    reading = Reading(source, net, tuple(notes.tensors), tuple(notes.assumptions), tuple(notes.warnings))
+        problems.append("it holds no dense layer and no convolution" + net_line('[[layers]] weight = "..."'))
+    said = tuple(notes.tensors), tuple(notes.assumptions), tuple(notes.warnings)
+    reading = Reading(source, net, *said, channels_first=channels_first)
     if problems:
         raise NetworkError(problems, about=about, understood=reading)
     return reading
@@ -233,7 +258,7 @@ def _as_options_say(parts: list[LayerPart], options: ConvertOptions, notes: Note
         notes.assumptions.append(Assumption("between a hidden sum and BatchNorm", options.before_norm, "option"))
     changed = []
     for index, part in enumerate(parts):
-        if part.is_float or part.weight.ndim != 2 or not part.weight.size:
+        if part.is_float or part.weight.ndim < 2 or not part.weight.size:
             changed.append(part)
             continue
         weight = centred(part.weight) if options.center else part.weight
@@ -254,7 +279,7 @@ def _as_options_say(parts: list[LayerPart], options: ConvertOptions, notes: Note
 def _may_be_norm(follower: Follower) -> bool:
     """A BatchNorm, or operations that one may be spelled out in."""
     _, op = follower
-    return isinstance(op, Norm) or op.may_be_norm
+    return isinstance(op, Norm) or (isinstance(op, Steps) and op.may_be_norm)
 
 
 def _judge_norms(parts: Sequence[LayerPart], notes: Notes, problems: list[str]) -> None:
@@ -289,7 +314,8 @@ def _float_layer(part: LayerPart, index: int, notes: Notes) -> list[Named]:
             notes.assumptions.append(Assumption(f"input of float layer {part.name}", value, "default"))
             what = f"{part.name} is taken to read values clipped to -1..1 (hardtanh)"
             notes.warnings.append(default_warning(what, 'activation = "sign"', 'activation = "none"'))
-    layers.append((part.name, Linear(part.weight, bias=part.bias)))
+    layer = Linear(part.weight, bias=part.bias, window=part.window, groups=part.groups, pad=part.pad)
+    layers.append((part.name, layer))
     return layers
 
 
@@ -308,7 +334,7 @@ def _layer(follower: Follower, options: ConvertOptions, defaults: Defaults) -> N
 
 def _magnitude(part: LayerPart, options: ConvertOptions) -> float:
     if options.h == "glorot":
-        return glorot(part.depth, part.neurons)
+        return glorot(*part.fans)
     if options.h is None:
         return 1.0 if part.h is None else part.h
     return float(np.float32(options.h))
@@ -316,7 +342,7 @@ def _magnitude(part: LayerPart, options: ConvertOptions) -> float:
 
 def _assume_h(parts: Sequence[LayerPart], options: ConvertOptions, notes: Notes) -> None:
     if options.h == "glorot":
-        values = ", ".join(f"{part.name} {glorot(part.depth, part.neurons):.6g}" for part in parts if not part.is_float)
+        values = ", ".join(f"{part.name} {glorot(*part.fans):.6g}" for part in parts if not part.is_float)
         notes.assumptions.append(Assumption(MAGNITUDE, f"glorot: {values}", "option"))
     elif options.h is None and any(part.h is not None for part in parts):
         values = ", ".join(f"{part.name} {part.h or 1.0:.6g}" for part in parts if not part.is_float)
@@ -377,10 +403,7 @@ def _remark_latents(parts: Sequence[LayerPart], options: ConvertOptions, profile
     known = [
         (part, h)
         for part in parts
-        if not part.is_float
-        and part.weight.ndim == 2
-        and np.isfinite(part.weight).all()
-        and (h := _magnitude(part, options)) > 0
+        if not part.is_float and np.isfinite(part.weight).all() and (h := _magnitude(part, options)) > 0
     ]
     if is_default:
         _remark_ties(known, profile, notes)

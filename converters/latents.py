@@ -1,6 +1,7 @@
 """What training code makes of latent weights before it takes their sign: centring, clipping, and the magnitude that follows.
 
-    centre       w - mean(w) of each neuron over its inputs (XNOR-Net, IR-Net)
+    centre       w - mean(w) of each neuron over its inputs (XNOR-Net, IR-Net); of a convolution over the channels of each tap
+                 (XNOR-Net-PyTorch)
     clip         to -c..c (XNOR-Net-PyTorch: 1), after the centring; it changes no sign, only the magnitude
     magnitude    mean(|w|) of each neuron (XNOR-Net), or of the whole layer (DoReFa-Net)
 
@@ -26,13 +27,13 @@ SCALES: dict[ScaleBy, str] = {
 
 
 def centred(latent: F32) -> F32:
-    """Weights (neurons, depth) minus the mean of each neuron over its inputs, one float32 subtraction."""
-    mean = latent.mean(axis=1, dtype=np.float64, keepdims=True)
+    """Weights (neurons, ..., channels) minus the mean over the channels, one float32 subtraction."""
+    mean = latent.mean(axis=-1, dtype=np.float64, keepdims=True)
     return np.asarray(latent - mean.astype(np.float32), np.float32)
 
 
 def magnitude(latent: F32, by: ScaleBy) -> F32:
-    """The scale of each neuron, (neurons,) float32, of weights (neurons, depth)."""
-    mean = np.abs(latent).mean(axis=1 if by == "mean-abs" else None, dtype=np.float64)
+    """The scale of each neuron, (neurons,) float32, of weights (neurons, ...)."""
+    mean = np.abs(latent).mean(axis=tuple(range(1, latent.ndim)) if by == "mean-abs" else None, dtype=np.float64)
     scale: F32 = np.full(latent.shape[:1], mean, np.float32)
     return scale

@@ -145,6 +145,8 @@ class Reading:
     """A checkpoint, read.  `tensors` holds every tensor of the file exactly once.
 
     entry: of a graph, what enters it, before steps of its own that the network's input mapping has in it.
+    channels_first: whether the source has images as (channels, height, width), where the network's are (height, width,
+    channels).
     """
 
     source: str
@@ -153,6 +155,7 @@ class Reading:
     assumptions: tuple[Assumption, ...]
     warnings: tuple[str, ...] = ()
     entry: InputMapping | None = None
+    channels_first: bool = False
 
 
 class Remark(str):
@@ -266,7 +269,10 @@ def function_named(text: object, option: str = "before_norm") -> Steps:
 
 
 def glorot(depth: int, neurons: int) -> float:
-    """BinaryNet's H="Glorot": sqrt(1.5 / (fan_in + fan_out)), rounded to float32 once, as `np.float32(np.sqrt(...))` does."""
+    """BinaryNet's H="Glorot": sqrt(1.5 / (fan_in + fan_out)), rounded to float32 once, as `np.float32(np.sqrt(...))` does.
+
+    Of a convolution both fans are times the taps of its kernel.
+    """
     return float(np.float32(np.sqrt(1.5 / (depth + neurons))))
 
 

@@ -106,6 +106,8 @@ def pack_reading(reading: Reading, options: ConvertOptions, name: str, digest: s
         "warnings": list(warnings),
         "xnorinfer": __version__,
     }
+    if reading.channels_first:  # as rows of images may come, then
+        provenance["channels_first"] = True
     return Conversion(dataclasses.replace(lowered.packed, provenance=provenance), reading, options, defaults, warnings)
 
 

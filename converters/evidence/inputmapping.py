@@ -21,7 +21,7 @@ from xnorinfer.converters.reading import INPUT, Assumption, ConvertOptions, Read
 from xnorinfer.errors import InputError
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Linear, Norm
-from xnorinfer.net.values import InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
+from xnorinfer.net.values import ChannelInput, InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
 
 #: Mappings of pixels in use; the last ones are of images that were inverted, or cut where anything is drawn.
 USUAL: tuple[InputMapping, ...] = (
@@ -183,6 +183,8 @@ def option_of(mapping: InputMapping) -> str:
                 return "--input-normalize 0.1307:0.3081"
             low, high = mapping.ends
             return f"--input-range={low:.6g}:{high:.6g}"
+        case ChannelInput():
+            return f"a mapping of each channel ({mapping.describe()})"
 
 
 def _checked(net: Net, rows: NDArray[Any]) -> F64:
@@ -206,7 +208,7 @@ def _statistics(net: Net) -> tuple[str, F64, F64, tuple[F64, F64, F64] | None] |
     first = net.line[0].op
     node = net.line[0 if isinstance(first, Norm) else min(1, len(net.line) - 1)]
     norm = node.op
-    if not isinstance(norm, Norm) or not isinstance(first, Norm | Linear):
+    if not isinstance(norm, Norm) or not isinstance(first, Norm | Linear) or len(net.shape) > 1:
         return None
     mean = norm.mean.astype(np.float64)
     with np.errstate(divide="ignore"):

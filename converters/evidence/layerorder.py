@@ -84,8 +84,8 @@ def judge_order(
     those that BatchNorm's statistics show to follow the layer before them.
     """
     taken = next((one for one in notes.assumptions if one.what == ORDER and one.origin == "default"), None)
-    if taken is None:
-        return
+    if taken is None or any(layer.window is not None for _, layer in layers):
+        return  # which maps fit behind which, windows decide
     names = [name for name, _ in layers]
     shapes = [(layer.depth, layer.neurons) for _, layer in layers]
     *hidden, (name, last) = layers

@@ -109,8 +109,8 @@ def signs_of(values: F64, rule: Rule = "ge") -> F64:
 
 
 def sums_of(net: Net) -> Iterator[Sums]:
-    """Every binary layer with a BatchNorm directly behind it, in order, where the layer reads inputs of the network or signs
-    of a BatchNorm.  The network must be valid (`Net.check`)."""
+    """Every binary dense layer with a BatchNorm directly behind it, in order, where the layer reads inputs of the network or
+    signs of a BatchNorm, one an input.  The network must be valid (`Net.check`)."""
     norms: list[tuple[str, Norm] | None] = []  # of each binary layer
     nodes = net.line
     signs = [index for index, node in enumerate(nodes) if isinstance(node.op, Quantize)]
@@ -120,9 +120,11 @@ def sums_of(net: Net) -> Iterator[Sums]:
             continue
         norm = (following.name, following.op) if isinstance(following.op, Norm) else None
         before = norms[-1] if norms else None
-        usable = not index or (before is not None and isinstance(nodes[index - 1].op, Quantize))
+        before_name, inner = before or ("", None)
+        usable = not index or (
+            inner is not None and inner.mean.size == layer.depth and isinstance(nodes[index - 1].op, Quantize)
+        )
         if norm is not None and usable and _is_usable(layer, norm[1]):
-            before_name, inner = before or ("", None)
             yield Sums(node.name, layer, *norm, before_name, inner, not signs or signs[-1] < index)
         norms.append(norm)
 

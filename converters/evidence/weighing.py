@@ -27,7 +27,7 @@ from xnorinfer.converters.finding import BETWEEN, WEIGHTS, Finding
 from xnorinfer.converters.reading import INPUT, Assumption, ConvertOptions, Notes, Origin, Remark
 from xnorinfer.net.check import Problem
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import Linear, Norm, Steps
+from xnorinfer.net.ops import Flatten, Linear, Norm, Pool, Steps
 
 
 @dataclass(frozen=True)
@@ -156,5 +156,5 @@ def _with_norm(net: Net) -> Iterator[str]:
         if isinstance(node.op, Norm) or (isinstance(node.op, Steps) and node.op.may_be_norm):
             if newest is not None:
                 yield newest
-        elif not isinstance(node.op, Steps):
+        elif not isinstance(node.op, Steps | Pool | Flatten):
             newest = node.name if isinstance(node.op, Linear) and node.op.binary else None

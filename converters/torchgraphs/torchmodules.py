@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from xnorinfer.converters.assemble import Activation, Follower, LayerPart
+from xnorinfer.converters.assemble import Activation, Follower, Follows, LayerPart
 from xnorinfer.converters.containers.checkpointtree import ModuleFacts, as_mapping
 from xnorinfer.converters.evidence.layerorder import note_order
 from xnorinfer.converters.reading import Assumption, ConvertOptions, Notes, function_named
@@ -122,7 +122,7 @@ def _refine(part: LayerPart, leaves: Mapping[str, ModuleFacts], mixed: bool, not
     return dataclasses.replace(part, after=after, is_float=is_float, activation=activation)
 
 
-def _with_epsilon(op: Norm | Steps, leaf: ModuleFacts | None) -> Norm | Steps:
+def _with_epsilon(op: Follows, leaf: ModuleFacts | None) -> Follows:
     epsilon = None if leaf is None else leaf.attributes.get("eps")
     return dataclasses.replace(op, epsilon=float(epsilon)) if isinstance(op, Norm) and isinstance(epsilon, int | float) else op
 

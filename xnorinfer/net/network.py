@@ -30,9 +30,12 @@ class Net:
     profile: str
 
     @classmethod
-    def chain(cls, input: InputMapping, ops: Iterable[Named], profile: str) -> Net:
-        """A network whose ops, (name, op) each, follow one another; the first dense layer takes all inputs."""
+    def chain(cls, input: InputMapping, ops: Iterable[Named], profile: str, shape: Shape | None = None) -> Net:
+        """A network whose ops, (name, op) each, follow one another.  shape: of a sample; None: the first dense layer takes all
+        inputs."""
         nodes = chain(ops)
+        if shape is not None:
+            return cls(input, shape, nodes, profile)
         weights = (np.shape(node.op.weight) for node in nodes if isinstance(node.op, Linear))
         return cls(input, tuple(next(weights, ())[1:]), nodes, profile)
 

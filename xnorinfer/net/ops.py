@@ -177,7 +177,7 @@ class Pool:
 
 @dataclass(frozen=True, eq=False)
 class Flatten:
-    """A map (height, width, channels) as a vector, channels innermost.  A source that has them outermost permutes its weights."""
+    """A map (height, width, channels) as a vector, channels innermost; other orders are permuted into the weights behind."""
 
 
 Op: TypeAlias = Linear | Norm | Steps | Quantize | Pool | Flatten

@@ -31,7 +31,7 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -273,7 +273,7 @@ def _build(path: Path, header: dict[str, Any], tensors: dict[str, NDArray[Any]])
     if left:
         raise MalformedModelError(f"{path}: tensors that no layer uses: {', '.join(sorted(left))}")
     if isinstance(mapping, ThresholdInput) and not header["input_bits"] and ops:
-        names, ops = ["input", *names], [Binarize.at_pixel(mapping.threshold, ops[0].depth), *ops]
+        names, ops = ["input", *names], [Binarize.at_pixel(mapping.threshold, cast("Dot", ops[0]).depth), *ops]
     nodes = chain(zip(names, ops, strict=True))
     return PackedModel(mapping, nodes, header["profile"], header["provenance"], header["format_version"])
 
