@@ -6,7 +6,7 @@ taps outside the map are of one border class: 9 classes for 3x3 with a padding o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +28,18 @@ class Window:
     def whole(cls, shape: tuple[int, ...]) -> Window:
         """The window that takes a whole map, (height, width, ...)."""
         return cls((shape[0], shape[1]))
+
+    def same(self, height: int, width: int) -> Window:
+        """This window with the padding that frameworks call "same": an output for every stride of a map of that size.
+
+        What is odd goes below and right, as in TensorFlow, Keras and PyTorch (ONNX' SAME_UPPER).
+        """
+        before_after = []
+        for size, reach, step in zip((height, width), self.reach, self.stride, strict=True):
+            total = max((-(-size // step) - 1) * step + reach - size, 0)
+            before_after += [total // 2, total - total // 2]
+        top, bottom, left, right = before_after
+        return replace(self, padding=(top, bottom, left, right))
 
     @property
     def reach(self) -> Pair:
