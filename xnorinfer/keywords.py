@@ -30,7 +30,7 @@ class ConvertKeywords(TypedDict, total=False):
         h: the magnitude H of binary weights, or "glorot".
         input: one of the next five as an object of `xnorinfer.net`; they exclude each other.
         input_range: (low, high), what the pixels 0 and 255 became.
-        input_normalize: (mean, std), as torchvision's: (p/255 - mean) / std.
+        input_normalize: (mean, std), as torchvision's: (p/255 - mean) / std; of colours (means, stds), a number a channel.
         input_threshold: pixels from here on were +1, others -1.
         input_signs: inputs are themselves -1 or +1.
         input_real: inputs are any real numbers.
@@ -56,7 +56,7 @@ class ConvertKeywords(TypedDict, total=False):
     h: float | Literal["glorot"] | None
     input: InputMapping | None
     input_range: tuple[float, float] | None
-    input_normalize: tuple[float, float] | None
+    input_normalize: tuple[float, float] | tuple[Sequence[float], Sequence[float]] | None
     input_threshold: int | None
     input_signs: bool
     input_real: bool
@@ -125,7 +125,7 @@ def input_mapping(given: Mapping[str, Any], spelled: Callable[[str], str] = str)
 
     Raises OptionError for several, for values of a wrong type and for impossible ones.
     """
-    from xnorinfer.net.values import PixelInput, RealInput, SignInput, ThresholdInput
+    from xnorinfer.net.values import ChannelInput, PixelInput, RealInput, SignInput, ThresholdInput
 
     for name in _FLAGS:
         if not isinstance(given.get(name, False), bool):
@@ -141,6 +141,8 @@ def input_mapping(given: Mapping[str, Any], spelled: Callable[[str], str] = str)
         return _mapping(value)
     if name == "input_threshold":
         return ThresholdInput(value)
+    if name == "input_normalize" and _are_lists(value):
+        return ChannelInput.normalize(*value)
     if name in ("input_range", "input_normalize"):
         if not _is_pair(value):
             raise OptionError(f"{name} {value!r} is no pair of numbers; write {name}={_INPUTS[name]}")
@@ -168,6 +170,14 @@ def _mapping(value: object) -> InputMapping:
         f"input {value!r} is no input mapping; those of xnorinfer.net are PixelInput.range(-1, 1), "
         f"PixelInput.normalize(0.1307, 0.3081), ThresholdInput(128), SignInput() and RealInput(); {instead.removesuffix(', ')}"
     )
+
+
+def _are_lists(value: Any) -> bool:
+    """Whether it is two sequences."""
+    import numpy as np
+
+    kinds = (tuple, list, np.ndarray)
+    return isinstance(value, kinds) and len(value) == 2 and all(isinstance(one, kinds) for one in value)
 
 
 def _is_pair(value: object) -> bool:

@@ -178,6 +178,10 @@ def option_of(mapping: InputMapping) -> str:
             return "--input-signs"
         case RealInput():
             return "--input-real"
+        case ChannelInput():
+            means = ",".join(f"{0.0 - one.intercept / one.slope / 255:.6g}" for one in mapping.channels)
+            stds = ",".join(f"{one.divisor / one.slope / 255:.6g}" for one in mapping.channels)
+            return f"--input-normalize={means}:{stds}"
         case PixelInput():
             if mapping == PixelInput.normalize(0.1307, 0.3081):
                 return "--input-normalize 0.1307:0.3081"

@@ -201,6 +201,7 @@ FOLLOWED: dict[str, list[str]] = {
 NO_PROPOSAL: dict[str, list[str]] = {
     "says that the option which was given is wrong or without effect": [
         "__init__._read: *",
+        "__init__.require_ignored: *",
         "assemble.choose_float_layers: *",
         "assemble._as_options_say: --*",
         "assemble._assume_epsilon: *",

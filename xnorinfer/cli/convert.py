@@ -11,7 +11,7 @@ import click
 
 from xnorinfer.budget import size_text
 from xnorinfer.cli import screen
-from xnorinfer.cli.options import EXPECT, JSON, MAX_MEMORY, GlorotOrNumber, LazyChoice, Pair
+from xnorinfer.cli.options import EXPECT, JSON, MAX_MEMORY, GlorotOrNumber, LazyChoice, Pair, PairOfLists
 from xnorinfer.errors import DoesNotHoldError, NetworkError, OptionError, SourceError
 
 if TYPE_CHECKING:
@@ -88,7 +88,9 @@ class _Command(click.Command):
     help="Pixels 0..255 were mapped linearly to LO..HI.  [default: -1:1, if the format knows no better]",
 )
 @click.option(
-    "--input-normalize", type=Pair("MEAN:STD"), help="Pixels were mapped by (p/255 - MEAN) / STD, as torchvision does."
+    "--input-normalize",
+    type=PairOfLists("MEAN:STD"),
+    help="Pixels were mapped by (p/255 - MEAN) / STD, as torchvision does; of colours M,M,M:S,S,S.",
 )
 @click.option("--input-threshold", type=int, metavar="T", help="Pixels of T and above were +1, others -1.")
 @click.option("--input-signs", is_flag=True, help="Inputs are themselves -1 or +1.")

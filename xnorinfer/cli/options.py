@@ -93,6 +93,19 @@ class Pair(_Value):
         return first, second
 
 
+class PairOfLists(_Value):
+    """Two numbers with a colon between, or as many on either side, with commas: '0.5,0.4,0.3:0.2,0.2,0.2'."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, Any]:
+        try:
+            first, second = (tuple(map(float, part.split(","))) for part in str(value).split(":"))
+        except ValueError:
+            self.fail(
+                f"{value!r} is not {self.name}: two numbers with a colon between, or a list a channel of each", param, ctx
+            )
+        return (first[0], second[0]) if len(first) == len(second) == 1 else (first, second)
+
+
 class Counts(_Value):
     """Positive whole numbers with commas between: '1,16,256'."""
 

@@ -15,31 +15,37 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from xnorinfer.graph import Node
     from xnorinfer.net.network import Net
-    from xnorinfer.net.ops import Linear, Norm, Quantize, Step, Steps
+    from xnorinfer.net.ops import Flatten, Linear, Norm, Pool, Quantize, Step, Steps
     from xnorinfer.net.ties import PROFILES
-    from xnorinfer.net.values import PixelInput, RealInput, SignInput, ThresholdInput
+    from xnorinfer.net.values import ChannelInput, PixelInput, RealInput, SignInput, ThresholdInput
+    from xnorinfer.net.windows import Window
 
 __all__ = [
     "PROFILES",
+    "ChannelInput",
+    "Flatten",
     "Linear",
     "Net",
     "Node",
     "Norm",
     "PixelInput",
+    "Pool",
     "Quantize",
     "RealInput",
     "SignInput",
     "Step",
     "Steps",
     "ThresholdInput",
+    "Window",
 ]
 
 _HOMES = {
     "xnorinfer.graph": ("Node",),
     "xnorinfer.net.network": ("Net",),
-    "xnorinfer.net.ops": ("Linear", "Norm", "Quantize", "Step", "Steps"),
+    "xnorinfer.net.ops": ("Flatten", "Linear", "Norm", "Pool", "Quantize", "Step", "Steps"),
     "xnorinfer.net.ties": ("PROFILES",),
-    "xnorinfer.net.values": ("PixelInput", "RealInput", "SignInput", "ThresholdInput"),
+    "xnorinfer.net.values": ("ChannelInput", "PixelInput", "RealInput", "SignInput", "ThresholdInput"),
+    "xnorinfer.net.windows": ("Window",),
 }
 
 

@@ -15,9 +15,36 @@ import numpy as np
 from xnorinfer.errors import NetworkError, unhandled
 from xnorinfer.float32 import F32
 from xnorinfer.graph import INPUT, Interpretation, Node, node_problems, users_of
-from xnorinfer.net.ops import FUNCTIONS, NORM_FORMS, OPS, READS, Linear, Norm, Op, Quantize, Step, Steps, arrays_of
+from xnorinfer.net.ops import (
+    FUNCTIONS,
+    NORM_FORMS,
+    OPS,
+    POOL_KINDS,
+    READS,
+    Flatten,
+    Linear,
+    Norm,
+    Op,
+    Pool,
+    Quantize,
+    Step,
+    Steps,
+    arrays_of,
+)
 from xnorinfer.net.ties import RULES, profile_problems
-from xnorinfer.net.values import REALS, SIGNS, InputMapping, PixelInput, RealInput, Value
+from xnorinfer.net.values import (
+    REALS,
+    SIGNS,
+    ChannelInput,
+    InputMapping,
+    PixelInput,
+    RealInput,
+    Shape,
+    SignInput,
+    ThresholdInput,
+    Value,
+)
+from xnorinfer.net.windows import Window, borders
 
 if TYPE_CHECKING:
     from xnorinfer.net.network import Net
@@ -111,9 +138,12 @@ def _structure_of(net: Net) -> list[Problem]:
     wrong = list(_wiring_problems(net))
     if wrong:
         return [*problems.found, *wrong]
-    first = next(iter(net.linears), None)
+    # A float convolution may come first, as a stem.
+    first = next(((name, op) for name, op in net.linears if op.binary or op.window is None), None)
     if first is None or not first[1].binary:
         name = "" if first is None else first[0]
+        if len(net.linears) > 1 and net.linears[0][1].window is not None:
+            return [*problems.found, Problem(name, "no layer is binary", "first")]
         return [*problems.found, Problem(name, "the first layer must be a binary dense layer", "first")]
     known = {INPUT: Seen(Value(net.shape, net.input), "the input", "the input", raw=True)}
     try:
@@ -129,10 +159,20 @@ def _structure_of(net: Net) -> list[Problem]:
     return [*problems.found, *problems.late]
 
 
+def values_of(net: Net) -> list[Value]:
+    """What every node of a network without problems gives."""
+    known = {INPUT: Seen(Value(net.shape, net.input), "the input", "the input", raw=True)}
+    for index, node in enumerate(net.nodes):
+        known[index] = result_of(node, node.name, Problems(), *(known[read] for read in node.inputs))
+    return [known[index].value for index in range(len(net.nodes))]
+
+
 def _wiring_problems(net: Net) -> Iterator[Problem]:
-    shaped = isinstance(net.shape, tuple) and len(net.shape) <= 1
+    shaped = isinstance(net.shape, tuple) and len(net.shape) in (0, 1, 3)
     if net.nodes and (not shaped or not all(type(size) is int and size > 0 for size in net.shape)):
-        yield Problem("", f"the input has the shape {net.shape}, needed is (features,)")
+        yield Problem("", f"the input has the shape {net.shape}, needed is (features,) or (height, width, channels)")
+    elif isinstance(net.input, ChannelInput) and (len(net.shape) != 3 or net.shape[2] != len(net.input.channels)):
+        yield Problem("", f"the input has the shape {net.shape}, and a mapping for each of {len(net.input.channels)} channels")
     wrong = list(node_problems(net.nodes))
     yield from (Problem("", text) for text in wrong)
     if wrong:
@@ -166,16 +206,132 @@ result_of: Interpretation[..., Seen] = Interpretation("shapes and domains", OPS)
 
 @result_of.of(Linear)
 def _(op: Linear, name: str, problems: Problems, read: Seen) -> Seen:
+    shape = _dense_shape(op, name, problems, read) if op.window is None else _convolved_shape(op, name, problems, read)
+    if op.binary and not read.raw and read.value.domain == REALS:
+        problems.add(name, f"a binary layer follows {read.node} without a sign between them")
+    if op.binary:
+        _follows_no_float(name, problems, read)
+    dense_float = name if not op.binary and op.window is None else None
+    return Seen(Value(shape, REALS), name, name, float_layer=read.float_layer or dense_float)
+
+
+def _dense_shape(op: Linear, name: str, problems: Problems, read: Seen) -> Shape:
     if op.weight.ndim != 2 or 0 in op.weight.shape:
         problems.add(name, f"weights have shape {op.weight.shape}, needed is (neurons, depth), both above 0")
         raise Shapeless
     if op.depth != read.value.width:
         problems.add(name, f"takes {op.depth} inputs but {read.wide} gives {read.value.width}", "width")
-    if op.binary and not read.raw and read.value.domain == REALS:
-        problems.add(name, f"a binary layer follows {read.node} without a sign between them")
-    if op.binary:
-        _follows_no_float(name, problems, read)
-    return Seen(Value((op.neurons,), REALS), name, name, float_layer=read.float_layer or (None if op.binary else name))
+    if op.groups != 1 or op.pad != 0:
+        problems.add(name, "groups and padding belong to convolutions")
+    return (op.neurons,)
+
+
+def _convolved_shape(op: Linear, name: str, problems: Problems, read: Seen) -> Shape:
+    window = op.window
+    assert window is not None
+    shape = op.weight.shape
+    if op.weight.ndim != 4 or 0 in shape:
+        problems.add(
+            name, f"weights have shape {shape}, needed is (neurons, kernel height, kernel width, channels), all above 0"
+        )
+        raise Shapeless
+    _require_window(window, name, problems)
+    if window.size != shape[1:3]:
+        problems.add(name, f"its window is {_by(window.size)}, its weights are of {_by(shape[1:3])}")
+        raise Shapeless
+    channels = _require_map(name, problems, read)
+    if not (type(op.groups) is int and op.groups > 0) or channels % op.groups or op.neurons % op.groups:
+        problems.add(name, f"has {op.groups} groups, which {channels} channels and {op.neurons} neurons do not divide by")
+        raise Shapeless
+    if channels != shape[3] * op.groups:
+        groups = f" in {op.groups} groups" if op.groups > 1 else ""
+        problems.add(name, f"takes {shape[3] * op.groups} channels{groups} but {read.wide} gives {channels}", "width")
+    if op.pad not in (-1, 0, 1) or type(op.pad) is not int:
+        problems.add(name, f"pads with {op.pad!r}, needed is 0, 1 or -1")
+    elif op.pad and any(window.padding) and (not op.binary or not _is_signs(read.value.domain)):
+        problems.add(name, f"pads with {op.pad}, which only a binary layer over signs can")
+    return (*_window_outputs(window, name, problems, read), op.neurons)
+
+
+def _is_signs(domain: Any) -> bool:
+    return isinstance(domain, SignInput | ThresholdInput)
+
+
+def _by(size: tuple[int, ...]) -> str:
+    return "x".join(map(str, size))
+
+
+def _require_map(name: str, problems: Problems, read: Seen) -> int:
+    """The channels of the map that it reads."""
+    if len(read.value.shape) != 3:
+        problems.add(name, f"takes a map (height, width, channels), {read.wide} gives {read.value.shape}")
+        raise Shapeless
+    return read.value.shape[2]
+
+
+def _require_window(window: Window, name: str, problems: Problems) -> None:
+    """Whole numbers, sizes, strides and dilations above 0, and less padding than the window reaches."""
+    wrong = None
+    fields: tuple[tuple[str, tuple[int, ...], int, int], ...] = (
+        ("size", window.size, 2, 1),
+        ("stride", window.stride, 2, 1),
+        ("dilation", window.dilation, 2, 1),
+        ("padding", window.padding, 4, 0),
+    )
+    for called, numbers, count, least in fields:
+        if not isinstance(numbers, tuple) or len(numbers) != count or any(type(one) is not int for one in numbers):
+            wrong = f"its {called} is {numbers!r}, needed are {count} whole numbers"
+        elif min(numbers) < least or max(numbers) > MOST_SIZE:
+            wrong = f"its {called} is {numbers}, needed is {'at least ' + str(least)} and at most {MOST_SIZE}"
+        if wrong is not None:
+            problems.add(name, wrong)
+            raise Shapeless
+    top, bottom, left, right = window.padding
+    height, width = window.reach
+    if max(top, bottom) >= height or max(left, right) >= width:
+        problems.add(name, f"its padding is {window.padding}, and its window reaches over {height}x{width} pixels only")
+        raise Shapeless
+
+
+def _window_outputs(window: Window, name: str, problems: Problems, read: Seen) -> tuple[int, int]:
+    height, width, channels = read.value.shape
+    down, across = window.outputs(height, width)
+    if down < 1 or across < 1:
+        reach = _by(window.reach)
+        problems.add(
+            name, f"its window reaches over {reach} pixels, {read.wide} gives a map of {height}x{width}, padding aside"
+        )
+        raise Shapeless
+    if down * across * channels * window.taps > MOST_VALUES:
+        problems.add(name, f"its windows over {height}x{width}x{channels} hold more than {MOST_VALUES} values")
+        raise Shapeless
+    return down, across
+
+
+#: No image has more lines or columns; and no layer reads more values of one sample.
+MOST_SIZE, MOST_VALUES = 1 << 20, 1 << 40
+
+
+@result_of.of(Pool)
+def _(op: Pool, name: str, problems: Problems, read: Seen) -> Seen:
+    channels = _require_map(name, problems, read)
+    if op.kind not in POOL_KINDS:
+        problems.add(name, f"pool {op.kind!r} is none of {', '.join(POOL_KINDS)}")
+        raise Shapeless
+    if read.raw:
+        problems.add(name, "a pool comes before the first layer")
+    window = op.window or Window.whole(read.value.shape)
+    _require_window(window, name, problems)
+    shape = (*_window_outputs(window, name, problems, read), channels)
+    if not borders(window, *read.value.shape[:2]).inside.any(axis=(1, 2)).all():
+        problems.add(name, "some of its windows have no element on the map")
+    signs = op.kind == "max" and _is_signs(read.value.domain)
+    return read.becomes(name, Value(shape, SIGNS if signs else REALS))
+
+
+@result_of.of(Flatten)
+def _(op: Flatten, name: str, problems: Problems, read: Seen) -> Seen:
+    return Seen(Value((read.value.width,), read.value.domain), name, read.wide, read.raw, read.float_layer)
 
 
 @result_of.of(Norm)
@@ -200,7 +356,7 @@ def _(op: Quantize, name: str, problems: Problems, read: Seen) -> Seen:
 
 def _reads_reals(name: str, needed: str, problems: Problems, read: Seen) -> None:
     if read.raw:
-        if not isinstance(read.value.domain, PixelInput | RealInput):
+        if not isinstance(read.value.domain, PixelInput | ChannelInput | RealInput):
             problems.add(name, "comes before the first dense layer, which needs pixel or real inputs")
     elif read.value.domain != REALS:
         problems.add(name, f"{needed}, here it follows {read.node}")
@@ -257,6 +413,11 @@ def _(op: Steps, name: str) -> Iterator[Problem]:
         yield from _step_problems(step, name)
 
 
+@numbers_problems.of(Pool, Flatten)
+def _(op: Pool | Flatten, name: str) -> Iterator[Problem]:
+    yield from ()
+
+
 @numbers_problems.of(Quantize)
 def _(op: Quantize, name: str) -> Iterator[Problem]:
     return _rule_problems(op.rule, name)
@@ -265,10 +426,10 @@ def _(op: Quantize, name: str) -> Iterator[Problem]:
 def _zero_problems(op: Linear, name: str) -> Iterator[Problem]:
     zeros = int((op.weight == 0).sum())
     if zeros:
-        first = tuple(int(i) for i in np.argwhere(op.weight == 0)[0])
+        first = ", ".join(str(int(i)) for i in np.argwhere(op.weight == 0)[0])
         yield Problem(
             name,
-            f"{zeros} latent weights are exactly 0, the first at [{first[0]}, {first[1]}]; torch.sign "
+            f"{zeros} latent weights are exactly 0, the first at [{first}]; torch.sign "
             "makes them 0, which one bit cannot hold. Choose --profile ge-zero (0 becomes +1) or gt-zero (0 becomes -1)",
             "zeros",
         )

@@ -11,17 +11,17 @@ import numpy as np
 
 from xnorinfer.errors import NetworkError
 from xnorinfer.graph import Node, chain
-from xnorinfer.net.check import Problem, problems_of
+from xnorinfer.net.check import Problem, problems_of, values_of
 from xnorinfer.net.ops import Linear, Named, Op
-from xnorinfer.net.values import InputMapping, Shape
+from xnorinfer.net.values import InputMapping, Shape, Value
 
 
 @dataclass(frozen=True, eq=False)
 class Net:
     """A whole float network: what enters it, nodes that point backwards, and the name of the tie profile it was read under.
 
-    shape: of the raw inputs of one sample.  The last node gives the scores.  What binarizes every input by itself are nodes
-    before the first dense layer, up to a Quantize.
+    shape: of the raw inputs of one sample, (features,) or (height, width, channels).  The last node gives the scores.  What
+    binarizes every input by itself are nodes before the first dense layer, up to a Quantize.
     """
 
     input: InputMapping
@@ -31,13 +31,15 @@ class Net:
 
     @classmethod
     def chain(cls, input: InputMapping, ops: Iterable[Named], profile: str, shape: Shape | None = None) -> Net:
-        """A network whose ops, (name, op) each, follow one another.  shape: of a sample; None: the first dense layer takes all
-        inputs."""
+        """A network whose ops, (name, op) each, follow one another.
+
+        shape: of the raw inputs of one sample, (height, width, channels) of images; None: the first dense layer takes all.
+        """
         nodes = chain(ops)
-        if shape is not None:
-            return cls(input, shape, nodes, profile)
-        weights = (np.shape(node.op.weight) for node in nodes if isinstance(node.op, Linear))
-        return cls(input, tuple(next(weights, ())[1:]), nodes, profile)
+        if shape is None:
+            weights = (np.shape(node.op.weight) for node in nodes if isinstance(node.op, Linear))
+            shape = tuple(next(weights, ())[1:])
+        return cls(input, shape, nodes, profile)
 
     @property
     def depth(self) -> int:
@@ -46,8 +48,13 @@ class Net:
 
     @property
     def classes(self) -> int:
-        """Number of scores of one sample."""
-        return next(op.neurons for _, op in reversed(self.linears))
+        """Number of scores of one sample, or of one pixel where they are a map."""
+        return self.values[-1].shape[-1]
+
+    @property
+    def values(self) -> list[Value]:
+        """What every node gives.  Raises NetworkError for ops that are none."""
+        return values_of(self)
 
     @property
     def ops(self) -> tuple[Op, ...]:

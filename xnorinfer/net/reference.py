@@ -8,6 +8,9 @@ that a network has one answer:
 - over pixels it is an exact integer sum, mapped in float64 as `(slope*sum(w*p) + intercept*sum(w)) / divisor`, then rounded to
   float32 once (a framework rounds every product and partial sum instead: that is where it can differ from us);
 - over real values and in float layers, products are exact in float64 and summed in float64 in input order, then rounded once.
+
+The inputs of a convolution's neuron are those of its window in the order (kernel row, kernel column, channel).  What lies
+outside the map with padding 0 is no input: nothing is added, and of pixels nothing is mapped.
 """
 
 from __future__ import annotations
@@ -22,13 +25,25 @@ from xnorinfer.errors import unhandled
 from xnorinfer.float32 import F32, ONE, fma, integer_dot, sequential_dot, sigmoid, tanh
 from xnorinfer.graph import INPUT, Interpretation, Node, users_of
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import OPS, Function, Linear, Norm, Op, Quantize, Step, Steps
+from xnorinfer.net.ops import OPS, Flatten, Function, Linear, Norm, Op, Pool, Quantize, Step, Steps
 from xnorinfer.net.ties import binarize
-from xnorinfer.net.values import REALS, SIGNS, Domain, InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
+from xnorinfer.net.values import (
+    REALS,
+    SIGNS,
+    ChannelInput,
+    Domain,
+    InputMapping,
+    PixelInput,
+    RealInput,
+    SignInput,
+    ThresholdInput,
+)
+from xnorinfer.net.windows import Window
 
 
 class Rows(NamedTuple):
-    """A value of every sample, (rows, features): float32, or the network's raw inputs, which their domain maps."""
+    """A value of every sample, (rows, features) or (rows, height, width, channels): float32, or the network's raw inputs, which
+    their domain maps."""
 
     array: NDArray[Any]
     domain: Domain
@@ -45,8 +60,34 @@ compute: Interpretation[..., Rows] = Interpretation("the oracle", OPS)
 
 @compute.of(Linear)
 def _(op: Linear, read: Rows) -> Rows:
-    dot = input_dot(read.domain, read.array, binary_weights(op)) if op.binary else sequential_dot(read.mapped, op.weight)
-    return Rows(finish_linear(op, dot), REALS)
+    if op.window is not None:
+        return Rows(finish_linear(op, _convolution(op, op.window, read)), REALS)
+    x = read.array.reshape(len(read.array), -1)
+    if op.binary:
+        return Rows(finish_linear(op, input_dot(read.domain, x, binary_weights(op))), REALS)
+    return Rows(finish_linear(op, sequential_dot(mapped_input(read.domain, x), op.weight)), REALS)
+
+
+@compute.of(Pool)
+def _(op: Pool, read: Rows) -> Rows:
+    window = op.window or Window.whole(read.array.shape[1:])
+    x = read.mapped
+    if op.kind == "max":
+        taps, _ = windows_of(x, window, -np.inf)
+        return Rows(taps.max(axis=(3, 4)), read.domain if read.domain == SIGNS else REALS)
+    if op.kind != "average":
+        raise unhandled("the oracle", op.kind)
+    taps, inside = windows_of(x, window, 0)
+    total = np.zeros((*taps.shape[:3], taps.shape[-1]), np.float64)
+    for row, column in np.ndindex(window.size):
+        total += taps[:, :, :, row, column]
+    count = np.full(inside.shape[:2], window.taps) if op.padded else inside.sum(axis=(2, 3))
+    return Rows(np.asarray(total / count[..., None], np.float32), REALS)
+
+
+@compute.of(Flatten)
+def _(op: Flatten, read: Rows) -> Rows:
+    return Rows(read.array.reshape(len(read.array), -1), read.domain)
 
 
 @compute.of(Norm)
@@ -68,11 +109,12 @@ def _(op: Quantize, read: Rows) -> Rows:
 
 
 def node_outputs(net: Net, x: NDArray[Any]) -> Iterator[tuple[str, F32]]:
-    """Compute the network on raw inputs x (rows, depth): yields (node's name, output) for every node in order.
+    """Compute the network on raw inputs x (rows, depth): yields (node's name, output) for every node in order, outputs of shape
+    (rows, features) or (rows, height, width, channels).
 
     x: uint8 for pixel and threshold inputs, -1/+1 of any dtype for sign inputs, float32 for real inputs.
     """
-    known = {INPUT: Rows(x, net.input)}
+    known = {INPUT: Rows(x.reshape(len(x), *net.shape), net.input)}
     last_user = {node: users[-1] for node, users in enumerate(users_of(net.nodes)) if users}
     for index, node in enumerate(net.nodes):
         known[index] = compute(node, *(known[read] for read in node.inputs))
@@ -83,9 +125,9 @@ def node_outputs(net: Net, x: NDArray[Any]) -> Iterator[tuple[str, F32]]:
 
 
 def forward(net: Net, x: NDArray[Any]) -> F32:
-    """Scores of raw inputs: (rows, depth) -> (rows, classes) float32."""
+    """Scores of raw inputs: (rows, depth) -> (rows, scores) float32, those of a map line by line, channels innermost."""
     *_, (_, scores) = node_outputs(net, x)
-    return scores
+    return scores.reshape(len(scores), -1)
 
 
 def follow(nodes: Sequence[Node[Op]], value: F32) -> F32:
@@ -100,7 +142,7 @@ def follow(nodes: Sequence[Node[Op]], value: F32) -> F32:
 
 
 def binary_weights(op: Linear) -> F32:
-    """(neurons, depth) float32 of -1, (0,) +1: the signs of `H * binarize(weight / H)`."""
+    """Float32 of -1, (0,) +1, shaped as the weights: the signs of `H * binarize(weight / H)`."""
     assert op.rule is not None
     return binarize(op.weight / np.float32(op.h), op.rule)
 
@@ -167,9 +209,14 @@ def finish_linear(op: Linear, dot: F32) -> F32:
 
 
 def mapped_input(mapping: InputMapping, x: NDArray[Any]) -> F32:
-    """Raw inputs as the network and training scripts see them, (rows, depth) float32; pixels are mapped in float64."""
+    """Raw inputs as the network and training scripts see them, float32 of the shape of x: (rows, ...), channels innermost;
+    pixels are mapped in float64."""
     if isinstance(mapping, PixelInput):
         return np.asarray((mapping.slope * x.astype(np.float64) + mapping.intercept) / mapping.divisor, np.float32)
+    if isinstance(mapping, ChannelInput):
+        count = len(mapping.channels)
+        mapped = [mapped_input(one, x.reshape(-1, count)[:, channel]) for channel, one in enumerate(mapping.channels)]
+        return np.stack(mapped, axis=1).reshape(x.shape)
     if isinstance(mapping, SignInput | RealInput):
         return np.asarray(x, np.float32)
     if isinstance(mapping, ThresholdInput):
@@ -177,12 +224,54 @@ def mapped_input(mapping: InputMapping, x: NDArray[Any]) -> F32:
     raise unhandled("reference.mapped_input", mapping)
 
 
-def input_dot(mapping: InputMapping, x: NDArray[Any], weights: F32) -> F32:
-    """What a first layer sums over raw inputs x (rows, depth), before H, scale and bias."""
+def input_dot(mapping: InputMapping, x: NDArray[Any], weights: F32, inside: F32 | None = None) -> F32:
+    """What a first layer sums over raw inputs x (rows, depth), before H, scale and bias.
+
+    weights: (neurons, depth).  inside: (rows, neurons) float64, sums of the weights that have an input, where some have none.
+    """
     if isinstance(mapping, PixelInput):
         sums = integer_dot(x, weights).astype(np.float64)
-        mapped = (mapping.slope * sums + mapping.intercept * weights.sum(axis=1, dtype=np.float64)) / mapping.divisor
-        return np.asarray(mapped, np.float32)
-    if isinstance(mapping, RealInput):
-        return sequential_dot(x.astype(np.float32), weights)
+        shift = weights.sum(axis=1, dtype=np.float64) if inside is None else inside
+        return np.asarray((mapping.slope * sums + mapping.intercept * shift) / mapping.divisor, np.float32)
+    if isinstance(mapping, RealInput | ChannelInput):
+        return sequential_dot(mapped_input(mapping, x), weights)
     return integer_dot(mapped_input(mapping, x), weights).astype(np.float32)
+
+
+# ---------------------------------------------------------------- windows
+
+
+def windows_of(x: NDArray[Any], window: Window, outside: float) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Maps (rows, height, width, channels) -> (rows, outputs down, outputs across, kernel height, kernel width, channels), with
+    `outside` beyond the map, and (outputs down, outputs across, kernel height, kernel width) bool: which taps lie on it."""
+    height, width = x.shape[1:3]
+    lines, columns = window.rows_and_columns(height, width)
+    lines, columns = lines[:, None, :, None], columns[None, :, None, :]
+    inside = (lines >= 0) & (lines < height) & (columns >= 0) & (columns < width)
+    taps = x[:, np.clip(lines, 0, height - 1), np.clip(columns, 0, width - 1)]
+    return np.where(inside[..., None], taps, np.asarray(outside, x.dtype)), inside
+
+
+def _convolution(op: Linear, window: Window, read: Rows) -> F32:
+    """The dots of a convolution, (rows, outputs down, outputs across, neurons), before H, scale and bias."""
+    raw = op.binary and isinstance(read.domain, PixelInput)
+    x, domain = (read.array, read.domain) if raw else (read.mapped, _of_mapped(read.domain))
+    taps, inside = windows_of(x, window, op.pad)
+    down, across = inside.shape[:2]
+    weights = binary_weights(op) if op.binary else op.weight
+    dots = []
+    parts = zip(np.split(taps, op.groups, axis=-1), np.split(weights, op.groups), strict=True)
+    for part, kernels in parts:
+        flat, patches = kernels.reshape(len(kernels), -1), part.reshape(len(x) * down * across, -1)
+        if not op.binary:
+            dot = sequential_dot(patches, flat)
+        else:
+            sums = np.einsum("yxij,nijc->yxn", inside, kernels, dtype=np.float64).reshape(down * across, -1)
+            dot = input_dot(domain, patches, flat, np.tile(sums, (len(x), 1)))
+        dots.append(dot.reshape(len(x), down, across, -1))
+    return np.concatenate(dots, axis=-1)
+
+
+def _of_mapped(domain: Domain) -> Domain:
+    """The domain of mapped inputs."""
+    return SIGNS if isinstance(domain, SignInput | ThresholdInput) else REALS
