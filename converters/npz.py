@@ -14,6 +14,17 @@ Named layout (dump it with `np.savez(file, **arrays)`)
     `I.bn.gamma`, `I.bn.beta`  (neurons,)          optional: default 1 and 0
     `I.bn.epsilon`             one number          optional: else --bn-epsilon, else 1e-5 under torch-sign, 1e-4 otherwise
     ========================== =================== =====================================================================
+    A network of images begins with `shape`, (height, width, channels) of one, and has convolutions:
+    ========================== =================== =====================================================================
+    `I.weight`                 4-D                 (neurons, kernel height, kernel width, channels) of a convolution
+    `I.stride`                 2 whole numbers     height, width
+    `I.padding`                4 whole numbers     rows and columns of zeros: top, bottom, left, right
+    `I.dilation`               2 whole numbers     optional: default 1 and 1
+    `I.pool.size`              2 whole numbers     optional: a max-pool of the sums, before BatchNorm
+    `I.pool.stride`            2 whole numbers     optional: default the size of its windows
+    ========================== =================== =====================================================================
+    A dense layer reads a map flattened, channels innermost.
+
     Between layers stands a sign under the tie profile (default `tf1-round`); BatchNorm is computed as in that profile's
     framework.  A float last layer is named with --float-layer I and reads hardtanh of what comes before.
 
@@ -27,8 +38,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from xnorinfer.converters.assemble import Defaults, LayerPart, assemble
+from xnorinfer.converters.assemble import Defaults, Follower, LayerPart, assemble
 from xnorinfer.converters.containers.arrays import Entry, RawTensor, as_float32, natural_key
 from xnorinfer.converters.containers.checkpointtree import StateDict, tensors_of
 from xnorinfer.converters.containers.numpyfiles import Objects, read_npy, read_npz
@@ -48,9 +60,10 @@ from xnorinfer.converters.reading import (
 )
 from xnorinfer.converters.torch import read_contents, read_state
 from xnorinfer.converters.usual import PYTORCH
-from xnorinfer.errors import SourceError
+from xnorinfer.errors import NetworkError, SourceError
 from xnorinfer.float32 import F32
-from xnorinfer.net.ops import Norm
+from xnorinfer.net.ops import Norm, Pool
+from xnorinfer.net.windows import Window
 from xnorinfer.npyheader import NPY_MAGIC
 
 NAMED_TF = Defaults(
@@ -62,7 +75,12 @@ NAMED_TF = Defaults(
 )
 NAMED_TORCH = Defaults("torch-sign", "torch", 1e-5, "PyTorch's default")
 
-_NAMED = re.compile(r"(\d{1,9})\.(weight|bias|scale|bn\.(?:gamma|beta|mean|var|inv_std|epsilon))")
+_SHAPE = "shape"
+#: How many whole numbers say what of a convolution and of the pool behind it.
+_SIZES = {"stride": 2, "padding": 4, "dilation": 2, "pool.size": 2, "pool.stride": 2}
+_NAMED = re.compile(
+    r"(\d{1,9})\.(weight|bias|scale|bn\.(?:gamma|beta|mean|var|inv_std|epsilon)|stride|padding|dilation|pool\.(?:size|stride))"
+)
 _NUMBERED = re.compile(r"arr_(\d{1,9})")
 
 
@@ -110,6 +128,7 @@ class NpzSource:
                 problems.append(what + net_line("weight", "norm"))
             return read_numbered(self.name, path.name, tensors, options, notes, problems, PYTORCH)
         named = [name for name in names if _NAMED.fullmatch(name)]
+        named += [_SHAPE] if named and _SHAPE in names else []
         matrices = any(tensor.array.ndim == 2 for tensor in tensors)
         if any(name.endswith("running_mean") for name in names) or (matrices and not named):
             state = any(name.endswith("running_mean") for name in names)
@@ -125,12 +144,20 @@ class NpzSource:
                 "layout (0.weight, 0.bias, 0.scale, 0.bn.mean, 0.bn.var or 0.bn.inv_std, 0.bn.gamma, 0.bn.beta, 1.weight, ...)"
                 + net_line('[[layers]] weight = "..."')
             )
-        parts = _named_parts(tensors, notes, problems)
+        shapes = [tensor for tensor in tensors if tensor.name == _SHAPE]
+        parts = _named_parts([tensor for tensor in tensors if tensor.name != _SHAPE], notes, problems)
         defaults = NAMED_TORCH if options.profile == "torch-sign" else NAMED_TF
         if any(isinstance(op, Norm) and op.variance is not None for part in parts for _, op in part.after):
             value = f"{defaults.form}, as the tie profile's framework has it"
             notes.assumptions.append(Assumption(NORM_ORDER, value, "option" if options.profile else "default"))
-        return assemble(self.name, path.name, parts, options, defaults, notes, problems)
+        shape = None
+        if shapes:
+            shape = _sizes(shapes[0], 3, "height, width and channels of an image", notes, problems)
+        elif parts and parts[0].window is not None:
+            problems.append(f"{_SHAPE} is missing: height, width and channels of an image" + net_line("shape = [...]"))
+        if problems and any(part.window is not None for part in parts):
+            raise NetworkError(problems, about=path.name)  # where maps are not known, nothing fits
+        return assemble(self.name, path.name, parts, options, defaults, notes, problems, shape=shape)
 
 
 # ---------------------------------------------------------------- the layouts
@@ -168,6 +195,7 @@ _MEANINGS = {
     "bn.gamma": "BatchNorm gamma",
     "bn.beta": "BatchNorm beta",
 }
+_KERNELS = "latent weights, (neurons, kernel height, kernel width, channels)"
 
 
 def _named_layer(name: str, fields: dict[str, RawTensor], notes: Notes, problems: list[str]) -> LayerPart | None:
@@ -178,19 +206,48 @@ def _named_layer(name: str, fields: dict[str, RawTensor], notes: Notes, problems
         epsilon = float(stored.array.reshape(-1)[0]) if stored.array.size == 1 and stored.array.dtype.kind in "fiu" else None
         if epsilon is None:
             problems.append(f"{stored} must be one number; --ignore {stored.name} with --bn-epsilon EPSILON says it instead")
+    sizes = {
+        key: _sizes(fields.pop(key), count, f"layer {name}: {key.replace('.', ' ')}", notes, problems)
+        for key, count in _SIZES.items()
+        if key in fields
+    }
     arrays: dict[str, F32] = {}
     for key, tensor in fields.items():
-        notes.use(tensor, f"layer {name}: {_MEANINGS[key]}")
+        meaning = _KERNELS if key == "weight" and tensor.array.ndim == 4 else _MEANINGS[key]
+        notes.use(tensor, f"layer {name}: {meaning}")
         arrays[key] = as_float32(tensor, notes.warnings)
     if "weight" not in arrays:
         problems.append(f"{name}.weight is missing" + net_line("ignore = [...]"))
         return None
+    after: list[Follower] = []
+    window = None
     if arrays["weight"].ndim == 4:
-        problems.append(f"{fields['weight']} is a convolution; only dense networks can be converted")
+        lacking = [f"{name}.{key}" for key in ("stride", "padding") if key not in sizes]
+        if lacking:
+            problems.append(f"{fields['weight']} is a convolution, beside which {' and '.join(lacking)} must be")
+        if lacking or None in sizes.values():
+            return None
+        height, width = arrays["weight"].shape[1:3]
+        window = Window((height, width), sizes["stride"], sizes.get("dilation", (1, 1)), sizes["padding"])
+        if "pool.size" in sizes:
+            pool = Window(sizes["pool.size"], sizes.get("pool.stride", sizes["pool.size"]))
+            after.append((f"{name}.pool", Pool("max", pool)))
+    elif sizes:
+        problems.append(f"{fields['weight']} is no convolution, and {name}.{next(iter(sizes))} is of one")
         return None
     norm = _named_norm(name, arrays, epsilon, problems)
-    after = () if norm is None else ((f"{name}.bn", norm),)
-    return LayerPart(name, arrays["weight"], arrays.get("bias"), arrays.get("scale"), after=after)
+    if norm is not None:
+        after.append((f"{name}.bn", norm))
+    return LayerPart(name, arrays["weight"], arrays.get("bias"), arrays.get("scale"), after=tuple(after), window=window)
+
+
+def _sizes(tensor: RawTensor, count: int, use: str, notes: Notes, problems: list[str]) -> Any:
+    """So many whole numbers, a tuple; None, with the problem, where these are none."""
+    notes.use(tensor, use)
+    if tensor.array.shape != (count,) or tensor.array.dtype.kind not in "iu":
+        problems.append(f"{tensor} must be {count} whole numbers")
+        return None
+    return tuple(map(int, tensor.array))
 
 
 def _named_norm(name: str, arrays: dict[str, F32], epsilon: float | None, problems: list[str]) -> Norm | None:
