@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.bits import words_for
-from xnorinfer.graph import chain
 from xnorinfer.net.values import InputMapping, PixelInput, SignInput
 from xnorinfer.packing.packed import Affine, Dot, PackedModel, Threshold
 
@@ -45,7 +44,7 @@ def random_network(widths: Sequence[int], pixels: bool = True, seed: int = 0) ->
             low, high = (-255 * depth, 255 * depth) if reads == "pixels" else (-1, depth)
             output = Threshold(np.clip(limits, low, high).astype(np.int32))
         layers.append((f"dense{index}", Dot(reads, depth, weights, output)))
-    return PackedModel(mapping, chain(layers), "ge-zero")
+    return PackedModel.chain(mapping, layers, "ge-zero")
 
 
 def random_pixels(rows: int, depth: int, seed: int = 1) -> NDArray[np.uint8]:

@@ -251,7 +251,7 @@ BAD: dict[str, Callable[[PackedModel], Any]] = {
     "reads one thing and another": lambda packed: nets.with_layer(
         packed, 1, reads=EvilReads("bits"), output=Threshold(np.zeros(129, np.float32))
     ),
-    "a model that inherits": lambda packed: EvilModel(packed.input, packed.nodes[1:], packed.profile),
+    "a model that inherits": lambda packed: EvilModel(packed.input, packed.shape, packed.nodes[1:], packed.profile),
     "weights are a list": lambda packed: with_first(packed, weights=dense(packed).weights.tolist()),
     "weights are none": lambda packed: with_first(packed, weights=None),
     "weights of another dtype": lambda packed: with_first(packed, weights=dense(packed).weights.view(np.int64)),

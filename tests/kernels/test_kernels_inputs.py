@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from xnorinfer.engine import plan as plan_module
 from xnorinfer.engine.plan import Plan
-from xnorinfer.graph import chain
 from xnorinfer.net.values import PixelInput, RealInput, SignInput
 from xnorinfer.packing.packed import Binarize, PackedModel
 
@@ -24,7 +23,7 @@ def network(rng: np.random.Generator, kind: str, limits: NDArray[Any], mirrored:
     """Those bits, a layer of bits, and one of scores."""
     inner = nets.random_model(rng, SignInput(), (len(limits), 33, 3))
     ops = [("bits", Binarize(limits, mirrored)), *((node.name, node.op) for node in inner.nodes)]
-    model = PackedModel(PixelInput.range(-1, 1) if kind == "pixels" else RealInput(), chain(ops), "ge-zero")
+    model = PackedModel.chain(PixelInput.range(-1, 1) if kind == "pixels" else RealInput(), ops, "ge-zero")
     assert model.check() == []
     return model
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.graph import chain
 from xnorinfer.net.values import InputMapping, PixelInput, RealInput, ThresholdInput
 from xnorinfer.packing.packed import Affine, Binarize, Dot, PackedModel, PackedOp, Threshold
 
@@ -35,7 +34,7 @@ def network(mapping: InputMapping, layers: Iterable[tuple[str, Any]], **parts: A
     named: list[tuple[str, PackedOp]] = list(layers)
     if isinstance(mapping, ThresholdInput):
         named.insert(0, ("input", Binarize.at_pixel(mapping.threshold, named[0][1].depth)))
-    return PackedModel(mapping, chain(named), "ge-zero", **parts)
+    return PackedModel.chain(mapping, named, "ge-zero", **parts)
 
 
 def with_layer(model: PackedModel, index: int, op: Any = None, name: str | None = None, **parts: Any) -> PackedModel:

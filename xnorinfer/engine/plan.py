@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer import kernels
-from xnorinfer.bits import words_for
 from xnorinfer.cores import usable_cores
 from xnorinfer.engine.buffers import OUTSIDE, slots_for
 from xnorinfer.errors import ArrayError, MalformedModelError, OptionError
@@ -260,8 +259,8 @@ class Plan:
 
     def _gives(self, index: int) -> tuple[int, np.dtype[Any]]:
         """Width and dtype of the output of a node."""
-        kind, width = self._values[index]
-        return (words_for(width), np.dtype(np.uint64)) if kind == "bits" else (width, np.dtype(np.float32))
+        value = self._values[index]
+        return (value.words, np.dtype(np.uint64)) if value.kind == "bits" else (value.width, np.dtype(np.float32))
 
     def _run_nodes(self, source: NDArray[Any], target: NDArray[Any], first: int, last: int) -> None:
         if source.shape[0]:

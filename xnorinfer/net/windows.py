@@ -6,6 +6,7 @@ taps outside the map are of one border class: 9 classes for 3x3 with a padding o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -86,16 +87,32 @@ class Borders(NamedTuple):
 
 def borders(window: Window, height: int, width: int) -> Borders:
     """The border classes of a window over a map of that size."""
-    ways = []
+    (of_row, down), (of_column, across) = _classes_by_axis(window, height, width)
+    return Borders(of_row[:, None] * len(across) + of_column, _inside(down, across))
+
+
+def taps_inside(window: Window, height: int, width: int) -> NDArray[np.bool_]:
+    """`inside` of the border classes alone: (classes, kernel height, kernel width) bool."""
+    (_, down), (_, across) = _classes_by_axis(window, height, width)
+    return _inside(down, across)
+
+
+def _inside(down: NDArray[np.bool_], across: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    both = down[:, None, :, None] & across[None, :, None, :]
+    return both.reshape(-1, down.shape[1], across.shape[1])
+
+
+def _classes_by_axis(window: Window, height: int, width: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
+    """Down, then across: the class of each output by that axis alone, numbered as they first occur, and which taps of each
+    class lie on the map, (classes, taps).
+
+    Line by line, classes of both first occur in the order of (class down, class across).
+    """
     for taps, size in zip(window.rows_and_columns(height, width), (height, width), strict=True):
-        kinds, which = np.unique((taps >= 0) & (taps < size), axis=0, return_inverse=True)
-        ways.append((kinds, which.reshape(-1)))
-    (down, of_row), (across, of_column) = ways
-    both = of_row[:, None] * len(across) + of_column
-    kinds, first, which = np.unique(both, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    chosen = kinds[order]
-    inside = down[chosen // len(across)][:, :, None] & across[chosen % len(across)][:, None, :]
-    return Borders(rank[which.reshape(both.shape)], inside)
+        inside = (taps >= 0) & (taps < size)
+        # Taps inside are neighbours: how many come before them and how many they are tells one kind from another.
+        count = inside.sum(axis=1)
+        kind = np.where(count > 0, inside.argmax(axis=1) * (taps.shape[1] + 1), 0) + count
+        _, first, which = np.unique(kind, return_index=True, return_inverse=True)
+        rank = np.argsort(np.argsort(first))
+        yield rank[which.reshape(-1)], inside[np.sort(first)]

@@ -7,11 +7,11 @@ from typing import Any
 from xnorinfer.graph import Interpretation
 from xnorinfer.net.values import input_to_json
 from xnorinfer.packing import modelfile
-from xnorinfer.packing.packed import PACKED_OPS, Affine, Binarize, Dot, PackedModel, stored_arrays
+from xnorinfer.packing.packed import PACKED_OPS, Affine, Binarize, Dot, Elementwise, Mapped, PackedModel, Pool, stored_arrays
 
 #: Op -> what is said of it; nothing of what the meaning of the input says.
 _described: Interpretation[[], dict[str, Any] | None] = Interpretation("description", PACKED_OPS)
-_described.nothing(Binarize)
+_described.nothing(Binarize, Pool, Elementwise, Mapped)
 
 
 def describe(packed: PackedModel) -> dict[str, Any]:

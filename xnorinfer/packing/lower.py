@@ -164,7 +164,7 @@ def lower(net: Net) -> Lowered:
             layers.append((block.name, _lower_dense(net, block, reads, problems, notes)))
     if problems:
         raise NetworkError(problems)
-    return Lowered(PackedModel(canonical_mapping(net.input), chain(layers), net.profile), tuple(notes))
+    return Lowered(PackedModel(canonical_mapping(net.input), net.shape, chain(layers), net.profile), tuple(notes))
 
 
 def _left_over(block: Block) -> Iterator[str]:

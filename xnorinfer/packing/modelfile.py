@@ -31,7 +31,7 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,12 +45,25 @@ from xnorinfer.errors import (
     OptionError,
 )
 from xnorinfer.files import write_bytes
-from xnorinfer.graph import Interpretation, chain
+from xnorinfer.graph import Interpretation
 from xnorinfer.mappedtensors import mapped_tensors
 from xnorinfer.net.values import ThresholdInput, input_from_json, input_to_json
-from xnorinfer.packing.packed import FORMAT_VERSION, PACKED_OPS, Affine, Binarize, Dot, PackedModel, PackedOp, Threshold
+from xnorinfer.packing.packed import (
+    PACKED_OPS,
+    Affine,
+    Binarize,
+    Dot,
+    Elementwise,
+    Mapped,
+    PackedModel,
+    PackedOp,
+    Pool,
+    Threshold,
+)
 
 KEY = "xnorinfer"
+#: The format of new files.
+FORMAT_VERSION = 2
 
 
 def save(packed: PackedModel, path: str | Path) -> None:
@@ -73,6 +86,7 @@ def header_of(packed: PackedModel) -> dict[str, Any]:
 
     Raises MalformedModelError for a network that is no chain, and for a provenance that JSON cannot say.
     """
+    version = packed.format_version or FORMAT_VERSION
     for index, node in enumerate(packed.nodes):
         if node.inputs != (index - 1,):
             raise MalformedModelError(
@@ -80,13 +94,13 @@ def header_of(packed: PackedModel) -> dict[str, Any]:
             )
     entries = [(node.name, _entry(node)) for _, node in packed.stored()]
     network: dict[str, Any] = {
-        "format_version": packed.format_version,
+        "format_version": version,
         "input": input_to_json(packed.input),
         "input_bits": any(entry is None for _, entry in entries),
         "layers": [entry for _, entry in entries if entry is not None],
     }
     outside = {"profile": packed.profile}
-    if packed.format_version == 1:
+    if version == 1:
         network, outside = {**network, **outside}, {}
     content = hashlib.sha256(_canonical(network).encode())
     for name, array in packed.tensors():
@@ -107,7 +121,7 @@ def _canonical(value: dict[str, Any]) -> str:
 
 #: Op -> its entry in `layers`; none for what is said by `input_bits`.
 _entry: Interpretation[[], dict[str, Any] | None] = Interpretation("modelfile", PACKED_OPS)
-_entry.nothing(Binarize)
+_entry.nothing(Binarize, Pool, Elementwise, Mapped)
 
 
 @_entry.of(Dot)
@@ -272,10 +286,13 @@ def _build(path: Path, header: dict[str, Any], tensors: dict[str, NDArray[Any]])
     ops += [_build_layer(path, index, entry, left) for index, entry in enumerate(header["layers"])]
     if left:
         raise MalformedModelError(f"{path}: tensors that no layer uses: {', '.join(sorted(left))}")
-    if isinstance(mapping, ThresholdInput) and not header["input_bits"] and ops:
-        names, ops = ["input", *names], [Binarize.at_pixel(mapping.threshold, cast("Dot", ops[0]).depth), *ops]
-    nodes = chain(zip(names, ops, strict=True))
-    return PackedModel(mapping, nodes, header["profile"], header["provenance"], header["format_version"])
+    first = ops[0] if ops else None
+    if isinstance(mapping, ThresholdInput) and isinstance(first, Dot):
+        names, ops = ["input", *names], [Binarize.at_pixel(mapping.threshold, first.depth), *ops]
+    named = zip(names, ops, strict=True)
+    return PackedModel.chain(
+        mapping, named, header["profile"], provenance=header["provenance"], format_version=header["format_version"]
+    )
 
 
 #: Types and dimensions of tensors by the last part of their names.

@@ -405,9 +405,9 @@ def _compare(result: Verification, model: Model, net: Net, x: NDArray[Any], repo
             traced = traced[-len(outputs) :]
         elif inputs is not None:
             outputs.insert(0, every[inputs.end])
-        for (node, (kind, width), out), want in zip(traced, outputs, strict=True):
-            bits = kind == "bits"
-            got = bitunpack(out.view(np.uint64), width) if bits else out
+        for (node, value, out), want in zip(traced, outputs, strict=True):
+            bits = value.kind == "bits"
+            got = bitunpack(out.view(np.uint64), value.width) if bits else out
             # After an exact 0 before sign, which bits cannot hold, a row has no answer to compare with.
             tied |= (want == 0).any(axis=1) & bits
             wrong = (got != want) & ~tied[:, None]

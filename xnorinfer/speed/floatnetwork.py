@@ -65,7 +65,7 @@ def _sign(value: NDArray[Any], scale: F32, shift: F32, out: F32) -> F32:
 @_float_op.of(Binarize)
 def _(op: Binarize, mapping: InputMapping, rows: int) -> Callable[..., F32]:
     """A pixel is compared with the middle between two; at the limit of a real input 0 is +0, whatever its sign was."""
-    buffer = np.empty((rows, op.depth), np.float32)
+    buffer = np.empty((rows, op.limits.size), np.float32)
     turn, border = border_of(op)
     return lambda x: _sign(x, turn, border, buffer)
 

@@ -20,7 +20,7 @@ _operations: Interpretation[[], int] = Interpretation("bench.operations", PACKED
 
 @_operations.of(Binarize)
 def _(op: Binarize) -> int:
-    return op.depth
+    return int(op.limits.size)
 
 
 @_operations.of(Dot)

@@ -1,0 +1,354 @@
+"""What must hold of a packed network before it is believed: compiled code takes its sizes and addresses as they are.
+
+First parts of one's own (`plain_node`): classes of this package, Python's own numbers, numpy's own arrays.  Then what is wrong
+with them (`model_problems`), op by op.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.bits import pad_mask, words_for
+from xnorinfer.errors import ArrayError, MalformedModelError, NetworkError, unhandled
+from xnorinfer.graph import INPUT, Interpretation, Node, node_problems, users_of
+from xnorinfer.memory import plain
+from xnorinfer.net.ops import POOL_KINDS
+from xnorinfer.net.values import Shape
+from xnorinfer.net.windows import Window, taps_inside
+from xnorinfer.packing.packedops import (
+    PACKED_OPS,
+    STEP_NAMES,
+    Affine,
+    Binarize,
+    Dot,
+    Elementwise,
+    Mapped,
+    PackedOp,
+    Pool,
+    Threshold,
+    Value,
+    sized,
+    value_of,
+)
+
+# ---------------------------------------------------------------- parts of one's own
+
+_plain_op: Interpretation[[str], PackedOp] = Interpretation("PackedModel.plain", PACKED_OPS)
+
+
+def place_of(nodes: Sequence[Any], index: int) -> str:
+    """A node in messages: what binarizes inputs does not count as a layer."""
+    leading = isinstance(getattr(nodes[0], "op", None), Binarize)
+    return "input bits" if leading and not index else f"layer {index - leading} ({getattr(nodes[index], 'name', '')})"
+
+
+def _require_type(where: str, value: object, *types: type) -> None:
+    """Exactly one of these classes; one that inherits could answer anything when it is asked for a shape."""
+    if type(value) not in types:
+        raise MalformedModelError(f"{where}: {unhandled('PackedModel.check', value).problems[0]}")
+
+
+def _plain(what: str, array: Any) -> NDArray[Any]:
+    try:
+        same = plain(array, what)
+    except ArrayError as error:
+        raise MalformedModelError(str(error)) from None
+    same.flags.writeable = False
+    return same
+
+
+def plain_node(where: str, node: Any) -> Node[PackedOp]:
+    _require_type(where, node, Node)
+    try:
+        op = _plain_op(node, where)
+    except NetworkError as error:
+        raise MalformedModelError(f"{where}: {error.problems[0]}") from None
+    inputs = node.inputs
+    return Node(node.name, op, tuple(inputs) if isinstance(inputs, tuple | list) else inputs)
+
+
+@_plain_op.of(Binarize)
+def _(op: Binarize, where: str) -> Binarize:
+    limits = _plain(f"{where}: limits", op.limits)
+    if limits.ndim != 1 or not limits.size:
+        raise MalformedModelError(f"{where}: limits have shape {limits.shape}")
+    return Binarize(limits, _plain(f"{where}: mirrored", op.mirrored))
+
+
+@_plain_op.of(Dot)
+def _(op: Dot, where: str) -> Dot:
+    _require_type(where, op.output, Threshold, Affine)
+    _require_type(where, op.reads, str)
+    depth, groups, pad = (_whole(where, field, getattr(op, field)) for field in ("depth", "groups", "pad"))
+    window = None if op.window is None else _plain_window(where, op.window)
+    output: Threshold | Affine
+    if isinstance(op.output, Threshold):
+        output = Threshold(_plain(f"{where}: limits", op.output.limits))
+    else:
+        output = _plain_steps(where, op.output)
+    weights = _plain(f"{where}: weights", op.weights)
+    if weights.ndim != 2 or 0 in weights.shape or depth < 1:
+        raise MalformedModelError(f"{where}: weights have shape {weights.shape}")
+    return Dot(op.reads, depth, weights, output, window, groups, pad)
+
+
+@_plain_op.of(Pool)
+def _(op: Pool, where: str) -> Pool:
+    _require_type(where, op.kind, str)
+    _require_type(where, op.padded, bool)
+    falling = None if op.falling is None else _plain(f"{where}: falling", op.falling)
+    return Pool(op.kind, _plain_window(where, op.window), falling, op.padded)
+
+
+@_plain_op.of(Elementwise)
+def _(op: Elementwise, where: str) -> Elementwise:
+    _require_type(where, op.steps, Affine)
+    return Elementwise(_plain_steps(where, op.steps))
+
+
+@_plain_op.of(Mapped)
+def _(op: Mapped, where: str) -> Mapped:
+    return Mapped(_plain(f"{where}: values", op.values))
+
+
+def _plain_steps(where: str, steps: Affine) -> Affine:
+    if not isinstance(steps.ops, tuple | list):
+        raise MalformedModelError(f"{where}: steps are {steps.ops!r}, needed is a tuple of their names")
+    for step in steps.ops:
+        _require_type(where, step, str)
+    return Affine(tuple(steps.ops), _plain(f"{where}: steps", steps.values))
+
+
+def _whole(where: str, what: str, value: object) -> int:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        raise MalformedModelError(f"{where}: {what} is {value!r}, needed is a whole number")
+    return int(value)
+
+
+#: Numbers of a window are at most this, so that no place of a map overflows.
+MAX_STEP = 2**31 - 1
+
+
+def _plain_window(where: str, window: object) -> Window:
+    """Raises MalformedModelError for what is no window, and for one that has no place on any map."""
+    _require_type(where, window, Window)
+    assert isinstance(window, Window)
+    found = []
+    for field, count, least in (("size", 2, 1), ("stride", 2, 1), ("dilation", 2, 1), ("padding", 4, 0)):
+        numbers = getattr(window, field)
+        if not isinstance(numbers, tuple | list) or len(numbers) != count:
+            raise MalformedModelError(f"{where}: {field} of its window is {numbers!r}, needed are {count} whole numbers")
+        own = tuple(_whole(where, f"{field} of its window", number) for number in numbers)
+        if not all(least <= number <= MAX_STEP for number in own):
+            raise MalformedModelError(f"{where}: {field} of its window is {own}, needed are numbers from {least} to {MAX_STEP}")
+        found.append(own)
+    made = Window(*found)  # type: ignore[arg-type]
+    (down, across), (top, bottom, left, right) = made.reach, made.padding
+    if max(top, bottom) > down or max(left, right) > across:
+        raise MalformedModelError(f"{where}: padding {made.padding} is larger than its window of {down} x {across}")
+    return made
+
+
+def plain_shape(shape: object) -> Shape:
+    """The shape of an input.  Raises MalformedModelError for what is none."""
+    if not isinstance(shape, tuple | list) or len(shape) not in (1, 3):
+        raise MalformedModelError(f"the input has the shape {shape!r}, needed is (features,) or (height, width, channels)")
+    own = tuple(_whole("the input", "a number of its shape", size) for size in shape)
+    if min(own) < 1:
+        raise MalformedModelError(f"the input has the shape {own}, needed are numbers above 0")
+    sized("the input", Value("reals", own))
+    return own
+
+
+# ---------------------------------------------------------------- checks
+
+#: Op -> what is wrong with it: (..., where it stands, what it reads, the op that gives that; None: it is the network's input).
+_problems: Interpretation[[str, Value, PackedOp | None], Iterator[str]] = Interpretation("PackedModel.check", PACKED_OPS)
+
+
+def graph_problems(nodes: Sequence[Node[PackedOp]], entry: Value) -> Iterator[str]:
+    """What is wrong with the nodes of a network whose input is `entry`."""
+    if wrong := list(node_problems(nodes)):
+        yield from wrong
+        return
+    first = next((node.op for node in nodes if type(node.op) is Dot), None)
+    if first is None or (not first.binary and first.window is None):
+        yield "the first layer is not a binary dense layer"
+        return
+    values: list[Value] = []
+    for index, node in enumerate(nodes):
+        read = [entry if other == INPUT else values[other] for other in node.inputs]
+        where = place_of(nodes, index)
+        try:
+            values.append(value_of(node, where, read))
+        except MalformedModelError as error:
+            yield str(error)
+            return
+        if len(read) != 1:
+            yield f"{where}: reads {len(read)} nodes, needed is one"
+        else:
+            yield from _problems(node, where, read[0], None if node.inputs[0] == INPUT else nodes[node.inputs[0]].op)
+    for index, users in enumerate(users_of(nodes)[:-1]):
+        if not users:
+            yield f"{place_of(nodes, index)}: nothing reads what it gives"
+    if values[-1].kind == "bits":
+        yield "the last layer gives bits, not scores"
+
+
+@_problems.of(Binarize)
+def _(op: Binarize, where: str, read: Value, source: PackedOp | None) -> Iterator[str]:
+    needed = read.shape[-1]
+    dtype = {"pixels": np.int32, "reals": np.float32}.get(read.kind)
+    if dtype is None:
+        yield f"{where}: signs are bits already"
+    elif op.limits.dtype != dtype or op.limits.shape != (needed,) or np.isnan(op.limits).any():
+        yield f"{where}: limits are {op.limits.shape} {op.limits.dtype}, needed is ({needed},) {np.dtype(dtype)}, no NaN"
+    if op.mirrored.dtype != np.bool_ or op.mirrored.shape != (needed,):
+        yield f"{where}: mirrored is {op.mirrored.shape} {op.mirrored.dtype}, needed is ({needed},) bool"
+
+
+@_problems.of(Mapped)
+def _(op: Mapped, where: str, read: Value, source: PackedOp | None) -> Iterator[str]:
+    channels = read.shape[-1]
+    if read.kind != "pixels":
+        yield f"{where}: maps pixels, but gets {read.kind}"
+    if op.values.dtype != np.float32 or op.values.shape not in ((256, 1), (256, channels)):
+        yield f"{where}: values are {op.values.shape} {op.values.dtype}, needed is (256, 1) or (256, {channels}) float32"
+    elif not np.isfinite(op.values).all():
+        yield f"{where}: values must be finite"
+
+
+@_problems.of(Elementwise)
+def _(op: Elementwise, where: str, read: Value, source: PackedOp | None) -> Iterator[str]:
+    if read.kind != "reals":
+        yield f"{where}: computes real numbers, but gets {read.kind}"
+    yield from _problems_of_steps(where, op.steps, read.shape[-1])
+
+
+@_problems.of(Pool)
+def _(op: Pool, where: str, read: Value, source: PackedOp | None) -> Iterator[str]:
+    height, width, channels = read.shape
+    if op.kind not in POOL_KINDS:
+        yield f"{where}: pool {op.kind!r} is none of {', '.join(POOL_KINDS)}"
+    elif read.kind == "pixels" or (op.kind == "average" and read.kind != "reals"):
+        yield f"{where}: a pool ({op.kind}) of {read.kind}"
+    if op.padded and op.kind != "average":
+        yield f"{where}: only an average counts what lies outside"
+    if not taps_inside(op.window, height, width).any(axis=(1, 2)).all():
+        yield f"{where}: has windows that lie outside the map, padding {op.window.padding}"
+    falling = op.falling
+    if falling is not None and (op.kind != "max" or falling.dtype != np.bool_ or falling.shape != (channels,)):
+        yield f"{where}: falling is {falling.shape} {falling.dtype}, needed is ({channels},) bool of a largest value"
+
+
+@_problems.of(Dot)
+def _(op: Dot, where: str, read: Value, source: PackedOp | None) -> Iterator[str]:
+    yield from _problems_of_inputs(where, op, read)
+    if op.binary:
+        yield from _problems_of_bits(where, op, read, source is None or type(source) is Mapped)
+    else:
+        if op.weights.dtype != np.float32 or not np.isfinite(op.weights).all():
+            yield f"{where}: weights must be finite float32"
+        elif read.kind == "bits":
+            yield f"{where}: a float layer follows one that gives bits"
+        elif op.reads != "reals" or read.kind != "reals":
+            yield f"{where}: reads {op.reads} and gets {read.kind}, a float layer reads reals"
+        if op.weights.shape[1] != op.depth:
+            yield f"{where}: depth is {op.depth}, its weights have {op.weights.shape[1]}"
+        if isinstance(op.output, Threshold) and op.window is None:
+            yield f"{where}: a float layer has no threshold"
+        elif isinstance(op.output, Threshold):
+            yield from _problems_of_limits(where, op, read)
+    if isinstance(op.output, Affine):
+        yield from _problems_of_steps(where, op.output, op.neurons)
+
+
+def _problems_of_inputs(where: str, op: Dot, read: Value) -> Iterator[str]:
+    """Of a neuron: its window, its share of the channels."""
+    channels = read.shape[-1]
+    if op.groups < 1 or channels % op.groups or op.neurons % op.groups:
+        yield f"{where}: {channels} channels and {op.neurons} neurons do not make {op.groups} groups"
+        return
+    if op.window is None and (op.groups != 1 or op.pad):
+        yield f"{where}: groups and padding belong to windows"
+    if op.pad not in (-1, 0, 1) or (op.pad and read.kind != "bits"):
+        yield f"{where}: pads {read.kind} with {op.pad}, needed is 0, of bits -1 or 1, too"
+    if op.window is None and op.depth != read.width:
+        yield f"{where}: takes {op.depth} inputs, the layer before gives {read.width}"
+    if op.window is not None and op.depth != op.window.taps * (channels // op.groups):
+        size = " x ".join(map(str, op.window.size))
+        yield f"{where}: takes {op.depth} inputs, its window has {size} of {channels // op.groups} channels"
+
+
+def _problems_of_bits(where: str, op: Dot, read: Value, entry: bool) -> Iterator[str]:
+    """entry: whether it reads what enters the network."""
+    words = words_for(op.depth)
+    if not entry and read.kind != "bits":
+        yield f"{where}: a binary layer follows one that gives real numbers"
+    elif op.reads != read.kind:
+        yield f"{where}: reads {op.reads}, but gets {read.kind}"
+    if op.weights.dtype != np.uint64 or op.weights.shape[1] != words:
+        yield f"{where}: bits are {op.weights.shape} {op.weights.dtype}, needed is (neurons, {words}) uint64"
+    elif (op.weights[:, -1] & ~pad_mask(op.depth)[-1]).any():
+        yield f"{where}: pad bits beyond depth {op.depth} are not 0"
+    if isinstance(op.output, Threshold):
+        yield from _problems_of_limits(where, op, read)
+    if op.reads == "pixels" and op.depth > MAX_PIXEL_DEPTH:
+        yield f"{where}: {op.depth} pixels overflow the 32-bit sums; at most {MAX_PIXEL_DEPTH}"
+
+
+def _problems_of_limits(where: str, op: Dot, read: Value) -> Iterator[str]:
+    assert isinstance(op.output, Threshold)
+    limits, most = op.output.limits, inputs_inside(op, read)
+    dtype = np.float32 if op.reads == "reals" else np.int32
+    needed = (op.neurons,) if most is None else (len(most), op.neurons)
+    if limits.dtype != dtype or limits.shape != needed:
+        shape = f"({op.neurons},)" if most is None else needed
+        yield f"{where}: limits are {limits.shape} {limits.dtype}, needed is {shape} {np.dtype(dtype)}"
+    elif np.isnan(limits).any():
+        yield f"{where}: limits hold NaN"
+    elif op.reads == "bits":
+        highest = np.int64(op.depth) if most is None else most[:, None]
+        if not ((limits >= -1) & (limits <= highest)).all():
+            classes = "" if most is None else ", or of the inputs inside of a border class"
+            yield f"{where}: limits leave the range -1..{op.depth} of mismatches{classes}"
+
+
+def inputs_inside(op: Dot, read: Value) -> NDArray[np.int64] | None:
+    """How many inputs of a neuron lie on the map in each border class, (classes,); None where all classes have one limit."""
+    if op.window is None or op.pad or op.reads == "reals" or not any(op.window.padding):
+        return None
+    height, width, channels = read.shape
+    inside = taps_inside(op.window, height, width).sum(axis=(1, 2), dtype=np.int64)
+    return inside * (channels // op.groups) if len(inside) > 1 else None
+
+
+#: 255 * depth must stay inside int32, with room for a limit beyond either end.
+MAX_PIXEL_DEPTH = (2**31 - 2) // 255
+
+
+def _problems_of_steps(where: str, affine: Affine, neurons: int) -> Iterator[str]:
+    unknown = [op for op in affine.ops if op not in STEP_NAMES]
+    if unknown:
+        yield f"{where}: unknown steps {', '.join(map(repr, unknown))}"
+    if affine.values.dtype != np.float32 or affine.values.shape != (len(affine.ops), 2, neurons):
+        yield (
+            f"{where}: steps are {affine.values.shape} {affine.values.dtype}, "
+            f"needed is ({len(affine.ops)}, 2, {neurons}) float32"
+        )
+    elif np.isnan(affine.values).any():
+        yield f"{where}: steps hold NaN"
+    elif any(op == "div" and (a == 0).any() for op, (a, _) in zip(affine.ops, affine.values, strict=True)):
+        yield f"{where}: steps divide by 0"
+    else:
+        # The kernels, C and `Affine.apply` take the two ends in different orders.
+        for op, (a, b) in zip(affine.ops, affine.values, strict=True):
+            wrong = a > b if op == "clip" else a <= b
+            if op in ("clip", "step") and wrong.any():
+                at = int(np.argmax(wrong))
+                needed = "at most the second" if op == "clip" else "above the second"
+                yield f"{where}: {op} has {a[at]:g} and {b[at]:g} at [{at}], the first must be {needed}"

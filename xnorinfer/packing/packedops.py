@@ -1,0 +1,298 @@
+"""The ops of a packed network: bits and integer thresholds, independent of any CPU.
+
+A layer is one `Dot`: signs as words (`bits`) or float32 weights, what its inputs are, and what becomes of its accumulator - an
+integer compare (`Threshold`) in hidden layers, a short list of float32 steps (`Affine`) where real numbers leave the binary
+part.  Around it stand pools, steps of their own, and what makes bits or real numbers of other values.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.bits import words_for
+from xnorinfer.errors import MalformedModelError, unhandled
+from xnorinfer.float32 import F32, fma, sigmoid, tanh
+from xnorinfer.graph import Interpretation
+from xnorinfer.net.ops import PoolKind
+from xnorinfer.net.values import ChannelInput, PixelInput, Shape
+from xnorinfer.net.windows import Window
+
+#: What a node reads or gives.  Of bits, a `Dot` counts mismatches: dot = depth - 2*mismatches.  pixels: integer sums of uint8.
+#: reals: products with float32 summed in float64 in input order, rounded to float32 once.
+Reads = Literal["bits", "pixels", "reals"]
+
+#: Float32 steps on a value v, with vectors a and b of one entry per neuron:
+#: mul v*a, add v+a, div v/a, fma v*a+b rounded once, clip min(max(v, a), b), step: +1 from a on, -1 up to b, 0 between.
+#: prelu v or v*a, tanh, sigmoid: only before folding.  `STEP_NAMES` are those that a packed network has.
+StepName = Literal["mul", "add", "fma", "clip", "div", "step", "prelu", "tanh", "sigmoid"]
+STEP_NAMES: tuple[StepName, ...] = ("mul", "add", "fma", "clip", "div", "step")
+
+
+@dataclass(frozen=True, eq=False)
+class Threshold:
+    """Bit 1 iff the count is at most the limit: mismatches (bits), integer sum (pixels) or float32 sum (reals).
+
+    limits: (neurons,) int32 for bits and pixels, float32 for reals; (border classes, neurons) int32 where `Dot` says so.  One
+    below the smallest possible count means "never", one at or above the largest means "always".
+    """
+
+    limits: NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """Float32 steps, applied in order to the accumulator.  values: (len(ops), 2, neurons) float32, the vectors a and b."""
+
+    ops: tuple[StepName, ...]
+    values: F32
+
+    def columns(self, neurons: NDArray[np.intp]) -> Affine:
+        """The steps of some neurons only."""
+        return Affine(self.ops, self.values[:, :, neurons])
+
+    def apply(self, value: F32, *, fused: bool = True) -> F32:
+        """(rows, neurons) or (neurons,) float32 -> the same shape.  fused: whether fma is rounded once, as its meaning is."""
+        with np.errstate(all="ignore"):
+            for op, (a, b) in zip(self.ops, self.values, strict=True):
+                if op == "mul":
+                    value = value * a
+                elif op == "add":
+                    value = value + a
+                elif op == "fma" and not fused:
+                    value = value * a + b
+                elif op == "fma":
+                    value = fma(value, np.broadcast_to(a, value.shape), np.broadcast_to(b, value.shape))
+                elif op == "div":
+                    value = value / a
+                elif op == "clip":
+                    value = np.minimum(np.maximum(value, a), b)
+                elif op == "step":
+                    value = (value >= a).astype(np.float32) - (value <= b).astype(np.float32)
+                elif op == "prelu":
+                    value = np.where(value > 0, value, value * a)
+                elif op == "tanh":
+                    value = tanh(value)
+                elif op == "sigmoid":
+                    value = sigmoid(value)
+                else:
+                    raise unhandled("Affine.apply", op)
+        return value
+
+
+@dataclass(frozen=True, eq=False)
+class Binarize:
+    """Every number becomes a bit at a limit of its own: bit 1 iff it, negated where `mirrored`, is at most the limit.
+
+    limits: (features,) int32 for pixels, float32 for reals; of a map (channels,).  mirrored: the same, bool.
+    """
+
+    limits: NDArray[Any]
+    mirrored: NDArray[np.bool_]
+
+    @classmethod
+    def at_pixel(cls, threshold: int, depth: int) -> Binarize:
+        """One threshold for all pixels of so many features, or channels of a map: bit 1 iff pixel >= threshold."""
+        return cls(np.full(depth, -threshold, np.int32), np.ones(depth, np.bool_))
+
+    @property
+    def threshold(self) -> int | None:
+        """The one pixel from which on every input is 1, if there is one."""
+        first = -int(self.limits[0]) if self.limits.dtype == np.int32 else 0
+        return first if 1 <= first <= 255 and (self.limits == -first).all() and self.mirrored.all() else None
+
+    def signs(self, x: NDArray[Any]) -> NDArray[np.int8]:
+        """Numbers (..., features or channels), uint8 or float32, to -1/+1, the same shape, int8."""
+        wide = x.astype(np.int16) if x.dtype == np.uint8 else x
+        return np.asarray(np.where(np.where(self.mirrored, -wide, wide) <= self.limits, np.int8(1), np.int8(-1)))
+
+
+@dataclass(frozen=True, eq=False)
+class Dot:
+    """A dense layer, or with a window a convolution; what is said of rows of inputs holds of windows then.
+
+    weights: (neurons, words_for(depth)) uint64, bit 1 = +1, pad bits 0; or (neurons, depth) float32, which reads reals.  depth:
+    inputs of a neuron; of a window in the order (kernel row, kernel column, channel), channels packed without gaps.
+    The accumulator meets `output`: a bias is its first step.
+    window: what reads a map has one, a dense layer that of the whole map; None where vectors are read.
+    groups, pad: as `net.ops.Linear` has them.  Outside the map with pad 0 nothing is counted: mismatches are those of the taps
+    inside, their dot is (inputs inside) - 2*mismatches, a pixel outside is 0 behind the mapping.  Where that makes several
+    border classes, the limits of a `Threshold` on bits or pixels are (border classes, neurons), in the order of
+    `windows.borders`, those of bits at most the inputs inside.  Real sums of all classes have one limit.
+    """
+
+    reads: Reads
+    depth: int
+    weights: NDArray[Any]
+    output: Threshold | Affine
+    window: Window | None = None
+    groups: int = 1
+    pad: int = 0
+
+    @property
+    def neurons(self) -> int:
+        return int(self.weights.shape[0])
+
+    @property
+    def binary(self) -> bool:
+        """Whether the weights are bits."""
+        return self.weights.dtype.kind != "f"
+
+    @property
+    def gives(self) -> Reads:
+        return "bits" if isinstance(self.output, Threshold) else "reals"
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """One value of every window and channel of a map; what lies outside takes no part.
+
+    kind max, of bits: OR, of a channel in `falling` (channels,) bool AND, for a sum whose largest makes the smallest bit.  Of
+    reals: the largest; `falling` the smallest.  kind average: of reals, `net.ops.Pool` says in which order, and `padded`.
+    """
+
+    kind: PoolKind
+    window: Window
+    falling: NDArray[np.bool_] | None = None
+    padded: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Elementwise:
+    """Float32 steps on real numbers, those of each channel."""
+
+    steps: Affine
+
+
+@dataclass(frozen=True, eq=False)
+class Mapped:
+    """Pixels as the real numbers that they enter as: values (256, channels) or (256, 1) float32, one for all channels."""
+
+    values: F32
+
+    @classmethod
+    def of(cls, mapping: PixelInput | ChannelInput) -> Mapped:
+        """The table of an input."""
+        channels = mapping.channels if isinstance(mapping, ChannelInput) else (mapping,)
+        pixels = np.arange(256, dtype=np.float64)
+        return cls(
+            np.stack([(one.slope * pixels + one.intercept) / one.divisor for one in channels], axis=1).astype(np.float32)
+        )
+
+
+PackedOp: TypeAlias = Binarize | Dot | Pool | Elementwise | Mapped
+#: Every op of a packed network; what interpretations of it must know.
+PACKED_OPS: tuple[type, ...] = (Binarize, Dot, Pool, Elementwise, Mapped)
+
+
+class Value(NamedTuple):
+    """What a node gives for one sample: numbers of a kind, (features,) or (height, width, channels).
+
+    Bits of a map are words of every pixel, pixels line by line; real numbers lie channels innermost.
+    """
+
+    kind: Reads
+    shape: Shape
+
+    @property
+    def width(self) -> int:
+        """How many numbers."""
+        return math.prod(self.shape)
+
+    @property
+    def words(self) -> int:
+        """uint64 words that its bits take."""
+        return math.prod(self.shape[:-1]) * words_for(self.shape[-1])
+
+
+# ---------------------------------------------------------------- what every op gives and stores
+
+#: (op, where it stands, what it reads) -> what it gives.  Raises MalformedModelError where a window does not fit.
+value_of: Interpretation[[str, list[Value]], Value] = Interpretation("PackedModel.values", PACKED_OPS)
+#: Op -> its arrays under their names in files, in their order there.
+stored_arrays: Interpretation[[], dict[str, NDArray[Any]]] = Interpretation("PackedModel.tensors", PACKED_OPS)
+
+#: Numbers that a sample may have in one map, and places of one axis that all taps of a window look at together.
+MAX_NUMBERS = 2**31 - 1
+MAX_PLACES = 2**24
+
+
+def _windowed(where: str, window: Window, read: Value, channels: int, kind: Reads) -> Value:
+    """What a window over a map gives, of so many channels."""
+    if len(read.shape) != 3:
+        raise MalformedModelError(f"{where}: has a window, but reads a vector of {read.width}")
+    height, width, _ = read.shape
+    outputs = window.outputs(height, width)
+    if min(outputs) < 1:
+        down, across = window.reach
+        raise MalformedModelError(
+            f"{where}: its window of {down} x {across} is larger than the padded map of {height} x {width}"
+        )
+    if max(count * size for count, size in zip(outputs, window.size, strict=True)) > MAX_PLACES:
+        raise MalformedModelError(f"{where}: its window of {window.size} over a map of {height} x {width} has too many places")
+    return sized(where, Value(kind, (*outputs, channels)))
+
+
+def sized(where: str, value: Value) -> Value:
+    """The same value.  Raises MalformedModelError for one that is too large."""
+    if value.width > MAX_NUMBERS:
+        raise MalformedModelError(f"{where}: {' x '.join(map(str, value.shape))} numbers are too many, at most {MAX_NUMBERS}")
+    return value
+
+
+@value_of.of(Binarize)
+def _(op: Binarize, where: str, read: list[Value]) -> Value:
+    return Value("bits", read[0].shape)
+
+
+@value_of.of(Dot)
+def _(op: Dot, where: str, read: list[Value]) -> Value:
+    if op.window is not None:
+        return _windowed(where, op.window, read[0], op.neurons, op.gives)
+    if len(read[0].shape) != 1:
+        raise MalformedModelError(f"{where}: reads a map of {' x '.join(map(str, read[0].shape))} and has no window")
+    return Value(op.gives, (op.neurons,))
+
+
+@value_of.of(Pool)
+def _(op: Pool, where: str, read: list[Value]) -> Value:
+    return _windowed(where, op.window, read[0], read[0].shape[-1], read[0].kind)
+
+
+@value_of.of(Elementwise, Mapped)
+def _(op: Elementwise | Mapped, where: str, read: list[Value]) -> Value:
+    return Value("reals", read[0].shape)
+
+
+@stored_arrays.of(Binarize)
+def _(op: Binarize) -> dict[str, NDArray[Any]]:
+    return {"limits": op.limits, "mirrored": op.mirrored}
+
+
+@stored_arrays.of(Dot)
+def _(op: Dot) -> dict[str, NDArray[Any]]:
+    found = {"bits" if op.binary else "weight": op.weights}
+    if isinstance(op.output, Threshold):
+        return {**found, "limits": op.output.limits}
+    if isinstance(op.output, Affine):
+        return {**found, "steps": op.output.values}
+    raise unhandled("PackedModel.tensors", op.output)
+
+
+@stored_arrays.of(Pool)
+def _(op: Pool) -> dict[str, NDArray[Any]]:
+    return {} if op.falling is None else {"falling": op.falling}
+
+
+@stored_arrays.of(Elementwise)
+def _(op: Elementwise) -> dict[str, NDArray[Any]]:
+    return {"steps": op.steps.values}
+
+
+@stored_arrays.of(Mapped)
+def _(op: Mapped) -> dict[str, NDArray[Any]]:
+    return {"values": op.values}
