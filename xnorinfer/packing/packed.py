@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -89,7 +90,7 @@ class PackedModel:
     @cached_property
     def depth(self) -> int:
         """Number of input values of one sample."""
-        return self.entry.width
+        return math.prod(self.shape)
 
     @property
     def classes(self) -> int:

@@ -148,8 +148,8 @@ def _plain_window(where: str, window: object) -> Window:
         found.append(own)
     made = Window(*found)  # type: ignore[arg-type]
     (down, across), (top, bottom, left, right) = made.reach, made.padding
-    if max(top, bottom) > down or max(left, right) > across:
-        raise MalformedModelError(f"{where}: padding {made.padding} is larger than its window of {down} x {across}")
+    if max(top, bottom) >= down or max(left, right) >= across:
+        raise MalformedModelError(f"{where}: padding {made.padding} leaves nothing of its window of {down} x {across}")
     return made
 
 
