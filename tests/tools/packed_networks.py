@@ -1,4 +1,4 @@
-"""Random packed networks and what they mean, computed with plain integers; shares nothing with bits, plan or kernels."""
+"""Random packed networks: chains of dense layers, and networks of maps; `packed_oracle` says what they mean."""
 
 from __future__ import annotations
 
@@ -9,24 +9,26 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from packed_oracle import border_classes, expected, from_words, sums_in_order, taps_of, to_words
 
-from xnorinfer.net.values import InputMapping, PixelInput, RealInput, ThresholdInput
-from xnorinfer.packing.packed import Affine, Binarize, Dot, PackedModel, PackedOp, Threshold
+from xnorinfer.graph import Node
+from xnorinfer.net.values import ChannelInput, InputMapping, PixelInput, RealInput, ThresholdInput
+from xnorinfer.net.windows import Window
+from xnorinfer.packing.packed import (
+    Affine,
+    Binarize,
+    Dot,
+    Elementwise,
+    Mapped,
+    PackedModel,
+    PackedOp,
+    Pool,
+    Threshold,
+    Value,
+)
+from xnorinfer.packing.packedops import value_of
 
-
-def to_words(plus: NDArray[np.bool_]) -> NDArray[np.uint64]:
-    """(rows, n) bool -> (rows, words) uint64, bit k of word j is element 64*j + k."""
-    rows, count = plus.shape
-    words = np.zeros((rows, -(-count // 64)), np.uint64)
-    for k in range(count):
-        words[:, k // 64] |= plus[:, k].astype(np.uint64) << np.uint64(k % 64)
-    return words
-
-
-def from_words(words: NDArray[np.uint64], count: int) -> NDArray[np.int64]:
-    """(rows, words) uint64 -> (rows, count) of -1 and +1."""
-    bits = np.stack([(words[:, k // 64] >> np.uint64(k % 64)) & np.uint64(1) for k in range(count)], axis=1)
-    return 2 * bits.astype(np.int64) - 1
+__all__ = ["expected", "from_words", "sums_in_order", "to_words"]
 
 
 def network(mapping: InputMapping, layers: Iterable[tuple[str, Any]], **parts: Any) -> PackedModel:
@@ -100,50 +102,133 @@ def random_rows(rng: np.random.Generator, model: PackedModel, rows: int) -> NDAr
     return x
 
 
-def sums_in_order(x: NDArray[np.float32], weights: NDArray[Any]) -> NDArray[np.float32]:
-    """(rows, depth) x (neurons, depth) -> (rows, neurons), float64 running sums rounded once."""
-    products = x.astype(np.float64)[:, None, :] * weights.astype(np.float64)[None]
-    return np.add.accumulate(products, axis=2)[:, :, -1].astype(np.float32)
+# ---------------------------------------------------------------- networks of maps
 
 
-def expected(model: PackedModel, x: NDArray[Any]) -> list[NDArray[Any]]:
-    """Output of every node as `Plan.trace` gives it."""
-    outputs: list[NDArray[Any]] = []
-    value: NDArray[Any] = x
-    if isinstance(model.input, ThresholdInput):
-        value = np.where(x >= model.input.threshold, 1, -1)
-    elif model.binarize is not None:
-        op, exact = model.binarize.op, x.astype(np.float64)
-        value = np.where(np.where(op.mirrored, -exact, exact) <= op.limits, 1, -1)
-    if model.binarize is not None:
-        outputs.append(to_words(value > 0))
-    for layer in (node.op for node in model.layers):
-        if not layer.binary:
-            assert isinstance(layer.output, Affine)
-            value = layer.output.apply(sums_in_order(value, layer.weights))
-            outputs.append(value)
-            continue
-        weights = from_words(layer.weights, layer.depth)
-        count: NDArray[Any]
-        if layer.reads == "reals":
-            real = count = sums_in_order(value, weights)
-        else:
-            # float64 products of integers below 2**53 are exact.
-            count = (value.astype(np.float64) @ weights.T.astype(np.float64)).astype(np.int64)
-            real = count.astype(np.float32)
-            if isinstance(model.input, PixelInput) and layer.reads == "pixels":
-                slope, intercept, divisor = model.input.slope, model.input.intercept, model.input.divisor
-                real = ((slope * count.astype(np.float64) + intercept * weights.sum(axis=1)) / divisor).astype(np.float32)
-            elif layer.reads == "bits":
-                count = (layer.depth - count) // 2
-        if isinstance(layer.output, Threshold):
-            bits = count <= layer.output.limits
-            outputs.append(to_words(bits))
-            value = np.where(bits, 1, -1)
-        else:
-            value = layer.output.apply(real)
-            outputs.append(value)
-    return outputs
+def random_window(rng: np.random.Generator, shape: tuple[int, ...], *, padded: bool = True) -> Window:
+    """One that fits the map and has a tap on it wherever it looks: strides, dilation, padding of its own on every side."""
+    while True:
+        size, stride, dilation = (tuple(int(n) for n in rng.integers(1, most + 1, 2)) for most in (3, 2, 2))
+        reach = [step * (taps - 1) + 1 for step, taps in zip(dilation, size, strict=True)]
+        padding = [int(rng.integers(0, most)) if padded and rng.random() < 0.7 else 0 for most in np.repeat(reach, 2)]
+        window = Window(size, stride, dilation, tuple(padding))
+        if min(window.outputs(*shape[:2])) >= 1 and all(outside < taps for outside, taps in _most_outside(window, shape)):
+            return window
+
+
+def _most_outside(window: Window, shape: tuple[int, ...]) -> Iterable[tuple[int, int]]:
+    """Of both axes the most taps that lie outside at once, and how many there are."""
+    for axis, count in enumerate(window.outputs(*shape[:2])):
+        places = taps_of(window, axis, count)
+        yield max(sum(not 0 <= place < shape[axis] for place in some) for some in places), window.size[axis]
+
+
+def random_dot(
+    rng: np.random.Generator,
+    reads: Any,
+    shape: tuple[int, ...],
+    neurons: int,
+    *,
+    window: Window | None,
+    bits: bool,
+    **parts: Any,
+) -> Dot:
+    """A layer over a value of that shape, with thresholds (`bits`) or steps.
+
+    parts: `binary`, `groups`, `pad` where they are not True, 1, 0.
+    """
+    binary, groups, pad = (parts.get(name, usual) for name, usual in (("binary", True), ("groups", 1), ("pad", 0)))
+    depth = shape[-1] // groups * (1 if window is None else window.taps)
+    weights: NDArray[Any]
+    if binary:
+        weights = to_words(rng.integers(0, 2, (neurons, depth)).astype(bool))
+    else:
+        weights = rng.standard_normal((neurons, depth)).astype(np.float32)
+    if not bits:
+        return Dot(reads, depth, weights, random_affine(rng, neurons), window, groups, pad)
+    if reads == "reals":
+        limits: NDArray[Any] = (rng.standard_normal(neurons) * depth**0.5).astype(np.float32)
+        return Dot(reads, depth, weights, Threshold(limits), window, groups, pad)
+    inside = np.array([depth])
+    if window is not None and not pad:
+        _, taps = border_classes(window, shape)
+        inside = np.array([int(sum(map(sum, one))) * (shape[-1] // groups) for one in taps])
+    if reads == "bits":
+        middle = inside[:, None] / 2 + rng.standard_normal((len(inside), neurons)) * inside[:, None] ** 0.5 / 2
+        limits = np.clip(np.rint(middle), -1, inside[:, None])
+        limits[:, ::7] = np.where(rng.random(limits[:, ::7].shape) < 0.5, -1, inside[:, None])
+    else:
+        limits = np.rint(rng.standard_normal((len(inside), neurons)) * 128 * inside[:, None] ** 0.5)
+        limits[:, ::7] = rng.choice(np.array([-255 * depth - 1, 255 * depth, 2**31 - 1, -(2**31)]), limits[:, ::7].shape)
+    limits = limits.astype(np.int32)
+    return Dot(reads, depth, weights, Threshold(limits if len(inside) > 1 else limits[0]), window, groups, pad)
+
+
+def random_maps(rng: np.random.Generator, mapping: InputMapping, shape: tuple[int, int, int], layers: int) -> PackedModel:
+    """Convolutions and pools in random order, all kinds of them, then perhaps dense layers; scores of a map or of a vector."""
+    values: list[Value] = []
+    nodes: list[Node[PackedOp]] = []
+    entry = PackedModel(mapping, shape, (), "ge-zero").entry
+
+    def add(name: str, op: PackedOp) -> None:
+        nodes.append(Node(name, op, (len(nodes) - 1,)))
+        values.append(value_of(nodes[-1], name, [values[-1] if values else entry]))
+
+    if isinstance(mapping, ThresholdInput):
+        add("input", Binarize.at_pixel(mapping.threshold, shape[-1]))
+    elif isinstance(mapping, ChannelInput) or (isinstance(mapping, PixelInput) and rng.random() < 0.3):
+        assert isinstance(mapping, PixelInput | ChannelInput)
+        add("mapped", Mapped.of(mapping))
+    elif isinstance(mapping, PixelInput | RealInput) and rng.random() < 0.3:
+        add("input", random_binarize(rng, entry))
+    for index in range(layers):
+        read = values[-1] if values else entry
+        raw = not any(isinstance(node.op, Dot) for node in nodes)
+        last = index == layers - 1
+        if read.kind == "reals" and not raw:  # back to bits, by way of a pool, steps or both
+            if rng.random() < 0.5:
+                kind: Any = ["max", "average"][rng.integers(2)]
+                window = random_window(rng, read.shape)
+                falling = rng.random(read.shape[-1]) < 0.5 if kind == "max" and rng.random() < 0.5 else None
+                add(f"pool{index}", Pool(kind, window, falling, bool(kind == "average" and rng.random() < 0.5)))
+            if rng.random() < 0.5:
+                add(f"steps{index}", Elementwise(random_affine(rng, read.shape[-1])))
+            if last and rng.random() < 0.5:
+                add(f"float{index}", _any_dot(rng, values[-1], 5, bits=False, binary=False))
+                continue
+            add(f"sign{index}", random_binarize(rng, values[-1]))
+        elif read.kind == "bits" and nodes and rng.random() < 0.4:
+            falling = rng.random(read.shape[-1]) < 0.5 if rng.random() < 0.5 else None
+            add(f"pool{index}", Pool("max", random_window(rng, read.shape), falling))
+        read = values[-1] if values else entry
+        neurons = int(rng.choice([3, 8, 33, 64, 70, 130]))
+        binary = not (read.kind == "reals" and rng.random() < 0.5)
+        add(f"conv{index}", _any_dot(rng, read, neurons, bits=not last and rng.random() < 0.6, binary=binary))
+    model = PackedModel(mapping, shape, tuple(nodes), "ge-zero")
+    if model.values[-1].kind == "bits":
+        add("head", _any_dot(rng, values[-1], 4, bits=False, binary=True))
+        model = replace(model, nodes=tuple(nodes))
+    assert model.check() == []
+    return model
+
+
+def _any_dot(rng: np.random.Generator, read: Value, neurons: int, *, bits: bool, binary: bool) -> Dot:
+    channels = read.shape[-1]
+    window = Window.whole(read.shape) if rng.random() < 0.2 else random_window(rng, read.shape)
+    groups = 1
+    if rng.random() < 0.3:
+        groups = int(rng.choice([n for n in range(1, channels + 1) if channels % n == 0]))
+        neurons = groups * max(1, neurons // groups)
+    pad = int(rng.integers(-1, 2)) if read.kind == "bits" else 0
+    return random_dot(rng, read.kind, read.shape, neurons, window=window, bits=bits, binary=binary, groups=groups, pad=pad)
+
+
+def random_binarize(rng: np.random.Generator, read: Value) -> Binarize:
+    count = read.shape[-1]
+    limits: NDArray[Any] = (rng.standard_normal(count) * 3).astype(np.float32)
+    if read.kind == "pixels":
+        limits = rng.integers(-256, 256, count).astype(np.int32)
+    return Binarize(limits, rng.random(count) < 0.5)
 
 
 def same(got: NDArray[Any], want: NDArray[Any]) -> bool:

@@ -1,0 +1,178 @@
+"""What a packed network means, computed with plain integers and loops; shares nothing with bits, plan or kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.graph import INPUT
+from xnorinfer.net.values import PixelInput
+from xnorinfer.net.windows import Window
+from xnorinfer.packing.packed import Affine, Binarize, Dot, Elementwise, Mapped, PackedModel, Pool, Threshold
+
+
+def to_words(plus: NDArray[np.bool_]) -> NDArray[np.uint64]:
+    """(rows, n) bool -> (rows, words) uint64, bit k of word j is element 64*j + k."""
+    rows, count = plus.shape
+    words = np.zeros((rows, -(-count // 64)), np.uint64)
+    for k in range(count):
+        words[:, k // 64] |= plus[:, k].astype(np.uint64) << np.uint64(k % 64)
+    return words
+
+
+def from_words(words: NDArray[np.uint64], count: int) -> NDArray[np.int64]:
+    """(rows, words) uint64 -> (rows, count) of -1 and +1."""
+    bits = np.stack([(words[:, k // 64] >> np.uint64(k % 64)) & np.uint64(1) for k in range(count)], axis=1)
+    return 2 * bits.astype(np.int64) - 1
+
+
+def expected(model: PackedModel, x: NDArray[Any]) -> list[NDArray[Any]]:
+    """Output of every node as `Plan.trace` gives it: (rows, words) uint64 or (rows, numbers) float32.
+
+    Those of maps lie line by line, channels innermost, the bits of every pixel in words of their own.
+    """
+    values: list[NDArray[Any]] = []
+    outputs: list[NDArray[Any]] = []
+    for node in model.nodes:
+        (read,) = node.inputs
+        value = x.reshape(len(x), *model.shape) if read == INPUT else values[read]
+        made = value_of_op(node.op, value, model)
+        values.append(made)
+        if made.dtype == np.float32:
+            outputs.append(made.reshape(len(x), -1))
+        else:
+            outputs.append(to_words(made.reshape(-1, made.shape[-1]) > 0).reshape(len(x), -1))
+    return outputs
+
+
+def value_of_op(op: Any, x: NDArray[Any], model: PackedModel) -> NDArray[Any]:
+    """(rows, ...) -> signs -1/+1 as int64, or float32."""
+    if isinstance(op, Binarize):
+        exact = x.astype(np.float64)
+        return np.where(np.where(op.mirrored, -exact, exact) <= op.limits, 1, -1)
+    if isinstance(op, Mapped):
+        channels = np.broadcast_to(op.values, (256, x.shape[-1]))
+        return channels[x, np.arange(x.shape[-1])]
+    if isinstance(op, Elementwise):
+        return op.steps.apply(x)
+    if isinstance(op, Pool):
+        return pooled(op, x)
+    assert isinstance(op, Dot)
+    if op.window is None:
+        one = Dot(op.reads, op.depth, op.weights, op.output, Window((1, 1)))
+        return convolved(one, x[:, None, None, :], model)[:, 0, 0]
+    return convolved(op, x, model)
+
+
+# ---------------------------------------------------------------- windows
+
+
+def taps_of(window: Window, axis: int, outputs: int) -> list[list[int]]:
+    """For every output of an axis where its taps look; places before the map are below 0."""
+    before = window.padding[2 * axis]
+    stride, dilation, size = window.stride[axis], window.dilation[axis], window.size[axis]
+    return [[at * stride + tap * dilation - before for tap in range(size)] for at in range(outputs)]
+
+
+def border_classes(window: Window, shape: tuple[int, ...]) -> tuple[NDArray[np.int64], list[tuple[tuple[bool, ...], ...]]]:
+    """The class of every output, and of each class which taps (kernel rows of kernel columns) lie on the map."""
+    down, across = window.outputs(*shape[:2])
+    rows, columns = taps_of(window, 0, down), taps_of(window, 1, across)
+    known: dict[tuple[tuple[bool, ...], ...], int] = {}
+    of = np.zeros((down, across), np.int64)
+    for y in range(down):
+        for z in range(across):
+            inside = tuple(tuple(0 <= r < shape[0] and 0 <= c < shape[1] for c in columns[z]) for r in rows[y])
+            of[y, z] = known.setdefault(inside, len(known))
+    return of, list(known)
+
+
+def elements(window: Window, x: NDArray[Any], y: int, z: int) -> list[tuple[int, NDArray[Any] | None]]:
+    """The taps of one output in order: number of the tap, and the values (rows, channels) there, None outside the map."""
+    found: list[tuple[int, NDArray[Any] | None]] = []
+    rows, columns = (taps_of(window, axis, at + 1)[at] for axis, at in enumerate((y, z)))
+    for r in rows:
+        for c in columns:
+            inside = 0 <= r < x.shape[1] and 0 <= c < x.shape[2]
+            found.append((len(found), x[:, r, c] if inside else None))
+    return found
+
+
+def pooled(op: Pool, x: NDArray[Any]) -> NDArray[Any]:
+    down, across = op.window.outputs(*x.shape[1:3])
+    out = np.zeros((len(x), down, across, x.shape[-1]), x.dtype)
+    for y in range(down):
+        for z in range(across):
+            inside = [value for _, value in elements(op.window, x, y, z) if value is not None]
+            if op.kind == "average":
+                total = np.zeros((len(x), x.shape[-1]), np.float64)
+                for value in inside:
+                    total = total + value
+                count = op.window.size[0] * op.window.size[1] if op.padded else len(inside)
+                out[:, y, z] = (total / count).astype(np.float32)
+            else:
+                largest, smallest = np.max(inside, axis=0), np.min(inside, axis=0)
+                out[:, y, z] = largest if op.falling is None else np.where(op.falling, smallest, largest)
+    return out
+
+
+# ---------------------------------------------------------------- sums
+
+
+def convolved(op: Dot, x: NDArray[Any], model: PackedModel) -> NDArray[Any]:
+    """(rows, height, width, channels) -> (rows, down, across, neurons)."""
+    assert op.window is not None
+    down, across = op.window.outputs(*x.shape[1:3])
+    of, _ = border_classes(op.window, x.shape[1:])
+    weights = from_words(op.weights, op.depth) if op.binary else op.weights.astype(np.float64)
+    own = x.shape[-1] // op.groups
+    neurons = len(weights) // op.groups
+    bits = isinstance(op.output, Threshold)
+    out = np.zeros((len(x), down, across, len(weights)), np.int64 if bits else np.float32)
+    for y in range(down):
+        for z in range(across):
+            taps = elements(op.window, x, y, z)
+            for group in range(op.groups):
+                mine = slice(group * neurons, (group + 1) * neurons)
+                inputs, kernels = [], []
+                for tap, value in taps:
+                    if value is None and not op.pad:
+                        continue
+                    part = np.full((len(x), x.shape[-1]), op.pad) if value is None else value
+                    inputs.append(part[:, group * own : (group + 1) * own])
+                    kernels.append(weights[mine, tap * own : (tap + 1) * own])
+                empty = np.zeros((len(x), 0), x.dtype), np.zeros((neurons, 0), weights.dtype)
+                seen, kernel = np.concatenate([empty[0], *inputs], axis=1), np.concatenate([empty[1], *kernels], axis=1)
+                out[:, y, z, mine] = finished(op, mine, int(of[y, z]), seen, kernel, model)
+    return out
+
+
+def finished(op: Dot, neurons: slice, border: int, x: NDArray[Any], weights: NDArray[Any], model: PackedModel) -> NDArray[Any]:
+    """What those neurons make of their inputs (rows, n) with their weights (neurons, n): signs, or float32."""
+    count: NDArray[Any]
+    if op.reads == "reals":
+        real = count = sums_in_order(x, weights)
+    else:
+        # float64 products of integers below 2**53 are exact.
+        count = (x.astype(np.float64) @ weights.T.astype(np.float64)).astype(np.int64)
+        real = count.astype(np.float32)
+        if op.reads == "pixels":
+            assert isinstance(model.input, PixelInput)
+            slope, intercept, divisor = model.input.slope, model.input.intercept, model.input.divisor
+            real = ((slope * count.astype(np.float64) + intercept * weights.sum(axis=1)) / divisor).astype(np.float32)
+        else:
+            count = (weights.shape[1] - count) // 2
+    if isinstance(op.output, Threshold):
+        limits = op.output.limits[border] if op.output.limits.ndim == 2 else op.output.limits
+        return np.where(count <= limits[neurons], 1, -1)
+    return Affine(op.output.ops, op.output.values[:, :, neurons]).apply(real)
+
+
+def sums_in_order(x: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.float32]:
+    """(rows, depth) x (neurons, depth) -> (rows, neurons), float64 running sums rounded once."""
+    total = np.zeros((len(x), len(weights)), np.float64)
+    for place in range(x.shape[1]):
+        total = total + x[:, place, None].astype(np.float64) * weights[None, :, place].astype(np.float64)
+    return total.astype(np.float32)
