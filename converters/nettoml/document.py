@@ -65,10 +65,41 @@ Example 2: a folder with packed bits in a raw file, thresholds in a text file an
     weight = "w2"
     values = "signs"
 
+Example 3: a convolutional network of PyTorch's, as its state dict has it: conv -> pool -> BatchNorm -> sign, twice, and a head.
+
+    profile = "torch-sign"
+    kernel_layout = "OIHW"       # kernels are (neurons, channels, height, width)
+    layout = "out_in"
+    epsilon = 1e-5
+    stride = 1
+    padding = 1
+    flatten = "channels_first"
+    ignore = ["*.num_batches_tracked"]
+
+    [input]
+    shape = [10, 14, 3]          # height, width, channels
+    normalize = [[0.5, 0.5, 0.4], [0.2, 0.25, 0.25]]
+
+    [[layers]]
+    weight = "conv1.weight"
+    pool = {kind = "max", size = 2, after = "sum"}
+    norm = {mean = "bn1.running_mean", variance = "bn1.running_var", gamma = "bn1.weight", beta = "bn1.bias"}
+
+    [[layers]]
+    weight = "conv2.weight"
+    stride = [2, 1]
+    padding = "valid"
+    norm = {mean = "bn2.running_mean", variance = "bn2.running_var", gamma = "bn2.weight", beta = "bn2.bias"}
+
+    [[layers]]
+    weight = "fc.weight"
+    bias = "fc.bias"
+
 Top of the file
 
     profile      tie rules, needed (`xnorinfer convert --help` lists them)
-    layout       "in_out" (inputs, neurons) or "out_in" (neurons, inputs) of all kernels; a layer can have its own
+    layout       "in_out" (inputs, neurons) or "out_in" (neurons, inputs) of all dense kernels; a layer can have its own
+    kernel_layout   of all convolutions, see [[layers]]: layout; flipped, stride, padding, flatten likewise
     values       what weights are, "latent" by default; a layer can have its own
     epsilon      of every BatchNorm with a variance; a norm can have its own
     form         of every BatchNorm, see norm; known already under tf1-round, keras-round ("tf") and torch-sign ("torch")
@@ -83,16 +114,20 @@ Top of the file
 [input]: what enters the network, one of
 
     range = [LOW, HIGH]      uint8 pixels 0..255 mapped linearly
-    normalize = [MEAN, STD]  (pixel/255 - MEAN) / STD, as torchvision has it
+    normalize = [MEAN, STD]  (pixel/255 - MEAN) / STD, as torchvision has it; [[MEAN, ...], [STD, ...]] channel by channel
     raw = true               pixels 0..255, or 0 and 1, as they are
-    affine = [A, B, C]       (A*pixel + B) / C
+    affine = [A, B, C]       (A*pixel + B) / C; [[A, B, C], ...] channel by channel
     threshold = T            pixel >= T is +1, else -1 (T a whole number; `pixel > 33` is T = 34)
     signs = true             values that are -1 or +1
     reals = true             float32 values as they are
 
+where it is images, and a convolution reads them,
+
+    shape = [H, W, C]        height, width and channels, or [W, C] of lines (convolutions of one dimension), whose height is 1
+
 and, if every pixel or real value is binarized by itself before the first layer,
 
-    norm or steps            as in a layer; vectors have one value per input.  A sign follows
+    norm or steps            as in a layer; vectors have one value per input, or per channel of images.  A sign follows
     sign = true              a sign without norm or steps
     sign_rule, name          the sign's rule and name, as in a layer
 
@@ -116,13 +151,25 @@ and, if every pixel or real value is binarized by itself before the first layer,
 
     name                     "0", "1", ... by default
     kind                     "binary" (default) or "float": an ordinary float layer, at the end of a network
-    weight                   an array, needed
-    layout                   as above
+    weight                   an array, needed: of two dimensions, or of four, which is a convolution (of three, over lines)
+    layout                   as above; of convolutions "OIHW" (neurons, channels, height, width; PyTorch, ONNX, Lasagne), "HWIO"
+                             (TensorFlow, Keras, Larq), "OHWI", or "HWIM" (TensorFlow's depthwise kernels); those over lines
+                             have the same without H
+    flipped = true           kernels are stored upside down and mirrored, as Lasagne and Theano have them
+    stride                   of a convolution, needed here or at the top: a number, or [DOWN, ACROSS]
+    padding                  likewise: a number, [DOWN, ACROSS], [TOP, BOTTOM, LEFT, RIGHT], "valid" (none), or "same" (as many
+                             outputs as strides fit in the map; what is odd goes below and right)
+    pad                      what stands outside: 0, or beside signs 1 or -1 (`pad_values` of Larq); 0 by default
+    dilation, groups         1 by default; dilation may be [DOWN, ACROSS]
+    flatten                  of a dense layer that reads a map, needed here or at the top: "channels_first" (PyTorch, Lasagne)
+                             or "channels_last" (TensorFlow, Keras), the order in which it becomes a vector
+    pool                     a table, or a list of tables, in order
     values                   "latent": binarized by the profile's rule.  "signs": -H and +H, checked.  "bits": 1 is +1, 0 is -1;
                              "bits-inverted": the other way round.  (binary layers)
     h                        number or "glorot"
     weight_rule, sign_rule   another rule than the profile's: round-even, round-away, sign, ge (0 is +1), gt (0 is -1)
-    center = true            the weights minus each neuron's mean over its inputs are binarized (XNOR-Net, IR-Net)
+    center = true            the weights minus each neuron's mean over its inputs are binarized (XNOR-Net, IR-Net); in
+                             convolutions over the channels of each tap (XNOR-Net-PyTorch)
     clip_weights             a number c: then they are clipped to -c..c, which only their magnitude shows
     scale                    the dot times this, before the bias; scale_by = "mean-abs": mean|weights| of each neuron,
                              "mean-abs-layer": of the layer, summed in float64 and rounded once; of the weights as they are
@@ -136,11 +183,24 @@ and, if every pixel or real value is binarized by itself before the first layer,
     threshold                a comparison instead of BatchNorm, a table, or
     steps                    what follows as a list of float32 operations, in order: {add = V}, {sub = V}, {mul = V}, {div = V},
                              {norm = {...}}, {hardtanh = true}, {relu = true}, {prelu = V} (V the slopes below 0; a leaky relu
-                             has one number), {tanh = true}, {sigmoid = true}, {clip = [LOW, HIGH]}
+                             has one number), {tanh = true}, {sigmoid = true}, {clip = [LOW, HIGH]}, {pool = {...}} (without
+                             after), {flatten = "channels_first"} (vectors behind it have a number for each of its values)
     activation               "sign" by default, and in the last layer "none".  Before a float layer it must be said: "sign",
                              "hardtanh", "relu" or "none"
 
 A vector V is the name of an array, a number for all neurons, or a list of numbers.  Arrays of one value stand for all neurons.
+The neurons of a convolution are the channels of what it gives.
+
+pool = {...}
+
+    kind                     "max" or "average"
+    size                     a number, [DOWN, ACROSS], or "map": all of it, as global pools have it
+    stride                   as a convolution's; the size by default
+    padding                  as a convolution's; none by default.  What lies outside is no element of a window ...
+    padded = true            ... but of averages, as 0 (`count_include_pad` of PyTorch)
+    after                    "sum": of the layer's sums (conv -> pool -> BatchNorm), "norm": of what norm or steps give,
+                             "activation": of signs, or of what another activation gives (conv -> BatchNorm -> sign -> pool)
+    name
 
 norm = {...}
 
@@ -220,14 +280,16 @@ def read_net(path: Path, options: ConvertOptions) -> Reading:
     notes.assumptions.append(Assumption("container", kind, "net" if "container" in top else "file"))
     arrays = Arrays(path, entries, top, notes)
     with np.errstate(over="ignore"):  # numbers beyond float32 become infinite, which the network's check reports
-        net = Builder(top, arrays, notes).network()
+        builder = Builder(top, arrays, notes)
+        net = builder.network()
     arrays.close()
     top.close()
     if net is not None:
         problems.extend(weigh(net, options, notes, lenient=True))
     if problems or net is None:
         raise NetworkError(list(dict.fromkeys(problems)), about=path.name)
-    return Reading(NAME, net, tuple(notes.tensors), tuple(notes.assumptions), tuple(notes.warnings))
+    said = tuple(notes.tensors), tuple(notes.assumptions), tuple(notes.warnings)
+    return Reading(NAME, net, *said, channels_first=builder.flow.channels_first)
 
 
 def _container(path: Path, top: Table) -> tuple[str, dict[str, Entry]]:

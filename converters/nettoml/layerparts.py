@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.converters.latents import SCALES, centred, magnitude
+from xnorinfer.converters.latents import SCALES, magnitude
 from xnorinfer.converters.nettoml.comparisons import NORM_FIELDS, batch_norm, comparison
+from xnorinfer.converters.nettoml.inputtable import INPUTS, mapping_of
 from xnorinfer.converters.nettoml.layerarrays import Arrays
+from xnorinfer.converters.nettoml.layermaps import (
+    Flow,
+    WindowReader,
+    columns_of,
+    counts_zeros,
+    read_input_shape,
+    require_places,
+)
+from xnorinfer.converters.nettoml.layerweights import Kernel, WeightReader
 from xnorinfer.converters.nettoml.table import Table
-from xnorinfer.converters.reading import FUNCTION_NAMES, INPUT, TIE_PROFILE, Assumption, Notes, function_named, glorot
+from xnorinfer.converters.reading import FUNCTION_NAMES, INPUT, TIE_PROFILE, Assumption, Notes, function_named
 from xnorinfer.converters.zeroone import on_zero_one
 from xnorinfer.errors import OptionError
 from xnorinfer.float32 import F32
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import ARITHMETIC, FUNCTIONS, HARDTANH, Function, Linear, Named, NormForm, Quantize, Steps
 from xnorinfer.net.ties import PROFILES, RULES, Profile
-from xnorinfer.net.values import InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
+from xnorinfer.net.values import InputMapping
 
-LAYOUTS = ("in_out", "out_in")
-VALUES = ("latent", "signs", "bits", "bits-inverted")
-INPUTS = ("range", "normalize", "raw", "affine", "threshold", "signs", "reals")
 OPS: tuple[Function, ...] = ("add", "sub", "mul", "div")
 #: In which order the frameworks behind these profiles compute BatchNorm.
 _USUAL_FORMS: dict[str, NormForm] = {"tf1-round": "tf", "keras-round": "tf", "torch-sign": "torch"}
@@ -32,28 +39,10 @@ _USUAL_FORMS: dict[str, NormForm] = {"tf1-round": "tf", "keras-round": "tf", "to
 OTHERS: tuple[Function, ...] = tuple(name for name in FUNCTIONS if name not in ARITHMETIC)
 #: Activations that are functions without numbers of their own.
 ACTIVATIONS = tuple(name for name in OTHERS if not FUNCTIONS[name])
+#: Inputs that are no bits.
+_NO_BITS = ("pixels", "channels", "reals")
 #: What follows a layer before its activation.
 FOLLOWERS = ("norm", "threshold", "steps")
-
-
-@dataclass
-class _Kernel:
-    """What a layer's table says about its weights: (neurons, depth), and the magnitude of binary ones.
-
-    stored: as in the file, before they are centred and clipped.
-    """
-
-    array: F32
-    h: float
-    stored: F32
-
-    @property
-    def neurons(self) -> int:
-        return int(self.array.shape[0])
-
-    @property
-    def depth(self) -> int:
-        return int(self.array.shape[1])
 
 
 @dataclass
@@ -65,6 +54,9 @@ class Builder:
     notes: Notes
     profile: Profile = field(init=False)
     profile_name: str = field(init=False)
+    flow: Flow = field(default_factory=Flow)
+    #: How many values a vector has here, one a neuron or channel; None where that is not known.
+    size: int | None = None
 
     def network(self) -> Net | None:
         """The network; None if a part of it is missing, which is then among the problems."""
@@ -73,17 +65,17 @@ class Builder:
             self.top.problem("profile", f"is missing, needed is one of {', '.join(PROFILES)}")
         self.profile_name = name or next(iter(PROFILES))
         self.profile = PROFILES[self.profile_name]
-        self.layout = self.top.choice("layout", LAYOUTS)
-        self.values = self.top.choice("values", VALUES) or "latent"
+        weights, self.windows = WeightReader(self.top, self.arrays), WindowReader(self.top)
         self.epsilon = self.top.number("epsilon", least=0)
         self.form = self.top.choice("form", ("tf", "torch", "lasagne"))
-        self.h = self._magnitude(self.top)
-        self.center, self.scale_by = self.top.flag("center"), self.top.choice("scale_by", tuple(SCALES))
+        self.scale_by = self.top.choice("scale_by", tuple(SCALES))
         self.function = self._named_function(self.top)
         tables = self.top.tables("layers")
         if not tables and "layers" not in self.top:
             self.top.problem("layers", "is missing: a network needs [[layers]]")
-        kernels = [self._kernel(index, table) for index, table in enumerate(tables)]
+        kernels = [weights.kernel(index, table) for index, table in enumerate(tables)]
+        first = kernels[0] if kernels else None
+        self.flow.channels_first = weights.channels_first
         source = self.top.table("input")
         mapping = None
         layers: list[Named] = []
@@ -91,9 +83,16 @@ class Builder:
             if "input" not in self.top:
                 self.top.problem("input", f"is missing: it needs [input] with one of {', '.join(INPUTS)}")
         else:
-            mapping = self._mapping(source)
-            layers.extend(self._before(source, kernels[0].depth if kernels and kernels[0] else None))
+            read_input_shape(source, self.flow)
+            if first is not None and self.flow.shape is None and "shape" not in source:
+                if first.window is None:
+                    self.flow.shape = (first.depth,)
+                else:
+                    source.problem("shape", "is missing: the first layer is a convolution; [HEIGHT, WIDTH, CHANNELS]")
+            mapping = mapping_of(source)
+            layers.extend(self._before(source))
             source.close()
+        shape = self.flow.shape
         complete = all(kernel is not None for kernel in kernels)
         reads = mapping.kind if mapping is not None and not layers else "signs"
         names: set[str] = set()
@@ -108,7 +107,7 @@ class Builder:
         self._assume(mapping)
         if mapping is None or not tables or not complete:
             return None
-        return Net.chain(mapping, layers, self.profile_name)
+        return Net.chain(mapping, layers, self.profile_name, shape)
 
     def _assume(self, mapping: InputMapping | None) -> None:
         meaning = f"{self.profile_name} ({self.profile.meaning})"
@@ -118,34 +117,7 @@ class Builder:
 
     # ------------------------------------------------------------ input
 
-    def _mapping(self, table: Table) -> InputMapping | None:
-        kind = table.one_of(INPUTS)
-        pair = {"range": table.numbers("range", 2, "LOW, HIGH"), "normalize": table.numbers("normalize", 2, "MEAN, STD")}
-        affine = table.numbers("affine", 3, "SLOPE, INTERCEPT, DIVISOR")
-        threshold = table.integer("threshold", least=1, most=255)
-        flags = {name: table.flag(name) for name in ("raw", "signs", "reals")}
-        try:
-            if kind == "range" and (numbers := pair["range"]) is not None:
-                return PixelInput.range(*numbers)
-            if kind == "normalize" and (numbers := pair["normalize"]) is not None:
-                return PixelInput.normalize(*numbers)
-            if kind == "affine" and affine is not None:
-                return PixelInput(*affine)
-        except OptionError as error:
-            assert kind is not None
-            table.problem(kind, str(error))
-            return None
-        if kind == "threshold" and threshold is not None:
-            return ThresholdInput(threshold)
-        if kind in flags:
-            if not flags[kind]:
-                table.problem(kind, "is given only as true")
-                return None
-            mappings: dict[str, InputMapping] = {"raw": PixelInput.range(0, 255), "signs": SignInput(), "reals": RealInput()}
-            return mappings[kind]
-        return None
-
-    def _before(self, table: Table, depth: int | None) -> list[Named]:
+    def _before(self, table: Table) -> list[Named]:
         """What binarizes every input by itself."""
         follower = table.one_of(("norm", "steps", "sign"), needed=False)
         name = table.text("name") or "input"
@@ -155,137 +127,76 @@ class Builder:
                 if key in table:
                     table.problem(key, "belongs to an input with norm, steps or sign")
             return []
-        layers = self._followers(table, name, depth)
+        self.size = None if self.flow.shape is None else self.flow.shape[-1]
+        layers = self._followers(table, name)
         return [*layers, (name, Quantize(rule or self.profile.activations))]
-
-    # ------------------------------------------------------------ weights
-
-    def _magnitude(self, table: Table) -> float | str | None:
-        if table.values.get("h") == "glorot":
-            return str(table.choice("h", ("glorot",)))
-        return table.number("h", above=0)
-
-    def _kernel(self, index: int, table: Table) -> _Kernel | None:
-        """The weights as float32 (neurons, depth); binary ones as latents."""
-        is_float = (table.choice("kind", ("binary", "float")) or "binary") == "float"
-        layout = table.choice("layout", LAYOUTS) or self.layout
-        values = table.choice("values", VALUES) or self.values
-        own = self._magnitude(table)
-        scale = table.number("weight_scale")
-        label = table.text("name") or str(index)
-        name = table.text("weight")
-        if name is None:
-            if "weight" not in table:
-                table.problem("weight", "is missing: a layer needs the array of its weights")
-            return None
-        tensor = self.arrays.floats(table, "weight", name, f"{label}: weights{f', {layout}' if layout else ''}")
-        if layout is None:
-            table.problem("layout", 'is missing, here or at the top: "in_out" (inputs, neurons) or "out_in" (neurons, inputs)')
-        if tensor is None or layout is None:
-            return None
-        if tensor.ndim != 2 or 0 in tensor.shape:
-            kernel = "; a kernel of more is a convolution, which cannot be converted" if tensor.ndim > 2 else ""
-            table.problem("weight", f"{name} has shape {tensor.shape}, needed are two dimensions, {_meaning(layout)}{kernel}")
-            return None
-        array = np.ascontiguousarray(tensor.T) if layout == "in_out" else tensor
-        if is_float:
-            given = [key for key in ("h", "values", "center", "clip_weights") if key in table]
-            if given:
-                table.problem("", f"{' and '.join(given)} mean nothing in a float layer")
-            array = array if scale is None else array * np.float32(scale)
-            return _Kernel(array, 1.0, array)
-        if scale is not None:
-            table.problem("weight_scale", "belongs to float layers; binary layers have scale and h")
-        h = own if own is not None else self.h
-        if h == "glorot":
-            h = glorot(*array.shape)
-        size = 1.0 if h is None else float(np.float32(h))
-        if values != "latent" and np.isfinite(array).all():
-            self._check_binary(table, name, tensor, values, size)
-            if values.startswith("bits"):
-                sign = np.float32(1 if values == "bits" else -1)
-                array = sign * (2 * array - np.float32(1)) * np.float32(size)
-        stored = array
-        center = table.flag("center") if "center" in table else self.center
-        clip = table.number("clip_weights", above=0)
-        if center or clip is not None:
-            if values != "latent":
-                table.problem("center" if center else "clip_weights", f'is for latents; values = "{values}" are binary already')
-            array = centred(array) if center else array
-            array = array if clip is None else np.clip(array, -np.float32(clip), np.float32(clip))
-        return _Kernel(array, size, stored)
-
-    @staticmethod
-    def _check_binary(table: Table, name: str, array: F32, values: str, magnitude: float) -> None:
-        """Report weights that are said to be binary and are not, with the count."""
-        low, high = (0.0, 1.0) if values.startswith("bits") else (-magnitude, magnitude)
-        wrong = ~((array == np.float32(low)) | (array == np.float32(high)))
-        if not wrong.any():
-            return
-        zeros = wrong & (array == 0)
-        some = zeros if zeros.any() else wrong
-        index = [int(i) for i in np.argwhere(some)[0]]
-        what = "exactly 0" if zeros.any() else f"neither {low:g} nor {high:g}"
-        hint = (
-            "a ternary network has three values, which one bit cannot hold" if zeros.any() else f"{array[tuple(index)]:g} there"
-        )
-        if values.startswith("bits") and (array == np.round(array)).all() and array.max() > 3:
-            hint += "; packed words are unpacked by [arrays.NAME] with from, unpack and shape"
-        found = f"{int(some.sum())} of {array.size} values of {name} are {what}, the first at {index} ({hint})"
-        table.problem("weight", f'{found}; values = "{values}"')
 
     # ------------------------------------------------------------ layers
 
-    def _layer(self, table: Table, name: str, kernel: _Kernel | None, after: Table | None, reads: str) -> list[Named]:
+    def _layer(self, table: Table, name: str, kernel: Kernel | None, after: Table | None, reads: str) -> list[Named]:
         """A layer and what follows it.  reads: kind of the input mapping for the first layer, else "signs"."""
         is_float = table.values.get("kind") == "float"
         weight_rule, sign_rule = table.choice("weight_rule", RULES), table.choice("sign_rule", RULES)
         zero_one = table.choice("reads", ("01",)) is not None
-        scale_by, scale_of = table.choice("scale_by", tuple(SCALES)), table.choice("scale_of", ("binarized", "stored"))
-        if scale_by is None and "scale" not in table and not is_float:
-            scale_by = self.scale_by
-        if scale_of is not None and scale_by is None:
-            table.problem("scale_of", "belongs to scale_by")
-        bias_scale = table.number("bias_scale")
-        neurons = kernel.neurons if kernel else None
-        scale = self._vector(table, "scale", neurons, f"{name}: scale")
-        bias = self._vector(table, "bias", neurons, f"{name}: bias")
-        if bias is not None and bias_scale is not None:
-            bias = bias * np.float32(bias_scale)
-        if "scale" in table and "scale_by" in table:
-            table.problem("scale_by", "and scale exclude each other")
-        if scale_by is not None and kernel is not None:
-            scale = magnitude(kernel.stored if scale_of == "stored" else kernel.array, scale_by)
+        layers = [] if kernel is None or kernel.window is not None else self.windows.flattened(table, name, self.flow)
+        kernel = None if kernel is None else columns_of(kernel, self.flow)
+        placed = self.windows.placed(table, kernel, self.flow)
+        if kernel is None or not placed:
+            self.flow.shape = None if kernel is None else (kernel.neurons,)
+        self.size = None if kernel is None else kernel.neurons
+        scale, bias = self._scale_and_bias(table, name, kernel, is_float=is_float)
         if is_float:
             for key in ("scale", "scale_by", "weight_rule", "threshold"):
                 if key in table:
                     table.problem(key, "belongs to binary layers")
-        if zero_one and reads in ("pixels", "reals"):
+        if zero_one and reads in _NO_BITS:
             table.problem("reads", "belongs to layers that read bits; pixels and reals say in [input] what they are")
         activation = self._activation(table, after)
-        layers: list[Named] = []
+        require_places(table, threshold="threshold" in table)
+        plain = False
         if kernel is not None and is_float:
-            layers.append(self._float(table, name, kernel, bias, zero_one))
+            layers.append(self._float(table, name, kernel, bias, placed, zero_one))
         elif kernel is not None:
-            rule = weight_rule or self.profile.weights
-            dense = Linear(kernel.array, rule, kernel.h, bias, scale)
-            layers.extend(on_zero_one(name, dense) if zero_one else [(name, dense)])
-        layers.extend(self._before_norm(table, name, neurons, hidden=after is not None and not is_float))
+            layer = Linear(kernel.array, weight_rule or self.profile.weights, kernel.h, bias, scale, **placed)
+            layers.extend(on_zero_one(name, layer) if zero_one else [(name, layer)])
+            plain = scale is None and bias is None and kernel.h == 1 and not zero_one and not counts_zeros(layer)
+        layers.extend(self.windows.pools(table, name, self.flow, "sum"))
+        function = self._before_norm(table, name, hidden=after is not None and not is_float)
+        layers.extend(function)
         if table.one_of(FOLLOWERS, needed=False) == "threshold":
-            plain = scale is None and bias is None and (kernel is None or kernel.h == 1) and not zero_one and len(layers) < 2
-            counts = reads not in ("pixels", "reals") and plain and kernel is not None
-            layers.extend(comparison(table, self.arrays, name, neurons, kernel.depth if counts and kernel else None))
+            counts = reads not in _NO_BITS and plain and not function
+            layers.extend(comparison(table, self.arrays, name, self.size, kernel.depth if counts and kernel else None))
             if activation not in (None, "sign") or after is None:
                 table.problem("threshold", 'is followed by a sign, so that it cannot stand in the last layer; "steps" can')
-            return layers
-        layers.extend(self._followers(table, name, neurons))
+            return [*layers, *self.windows.pools(table, name, self.flow, "activation")]
+        layers.extend(self._followers(table, name))
+        layers.extend(self.windows.pools(table, name, self.flow, "norm"))
         if activation == "sign":
             layers.append((f"{name}.sign", Quantize(sign_rule or self.profile.activations)))
         elif activation == "hardtanh":
             layers.append((f"{name}.hardtanh", HARDTANH))
         elif activation in OTHERS:
             layers.append((f"{name}.{activation}", Steps.of((activation,))))
-        return layers
+        return [*layers, *self.windows.pools(table, name, self.flow, "activation")]
+
+    def _scale_and_bias(
+        self, table: Table, name: str, kernel: Kernel | None, *, is_float: bool
+    ) -> tuple[F32 | None, F32 | None]:
+        """What a layer's sums are multiplied by, and what is added."""
+        scale_by, scale_of = table.choice("scale_by", tuple(SCALES)), table.choice("scale_of", ("binarized", "stored"))
+        if scale_by is None and "scale" not in table and not is_float:
+            scale_by = self.scale_by
+        if scale_of is not None and scale_by is None:
+            table.problem("scale_of", "belongs to scale_by")
+        bias_scale = table.number("bias_scale")
+        scale, bias = self._vector(table, "scale", f"{name}: scale"), self._vector(table, "bias", f"{name}: bias")
+        if bias is not None and bias_scale is not None:
+            bias = bias * np.float32(bias_scale)
+        if "scale" in table and "scale_by" in table:
+            table.problem("scale_by", "and scale exclude each other")
+        if scale_by is not None and kernel is not None:
+            scale = magnitude(kernel.stored if scale_of == "stored" else kernel.array, scale_by)
+        return scale, bias
 
     def _named_function(self, table: Table) -> str | None:
         text = table.text("before_norm")
@@ -297,9 +208,9 @@ class Builder:
             table.problem("before_norm", f"is {text!r}, needed is one of {FUNCTION_NAMES}")
             return None
 
-    def _before_norm(self, table: Table, name: str, size: int | None, *, hidden: bool) -> list[Named]:
+    def _before_norm(self, table: Table, name: str, *, hidden: bool) -> list[Named]:
         """The function between a layer's sum and what follows; what the top of the file says is for hidden layers."""
-        slope, text = self._vector(table, "prelu", size, f"{name}: slopes"), self._named_function(table)
+        slope, text = self._vector(table, "prelu", f"{name}: slopes"), self._named_function(table)
         if "prelu" in table and "before_norm" in table:
             table.problem("prelu", "and before_norm exclude each other; several functions are steps")
         if slope is not None:
@@ -320,29 +231,41 @@ class Builder:
             )
         return "sign"
 
-    def _float(self, table: Table, name: str, kernel: _Kernel, bias: F32 | None, zero_one: bool) -> Named:
+    def _float(
+        self, table: Table, name: str, kernel: Kernel, bias: F32 | None, placed: dict[str, Any], zero_one: bool
+    ) -> Named:
+        layer = Linear(kernel.array, bias=bias, **placed)
         if not zero_one:
-            return (name, Linear(kernel.array, bias=bias))
-        # x of 0 and 1 is (s + 1)/2 of s = -1 and +1: exact where sums of weights are.
-        if (kernel.array != np.round(kernel.array)).any() or np.abs(kernel.array).sum(axis=1).max() >= 2**23:
+            return (name, layer)
+        # x of 0 and 1 is (s + 1)/2 of s = -1 and +1: exact where sums of weights are, and nothing else stands outside of a map.
+        weights = kernel.array.reshape(kernel.neurons, -1)
+        if (weights != np.round(weights)).any() or np.abs(weights).sum(axis=1).max() >= 2**23:
             table.problem("reads", '"01" in a float layer needs whole weights; scale and bias can follow as steps')
-        shift = np.float32(0.5) * kernel.array.sum(axis=1, dtype=np.float64).astype(np.float32)
-        return (name, Linear(np.float32(0.5) * kernel.array, bias=shift if bias is None else shift + bias))
+        if counts_zeros(layer):
+            table.problem("reads", '"01" in a float layer needs a map without padding')
+        shift = np.float32(0.5) * weights.sum(axis=1, dtype=np.float64).astype(np.float32)
+        return (name, replace(layer, weight=np.float32(0.5) * kernel.array, bias=shift if bias is None else shift + bias))
 
-    def _vector(self, table: Table, key: str, size: int | None, use: str) -> F32 | None:
-        if size is None:  # the weights are a problem already; look at the type only
+    def _vector(self, table: Table, key: str, use: str) -> F32 | None:
+        if self.size is None:  # the weights are a problem already; look at the type only
             given = table.vector(key)
             if isinstance(given, str):
                 self.arrays.take(table, key, given, use)
             return None
-        return self.arrays.vector(table, key, size, use)
+        vector = self.arrays.vector(table, key, self.size, use)
+        return None if vector is None else self._ordered(vector)
+
+    def _ordered(self, vector: F32) -> F32:
+        """A vector with its values in the order of `net`."""
+        order = self.flow.order
+        return vector if order is None else np.ascontiguousarray(vector[order])
 
     # ------------------------------------------------------------ what follows
 
-    def _followers(self, table: Table, name: str, size: int | None) -> list[Named]:
+    def _followers(self, table: Table, name: str) -> list[Named]:
         inner = table.table("norm")
         if inner is not None:
-            return self._norm(inner, f"{name}.norm", size)
+            return self._norm(inner, f"{name}.norm")
         layers: list[Named] = []
         chain: list[tuple[Function, F32]] = []
 
@@ -352,27 +275,35 @@ class Builder:
                 chain.clear()
 
         for step in table.tables("steps"):
-            op = step.one_of((*OPS, "norm", "hardtanh", *OTHERS))
+            op = step.one_of((*OPS, "norm", "hardtanh", "pool", "flatten", *OTHERS))
             if op in OPS:
-                vector = self._vector(step, op, size, f"{name}: {op}")
+                vector = self._vector(step, op, f"{name}: {op}")
                 if vector is not None:
                     chain.append((op, vector))
             elif op == "norm" and (norm := step.table("norm")) is not None:
                 flush()
-                layers.extend(self._norm(norm, f"{name}.norm{len(layers) or ''}", size))
+                layers.extend(self._norm(norm, f"{name}.norm{len(layers) or ''}"))
             elif op == "hardtanh" and step.flag("hardtanh"):
                 flush()
                 layers.append((f"{name}.hardtanh{len(layers) or ''}", HARDTANH))
+            elif op == "pool" and (pool := step.table("pool")) is not None:
+                flush()
+                layers.extend(self.windows.pool(pool, name, self.flow))
+                pool.close()
+            elif op == "flatten":
+                flush()
+                layers.extend(self.windows.flattened(step, name, self.flow, within=True))
+                self.size = None if self.flow.shape is None else self.flow.shape[-1]
             elif op in OTHERS:
                 flush()
-                layers.extend(self._function(step, op, f"{name}.{op}{len(layers) or ''}", size))
+                layers.extend(self._function(step, op, f"{name}.{op}{len(layers) or ''}"))
             step.close()
         flush()
         return layers
 
-    def _function(self, step: Table, op: Function, name: str, size: int | None) -> list[Named]:
+    def _function(self, step: Table, op: Function, name: str) -> list[Named]:
         if op == "prelu":
-            slope = self._vector(step, op, size, f"{name}: slopes")
+            slope = self._vector(step, op, f"{name}: slopes")
             return [] if slope is None else [(name, Steps.of(("prelu", slope)))]
         if op == "clip":
             bounds = step.numbers(op, 2, "LOW, HIGH")
@@ -381,29 +312,29 @@ class Builder:
             step.problem(op, "is given only as true")
         return [(name, Steps.of((op,)))]
 
-    def _norm(self, table: Table, name: str, size: int | None) -> list[Named]:
+    def _norm(self, table: Table, name: str) -> list[Named]:
         label = table.text("name") or name
         epsilon = table.number("epsilon", least=0)
         form = table.choice("form", ("tf", "torch", "lasagne"))
         known = _USUAL_FORMS.get(self.profile_name)
-        arrays = self._norm_arrays(table, label, size)
+        arrays = self._norm_arrays(table, label)
         table.close()
         if arrays is None:
             return []
         return batch_norm(table, label, arrays, epsilon, self.epsilon, form, self.form or known)
 
-    def _norm_arrays(self, table: Table, label: str, size: int | None) -> dict[str, F32] | None:
+    def _norm_arrays(self, table: Table, label: str) -> dict[str, F32] | None:
         """The vectors of a BatchNorm by field; None after reporting problems."""
         before = len(table.problems)
         stacked, axis = table.text("stacked"), table.integer("axis", least=0, most=1)
         order = table.texts("order")
         found: dict[str, F32] = {}
-        if stacked is not None and size is not None:
-            found = self._unstacked(table, label, stacked, order, axis or 0, size)
+        if stacked is not None and self.size is not None:
+            found = self._unstacked(table, label, stacked, order, axis or 0, self.size)
         elif stacked is None and (order or axis is not None):
             table.problem("order" if order else "axis", "belongs to stacked")
         for key in NORM_FIELDS:
-            vector = self._vector(table, key, size, f"{label}: BatchNorm {key}")
+            vector = self._vector(table, key, f"{label}: BatchNorm {key}")
             if key in found and key in table:
                 table.problem(key, "is in the stacked array already")
             if vector is not None:
@@ -433,8 +364,4 @@ class Builder:
             )
             return {}
         parts: NDArray[Any] = array if axis == 0 else array.T
-        return {key: np.ascontiguousarray(part) for key, part in zip(order, parts, strict=True)}
-
-
-def _meaning(layout: str) -> str:
-    return "(inputs, neurons)" if layout == "in_out" else "(neurons, inputs)"
+        return {key: self._ordered(np.ascontiguousarray(part)) for key, part in zip(order, parts, strict=True)}

@@ -131,6 +131,31 @@ class Table:
             return None
         return tuple(float(one) for one in value)
 
+    def lists(self, key: str, needed: str, *, count: int | None = None, each: int | None = None) -> list[list[float]] | None:
+        """Lists of finite numbers, all of one length: so many lists, or of so many numbers each."""
+        value = self._get(key)
+        if value is None:
+            return None
+        listed = [one for one in value if isinstance(one, list)] if isinstance(value, list) else []
+        fits = len(listed) == (len(value) if count is None and listed else count) and len({len(one) for one in listed}) == 1
+        if not fits or each not in (None, len(listed[0])) or not all(_is_number(one) for inner in listed for one in inner):
+            self._wrong(key, value, needed)
+            return None
+        return [[float(one) for one in inner] for inner in listed]
+
+    def sizes(
+        self, key: str, needed: str, *, counts: Sequence[int], least: int, words: Sequence[str] = ()
+    ) -> tuple[int, ...] | str | None:
+        """Whole numbers, a list of as many as `counts` allows (where that is 1, the number itself), or one of some words."""
+        value = self._get(key)
+        if value is None or (isinstance(value, str) and value in words):
+            return value
+        listed = value if isinstance(value, list) else [value] if 1 in counts else []
+        if len(listed) in counts and all(_is_integer(one) and least <= one < 1 << 40 for one in listed):
+            return tuple(listed)
+        self._wrong(key, value, needed)
+        return None
+
     def shape(self, key: str) -> tuple[int, ...] | None:
         """A list of whole numbers above 0."""
         value = self._get(key)
