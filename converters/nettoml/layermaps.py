@@ -22,6 +22,7 @@ from xnorinfer.net.windows import Pair, Window
 #: What a layer with a window may say, and a dense one may not.
 OF_WINDOWS = ("stride", "padding", "dilation", "groups", "pad")
 FLATTENS = ("channels_first", "channels_last")
+_FLATTENS = '"channels_first" (PyTorch, Lasagne) or "channels_last" (TensorFlow, Keras)'
 #: Where a pool may stand, each behind what its word says.
 PLACES = ("sum", "norm", "activation")
 _PAIR = "a whole number above 0, or [DOWN, ACROSS]"
@@ -35,9 +36,12 @@ class Flow:
     shape: of a sample, as far as the file tells it; None where it does not, or after a problem.  order: of a vector that was a
     map with channels outermost, the place in the source of each value; None for the order of `net`.
     line: whether the images are lines.  channels_first: whether anything has channels before height and width.
+    spatial: whether it is a map, of a size that may not be known.  broken: whether that is a problem already.
     """
 
     shape: Shape | None = None
+    spatial: bool = False
+    broken: bool = False
     order: NDArray[np.int64] | None = None
     line: bool = False
     channels_first: bool = False
@@ -68,6 +72,7 @@ def read_input_shape(table: Table, flow: Flow) -> None:
     if isinstance(shape, tuple):
         flow.line = len(shape) == 2
         flow.shape = (1, *shape) if flow.line else shape
+        flow.spatial = True
 
 
 @dataclass
@@ -100,8 +105,9 @@ class WindowReader:
         for key, value, needed in (("stride", stride, _PAIR), ("padding", padding, _PADDING)):
             if value is None and key not in table and key not in self.top:
                 table.problem(key, f"is missing, here or at the top: {needed}")
+        flow.spatial = True
         if stride is None or padding is None:
-            flow.shape = None
+            flow.shape, flow.broken = None, True
             return {"window": Window(size)}
         if flow.line:
             stride = (1, stride[1])
@@ -112,19 +118,21 @@ class WindowReader:
     def flattened(self, table: Table, label: str, flow: Flow, *, within: bool = False) -> list[Named]:
         """The node before a dense layer that reads a map, or within the steps behind a layer."""
         said = table.choice("flatten", FLATTENS)
+        missing = said is None and self.flatten is None and "flatten" not in table
         if flow.map is None:
+            if missing and flow.spatial and flow.broken:
+                table.problem("flatten", f"is missing, here or at the top: {_FLATTENS}")
             if said is not None and flow.shape is not None:
                 table.problem("flatten", f"belongs to {'steps on a map' if within else 'a dense layer that reads a map'}")
             return []
         height, width, channels = flow.map
-        said = said or self.flatten
-        if said is None and "flatten" not in table and height * width > 1 and channels > 1:
-            table.problem(
-                "flatten",
-                f'is missing, here or at the top: "channels_first" or "channels_last", how the map of {height}x{width} and '
-                f"{channels} channels becomes a vector (PyTorch, Lasagne: first; TensorFlow, Keras: last)",
-            )
-        flatten_map(said, flow)
+        if missing and height * width > 1 and channels > 1:
+            size = f"a map of {height}x{width} and {channels} channels becomes a vector"
+            table.problem("flatten", f"is missing, here or at the top, where {size}: {_FLATTENS}")
+        if (said or self.flatten) == "channels_first":
+            flow.channels_first = True
+            flow.order = np.arange(height * width * channels).reshape(channels, height, width).transpose(1, 2, 0).reshape(-1)
+        flow.shape, flow.spatial = (height * width * channels,), False
         return [(flow.name(label, "flatten"), Flatten())]
 
     def pools(self, table: Table, label: str, flow: Flow, place: str) -> Iterator[Named]:
@@ -153,7 +161,7 @@ class WindowReader:
         if size == "map" and (given := [key for key in ("stride", "padding", "padded") if key in table]):
             table.problem("", f'{" and ".join(given)} mean nothing beside size = "map"')
         if len(table.problems) > before or kind is None or size is None:
-            flow.shape = None
+            flow.shape, flow.broken = None, True
             return
         label = name or flow.name(label, "pool")
         if isinstance(size, str):
@@ -167,19 +175,9 @@ class WindowReader:
         yield label, Pool(kind, window, padded)
 
 
-def flatten_map(said: str | None, flow: Flow) -> None:
-    """A map becomes a vector, of which `flow` keeps the order."""
-    assert flow.map is not None
-    height, width, channels = flow.map
-    if said == "channels_first":
-        flow.channels_first = True
-        flow.order = np.arange(height * width * channels).reshape(channels, height, width).transpose(1, 2, 0).reshape(-1)
-    flow.shape = (height * width * channels,)
-
-
-def require_places(table: Table, *, threshold: bool) -> None:
+def require_places(table: Table, flow: Flow, *, threshold: bool) -> None:
     """Report pools of a layer that do not say where they stand, or cannot stand there."""
-    given = table.values.get("pool")
+    before, given = len(table.problems), table.values.get("pool")
     for inner in table.tables("pool") if isinstance(given, list) else [table.table("pool")]:
         if inner is None:
             continue
@@ -190,6 +188,7 @@ def require_places(table: Table, *, threshold: bool) -> None:
             )
         if place == "norm" and threshold:
             inner.problem("after", 'is "norm": a threshold is BatchNorm and sign at once; "sum" or "activation"')
+    flow.broken |= len(table.problems) > before
 
 
 def columns_of(kernel: Kernel, flow: Flow) -> Kernel:

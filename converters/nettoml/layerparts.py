@@ -89,6 +89,7 @@ class Builder:
                     self.flow.shape = (first.depth,)
                 else:
                     source.problem("shape", "is missing: the first layer is a convolution; [HEIGHT, WIDTH, CHANNELS]")
+                    self.flow.broken = True
             mapping = mapping_of(source)
             layers.extend(self._before(source))
             source.close()
@@ -105,7 +106,7 @@ class Builder:
             layers.extend(self._layer(table, label, kernel, after, reads if index == 0 else "signs"))
             table.close()
         self._assume(mapping)
-        if mapping is None or not tables or not complete:
+        if mapping is None or not tables or not complete or self.flow.broken:
             return None
         return Net.chain(mapping, layers, self.profile_name, shape)
 
@@ -142,7 +143,7 @@ class Builder:
         kernel = None if kernel is None else columns_of(kernel, self.flow)
         placed = self.windows.placed(table, kernel, self.flow)
         if kernel is None or not placed:
-            self.flow.shape = None if kernel is None else (kernel.neurons,)
+            self.flow.shape, self.flow.spatial = None if kernel is None else (kernel.neurons,), False
         self.size = None if kernel is None else kernel.neurons
         scale, bias = self._scale_and_bias(table, name, kernel, is_float=is_float)
         if is_float:
@@ -152,7 +153,7 @@ class Builder:
         if zero_one and reads in _NO_BITS:
             table.problem("reads", "belongs to layers that read bits; pixels and reals say in [input] what they are")
         activation = self._activation(table, after)
-        require_places(table, threshold="threshold" in table)
+        require_places(table, self.flow, threshold="threshold" in table)
         plain = False
         if kernel is not None and is_float:
             layers.append(self._float(table, name, kernel, bias, placed, zero_one))

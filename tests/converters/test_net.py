@@ -66,7 +66,9 @@ def examples() -> list[str]:
 
 def test_every_key_is_documented() -> None:
     folder = Path(nettoml.__file__).parent
-    asked = re.compile(r'\.(?:choice|text|number|numbers|flag|integer|tables?|texts|shape|ranges|_?vector)\((?:\w+, )?"(\w+)"')
+    asked = re.compile(
+        r'\.(?:choice|text|number|numbers|flag|integer|tables?|texts|shape|sizes|lists|ranges|_?vector)\((?:\w+, )?"(\w+)"'
+    )
     keys = {key for file in folder.glob("*.py") for key in asked.findall(file.read_text(encoding="utf-8"))}
     assert len(keys) > 45
     assert nettoml.__doc__ is not None
