@@ -190,7 +190,10 @@ def test_steps_hold_pools_and_a_flattening_in_the_middle(tmp_path: Path) -> None
         stride = 1
         padding = 0
         steps = [
-            {{relu = true}}, {{pool = {{name = "p", kind = "max", size = 2}}}}, {{flatten = "channels_first"}}, {{{norm_line("bn")}}}
+            {{relu = true}},
+            {{pool = {{name = "p", kind = "max", size = 2}}}},
+            {{flatten = "channels_first"}},
+            {{{norm_line("bn")}}}
         ]
         [[layers]]
         weight = "w2"
@@ -506,7 +509,7 @@ WRONG: dict[str, str] = {
     ', after = "sum"|': 'layers[0].pool.after: is missing: a pool stands behind the "sum", before BatchNorm',
     'after = "sum"|after = "bn"': "layers[0].pool.after: is 'bn', needed is one of sum, norm, activation",
     'kernel_layout = "OIHW"|': 'layers[0].layout: is missing, here or as kernel_layout at the top: "OIHW" (neurons, channels,',
-    'weight = "w1"|weight = "w1"\\nlayout = "in_out"': 'layers[0].layout: "in_out" (inputs, neurons) is of other kernels; this one',
+    'weight = "w1"|weight = "w1"\\nlayout = "in_out"': 'layers[0].layout: "in_out" (inputs, neurons) is of other kernels',
     'weight = "w2"|weight = "w2"\\nlayout = "HWIO"': 'layers[1].layout: "HWIO" (height, width, channels, neurons) is of other',
     'weight = "w2"|weight = "w2"\\nflipped = true': "layers[1].flipped: belongs to convolutions",
     f"shape = [{HEIGHT}, {WIDTH}, 2]|": "input.shape: is missing: the first layer is a convolution; [HEIGHT, WIDTH, CHANNELS]",
@@ -514,8 +517,8 @@ WRONG: dict[str, str] = {
     f"shape = [{HEIGHT}, {WIDTH}, 2]|shape = [{HEIGHT}, {WIDTH}, 3]": "conv: takes 2 channels but the input gives 3",
     f"shape = [{HEIGHT}, {WIDTH}, 2]|shape = [{WIDTH}, {HEIGHT}, 3]": "conv: takes 2 channels but the input gives 3",
     f"shape = [{HEIGHT}, {WIDTH}, 2]|shape = [{HEIGHT}, 8, 2]": "fc: takes 48 inputs but conv gives 36",
-    "raw = true|normalize = [[0.5], [0.5, 0.5]]": "input.normalize: is [[0.5], [0.5, 0.5]], needed is [MEAN, STD], or [[MEAN, ...]",
-    "raw = true|normalize = [[0.5, 0.4, 0.3], [0.5, 0.5, 0.5]]": "the input has the shape (7, 10, 2), and a mapping for each of 3",
+    "raw = true|normalize = [[0.5], [0.5, 0.5]]": "input.normalize: is [[0.5], [0.5, 0.5]], needed is [MEAN, STD], or",
+    "raw = true|normalize = [[0.5, 0.4, 0.3], [0.5, 0.5, 0.5]]": "the input has the shape (7, 10, 2), and a mapping",
     "raw = true|affine = [[1, 0, 1], [1, 0]]": "input.affine: is [[1, 0, 1], [1, 0]], needed is [SLOPE, INTERCEPT, DIV",
 }
 
