@@ -37,7 +37,7 @@ from xnorinfer.proof.frameworks.as_read import open_as_read
 from xnorinfer.proof.frameworks.rounding import RoundedNet
 from xnorinfer.proof.sensitivity import sensitivity
 from xnorinfer.proof.wording import words_of
-from xnorinfer.speed import floatnetwork, layertimes, peers
+from xnorinfer.speed import floatnetwork, layertimes, onnxnetwork, torchnetwork
 
 f = np.float32
 X = np.zeros((3, 4), np.uint8)
@@ -188,7 +188,7 @@ def test_every_meaning_of_packed_networks_knows_every_op(every_meaning: list[Int
     model = {"PackedModel.values", "PackedModel.tensors", "PackedModel.plain", "PackedModel.check", "modelfile", "description"}
     assert meanings.keys() >= model | {"Plan", "margins", "margins.constant", "extract", "ccode"}
     assert meanings.keys() >= {"bench.FloatNetwork", "bench.exact_predict"}
-    assert meanings.keys() >= {one.name for one in (layertimes._operations, peers._torch_op, peers._onnx_op)}
+    assert meanings.keys() >= {one.name for one in (layertimes._operations, torchnetwork._torch_op, onnxnetwork._onnx_op)}
 
 
 def test_an_unknown_output_of_a_packed_layer(tmp_path: Path) -> None:

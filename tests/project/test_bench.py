@@ -9,6 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import packed_networks
+import packed_oracle
 import pytest
 from networks import INPUTS, random_inputs, random_network
 from numpy.typing import NDArray
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from xnorinfer.cli.bench import _faster, _rate, _side
 from xnorinfer.errors import MissingExtraError
 from xnorinfer.net.reference import forward
+from xnorinfer.net.values import ChannelInput
 from xnorinfer.packing.lower import lower
 from xnorinfer.packing.packed import Affine, PackedModel
 from xnorinfer.speed import benchmark as bench
@@ -157,6 +160,24 @@ def test_every_peer_computes_the_network(name: str, tail: bool, binarize: bool) 
         close = np.isclose(found, scores, rtol=1e-4, atol=1e-4 * np.abs(scores).max()).all(axis=1)
         # Sums of reals are rounded, now and then across a threshold; all others are integers.
         assert (~close).sum() <= (3 if name == "reals" else 0), peer.name
+
+
+@pytest.mark.parametrize("mapping", ["range", "channels", "threshold", "signs", "reals"])
+def test_networks_of_maps(mapping: str) -> None:
+    """Float networks, exact ones and every peer give the classes of random convolutional networks."""
+    channels = ChannelInput.normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        packed = packed_networks.random_maps(
+            rng, channels if mapping == "channels" else INPUTS[mapping], (7, 5, 3), 1 + seed % 3
+        )
+        x = packed_networks.random_rows(rng, packed, 16)
+        classes = floatnetwork.classes_of(packed_oracle.expected(packed, x)[-1].reshape(16, *packed.values[-1].shape))
+        np.testing.assert_array_equal(floatnetwork.exact_predict(packed, x), classes)
+        # Sums of reals are rounded, now and then across a threshold or from one class to another.
+        assert (floatnetwork.FloatNetwork(packed, 16).predict(x) != classes).mean() < 0.1
+        for peer in peers.peers(packed, 16, 1):
+            assert (peer.predict(x) != classes).mean() < 0.1, peer.name
 
 
 def test_a_report_with_peers_names_all_and_those_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -293,7 +293,7 @@ class Plan:
 
 
 #: Kind of an input -> dtype of its canonical arrays.
-INPUT_DTYPES = {"pixels": np.uint8, "threshold": np.uint8, "signs": np.int8, "reals": np.float32}
+INPUT_DTYPES = {"pixels": np.uint8, "channels": np.uint8, "threshold": np.uint8, "signs": np.int8, "reals": np.float32}
 
 #: Op -> its row of the layer table, as the kernel wants it: (..., kernel, mapping of the input, whether it reads the input).
 _row: Interpretation[[Kernel, InputMapping, bool], prepack.Row] = Interpretation("Plan", PACKED_OPS)

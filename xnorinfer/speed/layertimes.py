@@ -11,21 +11,31 @@ from numpy.typing import NDArray
 
 from xnorinfer.engine.plan import Plan
 from xnorinfer.graph import Interpretation
-from xnorinfer.packing.packed import PACKED_OPS, Binarize, Dot, PackedModel
+from xnorinfer.packing.packed import PACKED_OPS, Binarize, Dot, Elementwise, Mapped, PackedModel, Pool
 from xnorinfer.speed.timing import REFILL_SECONDS, SETTLE_SECONDS, Call, Timing, in_turns
 
-#: Op -> its operations for one sample: 2 for a multiply-accumulate, as everywhere, 1 for a compare.
+#: Op -> its operations for each number that it gives: 2 for a multiply-accumulate, as everywhere, 1 for a compare.
 _operations: Interpretation[[], int] = Interpretation("bench.operations", PACKED_OPS)
 
 
-@_operations.of(Binarize)
-def _(op: Binarize) -> int:
-    return int(op.limits.size)
+@_operations.of(Binarize, Mapped)
+def _(op: Binarize | Mapped) -> int:
+    return 1
 
 
 @_operations.of(Dot)
 def _(op: Dot) -> int:
-    return 2 * op.depth * op.neurons
+    return 2 * op.depth
+
+
+@_operations.of(Pool)
+def _(op: Pool) -> int:
+    return op.window.taps
+
+
+@_operations.of(Elementwise)
+def _(op: Elementwise) -> int:
+    return len(op.steps.ops)
 
 
 @dataclass(frozen=True)
@@ -98,7 +108,7 @@ def profile(plan: Plan, x: NDArray[Any], seconds: float) -> Profile:
             node.name,
             f"{values[index].width} {values[index].kind}",
             f"{values[index + 1].width} {values[index + 1].kind}",
-            _operations(node) * len(x),
+            _operations(node) * values[index + 1].width * len(x),
             timings[index],
         )
         for index, node in enumerate(packed.nodes)

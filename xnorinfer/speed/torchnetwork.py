@@ -1,0 +1,166 @@
+"""The network of a packed model in PyTorch, float32; maps lie in memory as torch is fastest with them, "channels last"."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.errors import unhandled
+from xnorinfer.float32 import F32
+from xnorinfer.graph import INPUT, Interpretation
+from xnorinfer.net.values import InputMapping, Shape
+from xnorinfer.net.windows import Window
+from xnorinfer.packing.packed import PACKED_OPS, Affine, Binarize, Dot, Elementwise, Mapped, PackedModel, Pool
+from xnorinfer.speed.floatnetwork import border_of
+from xnorinfer.speed.peernetwork import Peer, known_steps, product_of, shapes_of, steps_behind
+
+#: Op -> a function of tensors, maps as (rows, channels, height, width): (..., mapping of the input, shape of what it reads).
+_torch_op: Interpretation[[InputMapping, Shape], Callable[..., Any]] = Interpretation("bench.torch", PACKED_OPS)
+
+
+def _of_channels(array: NDArray[Any], shape: Shape) -> Any:
+    """(channels,) or (height, width, channels) as what acts on a tensor of values of that shape."""
+    import torch
+
+    if array.ndim == 1 and len(shape) == 3:
+        array = array[None, None]
+    return torch.from_numpy(np.moveaxis(array, -1, 0).copy())
+
+
+@_torch_op.of(Binarize)
+def _(op: Binarize, mapping: InputMapping, shape: Shape) -> Callable[..., Any]:
+    import torch
+
+    turn, border = (_of_channels(array, shape) for array in border_of(op))
+    one, minus_one = torch.tensor(1.0), torch.tensor(-1.0)
+    return lambda x: torch.where(x * turn + border >= 0, one, minus_one)
+
+
+@_torch_op.of(Dot)
+def _(op: Dot, mapping: InputMapping, shape: Shape) -> Callable[..., Any]:
+    weights, bias = product_of(op, mapping, shape)
+    product = _matrix(weights, bias) if op.window is None else _convolution(op, op.window, weights, bias)
+    steps = steps_behind(op)
+    if steps is None:
+        return lambda x: product(x).sign_()
+    return lambda x: _stepped(steps, product(x))
+
+
+def _matrix(weights: F32, bias: F32) -> Callable[[Any], Any]:
+    import torch
+
+    matrix, vector = torch.from_numpy(weights), torch.from_numpy(bias)
+    return lambda x: torch.addmm(vector, x, matrix)
+
+
+def _convolution(op: Dot, window: Window, weights: F32, bias: F32) -> Callable[[Any], Any]:
+    import torch
+
+    channels = op.depth // window.taps
+    kernels = torch.from_numpy(weights.T.reshape(op.neurons, *window.size, channels).transpose(0, 3, 1, 2).copy())
+    kernels = kernels.contiguous(memory_format=torch.channels_last)
+    everywhere = torch.from_numpy(bias) if bias.ndim == 1 else None
+    of_places = _of_channels(bias, bias.shape) if everywhere is None else None
+    top, bottom, left, right = window.padding
+    even = (top, left) == (bottom, right) and not op.pad
+    ways: dict[str, Any] = {"stride": window.stride, "dilation": window.dilation, "groups": op.groups}
+    ways["padding"] = (top, left) if even else 0
+
+    def convolve(x: Any) -> Any:
+        x = x if even else torch.nn.functional.pad(x, (left, right, top, bottom), value=op.pad)
+        found = torch.conv2d(x, kernels, everywhere, **ways)
+        return found if of_places is None else found.add_(of_places)
+
+    return convolve
+
+
+def _stepped(steps: Affine, x: Any) -> Any:
+    """Steps on vectors or maps."""
+    import torch
+
+    if x.ndim == 2:
+        return torch.from_numpy(steps.apply(x.numpy(), fused=False))
+    values = steps.apply(x.permute(0, 2, 3, 1).contiguous().numpy(), fused=False)
+    return torch.from_numpy(values).permute(0, 3, 1, 2)
+
+
+@_torch_op.of(Pool)
+def _(op: Pool, mapping: InputMapping, shape: Shape) -> Callable[..., Any]:
+    import torch
+
+    of_torch = torch.nn.functional
+    window, (top, bottom, left, right) = op.window, op.window.padding
+    sides = (left, right, top, bottom)
+    if op.kind == "average":
+        ones = of_torch.pad(torch.ones(1, 1, *shape[:2]), sides, value=float(op.padded))
+        if window.dilation == (1, 1):
+            inside = of_torch.avg_pool2d(ones, window.size, window.stride)
+            return lambda x: of_torch.avg_pool2d(of_torch.pad(x, sides), window.size, window.stride) / inside
+        ways: dict[str, Any] = {"stride": window.stride, "dilation": window.dilation}
+        taps = torch.ones(shape[2], 1, *window.size)
+        count = torch.conv2d(ones, taps[:1], **ways)
+        return lambda x: torch.conv2d(of_torch.pad(x, sides), taps, groups=shape[2], **ways) / count
+    if op.kind != "max":
+        raise unhandled("bench", op.kind)
+    turn = None
+    if op.falling is not None and op.falling.any():
+        turn = _of_channels(np.where(op.falling, np.float32(-1), np.float32(1)), shape)
+
+    def largest(x: Any) -> Any:
+        x = x if turn is None else x * turn
+        if any(sides):
+            x = of_torch.pad(x, sides, value=-float("inf"))
+        found = of_torch.max_pool2d(x, window.size, window.stride, dilation=window.dilation)
+        return found if turn is None else found * turn
+
+    return largest
+
+
+@_torch_op.of(Elementwise)
+def _(op: Elementwise, mapping: InputMapping, shape: Shape) -> Callable[..., Any]:
+    steps = known_steps(op.steps)
+    return lambda x: _stepped(steps, x)
+
+
+@_torch_op.of(Mapped)
+def _(op: Mapped, mapping: InputMapping, shape: Shape) -> Callable[..., Any]:
+    import torch
+
+    shift, slope = (_of_channels(array, shape) for array in (op.values[0], op.values[1] - op.values[0]))
+    return lambda x: torch.addcmul(shift, x, slope)
+
+
+def torch_network(name: str, packed: PackedModel, rows: int, threads: int) -> Peer:
+    """The network on so many threads."""
+    import torch
+
+    shapes = shapes_of(packed)
+    nodes = [(_torch_op(node, packed.input, shapes[node.inputs[0]]), node.inputs) for node in packed.nodes]
+    last = len(nodes) - 1
+
+    def scores(x: NDArray[Any]) -> F32:
+        with torch.inference_mode():
+            entering = torch.from_numpy(x).float()
+            if len(packed.shape) == 3:
+                entering = entering.view(-1, *packed.shape).permute(0, 3, 1, 2)
+            values = {INPUT: entering}
+            for index, (compute, inputs) in enumerate(nodes):
+                values[index] = compute(*(values[read] for read in inputs))
+            scored = values[last] if values[last].ndim == 2 else values[last].permute(0, 2, 3, 1)
+            found: F32 = scored.reshape(len(x), -1).numpy()
+        return found
+
+    @contextlib.contextmanager
+    def limited() -> Iterator[None]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    return Peer(name, scores, shapes[last], limited)
