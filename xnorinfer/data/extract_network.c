@@ -330,3 +330,150 @@ static inline void net_step(float *v, const float *a, const float *b, size_t cou
     for (size_t n = 0; n < count; n++)
         v[n] = v[n] >= a[n] ? 1.0f : v[n] <= b[n] ? -1.0f : 0.0f;
 }
+
+/* Bits of `in` from bit `from` on to `out` from bit `at` on, where it is 0. */
+static inline void net_move_bits(const uint64_t *in, size_t from, size_t count, uint64_t *out, size_t at)
+{
+    while (count) {
+        const size_t left = 64 - from % 64, room = 64 - at % 64;
+        size_t some = left < room ? left : room;
+        some = some < count ? some : count;
+        const uint64_t bits = in[from / 64] >> (from % 64);
+        out[at / 64] |= (some < 64 ? bits & (((uint64_t)1 << some) - 1) : bits) << (at % 64);
+        from += some;
+        at += some;
+        count -= some;
+    }
+}
+
+/* The number of a pixel of the map, line by line, that is tap (i, j) of output (y, x); SIZE_MAX outside. */
+static inline size_t net_tap(const net_window *w, size_t y, size_t x, size_t i, size_t j)
+{
+    const size_t line = y * w->stride_y + i * w->step_y - w->top; /* before the first one very large */
+    const size_t column = x * w->stride_x + j * w->step_x - w->left;
+    return line < w->height && column < w->width ? line * w->width + column : SIZE_MAX;
+}
+
+/* The bits of a window, tap by tap, of each some channels; those outside are 1 where `outside` is. */
+static inline void net_bits_of_window(const uint64_t *map, const net_window *w, size_t y, size_t x, size_t first, size_t count,
+        int outside, uint64_t *row)
+{
+    const size_t words = (w->channels + 63) / 64;
+    const uint64_t ones = outside ? ~(uint64_t)0 : 0;
+    size_t at = 0;
+    for (size_t k = 0; k < (w->down * w->across * count + 63) / 64; k++)
+        row[k] = 0;
+    for (size_t i = 0; i < w->down; i++)
+        for (size_t j = 0; j < w->across; j++, at += count) {
+            const size_t pixel = net_tap(w, y, x, i, j);
+            if (pixel != SIZE_MAX)
+                net_move_bits(map + pixel * words, first, count, row, at);
+            else
+                for (size_t c = 0; c < count; c += 64)
+                    net_move_bits(&ones, 0, count - c < 64 ? count - c : 64, row, at + c);
+        }
+}
+
+/* The pixels of a window, tap by tap, of each some channels; those outside are 0. */
+static inline void net_pixels_of_window(const uint8_t *map, const net_window *w, size_t y, size_t x, size_t first, size_t count,
+        uint8_t *row)
+{
+    for (size_t i = 0; i < w->down; i++)
+        for (size_t j = 0; j < w->across; j++) {
+            const size_t pixel = net_tap(w, y, x, i, j);
+            for (size_t c = 0; c < count; c++)
+                *row++ = pixel != SIZE_MAX ? map[pixel * w->channels + first + c] : 0;
+        }
+}
+
+/* The real numbers of a window, as its pixels. */
+static inline void net_reals_of_window(const float *map, const net_window *w, size_t y, size_t x, size_t first, size_t count,
+        float *row)
+{
+    for (size_t i = 0; i < w->down; i++)
+        for (size_t j = 0; j < w->across; j++) {
+            const size_t pixel = net_tap(w, y, x, i, j);
+            for (size_t c = 0; c < count; c++)
+                *row++ = pixel != SIZE_MAX ? map[pixel * w->channels + first + c] : 0;
+        }
+}
+
+/* Dots of bits as float32, where some taps lie outside: base - 2 * mismatches. */
+static inline void net_bits_to_dots(const uint64_t *in, size_t inputs, const uint64_t *weights, const int32_t *base,
+        size_t neurons, float *out)
+{
+    for (size_t n = 0; n < neurons; n += NET_TILE) {
+        const size_t count = net_tile(neurons - n);
+        NET_SCRATCH int32_t counts[NET_TILE];
+        net_mismatches(in, (inputs + 63) / 64, weights + n, neurons, count, counts);
+        for (size_t i = 0; i < count; i++)
+            out[n + i] = (float)(base[n + i] - 2 * counts[i]);
+    }
+}
+
+/* OR of the bits of a window, AND of those that `falling` has. */
+static inline void net_pool_bits(const uint64_t *map, const net_window *w, size_t y, size_t x, const uint64_t *falling,
+        uint64_t *out)
+{
+    const size_t words = (w->channels + 63) / 64;
+    for (size_t k = 0; k < words; k++) {
+        uint64_t found = 0;
+        for (size_t i = 0; i < w->down; i++)
+            for (size_t j = 0; j < w->across; j++) {
+                const size_t pixel = net_tap(w, y, x, i, j);
+                if (pixel != SIZE_MAX)
+                    found |= map[pixel * words + k] ^ falling[k];
+            }
+        out[k] = found ^ falling[k];
+    }
+}
+
+/* The largest number of a window, the smallest of channels that `falling` has. */
+static inline void net_pool_largest(const float *map, const net_window *w, size_t y, size_t x, const uint8_t *falling,
+        float *out)
+{
+    for (size_t c = 0; c < w->channels; c++) {
+        int found = 0;
+        for (size_t i = 0; i < w->down; i++)
+            for (size_t j = 0; j < w->across; j++) {
+                const size_t pixel = net_tap(w, y, x, i, j);
+                if (pixel == SIZE_MAX)
+                    continue;
+                const float value = map[pixel * w->channels + c];
+                if (!found || (falling[c] ? value < out[c] : value > out[c]))
+                    out[c] = value;
+                found = 1;
+            }
+    }
+}
+
+/* The mean of a window: summed in float64 line by line, divided and rounded to float32 once.  padded: those outside count. */
+static inline void net_pool_average(const float *map, const net_window *w, size_t y, size_t x, int padded, float *out)
+{
+    for (size_t c = 0; c < w->channels; c++) {
+        double sum = 0;
+        size_t count = 0;
+        for (size_t i = 0; i < w->down; i++)
+            for (size_t j = 0; j < w->across; j++) {
+                const size_t pixel = net_tap(w, y, x, i, j);
+                count += padded || pixel != SIZE_MAX;
+                if (pixel != SIZE_MAX)
+                    sum += (double)map[pixel * w->channels + c];
+            }
+        out[c] = (float)(sum / (double)count);
+    }
+}
+
+/* Pixels as the real numbers that a table has for each, of every channel. */
+static inline void net_mapped(const uint8_t *in, size_t inputs, const float *table, size_t channels, float *out)
+{
+    for (size_t k = 0; k < inputs; k++)
+        out[k] = table[in[k] * channels + k % channels];
+}
+
+/* Every real number becomes 1 where it lies in a range of its own, bounds included. */
+static inline void net_real_ranges(const float *in, size_t inputs, const float *low, const float *high, uint64_t *out)
+{
+    for (size_t k = 0; k < inputs; k++)
+        out[k / 64] = (k % 64 ? out[k / 64] : 0) | (uint64_t)(low[k] <= in[k] && in[k] <= high[k]) << (k % 64);
+}
