@@ -31,7 +31,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("converters.npz", "converters.livekeras", "converters.livetorch"),
     ("converters", "converters.nettoml", "converters.otherfiles", "converters.othersources"),
     ("conversion", "keywords", "proof"),
-    ("export", "speed"),
+    ("export", "speed", "serve"),
     ("training",),
     ("",),
     ("cli", "__main__"),
@@ -42,6 +42,7 @@ ONLY: dict[str, set[str]] = {
     "net": {"errors", "float32", "graph"},
     "kernels": {"bits", "errors", "files"},
     "samples": {"budget", "errors", "npyheader"},
+    "serve": {"oneline", "errors", "files", "shipped", "packing", "engine", ""},
     "converters.containers": {"budget", "errors", "float32", "mappedtensors", "npyheader"},
     **{
         unit: {"oneline", "errors", "budget", "npyheader", "mappedtensors", "float32", "graph", "net", "report", "converters"}
@@ -51,7 +52,15 @@ ONLY: dict[str, set[str]] = {
 }
 
 #: Third-party packages -> the only modules that may import them, at any depth.
-ONLY_IN = {"numba": {"kernels"}, "llvmlite": {"kernels"}, "rich": {"cli", "training"}, "click": {"cli", "training"}}
+ONLY_IN = {
+    "numba": {"kernels"},
+    "llvmlite": {"kernels"},
+    "rich": {"cli", "training"},
+    "click": {"cli", "training"},
+    "starlette": {"serve"},
+    "uvicorn": {"serve"},
+    "prometheus_client": {"serve"},
+}
 
 
 def modules() -> dict[str, Path]:

@@ -100,3 +100,16 @@ def stopping() -> Iterator[Stopping]:
         sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def own_signals() -> Iterator[None]:
+    """Within the block signals end nothing here: a server ends by itself once it has answered what it accepted."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    descriptor = signal.set_wakeup_fd(-1)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)

@@ -1,0 +1,145 @@
+"""Running the application by uvicorn, in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from xnorinfer.errors import OptionError
+from xnorinfer.serve.application import Application
+from xnorinfer.serve.telemetry import Log
+
+#: Seconds that a connection may take until it has sent the head of a request, or the rest of a body that nobody wants.
+HEAD_SECONDS = 10.0
+#: Seconds that a connection without a request stays open.
+KEEP_ALIVE_SECONDS = 75
+#: Seconds in which what was sent before the end still arrives.
+LAST_CALL = 0.1
+#: The event loop and an engine's thread pass Python's lock to each other within this time, instead of 5 ms.
+SWITCH_SECONDS = 0.0005
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens.  Raises OptionError where it cannot."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        opened = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise OptionError(f"{host} is no address to listen at: {error.strerror}") from None
+    try:
+        if os.name == "posix":
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.bind(address)
+        opened.listen(2048)
+    except (OSError, OverflowError) as error:
+        opened.close()
+        reason = getattr(error, "strerror", None) or error
+        raise OptionError(
+            f"cannot listen at {host}, port {port}: {reason}; --port chooses another, 0 any that is free"
+        ) from None
+    opened.setblocking(False)
+    return opened
+
+
+def url_of(opened: socket.socket) -> str:
+    """What a browser calls it."""
+    host, port = opened.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, with an end that answers all that arrived, and an eye on connections that send nothing."""
+
+    def __init__(self, config: Any, application: Application) -> None:
+        super().__init__(config)
+        self._application = application
+        self._silent: dict[Any, tuple[Any, float]] = {}
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn's, but signals do not come again after the end, which is what they asked for."""
+        heard = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, self.handle_exit) for number in heard}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._application.stopping = True
+        super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._application.stopping = True
+        await asyncio.sleep(LAST_CALL)
+        await super().shutdown(sockets)
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 10 == 0:
+            self._close_silent()
+        return bool(await super().on_tick(counter))
+
+    def _close_silent(self) -> None:
+        """Close connections that owe us the head of a request, or send a body on whose answer they have, for too long."""
+        now = time.monotonic()
+        silent: dict[Any, tuple[Any, float]] = {}
+        for connection in list(self.server_state.connections):
+            cycle = connection.cycle
+            answered = cycle is None or cycle.response_complete
+            if answered and connection.timeout_keep_alive_task is None and connection.transport is not None:
+                known, since = self._silent.get(connection, (cycle, now))
+                silent[connection] = (cycle, since if known is cycle else now)
+                if now - silent[connection][1] > HEAD_SECONDS:
+                    connection.transport.abort()
+        self._silent = silent
+
+
+class _Told(logging.Handler):
+    """What uvicorn has to say, in our own lines."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        self._log(record.getMessage().strip(), error=error, level=record.levelname.lower())
+
+
+def run(application: Application, opened: socket.socket) -> None:
+    """Serve in this process until SIGINT or SIGTERM; what was accepted is answered before it returns."""
+    limits = application.limits
+    config = uvicorn.Config(
+        application,
+        lifespan="on",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=int(limits.seconds) + 1,
+    )
+    logger, told = logging.getLogger("uvicorn.error"), _Told(application.log)
+    logger.propagate = False
+    logger.setLevel(logging.WARNING)
+    logger.addHandler(told)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_SECONDS)
+    try:
+        _Server(config, application).run([opened])
+    finally:
+        sys.setswitchinterval(interval)
+        logger.removeHandler(told)
