@@ -31,9 +31,10 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("converters.npz", "converters.livekeras", "converters.livetorch"),
     ("converters", "converters.nettoml", "converters.otherfiles", "converters.othersources"),
     ("conversion", "keywords", "proof"),
-    ("export", "speed", "serve"),
+    ("export", "speed"),
     ("training",),
     ("",),
+    ("serve",),
     ("cli", "__main__"),
 )
 LEVEL = {unit: level for level, units in enumerate(LEVELS) for unit in units}

@@ -14,12 +14,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
 
 from xnorinfer.errors import OptionError
-
-if TYPE_CHECKING:
-    from xnorinfer.serve.telemetry import Log
 
 #: Where the processes leave their numbers for each other; read by prometheus_client when it is imported.
 SHARED_NUMBERS = "PROMETHEUS_MULTIPROC_DIR"
@@ -49,10 +45,10 @@ def shared_folder() -> Iterator[Path]:
 class Workers:
     """Processes forked from this one, which holds the models; one that dies is replaced.
 
-    serve: what each of them does.
+    serve: what each of them does.  log: told what happens to them.
     """
 
-    def __init__(self, count: int, serve: Callable[[], None], log: Log) -> None:
+    def __init__(self, count: int, serve: Callable[[], None], log: Callable[..., None]) -> None:
         self._count, self._serve, self._log = count, serve, log
         self._running: dict[int, float] = {}
         self._stopping = False
