@@ -6,6 +6,7 @@ module applies the options, puts the signs between the layers, and says what was
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -66,7 +67,8 @@ class LayerPart:
     signs.  after: what follows the layer, its BatchNorm for example.  behind: what follows the sign behind that, pools of signs
     for example.  explicit: the source says all that stands before the next sign, so that no BatchNorm is missing.
     rule, sign_rule: the tie rules of its weights and of the signs that it reads, where the source has one for each; None: those
-    of the profile.
+    of the profile.  unplaced: the source does not say where a convolution looks, so that of `window` the size alone is known;
+    the network is refused then.
     """
 
     name: str
@@ -84,6 +86,7 @@ class LayerPart:
     window: Window | None = None
     groups: int = 1
     pad: int = 0
+    unplaced: bool = False
 
     @property
     def neurons(self) -> int:
@@ -92,6 +95,11 @@ class LayerPart:
     @property
     def depth(self) -> int:
         return math.prod(self.weight.shape[1:])
+
+    @property
+    def channels(self) -> int:
+        """How many values a vector beside its inputs has: the channels that a convolution reads, the depth of a dense layer."""
+        return int(self.weight.shape[-1]) * self.groups
 
     @property
     def fans(self) -> tuple[int, int]:
@@ -185,14 +193,18 @@ def assemble(
         if hidden and (not parts[index + 1].is_float or parts[index + 1].activation == "sign"):
             layers.append((f"{part.name}.sign", Quantize(parts[index + 1].sign_rule or profile.activations)))
         layers.extend(part.behind)
-    _judge_norms(parts, notes, problems)
+    unplaced = tuple(part.name for part in parts if part.unplaced)
+    if not unplaced:
+        _judge_norms(parts, notes, problems)
     _remark_latents(parts, options, profile_name, guessed, notes)
     _assume_h(parts, options, notes)
     _assume_epsilon(parts, options, defaults, notes)
     mapping = options.input or defaults.input
     notes.assumptions.append(Assumption(INPUT, mapping.describe(), "option" if options.input else defaults.input_origin))
     net = Net.chain(mapping, layers, profile_name, shape)
-    if parts:
+    if unplaced:  # whether it is a network, nobody knows
+        problems.append(_lines_for(parts))
+    elif parts:
         stated = [part.name for part in parts if part.explicit]
         unsaid = defaults.input_warning if options.input is None else None
         found = weigh(net, options, notes, stated, input_warning=unsaid)
@@ -200,10 +212,28 @@ def assemble(
     elif not problems:
         problems.append("it holds no dense layer and no convolution" + net_line('[[layers]] weight = "..."'))
     said = tuple(notes.tensors), tuple(notes.assumptions), tuple(notes.warnings)
-    reading = Reading(source, net, *said, channels_first=channels_first)
+    reading = Reading(source, net, *said, channels_first=channels_first, unplaced=unplaced)
     if problems:
         raise NetworkError(problems, about=about, understood=reading)
     return reading
+
+
+def _lines_for(parts: Sequence[LayerPart]) -> str:
+    """What is wrong where nothing says how convolutions go over images: every line that is missing."""
+    unplaced = [part for part in parts if part.unplaced]
+    lines = [f"`shape = [HEIGHT, WIDTH, {parts[0].channels}]` in [input]"] if parts[0].unplaced else []
+    names = ", ".join(part.name for part in unplaced)
+    lines.append(f"`stride` and `padding` of {names}, and `pool` of those that one stands behind")
+    lines += [
+        f"`flatten` of {after.name}, which reads {after.depth} values: {after.depth // before.neurons} pixels of "
+        f"{before.neurons} channels"
+        for before, after in itertools.pairwise(parts)
+        if before.unplaced and after.window is None and after.depth > before.neurons and not after.depth % before.neurons
+    ]
+    return (
+        "its tensors do not say how its convolutions go over images, and nothing is guessed: a net.toml (--net) must say "
+        f"{'; '.join(lines)}. --write-net drafts one with all that the file does say"
+    )
 
 
 #: What an option or a net.toml can do about problems of a kind that `Net.check` finds.

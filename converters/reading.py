@@ -146,7 +146,8 @@ class Reading:
 
     entry: of a graph, what enters it, before steps of its own that the network's input mapping has in it.
     channels_first: whether the source has images as (channels, height, width), where the network's are (height, width,
-    channels).
+    channels).  unplaced: names of the convolutions of which the source does not say where they look, in a network that was
+    refused.
     """
 
     source: str
@@ -156,6 +157,7 @@ class Reading:
     warnings: tuple[str, ...] = ()
     entry: InputMapping | None = None
     channels_first: bool = False
+    unplaced: tuple[str, ...] = ()
 
 
 class Remark(str):

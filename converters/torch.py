@@ -131,7 +131,8 @@ def read_state(source: str, about: str, state: StateDict, options: ConvertOption
         prefix = strip_wrappers(list(state.tensors))
         facts = {path[len(prefix) :]: fact for path, fact in state.facts.items() if path.startswith(prefix)}
         parts = refine(parts, facts, notes, problems, options)
-    return assemble(source, about, parts, options, defaults, notes, problems, grouped.leading)
+    maps = any(part.window is not None for part in parts)
+    return assemble(source, about, parts, options, defaults, notes, problems, grouped.leading, channels_first=maps)
 
 
 def _read_list(source: str, about: str, contents: Contents, root: Any, options: ConvertOptions) -> Reading:

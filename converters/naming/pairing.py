@@ -98,7 +98,7 @@ def leading_norm(modules: Sequence[Module], notes: Notes) -> tuple[list[Follower
     first, *rest = modules if modules else [Module("")]
     if first.norm is None or not rest or rest[0].part is None or _in_blocks(modules):
         return None, list(modules)
-    if first.norm.mean.size != rest[0].part.depth:
+    if first.norm.mean.size != rest[0].part.channels:
         return None, list(modules)
     _remark_leading(first.name, rest[0].name, notes)
     return [(first.name, first.norm)], rest
@@ -143,10 +143,10 @@ def pair_by_names(
         alone = [m for m in ordered if m.part and not _has_norm(m) and m.name not in pairs and m.part.neurons == width]
         rivals = [m for m in left if m.norm and m.norm.mean.size == width]
         first = ordered[0].part if ordered else None
-        if len(alone) == 1 == len(rivals) and not (first is not None and first.depth == width):
+        if len(alone) == 1 == len(rivals) and not (first is not None and first.channels == width):
             pairs[alone[0].name] = norm
             left.remove(norm)
-        elif not alone and first is not None and first.depth == width and len(rivals) == 1:
+        elif not alone and first is not None and first.channels == width and len(rivals) == 1:
             leading = [(norm.name, norm.norm)]
             _remark_leading(norm.name, ordered[0].name, notes)
             left.remove(norm)
@@ -211,6 +211,11 @@ def order_layers(dense: Sequence[Module], notes: Notes, problems: list[str]) -> 
     dense: sorted by their names.
     """
     parts = [m.part for m in dense if m.part]
+    if any(part.unplaced for part in parts):
+        notes.assumptions.append(
+            Assumption(ORDER, "convolutions before dense layers, each by name, digits as numbers", "default")
+        )
+        return [*(m for m in dense if _is_convolution(m)), *(m for m in dense if not _is_convolution(m))]
     families = [family(m.name) for m in dense]
     free = chains([(part.depth, part.neurons) for part in parts])
     found = free if len(free) == 1 else chains([(part.depth, part.neurons) for part in parts], families)
@@ -227,6 +232,11 @@ def order_layers(dense: Sequence[Module], notes: Notes, problems: list[str]) -> 
         return None
     notes.assumptions.append(Assumption(ORDER, "by name, digits as numbers", "default"))
     return list(dense)
+
+
+def _is_convolution(module: Module) -> bool:
+    """Whether it is a convolution."""
+    return module.part is not None and module.part.window is not None
 
 
 def _in_blocks(modules: Sequence[Module]) -> bool:

@@ -2,25 +2,28 @@
 
 Tensors are grouped by module (`fc1.weight`, `fc1.bias` -> `fc1`; `statenames` knows the names of parametrizations, pruning and
 latents).  What a module is follows from its tensors alone, names of modules do not matter: a 2-d tensor makes it a dense layer,
-running statistics make it a BatchNorm, both make it a layer and the BatchNorm behind it.
+one of three or four dimensions a convolution, running statistics make it a BatchNorm, both make it a layer and the BatchNorm
+behind it.  Where convolutions look (stride, padding, pools) no tensor says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from xnorinfer.converters.assemble import Follower, LayerPart
 from xnorinfer.converters.containers.arrays import RawTensor, as_float32, merge_rounding, natural_key
+from xnorinfer.converters.kernelaxes import arranged, meaning
 from xnorinfer.converters.naming.loose import is_loose, loose_modules
 from xnorinfer.converters.naming.pairing import Module, leading_norm, pair, pair_by_names, with_norm
-from xnorinfer.converters.naming.statenames import counts_instead, from_bits, modules_of, settle
+from xnorinfer.converters.naming.statenames import KERNELS, counts_instead, from_bits, modules_of, settle
 from xnorinfer.converters.reading import Assumption, ConvertOptions, Notes, TensorUse, ignore_line, net_line
 from xnorinfer.float32 import F32
 from xnorinfer.net.ops import Function, Norm, Steps
 from xnorinfer.net.values import SignInput, ThresholdInput
+from xnorinfer.net.windows import Window
 
 #: Prefixes that wrappers put before every name (DataParallel, torch.compile, Lightning's usual attribute).
 WRAPPERS = ("module.", "_orig_mod.")
@@ -90,12 +93,20 @@ def group(
     prefix = strip_wrappers([tensor.name for tensor in tensors])
     if prefix:
         notes.assumptions.append(Assumption("prefix left out of layer names", prefix, "file"))
-    kernels = [tensor for tensor in tensors if tensor.array.ndim in (3, 4, 5)]
-    if kernels:
-        more = f" (and {len(kernels) - 1} more)" if len(kernels) > 1 else ""
-        problems.append(f"{kernels[0]}{more} is a convolution; only dense networks can be converted")
+    volumes = [tensor for tensor in tensors if tensor.array.ndim > 4]
+    if volumes:
+        problems.append(f"{volumes[0]} is a convolution over volumes, which cannot be converted")
         return Grouped([])
-    if is_loose(tensors) and any(tensor.array.ndim == 2 for tensor in tensors):
+    if is_loose(tensors) and any(tensor.array.ndim in KERNELS for tensor in tensors):
+        kernels = [tensor for tensor in tensors if tensor.array.ndim in KERNELS[1:]]
+        if kernels:
+            more = f" (and {len(kernels) - 1} more)" if len(kernels) > 1 else ""
+            problems.append(
+                f"{kernels[0]}{more} is a convolution, and nothing says which axis is which, nor how it goes over images"
+                + net_line("[[layers]] with layout, stride, padding, pool")
+                + "; --write-net drafts it"
+            )
+            return Grouped([])
         if not ordered:
             tensors = sorted(tensors, key=lambda tensor: natural_key(tensor.name))
         modules = loose_modules(tensors, notes, problems, ordered=ordered)
@@ -108,9 +119,21 @@ def group(
         return Grouped([])
     known = [m for m in modules.values() if m.part or m.norm]
     if not ordered:
-        return Grouped(*pair_by_names(known, notes, problems))
-    leading, known = leading_norm(known, notes)
-    return Grouped(pair(known, notes, problems), leading)
+        parts, leading = pair_by_names(known, notes, problems)
+    else:
+        leading, known = leading_norm(known, notes)
+        parts = pair(known, notes, problems)
+    return Grouped(_in_groups(parts), leading)
+
+
+def _in_groups(parts: list[LayerPart]) -> list[LayerPart]:
+    """With the groups of convolutions that read a part of the channels of the one before."""
+    found = list(parts)
+    for index, part in enumerate(parts[1:], start=1):
+        given, read = parts[index - 1].neurons, part.channels
+        if part.window is not None and read and given > read and not given % read and not part.neurons % (given // read):
+            found[index] = replace(part, groups=given // read)
+    return found
 
 
 class _Reader:
@@ -133,7 +156,7 @@ class _Reader:
         if not settle(module, self._note, self.notes, self.problems):
             return False
         tensors = module.tensors
-        matrix = next((t for t in tensors.values() if t.array.ndim == 2), None)
+        matrix = next((t for t in tensors.values() if t.array.ndim in KERNELS), None)
         if {"running_mean", "running_var"} <= set(tensors) and matrix is not None:
             self._layer_with_norm(module, label, matrix)
         elif {"running_mean", "running_var"} <= set(tensors):
@@ -166,12 +189,12 @@ class _Reader:
         self.problems += [counts] if counts else []
         weight, bits = from_bits(matrix)
         self.bits += [label] if bits else []
+        layout = "out_in" if matrix.array.ndim == 2 else "OIHW"
+        taken = arranged(self._take(weight, f"{label}: weights, {meaning(layout)}"), layout)
         bias = module.tensors.get("bias")
-        module.part = LayerPart(
-            module.name or matrix.name,
-            self._take(weight, f"{label}: weights, (neurons, inputs)"),
-            None if bias is None else self._take(bias, f"{label}: bias"),
-        )
+        module.part = LayerPart(module.name or matrix.name, taken, None if bias is None else self._take(bias, f"{label}: bias"))
+        if taken.ndim == 4:
+            module.part = replace(module.part, window=Window(taken.shape[1:3]), unplaced=True)
 
     def _layer_with_norm(self, module: Module, label: str, matrix: RawTensor) -> None:
         """A module of someone's own that holds both, where names tell whose each vector is."""

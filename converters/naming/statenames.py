@@ -21,6 +21,8 @@ from xnorinfer.converters.reading import Assumption, Notes, net_line
 
 Use = Callable[[RawTensor, str], None]
 
+#: Dimensions of weights: of dense layers, and of convolutions over lines and images.
+KERNELS = (2, 3, 4)
 _PARAMETRIZATIONS = "parametrizations"
 #: Binarized weights that are fewer prove nothing about being bits.
 FEWEST_BITS = 16
@@ -44,7 +46,7 @@ def modules_of(tensors: Iterable[RawTensor], prefix: str) -> dict[str, Module]:
 
 
 def settle(module: Module, note: Use, notes: Notes, problems: list[str]) -> bool:
-    """Bring a module's tensors into the form of an ordinary layer: one matrix `weight`, vectors beside it.
+    """Bring a module's tensors into the form of an ordinary layer: one kernel `weight`, vectors beside it.
 
     Tensors that are used up are noted.  False where the module cannot be used, which is a problem then.
     """
@@ -86,18 +88,18 @@ def _pruned(module: Module, leaf: str, label: str, note: Use, problems: list[str
 
 
 def _flatten(module: Module) -> None:
-    """Columns and rows beside a matrix, and in a module without any other, become vectors."""
+    """Columns and rows beside a matrix, and in a module without any other, become vectors; so does (1, n, 1, 1) of maps."""
     main = _main(module)
     for leaf, tensor in module.tensors.items():
-        if tensor.array.ndim != 2 or tensor is main or 1 not in tensor.shape:
+        if tensor.array.ndim not in KERNELS or tensor is main or tensor.array.size != max(tensor.shape):
             continue
-        if main is None or max(tensor.shape) in (main.shape[0], 1):
+        if main is None or tensor.array.size in (main.shape[0], 1):
             module.tensors[leaf] = RawTensor(tensor.name, tensor.array.reshape(-1), tensor.dtype)
 
 
 def _main(module: Module) -> RawTensor | None:
     """The matrix of weights: called weight, else the largest; None in a BatchNorm."""
-    matrices = {leaf: t for leaf, t in module.tensors.items() if t.array.ndim == 2}
+    matrices = {leaf: t for leaf, t in module.tensors.items() if t.array.ndim in KERNELS}
     if not matrices or "running_mean" in module.tensors:
         return None
     if "weight" in matrices:
@@ -107,7 +109,7 @@ def _main(module: Module) -> RawTensor | None:
 
 def _one_matrix(module: Module, label: str, note: Use, notes: Notes, problems: list[str]) -> bool:
     """Two matrices of one shape and equal signs are binarized weights and their latents; any others are not clear."""
-    matrices = {leaf: t for leaf, t in module.tensors.items() if t.array.ndim == 2}
+    matrices = {leaf: t for leaf, t in module.tensors.items() if t.array.ndim in KERNELS}
     if len(matrices) < 2:
         return True
     first, *others = matrices.values()

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from xnorinfer.converters.kernelaxes import KERNEL_LAYOUTS, LAYOUTS, arranged, meaning
 from xnorinfer.converters.latents import centred
 from xnorinfer.converters.nettoml.layerarrays import Arrays
 from xnorinfer.converters.nettoml.table import Table
 from xnorinfer.converters.reading import glorot
 from xnorinfer.float32 import F32
 
-#: Axes of dense kernels, (inputs, neurons) and (neurons, inputs).
-LAYOUTS = ("in_out", "out_in")
-#: Axes of the kernels of convolutions: O neurons, I channels of a group, H and W the window's; M neurons of every channel.
-KERNEL_LAYOUTS = ("OIHW", "HWIO", "OHWI", "HWIM")
 VALUES = ("latent", "signs", "bits", "bits-inverted")
 
 
@@ -45,29 +40,6 @@ class Kernel:
     def window(self) -> tuple[int, int] | None:
         """The size of a convolution's window."""
         return None if self.array.ndim == 2 else (int(self.array.shape[1]), int(self.array.shape[2]))
-
-
-def arranged(array: NDArray[Any], layout: str, *, flipped: bool = False) -> NDArray[Any]:
-    """A kernel as `Linear` has it.  array: of two dimensions under `LAYOUTS`; of four, or of three without H, under
-    `KERNEL_LAYOUTS`.  flipped: the window is stored upside down and mirrored."""
-    if layout in LAYOUTS:
-        return np.ascontiguousarray(array.T) if layout == "in_out" else array
-    if array.ndim == 3:
-        array = np.expand_dims(array, layout.index("H"))
-    if layout == "HWIM":
-        height, width, channels, each = array.shape
-        array = array.transpose(2, 3, 0, 1).reshape(channels * each, height, width, 1)
-    else:
-        array = array.transpose([layout.index(axis) for axis in "OHWI"])
-    return np.ascontiguousarray(array[:, ::-1, ::-1] if flipped else array)
-
-
-def meaning(layout: str) -> str:
-    """The axes of a layout in words."""
-    words = {"O": "neurons", "I": "channels", "H": "height", "W": "width", "M": "neurons of each channel"}
-    if layout in LAYOUTS:
-        return "(inputs, neurons)" if layout == "in_out" else "(neurons, inputs)"
-    return f"({', '.join(words[axis] for axis in layout)})"
 
 
 def magnitude_of(table: Table) -> float | str | None:

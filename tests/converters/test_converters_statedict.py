@@ -273,8 +273,8 @@ REFUSED: dict[str, tuple[Callable[[State], State], str]] = {
     "LayerNorm": (lambda s: s | {"ln.weight": np.ones(33), "ln.bias": np.ones(33)}, "LayerNorm and its like"),
     "unknown": (lambda s: s | {"z.a": np.ones(3), "z.b": np.ones(2)}, "module z .* is no part of a network that is known"),
     "a convolution": (
-        lambda s: s | {"conv1.weight": np.ones((4, 1, 3, 3)), "conv2.weight": np.ones((4, 1, 3, 3)), "a": np.ones(3)},
-        r"\(and 1 more\) is a convolution; only dense networks",
+        lambda s: {"conv1.weight": np.ones((4, 1, 3, 3)), "conv2.weight": np.ones((4, 2, 3, 3))} | s,
+        r"`shape = \[HEIGHT, WIDTH, 1\]` in \[input\]; `stride` and `padding` of conv1, conv2,",
     ),
 }  # fmt: skip
 

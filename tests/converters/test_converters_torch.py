@@ -385,7 +385,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "nan": (lambda s: s | {"bn2.running_mean": torch.full((33,), float("nan"))}, "bn2: mean"),
     "zero latents": (lambda s: s | {"fc2.weight": torch.zeros(33, 16)}, "fc2: all weights are 0: the layer was never trained"),
-    "convolution": (lambda s: s | {"conv1.weight": torch.randn(4, 1, 3, 3)}, "conv1.weight .* is a convolution"),
+    "convolution": (
+        lambda s: s | {"conv1.weight": torch.randn(4, 1, 3, 3)},
+        "its tensors do not say how its convolutions go over images",
+    ),
     "unknown vector": (lambda s: s | {"fc2.alpha": torch.randn(33)}, "beside weights and bias: fc2.alpha"),
     "two matrices": (lambda s: s | {"fc2.weight_org": torch.randn(33, 16)}, "holds 2 matrices"),
     "LayerNorm": (lambda s: s | {"ln.weight": torch.randn(33), "ln.bias": torch.randn(33)}, "neither a dense layer nor"),
