@@ -6,6 +6,7 @@ error names, the TensorFlow format's constants, and how the package reads data a
     layers      straight-through binarization; BinaryLinear and BinaryConv2d with latent weights
     optimizer   Adam that scales each layer's update, clips latents and keeps frozen entries; learning-rate decay
     network     the multi-layer perceptron of the recipe and its loss
+    fitting     arrays in, a trained network out
     loop        seeded epochs, best checkpoint by validation, resume
     checkpoint  the files: named npz arrays, PyTorch state dict, TensorFlow variables, training state
     bundle      TensorFlow's V2 checkpoint format

@@ -59,6 +59,10 @@ class OptionError(XnorinferError):
     """An option has a value that cannot be used."""
 
 
+class EstimatorError(OptionError, ValueError):
+    """An estimator has a parameter, or is given data, that it cannot use; a ValueError, as scikit-learn has it."""
+
+
 class InputError(XnorinferError):
     """Data given to a model has the wrong shape, type or range, or its file cannot be read."""
 

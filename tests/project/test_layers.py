@@ -33,6 +33,8 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("conversion", "keywords", "proof"),
     ("export", "speed"),
     ("training",),
+    ("scoring", "sklearn"),
+    ("ray",),
     ("",),
     ("serve",),
     ("cli", "__main__"),
@@ -61,6 +63,9 @@ ONLY_IN = {
     "starlette": {"serve"},
     "uvicorn": {"serve"},
     "prometheus_client": {"serve"},
+    "sklearn": {"sklearn", "training"},
+    "pyarrow": {"scoring"},
+    "ray": {"ray"},
 }
 
 
