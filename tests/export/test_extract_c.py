@@ -15,6 +15,7 @@ from typing import Any
 import networks
 import numpy as np
 import packed_networks
+import packed_oracle
 import pytest
 from command_line import CHECKPOINT, DIGITS, fine
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from xnorinfer.engine.model import Model, random_inputs
 from xnorinfer.export import ccode
 from xnorinfer.net.reference import forward
-from xnorinfer.net.values import PixelInput, RealInput, SignInput
+from xnorinfer.net.values import ChannelInput, PixelInput, RealInput, SignInput
 from xnorinfer.packing import modelfile
 from xnorinfer.packing.lower import lower
 from xnorinfer.packing.packed import Affine, Binarize, Dot, PackedModel, Threshold
@@ -182,12 +183,27 @@ def from_input_bits() -> list[Case]:
     return cases
 
 
+def from_maps() -> list[Case]:
+    """Random convolutional networks: windows, borders, groups, pools, floats of every kind."""
+    cases = []
+    mappings = (
+        *(networks.INPUTS[kind] for kind in ("range", "threshold", "signs", "reals")),
+        ChannelInput.normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.25)),
+    )
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        packed = packed_networks.random_maps(rng, mappings[seed % 5], (6, 5, 3), 1 + seed % 3)
+        x = packed_networks.random_rows(rng, packed, 12)
+        cases.append(Case(packed, x, packed_oracle.expected(packed, x)[-1].reshape(12, -1)))
+    return cases
+
+
 @functools.cache
 def all_cases() -> dict[str, Case]:
     """Every network under the name that it gets in C."""
     return {
         f"net{number}": case
-        for number, case in enumerate((*from_rounding(), *from_sources(), *from_files(), *from_input_bits()))
+        for number, case in enumerate((*from_rounding(), *from_sources(), *from_files(), *from_input_bits(), *from_maps()))
     }
 
 
