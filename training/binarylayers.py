@@ -26,33 +26,45 @@ def hard_sigmoid(x: Tensor) -> Tensor:
     return shifted.clamp_(0, 1)
 
 
-class _RoundedHardSigmoid(torch.autograd.Function):
-    """round(hard_sigmoid(x)) forward; backward the gradient of hard_sigmoid: 1/2 on [-1, 1] with both ends, else 0.
+#: binary_tanh(x) is +1 for x above this and -1 up to it: (x + 1)/2 in float32 rounds to at most 1/2 there, and 1/2 to 0.
+LARGEST_NEGATIVE = 2.0**-24
+#: The float32 after 1.
+_BEYOND = 1 + 2.0**-23
+
+
+def _straight_through(x: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient of hard_tanh: as it comes on [-1, 1] with both ends, else 0.
 
     The ends belong to the inside, because that is where clipping puts latents: they must be able to come back.
     """
+    # Torch's own leaves out the ends of what it is given.
+    kept: Tensor = torch.ops.aten.hardtanh_backward(gradient, x, -_BEYOND, _BEYOND)
+    return kept
+
+
+class _BinaryTanh(torch.autograd.Function):
+    """2*round(hard_sigmoid(x)) - 1, half to even, in fewer passes over memory; the gradient of hard_tanh."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        return hard_sigmoid(x).round_()  # half to even: 0 and everything up to 2^-24 gives 0
+        return torch.copysign(torch.ones((), dtype=x.dtype), LARGEST_NEGATIVE - x).neg_()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        gradient: Tensor = gradients[0] * (x.abs() <= 1) * 0.5
-        return gradient
-
-
-def binary_sigmoid(x: Tensor) -> Tensor:
-    """0 or 1: round(hard_sigmoid(x)), half to even.  Gradient: that of hard_sigmoid, 1/2 inside [-1, 1] and 0 outside."""
-    rounded: Tensor = _RoundedHardSigmoid.apply(x)
-    return rounded
+        return _straight_through(x, gradients[0])
 
 
 def binary_tanh(x: Tensor) -> Tensor:
     """-1 or +1: 2*round(hard_sigmoid(x)) - 1; 0 gives -1.  Gradient: that of hard_tanh, 1 inside [-1, 1] and 0 outside."""
-    return 2 * binary_sigmoid(x) - 1
+    binary: Tensor = _BinaryTanh.apply(x)
+    return binary
+
+
+def binary_sigmoid(x: Tensor) -> Tensor:
+    """0 or 1: round(hard_sigmoid(x)), half to even.  Gradient: that of hard_sigmoid, 1/2 inside [-1, 1] and 0 outside."""
+    return (binary_tanh(x) + 1) / 2
 
 
 class _StochasticBinaryTanh(torch.autograd.Function):
@@ -66,8 +78,7 @@ class _StochasticBinaryTanh(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        gradient: Tensor = gradients[0] * (x.abs() <= 1)
-        return gradient
+        return _straight_through(x, gradients[0])
 
 
 def binarize_weights(latent: Tensor, h: float, stochastic: bool = False) -> Tensor:

@@ -11,14 +11,15 @@ import torch
 from rich.console import Console
 from rich.progress import Progress as Bar
 
+from xnorinfer.errors import OptionError
 from xnorinfer.files import require_writable, write_bytes
 from xnorinfer.training import digits as digits_recipe
 from xnorinfer.training import mnist as mnist_recipe
 from xnorinfer.training import publish as publishing
+from xnorinfer.training.architecture import Hidden, Shape, parse_layers
 from xnorinfer.training.curves import draw, read_history
 from xnorinfer.training.data import MNIST_VARIABLE, mnist_folder
 from xnorinfer.training.loop import Epoch, Recipe
-from xnorinfer.training.trainable import Shape
 
 console = Console(stderr=True)
 
@@ -64,6 +65,20 @@ class Widths(click.ParamType):
             self.fail(f"{value!r} is no list of whole numbers such as 256,256,256", param, ctx)
 
 
+class Layers(click.ParamType):
+    """64C3-P2-256-10 -> hidden layers and classes"""
+
+    name = "NCK-PK-...-10"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[tuple[Hidden, ...], int]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return parse_layers(value)
+        except OptionError as error:
+            self.fail(str(error), param, ctx)
+
+
 class Magnitude(click.ParamType):
     """A number, or glorot."""
 
@@ -80,7 +95,8 @@ class Magnitude(click.ParamType):
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="OUT", help="OUT.npz, .pt, .pth or .ckpt (TF1)."
 )
-@click.option("--hidden", type=Widths(), default="4096,4096,4096", show_default=True, help="Neurons of the hidden layers.")
+@click.option("--hidden", type=Widths(), help="Neurons of the hidden layers.  [default: 4096,4096,4096]")
+@click.option("--layers", type=Layers(), help="All layers in the place of --hidden, such as 64C3-P2-128C3-P2-256-10.")
 @click.option("--epochs", type=int, default=1000, show_default=True, help="Passes over the 50,000 training images.")
 @click.option(
     "--data", type=click.Path(path_type=Path), metavar="DIR", help=f"MNIST's IDX files.  [default: ${MNIST_VARIABLE}]"
@@ -94,6 +110,9 @@ class Magnitude(click.ParamType):
 @click.option(
     "--dropout-hidden", type=float, default=0.5, show_default=True, help="Share of hidden neurons left out in training."
 )
+@click.option("--shift", type=float, default=0.0, help="Move training images by up to so many pixels, anew each time.")
+@click.option("--rotate", type=float, default=0.0, help="Turn them by up to so many degrees.")
+@click.option("--zoom", type=float, default=0.0, help="Scale them by up to this share: 0.1 is 0.9 to 1.1 times.")
 @click.option("--h", "magnitude", type=Magnitude(), default=1.0, show_default=True, help="Magnitude of the binary weights.")
 @click.option("--stochastic", is_flag=True, help="Draw the binary weights while training instead of rounding.")
 @click.option("--mixed", is_flag=True, help="Integer sums and bfloat16 gradients: faster where the CPU has AVX-512 BF16.")
@@ -101,7 +120,8 @@ class Magnitude(click.ParamType):
 @click.option("--restart", is_flag=True, help="Forget an interrupted training of the same OUT.")
 def mnist(
     output: Path,
-    hidden: tuple[int, ...],
+    hidden: tuple[int, ...] | None,
+    layers: tuple[tuple[Hidden, ...], int] | None,
     epochs: int,
     data: Path | None,
     download: bool,
@@ -111,20 +131,30 @@ def mnist(
     lr_end: float,
     dropout_input: float,
     dropout_hidden: float,
+    shift: float,
+    rotate: float,
+    zoom: float,
     magnitude: Any,
     stochastic: bool,
     mixed: bool,
     threads: int | None,
     restart: bool,
 ) -> None:
-    """Train 784-...-10 on MNIST.
+    """Train 784-...-10 on MNIST, or with --layers a convolutional network.
+
+    64C3 is a convolution of 64 neurons with 3x3 kernels, padded with zeros so that the map keeps its size, 64C3V one that is
+    not padded, P2 a 2x2 max-pool behind it, a number a dense layer; every layer ends with BatchNorm.
 
     The defaults are the recipe of BinaryNet's MNIST network.  Of the 60,000 training images the last 10,000 choose the
     best epoch; the test images are used once, at the end.  After an interruption the same command goes on with the epoch
     that was cut short.  Beside OUT appear OUT.history.json (every epoch) and, until the end, OUT.state.
     """
-    shape = Shape(784, hidden, 10, magnitude, stochastic, True, dropout_input, dropout_hidden)
-    recipe = Recipe(epochs, batch, lr_start, lr_end, seed, mixed)
+    if layers is None:
+        layers = hidden or (4096, 4096, 4096), mnist_recipe.CLASSES
+    elif hidden is not None:
+        raise OptionError("--layers says all layers, --hidden those of a dense network: give one of them")
+    shape = Shape(mnist_recipe.inputs_of(*layers), *layers, magnitude, stochastic, True, dropout_input, dropout_hidden)
+    recipe = Recipe(epochs, batch, lr_start, lr_end, seed, mixed, shift, rotate, zoom)
     if threads is not None:
         torch.set_num_threads(threads)
     job = mnist_recipe.Job(output, shape, recipe)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,19 +25,25 @@ MNIST_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-image
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """pixels: (rows, depth) uint8; labels: (rows,) int64."""
+    """pixels: (rows, depth) uint8; labels: (rows,) int64; image: (height, width, channels) if they are images."""
 
     pixels: Tensor
     labels: Tensor
+    image: tuple[int, int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @classmethod
     def of(cls, pixels: NDArray[Any], labels: NDArray[Any]) -> Samples:
-        """From numpy: (rows, ...) of whole numbers 0..255 and (rows,) labels."""
+        """From numpy: (rows, depth), (rows, H, W) or (rows, H, W, C) of whole numbers 0..255, and (rows,) labels."""
         flat = np.ascontiguousarray(pixels.reshape(len(pixels), -1), np.uint8)
-        return cls(torch.from_numpy(flat), torch.from_numpy(labels.astype(np.int64)))
+        image = None if pixels.ndim == 2 else (*pixels.shape[1:3], flat.shape[1] // math.prod(pixels.shape[1:3]))
+        return cls(torch.from_numpy(flat), torch.from_numpy(labels.astype(np.int64)), image)
+
+    def part(self, rows: slice) -> Samples:
+        """Some of them."""
+        return Samples(self.pixels[rows], self.labels[rows], self.image)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,9 +94,7 @@ def mnist(folder: Path) -> Split:
             raise InputError(f"{images.source}: holds {images.shape} {images.dtype}, MNIST has ({rows}, 28, 28) uint8")
         parts.append(Samples.of(images.read(), read_labels(str(_idx_path(folder, labels_name)), rows, classes=10)))
     known, test = parts
-    return Split(
-        Samples(known.pixels[:50_000], known.labels[:50_000]), Samples(known.pixels[50_000:], known.labels[50_000:]), test
-    )
+    return Split(known.part(slice(50_000)), known.part(slice(50_000, None)), test)
 
 
 def digits(seed: int = 0, validation: int = 197, test: int = 400) -> Split:

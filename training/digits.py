@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from xnorinfer.training.architecture import Shape
 from xnorinfer.training.checkpoint import save, write_npz
 from xnorinfer.training.data import Split, digits
 from xnorinfer.training.loop import Epoch, Progress, Recipe, error_rate
-from xnorinfer.training.trainable import BinaryMLP, Shape
+from xnorinfer.training.trainable import BinaryNet
 
 SHAPE = Shape(inputs=64, hidden=(256, 256), classes=10, dropout_input=0.1, dropout_hidden=0.2)
 RECIPE = Recipe(epochs=300, batch=50, lr_start=3e-3, lr_end=3e-6, seed=0)
@@ -40,7 +41,7 @@ def train(split: Split, recipe: Recipe = RECIPE, on_epoch: Callable[[Epoch], Non
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        progress = Progress.start(lambda: BinaryMLP(SHAPE), recipe)
+        progress = Progress.start(lambda: BinaryNet(SHAPE), recipe)
         while not progress.done:
             on_epoch(progress.run_epoch(split.train, split.validation))
     finally:

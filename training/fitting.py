@@ -10,12 +10,15 @@ import torch
 from numpy.typing import NDArray
 
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import Linear, Named, Norm, Quantize
+from xnorinfer.net.ops import Linear, Named, Norm, Pool, Quantize
 from xnorinfer.net.values import PixelInput
+from xnorinfer.net.windows import Window
+from xnorinfer.training.architecture import Shape
+from xnorinfer.training.binarylayers import BinaryConv2d, BinaryLinear
 from xnorinfer.training.checkpoint import named_arrays
 from xnorinfer.training.data import Samples
 from xnorinfer.training.loop import Epoch, Progress, Recipe
-from xnorinfer.training.trainable import BinaryMLP, Shape
+from xnorinfer.training.trainable import BinaryNet
 
 
 def train(
@@ -37,7 +40,7 @@ def train(
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
-        progress = Progress.start(lambda: BinaryMLP(shape), recipe)
+        progress = Progress.start(lambda: BinaryNet(shape), recipe)
         lowest, since = float("inf"), 0
         with _bar(recipe.epochs, show) as tell:
             while not progress.done and (patience is None or since < patience):
@@ -50,12 +53,20 @@ def train(
     return progress
 
 
-def net_of(model: BinaryMLP) -> Net:
+def net_of(model: BinaryNet) -> Net:
     """The float network that a trained one is: pixels mapped to -1..1, this recipe's tie rule, PyTorch's order of BatchNorm."""
     arrays = named_arrays(model)
     ops: list[Named] = []
-    for index, (layer, _) in enumerate(model.layers()):
-        dense = Linear(arrays[f"{index}.weight"], "round-even", layer.h, arrays.get(f"{index}.bias"))
+    for index, (name, pool) in enumerate(zip(model.names, model.pools, strict=True)):
+        layer, weight = model.get_submodule(name), arrays[f"{index}.weight"]
+        assert isinstance(layer, BinaryLinear | BinaryConv2d)
+        window = None
+        if isinstance(layer, BinaryConv2d):
+            top, bottom, left, right = arrays[f"{index}.padding"].tolist()
+            window = Window((weight.shape[1], weight.shape[2]), padding=(top, bottom, left, right))
+        ops.append((name, Linear(weight, "round-even", layer.h, arrays.get(f"{index}.bias"), window=window)))
+        if pool > 1:
+            ops.append((f"pool{index + 1}", Pool("max", Window((pool, pool), (pool, pool)))))
         norm = Norm(
             arrays[f"{index}.bn.mean"],
             arrays[f"{index}.bn.var"],
@@ -64,10 +75,10 @@ def net_of(model: BinaryMLP) -> Net:
             epsilon=float(arrays[f"{index}.bn.epsilon"]),
             form="torch",
         )
-        ops += [(f"fc{index + 1}", dense), (f"bn{index + 1}", norm)]
-        if index + 1 < model.depth:
+        ops.append((f"bn{index + 1}", norm))
+        if index + 1 < len(model.names):
             ops.append((f"sign{index + 1}", Quantize("round-even")))
-    return Net.chain(PixelInput.range(-1, 1), ops, "tf1-round")
+    return Net.chain(PixelInput.range(-1, 1), ops, "tf1-round", model.shape.input_shape)
 
 
 @contextlib.contextmanager

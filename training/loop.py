@@ -12,13 +12,17 @@ from torch import Tensor
 
 from xnorinfer.errors import OptionError
 from xnorinfer.training.data import Samples
+from xnorinfer.training.distortion import distorted
 from xnorinfer.training.optimizer import BinaryAdam, learning_rate
-from xnorinfer.training.trainable import BinaryMLP, pixels_to_inputs, squared_hinge
+from xnorinfer.training.trainable import BinaryNet, pixels_to_inputs, squared_hinge
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained.  The defaults are the reference's; the learning rate falls once an epoch."""
+    """How a network is trained.  The defaults are the reference's; the learning rate falls once an epoch.
+
+    shift, rotate, zoom: the distortions of `distorted`.
+    """
 
     epochs: int = 1000
     batch: int = 100
@@ -26,6 +30,9 @@ class Recipe:
     lr_end: float = 3e-7
     seed: int = 0
     mixed: bool = False  # mixed precision (`xnorinfer.training.mixed`)
+    shift: float = 0.0
+    rotate: float = 0.0
+    zoom: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch"):
@@ -34,6 +41,26 @@ class Recipe:
         for name in ("lr_start", "lr_end"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise OptionError(f"{name} is {getattr(self, name)}; needed is a finite number above 0")
+        for name, limit in (("shift", float("inf")), ("rotate", 180.0), ("zoom", 1.0)):
+            if not 0 <= getattr(self, name) < limit:
+                raise OptionError(f"{name} is {getattr(self, name)}; needed is a number from 0 to below {limit:g}")
+
+    @property
+    def distorts(self) -> bool:
+        """Whether images are distorted while training."""
+        return bool(self.shift or self.rotate or self.zoom)
+
+    def inputs(self, samples: Samples, rows: Tensor) -> Tensor:
+        """What the network reads of some samples while training: (rows, depth) float32.
+
+        Raises OptionError if what is no image should be distorted.
+        """
+        pixels = samples.pixels[rows]
+        if self.distorts:
+            if samples.image is None:
+                raise OptionError("shift, rotate and zoom are for images; these samples are none")
+            pixels = distorted(pixels, samples.image, self.shift, self.rotate, self.zoom)
+        return pixels_to_inputs(pixels)
 
 
 @dataclass(frozen=True)
@@ -52,7 +79,7 @@ class Epoch:
 class Progress:
     """Everything that a training run needs to go on: the network and optimizer as they are, and the best network so far."""
 
-    model: BinaryMLP
+    model: BinaryNet
     optimizer: BinaryAdam
     recipe: Recipe
     history: list[Epoch] = field(default_factory=list)
@@ -61,7 +88,7 @@ class Progress:
     best: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def start(cls, build: Callable[[], BinaryMLP], recipe: Recipe) -> Progress:
+    def start(cls, build: Callable[[], BinaryNet], recipe: Recipe) -> Progress:
         """A fresh network whose initial latents come from the recipe's seed.  Torch's own generator stays as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
@@ -112,7 +139,7 @@ class Progress:
         began = time.perf_counter()
         lr = learning_rate(index, recipe.epochs, recipe.lr_start, recipe.lr_end)
         optimizer.set_learning_rate(lr)
-        before = [dense.weight.detach() > 0 for dense, _ in model.layers()]
+        before = [layer.weight.detach() > 0 for layer, _ in model.layers()]
         total = torch.zeros(())
         seen = 0
         model.train()
@@ -121,7 +148,7 @@ class Progress:
             for rows in torch.split(torch.randperm(len(train)), recipe.batch):
                 if len(rows) > 1:
                     optimizer.zero_grad()
-                    loss = squared_hinge(model(pixels_to_inputs(train.pixels[rows])), train.labels[rows])
+                    loss = squared_hinge(model(recipe.inputs(train, rows)), train.labels[rows])
                     loss.backward()
                     optimizer.step()
                     total += loss.detach() * len(rows)
@@ -131,7 +158,7 @@ class Progress:
             raise OptionError(
                 f"the loss became {float(total):g} in epoch {index + 1}; use a smaller --lr-start than {recipe.lr_start:g}"
             )
-        after = [dense.weight.detach() > 0 for dense, _ in model.layers()]
+        after = [layer.weight.detach() > 0 for layer, _ in model.layers()]
         flips = tuple(float((old != new).float().mean()) for old, new in zip(before, after, strict=True))
         error = error_rate(model, validation)
         if error <= self.best_error:
@@ -140,7 +167,7 @@ class Progress:
         self.history.append(Epoch(index + 1, lr, float(total) / max(seen, 1), error, flips, time.perf_counter() - began))
         return self.history[-1]
 
-    def load_best(self) -> BinaryMLP:
+    def load_best(self) -> BinaryNet:
         """The network of the best epoch, in eval mode and float32."""
         self.model.load_state_dict(self.best)
         self.model.mixed = False
@@ -148,12 +175,12 @@ class Progress:
 
 
 @torch.no_grad()
-def predict(model: BinaryMLP, pixels: Tensor, batch: int = 1000) -> Tensor:
+def predict(model: BinaryNet, pixels: Tensor, batch: int = 1000) -> Tensor:
     """Classes as the framework computes them: (rows, depth) uint8 -> (rows,) int64; a tie goes to the first class."""
     model.eval()
     return torch.cat([model(pixels_to_inputs(part)).argmax(1) for part in torch.split(pixels, batch)])
 
 
-def error_rate(model: BinaryMLP, samples: Samples) -> float:
+def error_rate(model: BinaryNet, samples: Samples) -> float:
     """Share of samples whose class is not their label."""
     return float((predict(model, samples.pixels) != samples.labels).double().mean())

@@ -201,13 +201,14 @@ def test_verify_proves_it_through_the_command(case: Case, mnist: Mnist, packed_s
 
 def test_network_of_the_training_package(mnist: Mnist, tmp_path: Path) -> None:
     """784-128-128-10 by the package's own recipe (round half to even, TF's BatchNorm order), from a named npz."""
+    from xnorinfer.training.architecture import Shape
     from xnorinfer.training.checkpoint import write_npz
     from xnorinfer.training.data import Samples
     from xnorinfer.training.loop import Progress, Recipe, predict
-    from xnorinfer.training.trainable import BinaryMLP, Shape
+    from xnorinfer.training.trainable import BinaryNet
 
     shape = Shape(784, (128, 128), 10, dropout_input=0.1, dropout_hidden=0.1)
-    progress = Progress.start(lambda: BinaryMLP(shape), Recipe(epochs=2, lr_start=3e-3, lr_end=3e-4))
+    progress = Progress.start(lambda: BinaryNet(shape), Recipe(epochs=2, lr_start=3e-3, lr_end=3e-4))
     learn = Samples.of(mnist.train_x[:6_000], mnist.train_y[:6_000])
     choose = Samples.of(mnist.train_x[-1_000:], mnist.train_y[-1_000:])
     while not progress.done:

@@ -11,10 +11,10 @@ from xnorinfer.packing.lower import lower
 
 torch = pytest.importorskip("torch", reason="the training package is written in PyTorch")
 
+from xnorinfer.training.architecture import Shape  # noqa: E402
 from xnorinfer.training.data import Samples  # noqa: E402
 from xnorinfer.training.fitting import divided, net_of, train  # noqa: E402
 from xnorinfer.training.loop import Recipe, predict  # noqa: E402
-from xnorinfer.training.trainable import Shape  # noqa: E402
 
 
 def test_the_network_of_a_training_computes_what_was_trained() -> None:

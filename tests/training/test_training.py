@@ -25,7 +25,8 @@ from xnorinfer.training import (  # noqa: E402
     learning_rate,
     squared_hinge,
 )
-from xnorinfer.training.trainable import BinaryMLP, Shape, pixels_to_inputs  # noqa: E402
+from xnorinfer.training.architecture import Shape  # noqa: E402
+from xnorinfer.training.trainable import BinaryNet, pixels_to_inputs  # noqa: E402
 
 #: Where binarization or its gradient changes, and the float32 numbers next to those places.
 EDGES = np.array([0.0, -0.0, 2**-24, 2**-23, -(2**-24), 1e-30, 0.5, -0.5, 1.0, -1.0, 1.5, -1.5, 3e38, -3e38], np.float32)
@@ -238,7 +239,7 @@ def test_squared_hinge_and_its_gradient() -> None:
 
 
 def test_network_is_the_one_described() -> None:
-    net = BinaryMLP(Shape(7, (5, 4), 3)).eval()
+    net = BinaryNet(Shape(7, (5, 4), 3)).eval()
     names = [name for name, _ in net.named_children()]
     assert names == ["fc1", "bn1", "fc2", "bn2", "fc3", "bn3", "dropout_input", "dropout_hidden"]
     assert all((norm.eps, norm.momentum) == (1e-4, 0.1) for _, norm in net.layers())
@@ -251,7 +252,7 @@ def test_network_is_the_one_described() -> None:
 
 
 def test_dropout_scales_in_training_and_does_nothing_afterwards() -> None:
-    net = BinaryMLP(Shape(4, (3,), 2, dropout_input=0.75))
+    net = BinaryNet(Shape(4, (3,), 2, dropout_input=0.75))
     seen: list[Any] = []
     net.fc1.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     net(torch.ones(500, 4))

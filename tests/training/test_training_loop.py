@@ -29,10 +29,11 @@ torch = pytest.importorskip("torch", reason="the training package is written in 
 from click.testing import CliRunner  # noqa: E402
 
 from xnorinfer.training import data, digits, loop, mnist  # noqa: E402
+from xnorinfer.training.architecture import Shape  # noqa: E402
 from xnorinfer.training.checkpoint import named_arrays, read_state, write_npz, write_state, write_torch  # noqa: E402
 from xnorinfer.training.commands import commands  # noqa: E402
 from xnorinfer.training.loop import Progress, Recipe, error_rate, predict  # noqa: E402
-from xnorinfer.training.trainable import BinaryMLP, Shape  # noqa: E402
+from xnorinfer.training.trainable import BinaryNet  # noqa: E402
 
 DATA = Path(str(resources.files("xnorinfer"))) / "data"
 SHAPE = Shape(12, (40, 30), 3, dropout_input=0.0, dropout_hidden=0.1)
@@ -50,7 +51,7 @@ TRAIN, CHOOSE = samples(160, 1), samples(90, 2)
 
 
 def start(recipe: Recipe) -> Progress:
-    return Progress.start(lambda: BinaryMLP(SHAPE), recipe)
+    return Progress.start(lambda: BinaryNet(SHAPE), recipe)
 
 
 def finished(recipe: Recipe) -> Progress:
@@ -111,7 +112,7 @@ def test_another_recipe_is_not_resumed(tmp_path: Path) -> None:
     progress = start(Recipe(epochs=2, seed=3))
     with pytest.raises(OptionError, match="had epochs = 2, this one has 3; start over with --restart"):
         start(Recipe(epochs=3, seed=3)).restore(progress.state())
-    other = Progress.start(lambda: BinaryMLP(Shape(12, (9, 9), 3)), Recipe(epochs=2, seed=3))
+    other = Progress.start(lambda: BinaryNet(Shape(12, (9, 9), 3)), Recipe(epochs=2, seed=3))
     with pytest.raises(OptionError, match=r"had hidden = \(40, 30\), this one has \(9, 9\)"):
         other.restore(progress.state())
 
@@ -166,7 +167,7 @@ def test_both_checkpoints_are_read_as_the_network_that_was_trained(tmp_path: Pat
 
 
 def test_npz_names() -> None:
-    arrays = named_arrays(BinaryMLP(Shape(4, (3,), 2, bias=False)))
+    arrays = named_arrays(BinaryNet(Shape(4, (3,), 2, bias=False)))
     norm = ["bn.gamma", "bn.beta", "bn.mean", "bn.var", "bn.epsilon"]
     assert list(arrays) == [f"{index}.{name}" for index in (0, 1) for name in ("weight", *norm)]
     assert arrays["0.weight"].shape == (3, 4)

@@ -8,12 +8,13 @@ import pytest
 torch = pytest.importorskip("torch", reason="the training package is written in PyTorch")
 
 from xnorinfer.errors import OptionError  # noqa: E402
+from xnorinfer.training.architecture import Shape  # noqa: E402
 from xnorinfer.training.binarylayers import BinaryLinear  # noqa: E402
 from xnorinfer.training.data import Samples  # noqa: E402
 from xnorinfer.training.loop import Progress, Recipe  # noqa: E402
 from xnorinfer.training.mixed import mixed_linear  # noqa: E402
 from xnorinfer.training.optimizer import BinaryAdam  # noqa: E402
-from xnorinfer.training.trainable import BinaryMLP, Shape, squared_hinge  # noqa: E402
+from xnorinfer.training.trainable import BinaryNet, squared_hinge  # noqa: E402
 
 
 def levels(rows: int, depth: int, level: float, seed: int) -> np.ndarray:
@@ -91,7 +92,7 @@ def test_stochastic_weights_are_drawn_once_a_pass() -> None:
 @pytest.mark.long
 def test_it_learns_and_evaluates_to_the_same_scores() -> None:
     torch.manual_seed(0)
-    model = BinaryMLP(Shape(20, (64, 48), 3, dropout_input=0.1, dropout_hidden=0.25))
+    model = BinaryNet(Shape(20, (64, 48), 3, dropout_input=0.1, dropout_hidden=0.25))
     model.mixed = True
     optimizer = BinaryAdam(model)
     labels = torch.arange(60) % 3
@@ -120,7 +121,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes() -> None:
     recipe = Recipe(epochs=4, batch=20, seed=1, mixed=True)
 
     def start() -> Progress:
-        return Progress.start(lambda: BinaryMLP(Shape(12, (24, 24), 3)), recipe)
+        return Progress.start(lambda: BinaryNet(Shape(12, (24, 24), 3)), recipe)
 
     whole, first, second = start(), start(), start()
     while not whole.done:
@@ -135,4 +136,4 @@ def test_an_interrupted_run_ends_with_the_same_bytes() -> None:
         assert torch.equal(one, other)
     assert not whole.model.mixed
     with pytest.raises(OptionError, match="mixed = True, this one has False"):
-        Progress.start(lambda: BinaryMLP(Shape(12, (24, 24), 3)), Recipe(epochs=4, batch=20, seed=1)).restore(first.state())
+        Progress.start(lambda: BinaryNet(Shape(12, (24, 24), 3)), Recipe(epochs=4, batch=20, seed=1)).restore(first.state())

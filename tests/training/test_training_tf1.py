@@ -21,9 +21,10 @@ from xnorinfer.packing.modelfile import header_of
 torch = pytest.importorskip("torch", reason="the training package is written in PyTorch")
 
 from xnorinfer.training import bundle  # noqa: E402
+from xnorinfer.training.architecture import Shape  # noqa: E402
 from xnorinfer.training.bundle import files_of, write_bundle  # noqa: E402
 from xnorinfer.training.checkpoint import tf1_variables, write_npz, write_tf1, write_torch  # noqa: E402
-from xnorinfer.training.trainable import BinaryMLP, Shape  # noqa: E402
+from xnorinfer.training.trainable import BinaryNet  # noqa: E402
 
 RNG = np.random.default_rng(0)
 KINDS = ["float32", "float64", "int32", "int64", "uint8", "int8", "int16", "uint16", "uint32", "uint64", "float16", "bool"]
@@ -41,11 +42,11 @@ TENSORS: dict[str, Any] = {
 }
 
 
-def model(seed: int = 4) -> BinaryMLP:
+def model(seed: int = 4) -> BinaryNet:
     """Random latents, and BatchNorms with every kind of gamma."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = BinaryMLP(Shape(20, (17, 9), 4))
+        net = BinaryNet(Shape(20, (17, 9), 4))
         with torch.no_grad():
             for dense, norm in net.layers():
                 dense.bias.normal_()

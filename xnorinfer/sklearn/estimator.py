@@ -175,10 +175,10 @@ class BinaryNetClassifier(ClassifierMixin, BaseEstimator):
 
     def _train(self, pixels: NDArray[np.uint8], codes: NDArray[np.int64], classes: int, seed: int) -> None:
         from xnorinfer.packing.lower import lower
+        from xnorinfer.training.architecture import Shape
         from xnorinfer.training.data import Samples
         from xnorinfer.training.fitting import divided, net_of, train
         from xnorinfer.training.loop import Recipe
-        from xnorinfer.training.trainable import Shape
 
         sizes = self.hidden_layer_sizes
         hidden = (int(sizes),) if isinstance(sizes, Integral) else tuple(int(size) for size in sizes)
