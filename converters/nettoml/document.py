@@ -197,6 +197,7 @@ pool = {...}
     size                     a number, [DOWN, ACROSS], or "map": all of it, as global pools have it
     stride                   as a convolution's; the size by default
     padding                  as a convolution's; none by default.  What lies outside is no element of a window ...
+    dilation                 as a convolution's
     padded = true            ... but of averages, as 0 (`count_include_pad` of PyTorch)
     after                    "sum": of the layer's sums (conv -> pool -> BatchNorm), "norm": of what norm or steps give,
                              "activation": of signs, or of what another activation gives (conv -> BatchNorm -> sign -> pool)

@@ -150,7 +150,7 @@ class WindowReader:
         before = len(table.problems)
         name, kind = table.text("name"), table.choice("kind", POOL_KINDS)
         size = table.sizes("size", f'{_PAIR}, or "map": all of it', counts=(1, 2), least=1, words=("map",))
-        stride = _pair(table, "stride", line=flow.line)
+        stride, dilation = _pair(table, "stride", line=flow.line), _pair(table, "dilation", line=flow.line)
         padding = table.sizes("padding", _PADDING, counts=(1, 2, 4), least=0, words=("same", "valid"))
         padded = table.flag("padded")
         for key, value, needed in (("kind", kind, '"max" or "average"'), ("size", size, f'{_PAIR}, or "map": all of it')):
@@ -158,7 +158,7 @@ class WindowReader:
                 table.problem(key, f"is missing, needed is {needed}")
         if padded and kind == "max":
             table.problem("padded", "belongs to average pools: whether what lies outside counts, as 0")
-        if size == "map" and (given := [key for key in ("stride", "padding", "padded") if key in table]):
+        if size == "map" and (given := [key for key in ("stride", "padding", "dilation", "padded") if key in table]):
             table.problem("", f'{" and ".join(given)} mean nothing beside size = "map"')
         if len(table.problems) > before or kind is None or size is None:
             flow.shape, flow.broken = None, True
@@ -169,7 +169,7 @@ class WindowReader:
             yield label, Pool(kind)
             return
         window = Window(_both(size, line=flow.line))
-        window = Window(window.size, window.size if stride is None else stride)
+        window = Window(window.size, window.size if stride is None else stride, dilation or (1, 1))
         window = _padded(window, (0,) if padding is None else padding, flow)
         flow.passes(window, 0 if flow.map is None else flow.map[2])
         yield label, Pool(kind, window, padded)

@@ -8,11 +8,12 @@ that the source makes of the checkpoint.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,15 +21,30 @@ from numpy.typing import NDArray
 from xnorinfer import budget
 from xnorinfer.converters.containers.arrays import Entry, RawTensor, as_float32
 from xnorinfer.converters.containers.opening import open_container
+from xnorinfer.converters.kernelaxes import KERNEL_LAYOUTS, arranged
 from xnorinfer.converters.nettoml.document import network_arrays
 from xnorinfer.converters.reading import ConvertOptions, Reading
 from xnorinfer.errors import OptionError, XnorinferError, unhandled
 from xnorinfer.float32 import F32
 from xnorinfer.graph import INPUT, Interpretation, Node
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import ARITHMETIC, FUNCTIONS, OPS, Linear, Norm, Op, Quantize, Step, Steps, arrays_of
+from xnorinfer.net.ops import (
+    ARITHMETIC,
+    FUNCTIONS,
+    OPS,
+    Flatten,
+    Linear,
+    Norm,
+    Op,
+    Pool,
+    Quantize,
+    Step,
+    Steps,
+    arrays_of,
+)
 from xnorinfer.net.ties import PROFILES
-from xnorinfer.net.values import InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
+from xnorinfer.net.values import ChannelInput, InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
+from xnorinfer.net.windows import Window
 from xnorinfer.oneline import one_line
 
 #: Vectors of up to so many numbers are written out if they are in no container.
@@ -82,6 +98,14 @@ def toml_key(key: str) -> str:
     return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else toml_string(key)
 
 
+class Place(NamedTuple):
+    """Where numbers stand: the name of an array, and how the axes of a kernel stand there; layout "" for vectors."""
+
+    name: str
+    layout: str = ""
+    flipped: bool = False
+
+
 @dataclass
 class Writer:
     """Writes a reading over the arrays of a container.  reader: options of the source, where the container is the network.
@@ -96,13 +120,19 @@ class Writer:
     is_draft: bool = False
     used: set[str] = field(default_factory=set)
     missing: bool = False
+    #: How maps become vectors, by the names of flattenings and of dense layers behind them; and where the source has channels
+    #: outermost, the places there of a dense layer's inputs, and of the values of what stands between the two.
+    flattens: dict[str, str] = field(init=False)
+    columns: dict[str, NDArray[np.int64]] = field(init=False)
+    places: dict[str, NDArray[np.int64]] = field(init=False)
 
     def text(self) -> str | None:
         """The file; None if the container lacks numbers that are too many to write out."""
         net = self.reading.net
         self.known = self._index()
         self.profile = PROFILES[net.profile]
-        self.layout: str | None = None
+        self.flattens, self.columns, self.places = {}, {}, {}
+        self._find_orders(net)
         first = next(index for index, node in enumerate(net.line) if isinstance(node.op, Linear))
         layers = list(self._layers(net.line[first:]))
         source = list(self._input(net, net.line[:first]))
@@ -129,10 +159,11 @@ class Writer:
 
     # ------------------------------------------------------------ where numbers stand
 
-    def _index(self) -> dict[bytes, list[tuple[str, str]]]:
-        """Digest of float32 numbers -> arrays with just these, and their layout ("" for vectors)."""
-        found: dict[bytes, list[tuple[str, str]]] = {}
+    def _index(self) -> dict[bytes, list[Place]]:
+        """Digest of float32 numbers -> arrays with just these."""
+        found: dict[bytes, list[Place]] = {}
         self.uses = {use.name: use.use for use in self.reading.tensors}
+        kernels = {op.weight.shape for _, op in self.reading.net.linears}
         for name, entry in self.entries.items():
             try:
                 array = entry.load()
@@ -140,35 +171,67 @@ class Writer:
                 single = as_float32(RawTensor(name, array, entry.dtype), [])
             except XnorinferError:  # text and the like; nothing a network is made of
                 continue
-            found.setdefault(_digest(single.reshape(-1)), []).append((name, ""))
+            found.setdefault(_digest(single.reshape(-1)), []).append(Place(name))
             if single.ndim == 2:
-                found.setdefault(_digest(single), []).append((name, "out_in"))
-                found.setdefault(_digest(single.T), []).append((name, "in_out"))
+                found.setdefault(_digest(single), []).append(Place(name, "out_in"))
+                found.setdefault(_digest(single.T), []).append(Place(name, "in_out"))
+            elif single.ndim in (3, 4):
+                for place in (Place(name, layout, flipped) for flipped in (False, True) for layout in KERNEL_LAYOUTS):
+                    kernel = arranged(single, place.layout, flipped=place.flipped)
+                    if kernel.shape in kernels:
+                        found.setdefault(_digest(kernel), []).append(place)
         return found
 
-    def find(self, array: F32, layer: str, what: str) -> tuple[str, str] | None:
-        """An array that holds these numbers and its layout; where several do, the one that was used for this."""
+    def _find_orders(self, net: Net) -> None:
+        """How maps become vectors: channels innermost as here, or outermost, whichever the container has the weights in."""
+        line = net.line
+        if self.reading.unplaced or (self.is_draft and net.check()):  # shapes are not known, and weights are as they are stored
+            word = "channels_first" if self.reading.channels_first else "channels_last"
+            pairs = itertools.pairwise(net.linears)
+            self.flattens = {name: word for (_, before), (name, op) in pairs if before.window and not op.window}
+            return
+        shapes = [net.shape, *(value.shape for value in net.values)]
+        for index, (node, read) in enumerate(zip(line, shapes, strict=False)):
+            dense = isinstance(node.op, Linear) and node.op.window is None
+            if len(read) != 3 or not (dense or isinstance(node.op, Flatten)) or read[0] * read[1] == 1 or read[2] == 1:
+                continue
+            last = next((at for at in range(index, len(line)) if isinstance(line[at].op, Linear)), index)
+            name, op = line[last].name, line[last].op
+            height, width, channels = read
+            order = np.arange(height * width * channels).reshape(height, width, channels).transpose(2, 0, 1).reshape(-1)
+            fits = isinstance(op, Linear) and op.weight.shape[1:] == order.shape and _digest(op.weight) not in self.known
+            if isinstance(op, Linear) and fits and _digest(op.weight[:, order]) in self.known:
+                self.columns[name] = order
+                self.places |= {line[at].name: order for at in range(index + 1, last)}
+            word = "channels_first" if name in self.columns else "channels_last"
+            # What stands right before its dense layer is said there.
+            self.flattens[name if last <= index + 1 else node.name] = word
+
+    def find(self, array: F32, layer: str, what: str) -> Place | None:
+        """An array that holds these numbers; where several do, the one that was used for this."""
         ignored = {use.name for use in self.reading.tensors if use.ignored}
-        candidates = [one for one in self.known.get(_digest(array), []) if one[0] not in self.used]
+        candidates = [one for one in self.known.get(_digest(array), []) if one.name not in self.used]
         word = _WORDS.get(what, what)
 
-        def strangeness(one: tuple[str, str]) -> tuple[bool, bool, bool]:
-            use = self.uses.get(one[0], "")
-            return one[0] in ignored, not (layer in use or layer in one[0]), word not in use and word not in one[0]
+        def strangeness(one: Place) -> tuple[bool, bool, bool]:
+            use = self.uses.get(one.name, "")
+            return one.name in ignored, not (layer in use or layer in one.name), word not in use and word not in one.name
 
         return min(candidates, key=strangeness, default=None)
 
     def vector(self, array: F32, layer: str, what: str) -> str:
+        if layer in self.places:
+            array = array[self.places[layer]]
         found = self.find(array, layer, what)
         if found is not None:
-            self.used.add(found[0])
-            return toml_string(found[0])
+            self.used.add(found.name)
+            return toml_string(found.name)
         if array.size and (array == array[0]).all() and np.signbit(array).all() == np.signbit(array).any():
             one = self.find(array[:1], layer, what)  # one number that stands for all
             if one is None:
                 return repr(float(array[0]))
-            self.used.add(one[0])
-            return toml_string(one[0])
+            self.used.add(one.name)
+            return toml_string(one.name)
         if array.size > MAX_WRITTEN:
             self.missing = True
         return toml_value([float(one) for one in array[:MAX_WRITTEN]])
@@ -176,7 +239,15 @@ class Writer:
     # ------------------------------------------------------------ layers
 
     def _input(self, net: Net, before: Sequence[Node[Op]]) -> Iterator[str]:
+        first, op = net.linears[0]
+        if first in self.reading.unplaced:
+            channels = op.weight.shape[-1] * op.groups
+            yield f"# shape = [HEIGHT, WIDTH, {channels}]  # of an image, which the file does not say"
+        elif len(net.shape) == 3:
+            yield f"shape = {toml_value(net.shape)}"
         yield _mapping(net.input)
+        if before and isinstance(before[-1].op, Flatten):
+            before = before[:-1]
         if not before:
             return
         *norms, sign = before
@@ -190,15 +261,28 @@ class Writer:
             following = nodes[end].op if end < len(nodes) else None
             usual = "none" if following is None else "sign"
             feeds_float = isinstance(following, Linear) and not following.binary
+            after = nodes[start + 1 : end]
+            if following is not None and after and isinstance(after[-1].op, Flatten):  # the next layer says it
+                after = after[:-1]
             lines = list(table_lines(nodes[start], nodes[start].name, self))
-            yield [*lines, *self._after(nodes[start + 1 : end], None if feeds_float else usual)]
+            yield [*lines, *self._after(after, None if feeds_float else usual)]
 
     def _after(self, after: Sequence[Node[Op]], usual: str | None) -> Iterator[str]:
-        """What follows a dense layer.  usual: the activation that need not be said, if there is one."""
-        ending = _activation(after[-1].op) if after else None
-        yield from self._followers(after if ending is None else after[:-1])
+        """What follows a layer.  usual: the activation that need not be said, if there is one."""
+        end = max((at for at, node in enumerate(after) if isinstance(node.op, Quantize)), default=len(after) - 1) + 1
+        ending = _activation(after[end - 1].op) if after else None
+        body = after[:end] if ending is None else after[: end - 1]
+        inner = [at for at, node in enumerate(body) if not isinstance(node.op, Pool)]
+        first, last = (inner[0], inner[-1] + 1) if inner else (len(body), len(body))
+        if last - first > 1 or not all(isinstance(node.op, Norm) for node in body[first:last]):
+            first, last = 0, len(body)  # all of it are steps
+        yield from self._followers(body[first:last])
+        pools = [("sum", body[:first]), ("norm", body[last:]), ("activation", after[end:])]
+        tables = [f"{{{self.pool(node.op, node.name)}, after = {toml_string(p)}}}" for p, nodes in pools for node in nodes]
+        if tables:
+            yield f"pool = {tables[0] if len(tables) == 1 else '[' + ', '.join(tables) + ']'}"
         if ending == "sign":
-            yield from table_lines(after[-1], after[-1].name, self)
+            yield from table_lines(after[end - 1], after[end - 1].name, self)
         if (ending or "none") != usual:
             yield f"activation = {toml_string(ending or 'none')}"
 
@@ -213,6 +297,15 @@ class Writer:
             for line in table_lines(node, node.name, self):
                 yield f"    {{{line}}},"
         yield "]"
+
+    def pool(self, op: Op, name: str) -> str:
+        """The entries of a pool's table but for its place."""
+        assert isinstance(op, Pool)
+        fields = [f"name = {toml_string(name)}", f"kind = {toml_string(op.kind)}"]
+        if op.window is None:
+            return ", ".join([*fields, 'size = "map"'])
+        fields += [f"size = {toml_value(op.window.size)}", *_window_lines(op.window)]
+        return ", ".join([*fields, *(["padded = true"] if op.padded else [])])
 
     def norm(self, op: Norm, name: str) -> str:
         """The table of a BatchNorm."""
@@ -243,13 +336,28 @@ def _(op: Linear, name: str, writer: Writer) -> Iterator[str]:
     yield f"name = {toml_string(name)}"
     if not op.binary:
         yield 'kind = "float"'
-    found = writer.find(op.weight, name, "weight")
+    weight = op.weight[:, writer.columns[name]] if name in writer.columns else op.weight
+    found = writer.find(weight, name, "weight")
     if found is None:
         writer.missing = True
         return
-    writer.used.add(found[0])
-    yield f"weight = {toml_string(found[0])}"
-    yield f"layout = {toml_string(found[1])}"
+    writer.used.add(found.name)
+    yield f"weight = {toml_string(found.name)}"
+    yield f"layout = {toml_string(found.layout)}"
+    if found.flipped:
+        yield "flipped = true"
+    if name in writer.flattens:
+        yield f"flatten = {toml_string(writer.flattens[name])}"
+    if name in writer.reading.unplaced:
+        yield "# stride = 1  # or what it is: the file does not say; dilation, too, where it is not 1"
+        yield '# padding = "same"  # or what it is: a number, [TOP, BOTTOM, LEFT, RIGHT], "valid"'
+        yield '# pool = {kind = "max", size = 2, after = "sum"}  # if there is one; after = "norm" or "activation"'
+    elif op.window is not None:
+        yield from _window_lines(op.window, is_pool=False)
+    if op.groups != 1:
+        yield f"groups = {op.groups}"
+    if op.pad:
+        yield f"pad = {op.pad}"
     if op.rule is not None:
         if op.h != 1:
             yield f"h = {op.h!r}"
@@ -271,10 +379,30 @@ def _(op: Steps, name: str, writer: Writer) -> Iterator[str]:
     return (writer.step(step, name, index) for index, step in enumerate(op.steps))
 
 
+@table_lines.of(Pool)
+def _(op: Pool, name: str, writer: Writer) -> Iterator[str]:
+    yield f"pool = {{{writer.pool(op, name)}}}"
+
+
+@table_lines.of(Flatten)
+def _(op: Flatten, name: str, writer: Writer) -> Iterator[str]:
+    yield f"flatten = {toml_string(writer.flattens.get(name, 'channels_last'))}"
+
+
 @table_lines.of(Quantize)
 def _(op: Quantize, name: str, writer: Writer) -> Iterator[str]:
     if op.rule != writer.profile.activations:
         yield f"sign_rule = {toml_string(op.rule)}"
+
+
+def _window_lines(window: Window, *, is_pool: bool = True) -> Iterator[str]:
+    """The entries of a window but for its size; of a pool those that are not usual."""
+    if not is_pool or window.stride != window.size:
+        yield f"stride = {toml_value(window.stride)}"
+    if not is_pool or any(window.padding):
+        yield f"padding = {toml_value(window.padding)}"
+    if window.dilation != (1, 1):
+        yield f"dilation = {toml_value(window.dilation)}"
 
 
 def _activation(op: Op) -> str | None:
@@ -286,6 +414,10 @@ def _activation(op: Op) -> str | None:
     return None
 
 
+def _affine(mapping: PixelInput) -> str:
+    return f"[{mapping.slope!r}, {mapping.intercept!r}, {mapping.divisor!r}]"
+
+
 def _mapping(mapping: InputMapping) -> str:
     if isinstance(mapping, PixelInput):
         low, high = mapping.ends
@@ -293,7 +425,9 @@ def _mapping(mapping: InputMapping) -> str:
             return "raw = true"
         if low != high and mapping == PixelInput.range(low, high):
             return f"range = [{low!r}, {high!r}]"
-        return f"affine = [{mapping.slope!r}, {mapping.intercept!r}, {mapping.divisor!r}]"
+        return f"affine = {_affine(mapping)}"
+    if isinstance(mapping, ChannelInput):
+        return f"affine = [{', '.join(map(_affine, mapping.channels))}]"
     if isinstance(mapping, ThresholdInput):
         return f"threshold = {mapping.threshold}"
     if isinstance(mapping, SignInput | RealInput):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from xnorinfer.converters import ConvertOptions, Reading, read_source
 from xnorinfer.converters.nettoml import document
+from xnorinfer.converters.nettoml.writer import net_text
 from xnorinfer.errors import NetworkError
 from xnorinfer.net import reference
 from xnorinfer.net.ops import Flatten, Linear, Pool
@@ -29,7 +30,16 @@ def read(path: Path, toml: str) -> Reading:
 
 
 def scores(path: Path, toml: str, x: Array) -> Array:
-    return reference.forward(read(path, toml).net, x.reshape(len(x), -1))
+    """Scores of samples; the file that --write-net would write gives the same network."""
+    reading = read(path, toml)
+    text = net_text(path, reading, ConvertOptions())
+    again = read(path, text)
+    assert 'container = "network"' not in text
+    assert [type(op) for op in again.net.ops] == [type(op) for op in reading.net.ops]
+    assert (again.net.shape, again.channels_first) == (reading.net.shape, reading.channels_first)
+    found = reference.forward(reading.net, x.reshape(len(x), -1))
+    np.testing.assert_array_equal(reference.forward(again.net, x.reshape(len(x), -1)), found)
+    return found
 
 
 def problems(path: Path, toml: str) -> list[str]:
