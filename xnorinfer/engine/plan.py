@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from xnorinfer import kernels
 from xnorinfer.cores import usable_cores
 from xnorinfer.engine.buffers import OUTSIDE, slots_for
+from xnorinfer.engine.layerrows import rows_of
 from xnorinfer.errors import ArrayError, MalformedModelError, OptionError
-from xnorinfer.graph import INPUT, Interpretation
-from xnorinfer.kernels import Kernel, fields, layout, prepack
+from xnorinfer.graph import INPUT
+from xnorinfer.kernels import fields, layout, prepack
 from xnorinfer.kernels.pool import pool
 from xnorinfer.memory import plain, require_inside
-from xnorinfer.net.values import InputMapping, PixelInput
-from xnorinfer.packing.packed import PACKED_OPS, STEP_NAMES, Affine, Binarize, Dot, PackedModel, Threshold
+from xnorinfer.packing.packed import PackedModel
 
 THREADS_ENVIRONMENT = "XNORINFER_NUM_THREADS"
 
@@ -60,11 +60,6 @@ def default_threads() -> int:
 def _address(array: NDArray[Any]) -> int:
     address: int = array.__array_interface__["data"][0]
     return address
-
-
-def _whole_lines(size: int) -> int:
-    """Bytes of the cache lines that so many bytes take."""
-    return -(-size // layout.ALIGN_BYTES) * layout.ALIGN_BYTES
 
 
 #: Where the address of an array's data lies behind the array object itself: right after the object's header, by numpy's
@@ -113,9 +108,7 @@ class Plan:
         self._kept: list[NDArray[Any]] = []
         self._values = packed.values
         self._input_dtype = np.dtype(INPUT_DTYPES[packed.input.kind])
-        self._table = layout.aligned((len(packed.nodes), fields.LAYER_FIELDS), np.int64)
-        for row, node in zip(self._table, packed.nodes, strict=True):
-            self._write(row, _row(node, self._kernel, packed.input, INPUT in node.inputs))
+        self._make()
         self._pool = pool()
         self._size()
         self._helpers = self._threads - 1
@@ -139,9 +132,29 @@ class Plan:
 
     # ------------------------------------------------------------ making the table
 
+    def _make(self) -> None:
+        """The table: a row for every node, then those of the strips of maps."""
+        packed, made = self._packed, []
+        for node in packed.nodes:
+            (read,) = node.inputs
+            value = packed.entry if read == INPUT else self._values[read]
+            made.append(rows_of(node, self._kernel, packed.input, value, read == INPUT))
+        count = len(made)
+        self._rows = layout.aligned((count + sum(len(inner) for _, inner in made), fields.LAYER_FIELDS), np.int64)
+        self._table = self._rows[:count]
+        self._zeros = layout.aligned((BLOCK_ROWS,), np.int64)
+        for row, (outer, inner) in zip(self._table, made, strict=True):
+            self._write(row, outer)
+            if inner:
+                row[fields.INNER] = _address(self._rows[count:])
+            for one in inner:
+                self._write(self._rows[count], one)
+                count += 1
+
     def _write(self, row: NDArray[np.int64], made: prepack.Row) -> None:
         """A row into the table; arrays by their addresses."""
         row[fields.SUB_ROWS] = BLOCK_ROWS
+        row[fields.SHIFTS] = _address(self._zeros)
         for index, value in made.items():
             if isinstance(value, np.ndarray):
                 self._kept.append(value)
@@ -155,14 +168,17 @@ class Plan:
         """Rows of a block, and where what is computed of them lies."""
         table = self._table
         widest = int(table[:, fields.OUT_BYTES].max())
-        self._block = max(8, min(BLOCK_ROWS, BLOCK_BYTES // widest) & ~1)  # even: some kernels take rows in pairs
+        least = 8 if 8 * widest <= 4 * BLOCK_BYTES else 1
+        self._block = max(least, min(BLOCK_ROWS, BLOCK_BYTES // widest) & ~1)  # even: some kernels take rows in pairs
         # What is behind the prepared rows begins where SUB_ROWS of them would end.
         sub_rows = table[:, fields.SUB_ROWS] = np.minimum(table[:, fields.SUB_ROWS], self._block)
-        prepared = int(((table[:, fields.PREPARED_BYTES] + table[:, fields.PART_BYTES]) * sub_rows).max())
-        self._scratch_bytes = _whole_lines(fields.COUNTS_AT + fields.COUNTS_BYTES + prepared)
+        prepared = int(
+            ((table[:, fields.PREPARED_BYTES] + table[:, fields.PART_BYTES]) * sub_rows + table[:, fields.STRIP_BYTES]).max()
+        )
+        self._scratch_bytes = layout.whole_lines(fields.COUNTS_AT + fields.COUNTS_BYTES + prepared)
         slots = slots_for(self._packed.nodes, table[:, fields.OUT_BYTES].tolist())
         *starts, self._buffers_bytes = itertools.accumulate(
-            (_whole_lines(size * self._block) for size in slots.sizes), initial=0
+            (layout.whole_lines(size * self._block) for size in slots.sizes), initial=0
         )
         for row, node, slot in zip(table, self._packed.nodes, slots.taken, strict=True):
             (read,) = node.inputs
@@ -188,7 +204,7 @@ class Plan:
         job[fields.SHARED] = _address(memory) + threads * scratch
         job[fields.BUFFERS_BYTES] = self._buffers_bytes
         job[fields.COUNTERS] = _address(counters)
-        return _Context(job, _address(job), (memory, counters, self._table))
+        return _Context(job, _address(job), (memory, counters, self._rows))
 
     # ------------------------------------------------------------ running
 
@@ -209,7 +225,7 @@ class Plan:
 
     def trace(self, x: NDArray[Any]) -> list[Bits | Single]:
         """The output of every node, in order: (rows, words) uint64 bits in the convention of `bits`, or (rows, neurons)
-        float32.  x: as for `run`."""
+        float32.  x: as for `run`.  Of maps the words, or channels, of every pixel, pixels line by line."""
         x = self._checked(x)
         outputs: list[Bits | Single] = []
         for index, node in enumerate(self._packed.nodes):
@@ -294,31 +310,3 @@ class Plan:
 
 #: Kind of an input -> dtype of its canonical arrays.
 INPUT_DTYPES = {"pixels": np.uint8, "channels": np.uint8, "threshold": np.uint8, "signs": np.int8, "reals": np.float32}
-
-#: Op -> its row of the layer table, as the kernel wants it: (..., kernel, mapping of the input, whether it reads the input).
-_row: Interpretation[[Kernel, InputMapping, bool], prepack.Row] = Interpretation("Plan", PACKED_OPS)
-
-
-@_row.of(Binarize)
-def _(op: Binarize, kernel: Kernel, mapping: InputMapping, raw: bool) -> prepack.Row:
-    return prepack.binarized(kernel, op.limits, op.mirrored)
-
-
-@_row.of(Dot)
-def _(op: Dot, kernel: Kernel, mapping: InputMapping, raw: bool) -> prepack.Row:
-    row = _product(op, kernel, mapping, raw)
-    if isinstance(op.output, Affine):
-        row |= prepack.steps(kernel, [STEP_NAMES.index(step) for step in op.output.ops], op.output.values)
-    return row
-
-
-def _product(op: Dot, kernel: Kernel, mapping: InputMapping, raw: bool) -> prepack.Row:
-    if not op.binary:
-        return prepack.floats(kernel, op.weights)
-    product = kernel, op.weights, op.depth, op.output.limits if isinstance(op.output, Threshold) else None
-    if op.reads == "reals":
-        return prepack.reals(*product)
-    if op.reads == "pixels":
-        assert isinstance(mapping, PixelInput)
-        return prepack.pixels(*product, (mapping.slope, mapping.intercept, mapping.divisor))
-    return prepack.signs(*product) if raw else prepack.bits(*product)

@@ -23,7 +23,7 @@ ENVIRONMENT = "XNORINFER_KERNEL"
 Drive = Callable[[int, int, int, int, int, int], int]
 
 # Numbers of int64 arguments; see `layers` and `driver`.
-_PREPARE, _COMPUTE, _FINISH, _DRIVE = 5, 8, 5, 6
+_PREPARE, _COMPUTE, _FINISH, _GATHER, _DRIVE = 5, 9, 6, 6, 6
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,33 @@ class Kernel:
     def binarize_singles(self) -> int:
         return address("make_binarize", _COMPUTE, 4)
 
+    def compute_steps(self) -> int:
+        return address("make_compute_steps", _COMPUTE)
+
+    def compute_mapped(self) -> int:
+        return address("make_compute_mapped", _COMPUTE)
+
+    def compute_strips(self) -> int:
+        return address("make_compute_strips", _COMPUTE)
+
+    def gather_bits(self) -> int:
+        return address("make_gather_bits", _GATHER)
+
+    def gather_bytes(self) -> int:
+        return address("make_gather_bytes", _GATHER)
+
+    def gather_words(self) -> int:
+        return address("make_gather_words", _GATHER)
+
+    def pool_bits(self) -> int:
+        return address("make_pool_bits", _COMPUTE)
+
+    def pool_largest(self) -> int:
+        return address("make_pool_largest", _COMPUTE)
+
+    def pool_average(self) -> int:
+        return address("make_pool_average", _COMPUTE)
+
     def finish(self) -> int:
         return address("make_finish", _FINISH, "fma" in cpu_features())
 
@@ -105,6 +132,15 @@ _FUNCTIONS = (
     "binarize_bytes",
     "binarize_singles",
     "finish",
+    "compute_steps",
+    "compute_mapped",
+    "compute_strips",
+    "gather_bits",
+    "gather_bytes",
+    "gather_words",
+    "pool_bits",
+    "pool_largest",
+    "pool_average",
 )
 _LOOKUP = ("prepare_lookup", "compute_lookup")
 _PLANES = ("prepare_planes", "compute_planes")

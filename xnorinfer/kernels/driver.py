@@ -18,7 +18,7 @@ from xnorinfer.kernels.vector_ir import atomic_add, atomic_load, atomic_store, c
 PATIENCE = 4000
 
 call_prepare = caller(5)
-call_compute = caller(8)
+call_compute = caller(9)
 
 
 @inner
@@ -29,13 +29,15 @@ def run_groups(layer, source, target, rows, first_group, last_group, scratch, pr
     out_bytes = get(layer, fields.OUT_BYTES)
     prepare = get(layer, fields.PREPARE)
     compute = get(layer, fields.COMPUTE)
+    shifts = get(layer, fields.SHIFTS)
     for r in range(0, rows, sub):
         count = min(sub, rows - r)
         if prepare != 0 and not (ready and rows <= sub):
             call_prepare(prepare, layer, source + r * in_bytes, count, scratch, prepared)
         call_compute(
-            compute, layer, source + r * in_bytes, target + r * out_bytes, count, first_group, last_group, scratch, prepared
-        )
+            compute, layer, source + r * in_bytes, target + r * out_bytes, count,
+            first_group, last_group, scratch, prepared, shifts,
+        )  # fmt: skip
 
 
 @inner

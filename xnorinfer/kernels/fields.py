@@ -36,8 +36,37 @@ from __future__ import annotations
     DEEP_LIMITS,  # address: i64 per neuron, where LIMITS has 16 bits (nibbles)
     SOURCE_AT,  # where in the buffers the input rows lie; below 0: not there, they are those of the run
     TARGET_AT,  # where the output rows go; the last layer of a run writes to the run's own
+    SHIFTS,  # address: i64 per row, or per output pixel of a map: groups from the first limits to those of its border class
+    # What follows is of layers over maps (`map_layers`), whose "groups" are tasks: parts of the neurons of a strip of pixels.
+    INNER,  # address of the rows for what a strip of pixels is to them, one for each group of channels
+    CHANNEL_GROUPS,
+    GATHER,  # address of the function that brings windows into rows; 0: the pixels are the rows
+    RAW_AT,  # where those rows lie, from the prepared rows on
+    MERGED_AT,  # where the bits of a group of channels lie that do not fill words; 0: they go where they belong
+    PARTS,  # parts of the neurons, a task each
+    STRIP,  # pixels of a strip; the whole map where SUB_ROWS is above 1
+    STRIP_BYTES,  # what a strip takes behind the prepared rows' begin
+    HEIGHT,  # of the map that is read
+    WIDTH,
+    PIXEL_BYTES,
+    DOWN,  # of the map that is given
+    ACROSS,
+    KERNEL_DOWN,
+    KERNEL_ACROSS,
+    STRIDE_DOWN,
+    STRIDE_ACROSS,
+    DILATION_DOWN,
+    DILATION_ACROSS,
+    TOP,  # padding
+    LEFT,
+    CHANNELS,  # bits, or bytes, that a tap has of a group of channels
+    FILL,  # what a tap outside the map has: a byte, or for bits 0 or -1
+    DIVISOR,  # of averages; 0: the taps inside
     LAYER_FIELDS,
-) = range(30)
+) = range(55)
+
+#: The fields that are addresses of functions.
+FUNCTIONS = (PREPARE, COMPUTE, FINISH, GATHER)
 
 # Float32 steps, in the order of `packed.STEP_NAMES`.
 MUL, ADD, FMA, CLIP, DIV, STEP = range(6)

@@ -4,8 +4,11 @@ Each function is compiled by itself and put into the layer table by its address,
 networks use, and a tile is compiled once and not again inside everything that calls it.  All arguments are int64.
 
     prepare(layer, source, rows, scratch, prepared)
-    compute(layer, source, target, rows, first_group, last_group, scratch, prepared)
-    finish(layer, group, integers, scratch, out)
+    compute(layer, source, target, rows, first_group, last_group, scratch, prepared, shifts)
+    finish(layer, group, entry, integers, scratch, out)
+
+shifts: address of an i64 a row, 0 for samples.  Where outputs of a map lie at its border, limits and constants of neurons are
+others: those of its border class, which begin so many groups of neurons further (`windows`).  entry: group plus shift.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ from xnorinfer.kernels.vector_ir import (
     load_single,
     load_word,
     store_byte,
+    store_double,
     store_single,
     store_word,
 )
@@ -45,7 +49,7 @@ from xnorinfer.kernels.vector_ir import (
 #: Decorator of what only compiled code calls; without the wrappers for Python.
 inner = njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
-call_finish = caller(5)
+call_finish = caller(6)
 
 
 @inner
@@ -89,7 +93,7 @@ def make_binarize(size: int) -> Callable[..., None]:
     """Inputs of so many bytes, uint8 (1) or float32 (4), to words of bits, each at a limit of its own; see `compare_inputs`."""
     compare = compare_inputs(size)
 
-    def binarize(layer, source, target, rows, first_group, last_group, scratch, prepared):
+    def binarize(layer, source, target, rows, first_group, last_group, scratch, prepared, shifts):
         in_bytes = get(layer, fields.IN_BYTES)
         out_bytes = get(layer, fields.OUT_BYTES)
         limits = get(layer, fields.LIMITS)
@@ -183,7 +187,7 @@ def make_compute_bits(shape: BinaryShape, planes: int) -> Callable[..., None]:
     tile, panel_neurons = binary_tile(shape), shape.panel
     group_panels = 64 // panel_neurons
 
-    def compute_bits(layer, source, target, rows, first_group, last_group, scratch, prepared):
+    def compute_bits(layer, source, target, rows, first_group, last_group, scratch, prepared, shifts):
         words = get(layer, fields.WORDS)
         out_bytes = get(layer, fields.OUT_BYTES)
         prepared_bytes = get(layer, fields.PREPARED_BYTES)
@@ -197,13 +201,14 @@ def make_compute_bits(shape: BinaryShape, planes: int) -> Callable[..., None]:
         deep = planes == 1 and get(layer, fields.PART_BYTES) != 0
         parts = prepared + get(layer, fields.SUB_ROWS) * prepared_bytes
         for group in range(first_group, last_group):
-            limits = get(layer, fields.LIMITS) + group * 512
             first = group * group_panels
             count = min(group_panels, panels - first)
             base = get(layer, fields.PANEL) + first * panel_bytes
             for begin in range(0, words if deep else 1, fields.PARITY_WORDS):
                 end = min(begin + fields.PARITY_WORDS, words) if deep else words
                 for r in range(rows):
+                    entry = group + get(shifts, r)
+                    limits = get(layer, fields.LIMITS) + entry * 512
                     word = np.int64(0)
                     for p in range(count):
                         panel = base + p * panel_bytes
@@ -228,7 +233,7 @@ def make_compute_bits(shape: BinaryShape, planes: int) -> Callable[..., None]:
                             if deep:
                                 for j in range(64):
                                     store_word(counts + 8 * j, get(parts + r * fields.COUNTS_BYTES, j))
-                            call_finish(finish, layer, group, 1, scratch, target + r * out_bytes + group * 256)
+                            call_finish(finish, layer, group, entry, 1, scratch, target + r * out_bytes + group * 256)
                         else:
                             store_word(target + r * out_bytes + group * 8, word)
 
@@ -270,7 +275,7 @@ def make_compute_lookup(shape: LookupShape) -> Callable[..., None]:
     """Sums over pixels by look-up against limits (i32), or to the float32 steps; rows of a tile share the codes."""
     one, several, most = lookup_tile(shape, 1), lookup_tile(shape, shape.rows), shape.rows
 
-    def compute_lookup(layer, source, target, rows, first_group, last_group, scratch, prepared):
+    def compute_lookup(layer, source, target, rows, first_group, last_group, scratch, prepared, shifts):
         out_bytes = get(layer, fields.OUT_BYTES)
         prepared_bytes = get(layer, fields.PREPARED_BYTES)
         panel_bytes = get(layer, fields.PANEL_BYTES)
@@ -284,16 +289,20 @@ def make_compute_lookup(shape: LookupShape) -> Callable[..., None]:
                 codes = get(layer, fields.PANEL) + group * panel_bytes
                 limits = get(layer, fields.LIMITS) + group * 256
                 if last - first == most and finish == 0:
+                    at = shifts + 8 * first
                     out = target + first * out_bytes + group * 8
-                    several(prepared + first * prepared_bytes, prepared_bytes, codes, turns, limits, out, out_bytes, 0)
+                    several(prepared + first * prepared_bytes, prepared_bytes, codes, turns, limits, at, out, out_bytes, 0)
                     continue
                 for r in range(first, last):
                     tables = prepared + r * prepared_bytes
+                    at = shifts + 8 * r
                     if finish == 0:
-                        one(tables, 0, codes, turns, limits, target + r * out_bytes + group * 8, 0, 0)
+                        one(tables, 0, codes, turns, limits, at, target + r * out_bytes + group * 8, 0, 0)
                     else:
-                        one(tables, 0, codes, turns, limits, 0, 0, counts)
-                        call_finish(finish, layer, group, 1, scratch, target + r * out_bytes + group * 256)
+                        one(tables, 0, codes, turns, limits, at, 0, 0, counts)
+                        call_finish(
+                            finish, layer, group, group + get(shifts, r), 1, scratch, target + r * out_bytes + group * 256
+                        )
 
     return compute_lookup
 
@@ -302,7 +311,7 @@ def make_compute_masked() -> Callable[..., None]:
     """Sums over pixels of few neurons, from masks of bytes; one more mask, of all ones, comes after the last neuron."""
     total_of = masked_sum()
 
-    def compute_masked(layer, source, target, rows, first_group, last_group, scratch, prepared):
+    def compute_masked(layer, source, target, rows, first_group, last_group, scratch, prepared, shifts):
         in_bytes = get(layer, fields.IN_BYTES)
         out_bytes = get(layer, fields.OUT_BYTES)
         masks = get(layer, fields.PANEL)
@@ -310,7 +319,6 @@ def make_compute_masked() -> Callable[..., None]:
         neurons = get(layer, fields.NEURONS)
         depth = get(layer, fields.DEPTH)
         finish = get(layer, fields.FINISH)
-        limits = get(layer, fields.LIMITS)
         counts = scratch + fields.COUNTS_AT
         tail = scratch + fields.TAIL_AT
         chunks = depth >> 6
@@ -319,6 +327,8 @@ def make_compute_masked() -> Callable[..., None]:
             row = source + r * in_bytes
             if ragged:
                 copy_tail(row, depth, tail, 0)
+            shift = get(shifts, r)
+            limits = get(layer, fields.LIMITS) + shift * 512
             everything = total_of(row, masks + neurons * mask_bytes, chunks, tail, ragged)
             word = np.int64(0)
             for j in range(neurons):
@@ -327,7 +337,7 @@ def make_compute_masked() -> Callable[..., None]:
                 if finish == 0 and total <= get(limits, j):
                     word |= np.int64(1) << j
             if finish != 0:
-                call_finish(finish, layer, 0, 1, scratch, target + r * out_bytes)
+                call_finish(finish, layer, 0, shift, 1, scratch, target + r * out_bytes)
             else:
                 store_word(target + r * out_bytes, word)
 
@@ -351,7 +361,7 @@ def _make_compute_sums(tile: Any, panel_neurons: int) -> Callable[..., None]:
     """
     group_panels = 64 // panel_neurons
 
-    def compute_reals(layer, source, target, rows, first_group, last_group, scratch, prepared):
+    def compute_reals(layer, source, target, rows, first_group, last_group, scratch, prepared, shifts):
         in_bytes = get(layer, fields.IN_BYTES)
         out_bytes = get(layer, fields.OUT_BYTES)
         panel_bytes = get(layer, fields.PANEL_BYTES)
@@ -364,12 +374,13 @@ def _make_compute_sums(tile: Any, panel_neurons: int) -> Callable[..., None]:
             first = group * group_panels
             count = min(group_panels, panels - first)
             base = get(layer, fields.PANEL) + first * panel_bytes
-            limits = get(layer, fields.LIMITS) + group * 512
             for r in range(rows):
+                entry = group + get(shifts, r)
+                limits = get(layer, fields.LIMITS) + entry * 512
                 for p in range(count):
                     tile(source + r * in_bytes, base + p * panel_bytes, depth, sums + p * panel_neurons * 8)
                 if finish != 0:
-                    call_finish(finish, layer, group, 0, scratch, target + r * out_bytes + group * 256)
+                    call_finish(finish, layer, group, entry, 0, scratch, target + r * out_bytes + group * 256)
                 else:
                     word = np.int64(0)
                     for j in range(min(64, neurons - group * 64)):
@@ -378,6 +389,43 @@ def _make_compute_sums(tile: Any, panel_neurons: int) -> Callable[..., None]:
                     store_word(target + r * out_bytes + group * 8, word)
 
     return compute_reals
+
+
+def make_compute_steps() -> Callable[..., None]:
+    """No product: rows of float32 to the steps."""
+
+    def compute_steps(layer, source, target, rows, first_group, last_group, scratch, prepared, shifts):
+        in_bytes = get(layer, fields.IN_BYTES)
+        out_bytes = get(layer, fields.OUT_BYTES)
+        finish = get(layer, fields.FINISH)
+        neurons = get(layer, fields.NEURONS)
+        sums = scratch + fields.SUMS_AT
+        for r in range(rows):
+            for group in range(first_group, last_group):
+                row = source + r * in_bytes + group * 256
+                for j in range(min(64, neurons - group * 64)):
+                    store_double(sums + 8 * j, np.float64(load_single(row + 4 * j)))
+                call_finish(finish, layer, group, group, 0, scratch, target + r * out_bytes + group * 256)
+
+    return compute_steps
+
+
+def make_compute_mapped() -> Callable[..., None]:
+    """No product: bytes to the float32 that tables say, (256, neurons) f32 at PANEL, or one table for all (PANELS = 1)."""
+
+    def compute_mapped(layer, source, target, rows, first_group, last_group, scratch, prepared, shifts):
+        in_bytes = get(layer, fields.IN_BYTES)
+        out_bytes = get(layer, fields.OUT_BYTES)
+        tables, columns = get(layer, fields.PANEL), get(layer, fields.PANELS)
+        first, last = first_group * 64, min(last_group * 64, get(layer, fields.NEURONS))
+        for r in range(rows):
+            for j in range(first, last):
+                at = np.int64(load_byte(source + r * in_bytes + j)) * columns
+                if columns > 1:
+                    at += j
+                store_single(target + r * out_bytes + 4 * j, load_single(tables + 4 * at))
+
+    return compute_mapped
 
 
 def make_fma(native: bool) -> Any:
@@ -406,19 +454,19 @@ def make_finish(native_fma: bool) -> Callable[..., None]:
     """Counts (integers != 0) or float64 sums of a group in the scratch to float32, the steps, and out."""
     fma = make_fma(native_fma)
 
-    def finish(layer, group, integers, scratch, out):
+    def finish(layer, group, entry, integers, scratch, out):
         neurons = get(layer, fields.NEURONS)
         count = min(64, neurons - group * 64)
         counts = scratch + fields.COUNTS_AT
         sums = scratch + fields.SUMS_AT
         values = scratch + fields.VALUES_AT
         if integers != 0:
-            base = get(layer, fields.BASE) + group * 512
+            base = get(layer, fields.BASE) + entry * 512
             factor = get(layer, fields.FACTOR)
             mapping = get(layer, fields.MAPPING)
             if mapping != 0:
                 slope, intercept, divisor = load_double(mapping), load_double(mapping + 8), load_double(mapping + 16)
-                weight_sums = get(layer, fields.WEIGHT_SUM) + group * 512
+                weight_sums = get(layer, fields.WEIGHT_SUM) + entry * 512
                 for j in range(count):
                     total = np.float64(load_word(base + 8 * j) + factor * load_word(counts + 8 * j))
                     mapped = (slope * total + intercept * load_double(weight_sums + 8 * j)) / divisor

@@ -27,6 +27,11 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     return raw[skip : skip + size].view(dtype).reshape(shape)
 
 
+def whole_lines(size: int) -> int:
+    """Bytes of the cache lines that so many bytes take."""
+    return -(-size // ALIGN_BYTES) * ALIGN_BYTES
+
+
 def even_words(words: int) -> int:
     """Words of a row as the binary tiles take them: in pairs."""
     return words + words % 2

@@ -83,10 +83,10 @@ def _narrow_tables(emit: Emit, inputs: Value, table: Value) -> Value:
 
 
 def lookup_tile(shape: LookupShape, rows: int) -> Any:
-    """Intrinsic tile(prepared, prepared_bytes, codes, turns, limits, out, out_bytes, counts) for `rows` rows, 64 neurons.
+    """Intrinsic tile(prepared, prepared_bytes, codes, turns, limits, shifts, out, out_bytes, counts) for `rows` rows, 64 neurons.
 
     prepared: as `make_prepare_lookup` writes rows, `prepared_bytes` apart; codes: as in `layout.lookup_panels`; turns: look-ups
-    by `shape.turn`; limits: [64] i32, bit iff sum <= limit.
+    by `shape.turn`; limits: [64] i32, bit iff sum <= limit, those of a row as many times 64 further as its shift, [rows] i64.
     Writes one word per row to `out`, rows `out_bytes` apart, or, where `counts` is not 0, [row][64] i64 sums to it.
     """
     turn = {6: _wide_turn, 4: _narrow_turn if shape.octets == 32 else _neon_turn}[shape.inputs]
@@ -94,7 +94,7 @@ def lookup_tile(shape: LookupShape, rows: int) -> Any:
     parts = 64 // lanes
 
     def body(emit: Emit, prepared: Value, prepared_bytes: Value, codes: Value, turns: Value,
-             limits: Value, out: Value, out_bytes: Value, counts: Value) -> None:  # fmt: skip
+             limits: Value, shifts: Value, out: Value, out_bytes: Value, counts: Value) -> None:  # fmt: skip
         b, narrow, wide = emit.builder, vector(I16, 2 * lanes), vector(I32, lanes)
         row_at = [b.add(prepared, b.mul(prepared_bytes, emit.constant(m))) for m in range(rows)]
         # Outer loop: as many turns as 16 bits hold, then widened.  Inner loop: one turn.
@@ -123,15 +123,16 @@ def lookup_tile(shape: LookupShape, rows: int) -> Any:
         b.position_at_end(pack)
         for m in range(rows):
             word = emit.constant(0)
+            own = emit.offset(limits, emit.load(emit.offset(shifts, m, 8), I64, 8), 256)
             for part in range(parts):
-                limit = emit.load(emit.offset(limits, part, lanes * 4), wide, 8)
+                limit = emit.load(emit.offset(own, part, lanes * 4), wide, 8)
                 bits = emit.mask(b.icmp_signed("<=", signed[parts * m + part], limit))
                 word = b.or_(word, b.shl(bits, emit.constant(lanes * part)))
             emit.store(word, b.add(out, b.mul(out_bytes, emit.constant(m))), 8)
         b.branch(done)
         b.position_at_end(done)
 
-    return intrinsic_of(32, 8, body, types.void)
+    return intrinsic_of(32, 9, body, types.void)
 
 
 def _wide_turn(emit: Emit, tables: list[Value], codes: Value, sums: list[Value]) -> list[Value]:

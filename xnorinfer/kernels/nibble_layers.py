@@ -83,26 +83,30 @@ def make_compute_nibbles(shape: NibbleShape) -> Callable[..., None]:
 
         @inner
         def rows_of_group(
-            prepared, row_bytes, begin, turns, words, codes, code_bytes, count, limits, rows, out, out_bytes, at_bytes, earlier
-        ):
+            prepared, row_bytes, begin, turns, words, codes, code_bytes, count, limits, shifts, rows, out,
+            out_bytes, at_bytes, earlier,
+        ):  # fmt: skip
             """All rows with one group: several, then one by one."""
             at = prepared + CODE_BYTES * begin
             codes_at = codes + lanes * CODE_BYTES * begin
             whole = rows // most * most
             for r in range(0, whole, most):
                 together(
-                    at + r * row_bytes, row_bytes, code_bytes, words, codes_at, limits, out + r * out_bytes, out_bytes, earlier
-                )
+                    at + r * row_bytes, row_bytes, code_bytes, words, codes_at,
+                    limits, shifts + 8 * r, out + r * out_bytes, out_bytes, earlier,
+                )  # fmt: skip
             for r in range(whole, rows):
-                single(at + r * row_bytes, 0, code_bytes, words, codes_at, limits, out + r * out_bytes, out_bytes, earlier)
+                single(at + r * row_bytes, 0, code_bytes, words, codes_at,
+                       limits, shifts + 8 * r, out + r * out_bytes, out_bytes, earlier)  # fmt: skip
 
     else:
         several, pair = pair_tile(shape, shape.pairs), pair_tile(shape, 1)
 
         @inner
         def rows_of_group(
-            prepared, row_bytes, begin, turns, words, codes, code_bytes, count, limits, rows, out, out_bytes, at_bytes, earlier
-        ):
+            prepared, row_bytes, begin, turns, words, codes, code_bytes, count, limits, shifts, rows, out,
+            out_bytes, at_bytes, earlier,
+        ):  # fmt: skip
             """All rows with one group: pairs by pairs while the codes of a vector are in L1, then a row without partner."""
             pair_bytes = 2 * row_bytes
             at = prepared + 4 * CODE_BYTES * begin
@@ -114,15 +118,16 @@ def make_compute_nibbles(shape: NibbleShape) -> Callable[..., None]:
                 whole = rows // most * most
                 for r in range(0, whole, most):
                     several(at + (r >> 1) * pair_bytes, pair_bytes, turns, vector_codes,
-                            vector_limits, place + r * out_bytes, out_bytes, earlier)  # fmt: skip
+                            vector_limits, shifts + 8 * r, place + r * out_bytes, out_bytes, earlier)  # fmt: skip
                 for r in range(whole, rows & ~1, 2):
                     pair(at + (r >> 1) * pair_bytes, pair_bytes, turns, vector_codes,
-                         vector_limits, place + r * out_bytes, out_bytes, earlier)  # fmt: skip
+                         vector_limits, shifts + 8 * r, place + r * out_bytes, out_bytes, earlier)  # fmt: skip
             if rows & 1:
                 alone = prepared + (rows >> 1) * pair_bytes + CODE_BYTES * begin
-                single(alone, 0, code_bytes, words, codes_at, limits, out + (rows - 1) * out_bytes, out_bytes, earlier)
+                single(alone, 0, code_bytes, words, codes_at,
+                       limits, shifts + 8 * (rows - 1), out + (rows - 1) * out_bytes, out_bytes, earlier)  # fmt: skip
 
-    def compute_nibbles(layer, source, target, rows, first_group, last_group, scratch, prepared):
+    def compute_nibbles(layer, source, target, rows, first_group, last_group, scratch, prepared, shifts):
         out_bytes = get(layer, fields.OUT_BYTES)
         row_bytes = get(layer, fields.PREPARED_BYTES)
         code_bytes = get(layer, fields.PANEL_BYTES)
@@ -141,21 +146,22 @@ def make_compute_nibbles(shape: NibbleShape) -> Callable[..., None]:
                 if count < group_panels:
                     for r in range(rows):
                         store_word(target + r * out_bytes + group * 8, 0)
-                rows_of_group(prepared, row_bytes, 0, turns, (depth + 63) >> 6, codes, code_bytes, count, limits, rows,
+                rows_of_group(prepared, row_bytes, 0, turns, (depth + 63) >> 6, codes, code_bytes, count, limits, shifts, rows,
                               target + group * 8, out_bytes, lanes // 8, -1)  # fmt: skip
                 continue
             for begin in range(0, turns, MOST_TURNS):
                 some = min(MOST_TURNS, turns - begin)
                 words = min((depth + 63) >> 6, (begin + MOST_TURNS) * CODE_BYTES // 8) - begin * CODE_BYTES // 8
-                rows_of_group(prepared, row_bytes, begin, some, words, codes, code_bytes, count, limits, rows,
+                rows_of_group(prepared, row_bytes, begin, some, words, codes, code_bytes, count, limits, shifts, rows,
                               parts, fields.COUNTS_BYTES, lanes * 8, np.int64(begin > 0))  # fmt: skip
-            deep_limits = get(layer, fields.DEEP_LIMITS) + group * 512
             for r in range(rows):
+                entry = group + get(shifts, r)
+                deep_limits = get(layer, fields.DEEP_LIMITS) + entry * 512
                 sums = parts + r * fields.COUNTS_BYTES
                 if finish != 0:
                     for j in range(64):
                         store_word(counts + 8 * j, get(sums, j))
-                    call_finish(finish, layer, group, 1, scratch, target + r * out_bytes + group * 256)
+                    call_finish(finish, layer, group, entry, 1, scratch, target + r * out_bytes + group * 256)
                 else:
                     word = np.int64(0)
                     for j in range(64):

@@ -131,14 +131,17 @@ def _in_chunks(v: Octets, turns: Value, wide: int, narrow: int, turn: Any, widen
     return list(total)
 
 
-def _finish(v: Octets, rows: list[list[Value]], limits: Value, out: Value, out_bytes: Value, earlier: Value) -> None:
+def _finish(
+    v: Octets, rows: list[list[Value]], limits: Value, shifts: Value, out: Value, out_bytes: Value, earlier: Value
+) -> None:
     """Compare and write the bits of each row; where earlier >= 0, write its counts: added to what stands there if it is 1."""
     emit, b = v.emit, v.b
     pack, count, done = (b.append_basic_block(name) for name in ("pack", "count", "done"))
     b.cbranch(b.icmp_signed("<", earlier, emit.constant(0)), pack, count)
     b.position_at_end(pack)
     for r, counts in enumerate(rows):
-        emit.store(v.hits(counts, limits), b.add(out, b.mul(out_bytes, emit.constant(r))), 1)
+        own = emit.offset(limits, emit.load(emit.offset(shifts, r, 8), I64, 8), 2 * 64)
+        emit.store(v.hits(counts, own), b.add(out, b.mul(out_bytes, emit.constant(r))), 1)
     b.branch(done)
     b.position_at_end(count)
     keep = emit.splat(b.neg(earlier))  # 0 or all ones
@@ -154,17 +157,18 @@ def _finish(v: Octets, rows: list[list[Value]], limits: Value, out: Value, out_b
 
 
 def pair_tile(shape: NibbleShape, pairs: int) -> Any:
-    """Intrinsic tile(prepared, pair_bytes, turns, codes, limits, out, out_bytes, earlier) for `pairs` pairs of rows.
+    """Intrinsic tile(prepared, pair_bytes, turns, codes, limits, shifts, out, out_bytes, earlier) for `pairs` pairs of rows.
 
     prepared: offsets of the first pair, the next `pair_bytes` further; turns: depth by CODE_BYTES, at most MOST_TURNS; codes:
-    [turns * CODE_BYTES][lanes] u8, aligned to a vector; limits: [lanes] i16 in the order of `layout.unpacked`.
+    [turns * CODE_BYTES][lanes] u8, aligned to a vector; limits: [lanes] i16 in the order of `layout.unpacked`, those of a row as
+    many groups of 64 further as its shift, [2 * pairs] i64.
     earlier < 0: bit iff count <= limit, lanes bits of each row to `out`, rows `out_bytes` apart.  Else counts, [lanes] i64 of
     each row, are stored (0) or added (1) there.
     """
     lanes = shape.lanes
 
     def body(emit: Emit, prepared: Value, pair_bytes: Value, turns: Value, codes: Value,
-             limits: Value, out: Value, out_bytes: Value, earlier: Value) -> None:  # fmt: skip
+             limits: Value, shifts: Value, out: Value, out_bytes: Value, earlier: Value) -> None:  # fmt: skip
         b, v = emit.builder, Octets(emit, shape)
         at = [b.add(prepared, b.mul(pair_bytes, emit.constant(p))) for p in range(pairs)]
 
@@ -192,13 +196,13 @@ def pair_tile(shape: NibbleShape, pairs: int) -> Any:
             return total
 
         counts = _in_chunks(v, turns, 4 * pairs, 2 * pairs, turn, widen)
-        _finish(v, [counts[2 * r : 2 * r + 2] for r in range(2 * pairs)], limits, out, out_bytes, earlier)
+        _finish(v, [counts[2 * r : 2 * r + 2] for r in range(2 * pairs)], limits, shifts, out, out_bytes, earlier)
 
-    return intrinsic_of(shape.words, 8, body, types.void)
+    return intrinsic_of(shape.words, 9, body, types.void)
 
 
 def rows_tile(shape: NibbleShape, rows: int) -> Any:
-    """Intrinsic tile(row, row_bytes, code_bytes, words, codes, limits, out, out_bytes, earlier) for 64 neurons, row by row.
+    """Intrinsic tile(row, row_bytes, code_bytes, words, codes, limits, shifts, out, out_bytes, earlier) for 64 neurons, row by row.
 
     As `pair_tile`, for the vectors of a group of neurons one after the other: codes `code_bytes` apart, limits one after the
     other, bits in one word, counts [64] i64.  row: words of the first row, at most 8 * CODE_BYTES * MOST_TURNS / 64 of them,
@@ -215,7 +219,7 @@ def rows_tile(shape: NibbleShape, rows: int) -> Any:
     most_words = 31 if levels else 3
 
     def body(emit: Emit, row: Value, row_bytes: Value, code_bytes: Value, words: Value, codes: Value,
-             limits: Value, out: Value, out_bytes: Value, earlier: Value) -> None:  # fmt: skip
+             limits: Value, shifts: Value, out: Value, out_bytes: Value, earlier: Value) -> None:  # fmt: skip
         b, v, logic = emit.builder, Octets(emit, shape), Logic(shape.ternlog)
         rows_at = [b.add(row, b.mul(row_bytes, emit.constant(r))) for r in range(rows)]
         codes_at = [b.add(codes, b.mul(code_bytes, emit.constant(j))) for j in range(vectors)]
@@ -258,9 +262,10 @@ def rows_tile(shape: NibbleShape, rows: int) -> Any:
             bits = b.icmp_signed("<", earlier, emit.constant(0))
             place = b.select(bits, emit.constant(j * lanes // 8), emit.constant(j * lanes * 8))
             at = b.add(b.add(out, place), b.mul(out_bytes, emit.constant(r)))
-            _finish(v, [counts], emit.offset(limits, j, 2 * lanes), at, out_bytes, earlier)
+            own = emit.offset(shifts, r, 8)
+            _finish(v, [counts], emit.offset(limits, j, 2 * lanes), own, at, out_bytes, earlier)
 
-    return intrinsic_of(shape.words, 9, body, types.void)
+    return intrinsic_of(shape.words, 10, body, types.void)
 
 
 def spread_pair() -> Any:

@@ -6,6 +6,10 @@ parity or look-up of nibbles, by masks, look-up tables or bit planes, in one go 
 
 weights: (neurons, words) u64, bit 1 = +1.  limits: (neurons,) counts up to which a neuron gives bit 1; None: the sums go on to
 the steps of `steps`.
+
+Rows may be windows over a map, some inputs of which lie outside.  outside: (border classes, depth) bool says which; None: none do,
+or they count like others.  They are 0, as bits, too: what their weights count then is known, and limits, which are on what lies
+inside, (border classes, neurons), are moved by it.  In a row of the table a class begins where the groups of the one before end.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from xnorinfer.kernels.shapes import MASKED_CHUNKS, MOST_TURNS, NibbleShape
 Row: TypeAlias = dict[int, int | NDArray[Any]]
 Words: TypeAlias = NDArray[np.uint64]
 Limits: TypeAlias = NDArray[Any] | None
+Outside: TypeAlias = NDArray[np.bool_] | None
 
 #: Rows of pixels that are prepared together.
 PIXEL_ROWS = 16
@@ -34,17 +39,20 @@ MASKED_NEURONS = 24
 PIXEL_WORK, REAL_WORK, INPUT_WORK = 3, 64, 8
 
 
-def bits(kernel: Kernel, weights: Words, depth: int, limits: Limits) -> Row:
+def bits(kernel: Kernel, weights: Words, depth: int, limits: Limits, outside: Outside = None) -> Row:
     """Mismatches of words of bits."""
-    return _mismatches(kernel, weights, depth, limits) | {
+    return _mismatches(kernel, weights, depth, limits, outside) | {
         fields.PREPARE: kernel.prepare_bits(),
         fields.IN_BYTES: words_for(depth) * 8,
     }
 
 
-def signs(kernel: Kernel, weights: Words, depth: int, limits: Limits) -> Row:
-    """Mismatches of signs, int8 of -1 and +1."""
-    return _mismatches(kernel, weights, depth, limits) | {fields.PREPARE: kernel.prepare_signs(), fields.IN_BYTES: depth}
+def signs(kernel: Kernel, weights: Words, depth: int, limits: Limits, outside: Outside = None) -> Row:
+    """Mismatches of signs, int8 of -1 and +1; those outside are -1."""
+    return _mismatches(kernel, weights, depth, limits, outside) | {
+        fields.PREPARE: kernel.prepare_signs(),
+        fields.IN_BYTES: depth,
+    }
 
 
 def binarized(kernel: Kernel, limits: NDArray[Any], mirrored: NDArray[np.bool_]) -> Row:
@@ -75,13 +83,14 @@ def binarized(kernel: Kernel, limits: NDArray[Any], mirrored: NDArray[np.bool_])
     }
 
 
-def _mismatches(kernel: Kernel, weights: Words, depth: int, limits: Limits) -> Row:
+def _mismatches(kernel: Kernel, weights: Words, depth: int, limits: Limits, outside: Outside) -> Row:
     shape, words = kernel.binary, layout.even_words(words_for(depth))
-    most = -1 if limits is None else limits.astype(np.int64)
+    surplus, inside = _outside_ones(weights, depth, outside)
+    most = np.full(surplus.shape, -1) if limits is None else limits.astype(np.int64) + surplus
     row = _product(len(weights), depth, limits, len(weights) * depth) | {
         fields.COMPUTE: kernel.compute_bits(),
         fields.WORDS: words,
-        fields.BASE: _whole_groups(weights, depth),
+        fields.BASE: _whole_groups(weights, inside + 2 * surplus),
         fields.FACTOR: -2,
         fields.LIMITS: _whole_groups(weights, most, fill=-1),
     }
@@ -93,7 +102,7 @@ def _mismatches(kernel: Kernel, weights: Words, depth: int, limits: Limits) -> R
             | {
                 fields.PREPARED_BYTES: shape.prepared_bytes(words),
                 fields.PART_BYTES: fields.COUNTS_BYTES if limits is None or shape.turns(depth) > MOST_TURNS else 0,
-                fields.LIMITS: layout.unpacked(_whole_groups(weights, most, fill=-1), shape),
+                fields.LIMITS: layout.unpacked(row[fields.LIMITS], shape),
                 fields.DEEP_LIMITS: row[fields.LIMITS],
             }
         )
@@ -107,7 +116,22 @@ def _mismatches(kernel: Kernel, weights: Words, depth: int, limits: Limits) -> R
     )
 
 
-def pixels(kernel: Kernel, weights: Words, depth: int, limits: Limits, mapping: tuple[float, float, float] | None) -> Row:
+def _outside_ones(weights: Words, depth: int, outside: Outside) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(border classes, neurons): the +1 among the weights of inputs outside; (border classes, 1): inputs inside."""
+    if outside is None:
+        return np.zeros((1, len(weights)), np.int64), np.array([[depth]])
+    ones = [np.bitwise_count(weights & words).sum(axis=1, dtype=np.int64) for words in bitpack(outside)]
+    return np.array(ones), depth - outside.sum(axis=1, keepdims=True, dtype=np.int64)
+
+
+def pixels(
+    kernel: Kernel,
+    weights: Words,
+    depth: int,
+    limits: Limits,
+    mapping: tuple[float, float, float] | None,
+    outside: Outside = None,
+) -> Row:
     """Sums over uint8: masks for few neurons, else what the kernel is best at.
 
     mapping: slope, intercept and divisor of the pixels, needed where sums go on to steps.
@@ -117,15 +141,16 @@ def pixels(kernel: Kernel, weights: Words, depth: int, limits: Limits, mapping: 
         fields.IN_BYTES: depth,
         fields.SUB_ROWS: PIXEL_ROWS,
         fields.FACTOR: 1,
-        fields.BASE: _whole_groups(weights, 0),
+        fields.BASE: _whole_groups(weights, np.zeros((_classes(outside), len(weights)), np.int64)),
     }
     if limits is None:
         assert mapping is not None
         row[fields.MAPPING] = layout.kept(np.array(mapping, np.float64))
-        row[fields.WEIGHT_SUM] = _whole_groups(weights, 2 * ones - depth, dtype=np.float64)
+        surplus, inside = _outside_ones(weights, depth, outside)
+        row[fields.WEIGHT_SUM] = _whole_groups(weights, 2 * (ones - surplus) - inside, dtype=np.float64)
     most = np.full(len(weights), -1) if limits is None else limits.astype(np.int64)
     if len(weights) <= MASKED_NEURONS and depth < 64 * MASKED_CHUNKS:
-        row |= {fields.COMPUTE: kernel.compute_masked(), fields.LIMITS: layout.kept(most)}
+        row |= {fields.COMPUTE: kernel.compute_masked(), fields.LIMITS: _whole_groups(weights, most)}
         return row | _panels(layout.byte_masks(weights, depth))
     if kernel.pixels:
         row |= {
@@ -141,7 +166,7 @@ def pixels(kernel: Kernel, weights: Words, depth: int, limits: Limits, mapping: 
         fields.COMPUTE: kernel.compute_planes(),
         fields.WORDS: words,
         fields.PREPARED_BYTES: 8 * words * 8,
-        fields.BASE: _whole_groups(weights, base),
+        fields.BASE: _whole_groups(weights, np.broadcast_to(base, (_classes(outside), len(weights)))),
         fields.LIMITS: _whole_groups(weights, most - base, fill=-1),
     }
     return row | _panels(layout.binary_panels(weights, kernel.binary.panel))
@@ -158,14 +183,34 @@ def reals(kernel: Kernel, weights: Words, depth: int, limits: Limits) -> Row:
     return row | _panels(layout.sign_panels(weights, kernel.real_panel))
 
 
-def floats(kernel: Kernel, weight: NDArray[np.float32]) -> Row:
+def floats(kernel: Kernel, weight: NDArray[np.float32], limits: Limits) -> Row:
     """Float64 sums of products of float32.  weight: (neurons, depth) float32."""
     neurons, depth = weight.shape
-    row = _product(neurons, depth, None, REAL_WORK * neurons * depth) | {
+    row = _product(neurons, depth, limits, REAL_WORK * neurons * depth) | {
         fields.COMPUTE: kernel.compute_floats(),
         fields.IN_BYTES: depth * 4,
     }
+    if limits is not None:
+        row[fields.LIMITS] = _whole_groups(weight, limits, np.nan, np.float64)
     return row | _panels(layout.float_panels(weight, kernel.float_panel))
+
+
+def mapped(kernel: Kernel, values: NDArray[np.float32], count: int) -> Row:
+    """No product: bytes to numbers, by tables.  values: (256, count) or (256, 1) float32."""
+    return _product(count, count, None, INPUT_WORK * count) | {
+        fields.COMPUTE: kernel.compute_mapped(),
+        fields.IN_BYTES: count,
+        fields.PANEL: layout.kept(values),
+        fields.PANELS: values.shape[1],
+    }
+
+
+def elementwise(kernel: Kernel, count: int) -> Row:
+    """No product: numbers that go on to the steps of `steps`."""
+    return _product(count, count, None, REAL_WORK * count) | {
+        fields.COMPUTE: kernel.compute_steps(),
+        fields.IN_BYTES: count * 4,
+    }
 
 
 def steps(kernel: Kernel, codes: list[int], values: NDArray[np.float32]) -> Row:
@@ -194,8 +239,11 @@ def _panels(panels: NDArray[Any]) -> Row:
     return {fields.PANELS: panels.shape[0], fields.PANEL: panels, fields.PANEL_BYTES: panels.strides[0]}
 
 
-def _whole_groups(weights: Words, values: NDArray[Any] | int, fill: float = 0, dtype: Any = np.int64) -> NDArray[Any]:
-    """One entry per neuron, and `fill` for the rest of the last group."""
-    neurons = len(weights)
-    vector = np.broadcast_to(values, (neurons,))
-    return layout.filled(vector, -(-neurons // WORD_BITS) * WORD_BITS, fill, dtype)
+def _classes(outside: Outside) -> int:
+    return 1 if outside is None else len(outside)
+
+
+def _whole_groups(weights: NDArray[Any], values: NDArray[Any], fill: float = 0, dtype: Any = np.int64) -> NDArray[Any]:
+    """One entry per neuron of (neurons,) or (border classes, neurons), and `fill` for the rest of the last group of each class."""
+    count = -(-len(weights) // WORD_BITS) * WORD_BITS
+    return layout.kept(np.concatenate([layout.filled(one, count, fill, dtype) for one in np.atleast_2d(values)]))

@@ -198,6 +198,7 @@ def _store_float(kind: types.Type, align: int) -> Any:
 
 
 store_single = _store_float(types.float32, 4)
+store_double = _store_float(types.float64, 8)
 
 
 @intrinsic

@@ -1,0 +1,142 @@
+"""What every node of a packed network is to the kernels: its row of the layer table, over a map with those of its strips."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.bits import bitpack, words_for
+from xnorinfer.errors import unhandled
+from xnorinfer.graph import Interpretation
+from xnorinfer.kernels import Kernel, map_prepack, prepack
+from xnorinfer.net.values import InputMapping, PixelInput
+from xnorinfer.net.windows import Borders, Window, borders
+from xnorinfer.packing.packed import PACKED_OPS, STEP_NAMES, Affine, Binarize, Dot, Elementwise, Mapped, Pool, Threshold, Value
+
+#: A row, and those of the strips of a map that it is made of.
+Made: TypeAlias = tuple[prepack.Row, list[prepack.Row]]
+
+#: Op -> its rows: (..., kernel, mapping of the input, what it reads, whether that is the network's own input).
+rows_of: Interpretation[[Kernel, InputMapping, Value, bool], Made] = Interpretation("Plan", PACKED_OPS)
+
+#: Bytes of a number as nodes pass it on, and as it enters the network; bits that nodes pass on are words.
+_BYTES = {"pixels": 1, "reals": 4}
+
+
+def pixel_bytes(value: Value, raw: bool) -> int:
+    """Bytes of a pixel of a map, or of a vector.  raw: of the network's own input, whose signs are bytes."""
+    count = value.shape[-1]
+    if value.kind == "bits" and not raw:
+        return 8 * words_for(count)
+    return count * _BYTES.get(value.kind, 1)
+
+
+def _geometry(window: Window, read: Value) -> map_prepack.Geometry:
+    height, width, _ = read.shape
+    top, _, left, _ = window.padding
+    outputs = window.outputs(height, width)
+    return map_prepack.Geometry((height, width), outputs, window.size, window.stride, window.dilation, (top, left))
+
+
+def _each_pixel(row: prepack.Row, kernel: Kernel, read: Value, raw: bool, in_bits: bool = False) -> Made:
+    """A row for a pixel, or for a vector as it is."""
+    if len(read.shape) == 1:
+        return row, []
+    height, width, _ = read.shape
+    size = height, width
+    return map_prepack.strips(kernel, [row], map_prepack.Geometry(size, size), pixel_bytes(read, raw), in_bits)
+
+
+@rows_of.of(Binarize)
+def _(op: Binarize, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool) -> Made:
+    return _each_pixel(prepack.binarized(kernel, op.limits, op.mirrored), kernel, read, raw, in_bits=True)
+
+
+@rows_of.of(Mapped)
+def _(op: Mapped, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool) -> Made:
+    return _each_pixel(prepack.mapped(kernel, op.values, read.shape[-1]), kernel, read, raw)
+
+
+@rows_of.of(Elementwise)
+def _(op: Elementwise, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool) -> Made:
+    row = prepack.elementwise(kernel, read.shape[-1]) | _steps(kernel, op.steps)
+    return _each_pixel(row, kernel, read, raw)
+
+
+@rows_of.of(Pool)
+def _(op: Pool, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool) -> Made:
+    if raw and read.kind == "bits":
+        raise unhandled("Plan", op)
+    geometry, channels = _geometry(op.window, read), read.shape[-1]
+    if op.kind == "average":
+        return map_prepack.pool_average(kernel, geometry, channels, op.padded), []
+    falling = bitpack((np.zeros(channels, np.bool_) if op.falling is None else op.falling)[None])[0]
+    pool = map_prepack.pool_bits if read.kind == "bits" else map_prepack.pool_largest
+    return pool(kernel, geometry, channels, falling), []
+
+
+@rows_of.of(Dot)
+def _(op: Dot, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool) -> Made:
+    in_bits = isinstance(op.output, Threshold)
+    packed = op.reads == "bits" and not raw
+    whole = op.window is None or (op.window.size == read.shape[:2] and not any(op.window.padding))
+    if op.groups == 1 and whole and not (packed and len(read.shape) == 3 and read.shape[-1] % 64):
+        # A vector, or a map that lies as one.
+        return _dot(op, kernel, mapping, raw, slice(None), None), []
+    assert op.window is not None
+    geometry, channels = _geometry(op.window, read), read.shape[-1] // op.groups
+    found = borders(op.window, *geometry.size) if op.pad == 0 else None
+    outside = None if found is None or found.inside.all() else _outside(found, channels)
+    parts = np.split(np.arange(op.neurons), op.groups)
+    rows = [_dot(op, kernel, mapping, raw, slice(part[0], part[-1] + 1), outside) for part in parts]
+    taps = None
+    if not (geometry.pointwise and op.groups == 1):
+        fill = {-1: 0, 0: 0, 1: -1} if packed else {-1: -1, 0: -1 if op.reads == "bits" else 0, 1: 1}
+        size = channels if op.reads == "bits" else channels * _BYTES[op.reads]
+        taps = map_prepack.Taps(size, packed, fill[op.pad])
+    of = None if found is None or outside is None else found.of
+    return map_prepack.strips(kernel, rows, geometry, pixel_bytes(read, raw), in_bits, taps, of)
+
+
+def _outside(found: Borders, channels: int) -> NDArray[np.bool_]:
+    """(border classes, inputs of a neuron): those outside the map."""
+    return np.repeat(~found.inside.reshape(len(found.inside), -1), channels, axis=1)
+
+
+def _dot(
+    op: Dot, kernel: Kernel, mapping: InputMapping, raw: bool, neurons: slice, outside: NDArray[np.bool_] | None
+) -> prepack.Row:
+    """The row of some neurons."""
+    weights = np.ascontiguousarray(op.weights[neurons])
+    limits = op.output.limits[..., neurons] if isinstance(op.output, Threshold) else None
+    row = _product(op, kernel, mapping, raw, weights, limits, outside)
+    if isinstance(op.output, Affine):
+        row |= _steps(kernel, Affine(op.output.ops, op.output.values[:, :, neurons]))
+    return row
+
+
+def _product(
+    op: Dot,
+    kernel: Kernel,
+    mapping: InputMapping,
+    raw: bool,
+    weights: NDArray[Any],
+    limits: NDArray[Any] | None,
+    outside: NDArray[np.bool_] | None,
+) -> prepack.Row:
+    if op.reads == "reals":
+        # What is 0 outside the map changes no sum; limits of all border classes are the same.
+        if limits is not None and outside is not None:
+            limits = np.broadcast_to(limits, (len(outside), len(weights)))
+        return prepack.reals(kernel, weights, op.depth, limits) if op.binary else prepack.floats(kernel, weights, limits)
+    if op.reads == "pixels":
+        assert isinstance(mapping, PixelInput)
+        numbers = mapping.slope, mapping.intercept, mapping.divisor
+        return prepack.pixels(kernel, weights, op.depth, limits, numbers, outside)
+    return (prepack.signs if raw else prepack.bits)(kernel, weights, op.depth, limits, outside)
+
+
+def _steps(kernel: Kernel, steps: Affine) -> prepack.Row:
+    return prepack.steps(kernel, [STEP_NAMES.index(step) for step in steps.ops], steps.values)

@@ -1,0 +1,169 @@
+"""Layers over maps as the kernels want them: rows of `prepack` for what a window is to them, and around them a row that says how
+windows become rows, which pixels are computed together, and how that is cut into tasks.
+
+Border classes: see `prepack`; which class an output pixel has is the same for all neurons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.bits import WORD_BITS, words_for
+from xnorinfer.kernels import Kernel, fields, layout
+from xnorinfer.kernels.prepack import INPUT_WORK, Row
+
+#: Pixels of a strip at most, and bytes that its prepared rows should stay under.
+STRIP_PIXELS = 128
+STRIP_BYTES = 1 << 16
+#: Rows that some tile computes together.
+TILE_ROWS = 8
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Of a window over a map, in pixels: (down, across) each.  padding: before the first line and column."""
+
+    size: tuple[int, int]
+    outputs: tuple[int, int]
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+
+    @property
+    def pixels(self) -> int:
+        """Of the map that it gives."""
+        return self.outputs[0] * self.outputs[1]
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether each pixel is one window, in order."""
+        return self.kernel == (1, 1) and self.stride == (1, 1) and self.size == self.outputs and self.padding == (0, 0)
+
+    def fields(self) -> Row:
+        names = (
+            (fields.HEIGHT, fields.WIDTH, self.size),
+            (fields.DOWN, fields.ACROSS, self.outputs),
+            (fields.KERNEL_DOWN, fields.KERNEL_ACROSS, self.kernel),
+            (fields.STRIDE_DOWN, fields.STRIDE_ACROSS, self.stride),
+            (fields.DILATION_DOWN, fields.DILATION_ACROSS, self.dilation),
+            (fields.TOP, fields.LEFT, self.padding),
+        )
+        return {field: value for down, across, pair in names for field, value in ((down, pair[0]), (across, pair[1]))}
+
+
+@dataclass(frozen=True)
+class Taps:
+    """What a tap takes of a pixel.  size: bits, or bytes, of a group of channels.  fill: what it is outside the map, as a byte or
+    0 or -1 for all bits."""
+
+    size: int
+    bits: bool
+    fill: int = 0
+
+
+def strips(
+    kernel: Kernel,
+    rows: Sequence[Row],
+    geometry: Geometry,
+    pixel_bytes: int,
+    in_bits: bool,
+    taps: Taps | None = None,
+    classes: NDArray[np.int64] | None = None,
+) -> tuple[Row, list[Row]]:
+    """A row for the map, and those of its strips.
+
+    rows: of each group of channels in order, for all neurons of it.  pixel_bytes: of an input pixel.  in_bits: whether the outputs
+    are bits, else float32.  taps: None where the pixels are the rows.  classes: (outputs down, outputs across), the border class of
+    every output.
+    """
+
+    def number(field: int, otherwise: int = 0) -> int:
+        """Of the first row; what does not count neurons' own numbers is the same in all."""
+        value = rows[0].get(field, otherwise)
+        assert not isinstance(value, np.ndarray)
+        return int(value)
+
+    pixels, parts = geometry.pixels, len(rows)
+    neurons, groups = number(fields.NEURONS), number(fields.GROUPS)
+    prepared, row_bytes = number(fields.PREPARED_BYTES) + number(fields.PART_BYTES), number(fields.IN_BYTES)
+    merged = in_bits and parts > 1 and neurons % WORD_BITS != 0
+    out_bytes = 8 * words_for(parts * neurons) if in_bits else 4 * parts * neurons
+
+    wanted = max(TILE_ROWS, min(number(fields.SUB_ROWS, STRIP_PIXELS), STRIP_BYTES // max(1, prepared)))
+    samples, strip = max(1, wanted // pixels), pixels
+    if pixels > wanted:
+        # Of about one size, in whole tiles.
+        strip = -(-pixels // (TILE_ROWS * -(-pixels // wanted))) * TILE_ROWS
+    most, tasks = samples * strip, -(-pixels // strip)
+    raw_at = layout.whole_lines(prepared * most)
+    merged_at = raw_at if taps is None else layout.whole_lines(raw_at + row_bytes * most)
+    of_pixels = np.zeros(pixels, np.int64) if classes is None else classes.reshape(-1) * groups
+    work = pixels * parts * (number(fields.WORK) * groups + (0 if taps is None else INPUT_WORK * row_bytes))
+    outer = geometry.fields() | {
+        fields.COMPUTE: kernel.compute_strips(),
+        fields.CHANNEL_GROUPS: parts,
+        fields.NEURONS: parts * neurons,
+        fields.DEPTH: number(fields.DEPTH),
+        fields.RAW_AT: raw_at,
+        fields.MERGED_AT: merged_at if merged else 0,
+        fields.PARTS: 1,
+        fields.GROUPS: tasks,
+        fields.STRIP: strip,
+        fields.STRIP_BYTES: merged_at + (8 * groups * most if merged else 0),
+        fields.SUB_ROWS: samples,
+        fields.PIXEL_BYTES: pixel_bytes,
+        fields.IN_BYTES: geometry.size[0] * geometry.size[1] * pixel_bytes,
+        fields.OUT_BYTES: pixels * out_bytes,
+        fields.WORK: max(1, work // tasks),
+        fields.SHIFTS: layout.kept(np.tile(of_pixels, samples)),
+    }
+    if taps is not None:
+        whole = kernel.gather_words if taps.size % WORD_BITS == 0 else kernel.gather_bits
+        gather = whole() if taps.bits else kernel.gather_bytes()
+        outer |= {fields.GATHER: gather, fields.CHANNELS: taps.size, fields.FILL: taps.fill}
+    inner = [row | {fields.SUB_ROWS: most, fields.OUT_BYTES: 8 * groups if merged else out_bytes} for row in rows]
+    return outer, inner
+
+
+def pool_bits(kernel: Kernel, geometry: Geometry, channels: int, falling: NDArray[np.uint64]) -> Row:
+    """OR of bits, AND of the channels in `falling`, (words,) u64."""
+    words = len(falling)
+    return _pool(geometry, channels, 8 * words) | {
+        fields.COMPUTE: kernel.pool_bits(),
+        fields.MIRRORED: layout.kept(falling.view(np.int64)),
+    }
+
+
+def pool_largest(kernel: Kernel, geometry: Geometry, channels: int, falling: NDArray[np.uint64]) -> Row:
+    """The largest of float32, the smallest of the channels in `falling`, (words,) u64."""
+    return _pool(geometry, channels, 4 * channels) | {
+        fields.COMPUTE: kernel.pool_largest(),
+        fields.MIRRORED: layout.kept(falling.view(np.int64)),
+    }
+
+
+def pool_average(kernel: Kernel, geometry: Geometry, channels: int, padded: bool) -> Row:
+    """Averages of float32.  padded: over what lies outside, too, as zeros."""
+    return _pool(geometry, channels, 4 * channels) | {
+        fields.COMPUTE: kernel.pool_average(),
+        fields.DIVISOR: geometry.kernel[0] * geometry.kernel[1] if padded else 0,
+    }
+
+
+def _pool(geometry: Geometry, channels: int, pixel_bytes: int) -> Row:
+    (height, width), (down, across) = geometry.size, geometry.outputs
+    kernel_down, kernel_across = geometry.kernel
+    return geometry.fields() | {
+        fields.DEPTH: channels,
+        fields.NEURONS: channels,
+        fields.GROUPS: down,
+        fields.PIXEL_BYTES: pixel_bytes,
+        fields.IN_BYTES: height * width * pixel_bytes,
+        fields.OUT_BYTES: down * across * pixel_bytes,
+        fields.WORK: across * kernel_down * kernel_across * pixel_bytes,
+    }
