@@ -172,9 +172,8 @@ class Plan:
         self._block = max(least, min(BLOCK_ROWS, BLOCK_BYTES // widest) & ~1)  # even: some kernels take rows in pairs
         # What is behind the prepared rows begins where SUB_ROWS of them would end.
         sub_rows = table[:, fields.SUB_ROWS] = np.minimum(table[:, fields.SUB_ROWS], self._block)
-        prepared = int(
-            ((table[:, fields.PREPARED_BYTES] + table[:, fields.PART_BYTES]) * sub_rows + table[:, fields.STRIP_BYTES]).max()
-        )
+        of_rows = (table[:, fields.PREPARED_BYTES] + table[:, fields.PART_BYTES]) * sub_rows
+        prepared = int((of_rows + table[:, fields.STRIP_BYTES]).max())
         self._scratch_bytes = layout.whole_lines(fields.COUNTS_AT + fields.COUNTS_BYTES + prepared)
         slots = slots_for(self._packed.nodes, table[:, fields.OUT_BYTES].tolist())
         *starts, self._buffers_bytes = itertools.accumulate(

@@ -83,7 +83,7 @@ def _narrow_tables(emit: Emit, inputs: Value, table: Value) -> Value:
 
 
 def lookup_tile(shape: LookupShape, rows: int) -> Any:
-    """Intrinsic tile(prepared, prepared_bytes, codes, turns, limits, shifts, out, out_bytes, counts) for `rows` rows, 64 neurons.
+    """Intrinsic tile(prepared, prepared_bytes, codes, turns, limits, shifts, out, out_bytes, counts): `rows` rows, 64 neurons.
 
     prepared: as `make_prepare_lookup` writes rows, `prepared_bytes` apart; codes: as in `layout.lookup_panels`; turns: look-ups
     by `shape.turn`; limits: [64] i32, bit iff sum <= limit, those of a row as many times 64 further as its shift, [rows] i64.

@@ -2,8 +2,8 @@
 
 A strip is a run of output pixels, line by line, or the whole maps of some samples.  The inputs of the window of each of its
 pixels are gathered into a row, in the order (kernel row, kernel column, channel) without gaps; such rows are prepared and
-computed as those of samples, and the outputs of a run of pixels lie side by side in the map already.  Bits make the rows small: a
-window of 3x3x128 has 144 bytes.
+computed as those of samples, and the outputs of a run of pixels lie side by side in the map already.  Bits make the rows small:
+a window of 3x3x128 has 144 bytes.
 
 Taps outside the map are filled with what changes no sum of bytes or reals, and of bits with a constant, whose mismatches are
 constants of the neuron and of the border class: they are in its limits (`map_prepack`).
@@ -121,7 +121,7 @@ def make_gather_words() -> Callable[..., None]:
             y = pixel // get(layer, fields.ACROSS) * get(layer, fields.STRIDE_DOWN) - get(layer, fields.TOP)
             x = pixel % get(layer, fields.ACROSS) * get(layer, fields.STRIDE_ACROSS) - get(layer, fields.LEFT)
             inside = together and x >= 0 and x + across <= width
-            for i in range(down):
+            for _ in range(down):
                 if y < 0 or y >= height:
                     for k in range(across * words):
                         store_word(out + 8 * k, fill)
@@ -161,9 +161,9 @@ def make_gather_bits() -> Callable[..., None]:
             left = pixel % get(layer, fields.ACROSS) * get(layer, fields.STRIDE_ACROSS) - get(layer, fields.LEFT)
             word = np.uint64(0)
             used = np.int64(0)  # bits of the word
-            for i in range(down):
+            for _ in range(down):
                 x = left
-                for j in range(across):
+                for _ in range(across):
                     inside = y >= 0 and y < height and x >= 0 and x < width
                     at = source + (y * width + x) * pixel_bytes
                     for c in range(0, channels, 64):
@@ -209,7 +209,7 @@ def make_gather_bytes() -> Callable[..., None]:
             y = pixel // get(layer, fields.ACROSS) * get(layer, fields.STRIDE_DOWN) - get(layer, fields.TOP)
             x = pixel % get(layer, fields.ACROSS) * get(layer, fields.STRIDE_ACROSS) - get(layer, fields.LEFT)
             inside = together and x >= 0 and x + across <= width
-            for i in range(down):
+            for _ in range(down):
                 if y < 0 or y >= height:
                     for k in range(across * size):
                         store_byte(out + k, fill)

@@ -1,5 +1,5 @@
-"""Layers over maps as the kernels want them: rows of `prepack` for what a window is to them, and around them a row that says how
-windows become rows, which pixels are computed together, and how that is cut into tasks.
+"""Layers over maps as the kernels want them: rows of `prepack` for what a window is to them, and around them a row that says
+how windows become rows, which pixels are computed together, and how that is cut into tasks.
 
 Border classes: see `prepack`; which class an output pixel has is the same for all neurons.
 """
@@ -58,8 +58,10 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Taps:
-    """What a tap takes of a pixel.  size: bits, or bytes, of a group of channels.  fill: what it is outside the map, as a byte or
-    0 or -1 for all bits."""
+    """What a tap takes of a pixel.
+
+    size: bits, or bytes, of a group of channels.  fill: what it is outside the map, as a byte or 0 or -1 for all bits.
+    """
 
     size: int
     bits: bool
@@ -77,9 +79,9 @@ def strips(
 ) -> tuple[Row, list[Row]]:
     """A row for the map, and those of its strips.
 
-    rows: of each group of channels in order, for all neurons of it.  pixel_bytes: of an input pixel.  in_bits: whether the outputs
-    are bits, else float32.  taps: None where the pixels are the rows.  classes: (outputs down, outputs across), the border class of
-    every output.
+    rows: of each group of channels in order, for all neurons of it.  pixel_bytes: of an input pixel.  in_bits: whether the
+    outputs are bits, else float32.  taps: None where the pixels are the rows.  classes: (outputs down, outputs across), the
+    border class of every output.
     """
 
     def number(field: int, otherwise: int = 0) -> int:

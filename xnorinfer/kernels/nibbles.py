@@ -160,8 +160,8 @@ def pair_tile(shape: NibbleShape, pairs: int) -> Any:
     """Intrinsic tile(prepared, pair_bytes, turns, codes, limits, shifts, out, out_bytes, earlier) for `pairs` pairs of rows.
 
     prepared: offsets of the first pair, the next `pair_bytes` further; turns: depth by CODE_BYTES, at most MOST_TURNS; codes:
-    [turns * CODE_BYTES][lanes] u8, aligned to a vector; limits: [lanes] i16 in the order of `layout.unpacked`, those of a row as
-    many groups of 64 further as its shift, [2 * pairs] i64.
+    [turns * CODE_BYTES][lanes] u8, aligned to a vector; limits: [lanes] i16 in the order of `layout.unpacked`, those of a row
+    as many groups of 64 further as its shift, [2 * pairs] i64.
     earlier < 0: bit iff count <= limit, lanes bits of each row to `out`, rows `out_bytes` apart.  Else counts, [lanes] i64 of
     each row, are stored (0) or added (1) there.
     """
@@ -202,7 +202,7 @@ def pair_tile(shape: NibbleShape, pairs: int) -> Any:
 
 
 def rows_tile(shape: NibbleShape, rows: int) -> Any:
-    """Intrinsic tile(row, row_bytes, code_bytes, words, codes, limits, shifts, out, out_bytes, earlier) for 64 neurons, row by row.
+    """Intrinsic tile(row, row_bytes, code_bytes, words, codes, limits, shifts, out, out_bytes, earlier): 64 neurons, by rows.
 
     As `pair_tile`, for the vectors of a group of neurons one after the other: codes `code_bytes` apart, limits one after the
     other, bits in one word, counts [64] i64.  row: words of the first row, at most 8 * CODE_BYTES * MOST_TURNS / 64 of them,

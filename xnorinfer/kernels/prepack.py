@@ -7,9 +7,9 @@ parity or look-up of nibbles, by masks, look-up tables or bit planes, in one go 
 weights: (neurons, words) u64, bit 1 = +1.  limits: (neurons,) counts up to which a neuron gives bit 1; None: the sums go on to
 the steps of `steps`.
 
-Rows may be windows over a map, some inputs of which lie outside.  outside: (border classes, depth) bool says which; None: none do,
-or they count like others.  They are 0, as bits, too: what their weights count then is known, and limits, which are on what lies
-inside, (border classes, neurons), are moved by it.  In a row of the table a class begins where the groups of the one before end.
+Rows may be windows over a map, some inputs of which lie outside.  outside: (border classes, depth) bool says which; None: none
+do, or they count like others.  They are 0, as bits, too: what their weights count then is known, and limits, which are on what
+lies inside, (border classes, neurons), are moved by it.  In the table a class begins where the groups of the one before end.
 """
 
 from __future__ import annotations
@@ -244,6 +244,6 @@ def _classes(outside: Outside) -> int:
 
 
 def _whole_groups(weights: NDArray[Any], values: NDArray[Any], fill: float = 0, dtype: Any = np.int64) -> NDArray[Any]:
-    """One entry per neuron of (neurons,) or (border classes, neurons), and `fill` for the rest of the last group of each class."""
+    """One entry per neuron, and `fill` for the rest of the last group; of (border classes, neurons) so for every class."""
     count = -(-len(weights) // WORD_BITS) * WORD_BITS
     return layout.kept(np.concatenate([layout.filled(one, count, fill, dtype) for one in np.atleast_2d(values)]))

@@ -1,0 +1,153 @@
+"""Every kernel of the table on convolutions, pools and steps on maps, against plain loops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import guarded
+import numpy as np
+import packed_networks as nets
+import pytest
+from packed_oracle import expected
+
+from xnorinfer.engine import plan as plan_module
+from xnorinfer.engine.plan import Plan
+from xnorinfer.graph import chain
+from xnorinfer.kernels import map_prepack
+from xnorinfer.kernels import pool as pool_module
+from xnorinfer.net.values import ChannelInput, InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
+from xnorinfer.net.windows import Window
+from xnorinfer.packing.packed import Dot, PackedModel, Pool
+
+INPUTS: dict[str, InputMapping] = {
+    "pixels": PixelInput.normalize(0.1307, 0.3081),
+    "channels": ChannelInput(tuple(PixelInput.normalize(mean, std) for mean, std in ((0.5, 0.2), (0.4, 0.2), (0.45, 0.3)))),
+    "threshold": ThresholdInput(128),
+    "signs": SignInput(),
+    "reals": RealInput(),
+}
+#: (height, width, channels), three for a mapping of channels.
+SHAPES = ((7, 12, 3), (1, 30, 3), (13, 5, 70), (6, 9, 128), (4, 4, 1))
+
+
+def shape_for(mapping: InputMapping, number: int) -> tuple[int, int, int]:
+    height, width, channels = SHAPES[number % len(SHAPES)]
+    return height, width, len(mapping.channels) if isinstance(mapping, ChannelInput) else channels
+
+
+def check(model: PackedModel, kernel: str, threads: int = 1, batches: tuple[int, ...] = (0, 1, 3, 17)) -> None:
+    """Every node's output and the scores, exactly."""
+    x = nets.random_rows(np.random.default_rng(0), model, max(batches))
+    want = expected(model, x)
+    plan = Plan(model, threads=threads, kernel=kernel)
+    for rows in batches:
+        for node, got, right in zip(model.nodes, plan.trace(x[:rows].copy()), want, strict=True):
+            assert nets.same(got, right[:rows]), (kernel, rows, node.name, node.op)
+        assert nets.same(plan.run(x[:rows].copy()), want[-1][:rows])
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("source", INPUTS)
+def test_random_networks(kernel: str, source: str, seed: int) -> None:
+    mapping = INPUTS[source]
+    model = nets.random_maps(np.random.default_rng(seed), mapping, shape_for(mapping, seed), 1 + seed % 4)
+    check(model, kernel)
+
+
+def convolution(rng: np.random.Generator, shape: tuple[int, int, int], neurons: int, **parts: Any) -> PackedModel:
+    """Signs in, a layer of bits, and one of them with real numbers out."""
+    window = parts.pop("window", Window((3, 3), padding=(1, 1, 1, 1)))
+    first = nets.random_dot(rng, "bits", shape, neurons, window=window, bits=True, **parts)
+    down, across = window.outputs(*shape[:2])
+    second = nets.random_dot(rng, "bits", (down, across, neurons), neurons, window=window, bits=False, **parts)
+    model = PackedModel(SignInput(), shape, chain([("first", first), ("second", second)]), "ge-zero")
+    assert model.check() == []
+    return model
+
+
+@pytest.mark.parametrize("channels", [32, 64, 96, 128, 512, 640])
+def test_layers_of_many_channels(kernel: str, channels: int) -> None:
+    """Strips that are not full, rows of more words than a part of the parities, pairs of rows without partner."""
+    check(convolution(np.random.default_rng(channels), (7, 9, channels), channels), kernel, batches=(1, 4))
+
+
+@pytest.mark.parametrize("pad", [-1, 0, 1])
+@pytest.mark.parametrize("groups", [1, 2, 32, 64])
+def test_groups_of_channels(kernel: str, groups: int, pad: int) -> None:
+    for neurons in (64, 128, 192):
+        check(convolution(np.random.default_rng(groups), (5, 6, 128), neurons, groups=groups, pad=pad), kernel, batches=(2,))
+
+
+def test_depths_beyond_16_bits(kernel: str) -> None:
+    """Counts of a window are kept in parts, with limits of border classes."""
+    rng = np.random.default_rng(1)
+    check(convolution(rng, (3, 4, 4096), 70), kernel, batches=(1, 2))
+
+
+def test_windows_that_are_maps(kernel: str) -> None:
+    """Dense layers behind maps: pixels of whole words lie as vectors do, others are packed."""
+    rng = np.random.default_rng(2)
+    for channels in (10, 64, 130):
+        shape = (3, 5, 7)
+        layers = [nets.random_dot(rng, "bits", shape, channels, window=Window((2, 2)), bits=True)]
+        layers.append(nets.random_dot(rng, "bits", (2, 4, channels), 65, window=Window((2, 4)), bits=True))
+        layers.append(nets.random_dot(rng, "bits", (1, 1, 65), 10, window=Window((1, 1)), bits=False))
+        nodes = chain([(f"layer{i}", layer) for i, layer in enumerate(layers)])
+        check(PackedModel(SignInput(), shape, nodes, "ge-zero"), kernel, batches=(1, 3, 150))
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("source", INPUTS)
+def test_threads(source: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strips, and parts of the neurons of small maps, are shared for few samples; samples for many."""
+    monkeypatch.setattr(plan_module, "THREAD_WORK", 0)
+    monkeypatch.setattr(pool_module._Account, "PAYBACK", 0)
+    mapping = INPUTS[source]
+    for seed in range(4):
+        model = nets.random_maps(np.random.default_rng(seed), mapping, shape_for(mapping, seed), 3)
+        x = nets.random_rows(np.random.default_rng(0), model, 70)
+        want = expected(model, x)[-1]
+        plan = Plan(model, threads=threads)
+        for rows in (1, 2, 7, 16, 17, 70):
+            assert nets.same(plan.run(x[:rows].copy()), want[:rows]), (seed, rows)
+
+
+@pytest.mark.parametrize("pixels", [8, 16, 24])
+def test_small_strips(kernel: str, pixels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(map_prepack, "STRIP_PIXELS", pixels)
+    for channels in (32, 64):
+        check(convolution(np.random.default_rng(pixels), (7, 9, channels), channels), kernel, batches=(1, 4))
+
+
+@pytest.mark.parametrize("at_start", [False, True])
+@pytest.mark.parametrize("source", INPUTS)
+def test_nothing_is_touched_beyond_its_end(kernel: str, source: str, at_start: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that the compiled code reads or writes lies between unmapped pages."""
+    guarded.guard_layouts(monkeypatch, at_start)
+    mapping = INPUTS[source]
+    for seed in range(4):
+        model = nets.random_maps(np.random.default_rng(10 + seed), mapping, shape_for(mapping, seed), 2)
+        plan = Plan(model, threads=1, kernel=kernel)
+        for rows in (1, 3):
+            x = nets.random_rows(np.random.default_rng(0), model, rows)
+            source_rows, outputs = guarded.copy_of(x, at_start), expected(model, x)
+            for index, want in enumerate(outputs):
+                target = guarded.guarded(want.shape, want.dtype, want.dtype.itemsize, at_start)
+                plan.run_nodes(source_rows, target, index, index + 1)
+                assert nets.same(target.copy(), want), model.nodes[index].op
+                source_rows = target
+
+
+def test_infinities_and_nan_in_pools(kernel: str) -> None:
+    """A largest value with NaN among its windows' is NaN, as numpy's."""
+    shape = (4, 6, 2)
+    pools: list[tuple[str, Any]] = [
+        ("largest", Pool("max", Window((2, 2), (1, 2)))),
+        ("smallest", Pool("max", Window((2, 2)), np.array([True, False]))),
+        ("head", Dot("reals", 2, np.ones((1, 2), np.float32), nets.random_affine(np.random.default_rng(0), 1), Window((1, 1)))),
+    ]
+    model = PackedModel(RealInput(), shape, chain(pools), "ge-zero")
+    x = nets.random_rows(np.random.default_rng(0), model, 3)
+    x[0, 5], x[0, 20], x[1, 7], x[2] = np.nan, np.inf, -np.inf, -np.inf
+    for got, want in zip(Plan(model, kernel=kernel).trace(x), expected(model, x), strict=True):
+        assert np.array_equal(got, want, equal_nan=True)
