@@ -168,7 +168,7 @@ def test_a_failure_of_the_engine_reaches_who_waits_and_ends_nothing(monkeypatch:
                 await batcher.compute(model, x)
         assert (await batcher.compute(model, x)).scores is not None
 
-    assert held(Limits(), body) == [1, 1]
+    assert held(Limits(), body) == [1]
 
 
 def test_what_waits_is_computed_before_the_end() -> None:

@@ -79,19 +79,14 @@ class Batcher:
             batch = self._next()
             if batch is None:
                 return
-            begin = time.perf_counter()
             try:
                 self._run(batch)
             except Exception as error:
                 for job in batch:
                     job.error = error
-            seconds = time.perf_counter() - begin
-            rows = sum(len(job.x) for job in batch)
-            for job in batch:
-                job.seconds, job.batch_rows = seconds, rows
             assert self._loop is not None
             try:
-                self._loop.call_soon_threadsafe(self._deliver, batch, rows, seconds)
+                self._loop.call_soon_threadsafe(self._deliver, batch)
             except RuntimeError:  # the event loop was closed, and everybody who waited is gone
                 return
 
@@ -122,21 +117,25 @@ class Batcher:
     def _run(batch: list[Job]) -> None:
         model = batch[0].model
         x = batch[0].x if len(batch) == 1 else np.concatenate([job.x for job in batch])
+        begin = time.perf_counter()
         scores = model.plan.run(x)
+        seconds = time.perf_counter() - begin
         start = 0
         for job in batch:
             job.scores = scores[start : start + len(job.x)]
+            job.seconds, job.batch_rows = seconds, len(x)
             start += len(job.x)
             if job.wants_margins:
                 job.margins = model.margins(job.x)
 
     # ------------------------------------------------------------ in the event loop
 
-    def _deliver(self, batch: list[Job], rows: int, seconds: float) -> None:
+    def _deliver(self, batch: list[Job]) -> None:
         for job in batch:
             if not job.done.done():
                 job.done.set_result(None)
-        self._observe(rows, seconds)
+        if batch[0].error is None:
+            self._observe(batch[0].batch_rows, batch[0].seconds)
 
 
 def busy(message: str, limits: Limits) -> ProtocolError:

@@ -255,12 +255,14 @@ async function answerSoon() {
     return;
   }
   asking = true;
+  by("answer").setAttribute("aria-busy", "true");
   do {
     again = false;
     await new Promise(requestAnimationFrame);
     await guarded(answerDrawing);
   } while (again);
   asking = false;
+  by("answer").setAttribute("aria-busy", "false");
 }
 
 async function answerDrawing() {
@@ -338,7 +340,7 @@ async function answerFiles(files) {
   by("images").hidden = !files.length;
   const problems = [];
   let done = 0, microseconds = 0;
-  for (let start = 0; start < files.length && chosen === files; start += AT_ONCE) {
+  for (let start = 0; start < files.length; start += AT_ONCE) {
     const canvases = [], named = [];
     for (const file of files.slice(start, start + AT_ONCE)) {
       try {
@@ -348,10 +350,12 @@ async function answerFiles(files) {
         problems.push(error.message);
       }
     }
+    if (chosen !== files) return; // others were chosen meanwhile
     if (!canvases.length) continue;
     const rows = new Uint8Array(canvases.length * network.depth);
     canvases.forEach((canvas, index) => rows.set(pixelsOf(canvas), index * network.depth));
     const found = await infer(network, rows);
+    if (chosen !== files) return;
     const layers = found.margins.shape[1];
     canvases.forEach((canvas, index) => {
       const row = element("tr", ""), picture = element("td", "");
