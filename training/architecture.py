@@ -103,6 +103,12 @@ class Shape:
         """For example 784-4096-4096-4096-10, or 28x28x1-128C3-P2-1024-10."""
         return "-".join(map(str, ("x".join(map(str, self.input_shape)), *self.hidden, self.classes)))
 
+    @property
+    def widths(self) -> list[int]:
+        """Features of the input, then neurons of every layer."""
+        hidden = [layer if isinstance(layer, int) else Convolution.parse(layer).neurons for layer in self.hidden]
+        return [math.prod(self.input_shape), *hidden, self.classes]
+
     def values(self) -> tuple[tuple[int, ...], ...]:
         """What each layer reads, (features,) or (height, width, channels); last the scores.
 

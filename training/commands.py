@@ -117,6 +117,7 @@ class Magnitude(click.ParamType):
 @click.option("--stochastic", is_flag=True, help="Draw the binary weights while training instead of rounding.")
 @click.option("--mixed", is_flag=True, help="Integer sums and bfloat16 gradients: faster where the CPU has AVX-512 BF16.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: PyTorch's choice]")
+@click.option("--finish", is_flag=True, help="Train no further: write the best network of an interrupted training.")
 @click.option("--restart", is_flag=True, help="Forget an interrupted training of the same OUT.")
 def mnist(
     output: Path,
@@ -138,6 +139,7 @@ def mnist(
     stochastic: bool,
     mixed: bool,
     threads: int | None,
+    finish: bool,
     restart: bool,
 ) -> None:
     """Train 784-...-10 on MNIST, or with --layers a convolutional network.
@@ -147,7 +149,8 @@ def mnist(
 
     The defaults are the recipe of BinaryNet's MNIST network.  Of the 60,000 training images the last 10,000 choose the
     best epoch; the test images are used once, at the end.  After an interruption the same command goes on with the epoch
-    that was cut short.  Beside OUT appear OUT.history.json (every epoch) and, until the end, OUT.state.
+    that was cut short, or with --finish ends there.  Beside OUT appear OUT.history.json (every epoch) and, until the end,
+    OUT.state.
     """
     if layers is None:
         layers = hidden or (4096, 4096, 4096), mnist_recipe.CLASSES
@@ -159,10 +162,13 @@ def mnist(
         torch.set_num_threads(threads)
     job = mnist_recipe.Job(output, shape, recipe)
     job.prepare(mnist_folder(data, download, lambda url: click.echo(f"downloading {url}")), restart)
+    if finish and not job.finished_epochs:
+        raise OptionError(f"--finish: there is no interrupted training of {output}")
     if job.finished_epochs:
-        click.echo(f"going on after epoch {job.finished_epochs} of {epochs}")
+        click.echo(f"{'finishing' if finish else 'going on'} after epoch {job.finished_epochs} of {epochs}")
     try:
-        _train(job)
+        if not finish:
+            _train(job)
     except KeyboardInterrupt:
         click.echo(f"interrupted after epoch {job.finished_epochs} of {epochs}; the same command goes on from there", err=True)
         sys.exit(130)

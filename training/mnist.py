@@ -91,6 +91,7 @@ class Job:
         model = self.progress.load_best()
         summary: dict[str, Any] = {
             "network": self.shape.name,
+            "epochs": self.finished_epochs,
             "best_epoch": self.progress.best_epoch,
             "validation_error": self.progress.best_error,
             "test_error": error_rate(model, self.split.test),

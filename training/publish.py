@@ -17,8 +17,9 @@ from xnorinfer.engine.model import Model
 from xnorinfer.errors import InputError, OptionError
 from xnorinfer.files import require_writable, write_bytes, write_json
 from xnorinfer.packing import modelfile
-from xnorinfer.packing.description import describe
+from xnorinfer.packing.description import describe, widths
 from xnorinfer.proof.equal import verify
+from xnorinfer.training.architecture import Shape
 from xnorinfer.training.data import mnist
 from xnorinfer.training.trainable import BATCH_NORM_EPSILON
 
@@ -62,9 +63,9 @@ def publish(checkpoint: Path, name: str, folder: Path, output: Path, history: Pa
         options.update(profile="tf1-round", bn_epsilon=BATCH_NORM_EPSILON)
     packed = convert_file(checkpoint, ConvertOptions(**options)).packed
     info = describe(packed)
-    network = "-".join(str(width) for width in (info["inputs"], *(layer["neurons"] for layer in info["layers"])))
-    if network != trained["summary"]["network"]:
-        raise OptionError(f"{checkpoint} is a network {network}, its history tells of {trained['summary']['network']}")
+    network, shape = trained["summary"]["network"], _shape_of(trained)
+    if shape.name != network or shape.widths != [info["inputs"], *(layer["neurons"] for layer in info["layers"])]:
+        raise OptionError(f"{checkpoint} is a network {widths(packed)}, its history tells of {network}")
     test = mnist(folder).test
     pixels, labels = test.pixels.numpy(), test.labels.numpy()
     with tempfile.TemporaryDirectory() as scratch:
@@ -83,7 +84,7 @@ def publish(checkpoint: Path, name: str, folder: Path, output: Path, history: Pa
         "input": f"uint8 (rows, {info['inputs']}) or (rows, 28, 28); {info['input_meaning']}",
         "shape": {key: value for key, value in trained["shape"].items() if key not in ("inputs", "classes")},
         "recipe": trained["recipe"],
-        "training": {key: trained["summary"][key] for key in ("best_epoch", "validation_error", "seconds")},
+        "training": {key: trained["summary"][key] for key in ("epochs", "best_epoch", "validation_error", "seconds")},
         "accuracy": {
             "images": len(labels),
             "packed_correct": int((model.predict(pixels) == labels).sum()),
@@ -102,16 +103,25 @@ def publish(checkpoint: Path, name: str, folder: Path, output: Path, history: Pa
     return card
 
 
+def _shape_of(trained: dict[str, Any]) -> Shape:
+    """What a history says of its network; JSON has lists for tuples."""
+    said: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in trained["shape"].items()
+    }
+    return Shape(**said)
+
+
 def _read_history(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        numbers = [content["summary"][key] for key in ("test_error", "validation_error", "best_epoch", "seconds")]
+        numbers = [content["summary"][key] for key in ("test_error", "validation_error", "epochs", "best_epoch", "seconds")]
         if not all(np.isfinite(number) for number in numbers) or not content["summary"]["network"]:
             raise ValueError("its summary is incomplete")
-        content["shape"]["h"], content["recipe"]["epochs"]
+        _shape_of(content)
+        content["recipe"]["epochs"]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OptionError) as error:
         raise InputError(f"{path}: is no training history, which `mnist` writes as OUT.history.json ({error})") from error
     result: dict[str, Any] = content
     return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from pathlib import Path
 
@@ -30,7 +31,11 @@ def test_files_are_those_of_the_card(name: str) -> None:
     assert card["content_digest"] == info["content_digest"]
     assert card["checkpoint_sha256"] == info["provenance"]["sha256"]
     assert card["file_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert card["network"] == "-".join(map(str, [info["inputs"], *(layer["neurons"] for layer in info["layers"])]))
+    # 28x28x1-48C5V-P2-10: the image, neurons of convolutions and dense layers, pools.
+    image, *parts = card["network"].split("-")
+    assert math.prod(map(int, image.split("x"))) == info["inputs"]
+    neurons = [int(re.match(r"\d+", part)[0]) for part in parts if part[0] != "P"]  # type: ignore[index]
+    assert neurons == [layer["neurons"] for layer in info["layers"]]
     sizes = {"file_bytes": path.stat().st_size, **{key: info[key] for key in ("packed_bytes", "float32_bytes")}}
     assert card["size"] == sizes
     assert sizes["file_bytes"] < 500_000

@@ -314,6 +314,27 @@ def test_the_command_says_how_its_checkpoint_is_converted(small_mnist: Path, suf
     assert (f"--net {toml}" in done.output) == toml.exists()
 
 
+def test_an_interrupted_training_may_be_finished_early(small_mnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = small_mnist / "net.npz"
+    command = ("mnist", "-o", out, "--data", small_mnist, "--layers", "4C5V-P2-10", "--epochs", 3, "--batch", 50)
+    early = run(*command, "--finish")
+    assert "there is no interrupted training" in str(early.exception)
+    whole = Progress.run_epoch
+
+    def cut(self: Progress, *arguments: Any) -> Any:
+        if self.history:
+            raise KeyboardInterrupt
+        return whole(self, *arguments)
+
+    monkeypatch.setattr(Progress, "run_epoch", cut)
+    assert run(*command).exit_code == 130
+    done = run(*command, "--finish")
+    assert done.exit_code == 0, done.output
+    assert "finishing after epoch 1 of 3" in done.output
+    assert json.loads((small_mnist / "net.npz.history.json").read_text())["summary"]["epochs"] == 1
+    assert sorted(path.name for path in small_mnist.glob("net*")) == ["net.npz", "net.npz.history.json"]
+
+
 def test_layers_that_make_no_sense_are_refused(small_mnist: Path) -> None:
     for arguments, message in (
         (("--layers", "8C3-P2-9"), "has 9 neurons; MNIST has 10 classes"),

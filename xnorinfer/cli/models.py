@@ -119,7 +119,7 @@ def markdown(card: dict[str, Any]) -> str:
         f"# {card['name']}\n",
         _table(facts),
         f"## Data\n\n{data['name']}, {data['authors']}, <{data['source']}>, licence {data['licence']}. {data['use']}\n",
-        f"## Training\n\n{card['method']} Best of {card['recipe']['epochs']} epochs by validation error: epoch "
+        f"## Training\n\n{card['method']} Best of {training['epochs']} epochs by validation error: epoch "
         f"{training['best_epoch']}, {training['validation_error']:.2%}; {training['seconds'] / 60:.0f} minutes.\n",
         _table(recipe),
         "## Use and limits\n\n" + "\n".join(f"- {line}" for line in card["limits"]),
