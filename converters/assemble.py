@@ -168,8 +168,10 @@ def assemble(
     width, channels) of images; None: as many values as the first layer, a dense one, reads.  channels_first: whether the source
     itself has images as (channels, height, width).
 
-    Raises NetworkError and OptionError (a float layer that does not exist).
+    Raises NetworkError and OptionError (a float layer that does not exist, a shape that nothing takes).
     """
+    if options.input_shape is not None:
+        raise OptionError(f"--input-shape says what goes into a graph, and {about} holds none, or says it itself")
     parts = _as_options_say(choose_float_layers(parts, options, notes), options, notes, problems)
     profile_name = options.profile or defaults.profile
     profile = PROFILES[profile_name]

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.converters.containers.onnxfile import OnnxGraph
-from xnorinfer.converters.graphs.walk import CONVOLUTIONAL, read_graph
+from xnorinfer.converters.graphs.walk import read_graph
 from xnorinfer.converters.reading import ConvertOptions, Reading
 from xnorinfer.converters.torch import from_torch_module, require_readable, unwrapped
 from xnorinfer.converters.torchgraphs.torchexport import read_export
@@ -45,10 +45,7 @@ class LiveModule:
         self.name = type(module).__name__
         self.original = unwrapped(module)
         require_readable(self.original)
-        convolutions = [path for path, inner in self.original.named_modules() if _is_convolution(inner)]
-        if convolutions:
-            more = f" and {len(convolutions) - 3} more" if len(convolutions) > 3 else ""
-            raise NetworkError([f"{CONVOLUTIONAL}: {', '.join(convolutions[:3])}{more}"], about=self.name)
+        self.has_windows = any(map(_has_windows, self.original.modules()))
         self._module: torch.nn.Module | None = None
         self._graphs: dict[str, OnnxGraph | SourceError] = {}
 
@@ -91,6 +88,8 @@ class LiveModule:
 
     def shape(self) -> tuple[int, ...]:
         """The shape of a sample: tried on the module, from the widths of its layers.  Raises SourceError."""
+        if self.has_windows:
+            raise SourceError(f"{self.name}: the shape of the images that it takes is not known; give example=rows")
         errors = []
         for depth in self._widths():
             side = round(depth**0.5)
@@ -164,7 +163,8 @@ class LiveModule:
                 return SourceError(f"{how} cannot export {self.name}: {type(error).__name__}: {text}")
 
 
-def _is_convolution(module: torch.nn.Module) -> bool:
+def _has_windows(module: torch.nn.Module) -> bool:
+    """Whether a module is a convolution."""
     import torch
 
     return isinstance(module, torch.nn.modules.conv._ConvNd)

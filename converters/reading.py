@@ -38,6 +38,7 @@ class ConvertOptions:
     before_norm: the function between each hidden layer's sum and its BatchNorm (see `function_named`).
     center: binary weights are the signs of the latents minus each neuron's mean over its inputs.
     scale_by: the magnitude of binary weights, a name in `latents.SCALES`, of the latents as they are binarized.
+    input_shape: of one sample, as a graph takes it ((channels, height, width) mostly), where the file does not say it.
     answered: answers of the trained network are at hand (`answers`) and prove a reading; what the file's statistics say
         against it is a warning.
     max_memory: what may be made of the file, in bytes (see `budget`).  Says nothing about the network, so it is not recorded.
@@ -55,6 +56,7 @@ class ConvertOptions:
     before_norm: str | None = None
     center: bool = False
     scale_by: ScaleBy | None = None
+    input_shape: tuple[int, ...] | None = None
     state: str | None = None
     answered: bool = False
     max_memory: int | None = None
@@ -88,6 +90,8 @@ class ConvertOptions:
             raise OptionError(f"center {self.center!r} must be True or False")
         if self.scale_by is not None and (not isinstance(self.scale_by, str) or self.scale_by not in SCALES):
             raise OptionError(f"scale_by {self.scale_by!r} is none of {', '.join(SCALES)}")
+        if self.input_shape is not None and not _is_shape(self.input_shape):
+            raise OptionError(f"input shape {self.input_shape!r} is no sequence of whole numbers above 0 like (3, 32, 32)")
         if not isinstance(self.answered, bool):
             raise OptionError(f"answered {self.answered!r} must be True or False")
         require_memory_option(self.max_memory)
@@ -101,7 +105,7 @@ class ConvertOptions:
         }
         if self.input is not None:
             given["input"] = input_to_json(self.input)
-        for name in _SEQUENCES:
+        for name in (*_SEQUENCES, "input_shape"):
             if getattr(self, name):
                 given[name] = list(getattr(self, name))
         for name in ("ema", "center", "answered"):
@@ -120,7 +124,8 @@ class ConvertOptions:
         known = dict(data)
         if "input" in known:
             known["input"] = input_from_json(known["input"])
-        known.update({name: tuple(known[name]) for name in _SEQUENCES if isinstance(known.get(name), list)})
+        sequences = (*_SEQUENCES, "input_shape")
+        known.update({name: tuple(known[name]) for name in sequences if isinstance(known.get(name), list)})
         return cls(**known)
 
 
@@ -130,6 +135,10 @@ _SEQUENCES = ("float_layers", "ignore")
 
 def _are_texts(value: object) -> bool:
     return isinstance(value, tuple) and all(isinstance(one, str) for one in value)
+
+
+def _is_shape(value: object) -> bool:
+    return isinstance(value, tuple) and bool(value) and all(type(size) is int and 0 < size < 1 << 31 for size in value)
 
 
 #: Assumptions whose alternatives can be measured (`xnorinfer.proof.sensitivity`).

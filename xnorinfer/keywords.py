@@ -34,6 +34,7 @@ class ConvertKeywords(TypedDict, total=False):
         input_threshold: pixels from here on were +1, others -1.
         input_signs: inputs are themselves -1 or +1.
         input_real: inputs are any real numbers.
+        input_shape: of one sample as a graph takes it, (3, 32, 32) for example, where the file does not say it.
         float_layers: names of layers that have ordinary float weights.
         ema: take the moving averages of the weights.
         state: which state dict of several is the network, by its key.
@@ -60,6 +61,7 @@ class ConvertKeywords(TypedDict, total=False):
     input_threshold: int | None
     input_signs: bool
     input_real: bool
+    input_shape: Sequence[int] | None
     float_layers: Sequence[str]
     ema: bool
     state: str | None
@@ -95,7 +97,7 @@ def spell_out(function: Callable[..., Any]) -> None:
     parameters = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
     for name, stated in ConvertKeywords.__annotations__.items():
         kind = getattr(stated, "__forward_arg__", str(stated))
-        default = False if kind == "bool" else () if kind.startswith("Sequence") else None
+        default = False if kind == "bool" else () if kind == "Sequence[str]" else None
         parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind))
     function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
 

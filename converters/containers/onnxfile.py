@@ -51,13 +51,17 @@ class OnnxNode:
 
 @dataclass(frozen=True)
 class OnnxGraph:
-    """A GraphProto: nodes in the order of computation, constants by name, names of real inputs and of outputs."""
+    """A GraphProto: nodes in the order of computation, constants by name, names of real inputs and of outputs.
+
+    shape: of the first real input, rows first, None for lengths that are open; None where it is not said.
+    """
 
     nodes: tuple[OnnxNode, ...]
     constants: dict[str, RawTensor]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     producer: str
+    shape: tuple[int | None, ...] | None = None
 
 
 def read_onnx(path: Path) -> OnnxGraph:
@@ -93,6 +97,7 @@ def _read_graph(message: memoryview, producer: str, files: DataFiles) -> OnnxGra
     constants: dict[str, RawTensor] = {}
     inputs: list[str] = []
     outputs: list[str] = []
+    shapes: dict[str, tuple[int | None, ...] | None] = {}
     for number, value in fields(message):
         spend_steps(what="reading its graph")
         if number == 1:
@@ -105,10 +110,23 @@ def _read_graph(message: memoryview, producer: str, files: DataFiles) -> OnnxGra
             constants[tensor.name] = tensor
         elif number in (11, 12):
             (inputs if number == 11 else outputs).append(Message(value).text(1))
+            if number == 11:
+                shapes[inputs[-1]] = _read_shape(Message(value))
         elif number == 15:
             raise WireError("holds sparse tensors, which are not supported")
     real = tuple(name for name in inputs if name not in constants)  # old files list parameters as inputs, too
-    return OnnxGraph(tuple(nodes), constants, real, tuple(outputs), producer)
+    shape = shapes.get(real[0]) if real else None
+    return OnnxGraph(tuple(nodes), constants, real, tuple(outputs), producer, shape)
+
+
+def _read_shape(message: Message) -> tuple[int | None, ...] | None:
+    """The shape of a ValueInfoProto, None where it is not said."""
+    for field_number in (2, 1, 2):  # its type, that of a tensor, the shape of that
+        if field_number not in message:
+            return None
+        message = message.message(field_number)
+    sizes = (dim.signed(1) if 1 in dim else None for dim in message.messages(1))
+    return tuple(size if size is not None and size > 0 else None for size in sizes)
 
 
 def _read_node(message: Message, files: DataFiles) -> OnnxNode:

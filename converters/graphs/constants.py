@@ -53,7 +53,7 @@ class Constants:
                 found: list[str] = []
                 as_float32(RawTensor(", ".join(arg.names[:1]) or node.name, arg.array, "float64"), found)
                 self.warnings.extend(text for text in found if text not in self.warnings)
-        array = _computed(op, arrays)
+        array = computed(op, arrays)
         many = [arg for arg in args if arg.array.size != 1]
         leaves = {arg.leaf.number for arg in many if arg.leaf is not None}
         if many and len(leaves) == 1 and all(arg.array.shape == array.shape for arg in many) and array.dtype.kind == "f":
@@ -154,7 +154,7 @@ _FOLD = {
 }
 
 
-def _computed(op: str, arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+def computed(op: str, arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
     """An elementwise operation: on whole numbers as such where all are, else in float32."""
     with np.errstate(all="ignore"):
         if op in _ON_INTEGERS and all(array.dtype.kind in "iu" for array in arrays):

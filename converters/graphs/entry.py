@@ -15,7 +15,7 @@ from xnorinfer.converters.graphs.problems import Problems
 from xnorinfer.converters.reading import INPUT, Assumption, Notes, Remark
 from xnorinfer.net.ops import ARITHMETIC, Function, Norm, Step
 from xnorinfer.net.ties import Rule
-from xnorinfer.net.values import InputMapping, PixelInput, SignInput, ThresholdInput
+from xnorinfer.net.values import ChannelInput, InputMapping, PixelInput, Shape, SignInput, ThresholdInput
 
 #: What the graph's input is unless an option or its own numbers say otherwise: torchvision's ToTensor.
 GRAPH_INPUT = PixelInput.range(0, 1)
@@ -61,11 +61,11 @@ class Entry:
             return
         slope = 1.0
         for _, step in steps:
-            if not _is_number(step):
+            if step.function not in ARITHMETIC:
                 break
             if step.function in ("mul", "div"):
-                number = float(step.parameters[0])
-                slope *= number if step.function == "mul" else 1 / number
+                sizes = np.abs(step.parameters[0])
+                slope *= float(sizes.max()) if step.function == "mul" else 1 / float(sizes.min())
         if 0 < abs(slope) <= SHRINKS:
             self.base = self.mapping = RAW_PIXELS
             self.said = f"it divides its input by {1 / abs(slope):.6g} itself"
@@ -84,8 +84,9 @@ class Entry:
         self.settle_norm(name, norm)
         self.norms += [*layers_of(f"{name}.input", read.steps, width), (name, norm)]
 
-    def real(self, node: OnnxNode, read: Read, width: int, problems: Problems) -> None:
-        """The first layer reads real values: the steps join the mapping of pixels."""
+    def real(self, node: OnnxNode, read: Read, image: Shape | None, problems: Problems) -> None:
+        """The first layer reads real values: the steps join the mapping of pixels.  image: the shape of an input that is a map,
+        whose channels may each have numbers of their own."""
         self.settle(read.steps)
         if self.norms:
             problems.refuse(
@@ -93,17 +94,23 @@ class Entry:
             )
         if not read.steps:
             return
-        if not isinstance(self.base, PixelInput):
+        if not isinstance(self.base, PixelInput | ChannelInput):
             problems.add(
                 f"the graph computes with its input, which '{self.base.describe()}' does not allow; --input-range says another"
             )
             return
-        if not all(_is_number(step) for _, step in read.steps):
+        channels = 1 if image is None else image[2]
+        if any(step.function not in ARITHMETIC or step.parameters[0].size not in (1, channels) for _, step in read.steps):
             problems.refuse(node, "reads inputs that are not mapped alike, which is not supported in a binary network")
-        numbers = [(step.function, float(step.parameters[0])) for _, step in read.steps if _is_number(step)]
+        many = not all(_is_number(step) for _, step in read.steps)
+        bases = self.base.channels if isinstance(self.base, ChannelInput) else (self.base,) * (channels if many else 1)
+        mappings: list[PixelInput] = []
         found: list[str] = []
-        self.mapping = affine("the graph", self.base, numbers, found) or self.base
-        for problem in found:
+        for channel, base in enumerate(bases):
+            steps = [(step.function, _number_of(step, channel)) for _, step in read.steps]
+            mappings.append(affine("the graph", base, steps, found) or base)
+        self.mapping = mappings[0] if len(set(mappings)) == 1 else ChannelInput(tuple(mappings))
+        for problem in dict.fromkeys(found):
             problems.add(problem)
 
     def binarized(self, node: OnnxNode, expr: Expr, leaf: Expr, read: Read, width: int, problems: Problems) -> None:
@@ -157,6 +164,12 @@ class Entry:
 
 def _one_for_all(read: Read) -> bool:
     return all(step.function not in ARITHMETIC or step.parameters[0].size == 1 for _, step in read.steps)
+
+
+def _number_of(step: Step, channel: int) -> float:
+    """The number of an operation by one, or by one for each channel."""
+    numbers = step.parameters[0].reshape(-1)
+    return float(numbers[channel if numbers.size > 1 else 0])
 
 
 def _is_number(step: Step) -> bool:

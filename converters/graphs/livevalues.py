@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from numpy.typing import NDArray
 
 from xnorinfer.converters.graphs.elementwise import Expr
+from xnorinfer.converters.graphs.places import Places
 from xnorinfer.float32 import F32
 from xnorinfer.net.ties import Rule
 
@@ -45,19 +46,25 @@ class Constant:
 
 @dataclass(frozen=True, eq=False)
 class Live:
-    """The network's values on their way: an expression of what the last layer or BatchNorm gave, its `leaf`.
+    """The network's values on their way: an expression of what the last layer, pool or BatchNorm gave, its `leaf`.
 
-    picked: something chose among them (argmax) or kept their order (softmax), at the end.
+    picked: something chose among them (argmax) or kept their order (softmax), at the end.  places: where they stand in the
+    graph's tensor; None where its shape is not known.  outside: where the tensor is padded, the expression that was, and with
+    which number.
     """
 
     expr: Expr
     leaf: Expr
     picked: bool = False
+    places: Places | None = None
+    outside: tuple[Expr, float] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Shape:
-    """Numbers computed from shapes alone."""
+    """Numbers computed from shapes alone; None where those are not known."""
+
+    numbers: NDArray[Any] | None = None
 
 
 @dataclass(frozen=True)

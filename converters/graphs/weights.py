@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from xnorinfer.converters.assemble import LayerPart
 from xnorinfer.converters.containers.arrays import RawTensor, as_float32
@@ -21,10 +22,14 @@ from xnorinfer.converters.zeroone import on_zero_one
 from xnorinfer.float32 import F32
 from xnorinfer.net.ops import Linear, Steps
 from xnorinfer.net.ties import Profile, Rule
+from xnorinfer.net.windows import Window
 
 #: Magnitudes that differ by less, in parts of them, are one: a straight-through estimator written in the forward pass was
 #: computed before the export, and `w + (sign(w) - w)` is rounded twice.
 SAME = 2.0**-20
+
+#: An array as (neurons, depth).
+Turned: TypeAlias = Callable[[NDArray[Any]], NDArray[Any]]
 
 _EINSUM = re.compile(r"(\.\.\.)?([a-z]*),(\.\.\.)?([a-z]*)->(\.\.\.)?([a-z]*)")
 
@@ -56,7 +61,7 @@ def contraction(node: OnnxNode, inputs: Sequence[Value | None]) -> tuple[int, in
 class Kernel:
     """numbers: (neurons, depth) float32, as the graph multiplies with them.  values: latents where `rule` says how they are
     binarized, else any of the same signs.  scale: of each neuron, (neurons, 1), where they are scaled signs.  maybe_ternary:
-    with zeros, a float layer only if it is the last."""
+    with zeros, a float layer only if it is the last.  placed: the convolution that they belong to."""
 
     numbers: F32
     values: F32
@@ -64,6 +69,7 @@ class Kernel:
     scale: F32 | None
     maybe_ternary: bool = False
     ternary: bool = False
+    placed: Placed | None = None
 
     @property
     def depth(self) -> int:
@@ -77,36 +83,70 @@ class Kernel:
             return False
         return reads_signs or bool((self.scale == self.scale[0]).all())
 
+    def reordered(self, order: NDArray[np.int64]) -> Kernel:
+        """With its inputs in another order: the one that was input j is input order[j]."""
+        columns = np.argsort(order)
+        return replace(
+            self, numbers=np.ascontiguousarray(self.numbers[:, columns]), values=np.ascontiguousarray(self.values[:, columns])
+        )
+
+    def part(self, name: str, weight: F32, **kwargs: Any) -> LayerPart:
+        """The layer of such weights, (neurons, depth)."""
+        return self.in_place(LayerPart(name, weight, **kwargs))
+
+    def in_place(self, part: LayerPart) -> LayerPart:
+        """A layer of such weights where it looks."""
+        one = self.placed
+        if one is None:
+            return part
+        return replace(part, weight=part.weight.reshape(one.shape), window=one.window, groups=one.groups, pad=one.pad)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where a convolution looks.  shape: of its weights, (neurons, kernel height, kernel width, channels of a group)."""
+
+    shape: tuple[int, int, int, int]
+    window: Window
+    groups: int = 1
+    pad: int = 0
+
 
 @dataclass(frozen=True, eq=False)
 class Stated(Kernel):
-    """Weights of which the source says what they are for.  part: their layer, if it reads -1 and +1."""
+    """Weights of which the source says what they are for.  told: their layer, if it reads -1 and +1."""
 
-    part: LayerPart = field(kw_only=True)
+    told: LayerPart = field(kw_only=True)
+
+    def reordered(self, order: NDArray[np.int64]) -> Kernel:
+        found = super().reordered(order)
+        assert isinstance(found, Stated)
+        return replace(found, told=replace(self.told, weight=found.values))
 
 
-def stated_kernel(node: OnnxNode, kernel: Constant, inputs: Sequence[Value | None]) -> Kernel:
-    """The weights of a `Dense` node, which a source writes that knows what weights are for: nothing is judged by numbers.
+def stated_kernel(node: OnnxNode, kernel: Constant, turned: Turned, inputs: Sequence[Value | None]) -> Kernel:
+    """The weights of a `Dense` or `Convolution` node, which a source writes that knows what weights are for: nothing is judged
+    by numbers.
 
-    Its inputs are values, kernel (depth, neurons), bias and scale, both (neurons,) or left out; its attributes `rule`, by which
-    latents are binarized ("" in a float layer), and `h` where H is known.
+    Its inputs are values, kernel, (depth, neurons) or as a Conv has it, bias and scale, both (neurons,) or left out; its
+    attributes `rule`, by which latents are binarized ("" in a float layer), and `h` where H is known, beside those of a Conv.
     """
-    values = np.ascontiguousarray(kernel.array.T)
+    values = np.ascontiguousarray(turned(kernel.array))
     bias, scale = (value.array if isinstance(value, Constant) else None for value in (*inputs[2:], None, None)[:2])
     rule: Any = node.attributes["rule"] or None
     h: Any = node.attributes.get("h")
-    return Stated(values, values, rule, None, part=LayerPart(node.name, values, bias, scale, h=h, rule=rule))
+    return Stated(values, values, rule, None, told=LayerPart(node.name, values, bias, scale, h=h, rule=rule))
 
 
 def kernel_of(
-    node: OnnxNode, kernel: Constant, transposed: bool, constants: Constants, problems: Problems, notes: Notes
+    node: OnnxNode,
+    kernel: Constant,
+    turned: Turned,
+    constants: Constants,
+    problems: Problems,
+    notes: Notes,
 ) -> Kernel:
-    """The weights that a constant is.  Raises Refused."""
-
-    def turned(array: Any) -> Any:
-        array = array.reshape(array.shape[-2:]) if array.ndim > 2 and set(array.shape[:-2]) == {1} else array
-        return array if transposed else array.T
-
+    """The weights that a constant is; turned: such an array as (neurons, depth).  Raises Refused."""
     if kernel.array.ndim < 2 or turned(kernel.array).ndim != 2 or not kernel.array.size:
         problems.refuse(node, "is no product of the network's values and a matrix, which is not supported in a binary network")
     name = kernel.names[0] if kernel.names else node.name
@@ -149,6 +189,21 @@ def kernel_of(
     return Kernel(values, values, None, None, maybe_ternary=maybe)
 
 
+def dense_turned(*, transposed: bool) -> Turned:
+    """Matrices as (neurons, depth).  transposed: they are so."""
+
+    def turned(array: NDArray[Any]) -> NDArray[Any]:
+        array = array.reshape(array.shape[-2:]) if array.ndim > 2 and set(array.shape[:-2]) == {1} else array
+        return array if transposed else array.T
+
+    return turned
+
+
+def convolution_turned(array: NDArray[Any]) -> NDArray[Any]:
+    """Kernels (neurons, channels, height, width), or (neurons, channels, width), as (neurons, depth), channels innermost."""
+    return np.moveaxis(array, 1, -1).reshape(len(array), -1)
+
+
 def part_of(
     node: OnnxNode,
     kernel: Kernel,
@@ -163,8 +218,8 @@ def part_of(
     chosen: the profile that the user chose, whose rule takes the place of the weights'.  readable: it reads signs or the input.
     """
     if kernel.ternary:
-        return LayerPart(node.name, kernel.values), True
-    stated = kernel.part if isinstance(kernel, Stated) else None
+        return kernel.part(node.name, kernel.values), True
+    stated = kernel.in_place(kernel.told) if isinstance(kernel, Stated) else None
     if not kernel.looks_binary(readable):
         part = _float_part(node, kernel, signs, problems)
         return part if stated is None else replace(part, bias=stated.bias), False
@@ -193,11 +248,11 @@ def _of_size(part: LayerPart, size: float) -> LayerPart:
 
 def _of_zeros(part: LayerPart, rule: Rule, *, rising: bool) -> LayerPart:
     """A layer of signs that stand for 0 and 1, or, falling, for -1 and 0."""
-    linear = Linear(part.weight, rule, part.h or 1.0, part.bias, part.scale)
+    linear = Linear(part.weight, rule, part.h or 1.0, part.bias, part.scale, part.window, part.groups, part.pad)
     (_, dense), *steps = on_zero_one(part.name, linear, rising=rising)
     assert isinstance(dense, Linear)
     after = tuple((name, op) for name, op in steps if isinstance(op, Steps))
-    return replace(part, weight=dense.weight, bias=dense.bias, scale=dense.scale, h=1.0, after=after)
+    return replace(part, weight=dense.weight, bias=dense.bias, scale=dense.scale, h=1.0, after=after, pad=dense.pad)
 
 
 def _binary_part(node: OnnxNode, kernel: Kernel, size: float, problems: Problems) -> LayerPart:
@@ -214,7 +269,7 @@ def _binary_part(node: OnnxNode, kernel: Kernel, size: float, problems: Problems
     h = float(vector[0]) if one else 1.0
     # A magnitude that is said is none that latents were clipped to.
     said = None if h == 1 and (np.abs(kernel.values) <= 1).all() else h
-    return LayerPart(node.name, kernel.values, scale=None if one else vector, h=said)
+    return kernel.part(node.name, kernel.values, scale=None if one else vector, h=said)
 
 
 def _float_part(node: OnnxNode, kernel: Kernel, signs: Signs | None, problems: Problems) -> LayerPart:
@@ -232,4 +287,4 @@ def _float_part(node: OnnxNode, kernel: Kernel, signs: Signs | None, problems: P
             reason = f"has float weights that read signs of the scale {signs.high:g}, and the products are not exact in float32"
             reason += ", which is not supported in a binary network"
             problems.add_node(node, reason, f"weight_scale = {signs.high:g}")
-    return LayerPart(node.name, weight, is_float=True, activation=activation)
+    return kernel.part(node.name, weight, is_float=True, activation=activation)

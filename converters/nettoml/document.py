@@ -248,6 +248,7 @@ _INSTEAD = {
     "h": "h",
     "input": "[input]",
     "float_layers": 'kind = "float"',
+    "input_shape": "shape in [input]",
     "ema": "the arrays' names",
     "before_norm": "before_norm",
     "center": "center",

@@ -16,7 +16,9 @@ from xnorinfer.converters.containers.arrays import STORED, RawTensor, numbered_t
 from xnorinfer.converters.containers.onnxfile import OnnxGraph
 from xnorinfer.converters.containers.torchpickle import strided
 from xnorinfer.converters.containers.ziparchive import Archive, open_archive
-from xnorinfer.converters.torchgraphs.torchops import Recorder, Ref, Unknown
+from xnorinfer.converters.torchgraphs.torchmaps import counted, size_of
+from xnorinfer.converters.torchgraphs.torchops import Recorder
+from xnorinfer.converters.torchgraphs.torchvalues import Ref, Unknown
 from xnorinfer.errors import SourceError
 
 #: torch._export.serde.schema.ScalarType, from 1 on.
@@ -96,7 +98,12 @@ class _Program:
             results.append(self._argument(spec["user_output"]["arg"]))
         if len(results) != 1 or not isinstance(results[0], Ref):
             raise SourceError(f"{self.about}: the program gives {len(results)} results; needed is one tensor")
-        return self.recorder.graph(entry, results[0], producer)
+        return self.recorder.graph(entry, results[0], producer, self._shape(entry))
+
+    def _shape(self, name: str) -> tuple[int | None, ...]:
+        """The shape of a tensor; None where it is open."""
+        sizes = self.module["graph"]["tensor_values"][name]["sizes"]
+        return tuple(size["as_int"] if isinstance(size.get("as_int"), int) else None for size in sizes)
 
     def _inputs(self) -> str:
         entries = []
@@ -120,9 +127,8 @@ class _Program:
         outputs = [output for output in node["outputs"] if "as_tensor" in output or "as_tensors" in output]
         if not outputs:  # arithmetic with sizes, assertions about them
             for output in node["outputs"]:
-                self.values.update(
-                    (value["as_name"], Unknown()) for value in output.values() if isinstance(value, dict) and "as_name" in value
-                )
+                names = [value["as_name"] for value in output.values() if isinstance(value, dict) and "as_name" in value]
+                self.values.update((name, self._size(node)) for name in names)
             return
         target = str(node["target"])
         if not target.startswith("torch.ops.aten."):
@@ -134,6 +140,14 @@ class _Program:
             for tensor in [output["as_tensor"]] if "as_tensor" in output else output["as_tensors"]:
                 self.values[tensor["name"]] = result
 
+    def _size(self, node: Mapping[str, Any]) -> Unknown:
+        """What a node gives that computes with sizes."""
+        given = [self._argument(argument["arg"]) for argument in node["inputs"]]
+        target = str(node["target"])
+        if target == "torch.ops.aten.sym_size.int" and len(given) == 2 and isinstance(given[0], Ref):
+            return size_of(self.recorder, *given)
+        return counted(self.recorder, target.removeprefix("_operator."), given)
+
     def _argument(self, argument: Mapping[str, Any]) -> Any:
         ((kind, value),) = argument.items()
         if kind == "as_tensor":
@@ -144,4 +158,8 @@ class _Program:
             return None
         if kind in ("as_tensors", "as_optional_tensors", "as_sym_ints"):
             return [self._argument(one if "name" not in one else {"as_tensor": one}) for one in value]
+        if kind == "as_sym_int":
+            return self._argument(value)
+        if kind == "as_name":
+            return self.values.get(value, Unknown())
         return value if kind in _PLAIN else Unknown()

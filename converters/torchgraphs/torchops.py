@@ -2,14 +2,13 @@
 
 Both say which operations of ATen a network is made of, with what arguments; a `Recorder` is told them one by one, in order, and
 writes down a graph that `walk` understands.  Shapes are followed for tensors of the file, whose axes decide what is scaled by
-what; those of the network's values are a batch of rows, whatever they are called on the way.
+what; those of the network's values `walk` follows.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn, TypeGuard
 
 import numpy as np
@@ -19,25 +18,14 @@ from xnorinfer.converters.containers.arrays import RawTensor
 from xnorinfer.converters.containers.onnxfile import NUMBERS, Attribute, OnnxGraph, OnnxNode
 from xnorinfer.converters.graphs.elementwise import COMPARISONS
 from xnorinfer.converters.graphs.operations import OTHER_TYPE
+from xnorinfer.converters.torchgraphs import torchmaps
 from xnorinfer.converters.torchgraphs.torchshapes import result_shape
+from xnorinfer.converters.torchgraphs.torchvalues import Ref
 from xnorinfer.errors import SourceError
 
 #: What to do with code that decides or repeats: a trace has only what was done.
 WAY_OUT = "torch.export.export(module, (example,)) and torch.jit.trace(module, example) write down what is computed alone"
 EVAL = "call eval() first"
-
-
-@dataclass(frozen=True)
-class Ref:
-    """A tensor of the graph, by name.  origin: the tensor of the file that it comes from, "" for the network's values."""
-
-    name: str
-    origin: str = ""
-
-
-@dataclass(frozen=True)
-class Unknown:
-    """Something that depends on shapes, or that no operation here needs to know."""
 
 
 #: Names of arguments, in the order of ATen's schemas.
@@ -95,6 +83,7 @@ SCHEMAS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("ones", "zeros"), ("size",)),
     "full": ("size", "fill_value"),
     **dict.fromkeys(("scalar_tensor", "tensor"), ("s",)),
+    **torchmaps.SCHEMAS,
 }  # fmt: skip
 
 #: They hand a tensor on.
@@ -130,17 +119,6 @@ _WHOLE = ("uint8", "int8", "int16", "int32", "int64")
 #: Operations that make tensors of none.
 FACTORIES = ("ones", "zeros", "full", "scalar_tensor", "tensor")
 _PRODUCTS = ("matmul", "__matmul__", "mm", "bmm")
-_CONVOLUTIONS = (
-    "conv",
-    "max_pool",
-    "avg_pool",
-    "adaptive_",
-    "_convolution",
-    "mkldnn_conv",
-    "pixel_shuffle",
-    "im2col",
-    "unfold",
-)
 
 
 class Recorder:
@@ -157,9 +135,9 @@ class Recorder:
         self.stale: set[str] = set()  # memories that were written into through another view
         self.others = {name for name, tensor in self.constants.items() if tensor.dtype != "float32"}  # of another type
 
-    def graph(self, entry: str, result: Ref, producer: str) -> OnnxGraph:
-        """All of it; entry: the name of the network's input."""
-        return OnnxGraph(tuple(self.nodes), self.constants, (entry,), (self._current(result).name,), producer)
+    def graph(self, entry: str, result: Ref, producer: str, shape: tuple[int | None, ...] | None) -> OnnxGraph:
+        """All of it; entry: the name of the network's input, shape: that of its tensor."""
+        return OnnxGraph(tuple(self.nodes), self.constants, (entry,), (self._current(result).name,), producer, shape)
 
     def record(self, operation: str, positional: list[Any], named: dict[str, Any]) -> Ref:
         """One operation (`linear`, `hardtanh_`); the tensor that it gives.  Raises SourceError."""
@@ -172,15 +150,15 @@ class Recorder:
         if writes and isinstance(given, Ref) and given.origin in self.constants:
             self.refuse(operation, f"writes into the tensor {given.origin} of the file, which another call would find changed")
         if base in PASSING:
-            value = self._tensor(operation, given)
-            result = self._node("Identity", value) if base in _COPYING else self._view("Identity", value)
+            value = self.tensor(operation, given)
+            result = self.node("Identity", value) if base in _COPYING else self.view("Identity", value)
         elif base in SCHEMAS or base in _UNARY or base in _BINARY or base in self._handlers:
             names = SCHEMAS.get(base, ("self", "other"))
             result = self._known(base, dict(zip(names, positional, strict=False)) | named)
         else:
             result = self._other(base, [*positional, *named.values()])
         if writes:
-            target = self._tensor(operation, given)
+            target = self.tensor(operation, given)
             self.replaced[target.name] = result
             self.stale.add(self.memory.get(target.name, target.name))
             self.memory.pop(result.name, None)
@@ -200,15 +178,15 @@ class Recorder:
         if handler is not None:
             return handler(self, operation, given)
         if operation in _UNARY:
-            return self._node(_UNARY[operation], self._tensor(operation, given.get("self", given.get("input"))))
+            return self.node(_UNARY[operation], self.tensor(operation, given.get("self", given.get("input"))))
         if operation in _BINARY:
-            return self._node(_BINARY[operation], *self._both(operation, given))
+            return self.node(_BINARY[operation], *self._both(operation, given))
         if operation in _PICKING:
-            value = self._tensor(operation, given.get("self", given.get("input")))
-            return self._node(_PICKING[operation], value, largest=int(bool(given.get("largest", True))))
+            value = self.tensor(operation, given.get("self", given.get("input")))
+            return self.node(_PICKING[operation], value, largest=int(bool(given.get("largest", True))))
         if operation in _PRODUCTS:
-            one, two = (self._tensor(operation, given.get(name)) for name in SCHEMAS[operation])
-            return self._node("MatMul", one, two)
+            one, two = (self.tensor(operation, given.get(name)) for name in SCHEMAS[operation])
+            return self.node("MatMul", one, two)
         return self._filled(operation, given)
 
     def _other(self, operation: str, arguments: Sequence[Any]) -> Ref:
@@ -216,45 +194,42 @@ class Recorder:
         found: list[Ref] = []
         for argument in arguments:
             found += [one for one in (argument if isinstance(argument, list | tuple) else [argument]) if isinstance(one, Ref)]
-        kind = "Conv" if operation.startswith(_CONVOLUTIONS) else operation
-        return self._node(kind, *(self._current(one) for one in found))
+        return self.node(operation, *(self._current(one) for one in found))
 
     def _linear(self, operation: str, given: dict[str, Any]) -> Ref:
-        bias = [] if given.get("bias") is None else [self._tensor(operation, given["bias"])]
-        weight = self._tensor(operation, given.get("weight", given.get("other")))
-        value = self._tensor(operation, given.get("input", given.get("self")))
-        return self._node("Gemm", value, weight, *bias, transB=1)
+        bias = [] if given.get("bias") is None else [self.tensor(operation, given["bias"])]
+        weight = self.tensor(operation, given.get("weight", given.get("other")))
+        value = self.tensor(operation, given.get("input", given.get("self")))
+        return self.node("Gemm", value, weight, *bias, transB=1)
 
     def _addmm(self, operation: str, given: dict[str, Any]) -> Ref:
-        product = self._node("MatMul", self._tensor(operation, given.get("mat1")), self._tensor(operation, given.get("mat2")))
+        product = self.node("MatMul", self.tensor(operation, given.get("mat1")), self.tensor(operation, given.get("mat2")))
         product = self._scaled(operation, product, given.get("alpha", 1))
-        return self._node(
-            "Add", product, self._scaled(operation, self._tensor(operation, given.get("self")), given.get("beta", 1))
+        return self.node(
+            "Add", product, self._scaled(operation, self.tensor(operation, given.get("self")), given.get("beta", 1))
         )
 
     def _einsum(self, operation: str, given: dict[str, Any]) -> Ref:
         tensors = given.get("tensors")
         if not isinstance(given.get("equation"), str) or not isinstance(tensors, list | tuple):
             self.refuse(operation, "has no equation of two tensors")
-        return self._node("Einsum", *(self._tensor(operation, one) for one in tensors), equation=given["equation"])
+        return self.node("Einsum", *(self.tensor(operation, one) for one in tensors), equation=given["equation"])
 
     def _tensordot(self, operation: str, given: dict[str, Any]) -> Ref:
-        one, two = self._tensor(operation, given.get("self")), self._tensor(operation, given.get("other"))
+        one, two = self.tensor(operation, given.get("self")), self.tensor(operation, given.get("other"))
         dims = (given.get("dims_self"), given.get("dims_other"))
         if dims == ([1], [1]) or dims == ([-1], [-1]) or dims == ([-1], [1]):
-            return self._node("Gemm", one, two, transB=1)
+            return self.node("Gemm", one, two, transB=1)
         if dims in (([1], [0]), ([-1], [0])):
-            return self._node("MatMul", one, two)
+            return self.node("MatMul", one, two)
         return self._other(operation, [one, two])
 
     def _transpose(self, operation: str, given: dict[str, Any]) -> Ref:
-        value = self._tensor(operation, given.get("self"))
+        value = self.tensor(operation, given.get("self"))
         shape = self.shape_of(value)
         dims = given.get("dims")
-        if shape is None and isinstance(dims, list | tuple) and list(dims) == list(range(len(dims))):
-            return self._view("Identity", value)
         if shape is None:
-            return self._node("Transpose", value, perm=(1, 0))
+            return torchmaps.transposed(self, operation, given, value)
         order = list(range(len(shape)))
         if operation == "permute" and isinstance(dims, list | tuple):
             order = [int(dim) % len(shape) for dim in dims]
@@ -266,14 +241,14 @@ class Recorder:
                 order[one], order[two] = order[two], order[one]
         else:
             order.reverse()
-        return self._view("Transpose", value, perm=tuple(order))
+        return self.view("Transpose", value, perm=tuple(order))
 
     def _reshape(self, operation: str, given: dict[str, Any]) -> Ref:
-        """Of the network's values: a batch of rows stays one.  Of a tensor of the file: into the shape that is said."""
-        value = self._tensor(operation, given.get("self", given.get("input")))
+        """Into the shape that is said."""
+        value = self.tensor(operation, given.get("self", given.get("input")))
         shape = self.shape_of(value)
         if not value.origin:
-            return self._view("Identity", value)
+            return torchmaps.reshaped(self, operation, given, value)
         wanted = given.get("size", given.get("shape"))
         if operation in ("expand_as", "view_as", "reshape_as"):
             wanted = self.shape_of(given.get("other"))
@@ -290,14 +265,14 @@ class Recorder:
                 axes = tuple(a for a in axes or range(len(shape or ())) if shape is None or shape[a] == 1)
                 if not axes:
                     return value
-            return self._view("Squeeze" if operation == "squeeze" else "Unsqueeze", value, axes=axes)
+            return self.view("Squeeze" if operation == "squeeze" else "Unsqueeze", value, axes=axes)
         if not isinstance(wanted, list | tuple) or not all(isinstance(n, int) for n in wanted):
             self.refuse(operation, "gives a tensor of the file a shape that hangs on the input")
         if operation.startswith("expand"):
             kept = (*(None,) * (len(wanted) - len(shape or ())), *(shape or ()))
             wanted = [size if n == -1 else n for n, size in zip(wanted, kept, strict=True)]
-        sizes = self._constant(np.array(wanted, np.int64))
-        result = self._view("Expand" if operation.startswith("expand") else "Reshape", value, sizes, allowzero=1)
+        sizes = self.constant(np.array(wanted, np.int64))
+        result = self.view("Expand" if operation.startswith("expand") else "Reshape", value, sizes, allowzero=1)
         if shape is not None and wanted.count(-1) == 1:
             rest = math.prod(n for n in wanted if n != -1)
             wanted = [math.prod(shape) // max(rest, 1) if n == -1 else n for n in wanted]
@@ -307,20 +282,18 @@ class Recorder:
     def _batch_norm(self, operation: str, given: dict[str, Any]) -> Ref:
         if given.get("training", False) is not False or given.get("running_mean") is None:
             self.refuse(operation, f"takes its statistics from the batch: the network was saved in training mode, {EVAL}")
-        mean = self._tensor(operation, given.get("running_mean"))
-        variance = self._tensor(operation, given.get("running_var"))
+        mean = self.tensor(operation, given.get("running_mean"))
+        variance = self.tensor(operation, given.get("running_var"))
         size = math.prod(self.shape_of(mean) or ())
         gamma, beta = (
-            self._constant(np.full(size, filler, np.float32))
-            if given.get(name) is None
-            else self._tensor(operation, given[name])
+            self.constant(np.full(size, filler, np.float32)) if given.get(name) is None else self.tensor(operation, given[name])
             for name, filler in (("weight", 1), ("bias", 0))
         )
         epsilon = given.get("eps")
         if not isinstance(epsilon, int | float):
             self.refuse(operation, "has no epsilon")
-        value = self._tensor(operation, given.get("input"))
-        return self._node("BatchNormalization", value, gamma, beta, mean, variance, named=mean, epsilon=float(epsilon))
+        value = self.tensor(operation, given.get("input"))
+        return self.node("BatchNormalization", value, gamma, beta, mean, variance, named=mean, epsilon=float(epsilon))
 
     def _clip(self, operation: str, given: dict[str, Any]) -> Ref:
         low, high = (
@@ -328,62 +301,62 @@ class Recorder:
             if operation == "hardtanh"
             else (given.get("min"), given.get("max"))
         )
-        result = self._tensor(operation, given.get("self"))
+        result = self.tensor(operation, given.get("self"))
         numbers = all(end is None or isinstance(end, int | float) for end in (low, high))
         if numbers and low is not None and high is not None:
-            return self._node("Clip", result, min=float(low), max=float(high))
+            return self.node("Clip", result, min=float(low), max=float(high))
         for end, kind in ((low, "Max"), (high, "Min")):
             if end is not None:
-                result = self._node(kind, result, self._operand(operation, end))
+                result = self.node(kind, result, self._operand(operation, end))
         return result
 
     def _relu6(self, operation: str, given: dict[str, Any]) -> Ref:
-        value = self._tensor(operation, given.get("self", given.get("input")))
+        value = self.tensor(operation, given.get("self", given.get("input")))
         if operation == "relu6":
-            return self._node("Clip", value, min=0.0, max=6.0)
-        moved = self._node("Clip", self._node("Add", value, self._number(3.0)), min=0.0, max=6.0)  # hardsigmoid
-        return self._node("Div", moved, self._number(6.0))
+            return self.node("Clip", value, min=0.0, max=6.0)
+        moved = self.node("Clip", self.node("Add", value, self._number(3.0)), min=0.0, max=6.0)  # hardsigmoid
+        return self.node("Div", moved, self._number(6.0))
 
     def _dropout(self, operation: str, given: dict[str, Any]) -> Ref:
         if given.get("train") is not False:
             self.refuse(operation, f"is active: the network was saved in training mode, {EVAL}")
-        return self._view("Identity", self._tensor(operation, given.get("input")))
+        return self.view("Identity", self.tensor(operation, given.get("input")))
 
     def _where(self, operation: str, given: dict[str, Any]) -> Ref:
         chosen = [self._operand(operation, given.get(name)) for name in ("self", "other")]
-        return self._node("Where", self._tensor(operation, given.get("condition")), *chosen)
+        return self.node("Where", self.tensor(operation, given.get("condition")), *chosen)
 
     def _filling(self, operation: str, given: dict[str, Any]) -> Ref:
-        value = self._tensor(operation, given.get("self"))
+        value = self.tensor(operation, given.get("self"))
         mask = given.get("mask")
         if operation == "index_put":
             indices = given.get("indices")
             mask = indices[0] if isinstance(indices, list | tuple) and len(indices) == 1 else None
         chosen = self._operand(operation, given.get("value", given.get("values")))
-        return self._node("Where", self._tensor(operation, mask), chosen, value)
+        return self.node("Where", self.tensor(operation, mask), chosen, value)
 
     def _heaviside(self, operation: str, given: dict[str, Any]) -> Ref:
-        value, zero = self._tensor(operation, given.get("self")), self._number(0.0)
-        above = self._node("Greater", value, zero)
-        return self._node("Where", self._node("Equal", value, zero), self._operand(operation, given.get("values")), above)
+        value, zero = self.tensor(operation, given.get("self")), self._number(0.0)
+        above = self.node("Greater", value, zero)
+        return self.node("Where", self.node("Equal", value, zero), self._operand(operation, given.get("values")), above)
 
     def _threshold(self, operation: str, given: dict[str, Any]) -> Ref:
-        value = self._tensor(operation, given.get("self"))
-        above = self._node("Greater", value, self._operand(operation, given.get("threshold")))
-        return self._node("Where", above, value, self._operand(operation, given.get("value")))
+        value = self.tensor(operation, given.get("self"))
+        above = self.node("Greater", value, self._operand(operation, given.get("threshold")))
+        return self.node("Where", above, value, self._operand(operation, given.get("value")))
 
     def _bent(self, operation: str, given: dict[str, Any]) -> Ref:
-        value = self._tensor(operation, given.get("self"))
+        value = self.tensor(operation, given.get("self"))
         if operation == "prelu":
-            return self._node("PRelu", value, self._tensor(operation, given.get("weight")))
+            return self.node("PRelu", value, self.tensor(operation, given.get("weight")))
         if operation == "leaky_relu":
-            return self._node("LeakyRelu", value, alpha=float(given.get("negative_slope", 0.01)))
+            return self.node("LeakyRelu", value, alpha=float(given.get("negative_slope", 0.01)))
         if operation == "elu" and given.get("scale", 1) == 1 and given.get("input_scale", 1) == 1:
-            return self._node("Elu", value, alpha=float(given.get("alpha", 1)))
+            return self.node("Elu", value, alpha=float(given.get("alpha", 1)))
         if operation == "softplus" and given.get("beta", 1) == 1 and given.get("threshold", 20) == 20:
-            return self._node("Softplus", value)
+            return self.node("Softplus", value)
         if operation == "round" and given.get("decimals", 0) == 0:
-            return self._node("Round", value)
+            return self.node("Round", value)
         return self._other(operation, [value])
 
     def _sum(self, operation: str, given: dict[str, Any]) -> Ref:
@@ -394,24 +367,24 @@ class Recorder:
             two = self._scaled(operation, two, given.get("alpha", 1))
         else:
             two = self._scaled(operation, two, given.get("alpha", 1))
-        return self._node("Add" if operation == "add" else "Sub", one, two)
+        return self.node("Add" if operation == "add" else "Sub", one, two)
 
     def _quotient(self, operation: str, given: dict[str, Any]) -> Ref:
-        result = self._node("Div", *self._both(operation, given))
+        result = self.node("Div", *self._both(operation, given))
         mode = given.get("rounding_mode")
         if mode is None:
             return result
-        return self._node({"floor": "Floor", "trunc": "Trunc"}.get(mode, f"{operation} with rounding {mode}"), result)
+        return self.node({"floor": "Floor", "trunc": "Trunc"}.get(mode, f"{operation} with rounding {mode}"), result)
 
     def _power(self, operation: str, given: dict[str, Any]) -> Ref:
         one, two = (self._operand(operation, given.get(name)) for name in ("self", "exponent"))
-        return self._node("Pow", one, two)
+        return self.node("Pow", one, two)
 
     def _rsqrt(self, operation: str, given: dict[str, Any]) -> Ref:
-        return self._node("Reciprocal", self._node("Sqrt", self._tensor(operation, given.get("self"))))
+        return self.node("Reciprocal", self.node("Sqrt", self.tensor(operation, given.get("self"))))
 
     def _cast(self, operation: str, given: dict[str, Any]) -> Ref:
-        value, kind = self._tensor(operation, given.get("self")), given.get("other", given.get("dtype"))
+        value, kind = self.tensor(operation, given.get("self")), given.get("other", given.get("dtype"))
         if not isinstance(kind, int | Ref):
             kind = given.get("behind_device")
         if isinstance(kind, Ref) and self._current(kind).name in self.others:
@@ -419,11 +392,11 @@ class Recorder:
         if self._is_other(kind):
             shift = self.floats[0] - 6  # torch.export counts from 1
             if kind == 11 + shift:
-                return self._node("Cast", value, to=9)
+                return self.node("Cast", value, to=9)
             if kind in range(shift, 5 + shift):
-                return self._node("Cast", value, to=NUMBERS[_WHOLE[kind - shift]])
+                return self.node("Cast", value, to=NUMBERS[_WHOLE[kind - shift]])
             self.refuse(operation, OTHER_TYPE)
-        result = self._view("Identity", value)
+        result = self.view("Identity", value)
         if kind is not None:
             self.others.discard(result.name)
         return result
@@ -433,7 +406,7 @@ class Recorder:
         return isinstance(kind, int) and not isinstance(kind, bool) and kind not in self.floats
 
     def _reduced(self, operation: str, given: dict[str, Any]) -> Ref:
-        value = self._tensor(operation, given.get("self"))
+        value = self.tensor(operation, given.get("self"))
         dims, keep = given.get("dim"), bool(given.get("keepdim", False))
         kind = _REDUCING.get(operation, "")
         if operation in ("linalg_vector_norm", "norm"):
@@ -447,14 +420,14 @@ class Recorder:
         if not all(isinstance(axis, int) for axis in axes):
             self.refuse(operation, "has axes that hang on the input")
         if axes:
-            return self._node(kind, value, axes=tuple(axes), keepdims=int(keep))
-        return self._node(kind, value, keepdims=0)
+            return self.node(kind, value, axes=tuple(axes), keepdims=int(keep))
+        return self.node(kind, value, keepdims=0)
 
     def _filled(self, operation: str, given: dict[str, Any]) -> Ref:
         """Tensors of one number: of a known size as such, else the number, which broadcasts."""
         number = _FILLED.get(operation, given.get("fill_value", given.get("s")))
         if isinstance(number, Ref):
-            return self._tensor(operation, number)
+            return self.tensor(operation, number)
         if not isinstance(number, int | float):
             self.refuse(operation, "has no number to fill a tensor with")
         size = given.get("size") if operation in ("ones", "zeros", "full", "new_ones", "new_zeros", "new_full") else None
@@ -464,7 +437,7 @@ class Recorder:
             result = self._number(float(number))
         else:
             spend_bytes(4 * math.prod(size), f"the tensor {tuple(size)} of operation {operation}")
-            result = self._constant(np.full(size, number, np.float32))
+            result = self.constant(np.full(size, number, np.float32))
         if self._is_other(given.get("dtype")):
             self.others.add(result.name)
         return result
@@ -475,21 +448,7 @@ class Recorder:
         "einsum": _einsum,
         "tensordot": _tensordot,
         **dict.fromkeys(("t", "numpy_T", "mT", "adjoint", "transpose", "permute"), _transpose),
-        **dict.fromkeys(
-            (
-                "view",
-                "reshape",
-                "_unsafe_view",
-                "flatten",
-                "squeeze",
-                "unsqueeze",
-                "expand",
-                "expand_as",
-                "view_as",
-                "reshape_as",
-            ),
-            _reshape,
-        ),
+        **dict.fromkeys(torchmaps.VIEWS, _reshape),
         **dict.fromkeys(("batch_norm", "_batch_norm_impl_index", "_native_batch_norm_legit_no_training"), _batch_norm),
         **dict.fromkeys(("hardtanh", "clamp", "clip", "clamp_min", "clamp_max"), _clip),
         **dict.fromkeys(("relu6", "hardsigmoid"), _relu6),
@@ -505,6 +464,7 @@ class Recorder:
         "rsqrt": _rsqrt,
         **dict.fromkeys(("to", "_to_copy", "type_as"), _cast),
         **dict.fromkeys((*_REDUCING, "linalg_vector_norm", "norm"), _reduced),
+        **torchmaps.HANDLERS,
     }
 
     # ---------------------------------------------------------------- help
@@ -517,7 +477,7 @@ class Recorder:
             raise SourceError(f"{self.about}: it uses a view of a tensor that was written into through another. {WAY_OUT}")
         return value
 
-    def _tensor(self, operation: str, value: Any) -> Ref:
+    def tensor(self, operation: str, value: Any) -> Ref:
         if not isinstance(value, Ref):
             self.refuse(operation, "has no tensor where one is needed")
         current: Ref = self._current(value)
@@ -527,7 +487,7 @@ class Recorder:
         """A tensor, or a number as one."""
         if isinstance(value, int | float):
             return self._number(float(value))
-        return self._tensor(operation, value)
+        return self.tensor(operation, value)
 
     def _both(self, operation: str, given: dict[str, Any]) -> tuple[Ref, Ref]:
         return self._operand(operation, given.get("self")), self._operand(operation, given.get("other"))
@@ -535,25 +495,25 @@ class Recorder:
     def _scaled(self, operation: str, value: Ref, factor: Any) -> Ref:
         if not isinstance(factor, int | float):
             self.refuse(operation, "scales its terms by something that is no number")
-        return value if factor == 1 else self._node("Mul", value, self._number(float(factor)))
+        return value if factor == 1 else self.node("Mul", value, self._number(float(factor)))
 
     def _number(self, value: float) -> Ref:
-        return self._constant(np.array(value, np.float32))
+        return self.constant(np.array(value, np.float32))
 
-    def _constant(self, array: Any) -> Ref:
+    def constant(self, array: Any) -> Ref:
         """Numbers that stand in the code: a node that gives them, so that they are no tensor of the file."""
         name = f"%{len(self.nodes)}"
         self.nodes.append(OnnxNode("Constant", name, (), (name,), {"value": RawTensor(name, array, str(array.dtype))}))
         self.shapes[name] = array.shape
         return Ref(name, name)
 
-    def _view(self, operation: str, value: Ref, *others: Ref, **attributes: Any) -> Ref:
+    def view(self, operation: str, value: Ref, *others: Ref, **attributes: Any) -> Ref:
         """A node whose result may share its argument's memory."""
-        result = self._node(operation, value, *others, **attributes)
+        result = self.node(operation, value, *others, **attributes)
         self.memory[result.name] = self.memory.get(value.name, value.name)
         return result
 
-    def _node(self, operation: str, *inputs: Ref, named: Ref | None = None, **attributes: Attribute) -> Ref:
+    def node(self, operation: str, *inputs: Ref, named: Ref | None = None, **attributes: Attribute) -> Ref:
         """named: the tensor whose module gives the node its name; else the second input's."""
         name = f"%{len(self.nodes)}"
         origin = (named or (inputs[1] if len(inputs) > 1 else inputs[0] if inputs else Ref(""))).origin

@@ -27,7 +27,9 @@ from xnorinfer.converters.containers.pickled import Thing, unpickle
 from xnorinfer.converters.containers.torchfile import is_script, memory_of
 from xnorinfer.converters.containers.torchpickle import PickledTensor, named_tensors, script_rules
 from xnorinfer.converters.containers.ziparchive import Archive, open_archive
-from xnorinfer.converters.torchgraphs.torchops import FACTORIES, WAY_OUT, Recorder, Ref, Unknown
+from xnorinfer.converters.torchgraphs.torchmaps import counted, picked, size_of
+from xnorinfer.converters.torchgraphs.torchops import FACTORIES, WAY_OUT, Recorder
+from xnorinfer.converters.torchgraphs.torchvalues import Ref, Size, Unknown
 from xnorinfer.errors import SourceError
 
 #: What a hostile archive may cost: bytes of one file of code, nested brackets in it, statements followed, calls within calls.
@@ -84,7 +86,17 @@ class _Code:
                 frozen[f"CONSTANTS.c{index}"] = value.tensor(f"CONSTANTS.c{index}")
         recorder = Recorder(self.about, {**tensors, **frozen}, (6,))
         run = _Run(self, recorder, module, list(constants))
-        return recorder.graph("input", run.forward(), "TorchScript")
+        return recorder.graph("input", run.forward(), "TorchScript", self._traced_shape())
+
+    def _traced_shape(self) -> tuple[int | None, ...] | None:
+        """The shape of the example that a module was traced with; None where none is in the archive."""
+        if f"{self.root}traced_inputs.pkl" not in self.archive.entries:
+            return None
+        inputs = self._pickle("traced_inputs")
+        given = inputs.get("forward") if isinstance(inputs, dict) else None
+        if not isinstance(given, list | tuple) or len(given) != 1 or not isinstance(given[0], PickledTensor):
+            return None
+        return given[0].shape
 
     def _pickle(self, name: str) -> Any:
         entry = f"{self.root}{name}.pkl"
@@ -275,6 +287,8 @@ class _Run:
         value, index = self._value(node.value, local), self._value(node.slice, local)
         if isinstance(value, list | tuple) and isinstance(index, int) and -len(value) <= index < len(value):
             return value[index]
+        if isinstance(value, Size):
+            return picked(self.recorder, value, index)
         if isinstance(value, Unknown | _Name) or isinstance(index, Unknown):
             return Unknown()
         return self._refuse(node, "picks an element in a way that is not supported")
@@ -354,9 +368,12 @@ class _Run:
             return value[index[0]] if -len(value) <= index[0] < len(value) else Unknown()
         if operation == "len" and isinstance(value, list | tuple):
             return len(value)
+        if operation == "__getitem__" and isinstance(value, Size):
+            return picked(self.recorder, value, *index)
         shape = self.recorder.shape_of(value)
         if shape is None:
-            return Unknown()
+            sized = operation in ("size", "sizes", "sym_size") and isinstance(value, Ref)
+            return size_of(self.recorder, value, *index) if sized else Unknown()
         found: dict[str, Any] = {"dim": len(shape), "numel": math.prod(shape)}
         if operation in ("size", "sizes"):
             known = index and isinstance(index[0], int) and -len(shape) <= index[0] < len(shape)
@@ -368,7 +385,9 @@ class _Run:
         if operation in FACTORIES:
             return self.recorder.record(operation, positional, named)
         if any(isinstance(value, Unknown) for value in positional):
-            return Unknown()
+            if len(positional) == 1 and operation in (*_TENSOR_NUMBERS, *_CONVERSIONS):
+                return positional[0]
+            return counted(self.recorder, operation, positional)
         if operation in _TENSOR_NUMBERS and len(positional) == 1 and isinstance(positional[0], int | float):
             return positional[0]
         if operation in _CONVERSIONS and len(positional) == 1 and isinstance(positional[0], int | float):

@@ -18,7 +18,7 @@ from xnorinfer.converters import ConvertOptions, Reading, read_source
 from xnorinfer.converters.graphs.elementwise import Expr, Table, bounds, cuts, evaluate
 from xnorinfer.converters.graphs.stepfunction import FIRST, LAST, binary, floats, step_values
 from xnorinfer.engine.model import Model
-from xnorinfer.errors import NetworkError
+from xnorinfer.errors import NetworkError, SourceError
 from xnorinfer.net import reference
 from xnorinfer.net.values import PixelInput, SignInput, ThresholdInput
 
@@ -650,7 +650,7 @@ def test_idioms_exported_to_onnx(tmp_path: Path, name: str, dynamo: bool) -> Non
 
 @needs_torch
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
-def test_convolutions_are_all_that_is_told(tmp_path: Path) -> None:
+def test_of_a_convolutional_network_what_is_unknown_alone_is_told(tmp_path: Path) -> None:
     import torch
     from torch import nn
 
@@ -662,11 +662,15 @@ def test_convolutions_are_all_that_is_told(tmp_path: Path) -> None:
     torch.jit.trace(net, example).save(str(tmp_path / "net.pt"))
     for name in ("net.pt", "net.pt2"):
         with pytest.raises(
-            NetworkError, match=r"^net\.\w+ cannot be converted: it is convolutional, and only dense .* \(Conv\)$"
+            NetworkError, match=r"^net\.\w+ cannot be converted: node gelu1 \(gelu\) is not supported in a .*k$"
         ):
             read_source(tmp_path / name, SIGNS)
-    with pytest.raises(NetworkError, match=r"^Sequential cannot be converted: it is convolutional, and .*: 0$"):
+    with pytest.raises(
+        SourceError, match=r"^Sequential: the shape of the images that it takes is not known; give example=rows$"
+    ):
         xnorinfer.from_torch(net)
+    with pytest.raises(NetworkError, match=r"^Sequential cannot be converted: node gelu1 \(gelu\) is not supported in a .*k$"):
+        xnorinfer.from_torch(net, example=example)
 
 
 def test_the_input_that_is_thresholded(tmp_path: Path) -> None:

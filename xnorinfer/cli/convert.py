@@ -11,7 +11,7 @@ import click
 
 from xnorinfer.budget import size_text
 from xnorinfer.cli import screen
-from xnorinfer.cli.options import EXPECT, JSON, MAX_MEMORY, GlorotOrNumber, LazyChoice, Pair, PairOfLists
+from xnorinfer.cli.options import EXPECT, JSON, MAX_MEMORY, GlorotOrNumber, LazyChoice, Pair, PairOfLists, Sizes
 from xnorinfer.errors import DoesNotHoldError, NetworkError, OptionError, SourceError
 
 if TYPE_CHECKING:
@@ -96,6 +96,11 @@ class _Command(click.Command):
 @click.option("--input-signs", is_flag=True, help="Inputs are themselves -1 or +1.")
 @click.option("--input-real", is_flag=True, help="Inputs are any real numbers, used as they are (slower first layer).")
 @click.option(
+    "--input-shape",
+    type=Sizes("C,H,W"),
+    help="Shape of one sample as the network in the file takes it, where it does not say so.",
+)
+@click.option(
     "--float-layer", "float_layers", multiple=True, metavar="NAME", help="This layer has ordinary float weights.  Repeatable."
 )
 @click.option(
@@ -156,6 +161,7 @@ def command(
     profile: str | None,
     bn_epsilon: float | None,
     magnitude: Any,
+    input_shape: tuple[int, ...] | None,
     float_layers: tuple[str, ...],
     before_norm: str | None,
     center: bool,
@@ -194,6 +200,7 @@ def command(
         bn_epsilon=bn_epsilon,
         h=magnitude,
         input=input_mapping(mapping, lambda name: f"--{name.replace('_', '-')}"),
+        input_shape=input_shape,
         float_layers=tuple(float_layers),
         before_norm=before_norm,
         center=center,

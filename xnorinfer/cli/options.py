@@ -106,11 +106,10 @@ class PairOfLists(_Value):
         return (first[0], second[0]) if len(first) == len(second) == 1 else (first, second)
 
 
-class Counts(_Value):
-    """Positive whole numbers with commas between: '1,16,256'."""
+class Sizes(_Value):
+    """Positive whole numbers with commas between: '3,32,32'."""
 
-    def __init__(self) -> None:
-        super().__init__("N,N,...")
+    example = "3,32,32"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         if isinstance(value, tuple):
@@ -120,8 +119,20 @@ class Counts(_Value):
         except ValueError:
             counts = ()
         if not counts or min(counts) < 1:
-            self.fail(f"{value!r} is not a list of positive whole numbers like 1,16,256", param, ctx)
-        return tuple(dict.fromkeys(counts))
+            self.fail(f"{value!r} is not a list of positive whole numbers like {self.example}", param, ctx)
+        return counts
+
+
+class Counts(Sizes):
+    """Numbers to try, each once: '1,16,256'."""
+
+    example = "1,16,256"
+
+    def __init__(self) -> None:
+        super().__init__("N,N,...")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        return tuple(dict.fromkeys(super().convert(value, param, ctx)))
 
 
 class LazyChoice(_Value):

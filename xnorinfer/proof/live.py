@@ -190,12 +190,17 @@ class _Torch(_Live):
         said = self.options
         described = said.float_layers or said.before_norm or said.center or said.scale_by
         reasons: list[Failure] = []
-        for read in () if described else (self.by_export, self.by_trace):
+        for read in () if described and not self.live.has_windows else (self.by_export, self.by_trace):
             found = self.tried(read)
             if isinstance(found, Conversion):
                 return found, read
             reasons.append(found)
-        return self._by_order(reasons), self.live.by_order
+        # A graph that was understood says more than one that could not be written down.
+        kinds = (ExpectationError, NetworkError, SourceError)
+        reason = next((one for kind in kinds for one in reasons if isinstance(one, kind)), None)
+        if self.live.has_windows and reason is not None:  # which windows look on which maps is in no tensor
+            raise reason
+        return self._by_order(reason), self.live.by_order
 
     def by_export(self, options: ConvertOptions) -> Reading:
         return self.live.by_export(options, self.shape)
@@ -203,11 +208,8 @@ class _Torch(_Live):
     def by_trace(self, options: ConvertOptions) -> Reading:
         return self.live.by_trace(options, self.shape)
 
-    def _by_order(self, reasons: list[Failure]) -> Conversion:
-        """By the order of its tensors, if the module's answers say that this is right."""
-        # A graph that was understood says more than one that could not be written down.
-        kinds = (ExpectationError, NetworkError, SourceError)
-        reason = next((one for kind in kinds for one in reasons if isinstance(one, kind)), None)
+    def _by_order(self, reason: Failure | None) -> Conversion:
+        """By the order of its tensors, if the module's answers say that this is right.  reason: why no graph is read."""
         try:
             conversion, expected = self.packed(self.live.by_order)
         except (SourceError, NetworkError) as error:

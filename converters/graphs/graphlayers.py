@@ -1,0 +1,312 @@
+"""Nodes of graphs that have weights: dense layers, convolutions, BatchNorm."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.converters.assemble import LayerPart
+from xnorinfer.converters.containers.arrays import RawTensor, as_float32
+from xnorinfer.converters.containers.onnxfile import OnnxNode
+from xnorinfer.converters.graphs.behindsums import Read, Signs
+from xnorinfer.converters.graphs.livevalues import Constant, Live, Value
+from xnorinfer.converters.graphs.places import Border, channels_first, in_order, vector_of
+from xnorinfer.converters.graphs.problems import Refused
+from xnorinfer.converters.graphs.stages import Stages
+from xnorinfer.converters.graphs.weights import (
+    Kernel,
+    Placed,
+    Stated,
+    Turned,
+    contraction,
+    convolution_turned,
+    dense_turned,
+    kernel_of,
+    part_of,
+    stated_kernel,
+)
+from xnorinfer.converters.graphs.windowing import joined, require_outputs, window_of
+from xnorinfer.float32 import F32
+from xnorinfer.net.ops import Norm
+from xnorinfer.net.values import Shape
+from xnorinfer.net.windows import Window
+
+NO_PRODUCT = "is no product of the network's values and a matrix, which is not supported in a binary network"
+
+
+class GraphLayers(Stages):
+    """What a walk does at nodes with weights."""
+
+    # ---------------------------------------------------------------- dense layers
+
+    def dense(self, node: OnnxNode, inputs: Sequence[Value | None], lives: Sequence[Live]) -> Value:
+        product = contraction(node, inputs)
+        live, kernel = (inputs[place] for place in product[:2]) if product is not None else (None, None)
+        if product is None or not isinstance(live, Live) or not isinstance(kernel, Constant) or len(lives) != 1:
+            self.problems.refuse(node, NO_PRODUCT)
+        self._no_longer_last()
+        weights = self._weights(node, kernel, dense_turned(transposed=product[2]), inputs)
+        places = live.places
+        if places is not None and places.shape[-1] != places.size and live.expr.op != "lost":
+            result = self._of_pixels(node, live, kernel, weights)
+        else:
+            if places is not None and places.size == weights.depth:
+                if places.min(initial=0) < 0:
+                    self.problems.refuse(node, "reads what was padded: padding stands before convolutions and pools alone")
+                flat = places.reshape(-1)
+                if (flat != np.arange(flat.size)).any():
+                    weights = weights.reordered(flat)
+            self._layer(node, live, kernel, weights)
+            shape = (len(weights.numbers),)
+            result = self.begin(node.name, shape, None if places is None else in_order(shape, node.name))
+        return self._gemm(node, result, inputs) if node.operation == "Gemm" else result
+
+    def _of_pixels(self, node: OnnxNode, live: Live, kernel: Constant, weights: Kernel) -> Live:
+        """A matrix times the channels of every pixel, which are the last axis: a convolution of one tap."""
+        assert live.places is not None
+        axes = live.places.ndim
+        if axes not in (2, 3) or live.places.shape[-1] != weights.depth:
+            self.problems.refuse(node, NO_PRODUCT)
+        first = dataclasses.replace(live, places=np.moveaxis(live.places, -1, 0))
+        first, border = self.as_map(node, first)
+        if any(border) or first.outside is not None:
+            self.problems.refuse(node, "reads what was padded: padding stands before convolutions and pools alone")
+        assert self.shape is not None
+        neurons, (height, width, _) = len(weights.numbers), self.shape
+        placed = Placed((neurons, 1, 1, weights.depth), Window((1, 1)))
+        self._layer(node, first, kernel, dataclasses.replace(weights, placed=placed))
+        shape = height, width, neurons
+        return self.begin(node.name, shape, np.moveaxis(channels_first(shape, node.name, axes), 0, -1))
+
+    def _gemm(self, node: OnnxNode, result: Value, inputs: Sequence[Value | None]) -> Value:
+        alpha, beta = (node.attributes.get(name, 1.0) for name in ("alpha", "beta"))
+        for name, factor in (("alpha", alpha), ("beta", beta)):
+            if not isinstance(factor, int | float):
+                self.problems.refuse(node, f"is malformed: its {name} is no number")
+        if alpha != 1:
+            result = self.apply(node, "Mul", result, self.number(float(alpha)))  # type: ignore[arg-type]
+        bias = inputs[2] if len(inputs) > 2 else None
+        if bias is not None:
+            if beta != 1:
+                bias = self.apply(node, "Mul", bias, self.number(float(beta)))  # type: ignore[arg-type]
+            result = self.apply(node, "Add", result, bias)
+        return result
+
+    # ---------------------------------------------------------------- convolutions
+
+    def convolution(self, node: OnnxNode, inputs: Sequence[Value | None], lives: Sequence[Live]) -> Value:
+        live, kernel, bias = (*inputs, None, None)[:3]
+        if not isinstance(live, Live) or not isinstance(kernel, Constant) or len(lives) != 1:
+            self.problems.refuse(
+                node, "is no convolution of the network's values with constant weights, which is not supported"
+            )
+        if kernel.array.ndim not in (3, 4) or not kernel.array.size:
+            self.problems.refuse(node, f"has weights of shape {kernel.array.shape}; needed are one or two axes of pixels")
+        if live.expr.op == "lost":
+            return live
+        axes = kernel.array.ndim - 2
+        if live.places is not None and live.places.ndim != axes + 1:
+            found = " x ".join(map(str, live.places.shape))
+            self.problems.refuse(node, f"has weights of shape {kernel.array.shape} and reads values {found}")
+        live, border = self.as_map(node, live)
+        assert self.shape is not None
+        self._no_longer_last()
+        placed, zeros = self._placed(node, kernel.array.shape, border, axes)
+        weights = dataclasses.replace(self._weights(node, kernel, convolution_turned, inputs), placed=placed)
+        self._layer(node, live, kernel, weights, border if live.outside else None, zeros=zeros)
+        height, width = placed.window.outputs(*self._size)
+        shape = height, width, placed.shape[0]
+        result: Value = self.begin(node.name, shape, channels_first(shape, node.name, axes + 1))
+        if bias is not None and not isinstance(weights, Stated):
+            if isinstance(bias, Constant):
+                bias = dataclasses.replace(bias, array=bias.array.reshape(-1, *(1,) * axes))
+            result = self.apply(node, "Add", result, bias)
+        return result
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        assert self.shape is not None
+        return self.shape[0], self.shape[1]
+
+    def _placed(self, node: OnnxNode, kernel: Shape, border: Border, axes: int) -> tuple[Placed, bool]:
+        """Where a convolution looks, and whether it pads its map itself.  kernel: the shape of its weights, channels second."""
+        assert self.shape is not None
+        neurons, inner, *taps = kernel
+        size = (1, taps[0]) if axes == 1 else (taps[0], taps[1])
+        said = node.attributes.get("kernel_shape", tuple(taps))
+        if said != tuple(taps):
+            self.problems.refuse(node, f"has the kernel_shape {said} and weights of shape {kernel}: is malformed")
+        groups = node.attributes.get("group", 1)
+        channels = self.shape[2]
+        if not isinstance(groups, int) or groups < 1 or channels % groups or neurons % groups:
+            self.problems.refuse(
+                node, f"has {groups} groups, by which {channels} channels and {neurons} neurons cannot be divided"
+            )
+        if inner * groups != channels:
+            many = f" in {groups} groups" if groups > 1 else ""
+            self.problems.refuse(node, f"takes {inner * groups} channels{many}, and reads a map of {channels}")
+        top, bottom, left, right = border
+        height, width = self._size
+        around = window_of(node, size, (height + top + bottom, width + left + right), axes, self.problems)
+        window = joined(around, border)
+        require_outputs(node, window, self._size, self.problems)
+        below, across = window.reach
+        if max(window.padding[:2]) >= below or max(window.padding[2:]) >= across:
+            reason = f"has a padding of {window.padding} (top, bottom, left, right) around a window that reaches over "
+            self.problems.refuse(node, f"{reason}{below}x{across} pixels: needed is less padding than that")
+        return Placed((neurons, *size, inner), window, groups), any(around.padding)
+
+    def _pad(self, node: OnnxNode, live: Live, signs: Signs | None, *, zeros: bool) -> int:
+        """What a convolution finds outside its map, as `Linear` has it.  zeros: it pads with zeros itself.  Raises Refused."""
+        number = self.padded_with(node, live)
+        if zeros and number != 0:
+            self.problems.refuse(node, f"pads with zeros what is padded with {number:g} already, which is not supported")
+        if number == 0:
+            return 0
+        if signs is None or number not in (signs.low, signs.high):
+            needed = "0" if signs is None else f"{signs.low:g}, {signs.high:g} or 0"
+            self.problems.refuse(node, f"reads a map that is padded with {number:g}, needed is {needed}")
+        return 1 if number > 0 else -1
+
+    # ---------------------------------------------------------------- what they share
+
+    def _no_longer_last(self) -> None:
+        if self.ternary is not None:
+            self._refuse_zeros(*self.ternary)
+            self.ternary = None
+
+    def _weights(self, node: OnnxNode, kernel: Constant, turned: Turned, inputs: Sequence[Value | None]) -> Kernel:
+        if node.operation in ("Dense", "Convolution"):
+            return stated_kernel(node, kernel, turned, inputs)
+        return kernel_of(node, kernel, turned, self.constants, self.problems, self.notes)
+
+    def _layer(
+        self,
+        node: OnnxNode,
+        live: Live,
+        kernel: Constant,
+        weights: Kernel,
+        border: Border | None = None,
+        *,
+        zeros: bool = False,
+    ) -> None:
+        """A layer of the network.  border: of the map that it reads, where the graph has one; zeros: whether it pads itself."""
+        try:
+            before = self.read(node, dataclasses.replace(live, outside=None), self.width or weights.depth)
+        except Refused:  # read on with what the layer gives
+            before = None
+        signs = None if before is None else before.signs
+        if weights.placed is not None and border is not None:
+            pad = self._pad(node, live, signs, zeros=zeros)
+            weights = dataclasses.replace(weights, placed=dataclasses.replace(weights.placed, pad=pad))
+        readable = before is None or signs is not None or not (self.parts or self.current)
+        found, ternary = part_of(node, weights, signs, self.chosen, readable, self.problems, self.notes)
+        if ternary:
+            self._refuse_zeros(node, weights.values)
+        if weights.maybe_ternary:
+            self.ternary = (node, weights.values)
+        if self.current is not None and before is not None and signs is None and not found.is_float:
+            reason = f"has binary weights and follows {self.current.name} without a sign between them"
+            reason += ", which is not supported in a binary network"
+            self.problems.add_node(node, reason)
+        self.use(kernel, f"{node.name}: " + ("float weights" if found.is_float else "weights"))
+        self._close(node, live, before, weights)
+        self.current = self._with_rules(found, weights, signs)
+
+    def _with_rules(self, part: LayerPart, weights: Kernel, signs: Signs | None) -> LayerPart:
+        """Rules of ties, where the graph has any; a profile that the user chose takes their place."""
+        rule = part.rule
+        ties = not part.is_float and bool((weights.values == 0).any())  # else all rules agree
+        if rule is None and weights.rule is not None and ties:
+            self.weight_rules[weights.rule] = None
+            rule = weights.rule
+        if signs is not None and not signs.exact and (self.current is not None or self.entry.signs is not None):
+            self.sign_rules[signs.rule] = None
+        return dataclasses.replace(part, rule=None if self.chosen else rule, sign_rule=self.rule_of(signs))
+
+    def _refuse_zeros(self, node: OnnxNode, weight: F32) -> None:
+        """Weights of -1, 0 and +1: of a ternary network, or of one whose graph took the sign of latents that were 0."""
+        mixed = weight[weight.any(axis=1)] if weight.any() else weight  # rows of zeros alone could be read
+        zeros = int((mixed == 0).sum())
+        reason = f"is ternary: {zeros} of {weight.size} weights are 0; ternary networks are not supported"
+        if self.graph.producer == "pytorch":
+            reason += "; if torch.sign made them of latents of exactly 0, export with dynamo=False and choose their --profile"
+        self.problems.add_node(node, reason)
+        self.problems.damaged = True
+
+    def _close(self, node: OnnxNode, live: Live, before: Read | None, weights: Kernel) -> None:
+        """End the current layer, or what stands before the first one."""
+        width = self.width or weights.depth
+        if self.current is not None:
+            self.finish([] if before is None else self.layers(node, before, width))
+        elif before is None:
+            pass
+        elif before.signs is not None:
+            self.entry.binarized(node, live.expr, live.leaf, before, width, self.problems)
+        else:
+            self.entry.real(node, before, self.image, self.problems)
+
+    # ---------------------------------------------------------------- BatchNorm
+
+    def batch_norm(self, node: OnnxNode, lives: Sequence[Live], others: Sequence[Value | None]) -> Value:
+        if node.attributes.get("training_mode", 0):
+            self.problems.refuse(node, "takes its statistics from the batch, which is not supported in a binary network")
+        if len(others) != 4:
+            self.problems.refuse(node, "is malformed: it needs gamma, beta, mean and variance")
+        live = self._normed(node, lives[0])
+        width, shape = (None, None) if live.expr.op == "lost" else (self.width, self.shape)
+        vectors: list[F32 | None] = []
+        for value, meaning in zip(others, ("gamma", "beta", "mean", "variance"), strict=True):
+            if value is None and meaning in ("gamma", "beta") and self.problems.written:
+                vectors.append(None)
+                continue
+            if not isinstance(value, Constant) or value.array.ndim != 1 or width not in (None, value.array.size):
+                found = value.array.shape if isinstance(value, Constant) else "unknown"
+                wanted = f"needed is ({width},)" if width is not None else "needed is one for each input"
+                self.problems.refuse(node, f"has a {meaning} of shape {found}, {wanted}: is malformed")
+            width = value.array.size
+            self.use(value, f"{node.name}: BatchNorm {meaning}")
+            vector = as_float32(RawTensor(meaning, value.array, str(value.array.dtype)), self.notes.warnings)
+            vectors.append(vector if live.places is None or shape is None else self._in_place(vector, live.places, shape))
+        gamma, beta, mean, variance = vectors
+        stored = node.attributes.get("epsilon", 1e-5)
+        epsilon = float(str(np.float32(stored))) if isinstance(stored, int | float) else 1e-5
+        assert mean is not None
+        norm = Norm(mean, variance=variance, gamma=gamma, beta=beta, epsilon=epsilon)
+        assert width is not None
+        before = self.read(node, live, width)
+        if before is not None and before.signs is not None:
+            self.problems.refuse(node, "normalizes signs before the next layer, which is not supported in a binary network")
+        if before is None:
+            pass
+        elif self.current is None:
+            self.entry.norm(before, node.name, norm, width)
+        else:
+            self.after += [*self.layers(node, before, width), (node.name, norm)]
+        result = self.begin(node.name, shape, live.places)
+        return self.nothing() if before is None else result
+
+    def _normed(self, node: OnnxNode, live: Live) -> Live:
+        """The values that a BatchNorm reads: a map whose channels come first, or a vector."""
+        if live.places is None or live.expr.op == "lost":
+            return live
+        if live.places.ndim > 1 and live.places.size > live.places.shape[0]:
+            return self.as_map(node, live)[0]
+        return self.flattened(node, live) if self.shape is not None and len(self.shape) == 3 and self._wide else live
+
+    @property
+    def _wide(self) -> bool:
+        """Whether a map has more than one pixel."""
+        return self.shape is not None and len(self.shape) == 3 and self.shape[0] * self.shape[1] > 1
+
+    @staticmethod
+    def _in_place(vector: F32, places: NDArray[Any], shape: Shape) -> F32:
+        """Numbers of channels, which are the first axis of a tensor, or of features, as the network has them."""
+        beside = vector.reshape(-1, *(1,) * (places.ndim - 1))
+        found = vector_of(beside, places, shape)
+        assert found is not None
+        return np.asarray(found, np.float32)

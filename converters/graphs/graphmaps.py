@@ -1,0 +1,200 @@
+"""Nodes of graphs that move values about or pool them: shapes, padding, pools and means of maps."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from xnorinfer.converters.containers.onnxfile import OnnxNode
+from xnorinfer.converters.graphs.livevalues import Live, Value
+from xnorinfer.converters.graphs.places import channels_first, in_order, moved, over_whole_map
+from xnorinfer.converters.graphs.sizes import numbers_of
+from xnorinfer.converters.graphs.stages import Stages
+from xnorinfer.converters.graphs.windowing import joined, kernel_size, require_outputs, window_of
+from xnorinfer.net.ops import Pool, PoolKind
+from xnorinfer.net.windows import Pair, Window
+
+#: They change the shape of a tensor alone.
+MOVES = ("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Expand", "Transpose")
+POOLS: dict[str, PoolKind] = {
+    "MaxPool": "max",
+    "AveragePool": "average",
+    "AdaptiveMaxPool": "max",
+    "AdaptiveAveragePool": "average",
+    "GlobalMaxPool": "max",
+    "GlobalAveragePool": "average",
+}
+#: Of all pixels of a map, as global pools.
+WHOLE: dict[str, PoolKind] = {"ReduceMean": "average", "ReduceMax": "max"}
+
+
+class GraphMaps(Stages):
+    """What a walk does at nodes that have no weights."""
+
+    def move(self, node: OnnxNode, live: Live, inputs: Sequence[Value | None]) -> Value:
+        """The same values in a tensor of another shape."""
+        if live.picked or live.expr.op == "lost":
+            return live
+        if live.places is None:
+            if node.operation == "Transpose":
+                self.problems.refuse(node, "is not supported in a binary network")
+            return live
+        sizes = numbers_of(inputs[1]) if len(inputs) > 1 else None
+        places = moved(live.places, self.rows, node, sizes)
+        if places is not None:
+            return dataclasses.replace(live, places=places)
+        wide = live.places.size > max(live.places.shape) or (self.shape is not None and len(self.shape) == 3)
+        if node.operation == "Transpose" or wide:
+            found = " x ".join(map(str, live.places.shape))
+            told = "" if sizes is None else f" to {' x '.join(map(str, sizes))}"
+            self.problems.refuse(
+                node,
+                f"moves values of {found}{told} in a way that is not followed: samples are not kept apart, or it is not told",
+            )
+        return dataclasses.replace(live, places=None)
+
+    def pad(self, node: OnnxNode, live: Live, inputs: Sequence[Value | None]) -> Value:
+        """Numbers around a map, which a convolution or a pool then reads."""
+        if live.expr.op == "lost":
+            return live
+        mode = str(node.attributes.get("mode", "constant") or "constant").lower()
+        if mode != "constant":
+            self.problems.refuse(node, f"pads by {mode}, needed is a constant")
+        given = [*inputs, None, None, None][1:4]
+        ends = numbers_of(given[0]) if given[0] is not None else node.attributes.get("pads", node.attributes.get("paddings"))
+        value = node.attributes.get("value", 0.0) if given[1] is None else self.single(node, given[1])
+        if live.places is None:
+            self.problems.refuse(node, "pads a tensor whose shape is not known; --input-shape says that of the input")
+        axes = live.places.ndim + 1
+        chosen = numbers_of(given[2]) if given[2] is not None else tuple(range(axes))
+        if (
+            not isinstance(ends, tuple)
+            or chosen is None
+            or len(ends) != 2 * len(chosen)
+            or not isinstance(value, int | float)
+            or any(not -axes <= axis < axes for axis in chosen)
+        ):
+            self.problems.refuse(node, f"pads {axes} axes by {ends}: is malformed")
+        around = [(0, 0)] * axes
+        for place, axis in enumerate(chosen):
+            around[axis] = int(ends[place]), int(ends[place + len(chosen)])
+        if min(map(min, around)) < 0 or any(around[0]):
+            self.problems.refuse(node, f"pads by {ends}, which takes values away or adds samples; needed is 0 or more")
+        self.use_all([one for one in given if one is not None], f"{node.name}: padding")
+        if not any(map(any, around)):
+            return live
+        self.constants.room(node, [size + sum(ends) for size, ends in zip(live.places.shape, around[1:], strict=True)])
+        if live.outside is not None and self.padded_with(node, live) != value:
+            self.problems.refuse(node, "pads with another number than that which stands around the map already")
+        places = np.pad(live.places, around[1:], constant_values=-1)
+        return dataclasses.replace(live, places=places, outside=(live.expr, float(value)))
+
+    # ---------------------------------------------------------------- pools
+
+    def pool(self, node: OnnxNode, live: Live) -> Value:
+        """The largest or the average of windows of a map."""
+        if live.expr.op == "lost":
+            return live
+        kind = POOLS[node.operation]
+        if self.current is None:
+            reason = "pools the input itself, before the first layer, which is not supported in a binary network"
+            self.problems.refuse(node, reason)
+        live, border = self.as_map(node, live)
+        assert self.shape is not None
+        assert live.places is not None
+        axes = live.places.ndim - 1
+        size = self.shape[0], self.shape[1]
+        window: Window | None = None
+        counted = bool(node.attributes.get("count_include_pad", 0))
+        if node.operation.startswith("Adaptive"):
+            window = self._adaptive(node, size, axes)
+        elif not node.operation.startswith("Global"):
+            top, bottom, left, right = border
+            padded = size[0] + top + bottom, size[1] + left + right
+            around = window_of(node, kernel_size(node, axes, self.problems), padded, axes, self.problems)
+            if counted and node.attributes.get("ceil_mode", 0):
+                floor = dataclasses.replace(node, attributes={**node.attributes, "ceil_mode": 0})
+                if window_of(floor, around.size, padded, axes, self.problems) != around:
+                    reason = "counts what pads its map, but not what the last windows reach beyond that (ceil_mode)"
+                    self.problems.refuse(node, f"{reason}, which is not supported")
+            window = joined(around, border)
+            require_outputs(node, window, size, self.problems)
+            counted = kind == "average" and self._counts(node, window, counted, own=any(around.padding), border=any(border))
+        if live.outside is not None and any(border):
+            self._require_neutral(node, kind, live)
+        if not self._pooled(node, dataclasses.replace(live, outside=None), kind, window, padded=counted):
+            return self.nothing()
+        height, width = (1, 1) if window is None else window.outputs(*size)
+        shape = height, width, self.shape[2]
+        return self.begin(node.name, shape, channels_first(shape, node.name, axes + 1))
+
+    def whole(self, node: OnnxNode, live: Live, inputs: Sequence[Value | None]) -> Value:
+        """The mean or the largest of all pixels of a map."""
+        if live.expr.op == "lost":
+            return live
+        given = node.attributes.get("axes", numbers_of(inputs[1]) if len(inputs) > 1 else None)
+        places = live.places
+        on_map = self.current is not None and self.shape is not None and len(self.shape) == 3
+        if places is None or not isinstance(given, tuple) or not on_map:
+            self.problems.refuse(node, "is not supported in a binary network")
+        assert self.shape is not None
+        axes = [int(axis) % (places.ndim + 1) - 1 for axis in given]
+        if live.outside is not None or not over_whole_map(places, axes, self.shape):
+            self.problems.refuse(node, f"takes the axes {given}, which are not all pixels of a map and nothing else")
+        if not self._pooled(node, live, WHOLE[node.operation], None):
+            return self.nothing()
+        channels = self.shape[2]
+        kept = bool(node.attributes.get("keepdims", 1))
+        dims = [1 if axis in axes else size for axis, size in enumerate(places.shape) if kept or axis not in axes]
+        return self.begin(node.name, (1, 1, channels), in_order((channels,), node.name).reshape(dims))
+
+    def _pooled(self, node: OnnxNode, live: Live, kind: PoolKind, window: Window | None, *, padded: bool = False) -> bool:
+        """A pool of the network; False where what it reads could not be read."""
+        assert self.shape is not None
+        before = self.read(node, live, self.shape[2])
+        if before is None:
+            return False
+        if before.signs is not None and kind == "average":
+            self.problems.refuse(node, "averages signs, which is not supported in a binary network")
+        self.passed(node, before, Pool(kind, window, padded), node.name)
+        return True
+
+    def _adaptive(self, node: OnnxNode, size: Pair, axes: int) -> Window | None:
+        """The window of a pool that is told how many outputs it has."""
+        given = node.attributes.get("sizes")
+        wanted = tuple(given) if isinstance(given, tuple) else ()
+        wanted = wanted * axes if len(wanted) == 1 else wanted
+        outputs = [length if number < 0 else number for number, length in zip(wanted, size[2 - axes :], strict=False)]
+        outputs = [1] * (2 - len(outputs)) + outputs if axes == 1 else outputs
+        if len(outputs) != 2 or any(number < 1 or length % number for number, length in zip(outputs, size, strict=True)):
+            found = "x".join(map(str, size))
+            self.problems.refuse(
+                node, f"pools a map of {found} to {'x'.join(map(str, wanted))}, so that its windows differ; needed are divisors"
+            )
+        if outputs == [1, 1]:
+            return None
+        each = size[0] // int(outputs[0]), size[1] // int(outputs[1])
+        return Window(each, each)
+
+    def _counts(self, node: OnnxNode, window: Window, counted: bool, *, own: bool, border: bool) -> bool:
+        """Whether an average counts what lies outside.  own: it pads its map; border: the graph does.  Raises Refused."""
+        divisor = node.attributes.get("divisor")
+        if divisor is not None and divisor != window.taps:
+            self.problems.refuse(node, f"divides the sums of its windows by {divisor}, needed is the {window.taps} of a window")
+        counted = counted or divisor is not None
+        if border and own and not counted:
+            self.problems.refuse(node, "counts a part of what pads its map, which is not supported in a binary network")
+        return (counted and own) or border
+
+    def _require_neutral(self, node: OnnxNode, kind: PoolKind, live: Live) -> None:
+        """That what stands around the map changes no window.  Raises Refused."""
+        number = self.padded_with(node, live)
+        before = self.read(node, dataclasses.replace(live, outside=None), self.width or 1)
+        signs = None if before is None else before.signs
+        lowest = number == -np.inf or (signs is not None and number <= signs.low)
+        if (kind == "max" and not lowest) or (kind == "average" and number != 0):
+            self.problems.refuse(
+                node, f"pools a map that is padded with {number:g}, which is not supported in a binary network"
+            )

@@ -1,0 +1,190 @@
+"""PyTorch's operations on maps and shapes of the network's values, as nodes of a graph: convolutions, pools, views."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from xnorinfer.converters.containers.onnxfile import Attribute
+from xnorinfer.converters.torchgraphs.torchvalues import Ref, Size, Unknown
+
+if TYPE_CHECKING:
+    from xnorinfer.converters.torchgraphs.torchops import Recorder
+
+Handler: TypeAlias = "Callable[[Recorder, str, dict[str, Any]], Ref]"
+
+_CONVOLVED = ("input", "weight", "bias", "stride", "padding", "dilation")
+_MAX = ("self", "kernel_size", "stride", "padding", "dilation", "ceil_mode")
+_AVERAGE = ("self", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+_MAX_POOLS = tuple(f"max_pool{axes}d{end}" for axes in (1, 2) for end in ("", "_with_indices"))
+_AVERAGE_POOLS = ("avg_pool1d", "avg_pool2d")
+_ADAPTIVE = tuple(f"adaptive_{kind}_pool{axes}d" for kind in ("avg", "max") for axes in (1, 2))
+VIEWS = (
+    "view", "reshape", "_unsafe_view", "flatten", "squeeze", "unsqueeze", "expand", "expand_as", "view_as", "reshape_as"
+)  # fmt: skip
+
+#: Names of arguments, in the order of ATen's schemas.
+SCHEMAS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("conv1d", "conv2d", "_convolution_mode"), (*_CONVOLVED, "groups")),
+    **dict.fromkeys(("_convolution", "convolution"), (*_CONVOLVED, "transposed", "output_padding", "groups")),
+    **dict.fromkeys(_MAX_POOLS, _MAX),
+    **dict.fromkeys(_AVERAGE_POOLS, _AVERAGE),
+    **dict.fromkeys(_ADAPTIVE, ("self", "output_size")),
+    "constant_pad_nd": ("self", "pad", "value"),
+    "pad": ("self", "pad", "mode", "value"),
+}
+
+
+def _numbers(recorder: Recorder, operation: str, given: dict[str, Any], name: str, default: Any) -> tuple[int, ...]:
+    """An argument of whole numbers.  Raises SourceError."""
+    value = given.get(name, default)
+    value = [value] if isinstance(value, int) else value
+    if not isinstance(value, list | tuple) or not all(type(number) is int for number in value):
+        recorder.refuse(operation, f"has a {name} that is no list of whole numbers")
+    return tuple(value)
+
+
+def _window(recorder: Recorder, operation: str, given: dict[str, Any], axes: int, stride: tuple[int, ...]) -> dict[str, Any]:
+    """Strides, dilations and padding.  stride: where none is said."""
+    found: dict[str, Any] = {}
+    for name, key, default in (("strides", "stride", stride), ("dilations", "dilation", (1,))):
+        numbers = _numbers(recorder, operation, given, key, default) or stride
+        found[name] = numbers * axes if len(numbers) == 1 else numbers
+    padding = given.get("padding", 0)
+    if isinstance(padding, str):
+        found["auto_pad"] = {"same": "SAME_UPPER", "valid": "VALID"}.get(padding, padding)
+        return found
+    pads = _numbers(recorder, operation, given, "padding", 0)
+    found["pads"] = (pads * axes if len(pads) == 1 else pads) * 2
+    return found
+
+
+def _convolution(recorder: Recorder, operation: str, given: dict[str, Any]) -> Ref:
+    if given.get("transposed", False) is not False:
+        recorder.refuse(operation, "is a transposed convolution, which is not supported in a binary network")
+    value, weight = (recorder.tensor(operation, given.get(name)) for name in ("input", "weight"))
+    shape = recorder.shape_of(weight)
+    axes = 1 if operation == "conv1d" or (shape is not None and len(shape) == 3) else 2
+    bias = [] if given.get("bias") is None else [recorder.tensor(operation, given["bias"])]
+    attributes = _window(recorder, operation, given, axes, (1,))
+    (groups,) = _numbers(recorder, operation, given, "groups", 1)
+    return recorder.node("Conv", value, weight, *bias, group=groups, **attributes)
+
+
+def _pool(recorder: Recorder, operation: str, given: dict[str, Any]) -> Ref:
+    value = recorder.tensor(operation, given.get("self"))
+    axes = 1 if "1d" in operation else 2
+    size = _numbers(recorder, operation, given, "kernel_size", ())
+    size = size * axes if len(size) == 1 else size
+    attributes = _window(recorder, operation, given, axes, size)
+    attributes |= {"kernel_shape": size, "ceil_mode": int(bool(given.get("ceil_mode", False)))}
+    if operation in _MAX_POOLS:
+        return recorder.node("MaxPool", value, **attributes)
+    attributes["count_include_pad"] = int(bool(given.get("count_include_pad", True)))
+    if given.get("divisor_override") is not None:
+        (attributes["divisor"],) = _numbers(recorder, operation, given, "divisor_override", ())
+    return recorder.node("AveragePool", value, **attributes)
+
+
+def _adaptive(recorder: Recorder, operation: str, given: dict[str, Any]) -> Ref:
+    sizes = given.get("output_size")
+    sizes = [-1 if size is None else size for size in sizes] if isinstance(sizes, list | tuple) else sizes
+    numbers = _numbers(recorder, operation, {"output_size": sizes}, "output_size", ())
+    kind = "AdaptiveMaxPool" if "max" in operation else "AdaptiveAveragePool"
+    return recorder.node(kind, recorder.tensor(operation, given.get("self")), sizes=numbers)
+
+
+def _pad(recorder: Recorder, operation: str, given: dict[str, Any]) -> Ref:
+    """Before and behind each axis, from the last one on."""
+    ends = _numbers(recorder, operation, given, "pad", ())
+    value = given.get("value")
+    if len(ends) % 2 or not (value is None or isinstance(value, int | float)):
+        recorder.refuse(operation, "pads with something that is no number, or by an odd number of ends")
+    axes = [-1 - axis for axis in range(len(ends) // 2)]
+    settings = (np.array([*ends[::2], *ends[1::2]], np.int64), np.array(value or 0, np.float32), np.array(axes, np.int64))
+    inputs = [recorder.constant(one) for one in settings]
+    mode = given.get("mode", "constant")
+    return recorder.node("Pad", recorder.tensor(operation, given.get("self")), *inputs, mode=str(mode))
+
+
+def transposed(recorder: Recorder, operation: str, given: dict[str, Any], value: Ref) -> Ref:
+    """Axes of the network's values in another order."""
+    dims = given.get("dims")
+    if isinstance(dims, list | tuple):
+        dims = tuple(dims)
+        if dims == tuple(range(len(dims))):
+            return recorder.view("Identity", value)
+        return recorder.view("Transpose", value, perm=dims)
+    if operation in ("transpose", "mT"):
+        swap = (given.get("dim0"), given.get("dim1")) if operation == "transpose" else (-2, -1)
+        if not all(type(axis) is int for axis in swap):
+            recorder.refuse(operation, "has no two axes")
+        return recorder.view("Transpose", value, swap=swap)
+    return recorder.view("Transpose", value, perm=(1, 0))
+
+
+def reshaped(recorder: Recorder, operation: str, given: dict[str, Any], value: Ref) -> Ref:
+    """The network's values in a tensor of another shape."""
+    if operation == "flatten":
+        start, end = given.get("start_dim", 0), given.get("end_dim", -1)
+        return recorder.view("Flatten", value, start=start, end=end)
+    if operation in ("squeeze", "unsqueeze"):
+        dims = given.get("dim")
+        axes = tuple(dims) if isinstance(dims, list | tuple) else () if dims is None else (dims,)
+        settings: dict[str, Attribute] = {"axes": axes} if axes else {}
+        return recorder.view(operation.capitalize(), value, **settings)
+    kind = "Expand" if operation.startswith("expand") else "Reshape"
+    other = given.get("other")
+    if isinstance(other, Ref):
+        shape = recorder.shape_of(other)
+        target = recorder.node("Shape", other) if shape is None else recorder.constant(np.array(shape, np.int64))
+        return recorder.view(kind, value, target, allowzero=1)
+    wanted = given.get("size", given.get("shape"))
+    if isinstance(wanted, Size):
+        return recorder.view(kind, value, wanted.ref, allowzero=1)
+    if not isinstance(wanted, list | tuple) or not all(isinstance(size, Size) or type(size) is int for size in wanted):
+        return recorder.view(kind, value)  # into a shape that is not told
+    keep = 1 if kind == "Expand" else -1
+    sizes = [
+        size.ref if isinstance(size, Size) else recorder.constant(np.array([keep if size == -1 else size], np.int64))
+        for size in wanted
+    ]
+    return recorder.view(kind, value, recorder.node("Concat", *sizes, axis=0), allowzero=1)
+
+
+# ---------------------------------------------------------------- sizes
+
+
+def size_of(recorder: Recorder, value: Ref, axis: Any = None) -> Unknown:
+    """The shape of a value of the network, or how long one axis is."""
+    shape = Size(recorder.node("Shape", value))
+    return shape if axis is None else picked(recorder, shape, axis)
+
+
+def picked(recorder: Recorder, shape: Size, axis: Any) -> Unknown:
+    """One number of a shape."""
+    if type(axis) is not int:
+        return Unknown()
+    return Size(recorder.node("Gather", shape.ref, recorder.constant(np.array([axis], np.int64)), axis=0))
+
+
+_COUNTING = {"mul": "Mul", "floordiv": "Div", "floor_divide": "Div", "add": "Add", "sub": "Sub"}
+
+
+def counted(recorder: Recorder, operation: str, values: list[Any]) -> Unknown:
+    """Arithmetic of sizes."""
+    known = all(isinstance(value, Size) or type(value) is int for value in values)
+    if operation not in _COUNTING or len(values) != 2 or not known:
+        return Unknown()
+    refs = [value.ref if isinstance(value, Size) else recorder.constant(np.array([value], np.int64)) for value in values]
+    return Size(recorder.node(_COUNTING[operation], *refs))
+
+
+HANDLERS: dict[str, Handler] = {
+    **dict.fromkeys(("conv1d", "conv2d", "_convolution_mode", "_convolution", "convolution"), _convolution),
+    **dict.fromkeys((*_MAX_POOLS, *_AVERAGE_POOLS), _pool),
+    **dict.fromkeys(_ADAPTIVE, _adaptive),
+    **dict.fromkeys(("constant_pad_nd", "pad"), _pad),
+}
