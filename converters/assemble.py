@@ -172,7 +172,7 @@ def assemble(
     """
     if options.input_shape is not None:
         raise OptionError(f"--input-shape says what goes into a graph, and {about} holds none, or says it itself")
-    parts = _as_options_say(choose_float_layers(parts, options, notes), options, notes, problems)
+    parts = _as_options_say(_in_groups(choose_float_layers(parts, options, notes)), options, notes, problems)
     profile_name = options.profile or defaults.profile
     profile = PROFILES[profile_name]
     origin = "option" if options.profile else defaults.profile_origin
@@ -218,6 +218,16 @@ def assemble(
     if problems:
         raise NetworkError(problems, about=about, understood=reading)
     return reading
+
+
+def _in_groups(parts: Sequence[LayerPart]) -> list[LayerPart]:
+    """With the groups of convolutions that are not placed, and read a part of the channels of the one before."""
+    found = list(parts)
+    for index, part in enumerate(parts[1:], start=1):
+        given, read = parts[index - 1].neurons, part.channels
+        if part.unplaced and read and given > read and not given % read and not part.neurons % (given // read):
+            found[index] = replace(part, groups=given // read)
+    return found
 
 
 def _lines_for(parts: Sequence[LayerPart]) -> str:

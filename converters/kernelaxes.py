@@ -28,7 +28,7 @@ def arranged(array: NDArray[Any], layout: str, *, flipped: bool = False) -> NDAr
     return np.ascontiguousarray(array[:, ::-1, ::-1] if flipped else array)
 
 
-def meaning(layout: str) -> str:
+def axes_of(layout: str) -> str:
     """The axes of a layout in words."""
     words = {"O": "neurons", "I": "channels", "H": "height", "W": "width", "M": "neurons of each channel"}
     if layout in LAYOUTS:

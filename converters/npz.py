@@ -47,6 +47,7 @@ from xnorinfer.converters.containers.numpyfiles import Objects, read_npy, read_n
 from xnorinfer.converters.containers.signatures import EMPTY_ZIP, ZIP, start_of
 from xnorinfer.converters.containers.ziparchive import names_in
 from xnorinfer.converters.naming.numbered import read_numbered
+from xnorinfer.converters.naming.statenames import KERNELS
 from xnorinfer.converters.reading import (
     NORM_ORDER,
     Assumption,
@@ -129,7 +130,7 @@ class NpzSource:
             return read_numbered(self.name, path.name, tensors, options, notes, problems, PYTORCH)
         named = [name for name in names if _NAMED.fullmatch(name)]
         named += [_SHAPE] if named and _SHAPE in names else []
-        matrices = any(tensor.array.ndim == 2 for tensor in tensors)
+        matrices = any(tensor.array.ndim in KERNELS for tensor in tensors)
         if any(name.endswith("running_mean") for name in names) or (matrices and not named):
             state = any(name.endswith("running_mean") for name in names)
             notes.assumptions.append(Assumption("layout", "a PyTorch state dict" if state else "arrays by their names", "file"))
@@ -224,7 +225,8 @@ def _named_layer(name: str, fields: dict[str, RawTensor], notes: Notes, problems
     if arrays["weight"].ndim == 4:
         lacking = [f"{name}.{key}" for key in ("stride", "padding") if key not in sizes]
         if lacking:
-            problems.append(f"{fields['weight']} is a convolution, beside which {' and '.join(lacking)} must be")
+            what = f"{fields['weight']} is a convolution, beside which {' and '.join(lacking)} must be"
+            problems.append(what + net_line("stride", "padding"))
         if lacking or None in sizes.values():
             return None
         height, width = arrays["weight"].shape[1:3]

@@ -15,7 +15,7 @@ import numpy as np
 
 from xnorinfer.converters.assemble import Follower, LayerPart
 from xnorinfer.converters.containers.arrays import RawTensor, as_float32, merge_rounding, natural_key
-from xnorinfer.converters.kernelaxes import arranged, meaning
+from xnorinfer.converters.kernelaxes import arranged, axes_of
 from xnorinfer.converters.naming.loose import is_loose, loose_modules
 from xnorinfer.converters.naming.pairing import Module, leading_norm, pair, pair_by_names, with_norm
 from xnorinfer.converters.naming.statenames import KERNELS, counts_instead, from_bits, modules_of, settle
@@ -123,17 +123,7 @@ def group(
     else:
         leading, known = leading_norm(known, notes)
         parts = pair(known, notes, problems)
-    return Grouped(_in_groups(parts), leading)
-
-
-def _in_groups(parts: list[LayerPart]) -> list[LayerPart]:
-    """With the groups of convolutions that read a part of the channels of the one before."""
-    found = list(parts)
-    for index, part in enumerate(parts[1:], start=1):
-        given, read = parts[index - 1].neurons, part.channels
-        if part.window is not None and read and given > read and not given % read and not part.neurons % (given // read):
-            found[index] = replace(part, groups=given // read)
-    return found
+    return Grouped(parts, leading)
 
 
 class _Reader:
@@ -190,7 +180,7 @@ class _Reader:
         weight, bits = from_bits(matrix)
         self.bits += [label] if bits else []
         layout = "out_in" if matrix.array.ndim == 2 else "OIHW"
-        taken = arranged(self._take(weight, f"{label}: weights, {meaning(layout)}"), layout)
+        taken = arranged(self._take(weight, f"{label}: weights, {axes_of(layout)}"), layout)
         bias = module.tensors.get("bias")
         module.part = LayerPart(module.name or matrix.name, taken, None if bias is None else self._take(bias, f"{label}: bias"))
         if taken.ndim == 4:

@@ -16,7 +16,7 @@ from xnorinfer.converters.containers.arrays import Entry
 from xnorinfer.converters.containers.csource import read_text
 from xnorinfer.converters.containers.opening import open_container
 from xnorinfer.converters.containers.textfile import looks_like_base_two, read_bits, read_numbers
-from xnorinfer.converters.nettoml.writer import Writer, toml_key, toml_string
+from xnorinfer.converters.nettoml.writer import UNPLACED, Writer, toml_key, toml_string
 from xnorinfer.converters.reading import Reading
 from xnorinfer.errors import NetworkError, SourceError, XnorinferError
 from xnorinfer.net.ties import PROFILES
@@ -56,6 +56,8 @@ def _draft_text(path: Path, error: XnorinferError) -> str:
         "[input]",
         "range = [-1, 1]  # or normalize = [MEAN, STD], threshold = T, signs = true, reals = true",
     ]
+    if any(_is_kernel(entry) for entry in entries.values()):
+        head.append("# shape = [HEIGHT, WIDTH, CHANNELS]  # of an image, which the file does not say")
     return "\n".join([*head, *body]) + "\n"
 
 
@@ -80,17 +82,26 @@ def _layout(kind: str, entries: dict[str, Entry]) -> str:
 
 
 def _arrays(layout: str, entries: dict[str, Entry]) -> Iterator[str]:
-    """Matrices as layers in the file's order, each with the vectors that stand behind it; then what is neither."""
+    """Matrices and kernels as layers in the file's order, each with the vectors that stand behind it; then what is neither."""
     axis = 0 if layout == "out_in" else 1
-    size: int | None = None
+    sizes: tuple[int, ...] = ()
+    behind_kernel = False
     others: list[str] = []
     for name, entry in entries.items():
         wide = [number for number in entry.shape if number != 1]
         about = f"{toml_string(name)}  # {' x '.join(map(str, entry.shape)) or 'one number'}, {one_line(entry.dtype)}"
         if len(entry.shape) == 2 and len(wide) == 2:
-            size = entry.shape[axis]
+            sizes = (entry.shape[axis],)
             yield from ("", "[[layers]]", f"weight = {about}")
-        elif size is not None and wide == [size]:
+            if behind_kernel:
+                yield '# flatten = "channels_first"  # PyTorch, Lasagne; or "channels_last": TensorFlow, Keras'
+            behind_kernel = False
+        elif _is_kernel(entry):
+            sizes, behind_kernel = (entry.shape[0], entry.shape[-1]), True
+            yield from ("", "[[layers]]", f"weight = {about}")
+            yield '# layout = "OIHW"  # PyTorch, ONNX, Lasagne (with flipped = true); or "HWIO": TensorFlow, Keras'
+            yield from UNPLACED
+        elif len(wide) == 1 and wide[0] in sizes:
             yield f"# bias, scale, prelu, or of norm: {about}"
         else:
             others.append(f"#   {about}")
@@ -100,6 +111,11 @@ def _arrays(layout: str, entries: dict[str, Entry]) -> Iterator[str]:
             "# What these are is not told by their shapes; each needs a place, or its name in ignore = [...]:",
             *others,
         )
+
+
+def _is_kernel(entry: Entry) -> bool:
+    """Whether an array may be the kernel of a convolution."""
+    return len(entry.shape) in (3, 4) and sum(number != 1 for number in entry.shape) > 1
 
 
 # ---------------------------------------------------------------- loose files

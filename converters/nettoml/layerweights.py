@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xnorinfer.converters.kernelaxes import KERNEL_LAYOUTS, LAYOUTS, arranged, meaning
+from xnorinfer.converters.kernelaxes import KERNEL_LAYOUTS, LAYOUTS, arranged, axes_of
 from xnorinfer.converters.latents import centred
 from xnorinfer.converters.nettoml.layerarrays import Arrays
 from xnorinfer.converters.nettoml.table import Table
@@ -78,13 +78,13 @@ class WeightReader:
         said: str | None = table.choice("layout", (*LAYOUTS, *KERNEL_LAYOUTS))
         usual, fitting = (self.layout, LAYOUTS) if dimensions <= 2 else (self.kernel_layout, KERNEL_LAYOUTS)
         if said is not None and said not in fitting:
-            table.problem("layout", f'"{said}" {meaning(said)} is of other kernels; this one has {dimensions} dimensions')
+            table.problem("layout", f'"{said}" {axes_of(said)} is of other kernels; this one has {dimensions} dimensions')
             return None
         if said is None and usual is None and "layout" not in table:
             if dimensions <= 2:
                 wanted = 'is missing, here or at the top: "in_out" (inputs, neurons) or "out_in" (neurons, inputs)'
             else:
-                listed = " or ".join(f'"{one}" {meaning(one)}' for one in KERNEL_LAYOUTS[:3])
+                listed = " or ".join(f'"{one}" {axes_of(one)}' for one in KERNEL_LAYOUTS[:3])
                 wanted = f"is missing, here or as kernel_layout at the top: {listed}"
             table.problem("layout", wanted)
         return said or usual
@@ -107,7 +107,7 @@ class WeightReader:
         if tensor is None or layout is None:
             return None
         if tensor.ndim not in (2, 3, 4) or 0 in tensor.shape:
-            axes = f"two dimensions, {meaning(layout)}" if layout in LAYOUTS else "four, or three where images are lines"
+            axes = f"two dimensions, {axes_of(layout)}" if layout in LAYOUTS else "four, or three where images are lines"
             table.problem("weight", f"{name} has shape {tensor.shape}, needed are {axes}")
             return None
         self.channels_first |= index == 0 and layout == "OIHW"

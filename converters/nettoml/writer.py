@@ -50,6 +50,12 @@ from xnorinfer.oneline import one_line
 #: Vectors of up to so many numbers are written out if they are in no container.
 MAX_WRITTEN = 16
 
+#: What to say of a convolution of which the file does not say where it looks.
+UNPLACED = (
+    "# stride = 1  # or what it is: the file does not say; dilation, too, where it is not 1",
+    '# padding = "same"  # or what it is: a number, [TOP, BOTTOM, LEFT, RIGHT], "valid"',
+    '# pool = {kind = "max", size = 2, after = "sum"}  # if there is one; after = "norm" or "activation"',
+)
 #: What a use says of a field of a layer, where several arrays hold the same numbers.
 _WORDS = {"mean": "mean", "variance": "var", "gamma": "gamma", "beta": "beta", "bias": "bias", "inv_std": "inv_std"}
 
@@ -349,9 +355,7 @@ def _(op: Linear, name: str, writer: Writer) -> Iterator[str]:
     if name in writer.flattens:
         yield f"flatten = {toml_string(writer.flattens[name])}"
     if name in writer.reading.unplaced:
-        yield "# stride = 1  # or what it is: the file does not say; dilation, too, where it is not 1"
-        yield '# padding = "same"  # or what it is: a number, [TOP, BOTTOM, LEFT, RIGHT], "valid"'
-        yield '# pool = {kind = "max", size = 2, after = "sum"}  # if there is one; after = "norm" or "activation"'
+        yield from UNPLACED
     elif op.window is not None:
         yield from _window_lines(op.window, is_pool=False)
     if op.groups != 1:

@@ -50,13 +50,13 @@ def test_what_was_understood_of_a_refused_file(tmp_path: Path) -> None:
 
 def test_arrays_that_nobody_knows_are_not_ignored(tmp_path: Path) -> None:
     layers = random_layers([24, 18, 6], 6, bias=False)
-    arrays = {**named_arrays(layers), "slopes": np.ones(18, f), "bag": np.ones((2, 3, 4), f)}
+    arrays = {**named_arrays(layers), "slopes": np.ones(18, f), "bag": np.ones((2, 3, 2, 2, 2), f)}
     source = write_npz(tmp_path / "net.npz", **arrays)
     refused, text = draft(tmp_path, source, "--profile", "ge-zero")
     assert "slopes" in refused
     assert "ignore = [\n" not in text
     assert '# bias, scale, prelu, or of norm: "0.bn.mean"  # 18, float32' in text
-    assert '#   "bag"  # 2 x 3 x 4, float32' in text
+    assert '#   "bag"  # 2 x 3 x 2 x 2 x 2, float32' in text
     assert text.count("\n[[layers]]\n") == 2
     assert "net.npz cannot be converted" not in text
     assert "pydoc xnorinfer.converters.nettoml.document" in text
