@@ -14,7 +14,7 @@ from xnorinfer.converters.containers.arrays import RawTensor, as_float32
 from xnorinfer.converters.containers.onnxfile import OnnxNode
 from xnorinfer.converters.graphs.behindsums import Read, Signs
 from xnorinfer.converters.graphs.livevalues import Constant, Live, Value
-from xnorinfer.converters.graphs.places import Border, channels_first, in_order, vector_of
+from xnorinfer.converters.graphs.places import Border, vector_of
 from xnorinfer.converters.graphs.problems import Refused
 from xnorinfer.converters.graphs.stages import Stages
 from xnorinfer.converters.graphs.weights import (
@@ -62,7 +62,7 @@ class GraphLayers(Stages):
                     weights = weights.reordered(flat)
             self._layer(node, live, kernel, weights)
             shape = (len(weights.numbers),)
-            result = self.begin(node.name, shape, None if places is None else in_order(shape, node.name))
+            result = self.begin(node.name, shape, None if places is None else self.counting.in_order(shape, node.name))
         return self._gemm(node, result, inputs) if node.operation == "Gemm" else result
 
     def _of_pixels(self, node: OnnxNode, live: Live, kernel: Constant, weights: Kernel) -> Live:
@@ -80,7 +80,7 @@ class GraphLayers(Stages):
         placed = Placed((neurons, 1, 1, weights.depth), Window((1, 1)))
         self._layer(node, first, kernel, dataclasses.replace(weights, placed=placed))
         shape = height, width, neurons
-        return self.begin(node.name, shape, np.moveaxis(channels_first(shape, node.name, axes), 0, -1))
+        return self.begin(node.name, shape, np.moveaxis(self.counting.channels_first(shape, node.name, axes), 0, -1))
 
     def _gemm(self, node: OnnxNode, result: Value, inputs: Sequence[Value | None]) -> Value:
         alpha, beta = (node.attributes.get(name, 1.0) for name in ("alpha", "beta"))
@@ -120,7 +120,7 @@ class GraphLayers(Stages):
         self._layer(node, live, kernel, weights, border if live.outside else None, zeros=zeros)
         height, width = placed.window.outputs(*self._size)
         shape = height, width, placed.shape[0]
-        result: Value = self.begin(node.name, shape, channels_first(shape, node.name, axes + 1))
+        result: Value = self.begin(node.name, shape, self.counting.channels_first(shape, node.name, axes + 1))
         if bias is not None and not isinstance(weights, Stated):
             if isinstance(bias, Constant):
                 bias = dataclasses.replace(bias, array=bias.array.reshape(-1, *(1,) * axes))

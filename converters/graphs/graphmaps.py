@@ -9,7 +9,7 @@ import numpy as np
 
 from xnorinfer.converters.containers.onnxfile import OnnxNode
 from xnorinfer.converters.graphs.livevalues import Live, Value
-from xnorinfer.converters.graphs.places import channels_first, in_order, moved, over_whole_map
+from xnorinfer.converters.graphs.places import moved, over_whole_map
 from xnorinfer.converters.graphs.sizes import numbers_of
 from xnorinfer.converters.graphs.stages import Stages
 from xnorinfer.converters.graphs.windowing import joined, kernel_size, require_outputs, window_of
@@ -85,7 +85,7 @@ class GraphMaps(Stages):
         self.use_all([one for one in given if one is not None], f"{node.name}: padding")
         if not any(map(any, around)):
             return live
-        self.constants.room(node, [size + sum(ends) for size, ends in zip(live.places.shape, around[1:], strict=True)])
+        self.constants.room(node, [size + sum(pair) for size, pair in zip(live.places.shape, around[1:], strict=True)])
         if live.outside is not None and self.padded_with(node, live) != value:
             self.problems.refuse(node, "pads with another number than that which stands around the map already")
         places = np.pad(live.places, around[1:], constant_values=-1)
@@ -128,7 +128,7 @@ class GraphMaps(Stages):
             return self.nothing()
         height, width = (1, 1) if window is None else window.outputs(*size)
         shape = height, width, self.shape[2]
-        return self.begin(node.name, shape, channels_first(shape, node.name, axes + 1))
+        return self.begin(node.name, shape, self.counting.channels_first(shape, node.name, axes + 1))
 
     def whole(self, node: OnnxNode, live: Live, inputs: Sequence[Value | None]) -> Value:
         """The mean or the largest of all pixels of a map."""
@@ -148,7 +148,7 @@ class GraphMaps(Stages):
         channels = self.shape[2]
         kept = bool(node.attributes.get("keepdims", 1))
         dims = [1 if axis in axes else size for axis, size in enumerate(places.shape) if kept or axis not in axes]
-        return self.begin(node.name, (1, 1, channels), in_order((channels,), node.name).reshape(dims))
+        return self.begin(node.name, (1, 1, channels), self.counting.in_order((channels,), node.name).reshape(dims))
 
     def _pooled(self, node: OnnxNode, live: Live, kind: PoolKind, window: Window | None, *, padded: bool = False) -> bool:
         """A pool of the network; False where what it reads could not be read."""

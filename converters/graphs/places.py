@@ -14,30 +14,47 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.budget import spend_bytes
+from xnorinfer.budget import spend_bytes, spend_steps
 from xnorinfer.converters.containers.onnxfile import OnnxNode
 from xnorinfer.net.values import Shape
 
-Places: TypeAlias = NDArray[np.int64]
+Places: TypeAlias = NDArray[np.int32]
 #: Before and behind a map: (top, bottom, left, right).
 Border: TypeAlias = tuple[int, int, int, int]
 
 
-def in_order(shape: Sequence[int], what: str) -> Places:
-    """Numbers in the order in which they stand.  Raises SourceError where they are too many."""
-    size = math.prod(shape)
-    spend_bytes(8 * size, f"the places of {what}, {size} numbers")
-    return np.arange(size, dtype=np.int64).reshape(shape)
+#: Places that are looked at in a step of the budget, some microseconds.
+PLACES_A_STEP = 1 << 12
 
 
-def channels_first(shape: Shape, what: str, axes: int = 3) -> Places:
-    """A map as frameworks have it: (channels, height, width), or of 2 axes, where its height is 1, (channels, width)."""
-    places: Places = in_order(shape, what).transpose(2, 0, 1)
-    return places if axes == 3 else places[:, 0]
+def look_at(places: Places) -> None:
+    """Charge what looks at all places.  Raises SourceError."""
+    spend_steps(places.size // PLACES_A_STEP, "following the maps of its graph")
+
+
+class Counting:
+    """Makes places, all of them views of one array as far as they stand in order."""
+
+    def __init__(self) -> None:
+        self._numbers: Places = np.empty(0, np.int32)
+
+    def in_order(self, shape: Sequence[int], what: str) -> Places:
+        """Numbers in the order in which they stand.  Raises SourceError where they are too many."""
+        size = math.prod(shape)
+        if size > self._numbers.size:
+            spend_bytes(4 * size, f"the places of {what}, {size} numbers")
+            self._numbers = np.arange(size, dtype=np.int32)
+        return self._numbers[:size].reshape(shape)
+
+    def channels_first(self, shape: Shape, what: str, axes: int = 3) -> Places:
+        """A map as frameworks have it: (channels, height, width), or of 2 axes, where its height is 1, (channels, width)."""
+        places: Places = self.in_order(shape, what).transpose(2, 0, 1)
+        return places if axes == 3 else places[:, 0]
 
 
 def border_of(places: Places, shape: Shape) -> Border | None:
     """The border around a map (height, width, channels) whose tensor has its channels first; None where it has not."""
+    look_at(places)
     height, width, channels = shape
     if places.ndim == 2 and height == 1:
         places = places[:, None]
@@ -57,6 +74,7 @@ def border_of(places: Places, shape: Shape) -> Border | None:
 def of_image(places: Places) -> tuple[Shape, bool] | None:
     """The map that an input is whose numbers, in the order of its own tensor, stand so with the channels first; and whether
     they do in its own tensor, too.  None where they do neither so, nor with the channels last."""
+    look_at(places)
     if places.ndim not in (2, 3) or not places.size:
         return None
     channels, *_, width = places.shape
@@ -88,6 +106,7 @@ def vector_of(array: NDArray[Any], places: Places, shape: Shape) -> NDArray[Any]
         if not len(rows) or (rows != rows[0]).any():
             raise ValueError("it has a number of its own for each sample")
         array = rows[0]
+    look_at(places)
     full = np.broadcast_to(array, places.shape)
     flat = np.empty(math.prod(shape), array.dtype)
     inside = places >= 0
@@ -101,6 +120,7 @@ def over_whole_map(places: Places, axes: Sequence[int], shape: Shape) -> bool:
     kept = [axis for axis in range(places.ndim) if axis not in axes and places.shape[axis] > 1]
     if len(shape) != 3 or len(kept) > 1 or len(set(axes)) != len(axes) or not all(0 <= axis < places.ndim for axis in axes):
         return False
+    look_at(places)
     height, width, channels = shape
     lists = np.moveaxis(places, kept[0], 0) if kept else places[None]
     lists = np.sort(lists.reshape(len(lists), -1), axis=1)
@@ -124,7 +144,8 @@ def moved(places: Places, rows: int, node: OnnxNode, sizes: Sequence[int] | None
     if operation == "Flatten":
         first, last = (_whole(attributes.get(name), default) for name, default in (("start", 1), ("end", -1)))
         if "start" not in attributes:
-            return places.reshape(-1) if _whole(attributes.get("axis"), 1) in (1, 1 - len(shape)) else None
+            whole = _whole(attributes.get("axis"), 1) in (1, 1 - len(shape))
+            return _reshaped(places, (rows, places.size), rows) if whole else None
         first, last = first % len(shape), last % len(shape)
         return _reshaped(places, (*shape[:first], math.prod(shape[first : last + 1]), *shape[last + 1 :]), rows)
     axes = attributes.get("axes", None if sizes is None else tuple(sizes))
@@ -156,7 +177,12 @@ def moved(places: Places, rows: int, node: OnnxNode, sizes: Sequence[int] | None
 def _reshaped(places: Places, shape: tuple[int, ...], rows: int) -> Places | None:
     if not shape or shape[0] != rows or min(shape) < 1 or math.prod(shape[1:]) != places.size:
         return None
-    return places if shape[1:] == places.shape else places.reshape(shape[1:])
+    if shape[1:] == places.shape:
+        return places
+    found = places.reshape(shape[1:])
+    if not np.may_share_memory(found, places):
+        spend_bytes(found.nbytes, f"the places of {found.size} numbers in another order")
+    return found
 
 
 def _with_ones(shape: tuple[int, ...], axes: Sequence[int]) -> tuple[int, ...]:

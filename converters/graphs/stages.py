@@ -22,7 +22,7 @@ from xnorinfer.converters.graphs.elementwise import Expr, Table, evaluate, order
 from xnorinfer.converters.graphs.entry import Entry
 from xnorinfer.converters.graphs.livevalues import Constant, Live, Value
 from xnorinfer.converters.graphs.livevalues import Shape as Sizes
-from xnorinfer.converters.graphs.places import Border, Places, border_of, channels_first, in_order, of_image, vector_of
+from xnorinfer.converters.graphs.places import Border, Counting, Places, border_of, of_image, vector_of
 from xnorinfer.converters.graphs.problems import Problems
 from xnorinfer.converters.graphs.sizes import ANY_ROWS
 from xnorinfer.converters.reading import ConvertOptions, Notes
@@ -54,6 +54,7 @@ class Stages:
         self.chosen = None if options.profile is None else PROFILES[options.profile]
         self.entry = Entry(options.input, zero=self.chosen.activations if self.chosen else None)
         self.table = Table()
+        self.counting = Counting()
         self.constants = Constants(self.table, problems, notes)
         self.values: dict[str, Value] = {}
         self.made_by = {node.outputs[0]: node for node in graph.nodes}
@@ -80,7 +81,7 @@ class Stages:
         if dims and len(known) == len(dims):
             self.rows = ANY_ROWS if rows is None else rows
             self.shape = (math.prod(known),)
-            places = in_order(known, "the input")
+            places = self.counting.in_order(known, "the input")
         return Live(self.leaf, self.leaf, places=places)
 
     @property
@@ -269,7 +270,7 @@ class Stages:
             found = " x ".join(map(str, live.places.shape))
             reason = f"reads values {found} in another order than that of channels, height and width of the map before, "
             self.problems.refuse(node, f"{reason}{' x '.join(map(str, self.shape))} with its channels last")
-        inner = channels_first(self.shape, node.name, live.places.ndim)
+        inner = self.counting.channels_first(self.shape, node.name, live.places.ndim)
         return dataclasses.replace(live, places=inner), border
 
     def _as_image(self, node: OnnxNode, live: Live) -> Live:
@@ -284,8 +285,12 @@ class Stages:
             self.problems.refuse(node, f"{reason}of height, width and channels")
         self.image, self.is_first = found
         height, width, channels = self.image
-        moved = channels_first(self.image, "the input").reshape(-1) if self.is_first else np.arange(math.prod(self.image))
-        places = np.where(live.places >= 0, moved[live.places], -1)
+        moved = (
+            self.counting.channels_first(self.image, "the input").reshape(-1)
+            if self.is_first
+            else np.arange(math.prod(self.image))
+        )
+        places = np.where(live.places >= 0, moved[live.places], np.int32(-1))
         old, self.shape = self.leaf, self.image
         self.leaf = self.table.value("input")
         known: dict[int, Expr] = {old.number: self.leaf}

@@ -16,6 +16,7 @@ from xnorinfer.converters.containers.onnxfile import OnnxNode
 from xnorinfer.converters.graphs.behindsums import Signs
 from xnorinfer.converters.graphs.constants import Constants, scale_of
 from xnorinfer.converters.graphs.livevalues import Constant, Live, Value
+from xnorinfer.converters.graphs.places import Places
 from xnorinfer.converters.graphs.problems import Problems
 from xnorinfer.converters.reading import Assumption, Notes
 from xnorinfer.converters.zeroone import on_zero_one
@@ -83,7 +84,7 @@ class Kernel:
             return False
         return reads_signs or bool((self.scale == self.scale[0]).all())
 
-    def reordered(self, order: NDArray[np.int64]) -> Kernel:
+    def reordered(self, order: Places) -> Kernel:
         """With its inputs in another order: the one that was input j is input order[j]."""
         columns = np.argsort(order)
         return replace(
@@ -118,7 +119,7 @@ class Stated(Kernel):
 
     told: LayerPart = field(kw_only=True)
 
-    def reordered(self, order: NDArray[np.int64]) -> Kernel:
+    def reordered(self, order: Places) -> Kernel:
         found = super().reordered(order)
         assert isinstance(found, Stated)
         return replace(found, told=replace(self.told, weight=found.values))
