@@ -180,6 +180,21 @@ def test_networks_of_maps(mapping: str) -> None:
             assert (peer.predict(x) != classes).mean() < 0.1, peer.name
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_convolutions_are_compared_with_torch_where_it_is(installed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("threadpoolctl")
+    if installed:
+        pytest.importorskip("torch")
+    else:
+        monkeypatch.setitem(sys.modules, "torch", None)
+    packed = packed_networks.random_maps(np.random.default_rng(2), INPUTS["threshold"], (7, 5, 3), 2)
+    report = bench.bench(packed, [3], [1], seconds=0.01, layers=True)
+    assert [side.name for side in report.cases[0].sides] == ["numpy float32", *(["torch float32"] if installed else [])]
+    assert any("gathered windows (im2col) alone" in remark for remark in report.remarks) != installed
+    assert report.holds
+    assert [node.operations % 3 for node in report.profiles[0].nodes] == [0] * len(packed.nodes)
+
+
 def test_a_report_with_peers_names_all_and_those_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("threadpoolctl")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from xnorinfer.cores import usable_cores
 from xnorinfer.engine.model import Model, canonical_input, random_inputs
 from xnorinfer.errors import MissingExtraError
-from xnorinfer.packing.packed import PackedModel
+from xnorinfer.packing.packed import Dot, PackedModel
 from xnorinfer.speed import peers as libraries
 from xnorinfer.speed.floatnetwork import FloatNetwork, exact_predict
 from xnorinfer.speed.layertimes import Profile, profile
@@ -146,7 +146,7 @@ def bench(
     """Measure every batch size with every thread count on random inputs.
 
     layers: also time every node by itself, for as long again.  peers: also time the network in every library that is
-    installed (`peers`), those that are not are remarks.
+    installed (`peers`), those that are not are remarks; a network with convolutions is compared with PyTorch in any case.
     threads: for both sides; None means 1 and all cores that this process may use.  seconds: about how long one case may take.
     Needs threadpoolctl to set the threads of BLAS: without it, None means "all cores" alone, with a remark, and given
     threads raise MissingExtraError.
@@ -167,6 +167,12 @@ def bench(
         threads = tuple(dict.fromkeys((1, cores)))
     if max(threads) > cores:
         remarks.append(f"{max(threads)} threads asked for, this process may use {cores} cores")
+    others = [name for name in libraries.NAMES if peers and not libraries.why_left_out(name)]
+    if not peers and any(isinstance(node.op, Dot) and node.op.window is not None for node in packed.nodes):
+        # numpy has no convolution of its own.
+        why = libraries.why_left_out("torch float32")
+        others = [] if why else ["torch float32"]
+        remarks += [f"{why}: convolutions are compared with numpy's products of gathered windows (im2col) alone"] if why else []
     cases: list[Case] = []
     profiles: list[Profile] = []
     kernel = ""
@@ -183,19 +189,19 @@ def bench(
                 counts = tuple(dict.fromkeys((count, 1))) if limit_blas is not _no_limit else (count,)
                 if len(counts) > 1:
                     sides.append(_Runner("numpy float32", 1, network.predict, partial(limit_blas, 1)))
-                if peers:
-                    sides += [
-                        _Runner(peer.name, few, peer.predict, peer.around)
-                        for few in counts
-                        for peer in libraries.peers(packed, batch, few)
-                    ]
+                sides += [
+                    _Runner(peer.name, few, peer.predict, peer.around)
+                    for few in counts
+                    for peer in (libraries.peer(name, packed, batch, few) for name in others)
+                ]
                 cases.append(_measure(model, sides, x, batch, seconds))
                 if layers:
                     profiles.append(profile(model.plan, canonical_input(packed, x[:batch]), seconds))
     report("measuring", len(cases), len(cases))
     around = environment()
-    if peers:
+    if peers or others:
         around["peers"] = libraries.versions()
+    if peers:
         remarks += libraries.left_out()
     if kernel.startswith("avx512") and around["blas_in_use"] in ("Haswell", "Zen"):
         remarks.append(
@@ -229,9 +235,12 @@ def _measure(model: Model, others: Sequence[_Runner], x: NDArray[Any], batch: in
         settle=SETTLE_SECONDS if model.threads > 1 else REFILL_SECONDS,
         around={place: runner.around for place, runner in enumerate(runners)},
     ).values()
-    differ = np.array([other != classes[0] for other in classes[1:]])
+    differ = np.array([(other != classes[0]).reshape(len(x), -1).any(axis=1) for other in classes[1:]])
     rows = differ.any(axis=0)
-    unexplained = int((exact_predict(model.packed, x[rows]) != classes[0][rows]).sum()) if rows.any() else 0
+    unexplained = 0
+    if rows.any():
+        exact = exact_predict(model.packed, x[rows])
+        unexplained = int((exact != classes[0][rows]).reshape(len(exact), -1).any(axis=1).sum())
     sides = tuple(
         Side(runner.name, runner.threads, timing, int(other.sum()))
         for runner, timing, other in zip(others, timings, differ, strict=True)
