@@ -169,15 +169,15 @@ def test_floats_that_are_raw_pixels_are_taken(name: str, dtype: Any) -> None:
 def test_floats_that_enter_the_network_are_no_raw_pixels() -> None:
     """Where mappings are told apart by inputs, floats are what enters the network."""
     x = pixels().astype(np.float64)
-    assert inputs_of(PixelInput.range(0, 255), 16, x).dtype == np.uint8
+    assert inputs_of(PixelInput.range(0, 255), (16,), x).dtype == np.uint8
     with pytest.raises(InputError, match="no mapped pixel"):
-        inputs_of(PixelInput.range(-1, 1), 16, x)
+        inputs_of(PixelInput.range(-1, 1), (16,), x)
     # Whole numbers that are mapped pixels as well are neither.
     both = PixelInput.range(-128, 127)
-    assert (inputs_of(both, 16, x, raw=True) == pixels()).all()
+    assert (inputs_of(both, (16,), x, raw=True) == pixels()).all()
     with pytest.raises(InputError, match=r"just as well: are these raw pixels, or scaled\?"):
-        inputs_of(both, 16, np.full((2, 16), 100.0), raw=True)
-    assert (inputs_of(both, 16, np.full((2, 16), -100.0), raw=True) == 28).all()
+        inputs_of(both, (16,), np.full((2, 16), 100.0), raw=True)
+    assert (inputs_of(both, (16,), np.full((2, 16), -100.0), raw=True) == 28).all()
 
 
 class Table:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from xnorinfer.engine.margins import Margins, margins
 from xnorinfer.errors import InputError, unhandled
-from xnorinfer.net.values import InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
+from xnorinfer.net.values import ChannelInput, InputMapping, PixelInput, RealInput, Shape, SignInput, ThresholdInput
 from xnorinfer.packing import modelfile
 from xnorinfer.packing.description import describe, widths
 from xnorinfer.packing.packed import PackedModel
@@ -36,6 +36,8 @@ class Model:
         self._asked = (threads, kernel)
         self._plan: Plan = Plan(packed, threads=threads, kernel=kernel)
         self._packed = self._plan.packed
+        self._score_shape = self._packed.values[-1].shape
+        self._spatial = len(self._score_shape) == 3 and self._score_shape[:2] != (1, 1)
 
     @property
     def packed(self) -> PackedModel:
@@ -58,18 +60,23 @@ class Model:
         return self._plan
 
     def scores(self, x: ArrayLike) -> NDArray[np.float32]:
-        """Scores of samples: x (rows, ...) -> (rows, classes) float32.
+        """Scores of samples: x (rows, ...) -> (rows, classes) float32; of a network that ends in a map of more than one pixel
+        (rows, height, width, classes).
 
-        The trailing shape of x must hold as many values as the network has inputs; x may be a DataFrame.  Pixel networks take
-        uint8, other integers and floats that are whole numbers in 0..255, or floats that lie on the grid of mapped pixels; sign
-        networks -1/+1; real networks finite floats.
+        Networks of vectors take any trailing shape of as many values as they have inputs; x may be a DataFrame.  Networks of
+        images take (rows, height, width, channels), (rows, height, width) where there is one channel, or rows of all values,
+        channels innermost.  Where the source of the network has channels first, (rows, channels, height, width) is taken, too.
+        Pixel networks take uint8, other integers and floats that are whole numbers in 0..255, or floats that lie on the grid of
+        mapped pixels; sign networks -1/+1; real networks finite floats.
         Raises InputError.
         """
-        return self._plan.run(canonical_input(self._packed, x))
+        scores = self._plan.run(canonical_input(self._packed, x))
+        return scores.reshape(-1, *self._score_shape) if self._spatial else scores
 
     def predict(self, x: ArrayLike) -> NDArray[np.int64]:
-        """Class of each sample, the first one where scores tie: x as in `scores` -> (rows,) int64."""
-        return np.asarray(np.argmax(self.scores(x), axis=1), np.int64)
+        """Class of each sample, the first one where scores tie: x as in `scores` -> (rows,) int64, of every pixel
+        (rows, height, width) where scores are those of a map."""
+        return np.asarray(np.argmax(self.scores(x), axis=-1), np.int64)
 
     def margins(self, x: ArrayLike) -> Margins:
         """How sure every prediction is: x as in `scores`.
@@ -121,16 +128,20 @@ def canonical_input(packed: PackedModel, x: ArrayLike) -> NDArray[Any]:
     ready = isinstance(x, np.ndarray) and x.dtype == np.uint8 and x.flags.c_contiguous and type(x) is np.ndarray
     if ready and isinstance(packed.input, PixelInput) and np.shape(x)[1:] == (packed.depth,):
         return np.asarray(x)
-    return inputs_of(packed.input, packed.depth, x, raw=True)
+    channels_first = packed.provenance.get("channels_first") is True
+    return inputs_of(packed.input, packed.shape, x, raw=True, channels_first=channels_first)
 
 
-def inputs_of(mapping: InputMapping, depth: int, x: ArrayLike, *, raw: bool = False) -> NDArray[Any]:
-    """As `canonical_input`, for a network of `depth` inputs under a mapping.
+def inputs_of(
+    mapping: InputMapping, shape: Shape, x: ArrayLike, *, raw: bool = False, channels_first: bool = False
+) -> NDArray[Any]:
+    """As `canonical_input`, for a network of inputs of that shape, (features,) or (height, width, channels), under a mapping.
 
     raw: floats may be raw pixels, too, whole numbers 0..255.  Without it floats are what enters the network, which tells one
-    mapping from another.
+    mapping from another.  channels_first: images may come as (rows, channels, height, width), as the source of the network has
+    them.
     """
-    array = _as_rows(mapping, depth, x)
+    array = _as_rows(mapping, shape, x, channels_first)
     if isinstance(mapping, RealInput):
         reals = array.astype(np.float32)
         if not np.isfinite(reals).all():
@@ -142,7 +153,7 @@ def inputs_of(mapping: InputMapping, depth: int, x: ArrayLike, *, raw: bool = Fa
         if wrong.any():
             raise InputError(f"{_first(array, wrong)}; this model takes {mapping.describe()}")
         return np.ascontiguousarray(array, dtype=np.int8)
-    if not isinstance(mapping, PixelInput | ThresholdInput):
+    if not isinstance(mapping, PixelInput | ChannelInput | ThresholdInput):
         raise unhandled("model.canonical_input", mapping)
     if array.dtype == np.uint8:
         return np.ascontiguousarray(array)
@@ -161,7 +172,7 @@ def random_inputs(packed: PackedModel, rows: int, seed: int) -> NDArray[Any]:
         return rng.choice(np.array([-1, 1], np.int8), (rows, packed.depth))
     if isinstance(packed.input, RealInput):
         return rng.standard_normal((rows, packed.depth), dtype=np.float32)
-    if isinstance(packed.input, PixelInput | ThresholdInput):
+    if isinstance(packed.input, PixelInput | ChannelInput | ThresholdInput):
         return rng.integers(0, 256, (rows, packed.depth), dtype=np.uint8)
     raise unhandled("model.random_inputs", packed.input)
 
@@ -176,13 +187,16 @@ def array_of(data: object, what: str) -> NDArray[Any]:
         raise InputError(f"{what} is no array: {error}") from None
 
 
-def _as_rows(mapping: InputMapping, depth: int, x: ArrayLike) -> NDArray[Any]:
+def _as_rows(mapping: InputMapping, shape: Shape, x: ArrayLike, channels_first: bool) -> NDArray[Any]:
     # A table of pandas, polars, ...: told by what it offers, so that none of them is imported.
     columns = list(getattr(x, "columns", ())) if hasattr(x, "to_numpy") else []
     array = _of_columns(columns, x) if columns else array_of(x, "input")
     if array.dtype.kind not in "iuf":
         hint = "; for 0/1 pixels convert with .astype(np.uint8) and check the input mapping" if array.dtype.kind == "b" else ""
         raise InputError(f"input has dtype {array.dtype}; this model takes {mapping.describe()}{hint}")
+    if len(shape) == 3:
+        return _of_images(shape, array, channels_first)
+    (depth,) = shape
     per_row = int(np.prod(array.shape[1:], dtype=np.int64))
     if array.ndim >= 2 and per_row == depth:
         return array.reshape(array.shape[0], depth)
@@ -193,6 +207,39 @@ def _as_rows(mapping: InputMapping, depth: int, x: ArrayLike) -> NDArray[Any]:
     hint = f"; drop what is no input: model.predict(x.drop(columns={named!r}))" if named else ""
     raise InputError(
         f"input has shape {array.shape}; this model takes (rows, {depth}) or any shape (rows, ...) of that size{hint}"
+    )
+
+
+def _of_images(shape: Shape, array: NDArray[Any], channels_first: bool) -> NDArray[Any]:
+    """Images, or rows of their values, as such rows.  Raises InputError for those of another size, or another order of axes."""
+    height, width, channels = shape
+    depth = height * width * channels
+    first = (channels, height, width)
+    # With one channel both orders are the same.
+    usual = [(depth,), shape, *([(height, width), first] if channels == 1 else [])]
+    if height == 1:
+        usual.append((width, channels))
+    given = array.shape[1:]
+    if given == first and given not in usual:
+        if channels_first:
+            rows: NDArray[Any] = array.transpose(0, 2, 3, 1).reshape(len(array), depth)
+            return rows
+        raise InputError(
+            f"input has shape {array.shape}, channels first; this model takes them last: model.predict(x.transpose(0, 2, 3, 1))"
+        )
+    if given == first == shape and channels > 1 and channels_first:
+        raise InputError(
+            f"input has shape {array.shape}, and the source of this model has channels first: which axis has them? Give rows, "
+            "x.reshape(len(x), -1) for channels last, x.transpose(0, 2, 3, 1).reshape(len(x), -1) for channels first"
+        )
+    if given in usual:
+        return array.reshape(len(array), depth)
+    if array.shape in usual[1:]:
+        raise InputError(f"input has shape {array.shape}, which looks like one sample; give it a row axis: x[None]")
+    plain = f" or (rows, {height}, {width})" if channels == 1 else ""
+    raise InputError(
+        f"input has shape {array.shape}; this model takes images (rows, {height}, {width}, {channels}){plain}, "
+        f"or their values in rows, (rows, {depth})"
     )
 
 
@@ -222,9 +269,11 @@ def _first(array: NDArray[Any], wrong: NDArray[np.bool_]) -> str:
 GRID_TOLERANCE = 8 * float(np.finfo(np.float32).eps)
 
 
-def _pixels_from_floats(mapping: PixelInput | ThresholdInput, array: NDArray[Any], raw: bool) -> NDArray[np.uint8]:
+def _pixels_from_floats(
+    mapping: PixelInput | ChannelInput | ThresholdInput, array: NDArray[Any], raw: bool
+) -> NDArray[np.uint8]:
     """Floats that are mapped pixels back to the pixels, or those that are raw ones; refuses anything between."""
-    grid = mapping if isinstance(mapping, PixelInput) else PixelInput.range(0, 255)
+    grid = mapping if isinstance(mapping, PixelInput | ChannelInput) else PixelInput.range(0, 255)
     identity = grid == PixelInput.range(0, 255)
     values = array.astype(np.float64)
     pixels, off = _pixels_on(grid, values, GRID_TOLERANCE)
@@ -258,8 +307,15 @@ def _pixels_from_floats(mapping: PixelInput | ThresholdInput, array: NDArray[Any
     return np.ascontiguousarray(pixels, dtype=np.uint8)
 
 
-def _pixels_on(grid: PixelInput, values: NDArray[np.float64], tolerance: float) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+def _pixels_on(
+    grid: PixelInput | ChannelInput, values: NDArray[np.float64], tolerance: float
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """The pixel nearest to each value, and where there is none within a tolerance, relative to the largest mapped pixel."""
+    if isinstance(grid, ChannelInput):
+        count = len(grid.channels)
+        found = [_pixels_on(one, values[:, channel::count], tolerance) for channel, one in enumerate(grid.channels)]
+        pixels, off = (np.stack(parts, axis=2).reshape(values.shape) for parts in zip(*found, strict=True))
+        return pixels, off
     with np.errstate(all="ignore"):
         pixels = np.rint((values * grid.divisor - grid.intercept) / grid.slope)
         mapped = (grid.slope * pixels + grid.intercept) / grid.divisor

@@ -15,6 +15,7 @@ outside the map with padding 0 is no input: nothing is added, and of pixels noth
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -62,7 +63,7 @@ compute: Interpretation[..., Rows] = Interpretation("the oracle", OPS)
 def _(op: Linear, read: Rows) -> Rows:
     if op.window is not None:
         return Rows(finish_linear(op, _convolution(op, op.window, read)), REALS)
-    x = read.array.reshape(len(read.array), -1)
+    x = read.array.reshape(len(read.array), op.depth)
     if op.binary:
         return Rows(finish_linear(op, input_dot(read.domain, x, binary_weights(op))), REALS)
     return Rows(finish_linear(op, sequential_dot(mapped_input(read.domain, x), op.weight)), REALS)
@@ -127,7 +128,7 @@ def node_outputs(net: Net, x: NDArray[Any]) -> Iterator[tuple[str, F32]]:
 def forward(net: Net, x: NDArray[Any]) -> F32:
     """Scores of raw inputs: (rows, depth) -> (rows, scores) float32, those of a map line by line, channels innermost."""
     *_, (_, scores) = node_outputs(net, x)
-    return scores.reshape(len(scores), -1)
+    return scores.reshape(len(scores), math.prod(scores.shape[1:]))
 
 
 def follow(nodes: Sequence[Node[Op]], value: F32) -> F32:
@@ -262,13 +263,14 @@ def _convolution(op: Linear, window: Window, read: Rows) -> F32:
     dots = []
     parts = zip(np.split(taps, op.groups, axis=-1), np.split(weights, op.groups), strict=True)
     for part, kernels in parts:
-        flat, patches = kernels.reshape(len(kernels), -1), part.reshape(len(x) * down * across, -1)
+        flat = kernels.reshape(len(kernels), -1)
+        patches = part.reshape(len(x) * down * across, flat.shape[1])
         if not op.binary:
             dot = sequential_dot(patches, flat)
         else:
             sums = np.einsum("yxij,nijc->yxn", inside, kernels, dtype=np.float64).reshape(down * across, -1)
             dot = input_dot(domain, patches, flat, np.tile(sums, (len(x), 1)))
-        dots.append(dot.reshape(len(x), down, across, -1))
+        dots.append(dot.reshape(len(x), down, across, len(flat)))
     return np.concatenate(dots, axis=-1)
 
 

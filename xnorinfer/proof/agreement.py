@@ -149,7 +149,7 @@ def compare(
     """
     given.require(packed.classes)
     try:
-        x = inputs_of(packed.input, packed.depth, given.x)
+        x = inputs_of(packed.input, packed.shape, given.x)
     except InputError as error:
         raise UnusableInputError(f"{given.name}: {error}") from None
     predicted = Model(packed, threads=threads).predict(x)

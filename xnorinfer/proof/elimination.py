@@ -193,7 +193,7 @@ def exact_form(given: Answers, net: Net, packed: PackedModel, agreement: Agreeme
 
 def _is_exact(given: Answers, packed: PackedModel, scored: bool) -> bool:
     """Whether a packed network gives every class that is given, and every score."""
-    scores = Model(packed).scores(inputs_of(packed.input, packed.depth, given.x))
+    scores = Model(packed).scores(inputs_of(packed.input, packed.shape, given.x))
     return bool((scores == given.values).all() if scored else (scores.argmax(axis=1) == given.classes).all())
 
 
@@ -218,7 +218,7 @@ class _Trial:
     def _right(self, net: Net, rows: NDArray[Any]) -> NDArray[np.bool_] | None:
         """Rows whose class is the expected one; None where these cannot be inputs of the network."""
         try:
-            x = inputs_of(net.input, net.depth, self.expected.x[rows])
+            x = inputs_of(net.input, net.shape, self.expected.x[rows])
         except InputError:
             return None
         with np.errstate(all="ignore"):
@@ -254,7 +254,7 @@ def _others(net: Net, options: ConvertOptions, x: NDArray[Any]) -> list[Alternat
 def _can_be(mapping: InputMapping, net: Net, x: NDArray[Any]) -> bool:
     """Whether rows can be inputs under a mapping; only floats are real ones."""
     try:
-        inputs_of(mapping, net.depth, x[:MORE_ROWS])
+        inputs_of(mapping, net.shape, x[:MORE_ROWS])
     except InputError:
         return False
     return not isinstance(mapping, RealInput) or x.dtype.kind == "f"
