@@ -19,6 +19,8 @@ from xnorinfer.cli import demo
 
 DOCS = ROOT / "docs"
 PAGES = sorted(path.name for path in DOCS.glob("*.md"))
+#: Run beside a server, by tests/serve/test_serve_docs.py.
+ELSEWHERE = {"server.md"}
 #: Language, title, text; a block with a title is a file.
 BLOCK = re.compile(r'^```(\w+)(?: title="([\w.]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 #: What pages may need that the tests do not install by themselves.
@@ -57,7 +59,12 @@ def frameworks_of(page: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "page", [pytest.param(one, marks=[pytest.mark.long] if frameworks_of(one) else []) for one in PAGES if blocks(one)]
+    "page",
+    [
+        pytest.param(one, marks=[pytest.mark.long] if frameworks_of(one) else [])
+        for one in PAGES
+        if blocks(one) and one not in ELSEWHERE
+    ],
 )
 def test_page_runs_as_written(page: str, tmp_path: Path) -> None:
     source = "\n".join(text for _, _, text in blocks(page))

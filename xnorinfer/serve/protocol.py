@@ -57,7 +57,7 @@ def metadata(name: str, version: str, packed: PackedModel) -> dict[str, Any]:
         "name": name,
         "versions": [version],
         "platform": PLATFORM,
-        "inputs": [{"name": INPUT, "datatype": input_datatype(packed), "shape": [-1, packed.depth]}],
+        "inputs": [{"name": INPUT, "datatype": input_datatype(packed), "shape": [-1, *packed.shape]}],
         "outputs": [
             {"name": "scores", "datatype": "FP32", "shape": [-1, packed.classes]},
             {"name": "classes", "datatype": "INT64", "shape": [-1]},
@@ -232,7 +232,7 @@ def _shape(shape: Any, packed: PackedModel, most_rows: int) -> list[int]:
     if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
         raise ProtocolError(f"the shape of {INPUT} is no list of whole numbers, 0 or above")
     if len(shape) < 2 or math.prod(shape[1:]) != packed.depth:
-        raise ProtocolError(f"{INPUT} has shape {shape}; this model takes [-1, {packed.depth}], or [rows, ...] of that size")
+        raise ProtocolError(f"{INPUT} has shape {shape}; this model takes {[-1, *packed.shape]}, or [rows, ...] of that size")
     if len(shape) > 32:
         raise ProtocolError(f"{INPUT} has {len(shape)} dimensions, at most 32 are taken")
     _require_rows(shape[0], most_rows)
