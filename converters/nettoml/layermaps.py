@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from xnorinfer.converters.nettoml.layerweights import Kernel
 from xnorinfer.converters.nettoml.table import Table
-from xnorinfer.net.ops import POOL_KINDS, Flatten, Linear, Named, Pool
+from xnorinfer.net.ops import Flatten, Linear, Named, Pool
 from xnorinfer.net.values import Shape
-from xnorinfer.net.windows import Pair, Window
+from xnorinfer.net.windows import POOL_KINDS, Pair, Window
 
 #: What a layer with a window may say, and a dense one may not.
 OF_WINDOWS = ("stride", "padding", "dilation", "groups", "pad")

@@ -116,7 +116,7 @@ def test_activity_counts_what_the_reference_fires(name: str) -> None:
         flips = [(bits[i] != bits[j]).mean() for i in range(50) for j in range(i)]
         assert layer["flip_rate"] == pytest.approx(np.mean(flips), abs=1e-12)
         assert layer["dead"] == np.flatnonzero(bits.all(axis=0) | ~bits.any(axis=0)).tolist()
-        never, always = constant(stored) or pytest.fail("gives no bits")
+        never, always = constant(stored, packed.read_by(stored)) or pytest.fail("gives no bits")
         assert not bits[:, never].any()
         assert bits[:, always].all()
         assert (layer["provably_never"], layer["provably_always"]) == (never.sum(), always.sum())

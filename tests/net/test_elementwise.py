@@ -29,11 +29,12 @@ from xnorinfer.net.reference import follow, node_outputs
 from xnorinfer.net.ties import Rule
 from xnorinfer.net.values import InputMapping, PixelInput, RealInput, SignInput
 from xnorinfer.packing import modelfile
-from xnorinfer.packing.lower import blocks_of, lower
+from xnorinfer.packing.fusion import parts_of
+from xnorinfer.packing.lower import lower
 from xnorinfer.packing.modelfile import header_of
 from xnorinfer.packing.packed import Affine, Dot, Threshold
-from xnorinfer.proof.equal import _prove_dense as prove_dense
 from xnorinfer.proof.equal import verify
+from xnorinfer.proof.layerproofs import prove_layer
 
 f = np.float32
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the adversarial tensors overflow on purpose
@@ -231,7 +232,7 @@ def test_networks_run_and_are_proved(tmp_path: Path, name: Function, mapping: st
     first = conversion.packed.layers[0]
     assert isinstance(first.op.output, Threshold)
     limits = first.op.output.limits.copy()
-    one = int(np.argmin(np.any(constant(first), axis=0)))  # type: ignore[arg-type]
+    one = int(np.argmin(np.any(constant(first, conversion.packed.entry), axis=0)))  # type: ignore[arg-type]
     limits[one] = np.nextafter(limits[one], f(np.inf)) if mapping == "reals" else limits[one] + 1
     modelfile.save(with_layer(conversion.packed, 0, output=Threshold(limits)), model)
     assert verify(model, source, rows=1).layers[0].differences
@@ -242,10 +243,9 @@ def test_a_proof_looks_beside_the_bend_of_a_falling_prelu(tmp_path: Path) -> Non
     function = Steps.of(("prelu", np.full(3, -1, f)))
     shift = Norm(np.full(3, 1e-30, f), np.ones(3, f), form="torch", epsilon=0.0)
     net = hidden(RealInput(), np.full((3, 4), 0.5, f), [function, shift], "ge")
-    block = blocks_of(net)[0]
-    assert isinstance(block.dense, Linear)
+    part = parts_of(net)[0]
     always = Dot("reals", 4, np.full((3, 1), 15, np.uint64), Threshold(np.full(3, np.inf, f)))
-    assert prove_dense(Node("fc", always, (INPUT,)), block, net, lambda what, done, total: None).differences
+    assert prove_layer(Node("fc", always, (INPUT,)), part, net).differences
     with pytest.raises(NetworkError, match="3 neurons change their sign twice"):
         lower(net)
 

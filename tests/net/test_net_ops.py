@@ -17,7 +17,7 @@ from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Linear, Named, Norm, Quantize, Steps
 from xnorinfer.net.reference import forward, node_outputs
 from xnorinfer.net.values import REALS, SIGNS, PixelInput, SignInput, ThresholdInput, Value, input_from_json, input_to_json
-from xnorinfer.packing.lower import blocks_of
+from xnorinfer.packing.fusion import parts_of
 
 f = np.float32
 
@@ -189,10 +189,10 @@ def test_nodes_read_what_they_say_and_not_what_stands_before_them() -> None:
     with pytest.raises(NetworkError, match="bn: does not read the node before it alone"):
         _ = net.line
     with pytest.raises(NetworkError, match=r"fc: a value that several nodes read \(aside, bn\) cannot be packed yet"):
-        blocks_of(net)
+        parts_of(net)
     twice = Net(SignInput(), (4,), (net.nodes[0], Node("two", Quantize("ge"), (-1,)), Node("bn", net.ops[2], (0,))), "ge-zero")
     with pytest.raises(NetworkError, match=r"the input: a value that several nodes read \(fc, two\)"):
-        blocks_of(twice)
+        parts_of(twice)
 
 
 @pytest.mark.parametrize(

@@ -30,11 +30,12 @@ from xnorinfer.net.values import PixelInput
 from xnorinfer.packing import modelfile
 from xnorinfer.packing.description import describe
 from xnorinfer.packing.folding import steps_of_nodes
-from xnorinfer.packing.lower import blocks_of, lower
+from xnorinfer.packing.fusion import parts_of
+from xnorinfer.packing.lower import lower
 from xnorinfer.packing.packed import PACKED_OPS, STEP_NAMES, Affine, PackedModel
-from xnorinfer.proof import equal
 from xnorinfer.proof.frameworks.as_read import open_as_read
 from xnorinfer.proof.frameworks.rounding import RoundedNet
+from xnorinfer.proof.layerproofs import source_values
 from xnorinfer.proof.sensitivity import sensitivity
 from xnorinfer.proof.wording import words_of
 from xnorinfer.speed import floatnetwork, layertimes, onnxnetwork, torchnetwork
@@ -97,7 +98,7 @@ FLOAT: dict[str, Callable[[Net], Any]] = {
     "oracle": lambda spec: forward(spec, X),
     "lower": lower,
     "folding": lambda spec: steps_of_nodes(spec.nodes[1:2]),
-    "proof": lambda spec: equal.source_values(replace(blocks_of(net())[0], after=spec.nodes[1:2]), np.zeros((1, 4), f)),
+    "proof": lambda spec: source_values(replace(parts_of(net())[0], nodes=spec.nodes[1:2]), np.zeros((1, 4), f)),
     "sensitivity": lambda spec: sensitivity(spec, lower(net()).packed, X),
     "rounding": lambda spec: next(RoundedNet(spec).tried(X[:1])),
     "words": lambda spec: list(words_of(spec)),

@@ -17,7 +17,8 @@ from xnorinfer.net.reference import mapped_input
 from xnorinfer.net.ties import binarize
 from xnorinfer.net.values import PixelInput, SignInput
 from xnorinfer.packing.canonical import canonical_mapping, canonical_steps, simplest
-from xnorinfer.packing.folding import Counts, affine_of, steps_of_nodes
+from xnorinfer.packing.counts import Counts
+from xnorinfer.packing.folding import affine_of, steps_of_nodes
 from xnorinfer.packing.lower import lower
 from xnorinfer.packing.packed import Affine, PackedModel
 
@@ -56,11 +57,11 @@ def test_every_sum_gives_the_same_bits(depth: int, form: str, awkward: bool) -> 
             *steps_of_nodes(chain([("", op) for op in layers_in(form, rng, 9.0, awkward=awkward)])),
         ],
     )
-    stored = canonical_steps(counts, steps)
+    stored = canonical_steps((counts,), steps)
     x = sums(counts)
     np.testing.assert_array_equal(bits_of(stored.apply(x)), bits_of(steps.apply(x)))
-    assert canonical_steps(counts, stored).ops == stored.ops
-    np.testing.assert_array_equal(bits_of(canonical_steps(counts, stored).values), bits_of(stored.values))
+    assert canonical_steps((counts,), stored).ops == stored.ops
+    np.testing.assert_array_equal(bits_of(canonical_steps((counts,), stored).values), bits_of(stored.values))
 
 
 @pytest.mark.parametrize("name", ["range", "raw", "inverted", "normalize"])
@@ -71,7 +72,7 @@ def test_sums_of_pixels(name: str) -> None:
     counts = Counts.of_pixels(mapping, binarize(random_latents(rng, NEURONS, 12, zeros=False), "ge"))
     for form in ("tf", "torch"):
         steps = affine_of(NEURONS, steps_of_nodes(chain([("", random_batch_norm(rng, NEURONS, 3.0, form, awkward=False))])))  # type: ignore[arg-type]
-        stored = canonical_steps(counts, steps)
+        stored = canonical_steps((counts,), steps)
         np.testing.assert_array_equal(bits_of(stored.apply(sums(counts))), bits_of(steps.apply(sums(counts))))
         assert form == "torch" or stored.ops == ("mul", "add")
 
@@ -85,7 +86,7 @@ def test_a_scale_and_a_shift_are_always_found(depth: int) -> None:
     values[:, 0] = rng.standard_normal((2, NEURONS)) * 10.0 ** rng.integers(-9, 9, (2, NEURONS))
     values[0, 0, :3], values[1, 0, 2:5] = [0, 1e-44, 1], 0
     steps = Affine(("mul", "add"), values)
-    stored = canonical_steps(counts, steps)
+    stored = canonical_steps((counts,), steps)
     assert stored.ops == ("mul", "add")
     np.testing.assert_array_equal(stored.apply(sums(counts)), steps.apply(sums(counts)))
     np.testing.assert_array_equal(stored.values[1, 0], values[1, 0])
@@ -111,7 +112,7 @@ def test_ways_of_writing_one_function_are_stored_alike(depth: int) -> None:
     rng = np.random.default_rng(1)
     scale, shift = (rng.integers(-8, 9, NEURONS) / f(4)).astype(f), (rng.integers(-40, 41, NEURONS) / f(8)).astype(f)
     counts = Counts.of_bits(NEURONS, depth)
-    first, *others = (canonical_steps(counts, steps) for steps in ways_to_write(scale, shift))
+    first, *others = (canonical_steps((counts,), steps) for steps in ways_to_write(scale, shift))
     assert first.ops == ("mul", "add")
     np.testing.assert_array_equal(first.values[0, 0], scale)
     for other in others:
@@ -122,24 +123,24 @@ def test_ways_of_writing_one_function_are_stored_alike(depth: int) -> None:
 def test_what_does_nothing_is_left_out() -> None:
     counts = Counts.of_bits(3, 8)
     zeros, ones = np.zeros(3, f), np.ones(3, f)
-    assert canonical_steps(counts, Affine((), np.zeros((0, 2, 3), f))).ops == ()
-    assert canonical_steps(counts, affine_of(3, [("mul", ones, 0.0), ("add", zeros, 0.0)])).ops == ()
-    assert canonical_steps(counts, affine_of(3, [("fma", 0.5, zeros)])).ops == ("mul",)
-    assert canonical_steps(counts, affine_of(3, [("fma", ones, 2.0)])).ops == ("add",)
-    clipped = canonical_steps(counts, affine_of(3, [("fma", ones, zeros), ("clip", -1.0, 1.0)]))
+    assert canonical_steps((counts,), Affine((), np.zeros((0, 2, 3), f))).ops == ()
+    assert canonical_steps((counts,), affine_of(3, [("mul", ones, 0.0), ("add", zeros, 0.0)])).ops == ()
+    assert canonical_steps((counts,), affine_of(3, [("fma", 0.5, zeros)])).ops == ("mul",)
+    assert canonical_steps((counts,), affine_of(3, [("fma", ones, 2.0)])).ops == ("add",)
+    clipped = canonical_steps((counts,), affine_of(3, [("fma", ones, zeros), ("clip", -1.0, 1.0)]))
     assert clipped.ops == ("clip",)
 
 
 def test_sums_that_cannot_be_enumerated_keep_their_steps() -> None:
     steps = affine_of(2, [("fma", 0.5, 1.0)])
-    assert canonical_steps(Counts.of_reals(2), steps) is steps
+    assert canonical_steps((Counts.of_reals(2),), steps) is steps
     many = Counts.of_pixels(PixelInput.range(0, 255), np.ones((2, 10_000), f))
-    assert canonical_steps(many, steps) is steps
+    assert canonical_steps((many,), steps) is steps
 
 
 def test_infinite_values_keep_their_steps() -> None:
     steps = affine_of(1, [("mul", 3e38, 0.0), ("add", 1.0, 0.0)])
-    assert canonical_steps(Counts.of_bits(1, 4), steps) is steps
+    assert canonical_steps((Counts.of_bits(1, 4),), steps) is steps
 
 
 def head(form: str, gamma: Any) -> PackedModel:

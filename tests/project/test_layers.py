@@ -186,4 +186,4 @@ def test_a_loaded_model_imports_neither_the_float_network_nor_its_oracle() -> No
         "print(*(name for name in sys.modules if name.startswith('xnorinfer.net.')))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert set(done.stdout.split()) == {"xnorinfer.net.ties", "xnorinfer.net.values"}
+    assert set(done.stdout.split()) == {"xnorinfer.net.ties", "xnorinfer.net.values", "xnorinfer.net.windows"}

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from xnorinfer.bits import bitpack, bitunpack
 from xnorinfer.float32 import integer_dot, sequential_dot
 from xnorinfer.graph import INPUT, Interpretation
-from xnorinfer.packing.packed import PACKED_OPS, Binarize, Dot, PackedModel, Threshold
+from xnorinfer.net.windows import Window, borders, taps_inside
+from xnorinfer.packing.packed import PACKED_OPS, Binarize, Dot, Elementwise, Mapped, PackedModel, Pool, Threshold, Value
 
 #: Margin of a sample in a layer where no neuron can change its bit.
 NO_MARGIN = int(np.iinfo(np.int64).max)
@@ -35,7 +36,8 @@ class LayerMargins:
     """Of one layer with thresholds, per sample: its smallest margin and the neuron that has it.
 
     unit: what a margin of 1 means ("mismatch", "unit of the pixel sum", "real sum").  smallest: (rows,) int64, NO_MARGIN where
-    no neuron can change; for real sums (rows,) float64, infinite there.  neuron: (rows,) int64.
+    no neuron can change; for real sums (rows,) float64, infinite there.  neuron: (rows,) int64; of a map the number of its
+    count, line by line, neurons innermost.
     """
 
     name: str
@@ -57,7 +59,8 @@ def margins(packed: PackedModel, x: NDArray[Any], trace: Sequence[NDArray[Any]])
     """Margins of canonical inputs x (rows, depth) with the outputs that `Plan.trace` has for them."""
     layers = []
     for node in packed.nodes:
-        found = _margins(node, [x if index == INPUT else trace[index] for index in node.inputs])
+        value = x if node.inputs[0] == INPUT else trace[node.inputs[0]]
+        found = None if node is packed.binarize else _margins(node, packed.read_by(node), value)
         if found is not None:
             layers.append(LayerMargins(node.name, *found))
     scores = trace[-1].astype(np.float64)
@@ -69,23 +72,29 @@ def margins(packed: PackedModel, x: NDArray[Any], trace: Sequence[NDArray[Any]])
 
 UNITS = {"bits": "mismatch", "pixels": "unit of the pixel sum", "reals": "real sum"}
 
-#: Op -> unit, smallest margins and their neurons, from what it reads; none of inputs and where no bits are given.
-_margins: Interpretation[[list[NDArray[Any]]], tuple[str, NDArray[Any], NDArray[np.int64]] | None]
+#: Op -> unit, smallest margins and their neurons, from what it reads; none where no bits are made of counts.
+_margins: Interpretation[[Value, NDArray[Any]], tuple[str, NDArray[Any], NDArray[np.int64]] | None]
 _margins = Interpretation("margins", PACKED_OPS)
-_margins.nothing(Binarize)
+_margins.nothing(Pool, Elementwise, Mapped)
+
+
+@_margins.of(Binarize)
+def _(op: Binarize, read: Value, value: NDArray[Any]) -> tuple[str, NDArray[Any], NDArray[np.int64]]:
+    counts = np.where(op.mirrored, -value.reshape(-1, op.limits.size), value.reshape(-1, op.limits.size)).astype(np.float64)
+    distance = np.where(np.isinf(op.limits), np.inf, np.abs(counts - op.limits)).reshape(len(value), -1)
+    return "real value", distance.min(axis=1), distance.argmin(axis=1)
 
 
 @_margins.of(Dot)
-def _(op: Dot, read: list[NDArray[Any]]) -> tuple[str, NDArray[Any], NDArray[np.int64]] | None:
+def _(op: Dot, read: Value, value: NDArray[Any]) -> tuple[str, NDArray[Any], NDArray[np.int64]] | None:
     if not isinstance(op.output, Threshold):
         return None
-    (value,) = read
-    limits = _limits(op.output)
-    never, always = _outside(limits, *reachable(op))
+    limits, low, high = (_by_count(op, read, array) for array in (_limits(op.output), *reachable(op, read)))
+    never, always = _outside(limits, low, high)
     farthest, step = (np.inf, 0) if op.reads == "reals" else (NO_MARGIN, 1)
     smallest = np.full(len(value), farthest, limits.dtype)
     nearest = np.zeros(len(value), np.int64)
-    for start, counts in _counts(op, value):
+    for start, counts in _counts(op, read, value):
         distance = np.where(counts <= limits, limits + step - counts, counts - limits)
         distance[:, never | always] = farthest
         rows = slice(start, start + len(counts))
@@ -94,30 +103,49 @@ def _(op: Dot, read: list[NDArray[Any]]) -> tuple[str, NDArray[Any], NDArray[np.
     return UNITS[op.reads], smallest, nearest
 
 
-def reachable(layer: Dot) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Smallest and largest count of each neuron, (neurons,): int64, or +-infinity for real sums."""
+def reachable(layer: Dot, read: Value) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Smallest and largest count of each neuron, (neurons,), or as limits of border classes are, (classes, neurons): int64, or
+    +-infinity for real sums."""
     if layer.reads == "reals":
         return np.full(layer.neurons, -np.inf), np.full(layer.neurons, np.inf)
-    if layer.reads == "bits":
-        return np.zeros(layer.neurons, np.int64), np.full(layer.neurons, layer.depth, np.int64)
-    plus = np.bitwise_count(layer.weights).sum(axis=1, dtype=np.int64)
-    return -255 * (layer.depth - plus), 255 * plus
+    inside = np.ones((1, layer.depth), np.int64)
+    if layer.window is not None and not layer.pad:
+        taps = taps_inside(layer.window, *read.shape[:2]).reshape(-1, layer.window.taps)
+        inside = np.repeat(taps.astype(np.int64), read.shape[2] // layer.groups, axis=1)
+    high = np.repeat(inside.sum(axis=1)[:, None], layer.neurons, axis=1)
+    low = np.zeros_like(high)
+    if layer.reads == "pixels":
+        plus = inside @ (bitunpack(layer.weights, layer.depth) > 0).T.astype(np.int64)
+        low, high = -255 * (high - plus), 255 * plus
+    return (low, high) if len(inside) > 1 else (low[0], high[0])
 
 
-#: Op -> which of its bits its limits alone make constant, whatever the input: (never 1, always 1), (neurons,) bool each; none
-#: where it gives no bits.
-constant: Interpretation[[], tuple[Bools, Bools] | None] = Interpretation("margins.constant", PACKED_OPS)
+def _by_count(layer: Dot, read: Value, numbers: NDArray[Any]) -> NDArray[Any]:
+    """Numbers of neurons, or of those by border class, for every count of a sample."""
+    if layer.window is None:
+        return numbers
+    of = borders(layer.window, *read.shape[:2]).of.reshape(-1)
+    return np.asarray(numbers[of] if numbers.ndim == 2 else np.tile(numbers, (of.size, 1))).reshape(-1)
+
+
+#: Op -> which of its bits its limits alone make constant, whatever it reads: (never 1, always 1), (neurons,) bool each; none
+#: where it makes no bits of counts.
+constant: Interpretation[[Value], tuple[Bools, Bools] | None] = Interpretation("margins.constant", PACKED_OPS)
+constant.nothing(Pool, Elementwise, Mapped)
 
 
 @constant.of(Binarize)
-def _(op: Binarize) -> tuple[Bools, Bools]:
+def _(op: Binarize, read: Value) -> tuple[Bools, Bools]:
     smallest = np.where(op.mirrored, -255, 0)
     return _outside(op.limits, *((-np.inf, np.inf) if op.limits.dtype == np.float32 else (smallest, smallest + 255)))
 
 
 @constant.of(Dot)
-def _(op: Dot) -> tuple[Bools, Bools] | None:
-    return _outside(_limits(op.output), *reachable(op)) if isinstance(op.output, Threshold) else None
+def _(op: Dot, read: Value) -> tuple[Bools, Bools] | None:
+    if not isinstance(op.output, Threshold):
+        return None
+    never, always = map(np.atleast_2d, _outside(_limits(op.output), *reachable(op, read)))
+    return np.asarray(never.all(axis=0)), np.asarray(always.all(axis=0))
 
 
 def _outside(limits: NDArray[Any], low: Any, high: Any) -> tuple[Bools, Bools]:
@@ -127,15 +155,22 @@ def _outside(limits: NDArray[Any], low: Any, high: Any) -> tuple[Bools, Bools]:
 
 def deciding(packed: PackedModel) -> list[int]:
     """The nodes that make bits of counts: what has margins and activity."""
-    return [i for i, value in enumerate(packed.values) if value.kind == "bits" and packed.nodes[i] is not packed.binarize]
+    return [
+        index
+        for index, (node, value) in enumerate(zip(packed.nodes, packed.values, strict=True))
+        if value.kind == "bits" and node is not packed.binarize and not isinstance(node.op, Pool)
+    ]
 
 
 def _limits(output: Threshold) -> NDArray[Any]:
     return output.limits.astype(np.float64 if output.limits.dtype == np.float32 else np.int64)
 
 
-def _counts(layer: Dot, value: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Counts of some rows at a time: (first row, (rows, neurons) int64, float64 for real sums)."""
+def _counts(layer: Dot, read: Value, value: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Counts of some rows at a time: (first row, (rows, counts) int64, float64 for real sums)."""
+    if layer.window is not None:
+        yield from _counts_of_maps(layer, layer.window, read, value)
+        return
     if layer.reads == "bits":
         words = bitpack(value) if value.dtype == np.int8 else value
         step = max(1, BLOCK_BYTES // (8 * layer.neurons))
@@ -149,11 +184,39 @@ def _counts(layer: Dot, value: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]
     weights = bitunpack(layer.weights, layer.depth).astype(np.float32)
     step = max(1, BLOCK_BYTES // (8 * max(layer.neurons, layer.depth)))
     for start in range(0, len(value), step):
-        some: NDArray[Any] = value[start : start + step]
-        if layer.reads == "reals":
-            yield start, sequential_dot(some, weights).astype(np.float64)
-        else:
-            yield start, integer_dot(some, weights).astype(np.int64)
+        yield start, _sums(layer, value[start : start + step], weights)
+
+
+def _sums(layer: Dot, x: NDArray[Any], weights: NDArray[np.float32]) -> NDArray[Any]:
+    """(rows, depth) x (neurons, depth) -> (rows, neurons), int64 or, of real numbers, float64."""
+    if layer.reads == "reals":
+        return sequential_dot(x, weights).astype(np.float64)
+    return integer_dot(x, weights).astype(np.int64)
+
+
+def _counts_of_maps(layer: Dot, window: Window, read: Value, value: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Output by output: the inputs of its window, outside what the layer pads with, which of 0 adds nothing."""
+    numbers = bitunpack(layer.weights, layer.depth).astype(np.float32) if layer.binary else layer.weights
+    weights = numbers.reshape(layer.groups, -1, layer.depth)
+    top, bottom, left, right = window.padding
+    (down, across), (reach_down, reach_across) = window.outputs(*read.shape[:2]), window.reach
+    inside = _by_count(layer, read, np.atleast_2d(reachable(layer, read)[1])) if layer.reads == "bits" else None
+    step = max(1, BLOCK_BYTES // (8 * max(read.width * window.taps, down * across * layer.neurons)))
+    for start in range(0, len(value), step):
+        block = value[start : start + step]
+        if layer.reads == "bits" and block.dtype != np.int8:
+            block = read.signs(block)
+        x = np.pad(
+            block.reshape(len(block), *read.shape), ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=layer.pad
+        )
+        counts = []
+        for y, z in np.ndindex(down, across):
+            first, second = y * window.stride[0], z * window.stride[1]
+            taps = x[:, first : first + reach_down : window.dilation[0], second : second + reach_across : window.dilation[1]]
+            parts = np.moveaxis(taps.reshape(len(x), window.taps, layer.groups, -1), 2, 0).reshape(layer.groups, len(x), -1)
+            counts += [_sums(layer, part, weight) for part, weight in zip(parts, weights, strict=True)]
+        dots = np.concatenate(counts, axis=1)
+        yield start, dots if inside is None else (inside - dots) // 2
 
 
 # ---------------------------------------------------------------- what neurons do on data
@@ -164,18 +227,21 @@ class LayerActivity:
     """How often the neurons of one layer fire on data.
 
     fired: (neurons,) int64.  never, always: (neurons,) bool, constant by their limits alone, outside the range of counts.
+    places: counts of each neuron for one sample, those of a map.
     """
 
     name: str
     fired: NDArray[np.int64]
     never: Bools
     always: Bools
+    places: int = 1
 
     def describe(self, rows: int) -> dict[str, Any]:
         """Counts and rates, JSON-able.  dead: neurons that are constant over the data, those included that always are.
-        flip_rate: share of the pairs of samples between which a neuron's sign flips, mean over the neurons; a dead neuron
-        has 0, one that fires on half of the samples about 1/2.
+        flip_rate: share of the pairs of samples (of places of all samples, in a map) between which a neuron's sign flips, mean
+        over the neurons; a dead neuron has 0, one that fires on half of the samples about 1/2.
         """
+        rows *= self.places
         rates = self.fired / max(rows, 1)
         flips = 2 * rates * (rows - self.fired) / max(rows - 1, 1)
         silent, saturated = self.fired == 0, self.fired == rows
@@ -206,16 +272,19 @@ class Activity:
     layers: list[LayerActivity] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        values = self.packed.values
         for index in deciding(self.packed):
-            node = self.packed.nodes[index]
-            if (found := constant(node)) is not None:
-                self.layers.append(LayerActivity(node.name, np.zeros(found[0].size, np.int64), *found))
+            node, gives = self.packed.nodes[index], values[index]
+            if (found := constant(node, self.packed.read_by(node))) is not None:
+                neurons = gives.shape[-1]
+                self.layers.append(LayerActivity(node.name, np.zeros(neurons, np.int64), *found, gives.width // neurons))
 
     def add(self, trace: Sequence[NDArray[Any]]) -> None:
         """Count the bits of a batch, given as `Plan.trace` gives it."""
         self.rows += len(trace[0])
         for counted, index in zip(self.layers, deciding(self.packed), strict=True):
-            words, neurons = trace[index], counted.fired.size
+            neurons = counted.fired.size
+            words = trace[index].reshape(-1, trace[index].shape[1] // counted.places)
             step = max(1, BLOCK_BYTES // neurons)
             for start in range(0, len(words), step):
                 bits = bitunpack(words[start : start + step].view(np.uint64), neurons)

@@ -141,9 +141,9 @@ def over_pixels(count: int, statement: str) -> Iterator[str]:
 # ---------------------------------------------------------------- text
 
 
-def constant_text(node: Node[PackedOp]) -> str:
+def constant_text(node: Node[PackedOp], read: Value) -> str:
     """Which neurons do not depend on the input."""
-    never, always = constant(node) or (np.empty(0), np.empty(0))
+    never, always = constant(node, read) or (np.empty(0), np.empty(0))
     counts = f"{int(never.sum())} of the {never.size} neurons never give 1 and {int(always.sum())} always do"
     return f"Limits; whatever the input, {counts}"
 

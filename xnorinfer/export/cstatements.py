@@ -89,7 +89,7 @@ def _dense(op: Dot, body: Body, place: Place) -> Iterator[str]:
     own = [body.array(f"{place.prefix}_{weights[0]}", weights[1], words, place.title)]
     if isinstance(op.output, Threshold):
         kind = "float" if op.reads == "reals" else "int32_t"
-        own.append(body.array(f"{place.prefix}_limits", kind, op.output.limits, constant_text(place.node)))
+        own.append(body.array(f"{place.prefix}_limits", kind, op.output.limits, constant_text(place.node, place.read)))
     elif op.reads == "pixels":
         mapping = body.packed.input
         assert isinstance(mapping, PixelInput)

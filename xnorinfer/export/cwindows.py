@@ -93,7 +93,10 @@ def _arguments(op: Dot, window: Window, found: Borders, body: Body, place: Place
     if isinstance(op.output, Threshold):
         limits = op.output.limits if op.reads == "reals" else _limits(op, op.output, window, found)
         array = body.array(
-            f"{place.prefix}_limits", "float" if op.reads == "reals" else "int32_t", limits, constant_text(place.node)
+            f"{place.prefix}_limits",
+            "float" if op.reads == "reals" else "int32_t",
+            limits,
+            constant_text(place.node, place.read),
         )
         return [*own, array + (at if limits.ndim == 2 else each)], f"{op.reads}_to_bits"
     if not op.binary:

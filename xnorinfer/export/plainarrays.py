@@ -67,7 +67,7 @@ def arrays(packed: PackedModel, layers: Sequence[int] | None = None, *, signs: b
     found: dict[str, NDArray[Any]] = {}
     for place, node in packed.stored():
         if place in chosen or (place == "input" and "layers.0" in chosen):
-            ends = constant(node)
+            ends = constant(node, packed.read_by(node))
             marks = {} if ends is None else {"constant": _tendency(*ends)}
             named = {**stored_arrays(node), **(_derived(node, signs) or {}), **marks}
             found.update((f"{place}.{name}", array) for name, array in named.items())

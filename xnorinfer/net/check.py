@@ -19,7 +19,6 @@ from xnorinfer.net.ops import (
     FUNCTIONS,
     NORM_FORMS,
     OPS,
-    POOL_KINDS,
     READS,
     Flatten,
     Linear,
@@ -44,7 +43,7 @@ from xnorinfer.net.values import (
     ThresholdInput,
     Value,
 )
-from xnorinfer.net.windows import Window, borders
+from xnorinfer.net.windows import POOL_KINDS, Window, borders
 
 if TYPE_CHECKING:
     from xnorinfer.net.network import Net

@@ -16,7 +16,7 @@ import numpy as np
 from xnorinfer.float32 import F32
 from xnorinfer.graph import Interpretation
 from xnorinfer.net.ties import Rule
-from xnorinfer.net.windows import Window
+from xnorinfer.net.windows import PoolKind, Window
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,12 +155,6 @@ class Quantize:
     """Activation binarization to -1/+1 by a tie rule."""
 
     rule: Rule
-
-
-#: max: the largest of what lies on the map.  average: the sum, in float64 line by line, divided by their number and rounded to
-#: float32 once.
-PoolKind = Literal["max", "average"]
-POOL_KINDS: tuple[PoolKind, ...] = ("max", "average")
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Pair = tuple[int, int]
+
+#: max: the largest of what lies on the map.  average: the sum, in float64 line by line, divided by their number and rounded to
+#: float32 once.
+PoolKind = Literal["max", "average"]
+POOL_KINDS: tuple[PoolKind, ...] = ("max", "average")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ small enough are all up to some float, and both ends are found by bisection over
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from xnorinfer.float32 import F32, MAX_FLOAT_KEY, ordered_to_float
 from xnorinfer.net.values import InputMapping, PixelInput
-from xnorinfer.packing.folding import Counts
+from xnorinfer.packing.counts import Counts
 from xnorinfer.packing.packed import Affine, StepName
 from xnorinfer.packing.threshold import I64, find_limits, full_range
 
@@ -53,32 +54,39 @@ def canonical_mapping(mapping: InputMapping) -> InputMapping:
     return PixelInput(slope, intercept, divisor)
 
 
-def canonical_steps(counts: Counts, steps: Affine) -> Affine:
+def canonical_steps(classes: Sequence[Counts], steps: Affine) -> Affine:
     """The same function of the reachable sums as mul and add (either left out where it does nothing), if there is one.
 
+    classes: the sums of each border class.
     Only what stands before a clip or a sign is looked at.  Sums that are real numbers cannot be enumerated: their steps stay.
     """
     end = next((index for index, op in enumerate(steps.ops) if op not in _RUN), len(steps.ops))
-    values = int((counts.high - counts.low).max(initial=-1) + 1) * counts.low.size
-    if counts.reals or not end or values > MANY_VALUES:
+    values = sum(int((counts.high - counts.low).max(initial=-1) + 1) * counts.low.size for counts in classes)
+    if any(counts.reals for counts in classes) or not end or values > MANY_VALUES:
         return steps
     with np.errstate(all="ignore"):
-        found = _scale_and_shift(counts, Affine(steps.ops[:end], steps.values[:end]))
+        x = np.concatenate([_sums(counts) for counts in classes])
+        found = _scale_and_shift(x, Affine(steps.ops[:end], steps.values[:end]))
     if found is None:
         return steps
     return Affine(found.ops + steps.ops[end:], np.concatenate([found.values, steps.values[end:]]))
 
 
-def _scale_and_shift(counts: Counts, run: Affine) -> Affine | None:
-    neurons = counts.low.size
+def _sums(counts: Counts) -> F32:
+    """Every reachable sum, (sums, neurons)."""
     longest = int((counts.high - counts.low).max())
-    x = counts.accumulator(np.minimum(counts.low + np.arange(longest + 1)[:, None], counts.high))  # (sums, neurons)
+    return counts.accumulator(np.minimum(counts.low + np.arange(longest + 1)[:, None], counts.high))
+
+
+def _scale_and_shift(x: F32, run: Affine) -> Affine | None:
+    """x: every reachable sum, (sums, neurons)."""
+    every, neurons = x.shape
     wanted = run.apply(x)
     shift = run.apply(np.zeros(neurons, np.float32))
     if not (np.isfinite(wanted).all() and np.isfinite(shift).all()):
         return None
     low, high = full_range(neurons, -MAX_FLOAT_KEY, MAX_FLOAT_KEY)
-    for rows in (np.unique(np.linspace(0, longest, FEW_SUMS).astype(int)), np.arange(longest + 1)):
+    for rows in (np.unique(np.linspace(0, every - 1, FEW_SUMS).astype(int)), np.arange(every)):
         low, high = _narrow(x[rows], wanted[rows], shift, low, high)
         if (low > high).any():
             return None

@@ -1,7 +1,7 @@
 """Folding one layer: what follows its sums, as float32 steps, and where the decision of every neuron changes.
 
-`lower` walks the network; here is what happens to one sum: which values it can take (`Counts`), what the source computes from
-it (`steps_of`), and the limit that follows (`fold`), or why there is none.
+`lower` walks the network; here is what happens to one sum, whose values `counts` knows: what the source computes from it
+(`steps_of`), and the limit that follows (`fold`), or why there is none.
 """
 
 from __future__ import annotations
@@ -19,62 +19,9 @@ from xnorinfer.float32 import F32, MAX_FLOAT_KEY, ONE, fma, ordered_to_float
 from xnorinfer.graph import Interpretation, Node
 from xnorinfer.net.ops import OPS, Linear, Norm, Op, Quantize, Step, Steps
 from xnorinfer.net.ties import Rule, binarize
-from xnorinfer.net.values import PixelInput
+from xnorinfer.packing.counts import Counts
 from xnorinfer.packing.packed import Affine, StepName
-from xnorinfer.packing.threshold import I64, Expression, Limits, find_limits, first_nan, full_range, limits_as, zero_counts
-
-# ---------------------------------------------------------------- what a layer counts
-
-
-@dataclass(frozen=True, eq=False)
-class Counts:
-    """What is counted for every neuron, from low to high (inclusive), and which accumulator the source has at a count.
-
-    Bits count mismatches, pixels integer sums; reals are float32 numbers as ordered integers (`ordered_to_float`).
-    mirror: a flipped neuron turns count c into mirror - c.  shift: (neurons,) float64, pixels only.
-    """
-
-    low: I64
-    high: I64
-    mirror: int
-    mapping: PixelInput | None = None
-    shift: NDArray[np.float64] | None = None
-    reals: bool = False
-
-    @classmethod
-    def of_bits(cls, neurons: int, depth: int) -> Counts:
-        """Mismatches of `depth` bits."""
-        return cls(*full_range(neurons, 0, depth), depth)
-
-    @classmethod
-    def of_reals(cls, neurons: int) -> Counts:
-        """Any finite float32; the limit one below the smallest is -infinity."""
-        return cls(*full_range(neurons, -MAX_FLOAT_KEY, MAX_FLOAT_KEY), 0, reals=True)
-
-    @classmethod
-    def of_pixels(cls, mapping: PixelInput, signs: F32) -> Counts:
-        """Sums of pixels 0..255 with weights `signs` (neurons, depth) of -1/+1."""
-        shift = mapping.intercept * signs.sum(axis=1, dtype=np.float64)
-        low = -255 * (signs < 0).sum(axis=1, dtype=np.int64)
-        return cls(low, 255 * (signs > 0).sum(axis=1, dtype=np.int64), 0, mapping, shift)
-
-    def accumulator(self, count: I64) -> F32:
-        """Counts (..., neurons) to what the source has before H, scale and bias, float32."""
-        if self.reals:
-            return ordered_to_float(count)
-        if self.mapping is None or self.shift is None:
-            return (self.mirror - 2 * count).astype(np.float32)
-        return np.asarray((self.mapping.slope * count + self.shift) / self.mapping.divisor, np.float32)
-
-    def columns(self, neurons: NDArray[np.intp]) -> Counts:
-        """The same for some neurons only."""
-        shift = None if self.shift is None else self.shift[neurons]
-        return Counts(self.low[neurons], self.high[neurons], self.mirror, self.mapping, shift, self.reals)
-
-    def limits(self, found: I64) -> NDArray[np.int32] | F32:
-        """Limits as the packed layer stores them."""
-        return ordered_to_float(found) if self.reals else limits_as(found, np.int32)
-
+from xnorinfer.packing.threshold import I64, Expression, Limits, find_limits, first_nan, full_range, zero_counts
 
 # ---------------------------------------------------------------- what the source computes from it
 
@@ -192,6 +139,57 @@ def fold(name: str, counts: Counts, steps: Affine, rule: Rule, problems: list[st
         if rule == "sign":
             _judge_zeros(name, counts, zeros_of(counts, expression, bends), problems, notes)
         return find_limits(lambda c: binarize(expression(c), one_sided) > 0, counts.low, counts.high, counts.mirror)
+
+
+def fold_classes(
+    name: str, classes: Sequence[Counts], steps: Affine, rule: Rule, problems: list[str], notes: list[str]
+) -> Limits:
+    """The same for windows of several border classes: limits (classes, neurons), one direction for all classes of a neuron.
+
+    The class with the most sums speaks first, and only the first that has something to say.
+    """
+    found: dict[int, Limits] = {}
+    told: tuple[list[str], list[str]] = ([], [])
+    for index in sorted(range(len(classes)), key=lambda index: -int((classes[index].high - classes[index].low).max())):
+        own: tuple[list[str], list[str]] = ([], [])
+        found[index] = fold(name + classes[index].where, classes[index], steps, rule, *own)
+        told = tuple(mine or theirs for mine, theirs in zip(told, own, strict=True))  # type: ignore[assignment]
+    problems.extend(told[0])
+    notes.extend(told[1])
+    rises = np.stack([found[index].flipped for index in range(len(classes))])
+    flipped = rises.any(axis=0)
+    limits = []
+    for index, counts in enumerate(classes):
+        own_limits = found[index].limits
+        never, always = own_limits < counts.low, own_limits >= counts.high
+        turned = flipped & ~rises[index]
+        if (wrong := turned & ~never & ~always).any() and not told[0]:
+            problems.append(
+                f"{name}: {int(wrong.sum())} neurons rise with their sums in some windows and fall in others, the first is "
+                f"neuron {int(np.argmax(wrong))}: a PReLU before the sign has a negative slope there, and one threshold cannot "
+                "say that; slopes of 0 and above always convert"
+            )
+        limits.append(np.where(turned, counts.mirror - np.where(always, counts.low, counts.high + 1), own_limits))
+    return Limits(np.stack(limits), np.asarray(flipped))
+
+
+def falls(classes: Sequence[Counts], before: Affine, steps: Affine, rule: Rule) -> NDArray[np.bool_]:
+    """Of sums of which a max pool takes the largest `before` is done, (neurons,): whether the largest makes the smallest bit.
+
+    Both expressions are monotone in the sum, so their ends tell how they run.
+    """
+    with np.errstate(all="ignore"):
+        ends = np.stack([counts.accumulator(end) for counts in classes for end in (counts.low, counts.high)])
+        lowest, highest = ends.min(axis=0), ends.max(axis=0)
+        first, last = (_fires(steps, end, rule) for end in (lowest, highest))
+        turned = before.apply(lowest) > before.apply(highest)
+    return np.asarray((first != last) & (first ^ turned))
+
+
+def _fires(steps: Affine, accumulator: F32, rule: Rule) -> NDArray[np.bool_]:
+    value = steps.apply(accumulator)
+    value = np.where(np.isnan(value), steps.apply(np.zeros_like(accumulator)), value)
+    return np.asarray(binarize(value, "ge" if rule == "sign" else rule) > 0)
 
 
 def fold_to_step(name: str, counts: Counts, steps: Affine, problems: list[str]) -> Affine:

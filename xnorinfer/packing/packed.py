@@ -126,6 +126,11 @@ class PackedModel:
             found.append(value_of(node, place_of(self.nodes, index), read))
         return found
 
+    def read_by(self, node: Node[PackedOp]) -> Value:
+        """What a node reads."""
+        (index,) = node.inputs
+        return self.entry if index == INPUT else self.values[index]
+
     @cached_property
     def is_dense_chain(self) -> bool:
         """Whether it is a chain of dense layers, float ones last, and no more: what the formats 1 and 2 hold."""

@@ -16,9 +16,8 @@ from xnorinfer.bits import pad_mask, words_for
 from xnorinfer.errors import ArrayError, MalformedModelError, NetworkError, unhandled
 from xnorinfer.graph import INPUT, Interpretation, Node, node_problems, users_of
 from xnorinfer.memory import plain
-from xnorinfer.net.ops import POOL_KINDS
 from xnorinfer.net.values import Shape
-from xnorinfer.net.windows import Window, taps_inside
+from xnorinfer.net.windows import POOL_KINDS, Window, taps_inside
 from xnorinfer.packing.packedops import (
     PACKED_OPS,
     STEP_NAMES,

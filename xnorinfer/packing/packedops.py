@@ -14,13 +14,12 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.bits import words_for
+from xnorinfer.bits import bitunpack, words_for
 from xnorinfer.errors import MalformedModelError, unhandled
 from xnorinfer.float32 import F32, fma, sigmoid, tanh
 from xnorinfer.graph import Interpretation
-from xnorinfer.net.ops import PoolKind
 from xnorinfer.net.values import ChannelInput, PixelInput, Shape
-from xnorinfer.net.windows import Window
+from xnorinfer.net.windows import PoolKind, Window
 
 #: What a node reads or gives.  Of bits, a `Dot` counts mismatches: dot = depth - 2*mismatches.  pixels: integer sums of uint8.
 #: reals: products with float32 summed in float64 in input order, rounded to float32 once.
@@ -207,6 +206,11 @@ class Value(NamedTuple):
     def words(self) -> int:
         """uint64 words that its bits take."""
         return math.prod(self.shape[:-1]) * words_for(self.shape[-1])
+
+    def signs(self, words: NDArray[np.uint64]) -> NDArray[np.int8]:
+        """Its bits, (rows, words), as -1/+1, (rows, width) int8."""
+        channels = self.shape[-1]
+        return bitunpack(words.reshape(-1, words_for(channels)), channels).reshape(len(words), self.width)
 
 
 # ---------------------------------------------------------------- what every op gives and stores

@@ -22,11 +22,12 @@ from xnorinfer.float32 import F32
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Linear
 from xnorinfer.net.reference import binary_weights
-from xnorinfer.net.ties import Rule
-from xnorinfer.net.values import InputMapping, PixelInput, RealInput
-from xnorinfer.packing.folding import Counts, affine_of, bends_of, fold, steps_of_nodes, zeros_of
-from xnorinfer.packing.lower import Block, blocks_of, counts_of, input_counts, input_of, lower
-from xnorinfer.packing.packed import PackedModel, Reads
+from xnorinfer.packing.counts import Counts, counts_of
+from xnorinfer.packing.folding import bends_of, fold_classes, zeros_of
+from xnorinfer.packing.fusion import Part, parts_of
+from xnorinfer.packing.lower import lower, steps_of_part
+from xnorinfer.packing.packed import Affine, PackedModel
+from xnorinfer.packing.threshold import I64
 from xnorinfer.proof.alternatives import epsilons, forms, rules
 
 #: Latents whose bit a rule can decide differently lie in [-CLOSE, CLOSE]: there 1 + x rounds to 1 or next to it.
@@ -90,7 +91,7 @@ def sensitivity(
     net: Net, packed: PackedModel, x: NDArray[Any] | None = None, report: Progress = lambda what, done, total: None
 ) -> Sensitivity:
     """Compare a network with its alternatives.  x: raw inputs (rows, depth) to count changed predictions on."""
-    ties = [_ties(net, index, block) for index, block in enumerate(blocks_of(net)) if block.dense.binary]
+    ties = [_ties(net, part, part.layer) for part in parts_of(net) if part.layer is not None and part.layer.binary]
     predicted = None if x is None else Model(packed).predict(x)
     folded = Folded(net)
     others = list(itertools.chain(epsilons(net), forms(net), rules(net)))
@@ -110,22 +111,22 @@ def sensitivity(
     return Sensitivity(ties, effects, 0 if x is None else len(x))
 
 
-def _ties(net: Net, index: int, block: Block) -> LayerTies:
-    dense = block.dense
-    near = np.abs(dense.weight / np.float32(dense.h)) <= CLOSE
-    zero = dense.weight == 0
-    ties = LayerTies(block.name, int(zero.sum()), int((near & ~zero).sum()))
-    raw = index == 0 and input_of(net) is None and isinstance(net.input, PixelInput | RealInput)
-    reads: Reads = net.input.kind if raw and isinstance(net.input, PixelInput | RealInput) else "bits"
-    if block.gives_bits and reads == "reals":
+def _ties(net: Net, part: Part, layer: Linear) -> LayerTies:
+    near = np.abs(layer.weight / np.float32(layer.h)) <= CLOSE
+    zero = layer.weight == 0
+    ties = LayerTies(part.name, int(zero.sum()), int((near & ~zero).sum()))
+    if part.sign is not None and part.reads == "reals":
         ties.neurons_with_zero = ties.sums_with_zero = None
-    elif block.gives_bits:
-        counts = counts_of(net, reads, dense)
-        steps = block.steps
+    elif part.sign is not None:
+        steps = steps_of_part(part)
         with np.errstate(all="ignore"):
-            zeros = zeros_of(counts, lambda count: steps.apply(counts.accumulator(count)), bends_of(counts, steps))
-        ties.neurons_with_zero, ties.sums_with_zero = int((zeros > 0).sum()), int(zeros.sum())
+            zeros = np.stack([_zeros(counts, steps) for counts in counts_of(net.input, part)])
+        ties.neurons_with_zero, ties.sums_with_zero = int((zeros > 0).any(axis=0).sum()), int(zeros.sum())
     return ties
+
+
+def _zeros(counts: Counts, steps: Affine) -> I64:
+    return zeros_of(counts, lambda count: steps.apply(counts.accumulator(count)), bends_of(counts, steps))
 
 
 # ---------------------------------------------------------------- what an alternative changes
@@ -134,32 +135,29 @@ def _ties(net: Net, index: int, block: Block) -> LayerTies:
 class Folded:
     """A network as it is folded, without packing, to be compared with others of the same shapes.
 
-    limits: by layer, limits and flips (2, neurons) of neurons that give a bit.  heads: by layer, the steps of other layers.
+    limits: by layer, limits of each border class and flips, (classes + 1, neurons), of neurons that give a bit.  heads: by
+    layer, the steps of other layers.
     """
 
     def __init__(self, net: Net, first_signs: F32 | None = None) -> None:
         """first_signs: the weights of the first layer, where they shall be those of another network."""
         self.net = net
-        self.first_signs = binary_weights(net.linears[0][1]) if first_signs is None else first_signs
+        first = net.linears[0][1]
+        self.first_signs = (binary_weights(first) if first.binary else first.weight) if first_signs is None else first_signs
         self.limits: dict[str, NDArray[np.int64]] = {}
         self.heads: dict[str, F32] = {}
-        inputs = input_of(net)
-        if inputs is not None:
-            steps = affine_of(net.depth, steps_of_nodes(inputs.before))
-            self._note(inputs.name, input_counts(net), steps, inputs.sign.rule)
-        for index, block in enumerate(blocks_of(net)):
-            mapping: InputMapping | None = net.input if index == 0 and inputs is None else None
-            if block.sign is None or not block.gives_bits or not block.dense.binary:
-                self.heads[block.name] = block.steps.values
-            elif isinstance(mapping, PixelInput):
-                self._note(block.name, Counts.of_pixels(mapping, self.first_signs), block.steps, block.sign.rule)
-            else:
-                reads: Reads = "reals" if isinstance(mapping, RealInput) else "bits"
-                self._note(block.name, counts_of(net, reads, block.dense), block.steps, block.sign.rule)
-
-    def _note(self, name: str, counts: Counts, steps: Any, rule: Rule) -> None:
-        folded = fold(name, counts, steps, rule, [], [])
-        self.limits[name] = np.stack([folded.limits, folded.flipped.astype(np.int64)])
+        for part in parts_of(net):
+            if part.enters or part.pool is not None:
+                continue
+            if part.sign is None:
+                self.heads[part.name] = steps_of_part(part).values
+                continue
+            of = part
+            if part.layer is not None and part.reads == "pixels":  # whose signs say which sums there are
+                layer = dataclasses.replace(part.layer, weight=self.first_signs * np.float32(part.layer.h))
+                of = dataclasses.replace(part, layer=layer)
+            folded = fold_classes(part.name, counts_of(net.input, of), steps_of_part(part), part.sign.rule, [], [])
+            self.limits[part.name] = np.concatenate([folded.limits, folded.flipped[None].astype(np.int64)])
 
     @property
     def thresholds(self) -> int:

@@ -1,0 +1,338 @@
+"""Every node of a packed model against the part of the float network that it stands for, at every value or where it matters.
+
+Weights equal the binarized latents (or their exact negation, with the compare mirrored), and decisions and numbers the source's
+float32 expressions at every sum, class by class where the border of a map makes classes.  Where sums are too many, ends, both
+sides of the limit and samples: the expressions are monotone between their bends.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.bits import bitunpack
+from xnorinfer.engine.margins import constant
+from xnorinfer.float32 import F32
+from xnorinfer.graph import Interpretation, Node
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import OPS, Flatten, Linear, Norm, Op, Pool, Quantize, Steps
+from xnorinfer.net.reference import binary_weights, finish_linear, follow, mapped_input
+from xnorinfer.net.ties import Rule, binarize
+from xnorinfer.packing.counts import Counts, counts_of
+from xnorinfer.packing.fusion import Part, parts_of
+from xnorinfer.packing.packed import PACKED_OPS, Affine, Binarize, Dot, Elementwise, Mapped, PackedModel, Threshold
+from xnorinfer.packing.packed import Pool as PackedPool
+from xnorinfer.packing.threshold import I64, find_limits
+from xnorinfer.proof.answers import Progress
+from xnorinfer.proof.verification import LayerProof
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A node of the packed network, the part that it stands for, and the part before that."""
+
+    node: Node[Any]
+    part: Part
+    before: Part | None
+    net: Net
+    report: Progress
+
+
+def prove_parts(packed: PackedModel, net: Net, report: Progress) -> Iterator[LayerProof]:
+    """All nodes, but for the one that a threshold of all inputs is.  The two are of the same structure."""
+    before: Part | None = None
+    for node, part in zip(packed.nodes, parts_of(net), strict=True):
+        if not (part.enters and part.sign is not None):
+            yield prove(node, Place(node, part, before, net, report))
+        before = part
+
+
+#: Op -> its proof.
+prove: Interpretation[[Place], LayerProof] = Interpretation("the proof of packed networks", PACKED_OPS)
+
+
+def source_values(part: Part, dot: F32) -> F32:
+    """What the source makes of given dots or numbers (before a sign that gives bits), (values, channels) float32."""
+    return follow(part.nodes, dot if part.layer is None else finish_linear(part.layer, dot))
+
+
+# ---------------------------------------------------------------- values one by one
+
+
+@prove.of(Binarize)
+def _(op: Binarize, place: Place) -> LayerProof:
+    """Pixels: all 256 values of each; reals: both sides of each limit, and values between."""
+    return prove_bits(place.node.name, op, place.part, place.net)
+
+
+def prove_bits(name: str, op: Binarize, part: Part, net: Net) -> LayerProof:
+    """The same of a comparison that need be none of the model itself."""
+    assert part.sign is not None
+    proof = LayerProof(name, "input" if part.raw else "sign", part.channels, "every value")
+    (counts,) = counts_of(net.input, part)
+    if counts.reals:
+        proof.method = "ends, both sides of the limit, samples (monotone)"
+        beside = _around_limits(counts, _limit_counts(op.limits), op.mirrored)
+        beside = np.concatenate([beside, _beside_bends(counts, part)])
+    else:
+        beside = np.repeat(np.arange(256)[:, None], part.channels, axis=1)
+    proof.values = len(beside)
+    with np.errstate(all="ignore"):
+        value = source_values(part, counts.accumulator(beside))
+        _compare_decisions(proof, counts, op.mirrored, _limit_counts(op.limits), beside, value, part.sign.rule)
+    return proof
+
+
+@prove.of(Mapped)
+def _(op: Mapped, place: Place) -> LayerProof:
+    channels = place.part.channels
+    proof = LayerProof(place.node.name, "input", channels, "every value")
+    pixels = np.repeat(np.arange(256, dtype=np.uint8)[:, None], channels, axis=1)
+    proof.values = 256
+    table = np.broadcast_to(op.values, pixels.shape)
+    _compare_values(proof, pixels.astype(np.float32), mapped_input(place.net.input, pixels), table)
+    return proof
+
+
+@prove.of(Elementwise)
+def _(op: Elementwise, place: Place) -> LayerProof:
+    proof = LayerProof(place.node.name, "steps", place.part.channels, "steps at sampled values")
+    _compare_steps(proof, place.part, op.steps)
+    return proof
+
+
+def _compare_steps(proof: LayerProof, part: Part, steps: Affine) -> None:
+    samples = np.linspace(-1000, 1000, SAMPLES, dtype=np.float32)[:, None].repeat(part.channels, 1)
+    proof.values = SAMPLES
+    _compare_values(proof, samples, source_values(part, samples), steps.apply(samples))
+
+
+@prove.of(PackedPool)
+def _(op: PackedPool, place: Place) -> LayerProof:
+    """A largest value is that of the network itself.  Bits of sums are pooled by OR or AND: the two sums beside each limit,
+    both in one window, tell which, because the expressions are monotone."""
+    layer = place.before
+    proof = LayerProof(place.node.name, "pool", place.part.channels, "as the source pools")
+    if layer is None or not layer.of_bits:
+        if op.falling is not None:
+            proof.differ(int(op.falling.sum()), "takes smallest values where the source takes the largest")
+        return proof
+    proof.method = "the largest sums on both sides of the limit (monotone)"
+    assert layer.sign is not None
+    falling = np.zeros(layer.channels, np.bool_) if op.falling is None else op.falling
+    for counts in counts_of(place.net.input, layer):
+        with np.errstate(all="ignore"):
+            decide = _decisions(layer, counts)
+            found = find_limits(decide, counts.low, counts.high, 0)
+            last = np.where(found.flipped, -found.limits - 1, found.limits)
+            beside = np.stack([np.clip(last + step, counts.low, counts.high) for step in (0, 1)])
+            bits = np.stack([decide(count) for count in beside])
+            entering = finish_linear(layer.layer, counts.accumulator(beside)) if layer.layer else counts.accumulator(beside)
+            pooled = follow(layer.nodes[: layer.before], entering).max(axis=0)
+            wanted = binarize(follow(layer.nodes[layer.before :], pooled[None]), layer.sign.rule)[0] > 0
+        proof.values += 2
+        proof.compared += wanted.size
+        wrong = wanted != np.where(falling, bits.all(axis=0), bits.any(axis=0))
+        if wrong.any():
+            neuron = int(np.argmax(wrong))
+            proof.differ(
+                int(wrong.sum()), f"neuron {neuron}: the largest sum makes another bit of the source than of the model"
+            )
+    return proof
+
+
+def _decisions(part: Part, counts: Counts) -> Callable[[I64], NDArray[np.bool_]]:
+    rule: Rule = "ge" if part.sign is None or part.sign.rule == "sign" else part.sign.rule
+    return lambda count: binarize(source_values(part, counts.accumulator(count)), rule) > 0
+
+
+# ---------------------------------------------------------------- layers
+
+
+@prove.of(Dot)
+def _(op: Dot, place: Place) -> LayerProof:
+    return prove_layer(place.node, place.part, place.net, place.report)
+
+
+def prove_layer(node: Node[Dot], part: Part, net: Net, report: Progress = lambda what, done, total: None) -> LayerProof:
+    """A layer against the part that it stands for, in all border classes."""
+    op, layer = node.op, part.layer
+    assert layer is not None
+    proof = LayerProof(node.name, "binary" if op.binary else "float", op.neurons)
+    signs = (binary_weights(layer) if op.binary else layer.weight).reshape(op.neurons, -1)
+    mine = bitunpack(op.weights, op.depth) if op.binary else op.weights
+    same = (mine == signs).all(axis=1)
+    flipped = ~same & (mine == -signs).all(axis=1) & isinstance(op.output, Threshold)
+    proof.weights, proof.flipped = mine.size, int(flipped.sum())
+    if (ends := constant(node, part.read)) is not None:
+        proof.never, proof.always = (int(neurons.sum()) for neurons in ends)
+    wrong = ~(same | flipped)
+    if wrong.any():
+        neuron = int(np.argmax(wrong))
+        column = int(np.argmax(mine[neuron] != signs[neuron]))
+        kind = "weight bits" if op.binary else "weights"
+        proof.differ(int(wrong.sum()), f"{kind} of neuron {neuron} differ from its latents, first at input {column}")
+    if not op.binary and isinstance(op.output, Affine):
+        proof.method = "weights equal; steps at sampled values"
+        _compare_steps(proof, part, op.output)
+        return proof
+    classes = counts_of(net.input, part)
+    total = sum(int(counts.high[0]) + 1 for counts in classes) if op.reads == "bits" else 0
+    for index, counts in enumerate(classes):
+        limits = None
+        if isinstance(op.output, Threshold):
+            limits = _limit_counts(op.output.limits if op.output.limits.ndim == 1 else op.output.limits[index])
+        for chunk in _chunks(proof, op, part, counts, limits, flipped):
+            report(f"proving {proof.name}", min(proof.values, total), total)
+            _prove_chunk(proof, op, part, counts, limits, flipped, chunk)
+    return proof
+
+
+#: Values per neuron between the ends of a range too large to enumerate, and values per chunk of an enumeration.
+SAMPLES = 256
+CHUNK = 128
+
+
+def _chunks(
+    proof: LayerProof, op: Dot, part: Part, counts: Counts, limits: I64 | None, flipped: NDArray[np.bool_]
+) -> Iterator[I64]:
+    """Blocks of counts to check, (values, neurons) int64, unmirrored."""
+    if op.reads == "bits":
+        proof.method, most = "every value", int(counts.high[0])
+        every = np.broadcast_to(np.arange(most + 1)[:, None], (most + 1, op.neurons))
+    elif limits is not None:
+        proof.method = "ends, both sides of the limit, samples (monotone)"
+        every = np.concatenate([_around_limits(counts, limits, flipped), _beside_bends(counts, part)])
+    else:
+        proof.method = "both ends and samples"
+        every = _samples(counts)
+        assert isinstance(op.output, Affine)
+        if op.output.ops and op.output.ops[-1] == "step":
+            proof.method = "ends, both sides of the steps, samples (monotone)"
+            every = np.concatenate([every, _beside_steps(counts, op.output), _beside_bends(counts, part)])
+    for start in range(0, len(every), CHUNK):
+        yield every[start : start + CHUNK]
+        proof.values += len(every[start : start + CHUNK])
+
+
+def _prove_chunk(
+    proof: LayerProof,
+    op: Dot,
+    part: Part,
+    counts: Counts,
+    limits: I64 | None,
+    flipped: NDArray[np.bool_],
+    chunk: I64,
+) -> None:
+    dot = counts.accumulator(chunk)
+    with np.errstate(all="ignore"):
+        value = source_values(part, dot)
+        if limits is not None:
+            assert part.sign is not None
+            _compare_decisions(proof, counts, flipped, limits, chunk, value, part.sign.rule)
+        else:
+            assert isinstance(op.output, Affine)
+            _compare_values(proof, dot, value, op.output.apply(dot))
+
+
+# ---------------------------------------------------------------- where to look
+
+
+def _samples(counts: Counts) -> I64:
+    """Both ends of every range and values between, (values, neurons)."""
+    parts = np.linspace(0, 1, SAMPLES + 2)[:, None]
+    return np.asarray((counts.low + parts * (counts.high - counts.low)).astype(np.int64))
+
+
+def _around_limits(counts: Counts, limits: I64, mirrored: NDArray[np.bool_]) -> I64:
+    """The same, and the last count that fires, the first that does not, and one more on either side."""
+    last = np.where(mirrored, counts.mirror - limits, limits)
+    beside = np.array([-1, 0, 1])[:, None] + last
+    return np.concatenate([_samples(counts), np.clip(beside, counts.low, counts.high)])
+
+
+def _limit_counts(limits: NDArray[Any]) -> I64:
+    """Limits as counts; for float limits the inverse of `threshold.ordered_to_float`."""
+    if limits.dtype != np.float32:
+        return np.asarray(limits, np.int64)
+    magnitude = np.abs(limits).view(np.uint32).astype(np.int64)
+    return np.asarray(np.where(limits < 0, -magnitude, magnitude))
+
+
+def _beside_steps(counts: Counts, output: Affine) -> I64:
+    """The counts on both sides of where steps that end in a comparison change, (values, neurons)."""
+    beside = []
+    for sign in (1, -1):
+        change = find_limits(lambda c, s=sign: output.apply(counts.accumulator(c)) == s, counts.low, counts.high, 0)  # type: ignore[misc]
+        last = np.where(change.flipped, -change.limits - 1, change.limits)
+        beside += [np.clip(last + step, counts.low, counts.high) for step in (-1, 0, 1, 2)]
+    return np.stack(beside)
+
+
+#: (op) -> for each place where it is not monotone what it does before that.
+before_bends: Interpretation[[], Iterator[Steps]] = Interpretation("the proof", OPS)
+
+
+@before_bends.of(Linear, Norm, Quantize, Pool, Flatten)
+def _(op: Op) -> Iterator[Steps]:
+    yield from ()
+
+
+@before_bends.of(Steps)
+def _(op: Steps) -> Iterator[Steps]:
+    return (Steps(op.steps[:place]) for place, step in enumerate(op.steps) if step.bent)
+
+
+def _beside_bends(counts: Counts, part: Part) -> I64:
+    """The counts on both sides of where a function that is not monotone turns, (values, neurons)."""
+    nodes, beside = part.nodes, [counts.low]
+    bends = [(*nodes[:at], dataclasses.replace(node, op=op)) for at, node in enumerate(nodes) for op in before_bends(node)]
+    for before in bends:
+        with np.errstate(all="ignore"):
+            some = dataclasses.replace(part, nodes=before)
+            side = find_limits(lambda c, s=some: source_values(s, counts.accumulator(c)) > 0, counts.low, counts.high, 0)  # type: ignore[misc]
+        last = np.where(side.flipped, -side.limits - 1, side.limits)
+        beside += [np.clip(last + step, counts.low, counts.high) for step in (0, 1)]
+    return np.stack(beside)
+
+
+# ---------------------------------------------------------------- comparing
+
+
+def _compare_decisions(
+    proof: LayerProof, counts: Counts, mirrored: NDArray[np.bool_], limits: I64, chunk: I64, value: F32, rule: Rule
+) -> None:
+    """Decisions of the model at counts, (values, neurons), against the source's values before sign there."""
+    dot = counts.accumulator(chunk)
+    binarized = binarize(value, rule)
+    fires = np.where(mirrored, counts.mirror - chunk, chunk) <= limits
+    tie = binarized == 0
+    proof.compared += fires.size
+    proof.ties += int(tie.sum())
+    wrong = (fires != (binarized > 0)) & ~(tie & fires) | np.isnan(value)
+    if counts.reals:  # sums near the largest float, where the source itself overflows and has no answer
+        wrong &= ~np.isnan(value)
+    if wrong.any():
+        at, neuron = (int(i) for i in np.argwhere(wrong)[0])
+        proof.differ(
+            int(wrong.sum()),
+            f"neuron {neuron} at accumulator {dot[at, neuron]:g}: the source has {value[at, neuron]:g} before sign, "
+            f"the model decides {'+1' if fires[at, neuron] else '-1'}",
+        )
+
+
+def _compare_values(proof: LayerProof, dot: F32, source: F32, model: F32) -> None:
+    """Float results at given dots, equal in every bit but the sign of zero."""
+    proof.compared += dot.size
+    wrong = (source != model) & ~(np.isnan(source) & np.isnan(model))
+    if wrong.any():
+        at, neuron = (int(i) for i in np.argwhere(wrong)[0])
+        proof.differ(
+            int(wrong.sum()),
+            f"output {neuron} at accumulator {dot[at, neuron]:g}: the source has {source[at, neuron]!r}, "
+            f"the model {model[at, neuron]!r}",
+        )
