@@ -13,8 +13,8 @@ from xnorinfer.converters.graphs.places import moved, over_whole_map
 from xnorinfer.converters.graphs.sizes import numbers_of
 from xnorinfer.converters.graphs.stages import Stages
 from xnorinfer.converters.graphs.windowing import joined, kernel_size, require_outputs, window_of
-from xnorinfer.net.ops import Pool, PoolKind
-from xnorinfer.net.windows import Pair, Window
+from xnorinfer.net.ops import Pool
+from xnorinfer.net.windows import Pair, PoolKind, Window
 
 #: They change the shape of a tensor alone.
 MOVES = ("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Expand", "Transpose")
