@@ -9,12 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import packed_networks as nets
 import pytest
 from in_process import LENGTH, Asked, asked, binary_request, opened
+from networks import INPUTS
 
 import xnorinfer
-from xnorinfer.engine.model import random_inputs
+from xnorinfer.engine.model import Model, random_inputs
+from xnorinfer.graph import chain
+from xnorinfer.net.windows import Window
+from xnorinfer.packing.packed import PackedModel
 from xnorinfer.serve.limits import Limits
+from xnorinfer.serve.protocol import ProtocolError, metadata, parse, respond
 
 KINDS = {"range": "UINT8", "threshold": "UINT8", "signs": "INT8", "reals": "FP32"}
 
@@ -220,7 +226,7 @@ def test_what_is_too_much_has_an_error_of_the_protocol(server: Asked) -> None:
 
 
 def test_numbers_that_json_lacks_are_given_as_binary_data_only(tmp_path: Path) -> None:
-    from networks import INPUTS, random_network
+    from networks import random_network
     from packed_networks import with_layer
 
     from xnorinfer.packing import modelfile
@@ -233,3 +239,50 @@ def test_numbers_that_json_lacks_are_given_as_binary_data_only(tmp_path: Path) -
     with asked({"endless": tmp_path / "endless.safetensors"}) as server:
         require_error(server.infer("endless", GOOD), 400, "infinite numbers or NaN, which JSON does not have")
         assert np.isinf(server.scores("endless", X)[:, 0]).all()
+
+
+# ---------------------------------------------------------------- images
+
+
+def conv_model(head: Window | None = None, **provenance: Any) -> Model:
+    """Pixels (4, 6, 3), a convolution of bits, and a head over the whole map or another window."""
+    rng = np.random.default_rng(1)
+    first = nets.random_dot(rng, "pixels", (4, 6, 3), 20, window=Window((2, 3)), bits=True)
+    last = nets.random_dot(rng, "bits", (3, 4, 20), 5, window=head or Window.whole((3, 4, 20)), bits=False)
+    named = [("first", first), ("head", last)]
+    return Model(PackedModel(INPUTS["range"], (4, 6, 3), chain(named), "ge-zero", provenance))
+
+
+def test_images_come_in_the_order_of_axes_that_the_network_has() -> None:
+    model = conv_model()
+    about = metadata("net", "1", model)
+    assert about["inputs"][0]["shape"] == [-1, 4, 6, 3]
+    assert about["outputs"][0]["shape"] == [-1, 5]
+    images = np.random.default_rng(2).integers(0, 256, (2, 4, 6, 3), np.uint8)
+
+    def scores(x: np.ndarray[Any, Any], model: Model = model) -> np.ndarray[Any, Any]:
+        text = json.dumps(binary_request(x)).encode()
+        return model.scores(parse(text + x.tobytes(), str(len(text)), model.packed, 10).x)
+
+    want = model.scores(images)
+    assert np.array_equal(scores(images), want)
+    assert np.array_equal(scores(images.reshape(2, 72)), want)
+    first = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    assert np.array_equal(scores(first, conv_model(channels_first=True)), want)
+    with pytest.raises(ProtocolError, match="channels first; this model takes them last"):
+        scores(first)
+    with pytest.raises(ProtocolError, match="this model takes images"):
+        scores(images.reshape(2, 6, 4, 3))
+
+
+def test_scores_of_maps_have_their_shape() -> None:
+    model = conv_model(Window((2, 2)))
+    about = metadata("net", "1", model)
+    assert [output["shape"] for output in about["outputs"]] == [[-1, 2, 3, 5], [-1, 2, 3]]
+    images = np.random.default_rng(2).integers(0, 256, (2, 4, 6, 3), np.uint8)
+    request = parse(images.tobytes(), "0", model.packed, 10)
+    body, _ = respond(("net", "1"), request, model.scores(request.x), None, {})
+    scores, classes = json.loads(body)["outputs"]
+    assert scores["shape"] == [2, 2, 3, 5]
+    assert classes["shape"] == [2, 2, 3]
+    assert np.array_equal(np.array(classes["data"]).reshape(2, 2, 3), model.predict(images))

@@ -36,13 +36,19 @@ class Model:
         self._asked = (threads, kernel)
         self._plan: Plan = Plan(packed, threads=threads, kernel=kernel)
         self._packed = self._plan.packed
-        self._score_shape = self._packed.values[-1].shape
-        self._spatial = len(self._score_shape) == 3 and self._score_shape[:2] != (1, 1)
+        shape = self._packed.values[-1].shape
+        self._spatial = len(shape) == 3 and shape[:2] != (1, 1)
+        self._score_shape = shape if self._spatial else shape[-1:]
 
     @property
     def packed(self) -> PackedModel:
         """The portable network: bits, limits, steps; its arrays are read-only: what runs was copied from them."""
         return self._packed
+
+    @property
+    def score_shape(self) -> Shape:
+        """Of the scores of one sample: (classes,), or (height, width, classes) where the network ends in a map."""
+        return self._score_shape
 
     @property
     def threads(self) -> int:

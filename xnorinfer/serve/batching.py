@@ -22,8 +22,11 @@ from xnorinfer.serve.protocol import ProtocolError
 
 
 class Job:
-    """Rows that wait for a model.  After `done`: scores (rows, classes), margins if they were wanted, seconds of the engine and
-    rows of the batch that it was part of."""
+    """Rows that wait for a model.
+
+    After `done`: scores as the model gives them, margins if they were wanted, seconds of the engine and rows of the batch that
+    it was part of; or the error.
+    """
 
     __slots__ = ("batch_rows", "done", "error", "margins", "model", "scores", "seconds", "wants_margins", "x")
 
@@ -118,7 +121,7 @@ class Batcher:
         model = batch[0].model
         x = batch[0].x if len(batch) == 1 else np.concatenate([job.x for job in batch])
         begin = time.perf_counter()
-        scores = model.plan.run(x)
+        scores = model.scores(x)
         seconds = time.perf_counter() - begin
         start = 0
         for job in batch:

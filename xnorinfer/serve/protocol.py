@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.engine.margins import NO_MARGIN, Margins
-from xnorinfer.engine.model import canonical_input
+from xnorinfer.engine.model import Model, canonical_input
 from xnorinfer.engine.plan import INPUT_DTYPES
 from xnorinfer.errors import InputError, XnorinferError
 from xnorinfer.packing.packed import PackedModel
@@ -51,16 +51,17 @@ def error_body(message: str) -> bytes:
 # ---------------------------------------------------------------- what a model takes and gives
 
 
-def metadata(name: str, version: str, packed: PackedModel) -> dict[str, Any]:
+def metadata(name: str, version: str, model: Model) -> dict[str, Any]:
     """The protocol's object about a model."""
+    packed, shape = model.packed, [-1, *model.score_shape]
     return {
         "name": name,
         "versions": [version],
         "platform": PLATFORM,
         "inputs": [{"name": INPUT, "datatype": input_datatype(packed), "shape": [-1, *packed.shape]}],
         "outputs": [
-            {"name": "scores", "datatype": "FP32", "shape": [-1, packed.classes]},
-            {"name": "classes", "datatype": "INT64", "shape": [-1]},
+            {"name": "scores", "datatype": "FP32", "shape": shape},
+            {"name": "classes", "datatype": "INT64", "shape": shape[:-1]},
         ],
     }
 
@@ -114,7 +115,7 @@ def _raw(body: bytes, packed: PackedModel, most_rows: int) -> Request:
         )
     _require_rows(rows, most_rows)
     return Request(
-        canonical_input(packed, _from_bytes(body, dtype, (rows, packed.depth))), tuple((one, False) for one in USUAL)
+        canonical_input(packed, _from_bytes(body, dtype, [rows, packed.depth])), tuple((one, False) for one in USUAL)
     )
 
 
@@ -192,7 +193,7 @@ def _fields(document: dict[str, Any]) -> tuple[str | None, dict[str, Any], list[
 
 
 def _tensor(inputs: list[Any], binary: memoryview, packed: PackedModel, most_rows: int) -> NDArray[Any]:
-    """The one input, (rows, depth).  Raises ProtocolError, which names what is wrong with it."""
+    """The one input, in the shape that it is given in.  Raises ProtocolError, which names what is wrong with it."""
     if len(inputs) != 1:
         raise ProtocolError(f"the request has {len(inputs)} inputs; this model takes one, {INPUT!r}")
     tensor = _object(inputs[0], "the input")
@@ -206,24 +207,23 @@ def _tensor(inputs: list[Any], binary: memoryview, packed: PackedModel, most_row
     parameters = _object(tensor.get("parameters", {}), "parameters of the input")
     _known(parameters, "the input's parameters", ("binary_data_size",))
     dtype = np.dtype(INPUT_DTYPES[packed.input.kind])
-    flat = (shape[0], packed.depth)
     if "binary_data_size" not in parameters:
         if "data" not in tensor:
             raise ProtocolError(f"{INPUT} has no data, and no binary_data_size")
         if len(binary):
             raise ProtocolError(f"{len(binary)} bytes follow the JSON, and no input has a binary_data_size")
-        return _from_json(tensor["data"], dtype, shape).reshape(flat)
+        return _from_json(tensor["data"], dtype, shape).reshape(shape)
     if "data" in tensor:
         raise ProtocolError(f"{INPUT} has data as well as binary_data_size")
-    size, needed = parameters["binary_data_size"], math.prod(flat) * dtype.itemsize
+    size, needed = parameters["binary_data_size"], math.prod(shape) * dtype.itemsize
     if type(size) is not int or size != needed:
         raise ProtocolError(f"{INPUT} has a binary_data_size of {size!r}; its shape and datatype take {needed} bytes")
     if len(binary) != needed:
         raise ProtocolError(f"{len(binary)} bytes follow the JSON; {INPUT} takes {needed}")
-    return _from_bytes(binary, dtype, flat)
+    return _from_bytes(binary, dtype, shape)
 
 
-def _from_bytes(data: bytes | memoryview, dtype: np.dtype[Any], shape: tuple[int, int]) -> NDArray[Any]:
+def _from_bytes(data: bytes | memoryview, dtype: np.dtype[Any], shape: list[int]) -> NDArray[Any]:
     array = np.frombuffer(data, dtype.newbyteorder("<")).reshape(shape)
     return array if array.flags.aligned and array.dtype.isnative else np.array(array, dtype)
 
@@ -327,7 +327,7 @@ def _output(name: str, scores: NDArray[np.float32], margins: Margins | None) -> 
     if name == "scores":
         return scores
     if name == "classes":
-        return np.asarray(scores.argmax(axis=1), np.int64)
+        return np.asarray(scores.argmax(axis=-1), np.int64)
     assert margins is not None
     if name == "gaps":
         return margins.gaps

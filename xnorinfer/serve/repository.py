@@ -96,7 +96,8 @@ class Repository:
         threads, kernel = self._asked
         packed = self._read(self._files[name])
         version = str(modelfile.header_of(packed)["content_digest"])[:VERSION_DIGITS]
-        return Served(name, version, Model(packed, threads=threads, kernel=kernel), metadata(name, version, packed))
+        model = Model(packed, threads=threads, kernel=kernel)
+        return Served(name, version, model, metadata(name, version, model))
 
     def _read(self, path: Path) -> Any:
         if self._snapshots is None:

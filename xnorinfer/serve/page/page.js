@@ -64,7 +64,7 @@ function geometry(about) {
   const shape = input.shape.slice(1);
   const depth = shape.reduce((a, b) => a * b, 1);
   const side = Math.round(Math.sqrt(depth));
-  if (input.datatype !== "UINT8") return { depth };
+  if (input.datatype !== "UINT8" || about.outputs[0].shape.length !== 2) return { depth };
   if (shape.length === 1 && side * side === depth) return { depth, height: side, width: side, channels: 1 };
   const [height, width, channels = 1] = shape;
   if (shape.length >= 2 && shape.length <= 3 && (channels === 1 || channels === 3)) return { depth, height, width, channels };
