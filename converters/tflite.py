@@ -6,6 +6,7 @@ A file is one graph of operators; they become the nodes of `walk`.  Larq's own (
     LceDequantize    bits as -1 and +1
     LceBconv2d       a convolution of bits; of one place alone (1x1 on 1x1) it is a dense layer.  What follows is a clamp, and a
                      multiplication and an addition for each channel, or a comparison of the sum with a threshold
+    LceBMaxPool2d    the largest of bits
 
 Layers of Keras's Dense are FULLY_CONNECTED with weights of -s and +s: the converters put BatchNorm's scale into them.
 """
@@ -23,9 +24,11 @@ from xnorinfer import budget
 from xnorinfer.converters.containers.arrays import STORED, RawTensor, element_count, unique_name
 from xnorinfer.converters.containers.flatbuffer import MalformedError, Table, flex_map
 from xnorinfer.converters.containers.onnxfile import NUMBERS, Attribute, OnnxGraph, OnnxNode
+from xnorinfer.converters.graphs.channelslast import dilated, on_channels_last, on_column, padded, reshaped, window_attributes
 from xnorinfer.converters.graphs.walk import read_graph
 from xnorinfer.converters.reading import Assumption, ConvertOptions, Reading
 from xnorinfer.errors import NetworkError, SourceError
+from xnorinfer.net.windows import Window
 
 MAGIC = b"TFL3"
 
@@ -39,13 +42,20 @@ _ONNX = {
     **{0: "Add", 18: "Mul", 41: "Sub", 42: "Div", 8: "Floor", 14: "Sigmoid", 19: "Relu", 25: "Softmax", 28: "Tanh"},
     **{47: "Exp", 50: "LogSoftmax", 54: "PRelu", 55: "Max", 57: "Min", 56: "ArgMax", 58: "Less", 59: "Neg", 61: "Greater"},
     **{62: "GreaterOrEqual", 63: "LessOrEqual", 64: "Where", 123: "Where", 71: "Equal", 75: "Sqrt", 78: "Pow", 101: "Abs"},
-    **{116: "Round", 158: "Sign", 3: "Conv", 4: "Conv", 17: "MaxPool", 1: "AveragePool", 74: "ReduceSum", 40: "ReduceMean"},
-    **{22: "Flatten", 43: "Flatten", 70: "Flatten", 87: "Not", 84: "Or", 86: "And"},
+    **{116: "Round", 158: "Sign", 74: "ReduceSum", 87: "Not", 84: "Or", 86: "And"},
 }
-_CAST, _CONVOLUTION, _FULLY_CONNECTED, _CUSTOM, _RELU6, _RELU_N1, _LEAKY = 53, 3, 9, 32, 21, 20, 98
+_CAST, _CONVOLUTION, _DEPTHWISE, _FULLY_CONNECTED, _CUSTOM, _RELU6, _RELU_N1, _LEAKY = 53, 3, 4, 9, 32, 21, 20, 98
 _SHAPED = (22, 43, 70)  # RESHAPE, SQUEEZE, EXPAND_DIMS
+_POOLS = {17: "MaxPool", 1: "AveragePool"}
+_PADS = (34, 60)  # PAD, PADV2
+_DILATION = {38: "SpaceToBatchND", 37: "BatchToSpaceND"}
+#: What takes axes together, and ONNX's name where they are height and width.
+_REDUCTIONS = {40: ("ReduceMean", "GlobalAveragePool"), 82: ("ReduceMax", "GlobalMaxPool")}
 #: Operators with an activation of their own -> its field in their options.
-_FUSED = {0: 0, 18: 0, 41: 0, 42: 0, _FULLY_CONNECTED: 0, _CONVOLUTION: 3}
+_FUSED = {0: 0, 18: 0, 41: 0, 42: 0, _FULLY_CONNECTED: 0, _CONVOLUTION: 3, _DEPTHWISE: 4, 17: 5, 1: 5}
+#: Fields of the dilations, (height, width), in the options of convolutions.
+_DILATIONS = {_CONVOLUTION: (5, 4), _DEPTHWISE: (6, 5)}
+_PADDINGS = ("SAME", "VALID")
 _ACTIVATIONS: dict[int, tuple[str, dict[str, Attribute]]] = {
     1: ("Relu", {}),
     2: ("Clip", {"min": -1.0, "max": 1.0}),
@@ -108,6 +118,7 @@ class _Model:
         self._names: dict[int, str] = {}
         self._taken: set[str] = set()
         self._made: dict[str, int] = {}
+        self._columns: set[int] = set()  # tensors that are lines (rows, steps, channels) with an axis more
 
     @staticmethod
     def _code(table: Table) -> tuple[int, str]:
@@ -123,7 +134,9 @@ class _Model:
                 raise MalformedError(f"has an operator of the unknown kind {index}")
             nodes += self._nodes(operator, *self.codes[index])
         names = tuple(self._name(index) for index in self.inputs)
-        return OnnxGraph(tuple(nodes), self.constants, names, tuple(map(self._name, self.outputs)), "tflite")
+        shape = self._shape(self.inputs[0]) if self.inputs else ()
+        sizes = (None, *shape[1:]) if shape else None
+        return OnnxGraph(dilated(nodes), self.constants, names, tuple(map(self._name, self.outputs)), "tflite", sizes)
 
     # ---------------------------------------------------------------- tensors
 
@@ -192,6 +205,25 @@ class _Model:
             filters = self.constants[label].array
             self.constants[label] = RawTensor(label, filters.reshape(filters.shape[0], -1), str(filters.dtype))
             yield self._dense(inputs, result, name)
+        elif kind in (_CONVOLUTION, _DEPTHWISE):
+            yield from self._convolution(kind, inputs, options, result, name)
+        elif kind in _POOLS:
+            window = _window(options, sizes=(4, 3))
+            made = OnnxNode(_POOLS[kind], name, (self._name(inputs[0]),), (result,), window)
+            column = inputs[0] in self._columns and window["kernel_shape"][1] == 1  # type: ignore[index]
+            yield from on_column(made) if column else on_channels_last(made)
+        elif kind in _SHAPED:
+            yield from self._reshaped(inputs[0], outputs[0], result, name)
+        elif kind in _DILATION:
+            block, pads = (self._constant(index) for index in (*inputs[1:], -1, -1)[:2])
+            if block is None or pads is None or block.ndim != 1 or pads.shape != (block.size, 2):
+                raise MalformedError(f"has a dilation {name} that is not constant")
+            said: dict[str, Attribute] = {"block": tuple(block.tolist()), "pads": tuple(pads.T.reshape(-1).tolist())}
+            yield OnnxNode(_DILATION[kind], name, (self._name(inputs[0]),), (result,), said)
+        elif kind in _PADS:
+            yield from self._padded(inputs, result, name)
+        elif kind in _REDUCTIONS:
+            yield from self._reduced(kind, inputs, outputs[0], result, name)
         elif kind == _CAST:
             to = NUMBERS.get(_TYPES.get(self._tensor(outputs[0]).number(1, "b"), ""), 0)
             yield OnnxNode("Cast", name, (self._name(inputs[0]),), (result,), {"to": to})
@@ -201,7 +233,7 @@ class _Model:
             alpha = options.real(0) if options is not None else 0.0
             yield OnnxNode("LeakyRelu", name, (self._name(inputs[0]),), (result,), {"alpha": float(str(np.float32(alpha)))})
         else:
-            names = tuple(self._name(index) if index >= 0 else "" for index in inputs[: 1 if kind in _SHAPED else None])
+            names = tuple(self._name(index) if index >= 0 else "" for index in inputs)
             yield OnnxNode(_ONNX.get(kind, f"TFLite operator {kind}"), name, names, (result,))
         yield from self._activation(fused, result, name)
 
@@ -226,6 +258,69 @@ class _Model:
         names = [self._name(index) for index in inputs if index >= 0]
         return OnnxNode("Gemm", name, tuple(names), (result,), {"transB": 1})
 
+    # ---------------------------------------------------------------- maps
+
+    def _shape(self, index: int) -> tuple[int, ...]:
+        return self._tensor(index).integers(0)
+
+    def _convolution(
+        self, kind: int, inputs: tuple[int, ...], options: Table | None, result: str, name: str
+    ) -> Iterator[OnnxNode]:
+        """CONV_2D, kernel (neurons, height, width, channels of a group), or DEPTHWISE_CONV_2D, (1, height, width, neurons)."""
+        names = [self._name(index) for index in inputs if index >= 0]
+        axes = [len(self._shape(index)) for index in inputs[:2]]
+        if axes != [4, 4]:
+            raise MalformedError(f"has a convolution {name} of {' and '.join(map(str, axes))} axes, needed are 4")
+        channels, depth = self._shape(inputs[0])[3], self._shape(inputs[1])[3]
+        group = channels if kind == _DEPTHWISE else max(1, channels // max(1, depth))
+        window = {**_window(options, dilations=_DILATIONS[kind]), "group": group}
+        yield from self._conv(names, (3, 0, 1, 2) if kind == _DEPTHWISE else (0, 3, 1, 2), window, result, name)
+
+    def _conv(
+        self, inputs: list[str], axes: tuple[int, ...], window: dict[str, Attribute], result: str, name: str
+    ) -> Iterator[OnnxNode]:
+        """A convolution.  axes: of its constant kernel, in ONNX's order."""
+        value, kernel, *rest = inputs
+        turned = f"{result}: kernel"
+        yield OnnxNode("Transpose", name, (kernel,), (turned,), {"perm": axes})
+        yield from on_channels_last(OnnxNode("Conv", name, (value, turned, *rest), (result,), window))
+
+    def _reshaped(self, value: int, output: int, result: str, name: str) -> Iterator[OnnxNode]:
+        """RESHAPE and the like: the file says the shape of what they give."""
+        before, shape = self._shape(value), self._shape(output)
+        ones = _ones_between(before, shape)
+        if ones is not None and max(len(before), len(shape)) > 2:
+            operation, places = ones
+            if operation == "Unsqueeze" and places == (2,) and len(shape) == 4:
+                self._columns.add(output)
+            yield OnnxNode(operation, name, (self._name(value),), (result,), {"axes": places})
+        elif len(shape) > 2:
+            yield from reshaped(name, self._name(value), result, (0, *shape[1:]))
+        else:
+            yield OnnxNode("Flatten", name, (self._name(value),), (result,))
+
+    def _padded(self, inputs: tuple[int, ...], result: str, name: str) -> Iterator[OnnxNode]:
+        filled = self._constant(inputs[2]) if len(inputs) > 2 else np.zeros(1)
+        pads = self._constant(inputs[1]) if len(inputs) > 1 else None
+        if pads is None or filled is None or pads.ndim != 2 or pads.shape[1] != 2 or filled.size != 1:
+            raise MalformedError(f"has a padding {name} that is not constant")
+        yield from padded(name, self._name(inputs[0]), result, pads.tolist(), float(filled.reshape(())))
+
+    def _reduced(self, kind: int, inputs: tuple[int, ...], output: int, result: str, name: str) -> Iterator[OnnxNode]:
+        """MEAN and REDUCE_MAX, of height and width or of anything else."""
+        shape = self._shape(inputs[0])
+        places = self._constant(inputs[1]) if len(inputs) > 1 else None
+        taken = set() if places is None else {int(axis) % max(1, len(shape)) for axis in places.reshape(-1)}
+        other, whole = _REDUCTIONS[kind]
+        if len(shape) not in (3, 4) or taken != set(range(1, len(shape) - 1)):
+            yield OnnxNode(other, name, tuple(map(self._name, inputs)), (result,))
+            return
+        flat = len(self._shape(output)) < len(shape)
+        given = f"{result}: map" if flat else result
+        yield from on_channels_last(OnnxNode(whole, name, (self._name(inputs[0]),), (given,)), len(shape))
+        if flat:
+            yield OnnxNode("Flatten", name, (given,), (result,))
+
     def _one_place(self, inputs: tuple[int, ...], output: int) -> bool:
         """Whether a convolution is one of 1x1 on maps of 1x1."""
         shapes = [self._tensor(index).integers(0) for index in (*inputs[:2], output)]
@@ -242,8 +337,11 @@ class _Model:
             yield OnnxNode("Identity", name, (self._name(inputs[0]),), (name,))
         elif custom == "LceBconv2d":
             yield from self._bconv(flex_map(operator.bytes(5)), inputs, operator.integers(2)[0], name)
-        elif custom.startswith("Lce"):  # LceBMaxPool2d
-            yield OnnxNode("MaxPool", name, tuple(self._name(index) for index in inputs if index >= 0), (name,))
+        elif custom == "LceBMaxPool2d":
+            said = flex_map(operator.bytes(5))
+            window = window_attributes(_pair(said, "stride_{}", name), (), _padding(said.get("padding"), name))
+            window["kernel_shape"] = _pair(said, "filter_{}", name)
+            yield from on_channels_last(OnnxNode("MaxPool", name, (self._name(inputs[0]),), (name,), window))
         else:
             yield OnnxNode(custom or "custom", name, tuple(self._name(index) for index in inputs if index >= 0), (name,))
 
@@ -254,18 +352,24 @@ class _Model:
         words, depth = self._constant(inputs[1]), options.get("channels_in")
         if words is None or words.ndim != 4 or words.dtype != np.int32 or not isinstance(depth, int):
             raise MalformedError("has a LceBconv2d whose filter is no array of bits")
-        if not self._one_place(inputs, output):
-            yield OnnxNode("Conv", name, (self._name(inputs[0]), self._name(inputs[1])), (name,))
-            return
-        if not 0 < depth <= words.shape[3] * WORD:
+        groups, left = divmod(-(-depth // WORD), max(1, words.shape[3]))
+        if depth < 1 or left or depth % groups:
             raise MalformedError(f"has a LceBconv2d of {depth} channels with {words.shape[3]} words of {WORD} bits")
+        depth //= groups
         budget.spend_bytes(8 * words.size * WORD, f"the weights of {name}")
-        bits = np.unpackbits(np.ascontiguousarray(words).view(np.uint8).reshape(len(words), -1), axis=1, bitorder="little")
-        signs = np.where(bits[:, :depth], np.float32(-1), np.float32(1))
+        bits = np.unpackbits(
+            np.ascontiguousarray(words).view(np.uint8).reshape(*words.shape[:3], -1), axis=3, bitorder="little"
+        )
+        signs = np.where(bits[..., :depth], np.float32(-1), np.float32(1))
         label = self._name(inputs[1])
-        self.constants[label] = RawTensor(label, signs, "int32")
         value = f"{name}: sum"
-        yield OnnxNode("Gemm", name, (self._name(inputs[0]), label), (value,), {"transB": 1})
+        if self._one_place(inputs, output):
+            self.constants[label] = RawTensor(label, signs.reshape(len(signs), -1), "int32")
+            yield OnnxNode("Gemm", name, (self._name(inputs[0]), label), (value,), {"transB": 1})
+        else:
+            self.constants[label] = RawTensor(label, signs, "int32")
+            yield from self._bits_convolved(options, inputs, groups, value, name)
+            depth *= words.shape[1] * words.shape[2]
         threshold = inputs[4] if inputs[4] >= 0 else None
         if threshold is not None:
             yield from self._threshold(threshold, depth, value, name)
@@ -288,6 +392,21 @@ class _Model:
         if not steps:
             yield OnnxNode("Identity", name, (value,), (name,))
 
+    def _bits_convolved(
+        self, options: dict[str, Any], inputs: tuple[int, ...], groups: int, value: str, name: str
+    ) -> Iterator[OnnxNode]:
+        """The sums of a convolution of bits, whose maps have 0 or +1 outside."""
+        image, kernel = self._name(inputs[0]), self._name(inputs[1])
+        strides, dilations = _pair(options, "stride_{}", name), _pair(options, "dilation_{}_factor", name)
+        padding = _padding(options.get("padding"), name)
+        if options.get("pad_values") and padding == "SAME":
+            (height, width), sizes = self._shape(inputs[0])[1:3], self.constants[kernel].array.shape[1:3]
+            top, bottom, left, right = Window(sizes, strides, dilations).same(height, width).padding
+            yield from padded(name, image, f"{name}: padded", ((0, 0), (top, bottom), (left, right), (0, 0)), 1.0)
+            image, padding = f"{name}: padded", "VALID"
+        window = {**window_attributes(strides, dilations, padding), "group": groups}
+        yield from self._conv([image, kernel], (0, 3, 1, 2), window, value, name)
+
     @staticmethod
     def _step(operation: str, constant: str) -> Callable[[str, str], OnnxNode]:
         return lambda source, target: OnnxNode(operation, target, (source, constant), (target,))
@@ -303,3 +422,45 @@ class _Model:
         self.constants[label] = RawTensor(label, bound.astype(np.float32), "int32")
         yield OnnxNode("Sub", f"{name}: threshold", (value, label), (f"{name}: beyond",))
         yield OnnxNode("BipolarQuant", name, (f"{name}: beyond", self._scalar(name, 1.0)), (name,))
+
+
+def _window(
+    options: Table | None, *, sizes: tuple[int, int] | None = None, dilations: tuple[int, int] | None = None
+) -> dict[str, Attribute]:
+    """Strides, padding and dilations, or size, in the options of a convolution or a pool: sizes, dilations: fields, (height,
+    width)."""
+    if options is None:
+        raise MalformedError("has a window without options")
+    padding = _padding(options.number(0, "b"), "")
+    strides = options.number(2), options.number(1)
+    found = window_attributes(
+        strides, () if dilations is None else [options.number(one, default=1) for one in dilations], padding
+    )
+    if sizes is not None:
+        found["kernel_shape"] = tuple(map(options.number, sizes))
+    return found
+
+
+def _padding(said: Any, name: str) -> str:
+    """What the schema calls Padding, by number or name."""
+    found = _PADDINGS[said] if isinstance(said, int) and 0 <= said < len(_PADDINGS) else said
+    if found not in _PADDINGS:
+        raise MalformedError(f"has a window {name} with the padding {said!r}")
+    return str(found)
+
+
+def _pair(options: dict[str, Any], called: str, name: str) -> tuple[int, int]:
+    """Two whole numbers of Larq's options, of height and width."""
+    found = tuple(options.get(called.format(axis)) for axis in ("height", "width"))
+    if not all(isinstance(number, int) for number in found):
+        raise MalformedError(f"has a window {name} without {called.format('height')} or {called.format('width')}")
+    return found  # type: ignore[return-value]
+
+
+def _ones_between(before: tuple[int, ...], shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]] | None:
+    """What makes a shape of another by one axis of length 1, more or less, and where it is; None where that does not."""
+    longer, shorter = (shape, before) if len(shape) > len(before) else (before, shape)
+    if len(longer) != len(shorter) + 1:
+        return None
+    places = [axis for axis in range(1, len(longer)) if longer[axis] == 1 and longer[:axis] + longer[axis + 1 :] == shorter]
+    return None if not places else ("Unsqueeze" if longer is shape else "Squeeze", (places[0],))

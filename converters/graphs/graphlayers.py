@@ -115,9 +115,10 @@ class GraphLayers(Stages):
         live, border = self.as_map(node, live)
         assert self.shape is not None
         self._no_longer_last()
-        placed, zeros = self._placed(node, kernel.array.shape, border, axes)
+        placed, pads = self._placed(node, kernel.array.shape, border, axes)
         weights = dataclasses.replace(self._weights(node, kernel, convolution_turned, inputs), placed=placed)
-        self._layer(node, live, kernel, weights, border if live.outside else None, zeros=zeros)
+        said: Any = node.attributes.get("pad", 0)  # of a source that writes its layers: -1 or +1 beside signs
+        self._layer(node, live, kernel, weights, own=int(said) if pads else None)
         height, width = placed.window.outputs(*self._size)
         shape = height, width, placed.shape[0]
         result: Value = self.begin(node.name, shape, self.counting.channels_first(shape, node.name, axes + 1))
@@ -160,11 +161,11 @@ class GraphLayers(Stages):
             self.problems.refuse(node, f"{reason}{below}x{across} pixels: needed is less padding than that")
         return Placed((neurons, *size, inner), window, groups), any(around.padding)
 
-    def _pad(self, node: OnnxNode, live: Live, signs: Signs | None, *, zeros: bool) -> int:
-        """What a convolution finds outside its map, as `Linear` has it.  zeros: it pads with zeros itself.  Raises Refused."""
-        number = self.padded_with(node, live)
-        if zeros and number != 0:
-            self.problems.refuse(node, f"pads with zeros what is padded with {number:g} already, which is not supported")
+    def _pad(self, node: OnnxNode, live: Live, signs: Signs | None, own: int | None) -> int:
+        """What a convolution finds outside its map, as `Linear` has it.  own: with what it pads itself.  Raises Refused."""
+        number = float(own or 0) if live.outside is None else self.padded_with(node, live)
+        if own is not None and number != own:
+            self.problems.refuse(node, f"pads with {own} what is padded with {number:g} already, which is not supported")
         if number == 0:
             return 0
         if signs is None or number not in (signs.low, signs.high):
@@ -190,18 +191,17 @@ class GraphLayers(Stages):
         live: Live,
         kernel: Constant,
         weights: Kernel,
-        border: Border | None = None,
         *,
-        zeros: bool = False,
+        own: int | None = None,
     ) -> None:
-        """A layer of the network.  border: of the map that it reads, where the graph has one; zeros: whether it pads itself."""
+        """A layer of the network.  own: with what it pads its map itself, None where it does not."""
         try:
             before = self.read(node, dataclasses.replace(live, outside=None), self.width or weights.depth)
         except Refused:  # read on with what the layer gives
             before = None
         signs = None if before is None else before.signs
-        if weights.placed is not None and border is not None:
-            pad = self._pad(node, live, signs, zeros=zeros)
+        if weights.placed is not None and (live.outside is not None or own):
+            pad = self._pad(node, live, signs, own)
             weights = dataclasses.replace(weights, placed=dataclasses.replace(weights.placed, pad=pad))
         readable = before is None or signs is not None or not (self.parts or self.current)
         found, ternary = part_of(node, weights, signs, self.chosen, readable, self.problems, self.notes)

@@ -21,9 +21,10 @@ from xnorinfer.converters.containers.tfcheckpoint import SAVED_MODEL
 from xnorinfer.converters.graphs.walk import read_graph
 from xnorinfer.converters.kerasmodels.variables import ByNames
 from xnorinfer.converters.reading import DEFAULT_INPUT, Assumption, ConvertOptions, Notes, Reading, TensorUse
-from xnorinfer.converters.tfgraphs.tfnetwork import Network, NotFollowed, network_of
+from xnorinfer.converters.tfgraphs.tfnetwork import Network, network_of
 from xnorinfer.converters.tfgraphs.tfnodes import TfGraph, read_frozen, read_saved_model, restored
 from xnorinfer.converters.tfgraphs.tfobjects import OBJECT_GRAPH, ObjectWeights, full_names
+from xnorinfer.converters.tfgraphs.tfvalues import NotFollowed
 from xnorinfer.converters.usual import KERAS
 from xnorinfer.errors import NetworkError, SourceError
 from xnorinfer.net import reference

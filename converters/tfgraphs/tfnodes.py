@@ -52,6 +52,10 @@ class TfNode:
     def integer(self, key: str) -> int:
         return self._attribute(key).signed(3)
 
+    def integers(self, key: str) -> tuple[int, ...]:
+        """A list of numbers; empty where it is left out."""
+        return tuple(self._attribute(key).message(1).integers(3).tolist())
+
     def flag(self, key: str, *, default: bool = False) -> bool:
         attribute = self._attribute(key)
         return bool(attribute.integer(5)) if 5 in attribute else default
@@ -72,11 +76,19 @@ class TfNode:
         """The number of a data type."""
         return self._attribute(key).integer(6)
 
-    def rank(self) -> int | None:
-        """How many dimensions the attribute `shape` has; None where it does not say."""
+    def shape(self) -> tuple[int | None, ...] | None:
+        """The attribute `shape`, None for a length that it leaves open; None where it does not say how many there are."""
         attribute = self._attribute("shape")
         shape = attribute.message(7)
-        return None if 7 not in attribute or shape.integer(3) else len(list(shape.messages(2)))
+        if 7 not in attribute or shape.integer(3):
+            return None
+        sizes = (one.signed(1) for one in shape.messages(2))
+        return tuple(size if size >= 0 else None for size in sizes)
+
+    def rank(self) -> int | None:
+        """How many dimensions the attribute `shape` has; None where it does not say."""
+        shape = self.shape()
+        return None if shape is None else len(shape)
 
     def constant(self) -> NDArray[Any] | None:
         """The array of a Const; None where it holds no real numbers.  Raises WireError."""

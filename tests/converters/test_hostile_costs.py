@@ -31,8 +31,9 @@ from xnorinfer.converters.containers.opening import open_container
 from xnorinfer.converters.containers.tfbundle import read_v2, slice_key
 from xnorinfer.converters.containers.torchpickle import Thing, named_tensors
 from xnorinfer.converters.tfgraphs.tfgraph import Graph
-from xnorinfer.converters.tfgraphs.tfnetwork import NotFollowed, network_of
+from xnorinfer.converters.tfgraphs.tfnetwork import network_of
 from xnorinfer.converters.tfgraphs.tfnodes import Function, TfGraph, TfNode, inline
+from xnorinfer.converters.tfgraphs.tfvalues import NotFollowed
 from xnorinfer.errors import InputError, NetworkError, SourceError
 from xnorinfer.net.ops import Linear
 from xnorinfer.net.reference import binary_weights

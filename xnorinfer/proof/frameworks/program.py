@@ -20,7 +20,7 @@ from xnorinfer.errors import MissingExtraError, XnorinferError
 from xnorinfer.float32 import F32
 from xnorinfer.net.network import Net
 from xnorinfer.net.reference import mapped_input
-from xnorinfer.net.values import InputMapping, PixelInput, ThresholdInput
+from xnorinfer.net.values import InputMapping, PixelInput, Shape, ThresholdInput
 from xnorinfer.proof.answers import Answers, Progress, Run
 
 Array = NDArray[Any]
@@ -91,12 +91,13 @@ def require(program: Program, net: Net) -> None:
     In training BatchNorm takes the moments of the batch, so that a sample's scores depend on those beside it, and Dropout is
     random.
     """
+    scores = net.values[-1].width
     x = np.random.default_rng(0).integers(0, 2, (8, net.depth), dtype=np.uint8)
     x[:, 1::2] *= 255 if isinstance(net.input, PixelInput | ThresholdInput) else 1
     together, again = program.run(x), program.run(x)
     classes = together.ndim == 1 and together.dtype.kind in "iu"
-    if len(together) != 8 or (together.shape != (8, net.classes) and not classes):
-        raise NotRunnable(f"for 8 samples it gives {together.dtype} {together.shape}, needed are scores (8, {net.classes})")
+    if len(together) != 8 or (together.shape != (8, scores) and not classes):
+        raise NotRunnable(f"for 8 samples it gives {together.dtype} {together.shape}, needed are scores (8, {scores})")
     alone = np.concatenate([program.run(row[None]) for row in x])
     # Sums of a matrix product may be rounded otherwise for one row, and a bit next to a tie moves with that, in few samples.
     near = np.isclose(together, alone, rtol=1e-3, atol=1e-3 * float(np.abs(together).max())).reshape(8, -1).all(axis=1)
@@ -139,12 +140,21 @@ def refusing(framework: str) -> Iterator[None]:
         raise NotRunnable(f"{framework} refuses it: {type(error).__name__}: {cause[:300]}") from None
 
 
-def input_shape(dims: Sequence[int | None], depth: int) -> tuple[int | None, tuple[int, ...]]:
+def flat(scores: Array) -> Array:
+    """Scores of a map (batch, height, width, channels) as those of a network are, (batch, all of them)."""
+    return scores.reshape(len(scores), -1) if scores.ndim > 2 else scores
+
+
+def input_shape(dims: Sequence[int | None], depth: int, image: Shape = ()) -> tuple[int | None, tuple[int, ...]]:
     """Batch (None: any) and shape of a sample, of an input that a program declares with up to one unknown length for a sample.
 
+    image: the shape of a sample where it is known, as the program has it but for a height of 1; then lengths may all be open.
     Raises NotRunnable.
     """
     known = [dim if dim is not None and dim > 0 else None for dim in dims]
+    open_ = image[len(image) - len(known) + 1 :]
+    if len(open_) == len(known) - 1 and math.prod(open_) == depth:
+        known[1:] = (size if dim is None else dim for dim, size in zip(known[1:], open_, strict=True))
     size = math.prod(dim for dim in known[1:] if dim is not None)
     inner = tuple(depth // size if dim is None else dim for dim in known[1:])
     if not inner or known[1:].count(None) > 1 or math.prod(inner) != depth:

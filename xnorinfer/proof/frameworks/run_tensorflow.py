@@ -9,10 +9,11 @@ import numpy as np
 
 from xnorinfer.converters.reading import ConvertOptions, Reading
 from xnorinfer.converters.tfgraphs.tfmodel import is_frozen, saved_model
-from xnorinfer.converters.tfgraphs.tfnetwork import NotFollowed, network_of
+from xnorinfer.converters.tfgraphs.tfnetwork import network_of
 from xnorinfer.converters.tfgraphs.tfnodes import read_frozen
+from xnorinfer.converters.tfgraphs.tfvalues import NotFollowed
 from xnorinfer.float32 import F32
-from xnorinfer.proof.frameworks.program import Array, NotRunnable, Program, framework, input_shape, refusing
+from xnorinfer.proof.frameworks.program import Array, NotRunnable, Program, flat, framework, input_shape, refusing
 from xnorinfer.proof.frameworks.run_tf1 import open_tf1
 
 
@@ -37,11 +38,11 @@ def _open_saved(folder: Path, reading: Reading) -> Program:
             raise NotRunnable(f"its signature takes {', '.join(sorted(inputs)) or 'nothing'}; one input is supported")
         ((name, spec),) = inputs.items()
         dims = [None, None] if spec.shape.rank is None else spec.shape.as_list()
-        batch, shape = input_shape(dims, reading.net.depth)
+        batch, shape = input_shape(dims, reading.net.depth, reading.net.shape)
 
     def call(x: F32) -> Array:
-        answers = [np.asarray(value) for value in function(**{name: tensorflow.constant(x)}).values()]
-        scores = [answer for answer in answers if answer.shape == (len(x), reading.net.classes)]
+        answers = [flat(np.asarray(value)) for value in function(**{name: tensorflow.constant(x)}).values()]
+        scores = [answer for answer in answers if answer.shape == (len(x), reading.net.values[-1].width)]
         return scores[0] if len(scores) == 1 else answers[0]
 
     call.loaded = loaded  # type: ignore[attr-defined]  # the function does not keep its variables
@@ -64,11 +65,10 @@ def _open_frozen(path: Path, reading: Reading) -> Program:
         entry, scores = (graph.get_tensor_by_name(n if ":" in n else f"{n}:0") for n in (*network.inputs, *network.outputs))
         session = tf1.Session(graph=graph)
         dims = [None, None] if entry.shape.rank is None else entry.shape.as_list()
-        batch, shape = input_shape(dims, reading.net.depth)
+        batch, shape = input_shape(dims, reading.net.depth, reading.net.shape)
 
     def call(x: F32) -> Array:
-        answer: Array = session.run(scores, {entry: x})
-        return answer
+        return flat(session.run(scores, {entry: x}))
 
     return Program("tensorflow", tensorflow.__version__, reading.entry or reading.net.input, batch, shape, call)
 

@@ -1,7 +1,8 @@
 """TensorFlow 1 checkpoints with a graph (`.meta`), restored by tf.train.Saver and run in a session.
 
-The scores are the first value of the graph, in the order in which it was made, that has a column for each class and depends on
-every variable of the network.  Flags of training are fed with False; what else a flag could mean shows in `program.require`.
+The scores are the first value of the graph, in the order in which it was made, that has a column, or a channel, for each class
+and depends on every variable of the network.  Flags of training are fed with False; what else a flag could mean shows in
+`program.require`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 from xnorinfer.converters.containers.tfcheckpoint import find_checkpoint
 from xnorinfer.converters.reading import ConvertOptions, Reading
 from xnorinfer.float32 import F32
-from xnorinfer.proof.frameworks.program import Array, NotRunnable, Program, framework, input_shape, refusing
+from xnorinfer.proof.frameworks.program import Array, NotRunnable, Program, flat, framework, input_shape, refusing
 
 #: Parts of the names of flags that are True when a network is used, not trained: False would be wrong for them.
 _INFERENCE = ("test", "eval", "infer", "predict")
@@ -40,11 +41,10 @@ def open_tf1(path: Path, reading: Reading, options: ConvertOptions) -> Program:
         scores = _scores(graph, {tensor.name for tensor in reading.tensors if not tensor.ignored}, reading.net.classes)
         entry, fed = _placeholders(scores, reading.net.depth)
         declared = [None, None] if entry.shape.rank is None else entry.shape.as_list()
-        batch, shape = input_shape(declared, reading.net.depth)
+        batch, shape = input_shape(declared, reading.net.depth, reading.net.shape)
 
     def call(x: F32) -> Array:
-        answer: Array = session.run(scores, {entry: x, **fed})
-        return answer
+        return flat(session.run(scores, {entry: x, **fed}))
 
     return Program("tensorflow", tensorflow.__version__, reading.entry or reading.net.input, batch, shape, call)
 
@@ -60,7 +60,7 @@ def _scores(graph: Any, variables: set[str], classes: int) -> Any:
         behind[op.name] = found
         if found == variables:
             for value in op.outputs:
-                if value.shape.rank == 2 and value.shape[1] == classes and value.dtype.is_floating:
+                if value.shape.rank in (2, 4) and value.shape[-1] == classes and value.dtype.is_floating:
                     return value
     raise NotRunnable(f"no value of its graph has {classes} columns and depends on all variables of the network")
 

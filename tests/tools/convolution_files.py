@@ -1,0 +1,247 @@
+"""Saves convolutional networks with TensorFlow's frameworks: `python tests/tools/convolution_files.py FOLDER`.
+
+With tensorflow-cpu, tf_keras, larq and keras: Larq's layers and Keras's in both formats, a BinaryNet of the TF1 port's layers
+as a checkpoint with its graph and frozen, SavedModels, frozen graphs and TensorFlow Lite models.  Maps are never square.
+`outputs.npz` holds pixels (rows, height, width, channels) and scores of each.  tests/data/tf/convolutions.tar.xz holds what
+this script wrote.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["TF_USE_LEGACY_KERAS"] = "1"
+
+import keras as keras3
+import larq
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+tf1, layers = tf.compat.v1, tf.keras.layers
+RNG = np.random.default_rng(7)
+OUTPUTS: dict[str, Any] = {}
+ROWS = 24
+SIGN = {"kernel_quantizer": "ste_sign", "kernel_constraint": "weight_clip"}
+HIDDEN = {**SIGN, "input_quantizer": "ste_sign", "use_bias": False}
+DEPTH = {"depthwise_quantizer": "ste_sign", "depthwise_constraint": "weight_clip"}
+conv, dense, depthwise = larq.layers.QuantConv2D, larq.layers.QuantDense, larq.layers.QuantDepthwiseConv2D
+norm = layers.BatchNormalization
+
+
+def pixels(shape: tuple[int, ...]) -> Any:
+    return RNG.integers(0, 256, (ROWS, *shape), dtype=np.uint8)
+
+
+def centred(x: Any) -> Any:
+    return (x / 127.5 - 1).astype(np.float32)
+
+
+def value_of(name: str, shape: Any) -> Any:
+    """Values that a training ends with."""
+    if "variance" in name:
+        return RNG.uniform(4, 40, shape).astype(np.float32)
+    if "mean" in name:
+        return (RNG.standard_normal(shape) * 3).astype(np.float32)
+    value = RNG.uniform(-1, 1, shape).astype(np.float32)
+    if "alpha" in name:
+        value = np.abs(value)
+    return value
+
+
+def fill(model: Any) -> Any:
+    for variable in model.weights:
+        if "seed" not in variable.name:
+            variable.assign(value_of(variable.name, variable.shape))
+    return model
+
+
+def stacks() -> dict[str, tuple[tuple[int, ...], list[Any]]]:
+    """Larq's and Keras's layers: name -> shape of a sample, layers."""
+    return {
+        "same": (
+            (9, 7, 3),
+            [
+                *(conv(8, 3, padding="same", **SIGN), layers.MaxPooling2D(2), norm()),
+                *(conv(10, (3, 2), strides=2, padding="same", **HIDDEN), norm(scale=False)),
+                *(conv(6, 3, padding="same", pad_values=1.0, **HIDDEN), norm()),
+                *(conv(7, (2, 3), strides=(1, 2), padding="same", pad_values=-1.0, **HIDDEN), norm()),
+                *(layers.Flatten(), dense(5, **HIDDEN), norm(), layers.Activation("softmax")),
+            ],
+        ),
+        "valid": (
+            (14, 11, 1),
+            [
+                *(conv(8, (3, 2), **SIGN), norm(), larq.quantizers.SteSign(), layers.MaxPooling2D((2, 3), strides=(1, 2))),
+                *(conv(8, 2, groups=2, dilation_rate=(2, 1), **{**HIDDEN, "input_quantizer": None}), norm()),
+                *(depthwise(2, depth_multiplier=2, input_quantizer="ste_sign", **DEPTH), layers.ReLU(), norm()),
+                *(conv(6, 1, **{**HIDDEN, "kernel_quantizer": "magnitude_aware_sign"}), layers.AveragePooling2D(2), norm()),
+                *(layers.Flatten(), dense(5, **HIDDEN)),
+            ],
+        ),
+        "stem": (
+            (8, 6, 3),
+            [
+                *(
+                    layers.ZeroPadding2D(((1, 0), (2, 1))),
+                    layers.Conv2D(6, 3, strides=2),
+                    norm(),
+                    layers.PReLU(shared_axes=[1, 2]),
+                ),
+                *(conv(8, 3, padding="same", **HIDDEN), norm(), layers.MaxPooling2D(2, padding="same")),
+                *(conv(8, (1, 2), **HIDDEN), layers.GlobalAveragePooling2D(), norm(), layers.Dense(5)),
+            ],
+        ),
+        "line": (
+            (20, 4),
+            [
+                *(larq.layers.QuantConv1D(8, 3, padding="same", **SIGN), norm(), layers.MaxPooling1D(2)),
+                *(larq.layers.QuantConv1D(8, 3, strides=2, **HIDDEN), norm()),
+                *(larq.layers.QuantConv1D(8, 2, padding="causal", dilation_rate=2, **HIDDEN), layers.GlobalMaxPooling1D()),
+                *(norm(), dense(5, **HIDDEN)),
+            ],
+        ),
+        "zeros": (  # zeros that the sign behind them makes +1
+            (7, 5, 3),
+            [
+                *(conv(8, 3, input_quantizer="ste_sign", padding="same", **SIGN), norm(), layers.ZeroPadding2D((1, 2))),
+                *(conv(6, 3, **HIDDEN), layers.GlobalMaxPooling2D(keepdims=True), norm()),
+                *(conv(5, 1, **HIDDEN), layers.Flatten()),
+            ],
+        ),
+        "head": ((6, 5, 2), [conv(6, 2, **SIGN), norm(), conv(4, 3, padding="same", **HIDDEN), norm()]),
+    }
+
+
+def frozen(model: Any, shape: tuple[int, ...]) -> Any:
+    spec = tf.TensorSpec((None, *shape), tf.float32)
+    traced = tf.function(lambda x: model(x, training=False)).get_concrete_function(spec)
+    return convert_variables_to_constants_v2(traced).graph.as_graph_def()
+
+
+def save_larq(folder: Path) -> None:
+    for name, (shape, stack) in stacks().items():
+        model = fill(tf.keras.Sequential([layers.Input(shape), *stack]))
+        x = pixels(shape)
+        scores = model
+        if name == "same":  # without its softmax
+            scores = tf.keras.Model(model.input, model.layers[-2].output)
+        OUTPUTS[f"{name}/x"], OUTPUTS[f"{name}/scores"] = x, scores.predict(centred(x), verbose=0).reshape(ROWS, -1)
+        model.save(folder / f"{name}.h5")
+        model.save(folder / f"{name}.keras")
+        (folder / f"{name}.pb").write_bytes(frozen(model, shape).SerializeToString())
+        (folder / f"{name}.tflite").write_bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())
+        if name == "same":
+            model.save_weights(folder / "same_names.h5")
+            model.save(str(folder / "same_saved"))
+            shutil.rmtree(folder / "same_saved" / "assets", ignore_errors=True)
+
+
+def binary_tanh(x: Any) -> Any:
+    soft = tf.clip_by_value((x + 1.0) / 2.0, 0, 1)
+    return 2.0 * (soft + tf.stop_gradient(tf.round(soft) - soft)) - 1.0
+
+
+class BinaryConv2D(keras3.layers.Conv2D):  # type: ignore[misc]
+    """Of the Keras ports of BinaryNet."""
+
+    def __init__(self, filters: int, kernel_size: Any, H: Any = 1.0, **settings: Any) -> None:
+        super().__init__(filters, kernel_size, **settings)
+        self.H = H
+
+    def call(self, inputs: Any) -> Any:
+        taps = int(np.prod(self.kernel_size))
+        h = np.float32(np.sqrt(1.5 / (taps * (inputs.shape[-1] + self.filters)))) if self.H == "Glorot" else self.H
+        value = self.convolution_op(inputs, h * binary_tanh(self.kernel / h))
+        return value + self.bias if self.use_bias else value
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "H": self.H}
+
+
+def save_keras3(folder: Path) -> None:
+    """A functional model on Keras 3: a port of BinaryNet with pools and pixels rescaled in the model."""
+    stack = keras3.layers
+    keras3.saving.register_keras_serializable()(binary_tanh)
+    keras3.saving.register_keras_serializable()(BinaryConv2D)
+    x = keras3.Input((7, 9, 3))
+    value = stack.Rescaling(1 / 127.5, offset=-1)(x)
+    value = stack.MaxPooling2D(2)(BinaryConv2D(8, 3, H="Glorot", padding="same")(value))
+    value = stack.Activation(binary_tanh)(stack.BatchNormalization()(value))
+    value = stack.BatchNormalization()(BinaryConv2D(8, (2, 3), H=0.5, strides=(2, 1), padding="same", use_bias=False)(value))
+    value = stack.Dropout(0.5)(stack.Activation(binary_tanh)(value))
+    value = stack.Dense(5)(stack.Flatten()(value))
+    model = fill(keras3.Model(x, value))
+    images = pixels((7, 9, 3))
+    OUTPUTS["port/x"], OUTPUTS["port/scores"] = images, model.predict(images.astype(np.float32), verbose=0)
+    model.save(folder / "port.keras")
+    model.save(folder / "port.h5")
+
+
+def variable(name: str, shape: tuple[int, ...]) -> Any:
+    return tf1.get_variable(name, initializer=tf.constant(value_of(name, shape)))
+
+
+def save_tf1(folder: Path) -> None:
+    """BinaryNet's convolutional network by the TF1 port's layers, with flags of training, a loss and decoys."""
+    graph = tf1.Graph()
+    images = pixels((10, 8, 3))
+    with graph.as_default(), tf1.Session() as session:
+        x = value = tf1.placeholder(tf.float32, [None, 10, 8, 3])
+        labels, flag = tf1.placeholder(tf.float32, [None, 5]), tf1.placeholder(tf.bool)
+        count = 0
+
+        def binary(name: str, shape: tuple[int, ...], h: Any) -> Any:
+            return h * binary_tanh(variable("kernel", shape) / h)
+
+        def normed(value: Any, pool: int) -> Any:
+            nonlocal count
+            if pool:
+                value = tf1.layers.max_pooling2d(value, pool, pool)
+            count += 1
+            return tf1.layers.batch_normalization(value, epsilon=1e-4, momentum=0.9, training=flag)
+
+        for index, (neurons, size, padding, pool) in enumerate([(8, 3, "SAME", 0), (8, 3, "SAME", 2), (10, 2, "VALID", 2)]):
+            with tf1.variable_scope(f"conv2d__binary_layer_{index}" if index else "conv2d__binary_layer"):
+                depth = int(value.shape[3])
+                h = np.float32(np.sqrt(1.5 / (size * size * (depth + neurons)))) if index else np.float32(1)
+                kernel = binary("kernel", (size, size, depth, neurons), h)
+                value = tf.nn.bias_add(tf.nn.conv2d(value, kernel, [1, 1, 1, 1], padding), variable("bias", (neurons,)))
+            value = binary_tanh(normed(value, pool))
+        value = tf1.layers.flatten(value)
+        for index, neurons in enumerate((12, 5)):
+            with tf1.variable_scope(f"dense__binary_layer_{index}" if index else "dense__binary_layer"):
+                depth = int(value.shape[1])
+                variable("binary_weight", (depth, neurons))
+                value = tf.matmul(value, binary("kernel", (depth, neurons), np.float32(1))) + variable("bias", (neurons,))
+            value = normed(value, 0)
+            value = value if index else binary_tanh(value)
+        loss = tf.reduce_mean(tf.square(tf.maximum(0.0, 1.0 - labels * value)))
+        tf1.train.AdamOptimizer().minimize(loss)
+        session.run(tf1.global_variables_initializer())
+        for one in tf1.global_variables():
+            if "batch_normalization" in one.name and "Adam" not in one.name:
+                one.load(value_of(one.name, one.shape.as_list()), session)
+        OUTPUTS["vgg/x"] = images
+        OUTPUTS["vgg/scores"] = session.run(value, {x: centred(images), flag: False})
+        saver = tf1.train.Saver([one for one in tf1.global_variables() if "Adam" not in one.name and "power" not in one.name])
+        saver.save(session, str(folder / "vgg"))
+        constants = tf1.graph_util.convert_variables_to_constants(session, graph.as_graph_def(), [value.op.name])
+        (folder / "vgg.pb").write_bytes(constants.SerializeToString())
+
+
+def main(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    save_larq(folder)
+    save_keras3(folder)
+    save_tf1(folder)
+    np.savez_compressed(folder / "outputs.npz", **OUTPUTS)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
