@@ -146,8 +146,21 @@ class Reader:
                 line = f'[[layers]] weight = "{entry.name}"' if len(entry.shape) > 1 else f'steps = [{{mul = "{entry.name}"}}]'
                 way = net_line(line) if entry.shape else ignore_line(entry.name)
                 self.problems.append(f"{entry.name} {entry.shape} {where}{way}")
-        leading, rule = (walk.entry.leading, walk.rule_of(walk.entry.signs)) if walk else (None, None)
-        return assemble("keras", self.about, parts, options, defaults, self.notes, self.problems, leading, rule)
+        if walk is None:
+            return assemble("keras", self.about, parts, options, defaults, self.notes, self.problems)
+        return assemble(
+            "keras",
+            self.about,
+            parts,
+            dataclasses.replace(options, input_shape=None),
+            defaults,
+            self.notes,
+            self.problems,
+            walk.entry.leading,
+            walk.rule_of(walk.entry.signs),
+            shape=walk.image,
+            channels_first=walk.is_first,
+        )
 
     def _profile(self, found: set[Rule], parts: list[LayerPart]) -> tuple[str, list[LayerPart]]:
         """The profile of the layers' rules; those that no profile has together stay each its own."""

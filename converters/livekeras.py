@@ -13,7 +13,7 @@ from xnorinfer.converters.containers.arrays import Entry, RawTensor
 from xnorinfer.converters.containers.protowire import WireError
 from xnorinfer.converters.keras import Reader
 from xnorinfer.converters.kerasmodels.config import MODELS
-from xnorinfer.converters.kerasmodels.kerasweights import BIAS, KERNEL, NORM_ROLES, Weights
+from xnorinfer.converters.kerasmodels.kerasweights import BIAS, KERNEL, NORM_ROLES, Weights, role_of
 from xnorinfer.converters.reading import DEFAULT_INPUT, ConvertOptions, Reading
 from xnorinfer.converters.tfgraphs.tfmodel import frozen_reading
 from xnorinfer.converters.tfgraphs.tfnodes import parse_frozen
@@ -43,7 +43,8 @@ class LiveWeights(Weights):
             if "seed" in leaf or leaf in found:  # the state of random numbers in Keras 3; a layer inside this one
                 name = f"{name}_{len(found)}"
             array = np.asarray(variable.numpy() if hasattr(variable, "numpy") else variable)
-            role = leaf if leaf in _ROLES and leaf not in found else name
+            role = role_of(leaf)
+            role = role if role in _ROLES and role not in found else name
             found[role] = Entry.of(RawTensor(name, array, str(array.dtype)))
         return found
 

@@ -5,16 +5,16 @@ SavedModel, the single file of a V1 checkpoint, or the `.pb` of a graph that hol
 
 What the graph computes (`.meta`, `saved_model.pb`) is read where variables' names do not tell (`tfmodel`).
 
-Variables are grouped by scope: a matrix makes a dense layer, `moving_mean` and `moving_variance` make a BatchNorm.  Suffixes
+Variables are grouped by scope: a kernel makes a layer, `moving_mean` and `moving_variance` make a BatchNorm.  Suffixes
 count creation order, none before `_1`, `_2` before `_10`.  Where the graph (`.meta`) lies beside the checkpoint, it says the
 order, each BatchNorm's epsilon and how kernels are binarized.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from xnorinfer.budget import spend_steps
@@ -22,6 +22,8 @@ from xnorinfer.converters.assemble import Defaults, LayerPart, assemble
 from xnorinfer.converters.containers.arrays import Entry, RawTensor, as_float32, natural_key
 from xnorinfer.converters.containers.tfcheckpoint import find_checkpoint, read_variables
 from xnorinfer.converters.finding import ORDER
+from xnorinfer.converters.kerasmodels.kerasweights import kernel_layout
+from xnorinfer.converters.kernelaxes import arranged, axes_of
 from xnorinfer.converters.naming.pairing import Module, pair
 from xnorinfer.converters.reading import Assumption, ConvertOptions, Notes, Reading, net_line, without_ignored
 from xnorinfer.converters.tfgraphs.tfgraph import Graph
@@ -38,6 +40,7 @@ from xnorinfer.converters.tfgraphs.tfobjects import is_object_based
 from xnorinfer.errors import NetworkError, OptionError, SourceError
 from xnorinfer.float32 import F32
 from xnorinfer.net.ops import Norm
+from xnorinfer.net.windows import Window
 
 DEFAULTS = Defaults(
     "tf1-round",
@@ -211,10 +214,8 @@ class _Reader:
         found = {leaf: entry for leaf, entry in found.items() if leaf not in normed} or normed
         label = scope or "(top level)"
         described = ", ".join(f"{entry.name} {entry.shape}" for entry in found.values())
-        matrices = [entry for entry in found.values() if len(entry.shape) == 2]
-        if any(len(entry.shape) > 2 for entry in found.values()):
-            self.problems.append(f"{described}: a convolution; only dense networks can be converted")
-        elif found is normed:
+        matrices = [entry for entry in found.values() if len(entry.shape) in (2, 3, 4)]
+        if found is normed:
             module.norm = self._norm(normed)
         elif len(matrices) == 1:
             (kernel,) = matrices
@@ -229,9 +230,12 @@ class _Reader:
                     + net_line(f'scale = "{names[0]}"', f'steps = [{{mul = "{names[0]}"}}]')
                 )
             bias = self._take(biases[0], "bias") if biases else None
-            weight = self._take(kernel, "latent weights, (inputs, neurons)", transpose=True)
+            layout = kernel_layout(kernel.name, kernel.shape)
+            weight = self._take(kernel, f"latent weights, {axes_of(layout)}", layout)
             after = ((f"{label}, BatchNorm", self._norm(normed)),) if normed else ()  # in one scope with its layer
             module.part = LayerPart(scope or kernel.name, weight, bias, after=after)
+            if weight.ndim == 4:
+                module.part = replace(module.part, window=Window(weight.shape[1:3]), unplaced=True)
             self.kernels[module.part.name] = kernel.name
         else:
             name = next(iter(found.values())).name
@@ -252,14 +256,14 @@ class _Reader:
         if len(unused) == len(kernels):  # a graph of another kind, which says nothing
             return modules
         self.notes.tensors = [
-            dataclasses.replace(tensor, use="no product of the graph reads it", ignored=True)
+            replace(tensor, use="no product of the graph reads it", ignored=True)
             if tensor.name.rpartition("/")[0] in unused and not tensor.ignored
             else tensor
             for tensor in self.notes.tensors
         ]
         return [module for module in modules if module.name not in unused]
 
-    def _take(self, entry: Entry, use: str, *, transpose: bool = False) -> F32:
+    def _take(self, entry: Entry, use: str, layout: str = "out_in") -> F32:
         scope = entry.name.rpartition("/")[0] or entry.name
         source = entry
         if self.options.ema and entry.name in self.averages:
@@ -269,7 +273,7 @@ class _Reader:
                 raise SourceError(f"variable {source.name} has shape {source.shape}, but {entry.name} has {entry.shape}")
         self.notes.use(source, f"{scope}: {use}")
         array = source.load()
-        return as_float32(RawTensor(source.name, array.T if transpose else array, source.dtype), self.notes.warnings)
+        return as_float32(RawTensor(source.name, arranged(array, layout), source.dtype), self.notes.warnings)
 
     def _remark_averages(self) -> None:
         if self.options.ema:
@@ -315,8 +319,8 @@ class _Reader:
                 if named:
                     self.problems.append(f"{part.name}: the graph binarizes {kernel}, so that --float-layer is wrong there")
         if found == {"sign"}:
-            return dataclasses.replace(DEFAULTS, profile="torch-sign", profile_origin="graph")
-        return dataclasses.replace(DEFAULTS, profile_origin="graph") if found == {"round"} else DEFAULTS
+            return replace(DEFAULTS, profile="torch-sign", profile_origin="graph")
+        return replace(DEFAULTS, profile_origin="graph") if found == {"round"} else DEFAULTS
 
 
 def _top_level(name: str, entry: Entry, entries: Mapping[str, Entry]) -> tuple[str, str]:

@@ -23,12 +23,14 @@ LAYER_BYTES = 512
 @dataclass(frozen=True)
 class KerasLayer:
     """One layer.  path: its name below the names of the models it lies in; kind: its class, without package;
-    place: where Keras 3 puts its weights (`layers/dense_1`, counted by class)."""
+    place: where Keras 3 puts its weights (`layers/dense_1`, counted by class); built: for which shape of inputs it was built,
+    where the file says it, whatever that is."""
 
     path: tuple[str, ...]
     kind: str
     config: Mapping[str, Any]
     place: str
+    built: Any = None
 
     @property
     def name(self) -> str:
@@ -88,7 +90,9 @@ def _layers(model: Mapping[str, Any], path: tuple[str, ...], place: str, about: 
         if kind in MODELS:
             groups[name] = _layers(entry, (*path, name), f"{here}/", about, problems)
         elif isinstance(entry["config"], dict):
-            groups[name] = [KerasLayer((*path, name), kind, entry["config"], here)]
+            built = entry.get("build_config")
+            shape = built.get("input_shape") if isinstance(built, dict) else None
+            groups[name] = [KerasLayer((*path, name), kind, entry["config"], here, shape)]
     if class_name(model) != "Sequential" and isinstance(config, dict):
         inbound = {name: entry.get("inbound_nodes") or [] for name, entry in zip(groups, listed, strict=True)}
         order = _chain(inbound, _references(config.get("output_layers")), problems)

@@ -1,6 +1,7 @@
 """The layers of a Keras config -> the nodes of a graph, which `walk` understands: what each layer does, in the model's order.
 
-In Larq the sign stands in the layer that reads it (`input_quantizer`), in the ports of BinaryNet in a layer of its own.
+In Larq the sign stands in the layer that reads it (`input_quantizer`), in the ports of BinaryNet in a layer of its own.  A
+dense network reads its input flattened, whatever shape it has; with layers on maps (`kerasmaps`) shapes are written down.
 """
 
 from __future__ import annotations
@@ -11,23 +12,23 @@ from typing import Any
 
 import numpy as np
 
-from xnorinfer.converters.containers.arrays import Entry, RawTensor, as_float32
+from xnorinfer.converters.containers.arrays import RawTensor
 from xnorinfer.converters.containers.onnxfile import Attribute, OnnxGraph, OnnxNode
+from xnorinfer.converters.graphs.channelslast import on_channels_last, padded, reshaped
 from xnorinfer.converters.graphs.entry import affine
+from xnorinfer.converters.kerasmodels import kerasmaps
 from xnorinfer.converters.kerasmodels.activations import NoFunction, function
 from xnorinfer.converters.kerasmodels.config import KerasLayer
+from xnorinfer.converters.kerasmodels.keraskernels import Kernel, LayerWeights
 from xnorinfer.converters.kerasmodels.kerasweights import BIAS, KERNEL, NORM_ROLES, Weights
 from xnorinfer.converters.kerasmodels.quantizers import (
-    NOTHING,
     Quantizer,
     Unsupported,
     identify,
-    quantized_bias,
     quantizer,
-    scale_of,
     signs,
 )
-from xnorinfer.converters.reading import DEFAULT_INPUT, Assumption, ConvertOptions, Notes, Origin, glorot, net_line
+from xnorinfer.converters.reading import DEFAULT_INPUT, Assumption, ConvertOptions, Notes, Origin
 from xnorinfer.float32 import F32
 from xnorinfer.net.ops import Function
 from xnorinfer.net.ties import Rule
@@ -48,37 +49,35 @@ _LINEAR = (None, "linear")
 _ENDINGS = ("softmax", "logsoftmax", "sigmoid")
 
 
-class KerasGraph:
+class KerasGraph(LayerWeights):
     """The graph of a config's layers, written layer by layer.
 
     input: what enters its first node; rescaling: what the model does with its raw input before that.  labels: how messages call
-    the nodes.  rules: the tie rules of the layers.  kinds: why the network is of another kind, convolutional or of several
-    bits, with the layers that say so: nothing else of it is worth saying.
+    the nodes.
     """
 
     def __init__(self, weights: Weights, options: ConvertOptions, notes: Notes, problems: list[str]) -> None:
-        self.weights = weights
-        self.options = options
-        self.notes = notes
-        self.problems = problems
+        super().__init__(weights, options, notes, problems)
         self.input: InputMapping = options.input or DEFAULT_INPUT
         self.labels: dict[str, str] = {}
-        self.rules: set[Rule] = set()
         self._nodes: list[OnnxNode] = []
         self._constants: dict[str, RawTensor] = {}
         self._value = "input"  # what the next node reads
         self._begun = False  # whether a dense layer was there
-        self.kinds: dict[str, list[str]] = {}
         self._wide: list[str] = []
         self.rescaling: list[tuple[Function, float]] = []
         self._ending: Quantizer | None = None
         self._rank = 2
         self._depth: int | None = None  # of the first dense layer
+        self._entered = False  # whether something said the shape of the input
+        self._on_maps = False  # whether layers are on maps
+        self._shape: tuple[int | None, ...] | None = None  # of the input, where they are
 
     def write(self, layers: Sequence[KerasLayer]) -> OnnxGraph:
         """All nodes; what cannot be one goes to `problems`."""
         kernels = (self.weights.of_layer(layer).get(KERNEL) for layer in layers if _is_dense(layer.kind))
         self._depth = next((entry.shape[0] for entry in kernels if entry is not None and entry.shape), None)
+        self._on_maps = any(kerasmaps.is_on_maps(layer.kind) for layer in layers)
         for layer in layers:
             self._visit(layer)
         if self._ending is not None:
@@ -97,14 +96,24 @@ class KerasGraph:
                 f"{names[0]}{reason}" + (f" (also: {', '.join(names[1:])})" if names[1:] else "")
                 for reason, names in self.kinds.items()
             ]
-        return OnnxGraph(tuple(self._nodes), self._constants, ("input",), (self._value,), "keras")
+        return OnnxGraph(tuple(self._nodes), self._constants, ("input",), (self._value,), "keras", self._shape)
 
     def _node(self, operation: str, name: str, label: str, *inputs: str, **attributes: Attribute) -> None:
         """A node that reads the value at hand."""
-        result = f"{name}:{len(self._nodes)}"
-        self._nodes.append(OnnxNode(operation, name, (self._value, *inputs), (result,), attributes))
+        node = OnnxNode(operation, name, (self._value, *inputs), (self._result(name, label),), attributes)
+        self._nodes.append(node)
+        self._value = node.outputs[0]
+
+    def _map_node(self, operation: str, layer: KerasLayer, *inputs: str, **attributes: Attribute) -> None:
+        """A node that reads a map, with the channels where the layer has them."""
+        name = layer.name
+        node = OnnxNode(operation, name, (self._value, *inputs), (self._result(name, str(layer)),), attributes)
+        self._nodes += [node] if kerasmaps.channels_first(layer.config) else on_channels_last(node, self._rank)
+        self._value = node.outputs[0]
+
+    def _result(self, name: str, label: str) -> str:
         self.labels[name] = label
-        self._value = result
+        return f"{name}:{len(self._nodes)}"
 
     def _constant(self, name: str, array: F32 | None) -> str:
         """The name of numbers in the graph; none where there are none."""
@@ -122,9 +131,9 @@ class KerasGraph:
     def _visit(self, layer: KerasLayer) -> None:
         config, kind = layer.config, layer.kind
         self._require_float32(layer)
-        shape = config.get("batch_shape", config.get("batch_input_shape"))
+        shape = config.get("batch_shape", config.get("batch_input_shape", None if self._entered else layer.built))
         if isinstance(shape, list) and not self._begun:
-            self._rank = len(shape)
+            self._enter(shape)
         if _PASSIVE.fullmatch(kind):
             self._ignore(layer)
             return
@@ -132,10 +141,9 @@ class KerasGraph:
         if kind == "Flatten":
             if config.get("data_format") == "channels_first" and self._rank > 2:
                 self.problems.append(f"{layer} reorders channels_first images; convert models of channels_last images")
-            self._rank = 2
+            self._flatten(layer)
         elif kind == "Reshape":
-            target = config.get("target_shape")
-            self._rank = 1 + len(target) if isinstance(target, list) else self._rank
+            self._reshape(layer)
         elif kind == "Rescaling":
             self._rescale(layer)
         elif _is_dense(kind):
@@ -146,10 +154,88 @@ class KerasGraph:
             self._prelu(layer)
         elif kind in ("Activation", "QActivation"):
             self._activation(config.get("activation"), layer)
-        elif "conv" in kind.lower() or "pool" in kind.lower():
-            self._other_kind(layer, " belongs to a convolutional network; only dense networks can be converted")
+        elif kerasmaps.is_on_maps(kind):
+            self._map(layer)
         else:  # quantizers and activations may be layers themselves
             self._activation({"class_name": kind, "config": config}, layer)
+
+    # ---------------------------------------------------------------- maps
+
+    def _enter(self, shape: list[Any]) -> None:
+        """What the model says of its input, rows first."""
+        self._entered = True
+        self._rank = len(shape)
+        if self._on_maps and self._shape is None:
+            self._shape = tuple(size if isinstance(size, int) and size > 0 else None for size in shape)
+
+    def _flatten(self, layer: KerasLayer) -> None:
+        if self._on_maps and self._rank > 2:
+            self._node("Flatten", layer.name, str(layer))
+        self._rank = 2
+
+    def _reshape(self, layer: KerasLayer) -> None:
+        target = layer.config.get("target_shape")
+        if not isinstance(target, list) or not all(isinstance(size, int) and not isinstance(size, bool) for size in target):
+            return
+        self._rank = 1 + len(target)
+        if self._on_maps:
+            result = self._result(layer.name, str(layer))
+            self._nodes += reshaped(layer.name, self._value, result, (0, *target))
+            self._value = result
+
+    def _map(self, layer: KerasLayer) -> None:
+        """A convolution, a pool, or zeros around a map."""
+        config, kind = layer.config, layer.kind
+        convolution = kerasmaps.convolution(kind)
+        try:
+            if convolution is not None:
+                self._convolution(layer, convolution)
+            elif (found := kerasmaps.pool(kind)) is not None:
+                operation, spatial = found
+                self._require_axes(layer, spatial)
+                self._map_node(operation, layer, **kerasmaps.window_of_pool(config, spatial))
+            elif (found := kerasmaps.whole(kind)) is not None:
+                operation, spatial = found
+                self._require_axes(layer, spatial)
+                self._map_node(operation, layer)
+                if not config.get("keepdims", False):
+                    self._flatten(layer)
+            elif (zeros := kerasmaps.zeros(kind, config)) is not None:
+                self._require_axes(layer, len(zeros))
+                pads = [(0, 0), *zeros, (0, 0)]
+                result = self._result(layer.name, str(layer))
+                pads = [pads[0], pads[-1], *zeros] if kerasmaps.channels_first(config) else pads
+                self._nodes += padded(layer.name, self._value, result, pads, 0.0)
+                self._value = result
+            else:
+                raise kerasmaps.NoWindow("is not supported in a binary network")
+        except kerasmaps.NoWindow as reason:
+            self.problems.append(f"{layer} {reason}")
+            self._unread(layer)
+
+    def _require_axes(self, layer: KerasLayer, spatial: int) -> None:
+        """Raise NoWindow where a layer reads no map of its kind."""
+        if self._rank != spatial + 2:
+            needed = f"needed are {spatial + 1}, the channels among them: is malformed"
+            raise kerasmaps.NoWindow(f"reads values of {self._rank - 1} axes, {needed}")
+
+    def _convolution(self, layer: KerasLayer, kind: kerasmaps.Convolution) -> None:
+        config = layer.config
+        if kind.quantized and identify(config.get("input_quantizer")) is not None:
+            self._activation(config["input_quantizer"], layer)
+        key = kind.quantizer if kind.quantized else None
+        kernel = self.kernel_of(layer, key, port=kind.port, depthwise=kind.depthwise)
+        if kernel is None:
+            self._unread(layer)
+            return
+        self._require_axes(layer, kind.spatial)
+        attributes = kerasmaps.window_of(config, kind, kernel.values)
+        turned = kernel._replace(values=kerasmaps.as_onnx(kernel.values, kind))
+        self._begun = True
+        self._map_node("Convolution", layer, *self._weights_of(layer, turned), **_stated(kernel), **attributes)
+        self._activation(config.get("activation"), layer)
+
+    # ---------------------------------------------------------------- functions
 
     def _activation(self, value: Any, layer: KerasLayer) -> None:
         found = quantizer(value)
@@ -195,7 +281,17 @@ class KerasGraph:
         if found is None:
             self._unread(layer)
             return
-        self._node("PRelu", layer.name, str(layer), self._constant(f"{layer.name}:alpha", found["alpha"]))
+        slopes = found["alpha"]
+        if not self._on_maps or self._rank == 2:
+            self._node("PRelu", layer.name, str(layer), self._constant(f"{layer.name}:alpha", slopes))
+            return
+        channels = slopes.shape[-1]
+        if slopes.size != channels:
+            self._refuse(f"{layer} has slopes of the shape {slopes.shape}, needed is one for each channel (shared_axes)")
+            self._unread(layer)
+            return
+        turned = slopes.reshape(channels, *(1,) * (self._rank - 2))
+        self._map_node("PRelu", layer, self._constant(f"{layer.name}:alpha", turned))
 
     def _rescale(self, layer: KerasLayer) -> None:
         scale, offset = layer.config.get("scale"), layer.config.get("offset", 0.0)
@@ -224,7 +320,8 @@ class KerasGraph:
         taken = self.weights.of_layer(layer)
         axis = layer.config.get("axis", -1)
         axis = axis[0] if isinstance(axis, list) and len(axis) == 1 else axis
-        if axis not in (-1, self._rank - 1):
+        before = self._on_maps and axis == 1 and self._rank > 2  # (rows, channels, ...)
+        if axis not in (-1, self._rank - 1) and not before:
             self.problems.append(f"{layer} works on axis {axis!r}, needed is the last one")
         wanted = [role for role, key in zip(NORM_ROLES, ("scale", "center"), strict=False) if layer.config.get(key, True)]
         found = self._take(layer, taken, (*wanted, *NORM_ROLES[2:]), "BatchNorm ")
@@ -240,10 +337,13 @@ class KerasGraph:
                 layer, f" quantizes its own values ({', '.join(quantizers)}); only binary networks can be converted"
             )
             return
-        if not self._begun and self._rank > 2:
+        if not self._begun and self._rank > 2 and not self._on_maps:
             found = self._per_value(layer, found)
         names = [self._constant(f"{layer.name}:{role}", found.get(role)) for role in NORM_ROLES]
-        self._node("BatchNormalization", layer.name, str(layer), *names, epsilon=float(epsilon))
+        if self._on_maps and self._rank > 2 and not before:
+            self._map_node("BatchNormalization", layer, *names, epsilon=float(epsilon))
+        else:
+            self._node("BatchNormalization", layer.name, str(layer), *names, epsilon=float(epsilon))
 
     def _per_value(self, layer: KerasLayer, found: Mapping[str, F32]) -> dict[str, F32]:
         """BatchNorm of the last axis of images, (channels,), for the values that they are flattened to, (depth,)."""
@@ -258,128 +358,28 @@ class KerasGraph:
     # ---------------------------------------------------------------- dense layers
 
     def _dense(self, layer: KerasLayer) -> None:
-        config = layer.config
-        if layer.kind == "QuantDense" and identify(config.get("input_quantizer")) is not None:
-            self._activation(config["input_quantizer"], layer)
-        found = self._take(layer, self.weights.of_layer(layer), (KERNEL, BIAS) if config.get("use_bias", True) else (KERNEL,))
-        if found is None:
+        if layer.kind == "QuantDense" and identify(layer.config.get("input_quantizer")) is not None:
+            self._activation(layer.config["input_quantizer"], layer)
+        quantized = "kernel_quantizer" if layer.kind in ("QuantDense", "QDense") else None
+        kernel = self.kernel_of(layer, quantized, port=_DENSE_PORT.fullmatch(layer.kind) is not None)
+        if kernel is not None and kernel.values.ndim != 2:
+            self.problems.append(f"{layer}: its kernel has the shape {kernel.values.shape}, needed is (inputs, neurons)")
+            kernel = None
+        if kernel is None:
             self._unread(layer)
             return
-        kernel, bias = found[KERNEL], found.get(BIAS)
-        if kernel.ndim != 2:
-            self.problems.append(f"{layer}: its kernel has the shape {kernel.shape}, needed is (inputs, neurons)")
-            self._unread(layer)
-            return
-        rule: Rule | None = None
-        h: float | None = None
-        scale: F32 | None = None
-        if layer.kind in ("QuantDense", "QDense"):
-            bias = self._quantized_bias(layer, bias)
-            rule, h, scale = self._quantized(layer, kernel)
-        elif layer.kind != "Dense":
-            self.rules.add("round-even")
-            rule, h = "round-even", self._magnitude(layer, kernel.shape)
-        if rule is None:
-            self.notes.assumptions.append(Assumption("float layer", f"{layer.name}, whose kernel is not binarized", "file"))
-        elif layer.name in self.options.float_layers:
-            self._refuse(f"--float-layer {layer.name}: the file says that its kernel is binarized", 'kind = "float"')
-        if not self._begun and self._rank > 2:
+        if (self._on_maps or not self._begun) and self._rank > 2:
             self.problems.append(f"{layer} works on the last axis of {self._rank - 1} alone; a Flatten must come before it")
         self._begun = True
-        vectors = {KERNEL: kernel, BIAS: bias, "scale": scale}
-        names = [self._constant(f"{layer.name}:{role}", array) for role, array in vectors.items()]
-        said: dict[str, Attribute] = {} if h is None else {"h": h}
-        self._node("Dense", layer.name, str(layer), *names, rule=rule or "", **said)
-        self._activation(config.get("activation"), layer)
+        self._node("Dense", layer.name, str(layer), *self._weights_of(layer, kernel), **_stated(kernel))
+        self._activation(layer.config.get("activation"), layer)
 
-    def _quantized_bias(self, layer: KerasLayer, bias: F32 | None) -> F32 | None:
-        value = layer.config.get("bias_quantizer")
-        if bias is None or value is None:
-            return bias
-        try:
-            return quantized_bias(value, bias)
-        except Unsupported as reason:
-            self._unsupported(layer, f": the bias_quantizer {identify(value)}", reason)
-            return bias
-
-    def _quantized(self, layer: KerasLayer, kernel: F32) -> tuple[Rule | None, float, F32 | None]:
-        """How a layer of Larq or QKeras binarizes its kernel: rule (None: not at all), H and the scales of its neurons."""
-        found = quantizer(layer.config.get("kernel_quantizer"))
-        if found is None:
-            return None, 1.0, None
-        if found.name in NOTHING:
-            magnitudes = np.unique(np.abs(kernel))
-            if magnitudes.size == 1 and magnitudes[0] > 0:
-                self.rules.add("ge")
-                return "ge", float(magnitudes[0]), None
-            what = f"{layer}: its kernel_quantizer does nothing and the weights are not all of one magnitude"
-            self._refuse(what, 'kind = "float"')
-            return "ge", 1.0, None
-        try:
-            how = signs(found, kernel=True)
-            if how is None:
-                known = "ste_sign, approx_sign, swish_sign, magnitude_aware_sign and QKeras's binary are"
-                what = f"{layer}: the kernel_quantizer {found.label} is not known; {known}"
-                self._refuse(what, 'weight_rule = "ge" if it takes the signs of the weights')
-                return "ge", 1.0, None
-            self.rules.add(how.rule)
-            if isinstance(how.scale, float):
-                return how.rule, how.scale, None
-            scale, about = scale_of(how.scale, np.ascontiguousarray(kernel.T))
-        except Unsupported as reason:
-            self._unsupported(layer, f": the kernel_quantizer {found.label}", reason)
-            return "ge", 1.0, None
-        self.notes.assumptions.append(Assumption(f"scale of {layer.name}", about, "file"))
-        return how.rule, 1.0, scale
-
-    def _magnitude(self, layer: KerasLayer, shape: tuple[int, ...]) -> float | None:
-        """H of a port of BinaryNet; None if the config does not say."""
-        h = layer.config.get("H", layer.config.get("h"))
-        if isinstance(h, str) and h.lower() == "glorot":
-            return glorot(*shape)
-        if h is not None and not (is_finite_number(h) and h > 0):
-            if self.options.h is not None:
-                return None
-            self.problems.append(f"{layer}: H is {h!r}, needed is a number above 0 or 'Glorot'; --h says it")
-            return None
-        return None if h is None else float(np.float32(h))
+    def _weights_of(self, layer: KerasLayer, kernel: Kernel) -> list[str]:
+        """The names of kernel, bias and scale in the graph."""
+        vectors = {KERNEL: kernel.values, BIAS: kernel.bias, "scale": kernel.scale}
+        return [self._constant(f"{layer.name}:{role}", array) for role, array in vectors.items()]
 
     # ---------------------------------------------------------------- help
-
-    def _take(
-        self, layer: KerasLayer, entries: Mapping[str, Entry], roles: Sequence[str], prefix: str = ""
-    ) -> dict[str, F32] | None:
-        """Load the weights of a layer and note them; None, with the problems, if one is missing or has no known role."""
-        missing = [role for role in roles if role not in entries]
-        extra = [f"{entry.name} {entry.shape}" for role, entry in entries.items() if role not in roles]
-        if missing:
-            self._refuse(f"{layer}: {', '.join(missing)} should be in the file and is not", *_lines_of(missing))
-        if extra:
-            name = next(entry.name for role, entry in entries.items() if role not in roles)
-            what = f"{layer}: what {', '.join(extra)} do is not known"
-            self._refuse(what, f'steps = [{{mul = "{name}"}}]', f'scale = "{name}"', f'bias = "{name}"')
-        if missing or extra:
-            return None
-        found = {}
-        for role in roles:
-            entry = entries[role]
-            use = "latent weights, (inputs, neurons)" if role == KERNEL else f"{prefix}{role.removeprefix('moving_')}"
-            self.notes.use(entry, f"{layer.name}: {use}")
-            found[role] = as_float32(entry.tensor(), self.notes.warnings)
-        return found
-
-    def _refuse(self, problem: str, *lines: str) -> None:
-        """Add a problem, with the lines of a net.toml that would resolve it where there are any."""
-        self.problems.append(problem + (net_line(*lines) if lines else ""))
-
-    def _other_kind(self, layer: KerasLayer, reason: str) -> None:
-        self.kinds.setdefault(reason, []).append(str(layer))
-
-    def _unsupported(self, layer: KerasLayer, what: str, reason: Unsupported) -> None:
-        if reason.hopeless:
-            self._other_kind(layer, f"{what} {reason}; only binary networks can be converted")
-        else:
-            self.problems.append(f"{layer}{what} {reason}")
 
     def _ignore(self, layer: KerasLayer) -> None:
         for entry in self.weights.of_layer(layer).values():
@@ -390,12 +390,18 @@ class KerasGraph:
         if isinstance(policy, dict):
             inner = policy.get("config")
             policy = inner.get("name") if isinstance(inner, dict) else None
-        if _PASSIVE.fullmatch(layer.kind) or layer.kind in ("Flatten", "Reshape"):
+        if _PASSIVE.fullmatch(layer.kind) or layer.kind in ("Flatten", "Reshape") or "Padding" in layer.kind:
             return
         if policy == "float64":
             self._wide.append(str(layer))
         elif policy not in (None, "float32"):
             self.problems.append(f"{layer} computes in {policy}; networks in float32 can be converted")
+
+
+def _stated(kernel: Kernel) -> dict[str, Attribute]:
+    """How a layer binarizes, as attributes of its node."""
+    said: dict[str, Attribute] = {} if kernel.h is None else {"h": kernel.h}
+    return {"rule": kernel.rule or "", **said}
 
 
 def _is_dense(kind: str) -> bool:
@@ -409,11 +415,3 @@ def _fraction(scale: float) -> tuple[float, float]:
         if denominator and numerator / denominator == scale:
             return numerator, float(denominator)
     return scale, 1.0
-
-
-def _lines_of(roles: Sequence[str]) -> list[str]:
-    """What a net.toml calls weights that Keras has under other names."""
-    norm = [f'{role.removeprefix("moving_")} = "ARRAY"' for role in roles if role in NORM_ROLES]
-    if norm:
-        return [f"norm = {{..., {', '.join(norm)}}}"]
-    return [f'{ {KERNEL: "weight", "alpha": "prelu"}.get(role, role) } = "ARRAY"' for role in roles]

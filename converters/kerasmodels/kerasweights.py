@@ -167,9 +167,21 @@ def _scope(entry: Entry) -> str:
     return entry.name.rpartition("/")[0]
 
 
+def kernel_layout(name: str, shape: tuple[int, ...]) -> str:
+    """Which axis of a kernel of that name is which: those of depthwise layers are called so."""
+    if len(shape) == 2:
+        return "in_out"
+    return "HWIM" if "depthwise" in name.lower() else "HWIO"
+
+
+def role_of(leaf: str) -> str:
+    """What a variable is, by its own name: depthwise layers call their kernel otherwise."""
+    return KERNEL if leaf == "depthwise_kernel" else leaf
+
+
 def _by_role(entries: list[Entry]) -> dict[str, Entry]:
     roles: dict[str, Entry] = {}
     for entry in entries:
-        role = entry.name.rpartition("/")[2].partition(":")[0]
+        role = role_of(entry.name.rpartition("/")[2].partition(":")[0])
         roles[role if role not in roles else entry.name] = entry
     return roles

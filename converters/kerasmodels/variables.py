@@ -13,17 +13,17 @@ import re
 from collections.abc import Collection, Sequence
 from itertools import pairwise
 
-import numpy as np
-
 from xnorinfer.converters.assemble import LayerPart
 from xnorinfer.converters.containers.arrays import Entry, as_float32, natural_key
 from xnorinfer.converters.evidence.layerorder import chains, family
 from xnorinfer.converters.finding import ORDER
-from xnorinfer.converters.kerasmodels.kerasweights import BIAS, KERNEL, NORM_ROLES, Weights
+from xnorinfer.converters.kerasmodels.kerasweights import BIAS, KERNEL, NORM_ROLES, Weights, kernel_layout
+from xnorinfer.converters.kernelaxes import arranged, axes_of
 from xnorinfer.converters.naming.pairing import Module, pair, with_norm
 from xnorinfer.converters.reading import Assumption, Notes, default_warning, net_line
 from xnorinfer.float32 import F32
 from xnorinfer.net.ops import Norm
+from xnorinfer.net.windows import Window
 
 
 class ByNames:
@@ -72,7 +72,11 @@ class ByNames:
         dense = sorted((m for m in modules if m.part), key=self._key)
         norms = sorted((m for m in modules if m.norm), key=self._key)
         found = chains([(m.part.depth, m.part.neurons) for m in dense if m.part])
-        if len(found) == 1:
+        if any(m.part.unplaced for m in dense if m.part):
+            dense.sort(key=lambda m: m.part is None or not m.part.unplaced)
+            value = "convolutions before dense layers, each by the numbers in their names"
+            self.notes.assumptions.append(Assumption(ORDER, value, "default"))
+        elif len(found) == 1:
             dense = [dense[i] for i in found[0]]
             value = "the only one in which the shapes of the matrices fit"
             self.notes.assumptions.append(Assumption(ORDER, value, "file"))
@@ -140,13 +144,15 @@ class ByNames:
         moments = set(found) >= {"moving_mean", "moving_variance"}
         normed = {role: entry for role, entry in found.items() if moments and role in NORM_ROLES}
         described = ", ".join(f"{entry.name} {entry.shape}" for entry in found.values())
-        if any(len(entry.shape) > 2 for entry in found.values()):
-            self.problems.append(f"{described}: a convolution; only dense networks can be converted")
-        elif KERNEL in found and len(found[KERNEL].shape) == 2 and set(found) - set(normed) <= {KERNEL, BIAS}:
-            kernel = np.ascontiguousarray(self._take(scope, found[KERNEL], "latent weights, (inputs, neurons)").T)
+        if KERNEL in found and len(found[KERNEL].shape) in (2, 3, 4) and set(found) - set(normed) <= {KERNEL, BIAS}:
+            shape = found[KERNEL].shape
+            layout = kernel_layout(f"{self.weights.label(scope)} {found[KERNEL].name}", shape)
+            kernel = arranged(self._take(scope, found[KERNEL], f"latent weights, {axes_of(layout)}"), layout)
             bias = self._take(scope, found[BIAS], "bias") if BIAS in found else None
             after = ((f"{scope}, BatchNorm", self._norm(scope, normed)),) if normed else ()  # in one layer of their own
             module.part = LayerPart(scope, kernel, bias, after=after)
+            if kernel.ndim == 4:
+                module.part = dataclasses.replace(module.part, window=Window(kernel.shape[1:3]), unplaced=True)
         elif normed and set(found) == set(normed):
             module.norm = self._norm(scope, normed)
         elif len(found) == 3 and all(len(entry.shape) == 1 for entry in found.values()):

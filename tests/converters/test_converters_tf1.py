@@ -386,7 +386,7 @@ def variables(**changes: Any) -> dict[str, Any]:
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "missing BatchNorm": ({f"bn_{i}__{n}": None for i in (1, 2) for n in NORM}, "not clear which BatchNorm"),
-    "convolution": ({"conv__kernel": np.ones((3, 3, 1, 4))}, "a convolution"),
+    "convolution": ({"conv__kernel": np.ones((3, 3, 1, 4))}, "`stride` and `padding` of conv"),
     "unknown vector": ({"dense__alpha": np.ones(5)}, "what dense/alpha .* do is not known"),
     "unknown scalar": ({"dense__scale": np.float32(2)}, "what dense/scale .* do is not known"),
     "lone vector": ({"thing__x": np.ones(5)}, "what thing/x .* are is not known"),
