@@ -14,13 +14,20 @@ from places import ROOT
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("oneline", "checkout", "float32", "npyheader", "mappedtensors", "cores"),
     ("errors",),
-    ("graph", "bits", "files", "shipped", "budget", "memory", "report"),
+    ("graph", "bits", "files", "shipped", "budget", "memory", "report", "imageaxes"),
     ("net",),
     ("packing",),
     ("kernels",),
     ("engine",),
     ("samples",),
-    ("converters.containers", "converters.latents", "converters.zeroone", "converters.reading", "converters.finding"),
+    (
+        "converters.containers",
+        "converters.kernelaxes",
+        "converters.latents",
+        "converters.zeroone",
+        "converters.reading",
+        "converters.finding",
+    ),
     ("converters.evidence",),
     ("converters.assemble",),
     ("converters.usual",),
@@ -44,7 +51,7 @@ LEVEL = {unit: level for level, units in enumerate(LEVELS) for unit in units}
 ONLY: dict[str, set[str]] = {
     "net": {"errors", "float32", "graph"},
     "kernels": {"bits", "errors", "files"},
-    "samples": {"budget", "errors", "npyheader"},
+    "samples": {"budget", "errors", "imageaxes", "npyheader"},
     "serve": {"oneline", "errors", "files", "shipped", "packing", "engine", ""},
     "converters.containers": {"budget", "errors", "float32", "mappedtensors", "npyheader"},
     **{

@@ -206,16 +206,16 @@ def test_split_member(tmp_path: Path) -> None:
         ((3, 4, 6), r"of 20 values"),
     ],
 )
-def test_require_depth(tmp_path: Path, shape: tuple[int, ...], message: str) -> None:
+def test_require_shape(tmp_path: Path, shape: tuple[int, ...], message: str) -> None:
     np.save(tmp_path / "x.npy", np.zeros(shape, np.uint8))
     with pytest.raises(InputError, match=message):
-        open_samples([str(tmp_path / "x.npy")]).require_depth(20)
+        open_samples([str(tmp_path / "x.npy")]).require_shape((20,))
 
 
-def test_require_depth_accepts_any_trailing_shape(tmp_path: Path) -> None:
+def test_require_shape_accepts_any_trailing_shape(tmp_path: Path) -> None:
     for shape in ((3, 20), (3, 4, 5), (3, 2, 2, 5), (0, 20)):
         np.save(tmp_path / "x.npy", np.zeros(shape, np.uint8))
-        open_samples([str(tmp_path / "x.npy")]).require_depth(20)
+        open_samples([str(tmp_path / "x.npy")]).require_shape((20,))
 
 
 # ---------------------------------------------------------------- labels

@@ -202,8 +202,8 @@ def _samples(packed: PackedModel, data: str | None, rows: int) -> NDArray[Any]:
 
     if data is None:
         return random_inputs(packed, rows, SEED)
-    samples = dataio.open_samples([data])
-    samples.require_depth(packed.depth)
+    samples = dataio.open_samples([data], shape=packed.shape)
+    samples.require_shape(packed.shape, channels_first=packed.channels_first)
     return canonical_input(packed, samples.read(rows))
 
 

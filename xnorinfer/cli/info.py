@@ -55,8 +55,8 @@ def _stats(packed: PackedModel, text: str) -> dict[str, Any]:
     from xnorinfer.engine.model import Model, canonical_input
     from xnorinfer.samples import dataio
 
-    samples = dataio.open_samples([text])
-    samples.require_depth(packed.depth)
+    samples = dataio.open_samples([text], shape=packed.shape)
+    samples.require_shape(packed.shape, channels_first=packed.channels_first)
     activity = Activity(packed)
     with screen.waiting("preparing kernels (the first use compiles them)"):
         model = Model(packed)

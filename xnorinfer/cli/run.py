@@ -51,7 +51,9 @@ HEAD = 20
     help="Give how sure each answer is: class, gap to the second best score, and for each hidden layer the smallest distance "
     "of a count to its threshold, (rows, 2 + hidden layers) float64.",
 )
-@click.option("--labels", metavar="LABELS", help="True classes: .npy, .npz, IDX or .txt; prints the accuracy.")
+@click.option(
+    "--labels", metavar="LABELS", help="True classes: .npy, .npz, IDX, .txt, or the file of CIFAR itself; prints the accuracy."
+)
 @click.option(
     "--batch", type=click.IntRange(min=1), default=1024, show_default=True, metavar="N", help="Samples computed at once."
 )
@@ -72,9 +74,11 @@ def command(
 ) -> None:
     """Classify samples with a model.
 
-    INPUT is a .npy or .npz array, an IDX file (these may be .gz), or grayscale images: a folder (its image files, sorted
-    by name) or a list of files (needs Pillow: pip install 'xnorinfer[images]').  Arrays are (rows, values) or
-    (rows, height, width).  From an .npz of several arrays choose one by name: data.npz:x
+    INPUT is a .npy or .npz array, an IDX file (these may be .gz), a binary file of CIFAR, or images: a folder (its image
+    files, sorted by name) or a list of files (needs Pillow: pip install 'xnorinfer[images]'), grey or in colours as the
+    model takes them, and of its size: nothing is resized.  Arrays are (rows, values), (rows, height, width) or (rows,
+    height, width, channels); (rows, channels, height, width) where the network's framework has them so.  From an .npz of
+    several arrays choose one by name: data.npz:x
 
     Files are read in batches and may be larger than memory.  Without -o and --labels the predictions are printed: a
     short table on a terminal; into a pipe or file one class per line (with --scores all scores of a sample per line,
@@ -88,8 +92,8 @@ def command(
     if scores and margins:
         raise OptionError("--scores and --margins exclude each other")
     packed = modelfile.load(model)
-    samples = dataio.open_samples(inputs, max_memory)
-    samples.require_depth(packed.depth)
+    samples = dataio.open_samples(inputs, max_memory, packed.shape)
+    samples.require_shape(packed.shape, channels_first=packed.channels_first)
     _require_pixels_for_images(samples, packed)
     truth = None if labels is None else dataio.read_labels(labels, samples.rows, packed.classes, max_memory)
     if output is not None:
@@ -188,7 +192,7 @@ class Job:
 
 
 def _require_pixels_for_images(samples: Samples, packed: PackedModel) -> None:
-    if samples.names and packed.input.kind not in ("pixels", "threshold"):
+    if samples.names and packed.input.kind not in ("pixels", "channels", "threshold"):
         raise InputError(
             f"{samples.source}: image files hold pixels 0..255, this model takes {packed.input.describe()}; "
             "prepare such values in a .npy file"

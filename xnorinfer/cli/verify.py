@@ -98,8 +98,9 @@ def command(
         rows = kept["comparison"].get("rows")
     chosen = None
     if data is not None:
-        samples = dataio.open_samples([data], max_memory)
-        samples.require_depth(modelfile.load(model).depth)
+        packed = modelfile.load(model)
+        samples = dataio.open_samples([data], max_memory, packed.shape)
+        samples.require_shape(packed.shape, channels_first=packed.channels_first)
         chosen = samples.read(rows)
     with screen.stages() as report:
         result = verify(

@@ -93,6 +93,11 @@ class PackedModel:
         return math.prod(self.shape)
 
     @property
+    def channels_first(self) -> bool:
+        """Whether the source has images as (channels, height, width), so that they are taken so, too."""
+        return self.provenance.get("channels_first") is True
+
+    @property
     def classes(self) -> int:
         """Number of scores of one sample."""
         return self.values[-1].width

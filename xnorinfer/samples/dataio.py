@@ -23,13 +23,16 @@ from numpy.typing import NDArray
 
 from xnorinfer.budget import Budget, memory_errors, require_memory_option, shape_problem
 from xnorinfer.errors import InputError
+from xnorinfer.imageaxes import are_channels_first
 from xnorinfer.npyheader import NPY_MAGIC, read_npy_header
+from xnorinfer.samples import cifar
 
 AnyArray: TypeAlias = NDArray[Any]
 
 ZIP_MAGIC = b"PK\x03\x04"
 ZIP_EMPTY_MAGIC = b"PK\x05\x06"
 GZIP_MAGIC = b"\x1f\x8b"
+PICKLE = b"\x80"
 
 #: Third byte of an IDX file -> element type (big endian), as in the file format of the MNIST data.
 IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -40,7 +43,12 @@ READ_BYTES = 1 << 24
 #: What a damaged file makes the standard library raise while it is read.
 DAMAGE = (EOFError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile, NotImplementedError, RuntimeError)
 
-KINDS = "a .npy, .npz or IDX file (plain or .gz), image files or a folder of images"
+KINDS = "a .npy, .npz or IDX file (plain or .gz), a binary file of CIFAR, image files or a folder of images"
+#: What to do with what Python's pickle wrote.
+CIFAR_WAY = (
+    "CIFAR has binary files, too, which are read; of those for Python, d = pickle.load(open(name, 'rb'), encoding='bytes'), "
+    "save x = d[b'data'].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1) with numpy.save"
+)
 
 
 @dataclass(frozen=True)
@@ -71,8 +79,15 @@ class Samples:
         with contextlib.closing(self.reader(max(1, wanted))) as batches:  # type: ignore[type-var]
             return next(batches, np.empty((0, *self.shape[1:]), self.dtype))
 
-    def require_depth(self, depth: int) -> None:
-        """Raise InputError unless every sample holds `depth` values."""
+    def require_shape(self, shape: tuple[int, ...], *, channels_first: bool = False) -> None:
+        """Raise InputError unless every sample is an image (height, width, channels), or holds as many values as (features,).
+
+        channels_first: whether the source of the model has channels first; then images that have are taken, too.
+        """
+        if len(shape) == 3:
+            are_channels_first(f"{self.source}:", shape, self.shape, source_first=channels_first)
+            return
+        (depth,) = shape
         if len(self.shape) < 2 and self.rows == depth:
             raise InputError(f"{self.source}: has shape {self.shape}, one sample without a row axis; save it as (1, {depth})")
         if len(self.shape) < 2 or math.prod(self.shape[1:]) != depth:
@@ -94,11 +109,12 @@ def split_member(text: str) -> tuple[Path, str | None]:
     return Path(text), None
 
 
-def open_samples(inputs: Sequence[str], max_memory: int | None = None) -> Samples:
+def open_samples(inputs: Sequence[str], max_memory: int | None = None, shape: tuple[int, ...] | None = None) -> Samples:
     """Open one array file ('data.npz:x' picks an array of an archive), or images: files, or one folder of them.
 
-    max_memory: what may be in memory at once, in bytes (see `budget`).  Reads headers only.  Raises InputError, OptionError, or
-    MissingExtraError for images without Pillow.
+    max_memory: what may be in memory at once, in bytes (see `budget`).  shape: of the images that a model takes, (height,
+    width, channels); image files are grey without it.  Reads headers only.
+    Raises InputError, OptionError, or MissingExtraError for images without Pillow.
     """
     from xnorinfer.samples import images
 
@@ -110,11 +126,11 @@ def open_samples(inputs: Sequence[str], max_memory: int | None = None) -> Sample
         other = next((path for path in paths if path.exists() and not images.is_image(path)), None)
         if other is not None:
             raise InputError(f"{other}: is no image file; only images can be given as a list, any other input alone")
-        return images.open_images(paths, max_memory)
+        return images.open_images(paths, max_memory, shape)
     if paths[0].is_dir():
-        return images.open_images(images.images_in(paths[0]), max_memory)
+        return images.open_images(images.images_in(paths[0]), max_memory, shape)
     if images.is_image(paths[0]):
-        return images.open_images(paths, max_memory)
+        return images.open_images(paths, max_memory, shape)
     return open_array(inputs[0], max_memory)
 
 
@@ -129,7 +145,8 @@ def _array_names(path: Path) -> list[str]:
 
 
 def open_array(text: str, max_memory: int | None = None, name: str | None = None) -> Samples:
-    """Open one .npy, .npz (or 'data.npz:name') or IDX file, plain or gzip-compressed; what it is is told from its content.
+    """Open one .npy, .npz (or 'data.npz:name') or IDX file, plain or gzip-compressed, or a binary file of CIFAR; what it is is
+    told from its content.
 
     max_memory: as for `open_samples`.  name: the array of the .npz `text`, then a path and nothing else.
     """
@@ -145,6 +162,9 @@ def open_array(text: str, max_memory: int | None = None, name: str | None = None
         return _open_npz(path, member, budget)
     if member is not None:
         raise InputError(f"{path}: is no .npz archive, so {member!r} cannot be chosen from it")
+    count = cifar.label_count(path)
+    if count:
+        return _open_cifar(path, count, budget)
     return _open_stream(str(path), opener, budget, exact_end=not start.startswith(NPY_MAGIC))
 
 
@@ -200,6 +220,16 @@ def _open_npz(path: Path, member: str | None, budget: Budget) -> Samples:
     return _open_stream(f"{path}:{name}" if len(names) > 1 else str(path), opener, budget, exact_end=True)
 
 
+def _open_cifar(path: Path, count: int, budget: Budget) -> Samples:
+    def reader(rows: int) -> Iterator[AnyArray]:
+        budget.require_bytes(2 * min(rows, total) * cifar.PIXELS, f"{min(rows, total)} images of {cifar.SHAPE} at once")
+        with _reading(str(path)):
+            yield from cifar.batches(path, count, rows)
+
+    total = cifar.rows_of(path, count)
+    return Samples(str(path), (total, *cifar.SHAPE), np.dtype(np.uint8), reader)
+
+
 @dataclass(frozen=True)
 class Header:
     """What the head of an array file announces: stored dtype, shape, element order."""
@@ -235,6 +265,8 @@ def _read_header(source: str, stream: IO[bytes]) -> Header:
         shape = tuple(int(n) for n in np.frombuffer(sizes, ">u4"))
         header = Header(np.dtype(IDX_TYPES[start[2]]), shape)
     else:
+        if start[:1] == PICKLE:
+            raise InputError(f"{source}: looks like a pickle, which is never loaded; {CIFAR_WAY}")
         raise InputError(f"{source}: is of no known kind; needed is {KINDS}")
     if header.dtype.hasobject:
         raise InputError(f"{source}: holds Python objects, which are not loaded; save an array of numbers")
@@ -324,13 +356,16 @@ def _fill(stream: IO[bytes], array: AnyArray) -> int:
 
 
 def read_labels(text: str, rows: int, classes: int, max_memory: int | None = None) -> NDArray[np.int64]:
-    """One class number per sample from .npy, .npz ('file.npz:name'), IDX (plain or .gz) or .txt (one number a line).
+    """One class number per sample from .npy, .npz ('file.npz:name'), IDX (plain or .gz), .txt (one number a line), or those in
+    a binary file of CIFAR.
 
     Returns (rows,) int64.  Raises InputError if their number is not `rows` or one lies outside 0..classes-1.
     """
     path, member = split_member(text)
     if member is None and path.suffix.lower() in (".txt", ".csv") and path.is_file():
         source, labels = str(path), _read_text_labels(path)
+    elif member is None and (count := cifar.label_count(path)):
+        source, labels = str(path), cifar.read_labels(path, count)
     else:
         samples = open_array(text, max_memory)
         source = samples.source

@@ -1,4 +1,5 @@
-"""Image files as samples: grayscale pixels 0..255, one image a row (Pillow, the extra `images`)."""
+"""Image files as samples: grey pixels 0..255, or colours for models of three channels, one image a row (Pillow, the extra
+`images`).  Nothing is resized."""
 
 from __future__ import annotations
 
@@ -18,6 +19,9 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".pbm", ".ppm", ".t
 
 #: Pillow modes of 8 bits a channel, which become grayscale by ITU-R 601 luma; others (16 bit, float) would lose values.
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "YCbCr")
+
+#: Modes that hold no colours.
+GREY_MODES = ("1", "L", "LA")
 
 #: Memory for a pixel while an image is decoded: itself, as RGBA, its transparency, and as grey.
 DECODED_BYTES = 12
@@ -40,25 +44,40 @@ def images_in(folder: Path) -> list[Path]:
     return found
 
 
-def open_images(paths: Sequence[Path], max_memory: int | None = None) -> Samples:
-    """Image files of one size, in the order given -> samples (rows, height, width) uint8.
+def open_images(paths: Sequence[Path], max_memory: int | None = None, shape: tuple[int, ...] | None = None) -> Samples:
+    """Image files of one size, in the order given -> samples (rows, height, width) uint8, or (rows, height, width, 3) where a
+    model takes images of three channels.
 
-    max_memory: what one image may take while it is decoded (see `budget`).  Opens the first image only.
+    max_memory: what one image may take while it is decoded (see `budget`).  shape: of the images that a model takes, (height,
+    width, channels); None, or (features,): any size.  Opens the first image only.
     Raises InputError, or MissingExtraError without Pillow.
     """
-    height, width = _read(paths[0], None, max_memory).shape
+    size, channels = (None, 1) if shape is None or len(shape) != 3 else (shape[:2], shape[2])
+    if channels not in (1, 3):
+        raise InputError(f"{paths[0]}: image files hold 1 channel or 3, this model takes {channels}; give an array")
+    wanted = None if size is None else (size[0], size[1])
+    height, width = _read(paths[0], wanted, max_memory, colour=channels == 3, needed="this model takes").shape[:2]
 
     def reader(rows: int) -> Iterator[NDArray[Any]]:
         for start in range(0, len(paths), rows):
-            yield np.stack([_read(path, (height, width), max_memory) for path in paths[start : start + rows]])
+            some = paths[start : start + rows]
+            yield np.stack([_read(path, (height, width), max_memory, colour=channels == 3) for path in some])
 
     source = str(paths[0]) if len(paths) == 1 else f"{len(paths)} images"
     names = tuple(str(path) for path in paths)
-    return Samples(source, (len(paths), height, width), np.dtype(np.uint8), reader, names)
+    found = (len(paths), height, width) if channels == 1 else (len(paths), height, width, channels)
+    return Samples(source, found, np.dtype(np.uint8), reader, names)
 
 
-def _read(path: Path, size: tuple[int, int] | None, max_memory: int | None) -> NDArray[np.uint8]:
-    """One image -> (height, width) uint8; `size` is (height, width) that it must have."""
+def _read(
+    path: Path,
+    size: tuple[int, int] | None,
+    max_memory: int | None,
+    *,
+    colour: bool = False,
+    needed: str = "the first image is",
+) -> NDArray[np.uint8]:
+    """One image -> (height, width) uint8, or (height, width, 3); `size` is (height, width) that it must have."""
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError:
@@ -70,7 +89,8 @@ def _read(path: Path, size: tuple[int, int] | None, max_memory: int | None) -> N
                 found = (image.height, image.width)
                 if size is not None and found != size:
                     raise InputError(
-                        f"{path}: is {found[1]}x{found[0]} pixels (width x height), the first image is {size[1]}x{size[0]}"
+                        f"{path}: is {found[1]}x{found[0]} pixels (width x height), {needed} {size[1]}x{size[0]}; nothing is "
+                        "resized here"
                     )
                 _require_one_frame(path, image)
                 if image.mode not in EIGHT_BIT_MODES:
@@ -84,7 +104,9 @@ def _read(path: Path, size: tuple[int, int] | None, max_memory: int | None) -> N
                     raise InputError(
                         f"{path}: has transparent pixels, whose brightness is undefined; save it without transparency"
                     )
-                return np.asarray(image.convert("L"), dtype=np.uint8)
+                if colour and image.mode in GREY_MODES:
+                    raise InputError(f"{path}: is grey (mode {image.mode}), this model takes images of three channels")
+                return np.asarray(image.convert("RGB" if colour else "L"), dtype=np.uint8)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except UnidentifiedImageError:
