@@ -143,7 +143,7 @@ def test_binary_files_of_cifar(tmp_path: Path, limits: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(samples.read(), planes.transpose(0, 2, 3, 1))
     assert [len(one) for one in samples.batches(3)] == [3, 3, 1]
     np.testing.assert_array_equal(read_labels(str(path), 7, 100), labels[:, -1])
-    with pytest.raises(InputError, match="7 images of .* at once would take 42 KiB"):
+    with pytest.raises(InputError, match=r"7 images of .* at once would take 42 KiB"):
         next(open_samples([str(path)], max_memory=30_000).batches(7))
 
 
