@@ -68,7 +68,7 @@ def test_lines_of_one_pixel_height() -> None:
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((2, 3, 4, 6), r"channels first; this model takes them last: model.predict\(x.transpose\(0, 2, 3, 1\)\)"),
+        ((2, 3, 4, 6), r"channels first; this model takes them last: x.transpose\(0, 2, 3, 1\)$"),
         ((2, 6, 4, 3), r"\(2, 6, 4, 3\); this model takes images \(rows, 4, 6, 3\), or their values in rows, \(rows, 72\)"),
         ((2, 8, 12, 3), r"\(2, 8, 12, 3\); this model takes images \(rows, 4, 6, 3\)"),
         ((2, 4, 18), r"\(2, 4, 18\); this model takes images"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from xnorinfer.engine.margins import Margins, margins
 from xnorinfer.errors import InputError, unhandled
+from xnorinfer.imageaxes import are_channels_first
 from xnorinfer.net.values import ChannelInput, InputMapping, PixelInput, RealInput, Shape, SignInput, ThresholdInput
 from xnorinfer.packing import modelfile
 from xnorinfer.packing.description import describe, widths
@@ -134,8 +136,7 @@ def canonical_input(packed: PackedModel, x: ArrayLike) -> NDArray[Any]:
     ready = isinstance(x, np.ndarray) and x.dtype == np.uint8 and x.flags.c_contiguous and type(x) is np.ndarray
     if ready and isinstance(packed.input, PixelInput) and np.shape(x)[1:] == (packed.depth,):
         return np.asarray(x)
-    channels_first = packed.provenance.get("channels_first") is True
-    return inputs_of(packed.input, packed.shape, x, raw=True, channels_first=channels_first)
+    return inputs_of(packed.input, packed.shape, x, raw=True, channels_first=packed.channels_first)
 
 
 def inputs_of(
@@ -218,35 +219,9 @@ def _as_rows(mapping: InputMapping, shape: Shape, x: ArrayLike, channels_first: 
 
 def _of_images(shape: Shape, array: NDArray[Any], channels_first: bool) -> NDArray[Any]:
     """Images, or rows of their values, as such rows.  Raises InputError for those of another size, or another order of axes."""
-    height, width, channels = shape
-    depth = height * width * channels
-    first = (channels, height, width)
-    # With one channel both orders are the same.
-    usual = [(depth,), shape, *([(height, width), first] if channels == 1 else [])]
-    if height == 1:
-        usual.append((width, channels))
-    given = array.shape[1:]
-    if given == first and given not in usual:
-        if channels_first:
-            rows: NDArray[Any] = array.transpose(0, 2, 3, 1).reshape(len(array), depth)
-            return rows
-        raise InputError(
-            f"input has shape {array.shape}, channels first; this model takes them last: model.predict(x.transpose(0, 2, 3, 1))"
-        )
-    if given == first == shape and channels > 1 and channels_first:
-        raise InputError(
-            f"input has shape {array.shape}, and the source of this model has channels first: which axis has them? Give rows, "
-            "x.reshape(len(x), -1) for channels last, x.transpose(0, 2, 3, 1).reshape(len(x), -1) for channels first"
-        )
-    if given in usual:
-        return array.reshape(len(array), depth)
-    if array.shape in usual[1:]:
-        raise InputError(f"input has shape {array.shape}, which looks like one sample; give it a row axis: x[None]")
-    plain = f" or (rows, {height}, {width})" if channels == 1 else ""
-    raise InputError(
-        f"input has shape {array.shape}; this model takes images (rows, {height}, {width}, {channels}){plain}, "
-        f"or their values in rows, (rows, {depth})"
-    )
+    if are_channels_first("input", shape, array.shape, source_first=channels_first):
+        array = np.moveaxis(array, 1, -1)
+    return array.reshape(len(array), math.prod(shape))
 
 
 #: What columns of labels are called.
