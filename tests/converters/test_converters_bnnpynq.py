@@ -36,8 +36,8 @@ def network(seed: int = 0) -> list[tuple[Any, Any]]:
     return layers
 
 
-def write(folder: Path, layers: list[tuple[Any, Any]]) -> Path:
-    for index, ((bits, thresholds), (inputs, neurons, simd, elements)) in enumerate(zip(layers, LAYERS, strict=True)):
+def write(folder: Path, layers: list[tuple[Any, Any]], sizes: list[tuple[int, int, int, int]] = LAYERS) -> Path:
+    for index, ((bits, thresholds), (inputs, neurons, simd, elements)) in enumerate(zip(layers, sizes, strict=True)):
         for element in range(elements):
             words = [
                 sum(int(bit) << place for place, bit in enumerate(bits[neuron, start : start + simd]))
@@ -45,7 +45,8 @@ def write(folder: Path, layers: list[tuple[Any, Any]]) -> Path:
                 for start in range(0, inputs, simd)
             ]
             np.array(words, "<u8").tofile(folder / f"{index}-{element}-weights.bin")
-            thresholds[element::elements].astype("<i8").tofile(folder / f"{index}-{element}-thres.bin")
+            if thresholds is not None:
+                thresholds[element::elements].astype("<i8").tofile(folder / f"{index}-{element}-thres.bin")
     return folder
 
 
@@ -96,9 +97,100 @@ def test_a_folder_says_its_tie_profile_itself(tmp_path: Path) -> None:
     assert next(a.origin for a in conversion.reading.assumptions if a.what == "tie profile") == "file"
 
 
-def test_other_networks_of_the_project_are_told_by_what_they_are(tmp_path: Path, mnist_folder: Path) -> None:
+#: (inputs, neurons, SIMD, PE) per layer of cnvW1A1, folded otherwise than the published one.
+CNV = [
+    (27, 64, 27, 8),
+    (576, 64, 64, 4),
+    (576, 128, 36, 8),
+    (1152, 128, 32, 16),
+    (1152, 256, 64, 4),
+    (2304, 256, 24, 2),
+    (256, 512, 64, 1),
+    (512, 512, 16, 4),
+    (512, 64, 8, 2),
+]
+
+
+def cnv(seed: int = 0) -> list[tuple[Any, Any]]:
+    """Random bits, and thresholds in the middle of what is counted; the first layer's are of 1/256."""
+    rng = np.random.default_rng(seed)
+    layers: list[tuple[Any, Any]] = []
+    for index, (inputs, neurons, _, _) in enumerate(CNV):
+        spread, middle = (700, 0) if index == 0 else (int(inputs**0.5), inputs // 2)
+        thresholds = (middle + rng.integers(-spread, spread, neurons)).astype(np.int64)
+        layers.append((rng.integers(0, 2, (neurons, inputs)).astype(np.uint8), thresholds if index < 8 else None))
+    return layers
+
+
+def cnv_counts(layers: list[tuple[Any, Any]], images: Any) -> Any:
+    """The hardware's arithmetic: fixed point of eight bits, then matching bits of windows, (rows, 64)."""
+    fixed = np.clip(np.floor((2 * images.astype(np.float64) / 255 - 1) * 128), -128, 127).astype(np.int64)
+    value = fixed
+    for index, (bits, thresholds) in enumerate(layers):
+        if index == 6:
+            value = value.reshape(len(value), -1)
+        if index < 6:
+            windows = np.lib.stride_tricks.sliding_window_view(value, (3, 3), axis=(1, 2))  # type: ignore[call-overload]
+            value = windows.transpose(0, 1, 2, 4, 5, 3).reshape(*windows.shape[:3], -1)
+        signs = 2 * bits.astype(np.int64) - 1
+        if index == 0:
+            value = 2 * (value @ signs.T) > thresholds
+        else:
+            counts = ((2 * value - 1) @ signs.T + bits.shape[1]) // 2
+            if thresholds is None:
+                return counts
+            value = counts > thresholds
+        if index in (1, 3):
+            rows, height, width, channels = value.shape
+            value = value.reshape(rows, height // 2, 2, width // 2, 2, channels).any(axis=(2, 4))
+        value = value.astype(np.int64)
+    raise AssertionError
+
+
+def test_fixed_point_of_pixels() -> None:
+    """2p/255 - 1 as ap_fixed<8,1>, in float32 as in the driver, is (p - 128)/128 for every pixel."""
+    pixels = np.arange(256, dtype=np.float32)
+    fixed = np.clip(np.floor((pixels / np.float32(255) * np.float32(2) - np.float32(1)) * np.float32(128)), -128, 127)
+    np.testing.assert_array_equal(fixed, pixels - 128)
+
+
+def test_convolutions_count_what_the_hardware_counts(tmp_path: Path) -> None:
+    layers = cnv()
+    (write(tmp_path, layers, CNV) / "classes.txt").write_text("20 km/h\n50 km/h\nstop\n\n")
+    reading = read_source(tmp_path)
+    x = np.random.default_rng(1).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(reference.forward(reading.net, x.reshape(4, -1)), cnv_counts(layers, x)[:, :3])
+    assert reading.net.shape == (32, 32, 3)
+    said = {one.what: one for one in reading.assumptions}
+    assert said["windows"].origin == said["input"].origin == said["classes"].origin == "file"
+    assert not reading.warnings
+
+
+def test_published_convolutions(mnist_folder: Path) -> None:
+    reading = read_source(checkpoint(mnist_folder, "bnnpynq_cnv_w1a1_cifar10"))
+    with np.load(mnist_folder.parent / "images" / "cifar10_20.npz") as data:
+        images, labels = data["x"], data["y"]
+    scores = reference.forward(reading.net, images.reshape(20, -1))
+    np.testing.assert_array_equal(scores.argmax(axis=1), labels)
+
+
+def test_convolutions_of_other_shapes_are_told_by_what_they_are(tmp_path: Path) -> None:
+    layers = cnv()
+    write(tmp_path, layers, CNV)
+    with pytest.raises(SourceError, match=r"its last layer has 64 neurons, .* classes\.txt, a name a line, must say"):
+        read_source(tmp_path)
+    (tmp_path / "classes.txt").write_text("a\n" * 65)
+    with pytest.raises(SourceError, match=r"classes\.txt, a name a line, must say"):
+        read_source(tmp_path)
+    (tmp_path / "3-5-thres.bin").unlink()
+    with pytest.raises(SourceError, match=r"^[^ ]+: .*3-5-thres\.bin is missing|layer 1 takes 9 times"):
+        read_source(tmp_path)
+    for file in tmp_path.glob("2-*"):
+        file.unlink()
+    for file in tmp_path.glob("[3-8]-*"):
+        file.rename(tmp_path / f"{int(file.name[0]) - 1}{file.name[1:]}")
     with pytest.raises(SourceError, match=r"layer 1 takes 9 times the 64 values .* \(a 3x3 convolution\); only dense networks"):
-        read_source(checkpoint(mnist_folder, "bnnpynq_cnv_w1a1_cifar10"))
+        read_source(tmp_path)
 
 
 @pytest.mark.parametrize("thresholds", [1, 2])
