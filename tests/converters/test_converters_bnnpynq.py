@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from real_networks import checkpoint, mnist_test_set
 
+import xnorinfer
 from xnorinfer.conversion import convert_file
 from xnorinfer.converters import ConvertOptions, read_source
 from xnorinfer.errors import OptionError, SourceError
@@ -172,6 +173,8 @@ def test_published_convolutions(mnist_folder: Path) -> None:
         images, labels = data["x"], data["y"]
     scores = reference.forward(reading.net, images.reshape(20, -1))
     np.testing.assert_array_equal(scores.argmax(axis=1), labels)
+    model = xnorinfer.convert(mnist_folder.parent / "checkpoints" / "bnnpynq_cnv_w1a1_cifar10", threads=1)
+    np.testing.assert_array_equal(model.scores(images), scores)
 
 
 def test_convolutions_of_other_shapes_are_told_by_what_they_are(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from checkpoints import write_npz
 from numpy.typing import NDArray
 
+import xnorinfer
 from xnorinfer.converters import ConvertOptions, Reading, read_source
 from xnorinfer.converters.nettoml import document
 from xnorinfer.converters.nettoml.writer import net_text
@@ -29,8 +30,8 @@ def read(path: Path, toml: str) -> Reading:
     return read_source(path, ConvertOptions(net=toml))
 
 
-def scores(path: Path, toml: str, x: Array) -> Array:
-    """Scores of samples; the file that --write-net would write gives the same network."""
+def scores(path: Path, toml: str, x: Array, *, packed: bool = True) -> Array:
+    """Scores of samples, exact and of the packed network; the file that --write-net would write gives the same network."""
     reading = read(path, toml)
     text = net_text(path, reading, ConvertOptions())
     again = read(path, text)
@@ -39,6 +40,9 @@ def scores(path: Path, toml: str, x: Array) -> Array:
     assert (again.net.shape, again.channels_first) == (reading.net.shape, reading.channels_first)
     found = reference.forward(reading.net, x.reshape(len(x), -1))
     np.testing.assert_array_equal(reference.forward(again.net, x.reshape(len(x), -1)), found)
+    if packed:
+        again_packed = xnorinfer.convert(path, net=toml, threads=1).scores(x)
+        np.testing.assert_array_equal(again_packed.reshape(found.shape), found)
     return found
 
 
@@ -212,7 +216,7 @@ def test_steps_hold_pools_and_a_flattening_in_the_middle(tmp_path: Path) -> None
     value = functional.conv2d(torch.tensor(x).permute(0, 3, 1, 2).double(), torch.tensor(w1).sign().double())
     value = torch_sign(normed(bn, functional.max_pool2d(functional.relu(value), 2).flatten(1)))
     want = functional.linear(value, torch.tensor(w2).sign().double())
-    np.testing.assert_array_equal(scores(path, toml, x), want.float().numpy())
+    np.testing.assert_array_equal(scores(path, toml, x, packed=False), want.float().numpy())
     assert [node.name for node in read(path, toml).net.nodes][1:4] == ["0.relu", "p", "0.flatten"]
 
 
