@@ -151,7 +151,8 @@ def set_pad_bit(array: np.ndarray) -> np.ndarray:
 
 MALFORMED = [
     (set_header("format_version", "1"), MalformedModelError, "no format version"),
-    (set_header("format_version", 3), NewerFormatError, "format version 3, this xnorinfer reads up to 2"),
+    (set_header("format_version", 4), NewerFormatError, "format version 4, this xnorinfer reads up to 3"),
+    (set_header("format_version", 3), MalformedModelError, "header fields"),
     (set_header("format_version", 1), DigestError, "content_digest"),
     (set_header("format_version", 0), MalformedModelError, "no format version 0"),
     (set_header("format_version", True), MalformedModelError, "no format version True"),
@@ -311,11 +312,11 @@ def test_a_provenance_that_json_cannot_say_is_not_written(tmp_path: Path, value:
     assert not path.exists()
 
 
-def test_networks_that_branch_have_no_file_of_this_format() -> None:
+def test_networks_that_branch_have_no_file_yet(tmp_path: Path) -> None:
     model = packed()
     both = dataclasses.replace(model.nodes[1], inputs=(0, 0))
-    with pytest.raises(MalformedModelError, match=rf"^{both.name}: reads more than the node before; format version 2 holds"):
-        header_of(dataclasses.replace(model, nodes=(model.nodes[0], both, *model.nodes[2:])))
+    with pytest.raises(MalformedModelError, match=r"layer 1 \(.*\): reads 2 nodes, needed is one"):
+        save(dataclasses.replace(model, nodes=(model.nodes[0], both, *model.nodes[2:])), tmp_path / "m")
 
 
 def test_being_killed_while_saving_leaves_the_old_file(tmp_path: Path) -> None:

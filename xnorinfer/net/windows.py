@@ -102,6 +102,15 @@ def taps_inside(window: Window, height: int, width: int) -> NDArray[np.bool_]:
     return _inside(down, across)
 
 
+def taps_by_axis(window: Window, height: int, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """How many rows of the kernel lie on the map in every class down, and how many columns in every class across.
+
+    Border classes are the pairs of both, across innermost: large windows over large maps have many.
+    """
+    (_, down), (_, across) = _classes_by_axis(window, height, width)
+    return down.sum(axis=1), across.sum(axis=1)
+
+
 def _inside(down: NDArray[np.bool_], across: NDArray[np.bool_]) -> NDArray[np.bool_]:
     both = down[:, None, :, None] & across[None, :, None, :]
     return both.reshape(-1, down.shape[1], across.shape[1])

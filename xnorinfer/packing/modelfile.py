@@ -23,6 +23,23 @@ Format version 2, little endian as safetensors defines it:
     layers.N.weight         (neurons, depth) F32, float layers
 
 Format version 1 differs in one thing: its content digest covers the profile.  Such files are read, and saved as they were.
+
+Format version 3 holds what is no chain of dense layers.  Instead of `input_bits` and `layers` it has
+
+        shape               the shape of one sample, [features] or [height, width, channels]
+        nodes               list of entries in order of execution, each with "inputs": numbers of earlier nodes, -1 the input
+            {"kind": "dense" or "float", "reads", "depth", "output", "ops"} as above, "reads" in both, and "window" (null, or
+                {"size", "stride", "dilation": [height, width], "padding": [top, bottom, left, right]}), "groups", "pad"
+            {"kind": "pool", "of": "max" or "average", "window", "padded", "falling": whether it has that tensor}
+            {"kind": "steps", "ops"}, {"kind": "bits"}, {"kind": "mapped"}
+
+and names for all nodes.  Tensors are called as above, N counting all nodes behind the bits of inputs, with
+
+    layers.N.bits           (neurons, words) U64, the inputs of a neuron in the order (kernel row, kernel column, channel)
+    layers.N.limits         (border classes, neurons) I32 where the border of a padded map makes several (`packed.Dot`); of a
+                            comparison (kind bits) (channels,) as `input.limits`, with layers.N.mirrored
+    layers.N.falling        (channels,) BOOL, channels of a pool of bits that take AND instead of OR (`packed.Pool`)
+    layers.N.values         (256, channels) or (256, 1) F32, what pixels enter as (kind mapped)
 """
 
 from __future__ import annotations
@@ -45,25 +62,14 @@ from xnorinfer.errors import (
     OptionError,
 )
 from xnorinfer.files import write_bytes
-from xnorinfer.graph import Interpretation
 from xnorinfer.mappedtensors import mapped_tensors
-from xnorinfer.net.values import ThresholdInput, input_from_json, input_to_json
-from xnorinfer.packing.packed import (
-    PACKED_OPS,
-    Affine,
-    Binarize,
-    Dot,
-    Elementwise,
-    Mapped,
-    PackedModel,
-    PackedOp,
-    Pool,
-    Threshold,
-)
+from xnorinfer.net.values import InputMapping, ThresholdInput, input_from_json, input_to_json
+from xnorinfer.packing.fileentries import bits_of_inputs, dense_entry, dense_layer, entry_of, node_of, whole_numbers
+from xnorinfer.packing.packed import Binarize, Dot, PackedModel, PackedOp
 
 KEY = "xnorinfer"
-#: The format of new files.
-FORMAT_VERSION = 2
+#: The newest format.
+FORMAT_VERSION = 3
 
 
 def save(packed: PackedModel, path: str | Path) -> None:
@@ -84,29 +90,24 @@ def save(packed: PackedModel, path: str | Path) -> None:
 def header_of(packed: PackedModel) -> dict[str, Any]:
     """The JSON object of the file, digests included.
 
-    Raises MalformedModelError for a network that is no chain, and for a provenance that JSON cannot say.
+    Raises MalformedModelError for a provenance that JSON cannot say.
     """
-    version = packed.format_version or FORMAT_VERSION
-    for index, node in enumerate(packed.nodes):
-        if node.inputs != (index - 1,):
-            raise MalformedModelError(
-                f"{node.name}: reads more than the node before; format version {FORMAT_VERSION} holds chains"
-            )
-    entries = [(node.name, _entry(node)) for _, node in packed.stored()]
-    network: dict[str, Any] = {
-        "format_version": version,
-        "input": input_to_json(packed.input),
-        "input_bits": any(entry is None for _, entry in entries),
-        "layers": [entry for _, entry in entries if entry is not None],
-    }
+    stored = [node for _, node in packed.stored()]
+    network: dict[str, Any] = {"format_version": version_of(packed), "input": input_to_json(packed.input)}
+    if packed.is_dense_chain:
+        layers = [entry_of(node) for node in packed.layers]
+        network.update(input_bits=packed.own_limits is not None, layers=[dense_entry(entry) for entry in layers])
+    else:
+        stored = list(packed.nodes)
+        network.update(shape=list(packed.shape), nodes=[{"inputs": list(node.inputs), **entry_of(node)} for node in stored])
     outside = {"profile": packed.profile}
-    if version == 1:
+    if network["format_version"] == 1:
         network, outside = {**network, **outside}, {}
     content = hashlib.sha256(_canonical(network).encode())
     for name, array in packed.tensors():
         content.update(name.encode() + b"\0")
         content.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
-    names = [name for name, _ in entries]
+    names = [node.name for node in stored]
     header = {**network, **outside, "names": names, "content_digest": content.hexdigest(), "provenance": packed.provenance}
     try:
         text = _canonical(header)
@@ -115,20 +116,13 @@ def header_of(packed: PackedModel) -> dict[str, Any]:
     return {**header, "header_digest": hashlib.sha256(text.encode()).hexdigest()}
 
 
+def version_of(packed: PackedModel) -> int:
+    """The format that its file has: the oldest that says it, but for one that was loaded from a file of version 1."""
+    return (packed.format_version or 2) if packed.is_dense_chain else 3
+
+
 def _canonical(value: dict[str, Any]) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-#: Op -> its entry in `layers`; none for what is said by `input_bits`.
-_entry: Interpretation[[], dict[str, Any] | None] = Interpretation("modelfile", PACKED_OPS)
-_entry.nothing(Binarize, Pool, Elementwise, Mapped)
-
-
-@_entry.of(Dot)
-def _(op: Dot) -> dict[str, Any]:
-    kind = {"kind": "dense", "reads": op.reads} if op.binary else {"kind": "float"}
-    gives = {"output": "affine", "ops": list(op.output.ops)} if isinstance(op.output, Affine) else {"output": "threshold"}
-    return {"depth": op.depth, **kind, **gives}
 
 
 def load(path: str | Path, *, mapped: bool = False) -> PackedModel:
@@ -248,19 +242,15 @@ def _mapped_tensors(path: Path) -> dict[str, NDArray[Any]]:
     return tensors
 
 
+#: Fields of the header by format version, but for those of all.
+FIELDS = {1: {"input_bits", "layers"}, 2: {"input_bits", "layers"}, 3: {"shape", "nodes"}}
+COMMON = {"format_version", "input", "names", "profile", "content_digest", "provenance", "header_digest"}
+
+
 def _build(path: Path, header: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> PackedModel:
     """The model that header and tensors describe; every tensor is used, every field is known."""
-    wanted = {
-        "format_version",
-        "input",
-        "input_bits",
-        "names",
-        "profile",
-        "layers",
-        "content_digest",
-        "provenance",
-        "header_digest",
-    }
+    version = header["format_version"]
+    wanted = COMMON | FIELDS[version]
     if set(header) != wanted:
         raise MalformedModelError(
             f"{path}: header fields are {', '.join(sorted(header))}; needed are {', '.join(sorted(wanted))}"
@@ -269,88 +259,54 @@ def _build(path: Path, header: dict[str, Any], tensors: dict[str, NDArray[Any]])
         mapping = input_from_json(header["input"])
     except OptionError as error:
         raise MalformedModelError(f"{path}: {error}") from None
-    if not isinstance(header["layers"], list) or not isinstance(header["profile"], str):
-        raise MalformedModelError(f"{path}: layers or profile have the wrong type")
+    listed = header["layers" if version < 3 else "nodes"]
+    if not isinstance(listed, list) or not isinstance(header["profile"], str):
+        raise MalformedModelError(f"{path}: {'layers' if version < 3 else 'nodes'} or profile have the wrong type")
     if not isinstance(header["provenance"], dict):
         raise MalformedModelError(f"{path}: provenance has the wrong type")
     left = dict(tensors)
-    names = header["names"]
-    if not isinstance(header["input_bits"], bool):
-        raise MalformedModelError(f"{path}: input_bits is neither true nor false")
-    count = len(header["layers"]) + header["input_bits"]
-    if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
-        raise MalformedModelError(f"{path}: names is no list of {count} strings")
-    ops: list[PackedOp] = []
-    if header["input_bits"]:
-        ops.append(Binarize(_take(path, "input.limits", left), _take(path, "input.mirrored", left)))
-    ops += [_build_layer(path, index, entry, left) for index, entry in enumerate(header["layers"])]
+    build = _build_chain if version < 3 else _build_nodes
+    packed = build(path, header, mapping, left)
     if left:
         raise MalformedModelError(f"{path}: tensors that no layer uses: {', '.join(sorted(left))}")
+    return packed
+
+
+def _names(path: Path, header: dict[str, Any], count: int) -> list[str]:
+    names = header["names"]
+    if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
+        raise MalformedModelError(f"{path}: names is no list of {count} strings")
+    return names
+
+
+def _build_chain(path: Path, header: dict[str, Any], mapping: InputMapping, left: dict[str, NDArray[Any]]) -> PackedModel:
+    """Of the formats 1 and 2."""
+    if not isinstance(header["input_bits"], bool):
+        raise MalformedModelError(f"{path}: input_bits is neither true nor false")
+    names = _names(path, header, len(header["layers"]) + header["input_bits"])
+    ops: list[PackedOp] = []
+    if header["input_bits"]:
+        ops.append(bits_of_inputs(str(path), left))
+    ops += [dense_layer(str(path), index, entry, left) for index, entry in enumerate(header["layers"])]
     first = ops[0] if ops else None
     if isinstance(mapping, ThresholdInput) and isinstance(first, Dot):
         names, ops = ["input", *names], [Binarize.at_pixel(mapping.threshold, first.depth), *ops]
+    version = 1 if header["format_version"] == 1 else None
     named = zip(names, ops, strict=True)
-    return PackedModel.chain(
-        mapping, named, header["profile"], provenance=header["provenance"], format_version=header["format_version"]
-    )
+    return PackedModel.chain(mapping, named, header["profile"], provenance=header["provenance"], format_version=version)
 
 
-#: Types and dimensions of tensors by the last part of their names.
-TENSORS: dict[str, tuple[tuple[type[Any], ...], int]] = {
-    "mirrored": ((np.bool_,), 1),
-    "bits": ((np.uint64,), 2),
-    "limits": ((np.int32, np.float32), 1),
-    "steps": ((np.float32,), 3),
-    "weight": ((np.float32,), 2),
-}
-
-
-def _take(where: Path | str, name: str, left: dict[str, NDArray[Any]]) -> NDArray[Any]:
-    array = left.pop(name, None)
-    if array is None:
-        raise MalformedModelError(f"{where}: tensor {name} is missing")
-    dtypes, dimensions = TENSORS[name.rpartition(".")[2]]
-    if array.dtype not in dtypes or array.ndim != dimensions:
-        raise MalformedModelError(f"{where}: tensor {name} is {array.shape} {array.dtype}")
-    return array
-
-
-#: Fields of a layer entry by (kind, output).
-LAYER_FIELDS = {
-    ("dense", "threshold"): {"kind", "output", "depth", "reads"},
-    ("dense", "affine"): {"kind", "output", "depth", "reads", "ops"},
-    ("float", "affine"): {"kind", "output", "depth", "ops"},
-}
-
-
-def _build_layer(path: Path, index: int, entry: Any, left: dict[str, NDArray[Any]]) -> Dot:
-    where, place = f"{path}: layer {index}", f"layers.{index}"
-    kinds = (str(entry.get("kind")), str(entry.get("output"))) if isinstance(entry, dict) else ("", "")
-    if kinds not in LAYER_FIELDS or set(entry) != LAYER_FIELDS[kinds]:
-        raise MalformedModelError(f"{where}: entry {_shorten(entry)} is no layer of format version 1 or 2")
-    depth = entry["depth"]
-    if not isinstance(depth, int) or isinstance(depth, bool):
-        raise MalformedModelError(f"{where}: depth has the wrong type")
-    if entry["output"] == "affine":
-        ops = entry["ops"]
-        if not isinstance(ops, list) or not all(isinstance(op, str) for op in ops):
-            raise MalformedModelError(f"{where}: ops have the wrong type")
-        output: Threshold | Affine = Affine(tuple(ops), _take(where, f"{place}.steps", left))
-    else:
-        output = Threshold(_take(where, f"{place}.limits", left))
-    if entry["kind"] == "float":
-        weights = _take(where, f"{place}.weight", left)
-        if weights.shape[1] != depth:
-            raise MalformedModelError(f"{where}: depth is {depth}, its weights have {weights.shape[1]}")
-        return Dot("reals", depth, weights, output)
-    if entry["reads"] not in ("bits", "pixels", "reals"):
-        raise MalformedModelError(f"{where}: reads {_shorten(entry['reads'])}")
-    weights = _take(where, f"{place}.bits", left)
-    if depth < 1 or depth > 64 * weights.shape[1]:
-        raise MalformedModelError(f"{where}: depth {depth} does not fit {weights.shape[1]} words of bits")
-    return Dot(entry["reads"], depth, weights, output)
-
-
-def _shorten(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def _build_nodes(path: Path, header: dict[str, Any], mapping: InputMapping, left: dict[str, NDArray[Any]]) -> PackedModel:
+    """Of format 3, which holds nothing that format 2 does."""
+    listed = header["nodes"]
+    names = _names(path, header, len(listed))
+    shape = whole_numbers(f"{path}: shape", header["shape"])
+    leading = bool(listed) and isinstance(listed[0], dict) and listed[0].get("kind") == "bits"
+    nodes = []
+    for index, (name, entry) in enumerate(zip(names, listed, strict=True)):
+        place = "input" if leading and not index else f"layers.{index - leading}"
+        nodes.append(node_of(f"{path}: node {index}", name, entry, place, left))
+    packed = PackedModel(mapping, shape, tuple(nodes), header["profile"], header["provenance"])
+    if packed.is_dense_chain:
+        raise MalformedModelError(f"{path}: a chain of dense layers, which format version 2 holds, says that it has version 3")
+    return packed

@@ -148,8 +148,9 @@ class PackedModel:
 
     def stored(self) -> Iterator[tuple[str, Node[PackedOp]]]:
         """The nodes that have arrays in files, each with what their names begin with."""
-        if self.own_limits is not None:
-            yield "input", self.own_limits
+        bits = self.own_limits if self.is_dense_chain else self.binarize
+        if bits is not None:
+            yield "input", bits
         yield from ((f"layers.{number}", node) for number, node in enumerate(self.layers))
 
     def tensors(self) -> Iterator[tuple[str, NDArray[Any]]]:

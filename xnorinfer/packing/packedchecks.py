@@ -17,7 +17,7 @@ from xnorinfer.errors import ArrayError, MalformedModelError, NetworkError, unha
 from xnorinfer.graph import INPUT, Interpretation, Node, node_problems, users_of
 from xnorinfer.memory import plain
 from xnorinfer.net.values import Shape
-from xnorinfer.net.windows import POOL_KINDS, Window, taps_inside
+from xnorinfer.net.windows import POOL_KINDS, Window, taps_by_axis
 from xnorinfer.packing.packedops import (
     PACKED_OPS,
     STEP_NAMES,
@@ -237,7 +237,7 @@ def _(op: Pool, where: str, read: Value, source: PackedOp | None) -> Iterator[st
         yield f"{where}: a pool ({op.kind}) of {read.kind}"
     if op.padded and op.kind != "average":
         yield f"{where}: only an average counts what lies outside"
-    if not taps_inside(op.window, height, width).any(axis=(1, 2)).all():
+    if not all(taps.all() for taps in taps_by_axis(op.window, height, width)):
         yield f"{where}: has windows that lie outside the map, padding {op.window.padding}"
     falling = op.falling
     if falling is not None and (op.kind != "max" or falling.dtype != np.bool_ or falling.shape != (channels,)):
@@ -246,6 +246,10 @@ def _(op: Pool, where: str, read: Value, source: PackedOp | None) -> Iterator[st
 
 @_problems.of(Dot)
 def _(op: Dot, where: str, read: Value, source: PackedOp | None) -> Iterator[str]:
+    channels = read.shape[-1]
+    if op.groups < 1 or channels % op.groups or op.neurons % op.groups:
+        yield f"{where}: {channels} channels and {op.neurons} neurons do not make {op.groups} groups"
+        return
     yield from _problems_of_inputs(where, op, read)
     if op.binary:
         yield from _problems_of_bits(where, op, read, source is None or type(source) is Mapped)
@@ -267,20 +271,15 @@ def _(op: Dot, where: str, read: Value, source: PackedOp | None) -> Iterator[str
 
 
 def _problems_of_inputs(where: str, op: Dot, read: Value) -> Iterator[str]:
-    """Of a neuron: its window, its share of the channels."""
-    channels = read.shape[-1]
-    if op.groups < 1 or channels % op.groups or op.neurons % op.groups:
-        yield f"{where}: {channels} channels and {op.neurons} neurons do not make {op.groups} groups"
-        return
     if op.window is None and (op.groups != 1 or op.pad):
         yield f"{where}: groups and padding belong to windows"
     if op.pad not in (-1, 0, 1) or (op.pad and read.kind != "bits"):
         yield f"{where}: pads {read.kind} with {op.pad}, needed is 0, of bits -1 or 1, too"
     if op.window is None and op.depth != read.width:
         yield f"{where}: takes {op.depth} inputs, the layer before gives {read.width}"
-    if op.window is not None and op.depth != op.window.taps * (channels // op.groups):
+    if op.window is not None and op.depth != op.window.taps * (own := read.shape[-1] // op.groups):
         size = " x ".join(map(str, op.window.size))
-        yield f"{where}: takes {op.depth} inputs, its window has {size} of {channels // op.groups} channels"
+        yield f"{where}: takes {op.depth} inputs, its window has {size} of {own} channels"
 
 
 def _problems_of_bits(where: str, op: Dot, read: Value, entry: bool) -> Iterator[str]:
@@ -302,28 +301,23 @@ def _problems_of_bits(where: str, op: Dot, read: Value, entry: bool) -> Iterator
 
 def _problems_of_limits(where: str, op: Dot, read: Value) -> Iterator[str]:
     assert isinstance(op.output, Threshold)
-    limits, most = op.output.limits, inputs_inside(op, read)
+    limits, classes, most = op.output.limits, 1, np.array([op.depth])
+    if op.window is not None and not op.pad and op.reads != "reals":
+        down, across = taps_by_axis(op.window, *read.shape[:2])
+        classes = len(down) * len(across)
     dtype = np.float32 if op.reads == "reals" else np.int32
-    needed = (op.neurons,) if most is None else (len(most), op.neurons)
+    needed = (op.neurons,) if classes == 1 else (classes, op.neurons)
     if limits.dtype != dtype or limits.shape != needed:
-        shape = f"({op.neurons},)" if most is None else needed
+        shape = f"({op.neurons},)" if classes == 1 else needed
         yield f"{where}: limits are {limits.shape} {limits.dtype}, needed is {shape} {np.dtype(dtype)}"
-    elif np.isnan(limits).any():
+        return
+    if np.isnan(limits).any():
         yield f"{where}: limits hold NaN"
-    elif op.reads == "bits":
-        highest = np.int64(op.depth) if most is None else most[:, None]
-        if not ((limits >= -1) & (limits <= highest)).all():
-            classes = "" if most is None else ", or of the inputs inside of a border class"
-            yield f"{where}: limits leave the range -1..{op.depth} of mismatches{classes}"
-
-
-def inputs_inside(op: Dot, read: Value) -> NDArray[np.int64] | None:
-    """How many inputs of a neuron lie on the map in each border class, (classes,); None where all classes have one limit."""
-    if op.window is None or op.pad or op.reads == "reals" or not any(op.window.padding):
-        return None
-    height, width, channels = read.shape
-    inside = taps_inside(op.window, height, width).sum(axis=(1, 2), dtype=np.int64)
-    return inside * (channels // op.groups) if len(inside) > 1 else None
+    if classes > 1:
+        most = np.outer(down, across).reshape(-1, 1) * (read.shape[2] // op.groups)
+    if op.reads == "bits" and not ((limits >= -1) & (limits <= most)).all():
+        told = "" if classes == 1 else ", or of those inside of a border class"
+        yield f"{where}: limits leave the range -1..{op.depth} of mismatches{told}"
 
 
 #: 255 * depth must stay inside int32, with room for a limit beyond either end.
