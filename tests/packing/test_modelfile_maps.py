@@ -189,7 +189,7 @@ MALFORMED: dict[str, tuple[Change, str]] = {
     "depth": (node(5, "depth", 17), "pad bits beyond depth 17"),
     "reads": (node(5, "reads", "reals"), "reads reals, but gets bits"),
     "a float layer of bits": (node(1, "reads", "bits"), "a float layer reads reals"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", MALFORMED)
