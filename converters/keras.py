@@ -116,7 +116,7 @@ class Reader:
         try:
             return self._assemble(parts, defaults, options, walk)
         except NetworkError as error:
-            if not problems.damaged:
+            if not problems.damaged and not config_graph.lost:
                 raise
             # What the part that was understood adds up to is not worth checking.
             raise NetworkError(found, about=self.about, understood=error.understood) from None

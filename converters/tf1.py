@@ -99,23 +99,39 @@ class Tf1Source:
         meta = prefix.with_name(prefix.name + ".meta")
         graph, beside = (read_meta(meta), meta) if meta.is_file() else (None, model)
         problems: list[str] = []
+        written = graph is not None
         reader = _Reader(entries, None if graph is None else Graph(graph.nodes), options, notes, problems)
         if graph is None and model is not None and by_graph_alone(options):
             graph = read_saved_model(model)
         if graph is None or beside is None or not by_graph_alone(options):
             graph = beside = None
         found: Reading | NetworkError
+        named = options if graph is None else replace(options, input_shape=None)
         try:
             parts = reader.parts()
-            found = assemble(self.name, about, parts, options, reader.defaults(parts), notes, problems)
+            found = assemble(self.name, about, parts, named, reader.defaults(parts), notes, problems)
         except NetworkError as error:
             if graph is None:
-                raise
+                raise _with_hint(error, about, meta.name, written=written) from None
             found = error
         if graph is None or beside is None:
             assert isinstance(found, Reading)
             return found
         return with_graph(self.name, about, graph, beside.name, entries, options, reader.ignored, found)
+
+
+def _with_hint(error: NetworkError, about: str, meta: str, *, written: bool) -> NetworkError:
+    """The error, and what a graph says of convolutions.  written: it is there, and options had it left unread."""
+    reading = error.understood
+    if not isinstance(reading, Reading) or not reading.unplaced:
+        return error
+    hint = f"the graph {meta}, which tf.train.Saver writes beside a checkpoint, says all of it"
+    if written:
+        hint = (
+            f"the graph {meta} says all of it, and is read where no option says a part (--h, --bn-epsilon, --float-layer, ...)"
+        )
+    *others, last = error.problems
+    return NetworkError([*others, f"{last}; {hint}"], about=about, understood=reading)
 
 
 # ---------------------------------------------------------------- variables

@@ -11,7 +11,7 @@ from xnorinfer.converters.containers.onnxfile import OnnxNode
 from xnorinfer.converters.graphs.livevalues import Live, Value
 from xnorinfer.converters.graphs.places import moved, over_whole_map
 from xnorinfer.converters.graphs.sizes import numbers_of
-from xnorinfer.converters.graphs.stages import Stages
+from xnorinfer.converters.graphs.stages import UNKNOWN_SHAPE, Stages
 from xnorinfer.converters.graphs.windowing import joined, kernel_size, require_outputs, window_of
 from xnorinfer.net.ops import Pool
 from xnorinfer.net.windows import Pair, PoolKind, Window
@@ -39,7 +39,8 @@ class GraphMaps(Stages):
             return live
         if live.places is None:
             if node.operation == "Transpose":
-                self.problems.refuse(node, "is not supported in a binary network")
+                unknown = self.current is None
+                self.problems.refuse(node, UNKNOWN_SHAPE if unknown else "is not supported in a binary network")
             return live
         sizes = numbers_of(inputs[1]) if len(inputs) > 1 else None
         places = moved(live.places, self.rows, node, sizes)

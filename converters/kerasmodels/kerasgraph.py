@@ -69,6 +69,7 @@ class KerasGraph(LayerWeights):
         self._ending: Quantizer | None = None
         self._rank = 2
         self._depth: int | None = None  # of the first dense layer
+        self.lost = False  # whether the shape of a map is not known from some layer on
         self._entered = False  # whether something said the shape of the input
         self._on_maps = False  # whether layers are on maps
         self._shape: tuple[int | None, ...] | None = None  # of the input, where they are
@@ -211,6 +212,7 @@ class KerasGraph(LayerWeights):
                 raise kerasmaps.NoWindow("is not supported in a binary network")
         except kerasmaps.NoWindow as reason:
             self.problems.append(f"{layer} {reason}")
+            self.lost = True
             self._unread(layer)
 
     def _require_axes(self, layer: KerasLayer, spatial: int) -> None:
@@ -368,7 +370,7 @@ class KerasGraph(LayerWeights):
         if kernel is None:
             self._unread(layer)
             return
-        if (self._on_maps or not self._begun) and self._rank > 2:
+        if not self._on_maps and not self._begun and self._rank > 2:
             self.problems.append(f"{layer} works on the last axis of {self._rank - 1} alone; a Flatten must come before it")
         self._begun = True
         self._node("Dense", layer.name, str(layer), *self._weights_of(layer, kernel), **_stated(kernel))

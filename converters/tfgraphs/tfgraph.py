@@ -18,7 +18,7 @@ from xnorinfer.converters.tfgraphs.tfnodes import TfNode
 
 VARIABLE_OPS = ("VariableV2", "Variable", "VarHandleOp")
 #: Where a walk back from an operation stops: beyond lie other layers.
-_LAYER_OPS = ("MatMul", "BatchMatMul", "BatchMatMulV2", "Conv2D")
+_LAYER_OPS = ("MatMul", "BatchMatMul", "BatchMatMulV2", "Conv2D", "DepthwiseConv2dNative")
 #: Operations that hand a value on unchanged.
 _PASSING_OPS = (*VARIABLE_OPS, "Identity", "ReadVariableOp", "Enter", "Exit", "Switch", "Merge", "RefSwitch", "RefMerge")
 

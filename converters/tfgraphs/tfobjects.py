@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from xnorinfer.budget import spend_steps
 from xnorinfer.converters.containers.arrays import Entry, natural_key
 from xnorinfer.converters.containers.protowire import Message, WireError
-from xnorinfer.converters.kerasmodels.kerasweights import NORM_ROLES, Weights
+from xnorinfer.converters.kerasmodels.kerasweights import NORM_ROLES, Weights, role_of
 from xnorinfer.errors import SourceError
 
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -60,6 +60,7 @@ class ObjectWeights(Weights):
             else:
                 path = name.removesuffix(ENDING)
                 scope, _, leaf = path.rpartition("/")
+                leaf = role_of(leaf)
                 if leaf not in _ROLES and len(entry.shape) == 2:  # a matrix without a layer around it
                     self._scopes[path] = {"kernel": entry}
                 else:

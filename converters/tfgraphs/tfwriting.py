@@ -46,6 +46,10 @@ class NodeWriter(GraphValues):
             yield from self._on_map(node)
         elif node.operation in _NORMS:
             yield from tfmaps.placed(node, self._norm(node, result))
+        elif node.operation == "BiasAdd" and tfmaps.channels_first(node):
+            value, bias = (self._name(source, f"{node.name}: bias") for source in node.inputs)
+            yield from reshaped(node.name, bias, f"{node.name}: bias", (-1, 1, 1))
+            yield OnnxNode("Add", node.name, (value, f"{node.name}: bias"), result)
         elif node.operation in ("OnesLike", "ZerosLike"):
             yield self._filled(node, ref)
         elif node.operation in ("Relu6", "LeakyRelu"):
