@@ -354,7 +354,7 @@ def scope_key(scope: str) -> tuple[tuple[tuple[tuple[int, int, str], ...], ...],
     """Sort key of scopes: per component its name, then its `_N` suffix as a number, none before _1."""
     key = []
     for component in scope.split("/"):
-        match = re.fullmatch(r"(.*?)(?:_(\d+))?", component)
+        match = re.fullmatch(r"(.*?)(?:_(\d+))?", component, re.DOTALL)
         assert match is not None
         key.append((natural_key(match[1]), natural_key(match[2] or "")))
     return tuple(key)

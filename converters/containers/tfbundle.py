@@ -213,7 +213,12 @@ class _Bundle:
             _require_sum(name, shape, [part.shape for part in parts])
             return join_slices(name, shape, [(extents, part.load()) for extents, part in zip(slices, parts, strict=True)])
 
-        load = join if slices else lambda: self._load(name, message, shape)
+        def load() -> NDArray[Any]:
+            try:
+                return join() if slices else self._load(name, message, shape)
+            except WireError as error:
+                raise SourceError(f"{self.index.name} is damaged: the entry of variable {name} {error}") from None
+
         return Entry(name, _dtype_name(message.integer(1)), shape, load)
 
     def _load(self, name: str, message: Message, shape: tuple[int, ...]) -> NDArray[Any]:

@@ -172,6 +172,7 @@ def test_order_of_suffixes(folder: Path) -> None:
 def test_scope_key_counts_none_before_one() -> None:
     scopes = ["net_2/dense", "net/dense_10", "net/dense_2", "net/dense", "net/dense_1"]
     assert sorted(scopes, key=scope_key) == ["net/dense", "net/dense_1", "net/dense_2", "net/dense_10", "net_2/dense"]
+    assert scope_key("net/a\nb_2") > scope_key("net/a\nb_1")  # a scope may be called anything
 
 
 def test_graph_gives_epsilon_order_and_binarization(folder: Path) -> None:
@@ -353,6 +354,11 @@ HOSTILE: dict[str, tuple[dict[bytes, bytes], int, str]] = {
     "wrong size": ({b"": HEADER, b"a/w": entry((4, 4), 16)}, 0, r"says \(4, 4\) float32 but has 16 bytes"),
     "beyond the file": ({b"": HEADER, b"a/w": entry((2, 2), 16, offset=60)}, 0, "would end at 76"),
     "text": ({b"": HEADER, b"a/w": entry((2, 2), 16, dtype=7)}, 0, "holds string"),
+    "bytes for a shard": (
+        {b"": HEADER, b"a/w": entry((2, 2), 16) + b"\x1a\x00"},
+        0,
+        "is damaged: the entry of variable a/w holds bytes where a number belongs",
+    ),
     "no object graph": (
         {b"": HEADER, b"_CHECKPOINTABLE_OBJECT_GRAPH": entry((), 4), b"w/.ATTRIBUTES/VARIABLE_VALUE": entry((2, 2), 16)},
         0,
