@@ -25,7 +25,7 @@ from xnorinfer.errors import DoesNotHoldError, XnorinferError
 from xnorinfer.oneline import lines
 
 #: Subcommand -> the module here that holds it, in the order of the help.
-COMMANDS = ("demo", "convert", "info", "run", "verify", "extract", "bench", "models", "serve", "warmup")
+COMMANDS = ("demo", "convert", "info", "run", "verify", "extract", "bench", "score", "models", "serve", "warmup")
 
 EXIT_DOES_NOT_HOLD = 1
 EXIT_WRONG_USE = 2

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from xnorinfer.engine.margins import Margins
     from xnorinfer.engine.model import Model
     from xnorinfer.files import RowWriter
-    from xnorinfer.packing.packed import PackedModel
     from xnorinfer.samples.dataio import Samples
 
 EPILOG = """\b
@@ -94,7 +93,7 @@ def command(
     packed = modelfile.load(model)
     samples = dataio.open_samples(inputs, max_memory, packed.shape)
     samples.require_shape(packed.shape, channels_first=packed.channels_first)
-    _require_pixels_for_images(samples, packed)
+    samples.require_pixels(packed.input.kind, packed.input.describe())
     truth = None if labels is None else dataio.read_labels(labels, samples.rows, packed.classes, max_memory)
     if output is not None:
         require_writable(output, model, *(dataio.split_member(one)[0] for one in (*inputs, *([labels] if labels else []))))
@@ -188,14 +187,6 @@ class Job:
         screen.say(
             f"{self.done} samples in {screen.time_text(self.seconds)}{each} "
             f"(kernel {self.model.kernel}, {self.model.threads} threads, batch {self.batch})"
-        )
-
-
-def _require_pixels_for_images(samples: Samples, packed: PackedModel) -> None:
-    if samples.names and packed.input.kind not in ("pixels", "channels", "threshold"):
-        raise InputError(
-            f"{samples.source}: image files hold pixels 0..255, this model takes {packed.input.describe()}; "
-            "prepare such values in a .npy file"
         )
 
 

@@ -38,10 +38,10 @@ def read_labels(path: Path, count: int) -> NDArray[np.int64]:
     return labels
 
 
-def batches(path: Path, count: int, rows: int) -> Iterator[NDArray[Any]]:
-    """The images of such a file, so many at a time: (rows, height, width, channels) uint8."""
-    records = _records(path, count)
-    for start in range(0, len(records), rows):
+def batches(path: Path, count: int, rows: int, span: range) -> Iterator[NDArray[Any]]:
+    """The images of such a file in the rows of `span`, so many at a time: (rows, height, width, channels) uint8."""
+    records = _records(path, count)[: span.stop]
+    for start in span[::rows]:
         planes = records[start : start + rows, count:].reshape(-1, 3, 32, 32)
         yield np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
 

@@ -56,28 +56,43 @@ class Samples:
     """Samples in a file, not read yet.
 
     source: how messages call it.  shape: (rows, ...).  dtype: native byte order.  names: of the image files, else empty.
-    reader: yields arrays of at most the given number of rows, in order.
+    sequential: whether what comes before a row must be read to get at it, as in compressed files.
+    reader: (rows, start, stop) yields arrays of at most `rows` of the rows from start up to stop, in order.
     """
 
     source: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    reader: Callable[[int], Iterator[AnyArray]] = field(repr=False)
+    reader: Callable[[int, int, int], Iterator[AnyArray]] = field(repr=False)
     names: tuple[str, ...] = ()
+    sequential: bool = False
 
     @property
     def rows(self) -> int:
         return self.shape[0]
 
-    def batches(self, rows: int) -> Iterator[AnyArray]:
-        """All samples in order, `rows` at a time (the last batch may be smaller).  Raises InputError on damaged content."""
-        return self.reader(rows)
+    def batches(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[AnyArray]:
+        """Samples in order, all or those from start up to stop, `rows` at a time (the last batch may be smaller).
+
+        Raises InputError on damaged content.
+        """
+        return self.reader(rows, start, self.rows if stop is None else stop)
 
     def read(self, rows: int | None = None) -> AnyArray:
         """All samples, or the first `rows` of them, as one array."""
         wanted = self.rows if rows is None else min(rows, self.rows)
-        with contextlib.closing(self.reader(max(1, wanted))) as batches:  # type: ignore[type-var]
+        with contextlib.closing(self.batches(max(1, wanted))) as batches:  # type: ignore[type-var]
             return next(batches, np.empty((0, *self.shape[1:]), self.dtype))
+
+    def require_pixels(self, kind: str, meaning: str) -> None:
+        """Raise InputError if these are image files and a model takes anything but pixels.
+
+        kind, meaning: of its input mapping, as `input.kind` and `input.describe()` have them.
+        """
+        if self.names and kind not in ("pixels", "channels", "threshold"):
+            raise InputError(
+                f"{self.source}: image files hold pixels 0..255, this model takes {meaning}; prepare such values in a .npy file"
+            )
 
     def require_shape(self, shape: tuple[int, ...], *, channels_first: bool = False) -> None:
         """Raise InputError unless every sample is an image (height, width, channels), or holds as many values as (features,).
@@ -221,10 +236,10 @@ def _open_npz(path: Path, member: str | None, budget: Budget) -> Samples:
 
 
 def _open_cifar(path: Path, count: int, budget: Budget) -> Samples:
-    def reader(rows: int) -> Iterator[AnyArray]:
+    def reader(rows: int, start: int, stop: int) -> Iterator[AnyArray]:
         budget.require_bytes(2 * min(rows, total) * cifar.PIXELS, f"{min(rows, total)} images of {cifar.SHAPE} at once")
         with _reading(str(path)):
-            yield from cifar.batches(path, count, rows)
+            yield from cifar.batches(path, count, rows, range(start, stop))
 
     total = cifar.rows_of(path, count)
     return Samples(str(path), (total, *cifar.SHAPE), np.dtype(np.uint8), reader)
@@ -243,14 +258,19 @@ def _open_stream(source: str, opener: Callable[[], IO[bytes]], budget: Budget, *
     with _reading(source), opener() as stream:
         header = _read_header(source, stream)
         _check_size(source, stream, header, exact_end)
+        sequential = _compressed(stream)
     native = header.dtype.newbyteorder("=")
 
-    def reader(rows: int) -> Iterator[AnyArray]:
+    def reader(rows: int, start: int, stop: int) -> Iterator[AnyArray]:
         with _reading(source), opener() as stream:
             _read_header(source, stream)
-            yield from _read_rows(source, stream, header, rows, exact_end, budget)
+            yield from _read_rows(source, stream, header, rows, range(start, stop), exact_end, budget)
 
-    return Samples(source, header.shape, native, reader)
+    return Samples(source, header.shape, native, reader, sequential=sequential)
+
+
+def _compressed(stream: IO[bytes]) -> bool:
+    return isinstance(stream, gzip.GzipFile | zipfile.ZipExtFile)
 
 
 def _read_header(source: str, stream: IO[bytes]) -> Header:
@@ -290,7 +310,7 @@ def _read_npy_header(source: str, stream: IO[bytes]) -> Header:
 
 def _check_size(source: str, stream: IO[bytes], header: Header, exact_end: bool) -> None:
     """Compare what the header announces with the size of a plain file; compressed ones tell at their end."""
-    if isinstance(stream, gzip.GzipFile | zipfile.ZipExtFile):
+    if _compressed(stream):
         return
     available = os.fstat(stream.fileno()).st_size - stream.tell()
     announced = math.prod(header.shape) * header.dtype.itemsize
@@ -300,16 +320,22 @@ def _check_size(source: str, stream: IO[bytes], header: Header, exact_end: bool)
 
 
 def _read_rows(
-    source: str, stream: IO[bytes], header: Header, rows: int, exact_end: bool, budget: Budget
+    source: str, stream: IO[bytes], header: Header, rows: int, span: range, exact_end: bool, budget: Budget
 ) -> Iterator[AnyArray]:
+    """The rows of `span`, at most `rows` at once."""
     native = header.dtype.newbyteorder("=")
     if header.fortran:
-        yield from _read_columns_first(source, stream, header, rows, budget)
+        yield from _read_columns_first(source, stream, header, rows, span, budget)
         return
     total = header.shape[0]
     row_bytes = math.prod(header.shape[1:]) * header.dtype.itemsize
-    for start in range(0, total, rows):
-        count = min(rows, total - start)
+    if span.start:
+        begin = stream.tell()
+        skipped = stream.seek(begin + span.start * row_bytes) - begin
+        if skipped < span.start * row_bytes:
+            raise InputError(f"{source}: is truncated: {total} rows announced, {skipped // row_bytes} complete rows found")
+    for start in span[::rows]:
+        count = min(rows, span.stop - start)
         budget.require_bytes(count * row_bytes, f"{count} rows of shape {header.shape[1:]} {native} at once")
         batch = np.empty((count, *header.shape[1:]), header.dtype)
         got = _fill(stream, batch)
@@ -317,13 +343,16 @@ def _read_rows(
             whole = start + got // max(1, batch.nbytes // count)
             raise InputError(f"{source}: is truncated: {total} rows announced, {whole} complete rows found")
         yield batch.astype(native, copy=False)
-    if exact_end and stream.read(1):  # reading to the end also makes gzip and zip compare their checksums
+    at_end = exact_end and span.stop == total
+    if at_end and stream.read(1):  # reading to the end also makes gzip and zip compare their checksums
         raise InputError(f"{source}: has bytes left over after the {total} rows that its header announces")
 
 
-def _read_columns_first(source: str, stream: IO[bytes], header: Header, rows: int, budget: Budget) -> Iterator[AnyArray]:
+def _read_columns_first(
+    source: str, stream: IO[bytes], header: Header, rows: int, span: range, budget: Budget
+) -> Iterator[AnyArray]:
     """Arrays in Fortran order: their rows are spread over the whole file, so map it, or read all of a compressed one."""
-    if isinstance(stream, gzip.GzipFile | zipfile.ZipExtFile):
+    if _compressed(stream):
         size = math.prod(header.shape) * header.dtype.itemsize
         budget.require_bytes(size, f"its array of shape {header.shape} {header.dtype}, in Fortran order and compressed,")
         flat = np.empty(math.prod(header.shape), header.dtype)
@@ -334,8 +363,8 @@ def _read_columns_first(source: str, stream: IO[bytes], header: Header, rows: in
         array = np.empty(header.shape, header.dtype)
     else:
         array = np.memmap(stream, header.dtype, mode="r", offset=stream.tell(), shape=header.shape, order="F")
-    for start in range(0, header.shape[0], rows):
-        yield np.array(array[start : start + rows], dtype=header.dtype.newbyteorder("="), order="C")
+    for start in span[::rows]:
+        yield np.array(array[start : min(start + rows, span.stop)], dtype=header.dtype.newbyteorder("="), order="C")
 
 
 def _fill(stream: IO[bytes], array: AnyArray) -> int:

@@ -58,9 +58,9 @@ def open_images(paths: Sequence[Path], max_memory: int | None = None, shape: tup
     wanted = None if size is None else (size[0], size[1])
     height, width = _read(paths[0], wanted, max_memory, colour=channels == 3, needed="this model takes").shape[:2]
 
-    def reader(rows: int) -> Iterator[NDArray[Any]]:
-        for start in range(0, len(paths), rows):
-            some = paths[start : start + rows]
+    def reader(rows: int, first: int, stop: int) -> Iterator[NDArray[Any]]:
+        for start in range(first, stop, rows):
+            some = paths[start : min(start + rows, stop)]
             yield np.stack([_read(path, (height, width), max_memory, colour=channels == 3) for path in some])
 
     source = str(paths[0]) if len(paths) == 1 else f"{len(paths)} images"
