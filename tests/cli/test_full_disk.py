@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
     "bench --plot": (("bench", "MODEL", "--batch", "1", "--threads", "1", "--seconds", "0.01", "--plot", "OUT"), "times.svg"),
     "demo": (("demo", "--keep", "OUT"), ""),
     "extract": (("extract", "MODEL", "-o", "OUT"), "bits.npz"),
+    "score": (("score", "MODEL", f"{DIGITS}:x", "-o", "OUT", "--scores"), ""),
 }
 
 
@@ -45,6 +46,8 @@ def arguments(name: str, model: Path, folder: Path) -> list[str]:
     """The command line of COMMANDS with its files in place; skips what this installation lacks."""
     if name == "bench --plot":
         pytest.importorskip("matplotlib")
+    if name == "score":
+        pytest.importorskip("pyarrow")
     if name.startswith("bench"):
         pytest.importorskip("threadpoolctl")
     words, out = COMMANDS[name]

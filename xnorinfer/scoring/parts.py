@@ -33,7 +33,7 @@ KEY = b"xnorinfer.part"
 #: Rows of a part where nobody says how many.
 PART_ROWS = 1 << 17
 #: Bytes of answers that are collected before they are written as a row group.
-GROUP_BYTES = 1 << 24
+GROUP_BYTES = 1 << 22
 
 _PART = re.compile(r"part-\d{5,}-\d{6,}\.parquet")
 

@@ -170,7 +170,7 @@ def _kind(type_: Any) -> str | None:
 
 
 def _numbers(array: Any, name: str, wrong: Any) -> NDArray[Any]:
-    """A column as (rows,), or (rows, ...) with an axis for each level of its lists.  wrong: makes errors of row, name, reason."""
+    """A column as (rows,), or (rows, ...) with an axis for each level of lists.  wrong: makes errors of row, name, reason."""
     import pyarrow.compute as compute
     from pyarrow import types
 
