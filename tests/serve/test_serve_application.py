@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import json
@@ -70,8 +71,6 @@ class Stuck(io.StringIO):
 
 
 def test_a_log_that_nobody_reads_stops_nothing() -> None:
-    import asyncio
-
     stream = Stuck()
     log = Log(stream)
     log.GATHER = 0.001
@@ -88,8 +87,9 @@ def test_a_log_that_nobody_reads_stops_nothing() -> None:
 
     asyncio.run(run())
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
-    (dropped,) = [line["count"] for line in lines if line["event"] == "lines dropped"]
-    assert dropped + len(lines) - 2 == 2 * log.MOST
+    dropped = [line["count"] for line in lines if line["event"] == "lines dropped"]
+    assert sum(dropped) > 0
+    assert sum(dropped) + len(lines) - len(dropped) - 1 == 2 * log.MOST
     assert any(line["event"] == "last" for line in lines)
 
 

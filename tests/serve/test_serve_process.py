@@ -157,6 +157,30 @@ def test_clients_that_are_slow_or_leave_keep_nobody_waiting(start: Start, model:
     cut.close()
 
 
+def ask_for_ever(connection: socket.socket) -> None:
+    """Send without reading, until the other side ends it."""
+    connection.setblocking(False)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with contextlib.suppress(BlockingIOError):
+            connection.send(b"GET /page.js HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)
+        time.sleep(0.05)
+
+
+def test_clients_that_do_not_read_are_cut(start: Start, model: Path) -> None:
+    """They ask for more than all buffers between hold, and take nothing."""
+    running = start(model, "--timeout", "1")
+    scores(running, X)
+    time.sleep(0.1)
+    descriptors = Path(f"/proc/{running.process.pid}/fd")
+    before = len(list(descriptors.iterdir())) if descriptors.exists() else 0
+    with raw(running) as connection, pytest.raises(ConnectionError):
+        ask_for_ever(connection)
+    if descriptors.exists():
+        assert len(list(descriptors.iterdir())) <= before
+    assert scores(running, X)[1].shape == (5, 5)
+
+
 @pytest.mark.parametrize(
     "garbage", [b"\x16\x03\x01\x02\x00\x01\x00", b"GET\r\n\r\n", head(None, **{"Content-Length": "x"}), b"\x00" * 5000]
 )

@@ -20,6 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 
 import xnorinfer
+from xnorinfer.errors import XnorinferError
 from xnorinfer.oneline import shortened
 from xnorinfer.serve.batching import busy
 from xnorinfer.serve.limits import Limits
@@ -52,12 +53,12 @@ POLICY = (
 class Exchange:
     """What is known of a request by the time it is answered."""
 
-    __slots__ = ("engine", "expired", "id", "inference", "model", "reason", "rows", "started", "status", "version")
+    __slots__ = ("engine", "expired", "id", "inference", "model", "reading", "reason", "rows", "started", "status", "version")
 
     def __init__(self, identifier: str) -> None:
         self.id, self.started = identifier, time.perf_counter()
         self.status = 0
-        self.expired = self.inference = False
+        self.expired = self.inference = self.reading = False
         self.model: str | None = None
         self.version: str | None = None
         self.reason: str | None = None
@@ -130,14 +131,15 @@ class Application:
                 batcher.stop()
             self.log.stop()
 
-    def _reloaded(self, name: str, found: Served | BaseException) -> None:
+    def _reloaded(self, name: str, found: Served | Exception) -> None:
         if isinstance(found, Served):
             self.metrics.reload(name, "loaded")
             self.log("model reloaded", model=name, version=found.version, network=describe(found))
         else:
             self.metrics.reload(name, "refused")
             version = self.repository.served[name].version
-            self.log("model not reloaded, the old one serves on", model=name, version=version, reason=shortened(str(found)))
+            reason, defect = shortened(str(found)), None if isinstance(found, XnorinferError | MemoryError) else found
+            self.log("model not reloaded, the old one serves on", error=defect, model=name, version=version, reason=reason)
 
     # ------------------------------------------------------------ the frame
 
@@ -157,6 +159,14 @@ class Application:
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 
+        task = asyncio.current_task()
+        assert task is not None
+
+        def expire() -> None:
+            exchange.expired = True
+            task.cancel()
+
+        timer = asyncio.get_running_loop().call_later(self.limits.seconds, expire)
         failure: Exception | None = None
         try:
             if self._tokens and scope["path"] not in OPEN and scope["path"] not in PAGE:
@@ -168,10 +178,19 @@ class Application:
             await self._refuse(
                 answer, exchange, error.status_code, f"{scope['method']} {scope['path']}: {error.detail}", error.headers
             )
+        except asyncio.CancelledError:
+            if not exchange.expired:
+                raise
+            if hasattr(task, "uncancel"):  # from Python 3.11 on
+                task.uncancel()
+            what = "the request was not complete" if exchange.reading else "there was no answer"
+            status = 408 if exchange.reading else 504
+            await self._refuse(answer, exchange, status, f"{what} within {self.limits.seconds:g} s", {"connection": "close"})
         except Exception as error:
             failure = error
             await self._refuse(answer, exchange, 500, "internal error, a defect of xnorinfer; the log has more", None)
         finally:
+            timer.cancel()
             self._told(scope, exchange, failure)
 
     async def _refuse(self, answer: Send, exchange: Exchange, status: int, message: str, headers: Any) -> None:
@@ -220,20 +239,12 @@ class Application:
         exchange.inference = True
         served = self._served(scope["path_params"], exchange)
         headers = dict(scope["headers"])
-        task = asyncio.current_task()
-        assert task is not None
-
-        def expire() -> None:
-            exchange.expired = True
-            task.cancel()
-
-        timer = asyncio.get_running_loop().call_later(self.limits.seconds, expire)
-        reading = True
+        exchange.reading = True
         taken = [0]
         self.metrics.pending.inc()
         try:
             body = await self._body(headers, receive, taken)
-            reading = False
+            exchange.reading = False
             if body is None:
                 return
             text = headers.get(JSON_LENGTH.encode())
@@ -250,17 +261,7 @@ class Application:
             found, length = respond((served.name, served.version), request, job.scores, job.margins, about)
             kind = [JSON] if length is None else [BINARY, (JSON_LENGTH.encode(), b"%d" % length)]
             await _reply(send, found, kind)
-        except asyncio.CancelledError:
-            if not exchange.expired:
-                raise
-            if hasattr(task, "uncancel"):  # from Python 3.11 on
-                task.uncancel()
-            what = "the request was not complete" if reading else "there was no answer"
-            raise ProtocolError(
-                f"{what} within {self.limits.seconds:g} s", 408 if reading else 504, {"connection": "close"}
-            ) from None
         finally:
-            timer.cancel()
             self._pending_bytes -= taken[0]
             self.metrics.pending.dec()
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from xnorinfer import shipped
 from xnorinfer.engine.model import Model
-from xnorinfer.errors import InputError, ModelFileError, NotAModelError, OptionError, XnorinferError
+from xnorinfer.errors import InputError, ModelFileError, NotAModelError, OptionError
 from xnorinfer.files import write_bytes
 from xnorinfer.packing import modelfile
 from xnorinfer.packing.description import widths
+from xnorinfer.packing.packed import PackedModel
 from xnorinfer.serve.batching import Batcher
 from xnorinfer.serve.limits import Limits
 from xnorinfer.serve.protocol import metadata
@@ -81,6 +83,7 @@ class Repository:
     ) -> None:
         self._files, self._asked, self._snapshots = models, (threads, kernel), snapshots
         self._stamps: dict[str, Stamp] = {name: stamp_of(path) for name, path in models.items()}
+        self._copies: dict[str, Path] = {}
         self._changing: dict[str, Stamp] = {}
         self.served = {name: self._load(name) for name in models}
 
@@ -94,12 +97,13 @@ class Repository:
 
     def _load(self, name: str) -> Served:
         threads, kernel = self._asked
-        packed = self._read(self._files[name])
+        packed = self._read(name)
         version = str(modelfile.header_of(packed)["content_digest"])[:VERSION_DIGITS]
         model = Model(packed, threads=threads, kernel=kernel)
         return Served(name, version, model, metadata(name, version, model))
 
-    def _read(self, path: Path) -> Any:
+    def _read(self, name: str) -> PackedModel:
+        path = self._files[name]
         if self._snapshots is None:
             return modelfile.load(path)
         try:
@@ -107,12 +111,18 @@ class Repository:
         except OSError as error:
             raise NotAModelError(f"{path}: cannot be read: {error.strerror}") from None
         copy = self._snapshots / f"{hashlib.sha256(content).hexdigest()}.safetensors"
-        if not copy.exists():
-            write_bytes(copy, content)
-        try:
-            return modelfile.load(copy, mapped=True)
-        except ModelFileError as error:
-            raise type(error)(str(error).replace(str(copy), str(path))) from None
+        with _alone(self._snapshots):
+            if not copy.exists():
+                write_bytes(copy, content)
+            try:
+                packed = modelfile.load(copy, mapped=True)
+            except ModelFileError as error:
+                copy.unlink()
+                raise type(error)(str(error).replace(str(copy), str(path))) from None
+            before, self._copies[name] = self._copies.get(name), copy
+            if before is not None and before not in self._copies.values():
+                before.unlink(missing_ok=True)  # whoever has mapped it keeps it
+        return packed
 
     # ------------------------------------------------------------ files that change
 
@@ -131,20 +141,30 @@ class Repository:
                 self._changing[name] = now
         return found
 
-    async def reload(self, name: str) -> Served | XnorinferError | MemoryError:
+    async def reload(self, name: str) -> Served | Exception:
         """Load a model again, beside the event loop; it serves from then on.  Gives the error for which the old one stays."""
         try:
             self.served[name] = await asyncio.to_thread(self._load, name)
-        except (XnorinferError, MemoryError) as error:
+        except Exception as error:  # a defect as well: the old one can serve
             return error
         return self.served[name]
 
-    async def watch(self, seconds: float, tell: Callable[[str, Served | BaseException], None]) -> None:
+    async def watch(self, seconds: float, tell: Callable[[str, Served | Exception], None]) -> None:
         """Look for changed files for ever; `tell` learns what became of each."""
         while True:
             await asyncio.sleep(seconds)
             for name in self.changed():
                 tell(name, await self.reload(name))
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """The block is run by one process at a time: two that copy a file would map two copies."""
+    import fcntl  # not on Windows, where no processes share a folder
+
+    with (folder / "lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def describe(served: Served) -> str:

@@ -20,7 +20,7 @@ from xnorinfer.errors import OptionError
 from xnorinfer.serve.application import Application
 from xnorinfer.serve.telemetry import Log
 
-#: Seconds that a connection may take until it has sent the head of a request, or the rest of a body that nobody wants.
+#: Seconds that a connection may take for the head of a request, the rest of a body that nobody wants, or its end.
 HEAD_SECONDS = 10.0
 #: Seconds that a connection without a request stays open.
 KEEP_ALIVE_SECONDS = 75
@@ -92,17 +92,20 @@ class _Server(uvicorn.Server):
         return bool(await super().on_tick(counter))
 
     def _close_silent(self) -> None:
-        """Close connections that owe us the head of a request, or send a body on whose answer they have, for too long."""
+        """Cut connections that for too long owe the head of a request, send a body whose answer they have, or take nothing of
+        an answer."""
         now = time.monotonic()
         silent: dict[Any, tuple[Any, float]] = {}
         for connection in list(self.server_state.connections):
-            cycle = connection.cycle
+            cycle, transport = connection.cycle, connection.transport
+            unread = transport.is_closing() or connection.flow.write_paused
             answered = cycle is None or cycle.response_complete
-            if answered and connection.timeout_keep_alive_task is None and connection.transport is not None:
-                known, since = self._silent.get(connection, (cycle, now))
-                silent[connection] = (cycle, since if known is cycle else now)
+            if unread or (answered and connection.timeout_keep_alive_task is None):
+                state = (cycle, transport.get_write_buffer_size())
+                known, since = self._silent.get(connection, (state, now))
+                silent[connection] = (state, since if known == state else now)
                 if now - silent[connection][1] > HEAD_SECONDS:
-                    connection.transport.abort()
+                    transport.abort()
         self._silent = silent
 
 
