@@ -278,7 +278,7 @@ def read_net(path: Path, options: ConvertOptions) -> Reading:
             "draft", "is true: this file was drafted for what could not be converted; complete it, then take the line out"
         )
     notes = Notes()
-    kind, entries = _container(path, top)
+    kind, entries, channels_first = _container(path, top)
     notes.assumptions.append(Assumption("container", kind, "net" if "container" in top else "file"))
     arrays = Arrays(path, entries, top, notes)
     with np.errstate(over="ignore"):  # numbers beyond float32 become infinite, which the network's check reports
@@ -291,10 +291,11 @@ def read_net(path: Path, options: ConvertOptions) -> Reading:
     if problems or net is None:
         raise NetworkError(list(dict.fromkeys(problems)), about=path.name)
     said = tuple(notes.tensors), tuple(notes.assumptions), tuple(notes.warnings)
-    return Reading(NAME, net, *said, channels_first=builder.flow.channels_first)
+    return Reading(NAME, net, *said, channels_first=channels_first or builder.flow.channels_first)
 
 
-def _container(path: Path, top: Table) -> tuple[str, dict[str, Entry]]:
+def _container(path: Path, top: Table) -> tuple[str, dict[str, Entry], bool]:
+    """What kind it is, its arrays, and whether those are of a network that another source has with channels first."""
     kind = top.choice("container", (*READERS, "network"))
     reader = top.table("reader")
     if kind != "network":
@@ -303,7 +304,7 @@ def _container(path: Path, top: Table) -> tuple[str, dict[str, Entry]]:
         found, entries = open_container(path, kind)
         if not entries and found != "files":
             raise SourceError(f"{path.name} holds no arrays")
-        return found, entries
+        return found, entries, False
     try:
         options = ConvertOptions.from_json({} if reader is None else reader.values)
     except (OptionError, TypeError) as error:
@@ -315,7 +316,7 @@ def _container(path: Path, top: Table) -> tuple[str, dict[str, Entry]]:
     from xnorinfer.converters import read_source
 
     reading = read_source(path, options)
-    return f"network, as read from {reading.source}", network_arrays(reading.net)
+    return f"network, as read from {reading.source}", network_arrays(reading.net), reading.channels_first
 
 
 def network_arrays(net: Net) -> dict[str, Entry]:

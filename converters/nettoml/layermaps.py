@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xnorinfer.budget import spend_bytes
 from xnorinfer.converters.nettoml.layerweights import Kernel
 from xnorinfer.converters.nettoml.table import Table
 from xnorinfer.net.ops import Flatten, Linear, Named, Pool
@@ -115,22 +116,26 @@ class WindowReader:
         flow.passes(window, kernel.neurons)
         return {"window": window, "groups": groups or 1, "pad": pad or 0}
 
-    def flattened(self, table: Table, label: str, flow: Flow, *, within: bool = False) -> list[Named]:
-        """The node before a dense layer that reads a map, or within the steps behind a layer."""
+    def flattened(self, table: Table, label: str, flow: Flow, depth: int | None) -> list[Named]:
+        """The node before a dense layer of `depth` inputs that reads a map; None: within the steps behind a layer."""
         said = table.choice("flatten", FLATTENS)
         missing = said is None and self.flatten is None and "flatten" not in table
         if flow.map is None:
             if missing and flow.spatial and flow.broken:
                 table.problem("flatten", f"is missing, here or at the top: {_FLATTENS}")
             if said is not None and flow.shape is not None:
-                table.problem("flatten", f"belongs to {'steps on a map' if within else 'a dense layer that reads a map'}")
+                table.problem(
+                    "flatten", f"belongs to {'steps on a map' if depth is None else 'a dense layer that reads a map'}"
+                )
             return []
         height, width, channels = flow.map
         if missing and height * width > 1 and channels > 1:
             size = f"a map of {height}x{width} and {channels} channels becomes a vector"
             table.problem("flatten", f"is missing, here or at the top, where {size}: {_FLATTENS}")
-        if (said or self.flatten) == "channels_first":
-            flow.channels_first = True
+        flow.channels_first |= (said or self.flatten) == "channels_first"
+        # A layer of another depth does not fit, which the network's check reports.
+        if (said or self.flatten) == "channels_first" and depth in (None, height * width * channels):
+            spend_bytes(24 * height * width * channels, f"{label}: the order of a map of {height}x{width}x{channels}")
             flow.order = np.arange(height * width * channels).reshape(channels, height, width).transpose(1, 2, 0).reshape(-1)
         flow.shape, flow.spatial = (height * width * channels,), False
         return [(flow.name(label, "flatten"), Flatten())]

@@ -139,7 +139,9 @@ class Builder:
         is_float = table.values.get("kind") == "float"
         weight_rule, sign_rule = table.choice("weight_rule", RULES), table.choice("sign_rule", RULES)
         zero_one = table.choice("reads", ("01",)) is not None
-        layers = [] if kernel is None or kernel.window is not None else self.windows.flattened(table, name, self.flow)
+        layers = (
+            [] if kernel is None or kernel.window is not None else self.windows.flattened(table, name, self.flow, kernel.depth)
+        )
         kernel = None if kernel is None else columns_of(kernel, self.flow)
         placed = self.windows.placed(table, kernel, self.flow)
         if kernel is None or not placed:
@@ -293,7 +295,7 @@ class Builder:
                 pool.close()
             elif op == "flatten":
                 flush()
-                layers.extend(self.windows.flattened(step, name, self.flow, within=True))
+                layers.extend(self.windows.flattened(step, name, self.flow, None))
                 self.size = None if self.flow.shape is None else self.flow.shape[-1]
             elif op in OTHERS:
                 flush()
