@@ -20,6 +20,7 @@ from xnorinfer.errors import DigestError, MalformedModelError, ModelFileError
 from xnorinfer.graph import chain
 from xnorinfer.net.values import PixelInput, RealInput, SignInput
 from xnorinfer.net.windows import Window
+from xnorinfer.packing.description import describe, widths
 from xnorinfer.packing.lower import lower
 from xnorinfer.packing.modelfile import KEY, header_of, load, save
 from xnorinfer.packing.packed import Affine, Binarize, Elementwise, Mapped, PackedModel, Pool
@@ -241,3 +242,18 @@ def test_real_inputs_of_maps_pass(tmp_path: Path) -> None:
         model = nets.random_maps(np.random.default_rng(seed), RealInput(), (5, 4, 3), int(rng.integers(1, 5)))
         save(model, tmp_path / "m")
         same(model, load(tmp_path / "m"))
+
+
+def test_what_is_said_of_every_node() -> None:
+    described = describe(every_op())
+    assert widths(every_op()) == "4x5x2-4c2-p1-6c3-p2-3"
+    assert described["shape"] == [4, 5, 2]
+    kinds = ["mapped", "float", "steps", "pool", "bits", "binary", "pool", "binary"]
+    assert [layer["kind"] for layer in described["layers"]] == kinds
+    assert [layer["gives"] for layer in described["layers"]] == [*["reals"] * 4, *["bits"] * 3, "reals"]
+    assert [layer["shape"] for layer in described["layers"]][4:] == [[3, 4, 4], [3, 3, 6], [2, 2, 6], [1, 1, 3]]
+    conv = described["layers"][5]
+    assert (conv["inputs"], conv["neurons"], conv["groups"], conv["pad"], conv["weight_bits"]) == (18, 6, 2, 0, 108)
+    assert conv["window"] == {"size": (3, 3), "stride": (1, 1), "dilation": (1, 1), "padding": (1, 1, 1, 0)}
+    assert described["packed_bytes"] == sum(array.nbytes for _, array in every_op().tensors())
+    assert json.loads(json.dumps(described))["content_digest"] == header_of(every_op())["content_digest"]

@@ -165,14 +165,23 @@ def shape_text(shape: Iterable[Any]) -> str:
     return " x ".join(str(n) for n in shape) or "scalar"
 
 
+def _kind_text(layer: dict[str, Any]) -> str:
+    """'binary', 'float32', 'binary, 3 x 3', 'largest of 2 x 2', 'steps'."""
+    kind = {"float": "float32", "bits": "compared"}.get(layer["kind"], layer["kind"])
+    window = shape_text(layer["window"]["size"]) if "window" in layer else ""
+    if kind == "pool":
+        return f"{'largest' if layer['of'] == 'max' else 'average'} of {window}"
+    return f"{kind}, {window}" if window else str(kind)
+
+
 def layers_table(info: dict[str, Any]) -> None:
     """The layers of a packed network (`Model.info`) with their sizes."""
     rows = [
         [
             layer["name"],
-            "binary" if layer["kind"] == "binary" else "float32",
+            _kind_text(layer),
             f"{layer['inputs']} {layer['reads']}",
-            f"{layer['neurons']} {layer['gives']}",
+            f"{shape_text(layer.get('shape', [layer['neurons']]))} {layer['gives']}",
             size_text(layer["packed_bytes"]),
             size_text(layer["float32_bytes"]),
         ]

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from xnorinfer.graph import Interpretation
 from xnorinfer.net.values import input_to_json
 from xnorinfer.packing import modelfile
-from xnorinfer.packing.packed import PACKED_OPS, Affine, Binarize, Dot, Elementwise, Mapped, PackedModel, Pool, stored_arrays
-
-#: Op -> what is said of it; nothing of what the meaning of the input says.
-_described: Interpretation[[], dict[str, Any] | None] = Interpretation("description", PACKED_OPS)
-_described.nothing(Binarize, Pool, Elementwise, Mapped)
+from xnorinfer.packing.packed import (
+    PACKED_OPS,
+    Affine,
+    Binarize,
+    Dot,
+    Elementwise,
+    Mapped,
+    PackedModel,
+    Pool,
+    stored_arrays,
+)
+from xnorinfer.packing.packedops import value_of
 
 
 def describe(packed: PackedModel) -> dict[str, Any]:
@@ -23,6 +31,7 @@ def describe(packed: PackedModel) -> dict[str, Any]:
         "input": input_to_json(packed.input),
         "input_meaning": packed.input.describe() + (", each binarized at a limit of its own" if packed.own_limits else ""),
         "inputs": packed.depth,
+        **({"shape": list(packed.shape)} if len(packed.shape) > 1 else {}),
         "classes": packed.classes,
         "profile": packed.profile,
         "layers": layers,
@@ -35,19 +44,41 @@ def describe(packed: PackedModel) -> dict[str, Any]:
 
 
 def describe_layers(packed: PackedModel) -> list[dict[str, Any]]:
-    """Every layer, JSON-able: index, name, kind of its weights ("binary", "float"), what it reads and gives ("bits", "pixels",
-    "reals") and how many, its steps, and its sizes."""
+    """Every node behind the bits of the inputs, JSON-able.
+
+    index, name; kind: of the weights ("binary", "float"), or "pool", "steps", "bits", "mapped"; reads and gives ("bits",
+    "pixels", "reals"); inputs of one neuron; neurons, or channels; steps; sizes.  Of maps also window, groups and pad, and the
+    shape of what it gives.
+    """
     found: list[dict[str, Any]] = []
     for index, node in enumerate(packed.layers):
-        if (described := _described(node)) is not None:
-            size = sum(int(array.nbytes) for array in stored_arrays(node).values())
-            found.append({"index": index, "name": node.name, **described, "packed_bytes": size})
+        read = packed.read_by(node)
+        gives = value_of(node, node.name, [read])
+        size = sum(int(array.nbytes) for array in stored_arrays(node).values())
+        usual: dict[str, Any] = {"reads": read.kind, "inputs": 1, "neurons": gives.shape[-1], "gives": gives.kind, "steps": []}
+        sizes = {"weight_bits": 0, "packed_bytes": size, "float32_bytes": size}
+        said = {"index": index, "name": node.name, **usual, **sizes, **_described(node)}
+        found.append(said if len(gives.shape) == 1 else {**said, "shape": list(gives.shape)})
     return found
 
 
 def widths(packed: PackedModel) -> str:
-    """Inputs and neurons of every layer: '784-4096-10'."""
-    return "-".join(str(width) for width in (packed.depth, *(layer["neurons"] for layer in describe_layers(packed))))
+    """Inputs and neurons of every layer: '784-4096-10'; of maps also windows and pools: '32x32x3-128c3-p2-10'."""
+    shape = packed.shape
+    parts = ["x".join(map(str, shape)) if len(shape) > 1 else str(packed.depth)]
+    for node in packed.layers:
+        window = getattr(node.op, "window", None)
+        size = "" if window is None else "x".join(map(str, window.size if len(set(window.size)) > 1 else window.size[:1]))
+        if isinstance(node.op, Dot):
+            whole = window is None or (window.size == packed.read_by(node).shape[:2] and not any(window.padding))
+            parts.append(str(node.op.neurons) if whole else f"{node.op.neurons}c{size}")
+        elif isinstance(node.op, Pool):
+            parts.append(f"p{size}")
+    return "-".join(parts)
+
+
+#: Op -> what is said of it beside what is usual.
+_described: Interpretation[[], dict[str, Any]] = Interpretation("description", PACKED_OPS)
 
 
 @_described.of(Dot)
@@ -55,13 +86,32 @@ def _(op: Dot) -> dict[str, Any]:
     steps = list(op.output.ops) if isinstance(op.output, Affine) else []
     # The float layer that this one stands for: weights, and four BatchNorm vectors or what the steps hold.
     vectors = 4 if op.gives == "bits" else 2 * len(steps)
-    return {
+    said = {
         "kind": "binary" if op.binary else "float",
         "reads": op.reads,
         "inputs": op.depth,
-        "neurons": op.neurons,
-        "gives": op.gives,
         "steps": steps,
         "weight_bits": op.neurons * op.depth * (1 if op.binary else 32),
         "float32_bytes": 4 * op.neurons * (op.depth + vectors),
     }
+    return said if op.window is None else {**said, "window": asdict(op.window), "groups": op.groups, "pad": op.pad}
+
+
+@_described.of(Pool)
+def _(op: Pool) -> dict[str, Any]:
+    return {"kind": "pool", "of": op.kind, "inputs": op.window.taps, "window": asdict(op.window), "float32_bytes": 0}
+
+
+@_described.of(Elementwise)
+def _(op: Elementwise) -> dict[str, Any]:
+    return {"kind": "steps", "steps": list(op.steps.ops)}
+
+
+@_described.of(Binarize)
+def _(op: Binarize) -> dict[str, Any]:
+    return {"kind": "bits", "float32_bytes": 16 * op.limits.size}
+
+
+@_described.of(Mapped)
+def _(op: Mapped) -> dict[str, Any]:
+    return {"kind": "mapped", "float32_bytes": 0}
