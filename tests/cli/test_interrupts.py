@@ -24,7 +24,15 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, interrupts.Case
 
 
 @pytest.mark.parametrize(
-    ("name", "delay"), [("run", 0.2), ("run", 1.0), ("run, compiling", 1.0), ("run, compiling", 2.0), ("convert", 0.25)]
+    ("name", "delay"),
+    [
+        ("run", 0.2),
+        ("run", 1.0),
+        ("run, compiling", 1.0),
+        ("run, compiling", 2.0),
+        ("run, convolutions", 1.5),
+        ("convert", 0.25),
+    ],
 )
 def test_commands(cases: dict[str, interrupts.Case], name: str, delay: float) -> None:
     seconds, code, errors, left = interrupts.interrupted(cases[name], delay)

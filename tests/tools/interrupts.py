@@ -24,6 +24,8 @@ from checkpoints import named_arrays, random_layers
 from networks import INPUTS, random_network
 
 import xnorinfer
+from xnorinfer.net import Linear, Net, Quantize, Window
+from xnorinfer.net.ops import Named
 from xnorinfer.packing import modelfile
 from xnorinfer.packing.lower import lower
 
@@ -51,6 +53,21 @@ def sparse_npy(path: Path, rows: int, depth: int) -> Path:
     return path
 
 
+def convolutions() -> Net:
+    """Four convolutions over large maps, and a head."""
+    rng = np.random.default_rng(0)
+    layers: list[Named] = []
+    channels, window = 3, Window((3, 3), padding=(1, 1, 1, 1))
+    for neurons in (64, 128, 128, 256):
+        layers.append(
+            (f"conv{len(layers)}", Linear(rng.standard_normal((neurons, 3, 3, channels), np.float32), "ge", window=window))
+        )
+        layers.append((f"sign{len(layers)}", Quantize("ge")))
+        channels = neurons
+    head = Linear(rng.standard_normal((10, 64 * 48 * channels), np.float32), "ge")
+    return Net.chain(INPUTS["range"], [*layers, ("head", head)], "ge-zero", (64, 48, 3))
+
+
 def cases(folder: Path) -> list[Case]:
     """Every kind of long work, on files made in `folder`."""
     small, wide = folder / "small", folder / "wide"
@@ -58,6 +75,8 @@ def cases(folder: Path) -> list[Case]:
     modelfile.save(lower(random_network(1, [784, 2048, 2048, 10], INPUTS["range"])).packed, wide)
     many = sparse_npy(folder / "many.npy", 200_000_000, 64)
     images = sparse_npy(folder / "images.npy", 2_000_000, 784)
+    modelfile.save(lower(convolutions()).packed, folder / "maps")
+    colours = sparse_npy(folder / "colours.npy", 400_000, 64 * 48 * 3)
     np.savez(folder / "large.npz", **named_arrays(random_layers([784, 2048, 2048, 10], 1)))
     large = str(folder / "large.npz")
     return [
@@ -68,6 +87,7 @@ def cases(folder: Path) -> list[Case]:
             ("run", str(wide), str(images), "-o", "OUT", "--batch", "400000", "--threads", "1"),
             4,
         ),
+        Case("run, convolutions", ("run", str(folder / "maps"), str(colours), "-o", "OUT"), 3),
         Case("run to a pipe", ("run", str(small), str(many)), 1.5),
         Case("run --margins", ("run", str(wide), str(images), "--margins", "-o", "OUT"), 3),
         Case("convert", ("convert", large, "-o", "OUT"), 2),

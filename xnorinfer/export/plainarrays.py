@@ -48,8 +48,20 @@ from xnorinfer.engine.margins import constant
 from xnorinfer.errors import OptionError
 from xnorinfer.files import write_bytes
 from xnorinfer.graph import Interpretation
+from xnorinfer.net.windows import borders
 from xnorinfer.packing.description import describe
-from xnorinfer.packing.packed import PACKED_OPS, Binarize, Dot, PackedModel, Threshold, stored_arrays
+from xnorinfer.packing.packed import (
+    PACKED_OPS,
+    Binarize,
+    Dot,
+    Elementwise,
+    Mapped,
+    PackedModel,
+    Pool,
+    Threshold,
+    Value,
+    stored_arrays,
+)
 
 #: Version of the names and meanings above.  1 called reals "values".
 FORMAT_VERSION = 2
@@ -69,23 +81,30 @@ def arrays(packed: PackedModel, layers: Sequence[int] | None = None, *, signs: b
         if place in chosen or (place == "input" and "layers.0" in chosen):
             ends = constant(node, packed.read_by(node))
             marks = {} if ends is None else {"constant": _tendency(*ends)}
-            named = {**stored_arrays(node), **(_derived(node, signs) or {}), **marks}
+            named = {**stored_arrays(node), **(_derived(node, packed.read_by(node), signs) or {}), **marks}
             found.update((f"{place}.{name}", array) for name, array in named.items())
     return found
 
 
-#: Op -> arrays that follow from the stored ones: (..., whether -1/+1 are wanted).
-_derived: Interpretation[[bool], dict[str, NDArray[Any]] | None] = Interpretation("extract", PACKED_OPS)
-_derived.nothing(Binarize)
+#: Op -> arrays that follow from the stored ones: (..., what it reads, whether -1/+1 are wanted).
+_derived: Interpretation[[Value, bool], dict[str, NDArray[Any]] | None] = Interpretation("extract", PACKED_OPS)
+_derived.nothing(Binarize, Pool, Elementwise, Mapped)
 
 
 @_derived.of(Dot)
-def _(op: Dot, signs: bool) -> dict[str, NDArray[Any]]:
+def _(op: Dot, read: Value, signs: bool) -> dict[str, NDArray[Any]]:
     found: dict[str, NDArray[Any]] = {}
     if signs and op.binary:
         found["signs"] = bitunpack(op.weights, op.depth)
+    inputs: NDArray[np.int32] = np.full((1, 1), op.depth, np.int32)
+    if op.window is not None and op.pad == 0:
+        classes = borders(op.window, *read.shape[:2])
+        inputs = np.asarray(classes.inside.sum(axis=(1, 2))[:, None] * (op.depth // op.window.taps), np.int32)
+        if len(inputs) > 1:
+            found["borders"] = classes.of.astype(np.int32)
     if op.reads == "bits" and isinstance(op.output, Threshold):
-        found["min_matches"] = np.int32(op.depth) - op.output.limits
+        limits = op.output.limits
+        found["min_matches"] = (inputs - limits).astype(np.int32).reshape(limits.shape)
     return found
 
 
