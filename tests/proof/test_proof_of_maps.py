@@ -1,0 +1,159 @@
+"""Proof of convolutional networks, neuron by neuron and border class by border class: it holds, and finds every change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from conv_networks import MAPPINGS, random_conv_network
+from packed_networks import with_layer
+
+from xnorinfer.errors import NetworkError
+from xnorinfer.graph import chain
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import Linear, Norm, Pool, Quantize, Steps
+from xnorinfer.net.values import ChannelInput, PixelInput
+from xnorinfer.net.windows import Window
+from xnorinfer.packing.lower import lower, stored_form
+from xnorinfer.packing.packed import Affine, PackedModel, Threshold
+from xnorinfer.proof.layerproofs import prove_parts
+from xnorinfer.proof.sensitivity import sensitivity
+from xnorinfer.proof.verification import LayerProof
+
+f = np.float32
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the adversarial tensors overflow on purpose
+
+
+def proofs(packed: PackedModel, net: Net) -> list[LayerProof]:
+    return list(prove_parts(packed, stored_form(net), lambda what, done, total: None))
+
+
+@pytest.mark.parametrize("awkward", [False, True])
+@pytest.mark.parametrize("name", MAPPINGS)
+def test_random_networks_are_proved(name: str, awkward: bool) -> None:
+    done = 0
+    for seed in range(12):
+        net = random_conv_network(seed, MAPPINGS[name], awkward=awkward)
+        try:
+            packed = lower(net).packed
+        except NetworkError:
+            continue
+        found = proofs(packed, net)
+        assert [(proof.name, proof.first) for proof in found if proof.differences] == []
+        assert all(proof.compared or proof.kind == "pool" for proof in found)
+        done += 1
+    assert done > 8
+
+
+def example() -> Net:
+    """A stem over channels, sums that are pooled, zeros at the border, an average, and scores."""
+    rng = np.random.default_rng(3)
+    mapping = ChannelInput.normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    assert isinstance(mapping, ChannelInput)
+    near = Window((3, 3), padding=(1, 1, 1, 1))
+
+    def weights(*shape: int) -> Any:
+        return rng.standard_normal(shape).astype(f)
+
+    def norm(channels: int) -> Norm:
+        return Norm(weights(channels), np.ones(channels, f), gamma=weights(channels), epsilon=0.0)
+
+    ops = [
+        ("stem", Linear(weights(8, 3, 3, 3), window=near)),
+        ("bn0", norm(8)),
+        ("sign0", Quantize("ge")),
+        ("conv", Linear(weights(6, 3, 3, 4), "ge", window=near, groups=2)),
+        ("pool", Pool("max", Window((2, 2), (2, 2)))),
+        ("bn1", norm(6)),
+        ("sign1", Quantize("ge")),
+        ("conv2", Linear(weights(4, 2, 2, 6), "ge", window=Window((2, 2)))),
+        ("relu", Steps.of(("relu",))),
+        ("average", Pool("average", Window((1, 1)))),
+        ("bn2", norm(4)),
+        ("sign2", Quantize("ge")),
+        ("head", Linear(weights(3, 4 * 2), "ge")),
+        ("bn3", norm(3)),
+    ]
+    net = Net(mapping, (4, 6, 3), chain(ops), "ge-zero")
+    assert net.check() == []
+    return net
+
+
+def changed(packed: PackedModel, name: str, change: Callable[[Any], Any]) -> PackedModel:
+    index = next(i for i, node in enumerate(packed.layers) if node.name == name)
+    model = with_layer(packed, index, op=change(packed.layers[index].op))
+    assert model.check() == []
+    return model
+
+
+def nudge(row: int, neuron: int) -> Callable[[Any], Any]:
+    def change(op: Any) -> Any:
+        limits = op.output.limits.copy()
+        limits[row, neuron] += 1 if limits[row, neuron] < 12 else -1
+        return replace(op, output=Threshold(limits))
+
+    return change
+
+
+def flip(op: Any) -> Any:
+    weights = op.weights.copy()
+    weights[2, 0] ^= np.uint64(1 << 5)
+    return replace(op, weights=weights)
+
+
+def step(op: Any) -> Any:
+    values = op.output.values.copy()
+    values[-1, 0, 1] = np.nextafter(values[-1, 0, 1], f(np.inf)) + f(1)
+    return replace(op, output=Affine(op.output.ops, values))
+
+
+def limit(op: Any) -> Any:
+    return replace(op, limits=np.nextafter(op.limits, f(np.inf)))
+
+
+CHANGES: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "a limit of the first class": ("conv", nudge(0, 1)),
+    "a limit of a class inside": ("conv", nudge(4, 2)),
+    "a limit of the last class": ("conv", nudge(8, 5)),
+    "a weight": ("conv", flip),
+    "a weight of the stem": ("stem", lambda op: replace(op, weights=np.where(np.arange(27) == 4, 0, op.weights).astype(f))),
+    "a limit of the stem": ("stem", lambda op: replace(op, output=Threshold(np.nextafter(op.output.limits, f(np.inf))))),
+    "the largest for the smallest": ("pool", lambda op: replace(op, falling=~op.falling)),
+    "no smallest": ("pool", lambda op: replace(op, falling=None)),
+    "a limit of a comparison": ("sign2", limit),
+    "the direction of a comparison": ("sign2", lambda op: replace(op, mirrored=~op.mirrored)),
+    "a step": ("head", step),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_every_change_is_found(what: str) -> None:
+    net = example()
+    packed = lower(net).packed
+    assert not any(proof.differences for proof in proofs(packed, net))
+    name, change = CHANGES[what]
+    found = [proof for proof in proofs(changed(packed, name, change), net) if proof.differences]
+    assert [proof.name for proof in found] == [name]
+    assert found[0].first
+
+
+def test_every_sum_of_every_class_is_compared() -> None:
+    net = example()
+    proof = next(proof for proof in proofs(lower(net).packed, net) if proof.name == "conv")
+    inside = [taps * 4 for taps in (4, 6, 4, 6, 9, 6, 4, 6, 4)]
+    assert proof.method == "every value"
+    assert proof.values == sum(inputs + 1 for inputs in inside)
+    assert proof.compared == proof.values * 6
+    assert proof.weights == 6 * 36
+
+
+def test_what_assumptions_change_in_networks_of_maps() -> None:
+    net = example()
+    found = sensitivity(net, lower(net).packed)
+    assert [layer.name for layer in found.layers] == ["conv", "conv2", "head"]
+    assert found.alternatives
+    pixels = replace(net, input=PixelInput.range(-1, 1))
+    assert sensitivity(pixels, lower(pixels).packed).alternatives
