@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from xnorinfer.budget import require_memory_option, spend_steps
 from xnorinfer.converters.latents import SCALES, ScaleBy
@@ -21,7 +22,7 @@ from xnorinfer.errors import OptionError
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import HARDTANH, Steps
 from xnorinfer.net.ties import PROFILES
-from xnorinfer.net.values import InputMapping, PixelInput, input_from_json, input_to_json, is_finite_number
+from xnorinfer.net.values import InputMapping, PixelInput, Shape, input_from_json, input_to_json, is_finite_number
 from xnorinfer.report import Assumption as Assumption
 from xnorinfer.report import Origin as Origin
 from xnorinfer.report import TensorUse as TensorUse
@@ -156,7 +157,7 @@ class Reading:
     entry: of a graph, what enters it, before steps of its own that the network's input mapping has in it.
     channels_first: whether the source has images as (channels, height, width), where the network's are (height, width,
     channels).  unplaced: names of the convolutions of which the source does not say where they look, in a network that was
-    refused.
+    refused.  sample: the shape of a sample as a graph takes it, where that is known.
     """
 
     source: str
@@ -167,6 +168,30 @@ class Reading:
     entry: InputMapping | None = None
     channels_first: bool = False
     unplaced: tuple[str, ...] = ()
+    sample: Shape | None = None
+
+    def as_source(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """Samples (rows, ...) of the network as (rows, depth) in the order in which its source has their values."""
+        if not self.channels_first:
+            return rows.reshape(len(rows), -1)
+        found: NDArray[Any] = rows.reshape(len(rows), *self.net.shape).transpose(0, 3, 1, 2).reshape(len(rows), -1)
+        return found
+
+    def as_network(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """Samples (rows, ...) as the source has them as (rows, depth) in the order of the network; the way back."""
+        if not self.channels_first:
+            return rows.reshape(len(rows), -1)
+        height, width, channels = self.net.shape
+        found: NDArray[Any] = rows.reshape(len(rows), channels, height, width).transpose(0, 2, 3, 1).reshape(len(rows), -1)
+        return found
+
+    def scores_of(self, answer: NDArray[Any]) -> NDArray[Any]:
+        """What its source gives as the network does: scores of a map (rows, ...) line by line, channels innermost."""
+        if answer.ndim < 3:
+            return answer
+        classes = self.net.classes
+        first = self.channels_first and answer.shape[1] == classes
+        return (np.moveaxis(answer, 1, -1) if first else answer).reshape(len(answer), -1)
 
 
 class Remark(str):

@@ -70,7 +70,7 @@ class Stages:
         self.shape: Shape | None = None  # of the network's value that it is; None where it is an input whose shape is not said
         self.image: Shape | None = None
         self.is_first = False
-        self.entered: Shape = ()  # the shape of the input's tensor, without rows
+        self.sample: Shape | None = None  # the shape of the input's tensor, without rows
         self.rows = ANY_ROWS
         self.ternary: tuple[OnnxNode, F32] | None = None  # the last layer, if it must stay the last
 
@@ -82,7 +82,7 @@ class Stages:
         if dims and len(known) == len(dims):
             self.rows = ANY_ROWS if rows is None else rows
             self.shape = (math.prod(known),)
-            self.entered = tuple(known)
+            self.sample = tuple(known)
             places = self.counting.in_order(known, "the input")
         return Live(self.leaf, self.leaf, places=places)
 
@@ -288,7 +288,7 @@ class Stages:
         self.image, self.is_first = found
         height, width, channels = self.image
         if channels == 1:  # it stands first and last alike, and the tensor's own axes tell
-            self.is_first = self.entered[:1] == (1,) and len(self.entered) > 2
+            self.is_first = self.sample is not None and self.sample[:1] == (1,) and len(self.sample) > 2
         moved = (
             self.counting.channels_first(self.image, "the input").reshape(-1)
             if self.is_first

@@ -100,7 +100,7 @@ def read_graph(source: str, graph: OnnxGraph, about: str, options: ConvertOption
         shape=walk.image,
         channels_first=walk.is_first,
     )
-    return dataclasses.replace(reading, entry=entry.base)
+    return dataclasses.replace(reading, entry=entry.base, sample=walk.sample)
 
 
 def _profile(walk: Walk, options: ConvertOptions, notes: Notes) -> str:

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from xnorinfer.engine.model import Model, inputs_of
 from xnorinfer.errors import InputError, UnusableInputError
 from xnorinfer.net.network import Net
+from xnorinfer.net.ops import Linear, Pool
 from xnorinfer.packing.packed import PackedModel
 from xnorinfer.proof.answers import Answers, Progress, Run
-from xnorinfer.proof.frameworks.rounding import Bounded, RoundedNet
+from xnorinfer.proof.frameworks.rounding import Bounded, RoundedNet, scores_of
 
-#: Samples computed at once.
-ROWS = 256
+#: Samples computed at once, and values that windows hold of them.
+ROWS, MOST_VALUES = 256, 1 << 24
 #: So many unexplained samples say that it is another network: no explanation is searched for the others that do not agree.
 ENOUGH = 20
 #: Classes that rounding decides at most: so many, or this share.
@@ -147,12 +148,13 @@ def compare(
 
     Raises InputError where inputs or answers cannot be those of this network.
     """
-    given.require(packed.classes)
+    given.require(net.values[-1].width)
     try:
         x = inputs_of(packed.input, packed.shape, given.x)
     except InputError as error:
         raise UnusableInputError(f"{given.name}: {error}") from None
-    predicted = Model(packed, threads=threads).predict(x)
+    # Of a map every score counts as a class of its own.
+    predicted = Model(packed, threads=threads).scores(x).reshape(len(x), -1).argmax(axis=1)
     compared = kind_of(given.values)
     result = Agreement(given.name, len(x), compared, run=given.run)
     wrong = predicted != given.classes
@@ -172,6 +174,22 @@ def compare(
         result.first = int(row), int(given.classes[row]), int(predicted[row])
     report("comparing answers", len(x), len(x))
     return result
+
+
+def rows_at_once(net: Net) -> int:
+    """How many samples are computed at once: windows hold values many times."""
+    largest, shapes = 1, [net.shape, *(value.shape for value in net.values)]
+    for node, given in zip(net.line, shapes[1:], strict=True):
+        window = node.op.window if isinstance(node.op, Linear | Pool) else None
+        if window is not None:
+            largest = max(largest, given[0] * given[1] * window.taps * shapes[node.inputs[0] + 1][2])
+    return max(1, min(ROWS, MOST_VALUES // largest))
+
+
+def _flat(computed: tuple[list[NDArray[Any]], Bounded]) -> tuple[list[NDArray[Any]], Bounded]:
+    """What nodes give, and scores, each as (rows, all values)."""
+    outputs, scores = computed
+    return [output.reshape(len(output), -1) for output in outputs], scores_of(scores)
 
 
 def kind_of(values: NDArray[Any]) -> str:
@@ -200,10 +218,11 @@ def _how(
     how = np.full(len(rows), UNEXPLAINED)
     compared = compared or result.compared
     values = given.classes if compared == "classes" else given.values
-    for start in range(0, len(rows), ROWS):
+    step = rows_at_once(rounded.net)
+    for start in range(0, len(rows), step):
         report("comparing answers", start, len(rows))
-        part = rows[start : start + ROWS]
-        outputs, scores = rounded.exact(x[part])
+        part = rows[start : start + step]
+        outputs, scores = _flat(rounded.exact(x[part]))
         bits: Any = FITS
         known: Any = True
         if given.signs is not None:
@@ -211,19 +230,20 @@ def _how(
             other = given.signs[part] != outputs[rounded.first_sign]
             result.first_bits = (result.first_bits or 0) + int(other.sum())
             result.first_bits_of = (result.first_bits_of or 0) + other.size
-            outputs, scores = rounded.behind.exact(given.signs[part])
+            outputs, scores = _flat(rounded.behind.exact(given.signs[part]))
             bits = np.where(other.any(axis=1), OTHER_BITS, FITS)
-            known = (~other | rounded.first_open(x[part])).all(axis=1) & (given.classes[part] == outputs[-1].argmax(axis=1))
+            open_ = rounded.first_open(x[part]).reshape(len(part), -1)
+            known = (~other | open_).all(axis=1) & (given.classes[part] == outputs[-1].argmax(axis=1))
         agreeing = agree(compared, scores, values[part]) & known
-        how[start : start + ROWS] = np.where(agreeing, bits, UNEXPLAINED)
-        fits = how[start : start + ROWS] == FITS
+        how[start : start + step] = np.where(agreeing, bits, UNEXPLAINED)
+        fits = how[start : start + step] == FITS
         if compared == "scores" and fits.any():
             distance = float(np.abs(values[part][fits].astype(np.float64) - outputs[-1][fits]).max())
             result.largest_score_difference = max(result.largest_score_difference or 0.0, distance)
         for at in start + np.flatnonzero(~agreeing) if given.signs is None else ():
             row = rows[at : at + 1]
             ways = rounded.tried(x[row]) if (how[:at] == UNEXPLAINED).sum() < ENOUGH else ()
-            if any(agree(compared, way, values[row])[0] for way in ways):
+            if any(agree(compared, scores_of(way), values[row])[0] for way in ways):
                 how[at] = OTHER_BITS
     return how
 

@@ -193,7 +193,7 @@ def exact_form(given: Answers, net: Net, packed: PackedModel, agreement: Agreeme
 
 def _is_exact(given: Answers, packed: PackedModel, scored: bool) -> bool:
     """Whether a packed network gives every class that is given, and every score."""
-    scores = Model(packed).scores(inputs_of(packed.input, packed.shape, given.x))
+    scores = Model(packed).scores(inputs_of(packed.input, packed.shape, given.x)).reshape(len(given.x), -1)
     return bool((scores == given.values).all() if scored else (scores.argmax(axis=1) == given.classes).all())
 
 

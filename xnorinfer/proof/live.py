@@ -20,8 +20,10 @@ from xnorinfer.converters.livetorch import LiveModule
 from xnorinfer.converters.reading import DEFAULT_INPUT, Assumption, ConvertOptions, Reading
 from xnorinfer.engine.model import Model, array_of, inputs_of
 from xnorinfer.errors import ExpectationError, InputError, MissingExtraError, NetworkError, OptionError, SourceError
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import Linear
 from xnorinfer.net.reference import mapped_input
-from xnorinfer.net.values import InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
+from xnorinfer.net.values import ChannelInput, InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
 from xnorinfer.packing.packed import PackedModel
 from xnorinfer.proof.agreement import Agreement, compare
 from xnorinfer.proof.answers import Answers
@@ -32,8 +34,8 @@ from xnorinfer.report import assumptions_to_json
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-#: Random rows, where the user gives none.
-ROWS = 256
+#: Random rows, where the user gives none: fewer of networks in which they take more products than this, which takes seconds.
+ROWS, FEWEST, MOST_PRODUCTS = 256, 8, 1 << 34
 #: Mappings of pixels that scripts use, to recognize floats that were made of pixels.
 USUAL = (PixelInput.range(0, 1), PixelInput.range(-1, 1), PixelInput.normalize(0.1307, 0.3081), PixelInput.range(0, 255))
 #: How warnings end that tell of a default of the structure (`reading.default_warning`).
@@ -235,14 +237,15 @@ class _Torch(_Live):
         if self.example is not None and self.example[0].size != reading.net.depth:
             raise InputError(f"example has rows of {self.example[0].size} numbers, {self.about} takes {reading.net.depth}")
         if self.example is not None and (self.options.input is not None or _are_pixels(self.example)):
-            x = _raw(self.example, entry)
+            given = _raw(self.example, entry)
+            x = reading.as_network(given)
         else:
-            x = _random_rows(entry, reading.net.depth)
-        values = self.example if x is self.example else mapped_input(entry, x.reshape(len(x), -1))
-        answers = self.live.run(np.asarray(values, np.float32).reshape(len(x), *self.shape))
+            given = x = _random_rows(entry, reading.net.depth, affordable_rows(reading.net))
+        values = self.example if given is self.example else reading.as_source(mapped_input(entry, x))
+        answers = reading.scores_of(self.live.run(np.asarray(values, np.float32).reshape(len(x), *self.shape)))
         if answers.ndim > 2:
             answers = answers.reshape(len(answers), -1)
-        x = _as_read(x.reshape(len(x), -1), entry, reading.net.input)
+        x = _as_read(x, entry, reading.net.input)
         if any(
             one.what == "scores" and any(f"before {name} " in one.value for name in SQUASHING) for one in reading.assumptions
         ):
@@ -258,7 +261,7 @@ def _same_order(expected: Answers, packed: PackedModel) -> bool:
     """Whether every row's scores stand in the order of the module's, which a function of each, or of a row, does not change."""
     if expected.values.ndim == 1:
         return True
-    ours = Model(packed, threads=1).scores(inputs_of(packed.input, packed.shape, expected.x))
+    ours = Model(packed, threads=1).scores(inputs_of(packed.input, packed.shape, expected.x)).reshape(len(expected.x), -1)
     theirs = np.take_along_axis(expected.values, np.argsort(ours, axis=1, kind="stable"), axis=1)
     size = np.abs(theirs).max(axis=1, keepdims=True)
     return bool((np.diff(theirs, axis=1) >= -1e-5 * size).all())
@@ -270,9 +273,9 @@ def _are_pixels(example: NDArray[Any]) -> bool:
 
 def _raw(example: NDArray[Any], entry: InputMapping) -> NDArray[Any]:
     """The example as the packed network takes it: whole numbers are pixels, floats are what the module takes."""
-    if isinstance(entry, PixelInput | ThresholdInput) and not _are_pixels(example):
+    if isinstance(entry, PixelInput | ChannelInput | ThresholdInput) and not _are_pixels(example):
         return example  # `model.inputs_of` finds the pixels that they were made of
-    if _are_pixels(example) and isinstance(entry, PixelInput | ThresholdInput):
+    if _are_pixels(example) and isinstance(entry, PixelInput | ChannelInput | ThresholdInput):
         if example.min() < 0 or example.max() > 255:
             raise InputError(f"example holds whole numbers from {example.min()} to {example.max()}; pixels are 0..255")
         return example.astype(np.uint8)
@@ -281,9 +284,13 @@ def _raw(example: NDArray[Any], entry: InputMapping) -> NDArray[Any]:
 
 def _as_read(x: NDArray[Any], entry: InputMapping, mapping: InputMapping) -> NDArray[Any]:
     """Floats that enter the module as pixels: steps of its own are a part of the packed network's mapping."""
-    if x.dtype.kind != "f" or not isinstance(entry, PixelInput) or entry == mapping:
+    if x.dtype.kind != "f" or not isinstance(entry, PixelInput | ChannelInput) or entry == mapping:
         return x
-    pixels = (x.astype(np.float64) * entry.divisor - entry.intercept) / entry.slope
+    channels = entry.channels if isinstance(entry, ChannelInput) else (entry,)
+    pixels = np.empty(x.shape)
+    for channel, one in enumerate(channels):
+        values = x[:, channel :: len(channels)].astype(np.float64)
+        pixels[:, channel :: len(channels)] = (values * one.divisor - one.intercept) / one.slope
     near = np.rint(pixels)
     if np.abs(pixels - near).max() > 1e-2 or near.min() < 0 or near.max() > 255:
         raise InputError(f"example holds numbers that no pixel becomes; {entry.describe()}")
@@ -326,17 +333,26 @@ def _example(example: Any) -> NDArray[Any] | None:
     return rows
 
 
-def _random_rows(mapping: InputMapping, depth: int) -> NDArray[Any]:
+def affordable_rows(net: Net) -> int:
+    """How many random rows are tried."""
+    products = 1
+    for node, value in zip(net.nodes, net.values, strict=True):
+        if isinstance(node.op, Linear):
+            products += value.width * node.op.depth
+    return max(FEWEST, min(ROWS, MOST_PRODUCTS // products))
+
+
+def _random_rows(mapping: InputMapping, depth: int, rows: int = ROWS) -> NDArray[Any]:
     """Random raw inputs (rows, depth) of every kind that a mapping takes: even ones, mostly dark ones, black and white ones."""
     rng = np.random.default_rng(0)
-    if isinstance(mapping, PixelInput | ThresholdInput):
-        pixels = rng.integers(0, 256, (ROWS, depth), dtype=np.uint8)
+    if isinstance(mapping, PixelInput | ChannelInput | ThresholdInput):
+        pixels = rng.integers(0, 256, (rows, depth), dtype=np.uint8)
         pixels[1::4] *= rng.random((len(pixels[1::4]), depth)) < 0.2
         pixels[2::4] = np.where(pixels[2::4] < 128, 0, 255)
         return pixels
     if isinstance(mapping, RealInput):
-        return rng.standard_normal((ROWS, depth)).astype(np.float32)
-    return rng.choice(np.array([-1, 1], np.int8), (ROWS, depth))
+        return rng.standard_normal((rows, depth)).astype(np.float32)
+    return rng.choice(np.array([-1, 1], np.int8), (rows, depth))
 
 
 def _told(conversion: Conversion, rows: int) -> Conversion:

@@ -1,9 +1,9 @@
 """The layers of a reading, run by PyTorch: for checkpoints that hold no program, or one that cannot be run.
 
-`F.linear` with sign weights, `F.batch_norm` in evaluation mode, `hardtanh` and `sign` in float32, on the mapped inputs: from
-the first sign on the operations of `reference`, by code that shares nothing with it.  Before it PyTorch rounds every product
-and partial sum of real inputs, where the reference rounds once; the signs that come out are told, so that this is all that
-may differ.
+`F.linear` and `F.conv2d` with sign weights, `F.batch_norm` in evaluation mode, `hardtanh` and `sign` in float32, on the mapped
+inputs: from the first sign on the operations of `reference`, by code that shares nothing with it.  Before it PyTorch rounds
+every product and partial sum of real inputs, where the reference rounds once; the signs that come out are told, so that this
+is all that may differ.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from xnorinfer.errors import MissingExtraError, unhandled
 from xnorinfer.float32 import F32
 from xnorinfer.graph import Interpretation
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import ARITHMETIC, OPS, Linear, Norm, Quantize, Step, Steps
+from xnorinfer.net.ops import ARITHMETIC, OPS, Flatten, Linear, Norm, Pool, Quantize, Step, Steps
 from xnorinfer.net.reference import binary_weights
+from xnorinfer.net.windows import Window
 from xnorinfer.proof.frameworks.program import Array, Program
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 #: Formats whose training framework is PyTorch.
 TORCH_FORMATS = ("torch",)
 
-#: (op, what enters it, weights (neurons, depth) of dense layers by the id of the op) -> what leaves it.
+#: (op, what enters it, (rows, neurons) or (rows, height, width, channels), weights by the id of the op) -> what leaves it.
 in_torch: Interpretation[[torch.Tensor, Mapping[int, torch.Tensor]], torch.Tensor] = Interpretation("frameworks.as_read", OPS)
 
 
@@ -46,12 +47,12 @@ def open_as_read(net: Net, source_format: str) -> Program:
             value = _tensor(x)
             for node in nodes[:until]:
                 value = in_torch(node, value, weights)
-            answer: Array = value.numpy()
+            answer: Array = value.flatten(1).numpy()
         return answer
 
     signs = None if first_sign is None else lambda x: run(x, first_sign + 1)
     original = source_format in TORCH_FORMATS
-    return Program("torch", torch.__version__, net.input, None, (net.depth,), run, signs, whole=False, original=original)
+    return Program("torch", torch.__version__, net.input, None, net.shape, run, signs, whole=False, original=original)
 
 
 def _tensor(array: Array) -> torch.Tensor:
@@ -66,12 +67,52 @@ def _linear(op: Linear, value: torch.Tensor, weights: Mapping[int, torch.Tensor]
     import torch
 
     bias = None if op.bias is None else _tensor(op.bias)
+    inner = None if op.binary else bias
+    if op.window is None:
+        value = torch.nn.functional.linear(value.flatten(1), weights[id(op)], inner)
+    else:
+        kernel, value = weights[id(op)].permute(0, 3, 1, 2), _padded(value, op.window, op.pad)
+        window = op.window
+        value = torch.nn.functional.conv2d(value, kernel, inner, window.stride, 0, window.dilation, op.groups)
+        value = value.permute(0, 2, 3, 1)
     if not op.binary:
-        return torch.nn.functional.linear(value, weights[id(op)], bias)
-    value = torch.nn.functional.linear(value, weights[id(op)])
+        return value
     value = value * op.h if op.h != 1 else value
     value = value if op.scale is None else value * _tensor(op.scale)
     return value if bias is None else value + bias
+
+
+def _padded(value: torch.Tensor, window: Window, outside: float) -> torch.Tensor:
+    """A map with its channels first, and what its windows find beyond it."""
+    import torch
+
+    top, bottom, left, right = window.padding
+    padded: torch.Tensor = torch.nn.functional.pad(value.permute(0, 3, 1, 2), (left, right, top, bottom), value=outside)
+    return padded
+
+
+@in_torch.of(Pool)
+def _pool(op: Pool, value: torch.Tensor, weights: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    import torch
+
+    window = op.window or Window.whole(value.shape[1:])
+    stride, dilation = window.stride, window.dilation
+    if op.kind == "max":
+        padded = _padded(value, window, float("-inf"))
+        return torch.nn.functional.max_pool2d(padded, window.size, stride, 0, dilation).permute(0, 2, 3, 1)
+    ones = torch.ones(value.shape[3], 1, *window.size)
+    inside = torch.ones_like(value) if not op.padded else None
+    sums, counts = (
+        None if x is None else torch.nn.functional.conv2d(_padded(x, window, 0), ones, None, stride, 0, dilation, len(ones))
+        for x in (value, inside)
+    )
+    assert sums is not None
+    return (sums / (window.taps if counts is None else counts)).permute(0, 2, 3, 1)
+
+
+@in_torch.of(Flatten)
+def _flatten(op: Flatten, value: torch.Tensor, weights: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    return value.flatten(1)
 
 
 @in_torch.of(Norm)
@@ -82,7 +123,8 @@ def _norm(op: Norm, value: torch.Tensor, weights: Mapping[int, torch.Tensor]) ->
     assert mean is not None
     if op.variance is not None and op.form == "torch":
         variance = _tensor(op.variance)
-        return torch.nn.functional.batch_norm(value, mean, variance, gamma, beta, False, 0.0, op.epsilon)
+        first = value.movedim(-1, 1).contiguous()  # where PyTorch has channels
+        return torch.nn.functional.batch_norm(first, mean, variance, gamma, beta, False, 0.0, op.epsilon).movedim(1, -1)
     gamma = torch.ones_like(mean) if gamma is None else gamma
     beta = torch.zeros_like(mean) if beta is None else beta
     if op.inv_std is not None:
@@ -122,7 +164,7 @@ def _function(step: Step, value: torch.Tensor) -> torch.Tensor:
         changed: torch.Tensor = getattr(value, step.function)(_tensor(step.parameters[0]))
         return changed
     if step.function == "prelu":
-        return torch.nn.functional.prelu(value, _tensor(step.parameters[0]).reshape(-1))
+        return torch.nn.functional.prelu(value.movedim(-1, 1), _tensor(step.parameters[0]).reshape(-1)).movedim(1, -1)
     if step.function == "clip":
         low, high = (float(bound) for bound in step.parameters)
         return torch.clamp(value, low, high)

@@ -20,10 +20,11 @@ from xnorinfer.errors import unhandled
 from xnorinfer.float32 import F32
 from xnorinfer.graph import Interpretation
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import OPS, Linear, Norm, Quantize, Step, Steps
-from xnorinfer.net.reference import binary_weights, mapped_input, node_outputs
+from xnorinfer.net.ops import OPS, Flatten, Linear, Norm, Pool, Quantize, Step, Steps
+from xnorinfer.net.reference import binary_weights, mapped_input, node_outputs, windows_of
 from xnorinfer.net.ties import Rule, binarize
-from xnorinfer.net.values import PixelInput, SignInput
+from xnorinfer.net.values import ChannelInput, PixelInput, SignInput
+from xnorinfer.net.windows import Window
 
 F64 = NDArray[np.float64]
 
@@ -42,7 +43,7 @@ NEAREST = 10
 
 @dataclass(frozen=True)
 class Bounded:
-    """Values (rows, neurons) and how far off they can be, each 0 or above."""
+    """Values (rows, neurons), or (rows, height, width, channels), and how far off they can be, each 0 or above."""
 
     value: F64
     error: F64
@@ -56,12 +57,14 @@ class RoundedNet:
         self.nodes = net.line
         signs = [index for index, node in enumerate(self.nodes) if isinstance(node.op, Quantize)]
         self.first_sign, self.last_sign = (signs[0], signs[-1]) if signs else (-1, -1)
-        self._weights = {id(op): binary_weights(op).astype(np.float64).T for _, op in net.linears if op.binary}
+        self._weights = {id(op): (binary_weights(op) if op.binary else op.weight).astype(np.float64) for _, op in net.linears}
 
     def _start(self, x: NDArray[Any]) -> Bounded:
         """Raw inputs (rows, depth); the mapping of pixels is rounded a few times if the program does it."""
-        value = mapped_input(self.net.input, x).astype(np.float64)
-        largest = max(map(abs, self.net.input.ends)) if isinstance(self.net.input, PixelInput) else 0.0
+        mapping = self.net.input
+        value = mapped_input(mapping, x.reshape(len(x), *self.net.shape)).astype(np.float64)
+        channels = mapping.channels if isinstance(mapping, ChannelInput) else (mapping,)
+        largest = max((abs(end) for one in channels if isinstance(one, PixelInput) for end in one.ends), default=0.0)
         return Bounded(value, np.full(value.shape, 4 * ROUNDING * largest))
 
     def exact(self, x: NDArray[Any]) -> tuple[list[F32], Bounded]:
@@ -74,14 +77,15 @@ class RoundedNet:
     @functools.cached_property
     def behind(self) -> RoundedNet:
         """The nodes behind the first sign, whose inputs are what that gives."""
-        return RoundedNet(Net.chain(SignInput(), self.net.named[self.first_sign + 1 :], self.net.profile))
+        shape = self.net.values[self.first_sign].shape
+        return RoundedNet(Net.chain(SignInput(), self.net.named[self.first_sign + 1 :], self.net.profile, shape))
 
     def tried(self, x: NDArray[Any]) -> Iterator[Bounded]:
         """The scores (1, classes) of one raw sample x (1, depth), for every choice of bits that rounding leaves open."""
         return itertools.islice(self._walk(0, self._start(x)), TRIES)
 
     def first_open(self, x: NDArray[Any]) -> NDArray[np.bool_]:
-        """(rows, neurons): bits of the first sign that rounding leaves open, for raw inputs x (rows, depth)."""
+        """(rows, neurons), or of pixels: bits of the first sign that rounding leaves open, for raw inputs (rows, depth)."""
         sign = self.nodes[self.first_sign].op
         assert isinstance(sign, Quantize)
         return _is_open(sign, self._through(0, self.first_sign, self._start(x)))
@@ -106,32 +110,65 @@ def _exact(bits: NDArray[Any]) -> Bounded:
     return Bounded(bits.astype(np.float64), np.zeros(bits.shape))
 
 
-#: (op, what enters it, signs (depth, neurons) of binary layers by the id of the op) -> what leaves it.
+def scores_of(bounded: Bounded) -> Bounded:
+    """Scores as (rows, all of them)."""
+    return Bounded(*(part.reshape(len(part), -1) for part in (bounded.value, bounded.error)))
+
+
+#: (op, what enters it, weights, or their signs, by the id of the op) -> what leaves it.
 rounding: Interpretation[[Bounded, Mapping[int, F64]], Bounded] = Interpretation("frameworks.rounding", OPS)
 
 
+def _summed(op: Linear, x: F64, weights: F64, outside: float) -> F64:
+    """The sums of a layer over x, which has `outside` beyond its map."""
+    if op.window is None:
+        return np.asarray(x.reshape(len(x), -1) @ weights.T)
+    taps, _ = windows_of(x, op.window, outside)
+    groups = zip(np.split(taps, op.groups, axis=-1), np.split(weights, op.groups), strict=True)
+    found = [part.reshape(*taps.shape[:3], -1) @ kernels.reshape(len(kernels), -1).T for part, kernels in groups]
+    return np.concatenate(found, axis=-1)
+
+
 @rounding.of(Linear)
-def _linear(op: Linear, now: Bounded, signs: Mapping[int, F64]) -> Bounded:
+def _linear(op: Linear, now: Bounded, weights: Mapping[int, F64]) -> Bounded:
     bias = np.zeros(op.neurons) if op.bias is None else op.bias.astype(np.float64)
+    given = weights[id(op)]
+    sums = _summed(op, now.value, given, op.pad)
+    sizes, errors = (_summed(op, x, np.abs(given), pad) for x, pad in ((np.abs(now.value), abs(op.pad)), (now.error, 0)))
     if not op.binary:
-        weight = op.weight.astype(np.float64).T
-        size = np.abs(now.value) @ np.abs(weight) + np.abs(bias)
-        return Bounded(now.value @ weight + bias, (op.depth + 4) * ROUNDING * size + now.error @ np.abs(weight))
+        return Bounded(sums + bias, (op.depth + 4) * ROUNDING * (sizes + np.abs(bias)) + errors)
     unit = np.float64(op.h) if op.scale is None else op.h * op.scale.astype(np.float64)
-    value = now.value @ signs[id(op)] * unit
+    value = sums * unit
     exact = np.abs(now.value).max(initial=0) <= 1 and not (now.value % 1).any() and math.frexp(op.h)[0] == 0.5
     if exact and op.scale is None:
         # Integers times a power of 2, nothing is rounded: equal scores are for the argmax to decide.
         error = np.zeros_like(value) if op.bias is None else 2 * ROUNDING * (np.abs(value) + np.abs(bias))
     else:  # a scale is a mean of latents, which is rounded itself
         roundings = op.depth * (1 if op.scale is None else 2) + 4
-        sizes = np.abs(now.value).sum(axis=1, keepdims=True) * np.abs(unit) + np.abs(bias)
-        error = roundings * ROUNDING * sizes + now.error.sum(axis=1, keepdims=True) * np.abs(unit)
+        error = roundings * ROUNDING * (sizes * np.abs(unit) + np.abs(bias)) + errors * np.abs(unit)
     return Bounded(value + bias, error)
 
 
+@rounding.of(Pool)
+def _pool(op: Pool, now: Bounded, weights: Mapping[int, F64]) -> Bounded:
+    window = op.window or Window.whole(now.value.shape[1:])
+    values, inside = windows_of(now.value, window, -np.inf if op.kind == "max" else 0)
+    errors, _ = windows_of(now.error, window, 0)
+    if op.kind == "max":
+        return Bounded(values.max(axis=(3, 4)), errors.max(axis=(3, 4)))
+    count = (np.full(inside.shape[:2], window.taps) if op.padded else inside.sum(axis=(2, 3)))[..., None]
+    sizes = np.abs(values).sum(axis=(3, 4))
+    error = errors.sum(axis=(3, 4)) + (window.taps + 1) * ROUNDING * sizes
+    return Bounded(values.sum(axis=(3, 4)) / count, error / count)
+
+
+@rounding.of(Flatten)
+def _flatten(op: Flatten, now: Bounded, weights: Mapping[int, F64]) -> Bounded:
+    return scores_of(now)
+
+
 @rounding.of(Norm)
-def _norm(op: Norm, now: Bounded, signs: Mapping[int, F64]) -> Bounded:
+def _norm(op: Norm, now: Bounded, weights: Mapping[int, F64]) -> Bounded:
     gamma = 1.0 if op.gamma is None else op.gamma.astype(np.float64)
     beta = np.zeros(op.mean.size) if op.beta is None else op.beta.astype(np.float64)
     if op.inv_std is not None:
@@ -145,14 +182,14 @@ def _norm(op: Norm, now: Bounded, signs: Mapping[int, F64]) -> Bounded:
 
 
 @rounding.of(Steps)
-def _steps(op: Steps, now: Bounded, signs: Mapping[int, F64]) -> Bounded:
+def _steps(op: Steps, now: Bounded, weights: Mapping[int, F64]) -> Bounded:
     for step in op.steps:
         now = _step(step, now.value, now.error)
     return now
 
 
 @rounding.of(Quantize)
-def _quantize(op: Quantize, now: Bounded, signs: Mapping[int, F64]) -> Bounded:
+def _quantize(op: Quantize, now: Bounded, weights: Mapping[int, F64]) -> Bounded:
     """The bits as they are, where none of them is open (see `RoundedNet.tried`)."""
     return _exact(binarize(now.value.astype(np.float32), op.rule))
 
@@ -185,22 +222,22 @@ def _step(step: Step, x: F64, error: F64) -> Bounded:
 
 
 def _is_open(op: Quantize, now: Bounded) -> NDArray[np.bool_]:
-    """(rows, neurons): where both bits lie within rounding; a tie without any rounding is for the rule to decide."""
+    """(rows, neurons), or of pixels: where both bits lie within rounding; a tie without any is for the rule to decide."""
     return np.asarray((np.abs(now.value - TIES[op.rule]) <= now.error) & (now.error > 0))
 
 
 def _open_bits(op: Quantize, now: Bounded) -> Iterator[F64]:
-    """The bits (1, neurons) of a sign, then those with some of the open ones otherwise: few first, nearest to the tie first."""
+    """The bits (1, ...) of a sign, then those with some of the open ones otherwise: few first, nearest to the tie first."""
     bits = binarize(now.value.astype(np.float32), op.rule).astype(np.float64)
     yield bits
     near = np.flatnonzero(_is_open(op, now)[0])
-    share = np.abs(now.value[0, near] - TIES[op.rule]) / now.error[0, near]
+    share = np.abs(now.value.reshape(-1)[near] - TIES[op.rule]) / now.error.reshape(-1)[near]
     near = near[np.argsort(share, kind="stable")][:NEAREST]
     values: Sequence[float] = (-1, 0, 1) if op.rule == "sign" else (-1, 1)
     for count in range(1, len(near) + 1):
         for chosen in itertools.combinations(near, count):
-            others = [[value for value in values if value != bits[0, bit]] for bit in chosen]
+            others = [[value for value in values if value != bits.reshape(-1)[bit]] for bit in chosen]
             for choice in itertools.product(*others):
-                flipped = bits.copy()
-                flipped[0, list(chosen)] = choice
-                yield flipped
+                flipped = bits.reshape(-1).copy()
+                flipped[list(chosen)] = choice
+                yield flipped.reshape(bits.shape)

@@ -27,6 +27,9 @@ def open_onnx(path: Path, reading: Reading, options: ConvertOptions) -> Program:
     with refusing(name):
         model = onnx.load(str(path))
         entry, dims = _entry(model, onnx.TensorProto.FLOAT)
+        sample = reading.sample or ()
+        if len(sample) == len(dims) - 1:  # an option says what is open
+            dims = [dims[0], *sample]
         batch, shape = input_shape(dims, reading.net.depth)
         foreign = {(node.domain, node.op_type) for node in model.graph.node if node.domain not in _STANDARD}
         if foreign:
@@ -40,7 +43,7 @@ def open_onnx(path: Path, reading: Reading, options: ConvertOptions) -> Program:
         evaluator = reference.ReferenceEvaluator(model, new_ops=operations)
 
     def call(x: F32) -> Array:
-        return _chosen(evaluator.run(None, {entry: x}))
+        return reading.scores_of(_chosen(evaluator.run(None, {entry: reading.as_source(x).reshape(-1, *shape)})))
 
     with refusing(name):
         if batch is not None and _takes_any_batch(call, batch, shape):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from xnorinfer.converters.containers.torchfile import is_export, is_script
 from xnorinfer.converters.containers.ziparchive import names_in
 from xnorinfer.converters.reading import ConvertOptions, Reading
@@ -21,12 +23,14 @@ def open_torch(path: Path, reading: Reading, options: ConvertOptions) -> Program
     with refusing("torch"):
         module, dims = _exported(torch, path) if is_export(names) else _scripted(torch, path)
 
-    def call(x: F32) -> Array:
-        with torch.inference_mode():
-            answer: Array = module(torch.from_numpy(x)).numpy()
-        return answer
+    batch, shape = input_shape([None, *(reading.sample or [None])] if dims is None else dims, reading.net.depth)
 
-    batch, shape = input_shape([None, None] if dims is None else dims, reading.net.depth)
+    def call(x: F32) -> Array:
+        given = np.ascontiguousarray(reading.as_source(x).reshape(-1, *shape))
+        with torch.inference_mode():
+            answer: Array = module(torch.from_numpy(given)).numpy()
+        return reading.scores_of(answer)
+
     return Program("torch", torch.__version__, reading.entry or reading.net.input, batch, shape, call)
 
 
