@@ -99,14 +99,18 @@ class Kernel:
     def compute_strips(self) -> int:
         return address("make_compute_strips", _COMPUTE)
 
-    def gather_bits(self) -> int:
-        return address("make_gather_bits", _GATHER)
+    def gather_bits(self, words: bool, in_pairs: bool) -> tuple[int, bool]:
+        """For windows of bits, and whether it prepares rows as `prepare_bits` does.
+
+        words: whether the channels fill words; in_pairs: whether rows come in pairs of one sample.
+        """
+        plain = isinstance(self.binary, NibbleShape)
+        if plain and words and in_pairs and not self.binary.neon:
+            return address("make_gather_pairs", _GATHER), True
+        return address("make_gather_words" if words else "make_gather_bits", _GATHER, not plain), not plain
 
     def gather_bytes(self) -> int:
         return address("make_gather_bytes", _GATHER)
-
-    def gather_words(self) -> int:
-        return address("make_gather_words", _GATHER)
 
     def pool_bits(self) -> int:
         return address("make_pool_bits", _COMPUTE)
@@ -135,9 +139,7 @@ _FUNCTIONS = (
     "compute_steps",
     "compute_mapped",
     "compute_strips",
-    "gather_bits",
     "gather_bytes",
-    "gather_words",
     "pool_bits",
     "pool_largest",
     "pool_average",
@@ -236,6 +238,8 @@ def warmup(name: str | None = None) -> list[str]:
         drive()
         for method in (*_FUNCTIONS, *(_LOOKUP if kernel.pixels else _PLANES)):
             getattr(kernel, method)()
+        for words, in_pairs in ((True, True), (True, False), (False, False)):
+            kernel.gather_bits(words, in_pairs)
     finally:
         on_compile.remove(names.append)
     return names

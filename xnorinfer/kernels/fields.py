@@ -41,6 +41,8 @@ from __future__ import annotations
     INNER,  # address of the rows for what a strip of pixels is to them, one for each group of channels
     CHANNEL_GROUPS,
     GATHER,  # address of the function that brings windows into rows; 0: the pixels are the rows
+    GATHER_PREPARES,  # whether it gives rows as PREPARE of INNER would
+    ROW_BYTES,  # from one row that it gives to the next
     RAW_AT,  # where those rows lie, from the prepared rows on
     MERGED_AT,  # where the bits of a group of channels lie that do not fill words; 0: they go where they belong
     PARTS,  # parts of the neurons, a task each
@@ -63,7 +65,7 @@ from __future__ import annotations
     FILL,  # what a tap outside the map has: a byte, or for bits 0 or -1
     DIVISOR,  # of averages; 0: the taps inside
     LAYER_FIELDS,
-) = range(55)
+) = range(57)
 
 #: The fields that are addresses of functions.
 FUNCTIONS = (PREPARE, COMPUTE, FINISH, GATHER)

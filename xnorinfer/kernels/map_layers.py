@@ -20,6 +20,7 @@ import numpy as np
 from xnorinfer.kernels import fields
 from xnorinfer.kernels.driver import call_compute, call_prepare
 from xnorinfer.kernels.layers import inner
+from xnorinfer.kernels.nibbles import spread_pair
 from xnorinfer.kernels.vector_ir import (
     caller,
     get,
@@ -62,7 +63,8 @@ def make_compute_strips() -> Callable[..., None]:
         merged_at = get(layer, fields.MERGED_AT)
         in_bytes = get(layer, fields.IN_BYTES)
         out_bytes = get(layer, fields.OUT_BYTES) // pixels
-        raw = prepared + get(layer, fields.RAW_AT)
+        raw, row_bytes = prepared + get(layer, fields.RAW_AT), get(layer, fields.ROW_BYTES)
+        prepares = get(layer, fields.GATHER_PREPARES) != 0
         ready = np.int64(-1)
         for task in range(first_task, last_task):
             part = task % parts
@@ -75,7 +77,6 @@ def make_compute_strips() -> Callable[..., None]:
                     store_word(out + 8 * k, np.int64(0))
             for index in range(channel_groups):
                 one = get(layer, fields.INNER) + index * fields.LAYER_FIELDS * 8
-                row_bytes = get(one, fields.IN_BYTES)
                 prepare = get(one, fields.PREPARE)
                 at = source + first * get(layer, fields.PIXEL_BYTES)
                 if gather != 0:
@@ -84,7 +85,7 @@ def make_compute_strips() -> Callable[..., None]:
                     if gather != 0:
                         for r in range(rows):
                             call_gather(gather, layer, source + r * in_bytes, first, count, index, raw + r * count * row_bytes)
-                    if prepare != 0:
+                    if prepare != 0 and not prepares:
                         call_prepare(prepare, one, at, total, scratch, prepared)
                     ready = first
                 groups = get(one, fields.GROUPS)
@@ -105,90 +106,221 @@ def make_compute_strips() -> Callable[..., None]:
 # ---------------------------------------------------------------- windows to rows
 
 
-def make_gather_words() -> Callable[..., None]:
-    """Windows of bits whose channels fill words."""
+@inner
+def word_of_tap(source, place, inside, fill):
+    """A word of a pixel, or what lies outside."""
+    value = fill
+    if inside:
+        value = load_word(source + place)
+    return value
+
+
+def make_gather_words(parity_wanted: bool) -> Callable[..., None]:
+    """Windows of bits whose channels fill words, as they are or as words of running parity (`layers.make_prepare_bits`)."""
 
     def gather_words(layer, source, first, count, channel_group, out):
-        height, width = get(layer, fields.HEIGHT), get(layer, fields.WIDTH)
-        pixel_bytes = get(layer, fields.PIXEL_BYTES)
+        height, width, line = get(layer, fields.HEIGHT), get(layer, fields.WIDTH), get(layer, fields.ACROSS)
+        pixel_bytes, row_bytes = get(layer, fields.PIXEL_BYTES), get(layer, fields.ROW_BYTES)
         down, across = get(layer, fields.KERNEL_DOWN), get(layer, fields.KERNEL_ACROSS)
         step_down, step_across = get(layer, fields.DILATION_DOWN), get(layer, fields.DILATION_ACROSS)
+        stride_down, stride_across = get(layer, fields.STRIDE_DOWN), get(layer, fields.STRIDE_ACROSS)
+        left = get(layer, fields.LEFT)
         words = get(layer, fields.CHANNELS) >> 6
         fill = get(layer, fields.FILL)
+        run = across * words
+        deep = down * run > fields.PARITY_WORDS
         together = step_across == 1 and 8 * words == pixel_bytes
         source += channel_group * words * 8
-        for pixel in range(first, first + count):
-            y = pixel // get(layer, fields.ACROSS) * get(layer, fields.STRIDE_DOWN) - get(layer, fields.TOP)
-            x = pixel % get(layer, fields.ACROSS) * get(layer, fields.STRIDE_ACROSS) - get(layer, fields.LEFT)
-            inside = together and x >= 0 and x + across <= width
-            for _ in range(down):
-                if y < 0 or y >= height:
-                    for k in range(across * words):
-                        store_word(out + 8 * k, fill)
-                elif inside:
-                    at = source + (y * width + x) * pixel_bytes
-                    for k in range(across * words):
-                        store_word(out + 8 * k, load_word(at + 8 * k))
-                else:
+        line_bytes = width * pixel_bytes
+        column = first % line
+        top = first // line * stride_down - get(layer, fields.TOP)
+        for _ in range(count):
+            x = column * stride_across - left
+            place = source + top * line_bytes + x * pixel_bytes
+            inside = together and x >= 0 and x + across <= width and top >= 0 and top + (down - 1) * step_down < height
+            parity, at = np.int64(0), np.int64(0)
+            if inside and run == 3 and not deep:
+                # The usual window of 64 channels; so few words are not worth a loop.
+                for _ in range(down):
+                    for k in range(3):
+                        if not parity_wanted:
+                            parity = np.int64(0)
+                        parity ^= load_word(place + 8 * k)
+                        store_word(out + at + 8 * k, parity)
+                    at += 24
+                    place += step_down * line_bytes
+            elif inside:
+                for _ in range(down):
+                    for k in range(0, 8 * run, 8):
+                        if not parity_wanted or (deep and at & (8 * fields.PARITY_WORDS - 1) == 0):
+                            parity = np.int64(0)
+                        parity ^= load_word(place + k)
+                        store_word(out + at, parity)
+                        at += 8
+                    place += step_down * line_bytes
+            else:
+                for i in range(down):
+                    y = top + i * step_down
                     for j in range(across):
-                        column = x + j * step_across
-                        at = source + (y * width + column) * pixel_bytes
-                        outside = column < 0 or column >= width
+                        there = x + j * step_across
+                        there = y >= 0 and y < height and there >= 0 and there < width
                         for k in range(words):
-                            value = fill
-                            if not outside:
-                                value = load_word(at + 8 * k)
-                            store_word(out + 8 * (j * words + k), value)
-                out += 8 * across * words
-                y += step_down
+                            if not parity_wanted or (deep and at & (8 * fields.PARITY_WORDS - 1) == 0):
+                                parity = np.int64(0)
+                            parity ^= word_of_tap(place, j * step_across * pixel_bytes + 8 * k, there, fill)
+                            store_word(out + at, parity)
+                            at += 8
+                    place += step_down * line_bytes
+            if parity_wanted and at & 8:
+                store_word(out + at, parity)
+            out += row_bytes
+            column += 1
+            if column == line:
+                column = np.int64(0)
+                top += stride_down
 
     return gather_words
 
 
-def make_gather_bits() -> Callable[..., None]:
-    """Windows of any number of bits, one tap after the other without gaps."""
+def make_gather_pairs() -> Callable[..., None]:
+    """The same as offsets of tables, of two pixels together (`nibble_layers.make_prepare_nibbles`)."""
+    pair = spread_pair()
 
-    def gather_bits(layer, source, first, count, channel_group, out):
-        height, width = get(layer, fields.HEIGHT), get(layer, fields.WIDTH)
-        pixel_bytes = get(layer, fields.PIXEL_BYTES)
+    def gather_pairs(layer, source, first, count, channel_group, out):
+        height, width, line = get(layer, fields.HEIGHT), get(layer, fields.WIDTH), get(layer, fields.ACROSS)
+        pixel_bytes, row_bytes = get(layer, fields.PIXEL_BYTES), get(layer, fields.ROW_BYTES)
         down, across = get(layer, fields.KERNEL_DOWN), get(layer, fields.KERNEL_ACROSS)
         step_down, step_across = get(layer, fields.DILATION_DOWN), get(layer, fields.DILATION_ACROSS)
+        stride_down, stride_across = get(layer, fields.STRIDE_DOWN), get(layer, fields.STRIDE_ACROSS)
+        left = get(layer, fields.LEFT)
+        words = get(layer, fields.CHANNELS) >> 6
+        fill = get(layer, fields.FILL)
+        together = step_across == 1 and 8 * words == pixel_bytes
+        source += channel_group * words * 8
+        column = first % line
+        top = first // line * stride_down - get(layer, fields.TOP)
+        for pixel in range(0, count, 2):
+            x = column * stride_across - left
+            column += 1
+            next_top = top
+            if column == line:
+                column = np.int64(0)
+                next_top += stride_down
+            other = column * stride_across - left
+            alone = pixel + 1 == count
+            inside = together and not alone and x >= 0 and x + across <= width and other >= 0 and other + across <= width
+            row = out + (pixel >> 1) * 2 * row_bytes
+            for i in range(down):
+                y, z = top + i * step_down, next_top + i * step_down
+                begin, next_begin = (y * width + x) * pixel_bytes, (z * width + other) * pixel_bytes
+                if inside and y >= 0 and z < height and y < height and z >= 0:
+                    for k in range(0, 8 * across * words, 8):
+                        pair(load_word(source + begin + k), load_word(source + next_begin + k), row)
+                        row += 32
+                    continue
+                for j in range(across):
+                    move = j * step_across
+                    here = y >= 0 and y < height and x + move >= 0 and x + move < width
+                    there = z >= 0 and z < height and other + move >= 0 and other + move < width
+                    for k in range(words):
+                        at = move * pixel_bytes + 8 * k
+                        word = word_of_tap(source, begin + at, here, fill)
+                        if alone:
+                            store_word(row, word)
+                            row += 8
+                        else:
+                            pair(word, word_of_tap(source, next_begin + at, there, fill), row)
+                            row += 32
+            if not alone:
+                pair(np.int64(0), np.int64(0), row)
+            column += 1
+            top = next_top
+            if column == line:
+                column = np.int64(0)
+                top += stride_down
+
+    return gather_pairs
+
+
+def make_gather_bits(parity_wanted: bool) -> Callable[..., None]:
+    """Windows of any number of bits, one tap after the other without gaps; parity_wanted: as `make_gather_words`."""
+
+    def gather_bits(layer, source, first, count, channel_group, out):
+        height, width, line = get(layer, fields.HEIGHT), get(layer, fields.WIDTH), get(layer, fields.ACROSS)
+        pixel_bytes, row_bytes = get(layer, fields.PIXEL_BYTES), get(layer, fields.ROW_BYTES)
+        down, across = get(layer, fields.KERNEL_DOWN), get(layer, fields.KERNEL_ACROSS)
+        step_down, step_across = get(layer, fields.DILATION_DOWN), get(layer, fields.DILATION_ACROSS)
+        stride_down, stride_across = get(layer, fields.STRIDE_DOWN), get(layer, fields.STRIDE_ACROSS)
+        left = get(layer, fields.LEFT)
         channels = get(layer, fields.CHANNELS)
-        fill = np.uint64(get(layer, fields.FILL))
         begin = channel_group * channels
-        for pixel in range(first, first + count):
-            y = pixel // get(layer, fields.ACROSS) * get(layer, fields.STRIDE_DOWN) - get(layer, fields.TOP)
-            left = pixel % get(layer, fields.ACROSS) * get(layer, fields.STRIDE_ACROSS) - get(layer, fields.LEFT)
-            word = np.uint64(0)
-            used = np.int64(0)  # bits of the word
-            for _ in range(down):
-                x = left
-                for _ in range(across):
-                    inside = y >= 0 and y < height and x >= 0 and x < width
-                    at = source + (y * width + x) * pixel_bytes
-                    for c in range(0, channels, 64):
-                        some = min(64, channels - c)
-                        value = fill
-                        if inside:
-                            place = at + ((begin + c) >> 6) * 8
-                            by = (begin + c) & 63
-                            value = np.uint64(load_word(place)) >> np.uint64(by)
-                            if by + some > 64:
-                                value |= np.uint64(load_word(place + 8)) << np.uint64(64 - by)
-                        value &= np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(64 - some)
+        # Pixels of one word, all of it wanted: what is behind the channels is 0 there.
+        whole = channels < 64 and channels > pixel_bytes * 8 - 64 and get(layer, fields.CHANNEL_GROUPS) == 1
+        deep = down * across * channels > 64 * fields.PARITY_WORDS
+        together = whole and not deep and step_across == 1
+        outside = np.uint64(get(layer, fields.FILL))
+        line_bytes = width * pixel_bytes
+        column = first % line
+        top = first // line * stride_down - get(layer, fields.TOP)
+        for _ in range(count):
+            x = column * stride_across - left
+            place = source + top * line_bytes + x * pixel_bytes
+            inside = together and x >= 0 and x + across <= width and top >= 0 and top + (down - 1) * step_down < height
+            parity, word = np.uint64(0), np.uint64(0)
+            used, at = np.int64(0), np.int64(0)  # bits of the word, bytes before it
+            if inside:
+                for _ in range(down):
+                    for k in range(0, 8 * across, 8):
+                        value = np.uint64(load_word(place + k))
                         word |= value << np.uint64(used)
-                        if used + some >= 64:
-                            store_word(out, np.int64(word))
-                            out += 8
-                            word = np.uint64(0)
-                            if used > 0:
-                                word = value >> np.uint64(64 - used)
-                        used = (used + some) & 63
-                    x += step_across
-                y += step_down
+                        used += channels
+                        if used >= 64:
+                            parity = word ^ parity if parity_wanted else word
+                            store_word(out + at, np.int64(parity))
+                            at += 8
+                            used -= 64
+                            word = (value >> np.uint64(1)) >> np.uint64(channels - used - 1)
+                    place += step_down * line_bytes
+            else:
+                for i in range(down):
+                    y = top + i * step_down
+                    for j in range(across):
+                        there = x + j * step_across
+                        there = y >= 0 and y < height and there >= 0 and there < width
+                        for c in range(0, channels, 64):
+                            some = min(64, channels - c)
+                            value = outside
+                            if there:
+                                by = (begin + c) & 63
+                                tap = place + j * step_across * pixel_bytes + ((begin + c) >> 6) * 8
+                                value = np.uint64(load_word(tap)) >> np.uint64(by)
+                                if by + some > 64:
+                                    value |= np.uint64(load_word(tap + 8)) << np.uint64(64 - by)
+                            value &= np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(64 - some)
+                            word |= value << np.uint64(used)
+                            used += some
+                            if used >= 64:
+                                if not parity_wanted or (deep and at & (8 * fields.PARITY_WORDS - 1) == 0):
+                                    parity = np.uint64(0)
+                                parity ^= word
+                                store_word(out + at, np.int64(parity))
+                                at += 8
+                                used -= 64
+                                word = (value >> np.uint64(1)) >> np.uint64(some - used - 1)
+                    place += step_down * line_bytes
             if used > 0:
-                store_word(out, np.int64(word))
-                out += 8
+                if not parity_wanted or (deep and at & (8 * fields.PARITY_WORDS - 1) == 0):
+                    parity = np.uint64(0)
+                parity ^= word
+                store_word(out + at, np.int64(parity))
+                at += 8
+            if parity_wanted and at & 8:
+                store_word(out + at, np.int64(parity))
+            out += row_bytes
+            column += 1
+            if column == line:
+                column = np.int64(0)
+                top += stride_down
 
     return gather_bits
 
@@ -197,38 +329,43 @@ def make_gather_bytes() -> Callable[..., None]:
     """Windows of bytes, or of numbers of more bytes."""
 
     def gather_bytes(layer, source, first, count, channel_group, out):
-        height, width = get(layer, fields.HEIGHT), get(layer, fields.WIDTH)
+        height, width, line = get(layer, fields.HEIGHT), get(layer, fields.WIDTH), get(layer, fields.ACROSS)
         pixel_bytes = get(layer, fields.PIXEL_BYTES)
         down, across = get(layer, fields.KERNEL_DOWN), get(layer, fields.KERNEL_ACROSS)
         step_down, step_across = get(layer, fields.DILATION_DOWN), get(layer, fields.DILATION_ACROSS)
+        stride_down, stride_across = get(layer, fields.STRIDE_DOWN), get(layer, fields.STRIDE_ACROSS)
+        left = get(layer, fields.LEFT)
         size = get(layer, fields.CHANNELS)
         fill = get(layer, fields.FILL)
         together = step_across == 1 and size == pixel_bytes
         source += channel_group * size
-        for pixel in range(first, first + count):
-            y = pixel // get(layer, fields.ACROSS) * get(layer, fields.STRIDE_DOWN) - get(layer, fields.TOP)
-            x = pixel % get(layer, fields.ACROSS) * get(layer, fields.STRIDE_ACROSS) - get(layer, fields.LEFT)
+        column = first % line
+        top = first // line * stride_down - get(layer, fields.TOP)
+        for _ in range(count):
+            x = column * stride_across - left
             inside = together and x >= 0 and x + across <= width
-            for _ in range(down):
-                if y < 0 or y >= height:
-                    for k in range(across * size):
-                        store_byte(out + k, fill)
-                elif inside:
-                    at = source + (y * width + x) * pixel_bytes
+            for i in range(down):
+                y = top + i * step_down
+                at = source + (y * width + x) * pixel_bytes
+                if inside and y >= 0 and y < height:
                     for k in range(across * size):
                         store_byte(out + k, np.int64(load_byte(at + k)))
-                else:
-                    for j in range(across):
-                        column = x + j * step_across
-                        at = source + (y * width + column) * pixel_bytes
-                        if column < 0 or column >= width:
-                            for k in range(size):
-                                store_byte(out + j * size + k, fill)
-                        else:
-                            for k in range(size):
-                                store_byte(out + j * size + k, np.int64(load_byte(at + k)))
-                out += across * size
-                y += step_down
+                    out += across * size
+                    continue
+                for j in range(across):
+                    there = x + j * step_across
+                    if y >= 0 and y < height and there >= 0 and there < width:
+                        place = at + j * step_across * pixel_bytes
+                        for k in range(size):
+                            store_byte(out + k, np.int64(load_byte(place + k)))
+                    else:
+                        for k in range(size):
+                            store_byte(out + k, fill)
+                    out += size
+            column += 1
+            if column == line:
+                column = np.int64(0)
+                top += stride_down
 
     return gather_bytes
 

@@ -92,25 +92,30 @@ def strips(
 
     pixels, parts = geometry.pixels, len(rows)
     neurons, groups = number(fields.NEURONS), number(fields.GROUPS)
-    prepared, row_bytes = number(fields.PREPARED_BYTES) + number(fields.PART_BYTES), number(fields.IN_BYTES)
+    prepared = number(fields.PREPARED_BYTES)
     merged = in_bits and parts > 1 and neurons % WORD_BITS != 0
     out_bytes = 8 * words_for(parts * neurons) if in_bits else 4 * parts * neurons
 
-    wanted = max(TILE_ROWS, min(number(fields.SUB_ROWS, STRIP_PIXELS), STRIP_BYTES // max(1, prepared)))
+    of_row = prepared + number(fields.PART_BYTES)
+    wanted = max(TILE_ROWS, min(number(fields.SUB_ROWS, STRIP_PIXELS), STRIP_BYTES // max(1, of_row)))
     samples, strip = max(1, wanted // pixels), pixels
     if pixels > wanted:
         # Of about one size, in whole tiles.
         strip = -(-pixels // (TILE_ROWS * -(-pixels // wanted))) * TILE_ROWS
     most, tasks = samples * strip, -(-pixels // strip)
-    raw_at = layout.whole_lines(prepared * most)
-    merged_at = raw_at if taps is None else layout.whole_lines(raw_at + row_bytes * most)
+    taken = _Gathered() if taps is None else _gathered(kernel, taps, number(fields.IN_BYTES), prepared, pixels, samples)
+    raw_at = 0 if taken.prepares else layout.whole_lines(of_row * most)
+    merged_at = layout.whole_lines(of_row * most) if taken.prepares else raw_at + layout.whole_lines(taken.row_bytes * most)
     of_pixels = np.zeros(pixels, np.int64) if classes is None else classes.reshape(-1) * groups
-    work = pixels * parts * (number(fields.WORK) * groups + (0 if taps is None else INPUT_WORK * row_bytes))
+    work = pixels * parts * (number(fields.WORK) * groups + INPUT_WORK * taken.row_bytes)
     outer = geometry.fields() | {
         fields.COMPUTE: kernel.compute_strips(),
         fields.CHANNEL_GROUPS: parts,
         fields.NEURONS: parts * neurons,
         fields.DEPTH: number(fields.DEPTH),
+        fields.GATHER: taken.function,
+        fields.GATHER_PREPARES: int(taken.prepares),
+        fields.ROW_BYTES: taken.row_bytes,
         fields.RAW_AT: raw_at,
         fields.MERGED_AT: merged_at if merged else 0,
         fields.PARTS: 1,
@@ -125,11 +130,26 @@ def strips(
         fields.SHIFTS: layout.kept(np.tile(of_pixels, samples)),
     }
     if taps is not None:
-        whole = kernel.gather_words if taps.size % WORD_BITS == 0 else kernel.gather_bits
-        gather = whole() if taps.bits else kernel.gather_bytes()
-        outer |= {fields.GATHER: gather, fields.CHANNELS: taps.size, fields.FILL: taps.fill}
+        outer |= {fields.CHANNELS: taps.size, fields.FILL: taps.fill}
     inner = [row | {fields.SUB_ROWS: most, fields.OUT_BYTES: 8 * groups if merged else out_bytes} for row in rows]
     return outer, inner
+
+
+@dataclass(frozen=True)
+class _Gathered:
+    """How windows become rows: the function, bytes from row to row, and whether they are prepared rows."""
+
+    function: int = 0
+    row_bytes: int = 0
+    prepares: bool = False
+
+
+def _gathered(kernel: Kernel, taps: Taps, row_bytes: int, prepared_bytes: int, pixels: int, samples: int) -> _Gathered:
+    """row_bytes: of a row as it is."""
+    if not taps.bits:
+        return _Gathered(kernel.gather_bytes(), row_bytes)
+    function, prepares = kernel.gather_bits(taps.size % WORD_BITS == 0, samples == 1 or pixels % 2 == 0)
+    return _Gathered(function, prepared_bytes if prepares else row_bytes, prepares)
 
 
 def pool_bits(kernel: Kernel, geometry: Geometry, channels: int, falling: NDArray[np.uint64]) -> Row:
