@@ -109,6 +109,48 @@ def _arrays() -> dict[str, Any]:
     }
 
 
+#: Convolutions, pools in every place, a flattening in the middle and one before a dense layer.
+MAPS = """profile = "ge-zero"
+kernel_layout = "OIHW"
+layout = "out_in"
+flatten = "channels_first"
+padding = [1, 0]
+[input]
+shape = [6, 7, 2]
+normalize = [[0.5, 0.25], [0.5, 0.25]]
+[[layers]]
+weight = "k1"
+stride = 1
+groups = 1
+pool = [
+    {kind = "max", size = [2, 1], after = "sum"},
+    {kind = "max", size = 2, stride = 1, padding = "same", after = "activation"},
+]
+norm = {mean = "mean", variance = 2.5, epsilon = 1e-3, form = "torch"}
+[[layers]]
+weight = "k2"
+layout = "HWIM"
+groups = 4
+flipped = true
+stride = [1, 2]
+padding = "same"
+pad = -1
+dilation = 1
+steps = [{pool = {kind = "average", size = 2, padded = true}}, {relu = true}, {flatten = "channels_last"}, {sub = 0.5}]
+[[layers]]
+weight = "w"
+"""
+
+
+def _maps() -> bytes:
+    rng = np.random.default_rng(13)
+    out = io.BytesIO()
+    kernels = {"k1": (4, 2, 3, 3), "k2": (2, 2, 4, 1), "w": (3, 4)}
+    arrays = {name: rng.uniform(-1, 1, shape).astype(np.float32) for name, shape in kernels.items()}
+    np.savez(out, mean=rng.integers(-3, 4, 4).astype(np.float32), **arrays)
+    return out.getvalue()
+
+
 def _header(arrays: dict[str, Any]) -> bytes:
     lines = ["/* arrays */", "#include <stdint.h>", "#define INPUTS 8"]
     for name, array in arrays.items():
@@ -177,6 +219,7 @@ def net_target(described: list[Target], unchecked: Callable[[], contextlib.Abstr
     """described: targets whose seeds are described as `--write-net` does, and then read that way."""
     seeds: list[Files] = [_folder()]
     arrays = _arrays()
+    seeds.append({"net.npz": _maps(), NET: MAPS.encode()})
     own = {"net.h": _header(arrays), "net.npy": npy_bytes(arrays["v"])}
     for name, content in own.items():
         toml = TOP + LAYERS
