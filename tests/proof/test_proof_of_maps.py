@@ -14,14 +14,15 @@ from packed_networks import with_layer
 from xnorinfer.errors import NetworkError
 from xnorinfer.graph import chain
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import Linear, Norm, Pool, Quantize, Steps
-from xnorinfer.net.values import ChannelInput, PixelInput
+from xnorinfer.net.ops import Flatten, Linear, Norm, Pool, Quantize, Steps
+from xnorinfer.net.values import ChannelInput, PixelInput, SignInput
 from xnorinfer.net.windows import Window
 from xnorinfer.packing.lower import lower, stored_form
 from xnorinfer.packing.packed import Affine, PackedModel, Threshold
 from xnorinfer.proof.layerproofs import prove_parts
 from xnorinfer.proof.sensitivity import sensitivity
 from xnorinfer.proof.verification import LayerProof
+from xnorinfer.proof.wording import words_of
 
 f = np.float32
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the adversarial tensors overflow on purpose
@@ -157,3 +158,25 @@ def test_what_assumptions_change_in_networks_of_maps() -> None:
     assert found.alternatives
     pixels = replace(net, input=PixelInput.range(-1, 1))
     assert sensitivity(pixels, lower(pixels).packed).alternatives
+
+
+def test_the_reading_in_words() -> None:
+    said = dict(line.split(": ", 1) for line in words_of(example()))
+    assert said["input"].startswith(
+        "an image of 4x6x3 values, channels innermost, uint8 pixels 0..255 mapped linearly, channel"
+    )
+    near = "windows of 3x3 pixels, padded with 0 by 1 above, 1 below, 1 left, 1 right"
+    assert said["stem"] == f"8 x 27 float weights, {near}"
+    assert said["conv"] == f"6 x 36 signs of weights (0 is +1), {near}, in 2 groups"
+    assert said["pool"] == "largest value of windows of 2x2 pixels, every 2x2"
+    ops = [
+        ("conv", Linear(np.ones((2, 1, 2, 3), f), "ge", window=Window((1, 2), (1, 1), (1, 2), (0, 0, 1, 0)), pad=-1)),
+        ("all", Pool("average", None)),
+        ("some", Pool("average", Window((2, 1), padding=(1, 0, 0, 0)), True)),
+        ("flat", Flatten()),
+    ]
+    said = dict(line.split(": ", 1) for line in words_of(Net(SignInput(), (4, 6, 3), chain(ops), "ge-zero")))
+    assert said["conv"].endswith("windows of 1x2 pixels, 1x2 apart, padded with -1 by 0 above, 0 below, 1 left, 0 right")
+    assert said["all"] == "average of the whole map"
+    assert said["some"].endswith("padded by 1 above, 0 below, 0 left, 0 right, what lies outside counted as 0")
+    assert said["flat"] == "the map as a vector, channels innermost"

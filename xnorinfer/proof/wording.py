@@ -8,8 +8,9 @@ import numpy as np
 
 from xnorinfer.graph import Interpretation
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import ARITHMETIC, OPS, Linear, Norm, Quantize, Step, Steps
+from xnorinfer.net.ops import ARITHMETIC, OPS, Flatten, Linear, Norm, Pool, Quantize, Step, Steps
 from xnorinfer.net.ties import Rule
+from xnorinfer.net.windows import Window
 
 #: What the rules make of values at and near 0.
 RULES: dict[Rule, str] = {
@@ -23,7 +24,8 @@ RULES: dict[Rule, str] = {
 
 def words_of(net: Net) -> Iterator[str]:
     """The input, then every node in order of execution.  Raises NetworkError for an op of an unknown kind."""
-    yield f"input: {net.depth} values, {net.input.describe()}"
+    size = f"{net.depth} values" if len(net.shape) < 2 else f"an image of {_by(net.shape)} values, channels innermost"
+    yield f"input: {size}, {net.input.describe()}"
     for node in net.nodes:
         yield f"{node.name}: {_words(node)}"
 
@@ -34,12 +36,28 @@ _words: Interpretation[[], str] = Interpretation("wording", OPS)
 
 @_words.of(Linear)
 def _(op: Linear) -> str:
+    over = "" if op.window is None else f", {_window_words(op.window, op.pad)}"
+    over += f", in {op.groups} groups" if op.groups > 1 else ""
     if op.rule is None:
-        return f"{op.neurons} x {op.depth} float weights" + (", plus a bias" if op.bias is not None else "")
-    parts = [f"{op.neurons} x {op.depth} signs of weights ({RULES[op.rule]})"]
+        return f"{op.neurons} x {op.depth} float weights{over}" + (", plus a bias" if op.bias is not None else "")
+    parts = [f"{op.neurons} x {op.depth} signs of weights ({RULES[op.rule]}){over}"]
     parts += [f"times {op.h:.6g}"] if op.h != 1 else []
     parts += ["times a scale of each neuron"] if op.scale is not None else []
     return ", ".join([*parts, *(["plus a bias"] if op.bias is not None else [])])
+
+
+@_words.of(Pool)
+def _(op: Pool) -> str:
+    kind = "largest value" if op.kind == "max" else "average"
+    outside = ", what lies outside counted as 0" if op.padded else ", what lies outside left out"
+    if op.window is None:
+        return f"{kind} of the whole map"
+    return f"{kind} of {_window_words(op.window)}{outside if any(op.window.padding) else ''}"
+
+
+@_words.of(Flatten)
+def _(op: Flatten) -> str:
+    return "the map as a vector, channels innermost"
 
 
 @_words.of(Norm)
@@ -62,6 +80,22 @@ def _(op: Steps) -> str:
 @_words.of(Quantize)
 def _(op: Quantize) -> str:
     return f"sign ({RULES[op.rule]})"
+
+
+def _by(numbers: tuple[int, ...]) -> str:
+    return "x".join(map(str, numbers))
+
+
+def _window_words(window: Window, pad: int | None = None) -> str:
+    """Everything of it that is not usual.  pad: what lies outside, where that is said."""
+    words = [f"windows of {_by(window.size)} pixels"]
+    words += [f"every {_by(window.stride)}"] if window.stride != (1, 1) else []
+    words += [f"{_by(window.dilation)} apart"] if window.dilation != (1, 1) else []
+    if any(window.padding):
+        top, bottom, left, right = window.padding
+        value = "" if pad is None else f" with {pad:+d}" if pad else " with 0"
+        words.append(f"padded{value} by {top} above, {bottom} below, {left} left, {right} right")
+    return ", ".join(words)
 
 
 def _step_words(step: Step) -> str:
