@@ -7,9 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+import conv_networks
 import networks
 import numpy as np
 import packed_networks
+import packed_oracle
 import pytest
 from command_line import CHECKPOINT, DIGITS, fine, wrong
 from numpy.typing import NDArray
@@ -111,6 +113,97 @@ OPTIONS: list[dict[str, Any]] = [
     {"chains": True},
     {"binarize_input": True},
 ]
+
+
+# ---------------------------------------------------------------- maps
+
+
+def windows_of(layer: dict[str, Any], x: NDArray[Any], outside: float) -> NDArray[Any]:
+    """(rows, height, width, channels) -> (rows, down, across, kernel height, kernel width, channels)."""
+    (kh, kw), (sh, sw), (dh, dw) = (layer["window"][name] for name in ("size", "stride", "dilation"))
+    top, bottom, left, right = layer["window"]["padding"]
+    x = np.pad(x.astype(float), ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=outside)
+    down, across = (x.shape[1] - dh * (kh - 1) - 1) // sh + 1, (x.shape[2] - dw * (kw - 1) - 1) // sw + 1
+    taps = [
+        [x[:, i * dh : i * dh + sh * down : sh, j * dw : j * dw + sw * across : sw][:, :down, :across] for j in range(kw)]
+        for i in range(kh)
+    ]
+    return np.moveaxis(np.array(taps), (0, 1), (3, 4))
+
+
+def convolved(net: Numbers, n: int, layer: dict[str, Any], value: NDArray[Any], mapping: dict[str, Any]) -> NDArray[Any]:
+    """What a layer with a window gives: -1/+1 or float32, before its steps."""
+    if layer["kind"] == "binary":
+        k = np.arange(layer["inputs"])
+        weights = np.where(net[f"layers.{n}.bits"][:, k // 64] >> (k % 64).astype(np.uint64) & np.uint64(1), 1.0, -1.0)
+    else:
+        weights = net[f"layers.{n}.weight"].astype(float)
+    parts = np.split(windows_of(layer, value, layer["pad"]), layer["groups"], axis=-1)
+    inside = np.split(windows_of(layer, np.ones_like(value, float), abs(layer["pad"])), layer["groups"], axis=-1)
+    dots, shares, sums = [], [], []
+    for part, on, of in zip(parts, inside, np.split(weights, layer["groups"]), strict=True):
+        flat, there = (one.reshape(*one.shape[:3], 1, -1) for one in (part, on))
+        dots.append(np.add.accumulate(flat * of, axis=-1)[..., -1])
+        shares.append(np.broadcast_to(there.sum(axis=-1), dots[-1].shape))
+        sums.append((there * of).sum(axis=-1))
+    dot, on_map, weight_sums = (np.concatenate(one, axis=-1) for one in (dots, shares, sums))
+    if layer["reads"] == "reals":
+        dot = dot.astype(np.float32)
+    if layer["gives"] == "bits":
+        count = (on_map - dot) / 2 if layer["reads"] == "bits" else dot
+        limits = net[f"layers.{n}.limits"]
+        return np.where(count <= (limits[net[f"layers.{n}.borders"]] if limits.ndim == 2 else limits), 1, -1)
+    if layer["reads"] == "pixels":
+        dot = (mapping["slope"] * dot + mapping["intercept"] * weight_sums) / mapping["divisor"]
+    return dot.astype(np.float32)
+
+
+def pooled(net: Numbers, n: int, layer: dict[str, Any], value: NDArray[Any]) -> NDArray[Any]:
+    if layer["of"] == "average":
+        on_map = windows_of(layer, np.ones_like(value, float), layer["padded"])
+        taps = windows_of(layer, value, 0).reshape(*on_map.shape[:3], -1, value.shape[-1])
+        return (np.add.accumulate(taps, axis=3)[:, :, :, -1] / on_map.sum(axis=(3, 4))).astype(np.float32)
+    turn = np.where(net.get(f"layers.{n}.falling", False), -1, 1)
+    return (windows_of(layer, value * turn, -np.inf).max(axis=(3, 4)) * turn).astype(value.dtype)
+
+
+def rebuilt_maps(net: Numbers, x: NDArray[Any]) -> NDArray[np.float32]:
+    """Scores of a network of maps from the arrays alone, as their description says."""
+    meta = json.loads(str(net["meta"]))
+    mapping, value = meta["input"], x.reshape(-1, *meta["shape"])
+    if "input.limits" in net:
+        value = np.where(np.where(net["input.mirrored"], -value.astype(float), value) <= net["input.limits"], 1, -1)
+    elif mapping["kind"] == "threshold":
+        value = np.where(value >= mapping["threshold"], 1, -1)
+    for n, layer in enumerate(meta["layers"]):
+        if layer["kind"] in ("binary", "float"):
+            value = convolved(net, n, layer, value, mapping)
+        elif layer["kind"] == "pool":
+            value = pooled(net, n, layer, value)
+        elif layer["kind"] == "mapped":
+            table = net[f"layers.{n}.values"]
+            value = table[value, 0 if table.shape[1] == 1 else np.arange(value.shape[-1])]
+        elif layer["kind"] == "bits":
+            turn = np.where(net[f"layers.{n}.mirrored"], -1, 1)
+            value = np.where(turn * value.astype(float) <= net[f"layers.{n}.limits"], 1, -1)
+        for op, (a, b) in zip(layer["steps"], net.get(f"layers.{n}.steps", ()), strict=True):
+            value = APPLY[op](value, a, b)
+    return value.reshape(len(x), -1)
+
+
+@pytest.mark.parametrize("kind", conv_networks.MAPPINGS)
+def test_a_network_of_maps_rebuilt_from_the_arrays(kind: str, tmp_path: Path) -> None:
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        packed = packed_networks.random_maps(rng, conv_networks.MAPPINGS[kind], (7, 5, 3), 1 + seed % 3)
+        x = packed_networks.random_rows(rng, packed, 6)
+        numbers = written(packed, tmp_path / "net.npz")
+        with np.errstate(all="ignore"):
+            got = rebuilt_maps(numbers, x)
+        assert packed_networks.same(got, packed_oracle.expected(packed, x)[-1].reshape(6, -1)), seed
+        for name, matches in numbers.items():
+            if name.endswith("min_matches"):
+                assert matches.shape == numbers[name.replace("min_matches", "limits")].shape
 
 
 def test_the_digits_from_signs_in_six_lines(tmp_path: Path) -> None:

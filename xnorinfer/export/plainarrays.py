@@ -3,8 +3,9 @@
 Names, where N counts the layers from 0; all of them are stable:
 
     meta                 JSON text: the network's content digest, the input mapping, and for every layer its index, name, kind
-                         ("binary", "float"), reads ("bits", "pixels", "reals"), inputs, neurons, gives ("bits", "reals"),
-                         steps and sizes.  In .npz an array of one string, in .safetensors the entry "meta" of the metadata
+                         ("binary", "float", of maps also "pool", "steps", "bits", "mapped"), reads ("bits", "pixels",
+                         "reals"), inputs, neurons, gives ("bits", "reals"), steps and sizes.  In .npz an array of one string,
+                         in .safetensors the entry "meta" of the metadata
     input.limits         (inputs,) int32 for pixels, float32 for reals; only where inputs are binarized one by one
     input.mirrored       (inputs,) bool.  Input x becomes +1 iff (-x if mirrored else x) <= limit, else -1
     input.constant       (inputs,) int8, as layers.N.constant
@@ -16,6 +17,10 @@ Names, where N counts the layers from 0; all of them are stable:
     layers.N.constant    (neurons,) int8: -1 never fires whatever the input, +1 always fires, 0 depends on the input
     layers.N.steps       (steps, 2, neurons) float32: vectors a and b of the float32 steps that make reals of sums
     layers.N.weight      (neurons, inputs) float32, float layers
+    layers.N.borders     (outputs down, outputs across) int32: the border class of each output of a convolution, where it has
+                         several; limits and min_matches are then (classes, neurons)
+    layers.N.falling     (channels,) bool, pools of the largest: of these channels the smallest, of bits AND instead of OR
+    layers.N.values      (256, channels) or (256, 1) float32: what pixels enter as; of the kind "mapped"
 
 The count of a neuron depends on what its layer reads:
 
@@ -30,6 +35,14 @@ A layer that gives reals starts from float32(dot) for bits, float32((slope * cou
 in float64 for pixels, the count for reals, and in a float layer from the sum of weight * input like that of reals.  Then
 come its steps in order, each rounded to float32: mul v*a, add v+a, div v/a, fma v*a+b rounded once, clip min(max(v, a), b),
 step +1 from a on, -1 up to b, else 0.  Those of the last layer are the scores.
+
+Maps are (height, width, channels); `meta` has the shape of the input and of what every layer gives.  A layer with a window
+(size, stride, dilation as down and across; padding as top, bottom, left, right) is a layer over the inputs of each window, in
+the order kernel row, kernel column, channel; neurons and channels in as many parts as it has groups.  With pad 0 what lies
+outside the map is no input: nothing is counted of it, and dot = (inputs on the map) - 2 * mismatches; else it is -1 or +1.
+Pools are of the channels by themselves; what lies outside takes no part, but for the number that an average is divided by,
+where it is padded.  Averages are summed in float64 line by line and rounded to float32 once.  "bits" compares as the inputs do,
+at limits of the channels, "steps" are steps of the channels.
 """
 
 from __future__ import annotations
@@ -118,7 +131,11 @@ def meta(packed: PackedModel, layers: Sequence[int] | None = None) -> dict[str, 
     return {
         "format": "xnorinfer extract",
         "format_version": FORMAT_VERSION,
-        **{name: described[name] for name in ("content_digest", "profile", "input", "inputs", "classes")},
+        **{
+            name: described[name]
+            for name in ("content_digest", "profile", "input", "inputs", "shape", "classes")
+            if name in described
+        },
         "layers": [one for one in described["layers"] if layers is None or one["index"] in layers],
     }
 

@@ -99,7 +99,8 @@ def _(op: Dot) -> dict[str, Any]:
 
 @_described.of(Pool)
 def _(op: Pool) -> dict[str, Any]:
-    return {"kind": "pool", "of": op.kind, "inputs": op.window.taps, "window": asdict(op.window), "float32_bytes": 0}
+    of = {"kind": "pool", "of": op.kind, "padded": op.padded}
+    return {**of, "inputs": op.window.taps, "window": asdict(op.window), "float32_bytes": 0}
 
 
 @_described.of(Elementwise)
