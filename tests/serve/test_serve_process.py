@@ -167,6 +167,7 @@ def ask_for_ever(connection: socket.socket) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.long
 def test_clients_that_do_not_read_are_cut(start: Start, model: Path) -> None:
     """They ask for more than all buffers between hold, and take nothing."""
     running = start(model, "--timeout", "1")

@@ -26,8 +26,13 @@ JSON_LENGTH = "inference-header-content-length"
 PLATFORM = "xnorinfer_safetensors"
 EXTENSIONS = ("binary_tensor_data",)
 
-#: Datatypes of the protocol by numpy's names.
-DATATYPES = {"uint8": "UINT8", "int8": "INT8", "float32": "FP32", "float64": "FP64", "int64": "INT64"}
+#: Datatypes of the protocol.
+DATATYPES = {
+    np.dtype(dtype): name
+    for dtype, name in ((np.uint8, "UINT8"), (np.int8, "INT8"), (np.float32, "FP32"), (np.float64, "FP64"), (np.int64, "INT64"))
+}
+#: What enters a network, by the kind of its input.
+_DTYPES = {kind: np.dtype(dtype) for kind, dtype in INPUT_DTYPES.items()}
 
 INPUT = "input"
 #: Outputs that every model gives, and those that are computed only where they are named.
@@ -68,7 +73,7 @@ def metadata(name: str, version: str, model: Model) -> dict[str, Any]:
 
 def input_datatype(packed: PackedModel) -> str:
     """The protocol's name of the type that a model takes: UINT8 pixels, INT8 signs, FP32 reals."""
-    return DATATYPES[np.dtype(INPUT_DTYPES[packed.input.kind]).name]
+    return DATATYPES[_DTYPES[packed.input.kind]]
 
 
 # ---------------------------------------------------------------- requests
@@ -106,7 +111,7 @@ def parse(body: bytes, json_length: str | None, packed: PackedModel, most_rows: 
 
 def _raw(body: bytes, packed: PackedModel, most_rows: int) -> Request:
     """A body that is the tensor alone, which the extension allows where there is one input: outputs are JSON."""
-    dtype = np.dtype(INPUT_DTYPES[packed.input.kind])
+    dtype = _DTYPES[packed.input.kind]
     rows, rest = divmod(len(body), packed.depth * dtype.itemsize)
     if rest or not rows:
         raise ProtocolError(
@@ -137,9 +142,12 @@ def _no_constant(text: str) -> float:
     raise _NoJson(f"it holds {text}, which JSON does not have")
 
 
+_DECODER, _ENCODER = json.JSONDecoder(parse_constant=_no_constant), json.JSONEncoder(separators=(",", ":"))
+
+
 def _document(text: bytes) -> dict[str, Any]:
     try:
-        document = json.loads(text, parse_constant=_no_constant)
+        document = _DECODER.decode(text.decode())
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise ProtocolError(f"the request is no JSON: {reason}") from None
@@ -206,7 +214,7 @@ def _tensor(inputs: list[Any], binary: memoryview, packed: PackedModel, most_row
     shape = _shape(tensor.get("shape"), packed, most_rows)
     parameters = _object(tensor.get("parameters", {}), "parameters of the input")
     _known(parameters, "the input's parameters", ("binary_data_size",))
-    dtype = np.dtype(INPUT_DTYPES[packed.input.kind])
+    dtype = _DTYPES[packed.input.kind]
     if "binary_data_size" not in parameters:
         if "data" not in tensor:
             raise ProtocolError(f"{INPUT} has no data, and no binary_data_size")
@@ -261,11 +269,11 @@ def _from_json(data: Any, dtype: np.dtype[Any], shape: list[int]) -> NDArray[Any
         with np.errstate(over="ignore"):  # what becomes infinite is named by the check of the inputs
             return array.astype(dtype)
     if array.dtype.kind not in "iu":
-        raise ProtocolError(f"{what} is not whole numbers alone, which {DATATYPES[dtype.name]} holds")
+        raise ProtocolError(f"{what} is not whole numbers alone, which {DATATYPES[dtype]} holds")
     limits = np.iinfo(dtype)
     if int(array.min()) < limits.min or int(array.max()) > limits.max:
         raise ProtocolError(
-            f"{what} reaches from {array.min()} to {array.max()}; {DATATYPES[dtype.name]} holds {limits.min} to {limits.max}"
+            f"{what} reaches from {array.min()} to {array.max()}; {DATATYPES[dtype]} holds {limits.min} to {limits.max}"
         )
     return array.astype(dtype)
 
@@ -304,7 +312,7 @@ def respond(
     described, parts = [], []
     for name, binary in request.wanted:
         array = _output(name, scores, margins)
-        entry: dict[str, Any] = {"name": name, "datatype": DATATYPES[array.dtype.name], "shape": list(array.shape)}
+        entry: dict[str, Any] = {"name": name, "datatype": DATATYPES[array.dtype], "shape": list(array.shape)}
         if binary:
             part = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
             entry["parameters"] = {"binary_data_size": len(part)}
@@ -319,7 +327,7 @@ def respond(
     name, version = model
     identifier = {} if request.identifier is None else {"id": request.identifier}
     document = {"model_name": name, "model_version": version, **identifier, "parameters": about, "outputs": described}
-    text = json.dumps(document, separators=(",", ":")).encode()
+    text = _ENCODER.encode(document).encode()
     return (b"".join([text, *parts]), len(text)) if parts else (text, None)
 
 

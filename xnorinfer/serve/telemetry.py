@@ -50,20 +50,28 @@ class Metrics:
         self.pending = Gauge(
             "xnorinfer_pending_requests", "Requests that are read, wait or are computed.", multiprocess_mode="livesum", **share
         )
+        self._known: dict[tuple[Any, str], Any] = {}
         if SHARED_NUMBERS not in os.environ:
             ProcessCollector(registry=self._registry)
 
+    def _of(self, family: Any, model: str) -> Any:
+        """The numbers of a model; `labels` takes longer than counting does."""
+        found = self._known.get((family, model))
+        if found is None:
+            found = self._known[family, model] = family.labels(model)
+        return found
+
     def request(self, model: str, status: int, seconds: float) -> None:
         """One request for inference was answered."""
-        self._requests.labels(model).inc()
-        self._latency.labels(model).observe(seconds)
+        self._of(self._requests, model).inc()
+        self._of(self._latency, model).observe(seconds)
         if status >= 400:
             self._errors.labels(model, str(status)).inc()
 
     def batch(self, model: str, rows: int, seconds: float) -> None:
         """The engine computed a batch."""
-        self._rows.labels(model).observe(rows)
-        self._engine.labels(model).observe(seconds)
+        self._of(self._rows, model).observe(rows)
+        self._of(self._engine, model).observe(seconds)
 
     def reload(self, model: str, result: str) -> None:
         """A changed file was loaded ("loaded"), or was not ("refused")."""
