@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from conftest import COMMAND, Running, save
 from in_process import LENGTH, binary_request
+from places import ROOT
 from test_serve_protocol import GOOD
 
 import xnorinfer
@@ -332,3 +333,57 @@ def test_nothing_of_it_is_imported_without_being_asked_for() -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "imported"
     assert subprocess.run([COMMAND, "serve"], capture_output=True, text=True, check=False).returncode == 2
+
+
+# ---------------------------------------------------------------- long
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory as Linux counts it")
+def test_processes_share_what_their_models_hold(start: Start, tmp_path: Path) -> None:
+    model = save(tmp_path / "net.safetensors", 1, "range", (64, 8192, 8192, 10))
+    assert model.stat().st_size > 8e6
+    running = start(model, "--workers", 3, "--threads", 1)
+    x = np.zeros((1, 64), np.uint8)
+    for _ in range(60):
+        scores(running, x)
+    children = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children").read_text().split()
+    assert len(children) == 3
+    for child in children:
+        lines = Path(f"/proc/{child}/smaps_rollup").read_text().splitlines()[1:]
+        kilobytes = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)}
+        # Neither the file's 8 MB nor the kernel's layout of them.
+        assert kilobytes["Private_Clean"] + kilobytes["Private_Dirty"] < 15_000, kilobytes
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is full")
+def test_a_log_on_a_full_disk_stops_nothing(model: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port = found.getsockname()[1]
+    command = [COMMAND, "serve", str(model), "--port", str(port), "--reload", "0"]
+    with open("/dev/full", "w") as full:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=full)
+    try:
+        for _ in range(600):
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", port), timeout=5).close()
+                break
+            time.sleep(0.05)
+        for _ in range(5):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+            connection.request("POST", "/v2/models/net/infer", json.dumps(GOOD).encode())
+            assert connection.getresponse().status == 200
+            connection.close()
+        process.terminate()
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.long
+def test_the_soak_for_some_seconds() -> None:
+    command = [sys.executable, "-m", "benchmarks.soak", "--seconds", "20", "--clients", "8"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "as it should be" in done.stdout

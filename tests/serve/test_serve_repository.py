@@ -15,7 +15,7 @@ from conftest import save
 from in_process import Asked, asked
 
 import xnorinfer
-from xnorinfer.errors import InputError, ModelFileError, NotAModelError, OptionError
+from xnorinfer.errors import InputError, ModelFileError, NotAModelError, OptionError, OutputError
 from xnorinfer.serve import repository
 from xnorinfer.serve.repository import Repository, named_models
 
@@ -156,3 +156,23 @@ def test_tokens_are_read_one_a_line(tmp_path: Path) -> None:
             repository.read_tokens(path)
     with pytest.raises(InputError, match="none: the tokens cannot be read: No such file"):
         repository.read_tokens(tmp_path / "none")
+
+
+def test_no_space_for_a_copy_leaves_the_old_model(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshots = tmp_path / "snapshots"
+    snapshots.mkdir()
+    found = Repository({"net": model}, threads=1, snapshots=snapshots)
+    before = found.served["net"]
+    save(model, 7)
+
+    def full(path: Path, content: bytes) -> None:
+        raise OutputError(f"{path}: cannot be written: No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(repository, "write_bytes", full)
+        assert "No space left" in str(asyncio.run(found.reload("net")))
+        with pytest.raises(OutputError, match="No space left"):
+            Repository({"net": model}, threads=1, snapshots=snapshots)
+    assert found.served["net"] is before
+    asyncio.run(found.reload("net"))
+    assert found.served["net"].version != before.version
