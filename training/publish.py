@@ -64,7 +64,8 @@ def publish(checkpoint: Path, name: str, folder: Path, output: Path, history: Pa
     packed = convert_file(checkpoint, ConvertOptions(**options)).packed
     info = describe(packed)
     network, shape = trained["summary"]["network"], _shape_of(trained)
-    if shape.name != network or shape.widths != [info["inputs"], *(layer["neurons"] for layer in info["layers"])]:
+    neurons = [layer["neurons"] for layer in info["layers"] if layer["kind"] != "pool"]
+    if shape.name != network or shape.widths != [info["inputs"], *neurons]:
         raise OptionError(f"{checkpoint} is a network {widths(packed)}, its history tells of {network}")
     test = mnist(folder).test
     pixels, labels = test.pixels.numpy(), test.labels.numpy()

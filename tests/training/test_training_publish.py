@@ -41,8 +41,8 @@ def samples(rows: int, seed: int) -> data.Samples:
 
 
 @pytest.fixture
-def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkpoint of `mnist` with its history, trained on made-up images that stand for MNIST."""
+def mnist_of_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made-up images stand for MNIST."""
     split = data.Split(samples(200, 0), samples(100, 1), samples(150, 2))
     monkeypatch.setattr(mnist_recipe, "load_mnist", lambda folder: split)
     monkeypatch.setattr(publishing, "mnist", lambda folder: split)
@@ -51,12 +51,27 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in data.MNIST_FILES:
         (folder / name).touch()
     monkeypatch.setenv(data.MNIST_VARIABLE, str(folder))
-    done = run("mnist", "-o", tmp_path / "net.npz", "--hidden", "24,16", "--epochs", 2, "--batch", 20, "--seed", 7)
+
+
+def trained_as(tmp_path: Path, *layers: str) -> Path:
+    """A checkpoint of `mnist` with its history."""
+    done = run("mnist", "-o", tmp_path / "net.npz", *layers, "--epochs", 2, "--batch", 20, "--seed", 7)
     assert done.exit_code == 0, done.output
     return tmp_path / "net.npz"
 
 
-def test_a_card_tells_what_the_files_hold(trained: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("option", "layers", "network", "hidden"),
+    [
+        ("--hidden", "24,16", "784-24-16-10", [24, 16]),
+        ("--layers", "6C5V-P2-4C3-P4-9-10", "28x28x1-6C5V-P2-4C3-P4-9-10", ["6C5V-P2", "4C3-P4", 9]),
+    ],
+)
+@pytest.mark.usefixtures("mnist_of_noise")
+def test_a_card_tells_what_the_files_hold(
+    tmp_path: Path, option: str, layers: str, network: str, hidden: list[int | str]
+) -> None:
+    trained = trained_as(tmp_path, option, layers)
     out = tmp_path / "models"
     out.mkdir()
     done = run("publish", trained, "tiny", "--output", out)
@@ -74,7 +89,9 @@ def test_a_card_tells_what_the_files_hold(trained: Path, tmp_path: Path) -> None
     }
     assert card["recipe"] == history["recipe"]
     assert card["recipe"]["seed"] == 7
-    assert card["shape"]["hidden"] == [24, 16]
+    assert card["network"] == network
+    assert card["shape"]["hidden"] == hidden
+    assert card["training"]["epochs"] == 2
     assert card["training"]["best_epoch"] == history["summary"]["best_epoch"]
     assert card["checkpoint_sha256"] == hashlib.sha256(trained.read_bytes()).hexdigest()
     assert card["file_sha256"] == hashlib.sha256((out / "tiny.safetensors").read_bytes()).hexdigest()
@@ -84,7 +101,9 @@ def test_a_card_tells_what_the_files_hold(trained: Path, tmp_path: Path) -> None
     assert "CC BY-SA 3.0" in text
 
 
-def test_what_does_not_fit_is_not_published(trained: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("mnist_of_noise")
+def test_what_does_not_fit_is_not_published(tmp_path: Path) -> None:
+    trained = trained_as(tmp_path, "--hidden", "24,16")
     out = tmp_path / "models"
     out.mkdir()
     history = tmp_path / "net.npz.history.json"
