@@ -200,7 +200,7 @@ def _counts_of_maps(layer: Dot, window: Window, read: Value, value: NDArray[Any]
     weights = numbers.reshape(layer.groups, -1, layer.depth)
     top, bottom, left, right = window.padding
     (down, across), (reach_down, reach_across) = window.outputs(*read.shape[:2]), window.reach
-    inside = _by_count(layer, read, np.atleast_2d(reachable(layer, read)[1])) if layer.reads == "bits" else None
+    inside = _by_count(layer, read, reachable(layer, read)[1]) if layer.reads == "bits" else None
     step = max(1, BLOCK_BYTES // (8 * max(read.width * window.taps, down * across * layer.neurons)))
     for start in range(0, len(value), step):
         block = value[start : start + step]
