@@ -17,11 +17,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import packed_networks as nets
 import pytest
 from networks import INPUTS, random_network
 
+from xnorinfer.engine.model import Model
+from xnorinfer.graph import chain
+from xnorinfer.net.windows import Window
 from xnorinfer.packing import modelfile
 from xnorinfer.packing.lower import lower
+from xnorinfer.packing.packed import PackedModel
 
 pytest.importorskip("starlette", reason="pip install 'xnorinfer[serve]'")
 pytest.importorskip("uvicorn", reason="pip install 'xnorinfer[serve]'")
@@ -35,6 +41,15 @@ def save(path: Path, seed: int, kind: str = "range", widths: tuple[int, ...] = (
     """Put a random network in the place of a file, as `save` does."""
     modelfile.save(lower(random_network(seed, list(widths), INPUTS[kind])).packed, path)
     return path
+
+
+def conv_model(head: Window | None = None, shape: tuple[int, int, int] = (4, 6, 3), **provenance: Any) -> Model:
+    """Pixels, a convolution of bits, and a head over the whole map or another window."""
+    rng = np.random.default_rng(1)
+    first = nets.random_dot(rng, "pixels", shape, 20, window=Window((2, 3)), bits=True)
+    between = (shape[0] - 1, shape[1] - 2, 20)
+    last = nets.random_dot(rng, "bits", between, 5, window=head or Window.whole(between), bits=False)
+    return Model(PackedModel(INPUTS["range"], shape, chain([("first", first), ("head", last)]), "ge-zero", provenance))
 
 
 class Running:

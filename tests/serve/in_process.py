@@ -76,9 +76,11 @@ def opened(answer: Any) -> tuple[dict[str, Any], list[NDArray[Any]]]:
 
 
 @contextlib.contextmanager
-def asked(models: dict[str, Path], limits: Limits | None = None, **parts: Any) -> Iterator[Asked]:
+def asked(
+    models: dict[str, Path], limits: Limits | None = None, snapshots: Path | None = None, **parts: Any
+) -> Iterator[Asked]:
     """An application that serves these models while the block runs."""
     stream = io.StringIO()
-    application = Application(Repository(models, threads=1), limits=limits, log=Log(stream), **parts)
+    application = Application(Repository(models, threads=1, snapshots=snapshots), limits=limits, log=Log(stream), **parts)
     with TestClient(application) as client:
         yield Asked(application, client, stream)

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Running, save
+from conftest import Running, conv_model, save
 
 import xnorinfer
+from xnorinfer.net.windows import Window
 from xnorinfer.shipped import sample_digits
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested with the package playwright")
@@ -26,10 +27,12 @@ WIDTHS = (320, 768, 1280, 2560)
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """MNIST's network, one of 8x8 pixels, one that takes no images; behind a token where there is one to give."""
+    """MNIST's network, one of 8x8 pixels, one that takes no images, one of images in colour, and one that gives maps."""
     folder = tmp_path_factory.mktemp("served")
     square, reals = save(folder / "small.safetensors", 1), save(folder / "reals.safetensors", 2, "reals")
-    server = Running(MNIST, square, reals)
+    conv_model(shape=(8, 12, 3)).save(folder / "colour.safetensors")
+    conv_model(Window((2, 2)), (8, 12, 3)).save(folder / "maps.safetensors")
+    server = Running(MNIST, square, reals, folder / "colour.safetensors", folder / "maps.safetensors")
     yield server
     server.kill()
 
@@ -169,6 +172,29 @@ def test_images_are_answered_in_order_and_what_is_none_is_named(page: Callable[.
     one.wait_for_selector("#problem:not([hidden])")
     assert one.locator("#problem").text_content() == "text.png is no image that this browser reads."
     assert one.locator("#images tbody td:nth-child(3)").all_text_contents() == [str(want[0])]
+
+
+def test_images_in_colour_keep_it(page: Callable[..., Any], tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image", reason="the test makes images by Pillow")
+    pixels = np.random.default_rng(1).integers(0, 256, (3, 8, 12, 3), np.uint8)
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for path, one in zip(paths, pixels, strict=True):
+        image.fromarray(one).save(path)
+    opened = page(model="colour")
+    opened.wait_for_function(
+        "() => document.getElementById('about').textContent.startsWith('12 x 8 pixels in colour, version ')"
+    )
+    opened.set_input_files("#file", [str(path) for path in paths])
+    opened.wait_for_function("() => document.getElementById('counted').textContent.startsWith('3 of 3 images, ')")
+    model = conv_model(shape=(8, 12, 3))
+    shown = opened.locator("#images tbody td:nth-child(3)").all_text_contents()
+    assert [int(text) for text in shown] == model.predict(pixels).tolist()
+    gaps = opened.locator("#images tbody td:nth-child(4)").all_text_contents()
+    assert np.allclose([float(text) for text in gaps], model.margins(pixels).gaps, rtol=2e-3)
+    draw_one(opened)
+    answer(opened)
+    opened.select_option("#model", "maps")
+    opened.wait_for_function("() => document.getElementById('about').textContent.startsWith('takes 288 values')")
 
 
 def test_networks_of_other_sizes_and_of_no_images(page: Callable[..., Any]) -> None:

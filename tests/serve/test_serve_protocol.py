@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import packed_networks as nets
 import pytest
+from conftest import conv_model
 from in_process import LENGTH, Asked, asked, binary_request, opened
 from networks import INPUTS
 
 import xnorinfer
 from xnorinfer.engine.model import Model, random_inputs
-from xnorinfer.graph import chain
 from xnorinfer.net.windows import Window
-from xnorinfer.packing.packed import PackedModel
 from xnorinfer.serve.limits import Limits
 from xnorinfer.serve.protocol import ProtocolError, metadata, parse, respond
 
@@ -244,15 +242,6 @@ def test_numbers_that_json_lacks_are_given_as_binary_data_only(tmp_path: Path) -
 # ---------------------------------------------------------------- images
 
 
-def conv_model(head: Window | None = None, **provenance: Any) -> Model:
-    """Pixels (4, 6, 3), a convolution of bits, and a head over the whole map or another window."""
-    rng = np.random.default_rng(1)
-    first = nets.random_dot(rng, "pixels", (4, 6, 3), 20, window=Window((2, 3)), bits=True)
-    last = nets.random_dot(rng, "bits", (3, 4, 20), 5, window=head or Window.whole((3, 4, 20)), bits=False)
-    named = [("first", first), ("head", last)]
-    return Model(PackedModel(INPUTS["range"], (4, 6, 3), chain(named), "ge-zero", provenance))
-
-
 def test_images_come_in_the_order_of_axes_that_the_network_has() -> None:
     model = conv_model()
     about = metadata("net", "1", model)
@@ -273,6 +262,21 @@ def test_images_come_in_the_order_of_axes_that_the_network_has() -> None:
         scores(first)
     with pytest.raises(ProtocolError, match="this model takes images"):
         scores(images.reshape(2, 6, 4, 3))
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_networks_of_images_are_served(tmp_path: Path, mapped: bool) -> None:
+    model = conv_model()
+    model.save(tmp_path / "net.safetensors")
+    images = np.random.default_rng(2).integers(0, 256, (2, 4, 6, 3), np.uint8)
+    with asked({"net": tmp_path / "net.safetensors"}, snapshots=tmp_path if mapped else None) as server:
+        assert np.array_equal(server.scores("net", images), model.scores(images))
+        wanted = [{"name": "margins"}, {"name": "gaps"}]
+        answer = server.infer("net", binary_request(images, outputs=wanted), images.tobytes())
+    margins = model.margins(images)
+    _, found = opened(answer)
+    for one, expected in zip(found, [np.stack([layer.smallest for layer in margins.layers], 1), margins.gaps], strict=True):
+        assert np.array_equal(one, expected)
 
 
 def test_scores_of_maps_have_their_shape() -> None:
