@@ -271,7 +271,7 @@ def made(net: nn.Module, seed: int = 0) -> nn.Module:
                 module.running_var.copy_(torch.full_like(module.running_var, 1 - module.eps))
                 if module.affine:
                     module.weight.copy_(2 ** whole(module.weight.shape, -1, 1) * (2 * whole(module.weight.shape, 0, 1) - 1))
-                    module.bias.copy_(whole(module.bias.shape, -2, 2) / 4 + 0.125)
+                    module.bias.copy_(whole(module.bias.shape, -2, 2) / 4 + 0.0625)  # no sum ends at 0
             elif isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
                 ordinary = type(module) in (nn.Conv2d, nn.Linear)
                 shape = module.weight.shape
