@@ -68,7 +68,9 @@ def pair(modules: Sequence[Module], notes: Notes, problems: list[str], *, ordere
             f"it is not clear which BatchNorm belongs to which layer; in the file they stand as {_listed(modules)}"
             + net_line("norm = {mean = ..., variance = ...} in each [[layers]]")
         )
-        return []
+        # Of convolutions more is missing, which is told at once.
+        parts = [m.part for m in layers if m.part]
+        return parts if any(part.unplaced for part in parts) else []
     return [with_norm(m.part, pairs.get(m.name)) for m in layers if m.part]
 
 
@@ -78,8 +80,11 @@ def _has_norm(module: Module) -> bool:
 
 
 def _listed(modules: Sequence[Module]) -> str:
-    kinds = {True: "BatchNorm", False: "dense"}
-    return ", ".join(f"{m.name} ({'dense and BatchNorm' if _has_norm(m) else kinds[bool(m.norm)]})" for m in modules)
+    def kind(module: Module) -> str:
+        layer = "convolution" if _is_convolution(module) else "dense"
+        return f"{layer} and BatchNorm" if _has_norm(module) else "BatchNorm" if module.norm else layer
+
+    return ", ".join(f"{m.name} ({kind(m)})" for m in modules)
 
 
 def with_norm(part: LayerPart, found: Module | None) -> LayerPart:

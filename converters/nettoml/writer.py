@@ -340,8 +340,11 @@ table_lines: Interpretation[[str, Writer], Iterator[str]] = Interpretation("net.
 @table_lines.of(Linear)
 def _(op: Linear, name: str, writer: Writer) -> Iterator[str]:
     yield f"name = {toml_string(name)}"
+    linears = writer.reading.net.linears
     if not op.binary:
         yield 'kind = "float"'
+    elif writer.reading.unplaced and name in (linears[0][0], linears[-1][0]):
+        yield '# kind = "float"  # where its weights count as they are, and not their signs'
     weight = op.weight[:, writer.columns[name]] if name in writer.columns else op.weight
     found = writer.find(weight, name, "weight")
     if found is None:

@@ -143,6 +143,7 @@ def test_state_dicts(tmp_path: Path, door: str) -> None:
         assert line.format("conv1", "conv2", "fc") in said
     assert said.count("\n") <= 2
     assert "groups = 2" in text
+    assert text.count('# kind = "float"') == 2
     assert 'flatten = "channels_first"' in text
     reading, found = computed(path, filled(text, PLACES), network)
     np.testing.assert_array_equal(found, network.scores())
@@ -221,3 +222,17 @@ def test_arrays_under_names_of_ones_own(tmp_path: Path) -> None:
     ):
         assert text.count(f"\n{line}") == 1
     assert '# bias, scale, prelu, or of norm: "b1"' in text
+
+
+def test_norms_that_belong_to_no_layer_for_sure(tmp_path: Path) -> None:
+    """BatchNorm before its convolution, as XNOR-Net has it: both problems are told, and the draft names what has no place."""
+    network = Network()
+    state = network.state()
+    order = ["conv1", "bn1", "bn2", "conv2", "fc"]
+    path = write_npz(tmp_path / "net.npz", **{k: v for part in order for k, v in state.items() if k.startswith(f"{part}.")})
+    said, text = refused(tmp_path, path)
+    assert "bn1 (BatchNorm), bn2 (BatchNorm), conv2 (convolution)" in text
+    assert MISSING[1].format("conv1", "conv2") in text
+    assert "(2 problems)" in said
+    assert text.count("\n# stride = ") == 2
+    assert '#   "bn1.running_mean"  # 6' in text
