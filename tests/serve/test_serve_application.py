@@ -162,11 +162,17 @@ def test_a_defect_is_an_error_of_the_protocol_and_the_server_goes_on(model: Path
         with monkeypatch.context() as patched:
             patched.setattr(Batcher, "_run", lambda self, batch: 1 / 0)
             require_error(server.infer("net", GOOD), 500, "internal error, a defect of xnorinfer")
+
+            def exhausted(batch: Any) -> None:
+                raise MemoryError
+
+            patched.setattr(Batcher, "_run", staticmethod(exhausted))
+            require_error(server.infer("net", GOOD), 503, "there is not enough memory for this request")
             patched.setattr(application, "parse", None)
             require_error(server.infer("net", GOOD), 500, "internal error")
         assert server.infer("net", GOOD).status_code == 200
         assert sample(server.client.get("/metrics").text, "xnorinfer_pending_requests") == 0
-    first, second, good = server.lines
+    first, _, second, good = server.lines
     assert "ZeroDivisionError" in first["traceback"]
     assert "TypeError" in second["traceback"]
     assert "traceback" not in good

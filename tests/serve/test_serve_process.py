@@ -183,6 +183,26 @@ def test_clients_that_do_not_read_are_cut(start: Start, model: Path) -> None:
     assert scores(running, X)[1].shape == (5, 5)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of other processes as Linux sets them")
+def test_more_connections_than_it_may_have_end_nothing(start: Start, model: Path) -> None:
+    import resource
+
+    running = start(model)
+    scores(running, X)
+    resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE, (60, 60))
+    opened = [raw(running) for _ in range(150)]
+    time.sleep(0.5)
+    for connection in opened:
+        connection.close()
+    for _ in range(100):
+        with contextlib.suppress(OSError):  # until those that waited are gone
+            assert scores(running, X)[1].shape == (5, 5)
+            break
+        time.sleep(0.1)
+    assert scores(running, X)[1].shape == (5, 5)
+    assert running.end() == 0
+
+
 @pytest.mark.parametrize(
     "garbage", [b"\x16\x03\x01\x02\x00\x01\x00", b"GET\r\n\r\n", head(None, **{"Content-Length": "x"}), b"\x00" * 5000]
 )

@@ -53,10 +53,24 @@ POLICY = (
 class Exchange:
     """What is known of a request by the time it is answered."""
 
-    __slots__ = ("engine", "expired", "id", "inference", "model", "reading", "reason", "rows", "started", "status", "version")
+    __slots__ = (
+        "engine",
+        "expired",
+        "headers",
+        "id",
+        "inference",
+        "model",
+        "reading",
+        "reason",
+        "rows",
+        "started",
+        "status",
+        "version",
+    )
 
-    def __init__(self, identifier: str) -> None:
-        self.id, self.started = identifier, time.perf_counter()
+    def __init__(self, headers: dict[bytes, bytes]) -> None:
+        self.headers, self.started = headers, time.perf_counter()
+        self.id = _identifier(headers.get(REQUEST_ID))
         self.status = 0
         self.expired = self.inference = self.reading = False
         self.model: str | None = None
@@ -148,8 +162,7 @@ class Application:
             await self._app(scope, receive, send)
             return
         scope["app"] = self  # then starlette raises where there is no route, instead of an answer of its own
-        headers = dict(scope["headers"])
-        exchange = scope["xnorinfer"] = Exchange(_identifier(headers.get(REQUEST_ID)))
+        exchange = scope["xnorinfer"] = Exchange(dict(scope["headers"]))
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -170,7 +183,7 @@ class Application:
         failure: Exception | None = None
         try:
             if self._tokens and scope["path"] not in OPEN and scope["path"] not in PAGE:
-                self._require_token(headers.get(b"authorization", b""))
+                self._require_token(exchange.headers.get(b"authorization", b""))
             await self._app(scope, receive, answer)
         except ProtocolError as error:
             await self._refuse(answer, exchange, error.status, str(error), error.headers)
@@ -186,6 +199,8 @@ class Application:
             what = "the request was not complete" if exchange.reading else "there was no answer"
             status = 408 if exchange.reading else 504
             await self._refuse(answer, exchange, status, f"{what} within {self.limits.seconds:g} s", {"connection": "close"})
+        except MemoryError:
+            await self._refuse(answer, exchange, 503, "there is not enough memory for this request", None)
         except Exception as error:
             failure = error
             await self._refuse(answer, exchange, 500, "internal error, a defect of xnorinfer; the log has more", None)
@@ -238,16 +253,15 @@ class Application:
         exchange: Exchange = scope["xnorinfer"]
         exchange.inference = True
         served = self._served(scope["path_params"], exchange)
-        headers = dict(scope["headers"])
         exchange.reading = True
         taken = [0]
         self.metrics.pending.inc()
         try:
-            body = await self._body(headers, receive, taken)
+            body = await self._body(exchange.headers, receive, taken)
             exchange.reading = False
             if body is None:
                 return
-            text = headers.get(JSON_LENGTH.encode())
+            text = exchange.headers.get(JSON_LENGTH.encode())
             request = parse(body, None if text is None else text.decode("latin-1"), served.model.packed, self.limits.rows)
             exchange.rows = len(request.x)
             if request.margins and exchange.rows > self.limits.batch:
@@ -270,31 +284,25 @@ class Application:
         encoding = headers.get(b"content-encoding", b"identity")
         if encoding != b"identity":
             raise ProtocolError(f"the body has the encoding {encoding.decode('latin-1')!r}; send it as it is", 415)
-        announced = int(headers.get(b"content-length", b"0"))  # the HTTP parser has seen to it
-        self._take(announced, taken)
-        message = await receive()
-        if message["type"] == "http.request" and not message.get("more_body"):
-            return bytes(message["body"])
+        self._require_size(int(headers.get(b"content-length", b"0")))  # a number: the HTTP parser has seen to it
         parts, size = [], 0
+        message = await receive()
         while message["type"] == "http.request":
             parts.append(message["body"])
             size += len(message["body"])
-            self._take(size, taken)
+            self._require_size(size)
+            if self._pending_bytes + len(message["body"]) > self.limits.pending:
+                raise busy(f"requests of {self._pending_bytes} bytes wait already", self.limits)
+            self._pending_bytes += len(message["body"])
+            taken[0] = size
             if not message.get("more_body"):
                 return b"".join(parts)
             message = await receive()
         return None
 
-    def _take(self, size: int, taken: list[int]) -> None:
-        """Count a body of that size, at most the largest of all it was taken for."""
+    def _require_size(self, size: int) -> None:
         if size > self.limits.body:
             raise ProtocolError(f"the body has {size} bytes or more; this server takes {self.limits.body}", 413)
-        more = size - taken[0]
-        if more > 0:
-            if self._pending_bytes + more > self.limits.pending:
-                raise busy(f"requests of {self._pending_bytes} bytes wait already", self.limits)
-            taken[0] = size
-            self._pending_bytes += more
 
     def _served(self, parameters: dict[str, str], exchange: Exchange) -> Served:
         """The model that a path names.  Raises ProtocolError."""
