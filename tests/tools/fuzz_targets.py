@@ -16,9 +16,11 @@ from typing import Any
 
 import checkpoints
 import numpy as np
+from conv_networks import MAPPINGS
 from fuzz_net import net_target
 from fuzzing import Files, ModelTarget, Target, inside, mutate_safetensors, mutate_zip, without_crc
 from networks import INPUTS, random_network
+from packed_networks import random_maps
 from places import DATA, files_in
 
 from xnorinfer.converters.reading import ConvertOptions
@@ -218,6 +220,9 @@ def _model() -> Target:
         for name, tail in (("range", False), ("signs", True), ("reals", False)):
             net = random_network(7, [20, 17, 9, 3], INPUTS[name], float_tail=tail)
             modelfile.save(lower(net).packed, Path(folder) / "m")
+            seeds.append({"m.safetensors": (Path(folder) / "m").read_bytes()})
+        for number, name in enumerate(("range", "channels", "threshold", "signs", "reals")):
+            modelfile.save(random_maps(np.random.default_rng(number), MAPPINGS[name], (6, 5, 3), 2), Path(folder) / "m")
             seeds.append({"m.safetensors": (Path(folder) / "m").read_bytes()})
     return ModelTarget("model", seeds, deeper={"": mutate_safetensors}, sealed=lambda name: True)
 
