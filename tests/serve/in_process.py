@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import servers  # noqa: F401, which skips tests without the extra
 from numpy.typing import NDArray
 from starlette.testclient import TestClient
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Running
 from places import PACKAGE_DATA, ROOT
+from servers import Running
 
 import xnorinfer
 from xnorinfer.cli import demo

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Running, conv_model, save
+from servers import Running, conv_model, save
 
 import xnorinfer
 from xnorinfer.net.windows import Window

@@ -20,9 +20,9 @@ from typing import Any
 import command_line
 import numpy as np
 import pytest
-from conftest import COMMAND, Running, save
 from in_process import LENGTH, binary_request
 from places import ROOT
+from servers import COMMAND, Running, save
 from test_serve_protocol import GOOD
 
 import xnorinfer

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import conv_model
 from in_process import LENGTH, Asked, asked, binary_request, opened
 from networks import INPUTS
+from servers import conv_model
 
 import xnorinfer
 from xnorinfer.engine.model import Model, random_inputs

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import save
 from in_process import Asked, asked
+from servers import save
 
 import xnorinfer
 from xnorinfer.errors import InputError, ModelFileError, NotAModelError, OptionError, OutputError
