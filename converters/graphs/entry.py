@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import numpy as np
 
 from xnorinfer.converters.assemble import Follower, pixel_step, rescaled_pixels
 from xnorinfer.converters.containers.onnxfile import OnnxNode
 from xnorinfer.converters.graphs.behindsums import Placed, Read, Signs, layers_of
-from xnorinfer.converters.graphs.elementwise import Expr, evaluate
+from xnorinfer.converters.graphs.elementwise import Expr, constants, evaluate
 from xnorinfer.converters.graphs.problems import Problems
 from xnorinfer.converters.reading import INPUT, Assumption, Notes, Remark
 from xnorinfer.net.ops import ARITHMETIC, Function, Norm, Step
@@ -113,6 +115,23 @@ class Entry:
         for problem in dict.fromkeys(found):
             problems.add(problem)
 
+    def takes(self, node: OnnxNode, expr: Expr, leaf: Expr, read: Read, problems: Problems) -> bool:
+        """Whether an expression that is no steps maps pixels evenly all the same, as one that rounds them to their own grid;
+        the mapping is that, then.  Raises Refused where it takes only few values, and not so."""
+        self.settle(read.steps)
+        if self.norms or not isinstance(self.base, PixelInput) or any(array.ndim for array in constants(expr)):
+            return False
+        found = _evenly(expr, leaf, self.base)
+        if found is not None:
+            self.mapping = found
+            return True
+        others = (one for one in (PixelInput(1, 0, 256), PixelInput(2, -256, 256)) if _evenly(expr, leaf, one))
+        way = next((f"; where pixels are {one.describe()} they do" for one in others), "")
+        if way:
+            reason = "rounds its input to a grid: pixels do not become values that are evenly apart"
+            problems.refuse(node, f"{reason}, under {self.base.describe()}, which is not supported{way}")
+        return False
+
     def binarized(self, node: OnnxNode, expr: Expr, leaf: Expr, read: Read, width: int, problems: Problems) -> None:
         """The first layer reads signs of each input."""
         assert read.signs is not None
@@ -164,6 +183,19 @@ class Entry:
 
 def _one_for_all(read: Read) -> bool:
     return all(step.function not in ARITHMETIC or step.parameters[0].size == 1 for _, step in read.steps)
+
+
+def _evenly(expr: Expr, leaf: Expr, base: PixelInput) -> PixelInput | None:
+    """The mapping of pixels to what an expression gives for them under another one; None where that is none."""
+    pixels = np.arange(256)
+    values = evaluate(expr, ((base.slope * pixels + base.intercept) / base.divisor).astype(np.float32), None, leaf)
+    steps = np.diff(values.astype(np.float64))
+    if not np.isfinite(values).all() or not steps[0] or (steps != steps[0]).any():
+        return None
+    ratio = Fraction(float(steps[0]))
+    first = Fraction(float(values[0]))
+    divisor = math.lcm(ratio.denominator, first.denominator)
+    return PixelInput(float(ratio * divisor), float(first * divisor), float(divisor))
 
 
 def _number_of(step: Step, channel: int) -> float:

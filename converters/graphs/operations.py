@@ -32,6 +32,9 @@ class Maths(Protocol):
     def single(self, node: OnnxNode, value: Value | None) -> float:
         """The number that a constant is.  Raises Refused where it is none."""
 
+    def is_input(self, value: Value) -> bool:
+        """Whether a value is what the network makes of its input before the first layer."""
+
 
 def spelled(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Value:
     """What an elementwise node gives.  inputs: as the node lists them, None where left out.  Raises Refused."""
@@ -163,20 +166,25 @@ def _bipolar(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Va
 
 
 def _quant(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Value:
-    """qonnx.custom_op.general.intquant: `(round(clip(x / scale + zero, min, max)) - zero) * scale`; one signed bit: signs."""
+    """qonnx.custom_op.general.intquant: `(round(clip(x / scale + zero, min, max)) - zero) * scale`; one signed bit: signs.
+
+    Several bits are known for inputs alone.
+    """
     value, scale, zero, bits = inputs
     assert value is not None
     assert scale is not None
     assert zero is not None
     width = maths.single(node, bits)
     signed, narrow = bool(_attribute(node, "signed", 1)), bool(_attribute(node, "narrow", 1))
-    if width != 1:
+    if width != 1 and not (maths.is_input(value) and width in range(2, 25)):
         maths.problems.other_kind(node, f"{MULTIBIT} ({width:g} bits here)")
     whole = maths.apply(node, "Add", maths.apply(node, "Div", value, scale), zero)
-    if signed:
+    if signed and width == 1:
         whole = _sign_of(maths, node, whole)
     else:
-        whole = maths.apply(node, "Clip", whole, maths.number(0), maths.number(0 if narrow else 1))
+        low = (narrow - 2.0 ** (width - 1)) if signed else 0.0
+        high = 2.0 ** (width - 1) - 1 if signed else 2.0**width - 1 - narrow
+        whole = maths.apply(node, "Clip", whole, maths.number(low), maths.number(high))
         mode = str(node.attributes.get("rounding_mode", "ROUND")).upper()
         rounding = {"ROUND": "Round", "HALF_EVEN": "Round", "CEIL": "Ceil", "FLOOR": "Floor", "DOWN": "Trunc", "UP": "Ceil"}
         name = rounding.get(mode, "RoundHalfUp" if mode == "HALF_UP" else "")

@@ -142,6 +142,10 @@ class Stages:
         if text not in self.notes.warnings:
             self.notes.warnings.append(text)
 
+    def is_input(self, value: Value) -> bool:
+        """Whether a value is what the network makes of its input before the first layer."""
+        return isinstance(value, Live) and self.current is None
+
     def number(self, value: float) -> Constant:
         """A number as a constant."""
         return self.constants.of(np.array(value, np.float32), ())
@@ -197,6 +201,8 @@ class Stages:
             return self._of_signs(node, live, self.signed, width)
         found = read(live.expr, live.leaf, width)
         if found.reason or (found.signs is None and found.at):
+            if self.current is None and self.entry.takes(node, live.expr, live.leaf, found, self.problems):
+                return Read([])
             at = self.made_by.get(found.at, node)
             reason = f"{found.reason}, which" if found.reason else "is an activation that"
             self.problems.refuse(at, f"{reason} is not supported in a binary network")
