@@ -140,8 +140,8 @@ class KerasGraph(LayerWeights):
             return
         self._go_on(layer)
         if kind == "Flatten":
-            if config.get("data_format") == "channels_first" and self._rank > 2:
-                self.problems.append(f"{layer} reorders channels_first images; convert models of channels_last images")
+            if kerasmaps.channels_first(config) and self._rank > 2:
+                self._channels_last(layer)
             self._flatten(layer)
         elif kind == "Reshape":
             self._reshape(layer)
@@ -173,6 +173,14 @@ class KerasGraph(LayerWeights):
         if self._on_maps and self._rank > 2:
             self._node("Flatten", layer.name, str(layer))
         self._rank = 2
+
+    def _channels_last(self, layer: KerasLayer) -> None:
+        """What a Flatten of maps with their channels first does before it flattens."""
+        if self._on_maps:
+            perm = (0, *range(2, self._rank), 1)
+            self._node("Transpose", layer.name, str(layer), perm=perm)
+        else:
+            self.problems.append(f"{layer} reorders channels_first images; convert models of channels_last images")
 
     def _reshape(self, layer: KerasLayer) -> None:
         target = layer.config.get("target_shape")

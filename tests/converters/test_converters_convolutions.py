@@ -26,10 +26,11 @@ from xnorinfer.proof.frameworks import open_program
 
 ARCHIVE = DATA / "tf" / "convolutions.tar.xz"
 RANGE = {"input": PixelInput.range(-1, 1)}
+ROWS = 24
 LARQ = ("same", "valid", "stem", "line", "zeros", "head")
 FILES = [
     *(f"{name}.{ending}" for name in LARQ for ending in ("h5", "keras", "pb", "tflite")),
-    *("same_saved", "port.keras", "port.h5", "vgg", "vgg.pb"),
+    *("pixels.h5", "pixels.keras", "same_saved", "port.keras", "port.h5", "vgg", "vgg.pb", "first.pb"),
 ]
 
 
@@ -51,7 +52,7 @@ def test_scores_are_the_frameworks(folder: Path, file: str) -> None:
         x, wanted = outputs[f"{name}/x"], outputs[f"{name}/scores"]
     reading = read(folder / file)
     assert reading.net.shape == (1, *x.shape[1:])[-3:]
-    assert not reading.channels_first
+    assert reading.channels_first == (name == "first")
     scores = reference.forward(reading.net, x.reshape(len(x), -1))
     np.testing.assert_allclose(scores, wanted, rtol=1e-5, atol=1e-5)
 
@@ -107,6 +108,26 @@ def test_what_is_read(folder: Path) -> None:
     port = [layer for _, layer in read(folder / "port.keras").net.linears]
     assert [layer.h for layer in port] == [float(np.float32(np.sqrt(1.5 / (9 * 11)))), 0.5, 1.0]
     assert [layer.rule for layer in port] == ["round-even", "round-even", None]
+
+
+def test_models_with_their_channels_first(folder: Path, tmp_path: Path) -> None:
+    """The same weights, and a Flatten that puts the channels last: the same scores."""
+    pytest.importorskip("h5py", reason="Keras's files are read through h5py")
+
+    def change(layers: list[dict[str, Any]]) -> None:
+        swap("input_1", batch_input_shape=[None, 3, 9, 7])(layers)
+        for one in layers:
+            one["config"] |= {"data_format": "channels_first"} if "data_format" in one["config"] else {}
+            one["config"] |= {"axis": [1]} if one["class_name"] == "BatchNormalization" and one["build_config"] else {}
+        layers[-2]["config"]["axis"] = [-1]  # of a vector
+
+    last = read(folder / "same.h5").net
+    reading = read(reconfigured(folder, tmp_path, change))
+    assert reading.channels_first
+    assert reading.net.shape == last.shape == (9, 7, 3)
+    with np.load(folder / "outputs.npz") as outputs:
+        x = outputs["same/x"].reshape(ROWS, -1)
+    np.testing.assert_array_equal(reference.forward(reading.net, x), reference.forward(last, x))
 
 
 def test_the_graph_of_a_checkpoint_says_everything(folder: Path) -> None:

@@ -114,6 +114,13 @@ def stacks() -> dict[str, tuple[tuple[int, ...], list[Any]]]:
                 *(conv(5, 1, **HIDDEN), layers.Flatten()),
             ],
         ),
+        "pixels": (  # a dense layer on the channels of every pixel
+            (5, 8, 1),
+            [
+                *(conv(8, 2, **SIGN), norm(), dense(6, **HIDDEN), layers.MaxPooling2D((2, 3)), norm()),
+                *(layers.Flatten(), dense(5, **HIDDEN)),
+            ],
+        ),
         "head": ((6, 5, 2), [conv(6, 2, **SIGN), norm(), conv(4, 3, padding="same", **HIDDEN), norm()]),
     }
 
@@ -134,6 +141,8 @@ def save_larq(folder: Path) -> None:
         OUTPUTS[f"{name}/x"], OUTPUTS[f"{name}/scores"] = x, scores.predict(centred(x), verbose=0).reshape(ROWS, -1)
         model.save(folder / f"{name}.h5")
         model.save(folder / f"{name}.keras")
+        if name == "pixels":  # TensorFlow spells it by shapes that are computed
+            continue
         (folder / f"{name}.pb").write_bytes(frozen(model, shape).SerializeToString())
         (folder / f"{name}.tflite").write_bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())
         if name == "same":
@@ -235,11 +244,44 @@ def save_tf1(folder: Path) -> None:
         (folder / "vgg.pb").write_bytes(constants.SerializeToString())
 
 
+def save_channels_first(folder: Path) -> None:
+    """A graph of maps with their channels first, which TensorFlow runs on GPUs alone; scores are its twin's."""
+    images = pixels((7, 6, 3))
+    weights = [value_of("kernel", shape) for shape in ((3, 2, 3, 8), (2, 2, 8, 6), (6, 5))]
+    norms = [[value_of(name, (width,)) for name in ("gamma", "beta", "mean", "variance")] for width in (8, 6)]
+    bias = value_of("bias", (8,))
+
+    def network(x: Any, first: bool) -> Any:
+        form = "NCHW" if first else "NHWC"
+
+        def placed(pair: tuple[int, int]) -> list[int]:
+            return [1, 1, *pair] if first else [1, *pair, 1]
+
+        def sign(value: Any) -> Any:
+            return tf.where(value >= 0, tf.ones_like(value), -tf.ones_like(value))
+
+        value = tf.nn.conv2d(x, tf.sign(tf.constant(weights[0])), placed((2, 1)), "SAME", data_format=form)
+        value = tf.nn.bias_add(value, bias, data_format=form)
+        value = tf.nn.max_pool2d(value, placed((1, 2)), placed((1, 2)), "VALID", data_format=form)
+        value = sign(tf1.nn.fused_batch_norm(value, *norms[0], data_format=form, is_training=False)[0])
+        value = tf.nn.conv2d(value, tf.sign(tf.constant(weights[1])), placed((1, 1)), "VALID", data_format=form)
+        value = tf1.nn.fused_batch_norm(value, *norms[1], data_format=form, is_training=False)[0]
+        value = tf.reduce_mean(value, [2, 3] if first else [1, 2])
+        return tf.matmul(value, tf.constant(weights[2]))
+
+    OUTPUTS["first/x"], OUTPUTS["first/scores"] = images, network(centred(images), False).numpy()
+    graph = tf1.Graph()
+    with graph.as_default():
+        network(tf1.placeholder(tf.float32, [None, 3, 7, 6]), True)
+    (folder / "first.pb").write_bytes(graph.as_graph_def().SerializeToString())
+
+
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_larq(folder)
     save_keras3(folder)
     save_tf1(folder)
+    save_channels_first(folder)
     np.savez_compressed(folder / "outputs.npz", **OUTPUTS)
 
 
