@@ -27,6 +27,9 @@ from xnorinfer.converters.reading import ConvertOptions
 from xnorinfer.packing import modelfile
 from xnorinfer.packing.lower import lower
 
+#: Of TensorFlow's frameworks.
+CONVOLUTIONS = DATA / "tf" / "convolutions.tar.xz"
+
 
 def _saved_npz(**arrays: Any) -> bytes:
     out = io.BytesIO()
@@ -99,6 +102,8 @@ def _tf() -> Target:
 
     parts = ("index", "data-00000-of-00001")
     seeds = [files("larq.pb"), files("relu.pb")]
+    maps = {Path(name).name: data for name, data in files_in(CONVOLUTIONS).items()}
+    seeds += [{f"{name}.pb": maps[f"{name}.pb"]} for name in ("vgg", "stem", "zeros", "first", "line", "valid")]
     seeds += [files(*(f"{name}.{part}" for part in parts)) for name in ("larq_objects", "larq_weights")]
     seeds.append(files(*(f"top_level.{part}" for part in (*parts, "meta"))))
     saved = Target(
@@ -109,7 +114,9 @@ def _tf() -> Target:
 
 def _tflite() -> Target:
     content = files_in(DATA / "tf" / "tflite.tar.xz")
-    return Target("tflite", [{name: content[name]} for name in ("larq_conv.tflite", "larq_mixed.tflite", "relu.tflite")])
+    content |= {Path(name).name: data for name, data in files_in(CONVOLUTIONS).items()}
+    names = ("larq_conv", "larq_mixed", "relu", "same", "valid", "stem", "line")
+    return Target("tflite", [{f"{name}.tflite": content[f"{name}.tflite"]} for name in names])
 
 
 class FolderTarget(Target):
@@ -228,9 +235,11 @@ def _model() -> Target:
 
 
 def _keras() -> Target:
+    archives = (DATA / "keras" / "models.tar.xz", CONVOLUTIONS)
     seeds = [
         {Path(name).name: content}
-        for name, content in sorted(files_in(DATA / "keras" / "models.tar.xz").items())
+        for archive in archives
+        for name, content in sorted(files_in(archive).items())
         if name.endswith((".h5", ".keras")) and len(content) < 100_000
     ]
     return Target("keras", seeds, deeper={"": inside})
