@@ -110,7 +110,7 @@ class Reader:
         if config_graph.rescaling or mapping is not config_graph.input:
             defaults = dataclasses.replace(defaults, input=mapping, input_origin="file")
             options = dataclasses.replace(options, input=None)
-            if config_graph.rescaling:
+            if config_graph.rescaling or self.options.input is not None:
                 defaults = dataclasses.replace(defaults, input_warning=None)
         found = list(self.problems)
         try:
@@ -148,7 +148,7 @@ class Reader:
                 self.problems.append(f"{entry.name} {entry.shape} {where}{way}")
         if walk is None:
             return assemble("keras", self.about, parts, options, defaults, self.notes, self.problems)
-        return assemble(
+        reading = assemble(
             "keras",
             self.about,
             parts,
@@ -161,6 +161,7 @@ class Reader:
             shape=walk.image,
             channels_first=walk.is_first,
         )
+        return dataclasses.replace(reading, sample=walk.sample)
 
     def _profile(self, found: set[Rule], parts: list[LayerPart]) -> tuple[str, list[LayerPart]]:
         """The profile of the layers' rules; those that no profile has together stay each its own."""

@@ -162,3 +162,59 @@ def test_what_a_graph_uses_cannot_be_ignored(pattern: str) -> None:
     model(INPUTS)
     with pytest.raises(OptionError, match="Around is read by the format keras, which says itself what it uses"):
         xnorinfer.from_keras(model, ignore=[pattern])
+
+
+# ---------------------------------------------------------------- convolutions
+
+IMAGES = RNG.integers(0, 256, (40, 7, 5, 3), dtype=np.uint8)
+
+
+def convolutional(keras: Any) -> list[Any]:
+    """Layers of two convolutions, over zeros and over +1, a pool and a head."""
+    conv, norm = larq.layers.QuantConv2D, keras.layers.BatchNormalization
+    return [
+        *(conv(8, 3, padding="same", **SIGN), keras.layers.MaxPooling2D((2, 1)), norm()),
+        *(conv(6, (2, 3), strides=(1, 2), padding="same", pad_values=1.0, **HIDDEN), norm()),
+        *(keras.layers.Flatten(), larq.layers.QuantDense(5, **HIDDEN), norm()),
+    ]
+
+
+class Images(keras2.Model):  # type: ignore[misc]
+    """Its code says in which order the layers come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack = convolutional(keras2)
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        for layer in self.stack:
+            x = layer(x, training=training) if "normalization" in layer.name else layer(x)
+        return x
+
+
+@pytest.mark.parametrize("kind", ["config", "graph"])
+def test_convolutions_answer_as_the_model(kind: str) -> None:
+    inputs = (IMAGES / 127.5 - 1).astype(np.float32)
+    model = Images() if kind == "graph" else keras2.Sequential([keras2.Input((7, 5, 3)), *convolutional(keras2)])
+    model(inputs[:1])
+    fill(model)
+    packed = xnorinfer.from_keras(model, example=inputs[:8], input_range=(-1, 1))
+    np.testing.assert_allclose(packed.scores(IMAGES), model(inputs, training=False), rtol=1e-5, atol=1e-5)
+    assert packed.packed.shape == (7, 5, 3)
+
+
+def test_convolutions_of_keras_3_are_read_by_its_graph() -> None:
+    """A port's layer of another name, whose code says what it computes."""
+    stack = keras3.layers
+
+    class SignConv(stack.Conv2D):  # type: ignore[misc,name-defined]
+        def call(self, x: Any) -> Any:
+            return tf.nn.conv2d(x, sign(self.kernel), self.strides, self.padding.upper())
+
+    x = keras3.Input((7, 5, 3))
+    value = stack.BatchNormalization()(SignConv(8, 3, strides=2, padding="same", use_bias=False)(x))
+    value = stack.GlobalAveragePooling2D()(SignConv(6, (1, 2), padding="valid", use_bias=False)(stack.Activation(sign)(value)))
+    model = fill(keras3.Model(x, Binary(5, use_bias=False)(stack.Activation(sign)(value - 0.5))))
+    packed = xnorinfer.from_keras(model, input_range=(-1, 1))
+    inputs = (IMAGES / 127.5 - 1).astype(np.float32)
+    np.testing.assert_allclose(packed.scores(IMAGES), model(inputs, training=False), rtol=1e-5, atol=1e-5)

@@ -158,7 +158,7 @@ class _Keras(_Live):
             with quiet():
                 require(program, reading.net)
             if example is None:
-                x = _random_rows(reading.net.input, reading.net.depth)
+                x = _random_rows(reading.net.input, reading.net.depth, affordable_rows(reading.net))
                 answers = program.run(x)
             elif example.ndim < 2 or example.dtype.kind not in "fiub" or example[0].size != reading.net.depth:
                 raise InputError(
@@ -166,10 +166,10 @@ class _Keras(_Live):
                     "pixels or as the model takes them"
                 )
             elif example.dtype.kind in "iub" and not isinstance(reading.net.input, RealInput):
-                x = example.reshape(len(example), -1)
+                x = reading.as_network(example)
                 answers = program.run(x)
             else:  # as the model takes them
-                x = example
+                x = reading.as_network(example)
                 with quiet(), refusing(program.framework):
                     answers = np.asarray(program.call(np.ascontiguousarray(x.reshape(len(x), *program.shape), np.float32)))
         except NotRunnable as error:

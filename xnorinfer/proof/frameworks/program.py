@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xnorinfer.converters.reading import Reading
 from xnorinfer.errors import MissingExtraError, XnorinferError
 from xnorinfer.float32 import F32
 from xnorinfer.net.network import Net
 from xnorinfer.net.reference import mapped_input
-from xnorinfer.net.values import InputMapping, PixelInput, Shape, ThresholdInput
+from xnorinfer.net.values import InputMapping, PixelInput, ThresholdInput
 from xnorinfer.proof.answers import Answers, Progress, Run
 
 Array = NDArray[Any]
@@ -140,21 +141,21 @@ def refusing(framework: str) -> Iterator[None]:
         raise NotRunnable(f"{framework} refuses it: {type(error).__name__}: {cause[:300]}") from None
 
 
-def flat(scores: Array) -> Array:
-    """Scores of a map (batch, height, width, channels) as those of a network are, (batch, all of them)."""
-    return scores.reshape(len(scores), -1) if scores.ndim > 2 else scores
+def sample_of(dims: Sequence[int | None], reading: Reading) -> tuple[int | None, tuple[int, ...]]:
+    """Batch (None: any) and shape of a sample, of an input that a program declares so; what it leaves open, the reading knows.
+
+    Raises NotRunnable.
+    """
+    sample = reading.sample or ()
+    return input_shape([dims[0], *sample] if len(sample) == len(dims) - 1 else dims, reading.net.depth)
 
 
-def input_shape(dims: Sequence[int | None], depth: int, image: Shape = ()) -> tuple[int | None, tuple[int, ...]]:
+def input_shape(dims: Sequence[int | None], depth: int) -> tuple[int | None, tuple[int, ...]]:
     """Batch (None: any) and shape of a sample, of an input that a program declares with up to one unknown length for a sample.
 
-    image: the shape of a sample where it is known, as the program has it but for a height of 1; then lengths may all be open.
     Raises NotRunnable.
     """
     known = [dim if dim is not None and dim > 0 else None for dim in dims]
-    open_ = image[len(image) - len(known) + 1 :]
-    if len(open_) == len(known) - 1 and math.prod(open_) == depth:
-        known[1:] = (size if dim is None else dim for dim, size in zip(known[1:], open_, strict=True))
     size = math.prod(dim for dim in known[1:] if dim is not None)
     inner = tuple(depth // size if dim is None else dim for dim in known[1:])
     if not inner or known[1:].count(None) > 1 or math.prod(inner) != depth:

@@ -16,7 +16,7 @@ from xnorinfer.converters.containers.ziparchive import names_in, open_archive
 from xnorinfer.converters.reading import DEFAULT_INPUT, ConvertOptions, Reading
 from xnorinfer.float32 import F32
 from xnorinfer.net.values import InputMapping, PixelInput, ThresholdInput
-from xnorinfer.proof.frameworks.program import Array, NotRunnable, Program, flat, framework, input_shape, refusing
+from xnorinfer.proof.frameworks.program import Array, NotRunnable, Program, framework, refusing, sample_of
 
 
 def open_keras(path: Path, reading: Reading, options: ConvertOptions) -> Program:
@@ -35,10 +35,12 @@ def open_keras(path: Path, reading: Reading, options: ConvertOptions) -> Program
         model = keras.models.load_model(str(path), compile=False, safe_mode=True)
         if len(model.inputs) != 1:
             raise NotRunnable(f"it has {len(model.inputs)} inputs; one is supported")
-        batch, shape = input_shape(list(model.inputs[0].shape), reading.net.depth, reading.net.shape)
+        batch, shape = sample_of(list(model.inputs[0].shape), reading)
 
     def call(x: F32) -> Array:
-        return flat(keras.ops.convert_to_numpy(model(x, training=False)) if name == "keras" else model(x, False).numpy())
+        given = reading.as_source(x).reshape(-1, *shape)
+        answer = model(given, training=False)
+        return reading.scores_of(keras.ops.convert_to_numpy(answer) if name == "keras" else answer.numpy())
 
     return Program(name, keras.__version__, entering_mapping(reading, options), batch, shape, call)
 
@@ -49,10 +51,10 @@ def live_program(model: Any, reading: Reading, entry: InputMapping, shape: tuple
     sample = shape if shape is not None and math.prod(shape) == reading.net.depth else (reading.net.depth,)
 
     def call(x: F32) -> Array:
-        answer = model(x, training=False)
+        answer = model(reading.as_source(x).reshape(-1, *sample), training=False)
         if hasattr(answer, "detach"):  # Keras 3 on PyTorch
             answer = answer.detach().cpu()
-        return flat(np.asarray(answer))
+        return reading.scores_of(np.asarray(answer))
 
     return Program(name, "", entry, None, sample, call)
 

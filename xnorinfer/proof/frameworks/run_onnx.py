@@ -13,7 +13,7 @@ import numpy as np
 
 from xnorinfer.converters.reading import ConvertOptions, Reading
 from xnorinfer.float32 import F32
-from xnorinfer.proof.frameworks.program import Array, NotRunnable, Program, framework, input_shape, refusing
+from xnorinfer.proof.frameworks.program import Array, NotRunnable, Program, framework, refusing, sample_of
 
 #: Domains of operations that the reference evaluator has.
 _STANDARD = ("", "ai.onnx", "ai.onnx.ml")
@@ -27,10 +27,7 @@ def open_onnx(path: Path, reading: Reading, options: ConvertOptions) -> Program:
     with refusing(name):
         model = onnx.load(str(path))
         entry, dims = _entry(model, onnx.TensorProto.FLOAT)
-        sample = reading.sample or ()
-        if len(sample) == len(dims) - 1:  # an option says what is open
-            dims = [dims[0], *sample]
-        batch, shape = input_shape(dims, reading.net.depth)
+        batch, shape = sample_of(dims, reading)
         foreign = {(node.domain, node.op_type) for node in model.graph.node if node.domain not in _STANDARD}
         if foreign:
             framework("qonnx", path)

@@ -13,7 +13,7 @@ from xnorinfer.converters.tfgraphs.tfnetwork import network_of
 from xnorinfer.converters.tfgraphs.tfnodes import read_frozen
 from xnorinfer.converters.tfgraphs.tfvalues import NotFollowed
 from xnorinfer.float32 import F32
-from xnorinfer.proof.frameworks.program import Array, NotRunnable, Program, flat, framework, input_shape, refusing
+from xnorinfer.proof.frameworks.program import Array, NotRunnable, Program, framework, refusing, sample_of
 from xnorinfer.proof.frameworks.run_tf1 import open_tf1
 
 
@@ -38,10 +38,11 @@ def _open_saved(folder: Path, reading: Reading) -> Program:
             raise NotRunnable(f"its signature takes {', '.join(sorted(inputs)) or 'nothing'}; one input is supported")
         ((name, spec),) = inputs.items()
         dims = [None, None] if spec.shape.rank is None else spec.shape.as_list()
-        batch, shape = input_shape(dims, reading.net.depth, reading.net.shape)
+        batch, shape = sample_of(dims, reading)
 
     def call(x: F32) -> Array:
-        answers = [flat(np.asarray(value)) for value in function(**{name: tensorflow.constant(x)}).values()]
+        given = tensorflow.constant(reading.as_source(x).reshape(-1, *shape))
+        answers = [reading.scores_of(np.asarray(value)) for value in function(**{name: given}).values()]
         scores = [answer for answer in answers if answer.shape == (len(x), reading.net.values[-1].width)]
         return scores[0] if len(scores) == 1 else answers[0]
 
@@ -65,10 +66,10 @@ def _open_frozen(path: Path, reading: Reading) -> Program:
         entry, scores = (graph.get_tensor_by_name(n if ":" in n else f"{n}:0") for n in (*network.inputs, *network.outputs))
         session = tf1.Session(graph=graph)
         dims = [None, None] if entry.shape.rank is None else entry.shape.as_list()
-        batch, shape = input_shape(dims, reading.net.depth, reading.net.shape)
+        batch, shape = sample_of(dims, reading)
 
     def call(x: F32) -> Array:
-        return flat(session.run(scores, {entry: x}))
+        return reading.scores_of(session.run(scores, {entry: reading.as_source(x).reshape(-1, *shape)}))
 
     return Program("tensorflow", tensorflow.__version__, reading.entry or reading.net.input, batch, shape, call)
 
@@ -81,7 +82,7 @@ def open_tflite(path: Path, reading: Reading, options: ConvertOptions) -> Progra
         (entry,) = interpreter.get_input_details()
         output = interpreter.get_output_details()[0]
         interpreter.allocate_tensors()  # where operators are missing, it says which
-        _, shape = input_shape([None, *(int(n) for n in entry["shape"][1:])], reading.net.depth)
+        _, shape = sample_of([None, *(int(n) for n in entry["shape"][1:])], reading)
 
     def call(x: F32) -> Array:
         found = []

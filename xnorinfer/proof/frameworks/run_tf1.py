@@ -13,7 +13,7 @@ from typing import Any
 from xnorinfer.converters.containers.tfcheckpoint import find_checkpoint
 from xnorinfer.converters.reading import ConvertOptions, Reading
 from xnorinfer.float32 import F32
-from xnorinfer.proof.frameworks.program import Array, NotRunnable, Program, flat, framework, input_shape, refusing
+from xnorinfer.proof.frameworks.program import Array, NotRunnable, Program, framework, refusing, sample_of
 
 #: Parts of the names of flags that are True when a network is used, not trained: False would be wrong for them.
 _INFERENCE = ("test", "eval", "infer", "predict")
@@ -41,10 +41,10 @@ def open_tf1(path: Path, reading: Reading, options: ConvertOptions) -> Program:
         scores = _scores(graph, {tensor.name for tensor in reading.tensors if not tensor.ignored}, reading.net.classes)
         entry, fed = _placeholders(scores, reading.net.depth)
         declared = [None, None] if entry.shape.rank is None else entry.shape.as_list()
-        batch, shape = input_shape(declared, reading.net.depth, reading.net.shape)
+        batch, shape = sample_of(declared, reading)
 
     def call(x: F32) -> Array:
-        return flat(session.run(scores, {entry: x, **fed}))
+        return reading.scores_of(session.run(scores, {entry: reading.as_source(x).reshape(-1, *shape), **fed}))
 
     return Program("tensorflow", tensorflow.__version__, reading.entry or reading.net.input, batch, shape, call)
 
