@@ -233,7 +233,9 @@ def _in_groups(parts: Sequence[LayerPart]) -> list[LayerPart]:
 def _lines_for(parts: Sequence[LayerPart]) -> str:
     """What is wrong where nothing says how convolutions go over images: every line that is missing."""
     unplaced = [part for part in parts if part.unplaced]
-    lines = [f"`shape = [HEIGHT, WIDTH, {parts[0].channels}]` in [input]"] if parts[0].unplaced else []
+    flat = all(part.window is not None and part.window.size[0] == 1 for part in unplaced)
+    shape = f"[{'WIDTH' if flat else 'HEIGHT, WIDTH'}, {parts[0].channels}]"
+    lines = [f"`shape = {shape}` in [input]"] if parts[0].unplaced else []
     names = ", ".join(part.name for part in unplaced)
     lines.append(f"`stride` and `padding` of {names}, and `pool` of those that one stands behind")
     lines += [

@@ -248,7 +248,10 @@ class Writer:
         first, op = net.linears[0]
         if first in self.reading.unplaced:
             channels = op.weight.shape[-1] * op.groups
-            yield f"# shape = [HEIGHT, WIDTH, {channels}]  # of an image, which the file does not say"
+            if all(one.window is None or one.window.size[0] == 1 for _, one in net.linears):
+                yield f"# shape = [WIDTH, {channels}]  # of a line, or [HEIGHT, WIDTH, {channels}] of an image; not in the file"
+            else:
+                yield f"# shape = [HEIGHT, WIDTH, {channels}]  # of an image, which the file does not say"
         elif len(net.shape) == 3:
             yield f"shape = {toml_value(net.shape)}"
         yield _mapping(net.input)

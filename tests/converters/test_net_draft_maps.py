@@ -236,3 +236,27 @@ def test_norms_that_belong_to_no_layer_for_sure(tmp_path: Path) -> None:
     assert "(2 problems)" in said
     assert text.count("\n# stride = ") == 2
     assert '#   "bn1.running_mean"  # 6' in text
+
+
+def test_convolutions_over_lines(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from torch.nn import functional
+
+    rng = np.random.default_rng(2)
+    weights = {"conv.weight": (6, 3, 5), "fc.weight": (4, 6 * 7)}
+    state = {
+        name: (rng.choice([-1, 1], shape) * rng.uniform(0.1, 1, shape)).astype(np.float32) for name, shape in weights.items()
+    }
+    state["conv.bias"] = np.full(6, 0.5, np.float32)
+    path = tmp_path / "net.pt"
+    torch.save({name: torch.tensor(array) for name, array in state.items()}, path)
+    said, text = refused(tmp_path, path)
+    assert "`shape = [WIDTH, 3]` in [input]" in said
+    text = re.sub(r"^# shape = .*$", "shape = [14, 3]", text, flags=re.MULTILINE)
+    toml = filled(text, {"conv": ("stride = 2", "padding = 2", "")})
+    x = rng.choice(np.array([-1, 1], np.int8), (20, 14, 3))
+    t = {name: torch.tensor(np.sign(array) if array.ndim > 1 else array).double() for name, array in state.items()}
+    value = functional.conv1d(torch.tensor(x).permute(0, 2, 1).double(), t["conv.weight"], t["conv.bias"], 2, 2)
+    want = functional.linear(torch.sign(value).flatten(1), t["fc.weight"])
+    reading = read_source(path, ConvertOptions(net=toml))
+    np.testing.assert_array_equal(reference.forward(reading.net, x.reshape(20, -1)), want)
