@@ -150,6 +150,8 @@ class Plan:
             for one in inner:
                 self._write(self._rows[count], one)
                 count += 1
+            if len(inner) == 1:
+                self._share(row, int(self._rows[count - 1, fields.GROUPS]))
 
     def _write(self, row: NDArray[np.int64], made: prepack.Row) -> None:
         """A row into the table; arrays by their addresses."""
@@ -161,6 +163,15 @@ class Plan:
                 value = _address(value)
             row[index] = value
         row[fields.CHUNK] = max(1, row[fields.GROUPS] // (fields.TASKS_PER_THREAD * self._threads))
+
+    def _share(self, row: NDArray[np.int64], groups: int) -> None:
+        """Where the strips of a map are too few for all threads, tasks are parts of their groups of neurons."""
+        wanted = fields.TASKS_PER_THREAD * self._threads
+        parts = min(groups, -(-wanted // int(row[fields.GROUPS]))) if self._threads > 1 else 1
+        row[fields.PARTS] = parts
+        row[fields.GROUPS] *= parts
+        row[fields.WORK] = max(1, row[fields.WORK] // parts)
+        row[fields.CHUNK] = max(1, row[fields.GROUPS] // wanted)
 
     # ------------------------------------------------------------ sizes
 
@@ -174,7 +185,7 @@ class Plan:
         sub_rows = table[:, fields.SUB_ROWS] = np.minimum(table[:, fields.SUB_ROWS], self._block)
         of_rows = (table[:, fields.PREPARED_BYTES] + table[:, fields.PART_BYTES]) * sub_rows
         prepared = int((of_rows + table[:, fields.STRIP_BYTES]).max())
-        self._scratch_bytes = layout.whole_lines(fields.COUNTS_AT + fields.COUNTS_BYTES + prepared)
+        self._scratch_bytes = layout.whole_lines(fields.PREPARED_AT + prepared)
         slots = slots_for(self._packed.nodes, table[:, fields.OUT_BYTES].tolist())
         *starts, self._buffers_bytes = itertools.accumulate(
             (layout.whole_lines(size * self._block) for size in slots.sizes), initial=0

@@ -23,7 +23,10 @@ call_compute = caller(9)
 
 @inner
 def run_groups(layer, source, target, rows, first_group, last_group, scratch, prepared, ready):
-    """Some groups of neurons of one layer, in sub-blocks of rows; prepares the rows unless they are `ready`."""
+    """Some groups of neurons of one layer, or tasks over maps, in sub-blocks of rows.
+
+    ready: whether the rows, or a strip of their maps, are prepared by a call before.
+    """
     sub = get(layer, fields.SUB_ROWS)
     in_bytes = get(layer, fields.IN_BYTES)
     out_bytes = get(layer, fields.OUT_BYTES)
@@ -32,8 +35,10 @@ def run_groups(layer, source, target, rows, first_group, last_group, scratch, pr
     shifts = get(layer, fields.SHIFTS)
     for r in range(0, rows, sub):
         count = min(sub, rows - r)
-        if prepare != 0 and not (ready and rows <= sub):
-            call_prepare(prepare, layer, source + r * in_bytes, count, scratch, prepared)
+        if not (ready and rows <= sub):
+            store_word(scratch + fields.READY_AT, np.int64(-1))
+            if prepare != 0:
+                call_prepare(prepare, layer, source + r * in_bytes, count, scratch, prepared)
         call_compute(
             compute, layer, source + r * in_bytes, target + r * out_bytes, count,
             first_group, last_group, scratch, prepared, shifts,
@@ -84,7 +89,7 @@ def by_rows(job, slot):
     scratch_bytes = get(job, fields.SCRATCH_BYTES)
     scratch = get(job, fields.SCRATCH) + slot * scratch_bytes
     buffers = scratch + scratch_bytes - get(job, fields.BUFFERS_BYTES)
-    prepared = scratch + fields.COUNTS_AT + fields.COUNTS_BYTES
+    prepared = scratch + fields.PREPARED_AT
     blocks = (rows + block - 1) // block
     done = counters + threads * fields.COUNTER_BYTES
     for turn in range(threads):
@@ -122,7 +127,7 @@ def by_neurons(job, slot):
     rows = get(job, fields.ROWS)
     threads = get(job, fields.THREADS)
     scratch = get(job, fields.SCRATCH) + slot * get(job, fields.SCRATCH_BYTES)
-    prepared = scratch + fields.COUNTS_AT + fields.COUNTS_BYTES
+    prepared = scratch + fields.PREPARED_AT
     shared = get(job, fields.SHARED)
     for index in range(first, last):
         layer = table + index * fields.LAYER_FIELDS * 8

@@ -108,13 +108,15 @@ COUNTER_BYTES = 64
 # Roles of a caller of `drive`; helpers are numbered from 1.
 START, GO_ON, PUBLISH = 0, -1, -2
 
-# A participant's scratch: a padded tail of input bytes, values of a group, counts per row of a block, then prepared rows,
-# then buffers of block rows.
+# A participant's scratch: a padded tail of input bytes, values of a group, counts per row of a block, which strip of a map is
+# prepared (its first pixel, -1: none), then prepared rows, then buffers of block rows.
 TAIL_AT = 0
 SUMS_AT = 64
 VALUES_AT = SUMS_AT + 64 * 8
 COUNTS_AT = VALUES_AT + 64 * 4
 #: One row's counts: 64 neurons of i64.
 COUNTS_BYTES = 64 * 8
+READY_AT = COUNTS_AT + COUNTS_BYTES
+PREPARED_AT = READY_AT + 64
 #: Words of a row over which the running parity is kept before it starts again; a panel of 64 neurons fills 32 KiB with it.
 PARITY_WORDS = 64

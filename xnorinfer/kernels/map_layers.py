@@ -65,7 +65,6 @@ def make_compute_strips() -> Callable[..., None]:
         out_bytes = get(layer, fields.OUT_BYTES) // pixels
         raw, row_bytes = prepared + get(layer, fields.RAW_AT), get(layer, fields.ROW_BYTES)
         prepares = get(layer, fields.GATHER_PREPARES) != 0
-        ready = np.int64(-1)
         for task in range(first_task, last_task):
             part = task % parts
             first = task // parts * strip
@@ -81,13 +80,13 @@ def make_compute_strips() -> Callable[..., None]:
                 at = source + first * get(layer, fields.PIXEL_BYTES)
                 if gather != 0:
                     at = raw
-                if ready != first or channel_groups > 1:
+                if load_word(scratch + fields.READY_AT) != first or channel_groups > 1:
                     if gather != 0:
                         for r in range(rows):
                             call_gather(gather, layer, source + r * in_bytes, first, count, index, raw + r * count * row_bytes)
                     if prepare != 0 and not prepares:
                         call_prepare(prepare, one, at, total, scratch, prepared)
-                    ready = first
+                    store_word(scratch + fields.READY_AT, first)
                 groups = get(one, fields.GROUPS)
                 low, high = part * groups // parts, (part + 1) * groups // parts
                 neurons = get(one, fields.NEURONS)
