@@ -84,13 +84,13 @@ def _(op: Dot, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool) ->
     whole = op.window is None or (op.window.size == read.shape[:2] and not any(op.window.padding))
     if op.groups == 1 and whole and not (packed and len(read.shape) == 3 and read.shape[-1] % 64):
         # A vector, or a map that lies as one.
-        return _dot(op, kernel, mapping, raw, slice(None), None), []
+        return _dot(op, kernel, mapping, raw, slice(None), None, False), []
     assert op.window is not None
     geometry, channels = _geometry(op.window, read), read.shape[-1] // op.groups
     found = borders(op.window, *geometry.size) if op.pad == 0 else None
     outside = None if found is None or found.inside.all() else _outside(found, channels)
     parts = np.split(np.arange(op.neurons), op.groups)
-    rows = [_dot(op, kernel, mapping, raw, slice(part[0], part[-1] + 1), outside) for part in parts]
+    rows = [_dot(op, kernel, mapping, raw, slice(part[0], part[-1] + 1), outside, True) for part in parts]
     taps = None
     if not (geometry.pointwise and op.groups == 1):
         fill = {-1: 0, 0: 0, 1: -1} if packed else {-1: -1, 0: -1 if op.reads == "bits" else 0, 1: 1}
@@ -106,12 +106,12 @@ def _outside(found: Borders, channels: int) -> NDArray[np.bool_]:
 
 
 def _dot(
-    op: Dot, kernel: Kernel, mapping: InputMapping, raw: bool, neurons: slice, outside: NDArray[np.bool_] | None
+    op: Dot, kernel: Kernel, mapping: InputMapping, raw: bool, neurons: slice, outside: NDArray[np.bool_] | None, windows: bool
 ) -> prepack.Row:
-    """The row of some neurons."""
+    """The row of some neurons, over samples or over windows."""
     weights = np.ascontiguousarray(op.weights[neurons])
     limits = op.output.limits[..., neurons] if isinstance(op.output, Threshold) else None
-    row = _product(op, kernel, mapping, raw, weights, limits, outside)
+    row = _product(op, kernel, mapping, raw, weights, limits, outside, windows)
     if isinstance(op.output, Affine):
         row |= _steps(kernel, Affine(op.output.ops, op.output.values[:, :, neurons]))
     return row
@@ -125,6 +125,7 @@ def _product(
     weights: NDArray[Any],
     limits: NDArray[Any] | None,
     outside: NDArray[np.bool_] | None,
+    windows: bool,
 ) -> prepack.Row:
     if op.reads == "reals":
         # What is 0 outside the map changes no sum; limits of all border classes are the same.
@@ -135,7 +136,9 @@ def _product(
         assert isinstance(mapping, PixelInput)
         numbers = mapping.slope, mapping.intercept, mapping.divisor
         return prepack.pixels(kernel, weights, op.depth, limits, numbers, outside)
-    return (prepack.signs if raw else prepack.bits)(kernel, weights, op.depth, limits, outside)
+    if raw:
+        return prepack.signs(kernel, weights, op.depth, limits, outside)
+    return prepack.bits(kernel, weights, op.depth, limits, outside, windows=windows)
 
 
 def _steps(kernel: Kernel, steps: Affine) -> prepack.Row:

@@ -47,10 +47,16 @@ class Kernel:
     def real_panel(self) -> int:
         return self.real_lanes * self.real_vectors
 
-    def compute_bits(self) -> int:
-        if isinstance(self.binary, NibbleShape):
-            return address("make_compute_nibbles", _COMPUTE, self.binary)
-        return address("make_compute_bits", _COMPUTE, self.binary, 1)
+    def narrowed(self, neurons: int) -> BinaryShape | NibbleShape:
+        """The binary tile for layers of so many neurons that have many rows: one of half the width leaves less of it empty."""
+        return self.binary.narrow if 1 <= neurons % 64 <= 32 else self.binary
+
+    def compute_bits(self, shape: BinaryShape | NibbleShape | None = None) -> int:
+        """shape: the tile, that of the kernel or its `narrow` one."""
+        shape = shape or self.binary
+        if isinstance(shape, NibbleShape):
+            return address("make_compute_nibbles", _COMPUTE, shape)
+        return address("make_compute_bits", _COMPUTE, shape, 1)
 
     def compute_planes(self) -> int:
         return address("make_compute_bits", _COMPUTE, self.binary, 8)
@@ -238,6 +244,7 @@ def warmup(name: str | None = None) -> list[str]:
         drive()
         for method in (*_FUNCTIONS, *(_LOOKUP if kernel.pixels else _PLANES)):
             getattr(kernel, method)()
+        kernel.compute_bits(kernel.binary.narrow)
         for words, in_pairs in ((True, True), (True, False), (False, False)):
             kernel.gather_bits(words, in_pairs)
     finally:

@@ -389,27 +389,43 @@ def make_pool_bits() -> Callable[..., None]:
 
     def pool_bits(layer, source, target, rows, first_line, last_line, scratch, prepared, shifts):
         height, width, across = get(layer, fields.HEIGHT), get(layer, fields.WIDTH), get(layer, fields.ACROSS)
-        pixel_bytes = get(layer, fields.PIXEL_BYTES)
+        pixel_bytes, in_bytes, out_bytes = (
+            get(layer, fields.PIXEL_BYTES),
+            get(layer, fields.IN_BYTES),
+            get(layer, fields.OUT_BYTES),
+        )
+        taps_down, taps_across = get(layer, fields.KERNEL_DOWN), get(layer, fields.KERNEL_ACROSS)
         step_down, step_across = get(layer, fields.DILATION_DOWN), get(layer, fields.DILATION_ACROSS)
+        stride_across, padding = get(layer, fields.STRIDE_ACROSS), get(layer, fields.LEFT)
         mirrored = get(layer, fields.MIRRORED)
+        square = taps_down == 2 and taps_across == 2 and step_across == 1
+        line_bytes = step_down * width * pixel_bytes
         for r in range(rows):
             for line in range(first_line, last_line):
                 y = line * get(layer, fields.STRIDE_DOWN) - get(layer, fields.TOP)
-                top, bottom = span(y, get(layer, fields.KERNEL_DOWN), step_down, height)
-                out = target + r * get(layer, fields.OUT_BYTES) + line * across * pixel_bytes
+                top, bottom = span(y, taps_down, step_down, height)
+                out = target + r * out_bytes + line * across * pixel_bytes
                 for column in range(across):
-                    x = column * get(layer, fields.STRIDE_ACROSS) - get(layer, fields.LEFT)
-                    left, right = span(x, get(layer, fields.KERNEL_ACROSS), step_across, width)
-                    for k in range(pixel_bytes >> 3):
-                        turned = get(mirrored, k)
-                        word = np.int64(0)
-                        for i in range(top, bottom):
-                            at = source + ((y + i * step_down) * width + x) * pixel_bytes + 8 * k
-                            for j in range(left, right):
-                                word |= load_word(at + j * step_across * pixel_bytes) ^ turned
-                        store_word(out + 8 * k, word ^ turned)
+                    x = column * stride_across - padding
+                    at = source + r * in_bytes + (y * width + x) * pixel_bytes
+                    if square and bottom - top == 2 and x >= 0 and x + 1 < width:
+                        # The usual window; so few words are not worth a loop.
+                        for k in range(0, pixel_bytes, 8):
+                            turned, here = load_word(mirrored + k), at + k
+                            upper = (load_word(here) ^ turned) | (load_word(here + pixel_bytes) ^ turned)
+                            here += line_bytes
+                            lower = (load_word(here) ^ turned) | (load_word(here + pixel_bytes) ^ turned)
+                            store_word(out + k, (upper | lower) ^ turned)
+                    else:
+                        left, right = span(x, taps_across, step_across, width)
+                        for k in range(0, pixel_bytes, 8):
+                            turned = load_word(mirrored + k)
+                            word = np.int64(0)
+                            for i in range(top, bottom):
+                                for j in range(left, right):
+                                    word |= load_word(at + i * line_bytes + j * step_across * pixel_bytes + k) ^ turned
+                            store_word(out + k, word ^ turned)
                     out += pixel_bytes
-            source += get(layer, fields.IN_BYTES)
 
     return pool_bits
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from xnorinfer.bits import WORD_BITS, bitpack, words_for
 from xnorinfer.kernels import Kernel, fields, layout
-from xnorinfer.kernels.shapes import MASKED_CHUNKS, MOST_TURNS, NibbleShape
+from xnorinfer.kernels.shapes import MASKED_CHUNKS, MOST_TURNS, BinaryShape, NibbleShape
 
 #: Fields of a row of the table; arrays stand for their addresses, and must live as long as the row is in use.
 Row: TypeAlias = dict[int, int | NDArray[Any]]
@@ -39,9 +39,10 @@ MASKED_NEURONS = 24
 PIXEL_WORK, REAL_WORK, INPUT_WORK = 3, 64, 8
 
 
-def bits(kernel: Kernel, weights: Words, depth: int, limits: Limits, outside: Outside = None) -> Row:
-    """Mismatches of words of bits."""
-    return _mismatches(kernel, weights, depth, limits, outside) | {
+def bits(kernel: Kernel, weights: Words, depth: int, limits: Limits, outside: Outside = None, *, windows: bool = False) -> Row:
+    """Mismatches of words of bits.  windows: whether rows are those, so that there are many."""
+    shape = kernel.narrowed(len(weights)) if windows else kernel.binary
+    return _mismatches(kernel, shape, weights, depth, limits, outside) | {
         fields.PREPARE: kernel.prepare_bits(),
         fields.IN_BYTES: words_for(depth) * 8,
     }
@@ -49,7 +50,7 @@ def bits(kernel: Kernel, weights: Words, depth: int, limits: Limits, outside: Ou
 
 def signs(kernel: Kernel, weights: Words, depth: int, limits: Limits, outside: Outside = None) -> Row:
     """Mismatches of signs, int8 of -1 and +1; those outside are -1."""
-    return _mismatches(kernel, weights, depth, limits, outside) | {
+    return _mismatches(kernel, kernel.binary, weights, depth, limits, outside) | {
         fields.PREPARE: kernel.prepare_signs(),
         fields.IN_BYTES: depth,
     }
@@ -83,12 +84,14 @@ def binarized(kernel: Kernel, limits: NDArray[Any], mirrored: NDArray[np.bool_])
     }
 
 
-def _mismatches(kernel: Kernel, weights: Words, depth: int, limits: Limits, outside: Outside) -> Row:
-    shape, words = kernel.binary, layout.even_words(words_for(depth))
+def _mismatches(
+    kernel: Kernel, shape: BinaryShape | NibbleShape, weights: Words, depth: int, limits: Limits, outside: Outside
+) -> Row:
+    words = layout.even_words(words_for(depth))
     surplus, inside = _outside_ones(weights, depth, outside)
     most = np.full(surplus.shape, -1) if limits is None else limits.astype(np.int64) + surplus
     row = _product(len(weights), depth, limits, len(weights) * depth) | {
-        fields.COMPUTE: kernel.compute_bits(),
+        fields.COMPUTE: kernel.compute_bits(shape),
         fields.WORDS: words,
         fields.BASE: _whole_groups(weights, inside + 2 * surplus),
         fields.FACTOR: -2,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 #: A row prepared for look-ups: a cache line with the i64 sum of its inputs, then the tables of every turn of the tile's loop.
 PREPARED_TOTAL = 64
@@ -29,6 +29,11 @@ class BinaryShape:
         """Neurons side by side in a panel; divides 64."""
         return self.lanes * self.vectors
 
+    @property
+    def narrow(self) -> BinaryShape:
+        """The same for panels of at most 32 neurons."""
+        return replace(self, vectors=min(self.vectors, 32 // self.lanes))
+
 
 #: Bytes of depth of one turn of a tile that looks up nibbles.
 CODE_BYTES = 3
@@ -50,6 +55,11 @@ class NibbleShape:
     def panel(self) -> int:
         """Neurons side by side in a panel; divides 64."""
         return self.lanes
+
+    @property
+    def narrow(self) -> NibbleShape:
+        """The same for panels of at most 32 neurons: a CPU with the longer vectors has the shorter ones."""
+        return replace(self, lanes=min(self.lanes, 32))
 
     @property
     def words(self) -> int:
