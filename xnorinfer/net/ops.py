@@ -55,6 +55,11 @@ class Linear:
         """Inputs of a neuron."""
         return math.prod(self.weight.shape[1:])
 
+    @property
+    def fans(self) -> tuple[int, int]:
+        """Weights of a neuron and those of an input, as Glorot's initialization counts them."""
+        return self.depth, self.neurons * (1 if self.window is None else self.window.taps)
+
 
 #: In which order of float32 operations BatchNorm is computed; `reference.batch_norm` gives the expressions.
 NormForm = Literal["tf", "torch", "lasagne"]

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 from xnorinfer.converters.evidence.inputmapping import USUAL, option_of
 from xnorinfer.converters.latents import SCALES, centred, magnitude
 from xnorinfer.converters.reading import NORM_ORDER, function_named, glorot
+from xnorinfer.graph import chain
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import HARDTANH, Linear, Named, Norm, NormForm, Op, Quantize, Steps
 from xnorinfer.net.ties import PROFILES, Rule
@@ -150,7 +151,7 @@ def forms(net: Net) -> Iterator[Alternative]:
 def magnitudes(net: Net) -> Iterator[Alternative]:
     """Other magnitudes H of binary weights."""
     changes: dict[str | float, Change] = {
-        "glorot": _set(Linear, h=lambda op: glorot(op.depth, op.neurons)),
+        "glorot": _set(Linear, h=lambda op: glorot(*op.fans)),
         1.0: _set(Linear, h=1.0),
     }
     for h, change in changes.items():
@@ -189,7 +190,7 @@ def _with_float_head(reads: Named | None) -> Change:
         while before and _is_activation(before[-1][1]):
             before.pop()
         if head.binary:
-            head = Linear(head.weight, bias=head.bias)
+            head = dataclasses.replace(head, rule=None, h=1.0, scale=None, pad=0)
         return _chained(net, [*before, *([] if reads is None else [reads]), (name, head), *ops[at + 1 :]])
 
     return change
@@ -201,7 +202,7 @@ def _is_activation(op: Op) -> bool:
 
 
 def _chained(net: Net, ops: Iterable[Named]) -> Net:
-    return Net.chain(net.input, ops, net.profile)
+    return dataclasses.replace(net, nodes=chain(ops))
 
 
 def orders(net: Net) -> Iterator[Alternative]:

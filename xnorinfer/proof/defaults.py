@@ -88,5 +88,5 @@ def _profiles(net: Net) -> Iterable[Alternative]:
 def _magnitudes(net: Net) -> Iterable[Alternative]:
     """Glorot's H, in the code that knows it and where training, which clips to -H..H, left no larger latent."""
     binary = [op for _, op in net.linears if op.binary]
-    if all(str(op.rule).startswith("round") and np.abs(op.weight).max() <= glorot(op.depth, op.neurons) for op in binary):
+    if all(str(op.rule).startswith("round") and np.abs(op.weight).max() <= glorot(*op.fans) for op in binary):
         yield from (one for one in magnitudes(net) if one.value == "glorot")

@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from xnorinfer.converters.reading import ConvertOptions, Reading
 from xnorinfer.engine.model import Model, inputs_of
 from xnorinfer.errors import InputError, NetworkError, XnorinferError
+from xnorinfer.net.check import values_of
 from xnorinfer.net.network import Net
+from xnorinfer.net.ops import Linear
 from xnorinfer.net.reference import forward
 from xnorinfer.net.values import InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
 from xnorinfer.packing.lower import lower
@@ -203,7 +205,10 @@ class _Trial:
     def __init__(self, expected: Answers, net: Net) -> None:
         self.expected = expected
         self.net = net
-        self.weights = sum(op.depth * op.neurons for _, op in net.linears)
+        # Those of a convolution count at every place.
+        places = (math.prod(value.shape[:-1]) for value in values_of(net))
+        weights = (node.op.weight.size if isinstance(node.op, Linear) else 0 for node in net.nodes)
+        self.weights = sum(count * number for count, number in zip(places, weights, strict=True))
         self.nearest: tuple[Explanation, int, int] | None = None
         few = np.arange(min(len(expected.x), 4 * MORE_ROWS))
         right = self._right(net, few)
