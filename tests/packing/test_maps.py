@@ -278,3 +278,18 @@ def test_channels_of_images_enter_as_numbers() -> None:
         net = network(mapping, (4, 5, 3), first, BN, SIGN, HEAD)
         assert type(lower(net).packed.nodes[0].op) is packed.Mapped
         require_equal(net, random_inputs(np.random.default_rng(1), mapping, 9, 60))
+
+
+def test_zeros_of_pooled_numbers_and_of_functions_that_are_0_are_refused() -> None:
+    """An average of sums is 0 easily; relu is 0 for half of all sums.  One number of all that there are is told only."""
+    sign = ("sign", Quantize("sign"))
+    average = network(SignInput(), (4, 5, 3), CONV, AVERAGE, sign, HEAD)
+    with pytest.raises(NetworkError, match=r"sign: 6 neurons are exactly 0 before sign at many of their sums .* ge-zero"):
+        lower(average)
+    for mapping in (RealInput(), PixelInput.range(-1, 1)):
+        stem = network(mapping, (4, 5, 3), STEM, RELU, sign, HEAD)
+        with pytest.raises(NetworkError, match=r"stem: 6 neurons are exactly 0 before sign at many"):
+            lower(stem)
+    shifted = ("bn", Norm(np.full(6, 0.3, f), np.full(6, 7, f), epsilon=0.0))
+    (note,) = lower(network(SignInput(), (4, 5, 3), CONV, AVERAGE, shifted, sign, HEAD)).notes
+    assert note == "sign: pooled sums can make a value before sign exactly 0; the packed network takes +1 there"

@@ -20,8 +20,8 @@ class Counts:
     """What is counted for every neuron, from low to high (inclusive), and which accumulator the source has at a count.
 
     Bits count mismatches, pixels integer sums; reals are float32 numbers as ordered integers (`ordered_to_float`).
-    mirror: a flipped neuron turns count c into mirror - c.  shift: (neurons,) float64, pixels only.  where: which windows
-    have these sums, in messages; empty where all have.
+    mirror: a flipped neuron turns count c into mirror - c.  shift: (neurons,) float64, pixels only.  made: real numbers that
+    other nodes make, so that 0 is among them.  where: which windows have these sums, in messages; empty where all have.
     """
 
     low: I64
@@ -30,6 +30,7 @@ class Counts:
     mapping: PixelInput | None = None
     shift: NDArray[np.float64] | None = None
     reals: bool = False
+    made: bool = False
     where: str = ""
 
     @classmethod
@@ -71,7 +72,7 @@ def counts_of(mapping: InputMapping, part: Part) -> tuple[Counts, ...]:
     """What a part counts whose bits or numbers are made of sums or single values; of each border class."""
     layer, window = part.layer, part.window
     if part.reads == "reals":
-        return (Counts.of_reals(part.channels),)
+        return (replace(Counts.of_reals(part.channels), made=layer is None and not part.raw),)
     if layer is None:
         assert isinstance(mapping, PixelInput)
         return (Counts.of_pixels(mapping, np.ones((part.channels, 1), np.float32)),)

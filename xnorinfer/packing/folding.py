@@ -140,7 +140,10 @@ def fold(name: str, counts: Counts, steps: Affine, rule: Rule, problems: list[st
         if bends is not None:
             problems.extend(_bend_problems(name, counts, bends, lambda c: binarize(expression(c), one_sided) > 0))
         if rule == "sign":
-            _judge_zeros(name, counts, zeros_of(counts, expression, bends), problems, notes)
+            zeros = zeros_of(counts, expression, bends)
+            if counts.made:  # 0 itself is made easily, other numbers hardly ever
+                zeros = np.where(expression(np.zeros_like(counts.low)) == 0, MANY_ZEROS, zeros)
+            _judge_zeros(name, counts, zeros, problems, notes)
         return find_limits(lambda c: binarize(expression(c), one_sided) > 0, counts.low, counts.high, counts.mirror)
 
 
@@ -308,13 +311,23 @@ def zeros_of(counts: Counts, expression: Expression, bends: Bends | None) -> I64
 
 #: Ranges of sums so large that the framework's own rounding of mapped pixels decides about a single one.
 MANY_SUMS = 4096
+#: So many real numbers that make 0 are no accident of rounding: a function is 0 there, as relu is.
+MANY_ZEROS = 1 << 20
 
 
 def _judge_zeros(name: str, counts: Counts, zeros: I64, problems: list[str], notes: list[str]) -> None:
     """torch.sign(0) is 0, which one bit cannot hold: say where it can happen, refuse where it matters."""
     way_out = "choose --profile ge-zero (0 becomes +1) or gt-zero (0 becomes -1)"
+    if counts.reals and not (zeros >= MANY_ZEROS).any():
+        numbers = "pooled sums" if counts.made else "real inputs"
+        notes.append(f"{name}: {numbers} can make a value before sign exactly 0; the packed network takes +1 there")
+        return
     if counts.reals:
-        notes.append(f"{name}: real inputs can make a value before sign exactly 0; the packed network takes +1 there")
+        first = int(np.argmax(zeros >= MANY_ZEROS))
+        problems.append(
+            f"{name}: {int((zeros >= MANY_ZEROS).sum())} neurons are exactly 0 before sign at many of their sums (the first is "
+            f"neuron {first}); torch.sign gives 0 there, which one bit cannot hold: {way_out}"
+        )
         return
     hit = zeros > 0
     if not hit.any():
