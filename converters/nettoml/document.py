@@ -144,7 +144,7 @@ and, if every pixel or real value is binarized by itself before the first layer,
       format = "numbers"     numbers with blanks, commas or semicolons between; base = 2 or base = 16 for whole numbers in those
                              digits (10 by default), signed = true: two's complement of as many bits as there are digits
     unpack = "lsb" | "msb"   whole numbers hold packed bits; a word's lowest (highest) bit is its first value
-    shape = [...]            of the result.  Rows of bits may end in padding
+    shape = [...]            of the result.  Rows of bits may end in padding, rows of a neuron of a convolution among them
     slice = [[B, E], ...]    of each dimension the part from B up to and without E
 
 [[layers]], in order of execution

@@ -372,33 +372,38 @@ def _reshaped(where: str, array: NDArray[Any], shape: tuple[int, ...]) -> NDArra
     """In the shape that is said.  Rows of characters may be longer than needed: each row of the shape ends in padding."""
     if array.size == element_count(shape):
         return array.reshape(shape)
-    if len(shape) == 2 and array.ndim == 2 and array.shape[0] % shape[0] == 0:
-        width = array.size // shape[0]
+    if len(shape) >= 2 and array.ndim == 2 and array.shape[0] % shape[0] == 0:
+        width, wanted = array.size // shape[0], element_count(shape[1:])
         # Only whole words of padding would mean that the shape is wrong.
-        if 0 <= width - shape[1] < array.shape[1]:
-            return array.reshape(shape[0], width)[:, : shape[1]]
+        if 0 <= width - wanted < array.shape[1]:
+            return array.reshape(shape[0], width)[:, :wanted].reshape(shape)
     raise SourceError(f"{where}.shape: {list(shape)} are {element_count(shape)} values, but {array.size} are there")
 
 
 def unpacked(where: str, words: NDArray[Any], order: str, shape: tuple[int, ...] | None) -> NDArray[np.uint8]:
     """Packed bits as 0 and 1: (..., words) of B-bit integers to (..., words * B), or to `shape` (rows, values), whose rows each
-    begin in a new word; bits behind a row's last value are padding.  lsb: a word's lowest bit is its first value."""
+    begin in a new word; bits behind a row's last value are padding.  Kernels of convolutions have one row a neuron, or one for
+    each place of its window, whichever the number of words is right for.  lsb: a word's lowest bit is its first value."""
     if words.dtype.kind not in "iu":
         raise SourceError(f"{where}.unpack: the array holds {words.dtype}, packed bits need whole numbers")
     bits = words.dtype.itemsize * 8
     if words.ndim == 0:
         words = words.reshape(1)
+    width = 0
     if shape is not None:
         rows, width = element_count(shape[:-1]), shape[-1]
         per_row = -(-width // bits)
+        of_neuron = element_count(shape[1:])
+        if len(shape) > 2 and rows * per_row != words.size == shape[0] * -(-of_neuron // bits):
+            rows, width, per_row = shape[0], of_neuron, -(-of_neuron // bits)
         if rows * per_row != words.size:
             raise SourceError(
                 f"{where}.shape: {list(shape)} needs {rows} x {per_row} words of {bits} bits, but {words.size} are there"
             )
-        words = words.reshape(*shape[:-1], per_row)
+        words = words.reshape(rows, per_row)
     spend_bytes(words.size * (bits + words.dtype.itemsize), f"{where}, {words.size} words of {bits} bits unpacked,")
     data = np.ascontiguousarray(words, words.dtype.newbyteorder("<")).view(np.uint8)
     flat = np.unpackbits(data, axis=-1, bitorder="little")
     if order == "msb":
         flat = flat.reshape(*words.shape, bits)[..., ::-1].reshape(flat.shape)
-    return flat if shape is None else flat[..., : shape[-1]]
+    return flat if shape is None else flat[..., :width].reshape(shape)

@@ -474,6 +474,42 @@ def test_what_stands_outside(tmp_path: Path, pad: int) -> None:
         assert any("popcount needs a layer that reads bits" in one for one in problems(path, toml))
 
 
+@pytest.mark.parametrize("rows", ["neuron", "place", "text"])
+def test_packed_kernels(tmp_path: Path, rows: str) -> None:
+    """Bits of a convolution in words: a row for each neuron, or for each place of its window, or characters of text."""
+    rng = np.random.default_rng(14)
+    bits = rng.integers(0, 2, (4, 3, 2, 5), dtype=np.uint8)
+    folder = tmp_path / "packed"
+    folder.mkdir()
+    flat = bits.reshape(4, -1) if rows != "place" else bits.reshape(-1, 5)
+    how = 'format = "raw"\ndtype = "uint32"\nunpack = "lsb"'
+    if rows == "text":
+        (folder / "w.txt").write_text("\n".join("".join(map(str, row)) + "00" for row in flat))
+        how = 'format = "bits"\norder = "lsb"'
+    else:
+        (np.pad(flat, ((0, 0), (0, 32 - flat.shape[1]))).astype(np.uint32) << np.arange(32, dtype=np.uint32)).sum(
+            axis=1, dtype=np.uint32
+        ).tofile(folder / "w.txt")
+    toml = f"""
+        profile = "ge-zero"
+        kernel_layout = "OHWI"
+        [arrays.w]
+        file = "w.txt"
+        {how}
+        shape = [4, 3, 2, 5]
+        [input]
+        shape = [{HEIGHT}, {WIDTH}, 5]
+        signs = true
+        [[layers]]
+        weight = "w"
+        values = "bits"
+        stride = 1
+        padding = 0
+    """
+    op = read(folder, toml).net.linears[0][1]
+    np.testing.assert_array_equal(op.weight, 2 * bits.astype(np.float32) - 1)
+
+
 # ---------------------------------------------------------------- refusals
 
 GOOD = f"""
