@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from xnorinfer.converters.containers.onnxfile import Attribute
-from xnorinfer.converters.torchgraphs.torchvalues import Ref, Size, Unknown
+from xnorinfer.converters.torchgraphs.torchvalues import Recording, Ref, Size, Unknown
 
-if TYPE_CHECKING:
-    from xnorinfer.converters.torchgraphs.torchops import Recorder
-
-Handler: TypeAlias = "Callable[[Recorder, str, dict[str, Any]], Ref]"
+Handler: TypeAlias = Callable[[Recording, str, dict[str, Any]], Ref]
 
 _CONVOLVED = ("input", "weight", "bias", "stride", "padding", "dilation")
 _MAX = ("self", "kernel_size", "stride", "padding", "dilation", "ceil_mode")
@@ -37,7 +34,7 @@ SCHEMAS: dict[str, tuple[str, ...]] = {
 }
 
 
-def _numbers(recorder: Recorder, operation: str, given: dict[str, Any], name: str, default: Any) -> tuple[int, ...]:
+def _numbers(recorder: Recording, operation: str, given: dict[str, Any], name: str, default: Any) -> tuple[int, ...]:
     """An argument of whole numbers.  Raises SourceError."""
     value = given.get(name, default)
     value = [value] if isinstance(value, int) else value
@@ -46,7 +43,7 @@ def _numbers(recorder: Recorder, operation: str, given: dict[str, Any], name: st
     return tuple(value)
 
 
-def _window(recorder: Recorder, operation: str, given: dict[str, Any], axes: int, stride: tuple[int, ...]) -> dict[str, Any]:
+def _window(recorder: Recording, operation: str, given: dict[str, Any], axes: int, stride: tuple[int, ...]) -> dict[str, Any]:
     """Strides, dilations and padding.  stride: where none is said."""
     found: dict[str, Any] = {}
     for name, key, default in (("strides", "stride", stride), ("dilations", "dilation", (1,))):
@@ -61,7 +58,7 @@ def _window(recorder: Recorder, operation: str, given: dict[str, Any], axes: int
     return found
 
 
-def _convolution(recorder: Recorder, operation: str, given: dict[str, Any]) -> Ref:
+def _convolution(recorder: Recording, operation: str, given: dict[str, Any]) -> Ref:
     if given.get("transposed", False) is not False:
         recorder.refuse(operation, "is a transposed convolution, which is not supported in a binary network")
     value, weight = (recorder.tensor(operation, given.get(name)) for name in ("input", "weight"))
@@ -73,7 +70,7 @@ def _convolution(recorder: Recorder, operation: str, given: dict[str, Any]) -> R
     return recorder.node("Conv", value, weight, *bias, group=groups, **attributes)
 
 
-def _pool(recorder: Recorder, operation: str, given: dict[str, Any]) -> Ref:
+def _pool(recorder: Recording, operation: str, given: dict[str, Any]) -> Ref:
     value = recorder.tensor(operation, given.get("self"))
     axes = 1 if "1d" in operation else 2
     size = _numbers(recorder, operation, given, "kernel_size", ())
@@ -88,7 +85,7 @@ def _pool(recorder: Recorder, operation: str, given: dict[str, Any]) -> Ref:
     return recorder.node("AveragePool", value, **attributes)
 
 
-def _adaptive(recorder: Recorder, operation: str, given: dict[str, Any]) -> Ref:
+def _adaptive(recorder: Recording, operation: str, given: dict[str, Any]) -> Ref:
     sizes = given.get("output_size")
     sizes = [-1 if size is None else size for size in sizes] if isinstance(sizes, list | tuple) else sizes
     numbers = _numbers(recorder, operation, {"output_size": sizes}, "output_size", ())
@@ -96,7 +93,7 @@ def _adaptive(recorder: Recorder, operation: str, given: dict[str, Any]) -> Ref:
     return recorder.node(kind, recorder.tensor(operation, given.get("self")), sizes=numbers)
 
 
-def _pad(recorder: Recorder, operation: str, given: dict[str, Any]) -> Ref:
+def _pad(recorder: Recording, operation: str, given: dict[str, Any]) -> Ref:
     """Before and behind each axis, from the last one on."""
     ends = _numbers(recorder, operation, given, "pad", ())
     value = given.get("value")
@@ -109,7 +106,7 @@ def _pad(recorder: Recorder, operation: str, given: dict[str, Any]) -> Ref:
     return recorder.node("Pad", recorder.tensor(operation, given.get("self")), *inputs, mode=str(mode))
 
 
-def transposed(recorder: Recorder, operation: str, given: dict[str, Any], value: Ref) -> Ref:
+def transposed(recorder: Recording, operation: str, given: dict[str, Any], value: Ref) -> Ref:
     """Axes of the network's values in another order."""
     dims = given.get("dims")
     if isinstance(dims, list | tuple):
@@ -125,7 +122,7 @@ def transposed(recorder: Recorder, operation: str, given: dict[str, Any], value:
     return recorder.view("Transpose", value, perm=(1, 0))
 
 
-def reshaped(recorder: Recorder, operation: str, given: dict[str, Any], value: Ref) -> Ref:
+def reshaped(recorder: Recording, operation: str, given: dict[str, Any], value: Ref) -> Ref:
     """The network's values in a tensor of another shape."""
     if operation == "flatten":
         start, end = given.get("start_dim", 0), given.get("end_dim", -1)
@@ -157,13 +154,13 @@ def reshaped(recorder: Recorder, operation: str, given: dict[str, Any], value: R
 # ---------------------------------------------------------------- sizes
 
 
-def size_of(recorder: Recorder, value: Ref, axis: Any = None) -> Unknown:
+def size_of(recorder: Recording, value: Ref, axis: Any = None) -> Unknown:
     """The shape of a value of the network, or how long one axis is."""
     shape = Size(recorder.node("Shape", value))
     return shape if axis is None else picked(recorder, shape, axis)
 
 
-def picked(recorder: Recorder, shape: Size, axis: Any) -> Unknown:
+def picked(recorder: Recording, shape: Size, axis: Any) -> Unknown:
     """One number of a shape."""
     if type(axis) is not int:
         return Unknown()
@@ -173,7 +170,7 @@ def picked(recorder: Recorder, shape: Size, axis: Any) -> Unknown:
 _COUNTING = {"mul": "Mul", "floordiv": "Div", "floor_divide": "Div", "add": "Add", "sub": "Sub"}
 
 
-def counted(recorder: Recorder, operation: str, values: list[Any]) -> Unknown:
+def counted(recorder: Recording, operation: str, values: list[Any]) -> Unknown:
     """Arithmetic of sizes."""
     known = all(isinstance(value, Size) or type(value) is int for value in values)
     if operation not in _COUNTING or len(values) != 2 or not known:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol
+
+from xnorinfer.converters.containers.onnxfile import Attribute
 
 
 @dataclass(frozen=True)
@@ -23,3 +26,19 @@ class Size(Unknown):
     """A number, or all, of the shape of one of the network's values.  ref: the node that gives it."""
 
     ref: Ref
+
+
+class Recording(Protocol):
+    """What makes nodes of operations: `torchops.Recorder`, which says what these do."""
+
+    def refuse(self, operation: str, reason: str) -> NoReturn: ...
+
+    def shape_of(self, value: Any) -> tuple[int, ...] | None: ...
+
+    def tensor(self, operation: str, value: Any) -> Ref: ...
+
+    def constant(self, array: Any) -> Ref: ...
+
+    def view(self, operation: str, value: Ref, *others: Ref, **attributes: Any) -> Ref: ...
+
+    def node(self, operation: str, *inputs: Ref, named: Ref | None = None, **attributes: Attribute) -> Ref: ...
