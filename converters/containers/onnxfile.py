@@ -33,6 +33,8 @@ FIRST_BYTE = b"\x08"
 #: Domains of operations that go by their bare names: ONNX' own, and those that QONNX, FINN and Brevitas share.
 ONNX_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
 QONNX_DOMAINS = ("qonnx.custom_op.general", "finn.custom_op.general", "finn", "onnx.brevitas")
+#: QONNX' Conv, MaxPool and BatchNormalization on maps with their channels last.
+CHANNELS_LAST_DOMAIN = "qonnx.custom_op.channels_last"
 #: TensorProto.DataType, from 1 on; bfloat16 is not read.
 TYPES = numbered_types("float32 uint8 int8 uint16 int16 int32 int64 string bool float16 float64 uint32 uint64")
 NUMBERS = {name: number for number, name in TYPES.items()}
@@ -132,12 +134,15 @@ def _read_shape(message: Message) -> tuple[int | None, ...] | None:
 def _read_node(message: Message, files: DataFiles) -> OnnxNode:
     inputs, outputs, name, operation = message.texts(1), message.texts(2), message.text(3), message.text(4)
     domain = message.text(7)
-    if domain not in (*ONNX_DOMAINS, *QONNX_DOMAINS):
+    if domain not in (*ONNX_DOMAINS, *QONNX_DOMAINS, CHANNELS_LAST_DOMAIN):
         operation = f"{domain}.{operation}"
     if not outputs:
         raise WireError(f"holds a node {name or operation!r} without an output")
     attributes = {one.text(1): _read_attribute(one, files) for one in message.messages(5)}
     known = {key: value for key, value in attributes.items() if value is not None}
+    known.pop("channels_last", None)  # an attribute of none
+    if domain == CHANNELS_LAST_DOMAIN:
+        known["channels_last"] = 1
     return OnnxNode(operation, name or outputs[0], tuple(inputs), tuple(outputs), known)
 
 

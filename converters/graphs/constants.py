@@ -104,7 +104,7 @@ class Constants:
             return first
         if operation in ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"):
             move = _moves(node, arrays)
-            return self._moved(first, move, names)
+            return self.moved(first, move, names)
         if operation == "Cast":
             kind = CAST.get(_whole(node, "to", 1))
             if kind is None:
@@ -132,7 +132,7 @@ class Constants:
             node, f"computes constants in a way that is not supported{_FOLD.get(self.problems.producer, '')}"
         )
 
-    def _moved(self, value: Constant, move: Callable[[Any], Any], names: tuple[str, ...]) -> Constant:
+    def moved(self, value: Constant, move: Callable[[Any], Any], names: tuple[str, ...]) -> Constant:
         """The same numbers in another shape."""
         array = move(value.array)
         signed = self.signed(value)

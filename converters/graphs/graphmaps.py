@@ -136,6 +136,7 @@ class GraphMaps(Stages):
         if live.expr.op == "lost":
             return live
         given = node.attributes.get("axes", numbers_of(inputs[1]) if len(inputs) > 1 else None)
+        self.use_all([one for one in inputs[1:] if one is not None], "shape or setting")
         places = live.places
         on_map = self.current is not None and self.shape is not None and len(self.shape) == 3
         if places is None or not isinstance(given, tuple) or not on_map:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from xnorinfer.converters.containers.onnxfile import OnnxNode
 from xnorinfer.converters.graphs.constants import CAST
 from xnorinfer.converters.graphs.elementwise import COMPARISONS, RISING
-from xnorinfer.converters.graphs.livevalues import Constant, Value
+from xnorinfer.converters.graphs.livevalues import Constant, Live, Value
 from xnorinfer.converters.graphs.problems import Problems
 
 _BFLOAT16 = 16  # ONNX's number of a type that numpy has not
@@ -48,6 +49,23 @@ def _attribute(node: OnnxNode, name: str, default: float) -> float:
 
 def _plain(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Value:
     return maths.apply(node, node.operation, *(value for value in inputs if value is not None))
+
+
+def _prelu(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Value:
+    """With the attribute `of_channels`, slopes are those of the first axis, as PyTorch has them."""
+    value, slope = inputs
+    assert value is not None
+    assert slope is not None
+    if node.attributes.get("of_channels") and isinstance(slope, Constant):
+        slope = _of_channels(value, slope)
+    return maths.apply(node, "PRelu", value, slope)
+
+
+def _of_channels(value: Value, vector: Constant) -> Constant:
+    """Numbers of channels, (channels,), beside a value whose first axis behind rows has the channels."""
+    if not isinstance(value, Live) or value.places is None or vector.array.size == 1:
+        return vector
+    return replace(vector, array=vector.array.reshape(-1, *(1,) * (value.places.ndim - 1)))
 
 
 def _many(op: str) -> Callable[[Maths, OnnxNode, Sequence[Value | None]], Value]:
@@ -206,6 +224,8 @@ def _multi_threshold(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None
     limits = Constant(thresholds.array.reshape(-1), thresholds.names, maths.number(float(thresholds.array.reshape(-1)[0])).expr)
     if limits.array.size != 1:
         limits = Constant(limits.array, limits.names)
+        if node.attributes.get("data_layout", "NCHW") != "NHWC":
+            limits = _of_channels(value, limits)
     reached = maths.apply(node, "GreaterOrEqual", value, limits)
     scaled = maths.apply(node, "Mul", reached, maths.number(_attribute(node, "out_scale", 1.0)))
     return maths.apply(node, "Add", scaled, maths.number(_attribute(node, "out_bias", 0.0)))
@@ -223,7 +243,7 @@ ELEMENTWISE: dict[str, Spelling] = {
     "HardTanh": _hardtanh,
     "HardSigmoid": _hard_sigmoid,
     "LeakyRelu": _leaky,
-    "PRelu": _plain,
+    "PRelu": _prelu,
     "Elu": _elu,
     "Reciprocal": _reciprocal,
     "Pow": _power,

@@ -246,7 +246,8 @@ class Stages:
 
     def flattened(self, node: OnnxNode, live: Live) -> Live:
         """A map as a vector, for numbers of each of its values.  Raises Refused."""
-        if self.shape is None or len(self.shape) != 3 or self.current is None:
+        flat = live.places is not None and live.places.ndim == 1
+        if self.shape is None or len(self.shape) != 3 or self.current is None or not flat:
             self.problems.refuse(node, "has numbers of its own for every pixel of a map, which is not supported")
         before = self.read(node, live, self.shape[-1])
         assert before is not None

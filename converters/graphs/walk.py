@@ -48,7 +48,7 @@ _PICKING = ("Softmax", "LogSoftmax", "ArgMax", "TopK", "Hardmax")
 _SHAPE_OPS = ("Shape", "Gather", "Unsqueeze", "Concat", "Slice", "Cast", "Squeeze", "Constant", "Reshape", "Identity", "Size")
 _ON_SHAPES = (*_SHAPE_OPS, "Mul", "Div", "Add", "Sub", "Equal", "Where", "ReduceProd")
 OTHER_CONVOLUTIONS = (
-    "ConvTranspose", "ConvInteger", "QLinearConv", "LpPool", "GlobalLpPool", "Im2Col", "QuantAvgPool2d", "MaxPoolNHWC"
+    "ConvTranspose", "ConvInteger", "QLinearConv", "LpPool", "GlobalLpPool", "Im2Col", "QuantAvgPool2d"
 )  # fmt: skip
 #: Nodes of graphs that a source writes from its layers: a layer whose weights are for what it says, a sign by its rule, and
 #: what could not be read, which is told already.  No file can have them.
@@ -267,6 +267,10 @@ class Walk(GraphLayers, GraphMaps):
     def _ending(self, node: OnnxNode, inputs: Sequence[Value | None], lives: Sequence[Live]) -> Value:
         """A node that ends a stage, or pads what the next one reads."""
         operation = node.operation
+        if operation == "MaxPoolNHWC":
+            node = dataclasses.replace(node, operation="MaxPool", attributes={**node.attributes, "channels_last": 1})
+        if node.attributes.get("channels_last"):
+            return self._channels_last(node, inputs, lives)
         if operation in ("Conv", "Convolution"):
             return self.convolution(node, inputs, lives)
         if contraction(node, inputs) is not None or operation in ("MatMul", "Gemm", "Einsum"):
@@ -280,6 +284,24 @@ class Walk(GraphLayers, GraphMaps):
         if operation == "Pad":
             return self.pad(node, lives[0], inputs)
         return self.problems.refuse(node, "is not supported in a binary network")
+
+    def _channels_last(self, node: OnnxNode, inputs: Sequence[Value | None], lives: Sequence[Live]) -> Value:
+        """A node of QONNX on tensors whose last axis has the channels, kernels among them."""
+
+        def first(value: Value | None) -> Value | None:
+            if isinstance(value, Live) and value.places is not None:
+                return dataclasses.replace(value, places=np.moveaxis(value.places, -1, 0))
+            if isinstance(value, Constant) and value.array.ndim > 2:
+                return self.constants.moved(value, lambda array: np.moveaxis(array, -1, 1), value.names)
+            return value
+
+        attributes = {name: value for name, value in node.attributes.items() if name != "channels_last"}
+        turned = [first(value) for value in inputs]
+        inner = dataclasses.replace(node, attributes=attributes)
+        result = self._ending(inner, turned, [value for value in turned if isinstance(value, Live)])
+        if isinstance(result, Live) and result.places is not None:
+            result = dataclasses.replace(result, places=np.moveaxis(result.places, 0, -1))
+        return result
 
     def _picked(self, operation: str) -> None:
         taken = Assumption("scores", f"taken before {operation} at the end of the graph", "graph")

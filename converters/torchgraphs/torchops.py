@@ -348,7 +348,7 @@ class Recorder:
     def _bent(self, operation: str, given: dict[str, Any]) -> Ref:
         value = self.tensor(operation, given.get("self"))
         if operation == "prelu":
-            return self.node("PRelu", value, self.tensor(operation, given.get("weight")))
+            return self.node("PRelu", value, self.tensor(operation, given.get("weight")), of_channels=1)
         if operation == "leaky_relu":
             return self.node("LeakyRelu", value, alpha=float(given.get("negative_slope", 0.01)))
         if operation == "elu" and given.get("scale", 1) == 1 and given.get("input_scale", 1) == 1:

@@ -94,3 +94,20 @@ def test_a_mapping_of_each_channel_is_that_of_the_input(tmp_path: Path) -> None:
         for std, mean, deviation in ((0.5, 0.5, 0.25), (0.25, 0.25, 0.5), (0.125, 0.75, 0.125))
     ]
     np.testing.assert_allclose([one.ends[0] for one in mapping.channels], ends)
+
+
+def test_a_scaled_and_centred_network_around_floats(tmp_path: Path) -> None:
+    """XNOR-Net-PyTorch: BatchNorm, sign, weights minus their channels' mean, times their mean magnitude, relu."""
+    net, shape = torch_maps.made(torch_maps.Xnor(), seed=1), (3, 23, 30)
+    path = torch_maps.write(net, shape, tmp_path, "export")
+    conversion = convert_file(path, ConvertOptions(input=PIXELS))
+    layers = [op for _, op in conversion.reading.net.linears]
+    assert [op.binary for op in layers] == [False, True, True, False]
+    assert all(op.scale is not None for op in layers[1:3])
+    x = np.random.default_rng(5).integers(0, 256, (12, *shape), dtype=np.uint8)
+    raw = conversion.reading.as_network(x)
+    ours = Model(conversion.packed, threads=1).scores(x)
+    np.testing.assert_array_equal(ours, reference.forward(conversion.reading.net, raw))
+    np.testing.assert_allclose(ours, torch_maps.scores(net, x), rtol=1e-4, atol=1e-3)
+    answers = framework_answers(path, conversion.reading, ConvertOptions(input=PIXELS), raw)
+    assert compare(answers, conversion.reading.net, conversion.packed).complete

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ def attribute(name: str, value: Any) -> bytes:
         body = number(2 << 3 | 5) + struct.pack("<f", value) + field(20, 1)
     elif isinstance(value, int):
         body = field(3, value) + field(20, 2)
+    elif isinstance(value, str):
+        body = field(4, value) + field(20, 3)
     elif isinstance(value, tuple):
         body = b"".join(field(8, n) for n in value) + field(20, 7)
     else:
@@ -49,14 +52,31 @@ def attribute(name: str, value: Any) -> bytes:
     return field(1, name) + body
 
 
-def node(operation: str, inputs: list[str], output: str, **attributes: Any) -> bytes:
+def node(operation: str, inputs: list[str], output: str, *, domain: str = "", **attributes: Any) -> bytes:
     body = b"".join(field(1, name) for name in inputs) + field(2, output) + field(3, f"{operation}_{output}")
-    return body + field(4, operation) + b"".join(field(5, attribute(k, v)) for k, v in attributes.items())
+    body += field(4, operation) + b"".join(field(5, attribute(k, v)) for k, v in attributes.items())
+    return body + (field(7, domain) if domain else b"")
 
 
-def write(path: Path, nodes: list[bytes], constants: dict[str, Any], output: str, *, raw: bool = True) -> Path:
-    """A model with the input "x"; parameters are listed as inputs too, as old exporters do."""
-    names = [field(11, field(1, name)) for name in ["x", *constants]]
+def value(name: str, shape: Sequence[int | str] | None = None) -> bytes:
+    """A float32 tensor of a graph.  shape: names stand for lengths that are open."""
+    if shape is None:
+        return field(1, name)
+    dims = b"".join(field(1, field(1, size) if isinstance(size, int) else field(2, size)) for size in shape)
+    return field(1, name) + field(2, field(1, field(1, 1) + field(2, dims)))
+
+
+def write(
+    path: Path,
+    nodes: list[bytes],
+    constants: dict[str, Any],
+    output: str,
+    *,
+    raw: bool = True,
+    shape: Sequence[int | str] | None = None,
+) -> Path:
+    """A model with the input "x", of that shape; parameters are listed as inputs too, as old exporters do."""
+    names = [field(11, value("x", shape)), *(field(11, value(name)) for name in constants)]
     graph = b"".join(field(1, n) for n in nodes) + b"".join(field(5, tensor(k, v, raw=raw)) for k, v in constants.items())
     graph += b"".join(names) + field(12, field(1, output))
     path.write_bytes(field(1, 4) + field(2, "test") + field(7, graph))

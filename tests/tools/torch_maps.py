@@ -89,7 +89,7 @@ class XnorConv(nn.Module):
     def __init__(self, channels: int, neurons: int) -> None:
         super().__init__()
         self.bn = nn.BatchNorm2d(channels)
-        self.conv = nn.Conv2d(channels, neurons, 3, padding=1)
+        self.conv = BinaryConv(channels, neurons, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.conv.weight - self.conv.weight.mean(1, keepdim=True)
@@ -137,6 +137,14 @@ class LastChannels(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(self.conv(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
         return self.head(ge(self.pixels(ge(x)) - 0.5).flatten(1))  # type: ignore[no-any-return]
+
+
+class Slopes(nn.PReLU):
+    """As many as a map here is wide."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.weight.data = torch.arange(channels) / 4
 
 
 class FromRows(nn.Module):
@@ -248,6 +256,12 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
             BinaryLinear(96, 6),
         ),
         (1, 8, 14),
+    ),
+    "slopes of channels": (
+        lambda: nn.Sequential(
+            *_block(4, BinaryConv(2, 4, 3), Slopes(4)), *_block(4, BinaryConv(4, 4, 3, bias=False)), BinaryConv(4, 3, 1)
+        ),
+        (2, 9, 6),
     ),
     "channels last": (lambda: LastChannels(), (5, 7, 3)),
     "rows": (lambda: FromRows(), (108,)),
