@@ -30,7 +30,7 @@ ROWS = 24
 LARQ = ("same", "valid", "stem", "line", "zeros", "head")
 FILES = [
     *(f"{name}.{ending}" for name in LARQ for ending in ("h5", "keras", "pb", "tflite")),
-    *("pixels.h5", "pixels.keras", "same_saved", "port.keras", "port.h5", "vgg", "vgg.pb", "first.pb"),
+    *("pixels.h5", "pixels.keras", "same_saved", "port.keras", "port.h5", "vgg", "vgg.pb", "first.pb", "lce.tflite"),
 ]
 
 
@@ -57,7 +57,10 @@ def test_scores_are_the_frameworks(folder: Path, file: str) -> None:
     np.testing.assert_allclose(scores, wanted, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("file", ["same.keras", "valid.pb", "stem.h5", "line.tflite", "zeros.keras", "vgg", "port.keras"])
+PACKED = ("same.keras", "valid.pb", "stem.h5", "line.tflite", "zeros.keras", "pixels.h5", "vgg", "port.keras", "lce.tflite")
+
+
+@pytest.mark.parametrize("file", PACKED)
 def test_packed_networks_are_equal_to_the_exact_one(folder: Path, file: str) -> None:
     name = file.partition(".")[0]
     with np.load(folder / "outputs.npz") as outputs:

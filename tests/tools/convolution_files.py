@@ -1,7 +1,8 @@
 """Saves convolutional networks with TensorFlow's frameworks: `python tests/tools/convolution_files.py FOLDER`.
 
 With tensorflow-cpu, tf_keras, larq and keras: Larq's layers and Keras's in both formats, a BinaryNet of the TF1 port's layers
-as a checkpoint with its graph and frozen, SavedModels, frozen graphs and TensorFlow Lite models.  Maps are never square.
+as a checkpoint with its graph and frozen, SavedModels, frozen graphs, TensorFlow Lite models, and one of Larq's operators,
+written by hand.  Maps are never square.
 `outputs.npz` holds pixels (rows, height, width, channels) and scores of each.  tests/data/tf/convolutions.tar.xz holds what
 this script wrote.
 """
@@ -17,11 +18,16 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
+import flatbuffers
 import keras as keras3
 import larq
 import numpy as np
 import tensorflow as tf
+from flatbuffers import flexbuffers
+from tensorflow.lite.python import schema_py_generated as lite
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from xnorinfer.net.windows import Window
 
 tf1, layers = tf.compat.v1, tf.keras.layers
 RNG = np.random.default_rng(7)
@@ -276,12 +282,149 @@ def save_channels_first(folder: Path) -> None:
     (folder / "first.pb").write_bytes(graph.as_graph_def().SerializeToString())
 
 
+class LarqFile:
+    """A TensorFlow Lite model of Larq's operators, written by hand as Larq's converter writes them, and what they compute.
+
+    larq_compute_engine/mlir/ir/lce_ops.td, larq_compute_engine/tflite/kernels/bconv2d.cc: bits are 1 below 0, 32 in a word; a
+    multiplication and an addition follow a sum, or more mismatches than a threshold are -1.
+    """
+
+    CUSTOM = ("LceQuantize", "LceBconv2d", "LceBMaxPool2d")
+
+    def __init__(self, images: Any) -> None:
+        self.model = lite.ModelT()
+        self.model.version, self.model.buffers, self.model.operatorCodes = 3, [lite.BufferT()], []
+        self.graph = lite.SubGraphT()
+        self.graph.tensors, self.graph.operators = [], []
+        self.model.subgraphs = [self.graph]
+        self.value = centred(images)
+        self.last = self.tensor("input", (1, *images.shape[1:]), np.float32)
+        self.graph.inputs = [self.last]
+
+    def tensor(self, name: str, shape: Any, dtype: Any, data: Any = None) -> int:
+        tensor = lite.TensorT()
+        tensor.name, tensor.shape = name, list(shape)
+        tensor.type = lite.TensorType.FLOAT32 if dtype == np.float32 else lite.TensorType.INT32
+        if data is not None:
+            tensor.buffer = len(self.model.buffers)
+            buffer = lite.BufferT()
+            buffer.data = np.frombuffer(np.ascontiguousarray(data, dtype).tobytes(), np.uint8)
+            self.model.buffers.append(buffer)
+        self.graph.tensors.append(tensor)
+        return len(self.graph.tensors) - 1
+
+    def constant(self, name: str, data: Any) -> int:
+        data = np.asarray(data)
+        return self.tensor(name, data.shape, np.float32 if data.dtype.kind == "f" else np.int32, data)
+
+    def add(self, kind: Any, inputs: list[int], shape: Any, options: Any = None, dtype: Any = np.float32) -> None:
+        code = lite.OperatorCodeT()
+        operator = lite.OperatorT()
+        if isinstance(kind, str):
+            code.builtinCode, code.customCode = lite.BuiltinOperator.CUSTOM, kind
+            operator.customOptions = np.frombuffer(flexbuffers.Dumps(options or {}), np.uint8)
+        else:
+            code.builtinCode = kind
+            operator.builtinOptions = options
+            operator.builtinOptionsType = getattr(lite.BuiltinOptions, type(options).__name__[:-1]) if options else 0
+        code.deprecatedBuiltinCode = min(code.builtinCode, 127)
+        operator.opcodeIndex = len(self.model.operatorCodes)
+        self.model.operatorCodes.append(code)
+        self.last = self.tensor(f"value {len(self.graph.operators)}", (1, *shape), dtype)
+        operator.inputs, operator.outputs = inputs, [self.last]
+        self.graph.operators.append(operator)
+
+    def words(self, shape: Any) -> Any:
+        return (*shape[:-1], -(-shape[-1] // 32))
+
+    def quantize(self) -> None:
+        self.value = np.where(self.value < 0, -1, 1).astype(np.float32)
+        self.add("LceQuantize", [self.last], self.words(self.value.shape[1:]), dtype=np.int32)
+
+    def stem(self, neurons: int) -> None:
+        kernel, bias = value_of("kernel", (neurons, 3, 3, self.value.shape[3])), value_of("bias", (neurons,))
+        self.value = tf.nn.conv2d(self.value, kernel.transpose(1, 2, 3, 0), 1, "SAME").numpy() + bias
+        options = lite.Conv2DOptionsT()
+        options.padding, options.strideH, options.strideW = lite.Padding.SAME, 1, 1
+        inputs = [self.last, self.constant("stem", kernel), self.constant("stem's bias", bias)]
+        self.add(lite.BuiltinOperator.CONV_2D, inputs, self.value.shape[1:], options)
+
+    def pool(self) -> None:
+        self.value = tf.nn.max_pool2d(self.value, (2, 1), (2, 1), "SAME").numpy()
+        said = {"padding": 0, "stride_width": 1, "stride_height": 2, "filter_width": 1, "filter_height": 2}
+        self.add("LceBMaxPool2d", [self.last], self.words(self.value.shape[1:]), said, np.int32)
+
+    def convolve(
+        self, neurons: int, size: Any, strides: Any, same: bool, pad: int, groups: int = 1, bits: bool = False
+    ) -> None:
+        channels = self.value.shape[3]
+        signs = np.where(value_of("kernel", (neurons, *size, channels // groups)) < 0, -1, 1).astype(np.float32)
+        packed = np.zeros((*signs.shape[:3], -(-signs.shape[3] // 32) * 32), np.uint8)
+        packed[..., : signs.shape[3]] = signs < 0
+        number, value = len(self.graph.operators), self.value
+        if same and pad:
+            padding = Window(size, strides).same(*value.shape[1:3]).padding
+            value = np.pad(value, ((0, 0), padding[:2], padding[2:], (0, 0)), constant_values=1)
+        form = "SAME" if same and not pad else "VALID"
+        value = tf.nn.conv2d(value, signs.transpose(1, 2, 3, 0), strides, form).numpy()
+        said = {"channels_in": channels, "dilation_height_factor": 1, "dilation_width_factor": 1}
+        said |= {"fused_activation_function": 0, "pad_values": pad, "padding": 0 if same else 1}
+        said |= {"stride_height": strides[0], "stride_width": strides[1]}
+        inputs = [self.last, self.constant(f"filter {number}", np.packbits(packed, -1, bitorder="little").view(np.int32))]
+        if bits:
+            limits = RNG.integers(50, 80, neurons).astype(np.int32)
+            self.value = np.where((signs[0].size - value) / 2 > limits, -1, 1).astype(np.float32)
+            self.add(
+                "LceBconv2d",
+                [*inputs, -1, -1, self.constant(f"limits {number}", limits)],
+                self.words(value.shape[1:]),
+                said,
+                np.int32,
+            )
+        else:
+            times, plus = (value_of("norm", (neurons,)) for _ in range(2))
+            self.value = value * times + plus
+            names = [self.constant(f"{name} {number}", vector) for name, vector in (("times", times), ("plus", plus))]
+            self.add("LceBconv2d", [*inputs, *names, -1], value.shape[1:], said)
+
+    def dense(self, neurons: int) -> None:
+        flat = self.value.reshape(len(self.value), -1)
+        self.add(
+            lite.BuiltinOperator.RESHAPE, [self.last, self.constant("shape", np.array([-1, flat.shape[1]]))], flat.shape[1:]
+        )
+        kernel = value_of("kernel", (neurons, flat.shape[1]))
+        self.value = flat @ kernel.T
+        self.add(lite.BuiltinOperator.FULLY_CONNECTED, [self.last, self.constant("head", kernel)], (neurons,))
+
+    def content(self) -> bytes:
+        self.graph.outputs = [self.last]
+        builder = flatbuffers.Builder(1 << 16)
+        builder.Finish(self.model.Pack(builder), file_identifier=b"TFL3")
+        return bytes(builder.Output())
+
+
+def save_larq_lite(folder: Path) -> None:
+    images = pixels((9, 7, 3))
+    file = LarqFile(images)
+    file.stem(32)
+    file.quantize()
+    file.convolve(64, (3, 2), (1, 1), same=True, pad=1)
+    file.quantize()
+    file.pool()
+    file.convolve(34, (2, 2), (1, 2), same=False, pad=0, groups=2, bits=True)
+    file.convolve(8, (3, 3), (2, 1), same=True, pad=0)
+    file.dense(5)
+    (folder / "lce.tflite").write_bytes(file.content())
+    OUTPUTS["lce/x"], OUTPUTS["lce/scores"] = images, file.value
+
+
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_larq(folder)
     save_keras3(folder)
     save_tf1(folder)
     save_channels_first(folder)
+    save_larq_lite(folder)
     np.savez_compressed(folder / "outputs.npz", **OUTPUTS)
 
 
