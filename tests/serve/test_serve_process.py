@@ -46,9 +46,9 @@ def received(connection: socket.socket) -> bytes:
     return b"".join(parts)
 
 
-def head(length: int | None, path: str = "/v2/models/net/infer", **headers: str) -> bytes:
+def head(length: int | None, path: str = "/v2/models/net/infer", method: str = "POST", **headers: str) -> bytes:
     more = {"Host": "x", "Content-Length": str(length), **headers} if length is not None else {"Host": "x", **headers}
-    lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in more.items()), "", ""]
+    lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in more.items()), "", ""]
     return "\r\n".join(lines).encode()
 
 
@@ -158,14 +158,27 @@ def test_clients_that_are_slow_or_leave_keep_nobody_waiting(start: Start, model:
     cut.close()
 
 
-def ask_for_ever(connection: socket.socket) -> None:
-    """Send without reading, until the other side ends it."""
+def send_only(connection: socket.socket, requests: bytes, seconds: float) -> None:
+    """Send again and again without reading, until the other side ends it."""
     connection.setblocking(False)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with contextlib.suppress(BlockingIOError):
-            connection.send(b"GET /page.js HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)
-        time.sleep(0.05)
+            connection.send(requests)
+        time.sleep(0.02)
+
+
+def test_connections_with_very_many_requests_are_cut(start: Start, model: Path) -> None:
+    """Each request takes memory, and costs who sends it 40 bytes."""
+    running = start(model)
+    with raw(running) as connection:
+        last = head(0, "/v2/health/live", method="GET", Connection="close")
+        connection.sendall(head(0, "/v2/health/live", method="GET") * 89 + last)
+        assert received(connection).count(b'{"live": true}') == 90
+    with raw(running) as connection, pytest.raises(ConnectionError):
+        send_only(connection, head(None, "/page.js", method="GET") * 5000, 30)
+    assert scores(running, X)[1].shape == (5, 5)
+    assert running.end() == 0
 
 
 @pytest.mark.long
@@ -174,13 +187,17 @@ def test_clients_that_do_not_read_are_cut(start: Start, model: Path) -> None:
     running = start(model, "--timeout", "1")
     scores(running, X)
     time.sleep(0.1)
+    rows = bytes(64 * 2000)
     descriptors = Path(f"/proc/{running.process.pid}/fd")
     before = len(list(descriptors.iterdir())) if descriptors.exists() else 0
     with raw(running) as connection, pytest.raises(ConnectionError):
-        ask_for_ever(connection)
+        send_only(connection, head(len(rows), **{LENGTH: "0"}) + rows, 60)
     if descriptors.exists():
         assert len(list(descriptors.iterdir())) <= before
     assert scores(running, X)[1].shape == (5, 5)
+    begin = time.monotonic()
+    assert running.end() == 0
+    assert time.monotonic() - begin < 10
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of other processes as Linux sets them")

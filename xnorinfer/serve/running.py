@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from xnorinfer.errors import OptionError
 from xnorinfer.serve.application import Application
@@ -26,6 +27,8 @@ HEAD_SECONDS = 10.0
 KEEP_ALIVE_SECONDS = 75
 #: Seconds in which what was sent before the end still arrives.
 LAST_CALL = 0.1
+#: Requests that a connection may send before the first is answered, and bytes between two looks at how many these are.
+MOST_PIPELINED, SLICE = 100, 1 << 14
 #: The event loop and an engine's thread pass Python's lock to each other within this time, instead of 5 ms.
 SWITCH_SECONDS = 0.0005
 
@@ -56,6 +59,18 @@ def url_of(opened: socket.socket) -> str:
     """What a browser calls it."""
     host, port = opened.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+class _Protocol(AutoHTTPProtocol):
+    """uvicorn's connection, which takes any number of requests before the first is answered: one that sends so many is cut."""
+
+    def data_received(self, data: bytes) -> None:
+        for start in range(0, len(data), SLICE):
+            if self.transport.is_closing():
+                return
+            super().data_received(data[start : start + SLICE])
+            if len(getattr(self, "pipeline", ())) > MOST_PIPELINED:
+                self.transport.abort()
 
 
 class _Server(uvicorn.Server):
@@ -126,6 +141,7 @@ def run(application: Application, opened: socket.socket) -> None:
     limits = application.limits
     config = uvicorn.Config(
         application,
+        http=_Protocol,
         lifespan="on",
         ws="none",
         log_config=None,
@@ -135,14 +151,16 @@ def run(application: Application, opened: socket.socket) -> None:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=int(limits.seconds) + 1,
     )
-    logger, told = logging.getLogger("uvicorn.error"), _Told(application.log)
-    logger.propagate = False
-    logger.setLevel(logging.WARNING)
-    logger.addHandler(told)
+    loggers, told = [logging.getLogger("uvicorn.error"), logging.getLogger("asyncio")], _Told(application.log)
+    for logger in loggers:
+        logger.propagate = False
+        logger.setLevel(logging.WARNING)
+        logger.addHandler(told)
     interval = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_SECONDS)
     try:
         _Server(config, application).run([opened])
     finally:
         sys.setswitchinterval(interval)
-        logger.removeHandler(told)
+        for logger in loggers:
+            logger.removeHandler(told)
