@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from xnorinfer.converters.reading import ConvertOptions, Reading
 from xnorinfer.engine import margins
 from xnorinfer.engine.model import Model, canonical_input, random_inputs
 from xnorinfer.engine.plan import Plan
-from xnorinfer.errors import ModelFileError, XnorinferError
+from xnorinfer.errors import MissingExtraError, ModelFileError, XnorinferError
 from xnorinfer.export import ccode, plainarrays
 from xnorinfer.graph import Interpretation, Node, chain
 from xnorinfer.net.network import Net
@@ -122,7 +123,8 @@ def every_meaning() -> list[Interpretation[..., Any]]:
         for path in (ROOT / folder).rglob("*.py"):
             if path.stem != "__main__":
                 parts = path.relative_to(ROOT / folder).with_suffix("").parts
-                importlib.import_module(".".join(("xnorinfer", *prefix, *parts)).removesuffix(".__init__"))
+                with contextlib.suppress(MissingExtraError, ModuleNotFoundError):  # what needs packages that are not there
+                    importlib.import_module(".".join(("xnorinfer", *prefix, *parts)).removesuffix(".__init__"))
     return Interpretation.every
 
 

@@ -43,7 +43,7 @@ from xnorinfer.net.values import (
     ThresholdInput,
     Value,
 )
-from xnorinfer.net.windows import POOL_KINDS, Window, borders
+from xnorinfer.net.windows import MOST_SIZE, MOST_VALUES, POOL_KINDS, Window, taps_by_axis
 
 if TYPE_CHECKING:
     from xnorinfer.net.network import Net
@@ -307,10 +307,6 @@ def _window_outputs(window: Window, name: str, problems: Problems, read: Seen) -
     return down, across
 
 
-#: No image has more lines or columns; and no layer reads more values of one sample.
-MOST_SIZE, MOST_VALUES = 1 << 20, 1 << 40
-
-
 @result_of.of(Pool)
 def _(op: Pool, name: str, problems: Problems, read: Seen) -> Seen:
     channels = _require_map(name, problems, read)
@@ -322,7 +318,7 @@ def _(op: Pool, name: str, problems: Problems, read: Seen) -> Seen:
     window = op.window or Window.whole(read.value.shape)
     _require_window(window, name, problems)
     shape = (*_window_outputs(window, name, problems, read), channels)
-    if not borders(window, *read.value.shape[:2]).inside.any(axis=(1, 2)).all():
+    if not all(taps.all() for taps in taps_by_axis(window, *read.value.shape[:2])):
         problems.add(name, "some of its windows have no element on the map")
     signs = op.kind == "max" and _is_signs(read.value.domain)
     return read.becomes(name, Value(shape, SIGNS if signs else REALS))

@@ -6,7 +6,6 @@ taps outside the map are of one border class: 9 classes for 3x3 with a padding o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -14,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Pair = tuple[int, int]
+
+#: No image has more lines or columns, nor a window taps in one; and no layer reads more values of one sample.
+MOST_SIZE, MOST_VALUES = 1 << 20, 1 << 40
 
 #: max: the largest of what lies on the map.  average: the sum, in float64 line by line, divided by their number and rounded to
 #: float32 once.
@@ -92,14 +94,13 @@ class Borders(NamedTuple):
 
 def borders(window: Window, height: int, width: int) -> Borders:
     """The border classes of a window over a map of that size."""
-    (of_row, down), (of_column, across) = _classes_by_axis(window, height, width)
-    return Borders(of_row[:, None] * len(across) + of_column, _inside(down, across))
+    down, across = _classes_by_axis(window, height, width)
+    return Borders(down.of[:, None] * len(across.taps) + across.of, _inside(down, across, window))
 
 
 def taps_inside(window: Window, height: int, width: int) -> NDArray[np.bool_]:
     """`inside` of the border classes alone: (classes, kernel height, kernel width) bool."""
-    (_, down), (_, across) = _classes_by_axis(window, height, width)
-    return _inside(down, across)
+    return _inside(*_classes_by_axis(window, height, width), window)
 
 
 def taps_by_axis(window: Window, height: int, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -107,26 +108,39 @@ def taps_by_axis(window: Window, height: int, width: int) -> tuple[NDArray[np.in
 
     Border classes are the pairs of both, across innermost: large windows over large maps have many.
     """
-    (_, down), (_, across) = _classes_by_axis(window, height, width)
-    return down.sum(axis=1), across.sum(axis=1)
+    down, across = _classes_by_axis(window, height, width)
+    return down.taps, across.taps
 
 
-def _inside(down: NDArray[np.bool_], across: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    both = down[:, None, :, None] & across[None, :, None, :]
-    return both.reshape(-1, down.shape[1], across.shape[1])
+class _Classes(NamedTuple):
+    """Of one axis: the class of each output, numbered as they first occur; of each class the first tap on the map, and how
+    many there are, which are neighbours."""
+
+    of: NDArray[np.int64]
+    first: NDArray[np.int64]
+    taps: NDArray[np.int64]
 
 
-def _classes_by_axis(window: Window, height: int, width: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
-    """Down, then across: the class of each output by that axis alone, numbered as they first occur, and which taps of each
-    class lie on the map, (classes, taps).
+def _inside(down: _Classes, across: _Classes, window: Window) -> NDArray[np.bool_]:
+    rows, columns = (
+        (np.arange(size) >= axis.first[:, None]) & (np.arange(size) < (axis.first + axis.taps)[:, None])
+        for axis, size in zip((down, across), window.size, strict=True)
+    )
+    return (rows[:, None, :, None] & columns[None, :, None, :]).reshape(-1, *window.size)
 
-    Line by line, classes of both first occur in the order of (class down, class across).
-    """
-    for taps, size in zip(window.rows_and_columns(height, width), (height, width), strict=True):
-        inside = (taps >= 0) & (taps < size)
-        # Taps inside are neighbours: how many come before them and how many they are tells one kind from another.
-        count = inside.sum(axis=1)
-        kind = np.where(count > 0, inside.argmax(axis=1) * (taps.shape[1] + 1), 0) + count
-        _, first, which = np.unique(kind, return_index=True, return_inverse=True)
-        rank = np.argsort(np.argsort(first))
-        yield rank[which.reshape(-1)], inside[np.sort(first)]
+
+def _classes_by_axis(window: Window, height: int, width: int) -> tuple[_Classes, _Classes]:
+    """Down and across.  Line by line, classes of both first occur in the order of (class down, class across)."""
+    top, _, left, _ = window.padding
+    found = []
+    for axis, (outputs, size, before) in enumerate(
+        zip(window.outputs(height, width), (height, width), (top, left), strict=True)
+    ):
+        taps, step = window.size[axis], window.dilation[axis]
+        places = np.arange(outputs) * window.stride[axis] - before  # of the first tap
+        first = np.maximum(-(places // step), 0)  # the first that is not below 0
+        count = np.maximum(np.minimum((size - 1 - places) // step, taps - 1) - first + 1, 0)
+        _, at, which = np.unique(first * (count > 0) * (taps + 1) + count, return_index=True, return_inverse=True)
+        rank, order = np.argsort(np.argsort(at)), np.sort(at)
+        found.append(_Classes(rank[which.reshape(-1)], first[order], count[order]))
+    return found[0], found[1]

@@ -17,7 +17,7 @@ from xnorinfer.errors import ArrayError, MalformedModelError, NetworkError, unha
 from xnorinfer.graph import INPUT, Interpretation, Node, node_problems, users_of
 from xnorinfer.memory import plain
 from xnorinfer.net.values import Shape
-from xnorinfer.net.windows import POOL_KINDS, Window, taps_by_axis
+from xnorinfer.net.windows import MOST_SIZE, POOL_KINDS, Window, taps_by_axis
 from xnorinfer.packing.packedops import (
     PACKED_OPS,
     STEP_NAMES,
@@ -128,10 +128,6 @@ def _whole(where: str, what: str, value: object) -> int:
     return int(value)
 
 
-#: Numbers of a window are at most this, so that no place of a map overflows.
-MAX_STEP = 2**31 - 1
-
-
 def _plain_window(where: str, window: object) -> Window:
     """Raises MalformedModelError for what is no window, and for one that has no place on any map."""
     _require_type(where, window, Window)
@@ -142,8 +138,10 @@ def _plain_window(where: str, window: object) -> Window:
         if not isinstance(numbers, tuple | list) or len(numbers) != count:
             raise MalformedModelError(f"{where}: {field} of its window is {numbers!r}, needed are {count} whole numbers")
         own = tuple(_whole(where, f"{field} of its window", number) for number in numbers)
-        if not all(least <= number <= MAX_STEP for number in own):
-            raise MalformedModelError(f"{where}: {field} of its window is {own}, needed are numbers from {least} to {MAX_STEP}")
+        if not all(least <= number <= MOST_SIZE for number in own):
+            raise MalformedModelError(
+                f"{where}: {field} of its window is {own}, needed are numbers from {least} to {MOST_SIZE}"
+            )
         found.append(own)
     made = Window(*found)  # type: ignore[arg-type]
     (down, across), (top, bottom, left, right) = made.reach, made.padding

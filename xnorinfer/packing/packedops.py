@@ -19,7 +19,7 @@ from xnorinfer.errors import MalformedModelError, unhandled
 from xnorinfer.float32 import F32, fma, sigmoid, tanh
 from xnorinfer.graph import Interpretation
 from xnorinfer.net.values import ChannelInput, PixelInput, Shape
-from xnorinfer.net.windows import PoolKind, Window
+from xnorinfer.net.windows import MOST_SIZE, MOST_VALUES, PoolKind, Window
 
 #: What a node reads or gives.  Of bits, a `Dot` counts mismatches: dot = depth - 2*mismatches.  pixels: integer sums of uint8.
 #: reals: products with float32 summed in float64 in input order, rounded to float32 once.
@@ -220,9 +220,8 @@ value_of: Interpretation[[str, list[Value]], Value] = Interpretation("PackedMode
 #: Op -> its arrays under their names in files, in their order there.
 stored_arrays: Interpretation[[], dict[str, NDArray[Any]]] = Interpretation("PackedModel.tensors", PACKED_OPS)
 
-#: Numbers that a sample may have in one map, and places of one axis that all taps of a window look at together.
-MAX_NUMBERS = 2**31 - 1
-MAX_PLACES = 2**24
+#: Numbers that a sample may have in one map, and taps that a window may.
+MAX_NUMBERS, MAX_TAPS = 2**31 - 1, 2**24
 
 
 def _windowed(where: str, window: Window, read: Value, channels: int, kind: Reads) -> Value:
@@ -236,14 +235,16 @@ def _windowed(where: str, window: Window, read: Value, channels: int, kind: Read
         raise MalformedModelError(
             f"{where}: its window of {down} x {across} is larger than the padded map of {height} x {width}"
         )
-    if max(count * size for count, size in zip(outputs, window.size, strict=True)) > MAX_PLACES:
-        raise MalformedModelError(f"{where}: its window of {window.size} over a map of {height} x {width} has too many places")
+    if window.taps > MAX_TAPS or math.prod(outputs) * window.taps * read.shape[2] > MOST_VALUES:
+        raise MalformedModelError(
+            f"{where}: its window of {window.size} over a map of {height} x {width} reads too many numbers"
+        )
     return sized(where, Value(kind, (*outputs, channels)))
 
 
 def sized(where: str, value: Value) -> Value:
     """The same value.  Raises MalformedModelError for one that is too large."""
-    if value.width > MAX_NUMBERS:
+    if value.width > MAX_NUMBERS or (len(value.shape) > 1 and max(value.shape[:2]) > MOST_SIZE):
         raise MalformedModelError(f"{where}: {' x '.join(map(str, value.shape))} numbers are too many, at most {MAX_NUMBERS}")
     return value
 
