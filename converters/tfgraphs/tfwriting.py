@@ -59,6 +59,9 @@ class NodeWriter(GraphValues):
             yield OnnxNode("Cast", node.name, (self._name(node.inputs[0], ""),), result, {"to": kind})
         elif node.operation in ("Reshape", "Squeeze", "ExpandDims"):
             yield from self._reshaped(node, result)
+        elif node.operation == "Transpose":
+            perm = tuple(self.constant(node.inputs[1]).reshape(-1).tolist())
+            yield OnnxNode("Transpose", node.name, (self._name(node.inputs[0], ""),), result, {"perm": perm})
         elif node.operation in tfmaps.WHOLE and (axes := self._whole(node)):
             yield from self._of_whole(node, axes)
         elif node.operation in ("Mean", "SquaredDifference", "Sum"):
@@ -120,16 +123,27 @@ class NodeWriter(GraphValues):
 
     def _channels(self, ref: Ref, reader: TfNode) -> int | None:
         """How many channels a live map has, which a node reads; None where it is not known."""
+        axis = -3 if tfmaps.channels_first(reader) else -1
         for node in self._behind_map(ref):
+            shape = node.shape() if (node.name, 0) == self.input else None
             if node.operation in tfmaps.CONVOLUTIONS:
                 kernel = self.constant(node.inputs[1]).shape
                 return int(kernel[3] if node.operation == "Conv2D" else kernel[2] * kernel[3])
-            shape = node.shape() if (node.name, 0) == self.input else None
-            if node.operation == "Reshape":
+            if node.operation == "Transpose":
+                perm = self.constant(node.inputs[1]).reshape(-1)
+                axis = int(perm[axis]) - perm.size
+            elif node.operation == "ExpandDims" and axis == -1 and self._is_last(node):
+                return 1
+            elif node.operation == "Reshape":
                 shape = tuple(self._sizes(node.inputs[1]) or ())
             if shape:
-                return shape[1 if tfmaps.channels_first(reader) else -1]
+                return shape[axis] if len(shape) >= -axis else None
         return None
+
+    def _is_last(self, node: TfNode) -> bool:
+        """Whether an axis that ExpandDims makes is the last one."""
+        place, axes = int(self.constant(node.inputs[1]).reshape(-1)[0]), self._axes(self.resolve(node.inputs[0]))
+        return place in (-1, axes)
 
     def _behind_map(self, ref: Ref) -> Iterator[TfNode]:
         """The node of a live value, and those before it on the way from the input, each the first live input of the next."""

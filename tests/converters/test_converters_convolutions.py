@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
+import os
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -23,6 +25,9 @@ from xnorinfer.net.ops import Norm, Pool, Steps
 from xnorinfer.net.values import PixelInput
 from xnorinfer.net.windows import Window
 from xnorinfer.proof.frameworks import open_program
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 ARCHIVE = DATA / "tf" / "convolutions.tar.xz"
 RANGE = {"input": PixelInput.range(-1, 1)}
@@ -144,6 +149,96 @@ def test_the_graph_of_a_checkpoint_says_everything(folder: Path) -> None:
     used = {tensor.name for tensor in reading.tensors if not tensor.ignored}
     assert len(used) == 5 * 6
     assert not any("binary_weight" in name for name in used)
+
+
+# ---------------------------------------------------------------- ways to spell it in TensorFlow
+
+
+def signs(*shape: int) -> Any:
+    return np.where(np.random.default_rng(math.prod(shape)).random(shape) < 0.5, -1, 1).astype(np.float32)
+
+
+#: What stands before the sign of a head: of the module of TensorFlow and the input.  Shapes of a sample beside it.
+SPELLED: dict[str, tuple[tuple[int, ...], Callable[[Any, Any], Any]]] = {
+    "a vector as an image": ((60,), lambda tf, x: tf.nn.conv2d(tf.reshape(x, [-1, 5, 4, 3]), signs(2, 3, 3, 8), 1, "SAME")),
+    "by its rows": (
+        (60,),
+        lambda tf, x: tf.nn.conv2d(tf.reshape(x, [tf.shape(x)[0], 5, 4, 3]), signs(2, 3, 3, 8), 1, "SAME"),
+    ),
+    "no axis of channels": ((9, 8), lambda tf, x: tf.nn.conv2d(tf.expand_dims(x, -1), signs(3, 2, 1, 6), 1, "SAME")),
+    "transposed": ((3, 9, 8), lambda tf, x: tf.nn.conv2d(tf.transpose(x, [0, 2, 3, 1]), signs(3, 2, 3, 6), 1, "SAME")),
+    "flattened with channels first": (
+        (9, 8, 3),
+        lambda tf, x: tf.transpose(tf.nn.conv2d(x, signs(3, 2, 3, 6), 1, "SAME"), [0, 3, 1, 2]),
+    ),
+    "dilations": ((9, 8, 2), lambda tf, x: tf.nn.conv2d(x, signs(2, 3, 2, 8), 1, "SAME", dilations=[2, 1])),
+    "explicit padding": (
+        (9, 8, 2),
+        lambda tf, x: tf.nn.conv2d(x, signs(3, 3, 2, 8), [1, 2, 1, 1], [[0, 0], [1, 2], [0, 1], [0, 0]]),
+    ),
+    "padded before": (
+        (9, 8, 2),
+        lambda tf, x: tf.nn.conv2d(tf.pad(x, [[0, 0], [1, 0], [0, 2], [0, 0]]), signs(3, 3, 2, 8), 2, "VALID"),
+    ),
+    "average": ((9, 8, 2), lambda tf, x: tf.nn.avg_pool2d(tf.nn.conv2d(x, signs(3, 3, 2, 8), 1, "VALID"), 3, 2, "SAME")),
+    "lines": ((9, 4), lambda tf, x: tf.nn.conv1d(x, signs(3, 2, 8), 2, "SAME")),
+    "depthwise": (
+        (9, 8, 3),
+        lambda tf, x: tf.nn.depthwise_conv2d(x, signs(3, 2, 3, 2), [1, 1, 1, 1], "VALID", dilations=[2, 2]),
+    ),
+    "groups": ((9, 8, 4), lambda tf, x: tf.nn.conv2d(x, signs(3, 2, 2, 6), 1, "SAME")),
+    "a mapping of each channel": (
+        (9, 8, 3),
+        lambda tf, x: tf.nn.conv2d((x - [0.1, 0.2, 0.3]) / [0.5, 0.25, 0.2], signs(3, 2, 3, 6), 1, "VALID"),
+    ),
+    "the largest of maps": ((9, 8, 3), lambda tf, x: tf.reduce_max(tf.nn.conv2d(x, signs(3, 2, 3, 6), 1, "VALID"), [1, 2])),
+    "means that are kept": (
+        (9, 8, 3),
+        lambda tf, x: tf.squeeze(tf.reduce_mean(tf.nn.conv2d(x, signs(3, 2, 3, 6), 1, "SAME"), [1, 2], keepdims=True), [1, 2]),
+    ),
+}
+
+
+def frozen(work: Path, shape: tuple[int, ...], build: Callable[[Any, Any], Any]) -> tuple[Path, Any, Any]:
+    """A graph with a head, in a file, pixels, and the scores that TensorFlow makes of them."""
+    if importlib.util.find_spec("tensorflow") is None:
+        pytest.skip("tensorflow is not installed")
+    import tensorflow
+
+    tf1 = tensorflow.compat.v1
+    pixels = np.random.default_rng(3).integers(0, 256, (16, *shape), dtype=np.uint8)
+    with tf1.Graph().as_default() as graph, tf1.Session() as session:
+        x = tf1.placeholder(tensorflow.float32, [None, *shape])
+        value = build(tensorflow, x) - 0.3
+        value = tensorflow.reshape(value, [-1, math.prod(int(size) for size in value.shape[1:])])
+        bits = tensorflow.where(value >= 0, tensorflow.ones_like(value), -tensorflow.ones_like(value))
+        scores = tensorflow.matmul(bits, signs(int(value.shape[1]), 5))
+        wanted = session.run(scores, {x: (pixels / 127.5 - 1).astype(np.float32)})
+    (work / "net.pb").write_bytes(graph.as_graph_def().SerializeToString())
+    return work / "net.pb", pixels, wanted
+
+
+@pytest.mark.parametrize("case", SPELLED)
+def test_ways_to_spell_a_convolution(tmp_path: Path, case: str) -> None:
+    path, pixels, wanted = frozen(tmp_path, *SPELLED[case])
+    reading = read_source(path, ConvertOptions(**RANGE))
+    assert reading.channels_first == (case == "transposed")
+    np.testing.assert_array_equal(reference.forward(reading.net, reading.as_network(pixels)), wanted)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda tf, x: x + tf.nn.conv2d(x, signs(3, 3, 2, 2), 1, "SAME"), "joins two branches of the network"),
+        (lambda tf, x: tf.nn.conv2d(tf.nn.max_pool2d(x, 2, 2, "SAME"), signs(3, 3, 2, 2), 1, "SAME"), "pools the input itself"),
+        (lambda tf, x: tf.nn.conv2d(x, x[0, :2, :2, :, None], 1, "SAME"), "StridedSlice.* is not supported"),
+        (lambda tf, x: tf.image.resize(tf.nn.conv2d(x, signs(3, 3, 2, 2), 1, "SAME"), [4, 4]), "Resize.* is not supported"),
+    ],
+)
+def test_graphs_that_are_no_chain_of_layers(tmp_path: Path, build: Any, message: str) -> None:
+    path, *_ = frozen(tmp_path, (6, 5, 2), build)
+    with pytest.raises(NetworkError, match=message):
+        read_source(path)
 
 
 # ---------------------------------------------------------------- without a graph or a config
