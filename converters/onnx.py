@@ -1,4 +1,4 @@
-"""ONNX and QONNX graphs of dense networks, read without the onnx package: `onnxfile` reads the file, `walk` understands it."""
+"""ONNX and QONNX graphs, read without the onnx package: `onnxfile` reads the file, `walk` understands it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class OnnxSource:
     """`.onnx` files."""
 
     name = "onnx"
-    meaning = "ONNX or QONNX graph (.onnx) of a dense network"
+    meaning = "ONNX or QONNX graph (.onnx)"
 
     def sniff(self, path: Path) -> bool:
         """True for protobuf files called .onnx: ONNX has no magic number."""

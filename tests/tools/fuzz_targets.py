@@ -16,6 +16,7 @@ from typing import Any
 
 import checkpoints
 import numpy as np
+import onnx_writer
 from conv_networks import MAPPINGS
 from fuzz_net import net_target
 from fuzzing import Files, ModelTarget, Target, inside, mutate_safetensors, mutate_zip, without_crc
@@ -141,8 +142,19 @@ def _torch_programs() -> Target:
             hidden = torch.nn.functional.linear(x, torch.sign(self.fc1.weight), self.fc1.bias)
             return torch.nn.functional.linear(torch.sign(self.bn(hidden)), torch.sign(self.fc2.weight), self.fc2.bias)
 
+    class Maps(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bn, self.fc = torch.nn.Conv2d(2, 3, 3, padding=1), torch.nn.BatchNorm2d(3), torch.nn.Linear(12, 3)
+
+        def forward(self, x):  # type: ignore[no-untyped-def]
+            x = torch.nn.functional.conv2d(x, torch.sign(self.conv.weight), self.conv.bias, stride=[1, 2], padding=[1, 1])
+            x = torch.sign(self.bn(torch.nn.functional.max_pool2d(x, [2, 2])))
+            return torch.nn.functional.linear(x.view(x.size(0), -1), torch.sign(self.fc.weight), self.fc.bias)
+
     torch.manual_seed(0)
     net, example = Net().eval(), torch.ones(2, 6)
+    maps, images = Maps().eval(), torch.ones(2, 2, 5, 7)
     seeds = []
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit and its tracer
@@ -150,6 +162,8 @@ def _torch_programs() -> Target:
             "traced.pt": lambda path: torch.jit.trace(net, example).save(str(path)),
             "scripted.pt": lambda path: torch.jit.script(net).save(str(path)),
             "exported.pt2": lambda path: torch.export.save(torch.export.export(net, (example,)), path),
+            "maps.pt": lambda path: torch.jit.trace(maps, images).save(str(path)),
+            "maps.pt2": lambda path: torch.export.save(torch.export.export(maps, (images,)), path),
         }.items():
             save(Path(folder) / name)
             seeds.append({name: (Path(folder) / name).read_bytes()})
@@ -169,7 +183,39 @@ def _bnnpynq() -> Target:
 
 
 def _onnx() -> Target:
-    return Target("onnx", [{"net.onnx": onnx_model(kind)} for kind in ("sign", "quant")])
+    return Target("onnx", [{"net.onnx": onnx_model(kind)} for kind in ("sign", "quant")] + [{"net.onnx": onnx_maps()}])
+
+
+def onnx_maps() -> bytes:
+    """A graph with windows of every kind, and shapes that are computed."""
+    rng = np.random.default_rng(9)
+    constants: dict[str, Any] = {
+        "first": rng.choice(np.array([-1, 1], np.float32), (4, 2, 3, 3)),
+        "second": rng.choice(np.array([-1, 1], np.float32), (4, 2, 2, 2)),
+        "head": rng.choice(np.array([-1, 1], np.float32), (16, 3)),
+        "bias": np.full(4, 0.5, np.float32),
+        "ends": np.array([0, 0, 1, 0, 0, 0, 0, 1]),
+        "one": np.array(1, np.float32),
+        **{name: np.array([number]) for name, number in (("zero", 0), ("rest", -1))},
+    }
+    node = onnx_writer.node
+    nodes = [
+        node("Conv", ["x", "first", "bias"], "sums", pads=(1, 1, 1, 1), strides=(1, 2)),
+        node("MaxPool", ["sums"], "largest", kernel_shape=(2, 2), ceil_mode=1),
+        node("Sign", ["largest"], "signs"),
+        node("Pad", ["signs", "ends", "one"], "padded"),
+        node("Conv", ["padded", "second", "bias"], "more", group=2, auto_pad="VALID"),
+        node("AveragePool", ["more"], "averages", kernel_shape=(2, 2), strides=(2, 2), count_include_pad=1, pads=(0, 0, 0, 1)),
+        node("Sign", ["averages"], "last"),
+        node("Shape", ["last"], "shape"),
+        node("Gather", ["shape", "zero"], "rows"),
+        node("Concat", ["rows", "rest"], "sizes", axis=0),
+        node("Reshape", ["last", "sizes"], "vector"),
+        node("MatMul", ["vector", "head"], "scores"),
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "net.onnx"
+        return onnx_writer.write(path, nodes, constants, "scores", shape=("rows", 2, 6, 7)).read_bytes()
 
 
 def onnx_model(kind: str) -> bytes:
