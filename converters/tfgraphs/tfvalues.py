@@ -7,7 +7,7 @@ input is computed here, in float32 as the graph spells it, from constants and va
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
@@ -35,6 +35,10 @@ class NotFollowed(Exception):
     """The network cannot be told from the rest of the graph; the reason as the end of a sentence."""
 
 
+#: A variable's numbers by its name, None if there is none.
+Load: TypeAlias = Callable[[str], NDArray[Any] | None]
+
+
 class GraphValues:
     """The values of a graph.  load: a variable's numbers by its name, None if there is none.
 
@@ -43,7 +47,7 @@ class GraphValues:
 
     input: Ref
 
-    def __init__(self, graph: TfGraph, load: Callable[[str], NDArray[Any] | None]) -> None:
+    def __init__(self, graph: TfGraph, load: Load) -> None:
         self.graph = graph
         self.nodes = graph.nodes
         self.load = load

@@ -13,8 +13,8 @@ from xnorinfer.converters.containers.onnxfile import NUMBERS, OnnxNode
 from xnorinfer.converters.containers.tfbundle import TYPES
 from xnorinfer.converters.graphs.channelslast import on_channels_last, padded, reshaped
 from xnorinfer.converters.tfgraphs import tfmaps
-from xnorinfer.converters.tfgraphs.tfnodes import Ref, TfNode
-from xnorinfer.converters.tfgraphs.tfvalues import GraphValues, NotFollowed, text_of
+from xnorinfer.converters.tfgraphs.tfnodes import Ref, TfGraph, TfNode
+from xnorinfer.converters.tfgraphs.tfvalues import GraphValues, Load, NotFollowed, text_of
 
 MATRIX_PRODUCTS = ("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3")
 _NORMS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
@@ -32,7 +32,14 @@ _ONNX = {
 
 
 class NodeWriter(GraphValues):
-    """Writes the nodes of live values."""
+    """Writes the nodes of live values.
+
+    of_pixels: products of a matrix with the channels of every pixel, and how many axes they give.
+    """
+
+    def __init__(self, graph: TfGraph, load: Load) -> None:
+        super().__init__(graph, load)
+        self.of_pixels: dict[str, int] = {}
 
     def nodes_of(self, node: TfNode, ref: Ref) -> Iterator[OnnxNode]:
         """The nodes that a live value becomes."""
@@ -86,9 +93,25 @@ class NodeWriter(GraphValues):
         self.constant(right)
         name = self._owner(right, node)
         kernel = self.known(right, f"{name}: weights")
+        pixels = self._pixels(left, self.constant(right).shape[1 if turned else 0])
+        if pixels is not None and not turned:
+            self.of_pixels[node.name] = self._axes(pixels) or 2
+            left = pixels
         if turned:
             return OnnxNode("Gemm", name, (text_of(left), kernel), result, {"transB": 1})
         return OnnxNode("MatMul", name, (text_of(left), kernel), result)
+
+    def _pixels(self, ref: Ref, depth: int) -> Ref | None:
+        """The map of which a matrix product reads the channels of every pixel, as tf.tensordot spells it; else None."""
+        node = self.nodes[ref[0]]
+        if node.operation != "Reshape":
+            return None
+        value = self.resolve(node.inputs[0])
+        inner = self.nodes[value[0]]
+        if inner.operation == "Transpose":
+            perm = self.constant(inner.inputs[1]).reshape(-1)
+            value = self.resolve(inner.inputs[0]) if (perm == np.arange(perm.size)).all() else value
+        return value if self._axes(value) in (3, 4) and self._channels(value, -1) == depth else None
 
     def _on_map(self, node: TfNode) -> Iterator[OnnxNode]:
         """A convolution, a pool, or numbers around a map."""
@@ -100,8 +123,9 @@ class NodeWriter(GraphValues):
         try:
             if node.operation in tfmaps.CONVOLUTIONS:
                 name = self._owner(others[0], node)
+                axis = -3 if tfmaps.channels_first(node) else -1
                 kernel = self.known(others[0], f"{name}: weights")
-                yield from tfmaps.convolution(node, name, text_of(value), kernel, arrays[0].shape, self._channels(value, node))
+                yield from tfmaps.convolution(node, name, text_of(value), kernel, arrays[0].shape, self._channels(value, axis))
             elif node.operation in tfmaps.POOLS:
                 sizes = [array.reshape(-1).tolist() for array in arrays]
                 yield from tfmaps.pool(node, text_of(value), sizes, column=self._is_column(value))
@@ -121,14 +145,15 @@ class NodeWriter(GraphValues):
             return False
         return int(self.constant(node.inputs[1]).reshape(-1)[0]) % 4 == 2
 
-    def _channels(self, ref: Ref, reader: TfNode) -> int | None:
-        """How many channels a live map has, which a node reads; None where it is not known."""
-        axis = -3 if tfmaps.channels_first(reader) else -1
+    def _channels(self, ref: Ref, axis: int) -> int | None:
+        """How many channels a live map has, on an axis counted from the last; None where it is not known."""
         for node in self._behind_map(ref):
             shape = node.shape() if (node.name, 0) == self.input else None
             if node.operation in tfmaps.CONVOLUTIONS:
                 kernel = self.constant(node.inputs[1]).shape
                 return int(kernel[3] if node.operation == "Conv2D" else kernel[2] * kernel[3])
+            if node.name in self.of_pixels:
+                return int(self.constant(node.inputs[1]).shape[1])
             if node.operation == "Transpose":
                 perm = self.constant(node.inputs[1]).reshape(-1)
                 axis = int(perm[axis]) - perm.size
@@ -162,7 +187,7 @@ class NodeWriter(GraphValues):
             if node.operation in (*tfmaps.CONVOLUTIONS, *tfmaps.POOLS, *_NORMS):
                 return 4 + more
             if node.operation in MATRIX_PRODUCTS:
-                return 2 + more
+                return self.of_pixels.get(node.name, 2) + more
             if node.operation == "Reshape":
                 sizes = self._sizes(node.inputs[1])
                 return None if sizes is None else len(sizes) + more
@@ -193,6 +218,9 @@ class NodeWriter(GraphValues):
         axes = self._axes(self.resolve(node.inputs[0]))
         if node.operation == "Reshape":
             sizes = self._sizes(node.inputs[1]) or []
+            if len(sizes) in (0, axes) and self.resolve(node.inputs[0])[0] in self.of_pixels:
+                yield OnnxNode("Identity", node.name, (value,), result)
+                return
             if len(sizes) > 2 and None not in sizes[1:]:
                 yield from reshaped(node.name, value, result[0], [0, *(size for size in sizes[1:] if size is not None)])
                 return

@@ -186,6 +186,12 @@ SPELLED: dict[str, tuple[tuple[int, ...], Callable[[Any, Any], Any]]] = {
         (9, 8, 3),
         lambda tf, x: tf.nn.depthwise_conv2d(x, signs(3, 2, 3, 2), [1, 1, 1, 1], "VALID", dilations=[2, 2]),
     ),
+    "a matrix for every pixel": (
+        (9, 8, 3),
+        lambda tf, x: tf.nn.max_pool2d(
+            tf.tensordot(tf.sign(tf.nn.conv2d(x, signs(3, 2, 3, 6), 1, "VALID") - 0.2), signs(6, 4), [[3], [0]]), 2, 2, "SAME"
+        ),
+    ),
     "groups": ((9, 8, 4), lambda tf, x: tf.nn.conv2d(x, signs(3, 2, 2, 6), 1, "SAME")),
     "a mapping of each channel": (
         (9, 8, 3),
