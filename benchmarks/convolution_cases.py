@@ -24,6 +24,7 @@ from xnorinfer.packing.packed import Affine, Dot, PackedModel, PackedOp, Pool, T
 Call = Callable[[], object]
 #: A convolution that keeps the size of its map.
 SAME = Window((3, 3), padding=(1, 1, 1, 1))
+OPENVINO = "OpenVINO BinaryConvolution, its kernel alone"
 #: Channels and height of the square maps of layers as papers have them.
 LAYERS = ((64, 56), (128, 28), (256, 14), (512, 7), (32, 56))
 
@@ -105,6 +106,24 @@ def convolution(
         missing += _onnxruntime(calls, x, w, sums, threads)
         missing += _openvino(calls, x, w, sums, threads)
     return calls, missing
+
+
+def variants(channels: int, size: int, kernel: str | None = None) -> dict[str, Call]:
+    """The layer, the dense layer of as many operations, the layer over a map with its padding in it, and with a pool behind."""
+    rng = np.random.default_rng(6)
+    calls = {"dense layer of as many operations": dense_of(channels, size, kernel)}
+    for name, over, window, pool in (
+        ("layer", size, SAME, None),
+        ("the same without padding", size + 2, Window((3, 3)), None),
+        ("pooled", size, SAME, Window((2, 2), (2, 2))),
+    ):
+        packed = layer_of(channels, over, window, pool)
+        plan = Plan(packed, threads=1, kernel=kernel)
+        last = 2 if pool is None else 3
+        bits = random_words(rng, over * over, channels).reshape(1, -1)
+        out = np.empty((1, packed.values[last - 1].words), np.uint64)
+        calls[name] = partial(plan.run_nodes, bits, out, 1, last)
+    return calls
 
 
 def vgg_small() -> PackedModel:
@@ -191,5 +210,5 @@ def _openvino(calls: dict[str, Call], x: NDArray[Any], w: NDArray[Any], sums: ND
 
     call()
     _equal("OpenVINO BinaryConvolution", np.array(request.get_output_tensor().data), sums)
-    calls["OpenVINO BinaryConvolution"] = call
+    calls[OPENVINO] = call
     return []

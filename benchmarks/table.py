@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from benchmarks import picture, processes, roofline
+from benchmarks import convolution_cases, picture, processes, roofline
 from benchmarks.layer_cases import first_layer, hidden_layer
 from benchmarks.networks import REFERENCE, random_network, random_pixels
 from xnorinfer import kernels
@@ -121,6 +121,45 @@ def _against_all(what: str, times: dict[str, Timing], rows: int) -> Iterator[Row
     yield from (Row(what, peer, ours, timing, rows) for peer, timing in times.items() if peer != "xnorinfer")
 
 
+def convolutions(full: bool) -> Iterator[Comparison]:
+    """3x3 layers against other libraries, the dense layer of as many operations, a pool behind and no border; VGG-small."""
+    names = [kernel.name for kernel in kernels.usable()] if full else [kernels.choose().name]
+    yield from (partial(_convolution, *layer, name) for name in names for layer in convolution_cases.LAYERS)
+    yield from (partial(_beside, *layer, name) for name in names for layer in convolution_cases.LAYERS)
+    yield from (partial(_vgg, batch, threads) for batch, threads in ((1, 1), (64, 1), (1, usable_cores())))
+
+
+def _convolution(channels: int, size: int, kernel: str, seconds: float) -> Iterator[Row]:
+    calls, missing = convolution_cases.convolution(channels, size, kernel=kernel)
+    for reason in missing:
+        print(f"skipped: {reason}", file=sys.stderr)
+    alone = calls.pop(convolution_cases.OPENVINO, None)
+    times = in_turns(calls, seconds)
+    if alone is not None:
+        times[convolution_cases.OPENVINO] = Timing.of([np.array([float(str(alone())) for _ in range(9)]) for _ in range(9)])
+    yield from _against_all(f"3x3, {channels} channels, {size}x{size} ({kernel})", times, 1)
+
+
+def _beside(channels: int, size: int, kernel: str, seconds: float) -> Iterator[Row]:
+    times = in_turns(convolution_cases.variants(channels, size, kernel), seconds)
+    layer = times["layer"]
+    for name in ("dense layer of as many operations", "the same without padding"):
+        yield Row(
+            f"3x3, {channels} channels, {size}x{size} ({kernel})", name, layer, times[name], unit="x its time", inverted=True
+        )
+    what = f"3x3, {channels} channels, {size}x{size} and pool of 2x2 ({kernel})"
+    yield Row(what, "without the pool", times["pooled"], layer, unit="x its time", inverted=True)
+
+
+def _vgg(batch: int, threads: int, seconds: float) -> Iterator[Row]:
+    report = bench(convolution_cases.vgg_small(), [batch], [threads], seconds=seconds, peers=True)
+    assert report.holds, "predictions differ"
+    (case,) = report.cases
+    for side in case.sides:
+        name = side.name if side.threads == threads else f"{side.name}, {_threads(side.threads)}"
+        yield Row(f"VGG-small, batch {batch}, {_threads(threads)}", name, case.packed, side.timing, batch)
+
+
 def networks(full: bool) -> Iterator[Comparison]:
     """Whole networks from pixels to classes against every library that is installed, one thread and all."""
     for shapes in (NETWORKS, MORE_NETWORKS) if full else (NETWORKS,):
@@ -215,6 +254,7 @@ def _roofline(kernel: str, seconds: float) -> Iterator[Row]:
 
 SECTIONS: dict[str, Callable[[bool], Iterator[Comparison]]] = {
     "layers": layers,
+    "convolutions": convolutions,
     "networks": networks,
     "batch-one": batch_one,
     "scaling": scaling,

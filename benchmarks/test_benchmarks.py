@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from benchmarks import roofline
+from benchmarks.convolution_cases import LAYERS, OPENVINO, convolution, variants, vgg_small
 from benchmarks.layer_cases import first_layer, hidden_layer
 from benchmarks.networks import REFERENCE, random_network, random_pixels
 from xnorinfer import kernels
@@ -25,6 +26,7 @@ from xnorinfer.kernels.shapes import BinaryShape
 from xnorinfer.packing.packed import PackedModel
 from xnorinfer.speed import peers
 from xnorinfer.speed.floatnetwork import FloatNetwork, exact_predict
+from xnorinfer.speed.timing import in_turns
 
 PEERS = ("xnorinfer", "numpy float32", "NumKong hammings_packed", "torch int8 _int_mm")
 Benchmark = Any
@@ -50,6 +52,46 @@ def test_hidden_layer(benchmark: Benchmark, who: str, m: int) -> None:
 def test_first_layer(benchmark: Benchmark, who: str) -> None:
     benchmark.group = "first layer 784->4096, 256 rows"
     benchmark(first_layer(784, 4096, 256)[who])
+
+
+@pytest.mark.parametrize(("channels", "size"), LAYERS)
+@pytest.mark.parametrize("who", ["xnorinfer", "torch float32", "torch float32, channels last", "onnxruntime float32", OPENVINO])
+def test_convolution(benchmark: Benchmark, who: str, channels: int, size: int) -> None:
+    """The calls as a whole: OpenVINO's makes bits of its float32 first."""
+    calls, missing = convolution(channels, size)
+    if who not in calls:
+        pytest.skip("; ".join(missing))
+    benchmark.group = f"3x3 convolution, {channels} channels, {size}x{size}"
+    benchmark(calls[who])
+
+
+@pytest.mark.parametrize("kernel", [kernel.name for kernel in kernels.KERNELS])
+@pytest.mark.parametrize(("channels", "size"), LAYERS)
+def test_convolution_beside_its_variants(benchmark: Benchmark, channels: int, size: int, kernel: str) -> None:
+    if kernel not in {usable.name for usable in kernels.usable()}:
+        pytest.skip(f"this CPU cannot run {kernel}")
+    benchmark.group = f"3x3 convolution, {channels} channels, {size}x{size}"
+    times = in_turns(variants(channels, size, kernel), 1.0)
+    benchmark.extra_info.update({name: timing.median / times["layer"].median for name, timing in times.items()})
+    benchmark(variants(channels, size, kernel)["layer"])
+
+
+@pytest.mark.parametrize(("m", "threads"), [(1, 1), (64, 1), (1, usable_cores())])
+@pytest.mark.parametrize("who", ["xnorinfer", *peers.NAMES])
+def test_vgg_small(benchmark: Benchmark, who: str, m: int, threads: int) -> None:
+    packed = vgg_small()
+    x = random_pixels(m, packed.depth)
+    benchmark.group = f"VGG-small, batch {m}, {threads} threads"
+    model = Model(packed, threads=threads)
+    if who == "xnorinfer":
+        benchmark(model.predict, x)
+        return
+    if reason := peers.why_left_out(who):
+        pytest.skip(reason)
+    peer = peers.peer(who, packed, m, threads)
+    with peer.around():
+        assert (peer.predict(x) == model.predict(x)).mean() > 0.9
+        benchmark(peer.predict, x)
 
 
 @pytest.mark.parametrize("threads", sorted({1, usable_cores()}))
