@@ -161,10 +161,10 @@ def test_an_interrupted_run_leaves_no_helper_at_work() -> None:
 
 def test_a_long_run_is_cut_into_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that Ctrl-C has a chance: Python handles signals between calls of the driver only."""
-    monkeypatch.setattr(plan_module, "CALL_WORK", 1)
     rng = np.random.default_rng(10)
     model = nets.random_model(rng, PixelInput.range(-1, 1), (33, 65, 40, 3))
     x = nets.random_rows(rng, model, 1700)
+    monkeypatch.setattr(plan_module, "CALL_WORK", 256 * Plan(model)._work)
     calls: list[int] = []
     run = pool().run
     monkeypatch.setattr(pool(), "run", lambda *arguments: (calls.append(arguments[1]), run(*arguments)))
@@ -173,6 +173,11 @@ def test_a_long_run_is_cut_into_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     assert nets.same(plan.run(x), want[-1])
     assert calls == [512, 512, 512, 164]
     assert all(map(nets.same, plan.trace(x), want))
+    # One sample after the other where each is that much work.
+    monkeypatch.setattr(plan_module, "CALL_WORK", 1)
+    calls.clear()
+    assert nets.same(Plan(model, threads=2).run(x[:5].copy()), want[-1][:5])
+    assert max(calls) <= 2
 
 
 def test_helpers_are_left_out_where_they_cost_more_than_they_bring() -> None:

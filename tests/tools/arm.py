@@ -112,12 +112,12 @@ class Emulated:
         context = plan._context()
         source, target = layout.kept(x), layout.aligned((x.shape[0], plan._classes), np.float32)
         pointers = layout.kept(np.array([source.ctypes.data, target.ctypes.data], np.int64))
-        arrays = [*plan._kept, plan._table, context.job, *context.memory, source, target, pointers]
+        arrays = [*plan._kept, context.job, *context.memory, source, target, pointers]
         patches = [
-            (plan._table[index, field : field + 1].ctypes.data, int(plan._table[index, field]))
-            for index in range(len(plan._table))
-            for field in (fields.PREPARE, fields.COMPUTE, fields.FINISH)
-            if plan._table[index, field]
+            (plan._rows[index, field : field + 1].ctypes.data, int(plan._rows[index, field]))
+            for index in range(len(plan._rows))
+            for field in fields.FUNCTIONS
+            if plan._rows[index, field]
         ]
         drive = self.functions.tokens["make_drive", ()]
         head = [drive, context.job_address, x.shape[0], pointers.ctypes.data, target.ctypes.data, target.nbytes]
@@ -154,6 +154,7 @@ def check(cpu: str, folder: Path, mca: bool) -> int:
     sys.path.insert(0, str(KERNEL_TESTS))
     import test_kernels
     import test_kernels_inputs
+    import test_kernels_maps
 
     from xnorinfer import kernels
     from xnorinfer.engine import plan as plan_module
@@ -174,6 +175,13 @@ def check(cpu: str, folder: Path, mca: bool) -> int:
                         x = nets.random_rows(rng, model, rows)
                         plan = plan_module.Plan(model, threads=1, kernel=kernel)
                         cases.append((kernel, source, shape, floats, Emulated(plan, functions), x, nets.expected(model, x)[-1]))
+        for source, mapping in test_kernels_maps.INPUTS.items():
+            for seed in range(8):
+                shape = test_kernels_maps.shape_for(mapping, seed)
+                model = nets.random_maps(np.random.default_rng(seed), mapping, shape, 1 + seed % 4)
+                x = nets.random_rows(np.random.default_rng(0), model, 3)
+                plan = plan_module.Plan(model, threads=1, kernel=kernel)
+                cases.append((kernel, source, "maps", seed, Emulated(plan, functions), x, nets.expected(model, x)[-1]))
         for kind in test_kernels_inputs.KINDS:
             for depth in test_kernels_inputs.DEPTHS:
                 rng = np.random.default_rng(depth)

@@ -142,7 +142,8 @@ class Plan:
         count = len(made)
         self._rows = layout.aligned((count + sum(len(inner) for _, inner in made), fields.LAYER_FIELDS), np.int64)
         self._table = self._rows[:count]
-        self._zeros = layout.aligned((BLOCK_ROWS,), np.int64)
+        self._zeros = layout.aligned((BLOCK_ROWS,), np.int64)  # shifts of samples
+        self._kept.append(self._zeros)
         for row, (outer, inner) in zip(self._table, made, strict=True):
             self._write(row, outer)
             if inner:
@@ -179,8 +180,10 @@ class Plan:
         """Rows of a block, and where what is computed of them lies."""
         table = self._table
         widest = int(table[:, fields.OUT_BYTES].max())
-        least = 8 if 8 * widest <= 4 * BLOCK_BYTES else 1
-        self._block = max(least, min(BLOCK_ROWS, BLOCK_BYTES // widest) & ~1)  # even: some kernels take rows in pairs
+        self._work = int(table[:, fields.GROUPS] @ table[:, fields.WORK])
+        # Even: some kernels take rows in pairs.  At least 8, for the same reason, but for large maps.
+        wanted = max(8, BLOCK_BYTES // widest & ~1)
+        self._block = max(1, min(BLOCK_ROWS, wanted, 4 * BLOCK_BYTES // widest, CALL_WORK // self._work))
         # What is behind the prepared rows begins where SUB_ROWS of them would end.
         sub_rows = table[:, fields.SUB_ROWS] = np.minimum(table[:, fields.SUB_ROWS], self._block)
         of_rows = (table[:, fields.PREPARED_BYTES] + table[:, fields.PART_BYTES]) * sub_rows
@@ -194,7 +197,6 @@ class Plan:
             (read,) = node.inputs
             row[fields.SOURCE_AT] = OUTSIDE if read == INPUT else table[read, fields.TARGET_AT]
             row[fields.TARGET_AT] = OUTSIDE if slot == OUTSIDE else starts[slot]
-        self._work = int(table[:, fields.GROUPS] @ table[:, fields.WORK])
         self._call_rows = max(1, CALL_WORK // (self._work * self._block)) * self._block * self._threads
 
     def _context(self) -> _Context:
