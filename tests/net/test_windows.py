@@ -29,7 +29,7 @@ from xnorinfer.net import (
 )
 from xnorinfer.net.reference import forward, node_outputs
 from xnorinfer.net.values import InputMapping, input_from_json, input_to_json
-from xnorinfer.net.windows import borders
+from xnorinfer.net.windows import borders, taps_by_axis
 
 SHAPE = (7, 5, 4)
 
@@ -175,6 +175,8 @@ def test_border_classes() -> None:
     assert len(borders(Window((2, 2), (2, 2)), 6, 5).inside) == 1
     for window in windows(30):
         of, inside = borders(window, *SHAPE[:2])
+        down, across = taps_by_axis(window, *SHAPE[:2])
+        assert np.outer(down, across).reshape(-1).tolist() == inside.sum(axis=(1, 2)).tolist()
         rows, columns = window.rows_and_columns(*SHAPE[:2])
         for (y, x), kind in np.ndenumerate(of):
             on_map = ((rows[y] >= 0) & (rows[y] < 7))[:, None] & ((columns[x] >= 0) & (columns[x] < 5))
