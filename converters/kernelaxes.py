@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xnorinfer.budget import spend_bytes
+
 #: Axes of dense kernels, (inputs, neurons) and (neurons, inputs).
 LAYOUTS = ("in_out", "out_in")
 #: Axes of the kernels of convolutions: O neurons, I channels of a group, H and W the window's; M neurons of every channel.
@@ -17,15 +19,21 @@ def arranged(array: NDArray[Any], layout: str, *, flipped: bool = False) -> NDAr
     """A kernel as `Linear` has it.  array: of two dimensions under `LAYOUTS`; of four, or of three without H, under
     `KERNEL_LAYOUTS`.  flipped: the window is stored upside down and mirrored."""
     if layout in LAYOUTS:
-        return np.ascontiguousarray(array.T) if layout == "in_out" else array
+        return _contiguous(array.T) if layout == "in_out" else array
     if array.ndim == 3:
         array = np.expand_dims(array, layout.index("H"))
     if layout == "HWIM":
         height, width, channels, each = array.shape
-        array = array.transpose(2, 3, 0, 1).reshape(channels * each, height, width, 1)
+        array = _contiguous(array.transpose(2, 3, 0, 1)).reshape(channels * each, height, width, 1)
     else:
         array = array.transpose([layout.index(axis) for axis in "OHWI"])
-    return np.ascontiguousarray(array[:, ::-1, ::-1] if flipped else array)
+    return _contiguous(array[:, ::-1, ::-1] if flipped else array)
+
+
+def _contiguous(array: NDArray[Any]) -> NDArray[Any]:
+    if not array.flags.c_contiguous:
+        spend_bytes(array.nbytes, f"a kernel of shape {array.shape} in another order")
+    return np.ascontiguousarray(array)
 
 
 def axes_of(layout: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from xnorinfer.budget import spend_bytes
 from xnorinfer.converters.containers.onnxfile import Attribute
 from xnorinfer.converters.graphs.channelslast import window_attributes
 from xnorinfer.float32 import F32
@@ -132,6 +133,7 @@ def window_of(config: Mapping[str, Any], kind: Convolution, kernel: F32) -> dict
 def as_onnx(kernel: F32, kind: Convolution) -> F32:
     """A kernel as ONNX has it, (neurons, channels of a group, ...)."""
     places = tuple(range(kind.spatial))
+    spend_bytes(kernel.nbytes, f"a kernel of shape {kernel.shape} in another order")
     if not kind.depthwise:
         return np.ascontiguousarray(kernel.transpose(kind.spatial + 1, kind.spatial, *places))
     turned = kernel.transpose(kind.spatial, kind.spatial + 1, *places)
