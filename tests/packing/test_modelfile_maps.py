@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from xnorinfer.engine.plan import Plan
 from xnorinfer.errors import DigestError, MalformedModelError, ModelFileError
 from xnorinfer.graph import chain
 from xnorinfer.net.values import PixelInput, RealInput, SignInput
 from xnorinfer.net.windows import Window
 from xnorinfer.packing.description import describe, widths
 from xnorinfer.packing.lower import lower
-from xnorinfer.packing.modelfile import KEY, header_of, load, save
+from xnorinfer.packing.modelfile import KEY, _build, header_of, load, save
 from xnorinfer.packing.packed import Affine, Binarize, Elementwise, Mapped, PackedModel, Pool
 
 f = np.float32
@@ -258,3 +259,45 @@ def test_what_is_said_of_every_node() -> None:
     assert conv["window"] == {"size": (3, 3), "stride": (1, 1), "dilation": (1, 1), "padding": (1, 1, 1, 0)}
     assert described["packed_bytes"] == sum(array.nbytes for _, array in every_op().tensors())
     assert json.loads(json.dumps(described))["content_digest"] == header_of(every_op())["content_digest"]
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if isinstance(value, dict | list):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(part, (*path, key))
+    else:
+        yield path
+
+
+STRANGE = [0, -1, 2, 64, 2**31 - 1, 2**63, 10**30, True, None, "x", 1.5, "max", "average", "bits", "reals", "affine"]
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_headers_changed_at_random_are_refused_or_computed_as_they_say() -> None:
+    rng = np.random.default_rng(0)
+    models = [
+        every_op(),
+        *(nets.random_maps(np.random.default_rng(n), PixelInput.range(-1, 1), (6, 5, 3), 3) for n in range(4)),
+    ]
+    ran = 0
+    for _ in range(1500):
+        model = models[rng.integers(len(models))]
+        head = json.loads(json.dumps(header_of(model)))
+        for _ in range(rng.integers(1, 3)):
+            paths = list(leaves({key: head[key] for key in ("shape", "nodes")}))
+            *path, last = paths[rng.integers(len(paths))]
+            place: Any = head
+            for key in path:
+                place = place[key]
+            near = type(place[last]) is int and rng.random() < 0.7
+            place[last] = place[last] + int(rng.integers(-1, 2)) if near else STRANGE[rng.integers(len(STRANGE))]
+        try:
+            changed = _build(Path("m"), head, dict(model.tensors()))
+        except ModelFileError:
+            continue
+        if not changed.check() and changed.depth < 1 << 12:
+            x = nets.random_rows(rng, changed, 2)
+            traced = zip(Plan(changed, threads=1).trace(x), nets.expected(changed, x), strict=True)
+            assert all(np.array_equal(got, want, equal_nan=True) for got, want in traced)
+            ran += 1
+    assert ran > 50
