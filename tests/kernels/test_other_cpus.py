@@ -20,6 +20,7 @@ TESTS = [
     "test_kernels.py",
     "test_kernels_pixels.py",
     "test_kernels_inputs.py",
+    "test_kernels_maps.py",
     "test_plan.py",
 ]
 

@@ -1,8 +1,9 @@
 """The ARM kernels without an ARM machine: `python tests/tools/arm.py [--cpu neoverse-n1 ...] [--mca]`.
 
 Compiles the functions of the kernels `neon` and `portable` for ARM CPUs, links them with a small program (`arm_run.c`) and runs
-them under `qemu-aarch64` on the networks of `test_kernels` and `test_kernels_inputs`: a plan is laid out here, as it would be
-there, with the addresses that its arrays have here; the program maps copies of them at the same addresses and calls the driver.
+them under `qemu-aarch64` on the networks of `test_kernels`, `test_kernels_inputs` and `test_kernels_maps`: a plan is laid out
+here, as it would be there, with the addresses that its arrays have here; the program maps copies of them at the same addresses
+and calls the driver.
 Scores are compared with integers multiplied by numpy.  Not part of the suite: needs Debian's qemu-user and
 gcc-aarch64-linux-gnu, and llvm for --mca.
 
