@@ -359,13 +359,14 @@ def test_warmup() -> None:
 def test_demo_keeps_what_it_shows(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     text = fine("demo", "--keep", folder)
-    for number in range(1, 5):
+    for number in range(1, 8):
         assert f"\n{number}. " in text
     assert "holds: digits.safetensors computes, bit for bit, the network as it was read from" in text
-    assert "of 400 correct" in text
-    assert sorted(os.listdir(folder)) == ["digits-64-256-256-10.npz", "digits-test.npz", "digits.safetensors"]
+    assert text.count("of 400 correct") == 3
+    names = ["digits-64-256-256-10.npz", "digits-test.npz", "digits.safetensors", "mnist-samples.npz"]
+    assert sorted(os.listdir(folder)) == names
     commands = [line for line in text.splitlines() if line.startswith("$ xnorinfer ")]
-    assert len(commands) == 4
+    assert len(commands) == 7
     assert f"run {folder / 'digits.safetensors'}" in commands[2]
     (tmp_path / "file").write_text("")
     assert "cannot hold the files of the demo" in wrong("demo", "--keep", tmp_path / "file")

@@ -19,6 +19,8 @@ from xnorinfer.errors import OutputError
 CHECKPOINT = "digits-64-256-256-10.npz"
 DATA = "digits-test.npz"
 MODEL = "digits.safetensors"
+#: Images for the networks that ship.
+SAMPLES = "mnist-samples.npz"
 
 #: What each step shows, and its command line; the first is followed by the files of the demo's folder.
 STEPS = (
@@ -29,6 +31,12 @@ STEPS = (
     ),
     ("Run: classify images that the network has never seen", ("run", MODEL, f"{DATA}:x", "--labels", f"{DATA}:y")),
     ("Bench: time it against the same network in float32", ("bench", MODEL, "--batch", "1,64,1024", "--seconds", "0.5")),
+    (
+        "Networks that ship, trained on MNIST: write digits of other writers in MNIST's format",
+        ("models", "mnist-conv", "--samples", SAMPLES),
+    ),
+    ("The dense one reads them", ("run", "mnist-784-1024x3", f"{SAMPLES}:x", "--labels", f"{SAMPLES}:y")),
+    ("The convolutional one reads them", ("run", "mnist-conv", f"{SAMPLES}:x", "--labels", f"{SAMPLES}:y")),
 )
 
 EPILOG = """\b
@@ -45,7 +53,8 @@ def command(ctx: click.Context, keep: Path | None) -> None:
     """Do the whole job once, on data that comes with the package.
 
     A network that was trained on 8x8 images of handwritten digits (64-256-256-10, binary weights) is converted, proven
-    equal, run on held-out images and timed.  Every step shows the command that does the same.
+    equal, run on held-out images and timed.  Then the two larger networks that ship read digits in MNIST's format.  Every step
+    shows the command that does the same.
     """
     from xnorinfer.cli import main
 
@@ -93,4 +102,4 @@ def _folder(keep: Path | None) -> Iterator[Path]:
 def _place(folder: Path, argument: str) -> str:
     """File names of the demo get the folder; everything else stays."""
     named = argument.split(":")[0]
-    return str(folder / argument) if named in (CHECKPOINT, DATA, MODEL) else argument
+    return str(folder / argument) if named in (CHECKPOINT, DATA, MODEL, SAMPLES) else argument

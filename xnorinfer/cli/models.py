@@ -16,10 +16,10 @@ from xnorinfer.oneline import lines
 EPILOG = """\b
 Examples:
   xnorinfer models                                       what ships
-  xnorinfer models mnist-784-1024x3                      its card
-  xnorinfer run mnist-784-1024x3 t10k-images-idx3-ubyte.gz
-  xnorinfer models mnist-784-1024x3 --samples digits.npz
-  xnorinfer run mnist-784-1024x3 digits.npz:x --labels digits.npz:y
+  xnorinfer models mnist-conv                            its card
+  xnorinfer run mnist-conv t10k-images-idx3-ubyte.gz
+  xnorinfer models mnist-conv --samples digits.npz
+  xnorinfer run mnist-conv digits.npz:x --labels digits.npz:y
 """
 
 
