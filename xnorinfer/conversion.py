@@ -155,6 +155,7 @@ def require_expected(
     from xnorinfer.proof.agreement import compare
     from xnorinfer.proof.elimination import eliminate, exact_form
 
+    expected = expected.placed(conversion.packed.shape, source_first=conversion.packed.channels_first)
     unusable: InputError | None = None
     try:
         agreement = compare(expected, conversion.reading.net, conversion.packed, report=report)

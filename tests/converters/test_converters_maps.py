@@ -70,6 +70,16 @@ def test_packed_and_beside_the_framework(tmp_path: Path, name: str, how: str) ->
     assert answers.run is not None
 
 
+def test_answers_for_images_with_their_channels_first(tmp_path: Path) -> None:
+    net, shape = torch_maps.network("padding")
+    x = np.random.default_rng(4).integers(0, 256, (12, *shape), dtype=np.uint8)
+    path = torch_maps.write(net, shape, tmp_path, "export")
+    model = xnorinfer.convert(path, input=PIXELS, expect=(x, torch_maps.scores(net, x)))
+    np.testing.assert_array_equal(model.scores(x).reshape(12, -1), torch_maps.scores(net, x))
+    with pytest.raises(xnorinfer.errors.ExpectationError):
+        xnorinfer.convert(path, input=PIXELS, expect=(x[:, :, ::-1].copy(), torch_maps.scores(net, x)))
+
+
 @pytest.mark.parametrize("name", ["vgg", "padding", "one axis", "rows"])
 def test_live_modules(name: str) -> None:
     net, shape = torch_maps.network(name, seed=3)

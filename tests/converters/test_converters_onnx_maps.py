@@ -213,9 +213,12 @@ def test_a_shape_that_is_open_is_said(tmp_path: Path) -> None:
         read(graph(), tmp_path)
     reading = read(graph(), tmp_path, ConvertOptions(input=SignInput(), input_shape=(3, 9, 14)))
     assert reading.net.shape == (9, 14, 3)
+    padded = Graph(("rows", 3, "height", "width")).add("Pad", PAD).conv(5, 3, 3, 3)
+    with pytest.raises(NetworkError, match=r"Pad_v0 \(Pad\) pads a tensor whose shape is not known; --input-shape says that"):
+        read(padded, tmp_path)
+    assert read(padded, tmp_path, ConvertOptions(input=SignInput(), input_shape=(3, 9, 14))).net.shape == (9, 14, 3)
     with pytest.raises(OptionError, match=r"--input-shape 4,9,14: net\.onnx says that its input is 3,\?,\?"):
         read(graph(), tmp_path, ConvertOptions(input=SignInput(), input_shape=(4, 9, 14)))
-    (tmp_path / "empty.npz").write_bytes(b"")
     with pytest.raises(OptionError, match="input shape"):
         ConvertOptions(input_shape=(3, 0, 14))
 

@@ -187,7 +187,11 @@ FOLLOWED: dict[str, list[str]] = {
     "test_converters_torch_files.py::test_one_of_several_state_dicts": ["averages._chosen: --state"],
     "test_converters_torch.py::test_functions_of_other_modules_are_asked_for": ["torchmodules: --before-norm"],
     "test_converters_tf_graphs.py::test_without_its_graph_the_hints_describe_the_network": ["tfmodel*: --net"],
-    "test_converters_onnx_exports.py::test_signs_of_zero_that_the_exporter_took": ["walk._refuse_zeros: --profile"],
+    "test_converters_onnx_exports.py::test_signs_of_zero_that_the_exporter_took": ["graphlayers._refuse_zeros: --profile"],
+    "test_converters_onnx_maps.py::test_a_shape_that_is_open_is_said": [
+        "stages: --input-shape",
+        "graphmaps.pad: --input-shape",
+    ],
     "test_evidence_input.py::test_a_default_is_replaced_and_what_is_stated_is_warned_about": ["inputmapping.option_of: *"],
     "test_expectation.py::test_the_reading_that_answers_prove_is_found": ["alternatives*: --*"],
     "test_expectation.py::test_the_order_of_batch_norms_operations": ["conversion.require_expected: *"],
@@ -202,6 +206,7 @@ NO_PROPOSAL: dict[str, list[str]] = {
     "says that the option which was given is wrong or without effect": [
         "__init__._read: *",
         "__init__.require_ignored: *",
+        "assemble.assemble: --input-shape",
         "assemble.choose_float_layers: *",
         "assemble._as_options_say: --*",
         "assemble._assume_epsilon: *",
@@ -210,6 +215,7 @@ NO_PROPOSAL: dict[str, list[str]] = {
         "bnnpynq.read: *",
         "conversion.with_data: *",
         "walk.read_graph: *",
+        "walk._input_shape: *",
         "kerasgraph._dense: --float-layer",
         "document.read_net: *",
         "writer.net_text: *",

@@ -150,7 +150,7 @@ def compare(
     """
     given.require(net.values[-1].width)
     try:
-        x = inputs_of(packed.input, packed.shape, given.x)
+        x = inputs_of(packed.input, packed.shape, given.x, channels_first=packed.channels_first)
     except InputError as error:
         raise UnusableInputError(f"{given.name}: {error}") from None
     # Of a map every score counts as a class of its own.

@@ -6,6 +6,8 @@ network.  `xnorinfer convert --help` shows how a file of them is written.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 
 from xnorinfer.engine.model import array_of
 from xnorinfer.errors import InputError
+from xnorinfer.imageaxes import Shape, are_channels_first
 from xnorinfer.samples import dataio
 
 Progress = Callable[[str, int, int], None]
@@ -96,6 +99,14 @@ class Answers:
     def classes(self) -> NDArray[np.int64]:
         """The class of each row, the first one where scores tie."""
         return np.asarray(self.values if self.values.ndim == 1 else self.values.argmax(axis=1), np.int64)
+
+    def placed(self, shape: Shape, *, source_first: bool) -> Answers:
+        """With images in the order of axes of a network, (height, width, channels); as they are where they are none of its
+        source.  source_first: whether that has channels first."""
+        with contextlib.suppress(InputError):  # whoever runs them says what is wrong
+            if len(shape) == 3 and are_channels_first(self.name, shape, self.x.shape, source_first=source_first):
+                return dataclasses.replace(self, x=np.moveaxis(self.x, 1, -1).reshape(len(self.x), -1))
+        return self
 
     def require(self, classes: int) -> None:
         """Raise InputError unless these can be answers of a network of so many classes."""
