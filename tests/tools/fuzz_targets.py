@@ -25,6 +25,7 @@ from packed_networks import random_maps
 from places import DATA, files_in
 
 from xnorinfer.converters.reading import ConvertOptions
+from xnorinfer.net.values import PixelInput
 from xnorinfer.packing import modelfile
 from xnorinfer.packing.lower import lower
 
@@ -110,7 +111,8 @@ def _tf() -> Target:
     saved = Target(
         "tf", [files("module/saved_model.pb", *(f"module/variables/variables.{part}" for part in parts))], folder=True
     )
-    return FolderTarget("tf", [*seeds, *saved.seeds], unchecked=without_crc)
+    options = ConvertOptions(input=PixelInput.range(-1, 1))  # one takes the signs of its inputs
+    return FolderTarget("tf", [*seeds, *saved.seeds], options, unchecked=without_crc)
 
 
 def _tflite() -> Target:
@@ -193,7 +195,7 @@ def onnx_maps() -> bytes:
         "first": rng.choice(np.array([-1, 1], np.float32), (4, 2, 3, 3)),
         "second": rng.choice(np.array([-1, 1], np.float32), (4, 2, 2, 2)),
         "head": rng.choice(np.array([-1, 1], np.float32), (16, 3)),
-        "bias": np.full(4, 0.5, np.float32),
+        "bias": np.full(4, 0.3, np.float32),  # no sum is 0
         "ends": np.array([0, 0, 1, 0, 0, 0, 0, 1]),
         "one": np.array(1, np.float32),
         **{name: np.array([number]) for name, number in (("zero", 0), ("rest", -1))},
