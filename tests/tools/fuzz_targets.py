@@ -195,7 +195,7 @@ def onnx_maps() -> bytes:
         "first": rng.choice(np.array([-1, 1], np.float32), (4, 2, 3, 3)),
         "second": rng.choice(np.array([-1, 1], np.float32), (4, 2, 2, 2)),
         "head": rng.choice(np.array([-1, 1], np.float32), (16, 3)),
-        "bias": np.full(4, 0.3, np.float32),  # no sum is 0
+        "bias": np.full(4, 0.5, np.float32),
         "ends": np.array([0, 0, 1, 0, 0, 0, 0, 1]),
         "one": np.array(1, np.float32),
         **{name: np.array([number]) for name, number in (("zero", 0), ("rest", -1))},
@@ -208,7 +208,7 @@ def onnx_maps() -> bytes:
         node("Pad", ["signs", "ends", "one"], "padded"),
         node("Conv", ["padded", "second", "bias"], "more", group=2, auto_pad="VALID"),
         node("AveragePool", ["more"], "averages", kernel_shape=(2, 2), strides=(2, 2), count_include_pad=1, pads=(0, 0, 0, 1)),
-        node("Sign", ["averages"], "last"),
+        node("BipolarQuant", ["averages", "one"], "last"),
         node("Shape", ["last"], "shape"),
         node("Gather", ["shape", "zero"], "rows"),
         node("Concat", ["rows", "rest"], "sizes", axis=0),
