@@ -175,11 +175,11 @@ def _mapping(value: object) -> InputMapping:
 
 
 def _are_lists(value: Any) -> bool:
-    """Whether it is two sequences."""
+    """Whether it is two sequences, of several colours each."""
     import numpy as np
 
     kinds = (tuple, list, np.ndarray)
-    return isinstance(value, kinds) and len(value) == 2 and all(isinstance(one, kinds) for one in value)
+    return isinstance(value, kinds) and len(value) == 2 and all(isinstance(one, kinds) and len(one) > 1 for one in value)
 
 
 def _is_pair(value: object) -> bool:

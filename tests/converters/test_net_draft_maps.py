@@ -103,7 +103,7 @@ class Network:
 
     @staticmethod
     def _sign(value: Any, norm: dict[str, Array]) -> Any:
-        import torch
+        torch = pytest.importorskip("torch")
         from torch.nn import functional
 
         mean, var, gamma, beta = (torch.tensor(norm[k]).double() for k in ("running_mean", "running_var", "weight", "bias"))
@@ -175,7 +175,7 @@ def test_lists_of_lasagne(tmp_path: Path) -> None:
 
 def scores_of_whole(network: Network, *, flipped: bool) -> Array:
     """As `scores`, of a second convolution that reads all channels."""
-    import torch
+    torch = pytest.importorskip("torch")
     from torch.nn import functional
 
     step = -1 if flipped else 1

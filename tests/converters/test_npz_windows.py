@@ -9,8 +9,10 @@ import checkpoints
 import numpy as np
 import pytest
 
-from xnorinfer.converters import read_source
+from xnorinfer.converters import ConvertOptions, read_source
+from xnorinfer.converters.nettoml.writer import net_text
 from xnorinfer.errors import NetworkError
+from xnorinfer.net import reference
 from xnorinfer.net.ops import Linear, Norm, Pool, Quantize
 from xnorinfer.net.windows import Window
 
@@ -78,3 +80,21 @@ def test_what_is_missing_or_does_not_fit_is_refused(tmp_path: Path, changes: dic
         read_source(path)
     for message in messages:
         assert sum(message in problem for problem in caught.value.problems) == 1, caught.value.problems
+
+
+@pytest.mark.parametrize("lines", [("shape = [...]",), ("stride", "padding")])
+def test_a_net_toml_says_what_is_missing(tmp_path: Path, lines: tuple[str, ...]) -> None:
+    made = arrays()
+    path = checkpoints.write_npz(tmp_path / "net.npz", **made)
+    whole = read_source(path)
+    text = net_text(path, whole, ConvertOptions())
+    gone = ["shape"] if "shape" in lines[0] else [name for name in made if made[name].dtype.kind == "i"]
+    checkpoints.write_npz(path, **{name: array for name, array in made.items() if name not in gone})
+    with pytest.raises(NetworkError) as caught:
+        read_source(path)
+    assert all(f"`{line}`" in str(caught.value) for line in lines)
+    for name in gone:
+        text = text.replace(f'    "{name}",\n', "")
+    said = read_source(path, ConvertOptions(net=text)).net
+    x = np.random.default_rng(0).integers(0, 256, (4, 9 * 7 * 2), dtype=np.uint8)
+    np.testing.assert_array_equal(reference.forward(said, x), reference.forward(whole.net, x))

@@ -15,7 +15,10 @@ PACKAGE, CONVERTERS = ROOT / "xnorinfer", ROOT / "converters"
 #: What proposes an option: `--name` that is not the beginning of a text, where it names the option that is wrong itself.
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 #: Functions that end a text with net.toml lines: which of their arguments is the first line.
-PROPOSE = {"net_line": 0, "default_warning": 1, "kerasgraph._refuse": 1, "walk.add": 1, "weights.add_node": 2}
+PROPOSE = {
+    **{"net_line": 0, "default_warning": 1, "kerasgraph._refuse": 1, "keraskernels._refuse": 1},
+    **{"walk.add": 1, "weights.add_node": 2},
+}
 #: Options that are commands to run or what the user gave, and no way to read a checkpoint.
 NO_HINT = {"--help"}
 
@@ -142,19 +145,19 @@ FOLLOWED: dict[str, list[str]] = {
     f"{FRAMEWORKS}what_a_config_leaves_open": [
         "walk._end: `activation*",
         "kerasgraph._norm: `epsilon = ...`",
-        "kerasgraph._quantized: `weight_rule*",
+        "keraskernels._quantized: `weight_rule*",
     ],
     f"{FRAMEWORKS}a_number_that_multiplies_later": ["kerasgraph._rescale: `steps*"],
     f"{FRAMEWORKS}a_rescaling_of_several_numbers": ["kerasgraph._rescale: `[input]*"],
     f"{FRAMEWORKS}an_array_that_a_layer_does_not_have": [
-        "kerasgraph._take: `steps*",
-        "kerasgraph._take: `scale*",
-        "kerasgraph._take: `bias*",
+        "keraskernels._take: `steps*",
+        "keraskernels._take: `scale*",
+        "keraskernels._take: `bias*",
     ],
-    f"{FRAMEWORKS}an_array_that_is_missing": ["kerasgraph._take: `*_lines_of*"],
+    f"{FRAMEWORKS}an_array_that_is_missing": ["keraskernels._take: `*_lines_of*"],
     f"{FRAMEWORKS}arrays_of_no_layer_of_the_config": ["keras._assemble: `line`"],
-    f"{FRAMEWORKS}a_head_that_is_float": ["kerasgraph._dense: `kind*", "kerasgraph._quantized: `kind*"],
-    f"{FRAMEWORKS}an_h_of_text": ["kerasgraph._magnitude: --h"],
+    f"{FRAMEWORKS}a_head_that_is_float": ["keraskernels.kernel_of: `kind*", "keraskernels._quantized: `kind*"],
+    f"{FRAMEWORKS}an_h_of_text": ["keraskernels._magnitude: --h"],
     f"{FRAMEWORKS}a_float_head_behind_scaled_signs": ["weights._float_part: `weight_scale*"],
     f"{FRAMEWORKS}layers_beside_the_chain": ["config._chain: *"],
     f"{FRAMEWORKS}the_input_of_a_config": ["kerasgraph._rescale_input: *"],
@@ -199,6 +202,12 @@ FOLLOWED: dict[str, list[str]] = {
     "test_layer_order.py::test_a_net_toml_says_the_order": ["layerorder.judge_order: `[[layers]] in their order`"],
     "test_layer_order.py::test_answers_confirm_an_order_or_find_it": ["layerorder.judge_order: --expect"],
     "test_other_files.py::test_the_way_out_of_arrays_in_any_file": ["otherfiles*: --net"],
+    "test_net_draft_maps.py::test_state_dicts": ["assemble._lines_for: *", "statedict.group: *"],
+    "test_npz_windows.py::test_a_net_toml_says_what_is_missing": [
+        "npz.read: `shape = [...]`",
+        "npz._named_layer: `stride`",
+        "npz._named_layer: `padding`",
+    ],
     "test_defaults.py::test_every_number_is_what_the_other_option_changes": ["defaults.measure_defaults: --h"],
 }
 #: What names an option and proposes none -> why.
@@ -216,7 +225,8 @@ NO_PROPOSAL: dict[str, list[str]] = {
         "conversion.with_data: *",
         "walk.read_graph: *",
         "walk._input_shape: *",
-        "kerasgraph._dense: --float-layer",
+        "keraskernels.kernel_of: --float-layer",
+        "tf1._with_hint: *",
         "document.read_net: *",
         "writer.net_text: *",
         "torchfile._load_zip: --net",
@@ -227,11 +237,15 @@ NO_PROPOSAL: dict[str, list[str]] = {
         "reading.net_line: *",
         "reading: --ignore",
         "problems._way: *",
-        "kerasgraph._refuse: *",
+        "keraskernels._refuse: *",
     ],
     "is about running and proving, not about reading": [
         "budget: *",
         "certificate.check: *",
+        "inputs.find_inputs: *",
+        "parts._way_out: *",
+        "tables._found: *",
+        "running.listen: --port",
         "conversion: --labels",
         "kerasgraph.write: --expect",
         "verification.proves: --expect",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -41,9 +42,11 @@ def expected(model: PackedModel, x: NDArray[Any]) -> list[NDArray[Any]]:
         made = value_of_op(node.op, value, model)
         values.append(made)
         if made.dtype == np.float32:
-            outputs.append(made.reshape(len(x), -1))
+            outputs.append(made.reshape(len(x), math.prod(made.shape[1:])))
         else:
-            outputs.append(to_words(made.reshape(-1, made.shape[-1]) > 0).reshape(len(x), -1))
+            pixels = math.prod(made.shape[1:-1])
+            words = to_words(made.reshape(len(x) * pixels, made.shape[-1]) > 0)
+            outputs.append(words.reshape(len(x), pixels * words.shape[1]))
     return outputs
 
 
