@@ -19,7 +19,7 @@ import xnorinfer
 #: Folders of a checkout that are installed -> where.
 INSTALLED = {"xnorinfer": "xnorinfer", "converters": "xnorinfer/converters", "training": "xnorinfer/training"}
 #: Other folders of a checkout, and files beside them, that the tests read.
-BESIDE = ("tests", "benchmarks", "docs", ".ci")
+BESIDE = ("tests", "benchmarks", "docs", "examples", ".ci")
 READ = {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "pyproject.toml", "mkdocs.yml"}
 MADE = ("__pycache__", ".pyc", ".egg-info")
 

@@ -24,7 +24,9 @@ ELSEWHERE = {"server.md"}
 #: Language, title, text; a block with a title is a file.
 BLOCK = re.compile(r'^```(\w+)(?: title="([\w.]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 #: What pages may need that the tests do not install by themselves.
-FRAMEWORKS = ("torch", "tensorflow", "tf_keras", "larq")
+FRAMEWORKS = ("torch", "tensorflow", "tf_keras", "larq", "sklearn", "pyarrow", "ray", "pyspark", "dask")
+#: What these need beside themselves: packages and programs.
+ALONG = {"sklearn": ("torch",), "ray": ("pyarrow",), "pyspark": ("pyarrow", "pandas", "java")}
 #: What pages begin with.  It takes seconds and is run with the README; here its files are put in place.
 DEMO = "xnorinfer demo --keep digits\n"
 #: Runs blocks in order: what Python blocks define stays for the next ones, shell blocks share their folder.
@@ -69,7 +71,8 @@ def frameworks_of(page: str) -> list[str]:
 def test_page_runs_as_written(page: str, tmp_path: Path) -> None:
     source = "\n".join(text for _, _, text in blocks(page))
     needed = frameworks_of(page)
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    needed += [name for one in needed for name in ALONG.get(one, ())]
+    missing = [name for name in needed if importlib.util.find_spec(name) is None and shutil.which(name) is None]
     if re.search(r"^cc ", source, re.MULTILINE) and shutil.which("cc") is None:
         missing.append("cc")
     if missing:

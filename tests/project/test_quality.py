@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from places import ROOT
 
-CODE = [name for name in ("xnorinfer", "converters", "training", "benchmarks", "tests") if (ROOT / name).exists()]
+CODE = [name for name in ("xnorinfer", "converters", "training", "benchmarks", "examples", "tests") if (ROOT / name).exists()]
 
 
 USE = """
