@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,11 @@ from numpy.lib.array_utils import byte_bounds
 from numpy.typing import NDArray
 
 from xnorinfer.errors import ArrayError
+
+
+def in_rows(array: NDArray[Any]) -> NDArray[Any]:
+    """(rows, ...) as (rows, numbers of a row), also where there are no rows."""
+    return array.reshape(len(array), math.prod(array.shape[1:]))
 
 
 def plain(array: Any, what: str) -> NDArray[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import conv_networks
 import numpy as np
 import packed_networks as nets
 import pytest
@@ -111,3 +112,12 @@ def test_scores_of_a_map() -> None:
     assert nets.same(one.scores(x), want)
     assert nets.same(one.predict(x), want.argmax(axis=-1))
     assert one.scores(x[:0]).shape == (0, 2, 3, 5)
+
+
+def test_no_images_are_no_answers() -> None:
+    """Every way to ask a model takes no rows as it takes some."""
+    for seed, mapping in enumerate(2 * list(conv_networks.MAPPINGS.values())):
+        packed = nets.random_maps(np.random.default_rng(seed), mapping, (7, 5, 3), 2)
+        model = Model(packed, threads=1)
+        none = nets.random_rows(np.random.default_rng(0), packed, 1)[:0]
+        assert len(model.scores(none)) == len(model.predict(none)) == len(model.margins(none).classes) == 0

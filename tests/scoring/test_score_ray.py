@@ -142,7 +142,7 @@ def test_scorer_in_a_pipeline_of_ray_data(tmp_path: Path) -> None:
     code = (
         "import sys, ray, ray.data, xnorinfer\n"
         "from xnorinfer.ray import Scorer\n"
-        "ray.init(num_cpus=2, include_dashboard=False)\n"
+        "ray.init('local', num_cpus=2, include_dashboard=False)\n"
         "table = ray.data.read_parquet(sys.argv[1])\n"
         "model = xnorinfer.load(sys.argv[2])\n"
         "for one in (sys.argv[2], model, ray.put(model.packed)):\n"

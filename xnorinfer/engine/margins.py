@@ -10,6 +10,7 @@ counts never changes and has no margin.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -81,7 +82,8 @@ _margins.nothing(Pool, Elementwise, Mapped)
 @_margins.of(Binarize)
 def _(op: Binarize, read: Value, value: NDArray[Any]) -> tuple[str, NDArray[Any], NDArray[np.int64]]:
     counts = np.where(op.mirrored, -value.reshape(-1, op.limits.size), value.reshape(-1, op.limits.size)).astype(np.float64)
-    distance = np.where(np.isinf(op.limits), np.inf, np.abs(counts - op.limits)).reshape(len(value), -1)
+    distance = np.where(np.isinf(op.limits), np.inf, np.abs(counts - op.limits))
+    distance = distance.reshape(len(value), math.prod(read.shape))
     return "real value", distance.min(axis=1), distance.argmin(axis=1)
 
 

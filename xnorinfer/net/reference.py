@@ -88,7 +88,7 @@ def _(op: Pool, read: Rows) -> Rows:
 
 @compute.of(Flatten)
 def _(op: Flatten, read: Rows) -> Rows:
-    return Rows(read.array.reshape(len(read.array), -1), read.domain)
+    return Rows(read.array.reshape(len(read.array), math.prod(read.array.shape[1:])), read.domain)
 
 
 @compute.of(Norm)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from xnorinfer.engine.model import Model, inputs_of
 from xnorinfer.errors import InputError, UnusableInputError
+from xnorinfer.memory import in_rows
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Linear, Pool
 from xnorinfer.packing.packed import PackedModel
@@ -154,7 +155,7 @@ def compare(
     except InputError as error:
         raise UnusableInputError(f"{given.name}: {error}") from None
     # Of a map every score counts as a class of its own.
-    predicted = Model(packed, threads=threads).scores(x).reshape(len(x), -1).argmax(axis=1)
+    predicted = in_rows(Model(packed, threads=threads).scores(x)).argmax(axis=1)
     compared = kind_of(given.values)
     result = Agreement(given.name, len(x), compared, run=given.run)
     wrong = predicted != given.classes
@@ -189,7 +190,7 @@ def rows_at_once(net: Net) -> int:
 def _flat(computed: tuple[list[NDArray[Any]], Bounded]) -> tuple[list[NDArray[Any]], Bounded]:
     """What nodes give, and scores, each as (rows, all values)."""
     outputs, scores = computed
-    return [output.reshape(len(output), -1) for output in outputs], scores_of(scores)
+    return [in_rows(output) for output in outputs], scores_of(scores)
 
 
 def kind_of(values: NDArray[Any]) -> str:
@@ -232,7 +233,7 @@ def _how(
             result.first_bits_of = (result.first_bits_of or 0) + other.size
             outputs, scores = _flat(rounded.behind.exact(given.signs[part]))
             bits = np.where(other.any(axis=1), OTHER_BITS, FITS)
-            open_ = rounded.first_open(x[part]).reshape(len(part), -1)
+            open_ = in_rows(rounded.first_open(x[part]))
             known = (~other | open_).all(axis=1) & (given.classes[part] == outputs[-1].argmax(axis=1))
         agreeing = agree(compared, scores, values[part]) & known
         how[start : start + step] = np.where(agreeing, bits, UNEXPLAINED)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from xnorinfer.engine.model import array_of
 from xnorinfer.errors import InputError
 from xnorinfer.imageaxes import Shape, are_channels_first
+from xnorinfer.memory import in_rows
 from xnorinfer.samples import dataio
 
 Progress = Callable[[str, int, int], None]
@@ -105,7 +106,7 @@ class Answers:
         source.  source_first: whether that has channels first."""
         with contextlib.suppress(InputError):  # whoever runs them says what is wrong
             if len(shape) == 3 and are_channels_first(self.name, shape, self.x.shape, source_first=source_first):
-                return dataclasses.replace(self, x=np.moveaxis(self.x, 1, -1).reshape(len(self.x), -1))
+                return dataclasses.replace(self, x=in_rows(np.moveaxis(self.x, 1, -1)))
         return self
 
     def require(self, classes: int) -> None:

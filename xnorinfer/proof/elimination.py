@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from xnorinfer.converters.reading import ConvertOptions, Reading
 from xnorinfer.engine.model import Model, inputs_of
 from xnorinfer.errors import InputError, NetworkError, XnorinferError
+from xnorinfer.memory import in_rows
 from xnorinfer.net.check import values_of
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Linear
@@ -195,7 +196,7 @@ def exact_form(given: Answers, net: Net, packed: PackedModel, agreement: Agreeme
 
 def _is_exact(given: Answers, packed: PackedModel, scored: bool) -> bool:
     """Whether a packed network gives every class that is given, and every score."""
-    scores = Model(packed).scores(inputs_of(packed.input, packed.shape, given.x)).reshape(len(given.x), -1)
+    scores = in_rows(Model(packed).scores(inputs_of(packed.input, packed.shape, given.x)))
     return bool((scores == given.values).all() if scored else (scores.argmax(axis=1) == given.classes).all())
 
 

@@ -26,6 +26,7 @@ from xnorinfer import budget
 from xnorinfer.conversion import digest_of
 from xnorinfer.engine.model import Model, canonical_input, random_inputs
 from xnorinfer.graph import Interpretation
+from xnorinfer.memory import in_rows
 from xnorinfer.net.network import Net
 from xnorinfer.net.reference import binary_weights, node_outputs
 from xnorinfer.net.values import InputMapping, ThresholdInput
@@ -209,7 +210,7 @@ def _compare(result: Verification, model: Model, net: Net, x: NDArray[Any], repo
     for start in range(0, len(x), ROWS):
         report("comparing on data", start, len(x))
         chunk = x[start : start + ROWS]
-        every = [value.reshape(len(value), -1) for _, value in node_outputs(net, chunk)]
+        every = [in_rows(value) for _, value in node_outputs(net, chunk)]
         canonical = canonical_input(packed, chunk)
         same = np.ones(len(chunk), np.bool_)
         tied = np.zeros(len(chunk), np.bool_)

@@ -20,6 +20,7 @@ from xnorinfer.converters.livetorch import LiveModule
 from xnorinfer.converters.reading import DEFAULT_INPUT, Assumption, ConvertOptions, Reading
 from xnorinfer.engine.model import Model, array_of, inputs_of
 from xnorinfer.errors import ExpectationError, InputError, MissingExtraError, NetworkError, OptionError, SourceError
+from xnorinfer.memory import in_rows
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Linear
 from xnorinfer.net.reference import mapped_input
@@ -244,7 +245,7 @@ class _Torch(_Live):
         values = self.example if given is self.example else reading.as_source(mapped_input(entry, x))
         answers = reading.scores_of(self.live.run(np.asarray(values, np.float32).reshape(len(x), *self.shape)))
         if answers.ndim > 2:
-            answers = answers.reshape(len(answers), -1)
+            answers = in_rows(answers)
         x = _as_read(x, entry, reading.net.input)
         if any(
             one.what == "scores" and any(f"before {name} " in one.value for name in SQUASHING) for one in reading.assumptions
@@ -261,7 +262,7 @@ def _same_order(expected: Answers, packed: PackedModel) -> bool:
     """Whether every row's scores stand in the order of the module's, which a function of each, or of a row, does not change."""
     if expected.values.ndim == 1:
         return True
-    ours = Model(packed, threads=1).scores(inputs_of(packed.input, packed.shape, expected.x)).reshape(len(expected.x), -1)
+    ours = in_rows(Model(packed, threads=1).scores(inputs_of(packed.input, packed.shape, expected.x)))
     theirs = np.take_along_axis(expected.values, np.argsort(ours, axis=1, kind="stable"), axis=1)
     size = np.abs(theirs).max(axis=1, keepdims=True)
     return bool((np.diff(theirs, axis=1) >= -1e-5 * size).all())

@@ -167,7 +167,7 @@ def bench(
         threads = tuple(dict.fromkeys((1, cores)))
     if max(threads) > cores:
         remarks.append(f"{max(threads)} threads asked for, this process may use {cores} cores")
-    others = [name for name in libraries.NAMES if peers and not libraries.why_left_out(name)]
+    others = libraries.installed() if peers else []
     if not peers and any(isinstance(node.op, Dot) and node.op.window is not None for node in packed.nodes):
         # numpy has no convolution of its own.
         why = libraries.why_left_out("torch float32")

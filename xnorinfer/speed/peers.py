@@ -21,7 +21,12 @@ from xnorinfer.speed.torchnetwork import torch_network
 
 def peers(packed: PackedModel, rows: int, threads: int) -> list[Peer]:
     """Every library that is installed, ready for batches of so many rows on so many threads."""
-    return [peer(name, packed, rows, threads) for name in _PEERS if not why_left_out(name)]
+    return [peer(name, packed, rows, threads) for name in installed()]
+
+
+def installed() -> list[str]:
+    """The names of those that can run here."""
+    return [name for name in _PEERS if not why_left_out(name)]
 
 
 def peer(name: str, packed: PackedModel, rows: int, threads: int) -> Peer:

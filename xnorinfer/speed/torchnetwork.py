@@ -151,7 +151,7 @@ def torch_network(name: str, packed: PackedModel, rows: int, threads: int) -> Pe
             for index, (compute, inputs) in enumerate(nodes):
                 values[index] = compute(*(values[read] for read in inputs))
             scored = values[last] if values[last].ndim == 2 else values[last].permute(0, 2, 3, 1)
-            found: F32 = scored.reshape(len(x), -1).numpy()
+            found: F32 = scored.flatten(1).numpy()
         return found
 
     @contextlib.contextmanager

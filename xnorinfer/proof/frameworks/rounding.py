@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from xnorinfer.errors import unhandled
 from xnorinfer.float32 import F32
 from xnorinfer.graph import Interpretation
+from xnorinfer.memory import in_rows
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import OPS, Flatten, Linear, Norm, Pool, Quantize, Step, Steps
 from xnorinfer.net.reference import binary_weights, mapped_input, node_outputs, windows_of
@@ -112,7 +113,7 @@ def _exact(bits: NDArray[Any]) -> Bounded:
 
 def scores_of(bounded: Bounded) -> Bounded:
     """Scores as (rows, all of them)."""
-    return Bounded(*(part.reshape(len(part), -1) for part in (bounded.value, bounded.error)))
+    return Bounded(*(in_rows(part) for part in (bounded.value, bounded.error)))
 
 
 #: (op, what enters it, weights, or their signs, by the id of the op) -> what leaves it.
@@ -122,10 +123,10 @@ rounding: Interpretation[[Bounded, Mapping[int, F64]], Bounded] = Interpretation
 def _summed(op: Linear, x: F64, weights: F64, outside: float) -> F64:
     """The sums of a layer over x, which has `outside` beyond its map."""
     if op.window is None:
-        return np.asarray(x.reshape(len(x), -1) @ weights.T)
+        return np.asarray(in_rows(x) @ weights.T)
     taps, _ = windows_of(x, op.window, outside)
     groups = zip(np.split(taps, op.groups, axis=-1), np.split(weights, op.groups), strict=True)
-    found = [part.reshape(*taps.shape[:3], -1) @ kernels.reshape(len(kernels), -1).T for part, kernels in groups]
+    found = [part.reshape(*taps.shape[:3], -1) @ in_rows(kernels).T for part, kernels in groups]
     return np.concatenate(found, axis=-1)
 
 

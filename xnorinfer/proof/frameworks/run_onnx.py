@@ -13,6 +13,7 @@ import numpy as np
 
 from xnorinfer.converters.reading import ConvertOptions, Reading
 from xnorinfer.float32 import F32
+from xnorinfer.memory import in_rows
 from xnorinfer.proof.frameworks.program import Array, NotRunnable, Program, framework, refusing, sample_of
 
 #: Domains of operations that the reference evaluator has.
@@ -105,4 +106,4 @@ def _chosen(outputs: list[Any]) -> Array:
     if len(outputs) != 1 and len(classes) != 1:
         raise NotRunnable(f"it gives {len(outputs)} outputs; needed is one, scores or classes")
     answer: Array = (classes or outputs)[0]
-    return answer.reshape(len(answer), -1)[:, :1] if classes else answer
+    return in_rows(answer)[:, :1] if classes else answer

@@ -91,10 +91,13 @@ function complain(error) {
   by("problem").hidden = false;
 }
 
+let latest = 0;
+
 async function guarded(work) {
+  const turn = ++latest;
   try {
     await work();
-    by("problem").hidden = true;
+    if (turn === latest) by("problem").hidden = true; // it may be of what began later
   } catch (error) {
     complain(error);
   }
