@@ -24,7 +24,7 @@ from xnorinfer.converters import ConvertOptions, read_source
 from xnorinfer.converters.nettoml.writer import net_text
 from xnorinfer.errors import ExpectationError, InputError
 from xnorinfer.net import reference, values
-from xnorinfer.net.values import InputMapping, PixelInput
+from xnorinfer.net.values import ChannelInput, InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
 from xnorinfer.packing import modelfile
 from xnorinfer.proof import alternatives, elimination
 from xnorinfer.proof.agreement import Agreement
@@ -457,3 +457,9 @@ def run_line(line: str, names: dict[str, Any], path: Path) -> None:
     exec(line.replace("expected.npz", str(path)), names)
     found = read_answers(str(path))
     assert (found.x.shape, found.values.shape) == ((300, 24), (300, 10))
+
+
+def test_mappings_are_said_as_python_takes_them() -> None:
+    channels = ChannelInput.normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
+    for mapping in (channels, PixelInput.range(-1, 1), PixelInput(2, 3, 7), ThresholdInput(9), SignInput(), RealInput()):
+        assert eval(elimination._python(mapping), dict(vars(values))) == mapping

@@ -24,7 +24,7 @@ from xnorinfer.net.check import values_of
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Linear
 from xnorinfer.net.reference import forward
-from xnorinfer.net.values import InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
+from xnorinfer.net.values import ChannelInput, InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
 from xnorinfer.packing.lower import lower
 from xnorinfer.packing.packed import PackedModel
 from xnorinfer.proof.agreement import Agreement, compare
@@ -73,6 +73,8 @@ def _python(value: Any) -> str:
         return f"ThresholdInput({value.threshold})"
     if isinstance(value, SignInput | RealInput):
         return f"{type(value).__name__}()"
+    if isinstance(value, ChannelInput):
+        return f"ChannelInput(({', '.join(map(_python, value.channels))}))"
     if not isinstance(value, PixelInput):
         return repr(value)
     low, high = value.ends

@@ -21,7 +21,7 @@ from xnorinfer.errors import MissingExtraError, XnorinferError
 from xnorinfer.float32 import F32
 from xnorinfer.net.network import Net
 from xnorinfer.net.reference import mapped_input
-from xnorinfer.net.values import InputMapping, PixelInput, ThresholdInput
+from xnorinfer.net.values import ChannelInput, InputMapping, PixelInput, ThresholdInput
 from xnorinfer.proof.answers import Answers, Progress, Run
 
 Array = NDArray[Any]
@@ -94,7 +94,7 @@ def require(program: Program, net: Net) -> None:
     """
     scores = net.values[-1].width
     x = np.random.default_rng(0).integers(0, 2, (8, net.depth), dtype=np.uint8)
-    x[:, 1::2] *= 255 if isinstance(net.input, PixelInput | ThresholdInput) else 1
+    x[:, 1::2] *= 255 if isinstance(net.input, PixelInput | ChannelInput | ThresholdInput) else 1
     together, again = program.run(x), program.run(x)
     classes = together.ndim == 1 and together.dtype.kind in "iu"
     if len(together) != 8 or (together.shape != (8, scores) and not classes):
