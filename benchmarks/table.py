@@ -1,4 +1,4 @@
-"""The table of the README: `python -m benchmarks.table [--full] [--output NAME] [--seconds S] [--only SECTION]`.
+"""The tables of docs/results.md: `python -m benchmarks.table [--full] [--output NAME] [--seconds S] [--only SECTION]`.
 
 All sides of a row are measured in turns in one process, with the same number of threads, and their results are checked for
 equality first.  Every time has its spread, half the distance of the quartiles over the rounds; where one is more than 25 %, the

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -61,3 +62,15 @@ def test_one_section_in_text_json_and_picture(
     assert written["rows"][0]["what"] == "70-90-10, batch 3, 1 thread"
     assert {"cpu", "date", "numpy", "peers"} <= written["environment"].keys()
     assert (tmp_path / "here.now.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_overview_is_drawn_from_the_committed_results(table: Any, tmp_path: Path) -> None:
+    """Every word and number of the picture; how matplotlib draws them may change."""
+    from benchmarks import overview
+
+    drawn, committed = tmp_path / "overview.svg", ROOT / "docs" / "overview.svg"
+    overview.draw(drawn)
+    words = [re.findall(r"<text [^>]*>([^<]*)<", path.read_text(encoding="utf-8")) for path in (drawn, committed)]
+    assert words[0] == words[1]
+    assert "6.88 us" in words[0]
+    assert committed.stat().st_size < 30_000
