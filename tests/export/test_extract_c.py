@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import os
 import re
 import shutil
@@ -236,17 +237,20 @@ static FILE *opened(const char *name, const char *mode)
     return file;
 }}
 
-#define RUN(net, INPUTS, CLASSES) \\
+#define ONE(net) classes[0] = net##_predict(input)
+#define PIXELS(net) net##_predict(input, classes)
+#define RUN(net, INPUTS, SCORES, COUNT, PREDICT) \\
     static void run_##net(void) \\
     {{ \\
         static net##_input input[INPUTS]; \\
-        static float scores[CLASSES]; \\
+        static float scores[SCORES]; \\
+        static int classes[COUNT]; \\
         FILE *in = opened(#net ".in", "rb"), *out = opened(#net ".out", "wb"); \\
         while (fread(input, sizeof input, 1, in) == 1) {{ \\
-            const int32_t best = net##_predict(input); \\
+            PREDICT(net); \\
             net##_scores(input, scores); \\
             fwrite(scores, sizeof scores, 1, out); \\
-            fwrite(&best, sizeof best, 1, out); \\
+            fwrite(classes, sizeof classes, 1, out); \\
         }} \\
         fclose(in); \\
         fclose(out); \\
@@ -274,16 +278,24 @@ def test_scores_and_predictions_equal_the_oracles(build: str, tmp_path: Path) ->
         case.x.tofile(tmp_path / f"{name}.in")
     driver = DRIVER.format(
         includes="".join(f'#include "{name}.h"\n' for name in cases),
-        runs="".join(f"RUN({name}, {name.upper()}_INPUTS, {name.upper()}_CLASSES)\n" for name in cases),
+        runs="".join(f"RUN({name}, {run_of(name, case.packed)})\n" for name, case in cases.items()),
         calls="".join(f"    run_{name}();\n" for name in cases),
     )
     (tmp_path / "driver.c").write_text(driver)
     subprocess.run([compiled(tmp_path / "driver.c", *flags)], cwd=tmp_path, check=True)
     for name, case in cases.items():
         found = np.fromfile(tmp_path / f"{name}.out", np.int32).reshape(len(case.x), -1)
-        scores = np.ascontiguousarray(found[:, :-1]).view(np.float32)
-        assert np.array_equal(scores, case.want, equal_nan=True), name
-        assert np.array_equal(found[:, -1], case.want.argmax(axis=1)), name
+        scores, classes = np.split(found, [case.want.shape[1]], axis=1)
+        assert np.array_equal(np.ascontiguousarray(scores).view(np.float32), case.want, equal_nan=True), name
+        assert np.array_equal(classes, case.want.reshape(len(case.x), -1, case.packed.classes).argmax(axis=2)), name
+
+
+def run_of(name: str, packed: PackedModel) -> str:
+    """How the driver runs it: a network whose scores are a map gives a class of every pixel."""
+    pixels, upper = math.prod(packed.score_shape[:-1]), name.upper()
+    if pixels == 1:
+        return f"{upper}_INPUTS, {upper}_CLASSES, 1, ONE"
+    return f"{upper}_INPUTS, {pixels * packed.classes}, {upper}_PIXELS, PIXELS"
 
 
 def test_fast_math_is_refused(tmp_path: Path) -> None:
@@ -480,6 +492,22 @@ def test_the_sketch_of_an_arduino_library_prints_the_class(kind: str, tmp_path: 
     assert printed == f"class {best}, as expected, in 0 microseconds\n"
 
 
+def test_programs_of_a_network_that_ends_in_a_map_give_a_class_of_every_pixel(tmp_path: Path) -> None:
+    case = next(case for case in from_maps() if len(case.packed.score_shape) > 1)
+    modelfile.save(case.packed, tmp_path / "model.safetensors")
+    fine("extract", tmp_path / "model.safetensors", "-o", tmp_path / "net.h", "--runner", "--rows", 3)
+    x = random_inputs(case.packed, 3, 0)
+    done = run(compiled(tmp_path / "net_runner.c", "-std=c99", "-O1", *SANITIZERS), "net_vectors.txt")
+    assert done.stderr == "3 samples, 3 compared, 0 different\n"
+    classes = Model(case.packed).predict(x).reshape(3, -1)
+    assert done.stdout == "".join("\t".join(map(str, row)) + "\n" for row in classes.tolist())
+    fine("extract", tmp_path / "model.safetensors", "-o", tmp_path / "lib", "--arduino")
+    (tmp_path / "main.cpp").write_text(ARDUINO.replace("SKETCH", "lib/examples/lib/lib.ino"))
+    flags = ("-x", "c++", "-std=gnu++11", "-Os", "-Wno-error=pedantic", "-I", str(tmp_path / "lib" / "src"))
+    printed = run(compiled(tmp_path / "main.cpp", *flags)).stdout
+    assert printed == f"class {' '.join(map(str, classes[0].tolist()))}, as expected, in 0 microseconds\n"
+
+
 def test_the_first_sample_of_a_file_is_the_sketchs(digits: Path, tmp_path: Path) -> None:
     fine("extract", digits / "model.safetensors", "-o", tmp_path / "lib", "--arduino", "--name", "d", "--data", f"{DIGITS}:x")
     text = (tmp_path / "lib" / "examples" / "d" / "d.ino").read_text()
@@ -487,7 +515,7 @@ def test_the_first_sample_of_a_file_is_the_sketchs(digits: Path, tmp_path: Path)
     values = re.search(r"sample\[D_INPUTS\] = \{(.*?)\};", text, re.DOTALL)
     assert values is not None
     assert [int(cell, 16) for cell in re.findall(r"0x\w+", values[1])] == x.tolist()
-    assert f"expected = {Model(modelfile.load(digits / 'model.safetensors')).predict(x[None])[0]};" in text
+    assert f"expected[] = {{{Model(modelfile.load(digits / 'model.safetensors')).predict(x[None])[0]}}};" in text
 
 
 def test_the_documents_cmake_builds_the_program(digits: Path, tmp_path: Path) -> None:

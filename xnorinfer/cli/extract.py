@@ -171,7 +171,7 @@ def _write_arduino(packed: PackedModel, output: Path, name: str | None, data: st
     prefix = ccode.identifier(output.resolve().name) if name is None else name
     inputs = _samples(packed, data, 1)
     with screen.waiting("preparing kernels (the first use compiles them)"):
-        predicted = int(Model(packed).predict(inputs)[0])
+        predicted = Model(packed).predict(inputs)[0]
     texts = {output / path: text for path, text in ccode.arduino_library(packed, prefix, inputs[0], predicted).items()}
     make_folders(texts)
     for path, text in texts.items():

@@ -91,6 +91,8 @@ def command(
     if scores and margins:
         raise OptionError("--scores and --margins exclude each other")
     packed = modelfile.load(model)
+    if margins or labels is not None:
+        packed.require_one_class("--margins has" if margins else "--labels has")
     samples = dataio.open_samples(inputs, max_memory, packed.shape)
     samples.require_shape(packed.shape, channels_first=packed.channels_first)
     samples.require_pixels(packed.input.kind, packed.input.describe())
@@ -137,7 +139,7 @@ class Job:
         packed = self.model.packed
         if self.wanted == "margins":
             return (2 + len(deciding(packed)),)
-        return (packed.classes,) if self.wanted == "scores" else ()
+        return packed.score_shape if self.wanted == "scores" else packed.score_shape[:-1]
 
     def _compute(self, x: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
         """Classes of a batch, and what is wanted."""
@@ -145,7 +147,7 @@ class Job:
             found = self.model.margins(x)
             return found.classes, _margin_columns(found)
         scores = self.model.scores(x)
-        classes = scores.argmax(axis=1)
+        classes = scores.argmax(axis=-1)
         return classes, scores if self.wanted == "scores" else classes
 
     def results(self) -> Iterator[NDArray[Any]]:
@@ -219,10 +221,10 @@ def _print(job: Job) -> None:
     head: list[list[str]] = []
     for result in job.results():
         classes = _classes_of(result, job.wanted)
-        counts += np.bincount(classes, minlength=len(counts))
+        counts += np.bincount(classes.reshape(-1), minlength=len(counts))
         for row, best in zip(result[: HEAD - len(head)], classes[: HEAD - len(head)], strict=True):
             name = job.samples.names[len(head)] if job.samples.names else str(len(head))
-            head.append([name, str(best), *_extra_cell(row, job.wanted)])
+            head.append([name, _class_cell(best), *_extra_cell(row, job.wanted)])
     titles = {"scores": "best scores", "margins": "gap of the scores, margins of the layers"}
     extra = [(titles[job.wanted], False)] if job.wanted in titles else []
     screen.table([("sample", not job.samples.names), ("class", True), *extra], head)
@@ -245,18 +247,24 @@ def _margin_columns(found: Margins) -> NDArray[np.float64]:
 
 def _row_text(row: Any, wanted: str) -> str:
     """A row of results for a pipe: one number, or several with tabs between them."""
-    if wanted == "classes":
-        return str(int(row))
-    if wanted == "scores":
-        return "\t".join(map(str, row))
+    if wanted in ("classes", "scores"):
+        return "\t".join(map(str, row.reshape(-1)))
     return "\t".join(str(int(value)) if float(value).is_integer() else repr(float(value)) for value in row)
 
 
 def _classes_of(result: NDArray[Any], wanted: str) -> NDArray[np.int64]:
     if wanted == "classes":
         return result
-    classes: NDArray[np.int64] = result.argmax(axis=1) if wanted == "scores" else result[:, 0].astype("int64")
+    classes: NDArray[np.int64] = result.argmax(axis=-1) if wanted == "scores" else result[:, 0].astype("int64")
     return classes
+
+
+def _class_cell(best: Any) -> str:
+    """A class, or how many pixels have which."""
+    import numpy as np
+
+    found = [(int(c), int(n)) for c, n in zip(*np.unique(best, return_counts=True), strict=True)]
+    return str(found[0][0]) if best.ndim == 0 else ", ".join(f"{c}: {n}" for c, n in found)
 
 
 def _extra_cell(row: Any, wanted: str) -> list[str]:
@@ -268,5 +276,7 @@ def _extra_cell(row: Any, wanted: str) -> list[str]:
 
 def _best_scores(row: NDArray[np.float32]) -> str:
     """The three highest scores with their classes, the first class first where they tie."""
+    if row.ndim > 1:
+        return "of every pixel"
     order = (-row).argsort(kind="stable")[:3].tolist()
     return ", ".join(f"{c}: {row[c]:.4g}" for c in order)

@@ -115,8 +115,9 @@ def command(
 
     if engine == "local" and (address is not None or workers is not None):
         raise OptionError(f"{'--address' if address is not None else '--workers'} is for --engine ray")
-    require_pyarrow()
     packed = modelfile.load(model, mapped=True)
+    packed.require_one_class("scoring gives")
+    require_pyarrow()
     job = partwise.Job(
         tuple(find_inputs(inputs, columns, keep, max_memory)), os.path.abspath(output), Wanted(scores, margins), batch
     )

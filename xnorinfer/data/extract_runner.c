@@ -2,10 +2,10 @@
  * Runs the network of net.h on samples in a text file, and compares with the scores given there.
  *
  *     cc -std=c99 -O3 -march=native net_runner.c -o net_runner      (without -march=native for other machines, too)
- *     ./net_runner net_vectors.txt              one class per sample
+ *     ./net_runner net_vectors.txt              the class of every sample, or of its pixels
  *     ./net_runner --scores net_vectors.txt     all scores of a sample, separated by tabs
  *
- * A sample is NET_INPUTS numbers; after them may come a colon and NET_CLASSES scores that are expected, equal to the last bit.
+ * A sample is NET_INPUTS numbers; after them may come a colon and all scores that are expected, equal to the last bit.
  * Blanks and ends of lines separate numbers, C's hexadecimal floats are understood, and from a # on the rest of a line is a
  * comment.  Without a file, samples come from standard input.
  *
@@ -17,6 +17,14 @@
 #include <string.h>
 
 #include "net.h"
+
+#ifndef NET_PIXELS /* else each pixel has scores, and a class */
+#define NET_PIXELS 1
+#define PREDICT(input, classes) (*(classes) = net_predict(input))
+#else
+#define PREDICT net_predict
+#endif
+#define SCORES (NET_PIXELS * NET_CLASSES)
 
 static long sample; /* number of the current one, from 0 */
 
@@ -72,7 +80,8 @@ static int same(float a, float b)
 int main(int count, char **arguments)
 {
     static net_input input[NET_INPUTS];
-    static float scores[NET_CLASSES], expected[NET_CLASSES];
+    static float scores[SCORES], expected[SCORES];
+    static int classes[NET_PIXELS];
     const int with_scores = count > 1 && strcmp(arguments[1], "--scores") == 0;
     const int named = count > 1 + with_scores;
     FILE *file = named ? fopen(arguments[1 + with_scores], "r") : stdin;
@@ -84,23 +93,26 @@ int main(int count, char **arguments)
     for (sample = 0; peek(file) != EOF; sample++) {
         for (size_t k = 0; k < NET_INPUTS; k++)
             input[k] = input_value(file);
-        const int best = net_predict(input);
+        PREDICT(input, classes);
         net_scores(input, scores);
         if (with_scores)
-            for (int c = 0; c < NET_CLASSES; c++)
-                printf("%.9g%c", (double)scores[c], c + 1 < NET_CLASSES ? '\t' : '\n');
+            for (long k = 0; k < SCORES; k++)
+                printf("%.9g%c", (double)scores[k], k + 1 < SCORES ? '\t' : '\n');
         else
-            printf("%d\n", best);
+            for (long k = 0; k < NET_PIXELS; k++)
+                printf("%d%c", classes[k], k + 1 < NET_PIXELS ? '\t' : '\n');
         if (peek(file) != ':')
             continue;
         (void)getc(file);
         int equal = 1;
-        for (int c = 0; c < NET_CLASSES; c++) {
-            expected[c] = number(file);
-            equal = equal && same(scores[c], expected[c]);
+        for (long k = 0; k < SCORES; k++) {
+            expected[k] = number(file);
+            equal = equal && same(scores[k], expected[k]);
         }
+        for (long k = 0; k < NET_PIXELS; k++)
+            equal = equal && classes[k] == net_class_of(expected + k * NET_CLASSES);
         compared++;
-        if (!equal || best != net_class_of(expected)) {
+        if (!equal) {
             fprintf(stderr, "sample %ld: scores differ from the expected ones\n", sample);
             different++;
         }

@@ -49,7 +49,8 @@ class LayerMargins:
 
 @dataclass(frozen=True, eq=False)
 class Margins:
-    """Of a batch.  classes: (rows,) int64; gaps: (rows,) float64, best score minus second best, infinite for one class."""
+    """Of a batch.  classes: (rows,) int64; gaps: (rows,) float64, best score minus second best, infinite for one class.  Both
+    are (rows, height, width) where each pixel has scores."""
 
     classes: NDArray[np.int64]
     gaps: NDArray[np.float64]
@@ -64,10 +65,10 @@ def margins(packed: PackedModel, x: NDArray[Any], trace: Sequence[NDArray[Any]])
         found = None if node is packed.binarize else _margins(node, packed.read_by(node), value)
         if found is not None:
             layers.append(LayerMargins(node.name, *found))
-    scores = trace[-1].astype(np.float64)
-    classes = np.asarray(scores.argmax(axis=1), np.int64) if len(x) else np.empty(0, np.int64)
-    ordered = np.sort(scores, axis=1)
-    gaps = ordered[:, -1] - ordered[:, -2] if packed.classes > 1 else np.full(len(x), np.inf)
+    scores = trace[-1].astype(np.float64).reshape(len(x), *packed.score_shape)
+    classes = np.asarray(scores.argmax(axis=-1), np.int64)
+    ordered = np.sort(scores, axis=-1)
+    gaps = ordered[..., -1] - ordered[..., -2] if packed.classes > 1 else np.full(classes.shape, np.inf)
     return Margins(classes, gaps, tuple(layers))
 
 

@@ -38,9 +38,7 @@ class Model:
         self._asked = (threads, kernel)
         self._plan: Plan = Plan(packed, threads=threads, kernel=kernel)
         self._packed = self._plan.packed
-        shape = self._packed.values[-1].shape
-        self._spatial = len(shape) == 3 and shape[:2] != (1, 1)
-        self._score_shape = shape if self._spatial else shape[-1:]
+        self._spatial = len(self._packed.score_shape) > 1
 
     @property
     def packed(self) -> PackedModel:
@@ -50,7 +48,7 @@ class Model:
     @property
     def score_shape(self) -> Shape:
         """Of the scores of one sample: (classes,), or (height, width, classes) where the network ends in a map."""
-        return self._score_shape
+        return self._packed.score_shape
 
     @property
     def threads(self) -> int:
@@ -79,7 +77,7 @@ class Model:
         Raises InputError.
         """
         scores = self._plan.run(canonical_input(self._packed, x))
-        return scores.reshape(-1, *self._score_shape) if self._spatial else scores
+        return scores.reshape(-1, *self._packed.score_shape) if self._spatial else scores
 
     def predict(self, x: ArrayLike) -> NDArray[np.int64]:
         """Class of each sample, the first one where scores tie: x as in `scores` -> (rows,) int64, of every pixel

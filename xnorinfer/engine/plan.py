@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import math
 import os
 import re
 import sys
@@ -112,7 +113,7 @@ class Plan:
         self._pool = pool()
         self._size()
         self._helpers = self._threads - 1
-        self._classes, self._depth = packed.classes, packed.depth
+        self._scores, self._depth = math.prod(packed.score_shape), packed.depth
         self._free: list[_Context] = []
 
     @property
@@ -224,11 +225,11 @@ class Plan:
         """Scores of canonical inputs.
 
         x: (rows, depth), C-contiguous; uint8 for pixels, int8 of -1 and +1 for signs, float32 for reals.  Returns
-        (rows, classes) float32.
+        (rows, scores) float32, those of a map line by line, channels innermost.
         """
         x = self._checked(x)
         rows = x.shape[0]
-        out = np.empty((rows, self._classes), np.float32)
+        out = np.empty((rows, self._scores), np.float32)
         if rows:
             context = self._take()
             self._run(context, x, out, rows)

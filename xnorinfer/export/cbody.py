@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -74,7 +75,11 @@ class Body:
         own = sum(size * {"float": 4, "uint8_t": 1}.get(kind, 8) for kind, size in self.buffers.values())
         tables = 64 // table_bits * 2 * 2**table_bits
         within = {"mismatches": 64 * (8 + 4), "real_sums": 64 * 8, "pixel_sums": 4 * (4 << table_bits) + tables}
-        return own + 4 * self.packed.classes + max((size for name, size in within.items() if name in self.functions), default=0)
+        return (
+            own
+            + 4 * math.prod(self.packed.score_shape)
+            + max((size for name, size in within.items() if name in self.functions), default=0)
+        )
 
     def declarations(self) -> Iterator[str]:
         """The buffers of `net_scores`."""

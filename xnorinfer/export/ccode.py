@@ -11,6 +11,7 @@ user chose.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -52,10 +53,22 @@ def header(packed: PackedModel, name: str) -> str:
         _renamed(_opening(packed, body) + _preamble(packed, body, functions), name),
         *body.arrays,
         _renamed(functions, name),
-        _renamed(SCORES, name) + "".join(f"    {line}".rstrip() + "\n" for line in [*body.declarations(), "", *calls]) + "}\n",
-        _renamed(PREDICT, name),
+        _renamed(SCORES.replace("SCORES", _score_count(packed)), name)
+        + "".join(f"    {line}".rstrip() + "\n" for line in [*body.declarations(), "", *calls])
+        + "}\n",
+        _renamed(CLASS_OF + (PREDICT if _pixels(packed) == 1 else PREDICT_PIXELS), name),
     ]
     return "\n".join(parts)
+
+
+def _pixels(packed: PackedModel) -> int:
+    """Pixels that have scores, and a class each; 1 where a sample has them."""
+    return math.prod(packed.score_shape[:-1])
+
+
+def _score_count(packed: PackedModel) -> str:
+    """How many scores a sample has, in C."""
+    return "NET_CLASSES" if _pixels(packed) == 1 else "NET_PIXELS * NET_CLASSES"
 
 
 def _renamed(code: str, name: str) -> str:
@@ -63,12 +76,12 @@ def _renamed(code: str, name: str) -> str:
 
 
 SCORES = """\
-/* Scores of one sample: NET_INPUTS values in, NET_CLASSES scores out. */
+/* Scores of one sample: NET_INPUTS values in, SCORES scores out. */
 static inline void net_scores(const net_input *input, float *scores)
 {
 """
 
-PREDICT = """\
+CLASS_OF = """\
 /* Number of the highest score, of the first one where several are highest; a NaN counts as higher than all numbers. */
 static inline int net_class_of(const float *scores)
 {
@@ -79,12 +92,28 @@ static inline int net_class_of(const float *scores)
     return best;
 }
 
+"""
+
+PREDICT = """\
 /* Class of one sample: NET_INPUTS values. */
 static inline int net_predict(const net_input *input)
 {
     NET_SCRATCH float scores[NET_CLASSES];
     net_scores(input, scores);
     return net_class_of(scores);
+}
+
+#endif
+"""
+
+PREDICT_PIXELS = """\
+/* Classes of one sample: NET_INPUTS values in, a class of each of NET_PIXELS pixels out, line by line. */
+static inline void net_predict(const net_input *input, int *classes)
+{
+    NET_SCRATCH float scores[NET_PIXELS * NET_CLASSES];
+    net_scores(input, scores);
+    for (size_t at = 0; at < NET_PIXELS; at++)
+        classes[at] = net_class_of(scores + at * NET_CLASSES);
 }
 
 #endif
@@ -143,15 +172,18 @@ def _opening(packed: PackedModel, body: Body) -> str:
 
     small, large = body.scratch_bytes(4), body.scratch_bytes(8)
     stack = f"{small} bytes of stack" + (f" ({large} where pointers have 64 bits)" if large > small else "")
+    of = "" if _pixels(packed) == 1 else f" of each of {' x '.join(map(str, packed.score_shape[:-1]))} pixels"
     lines = [
         f"Binarized network {widths(packed)}, written by xnorinfer {__version__}.  SPDX-License-Identifier: MIT-0",
         "",
         f"Content digest {header_of(packed)['content_digest']}",
-        f"{packed.depth} inputs ({INPUTS[packed.input.kind][1]}), {packed.classes} classes, {body.data_bytes} bytes of "
+        f"{packed.depth} inputs ({INPUTS[packed.input.kind][1]}), {packed.classes} classes{of}, {body.data_bytes} bytes of "
         f"constants, about {stack}.",
         "",
-        "    net_scores(input, scores)   scores of one sample: NET_INPUTS values in, NET_CLASSES floats out",
-        "    net_predict(input)          its class",
+        f"    net_scores(input, scores)   scores of one sample: NET_INPUTS values in, {_score_count(packed)} floats out",
+        "    net_predict(input)          its class"
+        if _pixels(packed) == 1
+        else "    net_predict(input, classes) its classes, an int of every pixel",
         "",
         "Scores are those of xnorinfer to the last bit.  Both functions are reentrant; with NET_SCRATCH defined as static",
         "before this file is included, their buffers are not on the stack, and they are not reentrant.",
@@ -179,6 +211,7 @@ def _preamble(packed: PackedModel, body: Body, functions: str) -> str:
             FAST_MATH_GUARD + (DOUBLE_GUARD if doubles else ""),
             f"#define NET_INPUTS {packed.depth}",
             f"#define NET_CLASSES {packed.classes}",
+            *([] if _pixels(packed) == 1 else [f"#define NET_PIXELS {_pixels(packed)} /* each has a score of every class */"]),
             f'#define NET_CONTENT_DIGEST "{header_of(packed)["content_digest"]}"',
             "",
             *(
@@ -217,17 +250,17 @@ def runner(packed: PackedModel, name: str, stem: str) -> str:
 def vectors(packed: PackedModel, inputs: NDArray[Any], scores: NDArray[np.float32]) -> str:
     """Samples and their scores as the program reads them: a sample a line, inputs, a colon, scores.
 
-    inputs: (rows, depth) as `model.canonical_input` gives them; scores: (rows, classes).  Reals and scores are
-    hexadecimal, exact.
+    inputs: (rows, depth) as `model.canonical_input` gives them; scores: (rows, classes), or of each pixel.  Reals
+    and scores are hexadecimal, exact.
     """
     lines = [
         f"# content digest {header_of(packed)['content_digest']}",
-        f"# {packed.depth} inputs ({INPUTS[packed.input.kind][1]}) : {packed.classes} scores",
+        f"# {packed.depth} inputs ({INPUTS[packed.input.kind][1]}) : {math.prod(packed.score_shape)} scores",
     ]
     whole = packed.input.kind != "reals"
     for sample, row in zip(inputs, scores, strict=True):
         values = [str(value) if whole else float_text(value) for value in sample.tolist()]
-        lines.append(" ".join([*values, ":", *(_score_text(value) for value in row.tolist())]))
+        lines.append(" ".join([*values, ":", *(_score_text(value) for value in row.reshape(-1).tolist())]))
     return "\n".join(lines) + "\n"
 
 
@@ -254,11 +287,12 @@ TAKEN_HEADERS = {
 }
 
 
-def arduino_library(packed: PackedModel, name: str, sample: NDArray[Any], predicted: int) -> dict[str, str]:
+def arduino_library(packed: PackedModel, name: str, sample: NDArray[Any], predicted: NDArray[np.int64]) -> dict[str, str]:
     """The files of an Arduino library: path within its folder -> text.  Its example is a sketch that runs one sample.
 
     name: of the library, its header and its example, and the prefix of all C names; sample: (depth,) as
-    `model.canonical_input` gives it; predicted: its class.  Raises OptionError for a name that C or Arduino does not take.
+    `model.canonical_input` gives it; predicted: its class, (), or those of its pixels.  Raises OptionError for a name that C or
+    Arduino does not take.
     """
     from xnorinfer import __version__
 
@@ -282,7 +316,8 @@ def arduino_library(packed: PackedModel, name: str, sample: NDArray[Any], predic
     cells, per_line = cells_of(kind, sample)
     lines = ["    " + ", ".join(cells[start : start + per_line]) + "," for start in range(0, len(cells), per_line)]
     values = [f"/* {meaning} */", "static const net_input sample[NET_INPUTS] = {", *lines, "};"]
-    values.append(f"static const int expected = {predicted}; /* its class, by xnorinfer */")
+    classes = ", ".join(map(str, predicted.reshape(-1).tolist()))
+    values.append(f"static const int expected[] = {{{classes}}}; /* what it is, by xnorinfer */")
     code = re.sub(r"\bnet(?=\.h\b)", name, template("extract_sketch.ino").replace("SAMPLE", "\n".join(values)))
     return {
         "library.properties": "".join(f"{key}={value}\n" for key, value in properties.items()),

@@ -97,10 +97,25 @@ class PackedModel:
         """Whether the source has images as (channels, height, width), so that they are taken so, too."""
         return self.provenance.get("channels_first") is True
 
+    @cached_property
+    def score_shape(self) -> Shape:
+        """Of the scores of one sample: (classes,), or (height, width, classes) where it ends in a map of several pixels."""
+        shape = self.values[-1].shape
+        return shape if math.prod(shape[:-1]) > 1 else shape[-1:]
+
     @property
     def classes(self) -> int:
-        """Number of scores of one sample."""
-        return self.values[-1].width
+        """Number of scores of one sample, or of one pixel where they are a map."""
+        return self.score_shape[-1]
+
+    def require_one_class(self, what: str) -> None:
+        """Raise OptionError where not a sample but each pixel has a class, which `what` cannot hold."""
+        if len(self.score_shape) > 1:
+            size = " x ".join(map(str, self.score_shape[:-1]))
+            raise OptionError(
+                f"{what} one class of each sample, and this network gives one for each of {size} pixels; `xnorinfer run -o` "
+                "and Model.predict give them all"
+            )
 
     @property
     def binarize(self) -> Node[Binarize] | None:

@@ -55,8 +55,10 @@ def answers(model: Model, x: ArrayLike, wanted: Wanted) -> dict[str, NDArray[Any
 
 def model_of(model: str | Path | PackedModel | Model, threads: int | None) -> Model:
     """A model to run: of a file, whose packed bits stay mapped, so that processes share them; of a name that ships; or of a
-    packed one.  Raises ModelFileError, KernelError."""
+    packed one.  Raises ModelFileError, KernelError, OptionError where each pixel has a class."""
     if isinstance(model, Model):
+        model.packed.require_one_class("scoring gives")
         return model if threads is None else Model(model.packed, threads=threads)
     packed = model if isinstance(model, PackedModel) else modelfile.load(shipped.locate(model), mapped=True)
+    packed.require_one_class("scoring gives")
     return Model(packed, threads=threads)

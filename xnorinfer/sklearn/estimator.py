@@ -93,7 +93,8 @@ class BinaryNetClassifier(ClassifierMixin, BaseEstimator):
         model: a model file, the name of a model that ships, or a `Model`.  classes: labels of its scores in order; None: 0, 1,
         ...  It takes rows (rows, inputs) as the model does: pixels 0..255, -1/+1, or reals.  A clone of it is a copy; where
         something must be fitted, a Pipeline, say, wrap it in `sklearn.frozen.FrozenEstimator`.
-        Raises ModelFileError, or EstimatorError where there are not as many different classes as scores.
+        Raises ModelFileError, OptionError where each pixel has a class, or EstimatorError where there are not as many different
+        classes as scores.
         """
         from xnorinfer import shipped
         from xnorinfer.packing import modelfile
@@ -101,6 +102,7 @@ class BinaryNetClassifier(ClassifierMixin, BaseEstimator):
         made = cls(n_jobs=n_jobs)
         threads = effective_n_jobs(n_jobs)
         packed = model.packed if isinstance(model, Model) else modelfile.load(shipped.locate(model))
+        packed.require_one_class("an estimator gives")
         made.model_ = Model(packed, threads=threads)
         made.classes_ = np.arange(packed.classes) if classes is None else np.asarray(list(classes))
         if made.classes_.shape != (packed.classes,) or len(np.unique(made.classes_)) != packed.classes:

@@ -4,6 +4,7 @@ int8, sums compared with integers.  Maps are (rows, channels, height, width), as
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -238,7 +239,7 @@ def _(op: Mapped, graph: _Graph, value: str, raw: bool, shape: Shape, gives: Sha
 
 
 def onnx_model(packed: PackedModel, rows: int, integers: bool) -> bytes:
-    """The network as an ONNX model, x (rows, depth) -> scores (rows, classes) float32."""
+    """The network as an ONNX model, x (rows, depth) -> scores (rows, scores) float32."""
     import onnx
 
     graph = _Graph(packed.input, integers)
@@ -255,13 +256,13 @@ def onnx_model(packed: PackedModel, rows: int, integers: bool) -> bytes:
     last = names[len(packed.nodes) - 1]
     if len(shapes[len(packed.nodes) - 1]) == 3:
         lines = graph.add("Transpose", last, perm=(0, 2, 3, 1))
-        last = graph.add("Reshape", lines, np.array([rows, packed.classes], np.int64))
+        last = graph.add("Reshape", lines, np.array([rows, math.prod(packed.score_shape)], np.int64))
     dtype = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(INPUT_DTYPES[packed.input.kind]))
     made = onnx.helper.make_graph(
         graph.nodes,
         "network",
         [onnx.helper.make_tensor_value_info("x", dtype, (rows, packed.depth))],
-        [onnx.helper.make_tensor_value_info(last, onnx.TensorProto.FLOAT, (rows, packed.classes))],
+        [onnx.helper.make_tensor_value_info(last, onnx.TensorProto.FLOAT, (rows, math.prod(packed.score_shape)))],
         graph.constants,
     )
     # What every release of the last years reads.
