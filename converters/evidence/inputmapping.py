@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from xnorinfer.converters.evidence.sums import F64, NEURONS, signs_of
 from xnorinfer.converters.reading import INPUT, Assumption, ConvertOptions, Reading, Remark
 from xnorinfer.errors import InputError
+from xnorinfer.graph import INPUT as INPUT_VALUE
+from xnorinfer.graph import users_of
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Linear, Norm
 from xnorinfer.net.values import ChannelInput, InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
@@ -209,8 +211,10 @@ def _checked(net: Net, rows: NDArray[Any]) -> F64:
 def _statistics(net: Net) -> tuple[str, F64, F64, tuple[F64, F64, F64] | None] | None:
     """Name, mean and variance of the first BatchNorm, with the signs, magnitudes and biases of the layer before it; None for
     those of inputs that are binarized one by one."""
-    first = net.line[0].op
-    node = net.line[0 if isinstance(first, Norm) else min(1, len(net.line) - 1)]
+    first, (behind, *others) = net.nodes[0].op, users_of(net.nodes)[0] or [0]
+    if others or sum(INPUT_VALUE in node.inputs for node in net.nodes) > 1:
+        return None
+    node = net.nodes[0 if isinstance(first, Norm) else behind]
     norm = node.op
     if not isinstance(norm, Norm) or not isinstance(first, Norm | Linear) or len(net.shape) > 1:
         return None

@@ -7,7 +7,6 @@ float64, so that others can ask whether they go together.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from xnorinfer.graph import INPUT, users_of
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Linear, Norm, Quantize
 from xnorinfer.net.ties import RULES, Rule, binarize
@@ -109,24 +109,35 @@ def signs_of(values: F64, rule: Rule = "ge") -> F64:
 
 
 def sums_of(net: Net) -> Iterator[Sums]:
-    """Every binary dense layer with a BatchNorm directly behind it, in order, where the layer reads inputs of the network or
-    signs of a BatchNorm, one an input.  The network must be valid (`Net.check`)."""
-    norms: list[tuple[str, Norm] | None] = []  # of each binary layer
-    nodes = net.line
+    """Every binary dense layer with a BatchNorm directly behind it, which nothing else reads, in order, where the layer reads
+    inputs of the network or signs of a BatchNorm, one an input.  The network must be valid (`Net.check`)."""
+    norms: dict[int, tuple[str, Norm]] = {}  # of each binary layer
+    nodes = net.nodes
     signs = [index for index, node in enumerate(nodes) if isinstance(node.op, Quantize)]
-    for index, (node, following) in enumerate(itertools.pairwise(nodes)):
+    for index, (node, users) in enumerate(zip(nodes, users_of(nodes), strict=True)):
         layer = node.op
-        if not isinstance(layer, Linear) or not layer.binary:
+        if not isinstance(layer, Linear) or not layer.binary or len(users) != 1:
             continue
-        norm = (following.name, following.op) if isinstance(following.op, Norm) else None
-        before = norms[-1] if norms else None
-        before_name, inner = before or ("", None)
-        usable = not index or (
-            inner is not None and inner.mean.size == layer.depth and isinstance(nodes[index - 1].op, Quantize)
+        following, (read,) = nodes[users[0]], node.inputs
+        if isinstance(following.op, Norm):
+            norms[index] = following.name, following.op
+        before_name, inner = norms.get(layer_before(net, index), ("", None))
+        usable = read == INPUT or (
+            inner is not None and inner.mean.size == layer.depth and isinstance(nodes[read].op, Quantize)
         )
-        if norm is not None and usable and _is_usable(layer, norm[1]):
-            yield Sums(node.name, layer, *norm, before_name, inner, not signs or signs[-1] < index)
-        norms.append(norm)
+        if index in norms and usable and _is_usable(layer, norms[index][1]):
+            yield Sums(node.name, layer, *norms[index], before_name, inner, not signs or signs[-1] < index)
+
+
+def layer_before(net: Net, index: int) -> int:
+    """The binary layer that stands before a node with nothing between them but nodes that read one value; `INPUT` for none."""
+    at = index
+    while at != INPUT and len(net.nodes[at].inputs) == 1:
+        (at,) = net.nodes[at].inputs
+        op = net.nodes[at].op
+        if at != INPUT and isinstance(op, Linear):
+            return at if op.binary else INPUT
+    return INPUT
 
 
 def _is_usable(layer: Linear, norm: Norm) -> bool:

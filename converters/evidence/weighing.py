@@ -25,6 +25,7 @@ from xnorinfer.converters.evidence.weightvalues import (
 )
 from xnorinfer.converters.finding import BETWEEN, WEIGHTS, Finding
 from xnorinfer.converters.reading import INPUT, Assumption, ConvertOptions, Notes, Origin, Remark
+from xnorinfer.graph import INPUT as INPUT_VALUE
 from xnorinfer.net.check import Problem
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Flatten, Linear, Norm, Pool, Steps
@@ -151,10 +152,13 @@ def _assume(net: Net, dense: Sequence[Layer], evidence: Evidence, options: Conve
 
 def _with_norm(net: Net) -> Iterator[str]:
     """Names of the dense layers with a BatchNorm, or a chain that may be one, before the next sign or layer."""
-    newest: str | None = None
-    for node in net.line:
+    newest: dict[int, str | None] = {INPUT_VALUE: None}  # of each value the layer that it comes from, up to a sign
+    for index, node in enumerate(net.nodes):
+        (read, *others) = node.inputs
+        layer = None if others else newest[read]
         if isinstance(node.op, Norm) or (isinstance(node.op, Steps) and node.op.may_be_norm):
-            if newest is not None:
-                yield newest
+            if layer is not None:
+                yield layer
         elif not isinstance(node.op, Steps | Pool | Flatten):
-            newest = node.name if isinstance(node.op, Linear) and node.op.binary else None
+            layer = node.name if isinstance(node.op, Linear) and node.op.binary else None
+        newest[index] = layer

@@ -24,7 +24,7 @@ from xnorinfer.converters.containers.opening import open_container
 from xnorinfer.converters.kernelaxes import KERNEL_LAYOUTS, arranged
 from xnorinfer.converters.nettoml.document import network_arrays
 from xnorinfer.converters.reading import ConvertOptions, Reading
-from xnorinfer.errors import OptionError, XnorinferError, unhandled
+from xnorinfer.errors import NetworkError, OptionError, XnorinferError, unhandled
 from xnorinfer.float32 import F32
 from xnorinfer.graph import INPUT, Interpretation, Node
 from xnorinfer.net.network import Net
@@ -32,6 +32,8 @@ from xnorinfer.net.ops import (
     ARITHMETIC,
     FUNCTIONS,
     OPS,
+    Add,
+    Concat,
     Flatten,
     Linear,
     Norm,
@@ -397,6 +399,11 @@ def _(op: Pool, name: str, writer: Writer) -> Iterator[str]:
 @table_lines.of(Flatten)
 def _(op: Flatten, name: str, writer: Writer) -> Iterator[str]:
     yield f"flatten = {toml_string(writer.flattens.get(name, 'channels_last'))}"
+
+
+@table_lines.of(Add, Concat)
+def _(op: Add | Concat, name: str, writer: Writer) -> Iterator[str]:
+    raise NetworkError([f"{name}: {type(op).__name__} joins branches, which net.toml does not say"])
 
 
 @table_lines.of(Quantize)

@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from xnorinfer.graph import Node
     from xnorinfer.net.network import Net
-    from xnorinfer.net.ops import Flatten, Linear, Norm, Pool, Quantize, Step, Steps
+    from xnorinfer.net.ops import Add, Concat, Flatten, Linear, Norm, Pool, Quantize, Step, Steps
     from xnorinfer.net.ties import PROFILES
     from xnorinfer.net.values import ChannelInput, PixelInput, RealInput, SignInput, ThresholdInput
     from xnorinfer.net.windows import Window
 
 __all__ = [
     "PROFILES",
+    "Add",
     "ChannelInput",
+    "Concat",
     "Flatten",
     "Linear",
     "Net",
@@ -42,7 +44,7 @@ __all__ = [
 _HOMES = {
     "xnorinfer.graph": ("Node",),
     "xnorinfer.net.network": ("Net",),
-    "xnorinfer.net.ops": ("Flatten", "Linear", "Norm", "Pool", "Quantize", "Step", "Steps"),
+    "xnorinfer.net.ops": ("Add", "Concat", "Flatten", "Linear", "Norm", "Pool", "Quantize", "Step", "Steps"),
     "xnorinfer.net.ties": ("PROFILES",),
     "xnorinfer.net.values": ("ChannelInput", "PixelInput", "RealInput", "SignInput", "ThresholdInput"),
     "xnorinfer.net.windows": ("Window",),

@@ -20,6 +20,8 @@ from xnorinfer.net.ops import (
     NORM_FORMS,
     OPS,
     READS,
+    Add,
+    Concat,
     Flatten,
     Linear,
     Norm,
@@ -178,8 +180,9 @@ def _wiring_problems(net: Net) -> Iterator[Problem]:
         return
     for node in net.nodes:
         reads = READS.get(type(node.op), 1)
-        if len(node.inputs) != reads:
-            yield Problem(node.name, f"reads {len(node.inputs)} values, {type(node.op).__name__} takes {reads}")
+        if len(node.inputs) < 2 if reads is None else len(node.inputs) != reads:
+            takes = "two or more" if reads is None else reads
+            yield Problem(node.name, f"reads {len(node.inputs)} values, {type(node.op).__name__} takes {takes}")
     for node, users in zip(net.nodes[:-1], users_of(net.nodes), strict=False):
         if not users:
             yield Problem(node.name, "no node reads what it gives")
@@ -349,6 +352,31 @@ def _(op: Quantize, name: str, problems: Problems, read: Seen) -> Seen:
     return read.becomes(name, Value(read.value.shape, SIGNS))
 
 
+@result_of.of(Add)
+def _(op: Add, name: str, problems: Problems, read: Seen, other: Seen) -> Seen:
+    if read.value.shape != other.value.shape:
+        both = f"{read.node} gives {read.value.shape} and {other.node} {other.value.shape}"
+        problems.add(name, f"adds two values of one shape, {both}")
+        raise Shapeless
+    float_layer = read.float_layer or other.float_layer
+    return Seen(Value(read.value.shape, REALS), name, read.wide, float_layer=float_layer)
+
+
+@result_of.of(Concat)
+def _(op: Concat, name: str, problems: Problems, *reads: Seen) -> Seen:
+    first = reads[0].value.shape
+    for read in reads[1:]:
+        if len(read.value.shape) != len(first) or read.value.shape[:-1] != first[:-1]:
+            both = f"{reads[0].node} gives {first} and {read.node} {read.value.shape}"
+            what = "vectors" if len(first) == 1 else f"maps of {_by(first[:2])}"
+            problems.add(name, f"joins values along channels, {what} here: {both}")
+            raise Shapeless
+    signs = all(_is_signs(read.value.domain) for read in reads)
+    shape = (*first[:-1], sum(read.value.shape[-1] for read in reads))
+    float_layer = next((read.float_layer for read in reads if read.float_layer is not None), None)
+    return Seen(Value(shape, SIGNS if signs else REALS), name, name, float_layer=float_layer)
+
+
 def _reads_reals(name: str, needed: str, problems: Problems, read: Seen) -> None:
     if read.raw:
         if not isinstance(read.value.domain, PixelInput | ChannelInput | RealInput):
@@ -408,8 +436,8 @@ def _(op: Steps, name: str) -> Iterator[Problem]:
         yield from _step_problems(step, name)
 
 
-@numbers_problems.of(Pool, Flatten)
-def _(op: Pool | Flatten, name: str) -> Iterator[Problem]:
+@numbers_problems.of(Pool, Flatten, Add, Concat)
+def _(op: Pool | Flatten | Add | Concat, name: str) -> Iterator[Problem]:
     yield from ()
 
 

@@ -179,11 +179,24 @@ class Flatten:
     """A map (height, width, channels) as a vector, channels innermost; other orders are permuted into the weights behind."""
 
 
-Op: TypeAlias = Linear | Norm | Steps | Quantize | Pool | Flatten
-OPS: tuple[type[Op], ...] = (Linear, Norm, Steps, Quantize, Pool, Flatten)
+@dataclass(frozen=True, eq=False)
+class Add:
+    """The sum of two values of one shape, each number rounded to float32 once; signs are added as -1 and +1."""
 
-#: How many values an op reads, where it is not one.
-READS: dict[type[Op], int] = {}
+
+@dataclass(frozen=True, eq=False)
+class Concat:
+    """Two or more vectors, or maps of one height and width, side by side along channels, in the order in which they are read.
+
+    Signs where all are signs; else all are real numbers, signs as -1 and +1.
+    """
+
+
+Op: TypeAlias = Linear | Norm | Steps | Quantize | Pool | Flatten | Add | Concat
+OPS: tuple[type[Op], ...] = (Linear, Norm, Steps, Quantize, Pool, Flatten, Add, Concat)
+
+#: How many values an op reads, where it is not one; None: two or more.
+READS: dict[type[Op], int | None] = {Add: 2, Concat: None}
 
 #: An op beside its name, as `Net.chain` takes them.
 Named: TypeAlias = tuple[str, Op]
@@ -214,8 +227,8 @@ def _(op: Steps) -> Iterator[tuple[str, F32]]:
             yield f"{name}{index}" if step.function in ARITHMETIC or index else name, parameter
 
 
-@arrays_of.of(Quantize, Pool, Flatten)
-def _(op: Quantize | Pool | Flatten) -> Iterator[tuple[str, F32]]:
+@arrays_of.of(Quantize, Pool, Flatten, Add, Concat)
+def _(op: Quantize | Pool | Flatten | Add | Concat) -> Iterator[tuple[str, F32]]:
     yield from ()
 
 

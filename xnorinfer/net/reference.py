@@ -26,7 +26,7 @@ from xnorinfer.errors import unhandled
 from xnorinfer.float32 import F32, ONE, fma, integer_dot, sequential_dot, sigmoid, tanh
 from xnorinfer.graph import INPUT, Interpretation, Node, users_of
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import OPS, Flatten, Function, Linear, Norm, Op, Pool, Quantize, Step, Steps
+from xnorinfer.net.ops import OPS, Add, Concat, Flatten, Function, Linear, Norm, Op, Pool, Quantize, Step, Steps
 from xnorinfer.net.ties import binarize
 from xnorinfer.net.values import (
     REALS,
@@ -55,7 +55,7 @@ class Rows(NamedTuple):
         return mapped_input(self.domain, self.array)
 
 
-#: (op, what it reads) -> what it gives.
+#: (op, all that it reads) -> what it gives.
 compute: Interpretation[..., Rows] = Interpretation("the oracle", OPS)
 
 
@@ -89,6 +89,18 @@ def _(op: Pool, read: Rows) -> Rows:
 @compute.of(Flatten)
 def _(op: Flatten, read: Rows) -> Rows:
     return Rows(read.array.reshape(len(read.array), math.prod(read.array.shape[1:])), read.domain)
+
+
+@compute.of(Add)
+def _(op: Add, read: Rows, other: Rows) -> Rows:
+    with np.errstate(all="ignore"):
+        return Rows(read.mapped + other.mapped, REALS)
+
+
+@compute.of(Concat)
+def _(op: Concat, *reads: Rows) -> Rows:
+    signs = all(_of_mapped(read.domain) == SIGNS for read in reads)
+    return Rows(np.concatenate([read.mapped for read in reads], axis=-1), SIGNS if signs else REALS)
 
 
 @compute.of(Norm)

@@ -17,7 +17,7 @@ import numpy as np
 from xnorinfer.errors import NetworkError
 from xnorinfer.graph import INPUT, Interpretation, Node, users_of
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import OPS, Flatten, Linear, Norm, Op, Pool, Quantize, Steps, arrays_of
+from xnorinfer.net.ops import OPS, Add, Concat, Flatten, Linear, Norm, Op, Pool, Quantize, Steps, arrays_of
 from xnorinfer.net.values import ChannelInput, RealInput, SignInput, ThresholdInput
 from xnorinfer.net.windows import Window
 from xnorinfer.packing.packedops import Reads, Value
@@ -235,6 +235,11 @@ def _(op: Pool, walk: _Walk) -> None:
 @_take.of(Norm, Steps, Quantize, Flatten)
 def _(op: Op, walk: _Walk) -> None:
     walk.take_values()
+
+
+@_take.of(Add, Concat)
+def _(op: Op, walk: _Walk) -> None:
+    raise NetworkError([f"{walk.nodes[walk.at].name}: {type(op).__name__} cannot be packed yet"])
 
 
 def _bent(node: Node[Op]) -> bool:

@@ -180,7 +180,7 @@ def compare(
 def rows_at_once(net: Net) -> int:
     """How many samples are computed at once: windows hold values many times."""
     largest, shapes = 1, [net.shape, *(value.shape for value in net.values)]
-    for node, given in zip(net.line, shapes[1:], strict=True):
+    for node, given in zip(net.nodes, shapes[1:], strict=True):
         window = node.op.window if isinstance(node.op, Linear | Pool) else None
         if window is not None:
             largest = max(largest, given[0] * given[1] * window.taps * shapes[node.inputs[0] + 1][2])

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from xnorinfer.graph import Interpretation
+from xnorinfer.graph import INPUT, Interpretation
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import ARITHMETIC, OPS, Flatten, Linear, Norm, Pool, Quantize, Step, Steps
+from xnorinfer.net.ops import ARITHMETIC, OPS, Add, Concat, Flatten, Linear, Norm, Pool, Quantize, Step, Steps
 from xnorinfer.net.ties import Rule
 from xnorinfer.net.windows import Window
 
@@ -23,11 +23,16 @@ RULES: dict[Rule, str] = {
 
 
 def words_of(net: Net) -> Iterator[str]:
-    """The input, then every node in order of execution.  Raises NetworkError for an op of an unknown kind."""
+    """The input, then every node in order of execution, with what it reads where that is not the node before it alone.
+
+    Raises NetworkError for an op of an unknown kind.
+    """
     size = f"{net.depth} values" if len(net.shape) < 2 else f"an image of {_by(net.shape)} values, channels innermost"
     yield f"input: {size}, {net.input.describe()}"
-    for node in net.nodes:
-        yield f"{node.name}: {_words(node)}"
+    for index, node in enumerate(net.nodes):
+        read = [net.nodes[other].name if other != INPUT else "the input" for other in node.inputs]
+        of = "" if node.inputs == (index - 1,) else f", of {' and '.join(read)}"
+        yield f"{node.name}: {_words(node)}{of}"
 
 
 #: (op) -> what it is.
@@ -58,6 +63,16 @@ def _(op: Pool) -> str:
 @_words.of(Flatten)
 def _(op: Flatten) -> str:
     return "the map as a vector, channels innermost"
+
+
+@_words.of(Add)
+def _(op: Add) -> str:
+    return "the sum"
+
+
+@_words.of(Concat)
+def _(op: Concat) -> str:
+    return "side by side along channels"
 
 
 @_words.of(Norm)

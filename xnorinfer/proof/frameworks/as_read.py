@@ -15,9 +15,9 @@ import numpy as np
 
 from xnorinfer.errors import MissingExtraError, unhandled
 from xnorinfer.float32 import F32
-from xnorinfer.graph import Interpretation
+from xnorinfer.graph import INPUT, Interpretation
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import ARITHMETIC, OPS, Flatten, Linear, Norm, Pool, Quantize, Step, Steps
+from xnorinfer.net.ops import ARITHMETIC, OPS, Add, Concat, Flatten, Linear, Norm, Pool, Quantize, Step, Steps
 from xnorinfer.net.reference import binary_weights
 from xnorinfer.net.windows import Window
 from xnorinfer.proof.frameworks.program import Array, Program
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 #: Formats whose training framework is PyTorch.
 TORCH_FORMATS = ("torch",)
 
-#: (op, what enters it, (rows, neurons) or (rows, height, width, channels), weights by the id of the op) -> what leaves it.
-in_torch: Interpretation[[torch.Tensor, Mapping[int, torch.Tensor]], torch.Tensor] = Interpretation("frameworks.as_read", OPS)
+#: (op, what enters it, (rows, neurons) or (rows, height, width, channels), weights by the id of the op, what else enters it)
+#: -> what leaves it.
+in_torch: Interpretation[..., torch.Tensor] = Interpretation("frameworks.as_read", OPS)
 
 
 def open_as_read(net: Net, source_format: str) -> Program:
@@ -38,16 +39,17 @@ def open_as_read(net: Net, source_format: str) -> Program:
         import torch
     except ImportError:
         raise MissingExtraError("--framework", "torch", "torch") from None
-    nodes = net.line
+    nodes = net.nodes
     weights = {id(op): _tensor(binary_weights(op) if op.binary else op.weight) for _, op in net.linears}
     first_sign = next((index for index, node in enumerate(nodes) if isinstance(node.op, Quantize)), None)
 
     def run(x: F32, until: int | None = None) -> Array:
         with torch.inference_mode():
-            value = _tensor(x)
-            for node in nodes[:until]:
-                value = in_torch(node, value, weights)
-            answer: Array = value.flatten(1).numpy()
+            known = {INPUT: _tensor(x)}
+            for index, node in enumerate(nodes[:until]):
+                first, *others = (known[read] for read in node.inputs)
+                known[index] = in_torch(node, first, weights, *others)
+            answer: Array = known[len(known) - 2].flatten(1).numpy()
         return answer
 
     signs = None if first_sign is None else lambda x: run(x, first_sign + 1)
@@ -113,6 +115,18 @@ def _pool(op: Pool, value: torch.Tensor, weights: Mapping[int, torch.Tensor]) ->
 @in_torch.of(Flatten)
 def _flatten(op: Flatten, value: torch.Tensor, weights: Mapping[int, torch.Tensor]) -> torch.Tensor:
     return value.flatten(1)
+
+
+@in_torch.of(Add)
+def _add(op: Add, value: torch.Tensor, weights: Mapping[int, torch.Tensor], other: torch.Tensor) -> torch.Tensor:
+    return value + other
+
+
+@in_torch.of(Concat)
+def _concat(op: Concat, value: torch.Tensor, weights: Mapping[int, torch.Tensor], *others: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    return torch.cat([value, *others], dim=-1)
 
 
 @in_torch.of(Norm)

@@ -21,7 +21,7 @@ from xnorinfer.float32 import F32
 from xnorinfer.graph import Interpretation
 from xnorinfer.memory import in_rows
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import OPS, Flatten, Linear, Norm, Pool, Quantize, Step, Steps
+from xnorinfer.net.ops import OPS, Add, Concat, Flatten, Linear, Norm, Pool, Quantize, Step, Steps
 from xnorinfer.net.reference import binary_weights, mapped_input, node_outputs, windows_of
 from xnorinfer.net.ties import Rule, binarize
 from xnorinfer.net.values import ChannelInput, PixelInput, SignInput
@@ -116,8 +116,8 @@ def scores_of(bounded: Bounded) -> Bounded:
     return Bounded(*(in_rows(part) for part in (bounded.value, bounded.error)))
 
 
-#: (op, what enters it, weights, or their signs, by the id of the op) -> what leaves it.
-rounding: Interpretation[[Bounded, Mapping[int, F64]], Bounded] = Interpretation("frameworks.rounding", OPS)
+#: (op, what enters it, weights, or their signs, by the id of the op, what else enters it) -> what leaves it.
+rounding: Interpretation[..., Bounded] = Interpretation("frameworks.rounding", OPS)
 
 
 def _summed(op: Linear, x: F64, weights: F64, outside: float) -> F64:
@@ -166,6 +166,18 @@ def _pool(op: Pool, now: Bounded, weights: Mapping[int, F64]) -> Bounded:
 @rounding.of(Flatten)
 def _flatten(op: Flatten, now: Bounded, weights: Mapping[int, F64]) -> Bounded:
     return scores_of(now)
+
+
+@rounding.of(Add)
+def _add(op: Add, now: Bounded, weights: Mapping[int, F64], other: Bounded) -> Bounded:
+    value = now.value + other.value
+    return Bounded(value, now.error + other.error + ROUNDING * np.abs(value))
+
+
+@rounding.of(Concat)
+def _concat(op: Concat, now: Bounded, weights: Mapping[int, F64], *others: Bounded) -> Bounded:
+    every = (now, *others)
+    return Bounded(*(np.concatenate([getattr(one, part) for one in every], axis=-1) for part in ("value", "error")))
 
 
 @rounding.of(Norm)
