@@ -136,6 +136,14 @@ def _require_whole(path: Path, archive: zipfile.ZipFile) -> None:
     if twice is not None:
         raise SourceError(f"{path.name} holds two entries called {twice!r}")
     require_bytes(sum(entry.file_size for entry in entries), "unpacking it")
+    # zipfile asks for all the bytes that an entry is said to take before it sees where the file ends.
+    size = path.stat().st_size
+    beyond = next((entry for entry in entries if entry.compress_size > size), None)
+    if beyond is not None:
+        raise SourceError(
+            f"{path.name} is a damaged archive: {beyond.filename} takes {beyond.compress_size} bytes by its list, the whole "
+            f"file has {size}"
+        )
     if any(entry.flag_bits & 1 for entry in entries):
         raise SourceError(f"{path.name} is an encrypted zip archive")
 

@@ -227,6 +227,20 @@ def test_archives_that_do_not_fill_their_file(tmp_path: Path, before: bytes, aft
         read_source(path, ConvertOptions(format="npz", profile="ge-zero"))
 
 
+@pytest.mark.parametrize("name", ["net.npz", "net.pt", "net.keras"])
+def test_entries_that_take_more_than_their_file(tmp_path: Path, name: str) -> None:
+    """zipfile asks for as much memory as an archive's list says, before it reads."""
+    content = bytearray(npz_bytes(tmp_path))
+    at = content.rindex(b"PK\x01\x02")
+    content[at + 20 : at + 24] = struct.pack("<I", 0x7FFFFFF0)
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(SourceError, match=r"takes 2147483632 bytes by its list, the whole file has"):
+        read_source(
+            path, ConvertOptions(profile="ge-zero", format={".npz": "npz", ".pt": "torch", ".keras": "keras"}[path.suffix])
+        )
+
+
 def test_addresses_beyond_all_memory_in_hdf5_inside_an_archive(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")
     content = io.BytesIO()
