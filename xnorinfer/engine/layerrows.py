@@ -12,8 +12,21 @@ from xnorinfer.errors import unhandled
 from xnorinfer.graph import Interpretation
 from xnorinfer.kernels import Kernel, map_prepack, prepack
 from xnorinfer.net.values import InputMapping, PixelInput
-from xnorinfer.net.windows import Borders, Window, borders
-from xnorinfer.packing.packed import PACKED_OPS, STEP_NAMES, Affine, Binarize, Dot, Elementwise, Mapped, Pool, Threshold, Value
+from xnorinfer.net.windows import Window
+from xnorinfer.packing.packed import (
+    PACKED_OPS,
+    STEP_NAMES,
+    Affine,
+    Binarize,
+    Dot,
+    Elementwise,
+    Mapped,
+    Outside,
+    Pool,
+    Threshold,
+    Value,
+    outside_of,
+)
 
 #: A row, and those of the strips of a map that it is made of.
 Made: TypeAlias = tuple[prepack.Row, list[prepack.Row]]
@@ -87,8 +100,7 @@ def _(op: Dot, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool) ->
         return _dot(op, kernel, mapping, raw, slice(None), None, False), []
     assert op.window is not None
     geometry, channels = _geometry(op.window, read), read.shape[-1] // op.groups
-    found = borders(op.window, *geometry.size) if op.pad == 0 else None
-    outside = None if found is None or found.inside.all() else _outside(found, channels)
+    outside = outside_of(op, read)
     parts = np.split(np.arange(op.neurons), op.groups)
     rows = [_dot(op, kernel, mapping, raw, slice(part[0], part[-1] + 1), outside, True) for part in parts]
     taps = None
@@ -96,22 +108,18 @@ def _(op: Dot, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool) ->
         fill = {-1: 0, 0: 0, 1: -1} if packed else {-1: -1, 0: -1 if op.reads == "bits" else 0, 1: 1}
         size = channels if op.reads == "bits" else channels * _BYTES[op.reads]
         taps = map_prepack.Taps(size, packed, fill[op.pad])
-    of = None if found is None or outside is None else found.of
+    of = None if outside is None else outside.of
     return map_prepack.strips(kernel, rows, geometry, pixel_bytes(read, raw), in_bits, taps, of)
 
 
-def _outside(found: Borders, channels: int) -> NDArray[np.bool_]:
-    """(border classes, inputs of a neuron): those outside the map."""
-    return np.repeat(~found.inside.reshape(len(found.inside), -1), channels, axis=1)
-
-
 def _dot(
-    op: Dot, kernel: Kernel, mapping: InputMapping, raw: bool, neurons: slice, outside: NDArray[np.bool_] | None, windows: bool
+    op: Dot, kernel: Kernel, mapping: InputMapping, raw: bool, neurons: slice, outside: Outside | None, windows: bool
 ) -> prepack.Row:
     """The row of some neurons, over samples or over windows."""
     weights = np.ascontiguousarray(op.weights[neurons])
     limits = op.output.limits[..., neurons] if isinstance(op.output, Threshold) else None
-    row = _product(op, kernel, mapping, raw, weights, limits, outside, windows)
+    own = None if outside is None else (outside.inputs, outside.plus[:, neurons])
+    row = _product(op, kernel, mapping, raw, weights, limits, own, windows)
     if isinstance(op.output, Affine):
         row |= _steps(kernel, Affine(op.output.ops, op.output.values[:, :, neurons]))
     return row
@@ -124,13 +132,10 @@ def _product(
     raw: bool,
     weights: NDArray[Any],
     limits: NDArray[Any] | None,
-    outside: NDArray[np.bool_] | None,
+    outside: prepack.Outside,
     windows: bool,
 ) -> prepack.Row:
     if op.reads == "reals":
-        # What is 0 outside the map changes no sum; limits of all border classes are the same.
-        if limits is not None and outside is not None:
-            limits = np.broadcast_to(limits, (len(outside), len(weights)))
         return prepack.reals(kernel, weights, op.depth, limits) if op.binary else prepack.floats(kernel, weights, limits)
     if op.reads == "pixels":
         assert isinstance(mapping, PixelInput)

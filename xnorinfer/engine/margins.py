@@ -21,8 +21,19 @@ from numpy.typing import NDArray
 from xnorinfer.bits import bitpack, bitunpack
 from xnorinfer.float32 import integer_dot, sequential_dot
 from xnorinfer.graph import INPUT, Interpretation
-from xnorinfer.net.windows import Window, borders, taps_inside
-from xnorinfer.packing.packed import PACKED_OPS, Binarize, Dot, Elementwise, Mapped, PackedModel, Pool, Threshold, Value
+from xnorinfer.net.windows import Window, borders
+from xnorinfer.packing.packed import (
+    PACKED_OPS,
+    Binarize,
+    Dot,
+    Elementwise,
+    Mapped,
+    PackedModel,
+    Pool,
+    Threshold,
+    Value,
+    outside_of,
+)
 
 #: Margin of a sample in a layer where no neuron can change its bit.
 NO_MARGIN = int(np.iinfo(np.int64).max)
@@ -111,16 +122,13 @@ def reachable(layer: Dot, read: Value) -> tuple[NDArray[Any], NDArray[Any]]:
     +-infinity for real sums."""
     if layer.reads == "reals":
         return np.full(layer.neurons, -np.inf), np.full(layer.neurons, np.inf)
-    inside = np.ones((1, layer.depth), np.int64)
-    if layer.window is not None and not layer.pad:
-        taps = taps_inside(layer.window, *read.shape[:2]).reshape(-1, layer.window.taps)
-        inside = np.repeat(taps.astype(np.int64), read.shape[2] // layer.groups, axis=1)
-    high = np.repeat(inside.sum(axis=1)[:, None], layer.neurons, axis=1)
+    outside = outside_of(layer, read)
+    high = np.full((1, layer.neurons), layer.depth) if outside is None else np.repeat(outside.inputs, layer.neurons, axis=1)
     low = np.zeros_like(high)
     if layer.reads == "pixels":
-        plus = inside @ (bitunpack(layer.weights, layer.depth) > 0).T.astype(np.int64)
-        low, high = -255 * (high - plus), 255 * plus
-    return (low, high) if len(inside) > 1 else (low[0], high[0])
+        plus = np.bitwise_count(layer.weights).sum(axis=1, dtype=np.int64) - (0 if outside is None else outside.plus)
+        low, high = -255 * (high - plus), np.broadcast_to(255 * plus, high.shape)
+    return (low, high) if len(high) > 1 else (low[0], high[0])
 
 
 def _by_count(layer: Dot, read: Value, numbers: NDArray[Any]) -> NDArray[Any]:

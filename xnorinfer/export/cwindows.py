@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.bits import bitpack, bitunpack, words_for
+from xnorinfer.bits import bitpack, words_for
 from xnorinfer.errors import unhandled
 from xnorinfer.export.cbody import Body, Place, constant_text, float_text
 from xnorinfer.net.values import PixelInput
-from xnorinfer.net.windows import Borders, Window, borders
-from xnorinfer.packing.packed import Dot, Pool, Reads, Threshold
+from xnorinfer.net.windows import Window
+from xnorinfer.packing.packed import Dot, Outside, Pool, Reads, Threshold, outside_of
 
 #: What a window looks at -> the C type of a row of it.
 ROWS: dict[Reads, str] = {"bits": "uint64_t", "pixels": "uint8_t", "reals": "float"}
@@ -44,17 +44,17 @@ def convolution(op: Dot, window: Window, body: Body, place: Place) -> Iterator[s
     """The statements of a layer with a window."""
     down, across, neurons = place.gives.shape
     channels, group = place.read.shape[2] // op.groups, neurons // op.groups
-    found = borders(window, *place.read.shape[:2])
+    outside = outside_of(op, place.read)
     each = "" if op.groups == 1 else f" + g * {group}"
-    own, last = _arguments(op, window, found, body, place, each)
+    own, last = _arguments(op, outside, body, place, each)
     kind = ROWS[op.reads]
     # Nothing else is held while a row is in use.
     size = words_for(op.depth) if op.reads == "bits" else op.depth
     row = body.room(f"row_of_{op.reads}", kind, size)
     gather = body.use(f"{op.reads}_of_window")
     first = "0" if op.groups == 1 else f"g * {channels}"
-    outside = f", {int(op.pad == 1)}" if op.reads == "bits" else ""
-    lines = [f"{gather}({place.source}, {_window(window, body, place)}, y, x, {first}, {channels}{outside}, {row});"]
+    fill = f", {int(op.pad == 1)}" if op.reads == "bits" else ""
+    lines = [f"{gather}({place.source}, {_window(window, body, place)}, y, x, {first}, {channels}{fill}, {row});"]
     function = body.use(last)
     if op.gives == "reals":
         lines.append(f"{function}({row}, {op.depth}, {', '.join(own)}, {group}, {place.target} + at * {neurons}{each});")
@@ -73,25 +73,28 @@ def convolution(op: Dot, window: Window, body: Body, place: Place) -> Iterator[s
     yield from over_outputs(down, across, lines)
 
 
-def _arguments(op: Dot, window: Window, found: Borders, body: Body, place: Place, each: str) -> tuple[list[str], str]:
+def _arguments(op: Dot, outside: Outside | None, body: Body, place: Place, each: str) -> tuple[list[str], str]:
     """The arrays of a layer as C expressions for output `at` and group `g`, and the function that takes them."""
-    group, several = op.neurons // op.groups, len(found.inside) > 1
+    group = op.neurons // op.groups
     count = words_for(op.depth) if op.binary else op.depth
     parts = op.weights.reshape(op.groups, group, -1)
     words = parts.transpose(0, 2, 1) if op.binary else parts
     name, words_are = ("bits", "uint64_t") if op.binary else ("weights", "float")
     weights = body.array(f"{place.prefix}_{name}", words_are, words, place.title)
     own = [weights if op.groups == 1 else f"{weights} + g * {group * count}"]
-    if several:
-        kind = "uint16_t" if len(found.inside) <= 1 << 16 else "uint32_t"
-        of = body.array(f"{place.prefix}_borders", kind, found.of, "Border class of every output")
-    at = f" + {of}[at] * {op.neurons}{each}" if several else each
+    at = each
+    if outside is not None and len(outside.inputs) > 1:
+        kind = "uint16_t" if len(outside.inputs) <= 1 << 16 else "uint32_t"
+        of = body.array(f"{place.prefix}_borders", kind, outside.of, "Border class of every output")
+        at = f" + {of}[at] * {op.neurons}{each}"
 
     def by_class(name: str, kind: str, values: NDArray[Any], comment: str = "") -> str:
         return body.array(f"{place.prefix}_{name}", kind, values, comment) + at
 
     if isinstance(op.output, Threshold):
-        limits = op.output.limits if op.reads == "reals" else _limits(op, op.output, window, found)
+        limits = op.output.limits
+        if op.reads == "bits" and outside is not None:  # what lies outside is counted, too
+            limits = np.asarray(limits + outside.plus, np.int32)
         array = body.array(
             f"{place.prefix}_limits",
             "float" if op.reads == "reals" else "int32_t",
@@ -101,34 +104,17 @@ def _arguments(op: Dot, window: Window, found: Borders, body: Body, place: Place
         return [*own, array + (at if limits.ndim == 2 else each)], f"{op.reads}_to_bits"
     if not op.binary:
         return own, "float_layer"
-    if op.reads == "bits" and (several or not found.inside.all()) and not op.pad:
-        inside = found.inside.sum(axis=(1, 2))[:, None] * (op.depth // window.taps)
-        return [*own, by_class("base", "int32_t", inside + 2 * _outside(op, window, found))], "bits_to_dots"
+    if op.reads == "bits" and outside is not None:
+        return [*own, by_class("base", "int32_t", outside.inputs + 2 * outside.plus)], "bits_to_dots"
     if op.reads == "pixels":
         mapping = body.packed.input
         assert isinstance(mapping, PixelInput)
-        sums = found.inside.reshape(-1, window.taps) @ _taps(op, window).sum(axis=2, dtype=np.int64).T
+        sums = 2 * np.bitwise_count(op.weights).sum(axis=1, dtype=np.int64)[None] - op.depth
+        if outside is not None:
+            sums = sums + (op.depth - outside.inputs) - 2 * outside.plus
         shifts = by_class("shifts", "double", mapping.intercept * sums)
         return [*own, float_text(mapping.slope), shifts, float_text(mapping.divisor)], "pixels_to_reals"
     return own, f"{op.reads}_to_reals"
-
-
-def _taps(op: Dot, window: Window) -> NDArray[np.int8]:
-    """Weights as -1 and +1, (neurons, taps, channels)."""
-    return bitunpack(op.weights, op.depth).reshape(op.neurons, window.taps, -1)
-
-
-def _outside(op: Dot, window: Window, found: Borders) -> NDArray[np.int64]:
-    """Bits 1 of the weights at taps outside, where a row has bits 0: (classes, neurons)."""
-    ones = (_taps(op, window) > 0).sum(axis=2)
-    return np.asarray(~found.inside.reshape(-1, window.taps) @ ones.T, np.int64)
-
-
-def _limits(op: Dot, output: Threshold, window: Window, found: Borders) -> NDArray[np.int32]:
-    """The limits of what C counts: it counts taps outside, too."""
-    if op.reads != "bits" or op.pad:
-        return output.limits
-    return np.asarray(output.limits + _outside(op, window, found), np.int32)
 
 
 def pool(op: Pool, body: Body, place: Place) -> Iterator[str]:

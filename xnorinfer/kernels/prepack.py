@@ -7,9 +7,10 @@ parity or look-up of nibbles, by masks, look-up tables or bit planes, in one go 
 weights: (neurons, words) u64, bit 1 = +1.  limits: (neurons,) counts up to which a neuron gives bit 1; None: the sums go on to
 the steps of `steps`.
 
-Rows may be windows over a map, some inputs of which lie outside.  outside: (border classes, depth) bool says which; None: none
-do, or they count like others.  They are 0, as bits, too: what their weights count then is known, and limits, which are on what
-lies inside, (border classes, neurons), are moved by it.  In the table a class begins where the groups of the one before end.
+Rows may be windows over a map, some inputs of which lie outside.  outside: of each border class how many inputs lie inside,
+(classes, 1) int64, and the +1 among the weights of the others, (classes, neurons) int64; None: none do, or they count like
+others.  They are 0, as bits, too: what their weights count then is known, and limits, which are on what lies inside, (border
+classes, neurons), are moved by it.  In the table a class begins where the groups of the one before end.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from xnorinfer.kernels.shapes import MASKED_CHUNKS, MOST_TURNS, BinaryShape, Nib
 Row: TypeAlias = dict[int, int | NDArray[Any]]
 Words: TypeAlias = NDArray[np.uint64]
 Limits: TypeAlias = NDArray[Any] | None
-Outside: TypeAlias = NDArray[np.bool_] | None
+Outside: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64]] | None
 
 #: Rows of pixels that are prepared together.
 PIXEL_ROWS = 16
@@ -88,7 +89,7 @@ def _mismatches(
     kernel: Kernel, shape: BinaryShape | NibbleShape, weights: Words, depth: int, limits: Limits, outside: Outside
 ) -> Row:
     words = layout.even_words(words_for(depth))
-    surplus, inside = _outside_ones(weights, depth, outside)
+    inside, surplus = _by_class(weights, depth, outside)
     most = np.full(surplus.shape, -1) if limits is None else limits.astype(np.int64) + surplus
     row = _product(len(weights), depth, limits, len(weights) * depth) | {
         fields.COMPUTE: kernel.compute_bits(shape),
@@ -119,12 +120,9 @@ def _mismatches(
     )
 
 
-def _outside_ones(weights: Words, depth: int, outside: Outside) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(border classes, neurons): the +1 among the weights of inputs outside; (border classes, 1): inputs inside."""
-    if outside is None:
-        return np.zeros((1, len(weights)), np.int64), np.array([[depth]])
-    ones = [np.bitwise_count(weights & words).sum(axis=1, dtype=np.int64) for words in bitpack(outside)]
-    return np.array(ones), depth - outside.sum(axis=1, keepdims=True, dtype=np.int64)
+def _by_class(weights: Words, depth: int, outside: Outside) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """`outside`, also where there is one class."""
+    return outside or (np.array([[depth]]), np.zeros((1, len(weights)), np.int64))
 
 
 def pixels(
@@ -140,16 +138,16 @@ def pixels(
     mapping: slope, intercept and divisor of the pixels, needed where sums go on to steps.
     """
     ones = np.bitwise_count(weights).sum(axis=1, dtype=np.int64)
+    inside, surplus = _by_class(weights, depth, outside)
     row = _product(len(weights), depth, limits, PIXEL_WORK * len(weights) * depth) | {
         fields.IN_BYTES: depth,
         fields.SUB_ROWS: PIXEL_ROWS,
         fields.FACTOR: 1,
-        fields.BASE: _whole_groups(weights, np.zeros((_classes(outside), len(weights)), np.int64)),
+        fields.BASE: _whole_groups(weights, np.zeros(surplus.shape, np.int64)),
     }
     if limits is None:
         assert mapping is not None
         row[fields.MAPPING] = layout.kept(np.array(mapping, np.float64))
-        surplus, inside = _outside_ones(weights, depth, outside)
         row[fields.WEIGHT_SUM] = _whole_groups(weights, 2 * (ones - surplus) - inside, dtype=np.float64)
     most = np.full(len(weights), -1) if limits is None else limits.astype(np.int64)
     if len(weights) <= MASKED_NEURONS and depth < 64 * MASKED_CHUNKS:
@@ -169,7 +167,7 @@ def pixels(
         fields.COMPUTE: kernel.compute_planes(),
         fields.WORDS: words,
         fields.PREPARED_BYTES: 8 * words * 8,
-        fields.BASE: _whole_groups(weights, np.broadcast_to(base, (_classes(outside), len(weights)))),
+        fields.BASE: _whole_groups(weights, np.broadcast_to(base, surplus.shape)),
         fields.LIMITS: _whole_groups(weights, most - base, fill=-1),
     }
     return row | _panels(layout.binary_panels(weights, kernel.binary.panel))
@@ -240,10 +238,6 @@ def _product(neurons: int, depth: int, limits: Limits, work: int) -> Row:
 
 def _panels(panels: NDArray[Any]) -> Row:
     return {fields.PANELS: panels.shape[0], fields.PANEL: panels, fields.PANEL_BYTES: panels.strides[0]}
-
-
-def _classes(outside: Outside) -> int:
-    return 1 if outside is None else len(outside)
 
 
 def _whole_groups(weights: NDArray[Any], values: NDArray[Any], fill: float = 0, dtype: Any = np.int64) -> NDArray[Any]:

@@ -24,12 +24,14 @@ from xnorinfer.packing.packedops import (
     Dot,
     Elementwise,
     Mapped,
+    Outside,
     PackedOp,
     Pool,
     Reads,
     StepName,
     Threshold,
     Value,
+    outside_of,
     stored_arrays,
     value_of,
 )
@@ -44,6 +46,7 @@ __all__ = [
     "Dot",
     "Elementwise",
     "Mapped",
+    "Outside",
     "PackedModel",
     "PackedOp",
     "Pool",
@@ -51,6 +54,7 @@ __all__ = [
     "StepName",
     "Threshold",
     "Value",
+    "outside_of",
     "stored_arrays",
 ]
 

@@ -14,12 +14,12 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.bits import bitunpack, words_for
+from xnorinfer.bits import bitpack, bitunpack, words_for
 from xnorinfer.errors import MalformedModelError, unhandled
 from xnorinfer.float32 import F32, fma, sigmoid, tanh
 from xnorinfer.graph import Interpretation
 from xnorinfer.net.values import ChannelInput, PixelInput, Shape
-from xnorinfer.net.windows import MOST_SIZE, MOST_VALUES, PoolKind, Window
+from xnorinfer.net.windows import MOST_SIZE, MOST_VALUES, PoolKind, Window, borders
 
 #: What a node reads or gives.  Of bits, a `Dot` counts mismatches: dot = depth - 2*mismatches.  pixels: integer sums of uint8.
 #: reals: products with float32 summed in float64 in input order, rounded to float32 once.
@@ -211,6 +211,37 @@ class Value(NamedTuple):
         """Its bits, (rows, words), as -1/+1, (rows, width) int8."""
         channels = self.shape[-1]
         return bitunpack(words.reshape(-1, words_for(channels)), channels).reshape(len(words), self.width)
+
+
+# ---------------------------------------------------------------- what lies outside a map
+
+
+class Outside(NamedTuple):
+    """What a padding of 0 does to a layer of signs.
+
+    of: (outputs down, outputs across), the border class of each output.  inputs: (classes, 1) int64, inputs of a neuron that
+    lie on the map.  plus: (classes, neurons) int64, the +1 among the weights of the others: so much more is counted where those
+    enter as 0, be it bits or pixels.
+    """
+
+    of: NDArray[np.int64]
+    inputs: NDArray[np.int64]
+    plus: NDArray[np.int64]
+
+
+def outside_of(op: Dot, read: Value) -> Outside | None:
+    """The border classes of a layer that counts; None where nothing lies outside, or counts like what lies inside.
+
+    Sums of reals have none: what is 0 changes none of them.
+    """
+    if op.window is None or op.reads == "reals" or op.pad or not any(op.window.padding):
+        return None
+    found = borders(op.window, *read.shape[:2])
+    if found.inside.all():
+        return None
+    beyond = np.repeat(~found.inside.reshape(len(found.inside), -1), op.depth // op.window.taps, axis=1)
+    plus = [np.bitwise_count(op.weights & words).sum(axis=1, dtype=np.int64) for words in bitpack(beyond)]
+    return Outside(found.of, op.depth - beyond.sum(axis=1, keepdims=True, dtype=np.int64), np.array(plus))
 
 
 # ---------------------------------------------------------------- what every op gives and stores
