@@ -20,6 +20,7 @@ from typing import Any
 
 import click
 
+from xnorinfer.cli.layout import Formatter, wrapped
 from xnorinfer.cli.stopping import EXIT_INTERRUPTED, EXIT_TERMINATED, leave, stopping
 from xnorinfer.errors import DoesNotHoldError, XnorinferError
 from xnorinfer.oneline import lines
@@ -61,12 +62,17 @@ def _debug_option() -> click.Option:
     return click.Option(["--debug"], is_flag=True, expose_value=False, is_eager=True, callback=remember, help=text)
 
 
+class _Context(click.Context):
+    formatter_class = Formatter
+
+
 class CommandLine(click.Group):
     """The group of all commands; turns errors into one clear line and an exit code.
 
     debug: whether --debug was given, to the group or a command.
     """
 
+    context_class = _Context
     debug = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -76,6 +82,12 @@ class CommandLine(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """As click does, but with the whole first sentence of each command."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, one.get_short_help_str(limit=1000)) for name, one in commands if one is not None])
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
@@ -83,6 +95,7 @@ class CommandLine(click.Group):
         assert isinstance(command, click.Command)
         if not any("--debug" in one.opts for one in command.params):
             command.params.append(_debug_option())
+            command.context_class = _Context
         return command
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -184,7 +197,11 @@ def _interrupted() -> int:
 
 def _complain(message: str) -> None:
     shortened = re.sub(rf"\S{{{LONGEST_WORD},}}", lambda word: f"{word[0][:80]}...{word[0][-40:]}", message)
-    click.echo(f"error: {lines(shortened)}", err=True)
+    text = f"error: {lines(shortened)}"
+    with contextlib.suppress(OSError, ValueError):  # stderr is no terminal: a line stays one
+        width = os.get_terminal_size(sys.stderr.fileno()).columns
+        text = "\n".join("\n".join(wrapped(line, width, later="  ")) for line in text.split("\n"))
+    click.echo(text, err=True)
 
 
 @click.group(

@@ -30,11 +30,18 @@ Examples:
 
 \b
 Such a file is written beside the trained network, from some 100 inputs x (uint8, or as they enter it), in PyTorch
-  np.savez("expected.npz", x=x, scores=net.eval()(transform(x)).detach().numpy())
+  net.eval()
+  y = net(transform(x)).detach().numpy()
+  np.savez("expected.npz", x=x, scores=y)
 or in Keras
-  np.savez("expected.npz", x=x, scores=model.predict(transform(x)))
+  y = model.predict(transform(x))
+  np.savez("expected.npz", x=x, scores=y)
 Where the classes differ, the options that would make them equal are named.
 """
+
+
+TIES = """A tie is a value of exactly 0, of a weight or before an activation: its sign is -1, +1 or 0, as the code that trained
+the network has it. A tie profile is the rule of one such code:"""
 
 
 def _profiles() -> Iterable[str]:
@@ -64,7 +71,9 @@ class _Command(click.Command):
 
         with formatter.section("Formats (--format)"):
             formatter.write_dl([(source.name, source.meaning) for source in sources()])
-        with formatter.section("Profiles (--profile): what binarization does at and near 0"):
+        with formatter.section("Tie profiles (--profile)"):
+            formatter.write_text(TIES)
+            formatter.write_paragraph()
             formatter.write_dl([(name, profile.meaning) for name, profile in PROFILES.items()])
         super().format_epilog(ctx, formatter)
 
@@ -78,10 +87,16 @@ class _Command(click.Command):
 @click.option(
     "--profile",
     type=LazyChoice("NAME", _profiles),
-    help="Tie rules of the code that trained it.  [default: that of the format]",
+    help="Tie rules of the code that trained it, listed below.  [default: that of the format]",
 )
 @click.option("--bn-epsilon", type=float, metavar="E", help="Epsilon of BatchNorm, where the checkpoint does not hold it.")
-@click.option("--h", "magnitude", type=GlorotOrNumber(), help="Magnitude H of the binary weights, +-H.  [default: 1]")
+@click.option(
+    "--h",
+    "magnitude",
+    type=GlorotOrNumber(),
+    help="Magnitude H of the binary weights, which are -H or +H in the code that trained them; glorot: "
+    "sqrt(1.5 / (inputs + neurons)) of each layer, as its H = 'Glorot'.  [default: 1]",
+)
 @click.option(
     "--input-range",
     type=Pair("LO:HI"),

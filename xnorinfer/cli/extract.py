@@ -84,7 +84,8 @@ def command(
 ) -> None:
     """Get the bits, thresholds and head of a model, for other programs.
 
-    Arrays: for every layer N its weights as words of bits (layers.N.bits), its thresholds (layers.N.limits) or the float32
+    Arrays: for every layer N its weights as words of bits (layers.N.bits), its thresholds (layers.N.limits: a neuron is +1
+    where at most so many weights and inputs differ; layers.N.min_matches: where at least so many are equal) or the float32
     steps of its scores (layers.N.steps).  'pydoc xnorinfer.export.plainarrays' describes every name, the order of the bits and
     what is compared with what; it takes 20 lines of numpy to run the network from them.
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import click
 
@@ -34,7 +35,9 @@ Examples:
 )
 @JSON
 def command(name: str | None, show_path: bool, samples: Path | None, as_json: bool) -> None:
-    """List the packed models that ship with xnorinfer, or show the card of one, in Markdown.
+    """List the packed models that ship with xnorinfer, or show the card of one.
+
+    Into a file or pipe a card is Markdown.
 
     A model's NAME can be given to every command, and to xnorinfer.load in Python, where a model file is expected.  An
     existing file of that name comes first.
@@ -54,7 +57,10 @@ def command(name: str | None, show_path: bool, samples: Path | None, as_json: bo
     elif as_json:
         click.echo(json.dumps(card, indent=2, ensure_ascii=False))
     elif samples is None:
-        click.echo(lines(markdown(card)), nl=False)
+        if sys.stdout.isatty():
+            show(card)
+        else:
+            click.echo(lines(markdown(card)), nl=False)
 
 
 def _list(cards: list[dict[str, Any]], as_json: bool) -> None:
@@ -89,8 +95,12 @@ def _write_samples(output: Path) -> None:
     screen.say(f"wrote {output}: x {images.shape} and y {classes.shape}, uint8")
 
 
-def markdown(card: dict[str, Any]) -> str:
-    """A card as Markdown."""
+#: A part of a card: a paragraph, items, or facts with their names.
+Part: TypeAlias = "str | list[str] | list[tuple[str, str]]"
+
+
+def sections(card: dict[str, Any]) -> list[tuple[str, list[Part]]]:
+    """A card as headings, the first of which is the model's name, and what stands under them."""
     data, training, accuracy, size, samples = (card[key] for key in ("data", "training", "accuracy", "size", "samples"))
 
     def share(correct: int, images: int) -> str:
@@ -115,20 +125,49 @@ def markdown(card: dict[str, Any]) -> str:
         ("file, SHA-256", card["file_sha256"]),
         ("trained checkpoint, SHA-256", card["checkpoint_sha256"]),
     ]
-    parts = [
-        f"# {card['name']}\n",
-        _table(facts),
-        f"## Data\n\n{data['name']}, {data['authors']}, <{data['source']}>, licence {data['licence']}. {data['use']}\n",
-        f"## Training\n\n{card['method']} Best of {training['epochs']} epochs by validation error: epoch "
-        f"{training['best_epoch']}, {training['validation_error']:.2%}; {training['seconds'] / 60:.0f} minutes.\n",
-        _table(recipe),
-        "## Use and limits\n\n" + "\n".join(f"- {line}" for line in card["limits"]),
-        f"- On {samples['what']} it is right in {share(samples['correct'], samples['images'])}.\n",
-        "## Digests\n",
-        _table(digests),
+    return [
+        (card["name"], [facts]),
+        ("Data", [f"{data['name']}, {data['authors']}, <{data['source']}>, licence {data['licence']}. {data['use']}"]),
+        (
+            "Training",
+            [
+                f"{card['method']} Best of {training['epochs']} epochs by validation error: epoch {training['best_epoch']}, "
+                f"{training['validation_error']:.2%}; {training['seconds'] / 60:.0f} minutes.",
+                recipe,
+            ],
+        ),
+        (
+            "Use and limits",
+            [[*card["limits"], f"On {samples['what']} it is right in {share(samples['correct'], samples['images'])}."]],
+        ),
+        ("Digests", [digests]),
     ]
+
+
+def markdown(card: dict[str, Any]) -> str:
+    """A card as Markdown."""
+    parts = []
+    for number, (title, content) in enumerate(sections(card)):
+        parts.append(f"{'##' if number else '#'} {title}\n")
+        for part in content:
+            if isinstance(part, str):
+                parts.append(f"{part}\n")
+            elif isinstance(part[0], str):
+                parts.append("".join(f"- {item}\n" for item in part))
+            else:
+                parts.append("\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in part), ""]))
     return "\n".join(parts)
 
 
-def _table(rows: list[tuple[str, str]]) -> str:
-    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows), ""])
+def show(card: dict[str, Any]) -> None:
+    """A card on a terminal."""
+    for title, content in sections(card):
+        screen.heading(title)
+        for part in content:
+            if isinstance(part, str):
+                screen.say(part)
+            elif isinstance(part[0], str):
+                for item in part:
+                    screen.say(f"- {item}", later="  ")
+            else:
+                screen.table([("what", False), ("value", False)], part)

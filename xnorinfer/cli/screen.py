@@ -9,17 +9,19 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import click
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
 
 from xnorinfer.budget import size_text
+from xnorinfer.cli.layout import wrapped
 from xnorinfer.oneline import one_line
 
 #: Columns of a table: heading, and whether numbers stand in it (aligned right).
@@ -76,44 +78,93 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _print(text: Text, *, stderr: bool = False) -> None:
-    """Wrapped at words on a terminal; one that is longer than it is the terminal's to break, and stays whole when copied."""
-    if not _json_only or stderr:
-        console(stderr=stderr).print(text, overflow="ignore", crop=False)
+def _print(text: str, style: str = "", *, lead: str = "", later: str = "", stderr: bool = False) -> None:
+    """Wrapped at words on a terminal; one that is longer than it is the terminal's to break, and stays whole when copied.
+
+    lead: what the text begins with, as a warning does.  later: what further lines begin with.
+    """
+    if _json_only and not stderr:
+        return
+    out = console(stderr=stderr)
+    lines = wrapped(lead + one_line(text), out.width, later=later)
+    shown = "\n".join(lines)
+    out.print(Text.assemble((shown[: len(lead)], "bold yellow"), (shown[len(lead) :], style)), overflow="ignore", crop=False)
 
 
-def say(text: str, style: str | None = None) -> None:
-    """One line on stdout, wrapped at words on a terminal."""
-    _print(Text(one_line(text), style=style or ""))
+def say(text: str, style: str | None = None, *, later: str = "") -> None:
+    """One line on stdout, wrapped at words on a terminal.  later: what further lines begin with."""
+    _print(text, style or "", later=later)
 
 
 def heading(text: str) -> None:
     """A heading with an empty line before it."""
-    _print(Text(""))
-    _print(Text(one_line(text), style="bold"))
+    _print("")
+    _print(text, "bold")
 
 
 def warn(text: str) -> None:
     """A warning, on stdout because it belongs to the result; with --json, which has it, too, on stderr."""
-    _print(Text.assemble(("warning: ", "bold yellow"), one_line(text)), stderr=_json_only)
+    _print(text, lead="warning: ", later="  ", stderr=_json_only)
 
 
 def table(columns: Columns, rows: Iterable[Iterable[str | Text]]) -> None:
-    """A table on stdout.  Long cells fold, nothing is cut off."""
+    """A table on stdout.  Cells of text wrap between words and numbers stay whole; what is too wide for the terminal even so is
+    shown row by row, a line for each cell.  Nothing is cut off."""
     if _json_only:
         return
     columns = list(columns)
+    cells = [[cell if isinstance(cell, Text) else Text(one_line(cell)) for cell in row] for row in rows]
     out = console()
-    # A heading stays whole where all headings fit side by side; a narrower screen folds them too.
-    fits = sum(min(len(name), 12) + 4 for name, _ in columns) <= out.width
+    least, most = zip(
+        *(_widths(name, number, [row[at] for row in cells]) for at, (name, number) in enumerate(columns)), strict=True
+    )
+    room = out.width - COLUMN_GAP * (len(columns) - 1)
+    if sum(least) > room:
+        _print_rows(out, columns, cells)
+        return
     made = [
-        Column(name, justify="right" if number else "left", overflow="fold", min_width=min(len(name), 12) if fits else None)
-        for name, number in columns
+        Column(name, justify="right" if number else "left", overflow="fold", width=width)
+        for (name, number), width in zip(columns, _shared(least, most, room), strict=True)
     ]
     grid = Table(*made, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for row in rows:
-        grid.add_row(*(cell if isinstance(cell, Text) else Text(one_line(cell)) for cell in row))
+    for row in cells:
+        grid.add_row(*row)
     out.print(grid)
+
+
+#: Between the columns of a table.
+COLUMN_GAP = 2
+
+
+def _widths(name: str, number: bool, cells: Iterable[Text]) -> tuple[int, int]:
+    """The width at which no word of a column breaks, and no number; and the one at which nothing wraps."""
+    whole = [name, *(cell.plain for cell in cells)]
+    words = [*name.split(), *(whole[1:] if number else " ".join(whole[1:]).split())]
+    return max(map(cell_len, words), default=0), max(map(cell_len, whole))
+
+
+def _shared(least: Sequence[int], most: Sequence[int], room: int) -> list[int]:
+    """Widths of columns: room beyond what they need at least goes to those that want little first."""
+    widths = list(least)
+    left = room - sum(least)
+    order = sorted(range(len(least)), key=lambda index: most[index] - least[index])
+    for done, index in enumerate(order):
+        more = min(most[index] - least[index], left // (len(order) - done))
+        widths[index] += more
+        left -= more
+    return widths
+
+
+def _print_rows(out: Console, columns: list[tuple[str, bool]], rows: Iterable[list[Text]]) -> None:
+    """Each row as its first cell, and the others below with their headings."""
+    longest = max((len(name) for name, _ in columns[1:]), default=0)
+    for row in rows:
+        title = row[0].plain if len(columns) == 2 else f"{columns[0][0]} {row[0].plain}"
+        out.print(Text("\n".join(wrapped(title, out.width)), "bold"), overflow="ignore", crop=False)
+        for (name, _), cell in zip(columns[1:], row[1:], strict=True):
+            lead = "  " if len(columns) == 2 else f"  {name.ljust(longest)}  "
+            lines = wrapped(cell.plain, out.width, lead, " " * len(lead))
+            out.print(Text("\n".join(lines), cell.style), overflow="ignore", crop=False)
 
 
 @contextlib.contextmanager
