@@ -17,6 +17,7 @@ from xnorinfer.converters.bnnpynq import BnnPynqSource
 from xnorinfer.converters.containers.onnxfile import data_files
 from xnorinfer.converters.containers.tfcheckpoint import checkpoint_files, find_checkpoint
 from xnorinfer.converters.keras import KerasSource, companions
+from xnorinfer.converters.mxnet import MxnetSource, companion
 from xnorinfer.converters.nettoml.document import read_net
 from xnorinfer.converters.npz import NpzSource
 from xnorinfer.converters.onnx import OnnxSource
@@ -51,6 +52,7 @@ SOURCES: tuple[Source, ...] = (
     OnnxSource(),
     TfliteSource(),
     KerasSource(),
+    MxnetSource(),
 )
 
 
@@ -129,4 +131,4 @@ def files_of(path: Path) -> list[Path]:
     prefix = find_checkpoint(path)
     if prefix is not None:
         return sorted({path, *checkpoint_files(prefix)} if path.is_file() else checkpoint_files(prefix))
-    return [path, *companions(path), *data_files(path)] if path.exists() else []
+    return [path, *companions(path), *companion(path), *data_files(path)] if path.exists() else []

@@ -11,6 +11,7 @@ that names the file.
     hdf5              HDF5, alone or inside a .keras archive
     tfcheckpoint      TensorFlow's checkpoints, V2 and V1 (tfbundle, crc32c)
     onnxfile          ONNX models (onnxdata: the files beside them)
+    mxnetparams       MXNet's .params
     csource, textfile numbers in C sources and in plain text
     opening           any of them as a table of named arrays
 

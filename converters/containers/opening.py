@@ -7,6 +7,7 @@
     tf1           TensorFlow 1 checkpoints, as the source `tf1` finds them
     h5            HDF5, names with slashes (`dense_1/kernel`), alone or inside a .keras archive; needs h5py
     onnx          the constants of an ONNX graph
+    mxnet         MXNet's .params
     c             the array initialisers of a C source or header
     files         a folder or a file that holds nothing by name; arrays are declared one by one
 
@@ -24,10 +25,11 @@ from xnorinfer.converters.containers.arrays import Entry
 from xnorinfer.converters.containers.checkpointtree import tensors_of
 from xnorinfer.converters.containers.csource import read_c
 from xnorinfer.converters.containers.hdf5 import WEIGHTS, open_h5
+from xnorinfer.converters.containers.mxnetparams import read_params
 from xnorinfer.converters.containers.numpyfiles import Objects, read_npy, read_npz
 from xnorinfer.converters.containers.onnxfile import read_onnx
 from xnorinfer.converters.containers.safetensorsfile import load_safetensors
-from xnorinfer.converters.containers.signatures import EMPTY_ZIP, HDF5, PICKLE, ZIP, is_safetensors, start_of
+from xnorinfer.converters.containers.signatures import EMPTY_ZIP, HDF5, MXNET, PICKLE, ZIP, is_safetensors, start_of
 from xnorinfer.converters.containers.tfcheckpoint import find_checkpoint, read_variables
 from xnorinfer.converters.containers.torchfile import load_checkpoint
 from xnorinfer.converters.containers.ziparchive import names_in
@@ -60,7 +62,7 @@ def sniff(path: Path) -> str:
     start = start_of(path)
     if start.startswith((ZIP, EMPTY_ZIP)):
         return _zip_kind(path)
-    for signature, kind in {HDF5: "h5", NPY_MAGIC: "npy", PICKLE: "torch"}.items():
+    for signature, kind in {HDF5: "h5", NPY_MAGIC: "npy", PICKLE: "torch", MXNET: "mxnet"}.items():
         if start.startswith(signature):
             return kind
     if is_safetensors(path, start):
@@ -126,6 +128,10 @@ def _read_onnx(path: Path) -> dict[str, Entry]:
     return {name: Entry.of(tensor) for name, tensor in read_onnx(path).constants.items()}
 
 
+def _read_mxnet(path: Path) -> dict[str, Entry]:
+    return {name: Entry.of(tensor) for name, tensor in read_params(path).items()}
+
+
 def _read_h5(path: Path) -> dict[str, Entry]:
     stack = contextlib.ExitStack()
     file = stack.enter_context(open_h5(path, foreign=True))
@@ -145,6 +151,7 @@ READERS: dict[str, Callable[[Path], dict[str, Entry]]] = {
     "tf1": _read_tf1,
     "h5": _read_h5,
     "onnx": _read_onnx,
+    "mxnet": _read_mxnet,
     "c": read_c,
     "files": lambda path: {},
 }

@@ -8,6 +8,8 @@ ZIP, EMPTY_ZIP = b"PK\x03\x04", b"PK\x05\x06"
 HDF5 = b"\x89HDF\r\n\x1a\n"
 #: From protocol 2 on.
 PICKLE = b"\x80"
+#: A list of MXNet's arrays.
+MXNET = b"\x12\x01" + bytes(6)
 
 
 def start_of(path: Path, count: int = 16) -> bytes:

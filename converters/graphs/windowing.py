@@ -34,7 +34,9 @@ def window_of(node: OnnxNode, size: Pair, padded: Pair, axes: int, problems: Pro
     elif auto != "VALID":
         problems.refuse(node, f"pads by {auto}, needed is NOTSET, SAME_UPPER, SAME_LOWER or VALID")
     if node.attributes.get("ceil_mode", 0):
-        window = _rounded_up(window, padded)
+        window, dropped = _rounded_up(window, padded)
+        if dropped and node.attributes.get("keeps_empty", 0):  # of MXNet
+            problems.refuse(node, f"has windows {_listed(size, axes)} that lie outside of the map: is malformed")
     require_outputs(node, window, padded, problems)
     return window
 
@@ -79,17 +81,19 @@ def _pads(node: OnnxNode, axes: int, problems: Problems) -> Border:
     return numbers[0], numbers[2], numbers[1], numbers[3]
 
 
-def _rounded_up(window: Window, size: Pair) -> Window:
-    """With more behind the map, as far as a last window needs that begins on the map or before it."""
+def _rounded_up(window: Window, size: Pair) -> tuple[Window, bool]:
+    """With more behind the map, as far as a last window needs that begins on the map or before it; and whether there would be
+    another one, which begins behind it."""
+    dropped = False
     padding = list(window.padding)
     for axis, (length, reach, step) in enumerate(zip(size, window.reach, window.stride, strict=True)):
         before, behind = padding[2 * axis : 2 * axis + 2]
         count = math.ceil((length + before + behind - reach) / step) + 1
         if (count - 1) * step >= length + before:
-            count -= 1
+            count, dropped = count - 1, True
         padding[2 * axis + 1] = max(behind, (count - 1) * step + reach - length - before)
     top, bottom, left, right = padding
-    return replace(window, padding=(top, bottom, left, right))
+    return replace(window, padding=(top, bottom, left, right)), dropped
 
 
 def _listed(pair: Pair, axes: int) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mxnet_files
 import numpy as np
 import pytest
 from checkpoints import decide, lasagne_arrays, named_arrays, state_arrays, write_npz
@@ -72,10 +73,24 @@ def ungraphed(folder: Path) -> dict[str, Reader]:
         "QONNX graph": reader(graph(folder / "quantized.onnx", LAYERS, "quantized")),
         "ONNX graph of weights binarized before": reader(graph(folder / "signs.onnx", LAYERS, "signs")),
         "ONNX graph, BatchNorm in four steps": reader(graph(folder / "textbook.onnx", LAYERS, "textbook")),
+        "MXNet symbol and parameters": reader(mxnet_model(folder)),
         "net.toml, safetensors": described_reader(folder / "flat.safetensors", described(lambda i, what: f"{i}/{what}")),
         "net.toml, stacked BatchNorm": described_reader(folder / "stacked.npz", stacked_toml()),
         "net.toml, raw files": described_reader(folder / "raw", raw_toml()),
     }
+
+
+def mxnet_model(folder: Path) -> Path:
+    """Layers whose weights are signs: BMXNet's own count agreements, and take the signs of their inputs."""
+    net = mxnet_files.Symbol()
+    for index, layer in enumerate(LAYERS):
+        if index:
+            net.add("QActivation", f"sign{index}", act_bit=1)
+        signs = np.where(layer.weight > 0, F(1), F(-1))
+        net.dense(f"fc{index}", signs, layer.bias, binary=False)
+        norm = (layer.mean, layer.variance, layer.gamma, layer.beta)
+        net.norm(f"bn{index}", *norm, fix_gamma=False, eps=EPSILON)
+    return net.write(folder)
 
 
 def biases(name: str) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def test_every_source_is_fuzzed() -> None:
 
 
 def test_the_seeds_are_good(tmp_path: Path) -> None:
-    for name in ("npz", "safetensors", "pickle", "tf1", "tf", "tflite", "bnnpynq", "onnx", "net"):
+    for name in ("npz", "safetensors", "pickle", "tf1", "tf", "tflite", "bnnpynq", "onnx", "mxnet", "net"):
         target = TARGETS[name]()
         for seed in target.seeds:
             assert target.read(target.write(seed, tmp_path))[0] == "taken", name

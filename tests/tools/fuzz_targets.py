@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import checkpoints
+import mxnet_files
 import numpy as np
 import onnx_writer
 from conv_networks import MAPPINGS
 from fuzz_net import net_target
-from fuzzing import Files, ModelTarget, Target, inside, mutate_safetensors, mutate_zip, without_crc
+from fuzzing import Files, ModelTarget, Target, inside, mutate_json, mutate_safetensors, mutate_zip, without_crc
 from networks import INPUTS, random_network
 from packed_networks import random_maps
 from places import DATA, files_in
@@ -172,6 +173,16 @@ def _torch_programs() -> Target:
     return Target("torch-programs", seeds, ConvertOptions(profile="ge-zero"), deeper={"": mutate_zip}, sealed=lambda name: True)
 
 
+def _mxnet() -> Target:
+    """A symbol and its parameters: dense layers of floats, and convolutions of words of bits, of both sizes."""
+    seeds: list[Files] = []
+    for bits, version, place in ((0, "stored", "attrs"), (32, "old", "attr"), (64, "wide", "attrs"), (0, "numpy", "attrs")):
+        net = mxnet_files.small(bits)
+        files = {"net-symbol.json": net.json(place).encode(), "net-0000.params": mxnet_files.params_bytes(net.arrays, version)}
+        seeds.append(files if version != "wide" else dict(reversed(files.items())))
+    return Target("mxnet", seeds, deeper={".json": lambda rng, data, other: mutate_json(rng, data)})
+
+
 def _bnnpynq() -> Target:
     rng = np.random.default_rng(6)
     files: Files = {}
@@ -314,6 +325,7 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "bnnpynq": _bnnpynq,
     "onnx": _onnx,
     "tflite": _tflite,
+    "mxnet": _mxnet,
     "keras": _keras,
     "model": _model,
     "net": _net,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoints import write_npz
+from mxnet_files import params_bytes
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -71,6 +72,11 @@ def write_safetensors(path: Path, arrays: dict[str, Array]) -> Path:
     return path
 
 
+def write_mxnet(path: Path, arrays: dict[str, Array]) -> Path:
+    path.write_bytes(params_bytes(arrays))
+    return path
+
+
 def write_c(path: Path, arrays: dict[str, Array]) -> Path:
     lines = ["/* made for\n tests */", "#include <stdint.h>", "#define INPUTS (10)"]
     for name, array in arrays.items():
@@ -88,5 +94,6 @@ CONTAINERS: dict[str, tuple[Callable[[Path, dict[str, Array]], Path], Callable[[
     "net.pt": (lambda path, arrays: write_torch(path, arrays, legacy=False), "net.{}".format),
     "old.pt": (lambda path, arrays: write_torch(path, arrays, legacy=True), "net.{}".format),
     "net.h5": (write_h5, str),
+    "net.params": (write_mxnet, str),
     "net.h": (write_c, lambda name: name.replace("/", "_")),
 }

@@ -47,6 +47,7 @@ _HOPELESS = (
     "has a constant of shape",
     "computes constants in a way that is not supported",
     "cannot be divided",
+    "which the file of parameters does not hold",
     "and reads a map of",
     "reads a map that is padded with",
     "one bit is needed",

@@ -157,7 +157,8 @@ def follow(nodes: Sequence[Node[Op]], value: F32) -> F32:
 def binary_weights(op: Linear) -> F32:
     """Float32 of -1, (0,) +1, shaped as the weights: the signs of `H * binarize(weight / H)`."""
     assert op.rule is not None
-    return binarize(op.weight / np.float32(op.h), op.rule)
+    with np.errstate(over="ignore"):  # what leaves float32 has its sign still
+        return binarize(op.weight / np.float32(op.h), op.rule)
 
 
 def batch_norm(op: Norm, x: F32) -> F32:

@@ -1,0 +1,1 @@
+"""MXNet's symbols as ONNX-like nodes."""
