@@ -128,38 +128,44 @@ def convolved(op: Dot, x: NDArray[Any], model: PackedModel) -> NDArray[Any]:
     """(rows, height, width, channels) -> (rows, down, across, neurons)."""
     assert op.window is not None
     down, across = op.window.outputs(*x.shape[1:3])
-    of, _ = border_classes(op.window, x.shape[1:])
-    weights = from_words(op.weights, op.depth) if op.binary else op.weights.astype(np.float64)
+    of, classes = border_classes(op.window, x.shape[1:])
+    weights = (from_words(op.weights, op.depth) if op.binary else op.weights).astype(np.float64)
     own = x.shape[-1] // op.groups
     neurons = len(weights) // op.groups
     bits = isinstance(op.output, Threshold)
     out = np.zeros((len(x), down, across, len(weights)), np.int64 if bits else np.float32)
-    for y in range(down):
-        for z in range(across):
-            taps = elements(op.window, x, y, z)
-            for group in range(op.groups):
-                mine = slice(group * neurons, (group + 1) * neurons)
-                inputs, kernels = [], []
-                for tap, value in taps:
-                    if value is None and not op.pad:
-                        continue
-                    part = np.full((len(x), x.shape[-1]), op.pad) if value is None else value
-                    inputs.append(part[:, group * own : (group + 1) * own])
-                    kernels.append(weights[mine, tap * own : (tap + 1) * own])
-                empty = np.zeros((len(x), 0), x.dtype), np.zeros((neurons, 0), weights.dtype)
-                seen, kernel = np.concatenate([empty[0], *inputs], axis=1), np.concatenate([empty[1], *kernels], axis=1)
-                out[:, y, z, mine] = finished(op, mine, int(of[y, z]), seen, kernel, model)
+    for border, inside in enumerate(classes):
+        places = np.argwhere(of == border)
+        # The taps that count are alike in a class.
+        counted = [tap for tap, one in enumerate(one for row in inside for one in row) if one or op.pad]
+        seen = [taps_seen(op, x, y, z) for y, z in places]
+        for group in range(op.groups):
+            mine, channels = slice(group * neurons, (group + 1) * neurons), slice(group * own, (group + 1) * own)
+            kernel = np.concatenate([weights[mine, :0], *(weights[mine, tap * own : (tap + 1) * own] for tap in counted)], axis=1)
+            rows = np.concatenate([taps[:, :, channels].reshape(len(x), -1) for taps in seen])
+            made = finished(op, mine, border, rows, kernel, model).reshape(len(places), len(x), neurons)
+            out[:, places[:, 0], places[:, 1], mine] = made.swapaxes(0, 1)
     return out
 
 
+def taps_seen(op: Dot, x: NDArray[Any], y: int, z: int) -> NDArray[Any]:
+    """The taps of one output that count, (rows, taps, channels)."""
+    assert op.window is not None
+    taps = [np.zeros((len(x), 0, x.shape[-1]), x.dtype)]
+    for _, value in elements(op.window, x, y, z):
+        if value is not None or op.pad:
+            taps.append((np.full((len(x), x.shape[-1]), op.pad) if value is None else value)[:, None])
+    return np.concatenate(taps, axis=1)
+
+
 def finished(op: Dot, neurons: slice, border: int, x: NDArray[Any], weights: NDArray[Any], model: PackedModel) -> NDArray[Any]:
-    """What those neurons make of their inputs (rows, n) with their weights (neurons, n): signs, or float32."""
+    """What those neurons make of their inputs (rows, n) with their weights (neurons, n), float64: signs, or float32."""
     count: NDArray[Any]
     if op.reads == "reals":
         real = count = sums_in_order(x, weights)
     else:
         # float64 products of integers below 2**53 are exact.
-        count = (x.astype(np.float64) @ weights.T.astype(np.float64)).astype(np.int64)
+        count = (x.astype(np.float64) @ weights.T).astype(np.int64)
         real = count.astype(np.float32)
         if op.reads == "pixels":
             assert isinstance(model.input, PixelInput)
