@@ -201,7 +201,7 @@ def _train(job: mnist_recipe.Job) -> None:
 def curves(histories: tuple[Path, ...], output: Path) -> None:
     """Draw the validation errors of finished trainings, epoch by epoch, as an SVG picture."""
     require_writable(output, *histories)
-    write_bytes(output, draw([read_history(path) for path in histories]).encode())
+    write_bytes(output, draw([read_history(path) for path in histories]))
     click.echo(f"wrote {output}")
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from xnorinfer.errors import MissingExtraError
 from xnorinfer.training.architecture import Convolution
 from xnorinfer.training.checkpoint import tf1_scopes
 from xnorinfer.training.trainable import BATCH_NORM_EPSILON, BinaryNet
@@ -17,31 +20,36 @@ _NORM = {
 
 
 def net_toml(model: BinaryNet, suffix: str) -> str:
-    """For a checkpoint of `write_tf1` (suffix .ckpt) or of `write_torch` (any other), as `xnorinfer convert --net` takes it."""
+    """For a checkpoint of `write_tf1` (suffix .ckpt) or of `write_torch` (any other), as `xnorinfer convert --net` takes it.
+
+    Raises MissingExtraError without the package tomli-w.
+    """
+    try:
+        import tomli_w
+    except ImportError:
+        raise MissingExtraError("the net.toml of a convolutional checkpoint", "tomli-w", "train") from None
     shape, tensorflow = model.shape, suffix == ".ckpt"
-    lines = ['profile = "tf1-round"', f"epsilon = {BATCH_NORM_EPSILON:g}", "stride = 1"]
+    said: dict[str, Any] = {"profile": "tf1-round", "epsilon": BATCH_NORM_EPSILON, "stride": 1}
     if tensorflow:
-        lines += ['layout = "in_out"', 'kernel_layout = "HWIO"', 'flatten = "channels_last"']
+        said |= {"layout": "in_out", "kernel_layout": "HWIO", "flatten": "channels_last"}
     else:
-        lines += ['layout = "out_in"', 'kernel_layout = "OIHW"', 'flatten = "channels_first"']
-        lines.append('ignore = ["*.num_batches_tracked"]')
+        said |= {"layout": "out_in", "kernel_layout": "OIHW", "flatten": "channels_first", "ignore": ["*.num_batches_tracked"]}
     if shape.h != 1:
-        lines.append(f'h = "{shape.h}"' if isinstance(shape.h, str) else f"h = {shape.h!r}")
-    lines += ["", "[input]", "range = [-1, 1]", f"shape = {list(shape.input_shape)}"]
+        said["h"] = shape.h
+    said["input"] = {"range": [-1, 1], "shape": shape.input_shape}
+    said["layers"] = []
     scopes = zip(*tf1_scopes(model), strict=True)
     for index, ((own, norm), layer) in enumerate(zip(scopes, (*shape.hidden, shape.classes), strict=True), 1):
         if not tensorflow:
             own, norm = f"state_dict.{model.names[index - 1]}", f"state_dict.bn{index}"
         separator = "/" if tensorflow else "."
-        lines += ["", "[[layers]]"]
-        lines += [
-            f'{key} = "{own}{separator}{names[tensorflow]}"' for key, names in _LAYER.items() if key != "bias" or shape.bias
-        ]
+        arrays = {key: names for key, names in _LAYER.items() if key != "bias" or shape.bias}
+        table: dict[str, Any] = {key: f"{own}{separator}{names[tensorflow]}" for key, names in arrays.items()}
         if isinstance(layer, str):
             convolution = Convolution.parse(layer)
-            lines.append(f"padding = {convolution.padding}")
+            table["padding"] = convolution.padding
             if convolution.pool > 1:
-                lines.append(f'pool = {{kind = "max", size = {convolution.pool}, after = "sum"}}')
-        arrays = ", ".join(f'{key} = "{norm}{separator}{names[tensorflow]}"' for key, names in _NORM.items())
-        lines.append(f"norm = {{{arrays}}}")
-    return "\n".join([*lines, ""])
+                table["pool"] = {"kind": "max", "size": convolution.pool, "after": "sum"}
+        table["norm"] = {key: f"{norm}{separator}{names[tensorflow]}" for key, names in _NORM.items()}
+        said["layers"].append(table)
+    return tomli_w.dumps(said)

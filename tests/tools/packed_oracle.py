@@ -141,7 +141,8 @@ def convolved(op: Dot, x: NDArray[Any], model: PackedModel) -> NDArray[Any]:
         seen = [taps_seen(op, x, y, z) for y, z in places]
         for group in range(op.groups):
             mine, channels = slice(group * neurons, (group + 1) * neurons), slice(group * own, (group + 1) * own)
-            kernel = np.concatenate([weights[mine, :0], *(weights[mine, tap * own : (tap + 1) * own] for tap in counted)], axis=1)
+            parts = [weights[mine, tap * own : (tap + 1) * own] for tap in counted]
+            kernel = np.concatenate([weights[mine, :0], *parts], axis=1)
             rows = np.concatenate([taps[:, :, channels].reshape(len(x), -1) for taps in seen])
             made = finished(op, mine, border, rows, kernel, model).reshape(len(places), len(x), neurons)
             out[:, places[:, 0], places[:, 1], mine] = made.swapaxes(0, 1)
@@ -151,11 +152,9 @@ def convolved(op: Dot, x: NDArray[Any], model: PackedModel) -> NDArray[Any]:
 def taps_seen(op: Dot, x: NDArray[Any], y: int, z: int) -> NDArray[Any]:
     """The taps of one output that count, (rows, taps, channels)."""
     assert op.window is not None
-    taps = [np.zeros((len(x), 0, x.shape[-1]), x.dtype)]
-    for _, value in elements(op.window, x, y, z):
-        if value is not None or op.pad:
-            taps.append((np.full((len(x), x.shape[-1]), op.pad) if value is None else value)[:, None])
-    return np.concatenate(taps, axis=1)
+    outside = np.full((len(x), x.shape[-1]), op.pad)
+    taps = [value for _, value in elements(op.window, x, y, z) if value is not None or op.pad]
+    return np.stack([outside if value is None else value for value in taps] or [outside], axis=1)[:, : len(taps)]
 
 
 def finished(op: Dot, neurons: slice, border: int, x: NDArray[Any], weights: NDArray[Any], model: PackedModel) -> NDArray[Any]:

@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from xnorinfer.errors import InputError, OptionError, OutputError, SourceError
+from xnorinfer.errors import InputError, MissingExtraError, OptionError, OutputError, SourceError
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Linear, Norm, Quantize
 from xnorinfer.net.reference import forward
@@ -32,6 +32,7 @@ from xnorinfer.training import data, digits, loop, mnist  # noqa: E402
 from xnorinfer.training.architecture import Shape  # noqa: E402
 from xnorinfer.training.checkpoint import named_arrays, read_state, write_npz, write_state, write_torch  # noqa: E402
 from xnorinfer.training.commands import commands  # noqa: E402
+from xnorinfer.training.curves import COLOURS  # noqa: E402
 from xnorinfer.training.loop import Progress, Recipe, error_rate, predict  # noqa: E402
 from xnorinfer.training.trainable import BinaryNet  # noqa: E402
 
@@ -401,24 +402,34 @@ def history(path: Path, errors: list[float]) -> Path:
 
 
 def test_curves_are_drawn_on_a_logarithmic_scale(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="curves are drawn by matplotlib")
     one = history(tmp_path / "one.json", [0.4, 0.2, 0.1, 0.05])
     two = history(tmp_path / "two.json", [0.04, 0.0])
     done = run("curves", one, two, "-o", tmp_path / "curves.svg")
     assert done.exit_code == 0, done.output
     svg = "{http://www.w3.org/2000/svg}"
     root = ElementTree.parse(tmp_path / "curves.svg").getroot()
-    lines = [
-        np.array([[float(n) for n in pair.split(",")] for pair in (line.get("points") or "").split()])
-        for line in root.iter(f"{svg}polyline")
-    ]
-    assert [len(line) for line in lines] == [4, 2]
-    steps = np.diff(lines[0], axis=0)
+    colours = [f"stroke: {colour}" for colour in COLOURS[:2]]
+    drawn = [path for path in root.iter(f"{svg}path") if any(one in (path.get("style") or "").lower() for one in colours)]
+    points = [np.array(re.findall(r"[ML] (\S+) (\S+)", path.get("d") or ""), float) for path in drawn[:2]]
+    assert [len(line) for line in points] == [4, 2]
+    steps = np.diff(points[0], axis=0)
     assert steps[:, 0] == pytest.approx([steps[0, 0]] * 3, abs=0.2)  # epochs are equally far apart,
     assert steps[:, 1] == pytest.approx([steps[0, 1]] * 3, abs=0.2)  # and so are halved errors
     assert steps[0, 1] > 0
     labels = [text.text for text in root.iter(f"{svg}text")]
     assert "784-<3>-10, dropout 0.2 and 0.5, 4 epochs: test error 2.43 %" in labels
     assert {"1 %", "10 %", "validation error", "epoch"} <= set(labels)
+    first = (tmp_path / "curves.svg").read_bytes()
+    run("curves", one, two, "-o", tmp_path / "curves.svg")
+    assert (tmp_path / "curves.svg").read_bytes() == first
+
+
+def test_curves_need_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    done = run("curves", history(tmp_path / "one.json", [0.4, 0.2]), "-o", tmp_path / "curves.svg")
+    assert isinstance(done.exception, MissingExtraError)
+    assert str(done.exception) == "drawing curves needs the package matplotlib: pip install 'xnorinfer[train]'"
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"epochs": 3}', "\x00"])
