@@ -3,6 +3,9 @@
 A network knows its numbers, not where they stood in the file; they are found again by their bits.  Numbers that stand nowhere
 (folded or unpacked ones) are written out where they are few; else the file says `container = "network"`: the arrays are those
 that the source makes of the checkpoint.
+
+The text is put together here, not by a package: half of a draft are comments, within tables and behind values, and tables of a
+layer stay on one line; writers of TOML take neither.
 """
 
 from __future__ import annotations
