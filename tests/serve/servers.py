@@ -29,6 +29,7 @@ from xnorinfer.packing.packed import PackedModel
 pytest.importorskip("starlette", reason="pip install 'xnorinfer[serve]'")
 pytest.importorskip("uvicorn", reason="pip install 'xnorinfer[serve]'")
 pytest.importorskip("prometheus_client", reason="pip install 'xnorinfer[serve]'")
+pytest.importorskip("orjson", reason="pip install 'xnorinfer[serve]'")
 pytest.importorskip("httpx2", reason="starlette's client needs the package httpx2")
 
 COMMAND = str(Path(sys.executable).parent / ("xnorinfer.exe" if os.name == "nt" else "xnorinfer"))

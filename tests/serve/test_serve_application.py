@@ -8,12 +8,13 @@ import io
 import json
 import re
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from in_process import Asked, asked, binary_request
+from in_process import asked, binary_request
 from test_serve_protocol import GOOD, require_error
 
 from xnorinfer.serve import application
@@ -194,32 +195,31 @@ def test_no_answer_in_time_is_an_error_of_the_protocol(model: Path, monkeypatch:
         assert server.infer("net", GOOD).status_code == 200
 
 
-def together(server: Asked, count: int) -> list[Any]:
-    answers: list[Any] = []
-    threads = [threading.Thread(target=lambda: answers.append(server.infer("net", GOOD))) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return answers
-
-
 @pytest.mark.parametrize("limits", [Limits(queue=2), Limits(pending=3 * len(json.dumps(GOOD)))])
 def test_what_finds_no_room_is_told_to_come_again(model: Path, monkeypatch: pytest.MonkeyPatch, limits: Limits) -> None:
-    held = threading.Event()
+    begun, held = threading.Event(), threading.Event()
     run = Batcher._run
 
     def wait(batch: Any) -> None:
+        begun.set()
         held.wait(30)
         run(batch)
 
+    answers: list[Any] = []
     with asked({"net": model}, limits) as server:
+        threads = [threading.Thread(target=lambda: answers.append(server.infer("net", GOOD))) for _ in range(10)]
         with monkeypatch.context() as patched:
             patched.setattr(Batcher, "_run", staticmethod(wait))
-            timer = threading.Timer(1.0, held.set)
-            timer.start()
-            answers = together(server, 10)
-            timer.join()
+            threads[0].start()
+            assert begun.wait(30)  # the engine has the first one, and room is for two more
+            for thread in threads[1:]:
+                thread.start()
+            deadline = time.monotonic() + 25
+            while len(answers) < 7 and time.monotonic() < deadline:
+                time.sleep(0.01)
+            held.set()
+            for thread in threads:
+                thread.join()
         refused = [answer for answer in answers if answer.status_code != 200]
         assert len(refused) == 7
         for answer in refused:

@@ -26,6 +26,7 @@ from servers import COMMAND, Running, save
 from test_serve_protocol import GOOD
 
 import xnorinfer
+from xnorinfer.serve import PACKAGES
 
 X = np.arange(320, dtype=np.uint8).reshape(5, 64)
 Start = Callable[..., Running]
@@ -135,6 +136,31 @@ def test_bodies_in_pieces_and_connections_that_stay(start: Start, model: Path) -
             assert "this server takes 20000" in json.loads(answer.read())["error"]
     connection.close()
     assert running.end() == 0
+
+
+def test_answers_without_a_body_and_bodies_that_wait_for_a_word(start: Start, model: Path) -> None:
+    """Heads of answers wait for their bodies, but not for ever."""
+    running = start(model)
+    with raw(running) as connection, connection.makefile("rb") as answers:
+
+        def answered() -> tuple[bytes, dict[bytes, bytes]]:
+            status, *lines = iter(answers.readline, b"\r\n")
+            return status, dict(line.rstrip().split(b": ") for line in lines)
+
+        for _ in range(2):
+            connection.sendall(head(None, "/v2/health/live", "HEAD"))
+            status, headers = answered()
+            assert status.startswith(b"HTTP/1.1 200")
+            assert int(headers[b"content-length"]) > 0
+            connection.sendall(head(64, **{"Expect": "100-continue", LENGTH: "0"}))
+            assert answered()[0].startswith(b"HTTP/1.1 100")
+            connection.sendall(X[:1].tobytes())
+            status, headers = answered()
+            assert status.startswith(b"HTTP/1.1 200")
+            assert json.loads(answers.read(int(headers[b"content-length"])))["outputs"][0]["shape"] == [1, 5]
+        connection.sendall(b"nonsense\r\n\r\n")
+        assert answered()[0].startswith(b"HTTP/1.1 400")
+        answers.read()  # up to the end of the connection
 
 
 def test_clients_that_are_slow_or_leave_keep_nobody_waiting(start: Start, model: Path) -> None:
@@ -342,7 +368,8 @@ def test_wrong_use_is_one_line(model: Path, tmp_path: Path) -> None:
 
 
 def test_a_missing_package_is_named(model: Path) -> None:
-    for module, package in (("starlette", "starlette"), ("uvicorn", "uvicorn"), ("prometheus_client", "prometheus-client")):
+    for package in PACKAGES:
+        module = package.replace("-", "_")
         code = (
             "import sys\n"
             f"sys.modules[{module!r}] = None\n"

@@ -58,6 +58,24 @@ def test_answers_are_the_models_own(server: Asked, folder: Path, kind: str) -> N
     assert np.array_equal(opened(raw)[1][0], scores)
 
 
+def test_numbers_in_json_are_what_they_say(server: Asked, folder: Path) -> None:
+    """Few values and many, flat and as the shape has them: whichever way they are read."""
+    model = xnorinfer.load(folder / "range.safetensors")
+    for high in (1, 2, 256):
+        x = np.random.default_rng(high).integers(0, high, (4, 64), np.uint8)
+        for data in (x.ravel().tolist(), x.tolist()):
+            tensor = {"name": "input", "shape": [4, 64], "datatype": "UINT8", "data": data}
+            assert np.array_equal(opened(server.infer("range", {"inputs": [tensor]}))[1][0], model.scores(x))
+
+
+def test_json_that_only_the_standard_library_reads(server: Asked) -> None:
+    half = server.infer("range", {**GOOD, "id": "\ud83d"})  # of a pair
+    assert json.loads(half.content)["id"] == "\ud83d"
+    tensor = {"name": "input", "shape": [1, 64], "datatype": "FP32", "data": [0.0] * 64}
+    text = json.dumps({"inputs": [tensor]}).replace("0.0", "1e400").encode()
+    require_error(server.infer("reals", text), 400, "must be finite")
+
+
 def test_no_rows_are_no_scores(server: Asked) -> None:
     tensor = {"name": "input", "shape": [0, 64], "datatype": "UINT8", "data": []}
     _, (scores, classes) = opened(server.infer("range", {"inputs": [tensor]}))
@@ -136,6 +154,7 @@ WRONG: dict[str, tuple[Any, bytes, str]] = {
     "data is an object": (changed(data={}), b"", "is an object, needed is a list"),
     "text": (changed(data=["0"] * 128), b"", "not whole numbers alone"),
     "null": (changed(data=[None] * 128), b"", "not whole numbers alone"),
+    "booleans": (changed(data=[True, False] * 64), b"", "not whole numbers alone"),
     "fractions": (changed(data=[0.5] * 128), b"", "not whole numbers alone"),
     "beyond the type": (changed(data=[256] * 128), b"", "reaches from 256 to 256; UINT8 holds 0 to 255"),
     "below the type": (changed(data=[-1] * 128), b"", "UINT8 holds 0 to 255"),

@@ -10,10 +10,11 @@ from importlib.util import find_spec
 from xnorinfer.errors import MissingExtraError
 
 EXTRA = "serve"
+PACKAGES = ("starlette", "uvicorn", "prometheus-client", "orjson")
 
 
 def require_packages() -> None:
     """Raise MissingExtraError for the first package of the extra that is not installed."""
-    for module, package in (("starlette", "starlette"), ("uvicorn", "uvicorn"), ("prometheus_client", "prometheus-client")):
-        if find_spec(module) is None:
+    for package in PACKAGES:
+        if find_spec(package.replace("-", "_")) is None:
             raise MissingExtraError("serving models", package, EXTRA)

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import hmac
 import json
-import os
+import random
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
@@ -172,14 +172,15 @@ class Application:
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 
-        task = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task(loop)
         assert task is not None
 
         def expire() -> None:
             exchange.expired = True
             task.cancel()
 
-        timer = asyncio.get_running_loop().call_later(self.limits.seconds, expire)
+        timer = loop.call_later(self.limits.seconds, expire)
         failure: Exception | None = None
         try:
             if self._tokens and scope["path"] not in OPEN and scope["path"] not in PAGE:
@@ -378,4 +379,4 @@ def _identifier(given: bytes | None) -> str:
     """A request's id: the client's, if it is a plain word, else one of our own."""
     if given is not None and re.fullmatch(rb"[\w.:/+=@-]{1,128}", given):
         return given.decode("ascii", "replace")
-    return os.urandom(8).hex()
+    return f"{random.getrandbits(64):016x}"  # a name, not a secret

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -61,8 +62,45 @@ def url_of(opened: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
+class _Whole:
+    """A connection's transport that holds the head of an answer for its body: they leave together, the client wakes once."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport, self._head = transport, b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """The head of an answer, which waits, or what follows it; all else at once."""
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.writelines([head, data])
+        elif data.startswith(b"HTTP/") and not data.startswith(b"HTTP/1.1 100 "):
+            self._head = data
+        else:
+            self._transport.write(data)
+
+    def flush(self) -> None:
+        """Send a head that no body follows."""
+        if self._head:
+            self.write(b"")
+
+    def close(self) -> None:
+        """As the transport's, which sends what it was given."""
+        self.flush()
+        self._transport.close()
+
+
 class _Protocol(AutoHTTPProtocol):
-    """uvicorn's connection, which takes any number of requests before the first is answered: one that sends so many is cut."""
+    """uvicorn's connection.  It takes any number of requests before the first is answered: one that sends so many is cut."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(_Whole(transport))
+
+    def on_response_complete(self) -> None:
+        self.transport.flush()
+        super().on_response_complete()
 
     def data_received(self, data: bytes) -> None:
         for start in range(0, len(data), SLICE):
@@ -158,9 +196,12 @@ def run(application: Application, opened: socket.socket) -> None:
         logger.addHandler(told)
     interval = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_SECONDS)
+    gc.collect()
+    gc.freeze()  # else every full collection looks through all that was imported, while requests wait
     try:
         _Server(config, application).run([opened])
     finally:
+        gc.unfreeze()
         sys.setswitchinterval(interval)
         for logger in loggers:
             logger.removeHandler(told)
