@@ -54,7 +54,7 @@ LEVEL = {unit: level for level, units in enumerate(LEVELS) for unit in units}
 ONLY: dict[str, set[str]] = {
     "net": {"errors", "float32", "graph"},
     "kernels": {"bits", "errors", "files"},
-    "samples": {"budget", "errors", "imageaxes", "npyheader"},
+    "samples": {"budget", "errors", "files", "imageaxes", "npyheader"},
     "serve": {"oneline", "errors", "files", "shipped", "packing", "engine", ""},
     "converters.containers": {"budget", "errors", "float32", "mappedtensors", "npyheader"},
     **{

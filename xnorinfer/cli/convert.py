@@ -229,6 +229,7 @@ def command(
     )
     if output is not None:
         require_writable(output, source, *(() if net_file is None else (net_file,)))
+        modelfile.require_ending(output)
     if write_net is not None:
         require_new(write_net, output)
     expected = None if expect is None else read_answers(expect, max_memory)

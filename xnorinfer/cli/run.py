@@ -15,6 +15,7 @@ import click
 from xnorinfer.cli import screen
 from xnorinfer.cli.options import JSON, MAX_MEMORY, MODEL, THREADS
 from xnorinfer.errors import InputError, OptionError
+from xnorinfer.oneline import one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,12 +30,19 @@ EPILOG = """\b
 Examples:
   xnorinfer run mnist.safetensors t10k-images-idx3-ubyte.gz --labels t10k-labels-idx1-ubyte.gz
   xnorinfer run mnist.safetensors images.npy -o classes.npy
+  xnorinfer run mnist.safetensors images.npy --scores -o answers.csv       a table: row, class, score_0, score_1, ...
   xnorinfer run mnist.safetensors data.npz:x --scores -o scores.npy
   xnorinfer run mnist.safetensors images.npy --margins       how sure each answer is
   xnorinfer run mnist.safetensors photos/                    a folder of images
+  xnorinfer run mnist.safetensors scans/ --resize --invert   dark digits on white paper, of any size
   xnorinfer run mnist.safetensors images.npy | sort | uniq -c
+  zcat images.npy.gz | xnorinfer run mnist.safetensors -
 """
 
+#: What is wanted -> its type.
+DTYPES = {"scores": "float32", "margins": "float64", "classes": "int64"}
+#: Endings of tables that answers are written to.
+TABLES = (".csv", ".parquet")
 #: Rows of a table of predictions on a terminal.
 HEAD = 20
 
@@ -42,13 +50,36 @@ HEAD = 20
 @click.command("run", epilog=EPILOG)
 @MODEL
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="OUT.npy", help="Write predictions, (rows,) int64.")
-@click.option("--scores", is_flag=True, help="Give the scores of all classes instead, (rows, classes) float32.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="OUT",
+    help="Write the predictions: OUT.npy, an array (rows,) int64; OUT.csv or OUT.parquet (needs pyarrow: pip install "
+    "'xnorinfer[score]'), a table with the row or the image's file, and the class.",
+)
+@click.option(
+    "--scores",
+    is_flag=True,
+    help="Give the scores of all classes instead, (rows, classes) float32; in a table beside the class.",
+)
 @click.option(
     "--margins",
     is_flag=True,
     help="Give how sure each answer is: class, gap to the second best score, and for each hidden layer the smallest distance "
     "of a count to its threshold, (rows, 2 + hidden layers) float64.",
+)
+@click.option(
+    "--resize",
+    is_flag=True,
+    help="Scale image files to the model's size: each pixel becomes an average of those around its place (bilinear), and width "
+    "and height are stretched apart where their ratio differs.  Without it an image of another size is an error.",
+)
+@click.option(
+    "--invert",
+    is_flag=True,
+    help="Make pixels p (uint8) into 255 - p, before everything else the model does: for dark digits on white paper, where the "
+    "model learned light ones on black.",
 )
 @click.option(
     "--labels", metavar="LABELS", help="True classes: .npy, .npz, IDX, .txt, or the file of CIFAR itself; prints the accuracy."
@@ -59,12 +90,16 @@ HEAD = 20
 @MAX_MEMORY
 @THREADS
 @JSON
+@click.pass_context
 def command(
+    ctx: click.Context,
     model: str,
     inputs: tuple[str, ...],
     output: Path | None,
     scores: bool,
     margins: bool,
+    resize: bool,
+    invert: bool,
     labels: str | None,
     batch: int,
     max_memory: int | None,
@@ -75,36 +110,50 @@ def command(
 
     INPUT is a .npy or .npz array, an IDX file (these may be .gz), a binary file of CIFAR, or images: a folder (its image
     files, sorted by name) or a list of files (needs Pillow: pip install 'xnorinfer[images]'), grey or in colours as the
-    model takes them, and of its size: nothing is resized.  Arrays are (rows, values), (rows, height, width) or (rows,
-    height, width, channels); (rows, channels, height, width) where the network's framework has them so.  From an .npz of
-    several arrays choose one by name: data.npz:x
+    model takes them, and of its size.  Arrays are (rows, values), (rows, height, width) or (rows, height, width,
+    channels); (rows, channels, height, width) where the network's framework has them so.  From an .npz of several arrays
+    choose one by name: data.npz:x.  With - an array file (.npy, .npz of one array, IDX, also .gz) comes from standard
+    input.
 
     Files are read in batches and may be larger than memory.  Without -o and --labels the predictions are printed: a
     short table on a terminal; into a pipe or file one class per line (with --scores all scores of a sample per line,
-    with --margins class, gap and margins, separated by tabs).  --json gives them, or the accuracy, as one JSON object.
+    with --margins class, gap and margins, separated by tabs), of image files behind the file's name and a tab.  --json
+    gives them, or the accuracy, as one JSON object.
     """
     from xnorinfer.engine.model import Model
     from xnorinfer.files import require_writable
     from xnorinfer.packing import modelfile
     from xnorinfer.samples import dataio
+    from xnorinfer.samples.standardinput import standard_input
 
     if scores and margins:
         raise OptionError("--scores and --margins exclude each other")
+    table = output is not None and output.suffix.lower() in TABLES
     packed = modelfile.load(model)
+    if table:
+        packed.require_one_class("a table has")
     if margins or labels is not None:
         packed.require_one_class("--margins has" if margins else "--labels has")
-    samples = dataio.open_samples(inputs, max_memory, packed.shape)
+    if inputs == ("-",):
+        samples = ctx.with_resource(standard_input(max_memory))
+        if resize:
+            raise InputError(f"{samples.source}: is no image file; --resize scales those")
+    else:
+        samples = dataio.open_samples(inputs, max_memory, packed.shape, resize=resize)
     samples.require_shape(packed.shape, channels_first=packed.channels_first)
     samples.require_pixels(packed.input.kind, packed.input.describe())
+    if invert:
+        samples = samples.inverted(packed.input.kind, packed.input.describe())
     truth = None if labels is None else dataio.read_labels(labels, samples.rows, packed.classes, max_memory)
     if output is not None:
         require_writable(output, model, *(dataio.split_member(one)[0] for one in (*inputs, *([labels] if labels else []))))
+        _require_ending(output)
     with screen.waiting("preparing kernels (the first use compiles them)"):
         ready = Model(packed, threads=threads)
     job = Job(samples, ready, batch, "scores" if scores else "margins" if margins else "classes", truth)
     found: list[Any] | None = None
     if output is not None:
-        _write(job, output)
+        (_write_table if table else _write)(job, output)
     elif as_json and truth is None:
         found = [row for result in job.results() for row in result.tolist()]
     elif truth is None:
@@ -115,7 +164,8 @@ def command(
             pass
     job.summary()
     if as_json:
-        screen.give({**job.to_json(), "output": None if output is None else str(output), job.wanted: found})
+        files = {"files": list(samples.names)} if samples.names else {}
+        screen.give({**job.to_json(), "output": None if output is None else str(output), **files, job.wanted: found})
 
 
 @dataclass
@@ -192,16 +242,54 @@ class Job:
         )
 
 
+def _require_ending(output: Path) -> None:
+    """Raise OptionError for a file of another kind than those that are written, MissingExtraError where a package lacks."""
+    from xnorinfer.scoring.answerfiles import require_table
+
+    if output.suffix.lower() not in ("", ".npy", *TABLES):
+        raise OptionError(f"{output}: predictions are written as .npy, .csv or .parquet; give a name that ends so")
+    require_table(output)
+
+
 def _write(job: Job, output: Path) -> None:
     import numpy as np
 
     from xnorinfer.files import npy_writer
 
     shape = (job.samples.rows, *job.columns)
-    dtype = np.dtype({"scores": np.float32, "margins": np.float64, "classes": np.int64}[job.wanted])
+    dtype = np.dtype(DTYPES[job.wanted])
     with npy_writer(output, shape, dtype) as writer:
         _copy(job, writer, dtype)
     screen.say(f"wrote {output}: {job.wanted} of shape {shape}, {dtype}")
+
+
+def _write_table(job: Job, output: Path) -> None:
+    """File or row, class, and what else is wanted or known, one row for each sample."""
+    import numpy as np
+
+    from xnorinfer.scoring.answerfiles import Columns, table_writer
+
+    def columns_of(result: NDArray[Any], start: int) -> Columns:
+        stop = start + len(result)
+        names = job.samples.names[start:stop]
+        columns: Columns = {"file": np.array(names)} if job.samples.names else {"row": np.arange(start, stop)}
+        columns["class"] = np.asarray(_classes_of(result, job.wanted))
+        if job.truth is not None:
+            columns["label"] = job.truth[start:stop]
+        if job.wanted == "scores":
+            columns["scores"] = result
+        elif job.wanted == "margins":
+            columns |= {"gap": result[:, 1], "margins": result[:, 2:]}
+        return columns
+
+    with table_writer(output) as write:
+        begun = 0
+        for result in job.results():
+            write(columns_of(result, begun))
+            begun += len(result)
+        if not begun:  # a table of no rows has columns, too
+            write(columns_of(np.empty((0, *job.columns), DTYPES[job.wanted]), 0))
+    screen.say(f"wrote {output}: {job.wanted} of {begun} samples")
 
 
 def _copy(job: Job, writer: RowWriter, dtype: np.dtype[Any]) -> None:
@@ -211,8 +299,11 @@ def _copy(job: Job, writer: RowWriter, dtype: np.dtype[Any]) -> None:
 
 def _print(job: Job) -> None:
     if not sys.stdout.isatty():  # not rich's judgement: FORCE_COLOR must not change what a pipe gets
+        names = iter(job.samples.names)
         for result in job.results():
             rows = (_row_text(row, job.wanted) for row in result)
+            if job.samples.names:
+                rows = (f"{one_line(next(names))}\t{row}" for row in rows)
             click.echo("".join(line + "\n" for line in rows), nl=False)
         return
     import numpy as np

@@ -47,6 +47,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ from xnorinfer.errors import (
     NewerFormatError,
     NotAModelError,
     OptionError,
+    OutputError,
 )
 from xnorinfer.files import write_bytes
 from xnorinfer.mappedtensors import mapped_tensors
@@ -72,14 +74,57 @@ KEY = "xnorinfer"
 FORMAT_VERSION = 3
 
 
+#: Endings of files of other kinds, which a model file must not pass for -> what they are called.
+OTHER_ENDINGS = {
+    ".onnx": "ONNX",
+    ".tflite": "TensorFlow Lite",
+    ".pb": "TensorFlow",
+    ".ckpt": "TensorFlow",
+    ".index": "TensorFlow",
+    ".h5": "HDF5 or Keras",
+    ".hdf5": "HDF5",
+    ".keras": "Keras",
+    ".pt": "PyTorch",
+    ".pth": "PyTorch",
+    ".pt2": "PyTorch",
+    ".pkl": "pickle",
+    ".npz": "numpy",
+    ".npy": "numpy",
+    ".h": "C",
+    ".c": "C",
+    ".csv": "CSV",
+    ".parquet": "Parquet",
+    ".json": "JSON",
+    ".toml": "TOML",
+    ".txt": "text",
+    ".zip": "zip",
+    ".gz": "gzip",
+}
+#: What `xnorinfer extract` writes.
+EXTRACTED = (".npz", ".h")
+
+
+def require_ending(path: Path) -> None:
+    """Raise OutputError for a name that ends like a file of another kind, with what would be right."""
+    ending = path.suffix.lower()
+    if ending in OTHER_ENDINGS:
+        way = f"; 'xnorinfer extract' writes {ending} from it" if ending in EXTRACTED else ""
+        raise OutputError(
+            f"{path}: ends in {path.suffix} like {OTHER_ENDINGS[ending]}, which is not what is written here: a packed model is "
+            f"a .safetensors file of xnorinfer's own; write {path.with_suffix('.safetensors')}{way}"
+        )
+
+
 def save(packed: PackedModel, path: str | Path) -> None:
     """Write a model file: `path` is then the old file or the complete new one.
 
-    Raises OutputError if it cannot be written, MalformedModelError if the model itself is inconsistent or branches.
+    Raises OutputError if it cannot be written or its name ends like a file of another kind, MalformedModelError if the model
+    itself is inconsistent or branches.
     """
     from safetensors.numpy import save as to_bytes
 
     path = Path(path)
+    require_ending(path)
     problems = packed.check()
     if problems:
         raise MalformedModelError(f"{path}: not written, the model is inconsistent: {'; '.join(problems)}")
@@ -182,7 +227,11 @@ def _no_model(path: Path, error: Exception) -> str:
     kind = next((meaning for signature, meaning in _CHECKPOINTS.items() if start.startswith(signature)), None)
     if kind is None:
         return f"not an xnorinfer model, or truncated ({error})"
-    return f"not an xnorinfer model, but {kind}; convert a checkpoint first: xnorinfer convert {path} -o MODEL.safetensors"
+    return f"not an xnorinfer model, but {kind}; {_convert_first(path)}"
+
+
+def _convert_first(path: Path) -> str:
+    return f"convert a checkpoint first: xnorinfer convert {shlex.quote(str(path))} -o MODEL.safetensors"
 
 
 class _NumberError(ValueError):
@@ -213,10 +262,7 @@ def _read_container(path: Path, mapped: bool = False) -> tuple[str, dict[str, ND
         with safe_open(path, framework="numpy") as container:
             metadata = container.metadata() or {}
             if KEY not in metadata:
-                raise NotAModelError(
-                    f"{path}: a safetensors file, but not an xnorinfer model; convert a checkpoint first: "
-                    "xnorinfer convert SOURCE -o MODEL"
-                )
+                raise NotAModelError(f"{path}: a safetensors file, but not an xnorinfer model; {_convert_first(path)}")
             if mapped:
                 return metadata[KEY], _mapped_tensors(path)
             tensors = {name: container.get_tensor(name) for name in container.keys()}  # noqa: SIM118 (not a mapping)

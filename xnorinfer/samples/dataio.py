@@ -14,7 +14,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, TypeAlias, cast
 
@@ -43,6 +43,8 @@ READ_BYTES = 1 << 24
 #: What a damaged file makes the standard library raise while it is read.
 DAMAGE = (EOFError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile, NotImplementedError, RuntimeError)
 
+#: Kinds of input mappings that take pixels 0..255.
+PIXELS = ("pixels", "channels", "threshold")
 KINDS = "a .npy, .npz or IDX file (plain or .gz), a binary file of CIFAR, image files or a folder of images"
 #: What to do with what Python's pickle wrote.
 CIFAR_WAY = (
@@ -89,10 +91,26 @@ class Samples:
 
         kind, meaning: of its input mapping, as `input.kind` and `input.describe()` have them.
         """
-        if self.names and kind not in ("pixels", "channels", "threshold"):
+        if self.names and kind not in PIXELS:
             raise InputError(
                 f"{self.source}: image files hold pixels 0..255, this model takes {meaning}; prepare such values in a .npy file"
             )
+
+    def inverted(self, kind: str, meaning: str) -> Samples:
+        """The same with every pixel p as 255 - p.  Raises InputError unless they are uint8 and a model takes pixels.
+
+        kind, meaning: as in `require_pixels`.
+        """
+        if kind not in PIXELS:
+            raise InputError(f"{self.source}: --invert is for pixels 0..255, this model takes {meaning}")
+        if self.dtype != np.uint8:
+            raise InputError(f"{self.source}: --invert is for pixels of uint8, these are {self.dtype}")
+
+        def reader(rows: int, start: int, stop: int) -> Iterator[AnyArray]:
+            for x in self.reader(rows, start, stop):
+                yield 255 - x
+
+        return replace(self, reader=reader)
 
     def require_shape(self, shape: tuple[int, ...], *, channels_first: bool = False) -> None:
         """Raise InputError unless every sample is an image (height, width, channels), or holds as many values as (features,).
@@ -124,7 +142,9 @@ def split_member(text: str) -> tuple[Path, str | None]:
     return Path(text), None
 
 
-def open_samples(inputs: Sequence[str], max_memory: int | None = None, shape: tuple[int, ...] | None = None) -> Samples:
+def open_samples(
+    inputs: Sequence[str], max_memory: int | None = None, shape: tuple[int, ...] | None = None, *, resize: bool = False
+) -> Samples:
     """Open one array file ('data.npz:x' picks an array of an archive), or images: files, or one folder of them.
 
     max_memory: what may be in memory at once, in bytes (see `budget`).  shape: of the images that a model takes, (height,
@@ -141,11 +161,13 @@ def open_samples(inputs: Sequence[str], max_memory: int | None = None, shape: tu
         other = next((path for path in paths if path.exists() and not images.is_image(path)), None)
         if other is not None:
             raise InputError(f"{other}: is no image file; only images can be given as a list, any other input alone")
-        return images.open_images(paths, max_memory, shape)
+        return images.open_images(paths, max_memory, shape, resize=resize)
     if paths[0].is_dir():
-        return images.open_images(images.images_in(paths[0]), max_memory, shape)
+        return images.open_images(images.images_in(paths[0]), max_memory, shape, resize=resize)
     if images.is_image(paths[0]):
-        return images.open_images(paths, max_memory, shape)
+        return images.open_images(paths, max_memory, shape, resize=resize)
+    if resize:
+        raise InputError(f"{paths[0]}: is no image file; --resize scales those")
     return open_array(inputs[0], max_memory)
 
 

@@ -24,7 +24,8 @@ from xnorinfer.errors import InputError, OutputError
 from xnorinfer.files import replacing
 from xnorinfer.packing.packed import PackedModel
 from xnorinfer.scoring.inputs import Input, Source
-from xnorinfer.scoring.results import ANSWERS, MARGINS, SCORES, Wanted, answers
+from xnorinfer.scoring.results import ANSWERS, Wanted, answers
+from xnorinfer.scoring.tables import column
 
 #: Columns that say which row an answer is of: the input as it was given (or the image), and the number of the row in it.
 INPUT, ROW = "input", "row"
@@ -223,7 +224,7 @@ def _write_part(
                 except InputError as error:
                     raise InputError(f"{one.name}, rows {at} to {at + rows - 1}: {error}") from None
                 columns = {INPUT: _repeated(source.names(at, at + rows)), ROW: np.arange(at, at + rows), **kept}
-                table = pyarrow.table({**columns, **{name: _column(name, values) for name, values in found.items()}})
+                table = pyarrow.table({**columns, **{name: column(values) for name, values in found.items()}})
                 if writer is None:
                     schema = table.schema.with_metadata({KEY: part.about.encode()})
                     writer = parquet.ParquetWriter(file, schema, compression="zstd")
@@ -246,14 +247,6 @@ def _repeated(names: list[str]) -> Any:
     import pyarrow
 
     return pyarrow.array(names, pyarrow.string()).dictionary_encode()
-
-
-def _column(name: str, values: NDArray[Any]) -> Any:
-    import pyarrow
-
-    if name not in (SCORES, MARGINS):
-        return pyarrow.array(values)
-    return pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(np.ascontiguousarray(values).reshape(-1)), values.shape[1])
 
 
 def _cut(

@@ -30,6 +30,15 @@ def require_pyarrow() -> None:
         raise MissingExtraError("reading and writing Parquet", "pyarrow", "score") from None
 
 
+def column(values: NDArray[Any]) -> Any:
+    """A column of pyarrow: (rows,), or lists of one length of (rows, values)."""
+    import pyarrow
+
+    if values.ndim == 1:
+        return pyarrow.array(values)
+    return pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(np.ascontiguousarray(values).reshape(-1)), values.shape[1])
+
+
 @dataclass(frozen=True)
 class Table:
     """One Parquet file, opened: only its footer was read.
