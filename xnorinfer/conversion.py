@@ -69,10 +69,17 @@ def convert_file(path: str | Path, options: ConvertOptions, data: NDArray[Any] |
 
 
 def with_data(reading: Reading, options: ConvertOptions, data: NDArray[Any]) -> tuple[Reading, ConvertOptions]:
-    """A reading and its options with what inputs say about the input mapping.  Raises InputError."""
+    """A reading and its options with what inputs say about the input mapping.  Raises InputError.
+
+    data: (rows, ...), images as `Model.scores` takes them.
+    """
     from xnorinfer.converters.evidence.inputmapping import apply_mapping, judge_mapping
     from xnorinfer.converters.reading import INPUT
+    from xnorinfer.imageaxes import are_channels_first
 
+    shape = reading.net.shape
+    if len(shape) == 3 and are_channels_first("data", shape, data.shape, source_first=reading.channels_first):
+        data = data.swapaxes(1, -1).swapaxes(1, -2) if data.ndim == 4 else data.swapaxes(1, -1)
     evidence = judge_mapping(reading.net, data)
     if evidence is None:
         text = "--data says nothing about the input mapping: no BatchNorm directly follows the first layer, or the inputs"

@@ -14,10 +14,10 @@ import numpy as np
 
 from xnorinfer.converters.evidence.hiddensums import MARGIN, spread, untrained
 from xnorinfer.converters.evidence.inputmapping import option_of
-from xnorinfer.converters.evidence.sums import Sums
+from xnorinfer.converters.evidence.sums import F64, Sums
 from xnorinfer.converters.finding import Finding
 from xnorinfer.converters.reading import INPUT
-from xnorinfer.net.values import InputMapping, PixelInput, SignInput, ThresholdInput
+from xnorinfer.net.values import ChannelInput, InputMapping, PixelInput, SignInput, ThresholdInput
 
 #: Of the range of a mapping, where the average input may seem to lie: the estimate is off by up to a tenth of it.
 DOUBTFUL, WRONG = 0.2, 0.4
@@ -46,22 +46,35 @@ class Average:
 
 def average_input(sums: Sums) -> Average | None:
     """None where there are too few neurons, or all have as many +1 weights."""
-    totals = sums.signs.sum(axis=1)
+    (average,) = _averages(sums, np.ones((sums.channels, 1))) or (None,)
+    return average
+
+
+def _averages(sums: Sums, kinds: F64) -> list[Average]:
+    """The average input of every kind, by a least squares fit; none where statistics do not say.
+
+    kinds: (channels, kinds), 1 for the channels of each.
+    """
+    totals = sums.signs @ np.stack([sums.of_inputs(kind) for kind in kinds.T], axis=1)
     means = sums.mean / sums.magnitude
-    power = float(totals @ totals)
-    if sums.neurons < FEWEST or untrained(sums) or not power > 0 or not np.isfinite(means).all():
-        return None
-    slope = float(totals @ means / power)
-    left = means - slope * totals
-    return Average(slope, float(np.sqrt(left @ left / (sums.neurons - 1) / power)))
+    power = totals.T @ totals
+    trained = sums.neurons >= FEWEST and not untrained(sums) and bool(np.isfinite(means).all())
+    if not trained or np.linalg.matrix_rank(power) < len(power):
+        return []
+    inverse = np.linalg.inv(power)
+    slopes = inverse @ (totals.T @ means)
+    left = means - totals @ slopes
+    errors = np.sqrt(left @ left / (sums.neurons - len(power)) * np.diag(inverse))
+    return [Average(float(slope), float(error)) for slope, error in zip(slopes, errors, strict=True)]
 
 
-def ends_of(mapping: InputMapping) -> tuple[float, float] | None:
-    """The lowest and the highest input; None for real numbers."""
-    if isinstance(mapping, PixelInput):
-        low, high = mapping.ends
-        return min(low, high), max(low, high)
-    return (-1.0, 1.0) if isinstance(mapping, ThresholdInput | SignInput) else None
+def ends_of(mapping: InputMapping) -> tuple[F64, F64] | None:
+    """The lowest and the highest input, of every channel that has its own mapping: (1,) or (channels,) each; None for real
+    numbers."""
+    if isinstance(mapping, PixelInput | ChannelInput):
+        ends = np.sort([one.ends for one in (mapping.channels if isinstance(mapping, ChannelInput) else (mapping,))], axis=1)
+        return ends[:, 0], ends[:, 1]
+    return (-np.ones(1), np.ones(1)) if isinstance(mapping, ThresholdInput | SignInput) else None
 
 
 def judge_first(sums: Sums, mapping: InputMapping) -> Iterator[Finding]:
@@ -89,37 +102,44 @@ def _contradiction(sums: Sums, mapping: InputMapping) -> _Contradiction | None:
         return None
     low, high = ends
     out = _outside(sums, low, high)
+    between = f"{low.min():.4g}..{high.max():.4g}"
     if out.mean() >= 0.5:
         worst = int(np.argmax(np.where(out, np.abs(sums.mean) + np.sqrt(sums.variance), 0)))
         text = (
             f"{int(out.sum())} of {sums.neurons} neurons have statistics that no sums of {sums.depth} inputs in "
-            f"{low:.4g}..{high:.4g} have, neuron {worst} a mean of {sums.mean[worst]:.4g} and a variance of "
+            f"{between} have, neuron {worst} a mean of {sums.mean[worst]:.4g} and a variance of "
             f"{sums.variance[worst]:.4g}"
         )
         return _Contradiction(text, proof=True, answers=())
-    ratio = spread(sums) / max(((high - low) / 2) ** 2, 1e-30)
-    if ratio < LEAST or ratio > MOST * sums.depth:
+    ratio = spread(sums) / max(float(np.mean(((high - low) / 2) ** 2)), 1e-30)
+    if ratio < LEAST or ratio > MOST * sums.inputs:
         text = (
-            f"the sums are too {'small' if ratio < LEAST else 'large'} for inputs in {low:.4g}..{high:.4g}; their variance is "
+            f"the sums are too {'small' if ratio < LEAST else 'large'} for inputs in {between}; their variance is "
             f"{ratio:.2g} times that of independent inputs at both ends"
         )
         return _Contradiction(text, proof=True, answers=("input", "scale_by", "h"))
-    average = average_input(sums)
-    if average is None:
+    averages = _averages(sums, np.ones((sums.channels, 1)) if len(low) == 1 else np.eye(sums.channels))
+    if not averages:
         return None
-    place, error = (average.value - low) / (high - low), 4 * average.error / (high - low)
-    beyond = max(-place, place - 1) - error
-    if beyond <= DOUBTFUL:
+    value, error = (np.array([getattr(average, name) for average in averages]) for name in ("value", "error"))
+    place = (value - low) / (high - low)
+    beyond = np.maximum(-place, place - 1) - 4 * error / (high - low)
+    at = int(np.argmax(beyond))
+    if beyond[at] <= DOUBTFUL:
         return None
-    text = f"the means are those of inputs that average {average.value:.3g}, outside {low:.4g}..{high:.4g}"
-    return _Contradiction(text, proof=beyond > WRONG)
+    channel = f" in channel {at}" if len(low) > 1 else ""
+    text = f"the means are those of inputs that average {value[at]:.3g}{channel}, outside {low[at]:.4g}..{high[at]:.4g}"
+    return _Contradiction(text, proof=bool(beyond[at] > WRONG))
 
 
-def _outside(sums: Sums, low: float, high: float) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _outside(sums: Sums, low: F64, high: F64) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     """(neurons,): whose mean or variance no inputs in low..high give."""
-    ones = (sums.signs > 0).sum(axis=1)
-    rest = sums.depth - ones
-    ends = np.stack([sums.magnitude * (ones * low - rest * high), sums.magnitude * (ones * high - rest * low)])
+    if (sums.share < 1).any():  # outside the map there is 0
+        low, high = np.minimum(low, 0), np.maximum(high, 0)
+    # Inputs in -half..half around the middle of the range.
+    middle, half = ((high + sign * low) / 2 * np.ones(sums.channels) for sign in (1, -1))
+    middle, half = (np.tile(one, sums.depth // sums.channels) for one in (middle, half))
+    ends = sums.magnitude * np.stack([sums.signs @ middle - half.sum(), sums.signs @ middle + half.sum()])
     least, most = ends.min(axis=0), ends.max(axis=0)
     slack = 0.02 * (most - least)
     far = (sums.mean < least - slack) | (sums.mean > most + slack)
@@ -138,7 +158,7 @@ def suggestions(sums: Sums) -> list[str]:
         if _contradiction(sums, mapping) is None:
             ends = ends_of(mapping)
             assert ends is not None
-            place = (average.value - ends[0]) / (ends[1] - ends[0])
+            place = float((average.value - ends[0][0]) / (ends[1][0] - ends[0][0]))
             if not -0.02 <= place <= 1.02:  # not ruled out, but no image is as dark or bright
                 continue
             place = min(1.0, max(0.0, place))

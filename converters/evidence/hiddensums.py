@@ -85,7 +85,7 @@ def _mixed_up(layers: Sequence[Sums]) -> Iterator[Finding]:
     if wrong:
         first = wrong[0]
         assert first.norm.inv_std is not None
-        low, high = float(np.median(first.norm.inv_std)), float(np.sqrt(first.depth) * np.median(np.abs(first.magnitude)))
+        low, high = float(np.median(first.norm.inv_std)), float(np.sqrt(first.inputs) * np.median(np.abs(first.magnitude)))
         yield Finding(
             f"{_named(wrong)}: what is read as inv_std is {low:.3g} in the median of {first.name}, so that sums of "
             f"{first.depth} inputs would deviate by {1 / low:.2g} only, where independent ones do by {high:.3g}",
@@ -130,7 +130,7 @@ def _low(layers: Sequence[Sums]) -> Iterator[Finding]:
     proof = any(spread(sums) < LOW for sums in low)
     least = min(low, key=spread)
     deviation = float(np.sqrt(np.median(least.variance)))
-    expected = float(np.sqrt(least.depth) * np.median(np.abs(least.magnitude)))
+    expected = float(np.sqrt(least.inputs) * np.median(np.abs(least.magnitude)))
     evidence = (
         f"{_named([*first, *low])}: the sums are too small for binary weights and activations; those of {least.name} "
         f"deviate by {deviation:.2g} in its BatchNorm, sums of {least.depth} signs by about {expected:.3g}"
@@ -155,8 +155,8 @@ def _beside_prediction(sums: Sums) -> float:
     """As `spread`, but beside independent signs with the probabilities that the BatchNorm before gives: neurons that never
     change add nothing."""
     assert sums.before is not None
-    varying = float((1 - np.square(means_after(sums.before, "signs"))).sum())
-    return spread(sums) * sums.depth / max(1.0, varying)
+    varying = float(sums.of_inputs(1 - np.square(means_after(sums.before, "signs"))).sum())
+    return spread(sums) * sums.inputs / max(1.0, varying)
 
 
 def _float_tail(low: Sequence[Sums]) -> tuple[str, str]:
@@ -178,7 +178,7 @@ def _explained(low: Sequence[Sums], judged: Sequence[Sums], tail: tuple[str, str
         yield "tanh, sigmoid or hardtanh stands between sum and BatchNorm", "--before-norm tanh, sigmoid or hardtanh says so"
     if all(PLAUSIBLE[0] < spread(_scaled(sums)) < PLAUSIBLE[1] for sums in low):
         yield "weights are scaled by their mean magnitude, as in XNOR-Net", "--scale-by mean-abs (or mean-abs-layer) says so"
-    clipped = all(np.abs(sums.layer.weight).max() <= glorot(sums.depth, sums.layer.neurons) for sums in low)
+    clipped = all(np.abs(sums.layer.weight).max() <= glorot(*sums.layer.fans) for sums in low)
     if clipped and all(PLAUSIBLE[0] < spread(_glorot(sums)) < PLAUSIBLE[1] for sums in low):
         yield "H is that of Glorot", "--h glorot says so"
     if tail is not None:
@@ -188,12 +188,12 @@ def _explained(low: Sequence[Sums], judged: Sequence[Sums], tail: tuple[str, str
 
 
 def _scaled(sums: Sums) -> Sums:
-    scale = np.abs(sums.layer.weight).mean(axis=1, dtype=np.float64).astype(np.float32)
+    scale = np.abs(sums.layer.weight).mean(axis=tuple(range(1, sums.layer.weight.ndim)), dtype=np.float64).astype(np.float32)
     return dataclasses.replace(sums, layer=dataclasses.replace(sums.layer, scale=scale))
 
 
 def _glorot(sums: Sums) -> Sums:
-    return dataclasses.replace(sums, layer=dataclasses.replace(sums.layer, h=glorot(sums.depth, sums.layer.neurons)))
+    return dataclasses.replace(sums, layer=dataclasses.replace(sums.layer, h=glorot(*sums.layer.fans)))
 
 
 def _impossible(layers: Sequence[Sums]) -> Iterator[Finding]:
@@ -239,7 +239,7 @@ def _predicted(sums: Sums, activation: Activation, weights: F64, before: Norm | 
     """(neurons,): the means that a layer's sums should have, without the bias."""
     norm = before or sums.before
     assert norm is not None
-    means: F64 = sums.magnitude * (weights @ means_after(norm, activation))
+    means: F64 = sums.magnitude * (weights @ sums.of_inputs(means_after(norm, activation)))
     return means
 
 
@@ -296,7 +296,7 @@ def follows(sums: Sums, net: Net) -> bool:
     if not links([sums]):
         return False
     norms = [op for op in net.ops if isinstance(op, Norm) and op not in (sums.before, sums.norm)]
-    others = [_fit(sums, norm) for norm in norms if norm.mean.size == sums.depth]
+    others = [_fit(sums, norm) for norm in norms if norm.mean.size == sums.channels]
     return (_fit(sums) - max([0.0, *others])) * float(np.sqrt(sums.neurons)) >= BORNE_OUT
 
 
@@ -363,7 +363,7 @@ def _misplaced(linked: Sequence[Sums], norms: Sequence[tuple[str, Norm]]) -> Ite
         if sums.neurons < 16 or correlation([sums], ours) > max(0.2, 2 * chance):
             continue
         for name, norm in norms:
-            if norm in (sums.before, sums.norm) or norm.mean.size != sums.depth:
+            if norm in (sums.before, sums.norm) or norm.mean.size != sums.channels:
                 continue
             other = [_predicted(sums, "signs", sums.signs, norm)]
             clear = _misses([sums], ours) >= 4 * _misses([sums], other)

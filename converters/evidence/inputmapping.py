@@ -20,10 +20,11 @@ from xnorinfer.converters.evidence.sums import F64, NEURONS, signs_of
 from xnorinfer.converters.reading import INPUT, Assumption, ConvertOptions, Reading, Remark
 from xnorinfer.errors import InputError
 from xnorinfer.graph import INPUT as INPUT_VALUE
-from xnorinfer.graph import users_of
+from xnorinfer.graph import Node, users_of
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import Linear, Norm
-from xnorinfer.net.values import ChannelInput, InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
+from xnorinfer.net.ops import Flatten, Linear, Norm, Pool
+from xnorinfer.net.reference import Rows, compute, windows_of
+from xnorinfer.net.values import REALS, ChannelInput, InputMapping, PixelInput, RealInput, Shape, SignInput, ThresholdInput
 
 #: Mappings of pixels in use; the last ones are of images that were inverted, or cut where anything is drawn.
 USUAL: tuple[InputMapping, ...] = (
@@ -38,10 +39,17 @@ USUAL: tuple[InputMapping, ...] = (
     PixelInput.range(1, -1),
     PixelInput.range(1, 0),
 )
+#: The same for images of three colours: torchvision's numbers for ImageNet, and those in use for CIFAR-10.
+USUAL_COLOURS: tuple[InputMapping, ...] = (
+    ChannelInput.normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    ChannelInput.normalize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+)
 #: A mapping fits where its distance is at most this, and all others are at least `APART` further away.
 CLOSE, APART = 0.6, 0.3
 #: Inputs that are looked at; below FEWEST their own variance says little.
 ROWS, FEWEST = 4096, 16
+#: Of a convolution so many neurons, and so many numbers in all windows.
+MAP_NEURONS, MOST_VALUES = 64, 1 << 25
 
 
 @dataclass(frozen=True)
@@ -123,24 +131,23 @@ class MappingEvidence:
 def judge_mapping(net: Net, rows: NDArray[Any]) -> MappingEvidence | None:
     """Compare the first BatchNorm with the sums that inputs make under every usual mapping, and under the network's own.
 
-    rows: (rows, ...) unlabelled inputs, uint8 pixels, -1/+1, or floats as they enter the first layer or in 0..1.  At least 16
-    are needed.  Returns None where no BatchNorm directly follows the first layer, or the inputs, so that there is nothing to
-    compare.  Raises InputError for rows of another size or type.
+    rows: (rows, ...) unlabelled inputs, uint8 pixels, -1/+1, or floats as they enter the first layer or in 0..1; of images
+    channels last.  At least 16 are needed.  Returns None where no BatchNorm directly follows the first layer, a pool behind
+    it, or the inputs, so that there is nothing to compare.  Raises InputError for rows of another size or type.
     """
     values = _checked(net, rows)
     found = _statistics(net)
     if found is None:
         return None
-    name, mean, variance, weights = found
-    moments: dict[str, tuple[F64, F64]] = {}
+    values = values[:: max(1, len(values) // found.most_rows)]
+    parts: dict[str, tuple[F64, F64]] = {}
     fits = []
-    for mapping, key, inputs, slope, intercept in _candidates(net.input, values):
-        if key not in moments:
-            sums = inputs if weights is None else inputs @ weights[0].T
-            moments[key] = sums.mean(axis=0), sums.var(axis=0)
-        fits.append(_fit(mapping, mean, variance, weights, moments[key], slope, intercept))
+    for mapping, key, inputs, slope, intercept in _candidates(net, values):
+        if key not in parts:
+            parts[key] = found.parts_of(inputs.reshape(len(inputs), *net.shape))
+        fits.append(_fit(mapping, found, found.sums_of(*parts[key], slope, intercept)))
     own = next(fit for fit in fits if fit.mapping == net.input)
-    return MappingEvidence(name, len(values), tuple(sorted(fits, key=lambda fit: fit.distance)), own)
+    return MappingEvidence(found.name, len(values), tuple(sorted(fits, key=lambda fit: fit.distance)), own)
 
 
 def apply_mapping(reading: Reading, evidence: MappingEvidence, options: ConvertOptions) -> Reading:
@@ -189,8 +196,6 @@ def option_of(mapping: InputMapping) -> str:
                 return "--input-normalize 0.1307:0.3081"
             low, high = mapping.ends
             return f"--input-range={low:.6g}:{high:.6g}"
-        case ChannelInput():
-            return f"a mapping of each channel ({mapping.describe()})"
 
 
 def _checked(net: Net, rows: NDArray[Any]) -> F64:
@@ -208,66 +213,126 @@ def _checked(net: Net, rows: NDArray[Any]) -> F64:
     return chosen
 
 
-def _statistics(net: Net) -> tuple[str, F64, F64, tuple[F64, F64, F64] | None] | None:
-    """Name, mean and variance of the first BatchNorm, with the signs, magnitudes and biases of the layer before it; None for
-    those of inputs that are binarized one by one."""
-    first, (behind, *others) = net.nodes[0].op, users_of(net.nodes)[0] or [0]
-    if others or sum(INPUT_VALUE in node.inputs for node in net.nodes) > 1:
+@dataclass(frozen=True)
+class _Statistics:
+    """The first BatchNorm, and what stands before it: nothing, or a layer, and behind that perhaps a pool.
+
+    mean, variance: (neurons,).  shape: of the inputs.
+    """
+
+    name: str
+    mean: F64
+    variance: F64
+    shape: Shape
+    layer: Linear | None = None
+    pool: Pool | None = None
+
+    @property
+    def channels(self) -> int:
+        """Of inputs that may have mappings of their own; 1 where all values of a vector have the same."""
+        return self.shape[-1] if len(self.shape) == 3 else 1
+
+    @property
+    def most_rows(self) -> int:
+        """How many inputs are looked at: windows hold values many times."""
+        if self.layer is None or self.layer.window is None:
+            return ROWS
+        outputs = math.prod(self.layer.window.outputs(*self.shape[:2]))
+        return max(FEWEST, min(ROWS, MOST_VALUES // (outputs * max(self.layer.depth, len(self.mean)) * self.channels)))
+
+    def parts_of(self, inputs: F64) -> tuple[F64, F64]:
+        """Inputs (rows, ...) -> their sums with the weights, (channels, rows, places, neurons), and those of the weights that
+        have an input, (channels, places, neurons): outside a map there are none."""
+        if self.layer is None:
+            return inputs.reshape(1, len(inputs), -1, len(self.mean)), np.ones(1)
+        count, weights = self.channels, self.layer.weight[: len(self.mean)].astype(np.float64)
+        if self.layer.binary:
+            weights = signs_of(weights, self.layer.rule or "ge")
+        if self.layer.window is None:
+            taps = inputs.reshape(len(inputs), 1, -1, count)
+            inside = np.ones((1, taps.shape[2]))
+        else:
+            windows, on_map = windows_of(inputs, self.layer.window, 0)
+            taps = windows.reshape(len(inputs), -1, self.layer.window.taps, count)
+            inside = on_map.reshape(-1, self.layer.window.taps).astype(np.float64)
+        kernels = np.moveaxis(weights.reshape(len(weights), -1, count), 2, 0)
+        sums = np.stack([taps[..., channel] @ kernel.T for channel, kernel in enumerate(kernels)])
+        return sums, np.stack([inside @ kernel.T for kernel in kernels])
+
+    def sums_of(self, sums: F64, inside: F64, slope: F64, intercept: F64) -> F64:
+        """What the BatchNorm meets where inputs enter as slope * input + intercept, (channels,) or (1,) each: (values,
+        neurons)."""
+        if self.layer is None:
+            mapped: F64 = slope * sums[0] + intercept
+            return mapped.reshape(-1, len(self.mean))
+        slopes, intercepts = (np.broadcast_to(one, len(sums)) for one in (slope, intercept))
+        found: F64 = sum(a * part + b * some for a, part, b, some in zip(slopes, sums, intercepts, inside, strict=True))
+        scale, bias = (None if one is None else one[: len(self.mean)] for one in (self.layer.scale, self.layer.bias))
+        found = found * (self.layer.h * (1.0 if scale is None else scale)) + (0.0 if bias is None else bias)
+        if self.pool is not None and self.layer.window is not None:
+            maps = found.reshape(len(found), *self.layer.window.outputs(*self.shape[:2]), -1)
+            found = compute(Node("pool", self.pool, (INPUT_VALUE,)), Rows(maps.astype(np.float32), REALS)).array.astype(
+                np.float64
+            )
+        return found.reshape(-1, len(self.mean))
+
+
+def _statistics(net: Net) -> _Statistics | None:
+    """What can be compared; None where nothing can."""
+    users = users_of(net.nodes)
+    if sum(INPUT_VALUE in node.inputs for node in net.nodes) > 1:
         return None
-    node = net.nodes[0 if isinstance(first, Norm) else behind]
-    norm = node.op
-    if not isinstance(norm, Norm) or not isinstance(first, Norm | Linear) or len(net.shape) > 1:
-        return None
-    mean = norm.mean.astype(np.float64)
+    layer: Linear | None = None
+    pool: Pool | None = None
+    at = 0
+    while not isinstance(norm := net.nodes[at].op, Norm):
+        if isinstance(norm, Linear) and layer is None and norm.groups == 1 and not norm.pad:
+            layer = norm
+        elif isinstance(norm, Pool) and layer is not None and pool is None:
+            pool = norm
+        elif not isinstance(norm, Flatten) or layer is not None:
+            return None
+        if len(users[at]) != 1:
+            return None
+        (at,) = users[at]
+    most = len(norm.mean) if layer is None else NEURONS if layer.window is None else MAP_NEURONS
+    mean = norm.mean[:most].astype(np.float64)
     with np.errstate(divide="ignore"):
-        inverse = None if norm.inv_std is None else 1 / np.square(norm.inv_std.astype(np.float64))
-    variance = inverse if norm.variance is None else norm.variance.astype(np.float64)
+        inverse = None if norm.inv_std is None else 1 / np.square(norm.inv_std[:most].astype(np.float64))
+    variance = inverse if norm.variance is None else norm.variance[:most].astype(np.float64)
     assert variance is not None
-    if isinstance(first, Norm):
-        return node.name, mean, variance, None
-    signs = signs_of(first.weight[:NEURONS].astype(np.float64), first.rule or "ge")
-    scale = np.ones(len(signs)) if first.scale is None else first.scale[:NEURONS].astype(np.float64)
-    bias = np.zeros(len(signs)) if first.bias is None else first.bias[:NEURONS].astype(np.float64)
-    return node.name, mean[:NEURONS], variance[:NEURONS], (signs, first.h * scale, bias)
+    return _Statistics(net.nodes[at].name, mean, variance, net.shape, layer, pool)
 
 
-def _candidates(own: InputMapping, values: F64) -> Iterator[tuple[InputMapping, str, F64, float, float]]:
-    """Mappings with the inputs as they go into the sums, by a name for those that several share, and slope and intercept."""
+def _candidates(net: Net, values: F64) -> Iterator[tuple[InputMapping, str, F64, F64, F64]]:
+    """Mappings with the inputs as they go into the sums, by a name for those that several share, and slope and intercept of
+    each channel."""
+    own, unit, none = net.input, np.ones(1), np.zeros(1)
     whole = bool((values == np.rint(values)).all())
     if whole and values.min() >= 0 and values.max() <= 255:
         pixels: F64 | None = values
     else:
         pixels = np.rint(values * 255) if values.min() >= 0 and values.max() <= 1 else None
     if pixels is None:
-        yield own, "as they are", values, 1.0, 0.0
+        yield own, "as they are", values, unit, none
         return
-    for mapping in (own, *(usual for usual in USUAL if usual != own)):
+    usual = (*USUAL, *(USUAL_COLOURS if net.shape[2:] == (3,) else ()))
+    for mapping in (own, *(other for other in usual if other != own)):
         if isinstance(mapping, ThresholdInput):
-            yield mapping, f"from {mapping.threshold}", np.where(pixels >= mapping.threshold, 1.0, -1.0), 1.0, 0.0
-        elif isinstance(mapping, PixelInput):
-            yield mapping, "pixels", pixels, mapping.slope / mapping.divisor, mapping.intercept / mapping.divisor
+            yield mapping, f"from {mapping.threshold}", np.where(pixels >= mapping.threshold, 1.0, -1.0), unit, none
+        elif isinstance(mapping, PixelInput | ChannelInput):
+            channels = mapping.channels if isinstance(mapping, ChannelInput) else (mapping,)
+            slopes, shifts = np.transpose([(one.slope / one.divisor, one.intercept / one.divisor) for one in channels])
+            yield mapping, "pixels", pixels, slopes, shifts
         else:
-            yield mapping, "as they are", values, 1.0, 0.0
+            yield mapping, "as they are", values, unit, none
 
 
-def _fit(
-    mapping: InputMapping,
-    mean: F64,
-    variance: F64,
-    weights: tuple[F64, F64, F64] | None,
-    moments: tuple[F64, F64],
-    slope: float,
-    intercept: float,
-) -> MappingFit:
-    """The fit of `slope * inputs + intercept`, from mean and variance of the inputs, or of their sums with signs."""
-    if weights is None:
-        ours, spread = slope * moments[0] + intercept, slope**2 * moments[1]
-    else:
-        signs, magnitude, bias = weights
-        ours = magnitude * (slope * moments[0] + intercept * signs.sum(axis=1)) + bias
-        spread = np.square(magnitude * slope) * moments[1]
-    alive = (spread > 0) & (variance > 0) & np.isfinite(variance)
+def _fit(mapping: InputMapping, found: _Statistics, sums: F64) -> MappingFit:
+    """How sums (values, neurons) compare."""
+    ours, spread = sums.mean(axis=0), sums.var(axis=0)
+    alive = (spread > 0) & (found.variance > 0) & np.isfinite(found.variance)
     if not alive.any():
         return MappingFit(mapping, math.inf, math.inf)
-    ratio = float(np.median(variance[alive] / spread[alive]))
-    return MappingFit(mapping, ratio, float(np.median(np.abs(mean - ours)[alive] / np.sqrt(variance[alive]))))
+    ratio = float(np.median(found.variance[alive] / spread[alive]))
+    return MappingFit(mapping, ratio, float(np.median(np.abs(found.mean - ours)[alive] / np.sqrt(found.variance[alive]))))

@@ -2,7 +2,8 @@
 
 BatchNorm keeps, for each neuron, mean and variance of what came into it during training.  A reading of a file says what that
 was: `H * scale * dot + bias`, where the dot is one of signs with inputs of a known range.  Here both stand side by side, in
-float64, so that others can ask whether they go together.
+float64, so that others can ask whether they go together.  Those of a convolution are about all places of its map, at some of
+which inputs lie outside and add nothing.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 
 from xnorinfer.graph import INPUT, users_of
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import Linear, Norm, Quantize
+from xnorinfer.net.ops import Flatten, Linear, Norm, Quantize
 from xnorinfer.net.ties import RULES, Rule, binarize
+from xnorinfer.net.values import Shape
 
 F64 = NDArray[np.float64]
 
@@ -34,7 +36,11 @@ FEWEST_FIRST = 16
 @dataclass(frozen=True, eq=False)
 class Sums:
     """A binary layer and the BatchNorm that directly follows it.  before: the BatchNorm in front of the sign that the layer
-    reads; None for the first layer.  last: no sign follows."""
+    reads; None for the first layer.  last: no sign follows.
+
+    channels: of what it reads, innermost among its inputs; of a vector all of them.  share: (depth,), at how many of a map's
+    outputs each input lies on the map, 1 for all; those outside are 0.
+    """
 
     name: str
     layer: Linear
@@ -43,6 +49,8 @@ class Sums:
     before_name: str
     before: Norm | None
     last: bool
+    channels: int
+    share: F64
 
     @property
     def first(self) -> bool:
@@ -64,6 +72,16 @@ class Sums:
     @property
     def depth(self) -> int:
         return self.layer.depth
+
+    @cached_property
+    def inputs(self) -> float:
+        """How many inputs a sum has, on average over the outputs of a map."""
+        return float(self.share.sum())
+
+    def of_inputs(self, values: F64) -> F64:
+        """Values of channels, (channels,), as what the inputs are on average, (depth,)."""
+        found: F64 = np.tile(values, self.depth // self.channels) * self.share
+        return found
 
     @cached_property
     def mean(self) -> F64:
@@ -89,7 +107,7 @@ class Sums:
     @cached_property
     def latent(self) -> F64:
         """(neurons, depth)."""
-        return self.layer.weight[: self.neurons].astype(np.float64)
+        return self.layer.weight[: self.neurons].reshape(self.neurons, -1).astype(np.float64)
 
     @cached_property
     def signs(self) -> F64:
@@ -98,8 +116,8 @@ class Sums:
 
     @property
     def ratio(self) -> F64:
-        """(neurons,): the variance beside that of sums of as many independent inputs of -1 and +1, depth * magnitude^2."""
-        ratio: F64 = self.variance / (self.depth * np.square(self.magnitude))
+        """(neurons,): the variance beside that of sums of as many independent inputs of -1 and +1, inputs * magnitude^2."""
+        ratio: F64 = self.variance / (self.inputs * np.square(self.magnitude))
         return ratio
 
 
@@ -109,11 +127,12 @@ def signs_of(values: F64, rule: Rule = "ge") -> F64:
 
 
 def sums_of(net: Net) -> Iterator[Sums]:
-    """Every binary dense layer with a BatchNorm directly behind it, which nothing else reads, in order, where the layer reads
-    inputs of the network or signs of a BatchNorm, one an input.  The network must be valid (`Net.check`)."""
+    """Every binary layer with a BatchNorm directly behind it, which nothing else reads, in order, where the layer reads inputs
+    of the network or signs of a BatchNorm, one a channel, that no pool has taken.  The network must be valid (`Net.check`)."""
     norms: dict[int, tuple[str, Norm]] = {}  # of each binary layer
     nodes = net.nodes
     signs = [index for index, node in enumerate(nodes) if isinstance(node.op, Quantize)]
+    shapes = {index: value.shape for index, value in enumerate(net.values)} | {INPUT: net.shape}
     for index, (node, users) in enumerate(zip(nodes, users_of(nodes), strict=True)):
         layer = node.op
         if not isinstance(layer, Linear) or not layer.binary or len(users) != 1:
@@ -122,11 +141,28 @@ def sums_of(net: Net) -> Iterator[Sums]:
         if isinstance(following.op, Norm):
             norms[index] = following.name, following.op
         before_name, inner = norms.get(layer_before(net, index), ("", None))
-        usable = read == INPUT or (
-            inner is not None and inner.mean.size == layer.depth and isinstance(nodes[read].op, Quantize)
-        )
+        source = read
+        while source != INPUT and isinstance(nodes[source].op, Flatten):
+            (source,) = nodes[source].inputs
+        channels = shapes[source][-1]
+        signed = source != INPUT and isinstance(nodes[source].op, Quantize)
+        # How often the signs of a channel are +1 differs from pixel to pixel, which weights of each pixel would tell.
+        alike = layer.window is not None or channels == layer.depth
+        usable = source == INPUT or (signed and alike and inner is not None and inner.mean.size == channels)
         if index in norms and usable and _is_usable(layer, norms[index][1]):
-            yield Sums(node.name, layer, *norms[index], before_name, inner, not signs or signs[-1] < index)
+            last = not signs or signs[-1] < index
+            yield Sums(node.name, layer, *norms[index], before_name, inner, last, channels, _share(layer, shapes[read]))
+
+
+def _share(layer: Linear, shape: Shape) -> F64:
+    """`Sums.share` of a layer that reads that."""
+    if layer.window is None:
+        return np.ones(layer.depth)
+    down, across = (
+        ((places >= 0) & (places < size)).mean(axis=0)
+        for places, size in zip(layer.window.rows_and_columns(*shape[:2]), shape[:2], strict=True)
+    )
+    return np.repeat(np.outer(down, across), layer.depth // layer.window.taps)
 
 
 def layer_before(net: Net, index: int) -> int:
@@ -142,4 +178,4 @@ def layer_before(net: Net, index: int) -> int:
 
 def _is_usable(layer: Linear, norm: Norm) -> bool:
     scaled = layer.scale is None or bool((layer.scale != 0).all())
-    return scaled and norm.mean.shape == (layer.neurons,) and layer.weight.ndim == 2
+    return scaled and norm.mean.shape == (layer.neurons,) and layer.groups == 1 and not layer.pad

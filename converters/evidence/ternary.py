@@ -160,7 +160,7 @@ class _Means:
         self.means = (mean / deviation)[known]
         self.weights = (sums.signs[rows] * (magnitude / deviation)[:, None])[known]
         self.sizes = np.abs(sums.latent[rows][known])
-        self.inputs = np.ones(sums.depth) if sums.before is None else means_after(sums.before, "signs")
+        self.inputs = sums.of_inputs(np.ones(sums.channels) if sums.before is None else means_after(sums.before, "signs"))
         self.sorted = np.sort(self.sizes, axis=None)
 
     def edge(self, share: float) -> float:
