@@ -143,7 +143,7 @@ def convolved(op: Dot, x: NDArray[Any], model: PackedModel) -> NDArray[Any]:
             mine, channels = slice(group * neurons, (group + 1) * neurons), slice(group * own, (group + 1) * own)
             parts = [weights[mine, tap * own : (tap + 1) * own] for tap in counted]
             kernel = np.concatenate([weights[mine, :0], *parts], axis=1)
-            rows = np.concatenate([taps[:, :, channels].reshape(len(x), -1) for taps in seen])
+            rows = np.concatenate([taps[:, :, channels].reshape(len(x), own * len(counted)) for taps in seen])
             made = finished(op, mine, border, rows, kernel, model).reshape(len(places), len(x), neurons)
             out[:, places[:, 0], places[:, 1], mine] = made.swapaxes(0, 1)
     return out
