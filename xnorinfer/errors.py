@@ -9,6 +9,9 @@ from collections.abc import Sequence
 
 from xnorinfer.oneline import shortened
 
+#: Items of one message: more than anyone mends at once.
+MOST_ITEMS = 100
+
 
 class ConversionWarning(UserWarning):
     """A conversion assumed something that can change results, or found something that does not fit."""
@@ -18,11 +21,13 @@ class XnorinferError(Exception):
     """Base of all errors raised on purpose.  Anything else that escapes is a defect of xnorinfer.
 
     A message is one line, and one more for each of `items`: what it quotes from a file cannot look like lines of its own,
-    nor fill the screen.
+    nor fill the screen.  Of more than `MOST_ITEMS` items the first are listed.
     """
 
     def __init__(self, message: str = "", items: Sequence[str] = ()) -> None:
-        super().__init__("\n".join([shortened(message), *(f"  - {shortened(item)}" for item in items)]))
+        listed = [f"  - {shortened(item)}" for item in items[:MOST_ITEMS]]
+        more = [f"  and {len(items) - MOST_ITEMS} more"] if len(items) > MOST_ITEMS else []
+        super().__init__("\n".join([shortened(message), *listed, *more]))
 
 
 class SourceError(XnorinferError):

@@ -26,6 +26,8 @@ from xnorinfer.float32 import F32
 FORMATS = ("raw", "bits", "hex", "numbers")
 DTYPES = {name: code for name, code in STORED.items() if name not in ("bool", "bfloat16")}
 ORDERS = ("lsb", "msb")
+#: Users of one array that a message names.
+MOST_USERS = 8
 
 
 class Arrays:
@@ -269,9 +271,10 @@ class Arrays:
         """Note every array and file with what became of it; report those used twice and those left over."""
         for name, paths in self.uses.items():
             if len(paths) > 1 and name not in self.shared:
-                self.problems.append(
-                    f"{' and '.join(paths)} use the same array {name}; if that is meant, say shared = [{_quote(name)}]"
+                users = " and ".join(
+                    paths if len(paths) <= MOST_USERS else [*paths[:MOST_USERS], f"{len(paths) - MOST_USERS} more"]
                 )
+                self.problems.append(f"{users} use the same array {name}; if that is meant, say shared = [{_quote(name)}]")
         for name, (table, load) in self.declared.items():
             if name not in self.uses and load is not None and not self.incomplete:
                 table.problem("", "is declared but no layer uses it")

@@ -148,3 +148,15 @@ def test_toml_and_json_give_the_name_back(text: str) -> None:
     assert json.loads(written) == {name: [name, 1.5, "ü"]}
     assert "ü" in written
     assert_harmless(written)
+
+
+def test_messages_of_many_problems_end() -> None:
+    error = NetworkError([f"layer {number}: is wrong" for number in range(250)])
+    said = str(error).splitlines()
+    assert len(said) == 102
+    assert (said[0], said[-2], said[-1]) == (
+        "the network cannot be converted (250 problems):",
+        "  - layer 99: is wrong",
+        "  and 150 more",
+    )
+    assert len(error.problems) == 250
