@@ -15,9 +15,10 @@ from places import TOOLS
 
 from xnorinfer.engine import plan as plan_module
 from xnorinfer.engine.plan import Plan
+from xnorinfer.kernels import fields
 from xnorinfer.kernels import pool as pool_module
 from xnorinfer.kernels.pool import pool
-from xnorinfer.net.values import PixelInput
+from xnorinfer.net.values import PixelInput, RealInput, SignInput
 
 
 def test_concurrent_callers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,6 +179,32 @@ def test_a_long_run_is_cut_into_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     calls.clear()
     assert nets.same(Plan(model, threads=2).run(x[:5].copy()), want[-1][:5])
     assert max(calls) <= 2
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("share", [0, 3, 20])
+def test_a_sample_of_much_work_is_cut_into_calls(monkeypatch: pytest.MonkeyPatch, share: int, threads: int) -> None:
+    """Of some nodes each, or of some groups of one node: what passes from one call to the next is where it was."""
+    rng = np.random.default_rng(11)
+    for number, mapping in enumerate((PixelInput.range(-1, 1), SignInput(), RealInput())):
+        model = nets.random_maps(rng, mapping, (9, 7, 3), 3 + number)
+        x = nets.random_rows(rng, model, 3)
+        want = nets.expected(model, x)
+        monkeypatch.setattr(plan_module, "CALL_WORK", 10**12)
+        plan = Plan(model, threads=threads)
+        most = max(1, plan._work // share) if share else 1
+        monkeypatch.setattr(plan_module, "CALL_WORK", most)
+        monkeypatch.setattr(plan_module, "THREAD_WORK", 0)
+        plan = Plan(model, threads=threads)
+        calls = plan._calls(0, len(plan._table))
+        for first, last, begin, end in calls:
+            work = plan._table[first:last, fields.GROUPS] * plan._table[first:last, fields.WORK]
+            assert work.sum() <= most or end - begin == 1 or end == 0 == begin
+        if share == 0:
+            assert len(calls) == plan._table[:, fields.GROUPS].sum()
+        assert nets.same(plan.run(x), want[-1])
+        assert all(map(nets.same, plan.trace(x), want))
+        assert nets.same(plan.run(x), want[-1])
 
 
 def test_helpers_are_left_out_where_they_cost_more_than_they_bring() -> None:

@@ -198,6 +198,7 @@ class Plan:
             (read,) = node.inputs
             row[fields.SOURCE_AT] = OUTSIDE if read == INPUT else table[read, fields.TARGET_AT]
             row[fields.TARGET_AT] = OUTSIDE if slot == OUTSIDE else starts[slot]
+        self._call_work = CALL_WORK
         self._call_rows = max(1, CALL_WORK // (self._work * self._block)) * self._block * self._threads
 
     def _context(self) -> _Context:
@@ -208,7 +209,7 @@ class Plan:
         counters = layout.aligned((len(self._table) * (threads + 1) * fields.COUNTER_BYTES,), np.uint8)
         job = layout.aligned((fields.JOB_FIELDS,), np.int64)
         job[fields.TABLE] = _address(self._table)
-        job[fields.LAST] = len(self._table)
+        job[fields.LAST], job[fields.WANTED] = len(self._table), len(self._table) - 1
         job[fields.BLOCK_MOST] = self._block
         job[fields.THREADS_MOST] = threads
         job[fields.NEURON_ROWS] = min(NEURON_ROWS, self._block, ROWS_PER_THREAD * threads - 1)
@@ -294,9 +295,9 @@ class Plan:
     def _run_nodes(self, source: NDArray[Any], target: NDArray[Any], first: int, last: int) -> None:
         if source.shape[0]:
             context = self._take()
-            context.job[fields.FIRST], context.job[fields.LAST] = first, last
+            context.job[_RANGE] = first, last, first, last - 1
             self._run(context, source, target, source.shape[0])
-            context.job[fields.FIRST], context.job[fields.LAST] = 0, len(self._table)
+            context.job[_RANGE] = 0, len(self._table), 0, len(self._table) - 1
             self._free.append(context)
 
     def _take(self) -> _Context:
@@ -307,6 +308,9 @@ class Plan:
             return self._context()
 
     def _run(self, context: _Context, source: NDArray[Any], target: NDArray[Any], rows: int) -> None:
+        if self._work > self._call_work:
+            self._run_in_parts(context, source, target)
+            return
         if rows > self._call_rows:
             for start in range(0, rows, self._call_rows):
                 part = target[start : start + self._call_rows]
@@ -320,6 +324,43 @@ class Plan:
             at = _address(pointers)
             self._pool.run(context.job_address, rows, at, at + 8, helpers, context.job)
 
+    def _run_in_parts(self, context: _Context, source: NDArray[Any], target: NDArray[Any]) -> None:
+        """Samples one by one, each in several calls: values that pass from one to the next stay where they are."""
+        job = context.job
+        calls = self._calls(int(job[fields.FIRST]), int(job[fields.LAST]))
+        whole = job[_RANGE].copy()
+        pointers = np.empty(2, np.int64)
+        at = _address(pointers)
+        for row in range(source.shape[0]):
+            pointers[:] = _address(source[row:]), _address(target[row:])
+            for first, last, *groups in calls:
+                job[fields.FIRST], job[fields.LAST] = first, last
+                job[fields.FIRST_GROUP], job[fields.LAST_GROUP] = groups
+                self._pool.run(context.job_address, 1, at, at + 8, self._helpers, job)
+        job[_RANGE] = whole
+        job[fields.FIRST_GROUP] = job[fields.LAST_GROUP] = 0
+
+    def _calls(self, first: int, last: int) -> list[tuple[int, int, int, int]]:
+        """Nodes first <= index < last as calls of at most about CALL_WORK, should helpers not come: the nodes of each, and of a
+        node that alone is more, its groups; 0 and 0 for all."""
+        most = self._call_work
+        found: list[tuple[int, int, int, int]] = []
+        start, work = first, 0
+        for index in range(first, last):
+            groups, each = (int(self._table[index, field]) for field in (fields.GROUPS, fields.WORK))
+            if work and work + groups * each > most:
+                found.append((start, index, 0, 0))
+                start, work = index, 0
+            work += groups * each
+            if work > most:
+                step = max(1, most // each)
+                found += [(index, index + 1, group, min(group + step, groups)) for group in range(0, groups, step)]
+                start, work = index + 1, 0
+        return found if start == last else [*found, (start, last, 0, 0)]
+
+
+#: The fields of a job that say which nodes are run, and which of them read and write the run's own arrays.
+_RANGE = slice(fields.FIRST, fields.WANTED + 1)
 
 #: Kind of an input -> dtype of its canonical arrays.
 INPUT_DTYPES = {"pixels": np.uint8, "channels": np.uint8, "threshold": np.uint8, "signs": np.int8, "reals": np.float32}

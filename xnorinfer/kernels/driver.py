@@ -63,6 +63,13 @@ def target_of(job, layer, buffers, row, wanted):
 
 
 @inner
+def last_group(job, layer):
+    """Behind the last group of a layer that is run; the first is FIRST_GROUP."""
+    last = get(job, fields.LAST_GROUP)
+    return last if last > 0 else get(layer, fields.GROUPS)
+
+
+@inner
 def wait_for(job, done, tasks):
     """For the caller: 1 when so many tasks are done, 0 when patience ran out; how long that took is noted."""
     waited = 0
@@ -88,7 +95,11 @@ def by_rows(job, slot):
     counters = get(job, fields.COUNTERS)
     scratch_bytes = get(job, fields.SCRATCH_BYTES)
     scratch = get(job, fields.SCRATCH) + slot * scratch_bytes
-    buffers = scratch + scratch_bytes - get(job, fields.BUFFERS_BYTES)
+    # Who works alone finds there what a call before left.
+    buffers = scratch + scratch_bytes - get(job, fields.BUFFERS_BYTES) if threads > 1 else get(job, fields.SHARED)
+    given = get(job, fields.GIVEN)
+    wanted = get(job, fields.WANTED)
+    low = get(job, fields.FIRST_GROUP)
     prepared = scratch + fields.PREPARED_AT
     blocks = (rows + block - 1) // block
     done = counters + threads * fields.COUNTER_BYTES
@@ -104,9 +115,9 @@ def by_rows(job, slot):
             count = min(block, rows - row)
             for index in range(first, last):
                 layer = table + index * fields.LAYER_FIELDS * 8
-                source = source_of(job, layer, buffers, row, index == first)
-                target = target_of(job, layer, buffers, row, index == last - 1)
-                run_groups(layer, source, target, count, 0, get(layer, fields.GROUPS), scratch, prepared, False)
+                source = source_of(job, layer, buffers, row, index == given)
+                target = target_of(job, layer, buffers, row, index == wanted)
+                run_groups(layer, source, target, count, low, last_group(job, layer), scratch, prepared, False)
             atomic_add(done, 1)
             if slot == 0:
                 store_word(job + 8 * fields.OWN, get(job, fields.OWN) + count)
@@ -129,13 +140,16 @@ def by_neurons(job, slot):
     scratch = get(job, fields.SCRATCH) + slot * get(job, fields.SCRATCH_BYTES)
     prepared = scratch + fields.PREPARED_AT
     shared = get(job, fields.SHARED)
+    given = get(job, fields.GIVEN)
+    wanted = get(job, fields.WANTED)
+    begin_at = get(job, fields.FIRST_GROUP)
     for index in range(first, last):
         layer = table + index * fields.LAYER_FIELDS * 8
-        source = source_of(job, layer, shared, 0, index == first)
-        target = target_of(job, layer, shared, 0, index == last - 1)
+        source = source_of(job, layer, shared, 0, index == given)
+        target = target_of(job, layer, shared, 0, index == wanted)
         chunk = get(layer, fields.CHUNK)
-        groups = get(layer, fields.GROUPS)
-        chunks = (groups + chunk - 1) // chunk
+        groups = last_group(job, layer)
+        chunks = (groups - begin_at + chunk - 1) // chunk
         counters = get(job, fields.COUNTERS) + (index - first) * (threads + 1) * fields.COUNTER_BYTES
         done = counters + threads * fields.COUNTER_BYTES
         ready = False
@@ -147,7 +161,7 @@ def by_neurons(job, slot):
                 task = start + atomic_add(counters + owner * fields.COUNTER_BYTES, 1)
                 if task >= stop:
                     break
-                low = task * chunk
+                low = begin_at + task * chunk
                 run_groups(layer, source, target, rows, low, min(low + chunk, groups), scratch, prepared, ready)
                 ready = True
                 atomic_add(done, 1)
@@ -188,7 +202,7 @@ def begin(job, helpers, rows, source, target):
         everything = np.int64(0)
         for index in range(get(job, fields.FIRST), get(job, fields.LAST)):
             layer = get(job, fields.TABLE) + index * fields.LAYER_FIELDS * 8
-            everything += get(layer, fields.GROUPS) * get(layer, fields.WORK)
+            everything += (last_group(job, layer) - get(job, fields.FIRST_GROUP)) * get(layer, fields.WORK)
     store_word(job + 8 * fields.WAITED, np.int64(0))
     store_word(job + 8 * fields.OWN, np.int64(0))
     store_word(job + 8 * fields.ALL, everything)

@@ -84,19 +84,23 @@ MUL, ADD, FMA, CLIP, DIV, STEP = range(6)
     TABLE,  # address of the layer rows
     FIRST,  # layers FIRST <= layer < LAST are run
     LAST,
+    GIVEN,  # the layer that reads SOURCE, and the one that writes TARGET; others, and those of calls before, pass on values
+    WANTED,
+    FIRST_GROUP,  # groups FIRST_GROUP <= group < LAST_GROUP of the one layer that is run; all where LAST_GROUP is 0
+    LAST_GROUP,
     BLOCK_MOST,  # BLOCK at most: what the buffers hold
     THREADS_MOST,  # THREADS where there are helpers
     NEURON_ROWS,  # up to so many rows helpers share the neurons
     SCRATCH,  # address of the first participant's scratch
     SCRATCH_BYTES,
-    SHARED,  # address of the buffers that BY_NEURONS passes values through
+    SHARED,  # address of the buffers that BY_NEURONS, and who works alone, passes values through
     BUFFERS_BYTES,  # buffers of a run, or at the end of each scratch those of a block
     COUNTERS,  # address of (layers, threads + 1) counters of COUNTER_BYTES: next task of each owner, tasks done
     WAITED,  # turns that the caller waited for helpers
     OWN,  # how much of ALL the caller did itself
     ALL,
     JOB_FIELDS,
-) = range(21)
+) = range(25)
 
 #: Rows of a task at least, and tasks of a thread about, where threads share the rows.
 TASK_ROWS = 32
