@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,15 +33,22 @@ def run(folder: Path | None, **environment: str) -> str:
     return done.stdout.strip()
 
 
-def test_a_second_process_compiles_nothing_and_needs_no_numba(tmp_path: Path) -> None:
-    assert run(tmp_path / "new" / "folder") == "1 True"
-    assert run(tmp_path / "new" / "folder") == "0 False"
-    assert [file.suffix for file in (tmp_path / "new" / "folder").iterdir()] == [".kernel"]
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the first process of all leaves."""
+    folder = tmp_path_factory.mktemp("new") / "new" / "folder"
+    assert run(folder) == "1 True"
+    return folder
+
+
+def test_a_second_process_compiles_nothing_and_needs_no_numba(compiled: Path) -> None:
+    assert run(compiled) == "0 False"
+    assert [file.suffix for file in compiled.iterdir()] == [".kernel"]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
-def test_damaged_files_are_replaced(tmp_path: Path, damage: str) -> None:
-    run(tmp_path)
+def test_damaged_files_are_replaced(compiled: Path, tmp_path: Path, damage: str) -> None:
+    shutil.copytree(compiled, tmp_path, dirs_exist_ok=True)
     (file,) = tmp_path.iterdir()
     content = bytearray(file.read_bytes())
     if damage == "flipped":
@@ -52,8 +60,8 @@ def test_damaged_files_are_replaced(tmp_path: Path, damage: str) -> None:
     assert run(tmp_path) == "0 False"
 
 
-def test_another_cpu_has_files_of_its_own(tmp_path: Path) -> None:
-    run(tmp_path)
+def test_another_cpu_has_files_of_its_own(compiled: Path, tmp_path: Path) -> None:
+    shutil.copytree(compiled, tmp_path, dirs_exist_ok=True)
     assert run(tmp_path, NUMBA_CPU_NAME="generic") == "1 True"
     assert run(tmp_path) == "0 False"
     assert len(list(tmp_path.iterdir())) == 2
