@@ -7,10 +7,12 @@ that a stopped run leaves, and all that the next one needs to go on.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -194,9 +196,10 @@ def compute(job: Job, model: Model, runs: Iterable[Sequence[Part]], advance: Cal
 def _compute_run(job: Job, model: Model, parts: Sequence[Part], advance: Callable[[int], None]) -> None:
     one = job.inputs[parts[0].source]
     source = _opened(one, model.packed)
-    stream = _cut(source.batches(job.batch, parts[0].start, parts[-1].stop), [part.rows for part in parts])
-    for part in parts:
-        _write_part(job, model, one, source, part, stream, advance)
+    with contextlib.closing(_ahead(source.batches(job.batch, parts[0].start, parts[-1].stop))) as batches:
+        stream = _cut(batches, [part.rows for part in parts])
+        for part in parts:
+            _write_part(job, model, one, source, part, stream, advance)
 
 
 def _write_part(
@@ -214,6 +217,7 @@ def _write_part(
     path = job.folder / part.file
     at, writer = part.start, None
     waiting: list[Any] = []
+    size = 0
     with replacing(path) as file:
         try:
             while at < part.stop:
@@ -230,9 +234,11 @@ def _write_part(
                     writer = parquet.ParquetWriter(file, schema, compression="zstd")
                 waiting.append(table.replace_schema_metadata({KEY: part.about.encode()}))
                 at += rows
-                if at == part.stop or sum(table.nbytes for table in waiting) > GROUP_BYTES:
+                size += table.nbytes
+                if at == part.stop or size > GROUP_BYTES:
                     writer.write_table(pyarrow.concat_tables(waiting, promote_options="permissive"))
                     waiting.clear()
+                    size = 0
                 advance(rows)
             if writer is not None:
                 writer.close()
@@ -241,6 +247,18 @@ def _write_part(
         finally:
             if writer is not None:
                 writer.is_open = False  # after an error its end would be written, into what is thrown away
+
+
+def _ahead(
+    batches: Iterator[tuple[NDArray[Any], dict[str, Any]]],
+) -> Generator[tuple[NDArray[Any], dict[str, Any]], None, None]:
+    """The same batches, the next of which is read while one is computed: reading takes as long as a small network, and both do
+    without Python's lock."""
+    with ThreadPoolExecutor(1, "xnorinfer-read") as reader:
+        coming = reader.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = reader.submit(next, batches, None)
+            yield batch
 
 
 def _repeated(names: list[str]) -> Any:
