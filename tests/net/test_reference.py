@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from xnorinfer.float32 import fma
+from xnorinfer.float32 import fma, sigmoid, tanh
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Linear, Norm, Quantize, Steps
 from xnorinfer.net.reference import batch_norm, binary_weights, forward, node_outputs
@@ -118,3 +118,18 @@ def test_float_tail_takes_hardtanh_values() -> None:
     )
     got = forward(Net.chain(RealInput(), layers, "ge-zero"), np.array([[1, 1], [40, 40]], f))
     assert got.tolist() == [[2.5], [4]]
+
+
+def test_tanh_and_sigmoid_are_next_to_the_real_numbers() -> None:
+    """Against this machine's float64 functions, for floats of every size; nothing warns, and NaN stays NaN."""
+    bits = np.random.default_rng(2).integers(0, 1 << 32, 300_000, dtype=np.uint64).astype(np.uint32)
+    x = bits.view(f)
+    ends = f([0.0, 2.0**-6, 2.0**-149, 9.01, 16.6, 88, 103, 104, np.inf])
+    x = np.concatenate([x[np.isfinite(x)], ends, -ends])
+    wide = x.astype(np.float64)
+    with np.errstate(over="ignore"):
+        wanted = np.tanh(wide).astype(f), (1 / (1 + np.exp(-wide))).astype(f)
+    for function, want in zip((tanh, sigmoid), wanted, strict=True):
+        np.testing.assert_array_equal(function(x), want)
+        assert np.isnan(function(f([np.nan, 1]))).tolist() == [True, False]
+    assert np.signbit(tanh(f([-0.0])))

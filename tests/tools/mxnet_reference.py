@@ -86,7 +86,7 @@ def _computed(op: str, said: dict[str, str], inputs: list[Any]) -> Array:
         neurons = read["num_filter"]
         if op == "Convolution":
             weight = inputs[1].reshape(groups, neurons // groups, -1).astype(np.float64)
-            sums = np.einsum("rgdhw,gnd->rgnhw", columns.astype(np.float64), weight).astype(np.float32)
+            sums = np.einsum("rgdhw,gnd->rgnhw", columns.astype(np.float64), weight, optimize=True).astype(np.float32)
         else:
             weight = _bits(inputs[1], neurons, read, dense=False).reshape(groups, neurons // groups, -1)
             sums = _agreements("rgdhw,gnd->rgnhw", columns, weight)
@@ -158,8 +158,8 @@ def _bits(weight: Array, neurons: int, read: dict[str, Any], *, dense: bool) -> 
 def _agreements(how: str, x: Array, weight: Array) -> Array:
     """How many inputs have the sign of their weight, float32."""
     above = (x >= 0).astype(np.float64)
-    both = np.einsum(how, above, weight.astype(np.float64))
-    neither = np.einsum(how, 1 - above, 1 - weight.astype(np.float64))
+    both = np.einsum(how, above, weight.astype(np.float64), optimize=True)
+    neither = np.einsum(how, 1 - above, 1 - weight.astype(np.float64), optimize=True)
     return (both + neither).astype(np.float32)
 
 
