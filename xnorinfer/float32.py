@@ -62,7 +62,11 @@ def tanh(x: F32) -> F32:
 
 
 def sigmoid(x: F32) -> F32:
-    """1 / (1 + exp(-x)) next to the real number, as `tanh` is."""
+    """1 / (1 + exp(-x)) in float64, rounded to float32 once, on every machine alike.
+
+    That is next to the real number but for some x near 0, where it is so close to the middle of two floats that float64 has it
+    there.
+    """
     wide = x.astype(np.float64)
     fallen = _exp(np.maximum(-np.abs(wide), -700.0))
     return np.asarray(np.where(wide >= 0, 1.0, fallen) / (1 + fallen), np.float32)
