@@ -1,4 +1,4 @@
-"""A new checkpoint source, made as CONTRIBUTING.md says: one class, one entry in SOURCES or one entry point of another package,
+"""A new checkpoint source, made as docs/extending.md says: one class, one entry in SOURCES or one entry point of another package,
 and everything knows it."""
 
 from __future__ import annotations
