@@ -16,12 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.budget import add_file, spend_bytes, spend_steps
+from xnorinfer.budget import spend_bytes, spend_steps
 from xnorinfer.converters.containers.arrays import Entry, RawTensor, element_count, narrowed, require_shape
+from xnorinfer.converters.containers.textfile import read_text
 from xnorinfer.errors import SourceError
 
-#: Text is read as a whole; a million float weights are about 12 MB.
-MAX_TEXT_BYTES = 256 << 20
 #: Digits of a number; an exact decimal of a double has up to 767 of them.
 _MAX_DIGITS = 1000
 #: Characters before an initialiser in which its declaration stands.
@@ -59,16 +58,6 @@ class _Definition:
     dimensions: tuple[str, ...]
     dtype: str | None
     body: str
-
-
-def read_text(path: Path) -> str:
-    """A text file as a whole, bytes beyond ASCII kept apart.  Raises SourceError if it is too large."""
-    size = path.stat().st_size
-    if size > MAX_TEXT_BYTES:
-        raise SourceError(f"{path.name} has {size} bytes, text is read up to {MAX_TEXT_BYTES}")
-    add_file(path)
-    spend_bytes(size, f"the text of {path.name}")
-    return path.read_text(encoding="latin-1")
 
 
 def read_c(path: Path) -> dict[str, Entry]:

@@ -14,11 +14,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.budget import spend_bytes
+from xnorinfer.budget import add_file, spend_bytes
 from xnorinfer.converters.containers.arrays import narrowed
-from xnorinfer.converters.containers.csource import read_text
 from xnorinfer.errors import SourceError
 
+#: Text is read as a whole; a million float weights are about 12 MB.
+MAX_TEXT_BYTES = 256 << 20
 #: Which character of a row is the first value: the leftmost (lsb, one value per character) or the rightmost (msb).
 Order = Literal["lsb", "msb"]
 
@@ -30,6 +31,16 @@ WORDS_AT_ONCE = 1 << 16
 _HEX_DIGITS = str.maketrans({digit: f"{int(digit, 16):04b}" for digit in "0123456789abcdefABCDEF"})
 _NOTHING = str.maketrans("", "", " \t\r_,;\"'")
 _SEPARATORS = str.maketrans(",;\t\r", "    ")
+
+
+def read_text(path: Path) -> str:
+    """A text file as a whole, bytes beyond ASCII kept apart.  Raises SourceError if it is too large."""
+    size = path.stat().st_size
+    if size > MAX_TEXT_BYTES:
+        raise SourceError(f"{path.name} has {size} bytes, text is read up to {MAX_TEXT_BYTES}")
+    add_file(path)
+    spend_bytes(size, f"the text of {path.name}")
+    return path.read_text(encoding="latin-1")
 
 
 def _rows(path: Path) -> Iterator[tuple[int, str]]:

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from xnorinfer import budget
 from xnorinfer.converters.containers.arrays import Entry
-from xnorinfer.converters.containers.csource import read_text
 from xnorinfer.converters.containers.opening import open_container
-from xnorinfer.converters.containers.textfile import looks_like_base_two, read_bits, read_numbers
+from xnorinfer.converters.containers.textfile import looks_like_base_two, read_bits, read_numbers, read_text
 from xnorinfer.converters.nettoml.writer import UNPLACED, Writer, toml_key, toml_string
 from xnorinfer.converters.reading import Reading
 from xnorinfer.errors import NetworkError, SourceError, XnorinferError

@@ -1,5 +1,5 @@
-"""A new checkpoint source, made as docs/extending.md says: one class, one entry in SOURCES or one entry point of another package,
-and everything knows it."""
+"""A new checkpoint source, as docs/extending.md makes one: one class, one entry in SOURCES or one entry point of another
+package, and everything knows it."""
 
 from __future__ import annotations
 
