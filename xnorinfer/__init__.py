@@ -17,6 +17,7 @@ from xnorinfer.checkout import find_beside
 from xnorinfer.errors import ConversionWarning, OptionError, XnorinferError
 from xnorinfer.keywords import ConvertKeywords, options_of, path_of, spell_out
 from xnorinfer.oneline import one_line
+from xnorinfer.spelling import in_python, python_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,11 +88,12 @@ def pack(net: Net, *, threads: int | None = None, kernel: str | None = None, str
 
     if not isinstance(net, OfLayers):
         raise OptionError(f"pack takes a Net of xnorinfer.net, not {type(net).__name__}; a checkpoint is converted by convert")
-    lowered = lower(net)
-    if strict and lowered.notes:
-        raise StrictError(lowered.notes, "the network")
+    with python_words():
+        lowered = lower(net)
+        if strict and lowered.notes:
+            raise StrictError(lowered.notes, "the network")
     for text in lowered.notes:
-        warnings.warn(one_line(text), ConversionWarning, stacklevel=2)
+        warnings.warn(one_line(in_python(text)), ConversionWarning, stacklevel=2)
     provenance = {"source": "xnorinfer.pack", "warnings": list(lowered.notes), "xnorinfer": __version__}
     return Model(dataclasses.replace(lowered.packed, provenance=provenance), threads=threads, kernel=kernel)
 
@@ -115,7 +117,8 @@ def convert(source: str | Path, *, data: ArrayLike | None = None, **keywords: Un
         return read_source(path, other)
 
     rows = None if data is None else array_of(data, "data")
-    return _model(convert_file(path, chosen, rows), path.name, read, keywords)
+    with python_words():
+        return _model(convert_file(path, chosen, rows), path.name, read, keywords)
 
 
 def from_torch(module: Any, *, example: ArrayLike | None = None, **keywords: Unpack[ConvertKeywords]) -> Model:
@@ -136,7 +139,7 @@ def from_torch(module: Any, *, example: ArrayLike | None = None, **keywords: Unp
     from xnorinfer.proof.live import convert_torch
 
     chosen, name = options_of(keywords, answered=True), type(module).__name__
-    with budget.unlimited(name):
+    with budget.unlimited(name), python_words():
         conversion, read = convert_torch(module, name, chosen, example)
         return _model(conversion, name, read, keywords)
 
@@ -154,7 +157,7 @@ def from_keras(model: Any, *, example: ArrayLike | None = None, **keywords: Unpa
     from xnorinfer.proof.live import convert_keras
 
     chosen, name = options_of(keywords, answered=True), type(model).__name__
-    with budget.unlimited(name):
+    with budget.unlimited(name), python_words():
         conversion, read = convert_keras(model, name, chosen, example)
         return _model(conversion, name, read, keywords)
 
@@ -178,9 +181,9 @@ def _model(
         from xnorinfer.proof.answers import Answers
 
         expected = Answers.of_pair(expect)
-        conversion = require_expected(conversion, expected, read, python=True)
+        conversion = require_expected(conversion, expected, read)
     if keywords.get("strict"):
         conversion.require_no_warnings(about)
     for text in conversion.warnings:
-        warnings.warn(one_line(text), ConversionWarning, stacklevel=3)
+        warnings.warn(one_line(in_python(text)), ConversionWarning, stacklevel=3)
     return Model(conversion.packed, threads=keywords.get("threads"), kernel=keywords.get("kernel"))

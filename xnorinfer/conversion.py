@@ -151,12 +151,11 @@ def require_expected(
     expected: Answers,
     read: Callable[[ConvertOptions], Reading] | None = None,
     *,
-    python: bool = False,
     report: Progress = lambda what, done, total: None,
 ) -> Conversion:
     """The conversion with what was compared.  Raises ExpectationError that says what would explain a difference, InputError.
 
-    read: reads the source with other options.  python: whether options are named as in Python.
+    read: reads the source with other options.
     """
     from xnorinfer.converters.reading import net_line
     from xnorinfer.proof.agreement import compare
@@ -174,7 +173,7 @@ def require_expected(
         if unusable is not None and not found.explanations:
             raise unusable
         labels = "" if found.explanations or expected.values.ndim > 1 else LABELS
-        raise ExpectationError(f"{conversion.packed.provenance['source']}: {text}; {found.text(python=python)}{labels}")
+        raise ExpectationError(f"{conversion.packed.provenance['source']}: {text}; {found.text()}{labels}")
     odd = agreement.warning()
     warnings = conversion.warnings if odd is None else (*conversion.warnings, odd)
     form = exact_form(expected, conversion.reading.net, conversion.packed, agreement)

@@ -5,7 +5,7 @@ A message names the file, tensor or option, what was found and what would be rig
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from xnorinfer.oneline import shortened
 
@@ -28,6 +28,13 @@ class XnorinferError(Exception):
         listed = [f"  - {shortened(item)}" for item in items[:MOST_ITEMS]]
         more = [f"  and {len(items) - MOST_ITEMS} more"] if len(items) > MOST_ITEMS else []
         super().__init__("\n".join([shortened(message), *listed, *more]))
+
+    def reword(self, words: Callable[[str], str]) -> None:
+        """Say the same in other words, in the message and in every list of texts."""
+        self.args = tuple(words(one) if isinstance(one, str) else one for one in self.args)
+        for name in ("problems", "warnings"):
+            if texts := getattr(self, name, ()):
+                setattr(self, name, tuple(map(words, texts)))
 
 
 class SourceError(XnorinferError):

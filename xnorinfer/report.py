@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from xnorinfer.errors import MalformedModelError
 from xnorinfer.oneline import one_line
+from xnorinfer.spelling import in_python
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Report:
     def of(cls, provenance: dict[str, Any]) -> Report:
         """From what a model file holds.  Raises MalformedModelError: whoever made the file may have written anything there."""
         tensors = tuple(
-            TensorUse(name, tuple(shape), dtype, use, ignored)
+            TensorUse(name, tuple(shape), dtype, in_python(use), ignored)
             for name, shape, dtype, use, ignored in _rows(provenance, "tensors", (str, list, str, str, bool))
         )
         return cls(
@@ -72,7 +73,7 @@ class Report:
             found=tuple(tensor for tensor in tensors if not tensor.ignored),
             ignored=tuple(tensor for tensor in tensors if tensor.ignored),
             assumed=tuple(Assumption(*row) for row in _rows(provenance, "assumptions", (str, str, str))),
-            warnings=tuple(_texts(provenance, "warnings")),
+            warnings=tuple(map(in_python, _texts(provenance, "warnings"))),
             expected=_one(provenance, "expected", dict, None),
         )
 

@@ -192,8 +192,9 @@ def option_of(mapping: InputMapping) -> str:
             stds = ",".join(f"{one.divisor / one.slope / 255:.6g}" for one in mapping.channels)
             return f"--input-normalize={means}:{stds}"
         case PixelInput():
-            if mapping == PixelInput.normalize(0.1307, 0.3081):
-                return "--input-normalize 0.1307:0.3081"
+            if mapping.normalized is not None:
+                mean, std = mapping.normalized
+                return f"--input-normalize{'=' if mean < 0 else ' '}{mean:.12g}:{std:.12g}"
             low, high = mapping.ends
             return f"--input-range={low:.6g}:{high:.6g}"
 

@@ -16,6 +16,7 @@ from xnorinfer.conversion import convert_file, digest_of, merged
 from xnorinfer.converters.reading import ConvertOptions
 from xnorinfer.errors import OptionError, StrictError
 from xnorinfer.net.values import PixelInput
+from xnorinfer.spelling import in_python
 
 
 def test_the_digest_of_a_checkpoint_covers_all_of_its_files(tmp_path: Path) -> None:
@@ -95,9 +96,11 @@ def test_python_is_told_what_the_command_line_prints(tmp_path: Path) -> None:
     assert any("the file does not say BatchNorm's epsilon" in text for text in said)
     assert any("thresholds move" in text for text in said)
     assert all(one.filename == __file__ for one in caught)
-    assert model.info["warnings"] == model.info["provenance"]["warnings"] == said
+    assert list(model.report.warnings) == said
+    assert model.info["warnings"] == model.info["provenance"]["warnings"]
+    assert list(map(in_python, model.info["warnings"])) == said
     printed = fine("convert", tmp_path / "net.npz", "--dry-run")
-    assert all(f"warning: {text}" in printed for text in said)
+    assert all(f"warning: {text}" in printed for text in model.info["warnings"])
 
 
 def test_many_warnings_alike_are_one() -> None:

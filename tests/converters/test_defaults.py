@@ -34,7 +34,7 @@ OTHERWISE: dict[str, dict[str, dict[str, Any]]] = {
     "input": {
         "0..1": {"input": PixelInput.range(0, 1)},
         "0..255": {"input": PixelInput.range(0, 255)},
-        "-0.424..2.82": {"input": PixelInput.normalize(0.1307, 0.3081)},
+        "(p/255 - 0.1307) / 0.3081": {"input": PixelInput.normalize(0.1307, 0.3081)},
     },
 }
 

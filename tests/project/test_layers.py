@@ -14,6 +14,7 @@ from places import ROOT
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("oneline", "checkout", "float32", "npyheader", "mappedtensors", "cores"),
     ("errors",),
+    ("spelling",),
     ("graph", "bits", "files", "shipped", "budget", "memory", "report", "imageaxes"),
     ("net",),
     ("packing",),

@@ -21,13 +21,15 @@ from numpy.typing import NDArray
 
 import xnorinfer
 from xnorinfer.converters import ConvertOptions, read_source
+from xnorinfer.converters.evidence.inputmapping import option_of
 from xnorinfer.converters.nettoml.writer import net_text
 from xnorinfer.errors import ExpectationError, InputError
-from xnorinfer.net import reference, values
-from xnorinfer.net.values import ChannelInput, InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
+from xnorinfer.keywords import options_of
+from xnorinfer.net import reference
+from xnorinfer.net.values import ChannelInput, InputMapping, PixelInput
 from xnorinfer.packing import modelfile
-from xnorinfer.proof import alternatives, elimination
-from xnorinfer.proof.agreement import Agreement
+from xnorinfer.proof import alternatives
+from xnorinfer.spelling import in_python
 
 Array = NDArray[Any]
 ROWS, WIDTHS = 96, (24, 20, 16, 10)
@@ -259,7 +261,7 @@ def test_what_data_decided_stays_when_answers_are_explained(tmp_path: Path) -> N
     np.savez(tmp_path / "expected.npz", x=x, scores=answers)
     given = ("convert", tmp_path / "net.npz", "--dry-run", "--data", f"{DIGITS}:x", "--expect", tmp_path / "expected.npz")
     assert "--float-layer 2 makes all rows equal" in wrong(*given, code=1)
-    with pytest.raises(ExpectationError, match=r"float_layers=\(.2.,\) makes all rows equal"):
+    with pytest.raises(ExpectationError, match=r"float_layers=\[.2.\] makes all rows equal"):
         xnorinfer.convert(tmp_path / "net.npz", data=x, expect=(x, answers))
     assert "as expected: all" in fine(*given, "--float-layer", "2")
 
@@ -306,7 +308,7 @@ def test_the_nearest_reading_is_said_as_it_is_asked_for(tmp_path: Path) -> None:
     np.savez(expected, x=held["x"], classes=classes)
     line = wrong("convert", source, "--dry-run", "--profile", "ge-zero", "--expect", expected, code=1)
     assert re.search(r"the nearest, --input-range=0:1, is right in \d+ of 64 rows", line), line
-    with pytest.raises(ExpectationError, match=r"the nearest, input=PixelInput.range\(0, 1\), is right in \d+ of 64"):
+    with pytest.raises(ExpectationError, match=r"the nearest, input_range=\(0, 1\), is right in \d+ of 64"):
         xnorinfer.convert(source, profile="ge-zero", expect=(held["x"], classes))
 
 
@@ -392,7 +394,7 @@ def test_bad_files_of_expectations(tmp_path: Path) -> None:
 def test_python(tmp_path: Path) -> None:
     source, expected = write(tmp_path, Meaning(entering=normalized))
     held = dict(np.load(expected))
-    with pytest.raises(ExpectationError, match=r"input=PixelInput.normalize\(0.1307, 0.3081\) makes all rows equal"):
+    with pytest.raises(ExpectationError, match=r"input_normalize=\(0.1307, 0.3081\) makes all rows equal"):
         xnorinfer.convert(source, expect=(held["x"], held["scores"]), profile="ge-zero")
     model = xnorinfer.convert(
         source, expect=(held["x"].tolist(), held["classes"]), profile="ge-zero", input=PixelInput.normalize(0.1307, 0.3081)
@@ -404,11 +406,14 @@ def test_python(tmp_path: Path) -> None:
             xnorinfer.convert(source, expect=pair)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("mapping", alternatives.MAPPINGS, ids=lambda mapping: mapping.describe())
+CHANNELS = ChannelInput.normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
+
+
+@pytest.mark.parametrize("mapping", [*alternatives.MAPPINGS, CHANNELS], ids=lambda mapping: mapping.describe())
 def test_options_are_named_as_python_writes_them(mapping: InputMapping) -> None:
-    found = alternatives.Alternative("input", "", lambda net: net, "", "", {"input": mapping})
-    text = elimination.Explanation((found,), Agreement("", 0)).keywords
-    assert eval(text.removeprefix("input="), vars(values)) == mapping
+    """What is said of a mapping can be typed, and can be written in Python."""
+    keywords = eval(f"dict({in_python(option_of(mapping))})")
+    assert options_of(keywords, answered=False).input == mapping
 
 
 def test_verify_does_not_hold_where_the_network_gives_other_classes(tmp_path: Path) -> None:
@@ -433,8 +438,9 @@ def test_rounding_of_the_framework_is_no_difference(tmp_path: Path) -> None:
 
 def test_the_lines_that_write_such_a_file(tmp_path: Path) -> None:
     """What the help shows, followed in PyTorch, and with a stand-in for Keras's model."""
-    lines = [line.strip() for line in fine("convert", "--help").splitlines() if line.strip().startswith("np.savez")]
-    assert len(lines) == 2
+    lines = [line.strip() for line in fine("convert", "--help").splitlines()]
+    begins, ends = lines.index("net.eval()"), [at for at, line in enumerate(lines) if line.startswith("np.savez")]
+    in_torch, in_keras = "\n".join(lines[begins : ends[0] + 1]), "\n".join(lines[ends[0] + 2 : ends[1] + 1])
     x = np.random.default_rng(0).integers(0, 256, (300, 24), dtype=np.uint8)
     weights = np.random.default_rng(1).normal(size=(10, 24)).astype(np.float32)
 
@@ -442,13 +448,13 @@ def test_the_lines_that_write_such_a_file(tmp_path: Path) -> None:
         predict = staticmethod(lambda rows: np.asarray(rows) @ weights.T)
 
     names: dict[str, Any] = {"np": np, "x": x, "model": Model(), "transform": lambda rows: rows.astype(np.float32) / 127.5 - 1}
-    run_line(lines[1], names, tmp_path / "keras.npz")
+    run_line(in_keras, names, tmp_path / "keras.npz")
     torch = pytest.importorskip("torch")
     names["net"] = torch.nn.Linear(24, 10, bias=False)
     with torch.no_grad():
         names["net"].weight.copy_(torch.from_numpy(weights))
     names["transform"] = lambda rows: torch.from_numpy(rows.astype(np.float32) / 127.5 - 1)
-    run_line(lines[0], names, tmp_path / "torch.npz")
+    run_line(in_torch, names, tmp_path / "torch.npz")
 
 
 def run_line(line: str, names: dict[str, Any], path: Path) -> None:
@@ -457,9 +463,3 @@ def run_line(line: str, names: dict[str, Any], path: Path) -> None:
     exec(line.replace("expected.npz", str(path)), names)
     found = read_answers(str(path))
     assert (found.x.shape, found.values.shape) == ((300, 24), (300, 10))
-
-
-def test_mappings_are_said_as_python_takes_them() -> None:
-    channels = ChannelInput.normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
-    for mapping in (channels, PixelInput.range(-1, 1), PixelInput(2, 3, 7), ThresholdInput(9), SignInput(), RealInput()):
-        assert eval(elimination._python(mapping), dict(vars(values))) == mapping

@@ -245,6 +245,6 @@ def test_a_tensor_that_takes_part_cannot_be_ignored() -> None:
     assert "unused" in [one.name for one in model.report.ignored]
     for pattern in ("fc1*", "no-such-name"):
         with pytest.raises(
-            OptionError, match=rf"--ignore {re.escape(pattern)}: Net is read by the format torch, which says itself"
+            OptionError, match=rf'ignore=\["{re.escape(pattern)}"\]: Net is read by the format torch, which says itself'
         ):
             xnorinfer.from_torch(net, ignore=["unused", pattern])

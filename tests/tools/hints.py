@@ -27,7 +27,7 @@ def hints() -> Iterator[str]:
     """All of them, by file; the command line and the runners of frameworks describe options, they propose none."""
     for folder in (CONVERTERS, PACKAGE):
         for path in sorted(folder.rglob("*.py")):
-            if {"cli", "frameworks"} & set(path.parts):
+            if {"cli", "frameworks"} & set(path.relative_to(folder).parts):
                 continue
             yield from dict.fromkeys(_of_module(path.stem, ast.parse(path.read_text(encoding="utf-8"))))
 
@@ -75,6 +75,7 @@ def _text(expression: ast.expr) -> str:
 ARRAYS, OPTIONS, FRAMEWORKS = (f"test_hints_{name}.py::test_" for name in ("followed", "of_options", "of_frameworks"))
 #: The test that follows a hint -> the hints, as patterns: see `matching`.
 FOLLOWED: dict[str, list[str]] = {
+    "test_cli_tables.py::test_images_are_resized_and_inverted_only_when_asked": ["images._read: --resize"],
     f"{ARRAYS}a_gap_in_the_names": ["npz._named_parts: `weight`"],
     f"{ARRAYS}a_layer_without_a_matrix": ["npz._named_layer: `ignore = [...]`"],
     f"{ARRAYS}a_half_of_batch_norm": ["npz._named_norm: *"],
@@ -213,6 +214,8 @@ FOLLOWED: dict[str, list[str]] = {
 #: What names an option and proposes none -> why.
 NO_PROPOSAL: dict[str, list[str]] = {
     "says that the option which was given is wrong or without effect": [
+        "dataio.inverted: --invert",
+        "dataio.open_samples: --resize",
         "__init__._read: *",
         "__init__.require_ignored: *",
         "assemble.assemble: --input-shape",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -111,18 +112,37 @@ def _facts(info: dict[str, Any]) -> list[list[str]]:
     ]
 
 
-def _without_net(value: Any) -> Any:
-    """Options with the text of a --net file, which can be long, told by its length; --json has all of it."""
-    if isinstance(value, dict) and isinstance(value.get("net"), str):
-        return {**value, "net": f"({len(value['net'].splitlines())} lines of TOML)"}
-    return value
+def _typed(options: Any) -> str:
+    """Options of a conversion as they are typed, but for the text of a --net file; what is none as JSON."""
+    from xnorinfer.converters.evidence.inputmapping import option_of
+    from xnorinfer.converters.reading import ConvertOptions
+    from xnorinfer.errors import XnorinferError
+
+    try:
+        read = ConvertOptions.from_json(options)
+    except (XnorinferError, TypeError, ValueError):
+        return json.dumps(options)
+    words = [] if read.input is None else [option_of(read.input)]
+    for name, value in options.items():
+        option = f"--{name.replace('_', '-').removesuffix('s')}" if name == "float_layers" else f"--{name.replace('_', '-')}"
+        if name == "net":
+            words.append(f"--net ({len(value.splitlines())} lines of TOML)")
+        elif name == "answered":
+            words.append("--expect (answers)")
+        elif name == "input_shape":
+            words.append(f"{option} {','.join(map(str, value))}")
+        elif isinstance(value, list):
+            words += [f"{option} {shlex.quote(one)}" for one in value]
+        elif name != "input":
+            words.append(option if value is True else f"{option} {shlex.quote(str(value))}")
+    return " ".join(words)
 
 
 def _provenance(provenance: dict[str, Any]) -> None:
     """Where the model came from.  The file is not trusted to hold the fields that `convert` writes."""
     screen.heading("Provenance")
     rows = [
-        [name, value if isinstance(value, str) else json.dumps(_without_net(value))]
+        [name, value if isinstance(value, str) else _typed(value) if name == "options" else json.dumps(value)]
         for name, value in provenance.items()
         if name not in ("tensors", "assumptions", "warnings", "expected") and value not in (None, {}, "")
     ]

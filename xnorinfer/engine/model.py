@@ -276,7 +276,7 @@ def _pixels_from_floats(
         first = _first(array, outside if outside.any() else off)
         raise InputError(
             f"{first}, which is no mapped pixel ({grid.describe()}): are these raw pixels, or scaled? {_way_back(values)}; or "
-            "give floats mapped just so, or convert the network with --input-real for arbitrary real inputs"
+            "give floats mapped just so, or convert the network with --input-real (Python: input_real=True) for real inputs"
         )
     if identity and values.size and pixels.max() == 1:
         raise InputError(

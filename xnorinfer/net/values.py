@@ -68,7 +68,16 @@ class PixelInput:
 
     def describe(self) -> str:
         low, high = self.ends
-        return f"uint8 pixels 0..255 mapped linearly to {low:.6g}..{high:.6g}"
+        if self.normalized is None:
+            return f"uint8 pixels 0..255 mapped linearly to {low:.6g}..{high:.6g}"
+        mean, std = self.normalized
+        return f"uint8 pixels 0..255 mapped by (p/255 - {mean:g}) / {std:g} to {low:.6g}..{high:.6g}"
+
+    @property
+    def normalized(self) -> tuple[float, float] | None:
+        """Mean and std where they say the mapping, as they were given to `normalize`; not of 0..1 and of raw pixels."""
+        mean, std = (float(f"{number / 255:.12g}") for number in (0.0 - self.intercept, self.divisor))
+        return (mean, std) if self.slope == 1 and std > 0 and self.divisor not in (1, 255) else None
 
 
 @dataclass(frozen=True)

@@ -98,9 +98,17 @@ def inputs(net: Net, mappings: Sequence[InputMapping] = MAPPINGS) -> Iterator[Al
     """Other mappings of the input."""
     for mapping in mappings:
         if mapping != net.input:
-            value = "{:.3g}..{:.3g}".format(*mapping.ends) if isinstance(mapping, PixelInput) else mapping.describe()
+            value = _briefly(mapping)
             line = f"another [input] in the net.toml ({mapping.describe()})"
             yield Alternative("input", value, _with_input(mapping), line, option_of(mapping), {"input": mapping})
+
+
+def _briefly(mapping: InputMapping) -> str:
+    if not isinstance(mapping, PixelInput):
+        return mapping.describe()
+    if mapping.normalized is None:
+        return "{:.3g}..{:.3g}".format(*mapping.ends)
+    return "(p/255 - {:g}) / {:g}".format(*mapping.normalized)
 
 
 def _with_input(mapping: InputMapping) -> Change:

@@ -24,7 +24,7 @@ from xnorinfer.net.check import values_of
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Linear
 from xnorinfer.net.reference import forward
-from xnorinfer.net.values import ChannelInput, InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
+from xnorinfer.net.values import InputMapping, RealInput
 from xnorinfer.packing.lower import lower
 from xnorinfer.packing.packed import PackedModel
 from xnorinfer.proof.agreement import Agreement, compare
@@ -56,35 +56,6 @@ class Explanation:
         options = " ".join(one.said for one in self.alternatives if one.option is not None)
         return " and ".join([*filter(None, [options]), *(one.line for one in self.alternatives if one.option is None)])
 
-    @property
-    def keywords(self) -> str:
-        """What to write in Python."""
-        given = [f"{name}={_python(value)}" for one in self.alternatives for name, value in one.keywords.items()]
-        return ", ".join([*given, *(one.line for one in self.alternatives if one.option is None)])
-
-    def said(self, *, python: bool) -> str:
-        """How to say it, in Python or on the command line."""
-        return self.keywords if python else self.option
-
-
-def _python(value: Any) -> str:
-    """A value of an option as Python code writes it."""
-    if isinstance(value, ThresholdInput):
-        return f"ThresholdInput({value.threshold})"
-    if isinstance(value, SignInput | RealInput):
-        return f"{type(value).__name__}()"
-    if isinstance(value, ChannelInput):
-        return f"ChannelInput(({', '.join(map(_python, value.channels))}))"
-    if not isinstance(value, PixelInput):
-        return repr(value)
-    low, high = value.ends
-    mean, std = (float(f"{number / 255:.6g}") for number in (-value.intercept, value.divisor))
-    if value == PixelInput.range(low, high):
-        return f"PixelInput.range({low:g}, {high:g})"
-    if std > 0 and value == PixelInput.normalize(mean, std):
-        return f"PixelInput.normalize({mean:g}, {std:g})"
-    return f"PixelInput({value.slope!r}, {value.intercept!r}, {value.divisor!r})"
-
 
 @dataclass
 class Elimination:
@@ -99,10 +70,10 @@ class Elimination:
     nearest: tuple[Explanation, int, int] | None = None
     few: bool = False
 
-    def text(self, *, python: bool = False) -> str:
+    def text(self) -> str:
         """In a sentence or two."""
         if self.explanations:
-            ways = " or ".join(one.said(python=python) for one in self.explanations[:4])
+            ways = " or ".join(one.option for one in self.explanations[:4])
             verb = "makes all rows equal" if len(self.explanations) == 1 else "make all rows equal, each of them"
             return f"{ways} {verb}"
         if self.few:
@@ -111,7 +82,7 @@ class Elimination:
         text += "float layers, functions before BatchNorm, orders of arrays and of layers, and two of these together)"
         if self.nearest is not None:
             nearest, equal, of = self.nearest
-            text += f"; the nearest, {nearest.said(python=python)}, is right in {equal} of {of} rows"
+            text += f"; the nearest, {nearest.option}, is right in {equal} of {of} rows"
         return text
 
 

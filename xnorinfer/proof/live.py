@@ -104,7 +104,7 @@ class _Live:
     def confirmed(self, read: Read, conversion: Conversion, expected: Answers) -> Conversion:
         """A conversion that answers as the model.  Raises ExpectationError, which says what would, and OptionError."""
         require_ignored(conversion.reading, self.options, self.about)
-        return _told(require_expected(conversion, expected, read, python=True), len(expected.x))
+        return _told(require_expected(conversion, expected, read), len(expected.x))
 
     def tried(self, read: Read, *, alone: bool = True) -> Conversion | Failure:
         """The conversion of a reading whose answers agree, or why there is none.  Raises OptionError and InputError.
@@ -218,7 +218,7 @@ class _Torch(_Live):
         except (SourceError, NetworkError) as error:
             raise reason or error from None
         if reason is None:
-            conversion = require_expected(conversion, expected, self.live.by_order, python=True)
+            conversion = require_expected(conversion, expected, self.live.by_order)
         elif not _agrees(
             agreement := compare(expected, conversion.reading.net, conversion.packed), expected, conversion.packed
         ):
