@@ -21,7 +21,7 @@ def window_of(node: OnnxNode, size: Pair, padded: Pair, axes: int, problems: Pro
     dilation = _pair(node, "dilations", axes, problems)
     for name, pair in (("strides", stride), ("dilations", dilation), ("kernel_shape", size)):
         if not all(1 <= number <= MOST for number in pair):
-            problems.refuse(node, f"has the {name} {_listed(pair, axes)}, needed are numbers from 1 on")
+            problems.refuse(node, f"has the {name} {_listed(pair, axes)}, needed are numbers from 1 on, at most {MOST}")
     window = Window(size, stride, dilation)
     auto = node.attributes.get("auto_pad", "NOTSET") or "NOTSET"
     if auto in ("SAME_UPPER", "SAME_LOWER"):
@@ -75,7 +75,7 @@ def _pads(node: OnnxNode, axes: int, problems: Problems) -> Border:
         problems.refuse(node, f"has the pads {given}, needed are {2 * axes} numbers")
     numbers = [int(number) for number in given]
     if not all(0 <= number <= MOST for number in numbers):
-        problems.refuse(node, f"has the pads {given}, needed are numbers from 0 on")
+        problems.refuse(node, f"has the pads {given}, needed are numbers from 0 on, at most {MOST}")
     if axes == 1:
         return 0, 0, numbers[0], numbers[1]
     return numbers[0], numbers[2], numbers[1], numbers[3]

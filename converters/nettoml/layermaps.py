@@ -74,6 +74,8 @@ def read_input_shape(table: Table, flow: Flow) -> None:
         flow.line = len(shape) == 2
         flow.shape = (1, *shape) if flow.line else shape
         flow.spatial = True
+    elif "shape" in table:
+        flow.broken = True
 
 
 @dataclass

@@ -108,7 +108,8 @@ class WeightReader:
             return None
         if tensor.ndim not in (2, 3, 4) or 0 in tensor.shape:
             axes = f"two dimensions, {axes_of(layout)}" if layout in LAYOUTS else "four, or three where images are lines"
-            table.problem("weight", f"{name} has shape {tensor.shape}, needed are {axes}")
+            sized = ", and no size of 0" if 0 in tensor.shape else ""
+            table.problem("weight", f"{name} has shape {tensor.shape}, needed are {axes}{sized}")
             return None
         self.channels_first |= index == 0 and layout == "OIHW"
         array = np.asarray(arranged(tensor, layout, flipped=flipped), np.float32)

@@ -596,6 +596,13 @@ def test_everything_that_is_missing_at_once(small: Path) -> None:
     assert [one.partition(":")[0] for one in found] == wanted
 
 
+@pytest.mark.parametrize("shape", ["70", "[0, 7, 2]", "[-9, 7, 2]", "'9x7x2'", "[9.0, 7, 2]", "[9]"])
+def test_a_shape_that_is_none_is_told_alone(small: Path, shape: str) -> None:
+    """What follows from it is no fault of its own."""
+    found = problems(small, GOOD.replace(f"shape = [{HEIGHT}, {WIDTH}, 2]", f"shape = {shape}"))
+    assert [one.partition(":")[0] for one in found] == ["input.shape"]
+
+
 def test_a_pool_of_a_comparison(small: Path) -> None:
     toml = GOOD.replace("steps = [{sub = 0.5}]", "threshold = {value = 3, on = 'sum', compare = '>'}")
     assert isinstance(read(small, toml).net.nodes[1].op, Pool)
