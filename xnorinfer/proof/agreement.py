@@ -20,7 +20,7 @@ from xnorinfer.memory import in_rows
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Linear, Pool
 from xnorinfer.packing.packed import PackedModel
-from xnorinfer.proof.answers import Answers, Progress, Run
+from xnorinfer.proof.answers import Answers, Progress, Run, best_of
 from xnorinfer.proof.frameworks.rounding import Bounded, RoundedNet, scores_of
 
 #: Samples computed at once, and values that windows hold of them.
@@ -154,11 +154,11 @@ def compare(
         x = inputs_of(packed.input, packed.shape, given.x, channels_first=packed.channels_first)
     except InputError as error:
         raise UnusableInputError(f"{given.name}: {error}") from None
-    # Of a map every score counts as a class of its own.
-    predicted = in_rows(Model(packed, threads=threads).scores(x)).argmax(axis=1)
-    compared = kind_of(given.values)
+    per = given.per_class(net)
+    predicted, wanted = best_of(in_rows(Model(packed, threads=threads).scores(x)), per), given.classes_of(per)
+    compared = kind_of(given.values, per)
     result = Agreement(given.name, len(x), compared, run=given.run)
-    wrong = predicted != given.classes
+    wrong = (predicted != wanted).any(axis=1)
     different = np.flatnonzero(wrong)
     rounded = RoundedNet(net)
     how = np.full(len(x), FITS)
@@ -172,7 +172,8 @@ def compare(
     result.different, result.by_rounding = len(different), int((how[different] != UNEXPLAINED).sum())
     if len(different):
         row = next((row for row in different if how[row] == UNEXPLAINED), different[0])
-        result.first = int(row), int(given.classes[row]), int(predicted[row])
+        pixel = int(np.argmax(predicted[row] != wanted[row]))
+        result.first = int(row), int(wanted[row, pixel]), int(predicted[row, pixel])
     report("comparing answers", len(x), len(x))
     return result
 
@@ -193,10 +194,11 @@ def _flat(computed: tuple[list[NDArray[Any]], Bounded]) -> tuple[list[NDArray[An
     return [in_rows(output) for output in outputs], scores_of(scores)
 
 
-def kind_of(values: NDArray[Any]) -> str:
-    """What answers are, as far as their values tell: see `Agreement.compared`."""
+def kind_of(values: NDArray[Any], per: int) -> str:
+    """What answers are, as far as their values tell: see `Agreement.compared`.  per: so many scores belong together."""
     if values.ndim == 1:
         return "classes"
+    values = values.reshape(-1, per)
     with np.errstate(over="ignore"):
         sums = {"softmax": values.sum(axis=1), "log_softmax": np.exp(values.astype(np.float64)).sum(axis=1)}
     signs = {"softmax": (values >= 0).all(), "log_softmax": (values <= 0).all()}
@@ -218,7 +220,9 @@ def _how(
     """
     how = np.full(len(rows), UNEXPLAINED)
     compared = compared or result.compared
-    values = given.classes if compared == "classes" else given.values
+    per = given.per_class(rounded.net)
+    classes = given.classes_of(per)
+    values = classes if compared == "classes" else given.values
     step = rows_at_once(rounded.net)
     for start in range(0, len(rows), step):
         report("comparing answers", start, len(rows))
@@ -234,8 +238,8 @@ def _how(
             outputs, scores = _flat(rounded.behind.exact(given.signs[part]))
             bits = np.where(other.any(axis=1), OTHER_BITS, FITS)
             open_ = in_rows(rounded.first_open(x[part]))
-            known = (~other | open_).all(axis=1) & (given.classes[part] == outputs[-1].argmax(axis=1))
-        agreeing = agree(compared, scores, values[part]) & known
+            known = (~other | open_).all(axis=1) & (classes[part] == best_of(outputs[-1], per)).all(axis=1)
+        agreeing = agree(compared, scores, values[part], per) & known
         how[start : start + step] = np.where(agreeing, bits, UNEXPLAINED)
         fits = how[start : start + step] == FITS
         if compared == "scores" and fits.any():
@@ -244,13 +248,20 @@ def _how(
         for at in start + np.flatnonzero(~agreeing) if given.signs is None else ():
             row = rows[at : at + 1]
             ways = rounded.tried(x[row]) if (how[:at] == UNEXPLAINED).sum() < ENOUGH else ()
-            if any(agree(compared, scores_of(way), values[row])[0] for way in ways):
+            if any(agree(compared, scores_of(way), values[row], per)[0] for way in ways):
                 how[at] = OTHER_BITS
     return how
 
 
-def agree(kind: str, ours: Bounded, answer: NDArray[Any]) -> NDArray[np.bool_]:
-    """Whether an answer lies within the rounding of scores, sample by sample."""
+def agree(kind: str, ours: Bounded, answer: NDArray[Any], per: int) -> NDArray[np.bool_]:
+    """Whether an answer lies within the rounding of scores, sample by sample.  per: so many scores belong together."""
+    rows, pixels = len(answer), ours.value.shape[1] // per
+    parts = Bounded(ours.value.reshape(-1, per), ours.error.reshape(-1, per))
+    found = _agree(kind, parts, answer.reshape(-1) if kind == "classes" else answer.reshape(-1, per))
+    return np.asarray(found.reshape(rows, pixels).all(axis=1))
+
+
+def _agree(kind: str, ours: Bounded, answer: NDArray[Any]) -> NDArray[np.bool_]:
     value, error = ours.value, ours.error
     if kind == "classes":
         rows = np.arange(len(answer))

@@ -20,6 +20,7 @@ from xnorinfer.engine.model import array_of
 from xnorinfer.errors import InputError
 from xnorinfer.imageaxes import Shape, are_channels_first
 from xnorinfer.memory import in_rows
+from xnorinfer.net.network import Net
 from xnorinfer.samples import dataio
 
 Progress = Callable[[str, int, int], None]
@@ -89,6 +90,17 @@ class Answers:
             answers = answers.astype(np.float64)
         return cls(name, x, answers)
 
+    def per_class(self, net: Net) -> int:
+        """How many scores of a network there are for each class: those of a pixel where they are a map.
+
+        Where only one number of each sample is known, every score counts as a class of its own.
+        """
+        return net.classes if self.values.ndim == 2 else net.values[-1].width
+
+    def classes_of(self, per: int) -> NDArray[np.int64]:
+        """The classes of each row, one of every `per` scores: (rows, pixels)."""
+        return self.classes[:, None] if self.values.ndim == 1 else best_of(self.values, per)
+
     @classmethod
     def of_pair(cls, pair: Any) -> Answers:
         """From (inputs, answers).  Raises InputError."""
@@ -119,6 +131,11 @@ class Answers:
             raise InputError(
                 f"{self.name}: class {self.classes[row]} in row {row}; the network has the classes 0..{classes - 1}"
             )
+
+
+def best_of(scores: NDArray[Any], per: int) -> NDArray[np.int64]:
+    """The number of the highest of every `per` scores, the first one where they tie: (rows, scores) -> (rows, pixels)."""
+    return np.asarray(scores.reshape(len(scores), scores.shape[1] // per, per).argmax(axis=2), np.int64)
 
 
 def read_answers(text: str, max_memory: int | None = None) -> Answers:

@@ -29,7 +29,7 @@ from xnorinfer.packing.lower import lower
 from xnorinfer.packing.packed import PackedModel
 from xnorinfer.proof.agreement import Agreement, compare
 from xnorinfer.proof.alternatives import Alternative, every, forms
-from xnorinfer.proof.answers import Answers, Progress
+from xnorinfer.proof.answers import Answers, Progress, best_of
 
 #: Rows that a reading is tried on first, and then; of the first, and of all, so many may be decided by rounding.
 FIRST_ROWS, MORE_ROWS = 8, 64
@@ -161,16 +161,16 @@ def exact_form(given: Answers, net: Net, packed: PackedModel, agreement: Agreeme
 
     agreement: of the packed network, which holds: such orders differ in the last bits of float32, which rounding explains.
     """
-    scored = agreement.compared == "scores"
-    if agreement.holds and (scored or agreement.different) and not _is_exact(given, packed, scored):
-        return next((one.value for one in forms(net) if _is_exact(given, lower(one.change(net)).packed, scored)), None)
+    scored, per = agreement.compared == "scores", given.per_class(net)
+    if agreement.holds and (scored or agreement.different) and not _is_exact(given, packed, scored, per):
+        return next((one.value for one in forms(net) if _is_exact(given, lower(one.change(net)).packed, scored, per)), None)
     return None
 
 
-def _is_exact(given: Answers, packed: PackedModel, scored: bool) -> bool:
+def _is_exact(given: Answers, packed: PackedModel, scored: bool, per: int) -> bool:
     """Whether a packed network gives every class that is given, and every score."""
     scores = in_rows(Model(packed).scores(inputs_of(packed.input, packed.shape, given.x)))
-    return bool((scores == given.values).all() if scored else (scores.argmax(axis=1) == given.classes).all())
+    return bool((scores == given.values).all() if scored else (best_of(scores, per) == given.classes_of(per)).all())
 
 
 class _Trial:
@@ -178,6 +178,7 @@ class _Trial:
 
     def __init__(self, expected: Answers, net: Net) -> None:
         self.expected = expected
+        self.per = expected.per_class(net)
         self.net = net
         # Those of a convolution count at every place.
         places = (math.prod(value.shape[:-1]) for value in values_of(net))
@@ -201,7 +202,8 @@ class _Trial:
         except InputError:
             return None
         with np.errstate(all="ignore"):
-            return np.asarray(forward(net, x).argmax(axis=1) == self.expected.classes[rows])
+            found = best_of(forward(net, x), self.per) == self.expected.classes_of(self.per)[rows]
+        return np.asarray(found.all(axis=1))
 
     def fitting(self, changes: tuple[Alternative, ...]) -> int | None:
         """In how many rows a changed network gives the expected class, if that is better and in all but a few, which rounding

@@ -262,8 +262,8 @@ def _same_order(expected: Answers, packed: PackedModel) -> bool:
     """Whether every row's scores stand in the order of the module's, which a function of each, or of a row, does not change."""
     if expected.values.ndim == 1:
         return True
-    ours = in_rows(Model(packed, threads=1).scores(inputs_of(packed.input, packed.shape, expected.x)))
-    theirs = np.take_along_axis(expected.values, np.argsort(ours, axis=1, kind="stable"), axis=1)
+    ours = Model(packed, threads=1).scores(inputs_of(packed.input, packed.shape, expected.x)).reshape(-1, packed.classes)
+    theirs = np.take_along_axis(expected.values.reshape(ours.shape), np.argsort(ours, axis=1, kind="stable"), axis=1)
     size = np.abs(theirs).max(axis=1, keepdims=True)
     return bool((np.diff(theirs, axis=1) >= -1e-5 * size).all())
 
