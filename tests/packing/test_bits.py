@@ -1,4 +1,5 @@
 import numpy as np
+import packed_oracle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +17,9 @@ def test_words_hold_the_bits_least_significant_first(rows: int, depth: int, seed
         as_number = sum(int(word) << (64 * i) for i, word in enumerate(words[row]))
         assert as_number == sum(1 << k for k in range(depth) if signs[row, k] > 0)
     assert (bitunpack(words, depth) == signs).all()
+    # So are those of the tests' own oracle.
+    assert (packed_oracle.to_words(signs > 0) == words).all()
+    assert (packed_oracle.from_words(words, depth) == signs).all()
 
 
 @pytest.mark.parametrize("dtype", [np.bool_, np.int8, np.int64, np.float32, np.float64])

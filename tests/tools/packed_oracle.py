@@ -17,16 +17,15 @@ from xnorinfer.packing.packed import Affine, Binarize, Dot, Elementwise, Mapped,
 def to_words(plus: NDArray[np.bool_]) -> NDArray[np.uint64]:
     """(rows, n) bool -> (rows, words) uint64, bit k of word j is element 64*j + k."""
     rows, count = plus.shape
-    words = np.zeros((rows, -(-count // 64)), np.uint64)
-    for k in range(count):
-        words[:, k // 64] |= plus[:, k].astype(np.uint64) << np.uint64(k % 64)
-    return words
+    padded = np.zeros((rows, -(-count // 64) * 64), np.bool_)
+    padded[:, :count] = plus
+    return np.packbits(padded, axis=1, bitorder="little").view("<u8").astype(np.uint64)
 
 
 def from_words(words: NDArray[np.uint64], count: int) -> NDArray[np.int64]:
     """(rows, words) uint64 -> (rows, count) of -1 and +1."""
-    bits = np.stack([(words[:, k // 64] >> np.uint64(k % 64)) & np.uint64(1) for k in range(count)], axis=1)
-    return 2 * bits.astype(np.int64) - 1
+    octets = np.ascontiguousarray(words, "<u8").view(np.uint8)
+    return 2 * np.unpackbits(octets, axis=1, bitorder="little")[:, :count].astype(np.int64) - 1
 
 
 def expected(model: PackedModel, x: NDArray[Any]) -> list[NDArray[Any]]:
