@@ -292,7 +292,11 @@ def test_an_answer_depends_on_its_own_row_alone(tmp_path: Path) -> None:
     """Floats that are raw pixels cannot be told from scaled ones by the row, so that they are refused."""
     x = samples().reshape(ROWS, -1).astype(np.float32)
     np.save(tmp_path / "raw.npy", x)
-    assert "are these raw pixels, or scaled?" in wrong("score", MODEL, tmp_path / "raw.npy", "-o", tmp_path / "out")
+    said = wrong("score", MODEL, tmp_path / "raw.npy", "-o", tmp_path / "out")
+    assert "are these raw pixels, or scaled? Give uint8 pixels 0..255: raw ones are np.rint(x).astype(np.uint8);" in said
+    np.save(tmp_path / "whole.npy", np.rint(x).astype(np.uint8))
+    fine("score", MODEL, tmp_path / "whole.npy", "-o", tmp_path / "whole")
+    assert read(tmp_path / "whole")["class"] == xnorinfer.load(MODEL).predict(samples()).tolist()
     np.save(tmp_path / "scaled.npy", 2 * x / 255 - 1)
     fine("score", MODEL, tmp_path / "scaled.npy", "-o", tmp_path / "out", "--batch", 1)
     assert read(tmp_path / "out")["class"] == xnorinfer.load(MODEL).predict(samples()).tolist()

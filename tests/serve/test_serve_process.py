@@ -163,6 +163,23 @@ def test_answers_without_a_body_and_bodies_that_wait_for_a_word(start: Start, mo
         answers.read()  # up to the end of the connection
 
 
+def test_a_client_that_sends_too_much_and_wants_no_more_gets_its_answer(start: Start, model: Path) -> None:
+    running = start(model)
+    with raw(running) as connection:
+        connection.sendall(head(64 << 20, Connection="close"))
+        for _ in range(64):
+            connection.sendall(bytes(1 << 20))
+        answer = received(connection)
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert answer.count(b"HTTP/1.1") == 1
+    with raw(running) as connection:  # who sends no more is not waited for longer than 10 s
+        connection.sendall(head(64 << 20, Connection="close"))
+        begin = time.monotonic()
+        assert received(connection).startswith(b"HTTP/1.1 413")
+        assert time.monotonic() - begin < 25
+    assert running.end() == 0
+
+
 def test_clients_that_are_slow_or_leave_keep_nobody_waiting(start: Start, model: Path) -> None:
     running = start(model, "--timeout", "1")
     slow, left, cut = raw(running), raw(running), raw(running)

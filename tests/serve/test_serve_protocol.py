@@ -68,6 +68,11 @@ def test_numbers_in_json_are_what_they_say(server: Asked, folder: Path) -> None:
             assert np.array_equal(opened(server.infer("range", {"inputs": [tensor]}))[1][0], model.scores(x))
 
 
+def test_a_boolean_among_floats_is_no_number(server: Asked) -> None:
+    tensor = {"name": "input", "shape": [1, 64], "datatype": "FP32", "data": [0.5] * 63 + [True]}
+    require_error(server.infer("reals", {"inputs": [tensor]}), 400, "is not numbers alone")
+
+
 def test_json_that_only_the_standard_library_reads(server: Asked) -> None:
     half = server.infer("range", {**GOOD, "id": "\ud83d"})  # of a pair
     assert json.loads(half.content)["id"] == "\ud83d"
@@ -155,6 +160,8 @@ WRONG: dict[str, tuple[Any, bytes, str]] = {
     "text": (changed(data=["0"] * 128), b"", "not whole numbers alone"),
     "null": (changed(data=[None] * 128), b"", "not whole numbers alone"),
     "booleans": (changed(data=[True, False] * 64), b"", "not whole numbers alone"),
+    "a boolean": (changed(data=[7] * 127 + [True]), b"", "not whole numbers alone"),
+    "a boolean in rows": (changed(data=[[7] * 64, [7] * 63 + [False]]), b"", "not whole numbers alone"),
     "fractions": (changed(data=[0.5] * 128), b"", "not whole numbers alone"),
     "beyond the type": (changed(data=[256] * 128), b"", "reaches from 256 to 256; UINT8 holds 0 to 255"),
     "below the type": (changed(data=[-1] * 128), b"", "UINT8 holds 0 to 255"),

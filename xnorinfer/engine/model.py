@@ -275,8 +275,9 @@ def _pixels_from_floats(
         outside = off & ~((values >= 0) & (values <= 255))  # what can be no raw pixel, either, is shown rather
         first = _first(array, outside if outside.any() else off)
         raise InputError(
-            f"{first}, which is no mapped pixel ({grid.describe()}): are these raw pixels, or scaled? {_way_back(values)}; or "
-            "give floats mapped just so, or convert the network with --input-real (Python: input_real=True) for real inputs"
+            f"{first}, which is no mapped pixel ({grid.describe()}): are these raw pixels, or scaled? "
+            f"{_way_back(values, raw)}; or give floats mapped just so, or convert the network with --input-real "
+            "(Python: input_real=True) for real inputs"
         )
     if identity and values.size and pixels.max() == 1:
         raise InputError(
@@ -306,10 +307,12 @@ def _pixels_on(
 WAYS_BACK = {"np.rint(255 * x)": PixelInput.range(0, 1), "np.rint(127.5 * (x + 1))": PixelInput.range(-1, 1)}
 
 
-def _way_back(values: NDArray[np.float64]) -> str:
-    """The call that takes such floats, if they look like scaled pixels; else what to give."""
+def _way_back(values: NDArray[np.float64], raw: bool) -> str:
+    """What takes such floats, if they look like scaled pixels; else what to give.  raw: as in `inputs_of`, which a model's own
+    calls set; others take data from files."""
+    taken = "model.predict({}.astype(np.uint8))" if raw else "{}.astype(np.uint8)"
     for call, mapping in WAYS_BACK.items():
         if not _pixels_on(mapping, values, 1e-4)[1].any():
             low, high = mapping.ends
-            return f"Pixels scaled to {low:g}..{high:g} are given as model.predict({call}.astype(np.uint8))"
-    return "Give uint8 pixels 0..255: raw ones are model.predict(np.rint(x).astype(np.uint8))"
+            return f"Pixels scaled to {low:g}..{high:g} are given as {taken.format(call)}"
+    return f"Give uint8 pixels 0..255: raw ones are {taken.format('np.rint(x)')}"

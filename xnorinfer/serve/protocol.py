@@ -99,10 +99,12 @@ def parse(body: bytes, json_length: str | None, packed: PackedModel, most_rows: 
     try:
         if length == 0:
             return _raw(body, packed, most_rows)
-        document = _document(body if length is None else body[:length])
+        text = body if length is None else body[:length]
+        document = _document(text)
         binary = memoryview(b"" if length is None else body)[length or 0 :]
         identifier, parameters, inputs, outputs = _fields(document)
-        x = canonical_input(packed, _tensor(inputs, binary, packed, most_rows))
+        booleans = b"true" in text or b"false" in text
+        x = canonical_input(packed, _tensor(inputs, binary, packed, most_rows, booleans))
     except ProtocolError:
         raise
     except InputError as error:
@@ -218,8 +220,11 @@ def _fields(document: dict[str, Any]) -> tuple[str | None, dict[str, Any], list[
     return identifier, parameters, _list(document["inputs"], "inputs"), None if outputs is None else _list(outputs, "outputs")
 
 
-def _tensor(inputs: list[Any], binary: memoryview, packed: PackedModel, most_rows: int) -> NDArray[Any]:
-    """The one input, in the shape that it is given in.  Raises ProtocolError, which names what is wrong with it."""
+def _tensor(inputs: list[Any], binary: memoryview, packed: PackedModel, most_rows: int, booleans: bool) -> NDArray[Any]:
+    """The one input, in the shape that it is given in.  booleans: whether the request holds any.
+
+    Raises ProtocolError, which names what is wrong with it.
+    """
     if len(inputs) != 1:
         raise ProtocolError(f"the request has {len(inputs)} inputs; this model takes one, {INPUT!r}")
     tensor = _object(inputs[0], "the input")
@@ -238,7 +243,7 @@ def _tensor(inputs: list[Any], binary: memoryview, packed: PackedModel, most_row
             raise ProtocolError(f"{INPUT} has no data, and no binary_data_size")
         if len(binary):
             raise ProtocolError(f"{len(binary)} bytes follow the JSON, and no input has a binary_data_size")
-        return _from_json(tensor["data"], dtype, shape).reshape(shape)
+        return _from_json(tensor["data"], dtype, shape, booleans).reshape(shape)
     if "data" in tensor:
         raise ProtocolError(f"{INPUT} has data as well as binary_data_size")
     size, needed = parameters["binary_data_size"], math.prod(shape) * dtype.itemsize
@@ -270,10 +275,10 @@ def _require_rows(rows: int, most: int) -> None:
         raise ProtocolError(f"the request has {rows} rows; this server takes {most} at once", 413)
 
 
-def _from_json(data: Any, dtype: np.dtype[Any], shape: list[int]) -> NDArray[Any]:
+def _from_json(data: Any, dtype: np.dtype[Any], shape: list[int], booleans: bool) -> NDArray[Any]:
     """The numbers of a tensor, flat or as its shape has them, if the datatype holds them as they are."""
     what = f"the data of {INPUT}"
-    quick = _bytes(_list(data, what)) if dtype == np.uint8 else None
+    quick = _bytes(_list(data, what)) if dtype == np.uint8 and not booleans else None
     if quick is not None and quick.size == math.prod(shape):
         return quick
     try:
@@ -284,12 +289,13 @@ def _from_json(data: Any, dtype: np.dtype[Any], shape: list[int]) -> NDArray[Any
         raise ProtocolError(f"{what} has shape {list(array.shape)}; needed is a flat list, or one of shape {shape}")
     if not array.size:
         return np.empty(0, dtype)
+    kind = "b" if booleans and _holds_boolean(data) else array.dtype.kind
     if dtype.kind == "f":
-        if array.dtype.kind not in "iuf":
+        if kind not in "iuf":
             raise ProtocolError(f"{what} is not numbers alone")
         with np.errstate(over="ignore"):  # what becomes infinite is named by the check of the inputs
             return array.astype(dtype)
-    if array.dtype.kind not in "iu":
+    if kind not in "iu":
         raise ProtocolError(f"{what} is not whole numbers alone, which {DATATYPES[dtype]} holds")
     limits = np.iinfo(dtype)
     if int(array.min()) < limits.min or int(array.max()) > limits.max:
@@ -302,10 +308,14 @@ def _from_json(data: Any, dtype: np.dtype[Any], shape: list[int]) -> NDArray[Any
 def _bytes(data: list[Any]) -> NDArray[np.uint8] | None:
     """A flat list of bytes as an array, ten times as fast as numpy makes it; None for what needs a closer look."""
     try:
-        array = np.frombuffer(bytes(data), np.uint8)
+        return np.frombuffer(bytes(data), np.uint8)
     except (TypeError, ValueError):
         return None
-    return array if array.size and array.max() > 1 else None  # zeros and ones may be booleans
+
+
+def _holds_boolean(data: list[Any]) -> bool:
+    """Whether a list, whose lists are a few deep, has a boolean among its numbers, which numpy would take for 0 or 1."""
+    return any(isinstance(one, bool) or (isinstance(one, list) and _holds_boolean(one)) for one in data)
 
 
 def _wanted(outputs: list[Any] | None, parameters: dict[str, Any]) -> tuple[tuple[str, bool], ...]:

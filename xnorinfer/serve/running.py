@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -65,8 +65,8 @@ def url_of(opened: socket.socket) -> str:
 class _Whole:
     """A connection's transport that holds the head of an answer for its body: they leave together, the client wakes once."""
 
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport, self._head = transport, b""
+    def __init__(self, transport: asyncio.Transport, finish: Callable[[], bool]) -> None:
+        self._transport, self._finish, self._head = transport, finish, b""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -87,16 +87,37 @@ class _Whole:
             self.write(b"")
 
     def close(self) -> None:
-        """As the transport's, which sends what it was given."""
+        """As the transport's, which sends what it was given; later, if `finish` says so."""
         self.flush()
-        self._transport.close()
+        if not self._finish():
+            self._transport.close()
 
 
 class _Protocol(AutoHTTPProtocol):
-    """uvicorn's connection.  It takes any number of requests before the first is answered: one that sends so many is cut."""
+    """uvicorn's connection.  It takes any number of requests before the first is answered: one that sends so many is cut.
+
+    A client that still sends a body when it has its answer, a refusal, is let finish before the connection is closed: else the
+    system would reset it, and the client never see the answer.
+    """
+
+    _finishing = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        super().connection_made(_Whole(transport))
+        super().connection_made(_Whole(transport, self._finish))
+
+    def _finish(self) -> bool:
+        """Whether the end must wait for the rest of a body; once, and not for long."""
+        cycle = self.cycle
+        if self._finishing or cycle is None or not (cycle.response_complete and cycle.more_body):
+            return False
+        self._finishing = True
+        self.loop.call_later(HEAD_SECONDS, self.transport.close)
+        return True
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        if self._finishing:
+            self.transport.close()
 
     def on_response_complete(self) -> None:
         self.transport.flush()
