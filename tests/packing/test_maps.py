@@ -201,7 +201,6 @@ REFUSED: dict[str, tuple[InputMapping, list[Named], str]] = {
         [CONV, ("flat", Flatten()), ("bn", norm(120)), SIGN, HEAD],
         r"bn: has a number for each feature of a flattened map of 4 x 5 x 6",
     ),
-    "prelu before a pool": (SignInput(), [CONV, BENT, POOL, SIGN, HEAD], "prelu: prelu makes real numbers .* a pool"),
     "tanh before an average": (
         SignInput(),
         [CONV, ("tanh", Steps.of(("tanh",))), AVERAGE, SIGN, HEAD],

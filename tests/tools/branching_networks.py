@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from conv_networks import RULES
-from networks import random_batch_norm, random_latents, vector
+from networks import random_batch_norm, random_latents, spoil, vector
 
 from xnorinfer.graph import INPUT, Node
 from xnorinfer.net.network import Net
@@ -27,7 +28,7 @@ class Graph:
         self.rng, self.mapping, self.entry = np.random.default_rng(seed), mapping, shape
         self.rule: Rule = RULES[self.rng.integers(len(RULES))]
         self.form: NormForm = ("tf", "torch")[self.rng.integers(2)]
-        self.awkward = awkward
+        self.awkward, self.falling = awkward, True
         self.nodes: list[Node[Op]] = []
         self.shapes: dict[int, tuple[int, ...]] = {INPUT: shape}
         self.signs = {INPUT: not isinstance(mapping, PixelInput | ChannelInput | RealInput)}
@@ -48,7 +49,10 @@ class Graph:
         return self.add(Quantize(self.rule), read, signs=True)
 
     def norm(self, read: int, spread: float = 1.0) -> int:
-        return self.add(random_batch_norm(self.rng, self.shapes[read][-1], spread, self.form, awkward=self.awkward), read)
+        made = random_batch_norm(self.rng, self.shapes[read][-1], spread, self.form, awkward=False)
+        if self.awkward and made.gamma is not None:  # no huge ones: values are added and used as they are
+            made = replace(made, gamma=spoil(self.rng, made.gamma, [0.0, -0.0, 1e-30, 3e-7, -1e-6, -1.0]))
+        return self.add(made, read)
 
     def spread(self, read: int) -> float:
         """About how large the sums of a layer are."""
@@ -200,11 +204,14 @@ PUBLISHED: dict[str, Callable[..., Net]] = {
 # ---------------------------------------------------------------- anything
 
 
-def random_branching_network(seed: int, mapping: InputMapping, *, joins: int = 6, awkward: bool = True) -> Net:
+def random_branching_network(
+    seed: int, mapping: InputMapping, *, joins: int = 6, awkward: bool = True, falling: bool = True
+) -> Net:
     """Layers, pools, steps and joins over values chosen at random, each read by any number of nodes; all lead to the scores."""
     rng = np.random.default_rng(seed)
     shape = (int(rng.integers(2, 8)), int(rng.integers(2, 8)), 3)
     made = Graph(seed, mapping, shape, awkward=awkward)
+    made.falling = falling
     values = [made.stem(int(rng.choice([3, 20, 64, 70])))]
     for _ in range(joins):
         read = int(values[rng.integers(len(values))] if made.chance(0.5) else values[-1])
@@ -216,7 +223,7 @@ def random_branching_network(seed: int, mapping: InputMapping, *, joins: int = 6
         value = made.pool("max" if made.signs[value] or made.chance(0.5) else "average", value, None)
         flat.append(made.add(Flatten(), value, shape=(math.prod(made.shapes[value]),), signs=made.signs[value]))
     last = made.join(*flat) if len(flat) > 1 else flat[0]
-    if made.chance(0.5):
+    if made.chance(0.5) or not any(isinstance(node.op, Linear) and node.op.binary for node in made.nodes):
         if not made.signs[last]:
             last = made.sign(last)
         last = made.layer(last, 9, None)
@@ -250,7 +257,7 @@ def _grown(made: Graph, read: int, values: list[int]) -> list[int]:
         count = int(rng.integers(1, 3))
         return [made.join(read, *(int(beside[rng.integers(len(beside))]) for _ in range(count)))]
     if way == 5 and not made.signs[read]:
-        slopes = made.numbers(read)
+        slopes = made.numbers(read) if made.falling else np.abs(made.numbers(read))
         steps = [(("prelu", slopes),), (("add", slopes), ("prelu", np.float32(0.25)), ("sub", slopes)), (("relu",),)]
         return [made.steps(read, *steps[rng.integers(3)])]
     if way == 6 and min(made.shapes[read][:2]) > 1:

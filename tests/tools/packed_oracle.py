@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from xnorinfer.graph import INPUT
 from xnorinfer.net.values import PixelInput
 from xnorinfer.net.windows import Window
-from xnorinfer.packing.packed import Affine, Binarize, Dot, Elementwise, Mapped, PackedModel, Pool, Threshold
+from xnorinfer.packing.packed import Affine, Binarize, Concat, Dot, Elementwise, Mapped, PackedModel, Pool, Threshold
 
 
 def to_words(plus: NDArray[np.bool_]) -> NDArray[np.uint64]:
@@ -36,9 +36,8 @@ def expected(model: PackedModel, x: NDArray[Any]) -> list[NDArray[Any]]:
     values: list[NDArray[Any]] = []
     outputs: list[NDArray[Any]] = []
     for node in model.nodes:
-        (read,) = node.inputs
-        value = x.reshape(len(x), *model.shape) if read == INPUT else values[read]
-        made = value_of_op(node.op, value, model)
+        reads = [x.reshape(len(x), *model.shape) if read == INPUT else values[read] for read in node.inputs]
+        made = joined(node.op, reads) if isinstance(node.op, Concat) else value_of_op(node.op, reads[0], model, *reads[1:])
         values.append(made)
         if made.dtype == np.float32:
             outputs.append(made.reshape(len(x), math.prod(made.shape[1:])))
@@ -49,8 +48,13 @@ def expected(model: PackedModel, x: NDArray[Any]) -> list[NDArray[Any]]:
     return outputs
 
 
-def value_of_op(op: Any, x: NDArray[Any], model: PackedModel) -> NDArray[Any]:
-    """(rows, ...) -> signs -1/+1 as int64, or float32."""
+def joined(op: Concat, reads: list[NDArray[Any]]) -> NDArray[Any]:
+    parts = [read.reshape(len(read), math.prod(read.shape[1:])) if op.flat else read for read in reads]
+    return np.concatenate(parts, axis=-1)
+
+
+def value_of_op(op: Any, x: NDArray[Any], model: PackedModel, side: NDArray[Any] | None = None) -> NDArray[Any]:
+    """(rows, ...) -> signs -1/+1 as int64, or float32.  side: what is added, of as many numbers."""
     if isinstance(op, Binarize):
         exact = x.astype(np.float64)
         return np.where(np.where(op.mirrored, -exact, exact) <= op.limits, 1, -1)
@@ -58,14 +62,14 @@ def value_of_op(op: Any, x: NDArray[Any], model: PackedModel) -> NDArray[Any]:
         channels = np.broadcast_to(op.values, (256, x.shape[-1]))
         return channels[x, np.arange(x.shape[-1])]
     if isinstance(op, Elementwise):
-        return op.steps.apply(x)
+        return op.steps.apply(x, None if side is None else side.reshape(x.shape))
     if isinstance(op, Pool):
         return pooled(op, x)
     assert isinstance(op, Dot)
     if op.window is None:
         one = Dot(op.reads, op.depth, op.weights, op.output, Window((1, 1)))
-        return convolved(one, x[:, None, None, :], model)[:, 0, 0]
-    return convolved(op, x, model)
+        return convolved(one, x[:, None, None, :], model, side)[:, 0, 0]
+    return convolved(op, x, model, side)
 
 
 # ---------------------------------------------------------------- windows
@@ -123,7 +127,7 @@ def pooled(op: Pool, x: NDArray[Any]) -> NDArray[Any]:
 # ---------------------------------------------------------------- sums
 
 
-def convolved(op: Dot, x: NDArray[Any], model: PackedModel) -> NDArray[Any]:
+def convolved(op: Dot, x: NDArray[Any], model: PackedModel, side: NDArray[Any] | None = None) -> NDArray[Any]:
     """(rows, height, width, channels) -> (rows, down, across, neurons)."""
     assert op.window is not None
     down, across = op.window.outputs(*x.shape[1:3])
@@ -133,6 +137,7 @@ def convolved(op: Dot, x: NDArray[Any], model: PackedModel) -> NDArray[Any]:
     neurons = len(weights) // op.groups
     bits = isinstance(op.output, Threshold)
     out = np.zeros((len(x), down, across, len(weights)), np.int64 if bits else np.float32)
+    beside = None if side is None else side.reshape(out.shape)
     for border, inside in enumerate(classes):
         places = np.argwhere(of == border)
         # The taps that count are alike in a class.
@@ -143,7 +148,8 @@ def convolved(op: Dot, x: NDArray[Any], model: PackedModel) -> NDArray[Any]:
             parts = [weights[mine, tap * own : (tap + 1) * own] for tap in counted]
             kernel = np.concatenate([weights[mine, :0], *parts], axis=1)
             rows = np.concatenate([taps[:, :, channels].reshape(len(x), own * len(counted)) for taps in seen])
-            made = finished(op, mine, border, rows, kernel, model).reshape(len(places), len(x), neurons)
+            added = None if beside is None else np.concatenate([beside[:, y, z, mine] for y, z in places])
+            made = finished(op, mine, border, rows, kernel, model, added).reshape(len(places), len(x), neurons)
             out[:, places[:, 0], places[:, 1], mine] = made.swapaxes(0, 1)
     return out
 
@@ -156,8 +162,19 @@ def taps_seen(op: Dot, x: NDArray[Any], y: int, z: int) -> NDArray[Any]:
     return np.stack([outside if value is None else value for value in taps] or [outside], axis=1)[:, : len(taps)]
 
 
-def finished(op: Dot, neurons: slice, border: int, x: NDArray[Any], weights: NDArray[Any], model: PackedModel) -> NDArray[Any]:
-    """What those neurons make of their inputs (rows, n) with their weights (neurons, n), float64: signs, or float32."""
+def finished(
+    op: Dot,
+    neurons: slice,
+    border: int,
+    x: NDArray[Any],
+    weights: NDArray[Any],
+    model: PackedModel,
+    side: NDArray[Any] | None = None,
+) -> NDArray[Any]:
+    """What those neurons make of their inputs (rows, n) with their weights (neurons, n), float64: signs, or float32.
+
+    side: (rows, neurons), what is added.
+    """
     count: NDArray[Any]
     if op.reads == "reals":
         real = count = sums_in_order(x, weights)
@@ -174,7 +191,7 @@ def finished(op: Dot, neurons: slice, border: int, x: NDArray[Any], weights: NDA
     if isinstance(op.output, Threshold):
         limits = op.output.limits[border] if op.output.limits.ndim == 2 else op.output.limits
         return np.where(count <= limits[neurons], 1, -1)
-    return Affine(op.output.ops, op.output.values[:, :, neurons]).apply(real)
+    return Affine(op.output.ops, op.output.values[:, :, neurons]).apply(real, side)
 
 
 def sums_in_order(x: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.float32]:

@@ -324,6 +324,20 @@ static inline void net_div(float *v, const float *a, size_t count)
         v[n] = net_rounded(v[n] / a[n]);
 }
 
+/* v, where it is not above 0 times a */
+static inline void net_prelu(float *v, const float *a, size_t count)
+{
+    for (size_t n = 0; n < count; n++)
+        v[n] = v[n] > 0 ? v[n] : net_rounded(v[n] * a[n]);
+}
+
+/* Numbers to another place. */
+static inline void net_copy(const float *in, size_t count, float *out)
+{
+    for (size_t n = 0; n < count; n++)
+        out[n] = in[n];
+}
+
 /* +1 from a on, -1 up to b, 0 between */
 static inline void net_step(float *v, const float *a, const float *b, size_t count)
 {

@@ -18,6 +18,7 @@ from xnorinfer.packing.packed import (
     STEP_NAMES,
     Affine,
     Binarize,
+    Concat,
     Dot,
     Elementwise,
     Mapped,
@@ -27,12 +28,14 @@ from xnorinfer.packing.packed import (
     Value,
     outside_of,
 )
+from xnorinfer.packing.packedops import joined_value
 
 #: A row, and those of the strips of a map that it is made of.
 Made: TypeAlias = tuple[prepack.Row, list[prepack.Row]]
 
-#: Op -> its rows: (..., kernel, mapping of the input, what it reads, whether that is the network's own input).
-rows_of: Interpretation[[Kernel, InputMapping, Value, bool], Made] = Interpretation("Plan", PACKED_OPS)
+#: Op -> its rows: (..., kernel, mapping of the input, what it reads, whether that is the network's own input, what else it
+#: reads).
+rows_of: Interpretation[..., Made] = Interpretation("Plan", PACKED_OPS)
 
 #: Bytes of a number as nodes pass it on, and as it enters the network; bits that nodes pass on are words.
 _BYTES = {"pixels": 1, "reals": 4}
@@ -72,8 +75,32 @@ def _(op: Mapped, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool)
     return _each_pixel(prepack.mapped(kernel, op.values, read.shape[-1]), kernel, read, raw)
 
 
+@rows_of.of(Concat)
+def _(op: Concat, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool, *others: Value) -> Made:
+    reads = (read, *others)
+    gives = joined_value(reads, flat=op.flat)
+    size = gives.shape[:2] if len(gives.shape) == 3 else (1, 1)
+    width, segments, place = 1 if read.kind == "bits" else 32, [], 0
+    for which, value in enumerate(reads):
+        # A vector of the pixels of a map: those of reals lie as one already.
+        channels = value.shape[-1] if read.kind == "bits" or not op.flat else value.width
+        pixels = value.width // channels if op.flat else 1
+        pixel = value_bytes(value) // (1 if op.flat else size[0] * size[1])
+        for index in range(pixels):
+            segments.append((which, pixel, index * (pixel // pixels), channels * width, place))
+            place += channels * width
+    pixel_bytes = value_bytes(gives) // (size[0] * size[1])
+    bits = read.kind == "bits"
+    return map_prepack.joined(kernel, size, gives.shape[-1], pixel_bytes, value_bytes(read), bits, segments), []
+
+
+def value_bytes(value: Value) -> int:
+    """Of a sample, as nodes pass it on."""
+    return 8 * value.words if value.kind == "bits" else 4 * value.width
+
+
 @rows_of.of(Elementwise)
-def _(op: Elementwise, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool) -> Made:
+def _(op: Elementwise, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool, *side: Value) -> Made:
     row = prepack.elementwise(kernel, read.shape[-1]) | _steps(kernel, op.steps)
     return _each_pixel(row, kernel, read, raw)
 
@@ -91,7 +118,7 @@ def _(op: Pool, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool) -
 
 
 @rows_of.of(Dot)
-def _(op: Dot, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool) -> Made:
+def _(op: Dot, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool, *side: Value) -> Made:
     in_bits = isinstance(op.output, Threshold)
     packed = op.reads == "bits" and not raw
     whole = op.window is None or (op.window.size == read.shape[:2] and not any(op.window.padding))

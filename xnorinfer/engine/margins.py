@@ -25,6 +25,7 @@ from xnorinfer.net.windows import Window, borders
 from xnorinfer.packing.packed import (
     PACKED_OPS,
     Binarize,
+    Concat,
     Dot,
     Elementwise,
     Mapped,
@@ -88,7 +89,7 @@ UNITS = {"bits": "mismatch", "pixels": "unit of the pixel sum", "reals": "real s
 #: Op -> unit, smallest margins and their neurons, from what it reads; none where no bits are made of counts.
 _margins: Interpretation[[Value, NDArray[Any]], tuple[str, NDArray[Any], NDArray[np.int64]] | None]
 _margins = Interpretation("margins", PACKED_OPS)
-_margins.nothing(Pool, Elementwise, Mapped)
+_margins.nothing(Pool, Elementwise, Mapped, Concat)
 
 
 @_margins.of(Binarize)
@@ -142,7 +143,7 @@ def _by_count(layer: Dot, read: Value, numbers: NDArray[Any]) -> NDArray[Any]:
 #: Op -> which of its bits its limits alone make constant, whatever it reads: (never 1, always 1), (neurons,) bool each; none
 #: where it makes no bits of counts.
 constant: Interpretation[[Value], tuple[Bools, Bools] | None] = Interpretation("margins.constant", PACKED_OPS)
-constant.nothing(Pool, Elementwise, Mapped)
+constant.nothing(Pool, Elementwise, Mapped, Concat)
 
 
 @constant.of(Binarize)

@@ -12,6 +12,7 @@ import math
 import os
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from xnorinfer import kernels
 from xnorinfer.cores import usable_cores
 from xnorinfer.engine.buffers import OUTSIDE, slots_for
-from xnorinfer.engine.layerrows import rows_of
+from xnorinfer.engine.layerrows import rows_of, value_bytes
 from xnorinfer.errors import ArrayError, MalformedModelError, OptionError
 from xnorinfer.graph import INPUT
 from xnorinfer.kernels import fields, layout, prepack
@@ -137,9 +138,8 @@ class Plan:
         """The table: a row for every node, then those of the strips of maps."""
         packed, made = self._packed, []
         for node in packed.nodes:
-            (read,) = node.inputs
-            value = packed.entry if read == INPUT else self._values[read]
-            made.append(rows_of(node, self._kernel, packed.input, value, read == INPUT))
+            value, *others = (packed.entry if read == INPUT else self._values[read] for read in node.inputs)
+            made.append(rows_of(node, self._kernel, packed.input, value, node.inputs[0] == INPUT, *others))
         count = len(made)
         self._rows = layout.aligned((count + sum(len(inner) for _, inner in made), fields.LAYER_FIELDS), np.int64)
         self._table = self._rows[:count]
@@ -195,11 +195,19 @@ class Plan:
             (layout.whole_lines(size * self._block) for size in slots.sizes), initial=0
         )
         for row, node, slot in zip(table, self._packed.nodes, slots.taken, strict=True):
-            (read,) = node.inputs
-            row[fields.SOURCE_AT] = OUTSIDE if read == INPUT else table[read, fields.TARGET_AT]
+            at = [OUTSIDE if read == INPUT else int(table[read, fields.TARGET_AT]) for read in node.inputs]
+            row[fields.SOURCE_AT] = at[0]
             row[fields.TARGET_AT] = OUTSIDE if slot == OUTSIDE else starts[slot]
+            if len(at) > 1:
+                others = [(place, self._value_bytes(read)) for place, read in zip(at[1:], node.inputs[1:], strict=True)]
+                self._kept.append(layout.kept(np.array(others, np.int64)))
+                row[fields.OTHERS], row[fields.OTHERS_AT] = len(others), _address(self._kept[-1])
         self._call_work = CALL_WORK
         self._call_rows = max(1, CALL_WORK // (self._work * self._block)) * self._block * self._threads
+
+    def _value_bytes(self, read: int) -> int:
+        """Of a sample of what a node, or of real inputs what the network reads."""
+        return value_bytes(self._packed.entry if read == INPUT else self._values[read])
 
     def _context(self) -> _Context:
         """Job and buffers for blocks of up to `block` rows on all threads."""
@@ -245,8 +253,7 @@ class Plan:
         for index, node in enumerate(self._packed.nodes):
             width, dtype = self._gives(index)
             out = np.empty((x.shape[0], width), dtype)
-            (read,) = node.inputs
-            self._run_nodes(x if read == INPUT else outputs[read], out, index, index + 1)
+            self._run_nodes([x if read == INPUT else outputs[read] for read in node.inputs], out, index, index + 1)
             outputs.append(out)
         return outputs
 
@@ -263,19 +270,29 @@ class Plan:
             raise ArrayError(f"a plan takes aligned {self._input_dtype}, got an array that begins between two of them")
         return x
 
-    def run_nodes(self, source: NDArray[Any], target: NDArray[Any], first: int, last: int) -> None:
+    def run_nodes(self, source: NDArray[Any] | Sequence[NDArray[Any]], target: NDArray[Any], first: int, last: int) -> None:
         """Nodes first <= index < last on C-contiguous rows; what `run` and `trace` are made of, for benchmarks too.
 
-        source: canonical input (first = 0) or the output of node first - 1; target: takes the output of node last - 1, as
-        `trace` shapes it.  Raises ArrayError.
+        source: what node first reads, canonical input or the output of a node; a list where it reads several.  target: takes
+        the output of node last - 1, as `trace` shapes it.  Raises ArrayError, also where a node behind the first reads another
+        than the one before it.
         """
         count = len(self._table)
         if not (isinstance(first, int) and isinstance(last, int) and 0 <= first < last <= count):
             raise ArrayError(f"nodes {first} up to {last} do not exist; give two whole numbers, 0 <= first < last <= {count}")
-        source = plain(source, "the source")
+        nodes = self._packed.nodes
+        for index in range(first + 1, last):
+            if nodes[index].inputs != (index - 1,):
+                raise ArrayError(f"node {index} ({nodes[index].name}) does not read the node before it alone; run it by itself")
+        given = [source] if isinstance(source, np.ndarray) else list(source)
+        if len(given) != len(nodes[first].inputs):
+            raise ArrayError(f"node {first} ({nodes[first].name}) reads {len(nodes[first].inputs)} values, got {len(given)}")
+        sources = [plain(one, "the source") for one in given]
         target = plain(target, "the target")
-        takes = (self._depth, self._input_dtype) if first == 0 else self._gives(first - 1)
-        for name, array, (width, dtype) in (("source", source, takes), ("target", target, self._gives(last - 1))):
+        needed = [("target", target, self._gives(last - 1))]
+        for one, read in zip(sources, nodes[first].inputs, strict=True):
+            needed.append(("source", one, (self._depth, self._input_dtype) if read == INPUT else self._gives(read)))
+        for name, array, (width, dtype) in needed:
             if (
                 array.ndim != 2
                 or array.shape[1] != width
@@ -283,20 +300,31 @@ class Plan:
                 or not (array.flags.c_contiguous and array.flags.aligned)
             ):
                 raise ArrayError(f"the {name} must be C-contiguous, aligned (rows, {width}) {dtype}")
-        if len(source) != len(target) or not target.flags.writeable or np.may_share_memory(source, target):
-            raise ArrayError(f"the target must be writable, of {len(source)} rows, and apart from the source")
-        self._run_nodes(source, target, first, last)
+        apart = all(len(one) == len(target) and not np.may_share_memory(one, target) for one in sources)
+        if not apart or not target.flags.writeable:
+            raise ArrayError(f"the target must be writable, of {len(sources[0])} rows, and apart from the source")
+        self._run_nodes(sources, target, first, last)
 
     def _gives(self, index: int) -> tuple[int, np.dtype[Any]]:
         """Width and dtype of the output of a node."""
         value = self._values[index]
         return (value.words, np.dtype(np.uint64)) if value.kind == "bits" else (value.width, np.dtype(np.float32))
 
-    def _run_nodes(self, source: NDArray[Any], target: NDArray[Any], first: int, last: int) -> None:
+    def _run_nodes(self, sources: list[NDArray[Any]], target: NDArray[Any], first: int, last: int) -> None:
+        """sources: all that the first node reads; those behind it read one another."""
+        source, *others = sources
         if source.shape[0]:
             context = self._take()
             context.job[_RANGE] = first, last, first, last - 1
-            self._run(context, source, target, source.shape[0])
+            # Runs of many rows are several calls, and only the source is cut there.
+            most = 1 if self._work > self._call_work else self._call_rows
+            rows = most if others else source.shape[0]
+            for start in range(0, source.shape[0], rows):
+                given = np.array([_address(other[start:]) for other in others], np.int64)
+                context.job[fields.GIVEN_OTHERS] = _address(given) if others else 0
+                part = target[start : start + rows]
+                self._run(context, source[start : start + rows], part, part.shape[0])
+            context.job[fields.GIVEN_OTHERS] = 0
             context.job[_RANGE] = 0, len(self._table), 0, len(self._table) - 1
             self._free.append(context)
 

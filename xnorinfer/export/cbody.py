@@ -48,7 +48,7 @@ def functions_of_c() -> dict[str, tuple[str, frozenset[str]]]:
 @dataclass(frozen=True)
 class Place:
     """Where a node stands.  prefix: of its arrays; title: what is said of it; source, target: what it reads and writes in C;
-    read, gives: the values that these hold."""
+    read, gives: the values that these hold; others: what else it reads in C."""
 
     node: Node[PackedOp]
     prefix: str
@@ -57,6 +57,7 @@ class Place:
     target: str
     read: Value
     gives: Value
+    others: tuple[str, ...] = ()
 
 
 class Body:
@@ -119,6 +120,9 @@ class Body:
         """Calls for float32 steps on what a node gives, of a map pixel by pixel."""
         count = place.gives.shape[-1]
         for number, (step, (a, b)) in enumerate(zip(steps.ops, steps.values, strict=True)):
+            if step == "side":
+                yield f"{self.use('add')}({place.target}, {place.others[0]}, {place.gives.width});"
+                continue
             vectors = {"a": a, "b": b} if step in ("fma", "clip", "step") else {"a": a}
             names = [self.array(f"{place.prefix}_{step}{number}_{name}", "float", values) for name, values in vectors.items()]
             call = f"{self.use(step)}({place.target}@, {', '.join(names)}, {count});"

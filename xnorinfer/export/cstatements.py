@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.export.cbody import INPUTS, Body, Place, constant_text, float_text, plain_text
+from xnorinfer.bits import words_for
+from xnorinfer.export.cbody import INPUTS, Body, Place, constant_text, float_text, over_pixels, plain_text
 from xnorinfer.export.cwindows import convolution, pool
 from xnorinfer.graph import INPUT, Interpretation, users_of
 from xnorinfer.net.values import PixelInput
@@ -17,6 +18,7 @@ from xnorinfer.packing.packed import (
     PACKED_OPS,
     Affine,
     Binarize,
+    Concat,
     Dot,
     Elementwise,
     Mapped,
@@ -38,9 +40,9 @@ def calls_of(body: Body) -> Iterator[str]:
         busy = [held[other] for other in held if other == INPUT or max(users[other]) >= index]
         target = "scores" if index == last else body.buffer(values[index], busy)
         prefix, title = "input" if number < 0 else f"layer{number}", titles.get(number, plain_text(node.name))
-        source = ", ".join(held[other] for other in node.inputs)
+        source, *others = (held[other] for other in node.inputs)
         read = packed.entry if node.inputs[0] == INPUT else values[node.inputs[0]]
-        yield from _statements(node, body, Place(node, prefix, title, source, target, read, values[index]))
+        yield from _statements(node, body, Place(node, prefix, title, source, target, read, values[index], tuple(others)))
         held[index] = target
 
 
@@ -111,6 +113,28 @@ def _(op: Elementwise, body: Body, place: Place) -> Iterator[str]:
     yield f"for (size_t k = 0; k < {place.gives.width}; k++)"
     yield f"    {place.target}[k] = {place.source}[k];"
     yield from body.steps(op.steps, place)
+
+
+@_statements.of(Concat)
+def _(op: Concat, body: Body, place: Place) -> Iterator[str]:
+    reads, gives = body.packed.reads_of(place.node), place.gives
+    yield f"/* {place.title} */"
+    pixels = gives.width // gives.shape[-1]
+    if gives.kind == "bits":
+        yield f"for (size_t k = 0; k < {gives.words}; k++)"
+        yield f"    {place.target}[k] = 0;"
+    begin = 0
+    for source, read in zip((place.source, *place.others), reads, strict=True):
+        # Of a map as a vector the pixels lie behind one another; bits of each begin a word.
+        count = read.shape[-1] if gives.kind == "bits" or not op.flat else read.width
+        at, to = f"{source} + at * {count}", f"{place.target} + at * {gives.shape[-1]} + {begin}"
+        if gives.kind == "bits":
+            at, place_of = f"{source} + at * {words_for(count)}", f"{begin} + at * {count}" if op.flat else f"{begin}"
+            row = place.target if op.flat else f"{place.target} + at * {words_for(gives.shape[-1])}"
+            yield from over_pixels(read.width // count, f"{body.use('move_bits')}({at}, 0, {count}, {row}, {place_of});")
+        else:
+            yield from over_pixels(pixels, f"{body.use('copy')}({at}, {count}, {to});")
+        begin += read.width if op.flat else count
 
 
 @_statements.of(Mapped)

@@ -66,6 +66,7 @@ from xnorinfer.packing.description import describe
 from xnorinfer.packing.packed import (
     PACKED_OPS,
     Binarize,
+    Concat,
     Dot,
     Elementwise,
     Mapped,
@@ -101,7 +102,7 @@ def arrays(packed: PackedModel, layers: Sequence[int] | None = None, *, signs: b
 
 #: Op -> arrays that follow from the stored ones: (..., what it reads, whether -1/+1 are wanted).
 _derived: Interpretation[[Value, bool], dict[str, NDArray[Any]] | None] = Interpretation("extract", PACKED_OPS)
-_derived.nothing(Binarize, Pool, Elementwise, Mapped)
+_derived.nothing(Binarize, Pool, Elementwise, Mapped, Concat)
 
 
 @_derived.of(Dot)

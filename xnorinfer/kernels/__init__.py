@@ -124,6 +124,9 @@ class Kernel:
     def pool_largest(self) -> int:
         return address("make_pool_largest", _COMPUTE)
 
+    def join(self) -> int:
+        return address("make_join", _COMPUTE)
+
     def pool_average(self) -> int:
         return address("make_pool_average", _COMPUTE)
 
@@ -149,6 +152,7 @@ _FUNCTIONS = (
     "pool_bits",
     "pool_largest",
     "pool_average",
+    "join",
 )
 _LOOKUP = ("prepare_lookup", "compute_lookup")
 _PLANES = ("prepare_planes", "compute_planes")

@@ -70,6 +70,26 @@ def last_group(job, layer):
 
 
 @inner
+def find_others(job, layer, buffers, row, given, target, scratch):
+    """Where a layer finds what it reads beside its source, into the scratch; given, row: as `source_of` takes them."""
+    count = get(layer, fields.OTHERS)
+    if count == 0:
+        return
+    listed = get(layer, fields.OTHERS_AT)
+    lists = get(job, fields.GIVEN_OTHERS)
+    for k in range(count):
+        at, size = get(listed, 2 * k), get(listed, 2 * k + 1)
+        address = buffers + at
+        if given and lists != 0:
+            address = get(lists, k) + row * size
+        elif at < 0:
+            address = get(job, fields.SOURCE) + row * size
+        store_word(scratch + fields.OTHERS_FOUND_AT + 8 * k, address)
+        if k == 0:
+            store_word(scratch + fields.SIDE_FROM_TARGET_AT, address - target)
+
+
+@inner
 def wait_for(job, done, tasks):
     """For the caller: 1 when so many tasks are done, 0 when patience ran out; how long that took is noted."""
     waited = 0
@@ -117,6 +137,7 @@ def by_rows(job, slot):
                 layer = table + index * fields.LAYER_FIELDS * 8
                 source = source_of(job, layer, buffers, row, index == given)
                 target = target_of(job, layer, buffers, row, index == wanted)
+                find_others(job, layer, buffers, row, index == given, target, scratch)
                 run_groups(layer, source, target, count, low, last_group(job, layer), scratch, prepared, False)
             atomic_add(done, 1)
             if slot == 0:
@@ -147,6 +168,7 @@ def by_neurons(job, slot):
         layer = table + index * fields.LAYER_FIELDS * 8
         source = source_of(job, layer, shared, 0, index == given)
         target = target_of(job, layer, shared, 0, index == wanted)
+        find_others(job, layer, shared, 0, index == given, target, scratch)
         chunk = get(layer, fields.CHUNK)
         groups = last_group(job, layer)
         chunks = (groups - begin_at + chunk - 1) // chunk

@@ -62,16 +62,25 @@ from __future__ import annotations
     TOP,  # padding
     LEFT,
     CHANNELS,  # bits, or bytes, that a tap has of a group of channels
-    FILL,  # what a tap outside the map has: a byte, or for bits 0 or -1
+    FILL,  # what a tap outside the map has: a byte, or for bits 0 or -1; of joined pixels whether they are bits
     DIVISOR,  # of averages; 0: the taps inside
+    # Of layers that read several values.
+    OTHERS,  # how many there are beside SOURCE
+    OTHERS_AT,  # address: for each where it lies, as SOURCE_AT says it, and the bytes of its rows
+    SEGMENTS,  # what a joined pixel is made of (`map_layers.make_join`)
+    SEGMENTS_AT,  # address: SEGMENT_FIELDS for each
     LAYER_FIELDS,
-) = range(57)
+) = range(61)
+
+#: Which of the values that are joined, the bytes of a pixel of it, where in its pixel a segment begins, in bytes, how many bits
+#: it has, and the bit of the joined pixel where it goes.
+FROM, FROM_BYTES, FROM_AT, BITS, BIT_AT, SEGMENT_FIELDS = range(6)
 
 #: The fields that are addresses of functions.
 FUNCTIONS = (PREPARE, COMPUTE, FINISH, GATHER)
 
 # Float32 steps, in the order of `packed.STEP_NAMES`.
-MUL, ADD, FMA, CLIP, DIV, STEP = range(6)
+MUL, ADD, FMA, CLIP, DIV, STEP, PRELU, SIDE = range(8)
 
 # One row per run.  The first fields are filled in by `drive` itself.
 (
@@ -99,8 +108,9 @@ MUL, ADD, FMA, CLIP, DIV, STEP = range(6)
     WAITED,  # turns that the caller waited for helpers
     OWN,  # how much of ALL the caller did itself
     ALL,
+    GIVEN_OTHERS,  # address: addresses of what layer GIVEN reads beside SOURCE; 0: those lie where its row says
     JOB_FIELDS,
-) = range(25)
+) = range(26)
 
 #: Rows of a task at least, and tasks of a thread about, where threads share the rows.
 TASK_ROWS = 32
@@ -113,7 +123,7 @@ COUNTER_BYTES = 64
 START, GO_ON, PUBLISH = 0, -1, -2
 
 # A participant's scratch: a padded tail of input bytes, values of a group, counts per row of a block, which strip of a map is
-# prepared (its first pixel, -1: none), then prepared rows, then buffers of block rows.
+# prepared (its first pixel, -1: none), where other inputs lie, then prepared rows, then buffers of block rows.
 TAIL_AT = 0
 SUMS_AT = 64
 VALUES_AT = SUMS_AT + 64 * 8
@@ -121,6 +131,9 @@ COUNTS_AT = VALUES_AT + 64 * 4
 #: One row's counts: 64 neurons of i64.
 COUNTS_BYTES = 64 * 8
 READY_AT = COUNTS_AT + COUNTS_BYTES
-PREPARED_AT = READY_AT + 64
+#: Addresses of what a layer reads beside its source, up to `packed.MOST_JOINED`, and how far the first lies from the target.
+OTHERS_FOUND_AT = READY_AT + 64
+SIDE_FROM_TARGET_AT = OTHERS_FOUND_AT + 64 * 8
+PREPARED_AT = SIDE_FROM_TARGET_AT + 64
 #: Words of a row over which the running parity is kept before it starts again; a panel of 64 neurons fills 32 KiB with it.
 PARITY_WORDS = 64

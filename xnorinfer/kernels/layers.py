@@ -479,6 +479,7 @@ def make_finish(native_fma: bool) -> Callable[..., None]:
             for j in range(count):
                 store_single(values + 4 * j, np.float32(load_double(sums + 8 * j)))
         stride = neurons * 4
+        side = out + load_word(scratch + fields.SIDE_FROM_TARGET_AT)
         codes = get(layer, fields.OP_CODES)
         for i in range(get(layer, fields.OPS)):
             code = load_word(codes + 8 * i)
@@ -501,6 +502,11 @@ def make_finish(native_fma: bool) -> Callable[..., None]:
                         value = a
                     if value > b:
                         value = b
+                elif code == fields.PRELU:
+                    if not value > 0:
+                        value = value * a
+                elif code == fields.SIDE:
+                    value = value + load_single(side + 4 * j)
                 elif value >= a:
                     value = np.float32(1)
                 elif value <= load_single(second + 4 * j):

@@ -102,6 +102,43 @@ def make_compute_strips() -> Callable[..., None]:
     return compute_strips
 
 
+# ---------------------------------------------------------------- values side by side
+
+
+def make_join() -> Callable[..., None]:
+    """Lines of pixels, each of segments of pixels of several values: whole float32, or bits of any number, without gaps."""
+
+    def join(layer, source, target, rows, first_line, last_line, scratch, prepared, shifts):
+        across = get(layer, fields.ACROSS)
+        pixel_bytes = get(layer, fields.PIXEL_BYTES)
+        segments = get(layer, fields.SEGMENTS)
+        listed = get(layer, fields.OTHERS_AT)
+        for r in range(rows):
+            out = target + r * get(layer, fields.OUT_BYTES) + first_line * across * pixel_bytes
+            for pixel in range(first_line * across, last_line * across):
+                if get(layer, fields.FILL) != 0:
+                    for k in range(0, pixel_bytes, 8):
+                        store_word(out + k, np.int64(0))
+                for index in range(segments):
+                    segment = get(layer, fields.SEGMENTS_AT) + index * fields.SEGMENT_FIELDS * 8
+                    which = get(segment, fields.FROM)
+                    at = source + r * get(layer, fields.IN_BYTES)
+                    if which > 0:
+                        size = get(listed, 2 * which - 1)
+                        at = load_word(scratch + fields.OTHERS_FOUND_AT + 8 * which - 8) + r * size
+                    at += pixel * get(segment, fields.FROM_BYTES) + get(segment, fields.FROM_AT)
+                    bits, place = get(segment, fields.BITS), get(segment, fields.BIT_AT)
+                    if (bits | place) & 31 == 0:
+                        to = out + (place >> 3)
+                        for k in range(bits >> 5):
+                            store_single(to + 4 * k, load_single(at + 4 * k))
+                    else:
+                        merge(1, (bits + 63) >> 6, bits, place, at, out, pixel_bytes)
+                out += pixel_bytes
+
+    return join
+
+
 # ---------------------------------------------------------------- windows to rows
 
 

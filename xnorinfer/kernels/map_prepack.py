@@ -177,6 +177,36 @@ def pool_average(kernel: Kernel, geometry: Geometry, channels: int, padded: bool
     }
 
 
+def joined(
+    kernel: Kernel,
+    size: tuple[int, int],
+    channels: int,
+    pixel_bytes: int,
+    row_bytes: int,
+    in_bits: bool,
+    segments: Sequence[Sequence[int]],
+) -> Row:
+    """Values side by side, of maps of `size` lines and columns, or of one pixel.
+
+    pixel_bytes: of what it gives; row_bytes: of a sample of the first value.  segments: as `fields` has them.
+    """
+    down, across = size
+    return {
+        fields.COMPUTE: kernel.join(),
+        fields.NEURONS: channels,
+        fields.DEPTH: channels,
+        fields.GROUPS: down,
+        fields.ACROSS: across,
+        fields.PIXEL_BYTES: pixel_bytes,
+        fields.IN_BYTES: row_bytes,
+        fields.OUT_BYTES: down * across * pixel_bytes,
+        fields.FILL: int(in_bits),
+        fields.SEGMENTS: len(segments),
+        fields.SEGMENTS_AT: layout.kept(np.array(segments, np.int64)),
+        fields.WORK: across * pixel_bytes,
+    }
+
+
 def _pool(geometry: Geometry, channels: int, pixel_bytes: int) -> Row:
     (height, width), (down, across) = geometry.size, geometry.outputs
     kernel_down, kernel_across = geometry.kernel

@@ -72,6 +72,11 @@ class Net:
         return [(node.name, node.op) for node in self.nodes if isinstance(node.op, Linear)]
 
     @property
+    def branches(self) -> bool:
+        """Whether some node reads another value than that of the node before it alone."""
+        return any(node.inputs != (index - 1,) for index, node in enumerate(self.nodes))
+
+    @property
     def line(self) -> Sequence[Node[Op]]:
         """Its nodes, each of which reads the one before.  Raises NetworkError where they do not."""
         for index, node in enumerate(self.nodes):

@@ -143,11 +143,15 @@ def forward(net: Net, x: NDArray[Any]) -> F32:
     return scores.reshape(len(scores), math.prod(scores.shape[1:]))
 
 
-def follow(nodes: Sequence[Node[Op]], value: F32) -> F32:
-    """What nodes of which each reads the one before make of real numbers, (values, neurons) float32."""
+def follow(nodes: Sequence[Node[Op]], value: F32, side: F32 | None = None) -> F32:
+    """What nodes of which each reads the one before make of real numbers, (values, neurons) float32.
+
+    side: what a sum among them adds, of the same shape.
+    """
     rows = Rows(value, REALS)
     for node in nodes:
-        rows = compute(node, rows)
+        others = [Rows(side, REALS)] if side is not None and len(node.inputs) > 1 else []
+        rows = compute(node, rows, *others)
     return rows.array
 
 

@@ -71,7 +71,7 @@ class Counts:
 def counts_of(mapping: InputMapping, part: Part) -> tuple[Counts, ...]:
     """What a part counts whose bits or numbers are made of sums or single values; of each border class."""
     layer, window = part.layer, part.window
-    if part.reads == "reals":
+    if part.read.kind == "reals":
         return (replace(Counts.of_reals(part.channels), made=layer is None and not part.raw),)
     if layer is None:
         assert isinstance(mapping, PixelInput)
@@ -88,7 +88,7 @@ def _counts_of_class(mapping: InputMapping, part: Part, taps: NDArray[np.bool_])
     layer = part.layer
     assert layer is not None
     some, every = int(taps.sum()), len(taps)
-    if part.reads == "bits":
+    if part.read.kind == "bits":
         found = Counts.of_bits(layer.neurons, layer.depth // every * some)
     else:
         assert isinstance(mapping, PixelInput)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from xnorinfer.graph import Interpretation
+from xnorinfer.graph import INPUT, Interpretation
 from xnorinfer.net.values import input_to_json
 from xnorinfer.packing import modelfile
 from xnorinfer.packing.packed import (
     PACKED_OPS,
     Affine,
     Binarize,
+    Concat,
     Dot,
     Elementwise,
     Mapped,
@@ -48,16 +49,19 @@ def describe_layers(packed: PackedModel) -> list[dict[str, Any]]:
 
     index, name; kind: of the weights ("binary", "float"), or "pool", "steps", "bits", "mapped"; reads and gives ("bits",
     "pixels", "reals"); inputs of one neuron; neurons, or channels; steps; sizes.  Of maps also window, groups and pad, and the
-    shape of what it gives.
+    shape of what it gives; of networks that branch the names of what it reads, `of`.
     """
     found: list[dict[str, Any]] = []
+    branches = any(node.inputs != (index - 1,) for index, node in enumerate(packed.nodes))
     for index, node in enumerate(packed.layers):
-        read = packed.read_by(node)
-        gives = value_of(node, node.name, [read])
+        reads = packed.reads_of(node)
+        read, gives = reads[0], value_of(node, node.name, reads)
         size = sum(int(array.nbytes) for array in stored_arrays(node).values())
         usual: dict[str, Any] = {"reads": read.kind, "inputs": 1, "neurons": gives.shape[-1], "gives": gives.kind, "steps": []}
         sizes = {"weight_bits": 0, "packed_bytes": size, "float32_bytes": size}
         said = {"index": index, "name": node.name, **usual, **sizes, **_described(node)}
+        if branches:
+            said["of"] = [packed.nodes[other].name if other != INPUT else "input" for other in node.inputs]
         found.append(said if len(gives.shape) == 1 else {**said, "shape": list(gives.shape)})
     return found
 
@@ -106,6 +110,11 @@ def _(op: Pool) -> dict[str, Any]:
 @_described.of(Elementwise)
 def _(op: Elementwise) -> dict[str, Any]:
     return {"kind": "steps", "steps": list(op.steps.ops)}
+
+
+@_described.of(Concat)
+def _(op: Concat) -> dict[str, Any]:
+    return {"kind": "concat"}
 
 
 @_described.of(Binarize)

@@ -14,6 +14,7 @@ from xnorinfer.packing.packedops import (
     PACKED_OPS,
     Affine,
     Binarize,
+    Concat,
     Dot,
     Elementwise,
     Mapped,
@@ -37,6 +38,11 @@ def _(op: Binarize) -> dict[str, Any]:
 @entry_of.of(Mapped)
 def _(op: Mapped) -> dict[str, Any]:
     return {"kind": "mapped"}
+
+
+@entry_of.of(Concat)
+def _(op: Concat) -> dict[str, Any]:
+    return {"kind": "concat", "flat": op.flat}
 
 
 @entry_of.of(Elementwise)
@@ -90,11 +96,13 @@ LAYER_FIELDS = {
     ("dense", "affine"): {"kind", "output", "depth", "reads", "ops"},
     ("float", "affine"): {"kind", "output", "depth", "ops"},
 }
-#: Fields of the entries of format 3 by kind; layers have those above as well, "reads" in all, "ops" with an output by steps.
+#: Fields of the entries of formats 3 and 4 by kind; layers have those above as well, "reads" in all, "ops" with an output by
+#: steps.
 NODE_FIELDS = {
     "bits": {"kind", "inputs"},
     "mapped": {"kind", "inputs"},
     "steps": {"kind", "inputs", "ops"},
+    "concat": {"kind", "inputs", "flat"},
     "pool": {"kind", "inputs", "of", "window", "padded", "falling"},
     "dense": {"kind", "inputs", "output", "depth", "reads", "window", "groups", "pad"},
     "float": {"kind", "inputs", "output", "depth", "reads", "window", "groups", "pad"},
@@ -118,13 +126,13 @@ def dense_layer(path: str, index: int, entry: Any, left: Tensors) -> Dot:
 
 
 def node_of(where: str, name: str, entry: Any, place: str, left: Tensors) -> Node[PackedOp]:
-    """A node of format 3.  Raises MalformedModelError."""
+    """A node of formats 3 and 4.  Raises MalformedModelError."""
     kind = str(entry.get("kind")) if isinstance(entry, dict) else ""
     fields = set(NODE_FIELDS.get(kind, ()))
     if kind in ("dense", "float") and entry.get("output") == "affine":
         fields.add("ops")
     if not fields or set(entry) != fields:
-        raise MalformedModelError(f"{where}: entry {_shorten(entry)} is no node of format version 3")
+        raise MalformedModelError(f"{where}: entry {_shorten(entry)} is no node of format version 3 or 4")
     inputs = whole_numbers(f"{where}: inputs", entry["inputs"])
     op: PackedOp
     if kind == "bits":
@@ -133,6 +141,10 @@ def node_of(where: str, name: str, entry: Any, place: str, left: Tensors) -> Nod
         op = Mapped(_take(where, f"{place}.values", left))
     elif kind == "steps":
         op = Elementwise(_steps(where, place, entry, left))
+    elif kind == "concat":
+        if not isinstance(entry["flat"], bool):
+            raise MalformedModelError(f"{where}: flat is neither true nor false")
+        op = Concat(entry["flat"])
     elif kind == "pool":
         op = _pool(where, place, entry, left)
     else:

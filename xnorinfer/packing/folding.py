@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from xnorinfer.errors import unhandled
 from xnorinfer.float32 import F32, MAX_FLOAT_KEY, ONE, fma, ordered_to_float
 from xnorinfer.graph import Interpretation, Node
-from xnorinfer.net.ops import Linear, Norm, Op, Quantize, Step, Steps
+from xnorinfer.net.ops import Add, Linear, Norm, Op, Quantize, Step, Steps
 from xnorinfer.net.ties import Rule, binarize
 from xnorinfer.packing.counts import Counts
 from xnorinfer.packing.packed import Affine, StepName
@@ -36,8 +36,9 @@ def affine_of(neurons: int, steps: Sequence[AffineStep]) -> Affine:
     return Affine(tuple(op for op, _, _ in steps), values)
 
 
-#: Ops that compute each number by itself, a layer from its dot on; what else there is stands in parts of its own (`fusion`).
-FOLDED = (Linear, Norm, Steps, Quantize)
+#: Ops that compute each number by itself, a layer from its dot on, a sum from one of its terms on; what else there is stands in
+#: parts of its own (`fusion`).
+FOLDED = (Linear, Norm, Steps, Quantize, Add)
 
 #: (op) -> everything elementwise that it does, in the source's order; of a layer what follows its dot: H, scale, bias.
 steps_of: Interpretation[[], list[AffineStep]] = Interpretation("folding", FOLDED)
@@ -77,6 +78,11 @@ def _(op: Norm) -> list[AffineStep]:
 @steps_of.of(Steps)
 def _(op: Steps) -> list[AffineStep]:
     return [_function_step(step) for step in op.steps]
+
+
+@steps_of.of(Add)
+def _(op: Add) -> list[AffineStep]:
+    return [("side", 0.0, 0.0)]
 
 
 @steps_of.of(Quantize)

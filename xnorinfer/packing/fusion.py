@@ -2,14 +2,15 @@
 
 A layer takes what follows it, node by node, up to a sign whose bits binary layers read, a largest value (max pool) on the way
 included: the layer then compares its sums with limits, and the pool takes bits.  Whatever does not match stays by itself: sums
-as real numbers, pools and steps of those, and a comparison of each channel.  Flattening disappears: what is stored is stored in
-that order anyway.
+as real numbers, pools and steps of those, and a comparison of each channel.  So does a value that several nodes read.  A sum of
+two values is a step of what makes one of them, on the way of its numbers; the other one stands at its side.  Signs are stored
+as bits, as numbers, or as both, as their readers need them.  Flattening disappears: what is stored is stored in that order
+anyway.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,25 +19,28 @@ from xnorinfer.errors import NetworkError
 from xnorinfer.graph import INPUT, Interpretation, Node, users_of
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import OPS, Add, Concat, Flatten, Linear, Norm, Op, Pool, Quantize, Steps, arrays_of
-from xnorinfer.net.values import ChannelInput, RealInput, SignInput, ThresholdInput
+from xnorinfer.net.values import SIGNS, ChannelInput, RealInput, SignInput, ThresholdInput
 from xnorinfer.net.windows import Window
-from xnorinfer.packing.packedops import Reads, Value
+from xnorinfer.packing.packedops import MOST_JOINED, Reads, Value, joined_value
 
 
 @dataclass(frozen=True)
 class Part:
     """What one node of a packed network stands for.
 
-    read: what it reads.  layer: the layer whose sums it makes; pool: the pool; neither: steps or a comparison of values, or
-    where `enters`, the raw inputs as numbers or bits.  raw: whether nothing but that stands before it.  window: that of the
-    whole map where a dense layer reads one.
+    inputs: the parts that it reads, `INPUT` for what enters.  reads: their values; first the one whose numbers it computes,
+    then the one at its side, if a sum is among the nodes.
+    layer: the layer whose sums it makes; pool: the pool; concat: what joins values, `flat` as vectors; none of these: steps or
+    a comparison of values, or where `enters`, the raw inputs as numbers or bits.  raw: whether nothing but that stands before
+    it.  window: that of the whole map where a dense layer reads one.
     nodes: what is computed of each number, in order.  sign: the quantizer whose bits it gives; one that gives numbers, which
     float layers and averages take, is among the nodes.  before: of a layer whose bits a pool takes, how many of the nodes
     stand before the pool.  end: the node of the float network whose value it gives, none of a layer whose bits a pool takes.
     """
 
     name: str
-    read: Value
+    reads: tuple[Value, ...]
+    inputs: tuple[int, ...] = (INPUT,)
     nodes: tuple[Node[Op], ...] = ()
     sign: Quantize | None = None
     end: int | None = None
@@ -44,12 +48,20 @@ class Part:
     pool: Pool | None = None
     window: Window | None = None
     before: int | None = None
+    concat: Concat | None = None
+    flat: bool = False
     enters: bool = False
     raw: bool = False
 
     @property
-    def reads(self) -> Reads:
-        return self.read.kind
+    def read(self) -> Value:
+        """The value whose numbers it computes."""
+        return self.reads[0]
+
+    @property
+    def joined(self) -> bool:
+        """Whether it adds the value at its side."""
+        return any(isinstance(node.op, Add) for node in self.nodes)
 
     @property
     def gives(self) -> Value:
@@ -60,7 +72,9 @@ class Part:
         elif self.layer is not None:
             shape = (self.layer.neurons,)
         if self.pool is not None:
-            return Value(self.reads, shape)
+            return Value(self.read.kind, shape)
+        if self.concat is not None:
+            return joined_value(self.reads, flat=self.flat)
         return Value("reals" if self.sign is None else "bits", shape)
 
     @property
@@ -79,20 +93,18 @@ class Part:
         return self.before is not None
 
 
-def line_of(net: Net) -> Sequence[Node[Op]]:
-    """The nodes, each of which reads the one before.  Raises NetworkError where a value has several readers."""
-    readers = [[index for index, node in enumerate(net.nodes) if INPUT in node.inputs], *users_of(net.nodes)]
-    for name, found in zip(["the input", *(node.name for node in net.nodes)], readers, strict=True):
-        if len(found) > 1:
-            listed = ", ".join(net.nodes[index].name for index in found)
-            raise NetworkError([f"{name}: a value that several nodes read ({listed}) cannot be packed yet"])
-    return net.line
-
-
 def entry_of(net: Net) -> Value:
     """What enters.  An image whose pixels no op tells apart, nor its channels, is a vector."""
-    first = next((node.op for node in net.nodes if not isinstance(node.op, Quantize)), None)
-    flat = isinstance(first, Flatten) or (isinstance(first, Linear) and first.window is None)
+    readers = [index for index, node in enumerate(net.nodes) if INPUT in node.inputs]
+    users = users_of(net.nodes)
+
+    def takes_all(index: int) -> bool:
+        op = net.nodes[index].op
+        if isinstance(op, Quantize):
+            return all(map(takes_all, users[index]))
+        return isinstance(op, Flatten) or (isinstance(op, Linear) and op.window is None)
+
+    flat = all(map(takes_all, readers))
     kind: Reads = "pixels"
     if isinstance(net.input, SignInput | RealInput):
         kind = net.input.kind if isinstance(net.input, RealInput) else "bits"
@@ -100,146 +112,320 @@ def entry_of(net: Net) -> Value:
 
 
 def parts_of(net: Net) -> list[Part]:
-    """The nodes of the packed network, of which each reads the one before, for a network that passed `Net.check`.
+    """The nodes of the packed network, in order, for a network that passed `Net.check`.
 
     Raises NetworkError for what cannot be packed whatever its numbers are.
     """
     return _Walk(net).parts
 
 
+@dataclass
+class _Group:
+    """Nodes of the float network that are computed together.
+
+    head: the first; nodes: those behind it that take each number by itself, in order; end: the last.  sign: the quantizer whose
+    bits it gives; pool: the pool between, `before` of the nodes stand before it.
+    """
+
+    head: int
+    nodes: list[int]
+    end: int
+    sign: int | None = None
+    pool: int | None = None
+    before: int | None = None
+
+
 class _Walk:
-    """From node to node; `at` is the next one, `value` what it reads."""
+    """First what goes together, from node to node; then the parts, in the order in which the groups end: what a group reads
+    ends before it does."""
 
     def __init__(self, net: Net) -> None:
         self.net = net
-        self.nodes = line_of(net)
+        self.nodes = net.nodes
+        self.users = users_of(net.nodes)
         self.parts: list[Part] = []
-        self.value = entry_of(net)
-        self.at = 0
-        #: Whether the map that is stored was flattened, and so has no channels in the network.
-        self.flat = False
+        self.entry = entry_of(net)
+        self.net_values = net.values
+        self.forms = self._forms()
+        #: (node or `INPUT`, form) -> the part that makes its value, or `INPUT`.
+        self.made: dict[tuple[int, Reads], int] = {(INPUT, self.entry.kind): INPUT}
+        #: Flattenings of what is stored anyway, and whose value that is.
+        self.same: dict[int, int] = {}
+        #: Nodes whose stored map was flattened, and so has no channels in the network.
+        self.flat: set[int] = set()
         if isinstance(net.input, ThresholdInput):
-            self.add(Part("input", self.value, sign=Quantize("ge"), end=INPUT, enters=True))
-        while self.at < len(self.nodes):
-            _take(self.nodes[self.at], self)
+            self.add(Part("input", (self.entry,), sign=Quantize("ge"), end=INPUT, enters=True), INPUT)
+        #: Sums that are computed with what makes one of their terms.
+        self.claimed: set[int] = set()
+        taken: set[int] = set()
+        groups = []
+        for index in range(len(net.nodes)):
+            if index not in taken:
+                group = _take(net.nodes[index], index, self)
+                taken.update([index, *group.nodes, *(at for at in (group.sign, group.pool) if at is not None)])
+                groups.append(group)
+        for group in sorted(groups, key=lambda group: group.end):
+            self.emit(group)
 
-    def add(self, part: Part) -> None:
-        self.parts.append(replace(part, raw=all(other.enters for other in self.parts)))
-        self.value = part.gives
-        self.at = self.at if part.end is None else part.end + 1
+    # ------------------------------------------------------------ what goes together
 
-    def take_layer(self, op: Linear) -> None:
-        """A layer with what follows it, and a pool that then takes its bits."""
-        if not op.binary or isinstance(self.net.input, ChannelInput):
-            self.enter_as_numbers()
-        window = op.window
-        if window is None and len(self.value.shape) == 3:
-            window = Window.whole(self.value.shape)
-        self.flat = False
-        layer = Part(self.nodes[self.at].name, self.value, layer=op, window=window)
-        nodes, at = self.run(self.at + 1, layer.gives)
-        if (sign := self.sign_at(at)) is not None and (op.binary or window is not None):
-            self.add(replace(layer, nodes=nodes, sign=sign, end=at))
-            return
-        pool = self.nodes[at].op if at < len(self.nodes) else None
-        if isinstance(pool, Pool) and pool.kind == "max" and not any(map(_bent, nodes)):
-            behind, end = self.run(at + 1, layer.gives)
-            if (sign := self.sign_at(end)) is not None:
-                self.add(replace(layer, nodes=nodes + behind, sign=sign, before=len(nodes)))
-                over = pool.window or Window.whole(self.value.shape)
-                self.add(Part(self.nodes[at].name, self.value, pool=pool, window=over, end=end))
-                return
-        self.add(self.with_numbers(replace(layer, nodes=nodes), at))
+    def only_user(self, at: int) -> int | None:
+        """The node that alone reads what a node gives."""
+        users = self.users[at]
+        return users[0] if len(users) == 1 else None
 
-    def take_values(self) -> None:
-        """Elementwise nodes by themselves, or with the sign behind them."""
-        nodes, at = self.run(self.at, self.value)
-        part = Part("", self.value, nodes=nodes, end=at - 1)
-        if (sign := self.sign_at(at)) is not None:
-            if isinstance(self.net.input, ChannelInput):
-                self.enter_as_numbers()
-            self.add(replace(part, name=self.nodes[at].name, read=self.value, sign=sign, end=at))
-            return
-        part = self.with_numbers(part, at)
-        if not part.nodes:
-            self.at = at  # nothing but a flattening
-            return
-        self.enter_as_numbers()
-        self.add(replace(part, name=part.nodes[0].name, read=self.value))
+    def run(self, at: int, joined: bool = False) -> tuple[list[int], int | None, bool]:
+        """What is computed of each number behind a node, the node that alone reads the last of that, and whether a sum with
+        another value is among it.  joined: whether there was one before, of which there may be one."""
+        found: list[int] = []
+        while (after := self.only_user(at)) is not None:
+            op = self.nodes[after].op
+            if isinstance(op, Add) and not joined and after not in self.claimed:
+                joined = True
+                self.claimed.add(after)
+            elif not isinstance(op, Flatten | Norm | Steps):
+                return found, after, joined
+            found.append(after)
+            at = after
+        return found, None, joined
 
-    def with_numbers(self, part: Part, at: int) -> Part:
+    def sign_at(self, at: int | None) -> Quantize | None:
+        """The quantizer there, if its bits are what is read of it, and nothing else."""
+        op = None if at is None else self.nodes[at].op
+        return op if at is not None and isinstance(op, Quantize) and self.forms[at] == {"bits"} else None
+
+    def with_numbers(self, group: _Group, after: int | None) -> _Group:
         """The same with the sign behind it, if there is one, that gives numbers."""
-        if at < len(self.nodes) and isinstance(self.nodes[at].op, Quantize):
-            return replace(part, nodes=(*part.nodes, self.nodes[at]), end=at)
-        return replace(part, end=at - 1)
+        if after is not None and isinstance(self.nodes[after].op, Quantize) and self.forms[after] == {"reals"}:
+            return _Group(group.head, [*group.nodes, after], after)
+        return group
 
-    def enter_as_numbers(self) -> None:
-        """Raw pixels as the real numbers that they enter as.  Raises NetworkError for inputs that are signs."""
-        bits = self.value.kind == "bits"
-        if bits and all(part.enters for part in self.parts):
-            raise NetworkError([f"{self.nodes[self.at].name}: takes numbers, and the inputs are signs: that cannot be packed"])
-        if self.value.kind == "pixels":
-            at = self.at
-            self.add(Part("input", self.value, end=INPUT, enters=True))
-            self.at = at
+    def group_layer(self, head: int, op: Linear) -> _Group:
+        """A layer with what follows it, and a pool that then takes its bits."""
+        nodes, after, joined = self.run(head)
+        end = nodes[-1] if nodes else head
+        if joined:
+            return self.with_numbers(_Group(head, nodes, end), after)
+        if self.sign_at(after) is not None and (op.binary or op.window is not None):
+            assert after is not None
+            return _Group(head, nodes, after, sign=after)
+        pool = None if after is None else self.nodes[after].op
+        if isinstance(pool, Pool) and pool.kind == "max" and not any(_bent(self.nodes[at]) for at in nodes):
+            assert after is not None
+            claimed = set(self.claimed)
+            behind, last, joined = self.run(after)
+            if self.sign_at(last) is not None and not joined:
+                assert last is not None
+                return _Group(head, nodes + behind, last, sign=last, pool=after, before=len(nodes))
+            self.claimed = claimed
+        return self.with_numbers(_Group(head, nodes, end), after)
 
-    def sign_at(self, at: int) -> Quantize | None:
-        """The quantizer there, if its bits are what binary layers read."""
-        op = self.nodes[at].op if at < len(self.nodes) else None
-        if not isinstance(op, Quantize):
-            return None
-        for node in self.nodes[at + 1 :]:
-            if isinstance(node.op, Linear):
-                return op if node.op.binary else None
-            if isinstance(node.op, Pool) and node.op.kind != "max":
-                return None
-        return None
+    def group_values(self, head: int) -> _Group:
+        """Elementwise nodes by themselves, or with the sign behind them."""
+        op = self.nodes[head].op
+        if isinstance(op, Quantize):
+            return _Group(head, [], head)
+        signs = isinstance(op, Flatten) and self.net_values[head].domain == SIGNS
+        nodes, after, joined = ([], None, False) if signs else self.run(head, isinstance(op, Add))
+        group = _Group(head, nodes, nodes[-1] if nodes else head)
+        if self.sign_at(after) is not None and not joined:
+            assert after is not None
+            return _Group(head, nodes, after, sign=after)
+        return self.with_numbers(group, after)
 
-    def run(self, start: int, value: Value) -> tuple[tuple[Node[Op], ...], int]:
-        """What is computed of each number from a node on, and the first node that is something else."""
+    def _forms(self) -> list[set[Reads]]:
+        """Of every node the forms in which its value is read; only signs are read as bits."""
+        values = self.net_values
+        forms: list[set[Reads]] = [set() for _ in self.nodes]
+        forms[-1].add("reals")
+        for index in reversed(range(len(self.nodes))):
+            node, wanted = self.nodes[index], set[Reads](("reals",))
+            if isinstance(node.op, Linear) and node.op.binary:
+                wanted = {"bits"}
+            elif isinstance(node.op, Flatten | Concat | Pool) and values[index].domain == SIGNS:
+                wanted = forms[index]
+            for read in node.inputs:
+                if read != INPUT:
+                    forms[read] |= wanted
+        return forms
+
+    # ------------------------------------------------------------ parts
+
+    def add(self, part: Part, node: int | None = None) -> int:
+        """node: the one whose value it makes."""
+        raw = all(read == INPUT or self.parts[read].enters for read in part.inputs)
+        self.parts.append(replace(part, raw=raw))
+        at = len(self.parts) - 1
+        if node is not None:
+            self.made[node, part.gives.kind] = at
+        return at
+
+    def value(self, at: int) -> Value:
+        """What a part gives, or the input."""
+        return self.entry if at == INPUT else self.parts[at].gives
+
+    def form(self, read: int, form: Reads, reader: int) -> int:
+        """The part that makes a value in a form.  Raises NetworkError for numbers of inputs that are signs."""
+        read = self.same.get(read, read)
+        if (read, form) not in self.made:
+            assert read == INPUT
+            if self.entry.kind == "bits" or isinstance(self.net.input, ThresholdInput):
+                raise NetworkError(
+                    [f"{self.nodes[reader].name}: takes numbers, and the inputs are signs: that cannot be packed"]
+                )
+            self.add(Part("input", (self.entry,), end=INPUT, enters=True), INPUT)
+        return self.made[read, form]
+
+    def entering(self, read: int, form: Reads, reader: int) -> int:
+        """The same; inputs as they enter, where each channel has the same mapping."""
+        if self.same.get(read, read) != INPUT:
+            return self.form(read, form, reader)
+        return (
+            self.form(read, "reals", reader)
+            if isinstance(self.net.input, ChannelInput)
+            else self.made.get((INPUT, "bits"), INPUT)
+        )
+
+    def emit(self, group: _Group) -> None:
+        op = self.nodes[group.head].op
+        if isinstance(op, Linear):
+            self.emit_layer(group, op)
+        elif isinstance(op, Concat):
+            self.emit_concat(group.head, op)
+        elif isinstance(op, Pool):
+            for form in sorted(self.forms[group.head]):
+                at = self.form(self.nodes[group.head].inputs[0], form, group.head)
+                window = op.window or Window.whole(self.value(at).shape)
+                name, reads = self.nodes[group.head].name, (self.value(at),)
+                self.add(Part(name, reads, (at,), pool=op, window=window, end=group.head), group.head)
+        else:
+            self.emit_values(group)
+
+    def emit_layer(self, group: _Group, op: Linear) -> None:
+        read = self.nodes[group.head].inputs[0]
+        at = self.entering(read, "bits", group.head) if op.binary else self.form(read, "reals", group.head)
+        value, window = self.value(at), op.window
+        if window is None and len(value.shape) == 3:
+            window = Window.whole(value.shape)
+        layer = Part(self.nodes[group.head].name, (value,), (at,), layer=op, window=window)
+        nodes, side, flat = self.elementwise(group.head, group.nodes, layer.gives, flat=False)
+        if side is not None:
+            layer = replace(layer, reads=(value, self.value(side)), inputs=(at, side))
+        sign = None if group.sign is None else self.nodes[group.sign].op
+        assert sign is None or isinstance(sign, Quantize)
+        if group.pool is None:
+            self.add(replace(layer, nodes=nodes, sign=sign, end=group.end), group.end)
+        else:
+            before = len([at for at in group.nodes[: group.before] if not isinstance(self.nodes[at].op, Flatten)])
+            at = self.add(replace(layer, nodes=nodes, sign=sign, before=before))
+            node, value = self.nodes[group.pool], self.value(at)
+            assert isinstance(node.op, Pool)
+            over = node.op.window or Window.whole(value.shape)
+            self.add(Part(node.name, (value,), (at,), pool=node.op, window=over, end=group.end), group.end)
+        if flat:
+            self.flat.add(group.end)
+
+    def emit_values(self, group: _Group) -> None:
+        head, op = self.nodes[group.head], self.nodes[group.head].op
+        first = list(head.inputs)
+        every = [group.head, *group.nodes]
+        if isinstance(op, Add):  # in one order for both
+            every = group.nodes
+            terms = [self.form(read, "reals", group.head) for read in head.inputs]
+            places = sorted((0, 1), key=lambda term: (len(self.value(terms[term]).shape) == 1, terms[term]), reverse=True)
+            first = [head.inputs[place] for place in places]
+        if all(isinstance(self.nodes[at].op, Flatten) for at in every) and group.sign is None and not isinstance(op, Add):
+            self.same[group.end] = self.same.get(first[0], first[0])
+            if first[0] in self.flat or math.prod(self.stored_shape(first[0])[:-1]) > 1:
+                self.flat.add(group.end)
+            return
+        forms: set[Reads] = {"reals"} if group.sign is None else {"bits"}
+        if isinstance(op, Quantize):
+            forms, every = self.forms[group.head], []
+        for form in sorted(forms):
+            at = self.entering(first[0], "reals", group.head) if form == "bits" else self.form(first[0], "reals", group.head)
+            value = self.value(at)
+            nodes, side, flat = self.elementwise(group.head, every, value, flat=first[0] in self.flat)
+            if isinstance(op, Add):
+                nodes, side = (head, *nodes), self.form(first[1], "reals", group.head)
+            inputs = (at,) if side is None else (at, side)
+            part = Part(head.name, tuple(map(self.value, inputs)), inputs, nodes, end=group.end)
+            sign = op if isinstance(op, Quantize) else None if group.sign is None else self.nodes[group.sign].op
+            if form == "bits":
+                assert isinstance(sign, Quantize)
+                part = replace(part, name=self.nodes[group.end].name, sign=sign)
+            elif isinstance(op, Quantize):
+                part = replace(part, nodes=(head,))
+            self.add(part if form == "bits" else replace(part, name=part.nodes[0].name), group.end)
+            if flat:
+                self.flat.add(group.end)
+
+    def emit_concat(self, head: int, op: Concat) -> None:
+        node = self.nodes[head]
+        if len(node.inputs) > MOST_JOINED:
+            raise NetworkError([f"{node.name}: joins {len(node.inputs)} values, at most {MOST_JOINED} can be packed"])
+        for form in sorted(self.forms[head]):
+            inputs = []
+            for read in node.inputs:
+                at = self.form(read, form, head)
+                if at == INPUT and form == "bits":
+                    raise NetworkError([f"{node.name}: joins the inputs, which are signs, with others: that cannot be packed"])
+                inputs.append(self.add(Part("input", (self.entry,), (at,))) if at == INPUT else at)
+            reads = tuple(map(self.value, inputs))
+            flat = len(self.net_values[head].shape) == 1 and any(len(value.shape) == 3 for value in reads)
+            self.add(Part(node.name, reads, tuple(inputs), concat=op, flat=flat, end=head), head)
+
+    def stored_shape(self, read: int) -> tuple[int, ...]:
+        read = self.same.get(read, read)
+        return self.value(next((at for (node, _), at in self.made.items() if node == read), INPUT)).shape
+
+    def elementwise(
+        self, before: int, nodes: list[int], value: Value, *, flat: bool
+    ) -> tuple[tuple[Node[Op], ...], int | None, bool]:
+        """The nodes that compute, of those behind `before`; what stands at their side; whether the map is flattened then.
+
+        Raises NetworkError where they have a number for each feature of a map.
+        """
         found: list[Node[Op]] = []
-        for at in range(start, len(self.nodes)):
+        side: int | None = None
+        for at in nodes:
             node = self.nodes[at]
             if isinstance(node.op, Flatten):
-                self.flat = self.flat or math.prod(value.shape[:-1]) > 1
-            elif isinstance(node.op, Norm | Steps):
-                if self.flat and any(np.ndim(array) for _, array in arrays_of(node)):
-                    shape = " x ".join(map(str, value.shape))
-                    raise NetworkError(
-                        [
-                            f"{node.name}: has a number for each feature of a flattened map of {shape}; packed networks have "
-                            "one for each channel of a map"
-                        ]
-                    )
-                found.append(node)
-            else:
-                return tuple(found), at
-        return tuple(found), len(self.nodes)
+                flat = flat or math.prod(value.shape[:-1]) > 1
+                before = at
+                continue
+            if flat and any(np.ndim(array) for _, array in arrays_of(node)):
+                shape = " x ".join(map(str, value.shape))
+                raise NetworkError(
+                    [
+                        f"{node.name}: has a number for each feature of a flattened map of {shape}; packed networks have "
+                        "one for each channel of a map"
+                    ]
+                )
+            if isinstance(node.op, Add):
+                side = self.form(node.inputs[1] if node.inputs[0] == before else node.inputs[0], "reals", at)
+            found.append(node)
+            before = at
+        return tuple(found), side, flat
 
 
-#: Op -> parts of it and of what follows it, added to the walk.
-_take: Interpretation[[_Walk], None] = Interpretation("fusion", OPS)
+#: Op -> what goes together with it and behind it.
+_take: Interpretation[[int, _Walk], _Group] = Interpretation("fusion", OPS)
 
 
 @_take.of(Linear)
-def _(op: Linear, walk: _Walk) -> None:
-    walk.take_layer(op)
+def _(op: Linear, index: int, walk: _Walk) -> _Group:
+    return walk.group_layer(index, op)
 
 
-@_take.of(Pool)
-def _(op: Pool, walk: _Walk) -> None:
-    window = op.window or Window.whole(walk.value.shape)
-    walk.add(Part(walk.nodes[walk.at].name, walk.value, pool=op, window=window, end=walk.at))
+@_take.of(Pool, Concat)
+def _(op: Pool | Concat, index: int, walk: _Walk) -> _Group:
+    return _Group(index, [], index)
 
 
-@_take.of(Norm, Steps, Quantize, Flatten)
-def _(op: Op, walk: _Walk) -> None:
-    walk.take_values()
-
-
-@_take.of(Add, Concat)
-def _(op: Op, walk: _Walk) -> None:
-    raise NetworkError([f"{walk.nodes[walk.at].name}: {type(op).__name__} cannot be packed yet"])
+@_take.of(Norm, Steps, Quantize, Flatten, Add)
+def _(op: Op, index: int, walk: _Walk) -> _Group:
+    return walk.group_values(index)
 
 
 def _bent(node: Node[Op]) -> bool:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from xnorinfer.bits import WORD_BITS, bitpack, words_for
 from xnorinfer.errors import NetworkError
-from xnorinfer.graph import INPUT, Node, chain
+from xnorinfer.graph import INPUT, Node, users_of
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Flatten, Linear, Op, Quantize
 from xnorinfer.net.reference import binary_weights
@@ -31,6 +31,7 @@ from xnorinfer.packing.packed import (
     STEP_NAMES,
     Affine,
     Binarize,
+    Concat,
     Dot,
     Elementwise,
     Mapped,
@@ -67,23 +68,25 @@ def lower(net: Net) -> Lowered:
     found = Found()
     net = stored_form(net, found)
     parts = parts_of(net)
-    named: list[tuple[str, PackedOp]] = []
-    for part, following in zip(parts, [*parts[1:], None], strict=True):
-        if part.enters:
-            named.append((part.name, _entry(net)))
-        elif part.pool is not None:
-            assert part.window is not None
-            taken = named[-1][1] if named and parts[len(named) - 1].of_bits else None
-            falling = _falling(net, parts[len(named) - 1]) if isinstance(taken, Dot) else None
-            named.append((part.name, Pool(part.pool.kind, part.window, falling, part.pool.padded)))
-        else:
-            found.problems.extend(_left_over(part, following))
-            named.append((part.name, _layer(net, part, found) if part.layer is not None else _values(net, part, found)))
+    nodes = tuple(Node(part.name, _op_of(net, parts, index, found), part.inputs) for index, part in enumerate(parts))
     if found.problems:
         raise NetworkError(found.problems)
-    return Lowered(
-        PackedModel(canonical_mapping(net.input), parts[0].read.shape, chain(named), net.profile), tuple(found.notes)
-    )
+    return Lowered(PackedModel(canonical_mapping(net.input), entry_of(net).shape, nodes, net.profile), tuple(found.notes))
+
+
+def _op_of(net: Net, parts: Sequence[Part], index: int, found: Found) -> PackedOp:
+    part = parts[index]
+    if part.enters:
+        return _entry(net)
+    if part.concat is not None:
+        return Concat(part.flat)
+    if part.pool is not None:
+        assert part.window is not None
+        before = None if part.inputs[0] == INPUT else parts[part.inputs[0]]
+        falling = _falling(net, before) if before is not None and before.of_bits else None
+        return Pool(part.pool.kind, part.window, falling, part.pool.padded)
+    found.problems.extend(_left_over(part, next((other for other in parts if index in other.inputs), None)))
+    return _layer(net, part, found) if part.layer is not None else _values(net, part, found)
 
 
 def _entry(net: Net) -> Binarize | Mapped:
@@ -101,14 +104,19 @@ def stored_form(net: Net, found: Found | None = None) -> Net:
     Where they fall from +1 to -1, the first layer takes their negation.
     """
     part = parts_of(net)[0]
-    if not part.compares_inputs or part.reads != "pixels" or part.end is None:
+    shared = sum(INPUT in node.inputs for node in net.nodes) > 1
+    if not part.compares_inputs or part.read.kind != "pixels" or part.end is None or shared:
         return net
     own = Found()
     bits = _values(net, part, own)
     assert isinstance(bits, Binarize)
     limit, rises = int(bits.limits[0]), bool(bits.mirrored[0])
     first = -limit if rises else limit + 1
-    behind = next(index for index in range(part.end + 1, len(net.nodes)) if not isinstance(net.nodes[index].op, Flatten))
+    users, behind = users_of(net.nodes), part.end
+    while behind == part.end or isinstance(net.nodes[behind].op, Flatten):
+        if len(users[behind]) != 1:
+            return net
+        (behind,) = users[behind]
     layer = net.nodes[behind].op
     if own.problems or not 1 <= first <= 255 or (bits.limits != limit).any() or (bits.mirrored != rises).any():
         return net
@@ -128,7 +136,7 @@ def stored_form(net: Net, found: Found | None = None) -> Net:
 
 def _left_over(part: Part, following: Part | None) -> Iterator[str]:
     """Functions that no sign follows and that a packed network cannot compute: it has no such step."""
-    quantized = bool(part.nodes) and isinstance(part.nodes[-1].op, Quantize)
+    quantized = bool(part.nodes) and isinstance(part.nodes[-1].op, Quantize) and not part.joined
     if part.sign is not None or (quantized and (part.layer is None or part.layer.binary)):
         return
     for node in part.nodes:
@@ -164,7 +172,7 @@ def steps_of_part(part: Part, nodes: Sequence[Node[Op]] | None = None) -> Affine
 
 def _numbers(name: str, classes: Sequence[Counts], steps: Affine, found: Found) -> Affine:
     """Steps as they are stored."""
-    if steps.ops and steps.ops[-1] == "step" and set(steps.ops) - set(STEP_NAMES):
+    if steps.ops and steps.ops[-1] == "step" and {"prelu", "tanh", "sigmoid"} & set(steps.ops) and "side" not in steps.ops:
         # Every real number is more than what the windows of several classes can reach.
         counts = classes[0] if len(classes) == 1 else Counts.of_reals(classes[0].low.size)
         return fold_to_step(name, counts, steps, found.problems)
@@ -174,7 +182,7 @@ def _numbers(name: str, classes: Sequence[Counts], steps: Affine, found: Found) 
 
 
 def _layer(net: Net, part: Part, found: Found) -> Dot:
-    name, layer, reads = part.name, part.layer, part.reads
+    name, layer, reads = part.name, part.layer, part.read.kind
     assert layer is not None
     if reads == "pixels" and layer.depth > MAX_PIXEL_DEPTH:
         found.problems.append(f"{name}: {layer.depth} pixel inputs, at most {MAX_PIXEL_DEPTH} fit 32-bit sums")

@@ -33,7 +33,10 @@ Format version 3 holds what is no chain of dense layers.  Instead of `input_bits
             {"kind": "pool", "of": "max" or "average", "window", "padded", "falling": whether it has that tensor}
             {"kind": "steps", "ops"}, {"kind": "bits"}, {"kind": "mapped"}
 
-and names for all nodes.  Tensors are called as above, N counting all nodes behind the bits of inputs, with
+Format version 4 is version 3 with what joins branches: {"kind": "concat", "flat": whether all are vectors}, which reads several
+nodes, and the operations "side", of a node with two inputs, and "prelu" in "ops".
+
+In both there are names for all nodes.  Tensors are called as above, N counting all nodes behind the bits of inputs, with
 
     layers.N.bits           (neurons, words) U64, the inputs of a neuron in the order (kernel row, kernel column, channel)
     layers.N.limits         (border classes, neurons) I32 where the border of a padded map makes several (`packed.Dot`); of a
@@ -67,11 +70,11 @@ from xnorinfer.files import write_bytes
 from xnorinfer.mappedtensors import mapped_tensors
 from xnorinfer.net.values import InputMapping, ThresholdInput, input_from_json, input_to_json
 from xnorinfer.packing.fileentries import bits_of_inputs, dense_entry, dense_layer, entry_of, node_of, whole_numbers
-from xnorinfer.packing.packed import Binarize, Dot, PackedModel, PackedOp
+from xnorinfer.packing.packed import Affine, Binarize, Concat, Dot, Elementwise, PackedModel, PackedOp
 
 KEY = "xnorinfer"
 #: The newest format.
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 
 #: Endings of files of other kinds, which a model file must not pass for -> what they are called.
@@ -163,7 +166,14 @@ def header_of(packed: PackedModel) -> dict[str, Any]:
 
 def version_of(packed: PackedModel) -> int:
     """The format that its file has: the oldest that says it, but for one that was loaded from a file of version 1."""
-    return (packed.format_version or 2) if packed.is_dense_chain else 3
+    if packed.is_dense_chain:
+        return packed.format_version or 2
+    return 4 if any(_new_in_4(node.op) for node in packed.nodes) else 3
+
+
+def _new_in_4(op: PackedOp) -> bool:
+    steps = op.steps if isinstance(op, Elementwise) else op.output if isinstance(op, Dot) else None
+    return isinstance(op, Concat) or (isinstance(steps, Affine) and bool({"prelu", "side"} & set(steps.ops)))
 
 
 def _canonical(value: dict[str, Any]) -> str:
@@ -289,7 +299,7 @@ def _mapped_tensors(path: Path) -> dict[str, NDArray[Any]]:
 
 
 #: Fields of the header by format version, but for those of all.
-FIELDS = {1: {"input_bits", "layers"}, 2: {"input_bits", "layers"}, 3: {"shape", "nodes"}}
+FIELDS = {1: {"input_bits", "layers"}, 2: {"input_bits", "layers"}, 3: {"shape", "nodes"}, 4: {"shape", "nodes"}}
 COMMON = {"format_version", "input", "names", "profile", "content_digest", "provenance", "header_digest"}
 
 
@@ -355,4 +365,7 @@ def _build_nodes(path: Path, header: dict[str, Any], mapping: InputMapping, left
     packed = PackedModel(mapping, shape, tuple(nodes), header["profile"], header["provenance"])
     if packed.is_dense_chain:
         raise MalformedModelError(f"{path}: a chain of dense layers, which format version 2 holds, says that it has version 3")
+    said, needed = header["format_version"], version_of(packed)
+    if said != needed:
+        raise MalformedModelError(f"{path}: says that it has format version {said}, what it holds is of version {needed}")
     return packed

@@ -21,6 +21,7 @@ from xnorinfer.packing.packedops import (
     STEP_NAMES,
     Affine,
     Binarize,
+    Concat,
     Dot,
     Elementwise,
     Mapped,
@@ -43,6 +44,7 @@ __all__ = [
     "STEP_NAMES",
     "Affine",
     "Binarize",
+    "Concat",
     "Dot",
     "Elementwise",
     "Mapped",
@@ -151,9 +153,13 @@ class PackedModel:
         return found
 
     def read_by(self, node: Node[PackedOp]) -> Value:
-        """What a node reads."""
-        (index,) = node.inputs
-        return self.entry if index == INPUT else self.values[index]
+        """What a node reads, of several values the first."""
+        return self.reads_of(node)[0]
+
+    def reads_of(self, node: Node[PackedOp]) -> list[Value]:
+        """All that a node reads."""
+        values = self.values
+        return [self.entry if index == INPUT else values[index] for index in node.inputs]
 
     @cached_property
     def is_dense_chain(self) -> bool:

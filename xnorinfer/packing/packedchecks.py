@@ -19,10 +19,12 @@ from xnorinfer.memory import plain
 from xnorinfer.net.values import Shape
 from xnorinfer.net.windows import MOST_SIZE, POOL_KINDS, Window, taps_by_axis
 from xnorinfer.packing.packedops import (
+    MOST_JOINED,
     PACKED_OPS,
     STEP_NAMES,
     Affine,
     Binarize,
+    Concat,
     Dot,
     Elementwise,
     Mapped,
@@ -30,6 +32,7 @@ from xnorinfer.packing.packedops import (
     Pool,
     Threshold,
     Value,
+    side_of,
     sized,
     value_of,
 )
@@ -114,6 +117,12 @@ def _(op: Mapped, where: str) -> Mapped:
     return Mapped(_plain(f"{where}: values", op.values))
 
 
+@_plain_op.of(Concat)
+def _(op: Concat, where: str) -> Concat:
+    _require_type(where, op.flat, bool)
+    return Concat(op.flat)
+
+
 def _plain_steps(where: str, steps: Affine) -> Affine:
     if not isinstance(steps.ops, tuple | list):
         raise MalformedModelError(f"{where}: steps are {steps.ops!r}, needed is a tuple of their names")
@@ -185,10 +194,21 @@ def graph_problems(nodes: Sequence[Node[PackedOp]], entry: Value) -> Iterator[st
         except MalformedModelError as error:
             yield str(error)
             return
-        if len(read) != 1:
-            yield f"{where}: reads {len(read)} nodes, needed is one"
-        else:
-            yield from _problems(node, where, read[0], None if node.inputs[0] == INPUT else nodes[node.inputs[0]].op)
+        if isinstance(node.op, Concat):
+            if not 2 <= len(read) <= MOST_JOINED:
+                yield f"{where}: joins {len(read)} nodes, needed are 2 to {MOST_JOINED}"
+            if INPUT in node.inputs or len({value.kind for value in read}) > 1 or read[0].kind == "pixels":
+                kinds = ", ".join(
+                    "the input" if other == INPUT else value.kind for other, value in zip(node.inputs, read, strict=True)
+                )
+                yield f"{where}: joins {kinds}, needed are bits or reals alone"
+            continue
+        if len(read) != 1 + side_of(node.op):
+            yield f"{where}: reads {len(read)} nodes, needed {'are two' if side_of(node.op) else 'is one'}"
+            continue
+        if len(read) == 2 and (read[1].kind != "reals" or read[1].width != values[-1].width):
+            yield f"{where}: adds {read[1].width} {read[1].kind} to {values[-1].width} numbers"
+        yield from _problems(node, where, read[0], None if node.inputs[0] == INPUT else nodes[node.inputs[0]].op)
     for index, users in enumerate(users_of(nodes)[:-1]):
         if not users:
             yield f"{place_of(nodes, index)}: nothing reads what it gives"
@@ -318,11 +338,18 @@ def _problems_of_limits(where: str, op: Dot, read: Value) -> Iterator[str]:
         yield f"{where}: limits leave the range -1..{op.depth} of mismatches{told}"
 
 
+@_problems.of(Concat)
+def _(op: Concat, where: str, read: Value, source: PackedOp | None) -> Iterator[str]:
+    yield from ()
+
+
 #: 255 * depth must stay inside int32, with room for a limit beyond either end.
 MAX_PIXEL_DEPTH = (2**31 - 2) // 255
 
 
 def _problems_of_steps(where: str, affine: Affine, neurons: int) -> Iterator[str]:
+    if affine.ops.count("side") > 1:
+        yield f"{where}: adds what stands at its side {affine.ops.count('side')} times"
     unknown = [op for op in affine.ops if op not in STEP_NAMES]
     if unknown:
         yield f"{where}: unknown steps {', '.join(map(repr, unknown))}"

@@ -8,6 +8,7 @@ part.  Around it stand pools, steps of their own, and what makes bits or real nu
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -27,9 +28,13 @@ Reads = Literal["bits", "pixels", "reals"]
 
 #: Float32 steps on a value v, with vectors a and b of one entry per neuron:
 #: mul v*a, add v+a, div v/a, fma v*a+b rounded once, clip min(max(v, a), b), step: +1 from a on, -1 up to b, 0 between.
-#: prelu v or v*a, tanh, sigmoid: only before folding.  `STEP_NAMES` are those that a packed network has.
-StepName = Literal["mul", "add", "fma", "clip", "div", "step", "prelu", "tanh", "sigmoid"]
-STEP_NAMES: tuple[StepName, ...] = ("mul", "add", "fma", "clip", "div", "step")
+#: prelu v where it is above 0, else v*a.  side: v plus the number in the same place of the node's second input, no vectors.
+#: tanh, sigmoid: only before folding.  `STEP_NAMES` are those that a packed network has.
+StepName = Literal["mul", "add", "fma", "clip", "div", "step", "prelu", "side", "tanh", "sigmoid"]
+STEP_NAMES: tuple[StepName, ...] = ("mul", "add", "fma", "clip", "div", "step", "prelu", "side")
+
+#: Values that one node joins at most.
+MOST_JOINED = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +59,9 @@ class Affine:
         """The steps of some neurons only."""
         return Affine(self.ops, self.values[:, :, neurons])
 
-    def apply(self, value: F32, *, fused: bool = True) -> F32:
-        """(rows, neurons) or (neurons,) float32 -> the same shape.  fused: whether fma is rounded once, as its meaning is."""
+    def apply(self, value: F32, side: F32 | None = None, *, fused: bool = True) -> F32:
+        """(rows, neurons) or (neurons,) float32 -> the same shape.  side: what the step of that name adds, of the same shape.
+        fused: whether fma is rounded once, as its meaning is."""
         with np.errstate(all="ignore"):
             for op, (a, b) in zip(self.ops, self.values, strict=True):
                 if op == "mul":
@@ -74,6 +80,9 @@ class Affine:
                     value = (value >= a).astype(np.float32) - (value <= b).astype(np.float32)
                 elif op == "prelu":
                     value = np.where(value > 0, value, value * a)
+                elif op == "side":
+                    assert side is not None
+                    value = value + side
                 elif op == "tanh":
                     value = tanh(value)
                 elif op == "sigmoid":
@@ -162,7 +171,8 @@ class Pool:
 
 @dataclass(frozen=True, eq=False)
 class Elementwise:
-    """Float32 steps on real numbers, those of each channel."""
+    """Float32 steps on real numbers, those of each channel.  With a step `side`, as a layer may have one, too, the node reads
+    two values, the second of as many numbers as it gives."""
 
     steps: Affine
 
@@ -183,9 +193,19 @@ class Mapped:
         )
 
 
-PackedOp: TypeAlias = Binarize | Dot | Pool | Elementwise | Mapped
+@dataclass(frozen=True, eq=False)
+class Concat:
+    """Values side by side along channels, all of bits or all of reals, pixel by pixel.
+
+    flat: all as vectors, maps line by line.
+    """
+
+    flat: bool = False
+
+
+PackedOp: TypeAlias = Binarize | Dot | Pool | Elementwise | Mapped | Concat
 #: Every op of a packed network; what interpretations of it must know.
-PACKED_OPS: tuple[type, ...] = (Binarize, Dot, Pool, Elementwise, Mapped)
+PACKED_OPS: tuple[type, ...] = (Binarize, Dot, Pool, Elementwise, Mapped, Concat)
 
 
 class Value(NamedTuple):
@@ -242,6 +262,19 @@ def outside_of(op: Dot, read: Value) -> Outside | None:
     beyond = np.repeat(~found.inside.reshape(len(found.inside), -1), op.depth // op.window.taps, axis=1)
     plus = [np.bitwise_count(op.weights & words).sum(axis=1, dtype=np.int64) for words in bitpack(beyond)]
     return Outside(found.of, op.depth - beyond.sum(axis=1, keepdims=True, dtype=np.int64), np.array(plus))
+
+
+def joined_value(reads: Sequence[Value], *, flat: bool) -> Value:
+    """Values side by side."""
+    if flat:
+        return Value(reads[0].kind, (sum(read.width for read in reads),))
+    return Value(reads[0].kind, (*reads[0].shape[:-1], sum(read.shape[-1] for read in reads)))
+
+
+def side_of(op: PackedOp) -> bool:
+    """Whether it adds its second input to what it computes."""
+    steps = op.steps if isinstance(op, Elementwise) else op.output if isinstance(op, Dot) else None
+    return isinstance(steps, Affine) and "side" in steps.ops
 
 
 # ---------------------------------------------------------------- what every op gives and stores
@@ -304,6 +337,14 @@ def _(op: Elementwise | Mapped, where: str, read: list[Value]) -> Value:
     return Value("reals", read[0].shape)
 
 
+@value_of.of(Concat)
+def _(op: Concat, where: str, read: list[Value]) -> Value:
+    if not op.flat and len({value.shape[:-1] for value in read}) > 1:
+        shapes = " and ".join(" x ".join(map(str, value.shape)) for value in read)
+        raise MalformedModelError(f"{where}: joins values of unlike shapes, {shapes}")
+    return sized(where, joined_value(read, flat=op.flat))
+
+
 @stored_arrays.of(Binarize)
 def _(op: Binarize) -> dict[str, NDArray[Any]]:
     return {"limits": op.limits, "mirrored": op.mirrored}
@@ -317,6 +358,11 @@ def _(op: Dot) -> dict[str, NDArray[Any]]:
     if isinstance(op.output, Affine):
         return {**found, "steps": op.output.values}
     raise unhandled("PackedModel.tensors", op.output)
+
+
+@stored_arrays.of(Concat)
+def _(op: Concat) -> dict[str, NDArray[Any]]:
+    return {}
 
 
 @stored_arrays.of(Pool)

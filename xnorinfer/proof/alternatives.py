@@ -68,8 +68,11 @@ class Alternative:
 
 def every(net: Net) -> Iterator[Alternative]:
     """All that a user may have meant, those that are likely first."""
+    # Where branches meet, a graph said so: its layers have no other order, nor other functions between them.
+    of_chains = (float_heads, orders, functions)
     for those in (inputs, profiles, epsilons, magnitudes, float_heads, arrays, orders, functions, weights):
-        yield from those(net)
+        if not (net.branches and those in of_chains):
+            yield from those(net)
 
 
 def _set(kind: Kind, **fields: Any) -> Change:

@@ -34,7 +34,7 @@ from xnorinfer.packing import modelfile
 from xnorinfer.packing.canonical import canonical_mapping
 from xnorinfer.packing.fusion import Part, parts_of
 from xnorinfer.packing.lower import stored_form
-from xnorinfer.packing.packed import PACKED_OPS, Binarize, Dot, Elementwise, Mapped, PackedModel, Pool
+from xnorinfer.packing.packed import PACKED_OPS, Binarize, Concat, Dot, Elementwise, Mapped, PackedModel, Pool
 from xnorinfer.proof.agreement import compare as compare_answers
 from xnorinfer.proof.answers import Answers, Progress
 from xnorinfer.proof.frameworks import framework_answers
@@ -159,9 +159,9 @@ def _structure_difference(packed: PackedModel, net: Net) -> str | None:
     if packed.shape != parts[0].read.shape:
         return f"the model takes inputs of shape {packed.shape}, the source of {parts[0].read.shape}"
     for index, (node, part, value) in enumerate(zip(packed.nodes, parts, packed.values, strict=True)):
-        if _kind(node) != _kind_of_part(part) or value != part.gives:
+        if _kind(node) != _kind_of_part(part) or value != part.gives or node.inputs != part.inputs:
             number = index - (packed.binarize is not None)
-            return f"layer {number} ({node.name}) has other shapes or kinds than the source's {part.name}"
+            return f"layer {number} ({node.name}) has other shapes, kinds or inputs than the source's {part.name}"
     return None
 
 
@@ -184,12 +184,19 @@ def _(op: Binarize | Elementwise | Mapped) -> tuple[Any, ...]:
     return (type(op),)
 
 
+@_kind.of(Concat)
+def _(op: Concat) -> tuple[Any, ...]:
+    return (Concat, op.flat)
+
+
 def _kind_of_part(part: Part) -> tuple[Any, ...]:
     if part.layer is not None:
         layer, padded = part.layer, part.window is not None and any(part.window.padding)
         return (Dot, layer.binary, layer.depth, part.window, layer.groups, layer.pad if padded else 0)
     if part.pool is not None:
         return (Pool, part.pool.kind, part.window, part.pool.padded)
+    if part.concat is not None:
+        return (Concat, part.flat)
     if part.sign is not None:
         return (Binarize,)
     return (Mapped,) if part.enters else (Elementwise,)

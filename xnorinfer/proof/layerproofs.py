@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from xnorinfer.bits import bitunpack
 from xnorinfer.engine.margins import constant
 from xnorinfer.float32 import F32
-from xnorinfer.graph import Interpretation, Node
+from xnorinfer.graph import INPUT, Interpretation, Node
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import OPS, Add, Concat, Flatten, Linear, Norm, Op, Pool, Quantize, Steps
 from xnorinfer.net.reference import binary_weights, finish_linear, follow, mapped_input
@@ -25,6 +25,7 @@ from xnorinfer.net.ties import Rule, binarize
 from xnorinfer.packing.counts import Counts, counts_of
 from xnorinfer.packing.fusion import Part, parts_of
 from xnorinfer.packing.packed import PACKED_OPS, Affine, Binarize, Dot, Elementwise, Mapped, PackedModel, Threshold
+from xnorinfer.packing.packed import Concat as PackedConcat
 from xnorinfer.packing.packed import Pool as PackedPool
 from xnorinfer.packing.threshold import I64, find_limits
 from xnorinfer.proof.answers import Progress
@@ -33,7 +34,7 @@ from xnorinfer.proof.verification import LayerProof
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """A node of the packed network, the part that it stands for, and the part before that."""
+    """A node of the packed network, the part that it stands for, and the part that this reads."""
 
     node: Node[Any]
     part: Part
@@ -44,20 +45,31 @@ class Place:
 
 def prove_parts(packed: PackedModel, net: Net, report: Progress) -> Iterator[LayerProof]:
     """All nodes, but for the one that a threshold of all inputs is.  The two are of the same structure."""
-    before: Part | None = None
-    for node, part in zip(packed.nodes, parts_of(net), strict=True):
+    parts = parts_of(net)
+    for node, part in zip(packed.nodes, parts, strict=True):
         if not (part.enters and part.sign is not None):
+            before = None if part.inputs[0] == INPUT else parts[part.inputs[0]]
             yield prove(node, Place(node, part, before, net, report))
-        before = part
 
 
 #: Op -> its proof.
 prove: Interpretation[[Place], LayerProof] = Interpretation("the proof of packed networks", PACKED_OPS)
 
 
-def source_values(part: Part, dot: F32) -> F32:
-    """What the source makes of given dots or numbers (before a sign that gives bits), (values, channels) float32."""
-    return follow(part.nodes, dot if part.layer is None else finish_linear(part.layer, dot))
+def source_values(part: Part, dot: F32, side: F32 | None = None) -> F32:
+    """What the source makes of given dots or numbers (before a sign that gives bits), (values, channels) float32.
+
+    side: what it adds, if it does, of the same shape.
+    """
+    return follow(part.nodes, dot if part.layer is None else finish_linear(part.layer, dot), side)
+
+
+def _side_of(part: Part, shape: tuple[int, ...]) -> F32 | None:
+    """Numbers that stand for what is added, of all sizes and signs, where something is."""
+    if not part.joined:
+        return None
+    rng = np.random.default_rng(0)
+    return (rng.standard_normal(shape) * 10.0 ** rng.integers(-3, 4, shape)).astype(np.float32)
 
 
 # ---------------------------------------------------------------- values one by one
@@ -108,7 +120,14 @@ def _(op: Elementwise, place: Place) -> LayerProof:
 def _compare_steps(proof: LayerProof, part: Part, steps: Affine) -> None:
     samples = np.linspace(-1000, 1000, SAMPLES, dtype=np.float32)[:, None].repeat(part.channels, 1)
     proof.values = SAMPLES
-    _compare_values(proof, samples, source_values(part, samples), steps.apply(samples))
+    side = _side_of(part, samples.shape)
+    _compare_values(proof, samples, source_values(part, samples, side), steps.apply(samples, side))
+
+
+@prove.of(PackedConcat)
+def _(op: PackedConcat, place: Place) -> LayerProof:
+    """The structure says which values stand side by side (`equal`)."""
+    return LayerProof(place.node.name, "concat", place.part.channels, "as the source joins")
 
 
 @prove.of(PackedPool)
@@ -203,6 +222,8 @@ def _chunks(
     """Blocks of counts to check, (values, neurons) int64, unmirrored."""
     if op.reads == "bits":
         proof.method, most = "every value", int(counts.high[0])
+        if part.joined:
+            proof.method = "every sum, what is added at sampled values"
         every = np.broadcast_to(np.arange(most + 1)[:, None], (most + 1, op.neurons))
     elif limits is not None:
         proof.method = "ends, both sides of the limit, samples (monotone)"
@@ -211,7 +232,7 @@ def _chunks(
         proof.method = "both ends and samples"
         every = _samples(counts)
         assert isinstance(op.output, Affine)
-        if op.output.ops and op.output.ops[-1] == "step":
+        if op.output.ops and op.output.ops[-1] == "step" and not part.joined:
             proof.method = "ends, both sides of the steps, samples (monotone)"
             every = np.concatenate([every, _beside_steps(counts, op.output), _beside_bends(counts, part)])
     for start in range(0, len(every), CHUNK):
@@ -229,14 +250,15 @@ def _prove_chunk(
     chunk: I64,
 ) -> None:
     dot = counts.accumulator(chunk)
+    side = _side_of(part, dot.shape)
     with np.errstate(all="ignore"):
-        value = source_values(part, dot)
+        value = source_values(part, dot, side)
         if limits is not None:
             assert part.sign is not None
             _compare_decisions(proof, counts, flipped, limits, chunk, value, part.sign.rule)
         else:
             assert isinstance(op.output, Affine)
-            _compare_values(proof, dot, value, op.output.apply(dot))
+            _compare_values(proof, dot, value, op.output.apply(dot, side))
 
 
 # ---------------------------------------------------------------- where to look

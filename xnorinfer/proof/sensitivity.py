@@ -115,7 +115,7 @@ def _ties(net: Net, part: Part, layer: Linear) -> LayerTies:
     near = np.abs(layer.weight / np.float32(layer.h)) <= CLOSE
     zero = layer.weight == 0
     ties = LayerTies(part.name, int(zero.sum()), int((near & ~zero).sum()))
-    if part.sign is not None and part.reads == "reals":
+    if part.sign is not None and part.read.kind == "reals":
         ties.neurons_with_zero = ties.sums_with_zero = None
     elif part.sign is not None:
         steps = steps_of_part(part)
@@ -147,13 +147,13 @@ class Folded:
         self.limits: dict[str, NDArray[np.int64]] = {}
         self.heads: dict[str, F32] = {}
         for part in parts_of(net):
-            if part.enters or part.pool is not None:
+            if part.enters or part.pool is not None or part.concat is not None:
                 continue
             if part.sign is None:
                 self.heads[part.name] = steps_of_part(part).values
                 continue
             of = part
-            if part.layer is not None and part.reads == "pixels":  # whose signs say which sums there are
+            if part.layer is not None and part.read.kind == "pixels":  # whose signs say which sums there are
                 layer = dataclasses.replace(part.layer, weight=self.first_signs * np.float32(part.layer.h))
                 of = dataclasses.replace(part, layer=layer)
             folded = fold_classes(part.name, counts_of(net.input, of), steps_of_part(part), part.sign.rule, [], [])

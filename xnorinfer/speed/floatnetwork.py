@@ -6,7 +6,7 @@ A convolution is a product with the inputs of all its windows side by side (im2c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from xnorinfer.bits import bitunpack
 from xnorinfer.errors import unhandled
 from xnorinfer.float32 import F32
 from xnorinfer.graph import INPUT, Interpretation
+from xnorinfer.memory import in_rows
 from xnorinfer.net.values import InputMapping, PixelInput, Shape
 from xnorinfer.net.windows import Window, borders
 from xnorinfer.packing.packed import (
@@ -23,6 +24,7 @@ from xnorinfer.packing.packed import (
     STEP_NAMES,
     Affine,
     Binarize,
+    Concat,
     Dot,
     Elementwise,
     Mapped,
@@ -114,6 +116,16 @@ def _(op: Elementwise, mapping: InputMapping, rows: int, shape: Shape) -> Callab
     return _with_steps(op.steps, lambda x: x)
 
 
+@_float_op.of(Concat)
+def _(op: Concat, mapping: InputMapping, rows: int, shape: Shape) -> Callable[..., F32]:
+    return lambda *reads: joined(op, reads)
+
+
+def joined(op: Concat, reads: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Values (rows, ...) side by side."""
+    return np.concatenate([in_rows(read) for read in reads] if op.flat else reads, axis=-1)
+
+
 @_float_op.of(Mapped)
 def _(op: Mapped, mapping: InputMapping, rows: int, shape: Shape) -> Callable[..., F32]:
     return lambda x: table_values(op, x)
@@ -122,7 +134,12 @@ def _(op: Mapped, mapping: InputMapping, rows: int, shape: Shape) -> Callable[..
 def _with_steps(steps: Affine, product: Callable[[Any], F32]) -> Callable[..., F32]:
     if unknown := set(steps.ops) - set(STEP_NAMES):
         raise unhandled("bench", min(unknown))
-    return lambda x: steps.apply(product(x), fused=False)
+
+    def compute(x: Any, *side: F32) -> F32:
+        value = product(x)
+        return steps.apply(value, *(other.reshape(value.shape) for other in side), fused=False)
+
+    return compute
 
 
 def _product(op: Dot, rows: int) -> Callable[[NDArray[Any]], F32]:
@@ -273,7 +290,7 @@ def _(op: Dot, mapping: InputMapping, read: list[NDArray[Any]]) -> NDArray[np.fl
     if op.reads == "pixels":
         assert isinstance(mapping, PixelInput)
         dot = (mapping.slope * dot + mapping.intercept * weight_sums(op, shape)) / mapping.divisor
-    return op.output.apply(dot.astype(np.float32)).astype(np.float64)
+    return _stepped(op.output, dot.astype(np.float32), read)
 
 
 @_exact.of(Pool)
@@ -284,7 +301,18 @@ def _(op: Pool, mapping: InputMapping, read: list[NDArray[Any]]) -> NDArray[np.f
 
 @_exact.of(Elementwise)
 def _(op: Elementwise, mapping: InputMapping, read: list[NDArray[Any]]) -> NDArray[np.float64]:
-    return op.steps.apply(read[0].astype(np.float32)).astype(np.float64)
+    return _stepped(op.steps, read[0].astype(np.float32), read)
+
+
+def _stepped(steps: Affine, value: F32, read: list[NDArray[Any]]) -> NDArray[np.float64]:
+    """Steps on a value of a node that reads all these."""
+    side = (other.astype(np.float32).reshape(value.shape) for other in read[1:])
+    return steps.apply(value, *side).astype(np.float64)
+
+
+@_exact.of(Concat)
+def _(op: Concat, mapping: InputMapping, read: list[NDArray[Any]]) -> NDArray[np.float64]:
+    return joined(op, read).astype(np.float64)
 
 
 @_exact.of(Mapped)

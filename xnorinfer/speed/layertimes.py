@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.engine.plan import Plan
-from xnorinfer.graph import Interpretation
-from xnorinfer.packing.packed import PACKED_OPS, Binarize, Dot, Elementwise, Mapped, PackedModel, Pool
+from xnorinfer.graph import INPUT, Interpretation
+from xnorinfer.packing.packed import PACKED_OPS, Binarize, Concat, Dot, Elementwise, Mapped, PackedModel, Pool
 from xnorinfer.speed.timing import REFILL_SECONDS, SETTLE_SECONDS, Call, Timing, in_turns
 
 #: Op -> its operations for each number that it gives: 2 for a multiply-accumulate, as everywhere, 1 for a compare.
 _operations: Interpretation[[], int] = Interpretation("bench.operations", PACKED_OPS)
 
 
-@_operations.of(Binarize, Mapped)
-def _(op: Binarize | Mapped) -> int:
+@_operations.of(Binarize, Mapped, Concat)
+def _(op: Binarize | Mapped | Concat) -> int:
     return 1
 
 
@@ -95,20 +95,25 @@ def profile(plan: Plan, x: NDArray[Any], seconds: float) -> Profile:
     turns for about so many seconds."""
     packed: PackedModel = plan.packed
     outputs = plan.trace(x)
-    sources = [x, *outputs[:-1]]
     calls: dict[int, Call] = {
-        index: partial(plan.run_nodes, source, np.empty_like(output), index, index + 1)
-        for index, (source, output) in enumerate(zip(sources, outputs, strict=True))
+        index: partial(
+            plan.run_nodes,
+            [x if read == INPUT else outputs[read] for read in node.inputs],
+            np.empty_like(output),
+            index,
+            index + 1,
+        )
+        for index, (node, output) in enumerate(zip(packed.nodes, outputs, strict=True))
     }
     calls[-1] = partial(plan.run, x)
     timings = in_turns(calls, seconds, settle=SETTLE_SECONDS if plan.threads > 1 else REFILL_SECONDS)
-    values = [packed.entry, *packed.values]
+    values = packed.values
     nodes = tuple(
         NodeTime(
             node.name,
+            " + ".join(f"{value.width} {value.kind}" for value in packed.reads_of(node)),
             f"{values[index].width} {values[index].kind}",
-            f"{values[index + 1].width} {values[index + 1].kind}",
-            _operations(node) * values[index + 1].width * len(x),
+            _operations(node) * values[index].width * len(x),
             timings[index],
         )
         for index, node in enumerate(packed.nodes)

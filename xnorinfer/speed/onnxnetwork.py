@@ -20,6 +20,7 @@ from xnorinfer.packing.packed import (
     PACKED_OPS,
     Affine,
     Binarize,
+    Concat,
     Dot,
     Elementwise,
     Mapped,
@@ -68,11 +69,15 @@ class _Graph:
             return self.cast(condition, np.uint8)
         return self.add("Where", condition, np.array([1], np.float32), np.array([-1], np.float32))
 
-    def steps(self, value: str, steps: Affine, shape: Shape) -> str:
-        """Steps on a value of that shape."""
+    def steps(self, value: str, steps: Affine, shape: Shape, *side: str) -> str:
+        """Steps on a value of that shape.  side: what is added."""
         for op, values in zip(known_steps(steps).ops, steps.values, strict=True):
             a, b = (of_channels(one, shape) for one in values)
-            if op == "step":
+            if op == "side":
+                value = self.add("Add", value, *side)
+            elif op == "prelu":
+                value = self.add("PRelu", value, a)
+            elif op == "step":
                 above, below = self.add("GreaterOrEqual", value, a), self.add("LessOrEqual", value, b)
                 value = self.add("Sub", self.cast(above, np.float32), self.cast(below, np.float32))
             else:
@@ -101,8 +106,18 @@ def _ways(window: Window) -> dict[str, Any]:
 
 
 #: Op -> the name of its value in the graph: (..., graph, name of what it reads, whether that is the network's input, shapes of
-#: what it reads and gives).
-_onnx_op: Interpretation[[_Graph, str, bool, Shape, Shape], str] = Interpretation("bench.onnx", PACKED_OPS)
+#: what it reads and gives, names and shapes of what else it reads).
+_onnx_op: Interpretation[..., str] = Interpretation("bench.onnx", PACKED_OPS)
+
+
+def _of_shape(graph: _Graph, value: str, shape: Shape, wanted: Shape) -> str:
+    """A value as another of as many numbers: maps as vectors line by line, or vectors as maps."""
+    if shape == wanted:
+        return value
+    if len(shape) == 3:
+        value = graph.add("Transpose", value, perm=(0, 2, 3, 1))
+    value = graph.add("Reshape", value, np.array([-1, *wanted], np.int64))
+    return graph.add("Transpose", value, perm=(0, 3, 1, 2)) if len(wanted) == 3 else value
 
 
 @_onnx_op.of(Binarize)
@@ -113,7 +128,7 @@ def _(op: Binarize, graph: _Graph, value: str, raw: bool, shape: Shape, gives: S
 
 
 @_onnx_op.of(Dot)
-def _(op: Dot, graph: _Graph, value: str, raw: bool, shape: Shape, gives: Shape) -> str:
+def _(op: Dot, graph: _Graph, value: str, raw: bool, shape: Shape, gives: Shape, *side: tuple[str, Shape]) -> str:
     steps = steps_behind(op)
     if graph.integers and op.binary and op.reads != "reals":
         product, mean = _integer_product(op, graph, value, raw, shape)
@@ -129,7 +144,7 @@ def _(op: Dot, graph: _Graph, value: str, raw: bool, shape: Shape, gives: Shape)
                 if graph.integers
                 else graph.add("Sign", value)
             )
-    return graph.steps(value, steps, gives)
+    return graph.steps(value, steps, gives, *(_of_shape(graph, *one, gives) for one in side))
 
 
 def _kernels(op: Dot, window: Window, weights: NDArray[Any]) -> NDArray[Any]:
@@ -228,8 +243,14 @@ def _(op: Pool, graph: _Graph, value: str, raw: bool, shape: Shape, gives: Shape
 
 
 @_onnx_op.of(Elementwise)
-def _(op: Elementwise, graph: _Graph, value: str, raw: bool, shape: Shape, gives: Shape) -> str:
-    return graph.steps(value, op.steps, shape)
+def _(op: Elementwise, graph: _Graph, value: str, raw: bool, shape: Shape, gives: Shape, *side: tuple[str, Shape]) -> str:
+    return graph.steps(value, op.steps, shape, *(_of_shape(graph, *one, gives) for one in side))
+
+
+@_onnx_op.of(Concat)
+def _(op: Concat, graph: _Graph, value: str, raw: bool, shape: Shape, gives: Shape, *others: tuple[str, Shape]) -> str:
+    reads = [(value, shape), *others]
+    return graph.add("Concat", *(_of_shape(graph, *one, (math.prod(one[1]),)) if op.flat else one[0] for one in reads), axis=1)
 
 
 @_onnx_op.of(Mapped)
@@ -249,8 +270,9 @@ def onnx_model(packed: PackedModel, rows: int, integers: bool) -> bytes:
         maps = graph.add("Reshape", "x", np.array([rows, *packed.shape], np.int64))
         names[INPUT] = graph.add("Transpose", maps, perm=(0, 3, 1, 2))
     for index, node in enumerate(packed.nodes):
-        (read,) = node.inputs
-        names[index] = _onnx_op(node, graph, names[read], read == INPUT, shapes[read], shapes[index])
+        read, *others = node.inputs
+        beside = [(names[other], shapes[other]) for other in others]
+        names[index] = _onnx_op(node, graph, names[read], read == INPUT, shapes[read], shapes[index], *beside)
         if packed.values[index].kind == "bits":
             graph.of_bits.add(names[index])
     last = names[len(packed.nodes) - 1]

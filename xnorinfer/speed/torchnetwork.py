@@ -14,7 +14,7 @@ from xnorinfer.float32 import F32
 from xnorinfer.graph import INPUT, Interpretation
 from xnorinfer.net.values import InputMapping, Shape
 from xnorinfer.net.windows import Window
-from xnorinfer.packing.packed import PACKED_OPS, Affine, Binarize, Dot, Elementwise, Mapped, PackedModel, Pool
+from xnorinfer.packing.packed import PACKED_OPS, Affine, Binarize, Concat, Dot, Elementwise, Mapped, PackedModel, Pool
 from xnorinfer.speed.floatnetwork import border_of
 from xnorinfer.speed.peernetwork import Peer, known_steps, product_of, shapes_of, steps_behind
 
@@ -47,7 +47,7 @@ def _(op: Dot, mapping: InputMapping, shape: Shape) -> Callable[..., Any]:
     steps = steps_behind(op)
     if steps is None:
         return lambda x: product(x).sign_()
-    return lambda x: _stepped(steps, product(x))
+    return lambda x, *side: _stepped(steps, product(x), *side)
 
 
 def _matrix(weights: F32, bias: F32) -> Callable[[Any], Any]:
@@ -78,14 +78,27 @@ def _convolution(op: Dot, window: Window, weights: F32, bias: F32) -> Callable[[
     return convolve
 
 
-def _stepped(steps: Affine, x: Any) -> Any:
-    """Steps on vectors or maps."""
+def _stepped(steps: Affine, x: Any, *side: Any) -> Any:
+    """Steps on vectors or maps.  side: what is added, of as many numbers."""
     import torch
 
-    if x.ndim == 2:
-        return torch.from_numpy(steps.apply(x.numpy(), fused=False))
-    values = steps.apply(x.permute(0, 2, 3, 1).contiguous().numpy(), fused=False)
-    return torch.from_numpy(values).permute(0, 3, 1, 2)
+    channels_last, *others = (_channels_last(value).contiguous().numpy() for value in (x, *side))
+    values = steps.apply(channels_last, *(other.reshape(channels_last.shape) for other in others), fused=False)
+    made = torch.from_numpy(values)
+    return made if x.ndim == 2 else made.permute(0, 3, 1, 2)
+
+
+def _channels_last(x: Any) -> Any:
+    return x if x.ndim == 2 else x.permute(0, 2, 3, 1)
+
+
+@_torch_op.of(Concat)
+def _(op: Concat, mapping: InputMapping, shape: Shape) -> Callable[..., Any]:
+    import torch
+
+    if op.flat:
+        return lambda *reads: torch.cat([_channels_last(read).flatten(1) for read in reads], dim=1)
+    return lambda *reads: torch.cat(reads, dim=1)
 
 
 @_torch_op.of(Pool)
@@ -123,7 +136,7 @@ def _(op: Pool, mapping: InputMapping, shape: Shape) -> Callable[..., Any]:
 @_torch_op.of(Elementwise)
 def _(op: Elementwise, mapping: InputMapping, shape: Shape) -> Callable[..., Any]:
     steps = known_steps(op.steps)
-    return lambda x: _stepped(steps, x)
+    return lambda x, *side: _stepped(steps, x, *side)
 
 
 @_torch_op.of(Mapped)

@@ -52,7 +52,8 @@ def open_as_read(net: Net, source_format: str) -> Program:
             answer: Array = known[len(known) - 2].flatten(1).numpy()
         return answer
 
-    signs = None if first_sign is None else lambda x: run(x, first_sign + 1)
+    # Where a value goes around the first sign, its bits are not all that is left open.
+    signs = None if first_sign is None or net.branches else lambda x: run(x, first_sign + 1)
     original = source_format in TORCH_FORMATS
     return Program("torch", torch.__version__, net.input, None, net.shape, run, signs, whole=False, original=original)
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from xnorinfer.errors import unhandled
 from xnorinfer.float32 import F32
-from xnorinfer.graph import Interpretation
+from xnorinfer.graph import INPUT, Interpretation
 from xnorinfer.memory import in_rows
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import OPS, Add, Concat, Flatten, Linear, Norm, Pool, Quantize, Step, Steps
@@ -55,9 +55,9 @@ class RoundedNet:
 
     def __init__(self, net: Net) -> None:
         self.net = net
-        self.nodes = net.line
+        self.nodes = net.nodes
         signs = [index for index, node in enumerate(self.nodes) if isinstance(node.op, Quantize)]
-        self.first_sign, self.last_sign = (signs[0], signs[-1]) if signs else (-1, -1)
+        self.first_sign = signs[0] if signs else -1
         self._weights = {id(op): (binary_weights(op) if op.binary else op.weight).astype(np.float64) for _, op in net.linears}
 
     def _start(self, x: NDArray[Any]) -> Bounded:
@@ -71,9 +71,7 @@ class RoundedNet:
     def exact(self, x: NDArray[Any]) -> tuple[list[F32], Bounded]:
         """What every node gives for raw inputs (rows, depth), and the scores with those bits, bounded."""
         outputs = [value for _, value in node_outputs(self.net, x)]
-        if self.last_sign < 0:
-            return outputs, self._through(0, len(self.nodes), self._start(x))
-        return outputs, self._through(self.last_sign + 1, len(self.nodes), _exact(outputs[self.last_sign]))
+        return outputs, self._bounded(len(self.nodes) - 1, x, outputs)
 
     @functools.cached_property
     def behind(self) -> RoundedNet:
@@ -83,28 +81,41 @@ class RoundedNet:
 
     def tried(self, x: NDArray[Any]) -> Iterator[Bounded]:
         """The scores (1, classes) of one raw sample x (1, depth), for every choice of bits that rounding leaves open."""
-        return itertools.islice(self._walk(0, self._start(x)), TRIES)
+        return itertools.islice(self._walk(0, {INPUT: self._start(x)}), TRIES)
 
     def first_open(self, x: NDArray[Any]) -> NDArray[np.bool_]:
         """(rows, neurons), or of pixels: bits of the first sign that rounding leaves open, for raw inputs (rows, depth)."""
         sign = self.nodes[self.first_sign].op
         assert isinstance(sign, Quantize)
-        return _is_open(sign, self._through(0, self.first_sign, self._start(x)))
+        return _is_open(sign, self._bounded(self.nodes[self.first_sign].inputs[0], x, ()))
 
-    def _through(self, begin: int, end: int, now: Bounded) -> Bounded:
-        for index in range(begin, end):
-            now = rounding(self.nodes[index], now, self._weights)
-        return now
+    def _bounded(self, wanted: int, x: NDArray[Any], outputs: Sequence[F32]) -> Bounded:
+        """What a node gives, or the input; signs before it are those of the outputs of all nodes."""
+        needed, known = {wanted}, {INPUT: self._start(x)}
+        for index in range(wanted, -1, -1):
+            if index in needed and (index == wanted or not isinstance(self.nodes[index].op, Quantize)):
+                needed.update(self.nodes[index].inputs)
+        for index in sorted(needed - {INPUT}):
+            if index != wanted and isinstance(self.nodes[index].op, Quantize):
+                known[index] = _exact(outputs[index])
+            else:
+                known[index] = self._next(index, known)
+        return known[wanted]
 
-    def _walk(self, begin: int, now: Bounded) -> Iterator[Bounded]:
+    def _next(self, index: int, known: Mapping[int, Bounded]) -> Bounded:
+        first, *others = (known[read] for read in self.nodes[index].inputs)
+        return rounding(self.nodes[index], first, self._weights, *others)
+
+    def _walk(self, begin: int, known: dict[int, Bounded]) -> Iterator[Bounded]:
+        """known: what the nodes before give."""
         for index in range(begin, len(self.nodes)):
-            op = self.nodes[index].op
-            if isinstance(op, Quantize):
-                for bits in _open_bits(op, now):
-                    yield from self._walk(index + 1, _exact(bits))
+            node = self.nodes[index]
+            if isinstance(node.op, Quantize):
+                for bits in _open_bits(node.op, known[node.inputs[0]]):
+                    yield from self._walk(index + 1, {**known, index: _exact(bits)})
                 return
-            now = rounding(self.nodes[index], now, self._weights)
-        yield now
+            known[index] = self._next(index, known)
+        yield known[len(self.nodes) - 1]
 
 
 def _exact(bits: NDArray[Any]) -> Bounded:

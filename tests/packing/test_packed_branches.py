@@ -1,0 +1,163 @@
+"""Networks that branch, packed: what is stored is the network, whatever reads a value and how often."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import conv_networks
+import numpy as np
+import pytest
+from branching_networks import PUBLISHED, Graph, random_branching_network
+from conv_networks import MAPPINGS
+from networks import random_inputs
+from packed_networks import expected
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from xnorinfer.errors import MalformedModelError, NetworkError
+from xnorinfer.net.network import Net
+from xnorinfer.net.reference import node_outputs
+from xnorinfer.packing.description import describe
+from xnorinfer.packing.fusion import parts_of
+from xnorinfer.packing.lower import lower, stored_form
+from xnorinfer.packing.modelfile import KEY, header_of, load, save
+from xnorinfer.packing.packed import Affine, Concat, Dot, Elementwise, PackedModel
+
+KINDS = ("range", "threshold", "reals", "channels", "normalize", "signs")
+
+
+def compare(net: Net, rows: int = 3) -> PackedModel:
+    """Every value of the packed network is that of the network."""
+    model = lower(net).packed
+    assert model.check() == []
+    stored = stored_form(net)
+    x = random_inputs(np.random.default_rng(0), net.input, rows, net.depth)
+    wanted = [value for _, value in node_outputs(net, x)]
+    gone = len(net.nodes) - len(stored.nodes)
+    for part, value, found in zip(parts_of(stored), model.values, expected(model, x), strict=True):
+        if part.end is None or part.enters:
+            continue
+        got = value.signs(found) if value.kind == "bits" else found
+        np.testing.assert_array_equal(got, wanted[part.end + gone].reshape(rows, -1), err_msg=part.name)
+    return model
+
+
+@pytest.mark.parametrize("seed", range(120))
+def test_random_networks(seed: int) -> None:
+    net = random_branching_network(seed, MAPPINGS[KINDS[seed % len(KINDS)]])
+    assert net.check() == []
+    try:
+        compare(net)
+    except NetworkError as error:
+        refused = [text for text in error.problems if "one threshold cannot say" not in text and "where such" not in text]
+        if refused:
+            raise
+        compare(random_branching_network(seed, MAPPINGS[KINDS[seed % len(KINDS)]], awkward=False, falling=False))
+
+
+@pytest.mark.parametrize("kind", PUBLISHED)
+def test_published_kinds(kind: str) -> None:
+    model = compare(PUBLISHED[kind](0, MAPPINGS["channels"], (6, 6, 3), 16), 2)
+    assert len(model.nodes) < len(PUBLISHED[kind](0, MAPPINGS["channels"], (6, 6, 3), 16).nodes)
+
+
+# ---------------------------------------------------------------- files
+
+
+def small() -> PackedModel:
+    """Every way to join: side by side, as vectors, at the side of steps and of a layer."""
+    model = lower(PUBLISHED["reactnet"](0, MAPPINGS["reals"], (4, 4, 3), 6)).packed
+    assert any(isinstance(node.op, Concat) for node in model.nodes)
+    return model
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_files_of_branches_and_back(seed: int, tmp_path: Path) -> None:
+    model = lower(random_branching_network(400 + seed, MAPPINGS[KINDS[seed % len(KINDS)]], falling=False)).packed
+    save(model, tmp_path / "m")
+    other = load(tmp_path / "m")
+    assert header_of(other) == header_of(model)
+    assert header_of(model)["format_version"] in (3, 4)
+    assert [node.inputs for node in other.nodes] == [node.inputs for node in model.nodes]
+    save(other, tmp_path / "again")
+    assert (tmp_path / "m").read_bytes() == (tmp_path / "again").read_bytes()
+    described = describe(model)["layers"]
+    assert [len(one["of"]) for one in described] == [len(node.inputs) for node in model.layers]
+
+
+def test_a_chain_of_maps_has_the_format_that_it_had_and_joins_a_newer_one() -> None:
+    chain = lower(conv_networks.random_conv_network(1, MAPPINGS["reals"], awkward=False)).packed
+    assert header_of(chain)["format_version"] == 3
+    assert header_of(small())["format_version"] == 4
+
+
+def with_node(model: PackedModel, kind: type, **parts: Any) -> PackedModel:
+    """The first node of a kind with two inputs otherwise."""
+    at = next(at for at, node in enumerate(model.nodes) if type(node.op) is kind and len(node.inputs) == 2)
+    return replace(model, nodes=(*model.nodes[:at], replace(model.nodes[at], **parts), *model.nodes[at + 1 :]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "parts", "message"),
+    [
+        (Concat, {"inputs": (3,)}, "joins 1 nodes, needed are 2 to 64"),
+        (Concat, {"inputs": (1,) * 65}, "joins 65 nodes"),
+        (Concat, {"inputs": (-1, -1)}, "joins the input, the input"),
+        (Concat, {"inputs": (0, 1)}, "joins reals, bits, needed are bits or reals alone"),
+        (Concat, {"inputs": (3, 99)}, "needed are -1 to"),
+        (Concat, {"op": Concat(1)}, "does not know the class int"),  # type: ignore[arg-type]
+        (Concat, {"op": Concat(flat=True)}, "has a window, but reads a vector"),
+        (Dot, {"inputs": (1,)}, "reads 1 nodes, needed are two"),
+        (Dot, {"inputs": (1, 0, 0)}, "reads 3 nodes, needed are two"),
+        (Dot, {"inputs": (1, 1)}, "adds 96 bits to 96 numbers"),
+        (Dot, {"inputs": (1, -1)}, "adds 48 reals to 96 numbers"),
+        (Elementwise, {"inputs": (0,)}, "reads 1 nodes, needed are two"),
+    ],
+)
+def test_joins_that_do_not_fit_are_named(kind: type, parts: dict[str, Any], message: str) -> None:
+    model = small()
+    if kind is Elementwise:
+        model = lower(joined_steps()).packed
+    problems = with_node(model, kind, **parts).check()
+    assert any(message in problem for problem in problems), problems
+
+
+def joined_steps() -> Net:
+    """A sum whose terms both have other readers."""
+    made = Graph(0, MAPPINGS["reals"], (4, 4, 3))
+    stem = made.stem(6)
+    sums = made.layer(made.sign(stem), 6)
+    return made.head(made.join(made.plus(stem, sums), sums))
+
+
+def test_what_stands_at_the_side_is_added_once() -> None:
+    model = small()
+    at = next(at for at, node in enumerate(model.nodes) if isinstance(node.op, Dot) and len(node.inputs) == 2)
+    steps = model.nodes[at].op.output
+    twice = Affine((*steps.ops, "side"), np.concatenate([steps.values, steps.values[:1]]))
+    other = replace(model.nodes[at], op=replace(model.nodes[at].op, output=twice))
+    problems = replace(model, nodes=(*model.nodes[:at], other, *model.nodes[at + 1 :])).check()
+    assert any("adds what stands at its side 2 times" in problem for problem in problems)
+
+
+def test_entries_of_joins_are_checked(tmp_path: Path) -> None:
+    save(small(), tmp_path / "m")
+    with safe_open(tmp_path / "m", framework="numpy") as container:
+        header = json.loads(container.metadata()[KEY])
+        tensors = {name: container.get_tensor(name) for name in container.keys()}  # noqa: SIM118
+    entry = next(entry for entry in header["nodes"] if entry["kind"] == "concat")
+    for change, message in (({"flat": 0}, "flat is neither"), ({"more": 1}, "is no node of format"), ({"inputs": []}, "whole")):
+        before = dict(entry)
+        entry.update(change)
+        save_file(tensors, tmp_path / "other", metadata={KEY: json.dumps(header)})
+        with pytest.raises(MalformedModelError, match=message):
+            load(tmp_path / "other")
+        entry.clear()
+        entry.update(before)
+    header["format_version"] = 3
+    save_file(tensors, tmp_path / "other", metadata={KEY: json.dumps(header)})
+    with pytest.raises(MalformedModelError, match="says that it has format version 3, what it holds is of version 4"):
+        load(tmp_path / "other")

@@ -1,0 +1,72 @@
+"""Proofs of networks that branch: every layer holds, and a change of any of its numbers or of what it reads is found."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from branching_networks import PUBLISHED, random_branching_network
+from conv_networks import MAPPINGS
+
+from xnorinfer.net.network import Net
+from xnorinfer.packing.lower import lower, stored_form
+from xnorinfer.packing.packed import Affine, Binarize, Concat, Dot, Elementwise, PackedModel
+from xnorinfer.proof.equal import _structure_difference
+from xnorinfer.proof.layerproofs import prove_parts
+from xnorinfer.proof.sensitivity import sensitivity
+
+
+def differences(packed: PackedModel, net: Net) -> list[str]:
+    stored = stored_form(net)
+    structure = _structure_difference(packed, stored)
+    if structure is not None:
+        return [structure]
+    return [proof.first for proof in prove_parts(packed, stored, lambda what, done, total: None) if proof.first]
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_every_layer_is_proved(seed: int) -> None:
+    kind = ("range", "threshold", "reals", "channels", "raw", "signs")[seed % 6]
+    net = random_branching_network(200 + seed, MAPPINGS[kind], falling=False)
+    assert differences(lower(net).packed, net) == []
+
+
+@pytest.mark.parametrize("kind", PUBLISHED)
+def test_published_kinds_and_what_is_changed_in_them(kind: str) -> None:
+    net = PUBLISHED[kind](2, MAPPINGS["range"], (6, 6, 3), 16)
+    packed = lower(net).packed
+    assert differences(packed, net) == []
+    for index, node in enumerate(packed.nodes):
+        for op in changed(node.op):
+            other = replace(packed, nodes=(*packed.nodes[:index], replace(node, op=op), *packed.nodes[index + 1 :]))
+            assert other.check() == []
+            assert differences(other, net) != [], node.name
+        if len(node.inputs) == 2 and node.inputs[0] != node.inputs[1]:
+            swapped = replace(node, inputs=(node.inputs[0], node.inputs[0]))
+            other = replace(packed, nodes=(*packed.nodes[:index], swapped, *packed.nodes[index + 1 :]))
+            assert other.check() or differences(other, net) != []
+
+
+def changed(op: object) -> list[Dot | Elementwise | Binarize | Concat]:
+    """The same op with one number otherwise."""
+    found: list[Dot | Elementwise | Binarize | Concat] = []
+    steps = op.steps if isinstance(op, Elementwise) else op.output if isinstance(op, Dot) else None
+    if isinstance(steps, Affine) and (places := [at for at, step in enumerate(steps.ops) if step in ("mul", "add", "prelu")]):
+        values = steps.values.copy()
+        values[places[-1], 0, -1] += 1
+        other = Affine(steps.ops, values)
+        found.append(Elementwise(other) if isinstance(op, Elementwise) else replace(op, output=other))  # type: ignore[type-var]
+    if isinstance(op, Binarize) and op.limits.dtype == np.float32:
+        limits = op.limits.copy()
+        limits[0] = np.nextafter(limits[0], np.float32(np.inf))
+        found.append(replace(op, limits=limits))
+    return found
+
+
+def test_other_assumptions_are_tried() -> None:
+    net = PUBLISHED["bi-real"](2, MAPPINGS["range"], (5, 5, 3), 8)
+    packed = lower(net).packed
+    x = np.random.default_rng(0).integers(0, 256, (5, net.depth), dtype=np.uint8)
+    found = sensitivity(net, packed, x)
+    assert any(effect.thresholds or effect.head_values for effect in found.alternatives)
