@@ -27,6 +27,7 @@ from xnorinfer.converters.reading import (
     ConvertOptions,
     Notes,
     Reading,
+    Remark,
     default_warning,
     function_named,
     glorot,
@@ -413,7 +414,7 @@ def _assume_epsilon(parts: Sequence[LayerPart], options: ConvertOptions, default
         value = f"{defaults.epsilon:g} ({defaults.epsilon_reason})"
         notes.assumptions.append(Assumption(EPSILON, value, "default"))
         if defaults.epsilon_warning:
-            notes.warnings.append(f"{defaults.epsilon_warning}{_epsilon_weight(with_variance)}")
+            notes.warnings.append(Remark(f"{defaults.epsilon_warning}{_epsilon_weight(with_variance)}", EPSILON))
 
 
 def _epsilon_weight(norms: Sequence[Norm]) -> str:

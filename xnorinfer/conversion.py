@@ -101,8 +101,7 @@ def pack_reading(reading: Reading, options: ConvertOptions, name: str, digest: s
     except NetworkError as error:
         raise NetworkError(error.problems, about=name, understood=reading) from None
     defaults = tuple(measure_defaults(reading))
-    measured = [default.warning() for default in defaults if default.changing]
-    warnings = merged([*reading.warnings, *measured, *lowered.notes])
+    warnings = merged([*_with_effects(reading.warnings, [one for one in defaults if one.changing]), *lowered.notes])
     provenance: dict[str, Any] = {
         "source": name,
         "format": reading.source,
@@ -116,6 +115,21 @@ def pack_reading(reading: Reading, options: ConvertOptions, name: str, digest: s
     if reading.channels_first:  # as rows of images may come, then
         provenance["channels_first"] = True
     return Conversion(dataclasses.replace(lowered.packed, provenance=provenance), reading, options, defaults, warnings)
+
+
+def _with_effects(warnings: Iterable[str], defaults: Iterable[Default]) -> list[str]:
+    """Warnings of a reading, and of its defaults; what a remark is about already is not said twice, but measured there."""
+    from xnorinfer.converters.reading import Remark
+
+    found = list(warnings)
+    for default in defaults:
+        about = (index for index, text in enumerate(found) if isinstance(text, Remark) and text.about == default.what)
+        index = next(about, None)
+        if index is None:
+            found.append(default.warning())
+        else:
+            found[index] = f"{found[index]}. {default.effect()}"
+    return found
 
 
 #: Warnings that say the same of so many layers or tensors are one.

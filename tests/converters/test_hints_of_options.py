@@ -87,7 +87,7 @@ def test_ties_that_nothing_decides(tmp_path: Path, profile: str) -> None:
     layers[0].weight[:3, 1] = 0
     path = write_npz(tmp_path / "net.npz", **named_arrays(layers))
     text = told(path, *GIVEN[2:])
-    assert "--profile decides" in text
+    assert "Your training code says which is right; give it with --profile" in text
     given = option(text, "--profile", profile)
     equal(after_options(path, tmp_path, *given, *GIVEN[2:]), forward(layers, at_zero=1 if profile == "ge-zero" else -1))
 

@@ -19,7 +19,18 @@ from xnorinfer.keywords import ConvertKeywords
 from xnorinfer.spelling import in_python
 
 #: Options that only the command line has, and that texts may name.
-ONLY_THERE = {"--write-net", "--framework", "--layer", "--name", "--plot", "--labels", "--margins", "--resize", "--invert"}
+ONLY_THERE = {
+    "--write-net",
+    "--certificate",
+    "--framework",
+    "--layer",
+    "--name",
+    "--plot",
+    "--labels",
+    "--margins",
+    "--resize",
+    "--invert",
+}
 
 
 @pytest.mark.parametrize(

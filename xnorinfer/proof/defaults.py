@@ -41,16 +41,39 @@ class Default:
         return [other for other in self.alternatives if other.any]
 
     def warning(self) -> str:
-        """A default that changes results, and by how much."""
-        effects = []
+        """A default that changes results: what it is, why it matters, and what to type."""
+        return (
+            f"{self.what} ({MEANINGS[self.what]}): the file does not say it, so the default is used: {self.value}. "
+            f"{self.effect()} Your training code says which is right; give it with {self.option}"
+        )
+
+    def effect(self) -> str:
+        """What other values would change, in a sentence."""
+        values: dict[str, list[str]] = {}
         for other in self.changing:
             numbers = [
                 f"{other.weight_bits:,} weights have the other sign" if other.weight_bits else "",
-                f"{other.thresholds:,} of {self.thresholds:,} thresholds move" if other.thresholds else "",
+                f"{other.thresholds:,} of {self.thresholds:,} thresholds (where a neuron's sign turns) move"
+                if other.thresholds
+                else "",
                 "only the last layer's scores differ" if not other.weight_bits and not other.thresholds else "",
             ]
-            effects.append(f"under {other.value} {' and '.join(filter(None, numbers))}")
-        return f"{self.what}: nothing says it, {self.value} is used; {'; '.join(effects)}; {self.option} decides"
+            values.setdefault(" and ".join(filter(None, numbers)), []).append(other.value)
+        listed = {
+            changed: " or ".join([", ".join(those[:-1]), those[-1]][len(those) < 2 :]) for changed, those in values.items()
+        }
+        effects = "; ".join(f"with {those}: {changed}" for changed, those in listed.items())
+        return f"A network that was trained otherwise gives other answers: {effects}."
+
+
+#: What it is about, for somebody who trained a network and never looked into a framework.
+MEANINGS = {
+    TIE_PROFILE: "what the sign of exactly 0 is",
+    NORM_ORDER: "float32 rounds them differently",
+    EPSILON: "the small number that is added to a variance",
+    MAGNITUDE: "they are -H or +H in the training code",
+    INPUT: "what pixels become before the first layer",
+}
 
 
 def measure_defaults(reading: Reading) -> list[Default]:
