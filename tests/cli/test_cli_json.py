@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from command_line import CHECKPOINT, DIGITS, fine, run
 
-from xnorinfer.cli.tensors import folded
+from xnorinfer.cli.tensors import folded, show_tensors
 from xnorinfer.converters.reading import TensorUse
 from xnorinfer.engine.model import Model
 from xnorinfer.packing import modelfile
@@ -50,6 +50,23 @@ def test_convert(tmp_path: Path) -> None:
     assert "Packed network" in fine("convert", CHECKPOINT, "--dry-run")
 
 
+def test_what_only_training_needs_is_one_row(capsys: pytest.CaptureFixture[str]) -> None:
+    """However much an optimizer keeps, and wherever it stands, the tensors of the network and the warnings are seen."""
+    state = [
+        TensorUse(f"opt.{i}.{name}", (3,), "f4", "optimizer state, no part of inference", True)
+        for i in range(9)
+        for name in "mv"
+    ]
+    counters = [TensorUse("bn.count", (), "int64", "counts training batches, no part of inference", True)]
+    kernel = TensorUse("fc.weight", (3, 4), "float32", "fc: weights, (neurons, inputs)")
+    odd = TensorUse("spare", (3,), "float32", "--ignore spare", True)
+    show_tensors([*state[:9], kernel, *counters, odd, *state[9:]])
+    lines = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert lines[2:] == ["fc.weight", "spare", "opt.0.m and 18 more", "21 tensors: 1 used, 20 ignored"]
+    show_tensors([*counters, kernel])
+    assert "bn.count" in capsys.readouterr().out
+
+
 def test_run(model: Path, tmp_path: Path) -> None:
     images, classes = (np.load(DIGITS)[name] for name in ("x", "y"))
     ready = Model(modelfile.load(model))
@@ -71,7 +88,8 @@ def test_run(model: Path, tmp_path: Path) -> None:
 def test_bench(model: Path, tmp_path: Path) -> None:
     pytest.importorskip("threadpoolctl")
     given = ("bench", model, "--batch", "4", "--threads", "1", "--seconds", "0.01", "--json")
-    found = json.loads(fine(*given, "-"))
+    found = json.loads(fine(*given))
+    assert json.loads(fine(*given, "-")).keys() == found.keys()
     assert [case["batch"] for case in found["cases"]] == [4]
     assert "against float32 numpy" in fine(*given, tmp_path / "b.json")
     assert json.loads((tmp_path / "b.json").read_text()).keys() == found.keys()

@@ -126,14 +126,12 @@ def test_the_command_warns_with_the_numbers(tmp_path: Path) -> None:
         begin = "the file does not say BatchNorm's epsilon" if what == "BatchNorm epsilon" else f"{what} ("
         warning = next(part for part in text.split("warning: ") if part.startswith(begin))
         moved = f"{found[what, value].thresholds} of 75 thresholds (where a neuron's sign turns) move"
-        assert re.search(rf"with [^;]*{re.escape(value)}[^;]* {re.escape(moved)}", warning), warning
-        assert f"{option} " in warning
-    ties = next(
-        part for part in text.split("warning: ") if part.startswith("tie profile (what the sign of exactly 0 is): the file")
-    )
-    assert re.search(
-        f"with [^;]*ge-zero[^;]* {found['tie profile', 'ge-zero'].weight_bits} weights have the other sign", ties
-    ), ties
+        assert re.search(rf"with [^;]*{re.escape(value)}[^;]*: {re.escape(moved)}", warning), warning
+        assert option in warning
+    begin = "tie profile (what the sign of exactly 0 is): the file does not say it"
+    ties = next(part for part in text.split("warning: ") if part.startswith(begin))
+    bits = found["tie profile", "ge-zero"].weight_bits
+    assert re.search(f"with [^;]*ge-zero[^;]*: {bits} weights have the other sign", ties), ties
 
 
 def test_defaults_without_effect_are_no_warnings(tmp_path: Path) -> None:

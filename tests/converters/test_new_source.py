@@ -73,9 +73,8 @@ def test_it_is_told_from_the_content_and_converted(tmp_path: Path) -> None:
     path.write_text(json.dumps(stored))
     said = fine("convert", path, "-o", model)
     assert "(format json)" in said
-    assert (
-        "BatchNorm epsilon (the small number that is added to a variance): the file does not say it" in said
-    )  # what the default would change is measured without more ado
+    # What the default would change is measured without more ado.
+    assert "BatchNorm epsilon (the small number that is added to a variance): the file does not say it" in said
     assert "layers as lists of numbers in JSON" in " ".join(fine("convert", "--help").split())
     x = np.random.default_rng(2).integers(0, 256, (50, 12), dtype=np.uint8)
     expected, closest = decide(layers, 2 * x.astype(np.float64) / 255 - 1, epsilon=1e-3)

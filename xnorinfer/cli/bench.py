@@ -50,8 +50,10 @@ Examples:
     "--json",
     "json_file",
     type=click.Path(path_type=Path),
-    metavar="OUT",
-    help="Write all numbers as JSON; with - to stdout, and nothing else.",
+    is_flag=False,
+    flag_value="-",
+    metavar="[OUT]",
+    help="All numbers as one JSON object on stdout, and nothing else; or written to a file, with the tables on stdout.",
 )
 @click.pass_context
 def command(

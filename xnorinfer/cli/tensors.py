@@ -14,20 +14,32 @@ from xnorinfer.oneline import one_line
 if TYPE_CHECKING:
     from xnorinfer.converters.reading import TensorUse
 
+#: Reasons to ignore what only training needs: all of it is one row.
+_TRAINING = re.compile("optimizer|counts training|a counter or setting of the training")
 #: Tensors of one kind that get a row each; of more, the first SHOWN do.
 MOST, SHOWN = 8, 2
 
 
 def show_tensors(tensors: Sequence[TensorUse]) -> None:
-    """Name, shape, type and use of each, then how many there are."""
+    """Name, shape, type and use of each, those of the training in one row, then how many there are."""
     rows: list[list[str | Text]] = []
-    for use, more in folded(tensors):
+    training = [use for use in tensors if _of_training(use)]
+    if len(training) < 2:
+        training = []
+    for use, more in folded([use for use in tensors if not _of_training(use)] if training else tensors):
         name = f"... {use.name}, the last of {more} more" if more else use.name
         becomes = Text(one_line(f"ignored: {use.use}"), "dim") if use.ignored else use.use
         rows.append([name, screen.shape_text(use.shape), use.dtype, becomes])
+    if training:
+        what = Text("ignored: state of the training (optimizer, counters), no part of inference", "dim")
+        rows.append([f"{training[0].name} and {len(training) - 1} more", "", "", what])
     screen.table([("tensor", False), ("shape", True), ("type", False), ("becomes", False)], rows)
     ignored = sum(use.ignored for use in tensors)
     screen.say(f"{len(tensors)} tensors: {len(tensors) - ignored} used, {ignored} ignored")
+
+
+def _of_training(use: TensorUse) -> bool:
+    return use.ignored and _TRAINING.match(use.use) is not None
 
 
 def folded(tensors: Sequence[TensorUse]) -> Iterator[tuple[TensorUse, int]]:
