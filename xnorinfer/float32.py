@@ -37,14 +37,19 @@ FACTORIALS = tuple(1 / math.factorial(n) for n in range(14))
 SMALL_TANH = 2.0**-6
 
 
+#: exp of anything below leaves nothing of float32.
+LEAST_EXP = -110.0
+
+
 def _exp(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """exp of float64 from -700 to 0, by operations that every machine rounds alike."""
-    halvings = np.floor(x * LOG2_E + 0.5)
-    rest = (x - halvings * LN2_HIGH) - halvings * LN2_LOW
+    """exp of float64 up to 0, by operations that every machine rounds alike; kernels and C have the same."""
+    x = np.maximum(x, LEAST_EXP)
+    halvings = np.trunc(0.5 - x * LOG2_E)
+    rest = (x + halvings * LN2_HIGH) + halvings * LN2_LOW
     series = np.full_like(x, FACTORIALS[-1])
     for factor in FACTORIALS[-2::-1]:
         series = series * rest + factor
-    return np.ldexp(series, np.nan_to_num(halvings).astype(np.int32))
+    return np.ldexp(series, -np.nan_to_num(halvings).astype(np.int32))
 
 
 def tanh(x: F32) -> F32:
@@ -56,7 +61,7 @@ def tanh(x: F32) -> F32:
     least = np.minimum(wide, SMALL_TANH)
     square = least * least
     small = least + least * square * (square * (2 / 15 - square * (17 / 315)) - 1 / 3)
-    fallen = _exp(np.maximum(-2 * wide, -700.0))
+    fallen = _exp(-2 * wide)
     found = np.where(wide >= SMALL_TANH, (1 - fallen) / (1 + fallen), small)
     return np.copysign(found, x).astype(np.float32)
 
@@ -68,7 +73,7 @@ def sigmoid(x: F32) -> F32:
     there.
     """
     wide = x.astype(np.float64)
-    fallen = _exp(np.maximum(-np.abs(wide), -700.0))
+    fallen = _exp(-np.abs(wide))
     return np.asarray(np.where(wide >= 0, 1.0, fallen) / (1 + fallen), np.float32)
 
 

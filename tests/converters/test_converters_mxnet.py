@@ -83,8 +83,7 @@ def test_lenet(tmp_path: Path, bits: int, version: str) -> None:
 
 
 def test_lenet_packed(tmp_path: Path) -> None:
-    """With relu before the last layer, which packed networks have."""
-    path = lenet(bits=64, function="relu").write(tmp_path)
+    path = lenet(bits=64).write(tmp_path)
     converted = convert_file(path, ConvertOptions(input_shape=(1, 28, 28), input=RAW))
     x = images((1, 28, 28), 60)
     net = read(path, (1, 28, 28)).net

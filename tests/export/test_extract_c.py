@@ -19,10 +19,12 @@ import packed_networks
 import packed_oracle
 import pytest
 from command_line import CHECKPOINT, DIGITS, fine
+from function_networks import nets
 from numpy.typing import NDArray
 
 from xnorinfer.engine.model import Model, random_inputs
 from xnorinfer.export import ccode
+from xnorinfer.net.ops import Function
 from xnorinfer.net.reference import forward
 from xnorinfer.net.values import ChannelInput, PixelInput, RealInput, SignInput
 from xnorinfer.packing import modelfile
@@ -93,6 +95,10 @@ def from_sources() -> list[Case]:
             net = networks.random_network(90 + number, mapping=mapping, **{"widths": (70, 65, 9, 3), **chosen})
             x = networks.random_inputs(rng, mapping, 25, net.depth)
             cases.append(Case(lower(net).packed, x, forward(net, x)))
+    functions: tuple[Function, ...] = ("tanh", "sigmoid")
+    for net in (net for function in functions for net in nets(function).values()):
+        x = networks.random_inputs(rng, net.input, 100, net.depth)
+        cases.append(Case(lower(net).packed, x, forward(net, x)))
     return cases
 
 

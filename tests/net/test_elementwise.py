@@ -250,22 +250,11 @@ def test_a_proof_looks_beside_the_bend_of_a_falling_prelu(tmp_path: Path) -> Non
         lower(net)
 
 
-@pytest.mark.parametrize(("name", "text"), [("tanh", "as scores; a packed network ends"), ("prelu", "as scores")])
-def test_functions_that_no_sign_follows_are_refused_by_name(name: Function, text: str) -> None:
-    function = function_of(name, np.random.default_rng(0), 2)
-    dense = ("fc", Linear(np.ones((2, 4), f), "ge"))
-    with pytest.raises(NetworkError, match=rf"act: {name} makes real numbers that are used as they are, {text}"):
-        lower(Net.chain(SignInput(), (dense, ("act", function)), "ge-zero"))
-    floats = ("out", Linear(np.ones((2, 2), f)))
-    with pytest.raises(NetworkError, match=rf"act: {name} .* by a float layer; a packed network computes relu, clip"):
-        lower(Net.chain(SignInput(), (dense, ("act", function), floats), "ge-zero"))
-
-
 @pytest.mark.parametrize("rule", ["ge", "round-even", "sign"])
 @pytest.mark.parametrize("mapping", ["signs", "range", "inverted", "reals"])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_signs_of_functions_that_a_float_layer_reads(tmp_path: Path, name: Function, mapping: str, rule: Rule) -> None:
-    """No step of a packed network computes tanh; the sign behind it is one comparison of the sum, with 0 under torch.sign."""
+    """The sign behind a function is one comparison of the sum, with 0 under torch.sign."""
     rng = np.random.default_rng([len(name), len(mapping), len(rule)])
     given, neurons = networks.INPUTS[mapping], 16
     norm = networks.random_batch_norm(rng, neurons, 2.0, awkward=False)

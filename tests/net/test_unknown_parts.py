@@ -202,9 +202,8 @@ def test_an_unknown_output_of_a_packed_layer(tmp_path: Path) -> None:
         modelfile.header_of(alien)
 
 
-@pytest.mark.parametrize("op", ["swish", "tanh"])
-def test_an_unknown_step(op: Any, tmp_path: Path) -> None:
-    """Of steps that a network has before folding, none is in a packed model."""
+def test_an_unknown_step(tmp_path: Path) -> None:
+    op: Any = "swish"
     steps = Affine((op,), np.ones((1, 2, 4), f))
     alien = packed_networks.with_layer(lower(net()).packed, 2, output=steps)
     assert op not in STEP_NAMES

@@ -201,16 +201,6 @@ REFUSED: dict[str, tuple[InputMapping, list[Named], str]] = {
         [CONV, ("flat", Flatten()), ("bn", norm(120)), SIGN, HEAD],
         r"bn: has a number for each feature of a flattened map of 4 x 5 x 6",
     ),
-    "tanh before an average": (
-        SignInput(),
-        [CONV, ("tanh", Steps.of(("tanh",))), AVERAGE, SIGN, HEAD],
-        "tanh: tanh makes real numbers that are used as they are by a pool",
-    ),
-    "tanh behind a pool of scores": (
-        SignInput(),
-        [CONV, AVERAGE, ("tanh", Steps.of(("tanh",)))],
-        "tanh: tanh makes real numbers that are used as they are, as scores",
-    ),
     "a stem of signs": (SignInput(), [STEM, SIGN, HEAD], "stem: takes numbers, and the inputs are signs"),
     "a stem of thresholds": (ThresholdInput(99), [STEM, SIGN, HEAD], "stem: takes numbers, and the inputs are signs"),
     "zeros": (

@@ -180,7 +180,7 @@ MALFORMED: dict[str, tuple[Change, str]] = {
     "falling of other channels": (tensor("layers.6.falling", lambda a: a[:-1]), "falling is (5,) bool"),
     "falling is no truth": (tensor("layers.6.falling", lambda a: a.astype(np.int32)), "tensor layers.6.falling is"),
     "steps of other channels": (tensor("layers.2.steps", lambda a: a[:, :, :3]), "steps are (1, 2, 3) float32"),
-    "steps that are none": (node(2, "ops", ["tanh"]), "unknown steps 'tanh'"),
+    "steps that are none": (node(2, "ops", ["swish"]), "unknown steps 'swish'"),
     "steps that are NaN": (tensor("layers.2.steps", lambda a: a * f(np.nan)), "steps hold NaN"),
     "values of another size": (tensor("layers.0.values", lambda a: a[:255]), "needed is (256, 1) or (256, 2)"),
     "values that are NaN": (tensor("layers.0.values", lambda a: a * f(np.nan)), "must be finite"),

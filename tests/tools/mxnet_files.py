@@ -123,7 +123,7 @@ def random_norm(rng: np.random.Generator, channels: int, middle: float, spread: 
     return mean, rng.uniform(0.5, 2, channels) * spread**2, gamma, beta
 
 
-def lenet(seed: int = 1, *, bits: int = 0, function: str = "tanh", channels: int = 64, hidden: int = 40) -> Symbol:
+def lenet(seed: int = 1, *, bits: int = 0, channels: int = 64, hidden: int = 40) -> Symbol:
     """BMXNet's LeNet for images (1, 28, 28), smaller where told.  bits: of the words that weights are kept in, 0 for floats."""
     rng = np.random.default_rng(seed)
     net = Symbol()
@@ -140,7 +140,7 @@ def lenet(seed: int = 1, *, bits: int = 0, function: str = "tanh", channels: int
     net.add("QActivation", "qactivation1", act_bit=1, backward_only=True)
     net.dense("qfullyconnected0", rng.uniform(-1, 1, (hidden, channels * 16)).astype(np.float32), act_bit=1, bits=bits)
     net.norm("batchnorm2", *random_norm(rng, hidden, channels * 8, 16))
-    net.add("Activation", "activation1", act_type=function)
+    net.add("Activation", "activation1", act_type="tanh")
     net.dense("fullyconnected0", rng.normal(0, 1, (10, hidden)).astype(np.float32), np.zeros(10, np.float32), binary=False)
     net.add("SoftmaxOutput", "softmax", [net.last, net.variable("softmax_label")])
     return net

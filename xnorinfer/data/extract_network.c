@@ -331,6 +331,54 @@ static inline void net_prelu(float *v, const float *a, size_t count)
         v[n] = v[n] > 0 ? v[n] : net_rounded(v[n] * a[n]);
 }
 
+/* A float64 result, rounded, as net_rounded has it. */
+static inline double net_kept(double x)
+{
+    volatile double stored = x;
+    return stored;
+}
+
+/* exp of numbers up to 0, by operations that every machine rounds alike */
+static inline double net_exp(double x)
+{
+    const double series[14] = {1 / 6227020800.0, 1 / 479001600.0, 1 / 39916800.0, 1 / 3628800.0, 1 / 362880.0, 1 / 40320.0,
+                               1 / 5040.0, 1 / 720.0, 1 / 120.0, 1 / 24.0, 1 / 6.0, 1 / 2.0, 1.0, 1.0};
+    double result = series[0], power = 1.0;
+    int halvings;
+    x = x < -110.0 ? -110.0 : x;
+    halvings = (int)(0.5 - net_kept(x * 1.4426950408889634));
+    x = net_kept(x + net_kept(halvings * 0.693147180369123816490)) + net_kept(halvings * 1.90821492927058770002e-10);
+    for (int n = 1; n < 14; n++)
+        result = net_kept(net_kept(result * x) + series[n]);
+    for (int n = 0; n < halvings; n++)
+        power *= 0.5;
+    return result * power;
+}
+
+/* tanh, next to the real number */
+static inline void net_tanh(float *v, size_t count)
+{
+    for (size_t n = 0; n < count; n++) {
+        const double x = v[n] < 0 ? -(double)v[n] : (double)v[n];
+        const double square = net_kept(x * x), fallen = net_exp(-2 * x);
+        const double inner = net_kept(2.0 / 15 - net_kept(square * (17.0 / 315)));
+        const double small = x + net_kept(net_kept(x * square) * net_kept(net_kept(square * inner) - 1.0 / 3));
+        const double found = x >= 0.015625 ? (1 - fallen) / (1 + fallen) : small;
+        if (v[n] < 0 || v[n] > 0)
+            v[n] = (float)(v[n] < 0 ? -found : found);
+    }
+}
+
+/* 1 / (1 + exp(-v)) */
+static inline void net_sigmoid(float *v, size_t count)
+{
+    for (size_t n = 0; n < count; n++) {
+        const double fallen = net_exp(v[n] < 0 ? (double)v[n] : -(double)v[n]);
+        if (v[n] == v[n])
+            v[n] = (float)((v[n] >= 0 ? 1.0 : fallen) / (1 + fallen));
+    }
+}
+
 /* Numbers to another place. */
 static inline void net_copy(const float *in, size_t count, float *out)
 {

@@ -123,9 +123,10 @@ class Body:
             if step == "side":
                 yield f"{self.use('add')}({place.target}, {place.others[0]}, {place.gives.width});"
                 continue
-            vectors = {"a": a, "b": b} if step in ("fma", "clip", "step") else {"a": a}
+            wanted = {"fma": "ab", "clip": "ab", "step": "ab", "tanh": "", "sigmoid": ""}.get(step, "a")
+            vectors = dict(zip(wanted, (a, b), strict=False))
             names = [self.array(f"{place.prefix}_{step}{number}_{name}", "float", values) for name, values in vectors.items()]
-            call = f"{self.use(step)}({place.target}@, {', '.join(names)}, {count});"
+            call = f"{self.use(step)}({', '.join([f'{place.target}@', *names])}, {count});"
             if len(place.gives.shape) == 1:
                 yield call.replace("@", "")
             else:

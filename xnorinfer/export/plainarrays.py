@@ -34,7 +34,7 @@ is the only compare.
 A layer that gives reals starts from float32(dot) for bits, float32((slope * count + intercept * sum of weights) / divisor)
 in float64 for pixels, the count for reals, and in a float layer from the sum of weight * input like that of reals.  Then
 come its steps in order, each rounded to float32: mul v*a, add v+a, div v/a, fma v*a+b rounded once, clip min(max(v, a), b),
-step +1 from a on, -1 up to b, else 0.  Those of the last layer are the scores.
+step +1 from a on, -1 up to b, else 0, tanh, sigmoid.  Those of the last layer are the scores.
 
 Maps are (height, width, channels); `meta` has the shape of the input and of what every layer gives.  A layer with a window
 (size, stride, dilation as down and across; padding as top, bottom, left, right) is a layer over the inputs of each window, in

@@ -80,7 +80,7 @@ FROM, FROM_BYTES, FROM_AT, BITS, BIT_AT, SEGMENT_FIELDS = range(6)
 FUNCTIONS = (PREPARE, COMPUTE, FINISH, GATHER)
 
 # Float32 steps, in the order of `packed.STEP_NAMES`.
-MUL, ADD, FMA, CLIP, DIV, STEP, PRELU, SIDE = range(8)
+MUL, ADD, FMA, CLIP, DIV, STEP, PRELU, SIDE, TANH, SIGMOID = range(10)
 
 # One row per run.  The first fields are filled in by `drive` itself.
 (

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from xnorinfer.float32 import FACTORIALS, LEAST_EXP, LN2_HIGH, LN2_LOW, LOG2_E, SMALL_TANH
 from xnorinfer.kernels import fields
 from xnorinfer.kernels.lookups import lookup_tables, lookup_tile, masked_sum
 from xnorinfer.kernels.shapes import PREPARED_TOTAL, TABLES_BYTES, BinaryShape, LookupShape
@@ -50,6 +51,8 @@ from xnorinfer.kernels.vector_ir import (
 inner = njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 call_finish = caller(6)
+#: Of exp, the highest power first.
+SERIES = FACTORIALS[::-1]
 
 
 @inner
@@ -428,6 +431,42 @@ def make_compute_mapped() -> Callable[..., None]:
     return compute_mapped
 
 
+@inner
+def exp_of(x):
+    """`float32._exp` of one number, float64."""
+    x = max(x, LEAST_EXP)
+    halvings = np.int64(0.5 - x * LOG2_E)
+    rest = (x + halvings * LN2_HIGH) + halvings * LN2_LOW
+    series = SERIES[0]
+    for factor in SERIES[1:]:
+        series = series * rest + factor
+    return series * bits_double((1023 - halvings) << 52)
+
+
+@inner
+def tanh_of(x):
+    """`float32.tanh` of one number."""
+    if x == 0 or x != x:
+        return x
+    wide = abs(np.float64(x))
+    if wide >= SMALL_TANH:
+        fallen = exp_of(-2 * wide)
+        found = (1 - fallen) / (1 + fallen)
+    else:
+        square = wide * wide
+        found = wide + wide * square * (square * (2 / 15 - square * (17 / 315)) - 1 / 3)
+    return np.float32(-found if x < 0 else found)
+
+
+@inner
+def sigmoid_of(x):
+    """`float32.sigmoid` of one number."""
+    if x != x:
+        return x
+    fallen = exp_of(-abs(np.float64(x)))
+    return np.float32((1.0 if x >= 0 else fallen) / (1 + fallen))
+
+
 def make_fma(native: bool) -> Any:
     """float32 fused multiply-add: the instruction, or the sum rounded to odd in float64 (Boldo & Melquiond 2008)."""
     if native:
@@ -507,6 +546,10 @@ def make_finish(native_fma: bool) -> Callable[..., None]:
                         value = value * a
                 elif code == fields.SIDE:
                     value = value + load_single(side + 4 * j)
+                elif code == fields.TANH:
+                    value = tanh_of(value)
+                elif code == fields.SIGMOID:
+                    value = sigmoid_of(value)
                 elif value >= a:
                     value = np.float32(1)
                 elif value <= load_single(second + 4 * j):

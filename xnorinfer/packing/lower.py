@@ -19,16 +19,15 @@ from xnorinfer.bits import WORD_BITS, bitpack, words_for
 from xnorinfer.errors import NetworkError
 from xnorinfer.graph import INPUT, Node, users_of
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import Flatten, Linear, Op, Quantize
+from xnorinfer.net.ops import Flatten, Linear, Op
 from xnorinfer.net.reference import binary_weights
 from xnorinfer.net.values import ChannelInput, PixelInput, ThresholdInput
 from xnorinfer.packing.canonical import canonical_mapping, canonical_steps
 from xnorinfer.packing.counts import Counts, counts_of
-from xnorinfer.packing.folding import affine_of, falls, fold, fold_classes, fold_to_step, infinite, steps_of, steps_of_nodes
+from xnorinfer.packing.folding import affine_of, falls, fold, fold_classes, fold_to_step, infinite, steps_of_nodes
 from xnorinfer.packing.fusion import Part, entry_of, parts_of
 from xnorinfer.packing.packed import (
     MAX_PIXEL_DEPTH,
-    STEP_NAMES,
     Affine,
     Binarize,
     Concat,
@@ -85,7 +84,6 @@ def _op_of(net: Net, parts: Sequence[Part], index: int, found: Found) -> PackedO
         before = None if part.inputs[0] == INPUT else parts[part.inputs[0]]
         falling = _falling(net, before) if before is not None and before.of_bits else None
         return Pool(part.pool.kind, part.window, falling, part.pool.padded)
-    found.problems.extend(_left_over(part, next((other for other in parts if index in other.inputs), None)))
     return _layer(net, part, found) if part.layer is not None else _values(net, part, found)
 
 
@@ -132,22 +130,6 @@ def stored_form(net: Net, found: Found | None = None) -> Net:
         for index, node in enumerate(net.nodes[gone:], gone)
     )
     return Net(ThresholdInput(first), part.gives.shape, nodes, net.profile)
-
-
-def _left_over(part: Part, following: Part | None) -> Iterator[str]:
-    """Functions that no sign follows and that a packed network cannot compute: it has no such step."""
-    quantized = bool(part.nodes) and isinstance(part.nodes[-1].op, Quantize) and not part.joined
-    if part.sign is not None or (quantized and (part.layer is None or part.layer.binary)):
-        return
-    for node in part.nodes:
-        for function in dict.fromkeys(op for op, *_ in steps_of(node) if op not in STEP_NAMES):
-            yield f"{node.name}: {function} makes real numbers that are used as they are" + (
-                f" by a {'float layer' if following.pool is None else 'pool'}; a packed network computes relu, clip and "
-                "hardtanh there, or signs"
-                if following is not None
-                else ", as scores; a packed network ends in its last sums, BatchNorm, relu or clip. Leave it out where it "
-                "rises everywhere, as tanh and sigmoid do: the order of the scores stays"
-            )
 
 
 def _values(net: Net, part: Part, found: Found) -> Binarize | Elementwise:

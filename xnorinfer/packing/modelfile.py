@@ -34,7 +34,8 @@ Format version 3 holds what is no chain of dense layers.  Instead of `input_bits
             {"kind": "steps", "ops"}, {"kind": "bits"}, {"kind": "mapped"}
 
 Format version 4 is version 3 with what joins branches: {"kind": "concat", "flat": whether all are vectors}, which reads several
-nodes, and the operations "side", of a node with two inputs, and "prelu" in "ops".
+nodes, and the operations "side", of a node with two inputs, and "prelu", "tanh" and "sigmoid"
+in "ops".
 
 In both there are names for all nodes.  Tensors are called as above, N counting all nodes behind the bits of inputs, with
 
@@ -173,7 +174,7 @@ def version_of(packed: PackedModel) -> int:
 
 def _new_in_4(op: PackedOp) -> bool:
     steps = op.steps if isinstance(op, Elementwise) else op.output if isinstance(op, Dot) else None
-    return isinstance(op, Concat) or (isinstance(steps, Affine) and bool({"prelu", "side"} & set(steps.ops)))
+    return isinstance(op, Concat) or (isinstance(steps, Affine) and bool({"prelu", "side", "tanh", "sigmoid"} & set(steps.ops)))
 
 
 def _canonical(value: dict[str, Any]) -> str:

@@ -29,9 +29,9 @@ Reads = Literal["bits", "pixels", "reals"]
 #: Float32 steps on a value v, with vectors a and b of one entry per neuron:
 #: mul v*a, add v+a, div v/a, fma v*a+b rounded once, clip min(max(v, a), b), step: +1 from a on, -1 up to b, 0 between.
 #: prelu v where it is above 0, else v*a.  side: v plus the number in the same place of the node's second input, no vectors.
-#: tanh, sigmoid: only before folding.  `STEP_NAMES` are those that a packed network has.
+#: tanh, sigmoid: as `float32` has them, no vectors.
 StepName = Literal["mul", "add", "fma", "clip", "div", "step", "prelu", "side", "tanh", "sigmoid"]
-STEP_NAMES: tuple[StepName, ...] = ("mul", "add", "fma", "clip", "div", "step", "prelu", "side")
+STEP_NAMES: tuple[StepName, ...] = ("mul", "add", "fma", "clip", "div", "step", "prelu", "side", "tanh", "sigmoid")
 
 #: Values that one node joins at most.
 MOST_JOINED = 64

@@ -75,6 +75,8 @@ class _Graph:
             a, b = (of_channels(one, shape) for one in values)
             if op == "side":
                 value = self.add("Add", value, *side)
+            elif op in ("tanh", "sigmoid"):
+                value = self.add(op.capitalize(), value)
             elif op == "prelu":
                 value = self.add("PRelu", value, a)
             elif op == "step":
