@@ -19,7 +19,7 @@ from benchmarks.layer_cases import hidden_layer
 from xnorinfer import kernels
 from xnorinfer.kernels import build, vector_ir
 from xnorinfer.kernels.nibbles import Octets
-from xnorinfer.kernels.shapes import CODE_BYTES, BinaryShape, NibbleShape
+from xnorinfer.kernels.shapes import CODE_BYTES, NibbleShape, ParityShape, Shape
 from xnorinfer.kernels.tiles import Logic
 from xnorinfer.kernels.vector_ir import Emit, Loop, ctpop
 from xnorinfer.speed.timing import in_turns
@@ -28,13 +28,13 @@ from xnorinfer.speed.timing import in_turns
 TURNS = 100_000
 
 
-def mix_in_registers(shape: BinaryShape | NibbleShape) -> Callable[[int], int]:
-    """The operations of a tile without any load, `turns` times: a pair of words for each column of a one-level tile, three
-    nibbles for each pair of rows of a tile of nibbles."""
+def mix_in_registers(shape: ParityShape | NibbleShape) -> Callable[[int], int]:
+    """The operations of a tile without any load, `turns` times: a pair of words for each vector of neurons and row of a tile of
+    parities, three nibbles for each pair of rows of a tile of nibbles."""
     if isinstance(shape, NibbleShape):
         lanes, turn, carried = shape.words, _nibbles(shape), 2 * shape.pairs
     else:
-        lanes, turn, carried = shape.lanes, _parities(shape), 2 * shape.vectors
+        lanes, turn, carried = 8, _parities(), 2 * shape.vectors * shape.rows
 
     def body(emit: Emit, turns: Any, seed: Any) -> Any:
         b = emit.builder
@@ -57,8 +57,8 @@ def mix_in_registers(shape: BinaryShape | NibbleShape) -> Callable[[int], int]:
     return compiled
 
 
-def _parities(shape: BinaryShape) -> Callable[..., list[Any]]:
-    logic = Logic(shape.ternlog)
+def _parities() -> Callable[..., list[Any]]:
+    logic = Logic(True)
 
     def turn(emit: Emit, start: Any, values: list[Any]) -> list[Any]:
         b, state = emit.builder, []
@@ -90,6 +90,8 @@ def hot_loop(kernel: kernels.Kernel) -> Counter[str]:
     """Instructions of the tile's main loop, by name: the largest innermost loop that counts bits."""
     if isinstance(kernel.binary, NibbleShape):
         made = build.library("make_compute_nibbles", "tile", kernels._COMPUTE, (kernel.binary,), False)
+    elif isinstance(kernel.binary, ParityShape):
+        made = build.library("make_compute_parities", "tile", kernels._COMPUTE, (kernel.binary,), False)
     else:
         made = build.library("make_compute_bits", "tile", kernels._COMPUTE, (kernel.binary, 1), False)
     return largest_loop(made.get_asm_str())
@@ -114,21 +116,29 @@ def largest_loop(assembly: str) -> Counter[str]:
     return best
 
 
+def _bits(shape: Shape) -> tuple[int, int]:
+    """Bits that a turn of the tile's loop counts, and one of its mix."""
+    if isinstance(shape, NibbleShape):
+        rows = shape.lanes * 2 * shape.pairs
+        return rows * 8 * CODE_BYTES, rows * 12
+    if isinstance(shape, ParityShape):
+        pairs = 2 * 512 * shape.vectors * shape.rows
+        return pairs, pairs
+    return 64 * shape.lanes * shape.vectors << shape.levels, 0
+
+
 def roofline(seconds: float = 1.0, kernel_name: str | None = None) -> dict[str, Any]:
     """Bit operations a second of the 4096 x 4096 layer at 256 rows and of the same mix in registers, and their ratio."""
     kernel = kernels.choose(kernel_name)
     shape = kernel.binary
     instructions = hot_loop(kernel)
-    if isinstance(shape, NibbleShape):
-        bits_of_loop, bits_of_mix = (shape.lanes * 2 * shape.pairs * bits for bits in (8 * CODE_BYTES, 12))
-    else:
-        bits_of_loop, bits_of_mix = (64 * shape.lanes * shape.vectors * words for words in (1 << shape.levels, 2))
+    bits_of_loop, bits_of_mix = _bits(shape)
     result: dict[str, Any] = {
         "kernel": kernel.name,
         "instructions_per_loop": dict(instructions.most_common()),
         "instructions_per_512_bits": instructions.total() / (bits_of_loop / 512),
     }
-    if isinstance(shape, NibbleShape) or shape.levels == 1:
+    if isinstance(shape, (NibbleShape, ParityShape)):
         rows = 256
         calls, _ = hidden_layer(4096, rows, peers=False, kernel=kernel.name)
         run = mix_in_registers(shape)

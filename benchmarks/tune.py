@@ -21,7 +21,7 @@ from xnorinfer import kernels
 from xnorinfer.bits import words_for
 from xnorinfer.engine.plan import Plan
 from xnorinfer.kernels import Kernel
-from xnorinfer.kernels.shapes import BinaryShape, LookupShape, NibbleShape
+from xnorinfer.kernels.shapes import BinaryShape, LookupShape, NibbleShape, ParityShape, Shape
 from xnorinfer.packing.packed import PackedModel
 from xnorinfer.speed.timing import in_turns
 
@@ -39,15 +39,15 @@ BIT_LAYERS = (
 )
 
 
-def binary_shapes(features: frozenset[str]) -> dict[str, BinaryShape | NibbleShape]:
+def binary_shapes(features: frozenset[str]) -> dict[str, Shape]:
     """Shapes worth trying, by the registers of the CPU."""
-    adders = [(4 if "avx2" in features else 2, vectors, levels) for vectors in (1, 2, 4) for levels in (1, 2, 3, 4)]
-    if "avx512vpopcntdq" in features:
-        adders = [(8, 1, 1), (8, 2, 1), (8, 4, 1), (8, 8, 1), (8, 2, 2), (8, 4, 2), (8, 8, 2), (8, 4, 3)]
-    ternlog = "avx512vpopcntdq" in features
-    found: dict[str, BinaryShape | NibbleShape] = {
-        f"{lanes}x{vectors} levels {levels}": BinaryShape(lanes, vectors, levels, ternlog) for lanes, vectors, levels in adders
+    widest = 8 if "avx512bw" in features else 4 if "avx2" in features else 2
+    adders = [(widest, vectors, levels) for vectors in (1, 2, 4) for levels in (1, 2, 3, 4)]
+    found: dict[str, Shape] = {
+        f"{lanes}x{vectors} levels {levels}": BinaryShape(lanes, vectors, levels) for lanes, vectors, levels in adders
     }
+    if "avx512vpopcntdq" in features:
+        found["parities"] = ParityShape()
     octets = [lanes for lanes, feature in ((32, "avx2"), (64, "avx512bw")) if feature in features]
     return found | {
         f"{lanes} nibbles {pairs} pairs": NibbleShape(lanes, pairs) for lanes in octets for pairs in (2, 3, 4, 5, 6)
@@ -99,7 +99,7 @@ def tune_pixels(seconds: float) -> None:
         f"{shape.inputs} inputs, {shape.rows} rows": dataclasses.replace(base, pixels=shape)
         for shape in lookup_shapes(kernels.cpu_features())
     }
-    variants["bit planes"] = dataclasses.replace(base, pixels=None)
+    variants["bit planes"] = dataclasses.replace(base, pixels=None, binary=kernels.KERNELS[-1].binary)
     for depth, neurons, rows in ((784, 256, 256), (784, 4096, 256), (784, 4096, 7), (784, 4096, 1), (3072, 1024, 256)):
         x = random_pixels(rows, depth)
         title = f"pixels, {depth} -> {neurons}, {rows} rows"

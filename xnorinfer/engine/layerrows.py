@@ -124,29 +124,37 @@ def _(op: Dot, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool, *s
     whole = op.window is None or (op.window.size == read.shape[:2] and not any(op.window.padding))
     if op.groups == 1 and whole and not (packed and len(read.shape) == 3 and read.shape[-1] % 64):
         # A vector, or a map that lies as one.
-        return _dot(op, kernel, mapping, raw, slice(None), None, False), []
+        return _dot(op, kernel, mapping, raw, slice(None), None), []
     assert op.window is not None
     geometry, channels = _geometry(op.window, read), read.shape[-1] // op.groups
     outside = outside_of(op, read)
     parts = np.split(np.arange(op.neurons), op.groups)
-    rows = [_dot(op, kernel, mapping, raw, slice(part[0], part[-1] + 1), outside, True) for part in parts]
     taps = None
     if not (geometry.pointwise and op.groups == 1):
         fill = {-1: 0, 0: 0, 1: -1} if packed else {-1: -1, 0: -1 if op.reads == "bits" else 0, 1: 1}
         size = channels if op.reads == "bits" else channels * _BYTES[op.reads]
         taps = map_prepack.Taps(size, packed, fill[op.pad])
+    # Pixels that are rows fill words.
+    filled = channels if taps else 64
+    rows = [_dot(op, kernel, mapping, raw, slice(part[0], part[-1] + 1), outside, filled) for part in parts]
     of = None if outside is None else outside.of
     return map_prepack.strips(kernel, rows, geometry, pixel_bytes(read, raw), in_bits, taps, of)
 
 
 def _dot(
-    op: Dot, kernel: Kernel, mapping: InputMapping, raw: bool, neurons: slice, outside: Outside | None, windows: bool
+    op: Dot,
+    kernel: Kernel,
+    mapping: InputMapping,
+    raw: bool,
+    neurons: slice,
+    outside: Outside | None,
+    channels: int = 0,
 ) -> prepack.Row:
-    """The row of some neurons, over samples or over windows."""
+    """The row of some neurons, over samples or over windows of so many channels."""
     weights = np.ascontiguousarray(op.weights[neurons])
     limits = op.output.limits[..., neurons] if isinstance(op.output, Threshold) else None
     own = None if outside is None else (outside.inputs, outside.plus[:, neurons])
-    row = _product(op, kernel, mapping, raw, weights, limits, own, windows)
+    row = _product(op, kernel, mapping, raw, weights, limits, own, channels)
     if isinstance(op.output, Affine):
         row |= _steps(kernel, Affine(op.output.ops, op.output.values[:, :, neurons]))
     return row
@@ -160,7 +168,7 @@ def _product(
     weights: NDArray[Any],
     limits: NDArray[Any] | None,
     outside: prepack.Outside,
-    windows: bool,
+    channels: int,
 ) -> prepack.Row:
     if op.reads == "reals":
         return prepack.reals(kernel, weights, op.depth, limits) if op.binary else prepack.floats(kernel, weights, limits)
@@ -170,7 +178,7 @@ def _product(
         return prepack.pixels(kernel, weights, op.depth, limits, numbers, outside)
     if raw:
         return prepack.signs(kernel, weights, op.depth, limits, outside)
-    return prepack.bits(kernel, weights, op.depth, limits, outside, windows=windows)
+    return prepack.bits(kernel, weights, op.depth, limits, outside, channels=channels)
 
 
 def _steps(kernel: Kernel, steps: Affine) -> prepack.Row:

@@ -15,7 +15,7 @@ from functools import cache
 
 from xnorinfer.errors import KernelError
 from xnorinfer.kernels import native
-from xnorinfer.kernels.shapes import BinaryShape, LookupShape, NibbleShape
+from xnorinfer.kernels.shapes import BinaryShape, LookupShape, NibbleShape, ParityShape, Shape
 from xnorinfer.kernels.store import address, on_compile, python_function
 
 ENVIRONMENT = "XNORINFER_KERNEL"
@@ -37,7 +37,7 @@ class Kernel:
 
     name: str
     needs: frozenset[str]
-    binary: BinaryShape | NibbleShape
+    binary: Shape
     real_lanes: int
     real_vectors: int
     float_panel: int = 16
@@ -47,15 +47,22 @@ class Kernel:
     def real_panel(self) -> int:
         return self.real_lanes * self.real_vectors
 
-    def narrowed(self, neurons: int) -> BinaryShape | NibbleShape:
-        """The binary tile for layers of so many neurons that have many rows: one of half the width leaves less of it empty."""
+    def windowed(self, neurons: int, channels: int) -> Shape:
+        """The binary tile for windows of so many channels and neurons, of which there are many.
+
+        One of half the width leaves less of it empty, as one of shorter words does.
+        """
+        if isinstance(self.binary, ParityShape):
+            return ParityShape(32 if channels % 64 and channels % 32 == 0 else 64)
         return self.binary.narrow if 1 <= neurons % 64 <= 32 else self.binary
 
-    def compute_bits(self, shape: BinaryShape | NibbleShape | None = None) -> int:
-        """shape: the tile, that of the kernel or its `narrow` one."""
+    def compute_bits(self, shape: Shape | None = None) -> int:
+        """shape: the tile, that of the kernel or one that `windowed` gives."""
         shape = shape or self.binary
         if isinstance(shape, NibbleShape):
             return address("make_compute_nibbles", _COMPUTE, shape)
+        if isinstance(shape, ParityShape):
+            return address("make_compute_parities", _COMPUTE, shape)
         return address("make_compute_bits", _COMPUTE, shape, 1)
 
     def compute_planes(self) -> int:
@@ -74,7 +81,7 @@ class Kernel:
         return self._prepare("make_prepare_signs", "make_prepare_nibble_signs")
 
     def _prepare(self, as_words: str, as_nibbles: str) -> int:
-        if isinstance(self.binary, BinaryShape):
+        if not isinstance(self.binary, NibbleShape):
             return address(as_words, _PREPARE)
         return address(as_words, _PREPARE, False) if self.binary.neon else address(as_nibbles, _PREPARE)
 
@@ -105,14 +112,20 @@ class Kernel:
     def compute_strips(self) -> int:
         return address("make_compute_strips", _COMPUTE)
 
-    def gather_bits(self, words: bool, in_pairs: bool) -> tuple[int, bool]:
-        """For windows of bits, and whether it prepares rows as `prepare_bits` does.
+    def in_planes(self, channels: int) -> bool:
+        """Whether `gather_bits` gives words of a place for all pixels together."""
+        return isinstance(self.binary, ParityShape) and channels % 32 == 0
 
-        words: whether the channels fill words; in_pairs: whether rows come in pairs of one sample.
+    def gather_bits(self, channels: int, in_pairs: bool) -> tuple[int, bool]:
+        """For windows of so many bits a tap, and whether it prepares rows as the tile of `windowed` takes them.
+
+        in_pairs: whether rows come in pairs of one sample.
         """
-        plain = isinstance(self.binary, NibbleShape)
-        if plain and words and in_pairs and not self.binary.neon:
-            return address("make_gather_pairs", _GATHER), True
+        words, plain = channels % 64 == 0, isinstance(self.binary, NibbleShape)
+        if plain and channels % 32 == 0 and in_pairs and not self.binary.neon:
+            return address("make_gather_pairs", _GATHER, 8 if words else 4), True
+        if self.in_planes(channels):
+            return address("make_gather_planes", _GATHER, 8 if words else 4), True
         return address("make_gather_words" if words else "make_gather_bits", _GATHER, not plain), not plain
 
     def gather_bytes(self) -> int:
@@ -162,7 +175,7 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel(
         "avx512-vpopcntdq",
         frozenset({"avx512vpopcntdq", "avx512bw"}),
-        BinaryShape(lanes=8, vectors=8, levels=1, ternlog=True),
+        ParityShape(),
         real_lanes=8,
         real_vectors=8,
         pixels=LookupShape(inputs=6, rows=2),
@@ -194,7 +207,7 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel(
         "portable",
         frozenset(),
-        BinaryShape(lanes=4, vectors=2, levels=3, ternlog=False),
+        BinaryShape(lanes=4, vectors=2, levels=3),
         real_lanes=4,
         real_vectors=4,
     ),
@@ -248,9 +261,9 @@ def warmup(name: str | None = None) -> list[str]:
         drive()
         for method in (*_FUNCTIONS, *(_LOOKUP if kernel.pixels else _PLANES)):
             getattr(kernel, method)()
-        kernel.compute_bits(kernel.binary.narrow)
-        for words, in_pairs in ((True, True), (True, False), (False, False)):
-            kernel.gather_bits(words, in_pairs)
+        kernel.compute_bits(kernel.windowed(32, 32))
+        for channels, in_pairs in ((64, True), (64, False), (32, False), (1, False)):
+            kernel.gather_bits(channels, in_pairs)
     finally:
         on_compile.remove(names.append)
     return names

@@ -11,18 +11,21 @@ from __future__ import annotations
     COMPUTE,  # address of the function that computes groups of neurons
     FINISH,  # address of the function for float32 steps, 0 = the layer has a threshold
     DEPTH,
-    WORDS,  # words of a prepared row: words_for(depth), made even
+    WORDS,  # words of a prepared row as the tile takes them
     NEURONS,
     GROUPS,  # ceil(neurons / 64); a group of neurons gives one output word
     PANELS,  # panels in use; each has as many neurons as the kernel's tile for this kind
     PANEL,  # address of the first panel
     PANEL_BYTES,  # from panel to panel
-    LIMITS,  # address: i64 per neuron (f64 for reals), filled up to whole groups with values that no sum reaches
+    # address: i64 per neuron (f64 for reals, fewer bits where tiles count in those), filled up to whole groups with values that
+    # no sum reaches
+    LIMITS,
     IN_BYTES,  # from input row to input row
     OUT_BYTES,  # from output row to output row
     SUB_ROWS,  # rows that are prepared together
     PREPARED_BYTES,  # prepared form of one row
-    PART_BYTES,  # counts of one row behind the prepared rows, where all rows are counted in parts; 0 = they are not
+    WORD_BYTES,  # from word to word of a prepared row of parities; from row to row is PREPARED_BYTES
+    PART_BYTES,  # counts of one row behind the prepared rows, where those of all rows are kept; 0 = they are not
     OPS,  # number of float32 steps
     OP_CODES,  # address: i64 per step
     OP_VALUES,  # address: (steps, 2, neurons) f32
@@ -43,6 +46,7 @@ from __future__ import annotations
     GATHER,  # address of the function that brings windows into rows; 0: the pixels are the rows
     GATHER_PREPARES,  # whether it gives rows as PREPARE of INNER would
     ROW_BYTES,  # from one row that it gives to the next
+    PLANE_BYTES,  # from word to word where it gives words of a place for all pixels together, else 0
     RAW_AT,  # where those rows lie, from the prepared rows on
     MERGED_AT,  # where the bits of a group of channels lie that do not fill words; 0: they go where they belong
     PARTS,  # parts of the neurons, a task each
@@ -70,7 +74,7 @@ from __future__ import annotations
     SEGMENTS,  # what a joined pixel is made of (`map_layers.make_join`)
     SEGMENTS_AT,  # address: SEGMENT_FIELDS for each
     LAYER_FIELDS,
-) = range(61)
+) = range(63)
 
 #: Which of the values that are joined, the bytes of a pixel of it, where in its pixel a segment begins, in bytes, how many bits
 #: it has, and the bit of the joined pixel where it goes.
@@ -135,5 +139,3 @@ READY_AT = COUNTS_AT + COUNTS_BYTES
 OTHERS_FOUND_AT = READY_AT + 64
 SIDE_FROM_TARGET_AT = OTHERS_FOUND_AT + 64 * 8
 PREPARED_AT = SIDE_FROM_TARGET_AT + 64
-#: Words of a row over which the running parity is kept before it starts again; a panel of 64 neurons fills 32 KiB with it.
-PARITY_WORDS = 64

@@ -82,7 +82,7 @@ def make_prepare_bits(parity_wanted: bool = True) -> Callable[..., None]:
             out = prepared + r * words * 8
             parity = np.int64(0)
             for k in range(raw):
-                if not parity_wanted or k & (fields.PARITY_WORDS - 1) == 0:
+                if not parity_wanted:
                     parity = np.int64(0)
                 parity ^= load_word(row + 8 * k)
                 store_word(out + 8 * k, parity)
@@ -134,7 +134,7 @@ def make_prepare_signs(parity_wanted: bool = True) -> Callable[..., None]:
                 copy_tail(row, depth, tail, 0)
             parity = np.int64(0)
             for k in range(raw):
-                if not parity_wanted or k & (fields.PARITY_WORDS - 1) == 0:
+                if not parity_wanted:
                     parity = np.int64(0)
                 at = row + 64 * k
                 if 64 * k + 64 > depth:
@@ -169,8 +169,6 @@ def make_prepare_planes() -> Callable[..., None]:
                 out = prepared + (r * 8 + bit) * words * 8
                 parity = np.int64(0)
                 for k in range(raw):
-                    if k & (fields.PARITY_WORDS - 1) == 0:
-                        parity = np.int64(0)
                     at = row + 64 * k
                     if 64 * k + 64 > depth:
                         at = tail
@@ -198,47 +196,32 @@ def make_compute_bits(shape: BinaryShape, planes: int) -> Callable[..., None]:
         panels = get(layer, fields.PANELS)
         finish = get(layer, fields.FINISH)
         counts = np.int64(0)
-        if finish != 0 or words > fields.PARITY_WORDS or planes > 1:
+        if finish != 0 or planes > 1:
             counts = scratch + fields.COUNTS_AT
-        # A deep row is counted in parts, each over all rows while its part of the panels is in L1.
-        deep = planes == 1 and get(layer, fields.PART_BYTES) != 0
-        parts = prepared + get(layer, fields.SUB_ROWS) * prepared_bytes
         for group in range(first_group, last_group):
             first = group * group_panels
             count = min(group_panels, panels - first)
             base = get(layer, fields.PANEL) + first * panel_bytes
-            for begin in range(0, words if deep else 1, fields.PARITY_WORDS):
-                end = min(begin + fields.PARITY_WORDS, words) if deep else words
-                for r in range(rows):
-                    entry = group + get(shifts, r)
-                    limits = get(layer, fields.LIMITS) + entry * 512
-                    word = np.int64(0)
-                    for p in range(count):
-                        panel = base + p * panel_bytes
-                        at = p * panel_neurons * 8
-                        sums = counts
-                        if deep:
-                            sums = parts + r * fields.COUNTS_BYTES + at
-                        elif counts != 0:
-                            sums = counts + at
-                        bits = np.int64(0)
-                        mode = np.int64(0 if begin else -1)
-                        for turn in range(planes):
-                            row = prepared + r * prepared_bytes + (planes - 1 - turn) * words * 8
-                            for k in range(begin, end, fields.PARITY_WORDS):
-                                some = min(fields.PARITY_WORDS, end - k)
-                                bits = tile(row + 8 * k, panel + k * panel_neurons * 8, some, sums, mode, limits + at)
-                                mode = np.int64(0)
-                            mode = np.int64(1)
-                        word |= bits << (p * panel_neurons)
-                    if end == words:
-                        if finish != 0:
-                            if deep:
-                                for j in range(64):
-                                    store_word(counts + 8 * j, get(parts + r * fields.COUNTS_BYTES, j))
-                            call_finish(finish, layer, group, entry, 1, scratch, target + r * out_bytes + group * 256)
-                        else:
-                            store_word(target + r * out_bytes + group * 8, word)
+            for r in range(rows):
+                entry = group + get(shifts, r)
+                limits = get(layer, fields.LIMITS) + entry * 512
+                word = np.int64(0)
+                for p in range(count):
+                    at = p * panel_neurons * 8
+                    sums = counts
+                    if counts != 0:
+                        sums = counts + at
+                    bits = np.int64(0)
+                    mode = np.int64(-1)
+                    for turn in range(planes):
+                        row = prepared + r * prepared_bytes + (planes - 1 - turn) * words * 8
+                        bits = tile(row, base + p * panel_bytes, words, sums, mode, limits + at)
+                        mode = np.int64(1)
+                    word |= bits << (p * panel_neurons)
+                if finish != 0:
+                    call_finish(finish, layer, group, entry, 1, scratch, target + r * out_bytes + group * 256)
+                else:
+                    store_word(target + r * out_bytes + group * 8, word)
 
     return compute_bits
 

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.bits import bitunpack
-from xnorinfer.kernels.fields import PARITY_WORDS
-from xnorinfer.kernels.shapes import CODE_BYTES, LookupShape, NibbleShape
+from xnorinfer.kernels.shapes import CODE_BYTES, LookupShape, NibbleShape, ParityShape
 
 #: Panels start on a cache line; vector loads in the tiles rely on it.
 ALIGN_BYTES = 64
@@ -37,13 +36,9 @@ def even_words(words: int) -> int:
     return words + words % 2
 
 
-def running_parity(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """(rows, even words): word k becomes the XOR of words 0..k, starting again every PARITY_WORDS words."""
-    out = np.empty_like(words)
-    for first in range(0, words.shape[1], PARITY_WORDS):
-        block = slice(first, first + PARITY_WORDS)
-        np.bitwise_xor.accumulate(words[:, block], axis=1, out=out[:, block])
-    return out
+def running_parity(words: NDArray[Any]) -> NDArray[Any]:
+    """(rows, words): word k becomes the XOR of words 0..k."""
+    return np.bitwise_xor.accumulate(words, axis=1)
 
 
 def _panels(rows: NDArray[Any], width: int) -> NDArray[Any]:
@@ -63,6 +58,12 @@ def binary_panels(weights: NDArray[np.uint64], width: int) -> NDArray[np.uint64]
     words = np.zeros((weights.shape[0], even_words(weights.shape[1])), np.uint64)
     words[:, : weights.shape[1]] = weights
     return _panels(running_parity(words), width)
+
+
+def parity_panels(weights: NDArray[np.uint64], depth: int, shape: ParityShape) -> NDArray[Any]:
+    """(neurons, words) u64 -> (panels, words, panel) of running parities, of u64 or u32 as the shape has them."""
+    words = weights.astype("<u8").view(f"<u{shape.bits // 8}")[:, : -(-depth // shape.bits)]
+    return _panels(running_parity(words), shape.panel)
 
 
 def code_panels(weights: NDArray[np.uint64], depth: int, shape: NibbleShape) -> NDArray[np.uint8]:

@@ -21,13 +21,16 @@ from xnorinfer.kernels import fields
 from xnorinfer.kernels.driver import call_compute, call_prepare
 from xnorinfer.kernels.layers import inner
 from xnorinfer.kernels.nibbles import spread_pair
+from xnorinfer.kernels.parities import xor_eight
 from xnorinfer.kernels.vector_ir import (
     caller,
     get,
     load_byte,
+    load_half,
     load_single,
     load_word,
     store_byte,
+    store_half,
     store_single,
     store_word,
 )
@@ -164,7 +167,6 @@ def make_gather_words(parity_wanted: bool) -> Callable[..., None]:
         words = get(layer, fields.CHANNELS) >> 6
         fill = get(layer, fields.FILL)
         run = across * words
-        deep = down * run > fields.PARITY_WORDS
         together = step_across == 1 and 8 * words == pixel_bytes
         source += channel_group * words * 8
         line_bytes = width * pixel_bytes
@@ -175,7 +177,7 @@ def make_gather_words(parity_wanted: bool) -> Callable[..., None]:
             place = source + top * line_bytes + x * pixel_bytes
             inside = together and x >= 0 and x + across <= width and top >= 0 and top + (down - 1) * step_down < height
             parity, at = np.int64(0), np.int64(0)
-            if inside and run == 3 and not deep:
+            if inside and run == 3:
                 # The usual window of 64 channels; so few words are not worth a loop.
                 for _ in range(down):
                     for k in range(3):
@@ -188,7 +190,7 @@ def make_gather_words(parity_wanted: bool) -> Callable[..., None]:
             elif inside:
                 for _ in range(down):
                     for k in range(0, 8 * run, 8):
-                        if not parity_wanted or (deep and at & (8 * fields.PARITY_WORDS - 1) == 0):
+                        if not parity_wanted:
                             parity = np.int64(0)
                         parity ^= load_word(place + k)
                         store_word(out + at, parity)
@@ -201,13 +203,13 @@ def make_gather_words(parity_wanted: bool) -> Callable[..., None]:
                         there = x + j * step_across
                         there = y >= 0 and y < height and there >= 0 and there < width
                         for k in range(words):
-                            if not parity_wanted or (deep and at & (8 * fields.PARITY_WORDS - 1) == 0):
+                            if not parity_wanted:
                                 parity = np.int64(0)
                             parity ^= word_of_tap(place, j * step_across * pixel_bytes + 8 * k, there, fill)
                             store_word(out + at, parity)
                             at += 8
                     place += step_down * line_bytes
-            if parity_wanted and at & 8:
+            if parity_wanted and at < row_bytes:
                 store_word(out + at, parity)
             out += row_bytes
             column += 1
@@ -218,9 +220,82 @@ def make_gather_words(parity_wanted: bool) -> Callable[..., None]:
     return gather_words
 
 
-def make_gather_pairs() -> Callable[..., None]:
-    """The same as offsets of tables, of two pixels together (`nibble_layers.make_prepare_nibbles`)."""
-    pair = spread_pair()
+def make_gather_planes(size: int) -> Callable[..., None]:
+    """Windows of bits whose channels fill words of `size` bytes, 8 or 4, as words of running parity, those of a place together.
+
+    Word after word, each for all pixels of a line at once: words of neighbours lie side by side in both maps, and what lies
+    outside is a run of them at either end.
+    """
+    load, store = (load_word, store_word) if size == 8 else (load_half, store_half)
+    eight = xor_eight(size)
+
+    def gather_planes(layer, source, first, count, channel_group, out):
+        height, width, line = get(layer, fields.HEIGHT), get(layer, fields.WIDTH), get(layer, fields.ACROSS)
+        pixel_bytes, plane_bytes = get(layer, fields.PIXEL_BYTES), get(layer, fields.PLANE_BYTES)
+        down, across = get(layer, fields.KERNEL_DOWN), get(layer, fields.KERNEL_ACROSS)
+        step_down, step_across = get(layer, fields.DILATION_DOWN), get(layer, fields.DILATION_ACROSS)
+        stride = get(layer, fields.STRIDE_ACROSS)
+        words = get(layer, fields.CHANNELS) // (8 * size)
+        fill = get(layer, fields.FILL)
+        source += channel_group * words * size
+        step = stride * pixel_bytes
+        done = np.int64(0)
+        while done < count:
+            row, column = (first + done) // line, (first + done) % line
+            run = min(line - column, count - done)
+            plane = out + done * size
+            before = plane
+            for p in range(run):
+                store(plane + p * size, 0)
+            for i in range(down):
+                y = row * get(layer, fields.STRIDE_DOWN) - get(layer, fields.TOP) + i * step_down
+                for j in range(across):
+                    # Pixels begin <= p < end have this tap inside the map.
+                    x = column * stride - get(layer, fields.LEFT) + j * step_across
+                    begin, end = np.int64(0), run
+                    if x < 0:
+                        begin = min(run, (stride - 1 - x) // stride)
+                    if x + (run - 1) * stride >= width:
+                        end = max(begin, (width - x + stride - 1) // stride)
+                    if y < 0 or y >= height:
+                        begin = end = np.int64(0)
+                    at = source + (y * width + x) * pixel_bytes
+                    for _ in range(words):
+                        p = np.int64(0)
+                        while p < begin:
+                            store(plane + p * size, np.int64(load(before + p * size)) ^ fill)
+                            p += 1
+                        if step == 8:
+                            while p + 8 <= end:
+                                eight(before + p * size, at + p * 8, plane + p * size)
+                                p += 8
+                        while p < end:
+                            store(plane + p * size, np.int64(load(before + p * size)) ^ np.int64(load(at + p * step)))
+                            p += 1
+                        while p < run:
+                            store(plane + p * size, np.int64(load(before + p * size)) ^ fill)
+                            p += 1
+                        before = plane
+                        plane += plane_bytes
+                        at += size
+            done += run
+
+    return gather_planes
+
+
+def make_gather_pairs(size: int) -> Callable[..., None]:
+    """Windows of bits whose channels fill words of `size` bytes, 8 or 4, as offsets of tables, those of two pixels together
+    (`nibble_layers.make_prepare_nibbles`)."""
+    pair, offset_bytes = spread_pair(size), 4 * size
+    load, store = (load_word, store_word) if size == 8 else (load_half, store_half)
+
+    @inner
+    def word_of_tap(place, inside, fill):
+        """A word of a pixel, or what lies outside."""
+        value = fill
+        if inside:
+            value = np.int64(load(place))
+        return value
 
     def gather_pairs(layer, source, first, count, channel_group, out):
         height, width, line = get(layer, fields.HEIGHT), get(layer, fields.WIDTH), get(layer, fields.ACROSS)
@@ -229,10 +304,14 @@ def make_gather_pairs() -> Callable[..., None]:
         step_down, step_across = get(layer, fields.DILATION_DOWN), get(layer, fields.DILATION_ACROSS)
         stride_down, stride_across = get(layer, fields.STRIDE_DOWN), get(layer, fields.STRIDE_ACROSS)
         left = get(layer, fields.LEFT)
-        words = get(layer, fields.CHANNELS) >> 6
+        words = get(layer, fields.CHANNELS) // (8 * size)
         fill = get(layer, fields.FILL)
-        together = step_across == 1 and 8 * words == pixel_bytes
-        source += channel_group * words * 8
+        # Words of a line of the window, one after the other at one distance, or each tap by itself.
+        evenly, step = step_across == 1 and size * words == pixel_bytes, np.int64(size)
+        if words == 1:
+            evenly, step = True, step_across * pixel_bytes
+        reach = (across - 1) * step_across
+        source += channel_group * words * size
         column = first % line
         top = first // line * stride_down - get(layer, fields.TOP)
         for pixel in range(0, count, 2):
@@ -244,31 +323,35 @@ def make_gather_pairs() -> Callable[..., None]:
                 next_top += stride_down
             other = column * stride_across - left
             alone = pixel + 1 == count
-            inside = together and not alone and x >= 0 and x + across <= width and other >= 0 and other + across <= width
+            inside = evenly and not alone and x >= 0 and x + reach < width and other >= 0 and other + reach < width
             row = out + (pixel >> 1) * 2 * row_bytes
             for i in range(down):
                 y, z = top + i * step_down, next_top + i * step_down
                 begin, next_begin = (y * width + x) * pixel_bytes, (z * width + other) * pixel_bytes
                 if inside and y >= 0 and z < height and y < height and z >= 0:
-                    for k in range(0, 8 * across * words, 8):
-                        pair(load_word(source + begin + k), load_word(source + next_begin + k), row)
-                        row += 32
+                    for k in range(across * words):
+                        at = source + k * step
+                        pair(np.int64(load(at + begin)), np.int64(load(at + next_begin)), row)
+                        row += offset_bytes
                     continue
                 for j in range(across):
                     move = j * step_across
                     here = y >= 0 and y < height and x + move >= 0 and x + move < width
                     there = z >= 0 and z < height and other + move >= 0 and other + move < width
                     for k in range(words):
-                        at = move * pixel_bytes + 8 * k
-                        word = word_of_tap(source, begin + at, here, fill)
+                        at = source + move * pixel_bytes + size * k
+                        word = word_of_tap(at + begin, here, fill)
                         if alone:
-                            store_word(row, word)
-                            row += 8
+                            store(row, word)
+                            row += size
                         else:
-                            pair(word, word_of_tap(source, next_begin + at, there, fill), row)
-                            row += 32
-            if not alone:
-                pair(np.int64(0), np.int64(0), row)
+                            pair(word, word_of_tap(at + next_begin, there, fill), row)
+                            row += offset_bytes
+            if alone:
+                store(row, 0)  # a last word is read whole
+            else:
+                for k in range(0, 32, offset_bytes):
+                    pair(np.int64(0), np.int64(0), row + k)
             column += 1
             top = next_top
             if column == line:
@@ -292,8 +375,7 @@ def make_gather_bits(parity_wanted: bool) -> Callable[..., None]:
         begin = channel_group * channels
         # Pixels of one word, all of it wanted: what is behind the channels is 0 there.
         whole = channels < 64 and channels > pixel_bytes * 8 - 64 and get(layer, fields.CHANNEL_GROUPS) == 1
-        deep = down * across * channels > 64 * fields.PARITY_WORDS
-        together = whole and not deep and step_across == 1
+        together = whole and step_across == 1
         outside = np.uint64(get(layer, fields.FILL))
         line_bytes = width * pixel_bytes
         column = first % line
@@ -336,7 +418,7 @@ def make_gather_bits(parity_wanted: bool) -> Callable[..., None]:
                             word |= value << np.uint64(used)
                             used += some
                             if used >= 64:
-                                if not parity_wanted or (deep and at & (8 * fields.PARITY_WORDS - 1) == 0):
+                                if not parity_wanted:
                                     parity = np.uint64(0)
                                 parity ^= word
                                 store_word(out + at, np.int64(parity))
@@ -345,12 +427,12 @@ def make_gather_bits(parity_wanted: bool) -> Callable[..., None]:
                                 word = (value >> np.uint64(1)) >> np.uint64(some - used - 1)
                     place += step_down * line_bytes
             if used > 0:
-                if not parity_wanted or (deep and at & (8 * fields.PARITY_WORDS - 1) == 0):
+                if not parity_wanted:
                     parity = np.uint64(0)
                 parity ^= word
                 store_word(out + at, np.int64(parity))
                 at += 8
-            if parity_wanted and at & 8:
+            if parity_wanted and at < row_bytes:
                 store_word(out + at, np.int64(parity))
             out += row_bytes
             column += 1

@@ -7,7 +7,7 @@ Border classes: see `prepack`; which class an output pixel has is the same for a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,6 +104,13 @@ def strips(
         strip = -(-pixels // (TILE_ROWS * -(-pixels // wanted))) * TILE_ROWS
     most, tasks = samples * strip, -(-pixels // strip)
     taken = _Gathered() if taps is None else _gathered(kernel, taps, number(fields.IN_BYTES), prepared, pixels, samples)
+    if taps is not None and taps.bits and kernel.in_planes(taps.size):
+        # An odd number of cache lines from plane to plane, so that not all begin in the same few sets of the cache.
+        word_bytes = number(fields.WORD_BYTES)
+        plane = layout.whole_lines(word_bytes * most) | layout.ALIGN_BYTES
+        prepared, of_row = word_bytes, number(fields.PART_BYTES) - (-plane * number(fields.WORDS) // most)
+        rows = [row | {fields.PREPARED_BYTES: word_bytes, fields.WORD_BYTES: plane} for row in rows]
+        taken = replace(taken, row_bytes=word_bytes, plane_bytes=plane)
     raw_at = 0 if taken.prepares else layout.whole_lines(of_row * most)
     merged_at = layout.whole_lines(of_row * most) if taken.prepares else raw_at + layout.whole_lines(taken.row_bytes * most)
     of_pixels = np.zeros(pixels, np.int64) if classes is None else classes.reshape(-1) * groups
@@ -116,6 +123,7 @@ def strips(
         fields.GATHER: taken.function,
         fields.GATHER_PREPARES: int(taken.prepares),
         fields.ROW_BYTES: taken.row_bytes,
+        fields.PLANE_BYTES: taken.plane_bytes,
         fields.RAW_AT: raw_at,
         fields.MERGED_AT: merged_at if merged else 0,
         fields.PARTS: 1,
@@ -137,18 +145,19 @@ def strips(
 
 @dataclass(frozen=True)
 class _Gathered:
-    """How windows become rows: the function, bytes from row to row, and whether they are prepared rows."""
+    """How windows become rows: the function, bytes from row to row, whether they are prepared rows, and from word to word."""
 
     function: int = 0
     row_bytes: int = 0
     prepares: bool = False
+    plane_bytes: int = 0
 
 
 def _gathered(kernel: Kernel, taps: Taps, row_bytes: int, prepared_bytes: int, pixels: int, samples: int) -> _Gathered:
     """row_bytes: of a row as it is."""
     if not taps.bits:
         return _Gathered(kernel.gather_bytes(), row_bytes)
-    function, prepares = kernel.gather_bits(taps.size % WORD_BITS == 0, samples == 1 or pixels % 2 == 0)
+    function, prepares = kernel.gather_bits(taps.size, samples == 1 or pixels % 2 == 0)
     return _Gathered(function, prepared_bytes if prepares else row_bytes, prepares)
 
 

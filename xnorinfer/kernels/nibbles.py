@@ -268,22 +268,22 @@ def rows_tile(shape: NibbleShape, rows: int) -> Any:
     return intrinsic_of(shape.words, 10, body, types.void)
 
 
-def spread_pair() -> Any:
-    """Intrinsic spread(word, other, out): the offsets of the tables of 8 bytes of two rows, 16 u16, to `out`."""
+def spread_pair(size: int = 8) -> Any:
+    """Intrinsic spread(word, other, out): the offsets of the tables of `size` bytes of two rows, two u16 for each, to `out`."""
 
     def body(emit: Emit, word: Value, other: Value, out: Value) -> None:
-        first, second = (_spread(emit, value) for value in (word, other))
+        first, second = (_spread(emit, emit.builder.trunc(value, integer(8 * size)), size) for value in (word, other))
         b, kind = emit.builder, first[0].type
         tables = [b.or_(low, b.shl(high, emit.many(kind, 4))) for low, high in zip(first, second, strict=True)]
-        order = [lane for k in range(8) for lane in (k, 8 + k)]
-        both = b.shuffle_vector(*tables, emit.numbers(vector(I32, 16), order))
-        emit.store(b.shl(both, emit.many(vector(I16, 16), 4)), out, 2)  # times TABLE_BYTES
+        order = [lane for k in range(size) for lane in (k, size + k)]
+        both = b.shuffle_vector(*tables, emit.numbers(vector(I32, 2 * size), order))
+        emit.store(b.shl(both, emit.many(vector(I16, 2 * size), 4)), out, 2)  # times TABLE_BYTES
 
     return intrinsic_of(8, 3, body, types.void)
 
 
-def _spread(emit: Emit, word: Value) -> tuple[Value, Value]:
-    """Lower and upper nibbles of the 8 bytes of a word, 16 bits each."""
-    b, kind = emit.builder, vector(I16, 8)
-    octets = b.zext(b.bitcast(word, vector(I8, 8)), kind)
+def _spread(emit: Emit, word: Value, size: int) -> tuple[Value, Value]:
+    """Lower and upper nibbles of the bytes of a word, 16 bits each."""
+    b, kind = emit.builder, vector(I16, size)
+    octets = b.zext(b.bitcast(word, vector(I8, size)), kind)
     return b.and_(octets, emit.many(kind, 15)), b.lshr(octets, emit.many(kind, 4))

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from xnorinfer.bits import WORD_BITS, bitpack, words_for
 from xnorinfer.kernels import Kernel, fields, layout
-from xnorinfer.kernels.shapes import MASKED_CHUNKS, MOST_TURNS, BinaryShape, NibbleShape
+from xnorinfer.kernels.shapes import MASKED_CHUNKS, MOST_TURNS, NibbleShape, ParityShape, Shape
 
 #: Fields of a row of the table; arrays stand for their addresses, and must live as long as the row is in use.
 Row: TypeAlias = dict[int, int | NDArray[Any]]
@@ -40,9 +40,9 @@ MASKED_NEURONS = 24
 PIXEL_WORK, REAL_WORK, INPUT_WORK = 3, 64, 8
 
 
-def bits(kernel: Kernel, weights: Words, depth: int, limits: Limits, outside: Outside = None, *, windows: bool = False) -> Row:
-    """Mismatches of words of bits.  windows: whether rows are those, so that there are many."""
-    shape = kernel.narrowed(len(weights)) if windows else kernel.binary
+def bits(kernel: Kernel, weights: Words, depth: int, limits: Limits, outside: Outside = None, *, channels: int = 0) -> Row:
+    """Mismatches of words of bits.  channels: of a group, where rows are windows, so that there are many."""
+    shape = kernel.windowed(len(weights), channels) if channels else kernel.binary
     return _mismatches(kernel, shape, weights, depth, limits, outside) | {
         fields.PREPARE: kernel.prepare_bits(),
         fields.IN_BYTES: words_for(depth) * 8,
@@ -85,9 +85,7 @@ def binarized(kernel: Kernel, limits: NDArray[Any], mirrored: NDArray[np.bool_])
     }
 
 
-def _mismatches(
-    kernel: Kernel, shape: BinaryShape | NibbleShape, weights: Words, depth: int, limits: Limits, outside: Outside
-) -> Row:
+def _mismatches(kernel: Kernel, shape: Shape, weights: Words, depth: int, limits: Limits, outside: Outside) -> Row:
     words = layout.even_words(words_for(depth))
     inside, surplus = _by_class(weights, depth, outside)
     most = np.full(surplus.shape, -1) if limits is None else limits.astype(np.int64) + surplus
@@ -110,14 +108,20 @@ def _mismatches(
                 fields.DEEP_LIMITS: row[fields.LIMITS],
             }
         )
-    return (
-        row
-        | _panels(layout.binary_panels(weights, shape.panel))
-        | {
-            fields.PREPARED_BYTES: words * 8,
-            fields.PART_BYTES: fields.COUNTS_BYTES if words > fields.PARITY_WORDS else 0,
-        }
-    )
+    if isinstance(shape, ParityShape):
+        words = -(-depth // shape.bits)
+        return (
+            row
+            | _panels(layout.parity_panels(weights, depth, shape))
+            | {
+                fields.WORDS: words,
+                fields.PREPARED_BYTES: words * shape.bits // 8,
+                fields.WORD_BYTES: shape.bits // 8,
+                fields.PART_BYTES: fields.COUNTS_BYTES if limits is None else 0,
+                fields.LIMITS: _whole_groups(weights, most, fill=-1, dtype=f"i{shape.bits // 8}"),
+            }
+        )
+    return row | _panels(layout.binary_panels(weights, shape.panel)) | {fields.PREPARED_BYTES: words * 8}
 
 
 def _by_class(weights: Words, depth: int, outside: Outside) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 #: A row prepared for look-ups: a cache line with the i64 sum of its inputs, then the tables of every turn of the tile's loop.
 PREPARED_TOTAL = 64
@@ -14,15 +15,11 @@ MASKED_CHUNKS = 256
 
 @dataclass(frozen=True)
 class BinaryShape:
-    """A binary tile: one row times `vectors` vectors of `lanes` neurons; counts 2**levels words per popcount.
-
-    ternlog: use VPTERNLOG (AVX-512) for functions of three inputs.
-    """
+    """A binary tile: one row times `vectors` vectors of `lanes` neurons; counts 2**levels words per popcount."""
 
     lanes: int
     vectors: int
     levels: int
-    ternlog: bool
 
     @property
     def panel(self) -> int:
@@ -33,6 +30,31 @@ class BinaryShape:
     def narrow(self) -> BinaryShape:
         """The same for panels of at most 32 neurons."""
         return replace(self, vectors=min(self.vectors, 32 // self.lanes))
+
+
+@dataclass(frozen=True)
+class ParityShape:
+    """A binary tile of vectors of 64 bytes (`parities`): rows share the weights of `panel` neurons, a lane of `bits` bits each.
+
+    bits: 64, or 32 for inputs that fill only so many.
+    """
+
+    bits: int = 64
+
+    @property
+    def panel(self) -> int:
+        """Neurons side by side in a panel; divides 64."""
+        return 32
+
+    @property
+    def vectors(self) -> int:
+        """Of a panel."""
+        return self.panel * self.bits // 512
+
+    @property
+    def rows(self) -> int:
+        """Rows of a tile: what 32 registers hold, with two vectors for each row and vector of neurons."""
+        return 8 // self.vectors
 
 
 #: Bytes of depth of one turn of a tile that looks up nibbles.
@@ -119,3 +141,7 @@ class LookupShape:
     def prepared_bytes(self, depth: int) -> int:
         """Bytes of a prepared row."""
         return PREPARED_TOTAL + TABLES_BYTES * self.turns(depth)
+
+
+#: Of a binary tile.
+Shape: TypeAlias = BinaryShape | ParityShape | NibbleShape

@@ -14,8 +14,8 @@ first and second word) the carry of the adder is
 
     majority(o, o^m, m^n) = o ^ (m & ~(o^n))          one VPTERNLOG where the CPU has it, three operations elsewhere
 
-and only carries are counted: mismatches = 2*sum(popcount(carry)) + popcount(last n).  Further levels of ordinary carry-save
-adders ahead of the popcount pay where a vector popcount is a sequence of instructions (AVX2, SSE2, NEON).
+and only carries are counted: mismatches = 2*sum(popcount(carry)) + popcount(last n).  `parities` is that; here further levels
+of ordinary carry-save adders come ahead of the popcount, which pay where that is a sequence of instructions.
 """
 
 from __future__ import annotations
@@ -70,10 +70,10 @@ def binary_tile(shape: BinaryShape) -> Any:
 
     row: address of `words` prefix-parity words; panel: of [words][panel] u64, aligned to 64 bytes; words even, above 0.
     counts: address of [panel] i64 or 0.  Where given, `counts << shift` is added (shift < 0: not read) and the sums are
-    stored back: bit planes and deep layers are summed through it.  limits: [panel] i64; bit iff sum <= limit.
+    stored back: bit planes are summed through it.  limits: [panel] i64; bit iff sum <= limit.
     """
-    lanes, vectors, levels = shape.lanes, shape.vectors, shape.levels
-    logic = Logic(shape.ternlog)
+    lanes, vectors = shape.lanes, shape.vectors
+    logic = Logic(False)
 
     def body(emit: Emit, row: Value, panel: Value, words: Value, counts: Value, shift: Value, limits: Value):
         b, columns = emit.builder, range(vectors)
@@ -105,14 +105,7 @@ def binary_tile(shape: BinaryShape) -> Any:
                         state[j][-1] = b.add(state[j][-1], ctpop(b, carry))
             return [value for column in state for value in column]
 
-        if levels == 1:
-            loop = Loop(emit, emit.constant(0), [zero] * (2 * vectors))
-            state = turn(loop.index, 1, loop.values)
-            loop.close(2, words, state)
-            totals = [b.add(b.shl(state[2 * j + 1], emit.many(emit.words, 1)), ctpop(b, state[2 * j])) for j in columns]
-        else:
-            totals = _deep(emit, shape, words, turn, zero)
-        return _finish(emit, shape, totals, counts, shift, limits)
+        return _finish(emit, shape, _deep(emit, shape, words, turn, zero), counts, shift, limits)
 
     return intrinsic_of(lanes, 6, body, types.int64)
 

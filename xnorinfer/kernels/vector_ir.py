@@ -52,12 +52,12 @@ class Emit:
     def constant(value: int) -> ir.Constant:
         return ir.Constant(I64, value)
 
-    def splat(self, scalar: ir.Value) -> ir.Value:
-        """The scalar in every lane."""
-        kind = vector(scalar.type, self.lanes)
+    def splat(self, scalar: ir.Value, lanes: int = 0) -> ir.Value:
+        """The scalar in every lane, of so many."""
+        kind = vector(scalar.type, lanes or self.lanes)
         single = self.builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(I32, 0))
         return self.builder.shuffle_vector(
-            single, ir.Constant(kind, ir.Undefined), ir.Constant(vector(I32, self.lanes), [0] * self.lanes)
+            single, ir.Constant(kind, ir.Undefined), ir.Constant(vector(I32, kind.count), [0] * kind.count)
         )
 
     def pick(self, value: ir.Value, lanes: list[int]) -> ir.Value:
@@ -178,10 +178,12 @@ load_word = loader(I64, types.int64, 8)
 #: get(row, field): a field of a table of int64.
 get = _scalar(types.int64, 2, lambda emit, row, field: emit.load(emit.offset(row, field, 8), I64, 8))
 load_byte = loader(I8, types.uint8, 1)
+load_half = loader(I32, types.uint32, 4)
 load_short = loader(I16, types.uint16, 2)
 load_single = loader(F32, types.float32, 4)
 load_double = loader(F64, types.float64, 8)
 store_word = _scalar(types.void, 2, lambda emit, address, value: emit.store(value, address, 8))
+store_half = _scalar(types.void, 2, lambda emit, address, value: emit.store(emit.builder.trunc(value, I32), address, 4))
 store_byte = _scalar(types.void, 2, lambda emit, address, value: emit.store(emit.builder.trunc(value, I8), address, 1))
 
 
