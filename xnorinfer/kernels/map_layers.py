@@ -227,7 +227,7 @@ def make_gather_planes(size: int) -> Callable[..., None]:
     outside is a run of them at either end.
     """
     load, store = (load_word, store_word) if size == 8 else (load_half, store_half)
-    eight = xor_eight(size)
+    near, far = xor_eight(size, 1), xor_eight(size, 2)
 
     def gather_planes(layer, source, first, count, channel_group, out):
         height, width, line = get(layer, fields.HEIGHT), get(layer, fields.WIDTH), get(layer, fields.ACROSS)
@@ -244,9 +244,9 @@ def make_gather_planes(size: int) -> Callable[..., None]:
             row, column = (first + done) // line, (first + done) % line
             run = min(line - column, count - done)
             plane = out + done * size
-            before = plane
+            before = plane + down * across * words * plane_bytes  # behind the last
             for p in range(run):
-                store(plane + p * size, 0)
+                store(before + p * size, 0)
             for i in range(down):
                 y = row * get(layer, fields.STRIDE_DOWN) - get(layer, fields.TOP) + i * step_down
                 for j in range(across):
@@ -260,15 +260,21 @@ def make_gather_planes(size: int) -> Callable[..., None]:
                     if y < 0 or y >= height:
                         begin = end = np.int64(0)
                     at = source + (y * width + x) * pixel_bytes
+                    vectors = np.int64(0)
+                    if step <= 16 and end - begin >= 8:
+                        vectors = (end - begin + 7) >> 3  # the last two may share pixels
                     for _ in range(words):
                         p = np.int64(0)
                         while p < begin:
                             store(plane + p * size, np.int64(load(before + p * size)) ^ fill)
                             p += 1
-                        if step == 8:
-                            while p + 8 <= end:
-                                eight(before + p * size, at + p * 8, plane + p * size)
-                                p += 8
+                        for _ in range(vectors):
+                            p = min(p, end - 8)
+                            if step == 8:
+                                near(before + p * size, at + p * step, plane + p * size)
+                            else:
+                                far(before + p * size, at + p * step, plane + p * size)
+                            p += 8
                         while p < end:
                             store(plane + p * size, np.int64(load(before + p * size)) ^ np.int64(load(at + p * step)))
                             p += 1

@@ -105,10 +105,11 @@ def strips(
     most, tasks = samples * strip, -(-pixels // strip)
     taken = _Gathered() if taps is None else _gathered(kernel, taps, number(fields.IN_BYTES), prepared, pixels, samples)
     if taps is not None and taps.bits and kernel.in_planes(taps.size):
-        # An odd number of cache lines from plane to plane, so that not all begin in the same few sets of the cache.
+        # An odd number of cache lines from plane to plane, so that not all begin in the same few sets of the cache; and a plane
+        # for the gather itself.
         word_bytes = number(fields.WORD_BYTES)
         plane = layout.whole_lines(word_bytes * most) | layout.ALIGN_BYTES
-        prepared, of_row = word_bytes, number(fields.PART_BYTES) - (-plane * number(fields.WORDS) // most)
+        prepared, of_row = word_bytes, number(fields.PART_BYTES) - (-plane * (number(fields.WORDS) + 1) // most)
         rows = [row | {fields.PREPARED_BYTES: word_bytes, fields.WORD_BYTES: plane} for row in rows]
         taken = replace(taken, row_bytes=word_bytes, plane_bytes=plane)
     raw_at = 0 if taken.prepares else layout.whole_lines(of_row * most)

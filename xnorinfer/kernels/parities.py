@@ -19,7 +19,7 @@ from numba import types
 
 from xnorinfer.kernels.shapes import ParityShape
 from xnorinfer.kernels.tiles import Logic
-from xnorinfer.kernels.vector_ir import I64, Emit, Loop, Value, ctpop, integer, intrinsic_of, vector
+from xnorinfer.kernels.vector_ir import I32, I64, Emit, Loop, Value, ctpop, integer, intrinsic_of, vector
 
 
 def parity_tile(shape: ParityShape, rows: int) -> Any:
@@ -121,12 +121,19 @@ def parity_tile(shape: ParityShape, rows: int) -> Any:
     return intrinsic_of(8, 10, body, types.void)
 
 
-def xor_eight(size: int) -> Any:
-    """Intrinsic xor(before, source, out): eight numbers of `size` bytes, those at `before` XOR the low bytes of words."""
+def xor_eight(size: int, step: int) -> Any:
+    """Intrinsic xor(before, source, out): eight numbers of `size` bytes, those at `before` XOR the low bytes of words.
+
+    step: from word to word, in words, 1 or 2.
+    """
 
     def body(emit: Emit, before: Value, source: Value, out: Value) -> None:
         b, kind = emit.builder, vector(integer(8 * size), 8)
         words = emit.load(source, emit.words, 8)
+        if step == 2:
+            # From word 7 on, so that nothing behind the last is read.
+            others = emit.load(emit.offset(source, 7, 8), emit.words, 8)
+            words = b.shuffle_vector(words, others, emit.numbers(vector(I32, 8), [0, 2, 4, 6, 9, 11, 13, 15]))
         some = words if size == 8 else b.trunc(words, kind)
         emit.store(b.xor(emit.load(before, kind, size), some), out, size)
 
