@@ -1,7 +1,7 @@
 """One 3x3 convolution, bits in and thresholded bits out, against what else one could call; and VGG-small.
 
-Peers compute less: float32 gives sums without thresholds.  Every case checks its results before it is timed; of OpenVINO's
-BinaryConvolution the kernel alone counts, as its own profile has it, without making its bits and without the borders' limits.
+Peers compute less: float32 gives sums without thresholds (and `openvino_binary`).  Every case checks its results before it is
+timed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.networks import random_words
+from benchmarks.openvino_binary import openvino_binary
 from xnorinfer.bits import bitunpack
 from xnorinfer.engine.plan import Plan
 from xnorinfer.graph import chain
@@ -24,7 +25,6 @@ from xnorinfer.packing.packed import Affine, Dot, PackedModel, PackedOp, Pool, T
 Call = Callable[[], object]
 #: A convolution that keeps the size of its map.
 SAME = Window((3, 3), padding=(1, 1, 1, 1))
-OPENVINO = "OpenVINO BinaryConvolution, its kernel alone"
 #: Channels and height of the square maps of layers as papers have them.
 LAYERS = ((64, 56), (128, 28), (256, 14), (512, 7), (32, 56))
 
@@ -60,6 +60,12 @@ def layer_of(channels: int, size: int, window: Window = SAME, pool: Window | Non
     return PackedModel(SignInput(), shape, chain(named), "ge-zero").require_valid()
 
 
+def _layer(plan: Plan, bits: NDArray[np.uint64], out: NDArray[np.uint64], last: int) -> Call:
+    """Nodes 1 up to `last`, run once; as inside a network, where nothing is checked between two layers."""
+    plan.run_nodes(bits, out, 1, last)
+    return partial(plan._run_nodes, bits, out, 1, last)
+
+
 def dense_of(channels: int, size: int, kernel: str | None = None) -> Call:
     """The dense layer of as many bit operations: 9 * channels inputs, a row for each pixel."""
     rng = np.random.default_rng(3)
@@ -71,7 +77,7 @@ def dense_of(channels: int, size: int, kernel: str | None = None) -> Call:
     packed = PackedModel.chain(SignInput(), [("bits", first), ("layer", layer), ("head", head)], "ge-zero")
     plan = Plan(packed, threads=1, kernel=kernel)
     rows, out = random_words(rng, size * size, depth), np.empty((size * size, -(-channels // 64)), np.uint64)
-    return lambda: plan.run_nodes(rows, out, 1, 2)
+    return _layer(plan, rows, out, 2)
 
 
 def convolution(
@@ -86,8 +92,7 @@ def convolution(
     plan = Plan(packed, threads=threads, kernel=kernel)
     words = random_words(rng, size * size, channels)
     bits, out = words.reshape(1, -1), np.empty((1, words.size), np.uint64)
-    calls: dict[str, Call] = {"xnorinfer": lambda: plan.run_nodes(bits, out, 1, 2)}
-    calls["xnorinfer"]()
+    calls: dict[str, Call] = {"xnorinfer": _layer(plan, bits, out, 2)}
 
     signs = bitunpack(words, channels).reshape(size, size, channels).astype(np.float32)
     weights = bitunpack(layer.weights, layer.depth).reshape(channels, 3, 3, channels).astype(np.float32)
@@ -104,7 +109,7 @@ def convolution(
         sums = np.moveaxis(np.asarray(dots), -1, 0)[None]
         missing += _torch(calls, x, w, sums, threads)
         missing += _onnxruntime(calls, x, w, sums, threads)
-        missing += _openvino(calls, x, w, sums, threads)
+        missing += openvino_binary(calls, x, w, 1, sums, threads)
     return calls, missing
 
 
@@ -122,7 +127,7 @@ def variants(channels: int, size: int, kernel: str | None = None) -> dict[str, C
         last = 2 if pool is None else 3
         bits = random_words(rng, over * over, channels).reshape(1, -1)
         out = np.empty((1, packed.values[last - 1].words), np.uint64)
-        calls[name] = partial(plan.run_nodes, bits, out, 1, last)
+        calls[name] = _layer(plan, bits, out, last)
     return calls
 
 
@@ -185,30 +190,4 @@ def _onnxruntime(calls: dict[str, Call], x: NDArray[Any], w: NDArray[Any], sums:
     call = partial(session.run, None, {"x": x})
     _equal("onnxruntime float32", call()[0], sums)
     calls["onnxruntime float32"] = call
-    return []
-
-
-def _openvino(calls: dict[str, Call], x: NDArray[Any], w: NDArray[Any], sums: NDArray[Any], threads: int) -> list[str]:
-    try:
-        import openvino
-        from openvino import opset13
-    except ImportError:
-        return ["OpenVINO BinaryConvolution: openvino is not installed"]
-    packed = np.packbits((w > 0).reshape(-1), bitorder="little")
-    image = opset13.parameter(list(x.shape), np.float32)
-    ends = [np.array(value, np.float32).reshape(1, 1, 1, 1) for value in (0, 0, 0, 1)]
-    signs = opset13.fake_quantize(image, *map(opset13.constant, ends), 2)
-    kernel = opset13.constant(openvino.Tensor(packed, openvino.Shape(list(w.shape)), openvino.Type.u1))
-    product = opset13.binary_convolution(signs, kernel, [1, 1], [1, 1], [1, 1], [1, 1], "xnor-popcount", 0.0)
-    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "PERF_COUNT": True}
-    request = openvino.Core().compile_model(openvino.Model([product], [image]), "CPU", settings).create_infer_request()
-
-    def call() -> float:
-        """Seconds of the kernel alone."""
-        request.infer({0: x}, share_inputs=True, share_outputs=True)
-        return sum(one.real_time.total_seconds() for one in request.profiling_info if one.node_type == "BinaryConvolution")
-
-    call()
-    _equal("OpenVINO BinaryConvolution", np.array(request.get_output_tensor().data), sums)
-    calls[OPENVINO] = call
     return []

@@ -1,4 +1,5 @@
-"""One layer against what else one could call: numpy float32, NumKong's packed Hamming distances, torch's int8 matmul.
+"""One layer against what else one could call: numpy float32, NumKong's packed Hamming distances, torch's int8 matmul, and
+OpenVINO's binary convolution of 1x1.
 
 Every case checks its results before it is timed: integers exactly, float32 as far as integers are exact in it.
 """
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.networks import random_network, random_pixels, random_words
+from benchmarks.openvino_binary import openvino_binary
 from xnorinfer.bits import bitunpack
 from xnorinfer.engine.plan import Plan
 from xnorinfer.packing.packed import Threshold
@@ -52,6 +54,9 @@ def hidden_layer(
     if peers:
         missing += _numkong(calls, bits, layer.weights, mismatches)
         missing += _torch_int8(calls, signs, weights, width - 2 * mismatches, threads)
+        image, kernel = real.T.reshape(1, width, rows, 1), real_weights.T.reshape(width, width, 1, 1)
+        want = (width - 2 * mismatches).T.reshape(image.shape)
+        missing += openvino_binary(calls, np.ascontiguousarray(image), np.ascontiguousarray(kernel), 0, want, threads)
     return calls, missing
 
 

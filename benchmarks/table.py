@@ -1,8 +1,9 @@
 """The tables of docs/results.md: `python -m benchmarks.table [--full] [--output NAME] [--seconds S] [--only SECTION]`.
 
-All sides of a row are measured in turns in one process, with the same number of threads, and their results are checked for
-equality first.  Every time has its spread, half the distance of the quartiles over the rounds; where one is more than 25 %, the
-row is unstable and has the range of the quartiles instead of a ratio.  Numbers without a peer say what they are.
+All sides of a row are measured in turns in one process, with the same number of threads, on one core where that is one, and
+their results are checked for equality first.  Every time has its spread, half the distance of the quartiles over the rounds;
+where one is more than 25 %, the row is unstable and has the range of the quartiles instead of a ratio.  Numbers without a peer
+say what they are.
 
 The default takes less than five minutes while two cores are free; --full adds small and odd networks, all batch sizes and
 kernels, and CPUs without vectors.
@@ -12,7 +13,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -25,6 +28,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from benchmarks import convolution_cases, picture, processes, roofline
 from benchmarks.layer_cases import first_layer, hidden_layer
 from benchmarks.networks import REFERENCE, random_network, random_pixels
+from benchmarks.openvino_binary import OPENVINO
 from xnorinfer import kernels
 from xnorinfer.cli import screen
 from xnorinfer.cores import usable_cores
@@ -95,16 +99,32 @@ class Row:
 Comparison = Callable[[float], Iterable[Row]]
 
 
+def _pinned(comparison: Comparison) -> Comparison:
+    """All sides on one core, where the system lets a process choose."""
+
+    def run(seconds: float) -> list[Row]:
+        if not hasattr(os, "sched_setaffinity"):
+            return list(comparison(seconds))
+        cores = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {max(cores)})
+        try:
+            return list(comparison(seconds))
+        finally:
+            os.sched_setaffinity(0, cores)
+
+    return run
+
+
 def layers(full: bool) -> Iterator[Comparison]:
     """One layer against other libraries, one thread."""
-    yield from (partial(_hidden, rows) for rows in (256, 1))
-    yield _first
+    yield from (_pinned(partial(_hidden, rows)) for rows in (256, 1))
+    yield _pinned(_first)
 
 
 def _hidden(rows: int, seconds: float) -> Iterator[Row]:
     with threadpool_limits(1, "blas"):
         calls, missing = hidden_layer(4096, rows)
-        times = in_turns(calls, seconds)
+        times = _in_turns(calls, seconds)
     for reason in missing:
         print(f"skipped: {reason}", file=sys.stderr)
     yield from _against_all(f"hidden layer 4096x4096, {rows} rows", times, rows)
@@ -116,6 +136,19 @@ def _first(seconds: float) -> Iterator[Row]:
     yield from _against_all("first layer 784->4096, uint8, 256 rows", times, 256)
 
 
+def _in_turns(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str, Timing]:
+    """`in_turns`; of OpenVINO what its call gives, in rounds by itself, as many as take a second at most."""
+    alone = calls.pop(OPENVINO, None)
+    times = in_turns(calls, seconds)
+    if alone is not None:
+        begin = time.perf_counter()
+        rounds = [np.array([float(str(alone())) for _ in range(9)])]
+        while len(rounds) < 5 or (len(rounds) < 41 and time.perf_counter() - begin < seconds):
+            rounds.append(np.array([float(str(alone())) for _ in range(9)]))
+        times[OPENVINO] = Timing.of(rounds)
+    return times
+
+
 def _against_all(what: str, times: dict[str, Timing], rows: int) -> Iterator[Row]:
     ours = times["xnorinfer"]
     yield from (Row(what, peer, ours, timing, rows) for peer, timing in times.items() if peer != "xnorinfer")
@@ -124,19 +157,17 @@ def _against_all(what: str, times: dict[str, Timing], rows: int) -> Iterator[Row
 def convolutions(full: bool) -> Iterator[Comparison]:
     """3x3 layers against other libraries, the dense layer of as many operations, a pool behind and no border; VGG-small."""
     names = [kernel.name for kernel in kernels.usable()] if full else [kernels.choose().name]
-    yield from (partial(_convolution, *layer, name) for name in names for layer in convolution_cases.LAYERS)
-    yield from (partial(_beside, *layer, name) for name in names for layer in convolution_cases.LAYERS)
-    yield from (partial(_vgg, batch, threads) for batch, threads in ((1, 1), (64, 1), (1, usable_cores())))
+    for compared in (_convolution, _beside):
+        yield from (_pinned(partial(compared, *layer, name)) for name in names for layer in convolution_cases.LAYERS)
+    yield from (_pinned(partial(_vgg, batch, 1)) for batch in (1, 64))
+    yield partial(_vgg, 1, usable_cores())
 
 
 def _convolution(channels: int, size: int, kernel: str, seconds: float) -> Iterator[Row]:
     calls, missing = convolution_cases.convolution(channels, size, kernel=kernel)
     for reason in missing:
         print(f"skipped: {reason}", file=sys.stderr)
-    alone = calls.pop(convolution_cases.OPENVINO, None)
-    times = in_turns(calls, seconds)
-    if alone is not None:
-        times[convolution_cases.OPENVINO] = Timing.of([np.array([float(str(alone())) for _ in range(9)]) for _ in range(9)])
+    times = _in_turns(calls, seconds)
     yield from _against_all(f"3x3, {channels} channels, {size}x{size} ({kernel})", times, 1)
 
 
@@ -165,7 +196,9 @@ def networks(full: bool) -> Iterator[Comparison]:
     for shapes in (NETWORKS, MORE_NETWORKS) if full else (NETWORKS,):
         for widths, batches in shapes.items():
             for threads in dict.fromkeys((1, usable_cores() if full or widths == REFERENCE else 1)):
-                yield from (partial(_network, widths, batch, threads) for batch in batches)
+                for batch in batches:
+                    one = partial(_network, widths, batch, threads)
+                    yield _pinned(one) if threads == 1 else one
 
 
 def _network(widths: tuple[int, ...], batch: int, threads: int, seconds: float) -> Iterator[Row]:
@@ -184,7 +217,7 @@ def _threads(count: int) -> str:
 
 def batch_one(full: bool) -> Iterator[Comparison]:
     """The reference network at batch 1 against reading its panels once."""
-    yield _batch_one
+    yield _pinned(_batch_one)
 
 
 def _batch_one(seconds: float) -> Iterator[Row]:
@@ -219,7 +252,7 @@ def _batches(batches: Iterable[int], threads: int, seconds: float) -> Iterator[R
 
 def older(full: bool) -> Iterator[Comparison]:
     """The hidden layer as AVX2 and as plain x86-64 would have it."""
-    yield from (partial(_older, name) for name in (("haswell", "generic") if full else ("haswell",)))
+    yield from (_pinned(partial(_older, name)) for name in (("haswell", "generic") if full else ("haswell",)))
 
 
 def _older(name: str, seconds: float) -> Iterator[Row]:

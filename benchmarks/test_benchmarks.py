@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from benchmarks import roofline
-from benchmarks.convolution_cases import LAYERS, OPENVINO, convolution, variants, vgg_small
+from benchmarks.convolution_cases import LAYERS, convolution, variants, vgg_small
 from benchmarks.layer_cases import first_layer, hidden_layer
 from benchmarks.networks import REFERENCE, random_network, random_pixels
+from benchmarks.openvino_binary import OPENVINO
 from xnorinfer import kernels
 from xnorinfer.cores import usable_cores
 from xnorinfer.engine.model import Model
@@ -28,7 +29,7 @@ from xnorinfer.speed import peers
 from xnorinfer.speed.floatnetwork import FloatNetwork, exact_predict
 from xnorinfer.speed.timing import in_turns
 
-PEERS = ("xnorinfer", "numpy float32", "NumKong hammings_packed", "torch int8 _int_mm")
+PEERS = ("xnorinfer", "numpy float32", "NumKong hammings_packed", "torch int8 _int_mm", OPENVINO)
 Benchmark = Any
 
 
