@@ -71,6 +71,26 @@ def test_layers_of_many_channels(kernel: str, channels: int) -> None:
     check(convolution(np.random.default_rng(channels), (7, 9, channels), channels), kernel, batches=(1, 4))
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("channels", [32, 64, 96, 128])
+def test_strides_and_dilations_of_many_channels(kernel: str, channels: int, groups: int) -> None:
+    """Runs of pixels that are whole vectors and not, and far apart."""
+    rng = np.random.default_rng(channels)
+    pixel, neurons = Window((1, 1)), 40 * groups
+    for stride, dilation, padding in (
+        ((1, 2), (1, 1), (1, 0, 2, 1)),
+        ((2, 1), (1, 2), (0, 1, 2, 3)),
+        ((1, 3), (2, 1), (0, 0, 0, 0)),
+    ):
+        window = Window((3, 3), stride, dilation, padding)
+        shape = (5, 40, channels * groups)
+        first = nets.random_dot(rng, "bits", (5, 40, 3), channels * groups, window=pixel, bits=True)
+        layer = nets.random_dot(rng, "bits", shape, neurons, window=window, bits=True, groups=groups)
+        head = nets.random_dot(rng, "bits", (*window.outputs(5, 40), neurons), 3, window=pixel, bits=False)
+        nodes = chain([("first", first), ("layer", layer), ("head", head)])
+        check(PackedModel(SignInput(), (5, 40, 3), nodes, "ge-zero"), kernel, batches=(1, 2))
+
+
 @pytest.mark.parametrize("pad", [-1, 0, 1])
 @pytest.mark.parametrize("groups", [1, 2, 32, 64])
 def test_groups_of_channels(kernel: str, groups: int, pad: int) -> None:

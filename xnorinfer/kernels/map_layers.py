@@ -227,7 +227,7 @@ def make_gather_planes(size: int) -> Callable[..., None]:
     outside is a run of them at either end.
     """
     load, store = (load_word, store_word) if size == 8 else (load_half, store_half)
-    near, far = xor_eight(size, 1), xor_eight(size, 2)
+    near, far = xor_eight(size, 8), xor_eight(size, 16)
 
     def gather_planes(layer, source, first, count, channel_group, out):
         height, width, line = get(layer, fields.HEIGHT), get(layer, fields.WIDTH), get(layer, fields.ACROSS)

@@ -122,19 +122,22 @@ def parity_tile(shape: ParityShape, rows: int) -> Any:
 
 
 def xor_eight(size: int, step: int) -> Any:
-    """Intrinsic xor(before, source, out): eight numbers of `size` bytes, those at `before` XOR the low bytes of words.
+    """Intrinsic xor(before, source, out): eight numbers of `size` bytes, those at `before` XOR others that are `step` bytes apart.
 
-    step: from word to word, in words, 1 or 2.
+    step: `size`, or 2 or 4 times that.
     """
+    apart = step // size
 
     def body(emit: Emit, before: Value, source: Value, out: Value) -> None:
-        b, kind = emit.builder, vector(integer(8 * size), 8)
-        words = emit.load(source, emit.words, 8)
-        if step == 2:
-            # From word 7 on, so that nothing behind the last is read.
-            others = emit.load(emit.offset(source, 7, 8), emit.words, 8)
-            words = b.shuffle_vector(words, others, emit.numbers(vector(I32, 8), [0, 2, 4, 6, 9, 11, 13, 15]))
-        some = words if size == 8 else b.trunc(words, kind)
-        emit.store(b.xor(emit.load(before, kind, size), some), out, size)
+        b, element = emit.builder, integer(8 * size)
+        kind, half = vector(element, 8), vector(element, 4 * apart)
+        if apart == 1:
+            numbers = emit.load(source, kind, size)
+        else:
+            # Four of each half, which ends with the last, so that nothing behind it is read.
+            low, high = emit.load(source, half, size), emit.load(emit.offset(source, 3 * apart + 1, size), half, size)
+            order = [apart * k for k in range(4)] + [4 * apart + apart * k - 1 for k in range(1, 5)]
+            numbers = b.shuffle_vector(low, high, emit.numbers(vector(I32, 8), order))
+        emit.store(b.xor(emit.load(before, kind, size), numbers), out, size)
 
     return intrinsic_of(8, 3, body, types.void)
