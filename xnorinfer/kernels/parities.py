@@ -122,7 +122,7 @@ def parity_tile(shape: ParityShape, rows: int) -> Any:
 
 
 def xor_eight(size: int, step: int) -> Any:
-    """Intrinsic xor(before, source, out): eight numbers of `size` bytes, those at `before` XOR others that are `step` bytes apart.
+    """Intrinsic xor(before, source, out): eight numbers of `size` bytes, those at `before` XOR others, `step` bytes apart.
 
     step: `size`, or 2 or 4 times that.
     """
