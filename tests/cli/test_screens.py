@@ -146,6 +146,8 @@ def test_examples_stand_in_columns_or_below_what_is_said_of_them() -> None:
         "xnorinfer bb \\",
         "    --data FILE -o OUT",
     ]
+    # What is in quotes is one word.
+    assert fitted(["xnorinfer run 'a b c' --data 'd e f'"], 24) == ["xnorinfer run 'a b c' \\", "    --data 'd e f'"]
 
 
 def test_words_stay_whole() -> None:

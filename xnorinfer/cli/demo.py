@@ -63,7 +63,7 @@ def command(ctx: click.Context, keep: Path | None) -> None:
         for number, (title, arguments) in enumerate(STEPS, 1):
             screen.heading(f"{number}. {title}")
             placed = [_place(folder, one) for one in arguments]
-            screen.say(f"$ xnorinfer {shlex.join(placed)}", "cyan")
+            screen.command(f"xnorinfer {shlex.join(placed)}")
             code = main.main(placed, prog_name="xnorinfer", standalone_mode=False)
             if code:
                 ctx.exit(code)

@@ -13,7 +13,8 @@ import click
 BESIDE = 0.4
 #: What stands between a command and what is said of it, in the text of examples.
 _GAP = re.compile(r"\s{3,}")
-#: An option with a value behind it.
+#: What does not break within a command: texts in quotes, and an option with its value.
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 _VALUE = re.compile(r"( --?[\w-]+) (?=[^-|])")
 
 
@@ -93,7 +94,8 @@ def fitted(examples: Iterable[str], width: int, indent: str = "") -> list[str]:
         found += wrapped(said, width + len(indent), f"{indent}# ", f"{indent}# ")
         parts = [indent + command]
         if len(command) > width:
-            kept = _VALUE.sub("\\1\0", command)  # an option and its value
+            kept = _QUOTED.sub(lambda found: found[0].replace(" ", "\0"), command)
+            kept = _VALUE.sub("\\1\0", kept)
             parts = [line.replace("\0", " ") for line in wrapped(kept, width - 2 + len(indent), indent, indent + "    ")]
         found += [f"{part} \\" for part in parts[:-1]] + parts[-1:]
     return found

@@ -21,7 +21,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from xnorinfer.budget import size_text
-from xnorinfer.cli.layout import wrapped
+from xnorinfer.cli.layout import fitted, wrapped
 from xnorinfer.oneline import one_line
 
 #: Columns of a table: heading, and whether numbers stand in it (aligned right).
@@ -94,6 +94,14 @@ def _print(text: str, style: str = "", *, lead: str = "", later: str = "", stder
 def say(text: str, style: str | None = None, *, later: str = "") -> None:
     """One line on stdout, wrapped at words on a terminal.  later: what further lines begin with."""
     _print(text, style or "", later=later)
+
+
+def command(text: str) -> None:
+    """A command line with a prompt before it; on a terminal it goes on in lines that can be copied together."""
+    lines = fitted([one_line(text)], console().width - 2, "  ")
+    for line in ["$ " + lines[0].lstrip(), *lines[1:]]:
+        if not _json_only:
+            console().print(Text(line, "cyan"), overflow="ignore", crop=False)
 
 
 def heading(text: str) -> None:
