@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -66,7 +67,8 @@ class _Whole:
     """A connection's transport that holds the head of an answer for its body: they leave together, the client wakes once."""
 
     def __init__(self, transport: asyncio.Transport, finish: Callable[[], bool]) -> None:
-        self._transport, self._finish, self._head = transport, finish, b""
+        # Weak: a connection that ended is gone with all that it read, and not only when garbage is collected.
+        self._transport, self._finish, self._head = transport, weakref.WeakMethod(finish), b""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -89,7 +91,8 @@ class _Whole:
     def close(self) -> None:
         """As the transport's, which sends what it was given; later, if `finish` says so."""
         self.flush()
-        if not self._finish():
+        finish = self._finish()
+        if finish is None or not finish():
             self._transport.close()
 
 
@@ -100,7 +103,7 @@ class _Protocol(AutoHTTPProtocol):
     system would reset it, and the client never see the answer.
     """
 
-    _finishing = False
+    _finishing: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(_Whole(transport, self._finish))
@@ -108,16 +111,20 @@ class _Protocol(AutoHTTPProtocol):
     def _finish(self) -> bool:
         """Whether the end must wait for the rest of a body; once, and not for long."""
         cycle = self.cycle
-        if self._finishing or cycle is None or not (cycle.response_complete and cycle.more_body):
+        if self._finishing is not None or cycle is None or not (cycle.response_complete and cycle.more_body):
             return False
-        self._finishing = True
-        self.loop.call_later(HEAD_SECONDS, self.transport.close)
+        self._finishing = self.loop.call_later(HEAD_SECONDS, self.transport.close)
         return True
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
-        if self._finishing:
+        if self._finishing is not None:
             self.transport.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._finishing is not None:
+            self._finishing.cancel()  # it would keep what was read
+        super().connection_lost(error)
 
     def on_response_complete(self) -> None:
         self.transport.flush()
