@@ -63,7 +63,7 @@ def layer_of(channels: int, size: int, window: Window = SAME, pool: Window | Non
 def _layer(plan: Plan, bits: NDArray[np.uint64], out: NDArray[np.uint64], last: int) -> Call:
     """Nodes 1 up to `last`, run once; as inside a network, where nothing is checked between two layers."""
     plan.run_nodes(bits, out, 1, last)
-    return partial(plan._run_nodes, bits, out, 1, last)
+    return partial(plan._run_nodes, [bits], out, 1, last)
 
 
 def dense_of(channels: int, size: int, kernel: str | None = None) -> Call:
