@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -61,6 +62,24 @@ def held(limits: Limits, body: Callable[[Held], Awaitable[None]]) -> list[int]:
 
 async def begun(batcher: Held) -> None:
     await asyncio.to_thread(batcher.begun.wait, 30)
+
+
+def test_a_server_without_requests_keeps_no_model() -> None:
+    async def run() -> None:
+        batcher = Batcher("net", Limits(), lambda rows, seconds: None)
+        batcher.start()
+        model = model_of(1)
+        gone = weakref.ref(model)
+        await batcher.compute(model, random_inputs(model.packed, 1, 1))
+        del model
+        for _ in range(100):
+            if gone() is None:
+                break
+            await asyncio.sleep(0.05)
+        assert gone() is None
+        await asyncio.to_thread(batcher.stop)
+
+    asyncio.run(run())
 
 
 def test_what_came_while_the_engine_was_busy_is_one_batch() -> None:

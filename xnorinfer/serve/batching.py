@@ -92,6 +92,7 @@ class Batcher:
                 self._loop.call_soon_threadsafe(self._deliver, batch)
             except RuntimeError:  # the event loop was closed, and everybody who waited is gone
                 return
+            del batch  # else a model that was replaced would stay until the next request
 
     def _next(self) -> list[Job] | None:
         """All that waits, in order, of one model and up to `batch` rows; waits for the first; None at the end."""
