@@ -75,11 +75,10 @@ def with_data(reading: Reading, options: ConvertOptions, data: NDArray[Any]) -> 
     """
     from xnorinfer.converters.evidence.inputmapping import apply_mapping, judge_mapping
     from xnorinfer.converters.reading import INPUT
-    from xnorinfer.imageaxes import are_channels_first
+    from xnorinfer.imageaxes import channels_last
 
-    shape = reading.net.shape
-    if len(shape) == 3 and are_channels_first("data", shape, data.shape, source_first=reading.channels_first):
-        data = data.swapaxes(1, -1).swapaxes(1, -2) if data.ndim == 4 else data.swapaxes(1, -1)
+    if len(reading.net.shape) == 3:
+        data = channels_last("data", reading.net.shape, data, source_first=reading.channels_first)
     evidence = judge_mapping(reading.net, data)
     if evidence is None:
         text = "--data says nothing about the input mapping: no BatchNorm directly follows the first layer, or the inputs"

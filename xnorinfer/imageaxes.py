@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from xnorinfer.errors import InputError
 
 Shape = tuple[int, ...]
+
+
+def channels_last(what: str, shape: Shape, images: NDArray[Any], *, source_first: bool) -> NDArray[Any]:
+    """Images with their channels last, or rows of their values: see `are_channels_first`."""
+    first = are_channels_first(what, shape, images.shape, source_first=source_first)
+    return np.moveaxis(images, 1, -1) if first else images
 
 
 def are_channels_first(what: str, shape: Shape, found: Shape, *, source_first: bool) -> bool:

@@ -18,6 +18,7 @@ import numpy as np
 import packed_networks
 import packed_oracle
 import pytest
+import wide_networks
 from command_line import CHECKPOINT, DIGITS, fine
 from function_networks import nets
 from numpy.typing import NDArray
@@ -202,6 +203,10 @@ def from_maps() -> list[Case]:
         packed = packed_networks.random_maps(rng, mappings[seed % 5], (6, 5, 3), 1 + seed % 3)
         x = packed_networks.random_rows(rng, packed, 12)
         cases.append(Case(packed, x, packed_oracle.expected(packed, x)[-1].reshape(12, -1)))
+    for number, kind in enumerate(("range", "threshold", "reals", "channels")):
+        net = wide_networks.network(wide_networks.MAPPINGS[kind], ("sums", "average")[number % 2], number, ends=number > 1)
+        x = networks.random_inputs(np.random.default_rng(number), net.input, 12, net.depth)
+        cases.append(Case(lower(net).packed, x, forward(net, x)))
     return cases
 
 

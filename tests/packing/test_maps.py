@@ -196,11 +196,6 @@ def packed_digest(net: Net) -> str:
 STEM = ("stem", Linear(weights((6, 3, 3, 3)), window=NEAR))
 BENT = ("prelu", Steps.of(("prelu", np.full(6, -0.5, f))))
 REFUSED: dict[str, tuple[InputMapping, list[Named], str]] = {
-    "a norm of features": (
-        SignInput(),
-        [CONV, ("flat", Flatten()), ("bn", norm(120)), SIGN, HEAD],
-        r"bn: has a number for each feature of a flattened map of 4 x 5 x 6",
-    ),
     "a stem of signs": (SignInput(), [STEM, SIGN, HEAD], "stem: takes numbers, and the inputs are signs"),
     "a stem of thresholds": (ThresholdInput(99), [STEM, SIGN, HEAD], "stem: takes numbers, and the inputs are signs"),
     "zeros": (

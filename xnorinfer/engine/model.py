@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from xnorinfer.engine.margins import Margins, margins
 from xnorinfer.errors import InputError, unhandled
-from xnorinfer.imageaxes import are_channels_first
+from xnorinfer.imageaxes import channels_last
 from xnorinfer.net.values import ChannelInput, InputMapping, PixelInput, RealInput, Shape, SignInput, ThresholdInput
 from xnorinfer.packing import modelfile
 from xnorinfer.packing.description import describe, widths
@@ -217,9 +217,7 @@ def _as_rows(mapping: InputMapping, shape: Shape, x: ArrayLike, channels_first: 
 
 def _of_images(shape: Shape, array: NDArray[Any], channels_first: bool) -> NDArray[Any]:
     """Images, or rows of their values, as such rows.  Raises InputError for those of another size, or another order of axes."""
-    if are_channels_first("input", shape, array.shape, source_first=channels_first):
-        array = np.moveaxis(array, 1, -1)
-    return array.reshape(len(array), math.prod(shape))
+    return channels_last("input", shape, array, source_first=channels_first).reshape(len(array), math.prod(shape))
 
 
 #: What columns of labels are called.

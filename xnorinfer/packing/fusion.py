@@ -151,8 +151,8 @@ class _Walk:
         self.made: dict[tuple[int, Reads], int] = {(INPUT, self.entry.kind): INPUT}
         #: Flattenings of what is stored anyway, and whose value that is.
         self.same: dict[int, int] = {}
-        #: Nodes whose stored map was flattened, and so has no channels in the network.
-        self.flat: set[int] = set()
+        #: Flattenings behind which numbers for each feature stand, so that what is stored is to be a vector.
+        self.wide = {index for index in range(len(net.nodes)) if self._is_wide(index)}
         if isinstance(net.input, ThresholdInput):
             self.add(Part("input", (self.entry,), sign=Quantize("ge"), end=INPUT, enters=True), INPUT)
         #: Sums that are computed with what makes one of their terms.
@@ -183,7 +183,7 @@ class _Walk:
             if isinstance(op, Add) and not joined and after not in self.claimed:
                 joined = True
                 self.claimed.add(after)
-            elif not isinstance(op, Flatten | Norm | Steps):
+            elif not isinstance(op, Flatten | Norm | Steps) or after in self.wide:
                 return found, after, joined
             found.append(after)
             at = after
@@ -223,7 +223,7 @@ class _Walk:
     def group_values(self, head: int) -> _Group:
         """Elementwise nodes by themselves, or with the sign behind them."""
         op = self.nodes[head].op
-        if isinstance(op, Quantize):
+        if isinstance(op, Quantize) or head in self.wide:
             return _Group(head, [], head)
         signs = isinstance(op, Flatten) and self.net_values[head].domain == SIGNS
         nodes, after, joined = ([], None, False) if signs else self.run(head, isinstance(op, Add))
@@ -232,6 +232,25 @@ class _Walk:
             assert after is not None
             return _Group(head, nodes, after, sign=after)
         return self.with_numbers(group, after)
+
+    def _is_wide(self, index: int) -> bool:
+        """Whether a node flattens a map of several pixels, each of whose numbers then meets one of its own."""
+        read = self.nodes[index].inputs[0]
+        value = self.net_values[index if read == INPUT else read]
+        shape = self.entry.shape if read == INPUT else value.shape
+        if not isinstance(self.nodes[index].op, Flatten) or math.prod(shape[:-1]) == 1:
+            return False
+        seen, left = {index}, list(self.users[index])
+        while left:
+            at = left.pop()
+            node = self.nodes[at]
+            if at in seen or not isinstance(node.op, Flatten | Norm | Steps | Quantize | Add):
+                continue
+            if isinstance(node.op, Norm | Steps) and any(np.ndim(array) for _, array in arrays_of(node)):
+                return True
+            seen.add(at)
+            left += self.users[at]
+        return False
 
     def _forms(self) -> list[set[Reads]]:
         """Of every node the forms in which its value is read; only signs are read as bits."""
@@ -292,6 +311,8 @@ class _Walk:
             self.emit_layer(group, op)
         elif isinstance(op, Concat):
             self.emit_concat(group.head, op)
+        elif group.head in self.wide:
+            self.emit_concat(group.head, Concat())
         elif isinstance(op, Pool):
             for form in sorted(self.forms[group.head]):
                 at = self.form(self.nodes[group.head].inputs[0], form, group.head)
@@ -308,7 +329,7 @@ class _Walk:
         if window is None and len(value.shape) == 3:
             window = Window.whole(value.shape)
         layer = Part(self.nodes[group.head].name, (value,), (at,), layer=op, window=window)
-        nodes, side, flat = self.elementwise(group.head, group.nodes, layer.gives, flat=False)
+        nodes, side = self.elementwise(group.head, group.nodes)
         if side is not None:
             layer = replace(layer, reads=(value, self.value(side)), inputs=(at, side))
         sign = None if group.sign is None else self.nodes[group.sign].op
@@ -322,8 +343,6 @@ class _Walk:
             assert isinstance(node.op, Pool)
             over = node.op.window or Window.whole(value.shape)
             self.add(Part(node.name, (value,), (at,), pool=node.op, window=over, end=group.end), group.end)
-        if flat:
-            self.flat.add(group.end)
 
     def emit_values(self, group: _Group) -> None:
         head, op = self.nodes[group.head], self.nodes[group.head].op
@@ -336,16 +355,13 @@ class _Walk:
             first = [head.inputs[place] for place in places]
         if all(isinstance(self.nodes[at].op, Flatten) for at in every) and group.sign is None and not isinstance(op, Add):
             self.same[group.end] = self.same.get(first[0], first[0])
-            if first[0] in self.flat or math.prod(self.stored_shape(first[0])[:-1]) > 1:
-                self.flat.add(group.end)
             return
         forms: set[Reads] = {"reals"} if group.sign is None else {"bits"}
         if isinstance(op, Quantize):
             forms, every = self.forms[group.head], []
         for form in sorted(forms):
             at = self.entering(first[0], "reals", group.head) if form == "bits" else self.form(first[0], "reals", group.head)
-            value = self.value(at)
-            nodes, side, flat = self.elementwise(group.head, every, value, flat=first[0] in self.flat)
+            nodes, side = self.elementwise(group.head, every)
             if isinstance(op, Add):
                 nodes, side = (head, *nodes), self.form(first[1], "reals", group.head)
             inputs = (at,) if side is None else (at, side)
@@ -357,8 +373,6 @@ class _Walk:
             elif isinstance(op, Quantize):
                 part = replace(part, nodes=(head,))
             self.add(part if form == "bits" else replace(part, name=part.nodes[0].name), group.end)
-            if flat:
-                self.flat.add(group.end)
 
     def emit_concat(self, head: int, op: Concat) -> None:
         node = self.nodes[head]
@@ -375,38 +389,18 @@ class _Walk:
             flat = len(self.net_values[head].shape) == 1 and any(len(value.shape) == 3 for value in reads)
             self.add(Part(node.name, reads, tuple(inputs), concat=op, flat=flat, end=head), head)
 
-    def stored_shape(self, read: int) -> tuple[int, ...]:
-        read = self.same.get(read, read)
-        return self.value(next((at for (node, _), at in self.made.items() if node == read), INPUT)).shape
-
-    def elementwise(
-        self, before: int, nodes: list[int], value: Value, *, flat: bool
-    ) -> tuple[tuple[Node[Op], ...], int | None, bool]:
-        """The nodes that compute, of those behind `before`; what stands at their side; whether the map is flattened then.
-
-        Raises NetworkError where they have a number for each feature of a map.
-        """
+    def elementwise(self, before: int, nodes: list[int]) -> tuple[tuple[Node[Op], ...], int | None]:
+        """The nodes that compute, of those behind `before`, and what stands at their side."""
         found: list[Node[Op]] = []
         side: int | None = None
         for at in nodes:
             node = self.nodes[at]
-            if isinstance(node.op, Flatten):
-                flat = flat or math.prod(value.shape[:-1]) > 1
-                before = at
-                continue
-            if flat and any(np.ndim(array) for _, array in arrays_of(node)):
-                shape = " x ".join(map(str, value.shape))
-                raise NetworkError(
-                    [
-                        f"{node.name}: has a number for each feature of a flattened map of {shape}; packed networks have "
-                        "one for each channel of a map"
-                    ]
-                )
             if isinstance(node.op, Add):
                 side = self.form(node.inputs[1] if node.inputs[0] == before else node.inputs[0], "reals", at)
-            found.append(node)
+            if not isinstance(node.op, Flatten):
+                found.append(node)
             before = at
-        return tuple(found), side, flat
+        return tuple(found), side
 
 
 #: Op -> what goes together with it and behind it.

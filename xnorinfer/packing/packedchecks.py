@@ -195,8 +195,9 @@ def graph_problems(nodes: Sequence[Node[PackedOp]], entry: Value) -> Iterator[st
             yield str(error)
             return
         if isinstance(node.op, Concat):
-            if not 2 <= len(read) <= MOST_JOINED:
-                yield f"{where}: joins {len(read)} nodes, needed are 2 to {MOST_JOINED}"
+            least = 1 if node.op.flat else 2  # a map alone may become a vector
+            if not least <= len(read) <= MOST_JOINED:
+                yield f"{where}: joins {len(read)} nodes, needed are {least} to {MOST_JOINED}"
             if INPUT in node.inputs or len({value.kind for value in read}) > 1 or read[0].kind == "pixels":
                 kinds = ", ".join(
                     "the input" if other == INPUT else value.kind for other, value in zip(node.inputs, read, strict=True)

@@ -197,7 +197,7 @@ class Mapped:
 class Concat:
     """Values side by side along channels, all of bits or all of reals, pixel by pixel.
 
-    flat: all as vectors, maps line by line.
+    flat: all as vectors, maps line by line; so a map alone becomes one.
     """
 
     flat: bool = False

@@ -26,6 +26,7 @@ from xnorinfer import budget
 from xnorinfer.conversion import digest_of
 from xnorinfer.engine.model import Model, canonical_input, random_inputs
 from xnorinfer.graph import Interpretation
+from xnorinfer.imageaxes import channels_last
 from xnorinfer.memory import in_rows
 from xnorinfer.net.network import Net
 from xnorinfer.net.reference import binary_weights, node_outputs
@@ -119,7 +120,11 @@ def verify(
         result.data = "random" if data is None else "given"
         _compare(result, model, reading.net, x, report)
         if data is not None:
-            _judge_input(result, reading.net, data)
+            # What is compared with statistics may be none of the mapped pixels that the network takes.
+            images = len(packed.shape) == 3
+            first = reading.channels_first
+            given = channels_last("data", reading.net.shape, data, source_first=first) if images else data
+            _judge_input(result, reading.net, given)
         if with_sensitivity:
             result.sensitivity = sensitivity(reading.net, packed, x, report)
         if with_framework:
