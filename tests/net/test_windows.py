@@ -256,6 +256,10 @@ BAD: dict[str, tuple[Net, str]] = {
         chain(Linear(filled(1, 1, 1, 4), "ge", window=ONE), Pool("max", Window((1 << 21, 1)))),
         r"n1: its size is \(2097152, 1\), needed is at least 1 and at most",
     ),
+    "lines": (
+        chain(Linear(filled(1, 1, 1, 1), "ge", window=ONE), Pool("max", ONE), shape=((1 << 31) - 1, 1, 1)),
+        r"n0: takes a map, the input gives 2147483647 lines of 1, at most 1048576 are known",
+    ),
 }
 
 

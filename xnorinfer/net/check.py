@@ -268,7 +268,11 @@ def _require_map(name: str, problems: Problems, read: Seen) -> int:
     if len(read.value.shape) != 3:
         problems.add(name, f"takes a map (height, width, channels), {read.wide} gives {read.value.shape}")
         raise Shapeless
-    return read.value.shape[2]
+    height, width, channels = read.value.shape
+    if max(height, width) > MOST_SIZE:
+        problems.add(name, f"takes a map, {read.wide} gives {height} lines of {width}, at most {MOST_SIZE} are known")
+        raise Shapeless
+    return channels
 
 
 def _require_window(window: Window, name: str, problems: Problems) -> None:
