@@ -129,7 +129,10 @@ class Case:
 
 
 def _microseconds(text: str, percent: int) -> float:
-    value, unit = re.findall(rf"^\s+{percent}%\s+([\d.]+)(us|ms|s|m)$", text, re.MULTILINE)[0]
+    found = re.findall(rf"^\s+{percent}%\s+([\d.]+)(us|ms|s|m)$", text, re.MULTILINE)
+    if not found:  # no request was answered in the time
+        return float("nan")
+    value, unit = found[0]
     return float(value) * {"us": 1, "ms": 1e3, "s": 1e6, "m": 6e7}[unit]
 
 
