@@ -34,7 +34,7 @@ Format version 3 holds what is no chain of dense layers.  Instead of `input_bits
             {"kind": "steps", "ops"}, {"kind": "bits"}, {"kind": "mapped"}
 
 Format version 4 is version 3 with what joins branches: {"kind": "concat", "flat": whether all are vectors}, which reads several
-nodes, and the operations "side", of a node with two inputs, and "prelu", "tanh" and "sigmoid"
+nodes, or one map that becomes a vector, and the operations "side", of a node with two inputs, and "prelu", "tanh" and "sigmoid"
 in "ops".
 
 In both there are names for all nodes.  Tensors are called as above, N counting all nodes behind the bits of inputs, with
