@@ -1,7 +1,7 @@
 """What training code makes of latent weights before it takes their sign: centring, clipping, and the magnitude that follows.
 
     centre       w - mean(w) of each neuron over its inputs (XNOR-Net, IR-Net); of a convolution over the channels of each tap
-                 (XNOR-Net-PyTorch)
+                 (XNOR-Net-PyTorch), or over all of a neuron (IR-Net)
     clip         to -c..c (XNOR-Net-PyTorch: 1), after the centring; it changes no sign, only the magnitude
     magnitude    mean(|w|) of each neuron (XNOR-Net), or of the whole layer (DoReFa-Net)
 
@@ -26,9 +26,9 @@ SCALES: dict[ScaleBy, str] = {
 }
 
 
-def centred(latent: F32) -> F32:
-    """Weights (neurons, ..., channels) minus the mean over the channels, one float32 subtraction."""
-    mean = latent.mean(axis=-1, dtype=np.float64, keepdims=True)
+def centred(latent: F32, *, neuron: bool = False) -> F32:
+    """Weights (neurons, ..., channels) minus the mean over the channels, or over the whole neuron, one float32 subtraction."""
+    mean = latent.mean(axis=tuple(range(1, latent.ndim)) if neuron else -1, dtype=np.float64, keepdims=True)
     return np.asarray(latent - mean.astype(np.float32), np.float32)
 
 

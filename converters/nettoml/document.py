@@ -169,7 +169,8 @@ and, if every pixel or real value is binarized by itself before the first layer,
     h                        number or "glorot"
     weight_rule, sign_rule   another rule than the profile's: round-even, round-away, sign, ge (0 is +1), gt (0 is -1)
     center = true            the weights minus each neuron's mean over its inputs are binarized (XNOR-Net, IR-Net); in
-                             convolutions over the channels of each tap (XNOR-Net-PyTorch)
+                             convolutions over the channels of each tap (XNOR-Net-PyTorch), with "neuron" over all of a
+                             neuron (IR-Net)
     clip_weights             a number c: then they are clipped to -c..c, which only their magnitude shows
     scale                    the dot times this, before the bias; scale_by = "mean-abs": mean|weights| of each neuron,
                              "mean-abs-layer": of the layer, summed in float64 and rounded once; of the weights as they are

@@ -16,6 +16,10 @@ from xnorinfer.float32 import F32
 VALUES = ("latent", "signs", "bits", "bits-inverted")
 
 
+#: Weights are centred by the mean of a whole neuron, not of each tap of a convolution.
+WHOLE = "neuron"
+
+
 @dataclass(frozen=True, eq=False)
 class Kernel:
     """What a layer's table says about its weights.
@@ -66,7 +70,7 @@ class WeightReader:
         self.flipped = self.top.flag("flipped")
         self.values = self.top.choice("values", VALUES) or "latent"
         self.h = magnitude_of(self.top)
-        self.center = self.top.flag("center")
+        self.center = self.top.flag_or("center", WHOLE)
 
     def _dimensions(self, name: str) -> int:
         """How many dimensions an array of the container has; 2 where that takes loading it."""
@@ -134,12 +138,12 @@ class WeightReader:
                 sign = np.float32(1 if values == "bits" else -1)
                 array = sign * (2 * array - np.float32(1)) * np.float32(size)
         stored = array
-        center = table.flag("center") if "center" in table else self.center
+        center = table.flag_or("center", WHOLE) if "center" in table else self.center
         clip = table.number("clip_weights", above=0)
         if center or clip is not None:
             if values != "latent":
                 table.problem("center" if center else "clip_weights", f'is for latents; values = "{values}" are binary already')
-            array = centred(array) if center else array
+            array = centred(array, neuron=center == WHOLE) if center else array
             array = array if clip is None else np.clip(array, -np.float32(clip), np.float32(clip))
         return Kernel(array, size, stored)
 

@@ -121,6 +121,15 @@ class Table:
             self._wrong(key, value, "true or false")
         return value is True
 
+    def flag_or(self, key: str, word: str) -> bool | str:
+        """true, a word, or absent."""
+        value = self._get(key)
+        if value == word and isinstance(value, str):
+            return word
+        if not isinstance(value, bool | None):
+            self._wrong(key, value, f'true, false or "{word}"')
+        return value is True
+
     def numbers(self, key: str, count: int, meaning: str) -> tuple[float, ...] | None:
         """A list of so many finite numbers."""
         value = self._get(key)

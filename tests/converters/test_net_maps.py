@@ -342,6 +342,36 @@ def test_scales_and_centres_of_convolutions(tmp_path: Path) -> None:
     assert read(path, toml).net.values[-1].shape == (1, 1, 4)
 
 
+@pytest.mark.parametrize("place", ["top", "layer"])
+def test_irnet_centres_whole_neurons(tmp_path: Path, place: str) -> None:
+    """Its weights are divided by their deviation as well, which changes no sign."""
+    rng = np.random.default_rng(8)
+    w = latents(rng, 4, 6, 3, 2) + rng.uniform(-0.5, 0.5, (4, 1, 1, 1)).astype(np.float32)
+    path = files(tmp_path, {"w": w})
+    top, layer = ('center = "neuron"', "") if place == "top" else ("center = true", 'center = "neuron"')
+    toml = f"""
+        profile = "ge-zero"
+        {top}
+        [input]
+        shape = [{HEIGHT}, {WIDTH}, 6]
+        signs = true
+        [[layers]]
+        weight = "w"
+        layout = "OIHW"
+        stride = 1
+        padding = 0
+        {layer}
+        pool = {{kind = "average", size = "map", after = "sum"}}
+    """
+    op = next(node.op for node in read(path, toml).net.nodes if isinstance(node.op, Linear))
+    centred = w - w.reshape(4, -1).mean(axis=1, dtype=np.float64).astype(np.float32).reshape(4, 1, 1, 1)
+    np.testing.assert_array_equal(op.weight, centred.transpose(0, 2, 3, 1))
+    deviation = centred.reshape(4, -1).std(axis=1).reshape(4, 1, 1, 1)
+    np.testing.assert_array_equal(op.weight >= 0, (centred / deviation).transpose(0, 2, 3, 1) >= 0)
+    found = problems(path, toml.replace('"neuron"', '"layer"'))
+    assert found == [f"{'' if place == 'top' else 'layers[0].'}center: is 'layer', needed is true, false or \"neuron\""]
+
+
 def test_glorot_counts_taps(tmp_path: Path) -> None:
     path = files(tmp_path, {"w": latents(np.random.default_rng(8), 5, 2, 3, 4)})
     toml = f"""
