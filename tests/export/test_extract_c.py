@@ -19,6 +19,7 @@ import packed_networks
 import packed_oracle
 import pytest
 import wide_networks
+from branching_networks import PUBLISHED, random_branching_network
 from command_line import CHECKPOINT, DIGITS, fine
 from function_networks import nets
 from numpy.typing import NDArray
@@ -210,12 +211,29 @@ def from_maps() -> list[Case]:
     return cases
 
 
+def from_branches() -> list[Case]:
+    """Networks that branch: sums of two values, values side by side, of bits and of reals, as maps and as vectors."""
+    cases = []
+    kinds = ("range", "threshold", "signs", "reals")
+    for seed in range(12):
+        net = random_branching_network(300 + seed, networks.INPUTS[kinds[seed % 4]], falling=seed % 2 == 0)
+        x = random_inputs(packed := lower(net).packed, 8, seed)
+        cases.append(Case(packed, x, forward(net, x)))
+    for kind in PUBLISHED.values():
+        net = kind(1, PixelInput.range(-1, 1), (5, 4, 3), 7)
+        x = random_inputs(packed := lower(net).packed, 4, 0)
+        cases.append(Case(packed, x, forward(net, x)))
+    return cases
+
+
 @functools.cache
 def all_cases() -> dict[str, Case]:
     """Every network under the name that it gets in C."""
     return {
         f"net{number}": case
-        for number, case in enumerate((*from_rounding(), *from_sources(), *from_files(), *from_input_bits(), *from_maps()))
+        for number, case in enumerate(
+            (*from_rounding(), *from_sources(), *from_files(), *from_input_bits(), *from_maps(), *from_branches())
+        )
     }
 
 

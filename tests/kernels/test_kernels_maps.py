@@ -132,6 +132,23 @@ def test_threads(source: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> 
             assert nets.same(plan.run(x[:rows].copy()), want[:rows]), (seed, rows)
 
 
+@pytest.mark.parametrize("channels", [1, 3, 64, 70, 130])
+def test_depthwise_float_layers(kernel: str, channels: int) -> None:
+    """Each channel by itself, as a blur pool has it, of inputs and of numbers that others make."""
+    rng = np.random.default_rng(channels)
+    for seed in range(3):
+        shape = (6, 5, channels)
+        nodes: list[tuple[str, Any]] = []
+        for index in range(2):
+            window = nets.random_window(rng, shape)
+            ways: dict[str, Any] = {"binary": False, "groups": channels, "window": window, "bits": False}
+            nodes.append((f"blur{index}", nets.random_dot(rng, "reals", shape, channels, **ways)))
+            shape = (*window.outputs(*shape[:2]), channels)
+        model = PackedModel(RealInput(), (6, 5, channels), chain(nodes), "ge-zero")
+        assert model.check() == []
+        check(model, kernel, threads=1 + seed % 2, batches=(1, 4))
+
+
 @pytest.mark.parametrize("pixels", [8, 16, 24])
 def test_small_strips(kernel: str, pixels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(map_prepack, "STRIP_PIXELS", pixels)

@@ -85,7 +85,10 @@ def test_files_of_branches_and_back(seed: int, tmp_path: Path) -> None:
     save(other, tmp_path / "again")
     assert (tmp_path / "m").read_bytes() == (tmp_path / "again").read_bytes()
     described = describe(model)["layers"]
-    assert [len(one["of"]) for one in described] == [len(node.inputs) for node in model.layers]
+    leading = len(model.nodes) - len(model.layers)
+    assert [one.get("from", [index - 1]) for index, one in enumerate(described)] == [
+        [max(read - leading, -1) for read in node.inputs] for node in model.layers
+    ]
 
 
 def test_a_chain_of_maps_has_the_format_that_it_had_and_joins_a_newer_one() -> None:

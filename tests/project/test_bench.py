@@ -12,6 +12,7 @@ import numpy as np
 import packed_networks
 import packed_oracle
 import pytest
+from branching_networks import random_branching_network
 from networks import INPUTS, random_inputs, random_network
 from numpy.typing import NDArray
 
@@ -178,6 +179,22 @@ def test_networks_of_maps(mapping: str) -> None:
         assert (floatnetwork.FloatNetwork(packed, 16).predict(x) != classes).mean() < 0.1
         for peer in peers.peers(packed, 16, 1):
             assert (peer.predict(x) != classes).mean() < 0.1, peer.name
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_networks_that_branch(seed: int) -> None:
+    """The same, sums of two values and values side by side among them; and every node is timed with all that it reads."""
+    kind = ("range", "reals", "signs", "threshold")[seed % 4]
+    packed = lower(random_branching_network(500 + seed, INPUTS[kind], awkward=False, falling=False)).packed
+    x = packed_networks.random_rows(np.random.default_rng(seed), packed, 24)
+    classes = floatnetwork.classes_of(packed_oracle.expected(packed, x)[-1].reshape(24, *packed.values[-1].shape))
+    # Float layers round now and then otherwise than the order of the network says.
+    assert (floatnetwork.exact_predict(packed, x) != classes).mean() < 0.1
+    assert (floatnetwork.FloatNetwork(packed, 24).predict(x) != classes).mean() < 0.2
+    for peer in peers.peers(packed, 24, 1):
+        assert (peer.predict(x) != classes).mean() < 0.2, peer.name
+    (found,) = bench.bench(packed, [3], [1], seconds=0.01, layers=True).profiles if seed < 2 else (None,)
+    assert found is None or [node.name for node in found.nodes] == [node.name for node in packed.nodes]
 
 
 @pytest.mark.parametrize("installed", [True, False])

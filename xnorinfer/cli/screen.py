@@ -225,12 +225,18 @@ def shape_text(shape: Iterable[Any]) -> str:
 
 
 def _kind_text(layer: dict[str, Any]) -> str:
-    """'binary', 'float32', 'binary, 3 x 3', 'largest of 2 x 2', 'steps'."""
-    kind = {"float": "float32", "bits": "compared"}.get(layer["kind"], layer["kind"])
+    """'binary', 'float32', 'binary, 3 x 3', 'largest of 2 x 2', 'steps', 'side by side'."""
+    kind = {"float": "float32", "bits": "compared", "concat": "side by side"}.get(layer["kind"], layer["kind"])
     window = shape_text(layer["window"]["size"]) if "window" in layer else ""
     if kind == "pool":
         return f"{'largest' if layer['of'] == 'max' else 'average'} of {window}"
     return f"{kind}, {window}" if window else str(kind)
+
+
+def _sources_text(info: dict[str, Any], layer: dict[str, Any]) -> str:
+    """Which layers it reads, of a network that branches: ' of stem and conv2'."""
+    names = [info["layers"][index]["name"] if index >= 0 else "the input" for index in layer.get("from", ())]
+    return f" of {' and '.join(names)}" if names else ""
 
 
 def layers_table(info: dict[str, Any]) -> None:
@@ -239,7 +245,7 @@ def layers_table(info: dict[str, Any]) -> None:
         [
             layer["name"],
             _kind_text(layer),
-            f"{layer['inputs']} {layer['reads']}",
+            f"{layer['inputs']} {layer['reads']}{_sources_text(info, layer)}",
             f"{shape_text(layer.get('shape', [layer['neurons']]))} {layer['gives']}",
             size_text(layer["packed_bytes"]),
             size_text(layer["float32_bytes"]),

@@ -127,6 +127,8 @@ def _(op: Dot, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool, *s
         return _dot(op, kernel, mapping, raw, slice(None), None), []
     assert op.window is not None
     geometry, channels = _geometry(op.window, read), read.shape[-1] // op.groups
+    if not op.binary and channels == 1 and op.neurons == op.groups and isinstance(op.output, Affine):
+        return map_prepack.depthwise(kernel, geometry, op.weights) | _steps(kernel, op.output), []
     outside = outside_of(op, read)
     parts = np.split(np.arange(op.neurons), op.groups)
     taps = None

@@ -3,9 +3,9 @@
 Names, where N counts the layers from 0; all of them are stable:
 
     meta                 JSON text: the network's content digest, the input mapping, and for every layer its index, name, kind
-                         ("binary", "float", of maps also "pool", "steps", "bits", "mapped"), reads ("bits", "pixels",
-                         "reals"), inputs, neurons, gives ("bits", "reals"), steps and sizes.  In .npz an array of one string,
-                         in .safetensors the entry "meta" of the metadata
+                         ("binary", "float", of maps also "pool", "steps", "bits", "mapped", "concat"), reads ("bits",
+                         "pixels", "reals"), inputs, neurons, gives ("bits", "reals"), steps and sizes.  In .npz an array of
+                         one string, in .safetensors the entry "meta" of the metadata
     input.limits         (inputs,) int32 for pixels, float32 for reals; only where inputs are binarized one by one
     input.mirrored       (inputs,) bool.  Input x becomes +1 iff (-x if mirrored else x) <= limit, else -1
     input.constant       (inputs,) int8, as layers.N.constant
@@ -34,7 +34,11 @@ is the only compare.
 A layer that gives reals starts from float32(dot) for bits, float32((slope * count + intercept * sum of weights) / divisor)
 in float64 for pixels, the count for reals, and in a float layer from the sum of weight * input like that of reals.  Then
 come its steps in order, each rounded to float32: mul v*a, add v+a, div v/a, fma v*a+b rounded once, clip min(max(v, a), b),
-step +1 from a on, -1 up to b, else 0, tanh, sigmoid.  Those of the last layer are the scores.
+step +1 from a on, -1 up to b, else 0, prelu v where it is above 0, else v*a, tanh, sigmoid, side v plus the number in the
+same place of the second value that the layer reads (a and b mean nothing there).  Those of the last layer are the scores.
+
+Each layer reads what the one before gives, but where `meta` has a list "from": the indices of all that it reads, -1 the input.
+"concat" has them side by side along channels, pixel by pixel, or if "flat" as vectors, maps line by line.
 
 Maps are (height, width, channels); `meta` has the shape of the input and of what every layer gives.  A layer with a window
 (size, stride, dilation as down and across; padding as top, bottom, left, right) is a layer over the inputs of each window, in

@@ -137,6 +137,9 @@ class Kernel:
     def pool_largest(self) -> int:
         return address("make_pool_largest", _COMPUTE)
 
+    def compute_depthwise(self) -> int:
+        return address("make_compute_depthwise", _COMPUTE)
+
     def join(self) -> int:
         return address("make_join", _COMPUTE)
 
@@ -166,6 +169,7 @@ _FUNCTIONS = (
     "pool_largest",
     "pool_average",
     "join",
+    "compute_depthwise",
 )
 _LOOKUP = ("prepare_lookup", "compute_lookup")
 _PLANES = ("prepare_planes", "compute_planes")

@@ -507,39 +507,44 @@ def make_finish(native_fma: bool) -> Callable[..., None]:
             code = load_word(codes + 8 * i)
             first = get(layer, fields.OP_VALUES) + group * 256 + 2 * i * stride
             second = first + stride
-            for j in range(count):
-                value = load_single(values + 4 * j)
-                a = load_single(first + 4 * j)
-                if code == fields.MUL:
-                    value = value * a
-                elif code == fields.ADD:
-                    value = value + a
-                elif code == fields.FMA:
-                    value = fma(value, a, load_single(second + 4 * j))
-                elif code == fields.DIV:
-                    value = value / a
-                elif code == fields.CLIP:
-                    b = load_single(second + 4 * j)
-                    if value < a:
-                        value = a
-                    if value > b:
-                        value = b
-                elif code == fields.PRELU:
-                    if not value > 0:
-                        value = value * a
-                elif code == fields.SIDE:
-                    value = value + load_single(side + 4 * j)
-                elif code == fields.TANH:
-                    value = tanh_of(value)
-                elif code == fields.SIGMOID:
-                    value = sigmoid_of(value)
-                elif value >= a:
-                    value = np.float32(1)
-                elif value <= load_single(second + 4 * j):
-                    value = np.float32(-1)
-                else:
-                    value = np.float32(0)
-                store_single(values + 4 * j, value)
+            # A loop of its own for each, so that it becomes one of vectors.
+            if code == fields.MUL:
+                for j in range(count):
+                    store_single(values + 4 * j, load_single(values + 4 * j) * load_single(first + 4 * j))
+            elif code == fields.ADD:
+                for j in range(count):
+                    store_single(values + 4 * j, load_single(values + 4 * j) + load_single(first + 4 * j))
+            elif code == fields.SIDE:
+                for j in range(count):
+                    store_single(values + 4 * j, load_single(values + 4 * j) + load_single(side + 4 * j))
+            elif code == fields.FMA:
+                for j in range(count):
+                    value = fma(load_single(values + 4 * j), load_single(first + 4 * j), load_single(second + 4 * j))
+                    store_single(values + 4 * j, value)
+            elif code == fields.DIV:
+                for j in range(count):
+                    store_single(values + 4 * j, load_single(values + 4 * j) / load_single(first + 4 * j))
+            elif code == fields.CLIP:
+                for j in range(count):
+                    value, least, most = load_single(values + 4 * j), load_single(first + 4 * j), load_single(second + 4 * j)
+                    value = least if value < least else value
+                    store_single(values + 4 * j, most if value > most else value)
+            elif code == fields.PRELU:
+                for j in range(count):
+                    value = load_single(values + 4 * j)
+                    bent = value * load_single(first + 4 * j)
+                    store_single(values + 4 * j, value if value > 0 else bent)
+            elif code == fields.TANH:
+                for j in range(count):
+                    store_single(values + 4 * j, tanh_of(load_single(values + 4 * j)))
+            elif code == fields.SIGMOID:
+                for j in range(count):
+                    store_single(values + 4 * j, sigmoid_of(load_single(values + 4 * j)))
+            else:
+                for j in range(count):
+                    value = load_single(values + 4 * j)
+                    below = np.float32(-1) if value <= load_single(second + 4 * j) else np.float32(0)
+                    store_single(values + 4 * j, np.float32(1) if value >= load_single(first + 4 * j) else below)
         for j in range(count):
             store_single(out + 4 * j, load_single(values + 4 * j))
 

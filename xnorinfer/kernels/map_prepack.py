@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from xnorinfer.bits import WORD_BITS, words_for
 from xnorinfer.kernels import Kernel, fields, layout
-from xnorinfer.kernels.prepack import INPUT_WORK, Row
+from xnorinfer.kernels.prepack import INPUT_WORK, REAL_WORK, Row
 
 #: Pixels of a strip at most, and bytes that its prepared rows should stay under.
 STRIP_PIXELS = 128
@@ -184,6 +184,16 @@ def pool_average(kernel: Kernel, geometry: Geometry, channels: int, padded: bool
     return _pool(geometry, channels, 4 * channels) | {
         fields.COMPUTE: kernel.pool_average(),
         fields.DIVISOR: geometry.kernel[0] * geometry.kernel[1] if padded else 0,
+    }
+
+
+def depthwise(kernel: Kernel, geometry: Geometry, weights: NDArray[np.float32]) -> Row:
+    """A float convolution of each channel by itself; steps are to follow.  weights: (channels, taps)."""
+    channels, taps = weights.shape
+    return _pool(geometry, channels, 4 * channels) | {
+        fields.COMPUTE: kernel.compute_depthwise(),
+        fields.PANEL: layout.kept(weights.T.astype(np.float64)),
+        fields.WORK: geometry.outputs[1] * taps * channels * REAL_WORK,
     }
 
 

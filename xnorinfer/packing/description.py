@@ -49,9 +49,10 @@ def describe_layers(packed: PackedModel) -> list[dict[str, Any]]:
 
     index, name; kind: of the weights ("binary", "float"), or "pool", "steps", "bits", "mapped"; reads and gives ("bits",
     "pixels", "reals"); inputs of one neuron; neurons, or channels; steps; sizes.  Of maps also window, groups and pad, and the
-    shape of what it gives; of networks that branch the names of what it reads, `of`.
+    shape of what it gives; of networks that branch the indices of what it reads, `from`, -1 for the input.
     """
     found: list[dict[str, Any]] = []
+    leading = packed.binarize is not None
     branches = any(node.inputs != (index - 1,) for index, node in enumerate(packed.nodes))
     for index, node in enumerate(packed.layers):
         reads = packed.reads_of(node)
@@ -61,7 +62,7 @@ def describe_layers(packed: PackedModel) -> list[dict[str, Any]]:
         sizes = {"weight_bits": 0, "packed_bytes": size, "float32_bytes": size}
         said = {"index": index, "name": node.name, **usual, **sizes, **_described(node)}
         if branches:
-            said["of"] = [packed.nodes[other].name if other != INPUT else "input" for other in node.inputs]
+            said["from"] = [max(other - leading, INPUT) for other in node.inputs]
         found.append(said if len(gives.shape) == 1 else {**said, "shape": list(gives.shape)})
     return found
 
@@ -114,7 +115,7 @@ def _(op: Elementwise) -> dict[str, Any]:
 
 @_described.of(Concat)
 def _(op: Concat) -> dict[str, Any]:
-    return {"kind": "concat"}
+    return {"kind": "concat", "flat": op.flat}
 
 
 @_described.of(Binarize)
