@@ -7,16 +7,16 @@ module applies the options, puts the signs between the layers, and says what was
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.converters.evidence.weighing import weigh
 from xnorinfer.converters.latents import SCALES, centred, magnitude
+from xnorinfer.converters.networkparts import Becomes, Follower, LayerPart, Sign, Wired, in_line
 from xnorinfer.converters.reading import (
     DEFAULT_INPUT,
     EPSILON,
@@ -28,85 +28,24 @@ from xnorinfer.converters.reading import (
     Notes,
     Reading,
     Remark,
-    default_warning,
     function_named,
     glorot,
     net_line,
 )
 from xnorinfer.errors import NetworkError, OptionError
 from xnorinfer.float32 import F32
+from xnorinfer.graph import Node
 from xnorinfer.net.check import Kind, Problem
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import HARDTANH, Flatten, Linear, Named, Norm, NormForm, Pool, Quantize, Steps
-from xnorinfer.net.ties import PROFILES, Rule, binarize
+from xnorinfer.net.ops import Linear, Norm, NormForm, Op, Quantize, Steps
+from xnorinfer.net.ties import PROFILES, Profile, Rule, binarize
 from xnorinfer.net.values import InputMapping, PixelInput, Shape
-from xnorinfer.net.windows import Window
 
 #: The assumption that a file without any BatchNorm is of a network without any.
 NO_NORM = "BatchNorm"
 
-#: What happens to values on their way into a float layer; "assumed" is hardtanh, printed as an assumption.
 #: Latents that are looked at together.
 _PIECE = 1 << 20
-Activation = Literal["assumed", "hardtanh", "none", "sign"]
-
-
-#: What changes the shape of a map, of sums or of signs, by name.
-Shaping: TypeAlias = tuple[str, Pool | Flatten]
-#: What can stand between a layer and the next sign or layer, by name.  What a file does not say of a BatchNorm, its epsilon and
-#: form, `assemble` does.
-Follows: TypeAlias = Norm | Steps | Pool | Flatten
-Follower: TypeAlias = tuple[str, Follows]
-
-
-@dataclass(frozen=True, eq=False)
-class LayerPart:
-    """A dense layer or a convolution with what follows it.  weight: as `Linear` has it, (neurons, depth) or (neurons, kernel
-    height, kernel width, channels of a group), float32; binary layers hold latent weights.
-
-    window, groups, pad: of a convolution, as `Linear` has them.  activation: what a float layer reads; binary layers read
-    signs.  after: what follows the layer, its BatchNorm for example.  behind: what follows the sign behind that, pools of signs
-    for example.  explicit: the source says all that stands before the next sign, so that no BatchNorm is missing.
-    rule, sign_rule: the tie rules of its weights and of the signs that it reads, where the source has one for each; None: those
-    of the profile.  unplaced: the source does not say where a convolution looks, so that of `window` the size alone is known;
-    the network is refused then.
-    """
-
-    name: str
-    weight: F32
-    bias: F32 | None = None
-    scale: F32 | None = None
-    is_float: bool = False
-    activation: Activation = "assumed"
-    h: float | None = None
-    after: tuple[Follower, ...] = ()
-    behind: tuple[Shaping, ...] = ()
-    explicit: bool = False
-    rule: Rule | None = None
-    sign_rule: Rule | None = None
-    window: Window | None = None
-    groups: int = 1
-    pad: int = 0
-    unplaced: bool = False
-
-    @property
-    def neurons(self) -> int:
-        return int(self.weight.shape[0])
-
-    @property
-    def depth(self) -> int:
-        return math.prod(self.weight.shape[1:])
-
-    @property
-    def channels(self) -> int:
-        """How many values a vector beside its inputs has: the channels that a convolution reads, the depth of a dense layer."""
-        return int(self.weight.shape[-1]) * self.groups
-
-    @property
-    def fans(self) -> tuple[int, int]:
-        """How many inputs a neuron has, and how many neurons an input, as Glorot counts them."""
-        taps = 1 if self.window is None else self.window.taps
-        return self.depth, self.neurons * taps
 
 
 @dataclass(frozen=True)
@@ -159,15 +98,16 @@ def assemble(
     leading: Sequence[Follower] | None = None,
     leading_rule: Rule | None = None,
     *,
+    wired: Sequence[Wired] | None = None,
     described: bool = True,
     shape: Shape | None = None,
     channels_first: bool = False,
 ) -> Reading:
     """Build the network.  `problems` are those the source found; all are raised together, as NetworkError about `about`.
     leading: what stands before a sign of the inputs themselves (of the rule `leading_rule`, None: the profile's); None if they
-    are not binarized one by one.  described: a net.toml could say more than the source does.  shape: of a sample, (height,
-    width, channels) of images; None: as many values as the first layer, a dense one, reads.  channels_first: whether the source
-    itself has images as (channels, height, width).
+    are not binarized one by one.  wired: of a graph, all that becomes nodes, the parts among them.  described: a net.toml could
+    say more than the source does.  shape: of a sample, (height, width, channels) of images; None: as many values as the first
+    layer, a dense one, reads.  channels_first: whether the source itself has images as (channels, height, width).
 
     Raises NetworkError and OptionError (a float layer that does not exist, a shape that nothing takes).
     """
@@ -179,32 +119,23 @@ def assemble(
     origin = "option" if options.profile else defaults.profile_origin
     notes.assumptions.append(Assumption(TIE_PROFILE, f"{profile_name} ({profile.meaning})", origin))
     guessed = options.profile is None and defaults.profile_origin == "default"
-    layers: list[Named] = []
-    if leading is not None:
-        layers.extend(_layer(follower, options, defaults) for follower in leading)
-        layers.append(("input.sign", Quantize(leading_rule or profile.activations)))
-    for index, part in enumerate(parts):
-        if part.is_float:
-            layers.extend(_float_layer(part, index, notes))
-        else:
-            h = _magnitude(part, options)
-            rule = part.rule or profile.weights
-            placed = part.window, part.groups, part.pad
-            layers.append((part.name, Linear(part.weight, rule, h, part.bias, part.scale, *placed)))
-        layers.extend(_layer(follower, options, defaults) for follower in part.after)
-        hidden = index + 1 < len(parts)
-        if hidden and (not parts[index + 1].is_float or parts[index + 1].activation == "sign"):
-            layers.append((f"{part.name}.sign", Quantize(parts[index + 1].sign_rule or profile.activations)))
-        layers.extend(part.behind)
+    if wired is None:
+        wired = in_line(parts, leading, leading_rule, notes)
+    else:
+        chosen = iter(parts)
+        wired = [replace(one, what=next(chosen)) if isinstance(one.what, LayerPart) else one for one in wired]
+    nodes = tuple(Node(one.name, _op(one.what, options, defaults, profile), one.inputs) for one in wired)
     unplaced = tuple(part.name for part in parts if part.unplaced)
     if not unplaced:
         _judge_norms(parts, notes, problems)
     _remark_latents(parts, options, profile_name, guessed, notes)
     _assume_h(parts, options, notes)
-    _assume_epsilon(parts, options, defaults, notes)
+    _assume_epsilon(wired, options, defaults, notes)
     mapping = options.input or defaults.input
     notes.assumptions.append(Assumption(INPUT, mapping.describe(), "option" if options.input else defaults.input_origin))
-    net = Net.chain(mapping, layers, profile_name, shape)
+    if shape is None:  # the first layer reads all of it
+        shape = next((tuple(part.weight.shape[1:]) for part in parts), ())
+    net = Net(mapping, shape, nodes, profile_name)
     if unplaced:  # whether it is a network, nobody knows
         problems.append(_lines_for(parts))
     elif parts:
@@ -350,31 +281,23 @@ def _judge_norms(parts: Sequence[LayerPart], notes: Notes, problems: list[str]) 
         )
 
 
-def _float_layer(part: LayerPart, index: int, notes: Notes) -> list[Named]:
-    layers: list[Named] = []
-    if index and part.activation in ("assumed", "hardtanh"):
-        layers.append((f"{part.name}.hardtanh", HARDTANH))
-        if part.activation == "assumed":
-            value = "hardtanh, not binarized (as in BinaryNet.pytorch)"
-            notes.assumptions.append(Assumption(f"input of float layer {part.name}", value, "default"))
-            what = f"{part.name} is taken to read values clipped to -1..1 (hardtanh)"
-            notes.warnings.append(default_warning(what, 'activation = "sign"', 'activation = "none"'))
-    layer = Linear(part.weight, bias=part.bias, window=part.window, groups=part.groups, pad=part.pad)
-    layers.append((part.name, layer))
-    return layers
-
-
-def _layer(follower: Follower, options: ConvertOptions, defaults: Defaults) -> Named:
-    """With what the options, or else the file, or else its framework says of a BatchNorm."""
-    name, op = follower
-    if not isinstance(op, Norm):
-        return follower
-    if op.inv_std is not None:
-        return name, replace(op, epsilon=None, form="lasagne")
+def _op(what: Becomes, options: ConvertOptions, defaults: Defaults, profile: Profile) -> Op:
+    """With what the options, or else the file, or else its framework says of a layer, a sign or a BatchNorm."""
+    if isinstance(what, LayerPart):
+        placed = what.window, what.groups, what.pad
+        if what.is_float:
+            return Linear(what.weight, None, 1.0, what.bias, None, *placed)
+        return Linear(what.weight, what.rule or profile.weights, _magnitude(what, options), what.bias, what.scale, *placed)
+    if isinstance(what, Sign):
+        return Quantize(what.rule or profile.activations)
+    if not isinstance(what, Norm):
+        return what
+    if what.inv_std is not None:
+        return replace(what, epsilon=None, form="lasagne")
     epsilon = options.bn_epsilon
     if epsilon is None:
-        epsilon = defaults.epsilon if op.epsilon is None else op.epsilon
-    return name, replace(op, epsilon=float(epsilon), form=defaults.form)
+        epsilon = defaults.epsilon if what.epsilon is None else what.epsilon
+    return replace(what, epsilon=float(epsilon), form=defaults.form)
 
 
 def _magnitude(part: LayerPart, options: ConvertOptions) -> float:
@@ -397,8 +320,9 @@ def _assume_h(parts: Sequence[LayerPart], options: ConvertOptions, notes: Notes)
         notes.assumptions.append(Assumption(MAGNITUDE, value, "default" if options.h is None else "option"))
 
 
-def _assume_epsilon(parts: Sequence[LayerPart], options: ConvertOptions, defaults: Defaults, notes: Notes) -> None:
-    norms = [op for part in parts for _, op in part.after if isinstance(op, Norm)]
+def _assume_epsilon(wired: Sequence[Wired], options: ConvertOptions, defaults: Defaults, notes: Notes) -> None:
+    first = next((index for index, one in enumerate(wired) if isinstance(one.what, LayerPart)), 0)
+    norms = [one.what for one in wired[first:] if isinstance(one.what, Norm)]
     with_variance = [norm for norm in norms if norm.inv_std is None]
     if not with_variance:
         if options.bn_epsilon is not None and norms:

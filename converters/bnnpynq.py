@@ -28,7 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.budget import spend_bytes
-from xnorinfer.converters.assemble import Defaults, LayerPart, assemble
+from xnorinfer.converters.assemble import Defaults, assemble
+from xnorinfer.converters.networkparts import LayerPart
 from xnorinfer.converters.reading import Assumption, ConvertOptions, Notes, Reading, TensorUse
 from xnorinfer.errors import OptionError, SourceError
 from xnorinfer.net.ops import Flatten, Pool

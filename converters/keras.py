@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from xnorinfer.budget import JSON_BYTES, add_file, spend_bytes
-from xnorinfer.converters.assemble import Defaults, LayerPart, assemble
+from xnorinfer.converters.assemble import Defaults, assemble
 from xnorinfer.converters.containers.arrays import Entry
 from xnorinfer.converters.containers.hdf5 import CONFIG, WEIGHTS, open_h5
 from xnorinfer.converters.containers.signatures import HDF5, ZIP, start_of
@@ -26,6 +26,7 @@ from xnorinfer.converters.kerasmodels.config import NoLayers, class_name, read_c
 from xnorinfer.converters.kerasmodels.kerasgraph import PROFILE_OF, KerasGraph
 from xnorinfer.converters.kerasmodels.kerasweights import Weights, apart, find_weights
 from xnorinfer.converters.kerasmodels.variables import ByNames
+from xnorinfer.converters.networkparts import Becomes, LayerPart, Sign, Wired, layers_of
 from xnorinfer.converters.reading import (
     Assumption,
     ConvertOptions,
@@ -99,10 +100,10 @@ class Reader:
         problems = Problems(graph, config_graph.labels)
         entering = dataclasses.replace(self.options, input=config_graph.input)
         walk = Walk(graph, entering, self.notes, problems, self.about)
-        parts = walk.run()
+        wired = walk.run()
         self.problems += problems.texts()
         options = self.options
-        profile, parts = self._profile(config_graph.rules, parts)
+        profile, wired = self._profile(config_graph.rules, wired)
         defaults = dataclasses.replace(KERAS, profile=profile)
         if config_graph.rules and config_graph.rules <= {"ge", "sign"}:
             defaults = dataclasses.replace(defaults, profile_origin="file")
@@ -114,7 +115,7 @@ class Reader:
                 defaults = dataclasses.replace(defaults, input_warning=None)
         found = list(self.problems)
         try:
-            return self._assemble(parts, defaults, options, walk)
+            return self._assemble(layers_of(wired), defaults, options, walk, wired)
         except NetworkError as error:
             if not problems.damaged and not config_graph.lost:
                 raise
@@ -131,7 +132,12 @@ class Reader:
         return self._assemble(parts, defaults, self.options)
 
     def _assemble(
-        self, parts: list[LayerPart], defaults: Defaults, options: ConvertOptions, walk: Walk | None = None
+        self,
+        parts: list[LayerPart],
+        defaults: Defaults,
+        options: ConvertOptions,
+        walk: Walk | None = None,
+        wired: list[Wired] | None = None,
     ) -> Reading:
         noted = {tensor.name for tensor in self.notes.tensors}
         left = [entry for entry in self.entries.values() if entry.name not in noted]
@@ -156,23 +162,29 @@ class Reader:
             defaults,
             self.notes,
             self.problems,
-            walk.entry.leading,
-            walk.rule_of(walk.entry.signs),
+            wired=wired,
             shape=walk.image,
             channels_first=walk.is_first,
         )
         return dataclasses.replace(reading, sample=walk.sample)
 
-    def _profile(self, found: set[Rule], parts: list[LayerPart]) -> tuple[str, list[LayerPart]]:
+    def _profile(self, found: set[Rule], wired: list[Wired]) -> tuple[str, list[Wired]]:
         """The profile of the layers' rules; those that no profile has together stay each its own."""
         profiles = sorted(PROFILE_OF[rule] for rule in found)
         if len(profiles) > 1 and self.options.profile is None:
-            rules = [(part.name, {"weights": part.rule, "reads": part.sign_rule}) for part in parts]
+            rules = [(part.name, {"weights": part.rule, "reads": part.sign_rule}) for part in layers_of(wired)]
             told = (f"{name} {what} {rule}" for name, found in rules for what, rule in found.items() if rule)
             self.notes.assumptions.append(Assumption("ties", f"each as its layer has them: {', '.join(told)}", "file"))
         else:
-            parts = [dataclasses.replace(part, rule=None, sign_rule=None) for part in parts]
-        return (profiles[0] if profiles else KERAS.profile), parts
+            wired = [dataclasses.replace(one, what=_of_profile(one.what)) for one in wired]
+        return (profiles[0] if profiles else KERAS.profile), wired
+
+
+def _of_profile(what: Becomes) -> Becomes:
+    """A layer or a sign whose rules are those of the profile."""
+    if isinstance(what, LayerPart):
+        return dataclasses.replace(what, rule=None, sign_rule=None)
+    return Sign() if isinstance(what, Sign) and not what.exact else what
 
 
 def configs_beside(path: Path) -> list[Path]:

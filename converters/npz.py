@@ -40,7 +40,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from xnorinfer.converters.assemble import Defaults, Follower, LayerPart, assemble
+from xnorinfer.converters.assemble import Defaults, assemble
 from xnorinfer.converters.containers.arrays import Entry, RawTensor, as_float32, natural_key
 from xnorinfer.converters.containers.checkpointtree import StateDict, tensors_of
 from xnorinfer.converters.containers.numpyfiles import Objects, read_npy, read_npz
@@ -48,6 +48,7 @@ from xnorinfer.converters.containers.signatures import EMPTY_ZIP, ZIP, start_of
 from xnorinfer.converters.containers.ziparchive import names_in
 from xnorinfer.converters.naming.numbered import read_numbered
 from xnorinfer.converters.naming.statenames import KERNELS
+from xnorinfer.converters.networkparts import Follower, LayerPart
 from xnorinfer.converters.reading import (
     NORM_ORDER,
     Assumption,

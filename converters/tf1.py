@@ -18,13 +18,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from xnorinfer.budget import spend_steps
-from xnorinfer.converters.assemble import Defaults, LayerPart, assemble
+from xnorinfer.converters.assemble import Defaults, assemble
 from xnorinfer.converters.containers.arrays import Entry, RawTensor, as_float32, natural_key
 from xnorinfer.converters.containers.tfcheckpoint import find_checkpoint, read_variables
 from xnorinfer.converters.finding import ORDER
 from xnorinfer.converters.kerasmodels.kerasweights import kernel_layout
 from xnorinfer.converters.kernelaxes import arranged, axes_of
 from xnorinfer.converters.naming.pairing import Module, pair
+from xnorinfer.converters.networkparts import LayerPart
 from xnorinfer.converters.reading import Assumption, ConvertOptions, Notes, Reading, net_line, without_ignored
 from xnorinfer.converters.tfgraphs.tfgraph import Graph
 from xnorinfer.converters.tfgraphs.tfmodel import (

@@ -24,7 +24,15 @@ from xnorinfer import budget
 from xnorinfer.converters.containers.arrays import STORED, RawTensor, element_count, unique_name
 from xnorinfer.converters.containers.flatbuffer import MalformedError, Table, flex_map
 from xnorinfer.converters.containers.onnxfile import NUMBERS, Attribute, OnnxGraph, OnnxNode
-from xnorinfer.converters.graphs.channelslast import dilated, on_channels_last, on_column, padded, reshaped, window_attributes
+from xnorinfer.converters.graphs.channelslast import (
+    dilated,
+    on_channels_last,
+    on_column,
+    padded,
+    part_attributes,
+    reshaped,
+    window_attributes,
+)
 from xnorinfer.converters.graphs.walk import read_graph
 from xnorinfer.converters.reading import Assumption, ConvertOptions, Reading
 from xnorinfer.errors import NetworkError, SourceError
@@ -45,6 +53,7 @@ _ONNX = {
     **{116: "Round", 158: "Sign", 74: "ReduceSum", 87: "Not", 84: "Or", 86: "And"},
 }
 _CAST, _CONVOLUTION, _DEPTHWISE, _FULLY_CONNECTED, _CUSTOM, _RELU6, _RELU_N1, _LEAKY = 53, 3, 4, 9, 32, 21, 20, 98
+_CONCATENATION, _PART = 2, 45  # STRIDED_SLICE
 _SHAPED = (22, 43, 70)  # RESHAPE, SQUEEZE, EXPAND_DIMS
 _POOLS = {17: "MaxPool", 1: "AveragePool"}
 _PADS = (34, 60)  # PAD, PADV2
@@ -52,7 +61,7 @@ _DILATION = {38: "SpaceToBatchND", 37: "BatchToSpaceND"}
 #: What takes axes together, and ONNX's name where they are height and width.
 _REDUCTIONS = {40: ("ReduceMean", "GlobalAveragePool"), 82: ("ReduceMax", "GlobalMaxPool")}
 #: Operators with an activation of their own -> its field in their options.
-_FUSED = {0: 0, 18: 0, 41: 0, 42: 0, _FULLY_CONNECTED: 0, _CONVOLUTION: 3, _DEPTHWISE: 4, 17: 5, 1: 5}
+_FUSED = {_CONCATENATION: 1, 0: 0, 18: 0, 41: 0, 42: 0, _FULLY_CONNECTED: 0, _CONVOLUTION: 3, _DEPTHWISE: 4, 17: 5, 1: 5}
 #: Fields of the dilations, (height, width), in the options of convolutions.
 _DILATIONS = {_CONVOLUTION: (5, 4), _DEPTHWISE: (6, 5)}
 _PADDINGS = ("SAME", "VALID")
@@ -229,6 +238,17 @@ class _Model:
             yield OnnxNode("Cast", name, (self._name(inputs[0]),), (result,), {"to": to})
         elif kind in (_RELU6, _RELU_N1):
             yield OnnxNode("Clip", name, (self._name(inputs[0]),), (result,), _ACTIVATIONS[3 if kind == _RELU6 else 2][1])
+        elif kind == _CONCATENATION:
+            axis = options.number(0, "i") if options is not None else 0
+            yield OnnxNode("Concat", name, tuple(self._name(index) for index in inputs), (result,), {"axis": axis})
+        elif kind == _PART and options is not None and not (options.number(3, "i") or options.number(4, "i")):
+            numbers = [self._constant(index) for index in inputs[1:4]]
+            if len(numbers) < 3 or any(one is None or one.shape != numbers[0].shape for one in numbers):  # type: ignore[union-attr]
+                raise MalformedError(f"has a part {name} that is not constant")
+            given = part_attributes(
+                *(one.tolist() for one in numbers if one is not None), *(options.number(i, "i") for i in range(3))
+            )
+            yield OnnxNode("Slice", name, (self._name(inputs[0]),), (result,), given)
         elif kind == _LEAKY:
             alpha = options.real(0) if options is not None else 0.0
             yield OnnxNode("LeakyRelu", name, (self._name(inputs[0]),), (result,), {"alpha": float(str(np.float32(alpha)))})

@@ -16,6 +16,7 @@ import numpy as np
 
 from xnorinfer.converters.graphs.elementwise import Expr, cuts, ordered
 from xnorinfer.converters.graphs.stepfunction import Binary, binary, step_values
+from xnorinfer.float32 import F32
 from xnorinfer.net.ops import ARITHMETIC, Function, Step, Steps, single
 from xnorinfer.net.ties import Rule
 
@@ -109,6 +110,9 @@ def _step(before: Expr, now: Expr) -> list[Placed] | None:
     """What stands between two cuts, as steps of a network; None for what has no place there."""
     if now.op == "Add" and all(arg is before for arg in now.args):
         return [_placed(now.name, "mul", 2)]
+    slope = _slope(before, now)
+    if slope is not None:
+        return [_placed(now.name, "prelu", slope)]
     numbers = [arg.array for arg in now.args]
     if [arg is before for arg in now.args].count(True) != 1 or any(
         number is None and arg is not before for arg, number in zip(now.args, numbers, strict=True)
@@ -136,6 +140,21 @@ def _step(before: Expr, now: Expr) -> list[Placed] | None:
         if (low, high) == (0, _LARGEST):
             return [_placed(now.name, "relu")]
         return [_placed(now.name, "clip", low, high)] if low < high else None
+    return None
+
+
+def _slope(before: Expr, now: Expr) -> F32 | None:
+    """The slopes of a PReLU as Keras computes it, relu(x) + (-slope) * relu(-x), which is exactly that; None for others."""
+    if now.op != "Add":
+        return None
+    for above, below in (now.args, now.args[::-1]):
+        factor = next((arg for arg in below.args if arg.array is not None), None)
+        falling = next((arg for arg in below.args if arg.array is None), None)
+        if above.op == "Relu" and above.args[0] is before and below.op == "Mul" and factor is not None and falling is not None:
+            inner = falling.args[0] if falling.op == "Relu" else None
+            if inner is not None and inner.op == "Neg" and inner.args[0] is before:
+                assert factor.array is not None
+                return -factor.array
     return None
 
 

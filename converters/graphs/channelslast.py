@@ -126,6 +126,27 @@ def _constant(name: str, value: str, array: NDArray[Any]) -> OnnxNode:
     return OnnxNode("Constant", name, (), (value,), {"value": RawTensor(value, array, str(array.dtype))})
 
 
+#: The end of an axis, however long it is.
+END = 1 << 62
+
+
+def part_attributes(
+    starts: Sequence[int], ends: Sequence[int], steps: Sequence[int], begin_mask: int = 0, end_mask: int = 0, ellipsis: int = 0
+) -> dict[str, Attribute]:
+    """What ONNX says of a part of a value that TensorFlow's StridedSlice takes.  begin_mask, end_mask, ellipsis: a bit for each
+    axis, from whose beginning, to whose end, or of which, with all that are not named, everything is taken."""
+    many = len(starts)
+    left_out = next((axis for axis in range(many) if ellipsis >> axis & 1), many)
+    found: dict[str, list[int]] = {"starts": [], "ends": [], "steps": [], "axes": []}
+    for axis in range(many):
+        if axis != left_out:
+            found["starts"].append(0 if begin_mask >> axis & 1 else int(starts[axis]))
+            found["ends"].append(END if end_mask >> axis & 1 else int(ends[axis]))
+            found["steps"].append(int(steps[axis]))
+            found["axes"].append(axis if axis < left_out else axis - many)
+    return {key: tuple(numbers) for key, numbers in found.items()}
+
+
 def window_attributes(
     strides: Sequence[int], dilations: Sequence[int] = (), padding: str = "valid", explicit: Sequence[Sequence[int]] = ()
 ) -> dict[str, Attribute]:

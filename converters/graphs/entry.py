@@ -9,11 +9,12 @@ from fractions import Fraction
 
 import numpy as np
 
-from xnorinfer.converters.assemble import Follower, pixel_step, rescaled_pixels
+from xnorinfer.converters.assemble import pixel_step, rescaled_pixels
 from xnorinfer.converters.containers.onnxfile import OnnxNode
 from xnorinfer.converters.graphs.behindsums import Placed, Read, Signs, layers_of
 from xnorinfer.converters.graphs.elementwise import Expr, constants, evaluate
 from xnorinfer.converters.graphs.problems import Problems
+from xnorinfer.converters.networkparts import Follower
 from xnorinfer.converters.reading import INPUT, Assumption, Notes, Remark
 from xnorinfer.net.ops import ARITHMETIC, Function, Norm, Step
 from xnorinfer.net.ties import Rule

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.converters.assemble import LayerPart
 from xnorinfer.converters.containers.arrays import RawTensor, as_float32
 from xnorinfer.converters.containers.onnxfile import OnnxNode
-from xnorinfer.converters.graphs.behindsums import Read, Signs
-from xnorinfer.converters.graphs.livevalues import Constant, Live, Value
+from xnorinfer.converters.graphs.behindsums import Signs
+from xnorinfer.converters.graphs.graphcuts import GraphCuts
+from xnorinfer.converters.graphs.livevalues import Constant, Live, Stage, Value
 from xnorinfer.converters.graphs.places import Border, vector_of
 from xnorinfer.converters.graphs.problems import Refused
-from xnorinfer.converters.graphs.stages import Stages
 from xnorinfer.converters.graphs.weights import (
     Kernel,
     Placed,
@@ -30,6 +29,7 @@ from xnorinfer.converters.graphs.weights import (
     stated_kernel,
 )
 from xnorinfer.converters.graphs.windowing import joined, require_outputs, window_of
+from xnorinfer.converters.networkparts import LayerPart
 from xnorinfer.float32 import F32
 from xnorinfer.net.ops import Norm
 from xnorinfer.net.values import Shape
@@ -38,7 +38,7 @@ from xnorinfer.net.windows import Window
 NO_PRODUCT = "is no product of the network's values and a matrix, which is not supported in a binary network"
 
 
-class GraphLayers(Stages):
+class GraphLayers(GraphCuts):
     """What a walk does at nodes with weights."""
 
     # ---------------------------------------------------------------- dense layers
@@ -60,9 +60,10 @@ class GraphLayers(Stages):
                 flat = places.reshape(-1)
                 if (flat != np.arange(flat.size)).any():
                     weights = weights.reordered(flat)
-            self._layer(node, live, kernel, weights)
+            stage = self._layer(node, live, kernel, weights)
             shape = (len(weights.numbers),)
-            result = self.begin(node.name, shape, None if places is None else self.counting.in_order(shape, node.name))
+            standing = None if places is None else self.counting.in_order(shape, node.name)
+            result = self.begin(node.name, stage, shape, standing)
         return self._gemm(node, result, inputs) if node.operation == "Gemm" else result
 
     def _of_pixels(self, node: OnnxNode, live: Live, kernel: Constant, weights: Kernel) -> Live:
@@ -75,12 +76,12 @@ class GraphLayers(Stages):
         first, border = self.as_map(node, first)
         if any(border) or first.outside is not None:
             self.problems.refuse(node, "reads what was padded: padding stands before convolutions and pools alone")
-        assert self.shape is not None
-        neurons, (height, width, _) = len(weights.numbers), self.shape
+        assert first.stage.shape is not None
+        neurons, (height, width, _) = len(weights.numbers), first.stage.shape
         placed = Placed((neurons, 1, 1, weights.depth), Window((1, 1)))
-        self._layer(node, first, kernel, dataclasses.replace(weights, placed=placed))
+        stage = self._layer(node, first, kernel, dataclasses.replace(weights, placed=placed))
         shape = height, width, neurons
-        return self.begin(node.name, shape, np.moveaxis(self.counting.channels_first(shape, node.name, axes), 0, -1))
+        return self.begin(node.name, stage, shape, np.moveaxis(self.counting.channels_first(shape, node.name, axes), 0, -1))
 
     def _gemm(self, node: OnnxNode, result: Value, inputs: Sequence[Value | None]) -> Value:
         alpha, beta = (node.attributes.get(name, 1.0) for name in ("alpha", "beta"))
@@ -113,36 +114,31 @@ class GraphLayers(Stages):
             found = " x ".join(map(str, live.places.shape))
             self.problems.refuse(node, f"has weights of shape {kernel.array.shape} and reads values {found}")
         live, border = self.as_map(node, live)
-        assert self.shape is not None
+        assert live.stage.shape is not None
         self._no_longer_last()
-        placed, pads = self._placed(node, kernel.array.shape, border, axes)
+        placed, pads = self._placed(node, kernel.array.shape, live.stage.shape, border, axes)
         weights = dataclasses.replace(self._weights(node, kernel, convolution_turned, inputs), placed=placed)
         said: Any = node.attributes.get("pad", 0)  # of a source that writes its layers: -1 or +1 beside signs
-        self._layer(node, live, kernel, weights, own=int(said) if pads else None)
-        height, width = placed.window.outputs(*self._size)
+        stage = self._layer(node, live, kernel, weights, own=int(said) if pads else None)
+        height, width = placed.window.outputs(*live.stage.shape[:2])
         shape = height, width, placed.shape[0]
-        result: Value = self.begin(node.name, shape, self.counting.channels_first(shape, node.name, axes + 1))
+        result: Value = self.begin(node.name, stage, shape, self.counting.channels_first(shape, node.name, axes + 1))
         if bias is not None and not isinstance(weights, Stated):
             if isinstance(bias, Constant):
                 bias = dataclasses.replace(bias, array=bias.array.reshape(-1, *(1,) * axes))
             result = self.apply(node, "Add", result, bias)
         return result
 
-    @property
-    def _size(self) -> tuple[int, int]:
-        assert self.shape is not None
-        return self.shape[0], self.shape[1]
-
-    def _placed(self, node: OnnxNode, kernel: Shape, border: Border, axes: int) -> tuple[Placed, bool]:
-        """Where a convolution looks, and whether it pads its map itself.  kernel: the shape of its weights, channels second."""
-        assert self.shape is not None
+    def _placed(self, node: OnnxNode, kernel: Shape, read: Shape, border: Border, axes: int) -> tuple[Placed, bool]:
+        """Where a convolution looks, and whether it pads its map itself.  kernel: the shape of its weights, channels second;
+        read: that of its map."""
         neurons, inner, *taps = kernel
         size = (1, taps[0]) if axes == 1 else (taps[0], taps[1])
         said = node.attributes.get("kernel_shape", tuple(taps))
         if said != tuple(taps):
             self.problems.refuse(node, f"has the kernel_shape {said} and weights of shape {kernel}: is malformed")
         groups = node.attributes.get("group", 1)
-        channels = self.shape[2]
+        channels = read[2]
         if not isinstance(groups, int) or groups < 1 or channels % groups or neurons % groups:
             self.problems.refuse(
                 node, f"has {groups} groups, by which {channels} channels and {neurons} neurons cannot be divided"
@@ -151,10 +147,10 @@ class GraphLayers(Stages):
             many = f" in {groups} groups" if groups > 1 else ""
             self.problems.refuse(node, f"takes {inner * groups} channels{many}, and reads a map of {channels}")
         top, bottom, left, right = border
-        height, width = self._size
+        height, width = read[:2]
         around = window_of(node, size, (height + top + bottom, width + left + right), axes, self.problems)
         window = joined(around, border)
-        require_outputs(node, window, self._size, self.problems)
+        require_outputs(node, window, (height, width), self.problems)
         below, across = window.reach
         if max(window.padding[:2]) >= below or max(window.padding[2:]) >= across:
             reason = f"has a padding of {window.padding} (top, bottom, left, right) around a window that reaches over "
@@ -193,29 +189,38 @@ class GraphLayers(Stages):
         weights: Kernel,
         *,
         own: int | None = None,
-    ) -> None:
+    ) -> Stage:
         """A layer of the network.  own: with what it pads its map itself, None where it does not."""
+        width = live.stage.width or weights.depth
         try:
-            before = self.read(node, dataclasses.replace(live, outside=None), self.width or weights.depth)
+            before = self.read(node, dataclasses.replace(live, outside=None), width)
         except Refused:  # read on with what the layer gives
             before = None
         signs = None if before is None else before.signs
         if weights.placed is not None and (live.outside is not None or own):
             pad = self._pad(node, live, signs, own)
             weights = dataclasses.replace(weights, placed=dataclasses.replace(weights.placed, pad=pad))
-        readable = before is None or signs is not None or not (self.parts or self.current)
+        readable = before is None or signs is not None or live.stage.layer is None
         found, ternary = part_of(node, weights, signs, self.chosen, readable, self.problems, self.notes)
         if ternary:
             self._refuse_zeros(node, weights.values)
         if weights.maybe_ternary:
             self.ternary = (node, weights.values)
-        if self.current is not None and before is not None and signs is None and not found.is_float:
-            reason = f"has binary weights and follows {self.current.name} without a sign between them"
-            reason += ", which is not supported in a binary network"
-            self.problems.add_node(node, reason)
         self.use(kernel, f"{node.name}: " + ("float weights" if found.is_float else "weights"))
-        self._close(node, live, before, weights)
-        self.current = self._with_rules(found, weights, signs)
+        if live.stage.layer is None:
+            at = self.enters(node, live, before, width)
+        else:
+            at = self.computed(node, live.stage, before, width)
+            if not found.is_float and signs is None:
+                if before is not None:
+                    reason = f"has binary weights and follows {live.stage.layer} without a sign between them"
+                    self.problems.add_node(node, f"{reason}, which is not supported in a binary network")
+                at = self.sign_of(live.stage, None, at)
+        part = self._with_rules(found, weights, signs)
+        at = self.emit(part.name, dataclasses.replace(part, after=(), explicit=True), at)
+        for name, op in part.after:
+            at = self.emit(name, op, at)
+        return Stage(live.leaf, at, None, part.name, part)
 
     def _with_rules(self, part: LayerPart, weights: Kernel, signs: Signs | None) -> LayerPart:
         """Rules of ties, where the graph has any; a profile that the user chose takes their place."""
@@ -224,8 +229,6 @@ class GraphLayers(Stages):
         if rule is None and weights.rule is not None and ties:
             self.weight_rules[weights.rule] = None
             rule = weights.rule
-        if signs is not None and not signs.exact and (self.current is not None or self.entry.signs is not None):
-            self.sign_rules[signs.rule] = None
         return dataclasses.replace(part, rule=None if self.chosen else rule, sign_rule=self.rule_of(signs))
 
     def _refuse_zeros(self, node: OnnxNode, weight: F32) -> None:
@@ -238,18 +241,6 @@ class GraphLayers(Stages):
         self.problems.add_node(node, reason)
         self.problems.damaged = True
 
-    def _close(self, node: OnnxNode, live: Live, before: Read | None, weights: Kernel) -> None:
-        """End the current layer, or what stands before the first one."""
-        width = self.width or weights.depth
-        if self.current is not None:
-            self.finish([] if before is None else self.layers(node, before, width))
-        elif before is None:
-            pass
-        elif before.signs is not None:
-            self.entry.binarized(node, live.expr, live.leaf, before, width, self.problems)
-        else:
-            self.entry.real(node, before, self.image, self.problems)
-
     # ---------------------------------------------------------------- BatchNorm
 
     def batch_norm(self, node: OnnxNode, lives: Sequence[Live], others: Sequence[Value | None]) -> Value:
@@ -258,7 +249,7 @@ class GraphLayers(Stages):
         if len(others) != 4:
             self.problems.refuse(node, "is malformed: it needs gamma, beta, mean and variance")
         live = self._normed(node, lives[0])
-        width, shape = (None, None) if live.expr.op == "lost" else (self.width, self.shape)
+        width, shape = (None, None) if live.expr.op == "lost" else (live.stage.width, live.stage.shape)
         vectors: list[F32 | None] = []
         for value, meaning in zip(others, ("gamma", "beta", "mean", "variance"), strict=True):
             if value is None and meaning in ("gamma", "beta") and self.problems.written:
@@ -281,14 +272,14 @@ class GraphLayers(Stages):
         before = self.read(node, live, width)
         if before is not None and before.signs is not None:
             self.problems.refuse(node, "normalizes signs before the next layer, which is not supported in a binary network")
+        stage = live.stage
         if before is None:
-            pass
-        elif self.current is None:
+            return self.nothing()
+        if stage.layer is None:
             self.entry.norm(before, node.name, norm, width)
         else:
-            self.after += [*self.layers(node, before, width), (node.name, norm)]
-        result = self.begin(node.name, shape, live.places)
-        return self.nothing() if before is None else result
+            stage = dataclasses.replace(stage, at=self.emit(node.name, norm, self.computed(node, stage, before, width)))
+        return self.begin(node.name, stage, shape, live.places)
 
     def _normed(self, node: OnnxNode, live: Live) -> Live:
         """The values that a BatchNorm reads: a map whose channels come first, or a vector."""
@@ -296,12 +287,9 @@ class GraphLayers(Stages):
             return live
         if live.places.ndim > 1 and live.places.size > live.places.shape[0]:
             return self.as_map(node, live)[0]
-        return self.flattened(node, live) if self.shape is not None and len(self.shape) == 3 and self._wide else live
-
-    @property
-    def _wide(self) -> bool:
-        """Whether a map has more than one pixel."""
-        return self.shape is not None and len(self.shape) == 3 and self.shape[0] * self.shape[1] > 1
+        shape = live.stage.shape
+        wide = shape is not None and len(shape) == 3 and shape[0] * shape[1] > 1
+        return self.flattened(node, live) if wide else live
 
     @staticmethod
     def _in_place(vector: F32, places: NDArray[Any], shape: Shape) -> F32:

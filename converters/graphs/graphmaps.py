@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from xnorinfer.converters.containers.onnxfile import OnnxNode
-from xnorinfer.converters.graphs.livevalues import Live, Value
+from xnorinfer.converters.graphs.graphcuts import GraphCuts
+from xnorinfer.converters.graphs.livevalues import Live, Stage, Value
 from xnorinfer.converters.graphs.places import moved, over_whole_map
 from xnorinfer.converters.graphs.sizes import numbers_of
-from xnorinfer.converters.graphs.stages import UNKNOWN_SHAPE, Stages
+from xnorinfer.converters.graphs.stages import UNKNOWN_SHAPE
 from xnorinfer.converters.graphs.windowing import joined, kernel_size, require_outputs, window_of
 from xnorinfer.net.ops import Pool
 from xnorinfer.net.windows import Pair, PoolKind, Window
@@ -30,7 +31,7 @@ POOLS: dict[str, PoolKind] = {
 WHOLE: dict[str, PoolKind] = {"ReduceMean": "average", "ReduceMax": "max"}
 
 
-class GraphMaps(Stages):
+class GraphMaps(GraphCuts):
     """What a walk does at nodes that have no weights."""
 
     def move(self, node: OnnxNode, live: Live, inputs: Sequence[Value | None]) -> Value:
@@ -39,14 +40,14 @@ class GraphMaps(Stages):
             return live
         if live.places is None:
             if node.operation == "Transpose":
-                unknown = self.current is None
+                unknown = live.stage.layer is None
                 self.problems.refuse(node, UNKNOWN_SHAPE if unknown else "is not supported in a binary network")
             return live
         sizes = numbers_of(inputs[1]) if len(inputs) > 1 else None
         places = moved(live.places, self.rows, node, sizes)
         if places is not None:
             return dataclasses.replace(live, places=places)
-        wide = live.places.size > max(live.places.shape) or (self.shape is not None and len(self.shape) == 3)
+        wide = live.places.size > max(live.places.shape) or live.stage.is_map
         if node.operation == "Transpose" or wide:
             found = " x ".join(map(str, live.places.shape))
             told = "" if sizes is None else f" to {' x '.join(map(str, sizes))}"
@@ -99,14 +100,15 @@ class GraphMaps(Stages):
         if live.expr.op == "lost":
             return live
         kind = POOLS[node.operation]
-        if self.current is None:
+        if live.stage.layer is None:
             reason = "pools the input itself, before the first layer, which is not supported in a binary network"
             self.problems.refuse(node, reason)
         live, border = self.as_map(node, live)
-        assert self.shape is not None
+        assert live.stage.shape is not None
         assert live.places is not None
         axes = live.places.ndim - 1
-        size = self.shape[0], self.shape[1]
+        *size_, channels = live.stage.shape
+        size = size_[0], size_[1]
         window: Window | None = None
         counted = bool(node.attributes.get("count_include_pad", 0))
         if node.operation.startswith("Adaptive"):
@@ -125,11 +127,12 @@ class GraphMaps(Stages):
             counted = kind == "average" and self._counts(node, window, counted, own=any(around.padding), border=any(border))
         if live.outside is not None and any(border):
             self._require_neutral(node, kind, live)
-        if not self._pooled(node, dataclasses.replace(live, outside=None), kind, window, padded=counted):
+        stage = self._pooled(node, dataclasses.replace(live, outside=None), kind, window, padded=counted)
+        if stage is None:
             return self.nothing()
         height, width = (1, 1) if window is None else window.outputs(*size)
-        shape = height, width, self.shape[2]
-        return self.begin(node.name, shape, self.counting.channels_first(shape, node.name, axes + 1))
+        shape = height, width, channels
+        return self.begin(node.name, stage, shape, self.counting.channels_first(shape, node.name, axes + 1))
 
     def whole(self, node: OnnxNode, live: Live, inputs: Sequence[Value | None]) -> Value:
         """The mean or the largest of all pixels of a map."""
@@ -137,31 +140,33 @@ class GraphMaps(Stages):
             return live
         given = node.attributes.get("axes", numbers_of(inputs[1]) if len(inputs) > 1 else None)
         self.use_all([one for one in inputs[1:] if one is not None], "shape or setting")
+        live = self.in_order(node, live)
         places = live.places
-        on_map = self.current is not None and self.shape is not None and len(self.shape) == 3
-        if places is None or not isinstance(given, tuple) or not on_map:
+        shape = live.stage.shape
+        if places is None or not isinstance(given, tuple) or live.stage.layer is None or shape is None or len(shape) != 3:
             self.problems.refuse(node, "is not supported in a binary network")
-        assert self.shape is not None
         axes = [int(axis) % (places.ndim + 1) - 1 for axis in given]
-        if live.outside is not None or not over_whole_map(places, axes, self.shape):
+        if live.outside is not None or not over_whole_map(places, axes, shape):
             self.problems.refuse(node, f"takes the axes {given}, which are not all pixels of a map and nothing else")
-        if not self._pooled(node, live, WHOLE[node.operation], None):
+        stage = self._pooled(node, live, WHOLE[node.operation], None)
+        if stage is None:
             return self.nothing()
-        channels = self.shape[2]
+        channels = shape[2]
         kept = bool(node.attributes.get("keepdims", 1))
         dims = [1 if axis in axes else size for axis, size in enumerate(places.shape) if kept or axis not in axes]
-        return self.begin(node.name, (1, 1, channels), self.counting.in_order((channels,), node.name).reshape(dims))
+        return self.begin(node.name, stage, (1, 1, channels), self.counting.in_order((channels,), node.name).reshape(dims))
 
-    def _pooled(self, node: OnnxNode, live: Live, kind: PoolKind, window: Window | None, *, padded: bool = False) -> bool:
-        """A pool of the network; False where what it reads could not be read."""
-        assert self.shape is not None
-        before = self.read(node, live, self.shape[2])
+    def _pooled(
+        self, node: OnnxNode, live: Live, kind: PoolKind, window: Window | None, *, padded: bool = False
+    ) -> Stage | None:
+        """A pool of the network; None where what it reads could not be read."""
+        assert live.stage.width is not None
+        before = self.read(node, live, live.stage.width)
         if before is None:
-            return False
+            return None
         if before.signs is not None and kind == "average":
             self.problems.refuse(node, "averages signs, which is not supported in a binary network")
-        self.passed(node, before, Pool(kind, window, padded), node.name)
-        return True
+        return self.passed(node, live.stage, before, Pool(kind, window, padded), node.name)
 
     def _adaptive(self, node: OnnxNode, size: Pair, axes: int) -> Window | None:
         """The window of a pool that is told how many outputs it has."""
@@ -193,7 +198,7 @@ class GraphMaps(Stages):
     def _require_neutral(self, node: OnnxNode, kind: PoolKind, live: Live) -> None:
         """That what stands around the map changes no window.  Raises Refused."""
         number = self.padded_with(node, live)
-        before = self.read(node, dataclasses.replace(live, outside=None), self.width or 1)
+        before = self.read(node, dataclasses.replace(live, outside=None), live.stage.width or 1)
         signs = None if before is None else before.signs
         lowest = number == -np.inf or (signs is not None and number <= signs.low)
         if (kind == "max" and not lowest) or (kind == "average" and number != 0):

@@ -7,10 +7,13 @@ from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
+from xnorinfer.converters.graphs.behindsums import Signs
 from xnorinfer.converters.graphs.elementwise import Expr
 from xnorinfer.converters.graphs.places import Places
+from xnorinfer.converters.networkparts import LayerPart
 from xnorinfer.float32 import F32
 from xnorinfer.net.ties import Rule
+from xnorinfer.net.values import Shape as NetShape
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +48,35 @@ class Constant:
 
 
 @dataclass(frozen=True, eq=False)
+class Stage:
+    """A value of the network: what others on their way are expressions of, its `leaf`.
+
+    at: the number of its node, or `INPUT`.  shape: None where it is an input whose shape is not said.  layer: what it is called
+    after, the last layer, sum or concatenation before it; None before the first layer.  part: that layer, where it is one.
+    signed: what it is, where it is signs.  pieces: what it was made of by concatenation.
+    """
+
+    leaf: Expr
+    at: int
+    shape: NetShape | None
+    layer: str | None = None
+    part: LayerPart | None = None
+    signed: Signs | None = None
+    pieces: tuple[Stage, ...] = ()
+
+    @property
+    def width(self) -> int | None:
+        """How many values, or channels, it has; None where nothing is known of it."""
+        return None if self.shape is None else self.shape[-1]
+
+    @property
+    def is_map(self) -> bool:
+        return self.shape is not None and len(self.shape) == 3
+
+
+@dataclass(frozen=True, eq=False)
 class Live:
-    """The network's values on their way: an expression of what the last layer, pool or BatchNorm gave, its `leaf`.
+    """The network's values on their way: an expression of one value of the network, their `stage`.
 
     picked: something chose among them (argmax) or kept their order (softmax), at the end.  places: where they stand in the
     graph's tensor; None where its shape is not known.  outside: where the tensor is padded, the expression that was, and with
@@ -54,10 +84,15 @@ class Live:
     """
 
     expr: Expr
-    leaf: Expr
+    stage: Stage
     picked: bool = False
     places: Places | None = None
     outside: tuple[Expr, float] | None = None
+
+    @property
+    def leaf(self) -> Expr:
+        """What it is an expression of."""
+        return self.stage.leaf
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from xnorinfer.budget import spend_steps
-from xnorinfer.converters.assemble import Defaults, LayerPart, assemble
+from xnorinfer.converters.assemble import Defaults, assemble
 from xnorinfer.converters.containers.arrays import RawTensor
 from xnorinfer.converters.containers.onnxfile import OnnxGraph, OnnxNode
 from xnorinfer.converters.graphs.behindsums import trimmed
@@ -26,15 +26,17 @@ from xnorinfer.converters.graphs.elementwise import Expr, evaluate
 from xnorinfer.converters.graphs.entry import GRAPH_INPUT
 from xnorinfer.converters.graphs.graphlayers import GraphLayers
 from xnorinfer.converters.graphs.graphmaps import MOVES, POOLS, WHOLE, GraphMaps
-from xnorinfer.converters.graphs.livevalues import Constant, Live, Unread, Value
+from xnorinfer.converters.graphs.graphvalues import JOINED
+from xnorinfer.converters.graphs.livevalues import Constant, Live, Stage, Unread, Value
 from xnorinfer.converters.graphs.operations import ELEMENTWISE, spelled
 from xnorinfer.converters.graphs.places import border_of
-from xnorinfer.converters.graphs.problems import Problems, Refused
+from xnorinfer.converters.graphs.problems import NAMED, Problems, Refused
 from xnorinfer.converters.graphs.sizes import computed_shape, shape_of
 from xnorinfer.converters.graphs.weights import contraction
+from xnorinfer.converters.networkparts import Sign, Wired, layers_of, leading_to, numbers_leading_to
 from xnorinfer.converters.reading import Assumption, ConvertOptions, Notes, Reading, TensorUse
 from xnorinfer.errors import NetworkError, OptionError, SourceError
-from xnorinfer.net.ops import NormForm
+from xnorinfer.net.ops import Concat, NormForm
 from xnorinfer.net.ties import PROFILES
 
 __all__ = ["GRAPH_INPUT", "read_graph"]
@@ -75,7 +77,7 @@ def read_graph(source: str, graph: OnnxGraph, about: str, options: ConvertOption
     notes = Notes()
     problems = Problems(graph)
     walk = Walk(graph, options, notes, problems, about)
-    parts = walk.run()
+    wired = walk.run()
     for name, tensor in graph.constants.items():
         use = walk.uses.get(name)
         notes.tensors.append(TensorUse(name, tensor.shape, tensor.dtype, use or "not used by the graph", ignored=use is None))
@@ -89,13 +91,12 @@ def read_graph(source: str, graph: OnnxGraph, about: str, options: ConvertOption
     reading = assemble(
         source,
         about,
-        parts,
+        layers_of(wired),
         inner,
         defaults,
         notes,
         problems.texts(),
-        entry.leading,
-        walk.rule_of(entry.signs),
+        wired=wired,
         described=False,
         shape=walk.image,
         channels_first=walk.is_first,
@@ -129,8 +130,8 @@ def _profile(walk: Walk, options: ConvertOptions, notes: Notes) -> str:
 class Walk(GraphLayers, GraphMaps):
     """One pass over a graph."""
 
-    def run(self) -> list[LayerPart]:
-        """The layer parts, as far as they are understood.  Raises SourceError."""
+    def run(self) -> list[Wired]:
+        """What becomes the nodes of the network, as far as they are understood.  Raises SourceError."""
         if len(self.graph.inputs) != 1:
             raise SourceError(f"{self.about} has the inputs {', '.join(self.graph.inputs) or '(none)'}; one is supported")
         self.values[self.graph.inputs[0]] = self.enter(self._input_shape())
@@ -140,8 +141,8 @@ class Walk(GraphLayers, GraphMaps):
             spend_steps(NODE_STEPS, "walking its graph")
             self._guarded(node)
         with contextlib.suppress(Refused):
-            self._end()
-        return self.parts
+            return self._end()
+        return self.wired
 
     def _input_shape(self) -> tuple[int | None, ...] | None:
         """The shape of the input's tensor: as an option says, where the graph leaves it open.  Raises OptionError."""
@@ -176,6 +177,8 @@ class Walk(GraphLayers, GraphMaps):
     def _visit(self, node: OnnxNode) -> None:
         if node.operation in STATED and not self.problems.written:
             self.problems.refuse(node, "is not supported in a binary network")
+        if any(name in self.values for name in node.outputs if name):
+            self.problems.refuse(node, "gives a value that another node gives, or the file, as well: is malformed")
         if node.operation == "Constant":
             self.values[node.outputs[0]] = self._given(node)
             return
@@ -189,6 +192,9 @@ class Walk(GraphLayers, GraphMaps):
         lives = [value for value in known if isinstance(value, Live)]
         if node.operation in ("Shape", "Size") and lives:
             self.values[node.outputs[0]] = shape_of(lives[0].places, self.rows, node)
+        elif lives and node.operation == "Split":
+            self.use_all(known[1:], "shape or setting")
+            self.values.update(zip(node.outputs, self.split(node, lives[0], inputs), strict=True))
         elif lives:
             result = self._live(node, inputs, lives)
             for name in node.outputs[:1] if node.operation in POOLS else node.outputs:  # others of a pool are places
@@ -218,7 +224,7 @@ class Walk(GraphLayers, GraphMaps):
         if len(numbers) < len(known):
             if node.operation == "ConstantOfShape":
                 return self.number(float(filler(node)))
-            if node.operation == "Expand" and isinstance(known[0], Constant) and known[0].number is not None:
+            if node.operation == "Expand" and isinstance(known[0], Constant):  # numbers beside values are as large as these
                 return known[0]
             if node.operation not in _ON_SHAPES:
                 self.problems.refuse(node, "computes with shapes, which is not supported in a binary network")
@@ -238,8 +244,10 @@ class Walk(GraphLayers, GraphMaps):
             return self.nothing()
         if operation in OTHER_CONVOLUTIONS:
             self.problems.refuse(node, "is a kind of convolution or pool that is not supported in a binary network")
-        if any(live.leaf is not lives[0].leaf for live in lives):
-            self.problems.refuse(node, "joins two branches of the network; only chains of layers can be converted")
+        if operation == "Concat":
+            return self.concatenated(node, inputs)
+        if operation not in ELEMENTWISE and any(live.stage is not lives[0].stage for live in lives):
+            self.problems.refuse(node, JOINED)
         others = [value for value in inputs if value is not None and not isinstance(value, Live)]
         if operation in _PASSING:
             training = others[1] if operation == "Dropout" and len(others) > 1 else None
@@ -247,6 +255,9 @@ class Walk(GraphLayers, GraphMaps):
                 self.problems.refuse(node, "is active, as in training, which is not supported in a binary network")
             self.use_all(others, "shape or setting")
             return lives[0]
+        if operation == "Slice":
+            self.use_all(others, "shape or setting")
+            return self.sliced(node, lives[0], inputs)
         if operation in MOVES:
             self.use_all(others, "shape or setting")
             return self.move(node, lives[0], inputs)
@@ -260,7 +271,7 @@ class Walk(GraphLayers, GraphMaps):
             self.problems.refuse(node, "stands after the scores were picked, which is not supported in a binary network")
         if operation in ELEMENTWISE:
             result = spelled(self, node, inputs)
-            self.use_all(others, f"{self.current.name if self.current is not None else 'input'}: {operation}")
+            self.use_all(others, f"{lives[0].stage.layer or 'input'}: {operation}")
             return result
         return self._ending(node, inputs, lives)
 
@@ -308,37 +319,60 @@ class Walk(GraphLayers, GraphMaps):
         if taken not in self.notes.assumptions:
             self.notes.assumptions.append(taken)
 
-    def _end(self) -> None:
-        """What stands behind the last layer."""
+    def _end(self) -> list[Wired]:
+        """What stands behind the last layer; all that leads to the scores.  Raises Refused."""
         given = [value for name in self.graph.outputs if isinstance(value := self.values.get(name), Live)]
-        live = next((value for value in given if value.leaf is self.leaf), None)
         last = OnnxNode("output", ", ".join(self.graph.outputs) or "(none)", (), ("",))
-        if live is None and self.graph.outputs and not self.problems.damaged:
-            self.problems.refuse(last, "is not what the graph computes last: only chains of layers can be converted")
-        if self.current is None:
-            return
-        if live is None or live.expr.op == "lost":
-            self.finish([])
-            return
+        if not given and self.graph.outputs and not self.problems.damaged:
+            self.problems.refuse(last, "is nothing that the graph computes from its input")
+        if not self.wired or not given or any(live.expr.op == "lost" for live in given):
+            return self.wired
+        live = self._scores(last, given)
+        stage = live.stage
         self._require_order(last, live)
         expr, names = (live.expr, []) if self.problems.written else trimmed(live.expr)
         for name in names:
             self._picked(name)
-            self._note_saturation(name, expr, live.leaf)
-        width = self.width or self.current.neurons
+            self._note_saturation(name, expr, stage)
+        width = stage.width or 1
         before = self.read(last, dataclasses.replace(live, expr=expr), width)
         assert before is not None
         if before.signs is not None:
             reason = "the network ends in signs, not in scores, which is not supported in a binary network"
             self.problems.add(reason, 'activation = "none" in the last layer')
-            self.finish([])
-            return
-        head = dataclasses.replace(last, name=f"{self.current.name}.head")
-        self.finish(self.layers(head, before, width))
+            return self.wired
+        return self._without_unused(self.computed(dataclasses.replace(last, name=f"{stage.layer}.head"), stage, before, width))
+
+    def _scores(self, last: OnnxNode, given: Sequence[Live]) -> Live:
+        """Of several outputs the one that all others are computed on the way to.  Raises Refused."""
+        final = max(given, key=lambda live: live.stage.at)
+        needed = numbers_leading_to(self.wired, final.stage.at)
+        apart = [name for name in self.graph.outputs if not self._leads(name, needed)]
+        if apart:
+            reason = "are several values of which none is computed from all others, which is not supported"
+            self.problems.refuse(last, reason)
+        return next(live for live in given if live.stage is final.stage)
+
+    def _leads(self, name: str, needed: set[int]) -> bool:
+        value = self.values.get(name)
+        return not isinstance(value, Live) or value.stage.at in needed
+
+    def _without_unused(self, last: int) -> list[Wired]:
+        """The nodes that lead to one; others are told."""
+        needed = numbers_leading_to(self.wired, last)
+        unused = [
+            one.name for index, one in enumerate(self.wired) if index not in needed and not isinstance(one.what, Sign | Concat)
+        ]
+        if unused:
+            text = f"{', '.join(unused[:NAMED])}{f' and {len(unused) - NAMED} more' if len(unused) > NAMED else ''}"
+            self.notes.assumptions.append(
+                Assumption("left out", f"{text}: nothing that leads to the scores reads them", "graph")
+            )
+        return leading_to(self.wired, last)
 
     def _require_order(self, last: OnnxNode, live: Live) -> None:
         """Scores of a map stand in the order of its channels, or of its tensor.  Raises Refused."""
-        places, shape = live.places, self.shape
+        places, shape = live.places, live.stage.shape
         if places is None or shape is None or (places.reshape(-1) == np.arange(places.size)).all():
             return
         as_map = len(shape) == 3 and border_of(places if places.ndim > 1 else places[None], shape)
@@ -347,15 +381,15 @@ class Walk(GraphLayers, GraphMaps):
                 last, "gives the scores of a map flattened, or in another order than that of channels, height and width"
             )
 
-    def _note_saturation(self, function: str, expr: Expr, leaf: Expr) -> None:
+    def _note_saturation(self, function: str, expr: Expr, stage: Stage) -> None:
         """Squashed scores can be equal in float32 where the scores are not: the first of them is the framework's answer."""
         limit = SATURATED.get(function)
-        if limit is None or self.current is None:
+        part = stage.part
+        if limit is None or part is None:
             return
-        part = self.current
         scale = np.abs(part.scale if part.scale is not None else np.ones(1, np.float32)) * np.float32(part.h or 1.0)
         ends = np.broadcast_to(scale * part.depth, (part.neurons,))
-        largest = float(np.abs(evaluate(expr, np.stack([ends, -ends]), np.arange(part.neurons), leaf)).max())
+        largest = float(np.abs(evaluate(expr, np.stack([ends, -ends]), np.arange(part.neurons), stage.leaf)).max())
         if not part.is_float and not largest <= limit:
             self.notes.warnings.append(
                 f"scores can reach {largest:.3g}, and {function} makes 1 of all above {limit:g} in float32: where several are, "

@@ -10,7 +10,6 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.converters.assemble import LayerPart
 from xnorinfer.converters.containers.arrays import RawTensor, as_float32
 from xnorinfer.converters.containers.onnxfile import OnnxNode
 from xnorinfer.converters.graphs.behindsums import Signs
@@ -18,6 +17,7 @@ from xnorinfer.converters.graphs.constants import Constants, scale_of
 from xnorinfer.converters.graphs.livevalues import Constant, Live, Value
 from xnorinfer.converters.graphs.places import Places
 from xnorinfer.converters.graphs.problems import Problems
+from xnorinfer.converters.networkparts import LayerPart
 from xnorinfer.converters.reading import Assumption, Notes
 from xnorinfer.converters.zeroone import on_zero_one
 from xnorinfer.float32 import F32

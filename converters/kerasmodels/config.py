@@ -1,40 +1,51 @@
-"""A Keras model's config (JSON) -> its layers in the order in which they are computed.
+"""A Keras model's config (JSON) -> its layers in the order in which they are computed, each with what it reads.
 
-Sequential and functional models, one inside the other; the functional ones must be a chain.  Nothing in a config is executed.
+Sequential and functional models, one inside the other.  Nothing in a config is executed.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
-from xnorinfer.budget import spend_bytes
+from xnorinfer.budget import spend_bytes, spend_steps
 from xnorinfer.converters.reading import net_line
 from xnorinfer.errors import SourceError
 
 MODELS = ("Sequential", "Functional", "Model")
+#: Layers that read several values, which all others do not.
+JOINS = ("Add", "Subtract", "Multiply", "Maximum", "Minimum", "Average", "Concatenate", "Dot")
 #: What a layer takes in memory beside its place.
 LAYER_BYTES = 512
+#: A value of a model: the name of the layer that gives it, and in which of its calls.
+Given: TypeAlias = tuple[str, int]
 
 
 @dataclass(frozen=True)
 class KerasLayer:
     """One layer.  path: its name below the names of the models it lies in; kind: its class, without package;
     place: where Keras 3 puts its weights (`layers/dense_1`, counted by class); built: for which shape of inputs it was built,
-    where the file says it, whatever that is."""
+    where the file says it, whatever that is.  reads: what it takes, nothing for the input of the model; call: which
+    of its calls, where a model has it several times."""
 
     path: tuple[str, ...]
     kind: str
     config: Mapping[str, Any]
     place: str
     built: Any = None
+    reads: tuple[Given, ...] = ()
+    call: int = 0
 
     @property
     def name(self) -> str:
         return "/".join(self.path)
+
+    @property
+    def gives(self) -> Given:
+        return self.name, self.call
 
     def __str__(self) -> str:
         return f"{self.name} ({self.kind})"
@@ -56,7 +67,7 @@ def read_config(text: str | bytes, about: str, problems: list[str]) -> list[Kera
             raise (NoLayers if isinstance(model, dict) and found else SourceError)(
                 f"the config of {about} is of a {found or 'unknown kind'}, needed is a Sequential or functional model"
             )
-        return _layers(model, (), "", about, problems)
+        return _Model(about, problems).layers_of(model, (), "", ())[0]
     except RecursionError:
         raise SourceError(f"the config of {about} is nested too deeply") from None
     except ValueError as error:
@@ -68,69 +79,189 @@ def class_name(value: Mapping[str, Any]) -> str:
     return str(value.get("class_name", "")).rpartition(">")[2]
 
 
-def _layers(model: Mapping[str, Any], path: tuple[str, ...], place: str, about: str, problems: list[str]) -> list[KerasLayer]:
-    config = model.get("config")
-    listed = config.get("layers") if isinstance(config, dict) else config  # early Sequential models: the list alone
-    if not isinstance(listed, list) or not all(
-        isinstance(e, dict) and isinstance(e.get("config"), dict | list) for e in listed
-    ):
-        raise SourceError(f"the config of {about} is damaged: {'/'.join(path) or 'the model'} has no list of layers")
-    groups: dict[str, list[KerasLayer]] = {}
-    counts: dict[str, int] = {}
-    for entry in listed:
-        kind = class_name(entry)
-        name = str(entry["config"].get("name") if isinstance(entry["config"], dict) else "") or str(entry.get("name") or kind)
-        snake = _snake_case(kind)
-        number = counts.get(snake, 0)
-        counts[snake] = number + 1
-        here = f"{place}layers/{snake}" + (f"_{number}" if number else "")
-        spend_bytes(LAYER_BYTES + len(here), f"the place {here[:80]} of a layer")  # models can be nested deeply
-        if name in groups:
-            raise SourceError(f"the config of {about} holds two layers called {name}")
+@dataclass(frozen=True)
+class _Reference:
+    """What a config says that a layer reads: a layer, in which of its calls, which of the values that it gives."""
+
+    name: str
+    call: int
+    place: int
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class _Model:
+    """Reads models of one config."""
+
+    def __init__(self, about: str, problems: list[str]) -> None:
+        self.about = about
+        self.problems = problems
+
+    def layers_of(
+        self, model: Mapping[str, Any], path: tuple[str, ...], place: str, entering: Sequence[Given]
+    ) -> tuple[list[KerasLayer], list[Given]]:
+        """The layers of a model that reads some values, in order, and what it gives.  path, place: of the model itself."""
+        config = model.get("config")
+        listed = config.get("layers") if isinstance(config, dict) else config  # early Sequential models: the list alone
+        if not isinstance(listed, list) or not all(
+            isinstance(e, dict) and isinstance(e.get("config"), dict | list) for e in listed
+        ):
+            raise SourceError(f"the config of {self.about} is damaged: {'/'.join(path) or 'the model'} has no list of layers")
+        entries: dict[str, tuple[Mapping[str, Any], str]] = {}
+        counts: dict[str, int] = {}
+        for entry in listed:
+            kind = class_name(entry)
+            name = str(entry["config"].get("name") if isinstance(entry["config"], dict) else "")
+            name = name or str(entry.get("name") or kind)
+            snake = _snake_case(kind)
+            number = counts.get(snake, 0)
+            counts[snake] = number + 1
+            here = f"{place}layers/{snake}" + (f"_{number}" if number else "")
+            spend_bytes(LAYER_BYTES + len(here), f"the place {here[:80]} of a layer")  # models can be nested deeply
+            if name in entries:
+                raise SourceError(f"the config of {self.about} holds two layers called {name}")
+            entries[name] = entry, here
+        if class_name(model) != "Sequential" and isinstance(config, dict):
+            return self._functional(config, entries, path, entering)
+        layers: list[KerasLayer] = []
+        given = list(entering)
+        for name, (entry, here) in entries.items():
+            found, given = self._one(entry, (*path, name), here, given)
+            layers += found
+        return layers, given
+
+    def _one(
+        self, entry: Mapping[str, Any], path: tuple[str, ...], here: str, reads: Sequence[Given], call: int = 0
+    ) -> tuple[list[KerasLayer], list[Given]]:
+        """A layer, or the layers of a model that is one."""
+        kind, config = class_name(entry), entry["config"]
         if kind in MODELS:
-            groups[name] = _layers(entry, (*path, name), f"{here}/", about, problems)
-        elif isinstance(entry["config"], dict):
-            built = entry.get("build_config")
-            shape = built.get("input_shape") if isinstance(built, dict) else None
-            groups[name] = [KerasLayer((*path, name), kind, entry["config"], here, shape)]
-    if class_name(model) != "Sequential" and isinstance(config, dict):
-        inbound = {name: entry.get("inbound_nodes") or [] for name, entry in zip(groups, listed, strict=True)}
-        order = _chain(inbound, _references(config.get("output_layers")), problems)
-    else:
-        order = list(groups)
-    return [layer for name in order for layer in groups[name]]
+            if call:
+                self.problems.append(f"{'/'.join(path)} is a model that is called several times, which is not supported")
+            return self.layers_of(entry, path, f"{here}/", reads)
+        if not isinstance(config, dict):
+            return [], list(reads)
+        kind, config = _operation(kind, config, entry.get("inbound_nodes"))
+        built = entry.get("build_config")
+        shape = built.get("input_shape") if isinstance(built, dict) else None
+        if len(reads) > 1 and kind not in (*JOINS, "Lambda"):  # which is refused, whatever it reads
+            names = ", ".join(name for name, _ in reads)
+            self.problems.append(f"{'/'.join(path)} takes the values of {names}, where a layer of the kind {kind} reads one")
+        layer = KerasLayer(path, kind, config, here, shape, tuple(reads), call)
+        return [layer], [layer.gives]
+
+    def _functional(
+        self,
+        config: Mapping[str, Any],
+        entries: Mapping[str, tuple[Mapping[str, Any], str]],
+        path: tuple[str, ...],
+        entering: Sequence[Given],
+    ) -> tuple[list[KerasLayer], list[Given]]:
+        inbound = {
+            name: [_references(call) for call in entry.get("inbound_nodes") or []] for name, (entry, _) in entries.items()
+        }
+        outputs = _references(config.get("output_layers"))
+        if not path and len(outputs) > 1:
+            self.problems.append(f"the model gives the values of {', '.join(map(str, outputs))}; one output is supported")
+        known = len(self.problems)
+        order = self._order(inbound, outputs)
+        used = {name for name, _ in order}
+        unused = [name for name in inbound if name not in used]
+        if (unused or not order) and len(self.problems) == known:
+            self.problems.append(
+                f"the layers {', '.join(unused) or '(none)'} do not lead to the model's output"
+                + net_line('ignore = ["LAYER*"] beside [[layers]] for the others')
+            )
+        inputs = [one.name for one in _references(config.get("input_layers"))]
+        if len(inputs) > 1 and not path:
+            self.problems.append(f"the model takes the inputs {', '.join(inputs)}; one is supported")
+        layers: list[KerasLayer] = []
+        given: dict[Given, list[Given]] = {}
+        for name, call in order:
+            entry, here = entries[name]
+            reads = [self._of(one, given) for one in inbound[name][call]] if inbound[name] else []
+            if not reads and path and name in inputs and len(inputs) == len(entering):
+                reads = [entering[inputs.index(name)]]
+            elif not reads and path:
+                reads = list(entering)
+            found, given[name, call] = self._one(entry, (*path, name), here, reads, call)
+            layers += found
+        return layers, [self._of(one, given) for one in outputs if (one.name, one.call) in given]
+
+    def _of(self, one: _Reference, given: Mapping[Given, list[Given]]) -> Given:
+        values = given[one.name, one.call]
+        if not 0 <= one.place < len(values):
+            problem = f"{one.name} gives several values, which is not supported"
+            self.problems += [] if problem in self.problems else [problem]
+            return values[0]
+        return values[one.place]
+
+    def _order(self, inbound: Mapping[str, list[list[_Reference]]], outputs: Sequence[_Reference]) -> list[Given]:
+        """The calls of layers that lead to the outputs, each behind those that it reads; all layers in the file's order where
+        that is none."""
+        order: dict[Given, None] = {}
+        begun: set[Given] = set()
+        waiting: list[tuple[_Reference, str]] = [(one, "the model gives") for one in reversed(outputs)]
+        while waiting:
+            spend_steps(what="ordering the layers of a model")
+            one, user = waiting[-1]
+            here = one.name, one.call
+            calls = inbound.get(one.name)
+            if calls is None or not 0 <= one.call < max(len(calls), 1):
+                self.problems.append(f"{user} the values of {one}, which no layer is or none gives so often")
+                return [(name, 0) for name in inbound if not any(inbound[name])]
+            reads = calls[one.call] if calls else []
+            missing = [read for read in reads if (read.name, read.call) not in order]
+            if here in order or not missing:
+                order.setdefault(here)
+                waiting.pop()
+            elif here in begun:
+                self.problems.append(f"{one} takes the values of {', '.join(map(str, missing))}, which are computed from it")
+                return [(name, 0) for name in inbound if not any(inbound[name])]
+            else:
+                begun.add(here)
+                waiting += [(read, f"{one} takes") for read in reversed(missing)]
+        return list(order)
 
 
-def _chain(inbound: Mapping[str, list[Any]], outputs: list[str], problems: list[str]) -> list[str]:
-    """The layers of a functional model from its input to its one output; all layers in the file's order if it is no chain."""
-    order: dict[str, None] = {}
-    here = outputs
-    while here:
-        if len(here) != 1 or here[0] in order or here[0] not in inbound:
-            what = f"{next(reversed(order))} takes" if order else "the model gives"
-            problems.append(f"{what} the values of {', '.join(here)}: only chains of layers can be converted")
-            return list(inbound)
-        order[here[0]] = None
-        here = _references(inbound[here[0]])
-    unused = [name for name in inbound if name not in order]
-    if unused or not order:
-        problems.append(
-            f"the layers {', '.join(unused) or '(none)'} do not lead to the model's output"
-            + net_line('ignore = ["LAYER*"] beside [[layers]] for the others')
-        )
-    return list(order)[::-1]
+#: Operations of TensorFlow on the values of layers, which Keras 2 has as layers of the kind TFOpLambda, as layers.
+_OPERATIONS = {
+    **dict.fromkeys(("__operators__.add", "math.add"), "Add"),
+    **dict.fromkeys(("__operators__.sub", "math.subtract"), "Subtract"),
+    **dict.fromkeys(("__operators__.mul", "math.multiply"), "Multiply"),
+    **{"concat": "Concatenate", "nn.relu": "ReLU", "math.maximum": "Maximum", "math.minimum": "Minimum"},
+}
 
 
-def _references(value: Any) -> list[str]:
-    """Names of the layers whose values are used, in both forms of `inbound_nodes`: [name, node, tensor] and keras_history."""
+def _operation(kind: str, config: Mapping[str, Any], inbound: Any) -> tuple[str, Mapping[str, Any]]:
+    """An operation as the layer that does the same; the kind and the config of other layers as they are."""
+    if kind not in ("TFOpLambda", "SlicingOpLambda"):
+        return kind, config
+    function = str(config.get("function"))
+    axes = {axis for axis in _settings(inbound, "axis") if type(axis) is int}
+    if function == "concat" and len(axes) == 1:
+        config = {**config, "axis": axes.pop()}
+    return _OPERATIONS.get(function, f"tf.{function}"), {key: value for key, value in config.items() if key != "function"}
+
+
+def _settings(value: Any, name: str) -> list[Any]:
+    """What calls say of an argument."""
+    if isinstance(value, dict):
+        return [value[name]] if name in value else []
+    return [one for inner in value for one in _settings(inner, name)] if isinstance(value, list) else []
+
+
+def _references(value: Any) -> list[_Reference]:
+    """The values that are used, in both forms of `inbound_nodes`: [name, node, tensor] and keras_history."""
     if isinstance(value, dict):
         history = value.get("keras_history")
-        return _references(history) if history else [name for inner in value.values() for name in _references(inner)]
+        return _references(history) if history else [one for inner in value.values() for one in _references(inner)]
     if not isinstance(value, list):
         return []
     if len(value) >= 3 and isinstance(value[0], str) and all(isinstance(number, int) for number in value[1:3]):
-        return [value[0], *(name for inner in value[3:] for name in _references(inner))]
-    return [name for inner in value for name in _references(inner)]
+        return [_Reference(*value[:3]), *(one for inner in value[3:] for one in _references(inner))]
+    return [one for inner in value for one in _references(inner)]
 
 
 def _snake_case(name: str) -> str:

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from xnorinfer.converters.containers.arrays import RawTensor
 from xnorinfer.converters.containers.onnxfile import Attribute, OnnxGraph, OnnxNode
-from xnorinfer.converters.graphs.channelslast import on_channels_last, padded, reshaped
+from xnorinfer.converters.graphs.channelslast import END, on_channels_last, padded, reshaped
 from xnorinfer.converters.graphs.entry import affine
 from xnorinfer.converters.kerasmodels import kerasmaps
 from xnorinfer.converters.kerasmodels.activations import NoFunction, function
-from xnorinfer.converters.kerasmodels.config import KerasLayer
+from xnorinfer.converters.kerasmodels.config import JOINS, Given, KerasLayer
 from xnorinfer.converters.kerasmodels.keraskernels import Kernel, LayerWeights
 from xnorinfer.converters.kerasmodels.kerasweights import BIAS, KERNEL, NORM_ROLES, Weights
 from xnorinfer.converters.kerasmodels.quantizers import (
@@ -43,10 +43,21 @@ _DENSE_PORT = re.compile(r"bin(ary|arized?)_?dense(_?layer)?|dense_?bin(ary|ariz
 _NORM = re.compile(r"(Sync|Q)?BatchNormalization(V[12])?")
 _NORM_QUANTIZERS = ("gamma_quantizer", "beta_quantizer", "mean_quantizer", "variance_quantizer")
 
+#: Layers that join values number by number, by ONNX's names.
+_SUMS = {"Add": "Sum", "Subtract": "Sub", "Multiply": "Mul", "Maximum": "Max", "Minimum": "Min"}
+
 PROFILE_OF: dict[Rule, str] = {"ge": "ge-zero", "gt": "gt-zero", "round-even": "keras-round", "sign": "torch-sign"}
 _LINEAR = (None, "linear")
 #: At the end of a model they do not change which score is largest.
 _ENDINGS = ("softmax", "logsoftmax", "sigmoid")
+
+
+class _Given(NamedTuple):
+    """What a layer gives.  ending: what may be left out behind it, where it is the end of the model."""
+
+    value: str
+    rank: int
+    ending: Quantizer | None = None
 
 
 class KerasGraph(LayerWeights):
@@ -63,6 +74,7 @@ class KerasGraph(LayerWeights):
         self._nodes: list[OnnxNode] = []
         self._constants: dict[str, RawTensor] = {}
         self._value = "input"  # what the next node reads
+        self._known: dict[Given, _Given] = {}
         self._begun = False  # whether a dense layer was there
         self._wide: list[str] = []
         self.rescaling: list[tuple[Function, float]] = []
@@ -80,7 +92,15 @@ class KerasGraph(LayerWeights):
         self._depth = next((entry.shape[0] for entry in kernels if entry is not None and entry.shape), None)
         self._on_maps = any(kerasmaps.is_on_maps(layer.kind) for layer in layers)
         for layer in layers:
-            self._visit(layer)
+            reads = [self._known.get(one, self._at_hand) for one in layer.reads] or [_Given("input", self._rank)]
+            self._value, self._rank, self._ending = reads[0]
+            if layer.call and self.weights.of_layer(layer):
+                self.problems.append(f"{layer} has weights and is called several times, which is not supported")
+            if layer.kind in JOINS:
+                self._join(layer, reads)
+            else:
+                self._visit(layer)
+            self._known[layer.gives] = self._at_hand
         if self._ending is not None:
             value = f"{self._ending.label}: left out, it does not change which score is largest"
             self.notes.assumptions.append(Assumption("activation of the scores", value, "file"))
@@ -98,6 +118,10 @@ class KerasGraph(LayerWeights):
                 for reason, names in self.kinds.items()
             ]
         return OnnxGraph(tuple(self._nodes), self._constants, ("input",), (self._value,), "keras", self._shape)
+
+    @property
+    def _at_hand(self) -> _Given:
+        return _Given(self._value, self._rank, self._ending)
 
     def _node(self, operation: str, name: str, label: str, *inputs: str, **attributes: Attribute) -> None:
         """A node that reads the value at hand."""
@@ -160,6 +184,33 @@ class KerasGraph(LayerWeights):
         else:  # quantizers and activations may be layers themselves
             self._activation({"class_name": kind, "config": config}, layer)
 
+    def _join(self, layer: KerasLayer, reads: Sequence[_Given]) -> None:
+        """A sum of several values, a concatenation, or what walks refuse."""
+        self._require_float32(layer)
+        values = []
+        for self._value, self._rank, self._ending in reads:
+            self._go_on(layer)
+            values.append(self._value)
+        ranks = {one.rank for one in reads}
+        if len(values) < 2 or len(ranks) > 1:
+            told = "one value alone" if len(values) < 2 else f"values of {' and '.join(str(rank - 1) for rank in ranks)} axes"
+            self.problems.append(f"{layer} reads {told}, needed are two or more of one shape: other forms are not supported")
+            self._unread(layer)
+            return
+        self._value = values[0]
+        if layer.kind == "Concatenate":
+            axis = layer.config.get("axis")
+            if type(axis) is not int or not -self._rank <= axis < self._rank:
+                self.problems.append(f"{layer} joins values along the axis {axis!r} of {self._rank}: is malformed")
+                self._unread(layer)
+                return
+            self._node("Concat", layer.name, str(layer), *values[1:], axis=axis % self._rank)
+        elif layer.kind in _SUMS:
+            self._node(_SUMS[layer.kind], layer.name, str(layer), *values[1:])
+        else:
+            self.problems.append(f"{layer} is not supported in a binary network")
+            self._unread(layer)
+
     # ---------------------------------------------------------------- maps
 
     def _enter(self, shape: list[Any]) -> None:
@@ -216,6 +267,12 @@ class KerasGraph(LayerWeights):
                 pads = [pads[0], pads[-1], *zeros] if kerasmaps.channels_first(config) else pads
                 self._nodes += padded(layer.name, self._value, result, pads, 0.0)
                 self._value = result
+            elif (ends := kerasmaps.cropped(kind, config)) is not None:
+                self._require_axes(layer, len(ends))
+                first = 2 if kerasmaps.channels_first(config) else 1
+                starts, stops = (before for before, _ in ends), (-behind if behind else END for _, behind in ends)
+                axes = tuple(range(first, first + len(ends)))
+                self._node("Slice", layer.name, str(layer), starts=tuple(starts), ends=tuple(stops), axes=axes)
             else:
                 raise kerasmaps.NoWindow("is not supported in a binary network")
         except kerasmaps.NoWindow as reason:

@@ -25,6 +25,7 @@ _PORT = re.compile(
 _POOL = re.compile(r"(?P<kind>Max|Average)Pooling(?P<axes>[12])D")
 _WHOLE = re.compile(r"Global(?P<kind>Max|Average)Pooling(?P<axes>[12])D")
 _ZEROS = re.compile(r"ZeroPadding(?P<axes>[12])D")
+_CROPPED = re.compile(r"Cropping(?P<axes>[12])D")
 #: Layers of convolutional networks that are not read.
 _OTHER = re.compile(r"conv|pool|cropping|upsampling|permute", re.IGNORECASE)
 
@@ -61,7 +62,9 @@ def convolution(kind: str) -> Convolution | None:
 
 def is_on_maps(kind: str) -> bool:
     """Whether a kind of layer makes a network one of maps."""
-    return convolution(kind) is not None or any(one.fullmatch(kind) for one in (_POOL, _WHOLE, _ZEROS)) or is_other(kind)
+    return (
+        convolution(kind) is not None or any(one.fullmatch(kind) for one in (_POOL, _WHOLE, _ZEROS, _CROPPED)) or is_other(kind)
+    )
 
 
 def is_other(kind: str) -> bool:
@@ -84,17 +87,25 @@ def whole(kind: str) -> tuple[str, int] | None:
 def zeros(kind: str, config: Mapping[str, Any]) -> list[tuple[int, int]] | None:
     """How many zeros stand before and behind each axis of windows; None for other kinds of layers.  Raises NoWindow."""
     found = _ZEROS.fullmatch(kind)
-    if found is None:
-        return None
-    said = config.get("padding", 1)
-    axes = int(found["axes"])
-    pairs = [said] if axes == 1 else said if isinstance(said, list) else [said, said]
+    return None if found is None else _ends(config, "padding", int(found["axes"]), 1)
+
+
+def cropped(kind: str, config: Mapping[str, Any]) -> list[tuple[int, int]] | None:
+    """How much is cut off before and behind each axis of windows; None for other kinds of layers.  Raises NoWindow."""
+    found = _CROPPED.fullmatch(kind)
+    return None if found is None else _ends(config, "cropping", int(found["axes"]), 0 if found["axes"] == "2" else 1)
+
+
+def _ends(config: Mapping[str, Any], key: str, axes: int, default: int) -> list[tuple[int, int]]:
+    """Two whole numbers for each axis.  default: all of them, where the config does not say."""
+    said = config.get(key, default)
+    pairs = [said] if axes == 1 else said if isinstance(said, list | tuple) else [said, said]
     if len(pairs) == axes and all(map(_is_count, pairs)):
         pairs = [(count, count) for count in pairs]
     if len(pairs) != axes or not all(
         isinstance(pair, list | tuple) and len(pair) == 2 and all(map(_is_count, pair)) for pair in pairs
     ):
-        raise NoWindow(f"has the padding {said!r}, needed are whole numbers, 0 or above: is malformed")
+        raise NoWindow(f"has the {key} {said!r}, needed are whole numbers, 0 or above: is malformed")
     return [(before, behind) for before, behind in pairs]
 
 

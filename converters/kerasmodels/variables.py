@@ -13,13 +13,13 @@ import re
 from collections.abc import Collection, Sequence
 from itertools import pairwise
 
-from xnorinfer.converters.assemble import LayerPart
 from xnorinfer.converters.containers.arrays import Entry, as_float32, natural_key
 from xnorinfer.converters.evidence.layerorder import chains, family
 from xnorinfer.converters.finding import ORDER
 from xnorinfer.converters.kerasmodels.kerasweights import BIAS, KERNEL, NORM_ROLES, Weights, kernel_layout
 from xnorinfer.converters.kernelaxes import arranged, axes_of
 from xnorinfer.converters.naming.pairing import Module, pair, with_norm
+from xnorinfer.converters.networkparts import LayerPart
 from xnorinfer.converters.reading import Assumption, Notes, default_warning, net_line
 from xnorinfer.float32 import F32
 from xnorinfer.net.ops import Norm

@@ -27,10 +27,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from xnorinfer.converters.assemble import Defaults, Follower, LayerPart, assemble
+from xnorinfer.converters.assemble import Defaults, assemble
 from xnorinfer.converters.containers.arrays import RawTensor, as_float32, merge_rounding
 from xnorinfer.converters.kernelaxes import arranged, axes_of
 from xnorinfer.converters.naming.statenames import counts_instead
+from xnorinfer.converters.networkparts import Follower, LayerPart
 from xnorinfer.converters.reading import (
     Assumption,
     ConvertOptions,

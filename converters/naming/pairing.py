@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from xnorinfer.converters.assemble import Follower, LayerPart
 from xnorinfer.converters.containers.arrays import RawTensor, natural_key
 from xnorinfer.converters.evidence.layerorder import chains, family
 from xnorinfer.converters.finding import ORDER
+from xnorinfer.converters.networkparts import Follower, LayerPart
 from xnorinfer.converters.reading import Assumption, Notes, default_warning, net_line
 from xnorinfer.net.ops import Norm, Steps
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from xnorinfer.converters.assemble import Follower, LayerPart
 from xnorinfer.converters.containers.arrays import RawTensor, as_float32, merge_rounding, natural_key
 from xnorinfer.converters.kernelaxes import arranged, axes_of
 from xnorinfer.converters.naming.loose import is_loose, loose_modules
 from xnorinfer.converters.naming.pairing import Module, leading_norm, pair, pair_by_names, with_norm
 from xnorinfer.converters.naming.statenames import KERNELS, counts_instead, from_bits, modules_of, settle
+from xnorinfer.converters.networkparts import Follower, LayerPart
 from xnorinfer.converters.reading import Assumption, ConvertOptions, Notes, TensorUse, ignore_line, net_line
 from xnorinfer.float32 import F32
 from xnorinfer.net.ops import Function, Norm, Steps

@@ -9,9 +9,9 @@ import numpy as np
 
 from xnorinfer import budget
 from xnorinfer.converters.containers.arrays import RawTensor
-from xnorinfer.converters.containers.onnxfile import NUMBERS, OnnxNode
+from xnorinfer.converters.containers.onnxfile import NUMBERS, Attribute, OnnxNode
 from xnorinfer.converters.containers.tfbundle import TYPES
-from xnorinfer.converters.graphs.channelslast import on_channels_last, padded, reshaped
+from xnorinfer.converters.graphs.channelslast import END, on_channels_last, padded, part_attributes, reshaped
 from xnorinfer.converters.tfgraphs import tfmaps
 from xnorinfer.converters.tfgraphs.tfnodes import Ref, TfGraph, TfNode
 from xnorinfer.converters.tfgraphs.tfvalues import GraphValues, Load, NotFollowed, text_of
@@ -40,6 +40,7 @@ class NodeWriter(GraphValues):
     def __init__(self, graph: TfGraph, load: Load) -> None:
         super().__init__(graph, load)
         self.of_pixels: dict[str, int] = {}
+        self._taken_apart: set[str] = set()
 
     def nodes_of(self, node: TfNode, ref: Ref) -> Iterator[OnnxNode]:
         """The nodes that a live value becomes."""
@@ -69,6 +70,12 @@ class NodeWriter(GraphValues):
         elif node.operation == "Transpose":
             perm = tuple(self.constant(node.inputs[1]).reshape(-1).tolist())
             yield OnnxNode("Transpose", node.name, (self._name(node.inputs[0], ""),), result, {"perm": perm})
+        elif node.operation == "ConcatV2":
+            *values, axis = node.inputs
+            names = tuple(self._name(source, f"{node.name}: joined") for source in values)
+            yield OnnxNode("Concat", node.name, names, result, {"axis": int(self.constant(axis).reshape(()))})
+        elif node.operation in ("Split", "SplitV", "Slice") or (node.operation == "StridedSlice" and _is_part(node)):
+            yield from self._apart(node, ref)
         elif node.operation in tfmaps.WHOLE and (axes := self._whole(node)):
             yield from self._of_whole(node, axes)
         elif node.operation in ("Mean", "SquaredDifference", "Sum"):
@@ -77,6 +84,26 @@ class NodeWriter(GraphValues):
             name = self._title(node)
             inputs = tuple(self._name(source, f"{name}: {node.operation}") for source in node.inputs)
             yield OnnxNode(_ONNX.get(node.operation, node.operation), name, inputs, result)
+
+    def _apart(self, node: TfNode, ref: Ref) -> Iterator[OnnxNode]:
+        """Parts of a value."""
+        if node.operation in ("Slice", "StridedSlice"):
+            value, *others = node.inputs
+            starts, ends, *steps = (self.constant(one).reshape(-1).tolist() for one in others)
+            if node.operation == "Slice":  # sizes, -1: all that is left
+                ends = [END if size < 0 else start + size for start, size in zip(starts, ends, strict=True)]
+            masks = (node.integer(key) for key in ("begin_mask", "end_mask", "ellipsis_mask"))
+            given = part_attributes(starts, ends, steps[0] if steps else [1] * len(starts), *masks)
+            yield OnnxNode("Slice", node.name, (self._name(value, ""),), (text_of(ref),), given)
+        elif node.name not in self._taken_apart:
+            self._taken_apart.add(node.name)
+            along, value = node.inputs[:2] if node.operation == "Split" else (node.inputs[2], node.inputs[0])
+            many = node.integer("num_split")
+            attributes: dict[str, Attribute] = {"axis": int(self.constant(along).reshape(()))}
+            sizes = () if node.operation == "Split" else tuple(self.constant(node.inputs[1]).reshape(-1).tolist())
+            attributes |= {"split": sizes} if sizes else {}
+            names = tuple(text_of((node.name, number)) for number in range(many))
+            yield OnnxNode("Split", node.name, (self._name(value, ""),), names, attributes)
 
     def _name(self, source: Ref, use: str) -> str:
         ref = self.resolve(source)
@@ -152,6 +179,10 @@ class NodeWriter(GraphValues):
             if node.operation in tfmaps.CONVOLUTIONS:
                 kernel = self.constant(node.inputs[1]).shape
                 return int(kernel[3] if node.operation == "Conv2D" else kernel[2] * kernel[3])
+            if node.operation == "ConcatV2":
+                return self._channels_of_all(node, axis)
+            if node.operation in ("Split", "SplitV", "Slice", "StridedSlice"):
+                return None
             if node.name in self.of_pixels:
                 return int(self.constant(node.inputs[1]).shape[1])
             if node.operation == "Transpose":
@@ -164,6 +195,15 @@ class NodeWriter(GraphValues):
             if shape:
                 return shape[axis] if len(shape) >= -axis else None
         return None
+
+    def _channels_of_all(self, node: TfNode, axis: int) -> int | None:
+        """How many channels values have that are joined in these."""
+        found = [self._channels(self.resolve(source), axis) for source in node.inputs[:-1]]
+        axes, place = self._axes((node.name, 0)), int(self.constant(node.inputs[-1]).reshape(()))
+        known = [channels for channels in found if channels is not None]
+        if axes is None or len(known) < len(found):
+            return None
+        return sum(known) if place in (axis, axes + axis) else known[0]
 
     def _is_last(self, node: TfNode) -> bool:
         """Whether an axis that ExpandDims makes is the last one."""
@@ -276,3 +316,8 @@ class NodeWriter(GraphValues):
         if node.operation == "Relu6":
             return OnnxNode("Clip", node.name, inputs, result, {"min": 0.0, "max": 6.0})
         return OnnxNode("LeakyRelu", node.name, inputs, result, {"alpha": node.real("alpha", 0.2)})
+
+
+def _is_part(node: TfNode) -> bool:
+    """Whether a StridedSlice takes a part of every axis, and neither leaves axes out nor makes new ones."""
+    return not node.integer("new_axis_mask") and not node.integer("shrink_axis_mask")

@@ -18,7 +18,7 @@ from xnorinfer.converters.containers.torchpickle import strided
 from xnorinfer.converters.containers.ziparchive import Archive, open_archive
 from xnorinfer.converters.torchgraphs.torchmaps import counted, size_of
 from xnorinfer.converters.torchgraphs.torchops import Recorder
-from xnorinfer.converters.torchgraphs.torchvalues import Ref, Unknown
+from xnorinfer.converters.torchgraphs.torchvalues import Parts, Ref, Unknown
 from xnorinfer.errors import SourceError
 
 #: torch._export.serde.schema.ScalarType, from 1 on.
@@ -137,8 +137,9 @@ class _Program:
         named = {argument["name"]: self._argument(argument["arg"]) for argument in node["inputs"]}
         result = self.recorder.record(operation, [], named)
         for output in outputs:
-            for tensor in [output["as_tensor"]] if "as_tensor" in output else output["as_tensors"]:
-                self.values[tensor["name"]] = result
+            for place, tensor in enumerate([output["as_tensor"]] if "as_tensor" in output else output["as_tensors"]):
+                apart = isinstance(result, Parts) or (isinstance(result, list) and place < len(result))
+                self.values[tensor["name"]] = result[place] if apart else result
 
     def _size(self, node: Mapping[str, Any]) -> Unknown:
         """What a node gives that computes with sizes."""
@@ -162,4 +163,6 @@ class _Program:
             return self._argument(value)
         if kind == "as_name":
             return self.values.get(value, Unknown())
+        if kind == "as_float":  # a text where it is infinite
+            return float(value)
         return value if kind in _PLAIN else Unknown()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from xnorinfer.converters.containers.onnxfile import Attribute
-from xnorinfer.converters.torchgraphs.torchvalues import Recording, Ref, Size, Unknown
+from xnorinfer.converters.torchgraphs.torchvalues import Parts, Recording, Ref, Size, Unknown
 
-Handler: TypeAlias = Callable[[Recording, str, dict[str, Any]], Ref]
+Handler: TypeAlias = Callable[[Recording, str, dict[str, Any]], Any]
 
 _CONVOLVED = ("input", "weight", "bias", "stride", "padding", "dilation")
 _MAX = ("self", "kernel_size", "stride", "padding", "dilation", "ceil_mode")
@@ -18,9 +19,13 @@ _AVERAGE = ("self", "kernel_size", "stride", "padding", "ceil_mode", "count_incl
 _MAX_POOLS = tuple(f"max_pool{axes}d{end}" for axes in (1, 2) for end in ("", "_with_indices"))
 _AVERAGE_POOLS = ("avg_pool1d", "avg_pool2d")
 _ADAPTIVE = tuple(f"adaptive_{kind}_pool{axes}d" for kind in ("avg", "max") for axes in (1, 2))
+_JOINING = ("cat", "concat", "concatenate")
 VIEWS = (
     "view", "reshape", "_unsafe_view", "flatten", "squeeze", "unsqueeze", "expand", "expand_as", "view_as", "reshape_as"
 )  # fmt: skip
+
+#: Ends of slices beyond any axis.
+_END = (1 << 63) - 1
 
 #: Names of arguments, in the order of ATen's schemas.
 SCHEMAS: dict[str, tuple[str, ...]] = {
@@ -31,6 +36,12 @@ SCHEMAS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_ADAPTIVE, ("self", "output_size")),
     "constant_pad_nd": ("self", "pad", "value"),
     "pad": ("self", "pad", "mode", "value"),
+    **dict.fromkeys(_JOINING, ("tensors", "dim")),
+    "slice": ("self", "dim", "start", "end", "step"),
+    "narrow": ("self", "dim", "start", "length"),
+    **dict.fromkeys(("split", "split_with_sizes"), ("self", "split_size", "dim")),
+    "chunk": ("self", "chunks", "dim"),
+    "channel_shuffle": ("self", "groups"),
 }
 
 
@@ -104,6 +115,68 @@ def _pad(recorder: Recording, operation: str, given: dict[str, Any]) -> Ref:
     inputs = [recorder.constant(one) for one in settings]
     mode = given.get("mode", "constant")
     return recorder.node("Pad", recorder.tensor(operation, given.get("self")), *inputs, mode=str(mode))
+
+
+# ---------------------------------------------------------------- side by side, and apart
+
+
+def _joined(recorder: Recording, operation: str, given: dict[str, Any]) -> Ref:
+    tensors, axis = given.get("tensors"), given.get("dim", 0)
+    if not isinstance(tensors, list | tuple) or type(axis) is not int:
+        recorder.refuse(operation, "has no list of tensors and no axis")
+    return recorder.node("Concat", *(recorder.tensor(operation, one) for one in tensors), axis=axis)
+
+
+def _sliced(recorder: Recording, operation: str, given: dict[str, Any]) -> Ref:
+    value = recorder.tensor(operation, given.get("self"))
+    axis, start, step = given.get("dim", 0), given.get("start"), given.get("step", 1)
+    start = 0 if start is None else start
+    end = given.get("end") if operation == "slice" else given.get("length")
+    if not all(type(number) is int for number in (axis, start, step)) or not (end is None or type(end) is int):
+        recorder.refuse(operation, "takes a part of a tensor that is not told in numbers")
+    if operation == "narrow" and end is not None:
+        end += start
+    return _part(recorder, value, axis, start, end, step)
+
+
+def _part(recorder: Recording, value: Ref, axis: int, start: int, end: int | None, step: int = 1) -> Ref:
+    if (start, step) == (0, 1) and (end is None or end >= _END):
+        return recorder.view("Identity", value)
+    numbers = (start, _END if end is None else min(end, _END), axis, step)
+    return recorder.view("Slice", value, *(recorder.constant(np.array([number], np.int64)) for number in numbers))
+
+
+def _apart(recorder: Recording, operation: str, given: dict[str, Any]) -> Any:
+    """Parts of some sizes, or as many as there are."""
+    value = recorder.tensor(operation, given.get("self"))
+    axis = given.get("dim", 0)
+    sizes = given.get("split_size", given.get("split_sizes"))
+    if operation == "chunk":
+        many = given.get("chunks")
+        if type(many) is not int or type(axis) is not int or many < 1:
+            recorder.refuse(operation, "takes a tensor apart into parts that are not told in numbers")
+        return recorder.apart("Split", value, many, axis=axis)
+    whole = [sizes] if type(sizes) is int else sizes
+    if not isinstance(whole, list | tuple) or type(axis) is not int or not all(type(size) is int for size in whole):
+        recorder.refuse(operation, "takes a tensor apart into parts that are not told in numbers")
+    if type(sizes) is int:
+        return Parts(lambda number: _part(recorder, value, axis, number * sizes, (number + 1) * sizes))
+    ends = [sum(whole[:number]) for number in range(len(whole) + 1)]
+    return [_part(recorder, value, axis, start, end) for start, end in itertools.pairwise(ends)]
+
+
+def _shuffled(recorder: Recording, operation: str, given: dict[str, Any]) -> Ref:
+    """Channels of groups taken in turns."""
+    value = recorder.tensor(operation, given.get("self"))
+    groups = given.get("groups")
+    if type(groups) is not int or groups < 1:
+        recorder.refuse(operation, "has no number of groups")
+    whole = recorder.node("Shape", value)
+    places = [recorder.constant(np.array([number], np.int64)) for number in (0, 2, 3, groups, -1)]
+    rows, height, width = (recorder.node("Gather", whole, place, axis=0) for place in places[:3])
+    apart = recorder.node("Concat", rows, places[3], places[4], height, width, axis=0)
+    turned = recorder.node("Transpose", recorder.node("Reshape", value, apart), perm=(0, 2, 1, 3, 4))
+    return recorder.node("Reshape", turned, whole)
 
 
 def transposed(recorder: Recording, operation: str, given: dict[str, Any], value: Ref) -> Ref:
@@ -184,4 +257,8 @@ HANDLERS: dict[str, Handler] = {
     **dict.fromkeys((*_MAX_POOLS, *_AVERAGE_POOLS), _pool),
     **dict.fromkeys(_ADAPTIVE, _adaptive),
     **dict.fromkeys(("constant_pad_nd", "pad"), _pad),
+    **dict.fromkeys(_JOINING, _joined),
+    **dict.fromkeys(("slice", "narrow"), _sliced),
+    **dict.fromkeys(("split", "split_with_sizes", "chunk"), _apart),
+    "channel_shuffle": _shuffled,
 }

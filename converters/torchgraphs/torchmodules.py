@@ -11,9 +11,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from xnorinfer.converters.assemble import Activation, Follower, Follows, LayerPart
 from xnorinfer.converters.containers.checkpointtree import ModuleFacts, as_mapping
 from xnorinfer.converters.evidence.layerorder import note_order
+from xnorinfer.converters.networkparts import Activation, Follower, Follows, LayerPart
 from xnorinfer.converters.reading import Assumption, ConvertOptions, Notes, function_named
 from xnorinfer.net.ops import HARDTANH, Function, Norm, Steps
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, NoReturn, TypeGuard
 
 import numpy as np
@@ -139,8 +140,9 @@ class Recorder:
         """All of it; entry: the name of the network's input, shape: that of its tensor."""
         return OnnxGraph(tuple(self.nodes), self.constants, (entry,), (self._current(result).name,), producer, shape)
 
-    def record(self, operation: str, positional: list[Any], named: dict[str, Any]) -> Ref:
-        """One operation (`linear`, `hardtanh_`); the tensor that it gives.  Raises SourceError."""
+    def record(self, operation: str, positional: list[Any], named: dict[str, Any]) -> Any:
+        """One operation (`linear`, `hardtanh_`); the tensor that it gives, or the parts that it takes one apart into.  Raises
+        SourceError."""
         spend_steps(1, "following its operations")
         base = operation.rstrip("_") if not operation.startswith("__") else operation
         given = positional[0] if positional else named.get("self", named.get("input"))
@@ -173,7 +175,7 @@ class Recorder:
 
     # ---------------------------------------------------------------- operations
 
-    def _known(self, operation: str, given: dict[str, Any]) -> Ref:
+    def _known(self, operation: str, given: dict[str, Any]) -> Any:
         handler = self._handlers.get(operation)
         if handler is not None:
             return handler(self, operation, given)
@@ -442,7 +444,7 @@ class Recorder:
             self.others.add(result.name)
         return result
 
-    _handlers: ClassVar[dict[str, Callable[[Recorder, str, dict[str, Any]], Ref]]] = {
+    _handlers: ClassVar[dict[str, Callable[[Recorder, str, dict[str, Any]], Any]]] = {
         **dict.fromkeys(("linear", "inner"), _linear),
         "addmm": _addmm,
         "einsum": _einsum,
@@ -512,6 +514,14 @@ class Recorder:
         result = self.node(operation, value, *others, **attributes)
         self.memory[result.name] = self.memory.get(value.name, value.name)
         return result
+
+    def apart(self, operation: str, value: Ref, many: int, **attributes: Any) -> list[Ref]:
+        """A node with as many results, which may share its argument's memory."""
+        result = self.view(operation, value, **attributes)
+        names = (result.name, *(f"{result.name}.{number}" for number in range(1, many)))
+        self.nodes[-1] = replace(self.nodes[-1], outputs=names)
+        self.memory.update((name, self.memory[result.name]) for name in names)
+        return [Ref(name, result.origin) for name in names]
 
     def node(self, operation: str, *inputs: Ref, named: Ref | None = None, **attributes: Attribute) -> Ref:
         """named: the tensor whose module gives the node its name; else the second input's."""

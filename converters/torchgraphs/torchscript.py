@@ -29,7 +29,7 @@ from xnorinfer.converters.containers.torchpickle import PickledTensor, named_ten
 from xnorinfer.converters.containers.ziparchive import Archive, open_archive
 from xnorinfer.converters.torchgraphs.torchmaps import counted, picked, size_of
 from xnorinfer.converters.torchgraphs.torchops import FACTORIES, WAY_OUT, Recorder
-from xnorinfer.converters.torchgraphs.torchvalues import Ref, Size, Unknown
+from xnorinfer.converters.torchgraphs.torchvalues import Parts, Ref, Size, Unknown
 from xnorinfer.errors import SourceError
 
 #: What a hostile archive may cost: bytes of one file of code, nested brackets in it, statements followed, calls within calls.
@@ -232,6 +232,12 @@ class _Run:
     def _assign(self, target: ast.expr, value: Any, local: dict[str, Any]) -> None:
         if isinstance(target, ast.Name):
             local[target.id] = value
+        elif isinstance(target, ast.Tuple) and isinstance(value, Parts):
+            for number, item in enumerate(target.elts):
+                self._assign(item, value[number], local)
+        elif isinstance(target, ast.Tuple) and isinstance(value, Size):
+            for number, item in enumerate(target.elts):
+                self._assign(item, picked(self.recorder, value, number), local)
         elif isinstance(target, ast.Tuple) and isinstance(value, Unknown | Ref):  # several results of one operation
             for item in target.elts:
                 self._assign(item, value, local)
@@ -289,6 +295,8 @@ class _Run:
             return value[index]
         if isinstance(value, Size):
             return picked(self.recorder, value, index)
+        if isinstance(value, Parts) and type(index) is int and index >= 0:
+            return value[index]
         if isinstance(value, Unknown | _Name) or isinstance(index, Unknown):
             return Unknown()
         return self._refuse(node, "picks an element in a way that is not supported")
@@ -351,6 +359,8 @@ class _Run:
             return self._refuse(node, "ends in an error" if _is_raise(node) else "calls what is not supported")
         if operation in _UNKNOWN:
             return self._size(operation, positional)
+        if any(isinstance(value, Size) for value in positional):  # traces count with sizes as with tensors
+            positional = [self._whole_number(value) for value in positional]
         if not any(isinstance(one, Ref) for value in (*positional, *named.values()) for one in _members(value)):
             return self._without_tensors(node, operation, positional, named)
         if operation in ("__is__", "__isnot__"):
@@ -358,6 +368,12 @@ class _Run:
         if space == "ops.prim":
             return self._refuse(node, "calls what is not supported")
         return self.recorder.record(operation, positional, named)
+
+    def _whole_number(self, value: Any) -> Any:
+        """A tensor of the archive that is a whole number, as one."""
+        tensor = self.recorder.constants.get(value.name) if isinstance(value, Ref) else None
+        known = tensor is not None and tensor.array.size == 1 and tensor.array.dtype.kind in "iu"
+        return int(tensor.array.reshape(())) if tensor is not None and known else value
 
     def _size(self, operation: str, positional: list[Any]) -> Any:
         """Sizes of the archive's own tensors are known, those of the network's values are not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
@@ -28,6 +29,22 @@ class Size(Unknown):
     ref: Ref
 
 
+class Parts:
+    """What a tensor is taken apart into along an axis, of which the program says elsewhere how many there are.
+
+    part: makes one by its number; they are made once.
+    """
+
+    def __init__(self, part: Callable[[int], Ref]) -> None:
+        self._part = part
+        self._made: dict[int, Ref] = {}
+
+    def __getitem__(self, number: int) -> Ref:
+        if number not in self._made:
+            self._made[number] = self._part(number)
+        return self._made[number]
+
+
 class Recording(Protocol):
     """What makes nodes of operations: `torchops.Recorder`, which says what these do."""
 
@@ -42,3 +59,5 @@ class Recording(Protocol):
     def view(self, operation: str, value: Ref, *others: Ref, **attributes: Any) -> Ref: ...
 
     def node(self, operation: str, *inputs: Ref, named: Ref | None = None, **attributes: Attribute) -> Ref: ...
+
+    def apart(self, operation: str, value: Ref, many: int, **attributes: Attribute) -> list[Ref]: ...

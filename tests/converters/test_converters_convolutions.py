@@ -235,13 +235,13 @@ def test_ways_to_spell_a_convolution(tmp_path: Path, case: str) -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda tf, x: x + tf.nn.conv2d(x, signs(3, 3, 2, 2), 1, "SAME"), "joins two branches of the network"),
+        (lambda tf, x: x + tf.nn.conv2d(x, signs(3, 3, 2, 2), 1, "SAME"), "joins the input itself, before the first layer"),
         (lambda tf, x: tf.nn.conv2d(tf.nn.max_pool2d(x, 2, 2, "SAME"), signs(3, 3, 2, 2), 1, "SAME"), "pools the input itself"),
         (lambda tf, x: tf.nn.conv2d(x, x[0, :2, :2, :, None], 1, "SAME"), "StridedSlice.* is not supported"),
         (lambda tf, x: tf.image.resize(tf.nn.conv2d(x, signs(3, 3, 2, 2), 1, "SAME"), [4, 4]), "Resize.* is not supported"),
     ],
 )
-def test_graphs_that_are_no_chain_of_layers(tmp_path: Path, build: Any, message: str) -> None:
+def test_graphs_that_are_no_network(tmp_path: Path, build: Any, message: str) -> None:
     path, *_ = frozen(tmp_path, (6, 5, 2), build)
     with pytest.raises(NetworkError, match=message):
         read_source(path)

@@ -246,7 +246,7 @@ REFUSED = {
     "gelu": r"\(gelu\) is not supported in a binary network",
     "softplus": r"\(softplus\) is not supported in a binary network",
     "type": r"type_as changes the type of numbers to something else than float32",
-    "two": r"the network branches|joins two branches",
+    "two": r"reads the input in another way than net\.layers\.0 does",
     "hidden": r"\(ReduceSum\) is not supported in a binary network",
     "loop": r"(?s)its code is not straight: for .*torch\.jit\.trace\(module, example\) write down what is computed alone",
     "write": r"operation mul_ writes into the tensor net\.head\.weight of the file",

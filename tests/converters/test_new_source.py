@@ -13,8 +13,9 @@ from command_line import CHECKPOINT, fine, wrong
 
 import xnorinfer
 from xnorinfer import converters
-from xnorinfer.converters.assemble import Defaults, LayerPart, assemble
+from xnorinfer.converters.assemble import Defaults, assemble
 from xnorinfer.converters.containers.arrays import RawTensor, as_float32
+from xnorinfer.converters.networkparts import LayerPart
 from xnorinfer.converters.reading import ConvertOptions, Notes, Reading, Source, TensorUse, net_line
 from xnorinfer.errors import SourceError
 from xnorinfer.net.ops import Norm

@@ -29,7 +29,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "converters.reading",
         "converters.finding",
     ),
-    ("converters.evidence",),
+    ("converters.evidence", "converters.networkparts"),
     ("converters.assemble",),
     ("converters.usual",),
     ("converters.graphs", "converters.naming"),

@@ -52,8 +52,10 @@ def attribute(name: str, value: Any) -> bytes:
     return field(1, name) + body
 
 
-def node(operation: str, inputs: list[str], output: str, *, domain: str = "", **attributes: Any) -> bytes:
-    body = b"".join(field(1, name) for name in inputs) + field(2, output) + field(3, f"{operation}_{output}")
+def node(operation: str, inputs: list[str], output: str | list[str], *, domain: str = "", **attributes: Any) -> bytes:
+    outputs = [output] if isinstance(output, str) else output
+    body = b"".join(field(1, name) for name in inputs) + b"".join(field(2, name) for name in outputs)
+    body += field(3, f"{operation}_{outputs[0]}")
     body += field(4, operation) + b"".join(field(5, attribute(k, v)) for k, v in attributes.items())
     return body + (field(7, domain) if domain else b"")
 

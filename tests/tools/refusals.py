@@ -37,7 +37,6 @@ _HOPELESS = (
     "which only the end of a model can have",
     "stands between a sign and the layer that reads it",
     "without a sign behind it",
-    "only chains of layers can be converted",
     "a Flatten must come before it",
     "needed is the last one",
     "flattened values are no multiple of",

@@ -1,0 +1,244 @@
+"""Nodes of graphs that compute with values number by number, and those that join two values: sums and concatenations."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import NoReturn
+
+import numpy as np
+
+from xnorinfer.converters.containers.arrays import RawTensor, as_float32
+from xnorinfer.converters.containers.onnxfile import OnnxNode
+from xnorinfer.converters.graphs.elementwise import Expr
+from xnorinfer.converters.graphs.livevalues import Constant, Live, Stage, Value
+from xnorinfer.converters.graphs.livevalues import Shape as Sizes
+from xnorinfer.converters.graphs.places import Places, look_at, vector_of
+from xnorinfer.converters.graphs.stages import UNKNOWN_SHAPE, Stages
+from xnorinfer.float32 import F32
+from xnorinfer.net.ops import Add, Concat, Steps
+
+JOINED = (
+    "joins two branches of the network by something else than a sum, a difference or a concatenation, which is not supported "
+    "in a binary network"
+)
+
+
+class GraphValues(Stages):
+    """What a walk does at nodes that are no layers and no pools."""
+
+    # ---------------------------------------------------------------- elementwise, as `operations` asks for it
+
+    def apply(self, node: OnnxNode, op: str, *args: Value) -> Value:
+        """One of `elementwise.OPERATIONS` on values.  Raises Refused."""
+        lives = [arg for arg in args if isinstance(arg, Live)]
+        lost = next((live for live in lives if live.expr.op == "lost"), None)
+        if lost is not None:
+            return lost
+        if not lives:
+            if any(not isinstance(arg, Constant) for arg in args):
+                return Sizes()
+            return self.constants.elementwise(node, op, [arg for arg in args if isinstance(arg, Constant)])
+        if any(one.stage is not lives[0].stage for one in lives):
+            return self.joined(node, op, lives)
+        live = self._alike(node, lives)
+        operands: list[Expr | None] = [None if isinstance(arg, Live) else self._operand(node, arg, live) for arg in args]
+        if any(operand is None and not isinstance(arg, Live) for operand, arg in zip(operands, args, strict=True)):
+            if len({one.expr.number for one in lives}) > 1:
+                self.problems.refuse(
+                    node, "joins a map with numbers of its own for every pixel, which is not supported in a binary network"
+                )
+            live = self.flattened(node, live)
+            args = tuple(live if isinstance(arg, Live) else arg for arg in args)
+            operands = [None if isinstance(arg, Live) else self._operand(node, arg, live) for arg in args]
+        given = [arg.expr if isinstance(arg, Live) else operand for arg, operand in zip(args, operands, strict=True)]
+        made = self.table.node(op, [one for one in given if one is not None], node.outputs[0])
+        if made.op != op:
+            self._note_cancelled()
+        return dataclasses.replace(live, expr=made)
+
+    def _alike(self, node: OnnxNode, lives: Sequence[Live]) -> Live:
+        """What stands for all of them: they are expressions of one value, in one layout."""
+        first = lives[0]
+        for live in lives[1:]:
+            if live.places is not first.places and (
+                live.places is None or first.places is None or not np.array_equal(live.places, first.places)
+            ):
+                self.problems.refuse(node, "joins values of different shapes, which is not supported in a binary network")
+            if live.outside != first.outside:
+                self.problems.refuse(
+                    node, "joins values that are padded in different ways, which is not supported in a binary network"
+                )
+        return first
+
+    def _note_cancelled(self) -> None:
+        """`x + (sign(x) - x)` is read as sign(x), which the framework's own numbers miss by rounding."""
+        text = (
+            "signs with a straight-through estimator in the forward pass, x + (sign(x) - x), are read as sign(x): the "
+            "framework's own values are rounded twice, by up to |x| / 2^24, and its scores differ by that"
+        )
+        if text not in self.notes.warnings:
+            self.notes.warnings.append(text)
+
+    def is_input(self, value: Value) -> bool:
+        """Whether a value is what the network makes of its input before the first layer."""
+        return isinstance(value, Live) and value.stage.layer is None
+
+    def number(self, value: float) -> Constant:
+        """A number as a constant."""
+        return self.constants.of(np.array(value, np.float32), ())
+
+    def single(self, node: OnnxNode, value: Value | None) -> float:
+        """The number that a constant is.  Raises Refused."""
+        number = value.number if isinstance(value, Constant) else None
+        if number is None:
+            self.problems.refuse(node, "needs a single number as constant, which is not supported in a binary network")
+        self.use(value, f"{node.operation}: a single number")
+        return number
+
+    def _operand(self, node: OnnxNode, value: Value, live: Live) -> Expr | None:
+        """A constant beside the network's values: a number, or one for each neuron or channel.  None where the pixels of a map
+        have numbers of their own."""
+        if not isinstance(value, Constant):
+            self.problems.refuse(node, "computes with shapes, which is not supported in a binary network")
+        warnings = self.notes.warnings if value.array.ndim else []  # numbers of a program are float32 beside tensors that are
+        flat = as_float32(RawTensor(node.name, value.array, str(value.array.dtype)), warnings)
+        shape, width = live.stage.shape, live.stage.width
+        self.use(value, f"{live.stage.layer or 'input'}: {node.operation}")
+        if flat.size == 1:
+            return self.table.const(flat.reshape(-1)[0])
+        if live.places is not None and shape is not None:
+            try:
+                vector = vector_of(flat, live.places, shape)
+            except ValueError:
+                self._refuse_shape(node, value.array.shape, math.prod(shape))
+            return None if vector is None else self._vector(vector)
+        if flat.ndim > 1 and flat.size and (flat == flat[(0,) * (flat.ndim - 1)]).all():  # a row for each sample of an example
+            flat = flat[(0,) * (flat.ndim - 1)]
+        if flat.size != 1 and (flat.shape[-1] != flat.size or width not in (None, flat.size)):
+            self._refuse_shape(node, value.array.shape, width)
+        return self._vector(flat.reshape(-1))
+
+    def _vector(self, vector: F32) -> Expr:
+        return self.table.const(vector[0] if vector.size == 1 or (vector == vector[0]).all() else vector)
+
+    def _refuse_shape(self, node: OnnxNode, shape: tuple[int, ...], width: int | None) -> None:
+        self.problems.refuse(node, f"has a constant of shape {shape} for {width or 'the input'} values")
+
+    # ---------------------------------------------------------------- joins
+
+    def joined(self, node: OnnxNode, op: str, lives: Sequence[Live]) -> Live:
+        """The sum, or the difference, of two values of the network.  Raises Refused."""
+        if op not in ("Add", "Sub") or len(lives) != 2:
+            self.problems.refuse(node, JOINED)
+        one, other = self._vectors(node, [self._number(node, live) for live in lives])
+        shapes = one.stage.shape, other.stage.shape
+        if shapes[0] != shapes[1]:
+            told = " and ".join("of unknown shape" if shape is None else " x ".join(map(str, shape)) for shape in shapes)
+            self.problems.refuse(
+                node, f"adds values {told} and not two of one shape, which is not supported in a binary network"
+            )
+        if not _stand_alike(one, other):
+            self.problems.refuse(
+                node, "adds values that stand in another order each, which is not supported in a binary network"
+            )
+        second = other.stage.at
+        if op == "Sub":  # a + (-b) is rounded as a - b is
+            second = self.once(f"{node.name}.minus", Steps.of(("mul", -1)), second)
+        name = self.free(node.name)
+        stage = Stage(one.leaf, self.emit(name, Add(), one.stage.at, second), shapes[0], name)
+        return self.begin(node.name, stage, shapes[0], one.places if one.places is not None else other.places)
+
+    def _vectors(self, node: OnnxNode, lives: Sequence[Live]) -> list[Live]:
+        """Values that are joined: maps of one pixel as vectors, where others are vectors."""
+        if all(live.stage.is_map for live in lives):
+            return list(lives)
+        flat = [live.stage.is_map and live.places is not None and live.places.ndim == 1 for live in lives]
+        return [self.flattened(node, live) if is_flat else live for live, is_flat in zip(lives, flat, strict=True)]
+
+    def _number(self, node: OnnxNode, live: Live) -> Live:
+        """A value of the network that a sum reads; signs among them are -1 and +1.  Raises Refused."""
+        found = self.settled(node, live)
+        signs = found.stage.signed
+        if signs is not None and (signs.low, signs.high) != (-1, 1):
+            told = f"signs that stand for {signs.low:g} and {signs.high:g}"
+            self.problems.refuse(
+                node, f"joins {told} with other values, which is not supported in a binary network: needed are -1 and 1"
+            )
+        return found
+
+    def concatenated(self, node: OnnxNode, inputs: Sequence[Value | None]) -> Value:
+        """Values one behind the other in their channels.  Raises Refused."""
+        lives = [value for value in inputs if isinstance(value, Live)]
+        lost = next((live for live in lives if live.expr.op == "lost"), None)
+        if lost is not None:
+            return lost
+        if len(lives) < len([value for value in inputs if value is not None]):
+            self.problems.refuse(node, "joins values of the network and constants, which is not supported in a binary network")
+        found = self._vectors(node, [self.settled(node, live) for live in lives])
+        if len(found) == 1:
+            return found[0]
+        first = found[0]
+        axis = node.attributes.get("axis", 1)
+        vectors = all(one.stage.shape is not None and len(one.stage.shape) == 1 for one in found) and axis in (1, -1)
+        if (any(one.places is None for one in found) and not vectors) or not isinstance(axis, int):
+            self.problems.refuse(node, UNKNOWN_SHAPE)
+        places = None if any(one.places is None for one in found) else self._side_by_side(node, found, axis)
+        signs = first.stage.signed
+        alike = signs is not None and all(
+            one.stage.signed is not None and (one.stage.signed.low, one.stage.signed.high) == (signs.low, signs.high)
+            for one in found
+        )
+        if not alike:
+            found = [self._number(node, one) for one in found]
+        assert first.stage.shape is not None
+        shape = (*first.stage.shape[:-1], sum(one.stage.width or 0 for one in found))
+        at = self.emit(node.name, Concat(), *(one.stage.at for one in found))
+        stage = Stage(first.leaf, at, shape, node.name, signed=signs if alike else None)
+        result = self.begin(node.name, stage, shape, places)
+        self.newest = dataclasses.replace(self.newest, pieces=tuple(one.stage for one in found))
+        return dataclasses.replace(result, stage=self.newest)
+
+    def _side_by_side(self, node: OnnxNode, lives: Sequence[Live], axis: int) -> Places:
+        """Where the numbers of values stand that are joined along an axis, which must be that of their channels.  Raises
+        Refused."""
+        first = lives[0]
+        assert first.places is not None
+        axis = axis % (first.places.ndim + 1) - 1
+        total, offset = sum(one.stage.width or 0 for one in lives), 0
+        moved: list[Places] = []
+        pixels: Places | None = None
+        for one in lives:
+            places, width = one.places, one.stage.width
+            assert places is not None
+            assert width is not None
+            look_at(places)
+            if axis < 0 or places.ndim != first.places.ndim or places.shape[axis] != width:
+                self._refuse_axis(node, lives)
+            channels = np.moveaxis(places, axis, -1)
+            mine = channels[..., 0] // width
+            in_order = (channels % width == np.arange(width)).all() and (channels // width == mine[..., None]).all()
+            if not in_order or (pixels is not None and not np.array_equal(mine, pixels)):
+                self._refuse_axis(node, lives)
+            if one.stage.shape is None or one.stage.shape[:-1] != (first.stage.shape or ())[:-1]:
+                self._refuse_axis(node, lives)
+            pixels = mine
+            moved.append((places // width * total + places % width + offset).astype(np.int32))
+            offset += width
+        return np.concatenate(moved, axis=axis)
+
+    def _refuse_axis(self, node: OnnxNode, lives: Sequence[Live]) -> NoReturn:
+        told = ", ".join(" x ".join(map(str, live.stage.shape or ("?",))) for live in lives)
+        self.problems.refuse(
+            node,
+            f"joins values {told} along another axis than that of their channels, which is not supported in a binary network",
+        )
+
+
+def _stand_alike(one: Live, other: Live) -> bool:
+    """Whether the numbers of two values of one shape stand in the same order."""
+    if one.places is None or other.places is None:
+        known = one.places if one.places is not None else other.places
+        return known is None or bool((known.reshape(-1) == np.arange(known.size)).all())
+    return np.array_equal(one.places, other.places)

@@ -1,0 +1,41 @@
+"""The nodes of a network while a graph is walked: what becomes one, and which ones that reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xnorinfer.converters.networkparts import Becomes, Sign, Wired
+from xnorinfer.net.ops import Steps
+
+
+class Wiring:
+    """Collects nodes.  What is computed twice of one value is one node."""
+
+    def __init__(self) -> None:
+        self.wired: list[Wired] = []
+        self._known: dict[Any, int] = {}
+        self._names: set[str] = set()
+
+    def emit(self, name: str, what: Becomes, *inputs: int) -> int:
+        """A node, and its number."""
+        self.wired.append(Wired(name, what, inputs))
+        self._names.add(name)
+        return len(self.wired) - 1
+
+    def once(self, name: str, what: Steps | Sign, read: int) -> int:
+        """Steps or a sign of a value, which may be there already; called so, or with a number where that is taken."""
+        key = read, what if isinstance(what, Sign) else _content(what)
+        if key not in self._known:
+            self._known[key] = self.emit(self.free(name), what, read)
+        return self._known[key]
+
+    def free(self, name: str) -> str:
+        """A name that no node has yet."""
+        number, found = 1, name
+        while found in self._names:
+            number, found = number + 1, f"{name}{number + 1}"
+        return found
+
+
+def _content(steps: Steps) -> Any:
+    return tuple((step.function, *((array.shape, array.tobytes()) for array in step.parameters)) for step in steps.steps)
