@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from mxnet_files import VERSIONS, Symbol, array_bytes, lenet, params_bytes, random_norm, words
 from numpy.typing import NDArray
+from real_networks import checkpoint
 from refusals import assert_resolvable
 
 import xnorinfer
@@ -56,6 +57,15 @@ def assert_alike(path: Path, shape: tuple[int, ...], **given: Any) -> Reading:
     np.testing.assert_allclose(found, wanted.reshape(len(x), -1), rtol=1e-5, atol=1e-5)
     assert len(np.unique(wanted.reshape(len(x), -1).round(3), axis=0)) > len(x) // 2  # they differ from image to image
     return reading
+
+
+def assert_packed(path: Path, shape: tuple[int, ...]) -> None:
+    """The packed network against the oracle, bit for bit."""
+    converted = convert_file(path, ConvertOptions(input_shape=shape, input=RAW))
+    x = images(shape, 40)
+    rows = x if x.ndim == 2 else np.ascontiguousarray(x.transpose(0, 2, 3, 1)).reshape(40, -1)
+    want = forward(read(path, shape).net, rows)
+    np.testing.assert_array_equal(xnorinfer.Model(converted.packed, threads=1).scores(rows), want)
 
 
 # ---------------------------------------------------------------- BMXNet's LeNet
@@ -178,11 +188,89 @@ CHAINS = (
 def test_operators(tmp_path: Path, name: str) -> None:
     """Against plain numpy; and packed, bit for bit."""
     net, shape = chain(name)
-    reading = assert_alike(net.write(tmp_path), shape)
-    x = images(shape, 40)
-    rows = x.reshape(40, -1) if x.ndim == 2 else np.ascontiguousarray(x.transpose(0, 2, 3, 1)).reshape(40, -1)
-    converted = convert_file(tmp_path / "net-symbol.json", ConvertOptions(input_shape=shape, input=RAW))
-    np.testing.assert_array_equal(xnorinfer.Model(converted.packed, threads=1).scores(rows), forward(reading.net, rows))
+    path = net.write(tmp_path)
+    assert_alike(path, shape)
+    assert_packed(path, shape)
+
+
+# ---------------------------------------------------------------- networks that branch
+
+
+def unit(net: Symbol, rng: np.random.Generator, name: str, channels: int, neurons: int, middle: float, bits: int) -> float:
+    """A residual unit of BMXNet's, of half the size where it has more neurons: one sign is read by the first convolution and by
+    that of the shortcut; the stream is agreements.  middle: of the stream; gives that of its result."""
+    before, stride, depth = net.last, 1 + (channels != neurons), 9 * neurons
+    first = net.norm(f"{name}_bn1", *random_norm(rng, channels, middle, 3), fix_gamma=False, eps=2e-5)
+    net.conv(f"{name}_conv1", latents(rng, neurons, channels, 3, 3), pad=(1, 1), stride=(stride, stride), bits=bits)
+    net.norm(f"{name}_bn2", *random_norm(rng, neurons, 9 * channels / 2, 1.5 * channels**0.5), fix_gamma=False, eps=2e-5)
+    second = net.conv(f"{name}_conv2", latents(rng, neurons, neurons, 3, 3), pad=(1, 1), bits=bits)
+    if stride > 1:
+        net.last, middle = first, channels / 2
+        before = net.conv(f"{name}_sc", latents(rng, neurons, channels, 1, 1), stride=(stride, stride), bits=bits)
+    net.add("elemwise_add", f"{name}_plus", [second, before])
+    return depth / 2 + middle
+
+
+def residual(bits: int = 0, channels: int = 8) -> Symbol:
+    """Three units behind a float layer over normed pixels, a mean and a float head, as BMXNet's ResNet."""
+    rng = np.random.default_rng(3)
+    net = Symbol()
+    net.norm("bn_data", *random_norm(rng, 3, 120, 60), eps=2e-5)
+    net.conv("conv0", rng.normal(0, 0.3, (channels, 3, 3, 3)).astype(F), binary=False, pad=(1, 1))
+    middle = unit(net, rng, "u1", channels, channels, 0, bits)
+    middle = unit(net, rng, "u2", channels, 2 * channels, middle, bits)
+    middle = unit(net, rng, "u3", 2 * channels, 2 * channels, middle, bits)
+    net.norm("bn1", *random_norm(rng, 2 * channels, middle, channels), fix_gamma=False, eps=2e-5)
+    net.add("Activation", "relu1", act_type="relu")
+    net.add("Pooling", "pool1", pool_type="avg", kernel=(7, 7), global_pool=True)
+    net.add("Flatten", "flatten0")
+    net.dense("fc1", rng.normal(size=(10, 2 * channels)).astype(F), rng.normal(size=10).astype(F), binary=False)
+    net.add("SoftmaxOutput", "softmax", [net.last, net.variable("softmax_label")])
+    return net
+
+
+@pytest.mark.parametrize(("bits", "channels"), [(0, 8), (32, 32), (64, 64)])
+def test_residual_units(tmp_path: Path, bits: int, channels: int) -> None:
+    path = residual(bits, channels).write(tmp_path, arrays="old" if bits else "stored")
+    reading = assert_alike(path, (3, 10, 12))
+    assert_packed(path, (3, 10, 12))
+    kinds = [type(node.op).__name__ for node in reading.net.nodes]
+    assert kinds.count("Add") == 3
+    assert kinds.count("Quantize") == 6  # of what two layers read there is one
+
+
+def test_concatenated_maps(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    net = Symbol()
+    stem(net, rng, 8)
+    before = net.last
+    made = net.conv("conv1", latents(rng, 4, 8, 3, 3), pad=(1, 1))
+    net.add("Concat", "concat", [before, made], num_args=2)
+    mean, *others = random_norm(rng, 12, 0, 1)
+    mean[8:] += 36
+    net.norm("bn1", mean, *others, fix_gamma=False)
+    net.conv("conv2", latents(rng, 5, 12, 3, 3), stride=(2, 2))
+    net.norm("bn2", *random_norm(rng, 5, 54, 6))
+    net.dense("fc", latents(rng, 4, 80))
+    assert_alike(net.write(tmp_path), (3, 9, 10))
+    assert_packed(tmp_path / "net-symbol.json", (3, 9, 10))
+
+
+def test_bmxnets_own_resnet(mnist_folder: Path) -> None:
+    """Trained by its authors: all 20 images, packed, and scores as the oracle and plain numpy have them."""
+    folder = checkpoint(mnist_folder, "bmxnet_resnet18_cifar10")
+    path, params = (next(folder.glob(pattern)) for pattern in ("*-symbol.json", "*.params"))
+    with np.load(mnist_folder.parent / "images" / "cifar10_20.npz") as data:
+        x, y = data["x"], data["y"]
+    options = ConvertOptions(input_shape=(3, 32, 32))
+    converted = convert_file(params, options)
+    assert not converted.reading.warnings
+    scores = xnorinfer.Model(converted.packed, threads=1).scores(x)
+    assert (scores.argmax(axis=1) == y).all()
+    few = x[:3]
+    np.testing.assert_array_equal(scores[:3], forward(read_source(path, options).net, few.reshape(3, -1)))
+    wanted = mxnet_reference.run(path, params, few.transpose(0, 3, 1, 2))
+    np.testing.assert_allclose(scores[:3], wanted, rtol=1e-3, atol=1e-3)
 
 
 # ---------------------------------------------------------------- what is refused

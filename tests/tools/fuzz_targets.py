@@ -180,6 +180,8 @@ def _mxnet() -> Target:
         net = mxnet_files.small(bits)
         files = {"net-symbol.json": net.json(place).encode(), "net-0000.params": mxnet_files.params_bytes(net.arrays, version)}
         seeds.append(files if version != "wide" else dict(reversed(files.items())))
+    net = mxnet_files.branching()
+    seeds.append({"net-symbol.json": net.json().encode(), "net-0000.params": mxnet_files.params_bytes(net.arrays)})
     return Target("mxnet", seeds, deeper={".json": lambda rng, data, other: mutate_json(rng, data)})
 
 

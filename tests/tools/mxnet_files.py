@@ -171,3 +171,20 @@ def small(bits: int) -> Symbol:
     net.dense("fc", rng.normal(size=(3, 4)).astype(np.float32), np.ones(3, np.float32), binary=False)
     net.add("SoftmaxOutput", "softmax", [net.last, net.variable("softmax_label")])
     return net
+
+
+def branching() -> Symbol:
+    """A small residual unit, and what it read beside its result."""
+    rng = np.random.default_rng(7)
+    net = Symbol()
+    net.nodes[0]["attrs"] = {"__shape__": "(1, 2, 5, 4)"}
+    net.conv("stem", rng.normal(size=(4, 2, 3, 3)).astype(np.float32), binary=False, pad=(1, 1))
+    first = net.norm("bn0", *random_norm(rng, 4, 0, 1), fix_gamma=False)
+    short = net.conv("sc", rng.uniform(-1, 1, (4, 4, 1, 1)).astype(np.float32))
+    net.last = first
+    made = net.conv("conv1", rng.uniform(-1, 1, (4, 4, 3, 3)).astype(np.float32), pad=(1, 1))
+    summed = net.add("elemwise_add", "plus", [made, short])
+    net.add("Concat", "concat", [summed, first], num_args=2)
+    net.norm("bn1", *random_norm(rng, 8, 10, 8), fix_gamma=False)
+    net.dense("fc", rng.uniform(-1, 1, (3, 160)).astype(np.float32))
+    return net
