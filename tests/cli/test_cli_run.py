@@ -89,8 +89,9 @@ def test_run_images(model: Path, digits: tuple[NDArray[Any], ...], tmp_path: Pat
     for i in range(12):
         image.fromarray(x[i].reshape(8, 8)).save(folder / f"{i:02}.png")
     (tmp_path / "y.txt").write_text("".join(f"{c}\n" for c in y[:12]))
-    assert fine("run", model, folder) == "".join(f"{c}\n" for c in classes[:12])
-    assert fine("run", model, folder / "05.png", folder / "02.png") == f"{classes[5]}\n{classes[2]}\n"
+    lines = [f"{folder / f'{i:02}.png'}\t{c}\n" for i, c in enumerate(classes[:12])]
+    assert fine("run", model, folder) == "".join(lines)
+    assert fine("run", model, folder / "05.png", folder / "02.png") == lines[5] + lines[2]
     assert "of 12 correct" in fine("run", model, folder, "--labels", tmp_path / "y.txt")
     image.fromarray(x[0].reshape(4, 16)).save(folder / "05.png")
     assert "05.png: is 16x4 pixels" in wrong("run", model, folder, "-o", tmp_path / "o.npy")
