@@ -18,6 +18,7 @@ from xnorinfer.converters.containers.textfile import looks_like_base_two, read_b
 from xnorinfer.converters.nettoml.writer import UNPLACED, Writer, toml_key, toml_string
 from xnorinfer.converters.reading import Reading
 from xnorinfer.errors import NetworkError, SourceError, XnorinferError
+from xnorinfer.net.network import Net
 from xnorinfer.net.ties import PROFILES
 from xnorinfer.oneline import one_line
 
@@ -38,7 +39,7 @@ def _draft_text(path: Path, error: XnorinferError) -> str:
     kind, entries = open_container(path)
     understood = error.understood if isinstance(error, NetworkError) else None
     head = ["# A draft, to be completed: xnorinfer could not convert this file as it is, because", *_reasons(error)]
-    if isinstance(understood, Reading) and understood.net.linears:
+    if isinstance(understood, Reading) and understood.net.linears and _is_line(understood.net):
         text = Writer(understood, kind, entries, {}, is_draft=True).text()
         if text is not None:
             return "\n".join([*head, DRAFT]) + "\n" + text
@@ -58,6 +59,11 @@ def _draft_text(path: Path, error: XnorinferError) -> str:
     if any(_is_kernel(entry) for entry in entries.values()):
         head.append("# shape = [HEIGHT, WIDTH, CHANNELS]  # of an image, which the file does not say")
     return "\n".join([*head, *body]) + "\n"
+
+
+def _is_line(net: Net) -> bool:
+    """Whether each node reads the one before: no net.toml says more."""
+    return all(node.inputs == (index - 1,) for index, node in enumerate(net.nodes))
 
 
 def _meaning(layout: str) -> str:
