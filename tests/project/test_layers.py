@@ -54,7 +54,7 @@ LEVEL = {unit: level for level, units in enumerate(LEVELS) for unit in units}
 #: What some import of this project at most.
 ONLY: dict[str, set[str]] = {
     "net": {"errors", "float32", "graph"},
-    "kernels": {"bits", "errors", "files"},
+    "kernels": {"bits", "errors", "files", "float32"},
     "samples": {"budget", "errors", "files", "imageaxes", "npyheader"},
     "serve": {"oneline", "errors", "files", "shipped", "packing", "engine", ""},
     "converters.containers": {"budget", "errors", "float32", "mappedtensors", "npyheader"},
