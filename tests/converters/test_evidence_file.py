@@ -20,7 +20,7 @@ from test_evidence_input import images
 
 from xnorinfer.conversion import convert_file
 from xnorinfer.converters import read_source
-from xnorinfer.converters.reading import INPUT, ConvertOptions, Reading
+from xnorinfer.converters.reading import EPSILON, INPUT, ConvertOptions, Reading
 from xnorinfer.errors import NetworkError
 from xnorinfer.net.values import InputMapping, PixelInput, ThresholdInput
 
@@ -114,7 +114,8 @@ def refused(path: Path, options: ConvertOptions = OPTIONS) -> str:
 
 
 def findings(reading: Reading) -> list[str]:
-    return [text for text in reading.warnings if hasattr(text, "about")]
+    """What the file itself shows; that it does not say BatchNorm's epsilon is no evidence."""
+    return [text for text in reading.warnings if getattr(text, "about", EPSILON) != EPSILON]
 
 
 def relu(x: Array) -> Array:

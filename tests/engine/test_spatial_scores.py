@@ -76,6 +76,7 @@ def test_the_command_line_gives_them_all(tmp_path: Path) -> None:
 
 
 def test_what_holds_one_class_of_a_sample_refuses_them() -> None:
+    pytest.importorskip("sklearn", reason="pip install 'xnorinfer[sklearn]'")
     from xnorinfer.sklearn import BinaryNetClassifier
 
     packed = lower(spatial("range")).packed

@@ -41,6 +41,10 @@ def save(path: Path, seed: int, kind: str = "range", widths: tuple[int, ...] = (
     return path
 
 
+def model_of(seed: int) -> Model:
+    return Model(lower(random_network(seed, [64, 40, 5], INPUTS["range"])).packed, threads=1)
+
+
 def conv_model(head: Window | None = None, shape: tuple[int, int, int] = (4, 6, 3), **provenance: Any) -> Model:
     """Pixels, a convolution of bits, and a head over the whole map or another window."""
     rng = np.random.default_rng(1)

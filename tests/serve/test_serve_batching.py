@@ -11,17 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from networks import INPUTS, random_network
+from servers import model_of
 
-from xnorinfer.engine.model import Model, random_inputs
-from xnorinfer.packing.lower import lower
+from xnorinfer.engine.model import random_inputs
 from xnorinfer.serve.batching import Batcher
 from xnorinfer.serve.limits import Limits
 from xnorinfer.serve.protocol import ProtocolError
-
-
-def model_of(seed: int) -> Model:
-    return Model(lower(random_network(seed, [64, 40, 5], INPUTS["range"])).packed, threads=1)
 
 
 class Held(Batcher):

@@ -284,7 +284,7 @@ class Plan:
         for index in range(first + 1, last):
             if nodes[index].inputs != (index - 1,):
                 raise ArrayError(f"node {index} ({nodes[index].name}) does not read the node before it alone; run it by itself")
-        given = [source] if isinstance(source, np.ndarray) else list(source)
+        given = list(source) if isinstance(source, list | tuple) else [source]
         if len(given) != len(nodes[first].inputs):
             raise ArrayError(f"node {first} ({nodes[first].name}) reads {len(nodes[first].inputs)} values, got {len(given)}")
         sources = [plain(one, "the source") for one in given]
