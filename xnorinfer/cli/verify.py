@@ -33,7 +33,7 @@ Examples:
     "--rows",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Compare on so many samples.  [default: all of --data, 1024 random ones]",
+    help="Compare on so many samples.  [default: all of --data; 1024 random ones, fewer where one takes much work]",
 )
 @click.option(
     "--certificate",
@@ -107,7 +107,7 @@ def command(
             model,
             source,
             chosen,
-            rows=1024 if rows is None else rows,
+            rows=rows,
             threads=threads,
             max_memory=max_memory,
             with_sensitivity=sensitivity or certificate is not None or kept is not None,

@@ -25,6 +25,8 @@ from xnorinfer.proof.frameworks.rounding import Bounded, RoundedNet, scores_of
 
 #: Samples computed at once, and values that windows hold of them.
 ROWS, MOST_VALUES = 256, 1 << 24
+#: Random samples of a network, however large, and products in all of them together, which take seconds.
+FEWEST, MOST_PRODUCTS = 8, 1 << 34
 #: So many unexplained samples say that it is another network: no explanation is searched for the others that do not agree.
 ENOUGH = 20
 #: Classes that rounding decides at most: so many, or this share.
@@ -277,3 +279,12 @@ def _agree(kind: str, ours: Bounded, answer: NDArray[Any]) -> NDArray[np.bool_]:
         return np.asarray((np.abs(theirs - logs) <= bound).all(axis=1))
     low, high = np.exp(logs - bound), np.exp(logs + bound)
     return np.asarray(((theirs >= low - 1e-37) & (theirs <= high + 1e-37)).all(axis=1))
+
+
+def affordable_rows(net: Net, most: int, products: int = MOST_PRODUCTS) -> int:
+    """How many random samples are computed: `most`, but of large networks as many as take so many products together."""
+    each = 1
+    for node, value in zip(net.nodes, net.values, strict=True):
+        if isinstance(node.op, Linear):
+            each += value.width * node.op.depth
+    return max(FEWEST, min(most, products // each))

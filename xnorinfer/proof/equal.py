@@ -36,6 +36,7 @@ from xnorinfer.packing.canonical import canonical_mapping
 from xnorinfer.packing.fusion import Part, parts_of
 from xnorinfer.packing.lower import stored_form
 from xnorinfer.packing.packed import PACKED_OPS, Binarize, Concat, Dot, Elementwise, Mapped, PackedModel, Pool
+from xnorinfer.proof.agreement import affordable_rows, rows_at_once
 from xnorinfer.proof.agreement import compare as compare_answers
 from xnorinfer.proof.answers import Answers, Progress
 from xnorinfer.proof.frameworks import framework_answers
@@ -46,6 +47,10 @@ from xnorinfer.proof.wording import words_of
 
 if TYPE_CHECKING:
     from xnorinfer.converters.reading import ConvertOptions
+
+
+#: Random samples that are compared if nobody says how many, and products in all of them together.
+RANDOM_ROWS, RANDOM_PRODUCTS = 1024, 1 << 36
 
 
 def _judge_input(result: Verification, net: Net, data: NDArray[Any]) -> None:
@@ -64,7 +69,7 @@ def verify(
     source_path: str | Path,
     data: NDArray[Any] | None = None,
     *,
-    rows: int = 1024,
+    rows: int | None = None,
     seed: int = 0,
     threads: int | None = None,
     kernel: str | None = None,
@@ -76,7 +81,8 @@ def verify(
 ) -> Verification:
     """Check a model file against its checkpoint, read again with the options recorded in the model.
 
-    data: inputs as `Model.scores` takes them, all of them are compared; None: `rows` random inputs.
+    data: inputs as `Model.scores` takes them, all of them are compared; None: `rows` random inputs, 1,024 if that is None, but
+    fewer where one takes much work.
     with_sensitivity: also tell what other assumptions would change (see `sensitivity`).  with_framework: also run the data in
     the checkpoint's framework, or in PyTorch (see `frameworks`).  expected: answers of the trained network itself (see
     `answers`).  max_memory: what may be made of the checkpoint (see `budget`).
@@ -116,7 +122,8 @@ def verify(
             result.layers.append(_prove_threshold(packed.input, stored, reading.net))
         result.layers += prove_parts(packed, stored, report)
         result.first_difference = next((f"{p.name}: {p.first}" for p in result.layers if p.differences), None)
-        x = random_inputs(packed, rows, seed) if data is None else canonical_input(packed, data)
+        count = affordable_rows(reading.net, RANDOM_ROWS, RANDOM_PRODUCTS) if rows is None else rows
+        x = random_inputs(packed, count, seed) if data is None else canonical_input(packed, data)
         result.data = "random" if data is None else "given"
         _compare(result, model, reading.net, x, report)
         if data is not None:
@@ -210,18 +217,15 @@ def _kind_of_part(part: Part) -> tuple[Any, ...]:
 # ---------------------------------------------------------------- comparison
 
 
-#: Rows that the reference computes at once.
-ROWS = 512
-
-
 def _compare(result: Verification, model: Model, net: Net, x: NDArray[Any], report: Progress) -> None:
-    """Every bit of every layer, `ROWS` rows at a time."""
+    """Every bit of every layer, so many rows at a time as memory allows."""
     packed, stored = model.packed, _as_stored(model.packed, net)
     gone = len(net.nodes) - len(stored.nodes)
     ends = [None if part.enters or part.end is None else part.end + gone for part in parts_of(stored)]
-    for start in range(0, len(x), ROWS):
+    rows = rows_at_once(net)
+    for start in range(0, len(x), rows):
         report("comparing on data", start, len(x))
-        chunk = x[start : start + ROWS]
+        chunk = x[start : start + rows]
         every = [in_rows(value) for _, value in node_outputs(net, chunk)]
         canonical = canonical_input(packed, chunk)
         same = np.ones(len(chunk), np.bool_)

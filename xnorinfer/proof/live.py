@@ -21,12 +21,10 @@ from xnorinfer.converters.reading import DEFAULT_INPUT, Assumption, ConvertOptio
 from xnorinfer.engine.model import Model, array_of, inputs_of
 from xnorinfer.errors import ExpectationError, InputError, MissingExtraError, NetworkError, OptionError, SourceError
 from xnorinfer.memory import in_rows
-from xnorinfer.net.network import Net
-from xnorinfer.net.ops import Linear
 from xnorinfer.net.reference import mapped_input
 from xnorinfer.net.values import ChannelInput, InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
 from xnorinfer.packing.packed import PackedModel
-from xnorinfer.proof.agreement import Agreement, compare
+from xnorinfer.proof.agreement import Agreement, affordable_rows, compare
 from xnorinfer.proof.answers import Answers
 from xnorinfer.proof.frameworks.program import NotRunnable, quiet, refusing, require
 from xnorinfer.proof.frameworks.run_keras import entering_mapping, live_program
@@ -35,8 +33,8 @@ from xnorinfer.report import assumptions_to_json
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-#: Random rows, where the user gives none: fewer of networks in which they take more products than this, which takes seconds.
-ROWS, FEWEST, MOST_PRODUCTS = 256, 8, 1 << 34
+#: Random rows, where the user gives none.
+ROWS = 256
 #: Mappings of pixels that scripts use, to recognize floats that were made of pixels.
 USUAL = (PixelInput.range(0, 1), PixelInput.range(-1, 1), PixelInput.normalize(0.1307, 0.3081), PixelInput.range(0, 255))
 #: How warnings end that tell of a default of the structure (`reading.default_warning`).
@@ -159,7 +157,7 @@ class _Keras(_Live):
             with quiet():
                 require(program, reading.net)
             if example is None:
-                x = _random_rows(reading.net.input, reading.net.depth, affordable_rows(reading.net))
+                x = _random_rows(reading.net.input, reading.net.depth, affordable_rows(reading.net, ROWS))
                 answers = program.run(x)
             elif example.ndim < 2 or example.dtype.kind not in "fiub" or example[0].size != reading.net.depth:
                 raise InputError(
@@ -241,7 +239,7 @@ class _Torch(_Live):
             given = _raw(self.example, entry)
             x = reading.as_network(given)
         else:
-            given = x = _random_rows(entry, reading.net.depth, affordable_rows(reading.net))
+            given = x = _random_rows(entry, reading.net.depth, affordable_rows(reading.net, ROWS))
         values = self.example if given is self.example else reading.as_source(mapped_input(entry, x))
         answers = reading.scores_of(self.live.run(np.asarray(values, np.float32).reshape(len(x), *self.shape)))
         if answers.ndim > 2:
@@ -332,15 +330,6 @@ def _example(example: Any) -> NDArray[Any] | None:
     if rows.dtype.kind == "f" and not np.isfinite(rows).all():
         raise InputError("example holds numbers that are NaN or infinite")
     return rows
-
-
-def affordable_rows(net: Net) -> int:
-    """How many random rows are tried."""
-    products = 1
-    for node, value in zip(net.nodes, net.values, strict=True):
-        if isinstance(node.op, Linear):
-            products += value.width * node.op.depth
-    return max(FEWEST, min(ROWS, MOST_PRODUCTS // products))
 
 
 def _random_rows(mapping: InputMapping, depth: int, rows: int = ROWS) -> NDArray[Any]:
