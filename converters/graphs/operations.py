@@ -47,8 +47,15 @@ def _attribute(node: OnnxNode, name: str, default: float) -> float:
     return float(value) if isinstance(value, int | float) else default
 
 
+#: Inputs of the operations that are what they are called; of the others, one.
+_INPUTS = {**dict.fromkeys((*COMPARISONS, "Sub", "Mul", "Div"), 2), "Where": 3}
+
+
 def _plain(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Value:
-    return maths.apply(node, node.operation, *(value for value in inputs if value is not None))
+    given, needed = [value for value in inputs if value is not None], _INPUTS.get(node.operation, 1)
+    if len(given) != needed:
+        raise ValueError(f"it has {len(given)} inputs, needed are {needed}")
+    return maths.apply(node, node.operation, *given)
 
 
 def _prelu(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Value:

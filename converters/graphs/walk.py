@@ -18,7 +18,7 @@ import numpy as np
 
 from xnorinfer.budget import spend_steps
 from xnorinfer.converters.assemble import Defaults, assemble
-from xnorinfer.converters.containers.arrays import RawTensor
+from xnorinfer.converters.containers.arrays import RawTensor, require_shape
 from xnorinfer.converters.containers.onnxfile import OnnxGraph, OnnxNode
 from xnorinfer.converters.graphs.behindsums import trimmed
 from xnorinfer.converters.graphs.constants import filler
@@ -134,7 +134,9 @@ class Walk(GraphLayers, GraphMaps):
         """What becomes the nodes of the network, as far as they are understood.  Raises SourceError."""
         if len(self.graph.inputs) != 1:
             raise SourceError(f"{self.about} has the inputs {', '.join(self.graph.inputs) or '(none)'}; one is supported")
-        self.values[self.graph.inputs[0]] = self.enter(self._input_shape())
+        sizes = self._input_shape()
+        require_shape(f"the input of {self.about}", [size for size in sizes or () if size is not None], 4)
+        self.values[self.graph.inputs[0]] = self.enter(sizes)
         for name, tensor in self.graph.constants.items():
             self.values[name] = self.constants.of(tensor.array, (name,))
         for node in self.graph.nodes:

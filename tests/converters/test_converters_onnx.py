@@ -406,6 +406,14 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda g: g.add("MatMul", g.derived("BipolarQuant", g.constant(g.signs(4, 2)), g.constant(np.ones(3, F)))),
         "is malformed",
     ),
+    "a product of one": (
+        lambda g: g.add("MatMul", g.signs(3, 2)).add("Mul"),
+        r"is malformed \(it has 1 inputs, needed are 2\)",
+    ),
+    "a sign of two": (
+        lambda g: g.add("MatMul", g.signs(3, 2)).add("Sign", ONE).add("MatMul", g.signs(2, 2)),
+        r"is malformed \(it has 2 inputs, needed are 1\)",
+    ),
     "signs scaled apart": (
         lambda g: g.add("MatMul", g.signs(4, 2)).add("BipolarQuant", np.array([1, 2], F)).add("MatMul", g.signs(2, 2)),
         "gives the values -2, -1, 1, 2, where one bit holds two",
@@ -426,6 +434,16 @@ REFUSED: dict[str, tuple[Any, str]] = {
 def test_refused_graphs(tmp_path: Path, case: str) -> None:
     build, message = REFUSED[case]
     refused(tmp_path, build, message, input=PixelInput.range(0, 1))
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"), [((1, *(1,) * 70), "71 dimensions"), ((1, 1 << 40, 1 << 40), "dimensions beyond all memory")]
+)
+def test_inputs_of_shapes_that_no_array_has(tmp_path: Path, shape: tuple[int, ...], message: str) -> None:
+    path = tmp_path / "net.onnx"
+    write(path, [node("MatMul", ["x", "w"], "y")], {"w": np.ones((4, 2), F)}, "y", shape=shape)
+    with pytest.raises(SourceError, match=f"the input of net.onnx says that it has {message}"):
+        read_source(path, ConvertOptions())
 
 
 def of_domain(path: Path, domain: str, *functions: bytes, operation: str = "Sign") -> Path:
