@@ -11,6 +11,7 @@ import contextlib
 import io
 import itertools
 import mmap
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,14 @@ if TYPE_CHECKING:
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 #: How a collection of the global heap begins, with its version.
 _HEAP = b"GCOL\x01"
+#: How a local heap begins, with its version, and what stands at the end of its list of free space.
+_LOCAL_HEAP, _NO_MORE = b"HEAP\0", 1
+#: How the type of texts of any length begins, of all three versions: what it is, and that each takes 16 bytes.
+_ANY_LENGTH = re.compile(rb"[\x19\x29\x39]..\x00\x10\x00\x00\x00", re.DOTALL)
+#: Bytes of the type of what they are made of: numbers, or texts.
+_FIXED_POINT, _TEXT = 12, 8
+#: Axes that libhdf5 knows.
+MAX_RANK = 32
 #: More than any network has; a file can claim any number of groups, one inside the other.
 MAX_OBJECTS = 100_000
 MAX_DEPTH = 64
@@ -217,8 +226,8 @@ def _unpacked(path: Path, *, foreign: bool) -> tuple[bytes | None, bytes]:
 
 
 def _require_sound(data: bytes | mmap.mmap, about: str) -> tuple[int, int]:
-    """Refuse what libhdf5 never gets done with: free space of 0 bytes in its global heap, which holds the names of layers and
-    weights, and which it passes again and again.  Returns the size of the file, and that of the longest object in its heap.
+    """Refuse what libhdf5 never gets done with, as free space of 0 bytes in its global heap, which holds the names of layers
+    and weights, and which it passes again and again.  Returns the size of the file, and that of the longest object in its heap.
     """
     start = next((at for at in (0, *(512 << n for n in range(32))) if data[at : at + 8] == HDF5), None)
     head = b"" if start is None else data[start : start + 16]
@@ -237,7 +246,60 @@ def _require_sound(data: bytes | mmap.mmap, about: str) -> tuple[int, int]:
             longest = max(longest, min(size, len(data))) if index else longest
             place += 16 + -(-size // 8) * 8 if index else size
         heap = data.find(_HEAP, heap + 1)
+    _require_ends(data, about)
+    _require_lengths(data, about, longest)
     return len(data), longest
+
+
+def _require_ends(data: bytes | mmap.mmap, about: str) -> None:
+    """Refuse local heaps, which hold the names in groups, whose list of free space has no end: libhdf5 follows it into all
+    memory.
+    """
+
+    def number(at: int) -> int:
+        return int.from_bytes(data[at : at + 8], "little")
+
+    heap = data.find(_LOCAL_HEAP)
+    while heap >= 0:
+        size, free, start = (number(heap + at) for at in (8, 16, 24))
+        seen: set[int] = set()
+        while free != _NO_MORE and free + 16 <= size and start + free + 16 <= len(data):
+            spend_steps(what="reading its heaps")
+            if free in seen:
+                raise SourceError(f"{about} is damaged: its heap at byte {heap} has no end")
+            seen.add(free)
+            free = number(start + free)
+        heap = data.find(_LOCAL_HEAP, heap + 1)
+
+
+def _require_lengths(data: bytes | mmap.mmap, about: str, longest: int) -> None:
+    """Refuse attributes of texts of any length that are said to be longer than any object of the heap: libhdf5 makes room for
+    that before it looks.  Each is its type, its shape, and for every text 16 bytes, of which the first 4 are the length
+    (HDF5 file format specification, "Datatype", "Dataspace" and "Global Heap ID").
+    """
+    for found in _ANY_LENGTH.finditer(data):
+        spend_steps(what="reading its attributes")
+        base = data[found.end() : found.end() + 1]
+        end = found.end() + (_FIXED_POINT if base and base[0] & 15 == 0 else _TEXT)
+        # Attributes of the first version fill their parts up to 8 bytes.
+        for place in (end, found.start() + -(-(end - found.start()) // 8) * 8):
+            version, rank, flags, kind = (*data[place : place + 4], 0, 0, 0, 0)[:4]
+            if version in (1, 2) and rank <= MAX_RANK:
+                break
+        else:
+            continue
+        place += 8 if version == 1 else 4
+        count = 0 if version == 2 and kind == 2 else 1
+        for axis in range(rank):
+            count *= int.from_bytes(data[place + 8 * axis : place + 8 * axis + 8], "little")
+        place += 8 * rank * (2 if flags & 1 else 1)
+        for at in range(place, min(place + 16 * count, len(data) - 15), 16):
+            spend_steps(what="reading its attributes")
+            length = int.from_bytes(data[at : at + 4], "little")
+            if length > longest:
+                raise SourceError(
+                    f"{about} is damaged: a text at byte {at} has {length} bytes, the longest of its heap {longest}"
+                )
 
 
 def _require_honest(where: str, dataset: h5py.Dataset) -> None:

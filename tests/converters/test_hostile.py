@@ -299,6 +299,42 @@ def test_a_heap_without_end_in_hdf5(tmp_path: Path) -> None:
                 read_it(tmp_path / name)
 
 
+def hdf5_seeds() -> list[tuple[str, bytes]]:
+    pytest.importorskip("h5py")
+    seeds = [(name, content) for seed in TARGETS["keras"]().seeds for name, content in seed.items()]
+    return [(name, content) for name, content in seeds if content[:2] != b"PK" and b"GCOL" in content]
+
+
+def test_a_list_of_free_space_that_is_a_circle(tmp_path: Path) -> None:
+    """libhdf5 follows that of a local heap, where the names in a group stand, into all memory."""
+    name, content = hdf5_seeds()[0]
+    heap = next(
+        at.start()
+        for at in re.finditer(b"HEAP", content)
+        if struct.unpack_from("<Q", content, at.start() + 16)[0] + 16 <= struct.unpack_from("<Q", content, at.start() + 8)[0]
+    )
+    free, start = struct.unpack_from("<QQ", content, heap + 16)
+    broken = bytearray(content)
+    struct.pack_into("<Q", broken, start + free, free)
+    (tmp_path / name).write_bytes(broken)
+    for read_it in (read_source, open_container):
+        with pytest.raises(SourceError, match=f"{name} is damaged: its heap at byte {heap} has no end"):
+            read_it(tmp_path / name)
+
+
+def test_texts_that_are_longer_than_their_heap(tmp_path: Path) -> None:
+    """libhdf5 makes room for as many bytes as an attribute says, before it looks."""
+    for name, content in hdf5_seeds()[:4]:
+        address = re.escape(struct.pack("<Q", content.index(b"GCOL")))
+        # The first text of an attribute: its length, where it lies, and its number there.
+        at = next(found.start() for found in re.finditer(address, content) if found.start() % 8 == 4)
+        broken = bytearray(content)
+        broken[at - 4 : at] = struct.pack("<I", 0x7FFFFFF0)
+        (tmp_path / name).write_bytes(broken)
+        with pytest.raises(SourceError, match=f"{name} is damaged: a text at byte {at - 4} has 2147483632 bytes"):
+            read_source(tmp_path / name)
+
+
 def test_attributes_of_other_types_than_text_in_hdf5(tmp_path: Path) -> None:
     """Damaged types of variable length make libhdf5 write through a null pointer; only text is read."""
     h5py = pytest.importorskip("h5py")
