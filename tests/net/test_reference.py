@@ -133,3 +133,9 @@ def test_tanh_and_sigmoid_are_rounded_once() -> None:
         np.testing.assert_array_equal(function(x), want)
         assert np.isnan(function(f([np.nan, 1]))).tolist() == [True, False]
     assert np.signbit(tanh(f([-0.0])))
+
+
+def test_latents_far_beyond_their_scale_have_signs() -> None:
+    """Their quotient is no float32; a sign it has."""
+    weight = np.array([[3e38, -3e38, 1e-3]], np.float32)
+    assert binary_weights(Linear(weight, "ge", h=1e-30)).tolist() == [[1, -1, 1]]
