@@ -227,7 +227,8 @@ def _unpacked(path: Path, *, foreign: bool) -> tuple[bytes | None, bytes]:
 
 def _require_sound(data: bytes | mmap.mmap, about: str) -> tuple[int, int]:
     """Refuse what libhdf5 never gets done with, as free space of 0 bytes in its global heap, which holds the names of layers
-    and weights, and which it passes again and again.  Returns the size of the file, and that of the longest object in its heap.
+    and weights, and which it passes again and again.  Returns the size of the file, and that of the longest object in its heap,
+    or of what an attribute says of one.
     """
     start = next((at for at in (0, *(512 << n for n in range(32))) if data[at : at + 8] == HDF5), None)
     head = b"" if start is None else data[start : start + 16]
@@ -247,8 +248,7 @@ def _require_sound(data: bytes | mmap.mmap, about: str) -> tuple[int, int]:
             place += 16 + -(-size // 8) * 8 if index else size
         heap = data.find(_HEAP, heap + 1)
     _require_ends(data, about)
-    _require_lengths(data, about, longest)
-    return len(data), longest
+    return len(data), max(longest, _longest_said(data, about))
 
 
 def _require_ends(data: bytes | mmap.mmap, about: str) -> None:
@@ -272,11 +272,12 @@ def _require_ends(data: bytes | mmap.mmap, about: str) -> None:
         heap = data.find(_LOCAL_HEAP, heap + 1)
 
 
-def _require_lengths(data: bytes | mmap.mmap, about: str, longest: int) -> None:
-    """Refuse attributes of texts of any length that are said to be longer than any object of the heap: libhdf5 makes room for
-    that before it looks.  Each is its type, its shape, and for every text 16 bytes, of which the first 4 are the length
-    (HDF5 file format specification, "Datatype", "Dataspace" and "Global Heap ID").
+def _longest_said(data: bytes | mmap.mmap, about: str) -> int:
+    """How long attributes say that their texts of any length are, the longest: libhdf5 makes room for that before it looks into
+    its heap.  Each is its type, its shape, and for every text 16 bytes, of which the first 4 are the length (HDF5 file format
+    specification, "Datatype", "Dataspace" and "Global Heap ID").  Raises SourceError for one that is longer than the file.
     """
+    longest = 0
     for found in _ANY_LENGTH.finditer(data):
         spend_steps(what="reading its attributes")
         base = data[found.end() : found.end() + 1]
@@ -296,10 +297,10 @@ def _require_lengths(data: bytes | mmap.mmap, about: str, longest: int) -> None:
         for at in range(place, min(place + 16 * count, len(data) - 15), 16):
             spend_steps(what="reading its attributes")
             length = int.from_bytes(data[at : at + 4], "little")
-            if length > longest:
-                raise SourceError(
-                    f"{about} is damaged: a text at byte {at} has {length} bytes, the longest of its heap {longest}"
-                )
+            if length > len(data):
+                raise SourceError(f"{about} is damaged: a text at byte {at} has {length} bytes, the file {len(data)}")
+            longest = max(longest, length)
+    return longest
 
 
 def _require_honest(where: str, dataset: h5py.Dataset) -> None:
