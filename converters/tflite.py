@@ -241,7 +241,11 @@ class _Model:
         elif kind == _CONCATENATION:
             axis = options.number(0, "i") if options is not None else 0
             yield OnnxNode("Concat", name, tuple(self._name(index) for index in inputs), (result,), {"axis": axis})
-        elif kind == _PART and options is not None and not (options.number(3, "i") or options.number(4, "i")):
+        elif (
+            kind == _PART
+            and options is not None
+            and not (options.number(3, "i") or options.number(4, "i") or options.number(5, "b"))
+        ):
             numbers = [self._constant(index) for index in inputs[1:4]]
             if len(numbers) < 3 or any(one is None or one.shape != numbers[0].shape for one in numbers):  # type: ignore[union-attr]
                 raise MalformedError(f"has a part {name} that is not constant")

@@ -16,7 +16,7 @@ from xnorinfer.training.checkpoint import read_state, write_npz, write_state, wr
 from xnorinfer.training.data import Split
 from xnorinfer.training.data import mnist as load_mnist
 from xnorinfer.training.loop import Epoch, Progress, Recipe, error_rate
-from xnorinfer.training.netfile import net_toml
+from xnorinfer.training.netfile import net_toml, require_tomli_w
 from xnorinfer.training.trainable import BATCH_NORM_EPSILON, BinaryNet
 
 #: Suffix of the output -> how it is written, and the options with which `xnorinfer convert` needs to ask nothing.
@@ -59,6 +59,8 @@ class Job:
         #: Beside a checkpoint that says nothing of windows.
         described = output.suffix != ".npz" and len(shape.input_shape) == 3
         self.net_path = output.with_name(output.name + ".net.toml") if described else None
+        if described:
+            require_tomli_w()
         for path in (*checkpoint, self.history_path, self.state_path, *([self.net_path] if self.net_path else [])):
             require_writable(path)
 

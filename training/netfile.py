@@ -19,15 +19,22 @@ _NORM = {
 }
 
 
+def require_tomli_w() -> None:
+    """Raise MissingExtraError without the package tomli-w."""
+    try:
+        import tomli_w  # noqa: F401
+    except ImportError:
+        raise MissingExtraError("the net.toml of a convolutional checkpoint", "tomli-w", "train") from None
+
+
 def net_toml(model: BinaryNet, suffix: str) -> str:
     """For a checkpoint of `write_tf1` (suffix .ckpt) or of `write_torch` (any other), as `xnorinfer convert --net` takes it.
 
     Raises MissingExtraError without the package tomli-w.
     """
-    try:
-        import tomli_w
-    except ImportError:
-        raise MissingExtraError("the net.toml of a convolutional checkpoint", "tomli-w", "train") from None
+    require_tomli_w()
+    import tomli_w
+
     shape, tensorflow = model.shape, suffix == ".ckpt"
     said: dict[str, Any] = {"profile": "tf1-round", "epsilon": BATCH_NORM_EPSILON, "stride": 1}
     if tensorflow:

@@ -195,6 +195,7 @@ class Walk(GraphLayers, GraphMaps):
         if node.operation in ("Shape", "Size") and lives:
             self.values[node.outputs[0]] = shape_of(lives[0].places, self.rows, node)
         elif lives and node.operation == "Split":
+            self._require_unpicked(node, lives)
             self.use_all(known[1:], "shape or setting")
             self.values.update(zip(node.outputs, self.split(node, lives[0], inputs), strict=True))
         elif lives:
@@ -246,6 +247,8 @@ class Walk(GraphLayers, GraphMaps):
             return self.nothing()
         if operation in OTHER_CONVOLUTIONS:
             self.problems.refuse(node, "is a kind of convolution or pool that is not supported in a binary network")
+        if operation not in (*_PASSING, *MOVES, *_PICKING):
+            self._require_unpicked(node, lives)
         if operation == "Concat":
             return self.concatenated(node, inputs)
         if operation not in ELEMENTWISE and any(live.stage is not lives[0].stage for live in lives):
@@ -269,13 +272,16 @@ class Walk(GraphLayers, GraphMaps):
             self.use_all(others, f"part of {operation}")
             self._picked(operation)
             return dataclasses.replace(lives[0], picked=True)
-        if lives[0].picked:
-            self.problems.refuse(node, "stands after the scores were picked, which is not supported in a binary network")
         if operation in ELEMENTWISE:
             result = spelled(self, node, inputs)
             self.use_all(others, f"{lives[0].stage.layer or 'input'}: {operation}")
             return result
         return self._ending(node, inputs, lives)
+
+    def _require_unpicked(self, node: OnnxNode, lives: Sequence[Live]) -> None:
+        """Raise Refused where one of the values is scores that were picked from."""
+        if any(live.picked for live in lives):
+            self.problems.refuse(node, "stands after the scores were picked, which is not supported in a binary network")
 
     def _ending(self, node: OnnxNode, inputs: Sequence[Value | None], lives: Sequence[Live]) -> Value:
         """A node that ends a stage, or pads what the next one reads."""

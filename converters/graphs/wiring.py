@@ -15,6 +15,7 @@ class Wiring:
         self.wired: list[Wired] = []
         self._known: dict[Any, int] = {}
         self._names: set[str] = set()
+        self._numbers: dict[str, int] = {}  # of a name that was taken, the last one tried
 
     def emit(self, name: str, what: Becomes, *inputs: int) -> int:
         """A node, and its number."""
@@ -31,9 +32,10 @@ class Wiring:
 
     def free(self, name: str) -> str:
         """A name that no node has yet."""
-        number, found = 1, name
+        found = name
         while found in self._names:
-            number, found = number + 1, f"{name}{number + 1}"
+            self._numbers[name] = self._numbers.get(name, 1) + 1
+            found = f"{name}{self._numbers[name]}"
         return found
 
 

@@ -92,6 +92,8 @@ class KerasGraph(LayerWeights):
         self._depth = next((entry.shape[0] for entry in kernels if entry is not None and entry.shape), None)
         self._on_maps = any(kerasmaps.is_on_maps(layer.kind) for layer in layers)
         for layer in layers:
+            if any(one not in self._known for one in layer.reads):
+                self.problems.append(f"{layer} reads what no layer before it gives")
             reads = [self._known.get(one, self._at_hand) for one in layer.reads] or [_Given("input", self._rank)]
             self._value, self._rank, self._ending = reads[0]
             if layer.call and self.weights.of_layer(layer):

@@ -138,7 +138,9 @@ class _Program:
         result = self.recorder.record(operation, [], named)
         for output in outputs:
             for place, tensor in enumerate([output["as_tensor"]] if "as_tensor" in output else output["as_tensors"]):
-                apart = isinstance(result, Parts) or (isinstance(result, list) and place < len(result))
+                if isinstance(result, list) and place >= len(result):
+                    self.recorder.refuse(operation, "gives fewer parts than the program takes")
+                apart = isinstance(result, Parts | list)
                 self.values[tensor["name"]] = result[place] if apart else result
 
     def _size(self, node: Mapping[str, Any]) -> Unknown:

@@ -446,6 +446,22 @@ def test_inputs_of_shapes_that_no_array_has(tmp_path: Path, shape: tuple[int, ..
         read_source(path, ConvertOptions())
 
 
+@pytest.mark.parametrize(
+    ("joining", "inputs"),
+    [("Add", ["a", "p"]), ("Add", ["p", "a"]), ("Mul", ["a", "p"]), ("Concat", ["a", "p"]), ("Concat", ["p", "a"])],
+)
+def test_picked_scores_are_joined_with_nothing(tmp_path: Path, joining: str, inputs: list[str]) -> None:
+    nodes = [
+        node("MatMul", ["x", "w"], "a"),
+        node("Softmax", ["a"], "p"),
+        node(joining, inputs, "y", **({"axis": 1} if joining == "Concat" else {})),
+    ]
+    weights = sign(np.random.default_rng(5).standard_normal((4, 3)).astype(F))
+    path = write(tmp_path / "net.onnx", nodes, {"w": weights}, "y", shape=("rows", 4))
+    with pytest.raises(NetworkError, match="stands after the scores were picked"):
+        read_source(path, ConvertOptions(input=PixelInput.range(0, 1)))
+
+
 def of_domain(path: Path, domain: str, *functions: bytes, operation: str = "Sign") -> Path:
     """A network whose hidden operation is of that domain, in a model with functions of its own."""
     weights = [sign(np.random.default_rng(5).standard_normal(shape).astype(F)) for shape in ((9, 5), (5, 3))]

@@ -122,7 +122,6 @@ def show(result: Report) -> None:
     names = ", ".join(dict.fromkeys(side.name for case in result.cases for side in case.sides))
     against = "float32 numpy" if names == "numpy float32" else f"the fastest of {names}"
     screen.heading(f"{result.model} (kernel {result.kernel}) against {against}")
-    several = any(len(case.sides) > 1 for case in result.cases)
     several = any(side.name != "numpy float32" for case in result.cases for side in case.sides)
     rows = [
         [

@@ -123,7 +123,7 @@ def _typed(options: Any) -> str:
     except (XnorinferError, TypeError, ValueError):
         return json.dumps(options)
     words = [] if read.input is None else [option_of(read.input)]
-    for name, value in options.items():
+    for name, value in read.to_json().items():
         option = f"--{name.replace('_', '-').removesuffix('s')}" if name == "float_layers" else f"--{name.replace('_', '-')}"
         if name == "net":
             words.append(f"--net ({len(value.splitlines())} lines of TOML)")

@@ -266,7 +266,7 @@ def warmup(name: str | None = None) -> list[str]:
         for method in (*_FUNCTIONS, *(_LOOKUP if kernel.pixels else _PLANES)):
             getattr(kernel, method)()
         kernel.compute_bits(kernel.windowed(32, 32))
-        for channels, in_pairs in ((64, True), (64, False), (32, False), (1, False)):
+        for channels, in_pairs in ((64, True), (64, False), (32, True), (1, False)):
             kernel.gather_bits(channels, in_pairs)
     finally:
         on_compile.remove(names.append)

@@ -38,7 +38,7 @@ from xnorinfer.packing.lower import stored_form
 from xnorinfer.packing.packed import PACKED_OPS, Binarize, Concat, Dot, Elementwise, Mapped, PackedModel, Pool
 from xnorinfer.proof.agreement import affordable_rows, rows_at_once
 from xnorinfer.proof.agreement import compare as compare_answers
-from xnorinfer.proof.answers import Answers, Progress
+from xnorinfer.proof.answers import Answers, Progress, best_of
 from xnorinfer.proof.frameworks import framework_answers
 from xnorinfer.proof.layerproofs import prove_bits, prove_parts
 from xnorinfer.proof.sensitivity import sensitivity
@@ -247,7 +247,7 @@ def _compare(result: Verification, model: Model, net: Net, x: NDArray[Any], repo
                 )
             same &= ~wrong.any(axis=1)
         scores = model.plan.run(canonical)
-        predicted = every[-1].argmax(axis=1) == scores.argmax(axis=1)
+        predicted = (best_of(every[-1], net.classes) == best_of(scores, net.classes)).all(axis=1)
         same &= (scores == every[-1]).all(axis=1) | tied
         result.differing_rows += int((~same).sum())
         result.differing_predictions += int((~predicted & ~tied).sum())

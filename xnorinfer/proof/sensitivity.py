@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from xnorinfer.engine.model import Model
 from xnorinfer.errors import NetworkError
 from xnorinfer.float32 import F32
+from xnorinfer.memory import in_rows
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Linear
 from xnorinfer.net.reference import binary_weights
@@ -103,7 +104,8 @@ def sensitivity(
         if effect.any:
             try:
                 changed = lower(other).packed
-                effect.changed_predictions = None if x is None else int((Model(changed).predict(x) != predicted).sum())
+                if x is not None:
+                    effect.changed_predictions = int(in_rows(Model(changed).predict(x) != predicted).any(axis=1).sum())
             except NetworkError as error:
                 effect = Effect(one.about, one.value, impossible=error.problems[0])
         effects.append(effect)
