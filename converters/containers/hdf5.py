@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import math
 import mmap
 import re
 import zlib
@@ -35,8 +36,8 @@ CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 _HEAP = b"GCOL\x01"
 #: How a local heap begins, with its version, and what stands at the end of its list of free space.
 _LOCAL_HEAP, _NO_MORE = b"HEAP\0", 1
-#: How the type of texts of any length begins, of all three versions: what it is, and that each takes 16 bytes.
-_ANY_LENGTH = re.compile(rb"[\x19\x29\x39]..\x00\x10\x00\x00\x00", re.DOTALL)
+#: How the type of texts of any length begins, of all versions: what it is, and that each takes 16 bytes.
+_ANY_LENGTH = re.compile(rb"[\x19\x29\x39\x49\x59]..\x00\x10\x00\x00\x00", re.DOTALL)
 #: Bytes of the type of what they are made of: numbers, or texts.
 _FIXED_POINT, _TEXT = 12, 8
 #: Axes that libhdf5 knows.
@@ -247,13 +248,13 @@ def _require_sound(data: bytes | mmap.mmap, about: str) -> tuple[int, int]:
             longest = max(longest, min(size, len(data))) if index else longest
             place += 16 + -(-size // 8) * 8 if index else size
         heap = data.find(_HEAP, heap + 1)
-    _require_ends(data, about)
+    _require_ends(data, about, start or 0)
     return len(data), max(longest, _longest_said(data, about))
 
 
-def _require_ends(data: bytes | mmap.mmap, about: str) -> None:
+def _require_ends(data: bytes | mmap.mmap, about: str, base: int) -> None:
     """Refuse local heaps, which hold the names in groups, whose list of free space has no end: libhdf5 follows it into all
-    memory.
+    memory.  base: where the file begins behind what stands before it; addresses count from there.
     """
 
     def number(at: int) -> int:
@@ -261,14 +262,17 @@ def _require_ends(data: bytes | mmap.mmap, about: str) -> None:
 
     heap = data.find(_LOCAL_HEAP)
     while heap >= 0:
-        size, free, start = (number(heap + at) for at in (8, 16, 24))
+        size, free = number(heap + 8), number(heap + 16)
+        start = base + number(heap + 24)
         seen: set[int] = set()
-        while free != _NO_MORE and free + 16 <= size and start + free + 16 <= len(data):
+        while free != _NO_MORE and free < size and start + free + 8 <= len(data):
             spend_steps(what="reading its heaps")
             if free in seen:
                 raise SourceError(f"{about} is damaged: its heap at byte {heap} has no end")
             seen.add(free)
             free = number(start + free)
+            if free == 0:  # libhdf5 refuses it; of a group that is gone anything may be left
+                break
         heap = data.find(_LOCAL_HEAP, heap + 1)
 
 
@@ -283,24 +287,25 @@ def _longest_said(data: bytes | mmap.mmap, about: str) -> int:
         base = data[found.end() : found.end() + 1]
         end = found.end() + (_FIXED_POINT if base and base[0] & 15 == 0 else _TEXT)
         # Attributes of the first version fill their parts up to 8 bytes.
-        for place in (end, found.start() + -(-(end - found.start()) // 8) * 8):
-            version, rank, flags, kind = (*data[place : place + 4], 0, 0, 0, 0)[:4]
-            if version in (1, 2) and rank <= MAX_RANK:
-                break
-        else:
-            continue
-        place += 8 if version == 1 else 4
-        count = 0 if version == 2 and kind == 2 else 1
-        for axis in range(rank):
-            count *= int.from_bytes(data[place + 8 * axis : place + 8 * axis + 8], "little")
-        place += 8 * rank * (2 if flags & 1 else 1)
-        for at in range(place, min(place + 16 * count, len(data) - 15), 16):
-            spend_steps(what="reading its attributes")
-            length = int.from_bytes(data[at : at + 4], "little")
-            if length > len(data):
-                raise SourceError(f"{about} is damaged: a text at byte {at} has {length} bytes, the file {len(data)}")
-            longest = max(longest, length)
+        for place in sorted({end, found.start() + -(-(end - found.start()) // 8) * 8}):
+            for at in _texts_behind(data, place):
+                spend_steps(what="reading its attributes")
+                length = int.from_bytes(data[at : at + 4], "little")
+                if length > len(data):
+                    raise SourceError(f"{about} is damaged: a text at byte {at} has {length} bytes, the file {len(data)}")
+                longest = max(longest, length)
     return longest
+
+
+def _texts_behind(data: bytes | mmap.mmap, place: int) -> range:
+    """Where the texts of any length lie whose shape stands at a place; none where no shape does."""
+    version, rank, flags, kind = (*data[place : place + 4], 0, 0, 0, 0)[:4]
+    if version not in (1, 2) or rank > MAX_RANK or (version == 2 and kind == 2):
+        return range(0)
+    place += 8 if version == 1 else 4
+    count = math.prod(int.from_bytes(data[at : at + 8], "little") for at in range(place, place + 8 * rank, 8))
+    place += 8 * rank * (2 if flags & 1 else 1)
+    return range(place, min(place + 16 * count, len(data) - 15), 16)
 
 
 def _require_honest(where: str, dataset: h5py.Dataset) -> None:

@@ -187,11 +187,14 @@ class MxnetNodes:
 
         taps: of a convolution's kernel; None of a dense layer.  Raises Refused.
         """
+        if neurons < 1:
+            raise Refused(f"has {neurons} neurons: is malformed")
         if not said.flag("binarized_weights_only", default=False):
             name = self.param(node, 1, "weight")
             shape = self.params[name].shape
-            if shape[:1] != (neurons,) or not self.params[name].array.size:
-                raise Refused(f"has weights {shape}, and {neurons} neurons: is malformed")
+            if shape[:1] != (neurons,) or shape[2:] != (taps or ()) or not self.params[name].array.size:
+                around = "" if taps is None else f" of {' x '.join(map(str, taps))}"
+                raise Refused(f"has weights {shape}, and {neurons} neurons{around}: is malformed")
             half = self.constant(node, "half", 0.5)
             made = self.add("BipolarQuant", node, (name, half), self.new(f"{node.name}: signs of its weights"))
             return made, math.prod(shape[1:])
@@ -253,7 +256,9 @@ class _One:
         return self.nodes.add(operation, self.node, inputs, result, **said or {})
 
     def alike(self, operation: str, *inputs: str, said: Mapping[str, Attribute] | None = None) -> int:
-        """The result has the axes of its first input."""
+        """The result has the axes of its first input.  Raises Refused."""
+        if not inputs:
+            raise Refused("has no inputs: is malformed")
         self.add(operation, *inputs, said=said)
         return self.nodes.axes(inputs[0])
 
@@ -457,7 +462,10 @@ def _dropout(one: _One) -> int:
 
 
 def _softmax(one: _One) -> int:
-    one.said.no_matter(*_SOFTMAX_SAYS, "multi_output", "mode", "axis", "temperature")
+    one.said.no_matter(*_SOFTMAX_SAYS, "multi_output", "mode", "temperature")
+    one.said.word("axis", "-1", ("-1", "1"))
+    if one.said.said.get("temperature") not in (None, "None") and one.said.real("temperature") <= 0:
+        raise Refused("has a temperature that is not above 0, which turns the order of the scores around: is not supported")
     return one.alike("Softmax", one.first)
 
 

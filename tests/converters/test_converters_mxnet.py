@@ -312,6 +312,9 @@ def says(net: Symbol, name: str, **said: Any) -> None:
         ("conv1", {"pad": "(1, 1, 1)"}, "another number of axes than its kernel"),
         ("conv1", {"layout": "NHWC"}, "has the layout NHWC, which is not supported"),
         ("conv1", {"num_filter": 13}, "has weights (12, 8, 3, 3), and 13 neurons"),
+        ("conv1", {"num_filter": 0}, "has 0 neurons: is malformed"),
+        ("conv1", {"num_filter": 0, "binarized_weights_only": True}, "has 0 neurons: is malformed"),
+        ("conv1", {"kernel": "(1, 1)", "pad": "(0, 0)"}, "has weights (12, 8, 3, 3), and 12 neurons of 1 x 1: is malformed"),
         ("conv1", {"num_filter": "many"}, "has the num_filter many, needed is a whole number"),
         ("conv1", {"no_bias": "maybe"}, "has the no_bias maybe, needed is True or False"),
         ("conv1", {"no_bias": False}, "needs the parameter conv1_bias"),
@@ -329,6 +332,15 @@ def says(net: Symbol, name: str, **said: Any) -> None:
 )
 def test_attributes_that_are_refused(tmp_path: Path, name: str, said: dict[str, Any], message: str) -> None:
     assert message in refused(tmp_path, lambda net: says(net, name, **said))
+
+
+@pytest.mark.parametrize("operation", ["elemwise_add", "add_n", "Concat", "relu"])
+def test_nodes_without_inputs(tmp_path: Path, operation: str) -> None:
+    def change(net: Symbol) -> None:
+        node = next(node for node in net.nodes if node["name"] == "pool2")
+        node |= {"op": operation, "attrs": {}, "inputs": []}
+
+    assert "malformed" in refused(tmp_path, change)
 
 
 def test_what_does_not_matter_may_be_said(tmp_path: Path) -> None:
