@@ -182,6 +182,8 @@ class H5Content:
         opened = attributes.get_id(name)
         dtype, shape = opened.dtype, tuple(int(n) for n in opened.shape or ())
         of_any_length = h5py.check_string_dtype(dtype)
+        if opened.get_type().committed():
+            raise ValueError("its type stands elsewhere in the file, which Keras never writes")
         if dtype.kind not in "fiuSU" and of_any_length is None:
             raise ValueError(f"it holds {dtype}, needed is text")
         require_shape(f"{self.about}, attribute {name}", shape, dtype.itemsize)

@@ -25,6 +25,9 @@ from xnorinfer.converters.containers.onnxfile import Attribute, OnnxGraph, OnnxN
 from xnorinfer.converters.graphs.operations import MULTIBIT, OTHER_TYPE
 from xnorinfer.converters.mxnetgraphs.mxnetsymbol import NOT_SUPPORTED, Attributes, Refused, Symbol, SymbolNode
 
+#: Bytes of a character at most.
+_TEXT_FACTOR = 4
+
 #: What stands before the names of parameters and running statistics in a saved model.
 KINDS = ("arg:", "aux:", "")
 #: How words of bits are stored -> their bits.
@@ -95,10 +98,12 @@ class MxnetNodes:
                 told = ", ".join(f"{name} = {node.said[name]}" for name in unknown)
                 raise Refused(f"says {told}, which is not known here and {NOT_SUPPORTED}")
         except Refused as error:
+            budget.spend_bytes(_TEXT_FACTOR * (len(node.name) + len(str(error))), "what is wrong with its nodes")
             self.problems.append(f"node {node.name} ({node.operation}) {error}")
             self._axes.setdefault(result, self._input_axes)
 
     def new(self, name: str) -> str:
+        budget.spend_bytes(_TEXT_FACTOR * len(name), "the names of its values")
         name = unique_name(name, self._taken, self._counts)
         self._taken.add(name)
         return name
@@ -123,6 +128,8 @@ class MxnetNodes:
         if place not in self._values:
             name = self._values[place] = self.new(made_by.name)
             shape = Attributes(made_by.said).sizes("__shape__")
+            if len(shape) > budget.MAX_DIMENSIONS:
+                raise Refused(f"has an input of {len(shape)} axes, at most {budget.MAX_DIMENSIONS} are known: is malformed")
             self.inputs[name] = tuple(size or None for size in shape) or None
             self._axes[name] = len(shape) - 1 if len(shape) > 1 else self._input_axes
         return self._values[place]

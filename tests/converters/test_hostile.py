@@ -355,3 +355,13 @@ def test_input_mappings_beyond_float32(low: float) -> None:
         PixelInput.range(low, 1)
     with pytest.raises(OptionError, match="out of the range of float32"):
         PixelInput(1.0, low, 1.0)
+
+
+def test_types_of_attributes_that_stand_elsewhere_in_hdf5(tmp_path: Path) -> None:
+    """Behind them no shape stands by which the lengths of texts are found."""
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "net.h5", "w") as file:
+        file["text"] = h5py.string_dtype()
+        file.attrs.create("layer_names", ["fc1"], dtype=file["text"])
+    with pytest.raises(SourceError, match="its type stands elsewhere in the file"):
+        read_source(tmp_path / "net.h5", ConvertOptions(format="keras"))
