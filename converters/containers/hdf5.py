@@ -36,8 +36,9 @@ CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 _HEAP = b"GCOL\x01"
 #: How a local heap begins, with its version, and what stands at the end of its list of free space.
 _LOCAL_HEAP, _NO_MORE = b"HEAP\0", 1
-#: How the type of texts of any length begins, of all versions: what it is, and that each takes 16 bytes.
-_ANY_LENGTH = re.compile(rb"[\x19\x29\x39\x49\x59]..\x00\x10\x00\x00\x00", re.DOTALL)
+#: How the type of texts of any length begins, of all versions: what it is, which libhdf5 tells by some bits of three bytes
+#: behind, and that each takes 16 bytes.
+_ANY_LENGTH = re.compile(rb"[\x19\x29\x39\x49\x59]...\x10\x00\x00\x00", re.DOTALL)
 #: Bytes of the type of what they are made of: numbers, or texts.
 _FIXED_POINT, _TEXT = 12, 8
 #: Axes that libhdf5 knows.

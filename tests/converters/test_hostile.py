@@ -357,6 +357,21 @@ def test_input_mappings_beyond_float32(low: float) -> None:
         PixelInput(1.0, low, 1.0)
 
 
+def test_texts_whose_type_says_more_than_libhdf5_looks_at(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "net.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs.create("layer_names", ["fc1"], dtype=h5py.string_dtype())
+    content = bytearray(path.read_bytes())
+    kind = content.index(b"\0\x10\0\0\0", content.index(b"layer_names"))
+    at = content.index(struct.pack("<Q", content.index(b"GCOL")), kind)
+    content[kind] = 1
+    content[at - 4 : at] = struct.pack("<I", 1 << 29)
+    path.write_bytes(content)
+    with pytest.raises(SourceError, match=f"a text at byte {at - 4} has 536870912 bytes"):
+        read_source(path, ConvertOptions(format="keras"))
+
+
 def test_types_of_attributes_that_stand_elsewhere_in_hdf5(tmp_path: Path) -> None:
     """Behind them no shape stands by which the lengths of texts are found."""
     h5py = pytest.importorskip("h5py")
