@@ -38,6 +38,7 @@ from xnorinfer.net.ops import (
     Add,
     Concat,
     Flatten,
+    Levels,
     Linear,
     Norm,
     Op,
@@ -413,6 +414,11 @@ def _(op: Add | Concat, name: str, writer: Writer) -> Iterator[str]:
 def _(op: Quantize, name: str, writer: Writer) -> Iterator[str]:
     if op.rule != writer.profile.activations:
         yield f"sign_rule = {toml_string(op.rule)}"
+
+
+@table_lines.of(Levels)
+def _(op: Levels, name: str, writer: Writer) -> Iterator[str]:
+    raise NetworkError([f"{name}: has {op.high - op.low + 1} levels, which net.toml does not say"])
 
 
 def _window_lines(window: Window, *, is_pool: bool = True) -> Iterator[str]:

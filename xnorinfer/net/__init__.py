@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from xnorinfer.graph import Node
     from xnorinfer.net.network import Net
-    from xnorinfer.net.ops import Add, Concat, Flatten, Linear, Norm, Pool, Quantize, Step, Steps
+    from xnorinfer.net.ops import Add, Concat, Flatten, Levels, Linear, Norm, Pool, Quantize, Step, Steps
     from xnorinfer.net.ties import PROFILES
     from xnorinfer.net.values import ChannelInput, PixelInput, RealInput, SignInput, ThresholdInput
     from xnorinfer.net.windows import Window
@@ -26,6 +26,7 @@ __all__ = [
     "ChannelInput",
     "Concat",
     "Flatten",
+    "Levels",
     "Linear",
     "Net",
     "Node",
@@ -44,7 +45,7 @@ __all__ = [
 _HOMES = {
     "xnorinfer.graph": ("Node",),
     "xnorinfer.net.network": ("Net",),
-    "xnorinfer.net.ops": ("Add", "Concat", "Flatten", "Linear", "Norm", "Pool", "Quantize", "Step", "Steps"),
+    "xnorinfer.net.ops": ("Add", "Concat", "Flatten", "Levels", "Linear", "Norm", "Pool", "Quantize", "Step", "Steps"),
     "xnorinfer.net.ties": ("PROFILES",),
     "xnorinfer.net.values": ("ChannelInput", "PixelInput", "RealInput", "SignInput", "ThresholdInput"),
     "xnorinfer.net.windows": ("Window",),

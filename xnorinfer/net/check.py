@@ -17,12 +17,15 @@ from xnorinfer.float32 import F32
 from xnorinfer.graph import INPUT, Interpretation, Node, node_problems, users_of
 from xnorinfer.net.ops import (
     FUNCTIONS,
+    MOST_LEVEL,
+    MOST_LEVELS,
     NORM_FORMS,
     OPS,
     READS,
     Add,
     Concat,
     Flatten,
+    Levels,
     Linear,
     Norm,
     Op,
@@ -38,6 +41,7 @@ from xnorinfer.net.values import (
     SIGNS,
     ChannelInput,
     InputMapping,
+    LevelValues,
     PixelInput,
     RealInput,
     Shape,
@@ -252,6 +256,9 @@ def _convolved_shape(op: Linear, name: str, problems: Problems, read: Seen) -> S
         problems.add(name, f"pads with {op.pad!r}, needed is 0, 1 or -1")
     elif op.pad and any(window.padding) and (not op.binary or not _is_signs(read.value.domain)):
         problems.add(name, f"pads with {op.pad}, which only a binary layer over signs can")
+    levels = read.value.domain
+    if op.binary and isinstance(levels, LevelValues) and any(window.padding) and not levels.low <= levels.zero <= levels.high:
+        problems.add(name, f"pads with 0, which is none of the levels of {read.node}")
     return (*_window_outputs(window, name, problems, read), op.neurons)
 
 
@@ -327,8 +334,10 @@ def _(op: Pool, name: str, problems: Problems, read: Seen) -> Seen:
     shape = (*_window_outputs(window, name, problems, read), channels)
     if not all(taps.all() for taps in taps_by_axis(window, *read.value.shape[:2])):
         problems.add(name, "some of its windows have no element on the map")
-    signs = op.kind == "max" and _is_signs(read.value.domain)
-    return read.becomes(name, Value(shape, SIGNS if signs else REALS))
+    domain = read.value.domain
+    if op.kind != "max" or not isinstance(domain, LevelValues):
+        domain = SIGNS if op.kind == "max" and _is_signs(domain) else REALS
+    return read.becomes(name, Value(shape, domain))
 
 
 @result_of.of(Flatten)
@@ -354,6 +363,13 @@ def _(op: Quantize, name: str, problems: Problems, read: Seen) -> Seen:
     _reads_reals(name, "a sign must follow a dense layer or BatchNorm", problems, read)
     _follows_no_float(name, problems, read)
     return read.becomes(name, Value(read.value.shape, SIGNS))
+
+
+@result_of.of(Levels)
+def _(op: Levels, name: str, problems: Problems, read: Seen) -> Seen:
+    _reads_reals(name, "a quantizer to levels must follow a dense layer or BatchNorm", problems, read)
+    _follows_no_float(name, problems, read)
+    return read.becomes(name, Value(read.value.shape, op.domain))
 
 
 @result_of.of(Add)
@@ -385,7 +401,7 @@ def _reads_reals(name: str, needed: str, problems: Problems, read: Seen) -> None
     if read.raw:
         if not isinstance(read.value.domain, PixelInput | ChannelInput | RealInput):
             problems.add(name, "comes before the first dense layer, which needs pixel or real inputs")
-    elif read.value.domain != REALS:
+    elif read.value.domain != REALS and not isinstance(read.value.domain, LevelValues):
         problems.add(name, f"{needed}, here it follows {read.node}")
 
 
@@ -408,7 +424,7 @@ def _(op: Linear, name: str) -> Iterator[Problem]:
             yield Problem(name, "H and scale belong to binary layers")
         return
     yield from _rule_problems(op.rule, name)
-    if not (_is_number(op.h) and op.h > 0 and np.float32(op.h) > 0 and np.isfinite(np.float32(op.h))):
+    if not _is_positive(op.h):
         yield Problem(name, f"H is {op.h}, needed is a finite number above 0")
     if op.rule == "sign":
         yield from _zero_problems(op, name)
@@ -450,6 +466,20 @@ def _(op: Quantize, name: str) -> Iterator[Problem]:
     return _rule_problems(op.rule, name)
 
 
+@numbers_problems.of(Levels)
+def _(op: Levels, name: str) -> Iterator[Problem]:
+    whole = {"low": op.low, "high": op.high, "zero": op.zero}
+    for called, number in whole.items():
+        if type(number) is not int or abs(number) > MOST_LEVEL:
+            yield Problem(name, f"{called} is {number!r}, needed is a whole number from {-MOST_LEVEL} to {MOST_LEVEL}")
+            return
+    if not 3 <= op.high - op.low + 1 <= MOST_LEVELS:
+        yield Problem(name, f"has the levels {op.low} to {op.high}, needed are 3 to {MOST_LEVELS} levels; two are a Quantize")
+    for called, factor in (("step", op.step), ("divisor", op.divisor)):
+        if not _is_positive(factor):
+            yield Problem(name, f"{called} is {factor}, needed is a finite number above 0")
+
+
 def _zero_problems(op: Linear, name: str) -> Iterator[Problem]:
     zeros = int((op.weight == 0).sum())
     if zeros:
@@ -464,6 +494,12 @@ def _zero_problems(op: Linear, name: str) -> Iterator[Problem]:
 
 def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float | np.floating) and math.isfinite(value)
+
+
+def _is_positive(value: object) -> bool:
+    """Whether it is a number above 0, as float32 too."""
+    with np.errstate(over="ignore"):
+        return _is_number(value) and value > 0 and np.float32(value) > 0 and bool(np.isfinite(np.float32(value)))
 
 
 def _rule_problems(rule: Any, name: str) -> Iterator[Problem]:

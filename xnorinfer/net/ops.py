@@ -16,6 +16,7 @@ import numpy as np
 from xnorinfer.float32 import F32
 from xnorinfer.graph import Interpretation
 from xnorinfer.net.ties import Rule
+from xnorinfer.net.values import LevelValues
 from xnorinfer.net.windows import PoolKind, Window
 
 
@@ -26,7 +27,8 @@ class Linear:
     weight: (neurons, depth) float32, or (neurons, kernel height, kernel width, channels of a group); bias, scale: (neurons,)
     float32 or None.
     rule: the weights are latent, those in use are `h * binarize(weight / h)`; on inputs of -1/+1 the accumulator is
-    `((float32(dot) * h) * scale) + bias`, each step one float32 operation (steps with h = 1 or None left out).
+    `((float32(dot) * h) * scale) + bias`, each step one float32 operation (steps with h = 1 or None left out).  On levels the
+    dot is that of the whole numbers q - zero, and the factors of the levels come before h.
     rule None: an ordinary float layer, `x @ weight.T + bias`.
     groups: neurons and channels in as many equal parts, each neuron reads the channels of its own part.  pad: what a map holds
     outside, 0, or -1 or +1 beside signs (Larq's `pad_values`).  A dense layer reads a map flattened, channels innermost.
@@ -162,6 +164,33 @@ class Quantize:
     rule: Rule
 
 
+#: Levels at most: codes of 4 bits.
+MOST_LEVELS = 16
+#: Whole numbers of levels at most, in either direction.
+MOST_LEVEL = 1 << 15
+
+
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """Activations of 2 to 4 bits: q = clip(round(x), low, high), halves to even, stands for `((q - zero) * step) / divisor`,
+    each one float32 operation, those by 1 left out; a q of -0.0 is 0.
+
+    What stands before it - the division by the scale, the zero point - are `Steps`.  Binary layers take q - zero as whole
+    numbers, and a map's outside as value 0; everything else takes float32.  3 to 16 levels; two are a `Quantize`.
+    """
+
+    low: int
+    high: int
+    zero: int = 0
+    step: float = 1.0
+    divisor: float = 1.0
+
+    @property
+    def domain(self) -> LevelValues:
+        """What its values are."""
+        return LevelValues(self.low, self.high, self.zero, self.step, self.divisor)
+
+
 @dataclass(frozen=True, eq=False)
 class Pool:
     """One value of every window and channel.  window None: the whole map, as global pools have it.
@@ -181,7 +210,8 @@ class Flatten:
 
 @dataclass(frozen=True, eq=False)
 class Add:
-    """The sum of two values of one shape, each number rounded to float32 once; signs are added as -1 and +1."""
+    """The sum of two values of one shape, each number rounded to float32 once; signs are added as -1 and +1, levels as what
+    they stand for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,8 +222,8 @@ class Concat:
     """
 
 
-Op: TypeAlias = Linear | Norm | Steps | Quantize | Pool | Flatten | Add | Concat
-OPS: tuple[type[Op], ...] = (Linear, Norm, Steps, Quantize, Pool, Flatten, Add, Concat)
+Op: TypeAlias = Linear | Norm | Steps | Quantize | Levels | Pool | Flatten | Add | Concat
+OPS: tuple[type[Op], ...] = (Linear, Norm, Steps, Quantize, Levels, Pool, Flatten, Add, Concat)
 
 #: How many values an op reads, where it is not one; None: two or more.
 READS: dict[type[Op], int | None] = {Add: 2, Concat: None}
@@ -227,8 +257,8 @@ def _(op: Steps) -> Iterator[tuple[str, F32]]:
             yield f"{name}{index}" if step.function in ARITHMETIC or index else name, parameter
 
 
-@arrays_of.of(Quantize, Pool, Flatten, Add, Concat)
-def _(op: Quantize | Pool | Flatten | Add | Concat) -> Iterator[tuple[str, F32]]:
+@arrays_of.of(Quantize, Levels, Pool, Flatten, Add, Concat)
+def _(op: Quantize | Levels | Pool | Flatten | Add | Concat) -> Iterator[tuple[str, F32]]:
     yield from ()
 
 

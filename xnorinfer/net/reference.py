@@ -10,7 +10,8 @@ that a network has one answer:
 - over real values and in float layers, products are exact in float64 and summed in float64 in input order, then rounded once.
 
 The inputs of a convolution's neuron are those of its window in the order (kernel row, kernel column, channel).  What lies
-outside the map with padding 0 is no input: nothing is added, and of pixels nothing is mapped.
+outside the map with padding 0 is no input: nothing is added, and of pixels nothing is mapped.  Levels are summed as whole
+numbers, each less the zero, in any order: float32 of the exact sum, which then meets their factors.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from xnorinfer.errors import unhandled
 from xnorinfer.float32 import F32, ONE, fma, integer_dot, sequential_dot, sigmoid, tanh
 from xnorinfer.graph import INPUT, Interpretation, Node, users_of
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import OPS, Add, Concat, Flatten, Function, Linear, Norm, Op, Pool, Quantize, Step, Steps
+from xnorinfer.net.ops import OPS, Add, Concat, Flatten, Function, Levels, Linear, Norm, Op, Pool, Quantize, Step, Steps
 from xnorinfer.net.ties import binarize
 from xnorinfer.net.values import (
     REALS,
     SIGNS,
     ChannelInput,
     Domain,
-    InputMapping,
+    LevelValues,
     PixelInput,
     RealInput,
     SignInput,
@@ -43,8 +44,8 @@ from xnorinfer.net.windows import Window
 
 
 class Rows(NamedTuple):
-    """A value of every sample, (rows, features) or (rows, height, width, channels): float32, or the network's raw inputs, which
-    their domain maps."""
+    """A value of every sample, (rows, features) or (rows, height, width, channels): float32, or the network's raw inputs or the
+    whole numbers of levels, which their domain maps."""
 
     array: NDArray[Any]
     domain: Domain
@@ -72,13 +73,13 @@ def _(op: Linear, read: Rows) -> Rows:
 @compute.of(Pool)
 def _(op: Pool, read: Rows) -> Rows:
     window = op.window or Window.whole(read.array.shape[1:])
-    x = read.mapped
     if op.kind == "max":
-        taps, _ = windows_of(x, window, -np.inf)
-        return Rows(taps.max(axis=(3, 4)), read.domain if read.domain == SIGNS else REALS)
+        kept = read.domain == SIGNS or isinstance(read.domain, LevelValues)
+        taps, _ = windows_of(read.array if kept else read.mapped, window, -np.inf)
+        return Rows(taps.max(axis=(3, 4)), read.domain if kept else REALS)
     if op.kind != "average":
         raise unhandled("the oracle", op.kind)
-    taps, inside = windows_of(x, window, 0)
+    taps, inside = windows_of(read.mapped, window, 0)
     total = np.zeros((*taps.shape[:3], taps.shape[-1]), np.float64)
     for row, column in np.ndindex(window.size):
         total += taps[:, :, :, row, column]
@@ -121,6 +122,12 @@ def _(op: Quantize, read: Rows) -> Rows:
     return Rows(binarize(read.mapped, op.rule), SIGNS)
 
 
+@compute.of(Levels)
+def _(op: Levels, read: Rows) -> Rows:
+    """The whole numbers; 0 is added to make a -0.0 one of them."""
+    return Rows(np.clip(np.rint(read.mapped), np.float32(op.low), np.float32(op.high)) + np.float32(0), op.domain)
+
+
 def node_outputs(net: Net, x: NDArray[Any]) -> Iterator[tuple[str, F32]]:
     """Compute the network on raw inputs x (rows, depth): yields (node's name, output) for every node in order, outputs of shape
     (rows, features) or (rows, height, width, channels).
@@ -134,7 +141,7 @@ def node_outputs(net: Net, x: NDArray[Any]) -> Iterator[tuple[str, F32]]:
         for read in node.inputs:
             if last_user.get(read) == index:
                 known.pop(read, None)
-        yield node.name, known[index].array
+        yield node.name, known[index].mapped
 
 
 def forward(net: Net, x: NDArray[Any]) -> F32:
@@ -152,7 +159,7 @@ def follow(nodes: Sequence[Node[Op]], value: F32, side: F32 | None = None) -> F3
     for node in nodes:
         others = [Rows(side, REALS)] if side is not None and len(node.inputs) > 1 else []
         rows = compute(node, rows, *others)
-    return rows.array
+    return rows.mapped
 
 
 # ---------------------------------------------------------------- expressions
@@ -226,9 +233,17 @@ def finish_linear(op: Linear, dot: F32) -> F32:
     return dot
 
 
-def mapped_input(mapping: InputMapping, x: NDArray[Any]) -> F32:
+def scaled_levels(levels: LevelValues, whole: F32) -> F32:
+    """What levels less their zero, or dots of such, stand for, float32 step by step."""
+    with np.errstate(all="ignore"):
+        for function, number in levels.factors:
+            whole = FUNCTIONS[function](whole, np.float32(number))
+    return whole
+
+
+def mapped_input(mapping: Domain, x: NDArray[Any]) -> F32:
     """Raw inputs as the network and training scripts see them, float32 of the shape of x: (rows, ...), channels innermost;
-    pixels are mapped in float64."""
+    pixels are mapped in float64.  Of levels x has the whole numbers."""
     if isinstance(mapping, PixelInput):
         return np.asarray((mapping.slope * x.astype(np.float64) + mapping.intercept) / mapping.divisor, np.float32)
     if isinstance(mapping, ChannelInput):
@@ -239,11 +254,13 @@ def mapped_input(mapping: InputMapping, x: NDArray[Any]) -> F32:
         return np.asarray(x, np.float32)
     if isinstance(mapping, ThresholdInput):
         return np.asarray(np.where(x >= mapping.threshold, ONE, -ONE), np.float32)
+    if isinstance(mapping, LevelValues):
+        return scaled_levels(mapping, np.asarray(x - np.float32(mapping.zero), np.float32))
     raise unhandled("reference.mapped_input", mapping)
 
 
-def input_dot(mapping: InputMapping, x: NDArray[Any], weights: F32, inside: F32 | None = None) -> F32:
-    """What a first layer sums over raw inputs x (rows, depth), before H, scale and bias.
+def input_dot(mapping: Domain, x: NDArray[Any], weights: F32, inside: F32 | None = None) -> F32:
+    """What a binary layer sums over raw inputs or levels x (rows, depth), before H, scale and bias.
 
     weights: (neurons, depth).  inside: (rows, neurons) float64, sums of the weights that have an input, where some have none.
     """
@@ -251,6 +268,8 @@ def input_dot(mapping: InputMapping, x: NDArray[Any], weights: F32, inside: F32 
         sums = integer_dot(x, weights).astype(np.float64)
         shift = weights.sum(axis=1, dtype=np.float64) if inside is None else inside
         return np.asarray((mapping.slope * sums + mapping.intercept * shift) / mapping.divisor, np.float32)
+    if isinstance(mapping, LevelValues):
+        return scaled_levels(mapping, integer_dot(x - np.float32(mapping.zero), weights).astype(np.float32))
     if isinstance(mapping, RealInput | ChannelInput):
         return sequential_dot(mapped_input(mapping, x), weights)
     return integer_dot(mapped_input(mapping, x), weights).astype(np.float32)
@@ -272,9 +291,9 @@ def windows_of(x: NDArray[Any], window: Window, outside: float) -> tuple[NDArray
 
 def _convolution(op: Linear, window: Window, read: Rows) -> F32:
     """The dots of a convolution, (rows, outputs down, outputs across, neurons), before H, scale and bias."""
-    raw = op.binary and isinstance(read.domain, PixelInput)
+    raw = op.binary and isinstance(read.domain, PixelInput | LevelValues)
     x, domain = (read.array, read.domain) if raw else (read.mapped, _of_mapped(read.domain))
-    taps, inside = windows_of(x, window, op.pad)
+    taps, inside = windows_of(x, window, domain.zero if isinstance(domain, LevelValues) else op.pad)
     down, across = inside.shape[:2]
     weights = binary_weights(op) if op.binary else op.weight
     dots = []

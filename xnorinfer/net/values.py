@@ -1,6 +1,6 @@
 """What flows between the nodes of a float network: values with a shape and a domain, first of all the network's own inputs.
 
-The classes of input mappings are the domains, too: a value is pixels that enter by a mapping, signs, or real numbers.
+The classes of input mappings are domains, too: a value is pixels that enter by a mapping, signs, levels, or real numbers.
 """
 
 from __future__ import annotations
@@ -198,9 +198,32 @@ def _is_pixels(data: object) -> bool:
     return isinstance(data, dict) and data.get("kind") == "pixels"
 
 
-Domain: TypeAlias = InputMapping
+@dataclass(frozen=True)
+class LevelValues:
+    """Whole numbers q from `low` to `high` that stand for the float32 numbers `((q - zero) * step) / divisor`, operations by 1
+    left out."""
 
-#: What a quantizer gives, and what sums, BatchNorm and functions give.
+    low: int
+    high: int
+    zero: int = 0
+    step: float = 1.0
+    divisor: float = 1.0
+
+    @property
+    def top(self) -> int:
+        """The largest code: q - low is one of 0 to so many."""
+        return self.high - self.low
+
+    @property
+    def factors(self) -> list[tuple[Literal["mul", "div"], float]]:
+        """What q - zero is multiplied with and divided by."""
+        both: list[tuple[Literal["mul", "div"], float]] = [("mul", self.step), ("div", self.divisor)]
+        return [(function, number) for function, number in both if number != 1]
+
+
+Domain: TypeAlias = InputMapping | LevelValues
+
+#: What a quantizer to signs gives, and what sums, BatchNorm and functions give.
 SIGNS, REALS = SignInput(), RealInput()
 
 #: Of one sample: (features,), or (height, width, channels).

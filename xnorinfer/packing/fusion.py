@@ -18,7 +18,7 @@ import numpy as np
 from xnorinfer.errors import NetworkError
 from xnorinfer.graph import INPUT, Interpretation, Node, users_of
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import OPS, Add, Concat, Flatten, Linear, Norm, Op, Pool, Quantize, Steps, arrays_of
+from xnorinfer.net.ops import OPS, Add, Concat, Flatten, Levels, Linear, Norm, Op, Pool, Quantize, Steps, arrays_of
 from xnorinfer.net.values import SIGNS, ChannelInput, RealInput, SignInput, ThresholdInput
 from xnorinfer.net.windows import Window
 from xnorinfer.packing.packedops import MOST_JOINED, Reads, Value, joined_value
@@ -420,6 +420,11 @@ def _(op: Pool | Concat, index: int, walk: _Walk) -> _Group:
 @_take.of(Norm, Steps, Quantize, Flatten, Add)
 def _(op: Op, index: int, walk: _Walk) -> _Group:
     return walk.group_values(index)
+
+
+@_take.of(Levels)
+def _(op: Levels, index: int, walk: _Walk) -> _Group:
+    raise NetworkError([f"{walk.nodes[index].name}: activations of {op.high - op.low + 1} levels cannot be packed"])
 
 
 def _bent(node: Node[Op]) -> bool:

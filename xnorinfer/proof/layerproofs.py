@@ -19,7 +19,7 @@ from xnorinfer.engine.margins import constant
 from xnorinfer.float32 import F32
 from xnorinfer.graph import INPUT, Interpretation, Node
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import OPS, Add, Concat, Flatten, Linear, Norm, Op, Pool, Quantize, Steps
+from xnorinfer.net.ops import OPS, Add, Concat, Flatten, Levels, Linear, Norm, Op, Pool, Quantize, Steps
 from xnorinfer.net.reference import binary_weights, finish_linear, follow, mapped_input
 from xnorinfer.net.ties import Rule, binarize
 from xnorinfer.packing.counts import Counts, counts_of
@@ -299,7 +299,7 @@ def _beside_steps(counts: Counts, output: Affine) -> I64:
 before_bends: Interpretation[[], Iterator[Steps]] = Interpretation("the proof", OPS)
 
 
-@before_bends.of(Linear, Norm, Quantize, Pool, Flatten, Add, Concat)
+@before_bends.of(Linear, Norm, Quantize, Levels, Pool, Flatten, Add, Concat)
 def _(op: Op) -> Iterator[Steps]:
     yield from ()
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from xnorinfer.graph import INPUT, Interpretation
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import ARITHMETIC, OPS, Add, Concat, Flatten, Linear, Norm, Pool, Quantize, Step, Steps
+from xnorinfer.net.ops import ARITHMETIC, OPS, Add, Concat, Flatten, Levels, Linear, Norm, Pool, Quantize, Step, Steps
 from xnorinfer.net.ties import Rule
 from xnorinfer.net.windows import Window
 
@@ -95,6 +95,15 @@ def _(op: Steps) -> str:
 @_words.of(Quantize)
 def _(op: Quantize) -> str:
     return f"sign ({RULES[op.rule]})"
+
+
+@_words.of(Levels)
+def _(op: Levels) -> str:
+    value = "q" if not op.zero else f"(q {'-' if op.zero > 0 else '+'} {abs(op.zero)})"
+    factors = "".join(f" {sign} {number:.9g}" for sign, number in (("*", op.step), ("/", op.divisor)) if number != 1)
+    return f"rounded to whole numbers q from {op.low} to {op.high}, halves to even" + (
+        f", which stand for {value}{factors}" if op.zero or factors else ""
+    )
 
 
 def _by(numbers: tuple[int, ...]) -> str:

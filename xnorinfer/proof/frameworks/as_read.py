@@ -17,7 +17,7 @@ from xnorinfer.errors import MissingExtraError, unhandled
 from xnorinfer.float32 import F32
 from xnorinfer.graph import INPUT, Interpretation
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import ARITHMETIC, OPS, Add, Concat, Flatten, Linear, Norm, Pool, Quantize, Step, Steps
+from xnorinfer.net.ops import ARITHMETIC, OPS, Add, Concat, Flatten, Levels, Linear, Norm, Pool, Quantize, Step, Steps
 from xnorinfer.net.reference import binary_weights
 from xnorinfer.net.windows import Window
 from xnorinfer.proof.frameworks.program import Array, Program
@@ -52,8 +52,9 @@ def open_as_read(net: Net, source_format: str) -> Program:
             answer: Array = known[len(known) - 2].flatten(1).numpy()
         return answer
 
-    # Where a value goes around the first sign, its bits are not all that is left open.
-    signs = None if first_sign is None or net.branches else lambda x: run(x, first_sign + 1)
+    # Where a value goes around the first sign, or levels are made, its bits are not all that is left open.
+    others = net.branches or any(isinstance(node.op, Levels) for node in nodes)
+    signs = None if first_sign is None or others else lambda x: run(x, first_sign + 1)
     original = source_format in TORCH_FORMATS
     return Program("torch", torch.__version__, net.input, None, net.shape, run, signs, whole=False, original=original)
 
@@ -170,6 +171,13 @@ def _quantize(op: Quantize, value: torch.Tensor, weights: Mapping[int, torch.Ten
     soft = torch.clamp((value + 1) / 2, 0, 1)
     away = torch.where(soft >= 0.5, 1.0, 0.0)  # soft + 0.5 would round to 1 next to the tie
     return 2 * (torch.round(soft) if op.rule == "round-even" else away) - 1
+
+
+@in_torch.of(Levels)
+def _levels(op: Levels, value: torch.Tensor, weights: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    import torch
+
+    return (torch.clamp(torch.round(value), op.low, op.high) - op.zero) * op.step / op.divisor
 
 
 def _function(step: Step, value: torch.Tensor) -> torch.Tensor:

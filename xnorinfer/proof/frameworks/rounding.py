@@ -21,7 +21,7 @@ from xnorinfer.float32 import F32
 from xnorinfer.graph import INPUT, Interpretation
 from xnorinfer.memory import in_rows
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import OPS, Add, Concat, Flatten, Linear, Norm, Pool, Quantize, Step, Steps
+from xnorinfer.net.ops import OPS, Add, Concat, Flatten, Levels, Linear, Norm, Pool, Quantize, Step, Steps
 from xnorinfer.net.reference import binary_weights, mapped_input, node_outputs, windows_of
 from xnorinfer.net.ties import Rule, binarize
 from xnorinfer.net.values import ChannelInput, PixelInput, SignInput
@@ -93,10 +93,10 @@ class RoundedNet:
         """What a node gives, or the input; signs before it are those of the outputs of all nodes."""
         needed, known = {wanted}, {INPUT: self._start(x)}
         for index in range(wanted, -1, -1):
-            if index in needed and (index == wanted or not isinstance(self.nodes[index].op, Quantize)):
+            if index in needed and (index == wanted or not isinstance(self.nodes[index].op, Quantize | Levels)):
                 needed.update(self.nodes[index].inputs)
         for index in sorted(needed - {INPUT}):
-            if index != wanted and isinstance(self.nodes[index].op, Quantize):
+            if index != wanted and isinstance(self.nodes[index].op, Quantize | Levels):
                 known[index] = _exact(outputs[index])
             else:
                 known[index] = self._next(index, known)
@@ -110,8 +110,10 @@ class RoundedNet:
         """known: what the nodes before give."""
         for index in range(begin, len(self.nodes)):
             node = self.nodes[index]
-            if isinstance(node.op, Quantize):
-                for bits in _open_bits(node.op, known[node.inputs[0]]):
+            if isinstance(node.op, Quantize | Levels):
+                read = known[node.inputs[0]]
+                ways = _open_bits(node.op, read) if isinstance(node.op, Quantize) else _open_levels(node.op, read)
+                for bits in ways:
                     yield from self._walk(index + 1, {**known, index: _exact(bits)})
                 return
             known[index] = self._next(index, known)
@@ -218,6 +220,12 @@ def _quantize(op: Quantize, now: Bounded, weights: Mapping[int, F64]) -> Bounded
     return _exact(binarize(now.value.astype(np.float32), op.rule))
 
 
+@rounding.of(Levels)
+def _levels(op: Levels, now: Bounded, weights: Mapping[int, F64]) -> Bounded:
+    """The levels as they are, as bits are."""
+    return _exact(mapped_input(op.domain, _level_of(op, now.value)))
+
+
 def _step(step: Step, x: F64, error: F64) -> Bounded:
     """None of the functions stretches a distance, but a prelu by its slope."""
     numbers = [parameter.astype(np.float64) for parameter in step.parameters]
@@ -265,3 +273,22 @@ def _open_bits(op: Quantize, now: Bounded) -> Iterator[F64]:
                 flipped = bits.reshape(-1).copy()
                 flipped[list(chosen)] = choice
                 yield flipped.reshape(bits.shape)
+
+
+def _level_of(op: Levels, x: F64) -> F64:
+    return np.asarray(np.clip(np.rint(x), op.low, op.high))
+
+
+def _open_levels(op: Levels, now: Bounded) -> Iterator[F64]:
+    """What levels (1, ...) stand for, then some of the open ones otherwise, as `_open_bits` has it."""
+    whole = _level_of(op, now.value).reshape(-1)
+    ends = [_level_of(op, now.value + turn * now.error).reshape(-1) for turn in (-1, 1)]
+    others = np.where(ends[0] != whole, *ends)
+    near = np.flatnonzero(others != whole)
+    beside = np.abs(now.value.reshape(-1)[near] - (whole + others)[near] / 2)
+    near = near[np.argsort(beside / now.error.reshape(-1)[near], kind="stable")][:NEAREST]
+    for count in range(len(near) + 1):
+        for chosen in itertools.combinations(near, count):
+            found = whole.copy()
+            found[list(chosen)] = others[list(chosen)]
+            yield mapped_input(op.domain, found).astype(np.float64).reshape(now.value.shape)
