@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from xnorinfer.converters.containers.crc32c import crc32c, masked
 from xnorinfer.converters.containers.tfbundle import DTYPES, TABLE_MAGIC
-from xnorinfer.errors import OutputError
-from xnorinfer.files import replacing
+from xnorinfer.files import replacing, write_errors
 
 #: Keys after which a block stores one in full; TensorFlow's own spacing.
 RESTART_INTERVAL = 16
@@ -42,21 +41,18 @@ def write_bundle(prefix: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
     """
     index, data = files_of(prefix)
     items = [(b"", HEADER)]
-    with replacing(index) as index_stream, replacing(data) as data_stream:
+    with replacing(index) as index_stream, replacing(data) as data_stream, write_errors(prefix):
         offset = 0
-        try:
-            for key, name in sorted((name.encode(), name) for name in tensors):
-                array = tensors[name]
-                dtype = array.dtype.newbyteorder("<")
-                if not key or dtype not in TYPES:
-                    raise ValueError(f"tensor {name!r} of {array.dtype} has no place in a TensorFlow checkpoint")
-                content = array.astype(dtype, copy=False).tobytes()
-                items.append((key, _entry(TYPES[dtype], array.shape, offset, content)))
-                offset += data_stream.write(content)
-            for part in _table(items):
-                index_stream.write(part)
-        except OSError as error:
-            raise OutputError(f"{prefix}: cannot be written: {error.strerror or error}") from error
+        for key, name in sorted((name.encode(), name) for name in tensors):
+            array = tensors[name]
+            dtype = array.dtype.newbyteorder("<")
+            if not key or dtype not in TYPES:
+                raise ValueError(f"tensor {name!r} of {array.dtype} has no place in a TensorFlow checkpoint")
+            content = array.astype(dtype, copy=False).tobytes()
+            items.append((key, _entry(TYPES[dtype], array.shape, offset, content)))
+            offset += data_stream.write(content)
+        for part in _table(items):
+            index_stream.write(part)
 
 
 # ---------------------------------------------------------------- protobuf messages

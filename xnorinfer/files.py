@@ -38,10 +38,8 @@ def require_writable(path: Path, *inputs: str | Path) -> None:
                 raise OutputError(f"{path}: is an input of this command; choose another name for the output")
     part = _temporary_beside(path.resolve())
     try:
-        with part.open("xb"):
+        with write_errors(path), part.open("xb"):
             pass
-    except OSError as error:
-        raise _cannot_write(path, error) from None
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
@@ -54,21 +52,18 @@ def make_folders(paths: Iterable[Path]) -> None:
 
 
 def _make_folder(folder: Path) -> None:
-    try:
+    with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _cannot_write(folder, error) from None
 
 
 def _require_replaceable(path: Path) -> None:
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        if path.parent.is_dir():
-            return
-        raise OutputError(f"{path}: cannot be written: there is no folder {path.parent}") from None
-    except OSError as error:
-        raise _cannot_write(path, error) from None
+    with write_errors(path):
+        try:
+            mode = path.stat().st_mode
+        except FileNotFoundError:
+            if path.parent.is_dir():
+                return
+            raise OutputError(f"{path}: cannot be written: there is no folder {path.parent}") from None
     if not stat.S_ISREG(mode):
         raise OutputError(f"{path}: is {'a folder' if stat.S_ISDIR(mode) else 'not a regular file'}, needed is a file name")
     if not os.access(path, os.W_OK):
@@ -79,8 +74,13 @@ def _temporary_beside(path: Path) -> Path:
     return path.with_name(f".xnorinfer-{secrets.token_hex(8)}.part")
 
 
-def _cannot_write(path: Path, error: OSError) -> OutputError:
-    return OutputError(f"{path}: cannot be written: {error.strerror or error}")
+@contextlib.contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Errors of the system that leave the block become an OutputError of this file."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 class RowWriter:
@@ -145,10 +145,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     _require_replaceable(path)
     target = path.resolve()  # through a symbolic link, so that the link stays
     with temporary(target.parent) as part:
-        try:
+        with write_errors(path):
             stream = _opened_like(target, part)
-        except OSError as error:
-            raise _cannot_write(path, error) from None
         try:
             _hold(stream)
             yield stream
@@ -156,10 +154,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         finally:
             with contextlib.suppress(OSError):  # after a failed write, closing fails once more
                 stream.close()
-        try:
+        with write_errors(path):
             os.replace(part, target)
-        except OSError as error:
-            raise _cannot_write(path, error) from None
         _flush_folder(target.parent)
 
 
@@ -265,10 +261,8 @@ def _remove_abandoned(part: Path) -> None:
 
 
 def _write(path: Path, stream: IO[bytes], content: Any) -> None:
-    try:
+    with write_errors(path):
         stream.write(content)
-    except OSError as error:
-        raise _cannot_write(path, error) from None
 
 
 def _flush_folder(folder: Path) -> None:
@@ -282,8 +276,6 @@ def _flush_folder(folder: Path) -> None:
 
 
 def _flush(path: Path, stream: IO[bytes]) -> None:
-    try:
+    with write_errors(path):
         stream.flush()
         os.fsync(stream.fileno())
-    except OSError as error:
-        raise _cannot_write(path, error) from None

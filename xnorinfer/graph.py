@@ -34,8 +34,13 @@ class Node(Generic[Op]):
 
 
 def chain(named: Iterable[tuple[str, Op]]) -> tuple[Node[Op], ...]:
-    """Nodes of which each reads the one before."""
+    """Nodes of which each reads the one before alone."""
     return tuple(Node(name, op, (index - 1,)) for index, (name, op) in enumerate(named))
+
+
+def branching(nodes: Sequence[Node[Any]]) -> Iterator[int]:
+    """The numbers of the nodes that do not read the one before them alone: none in a chain."""
+    return (index for index, node in enumerate(nodes) if node.inputs != (index - 1,))
 
 
 class Interpretation(Generic[P, R]):

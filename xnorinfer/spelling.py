@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Callable, Iterator
 
@@ -65,15 +66,17 @@ _OPTIONS: dict[str, tuple[str, str, Callable[[str], str]]] = {
     "max-memory": ("max_memory", r"\d+(?![\w.])", str),
 }
 _BY_LENGTH = sorted(_OPTIONS, key=len, reverse=True)
-_OPTION = re.compile(
-    r"(?<![\w-])--(?:"
-    + "|".join(
-        rf"(?:{name}(?![\w-])(?:[ =](?P<v{_BY_LENGTH.index(name)}>{_OPTIONS[name][1] or '(?!)'}))?)" for name in _BY_LENGTH
-    )
-    + ")"
-)
 #: Several layers or patterns in a row are one keyword.
 _AGAIN = re.compile(r"\b(float_layers|ignore)=\[([^\]]+)\], \1=\[")
+
+
+@functools.cache
+def _option() -> re.Pattern[str]:
+    """Any option with its value; compiled where there is a text, not when the package is imported."""
+    options = (
+        rf"(?:{name}(?![\w-])(?:[ =](?P<v{number}>{_OPTIONS[name][1] or '(?!)'}))?)" for number, name in enumerate(_BY_LENGTH)
+    )
+    return re.compile(rf"(?<![\w-])--(?:{'|'.join(options)})")
 
 
 def in_python(text: str) -> str:
@@ -87,7 +90,7 @@ def in_python(text: str) -> str:
         value = found[f"v{_BY_LENGTH.index(name)}"]
         return "\0" + (keyword if "=" in keyword else f"{keyword}={'' if value is None else write(value)}") + "\1"
 
-    text = _OPTION.sub(spelled, text).replace("\1 \0", ", ").replace("\0", "").replace("\1", "")
+    text = _option().sub(spelled, text).replace("\1 \0", ", ").replace("\0", "").replace("\1", "")
     while (joined := _AGAIN.sub(r"\1=[\2, ", text)) != text:
         text = joined
     return text

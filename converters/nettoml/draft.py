@@ -18,7 +18,6 @@ from xnorinfer.converters.containers.textfile import looks_like_base_two, read_b
 from xnorinfer.converters.nettoml.writer import UNPLACED, Writer, toml_key, toml_string
 from xnorinfer.converters.reading import Reading
 from xnorinfer.errors import NetworkError, SourceError, XnorinferError
-from xnorinfer.net.network import Net
 from xnorinfer.net.ties import PROFILES
 from xnorinfer.oneline import one_line
 
@@ -39,7 +38,7 @@ def _draft_text(path: Path, error: XnorinferError) -> str:
     kind, entries = open_container(path)
     understood = error.understood if isinstance(error, NetworkError) else None
     head = ["# A draft, to be completed: xnorinfer could not convert this file as it is, because", *_reasons(error)]
-    if isinstance(understood, Reading) and understood.net.linears and _is_line(understood.net):
+    if isinstance(understood, Reading) and understood.net.linears and not understood.net.branches:
         text = Writer(understood, kind, entries, {}, is_draft=True).text()
         if text is not None:
             return "\n".join([*head, DRAFT]) + "\n" + text
@@ -59,11 +58,6 @@ def _draft_text(path: Path, error: XnorinferError) -> str:
     if any(_is_kernel(entry) for entry in entries.values()):
         head.append("# shape = [HEIGHT, WIDTH, CHANNELS]  # of an image, which the file does not say")
     return "\n".join([*head, *body]) + "\n"
-
-
-def _is_line(net: Net) -> bool:
-    """Whether each node reads the one before: no net.toml says more."""
-    return all(node.inputs == (index - 1,) for index, node in enumerate(net.nodes))
 
 
 def _meaning(layout: str) -> str:

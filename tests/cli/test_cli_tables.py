@@ -197,8 +197,12 @@ def test_standard_input_is_refused_by_name(model: Path, tmp_path: Path, monkeypa
         assert done.exit_code == 2
         assert said in done.stderr
         assert str(tmp_path) not in done.output
-    done = piped(whole, "run", model, "-", "--resize")
-    assert "standard input: is no image file" in done.stderr
+    for options, said in [
+        (["--resize"], "standard input: is no image file"),
+        (["-o", tmp_path / "a.txt"], "predictions are written as"),
+        (["-o", tmp_path / "none" / "a.npy"], "there is no folder"),
+    ]:  # before any of it is read
+        assert said in piped(b"", "run", model, "-", *options).stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -123,8 +123,7 @@ def command(
     from xnorinfer.engine.model import Model
     from xnorinfer.files import require_writable
     from xnorinfer.packing import modelfile
-    from xnorinfer.samples import dataio
-    from xnorinfer.samples.standardinput import standard_input
+    from xnorinfer.samples import dataio, standardinput
 
     if scores and margins:
         raise OptionError("--scores and --margins exclude each other")
@@ -134,10 +133,13 @@ def command(
         packed.require_one_class("a table has")
     if margins or labels is not None:
         packed.require_one_class("--margins has" if margins else "--labels has")
+    if output is not None:  # before anything is read, which may take long or cannot be read again
+        require_writable(output, model, *(dataio.split_member(one)[0] for one in (*inputs, *([labels] if labels else []))))
+        _require_ending(output)
     if inputs == ("-",):
-        samples = ctx.with_resource(standard_input(max_memory))
         if resize:
-            raise InputError(f"{samples.source}: is no image file; --resize scales those")
+            raise InputError(f"{standardinput.NAME}: is no image file; --resize scales those")
+        samples = ctx.with_resource(standardinput.standard_input(max_memory))
     else:
         samples = dataio.open_samples(inputs, max_memory, packed.shape, resize=resize)
     samples.require_shape(packed.shape, channels_first=packed.channels_first)
@@ -145,9 +147,6 @@ def command(
     if invert:
         samples = samples.inverted(packed.input.kind, packed.input.describe())
     truth = None if labels is None else dataio.read_labels(labels, samples.rows, packed.classes, max_memory)
-    if output is not None:
-        require_writable(output, model, *(dataio.split_member(one)[0] for one in (*inputs, *([labels] if labels else []))))
-        _require_ending(output)
     with screen.waiting("preparing kernels (the first use compiles them)"):
         ready = Model(packed, threads=threads)
     job = Job(samples, ready, batch, "scores" if scores else "margins" if margins else "classes", truth)

@@ -24,7 +24,7 @@ from xnorinfer.cores import usable_cores
 from xnorinfer.engine.buffers import OUTSIDE, slots_for
 from xnorinfer.engine.layerrows import rows_of, value_bytes
 from xnorinfer.errors import ArrayError, MalformedModelError, OptionError
-from xnorinfer.graph import INPUT
+from xnorinfer.graph import INPUT, branching
 from xnorinfer.kernels import fields, layout, prepack
 from xnorinfer.kernels.pool import pool
 from xnorinfer.memory import plain, require_inside
@@ -281,8 +281,8 @@ class Plan:
         if not (isinstance(first, int) and isinstance(last, int) and 0 <= first < last <= count):
             raise ArrayError(f"nodes {first} up to {last} do not exist; give two whole numbers, 0 <= first < last <= {count}")
         nodes = self._packed.nodes
-        for index in range(first + 1, last):
-            if nodes[index].inputs != (index - 1,):
+        for index in branching(nodes):
+            if first < index < last:
                 raise ArrayError(f"node {index} ({nodes[index].name}) does not read the node before it alone; run it by itself")
         given = list(source) if isinstance(source, list | tuple) else [source]
         if len(given) != len(nodes[first].inputs):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from xnorinfer.errors import NetworkError
-from xnorinfer.graph import Node, chain
+from xnorinfer.graph import Node, branching, chain
 from xnorinfer.net.check import Problem, problems_of, values_of
 from xnorinfer.net.ops import Linear, Named, Op
 from xnorinfer.net.values import InputMapping, Shape, Value
@@ -74,16 +74,14 @@ class Net:
     @property
     def branches(self) -> bool:
         """Whether some node reads another value than that of the node before it alone."""
-        return any(node.inputs != (index - 1,) for index, node in enumerate(self.nodes))
+        return any(True for _ in branching(self.nodes))
 
     @property
     def line(self) -> Sequence[Node[Op]]:
-        """Its nodes, each of which reads the one before.  Raises NetworkError where they do not."""
-        for index, node in enumerate(self.nodes):
-            if node.inputs != (index - 1,):
-                raise NetworkError(
-                    [f"{node.name}: does not read the node before it alone; only chains of layers are known here"]
-                )
+        """Its nodes, a chain.  Raises NetworkError where it is none."""
+        for index in branching(self.nodes):
+            name = self.nodes[index].name
+            raise NetworkError([f"{name}: does not read the node before it alone; only chains of layers are known here"])
         return self.nodes
 
     def mapped(self, change: Callable[[Op], Op]) -> Net:

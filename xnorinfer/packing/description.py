@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from xnorinfer.graph import INPUT, Interpretation
+from xnorinfer.graph import INPUT, Interpretation, branching
 from xnorinfer.net.values import input_to_json
 from xnorinfer.packing import modelfile
 from xnorinfer.packing.packed import (
@@ -53,7 +53,7 @@ def describe_layers(packed: PackedModel) -> list[dict[str, Any]]:
     """
     found: list[dict[str, Any]] = []
     leading = packed.binarize is not None
-    branches = any(node.inputs != (index - 1,) for index, node in enumerate(packed.nodes))
+    branches = any(True for _ in branching(packed.nodes))
     for index, node in enumerate(packed.layers):
         reads = packed.reads_of(node)
         read, gives = reads[0], value_of(node, node.name, reads)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.errors import MalformedModelError, OptionError, unhandled
-from xnorinfer.graph import INPUT, Node, chain
+from xnorinfer.graph import INPUT, Node, branching, chain
 from xnorinfer.net.ties import profile_problems
 from xnorinfer.net.values import ChannelInput, InputMapping, PixelInput, Shape, ThresholdInput
 from xnorinfer.packing.packedchecks import MAX_PIXEL_DEPTH, graph_problems, place_of, plain_node, plain_shape
@@ -168,7 +168,7 @@ class PackedModel:
         return (
             len(self.shape) == 1
             and all(type(op) is Dot and op.window is None for op in ops)
-            and all(node.inputs == (index - 1,) for index, node in enumerate(self.nodes))
+            and not any(True for _ in branching(self.nodes))
         )
 
     def stored(self) -> Iterator[tuple[str, Node[PackedOp]]]:

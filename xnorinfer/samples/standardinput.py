@@ -34,7 +34,7 @@ def standard_input(max_memory: int | None = None) -> Iterator[Samples]:
             with path.open("xb") as copy:
                 shutil.copyfileobj(sys.stdin.buffer, copy, READ_BYTES)
         except OSError as error:
-            raise InputError(f"{NAME}: cannot be kept in {path.parent}: {error.strerror or error}") from None
+            raise InputError(f"{NAME}: cannot be read, or kept in {path.parent}: {error.strerror or error}") from None
         with _named(path):
             samples = open_array(str(path), max_memory)
 

@@ -12,8 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.errors import OutputError
-from xnorinfer.files import replacing
+from xnorinfer.files import replacing, write_errors
 from xnorinfer.scoring.tables import column, require_pyarrow
 
 #: Columns of some rows by name: (rows,), or (rows, values).
@@ -35,16 +34,12 @@ def table_writer(path: Path) -> Iterator[Write]:
     In CSV values in several columns are numbered: score_0, score_1, ...; numbers are written so that they read back the same.
     Raises OutputError if it cannot be written, MissingExtraError without pyarrow.
     """
-    with replacing(path) as stream, _errors(path), (_parquet if path.suffix.lower() == ".parquet" else _csv)(stream) as write:
+    with (
+        replacing(path) as stream,
+        write_errors(path),
+        (_parquet if path.suffix.lower() == ".parquet" else _csv)(stream) as write,
+    ):
         yield write
-
-
-@contextlib.contextmanager
-def _errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 @contextlib.contextmanager

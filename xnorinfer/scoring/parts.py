@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from xnorinfer.engine.model import Model
 from xnorinfer.errors import InputError, OutputError
-from xnorinfer.files import replacing
+from xnorinfer.files import replacing, write_errors
 from xnorinfer.packing.packed import PackedModel
 from xnorinfer.scoring.inputs import Input, Source
 from xnorinfer.scoring.results import ANSWERS, Wanted, answers
@@ -218,7 +218,7 @@ def _write_part(
     at, writer = part.start, None
     waiting: list[Any] = []
     size = 0
-    with replacing(path) as file:
+    with replacing(path) as file, write_errors(path):
         try:
             while at < part.stop:
                 batch, kept = next(stream)
@@ -242,8 +242,6 @@ def _write_part(
                 advance(rows)
             if writer is not None:
                 writer.close()
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
         finally:
             if writer is not None:
                 writer.is_open = False  # after an error its end would be written, into what is thrown away
