@@ -202,13 +202,22 @@ def test_c_numbers(tmp_path: Path) -> None:
     from xnorinfer.converters.containers.csource import read_c
 
     text = """
-        unsigned char a[] = {0xff, 1u, (uint8_t)7,};
+        unsigned char a[] = {0xff, 1u, 7,};
         const unsigned long long b[2] = {0xFFFFFFFFFFFFFFFFull, 2};
         static float c[N][2] = {{1.5f, -2e-3F}, {.25, 3}};
         double d[1][2] = {{1, -0.1}};
         ap_int<4> e[3] = {1, -2, 3};
         struct point f = {1, 2}; int g[2] = {1, 2};
-        int8_t aligned[2] __attribute__((aligned(4))) = {-128, 127};
+        extern "C" {
+        int8_t aligned[2] __attribute__((aligned(4))) = {-128, 127}; // signs; of "w"
+        }
+        const char *url = "http://example.org"; /* not of it */
+        const char *names[2] = {"a", "b"};
+        float h[2][N] = {{0x10, 1},
+        #if 1
+            {2, -.5}};
+        #endif
+        static const long double i[] = {1e3};
     """
     (tmp_path / "n.h").write_text(text)
     found = {name: entry.load() for name, entry in read_c(tmp_path / "n.h").items()}
@@ -220,6 +229,8 @@ def test_c_numbers(tmp_path: Path) -> None:
         "e": np.array([1, -2, 3]),
         "g": np.array([1, 2], np.int32),
         "aligned": np.array([-128, 127], np.int8),
+        "h": np.array([16, 1, 2, -0.5], np.float32),
+        "i": np.array([1e3]),
     }
     assert set(found) == set(expected)
     for name, array in expected.items():

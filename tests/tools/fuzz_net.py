@@ -176,7 +176,7 @@ def _folder() -> Files:
         "v.mem": ("// rows\n" + "\n".join("".join(map(str, row)) for row in arrays["v"])).encode(),
         "add.bin": bytes([1, 255, 7, 0, 0]),
         "t.hex": b"0x1F\na_0\n0x2B\n01\n9c # end\n",
-        "other.h": b"short flags[] = {(int16_t)1, -2, 0x3, -4, 5L,};",
+        "other.h": b"short flags[] = {1, -2, 0x3, -4, 5L,};",
         "packed.npz": packed.getvalue(),
     }
 
