@@ -255,7 +255,7 @@ def test_names_shapes_and_types(kind: str, tmp_path: Path) -> None:
         numbers = written(packed, tmp_path / f"all{suffix}", signs=True)
         meta = json.loads(str(numbers.pop("meta")))
         kept = {"index", "name", "kind", "reads", "inputs", "neurons", "gives", "steps"}
-        assert meta["layers"][1].keys() == kept | {"weight_bits", "packed_bytes", "float32_bytes"}
+        assert meta["layers"][1].keys() == kept | {"weight_bits", "packed_bytes", "float32_bytes", "gives_bytes"}
         assert meta["content_digest"] == modelfile.header_of(packed)["content_digest"]
         assert numbers.keys() == found.keys()
         assert all(packed_networks.same(numbers[name], np.asarray(found[name])) for name in found)

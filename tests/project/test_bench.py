@@ -16,7 +16,8 @@ from branching_networks import random_branching_network
 from networks import INPUTS, random_inputs, random_network
 from numpy.typing import NDArray
 
-from xnorinfer.cli.bench import _faster, _rate, _side
+from xnorinfer.cli.bench import _faster, _side
+from xnorinfer.cli.layerlist import rate_text
 from xnorinfer.errors import MissingExtraError
 from xnorinfer.net.reference import forward
 from xnorinfer.net.values import ChannelInput
@@ -239,10 +240,10 @@ def test_peers_get_as_many_threads_and_one(monkeypatch: pytest.MonkeyPatch) -> N
     assert torch.get_num_threads() == before
 
 
-def test_an_unstable_layer_has_no_rate() -> None:
+def test_an_unstable_layer_has_norate_text() -> None:
     node = NodeTime("a", "8 bits", "4 bits", 3_000_000_000, timing(0.9e-3, 1e-3, 1.1e-3))
-    assert _rate(node) == "3 T"
-    assert _rate(replace(node, timing=timing(0.5e-3, 1e-3, 1.1e-3))) == "unstable"
+    assert rate_text(node) == "3 T"
+    assert rate_text(replace(node, timing=timing(0.5e-3, 1e-3, 1.1e-3))) == "unstable"
 
 
 def test_a_wrong_answer_is_not_called_rounding(monkeypatch: pytest.MonkeyPatch) -> None:

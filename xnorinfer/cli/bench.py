@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import click
 
 from xnorinfer.cli import screen
+from xnorinfer.cli.layerlist import rate_text
 from xnorinfer.cli.options import MODEL, Counts
 
 if TYPE_CHECKING:
     from xnorinfer.speed.benchmark import Case, Report, Side
-    from xnorinfer.speed.layertimes import NodeTime, Profile
+    from xnorinfer.speed.layertimes import Profile
     from xnorinfer.speed.timing import Timing
 
 EPILOG = """\b
@@ -185,7 +186,7 @@ def show_profile(profile: Profile) -> None:
     """The layers of one batch size and thread count, and the whole run."""
     screen.heading(f"layers, batch {profile.batch}, {profile.threads} thread{'s' * (profile.threads > 1)}")
     rows = [
-        [node.name, node.takes, node.gives, *_times(node.timing, profile.batch), _rate(node), f"{profile.share(node):.0%}"]
+        [node.name, node.takes, node.gives, *_times(node.timing, profile.batch), rate_text(node), f"{profile.share(node):.0%}"]
         for node in profile.nodes
     ]
     rows.append(["the whole run", "", "", *_times(profile.whole, profile.batch), "", ""])
@@ -197,11 +198,6 @@ def show_profile(profile: Profile) -> None:
     )
     if any(node.timing.unstable for node in profile.nodes):
         screen.say("unstable: a layer whose spread is that large has no rate.")
-
-
-def _rate(node: NodeTime) -> str:
-    """1.53 T, or that there is none."""
-    return "unstable" if node.timing.unstable else f"{node.rate / 1e12:.3g} T"
 
 
 def _time(timing: Timing, batch: int) -> str:

@@ -11,6 +11,7 @@ import click
 
 from xnorinfer.budget import size_text
 from xnorinfer.cli import screen
+from xnorinfer.cli.layerlist import show_layers
 from xnorinfer.cli.options import EXPECT, JSON, MAX_MEMORY, GlorotOrNumber, LazyChoice, Pair, PairOfLists, Sizes
 from xnorinfer.errors import DoesNotHoldError, NetworkError, OptionError, SourceError
 
@@ -367,4 +368,4 @@ def show(source: str, conversion: Conversion) -> None:
     for text in conversion.warnings:
         screen.warn(text)
     screen.heading("Packed network")
-    screen.layers_table(describe(conversion.packed))
+    show_layers(describe(conversion.packed))

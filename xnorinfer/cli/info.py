@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from xnorinfer.cli import screen
+from xnorinfer.cli.layerlist import show_layers
 from xnorinfer.cli.options import JSON, MODEL
 
 if TYPE_CHECKING:
     from xnorinfer.packing.packed import PackedModel
+    from xnorinfer.speed.layertimes import Profile
 
 EPILOG = """\b
 Examples:
   xnorinfer info mnist.safetensors
   xnorinfer info mnist.safetensors --json | jq .layers
   xnorinfer info mnist.safetensors --stats t10k-images-idx3-ubyte.gz     which neurons do nothing
+  xnorinfer info resnet.safetensors --profile image.npy --svg resnet.svg   where the time goes
 """
 
 
@@ -26,28 +30,43 @@ Examples:
 @MODEL
 @JSON
 @click.option("--stats", metavar="INPUT", help="Also run the samples (as for 'run') and tell how often every neuron fires.")
-def command(model: str, as_json: bool, stats: str | None) -> None:
+@click.option("--profile", metavar="INPUT", help="Also time every layer on the first sample, by itself and on one thread.")
+@click.option("--svg", type=click.Path(path_type=Path), metavar="OUT.svg", help="Also draw the layers as a picture.")
+def command(model: str, as_json: bool, stats: str | None, profile: str | None, svg: Path | None) -> None:
     """Show what a model file holds.
 
-    Layers, sizes, tie rules, and where the model came from.  The file is validated completely, its digests included.
+    Layers, sizes, tie rules, and where the model came from.  The file is validated completely, its digests included.  Beside
+    the layers of a network that branches stand lanes: each value has one, down to the last layer that reads it.
     """
+    from xnorinfer.files import require_writable, write_bytes
     from xnorinfer.packing import modelfile
     from xnorinfer.packing.description import describe
 
     packed = modelfile.load(model)
+    if svg is not None:
+        require_writable(svg, model)
     info = describe(packed)
     if stats is not None:
         info["stats"] = _stats(packed, stats)
+    times = None if profile is None else _profile(packed, profile)
+    if times is not None:
+        info["times"] = times.to_json()
+    if svg is not None:
+        from xnorinfer.cli.svg import picture
+
+        write_bytes(svg, picture(info, times).encode())
     if as_json:
         screen.give(info)
         return
     screen.heading(f"{model}: {info['inputs']} inputs, {info['classes']} classes")
-    screen.layers_table(info)
+    show_layers(info, times)
     screen.heading("Meaning")
     screen.table([("what", False), ("value", False)], _facts(info))
     _provenance(info["provenance"])
     if stats is not None:
         _show_stats(info["stats"])
+    if svg is not None:
+        screen.say(f"wrote {svg}")
 
 
 def _stats(packed: PackedModel, text: str) -> dict[str, Any]:
@@ -70,6 +89,25 @@ def _stats(packed: PackedModel, text: str) -> dict[str, Any]:
 
 #: Samples computed at once.
 BATCH = 1024
+#: How long layers are timed, at least.
+PROFILE_SECONDS = 2.0
+
+
+def _profile(packed: PackedModel, text: str) -> Profile:
+    """How long each layer takes for the first of the samples."""
+    from xnorinfer.engine.model import canonical_input
+    from xnorinfer.engine.plan import Plan
+    from xnorinfer.errors import InputError
+    from xnorinfer.samples import dataio
+    from xnorinfer.speed.layertimes import profile
+
+    samples = dataio.open_samples([text], shape=packed.shape)
+    samples.require_shape(packed.shape, channels_first=packed.channels_first)
+    first = next(iter(samples.batches(1)), None)
+    if first is None or not len(first):
+        raise InputError(f"{samples.source}: no samples; --profile times the first one")
+    with screen.waiting("preparing kernels (the first use compiles them), timing"):
+        return profile(Plan(packed, threads=1), canonical_input(packed, first), PROFILE_SECONDS)
 
 
 def _show_stats(stats: dict[str, Any]) -> None:

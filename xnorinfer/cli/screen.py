@@ -20,7 +20,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Column, Table
 from rich.text import Text
 
-from xnorinfer.budget import size_text
 from xnorinfer.cli.layout import fitted, wrapped
 from xnorinfer.oneline import one_line
 
@@ -115,13 +114,23 @@ def warn(text: str) -> None:
     _print(text, lead="warning: ", later="  ", stderr=_json_only)
 
 
+def width() -> int:
+    """Columns of stdout; of what is no terminal as many as one likes."""
+    return console().width
+
+
+def lines(texts: Iterable[str], style: str = "") -> None:
+    """Lines on stdout as they are."""
+    if not _json_only:
+        console().print(Text("\n".join(texts), style), overflow="ignore", crop=False)
+
+
 def table(columns: Columns, rows: Iterable[Iterable[str | Text]]) -> None:
     """A table on stdout.  Cells of text wrap between words and numbers stay whole; what is too wide for the terminal even so is
     shown row by row, a line for each cell.  Nothing is cut off."""
     if _json_only:
         return
-    columns = list(columns)
-    cells = [[cell if isinstance(cell, Text) else Text(one_line(cell)) for cell in row] for row in rows]
+    columns, cells = list(columns), _texts(rows)
     out = console()
     least, most = zip(
         *(_widths(name, number, [row[at] for row in cells]) for at, (name, number) in enumerate(columns)), strict=True
@@ -142,6 +151,17 @@ def table(columns: Columns, rows: Iterable[Iterable[str | Text]]) -> None:
 
 #: Between the columns of a table.
 COLUMN_GAP = 2
+
+
+def _texts(rows: Iterable[Iterable[str | Text]]) -> list[list[Text]]:
+    return [[cell if isinstance(cell, Text) else Text(one_line(cell)) for cell in row] for row in rows]
+
+
+def fits(columns: Columns, rows: Iterable[Iterable[str | Text]]) -> bool:
+    """Whether a table stands on stdout without a cell that wraps."""
+    columns, cells = list(columns), _texts(rows)
+    most = [max(_widths(name, True, [row[at] for row in cells])) for at, (name, _) in enumerate(columns)]
+    return sum(most) + COLUMN_GAP * (len(columns) - 1) <= console().width
 
 
 def _widths(name: str, number: bool, cells: Iterable[Text]) -> tuple[int, int]:
@@ -222,40 +242,6 @@ def time_text(seconds: float) -> str:
 def shape_text(shape: Iterable[Any]) -> str:
     """(256, 784) -> '256 x 784'; a single number -> 'scalar'."""
     return " x ".join(str(n) for n in shape) or "scalar"
-
-
-def _kind_text(layer: dict[str, Any]) -> str:
-    """'binary', 'float32', 'binary, 3 x 3', 'largest of 2 x 2', 'steps', 'side by side'."""
-    kind = {"float": "float32", "bits": "compared", "concat": "side by side"}.get(layer["kind"], layer["kind"])
-    window = shape_text(layer["window"]["size"]) if "window" in layer else ""
-    if kind == "pool":
-        return f"{'largest' if layer['of'] == 'max' else 'average'} of {window}"
-    return f"{kind}, {window}" if window else str(kind)
-
-
-def _sources_text(info: dict[str, Any], layer: dict[str, Any]) -> str:
-    """Which layers it reads, of a network that branches: ' of stem and conv2'."""
-    names = [info["layers"][index]["name"] if index >= 0 else "the input" for index in layer.get("from", ())]
-    return f" of {' and '.join(names)}" if names else ""
-
-
-def layers_table(info: dict[str, Any]) -> None:
-    """The layers of a packed network (`Model.info`) with their sizes."""
-    rows = [
-        [
-            layer["name"],
-            _kind_text(layer),
-            f"{layer['inputs']} {layer['reads']}{_sources_text(info, layer)}",
-            f"{shape_text(layer.get('shape', [layer['neurons']]))} {layer['gives']}",
-            size_text(layer["packed_bytes"]),
-            size_text(layer["float32_bytes"]),
-        ]
-        for layer in info["layers"]
-    ]
-    columns = [("layer", False), ("weights", False), ("reads", True), ("gives", True), ("packed", True), ("as float32", True)]
-    table(columns, rows)
-    smaller = info["float32_bytes"] / info["packed_bytes"]
-    say(f"{size_text(info['packed_bytes'])} packed, {size_text(info['float32_bytes'])} as float32: {smaller:.1f} times smaller")
 
 
 @contextlib.contextmanager

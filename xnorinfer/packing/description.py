@@ -48,8 +48,9 @@ def describe_layers(packed: PackedModel) -> list[dict[str, Any]]:
     """Every node behind the bits of the inputs, JSON-able.
 
     index, name; kind: of the weights ("binary", "float"), or "pool", "steps", "bits", "mapped"; reads and gives ("bits",
-    "pixels", "reals"); inputs of one neuron; neurons, or channels; steps; sizes.  Of maps also window, groups and pad, and the
-    shape of what it gives; of networks that branch the indices of what it reads, `from`, -1 for the input.
+    "pixels", "reals"); inputs of one neuron; neurons, or channels; steps; sizes, also of what it gives for a sample.  Of maps
+    also window, groups and pad, and the shape of what it gives; of networks that branch the indices of what it reads, `from`,
+    -1 for the input.
     """
     found: list[dict[str, Any]] = []
     leading = packed.binarize is not None
@@ -59,7 +60,7 @@ def describe_layers(packed: PackedModel) -> list[dict[str, Any]]:
         read, gives = reads[0], value_of(node, node.name, reads)
         size = sum(int(array.nbytes) for array in stored_arrays(node).values())
         usual: dict[str, Any] = {"reads": read.kind, "inputs": 1, "neurons": gives.shape[-1], "gives": gives.kind, "steps": []}
-        sizes = {"weight_bits": 0, "packed_bytes": size, "float32_bytes": size}
+        sizes = {"weight_bits": 0, "packed_bytes": size, "float32_bytes": size, "gives_bytes": gives.nbytes}
         said = {"index": index, "name": node.name, **usual, **sizes, **_described(node)}
         if branches:
             said["from"] = [max(other - leading, INPUT) for other in node.inputs]

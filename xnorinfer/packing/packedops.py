@@ -227,6 +227,11 @@ class Value(NamedTuple):
         """uint64 words that its bits take."""
         return math.prod(self.shape[:-1]) * words_for(self.shape[-1])
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes between two nodes: words of bits, else float32."""
+        return 8 * self.words if self.kind == "bits" else 4 * self.width
+
     def signs(self, words: NDArray[np.uint64]) -> NDArray[np.int8]:
         """Its bits, (rows, words), as -1/+1, (rows, width) int8."""
         channels = self.shape[-1]
