@@ -36,12 +36,15 @@ from xnorinfer.net.ops import (
     FUNCTIONS,
     OPS,
     Add,
+    Channels,
     Concat,
     Flatten,
     Levels,
     Linear,
+    Multiply,
     Norm,
     Op,
+    Pad,
     Pool,
     Quantize,
     Step,
@@ -405,9 +408,14 @@ def _(op: Flatten, name: str, writer: Writer) -> Iterator[str]:
     yield f"flatten = {toml_string(writer.flattens.get(name, 'channels_last'))}"
 
 
-@table_lines.of(Add, Concat)
-def _(op: Add | Concat, name: str, writer: Writer) -> Iterator[str]:
+@table_lines.of(Add, Concat, Multiply)
+def _(op: Add | Concat | Multiply, name: str, writer: Writer) -> Iterator[str]:
     raise NetworkError([f"{name}: {type(op).__name__} joins branches, which net.toml does not say"])
+
+
+@table_lines.of(Channels, Pad)
+def _(op: Channels | Pad, name: str, writer: Writer) -> Iterator[str]:
+    raise NetworkError([f"{name}: {type(op).__name__} moves numbers of a map, which net.toml does not say"])
 
 
 @table_lines.of(Quantize)

@@ -216,7 +216,7 @@ def from_branches() -> list[Case]:
     cases = []
     kinds = ("range", "threshold", "signs", "reals")
     for seed in range(12):
-        net = random_branching_network(300 + seed, networks.INPUTS[kinds[seed % 4]], falling=seed % 2 == 0)
+        net = random_branching_network(300 + seed, networks.INPUTS[kinds[seed % 4]], falling=seed % 2 == 0, moves=seed % 3 > 0)
         x = random_inputs(packed := lower(net).packed, 8, seed)
         cases.append(Case(packed, x, forward(net, x)))
     for kind in PUBLISHED.values():

@@ -19,13 +19,13 @@ from xnorinfer.errors import ArrayError
 from xnorinfer.graph import Node
 from xnorinfer.net.values import InputMapping, PixelInput, RealInput
 from xnorinfer.packing.lower import lower
-from xnorinfer.packing.packed import Binarize, Concat, Elementwise, PackedModel
+from xnorinfer.packing.packed import Binarize, Concat, Elementwise, Moved, PackedModel
 
 KINDS = ("range", "threshold", "reals", "channels", "raw", "signs")
 
 
 def packed(seed: int, kind: str) -> PackedModel:
-    return lower(random_branching_network(seed, MAPPINGS[kind], falling=False)).packed
+    return lower(random_branching_network(seed, MAPPINGS[kind], falling=False, moves=seed % 2 == 1)).packed
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -74,11 +74,42 @@ def test_values_side_by_side(kernel: str, channels: tuple[int, ...], bits: bool,
     check(model, kernel, batches=(1, 5))
 
 
+@pytest.mark.parametrize("bits", [False, True])
+@pytest.mark.parametrize("padding", [(0, 0, 0, 0), (2, 1, 0, 3), (-1, 2, 1, -2)])
+@pytest.mark.parametrize("channels", [1, 33, 64, 130])
+def test_numbers_in_other_places(kernel: str, channels: int, padding: tuple[int, int, int, int], bits: bool) -> None:
+    check(moved(channels, padding, bits=bits), kernel, batches=(1, 5))
+
+
+def moved(channels: int, padding: tuple[int, int, int, int], *, bits: bool) -> PackedModel:
+    """A map of so many channels, its pixels elsewhere, then some channels of each and none."""
+    rng, shape = np.random.default_rng(channels), (3, 4, channels)
+    made = nets.random_dot(rng, "reals", (3, 4, 3), channels, bits=bits, window=nets.Window((1, 1)))
+    order = rng.integers(-1, channels, 70).astype(np.int32)
+    value = 1.0 if bits else 0.25
+    nodes = [
+        Node("map", made, (-1,)),
+        Node("pad", Moved(np.arange(channels, dtype=np.int32), padding, value), (0,)),
+        Node("channels", Moved(order, value=-value), (1,)),
+    ]
+    model = PackedModel(RealInput(), (3, 4, 3), tuple(nodes), "ge-zero")
+    shape = model.values[-1].shape
+    last = nets.random_dot(rng, "bits", shape, 3, bits=False, window=nets.Window((1, 1))) if bits else steps_of(70)
+    model = replace(model, nodes=(*nodes, Node("last", last, (2,))))
+    assert model.check() == []
+    return model
+
+
 @pytest.mark.parametrize("at_start", [False, True])
 def test_nothing_is_touched_beyond_its_end(kernel: str, at_start: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that the compiled code reads or writes lies between unmapped pages."""
     guarded.guard_layouts(monkeypatch, at_start)
-    for model in (packed(3, "reals"), packed(4, "signs"), joined([(2, 3, 5), (2, 3, 66)], bits=True, flat=True)):
+    for model in (
+        packed(3, "reals"),
+        packed(4, "signs"),
+        joined([(2, 3, 5), (2, 3, 66)], bits=True, flat=True),
+        moved(66, (1, 0, -1, 2), bits=True),
+    ):
         plan = Plan(model, threads=1, kernel=kernel)
         x = nets.random_rows(np.random.default_rng(0), model, 3)
         wanted = expected(model, x)

@@ -12,7 +12,22 @@ from networks import random_inputs
 
 from xnorinfer.errors import NetworkError
 from xnorinfer.graph import Node
-from xnorinfer.net import Add, Concat, Flatten, Linear, Net, Pool, Quantize, RealInput, SignInput, Steps, Window
+from xnorinfer.net import (
+    Add,
+    Channels,
+    Concat,
+    Flatten,
+    Linear,
+    Multiply,
+    Net,
+    Pad,
+    Pool,
+    Quantize,
+    RealInput,
+    SignInput,
+    Steps,
+    Window,
+)
 from xnorinfer.net.reference import forward, node_outputs
 from xnorinfer.proof.frameworks.as_read import open_as_read
 from xnorinfer.proof.wording import words_of
@@ -58,7 +73,7 @@ def test_a_sum_is_rounded_once_and_may_leave_the_range_of_float32() -> None:
 def test_graphs_are_those_of_torch(seed: int) -> None:
     """A diamond, several readers, nested joins: PyTorch by the names of values, with sums that are exact in any order."""
     pytest.importorskip("torch")
-    net = exact_sums(norms_as_steps(random_branching_network(seed, SignInput())))
+    net = exact_sums(norms_as_steps(random_branching_network(seed, SignInput(), moves=seed % 2 == 1)))
     assert net.check() == []
     x = random_inputs(np.random.default_rng(seed), net.input, 6, net.depth)
     program = open_as_read(net, "torch")
@@ -68,7 +83,7 @@ def test_graphs_are_those_of_torch(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_graphs_are_those_of_tensorflow(seed: int) -> None:
     tf = pytest.importorskip("tensorflow")
-    net = exact_sums(norms_as_steps(random_branching_network(seed, SignInput())))
+    net = exact_sums(norms_as_steps(random_branching_network(seed, SignInput(), moves=seed % 2 == 1)))
     x = random_inputs(np.random.default_rng(seed), net.input, 6, net.depth)
     known: dict[int, Any] = {-1: tf.constant(x.reshape(6, *net.shape).astype(f))}
     for index, node in enumerate(net.nodes):
@@ -82,6 +97,18 @@ def in_tensorflow(tf: Any, op: Any, value: Any, *others: Any) -> Any:
             return tf.add(value, *others)
         case Concat():
             return tf.concat([value, *others], axis=-1)
+        case Multiply():
+            (other,) = others
+            alike = other.shape[1:].num_elements() == value.shape[1:].num_elements()
+            return value * (other if alike else tf.reshape(other, (len(value), *[1] * (len(value.shape) - 2), -1)))
+        case Channels():
+            order = np.array(op.order)
+            return tf.where(order < 0, f(0), tf.gather(value, order.clip(0), axis=-1))
+        case Pad():
+            top, bottom, left, right = (max(0, number) for number in op.padding)
+            more = tf.pad(value, [[0, 0], [top, bottom], [left, right], [0, 0]], constant_values=f(op.value))
+            top, bottom, left, right = (max(0, -number) for number in op.padding)
+            return more[:, top : more.shape[1] - bottom, left : more.shape[2] - right]
         case Flatten():
             return tf.reshape(value, (len(value), -1))
         case Quantize():
@@ -160,11 +187,32 @@ SIGNS_OF = ((layer(), (-1,)), (Quantize("ge"), (0,)))
         (((Concat(), (0, 1)), (layer(2, 4), (2,))), "d: a binary layer follows c without a sign"),
         (((Concat(), (1, 1)), (layer(2, 2), (2,))), "d: takes 2 channels but c gives 4"),
         (((Add(), (0, 0)), (Add(), (1, 1)), (Add(), (0, 1))), "c: no node reads what it gives"),
+        (((Pool("max", Window((2, 2))), (0,)), (Multiply(), (1, 2))), r"d: multiplies .* and c \(3, 2, 2\)"),
+        (((Multiply(), (0, 1)), (layer(), (2,))), "d: a binary layer follows c without a sign"),
+        (((Channels((0, 2)), (1,)),), r"c: takes channels \(0, 2\), needed are numbers from 0 to 1, or -1 for zeros"),
+        (((Channels(()), (1,)),), r"c: takes channels \(\), needed"),
+        (((Channels((0, -1)), (1,)), (layer(), (2,))), "d: a binary layer follows c without a sign"),
+        (((Channels((1, 0)), (1,)),), "the last layer is a sign"),
+        (((Pad((0, 0, 1)), (1,)),), r"c: its padding is \(0, 0, 1\), needed are 4"),  # type: ignore[arg-type]
+        (((Pad((-2, -2, 0, 0)), (1,)),), "c: gives 0 lines of 3, needed is a map"),
+        (((Pad((1, 1, 1, 1), 0.1), (0,)),), "c: pads with 0.1, needed is a number of float32"),
+        (((Pad((1, 1, 1, 1)), (1,)), (layer(), (2,))), "d: a binary layer follows c without a sign"),
+        (((Flatten(), (1,)), (Pad((1, 1, 1, 1)), (2,))), r"d: takes a map .*, a gives \(24,\)"),
     ],
 )  # fmt: skip
 def test_joins_that_do_not_fit_are_named(nodes: Any, message: str) -> None:
     with pytest.raises(NetworkError, match=message):
         net_of(*SIGNS_OF, *nodes).require_valid()
+
+
+def test_a_gate_may_be_computed_by_float_layers() -> None:
+    """What multiplies a map, number by number or channel by channel; not the map itself."""
+    square = Linear(np.ones((2, 2), f))
+    gate = (layer(), (-1,)), (Pool("average"), (0,)), (Flatten(), (1,)), (square, (2,))
+    good = net_of(*gate, (Multiply(), (0, 3)), (Quantize("ge"), (4,)), (layer(), (5,)))
+    assert good.check() == []
+    bad = net_of(*gate, (Multiply(), (3, 3)), (Quantize("ge"), (4,)), (replace(square, rule="ge"), (5,)))
+    assert any("binary layers cannot follow the float layer d" in problem for problem in bad.check())
 
 
 def test_signs_behind_a_float_layer_are_named_through_joins() -> None:

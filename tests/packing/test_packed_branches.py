@@ -45,9 +45,10 @@ def compare(net: Net, rows: int = 3) -> PackedModel:
     return model
 
 
-@pytest.mark.parametrize("seed", range(120))
-def test_random_networks(seed: int) -> None:
-    net = random_branching_network(seed, MAPPINGS[KINDS[seed % len(KINDS)]])
+@pytest.mark.parametrize("moves", [False, True])
+@pytest.mark.parametrize("seed", range(90))
+def test_random_networks(seed: int, moves: bool) -> None:
+    net = random_branching_network(seed, MAPPINGS[KINDS[seed % len(KINDS)]], moves=moves)
     assert net.check() == []
     try:
         compare(net)
@@ -55,7 +56,7 @@ def test_random_networks(seed: int) -> None:
         refused = [text for text in error.problems if "one threshold cannot say" not in text and "where such" not in text]
         if refused:
             raise
-        compare(random_branching_network(seed, MAPPINGS[KINDS[seed % len(KINDS)]], awkward=False, falling=False))
+        compare(random_branching_network(seed, MAPPINGS[KINDS[seed % len(KINDS)]], awkward=False, falling=False, moves=moves))
 
 
 @pytest.mark.parametrize("kind", PUBLISHED)
@@ -76,7 +77,8 @@ def small() -> PackedModel:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_files_of_branches_and_back(seed: int, tmp_path: Path) -> None:
-    model = lower(random_branching_network(400 + seed, MAPPINGS[KINDS[seed % len(KINDS)]], falling=False)).packed
+    mapping = MAPPINGS[KINDS[seed % len(KINDS)]]
+    model = lower(random_branching_network(400 + seed, mapping, falling=False, moves=seed % 2 == 1)).packed
     save(model, tmp_path / "m")
     other = load(tmp_path / "m")
     assert header_of(other) == header_of(model)

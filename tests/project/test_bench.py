@@ -186,7 +186,7 @@ def test_networks_of_maps(mapping: str) -> None:
 def test_networks_that_branch(seed: int) -> None:
     """The same, sums of two values and values side by side among them; and every node is timed with all that it reads."""
     kind = ("range", "reals", "signs", "threshold")[seed % 4]
-    packed = lower(random_branching_network(500 + seed, INPUTS[kind], awkward=False, falling=False)).packed
+    packed = lower(random_branching_network(500 + seed, INPUTS[kind], awkward=False, falling=False, moves=seed > 3)).packed
     x = packed_networks.random_rows(np.random.default_rng(seed), packed, 24)
     classes = floatnetwork.classes_of(packed_oracle.expected(packed, x)[-1].reshape(24, *packed.values[-1].shape))
     # Float layers round now and then otherwise than the order of the network says.

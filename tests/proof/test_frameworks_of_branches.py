@@ -24,7 +24,8 @@ from xnorinfer.proof.frameworks.rounding import RoundedNet
 
 def test_bounds_hold_around_what_the_network_gives() -> None:
     for seed in range(12):
-        net = random_branching_network(600 + seed, MAPPINGS[("range", "reals", "channels")[seed % 3]], awkward=False)
+        mapping = MAPPINGS[("range", "reals", "channels")[seed % 3]]
+        net = random_branching_network(600 + seed, mapping, awkward=False, moves=seed % 2 == 1)
         x = random_inputs(np.random.default_rng(seed), net.input, 5, net.depth)
         outputs, scores = RoundedNet(net).exact(x)
         assert all(np.array_equal(a, b) for a, (_, b) in zip(outputs, node_outputs(net, x), strict=True))

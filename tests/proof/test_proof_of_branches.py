@@ -11,7 +11,7 @@ from conv_networks import MAPPINGS
 
 from xnorinfer.net.network import Net
 from xnorinfer.packing.lower import lower, stored_form
-from xnorinfer.packing.packed import Affine, Binarize, Concat, Dot, Elementwise, PackedModel
+from xnorinfer.packing.packed import Affine, Binarize, Concat, Dot, Elementwise, Moved, PackedModel
 from xnorinfer.proof.equal import _structure_difference
 from xnorinfer.proof.layerproofs import prove_parts
 from xnorinfer.proof.sensitivity import sensitivity
@@ -28,7 +28,7 @@ def differences(packed: PackedModel, net: Net) -> list[str]:
 @pytest.mark.parametrize("seed", range(24))
 def test_every_layer_is_proved(seed: int) -> None:
     kind = ("range", "threshold", "reals", "channels", "raw", "signs")[seed % 6]
-    net = random_branching_network(200 + seed, MAPPINGS[kind], falling=False)
+    net = random_branching_network(200 + seed, MAPPINGS[kind], falling=False, moves=seed % 2 == 1)
     assert differences(lower(net).packed, net) == []
 
 
@@ -48,9 +48,11 @@ def test_published_kinds_and_what_is_changed_in_them(kind: str) -> None:
             assert other.check() or differences(other, net) != []
 
 
-def changed(op: object) -> list[Dot | Elementwise | Binarize | Concat]:
+def changed(op: object) -> list[Dot | Elementwise | Binarize | Concat | Moved]:
     """The same op with one number otherwise."""
-    found: list[Dot | Elementwise | Binarize | Concat] = []
+    found: list[Dot | Elementwise | Binarize | Concat | Moved] = []
+    if isinstance(op, Moved):
+        found.append(replace(op, channels=np.roll(op.channels, 1)))
     steps = op.steps if isinstance(op, Elementwise) else op.output if isinstance(op, Dot) else None
     if isinstance(steps, Affine) and (places := [at for at, step in enumerate(steps.ops) if step in ("mul", "add", "prelu")]):
         values = steps.values.copy()

@@ -13,7 +13,22 @@ from networks import random_batch_norm, random_latents, spoil, vector
 
 from xnorinfer.graph import INPUT, Node
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import Add, Concat, Flatten, Linear, Norm, NormForm, Op, Pool, PoolKind, Quantize, Steps
+from xnorinfer.net.ops import (
+    Add,
+    Channels,
+    Concat,
+    Flatten,
+    Linear,
+    Multiply,
+    Norm,
+    NormForm,
+    Op,
+    Pad,
+    Pool,
+    PoolKind,
+    Quantize,
+    Steps,
+)
 from xnorinfer.net.ties import Rule
 from xnorinfer.net.values import ChannelInput, InputMapping, PixelInput, RealInput
 from xnorinfer.net.windows import Window
@@ -71,6 +86,25 @@ class Graph:
 
     def plus(self, read: int, other: int) -> int:
         return self.add(Add(), read, other)
+
+    def times(self, read: int, other: int) -> int:
+        return self.add(Multiply(), read, other)
+
+    def gate(self, read: int, of: int, reduced: int = 3) -> int:
+        """What squeezes a value and multiplies another of as many channels, channel by channel."""
+        means = self.pool("average", of, None)
+        means = self.add(Flatten(), means, shape=self.shapes[means][-1:])
+        less = self.steps(self.layer(means, reduced, None, binary=False), ("relu",))
+        return self.times(read, self.steps(self.layer(less, self.shapes[read][-1], None, binary=False), ("sigmoid",)))
+
+    def channels(self, read: int, order: tuple[int, ...]) -> int:
+        shape = (*self.shapes[read][:-1], len(order))
+        return self.add(Channels(order), read, shape=shape, signs=self.signs[read] and -1 not in order)
+
+    def pad(self, read: int, padding: tuple[int, int, int, int], value: float = 0.0) -> int:
+        height, width, channels = self.shapes[read]
+        shape = height + padding[0] + padding[1], width + padding[2] + padding[3], channels
+        return self.add(Pad(padding, value), read, shape=shape, signs=self.signs[read] and value in (-1, 1))
 
     def pool(self, kind: PoolKind, read: int, window: Window | None) -> int:
         height, width, channels = self.shapes[read]
@@ -193,11 +227,48 @@ def reactnet(seed: int, mapping: InputMapping, shape: tuple[int, int, int] = (8,
     return made.head(value)
 
 
+def real_to_binary(seed: int, mapping: InputMapping, shape: tuple[int, int, int] = (8, 8, 3), width: int = 32) -> Net:
+    """BatchNorm -> sign -> conv x gate of the BatchNorm's means -> PReLU -> + shortcut."""
+    made = Graph(seed, mapping, shape, awkward=False)
+    value = made.stem(width)
+    for stage in range(2):
+        shortcut, window = value, Window((3, 3), (1 + stage, 1 + stage)).same(*made.shapes[value][:2])
+        if stage:
+            shortcut = made.pool("average", value, Window((2, 2), (2, 2)).same(*made.shapes[value][:2]))
+            shortcut = made.norm(made.layer(shortcut, 2 * width, binary=False))
+        read = made.norm(value)
+        sums = made.gate(made.layer(made.sign(read), width << stage, window), read)
+        value = made.plus(made.steps(sums, ("prelu", made.numbers(sums))), shortcut)
+    return made.head(value)
+
+
+def shuffled(seed: int, mapping: InputMapping, shape: tuple[int, int, int] = (8, 8, 3), width: int = 32) -> Net:
+    """Half of the channels -> sign -> conv in groups -> BatchNorm, beside the other half, shuffled; MeliusNet's improvement of
+    the last channels; a shortcut that every second pixel and channels of zeros make (option A)."""
+    made = Graph(seed, mapping, shape, awkward=False)
+    value = made.stem(width)
+    half = tuple(range(width // 2)), tuple(range(width // 2, width))
+    for _ in range(2):
+        left, right = (made.channels(value, part) for part in half)
+        sums = made.layer(made.sign(right), width // 2, PADDED, groups=2)
+        both = made.join(left, made.norm(sums, made.spread(sums)))
+        value = made.channels(both, tuple(np.arange(width).reshape(2, -1).T.reshape(-1).tolist()))
+        sums = made.layer(made.sign(value), width // 2, PADDED)
+        value = made.join(left, made.plus(made.channels(value, half[1]), made.norm(sums, made.spread(sums))))
+    every_second = made.pool("max", value, Window((1, 1), (2, 2)))
+    shortcut = made.channels(every_second, (-1,) * (width // 2) + tuple(range(width)) + (-1,) * (width // 2))
+    sums = made.layer(made.pad(made.sign(value), (1, 0, 1, 0), 1.0), 2 * width, Window((2, 2), (2, 2)))
+    value = made.plus(made.norm(sums, made.spread(sums)), shortcut)
+    return made.head(made.pad(value, (0, -1, 1, -1), 0.5))
+
+
 PUBLISHED: dict[str, Callable[..., Net]] = {
     "quicknet": quicknet,
     "bi-real": bi_real,
     "densenet": dense_net,
     "reactnet": reactnet,
+    "real-to-binary": real_to_binary,
+    "shuffled": shuffled,
 }
 
 
@@ -205,9 +276,10 @@ PUBLISHED: dict[str, Callable[..., Net]] = {
 
 
 def random_branching_network(
-    seed: int, mapping: InputMapping, *, joins: int = 6, awkward: bool = True, falling: bool = True
+    seed: int, mapping: InputMapping, *, joins: int = 6, awkward: bool = True, falling: bool = True, moves: bool = False
 ) -> Net:
-    """Layers, pools, steps and joins over values chosen at random, each read by any number of nodes; all lead to the scores."""
+    """Layers, pools, steps and joins over values chosen at random, each read by any number of nodes; all lead to the scores.
+    moves: with products, channels and borders that are taken and put."""
     rng = np.random.default_rng(seed)
     shape = (int(rng.integers(2, 8)), int(rng.integers(2, 8)), 3)
     made = Graph(seed, mapping, shape, awkward=awkward)
@@ -215,7 +287,7 @@ def random_branching_network(
     values = [made.stem(int(rng.choice([3, 20, 64, 70])))]
     for _ in range(joins):
         read = int(values[rng.integers(len(values))] if made.chance(0.5) else values[-1])
-        values.extend(_grown(made, read, values))
+        values.extend(_moved(made, read, values) if moves and made.chance(0.5) else _grown(made, read, values))
     used = {read for node in made.nodes for read in node.inputs}
     ends = [value for value in values if value not in used] or [values[-1]]
     flat = []
@@ -233,6 +305,31 @@ def random_branching_network(
     else:
         made.layer(made.norm(last), 4, None, binary=False)
     return made.net()
+
+
+def _moved(made: Graph, read: int, values: list[int]) -> list[int]:
+    rng, way, shape = made.rng, int(made.rng.integers(4)), made.shapes[read]
+    if way == 0:
+        other = int(rng.choice([value for value in values if made.shapes[value][-1] == shape[-1]]))
+        if made.shapes[other] != shape:
+            other = made.pool("max", other, None)
+        if made.shapes[other] != shape and made.chance(0.5):
+            other = made.add(Flatten(), other, shape=shape[-1:], signs=made.signs[other])
+        return [made.times(read, other)]
+    if way == 1 and max(shape[:2]) < 12:
+        top, left = (int(rng.integers(-1 if size > 2 else 0, 3)) for size in shape[:2])
+        bottom, right = (int(rng.integers(-1 if size > 2 else 0, 2)) for size in shape[:2])
+        return [made.pad(read, (top, bottom, left, right), float(rng.choice([0.0, 1.0, -1.0, 0.25])))]
+    if way == 2:  # of a vector, whose pixels need not fill words
+        flat = made.add(Flatten(), read, shape=(math.prod(shape),), signs=made.signs[read])
+        order = rng.permutation(math.prod(shape))[: int(rng.integers(1, 90))]
+        taken = made.channels(flat, tuple(order.tolist()))
+        taken = taken if made.signs[taken] else made.sign(taken)
+        back = made.layer(taken, shape[-1], None)
+        return [made.times(read, made.norm(back, made.spread(back)))]
+    zeros = -1 if made.chance(0.3) else 0
+    order = rng.integers(zeros, shape[-1], int(rng.integers(1, min(2 * shape[-1], 80))))
+    return [made.channels(read, tuple(order.tolist()))]
 
 
 def _grown(made: Graph, read: int, values: list[int]) -> list[int]:

@@ -11,7 +11,19 @@ from numpy.typing import NDArray
 from xnorinfer.graph import INPUT
 from xnorinfer.net.values import PixelInput
 from xnorinfer.net.windows import Window
-from xnorinfer.packing.packed import Affine, Binarize, Concat, Dot, Elementwise, Mapped, PackedModel, Pool, Threshold
+from xnorinfer.packing.packed import (
+    Affine,
+    Binarize,
+    Concat,
+    Dot,
+    Elementwise,
+    Mapped,
+    Moved,
+    Multiply,
+    PackedModel,
+    Pool,
+    Threshold,
+)
 
 
 def to_words(plus: NDArray[np.bool_]) -> NDArray[np.uint64]:
@@ -65,11 +77,29 @@ def value_of_op(op: Any, x: NDArray[Any], model: PackedModel, side: NDArray[Any]
         return op.steps.apply(x, None if side is None else side.reshape(x.shape))
     if isinstance(op, Pool):
         return pooled(op, x)
+    if isinstance(op, Multiply):
+        assert side is not None
+        return x * side.reshape(x.shape if side.size == x.size else (len(x), *[1] * (x.ndim - 2), x.shape[-1]))
+    if isinstance(op, Moved):
+        return moved(op, x)
     assert isinstance(op, Dot)
     if op.window is None:
         one = Dot(op.reads, op.depth, op.weights, op.output, Window((1, 1)))
         return convolved(one, x[:, None, None, :], model, side)[:, 0, 0]
     return convolved(op, x, model, side)
+
+
+def moved(op: Moved, x: NDArray[Any]) -> NDArray[Any]:
+    if x.ndim == 2:
+        return moved(op, x[:, None, None, :])[:, 0, 0]
+    top, bottom, left, right = op.padding
+    shape = x.shape[1] + top + bottom, x.shape[2] + left + right
+    out = np.full((len(x), *shape, len(op.channels)), op.value, x.dtype)
+    for y, z in np.ndindex(shape):
+        for to, channel in enumerate(op.channels.tolist()):
+            if channel >= 0 and 0 <= y - top < x.shape[1] and 0 <= z - left < x.shape[2]:
+                out[:, y, z, to] = x[:, y - top, z - left, channel]
+    return out
 
 
 # ---------------------------------------------------------------- windows

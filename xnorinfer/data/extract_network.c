@@ -526,6 +526,28 @@ static inline void net_pool_average(const float *map, const net_window *w, size_
     }
 }
 
+/* Some channels of the pixel that is output (y, x), in that order; what is none, and all outside the map, is `outside`. */
+static inline void net_move_reals(const float *map, const net_window *w, size_t y, size_t x, const int32_t *channels,
+        size_t count, float outside, float *out)
+{
+    const size_t pixel = net_tap(w, y, x, 0, 0);
+    for (size_t c = 0; c < count; c++)
+        out[c] = pixel != SIZE_MAX && channels[c] >= 0 ? map[pixel * w->channels + (size_t)channels[c]] : outside;
+}
+
+/* The same of bits. */
+static inline void net_move_signs(const uint64_t *map, const net_window *w, size_t y, size_t x, const int32_t *channels,
+        size_t count, uint64_t outside, uint64_t *out)
+{
+    const size_t pixel = net_tap(w, y, x, 0, 0);
+    for (size_t c = 0; c < count; c++) {
+        uint64_t bit = outside;
+        if (pixel != SIZE_MAX && channels[c] >= 0)
+            bit = map[pixel * ((w->channels + 63) / 64) + (size_t)channels[c] / 64] >> (channels[c] % 64) & 1;
+        out[c / 64] = (c % 64 ? out[c / 64] : 0) | bit << (c % 64);
+    }
+}
+
 /* Pixels as the real numbers that a table has for each, of every channel. */
 static inline void net_mapped(const uint8_t *in, size_t inputs, const float *table, size_t channels, float *out)
 {

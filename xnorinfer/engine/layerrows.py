@@ -22,13 +22,15 @@ from xnorinfer.packing.packed import (
     Dot,
     Elementwise,
     Mapped,
+    Moved,
+    Multiply,
     Outside,
     Pool,
     Threshold,
     Value,
     outside_of,
 )
-from xnorinfer.packing.packedops import joined_value
+from xnorinfer.packing.packedops import joined_value, moved_value
 
 #: A row, and those of the strips of a map that it is made of.
 Made: TypeAlias = tuple[prepack.Row, list[prepack.Row]]
@@ -92,6 +94,28 @@ def _(op: Concat, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool,
     pixel_bytes = value_bytes(gives) // (size[0] * size[1])
     bits = read.kind == "bits"
     return map_prepack.joined(kernel, size, gives.shape[-1], pixel_bytes, value_bytes(read), bits, segments), []
+
+
+def _size(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Lines and columns of a map; a vector is one pixel."""
+    return (shape[0], shape[1]) if len(shape) == 3 else (1, 1)
+
+
+@rows_of.of(Multiply)
+def _(op: Multiply, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool, other: Value) -> Made:
+    alike = other.width == read.width
+    return map_prepack.multiplied(kernel, _size(read.shape), read.shape[-1], not alike), []
+
+
+@rows_of.of(Moved)
+def _(op: Moved, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool) -> Made:
+    gives = moved_value(read, op.channels, op.padding)
+    geometry = map_prepack.Geometry(_size(read.shape), _size(gives.shape), padding=(op.padding[0], op.padding[2]))
+    count = len(op.channels)
+    outside = np.full(count, op.value, np.float32)
+    filled = bitpack(np.where(outside > 0, 1, -1)[None])[0] if read.kind == "bits" else outside
+    order = None if np.array_equal(op.channels, np.arange(read.shape[-1])) else op.channels
+    return map_prepack.moved(kernel, geometry, (pixel_bytes(read, raw), pixel_bytes(gives, False)), filled, order), []
 
 
 def value_bytes(value: Value) -> int:

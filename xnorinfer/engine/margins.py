@@ -29,6 +29,8 @@ from xnorinfer.packing.packed import (
     Dot,
     Elementwise,
     Mapped,
+    Moved,
+    Multiply,
     PackedModel,
     Pool,
     Threshold,
@@ -89,7 +91,7 @@ UNITS = {"bits": "mismatch", "pixels": "unit of the pixel sum", "reals": "real s
 #: Op -> unit, smallest margins and their neurons, from what it reads; none where no bits are made of counts.
 _margins: Interpretation[[Value, NDArray[Any]], tuple[str, NDArray[Any], NDArray[np.int64]] | None]
 _margins = Interpretation("margins", PACKED_OPS)
-_margins.nothing(Pool, Elementwise, Mapped, Concat)
+_margins.nothing(Pool, Elementwise, Mapped, Concat, Multiply, Moved)
 
 
 @_margins.of(Binarize)
@@ -143,7 +145,7 @@ def _by_count(layer: Dot, read: Value, numbers: NDArray[Any]) -> NDArray[Any]:
 #: Op -> which of its bits its limits alone make constant, whatever it reads: (never 1, always 1), (neurons,) bool each; none
 #: where it makes no bits of counts.
 constant: Interpretation[[Value], tuple[Bools, Bools] | None] = Interpretation("margins.constant", PACKED_OPS)
-constant.nothing(Pool, Elementwise, Mapped, Concat)
+constant.nothing(Pool, Elementwise, Mapped, Concat, Multiply, Moved)
 
 
 @constant.of(Binarize)
@@ -170,7 +172,7 @@ def deciding(packed: PackedModel) -> list[int]:
     return [
         index
         for index, (node, value) in enumerate(zip(packed.nodes, packed.values, strict=True))
-        if value.kind == "bits" and node is not packed.binarize and not isinstance(node.op, Pool)
+        if value.kind == "bits" and node is not packed.binarize and not isinstance(node.op, Pool | Concat | Moved)
     ]
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from xnorinfer.bits import words_for
 from xnorinfer.export.cbody import INPUTS, Body, Place, constant_text, float_text, over_pixels, plain_text
-from xnorinfer.export.cwindows import convolution, pool
+from xnorinfer.export.cwindows import convolution, moved, pool
 from xnorinfer.graph import INPUT, Interpretation, users_of
 from xnorinfer.net.values import PixelInput
 from xnorinfer.packing.description import describe_layers
@@ -22,6 +22,8 @@ from xnorinfer.packing.packed import (
     Dot,
     Elementwise,
     Mapped,
+    Moved,
+    Multiply,
     Pool,
     Threshold,
 )
@@ -135,6 +137,25 @@ def _(op: Concat, body: Body, place: Place) -> Iterator[str]:
         else:
             yield from over_pixels(pixels, f"{body.use('copy')}({at}, {count}, {to});")
         begin += read.width if op.flat else count
+
+
+@_statements.of(Multiply)
+def _(op: Multiply, body: Body, place: Place) -> Iterator[str]:
+    second = body.packed.reads_of(place.node)[1]
+    yield f"/* {place.title} */"
+    yield f"for (size_t k = 0; k < {place.gives.width}; k++)"
+    yield f"    {place.target}[k] = {place.source}[k];"
+    if second.width == place.gives.width:
+        yield f"{body.use('mul')}({place.target}, {place.others[0]}, {second.width});"
+    else:
+        call = f"{body.use('mul')}({place.target} + at * {second.width}, {place.others[0]}, {second.width});"
+        yield from over_pixels(place.gives.width // second.width, call)
+
+
+@_statements.of(Moved)
+def _(op: Moved, body: Body, place: Place) -> Iterator[str]:
+    yield f"/* {place.title} */"
+    yield from moved(op, body, place)
 
 
 @_statements.of(Mapped)

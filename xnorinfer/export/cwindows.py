@@ -16,7 +16,7 @@ from xnorinfer.errors import unhandled
 from xnorinfer.export.cbody import Body, Place, constant_text, float_text
 from xnorinfer.net.values import PixelInput
 from xnorinfer.net.windows import Window
-from xnorinfer.packing.packed import Dot, Outside, Pool, Reads, Threshold, outside_of
+from xnorinfer.packing.packed import Dot, Moved, Outside, Pool, Reads, Threshold, outside_of
 
 #: What a window looks at -> the C type of a row of it.
 ROWS: dict[Reads, str] = {"bits": "uint64_t", "pixels": "uint8_t", "reals": "float"}
@@ -32,10 +32,10 @@ def over_outputs(down: int, across: int, statements: Sequence[str]) -> Iterator[
 
 def _window(window: Window, body: Body, place: Place) -> str:
     """A C window over the map that the node reads; its address."""
-    height, width, channels = place.read.shape
+    height, width, channels = (1, 1, *place.read.shape)[-3:]
     numbers = (height, width, channels, *window.size, *window.stride, *window.dilation, window.padding[0], window.padding[2])
     name = f"{body.name}_{place.prefix}_window"
-    listed = ", ".join(map(str, numbers))
+    listed = ", ".join(str(number) if number >= 0 else f"(size_t){number}" for number in numbers)
     body.arrays.append(f"static const {body.name}_window {name} = {{{listed}}};\n")
     return f"&{name}"
 
@@ -134,3 +134,17 @@ def pool(op: Pool, body: Body, place: Place) -> Iterator[str]:
     else:
         raise unhandled("ccode", op.kind)
     yield from over_outputs(down, across, lines)
+
+
+def moved(op: Moved, body: Body, place: Place) -> Iterator[str]:
+    """The statements of numbers that are put elsewhere."""
+    down, across, channels = (1, 1, *place.gives.shape)[-3:]
+    bits = place.gives.kind == "bits"
+    window = _window(Window((1, 1), padding=op.padding), body, place)
+    order = body.array(f"{place.prefix}_channels", "int32_t", op.channels, "Which channel each is, -1: none")
+    outside = str(int(op.value > 0)) if bits else f"{float_text(op.value)}f"
+    target = f"{place.target} + at * {words_for(channels) if bits else channels}"
+    function = body.use("move_signs" if bits else "move_reals")
+    yield from over_outputs(
+        down, across, [f"{function}({place.source}, {window}, y, x, {order}, {channels}, {outside}, {target});"]
+    )

@@ -3,9 +3,9 @@
 Names, where N counts the layers from 0; all of them are stable:
 
     meta                 JSON text: the network's content digest, the input mapping, and for every layer its index, name, kind
-                         ("binary", "float", of maps also "pool", "steps", "bits", "mapped", "concat"), reads ("bits",
-                         "pixels", "reals"), inputs, neurons, gives ("bits", "reals"), steps and sizes.  In .npz an array of
-                         one string, in .safetensors the entry "meta" of the metadata
+                         ("binary", "float", of maps also "pool", "steps", "bits", "mapped", "concat", "product", "moved"),
+                         reads ("bits", "pixels", "reals"), inputs, neurons, gives ("bits", "reals"), steps and sizes.  In
+                         .npz an array of one string, in .safetensors the entry "meta" of the metadata
     input.limits         (inputs,) int32 for pixels, float32 for reals; only where inputs are binarized one by one
     input.mirrored       (inputs,) bool.  Input x becomes +1 iff (-x if mirrored else x) <= limit, else -1
     input.constant       (inputs,) int8, as layers.N.constant
@@ -20,6 +20,7 @@ Names, where N counts the layers from 0; all of them are stable:
     layers.N.borders     (outputs down, outputs across) int32: the border class of each output of a convolution, where it has
                          several; limits and min_matches are then (classes, neurons)
     layers.N.falling     (channels,) bool, pools of the largest: of these channels the smallest, of bits AND instead of OR
+    layers.N.channels    (channels,) int32: which channel each is, -1 none; of the kind "moved"
     layers.N.values      (256, channels) or (256, 1) float32: what pixels enter as; of the kind "mapped"
 
 The count of a neuron depends on what its layer reads:
@@ -38,7 +39,9 @@ step +1 from a on, -1 up to b, else 0, prelu v where it is above 0, else v*a, ta
 same place of the second value that the layer reads (a and b mean nothing there).  Those of the last layer are the scores.
 
 Each layer reads what the one before gives, but where `meta` has a list "from": the indices of all that it reads, -1 the input.
-"concat" has them side by side along channels, pixel by pixel, or if "flat" as vectors, maps line by line.
+"concat" has them side by side along channels, pixel by pixel, or if "flat" as vectors, maps line by line; "product" multiplies
+two, the second of as many numbers or of one for each channel.  "moved" takes some channels of every pixel and puts a border of
+`padding` lines and columns around the map (below 0 takes them away), `value` outside and in channels that are none.
 
 Maps are (height, width, channels); `meta` has the shape of the input and of what every layer gives.  A layer with a window
 (size, stride, dilation as down and across; padding as top, bottom, left, right) is a layer over the inputs of each window, in
@@ -74,6 +77,8 @@ from xnorinfer.packing.packed import (
     Dot,
     Elementwise,
     Mapped,
+    Moved,
+    Multiply,
     PackedModel,
     Pool,
     Threshold,
@@ -106,7 +111,7 @@ def arrays(packed: PackedModel, layers: Sequence[int] | None = None, *, signs: b
 
 #: Op -> arrays that follow from the stored ones: (..., what it reads, whether -1/+1 are wanted).
 _derived: Interpretation[[Value, bool], dict[str, NDArray[Any]] | None] = Interpretation("extract", PACKED_OPS)
-_derived.nothing(Binarize, Pool, Elementwise, Mapped, Concat)
+_derived.nothing(Binarize, Pool, Elementwise, Mapped, Concat, Multiply, Moved)
 
 
 @_derived.of(Dot)

@@ -143,6 +143,12 @@ class Kernel:
     def join(self) -> int:
         return address("make_join", _COMPUTE)
 
+    def multiply(self) -> int:
+        return address("make_multiply", _COMPUTE)
+
+    def move(self) -> int:
+        return address("make_move", _COMPUTE)
+
     def pool_average(self) -> int:
         return address("make_pool_average", _COMPUTE)
 
@@ -169,6 +175,8 @@ _FUNCTIONS = (
     "pool_largest",
     "pool_average",
     "join",
+    "multiply",
+    "move",
     "compute_depthwise",
 )
 _LOOKUP = ("prepare_lookup", "compute_lookup")

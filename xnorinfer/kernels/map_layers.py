@@ -144,6 +144,69 @@ def make_join() -> Callable[..., None]:
     return join
 
 
+def make_multiply() -> Callable[..., None]:
+    """Lines of products of float32, pixel by pixel, or where FILL is not 0 with one pixel of the second value."""
+
+    def multiply(layer, source, target, rows, first_line, last_line, scratch, prepared, shifts):
+        pixel_bytes = get(layer, fields.PIXEL_BYTES)
+        line_bytes = get(layer, fields.ACROSS) * pixel_bytes
+        others, other_bytes = load_word(scratch + fields.OTHERS_FOUND_AT), get(get(layer, fields.OTHERS_AT), 1)
+        step = pixel_bytes if get(layer, fields.FILL) == 0 else np.int64(0)
+        for r in range(rows):
+            at = source + r * get(layer, fields.IN_BYTES)
+            out = target + r * get(layer, fields.OUT_BYTES)
+            other = others + r * other_bytes + first_line * get(layer, fields.ACROSS) * step
+            for place in range(first_line * line_bytes, last_line * line_bytes, pixel_bytes):
+                for k in range(0, pixel_bytes, 4):
+                    store_single(out + place + k, load_single(at + place + k) * load_single(other + k))
+                other += step
+
+    return multiply
+
+
+def make_move() -> Callable[..., None]:
+    """Lines of pixels, each one of the map that is read, from TOP and LEFT before it on; outside it is the one at PANEL.
+
+    With SEGMENTS_AT, (channels,) i64, some channels of it, in that order; those below 0 are those at PANEL, too.
+    """
+
+    def move(layer, source, target, rows, first_line, last_line, scratch, prepared, shifts):
+        height, width, across = get(layer, fields.HEIGHT), get(layer, fields.WIDTH), get(layer, fields.ACROSS)
+        pixel_bytes, of_pixel = get(layer, fields.CHANNELS), get(layer, fields.PIXEL_BYTES)
+        channels, order, outside = get(layer, fields.NEURONS), get(layer, fields.SEGMENTS_AT), get(layer, fields.PANEL)
+        for r in range(rows):
+            out = target + r * get(layer, fields.OUT_BYTES) + first_line * across * of_pixel
+            for line in range(first_line, last_line):
+                y = line - get(layer, fields.TOP)
+                for column in range(across):
+                    x = column - get(layer, fields.LEFT)
+                    at = source + (y * width + x) * pixel_bytes
+                    inside = y >= 0 and y < height and x >= 0 and x < width
+                    if not inside or order == 0:
+                        here = at if inside else outside
+                        for k in range(0, of_pixel, 4):
+                            store_single(out + k, load_single(here + k))
+                    elif get(layer, fields.FILL) == 0:
+                        for c in range(channels):
+                            which = get(order, c)
+                            here = at + 4 * which if which >= 0 else outside + 4 * c
+                            store_single(out + 4 * c, load_single(here))
+                    else:
+                        for k in range(0, channels, 64):
+                            word = np.int64(0)
+                            for c in range(min(64, channels - k)):
+                                which = get(order, k + c)
+                                bit = get(outside, k >> 6) >> c
+                                if which >= 0:
+                                    bit = load_word(at + (which >> 6) * 8) >> (which & 63)
+                                word |= (bit & 1) << c
+                            store_word(out + (k >> 3), word)
+                    out += of_pixel
+            source += get(layer, fields.IN_BYTES)
+
+    return move
+
+
 # ---------------------------------------------------------------- windows to rows
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -224,6 +225,32 @@ def joined(
         fields.SEGMENTS: len(segments),
         fields.SEGMENTS_AT: layout.kept(np.array(segments, np.int64)),
         fields.WORK: across * pixel_bytes,
+    }
+
+
+def multiplied(kernel: Kernel, size: tuple[int, int], channels: int, of_channels: bool) -> Row:
+    """Products of maps of `size` lines and columns, or of one pixel.  of_channels: the second has one pixel for all."""
+    geometry = Geometry(size, size)
+    return _pool(geometry, channels, 4 * channels) | {fields.COMPUTE: kernel.multiply(), fields.FILL: int(of_channels)}
+
+
+def moved(
+    kernel: Kernel, geometry: Geometry, pixels: tuple[int, int], outside: NDArray[Any], order: NDArray[Any] | None
+) -> Row:
+    """Pixels in other places.
+
+    pixels: bytes of one that is read and of one that is given.  outside: what one outside the map is, words of bits or float32.
+    order: (channels,), which of its channels each is, -1: that of `outside`; None: they are all, in order.
+    """
+    bits = outside.dtype == np.uint64
+    count = len(order) if order is not None else len(outside)
+    return _pool(geometry, count, pixels[1]) | {
+        fields.COMPUTE: kernel.move(),
+        fields.CHANNELS: pixels[0],
+        fields.IN_BYTES: geometry.size[0] * geometry.size[1] * pixels[0],
+        fields.FILL: int(bits),
+        fields.PANEL: layout.kept(outside),
+        fields.SEGMENTS_AT: 0 if order is None else layout.kept(order.astype(np.int64)),
     }
 
 

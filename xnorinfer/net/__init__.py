@@ -15,7 +15,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from xnorinfer.graph import Node
     from xnorinfer.net.network import Net
-    from xnorinfer.net.ops import Add, Concat, Flatten, Levels, Linear, Norm, Pool, Quantize, Step, Steps
+    from xnorinfer.net.ops import (
+        Add,
+        Channels,
+        Concat,
+        Flatten,
+        Levels,
+        Linear,
+        Multiply,
+        Norm,
+        Pad,
+        Pool,
+        Quantize,
+        Step,
+        Steps,
+    )
     from xnorinfer.net.ties import PROFILES
     from xnorinfer.net.values import ChannelInput, PixelInput, RealInput, SignInput, ThresholdInput
     from xnorinfer.net.windows import Window
@@ -24,13 +38,16 @@ __all__ = [
     "PROFILES",
     "Add",
     "ChannelInput",
+    "Channels",
     "Concat",
     "Flatten",
     "Levels",
     "Linear",
+    "Multiply",
     "Net",
     "Node",
     "Norm",
+    "Pad",
     "PixelInput",
     "Pool",
     "Quantize",
@@ -45,7 +62,10 @@ __all__ = [
 _HOMES = {
     "xnorinfer.graph": ("Node",),
     "xnorinfer.net.network": ("Net",),
-    "xnorinfer.net.ops": ("Add", "Concat", "Flatten", "Levels", "Linear", "Norm", "Pool", "Quantize", "Step", "Steps"),
+    "xnorinfer.net.ops": (
+        *("Add", "Channels", "Concat", "Flatten", "Levels", "Linear", "Multiply", "Norm", "Pad"),
+        *("Pool", "Quantize", "Step", "Steps"),
+    ),
     "xnorinfer.net.ties": ("PROFILES",),
     "xnorinfer.net.values": ("ChannelInput", "PixelInput", "RealInput", "SignInput", "ThresholdInput"),
     "xnorinfer.net.windows": ("Window",),

@@ -23,12 +23,15 @@ from xnorinfer.net.ops import (
     OPS,
     READS,
     Add,
+    Channels,
     Concat,
     Flatten,
     Levels,
     Linear,
+    Multiply,
     Norm,
     Op,
+    Pad,
     Pool,
     Quantize,
     Step,
@@ -397,6 +400,64 @@ def _(op: Concat, name: str, problems: Problems, *reads: Seen) -> Seen:
     return Seen(Value(shape, SIGNS if signs else REALS), name, name, float_layer=float_layer)
 
 
+@result_of.of(Multiply)
+def _(op: Multiply, name: str, problems: Problems, read: Seen, other: Seen) -> Seen:
+    shape, beside = read.value.shape, other.value.shape
+    if beside not in (shape, shape[-1:], (1, 1, *shape[-1:])):
+        shapes = f"{read.node} gives {shape} and {other.node} {beside}"
+        problems.add(name, f"multiplies values of one shape, or by a number for each channel, {shapes}")
+        raise Shapeless
+    # What gates values may be computed by float layers, as a stem is.
+    both = beside != shape or other.float_layer is not None
+    return Seen(Value(shape, REALS), name, read.wide, float_layer=read.float_layer if both else None)
+
+
+@result_of.of(Channels)
+def _(op: Channels, name: str, problems: Problems, read: Seen) -> Seen:
+    channels = read.value.shape[-1]
+    order = op.order if isinstance(op.order, tuple) else ()
+    if not order or not all(type(one) is int and -1 <= one < channels for one in order):
+        problems.add(
+            name, f"takes channels {_shortened(op.order)}, needed are numbers from 0 to {channels - 1}, or -1 for zeros"
+        )
+        raise Shapeless
+    shape = (*read.value.shape[:-1], len(order))
+    if math.prod(shape) > MOST_VALUES:
+        problems.add(name, f"gives {_by(shape)} values, at most {MOST_VALUES} are known")
+        raise Shapeless
+    return _moved(name, shape, (0,) if -1 in order else (), read)
+
+
+@result_of.of(Pad)
+def _(op: Pad, name: str, problems: Problems, read: Seen) -> Seen:
+    channels = _require_map(name, problems, read)
+    around = op.padding
+    if (
+        not isinstance(around, tuple)
+        or len(around) != 4
+        or not all(type(one) is int and abs(one) <= MOST_SIZE for one in around)
+    ):
+        problems.add(name, f"its padding is {_shortened(around)}, needed are 4 whole numbers")
+        raise Shapeless
+    height, width = read.value.shape[0] + around[0] + around[1], read.value.shape[1] + around[2] + around[3]
+    if not (1 <= height <= MOST_SIZE and 1 <= width <= MOST_SIZE and height * width * channels <= MOST_VALUES):
+        problems.add(name, f"gives {height} lines of {width}, needed is a map")
+        raise Shapeless
+    return _moved(name, (height, width, channels), (op.value,) if max(around) > 0 else (), read)
+
+
+def _moved(name: str, shape: Shape, between: tuple[float, ...], read: Seen) -> Seen:
+    """Numbers in other places, with some between them."""
+    signs = _is_signs(read.value.domain) and all(one in (-1, 1) for one in between)
+    wide = name if shape[-1] != read.value.shape[-1] else read.wide
+    return Seen(Value(shape, SIGNS if signs else REALS), name, wide, float_layer=read.float_layer)
+
+
+def _shortened(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
 def _reads_reals(name: str, needed: str, problems: Problems, read: Seen) -> None:
     if read.raw:
         if not isinstance(read.value.domain, PixelInput | ChannelInput | RealInput):
@@ -456,9 +517,15 @@ def _(op: Steps, name: str) -> Iterator[Problem]:
         yield from _step_problems(step, name)
 
 
-@numbers_problems.of(Pool, Flatten, Add, Concat)
-def _(op: Pool | Flatten | Add | Concat, name: str) -> Iterator[Problem]:
+@numbers_problems.of(Pool, Flatten, Add, Concat, Multiply, Channels)
+def _(op: Op, name: str) -> Iterator[Problem]:
     yield from ()
+
+
+@numbers_problems.of(Pad)
+def _(op: Pad, name: str) -> Iterator[Problem]:
+    if not _is_number(op.value) or float(np.float32(op.value)) != op.value:
+        yield Problem(name, f"pads with {op.value!r}, needed is a number of float32")
 
 
 @numbers_problems.of(Quantize)

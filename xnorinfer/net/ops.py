@@ -222,11 +222,37 @@ class Concat:
     """
 
 
-Op: TypeAlias = Linear | Norm | Steps | Quantize | Levels | Pool | Flatten | Add | Concat
-OPS: tuple[type[Op], ...] = (Linear, Norm, Steps, Quantize, Levels, Pool, Flatten, Add, Concat)
+@dataclass(frozen=True, eq=False)
+class Multiply:
+    """The product of two values, each number rounded to float32 once; signs are -1 and +1.
+
+    Of one shape, or the second has one number for each channel of the first, (channels,) or (1, 1, channels).
+    """
+
+
+@dataclass(frozen=True, eq=False)
+class Channels:
+    """Some channels of a map, or numbers of a vector, in that order: parts, shuffles.
+
+    order: the numbers of channels; -1: zeros, beside real numbers.
+    """
+
+    order: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Pad:
+    """A map with a number around it: so many lines and columns more, (top, bottom, left, right); below 0 so many less."""
+
+    padding: tuple[int, int, int, int]
+    value: float = 0.0
+
+
+Op: TypeAlias = Linear | Norm | Steps | Quantize | Levels | Pool | Flatten | Add | Concat | Multiply | Channels | Pad
+OPS: tuple[type[Op], ...] = (Linear, Norm, Steps, Quantize, Levels, Pool, Flatten, Add, Concat, Multiply, Channels, Pad)
 
 #: How many values an op reads, where it is not one; None: two or more.
-READS: dict[type[Op], int | None] = {Add: 2, Concat: None}
+READS: dict[type[Op], int | None] = {Add: 2, Concat: None, Multiply: 2}
 
 #: An op beside its name, as `Net.chain` takes them.
 Named: TypeAlias = tuple[str, Op]
@@ -257,8 +283,8 @@ def _(op: Steps) -> Iterator[tuple[str, F32]]:
             yield f"{name}{index}" if step.function in ARITHMETIC or index else name, parameter
 
 
-@arrays_of.of(Quantize, Levels, Pool, Flatten, Add, Concat)
-def _(op: Quantize | Levels | Pool | Flatten | Add | Concat) -> Iterator[tuple[str, F32]]:
+@arrays_of.of(Quantize, Levels, Pool, Flatten, Add, Concat, Multiply, Channels, Pad)
+def _(op: Op) -> Iterator[tuple[str, F32]]:
     yield from ()
 
 

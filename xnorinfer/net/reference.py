@@ -27,7 +27,24 @@ from xnorinfer.errors import unhandled
 from xnorinfer.float32 import F32, ONE, fma, integer_dot, sequential_dot, sigmoid, tanh
 from xnorinfer.graph import INPUT, Interpretation, Node, users_of
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import OPS, Add, Concat, Flatten, Function, Levels, Linear, Norm, Op, Pool, Quantize, Step, Steps
+from xnorinfer.net.ops import (
+    OPS,
+    Add,
+    Channels,
+    Concat,
+    Flatten,
+    Function,
+    Levels,
+    Linear,
+    Multiply,
+    Norm,
+    Op,
+    Pad,
+    Pool,
+    Quantize,
+    Step,
+    Steps,
+)
 from xnorinfer.net.ties import binarize
 from xnorinfer.net.values import (
     REALS,
@@ -102,6 +119,51 @@ def _(op: Add, read: Rows, other: Rows) -> Rows:
 def _(op: Concat, *reads: Rows) -> Rows:
     signs = all(_of_mapped(read.domain) == SIGNS for read in reads)
     return Rows(np.concatenate([read.mapped for read in reads], axis=-1), SIGNS if signs else REALS)
+
+
+@compute.of(Multiply)
+def _(op: Multiply, read: Rows, other: Rows) -> Rows:
+    x = read.mapped
+    with np.errstate(all="ignore"):
+        return Rows(x * beside(x, other.mapped), REALS)
+
+
+def beside(x: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
+    """What multiplies x, (rows, ..., channels), as numpy takes it: of the same shape, or a number for each channel."""
+    return other if other.size == x.size else other.reshape(len(x), *(1,) * (x.ndim - 2), x.shape[-1])
+
+
+@compute.of(Channels)
+def _(op: Channels, read: Rows) -> Rows:
+    return _kept(read, channels_of(op, read.mapped), -1 not in op.order)
+
+
+def channels_of(op: Channels, x: NDArray[Any]) -> NDArray[Any]:
+    """Of values (rows, ..., channels)."""
+    order = np.array(op.order)
+    return np.where(order < 0, x.dtype.type(0), x[..., order])
+
+
+@compute.of(Pad)
+def _(op: Pad, read: Rows) -> Rows:
+    return _kept(read, padded(op, read.mapped, op.value), max(op.padding) <= 0 or op.value in (-1, 1))
+
+
+def padded(op: Pad, x: NDArray[Any], value: float) -> NDArray[Any]:
+    """A map (rows, height, width, channels) with a value around it, or without its border."""
+    top, bottom, left, right = op.padding
+    more = [(max(0, first), max(0, last)) for first, last in ((top, bottom), (left, right))]
+    found = np.pad(x, ((0, 0), *more, (0, 0)), constant_values=value)
+    lines, columns = (
+        slice(max(0, -first), size - max(0, -last))
+        for (first, last), size in zip(((top, bottom), (left, right)), found.shape[1:3], strict=True)
+    )
+    return found[:, lines, columns]
+
+
+def _kept(read: Rows, moved: F32, signs: bool) -> Rows:
+    """Numbers in other places.  signs: whether they still are, where they were."""
+    return Rows(moved, SIGNS if signs and _of_mapped(read.domain) == SIGNS else REALS)
 
 
 @compute.of(Norm)

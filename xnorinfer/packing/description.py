@@ -16,6 +16,8 @@ from xnorinfer.packing.packed import (
     Dot,
     Elementwise,
     Mapped,
+    Moved,
+    Multiply,
     PackedModel,
     Pool,
     stored_arrays,
@@ -47,10 +49,10 @@ def describe(packed: PackedModel) -> dict[str, Any]:
 def describe_layers(packed: PackedModel) -> list[dict[str, Any]]:
     """Every node behind the bits of the inputs, JSON-able.
 
-    index, name; kind: of the weights ("binary", "float"), or "pool", "steps", "bits", "mapped"; reads and gives ("bits",
-    "pixels", "reals"); inputs of one neuron; neurons, or channels; steps; sizes, also of what it gives for a sample.  Of maps
-    also window, groups and pad, and the shape of what it gives; of networks that branch the indices of what it reads, `from`,
-    -1 for the input.
+    index, name; kind: of the weights ("binary", "float"), or "pool", "steps", "bits", "mapped", "concat", "product",
+    "moved"; reads and gives ("bits", "pixels", "reals"); inputs of one neuron; neurons, or channels; steps; sizes, also of what
+    it gives for a sample.  Of maps also window, groups and pad, and the shape of what it gives; of networks that branch the
+    indices of what it reads, `from`, -1 for the input.
     """
     found: list[dict[str, Any]] = []
     leading = packed.binarize is not None
@@ -117,6 +119,16 @@ def _(op: Elementwise) -> dict[str, Any]:
 @_described.of(Concat)
 def _(op: Concat) -> dict[str, Any]:
     return {"kind": "concat", "flat": op.flat}
+
+
+@_described.of(Multiply)
+def _(op: Multiply) -> dict[str, Any]:
+    return {"kind": "product"}
+
+
+@_described.of(Moved)
+def _(op: Moved) -> dict[str, Any]:
+    return {"kind": "moved", "padding": list(op.padding), "value": op.value, "float32_bytes": 0}
 
 
 @_described.of(Binarize)

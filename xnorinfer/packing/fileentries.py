@@ -18,6 +18,8 @@ from xnorinfer.packing.packedops import (
     Dot,
     Elementwise,
     Mapped,
+    Moved,
+    Multiply,
     PackedOp,
     Pool,
     Reads,
@@ -43,6 +45,16 @@ def _(op: Mapped) -> dict[str, Any]:
 @entry_of.of(Concat)
 def _(op: Concat) -> dict[str, Any]:
     return {"kind": "concat", "flat": op.flat}
+
+
+@entry_of.of(Multiply)
+def _(op: Multiply) -> dict[str, Any]:
+    return {"kind": "product"}
+
+
+@entry_of.of(Moved)
+def _(op: Moved) -> dict[str, Any]:
+    return {"kind": "moved", "padding": list(op.padding), "value": op.value}
 
 
 @entry_of.of(Elementwise)
@@ -88,6 +100,7 @@ TENSORS: dict[str, tuple[tuple[type[Any], ...], tuple[int, ...]]] = {
     "weight": ((np.float32,), (2,)),
     "falling": ((np.bool_,), (1,)),
     "values": ((np.float32,), (2,)),
+    "channels": ((np.int32,), (1,)),
 }
 
 #: Fields of a layer entry by (kind, output).
@@ -103,6 +116,8 @@ NODE_FIELDS = {
     "mapped": {"kind", "inputs"},
     "steps": {"kind", "inputs", "ops"},
     "concat": {"kind", "inputs", "flat"},
+    "product": {"kind", "inputs"},
+    "moved": {"kind", "inputs", "padding", "value"},
     "pool": {"kind", "inputs", "of", "window", "padded", "falling"},
     "dense": {"kind", "inputs", "output", "depth", "reads", "window", "groups", "pad"},
     "float": {"kind", "inputs", "output", "depth", "reads", "window", "groups", "pad"},
@@ -145,6 +160,10 @@ def node_of(where: str, name: str, entry: Any, place: str, left: Tensors) -> Nod
         if not isinstance(entry["flat"], bool):
             raise MalformedModelError(f"{where}: flat is neither true nor false")
         op = Concat(entry["flat"])
+    elif kind == "product":
+        op = Multiply()
+    elif kind == "moved":
+        op = _moved(where, place, entry, left)
     elif kind == "pool":
         op = _pool(where, place, entry, left)
     else:
@@ -171,6 +190,13 @@ def _pool(where: str, place: str, entry: dict[str, Any], left: Tensors) -> Pool:
         raise MalformedModelError(f"{where}: padded or falling is neither true nor false")
     falling = _take(where, f"{place}.falling", left) if entry["falling"] else None
     return Pool(entry["of"], _read_window(where, entry["window"]), falling, entry["padded"])
+
+
+def _moved(where: str, place: str, entry: dict[str, Any], left: Tensors) -> Moved:
+    padding = whole_numbers(f"{where}: padding", entry["padding"], 4)
+    if type(entry["value"]) not in (int, float):
+        raise MalformedModelError(f"{where}: value has the wrong type")
+    return Moved(_take(where, f"{place}.channels", left), padding, float(entry["value"]))  # type: ignore[arg-type]
 
 
 def _steps(where: str, place: str, entry: dict[str, Any], left: Tensors) -> Affine:

@@ -18,10 +18,26 @@ import numpy as np
 from xnorinfer.errors import NetworkError
 from xnorinfer.graph import INPUT, Interpretation, Node, users_of
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import OPS, Add, Concat, Flatten, Levels, Linear, Norm, Op, Pool, Quantize, Steps, arrays_of
+from xnorinfer.net.ops import (
+    OPS,
+    Add,
+    Channels,
+    Concat,
+    Flatten,
+    Levels,
+    Linear,
+    Multiply,
+    Norm,
+    Op,
+    Pad,
+    Pool,
+    Quantize,
+    Steps,
+    arrays_of,
+)
 from xnorinfer.net.values import SIGNS, ChannelInput, RealInput, SignInput, ThresholdInput
 from xnorinfer.net.windows import Window
-from xnorinfer.packing.packedops import MOST_JOINED, Reads, Value, joined_value
+from xnorinfer.packing.packedops import MOST_JOINED, Reads, Value, joined_value, moved_value
 
 
 @dataclass(frozen=True)
@@ -30,8 +46,9 @@ class Part:
 
     inputs: the parts that it reads, `INPUT` for what enters.  reads: their values; first the one whose numbers it computes,
     then the one at its side, if a sum is among the nodes.
-    layer: the layer whose sums it makes; pool: the pool; concat: what joins values, `flat` as vectors; none of these: steps or
-    a comparison of values, or where `enters`, the raw inputs as numbers or bits.  raw: whether nothing but that stands before
+    layer: the layer whose sums it makes; pool: the pool; concat: what joins values, `flat` as vectors; product: of two values;
+    moves: what puts numbers elsewhere; none of these: steps or a comparison of values, or where `enters`, the raw inputs as
+    numbers or bits.  raw: whether nothing but that stands before
     it.  window: that of the whole map where a dense layer reads one.
     nodes: what is computed of each number, in order.  sign: the quantizer whose bits it gives; one that gives numbers, which
     float layers and averages take, is among the nodes.  before: of a layer whose bits a pool takes, how many of the nodes
@@ -50,6 +67,8 @@ class Part:
     before: int | None = None
     concat: Concat | None = None
     flat: bool = False
+    product: Multiply | None = None
+    moves: Channels | Pad | None = None
     enters: bool = False
     raw: bool = False
 
@@ -75,6 +94,8 @@ class Part:
             return Value(self.read.kind, shape)
         if self.concat is not None:
             return joined_value(self.reads, flat=self.flat)
+        if self.moves is not None:
+            return moved_value(self.read, *places_of(self.moves, self.read))
         return Value("reals" if self.sign is None else "bits", shape)
 
     @property
@@ -91,6 +112,13 @@ class Part:
     def of_bits(self) -> bool:
         """Whether it is a layer whose bits a pool takes."""
         return self.before is not None
+
+
+def places_of(op: Channels | Pad, read: Value) -> tuple[tuple[int, ...], tuple[int, int, int, int]]:
+    """The channels that are taken of a value, and the lines and columns around it."""
+    if isinstance(op, Channels):
+        return op.order, (0, 0, 0, 0)
+    return tuple(range(read.shape[-1])), op.padding
 
 
 def entry_of(net: Net) -> Value:
@@ -244,7 +272,7 @@ class _Walk:
         while left:
             at = left.pop()
             node = self.nodes[at]
-            if at in seen or not isinstance(node.op, Flatten | Norm | Steps | Quantize | Add):
+            if at in seen or not isinstance(node.op, Flatten | Norm | Steps | Quantize | Add | Multiply):
                 continue
             if isinstance(node.op, Norm | Steps) and any(np.ndim(array) for _, array in arrays_of(node)):
                 return True
@@ -261,7 +289,7 @@ class _Walk:
             node, wanted = self.nodes[index], set[Reads](("reals",))
             if isinstance(node.op, Linear) and node.op.binary:
                 wanted = {"bits"}
-            elif isinstance(node.op, Flatten | Concat | Pool) and values[index].domain == SIGNS:
+            elif isinstance(node.op, Flatten | Concat | Pool | Channels | Pad) and values[index].domain == SIGNS:
                 wanted = forms[index]
             for read in node.inputs:
                 if read != INPUT:
@@ -313,6 +341,12 @@ class _Walk:
             self.emit_concat(group.head, op)
         elif group.head in self.wide:
             self.emit_concat(group.head, Concat())
+        elif isinstance(op, Multiply):
+            inputs = tuple(self.form(read, "reals", group.head) for read in self.nodes[group.head].inputs)
+            name = self.nodes[group.head].name
+            self.add(Part(name, tuple(map(self.value, inputs)), inputs, product=op, end=group.head), group.head)
+        elif isinstance(op, Channels | Pad):
+            self.emit_moved(group.head, op)
         elif isinstance(op, Pool):
             for form in sorted(self.forms[group.head]):
                 at = self.form(self.nodes[group.head].inputs[0], form, group.head)
@@ -389,6 +423,16 @@ class _Walk:
             flat = len(self.net_values[head].shape) == 1 and any(len(value.shape) == 3 for value in reads)
             self.add(Part(node.name, reads, tuple(inputs), concat=op, flat=flat, end=head), head)
 
+    def emit_moved(self, head: int, op: Channels | Pad) -> None:
+        node, kinds = self.nodes[head], sorted(self.forms[head])
+        for form in kinds:
+            at = self.form(node.inputs[0], form, head)
+            if at == INPUT and form == "bits":
+                raise NetworkError([f"{node.name}: takes a part of the inputs, which are signs: that cannot be packed"])
+            if len(self.net_values[head].shape) == 1 and len(self.value(at).shape) == 3:  # numbers of pixels one by one
+                at = self.add(Part(node.name, (self.value(at),), (at,), concat=Concat(), flat=True))
+            self.add(Part(node.name, (self.value(at),), (at,), moves=op, end=head), head)
+
     def elementwise(self, before: int, nodes: list[int]) -> tuple[tuple[Node[Op], ...], int | None]:
         """The nodes that compute, of those behind `before`, and what stands at their side."""
         found: list[Node[Op]] = []
@@ -412,8 +456,8 @@ def _(op: Linear, index: int, walk: _Walk) -> _Group:
     return walk.group_layer(index, op)
 
 
-@_take.of(Pool, Concat)
-def _(op: Pool | Concat, index: int, walk: _Walk) -> _Group:
+@_take.of(Pool, Concat, Multiply, Channels, Pad)
+def _(op: Op, index: int, walk: _Walk) -> _Group:
     return _Group(index, [], index)
 
 

@@ -19,13 +19,13 @@ from xnorinfer.bits import WORD_BITS, bitpack, words_for
 from xnorinfer.errors import NetworkError
 from xnorinfer.graph import INPUT, Node, users_of
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import Flatten, Linear, Op
+from xnorinfer.net.ops import Flatten, Linear, Op, Pad
 from xnorinfer.net.reference import binary_weights
 from xnorinfer.net.values import ChannelInput, PixelInput, ThresholdInput
 from xnorinfer.packing.canonical import canonical_mapping, canonical_steps
 from xnorinfer.packing.counts import Counts, counts_of
 from xnorinfer.packing.folding import affine_of, falls, fold, fold_classes, fold_to_step, infinite, steps_of_nodes
-from xnorinfer.packing.fusion import Part, entry_of, parts_of
+from xnorinfer.packing.fusion import Part, entry_of, parts_of, places_of
 from xnorinfer.packing.packed import (
     MAX_PIXEL_DEPTH,
     Affine,
@@ -34,6 +34,8 @@ from xnorinfer.packing.packed import (
     Dot,
     Elementwise,
     Mapped,
+    Moved,
+    Multiply,
     PackedModel,
     PackedOp,
     Pool,
@@ -79,6 +81,11 @@ def _op_of(net: Net, parts: Sequence[Part], index: int, found: Found) -> PackedO
         return _entry(net)
     if part.concat is not None:
         return Concat(part.flat)
+    if part.product is not None:
+        return Multiply()
+    if part.moves is not None:
+        channels, padding = places_of(part.moves, part.read)
+        return Moved(np.array(channels, np.int32), padding, part.moves.value if isinstance(part.moves, Pad) else 0.0)
     if part.pool is not None:
         assert part.window is not None
         before = None if part.inputs[0] == INPUT else parts[part.inputs[0]]

@@ -34,7 +34,8 @@ Format version 3 holds what is no chain of dense layers.  Instead of `input_bits
             {"kind": "steps", "ops"}, {"kind": "bits"}, {"kind": "mapped"}
 
 Format version 4 is version 3 with what joins branches: {"kind": "concat", "flat": whether all are vectors}, which reads several
-nodes, or one map that becomes a vector, and the operations "side", of a node with two inputs, and "prelu", "tanh" and "sigmoid"
+nodes, or one map that becomes a vector, {"kind": "product"} of two nodes, {"kind": "moved", "padding", "value"}, numbers in
+other places, and the operations "side", of a node with two inputs, and "prelu", "tanh" and "sigmoid"
 in "ops".
 
 In both there are names for all nodes.  Tensors are called as above, N counting all nodes behind the bits of inputs, with
@@ -43,6 +44,7 @@ In both there are names for all nodes.  Tensors are called as above, N counting 
     layers.N.limits         (border classes, neurons) I32 where the border of a padded map makes several (`packed.Dot`); of a
                             comparison (kind bits) (channels,) as `input.limits`, with layers.N.mirrored
     layers.N.falling        (channels,) BOOL, channels of a pool of bits that take AND instead of OR (`packed.Pool`)
+    layers.N.channels       (channels,) I32, which channel each is (kind moved), -1: none
     layers.N.values         (256, channels) or (256, 1) F32, what pixels enter as (kind mapped)
 """
 
@@ -71,7 +73,7 @@ from xnorinfer.files import write_bytes
 from xnorinfer.mappedtensors import mapped_tensors
 from xnorinfer.net.values import InputMapping, ThresholdInput, input_from_json, input_to_json
 from xnorinfer.packing.fileentries import bits_of_inputs, dense_entry, dense_layer, entry_of, node_of, whole_numbers
-from xnorinfer.packing.packed import Affine, Binarize, Concat, Dot, Elementwise, PackedModel, PackedOp
+from xnorinfer.packing.packed import Affine, Binarize, Concat, Dot, Elementwise, Moved, Multiply, PackedModel, PackedOp
 
 KEY = "xnorinfer"
 #: The newest format.
@@ -174,7 +176,9 @@ def version_of(packed: PackedModel) -> int:
 
 def _new_in_4(op: PackedOp) -> bool:
     steps = op.steps if isinstance(op, Elementwise) else op.output if isinstance(op, Dot) else None
-    return isinstance(op, Concat) or (isinstance(steps, Affine) and bool({"prelu", "side", "tanh", "sigmoid"} & set(steps.ops)))
+    return isinstance(op, Concat | Multiply | Moved) or (
+        isinstance(steps, Affine) and bool({"prelu", "side", "tanh", "sigmoid"} & set(steps.ops))
+    )
 
 
 def _canonical(value: dict[str, Any]) -> str:

@@ -28,6 +28,8 @@ from xnorinfer.packing.packedops import (
     Dot,
     Elementwise,
     Mapped,
+    Moved,
+    Multiply,
     PackedOp,
     Pool,
     Threshold,
@@ -123,6 +125,26 @@ def _(op: Concat, where: str) -> Concat:
     return Concat(op.flat)
 
 
+@_plain_op.of(Multiply)
+def _(op: Multiply, where: str) -> Multiply:
+    return Multiply()
+
+
+@_plain_op.of(Moved)
+def _(op: Moved, where: str) -> Moved:
+    if not isinstance(op.padding, tuple | list) or len(op.padding) != 4:
+        raise MalformedModelError(f"{where}: padding is {op.padding!r}, needed are 4 whole numbers")
+    top, bottom, left, right = (_whole(where, "padding", number) for number in op.padding)
+    if max(map(abs, (top, bottom, left, right))) > MOST_SIZE:
+        raise MalformedModelError(f"{where}: padding is {op.padding!r}, needed are numbers up to {MOST_SIZE}")
+    channels = _plain(f"{where}: channels", op.channels)
+    if channels.ndim != 1 or not channels.size or channels.dtype != np.int32:
+        raise MalformedModelError(f"{where}: channels are {channels.shape} {channels.dtype}, needed is (channels,) int32")
+    if not isinstance(op.value, int | float | np.floating) or isinstance(op.value, bool):
+        raise MalformedModelError(f"{where}: value is {op.value!r}, needed is a number")
+    return Moved(channels, (top, bottom, left, right), float(op.value))
+
+
 def _plain_steps(where: str, steps: Affine) -> Affine:
     if not isinstance(steps.ops, tuple | list):
         raise MalformedModelError(f"{where}: steps are {steps.ops!r}, needed is a tuple of their names")
@@ -204,10 +226,14 @@ def graph_problems(nodes: Sequence[Node[PackedOp]], entry: Value) -> Iterator[st
                 )
                 yield f"{where}: joins {kinds}, needed are bits or reals alone"
             continue
-        if len(read) != 1 + side_of(node.op):
-            yield f"{where}: reads {len(read)} nodes, needed {'are two' if side_of(node.op) else 'is one'}"
+        product = isinstance(node.op, Multiply)
+        two = product or side_of(node.op)
+        if len(read) != 1 + two:
+            yield f"{where}: reads {len(read)} nodes, needed {'are two' if two else 'is one'}"
             continue
-        if len(read) == 2 and (read[1].kind != "reals" or read[1].width != values[-1].width):
+        if product and (read[1].kind != "reals" or read[1].width not in (read[0].width, read[0].shape[-1])):
+            yield f"{where}: multiplies {read[0].shape} numbers by {read[1].width} {read[1].kind}"
+        elif len(read) == 2 and not product and (read[1].kind != "reals" or read[1].width != values[-1].width):
             yield f"{where}: adds {read[1].width} {read[1].kind} to {values[-1].width} numbers"
         yield from _problems(node, where, read[0], None if node.inputs[0] == INPUT else nodes[node.inputs[0]].op)
     for index, users in enumerate(users_of(nodes)[:-1]):
@@ -342,6 +368,24 @@ def _problems_of_limits(where: str, op: Dot, read: Value) -> Iterator[str]:
 @_problems.of(Concat)
 def _(op: Concat, where: str, read: Value, source: PackedOp | None) -> Iterator[str]:
     yield from ()
+
+
+@_problems.of(Multiply)
+def _(op: Multiply, where: str, read: Value, source: PackedOp | None) -> Iterator[str]:
+    if read.kind != "reals":
+        yield f"{where}: multiplies real numbers, but gets {read.kind}"
+
+
+@_problems.of(Moved)
+def _(op: Moved, where: str, read: Value, source: PackedOp | None) -> Iterator[str]:
+    channels, bits = read.shape[-1], read.kind == "bits"
+    if read.kind == "pixels" or (bits and source is None):
+        yield f"{where}: moves {read.kind} of the input, needed are numbers or bits that a node gives"
+    if op.channels.min() < -1 or op.channels.max() >= channels:
+        yield f"{where}: takes channels {op.channels.min()} to {op.channels.max()}, there are {channels}"
+    outside = bool((op.channels < 0).any()) or max(op.padding) > 0
+    if not np.isfinite(op.value) or op.value != np.float32(op.value) or (bits and outside and op.value not in (-1, 1)):
+        yield f"{where}: puts {op.value:g} outside, needed is a number of float32{', of bits -1 or 1' if bits else ''}"
 
 
 #: 255 * depth must stay inside int32, with room for a limit beyond either end.

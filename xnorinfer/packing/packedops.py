@@ -203,9 +203,28 @@ class Concat:
     flat: bool = False
 
 
-PackedOp: TypeAlias = Binarize | Dot | Pool | Elementwise | Mapped | Concat
+@dataclass(frozen=True, eq=False)
+class Multiply:
+    """Products of two real values: of as many numbers, or the second has one for each channel of the first."""
+
+
+@dataclass(frozen=True, eq=False)
+class Moved:
+    """Numbers or bits in other places: some channels of every pixel, in another order, and a border or less than all pixels.
+
+    channels: (channels given,) int32, which channel of what is read each is, -1: none.  padding: lines and columns outside,
+    (top, bottom, left, right), below 0 those that are left out.  value: of what lies outside, and of channels that are none; of
+    bits -1 or +1.
+    """
+
+    channels: NDArray[np.int32]
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    value: float = 0.0
+
+
+PackedOp: TypeAlias = Binarize | Dot | Pool | Elementwise | Mapped | Concat | Multiply | Moved
 #: Every op of a packed network; what interpretations of it must know.
-PACKED_OPS: tuple[type, ...] = (Binarize, Dot, Pool, Elementwise, Mapped, Concat)
+PACKED_OPS: tuple[type, ...] = (Binarize, Dot, Pool, Elementwise, Mapped, Concat, Multiply, Moved)
 
 
 class Value(NamedTuple):
@@ -274,6 +293,14 @@ def joined_value(reads: Sequence[Value], *, flat: bool) -> Value:
     if flat:
         return Value(reads[0].kind, (sum(read.width for read in reads),))
     return Value(reads[0].kind, (*reads[0].shape[:-1], sum(read.shape[-1] for read in reads)))
+
+
+def moved_value(read: Value, channels: Sequence[Any] | NDArray[Any], padding: Sequence[int]) -> Value:
+    """Numbers in other places, as `Moved` has them."""
+    if len(read.shape) == 1:
+        return Value(read.kind, (len(channels),))
+    top, bottom, left, right = padding
+    return Value(read.kind, (read.shape[0] + top + bottom, read.shape[1] + left + right, len(channels)))
 
 
 def side_of(op: PackedOp) -> bool:
@@ -350,6 +377,20 @@ def _(op: Concat, where: str, read: list[Value]) -> Value:
     return sized(where, joined_value(read, flat=op.flat))
 
 
+@value_of.of(Multiply)
+def _(op: Multiply, where: str, read: list[Value]) -> Value:
+    return Value("reals", read[0].shape)
+
+
+@value_of.of(Moved)
+def _(op: Moved, where: str, read: list[Value]) -> Value:
+    made = moved_value(read[0], op.channels, op.padding)
+    if min(made.shape) < 1 or (len(made.shape) == 1 and any(op.padding)):
+        shape = " x ".join(map(str, read[0].shape))
+        raise MalformedModelError(f"{where}: moves {shape} numbers by {op.padding}, which leaves no map")
+    return sized(where, made)
+
+
 @stored_arrays.of(Binarize)
 def _(op: Binarize) -> dict[str, NDArray[Any]]:
     return {"limits": op.limits, "mirrored": op.mirrored}
@@ -365,8 +406,8 @@ def _(op: Dot) -> dict[str, NDArray[Any]]:
     raise unhandled("PackedModel.tensors", op.output)
 
 
-@stored_arrays.of(Concat)
-def _(op: Concat) -> dict[str, NDArray[Any]]:
+@stored_arrays.of(Concat, Multiply)
+def _(op: Concat | Multiply) -> dict[str, NDArray[Any]]:
     return {}
 
 
@@ -378,6 +419,11 @@ def _(op: Pool) -> dict[str, NDArray[Any]]:
 @stored_arrays.of(Elementwise)
 def _(op: Elementwise) -> dict[str, NDArray[Any]]:
     return {"steps": op.steps.values}
+
+
+@stored_arrays.of(Moved)
+def _(op: Moved) -> dict[str, NDArray[Any]]:
+    return {"channels": op.channels}
 
 
 @stored_arrays.of(Mapped)

@@ -29,13 +29,25 @@ from xnorinfer.graph import Interpretation
 from xnorinfer.imageaxes import channels_last
 from xnorinfer.memory import in_rows
 from xnorinfer.net.network import Net
+from xnorinfer.net.ops import Pad
 from xnorinfer.net.reference import binary_weights, node_outputs
 from xnorinfer.net.values import InputMapping, ThresholdInput
 from xnorinfer.packing import modelfile
 from xnorinfer.packing.canonical import canonical_mapping
-from xnorinfer.packing.fusion import Part, parts_of
+from xnorinfer.packing.fusion import Part, parts_of, places_of
 from xnorinfer.packing.lower import stored_form
-from xnorinfer.packing.packed import PACKED_OPS, Binarize, Concat, Dot, Elementwise, Mapped, PackedModel, Pool
+from xnorinfer.packing.packed import (
+    PACKED_OPS,
+    Binarize,
+    Concat,
+    Dot,
+    Elementwise,
+    Mapped,
+    Moved,
+    Multiply,
+    PackedModel,
+    Pool,
+)
 from xnorinfer.proof.agreement import affordable_rows, rows_at_once
 from xnorinfer.proof.agreement import compare as compare_answers
 from xnorinfer.proof.answers import Answers, Progress, best_of
@@ -196,6 +208,16 @@ def _(op: Binarize | Elementwise | Mapped) -> tuple[Any, ...]:
     return (type(op),)
 
 
+@_kind.of(Multiply)
+def _(op: Multiply) -> tuple[Any, ...]:
+    return (Multiply,)
+
+
+@_kind.of(Moved)
+def _(op: Moved) -> tuple[Any, ...]:
+    return (Moved, tuple(op.channels.tolist()), op.padding, op.value)
+
+
 @_kind.of(Concat)
 def _(op: Concat) -> tuple[Any, ...]:
     return (Concat, op.flat)
@@ -209,6 +231,10 @@ def _kind_of_part(part: Part) -> tuple[Any, ...]:
         return (Pool, part.pool.kind, part.window, part.pool.padded)
     if part.concat is not None:
         return (Concat, part.flat)
+    if part.product is not None:
+        return (Multiply,)
+    if part.moves is not None:
+        return (Moved, *places_of(part.moves, part.read), part.moves.value if isinstance(part.moves, Pad) else 0.0)
     if part.sign is not None:
         return (Binarize,)
     return (Mapped,) if part.enters else (Elementwise,)

@@ -19,12 +19,38 @@ from xnorinfer.engine.margins import constant
 from xnorinfer.float32 import F32
 from xnorinfer.graph import INPUT, Interpretation, Node
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import OPS, Add, Concat, Flatten, Levels, Linear, Norm, Op, Pool, Quantize, Steps
+from xnorinfer.net.ops import (
+    OPS,
+    Add,
+    Channels,
+    Concat,
+    Flatten,
+    Levels,
+    Linear,
+    Norm,
+    Op,
+    Pad,
+    Pool,
+    Quantize,
+    Steps,
+)
+from xnorinfer.net.ops import Multiply as NetMultiply
 from xnorinfer.net.reference import binary_weights, finish_linear, follow, mapped_input
 from xnorinfer.net.ties import Rule, binarize
 from xnorinfer.packing.counts import Counts, counts_of
 from xnorinfer.packing.fusion import Part, parts_of
-from xnorinfer.packing.packed import PACKED_OPS, Affine, Binarize, Dot, Elementwise, Mapped, PackedModel, Threshold
+from xnorinfer.packing.packed import (
+    PACKED_OPS,
+    Affine,
+    Binarize,
+    Dot,
+    Elementwise,
+    Mapped,
+    Moved,
+    Multiply,
+    PackedModel,
+    Threshold,
+)
 from xnorinfer.packing.packed import Concat as PackedConcat
 from xnorinfer.packing.packed import Pool as PackedPool
 from xnorinfer.packing.threshold import I64, find_limits
@@ -128,6 +154,14 @@ def _compare_steps(proof: LayerProof, part: Part, steps: Affine) -> None:
 def _(op: PackedConcat, place: Place) -> LayerProof:
     """The structure says which values stand side by side (`equal`)."""
     return LayerProof(place.node.name, "concat", place.part.channels, "as the source joins")
+
+
+@prove.of(Multiply, Moved)
+def _(op: Multiply | Moved, place: Place) -> LayerProof:
+    """The structure says which two values, or which numbers go where (`equal`)."""
+    if isinstance(op, Multiply):
+        return LayerProof(place.node.name, "product", place.part.channels, "as the source multiplies")
+    return LayerProof(place.node.name, "moved", place.part.channels, "as the source moves numbers")
 
 
 @prove.of(PackedPool)
@@ -299,7 +333,7 @@ def _beside_steps(counts: Counts, output: Affine) -> I64:
 before_bends: Interpretation[[], Iterator[Steps]] = Interpretation("the proof", OPS)
 
 
-@before_bends.of(Linear, Norm, Quantize, Levels, Pool, Flatten, Add, Concat)
+@before_bends.of(Linear, Norm, Quantize, Levels, Pool, Flatten, Add, Concat, NetMultiply, Channels, Pad)
 def _(op: Op) -> Iterator[Steps]:
     yield from ()
 

@@ -8,7 +8,23 @@ import numpy as np
 
 from xnorinfer.graph import INPUT, Interpretation
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import ARITHMETIC, OPS, Add, Concat, Flatten, Levels, Linear, Norm, Pool, Quantize, Step, Steps
+from xnorinfer.net.ops import (
+    ARITHMETIC,
+    OPS,
+    Add,
+    Channels,
+    Concat,
+    Flatten,
+    Levels,
+    Linear,
+    Multiply,
+    Norm,
+    Pad,
+    Pool,
+    Quantize,
+    Step,
+    Steps,
+)
 from xnorinfer.net.ties import Rule
 from xnorinfer.net.windows import Window
 
@@ -73,6 +89,23 @@ def _(op: Add) -> str:
 @_words.of(Concat)
 def _(op: Concat) -> str:
     return "side by side along channels"
+
+
+@_words.of(Multiply)
+def _(op: Multiply) -> str:
+    return "the product"
+
+
+@_words.of(Channels)
+def _(op: Channels) -> str:
+    listed = ", ".join(map(str, op.order[:8])) + (", ..." if len(op.order) > 8 else "")
+    return f"{len(op.order)} channels, {listed}" + (" (-1: zeros)" if -1 in op.order else "")
+
+
+@_words.of(Pad)
+def _(op: Pad) -> str:
+    top, bottom, left, right = op.padding
+    return f"{top:+d} lines above, {bottom:+d} below, {left:+d} columns left, {right:+d} right, of {op.value:g}"
 
 
 @_words.of(Norm)

@@ -28,6 +28,8 @@ from xnorinfer.packing.packed import (
     Dot,
     Elementwise,
     Mapped,
+    Moved,
+    Multiply,
     PackedModel,
     Pool,
     Threshold,
@@ -124,6 +126,34 @@ def _(op: Concat, mapping: InputMapping, rows: int, shape: Shape) -> Callable[..
 def joined(op: Concat, reads: Sequence[NDArray[Any]]) -> NDArray[Any]:
     """Values (rows, ...) side by side."""
     return np.concatenate([in_rows(read) for read in reads] if op.flat else reads, axis=-1)
+
+
+@_float_op.of(Multiply)
+def _(op: Multiply, mapping: InputMapping, rows: int, shape: Shape) -> Callable[..., F32]:
+    return multiplied
+
+
+@_float_op.of(Moved)
+def _(op: Moved, mapping: InputMapping, rows: int, shape: Shape) -> Callable[..., F32]:
+    return lambda x: moved(op, x)
+
+
+def multiplied(x: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
+    """Products of values (rows, ...), number by number or with one of each channel."""
+    shape = x.shape if other.size == x.size else (len(x), *(1,) * (x.ndim - 2), x.shape[-1])
+    return np.asarray(x * other.reshape(shape))
+
+
+def moved(op: Moved, x: NDArray[Any]) -> NDArray[Any]:
+    """Numbers in other places."""
+    found = np.where(op.channels < 0, x.dtype.type(op.value), x[..., op.channels])
+    if any(op.padding):
+        top, bottom, left, right = op.padding
+        down, across = (np.arange(-a, size + b) for a, size, b in ((top, x.shape[1], bottom), (left, x.shape[2], right)))
+        taken = found[:, down.clip(0, x.shape[1] - 1)][:, :, across.clip(0, x.shape[2] - 1)]
+        inside = ((down >= 0) & (down < x.shape[1]))[:, None] & ((across >= 0) & (across < x.shape[2]))
+        found = np.where(inside[..., None], taken, x.dtype.type(op.value))
+    return found
 
 
 @_float_op.of(Mapped)
@@ -313,6 +343,17 @@ def _stepped(steps: Affine, value: F32, read: list[NDArray[Any]]) -> NDArray[np.
 @_exact.of(Concat)
 def _(op: Concat, mapping: InputMapping, read: list[NDArray[Any]]) -> NDArray[np.float64]:
     return joined(op, read).astype(np.float64)
+
+
+@_exact.of(Multiply)
+def _(op: Multiply, mapping: InputMapping, read: list[NDArray[Any]]) -> NDArray[np.float64]:
+    # Rounded to float32 as the network has it.
+    return multiplied(*(one.astype(np.float32) for one in read)).astype(np.float64)
+
+
+@_exact.of(Moved)
+def _(op: Moved, mapping: InputMapping, read: list[NDArray[Any]]) -> NDArray[np.float64]:
+    return moved(op, read[0].astype(np.float64))
 
 
 @_exact.of(Mapped)

@@ -24,6 +24,8 @@ from xnorinfer.packing.packed import (
     Dot,
     Elementwise,
     Mapped,
+    Moved,
+    Multiply,
     PackedModel,
     Pool,
     Threshold,
@@ -253,6 +255,23 @@ def _(op: Elementwise, graph: _Graph, value: str, raw: bool, shape: Shape, gives
 def _(op: Concat, graph: _Graph, value: str, raw: bool, shape: Shape, gives: Shape, *others: tuple[str, Shape]) -> str:
     reads = [(value, shape), *others]
     return graph.add("Concat", *(_of_shape(graph, *one, (math.prod(one[1]),)) if op.flat else one[0] for one in reads), axis=1)
+
+
+@_onnx_op.of(Multiply)
+def _(op: Multiply, graph: _Graph, value: str, raw: bool, shape: Shape, gives: Shape, other: tuple[str, Shape]) -> str:
+    alike = math.prod(other[1]) == math.prod(shape)
+    return graph.add("Mul", value, _of_shape(graph, *other, shape if alike else (*(1,) * (len(shape) - 1), shape[-1])))
+
+
+@_onnx_op.of(Moved)
+def _(op: Moved, graph: _Graph, value: str, raw: bool, shape: Shape, gives: Shape) -> str:
+    bits = graph.integers and value in graph.of_bits
+    outside = np.uint8(op.value > 0) if bits else np.float32(op.value)
+    if not np.array_equal(op.channels, np.arange(shape[-1])):
+        none = op.channels < 0
+        value = graph.add("Gather", value, op.channels.clip(0).astype(np.int64), axis=1)
+        value = graph.add("Where", of_channels(none, gives), np.array([outside]), value) if none.any() else value
+    return _with_border(graph, value, Window((1, 1), padding=op.padding), outside) if any(op.padding) else value
 
 
 @_onnx_op.of(Mapped)

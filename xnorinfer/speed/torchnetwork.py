@@ -14,7 +14,19 @@ from xnorinfer.float32 import F32
 from xnorinfer.graph import INPUT, Interpretation
 from xnorinfer.net.values import InputMapping, Shape
 from xnorinfer.net.windows import Window
-from xnorinfer.packing.packed import PACKED_OPS, Affine, Binarize, Concat, Dot, Elementwise, Mapped, PackedModel, Pool
+from xnorinfer.packing.packed import (
+    PACKED_OPS,
+    Affine,
+    Binarize,
+    Concat,
+    Dot,
+    Elementwise,
+    Mapped,
+    Moved,
+    Multiply,
+    PackedModel,
+    Pool,
+)
 from xnorinfer.speed.floatnetwork import border_of
 from xnorinfer.speed.peernetwork import Peer, known_steps, product_of, shapes_of, steps_behind
 
@@ -99,6 +111,33 @@ def _(op: Concat, mapping: InputMapping, shape: Shape) -> Callable[..., Any]:
     if op.flat:
         return lambda *reads: torch.cat([_channels_last(read).flatten(1) for read in reads], dim=1)
     return lambda *reads: torch.cat(reads, dim=1)
+
+
+@_torch_op.of(Multiply)
+def _(op: Multiply, mapping: InputMapping, shape: Shape) -> Callable[..., Any]:
+    def multiply(*reads: Any) -> Any:
+        x, other = map(_channels_last, reads)
+        beside = x.shape if other.numel() == x.numel() else (len(x), *(1,) * (x.ndim - 2), x.shape[-1])
+        found = x * other.reshape(beside)
+        return found if x.ndim == 2 else found.permute(0, 3, 1, 2)
+
+    return multiply
+
+
+@_torch_op.of(Moved)
+def _(op: Moved, mapping: InputMapping, shape: Shape) -> Callable[..., Any]:
+    import torch
+
+    top, bottom, left, right = op.padding
+    order, none = torch.from_numpy(op.channels.clip(0).astype(np.int64)), torch.from_numpy(op.channels < 0)
+
+    def move(x: Any) -> Any:
+        found = x[:, order]
+        if none.any():
+            found[:, none] = op.value
+        return torch.nn.functional.pad(found, (left, right, top, bottom), value=op.value) if any(op.padding) else found
+
+    return move
 
 
 @_torch_op.of(Pool)

@@ -17,7 +17,23 @@ from xnorinfer.errors import MissingExtraError, unhandled
 from xnorinfer.float32 import F32
 from xnorinfer.graph import INPUT, Interpretation
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import ARITHMETIC, OPS, Add, Concat, Flatten, Levels, Linear, Norm, Pool, Quantize, Step, Steps
+from xnorinfer.net.ops import (
+    ARITHMETIC,
+    OPS,
+    Add,
+    Channels,
+    Concat,
+    Flatten,
+    Levels,
+    Linear,
+    Multiply,
+    Norm,
+    Pad,
+    Pool,
+    Quantize,
+    Step,
+    Steps,
+)
 from xnorinfer.net.reference import binary_weights
 from xnorinfer.net.windows import Window
 from xnorinfer.proof.frameworks.program import Array, Program
@@ -129,6 +145,27 @@ def _concat(op: Concat, value: torch.Tensor, weights: Mapping[int, torch.Tensor]
     import torch
 
     return torch.cat([value, *others], dim=-1)
+
+
+@in_torch.of(Multiply)
+def _multiply(op: Multiply, value: torch.Tensor, weights: Mapping[int, torch.Tensor], other: torch.Tensor) -> torch.Tensor:
+    beside = value.shape if other.numel() == value.numel() else (len(value), *[1] * (value.ndim - 2), value.shape[-1])
+    return value * other.reshape(beside)
+
+
+@in_torch.of(Channels)
+def _channels(op: Channels, value: torch.Tensor, weights: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    order = np.array(op.order)
+    taken = value[..., order.clip(0).tolist()]
+    return taken * _tensor((order >= 0).astype(np.float32)) if (order < 0).any() else taken
+
+
+@in_torch.of(Pad)
+def _pad(op: Pad, value: torch.Tensor, weights: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    import torch
+
+    top, bottom, left, right = op.padding
+    return torch.nn.functional.pad(value, (0, 0, left, right, top, bottom), value=op.value)
 
 
 @in_torch.of(Norm)

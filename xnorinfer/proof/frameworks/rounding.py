@@ -21,8 +21,23 @@ from xnorinfer.float32 import F32
 from xnorinfer.graph import INPUT, Interpretation
 from xnorinfer.memory import in_rows
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import OPS, Add, Concat, Flatten, Levels, Linear, Norm, Pool, Quantize, Step, Steps
-from xnorinfer.net.reference import binary_weights, mapped_input, node_outputs, windows_of
+from xnorinfer.net.ops import (
+    OPS,
+    Add,
+    Channels,
+    Concat,
+    Flatten,
+    Levels,
+    Linear,
+    Multiply,
+    Norm,
+    Pad,
+    Pool,
+    Quantize,
+    Step,
+    Steps,
+)
+from xnorinfer.net.reference import beside, binary_weights, channels_of, mapped_input, node_outputs, padded, windows_of
 from xnorinfer.net.ties import Rule, binarize
 from xnorinfer.net.values import ChannelInput, PixelInput, SignInput
 from xnorinfer.net.windows import Window
@@ -191,6 +206,23 @@ def _add(op: Add, now: Bounded, weights: Mapping[int, F64], other: Bounded) -> B
 def _concat(op: Concat, now: Bounded, weights: Mapping[int, F64], *others: Bounded) -> Bounded:
     every = (now, *others)
     return Bounded(*(np.concatenate([getattr(one, part) for one in every], axis=-1) for part in ("value", "error")))
+
+
+@rounding.of(Multiply)
+def _multiply(op: Multiply, now: Bounded, weights: Mapping[int, F64], other: Bounded) -> Bounded:
+    factor, error = (beside(now.value, part) for part in (other.value, other.error))
+    value = now.value * factor
+    return Bounded(value, np.abs(now.value) * error + now.error * (np.abs(factor) + error) + ROUNDING * np.abs(value))
+
+
+@rounding.of(Channels)
+def _channels(op: Channels, now: Bounded, weights: Mapping[int, F64]) -> Bounded:
+    return Bounded(channels_of(op, now.value), channels_of(op, now.error))
+
+
+@rounding.of(Pad)
+def _pad(op: Pad, now: Bounded, weights: Mapping[int, F64]) -> Bounded:
+    return Bounded(padded(op, now.value, op.value), padded(op, now.error, 0))
 
 
 @rounding.of(Norm)
