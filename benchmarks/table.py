@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from benchmarks import convolution_cases, picture, processes, roofline
+from benchmarks import branches, convolution_cases, picture, processes, roofline
 from benchmarks.layer_cases import first_layer, hidden_layer
 from benchmarks.networks import REFERENCE, random_network, random_pixels
 from benchmarks.openvino_binary import OPENVINO
@@ -191,6 +191,22 @@ def _vgg(batch: int, threads: int, seconds: float) -> Iterator[Row]:
         yield Row(f"VGG-small, batch {batch}, {_threads(threads)}", name, case.packed, side.timing, batch)
 
 
+def branching(full: bool) -> Iterator[Comparison]:
+    """Published networks that branch, batch 1, one thread and all; against Larq Compute Engine: `benchmarks.branches`."""
+    for name in branches.NETWORKS if full else tuple(branches.NETWORKS)[:3]:
+        yield _pinned(partial(_branching, name, 1))
+        if usable_cores() > 1:
+            yield partial(_branching, name, usable_cores())
+
+
+def _branching(name: str, threads: int, seconds: float) -> Iterator[Row]:
+    case = branches.Case.of(name)
+    assert not case.differences, "scores differ"
+    for peer, timing in (found := branches.times(case, threads, seconds)).items():
+        if peer != "xnorinfer":
+            yield Row(f"{name} ({case.text()}), {_threads(threads)}", peer, found["xnorinfer"], timing)
+
+
 def networks(full: bool) -> Iterator[Comparison]:
     """Whole networks from pixels to classes against every library that is installed, one thread and all."""
     for shapes in (NETWORKS, MORE_NETWORKS) if full else (NETWORKS,):
@@ -289,6 +305,7 @@ SECTIONS: dict[str, Callable[[bool], Iterator[Comparison]]] = {
     "layers": layers,
     "convolutions": convolutions,
     "networks": networks,
+    "branches": branching,
     "batch-one": batch_one,
     "scaling": scaling,
     "older-cpus": older,

@@ -63,14 +63,18 @@ def _can_be_imported(name: str) -> bool:
 # ---------------------------------------------------------------- ONNX Runtime, OpenVINO
 
 
-def _onnxruntime(name: str, packed: PackedModel, rows: int, threads: int, *, integers: bool) -> Peer:
+def onnx_session(model: bytes, threads: int) -> Any:
+    """An ONNX model in ONNX Runtime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3  # errors only
-    model = onnx_model(packed, rows, integers)
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _onnxruntime(name: str, packed: PackedModel, rows: int, threads: int, *, integers: bool) -> Peer:
+    session = onnx_session(onnx_model(packed, rows, integers), threads)
 
     def scores(x: NDArray[Any]) -> F32:
         found: F32 = session.run(None, {"x": x})[0]

@@ -1,0 +1,146 @@
+"""Networks that branch against other libraries: `python -m benchmarks.branches [--larq FOLDER] [--seconds S] [--only NAME]`.
+
+Published networks (`published`) at 224 x 224, batch 1, on one thread and on all cores, in turns in one process: xnorinfer, ONNX
+Runtime in float32 on the same graph, ONNX Runtime in 8 bits on a ResNet-18 (`int8_resnet`), and Larq Compute Engine, for which
+FOLDER has an environment, or gets one.  Scores are compared with the reference first, number by number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.int8_resnet import int8_resnet18
+from benchmarks.larq_compute_engine import install
+from benchmarks.larq_networks import LarqNetwork
+from benchmarks.published import NETWORKS, SIZE, binary_share
+from xnorinfer.cores import usable_cores
+from xnorinfer.engine.plan import Plan
+from xnorinfer.net.network import Net
+from xnorinfer.net.reference import forward
+from xnorinfer.packing.lower import lower
+from xnorinfer.packing.packed import PackedModel
+from xnorinfer.speed import peers
+from xnorinfer.speed.timing import SETTLE_SECONDS, Call, Timing, in_turns
+
+FLOAT, INT8, LARQ = "onnxruntime float32, the same graph", "onnxruntime int8, ResNet-18", "Larq Compute Engine"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network.  differences: of our scores to the reference's, how many numbers."""
+
+    name: str
+    net: Net
+    packed: PackedModel
+    differences: int
+
+    @classmethod
+    def of(cls, name: str, size: int = SIZE) -> Case:
+        net = NETWORKS[name](size)
+        packed = lower(net).packed
+        x = image(size).reshape(1, -1)
+        differences = int((Plan(packed, threads=1).run(x) != forward(net, x)).sum())
+        return cls(name, net, packed, differences)
+
+    def text(self) -> str:
+        """What it is."""
+        size = sum(array.nbytes for _, array in self.packed.tensors())
+        return (
+            f"{len(self.net.nodes)} nodes, packed {len(self.packed.nodes)}, {binary_share(self.net):.1%} binary, "
+            f"{size / 1e6:.2f} MB, {self.differences} differences"
+        )
+
+
+def image(size: int = SIZE) -> Any:
+    """(1, size, size, 3) uint8."""
+    return np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8)
+
+
+def times(case: Case, threads: int, seconds: float, larq: Path | None = None) -> dict[str, Timing]:
+    """Of one image, ours first.  larq: Python of its environment.  Raises AssertionError where the float network has another
+    class."""
+    x = image(case.net.shape[0])
+    flat = x.reshape(1, -1)
+    plan = Plan(case.packed, threads=threads)
+    calls: dict[str, Call] = {"xnorinfer": partial(plan.run, flat)}
+    if not peers.why_left_out("onnxruntime float32"):
+        float_network = peers.peer("onnxruntime float32", case.packed, 1, threads)
+        scores = plan.run(flat)
+        apart = np.abs(float_network.scores(flat) - scores).max()
+        assert apart < 1e-3 * np.abs(scores).max(), f"{case.name}: scores in float32 are {apart} away"
+        calls[FLOAT] = partial(float_network.scores, flat)
+        session = peers.onnx_session(int8_resnet18(case.net.shape[0]), threads)
+        calls[INT8] = partial(session.run, None, {"x": np.ascontiguousarray(x.transpose(0, 3, 1, 2))})
+    other = None
+    if larq is not None:
+        mapped = (2 * x.astype(np.float64) / 255 - 1).astype(np.float32)
+        try:
+            other = LarqNetwork(larq, case.net, mapped, threads)
+            calls[LARQ] = other
+            apart = np.abs(other.scores - plan.run(flat)).max()
+            print(f"{case.name}: scores of {LARQ} are up to {apart:.1e} away", file=sys.stderr)
+        except RuntimeError as error:
+            print(f"skipped: {case.name}: {error}", file=sys.stderr)
+    try:
+        return in_turns(calls, seconds, settle=SETTLE_SECONDS if threads > 1 else 0.05)
+    finally:
+        if other is not None:
+            other.close()
+
+
+def lines(cases: list[Case], seconds: float, larq: Path | None) -> Iterator[str]:
+    """A table in Markdown."""
+    names = [FLOAT, INT8, *([LARQ] if larq else [])]
+    yield f"| network | threads | ours | {' | '.join(f'{name} | ratio' for name in names)} |"
+    yield f"|{'---|' * (3 + 2 * len(names))}"
+    for case in cases:
+        for threads in dict.fromkeys((1, usable_cores())):
+            found = times(case, threads, seconds, larq)
+            ours = found["xnorinfer"]
+            cells = [case.name, str(threads), _text(ours)]
+            for name in names:
+                if (theirs := found.get(name)) is None:
+                    cells += ["", ""]
+                    continue
+                unstable = ours.unstable or theirs.unstable
+                cells += [_text(theirs), "unstable" if unstable else f"{theirs.median / ours.median:.1f} x"]
+            yield f"| {' | '.join(cells)} |"
+
+
+def _text(timing: Timing) -> str:
+    return f"{timing.median * 1e3:.2f} ms +-{timing.spread:.0%}"
+
+
+def main() -> None:
+    """Print what the networks are, and the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.branches", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--larq", metavar="FOLDER", type=Path, help="where Larq Compute Engine's environment is or shall be")
+    parser.add_argument("--seconds", type=float, default=5.0, help="time per network and threads, at least five rounds (5)")
+    parser.add_argument("--only", choices=NETWORKS, action="append", help="this network only (repeatable)")
+    options = parser.parse_args()
+    python = None
+    if options.larq is not None:
+        python = options.larq / "bin" / "python"
+        if reason := install(options.larq):
+            print(f"skipped: Larq Compute Engine cannot be installed for Python {sys.version.split()[0]}: {reason}")
+            python = None
+    cases = []
+    for name in options.only or NETWORKS:
+        cases.append(Case.of(name))
+        print(f"{name}: {cases[-1].text()}", flush=True)
+    for line in lines(cases, options.seconds, python):
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
