@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from xnorinfer.converters.containers.onnxfile import OnnxGraph
 from xnorinfer.converters.graphs.walk import read_graph
 from xnorinfer.converters.reading import ConvertOptions, Reading
-from xnorinfer.converters.torch import from_torch_module, require_readable, unwrapped
+from xnorinfer.converters.torch import from_torch_module, unwrapped
 from xnorinfer.converters.torchgraphs.torchexport import read_export
 from xnorinfer.converters.torchgraphs.torchscript import read_script
 from xnorinfer.errors import NetworkError, SourceError
@@ -44,7 +44,6 @@ class LiveModule:
     def __init__(self, module: torch.nn.Module) -> None:
         self.name = type(module).__name__
         self.original = unwrapped(module)
-        require_readable(self.original)
         self.has_windows = any(map(_has_windows, self.original.modules()))
         self._module: torch.nn.Module | None = None
         self._graphs: dict[str, OnnxGraph | SourceError] = {}

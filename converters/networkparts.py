@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 from xnorinfer.converters.reading import Assumption, Notes, default_warning
 from xnorinfer.float32 import F32
 from xnorinfer.graph import INPUT
-from xnorinfer.net.ops import HARDTANH, Add, Concat, Flatten, Norm, Pool, Steps
+from xnorinfer.net.ops import HARDTANH, Add, Concat, Flatten, Levels, Norm, Pool, Steps
 from xnorinfer.net.ties import Rule
 from xnorinfer.net.windows import Window
 
@@ -26,7 +26,7 @@ Activation = Literal["assumed", "hardtanh", "none", "sign"]
 Shaping: TypeAlias = tuple[str, Pool | Flatten]
 #: What can stand between a layer and the next sign or layer, by name.  What a file does not say of a BatchNorm, its epsilon and
 #: form, `assemble` does.
-Follows: TypeAlias = Norm | Steps | Pool | Flatten
+Follows: TypeAlias = Norm | Steps | Levels | Pool | Flatten
 Follower: TypeAlias = tuple[str, Follows]
 
 

@@ -1,8 +1,8 @@
-"""What stands between two layers of a graph, as layers of a network: steps by vectors, functions that are known, one sign.
+"""What stands between two layers of a graph, as layers of a network: steps by vectors, known functions, levels, one sign.
 
 An elementwise expression (`elementwise`) is cut where every way from its value to its result leads through one node.  Cut by
 cut, operations that a network has (`Steps`) are taken as they are; what is left at the end must be
-a sign, however it is spelled: it is evaluated over all of float32 (`stepfunction`).
+a sign, or activations of a few bits, however it is spelled: it is evaluated over all of float32 (`stepfunction`).
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from xnorinfer.converters.graphs.elementwise import Expr, cuts, ordered
-from xnorinfer.converters.graphs.stepfunction import Binary, binary, step_values
+from xnorinfer.converters.graphs.elementwise import Expr, bounds, cuts, ordered
+from xnorinfer.converters.graphs.stepfunction import Binary, binary, levels, step_values
 from xnorinfer.float32 import F32
-from xnorinfer.net.ops import ARITHMETIC, Function, Step, Steps, single
+from xnorinfer.net.ops import ARITHMETIC, MOST_LEVELS, Function, Levels, Step, Steps, single
 from xnorinfer.net.ties import Rule
+from xnorinfer.net.values import LevelValues
 
-#: The node of the graph that it stands for, and one operation with single numbers or one number for each neuron.
-Placed: TypeAlias = tuple[str, Step]
+#: The node of the graph that it stands for, and one operation with single numbers or one number for each neuron, or levels.
+Placed: TypeAlias = tuple[str, Step | Levels]
 
 _CHAIN: dict[str, Function] = {"Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div"}
 _NAMED: dict[str, Function] = {"Relu": "relu", "Tanh": "tanh", "Sigmoid": "sigmoid"}
@@ -43,12 +44,16 @@ class Signs:
 
 @dataclass(frozen=True, eq=False)
 class Read:
-    """An expression: steps, then a sign or none.  reason: why its rest is none of both, `at` the name of the node."""
+    """An expression: steps, then a sign or none.  reason: why its rest is none of both, `at` the name of the node.
+
+    levels: what the steps end in, or what was read, where that is levels.
+    """
 
     steps: list[Placed]
     signs: Signs | None = None
     reason: str = ""
     at: str = ""
+    levels: LevelValues | None = None
 
 
 def read(expr: Expr, leaf: Expr, width: int) -> Read:
@@ -66,6 +71,9 @@ def read(expr: Expr, leaf: Expr, width: int) -> Read:
         taken.append(step)
     if len(taken) == len(chain) - 1:
         return Read(_joined(taken))
+    several = _levels(chain, taken, width)
+    if several is not None:
+        return several
     reason, found = "", None
     for place in range(len(taken), -1, -1):
         inner = chain[place]
@@ -92,6 +100,32 @@ def read(expr: Expr, leaf: Expr, width: int) -> Read:
             moved.append(_placed("", "sub", made.limit))
     signs = Signs(made.rule or "ge", made.rule is None, made.low, made.high)
     return Read([*_joined(taken[:place]), *moved], signs)
+
+
+def _levels(chain: Sequence[Expr], taken: Sequence[Sequence[Placed]], width: int) -> Read | None:
+    """Levels between steps, of which `taken` stand before the first node that is none; None for other expressions."""
+    behind: list[list[Placed]] = []
+    for end in range(len(chain) - 1, len(taken), -1):
+        for limited in (False, True):  # rounding alone gives many values, but not of what was clipped before
+            for place in range(len(taken), -1, -1):
+                within = _ends_of(chain[place], chain[0], width) if limited else (-np.inf, np.inf)
+                steps = step_values(chain[end], chain[place], width, MOST_LEVELS, within)
+                found = None if steps is None else levels(steps, divided=chain[end].op == "Div")
+                if found is not None:
+                    here = [*_joined(taken[:place]), (chain[end].name, found), *_joined(behind[::-1])]
+                    return Read(here, levels=None if behind else found.domain)
+        step = _step(chain[end - 1], chain[end])
+        if step is None:
+            return None
+        behind.append(step)
+    return None
+
+
+def _ends_of(expr: Expr, leaf: Expr, width: int) -> tuple[float, float]:
+    """Between which numbers an expression of finite values lies, of all neurons."""
+    ends = np.full(width, _LARGEST, np.float32)
+    found = bounds(expr, -ends, ends, np.arange(width), leaf)
+    return float(found.low.min()), float(found.high.max())
 
 
 def _joined(parts: Sequence[Sequence[Placed]]) -> list[Placed]:
@@ -158,18 +192,25 @@ def _slope(before: Expr, now: Expr) -> F32 | None:
     return None
 
 
-def layers_of(name: str, steps: Sequence[Placed], width: int) -> list[tuple[str, Steps]]:
-    """Steps as ops of a network; runs of operations by numbers are one, of a vector each, other functions stand alone."""
-    found: list[tuple[str, Steps]] = []
-    for arithmetic, run in itertools.groupby(steps, lambda placed: placed[1].function in ARITHMETIC):
+def layers_of(name: str, steps: Sequence[Placed], width: int) -> list[tuple[str, Steps | Levels]]:
+    """Steps as ops of a network; runs of operations by numbers are one, of a vector each, others stand alone."""
+    found: list[tuple[str, Steps | Levels]] = []
+    for arithmetic, run in itertools.groupby(steps, lambda placed: is_arithmetic(placed[1])):
         if arithmetic:
             vectors = (
-                (step.function, *(np.broadcast_to(number, (width,)).copy() for number in step.parameters)) for _, step in run
+                (step.function, *(np.broadcast_to(number, (width,)).copy() for number in step.parameters))
+                for _, step in run
+                if isinstance(step, Step)
             )
             found.append((f"{name}.steps{len(found) or ''}", Steps.of(*vectors)))
         else:
-            found += [(node, Steps((step,))) for node, step in run]
+            found += [(node, step if isinstance(step, Levels) else Steps((step,))) for node, step in run]
     return found
+
+
+def is_arithmetic(step: Step | Levels) -> bool:
+    """Whether it is an operation by a number, or by one for each neuron."""
+    return isinstance(step, Step) and step.function in ARITHMETIC
 
 
 def trimmed(expr: Expr) -> tuple[Expr, list[str]]:

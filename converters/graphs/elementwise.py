@@ -108,6 +108,14 @@ def _half_up(x: F32) -> F32:
     return np.asarray(np.sign(x) * np.floor(np.abs(x) + np.float32(0.5)), np.float32)
 
 
+def _half_down(x: F32) -> F32:
+    return np.asarray(np.sign(x) * np.ceil(np.abs(x) - np.float32(0.5)), np.float32)
+
+
+def _up(x: F32) -> F32:
+    return np.asarray(np.sign(x) * np.ceil(np.abs(x)), np.float32)
+
+
 def _sigmoid(x: F32) -> F32:
     return np.asarray(ONE / (ONE + np.exp(-x)), np.float32)
 
@@ -134,6 +142,8 @@ RISING: dict[str, Callable[[F32], Any]] = {
     "Sign": np.sign,
     "Round": np.round,
     "RoundHalfUp": _half_up,
+    "RoundHalfDown": _half_down,
+    "RoundUp": _up,
     "Floor": np.floor,
     "Ceil": np.ceil,
     "Trunc": np.trunc,
@@ -171,6 +181,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "PRelu": _prelu,
     "Sqrt": np.sqrt,
     "Log": np.log,
+    "Log2": np.log2,
     "IsNaN": lambda x: np.asarray(np.isnan(x), np.float32),
     "Pow": np.power,
 }
@@ -332,7 +343,7 @@ def _bounds_of(op: str, args: Sequence[Bounds]) -> Bounds:
     lost = np.logical_or.reduce([arg.open for arg in args])
     if op in ("Min", "Max", "Clip") or op in RISING:  # rising in every argument
         return Bounds.of(OPERATIONS[op](*(a.low for a in args)), OPERATIONS[op](*(a.high for a in args)), lost)
-    if op in ("Sqrt", "Log"):
+    if op in ("Sqrt", "Log", "Log2"):
         return Bounds.of(OPERATIONS[op](args[0].low), OPERATIONS[op](args[0].high), lost | (args[0].low < 0))
     return Bounds.of(args[0].low, args[0].high, np.ones(lost.shape, np.bool_))
 

@@ -11,12 +11,12 @@ import numpy as np
 
 from xnorinfer.converters.assemble import pixel_step, rescaled_pixels
 from xnorinfer.converters.containers.onnxfile import OnnxNode
-from xnorinfer.converters.graphs.behindsums import Placed, Read, Signs, layers_of
+from xnorinfer.converters.graphs.behindsums import Placed, Read, Signs, is_arithmetic, layers_of
 from xnorinfer.converters.graphs.elementwise import Expr, constants, evaluate
 from xnorinfer.converters.graphs.problems import Problems
 from xnorinfer.converters.networkparts import Follower
 from xnorinfer.converters.reading import INPUT, Assumption, Notes, Remark
-from xnorinfer.net.ops import ARITHMETIC, Function, Norm, Step
+from xnorinfer.net.ops import Function, Norm, Step, Steps
 from xnorinfer.net.ties import Rule
 from xnorinfer.net.values import ChannelInput, InputMapping, PixelInput, Shape, SignInput, ThresholdInput
 
@@ -35,7 +35,10 @@ UNSAID = (
 @dataclass
 class Entry:
     """The input of a graph as far as it is known.  given: by an option; base: what enters the graph, mapping: what the first
-    layer reads; leading: what stands before signs of each input by itself, None where there are none; signs: those."""
+    layer reads.
+
+    leading: what stands before signs of each input by itself, or ends in levels, None where there are none; signs: those.
+    """
 
     given: InputMapping | None
     base: InputMapping = GRAPH_INPUT
@@ -64,7 +67,7 @@ class Entry:
             return
         slope = 1.0
         for _, step in steps:
-            if step.function not in ARITHMETIC:
+            if not isinstance(step, Step) or not is_arithmetic(step):
                 break
             if step.function in ("mul", "div"):
                 sizes = np.abs(step.parameters[0])
@@ -103,14 +106,15 @@ class Entry:
             )
             return
         channels = 1 if image is None else image[2]
-        if any(step.function not in ARITHMETIC or step.parameters[0].size not in (1, channels) for _, step in read.steps):
+        mapped = [step for _, step in read.steps if isinstance(step, Step) and is_arithmetic(step)]
+        if len(mapped) < len(read.steps) or any(step.parameters[0].size not in (1, channels) for step in mapped):
             problems.refuse(node, "reads inputs that are not mapped alike, which is not supported in a binary network")
-        many = not all(_is_number(step) for _, step in read.steps)
+        many = not all(_is_number(step) for step in mapped)
         bases = self.base.channels if isinstance(self.base, ChannelInput) else (self.base,) * (channels if many else 1)
         mappings: list[PixelInput] = []
         found: list[str] = []
         for channel, base in enumerate(bases):
-            steps = [(step.function, _number_of(step, channel)) for _, step in read.steps]
+            steps = [(step.function, _number_of(step, channel)) for step in mapped]
             mappings.append(affine("the graph", base, steps, found) or base)
         self.mapping = mappings[0] if len(set(mappings)) == 1 else ChannelInput(tuple(mappings))
         for problem in dict.fromkeys(found):
@@ -153,6 +157,12 @@ class Entry:
         self.leading = [*self.norms, *layers_of("input", read.steps, width)]
         self.signs = read.signs
 
+    def rounded(self, read: Read, width: int) -> None:
+        """The first layer reads levels of each input."""
+        self.settle(read.steps)
+        ops = layers_of("input", read.steps, width)
+        self.leading = [*self.norms, *((name if isinstance(op, Steps) else "input.levels", op) for name, op in ops)]
+
     def _pixel(self, node: OnnxNode, expr: Expr, leaf: Expr, signs: Signs, problems: Problems) -> int | None:
         """The first pixel of +1, each of the 256 tried in float32; None where -1 stands above +1."""
         assert isinstance(self.base, PixelInput)
@@ -183,7 +193,7 @@ class Entry:
 
 
 def _one_for_all(read: Read) -> bool:
-    return all(step.function not in ARITHMETIC or step.parameters[0].size == 1 for _, step in read.steps)
+    return all(not isinstance(step, Step) or not is_arithmetic(step) or step.parameters[0].size == 1 for _, step in read.steps)
 
 
 def _evenly(expr: Expr, leaf: Expr, base: PixelInput) -> PixelInput | None:
@@ -207,7 +217,7 @@ def _number_of(step: Step, channel: int) -> float:
 
 def _is_number(step: Step) -> bool:
     """Whether it is an operation by one number for all inputs."""
-    return step.function in ARITHMETIC and not step.parameters[0].ndim
+    return not step.parameters[0].ndim
 
 
 def affine(who: str, base: PixelInput, steps: Sequence[tuple[Function, float]], problems: list[str]) -> PixelInput | None:

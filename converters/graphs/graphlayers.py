@@ -200,7 +200,8 @@ class GraphLayers(GraphCuts):
         if weights.placed is not None and (live.outside is not None or own):
             pad = self._pad(node, live, signs, own)
             weights = dataclasses.replace(weights, placed=dataclasses.replace(weights.placed, pad=pad))
-        readable = before is None or signs is not None or live.stage.layer is None
+        levels = None if before is None else before.levels
+        readable = before is None or signs is not None or levels is not None or live.stage.layer is None
         found, ternary = part_of(node, weights, signs, self.chosen, readable, self.problems, self.notes)
         if ternary:
             self._refuse_zeros(node, weights.values)
@@ -211,7 +212,7 @@ class GraphLayers(GraphCuts):
             at = self.enters(node, live, before, width)
         else:
             at = self.computed(node, live.stage, before, width)
-            if not found.is_float and signs is None:
+            if not found.is_float and signs is None and levels is None:
                 if before is not None:
                     reason = f"has binary weights and follows {live.stage.layer} without a sign between them"
                     self.problems.add_node(node, f"{reason}, which is not supported in a binary network")

@@ -195,7 +195,9 @@ class GraphValues(Stages):
         assert first.stage.shape is not None
         shape = (*first.stage.shape[:-1], sum(one.stage.width or 0 for one in found))
         at = self.emit(node.name, Concat(), *(one.stage.at for one in found))
-        stage = Stage(first.leaf, at, shape, node.name, signed=signs if alike else None)
+        levels = first.stage.levels
+        rounded = levels is not None and all(one.stage.levels == levels for one in found)
+        stage = Stage(first.leaf, at, shape, node.name, signed=signs if alike else None, levels=levels if rounded else None)
         result = self.begin(node.name, stage, shape, places)
         self.newest = dataclasses.replace(self.newest, pieces=tuple(one.stage for one in found))
         return dataclasses.replace(result, stage=self.newest)

@@ -13,6 +13,7 @@ from xnorinfer.converters.graphs.places import Places
 from xnorinfer.converters.networkparts import LayerPart
 from xnorinfer.float32 import F32
 from xnorinfer.net.ties import Rule
+from xnorinfer.net.values import LevelValues
 from xnorinfer.net.values import Shape as NetShape
 
 
@@ -53,7 +54,7 @@ class Stage:
 
     at: the number of its node, or `INPUT`.  shape: None where it is an input whose shape is not said.  layer: what it is called
     after, the last layer, sum or concatenation before it; None before the first layer.  part: that layer, where it is one.
-    signed: what it is, where it is signs.  pieces: what it was made of by concatenation.
+    signed, levels: what it is, where it is signs or levels.  pieces: what it was made of by concatenation.
     """
 
     leaf: Expr
@@ -62,6 +63,7 @@ class Stage:
     layer: str | None = None
     part: LayerPart | None = None
     signed: Signs | None = None
+    levels: LevelValues | None = None
     pieces: tuple[Stage, ...] = ()
 
     @property

@@ -190,10 +190,18 @@ def _bipolar(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Va
     return signs if scale is None else maths.apply(node, "Mul", signs, scale)
 
 
+#: QONNX's names of how numbers are rounded.
+_ROUNDING = {
+    **dict.fromkeys(("ROUND", "HALF_EVEN"), "Round"),
+    **{"CEIL": "Ceil", "FLOOR": "Floor", "DOWN": "Trunc", "UP": "RoundUp"},
+    **{"HALF_UP": "RoundHalfUp", "HALF_DOWN": "RoundHalfDown"},
+}
+
+
 def _quant(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Value:
     """qonnx.custom_op.general.intquant: `(round(clip(x / scale + zero, min, max)) - zero) * scale`; one signed bit: signs.
 
-    Several bits are known for inputs alone.
+    Weights have one bit, values up to 4, the input more.
     """
     value, scale, zero, bits = inputs
     assert value is not None
@@ -201,7 +209,8 @@ def _quant(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Valu
     assert zero is not None
     width = maths.single(node, bits)
     signed, narrow = bool(_attribute(node, "signed", 1)), bool(_attribute(node, "narrow", 1))
-    if width != 1 and not (maths.is_input(value) and width in range(2, 25)):
+    most = 24 if maths.is_input(value) else 4 if isinstance(value, Live) else 1
+    if width not in range(1, most + 1):
         maths.problems.other_kind(node, f"{MULTIBIT} ({width:g} bits here)")
     whole = maths.apply(node, "Add", maths.apply(node, "Div", value, scale), zero)
     if signed and width == 1:
@@ -211,11 +220,9 @@ def _quant(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Valu
         high = 2.0 ** (width - 1) - 1 if signed else 2.0**width - 1 - narrow
         whole = maths.apply(node, "Clip", whole, maths.number(low), maths.number(high))
         mode = str(node.attributes.get("rounding_mode", "ROUND")).upper()
-        rounding = {"ROUND": "Round", "HALF_EVEN": "Round", "CEIL": "Ceil", "FLOOR": "Floor", "DOWN": "Trunc", "UP": "Ceil"}
-        name = rounding.get(mode, "RoundHalfUp" if mode == "HALF_UP" else "")
-        if not name:
+        if mode not in _ROUNDING:
             maths.problems.refuse(node, f"rounds by {mode}, which is not supported in a binary network")
-        whole = maths.apply(node, name, whole)
+        whole = maths.apply(node, _ROUNDING[mode], whole)
     return maths.apply(node, "Mul", maths.apply(node, "Sub", whole, zero), scale)
 
 
@@ -241,7 +248,7 @@ def _multi_threshold(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None
 Spelling = Callable[[Maths, OnnxNode, Sequence[Value | None]], Value]
 ELEMENTWISE: dict[str, Spelling] = {
     **dict.fromkeys(
-        (*RISING, *COMPARISONS, "Sub", "Mul", "Div", "Neg", "Abs", "IsNaN", "Sqrt", "Log", "Where", "NotEqual"), _plain
+        (*RISING, *COMPARISONS, "Sub", "Mul", "Div", "Neg", "Abs", "IsNaN", "Sqrt", "Log", "Log2", "Where", "NotEqual"), _plain
     ),
     **{name: _many(op) for name, op in (("Add", "Add"), ("Sum", "Add"), ("Min", "Min"), ("Max", "Max"))},
     **{name: _many(op) for name, op in (("And", "Min"), ("Or", "Max"), ("Xor", "NotEqual"))},

@@ -27,7 +27,7 @@ from xnorinfer.converters.networkparts import Sign
 from xnorinfer.converters.reading import ConvertOptions, Notes
 from xnorinfer.float32 import F32
 from xnorinfer.graph import INPUT
-from xnorinfer.net.ops import Flatten, Pool
+from xnorinfer.net.ops import Flatten, Levels, Pool
 from xnorinfer.net.ties import PROFILES, Rule
 from xnorinfer.net.values import Shape
 
@@ -96,6 +96,8 @@ class Stages(Wiring):
             self.problems.refuse(node, "reads what was padded: padding stands before convolutions and pools alone")
         if live.stage.signed is not None:
             return self._of_signs(node, live, live.stage.signed, width)
+        if live.stage.levels is not None and live.expr is live.leaf:
+            return Read([], levels=live.stage.levels)
         found = read(live.expr, live.leaf, width)
         if found.reason or (found.signs is None and found.at):
             if live.stage.layer is None and self.entry.takes(node, live.expr, live.leaf, found, self.problems):
@@ -124,7 +126,8 @@ class Stages(Wiring):
             return at
         for name, steps in layers_of(node.name, before.steps, width):
             made = self.made_by.get(name)
-            at = self.once(name if made is None else made.name, steps, at)
+            called = f"{stage.layer or 'input'}.levels" if isinstance(steps, Levels) else name if made is None else made.name
+            at = self.once(called, steps, at)
         return at if before.signs is None or stage.signed is not None else self.sign_of(stage, before.signs, at)
 
     def sign_of(self, stage: Stage, signs: Signs | None, at: int) -> int:
@@ -138,7 +141,8 @@ class Stages(Wiring):
         """What a pool, or another shape, makes of what was read; its shape is not that yet."""
         assert stage.width is not None
         at = self.emit(name, op, self.computed(node, stage, before, stage.width))
-        return dataclasses.replace(stage, at=at, signed=before.signs)
+        averaged = isinstance(op, Pool) and op.kind == "average"
+        return dataclasses.replace(stage, at=at, signed=before.signs, levels=None if averaged else before.levels)
 
     def begin(self, name: str, stage: Stage, shape: Shape | None, places: Places | None) -> Live:
         """The values of a new stage.  stage: what is told of it besides its leaf and its shape."""
@@ -176,7 +180,9 @@ class Stages(Wiring):
             assert before is not None
             at = self.computed(node, live.stage, before, width)
             leaf = self.table.value(node.name)
-            self._settled[key] = dataclasses.replace(live.stage, leaf=leaf, at=at, signed=before.signs, pieces=())
+            self._settled[key] = dataclasses.replace(
+                live.stage, leaf=leaf, at=at, signed=before.signs, levels=before.levels, pieces=()
+            )
         stage = self._settled[key]
         return Live(stage.leaf, stage, places=live.places)
 
@@ -192,13 +198,16 @@ class Stages(Wiring):
                 )
             return at
         at = INPUT
-        if before.signs is None:
+        if before.levels is not None:
+            self.entry.rounded(before, width)
+        elif before.signs is None:
             self.entry.real(node, before, self.image, self.problems)
         else:
             self.entry.binarized(node, live.expr, live.leaf, before, width, self.problems)
-            if self.entry.leading is not None:
-                for name, op in self.entry.leading:
-                    at = self.emit(name, op, at)
+        if self.entry.leading is not None:
+            for name, op in self.entry.leading:
+                at = self.emit(name, op, at)
+            if self.entry.signs is not None:
                 at = self.sign_of(live.stage, self.entry.signs, at)
         self.entered = live.expr, at, node.name
         return at

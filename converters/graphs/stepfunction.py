@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from xnorinfer.converters.graphs.elementwise import Expr, bounds, constants, evaluate, ordered
 from xnorinfer.float32 import F32
+from xnorinfer.net.ops import MOST_LEVEL, MOST_LEVELS, Levels
 from xnorinfer.net.ties import Rule
 
 #: The first float32 that each rule makes +1; "sign" has 0 at 0.
@@ -25,7 +26,7 @@ FIRST: dict[Rule, np.float32] = {
 }
 #: Keys of floats, as `key_of` numbers them: the largest.
 LAST = int(np.array(np.finfo(np.float32).max).view(np.uint32))
-#: Values that an expression may take to be looked at: -1, 0 and +1.
+#: The values of signs by all rules: -1, 0 and +1.
 FEW = 3
 #: Intervals that may be open at once, of one expression for all neurons, and of each neuron where each has its own.
 MANY, MANY_EACH = 6000, 60
@@ -52,23 +53,30 @@ class Steps:
     values: list[list[float]]
 
 
-def step_values(expr: Expr, leaf: Expr, width: int) -> Steps | None:
+def step_values(
+    expr: Expr, leaf: Expr, width: int, most: int = FEW, within: tuple[float, float] = (-np.inf, np.inf)
+) -> Steps | None:
     """The steps of an expression of `leaf` for `width` neurons (1 where all constants are single numbers).
 
-    None where it takes more than three values, is NaN somewhere, tells -0.0 from 0.0, or cannot be searched.
+    within: between which numbers the values of `leaf` lie.  None where it takes more than `most` values, is NaN somewhere,
+    tells -0.0 from 0.0, or cannot be searched.
     """
     inner = ordered(expr, leaf)
     if any(node.op == "lost" or (node.op == "X" and node is not leaf) for node in inner):
         return None
     if all(array.ndim == 0 for array in constants(expr)):
         width = 1
+    low, high = (_key_of(end) for end in within)
     probes = _probes(1 if width == 1 else 12)
+    probes = np.unique(np.concatenate([[low, high], probes[(probes >= low) & (probes <= high)]]))
+    if low >= high:
+        return None
     neurons = np.repeat(np.arange(width), len(probes))
     found = evaluate(expr, floats(np.tile(probes, width)), neurons, leaf).reshape(width, -1)
     minus_zero = evaluate(expr, np.full(width, -0.0, np.float32), np.arange(width), leaf)
     zero = evaluate(expr, np.zeros(width, np.float32), np.arange(width), leaf)
     ordered_values = np.sort(found, axis=1)
-    many = (ordered_values[:, 1:] != ordered_values[:, :-1]).sum(axis=1) >= FEW
+    many = (ordered_values[:, 1:] != ordered_values[:, :-1]).sum(axis=1) >= most
     if many.any() or np.isnan(found).any() or (minus_zero != zero).any():
         return None
     return _search(expr, leaf, width, probes)
@@ -147,6 +155,59 @@ def binary(steps: Steps) -> Binary | str:
     factors, limits = np.array(factor, np.float32), np.array(limit, np.float32)
     rule = next((rule for rule, first in FIRST.items() if (factors == 1).all() and (limits == first).all()), None)
     return Binary(rule, low, high, factors, limits)
+
+
+def levels(steps: Steps, *, divided: bool) -> Levels | None:
+    """The levels that an expression gives, where it rounds halves to even between two whole numbers, and each of these stands
+    for its distance from one of them times or divided by a number; else None.
+
+    divided: which of these, where both give the same.
+    """
+    first, *others = zip(steps.starts, steps.values, strict=True)
+    starts, values = first
+    if any(other != first for other in others) or not FEW <= len(values) <= MOST_LEVELS:
+        return None
+    low = round(float(floats(np.array(starts[1:2]))[0]) - 0.5)  # a start is a half, or the float above one
+    whole = np.arange(low, low + len(values))
+    if [_first_of(number) for number in whole[1:].tolist()] != starts[1:]:
+        return None
+    return _standing_for(whole, np.array(values, np.float32), divided=divided)
+
+
+def _first_of(number: int) -> int:
+    """The key of the first float that rounds to a whole number."""
+    half = np.float32(number - 0.5)
+    return _key_of(half if number % 2 == 0 else np.nextafter(half, np.float32(np.inf)))
+
+
+def _key_of(number: float) -> int:
+    """The key of a float, infinite ones being the largest that are finite."""
+    size = min(int(np.abs(np.float32(number)).view(np.uint32)), LAST)
+    return size if number >= 0 else -size
+
+
+def _standing_for(whole: NDArray[np.int64], values: F32, *, divided: bool) -> Levels | None:
+    """Levels of whole numbers in order that stand for these values; None where that is no zero and one factor."""
+    apart = float(values[-1]) - float(values[0])
+    if not np.isfinite(values).all() or apart <= 0:
+        return None
+    unit = apart / (len(whole) - 1)
+    zero = int(whole[0]) - round(float(values[0]) / unit)
+    if abs(zero) > MOST_LEVEL:
+        return None
+    distance = (whole - zero).astype(np.float32)
+    far = int(np.argmax(np.abs(distance)))
+    near = np.float32(float(values[far]) / float(distance[far]))
+    factors = [np.float32(abs(value)) for value in values[np.abs(distance) == 1]]
+    divisor = np.float32(round(min(1 / unit, MOST_LEVEL)))
+    found = [
+        Levels(int(whole[0]), int(whole[-1]), zero, float(factor))
+        for factor in (*factors, near, *(np.nextafter(near, np.float32(end)) for end in (0, np.inf)))
+        if (distance * factor == values).all()
+    ]
+    if divisor > 1 and (distance / divisor == values).all():
+        found.insert(0 if divided else len(found), Levels(int(whole[0]), int(whole[-1]), zero, 1.0, float(divisor)))
+    return found[0] if found else None
 
 
 def _pairs(steps: Steps) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from xnorinfer.converters.networkparts import Becomes, Sign, Wired
-from xnorinfer.net.ops import Steps
+from xnorinfer.net.ops import Levels, Steps
 
 
 class Wiring:
@@ -23,9 +23,9 @@ class Wiring:
         self._names.add(name)
         return len(self.wired) - 1
 
-    def once(self, name: str, what: Steps | Sign, read: int) -> int:
-        """Steps or a sign of a value, which may be there already; called so, or with a number where that is taken."""
-        key = read, what if isinstance(what, Sign) else _content(what)
+    def once(self, name: str, what: Steps | Levels | Sign, read: int) -> int:
+        """Steps, levels or a sign of a value, which may be there already; called so, or with a number where that is taken."""
+        key = read, _content(what)
         if key not in self._known:
             self._known[key] = self.emit(self.free(name), what, read)
         return self._known[key]
@@ -39,5 +39,9 @@ class Wiring:
         return found
 
 
-def _content(steps: Steps) -> Any:
-    return tuple((step.function, *((array.shape, array.tobytes()) for array in step.parameters)) for step in steps.steps)
+def _content(what: Steps | Levels | Sign) -> Any:
+    if isinstance(what, Sign):
+        return what
+    if isinstance(what, Levels):
+        return what.domain
+    return tuple((step.function, *((array.shape, array.tobytes()) for array in step.parameters)) for step in what.steps)

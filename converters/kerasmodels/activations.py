@@ -33,6 +33,8 @@ def function(found: Quantizer) -> Operation:
             return found.name.capitalize(), {}
         case "relu6":
             return "Clip", {"min": 0.0, "max": 6.0}
+        case "clipbyvalueactivation":  # of larq_zoo's DoReFaNet
+            return "Clip", {"min": 0.0, "max": 1.0}
         case "relu":
             return _relu(settings)
         case "leakyrelu":

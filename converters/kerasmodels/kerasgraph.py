@@ -23,9 +23,11 @@ from xnorinfer.converters.kerasmodels.keraskernels import Kernel, LayerWeights
 from xnorinfer.converters.kerasmodels.kerasweights import BIAS, KERNEL, NORM_ROLES, Weights
 from xnorinfer.converters.kerasmodels.quantizers import (
     Quantizer,
+    Rounded,
     Unsupported,
     identify,
     quantizer,
+    rounded,
     signs,
 )
 from xnorinfer.converters.reading import DEFAULT_INPUT, Assumption, ConvertOptions, Notes, Origin
@@ -312,12 +314,15 @@ class KerasGraph(LayerWeights):
         if found is None or name in _LINEAR:
             return
         try:
-            how = signs(found, kernel=False)
+            several = rounded(found)
+            how = None if several is not None else signs(found, kernel=False)
         except Unsupported as reason:
             self._unsupported(layer, f": {found.label}", reason)
             self._unread(layer)
             return
-        if how is not None:
+        if several is not None:
+            self._round(several, f"{layer.name}.{name}", f"{layer}: {found.label}")
+        elif how is not None:
             assert isinstance(how.scale, float)
             self.rules.add(how.rule)
             low = 0.0 if how.zero_one else -how.scale
@@ -326,6 +331,21 @@ class KerasGraph(LayerWeights):
             self._ending = found
         else:
             self._function(found, layer)
+
+    def _round(self, how: Rounded, name: str, label: str) -> None:
+        """Levels, as the nodes that they are spelled out in."""
+
+        def by(operation: str, role: str) -> None:
+            number = getattr(how, role)
+            if number != 1:
+                constant = self._constant(f"{name}:{role}", np.array(number, np.float32))
+                self._node(operation, name, label, constant)
+
+        by("Mul", "factor")
+        self._node("Round", name, label)
+        self._node("Clip", name, label, min=float(how.low), max=float(how.high))
+        by("Mul", "step")
+        by("Div", "divisor")
 
     def _go_on(self, layer: KerasLayer) -> None:
         """What would be left out at the end of a model counts where another layer follows."""

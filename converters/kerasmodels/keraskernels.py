@@ -14,7 +14,9 @@ from xnorinfer.converters.kerasmodels.kerasweights import BIAS, KERNEL, NORM_ROL
 from xnorinfer.converters.kerasmodels.quantizers import (
     NOTHING,
     Unsupported,
+    dorefa_signs,
     identify,
+    is_dorefa_sign,
     quantized_bias,
     quantizer,
     scale_of,
@@ -70,10 +72,11 @@ class LayerWeights:
             return made
         if quantized is not None:
             bias = self._quantized_bias(layer, made.bias)
-            rule, h, scale = self._quantized(layer, made.values, quantized)
+            values = self._latents(layer, made.values, quantized)
+            rule, h, scale = self._quantized(layer, values, quantized)
             if scale is not None and depthwise:
                 scale = np.tile(scale, shape[-2])
-            made = Kernel(made.values, bias, rule, h, scale)
+            made = Kernel(values, bias, rule, h, scale)
         elif port:
             self.rules.add("round-even")
             taps = math.prod(shape[:-2])
@@ -93,6 +96,17 @@ class LayerWeights:
         except Unsupported as reason:
             self._unsupported(layer, f": the bias_quantizer {identify(value)}", reason)
             return bias
+
+    def _latents(self, layer: KerasLayer, kernel: F32, key: str) -> F32:
+        """A kernel, or what becomes of it before its signs are taken."""
+        found = quantizer(layer.config.get(key))
+        if found is None or not is_dorefa_sign(found):
+            return kernel
+        try:
+            return dorefa_signs(kernel)
+        except Unsupported as reason:
+            self._unsupported(layer, f": the {key} {found.label}", reason)
+            return kernel
 
     def _quantized(self, layer: KerasLayer, kernel: F32, key: str) -> tuple[Rule | None, float, F32 | None]:
         """How a layer of Larq or QKeras binarizes its kernel: rule (None: not at all), H and the scales of its neurons."""

@@ -20,8 +20,8 @@ from xnorinfer.float32 import F32
 from xnorinfer.net.ties import Rule
 from xnorinfer.net.values import is_finite_number
 
-#: Scales that are computed from a kernel, neuron by neuron.
-ScaleKind = Literal["magnitude", "auto", "auto_po2"]
+#: Scales that are computed from a kernel, neuron by neuron, or one of all of it.
+ScaleKind = Literal["magnitude", "layer", "auto", "auto_po2"]
 #: `keras.backend.epsilon()`, which QKeras adds before it divides or takes a logarithm.
 _EPSILON = float(np.float32(1e-7))
 
@@ -37,6 +37,7 @@ SIGNS: dict[str, Rule] = {
 #: Functions that give 0 and 1.
 STEPS: dict[str, Rule] = {"steheaviside": "gt", "binarysigmoid": "round-even", "binarysigmoidunit": "round-even"}
 NOTHING = ("noop", "noopquantizer")
+DOREFA = ("dorefa", "dorefaquantizer")
 _ZERO_ONE = "gives 0 and 1, not -1 and +1"
 _MANY = "has more than two values"
 _TERNARY = "is ternary (-1, 0 and +1)"
@@ -45,8 +46,7 @@ _REFUSED = {
     "stetern": _TERNARY,
     "ternary": _TERNARY,
     "stochasticternary": _TERNARY,
-    "dorefa": f"is DoReFa, which {_MANY}",
-    "dorefaquantizer": f"is DoReFa, which {_MANY}",
+    **dict.fromkeys(DOREFA, f"is DoReFa, which {_MANY}"),
     **{
         f"quantized{kind}": _MANY
         for kind in ("linear", "relu", "tanh", "sigmoid", "po2", "relupo2", "ulaw", "hswish", "quadraticpo2")
@@ -57,6 +57,8 @@ _SETTINGS = {
     "binary": ("use_01", "alpha", "use_stochastic_rounding"),
     "stochasticbinary": ("alpha", "temperature", "use_real_sigmoid"),
     "quantizedbits": ("bits", "integer", "symmetric", "keep_negative", "alpha"),
+    "quantizedrelu": ("bits", "integer", "use_sigmoid", "negative_slope", "use_stochastic_rounding", "relu_upper_bound"),
+    "dorefa": ("k_bit", "mode"),
 }
 
 
@@ -76,6 +78,17 @@ class Signs:
     rule: Rule
     scale: float | ScaleKind = 1.0
     zero_one: bool = False
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """Activations of a few bits: `clip(round(x * factor), low, high) * step / divisor`, halves to even."""
+
+    factor: float
+    low: int
+    high: int
+    step: float = 1.0
+    divisor: float = 1.0
 
 
 class Unsupported(Exception):
@@ -152,6 +165,10 @@ def signs(found: Quantizer, *, kernel: bool) -> Signs | None:
         if not kernel:
             raise Unsupported("scales by a mean over the batch, which is for kernels")
         return Signs("ge", "magnitude")
+    if name == "magnitudeawaresignunclipped" and kernel:  # of larq_zoo
+        return Signs("ge", "layer")
+    if kernel and is_dorefa_sign(found):
+        return Signs("ge")
     if name in _REFUSED:
         bits = settings.get("bits", settings.get("k_bit"))
         reason = _REFUSED[name] + (f" ({bits} bits)" if is_finite_number(bits) and _MANY in _REFUSED[name] else "")
@@ -164,6 +181,52 @@ def signs(found: Quantizer, *, kernel: bool) -> Signs | None:
     if name == "quantizedbits":
         return _quantized_bits(settings, kernel=kernel)
     return None
+
+
+#: Bits of activations that can be converted.
+_BITS = range(1, 5)
+
+
+def rounded(found: Quantizer) -> Rounded | None:
+    """The levels that a quantizer makes of values; None where it is none of a few bits.  Raises Unsupported."""
+    settings = found.settings
+    if found.name in DOREFA and settings.get("k_bit", 2) in _BITS:
+        if settings.get("mode", "activations") != "activations":
+            raise Unsupported(f"with mode {settings['mode']!r} is for kernels")
+        most = 2 ** settings.get("k_bit", 2) - 1
+        return Rounded(most, 0, most, divisor=most)
+    bits, integer = settings.get("bits", 8), settings.get("integer", 0)
+    negative = found.name == "quantizedbits" and bool(settings.get("keep_negative", True))
+    if found.name not in ("quantizedbits", "quantizedrelu") or bits not in _BITS or bits == negative:
+        return None
+    if type(integer) is not int or not -16 <= integer <= 16:
+        raise Unsupported(f"has the setting integer {integer!r}, needed is a whole number")
+    usual = {"alpha": (None, 1), "qnoise_factor": (1,), "use_stochastic_rounding": (False,), "use_sigmoid": (False,)}
+    usual |= {"negative_slope": (0,), "relu_upper_bound": (None,), "post_training_scale": (None,)}
+    for key, values in usual.items():
+        if settings.get(key, values[0]) not in values:
+            raise Unsupported(f"with {key} {settings[key]!r} is not supported in a binary network")
+    steps = 2 ** (bits - negative)
+    low = bool(settings.get("symmetric", False)) - steps if negative else 0
+    return Rounded(steps * 2.0**-integer, low, steps - 1, step=2.0**integer / steps)
+
+
+def is_dorefa_sign(found: Quantizer) -> bool:
+    """Whether it is DoReFa's of kernels of 1 bit, which takes the signs of what `dorefa_signs` gives."""
+    return found.name in DOREFA and found.settings.get("mode") == "weights" and found.settings.get("k_bit") == 1
+
+
+def dorefa_signs(kernel: F32) -> F32:
+    """The -1 and +1 of DoReFa's kernels of 1 bit, `2*round(tanh(w) / (2*max|tanh(w)|) + 0.5) - 1`.  Raises Unsupported where
+    rounding decides."""
+    size = np.tanh(kernel.astype(np.float64))
+    most = 2 * np.abs(size).max(initial=0)
+    size = size / most if most else size
+    edge = 2.0**-25  # so much beside 0.5 is rounded to it, and that to 0
+    near = np.abs(size - edge) < edge / 1000
+    if near.any():
+        raise Unsupported(f"has {int(near.sum())} weights whose sign rounding decides")
+    return np.asarray(np.where(size > edge, 1, -1), np.float32)
 
 
 def _quantized_bits(settings: Mapping[str, Any], *, kernel: bool) -> Signs:
@@ -200,6 +263,9 @@ def scale_of(kind: ScaleKind, weight: F32) -> tuple[F32, str]:
     """
     if kind == "magnitude":
         return magnitude(weight, "mean-abs"), "mean of |latent| per neuron (magnitude_aware_sign), in float64, rounded once"
+    if kind == "layer":
+        mean = np.full(len(weight), np.abs(weight).mean(dtype=np.float64))
+        return mean.astype(np.float32), "mean of |latent| of the layer, in float64, rounded once"
     mean = np.abs(weight).mean(axis=1, dtype=np.float64)
     mean /= 1 + np.float64(np.float32(1 + _EPSILON) - 1)
     if kind == "auto":

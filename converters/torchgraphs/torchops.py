@@ -95,7 +95,7 @@ _COPYING = ("clone", "lift_fresh_copy")
 _UNARY = {
     "sign": "Sign", "sgn": "Sign", "neg": "Neg", "negative": "Neg", "abs": "Abs", "absolute": "Abs", "floor": "Floor",
     "ceil": "Ceil", "trunc": "Trunc", "fix": "Trunc", "relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid", "exp": "Exp",
-    "log": "Log", "sqrt": "Sqrt", "reciprocal": "Reciprocal", "log_sigmoid": "LogSigmoid", "atan": "Atan",
+    "log": "Log", "log2": "Log2", "sqrt": "Sqrt", "reciprocal": "Reciprocal", "log_sigmoid": "LogSigmoid", "atan": "Atan",
     "logical_not": "Not", "bitwise_not": "Not", "isnan": "IsNaN",
 }  # fmt: skip
 _BINARY = {

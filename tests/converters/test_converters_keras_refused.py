@@ -134,7 +134,10 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "heaviside kernel": (swap(4, kernel_quantizer="ste_heaviside"), "ste_heaviside gives 0 and 1"),
     "sign of 0 and 1": (put(4, "SteHeaviside"), r"new_steheaviside \(SteHeaviside\): SteHeaviside gives 1 for every value"),
     "ternary kernel": (swap(4, kernel_quantizer="ste_tern"), "the kernel_quantizer ste_tern is ternary"),
-    "dorefa": (swap(4, input_quantizer={"class_name": "DoReFa", "config": {}}), "DoReFa, which has more than two values"),
+    "dorefa": (
+        swap(4, input_quantizer={"class_name": "DoReFa", "config": {"k_bit": 5}}),
+        "DoReFa, which has more than two values",
+    ),
     "own quantizer": (swap(4, kernel_quantizer="mine"), "the kernel_quantizer mine is not known"),
     "no-op": (swap(4, kernel_quantizer={"class_name": "NoOp", "config": {"precision": 1}}), "not all of one magnitude"),
     "scaled inputs": (swap(4, input_quantizer="magnitude_aware_sign"), "scales by a mean over the batch"),
@@ -218,14 +221,14 @@ def test_another_kind_of_network_is_told_alone(committed: Path, tmp_path: Path) 
 
     def change(layers: list[dict[str, Any]]) -> None:
         for index in (2, 4):
-            swap(index, kernel_quantizer="ste_tern", input_quantizer={"class_name": "DoReFa", "config": {"k_bit": 2}})(layers)
+            swap(index, kernel_quantizer="ste_tern", input_quantizer={"class_name": "DoReFa", "config": {"k_bit": 8}})(layers)
         swap(5, epsilon=None)(layers)
 
     with pytest.raises(NetworkError) as error:
         read_source(reconfigured(committed, tmp_path, change))
     both, end = "also: quant_dense_1 (QuantDense)", "only binary networks can be converted"
     assert list(error.value.problems) == [
-        f"quant_dense (QuantDense): DoReFa is DoReFa, which has more than two values (2 bits); {end} ({both})",
+        f"quant_dense (QuantDense): DoReFa is DoReFa, which has more than two values (8 bits); {end} ({both})",
         f"quant_dense (QuantDense): the kernel_quantizer ste_tern is ternary (-1, 0 and +1); {end} ({both})",
     ]
 

@@ -331,8 +331,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda g: hidden(g, ("Abs",), ("Sub", TWO), ("GreaterOrEqual", ZERO), ("Where", ONE, -ONE)),
         "steps between -1 and 1 more than once: no single threshold says where",
     ),
-    "four values": (
-        lambda g: hidden(g, ("Clip", np.array(-2, F), TWO), ("Round",)),
+    "too many levels": (
+        lambda g: hidden(g, ("Clip", np.array(-9, F), np.array(9, F)), ("Round",)),
         r"Round_v2 \(Round\) is an activation that is not supported",
     ),
     "constant": (lambda g: hidden(g, ("Abs",), ("GreaterOrEqual", ZERO), ("Where", ONE, -ONE)), "gives 1 for every value"),
@@ -344,9 +344,13 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda g: hidden(g, ("MultiThreshold", np.ones((6, 3), F)), ("Erf",)),
         r"quantized to several bits, and one bit is needed \(3 thresholds here\): node MultiThreshold_v1 \(MultiThreshold\)$",
     ),
-    "two bits": (
-        lambda g: hidden(g, ("Quant", ONE, ZERO, TWO)),
-        r"quantized to several bits, and one bit is needed \(2 bits here\): node Quant_v1 \(Quant\)$",
+    "eight bits": (
+        lambda g: hidden(g, ("Quant", ONE, ZERO, np.array(8, F))),
+        r"quantized to several bits, and one bit is needed \(8 bits here\): node Quant_v1 \(Quant\)$",
+    ),
+    "weights of two bits": (
+        lambda g: g.add("MatMul", g.derived("Quant", *map(g.constant, (g.signs(12, 6), ONE, ZERO, TWO)))),
+        r"quantized to several bits, and one bit is needed \(2 bits here\): node Quant_v0 \(Quant\)$",
     ),
     "branches": (
         lambda g: g.add("MatMul", g.signs(12, 6)).add("Sign").add("MatMul", g.signs(6, 6)).add("Mul", "v0"),

@@ -11,8 +11,22 @@ from places import unpack
 from refusals import assert_resolvable
 
 import xnorinfer
-from xnorinfer.converters.kerasmodels.quantizers import Signs, Unsupported, quantized_bias, quantizer, scale_of, signs
+from xnorinfer.converters import read_source
+from xnorinfer.converters.kerasmodels.quantizers import (
+    Rounded,
+    Signs,
+    Unsupported,
+    dorefa_signs,
+    quantized_bias,
+    quantizer,
+    rounded,
+    scale_of,
+    signs,
+)
 from xnorinfer.errors import NetworkError
+from xnorinfer.net import reference
+from xnorinfer.net.ops import Levels
+from xnorinfer.net.values import LevelValues
 
 pytest.importorskip("h5py", reason="Keras's files are read through h5py")
 
@@ -34,12 +48,60 @@ def test_scores_are_those_of_qkeras(folder: Path, file: str) -> None:
     np.testing.assert_allclose(model.scores(x), wanted, rtol=1e-6, atol=1e-6)
 
 
+def test_a_quantized_relu(folder: Path) -> None:
+    with np.load(folder / "outputs.npz") as outputs:
+        x, wanted = outputs["x"], outputs["relu"]
+    net = read_source(folder / "relu.h5").net
+    assert {op.domain for op in net.ops if isinstance(op, Levels)} == {LevelValues(0, 7, step=0.125)}
+    np.testing.assert_allclose(reference.forward(net, x), wanted, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        ("quantized_relu(2)", Rounded(4.0, 0, 3, 0.25)),
+        ("quantized_relu(4, 2)", Rounded(4.0, 0, 15, 0.25)),
+        ("quantized_bits(2, 0, 1)", Rounded(2.0, -1, 1, 0.5)),
+        ("quantized_bits(3, 1)", Rounded(2.0, -4, 3, 0.5)),
+        ("quantized_bits(2, keep_negative=0)", Rounded(4.0, 0, 3, 0.25)),
+        ({"class_name": "DoReFa", "config": {"k_bit": 2, "mode": "activations"}}, Rounded(3, 0, 3, divisor=3)),
+        ("DoReFaQuantizer", Rounded(3, 0, 3, divisor=3)),
+        ("quantized_relu(8)", None),
+        ("quantized_bits(1)", None),
+        ("quantized_tanh(2)", None),
+        ({"class_name": "DoReFa", "config": {"k_bit": 2, "mode": "weights"}}, "with mode 'weights' is for kernels"),
+        ("quantized_relu(2, use_sigmoid=1)", "with use_sigmoid 1 is not supported"),
+        ("quantized_relu(2, negative_slope=0.25)", "with negative_slope 0.25 is not supported"),
+        ("quantized_relu(2, relu_upper_bound=0.5)", "with relu_upper_bound 0.5 is not supported"),
+        ("quantized_bits(2, alpha='auto')", "with alpha 'auto' is not supported"),
+        ("quantized_bits(2, 0.5)", r"has the setting integer 0\.5, needed is a whole number"),
+        ("quantized_bits(2, 99)", "has the setting integer 99, needed is a whole number"),
+    ],
+)
+def test_activations_of_a_few_bits(value: object, wanted: Rounded | str | None) -> None:
+    found = quantizer(value)
+    assert found is not None
+    if isinstance(wanted, str):
+        with pytest.raises(Unsupported, match=wanted):
+            rounded(found)
+    else:
+        assert rounded(found) == wanted
+
+
+def test_dorefas_kernels_of_one_bit() -> None:
+    """`2*round(tanh(w) / (2*max|tanh(w)|) + 0.5) - 1`: what is next to 0.5 is rounded to it, and that to 0."""
+    found = dorefa_signs(np.array([[-1, -1e-9, 0], [1e-9, 2e-7, 2]], np.float32))
+    np.testing.assert_array_equal(found, [[-1, -1, -1], [-1, 1, 1]])
+    np.testing.assert_array_equal(dorefa_signs(np.zeros((2, 2), np.float32)), np.full((2, 2), -1))
+    with pytest.raises(Unsupported, match="has 1 weights whose sign rounding decides"):
+        dorefa_signs(np.array([[20, 2**-24]], np.float32))
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("ternary", r"fc9 \(QDense\): the kernel_quantizer ternary is ternary .* \(also: fc8 \(QDense\), fc5 \(QDense\)\)$"),
         ("two_bits", r"the kernel_quantizer quantized_bits has more than two values \(2 bits\)"),
-        ("relu", r"quantized_relu has more than two values \(3 bits\)"),
         ("nothing", "makes every weight 0"),
         ("quantized_norm", r"quantizes its own values \(gamma_quantizer quantizedrelupo2"),
     ],

@@ -1,0 +1,181 @@
+"""Activations of 2 to 4 bits in graphs: QONNX's `Quant`, evaluated as QONNX does, and other spellings of the same."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_converters_onnx import ONE, Graph, kinds_of, refused
+
+from xnorinfer.converters import Reading, read_source
+from xnorinfer.net import reference
+from xnorinfer.net.ops import Levels, Linear, Quantize
+from xnorinfer.net.values import LevelValues
+
+F = np.float32
+HALF, ZERO = np.array(0.5, F), np.array(0, F)
+
+
+def quant(x: Any, scale: Any, zero: Any, bits: int, *, signed: int, narrow: int) -> Any:
+    """qonnx.custom_op.general.intquant.int_quant, with rounding mode ROUND."""
+    low = -(2 ** (bits - 1)) + narrow if signed else 0
+    high = 2 ** (bits - 1) - 1 if signed else 2**bits - 1 - narrow
+    whole = np.round(np.clip(x / scale + zero, F(low), F(high)))
+    return np.asarray((whole - zero) * scale, F)
+
+
+def pixels(width: int = 12, rows: int = 300) -> Any:
+    return np.random.default_rng(5).integers(0, 256, (rows, width), dtype=np.uint8)
+
+
+def network(g: Graph, *operations: tuple[Any, ...], last: Any = None) -> Graph:
+    """Sums of pixels, small as a BatchNorm makes them, then operations, and a layer that reads what they give."""
+    g.add("MatMul", g.signs(12, 7)).add("Add", g.vector(7))
+    for operation, *constants in operations:
+        attributes = constants.pop() if constants and isinstance(constants[-1], dict) else {}
+        g.add(operation, *constants, **attributes)
+    return g.add("MatMul", g.signs(7, 5) if last is None else last)
+
+
+def sums(g: Graph, x: Any) -> Any:
+    """What the operations of `network` read."""
+    mapped = (x / 255).astype(F)
+    return np.asarray(reference.sequential_dot(mapped, g.constants["c0"].T.copy()), F) + g.constants["c1"]
+
+
+def levels_of(reading: Reading) -> LevelValues:
+    (found,) = kinds_of(reading, Levels)
+    assert not kinds_of(reading, Quantize)
+    return found.domain
+
+
+@pytest.mark.parametrize(
+    ("bits", "signed", "narrow", "zero"),
+    [*itertools.product((2, 3, 4), (0, 1), (0, 1), (0.0,)), (2, 0, 0, 1.0), (3, 1, 0, -1.0), (4, 0, 0, 7.0), (3, 1, 1, 2.0)],
+)
+def test_quant(tmp_path: Path, bits: int, signed: int, narrow: int, zero: float) -> None:
+    """A scale that is a power of two: every sum of the framework is exact."""
+    g = Graph(bits)
+    settings = {"signed": signed, "narrow": narrow, "rounding_mode": "ROUND"}
+    network(g, ("Quant", HALF, np.array(zero, F), np.array(bits, F), settings))
+    reading = read_source(g.write(tmp_path))
+    low, high = (narrow - 2 ** (bits - 1), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1 - narrow)
+    assert levels_of(reading) == LevelValues(low, high, int(zero), 0.5)
+    assert all(layer.binary for layer in kinds_of(reading, Linear))
+    x = pixels()
+    value = quant(sums(g, x), F(0.5), F(zero), bits, signed=signed, narrow=narrow)
+    assert np.unique(value).size > 2
+    np.testing.assert_array_equal(reference.forward(reading.net, x), value @ g.constants["c5"])
+
+
+@pytest.mark.parametrize("scale", [0.3, 1 / 3, 0.7])
+def test_scales_that_are_no_powers_of_two(tmp_path: Path, scale: float) -> None:
+    """Layers take whole numbers, so that no product is rounded."""
+    g = Graph(2)
+    network(g, ("Quant", np.array(scale, F), ZERO, np.array(4, F), {"signed": 1, "narrow": 0}))
+    reading = read_source(g.write(tmp_path))
+    assert levels_of(reading) == LevelValues(-8, 7, 0, float(F(scale)))
+    x = pixels()
+    value = quant(sums(g, x), F(scale), F(0), 4, signed=1, narrow=0)
+    whole = np.rint(value / F(scale)) @ g.constants["c5"]
+    np.testing.assert_array_equal(reference.forward(reading.net, x), whole.astype(F) * F(scale))
+    np.testing.assert_allclose(reference.forward(reading.net, x), value @ g.constants["c5"], rtol=1e-5, atol=1e-5)
+
+
+def test_scales_of_each_channel(tmp_path: Path) -> None:
+    """Whole numbers times a scale of each channel are real numbers, which a float layer reads."""
+    g = Graph(3)
+    scale = np.abs(g.vector(7)) + F(0.25)
+    last = g.vector(35).reshape(7, 5)
+    network(g, ("Quant", scale, ZERO, np.array(3, F), {"signed": 0, "narrow": 0}), last=last)
+    reading = read_source(g.write(tmp_path))
+    assert levels_of(reading) == LevelValues(0, 7)
+    x = pixels()
+    value = quant(sums(g, x), scale, F(0), 3, signed=0, narrow=0)
+    np.testing.assert_array_equal(reference.forward(reading.net, x), reference.sequential_dot(value, last.T.copy()))
+
+
+def test_scales_of_each_channel_are_no_whole_numbers(tmp_path: Path) -> None:
+    scale = np.arange(1, 8, dtype=F)
+    operation = ("Quant", scale, ZERO, np.array(3, F), {"signed": 0, "narrow": 0})
+    refused(tmp_path, lambda g: network(g, operation), "binary weights and follows MatMul_v0 without a sign between them")
+
+
+#: How others write levels: operations behind the sums, what they give, and what is read.
+SPELLINGS: dict[str, tuple[Any, Any, LevelValues]] = {
+    "DoReFa": (  # clips first; the rounded numbers are divided
+        [("Clip", ZERO, ONE), ("Mul", np.array(3, F)), ("Round",), ("Div", np.array(3, F))],
+        lambda x: np.rint(np.clip(x, F(0), F(1)) * F(3)) / F(3),
+        LevelValues(0, 3, divisor=3.0),
+    ),
+    "relu6": (
+        [("Clip", ZERO, np.array(6, F)), ("Round",)],
+        lambda x: np.rint(np.clip(x, F(0), F(6))),
+        LevelValues(0, 6),
+    ),
+    "rounded first": (
+        [("Mul", np.array(4, F)), ("Round",), ("Clip", np.array(-2, F), np.array(1, F)), ("Mul", np.array(0.25, F))],
+        lambda x: np.clip(np.rint(x * F(4)), F(-2), F(1)) * F(0.25),
+        LevelValues(-2, 1, step=0.25),
+    ),
+    "relu and a bound": (
+        [("Relu",), ("Min", np.array(1.5, F)), ("Div", np.array(0.5, F)), ("Round",), ("Mul", np.array(0.5, F))],
+        lambda x: np.rint(np.minimum(np.maximum(x, F(0)), F(1.5)) / F(0.5)) * F(0.5),
+        LevelValues(0, 3, step=0.5),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SPELLINGS)
+def test_other_spellings(tmp_path: Path, case: str) -> None:
+    operations, function, wanted = SPELLINGS[case]
+    g = Graph(4)
+    network(g, *operations)
+    reading = read_source(g.write(tmp_path))
+    assert levels_of(reading) == wanted
+    x = pixels()
+    value = function(sums(g, x)).astype(F)
+    assert np.unique(value).size == wanted.top + 1
+    last = g.constants[max(g.constants, key=lambda name: int(name[1:]))]
+    np.testing.assert_allclose(reference.forward(reading.net, x), value @ last, rtol=1e-6, atol=1e-6)
+
+
+def test_steps_behind_levels(tmp_path: Path) -> None:
+    """What is computed with levels is computed with what they stand for."""
+    g = Graph(5)
+    last = g.vector(35).reshape(7, 5)
+    factor = g.vector(7)
+    network(g, ("Quant", HALF, ZERO, np.array(2, F), {"signed": 1, "narrow": 1}), ("Mul", factor), ("Relu",), last=last)
+    reading = read_source(g.write(tmp_path))
+    assert levels_of(reading) == LevelValues(-1, 1, 0, 0.5)
+    x = pixels()
+    value = np.maximum(quant(sums(g, x), F(0.5), F(0), 2, signed=1, narrow=1) * factor, F(0))
+    np.testing.assert_array_equal(reference.forward(reading.net, x), reference.sequential_dot(value, last.T.copy()))
+
+
+def test_the_input_itself(tmp_path: Path) -> None:
+    g = Graph(6)
+    g.add("Mul", np.array(2, F)).add("Sub", ONE)
+    g.add("Quant", ONE, ZERO, np.array(2, F), signed=1, narrow=1).add("MatMul", g.signs(12, 5))
+    reading = read_source(g.write(tmp_path))
+    assert levels_of(reading) == LevelValues(-1, 1)
+    x = pixels()
+    value = quant((x / 255).astype(F) * F(2) - F(1), F(1), F(0), 2, signed=1, narrow=1)
+    np.testing.assert_array_equal(reference.forward(reading.net, x), value @ g.constants["c5"])
+
+
+#: What is no levels: their values are not evenly apart, or halves are not rounded to even.
+REFUSED: dict[str, tuple[Any, str]] = {
+    "floor": ([("Clip", ZERO, np.array(3, F)), ("Floor",)], "Floor"),
+    "away from zero": ([("Quant", HALF, ZERO, np.array(2, F), {"rounding_mode": "HALF_UP"})], "Quant"),
+    "unevenly": ([("Clip", ZERO, np.array(3, F)), ("Round",), ("Mul", HALF), ("Exp",)], "Round"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_no_levels_is_refused(tmp_path: Path, case: str) -> None:
+    operations, at = REFUSED[case]
+    refused(tmp_path, lambda g: network(g, *operations), rf"\({at}\) gives .* which is not supported in a binary network$")
