@@ -16,18 +16,35 @@ ONE = np.float32(1)
 def fma(x: F32, y: F32, z: F32) -> F32:
     """float32 fused multiply-add, x*y + z rounded once.
 
-    The product is exact in float64.  The sum is rounded to odd there (Boldo & Melquiond 2008, "Emulation of FMA and
-    correctly rounded sums"), so that the second rounding to float32 sees on which side the exact value lies.
+    The product is exact in float64, and the second rounding of the sum only counts where float64 has it in the middle of two
+    float32.  There it is rounded to odd (Boldo & Melquiond 2008, "Emulation of FMA and correctly rounded sums"), so that the
+    second rounding sees on which side the exact value lies.
     """
-    product = x.astype(np.float64) * y
-    addend = z.astype(np.float64)
-    total = product + addend
+    product = np.asarray(x.astype(np.float64) * y)
+    total = np.asarray(product + z)
+    size = np.ascontiguousarray(total).view(np.int64) & MAX_DOUBLE_KEY
+    # Below the normal float32, their middles lie elsewhere.
+    middle = ((size & MIDDLE_MASK) == MIDDLE) | ((size < LEAST_NORMAL) & (size > 0))
+    if middle.any():
+        addend = np.broadcast_to(z, total.shape)[middle].astype(np.float64)
+        total[middle] = _rounded_to_odd(np.broadcast_to(product, total.shape)[middle], addend)
+    return total.astype(np.float32)
+
+
+#: float64 as an integer without its sign; its last bits, which a float32 has not, and those of the middle of two float32; the
+#: least normal float32 as such an integer.
+MAX_DOUBLE_KEY, MIDDLE_MASK, MIDDLE, LEAST_NORMAL = (1 << 63) - 1, (1 << 29) - 1, 1 << 28, (1023 - 126) << 52
+
+
+def _rounded_to_odd(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """x + y, to the float64 of the two next to it whose last bit is 1 where it is none."""
+    total = x + y
     with np.errstate(invalid="ignore"):
-        back = total - product
-        error = (product - (total - back)) + (addend - back)
-    even = (np.ascontiguousarray(total).view(np.int64) & 1) == 0
+        back = total - x
+        error = (x - (total - back)) + (y - back)
+    even = (total.view(np.int64) & 1) == 0
     nudge = np.isfinite(total) & (error != 0) & even
-    return np.where(nudge, np.nextafter(total, np.copysign(np.inf, error)), total).astype(np.float32)
+    return np.where(nudge, np.nextafter(total, np.copysign(np.inf, error)), total)
 
 
 #: ln 2 in two parts, the first of few enough bits that its multiples are exact; 1/n!, the series of exp.
@@ -83,6 +100,24 @@ def sequential_dot(x: F32, weights: F32) -> F32:
     for k in range(x.shape[1]):
         total += x[:, k, None].astype(np.float64) * weights[None, :, k]
     return total.astype(np.float32)
+
+
+#: Numbers that a sum of products is computed for at a time, so that they stay in cache.
+FUSED_NUMBERS = 1 << 15
+
+
+def fused_dot(x: F32, weights: F32) -> F32:
+    """(rows, depth) x (neurons, depth) -> (rows, neurons): float32 sums from 0 on, by a fused multiply-add for each input, in
+    order."""
+    out = np.zeros((x.shape[0], weights.shape[0]), np.float32)
+    step = max(1, FUSED_NUMBERS // max(1, weights.shape[0]))
+    columns = np.ascontiguousarray(weights.T)
+    for start in range(0, len(x), step):
+        total = out[start : start + step]
+        for k, column in enumerate(columns):
+            total = fma(x[start : start + step, k, None], column, total)
+        out[start : start + step] = total
+    return out
 
 
 def integer_dot(x: NDArray[Any], weights: F32) -> NDArray[Any]:

@@ -46,8 +46,11 @@ def rebuilt(net: Numbers, x: NDArray[Any]) -> NDArray[np.float32]:
             k = np.arange(layer["inputs"])
             weights = np.where(net[f"layers.{n}.bits"][:, k // 64] >> (k % 64).astype(np.uint64) & np.uint64(1), 1.0, -1.0)
         else:
-            weights = net[f"layers.{n}.weight"].astype(float)
-        dot = np.add.accumulate(value.astype(float)[:, None, :] * weights, axis=2)[:, :, -1]
+            weights = net[f"layers.{n}.weight"]
+        if layer["kind"] == "float":
+            dot = fused_dots(value[:, None, :], weights)
+        else:
+            dot = np.add.accumulate(value.astype(float)[:, None, :] * weights, axis=2)[:, :, -1]
         if layer["reads"] == "reals":
             dot = dot.astype(np.float32)
         if layer["gives"] == "bits":
@@ -60,6 +63,15 @@ def rebuilt(net: Numbers, x: NDArray[Any]) -> NDArray[np.float32]:
         for op, (a, b) in zip(layer["steps"], net[f"layers.{n}.steps"], strict=True):
             value = APPLY[op](value, a, b)
     return value
+
+
+def fused_dots(x: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.float32]:
+    """(..., 1, inputs) and (neurons, inputs) -> (..., neurons)."""
+    x, weights = x.astype(np.float32), weights.astype(np.float32)
+    total = np.zeros((*x.shape[:-2], len(weights)), np.float32)
+    for k in range(weights.shape[1]):
+        total = fma(x[..., k], weights[:, k], total)
+    return total
 
 
 APPLY: dict[str, Any] = {
@@ -137,13 +149,13 @@ def convolved(net: Numbers, n: int, layer: dict[str, Any], value: NDArray[Any], 
         k = np.arange(layer["inputs"])
         weights = np.where(net[f"layers.{n}.bits"][:, k // 64] >> (k % 64).astype(np.uint64) & np.uint64(1), 1.0, -1.0)
     else:
-        weights = net[f"layers.{n}.weight"].astype(float)
+        weights = net[f"layers.{n}.weight"]
     parts = np.split(windows_of(layer, value, layer["pad"]), layer["groups"], axis=-1)
     inside = np.split(windows_of(layer, np.ones_like(value, float), abs(layer["pad"])), layer["groups"], axis=-1)
     dots, shares, sums = [], [], []
     for part, on, of in zip(parts, inside, np.split(weights, layer["groups"]), strict=True):
         flat, there = (one.reshape(*one.shape[:3], 1, -1) for one in (part, on))
-        dots.append(np.add.accumulate(flat * of, axis=-1)[..., -1])
+        dots.append(fused_dots(flat, of) if layer["kind"] == "float" else np.add.accumulate(flat * of, axis=-1)[..., -1])
         shares.append(np.broadcast_to(there.sum(axis=-1), dots[-1].shape))
         sums.append((there * of).sum(axis=-1))
     dot, on_map, weight_sums = (np.concatenate(one, axis=-1) for one in (dots, shares, sums))

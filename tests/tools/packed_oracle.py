@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xnorinfer.float32 import fma
 from xnorinfer.graph import INPUT
 from xnorinfer.net.values import PixelInput
 from xnorinfer.net.windows import Window
@@ -207,7 +208,7 @@ def finished(
     """
     count: NDArray[Any]
     if op.reads == "reals":
-        real = count = sums_in_order(x, weights)
+        real = count = sums_in_order(x, weights) if op.binary else fused_in_order(x, weights)
     else:
         # float64 products of integers below 2**53 are exact.
         count = (x.astype(np.float64) @ weights.T).astype(np.int64)
@@ -222,6 +223,14 @@ def finished(
         limits = op.output.limits[border] if op.output.limits.ndim == 2 else op.output.limits
         return np.where(count <= limits[neurons], 1, -1)
     return Affine(op.output.ops, op.output.values[:, :, neurons]).apply(real, side)
+
+
+def fused_in_order(x: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.float32]:
+    """(rows, depth) x (neurons, depth) -> (rows, neurons), float32 sums, each product added and rounded once."""
+    total = np.zeros((len(x), len(weights)), np.float32)
+    for place in range(x.shape[1]):
+        total = fma(x[:, place, None].astype(np.float32), weights[None, :, place].astype(np.float32), total)
+    return total
 
 
 def sums_in_order(x: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.float32]:

@@ -253,17 +253,6 @@ static inline void net_reals_to_reals(const float *in, size_t inputs, const uint
     }
 }
 
-/* A layer with float32 weights: products summed in float64 in input order, rounded to float32 once. */
-static inline void net_float_layer(const float *in, size_t inputs, const float *weights, size_t neurons, float *out)
-{
-    for (size_t n = 0; n < neurons; n++) {
-        double sum = 0;
-        for (size_t k = 0; k < inputs; k++)
-            sum += (double)in[k] * (double)weights[n * inputs + k];
-        out[n] = (float)sum;
-    }
-}
-
 /* A float32 result, rounded: it passes through memory, so that no compiler fuses it with the next operation. */
 static inline float net_rounded(float x)
 {
@@ -287,6 +276,32 @@ static inline float net_fused(float x, float y, float z)
         memcpy(&result, &bits, sizeof bits);
     }
     return (float)result;
+}
+
+/* A layer with float32 weights: a sum from 0 on, to which every product is added in input order, rounded once each time. */
+static inline void net_float_layer(const float *in, size_t inputs, const float *weights, size_t neurons, float *out)
+{
+    for (size_t n = 0; n < neurons; n++) {
+        float sum = 0;
+        for (size_t k = 0; k < inputs; k++)
+            sum = net_fused(in[k], weights[n * inputs + k], sum);
+        out[n] = sum;
+    }
+}
+
+/* The same, and bits of it: 1 where the sum <= limit. */
+static inline void net_floats_to_bits(const float *in, size_t inputs, const float *weights, const float *limits,
+        size_t neurons, uint64_t *out)
+{
+    for (size_t n = 0; n < neurons; n += NET_TILE) {
+        const size_t count = net_tile(neurons - n);
+        NET_SCRATCH float sums[NET_TILE];
+        net_float_layer(in, inputs, weights + n * inputs, count, sums);
+        uint64_t bits = 0;
+        for (size_t i = 0; i < count; i++)
+            bits |= (uint64_t)(sums[i] <= limits[n + i]) << i;
+        *out++ = bits;
+    }
 }
 
 /* v * a */

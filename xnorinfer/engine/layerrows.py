@@ -125,7 +125,7 @@ def value_bytes(value: Value) -> int:
 
 @rows_of.of(Elementwise)
 def _(op: Elementwise, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool, *side: Value) -> Made:
-    row = prepack.elementwise(kernel, read.shape[-1]) | _steps(kernel, op.steps)
+    row = prepack.elementwise(kernel, read.shape[-1]) | _steps(kernel, op.steps, in_rows=True)
     return _each_pixel(row, kernel, read, raw)
 
 
@@ -136,9 +136,9 @@ def _(op: Pool, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool) -
     geometry, channels = _geometry(op.window, read), read.shape[-1]
     if op.kind == "average":
         return map_prepack.pool_average(kernel, geometry, channels, op.padded), []
-    falling = bitpack((np.zeros(channels, np.bool_) if op.falling is None else op.falling)[None])[0]
+    falling = np.zeros(channels, np.bool_) if op.falling is None else op.falling
     pool = map_prepack.pool_bits if read.kind == "bits" else map_prepack.pool_largest
-    return pool(kernel, geometry, channels, falling), []
+    return pool(kernel, geometry, falling), []
 
 
 @rows_of.of(Dot)
@@ -151,8 +151,12 @@ def _(op: Dot, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool, *s
         return _dot(op, kernel, mapping, raw, slice(None), None), []
     assert op.window is not None
     geometry, channels = _geometry(op.window, read), read.shape[-1] // op.groups
-    if not op.binary and channels == 1 and op.neurons == op.groups and isinstance(op.output, Affine):
-        return map_prepack.depthwise(kernel, geometry, op.weights) | _steps(kernel, op.output), []
+    if not op.binary and isinstance(op.output, Affine):
+        if channels == 1 and op.neurons == op.groups:
+            row = map_prepack.depthwise(kernel, geometry, op.weights)
+        else:
+            row = map_prepack.floats(kernel, geometry, op.weights, op.groups, read.shape[-1])
+        return row | _steps(kernel, op.output, in_rows=True), []
     outside = outside_of(op, read)
     parts = np.split(np.arange(op.neurons), op.groups)
     taps = None
@@ -182,7 +186,8 @@ def _dot(
     own = None if outside is None else (outside.inputs, outside.plus[:, neurons])
     row = _product(op, kernel, mapping, raw, weights, limits, own, channels)
     if isinstance(op.output, Affine):
-        row |= _steps(kernel, Affine(op.output.ops, op.output.values[:, :, neurons]))
+        own_steps = Affine(op.output.ops, op.output.values[:, :, neurons])
+        row |= _steps(kernel, own_steps, in_rows=not op.binary)
     return row
 
 
@@ -207,5 +212,5 @@ def _product(
     return prepack.bits(kernel, weights, op.depth, limits, outside, channels=channels)
 
 
-def _steps(kernel: Kernel, steps: Affine) -> prepack.Row:
-    return prepack.steps(kernel, [STEP_NAMES.index(step) for step in steps.ops], steps.values)
+def _steps(kernel: Kernel, steps: Affine, *, in_rows: bool = False) -> prepack.Row:
+    return prepack.steps(kernel, [STEP_NAMES.index(step) for step in steps.ops], steps.values, in_rows=in_rows)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.bits import bitpack, bitunpack
-from xnorinfer.float32 import integer_dot, sequential_dot
+from xnorinfer.float32 import fused_dot, integer_dot, sequential_dot
 from xnorinfer.graph import INPUT, Interpretation
 from xnorinfer.net.windows import Window, borders
 from xnorinfer.packing.packed import (
@@ -204,7 +204,7 @@ def _counts(layer: Dot, read: Value, value: NDArray[Any]) -> Iterator[tuple[int,
 def _sums(layer: Dot, x: NDArray[Any], weights: NDArray[np.float32]) -> NDArray[Any]:
     """(rows, depth) x (neurons, depth) -> (rows, neurons), int64 or, of real numbers, float64."""
     if layer.reads == "reals":
-        return sequential_dot(x, weights).astype(np.float64)
+        return (sequential_dot if layer.binary else fused_dot)(x, weights).astype(np.float64)
     return integer_dot(x, weights).astype(np.int64)
 
 

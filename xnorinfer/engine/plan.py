@@ -154,6 +154,8 @@ class Plan:
                 count += 1
             if len(inner) == 1:
                 self._share(row, int(self._rows[count - 1, fields.GROUPS]))
+            elif not inner and row[fields.PARTS]:
+                self._share(row, int(row[fields.PANELS]))
 
     def _write(self, row: NDArray[np.int64], made: prepack.Row) -> None:
         """A row into the table; arrays by their addresses."""

@@ -75,7 +75,12 @@ class Body:
         """Bytes of all buffers of one call where so many pixels share a table."""
         own = sum(size * {"float": 4, "uint8_t": 1}.get(kind, 8) for kind, size in self.buffers.values())
         tables = 64 // table_bits * 2 * 2**table_bits
-        within = {"mismatches": 64 * (8 + 4), "real_sums": 64 * 8, "pixel_sums": 4 * (4 << table_bits) + tables}
+        within = {
+            "mismatches": 64 * (8 + 4),
+            "real_sums": 64 * 8,
+            "floats_to_bits": 64 * 4,
+            "pixel_sums": 4 * (4 << table_bits) + tables,
+        }
         return (
             own
             + 4 * math.prod(self.packed.score_shape)

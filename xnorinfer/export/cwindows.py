@@ -101,7 +101,7 @@ def _arguments(op: Dot, outside: Outside | None, body: Body, place: Place, each:
             limits,
             constant_text(place.node, place.read),
         )
-        return [*own, array + (at if limits.ndim == 2 else each)], f"{op.reads}_to_bits"
+        return [*own, array + (at if limits.ndim == 2 else each)], f"{op.reads}_to_bits" if op.binary else "floats_to_bits"
     if not op.binary:
         return own, "float_layer"
     if op.reads == "bits" and outside is not None:

@@ -27,16 +27,17 @@ The count of a neuron depends on what its layer reads:
 
     bits     mismatches, popcount(XOR) of inputs and weights: dot = inputs - 2 * mismatches
     pixels   the sum of weight * pixel, pixels 0..255
-    reals    the sum of weight * input in float64, in input order, rounded to float32 once
+    reals    the sum of weight * input in float64, in input order, rounded to float32 once; in a float layer a float32 sum from
+             0 on, to which every product is added in input order, rounded once each time (a fused multiply-add)
 
 No neuron is inverted: where a decision rises with the count, all weights of the neuron were negated at conversion, so that `<=`
 is the only compare.
 
 A layer that gives reals starts from float32(dot) for bits, float32((slope * count + intercept * sum of weights) / divisor)
-in float64 for pixels, the count for reals, and in a float layer from the sum of weight * input like that of reals.  Then
-come its steps in order, each rounded to float32: mul v*a, add v+a, div v/a, fma v*a+b rounded once, clip min(max(v, a), b),
-step +1 from a on, -1 up to b, else 0, prelu v where it is above 0, else v*a, tanh, sigmoid, side v plus the number in the
-same place of the second value that the layer reads (a and b mean nothing there).  Those of the last layer are the scores.
+in float64 for pixels, the count for reals.  Then come its steps in order, each rounded to float32: mul v*a, add v+a, div v/a,
+fma v*a+b rounded once, clip min(max(v, a), b), step +1 from a on, -1 up to b, else 0, prelu v where it is above 0, else v*a,
+tanh, sigmoid, side v plus the number in the same place of the second value that the layer reads (a and b mean nothing there).
+Those of the last layer are the scores.
 
 Each layer reads what the one before gives, but where `meta` has a list "from": the indices of all that it reads, -1 the input.
 "concat" has them side by side along channels, pixel by pixel, or if "flat" as vectors, maps line by line; "product" multiplies

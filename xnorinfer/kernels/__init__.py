@@ -15,7 +15,7 @@ from functools import cache
 
 from xnorinfer.errors import KernelError
 from xnorinfer.kernels import native
-from xnorinfer.kernels.shapes import BinaryShape, LookupShape, NibbleShape, ParityShape, Shape
+from xnorinfer.kernels.shapes import BinaryShape, FloatShape, LookupShape, NibbleShape, ParityShape, Shape
 from xnorinfer.kernels.store import address, on_compile, python_function
 
 ENVIRONMENT = "XNORINFER_KERNEL"
@@ -30,6 +30,7 @@ _PREPARE, _COMPUTE, _FINISH, _GATHER, _DRIVE = 5, 9, 6, 6, 6
 class Kernel:
     """One row of the table.  `needs`: features of `native.features`; the real tile is lanes x vectors neurons.
 
+    single_lanes, single_rows: numbers of a vector of float32, and rows of a tile of float layers.
     pixels: how bytes are summed: by look-up tables of this shape, or as eight bit planes.
 
     The methods named after a function of `layers` compile it on first use and return its address.
@@ -40,7 +41,8 @@ class Kernel:
     binary: Shape
     real_lanes: int
     real_vectors: int
-    float_panel: int = 16
+    single_lanes: int
+    single_rows: int
     pixels: LookupShape | None = None
 
     @property
@@ -71,8 +73,16 @@ class Kernel:
     def compute_reals(self) -> int:
         return address("make_compute_reals", _COMPUTE, self.real_lanes, self.real_vectors)
 
-    def compute_floats(self) -> int:
-        return address("make_compute_floats", _COMPUTE, self.real_lanes, self.float_panel // self.real_lanes)
+    def floats(self, neurons: int) -> FloatShape:
+        """The tile of a float layer of so many neurons: of two vectors, of one where that leaves less of it empty."""
+        vectors = -(-neurons // self.single_lanes)
+        return FloatShape(self.single_lanes, 1 if vectors in (1, 3, 5) else 2, self.single_rows, _fused())
+
+    def compute_floats(self, shape: FloatShape) -> int:
+        return address("make_compute_floats", _COMPUTE, shape)
+
+    def compute_float_maps(self, shape: FloatShape) -> int:
+        return address("make_compute_float_maps", _COMPUTE, shape)
 
     def prepare_bits(self) -> int:
         return self._prepare("make_prepare_bits", "make_prepare_nibbles")
@@ -104,7 +114,7 @@ class Kernel:
         return address("make_binarize", _COMPUTE, 4)
 
     def compute_steps(self) -> int:
-        return address("make_compute_steps", _COMPUTE)
+        return address("make_compute_steps", _COMPUTE, self.single_lanes)
 
     def compute_mapped(self) -> int:
         return address("make_compute_mapped", _COMPUTE)
@@ -135,10 +145,10 @@ class Kernel:
         return address("make_pool_bits", _COMPUTE)
 
     def pool_largest(self) -> int:
-        return address("make_pool_largest", _COMPUTE)
+        return address("make_pool_largest", _COMPUTE, self.single_lanes)
 
     def compute_depthwise(self) -> int:
-        return address("make_compute_depthwise", _COMPUTE)
+        return address("make_compute_depthwise", _COMPUTE, self.single_lanes, _fused())
 
     def join(self) -> int:
         return address("make_join", _COMPUTE)
@@ -150,10 +160,13 @@ class Kernel:
         return address("make_move", _COMPUTE)
 
     def pool_average(self) -> int:
-        return address("make_pool_average", _COMPUTE)
+        return address("make_pool_average", _COMPUTE, self.single_lanes)
 
     def finish(self) -> int:
-        return address("make_finish", _FINISH, "fma" in cpu_features())
+        return address("make_finish", _FINISH, _fused())
+
+    def finish_rows(self) -> int:
+        return address("make_finish_rows", _FINISH, self.single_lanes, _fused())
 
 
 #: The methods of a kernel that compile.
@@ -163,10 +176,10 @@ _FUNCTIONS = (
     "compute_bits",
     "compute_masked",
     "compute_reals",
-    "compute_floats",
     "binarize_bytes",
     "binarize_singles",
     "finish",
+    "finish_rows",
     "compute_steps",
     "compute_mapped",
     "compute_strips",
@@ -190,6 +203,8 @@ KERNELS: tuple[Kernel, ...] = (
         ParityShape(),
         real_lanes=8,
         real_vectors=8,
+        single_lanes=16,
+        single_rows=14,
         pixels=LookupShape(inputs=6, rows=2),
     ),
     Kernel(
@@ -198,6 +213,8 @@ KERNELS: tuple[Kernel, ...] = (
         NibbleShape(lanes=64, pairs=4),
         real_lanes=8,
         real_vectors=8,
+        single_lanes=16,
+        single_rows=14,
         pixels=LookupShape(inputs=6, rows=2),
     ),
     Kernel(
@@ -206,6 +223,8 @@ KERNELS: tuple[Kernel, ...] = (
         NibbleShape(lanes=32, pairs=4),
         real_lanes=4,
         real_vectors=4,
+        single_lanes=8,
+        single_rows=6,
         pixels=LookupShape(inputs=4, rows=2),
     ),
     Kernel(
@@ -214,6 +233,8 @@ KERNELS: tuple[Kernel, ...] = (
         NibbleShape(lanes=16, pairs=1),
         real_lanes=4,
         real_vectors=4,
+        single_lanes=4,
+        single_rows=8,
         pixels=LookupShape(inputs=4, rows=2, octets=16),
     ),
     Kernel(
@@ -222,6 +243,8 @@ KERNELS: tuple[Kernel, ...] = (
         BinaryShape(lanes=4, vectors=2, levels=3),
         real_lanes=4,
         real_vectors=4,
+        single_lanes=4,
+        single_rows=6,
     ),
 )
 
@@ -229,6 +252,11 @@ KERNELS: tuple[Kernel, ...] = (
 def cpu_features() -> frozenset[str]:
     """Features of the CPU that numba compiles for, as far as a kernel asks for them."""
     return native.features()
+
+
+def _fused() -> bool:
+    """Whether the CPU has a fused multiply-add."""
+    return "fma" in cpu_features()
 
 
 def usable() -> tuple[Kernel, ...]:
@@ -274,6 +302,9 @@ def warmup(name: str | None = None) -> list[str]:
         for method in (*_FUNCTIONS, *(_LOOKUP if kernel.pixels else _PLANES)):
             getattr(kernel, method)()
         kernel.compute_bits(kernel.windowed(32, 32))
+        for neurons in (kernel.single_lanes, 64):
+            kernel.compute_floats(kernel.floats(neurons))
+            kernel.compute_float_maps(kernel.floats(neurons))
         for channels, in_pairs in ((64, True), (64, False), (32, True), (1, False)):
             kernel.gather_bits(channels, in_pairs)
     finally:

@@ -138,4 +138,7 @@ READY_AT = COUNTS_AT + COUNTS_BYTES
 #: Addresses of what a layer reads beside its source, up to `packed.MOST_JOINED`, and how far the first lies from the target.
 OTHERS_FOUND_AT = READY_AT + 64
 SIDE_FROM_TARGET_AT = OTHERS_FOUND_AT + 64 * 8
-PREPARED_AT = SIDE_FROM_TARGET_AT + 64
+#: Rows of float32 that become what they are in place, of up to 64 neurons each.
+BLOCK_AT = SIDE_FROM_TARGET_AT + 64
+BLOCK_MOST_ROWS, BLOCK_STEP = 16, 64 * 4
+PREPARED_AT = BLOCK_AT + BLOCK_MOST_ROWS * BLOCK_STEP

@@ -26,7 +26,6 @@ from xnorinfer.kernels.shapes import PREPARED_TOTAL, TABLES_BYTES, BinaryShape, 
 from xnorinfer.kernels.tiles import (
     binary_tile,
     compare_inputs,
-    float_tile,
     pack_plane,
     pack_signs,
     signed_tile,
@@ -42,7 +41,6 @@ from xnorinfer.kernels.vector_ir import (
     load_single,
     load_word,
     store_byte,
-    store_double,
     store_single,
     store_word,
 )
@@ -331,20 +329,11 @@ def make_compute_masked() -> Callable[..., None]:
 
 
 def make_compute_reals(lanes: int, vectors: int) -> Callable[..., None]:
-    """Binary weights on real inputs; the tile is of lanes * vectors neurons."""
-    return _make_compute_sums(signed_tile(lanes, vectors), lanes * vectors)
+    """Binary weights on real inputs, by a tile of lanes * vectors neurons.
 
-
-def make_compute_floats(lanes: int, vectors: int) -> Callable[..., None]:
-    """Float weights."""
-    return _make_compute_sums(float_tile(lanes, vectors), lanes * vectors)
-
-
-def _make_compute_sums(tile: Any, panel_neurons: int) -> Callable[..., None]:
-    """float64 sums in input order, rounded to float32 once, against limits or to the float32 steps.
-
-    tile: sums of `panel_neurons` neurons.
+    float64 sums in input order, rounded to float32 once, against limits or to the float32 steps.
     """
+    tile, panel_neurons = signed_tile(lanes, vectors), lanes * vectors
     group_panels = 64 // panel_neurons
 
     def compute_reals(layer, source, target, rows, first_group, last_group, scratch, prepared, shifts):
@@ -375,25 +364,6 @@ def _make_compute_sums(tile: Any, panel_neurons: int) -> Callable[..., None]:
                     store_word(target + r * out_bytes + group * 8, word)
 
     return compute_reals
-
-
-def make_compute_steps() -> Callable[..., None]:
-    """No product: rows of float32 to the steps."""
-
-    def compute_steps(layer, source, target, rows, first_group, last_group, scratch, prepared, shifts):
-        in_bytes = get(layer, fields.IN_BYTES)
-        out_bytes = get(layer, fields.OUT_BYTES)
-        finish = get(layer, fields.FINISH)
-        neurons = get(layer, fields.NEURONS)
-        sums = scratch + fields.SUMS_AT
-        for r in range(rows):
-            for group in range(first_group, last_group):
-                row = source + r * in_bytes + group * 256
-                for j in range(min(64, neurons - group * 64)):
-                    store_double(sums + 8 * j, np.float64(load_single(row + 4 * j)))
-                call_finish(finish, layer, group, group, 0, scratch, target + r * out_bytes + group * 256)
-
-    return compute_steps
 
 
 def make_compute_mapped() -> Callable[..., None]:

@@ -19,19 +19,17 @@ import numpy as np
 
 from xnorinfer.kernels import fields
 from xnorinfer.kernels.driver import call_compute, call_prepare
-from xnorinfer.kernels.layers import call_finish, inner
+from xnorinfer.kernels.layers import inner
 from xnorinfer.kernels.nibbles import spread_pair
 from xnorinfer.kernels.parities import xor_eight
 from xnorinfer.kernels.vector_ir import (
     caller,
     get,
     load_byte,
-    load_double,
     load_half,
     load_single,
     load_word,
     store_byte,
-    store_double,
     store_half,
     store_single,
     store_word,
@@ -618,107 +616,3 @@ def make_pool_bits() -> Callable[..., None]:
                     out += pixel_bytes
 
     return pool_bits
-
-
-def make_pool_largest() -> Callable[..., None]:
-    """Lines of the largest of float32, or, of the channels whose bits MIRRORED has, the smallest; NaN where there is one."""
-
-    def pool_largest(layer, source, target, rows, first_line, last_line, scratch, prepared, shifts):
-        height, width, across = get(layer, fields.HEIGHT), get(layer, fields.WIDTH), get(layer, fields.ACROSS)
-        pixel_bytes = get(layer, fields.PIXEL_BYTES)
-        step_down, step_across = get(layer, fields.DILATION_DOWN), get(layer, fields.DILATION_ACROSS)
-        mirrored = get(layer, fields.MIRRORED)
-        for r in range(rows):
-            for line in range(first_line, last_line):
-                y = line * get(layer, fields.STRIDE_DOWN) - get(layer, fields.TOP)
-                top, bottom = span(y, get(layer, fields.KERNEL_DOWN), step_down, height)
-                out = target + r * get(layer, fields.OUT_BYTES) + line * across * pixel_bytes
-                for column in range(across):
-                    x = column * get(layer, fields.STRIDE_ACROSS) - get(layer, fields.LEFT)
-                    left, right = span(x, get(layer, fields.KERNEL_ACROSS), step_across, width)
-                    for c in range(pixel_bytes >> 2):
-                        sign = np.float32(1)
-                        if get(mirrored, c >> 6) >> (c & 63) & 1:
-                            sign = np.float32(-1)
-                        most = np.float32(-np.inf)
-                        for i in range(top, bottom):
-                            at = source + ((y + i * step_down) * width + x) * pixel_bytes + 4 * c
-                            for j in range(left, right):
-                                value = sign * load_single(at + j * step_across * pixel_bytes)
-                                if value > most or value != value:
-                                    most = value
-                        store_single(out + 4 * c, sign * most)
-                    out += pixel_bytes
-            source += get(layer, fields.IN_BYTES)
-
-    return pool_largest
-
-
-def make_compute_depthwise() -> Callable[..., None]:
-    """Lines of a map of which each channel has weights of its own, (taps, channels) f64 at PANEL: float64 sums in the order of
-    the taps, and the float32 steps."""
-
-    def compute_depthwise(layer, source, target, rows, first_line, last_line, scratch, prepared, shifts):
-        height, width, across = get(layer, fields.HEIGHT), get(layer, fields.WIDTH), get(layer, fields.ACROSS)
-        pixel_bytes, channels = get(layer, fields.PIXEL_BYTES), get(layer, fields.NEURONS)
-        kernel_across = get(layer, fields.KERNEL_ACROSS)
-        step_down, step_across = get(layer, fields.DILATION_DOWN), get(layer, fields.DILATION_ACROSS)
-        weights, finish = get(layer, fields.PANEL), get(layer, fields.FINISH)
-        sums = scratch + fields.SUMS_AT
-        for r in range(rows):
-            for line in range(first_line, last_line):
-                y = line * get(layer, fields.STRIDE_DOWN) - get(layer, fields.TOP)
-                top, bottom = span(y, get(layer, fields.KERNEL_DOWN), step_down, height)
-                out = target + r * get(layer, fields.OUT_BYTES) + line * across * pixel_bytes
-                for column in range(across):
-                    x = column * get(layer, fields.STRIDE_ACROSS) - get(layer, fields.LEFT)
-                    left, right = span(x, kernel_across, step_across, width)
-                    for group in range((channels + 63) >> 6):
-                        count = min(64, channels - group * 64)
-                        for j in range(count):
-                            store_double(sums + 8 * j, np.float64(0))
-                        for i in range(top, bottom):
-                            at = source + ((y + i * step_down) * width + x) * pixel_bytes + group * 256
-                            of_tap = weights + (i * kernel_across * channels + group * 64) * 8
-                            for k in range(left, right):
-                                here, weight = at + k * step_across * pixel_bytes, of_tap + k * channels * 8
-                                for j in range(count):
-                                    term = np.float64(load_single(here + 4 * j)) * load_double(weight + 8 * j)
-                                    store_double(sums + 8 * j, load_double(sums + 8 * j) + term)
-                        call_finish(finish, layer, group, group, 0, scratch, out + group * 256)
-                    out += pixel_bytes
-            source += get(layer, fields.IN_BYTES)
-
-    return compute_depthwise
-
-
-def make_pool_average() -> Callable[..., None]:
-    """Lines of averages of float32: sums in float64, line by line, divided and rounded once."""
-
-    def pool_average(layer, source, target, rows, first_line, last_line, scratch, prepared, shifts):
-        height, width, across = get(layer, fields.HEIGHT), get(layer, fields.WIDTH), get(layer, fields.ACROSS)
-        pixel_bytes = get(layer, fields.PIXEL_BYTES)
-        step_down, step_across = get(layer, fields.DILATION_DOWN), get(layer, fields.DILATION_ACROSS)
-        divisor = get(layer, fields.DIVISOR)
-        for r in range(rows):
-            for line in range(first_line, last_line):
-                y = line * get(layer, fields.STRIDE_DOWN) - get(layer, fields.TOP)
-                top, bottom = span(y, get(layer, fields.KERNEL_DOWN), step_down, height)
-                out = target + r * get(layer, fields.OUT_BYTES) + line * across * pixel_bytes
-                for column in range(across):
-                    x = column * get(layer, fields.STRIDE_ACROSS) - get(layer, fields.LEFT)
-                    left, right = span(x, get(layer, fields.KERNEL_ACROSS), step_across, width)
-                    number = divisor
-                    if number == 0:
-                        number = (bottom - top) * (right - left)
-                    for c in range(pixel_bytes >> 2):
-                        total = np.float64(0)
-                        for i in range(top, bottom):
-                            at = source + ((y + i * step_down) * width + x) * pixel_bytes + 4 * c
-                            for j in range(left, right):
-                                total += np.float64(load_single(at + j * step_across * pixel_bytes))
-                        store_single(out + 4 * c, np.float32(total / np.float64(number)))
-                    out += pixel_bytes
-            source += get(layer, fields.IN_BYTES)
-
-    return pool_average

@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.bits import WORD_BITS, words_for
+from xnorinfer.bits import WORD_BITS, bitpack, words_for
 from xnorinfer.kernels import Kernel, fields, layout
-from xnorinfer.kernels.prepack import INPUT_WORK, REAL_WORK, Row
+from xnorinfer.kernels.prepack import FLOAT_WORK, INPUT_WORK, Row, panels_of
 
 #: Pixels of a strip at most, and bytes that its prepared rows should stay under.
 STRIP_PIXELS = 128
 STRIP_BYTES = 1 << 16
+#: Pixels of a strip of a float layer about.
+FLOAT_PIXELS = 112
 #: Rows that some tile computes together.
 TILE_ROWS = 8
 
@@ -163,20 +165,20 @@ def _gathered(kernel: Kernel, taps: Taps, row_bytes: int, prepared_bytes: int, p
     return _Gathered(function, prepared_bytes if prepares else row_bytes, prepares)
 
 
-def pool_bits(kernel: Kernel, geometry: Geometry, channels: int, falling: NDArray[np.uint64]) -> Row:
-    """OR of bits, AND of the channels in `falling`, (words,) u64."""
-    words = len(falling)
-    return _pool(geometry, channels, 8 * words) | {
+def pool_bits(kernel: Kernel, geometry: Geometry, falling: NDArray[np.bool_]) -> Row:
+    """OR of bits, AND of the channels that are `falling`, (channels,) bool."""
+    words = bitpack(falling[None])[0]
+    return _pool(geometry, len(falling), 8 * len(words)) | {
         fields.COMPUTE: kernel.pool_bits(),
-        fields.MIRRORED: layout.kept(falling.view(np.int64)),
+        fields.MIRRORED: layout.kept(words.view(np.int64)),
     }
 
 
-def pool_largest(kernel: Kernel, geometry: Geometry, channels: int, falling: NDArray[np.uint64]) -> Row:
-    """The largest of float32, the smallest of the channels in `falling`, (words,) u64."""
-    return _pool(geometry, channels, 4 * channels) | {
+def pool_largest(kernel: Kernel, geometry: Geometry, falling: NDArray[np.bool_]) -> Row:
+    """The largest of float32, the smallest of the channels that are `falling`, (channels,) bool."""
+    return _pool(geometry, len(falling), 4 * len(falling)) | {
         fields.COMPUTE: kernel.pool_largest(),
-        fields.MIRRORED: layout.kept(falling.view(np.int64)),
+        fields.MIRRORED: layout.kept(np.where(falling, np.uint32(1 << 31), np.uint32(0))),
     }
 
 
@@ -193,9 +195,56 @@ def depthwise(kernel: Kernel, geometry: Geometry, weights: NDArray[np.float32]) 
     channels, taps = weights.shape
     return _pool(geometry, channels, 4 * channels) | {
         fields.COMPUTE: kernel.compute_depthwise(),
-        fields.PANEL: layout.kept(weights.T.astype(np.float64)),
-        fields.WORK: geometry.outputs[1] * taps * channels * REAL_WORK,
+        fields.PANEL: layout.kept(weights.T),
+        fields.WORK: geometry.outputs[1] * taps * channels * FLOAT_WORK,
     }
+
+
+def floats(kernel: Kernel, geometry: Geometry, weight: NDArray[np.float32], groups: int, channels: int) -> Row:
+    """A float convolution; steps are to follow.  weight: (neurons, depth), of as many `groups` as the channels are in."""
+    neurons, depth = weight.shape
+    shape = kernel.floats(neurons // groups)
+    panels = [layout.float_panels(part, shape.panel) for part in np.split(weight, groups)]
+    count, (height, width) = geometry.pixels, geometry.size
+    pixel_bytes = 4 * channels
+    if geometry.pointwise:
+        # Pixels one behind the other, in lines of whole tiles, the last one shorter.
+        across = shape.rows * -(-count // (shape.rows * -(-count // FLOAT_PIXELS)))
+        height, width = -(-count // across), across
+        geometry, lines = Geometry((height, width), (height, width)), 1
+    else:
+        lines = -(-FLOAT_PIXELS // geometry.outputs[1])
+    reaches = [
+        (outputs - 1) * stride + (kernel - 1) * dilation + 1
+        for outputs, stride, kernel, dilation in zip(
+            geometry.outputs, geometry.stride, geometry.kernel, geometry.dilation, strict=True
+        )
+    ]
+    outside = any(geometry.padding) or reaches[0] > height or reaches[1] > width
+    line_bytes = reaches[1] * pixel_bytes if outside else 0
+    copied = (lines - 1) * geometry.stride[0] + (geometry.kernel[0] - 1) * geometry.dilation[0] + 1
+    tasks = -(-geometry.outputs[0] // lines)
+    return (
+        geometry.fields()
+        | panels_of(layout.kept(np.concatenate(panels)))
+        | {
+            fields.COMPUTE: kernel.compute_float_maps(shape),
+            fields.DEPTH: depth,
+            fields.NEURONS: neurons,
+            fields.GROUPS: tasks,
+            fields.CHANNEL_GROUPS: groups,
+            fields.CHANNELS: pixel_bytes // groups,
+            fields.PANELS: len(panels[0]),
+            fields.PIXEL_BYTES: pixel_bytes,
+            fields.IN_BYTES: (count if geometry.pointwise else height * width) * pixel_bytes,
+            fields.OUT_BYTES: count * neurons * 4,
+            fields.ROW_BYTES: line_bytes,
+            fields.STRIP: lines,
+            fields.STRIP_BYTES: copied * line_bytes,
+            fields.PARTS: 1,
+            fields.WORK: max(1, count * neurons * depth * FLOAT_WORK // tasks),
+        }
+    )
 
 
 def joined(

@@ -35,9 +35,9 @@ PIXEL_ROWS = 16
 #: A first layer over uint8 of so few neurons sums masked bytes: no table is made that pays for itself.
 MASKED_NEURONS = 24
 
-#: Rough work, in multiplications of one bit, of a product with a pixel, of one with a real number, and of a byte of input that
-#: becomes bits.
-PIXEL_WORK, REAL_WORK, INPUT_WORK = 3, 64, 8
+#: Rough work, in multiplications of one bit, of a product with a pixel, of a real number with a bit, of two real numbers, and
+#: of a byte of input that becomes bits.
+PIXEL_WORK, REAL_WORK, FLOAT_WORK, INPUT_WORK = 3, 64, 24, 8
 
 
 def bits(kernel: Kernel, weights: Words, depth: int, limits: Limits, outside: Outside = None, *, channels: int = 0) -> Row:
@@ -100,7 +100,7 @@ def _mismatches(kernel: Kernel, shape: Shape, weights: Words, depth: int, limits
         # The tile's counts have 16 bits; sums for the steps, and of deeper rows, are kept apart.
         return (
             row
-            | _panels(layout.code_panels(weights, depth, shape))
+            | panels_of(layout.code_panels(weights, depth, shape))
             | {
                 fields.PREPARED_BYTES: shape.prepared_bytes(words),
                 fields.PART_BYTES: fields.COUNTS_BYTES if limits is None or shape.turns(depth) > MOST_TURNS else 0,
@@ -112,7 +112,7 @@ def _mismatches(kernel: Kernel, shape: Shape, weights: Words, depth: int, limits
         words = -(-depth // shape.bits)
         return (
             row
-            | _panels(layout.parity_panels(weights, depth, shape))
+            | panels_of(layout.parity_panels(weights, depth, shape))
             | {
                 fields.WORDS: words,
                 fields.PREPARED_BYTES: words * shape.bits // 8,
@@ -121,7 +121,7 @@ def _mismatches(kernel: Kernel, shape: Shape, weights: Words, depth: int, limits
                 fields.LIMITS: _whole_groups(weights, most, fill=-1, dtype=f"i{shape.bits // 8}"),
             }
         )
-    return row | _panels(layout.binary_panels(weights, shape.panel)) | {fields.PREPARED_BYTES: words * 8}
+    return row | panels_of(layout.binary_panels(weights, shape.panel)) | {fields.PREPARED_BYTES: words * 8}
 
 
 def _by_class(weights: Words, depth: int, outside: Outside) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -156,7 +156,7 @@ def pixels(
     most = np.full(len(weights), -1) if limits is None else limits.astype(np.int64)
     if len(weights) <= MASKED_NEURONS and depth < 64 * MASKED_CHUNKS:
         row |= {fields.COMPUTE: kernel.compute_masked(), fields.LIMITS: _whole_groups(weights, most)}
-        return row | _panels(layout.byte_masks(weights, depth))
+        return row | panels_of(layout.byte_masks(weights, depth))
     if kernel.pixels:
         row |= {
             fields.PREPARE: kernel.prepare_lookup(),
@@ -164,7 +164,7 @@ def pixels(
             fields.PREPARED_BYTES: kernel.pixels.prepared_bytes(depth),
             fields.LIMITS: _whole_groups(weights, most, np.iinfo(np.int32).min, np.int32),
         }
-        return row | _panels(layout.lookup_panels(weights, depth, kernel.pixels))
+        return row | panels_of(layout.lookup_panels(weights, depth, kernel.pixels))
     words, base = layout.even_words(words_for(depth)), 255 * (ones - depth)
     row |= {
         fields.PREPARE: kernel.prepare_planes(),
@@ -174,7 +174,7 @@ def pixels(
         fields.BASE: _whole_groups(weights, np.broadcast_to(base, surplus.shape)),
         fields.LIMITS: _whole_groups(weights, most - base, fill=-1),
     }
-    return row | _panels(layout.binary_panels(weights, kernel.binary.panel))
+    return row | panels_of(layout.binary_panels(weights, kernel.binary.panel))
 
 
 def reals(kernel: Kernel, weights: Words, depth: int, limits: Limits) -> Row:
@@ -185,19 +185,20 @@ def reals(kernel: Kernel, weights: Words, depth: int, limits: Limits) -> Row:
     }
     if limits is not None:
         row[fields.LIMITS] = _whole_groups(weights, limits, np.nan, np.float64)
-    return row | _panels(layout.sign_panels(weights, kernel.real_panel))
+    return row | panels_of(layout.sign_panels(weights, kernel.real_panel))
 
 
 def floats(kernel: Kernel, weight: NDArray[np.float32], limits: Limits) -> Row:
-    """Float64 sums of products of float32.  weight: (neurons, depth) float32."""
+    """Chains of fused multiply-adds of float32.  weight: (neurons, depth) float32."""
     neurons, depth = weight.shape
-    row = _product(neurons, depth, limits, REAL_WORK * neurons * depth) | {
-        fields.COMPUTE: kernel.compute_floats(),
+    shape = kernel.floats(neurons)
+    row = _product(neurons, depth, limits, FLOAT_WORK * neurons * depth) | {
+        fields.COMPUTE: kernel.compute_floats(shape),
         fields.IN_BYTES: depth * 4,
     }
     if limits is not None:
-        row[fields.LIMITS] = _whole_groups(weight, limits, np.nan, np.float64)
-    return row | _panels(layout.float_panels(weight, kernel.float_panel))
+        row[fields.LIMITS] = _whole_groups(weight, limits, np.nan, np.float32)
+    return row | panels_of(layout.float_panels(weight, shape.panel))
 
 
 def mapped(kernel: Kernel, values: NDArray[np.float32], count: int) -> Row:
@@ -211,20 +212,26 @@ def mapped(kernel: Kernel, values: NDArray[np.float32], count: int) -> Row:
 
 
 def elementwise(kernel: Kernel, count: int) -> Row:
-    """No product: numbers that go on to the steps of `steps`."""
+    """No product: numbers that go on to the steps of `steps`, in rows."""
     return _product(count, count, None, REAL_WORK * count) | {
         fields.COMPUTE: kernel.compute_steps(),
         fields.IN_BYTES: count * 4,
     }
 
 
-def steps(kernel: Kernel, codes: list[int], values: NDArray[np.float32]) -> Row:
-    """Float32 steps on sums.  codes: of `fields`, one a step.  values: (steps, 2, neurons) float32."""
+def steps(kernel: Kernel, codes: list[int], values: NDArray[np.float32], *, in_rows: bool = False) -> Row:
+    """Float32 steps on sums.  codes: of `fields`, one a step.  values: (steps, 2, neurons) float32.
+
+    in_rows: whether the product gives rows of float32 (`float_layers`).
+    """
+    # Vectors of them are read whole.
+    room = layout.aligned((values.size + WORD_BITS,), np.float32)
+    room[: values.size] = values.reshape(-1)
     return {
-        fields.FINISH: kernel.finish(),
+        fields.FINISH: kernel.finish_rows() if in_rows else kernel.finish(),
         fields.OPS: len(codes),
         fields.OP_CODES: layout.kept(np.array(codes, np.int64)),
-        fields.OP_VALUES: layout.kept(values),
+        fields.OP_VALUES: room,
     }
 
 
@@ -240,7 +247,7 @@ def _product(neurons: int, depth: int, limits: Limits, work: int) -> Row:
     }
 
 
-def _panels(panels: NDArray[Any]) -> Row:
+def panels_of(panels: NDArray[Any]) -> Row:
     return {fields.PANELS: panels.shape[0], fields.PANEL: panels, fields.PANEL_BYTES: panels.strides[0]}
 
 

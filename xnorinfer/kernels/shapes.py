@@ -143,5 +143,23 @@ class LookupShape:
         return PREPARED_TOTAL + TABLES_BYTES * self.turns(depth)
 
 
+@dataclass(frozen=True)
+class FloatShape:
+    """A tile of float layers: `rows` rows times `vectors` vectors of `lanes` neurons.
+
+    fused: whether the CPU has a fused multiply-add.
+    """
+
+    lanes: int
+    vectors: int
+    rows: int
+    fused: bool
+
+    @property
+    def panel(self) -> int:
+        """Neurons side by side in a panel; divides 64."""
+        return self.lanes * self.vectors
+
+
 #: Of a binary tile.
 Shape: TypeAlias = BinaryShape | ParityShape | NibbleShape

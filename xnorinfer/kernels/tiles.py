@@ -243,28 +243,6 @@ def signed_tile(lanes: int, vectors: int) -> Any:
     return intrinsic_of(lanes, 4, body, types.void)
 
 
-def float_tile(lanes: int, vectors: int) -> Any:
-    """Intrinsic tile(row, panel, depth, sums): float64 sums of row*weight in order, for lanes*vectors neurons.
-
-    row: [depth] f32; panel: [depth][neurons] f32, aligned to 64 bytes; sums: [neurons] f64.
-    """
-
-    def body(emit: Emit, row: Value, panel: Value, depth: Value, sums: Value) -> None:
-        b, columns = emit.builder, range(vectors)
-        loop = Loop(emit, emit.constant(0), [emit.many(emit.doubles, 0.0)] * vectors)
-        x = emit.splat(b.fpext(emit.load(emit.offset(row, loop.index, 4), F32, 4), F64))
-        panel_at = emit.offset(panel, loop.index, lanes * vectors * 4)
-        total = []
-        for j in columns:
-            weights = emit.load(emit.offset(panel_at, j, lanes * 4), vector(F32, lanes), lanes * 4)
-            total.append(b.fadd(loop.values[j], b.fmul(x, b.fpext(weights, emit.doubles))))
-        loop.close(1, depth, total)
-        for j in columns:
-            emit.store(total[j], emit.offset(sums, j, lanes * 8), 8)
-
-    return intrinsic_of(lanes, 4, body, types.void)
-
-
 # ---------------------------------------------------------------- bytes to bits
 
 

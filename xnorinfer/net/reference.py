@@ -7,7 +7,8 @@ that a network has one answer:
 - a dot of -1/+1 inputs with binary weights is an integer, computed exactly, then rounded to float32 once;
 - over pixels it is an exact integer sum, mapped in float64 as `(slope*sum(w*p) + intercept*sum(w)) / divisor`, then rounded to
   float32 once (a framework rounds every product and partial sum instead: that is where it can differ from us);
-- over real values and in float layers, products are exact in float64 and summed in float64 in input order, then rounded once.
+- over real values it is summed in float64 in input order, then rounded once;
+- in float layers it is a chain of float32 fused multiply-adds in input order, as CPUs have them.
 
 The inputs of a convolution's neuron are those of its window in the order (kernel row, kernel column, channel).  What lies
 outside the map with padding 0 is no input: nothing is added, and of pixels nothing is mapped.  Levels are summed as whole
@@ -24,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.errors import unhandled
-from xnorinfer.float32 import F32, ONE, fma, integer_dot, sequential_dot, sigmoid, tanh
+from xnorinfer.float32 import F32, ONE, fma, fused_dot, integer_dot, sequential_dot, sigmoid, tanh
 from xnorinfer.graph import INPUT, Interpretation, Node, users_of
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import (
@@ -84,7 +85,7 @@ def _(op: Linear, read: Rows) -> Rows:
     x = read.array.reshape(len(read.array), op.depth)
     if op.binary:
         return Rows(finish_linear(op, input_dot(read.domain, x, binary_weights(op))), REALS)
-    return Rows(finish_linear(op, sequential_dot(mapped_input(read.domain, x), op.weight)), REALS)
+    return Rows(finish_linear(op, fused_dot(mapped_input(read.domain, x), op.weight)), REALS)
 
 
 @compute.of(Pool)
@@ -364,7 +365,7 @@ def _convolution(op: Linear, window: Window, read: Rows) -> F32:
         flat = kernels.reshape(len(kernels), -1)
         patches = part.reshape(len(x) * down * across, flat.shape[1])
         if not op.binary:
-            dot = sequential_dot(patches, flat)
+            dot = fused_dot(patches, flat)
         else:
             sums = np.einsum("yxij,nijc->yxn", inside, kernels, dtype=np.float64).reshape(down * across, -1)
             dot = input_dot(domain, patches, flat, np.tile(sums, (len(x), 1)))

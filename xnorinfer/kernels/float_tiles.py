@@ -1,0 +1,249 @@
+"""Register tiles of real numbers, as LLVM vector IR: float layers, depthwise convolutions, pools, float32 steps.
+
+One vector lane is one neuron, or one channel.  A sum of products is a chain of float32 fused multiply-adds in input order, the
+order that `net.reference` defines; where the CPU has no such instruction it is the sum rounded to odd in float64.  A tile of a
+float layer holds the sums of several rows and of all neurons of a panel in registers: each weight that is loaded serves all
+rows, each input all vectors of the panel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import types
+
+from xnorinfer.kernels import fields
+from xnorinfer.kernels.shapes import FloatShape
+from xnorinfer.kernels.vector_ir import F32, F64, I32, I64, Emit, Loop, Value, intrinsic_of, overloaded, vector
+
+#: (emit, x, y, z) -> x*y + z.
+Fused = Callable[[Emit, Value, Value, Value], Value]
+
+
+def fused_of(native: bool) -> Fused:
+    """float32 fused multiply-add of vectors: the instruction, or the sum rounded to odd in float64 (`float32.fma`)."""
+    return _instruction if native else _rounded_to_odd
+
+
+def _instruction(emit: Emit, x: Value, y: Value, z: Value) -> Value:
+    kind = x.type
+    name = f"llvm.fma.v{kind.count}f32"
+    return emit.builder.call(overloaded(emit.builder, name, kind, kind, kind, kind), [x, y, z])
+
+
+def _rounded_to_odd(emit: Emit, x: Value, y: Value, z: Value) -> Value:
+    b, wide, whole = emit.builder, vector(F64, x.type.count), vector(I64, x.type.count)
+    product = b.fmul(b.fpext(x, wide), b.fpext(y, wide))  # exact: 48 bits
+    addend = b.fpext(z, wide)
+    total = b.fadd(product, addend)
+    back = b.fsub(total, product)
+    error = b.fadd(b.fsub(product, b.fsub(total, back)), b.fsub(addend, back))
+    nothing, one = emit.many(wide, 0.0), emit.many(whole, 1)
+    bits = b.bitcast(total, whole)
+    even = b.icmp_signed("==", b.and_(bits, one), emit.many(whole, 0))
+    # Away from zero when the error has the sign of the total, towards it otherwise; an error that is NaN is that of no number.
+    alike = b.icmp_signed("==", b.fcmp_ordered(">", error, nothing), b.fcmp_ordered(">", total, nothing))
+    turned = b.select(alike, b.add(bits, one), b.sub(bits, one))
+    nudge = b.and_(even, b.fcmp_ordered("!=", error, nothing))
+    return b.fptrunc(b.bitcast(b.select(nudge, turned, bits), wide), vector(F32, x.type.count))
+
+
+def float_tile(shape: FloatShape, rows: int) -> Any:
+    """Intrinsic tile(x, step, outer, outer_step, middle, middle_step, run, panel, block): the sums of `rows` rows for the
+    neurons of a panel, into rows of a block.
+
+    The inputs of a row lie in `outer` parts, `outer_step` bytes apart, each of `middle` parts of `run` f32; from row to row are
+    `step` bytes.  x: address of the first row's; panel: of [inputs][shape.panel] f32 on a cache line.
+    """
+    fused, kind, width = fused_of(shape.fused), vector(F32, shape.lanes), 4 * shape.panel
+    columns = range(shape.vectors)
+
+    def body(
+        emit: Emit,
+        x: Value,
+        step: Value,
+        outer: Value,
+        outer_step: Value,
+        middle: Value,
+        middle_step: Value,
+        run: Value,
+        panel: Value,
+        block: Value,
+    ) -> None:
+        b = emit.builder
+        zero = [emit.many(kind, 0.0)] * (rows * shape.vectors)
+        first = Loop(emit, emit.constant(0), [x, panel, *zero])
+        second = Loop(emit, emit.constant(0), list(first.values))
+        third = Loop(emit, emit.constant(0), list(second.values))
+        at, weights, *sums = third.values
+        loaded = [emit.load(emit.offset(weights, j, 4 * shape.lanes), kind, 4 * shape.lanes) for j in columns]
+        for r in range(rows):
+            place = b.add(at, b.mul(step, emit.constant(r))) if r else at
+            value = emit.splat(emit.load(place, F32, 4))
+            for j in columns:
+                sums[r * shape.vectors + j] = fused(emit, value, loaded[j], sums[r * shape.vectors + j])
+        following = b.add(weights, emit.constant(width))
+        third.close(1, run, [b.add(at, emit.constant(4)), following, *sums])
+        second.close(1, middle, [b.add(second.values[0], middle_step), following, *sums])
+        first.close(1, outer, [b.add(first.values[0], outer_step), following, *sums])
+        for index, total in enumerate(sums):
+            row, j = divmod(index, shape.vectors)
+            emit.store(total, emit.offset(block, row * fields.BLOCK_STEP + j * 4 * shape.lanes, 1), 4)
+
+    return intrinsic_of(shape.lanes, 9, body, types.void)
+
+
+def _over_window(
+    emit: Emit,
+    x: Value,
+    ways: tuple[Value, Value, Value, Value],
+    weights: tuple[Value, Value, Value] | None,
+    start: list[Value],
+    turn: Callable[[Value, Value | None, list[Value]], list[Value]],
+) -> list[Value]:
+    """A loop over the taps of a window, at least one.
+
+    ways: lines, bytes from line to line, taps of a line, bytes from tap to tap.  weights: the address of the first tap's, and
+    bytes from line to line and from tap to tap.  turn: (address of a tap, of its weights, what is carried) -> what is carried.
+    """
+    b = emit.builder
+    lines, line_step, taps, tap_step = ways
+    places = [x] if weights is None else [x, weights[0]]
+    count = len(places)
+    outer = Loop(emit, emit.constant(0), [*places, *start])
+    inner = Loop(emit, emit.constant(0), list(outer.values))
+    carried = turn(inner.values[0], inner.values[1] if weights else None, inner.values[count:])
+    tap_steps = [tap_step] if weights is None else [tap_step, weights[2]]
+    line_steps = [line_step] if weights is None else [line_step, weights[1]]
+    inner.close(1, taps, [*map(b.add, inner.values[:count], tap_steps), *carried])
+    outer.close(1, lines, [*map(b.add, outer.values[:count], line_steps), *carried])
+    return carried
+
+
+def depthwise_tile(lanes: int, native: bool) -> Any:
+    """Intrinsic tile(x, lines, line_step, taps, tap_step, weights, weight_line_step, weight_step, out): sums over a window for
+    channels side by side, each with weights of its own, f32."""
+    fused, kind = fused_of(native), vector(F32, lanes)
+
+    def body(emit: Emit, x: Value, *values: Value) -> None:
+        *ways, weights, weight_line_step, weight_step, out = values
+
+        def turn(at: Value, own: Value | None, sums: list[Value]) -> list[Value]:
+            return [fused(emit, emit.load(at, kind, 4), emit.load(own, kind, 4), sums[0])]
+
+        of = (weights, weight_line_step, weight_step)
+        total = _over_window(emit, x, (ways[0], ways[1], ways[2], ways[3]), of, [emit.many(kind, 0.0)], turn)
+        emit.store(total[0], out, 4)
+
+    return intrinsic_of(lanes, 9, body, types.void)
+
+
+def largest_tile(lanes: int) -> Any:
+    """Intrinsic tile(x, lines, line_step, taps, tap_step, turned, out): the largest of a window for channels side by side; NaN
+    where there is one.  turned: address of i32 a channel, what numbers are XORed with before and after."""
+    kind, whole = vector(F32, lanes), vector(I32, lanes)
+
+    def body(emit: Emit, x: Value, *values: Value) -> None:
+        b = emit.builder
+        *ways, turned, out = values
+        mask = emit.load(turned, whole, 4)
+
+        def turn(at: Value, own: Value | None, most: list[Value]) -> list[Value]:
+            value = b.bitcast(b.xor(emit.load(at, whole, 4), mask), kind)
+            better = b.or_(b.fcmp_ordered(">", value, most[0]), b.fcmp_unordered("uno", value, value))
+            return [b.select(better, value, most[0])]
+
+        found = _over_window(emit, x, (ways[0], ways[1], ways[2], ways[3]), None, [emit.many(kind, float("-inf"))], turn)
+        emit.store(b.xor(b.bitcast(found[0], whole), mask), out, 4)
+
+    return intrinsic_of(lanes, 7, body, types.void)
+
+
+def average_tile(lanes: int) -> Any:
+    """Intrinsic tile(x, lines, line_step, taps, tap_step, number, out): float64 sums of a window for channels side by side, in
+    order, divided by a number and rounded to float32 once."""
+    kind, wide = vector(F32, lanes), vector(F64, lanes)
+
+    def body(emit: Emit, x: Value, *values: Value) -> None:
+        b = emit.builder
+        *ways, number, out = values
+
+        def turn(at: Value, own: Value | None, sums: list[Value]) -> list[Value]:
+            return [b.fadd(sums[0], b.fpext(emit.load(at, kind, 4), wide))]
+
+        total = _over_window(emit, x, (ways[0], ways[1], ways[2], ways[3]), None, [emit.many(wide, 0.0)], turn)
+        mean = b.fdiv(total[0], emit.splat(b.sitofp(number, F64)))
+        emit.store(b.fptrunc(mean, kind), out, 4)
+
+    return intrinsic_of(lanes, 7, body, types.void)
+
+
+def copy_tile(lanes: int) -> Any:
+    """Intrinsic copy(source, target) of so many f32."""
+
+    def body(emit: Emit, source: Value, target: Value) -> None:
+        emit.store(emit.load(source, vector(I32, lanes), 4), target, 4)
+
+    return intrinsic_of(lanes, 2, body, types.void)
+
+
+def zero_tile(lanes: int) -> Any:
+    """Intrinsic zero(target): so many f32 become 0."""
+
+    def body(emit: Emit, target: Value) -> None:
+        emit.store(emit.many(vector(I32, lanes), 0), target, 4)
+
+    return intrinsic_of(lanes, 1, body, types.void)
+
+
+def add_tile(lanes: int) -> Any:
+    """Intrinsic add(target, source): so many f32 are added to others."""
+
+    def body(emit: Emit, target: Value, source: Value) -> None:
+        kind = vector(F32, lanes)
+        emit.store(emit.builder.fadd(emit.load(target, kind, 4), emit.load(source, kind, 4)), target, 4)
+
+    return intrinsic_of(lanes, 2, body, types.void)
+
+
+def step_tile(lanes: int, native: bool, code: int) -> Any:
+    """Intrinsic step(block, rows, vectors, a, b): a float32 step (`fields.MUL` and its like) on the rows of a block, in place.
+
+    a, b: addresses of f32 for each of vectors*lanes neurons.
+    """
+    kind, fused = vector(F32, lanes), fused_of(native)
+
+    def changed(emit: Emit, value: Value, first: Value, second: Value) -> Value:
+        b = emit.builder
+        match code:
+            case fields.MUL:
+                return b.fmul(value, first)
+            case fields.ADD:
+                return b.fadd(value, first)
+            case fields.FMA:
+                return fused(emit, value, first, second)
+            case fields.DIV:
+                return b.fdiv(value, first)
+            case fields.CLIP:
+                value = b.select(b.fcmp_ordered("<", value, first), first, value)
+                return b.select(b.fcmp_ordered(">", value, second), second, value)
+            case fields.PRELU:
+                above = b.fcmp_ordered(">", value, emit.many(kind, 0.0))
+                return b.select(above, value, b.fmul(value, first))
+            case fields.STEP:
+                below = b.select(b.fcmp_ordered("<=", value, second), emit.many(kind, -1.0), emit.many(kind, 0.0))
+                return b.select(b.fcmp_ordered(">=", value, first), emit.many(kind, 1.0), below)
+        raise AssertionError(code)
+
+    def body(emit: Emit, block: Value, rows: Value, vectors: Value, a: Value, b: Value) -> None:
+        column = Loop(emit, emit.constant(0), [])
+        at = emit.offset(block, column.index, 4 * lanes)
+        first, second = (emit.load(emit.offset(one, column.index, 4 * lanes), kind, 4) for one in (a, b))
+        row = Loop(emit, emit.constant(0), [])
+        place = emit.offset(at, row.index, fields.BLOCK_STEP)
+        emit.store(changed(emit, emit.load(place, kind, 4), first, second), place, 4)
+        row.close(1, rows, [])
+        column.close(1, vectors, [])
+
+    return intrinsic_of(lanes, 5, body, types.void)
