@@ -28,12 +28,16 @@ def _sigmoid(x: Array) -> Array:
     return np.asarray(1 / (1 + np.exp(-x.astype(np.float64))))
 
 
+def _div_no_nan(x: Array, by: Array) -> Array:
+    return np.where(by == 0, np.zeros(1, x.dtype), x / by)
+
+
 _PLAIN: dict[str, Callable[..., Any]] = {
     **{"Add": np.add, "AddV2": np.add, "BiasAdd": np.add, "Sub": np.subtract, "Mul": np.multiply},
     **{"RealDiv": np.divide, "Div": np.divide, "Maximum": np.maximum, "Minimum": np.minimum, "Neg": np.negative},
     **{"Abs": np.abs, "Sign": np.sign, "Round": np.round, "Rint": np.round, "Floor": np.floor, "Ceil": np.ceil},
     **{"Sqrt": np.sqrt, "Rsqrt": _rsqrt, "Square": np.square, "Pow": np.power, "Exp": np.exp, "Log": np.log},
-    **{"Tanh": np.tanh, "Sigmoid": _sigmoid, "Reciprocal": np.reciprocal, "Inv": np.reciprocal},
+    **{"Tanh": np.tanh, "DivNoNan": _div_no_nan, "Sigmoid": _sigmoid, "Reciprocal": np.reciprocal, "Inv": np.reciprocal},
     **{"Greater": np.greater, "GreaterEqual": np.greater_equal, "Less": np.less, "LessEqual": np.less_equal},
     **{"Equal": np.equal, "NotEqual": np.not_equal, "LogicalNot": np.logical_not, "LogicalAnd": np.logical_and},
     **{
