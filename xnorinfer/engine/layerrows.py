@@ -187,7 +187,7 @@ def _dot(
     row = _product(op, kernel, mapping, raw, weights, limits, own, channels)
     if isinstance(op.output, Affine):
         own_steps = Affine(op.output.ops, op.output.values[:, :, neurons])
-        row |= _steps(kernel, own_steps, in_rows=not op.binary)
+        row |= _steps(kernel, own_steps, in_rows=not op.binary or op.reads == "bits")
     return row
 
 

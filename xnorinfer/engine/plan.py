@@ -161,6 +161,7 @@ class Plan:
         """A row into the table; arrays by their addresses."""
         row[fields.SUB_ROWS] = BLOCK_ROWS
         row[fields.SHIFTS] = _address(self._zeros)
+        row[fields.STEP_BYTES] = 4 * made[fields.NEURONS]
         for index, value in made.items():
             if isinstance(value, np.ndarray):
                 self._kept.append(value)

@@ -62,13 +62,13 @@ class Kernel:
         """shape: the tile, that of the kernel or one that `windowed` gives."""
         shape = shape or self.binary
         if isinstance(shape, NibbleShape):
-            return address("make_compute_nibbles", _COMPUTE, shape)
+            return address("make_compute_nibbles", _COMPUTE, shape, self.single_lanes)
         if isinstance(shape, ParityShape):
-            return address("make_compute_parities", _COMPUTE, shape)
-        return address("make_compute_bits", _COMPUTE, shape, 1)
+            return address("make_compute_parities", _COMPUTE, shape, self.single_lanes)
+        return address("make_compute_bits", _COMPUTE, shape, 1, self.single_lanes)
 
     def compute_planes(self) -> int:
-        return address("make_compute_bits", _COMPUTE, self.binary, 8)
+        return address("make_compute_bits", _COMPUTE, self.binary, 8, self.single_lanes)
 
     def compute_reals(self) -> int:
         return address("make_compute_reals", _COMPUTE, self.real_lanes, self.real_vectors)

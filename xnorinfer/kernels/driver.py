@@ -11,8 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from xnorinfer.kernels import fields
-from xnorinfer.kernels.layers import inner
-from xnorinfer.kernels.vector_ir import atomic_add, atomic_load, atomic_store, caller, get, pause, store_word
+from xnorinfer.kernels.vector_ir import atomic_add, atomic_load, atomic_store, caller, get, inner, pause, store_word
 
 #: Turns of a spin loop before a waiting thread goes back to Python and gives its core away; about 100 microseconds.
 PATIENCE = 4000

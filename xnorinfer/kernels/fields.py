@@ -22,6 +22,7 @@ from __future__ import annotations
     LIMITS,
     IN_BYTES,  # from input row to input row
     OUT_BYTES,  # from output row to output row
+    STEP_BYTES,  # the same of what steps give in rows (`float_layers`), whose rows may be pixels
     SUB_ROWS,  # rows that are prepared together
     PREPARED_BYTES,  # prepared form of one row
     WORD_BYTES,  # from word to word of a prepared row of parities; from row to row is PREPARED_BYTES
@@ -74,7 +75,7 @@ from __future__ import annotations
     SEGMENTS,  # what a joined pixel is made of (`map_layers.make_join`)
     SEGMENTS_AT,  # address: SEGMENT_FIELDS for each
     LAYER_FIELDS,
-) = range(63)
+) = range(64)
 
 #: Which of the values that are joined, the bytes of a pixel of it, where in its pixel a segment begins, in bytes, how many bits
 #: it has, and the bit of the joined pixel where it goes.

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from xnorinfer.kernels import fields
+from xnorinfer.kernels.counts import call_finish_rows
 from xnorinfer.kernels.float_tiles import (
     add_tile,
     average_tile,
@@ -25,13 +26,11 @@ from xnorinfer.kernels.float_tiles import (
     step_tile,
     zero_tile,
 )
-from xnorinfer.kernels.layers import inner, sigmoid_of, tanh_of
+from xnorinfer.kernels.layers import sigmoid_of, tanh_of
 from xnorinfer.kernels.map_layers import span
 from xnorinfer.kernels.shapes import FloatShape
 from xnorinfer.kernels.tiles import compare_inputs
-from xnorinfer.kernels.vector_ir import caller, get, load_single, load_word, store_single, store_word
-
-call_finish_rows = caller(6)
+from xnorinfer.kernels.vector_ir import get, inner, load_single, load_word, store_single, store_word
 
 
 def _copier(lanes: int) -> Any:
@@ -62,13 +61,14 @@ def make_finish_rows(lanes: int, native_fma: bool) -> Callable[..., None]:
     def finish_rows(layer, first, count, rows, scratch, out):
         block = scratch + fields.BLOCK_AT
         vectors = (count + lanes - 1) // lanes
-        stride = get(layer, fields.NEURONS) * 4
+        all_bytes = get(layer, fields.NEURONS) * 4
+        stride = get(layer, fields.STEP_BYTES)
         side = out + load_word(scratch + fields.SIDE_FROM_TARGET_AT)
         codes = get(layer, fields.OP_CODES)
         for i in range(get(layer, fields.OPS)):
             code = load_word(codes + 8 * i)
-            a = get(layer, fields.OP_VALUES) + 4 * first + 2 * i * stride
-            b = a + stride
+            a = get(layer, fields.OP_VALUES) + 4 * first + 2 * i * all_bytes
+            b = a + all_bytes
             if code == fields.MUL:
                 mul(block, rows, vectors, a, b)
             elif code == fields.ADD:

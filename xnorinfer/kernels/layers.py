@@ -17,10 +17,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from xnorinfer.float32 import FACTORIALS, LEAST_EXP, LN2_HIGH, LN2_LOW, LOG2_E, SMALL_TANH
 from xnorinfer.kernels import fields
+from xnorinfer.kernels.counts import counts_finisher
 from xnorinfer.kernels.lookups import lookup_tables, lookup_tile, masked_sum
 from xnorinfer.kernels.shapes import PREPARED_TOTAL, TABLES_BYTES, BinaryShape, LookupShape
 from xnorinfer.kernels.tiles import (
@@ -36,6 +36,7 @@ from xnorinfer.kernels.vector_ir import (
     double_bits,
     fused_multiply_add,
     get,
+    inner,
     load_byte,
     load_double,
     load_single,
@@ -44,9 +45,6 @@ from xnorinfer.kernels.vector_ir import (
     store_single,
     store_word,
 )
-
-#: Decorator of what only compiled code calls; without the wrappers for Python.
-inner = njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 call_finish = caller(6)
 #: Of exp, the highest power first.
@@ -178,13 +176,15 @@ def make_prepare_planes() -> Callable[..., None]:
     return prepare_planes
 
 
-def make_compute_bits(shape: BinaryShape, planes: int) -> Callable[..., None]:
+def make_compute_bits(shape: BinaryShape, planes: int, lanes: int) -> Callable[..., None]:
     """Mismatches of prepared rows and groups of neurons against limits, or to the float32 steps.
 
-    planes: bit planes of a row, the highest counted first and doubled on the way (1 for bits, 8 for pixels).
+    planes: bit planes of a row, the highest counted first and doubled on the way (1 for bits, 8 for pixels).  lanes: of a
+    vector of float32.
     """
     tile, panel_neurons = binary_tile(shape), shape.panel
     group_panels = 64 // panel_neurons
+    finish_counts = counts_finisher(lanes)
 
     def compute_bits(layer, source, target, rows, first_group, last_group, scratch, prepared, shifts):
         words = get(layer, fields.WORDS)
@@ -216,10 +216,13 @@ def make_compute_bits(shape: BinaryShape, planes: int) -> Callable[..., None]:
                         bits = tile(row, base + p * panel_bytes, words, sums, mode, limits + at)
                         mode = np.int64(1)
                     word |= bits << (p * panel_neurons)
-                if finish != 0:
+                if finish == 0:
+                    store_word(target + r * out_bytes + group * 8, word)
+                elif planes > 1:
                     call_finish(finish, layer, group, entry, 1, scratch, target + r * out_bytes + group * 256)
                 else:
-                    store_word(target + r * out_bytes + group * 8, word)
+                    out = target + r * out_bytes + group * 256
+                    finish_counts(layer, group, 1, counts, 0, shifts + 8 * r, scratch, out)
 
     return compute_bits
 

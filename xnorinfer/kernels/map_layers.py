@@ -19,12 +19,12 @@ import numpy as np
 
 from xnorinfer.kernels import fields
 from xnorinfer.kernels.driver import call_compute, call_prepare
-from xnorinfer.kernels.layers import inner
 from xnorinfer.kernels.nibbles import spread_pair
 from xnorinfer.kernels.parities import xor_eight
 from xnorinfer.kernels.vector_ir import (
     caller,
     get,
+    inner,
     load_byte,
     load_half,
     load_single,

@@ -143,7 +143,8 @@ def strips(
     }
     if taps is not None:
         outer |= {fields.CHANNELS: taps.size, fields.FILL: taps.fill}
-    inner = [row | {fields.SUB_ROWS: most, fields.OUT_BYTES: 8 * groups if merged else out_bytes} for row in rows]
+    given = {fields.SUB_ROWS: most, fields.OUT_BYTES: 8 * groups if merged else out_bytes, fields.STEP_BYTES: out_bytes}
+    inner = [row | given for row in rows]
     return outer, inner
 
 

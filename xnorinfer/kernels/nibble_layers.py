@@ -7,11 +7,12 @@ from collections.abc import Callable
 import numpy as np
 
 from xnorinfer.kernels import fields
-from xnorinfer.kernels.layers import call_finish, copy_tail, inner
+from xnorinfer.kernels.counts import counts_finisher
+from xnorinfer.kernels.layers import copy_tail
 from xnorinfer.kernels.nibbles import pair_tile, rows_tile, spread_pair
 from xnorinfer.kernels.shapes import CODE_BYTES, MOST_TURNS, NibbleShape
 from xnorinfer.kernels.tiles import pack_signs
-from xnorinfer.kernels.vector_ir import get, load_word, store_word
+from xnorinfer.kernels.vector_ir import get, inner, load_word, store_word
 
 
 def make_prepare_nibbles() -> Callable[..., None]:
@@ -73,9 +74,10 @@ def make_prepare_nibble_signs() -> Callable[..., None]:
     return prepare_nibble_signs
 
 
-def make_compute_nibbles(shape: NibbleShape) -> Callable[..., None]:
+def make_compute_nibbles(shape: NibbleShape, single_lanes: int) -> Callable[..., None]:
     """Mismatches by look-up of nibbles against limits, or to the float32 steps; see `nibbles`."""
     lanes, most = shape.lanes, 2 * shape.pairs
+    finish_counts = counts_finisher(single_lanes)
     group_panels = 64 // lanes
     single = rows_tile(shape, 1)
     if shape.neon:
@@ -135,7 +137,6 @@ def make_compute_nibbles(shape: NibbleShape) -> Callable[..., None]:
         turns = (depth + 8 * CODE_BYTES - 1) // (8 * CODE_BYTES)
         finish = get(layer, fields.FINISH)
         neurons = get(layer, fields.NEURONS)
-        counts = scratch + fields.COUNTS_AT
         parts = prepared + get(layer, fields.SUB_ROWS) * row_bytes
         in_bits = get(layer, fields.PART_BYTES) == 0
         for group in range(first_group, last_group):
@@ -154,19 +155,16 @@ def make_compute_nibbles(shape: NibbleShape) -> Callable[..., None]:
                 words = min((depth + 63) >> 6, (begin + MOST_TURNS) * CODE_BYTES // 8) - begin * CODE_BYTES // 8
                 rows_of_group(prepared, row_bytes, begin, some, words, codes, code_bytes, count, limits, shifts, rows,
                               parts, fields.COUNTS_BYTES, lanes * 8, np.int64(begin > 0))  # fmt: skip
+            if finish != 0:
+                finish_counts(layer, group, rows, parts, fields.COUNTS_BYTES, shifts, scratch, target + group * 256)
+                continue
             for r in range(rows):
-                entry = group + get(shifts, r)
-                deep_limits = get(layer, fields.DEEP_LIMITS) + entry * 512
+                deep_limits = get(layer, fields.DEEP_LIMITS) + (group + get(shifts, r)) * 512
                 sums = parts + r * fields.COUNTS_BYTES
-                if finish != 0:
-                    for j in range(64):
-                        store_word(counts + 8 * j, get(sums, j))
-                    call_finish(finish, layer, group, entry, 1, scratch, target + r * out_bytes + group * 256)
-                else:
-                    word = np.int64(0)
-                    for j in range(64):
-                        if get(sums, j) <= get(deep_limits, j):
-                            word |= np.int64(1) << j
-                    store_word(target + r * out_bytes + group * 8, word)
+                word = np.int64(0)
+                for j in range(64):
+                    if get(sums, j) <= get(deep_limits, j):
+                        word |= np.int64(1) << j
+                store_word(target + r * out_bytes + group * 8, word)
 
     return compute_nibbles

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from xnorinfer.kernels import fields
-from xnorinfer.kernels.layers import call_finish, inner
+from xnorinfer.kernels.counts import counts_finisher
 from xnorinfer.kernels.parities import parity_tile
 from xnorinfer.kernels.shapes import ParityShape
-from xnorinfer.kernels.vector_ir import get, store_word
+from xnorinfer.kernels.vector_ir import get, inner, store_word
 
 
-def make_compute_parities(shape: ParityShape) -> Callable[..., None]:
+def make_compute_parities(shape: ParityShape, lanes: int) -> Callable[..., None]:
     """Mismatches of prepared rows and groups of neurons against limits, or to the float32 steps."""
+    finish_counts = counts_finisher(lanes)
     several, single, most = parity_tile(shape, shape.rows), parity_tile(shape, 1), shape.rows
     neurons, limit_bytes = shape.panel, shape.bits // 8
     panels_of_group = 64 // neurons
@@ -53,10 +54,6 @@ def make_compute_parities(shape: ParityShape) -> Callable[..., None]:
                     rows_of_panel(prepared, row_bytes, word_bytes, words, panel,
                                   limits, shifts, rows, out, fields.COUNTS_BYTES, 1)  # fmt: skip
             if finish != 0:
-                for r in range(rows):
-                    for j in range(64):
-                        store_word(scratch + fields.COUNTS_AT + 8 * j, get(parts + r * fields.COUNTS_BYTES, j))
-                    at = target + r * out_bytes + group * 256
-                    call_finish(finish, layer, group, group + get(shifts, r), 1, scratch, at)
+                finish_counts(layer, group, rows, parts, fields.COUNTS_BYTES, shifts, scratch, target + group * 256)
 
     return compute_parities
