@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from xnorinfer.kernels import fields
-from xnorinfer.kernels.counts import call_finish_rows
+from xnorinfer.kernels.count_rows import call_finish_rows
 from xnorinfer.kernels.float_tiles import (
     add_tile,
     average_tile,

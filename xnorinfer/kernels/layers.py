@@ -20,7 +20,7 @@ import numpy as np
 
 from xnorinfer.float32 import FACTORIALS, LEAST_EXP, LN2_HIGH, LN2_LOW, LOG2_E, SMALL_TANH
 from xnorinfer.kernels import fields
-from xnorinfer.kernels.counts import counts_finisher
+from xnorinfer.kernels.count_rows import counts_finisher
 from xnorinfer.kernels.lookups import lookup_tables, lookup_tile, masked_sum
 from xnorinfer.kernels.shapes import PREPARED_TOTAL, TABLES_BYTES, BinaryShape, LookupShape
 from xnorinfer.kernels.tiles import (

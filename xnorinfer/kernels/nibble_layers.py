@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from xnorinfer.kernels import fields
-from xnorinfer.kernels.counts import counts_finisher
+from xnorinfer.kernels.count_rows import counts_finisher
 from xnorinfer.kernels.layers import copy_tail
 from xnorinfer.kernels.nibbles import pair_tile, rows_tile, spread_pair
 from xnorinfer.kernels.shapes import CODE_BYTES, MOST_TURNS, NibbleShape

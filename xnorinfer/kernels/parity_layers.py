@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from xnorinfer.kernels import fields
-from xnorinfer.kernels.counts import counts_finisher
+from xnorinfer.kernels.count_rows import counts_finisher
 from xnorinfer.kernels.parities import parity_tile
 from xnorinfer.kernels.shapes import ParityShape
 from xnorinfer.kernels.vector_ir import get, inner, store_word
