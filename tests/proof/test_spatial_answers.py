@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from conv_networks import random_conv_network
 from networks import INPUTS, random_inputs
 
 from xnorinfer.engine.model import Model
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import Steps
 from xnorinfer.packing.lower import lower
 from xnorinfer.proof.agreement import compare
 from xnorinfer.proof.answers import Answers
 from xnorinfer.proof.elimination import exact_form
+from xnorinfer.proof.squashed import ORDER, SQUASHING
 
 NET = next(
     net
@@ -45,6 +50,32 @@ def test_every_kind_of_scores_of_pixels_agrees(kind: str, given: tuple[np.ndarra
     assert found.compared == kind
     assert found.different == 0
     assert exact_form(expected, NET, packed, found) is None
+
+
+@pytest.mark.parametrize("function", [*SQUASHING, ORDER])
+def test_functions_of_scores_are_compared_at_every_pixel(function: str, given: tuple[np.ndarray, np.ndarray]) -> None:
+    x, scores = given
+    scale = 2.0 ** -np.ceil(np.log2(np.abs(scores).max()))  # a function of a score that is not flat
+    net = Net.chain(NET.input, [*NET.named, ("scaled", Steps.of(("mul", scale)))], NET.profile, NET.shape)
+    squashed = SQUASHING.get(function, lambda x: np.arctan(x) ** 3)(scores * scale).astype(np.float32).reshape(ROWS, -1)
+    packed = lower(net).packed
+    found = compare(dataclasses.replace(Answers.of(x, squashed), function=function), net, packed)
+    assert (found.compared, found.different, found.unexplained) == (function, 0, 0)
+    assert found.holds
+    changed = squashed.reshape(ROWS, -1, NET.classes)[:, ::-1].copy()  # the pixel with the highest score elsewhere
+    expected = dataclasses.replace(Answers.of(x, changed.reshape(ROWS, -1)), function=function)
+    wrong = compare(expected, net, packed)
+    moved = (np.abs(changed.reshape(ROWS, -1) - squashed) > 1e-3).any(axis=1).sum()
+    assert 0 < wrong.unexplained <= moved
+    assert wrong.unexplained == moved or function == ORDER
+    assert wrong.text()
+
+
+def test_scores_that_a_function_makes_equal_are_no_other_classes(given: tuple[np.ndarray, np.ndarray]) -> None:
+    x, scores = given
+    expected = dataclasses.replace(Answers.of(x, np.tanh(64 * scores).reshape(ROWS, -1).astype(np.float32)), function=ORDER)
+    found = compare(expected, NET, lower(NET).packed)
+    assert (found.different, found.unexplained) == (0, 0)
 
 
 def test_one_pixel_of_another_class_is_found(given: tuple[np.ndarray, np.ndarray]) -> None:

@@ -21,7 +21,9 @@ from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Linear, Pool
 from xnorinfer.packing.packed import PackedModel
 from xnorinfer.proof.answers import Answers, Progress, Run, best_of
-from xnorinfer.proof.frameworks.rounding import Bounded, RoundedNet, scores_of
+from xnorinfer.proof.frameworks.rounding import TRIES, Bounded, Left, RoundedNet, scores_of
+from xnorinfer.proof.frameworks.stepwise import walk
+from xnorinfer.proof.squashed import ORDER, SQUASHING, within
 
 #: Samples computed at once, and values that windows hold of them.
 ROWS, MOST_VALUES = 256, 1 << 24
@@ -29,22 +31,31 @@ ROWS, MOST_VALUES = 256, 1 << 24
 FEWEST, MOST_PRODUCTS = 8, 1 << 34
 #: So many unexplained samples say that it is another network: no explanation is searched for the others that do not agree.
 ENOUGH = 20
+#: Samples that agree and are walked along the framework's own values nevertheless.
+WALKED = 4
 #: Classes that rounding decides at most: so many, or this share.
 FEW, SHARE = 3, 0.03
-#: How the answer to a sample compares: it agrees with our bits, once bits next to a tie are taken otherwise, or not at all.
-FITS, OTHER_BITS, UNEXPLAINED = range(3)
+#: How the answer to a sample compares: it agrees with our bits, once bits next to a tie are taken otherwise, step by step from
+#: the framework's own values on, perhaps (bits that nobody shows decide it), or not at all.
+FITS, OTHER_BITS, STEPWISE, UNDETERMINED, UNEXPLAINED, NOT_SHOWN = range(6)
 
 
 @dataclass
 class Agreement:
     """How answers compare with those of a packed network.
 
-    name, run: of the answers.  compared: what was, "scores", "softmax" or "log_softmax" of them, or "classes" where there are
-    only those.
-    different: samples whose class differs; by_rounding: those of them that rounding explains.  other_bits: samples that agree
-    once bits next to a tie are taken otherwise.  unexplained: samples whose answer no rounding explains, whether the class
-    differs or only a score.  first: the first sample whose class nothing explains, else the first that differs: its number,
-    the class that was given, and ours.
+    name, run: of the answers.  compared: what was, "scores", "softmax" or "log_softmax" of them, another function of them
+    (`squashed`), or "classes" where there are only those.
+    different: samples whose class differs; by_rounding: those of them that rounding explains.
+    other_bits: samples that agree once bits next to a tie are taken otherwise.  stepwise: samples that agree once the
+    framework's own values, each within rounding of ours, are taken on the way (`frameworks.stepwise`).  undetermined: samples
+    of which bits within rounding of a tie that nobody shows may decide so much that nothing can be said.  unexplained: samples
+    whose answer no rounding explains, whether the class differs or only a score.
+    first: the first sample whose class nothing explains, else the first that differs: its number, the class that was given,
+    and ours.
+    different_stepwise, different_undetermined: of those whose class differs.
+    walked: samples that were walked step by step; shown, same: values of nodes that the framework showed of them, and how many
+    are ours bit for bit given what enters; parted: the last such value of the first of them that is unexplained.
     largest_score_difference: of scores, among samples that agree with the bits as they are.
     first_bits: of `first_bits_of`, bits behind the first sign that are not ours, where they are known.
     """
@@ -61,19 +72,29 @@ class Agreement:
     first_bits: int | None = None
     first_bits_of: int | None = None
     run: Run | None = None
+    stepwise: int = 0
+    undetermined: int = 0
+    different_stepwise: int = 0
+    different_undetermined: int = 0
+    walked: int = 0
+    shown: int = 0
+    same: int = 0
+    parted: str | None = None
 
     @property
     def holds(self) -> bool:
-        """Whether rounding explains every class that differs.
+        """Whether rounding explains every class that differs, or may, in a few.
 
-        It decides one in hundreds; where it would have to decide more, all scores lie at ties, and the answers say nothing.
+        It decides one in hundreds; where it would have to decide more, and nobody shows how, all scores lie at ties, and the
+        answers say nothing.
         """
-        return self.different == self.by_rounding <= max(FEW, SHARE * self.rows)
+        shown = self.different_stepwise
+        return self.different == self.by_rounding + self.different_undetermined <= shown + max(FEW, SHARE * self.rows)
 
     @property
     def complete(self) -> bool:
         """Whether scores are the same ones, too."""
-        return self.holds and not self.unexplained
+        return self.holds and not self.unexplained and self.undetermined <= max(FEW, SHARE * self.rows)
 
     @property
     def subject(self) -> str:
@@ -81,6 +102,13 @@ class Agreement:
         if self.run is None:
             return f"the {self.rows} answers of {self.name}"
         return f"{self.name} itself, run by {self.run.framework} on {self.rows} samples"
+
+    @property
+    def _scores(self) -> str:
+        """What was compared, in words."""
+        if self.compared in SQUASHING:
+            return f"scores behind {self.compared}"
+        return "orders of the scores" if self.compared == ORDER else self.compared.replace("_", "-")
 
     def to_json(self) -> dict[str, Any]:
         """Everything, JSON-able."""
@@ -95,7 +123,7 @@ class Agreement:
 
     def text(self) -> str:
         """In one sentence."""
-        scores = self.compared.replace("_", "-")
+        scores = self._scores
         if self.run is not None:
             return self._run_text(self.run, scores)
         if not self.holds:
@@ -107,6 +135,8 @@ class Agreement:
         text = f"all {self.rows} classes are those of {self.name}"
         if self.by_rounding:
             text += f", but for {self.by_rounding} that the framework's rounding decides"
+        if self.different_undetermined:
+            text += f", but for {self.different_undetermined} that its rounding may decide"
         return text + (f", all {scores} within rounding" if self.compared != "classes" and self.complete else "")
 
     def _run_text(self, run: Run, scores: str) -> str:
@@ -120,10 +150,19 @@ class Agreement:
             text += f", {self.by_rounding} of them by its rounding"
         if self.first_bits_of is not None:
             text += f"; {self.first_bits} of {self.first_bits_of:,} bits of the first layer differ"
-        text += f"; the {scores} agree within rounding in {self.rows - self.other_bits - self.unexplained} samples"
+        others = self.other_bits + self.stepwise + self.undetermined + self.unexplained
+        text += f"; the {scores} agree within rounding in {self.rows - others} samples"
         if self.other_bits:
             text += f", in {self.other_bits} more once bits within rounding of a tie are taken otherwise"
-        return text + f"; {self.unexplained} unexplained"
+        if self.stepwise:
+            text += f", in {self.stepwise} more step by step, from its own values on"
+        text += f"; {self.unexplained} unexplained"
+        if self.undetermined:
+            text += f", {self.undetermined} undetermined: bits within rounding of a tie may decide them"
+        if self.shown:
+            text += f"; of {self.shown:,} values on the way of {self.walked} samples {self.same:,} are ours bit for bit"
+            text += ", the others within rounding" if self.same < self.shown else ""
+        return text if self.parted is None else f"{text}; the last one that agrees is that of {self.parted}"
 
     def warning(self) -> str | None:
         """What is odd although the classes are equal."""
@@ -131,7 +170,7 @@ class Agreement:
             return None
         return (
             f"the classes are those of {self.name}, but in {self.unexplained} of {self.rows} rows the "
-            f"{self.compared.replace('_', '-')} differ by more than rounding: the last layer is read otherwise, or the file "
+            f"{self._scores} differ by more than rounding: the last layer is read otherwise, or the file "
             "holds something else than its scores"
         )
 
@@ -158,7 +197,11 @@ def compare(
         raise UnusableInputError(f"{given.name}: {error}") from None
     per = given.per_class(net)
     predicted, wanted = best_of(in_rows(Model(packed, threads=threads).scores(x)), per), given.classes_of(per)
-    compared = kind_of(given.values, per)
+    compared = "classes" if given.values.ndim == 1 else given.function or kind_of(given.values, per)
+    if compared in (*SQUASHING, ORDER):  # which may make the largest scores equal
+        every = given.values.reshape(len(x), -1, per)
+        ours = np.take_along_axis(every, predicted[:, :, None], axis=2)[:, :, 0]
+        wanted = np.where(ours == every.max(axis=2), predicted, wanted)
     result = Agreement(given.name, len(x), compared, run=given.run)
     wrong = (predicted != wanted).any(axis=1)
     different = np.flatnonzero(wrong)
@@ -167,11 +210,20 @@ def compare(
     how[different] = _how(given, x, rounded, different, result, report)
     if compared != "classes":
         how[~wrong] = _how(given, x, rounded, np.flatnonzero(~wrong), result, report)
-    result.other_bits, result.unexplained = (int((how == kind).sum()) for kind in (OTHER_BITS, UNEXPLAINED))
+    if given.run is not None and given.inner is not None and given.signs is None:
+        # Bounds over a whole network are wide; from one of its own values to the next they are not.
+        some = np.flatnonzero(how == FITS)[: min(WALKED, _rows_shown(net))]
+        how[some[_stepwise(given, x, rounded, some, result, compared) == UNEXPLAINED]] = UNEXPLAINED
+    result.other_bits, result.stepwise, result.undetermined, result.unexplained = (
+        int((how == kind).sum()) for kind in (OTHER_BITS, STEPWISE, UNDETERMINED, UNEXPLAINED)
+    )
     # Scores that a program gives must be ours.  The user's may be others, which then say nothing of the classes.
     if given.run is None and compared != "classes" and 2 * result.unexplained >= len(x):
         how[different] = _how(given, x, rounded, different, result, report, "classes")
-    result.different, result.by_rounding = len(different), int((how[different] != UNEXPLAINED).sum())
+    result.different, result.by_rounding = len(different), int((how[different] < UNDETERMINED).sum())
+    result.different_stepwise, result.different_undetermined = (
+        int((how[different] == kind).sum()) for kind in (STEPWISE, UNDETERMINED)
+    )
     if len(different):
         row = next((row for row in different if how[row] == UNEXPLAINED), different[0])
         pixel = int(np.argmax(predicted[row] != wanted[row]))
@@ -247,11 +299,71 @@ def _how(
         if compared == "scores" and fits.any():
             distance = float(np.abs(values[part][fits].astype(np.float64) - outputs[-1][fits]).max())
             result.largest_score_difference = max(result.largest_score_difference or 0.0, distance)
-        for at in start + np.flatnonzero(~agreeing) if given.signs is None else ():
-            row = rows[at : at + 1]
-            ways = rounded.tried(x[row]) if (how[:at] == UNEXPLAINED).sum() < ENOUGH else ()
-            if any(agree(compared, scores_of(way), values[row], per)[0] for way in ways):
-                how[at] = OTHER_BITS
+    if given.signs is None:
+        left = np.flatnonzero(how == UNEXPLAINED)
+        how[left] = _how_otherwise(given, x, rounded, rows[left], values, result, compared, report)
+    return how
+
+
+def _how_otherwise(
+    given: Answers,
+    x: NDArray[Any],
+    rounded: RoundedNet,
+    rows: NDArray[np.int64],
+    values: NDArray[Any],
+    result: Agreement,
+    compared: str,
+    report: Progress,
+) -> NDArray[np.int64]:
+    """The same of rows that do not agree with our bits."""
+    net, per = rounded.net, given.per_class(rounded.net)
+    how = np.full(len(rows), UNEXPLAINED)
+    for start in range(0, len(rows), step := _rows_shown(net)):
+        if (how[:start] == UNEXPLAINED).sum() >= ENOUGH:
+            break
+        how[start : start + step] = _stepwise(given, x, rounded, rows[start : start + step], result, compared)
+        for at in start + np.flatnonzero(how[start : start + step] == NOT_SHOWN):
+            report("comparing answers", int(at), len(rows))
+            row, left = rows[at : at + 1], Left()
+
+            def agrees(scores: Bounded, row: NDArray[np.int64] = row) -> bool:
+                return bool(agree(compared, scores_of(scores), values[row], per)[0])
+
+            how[at] = UNEXPLAINED
+            if (how[:at] == UNEXPLAINED).sum() < ENOUGH:
+                if any(map(agrees, rounded.tried(x[row], affordable_rows(net, TRIES), left))):
+                    how[at] = OTHER_BITS
+                elif left.choices and agrees(walk(rounded, x[row]).scores):
+                    how[at] = UNDETERMINED
+    return how
+
+
+def _rows_shown(net: Net) -> int:
+    """Of how many samples all values on the way are taken at once."""
+    return max(1, MOST_VALUES // sum(value.width for value in net.values))
+
+
+def _stepwise(
+    given: Answers, x: NDArray[Any], rounded: RoundedNet, rows: NDArray[np.int64], result: Agreement, compared: str
+) -> NDArray[np.int64]:
+    """How rows compare that are walked along the framework's own values, STEPWISE or UNEXPLAINED; NOT_SHOWN where these do not
+    say enough, or are of a run that gives other answers."""
+    net, per = rounded.net, given.per_class(rounded.net)
+    shown = [] if given.inner is None or not rows.size else given.inner(rows, frozenset(value.width for value in net.values))
+    if not shown:
+        return np.full(len(rows), NOT_SHOWN)
+    answer, *values = shown
+    answer, theirs = (np.asarray(one).reshape(len(rows), -1) for one in (answer, given.values[rows]))
+    found = walk(rounded, x[rows], values)
+    answers = given.classes_of(per)[rows] if compared == "classes" else given.values[rows]
+    agrees = agree(compared, scores_of(found.scores), answers, per)
+    how = np.where(agrees, np.where(found.open, NOT_SHOWN, STEPWISE), UNEXPLAINED)
+    how[(answer != theirs).any(axis=1)] = NOT_SHOWN
+    said = how != NOT_SHOWN
+    result.walked += int(said.sum())
+    result.shown, result.same = result.shown + int(found.values[said].sum()), result.same + int(found.same[said].sum())
+    if result.parted is None:
+        result.parted = next((found.last[at] for at in np.flatnonzero(how == UNEXPLAINED)), None)
     return how
 
 
@@ -269,6 +381,8 @@ def _agree(kind: str, ours: Bounded, answer: NDArray[Any]) -> NDArray[np.bool_]:
         rows = np.arange(len(answer))
         return np.asarray((value + error)[rows, answer] >= (value - error).max(axis=1))
     theirs = answer.astype(np.float64)
+    if kind in (*SQUASHING, ORDER):
+        return within(kind, value - error, value + error, theirs)
     if kind == "scores":
         return np.asarray((np.abs(theirs - value) <= error).all(axis=1))
     # A softmax moves by a factor of exp(2 e) at most if scores move by e, and is rounded to float32, as the exponents are.

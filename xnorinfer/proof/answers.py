@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,9 @@ class Answers:
     name: of the file that holds them, or the network.  x: (rows, ...) as `Model` takes them, pixels or mapped floats.
     values: scores (rows, classes) float, or classes (rows,) of integers.  signs: (rows, neurons), what the first sign gives,
     where that is known; then all behind it must be computed in the operations of `reference`.  run: None for the user's own.
+    function: what stands between our scores and these values (`squashed`), where they are none themselves.
+    inner: (numbers of rows, in order, and how many numbers of a sample are wanted) -> the answers to those rows once more, and
+    what that run computes on the way, (rows, ...) each, channels first or last; nothing, or None, where it does not show that.
     """
 
     name: str
@@ -63,6 +66,8 @@ class Answers:
     values: NDArray[Any]
     signs: NDArray[Any] | None = None
     run: Run | None = None
+    function: str | None = None
+    inner: Callable[[NDArray[np.int64], frozenset[int]], Sequence[NDArray[Any]]] | None = None
 
     @classmethod
     def of(cls, x: Any, answers: Any, name: str = "expect") -> Answers:

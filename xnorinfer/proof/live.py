@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,8 +27,10 @@ from xnorinfer.net.values import ChannelInput, InputMapping, PixelInput, RealInp
 from xnorinfer.packing.packed import PackedModel
 from xnorinfer.proof.agreement import Agreement, affordable_rows, compare
 from xnorinfer.proof.answers import Answers
-from xnorinfer.proof.frameworks.program import NotRunnable, quiet, refusing, require
+from xnorinfer.proof.frameworks.program import NotRunnable, Wanted, quiet, require
 from xnorinfer.proof.frameworks.run_keras import entering_mapping, live_program
+from xnorinfer.proof.frameworks.run_torch import recorded
+from xnorinfer.proof.squashed import function_of
 from xnorinfer.report import assumptions_to_json
 
 if TYPE_CHECKING:
@@ -41,8 +44,6 @@ USUAL = (PixelInput.range(0, 1), PixelInput.range(-1, 1), PixelInput.normalize(0
 UNSAID_BY_FILE = "which the file does not say"
 #: Options that say what to take of a file, and nothing of a live model.
 OF_FILES = ("format", "net", "state", "ema")
-#: At the end of a module, functions that keep the order of scores and give others.
-SQUASHING = ("Sigmoid", "LogSigmoid", "Tanh", "Softplus", "Softsign", "Exp", "Atan")
 
 Read = Callable[[ConvertOptions], Reading]
 #: Why a reading is not that of the model: another is tried.
@@ -158,24 +159,21 @@ class _Keras(_Live):
                 require(program, reading.net)
             if example is None:
                 x = _random_rows(reading.net.input, reading.net.depth, affordable_rows(reading.net, ROWS))
-                answers = program.run(x)
             elif example.ndim < 2 or example.dtype.kind not in "fiub" or example[0].size != reading.net.depth:
                 raise InputError(
                     f"example is {example.dtype} of shape {example.shape}, needed are rows of {reading.net.depth} numbers, "
                     "pixels or as the model takes them"
                 )
-            elif example.dtype.kind in "iub" and not isinstance(reading.net.input, RealInput):
+            else:
                 x = reading.as_network(example)
-                answers = program.run(x)
-            else:  # as the model takes them
-                x = reading.as_network(example)
-                with quiet(), refusing(program.framework):
-                    answers = np.asarray(program.call(np.ascontiguousarray(x.reshape(len(x), *program.shape), np.float32)))
+                if example.dtype.kind not in "iub" or isinstance(reading.net.input, RealInput):  # as the model takes them
+                    program = dataclasses.replace(program, input=RealInput())
+            answers = program.run(x)
         except NotRunnable as error:
             raise SourceError(f"{self.about} cannot be run: {error}") from None
-        if any(a.what == "activation of the scores" and a.value.startswith("sigmoid") for a in reading.assumptions):
-            answers = answers.argmax(axis=1)  # of the same order, but not the scores
-        return Answers.of(x, answers, "the model's own answers")
+        given = Answers.of(x, answers, "the model's own answers")
+        inner = partial(program.shown, x, together=len(x))
+        return dataclasses.replace(given, function=function_of(reading), inner=inner)
 
 
 class _Torch(_Live):
@@ -241,15 +239,20 @@ class _Torch(_Live):
         else:
             given = x = _random_rows(entry, reading.net.depth, affordable_rows(reading.net, ROWS))
         values = self.example if given is self.example else reading.as_source(mapped_input(entry, x))
-        answers = reading.scores_of(self.live.run(np.asarray(values, np.float32).reshape(len(x), *self.shape)))
+        entering = np.asarray(values, np.float32).reshape(len(x), *self.shape)
+        answers = reading.scores_of(self.live.run(entering))
         if answers.ndim > 2:
             answers = in_rows(answers)
-        x = _as_read(x, entry, reading.net.input)
-        if any(
-            one.what == "scores" and any(f"before {name} " in one.value for name in SQUASHING) for one in reading.assumptions
-        ):
-            x, answers = _order_alone(x, answers)
-        return Answers.of(x, answers, f"{self.about} itself")
+        x, function = _as_read(x, entry, reading.net.input), function_of(reading)
+        if function is not None and answers.ndim == 2:
+            _require_clear(answers.reshape(len(answers), -1, reading.net.classes))
+        return dataclasses.replace(
+            Answers.of(x, answers, f"{self.about} itself"),
+            function=function,
+            inner=lambda rows, widths: recorded(
+                lambda: reading.scores_of(self.live.run(entering)), len(x), Wanted(rows, widths)
+            ),
+        )
 
 
 def _agrees(agreement: Agreement, expected: Answers, packed: PackedModel) -> bool:
@@ -310,13 +313,12 @@ def _mapping_of(example: NDArray[Any]) -> InputMapping | None:
     return None
 
 
-def _order_alone(x: NDArray[Any], answers: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Classes instead of scores that a function squashed, without the rows where it made the largest ones equal."""
-    ordered = np.sort(answers, axis=1)
-    clear = ordered[:, -1] > ordered[:, -2] if answers.shape[1] > 1 else np.ones(len(answers), np.bool_)
-    if not clear.any():
+def _require_clear(answers: NDArray[Any]) -> None:
+    """Raise InputError where a function squashed the scores (rows, pixels, classes) so much that it makes the largest equal
+    everywhere."""
+    ordered = np.sort(answers, axis=2)
+    if answers.shape[2] > 1 and not (ordered[..., -1] > ordered[..., -2]).any():
         raise InputError("the module's last function makes the largest scores equal in every row of the example")
-    return x[clear], answers[clear].argmax(axis=1)
 
 
 def _example(example: Any) -> NDArray[Any] | None:

@@ -19,6 +19,7 @@ from xnorinfer.proof.frameworks.run_keras import open_keras
 from xnorinfer.proof.frameworks.run_onnx import open_onnx
 from xnorinfer.proof.frameworks.run_tensorflow import open_tensorflow, open_tflite
 from xnorinfer.proof.frameworks.run_torch import open_torch
+from xnorinfer.proof.squashed import function_of
 
 __all__ = ["NotRunnable", "Program", "framework_answers", "open_program"]
 
@@ -58,7 +59,7 @@ def framework_answers(
     try:
         program = open_program(path, reading, options)
         if program is not None:
-            return program.answers(path.name, x, report)
+            return dataclasses.replace(program.answers(path.name, x, report), function=function_of(reading))
     except NotRunnable as error:
         instead = str(error)
     answers = open_as_read(reading.net, reading.source).answers(path.name, x, report)

@@ -16,6 +16,7 @@ import numpy as np
 from xnorinfer.errors import MissingExtraError, unhandled
 from xnorinfer.float32 import F32
 from xnorinfer.graph import INPUT, Interpretation
+from xnorinfer.memory import in_rows
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import (
     ARITHMETIC,
@@ -36,7 +37,7 @@ from xnorinfer.net.ops import (
 )
 from xnorinfer.net.reference import binary_weights
 from xnorinfer.net.windows import Window
-from xnorinfer.proof.frameworks.program import Array, Program
+from xnorinfer.proof.frameworks.program import Array, Program, Wanted
 
 if TYPE_CHECKING:
     import torch
@@ -59,20 +60,27 @@ def open_as_read(net: Net, source_format: str) -> Program:
     weights = {id(op): _tensor(binary_weights(op) if op.binary else op.weight) for _, op in net.linears}
     first_sign = next((index for index, node in enumerate(nodes) if isinstance(node.op, Quantize)), None)
 
-    def run(x: F32, until: int | None = None) -> Array:
+    def values(x: F32, until: int | None = None) -> list[Array]:
         with torch.inference_mode():
             known = {INPUT: _tensor(x)}
             for index, node in enumerate(nodes[:until]):
                 first, *others = (known[read] for read in node.inputs)
                 known[index] = in_torch(node, first, weights, *others)
-            answer: Array = known[len(known) - 2].flatten(1).numpy()
-        return answer
+            return [known[index].numpy() for index in range(len(known) - 1)]
+
+    def run(x: F32, until: int | None = None) -> Array:
+        return in_rows(values(x, until)[-1])
+
+    def inner(x: F32, wanted: Wanted) -> list[Array]:
+        every = values(x)
+        return [in_rows(every[-1])[wanted.rows], *wanted.of(every, len(x))]
 
     # Where a value goes around the first sign, or levels are made, its bits are not all that is left open.
     others = net.branches or any(isinstance(node.op, Levels) for node in nodes)
     signs = None if first_sign is None or others else lambda x: run(x, first_sign + 1)
     original = source_format in TORCH_FORMATS
-    return Program("torch", torch.__version__, net.input, None, net.shape, run, signs, whole=False, original=original)
+    version = torch.__version__
+    return Program("torch", version, net.input, None, net.shape, run, signs, whole=False, original=original, inner=inner)
 
 
 def _tensor(array: Array) -> torch.Tensor:

@@ -8,10 +8,10 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,31 @@ from numpy.typing import NDArray
 from xnorinfer.converters.reading import Reading
 from xnorinfer.errors import MissingExtraError, XnorinferError
 from xnorinfer.float32 import F32
+from xnorinfer.memory import in_rows
 from xnorinfer.net.network import Net
 from xnorinfer.net.reference import mapped_input
 from xnorinfer.net.values import ChannelInput, InputMapping, PixelInput, ThresholdInput
 from xnorinfer.proof.answers import Answers, Progress, Run
 
 Array = NDArray[Any]
+
+
+class Wanted(NamedTuple):
+    """Which values on the way of a run are wanted.  rows: numbers of its samples.  widths: how many numbers a sample has."""
+
+    rows: NDArray[np.int64]
+    widths: frozenset[int]
+
+    def of(self, values: Iterable[Any], among: int) -> list[Array]:
+        """Copies of those of a framework's values that hold so many real numbers a sample, of the wanted samples (rows, ...).
+        among: how many samples the run has."""
+        found = []
+        for value in values:
+            one = np.asarray(value)
+            if one.dtype.kind == "f" and one.ndim > 1 and len(one) == among and math.prod(one.shape[1:]) in self.widths:
+                found.append(one[self.rows])
+        return found
+
 
 #: Samples computed at once.
 ROWS = 256
@@ -41,6 +60,8 @@ class Program:
     framework, version: what runs it.  input: what enters it, before steps of its own.  batch: samples at once, None for any.
     shape: of a sample.  call: (batch, *shape) float32 -> scores (batch, classes), or integers, classes (batch,) or (batch, 1).
     signs: the same -> what its first sign gives, (batch, neurons), where it tells.
+    inner: the same, and what is wanted -> what `call` gives of the wanted samples, then values that the same run computes on
+    the way, (rows, ...) each, in one order for all runs; where it shows them.
     whole: whether the file itself is run, not the layers as they were read.  original: whether by the framework that the file
     comes from.
     """
@@ -54,6 +75,7 @@ class Program:
     signs: Callable[[F32], Array] | None = None
     whole: bool = True
     original: bool = True
+    inner: Callable[[F32, Wanted], list[Array]] | None = None
 
     def run(self, x: Array) -> Array:
         """Raw inputs (rows, depth) -> scores (rows, classes), or classes (rows,) of integers.  Raises NotRunnable."""
@@ -71,19 +93,49 @@ class Program:
         report(f"running {self.framework}", len(x), len(x))
         run = Run(self.framework, self.version, self.whole, self.original)
         nothing = np.empty(0, np.int64)
-        return Answers(name, x, np.concatenate(values or [nothing]), np.concatenate(signs) if signs else None, run)
+        inner = None if self.inner is None else lambda rows, widths: self.shown(x, rows, widths)
+        signs_or_none = np.concatenate(signs) if signs else None
+        return Answers(name, x, np.concatenate(values or [nothing]), signs_or_none, run, inner=inner)
+
+    def shown(self, x: Array, rows: NDArray[np.int64], widths: frozenset[int], together: int = ROWS) -> list[Array]:
+        """What it gives for some rows, in order, of the raw inputs (all, depth), and the values of so many numbers a sample
+        that the same run computes on the way, (rows, ...) each; nothing where it does not show them.
+
+        together: so many samples were run at once, as sums of others may be rounded otherwise.
+        """
+        assert self.inner is not None
+        found: list[list[Array]] = []
+        try:
+            for start in range(0, len(x), together):
+                inside = rows[(rows >= start) & (rows < start + together)] - start
+                found += self._inside(x[start : start + together], inside, widths) if inside.size else []
+        except NotRunnable:
+            return []
+        return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+
+    def _inside(self, x: Array, rows: NDArray[np.int64], widths: frozenset[int]) -> Iterator[list[Array]]:
+        assert self.inner is not None
+        with quiet(), self._refusing():
+            for start, given, _ in self._batches(x):
+                inside = rows[(rows >= start) & (rows < start + len(given))] - start
+                if inside.size:
+                    yield self.inner(given, Wanted(inside, widths))
 
     def _run(self, call: Callable[[F32], Array], x: Array) -> Array:
+        with quiet(), self._refusing():
+            return np.concatenate([np.asarray(call(given))[:count] for _, given, count in self._batches(x)])
+
+    def _refusing(self) -> contextlib.AbstractContextManager[None]:
+        return refusing(self.framework) if self.whole else contextlib.nullcontext()
+
+    def _batches(self, x: Array) -> Iterator[tuple[int, F32, int]]:
+        """Where a batch begins, its samples as they enter, and how many of them are there."""
         values = mapped_input(self.input, x)
         batch = self.batch or len(x)
-        found = []
-        with quiet(), refusing(self.framework) if self.whole else contextlib.nullcontext():
-            for start in range(0, len(x), batch):
-                rows = values[start : start + batch]
-                padded = np.concatenate([rows, np.repeat(rows[:1], batch - len(rows), axis=0)])
-                given = np.asarray(call(np.ascontiguousarray(padded.reshape(batch, *self.shape))))
-                found.append(given[: len(rows)])
-        return np.concatenate(found)
+        for start in range(0, len(x), batch):
+            rows = values[start : start + batch]
+            padded = np.concatenate([rows, np.repeat(rows[:1], batch - len(rows), axis=0)])
+            yield start, np.ascontiguousarray(padded.reshape(batch, *self.shape)), len(rows)
 
 
 def require(program: Program, net: Net) -> None:
@@ -99,10 +151,10 @@ def require(program: Program, net: Net) -> None:
     classes = together.ndim == 1 and together.dtype.kind in "iu"
     if len(together) != 8 or (together.shape != (8, scores) and not classes):
         raise NotRunnable(f"for 8 samples it gives {together.dtype} {together.shape}, needed are scores (8, {scores})")
-    alone = np.concatenate([program.run(row[None]) for row in x])
-    # Sums of a matrix product may be rounded otherwise for one row, and a bit next to a tie moves with that, in few samples.
-    near = np.isclose(together, alone, rtol=1e-3, atol=1e-3 * float(np.abs(together).max())).reshape(8, -1).all(axis=1)
-    if not np.array_equal(together, again) or near.sum() < 6:
+    # With others beside them, but as many: sums of fewer rows are rounded otherwise, and bits next to ties move with that.
+    beside = program.run(np.concatenate([x[:4], np.roll(x[4:], 1, axis=1)]))
+    near = in_rows(np.asarray(np.isclose(together, beside, rtol=1e-3, atol=1e-3 * float(np.abs(together).max()))))
+    if not np.array_equal(together, again) or near[:4].all(axis=1).sum() < 3:
         raise NotRunnable("its scores are random or depend on the samples beside them, as in training")
 
 

@@ -52,7 +52,7 @@ IN_NORM = 10
 IN_FUNCTION = 8
 #: Where the bit changes.  Rules that round (x + 1) / 2 also round the addition, in every way to write it.
 TIES: dict[Rule, float] = {"round-even": 2.0**-24, "round-away": -(2.0**-25), "sign": 0.0, "ge": 0.0, "gt": 0.0}
-#: Networks tried for one sample, and bits of one layer of which both are tried: those nearest to the tie.
+#: Networks tried for one sample at most, and bits of one layer of which both are tried: those nearest to the tie.
 TRIES = 512
 NEAREST = 10
 
@@ -63,6 +63,18 @@ class Bounded:
 
     value: F64
     error: F64
+
+    @property
+    def largest(self) -> F64:
+        """How large they can be."""
+        return np.abs(self.value) + self.error
+
+
+@dataclass
+class Left:
+    """Whether choices of open bits are left that were not tried."""
+
+    choices: bool = False
 
 
 class RoundedNet:
@@ -75,7 +87,7 @@ class RoundedNet:
         self.first_sign = signs[0] if signs else -1
         self._weights = {id(op): (binary_weights(op) if op.binary else op.weight).astype(np.float64) for _, op in net.linears}
 
-    def _start(self, x: NDArray[Any]) -> Bounded:
+    def start(self, x: NDArray[Any]) -> Bounded:
         """Raw inputs (rows, depth); the mapping of pixels is rounded a few times if the program does it."""
         mapping = self.net.input
         value = mapped_input(mapping, x.reshape(len(x), *self.net.shape)).astype(np.float64)
@@ -94,9 +106,17 @@ class RoundedNet:
         shape = self.net.values[self.first_sign].shape
         return RoundedNet(Net.chain(SignInput(), self.net.named[self.first_sign + 1 :], self.net.profile, shape))
 
-    def tried(self, x: NDArray[Any]) -> Iterator[Bounded]:
-        """The scores (1, classes) of one raw sample x (1, depth), for every choice of bits that rounding leaves open."""
-        return itertools.islice(self._walk(0, {INPUT: self._start(x)}), TRIES)
+    def tried(self, x: NDArray[Any], most: int = TRIES, left: Left | None = None) -> Iterator[Bounded]:
+        """The scores (1, classes) of one raw sample x (1, depth), for so many choices of bits that rounding leaves open.
+
+        left: is told whether there are more.
+        """
+        left = left or Left()
+        for count, scores in enumerate(self._walk(0, {INPUT: self.start(x)}, left)):
+            if count == most:
+                left.choices = True
+                return
+            yield scores
 
     def first_open(self, x: NDArray[Any]) -> NDArray[np.bool_]:
         """(rows, neurons), or of pixels: bits of the first sign that rounding leaves open, for raw inputs (rows, depth)."""
@@ -106,7 +126,7 @@ class RoundedNet:
 
     def _bounded(self, wanted: int, x: NDArray[Any], outputs: Sequence[F32]) -> Bounded:
         """What a node gives, or the input; signs before it are those of the outputs of all nodes."""
-        needed, known = {wanted}, {INPUT: self._start(x)}
+        needed, known = {wanted}, {INPUT: self.start(x)}
         for index in range(wanted, -1, -1):
             if index in needed and (index == wanted or not isinstance(self.nodes[index].op, Quantize | Levels)):
                 needed.update(self.nodes[index].inputs)
@@ -114,24 +134,25 @@ class RoundedNet:
             if index != wanted and isinstance(self.nodes[index].op, Quantize | Levels):
                 known[index] = _exact(outputs[index])
             else:
-                known[index] = self._next(index, known)
+                known[index] = self.next(index, known)
         return known[wanted]
 
-    def _next(self, index: int, known: Mapping[int, Bounded]) -> Bounded:
+    def next(self, index: int, known: Mapping[int, Bounded]) -> Bounded:
+        """What a node gives, of what those before it give and the input."""
         first, *others = (known[read] for read in self.nodes[index].inputs)
         return rounding(self.nodes[index], first, self._weights, *others)
 
-    def _walk(self, begin: int, known: dict[int, Bounded]) -> Iterator[Bounded]:
+    def _walk(self, begin: int, known: dict[int, Bounded], left: Left) -> Iterator[Bounded]:
         """known: what the nodes before give."""
         for index in range(begin, len(self.nodes)):
             node = self.nodes[index]
             if isinstance(node.op, Quantize | Levels):
                 read = known[node.inputs[0]]
-                ways = _open_bits(node.op, read) if isinstance(node.op, Quantize) else _open_levels(node.op, read)
+                ways = _open_bits(node.op, read, left) if isinstance(node.op, Quantize) else _open_levels(node.op, read, left)
                 for bits in ways:
-                    yield from self._walk(index + 1, {**known, index: _exact(bits)})
+                    yield from self._walk(index + 1, {**known, index: _exact(bits)}, left)
                 return
-            known[index] = self._next(index, known)
+            known[index] = self.next(index, known)
         yield known[len(self.nodes) - 1]
 
 
@@ -163,18 +184,19 @@ def _linear(op: Linear, now: Bounded, weights: Mapping[int, F64]) -> Bounded:
     bias = np.zeros(op.neurons) if op.bias is None else op.bias.astype(np.float64)
     given = weights[id(op)]
     sums = _summed(op, now.value, given, op.pad)
-    sizes, errors = (_summed(op, x, np.abs(given), pad) for x, pad in ((np.abs(now.value), abs(op.pad)), (now.error, 0)))
+    sizes, errors = (_summed(op, x, np.abs(given), pad) for x, pad in ((now.largest, abs(op.pad)), (now.error, 0)))
     if not op.binary:
         return Bounded(sums + bias, (op.depth + 4) * ROUNDING * (sizes + np.abs(bias)) + errors)
     unit = np.float64(op.h) if op.scale is None else op.h * op.scale.astype(np.float64)
     value = sums * unit
     exact = np.abs(now.value).max(initial=0) <= 1 and not (now.value % 1).any() and math.frexp(op.h)[0] == 0.5
+    error = errors * np.abs(unit)
     if exact and op.scale is None:
         # Integers times a power of 2, nothing is rounded: equal scores are for the argmax to decide.
-        error = np.zeros_like(value) if op.bias is None else 2 * ROUNDING * (np.abs(value) + np.abs(bias))
+        error = error if op.bias is None else error + 2 * ROUNDING * (np.abs(value) + error + np.abs(bias))
     else:  # a scale is a mean of latents, which is rounded itself
         roundings = op.depth * (1 if op.scale is None else 2) + 4
-        error = roundings * ROUNDING * (sizes * np.abs(unit) + np.abs(bias)) + errors * np.abs(unit)
+        error = roundings * ROUNDING * (sizes * np.abs(unit) + np.abs(bias)) + error
     return Bounded(value + bias, error)
 
 
@@ -186,7 +208,7 @@ def _pool(op: Pool, now: Bounded, weights: Mapping[int, F64]) -> Bounded:
     if op.kind == "max":
         return Bounded(values.max(axis=(3, 4)), errors.max(axis=(3, 4)))
     count = (np.full(inside.shape[:2], window.taps) if op.padded else inside.sum(axis=(2, 3)))[..., None]
-    sizes = np.abs(values).sum(axis=(3, 4))
+    sizes = (np.abs(values) + errors).sum(axis=(3, 4))
     error = errors.sum(axis=(3, 4)) + (window.taps + 1) * ROUNDING * sizes
     return Bounded(values.sum(axis=(3, 4)) / count, error / count)
 
@@ -198,8 +220,8 @@ def _flatten(op: Flatten, now: Bounded, weights: Mapping[int, F64]) -> Bounded:
 
 @rounding.of(Add)
 def _add(op: Add, now: Bounded, weights: Mapping[int, F64], other: Bounded) -> Bounded:
-    value = now.value + other.value
-    return Bounded(value, now.error + other.error + ROUNDING * np.abs(value))
+    value, error = now.value + other.value, now.error + other.error
+    return Bounded(value, error + ROUNDING * (np.abs(value) + error))
 
 
 @rounding.of(Concat)
@@ -212,7 +234,8 @@ def _concat(op: Concat, now: Bounded, weights: Mapping[int, F64], *others: Bound
 def _multiply(op: Multiply, now: Bounded, weights: Mapping[int, F64], other: Bounded) -> Bounded:
     factor, error = (beside(now.value, part) for part in (other.value, other.error))
     value = now.value * factor
-    return Bounded(value, np.abs(now.value) * error + now.error * (np.abs(factor) + error) + ROUNDING * np.abs(value))
+    error = np.abs(now.value) * error + now.error * (np.abs(factor) + error)
+    return Bounded(value, error + ROUNDING * (np.abs(value) + error))
 
 
 @rounding.of(Channels)
@@ -235,7 +258,7 @@ def _norm(op: Norm, now: Bounded, weights: Mapping[int, F64]) -> Bounded:
         assert op.variance is not None
         assert op.epsilon is not None
         alpha = gamma / np.sqrt(op.variance.astype(np.float64) + op.epsilon)
-    size = np.abs(now.value * alpha) + np.abs(op.mean * alpha) + np.abs(beta)
+    size = np.abs(now.largest * alpha) + np.abs(op.mean * alpha) + np.abs(beta)
     return Bounded((now.value - op.mean) * alpha + beta, now.error * np.abs(alpha) + IN_NORM * ROUNDING * size)
 
 
@@ -248,14 +271,17 @@ def _steps(op: Steps, now: Bounded, weights: Mapping[int, F64]) -> Bounded:
 
 @rounding.of(Quantize)
 def _quantize(op: Quantize, now: Bounded, weights: Mapping[int, F64]) -> Bounded:
-    """The bits as they are, where none of them is open (see `RoundedNet.tried`)."""
-    return _exact(binarize(now.value.astype(np.float32), op.rule))
+    """Where a bit is open it is anything from -1 to +1."""
+    is_open = _is_open(op, now)
+    bits = binarize(now.value.astype(np.float32), op.rule).astype(np.float64)
+    return Bounded(np.where(is_open, 0, bits), is_open.astype(np.float64))
 
 
 @rounding.of(Levels)
 def _levels(op: Levels, now: Bounded, weights: Mapping[int, F64]) -> Bounded:
-    """The levels as they are, as bits are."""
-    return _exact(mapped_input(op.domain, _level_of(op, now.value)))
+    """Where levels are open they are anything between them."""
+    ends = [mapped_input(op.domain, _level_of(op, now.value + turn * now.error)).astype(np.float64) for turn in (-1, 1)]
+    return Bounded((ends[0] + ends[1]) / 2, np.abs(ends[1] - ends[0]) / 2)
 
 
 def _step(step: Step, x: F64, error: F64) -> Bounded:
@@ -264,25 +290,25 @@ def _step(step: Step, x: F64, error: F64) -> Bounded:
     match step.function:
         case "add" | "sub":
             x = x + numbers[0] if step.function == "add" else x - numbers[0]
-            return Bounded(x, error + 2 * ROUNDING * (np.abs(x) + np.abs(numbers[0])))
+            return Bounded(x, error + 2 * ROUNDING * (np.abs(x) + error + np.abs(numbers[0])))
         case "mul" | "div":
             factor = numbers[0] if step.function == "mul" else 1 / numbers[0]
-            x = x * factor
-            return Bounded(x, error * np.abs(factor) + 2 * ROUNDING * np.abs(x))
+            x, error = x * factor, error * np.abs(factor)
+            return Bounded(x, error + 2 * ROUNDING * (np.abs(x) + error))
         case "relu":
             return Bounded(np.maximum(x, 0), error)
         case "clip":
             return Bounded(np.clip(x, *numbers), error)
         case "prelu":
-            value = np.where(x > 0, x, numbers[0] * x)
-            return Bounded(value, error * np.maximum(1, np.abs(numbers[0])) + ROUNDING * np.abs(value))
+            value, error = np.where(x > 0, x, numbers[0] * x), error * np.maximum(1, np.abs(numbers[0]))
+            return Bounded(value, error + ROUNDING * (np.abs(value) + error))
         case "tanh":
             value = np.tanh(x)
         case "sigmoid":
             value = np.exp(-np.logaddexp(0, -x))
         case _:
             raise unhandled("frameworks.rounding", step.function)
-    return Bounded(value, error + IN_FUNCTION * ROUNDING * np.abs(value))
+    return Bounded(value, error + IN_FUNCTION * ROUNDING * (np.abs(value) + error))
 
 
 def _is_open(op: Quantize, now: Bounded) -> NDArray[np.bool_]:
@@ -290,12 +316,13 @@ def _is_open(op: Quantize, now: Bounded) -> NDArray[np.bool_]:
     return np.asarray((np.abs(now.value - TIES[op.rule]) <= now.error) & (now.error > 0))
 
 
-def _open_bits(op: Quantize, now: Bounded) -> Iterator[F64]:
+def _open_bits(op: Quantize, now: Bounded, left: Left) -> Iterator[F64]:
     """The bits (1, ...) of a sign, then those with some of the open ones otherwise: few first, nearest to the tie first."""
     bits = binarize(now.value.astype(np.float32), op.rule).astype(np.float64)
     yield bits
     near = np.flatnonzero(_is_open(op, now)[0])
     share = np.abs(now.value.reshape(-1)[near] - TIES[op.rule]) / now.error.reshape(-1)[near]
+    left.choices |= len(near) > NEAREST
     near = near[np.argsort(share, kind="stable")][:NEAREST]
     values: Sequence[float] = (-1, 0, 1) if op.rule == "sign" else (-1, 1)
     for count in range(1, len(near) + 1):
@@ -311,12 +338,13 @@ def _level_of(op: Levels, x: F64) -> F64:
     return np.asarray(np.clip(np.rint(x), op.low, op.high))
 
 
-def _open_levels(op: Levels, now: Bounded) -> Iterator[F64]:
+def _open_levels(op: Levels, now: Bounded, left: Left) -> Iterator[F64]:
     """What levels (1, ...) stand for, then some of the open ones otherwise, as `_open_bits` has it."""
     whole = _level_of(op, now.value).reshape(-1)
     ends = [_level_of(op, now.value + turn * now.error).reshape(-1) for turn in (-1, 1)]
     others = np.where(ends[0] != whole, *ends)
     near = np.flatnonzero(others != whole)
+    left.choices |= len(near) > NEAREST
     beside = np.abs(now.value.reshape(-1)[near] - (whole + others)[near] / 2)
     near = near[np.argsort(beside / now.error.reshape(-1)[near], kind="stable")][:NEAREST]
     for count in range(len(near) + 1):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from xnorinfer.converters.containers.ziparchive import names_in, open_archive
 from xnorinfer.converters.reading import DEFAULT_INPUT, ConvertOptions, Reading
 from xnorinfer.float32 import F32
 from xnorinfer.net.values import InputMapping, PixelInput, ThresholdInput
-from xnorinfer.proof.frameworks.program import Array, NotRunnable, Program, framework, refusing, sample_of
+from xnorinfer.proof.frameworks.program import Array, NotRunnable, Program, Wanted, framework, refusing, sample_of
 
 
 def open_keras(path: Path, reading: Reading, options: ConvertOptions) -> Program:
@@ -42,7 +43,8 @@ def open_keras(path: Path, reading: Reading, options: ConvertOptions) -> Program
         answer = model(given, training=False)
         return reading.scores_of(keras.ops.convert_to_numpy(answer) if name == "keras" else answer.numpy())
 
-    return Program(name, keras.__version__, entering_mapping(reading, options), batch, shape, call)
+    inner = _inner(model, name, lambda x: reading.as_source(x).reshape(-1, *shape), reading.scores_of)
+    return Program(name, keras.__version__, entering_mapping(reading, options), batch, shape, call, inner=inner)
 
 
 def live_program(model: Any, reading: Reading, entry: InputMapping, shape: tuple[int, ...] | None) -> Program:
@@ -52,11 +54,37 @@ def live_program(model: Any, reading: Reading, entry: InputMapping, shape: tuple
 
     def call(x: F32) -> Array:
         answer = model(reading.as_source(x).reshape(-1, *sample), training=False)
-        if hasattr(answer, "detach"):  # Keras 3 on PyTorch
-            answer = answer.detach().cpu()
-        return reading.scores_of(np.asarray(answer))
+        return reading.scores_of(_as_array(answer))
 
-    return Program(name, "", entry, None, sample, call)
+    inner = _inner(model, name, lambda x: reading.as_source(x).reshape(-1, *sample), reading.scores_of)
+    return Program(name, "", entry, None, sample, call, inner=inner)
+
+
+def _inner(
+    model: Any, name: str, entering: Callable[[F32], Array], scores_of: Callable[[Array], Array]
+) -> Callable[[F32, Wanted], list[Array]]:
+    """What a model and its layers give, where it is a graph of those.  name: of its Keras.  entering: rows as it takes them.
+    scores_of: what it gives as scores."""
+
+    def inner(x: F32, wanted: Wanted) -> list[Array]:
+        if not getattr(model, "inputs", None):
+            raise NotRunnable("only its own code knows what it calls")
+        outputs = [out for layer in model.layers for out in _listed(getattr(layer, "output", None))]
+        every = importlib.import_module(name).Model(model.inputs, [*model.outputs, *outputs])(entering(x), training=False)
+        answer, *values = map(_as_array, _listed(every))
+        return [scores_of(answer)[wanted.rows], *wanted.of(values, len(x))]
+
+    return inner
+
+
+def _listed(one: Any) -> list[Any]:
+    return list(one) if isinstance(one, tuple | list) else [] if one is None else [one]
+
+
+def _as_array(tensor: Any) -> Array:
+    if hasattr(tensor, "detach"):  # Keras 3 on PyTorch
+        tensor = tensor.detach().cpu()
+    return np.asarray(tensor)
 
 
 def _described(path: Path) -> tuple[Any, str]:

@@ -14,7 +14,7 @@ import numpy as np
 from xnorinfer.converters.reading import ConvertOptions, Reading
 from xnorinfer.float32 import F32
 from xnorinfer.memory import in_rows
-from xnorinfer.proof.frameworks.program import Array, NotRunnable, Program, framework, refusing, sample_of
+from xnorinfer.proof.frameworks.program import Array, NotRunnable, Program, Wanted, framework, refusing, sample_of
 
 #: Domains of operations that the reference evaluator has.
 _STANDARD = ("", "ai.onnx", "ai.onnx.ml")
@@ -43,10 +43,15 @@ def open_onnx(path: Path, reading: Reading, options: ConvertOptions) -> Program:
     def call(x: F32) -> Array:
         return reading.scores_of(_chosen(evaluator.run(None, {entry: reading.as_source(x).reshape(-1, *shape)})))
 
+    def inner(x: F32, wanted: Wanted) -> list[Array]:
+        every = evaluator.run(None, {entry: reading.as_source(x).reshape(-1, *shape)}, intermediate=True)
+        answer = reading.scores_of(_chosen([every[name] for name in evaluator.output_names]))
+        return [answer[wanted.rows], *wanted.of(every.values(), len(x))]
+
     with refusing(name):
         if batch is not None and _takes_any_batch(call, batch, shape):
             batch = None
-    return Program(name, version, reading.entry or reading.net.input, batch, shape, call)
+    return Program(name, version, reading.entry or reading.net.input, batch, shape, call, inner=inner)
 
 
 def _entry(model: Any, float32: int) -> tuple[str, list[int | None]]:

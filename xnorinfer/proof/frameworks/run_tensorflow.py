@@ -13,8 +13,8 @@ from xnorinfer.converters.tfgraphs.tfnetwork import network_of
 from xnorinfer.converters.tfgraphs.tfnodes import read_frozen
 from xnorinfer.converters.tfgraphs.tfvalues import NotFollowed
 from xnorinfer.float32 import F32
-from xnorinfer.proof.frameworks.program import Array, NotRunnable, Program, framework, refusing, sample_of
-from xnorinfer.proof.frameworks.run_tf1 import open_tf1
+from xnorinfer.proof.frameworks.program import Array, NotRunnable, Program, Wanted, framework, refusing, sample_of
+from xnorinfer.proof.frameworks.run_tf1 import as_written, inner_of, open_tf1
 
 
 def open_tensorflow(path: Path, reading: Reading, options: ConvertOptions) -> Program:
@@ -64,32 +64,55 @@ def _open_frozen(path: Path, reading: Reading) -> Program:
         with graph.as_default():
             tf1.import_graph_def(definition, name="")
         entry, scores = (graph.get_tensor_by_name(n if ":" in n else f"{n}:0") for n in (*network.inputs, *network.outputs))
-        session = tf1.Session(graph=graph)
+        session = tf1.Session(graph=graph, config=as_written(tensorflow))
         dims = [None, None] if entry.shape.rank is None else entry.shape.as_list()
         batch, shape = sample_of(dims, reading)
 
     def call(x: F32) -> Array:
         return reading.scores_of(session.run(scores, {entry: reading.as_source(x).reshape(-1, *shape)}))
 
-    return Program("tensorflow", tensorflow.__version__, reading.entry or reading.net.input, batch, shape, call)
+    def inner(x: F32, wanted: Wanted) -> list[Array]:
+        answer, *values = inner_of(session, scores, {entry: reading.as_source(x).reshape(-1, *shape)}, wanted)
+        return [reading.scores_of(answer), *values]
+
+    entering = reading.entry or reading.net.input
+    return Program("tensorflow", tensorflow.__version__, entering, batch, shape, call, inner=inner)
 
 
 def open_tflite(path: Path, reading: Reading, options: ConvertOptions) -> Program:
     """Raises NotRunnable (Larq's own operators among it) and MissingExtraError."""
     tensorflow = framework("tensorflow", path)
     with refusing("tensorflow"):
-        interpreter: Any = tensorflow.lite.Interpreter(model_content=path.read_bytes())
+        # Its own kernels one by one, so that each shows what it gives.
+        resolver = tensorflow.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        interpreter: Any = tensorflow.lite.Interpreter(
+            model_content=path.read_bytes(), experimental_op_resolver_type=resolver, experimental_preserve_all_tensors=True
+        )
         (entry,) = interpreter.get_input_details()
         output = interpreter.get_output_details()[0]
         interpreter.allocate_tensors()  # where operators are missing, it says which
         _, shape = sample_of([None, *(int(n) for n in entry["shape"][1:])], reading)
+        computed = [one["index"] for one in interpreter.get_tensor_details() if one["dtype"] is np.float32]
+
+    def run(row: F32) -> None:
+        interpreter.set_tensor(entry["index"], row[None])
+        interpreter.invoke()
 
     def call(x: F32) -> Array:
         found = []
         for row in x:
-            interpreter.set_tensor(entry["index"], row[None])
-            interpreter.invoke()
+            run(row)
             found.append(np.array(interpreter.get_tensor(output["index"])).reshape(1, -1))
         return np.concatenate(found)
 
-    return Program("tensorflow-lite", tensorflow.__version__, reading.entry or reading.net.input, None, shape, call)
+    def inner(x: F32, wanted: Wanted) -> list[Array]:
+        found = []
+        one = wanted._replace(rows=np.zeros(1, np.int64))
+        for row in x[wanted.rows]:
+            run(row)
+            answer = np.array(interpreter.get_tensor(output["index"])).reshape(1, -1)
+            found.append([answer, *one.of(map(interpreter.get_tensor, computed), 1)])
+        return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+
+    entering = reading.entry or reading.net.input
+    return Program("tensorflow-lite", tensorflow.__version__, entering, None, shape, call, inner=inner)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from xnorinfer.converters.containers.torchfile import is_export, is_script
 from xnorinfer.converters.containers.ziparchive import names_in
 from xnorinfer.converters.reading import ConvertOptions, Reading
 from xnorinfer.float32 import F32
-from xnorinfer.proof.frameworks.program import Array, NotRunnable, Program, framework, input_shape, refusing
+from xnorinfer.proof.frameworks.program import Array, NotRunnable, Program, Wanted, framework, input_shape, refusing
 
 
 def open_torch(path: Path, reading: Reading, options: ConvertOptions) -> Program | None:
@@ -31,7 +32,30 @@ def open_torch(path: Path, reading: Reading, options: ConvertOptions) -> Program
             answer: Array = module(torch.from_numpy(given)).numpy()
         return reading.scores_of(answer)
 
-    return Program("torch", torch.__version__, reading.entry or reading.net.input, batch, shape, call)
+    def inner(x: F32, wanted: Wanted) -> list[Array]:
+        return recorded(lambda: call(x), len(x), wanted)
+
+    return Program("torch", torch.__version__, reading.entry or reading.net.input, batch, shape, call, inner=inner)
+
+
+def recorded(call: Callable[[], Array], rows: int, wanted: Wanted) -> list[Array]:
+    """What is called gives of so many rows, and what PyTorch's operations give on the way, as `Program.inner` does."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    found: list[Array] = []
+
+    class Recorder(TorchDispatchMode):  # type: ignore[misc]
+        def __torch_dispatch__(self, operation: Any, types: Any, given: Any = (), named: Any = None) -> Any:
+            gives = operation(*given, **(named or {}))
+            for one in gives if isinstance(gives, tuple | list) else (gives,):
+                if isinstance(one, torch.Tensor) and one.dtype == torch.float32:
+                    found.extend(wanted.of([one.detach().numpy()], rows))
+            return gives
+
+    with Recorder():
+        answer = call()
+    return [answer[wanted.rows], *found]
 
 
 def _scripted(torch: Any, path: Path) -> tuple[Any, list[int | None] | None]:

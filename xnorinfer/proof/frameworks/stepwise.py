@@ -1,0 +1,120 @@
+"""A framework's own values on the way to its scores, held against ours from node to node.
+
+Where float sums are rounded otherwise, a bit next to its tie turns, and behind a few layers of shortcuts nothing is near what
+it was.  So every value that the framework shows and that lies within rounding of ours, given what enters it, is taken in place
+of ours, and the next node is computed of that.  What comes out in the end holds whichever values are taken: each is one that
+rounding explains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnorinfer.float32 import F32
+from xnorinfer.graph import INPUT
+from xnorinfer.memory import in_rows
+from xnorinfer.net.ops import Levels, Quantize
+from xnorinfer.net.reference import Rows, compute, mapped_input
+from xnorinfer.net.values import REALS, SIGNS, LevelValues, Shape
+from xnorinfer.proof.frameworks.program import Array
+from xnorinfer.proof.frameworks.rounding import Bounded, RoundedNet
+
+
+class Shown:
+    """Values (rows, ...) of a framework, by the shape that they have here."""
+
+    def __init__(self, values: Iterable[Array], rows: int) -> None:
+        self._values: dict[Shape, list[F32]] = {}
+        for value in values:
+            if value.dtype.kind == "f" and value.ndim > 1 and len(value) == rows:
+                for one in _as_maps(value):
+                    self._values.setdefault(one.shape[1:], []).append(one)
+
+    def nearest(self, now: Bounded) -> tuple[F32, NDArray[np.bool_]] | None:
+        """The value that lies within the bound in most samples, of several the nearest, and in which samples it does."""
+        best: tuple[int, float] | None = None
+        found = None
+        for value in self._values.get(now.value.shape[1:], ()):
+            apart = np.abs(value - now.value)
+            fits = np.asarray(in_rows(apart <= now.error).all(axis=1))
+            rank = int(fits.sum()), -float(apart[fits].sum())
+            if rank[0] and (best is None or rank > best):
+                best, found = rank, (value, fits)
+        return found
+
+
+def _as_maps(value: Array) -> Iterable[F32]:
+    """The same numbers (rows, features) or (rows, height, width, channels), as channels may stand first or last."""
+    if value.ndim == 2:
+        yield np.asarray(value, np.float32)
+    if value.ndim == 3:  # windows over one axis
+        yield np.asarray(value[:, None], np.float32)
+        yield np.asarray(np.moveaxis(value, 1, -1)[:, None], np.float32)
+    if value.ndim == 4:
+        yield np.asarray(value, np.float32)
+        yield np.asarray(np.moveaxis(value, 1, -1), np.float32)
+        if value.shape[2:] == (1, 1):
+            yield np.asarray(value.reshape(len(value), -1), np.float32)
+
+
+@dataclass
+class Walked:
+    """Samples that were walked along a framework's values.
+
+    scores: what comes out, bounded.  open: (rows,) bool, samples of which some bit lies within rounding of its tie where the
+    framework does not show which it takes, so that everything behind is bounded by both.  values: of each sample, how many
+    nodes' values the framework shows; same: how many of them are ours bit for bit, given what enters.  last: of each sample,
+    the last such node.
+    """
+
+    scores: Bounded
+    open: NDArray[np.bool_]
+    values: NDArray[np.int64]
+    same: NDArray[np.int64]
+    last: list[str | None] = field(default_factory=list)
+
+
+def walk(rounded: RoundedNet, x: NDArray[np.generic], values: Sequence[Array] = ()) -> Walked:
+    """Raw samples x (rows, depth), beside the values (rows, ...) that a framework shows of them."""
+    net, shown = rounded.net, Shown(values, len(x))
+    last_user = {read: index for index, node in enumerate(net.nodes) for read in node.inputs}
+    ours = {INPUT: Rows(x.reshape(len(x), *net.shape), net.input)}
+    known = {INPUT: rounded.start(x)}
+    nothing = np.zeros(len(x), np.int64)
+    found = Walked(known[INPUT], np.zeros(len(x), np.bool_), nothing, nothing.copy(), [None] * len(x))
+    for index, node in enumerate(net.nodes):
+        now, value = rounded.next(index, known), compute(node, *(ours[read] for read in node.inputs))
+        if index < len(net.nodes) - 1 and (nearest := shown.nearest(now)) is not None:
+            theirs, fits = nearest
+            chosen = fits.reshape(-1, *[1] * (theirs.ndim - 1))
+            same = in_rows(theirs == value.mapped).all(axis=1)
+            found.values += fits
+            found.same += fits & same
+            found.last = [node.name if fit else last for fit, last in zip(fits, found.last, strict=True)]
+            now = Bounded(np.where(chosen, theirs, now.value), np.where(chosen, 0, now.error))
+            value = _taken(value, theirs, chosen)
+        if isinstance(node.op, Quantize | Levels):
+            found.open |= in_rows(now.error > 0).any(axis=1)
+        known[index], ours[index] = now, value
+        for read in set(node.inputs):
+            if last_user[read] == index:
+                del known[read], ours[read]
+    found.scores = known[len(net.nodes) - 1]
+    return found
+
+
+def _taken(ours: Rows, theirs: F32, chosen: NDArray[np.bool_]) -> Rows:
+    """Our value with the framework's numbers where they are chosen."""
+    if isinstance(ours.domain, LevelValues):  # which stand for whole numbers
+        levels = np.arange(ours.domain.low, ours.domain.high + 1)
+        means = mapped_input(ours.domain, levels)
+        order = np.argsort(means)
+        nearest = np.searchsorted((means[order][1:] + means[order][:-1]) / 2, theirs)
+        theirs = levels[order][nearest].astype(ours.array.dtype)
+    elif ours.domain not in (SIGNS, REALS):  # inputs as they enter: their mapping leaves nothing open
+        return ours
+    return Rows(np.where(chosen, theirs, ours.array), ours.domain)
