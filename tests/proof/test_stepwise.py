@@ -49,17 +49,13 @@ def answered(kind: str, size: int, seed: int = 3) -> tuple[Net, Answers]:
 
 
 def run(net: Net, x: Any) -> Answers:
-    """What PyTorch makes of a network whose float layers are off by less than the order of their terms may make them."""
+    """What PyTorch makes of a network whose stem is off by less than the order of its terms may make it."""
     usual = as_read.in_torch.function(net.nodes[0])
 
     def linear(op: Linear, value: Any, weights: Any) -> Any:
-        if op.binary:
-            return usual(op, value, weights)
-        bare = replace(op, bias=None)
-        sums = usual(bare, value.double(), {id(bare): weights[id(op)].double()}).float() - np.float32(2.0**-23)
-        return sums if op.bias is None else sums + torch.from_numpy(np.array(op.bias))
+        sums = usual(op, value, weights)
+        return sums - np.float32(2.0**-23) if op is net.nodes[0].op else sums
 
-    torch = pytest.importorskip("torch")
     with mock.patch.dict(as_read.in_torch._functions, {Linear: linear}):
         given = open_as_read(net, "torch").answers("net", x)
         # What it shows is computed later.
@@ -107,7 +103,7 @@ def test_what_many_bits_decide_is_told_as_undetermined_where_nobody_shows_them(m
     monkeypatch.setattr(rounding, "NEAREST", 0)  # as if there were more such bits than are tried
     hidden = compare(replace(given, inner=None), net, packed)
     assert hidden.unexplained == 0
-    assert hidden.undetermined == shown.stepwise
+    assert 0 < hidden.undetermined <= hidden.undetermined + hidden.other_bits == shown.stepwise
     assert f"{hidden.undetermined} undetermined" in hidden.text()
 
 
