@@ -151,7 +151,7 @@ def set_pad_bit(array: np.ndarray) -> np.ndarray:
 
 MALFORMED = [
     (set_header("format_version", "1"), MalformedModelError, "no format version"),
-    (set_header("format_version", 5), NewerFormatError, "format version 5, this xnorinfer reads up to 4"),
+    (set_header("format_version", 6), NewerFormatError, "format version 6, this xnorinfer reads up to 5"),
     (set_header("format_version", 3), MalformedModelError, "header fields"),
     (set_header("format_version", 1), DigestError, "content_digest"),
     (set_header("format_version", 0), MalformedModelError, "no format version 0"),

@@ -111,7 +111,7 @@ def with_node(model: PackedModel, kind: type, **parts: Any) -> PackedModel:
         (Concat, {"inputs": (3,)}, "joins 1 nodes, needed are 2 to 64"),
         (Concat, {"inputs": (1,) * 65}, "joins 65 nodes"),
         (Concat, {"inputs": (-1, -1)}, "joins the input, the input"),
-        (Concat, {"inputs": (0, 1)}, "joins reals, bits, needed are bits or reals alone"),
+        (Concat, {"inputs": (0, 1)}, "joins reals, bits, needed are bits, levels of one kind or reals alone"),
         (Concat, {"inputs": (3, 99)}, "needed are -1 to"),
         (Concat, {"op": Concat(1)}, "does not know the class int"),  # type: ignore[arg-type]
         (Concat, {"op": Concat(flat=True)}, "has a window, but reads a vector"),

@@ -18,6 +18,40 @@ static inline void net_put(const int32_t *values, const int32_t *limits, size_t 
     *out = bits;
 }
 
+/* Codes of levels: in how many limits, `all` from one to the next, a value lies. */
+static inline void net_grade(const int32_t *values, const int32_t *limits, size_t all, size_t top, size_t count, uint8_t *out)
+{
+    for (size_t n = 0; n < count; n++) {
+        uint8_t code = 0;
+        for (size_t k = 0; k < top; k++)
+            code = (uint8_t)(code + (values[n] <= limits[k * all + n]));
+        out[n] = code;
+    }
+}
+
+/* The same of sums, each rounded to float32 once. */
+static inline void net_grade_reals(const double *sums, const float *limits, size_t all, size_t top, size_t count, uint8_t *out)
+{
+    for (size_t n = 0; n < count; n++) {
+        const float value = (float)sums[n];
+        uint8_t code = 0;
+        for (size_t k = 0; k < top; k++)
+            code = (uint8_t)(code + (value <= limits[k * all + n]));
+        out[n] = code;
+    }
+}
+
+/* Every input becomes the number of ranges that it lies in, bounds included, of `top` of its own. */
+static inline void net_input_codes(const net_input *in, size_t inputs, size_t top, const net_input *low, const net_input *high,
+        uint8_t *out)
+{
+    for (size_t k = 0; k < inputs; k++) {
+        out[k] = 0;
+        for (size_t i = k; i < top * inputs; i += inputs)
+            out[k] = (uint8_t)(out[k] + (low[i] <= in[k] && in[k] <= high[i]));
+    }
+}
+
 /* Numbers of ones, one for every byte or, where the machine counts them, in all. */
 static inline uint64_t net_ones(uint64_t x)
 {
@@ -116,6 +150,18 @@ static inline void net_bits_to_reals(const uint64_t *in, size_t inputs, const ui
     }
 }
 
+/* A layer that reads bits and gives codes of levels; limits: as net_grade takes them. */
+static inline void net_bits_to_levels(const uint64_t *in, size_t inputs, const uint64_t *weights, const int32_t *limits,
+        size_t all, size_t top, size_t neurons, uint8_t *out)
+{
+    for (size_t n = 0; n < neurons; n += NET_TILE) {
+        const size_t count = net_tile(neurons - n);
+        NET_SCRATCH int32_t counts[NET_TILE];
+        net_mismatches(in, (inputs + 63) / 64, weights + n, neurons, count, counts);
+        net_grade(counts, limits + n, all, top, count, out + n);
+    }
+}
+
 /* 64 pixels as 8 words of bits, word b of bit b of every pixel; pixels from `inputs` on are 0.  Returns their sum. */
 static inline int32_t net_planes(const uint8_t *in, size_t inputs, uint64_t *planes)
 {
@@ -196,6 +242,18 @@ static inline void net_pixels_to_bits(const uint8_t *in, size_t inputs, const ui
     }
 }
 
+/* A layer that reads pixels, or codes, and gives codes of levels. */
+static inline void net_pixels_to_levels(const uint8_t *in, size_t inputs, const uint64_t *weights, const int32_t *limits,
+        size_t all, size_t top, size_t neurons, uint8_t *out)
+{
+    NET_SCRATCH int32_t sums[NET_PIXEL_TILE];
+    for (size_t n = 0; n < neurons; n += NET_PIXEL_TILE) {
+        const size_t count = neurons - n < NET_PIXEL_TILE ? neurons - n : NET_PIXEL_TILE;
+        net_pixel_sums(in, inputs, weights + n, neurons, count, sums);
+        net_grade(sums, limits + n, all, top, count, out + n);
+    }
+}
+
 /* A layer that reads pixels p, each mapped to (slope * p + intercept) / divisor, and gives sums as float32.
    shifts: intercept * sum of the weights, of every neuron. */
 static inline void net_pixels_to_reals(const uint8_t *in, size_t inputs, const uint64_t *weights, double slope,
@@ -238,6 +296,18 @@ static inline void net_reals_to_bits(const float *in, size_t inputs, const uint6
         for (size_t i = 0; i < count; i++)
             bits |= (uint64_t)((float)sums[i] <= limits[n + i]) << i;
         *out++ = bits;
+    }
+}
+
+/* A layer that reads real values and gives codes of levels. */
+static inline void net_reals_to_levels(const float *in, size_t inputs, const uint64_t *weights, const float *limits,
+        size_t all, size_t top, size_t neurons, uint8_t *out)
+{
+    for (size_t n = 0; n < neurons; n += NET_TILE) {
+        const size_t count = net_tile(neurons - n);
+        NET_SCRATCH double sums[NET_TILE];
+        net_real_sums(in, inputs, weights + n, neurons, count, sums);
+        net_grade_reals(sums, limits + n, all, top, count, out + n);
     }
 }
 
@@ -451,15 +521,15 @@ static inline void net_bits_of_window(const uint64_t *map, const net_window *w, 
         }
 }
 
-/* The pixels of a window, tap by tap, of each some channels; those outside are 0. */
+/* The pixels, or codes, of a window, tap by tap, of each some channels; those outside are `outside`. */
 static inline void net_pixels_of_window(const uint8_t *map, const net_window *w, size_t y, size_t x, size_t first, size_t count,
-        uint8_t *row)
+        uint8_t outside, uint8_t *row)
 {
     for (size_t i = 0; i < w->down; i++)
         for (size_t j = 0; j < w->across; j++) {
             const size_t pixel = net_tap(w, y, x, i, j);
             for (size_t c = 0; c < count; c++)
-                *row++ = pixel != SIZE_MAX ? map[pixel * w->channels + first + c] : 0;
+                *row++ = pixel != SIZE_MAX ? map[pixel * w->channels + first + c] : outside;
         }
 }
 
@@ -524,6 +594,23 @@ static inline void net_pool_largest(const float *map, const net_window *w, size_
     }
 }
 
+/* The largest code of a window, the smallest of channels that `falling` has. */
+static inline void net_pool_codes(const uint8_t *map, const net_window *w, size_t y, size_t x, const uint8_t *falling, uint8_t *out)
+{
+    for (size_t c = 0; c < w->channels; c++) {
+        out[c] = falling[c] ? 255 : 0;
+        for (size_t i = 0; i < w->down; i++)
+            for (size_t j = 0; j < w->across; j++) {
+                const size_t pixel = net_tap(w, y, x, i, j);
+                if (pixel == SIZE_MAX)
+                    continue;
+                const uint8_t code = map[pixel * w->channels + c];
+                if (falling[c] ? code < out[c] : code > out[c])
+                    out[c] = code;
+            }
+    }
+}
+
 /* The mean of a window: summed in float64 line by line, divided and rounded to float32 once.  padded: those outside count. */
 static inline void net_pool_average(const float *map, const net_window *w, size_t y, size_t x, int padded, float *out)
 {
@@ -575,4 +662,14 @@ static inline void net_real_ranges(const float *in, size_t inputs, const float *
 {
     for (size_t k = 0; k < inputs; k++)
         out[k / 64] = (k % 64 ? out[k / 64] : 0) | (uint64_t)(low[k] <= in[k] && in[k] <= high[k]) << (k % 64);
+}
+
+/* Every real number becomes the number of ranges that it lies in, bounds included, of `top` of its own. */
+static inline void net_real_codes(const float *in, size_t inputs, size_t top, const float *low, const float *high, uint8_t *out)
+{
+    for (size_t k = 0; k < inputs; k++) {
+        out[k] = 0;
+        for (size_t i = k; i < top * inputs; i += inputs)
+            out[k] = (uint8_t)(out[k] + (low[i] <= in[k] && in[k] <= high[i]));
+    }
 }

@@ -19,14 +19,15 @@ from xnorinfer.packing.packed import (
     Affine,
     Binarize,
     Concat,
+    Digitize,
     Dot,
     Elementwise,
+    Grades,
     Mapped,
     Moved,
     Multiply,
     Outside,
     Pool,
-    Threshold,
     Value,
     outside_of,
 )
@@ -44,9 +45,10 @@ _BYTES = {"pixels": 1, "reals": 4}
 
 
 def pixel_bytes(value: Value, raw: bool) -> int:
-    """Bytes of a pixel of a map, or of a vector.  raw: of the network's own input, whose signs are bytes."""
+    """Bytes of a pixel of a map, or of a vector, of levels of one plane.  raw: of the network's own input, whose signs are
+    bytes."""
     count = value.shape[-1]
-    if value.kind == "bits" and not raw:
+    if value.kind in ("bits", "levels") and not raw:
         return 8 * words_for(count)
     return count * _BYTES.get(value.kind, 1)
 
@@ -58,18 +60,24 @@ def _geometry(window: Window, read: Value) -> map_prepack.Geometry:
     return map_prepack.Geometry((height, width), outputs, window.size, window.stride, window.dilation, (top, left))
 
 
-def _each_pixel(row: prepack.Row, kernel: Kernel, read: Value, raw: bool, in_bits: bool = False) -> Made:
+def _each_pixel(row: prepack.Row, kernel: Kernel, read: Value, raw: bool, in_bits: bool = False, planes: int = 1) -> Made:
     """A row for a pixel, or for a vector as it is."""
     if len(read.shape) == 1:
         return row, []
     height, width, _ = read.shape
     size = height, width
-    return map_prepack.strips(kernel, [row], map_prepack.Geometry(size, size), pixel_bytes(read, raw), in_bits)
+    return map_prepack.strips(kernel, [row], map_prepack.Geometry(size, size), pixel_bytes(read, raw), in_bits, planes=planes)
 
 
 @rows_of.of(Binarize)
 def _(op: Binarize, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool) -> Made:
     return _each_pixel(prepack.binarized(kernel, op.limits, op.mirrored), kernel, read, raw, in_bits=True)
+
+
+@rows_of.of(Digitize)
+def _(op: Digitize, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool) -> Made:
+    row = prepack.digitized(kernel, op.limits, op.mirrored)
+    return _each_pixel(row, kernel, read, raw, in_bits=True, planes=op.top.bit_length())
 
 
 @rows_of.of(Mapped)
@@ -82,18 +90,21 @@ def _(op: Concat, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool,
     reads = (read, *others)
     gives = joined_value(reads, flat=op.flat)
     size = gives.shape[:2] if len(gives.shape) == 3 else (1, 1)
-    width, segments, place = 1 if read.kind == "bits" else 32, [], 0
-    for which, value in enumerate(reads):
-        # A vector of the pixels of a map: those of reals lie as one already.
-        channels = value.shape[-1] if read.kind == "bits" or not op.flat else value.width
-        pixels = value.width // channels if op.flat else 1
-        pixel = value_bytes(value) // (1 if op.flat else size[0] * size[1])
-        for index in range(pixels):
-            segments.append((which, pixel, index * (pixel // pixels), channels * width, place))
-            place += channels * width
-    pixel_bytes = value_bytes(gives) // (size[0] * size[1])
-    bits = read.kind == "bits"
-    return map_prepack.joined(kernel, size, gives.shape[-1], pixel_bytes, value_bytes(read), bits, segments), []
+    bits = read.kind != "reals"
+    width, segments = 1 if bits else 32, []
+    for plane in range(gives.planes):
+        place = plane * 64 * words_for(gives.shape[-1])
+        for which, value in enumerate(reads):
+            # A vector of the pixels of a map: those of reals lie as one already.
+            channels = value.shape[-1] if bits or not op.flat else value.width
+            pixels = value.width // channels if op.flat else 1
+            pixel = value.nbytes // (1 if op.flat else size[0] * size[1])
+            step = pixel // (pixels * gives.planes)
+            for index in range(pixels):
+                segments.append((which, pixel, (plane * pixels + index) * step, channels * width, place))
+                place += channels * width
+    pixel_bytes = gives.nbytes // (size[0] * size[1])
+    return map_prepack.joined(kernel, size, gives.shape[-1], pixel_bytes, read.nbytes, bits, segments), []
 
 
 def _size(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -118,11 +129,6 @@ def _(op: Moved, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool) 
     return map_prepack.moved(kernel, geometry, (pixel_bytes(read, raw), pixel_bytes(gives, False)), filled, order), []
 
 
-def value_bytes(value: Value) -> int:
-    """Of a sample, as nodes pass it on."""
-    return 8 * value.words if value.kind == "bits" else 4 * value.width
-
-
 @rows_of.of(Elementwise)
 def _(op: Elementwise, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool, *side: Value) -> Made:
     row = prepack.elementwise(kernel, read.shape[-1]) | _steps(kernel, op.steps, in_rows=True)
@@ -137,13 +143,17 @@ def _(op: Pool, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool) -
     if op.kind == "average":
         return map_prepack.pool_average(kernel, geometry, channels, op.padded), []
     falling = np.zeros(channels, np.bool_) if op.falling is None else op.falling
+    if read.kind == "levels":
+        return map_prepack.pool_levels(kernel, geometry, falling, read.planes), []
     pool = map_prepack.pool_bits if read.kind == "bits" else map_prepack.pool_largest
     return pool(kernel, geometry, falling), []
 
 
 @rows_of.of(Dot)
 def _(op: Dot, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool, *side: Value) -> Made:
-    in_bits = isinstance(op.output, Threshold)
+    if op.reads == "levels":
+        return _over_levels(op, kernel, read)
+    in_bits = not isinstance(op.output, Affine)
     packed = op.reads == "bits" and not raw
     whole = op.window is None or (op.window.size == read.shape[:2] and not any(op.window.padding))
     if op.groups == 1 and whole and not (packed and len(read.shape) == 3 and read.shape[-1] % 64):
@@ -168,7 +178,21 @@ def _(op: Dot, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool, *s
     filled = channels if taps else 64
     rows = [_dot(op, kernel, mapping, raw, slice(part[0], part[-1] + 1), outside, filled) for part in parts]
     of = None if outside is None else outside.of
-    return map_prepack.strips(kernel, rows, geometry, pixel_bytes(read, raw), in_bits, taps, of)
+    planes = max(1, op.top.bit_length())
+    return map_prepack.strips(kernel, rows, geometry, pixel_bytes(read, raw), in_bits, taps, of, planes)
+
+
+def _over_levels(op: Dot, kernel: Kernel, read: Value) -> Made:
+    one = (1, 1)
+    geometry = map_prepack.Geometry(one, one) if op.window is None else _geometry(op.window, read)
+    channels = None if geometry.pointwise else read.shape[-1]
+    filled = 0 if op.window is None else channels or 64
+    following = prepack.levels(kernel, op.weights, op.depth, op.limits, read.planes, op.low)
+    if isinstance(op.output, Affine):
+        following |= _steps(kernel, op.output, in_rows=True)
+    counting = prepack.of_planes(kernel, op.weights, op.depth, channels=filled)
+    size = pixel_bytes(read, False)
+    return map_prepack.over_levels(kernel, counting, following, geometry, size, read.planes, channels, -op.low)
 
 
 def _dot(
@@ -182,7 +206,9 @@ def _dot(
 ) -> prepack.Row:
     """The row of some neurons, over samples or over windows of so many channels."""
     weights = np.ascontiguousarray(op.weights[neurons])
-    limits = op.output.limits[..., neurons] if isinstance(op.output, Threshold) else None
+    limits = None if op.limits is None else op.limits[..., neurons]
+    if isinstance(op.output, Grades) and op.output.limits.ndim == 2:
+        limits = op.output.limits[:, None, neurons]
     own = None if outside is None else (outside.inputs, outside.plus[:, neurons])
     row = _product(op, kernel, mapping, raw, weights, limits, own, channels)
     if isinstance(op.output, Affine):

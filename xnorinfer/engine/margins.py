@@ -5,7 +5,7 @@ plainly: mismatches are XOR and popcount of words.  `trace` gives the bits that 
 
 The margin of a neuron at a sample is the smallest change of its count that changes its bit: `limit + 1 - count` where it
 fires (count <= limit), `count - limit` where it does not.  It is 1 or more.  A neuron whose limit lies outside the range of its
-counts never changes and has no margin.
+counts never changes and has no margin.  One that gives levels has a limit for each code, and changes with any of them.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ from numpy.typing import NDArray
 
 from xnorinfer.bits import bitpack, bitunpack
 from xnorinfer.float32 import fused_dot, integer_dot, sequential_dot
-from xnorinfer.graph import INPUT, Interpretation
+from xnorinfer.graph import INPUT, Interpretation, Node
 from xnorinfer.net.windows import Window, borders
 from xnorinfer.packing.packed import (
     PACKED_OPS,
+    Affine,
     Binarize,
     Concat,
+    Digitize,
     Dot,
     Elementwise,
+    Grades,
     Mapped,
     Moved,
     Multiply,
@@ -50,8 +53,8 @@ Bools: TypeAlias = NDArray[np.bool_]
 class LayerMargins:
     """Of one layer with thresholds, per sample: its smallest margin and the neuron that has it.
 
-    unit: what a margin of 1 means ("mismatch", "unit of the pixel sum", "real sum").  smallest: (rows,) int64, NO_MARGIN where
-    no neuron can change; for real sums (rows,) float64, infinite there.  neuron: (rows,) int64; of a map the number of its
+    unit: what a margin of 1 means (one of `UNITS`).  smallest: (rows,) int64, NO_MARGIN where no neuron can change; for real
+    sums (rows,) float64, infinite there.  neuron: (rows,) int64; of a map the number of its
     count, line by line, neurons innermost.
     """
 
@@ -86,7 +89,12 @@ def margins(packed: PackedModel, x: NDArray[Any], trace: Sequence[NDArray[Any]])
     return Margins(classes, gaps, tuple(layers))
 
 
-UNITS = {"bits": "mismatch", "pixels": "unit of the pixel sum", "reals": "real sum"}
+UNITS = {
+    "bits": "mismatch",
+    "pixels": "unit of the pixel sum",
+    "levels": "unit of the sum of codes",
+    "reals": "real sum",
+}
 
 #: Op -> unit, smallest margins and their neurons, from what it reads; none where no bits are made of counts.
 _margins: Interpretation[[Value, NDArray[Any]], tuple[str, NDArray[Any], NDArray[np.int64]] | None]
@@ -102,18 +110,33 @@ def _(op: Binarize, read: Value, value: NDArray[Any]) -> tuple[str, NDArray[Any]
     return "real value", distance.min(axis=1), distance.argmin(axis=1)
 
 
+@_margins.of(Digitize)
+def _(op: Digitize, read: Value, value: NDArray[Any]) -> tuple[str, NDArray[Any], NDArray[np.int64]]:
+    every = [_margins(Node("", Binarize(limits, op.mirrored), (INPUT,)), read, value) for limits in op.limits]
+    smallest = np.stack([margin for _, margin, _ in filter(None, every)])
+    neurons = np.stack([neuron for _, _, neuron in filter(None, every)])
+    nearest = smallest.argmin(axis=0)[None]
+    return "real value", np.take_along_axis(smallest, nearest, 0)[0], np.take_along_axis(neurons, nearest, 0)[0]
+
+
 @_margins.of(Dot)
 def _(op: Dot, read: Value, value: NDArray[Any]) -> tuple[str, NDArray[Any], NDArray[np.int64]] | None:
-    if not isinstance(op.output, Threshold):
+    if isinstance(op.output, Affine):
         return None
-    limits, low, high = (_by_count(op, read, array) for array in (_limits(op.output), *reachable(op, read)))
-    never, always = _outside(limits, low, high)
+    several = _limits(op.output)
+    several = several if isinstance(op.output, Grades) else several[None]
+    low, high = (_by_count(op, read, array) for array in reachable(op, read))
     farthest, step = (np.inf, 0) if op.reads == "reals" else (NO_MARGIN, 1)
-    smallest = np.full(len(value), farthest, limits.dtype)
+    smallest = np.full(len(value), farthest, several.dtype)
     nearest = np.zeros(len(value), np.int64)
     for start, counts in _counts(op, read, value):
-        distance = np.where(counts <= limits, limits + step - counts, counts - limits)
-        distance[:, never | always] = farthest
+        distance = np.full(counts.shape, farthest, several.dtype)
+        for one in several:
+            limits = _by_count(op, read, one)
+            never, always = _outside(limits, low, high)
+            own = np.where(counts <= limits, limits + step - counts, counts - limits)
+            own[:, never | always] = farthest
+            distance = np.minimum(distance, own)
         rows = slice(start, start + len(counts))
         nearest[rows] = distance.argmin(axis=1)
         smallest[rows] = distance.min(axis=1)
@@ -128,9 +151,10 @@ def reachable(layer: Dot, read: Value) -> tuple[NDArray[Any], NDArray[Any]]:
     outside = outside_of(layer, read)
     high = np.full((1, layer.neurons), layer.depth) if outside is None else np.repeat(outside.inputs, layer.neurons, axis=1)
     low = np.zeros_like(high)
-    if layer.reads == "pixels":
+    if layer.reads in ("pixels", "levels"):
+        top = read.top or 255
         plus = np.bitwise_count(layer.weights).sum(axis=1, dtype=np.int64) - (0 if outside is None else outside.plus)
-        low, high = -255 * (high - plus), np.broadcast_to(255 * plus, high.shape)
+        low, high = -top * (high - plus), np.broadcast_to(top * plus, high.shape)
     return (low, high) if len(high) > 1 else (low[0], high[0])
 
 
@@ -142,8 +166,8 @@ def _by_count(layer: Dot, read: Value, numbers: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(numbers[of] if numbers.ndim == 2 else np.tile(numbers, (of.size, 1))).reshape(-1)
 
 
-#: Op -> which of its bits its limits alone make constant, whatever it reads: (never 1, always 1), (neurons,) bool each; none
-#: where it makes no bits of counts.
+#: Op -> which of its bits its limits alone make constant, whatever it reads: (never 1, always 1), (neurons,) bool each; of
+#: levels (always the code 0, never the code 0); none where it makes no bits of counts.
 constant: Interpretation[[Value], tuple[Bools, Bools] | None] = Interpretation("margins.constant", PACKED_OPS)
 constant.nothing(Pool, Elementwise, Mapped, Concat, Multiply, Moved)
 
@@ -154,11 +178,18 @@ def _(op: Binarize, read: Value) -> tuple[Bools, Bools]:
     return _outside(op.limits, *((-np.inf, np.inf) if op.limits.dtype == np.float32 else (smallest, smallest + 255)))
 
 
+@constant.of(Digitize)
+def _(op: Digitize, read: Value) -> tuple[Bools, Bools] | None:
+    return constant(Node("", Binarize(op.limits[0], op.mirrored), (INPUT,)), read)
+
+
 @constant.of(Dot)
 def _(op: Dot, read: Value) -> tuple[Bools, Bools] | None:
-    if not isinstance(op.output, Threshold):
+    if isinstance(op.output, Affine):
         return None
-    never, always = map(np.atleast_2d, _outside(_limits(op.output), *reachable(op, read)))
+    limits = _limits(op.output)
+    limits = limits[0] if isinstance(op.output, Grades) else limits
+    never, always = map(np.atleast_2d, _outside(limits, *reachable(op, read)))
     return np.asarray(never.all(axis=0)), np.asarray(always.all(axis=0))
 
 
@@ -168,15 +199,15 @@ def _outside(limits: NDArray[Any], low: Any, high: Any) -> tuple[Bools, Bools]:
 
 
 def deciding(packed: PackedModel) -> list[int]:
-    """The nodes that make bits of counts: what has margins and activity."""
+    """The nodes that make bits or levels of counts: what has margins and activity."""
     return [
         index
         for index, (node, value) in enumerate(zip(packed.nodes, packed.values, strict=True))
-        if value.kind == "bits" and node is not packed.binarize and not isinstance(node.op, Pool | Concat | Moved)
+        if value.kind != "reals" and node is not packed.binarize and not isinstance(node.op, Pool | Concat | Moved)
     ]
 
 
-def _limits(output: Threshold) -> NDArray[Any]:
+def _limits(output: Threshold | Grades) -> NDArray[Any]:
     return output.limits.astype(np.float64 if output.limits.dtype == np.float32 else np.int64)
 
 
@@ -185,6 +216,8 @@ def _counts(layer: Dot, read: Value, value: NDArray[Any]) -> Iterator[tuple[int,
     if layer.window is not None:
         yield from _counts_of_maps(layer, layer.window, read, value)
         return
+    if layer.reads == "levels":
+        value = read.codes(value)
     if layer.reads == "bits":
         words = bitpack(value) if value.dtype == np.int8 else value
         step = max(1, BLOCK_BYTES // (8 * layer.neurons))
@@ -220,8 +253,12 @@ def _counts_of_maps(layer: Dot, window: Window, read: Value, value: NDArray[Any]
         block = value[start : start + step]
         if layer.reads == "bits" and block.dtype != np.int8:
             block = read.signs(block)
+        elif layer.reads == "levels":
+            block = read.codes(block)
         x = np.pad(
-            block.reshape(len(block), *read.shape), ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=layer.pad
+            block.reshape(len(block), *read.shape),
+            ((0, 0), (top, bottom), (left, right), (0, 0)),
+            constant_values=layer.outside,
         )
         counts = []
         for y, z in np.ndindex(down, across):
@@ -238,7 +275,7 @@ def _counts_of_maps(layer: Dot, window: Window, read: Value, value: NDArray[Any]
 
 @dataclass
 class LayerActivity:
-    """How often the neurons of one layer fire on data.
+    """How often the neurons of one layer fire on data, those of levels with a code above 0.
 
     fired: (neurons,) int64.  never, always: (neurons,) bool, constant by their limits alone, outside the range of counts.
     places: counts of each neuron for one sample, those of a map.
@@ -296,8 +333,14 @@ class Activity:
     def add(self, trace: Sequence[NDArray[Any]]) -> None:
         """Count the bits of a batch, given as `Plan.trace` gives it."""
         self.rows += len(trace[0])
+        values = self.packed.values
         for counted, index in zip(self.layers, deciding(self.packed), strict=True):
-            neurons = counted.fired.size
+            neurons, gives = counted.fired.size, values[index]
+            if gives.kind == "levels":
+                for start in range(0, len(trace[index]), step := max(1, BLOCK_BYTES // gives.width)):
+                    codes = gives.codes(trace[index][start : start + step].view(np.uint64))
+                    counted.fired += (codes.reshape(-1, neurons) > 0).sum(axis=0, dtype=np.int64)
+                continue
             words = trace[index].reshape(-1, trace[index].shape[1] // counted.places)
             step = max(1, BLOCK_BYTES // neurons)
             for start in range(0, len(words), step):

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from xnorinfer import kernels
 from xnorinfer.cores import usable_cores
 from xnorinfer.engine.buffers import OUTSIDE, slots_for
-from xnorinfer.engine.layerrows import rows_of, value_bytes
+from xnorinfer.engine.layerrows import rows_of
 from xnorinfer.errors import ArrayError, MalformedModelError, OptionError
 from xnorinfer.graph import INPUT, branching
 from xnorinfer.kernels import fields, layout, prepack
@@ -152,8 +152,8 @@ class Plan:
             for one in inner:
                 self._write(self._rows[count], one)
                 count += 1
-            if len(inner) == 1:
-                self._share(row, int(self._rows[count - 1, fields.GROUPS]))
+            if inner and row[fields.CHANNEL_GROUPS] == 1:
+                self._share(row, int(self._rows[count - len(inner), fields.GROUPS]))
             elif not inner and row[fields.PARTS]:
                 self._share(row, int(row[fields.PANELS]))
 
@@ -210,7 +210,7 @@ class Plan:
 
     def _value_bytes(self, read: int) -> int:
         """Of a sample of what a node, or of real inputs what the network reads."""
-        return value_bytes(self._packed.entry if read == INPUT else self._values[read])
+        return (self._packed.entry if read == INPUT else self._values[read]).nbytes
 
     def _context(self) -> _Context:
         """Job and buffers for blocks of up to `block` rows on all threads."""
@@ -311,7 +311,7 @@ class Plan:
     def _gives(self, index: int) -> tuple[int, np.dtype[Any]]:
         """Width and dtype of the output of a node."""
         value = self._values[index]
-        return (value.words, np.dtype(np.uint64)) if value.kind == "bits" else (value.width, np.dtype(np.float32))
+        return (value.width, np.dtype(np.float32)) if value.kind == "reals" else (value.words, np.dtype(np.uint64))
 
     def _run_nodes(self, sources: list[NDArray[Any]], target: NDArray[Any], first: int, last: int) -> None:
         """sources: all that the first node reads; those behind it read one another."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from xnorinfer.bits import words_for
 from xnorinfer.engine.margins import constant
 from xnorinfer.graph import Node
-from xnorinfer.packing.packed import Affine, PackedModel, PackedOp, Value
+from xnorinfer.packing.packed import Affine, Digitize, Dot, Grades, PackedModel, PackedOp, Reads, Value
 
 #: Input kind -> the C type of one input value, what a value may be, and C that tells whether `value`, a float, is one.
 INPUTS = {
@@ -27,6 +27,10 @@ INPUTS = {
     "signs": ("int8_t", "values that are -1 or +1", "value == 1 || value == -1"),
     "reals": ("float", "finite values", "value - value == 0"),
 }
+
+
+#: What numbers are in C; codes of levels lie as pixels do.
+OF_NUMBERS: dict[Reads, str] = {"pixels": "uint8_t", "levels": "uint8_t", "reals": "float"}
 
 
 @cache
@@ -92,14 +96,14 @@ class Body:
         for buffer, (kind, size) in self.buffers.items():
             yield f"{self.name.upper()}_SCRATCH {kind} {buffer}[{size}];"
 
-    def pixel_by_pixel(self, value: Value, call: str) -> Iterator[str]:
-        """A call that makes bits of a value, `{}` of them: of a map pixel by pixel, from where `@` stands on."""
+    def pixel_by_pixel(self, value: Value, call: str, gives: Reads = "bits") -> Iterator[str]:
+        """A call that makes bits, or codes, of a value, `{}` of them: of a map pixel by pixel, from where `@` stands on."""
         count = value.shape[-1]
         if len(value.shape) == 1:
             yield call.format(count).replace("@", "")
             return
         source, _, target = call.partition("@")
-        target = target.replace("@", f" + at * {words_for(count)}")
+        target = target.replace("@", f" + at * {words_for(count) if gives == 'bits' else count}")
         yield from over_pixels(value.width // count, f"{source} + at * {count}{target}".format(count))
 
     def use(self, function: str) -> str:
@@ -112,7 +116,7 @@ class Body:
 
     def buffer(self, value: Value, busy: Sequence[str]) -> str:
         """A buffer for a value, of which those that are busy still hold others."""
-        kind, size = ("uint64_t", value.words) if value.kind == "bits" else ("float", value.width)
+        kind, size = ("uint64_t", value.words) if value.kind == "bits" else (OF_NUMBERS[value.kind], value.width)
         names = (f"{value.kind}{number}" for number in itertools.count())
         return self.room(next(name for name in names if name not in busy), kind, size)
 
@@ -159,6 +163,9 @@ def over_pixels(count: int, statement: str) -> Iterator[str]:
 def constant_text(node: Node[PackedOp], read: Value) -> str:
     """Which neurons do not depend on the input."""
     never, always = constant(node, read) or (np.empty(0), np.empty(0))
+    if isinstance(node.op, Digitize) or (isinstance(node.op, Dot) and isinstance(node.op.output, Grades)):
+        counts = f"{int(never.sum())} of the {never.size} neurons always give the code 0 and {int(always.sum())} never do"
+        return f"Limits of the codes from 1 on; whatever the input, {counts}"
     counts = f"{int(never.sum())} of the {never.size} neurons never give 1 and {int(always.sum())} always do"
     return f"Limits; whatever the input, {counts}"
 

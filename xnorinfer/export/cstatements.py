@@ -10,17 +10,18 @@ from numpy.typing import NDArray
 
 from xnorinfer.bits import words_for
 from xnorinfer.export.cbody import INPUTS, Body, Place, constant_text, float_text, over_pixels, plain_text
-from xnorinfer.export.cwindows import convolution, moved, pool
+from xnorinfer.export.cwindows import convolution, grades_of, mapping_of, moved, pool, read_as
 from xnorinfer.graph import INPUT, Interpretation, users_of
-from xnorinfer.net.values import PixelInput
 from xnorinfer.packing.description import describe_layers
 from xnorinfer.packing.packed import (
     PACKED_OPS,
     Affine,
     Binarize,
     Concat,
+    Digitize,
     Dot,
     Elementwise,
+    Grades,
     Mapped,
     Moved,
     Multiply,
@@ -66,13 +67,25 @@ def _(op: Binarize, body: Body, place: Place) -> Iterator[str]:
         call = f"{body.use('input_threshold')}({place.source}@, {{}}, {op.threshold}, {place.target}@);"
         yield from body.pixel_by_pixel(place.read, call)
         return
-    low, high = _ranges(op)
+    low, high = _ranges(op.limits, op.mirrored)
     raw = INPUT in place.node.inputs
     kind = INPUTS[body.packed.input.kind][0] if raw else "float"
     first = body.array(f"{place.prefix}_low", kind, low, f"{place.title}: inputs become 1 from low to high")
     second = body.array(f"{place.prefix}_high", kind, high)
     function = body.use("input_ranges" if raw else "real_ranges")
     yield from body.pixel_by_pixel(place.read, f"{function}({place.source}@, {{}}, {first}, {second}, {place.target}@);")
+
+
+@_statements.of(Digitize)
+def _(op: Digitize, body: Body, place: Place) -> Iterator[str]:
+    low, high = (np.stack(ends) for ends in zip(*(_ranges(limits, op.mirrored) for limits in op.limits), strict=True))
+    raw = INPUT in place.node.inputs
+    kind = INPUTS[body.packed.input.kind][0] if raw else "float"
+    first = body.array(f"{place.prefix}_low", kind, low, f"{place.title}: codes are in how many ranges from low to high")
+    second = body.array(f"{place.prefix}_high", kind, high)
+    function = body.use("input_codes" if raw else "real_codes")
+    call = f"{function}({place.source}@, {{}}, {op.top}, {first}, {second}, {place.target}@);"
+    yield from body.pixel_by_pixel(place.read, call, "levels")
 
 
 @_statements.of(Dot)
@@ -87,19 +100,20 @@ def _(op: Dot, body: Body, place: Place) -> Iterator[str]:
 
 
 def _dense(op: Dot, body: Body, place: Place) -> Iterator[str]:
-    function = body.use(f"{op.reads}_to_{op.gives}" if op.binary else "float_layer")
+    function = body.use(f"{read_as(op)}_to_{op.gives}" if op.binary else "float_layer")
     weights = ("bits", "uint64_t") if op.binary else ("weights", "float")
     words = op.weights.T if op.binary else op.weights
     own = [body.array(f"{place.prefix}_{weights[0]}", weights[1], words, place.title)]
     if isinstance(op.output, Threshold):
         kind = "float" if op.reads == "reals" else "int32_t"
         own.append(body.array(f"{place.prefix}_limits", kind, op.output.limits, constant_text(place.node, place.read)))
-    elif op.reads == "pixels":
-        mapping = body.packed.input
-        assert isinstance(mapping, PixelInput)
+    elif isinstance(op.output, Grades):
+        own += grades_of(op.output.limits, body, place)
+    elif op.reads in ("pixels", "levels"):
+        slope, intercept, divisor = mapping_of(op, body)
         plus = np.bitwise_count(op.weights).sum(axis=1, dtype=np.int64)
-        shifts = body.array(f"{place.prefix}_shifts", "double", mapping.intercept * (2 * plus - op.depth))
-        own += [float_text(mapping.slope), shifts, float_text(mapping.divisor)]
+        shifts = body.array(f"{place.prefix}_shifts", "double", intercept * (2 * plus - op.depth))
+        own += [float_text(slope), shifts, float_text(divisor)]
     yield f"{function}({place.source}, {op.depth}, {', '.join(own)}, {op.neurons}, {place.target});"
 
 
@@ -128,6 +142,11 @@ def _(op: Concat, body: Body, place: Place) -> Iterator[str]:
     begin = 0
     for source, read in zip((place.source, *place.others), reads, strict=True):
         # Of a map as a vector the pixels lie behind one another; bits of each begin a word.
+        if gives.kind == "levels":  # of one map as a vector, or of vectors, each byte by byte
+            yield f"for (size_t k = 0; k < {read.width}; k++)"
+            yield f"    {place.target}[{begin} + k] = {source}[k];"
+            begin += read.width
+            continue
         count = read.shape[-1] if gives.kind == "bits" or not op.flat else read.width
         at, to = f"{source} + at * {count}", f"{place.target} + at * {gives.shape[-1]} + {begin}"
         if gives.kind == "bits":
@@ -164,14 +183,14 @@ def _(op: Mapped, body: Body, place: Place) -> Iterator[str]:
     yield f"{body.use('mapped')}({place.source}, {place.read.width}, {table}, {op.values.shape[1]}, {place.target});"
 
 
-def _ranges(bits: Binarize) -> tuple[NDArray[Any], NDArray[Any]]:
+def _ranges(every: NDArray[Any], mirrored: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[Any]]:
     """From where to where an input becomes bit 1, bounds included: two arrays (depth,), uint8 or float32."""
-    if bits.limits.dtype == np.float32:
-        infinite = np.full(bits.limits.shape, np.inf, np.float32)
-        return np.where(bits.mirrored, -bits.limits, -infinite), np.where(bits.mirrored, infinite, bits.limits)
-    limits = bits.limits.astype(np.int64)
-    low = np.where(bits.mirrored, -limits, 0).clip(0, 256)
-    high = np.where(bits.mirrored, 255, limits).clip(-1, 255)
+    if every.dtype == np.float32:
+        infinite = np.full(every.shape, np.inf, np.float32)
+        return np.where(mirrored, -every, -infinite), np.where(mirrored, infinite, every)
+    limits = every.astype(np.int64)
+    low = np.where(mirrored, -limits, 0).clip(0, 256)
+    high = np.where(mirrored, 255, limits).clip(-1, 255)
     never = low > high
     return np.where(never, 1, low).astype(np.uint8), np.where(never, 0, high).astype(np.uint8)
 

@@ -13,13 +13,31 @@ from numpy.typing import NDArray
 
 from xnorinfer.bits import bitpack, words_for
 from xnorinfer.errors import unhandled
-from xnorinfer.export.cbody import Body, Place, constant_text, float_text
+from xnorinfer.export.cbody import OF_NUMBERS, Body, Place, constant_text, float_text
 from xnorinfer.net.values import PixelInput
 from xnorinfer.net.windows import Window
-from xnorinfer.packing.packed import Dot, Moved, Outside, Pool, Reads, Threshold, outside_of
+from xnorinfer.packing.packed import Dot, Grades, Moved, Outside, Pool, Reads, Threshold, outside_of
 
-#: What a window looks at -> the C type of a row of it.
-ROWS: dict[Reads, str] = {"bits": "uint64_t", "pixels": "uint8_t", "reals": "float"}
+
+def read_as(op: Dot) -> Reads:
+    """What a layer reads in C, where codes of levels are summed as pixels are."""
+    return "pixels" if op.reads == "levels" else op.reads
+
+
+def mapping_of(op: Dot, body: Body) -> tuple[float, float, float]:
+    """What the sums of pixels, or of codes, stand for: slope, intercept, divisor."""
+    if op.reads == "levels":
+        return 1.0, float(op.low), 1.0
+    mapping = body.packed.input
+    assert isinstance(mapping, PixelInput)
+    return mapping.slope, mapping.intercept, mapping.divisor
+
+
+def grades_of(limits: NDArray[Any], body: Body, place: Place, at: str = "") -> list[str]:
+    """The limits of codes, (top, ..., neurons), as C expressions: where they begin, from code to code, how many codes."""
+    kind = "float" if limits.dtype == np.float32 else "int32_t"
+    array = body.array(f"{place.prefix}_limits", kind, limits, constant_text(place.node, place.read))
+    return [array + at, str(limits[0].size), str(len(limits))]
 
 
 def over_outputs(down: int, across: int, statements: Sequence[str]) -> Iterator[str]:
@@ -47,16 +65,17 @@ def convolution(op: Dot, window: Window, body: Body, place: Place) -> Iterator[s
     outside = outside_of(op, place.read)
     each = "" if op.groups == 1 else f" + g * {group}"
     own, last = _arguments(op, outside, body, place, each)
-    kind = ROWS[op.reads]
+    reads = read_as(op)
+    kind = "uint64_t" if reads == "bits" else OF_NUMBERS[reads]
     # Nothing else is held while a row is in use.
-    size = words_for(op.depth) if op.reads == "bits" else op.depth
-    row = body.room(f"row_of_{op.reads}", kind, size)
-    gather = body.use(f"{op.reads}_of_window")
+    size = words_for(op.depth) if reads == "bits" else op.depth
+    row = body.room(f"row_of_{reads}", kind, size)
+    gather = body.use(f"{reads}_of_window")
     first = "0" if op.groups == 1 else f"g * {channels}"
-    fill = f", {int(op.pad == 1)}" if op.reads == "bits" else ""
+    fill = {"bits": f", {int(op.pad == 1)}", "pixels": f", {op.outside}"}.get(reads, "")
     lines = [f"{gather}({place.source}, {_window(window, body, place)}, y, x, {first}, {channels}{fill}, {row});"]
     function = body.use(last)
-    if op.gives == "reals":
+    if op.gives in ("reals", "levels"):
         lines.append(f"{function}({row}, {op.depth}, {', '.join(own)}, {group}, {place.target} + at * {neurons}{each});")
     elif op.groups == 1:
         lines.append(f"{function}({row}, {op.depth}, {', '.join(own)}, {group}, {place.target} + at * {words_for(neurons)});")
@@ -91,6 +110,12 @@ def _arguments(op: Dot, outside: Outside | None, body: Body, place: Place, each:
     def by_class(name: str, kind: str, values: NDArray[Any], comment: str = "") -> str:
         return body.array(f"{place.prefix}_{name}", kind, values, comment) + at
 
+    if isinstance(op.output, Grades):
+        limits = op.output.limits
+        if op.reads == "bits" and outside is not None:
+            limits = np.asarray(limits + outside.plus, np.int32)
+        graded = grades_of(limits, body, place, at if limits.ndim == 3 else each)
+        return [*own, *graded], f"{read_as(op)}_to_levels"
     if isinstance(op.output, Threshold):
         limits = op.output.limits
         if op.reads == "bits" and outside is not None:  # what lies outside is counted, too
@@ -101,19 +126,18 @@ def _arguments(op: Dot, outside: Outside | None, body: Body, place: Place, each:
             limits,
             constant_text(place.node, place.read),
         )
-        return [*own, array + (at if limits.ndim == 2 else each)], f"{op.reads}_to_bits" if op.binary else "floats_to_bits"
+        return [*own, array + (at if limits.ndim == 2 else each)], f"{read_as(op) if op.binary else 'floats'}_to_bits"
     if not op.binary:
         return own, "float_layer"
     if op.reads == "bits" and outside is not None:
         return [*own, by_class("base", "int32_t", outside.inputs + 2 * outside.plus)], "bits_to_dots"
-    if op.reads == "pixels":
-        mapping = body.packed.input
-        assert isinstance(mapping, PixelInput)
+    if op.reads in ("pixels", "levels"):
+        slope, intercept, divisor = mapping_of(op, body)
         sums = 2 * np.bitwise_count(op.weights).sum(axis=1, dtype=np.int64)[None] - op.depth
         if outside is not None:
             sums = sums + (op.depth - outside.inputs) - 2 * outside.plus
-        shifts = by_class("shifts", "double", mapping.intercept * sums)
-        return [*own, float_text(mapping.slope), shifts, float_text(mapping.divisor)], "pixels_to_reals"
+        shifts = by_class("shifts", "double", intercept * sums)
+        return [*own, float_text(slope), shifts, float_text(divisor)], "pixels_to_reals"
     return own, f"{op.reads}_to_reals"
 
 
@@ -130,7 +154,8 @@ def pool(op: Pool, body: Body, place: Place) -> Iterator[str]:
         falling = np.zeros(channels, np.bool_) if op.falling is None else op.falling
         values = bitpack(np.where(falling, 1, -1)[None])[0] if bits else falling.astype(np.uint8)
         array = body.array(f"{place.prefix}_falling", "uint64_t" if bits else "uint8_t", values)
-        lines = [f"{body.use('pool_bits' if bits else 'pool_largest')}({place.source}, {window}, y, x, {array}, {target});"]
+        function = {"bits": "pool_bits", "levels": "pool_codes"}.get(place.gives.kind, "pool_largest")
+        lines = [f"{body.use(function)}({place.source}, {window}, y, x, {array}, {target});"]
     else:
         raise unhandled("ccode", op.kind)
     yield from over_outputs(down, across, lines)

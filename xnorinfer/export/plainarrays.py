@@ -75,6 +75,7 @@ from xnorinfer.packing.packed import (
     PACKED_OPS,
     Binarize,
     Concat,
+    Digitize,
     Dot,
     Elementwise,
     Mapped,
@@ -112,7 +113,7 @@ def arrays(packed: PackedModel, layers: Sequence[int] | None = None, *, signs: b
 
 #: Op -> arrays that follow from the stored ones: (..., what it reads, whether -1/+1 are wanted).
 _derived: Interpretation[[Value, bool], dict[str, NDArray[Any]] | None] = Interpretation("extract", PACKED_OPS)
-_derived.nothing(Binarize, Pool, Elementwise, Mapped, Concat, Multiply, Moved)
+_derived.nothing(Binarize, Digitize, Pool, Elementwise, Mapped, Concat, Multiply, Moved)
 
 
 @_derived.of(Dot)

@@ -162,6 +162,19 @@ class Kernel:
     def pool_average(self) -> int:
         return address("make_pool_average", _COMPUTE, self.single_lanes)
 
+    def finish_levels(self, planes: int, integers: bool) -> int:
+        """Counts or float64 sums to codes of so many bits."""
+        return address("make_finish_levels", _FINISH, planes, integers)
+
+    def level_strips(self, planes: int) -> int:
+        return address("make_level_strips", _COMPUTE, planes, self.single_lanes)
+
+    def digitize(self, size: int, planes: int) -> int:
+        return address("make_digitize", _COMPUTE, size, planes)
+
+    def pool_levels(self, planes: int) -> int:
+        return address("make_pool_levels", _COMPUTE, planes)
+
     def finish(self) -> int:
         return address("make_finish", _FINISH, _fused())
 

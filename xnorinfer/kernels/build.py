@@ -8,14 +8,23 @@ from typing import Any
 from xnorinfer.kernels import numba_private
 
 with numba_private.settings():  # they hold for what these define
-    from xnorinfer.kernels import driver, float_layers, layers, map_layers, nibble_layers, parity_layers, vector_ir
+    from xnorinfer.kernels import (
+        driver,
+        float_layers,
+        layers,
+        level_layers,
+        map_layers,
+        nibble_layers,
+        parity_layers,
+        vector_ir,
+    )
 
 
 def library(maker: str, symbol: str, arity: int, arguments: tuple[Any, ...], returns: bool) -> Any:
     """numba's code library with a C function `symbol` of `arity` int64; returns an int64 or nothing."""
     make = next(
         getattr(module, maker)
-        for module in (layers, parity_layers, nibble_layers, map_layers, float_layers, driver)
+        for module in (layers, parity_layers, nibble_layers, map_layers, float_layers, level_layers, driver)
         if hasattr(module, maker)
     )
 

@@ -32,11 +32,16 @@ def _dots(lanes: int) -> Any:
 
 def counts_finisher(lanes: int) -> Any:
     """finish_counts(layer, group, rows, counts, count_bytes, shifts, scratch, out): counts of a group, [64] i64 of each row,
-    `count_bytes` apart, through the steps to `out`."""
+    `count_bytes` apart, through the steps to `out`, or to codes there."""
     dots = _dots(lanes)
 
     @inner
     def finish_counts(layer, group, rows, counts, count_bytes, shifts, scratch, out):
+        if get(layer, fields.GRADED) != 0:
+            for r in range(rows):
+                entry, to = group + get(shifts, r), out + r * get(layer, fields.OUT_BYTES)
+                call_finish_rows(get(layer, fields.FINISH), layer, group, entry, counts + r * count_bytes, scratch, to)
+            return
         block = scratch + fields.BLOCK_AT
         factor, base = get(layer, fields.FACTOR), get(layer, fields.BASE)
         count = min(64, get(layer, fields.NEURONS) - 64 * group)

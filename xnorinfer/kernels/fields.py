@@ -74,8 +74,12 @@ from __future__ import annotations
     OTHERS_AT,  # address: for each where it lies, as SOURCE_AT says it, and the bytes of its rows
     SEGMENTS,  # what a joined pixel is made of (`map_layers.make_join`)
     SEGMENTS_AT,  # address: SEGMENT_FIELDS for each
+    # Of levels (`level_layers`).
+    GRADED,  # whether FINISH makes codes of counts, whose address it takes in the place of `integers`
+    COUNTED,  # whether the layer gives its counts, of one group [64] i64 a row
+    LEVEL_BYTES,  # from plane to plane of what it gives; of a layer over levels on maps, of its prepared rows
     LAYER_FIELDS,
-) = range(64)
+) = range(67)
 
 #: Which of the values that are joined, the bytes of a pixel of it, where in its pixel a segment begins, in bytes, how many bits
 #: it has, and the bit of the joined pixel where it goes.

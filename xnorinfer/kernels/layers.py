@@ -193,6 +193,7 @@ def make_compute_bits(shape: BinaryShape, planes: int, lanes: int) -> Callable[.
         panel_bytes = get(layer, fields.PANEL_BYTES)
         panels = get(layer, fields.PANELS)
         finish = get(layer, fields.FINISH)
+        counted = get(layer, fields.COUNTED) != 0
         counts = np.int64(0)
         if finish != 0 or planes > 1:
             counts = scratch + fields.COUNTS_AT
@@ -204,6 +205,8 @@ def make_compute_bits(shape: BinaryShape, planes: int, lanes: int) -> Callable[.
                 entry = group + get(shifts, r)
                 limits = get(layer, fields.LIMITS) + entry * 512
                 word = np.int64(0)
+                if counted:
+                    counts = target + r * out_bytes
                 for p in range(count):
                     at = p * panel_neurons * 8
                     sums = counts
@@ -216,11 +219,11 @@ def make_compute_bits(shape: BinaryShape, planes: int, lanes: int) -> Callable[.
                         bits = tile(row, base + p * panel_bytes, words, sums, mode, limits + at)
                         mode = np.int64(1)
                     word |= bits << (p * panel_neurons)
-                if finish == 0:
+                if finish == 0 and not counted:
                     store_word(target + r * out_bytes + group * 8, word)
                 elif planes > 1:
                     call_finish(finish, layer, group, entry, 1, scratch, target + r * out_bytes + group * 256)
-                else:
+                elif not counted:
                     out = target + r * out_bytes + group * 256
                     finish_counts(layer, group, 1, counts, 0, shifts + 8 * r, scratch, out)
 

@@ -65,7 +65,7 @@ def make_compute_strips() -> Callable[..., None]:
         gather = get(layer, fields.GATHER)
         merged_at = get(layer, fields.MERGED_AT)
         in_bytes = get(layer, fields.IN_BYTES)
-        out_bytes = get(layer, fields.OUT_BYTES) // pixels
+        out_bytes = get(layer, fields.LEVEL_BYTES) // pixels
         raw, row_bytes = prepared + get(layer, fields.RAW_AT), get(layer, fields.ROW_BYTES)
         prepares = get(layer, fields.GATHER_PREPARES) != 0
         for task in range(first_task, last_task):

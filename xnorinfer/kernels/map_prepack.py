@@ -79,12 +79,14 @@ def strips(
     in_bits: bool,
     taps: Taps | None = None,
     classes: NDArray[np.int64] | None = None,
+    planes: int = 1,
+    alone: bool = False,
 ) -> tuple[Row, list[Row]]:
     """A row for the map, and those of its strips.
 
     rows: of each group of channels in order, for all neurons of it.  pixel_bytes: of an input pixel.  in_bits: whether the
     outputs are bits, else float32.  taps: None where the pixels are the rows.  classes: (outputs down, outputs across), the
-    border class of every output.
+    border class of every output.  planes: of levels, a whole map each.  alone: whether strips are of one sample.
     """
 
     def number(field: int, otherwise: int = 0) -> int:
@@ -101,7 +103,7 @@ def strips(
 
     of_row = prepared + number(fields.PART_BYTES)
     wanted = max(TILE_ROWS, min(number(fields.SUB_ROWS, STRIP_PIXELS), STRIP_BYTES // max(1, of_row)))
-    samples, strip = max(1, wanted // pixels), pixels
+    samples, strip = 1 if alone or planes > 1 else max(1, wanted // pixels), pixels
     if pixels > wanted:
         # Of about one size, in whole tiles.
         strip = -(-pixels // (TILE_ROWS * -(-pixels // wanted))) * TILE_ROWS
@@ -137,15 +139,56 @@ def strips(
         fields.SUB_ROWS: samples,
         fields.PIXEL_BYTES: pixel_bytes,
         fields.IN_BYTES: geometry.size[0] * geometry.size[1] * pixel_bytes,
-        fields.OUT_BYTES: pixels * out_bytes,
+        fields.OUT_BYTES: pixels * out_bytes * planes,
+        fields.LEVEL_BYTES: pixels * out_bytes,
         fields.WORK: max(1, work // tasks),
         fields.SHIFTS: layout.kept(np.tile(of_pixels, samples)),
     }
     if taps is not None:
         outer |= {fields.CHANNELS: taps.size, fields.FILL: taps.fill}
-    given = {fields.SUB_ROWS: most, fields.OUT_BYTES: 8 * groups if merged else out_bytes, fields.STEP_BYTES: out_bytes}
-    inner = [row | given for row in rows]
-    return outer, inner
+    given = {
+        fields.SUB_ROWS: most,
+        fields.OUT_BYTES: 8 * groups if merged else out_bytes,
+        fields.STEP_BYTES: out_bytes,
+        fields.LEVEL_BYTES: pixels * out_bytes,
+    }
+    return outer, [row | given for row in rows]
+
+
+def over_levels(
+    kernel: Kernel,
+    counting: Row,
+    following: Row,
+    geometry: Geometry,
+    pixel_bytes: int,
+    planes: int,
+    channels: int | None,
+    outside: int,
+) -> tuple[Row, list[Row]]:
+    """A row for a binary layer over levels, and those of `level_layers.make_level_strips`.
+
+    counting, following: as `prepack.of_planes` and `prepack.levels` give them, the latter with its steps.  pixel_bytes: of a
+    plane.  channels: of a tap; None where the pixels are the rows, or vectors.  outside: the code beyond the map.
+    """
+    pixels = geometry.pixels
+    taps = None if channels is None else Taps(channels, bits=True)
+    outer, (one,) = strips(kernel, [counting], geometry, pixel_bytes, False, taps, alone=taps is None and pixels > 1)
+    region, most = (layout.whole_lines(int(number)) for number in (outer[fields.STRIP_BYTES], one[fields.SUB_ROWS]))  # type: ignore[arg-type]
+    of_planes = {name: planes * outer[name] for name in (fields.IN_BYTES, fields.WORK)}
+    of_sample = following[fields.OUT_BYTES]
+    outer |= of_planes | {
+        fields.COMPUTE: kernel.level_strips(planes),
+        fields.OUT_BYTES: pixels * of_sample,
+        fields.LEVEL_BYTES: region,
+        fields.STRIP_BYTES: planes * (region + most * fields.COUNTS_BYTES),
+    }
+    of_pixel = following.get(fields.LEVEL_BYTES, of_sample)
+    following |= {fields.OUT_BYTES: of_pixel, fields.STEP_BYTES: of_pixel, fields.LEVEL_BYTES: pixels * of_pixel}
+    one |= {fields.OUT_BYTES: fields.COUNTS_BYTES}
+    if pixels == 1 and taps is None:
+        one[fields.IN_BYTES] = planes * pixel_bytes
+    filled = [-1 if outside >> plane & 1 else 0 for plane in range(planes)]
+    return outer, [one, following, *(outer | {fields.FILL: fill} for fill in filled)]
 
 
 @dataclass(frozen=True)
@@ -173,6 +216,13 @@ def pool_bits(kernel: Kernel, geometry: Geometry, falling: NDArray[np.bool_]) ->
         fields.COMPUTE: kernel.pool_bits(),
         fields.MIRRORED: layout.kept(words.view(np.int64)),
     }
+
+
+def pool_levels(kernel: Kernel, geometry: Geometry, falling: NDArray[np.bool_], planes: int) -> Row:
+    """The largest of codes, the smallest of the channels that are `falling`, (channels,) bool."""
+    row = pool_bits(kernel, geometry, falling)
+    of_planes = {name: planes * row[name] for name in (fields.IN_BYTES, fields.OUT_BYTES, fields.WORK)}
+    return row | of_planes | {fields.COMPUTE: kernel.pool_levels(planes)}
 
 
 def pool_largest(kernel: Kernel, geometry: Geometry, falling: NDArray[np.bool_]) -> Row:

@@ -138,7 +138,11 @@ def make_compute_nibbles(shape: NibbleShape, single_lanes: int) -> Callable[...,
         finish = get(layer, fields.FINISH)
         neurons = get(layer, fields.NEURONS)
         parts = prepared + get(layer, fields.SUB_ROWS) * row_bytes
-        in_bits = get(layer, fields.PART_BYTES) == 0
+        counted = get(layer, fields.COUNTED) != 0
+        in_bits = get(layer, fields.PART_BYTES) == 0 and not counted
+        sums_bytes = np.int64(fields.COUNTS_BYTES)
+        if counted:
+            parts, sums_bytes = target, out_bytes
         for group in range(first_group, last_group):
             codes = get(layer, fields.PANEL) + group * group_panels * code_bytes
             limits = get(layer, fields.LIMITS) + group * 128
@@ -154,7 +158,9 @@ def make_compute_nibbles(shape: NibbleShape, single_lanes: int) -> Callable[...,
                 some = min(MOST_TURNS, turns - begin)
                 words = min((depth + 63) >> 6, (begin + MOST_TURNS) * CODE_BYTES // 8) - begin * CODE_BYTES // 8
                 rows_of_group(prepared, row_bytes, begin, some, words, codes, code_bytes, count, limits, shifts, rows,
-                              parts, fields.COUNTS_BYTES, lanes * 8, np.int64(begin > 0))  # fmt: skip
+                              parts, sums_bytes, lanes * 8, np.int64(begin > 0))  # fmt: skip
+            if counted:
+                continue
             if finish != 0:
                 finish_counts(layer, group, rows, parts, fields.COUNTS_BYTES, shifts, scratch, target + group * 256)
                 continue

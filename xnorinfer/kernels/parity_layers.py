@@ -36,17 +36,21 @@ def make_compute_parities(shape: ParityShape, lanes: int) -> Callable[..., None]
         panels = get(layer, fields.PANELS)
         finish = get(layer, fields.FINISH)
         word_bytes = get(layer, fields.WORD_BYTES)
+        counted = get(layer, fields.COUNTED) != 0
         parts = prepared + max(get(layer, fields.SUB_ROWS) * row_bytes, words * word_bytes)
         for group in range(first_group, last_group):
             first = group * panels_of_group
             count = min(panels_of_group, panels - first)
-            if finish == 0 and count < panels_of_group:
+            if finish == 0 and count < panels_of_group and not counted:
                 for r in range(rows):
                     store_word(target + r * out_bytes + group * 8, 0)
             for p in range(count):
                 panel = get(layer, fields.PANEL) + (first + p) * panel_bytes
                 limits = get(layer, fields.LIMITS) + (64 * group + p * neurons) * limit_bytes
-                if finish == 0:
+                if counted:
+                    out = target + p * neurons * 8
+                    rows_of_panel(prepared, row_bytes, word_bytes, words, panel, limits, shifts, rows, out, out_bytes, 1)
+                elif finish == 0:
                     out = target + group * 8 + p * (neurons // 8)
                     rows_of_panel(prepared, row_bytes, word_bytes, words, panel, limits, shifts, rows, out, out_bytes, 0)
                 else:

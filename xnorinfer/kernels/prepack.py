@@ -4,8 +4,8 @@ One function for every kind of product.  Each takes plain arrays and numbers and
 value that is an array stands for its address.  How a kernel computes a product is decided here and nowhere else: by prefix
 parity or look-up of nibbles, by masks, look-up tables or bit planes, in one go or in parts.
 
-weights: (neurons, words) u64, bit 1 = +1.  limits: (neurons,) counts up to which a neuron gives bit 1; None: the sums go on to
-the steps of `steps`.
+weights: (neurons, words) u64, bit 1 = +1.  limits: (neurons,) counts up to which a neuron gives bit 1; of levels those of each
+code from 1 on, (top, border classes, neurons); None: the sums go on to the steps of `steps`.
 
 Rows may be windows over a map, some inputs of which lie outside.  outside: of each border class how many inputs lie inside,
 (classes, 1) int64, and the +1 among the weights of the others, (classes, neurons) int64; None: none do, or they count like
@@ -20,9 +20,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.bits import WORD_BITS, bitpack, words_for
+from xnorinfer.bits import WORD_BITS, bitpack, pad_mask, words_for
 from xnorinfer.kernels import Kernel, fields, layout
-from xnorinfer.kernels.shapes import MASKED_CHUNKS, MOST_TURNS, NibbleShape, ParityShape, Shape
+from xnorinfer.kernels.shapes import MASKED_CHUNKS, MOST_TURNS, NibbleShape, ParityShape, Shape, grades
 
 #: Fields of a row of the table; arrays stand for their addresses, and must live as long as the row is in use.
 Row: TypeAlias = dict[int, int | NDArray[Any]]
@@ -34,6 +34,9 @@ Outside: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64]] | None
 PIXEL_ROWS = 16
 #: A first layer over uint8 of so few neurons sums masked bytes: no table is made that pays for itself.
 MASKED_NEURONS = 24
+
+#: Rows whose counts of each plane of levels are kept.
+LEVEL_ROWS = 32
 
 #: Rough work, in multiplications of one bit, of a product with a pixel, of a real number with a bit, of two real numbers, and
 #: of a byte of input that becomes bits.
@@ -85,8 +88,75 @@ def binarized(kernel: Kernel, limits: NDArray[Any], mirrored: NDArray[np.bool_])
     }
 
 
+def digitized(kernel: Kernel, limits: NDArray[Any], mirrored: NDArray[np.bool_]) -> Row:
+    """The same to codes: limits (top, depth)."""
+    rows = [binarized(kernel, of_code, mirrored) for of_code in limits]
+    planes, depth, size = len(limits).bit_length(), limits.shape[1], 4 if limits.dtype == np.float32 else 1
+    never = np.full(depth, -np.inf, np.float32) if size == 4 else np.full(depth, -1, np.int32)
+    rows += [binarized(kernel, never, np.zeros(depth, np.bool_))] * (grades(planes) - len(limits))
+    words = -(-depth // WORD_BITS)
+    joined = {
+        field: layout.kept(np.concatenate([np.asarray(row[field]) for row in rows]))
+        for field in (fields.LIMITS, fields.MIRRORED)
+    }
+    return (
+        rows[0]
+        | joined
+        | {
+            fields.COMPUTE: kernel.digitize(size, planes),
+            fields.OUT_BYTES: 8 * words * planes,
+            fields.LEVEL_BYTES: 8 * words,
+            fields.WORK: INPUT_WORK * 64 * size * len(limits),
+        }
+    )
+
+
+def _split(limits: Limits) -> tuple[Limits, Limits]:
+    """Limits of bits, and those of levels."""
+    return (None, limits) if limits is not None and limits.ndim == 3 else (limits, None)
+
+
+def _levels(kernel: Kernel, weights: NDArray[Any], limits: NDArray[Any]) -> Row:
+    """Codes by limits on what is counted: (top, border classes, neurons), integers or float32."""
+    top, classes, neurons = limits.shape
+    groups, planes, integers = -(-neurons // WORD_BITS), top.bit_length(), limits.dtype.kind == "i"
+    dtype, never = (np.int64, -(1 << 62)) if integers else (np.float64, np.nan)
+    table = np.full((classes, groups, grades(planes), WORD_BITS), never, dtype)
+    padded = np.full((top, classes, groups * WORD_BITS), never, dtype)
+    padded[..., :neurons] = limits
+    table[:, :, :top] = padded.reshape(top, classes, groups, WORD_BITS).transpose(1, 2, 0, 3)
+    return {
+        fields.FINISH: kernel.finish_levels(planes, integers),
+        fields.GRADED: 1,
+        fields.LIMITS: layout.kept(table.reshape(-1)),
+        fields.LEVEL_BYTES: 8 * groups,
+        fields.OUT_BYTES: 8 * groups * planes,
+    }
+
+
+def levels(kernel: Kernel, weights: Words, depth: int, limits: Limits, planes: int, low: int) -> Row:
+    """What follows the counts of a layer over levels of so many planes, `of_planes` those counts themselves.
+
+    low: what the code 0 stands for.  limits: (neurons,) or (top, neurons).
+    """
+    ones, full = np.bitwise_count(weights).sum(axis=1, dtype=np.int64), (1 << planes) - 1
+    base = full * (ones - depth)
+    row = _product(len(weights), depth, limits, planes * len(weights) * depth)
+    if limits is None:
+        return row | {fields.BASE: _whole_groups(weights, base + low * (2 * ones - depth)), fields.FACTOR: 1}
+    return row | _levels(kernel, weights, limits.reshape(-1, 1, len(weights)).astype(np.int64) - base)
+
+
+def of_planes(kernel: Kernel, weights: Words, depth: int, *, channels: int = 0) -> Row:
+    """Counts of a plane of levels with inverted weights."""
+    inverted = weights ^ np.broadcast_to(pad_mask(depth), weights.shape)
+    row = bits(kernel, inverted, depth, None, channels=channels)
+    return row | {fields.COUNTED: 1, fields.PART_BYTES: 0, fields.OUT_BYTES: fields.COUNTS_BYTES, fields.SUB_ROWS: LEVEL_ROWS}
+
+
 def _mismatches(kernel: Kernel, shape: Shape, weights: Words, depth: int, limits: Limits, outside: Outside) -> Row:
     words = layout.even_words(words_for(depth))
+    limits, several = _split(limits)
     inside, surplus = _by_class(weights, depth, outside)
     most = np.full(surplus.shape, -1) if limits is None else limits.astype(np.int64) + surplus
     row = _product(len(weights), depth, limits, len(weights) * depth) | {
@@ -96,6 +166,7 @@ def _mismatches(kernel: Kernel, shape: Shape, weights: Words, depth: int, limits
         fields.FACTOR: -2,
         fields.LIMITS: _whole_groups(weights, most, fill=-1),
     }
+    graded = {} if several is None else _levels(kernel, weights, several.astype(np.int64) + surplus)
     if isinstance(shape, NibbleShape):
         # The tile's counts have 16 bits; sums for the steps, and of deeper rows, are kept apart.
         return (
@@ -107,6 +178,7 @@ def _mismatches(kernel: Kernel, shape: Shape, weights: Words, depth: int, limits
                 fields.LIMITS: layout.unpacked(row[fields.LIMITS], shape),
                 fields.DEEP_LIMITS: row[fields.LIMITS],
             }
+            | graded
         )
     if isinstance(shape, ParityShape):
         words = -(-depth // shape.bits)
@@ -120,8 +192,9 @@ def _mismatches(kernel: Kernel, shape: Shape, weights: Words, depth: int, limits
                 fields.PART_BYTES: fields.COUNTS_BYTES if limits is None else 0,
                 fields.LIMITS: _whole_groups(weights, most, fill=-1, dtype=f"i{shape.bits // 8}"),
             }
+            | graded
         )
-    return row | panels_of(layout.binary_panels(weights, shape.panel)) | {fields.PREPARED_BYTES: words * 8}
+    return row | panels_of(layout.binary_panels(weights, shape.panel)) | {fields.PREPARED_BYTES: words * 8} | graded
 
 
 def _by_class(weights: Words, depth: int, outside: Outside) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -143,20 +216,22 @@ def pixels(
     """
     ones = np.bitwise_count(weights).sum(axis=1, dtype=np.int64)
     inside, surplus = _by_class(weights, depth, outside)
+    limits, several = _split(limits)
+    graded = {} if several is None else _levels(kernel, weights, several.astype(np.int64))
     row = _product(len(weights), depth, limits, PIXEL_WORK * len(weights) * depth) | {
         fields.IN_BYTES: depth,
         fields.SUB_ROWS: PIXEL_ROWS,
         fields.FACTOR: 1,
         fields.BASE: _whole_groups(weights, np.zeros(surplus.shape, np.int64)),
     }
-    if limits is None:
+    if limits is None and several is None:
         assert mapping is not None
         row[fields.MAPPING] = layout.kept(np.array(mapping, np.float64))
         row[fields.WEIGHT_SUM] = _whole_groups(weights, 2 * (ones - surplus) - inside, dtype=np.float64)
     most = np.full(len(weights), -1) if limits is None else limits.astype(np.int64)
     if len(weights) <= MASKED_NEURONS and depth < 64 * MASKED_CHUNKS:
         row |= {fields.COMPUTE: kernel.compute_masked(), fields.LIMITS: _whole_groups(weights, most)}
-        return row | panels_of(layout.byte_masks(weights, depth))
+        return row | panels_of(layout.byte_masks(weights, depth)) | graded
     if kernel.pixels:
         row |= {
             fields.PREPARE: kernel.prepare_lookup(),
@@ -164,7 +239,7 @@ def pixels(
             fields.PREPARED_BYTES: kernel.pixels.prepared_bytes(depth),
             fields.LIMITS: _whole_groups(weights, most, np.iinfo(np.int32).min, np.int32),
         }
-        return row | panels_of(layout.lookup_panels(weights, depth, kernel.pixels))
+        return row | panels_of(layout.lookup_panels(weights, depth, kernel.pixels)) | graded
     words, base = layout.even_words(words_for(depth)), 255 * (ones - depth)
     row |= {
         fields.PREPARE: kernel.prepare_planes(),
@@ -174,18 +249,22 @@ def pixels(
         fields.BASE: _whole_groups(weights, np.broadcast_to(base, surplus.shape)),
         fields.LIMITS: _whole_groups(weights, most - base, fill=-1),
     }
-    return row | panels_of(layout.binary_panels(weights, kernel.binary.panel))
+    if several is not None:
+        graded = _levels(kernel, weights, several.astype(np.int64) - base)
+    return row | panels_of(layout.binary_panels(weights, kernel.binary.panel)) | graded
 
 
 def reals(kernel: Kernel, weights: Words, depth: int, limits: Limits) -> Row:
     """Float64 sums of +-float32."""
+    limits, several = _split(limits)
     row = _product(len(weights), depth, limits, REAL_WORK * len(weights) * depth) | {
         fields.COMPUTE: kernel.compute_reals(),
         fields.IN_BYTES: depth * 4,
     }
     if limits is not None:
         row[fields.LIMITS] = _whole_groups(weights, limits, np.nan, np.float64)
-    return row | panels_of(layout.sign_panels(weights, kernel.real_panel))
+    graded = {} if several is None else _levels(kernel, weights, several)
+    return row | panels_of(layout.sign_panels(weights, kernel.real_panel)) | graded
 
 
 def floats(kernel: Kernel, weight: NDArray[np.float32], limits: Limits) -> Row:

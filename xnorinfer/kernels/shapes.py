@@ -13,6 +13,11 @@ TABLES_BYTES = 256
 MASKED_CHUNKS = 256
 
 
+def grades(planes: int) -> int:
+    """Limits that a neuron has in the table where codes of so many bits are given: one for each code above 0."""
+    return (1 << planes) - 1
+
+
 @dataclass(frozen=True)
 class BinaryShape:
     """A binary tile: one row times `vectors` vectors of `lanes` neurons; counts 2**levels words per popcount."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from xnorinfer.float32 import F32, MAX_FLOAT_KEY, ordered_to_float
 from xnorinfer.net.reference import binary_weights
-from xnorinfer.net.values import InputMapping, PixelInput
+from xnorinfer.net.values import InputMapping, LevelValues, PixelInput
 from xnorinfer.net.windows import taps_inside
 from xnorinfer.packing.fusion import Part
 from xnorinfer.packing.threshold import I64, full_range, limits_as
@@ -19,9 +19,10 @@ from xnorinfer.packing.threshold import I64, full_range, limits_as
 class Counts:
     """What is counted for every neuron, from low to high (inclusive), and which accumulator the source has at a count.
 
-    Bits count mismatches, pixels integer sums; reals are float32 numbers as ordered integers (`ordered_to_float`).
-    mirror: a flipped neuron turns count c into mirror - c.  shift: (neurons,) float64, pixels only.  made: real numbers that
-    other nodes make, so that 0 is among them.  where: which windows have these sums, in messages; empty where all have.
+    Bits count mismatches, pixels and levels integer sums; reals are float32 numbers as ordered integers (`ordered_to_float`).
+    mirror: a flipped neuron turns count c into mirror - c.  mapping: what sums mean, of levels without their factors.
+    shift: (neurons,) float64, where there is a mapping.  pixels: whether frameworks round what is mapped.  made: real numbers
+    that other nodes make, so that 0 is among them.  where: which windows have these sums, in messages; empty where all have.
     """
 
     low: I64
@@ -30,6 +31,7 @@ class Counts:
     mapping: PixelInput | None = None
     shift: NDArray[np.float64] | None = None
     reals: bool = False
+    pixels: bool = False
     made: bool = False
     where: str = ""
 
@@ -48,7 +50,15 @@ class Counts:
         """Sums of pixels 0..255 with weights `signs` (neurons, depth) of -1/+1."""
         shift = mapping.intercept * signs.sum(axis=1, dtype=np.float64)
         low = -255 * (signs < 0).sum(axis=1, dtype=np.int64)
-        return cls(low, 255 * (signs > 0).sum(axis=1, dtype=np.int64), 0, mapping, shift)
+        return cls(low, 255 * (signs > 0).sum(axis=1, dtype=np.int64), 0, mapping, shift, pixels=True)
+
+    @classmethod
+    def of_levels(cls, levels: LevelValues, signs: F32) -> Counts:
+        """Sums of codes with weights `signs` (neurons, depth) of -1/+1."""
+        lowest = levels.low - levels.zero
+        shift = lowest * signs.sum(axis=1, dtype=np.float64)
+        low, high = (levels.top * turn * (turn * signs > 0).sum(axis=1, dtype=np.int64) for turn in (-1, 1))
+        return cls(low, high, 0, PixelInput(1.0, float(lowest), 1.0), shift)
 
     def accumulator(self, count: I64) -> F32:
         """Counts (..., neurons) to what the source has before H, scale and bias, float32."""
@@ -73,6 +83,9 @@ def counts_of(mapping: InputMapping, part: Part) -> tuple[Counts, ...]:
     layer, window = part.layer, part.window
     if part.read.kind == "reals":
         return (replace(Counts.of_reals(part.channels), made=layer is None and not part.raw),)
+    if part.whole is not None:
+        assert layer is not None
+        return (Counts.of_levels(part.whole, binary_weights(layer).reshape(layer.neurons, -1)),)
     if layer is None:
         assert isinstance(mapping, PixelInput)
         return (Counts.of_pixels(mapping, np.ones((part.channels, 1), np.float32)),)

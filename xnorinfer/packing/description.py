@@ -13,8 +13,10 @@ from xnorinfer.packing.packed import (
     Affine,
     Binarize,
     Concat,
+    Digitize,
     Dot,
     Elementwise,
+    Grades,
     Mapped,
     Moved,
     Multiply,
@@ -93,7 +95,7 @@ _described: Interpretation[[], dict[str, Any]] = Interpretation("description", P
 def _(op: Dot) -> dict[str, Any]:
     steps = list(op.output.ops) if isinstance(op.output, Affine) else []
     # The float layer that this one stands for: weights, and four BatchNorm vectors or what the steps hold.
-    vectors = 4 if op.gives == "bits" else 2 * len(steps)
+    vectors = 2 * len(steps) if isinstance(op.output, Affine) else 4
     said = {
         "kind": "binary" if op.binary else "float",
         "reads": op.reads,
@@ -102,6 +104,8 @@ def _(op: Dot) -> dict[str, Any]:
         "weight_bits": op.neurons * op.depth * (1 if op.binary else 32),
         "float32_bytes": 4 * op.neurons * (op.depth + vectors),
     }
+    if isinstance(op.output, Grades):
+        said["levels"] = op.output.top + 1
     return said if op.window is None else {**said, "window": asdict(op.window), "groups": op.groups, "pad": op.pad}
 
 
@@ -134,6 +138,11 @@ def _(op: Moved) -> dict[str, Any]:
 @_described.of(Binarize)
 def _(op: Binarize) -> dict[str, Any]:
     return {"kind": "bits", "float32_bytes": 16 * op.limits.size}
+
+
+@_described.of(Digitize)
+def _(op: Digitize) -> dict[str, Any]:
+    return {"kind": "levels", "float32_bytes": 16 * op.mirrored.size, "levels": op.top + 1}
 
 
 @_described.of(Mapped)

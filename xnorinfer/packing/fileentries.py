@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,10 @@ from xnorinfer.packing.packedops import (
     Affine,
     Binarize,
     Concat,
+    Digitize,
     Dot,
     Elementwise,
+    Grades,
     Mapped,
     Moved,
     Multiply,
@@ -35,6 +37,11 @@ entry_of: Interpretation[[], dict[str, Any]] = Interpretation("modelfile", PACKE
 @entry_of.of(Binarize)
 def _(op: Binarize) -> dict[str, Any]:
     return {"kind": "bits"}
+
+
+@entry_of.of(Digitize)
+def _(op: Digitize) -> dict[str, Any]:
+    return {"kind": "levels"}
 
 
 @entry_of.of(Mapped)
@@ -70,7 +77,11 @@ def _(op: Pool) -> dict[str, Any]:
 
 @entry_of.of(Dot)
 def _(op: Dot) -> dict[str, Any]:
-    gives = {"output": "affine", "ops": list(op.output.ops)} if isinstance(op.output, Affine) else {"output": "threshold"}
+    gives: dict[str, Any] = {"output": "levels" if isinstance(op.output, Grades) else "threshold"}
+    if isinstance(op.output, Affine):
+        gives = {"output": "affine", "ops": list(op.output.ops)}
+    if op.reads == "levels":
+        gives["low"] = op.low
     window = None if op.window is None else _window(op.window)
     kind = "dense" if op.binary else "float"
     return {"kind": kind, "reads": op.reads, "depth": op.depth, **gives, "window": window, "groups": op.groups, "pad": op.pad}
@@ -95,7 +106,7 @@ def _window(window: Window) -> dict[str, list[int]]:
 TENSORS: dict[str, tuple[tuple[type[Any], ...], tuple[int, ...]]] = {
     "mirrored": ((np.bool_,), (1,)),
     "bits": ((np.uint64,), (2,)),
-    "limits": ((np.int32, np.float32), (1, 2)),
+    "limits": ((np.int32, np.float32), (1, 2, 3)),
     "steps": ((np.float32,), (3,)),
     "weight": ((np.float32,), (2,)),
     "falling": ((np.bool_,), (1,)),
@@ -109,10 +120,11 @@ LAYER_FIELDS = {
     ("dense", "affine"): {"kind", "output", "depth", "reads", "ops"},
     ("float", "affine"): {"kind", "output", "depth", "ops"},
 }
-#: Fields of the entries of formats 3 and 4 by kind; layers have those above as well, "reads" in all, "ops" with an output by
-#: steps.
+#: Fields of the entries of formats from 3 on by kind; layers have those above as well, "reads" in all, "ops" with an output by
+#: steps, "low" where they read levels.
 NODE_FIELDS = {
     "bits": {"kind", "inputs"},
+    "levels": {"kind", "inputs"},
     "mapped": {"kind", "inputs"},
     "steps": {"kind", "inputs", "ops"},
     "concat": {"kind", "inputs", "flat"},
@@ -141,17 +153,21 @@ def dense_layer(path: str, index: int, entry: Any, left: Tensors) -> Dot:
 
 
 def node_of(where: str, name: str, entry: Any, place: str, left: Tensors) -> Node[PackedOp]:
-    """A node of formats 3 and 4.  Raises MalformedModelError."""
+    """A node of formats from 3 on.  Raises MalformedModelError."""
     kind = str(entry.get("kind")) if isinstance(entry, dict) else ""
     fields = set(NODE_FIELDS.get(kind, ()))
     if kind in ("dense", "float") and entry.get("output") == "affine":
         fields.add("ops")
+    if kind == "dense" and entry.get("reads") == "levels":
+        fields.add("low")
     if not fields or set(entry) != fields:
-        raise MalformedModelError(f"{where}: entry {_shorten(entry)} is no node of format version 3 or 4")
+        raise MalformedModelError(f"{where}: entry {_shorten(entry)} is no node of format version 3, 4 or 5")
     inputs = whole_numbers(f"{where}: inputs", entry["inputs"])
     op: PackedOp
     if kind == "bits":
         op = _bits(where, place, left)
+    elif kind == "levels":
+        op = Digitize(_take(where, f"{place}.limits", left), _take(where, f"{place}.mirrored", left))
     elif kind == "mapped":
         op = Mapped(_take(where, f"{place}.values", left))
     elif kind == "steps":
@@ -209,15 +225,17 @@ def _steps(where: str, place: str, entry: dict[str, Any], left: Tensors) -> Affi
 def _dot(where: str, place: str, entry: dict[str, Any], left: Tensors) -> Dot:
     depth = _whole(where, "depth", entry["depth"])
     window = None if entry["window"] is None else _read_window(where, entry["window"])
-    groups, pad = (_whole(where, name, entry[name]) for name in ("groups", "pad"))
-    output: Threshold | Affine
+    groups, pad, low = (_whole(where, name, entry.get(name, 0)) for name in ("groups", "pad", "low"))
+    output: Threshold | Grades | Affine
     if entry["output"] == "affine":
         output = _steps(where, place, entry, left)
     elif entry["output"] == "threshold":
         output = Threshold(_take(where, f"{place}.limits", left))
+    elif entry["output"] == "levels":
+        output = Grades(_take(where, f"{place}.limits", left))
     else:
         raise MalformedModelError(f"{where}: output is {_shorten(entry['output'])}")
-    if entry["reads"] not in ("bits", "pixels", "reals"):
+    if entry["reads"] not in get_args(Reads):
         raise MalformedModelError(f"{where}: reads {_shorten(entry['reads'])}")
     reads: Reads = entry["reads"]
     if entry["kind"] == "float":
@@ -228,7 +246,7 @@ def _dot(where: str, place: str, entry: dict[str, Any], left: Tensors) -> Dot:
         weights = _take(where, f"{place}.bits", left)
         if depth < 1 or depth > 64 * weights.shape[1]:
             raise MalformedModelError(f"{where}: depth {depth} does not fit {weights.shape[1]} words of bits")
-    return Dot(reads, depth, weights, output, window, groups, pad)
+    return Dot(reads, depth, weights, output, window, groups, pad, low)
 
 
 def _whole(where: str, name: str, value: Any) -> int:

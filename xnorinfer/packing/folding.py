@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 from xnorinfer.errors import unhandled
 from xnorinfer.float32 import F32, MAX_FLOAT_KEY, ONE, fma, ordered_to_float
 from xnorinfer.graph import Interpretation, Node
-from xnorinfer.net.ops import Add, Linear, Norm, Op, Quantize, Step, Steps
+from xnorinfer.net.ops import Add, Levels, Linear, Norm, Op, Quantize, Step, Steps
 from xnorinfer.net.ties import Rule, binarize
+from xnorinfer.net.values import LevelValues
 from xnorinfer.packing.counts import Counts
 from xnorinfer.packing.packed import Affine, StepName
 from xnorinfer.packing.threshold import I64, Expression, Limits, find_limits, first_nan, full_range, zero_counts
@@ -38,7 +40,7 @@ def affine_of(neurons: int, steps: Sequence[AffineStep]) -> Affine:
 
 #: Ops that compute each number by itself, a layer from its dot on, a sum from one of its terms on; what else there is stands in
 #: parts of its own (`fusion`).
-FOLDED = (Linear, Norm, Steps, Quantize, Add)
+FOLDED = (Linear, Norm, Steps, Quantize, Levels, Add)
 
 #: (op) -> everything elementwise that it does, in the source's order; of a layer what follows its dot: H, scale, bias.
 steps_of: Interpretation[[], list[AffineStep]] = Interpretation("folding", FOLDED)
@@ -92,6 +94,22 @@ def _(op: Quantize) -> list[AffineStep]:
     plus = find_limits(lambda key: binarize(ordered_to_float(key), op.rule) > 0, *ends, 0)
     minus = find_limits(lambda key: binarize(ordered_to_float(key), op.rule) < 0, *ends, 0)
     return [("step", float(ordered_to_float(-plus.limits)[0]), float(ordered_to_float(minus.limits)[0]))]
+
+
+#: Added to numbers up to `MOST_LEVEL` in either direction it makes float32 round them to whole numbers, halves to even.
+ROUNDS = np.float32(3 << 22)
+
+
+@steps_of.of(Levels)
+def _(op: Levels) -> list[AffineStep]:
+    """What its codes stand for."""
+    whole: list[AffineStep] = [("clip", op.low, op.high), ("add", ROUNDS, 0.0), ("add", -(ROUNDS + np.float32(op.zero)), 0.0)]
+    return whole + factors_of(op.domain)
+
+
+def factors_of(levels: LevelValues) -> list[AffineStep]:
+    """What levels less their zero, or dots of such, are multiplied with."""
+    return [(function, number, 0.0) for function, number in levels.factors]
 
 
 def _function_step(step: Step) -> AffineStep:
@@ -185,23 +203,88 @@ def fold_classes(
     return Limits(np.stack(limits), np.asarray(flipped))
 
 
-def falls(classes: Sequence[Counts], before: Affine, steps: Affine, rule: Rule) -> NDArray[np.bool_]:
-    """Of sums of which a max pool takes the largest `before` is done, (neurons,): whether the largest makes the smallest bit.
+def fold_levels(
+    name: str, classes: Sequence[Counts], steps: Affine, levels: Levels, problems: list[str], notes: list[str]
+) -> Limits:
+    """The steps of every neuron's code over its counts: limits (top, classes, neurons), one direction for all of a neuron.
+
+    steps: what stands before the levels.
+    """
+    found: list[list[Limits]] = [[] for _ in range(levels.domain.top)]
+    told: list[str] = []
+    for counts in classes:
+        level = _level_of(counts, steps, levels)
+        own: list[str] = []
+        with np.errstate(all="ignore"):
+            own.extend(_nan_problems(name + counts.where, counts, steps))
+            bends = bends_of(counts, steps)
+            for code, of_code in enumerate(found, 1):
+                decide = functools.partial(lambda count, level, code: level(count) >= code, level=level, code=code)
+                if bends is not None and not own:
+                    own.extend(_bend_problems(name + counts.where, counts, bends, decide))
+                of_code.append(find_limits(decide, counts.low, counts.high, counts.mirror))
+        told = told or own
+    problems.extend(told)
+    rises = np.array([[one.flipped for one in of_code] for of_code in found])
+    flipped = rises.any(axis=(0, 1))
+    limits = np.array([[one.limits for one in of_code] for of_code in found])
+    for index, counts in enumerate(classes):
+        own_limits = limits[:, index]
+        never, always = own_limits < counts.low, own_limits >= counts.high
+        turned = flipped & ~rises[:, index]
+        if (wrong := (turned & ~never & ~always).any(axis=0)).any() and not told:
+            problems.append(
+                f"{name}: {int(wrong.sum())} neurons rise with their sums to some levels and fall to others, the first is "
+                f"neuron {int(np.argmax(wrong))}: a PReLU before the levels has a negative slope there, which thresholds "
+                "cannot say; slopes of 0 and above always convert"
+            )
+        limits[:, index] = np.where(turned, counts.mirror - np.where(always, counts.low, counts.high + 1), own_limits)
+    if not flipped.any() and _constant(classes, limits):
+        notes.append(
+            f"{name}: all {flipped.size} neurons are dead: whatever the input, each has one level, and all samples get the "
+            "same scores; check which arrays its BatchNorm or thresholds are, and the input mapping"
+        )
+    return Limits(limits, np.asarray(flipped))
+
+
+def _constant(classes: Sequence[Counts], limits: I64) -> bool:
+    ends = [(limits[:, index] < counts.low) | (limits[:, index] >= counts.high) for index, counts in enumerate(classes)]
+    return bool(np.all(ends))
+
+
+def _level_of(counts: Counts, steps: Affine, levels: Levels) -> Callable[[I64], F32]:
+    """The codes at counts, float32."""
+    at_zero = steps.apply(counts.accumulator(np.zeros_like(counts.low)))
+
+    def level(count: I64) -> F32:
+        value = steps.apply(counts.accumulator(count))
+        value = np.where(np.isnan(value), at_zero, value) if counts.reals else value
+        return np.asarray(np.clip(np.rint(value), np.float32(levels.low), np.float32(levels.high)) - np.float32(levels.low))
+
+    return level
+
+
+def falls(classes: Sequence[Counts], before: Affine, steps: Affine, end: Quantize | Levels) -> NDArray[np.bool_]:
+    """Of sums of which a max pool takes the largest `before` is done, (neurons,): whether the largest makes the smallest bit or
+    code.
 
     Both expressions are monotone in the sum, so their ends tell how they run.
     """
     with np.errstate(all="ignore"):
         ends = np.stack([counts.accumulator(end) for counts in classes for end in (counts.low, counts.high)])
         lowest, highest = ends.min(axis=0), ends.max(axis=0)
-        first, last = (_fires(steps, end, rule) for end in (lowest, highest))
+        first, last = (_quantized(steps, accumulator, end) for accumulator in (lowest, highest))
         turned = before.apply(lowest) > before.apply(highest)
-    return np.asarray((first != last) & (first ^ turned))
+    return np.asarray((first != last) & ((first > last) ^ turned))
 
 
-def _fires(steps: Affine, accumulator: F32, rule: Rule) -> NDArray[np.bool_]:
+def _quantized(steps: Affine, accumulator: F32, end: Quantize | Levels) -> F32:
+    """The sign, or the level, of accumulators."""
     value = steps.apply(accumulator)
     value = np.where(np.isnan(value), steps.apply(np.zeros_like(accumulator)), value)
-    return np.asarray(binarize(value, "ge" if rule == "sign" else rule) > 0)
+    if isinstance(end, Levels):
+        return np.asarray(np.clip(np.rint(value), np.float32(end.low), np.float32(end.high)))
+    return binarize(value, "ge" if end.rule == "sign" else end.rule)
 
 
 def fold_to_step(name: str, counts: Counts, steps: Affine, problems: list[str]) -> Affine:
@@ -342,7 +425,7 @@ def _judge_zeros(name: str, counts: Counts, zeros: I64, problems: list[str], not
     what = (
         f"{int(hit.sum())} neurons can reach exactly 0 before sign (the first is neuron {first}, at {zeros[first]} of its sums)"
     )
-    if counts.mapping is not None and (zeros[hit] == 1).all() and (counts.high - counts.low)[hit].min() > MANY_SUMS:
+    if counts.pixels and (zeros[hit] == 1).all() and (counts.high - counts.low)[hit].min() > MANY_SUMS:
         notes.append(f"{name}: {what}; torch.sign gives 0 there, the packed network takes +1. To decide otherwise, {way_out}")
     else:
         problems.append(f"{name}: {what}; torch.sign gives 0 there, which one bit cannot hold: {way_out}")

@@ -5,7 +5,7 @@ included: the layer then compares its sums with limits, and the pool takes bits.
 as real numbers, pools and steps of those, and a comparison of each channel.  So does a value that several nodes read.  A sum of
 two values is a step of what makes one of them, on the way of its numbers; the other one stands at its side.  Signs are stored
 as bits, as numbers, or as both, as their readers need them.  Flattening disappears: what is stored is stored in that order
-anyway.
+anyway.  Quantizers to levels are what signs are, with codes in the place of bits.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from xnorinfer.net.ops import (
     Steps,
     arrays_of,
 )
-from xnorinfer.net.values import SIGNS, ChannelInput, RealInput, SignInput, ThresholdInput
+from xnorinfer.net.values import SIGNS, ChannelInput, Domain, LevelValues, RealInput, SignInput, ThresholdInput
 from xnorinfer.net.windows import Window
 from xnorinfer.packing.packedops import MOST_JOINED, Reads, Value, joined_value, moved_value
 
@@ -46,13 +46,13 @@ class Part:
 
     inputs: the parts that it reads, `INPUT` for what enters.  reads: their values; first the one whose numbers it computes,
     then the one at its side, if a sum is among the nodes.
-    layer: the layer whose sums it makes; pool: the pool; concat: what joins values, `flat` as vectors; product: of two values;
-    moves: what puts numbers elsewhere; none of these: steps or a comparison of values, or where `enters`, the raw inputs as
-    numbers or bits.  raw: whether nothing but that stands before
-    it.  window: that of the whole map where a dense layer reads one.
-    nodes: what is computed of each number, in order.  sign: the quantizer whose bits it gives; one that gives numbers, which
-    float layers and averages take, is among the nodes.  before: of a layer whose bits a pool takes, how many of the nodes
-    stand before the pool.  end: the node of the float network whose value it gives, none of a layer whose bits a pool takes.
+    layer: the layer whose sums it makes, `whole`: of which levels, if of such; pool: the pool; concat: what joins values,
+    `flat` as vectors; product: of two values; moves: what puts numbers elsewhere; none of these: steps or a comparison of
+    values, or where `enters`, the raw inputs as numbers or bits.  raw: whether nothing but that stands before it.  window: that
+    of the whole map where a dense layer reads one.
+    nodes: what is computed of each number, in order.  sign, levels: the quantizer whose bits or codes it gives; one that gives
+    numbers, which float layers and averages take, is among the nodes.  before: of a layer whose bits or codes a pool takes, how
+    many of the nodes stand before the pool.  end: the node of the float network whose value it gives, none of such a layer.
     """
 
     name: str
@@ -60,8 +60,10 @@ class Part:
     inputs: tuple[int, ...] = (INPUT,)
     nodes: tuple[Node[Op], ...] = ()
     sign: Quantize | None = None
+    levels: Levels | None = None
     end: int | None = None
     layer: Linear | None = None
+    whole: LevelValues | None = None
     pool: Pool | None = None
     window: Window | None = None
     before: int | None = None
@@ -91,11 +93,13 @@ class Part:
         elif self.layer is not None:
             shape = (self.layer.neurons,)
         if self.pool is not None:
-            return Value(self.read.kind, shape)
+            return self.read._replace(shape=shape)
         if self.concat is not None:
             return joined_value(self.reads, flat=self.flat)
         if self.moves is not None:
             return moved_value(self.read, *places_of(self.moves, self.read))
+        if self.levels is not None:
+            return Value("levels", shape, self.levels.domain.top)
         return Value("reals" if self.sign is None else "bits", shape)
 
     @property
@@ -110,7 +114,7 @@ class Part:
 
     @property
     def of_bits(self) -> bool:
-        """Whether it is a layer whose bits a pool takes."""
+        """Whether it is a layer whose bits, or levels, a pool takes."""
         return self.before is not None
 
 
@@ -128,7 +132,7 @@ def entry_of(net: Net) -> Value:
 
     def takes_all(index: int) -> bool:
         op = net.nodes[index].op
-        if isinstance(op, Quantize):
+        if isinstance(op, Quantize | Levels):
             return all(map(takes_all, users[index]))
         return isinstance(op, Flatten) or (isinstance(op, Linear) and op.window is None)
 
@@ -217,14 +221,15 @@ class _Walk:
             at = after
         return found, None, joined
 
-    def sign_at(self, at: int | None) -> Quantize | None:
-        """The quantizer there, if its bits are what is read of it, and nothing else."""
+    def sign_at(self, at: int | None) -> Quantize | Levels | None:
+        """The quantizer there, if its bits or codes are what is read of it, and nothing else."""
         op = None if at is None else self.nodes[at].op
-        return op if at is not None and isinstance(op, Quantize) and self.forms[at] == {"bits"} else None
+        form = "bits" if isinstance(op, Quantize) else "levels"
+        return op if at is not None and isinstance(op, Quantize | Levels) and self.forms[at] == {form} else None
 
     def with_numbers(self, group: _Group, after: int | None) -> _Group:
-        """The same with the sign behind it, if there is one, that gives numbers."""
-        if after is not None and isinstance(self.nodes[after].op, Quantize) and self.forms[after] == {"reals"}:
+        """The same with the quantizer behind it, if there is one, that gives numbers."""
+        if after is not None and isinstance(self.nodes[after].op, Quantize | Levels) and self.forms[after] == {"reals"}:
             return _Group(group.head, [*group.nodes, after], after)
         return group
 
@@ -234,7 +239,7 @@ class _Walk:
         end = nodes[-1] if nodes else head
         if joined:
             return self.with_numbers(_Group(head, nodes, end), after)
-        if self.sign_at(after) is not None and (op.binary or op.window is not None):
+        if self.takes(op, after) and (op.binary or op.window is not None):
             assert after is not None
             return _Group(head, nodes, after, sign=after)
         pool = None if after is None else self.nodes[after].op
@@ -242,18 +247,23 @@ class _Walk:
             assert after is not None
             claimed = set(self.claimed)
             behind, last, joined = self.run(after)
-            if self.sign_at(last) is not None and not joined:
+            if self.takes(op, last) and not joined:
                 assert last is not None
                 return _Group(head, nodes + behind, last, sign=last, pool=after, before=len(nodes))
             self.claimed = claimed
         return self.with_numbers(_Group(head, nodes, end), after)
 
+    def takes(self, layer: Linear, at: int | None) -> bool:
+        """Whether a layer gives the bits or codes of the quantizer there itself; codes only of binary weights in one group."""
+        op = self.sign_at(at)
+        return isinstance(op, Quantize) or (isinstance(op, Levels) and layer.binary and layer.groups == 1)
+
     def group_values(self, head: int) -> _Group:
-        """Elementwise nodes by themselves, or with the sign behind them."""
+        """Elementwise nodes by themselves, or with the quantizer behind them."""
         op = self.nodes[head].op
-        if isinstance(op, Quantize) or head in self.wide:
+        if isinstance(op, Quantize | Levels) or head in self.wide:
             return _Group(head, [], head)
-        signs = isinstance(op, Flatten) and self.net_values[head].domain == SIGNS
+        signs = isinstance(op, Flatten) and _is_coded(self.net_values[head].domain)
         nodes, after, joined = ([], None, False) if signs else self.run(head, isinstance(op, Add))
         group = _Group(head, nodes, nodes[-1] if nodes else head)
         if self.sign_at(after) is not None and not joined:
@@ -272,7 +282,7 @@ class _Walk:
         while left:
             at = left.pop()
             node = self.nodes[at]
-            if at in seen or not isinstance(node.op, Flatten | Norm | Steps | Quantize | Add | Multiply):
+            if at in seen or not isinstance(node.op, Flatten | Norm | Steps | Quantize | Levels | Add | Multiply):
                 continue
             if isinstance(node.op, Norm | Steps) and any(np.ndim(array) for _, array in arrays_of(node)):
                 return True
@@ -281,18 +291,18 @@ class _Walk:
         return False
 
     def _forms(self) -> list[set[Reads]]:
-        """Of every node the forms in which its value is read; only signs are read as bits."""
+        """Of every node the forms in which its value is read; only signs are read as bits, and only levels as such."""
         values = self.net_values
         forms: list[set[Reads]] = [set() for _ in self.nodes]
         forms[-1].add("reals")
         for index in reversed(range(len(self.nodes))):
             node, wanted = self.nodes[index], set[Reads](("reals",))
-            if isinstance(node.op, Linear) and node.op.binary:
-                wanted = {"bits"}
-            elif isinstance(node.op, Flatten | Concat | Pool | Channels | Pad) and values[index].domain == SIGNS:
+            if isinstance(node.op, Flatten | Concat | Pool | Channels | Pad) and _is_coded(values[index].domain):
                 wanted = forms[index]
             for read in node.inputs:
-                if read != INPUT:
+                if read != INPUT and isinstance(node.op, Linear) and node.op.binary:
+                    forms[read].add("levels" if isinstance(values[read].domain, LevelValues) else "bits")
+                elif read != INPUT:
                     forms[read] |= wanted
         return forms
 
@@ -358,25 +368,36 @@ class _Walk:
 
     def emit_layer(self, group: _Group, op: Linear) -> None:
         read = self.nodes[group.head].inputs[0]
-        at = self.entering(read, "bits", group.head) if op.binary else self.form(read, "reals", group.head)
+        domain = None if read == INPUT else self.net_values[read].domain
+        whole = domain if op.binary and isinstance(domain, LevelValues) else None
+        if whole is not None:
+            at = self.form(read, "levels", group.head)
+        else:
+            at = self.entering(read, "bits", group.head) if op.binary else self.form(read, "reals", group.head)
         value, window = self.value(at), op.window
         if window is None and len(value.shape) == 3:
             window = Window.whole(value.shape)
-        layer = Part(self.nodes[group.head].name, (value,), (at,), layer=op, window=window)
+        layer = Part(self.nodes[group.head].name, (value,), (at,), layer=op, whole=whole, window=window)
         nodes, side = self.elementwise(group.head, group.nodes)
         if side is not None:
             layer = replace(layer, reads=(value, self.value(side)), inputs=(at, side))
-        sign = None if group.sign is None else self.nodes[group.sign].op
-        assert sign is None or isinstance(sign, Quantize)
+        layer = self.ending(replace(layer, nodes=nodes), group.sign)
         if group.pool is None:
-            self.add(replace(layer, nodes=nodes, sign=sign, end=group.end), group.end)
+            self.add(replace(layer, end=group.end), group.end)
         else:
             before = len([at for at in group.nodes[: group.before] if not isinstance(self.nodes[at].op, Flatten)])
-            at = self.add(replace(layer, nodes=nodes, sign=sign, before=before))
+            at = self.add(replace(layer, before=before))
             node, value = self.nodes[group.pool], self.value(at)
             assert isinstance(node.op, Pool)
             over = node.op.window or Window.whole(value.shape)
             self.add(Part(node.name, (value,), (at,), pool=node.op, window=over, end=group.end), group.end)
+
+    def ending(self, part: Part, at: int | None) -> Part:
+        """The same with the quantizer of a node at its end, if there is one."""
+        op = None if at is None else self.nodes[at].op
+        if isinstance(op, Quantize):
+            return replace(part, sign=op)
+        return replace(part, levels=op) if isinstance(op, Levels) else part
 
     def emit_values(self, group: _Group) -> None:
         head, op = self.nodes[group.head], self.nodes[group.head].op
@@ -390,23 +411,22 @@ class _Walk:
         if all(isinstance(self.nodes[at].op, Flatten) for at in every) and group.sign is None and not isinstance(op, Add):
             self.same[group.end] = self.same.get(first[0], first[0])
             return
-        forms: set[Reads] = {"reals"} if group.sign is None else {"bits"}
-        if isinstance(op, Quantize):
-            forms, every = self.forms[group.head], []
+        quantizer = group.head if isinstance(op, Quantize | Levels) else group.sign
+        forms: set[Reads] = {"reals"} if quantizer is None else self.forms[quantizer]
+        if quantizer == group.head:
+            every = []
         for form in sorted(forms):
-            at = self.entering(first[0], "reals", group.head) if form == "bits" else self.form(first[0], "reals", group.head)
+            at = self.form(first[0], "reals", group.head) if form == "reals" else self.entering(first[0], "reals", group.head)
             nodes, side = self.elementwise(group.head, every)
             if isinstance(op, Add):
                 nodes, side = (head, *nodes), self.form(first[1], "reals", group.head)
             inputs = (at,) if side is None else (at, side)
             part = Part(head.name, tuple(map(self.value, inputs)), inputs, nodes, end=group.end)
-            sign = op if isinstance(op, Quantize) else None if group.sign is None else self.nodes[group.sign].op
-            if form == "bits":
-                assert isinstance(sign, Quantize)
-                part = replace(part, name=self.nodes[group.end].name, sign=sign)
-            elif isinstance(op, Quantize):
+            if form != "reals":
+                part = self.ending(replace(part, name=self.nodes[group.end].name), quantizer)
+            elif quantizer == group.head:
                 part = replace(part, nodes=(head,))
-            self.add(part if form == "bits" else replace(part, name=part.nodes[0].name), group.end)
+            self.add(part if form != "reals" else replace(part, name=part.nodes[0].name), group.end)
 
     def emit_concat(self, head: int, op: Concat) -> None:
         node = self.nodes[head]
@@ -461,14 +481,14 @@ def _(op: Op, index: int, walk: _Walk) -> _Group:
     return _Group(index, [], index)
 
 
-@_take.of(Norm, Steps, Quantize, Flatten, Add)
+@_take.of(Norm, Steps, Quantize, Levels, Flatten, Add)
 def _(op: Op, index: int, walk: _Walk) -> _Group:
     return walk.group_values(index)
 
 
-@_take.of(Levels)
-def _(op: Levels, index: int, walk: _Walk) -> _Group:
-    raise NetworkError([f"{walk.nodes[index].name}: activations of {op.high - op.low + 1} levels cannot be packed"])
+def _is_coded(domain: Domain) -> bool:
+    """Whether values are signs or levels, which need not be stored as numbers."""
+    return domain == SIGNS or isinstance(domain, LevelValues)
 
 
 def _bent(node: Node[Op]) -> bool:

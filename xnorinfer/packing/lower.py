@@ -24,15 +24,27 @@ from xnorinfer.net.reference import binary_weights
 from xnorinfer.net.values import ChannelInput, PixelInput, ThresholdInput
 from xnorinfer.packing.canonical import canonical_mapping, canonical_steps
 from xnorinfer.packing.counts import Counts, counts_of
-from xnorinfer.packing.folding import affine_of, falls, fold, fold_classes, fold_to_step, infinite, steps_of_nodes
+from xnorinfer.packing.folding import (
+    affine_of,
+    factors_of,
+    falls,
+    fold,
+    fold_classes,
+    fold_levels,
+    fold_to_step,
+    infinite,
+    steps_of_nodes,
+)
 from xnorinfer.packing.fusion import Part, entry_of, parts_of, places_of
 from xnorinfer.packing.packed import (
     MAX_PIXEL_DEPTH,
     Affine,
     Binarize,
     Concat,
+    Digitize,
     Dot,
     Elementwise,
+    Grades,
     Mapped,
     Moved,
     Multiply,
@@ -139,10 +151,14 @@ def stored_form(net: Net, found: Found | None = None) -> Net:
     return Net(ThresholdInput(first), part.gives.shape, nodes, net.profile)
 
 
-def _values(net: Net, part: Part, found: Found) -> Binarize | Elementwise:
-    """Numbers that are computed one by one, or become bits one by one, each channel with the limit of its own expression."""
+def _values(net: Net, part: Part, found: Found) -> Binarize | Digitize | Elementwise:
+    """Numbers that are computed one by one, or become bits or codes one by one, each channel with the limits of its own
+    expression."""
     (counts,) = counts_of(net.input, part)
     steps = steps_of_part(part)
+    if part.levels is not None:
+        graded = fold_levels(part.name, (counts,), steps, part.levels, found.problems, found.notes)
+        return Digitize(counts.limits(graded.limits[:, 0]), graded.flipped)
     if part.sign is None:
         return Elementwise(_numbers(part.name, (counts,), steps, found))
     limits = fold(part.name, counts, steps, part.sign.rule, found.problems, found.notes)
@@ -151,12 +167,13 @@ def _values(net: Net, part: Part, found: Found) -> Binarize | Elementwise:
 
 
 def steps_of_part(part: Part, nodes: Sequence[Node[Op]] | None = None) -> Affine:
-    """What is computed of each number, a quantizer that gives bits excluded; of a layer from its dot on.
+    """What is computed of each number, a quantizer that gives bits or codes excluded; of a layer from its dot on.
 
     nodes: the first ones only.
     """
     leading = [] if part.layer is None else [Node(part.name, part.layer, (INPUT,))]
-    return affine_of(part.channels, steps_of_nodes([*leading, *(part.nodes if nodes is None else nodes)]))
+    factors = [] if part.whole is None else factors_of(part.whole)
+    return affine_of(part.channels, [*factors, *steps_of_nodes([*leading, *(part.nodes if nodes is None else nodes)])])
 
 
 def _numbers(name: str, classes: Sequence[Counts], steps: Affine, found: Found) -> Affine:
@@ -173,13 +190,22 @@ def _numbers(name: str, classes: Sequence[Counts], steps: Affine, found: Found) 
 def _layer(net: Net, part: Part, found: Found) -> Dot:
     name, layer, reads = part.name, part.layer, part.read.kind
     assert layer is not None
-    if reads == "pixels" and layer.depth > MAX_PIXEL_DEPTH:
-        found.problems.append(f"{name}: {layer.depth} pixel inputs, at most {MAX_PIXEL_DEPTH} fit 32-bit sums")
+    if reads in ("pixels", "levels") and layer.depth > MAX_PIXEL_DEPTH:
+        found.problems.append(f"{name}: {layer.depth} inputs of {reads}, at most {MAX_PIXEL_DEPTH} fit 32-bit sums")
         return Dot(reads, layer.depth, np.zeros((layer.neurons, 1), np.uint64), steps_of_part(part))
+    if part.whole is not None and layer.groups != 1:
+        found.problems.append(f"{name}: reads levels in {layer.groups} groups of channels, which cannot be packed")
+    if part.whole is not None and (abs(part.whole.low - part.whole.zero) + part.whole.top) * layer.depth >= 2**31:
+        found.problems.append(f"{name}: sums of {layer.depth} levels from {part.whole.low - part.whole.zero} on leave 32 bits")
     classes, steps = counts_of(net.input, part), steps_of_part(part)
     flipped: NDArray[np.bool_] | None = None
-    output: Threshold | Affine
-    if part.sign is None and not layer.binary:
+    output: Threshold | Grades | Affine
+    if part.levels is not None:
+        graded = fold_levels(name, classes, steps, part.levels, found.problems, found.notes)
+        flipped = graded.flipped
+        stored = np.stack([counts.limits(graded.limits[:, index]) for index, counts in enumerate(classes)], axis=1)
+        output = Grades(stored if len(classes) > 1 else stored[:, 0])
+    elif part.sign is None and not layer.binary:
         output = steps
     elif part.sign is None:
         output = _numbers(name, classes, steps, found)
@@ -196,14 +222,22 @@ def _layer(net: Net, part: Part, found: Found) -> Dot:
         if flipped is not None:
             weights = np.where(flipped[:, None], 0 - weights, weights)
     padded = part.window is not None and any(part.window.padding)
-    return Dot(reads, layer.depth, weights, output, part.window, layer.groups, layer.pad if padded else 0)
+    return Dot(reads, layer.depth, weights, output, part.window, layer.groups, layer.pad if padded else 0, low_of(part))
+
+
+def low_of(part: Part) -> int:
+    """What the code 0 of the levels that a layer reads stands for; 0 where nothing depends on that."""
+    padded = part.window is not None and any(part.window.padding)
+    decides = part.sign is not None or part.levels is not None
+    return 0 if part.whole is None or (decides and not padded) else part.whole.low - part.whole.zero
 
 
 def _falling(net: Net, part: Part) -> NDArray[np.bool_] | None:
     """Of a layer whose bits a pool takes the neurons whose largest sum makes the smallest bit; None where there are none."""
-    assert part.sign is not None
+    end = part.sign or part.levels
+    assert end is not None
     before = steps_of_part(part, part.nodes[: part.before])
-    falling = falls(counts_of(net.input, part), before, steps_of_part(part), part.sign.rule)
+    falling = falls(counts_of(net.input, part), before, steps_of_part(part), end)
     return falling if falling.any() else None
 
 

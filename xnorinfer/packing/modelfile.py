@@ -38,12 +38,18 @@ nodes, or one map that becomes a vector, {"kind": "product"} of two nodes, {"kin
 other places, and the operations "side", of a node with two inputs, and "prelu", "tanh" and "sigmoid"
 in "ops".
 
-In both there are names for all nodes.  Tensors are called as above, N counting all nodes behind the bits of inputs, with
+Format version 5 is version 4 with levels: {"kind": "levels"}, which makes codes of numbers, the output "levels", and layers
+whose "reads" is "levels", with "low" (`packed.Dot`).
+
+In all three there are names for all nodes.  Tensors are called as above, N counting all nodes behind the bits of inputs, with
 
     layers.N.bits           (neurons, words) U64, the inputs of a neuron in the order (kernel row, kernel column, channel)
     layers.N.limits         (border classes, neurons) I32 where the border of a padded map makes several (`packed.Dot`); of a
                             comparison (kind bits) (channels,) as `input.limits`, with layers.N.mirrored
-    layers.N.falling        (channels,) BOOL, channels of a pool of bits that take AND instead of OR (`packed.Pool`)
+                            where codes of levels are given, those of each code from 1 on: (top, neurons), (top, border classes,
+                            neurons), of kind levels (top, channels)
+    layers.N.falling        (channels,) BOOL, channels of a pool of bits that take AND instead of OR, of levels the smallest
+                            instead of the largest (`packed.Pool`)
     layers.N.channels       (channels,) I32, which channel each is (kind moved), -1: none
     layers.N.values         (256, channels) or (256, 1) F32, what pixels enter as (kind mapped)
 """
@@ -73,11 +79,22 @@ from xnorinfer.files import write_bytes
 from xnorinfer.mappedtensors import mapped_tensors
 from xnorinfer.net.values import InputMapping, ThresholdInput, input_from_json, input_to_json
 from xnorinfer.packing.fileentries import bits_of_inputs, dense_entry, dense_layer, entry_of, node_of, whole_numbers
-from xnorinfer.packing.packed import Affine, Binarize, Concat, Dot, Elementwise, Moved, Multiply, PackedModel, PackedOp
+from xnorinfer.packing.packed import (
+    Affine,
+    Binarize,
+    Concat,
+    Digitize,
+    Dot,
+    Elementwise,
+    Moved,
+    Multiply,
+    PackedModel,
+    PackedOp,
+)
 
 KEY = "xnorinfer"
 #: The newest format.
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 
 
 #: Endings of files of other kinds, which a model file must not pass for -> what they are called.
@@ -171,7 +188,13 @@ def version_of(packed: PackedModel) -> int:
     """The format that its file has: the oldest that says it, but for one that was loaded from a file of version 1."""
     if packed.is_dense_chain:
         return packed.format_version or 2
+    if any(_new_in_5(node.op) for node in packed.nodes):
+        return 5
     return 4 if any(_new_in_4(node.op) for node in packed.nodes) else 3
+
+
+def _new_in_5(op: PackedOp) -> bool:
+    return isinstance(op, Digitize) or (isinstance(op, Dot) and "levels" in (op.reads, op.gives))
 
 
 def _new_in_4(op: PackedOp) -> bool:
@@ -304,7 +327,7 @@ def _mapped_tensors(path: Path) -> dict[str, NDArray[Any]]:
 
 
 #: Fields of the header by format version, but for those of all.
-FIELDS = {1: {"input_bits", "layers"}, 2: {"input_bits", "layers"}, 3: {"shape", "nodes"}, 4: {"shape", "nodes"}}
+FIELDS = {1: {"input_bits", "layers"}, 2: {"input_bits", "layers"}, **{version: {"shape", "nodes"} for version in (3, 4, 5)}}
 COMMON = {"format_version", "input", "names", "profile", "content_digest", "provenance", "header_digest"}
 
 

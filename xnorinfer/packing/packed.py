@@ -22,8 +22,10 @@ from xnorinfer.packing.packedops import (
     Affine,
     Binarize,
     Concat,
+    Digitize,
     Dot,
     Elementwise,
+    Grades,
     Mapped,
     Moved,
     Multiply,
@@ -47,8 +49,10 @@ __all__ = [
     "Affine",
     "Binarize",
     "Concat",
+    "Digitize",
     "Dot",
     "Elementwise",
+    "Grades",
     "Mapped",
     "Moved",
     "Multiply",
@@ -171,7 +175,7 @@ class PackedModel:
         ops = [node.op for node in self.layers]
         return (
             len(self.shape) == 1
-            and all(type(op) is Dot and op.window is None for op in ops)
+            and all(type(op) is Dot and op.window is None and "levels" not in (op.reads, op.gives) for op in ops)
             and not any(True for _ in branching(self.nodes))
         )
 

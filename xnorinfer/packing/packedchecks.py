@@ -20,13 +20,16 @@ from xnorinfer.net.values import Shape
 from xnorinfer.net.windows import MOST_SIZE, POOL_KINDS, Window, taps_by_axis
 from xnorinfer.packing.packedops import (
     MOST_JOINED,
+    MOST_TOP,
     PACKED_OPS,
     STEP_NAMES,
     Affine,
     Binarize,
     Concat,
+    Digitize,
     Dot,
     Elementwise,
+    Grades,
     Mapped,
     Moved,
     Multiply,
@@ -83,21 +86,33 @@ def _(op: Binarize, where: str) -> Binarize:
     return Binarize(limits, _plain(f"{where}: mirrored", op.mirrored))
 
 
+@_plain_op.of(Digitize)
+def _(op: Digitize, where: str) -> Digitize:
+    limits = _plain(f"{where}: limits", op.limits)
+    if limits.ndim != 2 or not limits.size:
+        raise MalformedModelError(f"{where}: limits have shape {limits.shape}")
+    return Digitize(limits, _plain(f"{where}: mirrored", op.mirrored))
+
+
 @_plain_op.of(Dot)
 def _(op: Dot, where: str) -> Dot:
-    _require_type(where, op.output, Threshold, Affine)
+    _require_type(where, op.output, Threshold, Grades, Affine)
     _require_type(where, op.reads, str)
-    depth, groups, pad = (_whole(where, field, getattr(op, field)) for field in ("depth", "groups", "pad"))
+    depth, groups, pad, low = (_whole(where, field, getattr(op, field)) for field in ("depth", "groups", "pad", "low"))
     window = None if op.window is None else _plain_window(where, op.window)
-    output: Threshold | Affine
+    output: Threshold | Grades | Affine
     if isinstance(op.output, Threshold):
         output = Threshold(_plain(f"{where}: limits", op.output.limits))
+    elif isinstance(op.output, Grades):
+        output = Grades(_plain(f"{where}: limits", op.output.limits))
+        if output.limits.ndim < 2:
+            raise MalformedModelError(f"{where}: limits have shape {output.limits.shape}")
     else:
         output = _plain_steps(where, op.output)
     weights = _plain(f"{where}: weights", op.weights)
     if weights.ndim != 2 or 0 in weights.shape or depth < 1:
         raise MalformedModelError(f"{where}: weights have shape {weights.shape}")
-    return Dot(op.reads, depth, weights, output, window, groups, pad)
+    return Dot(op.reads, depth, weights, output, window, groups, pad, low)
 
 
 @_plain_op.of(Pool)
@@ -220,11 +235,11 @@ def graph_problems(nodes: Sequence[Node[PackedOp]], entry: Value) -> Iterator[st
             least = 1 if node.op.flat else 2  # a map alone may become a vector
             if not least <= len(read) <= MOST_JOINED:
                 yield f"{where}: joins {len(read)} nodes, needed are {least} to {MOST_JOINED}"
-            if INPUT in node.inputs or len({value.kind for value in read}) > 1 or read[0].kind == "pixels":
+            if INPUT in node.inputs or len({(value.kind, value.top) for value in read}) > 1 or read[0].kind == "pixels":
                 kinds = ", ".join(
                     "the input" if other == INPUT else value.kind for other, value in zip(node.inputs, read, strict=True)
                 )
-                yield f"{where}: joins {kinds}, needed are bits or reals alone"
+                yield f"{where}: joins {kinds}, needed are bits, levels of one kind or reals alone"
             continue
         product = isinstance(node.op, Multiply)
         two = product or side_of(node.op)
@@ -239,8 +254,8 @@ def graph_problems(nodes: Sequence[Node[PackedOp]], entry: Value) -> Iterator[st
     for index, users in enumerate(users_of(nodes)[:-1]):
         if not users:
             yield f"{place_of(nodes, index)}: nothing reads what it gives"
-    if values[-1].kind == "bits":
-        yield "the last layer gives bits, not scores"
+    if values[-1].kind != "reals":
+        yield f"the last layer gives {values[-1].kind}, not scores"
 
 
 @_problems.of(Binarize)
@@ -253,6 +268,27 @@ def _(op: Binarize, where: str, read: Value, source: PackedOp | None) -> Iterato
         yield f"{where}: limits are {op.limits.shape} {op.limits.dtype}, needed is ({needed},) {np.dtype(dtype)}, no NaN"
     if op.mirrored.dtype != np.bool_ or op.mirrored.shape != (needed,):
         yield f"{where}: mirrored is {op.mirrored.shape} {op.mirrored.dtype}, needed is ({needed},) bool"
+
+
+@_problems.of(Digitize)
+def _(op: Digitize, where: str, read: Value, source: PackedOp | None) -> Iterator[str]:
+    channels = read.shape[-1]
+    dtype = {"pixels": np.int32, "reals": np.float32}.get(read.kind)
+    if dtype is None:
+        yield f"{where}: makes levels of numbers, but gets {read.kind}"
+    elif op.limits.dtype != dtype or op.limits.shape[1] != channels or np.isnan(op.limits).any():
+        yield f"{where}: limits are {op.limits.shape} {op.limits.dtype}, needed is (top, {channels}) {np.dtype(dtype)}, no NaN"
+    else:
+        yield from _problems_of_grades(where, op.limits)
+    if op.mirrored.dtype != np.bool_ or op.mirrored.shape != (channels,):
+        yield f"{where}: mirrored is {op.mirrored.shape} {op.mirrored.dtype}, needed is ({channels},) bool"
+
+
+def _problems_of_grades(where: str, limits: NDArray[Any]) -> Iterator[str]:
+    if not 2 <= len(limits) <= MOST_TOP:
+        yield f"{where}: has codes up to {len(limits)}, needed is 2 to {MOST_TOP}"
+    if (limits[1:] > limits[:-1]).any():
+        yield f"{where}: limits of a code lie above those of the code before"
 
 
 @_problems.of(Mapped)
@@ -301,18 +337,34 @@ def _(op: Dot, where: str, read: Value, source: PackedOp | None) -> Iterator[str
     else:
         if op.weights.dtype != np.float32 or not np.isfinite(op.weights).all():
             yield f"{where}: weights must be finite float32"
-        elif read.kind == "bits":
-            yield f"{where}: a float layer follows one that gives bits"
+        elif read.kind in ("bits", "levels"):
+            yield f"{where}: a float layer follows one that gives {read.kind}"
         elif op.reads != "reals" or read.kind != "reals":
             yield f"{where}: reads {op.reads} and gets {read.kind}, a float layer reads reals"
         if op.weights.shape[1] != op.depth:
             yield f"{where}: depth is {op.depth}, its weights have {op.weights.shape[1]}"
-        if isinstance(op.output, Threshold) and op.window is None:
+        if op.limits is not None and (op.window is None or isinstance(op.output, Grades)):
             yield f"{where}: a float layer has no threshold"
-        elif isinstance(op.output, Threshold):
-            yield from _problems_of_limits(where, op, read)
+        elif op.limits is not None:
+            yield from _problems_of_limits(where, op, op.limits, read)
     if isinstance(op.output, Affine):
         yield from _problems_of_steps(where, op.output, op.neurons)
+    if isinstance(op.output, Grades) and op.groups != 1:
+        yield f"{where}: gives levels in {op.groups} groups, needed is one"
+    yield from _problems_of_low(where, op, read)
+
+
+def _problems_of_low(where: str, op: Dot, read: Value) -> Iterator[str]:
+    padded = op.window is not None and any(op.window.padding)
+    if op.reads != "levels" or not (padded or isinstance(op.output, Affine)):
+        if op.low:
+            yield f"{where}: low is {op.low}, and nothing depends on it"
+    elif padded and not -read.top <= op.low <= 0:
+        yield f"{where}: low is {op.low}, and 0 outside the map is none of the {read.top + 1} levels"
+    elif (abs(op.low) + read.top) * op.depth >= 2**31:
+        yield f"{where}: low is {op.low}, with which the sums of {op.depth} inputs leave 32 bits"
+    if op.reads == "levels" and op.groups != 1:
+        yield f"{where}: reads levels in {op.groups} groups, needed is one"
 
 
 def _problems_of_inputs(where: str, op: Dot, read: Value) -> Iterator[str]:
@@ -330,7 +382,7 @@ def _problems_of_inputs(where: str, op: Dot, read: Value) -> Iterator[str]:
 def _problems_of_bits(where: str, op: Dot, read: Value, entry: bool) -> Iterator[str]:
     """entry: whether it reads what enters the network."""
     words = words_for(op.depth)
-    if not entry and read.kind != "bits":
+    if not entry and read.kind not in ("bits", "levels"):
         yield f"{where}: a binary layer follows one that gives real numbers"
     elif op.reads != read.kind:
         yield f"{where}: reads {op.reads}, but gets {read.kind}"
@@ -338,22 +390,23 @@ def _problems_of_bits(where: str, op: Dot, read: Value, entry: bool) -> Iterator
         yield f"{where}: bits are {op.weights.shape} {op.weights.dtype}, needed is (neurons, {words}) uint64"
     elif (op.weights[:, -1] & ~pad_mask(op.depth)[-1]).any():
         yield f"{where}: pad bits beyond depth {op.depth} are not 0"
-    if isinstance(op.output, Threshold):
-        yield from _problems_of_limits(where, op, read)
-    if op.reads == "pixels" and op.depth > MAX_PIXEL_DEPTH:
-        yield f"{where}: {op.depth} pixels overflow the 32-bit sums; at most {MAX_PIXEL_DEPTH}"
+    if op.limits is not None:
+        yield from _problems_of_limits(where, op, op.limits, read)
+    if op.reads in ("pixels", "levels") and op.depth > MAX_PIXEL_DEPTH:
+        yield f"{where}: {op.depth} {op.reads} overflow the 32-bit sums; at most {MAX_PIXEL_DEPTH}"
 
 
-def _problems_of_limits(where: str, op: Dot, read: Value) -> Iterator[str]:
-    assert isinstance(op.output, Threshold)
-    limits, classes, most = op.output.limits, 1, np.array([op.depth])
-    if op.window is not None and not op.pad and op.reads != "reals":
+def _problems_of_limits(where: str, op: Dot, limits: NDArray[Any], read: Value) -> Iterator[str]:
+    classes, most = 1, np.array([op.depth])
+    if op.window is not None and not op.pad and op.reads in ("bits", "pixels"):
         down, across = taps_by_axis(op.window, *read.shape[:2])
         classes = len(down) * len(across)
     dtype = np.float32 if op.reads == "reals" else np.int32
     needed = (op.neurons,) if classes == 1 else (classes, op.neurons)
+    if isinstance(op.output, Grades):
+        needed = (len(limits), *needed)
     if limits.dtype != dtype or limits.shape != needed:
-        shape = f"({op.neurons},)" if classes == 1 else needed
+        shape = f"({op.neurons},)" if len(needed) == 1 else needed
         yield f"{where}: limits are {limits.shape} {limits.dtype}, needed is {shape} {np.dtype(dtype)}"
         return
     if np.isnan(limits).any():
@@ -363,6 +416,8 @@ def _problems_of_limits(where: str, op: Dot, read: Value) -> Iterator[str]:
     if op.reads == "bits" and not ((limits >= -1) & (limits <= most)).all():
         told = "" if classes == 1 else ", or of those inside of a border class"
         yield f"{where}: limits leave the range -1..{op.depth} of mismatches{told}"
+    if isinstance(op.output, Grades):
+        yield from _problems_of_grades(where, limits)
 
 
 @_problems.of(Concat)
@@ -379,7 +434,7 @@ def _(op: Multiply, where: str, read: Value, source: PackedOp | None) -> Iterato
 @_problems.of(Moved)
 def _(op: Moved, where: str, read: Value, source: PackedOp | None) -> Iterator[str]:
     channels, bits = read.shape[-1], read.kind == "bits"
-    if read.kind == "pixels" or (bits and source is None):
+    if read.kind in ("pixels", "levels") or (bits and source is None):
         yield f"{where}: moves {read.kind} of the input, needed are numbers or bits that a node gives"
     if op.channels.min() < -1 or op.channels.max() >= channels:
         yield f"{where}: takes channels {op.channels.min()} to {op.channels.max()}, there are {channels}"

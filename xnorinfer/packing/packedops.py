@@ -23,8 +23,12 @@ from xnorinfer.net.values import ChannelInput, PixelInput, Shape
 from xnorinfer.net.windows import MOST_SIZE, MOST_VALUES, PoolKind, Window, borders
 
 #: What a node reads or gives.  Of bits, a `Dot` counts mismatches: dot = depth - 2*mismatches.  pixels: integer sums of uint8.
+#: levels: integer sums of codes from 0 to `Value.top`.
 #: reals: products with float32 summed in float64 in input order, rounded to float32 once.
-Reads = Literal["bits", "pixels", "reals"]
+Reads = Literal["bits", "pixels", "levels", "reals"]
+
+#: Of the codes of levels: 4 bits.
+MOST_TOP = 15
 
 #: Float32 steps on a value v, with vectors a and b of one entry per neuron:
 #: mul v*a, add v+a, div v/a, fma v*a+b rounded once, clip min(max(v, a), b), step: +1 from a on, -1 up to b, 0 between.
@@ -46,6 +50,21 @@ class Threshold:
     """
 
     limits: NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Grades:
+    """Codes of levels: how many of a neuron's limits the count, as `Threshold` has it, is at most.
+
+    limits: (top, neurons) or (top, border classes, neurons), none above the one before; dtypes as those of a `Threshold`.
+    """
+
+    limits: NDArray[Any]
+
+    @property
+    def top(self) -> int:
+        """The largest code."""
+        return int(self.limits.shape[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +139,29 @@ class Binarize:
 
 
 @dataclass(frozen=True, eq=False)
+class Digitize:
+    """Every number becomes the code of a level: how many limits of its own it, negated where `mirrored`, is at most.
+
+    limits: (top, features) int32 for pixels, float32 for reals, none above the one before; of a map (top, channels).
+    mirrored: (features,) or (channels,) bool.
+    """
+
+    limits: NDArray[Any]
+    mirrored: NDArray[np.bool_]
+
+    @property
+    def top(self) -> int:
+        """The largest code."""
+        return int(self.limits.shape[0])
+
+    def codes(self, x: NDArray[Any]) -> NDArray[np.uint8]:
+        """Numbers (..., features or channels), uint8 or float32, to codes of the same shape."""
+        wide = x.astype(np.int16) if x.dtype == np.uint8 else x
+        turned = np.where(self.mirrored, -wide, wide)
+        return np.asarray(sum((turned <= limits).astype(np.uint8) for limits in self.limits))
+
+
+@dataclass(frozen=True, eq=False)
 class Dot:
     """A dense layer, or with a window a convolution; what is said of rows of inputs holds of windows then.
 
@@ -131,15 +173,18 @@ class Dot:
     inside, their dot is (inputs inside) - 2*mismatches, a pixel outside is 0 behind the mapping.  Where that makes several
     border classes, the limits of a `Threshold` on bits or pixels are (border classes, neurons), in the order of
     `windows.borders`, those of bits at most the inputs inside.  Real sums of all classes have one limit.
+    low: of levels, the whole number that the code 0 stands for: the dot is (sum of codes) + low * (sum of weights), and what
+    lies outside a map has the code -low.  0 where there are neither steps nor an outside, because nothing depends on it then.
     """
 
     reads: Reads
     depth: int
     weights: NDArray[Any]
-    output: Threshold | Affine
+    output: Threshold | Grades | Affine
     window: Window | None = None
     groups: int = 1
     pad: int = 0
+    low: int = 0
 
     @property
     def neurons(self) -> int:
@@ -152,7 +197,22 @@ class Dot:
 
     @property
     def gives(self) -> Reads:
-        return "bits" if isinstance(self.output, Threshold) else "reals"
+        return "bits" if isinstance(self.output, Threshold) else "levels" if isinstance(self.output, Grades) else "reals"
+
+    @property
+    def top(self) -> int:
+        """The largest code, where it gives levels; else 0."""
+        return self.output.top if isinstance(self.output, Grades) else 0
+
+    @property
+    def outside(self) -> int:
+        """What a map holds outside, as it is stored: a sign, 0, or a code."""
+        return -self.low if self.reads == "levels" else self.pad
+
+    @property
+    def limits(self) -> NDArray[Any] | None:
+        """What counts are compared with; None where they meet steps."""
+        return None if isinstance(self.output, Affine) else self.output.limits
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +220,8 @@ class Pool:
     """One value of every window and channel of a map; what lies outside takes no part.
 
     kind max, of bits: OR, of a channel in `falling` (channels,) bool AND, for a sum whose largest makes the smallest bit.  Of
-    reals: the largest; `falling` the smallest.  kind average: of reals, `net.ops.Pool` says in which order, and `padded`.
+    levels and reals: the largest; `falling` the smallest.  kind average: of reals, `net.ops.Pool` says in which order, and
+    `padded`.
     """
 
     kind: PoolKind
@@ -195,7 +256,7 @@ class Mapped:
 
 @dataclass(frozen=True, eq=False)
 class Concat:
-    """Values side by side along channels, all of bits or all of reals, pixel by pixel.
+    """Values side by side along channels, all of bits, of levels up to one code or of reals, pixel by pixel.
 
     flat: all as vectors, maps line by line; so a map alone becomes one.
     """
@@ -222,19 +283,26 @@ class Moved:
     value: float = 0.0
 
 
-PackedOp: TypeAlias = Binarize | Dot | Pool | Elementwise | Mapped | Concat | Multiply | Moved
+PackedOp: TypeAlias = Binarize | Digitize | Dot | Pool | Elementwise | Mapped | Concat | Multiply | Moved
 #: Every op of a packed network; what interpretations of it must know.
-PACKED_OPS: tuple[type, ...] = (Binarize, Dot, Pool, Elementwise, Mapped, Concat, Multiply, Moved)
+PACKED_OPS: tuple[type, ...] = (Binarize, Digitize, Dot, Pool, Elementwise, Mapped, Concat, Multiply, Moved)
 
 
 class Value(NamedTuple):
     """What a node gives for one sample: numbers of a kind, (features,) or (height, width, channels).
 
-    Bits of a map are words of every pixel, pixels line by line; real numbers lie channels innermost.
+    Bits of a map are words of every pixel, pixels line by line; real numbers lie channels innermost.  Levels are bit planes of
+    their codes from 0 to `top`, each as bits of the whole map, the lowest first.
     """
 
     kind: Reads
     shape: Shape
+    top: int = 0
+
+    @property
+    def planes(self) -> int:
+        """Bits of a number that is stored in bits."""
+        return self.top.bit_length() if self.kind == "levels" else 1
 
     @property
     def width(self) -> int:
@@ -244,17 +312,23 @@ class Value(NamedTuple):
     @property
     def words(self) -> int:
         """uint64 words that its bits take."""
-        return math.prod(self.shape[:-1]) * words_for(self.shape[-1])
+        return math.prod(self.shape[:-1]) * self.planes * words_for(self.shape[-1])
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it takes between two nodes: words of bits, else float32."""
-        return 8 * self.words if self.kind == "bits" else 4 * self.width
+        """Bytes that it takes between two nodes: words of bits or planes, else float32."""
+        return 4 * self.width if self.kind == "reals" else 8 * self.words
 
     def signs(self, words: NDArray[np.uint64]) -> NDArray[np.int8]:
         """Its bits, (rows, words), as -1/+1, (rows, width) int8."""
         channels = self.shape[-1]
         return bitunpack(words.reshape(-1, words_for(channels)), channels).reshape(len(words), self.width)
+
+    def codes(self, words: NDArray[np.uint64]) -> NDArray[np.uint8]:
+        """Its levels, (rows, words), as codes, (rows, width) uint8."""
+        channels = self.shape[-1]
+        signs = bitunpack(words.reshape(-1, words_for(channels)), channels).reshape(len(words), self.planes, self.width)
+        return np.asarray(sum((signs[:, plane] > 0).astype(np.uint8) << plane for plane in range(self.planes)))
 
 
 # ---------------------------------------------------------------- what lies outside a map
@@ -276,9 +350,9 @@ class Outside(NamedTuple):
 def outside_of(op: Dot, read: Value) -> Outside | None:
     """The border classes of a layer that counts; None where nothing lies outside, or counts like what lies inside.
 
-    Sums of reals have none: what is 0 changes none of them.
+    Sums of reals have none: what is 0 changes none of them.  Levels have the code of 0 there.
     """
-    if op.window is None or op.reads == "reals" or op.pad or not any(op.window.padding):
+    if op.window is None or op.reads in ("reals", "levels") or op.pad or not any(op.window.padding):
         return None
     found = borders(op.window, *read.shape[:2])
     if found.inside.all():
@@ -291,8 +365,8 @@ def outside_of(op: Dot, read: Value) -> Outside | None:
 def joined_value(reads: Sequence[Value], *, flat: bool) -> Value:
     """Values side by side."""
     if flat:
-        return Value(reads[0].kind, (sum(read.width for read in reads),))
-    return Value(reads[0].kind, (*reads[0].shape[:-1], sum(read.shape[-1] for read in reads)))
+        return reads[0]._replace(shape=(sum(read.width for read in reads),))
+    return reads[0]._replace(shape=(*reads[0].shape[:-1], sum(read.shape[-1] for read in reads)))
 
 
 def moved_value(read: Value, channels: Sequence[Any] | NDArray[Any], padding: Sequence[int]) -> Value:
@@ -320,7 +394,7 @@ stored_arrays: Interpretation[[], dict[str, NDArray[Any]]] = Interpretation("Pac
 MAX_NUMBERS, MAX_TAPS = 2**31 - 1, 2**24
 
 
-def _windowed(where: str, window: Window, read: Value, channels: int, kind: Reads) -> Value:
+def _windowed(where: str, window: Window, read: Value, channels: int, kind: Reads, top: int = 0) -> Value:
     """What a window over a map gives, of so many channels."""
     if len(read.shape) != 3:
         raise MalformedModelError(f"{where}: has a window, but reads a vector of {read.width}")
@@ -335,7 +409,7 @@ def _windowed(where: str, window: Window, read: Value, channels: int, kind: Read
         raise MalformedModelError(
             f"{where}: its window of {window.size} over a map of {height} x {width} reads too many numbers"
         )
-    return sized(where, Value(kind, (*outputs, channels)))
+    return sized(where, Value(kind, (*outputs, channels), top))
 
 
 def sized(where: str, value: Value) -> Value:
@@ -350,18 +424,23 @@ def _(op: Binarize, where: str, read: list[Value]) -> Value:
     return Value("bits", read[0].shape)
 
 
+@value_of.of(Digitize)
+def _(op: Digitize, where: str, read: list[Value]) -> Value:
+    return Value("levels", read[0].shape, op.top)
+
+
 @value_of.of(Dot)
 def _(op: Dot, where: str, read: list[Value]) -> Value:
     if op.window is not None:
-        return _windowed(where, op.window, read[0], op.neurons, op.gives)
+        return _windowed(where, op.window, read[0], op.neurons, op.gives, op.top)
     if len(read[0].shape) != 1:
         raise MalformedModelError(f"{where}: reads a map of {' x '.join(map(str, read[0].shape))} and has no window")
-    return Value(op.gives, (op.neurons,))
+    return Value(op.gives, (op.neurons,), op.top)
 
 
 @value_of.of(Pool)
 def _(op: Pool, where: str, read: list[Value]) -> Value:
-    return _windowed(where, op.window, read[0], read[0].shape[-1], read[0].kind)
+    return _windowed(where, op.window, read[0], read[0].shape[-1], read[0].kind, read[0].top)
 
 
 @value_of.of(Elementwise, Mapped)
@@ -391,15 +470,15 @@ def _(op: Moved, where: str, read: list[Value]) -> Value:
     return sized(where, made)
 
 
-@stored_arrays.of(Binarize)
-def _(op: Binarize) -> dict[str, NDArray[Any]]:
+@stored_arrays.of(Binarize, Digitize)
+def _(op: Binarize | Digitize) -> dict[str, NDArray[Any]]:
     return {"limits": op.limits, "mirrored": op.mirrored}
 
 
 @stored_arrays.of(Dot)
 def _(op: Dot) -> dict[str, NDArray[Any]]:
     found = {"bits" if op.binary else "weight": op.weights}
-    if isinstance(op.output, Threshold):
+    if isinstance(op.output, Threshold | Grades):
         return {**found, "limits": op.output.limits}
     if isinstance(op.output, Affine):
         return {**found, "steps": op.output.values}

@@ -30,16 +30,17 @@ from xnorinfer.imageaxes import channels_last
 from xnorinfer.memory import in_rows
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Pad
-from xnorinfer.net.reference import binary_weights, node_outputs
-from xnorinfer.net.values import InputMapping, ThresholdInput
+from xnorinfer.net.reference import binary_weights, mapped_input, node_outputs
+from xnorinfer.net.values import InputMapping, LevelValues, ThresholdInput
 from xnorinfer.packing import modelfile
 from xnorinfer.packing.canonical import canonical_mapping
 from xnorinfer.packing.fusion import Part, parts_of, places_of
-from xnorinfer.packing.lower import stored_form
+from xnorinfer.packing.lower import low_of, stored_form
 from xnorinfer.packing.packed import (
     PACKED_OPS,
     Binarize,
     Concat,
+    Digitize,
     Dot,
     Elementwise,
     Mapped,
@@ -195,7 +196,7 @@ _kind: Interpretation[[], tuple[Any, ...]] = Interpretation("the structure of pa
 
 @_kind.of(Dot)
 def _(op: Dot) -> tuple[Any, ...]:
-    return (Dot, op.binary, op.depth, op.window, op.groups, op.pad)
+    return (Dot, op.binary, op.depth, op.window, op.groups, op.pad, op.low)
 
 
 @_kind.of(Pool)
@@ -203,8 +204,8 @@ def _(op: Pool) -> tuple[Any, ...]:
     return (Pool, op.kind, op.window, op.padded)
 
 
-@_kind.of(Binarize, Elementwise, Mapped)
-def _(op: Binarize | Elementwise | Mapped) -> tuple[Any, ...]:
+@_kind.of(Binarize, Digitize, Elementwise, Mapped)
+def _(op: Binarize | Digitize | Elementwise | Mapped) -> tuple[Any, ...]:
     return (type(op),)
 
 
@@ -226,7 +227,7 @@ def _(op: Concat) -> tuple[Any, ...]:
 def _kind_of_part(part: Part) -> tuple[Any, ...]:
     if part.layer is not None:
         layer, padded = part.layer, part.window is not None and any(part.window.padding)
-        return (Dot, layer.binary, layer.depth, part.window, layer.groups, layer.pad if padded else 0)
+        return (Dot, layer.binary, layer.depth, part.window, layer.groups, layer.pad if padded else 0, low_of(part))
     if part.pool is not None:
         return (Pool, part.pool.kind, part.window, part.pool.padded)
     if part.concat is not None:
@@ -235,6 +236,8 @@ def _kind_of_part(part: Part) -> tuple[Any, ...]:
         return (Multiply,)
     if part.moves is not None:
         return (Moved, *places_of(part.moves, part.read), part.moves.value if isinstance(part.moves, Pad) else 0.0)
+    if part.levels is not None:
+        return (Digitize,)
     if part.sign is not None:
         return (Binarize,)
     return (Mapped,) if part.enters else (Elementwise,)
@@ -248,6 +251,7 @@ def _compare(result: Verification, model: Model, net: Net, x: NDArray[Any], repo
     packed, stored = model.packed, _as_stored(model.packed, net)
     gone = len(net.nodes) - len(stored.nodes)
     ends = [None if part.enters or part.end is None else part.end + gone for part in parts_of(stored)]
+    values = net.values
     rows = rows_at_once(net)
     for start in range(0, len(x), rows):
         report("comparing on data", start, len(x))
@@ -262,6 +266,10 @@ def _compare(result: Verification, model: Model, net: Net, x: NDArray[Any], repo
                 continue
             want, bits = every[end], value.kind == "bits"
             got = value.signs(out.view(np.uint64)) if bits else out
+            domain = values[end].domain
+            if value.kind == "levels":
+                assert isinstance(domain, LevelValues)
+                got = mapped_input(domain, value.codes(out.view(np.uint64)) + np.float32(domain.low))
             # After an exact 0 before sign, which bits cannot hold, a row has no answer to compare with.
             tied |= (want == 0).any(axis=1) & bits
             wrong = (got != want) & ~tied[:, None]

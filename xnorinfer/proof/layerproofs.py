@@ -35,7 +35,7 @@ from xnorinfer.net.ops import (
     Steps,
 )
 from xnorinfer.net.ops import Multiply as NetMultiply
-from xnorinfer.net.reference import binary_weights, finish_linear, follow, mapped_input
+from xnorinfer.net.reference import binary_weights, finish_linear, follow, mapped_input, scaled_levels
 from xnorinfer.net.ties import Rule, binarize
 from xnorinfer.packing.counts import Counts, counts_of
 from xnorinfer.packing.fusion import Part, parts_of
@@ -43,8 +43,10 @@ from xnorinfer.packing.packed import (
     PACKED_OPS,
     Affine,
     Binarize,
+    Digitize,
     Dot,
     Elementwise,
+    Grades,
     Mapped,
     Moved,
     Multiply,
@@ -83,11 +85,17 @@ prove: Interpretation[[Place], LayerProof] = Interpretation("the proof of packed
 
 
 def source_values(part: Part, dot: F32, side: F32 | None = None) -> F32:
-    """What the source makes of given dots or numbers (before a sign that gives bits), (values, channels) float32.
+    """What the source makes of given dots or numbers (before what gives bits or codes), (values, channels) float32.
 
     side: what it adds, if it does, of the same shape.
     """
-    return follow(part.nodes, dot if part.layer is None else finish_linear(part.layer, dot), side)
+    return follow(part.nodes, _accumulator(part, dot), side)
+
+
+def _accumulator(part: Part, dot: F32) -> F32:
+    """What the nodes of a part meet."""
+    dot = dot if part.whole is None else scaled_levels(part.whole, dot)
+    return dot if part.layer is None else finish_linear(part.layer, dot)
 
 
 def _side_of(part: Part, shape: tuple[int, ...]) -> F32 | None:
@@ -122,6 +130,27 @@ def prove_bits(name: str, op: Binarize, part: Part, net: Net) -> LayerProof:
     with np.errstate(all="ignore"):
         value = source_values(part, counts.accumulator(beside))
         _compare_decisions(proof, counts, op.mirrored, _limit_counts(op.limits), beside, value, part.sign.rule)
+    return proof
+
+
+@prove.of(Digitize)
+def _(op: Digitize, place: Place) -> LayerProof:
+    """As bits, beside the limits of every code."""
+    part = place.part
+    assert part.levels is not None
+    proof = LayerProof(place.node.name, "input" if part.raw else "levels", part.channels, "every value")
+    (counts,) = counts_of(place.net.input, part)
+    limits = np.stack([_limit_counts(of_code) for of_code in op.limits])
+    if counts.reals:
+        proof.method = "ends, both sides of the limits, samples (monotone)"
+        around = [_around_limits(counts, of_code, op.mirrored) for of_code in limits]
+        beside = np.concatenate([*around, _beside_bends(counts, part)])
+    else:
+        beside = np.repeat(np.arange(256)[:, None], part.channels, axis=1)
+    proof.values = len(beside)
+    with np.errstate(all="ignore"):
+        value = source_values(part, counts.accumulator(beside))
+        _compare_codes(proof, counts, op.mirrored, limits, beside, value, part.levels)
     return proof
 
 
@@ -175,6 +204,9 @@ def _(op: PackedPool, place: Place) -> LayerProof:
             proof.differ(int(op.falling.sum()), "takes smallest values where the source takes the largest")
         return proof
     proof.method = "the largest sums on both sides of the limit (monotone)"
+    if layer.levels is not None:
+        _prove_pool_of_levels(proof, op, layer, layer.levels, place.net)
+        return proof
     assert layer.sign is not None
     falling = np.zeros(layer.channels, np.bool_) if op.falling is None else op.falling
     for counts in counts_of(place.net.input, layer):
@@ -184,7 +216,7 @@ def _(op: PackedPool, place: Place) -> LayerProof:
             last = np.where(found.flipped, -found.limits - 1, found.limits)
             beside = np.stack([np.clip(last + step, counts.low, counts.high) for step in (0, 1)])
             bits = np.stack([decide(count) for count in beside])
-            entering = finish_linear(layer.layer, counts.accumulator(beside)) if layer.layer else counts.accumulator(beside)
+            entering = _accumulator(layer, counts.accumulator(beside))
             pooled = follow(layer.nodes[: layer.before], entering).max(axis=0)
             wanted = binarize(follow(layer.nodes[layer.before :], pooled[None]), layer.sign.rule)[0] > 0
         proof.values += 2
@@ -196,6 +228,41 @@ def _(op: PackedPool, place: Place) -> LayerProof:
                 int(wrong.sum()), f"neuron {neuron}: the largest sum makes another bit of the source than of the model"
             )
     return proof
+
+
+def _prove_pool_of_levels(proof: LayerProof, op: PackedPool, layer: Part, levels: Levels, net: Net) -> None:
+    """The same of the codes on both sides of every limit, all in one window."""
+    falling = np.zeros(layer.channels, np.bool_) if op.falling is None else op.falling
+    for counts in counts_of(net.input, layer):
+        with np.errstate(all="ignore"):
+            beside = [counts.low, counts.high]
+            for code in range(1, levels.domain.top + 1):
+                found = find_limits(
+                    lambda c, sums=counts, code=code: _codes(source_values(layer, sums.accumulator(c)), levels) >= code,  # type: ignore[misc]
+                    *(counts.low, counts.high, 0),
+                )
+                last = np.where(found.flipped, -found.limits - 1, found.limits)
+                beside += [np.clip(last + step, counts.low, counts.high) for step in (0, 1)]
+            every = np.stack(beside)
+            codes = _codes(source_values(layer, counts.accumulator(every)), levels)
+            pooled = follow(layer.nodes[: layer.before], _accumulator(layer, counts.accumulator(every)))
+            order = np.argsort(pooled, axis=0, kind="stable")
+        proof.values += len(every)
+        proof.compared += codes.size
+        # Codes run as what is pooled, or the other way round.
+        steps = np.diff(np.take_along_axis(codes, order, 0), axis=0)
+        wrong = np.where(falling, steps > 0, steps < 0).any(axis=0)
+        if wrong.any():
+            neuron = int(np.argmax(wrong))
+            proof.differ(
+                int(wrong.sum()), f"neuron {neuron}: the largest sum makes another code of the source than of the model"
+            )
+
+
+def _codes(value: F32, levels: Levels) -> F32:
+    """The codes of values before levels, as the oracle rounds them."""
+    whole = np.clip(np.rint(value), np.float32(levels.low), np.float32(levels.high))
+    return np.asarray(whole - np.float32(levels.low))
 
 
 def _decisions(part: Part, counts: Counts) -> Callable[[I64], NDArray[np.bool_]]:
@@ -219,7 +286,7 @@ def prove_layer(node: Node[Dot], part: Part, net: Net, report: Progress = lambda
     signs = (binary_weights(layer) if op.binary else layer.weight).reshape(op.neurons, -1)
     mine = bitunpack(op.weights, op.depth) if op.binary else op.weights
     same = (mine == signs).all(axis=1)
-    flipped = ~same & (mine == -signs).all(axis=1) & isinstance(op.output, Threshold)
+    flipped = ~same & (mine == -signs).all(axis=1) & (op.limits is not None)
     proof.weights, proof.flipped = mine.size, int(flipped.sum())
     if (ends := constant(node, part.read)) is not None:
         proof.never, proof.always = (int(neurons.sum()) for neurons in ends)
@@ -239,6 +306,8 @@ def prove_layer(node: Node[Dot], part: Part, net: Net, report: Progress = lambda
         limits = None
         if isinstance(op.output, Threshold):
             limits = _limit_counts(op.output.limits if op.output.limits.ndim == 1 else op.output.limits[index])
+        elif isinstance(op.output, Grades):
+            limits = _limit_counts(op.output.limits if op.output.limits.ndim == 2 else op.output.limits[:, index])
         for chunk in _chunks(proof, op, part, counts, limits, flipped):
             report(f"proving {proof.name}", min(proof.values, total), total)
             _prove_chunk(proof, op, part, counts, limits, flipped, chunk)
@@ -254,6 +323,12 @@ def _chunks(
     proof: LayerProof, op: Dot, part: Part, counts: Counts, limits: I64 | None, flipped: NDArray[np.bool_]
 ) -> Iterator[I64]:
     """Blocks of counts to check, (values, neurons) int64, unmirrored."""
+    if op.reads == "levels":
+        proof.method = "every sum, what is added at sampled values" if part.joined else "every value"
+        for start in range(0, int((counts.high - counts.low).max()) + 1, CHUNK):
+            yield np.minimum(counts.low + np.arange(start, start + CHUNK)[:, None], counts.high)
+            proof.values += CHUNK
+        return
     if op.reads == "bits":
         proof.method, most = "every value", int(counts.high[0])
         if part.joined:
@@ -261,7 +336,8 @@ def _chunks(
         every = np.broadcast_to(np.arange(most + 1)[:, None], (most + 1, op.neurons))
     elif limits is not None:
         proof.method = "ends, both sides of the limit, samples (monotone)"
-        every = np.concatenate([_around_limits(counts, limits, flipped), _beside_bends(counts, part)])
+        beside = [_around_limits(counts, one, flipped) for one in (limits if limits.ndim == 2 else limits[None])]
+        every = np.concatenate([*beside, _beside_bends(counts, part)])
     else:
         proof.method = "both ends and samples"
         every = _samples(counts)
@@ -287,7 +363,10 @@ def _prove_chunk(
     side = _side_of(part, dot.shape)
     with np.errstate(all="ignore"):
         value = source_values(part, dot, side)
-        if limits is not None:
+        if part.levels is not None:
+            assert limits is not None
+            _compare_codes(proof, counts, flipped, limits, chunk, value, part.levels)
+        elif limits is not None:
             assert part.sign is not None
             _compare_decisions(proof, counts, flipped, limits, chunk, value, part.sign.rule)
         else:
@@ -378,6 +457,23 @@ def _compare_decisions(
             int(wrong.sum()),
             f"neuron {neuron} at accumulator {dot[at, neuron]:g}: the source has {value[at, neuron]:g} before sign, "
             f"the model decides {'+1' if fires[at, neuron] else '-1'}",
+        )
+
+
+def _compare_codes(
+    proof: LayerProof, counts: Counts, mirrored: NDArray[np.bool_], limits: I64, chunk: I64, value: F32, levels: Levels
+) -> None:
+    """Codes of the model at counts, (values, neurons), by limits (top, neurons), against the source's values before levels."""
+    dot, turned = counts.accumulator(chunk), np.where(mirrored, counts.mirror - chunk, chunk)
+    mine, codes = np.sum([turned <= of_code for of_code in limits], axis=0), _codes(value, levels)
+    proof.compared += mine.size
+    wrong = ~np.isnan(value) & (mine != codes) if counts.reals else (mine != codes)
+    if wrong.any():
+        at, neuron = (int(i) for i in np.argwhere(wrong)[0])
+        proof.differ(
+            int(wrong.sum()),
+            f"neuron {neuron} at accumulator {dot[at, neuron]:g}: the source has {value[at, neuron]:g} before its levels, "
+            f"the model gives the level {mine[at, neuron] + levels.low}",
         )
 
 

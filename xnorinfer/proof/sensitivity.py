@@ -24,7 +24,7 @@ from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Linear
 from xnorinfer.net.reference import binary_weights
 from xnorinfer.packing.counts import Counts, counts_of
-from xnorinfer.packing.folding import bends_of, fold_classes, zeros_of
+from xnorinfer.packing.folding import bends_of, fold_classes, fold_levels, zeros_of
 from xnorinfer.packing.fusion import Part, parts_of
 from xnorinfer.packing.lower import lower, steps_of_part
 from xnorinfer.packing.packed import Affine, PackedModel
@@ -137,8 +137,8 @@ def _zeros(counts: Counts, steps: Affine) -> I64:
 class Folded:
     """A network as it is folded, without packing, to be compared with others of the same shapes.
 
-    limits: by layer, limits of each border class and flips, (classes + 1, neurons), of neurons that give a bit.  heads: by
-    layer, the steps of other layers.
+    limits: by layer, limits of each code and border class and flips, (limits + 1, neurons), of neurons that give a bit or a
+    code.  heads: by layer, the steps of other layers.
     """
 
     def __init__(self, net: Net, first_signs: F32 | None = None) -> None:
@@ -151,15 +151,20 @@ class Folded:
         for part in parts_of(net):
             if part.enters or part.pool is not None or part.concat is not None:
                 continue
-            if part.sign is None:
+            if part.sign is None and part.levels is None:
                 self.heads[part.name] = steps_of_part(part).values
                 continue
             of = part
             if part.layer is not None and part.read.kind == "pixels":  # whose signs say which sums there are
                 layer = dataclasses.replace(part.layer, weight=self.first_signs * np.float32(part.layer.h))
                 of = dataclasses.replace(part, layer=layer)
-            folded = fold_classes(part.name, counts_of(net.input, of), steps_of_part(part), part.sign.rule, [], [])
-            self.limits[part.name] = np.concatenate([folded.limits, folded.flipped[None].astype(np.int64)])
+            classes, steps = counts_of(net.input, of), steps_of_part(part)
+            if part.levels is not None:
+                folded = fold_levels(part.name, classes, steps, part.levels, [], [])
+            elif part.sign is not None:
+                folded = fold_classes(part.name, classes, steps, part.sign.rule, [], [])
+            of_neurons = folded.limits.reshape(-1, folded.flipped.size)
+            self.limits[part.name] = np.concatenate([of_neurons, folded.flipped[None].astype(np.int64)])
 
     @property
     def thresholds(self) -> int:

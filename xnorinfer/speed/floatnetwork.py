@@ -25,8 +25,10 @@ from xnorinfer.packing.packed import (
     Affine,
     Binarize,
     Concat,
+    Digitize,
     Dot,
     Elementwise,
+    Grades,
     Mapped,
     Moved,
     Multiply,
@@ -50,7 +52,7 @@ class FloatNetwork:
         ]
         # What is made bits or numbers of a table is read as it is, all else as float32.
         first = packed.nodes[0].op
-        self._mapped = None if isinstance(first, Binarize | Mapped) else np.empty((rows, packed.depth), np.float32)
+        self._mapped = None if isinstance(first, Binarize | Digitize | Mapped) else np.empty((rows, packed.depth), np.float32)
         self._mapping, self._shape = packed.input, packed.shape
 
     def predict(self, x: NDArray[Any]) -> NDArray[np.int64]:
@@ -99,13 +101,32 @@ def _(op: Binarize, mapping: InputMapping, rows: int, shape: Shape) -> Callable[
     return lambda x: _sign(x, turn, border, buffer)
 
 
+@_float_op.of(Digitize)
+def _(op: Digitize, mapping: InputMapping, rows: int, shape: Shape) -> Callable[..., F32]:
+    return lambda x: op.codes(x).astype(np.float32)
+
+
 @_float_op.of(Dot)
 def _(op: Dot, mapping: InputMapping, rows: int, shape: Shape) -> Callable[..., F32]:
     product = _product(op, rows)
     if isinstance(op.output, Threshold):
-        scale, shift = _as_affine(op, op.output, mapping, shape)
+        scale, shift = _as_affine(op, op.output.limits, mapping, shape)
         return lambda x: _sign(y := product(x), scale, shift, y)
-    return _with_steps(op.output, product)
+    if isinstance(op.output, Grades):
+        every = [_as_affine(op, limits, mapping, shape) for limits in op.output.limits]
+        return lambda x: _codes(product(x), every)
+    base = lowest_of(op, shape)
+    return _with_steps(op.output, product if base is None else lambda x: product(x) + base)
+
+
+def _codes(value: F32, every: list[tuple[F32, F32]]) -> F32:
+    """How often value * scale + shift is 0 or above."""
+    return np.asarray(np.sum([value * scale + shift >= 0 for scale, shift in every], axis=0, dtype=np.float32))
+
+
+def lowest_of(op: Dot, shape: Shape) -> F32 | None:
+    """What the codes 0 of levels add to the sums, (neurons,); None where that is nothing."""
+    return (op.low * weight_sums(op, shape)).astype(np.float32) if op.low else None
 
 
 @_float_op.of(Pool)
@@ -198,7 +219,7 @@ def patches(x: NDArray[Any], window: Window, outside: float) -> NDArray[Any]:
 def convolved(op: Dot, x: NDArray[Any], weights: NDArray[Any]) -> NDArray[Any]:
     """Products of maps and weights (depth, neurons)."""
     assert op.window is not None
-    every = patches(x, op.window, op.pad)
+    every = patches(x, op.window, op.outside)
     parts = np.split(every, op.groups, axis=-1) if op.groups > 1 else [every]
     kernels = np.split(weights, op.groups, axis=1)
     found = [part.reshape(*part.shape[:3], -1) @ kernel for part, kernel in zip(parts, kernels, strict=True)]
@@ -236,16 +257,15 @@ def inside(op: Dot, shape: Shape) -> NDArray[np.int64] | int:
     return places(op, shape, taps * (op.depth // op.window.taps))[..., None]
 
 
-def limits_of(op: Dot, output: Threshold, shape: Shape) -> NDArray[np.float64]:
-    """The limits of the neurons, (neurons,) or (outputs down, outputs across, neurons)."""
-    limits = output.limits if output.limits.ndim == 1 else places(op, shape, output.limits)
-    return limits.astype(np.float64)
+def limits_of(op: Dot, limits: NDArray[Any], shape: Shape) -> NDArray[np.float64]:
+    """Limits of neurons, (neurons,), or of border classes, as (outputs down, outputs across, neurons)."""
+    return (limits if limits.ndim == 1 else places(op, shape, limits)).astype(np.float64)
 
 
 def weight_sums(op: Dot, shape: Shape) -> NDArray[np.float64]:
     """Sums of the weights whose inputs lie on the map, (neurons,) or (outputs down, outputs across, neurons)."""
     weights = numbers(op).astype(np.float64)
-    if op.window is None or not any(op.window.padding):
+    if op.window is None or not any(op.window.padding) or op.reads == "levels":  # codes lie everywhere
         return np.asarray(weights.sum(axis=1))
     taps = weights.reshape(op.neurons, op.window.taps, -1).sum(axis=2)
     lying = borders(op.window, *shape[:2]).inside.reshape(-1, op.window.taps)
@@ -263,15 +283,16 @@ def numbers(op: Dot) -> F32:
     return bitunpack(op.weights, op.depth).astype(np.float32) if op.binary else op.weights
 
 
-def _as_affine(layer: Dot, output: Threshold, mapping: InputMapping, shape: Shape) -> tuple[F32, F32]:
+def _as_affine(layer: Dot, limits: NDArray[Any], mapping: InputMapping, shape: Shape) -> tuple[F32, F32]:
     """(scale, shift), each (neurons,) float32 or as many for every output of a window, so that bit 1 means
     dot * scale + shift >= 0 (+0 counts, -0 cannot appear).
 
     bits    mismatches <= limit  <=>  dot >= depth - 2*limit; dots have one parity, so the border lies between two of them.
+    levels  sum(w*code) <= limit, border halfway to the next sum.
     pixels  sum(w*p) <= limit, with dot = (slope*sum(w*p) + intercept*sum(w)) / divisor; border halfway to the next sum.
     reals   dot <= limit.
     """
-    limits = limits_of(layer, output, shape)
+    limits = limits_of(layer, limits, shape)
     if layer.reads == "bits":
         scale, shift = np.ones_like(limits), 2 * limits - inside(layer, shape) + 1
     elif layer.reads == "pixels":
@@ -280,6 +301,8 @@ def _as_affine(layer: Dot, output: Threshold, mapping: InputMapping, shape: Shap
         border = (mapping.slope * (limits + 0.5) + mapping.intercept * weight_sums(layer, shape)) / mapping.divisor
         rises = -np.sign(mapping.slope / mapping.divisor)
         scale, shift = np.full_like(limits, rises), -rises * border
+    elif layer.reads == "levels":
+        scale, shift = -np.ones_like(limits), limits + 0.5
     else:
         scale, shift = -np.ones_like(limits), limits
     return scale.astype(np.float32), shift.astype(np.float32)
@@ -308,18 +331,29 @@ def _(op: Binarize, mapping: InputMapping, read: list[NDArray[Any]]) -> NDArray[
     return op.signs(x).astype(np.float64)
 
 
+@_exact.of(Digitize)
+def _(op: Digitize, mapping: InputMapping, read: list[NDArray[Any]]) -> NDArray[np.float64]:
+    (x,) = read
+    return op.codes(x if x.dtype == np.uint8 else x.astype(np.float32)).astype(np.float64)
+
+
 @_exact.of(Dot)
 def _(op: Dot, mapping: InputMapping, read: list[NDArray[Any]]) -> NDArray[np.float64]:
     value, shape = read[0].astype(np.float64), read[0].shape[1:]
     weights = numbers(op).astype(np.float64).T
     dot = value @ weights if op.window is None else convolved(op, value, weights)
-    if isinstance(op.output, Threshold):
+    if not isinstance(op.output, Affine):
         counts = (inside(op, shape) - dot) / 2 if op.reads == "bits" else dot
         counts = counts.astype(np.float32) if op.reads == "reals" else counts
-        return np.where(counts <= limits_of(op, op.output, shape), 1.0, -1.0)
+        if isinstance(op.output, Threshold):
+            return np.where(counts <= limits_of(op, op.output.limits, shape), 1.0, -1.0)
+        fits = [counts <= limits_of(op, limits, shape) for limits in op.output.limits]
+        return np.asarray(np.sum(fits, axis=0, dtype=np.float64))
     if op.reads == "pixels":
         assert isinstance(mapping, PixelInput)
         dot = (mapping.slope * dot + mapping.intercept * weight_sums(op, shape)) / mapping.divisor
+    if op.reads == "levels":
+        dot = dot + op.low * weight_sums(op, shape)
     return _stepped(op.output, dot.astype(np.float32), read)
 
 

@@ -11,7 +11,19 @@ from numpy.typing import NDArray
 
 from xnorinfer.engine.plan import Plan
 from xnorinfer.graph import INPUT, Interpretation
-from xnorinfer.packing.packed import PACKED_OPS, Binarize, Concat, Dot, Elementwise, Mapped, Moved, Multiply, PackedModel, Pool
+from xnorinfer.packing.packed import (
+    PACKED_OPS,
+    Binarize,
+    Concat,
+    Digitize,
+    Dot,
+    Elementwise,
+    Mapped,
+    Moved,
+    Multiply,
+    PackedModel,
+    Pool,
+)
 from xnorinfer.speed.timing import REFILL_SECONDS, SETTLE_SECONDS, Call, Timing, in_turns
 
 #: Op -> its operations for each number that it gives: 2 for a multiply-accumulate, as everywhere, 1 for a compare.
@@ -21,6 +33,11 @@ _operations: Interpretation[[], int] = Interpretation("bench.operations", PACKED
 @_operations.of(Binarize, Mapped, Concat, Multiply, Moved)
 def _(op: Binarize | Mapped | Concat | Multiply | Moved) -> int:
     return 1
+
+
+@_operations.of(Digitize)
+def _(op: Digitize) -> int:
+    return op.top
 
 
 @_operations.of(Dot)

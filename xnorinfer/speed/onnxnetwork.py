@@ -21,14 +21,15 @@ from xnorinfer.packing.packed import (
     Affine,
     Binarize,
     Concat,
+    Digitize,
     Dot,
     Elementwise,
+    Grades,
     Mapped,
     Moved,
     Multiply,
     PackedModel,
     Pool,
-    Threshold,
 )
 from xnorinfer.speed.floatnetwork import border_of, inside, limits_of, numbers, patches, weight_sums
 from xnorinfer.speed.peernetwork import known_steps, product_of, shapes_of, steps_behind
@@ -45,6 +46,7 @@ class _Graph:
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
         self.of_bits: set[str] = set()
+        self.of_levels: set[str] = set()
 
     def add(self, op: str, *inputs: str | NDArray[Any], **attributes: Any) -> str:
         """A node of one output; its name."""
@@ -70,6 +72,13 @@ class _Graph:
         if self.integers:
             return self.cast(condition, np.uint8)
         return self.add("Where", condition, np.array([1], np.float32), np.array([-1], np.float32))
+
+    def codes(self, conditions: list[str]) -> str:
+        """How many of several truths hold, as the code of a level."""
+        value = self.cast(conditions[0], np.float32)
+        for condition in conditions[1:]:
+            value = self.add("Add", value, self.cast(condition, np.float32))
+        return self.cast(value, np.uint8) if self.integers else value
 
     def steps(self, value: str, steps: Affine, shape: Shape, *side: str) -> str:
         """Steps on a value of that shape.  side: what is added."""
@@ -131,16 +140,31 @@ def _(op: Binarize, graph: _Graph, value: str, raw: bool, shape: Shape, gives: S
     return graph.bits(graph.add("GreaterOrEqual", moved, np.array([0], np.float32)))
 
 
+@_onnx_op.of(Digitize)
+def _(op: Digitize, graph: _Graph, value: str, raw: bool, shape: Shape, gives: Shape) -> str:
+    value, conditions = graph.cast(value, np.float32), []
+    for limits in op.limits:
+        turn, border = (of_channels(array, shape) for array in border_of(Binarize(limits, op.mirrored)))
+        moved = graph.add("Add", graph.add("Mul", value, turn), border)
+        conditions.append(graph.add("GreaterOrEqual", moved, np.array([0], np.float32)))
+    return graph.codes(conditions)
+
+
 @_onnx_op.of(Dot)
 def _(op: Dot, graph: _Graph, value: str, raw: bool, shape: Shape, gives: Shape, *side: tuple[str, Shape]) -> str:
     steps = steps_behind(op)
     if graph.integers and op.binary and op.reads != "reals":
-        product, mean = _integer_product(op, graph, value, raw, shape)
+        products, mean = _integer_product(op, graph, value, raw, shape)
+        if isinstance(op.output, Grades):
+            return graph.codes(products)
+        (product,) = products
         if steps is None:
             return graph.bits(product)
         factor, term = mean
         value = graph.add("Add", graph.add("Mul", graph.cast(product, np.float32), factor), of_channels(term, gives))
     else:
+        if isinstance(op.output, Grades):
+            return _float_codes(op, graph, graph.cast(value, np.float32) if raw else value, shape, gives)
         value = _float_product(op, graph, graph.cast(value, np.float32) if raw else value, shape, gives)
         if steps is None:
             return (
@@ -156,12 +180,21 @@ def _kernels(op: Dot, window: Window, weights: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(weights.T.reshape(op.neurons, *window.size, -1).transpose(0, 3, 1, 2))
 
 
-def _float_product(op: Dot, graph: _Graph, value: str, shape: Shape, gives: Shape) -> str:
-    weights, bias = product_of(op, graph.mapping, shape)
+def _float_codes(op: Dot, graph: _Graph, value: str, shape: Shape, gives: Shape) -> str:
+    weights, biases = product_of(op, graph.mapping, shape)
+    sums = _float_product(op, graph, value, shape, gives, (weights, np.zeros(op.neurons, np.float32)))
+    zero = np.array([0], np.float32)
+    return graph.codes([graph.add("Greater", graph.add("Add", sums, of_channels(bias, gives)), zero) for bias in biases])
+
+
+def _float_product(
+    op: Dot, graph: _Graph, value: str, shape: Shape, gives: Shape, product: tuple[F32, F32] | None = None
+) -> str:
+    weights, bias = product or product_of(op, graph.mapping, shape)
     if op.window is None:
         return graph.add("Gemm", value, weights, bias)
-    if op.pad:
-        value = _with_border(graph, value, op.window, np.float32(op.pad))
+    if op.outside:
+        value = _with_border(graph, value, op.window, np.float32(op.outside))
     kernels = _kernels(op, op.window, weights)
     if bias.ndim == 1:
         return graph.add("Conv", value, kernels, bias, **_conv_ways(op, op.window))
@@ -170,7 +203,7 @@ def _float_product(op: Dot, graph: _Graph, value: str, shape: Shape, gives: Shap
 
 def _conv_ways(op: Dot, window: Window) -> dict[str, Any]:
     ways = {**_ways(window), "dilations": window.dilation, "group": op.groups}
-    return {**ways, "pads": (0, 0, 0, 0)} if op.pad else ways
+    return {**ways, "pads": (0, 0, 0, 0)} if op.outside else ways
 
 
 def _with_border(graph: _Graph, value: str, window: Window, outside: Any) -> str:
@@ -181,16 +214,17 @@ def _with_border(graph: _Graph, value: str, window: Window, outside: Any) -> str
     )
 
 
-def _integer_product(op: Dot, graph: _Graph, value: str, raw: bool, shape: Shape) -> tuple[str, tuple[F32, F32]]:
-    """A product in integers: the bit (of a threshold) or the sum, and the factor and the term that make the dot of it."""
+def _integer_product(op: Dot, graph: _Graph, value: str, raw: bool, shape: Shape) -> tuple[list[str], tuple[F32, F32]]:
+    """A product in integers: the bit (of a threshold, or of each code of levels) or the sum, and the factor and the term that
+    make the dot of it."""
     weights = numbers(op).T.astype(np.int8)
     totals: NDArray[Any] = weight_sums(op, shape).astype(np.int64)
     gives: Shape = (op.neurons,) if op.window is None else (*op.window.outputs(*shape[:2]), op.neurons)
     if op.window is None:
         product = graph.add("MatMulInteger", value, np.ascontiguousarray(weights))
     else:
-        if op.pad:  # which lies on the map, as it were
-            value = _with_border(graph, value, op.window, np.int8(op.pad) if raw else np.uint8(max(op.pad, 0)))
+        if op.outside:  # which lies on the map, as it were
+            value = _with_border(graph, value, op.window, np.int8(op.pad) if raw else np.uint8(max(op.outside, 0)))
             totals = weights.sum(axis=0, dtype=np.int64)
         product = graph.add("ConvInteger", value, _kernels(op, op.window, weights), **_conv_ways(op, op.window))
     # Raw inputs are -1 and +1 or pixels, all others 0 and 1.
@@ -199,14 +233,24 @@ def _integer_product(op: Dot, graph: _Graph, value: str, raw: bool, shape: Shape
         assert isinstance(graph.mapping, PixelInput)
         factor = graph.mapping.slope / graph.mapping.divisor
         term = graph.mapping.intercept / graph.mapping.divisor * totals
-    if isinstance(op.output, Threshold):
-        limits = limits_of(op, op.output, shape).astype(np.int64)
-        if op.reads == "bits":
-            least = inside(op, shape) - 2 * limits
-            product = graph.add("GreaterOrEqual", product, of_channels(_int32(least if raw else (least + totals) // 2), gives))
-        else:
-            product = graph.add("LessOrEqual", product, of_channels(_int32(limits), gives))
-    return product, (np.array([factor], np.float32), term.astype(np.float32))
+    elif op.reads == "levels":
+        factor, term = 1.0, op.low * totals
+    products = [product]
+    if not isinstance(op.output, Affine):
+        several = op.output.limits if isinstance(op.output, Grades) else op.output.limits[None]
+        products = [_compared(op, graph, product, raw, limits, totals, shape, gives) for limits in several]
+    return products, (np.array([factor], np.float32), term.astype(np.float32))
+
+
+def _compared(
+    op: Dot, graph: _Graph, product: str, raw: bool, limits: NDArray[Any], totals: NDArray[Any], shape: Shape, gives: Shape
+) -> str:
+    """Whether the count of a product is at most its limit."""
+    limits = limits_of(op, limits, shape).astype(np.int64)
+    if op.reads != "bits":
+        return graph.add("LessOrEqual", product, of_channels(_int32(limits), gives))
+    least = inside(op, shape) - 2 * limits
+    return graph.add("GreaterOrEqual", product, of_channels(_int32(least if raw else (least + totals) // 2), gives))
 
 
 def _int32(values: NDArray[np.int64]) -> NDArray[np.int32]:
@@ -228,12 +272,15 @@ def _(op: Pool, graph: _Graph, value: str, raw: bool, shape: Shape, gives: Shape
         return graph.add("Div", graph.add("Conv", value, ones, **ways, group=shape[2]), of_channels(count, gives))
     if op.kind != "max":
         raise unhandled("bench", op.kind)
+    levels = value in graph.of_levels
+    if levels and op.falling is not None:  # codes of 8 bits have no negative
+        value = graph.cast(value, np.float32)
     bits = graph.integers and value in graph.of_bits  # of 0 and 1
 
     def largest(one: str) -> str:
         if small:
             return graph.add("MaxPool", one, **ways)
-        outside = np.uint8(0) if bits else np.float32(-np.inf)
+        outside = np.uint8(0) if bits or (graph.integers and one in graph.of_levels) else np.float32(-np.inf)
         return graph.add("MaxPool", _with_border(graph, one, window, outside), **{**ways, "pads": (0, 0, 0, 0)})
 
     if op.falling is None or not op.falling.any():
@@ -243,7 +290,8 @@ def _(op: Pool, graph: _Graph, value: str, raw: bool, shape: Shape, gives: Shape
         pooled = largest(graph.bits(graph.add("Xor", graph.cast(value, np.bool_), turned)))
         return graph.bits(graph.add("Xor", graph.cast(pooled, np.bool_), turned))
     turn = of_channels(np.where(op.falling, np.float32(-1), np.float32(1)), shape)
-    return graph.add("Mul", largest(graph.add("Mul", value, turn)), turn)
+    found = graph.add("Mul", largest(graph.add("Mul", value, turn)), turn)
+    return graph.cast(found, np.uint8) if graph.integers and levels else found
 
 
 @_onnx_op.of(Elementwise)
@@ -296,6 +344,8 @@ def onnx_model(packed: PackedModel, rows: int, integers: bool) -> bytes:
         names[index] = _onnx_op(node, graph, names[read], read == INPUT, shapes[read], shapes[index], *beside)
         if packed.values[index].kind == "bits":
             graph.of_bits.add(names[index])
+        if packed.values[index].kind == "levels":
+            graph.of_levels.add(names[index])
     last = names[len(packed.nodes) - 1]
     if len(shapes[len(packed.nodes) - 1]) == 3:
         lines = graph.add("Transpose", last, perm=(0, 2, 3, 1))

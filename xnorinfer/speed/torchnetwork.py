@@ -19,8 +19,10 @@ from xnorinfer.packing.packed import (
     Affine,
     Binarize,
     Concat,
+    Digitize,
     Dot,
     Elementwise,
+    Grades,
     Mapped,
     Moved,
     Multiply,
@@ -52,14 +54,34 @@ def _(op: Binarize, mapping: InputMapping, shape: Shape) -> Callable[..., Any]:
     return lambda x: torch.where(x * turn + border >= 0, one, minus_one)
 
 
+@_torch_op.of(Digitize)
+def _(op: Digitize, mapping: InputMapping, shape: Shape) -> Callable[..., Any]:
+    import torch
+
+    pairs = [[_of_channels(array, shape) for array in border_of(Binarize(limits, op.mirrored))] for limits in op.limits]
+    return lambda x: torch.stack([x * turn + border >= 0 for turn, border in pairs]).sum(0).float()
+
+
 @_torch_op.of(Dot)
 def _(op: Dot, mapping: InputMapping, shape: Shape) -> Callable[..., Any]:
     weights, bias = product_of(op, mapping, shape)
+    if isinstance(op.output, Grades):
+        zero = np.zeros(op.neurons, np.float32)
+        sums = _matrix(weights, zero) if op.window is None else _convolution(op, op.window, weights, zero)
+        of_codes = [_of_channels(one if op.window is None or one.ndim == 3 else one[None, None], ()) for one in bias]
+        return lambda x: _codes(sums(x), of_codes)
     product = _matrix(weights, bias) if op.window is None else _convolution(op, op.window, weights, bias)
     steps = steps_behind(op)
     if steps is None:
         return lambda x: product(x).sign_()
     return lambda x, *side: _stepped(steps, product(x), *side)
+
+
+def _codes(sums: Any, biases: list[Any]) -> Any:
+    """How many of the sums are above 0."""
+    import torch
+
+    return torch.stack([sums + bias > 0 for bias in biases]).sum(0).float()
 
 
 def _matrix(weights: F32, bias: F32) -> Callable[[Any], Any]:
@@ -78,12 +100,12 @@ def _convolution(op: Dot, window: Window, weights: F32, bias: F32) -> Callable[[
     everywhere = torch.from_numpy(bias) if bias.ndim == 1 else None
     of_places = _of_channels(bias, bias.shape) if everywhere is None else None
     top, bottom, left, right = window.padding
-    even = (top, left) == (bottom, right) and not op.pad
+    even = (top, left) == (bottom, right) and not op.outside
     ways: dict[str, Any] = {"stride": window.stride, "dilation": window.dilation, "groups": op.groups}
     ways["padding"] = (top, left) if even else 0
 
     def convolve(x: Any) -> Any:
-        x = x if even else torch.nn.functional.pad(x, (left, right, top, bottom), value=op.pad)
+        x = x if even else torch.nn.functional.pad(x, (left, right, top, bottom), value=op.outside)
         found = torch.conv2d(x, kernels, everywhere, **ways)
         return found if of_places is None else found.add_(of_places)
 

@@ -1,0 +1,286 @@
+"""Levels, packed: random networks equal the oracle on every kernel, in files, in C, in proofs, and beside peers."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from level_networks import random_net
+
+from xnorinfer.engine.margins import Activity, margins
+from xnorinfer.engine.model import Model, canonical_input, random_inputs
+from xnorinfer.engine.plan import Plan
+from xnorinfer.errors import MalformedModelError, ModelFileError, NetworkError
+from xnorinfer.export import ccode, plainarrays
+from xnorinfer.graph import Node
+from xnorinfer.kernels import usable
+from xnorinfer.net import Levels, Linear, Net, Norm, PixelInput, Steps, Window
+from xnorinfer.net.reference import forward, mapped_input, node_outputs
+from xnorinfer.net.values import LevelValues
+from xnorinfer.packing import modelfile
+from xnorinfer.packing.description import describe
+from xnorinfer.packing.fusion import parts_of
+from xnorinfer.packing.lower import lower, stored_form
+from xnorinfer.packing.packed import Affine, Digitize, Dot, Grades, PackedModel
+from xnorinfer.proof.layerproofs import prove_parts
+from xnorinfer.proof.sensitivity import sensitivity
+from xnorinfer.speed.floatnetwork import FloatNetwork, classes_of, exact_predict
+
+f = np.float32
+SEEDS = range(24)
+ROWS = 9
+
+
+def example(seed: int) -> tuple[Net, PackedModel, Any]:
+    net = random_net(seed)
+    packed = lower(net).packed
+    return net, packed, canonical_input(packed, random_inputs(packed, ROWS, seed))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_kernel_and_node_equals_the_oracle(seed: int, tmp_path: Path) -> None:
+    net, packed, x = example(seed)
+    modelfile.save(packed, tmp_path / "model.safetensors")
+    loaded = modelfile.load(tmp_path / "model.safetensors")
+    values = net.values
+    outputs = [output.reshape(ROWS, -1) for _, output in node_outputs(net, x)]
+    stored = stored_form(net)
+    gone = len(net.nodes) - len(stored.nodes)
+    for kernel in usable():
+        for threads in (1, 2):
+            plan = Plan(loaded, kernel=kernel.name, threads=threads)
+            assert (plan.run(x) == outputs[-1]).all()
+        for part, value, found in zip(parts_of(stored), packed.values, plan.trace(x), strict=True):
+            if part.end is None or part.enters:
+                continue
+            got: Any = found
+            if value.kind == "levels":
+                domain = values[part.end + gone].domain
+                assert isinstance(domain, LevelValues)
+                got = mapped_input(domain, value.codes(found.view(np.uint64)) + f(domain.low))
+            elif value.kind == "bits":
+                got = value.signs(found.view(np.uint64))
+            assert (got == outputs[part.end + gone]).all(), (kernel.name, part.name)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_proof_margins_and_descriptions(seed: int) -> None:
+    net, packed, x = example(seed)
+    assert not [one.first for one in prove_parts(packed, stored_form(net), lambda *_: None) if one.differences]
+    trace = Plan(packed).trace(x)
+    for layer in margins(packed, x, trace).layers:
+        assert (layer.smallest > 0).all() or layer.unit.startswith("real")
+    activity = Activity(packed)
+    activity.add(trace)
+    assert len(activity.describe()) == len(activity.layers)
+    assert (describe(packed)["format_version"] == 5) == any(value.kind == "levels" for value in packed.values)
+    plainarrays.arrays(packed, signs=True)
+    sensitivity(net, packed, None)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_c_equals_the_oracle(seed: int, tmp_path: Path) -> None:
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    net, packed, x = example(seed)
+    (tmp_path / "net.h").write_text(ccode.header(packed, "net"))
+    (tmp_path / "run.c").write_text(ccode.runner(packed, "net", "net"))
+    (tmp_path / "samples.txt").write_text(ccode.vectors(packed, x, forward(net, x)))
+    flags = ["-std=c99", "-O1", "-Wall", "-Wextra", "-Werror", *(["-mpopcnt"] if seed % 2 and "x86" in _machine() else [])]
+    subprocess.run([compiler, *flags, "-o", tmp_path / "run", tmp_path / "run.c", "-lm"], check=True)
+    subprocess.run([tmp_path / "run", tmp_path / "samples.txt"], check=True, stdout=subprocess.PIPE)
+
+
+def _machine() -> str:
+    import platform
+
+    return platform.machine().lower().replace("amd64", "x86_64")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_peers_give_the_same_classes(seed: int) -> None:
+    net, packed, x = example(seed)
+    wanted = classes_of(forward(net, x).reshape(ROWS, *packed.score_shape))
+    assert (exact_predict(packed, x) == wanted).all()
+    found = {"numpy": FloatNetwork(packed, ROWS).predict(x)}
+    if (torch := _maybe("torch")) is not None:
+        from xnorinfer.speed.torchnetwork import torch_network
+
+        found[torch.__name__] = torch_network("torch", packed, ROWS, 1).predict(x)
+    if (ort := _maybe("onnxruntime")) is not None:
+        from xnorinfer.speed.onnxnetwork import onnx_model
+
+        for integers in (False, True):
+            session = ort.InferenceSession(onnx_model(packed, ROWS, integers), providers=["CPUExecutionProvider"])
+            (scores,) = session.run(None, {"x": x})
+            found[f"onnx {integers}"] = classes_of(scores.reshape(ROWS, *packed.values[-1].shape))
+    # Float32 may round a sum otherwise next to a limit; hardly any sample meets one.
+    for name, classes in found.items():
+        assert (classes.reshape(ROWS, -1) == wanted.reshape(ROWS, -1)).all(axis=1).mean() >= 0.7, name
+
+
+def _maybe(name: str) -> Any:
+    try:
+        return __import__(name)
+    except ImportError:
+        return None
+
+
+# ---------------------------------------------------------------- what is stored
+
+
+def chain(levels: Levels = Levels(0, 3), depth: int = 20) -> Net:  # noqa: B008 (frozen)
+    rng = np.random.default_rng(1)
+
+    def latents(*shape: int) -> Any:
+        return rng.normal(size=shape).astype(f)
+
+    norm = Norm(np.zeros(6, f), np.full(6, 1e4, f), gamma=f([1, -1, 0, 1, 1, -1]), beta=np.full(6, 1.4, f), epsilon=1e-4)
+    layers = [("fc1", Linear(latents(6, depth), "ge")), ("bn", norm), ("levels", levels), ("fc2", Linear(latents(3, 6), "ge"))]
+    return Net.chain(PixelInput(1, 0, 1), layers, "ge-zero")
+
+
+def test_layers_compare_with_a_limit_for_each_code() -> None:
+    packed = lower(chain()).packed
+    first, last = (node.op for node in packed.nodes)
+    assert isinstance(first, Dot)
+    assert isinstance(first.output, Grades)
+    assert first.output.limits.shape == (3, 6)
+    assert (np.diff(first.output.limits, axis=0) <= 0).all()
+    assert isinstance(last, Dot)
+    assert (last.reads, last.low, packed.values[0].top) == ("levels", 0, 3)
+    assert isinstance(last.output, Affine)
+
+
+def test_one_form_for_one_network() -> None:
+    """Where a layer ends in thresholds, it does not matter what the lowest level stands for."""
+
+    def digest(levels: Levels, shift: float) -> str:
+        net = chain(levels)
+        named = net.named[:2] + [("shift", Steps.of(("add", shift)))] * bool(shift) + net.named[2:]
+        rng = np.random.default_rng(2)
+        named += [("bn2", Norm(np.zeros(3, f), np.ones(3, f), epsilon=0.0)), ("levels2", Levels(0, 2))]
+        named += [("fc3", Linear(rng.normal(size=(2, 3)).astype(f), "ge"))]
+        return str(modelfile.header_of(lower(Net.chain(net.input, named, "ge-zero")).packed)["content_digest"])
+
+    assert digest(Levels(0, 3), 0) == digest(Levels(-2, 1, -2), -2.0)
+    assert digest(Levels(0, 3), 0) != digest(Levels(-2, 1), -2.0)
+
+
+def test_pixels_of_few_levels() -> None:
+    """A first layer over pixels that are quantized before it."""
+    rng = np.random.default_rng(0)
+    layers = [
+        ("scale", Steps.of(("div", 60.0))),
+        ("levels", Levels(0, 3)),
+        ("fc", Linear(rng.normal(size=(5, 70)).astype(f), "ge")),
+    ]
+    net = Net.chain(PixelInput(1, 0, 1), layers, "ge-zero")
+    packed = lower(net).packed
+    assert isinstance(packed.nodes[0].op, Digitize)
+    assert packed.nodes[0].op.limits.dtype == np.int32
+    x = rng.integers(0, 256, (4, 70), dtype=np.uint8)
+    assert (Plan(packed).run(x) == forward(net, x)).all()
+
+
+def test_deep_layers_sum_exactly() -> None:
+    """More inputs than 16-bit counts hold."""
+    rng = np.random.default_rng(0)
+    depth = 33000
+    layers = [("levels", Levels(0, 15)), ("fc", Linear(rng.normal(size=(3, depth)).astype(f), "ge"))]
+    net = Net.chain(PixelInput(1, 0, 1), [("scale", Steps.of(("mul", 0.06))), *layers], "ge-zero")
+    packed, x = lower(net).packed, rng.integers(0, 256, (3, depth), dtype=np.uint8)
+    for kernel in usable():
+        assert (Plan(packed, kernel=kernel.name).run(x) == forward(net, x)).all()
+
+
+# ---------------------------------------------------------------- what is refused, and what proofs find
+
+
+def test_what_cannot_be_packed_is_named() -> None:
+    rng = np.random.default_rng(0)
+    window = Window((1, 1))
+    layers = [
+        ("conv1", Linear(rng.normal(size=(4, 1, 1, 2)).astype(f), "ge", window=window)),
+        ("levels", Levels(0, 3)),
+        ("conv2", Linear(rng.normal(size=(4, 1, 1, 2)).astype(f), "ge", window=window, groups=2)),
+    ]
+    with pytest.raises(NetworkError, match="conv2: reads levels in 2 groups of channels, which cannot be packed"):
+        lower(Net.chain(PixelInput(1, 0, 1), layers, "ge-zero", (3, 3, 2)))
+    bent = [("slope", Steps.of(("prelu", -1.0)))]
+    net = chain()
+    with pytest.raises(NetworkError, match=r"fc1: .* change their sign twice over their sums"):
+        lower(Net.chain(net.input, net.named[:2] + bent + net.named[2:], "ge-zero"))
+
+
+def test_proof_finds_a_limit_that_is_wrong() -> None:
+    net = chain()
+    packed = lower(net).packed
+    first = packed.nodes[0].op
+    assert isinstance(first, Dot)
+    assert isinstance(first.output, Grades)
+    limits = first.output.limits.copy()
+    limits[1, 0] -= 1
+    nodes = (replace(packed.nodes[0], op=replace(first, output=Grades(limits))), *packed.nodes[1:])
+    (found,) = (one for one in prove_parts(replace(packed, nodes=nodes), net, lambda *_: None) if one.differences)
+    assert found.name == "fc1"
+    assert found.first is not None
+    assert "neuron 0 at accumulator" in found.first
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda op: replace(op, output=Grades(op.output.limits[::-1])), "limits of a code lie above those of the code before"),
+        (lambda op: replace(op, output=Grades(op.output.limits[:1])), "has codes up to 1, needed is 2 to 15"),
+        (lambda op: replace(op, output=Grades(op.output.limits[:, :5])), "limits are"),
+        (lambda op: replace(op, output=Grades(op.output.limits[0])), "limits have shape"),
+        (lambda op: replace(op, low=1), "low is 1, and nothing depends on it"),
+    ],
+)
+def test_inconsistent_layers(change: Any, problem: str) -> None:
+    packed = lower(chain()).packed
+    nodes = (replace(packed.nodes[0], op=change(packed.nodes[0].op)), *packed.nodes[1:])
+    assert any(problem in one for one in replace(packed, nodes=nodes).check())
+    with pytest.raises(MalformedModelError):
+        Plan(replace(packed, nodes=nodes))
+
+
+def test_low_must_be_a_level_where_maps_are_padded() -> None:
+    for seed in range(100):
+        packed = lower(random_net(seed)).packed
+        for index, node in enumerate(packed.nodes):
+            op = node.op
+            if isinstance(op, Dot) and op.reads == "levels" and op.window is not None and any(op.window.padding):
+                nodes = list(packed.nodes)
+                nodes[index] = Node(node.name, replace(op, low=1), node.inputs)
+                assert any("0 outside the map is none of the" in one for one in replace(packed, nodes=tuple(nodes)).check())
+                return
+    raise AssertionError
+
+
+def test_files_say_their_format(tmp_path: Path) -> None:
+    import json
+
+    from safetensors import safe_open
+    from safetensors.numpy import save_file
+
+    packed = lower(chain()).packed
+    path = tmp_path / "model.safetensors"
+    modelfile.save(packed, path)
+    with safe_open(path, framework="numpy") as container:
+        header = json.loads(container.metadata()["xnorinfer"])
+        tensors = {name: container.get_tensor(name) for name in container.keys()}  # noqa: SIM118
+    assert header["format_version"] == 5
+    assert header["nodes"][1]["low"] == 0
+    for change in ({"format_version": 4}, {"nodes": [header["nodes"][0], {**header["nodes"][1], "low": 0.5}]}):
+        save_file(tensors, path, metadata={"xnorinfer": json.dumps({**header, **change})})
+        with pytest.raises(ModelFileError):
+            modelfile.load(path)
+    assert Model(packed).info["layers"][0]["gives"] == "levels"

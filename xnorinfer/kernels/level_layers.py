@@ -1,0 +1,235 @@
+"""Levels, compiled: numbers of 2 to 4 bits as bit planes, those of a map one whole plane after the other, lowest bits first.
+
+With w = +-1, |w| the number of +1 and m the mismatches of plane b with the *inverted* weights, sum(w*code) is
+sum_b 2^b * m_b + (2^planes - 1) * (|w| - depth).  So a layer is the binary one, once for each plane, whose counts stay in the
+cache of a few rows, and a limit or a step follows as for other sums.  A code is what several limits say together: bit b of it
+changes at every multiple of 2^b, so that it is the XOR of those limits' bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import types
+
+from xnorinfer.kernels import fields
+from xnorinfer.kernels.count_rows import counts_finisher
+from xnorinfer.kernels.driver import call_compute, call_prepare
+from xnorinfer.kernels.map_layers import call_gather, span
+from xnorinfer.kernels.shapes import grades
+from xnorinfer.kernels.tiles import compare_inputs
+from xnorinfer.kernels.vector_ir import (
+    F32,
+    F64,
+    I8,
+    I64,
+    Emit,
+    Value,
+    get,
+    intrinsic_of,
+    load_byte,
+    load_word,
+    store_byte,
+    store_word,
+    vector,
+)
+
+LANES = 8
+
+
+def grade_tile(planes: int, integers: bool) -> Any:
+    """Intrinsic grade(counts, limits, out, plane_bytes, wanted): codes of 64 counts as words of planes.
+
+    counts: [64] i64, or f64 that are rounded to float32; limits: [grades][64] of their type, none above the one before, NaN for
+    never; out: of the word of the lowest bits, the next plane's `plane_bytes` further; wanted: bits of the neurons there are.
+    """
+
+    def body(emit: Emit, counts: Value, limits: Value, out: Value, plane_bytes: Value, wanted: Value) -> None:
+        b, kind = emit.builder, vector(I64 if integers else F64, LANES)
+        places = [b.add(out, b.mul(plane_bytes, emit.constant(plane))) for plane in range(planes)]
+        for chunk in range(64 // LANES):
+            count = emit.load(emit.offset(counts, chunk, 8 * LANES), kind, 8)
+            if not integers:
+                count = b.fpext(b.fptrunc(count, vector(F32, LANES)), kind)
+            words: list[Value | None] = [None] * planes
+            for code in range(1, grades(planes) + 1):
+                limit = emit.load(emit.offset(limits, (code - 1) * 64 + chunk * LANES, 8), kind, 8)
+                hits = b.icmp_signed("<=", count, limit) if integers else b.fcmp_ordered("<=", count, limit)
+                bits = b.bitcast(hits, I8)
+                for plane in range(planes):
+                    if code % (1 << plane) == 0:
+                        before = words[plane]
+                        words[plane] = bits if before is None else b.xor(before, bits)
+            some = b.trunc(b.lshr(wanted, emit.constant(chunk * LANES)), I8)
+            for plane, word in enumerate(words):
+                emit.store(b.and_(word, some), emit.offset(places[plane], chunk, 1), 1)
+
+    return intrinsic_of(LANES, 5, body, types.void)
+
+
+def add_planes(planes: int) -> Any:
+    """Intrinsic add(counts, plane_bytes, out): the sum of [64] i64 of each plane, `plane_bytes` apart, lowest bits first."""
+
+    def body(emit: Emit, counts: Value, plane_bytes: Value, out: Value) -> None:
+        b = emit.builder
+        places = [b.add(counts, b.mul(plane_bytes, emit.constant(plane))) for plane in range(planes)]
+        for chunk in range(64 // LANES):
+            total = None
+            for place in reversed(places):
+                some = emit.load(emit.offset(place, chunk, 8 * LANES), emit.words, 8)
+                total = some if total is None else b.add(b.add(total, total), some)
+            emit.store(total, emit.offset(out, chunk, 8 * LANES), 8)
+
+    return intrinsic_of(LANES, 3, body, types.void)
+
+
+def make_finish_levels(planes: int, integers: bool) -> Callable[..., None]:
+    """Counts, or float64 sums, of a group to words of planes, or of one plane: bits.
+
+    They are where the fourth argument says, or, where that is no address (0 or 1), in the scratch.
+    """
+    grade = grade_tile(planes, integers)
+    usual = fields.COUNTS_AT if integers else fields.SUMS_AT
+    entry_bytes = 512 * grades(planes)
+
+    def finish_levels(layer, group, entry, counts, scratch, out):
+        if counts <= 1:
+            counts = scratch + usual
+        count = min(64, get(layer, fields.NEURONS) - group * 64)
+        wanted = np.int64(np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(64 - count))
+        limits = get(layer, fields.LIMITS) + entry * entry_bytes
+        # What computes a group points to where its float32 would lie.
+        grade(counts, limits, out - group * 248, get(layer, fields.LEVEL_BYTES), wanted)
+
+    return finish_levels
+
+
+def make_level_strips(planes: int, lanes: int) -> Callable[..., None]:
+    """Tasks of a binary layer over levels, as `map_layers.make_compute_strips` has them; a vector is a map of one pixel.
+
+    INNER: the binary layer that counts, what follows the sums, and for each plane how windows become rows.  lanes: of a vector
+    of float32.
+    """
+    add, finish_counts = add_planes(planes), counts_finisher(lanes)
+
+    def level_strips(layer, source, target, rows, first_task, last_task, scratch, prepared, shifts):
+        pixels = get(layer, fields.DOWN) * get(layer, fields.ACROSS)
+        strip, parts = get(layer, fields.STRIP), get(layer, fields.PARTS)
+        gather, prepares = get(layer, fields.GATHER), get(layer, fields.GATHER_PREPARES) != 0
+        in_bytes, row_bytes = get(layer, fields.IN_BYTES), get(layer, fields.ROW_BYTES)
+        map_bytes = in_bytes // planes
+        one = get(layer, fields.INNER)
+        last = one + fields.LAYER_FIELDS * 8
+        prepare, compute, groups = get(one, fields.PREPARE), get(one, fields.COMPUTE), get(one, fields.GROUPS)
+        out_bytes = get(last, fields.OUT_BYTES)
+        region = get(layer, fields.LEVEL_BYTES)
+        counts = prepared + planes * region
+        for task in range(first_task, last_task):
+            part = task % parts
+            first = task // parts * strip
+            count = min(strip, pixels - first)
+            total = rows * count
+            if load_word(scratch + fields.READY_AT) != first:
+                for plane in range(planes):
+                    own = prepared + plane * region
+                    at = source + plane * map_bytes + first * get(layer, fields.PIXEL_BYTES)
+                    if gather != 0:
+                        at = own + get(layer, fields.RAW_AT)
+                        window = last + (1 + plane) * fields.LAYER_FIELDS * 8
+                        for r in range(rows):
+                            here = source + r * in_bytes + plane * map_bytes
+                            call_gather(gather, window, here, first, count, 0, at + r * count * row_bytes)
+                    if prepare != 0 and not prepares:
+                        call_prepare(prepare, one, at, total, scratch, own)
+                store_word(scratch + fields.READY_AT, first)
+            of_plane = total * fields.COUNTS_BYTES
+            for group in range(part * groups // parts, (part + 1) * groups // parts):
+                for plane in range(planes):
+                    at = counts + plane * of_plane
+                    own = prepared + plane * region
+                    call_compute(compute, one, own, at, total, group, group + 1, scratch, own, shifts)
+                for r in range(total):
+                    add(counts + r * fields.COUNTS_BYTES, of_plane, counts + r * fields.COUNTS_BYTES)
+                for r in range(rows):
+                    out = target + r * get(layer, fields.OUT_BYTES) + first * out_bytes + group * 256
+                    of_row = counts + r * count * fields.COUNTS_BYTES
+                    finish_counts(last, group, count, of_row, fields.COUNTS_BYTES, shifts, scratch, out)
+
+    return level_strips
+
+
+def make_digitize(size: int, planes: int) -> Callable[..., None]:
+    """Inputs of so many bytes, as `layers.make_binarize` takes them, to words of planes: limits of each code, then the next."""
+    compare = compare_inputs(size)
+    codes = grades(planes)
+
+    def digitize(layer, source, target, rows, first_group, last_group, scratch, prepared, shifts):
+        in_bytes, out_bytes = get(layer, fields.IN_BYTES), get(layer, fields.OUT_BYTES)
+        limits, mirrored = get(layer, fields.LIMITS), get(layer, fields.MIRRORED)
+        groups, plane_bytes = get(layer, fields.GROUPS), get(layer, fields.LEVEL_BYTES)
+        tail = scratch + fields.VALUES_AT
+        for r in range(rows):
+            row = source + r * in_bytes
+            for group in range(first_group, last_group):
+                begin = 64 * size * group
+                at = row + begin
+                if begin + 64 * size > in_bytes:
+                    for i in range(in_bytes - begin):
+                        store_byte(tail + i, np.int64(load_byte(at + i)))
+                    at = tail
+                out = target + r * out_bytes + 8 * group
+                for plane in range(planes):
+                    store_word(out + plane * plane_bytes, 0)
+                for code in range(codes):
+                    word = compare(at, limits + 64 * size * (groups * code + group), get(mirrored, groups * code + group))
+                    for plane in range(planes):
+                        if (code + 1) & ((1 << plane) - 1) == 0:
+                            place = out + plane * plane_bytes
+                            store_word(place, load_word(place) ^ word)
+
+    return digitize
+
+
+def make_pool_levels(planes: int) -> Callable[..., None]:
+    """Lines of the largest codes, or, of the channels whose bits MIRRORED has, the smallest: those of inverted codes."""
+
+    def pool_levels(layer, source, target, rows, first_line, last_line, scratch, prepared, shifts):
+        height, width, across = get(layer, fields.HEIGHT), get(layer, fields.WIDTH), get(layer, fields.ACROSS)
+        pixel_bytes, in_bytes = get(layer, fields.PIXEL_BYTES), get(layer, fields.IN_BYTES)
+        out_bytes = get(layer, fields.OUT_BYTES)
+        step_down, step_across = get(layer, fields.DILATION_DOWN), get(layer, fields.DILATION_ACROSS)
+        mirrored = get(layer, fields.MIRRORED)
+        from_plane, to_plane = in_bytes // planes, out_bytes // planes
+        for r in range(rows):
+            for line in range(first_line, last_line):
+                y = line * get(layer, fields.STRIDE_DOWN) - get(layer, fields.TOP)
+                top, bottom = span(y, get(layer, fields.KERNEL_DOWN), step_down, height)
+                for column in range(across):
+                    x = column * get(layer, fields.STRIDE_ACROSS) - get(layer, fields.LEFT)
+                    left, right = span(x, get(layer, fields.KERNEL_ACROSS), step_across, width)
+                    for k in range(0, pixel_bytes, 8):
+                        turned = load_word(mirrored + k)
+                        out = target + r * out_bytes + (line * across + column) * pixel_bytes + k
+                        for plane in range(planes):
+                            store_word(out + plane * to_plane, 0)
+                        for i in range(top, bottom):
+                            for j in range(left, right):
+                                pixel = (y + i * step_down) * width + x + j * step_across
+                                at = source + r * in_bytes + pixel * pixel_bytes + k
+                                more, same = np.int64(0), np.int64(-1)
+                                for plane in range(planes - 1, -1, -1):
+                                    here = load_word(at + plane * from_plane) ^ turned
+                                    most = load_word(out + plane * to_plane)
+                                    more |= same & here & ~most
+                                    same &= ~(here ^ most)
+                                for plane in range(planes):
+                                    here = load_word(at + plane * from_plane) ^ turned
+                                    place = out + plane * to_plane
+                                    store_word(place, (here & more) | (load_word(place) & ~more))
+                        for plane in range(planes):
+                            place = out + plane * to_plane
+                            store_word(place, load_word(place) ^ turned)
+
+    return pool_levels
