@@ -22,10 +22,39 @@ def openvino_binary(
     x: (1, channels, height, width) signs, w: (neurons, channels, kernel height, width) signs, float32; sums: the right result.
     """
     try:
-        import openvino
-        from openvino import opset13
+        request = _compiled(x, w, pad, threads)
     except ImportError:
         return ["OpenVINO BinaryConvolution: openvino is not installed"]
+
+    def call() -> float:
+        """Seconds of the kernel alone."""
+        request.infer({0: x}, share_inputs=True, share_outputs=True)
+        return sum(one.real_time.total_seconds() for one in _kernels(request))
+
+    call()
+    if not np.array_equal(np.array(request.get_output_tensor().data), sums):
+        raise AssertionError("OpenVINO computes something else; its time would mean nothing")
+    calls[OPENVINO] = call
+    return []
+
+
+def kernel_name() -> str:
+    """What OpenVINO calls its code, as jit_avx2_u1.  Raises ImportError without it."""
+    x, w = np.ones((1, 64, 4, 4), np.float32), np.ones((64, 64, 1, 1), np.float32)
+    request = _compiled(x, w, 0, 1)
+    request.infer({0: x})
+    return ", ".join(str(one.exec_type) for one in _kernels(request))
+
+
+def _kernels(request: Any) -> list[Any]:
+    """The profile of the last inference, of that node."""
+    return [one for one in request.profiling_info if one.node_type == "BinaryConvolution"]
+
+
+def _compiled(x: NDArray[Any], w: NDArray[Any], pad: int, threads: int) -> Any:
+    import openvino
+    from openvino import opset13
+
     packed = np.packbits((w > 0).reshape(-1), bitorder="little")
     image = opset13.parameter(list(x.shape), np.float32)
     ends = [np.array(value, np.float32).reshape(1, 1, 1, 1) for value in (0, 0, 0, 1)]
@@ -34,15 +63,4 @@ def openvino_binary(
     pads = [pad, pad]
     product = opset13.binary_convolution(signs, kernel, [1, 1], pads, pads, [1, 1], "xnor-popcount", 0.0)
     settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "PERF_COUNT": True}
-    request = openvino.Core().compile_model(openvino.Model([product], [image]), "CPU", settings).create_infer_request()
-
-    def call() -> float:
-        """Seconds of the kernel alone."""
-        request.infer({0: x}, share_inputs=True, share_outputs=True)
-        return sum(one.real_time.total_seconds() for one in request.profiling_info if one.node_type == "BinaryConvolution")
-
-    call()
-    if not np.array_equal(np.array(request.get_output_tensor().data), sums):
-        raise AssertionError("OpenVINO computes something else; its time would mean nothing")
-    calls[OPENVINO] = call
-    return []
+    return openvino.Core().compile_model(openvino.Model([product], [image]), "CPU", settings).create_infer_request()

@@ -1,8 +1,7 @@
-"""What only a process of its own can tell: start-up, memory, and how older CPUs would fare."""
+"""What only a process of its own can tell: start-up and memory."""
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import subprocess
@@ -10,7 +9,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 from benchmarks.networks import REFERENCE, random_network
 from xnorinfer.packing import modelfile
@@ -34,20 +32,6 @@ before = resident()
 model = xnorinfer.load({path!r})
 model.scores(np.zeros((256, 784), np.uint8))
 print(resident() - before)
-"""
-
-HIDDEN = """
-import json
-from dataclasses import asdict
-from threadpoolctl import threadpool_info, threadpool_limits
-from benchmarks.layer_cases import hidden_layer
-from xnorinfer import kernels
-from xnorinfer.speed.timing import in_turns
-with threadpool_limits(1, "blas"):
-    calls, _ = hidden_layer(4096, 256, peers=False)
-    times = {{name: asdict(timing) for name, timing in in_turns(calls, {seconds}).items()}}
-blas = [i.get("architecture") for i in threadpool_info() if i["user_api"] == "blas"]
-print(json.dumps(dict(times, kernel=kernels.choose().name, blas=blas)))
 """
 
 
@@ -78,12 +62,4 @@ def start_up(repeats: int = 5) -> dict[str, float]:
         result = {"first_start_seconds": timed(), "later_start_seconds": statistics.median(timed() for _ in range(repeats))}
         if sys.platform == "linux":
             result["memory_growth_bytes"] = float(_python(GROWTH.format(path=path), **cache))
-    return result
-
-
-def older_cpu(name: str, seconds: float = 1.5) -> dict[str, Any]:
-    """The hidden layer with LLVM restricted to the CPU `name`, against float32 with OpenBLAS restricted likewise."""
-    blas = {"haswell": "Haswell", "generic": "Prescott"}.get(name)
-    environment = {"NUMBA_CPU_NAME": name} | ({"OPENBLAS_CORETYPE": blas} if blas else {})
-    result: dict[str, Any] = json.loads(_python(HIDDEN.format(seconds=seconds), **environment))
     return result

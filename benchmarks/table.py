@@ -1,4 +1,4 @@
-"""The tables of docs/results.md: `python -m benchmarks.table [--full] [--output NAME] [--seconds S] [--only SECTION]`.
+"""The tables of docs/results.md: `python -m benchmarks.table [--full] [--output NAME] [--only SECTION] [--isa ISA]`.
 
 All sides of a row are measured in turns in one process, with the same number of threads, on one core where that is one, and
 their results are checked for equality first.  Every time has its spread, half the distance of the quartiles over the rounds;
@@ -6,7 +6,7 @@ where one is more than 25 %, the row is unstable and has the range of the quarti
 say what they are.
 
 The default takes less than five minutes while two cores are free; --full adds small and odd networks, all batch sizes and
-kernels, and CPUs without vectors.
+kernels.  --isa holds every library to the instructions of machines that have less (`instructions`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from benchmarks import branches, convolution_cases, picture, processes, roofline
+from benchmarks import branches, convolution_cases, instructions, picture, processes, roofline
 from benchmarks.layer_cases import first_layer, hidden_layer
 from benchmarks.networks import REFERENCE, random_network, random_pixels
 from benchmarks.openvino_binary import OPENVINO
@@ -266,18 +266,6 @@ def _batches(batches: Iterable[int], threads: int, seconds: float) -> Iterator[R
     yield from (Row(f"batch {batch}, {_threads(threads)}", "", each, samples=batch) for batch, each in times.items())
 
 
-def older(full: bool) -> Iterator[Comparison]:
-    """The hidden layer as AVX2 and as plain x86-64 would have it."""
-    yield from (_pinned(partial(_older, name)) for name in (("haswell", "generic") if full else ("haswell",)))
-
-
-def _older(name: str, seconds: float) -> Iterator[Row]:
-    found = processes.older_cpu(name, seconds)
-    ours, theirs = (Timing(**found[side]) for side in ("xnorinfer", "numpy float32"))
-    peer = f"numpy float32 ({', '.join(found['blas'])})"
-    yield Row(f"hidden layer, NUMBA_CPU_NAME={name} ({found['kernel']})", peer, ours, theirs, 256)
-
-
 def start(full: bool) -> Iterator[Comparison]:
     """Processes: start-up and memory; and the roofline."""
     yield _start
@@ -308,7 +296,6 @@ SECTIONS: dict[str, Callable[[bool], Iterator[Comparison]]] = {
     "branches": branching,
     "batch-one": batch_one,
     "scaling": scaling,
-    "older-cpus": older,
     "start": start,
 }
 
@@ -324,10 +311,21 @@ def main() -> None:
     parser.add_argument("--output", metavar="NAME", help="also write NAME.md, NAME.json and the picture NAME.png")
     parser.add_argument("--seconds", type=float, default=1.0, help="time per comparison, at least five rounds (default 1)")
     parser.add_argument("--only", choices=SECTIONS, action="append", help="this section only (repeatable)")
+    parser.add_argument("--isa", choices=instructions.SWITCHES, help="as on machines with these instructions and no more")
     options = parser.parse_args()
+    held = os.environ.get(instructions.KEY)
+    if options.isa and not held:
+        raise SystemExit(instructions.run_held(options.isa, "benchmarks.table", sys.argv[1:]))
+    told = instructions.hold(held) if held else []
     blas = ", ".join(f"{i['internal_api']} {i.get('architecture', '')}" for i in threadpool_info() if i["user_api"] == "blas")
-    surroundings = {**environment(), "blas_in_use": blas, "peers": peers.versions(), "full": options.full}
-    lines = [", ".join(f"{key} {value}" for key, value in surroundings.items()), *peers.left_out(), "", *HEADINGS.split("\n")]
+    surroundings = {**environment(), "blas_in_use": blas, "peers": peers.versions(), "full": options.full, "held_to": held}
+    lines = [
+        ", ".join(f"{key} {value}" for key, value in surroundings.items()),
+        *told,
+        *(line for line in peers.left_out() if not (held and line.startswith(instructions.LEFT_OUT))),
+        "",
+        *HEADINGS.split("\n"),
+    ]
     print("\n".join(lines), flush=True)
     rows: list[Row] = []
     names = options.only or list(SECTIONS)

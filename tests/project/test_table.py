@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import platform
 import re
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +16,7 @@ from typing import Any
 import pytest
 from places import ROOT
 
+from xnorinfer.kernels import native
 from xnorinfer.speed.timing import Timing
 
 
@@ -74,3 +78,53 @@ def test_the_overview_is_drawn_from_the_committed_results(table: Any, tmp_path: 
     assert words[0] == words[1]
     assert "6.88 us" in words[0]
     assert committed.stat().st_size < 30_000
+
+
+def test_every_library_is_held_before_it_is_loaded(table: Any) -> None:
+    """Also numpy and BLAS, which the parent has loaded; whoever does not obey is named."""
+    from benchmarks import instructions
+
+    code = "import sys; from benchmarks import instructions; print(*instructions.hold(sys.argv[1]), sep='\\n')"
+    for isa, kernel in (("avx2", "avx2"), ("x86-64", "portable")):
+        if platform.machine() not in ("x86_64", "AMD64") or (isa == "avx2" and "avx2" not in native.features()):
+            pytest.skip("this machine has less itself")
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **instructions.switches(isa)}
+        done = subprocess.run([sys.executable, "-c", code, isa], env=environment, capture_output=True, text=True, check=False)
+        assert done.stdout.startswith(f"held to {isa}: xnorinfer to {kernel} ("), done.stderr
+        assert "onnxruntime is left out" in done.stdout
+
+
+def test_a_library_that_does_not_obey_is_named(table: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import instructions
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr(instructions, "_imported", lambda name: None)
+    monkeypatch.setattr(instructions, "threadpool_info", lambda: [{"user_api": "blas", "architecture": "SkylakeX"}])
+    monkeypatch.setattr(instructions, "_numpy_found", list)
+    with pytest.raises(RuntimeError, match=r"not held to avx2: .*BLAS uses SkylakeX"):
+        instructions.hold("avx2")
+
+
+def test_the_summary_has_a_column_for_each_kind_of_machine(table: Any, tmp_path: Path) -> None:
+    from benchmarks import summary
+
+    slow, fast = timing(2e-3, 2e-3, 2e-3), timing(1e-3, 1e-3, 1e-3)
+    what = "3x3, 64 channels, 56x56 (avx2)"
+    rows = [
+        table.Row(what, "torch float32", fast, timing(3e-3, 3e-3, 3e-3)),
+        table.Row(what, "numpy float32", fast, slow),
+        table.Row(what, table.OPENVINO, fast, timing(1e-3, 2e-3, 4e-3)),
+        table.Row("start", value=1, unit="s"),
+    ]
+    results = {"environment": {"cpu": "A CPU", "date": "2026-01-02T"}, "rows": [row.to_json() for row in rows]}
+    (tmp_path / "avx2.json").write_text(json.dumps(results))
+    lines = summary.table(tmp_path)
+    assert lines[0] == "| one thread | AVX2, A CPU | float32 | OpenVINO, binary |"
+    assert lines[2] == "| 3x3, 64 channels, 56x56 | 1 ms | **2 x** | 1 to 4 x |"
+    assert "AVX2 on 2026-01-02" in lines[-1]
+    committed = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    again = summary.written(summary.written(committed, tmp_path), tmp_path)
+    assert again.count(lines[2]) == 1
+    assert again.partition(summary.END)[2] == committed.partition(summary.END)[2]
+    if any((ROOT / "benchmarks" / "results" / name).is_file() for name in summary.KINDS.values()):
+        assert summary.written(committed, ROOT / "benchmarks" / "results") == committed
