@@ -36,7 +36,15 @@ def classify(model: Model, rows: int) -> bool:
     return bool((model.scores(X[:rows]) == WANT[:rows]).all())
 
 
-@pytest.mark.parametrize(("layer", "engine_threads"), [(None, 1), (None, 3), *((layer, 2) for layer in load.LAYERS)])
+@pytest.mark.parametrize(
+    ("layer", "engine_threads"),
+    [
+        (None, 1),
+        (None, 3),
+        ("workqueue", 2),
+        *(pytest.param(layer, 2, marks=pytest.mark.long) for layer in load.LAYERS if layer != "workqueue"),
+    ],
+)
 def test_32_threads_share_one_model(layer: str | None, engine_threads: int) -> None:
     """Half a second of what `python tests/tools/load.py --seconds 60` does for a minute."""
     done = load.run(0.5, layer, engine_threads)

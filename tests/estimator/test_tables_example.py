@@ -12,6 +12,7 @@ from places import ROOT
 NAMES = ["LogisticRegression", "RandomForest", "MLPClassifier", "BinaryNet"]
 
 
+@pytest.mark.long
 def test_the_example_compares_all_on_a_table() -> None:
     for name in ("sklearn", "torch"):
         if importlib.util.find_spec(name) is None:

@@ -251,6 +251,9 @@ BUILDS: dict[str, tuple[tuple[str, ...], dict[str, str], int]] = {
     "C++": (("-x", "c++", "-std=c++17", "-O3"), {}, 4),
 }
 
+#: The others have what is special to these, each in its part.
+LATER = ("contracted", "plain, large tables")
+
 #: So many networks, those about rounding, are in every build.
 ALWAYS = 2
 
@@ -296,7 +299,8 @@ int main(void)
 @pytest.mark.parametrize(
     ("build", "whole"),
     [
-        *((build, False) for build in BUILDS),
+        *((build, False) for build in BUILDS if build not in LATER),
+        *(pytest.param(build, False, marks=pytest.mark.long) for build in LATER),
         *(pytest.param(build, True, marks=pytest.mark.long) for build in ("sanitized", "plain, small tables")),
     ],
 )

@@ -98,6 +98,7 @@ def test_groups_of_channels(kernel: str, groups: int, pad: int) -> None:
         check(convolution(np.random.default_rng(groups), (5, 6, 128), neurons, groups=groups, pad=pad), kernel, batches=(2,))
 
 
+@pytest.mark.long
 def test_depths_beyond_16_bits(kernel: str) -> None:
     """Counts of a window are kept in parts, with limits of border classes."""
     rng = np.random.default_rng(1)

@@ -100,7 +100,7 @@ class Case:
     pytorch: dict[str, Array]
 
 
-@pytest.fixture(scope="session", params=["binary-head", "float-head"])
+@pytest.fixture(scope="session", params=["binary-head", pytest.param("float-head", marks=pytest.mark.long)])
 def case(request: pytest.FixtureRequest, mnist: Mnist, tmp_path_factory: pytest.TempPathFactory) -> Case:
     """Trained on 10,000 images for one epoch, a few seconds."""
     float_head = request.param == "float-head"
@@ -199,6 +199,7 @@ def test_verify_proves_it_through_the_command(case: Case, mnist: Mnist, packed_s
     assert json.loads(run_command("info", model, "--json"))
 
 
+@pytest.mark.long
 def test_network_of_the_training_package(mnist: Mnist, tmp_path: Path) -> None:
     """784-128-128-10 by the package's own recipe (round half to even, TF's BatchNorm order), from a named npz."""
     from xnorinfer.training.architecture import Shape

@@ -36,6 +36,7 @@ def test_extras_exist() -> None:
         assert all(re.search(rf"^{extra} = \[", declared, re.MULTILINE) for extra in extras.split(","))
 
 
+@pytest.mark.long
 def test_commands_and_code_run_as_written(tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
     commands = [line for line in SHELL if line not in SET_UP and line not in LONG]

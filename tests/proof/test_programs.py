@@ -243,6 +243,7 @@ def test_larq_models(models: Path, file: str) -> None:
 
 @needs("keras", "tensorflow")
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.long
 def test_a_keras_3_model_with_its_own_rescaling(models: Path) -> None:
     """The file's classes are code that lies elsewhere: a file whose script has registered them."""
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")

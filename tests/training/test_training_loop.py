@@ -82,6 +82,7 @@ def test_it_learns_and_keeps_the_best_epoch() -> None:
     assert np.diff(np.log(rates)) == pytest.approx(np.full(11, np.log(1e-4) / 12))
 
 
+@pytest.mark.long
 def test_a_seed_decides_everything_and_disturbs_nothing() -> None:
     torch.manual_seed(11)
     before = torch.get_rng_state()
@@ -93,6 +94,7 @@ def test_a_seed_decides_everything_and_disturbs_nothing() -> None:
     assert not torch.equal(first.model.layers()[0][0].weight, other.model.layers()[0][0].weight)
 
 
+@pytest.mark.long
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     recipe = Recipe(epochs=5, batch=20, seed=3)
     whole = finished(recipe)

@@ -137,6 +137,7 @@ for prefix in sys.argv[1:]:
 """
 
 
+@pytest.mark.long
 def test_tensorflow_restores_every_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`tf.train.load_checkpoint` and a TF1 Saver restore all; what that Saver then writes are the very files that it read."""
     pytest.importorskip("tensorflow", reason="tensorflow-cpu is not installed")
