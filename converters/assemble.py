@@ -113,6 +113,8 @@ def assemble(
     """
     if options.input_shape is not None:
         raise OptionError(f"--input-shape says what goes into a graph, and {about} holds none, or says it itself")
+    if options.output_name is not None:
+        raise OptionError(f"--output-name chooses among the values that a graph gives, and {about} holds no graph")
     parts = _as_options_say(_in_groups(choose_float_layers(parts, options, notes)), options, notes, problems)
     profile_name = options.profile or defaults.profile
     profile = PROFILES[profile_name]

@@ -84,11 +84,12 @@ class Reader:
         self.notes = Notes()
         self.problems: list[str] = []
         self.weights = weights
+        self.left: list[str] = []  # layers that lead to another output
 
     def read(self, config: str | bytes, about: str) -> Reading:
         """By a config, which is that of `about`.  Raises SourceError or NetworkError."""
         try:
-            layers = read_config(config, about, self.problems)
+            layers = read_config(config, about, self.problems, self.options.output_name, self.left)
         except NoLayers:
             kind = class_name(json.loads(config))
             return self.by_names(f"the config is of a subclassed model ({kind}), whose code is not in the file", None)
@@ -145,6 +146,8 @@ class Reader:
             left = without_ignored(left, self.options, self.notes)
         for entry in left:
             reason = apart(entry.name)
+            if any(one in entry.name.split("/") or entry.name.startswith(f"{one}/") for one in self.left):
+                reason = "leads to another output"
             if reason is not None:
                 self.notes.use(entry, f"{reason}, no part of inference", ignored=True)
             elif not self.problems:
@@ -158,7 +161,7 @@ class Reader:
             "keras",
             self.about,
             parts,
-            dataclasses.replace(options, input_shape=None),
+            dataclasses.replace(options, input_shape=None, output_name=None),
             defaults,
             self.notes,
             self.problems,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,6 +56,15 @@ def _leaves(layer: Any, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], An
     if inner is None:
         return [(path, layer)]
     return [leaf for child in inner for leaf in _leaves(child, (*path, str(child.name)))]
+
+
+def of_output(model: Any, about: str, name: str) -> Any:
+    """A model of one of the values that a model gives, which is the layer of that name.  Raises OptionError."""
+    names = list(getattr(model, "output_names", None) or ())
+    if name not in names:
+        raise OptionError(f"--output-name {name}: {about} gives {', '.join(names) or 'what its own code says'}")
+    keras = sys.modules[type(model).__module__.partition(".")[0]]
+    return keras.Model(model.inputs, model.outputs[names.index(name)])
 
 
 def lists_layers(model: Any) -> bool:

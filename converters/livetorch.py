@@ -45,6 +45,7 @@ class LiveModule:
         self.name = type(module).__name__
         self.original = unwrapped(module)
         self.has_windows = any(map(_has_windows, self.original.modules()))
+        self.output: str | None = None  # which of several values is its answer, by its place
         self._module: torch.nn.Module | None = None
         self._graphs: dict[str, OnnxGraph | SourceError] = {}
 
@@ -80,6 +81,9 @@ class LiveModule:
         except Exception as error:  # its own code may raise anything
             text = next(iter(str(error).strip().splitlines()), "")[:300]
             raise SourceError(f"{self.name} cannot be run on inputs {x.shape}: {type(error).__name__}: {text}") from None
+        several = torch.utils._pytree.tree_leaves(answer)
+        if self.output in [str(place) for place in range(len(several))]:
+            answer = several[int(self.output or 0)]
         if not isinstance(answer, torch.Tensor) or answer.ndim < 1 or len(answer) != len(x):
             what = f"a tensor {tuple(answer.shape)}" if isinstance(answer, torch.Tensor) else type(answer).__name__
             raise SourceError(f"{self.name} gives {what} for {len(x)} rows; needed are scores ({len(x)}, classes)")

@@ -37,11 +37,14 @@ class MxnetSource:
         for file in (symbol_file, params_file):
             budget.add_file(file)
         given = None if options.input_shape is None else len(options.input_shape)
-        nodes = MxnetNodes(read_symbol(symbol_file), read_params(params_file), given)
+        symbol = read_symbol(symbol_file)
+        if options.output_name is not None:
+            symbol = symbol.of_output(options.output_name, path.name)
+        nodes = MxnetNodes(symbol, read_params(params_file), given)
         graph = nodes.graph()
         if nodes.problems:
             raise NetworkError(nodes.problems, about=path.name)
-        reading = read_graph(self.name, graph, path.name, options)
+        reading = read_graph(self.name, graph, path.name, dataclasses.replace(options, output_name=None))
         tensors = tuple(
             dataclasses.replace(use, use=nodes.unused.get(use.name, use.use)) if use.ignored else use for use in reading.tensors
         )

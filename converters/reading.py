@@ -40,6 +40,7 @@ class ConvertOptions:
     center: binary weights are the signs of the latents minus each neuron's mean over its inputs.
     scale_by: the magnitude of binary weights, a name in `latents.SCALES`, of the latents as they are binarized.
     input_shape: of one sample, as a graph takes it ((channels, height, width) mostly), where the file does not say it.
+    output_name: which value is the network's where a graph gives several, by its name there.
     answered: answers of the trained network are at hand (`answers`) and prove a reading; what the file's statistics say
         against it is a warning.
     max_memory: what may be made of the file, in bytes (see `budget`).  Says nothing about the network, so it is not recorded.
@@ -59,6 +60,7 @@ class ConvertOptions:
     scale_by: ScaleBy | None = None
     input_shape: tuple[int, ...] | None = None
     state: str | None = None
+    output_name: str | None = None
     answered: bool = False
     max_memory: int | None = None
 
@@ -83,6 +85,8 @@ class ConvertOptions:
             raise OptionError(f"net must be the text of a net.toml, not {type(self.net).__name__}")
         if self.state is not None and not isinstance(self.state, str):
             raise OptionError(f"state {self.state!r} is no key of a state dict")
+        if self.output_name is not None and not isinstance(self.output_name, str):
+            raise OptionError(f"output name {self.output_name!r} is no name of an output")
         if not _are_texts(self.ignore):
             raise OptionError(f"ignore {self.ignore!r} must be a sequence of names or patterns of tensors")
         if self.before_norm is not None:
@@ -101,7 +105,7 @@ class ConvertOptions:
         """Only what was given, JSON-able; recorded in the model file so that `verify` reads the source the same way."""
         given: dict[str, Any] = {
             name: value
-            for name in ("format", "profile", "bn_epsilon", "h", "net", "state", "before_norm", "scale_by")
+            for name in ("format", "profile", "bn_epsilon", "h", "net", "state", "output_name", "before_norm", "scale_by")
             if (value := getattr(self, name)) is not None
         }
         if self.input is not None:
@@ -157,7 +161,8 @@ class Reading:
     entry: of a graph, what enters it, before steps of its own that the network's input mapping has in it.
     channels_first: whether the source has images as (channels, height, width), where the network's are (height, width,
     channels).  unplaced: names of the convolutions of which the source does not say where they look, in a network that was
-    refused.  sample: the shape of a sample as a graph takes it, where that is known.
+    refused.  sample: the shape of a sample as a graph takes it, where that is known.  place: which of several values of a
+    graph an option chose, from 0 on.
     """
 
     source: str
@@ -169,6 +174,7 @@ class Reading:
     channels_first: bool = False
     unplaced: tuple[str, ...] = ()
     sample: Shape | None = None
+    place: int | None = None
 
     def as_source(self, rows: NDArray[Any]) -> NDArray[Any]:
         """Samples (rows, ...) of the network as (rows, depth) in the order in which its source has their values."""

@@ -144,7 +144,8 @@ class _Model:
             nodes += self._nodes(operator, *self.codes[index])
         names = tuple(self._name(index) for index in self.inputs)
         shape = self._shape(self.inputs[0]) if self.inputs else ()
-        sizes = (None, *shape[1:]) if shape else None
+        said = self._tensor(self.inputs[0]).integers(7) if shape else ()  # -1 where a length is open, which is 1 in the shape
+        sizes = (None, *(None if size < 0 else size for size in (said or shape)[1:])) if shape else None
         return OnnxGraph(dilated(nodes), self.constants, names, tuple(map(self._name, self.outputs)), "tflite", sizes)
 
     # ---------------------------------------------------------------- tensors

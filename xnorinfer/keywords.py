@@ -38,6 +38,7 @@ class ConvertKeywords(TypedDict, total=False):
         float_layers: names of layers that have ordinary float weights.
         ema: take the moving averages of the weights.
         state: which state dict of several is the network, by its key.
+        output_name: which of several values that a graph gives is the network's, by its name there.
         ignore: names or patterns of tensors that take no part.
         before_norm: the function between each hidden sum and its BatchNorm ("relu", "clip:-1:1", ...).
         center: weights are centred, as in XNOR-Net.
@@ -65,6 +66,7 @@ class ConvertKeywords(TypedDict, total=False):
     float_layers: Sequence[str]
     ema: bool
     state: str | None
+    output_name: str | None
     ignore: Sequence[str]
     before_norm: str | None
     center: bool

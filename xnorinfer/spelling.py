@@ -58,6 +58,7 @@ _OPTIONS: dict[str, tuple[str, str, Callable[[str], str]]] = {
     "scale-by": ("scale_by", r"mean-abs(?:-layer)?", _text),
     "ema": ("ema=True", "", str),
     "state": ("state", _NAME, _text),
+    "output-name": ("output_name", _NAME, _text),
     "net": ("net", "", str),
     "ignore": ("ignore", _NAME, _texts),
     "data": ("data", "", str),

@@ -20,7 +20,6 @@ from xnorinfer.converters.graphs.graphvalues import GraphValues
 from xnorinfer.converters.graphs.livevalues import Live, Stage, Value
 from xnorinfer.converters.graphs.places import Border, Places, look_at
 from xnorinfer.converters.graphs.sizes import numbers_of
-from xnorinfer.converters.graphs.stages import UNKNOWN_SHAPE
 from xnorinfer.converters.networkparts import LayerPart
 from xnorinfer.net.ops import Concat, Pool
 from xnorinfer.net.values import Shape
@@ -91,7 +90,7 @@ class GraphCuts(GraphValues):
 
     def _known_places(self, node: OnnxNode, live: Live) -> Places:
         if live.places is None:
-            self.problems.refuse(node, UNKNOWN_SHAPE)
+            self.problems.refuse(node, self.unknown_shape)
         if live.stage.layer is None:
             self.problems.refuse(node, "takes a part of the input itself, which is not supported in a binary network")
         if live.outside is not None:

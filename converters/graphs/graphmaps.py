@@ -12,7 +12,6 @@ from xnorinfer.converters.graphs.graphcuts import GraphCuts
 from xnorinfer.converters.graphs.livevalues import Live, Stage, Value
 from xnorinfer.converters.graphs.places import moved, over_whole_map
 from xnorinfer.converters.graphs.sizes import numbers_of
-from xnorinfer.converters.graphs.stages import UNKNOWN_SHAPE
 from xnorinfer.converters.graphs.windowing import joined, kernel_size, require_outputs, window_of
 from xnorinfer.net.ops import Pool
 from xnorinfer.net.windows import Pair, PoolKind, Window
@@ -41,7 +40,7 @@ class GraphMaps(GraphCuts):
         if live.places is None:
             if node.operation == "Transpose":
                 unknown = live.stage.layer is None
-                self.problems.refuse(node, UNKNOWN_SHAPE if unknown else "is not supported in a binary network")
+                self.problems.refuse(node, self.unknown_shape if unknown else "is not supported in a binary network")
             return live
         sizes = numbers_of(inputs[1]) if len(inputs) > 1 else None
         places = moved(live.places, self.rows, node, sizes)

@@ -15,7 +15,7 @@ from xnorinfer.converters.graphs.elementwise import Expr
 from xnorinfer.converters.graphs.livevalues import Constant, Live, Stage, Value
 from xnorinfer.converters.graphs.livevalues import Shape as Sizes
 from xnorinfer.converters.graphs.places import Places, look_at, vector_of
-from xnorinfer.converters.graphs.stages import UNKNOWN_SHAPE, Stages
+from xnorinfer.converters.graphs.stages import Stages
 from xnorinfer.float32 import F32
 from xnorinfer.net.ops import Add, Concat, Steps
 
@@ -183,7 +183,7 @@ class GraphValues(Stages):
         axis = node.attributes.get("axis", 1)
         vectors = all(one.stage.shape is not None and len(one.stage.shape) == 1 for one in found) and axis in (1, -1)
         if (any(one.places is None for one in found) and not vectors) or not isinstance(axis, int):
-            self.problems.refuse(node, UNKNOWN_SHAPE)
+            self.problems.refuse(node, self.unknown_shape)
         places = None if any(one.places is None for one in found) else self._side_by_side(node, found, axis)
         signs = first.stage.signed
         alike = signs is not None and all(

@@ -70,6 +70,15 @@ class Stages(Wiring):
         self._settled: dict[tuple[int, int], Stage] = {}
         self._seen: Stage | None = None  # the input as a map
 
+    @property
+    def unknown_shape(self) -> str:
+        """Why a map cannot be read whose size is not known, and what the graph leaves open."""
+        shape = self.graph.shape
+        if shape is None or len(shape) < 2:
+            return UNKNOWN_SHAPE
+        told = ", ".join("?" if size is None else str(size) for size in shape[1:])
+        return f"{UNKNOWN_SHAPE} ({self.graph.inputs[0]} is {told} there)"
+
     def enter(self, sizes: Sequence[int | None] | None) -> Live:
         """The input of the graph.  sizes: the shape of its tensor, rows first, as far as it is said."""
         places = None
@@ -217,7 +226,7 @@ class Stages(Wiring):
     def as_map(self, node: OnnxNode, live: Live) -> tuple[Live, Border]:
         """The map that a node with windows reads, without what pads it, and how much that is.  Raises Refused."""
         if live.places is None:
-            self.problems.refuse(node, UNKNOWN_SHAPE)
+            self.problems.refuse(node, self.unknown_shape)
         if live.stage is self.start:
             live = self._as_image(node, live)
         assert live.places is not None

@@ -32,6 +32,7 @@ from xnorinfer.converters.graphs.operations import ELEMENTWISE, spelled
 from xnorinfer.converters.graphs.places import border_of
 from xnorinfer.converters.graphs.problems import NAMED, Problems, Refused
 from xnorinfer.converters.graphs.sizes import computed_shape, shape_of
+from xnorinfer.converters.graphs.structure import checked, choose_output, output_lines
 from xnorinfer.converters.graphs.weights import contraction
 from xnorinfer.converters.networkparts import Sign, Wired, layers_of, leading_to, numbers_leading_to
 from xnorinfer.converters.reading import Assumption, ConvertOptions, Notes, Reading, TensorUse
@@ -76,6 +77,7 @@ def read_graph(source: str, graph: OnnxGraph, about: str, options: ConvertOption
             raise OptionError(f"{option} means nothing for a graph, which says itself what is computed")
     notes = Notes()
     problems = Problems(graph)
+    graph, place = choose_output(graph, options, notes, about)
     walk = Walk(graph, options, notes, problems, about)
     wired = walk.run()
     for name, tensor in graph.constants.items():
@@ -87,7 +89,7 @@ def read_graph(source: str, graph: OnnxGraph, about: str, options: ConvertOption
     entry = walk.entry
     entry.note(notes)
     defaults = dataclasses.replace(DEFAULTS, profile=profile, input=entry.mapping, form=form)
-    inner = dataclasses.replace(options, input=None, input_shape=None)
+    inner = dataclasses.replace(options, input=None, input_shape=None, output_name=None)
     reading = assemble(
         source,
         about,
@@ -101,7 +103,7 @@ def read_graph(source: str, graph: OnnxGraph, about: str, options: ConvertOption
         shape=walk.image,
         channels_first=walk.is_first,
     )
-    return dataclasses.replace(reading, entry=entry.base, sample=walk.sample)
+    return dataclasses.replace(reading, entry=entry.base, sample=walk.sample, place=place)
 
 
 def _profile(walk: Walk, options: ConvertOptions, notes: Notes) -> str:
@@ -139,9 +141,11 @@ class Walk(GraphLayers, GraphMaps):
         self.values[self.graph.inputs[0]] = self.enter(sizes)
         for name, tensor in self.graph.constants.items():
             self.values[name] = self.constants.of(tensor.array, (name,))
-        for node in self.graph.nodes:
+        nodes, circular = checked(self.graph, self.notes, self.problems)
+        for index, node in enumerate(nodes):
             spend_steps(NODE_STEPS, "walking its graph")
-            self._guarded(node)
+            if index not in circular:
+                self._guarded(node)
         with contextlib.suppress(Refused):
             return self._end()
         return self.wired
@@ -333,6 +337,11 @@ class Walk(GraphLayers, GraphMaps):
         last = OnnxNode("output", ", ".join(self.graph.outputs) or "(none)", (), ("",))
         if not given and self.graph.outputs and not self.problems.damaged:
             self.problems.refuse(last, "is nothing that the graph computes from its input")
+        others = [name for name in self.graph.outputs if not isinstance(self.values.get(name), Live)]
+        if others and not self.problems.damaged:
+            named = dataclasses.replace(last, name=", ".join(others))
+            more = [name for name in self.graph.outputs if name not in others]
+            self.problems.refuse(named, f"is nothing that the graph computes from its input{output_lines(more)}")
         if not self.wired or not given or any(live.expr.op == "lost" for live in given):
             return self.wired
         live = self._scores(last, given)
@@ -358,7 +367,7 @@ class Walk(GraphLayers, GraphMaps):
         apart = [name for name in self.graph.outputs if not self._leads(name, needed)]
         if apart:
             reason = "are several values of which none is computed from all others, which is not supported"
-            self.problems.refuse(last, reason)
+            self.problems.refuse(last, reason + output_lines(self.graph.outputs))
         return next(live for live in given if live.stage is final.stage)
 
     def _leads(self, name: str, needed: set[int]) -> bool:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from xnorinfer.budget import spend_bytes, spend_steps
+from xnorinfer.converters.graphs.structure import output_lines
 from xnorinfer.converters.reading import net_line
-from xnorinfer.errors import SourceError
+from xnorinfer.errors import OptionError, SourceError
 
 MODELS = ("Sequential", "Functional", "Model")
 #: Layers that read several values, which all others do not.
@@ -55,10 +56,14 @@ class NoLayers(SourceError):
     """The config of a model whose own code says what it computes."""
 
 
-def read_config(text: str | bytes, about: str, problems: list[str]) -> list[KerasLayer]:
-    """The layers of a model.  What is no chain goes to `problems`.
+def read_config(
+    text: str | bytes, about: str, problems: list[str], output: str | None = None, left: list[str] | None = None
+) -> list[KerasLayer]:
+    """The layers of a model.  What is no chain goes to `problems`.  output: the layer whose value is the model's, of several;
+    names and places of layers that lead to others alone go to `left`.
 
-    Raises SourceError on what is no model's config, NoLayers where it is of a subclassed model.
+    Raises SourceError on what is no model's config, NoLayers where it is of a subclassed model; OptionError for an output that
+    is none.
     """
     try:
         model = json.loads(text)
@@ -67,7 +72,10 @@ def read_config(text: str | bytes, about: str, problems: list[str]) -> list[Kera
             raise (NoLayers if isinstance(model, dict) and found else SourceError)(
                 f"the config of {about} is of a {found or 'unknown kind'}, needed is a Sequential or functional model"
             )
-        return _Model(about, problems).layers_of(model, (), "", ())[0]
+        reader = _Model(about, problems, output, [] if left is None else left)
+        if output is not None and (class_name(model) == "Sequential" or not isinstance(model.get("config"), dict)):
+            raise OptionError(f"--output-name {output}: {about} is a chain of layers, whose last gives the one output")
+        return reader.layers_of(model, (), "", ())[0]
     except RecursionError:
         raise SourceError(f"the config of {about} is nested too deeply") from None
     except ValueError as error:
@@ -94,9 +102,11 @@ class _Reference:
 class _Model:
     """Reads models of one config."""
 
-    def __init__(self, about: str, problems: list[str]) -> None:
+    def __init__(self, about: str, problems: list[str], output: str | None, left: list[str]) -> None:
         self.about = about
         self.problems = problems
+        self.output = output
+        self.left = left
 
     def layers_of(
         self, model: Mapping[str, Any], path: tuple[str, ...], place: str, entering: Sequence[Given]
@@ -162,12 +172,21 @@ class _Model:
             name: [_references(call) for call in entry.get("inbound_nodes") or []] for name, (entry, _) in entries.items()
         }
         outputs = _references(config.get("output_layers"))
-        if not path and len(outputs) > 1:
-            self.problems.append(f"the model gives the values of {', '.join(map(str, outputs))}; one output is supported")
+        names = [str(one) for one in outputs]
+        if not path and self.output is not None:
+            if self.output not in names:
+                raise OptionError(f"--output-name {self.output}: {self.about} gives {', '.join(names)}")
+            outputs = [outputs[names.index(self.output)]]
+        elif not path and len(outputs) > 1:
+            told = f"the model gives the values of {', '.join(names)}; one output is supported"
+            self.problems.append(told + output_lines(names))
         known = len(self.problems)
         order = self._order(inbound, outputs)
         used = {name for name, _ in order}
         unused = [name for name in inbound if name not in used]
+        if not path and self.output is not None and len(names) > 1:
+            self.left += [*unused, *(entries[name][1] for name in unused)]
+            unused = []
         if (unused or not order) and len(self.problems) == known:
             self.problems.append(
                 f"the layers {', '.join(unused) or '(none)'} do not lead to the model's output"

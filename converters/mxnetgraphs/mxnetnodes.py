@@ -23,6 +23,7 @@ from xnorinfer import budget
 from xnorinfer.converters.containers.arrays import RawTensor, unique_name
 from xnorinfer.converters.containers.onnxfile import Attribute, OnnxGraph, OnnxNode
 from xnorinfer.converters.graphs.operations import MULTIBIT, OTHER_TYPE
+from xnorinfer.converters.graphs.structure import output_lines
 from xnorinfer.converters.mxnetgraphs.mxnetsymbol import NOT_SUPPORTED, Attributes, Refused, Symbol, SymbolNode
 
 #: Bytes of a character at most.
@@ -81,7 +82,8 @@ class MxnetNodes:
                 self._node(place, node)
         outputs = [self._values.get(place, self.symbol.nodes[place].name) for place, _ in self.symbol.heads]
         if len(outputs) > 1 or any(output for _, output in self.symbol.heads):
-            self.problems.append(f"the symbol gives {', '.join(outputs)}: one output is supported")
+            way = output_lines(self.symbol.outputs) if len(outputs) > 1 else ""
+            self.problems.append(f"the symbol gives {', '.join(outputs)}: one output is supported{way}")
         shape = next(iter(self.inputs.values()), None)
         return OnnxGraph(tuple(self.nodes), self.params, tuple(self.inputs), tuple(outputs), "mxnet", shape)
 

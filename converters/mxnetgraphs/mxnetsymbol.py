@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from xnorinfer.budget import JSON_BYTES, spend_bytes, spend_steps
-from xnorinfer.errors import SourceError
+from xnorinfer.errors import OptionError, SourceError
 
 #: Attributes of any node that say nothing about what it computes at inference, beside those between two underscores each.
 HIDDEN = ("ctx_group", "lr_mult", "wd_mult", "force_mirroring", "mirror_stage")
@@ -37,6 +37,24 @@ class Symbol:
 
     nodes: tuple[SymbolNode, ...]
     heads: tuple[tuple[int, int], ...]
+
+    @property
+    def outputs(self) -> list[str]:
+        """The names of the nodes that give what it gives."""
+        return [self.nodes[place].name for place, _ in self.heads]
+
+    def of_output(self, name: str, about: str) -> Symbol:
+        """What leads to one of its outputs; other nodes compute nothing, then.  Raises OptionError for a name that is none."""
+        if name not in self.outputs:
+            raise OptionError(f"--output-name {name}: {about} gives {', '.join(self.outputs)}")
+        head = self.heads[self.outputs.index(name)]
+        needed = {head[0]}
+        for place in range(len(self.nodes) - 1, -1, -1):
+            spend_steps(what="looking for what leads to an output")
+            if place in needed:
+                needed.update(read for read, _ in self.nodes[place].inputs)
+        left = SymbolNode("null", "", {}, ())
+        return Symbol(tuple(node if place in needed else left for place, node in enumerate(self.nodes)), (head,))
 
 
 def read_symbol(path: Path) -> Symbol:

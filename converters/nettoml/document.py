@@ -256,6 +256,7 @@ _INSTEAD = {
     "scale_by": "scale_by",
     "ignore": "ignore",
     "state": "the arrays' names",
+    "output_name": "the last of [[layers]]",
 }
 
 #: Name of this way of reading in messages and provenance; it is asked for by --net and never sniffed.

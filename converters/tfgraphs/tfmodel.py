@@ -63,13 +63,13 @@ def read_frozen_graph(source: str, path: Path, options: ConvertOptions) -> Readi
 def frozen_reading(source: str, about: str, graph: TfGraph, options: ConvertOptions) -> Reading:
     """As `read_frozen_graph`, of a graph that is read."""
     try:
-        network = network_of(graph, lambda name: None)
+        network = network_of(graph, lambda name: None, options.output_name)
     except NotFollowed as reason:
         raise SourceError(
             f"{about}: the network in this graph could not be told: {reason}; graphs are frozen with "
             "tf.compat.v1.graph_util.convert_variables_to_constants or convert_variables_to_constants_v2, at inference"
         ) from None
-    return _named(read_graph(source, network.graph, about, options), network)
+    return _named(read_graph(source, network.graph, about, dataclasses.replace(options, output_name=None)), network)
 
 
 def with_graph(
@@ -89,7 +89,7 @@ def with_graph(
     """
     names = restored(graph)
     try:
-        network = _network_of(graph, names, entries)
+        network = _network_of(graph, names, entries, options.output_name)
     except NotFollowed as reason:
         if isinstance(by_names, NetworkError):
             instead = f"the graph {file} could not be followed instead: {reason}; --net can say everything"
@@ -100,7 +100,9 @@ def with_graph(
         )
         return dataclasses.replace(by_names, warnings=(*by_names.warnings, warning))
     mapping = options.input or DEFAULT_INPUT
-    inner = options if isinstance(by_names, NetworkError) else dataclasses.replace(options, input=mapping)
+    inner = dataclasses.replace(options, output_name=None)
+    if not isinstance(by_names, NetworkError):
+        inner = dataclasses.replace(inner, input=mapping)
     reading = _named(read_graph(source, network.graph, about, inner), network)
     if isinstance(by_names, Reading):
         if _equal(reading.net, by_names.net):
@@ -142,11 +144,11 @@ def read_objects(
         graph = read_saved_model(model)
         names |= restored(graph)
         try:
-            network = _network_of(graph, names, entries)
+            network = _network_of(graph, names, entries, options.output_name)
         except NotFollowed as error:
             reason = str(error)
         else:
-            reading = _named(read_graph(source, network.graph, about, options), network)
+            reading = _named(read_graph(source, network.graph, about, dataclasses.replace(options, output_name=None)), network)
             return _noted(reading, network, names, entries, lambda name: None, about)
     if prefix is None:
         raise SourceError(f"{about}: the network in {SAVED_MODEL} could not be told ({reason}), and no variables lie beside it")
@@ -162,17 +164,25 @@ def read_objects(
     defaults = KERAS
     if not any("quant" in weights.label(part.name) for part in parts):
         defaults = dataclasses.replace(defaults, profile="keras-round")
-    return assemble(source, about, parts, options, defaults, notes, problems)
+    told = reason is None or bool(problems)
+    try:
+        return assemble(source, about, parts, options, defaults, notes, problems)
+    except NetworkError as error:
+        if told:
+            raise
+        instead = f"the graph {SAVED_MODEL} could not be followed instead: {reason}; --net can say everything"
+        raise NetworkError([*error.problems, instead], about=about, understood=error.understood) from None
 
 
-def _network_of(graph: TfGraph, names: Mapping[str, str], entries: Mapping[str, Entry]) -> Network:
-    """The network in a graph whose variables are a checkpoint's.  names: of variables there.  Raises NotFollowed."""
+def _network_of(graph: TfGraph, names: Mapping[str, str], entries: Mapping[str, Entry], output: str | None) -> Network:
+    """The network in a graph whose variables are a checkpoint's.  names: of variables there.  output: as for `network_of`.
+    Raises NotFollowed."""
 
     def load(name: str) -> NDArray[Any] | None:
         key = names.get(name, name)
         return entries[key].load() if key in entries else None
 
-    return network_of(graph, load)
+    return network_of(graph, load, output)
 
 
 def _named(reading: Reading, network: Network) -> Reading:

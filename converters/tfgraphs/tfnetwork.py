@@ -23,11 +23,13 @@ from xnorinfer import budget
 from xnorinfer.converters.containers.onnxfile import OnnxGraph, OnnxNode
 from xnorinfer.converters.containers.protowire import WireError
 from xnorinfer.converters.graphs.channelslast import dilated
+from xnorinfer.converters.graphs.problems import NAMED
+from xnorinfer.converters.graphs.structure import output_lines
 from xnorinfer.converters.tfgraphs import tfmaps
 from xnorinfer.converters.tfgraphs.tfnodes import BRANCHES, CALLS, Ref, TfGraph, TfNode, consumers
 from xnorinfer.converters.tfgraphs.tfvalues import BOOL, PASSING, RANDOM_SOURCE, NotFollowed, text_of
 from xnorinfer.converters.tfgraphs.tfwriting import MATRIX_PRODUCTS, NodeWriter
-from xnorinfer.errors import SourceError
+from xnorinfer.errors import OptionError, SourceError
 
 PRODUCTS = (*MATRIX_PRODUCTS, *tfmaps.CONVOLUTIONS)
 #: What takes scores: their input is the network's last value.
@@ -50,10 +52,12 @@ class Network:
     dropout: bool = False
 
 
-def network_of(graph: TfGraph, load: Callable[[str], NDArray[Any] | None]) -> Network:
-    """The network of a graph.  load: a variable's numbers by its name, None if there is none.  Raises NotFollowed."""
+def network_of(graph: TfGraph, load: Callable[[str], NDArray[Any] | None], output: str | None = None) -> Network:
+    """The network of a graph.  load: a variable's numbers by its name, None if there is none.  output: the value that is its
+    scores, by its name in the signature, or of a node where there is none.  Raises NotFollowed, and OptionError for an output
+    that is none."""
     try:
-        return _Builder(graph, load).build()
+        return _Builder(graph, load).build(output)
     except WireError as error:
         raise SourceError(f"the graph is damaged: it {error}") from None
     except (IndexError, KeyError, ValueError, TypeError, ZeroDivisionError) as error:  # an operation without its inputs
@@ -61,14 +65,20 @@ def network_of(graph: TfGraph, load: Callable[[str], NDArray[Any] | None]) -> Ne
 
 
 class _Builder(NodeWriter):
-    def build(self) -> Network:
+    def build(self, name: str | None) -> Network:
         self.input = self._input()
-        output = self._output()
+        output = self._output(name)
         emitted: list[OnnxNode] = []
+        reasons: dict[str, None] = {}
         for ref in self._order(output):
             node = self.nodes[ref[0]]
             if ref != self.input:
-                emitted.extend(self.nodes_of(node, ref))
+                try:
+                    emitted.extend(self.nodes_of(node, ref))
+                except NotFollowed as reason:
+                    reasons[str(reason)] = None
+        if reasons:
+            raise NotFollowed("; ".join(reasons))
         shape = self.nodes[self.input[0]].shape()
         made = OnnxGraph(dilated(emitted), self.values, (text_of(self.input),), (text_of(output),), "tensorflow", shape)
         return Network(made, self.used, self.dropout)
@@ -96,9 +106,16 @@ class _Builder(NodeWriter):
         node = self.nodes.get(ref[0])
         return node is not None and not (node.kind("dtype") == BOOL or node.rank() == 0)
 
-    def _output(self) -> Ref:
+    def _output(self, name: str | None) -> Ref:
         self.allowed = {self.input, *self._settings()}
-        if self.graph.outputs:
+        if name is not None:
+            known = self.graph.outputs or {node: (node, 0) for node in self.nodes if self._pure((node, 0))}
+            if name not in known:
+                shown = sorted(known)
+                listed = ", ".join(shown[:NAMED]) + (f" and {len(shown) - NAMED} more" if len(shown) > NAMED else "")
+                raise OptionError(f"--output-name {name}: the graph gives {listed or 'nothing'}")
+            found = {self._before_ends(self.resolve(known[name]))}
+        elif self.graph.outputs:
             found = {self._before_ends(self.resolve(ref)) for ref in self.graph.outputs.values()}
         else:
             found = self._ends() or self._last()
@@ -106,8 +123,9 @@ class _Builder(NodeWriter):
         # One behind the other: the last one.
         last = [ref for ref in found if all(ref == other or other in self._ancestors(ref) for other in found)]
         if len(last) != 1:
-            names = ", ".join(sorted(ref[0] for ref in found)) or "nothing"
-            raise NotFollowed(f"which of its values are the scores is not clear ({names})")
+            refs = sorted(ref[0] for ref in found)
+            way = output_lines(sorted(self.graph.outputs) or refs) if len(refs) > 1 else ""
+            raise NotFollowed(f"which of its values are the scores is not clear ({', '.join(refs) or 'nothing'}){way}")
         return last[0]
 
     def _settings(self) -> Iterable[Ref]:

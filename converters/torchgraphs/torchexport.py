@@ -96,9 +96,10 @@ class _Program:
                 what = ", ".join(spec)
                 raise SourceError(f"{self.about}: the program changes its own buffers ({what}): call eval() before the export")
             results.append(self._argument(spec["user_output"]["arg"]))
-        if len(results) != 1 or not isinstance(results[0], Ref):
+        tensors = [result for result in results if isinstance(result, Ref)]
+        if not results or len(tensors) < len(results):
             raise SourceError(f"{self.about}: the program gives {len(results)} results; needed is one tensor")
-        return self.recorder.graph(entry, results[0], producer, self._shape(entry))
+        return self.recorder.graph(entry, tensors, producer, self._shape(entry))
 
     def _shape(self, name: str) -> tuple[int | None, ...]:
         """The shape of a tensor; None where it is open."""

@@ -136,9 +136,15 @@ class Recorder:
         self.stale: set[str] = set()  # memories that were written into through another view
         self.others = {name for name, tensor in self.constants.items() if tensor.dtype != "float32"}  # of another type
 
-    def graph(self, entry: str, result: Ref, producer: str, shape: tuple[int | None, ...] | None) -> OnnxGraph:
-        """All of it; entry: the name of the network's input, shape: that of its tensor."""
-        return OnnxGraph(tuple(self.nodes), self.constants, (entry,), (self._current(result).name,), producer, shape)
+    def graph(self, entry: str, results: Sequence[Ref], producer: str, shape: tuple[int | None, ...] | None) -> OnnxGraph:
+        """All of it; entry: the name of the network's input, shape: that of its tensor.  results: what the program gives, which
+        go by their places, 0 and so on, where they are several."""
+        names = tuple(self._current(result).name for result in results)
+        if len(names) > 1:
+            places = [str(place) for place in range(len(names))]
+            self.nodes += [OnnxNode("Identity", p, (name,), (p,)) for p, name in zip(places, names, strict=True)]
+            names = tuple(places)
+        return OnnxGraph(tuple(self.nodes), self.constants, (entry,), names, producer, shape)
 
     def record(self, operation: str, positional: list[Any], named: dict[str, Any]) -> Any:
         """One operation (`linear`, `hardtanh_`); the tensor that it gives, or the parts that it takes one apart into.  Raises

@@ -173,16 +173,17 @@ class _Run:
         self.statements = 0
         self.depth = 0
 
-    def forward(self) -> Ref:
-        """The network's result, from a tensor called input."""
+    def forward(self) -> list[Ref]:
+        """The network's results, one or several, from a tensor called input."""
         definition = self._method(self.module, "forward")
         wanted = [argument.arg for argument in definition.args.args[1:]]
         if len(wanted) != 1:
             raise SourceError(f"{self.about} has the inputs {', '.join(wanted) or '(none)'}; one is supported")
         result = self._call(definition, [self.module, Ref("input")], {})
-        if not isinstance(result, Ref):
+        results = [one for one in _members(result) if isinstance(one, Ref)]
+        if not results or len(results) < len(_members(result)):
             raise SourceError(f"{self.about}: forward returns no tensor; one is supported")
-        return result
+        return results
 
     def _refuse(self, what: ast.AST, reason: str) -> Any:
         text = ast.unparse(what)

@@ -140,6 +140,7 @@ class _Command(click.Command):
     metavar="KEY",
     help="Which state dict is the network, where a PyTorch checkpoint holds several: its key ('model', 'ema.module').",
 )
+@click.option("--output-name", metavar="NAME", help="Which value is the network's, where a graph gives several.")
 @click.option(
     "--net",
     "net_file",
@@ -184,6 +185,7 @@ def command(
     scale_by: Any,
     ema: bool,
     state: str | None,
+    output_name: str | None,
     net_file: Path | None,
     write_net: Path | None,
     ignore: tuple[str, ...],
@@ -223,6 +225,7 @@ def command(
         scale_by=scale_by,
         ema=ema,
         state=state,
+        output_name=output_name,
         net=None if net_file is None else read_net_file(net_file),
         ignore=tuple(ignore),
         answered=expect is not None,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from xnorinfer.conversion import Conversion, pack_reading, require_expected
 from xnorinfer.converters import require_ignored
-from xnorinfer.converters.livekeras import lists_layers, read_config_of, read_graph_of, shape_of
+from xnorinfer.converters.livekeras import lists_layers, of_output, read_config_of, read_graph_of, shape_of
 from xnorinfer.converters.livetorch import LiveModule
 from xnorinfer.converters.reading import DEFAULT_INPUT, Assumption, ConvertOptions, Reading
 from xnorinfer.engine.model import Model, array_of, inputs_of
@@ -123,6 +123,9 @@ class _Keras(_Live):
     """By the config, or by the graph that TensorFlow makes of the model: first by what lists the layers."""
 
     def __init__(self, model: Any, about: str, options: ConvertOptions, example: NDArray[Any] | None) -> None:
+        if options.output_name is not None:
+            model = of_output(model, about, options.output_name)
+            options = dataclasses.replace(options, output_name=None)
         super().__init__(about, options, example)
         self.model = model
         self.shape = shape_of(model, example)
@@ -183,6 +186,7 @@ class _Torch(_Live):
         mapping = None if example is None or options.input is not None else _mapping_of(example)
         super().__init__(about, options if mapping is None else dataclasses.replace(options, input=mapping), example)
         self.live = live
+        live.output = options.output_name
         self.shape = live.shape() if example is None else tuple(example.shape[1:])
 
     def convert(self) -> Converted:

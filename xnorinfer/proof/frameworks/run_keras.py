@@ -34,6 +34,8 @@ def open_keras(path: Path, reading: Reading, options: ConvertOptions) -> Program
     name = keras.__name__
     with refusing(name):
         model = keras.models.load_model(str(path), compile=False, safe_mode=True)
+        if options.output_name is not None and len(model.outputs) > 1:
+            model = keras.Model(model.inputs, model.get_layer(options.output_name).output)
         if len(model.inputs) != 1:
             raise NotRunnable(f"it has {len(model.inputs)} inputs; one is supported")
         batch, shape = sample_of(list(model.inputs[0].shape), reading)

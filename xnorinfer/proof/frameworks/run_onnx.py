@@ -40,8 +40,10 @@ def open_onnx(path: Path, reading: Reading, options: ConvertOptions) -> Program:
         operations += [_batch_norm(reference, path)] if _opset(model) < 14 else []
         evaluator = reference.ReferenceEvaluator(model, new_ops=operations)
 
+    wanted = None if options.output_name is None else [options.output_name]
+
     def call(x: F32) -> Array:
-        return reading.scores_of(_chosen(evaluator.run(None, {entry: reading.as_source(x).reshape(-1, *shape)})))
+        return reading.scores_of(_chosen(evaluator.run(wanted, {entry: reading.as_source(x).reshape(-1, *shape)})))
 
     def inner(x: F32, wanted: Wanted) -> list[Array]:
         every = evaluator.run(None, {entry: reading.as_source(x).reshape(-1, *shape)}, intermediate=True)

@@ -21,11 +21,11 @@ def open_tensorflow(path: Path, reading: Reading, options: ConvertOptions) -> Pr
     """Raises NotRunnable and MissingExtraError."""
     model = saved_model(path)
     if model is not None:
-        return _open_saved(model.parent, reading)
-    return _open_frozen(path, reading) if is_frozen(path) else open_tf1(path, reading, options)
+        return _open_saved(model.parent, reading, options.output_name)
+    return _open_frozen(path, reading, options.output_name) if is_frozen(path) else open_tf1(path, reading, options)
 
 
-def _open_saved(folder: Path, reading: Reading) -> Program:
+def _open_saved(folder: Path, reading: Reading, output: str | None) -> Program:
     tensorflow = framework("tensorflow", folder)
     with refusing("tensorflow"):
         loaded = tensorflow.saved_model.load(str(folder))
@@ -42,7 +42,8 @@ def _open_saved(folder: Path, reading: Reading) -> Program:
 
     def call(x: F32) -> Array:
         given = tensorflow.constant(reading.as_source(x).reshape(-1, *shape))
-        answers = [reading.scores_of(np.asarray(value)) for value in function(**{name: given}).values()]
+        given = function(**{name: given})
+        answers = [reading.scores_of(np.asarray(value)) for key, value in given.items() if output in (None, key)]
         scores = [answer for answer in answers if answer.shape == (len(x), reading.net.values[-1].width)]
         return scores[0] if len(scores) == 1 else answers[0]
 
@@ -50,11 +51,11 @@ def _open_saved(folder: Path, reading: Reading) -> Program:
     return Program("tensorflow", tensorflow.__version__, reading.entry or reading.net.input, batch, shape, call)
 
 
-def _open_frozen(path: Path, reading: Reading) -> Program:
+def _open_frozen(path: Path, reading: Reading, output: str | None) -> Program:
     tensorflow = framework("tensorflow", path)
     tf1 = tensorflow.compat.v1
     try:
-        network = network_of(read_frozen(path), lambda name: None).graph
+        network = network_of(read_frozen(path), lambda name: None, output).graph
     except NotFollowed as reason:  # it has been read
         raise NotRunnable(str(reason)) from None
     with refusing("tensorflow"):
@@ -89,7 +90,7 @@ def open_tflite(path: Path, reading: Reading, options: ConvertOptions) -> Progra
             model_content=path.read_bytes(), experimental_op_resolver_type=resolver, experimental_preserve_all_tensors=True
         )
         (entry,) = interpreter.get_input_details()
-        output = interpreter.get_output_details()[0]
+        output = interpreter.get_output_details()[reading.place or 0]
         interpreter.allocate_tensors()  # where operators are missing, it says which
         _, shape = sample_of([None, *(int(n) for n in entry["shape"][1:])], reading)
         computed = [one["index"] for one in interpreter.get_tensor_details() if one["dtype"] is np.float32]

@@ -29,8 +29,10 @@ def open_torch(path: Path, reading: Reading, options: ConvertOptions) -> Program
     def call(x: F32) -> Array:
         given = np.ascontiguousarray(reading.as_source(x).reshape(-1, *shape))
         with torch.inference_mode():
-            answer: Array = module(torch.from_numpy(given)).numpy()
-        return reading.scores_of(answer)
+            answers = torch.utils._pytree.tree_leaves(module(torch.from_numpy(given)))
+        if len(answers) > 1 and reading.place is None:
+            raise NotRunnable(f"it gives {len(answers)} tensors; --output-name says which is the network's")
+        return reading.scores_of(answers[reading.place or 0].numpy())
 
     def inner(x: F32, wanted: Wanted) -> list[Array]:
         return recorded(lambda: call(x), len(x), wanted)
