@@ -1,42 +1,48 @@
-"""Where the values between the nodes of a network lie while it runs: in slots, each used again once nothing reads its value."""
+"""Where the values of a network lie while it runs: places in one run of bytes, each used again once nothing reads its value."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
-from xnorinfer.graph import Node, users_of
-
-#: In the place of a slot: the value is the network's own, and lies where the caller wants it.
+#: In place of a place: the value is the network's own, and lies where the caller wants it.
 OUTSIDE = -1
 
 
-@dataclass(frozen=True)
-class Slots:
-    """taken: the slot of every node's value, `OUTSIDE` for the last one's.  sizes: of every slot."""
+class Life(NamedTuple):
+    """A value of so many bytes, from the step that writes it to the last one that reads it, both included: a step reads rows
+    while it writes others."""
 
-    taken: tuple[int, ...]
-    sizes: tuple[int, ...]
+    size: int
+    first: int
+    last: int
+
+    def meets(self, other: Life) -> bool:
+        """Whether there is a step at which both are needed."""
+        return self.first <= other.last and other.first <= self.last
 
 
-def slots_for(nodes: Sequence[Node[Any]], sizes: Sequence[int]) -> Slots:
-    """Slots for the values of nodes that run one after the other, in order.
+def places_for(lives: Sequence[Life]) -> tuple[list[int], int]:
+    """Where each value begins, and the bytes of all.
 
-    sizes: of the nodes' values.  A node's slot is none of those of its inputs, and none of values that later nodes read; of the
-    others, the one that fits best.  A chain passes its values through two.
+    The largest first, each in the smallest gap between those that it meets that holds it, else behind them.
     """
-    users = users_of(nodes)
-    taken: list[int] = []
-    room: list[int] = []
-    free: set[int] = set()
-    for index, size in enumerate(sizes[:-1]):
-        # The least to add, then the least to waste.
-        slot = min(free, key=lambda one: (max(0, size - room[one]), room[one]), default=len(room))
-        if slot == len(room):
-            room.append(0)
-        room[slot] = max(room[slot], size)
-        free.discard(slot)
-        taken.append(slot)
-        free |= {taken[value] for value in range(index + 1) if max(users[value], default=value) == index}
-    return Slots((*taken, OUTSIDE), tuple(room))
+    places = [0] * len(lives)
+    placed: list[int] = []
+    for index in sorted(range(len(lives)), key=lambda one: (-lives[one].size, one)):
+        taken = sorted((places[other], lives[other].size) for other in placed if lives[index].meets(lives[other]))
+        end, best = 0, None
+        for begin, size in taken:
+            gap = begin - end
+            if gap >= lives[index].size and (best is None or gap < best[0]):
+                best = gap, end
+            end = max(end, begin + size)
+        places[index] = end if best is None else best[1]
+        placed.append(index)
+    return places, max((place + life.size for place, life in zip(places, lives, strict=True)), default=0)
+
+
+def most_alive(lives: Sequence[Life]) -> int:
+    """The bytes that no places can do without: of the values that one step needs, where they are most."""
+    steps = {life.first for life in lives}
+    return max((sum(life.size for life in lives if life.first <= step <= life.last) for step in steps), default=0)

@@ -7,12 +7,12 @@ the work.  Running is one call of the compiled driver (`kernels.driver`), with a
 from __future__ import annotations
 
 import ctypes
-import itertools
 import math
 import os
 import re
 import sys
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -21,14 +21,15 @@ from numpy.typing import NDArray
 
 from xnorinfer import kernels
 from xnorinfer.cores import usable_cores
-from xnorinfer.engine.buffers import OUTSIDE, slots_for
-from xnorinfer.engine.layerrows import rows_of
+from xnorinfer.engine.buffers import OUTSIDE, places_for
+from xnorinfer.engine.layerrows import Made, rows_of
+from xnorinfer.engine.passes import Pass, apart, lives_of, together
 from xnorinfer.errors import ArrayError, MalformedModelError, OptionError
 from xnorinfer.graph import INPUT, branching
 from xnorinfer.kernels import fields, layout, prepack
 from xnorinfer.kernels.pool import pool
 from xnorinfer.memory import plain, require_inside
-from xnorinfer.packing.packed import PackedModel
+from xnorinfer.packing.packed import Binarize, PackedModel, Value
 
 THREADS_ENVIRONMENT = "XNORINFER_NUM_THREADS"
 
@@ -110,6 +111,19 @@ class Plan:
         self._kept: list[NDArray[Any]] = []
         self._values = packed.values
         self._input_dtype = np.dtype(INPUT_DTYPES[packed.input.kind])
+        self._nodes = [
+            rows_of(
+                node,
+                self._kernel,
+                packed.input,
+                self._value(node.inputs[0]),
+                node.inputs[0] == INPUT,
+                *map(self._value, node.inputs[1:]),
+            )
+            for node in packed.nodes
+        ]
+        self._passes = together(packed, self._kernel)
+        self._alone: Plan | None = None
         self._make()
         self._pool = pool()
         self._size()
@@ -135,11 +149,8 @@ class Plan:
     # ------------------------------------------------------------ making the table
 
     def _make(self) -> None:
-        """The table: a row for every node, then those of the strips of maps."""
-        packed, made = self._packed, []
-        for node in packed.nodes:
-            value, *others = (packed.entry if read == INPUT else self._values[read] for read in node.inputs)
-            made.append(rows_of(node, self._kernel, packed.input, value, node.inputs[0] == INPUT, *others))
+        """The table: a row for every pass, then those of the strips of maps."""
+        made = [self._row_of(one) for one in self._passes]
         count = len(made)
         self._rows = layout.aligned((count + sum(len(inner) for _, inner in made), fields.LAYER_FIELDS), np.int64)
         self._table = self._rows[:count]
@@ -156,6 +167,28 @@ class Plan:
                 self._share(row, int(self._rows[count - len(inner), fields.GROUPS]))
             elif not inner and row[fields.PARTS]:
                 self._share(row, int(row[fields.PANELS]))
+
+    def _row_of(self, one: Pass) -> Made:
+        """The rows of what is computed in one pass."""
+        outer, inner = self._nodes[one.node]
+        if one.sign is None:
+            return outer, inner
+        op = self._packed.nodes[one.sign].op
+        assert isinstance(op, Binarize)
+        beside = prepack.bits_beside(op.limits, op.mirrored, one.kept)
+        return (outer, [row | beside for row in inner]) if inner else (outer | beside, inner)
+
+    def _apart(self) -> Plan:
+        """The same with every node by itself, so that what is between them can be seen."""
+        if len(self._passes) == len(self._nodes):
+            return self
+        if self._alone is None:
+            alone = copy(self)
+            alone._passes, alone._kept, alone._free = apart(self._packed), [], []
+            alone._make()
+            alone._size()
+            self._alone = alone
+        return self._alone
 
     def _write(self, row: NDArray[np.int64], made: prepack.Row) -> None:
         """A row into the table; arrays by their addresses."""
@@ -193,30 +226,31 @@ class Plan:
         of_rows = (table[:, fields.PREPARED_BYTES] + table[:, fields.PART_BYTES]) * sub_rows
         prepared = int((of_rows + table[:, fields.STRIP_BYTES]).max())
         self._scratch_bytes = layout.whole_lines(fields.PREPARED_AT + prepared)
-        slots = slots_for(self._packed.nodes, table[:, fields.OUT_BYTES].tolist())
-        *starts, self._buffers_bytes = itertools.accumulate(
-            (layout.whole_lines(size * self._block) for size in slots.sizes), initial=0
-        )
-        for row, node, slot in zip(table, self._packed.nodes, slots.taken, strict=True):
-            at = [OUTSIDE if read == INPUT else int(table[read, fields.TARGET_AT]) for read in node.inputs]
-            row[fields.SOURCE_AT] = at[0]
-            row[fields.TARGET_AT] = OUTSIDE if slot == OUTSIDE else starts[slot]
-            if len(at) > 1:
-                others = [(place, self._value_bytes(read)) for place, read in zip(at[1:], node.inputs[1:], strict=True)]
+        packed, sizes = self._packed, [layout.whole_lines(value.nbytes * self._block) for value in self._values]
+        lives = lives_of(packed, self._passes, sizes)
+        starts, self._buffers_bytes = places_for(list(lives.values()))
+        places = dict(zip(lives, starts, strict=True)) | {INPUT: OUTSIDE}
+        for row, one in zip(table, self._passes, strict=True):
+            inputs = packed.nodes[one.node].inputs
+            row[fields.SOURCE_AT] = places[inputs[0]]
+            row[fields.TARGET_AT] = places.get(one.node, 0)
+            row[fields.BITS_AT] = 0 if one.sign is None else places[one.sign]
+            if len(inputs) > 1:
+                others = [(places[read], self._value(read).nbytes) for read in inputs[1:]]
                 self._kept.append(layout.kept(np.array(others, np.int64)))
                 row[fields.OTHERS], row[fields.OTHERS_AT] = len(others), _address(self._kept[-1])
         self._call_work = CALL_WORK
         self._call_rows = max(1, CALL_WORK // (self._work * self._block)) * self._block * self._threads
 
-    def _value_bytes(self, read: int) -> int:
-        """Of a sample of what a node, or of real inputs what the network reads."""
-        return (self._packed.entry if read == INPUT else self._values[read]).nbytes
+    def _value(self, read: int) -> Value:
+        """What a node gives, or the network reads."""
+        return self._packed.entry if read == INPUT else self._values[read]
 
     def _context(self) -> _Context:
         """Job and buffers for blocks of up to `block` rows on all threads."""
         threads = self._threads
         scratch = self._scratch_bytes + self._buffers_bytes
-        memory = layout.aligned((threads * scratch + self._buffers_bytes,), np.uint8)
+        memory = layout.aligned((threads * scratch,), np.uint8)
         counters = layout.aligned((len(self._table) * (threads + 1) * fields.COUNTER_BYTES,), np.uint8)
         job = layout.aligned((fields.JOB_FIELDS,), np.int64)
         job[fields.TABLE] = _address(self._table)
@@ -226,7 +260,7 @@ class Plan:
         job[fields.NEURON_ROWS] = min(NEURON_ROWS, self._block, ROWS_PER_THREAD * threads - 1)
         job[fields.SCRATCH] = _address(memory)
         job[fields.SCRATCH_BYTES] = scratch
-        job[fields.SHARED] = _address(memory) + threads * scratch
+        job[fields.SHARED] = _address(memory) + self._scratch_bytes  # the buffers of the first, who is there in any case
         job[fields.BUFFERS_BYTES] = self._buffers_bytes
         job[fields.COUNTERS] = _address(counters)
         return _Context(job, _address(job), (memory, counters, self._rows))
@@ -280,7 +314,7 @@ class Plan:
         the output of node last - 1, as `trace` shapes it.  Raises ArrayError, also where a node behind the first reads another
         than the one before it.
         """
-        count = len(self._table)
+        count = len(self._nodes)
         if not (isinstance(first, int) and isinstance(last, int) and 0 <= first < last <= count):
             raise ArrayError(f"nodes {first} up to {last} do not exist; give two whole numbers, 0 <= first < last <= {count}")
         nodes = self._packed.nodes
@@ -316,7 +350,9 @@ class Plan:
     def _run_nodes(self, sources: list[NDArray[Any]], target: NDArray[Any], first: int, last: int) -> None:
         """sources: all that the first node reads; those behind it read one another."""
         source, *others = sources
-        if source.shape[0]:
+        if self._apart() is not self:
+            self._apart()._run_nodes(sources, target, first, last)
+        elif source.shape[0]:
             context = self._take()
             context.job[_RANGE] = first, last, first, last - 1
             # Runs of many rows are several calls, and only the source is cut there.

@@ -69,8 +69,11 @@ def last_group(job, layer):
 
 
 @inner
-def find_others(job, layer, buffers, row, given, target, scratch):
-    """Where a layer finds what it reads beside its source, into the scratch; given, row: as `source_of` takes them."""
+def find_all(job, layer, buffers, row, given, target, scratch):
+    """Where a layer finds what it reads beside its source, and what it writes, into the scratch; given, row: as `source_of`
+    takes them."""
+    store_word(scratch + fields.TARGET_FOUND_AT, target)
+    store_word(scratch + fields.BITS_FOUND_AT, buffers + get(layer, fields.BITS_AT))
     count = get(layer, fields.OTHERS)
     if count == 0:
         return
@@ -136,7 +139,7 @@ def by_rows(job, slot):
                 layer = table + index * fields.LAYER_FIELDS * 8
                 source = source_of(job, layer, buffers, row, index == given)
                 target = target_of(job, layer, buffers, row, index == wanted)
-                find_others(job, layer, buffers, row, index == given, target, scratch)
+                find_all(job, layer, buffers, row, index == given, target, scratch)
                 run_groups(layer, source, target, count, low, last_group(job, layer), scratch, prepared, False)
             atomic_add(done, 1)
             if slot == 0:
@@ -167,7 +170,7 @@ def by_neurons(job, slot):
         layer = table + index * fields.LAYER_FIELDS * 8
         source = source_of(job, layer, shared, 0, index == given)
         target = target_of(job, layer, shared, 0, index == wanted)
-        find_others(job, layer, shared, 0, index == given, target, scratch)
+        find_all(job, layer, shared, 0, index == given, target, scratch)
         chunk = get(layer, fields.CHUNK)
         groups = last_group(job, layer)
         chunks = (groups - begin_at + chunk - 1) // chunk

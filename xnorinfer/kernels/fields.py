@@ -40,6 +40,12 @@ from __future__ import annotations
     DEEP_LIMITS,  # address: i64 per neuron, where LIMITS has 16 bits (nibbles)
     SOURCE_AT,  # where in the buffers the input rows lie; below 0: not there, they are those of the run
     TARGET_AT,  # where the output rows go; the last layer of a run writes to the run's own
+    # Bits of what steps give in rows, each at a limit of its own.
+    BITS_AT,  # where in the buffers they go
+    BIT_LIMITS,  # address: f32 per neuron and behind the last ones NaN; 0 = there are none
+    BIT_MIRRORED,  # address: as MIRRORED
+    BIT_BYTES,  # from row to row of them
+    UNKEPT,  # whether the numbers themselves are not written
     SHIFTS,  # address: i64 per row, or per output pixel of a map: groups from the first limits to those of its border class
     # What follows is of layers over maps (`map_layers`), whose "groups" are tasks: parts of the neurons of a strip of pixels.
     INNER,  # address of the rows for what a strip of pixels is to them, one for each group of channels
@@ -79,7 +85,7 @@ from __future__ import annotations
     COUNTED,  # whether the layer gives its counts, of one group [64] i64 a row
     LEVEL_BYTES,  # from plane to plane of what it gives; of a layer over levels on maps, of its prepared rows
     LAYER_FIELDS,
-) = range(67)
+) = range(72)
 
 #: Which of the values that are joined, the bytes of a pixel of it, where in its pixel a segment begins, in bytes, how many bits
 #: it has, and the bit of the joined pixel where it goes.
@@ -143,6 +149,8 @@ READY_AT = COUNTS_AT + COUNTS_BYTES
 #: Addresses of what a layer reads beside its source, up to `packed.MOST_JOINED`, and how far the first lies from the target.
 OTHERS_FOUND_AT = READY_AT + 64
 SIDE_FROM_TARGET_AT = OTHERS_FOUND_AT + 64 * 8
+#: Where the target itself lies, and the bits beside it.
+TARGET_FOUND_AT, BITS_FOUND_AT = SIDE_FROM_TARGET_AT + 8, SIDE_FROM_TARGET_AT + 16
 #: Rows of float32 that become what they are in place, of up to 64 neurons each.
 BLOCK_AT = SIDE_FROM_TARGET_AT + 64
 BLOCK_MOST_ROWS, BLOCK_STEP = 16, 64 * 4

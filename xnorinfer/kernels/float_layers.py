@@ -29,8 +29,8 @@ from xnorinfer.kernels.float_tiles import (
 from xnorinfer.kernels.layers import sigmoid_of, tanh_of
 from xnorinfer.kernels.map_layers import span
 from xnorinfer.kernels.shapes import FloatShape
-from xnorinfer.kernels.tiles import compare_inputs
-from xnorinfer.kernels.vector_ir import get, inner, load_single, load_word, store_single, store_word
+from xnorinfer.kernels.tiles import compare_inputs, compare_singles
+from xnorinfer.kernels.vector_ir import get, inner, load_single, load_word, store_byte, store_single, store_word
 
 
 def _copier(lanes: int) -> Any:
@@ -53,10 +53,33 @@ def _copier(lanes: int) -> Any:
 def make_finish_rows(lanes: int, native_fma: bool) -> Callable[..., None]:
     """The steps on rows of the block, and out, where rows have all neurons of the layer."""
     copy, add, add_one = _copier(lanes), add_tile(lanes), add_tile(1)
+    below, above = compare_singles("<="), compare_singles(">=")
     mul, plus, fma, clip, div, step, prelu = (
         step_tile(lanes, native_fma, code)
         for code in (fields.MUL, fields.ADD, fields.FMA, fields.CLIP, fields.DIV, fields.STEP, fields.PRELU)
     )
+
+    @inner
+    def bits_of(layer, first, count, rows, block, scratch, place):
+        """Of rows of the block, the first of which is number `place` of all; whole words where there are, or their bytes."""
+        limits, step = get(layer, fields.BIT_LIMITS) + 4 * first, get(layer, fields.BIT_BYTES)
+        turned = get(get(layer, fields.BIT_MIRRORED), first >> 6) >> (first & 63)
+        out = load_word(scratch + fields.BITS_FOUND_AT) + place * step + (first >> 3)
+        size = count >> 3
+        if first + count == get(layer, fields.NEURONS):
+            size = 8 - ((first & 63) >> 3)
+        for r in range(rows):
+            word = np.int64(0)
+            if turned != 0:
+                word = above(block + r * fields.BLOCK_STEP, limits) & turned
+            if turned != -1:
+                word |= below(block + r * fields.BLOCK_STEP, limits) & ~turned
+            if size == 8:
+                store_word(out, word)
+            else:
+                for k in range(size):
+                    store_byte(out + k, word >> (8 * k))
+            out += step
 
     def finish_rows(layer, first, count, rows, scratch, out):
         block = scratch + fields.BLOCK_AT
@@ -97,8 +120,11 @@ def make_finish_rows(lanes: int, native_fma: bool) -> Callable[..., None]:
                         store_single(at, tanh_of(value) if code == fields.TANH else sigmoid_of(value))
             else:
                 step(block, rows, vectors, a, b)
-        for r in range(rows):
-            copy(block + r * fields.BLOCK_STEP, out + r * stride, count)
+        if get(layer, fields.UNKEPT) == 0:
+            for r in range(rows):
+                copy(block + r * fields.BLOCK_STEP, out + r * stride, count)
+        if get(layer, fields.BIT_LIMITS) != 0:
+            bits_of(layer, first, count, rows, block, scratch, (out - load_word(scratch + fields.TARGET_FOUND_AT)) // stride)
 
     return finish_rows
 

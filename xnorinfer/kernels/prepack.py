@@ -77,14 +77,12 @@ def binarized(kernel: Kernel, limits: NDArray[Any], mirrored: NDArray[np.bool_])
         mirrored = mirrored ^ (most < 0)
         most = np.where(most < 0, 255, np.minimum(most, 255))
     row = _product(depth, depth, most, INPUT_WORK * depth * size)
-    # Bits behind the last input are 0: nothing is below NaN, and the opposite of always is never.
     lanes = -(-depth // WORD_BITS) * WORD_BITS
-    turned = bitpack(layout.filled(mirrored, lanes, True, np.bool_)[None])
     return row | {
         fields.COMPUTE: compute,
         fields.IN_BYTES: depth * size,
         fields.LIMITS: layout.filled(most, lanes, fill, np.float32 if single else np.uint8),
-        fields.MIRRORED: layout.kept(turned[0]),
+        fields.MIRRORED: _turned(mirrored, lanes),
     }
 
 
@@ -152,6 +150,23 @@ def of_planes(kernel: Kernel, weights: Words, depth: int, *, channels: int = 0) 
     inverted = weights ^ np.broadcast_to(pad_mask(depth), weights.shape)
     row = bits(kernel, inverted, depth, None, channels=channels)
     return row | {fields.COUNTED: 1, fields.PART_BYTES: 0, fields.OUT_BYTES: fields.COUNTS_BYTES, fields.SUB_ROWS: LEVEL_ROWS}
+
+
+def bits_beside(limits: NDArray[np.float32], mirrored: NDArray[np.bool_], kept: bool) -> Row:
+    """Bits of what steps give in rows, as `binarized` gives them of inputs.  kept: whether the numbers are written, too."""
+    # The limits of a whole word are read from any place on.
+    lanes = (-(-len(limits) // WORD_BITS) + 1) * WORD_BITS
+    return {
+        fields.BIT_LIMITS: layout.filled(np.where(mirrored, -limits, limits), lanes, np.nan, np.float32),
+        fields.BIT_MIRRORED: _turned(mirrored, lanes),
+        fields.BIT_BYTES: words_for(len(limits)) * 8,
+        fields.UNKEPT: int(not kept),
+    }
+
+
+def _turned(mirrored: NDArray[np.bool_], lanes: int) -> NDArray[Any]:
+    """As words.  Bits behind the last input are 0: nothing is below NaN, and the opposite of always is never."""
+    return layout.kept(bitpack(layout.filled(mirrored, lanes, True, np.bool_)[None])[0])
 
 
 def _mismatches(kernel: Kernel, shape: Shape, weights: Words, depth: int, limits: Limits, outside: Outside) -> Row:

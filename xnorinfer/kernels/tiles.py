@@ -274,6 +274,16 @@ def compare_inputs(size: int) -> Any:
     return intrinsic_of(64, 3, body, types.int64)
 
 
+def compare_singles(order: str) -> Any:
+    """Intrinsic compare(inputs, limits) -> int64: bit i is input[i] <= limit[i], or as the order is, for 64 float32."""
+
+    def body(emit: Emit, inputs: Value, limits: Value) -> Value:
+        x, limit = (emit.load(at, vector(F32, 64), 4) for at in (inputs, limits))
+        return emit.mask(emit.builder.fcmp_ordered(order, x, limit))
+
+    return intrinsic_of(64, 2, body, types.int64)
+
+
 def pack_plane() -> Any:
     """Intrinsic plane(address, bit) -> int64: bit i is bit `bit` of byte[i], for 64 bytes."""
 
