@@ -25,14 +25,14 @@ from xnorinfer.float32 import F32
 from xnorinfer.graph import INPUT, Node
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Function, Linear, Named, Norm, Op, Quantize, Steps
-from xnorinfer.net.reference import follow, node_outputs
+from xnorinfer.net.reference import follow, forward, node_outputs
 from xnorinfer.net.ties import Rule
 from xnorinfer.net.values import InputMapping, PixelInput, RealInput, SignInput
 from xnorinfer.packing import modelfile
-from xnorinfer.packing.fusion import parts_of
+from xnorinfer.packing.fusion import fused_parts
 from xnorinfer.packing.lower import lower
 from xnorinfer.packing.modelfile import header_of
-from xnorinfer.packing.packed import Affine, Dot, Threshold
+from xnorinfer.packing.packed import Affine, Binarize, Dot, Threshold
 from xnorinfer.proof.equal import verify
 from xnorinfer.proof.layerproofs import prove_layer
 
@@ -163,25 +163,29 @@ def test_thresholds_at_every_sum(name: Function, place: str, rule: Rule) -> None
         assert (decisions(mapping, net, sums) == (before_sign(between, dot * f(0.5)) >= 0)).all()
 
 
-def test_a_negative_slope_is_folded_only_where_one_threshold_says_it() -> None:
-    """Every neuron by itself: refused exactly if its decision changes twice over its sums, else right at all of them."""
+@pytest.mark.parametrize("rule", ["ge", "sign"])
+def test_a_negative_slope_is_folded_only_where_one_threshold_says_it(rule: Rule) -> None:
+    """Every neuron by itself: its values are compared exactly if its decision changes twice over its sums; right at all."""
     rng = np.random.default_rng(11)
-    depth, refused, folded = 16, 0, 0
+    depth, compared, folded = 16, 0, 0
     for _ in range(150):
         function = Steps.of(("prelu", -np.abs(networks.vector(rng, 1, 0.7))))
         norm = networks.random_batch_norm(rng, 1, 2.0, awkward=False)
         latent = networks.random_latents(rng, 1, depth, zeros=False) * f(0.5)
         dots = np.arange(-depth, depth + 1, 2)[:, None]
         want = before_sign([function, norm], dots.astype(f) * f(0.5)) >= 0
-        net = hidden(SignInput(), latent, [function, norm], "ge")
+        net = hidden(SignInput(), latent, [function, norm], rule)
         if (want[1:] != want[:-1]).sum() > 1:
-            refused += 1
-            with pytest.raises(NetworkError, match=r"fc: 1 neurons change their sign twice .* the first is neuron 0: a PReLU"):
-                lower(net)
+            compared += 1
+            model = lower(net).packed
+            assert [type(node.op) for node in model.nodes] == [Dot, Binarize, Dot]
+            x = np.where(np.tri(depth + 1, depth, -1) > 0, 1, -1).astype(np.int8) * np.sign(latent).astype(np.int8)
+            assert (Model(model).scores(x) == forward(net, x)).all()
+            assert len(set((Model(model).scores(x)[:, 0] > 0).tolist())) == 2
         else:
             folded += 1
             assert (decisions(SignInput(), net, dots) == want).all()
-    assert refused > 30
+    assert compared > 30
     assert folded > 30
 
 
@@ -243,11 +247,12 @@ def test_a_proof_looks_beside_the_bend_of_a_falling_prelu(tmp_path: Path) -> Non
     function = Steps.of(("prelu", np.full(3, -1, f)))
     shift = Norm(np.full(3, 1e-30, f), np.ones(3, f), form="torch", epsilon=0.0)
     net = hidden(RealInput(), np.full((3, 4), 0.5, f), [function, shift], "ge")
-    part = parts_of(net)[0]
+    part = fused_parts(net)[0]
     always = Dot("reals", 4, np.full((3, 1), 15, np.uint64), Threshold(np.full(3, np.inf, f)))
     assert prove_layer(Node("fc", always, (INPUT,)), part, net).differences
-    with pytest.raises(NetworkError, match="3 neurons change their sign twice"):
-        lower(net)
+    model = lower(net).packed
+    x = np.concatenate([np.zeros((1, 4), f), np.eye(4, dtype=f), 1e-30 * np.eye(4, dtype=f), -1e-31 * np.eye(4, dtype=f)])
+    assert (Model(model).scores(x) == forward(net, x)).all()
 
 
 @pytest.mark.parametrize("rule", ["ge", "round-even", "sign"])

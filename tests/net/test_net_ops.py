@@ -17,7 +17,7 @@ from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Linear, Named, Norm, Quantize, Steps
 from xnorinfer.net.reference import forward, node_outputs
 from xnorinfer.net.values import REALS, SIGNS, PixelInput, SignInput, ThresholdInput, Value, input_from_json, input_to_json
-from xnorinfer.packing.fusion import parts_of
+from xnorinfer.packing.lower import parts_of
 
 f = np.float32
 

@@ -31,8 +31,7 @@ from xnorinfer.net.values import PixelInput
 from xnorinfer.packing import modelfile
 from xnorinfer.packing.description import describe
 from xnorinfer.packing.folding import steps_of_nodes
-from xnorinfer.packing.fusion import parts_of
-from xnorinfer.packing.lower import lower
+from xnorinfer.packing.lower import lower, parts_of
 from xnorinfer.packing.packed import PACKED_OPS, STEP_NAMES, Affine, PackedModel
 from xnorinfer.proof.frameworks.as_read import open_as_read
 from xnorinfer.proof.frameworks.rounding import RoundedNet

@@ -28,7 +28,7 @@ def differences(packed: PackedModel, net: Net) -> list[str]:
 @pytest.mark.parametrize("seed", range(24))
 def test_every_layer_is_proved(seed: int) -> None:
     kind = ("range", "threshold", "reals", "channels", "raw", "signs")[seed % 6]
-    net = random_branching_network(200 + seed, MAPPINGS[kind], falling=False, moves=seed % 2 == 1)
+    net = random_branching_network(200 + seed, MAPPINGS[kind], moves=seed % 2 == 1)
     assert differences(lower(net).packed, net) == []
 
 

@@ -6,9 +6,8 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -144,7 +143,7 @@ def infinite(steps: Affine) -> NDArray[np.bool_]:
 
 
 def fold(name: str, counts: Counts, steps: Affine, rule: Rule, problems: list[str], notes: list[str]) -> Limits:
-    """The step of every neuron's decision over its counts.
+    """The step of every neuron's decision over its counts, where there is one (`has_limits`).
 
     What speaks against folding is added to `problems`, what a person should know to `notes`.
     """
@@ -161,8 +160,6 @@ def fold(name: str, counts: Counts, steps: Affine, rule: Rule, problems: list[st
     with np.errstate(all="ignore"):
         problems.extend(_nan_problems(name, counts, steps))
         bends = bends_of(counts, steps)
-        if bends is not None:
-            problems.extend(_bend_problems(name, counts, bends, lambda c: binarize(expression(c), one_sided) > 0))
         if rule == "sign":
             zeros = zeros_of(counts, expression, bends)
             if counts.made:  # 0 itself is made easily, other numbers hardly ever
@@ -191,14 +188,8 @@ def fold_classes(
     limits = []
     for index, counts in enumerate(classes):
         own_limits = found[index].limits
-        never, always = own_limits < counts.low, own_limits >= counts.high
+        always = own_limits >= counts.high
         turned = flipped & ~rises[index]
-        if (wrong := turned & ~never & ~always).any() and not told[0]:
-            problems.append(
-                f"{name}: {int(wrong.sum())} neurons rise with their sums in some windows and fall in others, the first is "
-                f"neuron {int(np.argmax(wrong))}: a PReLU before the sign has a negative slope there, and one threshold cannot "
-                "say that; slopes of 0 and above always convert"
-            )
         limits.append(np.where(turned, counts.mirror - np.where(always, counts.low, counts.high + 1), own_limits))
     return Limits(np.stack(limits), np.asarray(flipped))
 
@@ -206,38 +197,25 @@ def fold_classes(
 def fold_levels(
     name: str, classes: Sequence[Counts], steps: Affine, levels: Levels, problems: list[str], notes: list[str]
 ) -> Limits:
-    """The steps of every neuron's code over its counts: limits (top, classes, neurons), one direction for all of a neuron.
+    """The steps of every neuron's code over its counts, where there are such (`has_limits`): limits (top, classes, neurons),
+    one direction for all of a neuron.
 
     steps: what stands before the levels.
     """
     found: list[list[Limits]] = [[] for _ in range(levels.domain.top)]
     told: list[str] = []
     for counts in classes:
-        level = _level_of(counts, steps, levels)
-        own: list[str] = []
         with np.errstate(all="ignore"):
-            own.extend(_nan_problems(name + counts.where, counts, steps))
-            bends = bends_of(counts, steps)
-            for code, of_code in enumerate(found, 1):
-                decide = functools.partial(lambda count, level, code: level(count) >= code, level=level, code=code)
-                if bends is not None and not own:
-                    own.extend(_bend_problems(name + counts.where, counts, bends, decide))
+            told = told or _nan_problems(name + counts.where, counts, steps)
+            for decide, of_code in zip(_decisions(counts, steps, levels), found, strict=True):
                 of_code.append(find_limits(decide, counts.low, counts.high, counts.mirror))
-        told = told or own
     problems.extend(told)
     rises = np.array([[one.flipped for one in of_code] for of_code in found])
     flipped = rises.any(axis=(0, 1))
     limits = np.array([[one.limits for one in of_code] for of_code in found])
     for index, counts in enumerate(classes):
         own_limits = limits[:, index]
-        never, always = own_limits < counts.low, own_limits >= counts.high
-        turned = flipped & ~rises[:, index]
-        if (wrong := (turned & ~never & ~always).any(axis=0)).any() and not told:
-            problems.append(
-                f"{name}: {int(wrong.sum())} neurons rise with their sums to some levels and fall to others, the first is "
-                f"neuron {int(np.argmax(wrong))}: a PReLU before the levels has a negative slope there, which thresholds "
-                "cannot say; slopes of 0 and above always convert"
-            )
+        always, turned = own_limits >= counts.high, flipped & ~rises[:, index]
         limits[:, index] = np.where(turned, counts.mirror - np.where(always, counts.low, counts.high + 1), own_limits)
     if not flipped.any() and _constant(classes, limits):
         notes.append(
@@ -264,6 +242,52 @@ def _level_of(counts: Counts, steps: Affine, levels: Levels) -> Callable[[I64], 
     return level
 
 
+def has_limits(classes: Sequence[Counts], steps: Affine, end: Quantize | Levels) -> bool:
+    """Whether one limit of each neuron, of each class and level and all in one direction, says where its bit or code changes:
+    only a prelu that falls lets it change twice, or otherwise at the border of a map."""
+    bent = [bends_of(counts, steps) for counts in classes]
+    if not any(one is not None for one in bent):
+        return True
+    rises, sinks = (np.zeros(classes[0].low.size, np.bool_) for _ in range(2))
+    for counts, bends in zip(classes, bent, strict=True):
+        for decide in _decisions(counts, steps, end):
+            with np.errstate(all="ignore"):
+                if bends is not None and not changes_once(counts, bends, decide):
+                    return False
+                first, last = decide(counts.low), decide(counts.high)
+            rises, sinks = rises | (~first & last), sinks | (first & ~last)
+    return not (rises & sinks).any()
+
+
+def _decisions(counts: Counts, steps: Affine, end: Quantize | Levels) -> list[Callable[[I64], NDArray[np.bool_]]]:
+    """What a sign, or each level above the lowest, says of counts."""
+    if isinstance(end, Levels):
+        level = _level_of(counts, steps, end)
+        return [lambda count, code=code: level(count) >= code for code in range(1, end.domain.top + 1)]  # type: ignore[misc]
+    rule: Rule = "ge" if end.rule == "sign" else end.rule
+    return [lambda count: np.asarray(binarize(steps.apply(counts.accumulator(count)), rule) > 0)]
+
+
+#: Sums of every neuron that are tried at once.
+CHUNK = 4096
+
+
+def judge_sums(name: str, classes: Sequence[Counts], steps: Affine, problems: list[str], notes: list[str]) -> None:
+    """What `fold` says of 0 before torch.sign, where a sign compares what the steps make of sums: every sum is tried."""
+    for counts in classes:
+        zeros, own = np.zeros_like(counts.low), (list[str](), list[str]())
+        with np.errstate(all="ignore"):
+            for start in range(0, int((counts.high - counts.low).max()) + 1, CHUNK):
+                every = counts.low + np.arange(start, start + CHUNK)[:, None]
+                values = steps.apply(counts.accumulator(np.minimum(every, counts.high)))
+                zeros += ((values == 0) & (every <= counts.high)).sum(axis=0)
+        _judge_zeros(name + counts.where, counts, zeros, *own)
+        if any(own):
+            problems.extend(own[0])
+            notes.extend(own[1])
+            return
+
+
 def falls(classes: Sequence[Counts], before: Affine, steps: Affine, end: Quantize | Levels) -> NDArray[np.bool_]:
     """Of sums of which a max pool takes the largest `before` is done, (neurons,): whether the largest makes the smallest bit or
     code.
@@ -287,8 +311,8 @@ def _quantized(steps: Affine, accumulator: F32, end: Quantize | Levels) -> F32:
     return binarize(value, "ge" if end.rule == "sign" else end.rule)
 
 
-def fold_to_step(name: str, counts: Counts, steps: Affine, problems: list[str]) -> Affine:
-    """The same -1, 0 or +1 of every sum as one comparison of it, for steps that end in one.
+def fold_to_step(name: str, counts: Counts, steps: Affine, problems: list[str]) -> Affine | None:
+    """The same -1, 0 or +1 of every sum as one comparison of it, for steps that end in one; None where some change twice.
 
     What speaks against that is added to `problems`.
     """
@@ -302,8 +326,8 @@ def fold_to_step(name: str, counts: Counts, steps: Affine, problems: list[str]) 
         problems.extend(_nan_problems(name, counts, steps))
         decisions: tuple[Callable[[I64], NDArray[np.bool_]], ...] = (lambda c: signs(c) > 0, lambda c: signs(c) < 0)
         for decide in decisions:
-            if bends is not None:
-                problems.extend(_bend_problems(name, counts, bends, decide))
+            if bends is not None and not changes_once(counts, bends, decide):
+                return None
             found = find_limits(decide, counts.low, counts.high, 0)
             # The last sum that gives this sign before another; whether all do, or none.
             nearest = np.where(found.flipped, -found.limits, np.clip(found.limits, counts.low, counts.high))
@@ -348,17 +372,16 @@ class Bends:
     """Where the expressions of neurons turn from one direction to the other.
 
     times: (neurons,) int64, how often (0 for a monotone one).  last: (neurons,) int64, the last count before it turns, `high`
-    if it does not.  slopes: (neurons,) float32, the slope that turns it.
+    if it does not.
     """
 
     times: I64
     last: I64
-    slopes: F32
 
 
 def bends_of(counts: Counts, steps: Affine) -> Bends | None:
     """The bends of all neurons; None if every expression is monotone.  A prelu bends where what enters it crosses 0."""
-    times, last, slopes = np.zeros_like(counts.low), counts.high, np.zeros(counts.low.size, np.float32)
+    times, last = np.zeros_like(counts.low), counts.high
     for index, op in enumerate(steps.ops):
         slope = steps.values[index, 0]
         if op == "prelu" and (slope < 0).any():
@@ -366,28 +389,15 @@ def bends_of(counts: Counts, steps: Affine) -> Bends | None:
             side = find_limits(lambda c, b=before: b.apply(counts.accumulator(c)) > 0, counts.low, counts.high, 0)  # type: ignore[misc]
             crossing = np.where(side.flipped, -side.limits - 1, side.limits)
             here = (slope < 0) & (crossing >= counts.low) & (crossing < counts.high)
-            times, last, slopes = times + here, np.where(here, crossing, last), np.where(here, slope, slopes)
-    return Bends(times, last, slopes) if times.any() else None
+            times, last = times + here, np.where(here, crossing, last)
+    return Bends(times, last) if times.any() else None
 
 
-def _bend_problems(name: str, counts: Counts, bends: Bends, decide: Callable[[I64], NDArray[np.bool_]]) -> Iterator[str]:
-    """Neurons that no limit describes; one that bends and yet changes its decision once is folded as any other."""
-    many = bends.times > 1
-    if many.any():
-        yield (
-            f"{name}: {int(many.sum())} neurons pass several PReLUs with negative slopes, the first is neuron "
-            f"{int(np.argmax(many))}; where such a neuron changes its sign is not known"
-        )
+def changes_once(counts: Counts, bends: Bends, decide: Callable[[I64], NDArray[np.bool_]]) -> bool:
+    """Whether every neuron changes its decision once at most, though it bends; of one that bends often that is not known."""
     beside = (counts.low, bends.last, np.minimum(bends.last + 1, counts.high), counts.high)
     changes = np.sum([one != other for one, other in itertools.pairwise(map(decide, beside))], axis=0)
-    twice = (changes > 1) & ~many
-    if twice.any():
-        neuron = int(np.argmax(twice))
-        yield (
-            f"{name}: {int(twice.sum())} neurons change their sign twice over their sums, the first is neuron {neuron}: a "
-            f"PReLU before the sign has the negative slope {bends.slopes[neuron]:g} there, and one threshold cannot say that; "
-            "slopes of 0 and above always convert"
-        )
+    return not ((changes > 1) | (bends.times > 1)).any()
 
 
 def zeros_of(counts: Counts, expression: Expression, bends: Bends | None) -> I64:

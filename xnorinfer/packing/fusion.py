@@ -143,12 +143,13 @@ def entry_of(net: Net) -> Value:
     return Value(kind, (net.depth,) if flat and not isinstance(net.input, ChannelInput) else net.shape)
 
 
-def parts_of(net: Net) -> list[Part]:
+def fused_parts(net: Net, apart: frozenset[int] = frozenset()) -> list[Part]:
     """The nodes of the packed network, in order, for a network that passed `Net.check`.
 
+    apart: signs that no limit of what stands before them says; they compare real numbers.
     Raises NetworkError for what cannot be packed whatever its numbers are.
     """
-    return _Walk(net).parts
+    return _Walk(net, apart).parts
 
 
 @dataclass
@@ -171,8 +172,9 @@ class _Walk:
     """First what goes together, from node to node; then the parts, in the order in which the groups end: what a group reads
     ends before it does."""
 
-    def __init__(self, net: Net) -> None:
+    def __init__(self, net: Net, apart: frozenset[int]) -> None:
         self.net = net
+        self.apart = apart
         self.nodes = net.nodes
         self.users = users_of(net.nodes)
         self.parts: list[Part] = []
@@ -223,7 +225,7 @@ class _Walk:
 
     def sign_at(self, at: int | None) -> Quantize | Levels | None:
         """The quantizer there, if its bits or codes are what is read of it, and nothing else."""
-        op = None if at is None else self.nodes[at].op
+        op = None if at is None or at in self.apart else self.nodes[at].op
         form = "bits" if isinstance(op, Quantize) else "levels"
         return op if at is not None and isinstance(op, Quantize | Levels) and self.forms[at] == {form} else None
 

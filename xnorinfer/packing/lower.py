@@ -19,7 +19,7 @@ from xnorinfer.bits import WORD_BITS, bitpack, words_for
 from xnorinfer.errors import NetworkError
 from xnorinfer.graph import INPUT, Node, users_of
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import Flatten, Linear, Op, Pad
+from xnorinfer.net.ops import Flatten, Linear, Op, Pad, Steps
 from xnorinfer.net.reference import binary_weights
 from xnorinfer.net.values import ChannelInput, PixelInput, ThresholdInput
 from xnorinfer.packing.canonical import canonical_mapping, canonical_steps
@@ -32,10 +32,12 @@ from xnorinfer.packing.folding import (
     fold_classes,
     fold_levels,
     fold_to_step,
+    has_limits,
     infinite,
+    judge_sums,
     steps_of_nodes,
 )
-from xnorinfer.packing.fusion import Part, entry_of, parts_of, places_of
+from xnorinfer.packing.fusion import Part, entry_of, fused_parts, places_of
 from xnorinfer.packing.packed import (
     MAX_PIXEL_DEPTH,
     Affine,
@@ -87,6 +89,30 @@ def lower(net: Net) -> Lowered:
     return Lowered(PackedModel(canonical_mapping(net.input), entry_of(net).shape, nodes, net.profile), tuple(found.notes))
 
 
+def parts_of(net: Net) -> list[Part]:
+    """The nodes of the packed network, in order.  A sign that changes twice over the sums before it compares real numbers.
+
+    Raises NetworkError for what cannot be packed whatever its numbers are.
+    """
+    parts = fused_parts(net)
+    apart = {_sign_of(parts, index) for index, part in enumerate(parts) if not _has_limits(net, part)}
+    return fused_parts(net, frozenset(apart)) if apart else parts
+
+
+def _has_limits(net: Net, part: Part) -> bool:
+    bent = any(isinstance(node.op, Steps) and any(step.bent for step in node.op.steps) for node in part.nodes)
+    end = part.levels or part.sign
+    return end is None or not bent or has_limits(counts_of(net.input, part), steps_of_part(part), end)
+
+
+def _sign_of(parts: Sequence[Part], index: int) -> int:
+    """The node whose bits a part gives, or the pool behind it."""
+    end = parts[index].end
+    found = next(part.end for part in parts if part.inputs == (index,)) if end is None else end
+    assert found is not None
+    return found
+
+
 def _op_of(net: Net, parts: Sequence[Part], index: int, found: Found) -> PackedOp:
     part = parts[index]
     if part.enters:
@@ -103,7 +129,7 @@ def _op_of(net: Net, parts: Sequence[Part], index: int, found: Found) -> PackedO
         before = None if part.inputs[0] == INPUT else parts[part.inputs[0]]
         falling = _falling(net, before) if before is not None and before.of_bits else None
         return Pool(part.pool.kind, part.window, falling, part.pool.padded)
-    return _layer(net, part, found) if part.layer is not None else _values(net, part, found)
+    return _layer(net, part, found) if part.layer is not None else _values(net, part, found, parts)
 
 
 def _entry(net: Net) -> Binarize | Mapped:
@@ -151,9 +177,12 @@ def stored_form(net: Net, found: Found | None = None) -> Net:
     return Net(ThresholdInput(first), part.gives.shape, nodes, net.profile)
 
 
-def _values(net: Net, part: Part, found: Found) -> Binarize | Digitize | Elementwise:
+def _values(net: Net, part: Part, found: Found, parts: Sequence[Part] = ()) -> Binarize | Digitize | Elementwise:
     """Numbers that are computed one by one, or become bits or codes one by one, each channel with the limits of its own
-    expression."""
+    expression.
+
+    parts: those that it may read.
+    """
     (counts,) = counts_of(net.input, part)
     steps = steps_of_part(part)
     if part.levels is not None:
@@ -161,9 +190,19 @@ def _values(net: Net, part: Part, found: Found) -> Binarize | Digitize | Element
         return Digitize(counts.limits(graded.limits[:, 0]), graded.flipped)
     if part.sign is None:
         return Elementwise(_numbers(part.name, (counts,), steps, found))
-    limits = fold(part.name, counts, steps, part.sign.rule, found.problems, found.notes)
+    rule, source = part.sign.rule, parts[part.inputs[0]] if parts and part.inputs[0] != INPUT else None
+    if rule == "sign" and not part.nodes and source is not None and _counts(source):  # what it compares is known
+        judge_sums(source.name, counts_of(net.input, source), steps_of_part(source), found.problems, found.notes)
+        rule = "ge"
+    limits = fold(part.name, counts, steps, rule, found.problems, found.notes)
     found.notes.extend(_dead(part.name, (counts,), limits, "inputs" if part.raw else "channels"))
     return Binarize(counts.limits(limits.limits), limits.flipped)
+
+
+def _counts(part: Part) -> bool:
+    """Whether it gives what it makes of sums that are whole numbers, and of nothing else."""
+    layer = part.layer
+    return layer is not None and layer.binary and part.read.kind != "reals" and part.pool is None and not part.joined
 
 
 def steps_of_part(part: Part, nodes: Sequence[Node[Op]] | None = None) -> Affine:
@@ -181,7 +220,9 @@ def _numbers(name: str, classes: Sequence[Counts], steps: Affine, found: Found) 
     if steps.ops and steps.ops[-1] == "step" and {"prelu", "tanh", "sigmoid"} & set(steps.ops) and "side" not in steps.ops:
         # Every real number is more than what the windows of several classes can reach.
         counts = classes[0] if len(classes) == 1 else Counts.of_reals(classes[0].low.size)
-        return fold_to_step(name, counts, steps, found.problems)
+        step = fold_to_step(name, counts, steps, found.problems)
+        if step is not None:
+            return step
     if (wrong := infinite(steps)).any():
         found.problems.append(f"{name}: BatchNorm makes output {int(np.argmax(wrong))} infinite or NaN; check its variance")
     return canonical_steps(classes, steps)

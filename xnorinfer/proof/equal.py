@@ -34,8 +34,8 @@ from xnorinfer.net.reference import binary_weights, mapped_input, node_outputs
 from xnorinfer.net.values import InputMapping, LevelValues, ThresholdInput
 from xnorinfer.packing import modelfile
 from xnorinfer.packing.canonical import canonical_mapping
-from xnorinfer.packing.fusion import Part, parts_of, places_of
-from xnorinfer.packing.lower import low_of, stored_form
+from xnorinfer.packing.fusion import Part, places_of
+from xnorinfer.packing.lower import low_of, parts_of, stored_form
 from xnorinfer.packing.packed import (
     PACKED_OPS,
     Binarize,

@@ -38,7 +38,8 @@ from xnorinfer.net.ops import Multiply as NetMultiply
 from xnorinfer.net.reference import binary_weights, finish_linear, follow, mapped_input, scaled_levels
 from xnorinfer.net.ties import Rule, binarize
 from xnorinfer.packing.counts import Counts, counts_of
-from xnorinfer.packing.fusion import Part, parts_of
+from xnorinfer.packing.fusion import Part
+from xnorinfer.packing.lower import parts_of
 from xnorinfer.packing.packed import (
     PACKED_OPS,
     Affine,
