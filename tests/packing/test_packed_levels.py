@@ -24,8 +24,7 @@ from xnorinfer.net.reference import forward, mapped_input, node_outputs
 from xnorinfer.net.values import LevelValues
 from xnorinfer.packing import modelfile
 from xnorinfer.packing.description import describe
-from xnorinfer.packing.fusion import parts_of
-from xnorinfer.packing.lower import lower, stored_form
+from xnorinfer.packing.lower import lower, parts_of, stored_form
 from xnorinfer.packing.packed import Affine, Digitize, Dot, Grades, PackedModel
 from xnorinfer.proof.layerproofs import prove_parts
 from xnorinfer.proof.sensitivity import sensitivity
@@ -213,10 +212,17 @@ def test_what_cannot_be_packed_is_named() -> None:
     ]
     with pytest.raises(NetworkError, match="conv2: reads levels in 2 groups of channels, which cannot be packed"):
         lower(Net.chain(PixelInput(1, 0, 1), layers, "ge-zero", (3, 3, 2)))
+
+
+def test_levels_that_change_twice_over_the_sums_are_compared_as_numbers() -> None:
+    given = chain()
     bent = [("slope", Steps.of(("prelu", -1.0)))]
-    net = chain()
-    with pytest.raises(NetworkError, match=r"fc1: .* change their sign twice over their sums"):
-        lower(Net.chain(net.input, net.named[:2] + bent + net.named[2:], "ge-zero"))
+    net = Net.chain(given.input, given.named[:2] + bent + given.named[2:], "ge-zero")
+    packed = lower(net).packed
+    assert [type(node.op) for node in packed.nodes][:2] == [Dot, Digitize]
+    x = random_inputs(packed, 200, 0)
+    assert (Model(packed, threads=1).scores(x) == forward(net, x)).all()
+    assert not any(one.differences for one in prove_parts(packed, net, lambda *_: None))
 
 
 def test_proof_finds_a_limit_that_is_wrong() -> None:
