@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 from xnorinfer.converters.reading import Assumption, Notes, default_warning
 from xnorinfer.float32 import F32
 from xnorinfer.graph import INPUT
-from xnorinfer.net.ops import HARDTANH, Add, Concat, Flatten, Levels, Norm, Pool, Steps
+from xnorinfer.net.ops import HARDTANH, Add, Channels, Concat, Flatten, Levels, Multiply, Norm, Pad, Pool, Steps
 from xnorinfer.net.ties import Rule
 from xnorinfer.net.windows import Window
 
@@ -89,7 +89,7 @@ class Sign:
 
 
 #: What can become a node.
-Becomes: TypeAlias = LayerPart | Follows | Sign | Add | Concat
+Becomes: TypeAlias = LayerPart | Follows | Sign | Add | Concat | Multiply | Channels | Pad
 
 
 @dataclass(frozen=True, eq=False)

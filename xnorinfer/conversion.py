@@ -165,10 +165,11 @@ def require_expected(
     read: Callable[[ConvertOptions], Reading] | None = None,
     *,
     report: Progress = lambda what, done, total: None,
+    agreement: Agreement | None = None,
 ) -> Conversion:
     """The conversion with what was compared.  Raises ExpectationError that says what would explain a difference, InputError.
 
-    read: reads the source with other options.
+    read: reads the source with other options.  agreement: where they were compared already.
     """
     from xnorinfer.converters.reading import net_line
     from xnorinfer.proof.agreement import compare
@@ -177,7 +178,8 @@ def require_expected(
     expected = expected.placed(conversion.packed.shape, source_first=conversion.packed.channels_first)
     unusable: InputError | None = None
     try:
-        agreement = compare(expected, conversion.reading.net, conversion.packed, report=report)
+        if agreement is None:
+            agreement = compare(expected, conversion.reading.net, conversion.packed, report=report)
         text = agreement.text()
     except UnusableInputError as error:
         agreement, text, unusable = None, str(error), error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,17 +55,21 @@ class GraphLayers(GraphCuts):
         if places is not None and places.shape[-1] != places.size and live.expr.op != "lost":
             result = self._of_pixels(node, live, kernel, weights)
         else:
-            if places is not None and places.size == weights.depth:
-                if places.min(initial=0) < 0:
-                    self.problems.refuse(node, "reads what was padded: padding stands before convolutions and pools alone")
-                flat = places.reshape(-1)
-                if (flat != np.arange(flat.size)).any():
-                    weights = weights.reordered(flat)
-            stage = self._layer(node, live, kernel, weights)
-            shape = (len(weights.numbers),)
-            standing = None if places is None else self.counting.in_order(shape, node.name)
-            result = self.begin(node.name, stage, shape, standing)
+            result = self._of_vector(node, live, kernel, weights)
         return self._gemm(node, result, inputs) if node.operation == "Gemm" else result
+
+    def _of_vector(self, node: OnnxNode, live: Live, kernel: Constant, weights: Kernel) -> Live:
+        """A matrix times all values of a sample."""
+        places = live.places
+        if places is not None and places.size == weights.depth:
+            if places.min(initial=0) < 0:
+                self.problems.refuse(node, "reads what was padded: padding stands before convolutions and pools alone")
+            flat = places.reshape(-1)
+            if (flat != np.arange(flat.size)).any():
+                weights = weights.reordered(flat)
+        stage = self._layer(node, live, kernel, weights)
+        shape = (len(weights.numbers),)
+        return self.begin(node.name, stage, shape, None if places is None else self.counting.in_order(shape, node.name))
 
     def _of_pixels(self, node: OnnxNode, live: Live, kernel: Constant, weights: Kernel) -> Live:
         """A matrix times the channels of every pixel, which are the last axis: a convolution of one tap."""
@@ -113,6 +118,13 @@ class GraphLayers(GraphCuts):
         if live.places is not None and live.places.ndim != axes + 1:
             found = " x ".join(map(str, live.places.shape))
             self.problems.refuse(node, f"has weights of shape {kernel.array.shape} and reads values {found}")
+        if _is_pixel(node, live, kernel):  # of a map that was flattened, or of a vector
+            self._no_longer_last()
+            weights = self._weights(node, kernel, convolution_turned, inputs)
+            made = self._of_vector(node, live, kernel, weights)
+            assert made.places is not None
+            pixel = dataclasses.replace(made, places=made.places.reshape(-1, *(1,) * axes))
+            return self._with_bias(node, pixel, bias, axes) if not isinstance(weights, Stated) else pixel
         live, border = self.as_map(node, live)
         assert live.stage.shape is not None
         self._no_longer_last()
@@ -122,12 +134,13 @@ class GraphLayers(GraphCuts):
         stage = self._layer(node, live, kernel, weights, own=int(said) if pads else None)
         height, width = placed.window.outputs(*live.stage.shape[:2])
         shape = height, width, placed.shape[0]
-        result: Value = self.begin(node.name, stage, shape, self.counting.channels_first(shape, node.name, axes + 1))
-        if bias is not None and not isinstance(weights, Stated):
-            if isinstance(bias, Constant):
-                bias = dataclasses.replace(bias, array=bias.array.reshape(-1, *(1,) * axes))
-            result = self.apply(node, "Add", result, bias)
-        return result
+        result = self.begin(node.name, stage, shape, self.counting.channels_first(shape, node.name, axes + 1))
+        return self._with_bias(node, result, bias, axes) if not isinstance(weights, Stated) else result
+
+    def _with_bias(self, node: OnnxNode, result: Live, bias: Value | None, axes: int) -> Value:
+        if isinstance(bias, Constant):
+            bias = dataclasses.replace(bias, array=bias.array.reshape(-1, *(1,) * axes))
+        return result if bias is None else self.apply(node, "Add", result, bias)
 
     def _placed(self, node: OnnxNode, kernel: Shape, read: Shape, border: Border, axes: int) -> tuple[Placed, bool]:
         """Where a convolution looks, and whether it pads its map itself.  kernel: the shape of its weights, channels second;
@@ -299,3 +312,15 @@ class GraphLayers(GraphCuts):
         found = vector_of(beside, places, shape)
         assert found is not None
         return np.asarray(found, np.float32)
+
+
+def _is_pixel(node: OnnxNode, live: Live, kernel: Constant) -> bool:
+    """Whether a convolution of one tap reads one pixel whose channels are no map's: all values of a sample."""
+    shape = live.places.shape if live.places is not None else ()
+    return (
+        live.places is not None
+        and live.outside is None
+        and live.stage.shape not in (None, (1, 1, *shape[:1]))
+        and math.prod(shape) == shape[0] == kernel.array[0].size
+        and not any(node.attributes.get("pads", ()))  # type: ignore[arg-type]
+    )

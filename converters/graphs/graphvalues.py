@@ -17,11 +17,11 @@ from xnorinfer.converters.graphs.livevalues import Shape as Sizes
 from xnorinfer.converters.graphs.places import Places, look_at, vector_of
 from xnorinfer.converters.graphs.stages import Stages
 from xnorinfer.float32 import F32
-from xnorinfer.net.ops import Add, Concat, Steps
+from xnorinfer.net.ops import Add, Channels, Concat, Flatten, Multiply, Steps
 
 JOINED = (
-    "joins two branches of the network by something else than a sum, a difference or a concatenation, which is not supported "
-    "in a binary network"
+    "joins two branches of the network by something else than a sum, a difference, a product or a concatenation, which is not "
+    "supported in a binary network"
 )
 
 
@@ -129,26 +129,55 @@ class GraphValues(Stages):
     # ---------------------------------------------------------------- joins
 
     def joined(self, node: OnnxNode, op: str, lives: Sequence[Live]) -> Live:
-        """The sum, or the difference, of two values of the network.  Raises Refused."""
-        if op not in ("Add", "Sub") or len(lives) != 2:
+        """The sum, the difference, or the product of two values of the network.  Raises Refused."""
+        if op not in ("Add", "Sub", "Mul") or len(lives) != 2:
             self.problems.refuse(node, JOINED)
+        if op == "Mul" and lives[0].stage.shape != lives[1].stage.shape:
+            return self._gated(node, *lives)
         one, other = self._vectors(node, [self._number(node, live) for live in lives])
         shapes = one.stage.shape, other.stage.shape
         if shapes[0] != shapes[1]:
             told = " and ".join("of unknown shape" if shape is None else " x ".join(map(str, shape)) for shape in shapes)
             self.problems.refuse(
-                node, f"adds values {told} and not two of one shape, which is not supported in a binary network"
+                node,
+                f"{'multiplies' if op == 'Mul' else 'adds'} values {told} and not two of one shape, which is not supported in "
+                "a binary network",
             )
         if not _stand_alike(one, other):
             self.problems.refuse(
-                node, "adds values that stand in another order each, which is not supported in a binary network"
+                node, "joins values that stand in another order each, which is not supported in a binary network"
             )
         second = other.stage.at
         if op == "Sub":  # a + (-b) is rounded as a - b is
             second = self.once(f"{node.name}.minus", Steps.of(("mul", -1)), second)
         name = self.free(node.name)
-        stage = Stage(one.leaf, self.emit(name, Add(), one.stage.at, second), shapes[0], name)
+        at = self.emit(name, Multiply() if op == "Mul" else Add(), one.stage.at, second)
+        stage = Stage(one.leaf, at, shapes[0], name)
         return self.begin(node.name, stage, shapes[0], one.places if one.places is not None else other.places)
+
+    def _gated(self, node: OnnxNode, *lives: Live) -> Live:
+        """A value times a smaller one: a number for each of its channels, or for each pixel.  Raises Refused."""
+        one, gate = sorted((self._number(node, live) for live in lives), key=lambda live: -math.prod(live.stage.shape or ()))
+        shape, places, beside = one.stage.shape, one.places, gate.places
+        if shape is None or gate.stage.shape is None or places is None or beside is None:
+            self.problems.refuse(node, UNKNOWN_SHAPE)
+        look_at(places)
+        channels, at = shape[-1], gate.stage.at
+        fits = beside.ndim == places.ndim and all(
+            size in (1, whole) for size, whole in zip(beside.shape, places.shape, strict=True)
+        )
+        spread = np.broadcast_to(beside, places.shape) if fits else None
+        if spread is None or (spread != places % channels).any() or beside.size != channels:
+            if spread is None or (spread != places // channels).any() or gate.stage.shape != (*shape[:-1], 1):
+                told = f"{' x '.join(map(str, shape))} by {' x '.join(map(str, gate.stage.shape))}"
+                reason = "numbers that are neither of one shape nor one for each channel or pixel"
+                self.problems.refuse(node, f"multiplies {told}, {reason}, which is not supported in a binary network")
+            at = self.emit(self.free(f"{node.name}.channels"), Channels((0,) * channels), at)
+        elif gate.stage.shape[-1] != channels:
+            at = self.emit(self.free(f"{node.name}.flatten"), Flatten(), at)
+        name = self.free(node.name)
+        stage = Stage(one.leaf, self.emit(name, Multiply(), one.stage.at, at), shape, name)
+        return self.begin(node.name, stage, shape, places)
 
     def _vectors(self, node: OnnxNode, lives: Sequence[Live]) -> list[Live]:
         """Values that are joined: maps of one pixel as vectors, where others are vectors."""

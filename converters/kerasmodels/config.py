@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from xnorinfer.budget import spend_bytes, spend_steps
 from xnorinfer.converters.graphs.structure import output_lines
+from xnorinfer.converters.kerasmodels.lambdas import is_identity
 from xnorinfer.converters.reading import net_line
 from xnorinfer.errors import OptionError, SourceError
 
@@ -153,6 +154,8 @@ class _Model:
         if not isinstance(config, dict):
             return [], list(reads)
         kind, config = _operation(kind, config, entry.get("inbound_nodes"))
+        if kind == "Lambda" and is_identity(config):
+            kind = "Identity"
         built = entry.get("build_config")
         shape = built.get("input_shape") if isinstance(built, dict) else None
         if len(reads) > 1 and kind not in (*JOINS, "Lambda"):  # which is refused, whatever it reads

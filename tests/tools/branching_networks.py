@@ -245,6 +245,7 @@ def real_to_binary(seed: int, mapping: InputMapping, shape: tuple[int, int, int]
 def shuffled(seed: int, mapping: InputMapping, shape: tuple[int, int, int] = (8, 8, 3), width: int = 32) -> Net:
     """Half of the channels -> sign -> conv in groups -> BatchNorm, beside the other half, shuffled; MeliusNet's improvement of
     the last channels; a shortcut that every second pixel and channels of zeros make (option A)."""
+    width += width % 2
     made = Graph(seed, mapping, shape, awkward=False)
     value = made.stem(width)
     half = tuple(range(width // 2)), tuple(range(width // 2, width))

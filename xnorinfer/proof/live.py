@@ -100,10 +100,13 @@ class _Live:
         """How the packed network answers, beside the model."""
         return compare(expected, conversion.reading.net, conversion.packed)
 
-    def confirmed(self, read: Read, conversion: Conversion, expected: Answers) -> Conversion:
-        """A conversion that answers as the model.  Raises ExpectationError, which says what would, and OptionError."""
+    def confirmed(
+        self, read: Read, conversion: Conversion, expected: Answers, agreement: Agreement | None = None
+    ) -> Conversion:
+        """A conversion that answers as the model.  agreement: where they were compared already.  Raises ExpectationError, which
+        says what would, and OptionError."""
         require_ignored(conversion.reading, self.options, self.about)
-        return _told(require_expected(conversion, expected, read), len(expected.x))
+        return _told(require_expected(conversion, expected, read, agreement=agreement), len(expected.x))
 
     def tried(self, read: Read, *, alone: bool = True) -> Conversion | Failure:
         """The conversion of a reading whose answers agree, or why there is none.  Raises OptionError and InputError.
@@ -112,9 +115,10 @@ class _Live:
         """
         try:
             conversion, expected = self.packed(read)
-            if not alone and not self.compared(conversion, expected).holds:
+            agreement = None if alone else self.compared(conversion, expected)
+            if agreement is not None and not agreement.holds:
                 return ExpectationError(f"{self.about}: its answers contradict what is read of it")
-            return self.confirmed(read, conversion, expected)
+            return self.confirmed(read, conversion, expected, agreement)
         except (SourceError, NetworkError, ExpectationError) as error:
             return error
 

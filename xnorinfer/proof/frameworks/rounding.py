@@ -130,11 +130,16 @@ class RoundedNet:
         for index in range(wanted, -1, -1):
             if index in needed and (index == wanted or not isinstance(self.nodes[index].op, Quantize | Levels)):
                 needed.update(self.nodes[index].inputs)
-        for index in sorted(needed - {INPUT}):
+        order = sorted(needed - {INPUT})
+        last = {read: index for index in order for read in self.nodes[index].inputs}
+        for index in order:
             if index != wanted and isinstance(self.nodes[index].op, Quantize | Levels):
                 known[index] = _exact(outputs[index])
             else:
                 known[index] = self.next(index, known)
+            for read in self.nodes[index].inputs:
+                if last[read] == index:  # large networks have values of gigabytes
+                    known.pop(read, None)
         return known[wanted]
 
     def next(self, index: int, known: Mapping[int, Bounded]) -> Bounded:
@@ -171,6 +176,9 @@ rounding: Interpretation[..., Bounded] = Interpretation("frameworks.rounding", O
 
 def _summed(op: Linear, x: F64, weights: F64, outside: float) -> F64:
     """The sums of a layer over x, which has `outside` beyond its map."""
+    if not (x.any() or outside):  # as signs are off
+        across = () if op.window is None else op.window.outputs(*x.shape[1:3])
+        return np.zeros((len(x), *across, op.neurons))
     if op.window is None:
         return np.asarray(in_rows(x) @ weights.T)
     taps, _ = windows_of(x, op.window, outside)
