@@ -1,7 +1,7 @@
 """Nodes of graphs that take a part of a value, put zeros beside it, or put its channels in another order.
 
-A part that a concatenation was made of is that; every second pixel is a pool of single pixels.  All else is a float convolution
-with a 1 where a number is taken from: its sums are that number, exactly.
+A part that a concatenation was made of is that; every second pixel is a pool of single pixels; what a convolution or a pool
+pads is part of its window.  All else are nodes of the network (`Channels`, `Pad`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from xnorinfer.budget import spend_bytes
 from xnorinfer.converters.containers.onnxfile import OnnxNode
 from xnorinfer.converters.graphs.graphvalues import GraphValues
 from xnorinfer.converters.graphs.livevalues import Live, Stage, Value
-from xnorinfer.converters.graphs.places import Border, Places, look_at
+from xnorinfer.converters.graphs.places import Border, Places, border_of, look_at
 from xnorinfer.converters.graphs.sizes import numbers_of
-from xnorinfer.converters.networkparts import LayerPart
-from xnorinfer.net.ops import Concat, Pool
+from xnorinfer.float32 import F32
+from xnorinfer.net.ops import Channels, Concat, Pad, Pool
 from xnorinfer.net.values import Shape
 from xnorinfer.net.windows import Window
 
@@ -39,6 +39,7 @@ class GraphCuts(GraphValues):
         """A part of a value along some axes.  Raises Refused."""
         if live.expr.op == "lost":
             return live
+        live = self.bordered(node, live)
         places = self._known_places(node, live)
         given: list[tuple[int, ...] | None] = []
         for place, name in enumerate(("starts", "ends", "axes", "steps"), start=1):
@@ -66,6 +67,7 @@ class GraphCuts(GraphValues):
         """The parts of a value along an axis, one for each output.  Raises Refused."""
         if live.expr.op == "lost":
             return [live] * len(node.outputs)
+        live = self.bordered(node, live)
         places = self._known_places(node, live)
         axis = node.attributes.get("axis", 0)
         if not isinstance(axis, int) or not -places.ndim - 1 <= axis <= places.ndim or axis % (places.ndim + 1) == 0:
@@ -161,54 +163,69 @@ class GraphCuts(GraphValues):
             self.problems.refuse(
                 node, "takes lines or columns of a map that are not evenly apart, which is not supported in a binary network"
             )
-        (above, down, height), (left, across, width) = vertical, horizontal
-        window = Window((height, width), (down, across))
-        if (height, width) == (1, 1):
-            return dataclasses.replace(stage, at=self.emit(self.free(node.name), Pool("max", window), stage.at))
-        self._require_reals(node, stage)
-        weight = np.zeros((shape[2], height, width, 1), np.float32)
-        weight[:, above, left] = 1
-        return self._taking(node, stage, weight, window, shape[2])
+        (above, below, down), (left, right, across) = vertical, horizontal
+        if above or below or left or right:
+            stage = self._moved(node, stage, Pad((-above, -below, -left, -right)))
+        if (down, across) == (1, 1):
+            return stage
+        pool = Pool("max", Window((1, 1), (down, across)))
+        return dataclasses.replace(stage, at=self.emit(self.free(node.name), pool, stage.at), part=None)
 
-    def _of_channels(self, node: OnnxNode, stage: Stage, channels: Numbers, among: int | None = None) -> Stage:
-        """Some channels of a map, in that order; -1: zeros."""
-        self._require_reals(node, stage)
-        many = stage.width or 1
-        if not stage.is_map:
-            self.problems.refuse(node, "takes some of the values of a vector, which is not supported in a binary network")
-        spend_bytes(4 * len(channels) * many, f"the channels that {node.name} takes")
-        weight = np.zeros((len(channels), 1, 1, many), np.float32)
-        taken = np.flatnonzero(channels >= 0)
-        weight[taken, 0, 0, channels[taken]] = 1
-        return self._taking(node, stage, weight, Window((1, 1)), 1)
+    def _of_channels(self, node: OnnxNode, stage: Stage, channels: Numbers) -> Stage:
+        """Some channels of a map, or numbers of a vector, in that order; -1: zeros."""
+        spend_bytes(8 * len(channels), f"the channels that {node.name} takes")
+        return self._moved(node, stage, Channels(tuple(channels.tolist())), 0.0 if (channels < 0).any() else None)
 
-    def _taking(self, node: OnnxNode, stage: Stage, weight: NDArray[np.float32], window: Window, groups: int) -> Stage:
-        part = LayerPart(
-            self.free(node.name), weight, is_float=True, activation="none", window=window, groups=groups, explicit=True
-        )
-        return dataclasses.replace(stage, at=self.emit(part.name, part, stage.at), part=None)
-
-    def _require_reals(self, node: OnnxNode, stage: Stage) -> None:
-        if stage.signed is not None:
-            self.problems.refuse(node, "takes a part of signs, or moves them about, which is not supported in a binary network")
+    def _moved(self, node: OnnxNode, stage: Stage, op: Channels | Pad, between: float | None = None) -> Stage:
+        """Numbers in other places.  between: what stands between them.  Raises Refused."""
+        signs = stage.signed
+        if signs is not None and between is not None:
+            if (signs.low, signs.high) != (-1, 1):
+                told = f"puts {between:g} beside signs that stand for {signs.low:g} and {signs.high:g}"
+                self.problems.refuse(node, f"{told}, which is not supported in a binary network: needed are -1 and 1")
+            signs = signs if between in (-1, 1) else None
+        at = self.emit(self.free(node.name), op, stage.at)
+        return dataclasses.replace(stage, at=at, part=None, signed=signs, levels=None)
 
     # ---------------------------------------------------------------- zeros beside channels, other orders of channels
 
     def settled(self, node: OnnxNode, live: Live) -> Live:
-        """As of any value; of one with zeros beside its channels, too."""
-        if live.outside is None or live.places is None or live.expr.op == "lost" or live.stage.layer is None:
-            return super().settled(node, live)
-        found = _beside_channels(live.places, live.stage.shape)
-        if found is None or self.padded_with(node, live) != 0:
-            return super().settled(node, live)
-        before, total, places, _ = found
-        inner = super().settled(node, dataclasses.replace(live, outside=None))
-        channels = np.full(total, -1)
-        many = inner.stage.width or 1
-        channels[before : before + many] = np.arange(many)
-        stage = self._of_channels(node, inner.stage, channels)
-        assert stage.shape is not None
-        return dataclasses.replace(self.begin(node.name, stage, (*stage.shape[:2], total), None), places=places)
+        """As of any value; of one with numbers around it, or zeros beside its channels, too."""
+        return super().settled(node, self.bordered(node, live))
+
+    def bordered(self, node: OnnxNode, live: Live) -> Live:
+        """What was padded as an expression of a value of the network that has what stands around; others as they are."""
+        places, shape = live.places, live.stage.shape
+        if live.outside is None or places is None or live.expr.op == "lost" or live.stage.layer is None or shape is None:
+            return live
+        padded, number = live.outside
+        beside = _beside_channels(places, shape)
+        around = None if beside is not None else _around(places, shape)
+        if (beside is None or number != 0) and around is None:
+            return live
+        inner, called = (
+            super().settled(node, Live(padded, live.stage)).stage,
+            dataclasses.replace(node, name=f"{node.name}.pad"),
+        )
+        if beside is not None:
+            before, total, moved, _ = beside
+            channels = np.full(total, -1)
+            channels[before : before + shape[2]] = np.arange(shape[2])
+            made, shape = self._of_channels(called, inner, channels), (*shape[:2], total)
+        else:
+            assert around is not None
+            (top, bottom, left, right), axis = around
+            shape = shape[0] + top + bottom, shape[1] + left + right, shape[2]
+            made = self._moved(called, inner, Pad((top, bottom, left, right), number), number)
+            moved = np.moveaxis(self.counting.channels_first(shape, node.name, places.ndim), 0, axis)
+        stage = self.begin(node.name, made, shape, moved).stage
+
+        def unchanged(numbers: F32) -> F32:
+            if beside is not None:
+                self.problems.refuse(node, "reads a map with zeros beside its channels, and other numbers of each channel")
+            return numbers
+
+        return self.transplanted(dataclasses.replace(live, outside=None), stage, moved, unchanged, padded)
 
     def joined(self, node: OnnxNode, op: str, lives: Sequence[Live]) -> Live:
         """As any sum; where a value with zeros beside its channels is added to what was concatenated, a sum of a part of it."""
@@ -242,19 +259,29 @@ class GraphCuts(GraphValues):
         return super().joined(node, op, lives)
 
     def as_map(self, node: OnnxNode, live: Live) -> tuple[Live, Border]:
-        """As of any map; of one whose channels stand in another order, too."""
+        """As of any map; of one whose channels stand in another order, or have zeros beside them, too."""
+        if live.outside is not None and live.places is not None and _beside_channels(live.places, live.stage.shape) is not None:
+            live = self.bordered(node, live)
         return super().as_map(node, self.in_order(node, live))
 
+    def concatenated(self, node: OnnxNode, inputs: Sequence[Value | None]) -> Value:
+        """As of any values; of those whose channels stand in another order, too."""
+        return super().concatenated(node, [self.in_order(node, one) if isinstance(one, Live) else one for one in inputs])
+
     def in_order(self, node: OnnxNode, live: Live) -> Live:
-        """A map whose tensor has its channels first, with these in their order.  Raises Refused."""
+        """A map, or a vector, whose channels stand in another order, with these in their own.  Raises Refused."""
         shape, places = live.stage.shape, live.places
         if live.stage.layer is None or live.expr.op == "lost" or live.outside is not None or places is None or shape is None:
             return live
-        order = _reordered(places, shape)
-        if order is None:
+        found = _reordered(places, shape)
+        if found is None:
             return live
+        order, axis = found
         key = live.leaf.number, order.tobytes()
-        places = self.counting.channels_first(shape, node.name, places.ndim)
+        if len(shape) == 3:
+            places = np.moveaxis(self.counting.channels_first(shape, node.name, places.ndim), 0, axis)
+        else:
+            places = self.counting.in_order(shape, node.name).reshape(places.shape)
         if key not in self.reordered:
             stage = self._of_channels(dataclasses.replace(node, name=f"{node.name}.order"), live.stage, order)
             self.reordered[key] = self.begin(node.name, stage, shape, places).stage
@@ -288,13 +315,22 @@ def _renumbered(places: Places, shape: Shape, rows: Numbers, columns: Numbers, c
 
 
 def _evenly(taken: Numbers, size: int) -> tuple[int, int, int] | None:
-    """Lines of a map of that size as windows of one 1: where in the window it stands, the stride, and how large the window is;
+    """Lines of a map of that size: how many are left out before and behind them all, and of how many then the first is taken;
     None where they are not evenly apart."""
-    first, count = int(taken[0]), len(taken)
-    step = int(taken[1] - taken[0]) if count > 1 else size
+    first, last, count = int(taken[0]), int(taken[-1]), len(taken)
+    step = int(taken[1] - taken[0]) if count > 1 else 1
     if (np.diff(taken) != step).any():
         return None
-    return first, step, max(first + 1, size - count * step + 1)
+    return first, size - 1 - last if last + step < size else 0, step
+
+
+def _around(places: Places, shape: Shape) -> tuple[Border, int] | None:
+    """The border around a map, and which axis of the tensor its channels are; None where it has none, or is no whole map."""
+    for axis in range(places.ndim):
+        border = border_of(np.moveaxis(places, axis, 0), shape) if len(shape) == 3 else None
+        if border is not None and any(border):
+            return border, axis
+    return None
 
 
 def _beside_channels(places: Places, shape: Shape | None) -> tuple[int, int, Places, Places] | None:
@@ -319,14 +355,20 @@ def _beside_channels(places: Places, shape: Shape | None) -> tuple[int, int, Pla
     return None
 
 
-def _reordered(places: Places, shape: Shape) -> Numbers | None:
-    """The order of the channels of a map whose tensor has its channels first, where that is another one; else None."""
-    height, width, channels = shape if len(shape) == 3 else (1, 1, 1)
-    if channels < 2 or places.size != height * width * channels or len(places) != channels:
+def _reordered(places: Places, shape: Shape) -> tuple[Numbers, int] | None:
+    """The order of the channels of a map, or of the numbers of a vector, where that is another one, and the axis of the tensor
+    that they are; else None."""
+    height, width, channels = (1, 1, *shape)[-3:]
+    if channels < 2 or places.size != height * width * channels:
         return None
     look_at(places)
-    order = places.reshape(channels, -1)[:, 0] % channels
-    if (order == np.arange(channels)).all() or len(np.unique(order)) < channels:
-        return None
-    wanted = np.arange(height * width) * channels + order[:, None]
-    return order.astype(np.int64) if (places.reshape(channels, -1) == wanted).all() else None
+    for axis in range(places.ndim):
+        if places.shape[axis] != channels:
+            continue
+        lists = np.moveaxis(places, axis, 0).reshape(channels, -1)
+        order = lists[:, 0] % channels
+        if (order == np.arange(channels)).all() or len(np.unique(order)) < channels:
+            continue
+        if (lists == np.arange(height * width) * channels + order[:, None]).all():
+            return order.astype(np.int64), axis
+    return None

@@ -125,7 +125,10 @@ class GraphLayers(GraphCuts):
             assert made.places is not None
             pixel = dataclasses.replace(made, places=made.places.reshape(-1, *(1,) * axes))
             return self._with_bias(node, pixel, bias, axes) if not isinstance(weights, Stated) else pixel
+        whole = live
         live, border = self.as_map(node, live)
+        if any(border) and not self._pads_itself(node, live, border, kernel.array.shape[2:]):
+            live, border = self.as_map(node, self.settled(node, whole))
         assert live.stage.shape is not None
         self._no_longer_last()
         placed, pads = self._placed(node, kernel.array.shape, live.stage.shape, border, axes)
@@ -141,6 +144,22 @@ class GraphLayers(GraphCuts):
         if isinstance(bias, Constant):
             bias = dataclasses.replace(bias, array=bias.array.reshape(-1, *(1,) * axes))
         return result if bias is None else self.apply(node, "Add", result, bias)
+
+    def _pads_itself(self, node: OnnxNode, live: Live, border: Border, taps: Sequence[int]) -> bool:
+        """Whether what stands around a map can be part of a convolution's windows; or nothing else can be done."""
+        if live.stage.layer is None or live.outside is None:
+            return True
+        number = self.around(live)
+        before = self.read(node, dataclasses.replace(live, outside=None), live.stage.width or 1)
+        signs = None if before is None else before.signs
+        known = number in ((-1.0, 0.0, 1.0) if signs is None else (signs.low, 0.0, signs.high))
+        steps: Any = node.attributes.get("dilations", (1,) * len(taps))
+        reach = [step * (size - 1) for size, step in zip(taps, steps, strict=True)]
+        fits = max(border[:2]) <= ([0, *reach])[-2] and max(border[2:]) <= reach[-1]
+        fits = fits and (number == 0 or not any(node.attributes.get("pads", ())))  # type: ignore[arg-type]
+        if signs is not None:
+            return fits or not known or number == 0
+        return fits and number == 0
 
     def _placed(self, node: OnnxNode, kernel: Shape, read: Shape, border: Border, axes: int) -> tuple[Placed, bool]:
         """Where a convolution looks, and whether it pads its map itself.  kernel: the shape of its weights, channels second;

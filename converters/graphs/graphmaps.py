@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -44,6 +45,8 @@ class GraphMaps(GraphCuts):
             return live
         sizes = numbers_of(inputs[1]) if len(inputs) > 1 else None
         places = moved(live.places, self.rows, node, sizes)
+        if places is not None and places.ndim == 1 and live.outside is not None and live.stage.layer is not None:
+            return self.move(node, self.settled(node, live), inputs)
         if places is not None:
             return dataclasses.replace(live, places=places)
         wide = live.places.size > max(live.places.shape) or live.stage.is_map
@@ -102,7 +105,12 @@ class GraphMaps(GraphCuts):
         if live.stage.layer is None:
             reason = "pools the input itself, before the first layer, which is not supported in a binary network"
             self.problems.refuse(node, reason)
+        if node.operation.startswith("Global") and _is_pixel(live):
+            return live
+        whole = live
         live, border = self.as_map(node, live)
+        if live.outside is not None and any(border) and not self._is_neutral(node, kind, live):
+            live, border = self.as_map(node, self.settled(node, whole))
         assert live.stage.shape is not None
         assert live.places is not None
         axes = live.places.ndim - 1
@@ -124,8 +132,6 @@ class GraphMaps(GraphCuts):
             window = joined(around, border)
             require_outputs(node, window, size, self.problems)
             counted = kind == "average" and self._counts(node, window, counted, own=any(around.padding), border=any(border))
-        if live.outside is not None and any(border):
-            self._require_neutral(node, kind, live)
         stage = self._pooled(node, dataclasses.replace(live, outside=None), kind, window, padded=counted)
         if stage is None:
             return self.nothing()
@@ -142,6 +148,13 @@ class GraphMaps(GraphCuts):
         live = self.in_order(node, live)
         places = live.places
         shape = live.stage.shape
+        if places is not None and isinstance(given, tuple) and _is_pixel(live):
+            gone = {int(axis) % (places.ndim + 1) - 1 for axis in given}
+            if all(axis >= 0 and places.shape[axis] == 1 for axis in gone):
+                dims = [
+                    size for axis, size in enumerate(places.shape) if axis not in gone or node.attributes.get("keepdims", 1)
+                ]
+                return dataclasses.replace(live, places=places.reshape(dims))
         if places is None or not isinstance(given, tuple) or live.stage.layer is None or shape is None or len(shape) != 3:
             self.problems.refuse(node, "is not supported in a binary network")
         axes = [int(axis) % (places.ndim + 1) - 1 for axis in given]
@@ -194,13 +207,27 @@ class GraphMaps(GraphCuts):
             self.problems.refuse(node, "counts a part of what pads its map, which is not supported in a binary network")
         return (counted and own) or border
 
-    def _require_neutral(self, node: OnnxNode, kind: PoolKind, live: Live) -> None:
-        """That what stands around the map changes no window.  Raises Refused."""
-        number = self.padded_with(node, live)
+    def _is_neutral(self, node: OnnxNode, kind: PoolKind, live: Live) -> bool:
+        """Whether what stands around the map changes no window."""
+        number = self.around(live)
+        if number is None:
+            return False
         before = self.read(node, dataclasses.replace(live, outside=None), live.stage.width or 1)
         signs = None if before is None else before.signs
         lowest = number == -np.inf or (signs is not None and number <= signs.low)
-        if (kind == "max" and not lowest) or (kind == "average" and number != 0):
-            self.problems.refuse(
-                node, f"pools a map that is padded with {number:g}, which is not supported in a binary network"
-            )
+        counts = node.attributes.get("count_include_pad", 0) or node.attributes.get("divisor") or not any(_pads(node))
+        return lowest if kind == "max" else number == 0 and bool(counts)
+
+
+def _is_pixel(live: Live) -> bool:
+    """Whether a map is a vector's, of one pixel, which is its mean and its largest."""
+    places, shape = live.places, live.stage.shape
+    vector = places is not None and shape is not None and len(shape) == 1 and live.outside is None
+    return vector and places is not None and places.size == max(places.shape) and live.stage.layer is not None
+
+
+def _pads(node: OnnxNode) -> tuple[Any, ...]:
+    """What a pool says of its own padding."""
+    said = node.attributes.get("pads", ())
+    same = "SAME" in str(node.attributes.get("auto_pad", ""))
+    return (*said, same) if isinstance(said, tuple) else (same,)

@@ -160,7 +160,7 @@ class GraphValues(Stages):
         one, gate = sorted((self._number(node, live) for live in lives), key=lambda live: -math.prod(live.stage.shape or ()))
         shape, places, beside = one.stage.shape, one.places, gate.places
         if shape is None or gate.stage.shape is None or places is None or beside is None:
-            self.problems.refuse(node, UNKNOWN_SHAPE)
+            self.problems.refuse(node, self.unknown_shape)
         look_at(places)
         channels, at = shape[-1], gate.stage.at
         fits = beside.ndim == places.ndim and all(

@@ -279,10 +279,14 @@ class Stages(Wiring):
 
         return self.transplanted(live, self._seen, places, of_channels)
 
-    def transplanted(self, live: Live, stage: Stage, places: Places, change: Callable[[F32], F32]) -> Live:
-        """The same expression of another value.  change: what becomes of the numbers of channels in it."""
-        known: dict[int, Expr] = {live.leaf.number: stage.leaf}
-        nodes = ordered(live.expr, live.leaf)
+    def transplanted(
+        self, live: Live, stage: Stage, places: Places, change: Callable[[F32], F32], root: Expr | None = None
+    ) -> Live:
+        """The same expression of another value, which takes the place of its leaf, or of `root` in it.  change: what becomes of
+        the numbers of channels in it."""
+        root = root or live.leaf
+        known: dict[int, Expr] = {root.number: stage.leaf}
+        nodes = ordered(live.expr, root)
         if live.outside is not None:
             nodes = [*ordered(live.outside[0], live.leaf), *nodes]
         for expr in nodes:
@@ -297,13 +301,18 @@ class Stages(Wiring):
 
     def padded_with(self, node: OnnxNode, live: Live) -> float:
         """The number that stands around a map where a node reads it.  Raises Refused."""
+        number = self.around(live)
+        if number is None:
+            self.problems.refuse(node, "reads a map whose channels are padded each with another number")
+        return number
+
+    def around(self, live: Live) -> float | None:
+        """The same; None where it is another one for each channel."""
         assert live.outside is not None
         expr, number = live.outside
         width = live.stage.width or 1
         found = evaluate(live.expr, np.full(width, number, np.float32), np.arange(width), expr)
-        if (found != found[0]).any():
-            self.problems.refuse(node, "reads a map whose channels are padded each with another number")
-        return float(found[0])
+        return None if (found != found[0]).any() else float(found[0])
 
     # ---------------------------------------------------------------- help
 

@@ -294,6 +294,9 @@ class Walk(GraphLayers, GraphMaps):
             node = dataclasses.replace(node, operation="MaxPool", attributes={**node.attributes, "channels_last": 1})
         if node.attributes.get("channels_last"):
             return self._channels_last(node, inputs, lives)
+        if operation not in (*POOLS, "Conv", "Convolution", "Pad"):  # which look beyond a map themselves
+            inputs = [self._settled_around(node, value) for value in inputs]
+            lives = [value for value in inputs if isinstance(value, Live)]
         if operation in ("Conv", "Convolution"):
             return self.convolution(node, inputs, lives)
         if contraction(node, inputs) is not None or operation in ("MatMul", "Gemm", "Einsum"):
@@ -307,6 +310,11 @@ class Walk(GraphLayers, GraphMaps):
         if operation == "Pad":
             return self.pad(node, lives[0], inputs)
         return self.problems.refuse(node, "is not supported in a binary network")
+
+    def _settled_around(self, node: OnnxNode, value: Value | None) -> Value | None:
+        if isinstance(value, Live) and value.outside is not None and value.stage.layer is not None:
+            return self.settled(node, value)
+        return value
 
     def _channels_last(self, node: OnnxNode, inputs: Sequence[Value | None], lives: Sequence[Live]) -> Value:
         """A node of QONNX on tensors whose last axis has the channels, kernels among them."""

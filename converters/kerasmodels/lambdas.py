@@ -29,14 +29,12 @@ def _codes(function: Any) -> Iterator[bytes]:
     if isinstance(function, dict) and isinstance(function.get("config"), dict):
         inner = function["config"]
         function = [inner.get("code"), inner.get("defaults"), inner.get("closure")]
-    if (
-        isinstance(function, list | tuple)
-        and len(function) == 3
-        and isinstance(function[0], str)
-        and function[1:] == [None] * 2
-    ):
+    if not isinstance(function, list | tuple) or len(function) != 3:
+        return
+    code, defaults, closure = function
+    if isinstance(code, str) and defaults is None and closure is None:
         try:
-            yield base64.b64decode(function[0].strip(), validate=False)
+            yield base64.b64decode(code.strip())
         except (binascii.Error, ValueError):
             return
 

@@ -21,7 +21,7 @@ from xnorinfer.net.ties import Rule
 from xnorinfer.net.values import is_finite_number
 
 #: Scales that are computed from a kernel, neuron by neuron, or one of all of it.
-ScaleKind = Literal["magnitude", "layer", "auto", "auto_po2"]
+ScaleKind = Literal["magnitude", "clipped", "layer", "auto", "auto_po2"]
 #: `keras.backend.epsilon()`, which QKeras adds before it divides or takes a logarithm.
 _EPSILON = float(np.float32(1e-7))
 
@@ -167,6 +167,8 @@ def signs(found: Quantizer, *, kernel: bool) -> Signs | None:
         return Signs("ge", "magnitude")
     if name == "magnitudeawaresignunclipped" and kernel:  # of larq_zoo
         return Signs("ge", "layer")
+    if name == "xnorweightscale" and kernel:  # of larq_zoo
+        return Signs("ge", "clipped")
     if kernel and is_dorefa_sign(found):
         return Signs("ge")
     if name in _REFUSED:
@@ -263,6 +265,8 @@ def scale_of(kind: ScaleKind, weight: F32) -> tuple[F32, str]:
     """
     if kind == "magnitude":
         return magnitude(weight, "mean-abs"), "mean of |latent| per neuron (magnitude_aware_sign), in float64, rounded once"
+    if kind == "clipped":
+        return magnitude(weight.clip(-1, 1), "mean-abs"), "mean of |latent|, at most 1, per neuron, in float64, rounded once"
     if kind == "layer":
         mean = np.full(len(weight), np.abs(weight).mean(dtype=np.float64))
         return mean.astype(np.float32), "mean of |latent| of the layer, in float64, rounded once"

@@ -353,7 +353,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
         r"quantized to several bits, and one bit is needed \(2 bits here\): node Quant_v0 \(Quant\)$",
     ),
     "branches": (
-        lambda g: g.add("MatMul", g.signs(12, 6)).add("Sign").add("MatMul", g.signs(6, 6)).add("Mul", "v0"),
+        lambda g: g.add("MatMul", g.signs(12, 6)).add("Sign").add("MatMul", g.signs(6, 6)).add("Div", "v0"),
         "joins two branches of the network by something else than a sum",
     ),
     "ternary": (

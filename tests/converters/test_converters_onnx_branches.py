@@ -154,7 +154,58 @@ def unused(g: Graph) -> str:
     return g.end(x, 8)
 
 
-JOINED = [residual, shared, subtracted, with_signs, pieces, cropped, every_second, widened, shuffled, vectors, unused]
+def product(g: Graph) -> str:
+    x = g.start()
+    return g.end(g("Mul", g.conv(g.sign(x), 8, 8), x), 8)
+
+
+def gated(g: Graph) -> str:
+    """A number for each channel, as maps of one pixel and, behind a reshape, of a vector; in both orders."""
+    x = g.start()
+    x = g("Mul", g("GlobalMaxPool", x), g.conv(g.sign(x), 8, 8))
+    least = g("MatMul", g("Flatten", g("GlobalMaxPool", x)), g.random.choice(np.array([-1, 0.5, 2], F), (8, 8)))
+    return g.end(g("Mul", x, g("Reshape", g("Relu", least), np.array([0, 8, 1, 1]))), 8)
+
+
+def gated_by_pixel(g: Graph) -> str:
+    x = g.start()
+    return g.end(g("Mul", x, g.conv(g.sign(x), 1, 8)), 8)
+
+
+def parts_of_signs(g: Graph) -> str:
+    bits = g.sign(g.start())
+    left, right = g("Split", bits, np.array([3, 5]), outputs=2, axis=1)
+    shuffled_bits = g(
+        "Reshape", g("Transpose", g("Reshape", bits, np.array([0, 2, 4, 6, 10])), perm=(0, 2, 1, 3, 4)), np.array([0, 8, 6, 10])
+    )
+    cut = g("Slice", bits, np.array([1, 2]), np.array([9, 9]), np.array([2, 3]))
+    narrow = g("Pad", cut, np.array([0, 0, 1, 1, 0, 0, 0, 2]), ONE)
+    both = g("Add", g.conv(right, 8, 5), g.conv(g("Concat", left, g("Concat", left, shuffled_bits, axis=1), axis=1), 8, 14))
+    return g.end(g("Add", both, g.conv(narrow, 8, 8)), 8)
+
+
+def parts_of_vectors(g: Graph) -> str:
+    x = g("Flatten", g("GlobalMaxPool", g.start()))
+    left, right = g("Split", x, np.array([3, 5]), outputs=2, axis=1)
+    y = g("MatMul", g.sign(g("Concat", right, left, axis=1)), g.random.choice(np.array([-1, 1], F), (8, 3)))
+    return str(g("Add", y, g("Slice", x, np.array([1]), np.array([4]), np.array([1]))))
+
+
+def bordered(g: Graph) -> str:
+    """Numbers around real maps that no window has: before largest values and sums, and more than a window reaches."""
+    x = g("Pad", g.start(), np.array([0, 0, 1, 2, 0, 0, 1, 0]), np.array(0.5, F))
+    x = g("Mul", x, np.arange(1, 9, dtype=F).reshape(8, 1, 1))
+    wide = g("MaxPool", x, kernel_shape=(2, 2), strides=(2, 2))
+    wide = g("Pad", wide, np.array([0, 0, 2, 2, 0, 0, 2, 2]))
+    wide = g("Conv", wide, g.random.choice(np.array([-1, 0.5, 2], F), (8, 8, 1, 1)))
+    narrow = g("Slice", x, np.array([0]), np.array([10]), np.array([3]))
+    return g.end(g("Add", narrow, wide), 8)
+
+
+JOINED = [
+    *(residual, shared, subtracted, with_signs, pieces, cropped, every_second, widened, shuffled, vectors, unused, product),
+    *(gated, gated_by_pixel, parts_of_signs, parts_of_vectors, bordered),
+]
 
 
 @pytest.mark.parametrize("build", JOINED)
@@ -187,14 +238,19 @@ def test_what_leads_nowhere_is_left_out(tmp_path: Path) -> None:
     assert told.value == "Conv_v3: nothing that leads to the scores reads them"
 
 
-def product(g: Graph) -> str:
+def quotient(g: Graph) -> str:
     x = g.start()
-    return g.end(g("Mul", g.conv(g.sign(x), 8, 8), x), 8)
+    return g.end(g("Div", g.conv(g.sign(x), 8, 8), x), 8)
 
 
 def broadcast(g: Graph) -> str:
     x = g.start()
     return g.end(g("Add", x, g("GlobalAveragePool", g.conv(g.sign(x), 8, 8))), 8)
+
+
+def gated_by_line(g: Graph) -> str:
+    x = g.start()
+    return g.end(g("Mul", x, g("MaxPool", x, kernel_shape=(6, 1))), 8)
 
 
 def lines(g: Graph) -> str:
@@ -232,7 +288,8 @@ def twice(g: Graph) -> str:
 
 
 REFUSED: dict[str, tuple[Callable[[Graph], Any], str]] = {
-    "product": (product, r"node Mul_v4 \(Mul\) joins two branches of the network by something else"),
+    "quotient": (quotient, r"node Div_v4 \(Div\) joins two branches of the network by something else"),
+    "a gate of lines": (gated_by_line, r"Mul_v2 \(Mul\) multiplies 6 x 10 x 8 by 1 x 10 x 8, numbers that are neither"),
     "broadcast": (broadcast, r"Add_v5 \(Add\) adds values 6 x 10 x 8 and 1 x 1 x 8 and not two of one shape"),
     "lines": (lines, r"Concat_v4 \(Concat\) joins values 6 x 10 x 8, 6 x 10 x 8 along another axis"),
     "the input": (raw, r"Add_v1 \(Add\) joins the input itself, before the first layer"),

@@ -106,6 +106,9 @@ GRAPHS: dict[str, Any] = {
         .add("MaxPool", kernel_shape=(3, 3), strides=(2, 2), ceil_mode=1)
         .conv(5, 8, 2, 2)
     ),
+    "padded twice": lambda g: (
+        g.conv(8, 3, 3, 3).sign().add("Pad", PAD, np.array(1, F)).conv(4, 8, 3, 3, pads=(1, 1, 1, 1))
+    ),
     "padded with ones": lambda g: (
         g.conv(8, 3, 3, 3)
         .sign()
@@ -278,17 +281,14 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "reals padded with ones": (
         lambda g: g.add("Pad", PAD, np.array(1, F)).conv(4, 3, 3, 3), r"is padded with 1, needed is 0"
     ),
-    "padded twice": (
-        lambda g: g.conv(8, 3, 3, 3).sign().add("Pad", PAD, np.array(1, F)).conv(4, 8, 3, 3, pads=(1, 1, 1, 1)),
-        r"pads with 0 what is padded with 1 already",
-    ),
     "padded and not convolved": (
-        lambda g: g.conv(8, 3, 3, 3).sign().add("Pad", PAD).add("Flatten").dense(4, 8 * 9 * 14), r"reads what was padded"
+        lambda g: g.conv(8, 3, 3, 3).sign().add("Pad", PAD).add("Flatten").dense(4, 8 * 9 * 14),
+        r"has binary weights and follows Conv_v0 without a sign",
     ),
     "reflected": (lambda g: g.add("Pad", PAD, mode="reflect").conv(4, 3, 3, 3), r"pads by reflect, needed is a constant"),
     "channels padded": (
         lambda g: g.conv(8, 3, 3, 3).sign().add("Pad", np.array([0, 1, 0, 0, 0, 0, 0, 0])).conv(4, 9, 3, 3),
-        r"in another order than that of channels, height and width",
+        r"has binary weights and follows Conv_v0 without a sign",
     ),
     "axes in another order": (
         lambda g: g.conv(8, 3, 3, 3).sign().add("Transpose", perm=(0, 1, 3, 2)).conv(4, 8, 3, 3),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -179,6 +180,55 @@ class Split(nn.Module):
         return x.view(rows, 2, channels // 2, height, width).transpose(1, 2).reshape(rows, channels, height, width)
 
 
+class Gated(nn.Module):
+    """Real-to-Binary's: a binary convolution times a gate that float layers make of the means of what it read; PReLU."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm, self.conv = nn.BatchNorm2d(channels), BinaryConv(channels, channels, 3, padding=1, bias=False)
+        self.less, self.more = nn.Linear(channels, channels // 4, bias=False), nn.Linear(channels // 4, channels, bias=False)
+        self.bent = nn.PReLU(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        means = functional.adaptive_avg_pool2d(y, 1).flatten(1)
+        gate = torch.sigmoid(self.more(functional.relu(self.less(means))))
+        return x + self.bent(self.conv(ge(y)) * gate[:, :, None, None])  # type: ignore[no-any-return]
+
+
+class Squeezed(Gated):
+    """The same gate as an SE block has it, of convolutions of one pixel; it stands before what it multiplies."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.less, self.more = nn.Conv2d(channels, channels // 4, 1), nn.Conv2d(channels // 4, channels, 1)  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        gate = torch.sigmoid(self.more(functional.relu(self.less(functional.adaptive_avg_pool2d(y, 1)))))
+        return x + gate * self.conv(ge(y))  # type: ignore[no-any-return]
+
+
+class Scaled(nn.Sequential):
+    """XNOR-Net's: BatchNorm, sign, convolution of scaled signs, relu."""
+
+    def __init__(self, channels: int, neurons: int) -> None:
+        super().__init__(nn.BatchNorm2d(channels), Sign(), ScaledConv(channels, neurons, 3, padding=1, bias=False), nn.ReLU())
+
+
+class Sign(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return ge(x)
+
+
+class Bordered(nn.Module):
+    """Numbers around real maps before a largest value, and a map cut where its own border was."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = functional.max_pool2d(functional.pad(x, (1, 2, 0, 1), value=0.5), 2, stride=1)
+        return wide[:, :, :-1, 1:-1] + functional.pad(x, (0, 1, 0, 0))[:, :, :-1, :-1]
+
+
 def _network(stem: int, *blocks: nn.Module, channels: int) -> nn.Module:
     """A float stem and head around blocks."""
     return nn.Sequential(
@@ -208,14 +258,64 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "shortcuts of pixels": lambda: _network(8, Residual(8, 8), Shortened(8), channels=16),
     "channels shuffled": lambda: _network(8, Residual(8, 8), nn.ChannelShuffle(4), Residual(8, 8), channels=8),
     "channels apart": lambda: _network(8, Residual(8, 8), Split(8), Split(8), channels=8),
+    "gated": lambda: _network(8, Gated(8), Squeezed(8), Residual(8, 8), channels=8),
+    "scaled": lambda: _network(8, Scaled(8, 16), nn.MaxPool2d(2), Scaled(16, 16), nn.BatchNorm2d(16), channels=16),
+    "bordered": lambda: _network(8, Residual(8, 8), Bordered(), Residual(8, 8), channels=8),
+}
+
+
+# ---------------------------------------------------------------- whole networks, as published but for their widths
+
+
+def _stages(width: int, block: Callable[[int, int, int], nn.Module]) -> list[nn.Module]:
+    """Those of a ResNet-18 whose every convolution has a shortcut: 4 of 4 each, the first of a stage halves its map."""
+    sizes = [
+        (width << max(stage - 1, 0) if not place else width << stage, width << stage)
+        for stage in range(4)
+        for place in range(4)
+    ]
+    return [block(channels, neurons, 1 + (channels < neurons)) for channels, neurons in sizes]
+
+
+def bi_real_net_18(width: int = 8) -> nn.Module:
+    """Bi-RealNet: float stem, BatchNorm, largest of 3x3; 16 binary convolutions; mean; float head."""
+    stem = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(width), nn.MaxPool2d(3, 2, 1)
+    return nn.Sequential(*stem, *_stages(width, Residual), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8 * width, 5))
+
+
+def resnet_e_18(width: int = 8) -> nn.Module:
+    """As bitorch has it: relu behind the stem's BatchNorm and before the mean, weights scaled per channel."""
+    stem = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
+    ends = nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8 * width, 5)
+    return nn.Sequential(*stem, nn.BatchNorm2d(width), *_stages(width, Residual), *ends)
+
+
+def reactnet_a(width: int = 8) -> nn.Module:
+    """ReActNet-A: MobileNet's 13 blocks, of 32 to 1024 channels where `width` is 32."""
+    sizes = [width, *(width << stage for stage in (1, 2, 2, 3, 3, 4, 4, 4, 4, 4, 4, 5, 5))]
+    blocks = [
+        React(channels, neurons, 2 if channels < neurons and place else 1)
+        for place, (channels, neurons) in enumerate(itertools.pairwise(sizes))
+    ]
+    stem = nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width)
+    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32 * width, 5))
+
+
+#: They read maps of this size.
+WHOLE_SAMPLE: Shape = (3, 32, 32)
+WHOLE: dict[str, Callable[[], nn.Module]] = {
+    "bi-real-net-18": bi_real_net_18,
+    "resnet-e-18": resnet_e_18,
+    "reactnet-a": reactnet_a,
 }
 
 
 def network(name: str, seed: int = 0) -> nn.Module:
-    """One of `NETWORKS`, made; weights that are scaled by their mean are of one magnitude."""
-    net = made(NETWORKS[name](), seed)
+    """One of `NETWORKS` or `WHOLE`, made; weights that are scaled by their mean are of one magnitude in each neuron."""
+    net = made((NETWORKS | WHOLE)[name](), seed)
     with torch.no_grad():
         for module in net.modules():
             if isinstance(module, ScaledConv):
-                module.weight.copy_(ge(module.weight) / 4)
+                size = 2.0 ** -(1 + torch.arange(len(module.weight)) % 3)
+                module.weight.copy_(ge(module.weight) * size.reshape(-1, 1, 1, 1))
     return net

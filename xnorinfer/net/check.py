@@ -146,11 +146,12 @@ def _structure_of(net: Net) -> list[Problem]:
     wrong = list(_wiring_problems(net))
     if wrong:
         return [*problems.found, *wrong]
-    # A float convolution may come first, as a stem.
-    first = next(((name, op) for name, op in net.linears if op.binary or op.window is None), None)
-    if first is None or not first[1].binary:
+    # A float convolution may come first, as a stem, and dense ones that gate what binary layers give.
+    linears = net.linears
+    first = next((one for one in linears if one[1].binary or one[1].window is None), None)
+    if first is None or (not first[1].binary and (first is linears[0] or not any(op.binary for _, op in linears))):
         name = "" if first is None else first[0]
-        if len(net.linears) > 1 and net.linears[0][1].window is not None:
+        if len(linears) > 1 and linears[0][1].window is not None:
             return [*problems.found, Problem(name, "no layer is binary", "first")]
         return [*problems.found, Problem(name, "the first layer must be a binary dense layer", "first")]
     known = {INPUT: Seen(Value(net.shape, net.input), "the input", "the input", raw=True)}
