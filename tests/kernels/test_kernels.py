@@ -187,7 +187,8 @@ def run_restricted(tmp_path: Path, **environment: str) -> subprocess.CompletedPr
     )
 
 
-@pytest.mark.parametrize("cpu", ["generic", pytest.param("haswell", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("cpu", ["generic", "haswell"])
 def test_other_cpus(cpu: str, tmp_path: Path) -> None:
     """LLVM restricted to an older CPU: no vector popcount, no FMA (generic); AVX2 (haswell)."""
     if "x86_64" not in os.uname().machine:
