@@ -356,6 +356,7 @@ def test_warmup() -> None:
     assert text.count("was ready") >= 1
 
 
+@pytest.mark.long
 def test_demo_keeps_what_it_shows(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     text = fine("demo", "--keep", folder)

@@ -11,6 +11,7 @@ import pytest
 from branching_networks import PUBLISHED, random_branching_network
 from conv_networks import MAPPINGS
 from packed_oracle import expected
+from seeds import seeds
 from test_kernels_maps import check
 
 from xnorinfer.engine import plan as plan_module
@@ -28,7 +29,7 @@ def packed(seed: int, kind: str) -> PackedModel:
     return lower(random_branching_network(seed, MAPPINGS[kind], falling=False, moves=seed % 2 == 1)).packed
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", seeds(2, 5))
 @pytest.mark.parametrize("kind", KINDS)
 def test_random_networks(kernel: str, kind: str, seed: int) -> None:
     check(packed(100 + seed, kind), kernel, batches=(0, 1, 3))

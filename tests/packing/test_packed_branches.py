@@ -16,6 +16,7 @@ from networks import random_inputs
 from packed_networks import expected
 from safetensors import safe_open
 from safetensors.numpy import save_file
+from seeds import seeds
 
 from xnorinfer.errors import MalformedModelError
 from xnorinfer.net.network import Net
@@ -45,7 +46,7 @@ def compare(net: Net, rows: int = 3) -> PackedModel:
 
 
 @pytest.mark.parametrize("moves", [False, True])
-@pytest.mark.parametrize("seed", range(90))
+@pytest.mark.parametrize("seed", seeds(30, 90))
 def test_random_networks(seed: int, moves: bool) -> None:
     net = random_branching_network(seed, MAPPINGS[KINDS[seed % len(KINDS)]], moves=moves)
     assert net.check() == []

@@ -62,12 +62,9 @@ def frameworks_of(page: str) -> list[str]:
 
 @pytest.mark.parametrize(
     "page",
-    [
-        pytest.param(one, marks=[pytest.mark.long] if frameworks_of(one) else [])
-        for one in PAGES
-        if blocks(one) and one not in ELSEWHERE
-    ],
+    [one for one in PAGES if blocks(one) and one not in ELSEWHERE],
 )
+@pytest.mark.long
 def test_page_runs_as_written(page: str, tmp_path: Path) -> None:
     source = "\n".join(text for _, _, text in blocks(page))
     needed = frameworks_of(page)
