@@ -22,7 +22,7 @@ from xnorinfer.converters.containers.ziparchive import names_in
 from xnorinfer.converters.finding import ORDER
 from xnorinfer.converters.graphs.problems import Problems
 from xnorinfer.converters.graphs.walk import Walk
-from xnorinfer.converters.kerasmodels.config import NoLayers, class_name, read_config
+from xnorinfer.converters.kerasmodels.config import NoLayers, class_name, lists_functional, read_config
 from xnorinfer.converters.kerasmodels.kerasgraph import PROFILE_OF, KerasGraph
 from xnorinfer.converters.kerasmodels.kerasweights import Weights, apart, find_weights
 from xnorinfer.converters.kerasmodels.variables import ByNames
@@ -91,8 +91,16 @@ class Reader:
         try:
             layers = read_config(config, about, self.problems, self.options.output_name, self.left)
         except NoLayers:
-            kind = class_name(json.loads(config))
-            return self.by_names(f"the config is of a subclassed model ({kind}), whose code is not in the file", None)
+            model = json.loads(config)
+            kind = class_name(model)
+            if not lists_functional(model.get("config")):
+                return self.by_names(f"the config is of a subclassed model ({kind}), whose code is not in the file", None)
+            text = json.dumps({**model, "class_name": "Functional"})
+            layers = read_config(text, about, self.problems, self.options.output_name, self.left)
+            self.notes.warnings.append(
+                f"the model is of a class of its own ({kind}), whose code is not in the file: the layers that its config lists "
+                "are taken for what it computes; --expect compares with the model's own scores"
+            )
         self.notes.assumptions.append(Assumption(ORDER, f"as in the model's config in {about}", "file"))
         config_graph = KerasGraph(self.weights, self.options, self.notes, self.problems)
         graph = config_graph.write(layers)

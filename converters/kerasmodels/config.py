@@ -83,6 +83,13 @@ def read_config(
         raise SourceError(f"the config of {about} is damaged: {error}") from None
 
 
+def lists_functional(config: Any) -> bool:
+    """Whether it lists layers and what they read, as the config of a functional model does."""
+    return isinstance(config, dict) and all(
+        isinstance(config.get(key), list) and config[key] for key in ("layers", "input_layers", "output_layers")
+    )
+
+
 def class_name(value: Mapping[str, Any]) -> str:
     """The class of a serialised object without its package: `Custom>BinaryDense` -> BinaryDense."""
     return str(value.get("class_name", "")).rpartition(">")[2]

@@ -128,6 +128,20 @@ def test_zeros_around_real_maps() -> None:
     np.testing.assert_array_equal(xnorinfer.pack(reading.net).scores(X), ours)
 
 
+class Own(keras.Model):  # type: ignore[misc]
+    """As larq_zoo has BinaryDenseNet: a functional model of a class of its own."""
+
+
+def test_functional_models_of_a_class_of_their_own(tmp_path: Path) -> None:
+    plain = model_of(lambda x: layers.Concatenate()([x, convolution(4)(norm()(x))]))
+    plain.save(tmp_path / "plain.h5")
+    Own(plain.inputs, plain.outputs).save(tmp_path / "own.h5")
+    wanted, found = (convert_file(tmp_path / f"{name}.h5", OPTIONS) for name in ("plain", "own"))
+    assert header_of(found.packed)["content_digest"] == header_of(wanted.packed)["content_digest"]
+    (warning,) = set(found.warnings) - set(wanted.warnings)
+    assert warning.startswith("the model is of a class of its own (Own), whose code is not in the file")
+
+
 @pytest.mark.parametrize(
     ("function", "same"),
     [(lambda x: x, True), (lambda value: value, True), (lambda x: -x, False), (lambda x, y=1: x, False), (abs, False)],

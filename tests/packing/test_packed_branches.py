@@ -24,7 +24,7 @@ from xnorinfer.net.reference import node_outputs
 from xnorinfer.packing.description import describe
 from xnorinfer.packing.lower import lower, parts_of, stored_form
 from xnorinfer.packing.modelfile import KEY, header_of, load, save
-from xnorinfer.packing.packed import Affine, Concat, Dot, Elementwise, PackedModel
+from xnorinfer.packing.packed import Affine, Concat, Dot, Elementwise, Moved, Multiply, PackedModel
 
 KINDS = ("range", "threshold", "reals", "channels", "normalize", "signs")
 
@@ -160,3 +160,64 @@ def test_entries_of_joins_are_checked(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "other", metadata={KEY: json.dumps(header)})
     with pytest.raises(MalformedModelError, match="says that it has format version 3, what it holds is of version 4"):
         load(tmp_path / "other")
+
+
+# ---------------------------------------------------------------- products, and numbers in other places
+
+
+def elsewhere() -> PackedModel:
+    """A gate, a shuffle, a border."""
+    made = Graph(1, MAPPINGS["reals"], (4, 4, 3))
+    stem = made.stem(6)
+    value = made.channels(made.gate(made.layer(made.sign(stem), 6), stem), (5, 0, -1, 3, 3, 1))
+    return lower(made.head(made.pad(value, (1, 0, -1, 2), 0.5))).packed
+
+
+@pytest.mark.parametrize(
+    ("kind", "parts", "message"),
+    [
+        (Multiply, {"inputs": (3,)}, "reads 1 nodes, needed are two"),
+        (Multiply, {"inputs": (-1, 3)}, "multiplies (4, 4, 3) numbers by"),
+        (Multiply, {"inputs": (1, 0)}, "multiplies real numbers, but gets bits"),
+        (Multiply, {"inputs": (0, 1)}, "multiplies (4, 4, 6) numbers by 96 bits"),
+        (Moved, {"inputs": (0, 0)}, "reads 2 nodes, needed is one"),
+        (Moved, {"inputs": (1,)}, "puts 0 outside, needed is a number of float32, of bits -1 or 1"),
+        (Moved, {"op": Moved(np.full(6, 6, np.int32))}, "takes channels 6 to 6, there are 6"),
+        (Moved, {"op": Moved(np.full(6, -2, np.int32))}, "takes channels -2 to -2"),
+        (Moved, {"op": Moved(np.array([0], np.int32), (-2, -2, 0, 0))}, "moves 4 x 4 x 6 numbers by (-2, -2, 0, 0)"),
+        (Moved, {"op": Moved(np.array([0], np.int32), (0, 0, 0))}, "needed are 4 whole numbers"),  # type: ignore[arg-type]
+        (Moved, {"op": Moved(np.array([0], np.int32), (2**21, 0, 0, 0))}, "needed are numbers up to"),
+        (Moved, {"op": Moved(np.array([0], np.int64))}, "channels are (1,) int64, needed is (channels,) int32"),
+        (Moved, {"op": Moved(np.zeros(6, np.int32), (1, 0, 0, 0), 0.1)}, "needed is a number of float32"),
+        (Moved, {"op": Moved(np.zeros(6, np.int32), (1, 0, 0, 0), np.nan)}, "needed is a number of float32"),
+        (Moved, {"op": Moved(np.array([0], np.int32), value="1")}, "value is '1', needed is a number"),  # type: ignore[arg-type]
+    ],
+)  # fmt: skip
+def test_products_and_places_that_do_not_fit_are_named(kind: type, parts: dict[str, Any], message: str) -> None:
+    model = elsewhere()
+    assert model.check() == []
+    at = next(at for at, node in enumerate(model.nodes) if type(node.op) is kind)
+    model = replace(model, nodes=(*model.nodes[:at], replace(model.nodes[at], **parts), *model.nodes[at + 1 :]))
+    assert any(message in problem for problem in model.check()), model.check()
+
+
+def test_entries_of_products_and_places_are_checked(tmp_path: Path) -> None:
+    save(elsewhere(), tmp_path / "m")
+    assert header_of(load(tmp_path / "m")) == header_of(elsewhere())
+    with safe_open(tmp_path / "m", framework="numpy") as container:
+        header = json.loads(container.metadata()[KEY])
+        tensors = {name: container.get_tensor(name) for name in container.keys()}  # noqa: SIM118
+    entry = next(entry for entry in header["nodes"] if entry["kind"] == "moved")
+    changes = (
+        ({"padding": [1, 1, 1]}, "needed are 4 whole"),
+        ({"value": "1"}, "value has the wrong"),
+        ({"more": 1}, "is no node"),
+    )
+    for change, message in changes:
+        before = dict(entry)
+        entry.update(change)
+        save_file(tensors, tmp_path / "other", metadata={KEY: json.dumps(header)})
+        with pytest.raises(MalformedModelError, match=message):
+            load(tmp_path / "other")
+        entry.clear()
+        entry.update(before)

@@ -439,7 +439,7 @@ def _(op: Moved, where: str, read: Value, source: PackedOp | None) -> Iterator[s
     if op.channels.min() < -1 or op.channels.max() >= channels:
         yield f"{where}: takes channels {op.channels.min()} to {op.channels.max()}, there are {channels}"
     outside = bool((op.channels < 0).any()) or max(op.padding) > 0
-    if not np.isfinite(op.value) or op.value != np.float32(op.value) or (bits and outside and op.value not in (-1, 1)):
+    if not np.isfinite(op.value) or op.value != float(np.float32(op.value)) or (bits and outside and op.value not in (-1, 1)):
         yield f"{where}: puts {op.value:g} outside, needed is a number of float32{', of bits -1 or 1' if bits else ''}"
 
 
