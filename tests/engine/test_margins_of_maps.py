@@ -45,7 +45,8 @@ def smallest(op: Dot, read: np.ndarray, row: int) -> float:
             limits = op.output.limits  # type: ignore[union-attr]
             limit = (limits[of[y, z]] if limits.ndim == 2 else limits)[neuron].item()
             if op.reads == "reals":
-                total = nets.sums_in_order(np.array([inputs], np.float32), np.array([kernel])).item()
+                sums = nets.sums_in_order if op.binary else packed_oracle.fused_in_order
+                total = sums(np.array([inputs], np.float32), np.array([kernel])).item()
                 found = min(found, abs(total - limit) if abs(limit) != float("inf") else found)
                 continue
             dot, plus = sum(int(a) * int(w) for a, w in zip(inputs, kernel, strict=True)), sum(w > 0 for w in kernel)

@@ -192,7 +192,8 @@ def _over_levels(op: Dot, kernel: Kernel, read: Value) -> Made:
         following |= _steps(kernel, op.output, in_rows=True)
     counting = prepack.of_planes(kernel, op.weights, op.depth, channels=filled)
     size = pixel_bytes(read, False)
-    return map_prepack.over_levels(kernel, counting, following, geometry, size, read.planes, channels, -op.low)
+    given = 0 if isinstance(op.output, Affine) else max(1, op.top.bit_length())
+    return map_prepack.over_levels(kernel, counting, following, geometry, size, read.planes, given, channels, -op.low)
 
 
 def _dot(

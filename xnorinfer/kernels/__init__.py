@@ -166,8 +166,8 @@ class Kernel:
         """Counts or float64 sums to codes of so many bits."""
         return address("make_finish_levels", _FINISH, planes, integers)
 
-    def level_strips(self, planes: int) -> int:
-        return address("make_level_strips", _COMPUTE, planes, self.single_lanes)
+    def level_strips(self, planes: int, given: int) -> int:
+        return address("make_level_strips", _COMPUTE, planes, given, self.single_lanes)
 
     def digitize(self, size: int, planes: int) -> int:
         return address("make_digitize", _COMPUTE, size, planes)
@@ -320,6 +320,12 @@ def warmup(name: str | None = None) -> list[str]:
             kernel.compute_float_maps(kernel.floats(neurons))
         for channels, in_pairs in ((64, True), (64, False), (32, True), (1, False)):
             kernel.gather_bits(channels, in_pairs)
+        # Of levels the usual ones, of 2 bits.
+        for given in (2, 0):
+            kernel.level_strips(2, given)
+        kernel.finish_levels(2, integers=True)
+        kernel.pool_levels(2)
+        kernel.digitize(4, 2)
     finally:
         on_compile.remove(names.append)
     return names

@@ -28,6 +28,7 @@ from xnorinfer.kernels.vector_ir import (
     Emit,
     Value,
     get,
+    inner,
     intrinsic_of,
     load_byte,
     load_word,
@@ -39,18 +40,21 @@ from xnorinfer.kernels.vector_ir import (
 LANES = 8
 
 
-def grade_tile(planes: int, integers: bool) -> Any:
-    """Intrinsic grade(counts, limits, out, plane_bytes, wanted): codes of 64 counts as words of planes.
+def grade_tile(planes: int, integers: bool, of_planes: int = 1) -> Any:
+    """Intrinsic grade(counts, limits, out, plane_bytes, wanted, from_bytes): codes of 64 counts as words of planes.
 
-    counts: [64] i64, or f64 that are rounded to float32; limits: [grades][64] of their type, none above the one before, NaN for
+    counts: [64] i64, of each of `of_planes` planes, the lowest bits first, `from_bytes` apart, to be added; or f64 that are
+    rounded to float32; limits: [grades][64] of their type, none above the one before, NaN for
     never; out: of the word of the lowest bits, the next plane's `plane_bytes` further; wanted: bits of the neurons there are.
     """
 
-    def body(emit: Emit, counts: Value, limits: Value, out: Value, plane_bytes: Value, wanted: Value) -> None:
+    def body(
+        emit: Emit, counts: Value, limits: Value, out: Value, plane_bytes: Value, wanted: Value, from_bytes: Value
+    ) -> None:
         b, kind = emit.builder, vector(I64 if integers else F64, LANES)
         places = [b.add(out, b.mul(plane_bytes, emit.constant(plane))) for plane in range(planes)]
         for chunk in range(64 // LANES):
-            count = emit.load(emit.offset(counts, chunk, 8 * LANES), kind, 8)
+            count = _added(emit, counts, from_bytes, of_planes, chunk, kind)
             if not integers:
                 count = b.fpext(b.fptrunc(count, vector(F32, LANES)), kind)
             words: list[Value | None] = [None] * planes
@@ -66,23 +70,35 @@ def grade_tile(planes: int, integers: bool) -> Any:
             for plane, word in enumerate(words):
                 emit.store(b.and_(word, some), emit.offset(places[plane], chunk, 1), 1)
 
-    return intrinsic_of(LANES, 5, body, types.void)
+    return intrinsic_of(LANES, 6, body, types.void)
+
+
+def _added(emit: Emit, counts: Value, plane_bytes: Value, planes: int, chunk: int, kind: Any) -> Value:
+    """Some of the counts of planes, the lowest bits first, as their sum."""
+    b, total = emit.builder, None
+    for plane in reversed(range(planes)):
+        place = b.add(counts, b.mul(plane_bytes, emit.constant(plane))) if plane else counts
+        some = emit.load(emit.offset(place, chunk, 8 * LANES), kind, 8)
+        total = some if total is None else b.add(b.add(total, total), some)
+    return total
 
 
 def add_planes(planes: int) -> Any:
     """Intrinsic add(counts, plane_bytes, out): the sum of [64] i64 of each plane, `plane_bytes` apart, lowest bits first."""
 
     def body(emit: Emit, counts: Value, plane_bytes: Value, out: Value) -> None:
-        b = emit.builder
-        places = [b.add(counts, b.mul(plane_bytes, emit.constant(plane))) for plane in range(planes)]
         for chunk in range(64 // LANES):
-            total = None
-            for place in reversed(places):
-                some = emit.load(emit.offset(place, chunk, 8 * LANES), emit.words, 8)
-                total = some if total is None else b.add(b.add(total, total), some)
+            total = _added(emit, counts, plane_bytes, planes, chunk, emit.words)
             emit.store(total, emit.offset(out, chunk, 8 * LANES), 8)
 
     return intrinsic_of(LANES, 3, body, types.void)
+
+
+@inner
+def neurons_of(layer, group):
+    """A bit for each neuron of a group."""
+    count = min(64, get(layer, fields.NEURONS) - group * 64)
+    return np.int64(np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(64 - count))
 
 
 def make_finish_levels(planes: int, integers: bool) -> Callable[..., None]:
@@ -97,22 +113,22 @@ def make_finish_levels(planes: int, integers: bool) -> Callable[..., None]:
     def finish_levels(layer, group, entry, counts, scratch, out):
         if counts <= 1:
             counts = scratch + usual
-        count = min(64, get(layer, fields.NEURONS) - group * 64)
-        wanted = np.int64(np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(64 - count))
+        wanted = neurons_of(layer, group)
         limits = get(layer, fields.LIMITS) + entry * entry_bytes
         # What computes a group points to where its float32 would lie.
-        grade(counts, limits, out - group * 248, get(layer, fields.LEVEL_BYTES), wanted)
+        grade(counts, limits, out - group * 248, get(layer, fields.LEVEL_BYTES), wanted, 0)
 
     return finish_levels
 
 
-def make_level_strips(planes: int, lanes: int) -> Callable[..., None]:
+def make_level_strips(planes: int, given: int, lanes: int) -> Callable[..., None]:
     """Tasks of a binary layer over levels, as `map_layers.make_compute_strips` has them; a vector is a map of one pixel.
 
-    INNER: the binary layer that counts, what follows the sums, and for each plane how windows become rows.  lanes: of a vector
-    of float32.
+    INNER: the binary layer that counts, what follows the sums, and for each plane how windows become rows.  given: planes of
+    what it gives, 1 for bits, 0 for numbers.  lanes: of a vector of float32.
     """
     add, finish_counts = add_planes(planes), counts_finisher(lanes)
+    grade, entry_bytes = grade_tile(max(1, given), True, planes), 512 * grades(max(1, given))
 
     def level_strips(layer, source, target, rows, first_task, last_task, scratch, prepared, shifts):
         pixels = get(layer, fields.DOWN) * get(layer, fields.ACROSS)
@@ -150,12 +166,18 @@ def make_level_strips(planes: int, lanes: int) -> Callable[..., None]:
                     at = counts + plane * of_plane
                     own = prepared + plane * region
                     call_compute(compute, one, own, at, total, group, group + 1, scratch, own, shifts)
-                for r in range(total):
-                    add(counts + r * fields.COUNTS_BYTES, of_plane, counts + r * fields.COUNTS_BYTES)
                 for r in range(rows):
-                    out = target + r * get(layer, fields.OUT_BYTES) + first * out_bytes + group * 256
+                    out = target + r * get(layer, fields.OUT_BYTES) + first * out_bytes
                     of_row = counts + r * count * fields.COUNTS_BYTES
-                    finish_counts(last, group, count, of_row, fields.COUNTS_BYTES, shifts, scratch, out)
+                    if given > 0:
+                        wanted, limits = neurons_of(last, group), get(last, fields.LIMITS) + group * entry_bytes
+                        for k in range(count):
+                            at, to = of_row + k * fields.COUNTS_BYTES, out + k * out_bytes + group * 8
+                            grade(at, limits, to, get(last, fields.LEVEL_BYTES), wanted, of_plane)
+                    else:
+                        for k in range(count):
+                            add(of_row + k * fields.COUNTS_BYTES, of_plane, of_row + k * fields.COUNTS_BYTES)
+                        finish_counts(last, group, count, of_row, fields.COUNTS_BYTES, shifts, scratch, out + group * 256)
 
     return level_strips
 

@@ -162,13 +162,15 @@ def over_levels(
     geometry: Geometry,
     pixel_bytes: int,
     planes: int,
+    given: int,
     channels: int | None,
     outside: int,
 ) -> tuple[Row, list[Row]]:
     """A row for a binary layer over levels, and those of `level_layers.make_level_strips`.
 
     counting, following: as `prepack.of_planes` and `prepack.levels` give them, the latter with its steps.  pixel_bytes: of a
-    plane.  channels: of a tap; None where the pixels are the rows, or vectors.  outside: the code beyond the map.
+    plane.  given: planes of what it gives, 1 for bits, 0 for numbers.  channels: of a tap; None where the pixels are the rows,
+    or vectors.  outside: the code beyond the map.
     """
     pixels = geometry.pixels
     taps = None if channels is None else Taps(channels, bits=True)
@@ -177,7 +179,7 @@ def over_levels(
     of_planes = {name: planes * outer[name] for name in (fields.IN_BYTES, fields.WORK)}
     of_sample = following[fields.OUT_BYTES]
     outer |= of_planes | {
-        fields.COMPUTE: kernel.level_strips(planes),
+        fields.COMPUTE: kernel.level_strips(planes, given),
         fields.OUT_BYTES: pixels * of_sample,
         fields.LEVEL_BYTES: region,
         fields.STRIP_BYTES: planes * (region + most * fields.COUNTS_BYTES),

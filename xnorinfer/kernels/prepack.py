@@ -36,7 +36,7 @@ PIXEL_ROWS = 16
 MASKED_NEURONS = 24
 
 #: Rows whose counts of each plane of levels are kept.
-LEVEL_ROWS = 32
+LEVEL_ROWS = 64
 
 #: Rough work, in multiplications of one bit, of a product with a pixel, of a real number with a bit, of two real numbers, and
 #: of a byte of input that becomes bits.
