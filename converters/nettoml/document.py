@@ -95,6 +95,57 @@ Example 3: a convolutional network of PyTorch's, as its state dict has it: conv 
     weight = "fc.weight"
     bias = "fc.bias"
 
+Example 4: a residual block of a state dict, node by node.
+
+    profile = "ge-zero"
+    kernel_layout = "OIHW"
+    layout = "out_in"
+    epsilon = 1e-5
+    form = "torch"
+    stride = 1
+    padding = 1
+    ignore = ["*.num_batches_tracked"]
+
+    [input]
+    shape = [32, 32, 3]
+    normalize = [[0.5, 0.5, 0.4], [0.2, 0.25, 0.25]]
+
+    [[nodes]]
+    name = "stem"
+    kind = "float"
+    weight = "stem.weight"
+
+    [[nodes]]
+    name = "sign"                # of the node before
+    sign = true
+
+    [[nodes]]
+    name = "conv"
+    weight = "conv.weight"
+
+    [[nodes]]
+    name = "bn"
+    norm = {mean = "bn.running_mean", variance = "bn.running_var", gamma = "bn.weight", beta = "bn.bias"}
+
+    [[nodes]]
+    name = "sum"
+    inputs = ["bn", "stem"]
+    add = true
+
+    [[nodes]]
+    name = "pool"
+    pool = {kind = "average", size = "map"}
+
+    [[nodes]]
+    name = "vector"
+    flatten = "channels_first"
+
+    [[nodes]]
+    name = "fc"
+    kind = "float"
+    weight = "fc.weight"
+    bias = "fc.bias"
+
 Top of the file
 
     profile      tie rules, needed (`xnorinfer convert --help` lists them)
@@ -188,6 +239,26 @@ and, if every pixel or real value is binarized by itself before the first layer,
                              after), {flatten = "channels_first"} (vectors behind it have a number for each of its values)
     activation               "sign" by default, and in the last layer "none".  Before a float layer it must be said: "sign",
                              "hardtanh", "relu" or "none"
+
+[[nodes]], instead of [[layers]]: networks that branch, in order of execution; the last one gives the scores
+
+    name                     "0", "1", ... by default
+    inputs                   names of earlier nodes, "[input]" of the network's input; the node before by default
+    weight, ...              a layer: kind, layout, flipped, stride, padding, pad, dilation, groups, values, h, weight_rule,
+                             center, clip_weights, scale, scale_by, bias, weight_scale, bias_scale, reads as in [[layers]], or
+    norm                     BatchNorm, a table, or
+    steps                    as in [[layers]], of one node, or
+    sign = true              a sign, of the rule sign_rule, by default the profile's, or
+    pool                     a table, without after, or
+    flatten                  "channels_first" or "channels_last", or
+    add = true               the sum of two values of one shape; signs count as -1 and +1, or
+    multiply = true          the product of two values, the second of one shape with the first or a number a channel, or
+    concat = true            two or more values side by side along channels, or
+    channels                 a list: the numbers of the channels that it takes, in that order; -1 for zeros, or
+    border                   a map with a number around it: {padding = [TOP, BOTTOM, LEFT, RIGHT], value = 0}; lines and columns
+                             are taken away where padding is below 0, or
+    levels                   activations of 2 to 4 bits, {low, high, zero, step, divisor}: round(x) clipped to low..high stands
+                             for (q - zero) * step / divisor; 0, 1 and 1 by default
 
 A vector V is the name of an array, a number for all neurons, or a list of numbers.  Arrays of one value stand for all neurons.
 The neurons of a convolution are the channels of what it gives.

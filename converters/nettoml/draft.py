@@ -15,7 +15,8 @@ from xnorinfer import budget
 from xnorinfer.converters.containers.arrays import Entry
 from xnorinfer.converters.containers.opening import open_container
 from xnorinfer.converters.containers.textfile import looks_like_base_two, read_bits, read_numbers, read_text
-from xnorinfer.converters.nettoml.writer import UNPLACED, Writer, toml_key, toml_string
+from xnorinfer.converters.nettoml.tomltext import toml_key, toml_string
+from xnorinfer.converters.nettoml.writer import UNPLACED, Writer
 from xnorinfer.converters.reading import Reading
 from xnorinfer.errors import NetworkError, SourceError, XnorinferError
 from xnorinfer.net.ties import PROFILES
@@ -38,8 +39,9 @@ def _draft_text(path: Path, error: XnorinferError) -> str:
     kind, entries = open_container(path)
     understood = error.understood if isinstance(error, NetworkError) else None
     head = ["# A draft, to be completed: xnorinfer could not convert this file as it is, because", *_reasons(error)]
-    if isinstance(understood, Reading) and understood.net.linears and not understood.net.branches:
-        text = Writer(understood, kind, entries, {}, is_draft=True).text()
+    if isinstance(understood, Reading) and understood.net.linears:
+        writer = Writer(understood, kind, entries, {}, is_draft=True)
+        text = None if writer.by_nodes else writer.text()
         if text is not None:
             return "\n".join([*head, DRAFT]) + "\n" + text
     layout = _layout(kind, entries)

@@ -22,6 +22,7 @@ from xnorinfer.converters.nettoml.layermaps import (
     require_places,
 )
 from xnorinfer.converters.nettoml.layerweights import Kernel, WeightReader
+from xnorinfer.converters.nettoml.netnodes import ENTRY, NodeReader, levels_of, moved, one_op, sign_of
 from xnorinfer.converters.nettoml.table import Table
 from xnorinfer.converters.reading import FUNCTION_NAMES, INPUT, TIE_PROFILE, Assumption, Notes, function_named
 from xnorinfer.converters.zeroone import on_zero_one
@@ -70,11 +71,14 @@ class Builder:
         self.form = self.top.choice("form", ("tf", "torch", "lasagne"))
         self.scale_by = self.top.choice("scale_by", tuple(SCALES))
         self.function = self._named_function(self.top)
-        tables = self.top.tables("layers")
-        if not tables and "layers" not in self.top:
+        tables, listed = self.top.tables("layers"), self.top.tables("nodes")
+        if "layers" in self.top and "nodes" in self.top:
+            self.top.problem("nodes", "and layers exclude each other: nodes say all of a network")
+        elif not tables and not listed and "layers" not in self.top and "nodes" not in self.top:
             self.top.problem("layers", "is missing: a network needs [[layers]]")
         kernels = [weights.kernel(index, table) for index, table in enumerate(tables)]
-        first = kernels[0] if kernels else None
+        of_nodes = [weights.kernel(index, table) if "weight" in table else None for index, table in enumerate(listed)]
+        first = next((one for one in of_nodes if one is not None), None) if listed else kernels[0] if kernels else None
         self.flow.channels_first = weights.channels_first
         source = self.top.table("input")
         mapping = None
@@ -91,9 +95,11 @@ class Builder:
                     source.problem("shape", "is missing: the first layer is a convolution; [HEIGHT, WIDTH, CHANNELS]")
                     self.flow.broken = True
             mapping = mapping_of(source)
-            layers.extend(self._before(source))
+            layers.extend(self._before(source) if not listed else [])
             source.close()
         shape = self.flow.shape
+        if listed:
+            return self._nodes(listed, of_nodes, mapping)
         complete = all(kernel is not None for kernel in kernels)
         reads = mapping.kind if mapping is not None and not layers else "signs"
         names: set[str] = set()
@@ -109,6 +115,49 @@ class Builder:
         if mapping is None or not tables or not complete or self.flow.broken:
             return None
         return Net.chain(mapping, layers, self.profile_name, shape)
+
+    def _nodes(self, tables: Sequence[Table], kernels: Sequence[Kernel | None], mapping: InputMapping | None) -> Net | None:
+        """A network that says of each node what it reads."""
+        shape, entry = self.flow.shape, self.flow
+        entering = "signs" if mapping is None else mapping.kind
+
+        def read(table: Table, kind: str, name: str, kernel: Kernel | None, flow: Flow, at_entry: bool) -> list[Named]:
+            self.flow = flow
+            self.size = None if flow.shape is None else flow.shape[-1]
+            before = len(table.problems)
+            if kind == "weight":
+                named = self._sums(table, name, kernel, entering if at_entry else "signs")[0] if kernel is not None else []
+            elif kind == "sign":
+                named = sign_of(table, name, self.profile.activations)
+            elif kind == "levels":
+                named = levels_of(table, name)
+            elif kind in ("channels", "border"):
+                named = moved(table, kind, name, flow)
+            elif kind == "pool":
+                inner = table.table("pool")
+                named = [] if inner is None else [(name, op) for _, op in self.windows.pool(inner, name, flow)]
+                if inner is not None:
+                    inner.close()
+            elif kind == "flatten":
+                named = [(name, op) for _, op in self.windows.flattened(table, name, flow, None)]
+            else:
+                named = one_op(name, self._followers(table, name))
+            if not named and len(table.problems) == before and not flow.broken:
+                table.problem("", "reads what has no size: a window before it does not fit in its map")
+            return named
+
+        reader = NodeReader(read, {ENTRY: entry})
+        previous = ENTRY
+        for index, (table, kernel) in enumerate(zip(tables, kernels, strict=True)):
+            name = table.text("name") or str(index)
+            reader.broken |= kernel is None and "weight" in table
+            reader.add(table, name, kernel, previous)
+            previous = name
+        self._assume(mapping)
+        self.flow = replace(self.flow, channels_first=any(flow.channels_first for flow in reader.flows.values()))
+        if mapping is None or reader.broken or shape is None:
+            return None
+        return Net(mapping, shape, tuple(reader.nodes), self.profile_name)
 
     def _assume(self, mapping: InputMapping | None) -> None:
         meaning = f"{self.profile_name} ({self.profile.meaning})"
@@ -136,33 +185,10 @@ class Builder:
 
     def _layer(self, table: Table, name: str, kernel: Kernel | None, after: Table | None, reads: str) -> list[Named]:
         """A layer and what follows it.  reads: kind of the input mapping for the first layer, else "signs"."""
-        is_float = table.values.get("kind") == "float"
-        weight_rule, sign_rule = table.choice("weight_rule", RULES), table.choice("sign_rule", RULES)
-        zero_one = table.choice("reads", ("01",)) is not None
-        layers = (
-            [] if kernel is None or kernel.window is not None else self.windows.flattened(table, name, self.flow, kernel.depth)
-        )
-        kernel = None if kernel is None else columns_of(kernel, self.flow)
-        placed = self.windows.placed(table, kernel, self.flow)
-        if kernel is None or not placed:
-            self.flow.shape, self.flow.spatial = None if kernel is None else (kernel.neurons,), False
-        self.size = None if kernel is None else kernel.neurons
-        scale, bias = self._scale_and_bias(table, name, kernel, is_float=is_float)
-        if is_float:
-            for key in ("scale", "scale_by", "weight_rule", "threshold"):
-                if key in table:
-                    table.problem(key, "belongs to binary layers")
-        if zero_one and reads in _NO_BITS:
-            table.problem("reads", "belongs to layers that read bits; pixels and reals say in [input] what they are")
+        is_float, sign_rule = table.values.get("kind") == "float", table.choice("sign_rule", RULES)
+        layers, plain = self._sums(table, name, kernel, reads)
         activation = self._activation(table, after)
         require_places(table, self.flow, threshold="threshold" in table)
-        plain = False
-        if kernel is not None and is_float:
-            layers.append(self._float(table, name, kernel, bias, placed, zero_one))
-        elif kernel is not None:
-            layer = Linear(kernel.array, weight_rule or self.profile.weights, kernel.h, bias, scale, **placed)
-            layers.extend(on_zero_one(name, layer) if zero_one else [(name, layer)])
-            plain = scale is None and bias is None and kernel.h == 1 and not zero_one and not counts_zeros(layer)
         layers.extend(self.windows.pools(table, name, self.flow, "sum"))
         function = self._before_norm(table, name, hidden=after is not None and not is_float)
         layers.extend(function)
@@ -181,6 +207,35 @@ class Builder:
         elif activation in OTHERS:
             layers.append((f"{name}.{activation}", Steps.of((activation,))))
         return [*layers, *self.windows.pools(table, name, self.flow, "activation")]
+
+    def _sums(self, table: Table, name: str, kernel: Kernel | None, reads: str) -> tuple[list[Named], bool]:
+        """What a layer computes before anything follows it, and whether that is a dot of signs alone."""
+        is_float = table.values.get("kind") == "float"
+        weight_rule = table.choice("weight_rule", RULES)
+        zero_one = table.choice("reads", ("01",)) is not None
+        layers = (
+            [] if kernel is None or kernel.window is not None else self.windows.flattened(table, name, self.flow, kernel.depth)
+        )
+        kernel = None if kernel is None else columns_of(kernel, self.flow)
+        placed = self.windows.placed(table, kernel, self.flow)
+        if kernel is None or not placed:
+            self.flow.shape, self.flow.spatial = None if kernel is None else (kernel.neurons,), False
+        self.size = None if kernel is None else kernel.neurons
+        scale, bias = self._scale_and_bias(table, name, kernel, is_float=is_float)
+        if is_float:
+            for key in ("scale", "scale_by", "weight_rule", "threshold"):
+                if key in table:
+                    table.problem(key, "belongs to binary layers")
+        if zero_one and reads in _NO_BITS:
+            table.problem("reads", "belongs to layers that read bits; pixels and reals say in [input] what they are")
+        plain = False
+        if kernel is not None and is_float:
+            layers.append(self._float(table, name, kernel, bias, placed, zero_one))
+        elif kernel is not None:
+            layer = Linear(kernel.array, weight_rule or self.profile.weights, kernel.h, bias, scale, **placed)
+            layers.extend(on_zero_one(name, layer) if zero_one else [(name, layer)])
+            plain = scale is None and bias is None and kernel.h == 1 and not zero_one and not counts_zeros(layer)
+        return layers, plain
 
     def _scale_and_bias(
         self, table: Table, name: str, kernel: Kernel | None, *, is_float: bool

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,10 +25,12 @@ from xnorinfer.converters.containers.arrays import Entry, RawTensor, as_float32
 from xnorinfer.converters.containers.opening import open_container
 from xnorinfer.converters.kernelaxes import KERNEL_LAYOUTS, arranged
 from xnorinfer.converters.nettoml.document import network_arrays
+from xnorinfer.converters.nettoml.netnodes import ENTRY
+from xnorinfer.converters.nettoml.tomltext import toml_string, toml_value
 from xnorinfer.converters.reading import ConvertOptions, Reading
-from xnorinfer.errors import NetworkError, OptionError, XnorinferError, unhandled
+from xnorinfer.errors import OptionError, XnorinferError, unhandled
 from xnorinfer.float32 import F32
-from xnorinfer.graph import INPUT, Interpretation, Node
+from xnorinfer.graph import INPUT, Interpretation, Node, users_of
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import (
     ARITHMETIC,
@@ -89,30 +90,6 @@ def net_text(path: Path, reading: Reading, options: ConvertOptions) -> str:
     return text
 
 
-def toml_value(value: Any) -> str:
-    """A JSON-able value in TOML, on one line."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return toml_string(value)
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{toml_key(key)} = {toml_value(inner)}" for key, inner in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(toml_value, value)) + "]"
-    return repr(value)
-
-
-def toml_string(text: str) -> str:
-    """A basic string of TOML."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + '"'
-
-
-def toml_key(key: str) -> str:
-    """A key of TOML, in quotes if need be."""
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else toml_string(key)
-
-
 class Place(NamedTuple):
     """Where numbers stand: the name of an array, and how the axes of a kernel stand there; layout "" for vectors."""
 
@@ -147,10 +124,14 @@ class Writer:
         self.known = self._index()
         self.profile = PROFILES[net.profile]
         self.flattens, self.columns, self.places = {}, {}, {}
-        self._find_orders(net)
-        first = next(index for index, node in enumerate(net.line) if isinstance(node.op, Linear))
-        layers = list(self._layers(net.line[first:]))
-        source = list(self._input(net, net.line[:first]))
+        if self.by_nodes:
+            self._find_orders_of_nodes(net)
+            layers, source = list(self._nodes(net)), list(self._input(net, ()))
+        else:
+            self._find_orders(net)
+            first = next(index for index, node in enumerate(net.line) if isinstance(node.op, Linear))
+            layers = list(self._layers(net.line[first:]))
+            source = list(self._input(net, net.line[:first]))
         if self.missing:
             return None
         lines = [f"# The network in {one_line(self.reading.source)} format, as xnorinfer understood it:"]
@@ -169,8 +150,13 @@ class Writer:
             lines += [f"#   {toml_string(name)}  # {' x '.join(map(str, self.entries[name].shape))}" for name in unknown]
         lines += ["", "[input]", *source]
         for layer in layers:
-            lines += ["", "[[layers]]", *layer]
+            lines += ["", "[[nodes]]" if self.by_nodes else "[[layers]]", *layer]
         return "\n".join(lines) + "\n"
+
+    @property
+    def by_nodes(self) -> bool:
+        """Whether the network has what [[layers]] do not say."""
+        return self.reading.net.branches or any(isinstance(op, Levels | Channels | Pad) for op in self.reading.net.ops)
 
     # ------------------------------------------------------------ where numbers stand
 
@@ -222,6 +208,18 @@ class Writer:
             # What stands right before its dense layer is said there.
             self.flattens[name if last <= index + 1 else node.name] = word
 
+    def _find_orders_of_nodes(self, net: Net) -> None:
+        """The same of a network that branches, where one dense layer alone reads what was flattened."""
+        users, shapes = users_of(net.nodes), [value.shape for value in net.values]
+        for index, (node, readers) in enumerate(zip(net.nodes, users, strict=True)):
+            read = net.shape if node.inputs[0] == INPUT else shapes[node.inputs[0]]
+            after = net.nodes[readers[0]] if len(readers) == 1 else node
+            if not isinstance(node.op, Flatten) or not isinstance(after.op, Linear) or len(read) != 3:
+                continue
+            order = np.arange(shapes[index][0]).reshape(read).transpose(2, 0, 1).reshape(-1)
+            if _digest(after.op.weight) not in self.known and _digest(after.op.weight[:, order]) in self.known:
+                self.columns[after.name], self.flattens[node.name] = order, "channels_first"
+
     def find(self, array: F32, layer: str, what: str) -> Place | None:
         """An array that holds these numbers; where several do, the one that was used for this."""
         ignored = {use.name for use in self.reading.tensors if use.ignored}
@@ -272,6 +270,21 @@ class Writer:
         yield f"name = {toml_string(sign.name)}"
         yield from list(self._followers(norms)) or ["sign = true"]
         yield from table_lines(sign, sign.name, self)
+
+    def _nodes(self, net: Net) -> Iterator[list[str]]:
+        """The table of every node."""
+        for index, node in enumerate(net.nodes):
+            lines = list(table_lines(node, node.name, self))
+            if isinstance(node.op, Steps):
+                lines = ["steps = [", *(f"    {{{line}}}," for line in lines), "]"]
+            elif isinstance(node.op, Quantize):
+                lines = ["sign = true", *lines]
+            if not isinstance(node.op, Linear):
+                lines = [f"name = {toml_string(node.name)}", *lines]
+            if node.inputs != (index - 1,):
+                names = [ENTRY if read == INPUT else net.nodes[read].name for read in node.inputs]
+                lines.insert(1, f"inputs = {toml_value(names)}")
+            yield lines
 
     def _layers(self, nodes: Sequence[Node[Op]]) -> Iterator[list[str]]:
         starts = [i for i, node in enumerate(nodes) if isinstance(node.op, Linear)]
@@ -410,12 +423,17 @@ def _(op: Flatten, name: str, writer: Writer) -> Iterator[str]:
 
 @table_lines.of(Add, Concat, Multiply)
 def _(op: Add | Concat | Multiply, name: str, writer: Writer) -> Iterator[str]:
-    raise NetworkError([f"{name}: {type(op).__name__} joins branches, which net.toml does not say"])
+    yield f"{type(op).__name__.lower()} = true"
 
 
-@table_lines.of(Channels, Pad)
-def _(op: Channels | Pad, name: str, writer: Writer) -> Iterator[str]:
-    raise NetworkError([f"{name}: {type(op).__name__} moves numbers of a map, which net.toml does not say"])
+@table_lines.of(Channels)
+def _(op: Channels, name: str, writer: Writer) -> Iterator[str]:
+    yield f"channels = {toml_value(op.order)}"
+
+
+@table_lines.of(Pad)
+def _(op: Pad, name: str, writer: Writer) -> Iterator[str]:
+    yield f"border = {toml_value({'padding': op.padding, 'value': float(op.value)})}"
 
 
 @table_lines.of(Quantize)
@@ -426,7 +444,7 @@ def _(op: Quantize, name: str, writer: Writer) -> Iterator[str]:
 
 @table_lines.of(Levels)
 def _(op: Levels, name: str, writer: Writer) -> Iterator[str]:
-    raise NetworkError([f"{name}: has {op.high - op.low + 1} levels, which net.toml does not say"])
+    yield f"levels = {toml_value(vars(op))}"
 
 
 def _window_lines(window: Window, *, is_pool: bool = True) -> Iterator[str]:

@@ -12,7 +12,7 @@ from checkpoints import random_layers, state_arrays
 from command_line import fine, run
 from safetensors.numpy import save_file
 
-from xnorinfer.converters.nettoml.writer import toml_string
+from xnorinfer.converters.nettoml.tomltext import toml_string
 from xnorinfer.errors import InputError, NetworkError, StrictError
 from xnorinfer.export import ccode
 from xnorinfer.files import json_text

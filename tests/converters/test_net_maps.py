@@ -101,9 +101,7 @@ def test_third_example_is_what_torch_computes(tmp_path: Path) -> None:
     from torch.nn import functional
 
     assert document.__doc__ is not None
-    toml = re.sub(
-        r"^    ", "", document.__doc__.split("Example 3")[1].split("Top of the file")[0].partition("\n\n")[2], flags=re.M
-    )
+    toml = re.sub(r"^    ", "", document.__doc__.split("Example 3")[1].split("Example 4")[0].partition("\n\n")[2], flags=re.M)
     rng = np.random.default_rng(5)
     arrays: dict[str, Array] = {
         "conv1.weight": latents(rng, 9, 3, 3, 3),
