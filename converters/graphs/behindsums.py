@@ -56,8 +56,8 @@ class Read:
     levels: LevelValues | None = None
 
 
-def read(expr: Expr, leaf: Expr, width: int) -> Read:
-    """An expression of what `width` neurons give."""
+def read(expr: Expr, leaf: Expr, width: int, most: int = MOST_LEVELS) -> Read:
+    """An expression of what `width` neurons give.  most: how many levels at most."""
     if expr is leaf:
         return Read([])
     chain = cuts(expr)
@@ -71,7 +71,7 @@ def read(expr: Expr, leaf: Expr, width: int) -> Read:
         taken.append(step)
     if len(taken) == len(chain) - 1:
         return Read(_joined(taken))
-    several = _levels(chain, taken, width)
+    several = _levels(chain, taken, width, most)
     if several is not None:
         return several
     reason, found = "", None
@@ -102,15 +102,15 @@ def read(expr: Expr, leaf: Expr, width: int) -> Read:
     return Read([*_joined(taken[:place]), *moved], signs)
 
 
-def _levels(chain: Sequence[Expr], taken: Sequence[Sequence[Placed]], width: int) -> Read | None:
+def _levels(chain: Sequence[Expr], taken: Sequence[Sequence[Placed]], width: int, most: int) -> Read | None:
     """Levels between steps, of which `taken` stand before the first node that is none; None for other expressions."""
     behind: list[list[Placed]] = []
     for end in range(len(chain) - 1, len(taken), -1):
         for limited in (False, True):  # rounding alone gives many values, but not of what was clipped before
             for place in range(len(taken), -1, -1):
                 within = _ends_of(chain[place], chain[0], width) if limited else (-np.inf, np.inf)
-                steps = step_values(chain[end], chain[place], width, MOST_LEVELS, within)
-                found = None if steps is None else levels(steps, divided=chain[end].op == "Div")
+                steps = step_values(chain[end], chain[place], width, most, within)
+                found = None if steps is None else levels(steps, most=most, divided=chain[end].op == "Div")
                 if found is not None:
                     here = [*_joined(taken[:place]), (chain[end].name, found), *_joined(behind[::-1])]
                     return Read(here, levels=None if behind else found.domain)

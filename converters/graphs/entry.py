@@ -130,6 +130,8 @@ class Entry:
         if found is not None:
             self.mapping = found
             return True
+        if read.levels is not None:
+            return False
         others = (one for one in (PixelInput(1, 0, 256), PixelInput(2, -256, 256)) if _evenly(expr, leaf, one))
         way = next((f"; where pixels are {one.describe()} they do" for one in others), "")
         if way:

@@ -27,7 +27,7 @@ from xnorinfer.converters.networkparts import Sign
 from xnorinfer.converters.reading import ConvertOptions, Notes
 from xnorinfer.float32 import F32
 from xnorinfer.graph import INPUT
-from xnorinfer.net.ops import Flatten, Levels, Pool
+from xnorinfer.net.ops import MOST_LEVELS, MOST_LEVELS_OF_PIXELS, Flatten, Levels, Pool
 from xnorinfer.net.ties import PROFILES, Rule
 from xnorinfer.net.values import Shape
 
@@ -107,10 +107,13 @@ class Stages(Wiring):
             return self._of_signs(node, live, live.stage.signed, width)
         if live.stage.levels is not None and live.expr is live.leaf:
             return Read([], levels=live.stage.levels)
-        found = read(live.expr, live.leaf, width)
-        if found.reason or (found.signs is None and found.at):
-            if live.stage.layer is None and self.entry.takes(node, live.expr, live.leaf, found, self.problems):
-                return Read([])
+        entering = live.stage.layer is None
+        found = read(live.expr, live.leaf, width, MOST_LEVELS_OF_PIXELS if entering else MOST_LEVELS)
+        unread = bool(found.reason) or (found.signs is None and bool(found.at))
+        rounded = entering and (unread or found.levels is not None)
+        if rounded and self.entry.takes(node, live.expr, live.leaf, found, self.problems):
+            return Read([])
+        if unread:
             at = self.made_by.get(found.at, node)
             reason = f"{found.reason}, which" if found.reason else "is an activation that"
             self.problems.refuse(at, f"{reason} is not supported in a binary network")

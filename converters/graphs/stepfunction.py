@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from xnorinfer.converters.graphs.elementwise import Expr, bounds, constants, evaluate, ordered
 from xnorinfer.float32 import F32
-from xnorinfer.net.ops import MOST_LEVEL, MOST_LEVELS, Levels
+from xnorinfer.net.ops import MOST_LEVEL, Levels
 from xnorinfer.net.ties import Rule
 
 #: The first float32 that each rule makes +1; "sign" has 0 at 0.
@@ -157,15 +157,15 @@ def binary(steps: Steps) -> Binary | str:
     return Binary(rule, low, high, factors, limits)
 
 
-def levels(steps: Steps, *, divided: bool) -> Levels | None:
+def levels(steps: Steps, *, most: int, divided: bool) -> Levels | None:
     """The levels that an expression gives, where it rounds halves to even between two whole numbers, and each of these stands
     for its distance from one of them times or divided by a number; else None.
 
-    divided: which of these, where both give the same.
+    most: how many at most.  divided: times or divided, where both give the same.
     """
     first, *others = zip(steps.starts, steps.values, strict=True)
     starts, values = first
-    if any(other != first for other in others) or not FEW <= len(values) <= MOST_LEVELS:
+    if any(other != first for other in others) or not FEW <= len(values) <= most:
         return None
     low = round(float(floats(np.array(starts[1:2]))[0]) - 0.5)  # a start is a half, or the float above one
     whole = np.arange(low, low + len(values))

@@ -13,9 +13,11 @@ import xnorinfer
 from xnorinfer.converters import Reading, read_source
 from xnorinfer.converters.livetorch import LiveModule
 from xnorinfer.converters.reading import ConvertOptions
+from xnorinfer.engine.model import Model
 from xnorinfer.net import reference
 from xnorinfer.net.ops import Levels, Linear
 from xnorinfer.net.values import LevelValues, ThresholdInput
+from xnorinfer.packing.lower import lower
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 FC = _import("brevitas_examples.bnn_pynq.models.FC").FC
@@ -58,10 +60,10 @@ def framework_scores(net: Any, x: Any) -> Any:
     return found
 
 
-def live_reading(net: Any) -> Reading:
+def live_reading(net: Any, shape: tuple[int, ...]) -> Reading:
     live = LiveModule(net)
     with live.ready():
-        return live.by_export(ConvertOptions(), SHAPE)
+        return live.by_export(ConvertOptions(), shape)
 
 
 def file_reading(net: Any, path: Path, *, cleaned: bool) -> Reading:
@@ -76,13 +78,15 @@ def file_reading(net: Any, path: Path, *, cleaned: bool) -> Reading:
 def test_two_bits(tmp_path: Path, way: str, of_input: int, capsys: Any) -> None:
     """-1, 0 and +1: every sum of the framework is exact, and every score is the same float."""
     net = fc(2, of_input)
-    reading = live_reading(net) if way == "live" else file_reading(net, tmp_path / "net.onnx", cleaned=way == "cleaned")
+    reading = live_reading(net, SHAPE) if way == "live" else file_reading(net, tmp_path / "net.onnx", cleaned=way == "cleaned")
     found = [op.domain for op in reading.net.ops if isinstance(op, Levels)]
     assert found == [LevelValues(-1, 1)] * (2 + (of_input == 2))
     assert isinstance(reading.net.input, ThresholdInput) == (of_input == 1)
     assert all(op.binary for op in reading.net.ops if isinstance(op, Linear))
     x = images()
-    np.testing.assert_array_equal(reference.forward(reading.net, reading.as_network(x)), framework_scores(net, x))
+    ours = reference.forward(reading.net, reading.as_network(x))
+    np.testing.assert_array_equal(ours, framework_scores(net, x))
+    np.testing.assert_array_equal(Model(lower(reading.net).packed).scores(x), ours)
 
 
 @pytest.mark.parametrize("bits", [3, 4])
@@ -97,10 +101,34 @@ def test_more_bits(tmp_path: Path, bits: int, capsys: Any) -> None:
     ours, theirs = reference.forward(reading.net, reading.as_network(x)), framework_scores(net, x)
     near = np.isclose(ours, theirs, rtol=1e-5, atol=1e-5).all(axis=1)
     assert near.mean() > 0.99
-    np.testing.assert_array_equal(reference.forward(live_reading(net).net, reading.as_network(x)), ours)
+    np.testing.assert_array_equal(reference.forward(live_reading(net, SHAPE).net, reading.as_network(x)), ours)
 
 
-def test_a_live_module_of_one_bit() -> None:
-    net = fc(1, 1)
+@pytest.mark.parametrize(("bits", "of_input"), [(1, 1), (2, 2), (1, 8)])
+def test_live_modules(bits: int, of_input: int) -> None:
+    net = fc(bits, of_input)
     x = images()
     np.testing.assert_array_equal(xnorinfer.from_torch(net, example=x).scores(x), framework_scores(net, x))
+
+
+@pytest.mark.parametrize("bits", [1, 2])
+def test_cnv(tmp_path: Path, bits: int, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """Inputs of 8 bits in steps of 1/128, which pixels / 255 do not lie on."""
+    module = _import("brevitas_examples.bnn_pynq.models.CNV")
+    pooled = (False, True, False, True, False, False)
+    monkeypatch.setattr(module, "CNV_OUT_CH_POOL", [(4 * place + 8, one) for place, one in enumerate(pooled)])
+    monkeypatch.setattr(module, "INTERMEDIATE_FC_FEATURES", [(28, 40), (40, 30)])
+    monkeypatch.setattr(module, "LAST_FC_IN_FEATURES", 30)
+    torch.manual_seed(0)
+    net = filled(module.CNV(num_classes=10, weight_bit_width=1, act_bit_width=bits, in_bit_width=8, in_ch=3), bits)
+    x = np.random.default_rng(4).integers(0, 256, (12, 3, 32, 32), dtype=np.uint8)
+    want = framework_scores(net, x)
+    np.testing.assert_array_equal(xnorinfer.from_torch(net, example=x).scores(x), want)
+    path = tmp_path / "net.onnx"
+    export.export_qonnx(net, args=torch.rand(1, 3, 32, 32), export_path=str(path))
+    reading = read_source(path)
+    levels = [op.domain for op in reading.net.ops if isinstance(op, Levels)]
+    assert levels == [LevelValues(-128, 127, 0, 2.0**-7), *[LevelValues(-1, 1)] * (8 if bits == 2 else 0)]
+    rows = reading.as_network(x)
+    np.testing.assert_array_equal(reference.forward(reading.net, rows), want)
+    np.testing.assert_array_equal(Model(lower(reading.net).packed).scores(rows), want)

@@ -13,10 +13,9 @@ from xnorinfer.conversion import convert_file
 from xnorinfer.converters import read_source
 from xnorinfer.converters.reading import ConvertOptions
 from xnorinfer.engine.model import Model
-from xnorinfer.errors import NetworkError
 from xnorinfer.net import reference
-from xnorinfer.net.ops import Linear, Pool
-from xnorinfer.net.values import PixelInput, ThresholdInput
+from xnorinfer.net.ops import Levels, Linear, Pool
+from xnorinfer.net.values import LevelValues, PixelInput, ThresholdInput
 from xnorinfer.proof.agreement import compare
 from xnorinfer.proof.frameworks import framework_answers
 
@@ -144,11 +143,19 @@ def test_scales_of_each_neuron(tmp_path: Path, capsys: Any) -> None:
 
 @both_forms
 def test_inputs_of_eight_bits(tmp_path: Path, cleaned: bool, capsys: Any) -> None:
-    """Pixels that lie on the grid of the quantizer are themselves; others become values that are not evenly apart."""
+    """Pixels that lie on the grid of the quantizer are themselves; others are rounded to it, one by one."""
     net = build(inputs=Inputs)
     path = exported(net, tmp_path, cleaned=cleaned)
     reading = read_source(path, ConvertOptions(input=PixelInput(1, 0, 256)))
     assert reading.net.input == PixelInput(1, -128, 128)
     np.testing.assert_array_equal(reference.forward(reading.net, reading.as_network(images())), framework_scores(net, 256))
-    with pytest.raises(NetworkError, match=r"rounds its input to a grid: .* to 0\.\.1, which is .* to 0\.\.0\.996094 they do$"):
-        read_source(path)
+    conversion = convert_file(path, ConvertOptions())
+    assert conversion.reading.net.input == PixelInput.range(0, 1)
+    (levels,) = (op.domain for op in conversion.reading.net.ops if isinstance(op, Levels))
+    assert levels == LevelValues(-128, 127, 0, 2.0**-7)
+    np.testing.assert_array_equal(Model(conversion.packed).scores(images()), framework_scores(net))
+    rows = conversion.reading.as_network(images())
+    agreement = compare(
+        framework_answers(path, conversion.reading, ConvertOptions(), rows[:8]), conversion.reading.net, conversion.packed
+    )
+    assert agreement.complete

@@ -76,8 +76,12 @@ def _(op: Binarize, kernel: Kernel, mapping: InputMapping, read: Value, raw: boo
 
 @rows_of.of(Digitize)
 def _(op: Digitize, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool) -> Made:
-    row = prepack.digitized(kernel, op.limits, op.mirrored)
-    return _each_pixel(row, kernel, read, raw, in_bits=True, planes=op.top.bit_length())
+    planes = op.top.bit_length()
+    if read.kind == "pixels":
+        row = prepack.digitized_bytes(kernel, op.codes(np.arange(256, dtype=np.uint8)[:, None]), planes)
+    else:
+        row = prepack.digitized_singles(kernel, op.limits, op.mirrored)
+    return _each_pixel(row, kernel, read, raw, in_bits=True, planes=planes)
 
 
 @rows_of.of(Mapped)

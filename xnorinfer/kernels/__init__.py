@@ -169,8 +169,11 @@ class Kernel:
     def level_strips(self, planes: int, given: int) -> int:
         return address("make_level_strips", _COMPUTE, planes, given, self.single_lanes)
 
-    def digitize(self, size: int, planes: int) -> int:
-        return address("make_digitize", _COMPUTE, size, planes)
+    def digitize_bytes(self, planes: int) -> int:
+        return address("make_digitize_bytes", _COMPUTE, planes)
+
+    def digitize_singles(self, planes: int) -> int:
+        return address("make_digitize", _COMPUTE, planes)
 
     def pool_levels(self, planes: int) -> int:
         return address("make_pool_levels", _COMPUTE, planes)

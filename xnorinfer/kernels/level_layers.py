@@ -182,8 +182,31 @@ def make_level_strips(planes: int, given: int, lanes: int) -> Callable[..., None
     return level_strips
 
 
-def make_digitize(size: int, planes: int) -> Callable[..., None]:
-    """Inputs of so many bytes, as `layers.make_binarize` takes them, to words of planes: limits of each code, then the next."""
+def make_digitize_bytes(planes: int) -> Callable[..., None]:
+    """Bytes to words of planes by tables of their codes, (256, neurons) u8 at PANEL."""
+
+    def digitize_bytes(layer, source, target, rows, first_group, last_group, scratch, prepared, shifts):
+        in_bytes, out_bytes = get(layer, fields.IN_BYTES), get(layer, fields.OUT_BYTES)
+        tables, neurons, plane_bytes = get(layer, fields.PANEL), get(layer, fields.NEURONS), get(layer, fields.LEVEL_BYTES)
+        for r in range(rows):
+            for group in range(first_group, last_group):
+                first = group * 64
+                out = target + r * out_bytes + 8 * group
+                for plane in range(planes):
+                    store_word(out + plane * plane_bytes, 0)
+                for j in range(min(64, neurons - first)):
+                    pixel = np.int64(load_byte(source + r * in_bytes + first + j))
+                    code = np.int64(load_byte(tables + pixel * neurons + first + j))
+                    for plane in range(planes):
+                        place = out + plane * plane_bytes
+                        store_word(place, load_word(place) | (code >> plane & 1) << j)
+
+    return digitize_bytes
+
+
+def make_digitize(planes: int) -> Callable[..., None]:
+    """Float32 to words of planes, as `layers.make_binarize` takes them: limits of each code, then the next."""
+    size = 4
     compare = compare_inputs(size)
     codes = grades(planes)
 

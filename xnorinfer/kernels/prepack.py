@@ -86,27 +86,33 @@ def binarized(kernel: Kernel, limits: NDArray[Any], mirrored: NDArray[np.bool_])
     }
 
 
-def digitized(kernel: Kernel, limits: NDArray[Any], mirrored: NDArray[np.bool_]) -> Row:
-    """The same to codes: limits (top, depth)."""
+def digitized_bytes(kernel: Kernel, codes: NDArray[np.uint8], planes: int) -> Row:
+    """No product: bytes to codes of so many bits, by tables.  codes: (256, depth)."""
+    depth = codes.shape[1]
+    return (
+        _product(depth, depth, None, INPUT_WORK * depth * planes)
+        | {fields.COMPUTE: kernel.digitize_bytes(planes), fields.IN_BYTES: depth, fields.PANEL: layout.kept(codes)}
+        | _in_planes(depth, planes)
+    )
+
+
+def digitized_singles(kernel: Kernel, limits: NDArray[np.float32], mirrored: NDArray[np.bool_]) -> Row:
+    """As `binarized`, float32 to codes: limits (top, depth)."""
+    planes, depth = len(limits).bit_length(), limits.shape[1]
     rows = [binarized(kernel, of_code, mirrored) for of_code in limits]
-    planes, depth, size = len(limits).bit_length(), limits.shape[1], 4 if limits.dtype == np.float32 else 1
-    never = np.full(depth, -np.inf, np.float32) if size == 4 else np.full(depth, -1, np.int32)
+    never = np.full(depth, -np.inf, np.float32)
     rows += [binarized(kernel, never, np.zeros(depth, np.bool_))] * (grades(planes) - len(limits))
-    words = -(-depth // WORD_BITS)
     joined = {
         field: layout.kept(np.concatenate([np.asarray(row[field]) for row in rows]))
         for field in (fields.LIMITS, fields.MIRRORED)
     }
-    return (
-        rows[0]
-        | joined
-        | {
-            fields.COMPUTE: kernel.digitize(size, planes),
-            fields.OUT_BYTES: 8 * words * planes,
-            fields.LEVEL_BYTES: 8 * words,
-            fields.WORK: INPUT_WORK * 64 * size * len(limits),
-        }
-    )
+    made = {fields.COMPUTE: kernel.digitize_singles(planes), fields.WORK: INPUT_WORK * 64 * 4 * len(limits)}
+    return rows[0] | joined | made | _in_planes(depth, planes)
+
+
+def _in_planes(depth: int, planes: int) -> Row:
+    words = -(-depth // WORD_BITS)
+    return {fields.OUT_BYTES: 8 * words * planes, fields.LEVEL_BYTES: 8 * words}
 
 
 def _split(limits: Limits) -> tuple[Limits, Limits]:

@@ -19,6 +19,7 @@ from xnorinfer.net.ops import (
     FUNCTIONS,
     MOST_LEVEL,
     MOST_LEVELS,
+    MOST_LEVELS_OF_PIXELS,
     NORM_FORMS,
     OPS,
     READS,
@@ -79,7 +80,8 @@ class Problem(str):
 class Seen:
     """A value, and what messages call it: the node that it comes from, and the one that set its width.
 
-    raw: whether it is the network's own input.  float_layer: the first float layer that it comes from.
+    raw: whether it is the network's own input, pixels: whether it is computed from single pixels, or they themselves.
+    float_layer: the first float layer that it comes from.
     """
 
     value: Value
@@ -87,10 +89,11 @@ class Seen:
     wide: str
     raw: bool = False
     float_layer: str | None = None
+    pixels: bool = False
 
     def becomes(self, node: str, value: Value) -> Seen:
         """What an op makes of each number by itself."""
-        return Seen(value, node, self.wide, float_layer=self.float_layer)
+        return Seen(value, node, self.wide, float_layer=self.float_layer, pixels=self.pixels)
 
 
 @dataclass
@@ -154,7 +157,7 @@ def _structure_of(net: Net) -> list[Problem]:
         if len(linears) > 1 and linears[0][1].window is not None:
             return [*problems.found, Problem(name, "no layer is binary", "first")]
         return [*problems.found, Problem(name, "the first layer must be a binary dense layer", "first")]
-    known = {INPUT: Seen(Value(net.shape, net.input), "the input", "the input", raw=True)}
+    known = {INPUT: Seen(Value(net.shape, net.input), "the input", "the input", True, pixels=isinstance(net.input, PixelInput))}
     try:
         for index, node in enumerate(net.nodes):
             known[index] = result_of(node, node.name, problems, *(known[read] for read in node.inputs))
@@ -170,7 +173,7 @@ def _structure_of(net: Net) -> list[Problem]:
 
 def values_of(net: Net) -> list[Value]:
     """What every node of a network without problems gives."""
-    known = {INPUT: Seen(Value(net.shape, net.input), "the input", "the input", raw=True)}
+    known = {INPUT: Seen(Value(net.shape, net.input), "the input", "the input", True, pixels=isinstance(net.input, PixelInput))}
     for index, node in enumerate(net.nodes):
         known[index] = result_of(node, node.name, Problems(), *(known[read] for read in node.inputs))
     return [known[index].value for index in range(len(net.nodes))]
@@ -346,7 +349,7 @@ def _(op: Pool, name: str, problems: Problems, read: Seen) -> Seen:
 
 @result_of.of(Flatten)
 def _(op: Flatten, name: str, problems: Problems, read: Seen) -> Seen:
-    return Seen(Value((read.value.width,), read.value.domain), name, read.wide, read.raw, read.float_layer)
+    return Seen(Value((read.value.width,), read.value.domain), name, read.wide, read.raw, read.float_layer, read.pixels)
 
 
 @result_of.of(Norm)
@@ -373,6 +376,8 @@ def _(op: Quantize, name: str, problems: Problems, read: Seen) -> Seen:
 def _(op: Levels, name: str, problems: Problems, read: Seen) -> Seen:
     _reads_reals(name, "a quantizer to levels must follow a dense layer or BatchNorm", problems, read)
     _follows_no_float(name, problems, read)
+    if op.high - op.low >= MOST_LEVELS and not read.pixels:
+        problems.add(name, f"has {op.high - op.low + 1} levels, at most {MOST_LEVELS} are known of anything but pixels")
     return read.becomes(name, Value(read.value.shape, op.domain))
 
 
@@ -541,8 +546,9 @@ def _(op: Levels, name: str) -> Iterator[Problem]:
         if type(number) is not int or abs(number) > MOST_LEVEL:
             yield Problem(name, f"{called} is {number!r}, needed is a whole number from {-MOST_LEVEL} to {MOST_LEVEL}")
             return
-    if not 3 <= op.high - op.low + 1 <= MOST_LEVELS:
-        yield Problem(name, f"has the levels {op.low} to {op.high}, needed are 3 to {MOST_LEVELS} levels; two are a Quantize")
+    if not 3 <= op.high - op.low + 1 <= MOST_LEVELS_OF_PIXELS:
+        needed = f"3 to {MOST_LEVELS} levels, of pixels {MOST_LEVELS_OF_PIXELS}; two are a Quantize"
+        yield Problem(name, f"has the levels {op.low} to {op.high}, needed are {needed}")
     for called, factor in (("step", op.step), ("divisor", op.divisor)):
         if not _is_positive(factor):
             yield Problem(name, f"{called} is {factor}, needed is a finite number above 0")

@@ -164,8 +164,8 @@ class Quantize:
     rule: Rule
 
 
-#: Levels at most: codes of 4 bits.
-MOST_LEVELS = 16
+#: Levels at most: codes of 4 bits, of pixels of 8.
+MOST_LEVELS, MOST_LEVELS_OF_PIXELS = 16, 256
 #: Whole numbers of levels at most, in either direction.
 MOST_LEVEL = 1 << 15
 
@@ -176,7 +176,8 @@ class Levels:
     each one float32 operation, those by 1 left out; a q of -0.0 is 0.
 
     What stands before it - the division by the scale, the zero point - are `Steps`.  Binary layers take q - zero as whole
-    numbers, and a map's outside as value 0; everything else takes float32.  3 to 16 levels; two are a `Quantize`.
+    numbers, and a map's outside as value 0; everything else takes float32.  3 to 16 levels, of pixels 256; two are a
+    `Quantize`.
     """
 
     low: int

@@ -55,6 +55,7 @@ from xnorinfer.packing.packed import (
     Pool,
     Threshold,
 )
+from xnorinfer.packing.packedops import MOST_TOP
 from xnorinfer.packing.threshold import Limits
 
 #: Words of weights that are packed at once.
@@ -186,6 +187,9 @@ def _values(net: Net, part: Part, found: Found, parts: Sequence[Part] = ()) -> B
     (counts,) = counts_of(net.input, part)
     steps = steps_of_part(part)
     if part.levels is not None:
+        if part.levels.domain.top > MOST_TOP and part.read.kind != "pixels":
+            many = f"{part.name}: makes {part.levels.domain.top + 1} levels of numbers that others read, too"
+            found.problems.append(f"{many}; at most {MOST_TOP + 1} can be packed")
         graded = fold_levels(part.name, (counts,), steps, part.levels, found.problems, found.notes)
         return Digitize(counts.limits(graded.limits[:, 0]), graded.flipped)
     if part.sign is None:

@@ -21,6 +21,7 @@ from xnorinfer.net.windows import MOST_SIZE, POOL_KINDS, Window, taps_by_axis
 from xnorinfer.packing.packedops import (
     MOST_JOINED,
     MOST_TOP,
+    MOST_TOP_OF_PIXELS,
     PACKED_OPS,
     STEP_NAMES,
     Affine,
@@ -279,14 +280,14 @@ def _(op: Digitize, where: str, read: Value, source: PackedOp | None) -> Iterato
     elif op.limits.dtype != dtype or op.limits.shape[1] != channels or np.isnan(op.limits).any():
         yield f"{where}: limits are {op.limits.shape} {op.limits.dtype}, needed is (top, {channels}) {np.dtype(dtype)}, no NaN"
     else:
-        yield from _problems_of_grades(where, op.limits)
+        yield from _problems_of_grades(where, op.limits, MOST_TOP_OF_PIXELS if read.kind == "pixels" else MOST_TOP)
     if op.mirrored.dtype != np.bool_ or op.mirrored.shape != (channels,):
         yield f"{where}: mirrored is {op.mirrored.shape} {op.mirrored.dtype}, needed is ({channels},) bool"
 
 
-def _problems_of_grades(where: str, limits: NDArray[Any]) -> Iterator[str]:
-    if not 2 <= len(limits) <= MOST_TOP:
-        yield f"{where}: has codes up to {len(limits)}, needed is 2 to {MOST_TOP}"
+def _problems_of_grades(where: str, limits: NDArray[Any], most: int = MOST_TOP) -> Iterator[str]:
+    if not 2 <= len(limits) <= most:
+        yield f"{where}: has codes up to {len(limits)}, needed is 2 to {most}"
     if (limits[1:] > limits[:-1]).any():
         yield f"{where}: limits of a code lie above those of the code before"
 

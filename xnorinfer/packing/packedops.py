@@ -27,8 +27,8 @@ from xnorinfer.net.windows import MOST_SIZE, MOST_VALUES, PoolKind, Window, bord
 #: reals: products with float32 summed in float64 in input order, rounded to float32 once.
 Reads = Literal["bits", "pixels", "levels", "reals"]
 
-#: Of the codes of levels: 4 bits.
-MOST_TOP = 15
+#: Of the codes of levels: 4 bits, of pixels 8.
+MOST_TOP, MOST_TOP_OF_PIXELS = 15, 255
 
 #: Float32 steps on a value v, with vectors a and b of one entry per neuron:
 #: mul v*a, add v+a, div v/a, fma v*a+b rounded once, clip min(max(v, a), b), step: +1 from a on, -1 up to b, 0 between.
@@ -142,7 +142,8 @@ class Binarize:
 class Digitize:
     """Every number becomes the code of a level: how many limits of its own it, negated where `mirrored`, is at most.
 
-    limits: (top, features) int32 for pixels, float32 for reals, none above the one before; of a map (top, channels).
+    limits: (top, features) int32 for pixels, float32 for reals, none above the one before; of a map (top, channels).  top is at
+    most 15, of pixels 255.
     mirrored: (features,) or (channels,) bool.
     """
 
