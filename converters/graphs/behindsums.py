@@ -8,14 +8,14 @@ a sign, or activations of a few bits, however it is spelled: it is evaluated ove
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from xnorinfer.converters.graphs.elementwise import Expr, bounds, cuts, ordered
-from xnorinfer.converters.graphs.stepfunction import Binary, binary, levels, step_values
+from xnorinfer.converters.graphs.stepfunction import Binary, binary, graded, levels, step_values
 from xnorinfer.float32 import F32
 from xnorinfer.net.ops import ARITHMETIC, MOST_LEVELS, Function, Levels, Step, Steps, single
 from xnorinfer.net.ties import Rule
@@ -71,7 +71,7 @@ def read(expr: Expr, leaf: Expr, width: int, most: int = MOST_LEVELS) -> Read:
         taken.append(step)
     if len(taken) == len(chain) - 1:
         return Read(_joined(taken))
-    several = _levels(chain, taken, width, most)
+    several = _levels(chain, taken, width, most, levels)
     if several is not None:
         return several
     reason, found = "", None
@@ -88,6 +88,9 @@ def read(expr: Expr, leaf: Expr, width: int, most: int = MOST_LEVELS) -> Read:
                 break
         elif made is not None and not reason:
             reason = made
+    several = _levels(chain, taken, width, most, graded) if found is None else None
+    if several is not None:
+        return several
     if found is None:
         stop = chain[len(taken) + 1]
         return Read(_joined(taken), None, reason, stop.name)
@@ -102,17 +105,24 @@ def read(expr: Expr, leaf: Expr, width: int, most: int = MOST_LEVELS) -> Read:
     return Read([*_joined(taken[:place]), *moved], signs)
 
 
-def _levels(chain: Sequence[Expr], taken: Sequence[Sequence[Placed]], width: int, most: int) -> Read | None:
-    """Levels between steps, of which `taken` stand before the first node that is none; None for other expressions."""
+def _levels(
+    chain: Sequence[Expr], taken: Sequence[Sequence[Placed]], width: int, most: int, judge: Callable[..., Any]
+) -> Read | None:
+    """Levels between steps, of which `taken` stand before the first node that is none; None for other expressions.
+
+    judge: `stepfunction.levels`, or `graded`, which may turn values around before.
+    """
     behind: list[list[Placed]] = []
     for end in range(len(chain) - 1, len(taken), -1):
         for limited in (False, True):  # rounding alone gives many values, but not of what was clipped before
             for place in range(len(taken), -1, -1):
                 within = _ends_of(chain[place], chain[0], width) if limited else (-np.inf, np.inf)
                 steps = step_values(chain[end], chain[place], width, most, within)
-                found = None if steps is None else levels(steps, most=most, divided=chain[end].op == "Div")
-                if found is not None:
-                    here = [*_joined(taken[:place]), (chain[end].name, found), *_joined(behind[::-1])]
+                made = None if steps is None else judge(steps, most=most, divided=chain[end].op == "Div")
+                if made is not None:
+                    found, turns = (made, np.ones(1)) if isinstance(made, Levels) else made
+                    turned = [_placed("", "mul", turns)] if (turns < 0).any() else []
+                    here = [*_joined(taken[:place]), *turned, (chain[end].name, found), *_joined(behind[::-1])]
                     return Read(here, levels=None if behind else found.domain)
         step = _step(chain[end - 1], chain[end])
         if step is None:

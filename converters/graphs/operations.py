@@ -13,6 +13,7 @@ from xnorinfer.converters.graphs.constants import CAST
 from xnorinfer.converters.graphs.elementwise import COMPARISONS, RISING
 from xnorinfer.converters.graphs.livevalues import Constant, Live, Value
 from xnorinfer.converters.graphs.problems import Problems
+from xnorinfer.net.ops import MOST_LEVELS, MOST_LEVELS_OF_PIXELS
 
 _BFLOAT16 = 16  # ONNX's number of a type that numpy has not
 OTHER_TYPE = "changes the type of numbers to something else than float32; networks in float32 can be converted"
@@ -232,15 +233,19 @@ def _multi_threshold(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None
     assert value is not None
     if not isinstance(thresholds, Constant) or thresholds.array.ndim != 2:
         maths.problems.refuse(node, "has no constant thresholds (channels, steps), which is not supported in a binary network")
-    steps = thresholds.array.shape[1]
-    if steps != 1:
+    steps, most = thresholds.array.shape[1], (MOST_LEVELS_OF_PIXELS if maths.is_input(value) else MOST_LEVELS) - 1
+    if not 1 <= steps <= most:
         maths.problems.other_kind(node, f"{MULTIBIT} ({steps} thresholds here)")
-    limits = Constant(thresholds.array.reshape(-1), thresholds.names, maths.number(float(thresholds.array.reshape(-1)[0])).expr)
-    if limits.array.size != 1:
-        limits = Constant(limits.array, limits.names)
-        if node.attributes.get("data_layout", "NCHW") != "NHWC":
-            limits = _of_channels(value, limits)
-    reached = maths.apply(node, "GreaterOrEqual", value, limits)
+    reached: Value | None = None
+    for column in np.ascontiguousarray(thresholds.array.T):
+        limits = Constant(column, thresholds.names, maths.number(float(column[0])).expr)
+        if column.size != 1:
+            limits = Constant(column, thresholds.names)
+            if node.attributes.get("data_layout", "NCHW") != "NHWC":
+                limits = _of_channels(value, limits)
+        one = maths.apply(node, "GreaterOrEqual", value, limits)
+        reached = one if reached is None else maths.apply(node, "Add", reached, one)
+    assert reached is not None
     scaled = maths.apply(node, "Mul", reached, maths.number(_attribute(node, "out_scale", 1.0)))
     return maths.apply(node, "Add", scaled, maths.number(_attribute(node, "out_bias", 0.0)))
 

@@ -6,6 +6,7 @@ What comes out is proven for every finite float32 and says all about an expressi
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,6 +175,42 @@ def levels(steps: Steps, *, most: int, divided: bool) -> Levels | None:
     return _standing_for(whole, np.array(values, np.float32), divided=divided)
 
 
+def graded(steps: Steps, *, most: int, divided: bool) -> tuple[Levels, F32] | None:
+    """The same of steps anywhere between values that are evenly apart, of each neuron its own: levels by thresholds, and what
+    the values before are multiplied with, -1 where they fall, both of all neurons; else None."""
+    values = np.unique(np.array([value for taken in steps.values for value in taken], np.float32))
+    of_zero = any(starts[1:] == [0, 1] for starts in steps.starts)  # a sign, whose ties are another matter
+    if max(map(len, steps.values)) < FEW or len(values) > most or of_zero:
+        return None
+    unit = float(np.diff(values.astype(np.float64)).min())
+    found, whole = None, np.zeros(len(values), np.int64)
+    for each in (unit, unit / 2):
+        apart = (values.astype(np.float64) - float(values[0])) / each
+        if found is None and np.isfinite(apart).all() and apart[-1] < most:
+            whole = np.rint(apart).astype(np.int64)
+            found = _standing_for(whole, values, divided=divided)
+    if found is None:
+        return None
+    thresholds = np.full((found.high, len(steps.values)), -np.inf, np.float32)
+    turns = np.ones(len(steps.values), np.float32)
+    for neuron, (starts, taken) in enumerate(_pairs(steps)):
+        codes = whole[np.searchsorted(values, np.array(taken, np.float32))]
+        rising = np.diff(codes) > 0
+        rises = bool(rising.all())
+        if not rises and rising.any():
+            return None
+        turns[neuron] = 1 if rises else -1
+        for code in range(1, found.high + 1):
+            changed = np.flatnonzero((codes >= code) == rises)  # where it is reached first, or left
+            if changed.size and changed[0]:
+                start = starts[changed[0]]
+                limit = float(floats(np.array(start if rises else start - 1)))
+            else:
+                limit = -np.inf if changed.size else np.inf
+            thresholds[code - 1, neuron] = limit if rises else -limit
+    return dataclasses.replace(found, thresholds=thresholds), turns
+
+
 def _first_of(number: int) -> int:
     """The key of the first float that rounds to a whole number."""
     half = np.float32(number - 0.5)
@@ -191,7 +228,7 @@ def _standing_for(whole: NDArray[np.int64], values: F32, *, divided: bool) -> Le
     apart = float(values[-1]) - float(values[0])
     if not np.isfinite(values).all() or apart <= 0:
         return None
-    unit = apart / (len(whole) - 1)
+    unit = apart / int(whole[-1] - whole[0])
     zero = int(whole[0]) - round(float(values[0]) / unit)
     if abs(zero) > MOST_LEVEL:
         return None

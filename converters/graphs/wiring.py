@@ -43,5 +43,5 @@ def _content(what: Steps | Levels | Sign) -> Any:
     if isinstance(what, Sign):
         return what
     if isinstance(what, Levels):
-        return what.domain
+        return what.domain, None if what.thresholds is None else what.thresholds.tobytes()
     return tuple((step.function, *((array.shape, array.tobytes()) for array in step.parameters)) for step in what.steps)

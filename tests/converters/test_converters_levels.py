@@ -11,9 +11,13 @@ import pytest
 from test_converters_onnx import ONE, Graph, kinds_of, refused
 
 from xnorinfer.converters import Reading, read_source
+from xnorinfer.engine.model import Model
+from xnorinfer.float32 import fused_dot, sequential_dot
 from xnorinfer.net import reference
 from xnorinfer.net.ops import Levels, Linear, Quantize
 from xnorinfer.net.values import LevelValues
+from xnorinfer.packing.lower import lower
+from xnorinfer.proof.layerproofs import prove_parts
 
 F = np.float32
 HALF, ZERO = np.array(0.5, F), np.array(0, F)
@@ -43,7 +47,7 @@ def network(g: Graph, *operations: tuple[Any, ...], last: Any = None) -> Graph:
 def sums(g: Graph, x: Any) -> Any:
     """What the operations of `network` read."""
     mapped = (x / 255).astype(F)
-    return np.asarray(reference.sequential_dot(mapped, g.constants["c0"].T.copy()), F) + g.constants["c1"]
+    return np.asarray(sequential_dot(mapped, g.constants["c0"].T.copy()), F) + g.constants["c1"]
 
 
 def levels_of(reading: Reading) -> LevelValues:
@@ -95,7 +99,7 @@ def test_scales_of_each_channel(tmp_path: Path) -> None:
     assert levels_of(reading) == LevelValues(0, 7)
     x = pixels()
     value = quant(sums(g, x), scale, F(0), 3, signed=0, narrow=0)
-    np.testing.assert_array_equal(reference.forward(reading.net, x), reference.sequential_dot(value, last.T.copy()))
+    np.testing.assert_array_equal(reference.forward(reading.net, x), fused_dot(value, last.T.copy()))
 
 
 def test_scales_of_each_channel_are_no_whole_numbers(tmp_path: Path) -> None:
@@ -153,7 +157,7 @@ def test_steps_behind_levels(tmp_path: Path) -> None:
     assert levels_of(reading) == LevelValues(-1, 1, 0, 0.5)
     x = pixels()
     value = np.maximum(quant(sums(g, x), F(0.5), F(0), 2, signed=1, narrow=1) * factor, F(0))
-    np.testing.assert_array_equal(reference.forward(reading.net, x), reference.sequential_dot(value, last.T.copy()))
+    np.testing.assert_array_equal(reference.forward(reading.net, x), fused_dot(value, last.T.copy()))
 
 
 def test_the_input_itself(tmp_path: Path) -> None:
@@ -167,15 +171,77 @@ def test_the_input_itself(tmp_path: Path) -> None:
     np.testing.assert_array_equal(reference.forward(reading.net, x), value @ g.constants["c5"])
 
 
-#: What is no levels: their values are not evenly apart, or halves are not rounded to even.
+#: Levels by thresholds: operations behind the sums, what they give, of float32 (rows, 7).
+THRESHOLDS = np.sort(np.random.default_rng(8).normal(size=(7, 7)).astype(F), axis=1)
+TURNS = np.array([1, -1, 1, 1, -1, 0.5, -2], F)
+
+
+def by_modes(mode: str, function: Any) -> tuple[Any, Any]:
+    """QONNX's rounding modes, of numbers from -3 to 3 in steps of 1/2."""
+    settings = {"signed": 1, "narrow": 1, "rounding_mode": mode}
+    operations = [("Quant", HALF, ZERO, np.array(3, F), settings)]
+    return operations, lambda x: function(np.clip(x / F(0.5), F(-3), F(3))) * F(0.5)
+
+
+GRADED: dict[str, tuple[Any, Any]] = {
+    "thresholds of each channel": (
+        [("MultiThreshold", THRESHOLDS, {"out_scale": 1.0, "out_bias": -3.0})],
+        lambda x: (x[..., None] >= THRESHOLDS).sum(-1) - F(3),
+    ),
+    "thresholds of all": (
+        [("MultiThreshold", THRESHOLDS[:1, :3], {"out_scale": 0.25})],
+        lambda x: (x[..., None] >= THRESHOLDS[0, :3]).sum(-1) * F(0.25),
+    ),
+    "odd numbers": (
+        [("MultiThreshold", THRESHOLDS[:, :3], {"out_scale": 2.0, "out_bias": -3.0})],
+        lambda x: (x[..., None] >= THRESHOLDS[:, :3]).sum(-1) * F(2) - F(3),
+    ),
+    "falling": (
+        [("Mul", TURNS), ("Clip", -ONE, np.array(3, F)), ("Floor",), ("Neg",)],
+        lambda x: -np.floor(np.clip(x * TURNS, F(-1), F(3))),
+    ),
+    "floor": ([("Clip", ZERO, np.array(3, F)), ("Floor",)], lambda x: np.floor(np.clip(x, F(0), F(3)))),
+    "FLOOR": by_modes("FLOOR", np.floor),
+    "CEIL": by_modes("CEIL", np.ceil),
+    "DOWN": by_modes("DOWN", np.fix),
+    "UP": by_modes("UP", lambda x: np.sign(x) * np.ceil(np.abs(x))),
+    "HALF_UP": by_modes("HALF_UP", lambda x: np.sign(x) * np.floor(np.abs(x) + F(0.5))),
+    "HALF_DOWN": by_modes("HALF_DOWN", lambda x: np.sign(x) * np.ceil(np.abs(x) - F(0.5))),
+}
+
+
+@pytest.mark.parametrize("case", GRADED)
+def test_levels_by_thresholds(tmp_path: Path, case: str) -> None:
+    operations, function = GRADED[case]
+    g = Graph(7)
+    network(g, *operations)
+    reading = read_source(g.write(tmp_path))
+    (found,) = kinds_of(reading, Levels)
+    assert found.thresholds is not None
+    x = pixels()
+    value = function(sums(g, x)).astype(F)
+    assert np.unique(value).size > 2
+    last = g.constants[max(g.constants, key=lambda name: int(name[1:]))]
+    ours = reference.forward(reading.net, x)
+    np.testing.assert_array_equal(ours, value @ last)
+    packed = lower(reading.net).packed
+    np.testing.assert_array_equal(Model(packed).scores(x), ours)
+    assert [proof.first for proof in prove_parts(packed, reading.net, lambda *_: None) if proof.first] == []
+
+
+def test_more_thresholds_are_refused(tmp_path: Path) -> None:
+    operation = ("MultiThreshold", np.sort(np.ones((7, 16), F)))
+    refused(tmp_path, lambda g: network(g, operation), r"needed \(16 thresholds here\): node MultiThreshold_v2")
+
+
+#: What is no levels: their values are not evenly apart.
 REFUSED: dict[str, tuple[Any, str]] = {
-    "floor": ([("Clip", ZERO, np.array(3, F)), ("Floor",)], "Floor"),
-    "away from zero": ([("Quant", HALF, ZERO, np.array(2, F), {"rounding_mode": "HALF_UP"})], "Quant"),
     "unevenly": ([("Clip", ZERO, np.array(3, F)), ("Round",), ("Mul", HALF), ("Exp",)], "Round"),
+    "up and down": ([("Abs",), ("Clip", ZERO, np.array(3, F)), ("Floor",)], "Abs"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_no_levels_is_refused(tmp_path: Path, case: str) -> None:
     operations, at = REFUSED[case]
-    refused(tmp_path, lambda g: network(g, *operations), rf"\({at}\) gives .* which is not supported in a binary network$")
+    refused(tmp_path, lambda g: network(g, *operations), rf"\({at}\) (gives|is an) .* which is not supported|is not supported")

@@ -341,8 +341,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
         r"converted: node Conv_v0 \(Conv\) reads a map whose size is not known: .* --input-shape says it$",
     ),
     "several thresholds": (
-        lambda g: hidden(g, ("MultiThreshold", np.ones((6, 3), F)), ("Erf",)),
-        r"quantized to several bits, and one bit is needed \(3 thresholds here\): node MultiThreshold_v1 \(MultiThreshold\)$",
+        lambda g: hidden(g, ("MultiThreshold", np.ones((6, 31), F)), ("Erf",)),
+        r"quantized to several bits, and one bit is needed \(31 thresholds here\): node MultiThreshold_v1 \(MultiThreshold\)$",
     ),
     "eight bits": (
         lambda g: hidden(g, ("Quant", ONE, ZERO, np.array(8, F))),

@@ -18,6 +18,6 @@ def test_every_kernel(kernel: str, grid: str, maps: bool) -> None:
     x = np.random.default_rng(1).integers(0, 256, (40, net.depth), dtype=np.uint8)
     x[:2] = np.arange(2)[:, None] * 255
     want = forward(net, x)
-    assert np.unique(want.argmax(axis=1)).size > 1
+    assert len(np.unique(want, axis=0)) > 10
     for threads in (1, 2):
         np.testing.assert_array_equal(Plan(lower(net).packed, kernel=kernel, threads=threads).run(x), want)

@@ -140,8 +140,14 @@ def test_words() -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"high": 0}, "levels: has the levels -1 to 0, needed are 3 to 16 levels; two are a Quantize"),
-        ({"high": 15}, "levels: has the levels -1 to 15, needed are 3 to 16 levels; two are a Quantize"),
+        ({"high": 0}, "levels: has the levels -1 to 0, needed are 3 to 16 levels, of pixels 256; two are a Quantize"),
+        ({"high": 15}, "levels: has 17 levels, at most 16 are known of anything but pixels"),
+        ({"thresholds": np.zeros((1, 1), np.float32)}, "levels: thresholds have shape (1, 1), needed is (3, 8)"),
+        ({"thresholds": np.array([[1], [0], [2]], np.float32)}, "levels: thresholds lie below those of the level before"),
+        (
+            {"thresholds": np.full((3, 1), np.nan, np.float32)},
+            "levels: thresholds have 3 values that are NaN, the first at [0, 0]",
+        ),
         ({"low": -1.0}, "levels: low is -1.0, needed is a whole number from -32768 to 32768"),
         (
             {"low": -40000, "high": -39990, "zero": -39999},

@@ -203,7 +203,11 @@ def _judge_lengths(node: Node[Op], gives: Value, problems: Problems) -> None:
     """Vectors have a number for each neuron, those of a step may have one for all."""
     width = gives.shape[-1] if gives.shape else None
     for name, vector in arrays_of(node):
-        if (
+        if isinstance(node.op, Levels):
+            needed = node.op.high - node.op.low
+            if vector.shape not in ((needed, width), (needed, 1)):
+                problems.add(node.name, f"{name} have shape {vector.shape}, needed is ({needed}, {width})", "length")
+        elif (
             name not in ("latent", "weight")
             and vector.shape != (width,)
             and not (isinstance(node.op, Steps) and not vector.shape)
@@ -552,6 +556,9 @@ def _(op: Levels, name: str) -> Iterator[Problem]:
     for called, factor in (("step", op.step), ("divisor", op.divisor)):
         if not _is_positive(factor):
             yield Problem(name, f"{called} is {factor}, needed is a finite number above 0")
+    yield from _array_problems(op, name)
+    if op.thresholds is not None and (op.thresholds[1:] < op.thresholds[:-1]).any():
+        yield Problem(name, "thresholds lie below those of the level before")
 
 
 def _zero_problems(op: Linear, name: str) -> Iterator[Problem]:
@@ -606,11 +613,12 @@ def _array_problems(op: Op, name: str) -> Iterator[Problem]:
         called = _CALLED.get(key, key)
         if array.dtype != np.float32:
             yield _wrong_dtype(name, called, array)
-        # An infinite inv_std is 1/sqrt(0) and still has a threshold; folding decides per neuron.
+        # An infinite inv_std is 1/sqrt(0) and still has a threshold; folding decides per neuron.  Some levels are never there.
         elif (bad := _bad(array, key)).any():
             index = ", ".join(str(int(i)) for i in np.argwhere(bad)[0])
-            yield Problem(name, f"{called} has {int(bad.sum())} values that are NaN or infinite, the first at [{index}]")
+            has, what = ("have", "NaN") if key == "thresholds" else ("has", "NaN or infinite")
+            yield Problem(name, f"{called} {has} {int(bad.sum())} values that are {what}, the first at [{index}]")
 
 
 def _bad(array: F32, key: str) -> Any:
-    return np.isnan(array) if key == "inv_std" else ~np.isfinite(array)
+    return np.isnan(array) if key in ("inv_std", "thresholds") else ~np.isfinite(array)

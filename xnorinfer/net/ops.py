@@ -178,6 +178,8 @@ class Levels:
     What stands before it - the division by the scale, the zero point - are `Steps`.  Binary layers take q - zero as whole
     numbers, and a map's outside as value 0; everything else takes float32.  3 to 16 levels, of pixels 256; two are a
     `Quantize`.
+    thresholds: (high - low, neurons) or (high - low, 1) float32, none below the one before: q is low and how many of them x
+    reaches, then, in the place of rounding.
     """
 
     low: int
@@ -185,6 +187,7 @@ class Levels:
     zero: int = 0
     step: float = 1.0
     divisor: float = 1.0
+    thresholds: F32 | None = None
 
     @property
     def domain(self) -> LevelValues:
@@ -284,7 +287,12 @@ def _(op: Steps) -> Iterator[tuple[str, F32]]:
             yield f"{name}{index}" if step.function in ARITHMETIC or index else name, parameter
 
 
-@arrays_of.of(Quantize, Levels, Pool, Flatten, Add, Concat, Multiply, Channels, Pad)
+@arrays_of.of(Levels)
+def _(op: Levels) -> Iterator[tuple[str, F32]]:
+    yield from _given(op, "thresholds")
+
+
+@arrays_of.of(Quantize, Pool, Flatten, Add, Concat, Multiply, Channels, Pad)
 def _(op: Op) -> Iterator[tuple[str, F32]]:
     yield from ()
 

@@ -101,7 +101,7 @@ ROUNDS = np.float32(3 << 22)
 
 @steps_of.of(Levels)
 def _(op: Levels) -> list[AffineStep]:
-    """What its codes stand for."""
+    """What its codes stand for, where it rounds; by thresholds they are read as codes alone (`lower`)."""
     whole: list[AffineStep] = [("clip", op.low, op.high), ("add", ROUNDS, 0.0), ("add", -(ROUNDS + np.float32(op.zero)), 0.0)]
     return whole + factors_of(op.domain)
 
@@ -237,9 +237,20 @@ def _level_of(counts: Counts, steps: Affine, levels: Levels) -> Callable[[I64], 
     def level(count: I64) -> F32:
         value = steps.apply(counts.accumulator(count))
         value = np.where(np.isnan(value), at_zero, value) if counts.reals else value
-        return np.asarray(np.clip(np.rint(value), np.float32(levels.low), np.float32(levels.high)) - np.float32(levels.low))
+        return _codes_of(value, levels)
 
     return level
+
+
+def _codes_of(value: F32, levels: Levels) -> F32:
+    """(..., neurons) float32 -> their codes."""
+    if levels.thresholds is not None:
+        return np.asarray(
+            (value[None] >= levels.thresholds.reshape(-1, *(1,) * (value.ndim - 1), levels.thresholds.shape[1])).sum(
+                0, dtype=np.float32
+            )
+        )
+    return np.asarray(np.clip(np.rint(value), np.float32(levels.low), np.float32(levels.high)) - np.float32(levels.low))
 
 
 def has_limits(classes: Sequence[Counts], steps: Affine, end: Quantize | Levels) -> bool:
@@ -307,7 +318,7 @@ def _quantized(steps: Affine, accumulator: F32, end: Quantize | Levels) -> F32:
     value = steps.apply(accumulator)
     value = np.where(np.isnan(value), steps.apply(np.zeros_like(accumulator)), value)
     if isinstance(end, Levels):
-        return np.asarray(np.clip(np.rint(value), np.float32(end.low), np.float32(end.high)))
+        return _codes_of(value, end)
     return binarize(value, "ge" if end.rule == "sign" else end.rule)
 
 

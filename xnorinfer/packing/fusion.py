@@ -286,7 +286,7 @@ class _Walk:
             node = self.nodes[at]
             if at in seen or not isinstance(node.op, Flatten | Norm | Steps | Quantize | Levels | Add | Multiply):
                 continue
-            if isinstance(node.op, Norm | Steps) and any(np.ndim(array) for _, array in arrays_of(node)):
+            if isinstance(node.op, Norm | Steps | Levels) and any(np.ndim(array) for _, array in arrays_of(node)):
                 return True
             seen.add(at)
             left += self.users[at]

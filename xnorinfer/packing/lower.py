@@ -19,7 +19,7 @@ from xnorinfer.bits import WORD_BITS, bitpack, words_for
 from xnorinfer.errors import NetworkError
 from xnorinfer.graph import INPUT, Node, users_of
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import Flatten, Linear, Op, Pad, Steps
+from xnorinfer.net.ops import Flatten, Levels, Linear, Op, Pad, Steps
 from xnorinfer.net.reference import binary_weights
 from xnorinfer.net.values import ChannelInput, PixelInput, ThresholdInput
 from xnorinfer.packing.canonical import canonical_mapping, canonical_steps
@@ -84,6 +84,13 @@ def lower(net: Net) -> Lowered:
     found = Found()
     net = stored_form(net, found)
     parts = parts_of(net)
+    numbers = [
+        node.name for part in parts for node in part.nodes if isinstance(node.op, Levels) and node.op.thresholds is not None
+    ]
+    if numbers:
+        raise NetworkError(
+            [f"{name}: its levels have thresholds and are read as numbers, which cannot be packed" for name in numbers]
+        )
     nodes = tuple(Node(part.name, _op_of(net, parts, index, found), part.inputs) for index, part in enumerate(parts))
     if found.problems:
         raise NetworkError(found.problems)

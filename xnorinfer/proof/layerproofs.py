@@ -262,6 +262,8 @@ def _prove_pool_of_levels(proof: LayerProof, op: PackedPool, layer: Part, levels
 
 def _codes(value: F32, levels: Levels) -> F32:
     """The codes of values before levels, as the oracle rounds them."""
+    if levels.thresholds is not None:
+        return np.asarray(sum((value >= of_level).astype(np.float32) for of_level in levels.thresholds))
     whole = np.clip(np.rint(value), np.float32(levels.low), np.float32(levels.high))
     return np.asarray(whole - np.float32(levels.low))
 

@@ -134,7 +134,9 @@ def _(op: Quantize) -> str:
 def _(op: Levels) -> str:
     value = "q" if not op.zero else f"(q {'-' if op.zero > 0 else '+'} {abs(op.zero)})"
     factors = "".join(f" {sign} {number:.9g}" for sign, number in (("*", op.step), ("/", op.divisor)) if number != 1)
-    return f"rounded to whole numbers q from {op.low} to {op.high}, halves to even" + (
+    how = "rounded to" if op.thresholds is None else "made by thresholds to"
+    even = ", halves to even" if op.thresholds is None else ""
+    return f"{how} whole numbers q from {op.low} to {op.high}{even}" + (
         f", which stand for {value}{factors}" if op.zero or factors else ""
     )
 

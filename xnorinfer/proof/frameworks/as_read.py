@@ -222,7 +222,10 @@ def _quantize(op: Quantize, value: torch.Tensor, weights: Mapping[int, torch.Ten
 def _levels(op: Levels, value: torch.Tensor, weights: Mapping[int, torch.Tensor]) -> torch.Tensor:
     import torch
 
-    return (torch.clamp(torch.round(value), op.low, op.high) - op.zero) * op.step / op.divisor
+    whole = torch.clamp(torch.round(value), op.low, op.high)
+    if op.thresholds is not None:
+        whole = op.low + torch.stack([value >= of_level for of_level in _tensor(op.thresholds)]).sum(0)
+    return (whole - op.zero) * op.step / op.divisor
 
 
 def _function(step: Step, value: torch.Tensor) -> torch.Tensor:

@@ -343,6 +343,8 @@ def _open_bits(op: Quantize, now: Bounded, left: Left) -> Iterator[F64]:
 
 
 def _level_of(op: Levels, x: F64) -> F64:
+    if op.thresholds is not None:
+        return np.asarray(op.low + sum((x >= of_level).astype(np.float64) for of_level in op.thresholds))
     return np.asarray(np.clip(np.rint(x), op.low, op.high))
 
 
