@@ -36,6 +36,8 @@ CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 _HEAP = b"GCOL\x01"
 #: How a local heap begins, with its version, and what stands at the end of its list of free space.
 _LOCAL_HEAP, _NO_MORE = b"HEAP\0", 1
+#: How a heap begins that holds the attributes of an object where they are many, with its version.
+_FRACTAL_HEAP = b"FRHP\0"
 #: How the type of texts of any length begins, of all versions: what it is, which libhdf5 tells by some bits of three bytes
 #: behind, and that each takes 16 bytes.
 _ANY_LENGTH = re.compile(rb"[\x19\x29\x39\x49\x59]...\x10\x00\x00\x00", re.DOTALL)
@@ -252,6 +254,7 @@ def _require_sound(data: bytes | mmap.mmap, about: str) -> tuple[int, int]:
             place += 16 + -(-size // 8) * 8 if index else size
         heap = data.find(_HEAP, heap + 1)
     _require_ends(data, about, start or 0)
+    _require_readable(data, about)
     return len(data), max(longest, _longest_said(data, about))
 
 
@@ -277,6 +280,18 @@ def _require_ends(data: bytes | mmap.mmap, about: str, base: int) -> None:
             if free == 0:  # libhdf5 refuses it; of a group that is gone anything may be left
                 break
         heap = data.find(_LOCAL_HEAP, heap + 1)
+
+
+def _require_readable(data: bytes | mmap.mmap, about: str) -> None:
+    """Refuse heaps of many attributes that are compressed, which libhdf5 never writes but reads: what attributes say of
+    themselves (`_longest_said`) is not seen there.  Behind the version stand 2 bytes and the length of what describes filters.
+    """
+    heap = data.find(_FRACTAL_HEAP)
+    while heap >= 0:
+        spend_steps(what="reading its heaps")
+        if any(data[heap + 7 : heap + 9]):
+            raise SourceError(f"{about}: its heap at byte {heap} is compressed, which is not read; `h5repack` writes it anew")
+        heap = data.find(_FRACTAL_HEAP, heap + 1)
 
 
 def _longest_said(data: bytes | mmap.mmap, about: str) -> int:

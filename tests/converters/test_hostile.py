@@ -22,6 +22,7 @@ from fuzz_targets import TARGETS
 
 from xnorinfer import budget
 from xnorinfer.converters import SOURCES, read_source
+from xnorinfer.converters.containers.hdf5 import open_h5
 from xnorinfer.converters.containers.opening import open_container
 from xnorinfer.converters.containers.textfile import read_numbers
 from xnorinfer.converters.reading import ConvertOptions
@@ -317,6 +318,22 @@ def test_a_list_of_free_space_that_is_a_circle(tmp_path: Path) -> None:
     for read_it in (read_source, open_container):
         with pytest.raises(SourceError, match=f"{name} is damaged: its heap at byte {heap} has no end"):
             read_it(tmp_path / name)
+
+
+def test_a_compressed_heap_of_attributes(tmp_path: Path) -> None:
+    """What stands in it makes libhdf5 allocate gigabytes, and is not seen; the same heap uncompressed is read."""
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "net.h5"
+    with h5py.File(path, "w", libver="latest") as file:
+        file.attrs.update({f"name{number}": "a text" for number in range(20)})
+    with open_h5(path) as content:
+        assert content.text("name19") == "a text"
+    written = bytearray(path.read_bytes())
+    heap = written.index(b"FRHP")
+    written[heap + 7] = 14
+    path.write_bytes(written)
+    with pytest.raises(SourceError, match=rf"net\.h5: its heap at byte {heap} is compressed"), open_h5(path):
+        pass
 
 
 def test_texts_that_are_longer_than_their_heap(tmp_path: Path) -> None:
