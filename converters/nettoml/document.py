@@ -258,7 +258,8 @@ and, if every pixel or real value is binarized by itself before the first layer,
     border                   a map with a number around it: {padding = [TOP, BOTTOM, LEFT, RIGHT], value = 0}; lines and columns
                              are taken away where padding is below 0, or
     levels                   activations of 2 to 4 bits, {low, high, zero, step, divisor}: round(x) clipped to low..high stands
-                             for (q - zero) * step / divisor; 0, 1 and 1 by default
+                             for (q - zero) * step / divisor; 0, 1 and 1 by default.  With thresholds = [[...], ...] q is low
+                             and how many of them x reaches: numbers of each level above the lowest, of each neuron or for all
 
 A vector V is the name of an array, a number for all neurons, or a list of numbers.  Arrays of one value stand for all neurons.
 The neurons of a convolution are the channels of what it gives.

@@ -130,7 +130,7 @@ class Builder:
             elif kind == "sign":
                 named = sign_of(table, name, self.profile.activations)
             elif kind == "levels":
-                named = levels_of(table, name)
+                named = levels_of(table, name, flow.order)
             elif kind in ("channels", "border"):
                 named = moved(table, kind, name, flow)
             elif kind == "pool":

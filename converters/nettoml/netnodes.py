@@ -111,8 +111,8 @@ def one_op(name: str, named: Sequence[Named]) -> list[Named]:
     return [*found[:-1], (name, found[-1][1])] if found else []
 
 
-def levels_of(table: Table, name: str) -> list[Named]:
-    """Levels by their table."""
+def levels_of(table: Table, name: str, order: np.ndarray | None) -> list[Named]:
+    """Levels by their table.  order: that of the values that they are made of, as `Flow` has it."""
     inner = table.table("levels")
     if inner is None:
         return []
@@ -122,10 +122,16 @@ def levels_of(table: Table, name: str) -> list[Named]:
             inner.problem(key, "is missing, needed is a whole number")
     zero = inner.integer("zero", least=-MOST_LEVEL, most=MOST_LEVEL) or 0
     step, divisor = inner.number("step", above=0), inner.number("divisor", above=0)
+    needed = "[[...], ...]: of each level above the lowest the numbers from which on it is, of each neuron, or one for all"
+    rows = inner.lists("thresholds", needed, count=None if low is None or high is None else high - low)
     inner.close()
-    if low is None or high is None:
+    if low is None or high is None or (rows is None and "thresholds" in inner):
         return []
-    return [(name, Levels(low, high, zero, 1.0 if step is None else step, 1.0 if divisor is None else divisor))]
+    thresholds = None if rows is None else np.array(rows, np.float32)
+    if thresholds is not None and order is not None and thresholds.shape[1] == len(order):
+        thresholds = np.ascontiguousarray(thresholds[:, order])
+    factors = 1.0 if step is None else step, 1.0 if divisor is None else divisor
+    return [(name, Levels(low, high, zero, *factors, thresholds))]
 
 
 def moved(table: Table, kind: str, name: str, flow: Flow) -> list[Named]:

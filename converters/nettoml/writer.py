@@ -28,7 +28,7 @@ from xnorinfer.converters.nettoml.document import network_arrays
 from xnorinfer.converters.nettoml.netnodes import ENTRY
 from xnorinfer.converters.nettoml.tomltext import toml_string, toml_value
 from xnorinfer.converters.reading import ConvertOptions, Reading
-from xnorinfer.errors import OptionError, XnorinferError, unhandled
+from xnorinfer.errors import NetworkError, OptionError, XnorinferError, unhandled
 from xnorinfer.float32 import F32
 from xnorinfer.graph import INPUT, Interpretation, Node, users_of
 from xnorinfer.net.network import Net
@@ -444,7 +444,14 @@ def _(op: Quantize, name: str, writer: Writer) -> Iterator[str]:
 
 @table_lines.of(Levels)
 def _(op: Levels, name: str, writer: Writer) -> Iterator[str]:
-    yield f"levels = {toml_value(vars(op))}"
+    said = {key: value for key, value in vars(op).items() if key != "thresholds"}
+    if op.thresholds is not None:
+        places = writer.places.get(name)
+        thresholds = op.thresholds if places is None or op.thresholds.shape[1] == 1 else op.thresholds[:, places]
+        if not np.isfinite(thresholds).all():
+            raise NetworkError([f"{name}: has thresholds of levels that are infinite, which net.toml does not say"])
+        said["thresholds"] = [[float(one) for one in of_level] for of_level in thresholds]
+    yield f"levels = {toml_value(said)}"
 
 
 def _window_lines(window: Window, *, is_pool: bool = True) -> Iterator[str]:

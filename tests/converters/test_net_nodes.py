@@ -10,6 +10,7 @@ from typing import Any
 import level_networks
 import numpy as np
 import onnx_writer
+import pixel_levels
 import pytest
 from branching_networks import PUBLISHED, random_branching_network
 from command_line import fine
@@ -23,7 +24,7 @@ from xnorinfer.converters.nettoml.writer import Writer
 from xnorinfer.converters.reading import Reading
 from xnorinfer.errors import NetworkError
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import Flatten, Linear, Op, Pool
+from xnorinfer.net.ops import Flatten, Levels, Linear, Op, Pool
 from xnorinfer.net.reference import forward
 from xnorinfer.packing import modelfile
 from xnorinfer.packing.lower import lower
@@ -80,6 +81,32 @@ def test_published_networks_there_and_back(kind: str, tmp_path: Path) -> None:
 def test_levels_there_and_back(seed: int, tmp_path: Path) -> None:
     net = level_networks.random_net(seed)
     assert "levels = {" in assert_round_trip(net, tmp_path)
+
+
+def by_thresholds(net: Net, *, infinite: bool = False) -> Net:
+    """With thresholds for its levels, each channel its own, where binary layers alone read them."""
+
+    def change(op: Op, width: int) -> Op:
+        if not isinstance(op, Levels):
+            return op
+        rng = np.random.default_rng(width)
+        thresholds = np.sort(rng.normal(size=(op.high - op.low, width)).astype(np.float32), axis=0)
+        thresholds[-1, 0] = np.inf if infinite else thresholds[-1, 0]
+        return dataclasses.replace(op, thresholds=thresholds)
+
+    nodes = [
+        dataclasses.replace(node, op=change(node.op, value.shape[-1]))
+        for node, value in zip(net.nodes, net.values, strict=True)
+    ]
+    return dataclasses.replace(net, nodes=tuple(nodes))
+
+
+@pytest.mark.parametrize("maps", [False, True])
+def test_thresholds_there_and_back(maps: bool, tmp_path: Path) -> None:
+    net = by_thresholds(pixel_levels.pixel_levels("seventeen", maps))
+    assert "thresholds = [[" in assert_round_trip(net, tmp_path)
+    with pytest.raises(NetworkError, match="has thresholds of levels that are infinite"):
+        written(by_thresholds(net, infinite=True), {}, tmp_path)
 
 
 def as_torch(net: Net) -> dict[str, Any]:
