@@ -233,7 +233,11 @@ def _product(
     channels: int,
 ) -> prepack.Row:
     if op.reads == "reals":
-        return prepack.reals(kernel, weights, op.depth, limits) if op.binary else prepack.floats(kernel, weights, limits)
+        return (
+            prepack.reals(kernel, weights, op.depth, limits)
+            if op.binary
+            else prepack.floats(kernel, weights, limits, alone=not channels)
+        )
     if op.reads == "pixels":
         assert isinstance(mapping, PixelInput)
         numbers = mapping.slope, mapping.intercept, mapping.divisor

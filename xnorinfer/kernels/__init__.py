@@ -30,7 +30,7 @@ _PREPARE, _COMPUTE, _FINISH, _GATHER, _DRIVE = 5, 9, 6, 6, 6
 class Kernel:
     """One row of the table.  `needs`: features of `native.features`; the real tile is lanes x vectors neurons.
 
-    single_lanes, single_rows: numbers of a vector of float32, and rows of a tile of float layers.
+    single_lanes, registers: numbers of a vector of float32, and vectors that there is room for.
     pixels: how bytes are summed: by look-up tables of this shape, or as eight bit planes.
 
     The methods named after a function of `layers` compile it on first use and return its address.
@@ -42,7 +42,7 @@ class Kernel:
     real_lanes: int
     real_vectors: int
     single_lanes: int
-    single_rows: int
+    registers: int
     pixels: LookupShape | None = None
 
     @property
@@ -73,10 +73,15 @@ class Kernel:
     def compute_reals(self) -> int:
         return address("make_compute_reals", _COMPUTE, self.real_lanes, self.real_vectors)
 
-    def floats(self, neurons: int) -> FloatShape:
-        """The tile of a float layer of so many neurons: of two vectors, of one where that leaves less of it empty."""
-        vectors = -(-neurons // self.single_lanes)
-        return FloatShape(self.single_lanes, 1 if vectors in (1, 3, 5) else 2, self.single_rows, _fused())
+    def floats(self, neurons: int, *, alone: bool = False) -> FloatShape:
+        """The tile of a float layer of so many neurons: of two vectors, of one where that leaves less of it empty.
+
+        alone: for single rows; four vectors, so that none waits for another.
+        """
+        needed = -(-neurons // self.single_lanes)
+        vectors = 4 if alone and needed > 2 else 1 if needed in (1, 3, 5) else 2
+        # Beside sums there are weights and an input; pixels of lines often come in multiples of 14.
+        return FloatShape(self.single_lanes, vectors, min(14, (self.registers - vectors - 1) // vectors), _fused())
 
     def compute_floats(self, shape: FloatShape) -> int:
         return address("make_compute_floats", _COMPUTE, shape)
@@ -220,7 +225,7 @@ KERNELS: tuple[Kernel, ...] = (
         real_lanes=8,
         real_vectors=8,
         single_lanes=16,
-        single_rows=14,
+        registers=32,
         pixels=LookupShape(inputs=6, rows=2),
     ),
     Kernel(
@@ -230,7 +235,7 @@ KERNELS: tuple[Kernel, ...] = (
         real_lanes=8,
         real_vectors=8,
         single_lanes=16,
-        single_rows=14,
+        registers=32,
         pixels=LookupShape(inputs=6, rows=2),
     ),
     Kernel(
@@ -240,7 +245,7 @@ KERNELS: tuple[Kernel, ...] = (
         real_lanes=4,
         real_vectors=4,
         single_lanes=8,
-        single_rows=6,
+        registers=16,
         pixels=LookupShape(inputs=4, rows=2),
     ),
     Kernel(
@@ -250,7 +255,7 @@ KERNELS: tuple[Kernel, ...] = (
         real_lanes=4,
         real_vectors=4,
         single_lanes=4,
-        single_rows=8,
+        registers=32,
         pixels=LookupShape(inputs=4, rows=2, octets=16),
     ),
     Kernel(
@@ -260,7 +265,7 @@ KERNELS: tuple[Kernel, ...] = (
         real_lanes=4,
         real_vectors=4,
         single_lanes=4,
-        single_rows=6,
+        registers=16,
     ),
 )
 
@@ -319,7 +324,8 @@ def warmup(name: str | None = None) -> list[str]:
             getattr(kernel, method)()
         kernel.compute_bits(kernel.windowed(32, 32))
         for neurons in (kernel.single_lanes, 64):
-            kernel.compute_floats(kernel.floats(neurons))
+            for alone in (True, False):
+                kernel.compute_floats(kernel.floats(neurons, alone=alone))
             kernel.compute_float_maps(kernel.floats(neurons))
         for channels, in_pairs in ((64, True), (64, False), (32, True), (1, False)):
             kernel.gather_bits(channels, in_pairs)

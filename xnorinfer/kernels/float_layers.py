@@ -10,6 +10,7 @@ float32 steps work in place, vector by vector, before they are written.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -153,7 +154,8 @@ def make_compute_steps(lanes: int) -> Callable[..., None]:
 def _multiplier(shape: FloatShape) -> Any:
     """multiply(layer, x, step, rows, ways of `float_tile`, panel, first, count, scratch, out): rows, `step` bytes apart, times
     a panel of `count` neurons, from number `first` of the layer on."""
-    several, one, most = float_tile(shape, shape.rows), float_tile(shape, 1), shape.rows
+    several, fewer, one = (float_tile(shape, rows) for rows in (shape.rows, shape.rows // 2, 1))
+    most, half = shape.rows, shape.rows // 2
 
     @inner
     def multiply(layer, x, step, rows, outer, outer_step, middle, middle_step, run, panel, first, count, scratch, out):
@@ -162,10 +164,13 @@ def _multiplier(shape: FloatShape) -> Any:
         r = np.int64(0)
         while r < rows:
             some = np.int64(1)
-            if rows >= most:
-                # The last rows are computed with some of those before again.
+            # The last rows are computed with some of those before again.
+            if rows - r > half and rows >= most:
                 r, some = min(r, rows - most), np.int64(most)
                 several(x + r * step, step, outer, outer_step, middle, middle_step, run, panel, block)
+            elif rows >= half:
+                r, some = min(r, rows - half), np.int64(half)
+                fewer(x + r * step, step, outer, outer_step, middle, middle_step, run, panel, block)
             else:
                 one(x + r * step, step, outer, outer_step, middle, middle_step, run, panel, block)
             call_finish_rows(finish, layer, first, count, some, scratch, out + r * stride)
@@ -288,63 +293,107 @@ def make_compute_float_maps(shape: FloatShape) -> Callable[..., None]:
 
 # ---------------------------------------------------------------- channels by themselves
 
+#: Outputs side by side that a tile computes together.
+NEIGHBOURS = 4
+
+
+@inner
+def whole_columns(layer):
+    """From which output of a line on, and up to which, windows lie inside the map from left to right."""
+    across, stride, padding = get(layer, fields.ACROSS), get(layer, fields.STRIDE_ACROSS), get(layer, fields.LEFT)
+    begin = min(across, (padding + stride - 1) // stride)
+    reach = (get(layer, fields.KERNEL_ACROSS) - 1) * get(layer, fields.DILATION_ACROSS)
+    last = get(layer, fields.WIDTH) - 1 - reach + padding  # where a window begins at most, with the padding before the map
+    end = begin
+    if last >= 0:
+        end = max(begin, min(across, last // stride + 1))
+    return begin, end
+
+
+def _windows(tile: Callable[[int, int], Any], lanes: int) -> Any:
+    """windows(layer, source, line, first, last, channel, count, own, own_line_step, own_step, number, out, out_step): outputs
+    first <= column < last of a line, of channels from one on; tile: of so many lanes and outputs side by side (`float_tiles`).
+
+    own: of the first channel and tap.  number: 0 for the taps inside.
+    """
+    several, wide, single = tile(lanes, NEIGHBOURS), tile(lanes, 1), tile(1, 1)
+
+    @inner
+    def windows(layer, source, line, first, last, channel, count, own, own_line_step, own_step, number, out, out_step):
+        width, pixel_bytes = get(layer, fields.WIDTH), get(layer, fields.PIXEL_BYTES)
+        stride, padding = get(layer, fields.STRIDE_ACROSS), get(layer, fields.LEFT)
+        line_step = get(layer, fields.DILATION_DOWN) * width * pixel_bytes
+        tap_step, step = get(layer, fields.DILATION_ACROSS) * pixel_bytes, stride * pixel_bytes
+        y = line * get(layer, fields.STRIDE_DOWN) - get(layer, fields.TOP)
+        top, bottom = span(y, get(layer, fields.KERNEL_DOWN), get(layer, fields.DILATION_DOWN), get(layer, fields.HEIGHT))
+        lines = bottom - top
+        source += (y * width * pixel_bytes) + top * line_step + 4 * channel
+        own += top * own_line_step
+        begin, end = whole_columns(layer)
+        begin, end = max(begin, first), min(end, last)
+        column = first
+        while column < last:
+            some = np.int64(1)
+            if column >= begin and column < end and end - begin >= NEIGHBOURS:
+                # The last ones are computed with some of those before again.
+                column, some = min(column, end - NEIGHBOURS), np.int64(NEIGHBOURS)
+            x = column * stride - padding
+            left, right = span(x, get(layer, fields.KERNEL_ACROSS), get(layer, fields.DILATION_ACROSS), width)
+            at, of, to, taps = source + x * pixel_bytes + left * tap_step, own + left * own_step, out, right - left
+            to += (column - first) * out_step
+            divisor = number
+            if number == 0:
+                divisor = lines * taps
+            if lines <= 0 or taps <= 0:  # of a sum of what is outside
+                for c in range(count):
+                    store_single(to + 4 * c, np.float32(0))
+            elif count < lanes:
+                for k in range(some):
+                    for c in range(0, 4 * count, 4):
+                        single(
+                            at + k * step + c, step, lines, line_step, taps, tap_step,
+                            of + c, own_line_step, own_step, divisor, to + k * out_step + c, out_step,
+                        )  # fmt: skip
+            else:
+                for c in range(0, count, lanes):
+                    by = 4 * min(c, count - lanes)
+                    if some > 1:
+                        several(
+                            at + by, step, lines, line_step, taps, tap_step,
+                            of + by, own_line_step, own_step, divisor, to + by, out_step,
+                        )  # fmt: skip
+                    else:
+                        wide(
+                            at + by, step, lines, line_step, taps, tap_step,
+                            of + by, own_line_step, own_step, divisor, to + by, out_step,
+                        )  # fmt: skip
+            column += some
+
+    return windows
+
 
 def make_compute_depthwise(lanes: int, native_fma: bool) -> Callable[..., None]:
     """Lines of a map of which each channel has weights of its own, (taps, channels) f32 at PANEL, and the float32 steps."""
-    wide, single = depthwise_tile(lanes, native_fma), depthwise_tile(1, native_fma)
-    zero, zero_one = zero_tile(lanes), zero_tile(1)
-
-    @inner
-    def sums(x, lines, line_step, taps, tap_step, weights, weight_line_step, weight_step, out, count):
-        """Of `count` channels, in vectors the last two of which may share channels."""
-        c = np.int64(0)
-        while c < count:
-            if count >= lanes:
-                c = min(c, count - lanes)
-            at = 4 * c
-            if lines <= 0 or taps <= 0:
-                if count >= lanes:
-                    zero(out + at)
-                else:
-                    zero_one(out + at)
-            elif count >= lanes:
-                wide(
-                    x + at, lines, line_step, taps, tap_step, weights + at, weight_line_step, weight_step, out + at
-                )  # fmt: skip
-            else:
-                single(
-                    x + at, lines, line_step, taps, tap_step, weights + at, weight_line_step, weight_step, out + at
-                )  # fmt: skip
-            c += lanes if count >= lanes else 1
+    windows = _windows(partial(depthwise_tile, native_fma), lanes)
 
     def compute_depthwise(layer, source, target, rows, first_line, last_line, scratch, prepared, shifts):
-        height, width, across = get(layer, fields.HEIGHT), get(layer, fields.WIDTH), get(layer, fields.ACROSS)
-        pixel_bytes, channels = get(layer, fields.PIXEL_BYTES), get(layer, fields.NEURONS)
-        kernel_down, kernel_across = get(layer, fields.KERNEL_DOWN), get(layer, fields.KERNEL_ACROSS)
-        step_down, step_across = get(layer, fields.DILATION_DOWN), get(layer, fields.DILATION_ACROSS)
-        weights, finish = get(layer, fields.PANEL), get(layer, fields.FINISH)
-        block = scratch + fields.BLOCK_AT
-        line_step, tap_step = step_down * width * pixel_bytes, step_across * pixel_bytes
-        weight_step = channels * 4
+        across, channels = get(layer, fields.ACROSS), get(layer, fields.NEURONS)
+        finish, block = get(layer, fields.FINISH), scratch + fields.BLOCK_AT
+        pixel_bytes = 4 * channels
+        line_step = get(layer, fields.KERNEL_ACROSS) * pixel_bytes
         for r in range(rows):
             for line in range(first_line, last_line):
-                y = line * get(layer, fields.STRIDE_DOWN) - get(layer, fields.TOP)
-                top, bottom = span(y, kernel_down, step_down, height)
                 out = target + r * get(layer, fields.OUT_BYTES) + line * across * pixel_bytes
                 for first in range(0, across, fields.BLOCK_MOST_ROWS):
-                    some = min(across - first, fields.BLOCK_MOST_ROWS)
-                    for begin in range(0, channels, 64):
-                        count = min(64, channels - begin)
-                        for column in range(first, first + some):
-                            x = column * get(layer, fields.STRIDE_ACROSS) - get(layer, fields.LEFT)
-                            left, right = span(x, kernel_across, step_across, width)
-                            at = source + (y * width + x) * pixel_bytes + top * line_step + left * tap_step + 4 * begin
-                            of = weights + (top * kernel_across + left) * weight_step + 4 * begin
-                            sums(
-                                at, bottom - top, line_step, right - left, tap_step, of, kernel_across * weight_step,
-                                weight_step, block + (column - first) * fields.BLOCK_STEP, count,
-                            )  # fmt: skip
-                        call_finish_rows(finish, layer, begin, count, some, scratch, out + first * pixel_bytes + 4 * begin)
+                    last = min(across, first + fields.BLOCK_MOST_ROWS)
+                    for channel in range(0, channels, 64):
+                        count = min(64, channels - channel)
+                        windows(
+                            layer, source, line, first, last, channel, count, get(layer, fields.PANEL) + 4 * channel,
+                            line_step, pixel_bytes, 1, block, fields.BLOCK_STEP,
+                        )  # fmt: skip
+                        to = out + first * pixel_bytes + 4 * channel
+                        call_finish_rows(finish, layer, channel, count, last - first, scratch, to)
             source += get(layer, fields.IN_BYTES)
 
     return compute_depthwise
@@ -353,72 +402,24 @@ def make_compute_depthwise(lanes: int, native_fma: bool) -> Callable[..., None]:
 def make_pool_largest(lanes: int) -> Callable[..., None]:
     """Lines of the largest of float32, or, of the channels of which MIRRORED, i32, has the sign's bit, the smallest; NaN where
     there is one."""
-    wide, single = largest_tile(lanes), largest_tile(1)
-
-    def pool_largest(layer, source, target, rows, first_line, last_line, scratch, prepared, shifts):
-        height, width, across = get(layer, fields.HEIGHT), get(layer, fields.WIDTH), get(layer, fields.ACROSS)
-        pixel_bytes, channels = get(layer, fields.PIXEL_BYTES), get(layer, fields.NEURONS)
-        kernel_down, kernel_across = get(layer, fields.KERNEL_DOWN), get(layer, fields.KERNEL_ACROSS)
-        step_down, step_across = get(layer, fields.DILATION_DOWN), get(layer, fields.DILATION_ACROSS)
-        mirrored = get(layer, fields.MIRRORED)
-        line_step, tap_step = step_down * width * pixel_bytes, step_across * pixel_bytes
-        for r in range(rows):
-            for line in range(first_line, last_line):
-                y = line * get(layer, fields.STRIDE_DOWN) - get(layer, fields.TOP)
-                top, bottom = span(y, kernel_down, step_down, height)
-                out = target + r * get(layer, fields.OUT_BYTES) + line * across * pixel_bytes
-                for column in range(across):
-                    x = column * get(layer, fields.STRIDE_ACROSS) - get(layer, fields.LEFT)
-                    left, right = span(x, kernel_across, step_across, width)
-                    at = source + (y * width + x) * pixel_bytes + top * line_step + left * tap_step
-                    lines, taps = bottom - top, right - left
-                    if channels >= lanes:
-                        for c in range(0, channels - lanes, lanes):
-                            wide(at + 4 * c, lines, line_step, taps, tap_step, mirrored + 4 * c, out + 4 * c)
-                        c = 4 * (channels - lanes)
-                        wide(at + c, lines, line_step, taps, tap_step, mirrored + c, out + c)
-                    else:
-                        for c in range(channels):
-                            single(at + 4 * c, lines, line_step, taps, tap_step, mirrored + 4 * c, out + 4 * c)
-                    out += pixel_bytes
-            source += get(layer, fields.IN_BYTES)
-
-    return pool_largest
+    return _make_pool(_windows(largest_tile, lanes))
 
 
 def make_pool_average(lanes: int) -> Callable[..., None]:
     """Lines of averages of float32: sums in float64, line by line, divided and rounded once."""
-    wide, single = average_tile(lanes), average_tile(1)
+    return _make_pool(_windows(average_tile, lanes))
 
-    def pool_average(layer, source, target, rows, first_line, last_line, scratch, prepared, shifts):
-        height, width, across = get(layer, fields.HEIGHT), get(layer, fields.WIDTH), get(layer, fields.ACROSS)
-        pixel_bytes, channels = get(layer, fields.PIXEL_BYTES), get(layer, fields.NEURONS)
-        kernel_down, kernel_across = get(layer, fields.KERNEL_DOWN), get(layer, fields.KERNEL_ACROSS)
-        step_down, step_across = get(layer, fields.DILATION_DOWN), get(layer, fields.DILATION_ACROSS)
-        divisor = get(layer, fields.DIVISOR)
-        line_step, tap_step = step_down * width * pixel_bytes, step_across * pixel_bytes
+
+def _make_pool(windows: Any) -> Callable[..., None]:
+    def pool(layer, source, target, rows, first_line, last_line, scratch, prepared, shifts):
+        across, channels = get(layer, fields.ACROSS), get(layer, fields.NEURONS)
         for r in range(rows):
             for line in range(first_line, last_line):
-                y = line * get(layer, fields.STRIDE_DOWN) - get(layer, fields.TOP)
-                top, bottom = span(y, kernel_down, step_down, height)
-                out = target + r * get(layer, fields.OUT_BYTES) + line * across * pixel_bytes
-                for column in range(across):
-                    x = column * get(layer, fields.STRIDE_ACROSS) - get(layer, fields.LEFT)
-                    left, right = span(x, kernel_across, step_across, width)
-                    at = source + (y * width + x) * pixel_bytes + top * line_step + left * tap_step
-                    lines, taps = bottom - top, right - left
-                    number = divisor
-                    if number == 0:
-                        number = lines * taps
-                    if channels >= lanes:
-                        for c in range(0, channels - lanes, lanes):
-                            wide(at + 4 * c, lines, line_step, taps, tap_step, number, out + 4 * c)
-                        c = 4 * (channels - lanes)
-                        wide(at + c, lines, line_step, taps, tap_step, number, out + c)
-                    else:
-                        for c in range(channels):
-                            single(at + 4 * c, lines, line_step, taps, tap_step, number, out + 4 * c)
-                    out += pixel_bytes
+                out = target + r * get(layer, fields.OUT_BYTES) + line * across * channels * 4
+                windows(
+                    layer, source, line, 0, across, 0, channels, get(layer, fields.MIRRORED), 0, 0,
+                    get(layer, fields.DIVISOR), out, 4 * channels,
+                )  # fmt: skip
             source += get(layer, fields.IN_BYTES)
 
-    return pool_average
+    return pool

@@ -94,89 +94,76 @@ def float_tile(shape: FloatShape, rows: int) -> Any:
     return intrinsic_of(shape.lanes, 9, body, types.void)
 
 
-def _over_window(
-    emit: Emit,
-    x: Value,
-    ways: tuple[Value, Value, Value, Value],
-    weights: tuple[Value, Value, Value] | None,
-    start: list[Value],
-    turn: Callable[[Value, Value | None, list[Value]], list[Value]],
-) -> list[Value]:
-    """A loop over the taps of a window, at least one.
+#: (emit, of each output: address of a tap, address of its weights, what is carried) -> what is carried.
+Turn = Callable[[Emit, Value, Value, Value], Value]
+#: (emit, what is carried in the end, `own`, `number`) -> float32.
+End = Callable[[Emit, Value, Value, Value], Value]
 
-    ways: lines, bytes from line to line, taps of a line, bytes from tap to tap.  weights: the address of the first tap's, and
-    bytes from line to line and from tap to tap.  turn: (address of a tap, of its weights, what is carried) -> what is carried.
+
+def _window_tile(lanes: int, pixels: int, start: Value, turn: Turn, end: End) -> Any:
+    """Intrinsic tile(x, step, lines, line_step, taps, tap_step, own, own_line_step, own_step, number, out, out_step) for the
+    windows of outputs side by side and as many channels: a loop over their taps, at least one.
+
+    x: address of the first window's first tap, from output to output `step` bytes.  own: address of what goes with that tap,
+    bytes from line to line and from tap to tap.  out: float32, from output to output `out_step` bytes.
     """
-    b = emit.builder
-    lines, line_step, taps, tap_step = ways
-    places = [x] if weights is None else [x, weights[0]]
-    count = len(places)
-    outer = Loop(emit, emit.constant(0), [*places, *start])
-    inner = Loop(emit, emit.constant(0), list(outer.values))
-    carried = turn(inner.values[0], inner.values[1] if weights else None, inner.values[count:])
-    tap_steps = [tap_step] if weights is None else [tap_step, weights[2]]
-    line_steps = [line_step] if weights is None else [line_step, weights[1]]
-    inner.close(1, taps, [*map(b.add, inner.values[:count], tap_steps), *carried])
-    outer.close(1, lines, [*map(b.add, outer.values[:count], line_steps), *carried])
-    return carried
+
+    def body(emit: Emit, x: Value, *values: Value) -> None:
+        step, lines, line_step, taps, tap_step, own, own_line_step, own_step, number, out, out_step = values
+        b = emit.builder
+        outer = Loop(emit, emit.constant(0), [x, own, *[start] * pixels])
+        inner = Loop(emit, emit.constant(0), list(outer.values))
+        at, of, *carried = inner.values
+        for index, value in enumerate(carried):
+            carried[index] = turn(emit, at, of, value)
+            at = b.add(at, step)
+        inner.close(1, taps, [b.add(inner.values[0], tap_step), b.add(of, own_step), *carried])
+        outer.close(1, lines, [b.add(outer.values[0], line_step), b.add(outer.values[1], own_line_step), *carried])
+        for value in carried:
+            emit.store(end(emit, value, own, number), out, 4)
+            out = b.add(out, out_step)
+
+    return intrinsic_of(lanes, 12, body, types.void)
 
 
-def depthwise_tile(lanes: int, native: bool) -> Any:
-    """Intrinsic tile(x, lines, line_step, taps, tap_step, weights, weight_line_step, weight_step, out): sums over a window for
-    channels side by side, each with weights of its own, f32."""
+def depthwise_tile(native: bool, lanes: int, pixels: int) -> Any:
+    """`_window_tile` of sums of inputs times weights, f32 at `own`."""
     fused, kind = fused_of(native), vector(F32, lanes)
 
-    def body(emit: Emit, x: Value, *values: Value) -> None:
-        *ways, weights, weight_line_step, weight_step, out = values
+    def turn(emit: Emit, at: Value, own: Value, total: Value) -> Value:
+        return fused(emit, emit.load(at, kind, 4), emit.load(own, kind, 4), total)
 
-        def turn(at: Value, own: Value | None, sums: list[Value]) -> list[Value]:
-            return [fused(emit, emit.load(at, kind, 4), emit.load(own, kind, 4), sums[0])]
-
-        of = (weights, weight_line_step, weight_step)
-        total = _over_window(emit, x, (ways[0], ways[1], ways[2], ways[3]), of, [emit.many(kind, 0.0)], turn)
-        emit.store(total[0], out, 4)
-
-    return intrinsic_of(lanes, 9, body, types.void)
+    return _window_tile(lanes, pixels, Emit.many(kind, 0.0), turn, lambda emit, total, own, number: total)
 
 
-def largest_tile(lanes: int) -> Any:
-    """Intrinsic tile(x, lines, line_step, taps, tap_step, turned, out): the largest of a window for channels side by side; NaN
-    where there is one.  turned: address of i32 a channel, what numbers are XORed with before and after."""
+def largest_tile(lanes: int, pixels: int) -> Any:
+    """`_window_tile` of the largest number, NaN where there is one; i32 at `own` are XORed with numbers before and after."""
     kind, whole = vector(F32, lanes), vector(I32, lanes)
 
-    def body(emit: Emit, x: Value, *values: Value) -> None:
+    def turn(emit: Emit, at: Value, own: Value, most: Value) -> Value:
         b = emit.builder
-        *ways, turned, out = values
-        mask = emit.load(turned, whole, 4)
+        value = b.bitcast(b.xor(emit.load(at, whole, 4), emit.load(own, whole, 4)), kind)
+        better = b.or_(b.fcmp_ordered(">", value, most), b.fcmp_unordered("uno", value, value))
+        return b.select(better, value, most)
 
-        def turn(at: Value, own: Value | None, most: list[Value]) -> list[Value]:
-            value = b.bitcast(b.xor(emit.load(at, whole, 4), mask), kind)
-            better = b.or_(b.fcmp_ordered(">", value, most[0]), b.fcmp_unordered("uno", value, value))
-            return [b.select(better, value, most[0])]
+    def end(emit: Emit, most: Value, own: Value, number: Value) -> Value:
+        return emit.builder.xor(emit.builder.bitcast(most, whole), emit.load(own, whole, 4))
 
-        found = _over_window(emit, x, (ways[0], ways[1], ways[2], ways[3]), None, [emit.many(kind, float("-inf"))], turn)
-        emit.store(b.xor(b.bitcast(found[0], whole), mask), out, 4)
-
-    return intrinsic_of(lanes, 7, body, types.void)
+    return _window_tile(lanes, pixels, Emit.many(kind, float("-inf")), turn, end)
 
 
-def average_tile(lanes: int) -> Any:
-    """Intrinsic tile(x, lines, line_step, taps, tap_step, number, out): float64 sums of a window for channels side by side, in
-    order, divided by a number and rounded to float32 once."""
+def average_tile(lanes: int, pixels: int) -> Any:
+    """`_window_tile` of float64 sums in order, divided by `number` and rounded to float32 once."""
     kind, wide = vector(F32, lanes), vector(F64, lanes)
 
-    def body(emit: Emit, x: Value, *values: Value) -> None:
+    def turn(emit: Emit, at: Value, own: Value, total: Value) -> Value:
+        return emit.builder.fadd(total, emit.builder.fpext(emit.load(at, kind, 4), wide))
+
+    def end(emit: Emit, total: Value, own: Value, number: Value) -> Value:
         b = emit.builder
-        *ways, number, out = values
+        return b.fptrunc(b.fdiv(total, emit.splat(b.sitofp(number, F64))), kind)
 
-        def turn(at: Value, own: Value | None, sums: list[Value]) -> list[Value]:
-            return [b.fadd(sums[0], b.fpext(emit.load(at, kind, 4), wide))]
-
-        total = _over_window(emit, x, (ways[0], ways[1], ways[2], ways[3]), None, [emit.many(wide, 0.0)], turn)
-        mean = b.fdiv(total[0], emit.splat(b.sitofp(number, F64)))
-        emit.store(b.fptrunc(mean, kind), out, 4)
-
-    return intrinsic_of(lanes, 7, body, types.void)
+    return _window_tile(lanes, pixels, Emit.many(wide, 0.0), turn, end)
 
 
 def copy_tile(lanes: int) -> Any:

@@ -380,6 +380,10 @@ def make_compute_mapped() -> Callable[..., None]:
         out_bytes = get(layer, fields.OUT_BYTES)
         tables, columns = get(layer, fields.PANEL), get(layer, fields.PANELS)
         first, last = first_group * 64, min(last_group * 64, get(layer, fields.NEURONS))
+        if columns == 1 and in_bytes == last - first:
+            # All rows are one.
+            last *= rows
+            rows = np.int64(1)
         for r in range(rows):
             for j in range(first, last):
                 at = np.int64(load_byte(source + r * in_bytes + j)) * columns

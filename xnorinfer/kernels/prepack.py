@@ -288,10 +288,10 @@ def reals(kernel: Kernel, weights: Words, depth: int, limits: Limits) -> Row:
     return row | panels_of(layout.sign_panels(weights, kernel.real_panel)) | graded
 
 
-def floats(kernel: Kernel, weight: NDArray[np.float32], limits: Limits) -> Row:
-    """Chains of fused multiply-adds of float32.  weight: (neurons, depth) float32."""
+def floats(kernel: Kernel, weight: NDArray[np.float32], limits: Limits, *, alone: bool) -> Row:
+    """Chains of fused multiply-adds of float32.  weight: (neurons, depth) float32.  alone: whether rows are often single."""
     neurons, depth = weight.shape
-    shape = kernel.floats(neurons)
+    shape = kernel.floats(neurons, alone=alone)
     row = _product(neurons, depth, limits, FLOAT_WORK * neurons * depth) | {
         fields.COMPUTE: kernel.compute_floats(shape),
         fields.IN_BYTES: depth * 4,

@@ -88,7 +88,8 @@ class Emit:
         bits = self.builder.bitcast(hits, ir.IntType(hits.type.count))
         return bits if hits.type.count == 64 else self.builder.zext(bits, I64)
 
-    def many(self, kind: ir.VectorType, value: float) -> ir.Constant:
+    @staticmethod
+    def many(kind: ir.VectorType, value: float) -> ir.Constant:
         return ir.Constant(kind, [value] * kind.count)
 
     def offset(self, address: ir.Value, index: ir.Value | int, scale: int) -> ir.Value:
