@@ -81,7 +81,8 @@ class Kernel:
         needed = -(-neurons // self.single_lanes)
         vectors = 4 if alone and needed > 2 else 1 if needed in (1, 3, 5) else 2
         # Beside sums there are weights and an input; pixels of lines often come in multiples of 14.
-        return FloatShape(self.single_lanes, vectors, min(14, (self.registers - vectors - 1) // vectors), _fused())
+        rows = (self.registers - vectors - 1) // vectors
+        return FloatShape(self.single_lanes, vectors, rows // 14 * 14 or rows, _fused())
 
     def compute_floats(self, shape: FloatShape) -> int:
         return address("make_compute_floats", _COMPUTE, shape)

@@ -27,8 +27,8 @@ from __future__ import annotations
     PREPARED_BYTES,  # prepared form of one row
     WORD_BYTES,  # from word to word of a prepared row of parities; from row to row is PREPARED_BYTES
     PART_BYTES,  # counts of one row behind the prepared rows, where those of all rows are kept; 0 = they are not
-    OPS,  # number of float32 steps
-    OP_CODES,  # address: i64 per step
+    OPS,  # number of float32 steps, or of runs of them
+    OP_CODES,  # address: i64 per step; three for each of the runs that `prepack.pieces_of` makes
     OP_VALUES,  # address: (steps, 2, neurons) f32
     BASE,  # address: i64 per neuron; integer accumulator = base + FACTOR * count
     FACTOR,
@@ -97,6 +97,21 @@ FUNCTIONS = (PREPARE, COMPUTE, FINISH, GATHER)
 # Float32 steps, in the order of `packed.STEP_NAMES`.
 MUL, ADD, FMA, CLIP, DIV, STEP, PRELU, SIDE, TANH, SIGMOID = range(10)
 
+#: Runs of steps that are taken together where they are taken on rows (`float_layers`), those of several steps last.
+PIECES: tuple[tuple[int, ...], ...] = (
+    *((code,) for code in (MUL, ADD, FMA, CLIP, DIV, STEP, PRELU, SIDE)),
+    (MUL, ADD),
+    (MUL, MUL, ADD),
+    (CLIP, MUL, ADD),
+    (MUL, ADD, CLIP),
+    (MUL, ADD, SIDE),
+    (MUL, MUL, ADD, SIDE),
+    (CLIP, MUL, ADD, SIDE),
+    (CLIP, MUL, ADD, SIDE, CLIP),
+    (FMA, CLIP),
+    (FMA, SIDE),
+)
+
 # One row per run.  The first fields are filled in by `drive` itself.
 (
     ROWS,
@@ -151,7 +166,8 @@ OTHERS_FOUND_AT = READY_AT + 64
 SIDE_FROM_TARGET_AT = OTHERS_FOUND_AT + 64 * 8
 #: Where the target itself lies, and the bits beside it.
 TARGET_FOUND_AT, BITS_FOUND_AT = SIDE_FROM_TARGET_AT + 8, SIDE_FROM_TARGET_AT + 16
-#: Rows of float32 that become what they are in place, of up to 64 neurons each.
+#: Rows of float32 that steps are taken on, of up to 64 neurons each, and as many that are added to them.
 BLOCK_AT = SIDE_FROM_TARGET_AT + 64
-BLOCK_MOST_ROWS, BLOCK_STEP = 16, 64 * 4
-PREPARED_AT = BLOCK_AT + BLOCK_MOST_ROWS * BLOCK_STEP
+BLOCK_MOST_ROWS, BLOCK_STEP = 32, 64 * 4
+SIDE_BLOCK_AT = BLOCK_AT + BLOCK_MOST_ROWS * BLOCK_STEP
+PREPARED_AT = SIDE_BLOCK_AT + BLOCK_MOST_ROWS * BLOCK_STEP

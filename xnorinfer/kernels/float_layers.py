@@ -9,7 +9,7 @@ float32 steps work in place, vector by vector, before they are written.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,13 +18,12 @@ import numpy as np
 from xnorinfer.kernels import fields
 from xnorinfer.kernels.count_rows import call_finish_rows
 from xnorinfer.kernels.float_tiles import (
-    add_tile,
     average_tile,
     copy_tile,
     depthwise_tile,
     float_tile,
     largest_tile,
-    step_tile,
+    steps_tile,
     zero_tile,
 )
 from xnorinfer.kernels.layers import sigmoid_of, tanh_of
@@ -51,18 +50,38 @@ def _copier(lanes: int) -> Any:
     return copy
 
 
-def make_finish_rows(lanes: int, native_fma: bool) -> Callable[..., None]:
-    """The steps on rows of the block, and out, where rows have all neurons of the layer."""
-    copy, add, add_one = _copier(lanes), add_tile(lanes), add_tile(1)
-    below, above = compare_singles("<="), compare_singles(">=")
-    mul, plus, fma, clip, div, step, prelu = (
-        step_tile(lanes, native_fma, code)
-        for code in (fields.MUL, fields.ADD, fields.FMA, fields.CLIP, fields.DIV, fields.STEP, fields.PRELU)
-    )
+def _any_of(tiles: Sequence[Any], first: int = 0) -> Any:
+    """steps(number, ...): the tile of that number, of those from `first` on."""
+    if len(tiles) == 1:
+        only = tiles[0]
+
+        @inner
+        def steps(number, block, rows, vectors, values, value_bytes, side, side_bytes, out, out_bytes):
+            only(block, rows, vectors, values, value_bytes, side, side_bytes, out, out_bytes)
+
+        return steps
+    middle = len(tiles) // 2
+    low, high, border = _any_of(tiles[:middle], first), _any_of(tiles[middle:], first + middle), first + middle
 
     @inner
-    def bits_of(layer, first, count, rows, block, scratch, place):
-        """Of rows of the block, the first of which is number `place` of all; whole words where there are, or their bytes."""
+    def either(number, block, rows, vectors, values, value_bytes, side, side_bytes, out, out_bytes):
+        if number < border:
+            low(number, block, rows, vectors, values, value_bytes, side, side_bytes, out, out_bytes)
+        else:
+            high(number, block, rows, vectors, values, value_bytes, side, side_bytes, out, out_bytes)
+
+    return either
+
+
+def make_finish_rows(lanes: int, native_fma: bool) -> Callable[..., None]:
+    """The steps on rows of the block, and out, where rows have all neurons of the layer."""
+    below, above = compare_singles("<="), compare_singles(">=")
+    copy, steps = _copier(lanes), _any_of([steps_tile(lanes, native_fma, codes) for codes in fields.PIECES])
+
+    @inner
+    def bits_of(layer, first, count, rows, at, at_bytes, scratch, place):
+        """Of rows of float32 at an address, the first of which is number `place` of all; whole words where there are, or their
+        bytes."""
         limits, step = get(layer, fields.BIT_LIMITS) + 4 * first, get(layer, fields.BIT_BYTES)
         turned = get(get(layer, fields.BIT_MIRRORED), first >> 6) >> (first & 63)
         out = load_word(scratch + fields.BITS_FOUND_AT) + place * step + (first >> 3)
@@ -72,60 +91,53 @@ def make_finish_rows(lanes: int, native_fma: bool) -> Callable[..., None]:
         for r in range(rows):
             word = np.int64(0)
             if turned != 0:
-                word = above(block + r * fields.BLOCK_STEP, limits) & turned
+                word = above(at, limits) & turned
             if turned != -1:
-                word |= below(block + r * fields.BLOCK_STEP, limits) & ~turned
+                word |= below(at, limits) & ~turned
             if size == 8:
                 store_word(out, word)
             else:
                 for k in range(size):
                     store_byte(out + k, word >> (8 * k))
+            at += at_bytes
             out += step
 
     def finish_rows(layer, first, count, rows, scratch, out):
         block = scratch + fields.BLOCK_AT
         vectors = (count + lanes - 1) // lanes
-        all_bytes = get(layer, fields.NEURONS) * 4
-        stride = get(layer, fields.STEP_BYTES)
-        side = out + load_word(scratch + fields.SIDE_FROM_TARGET_AT)
-        codes = get(layer, fields.OP_CODES)
-        for i in range(get(layer, fields.OPS)):
-            code = load_word(codes + 8 * i)
-            a = get(layer, fields.OP_VALUES) + 4 * first + 2 * i * all_bytes
-            b = a + all_bytes
-            if code == fields.MUL:
-                mul(block, rows, vectors, a, b)
-            elif code == fields.ADD:
-                plus(block, rows, vectors, a, b)
-            elif code == fields.FMA:
-                fma(block, rows, vectors, a, b)
-            elif code == fields.CLIP:
-                clip(block, rows, vectors, a, b)
-            elif code == fields.DIV:
-                div(block, rows, vectors, a, b)
-            elif code == fields.PRELU:
-                prelu(block, rows, vectors, a, b)
-            elif code == fields.SIDE:
-                for r in range(rows):
-                    to, of = block + r * fields.BLOCK_STEP, side + r * stride
-                    whole = count // lanes * lanes
-                    for j in range(0, whole, lanes):
-                        add(to + 4 * j, of + 4 * j)
-                    for j in range(whole, count):
-                        add_one(to + 4 * j, of + 4 * j)
-            elif code == fields.TANH or code == fields.SIGMOID:
+        whole = vectors * lanes == count
+        value_bytes, stride = get(layer, fields.NEURONS) * 4, get(layer, fields.STEP_BYTES)
+        side, side_bytes = out + load_word(scratch + fields.SIDE_FROM_TARGET_AT), stride
+        codes, pieces = get(layer, fields.OP_CODES), get(layer, fields.OPS)
+        made, made_bytes = block, np.int64(fields.BLOCK_STEP)
+        # Bits are compared in whole words.
+        kept, in_bits = get(layer, fields.UNKEPT) == 0, get(layer, fields.BIT_LIMITS) != 0
+        direct = kept and whole and (count == 64 or not in_bits)
+        for i in range(pieces):
+            number = load_word(codes + 24 * i)
+            values = get(layer, fields.OP_VALUES) + 4 * first + 2 * load_word(codes + 24 * i + 8) * value_bytes
+            if number < 0:
                 for r in range(rows):
                     for j in range(count):
                         at = block + r * fields.BLOCK_STEP + 4 * j
                         value = load_single(at)
-                        store_single(at, tanh_of(value) if code == fields.TANH else sigmoid_of(value))
+                        store_single(at, tanh_of(value) if number == -1 - fields.TANH else sigmoid_of(value))
+            elif direct and i == pieces - 1:
+                steps(number, block, rows, vectors, values, value_bytes, side, side_bytes, out, stride)
+                made, made_bytes = out, stride
             else:
-                step(block, rows, vectors, a, b)
-        if get(layer, fields.UNKEPT) == 0:
+                if not whole and load_word(codes + 24 * i + 16) != 0 and side_bytes == stride:
+                    # Nothing is read beyond the last row.
+                    for r in range(rows):
+                        copy(side + r * stride, scratch + fields.SIDE_BLOCK_AT + r * fields.BLOCK_STEP, count)
+                    side, side_bytes = scratch + fields.SIDE_BLOCK_AT, np.int64(fields.BLOCK_STEP)
+                steps(number, block, rows, vectors, values, value_bytes, side, side_bytes, block, fields.BLOCK_STEP)
+        if kept and made == block:
             for r in range(rows):
                 copy(block + r * fields.BLOCK_STEP, out + r * stride, count)
-        if get(layer, fields.BIT_LIMITS) != 0:
-            bits_of(layer, first, count, rows, block, scratch, (out - load_word(scratch + fields.TARGET_FOUND_AT)) // stride)
+        if in_bits:
+            place = (out - load_word(scratch + fields.TARGET_FOUND_AT)) // stride
+            bits_of(layer, first, count, rows, made, made_bytes, scratch, place)
 
     return finish_rows
 

@@ -184,30 +184,24 @@ def zero_tile(lanes: int) -> Any:
     return intrinsic_of(lanes, 1, body, types.void)
 
 
-def add_tile(lanes: int) -> Any:
-    """Intrinsic add(target, source): so many f32 are added to others."""
+def steps_tile(lanes: int, native: bool, codes: tuple[int, ...]) -> Any:
+    """Intrinsic steps(block, rows, vectors, values, value_bytes, side, side_bytes, out, out_bytes): float32 steps (`fields.MUL`
+    and its like) on the rows of a block, one after the other.
 
-    def body(emit: Emit, target: Value, source: Value) -> None:
-        kind = vector(F32, lanes)
-        emit.store(emit.builder.fadd(emit.load(target, kind, 4), emit.load(source, kind, 4)), target, 4)
-
-    return intrinsic_of(lanes, 2, body, types.void)
-
-
-def step_tile(lanes: int, native: bool, code: int) -> Any:
-    """Intrinsic step(block, rows, vectors, a, b): a float32 step (`fields.MUL` and its like) on the rows of a block, in place.
-
-    a, b: addresses of f32 for each of vectors*lanes neurons.
+    values: address of a and b of each step, f32 of vectors*lanes neurons, `value_bytes` from one to the next.  side: of what is
+    added, and out: of what comes out, so many bytes from row to row.
     """
     kind, fused = vector(F32, lanes), fused_of(native)
 
-    def changed(emit: Emit, value: Value, first: Value, second: Value) -> Value:
+    def changed(emit: Emit, code: int, value: Value, first: Value, second: Value, side: Value) -> Value:
         b = emit.builder
         match code:
             case fields.MUL:
                 return b.fmul(value, first)
             case fields.ADD:
                 return b.fadd(value, first)
+            case fields.SIDE:
+                return b.fadd(value, emit.load(side, kind, 4))
             case fields.FMA:
                 return fused(emit, value, first, second)
             case fields.DIV:
@@ -223,14 +217,34 @@ def step_tile(lanes: int, native: bool, code: int) -> Any:
                 return b.select(b.fcmp_ordered(">=", value, first), emit.many(kind, 1.0), below)
         raise AssertionError(code)
 
-    def body(emit: Emit, block: Value, rows: Value, vectors: Value, a: Value, b: Value) -> None:
-        column = Loop(emit, emit.constant(0), [])
-        at = emit.offset(block, column.index, 4 * lanes)
-        first, second = (emit.load(emit.offset(one, column.index, 4 * lanes), kind, 4) for one in (a, b))
-        row = Loop(emit, emit.constant(0), [])
-        place = emit.offset(at, row.index, fields.BLOCK_STEP)
-        emit.store(changed(emit, emit.load(place, kind, 4), first, second), place, 4)
-        row.close(1, rows, [])
-        column.close(1, vectors, [])
+    def body(
+        emit: Emit,
+        block: Value,
+        rows: Value,
+        vectors: Value,
+        values: Value,
+        value_bytes: Value,
+        side: Value,
+        side_bytes: Value,
+        out: Value,
+        out_bytes: Value,
+    ) -> None:
+        b, line = emit.builder, emit.constant(4 * lanes)
+        column = Loop(emit, emit.constant(0), [block, values, side, out])
+        places, own = column.values, column.values[1]
+        numbers = []
+        for code in codes:
+            # What no step reads is left out by the compiler.
+            pair = [emit.load(at, kind, 4) for at in (own, b.add(own, value_bytes))] if code != fields.SIDE else [own, own]
+            numbers.append(pair)
+            own = b.add(own, b.shl(value_bytes, emit.constant(1)))
+        row = Loop(emit, emit.constant(0), [places[0], places[2], places[3]])
+        at, beside, to = row.values
+        value = emit.load(at, kind, 4)
+        for code, (first, second) in zip(codes, numbers, strict=True):
+            value = changed(emit, code, value, first, second, beside)
+        emit.store(value, to, 4)
+        row.close(1, rows, [b.add(at, emit.constant(fields.BLOCK_STEP)), b.add(beside, side_bytes), b.add(to, out_bytes)])
+        column.close(1, vectors, [b.add(place, line) for place in places])
 
-    return intrinsic_of(lanes, 5, body, types.void)
+    return intrinsic_of(lanes, 9, body, types.void)

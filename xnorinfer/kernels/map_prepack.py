@@ -21,7 +21,7 @@ from xnorinfer.kernels.prepack import FLOAT_WORK, INPUT_WORK, Row, panels_of
 STRIP_PIXELS = 128
 STRIP_BYTES = 1 << 16
 #: Pixels of a strip of a float layer about.
-FLOAT_PIXELS = 112
+FLOAT_PIXELS = 224
 #: Rows that some tile computes together.
 TILE_ROWS = 8
 

@@ -327,12 +327,30 @@ def steps(kernel: Kernel, codes: list[int], values: NDArray[np.float32], *, in_r
     # Vectors of them are read whole.
     room = layout.aligned((values.size + WORD_BITS,), np.float32)
     room[: values.size] = values.reshape(-1)
+    listed = pieces_of(codes) if in_rows else codes
     return {
         fields.FINISH: kernel.finish_rows() if in_rows else kernel.finish(),
-        fields.OPS: len(codes),
-        fields.OP_CODES: layout.kept(np.array(codes, np.int64)),
+        fields.OPS: len(listed),
+        fields.OP_CODES: layout.kept(np.array(listed, np.int64)),
         fields.OP_VALUES: room,
     }
+
+
+def pieces_of(codes: list[int]) -> list[tuple[int, int, bool]]:
+    """Steps as the runs that are taken together.
+
+    Of each its number in `fields.PIECES`, or below 0 -1 - the code of a step that is none of them; its first step; whether
+    something is added in it.
+    """
+    found: list[tuple[int, int, bool]] = []
+    at = 0
+    while at < len(codes):
+        fits = [piece for piece in fields.PIECES if tuple(codes[at : at + len(piece)]) == piece]
+        longest = max(fits, key=len, default=None)
+        number = -1 - codes[at] if longest is None else fields.PIECES.index(longest)
+        found.append((number, at, fields.SIDE in (longest or ())))
+        at += len(longest or (0,))
+    return found
 
 
 def _product(neurons: int, depth: int, limits: Limits, work: int) -> Row:
