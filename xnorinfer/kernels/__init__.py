@@ -73,16 +73,18 @@ class Kernel:
     def compute_reals(self) -> int:
         return address("make_compute_reals", _COMPUTE, self.real_lanes, self.real_vectors)
 
-    def floats(self, neurons: int, *, alone: bool = False) -> FloatShape:
+    def floats(self, neurons: int, run: int = 1, *, alone: bool = False) -> FloatShape:
         """The tile of a float layer of so many neurons: of two vectors, of one where that leaves less of it empty.
 
-        alone: for single rows; four vectors, so that none waits for another.
+        run: inputs that lie side by side; loops of few turns end as the CPU expects.  alone: for single rows; four vectors, so
+        that none waits for another.
         """
         needed = -(-neurons // self.single_lanes)
         vectors = 4 if alone and needed > 2 else 1 if needed in (1, 3, 5) else 2
         # Beside sums there are weights and an input; pixels of lines often come in multiples of 14.
         rows = (self.registers - vectors - 1) // vectors
-        return FloatShape(self.single_lanes, vectors, rows // 14 * 14 or rows, _fused())
+        unrolled = next(count for count in (3, 4, 1) if run % count == 0)
+        return FloatShape(self.single_lanes, vectors, rows // 14 * 14 or rows, _fused(), unrolled)
 
     def compute_floats(self, shape: FloatShape) -> int:
         return address("make_compute_floats", _COMPUTE, shape)
@@ -327,7 +329,8 @@ def warmup(name: str | None = None) -> list[str]:
         for neurons in (kernel.single_lanes, 64):
             for alone in (True, False):
                 kernel.compute_floats(kernel.floats(neurons, alone=alone))
-            kernel.compute_float_maps(kernel.floats(neurons))
+            for run in (1, 3, 4):
+                kernel.compute_float_maps(kernel.floats(neurons, run))
         for channels, in_pairs in ((64, True), (64, False), (32, True), (1, False)):
             kernel.gather_bits(channels, in_pairs)
         # Of levels the usual ones, of 2 bits.

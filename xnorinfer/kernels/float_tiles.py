@@ -53,8 +53,8 @@ def float_tile(shape: FloatShape, rows: int) -> Any:
     """Intrinsic tile(x, step, outer, outer_step, middle, middle_step, run, panel, block): the sums of `rows` rows for the
     neurons of a panel, into rows of a block.
 
-    The inputs of a row lie in `outer` parts, `outer_step` bytes apart, each of `middle` parts of `run` f32; from row to row are
-    `step` bytes.  x: address of the first row's; panel: of [inputs][shape.panel] f32 on a cache line.
+    The inputs of a row lie in `outer` parts, `outer_step` bytes apart, each of `middle` parts of `run` f32, a multiple of
+    `shape.unrolled`; from row to row are `step` bytes.  x: address of the first row's; panel: of [inputs][shape.panel] f32 on a cache line.
     """
     fused, kind, width = fused_of(shape.fused), vector(F32, shape.lanes), 4 * shape.panel
     columns = range(shape.vectors)
@@ -77,16 +77,17 @@ def float_tile(shape: FloatShape, rows: int) -> Any:
         second = Loop(emit, emit.constant(0), list(first.values))
         third = Loop(emit, emit.constant(0), list(second.values))
         at, weights, *sums = third.values
-        loaded = [emit.load(emit.offset(weights, j, 4 * shape.lanes), kind, 4 * shape.lanes) for j in columns]
-        for r in range(rows):
-            place = b.add(at, b.mul(step, emit.constant(r))) if r else at
-            value = emit.splat(emit.load(place, F32, 4))
-            for j in columns:
-                sums[r * shape.vectors + j] = fused(emit, value, loaded[j], sums[r * shape.vectors + j])
-        following = b.add(weights, emit.constant(width))
-        third.close(1, run, [b.add(at, emit.constant(4)), following, *sums])
-        second.close(1, middle, [b.add(second.values[0], middle_step), following, *sums])
-        first.close(1, outer, [b.add(first.values[0], outer_step), following, *sums])
+        for _ in range(shape.unrolled):
+            loaded = [emit.load(emit.offset(weights, j, 4 * shape.lanes), kind, 4 * shape.lanes) for j in columns]
+            for r in range(rows):
+                place = b.add(at, b.mul(step, emit.constant(r))) if r else at
+                value = emit.splat(emit.load(place, F32, 4))
+                for j in columns:
+                    sums[r * shape.vectors + j] = fused(emit, value, loaded[j], sums[r * shape.vectors + j])
+            at, weights = b.add(at, emit.constant(4)), b.add(weights, emit.constant(width))
+        third.close(shape.unrolled, run, [at, weights, *sums])
+        second.close(1, middle, [b.add(second.values[0], middle_step), weights, *sums])
+        first.close(1, outer, [b.add(first.values[0], outer_step), weights, *sums])
         for index, total in enumerate(sums):
             row, j = divmod(index, shape.vectors)
             emit.store(total, emit.offset(block, row * fields.BLOCK_STEP + j * 4 * shape.lanes, 1), 4)
@@ -94,8 +95,9 @@ def float_tile(shape: FloatShape, rows: int) -> Any:
     return intrinsic_of(shape.lanes, 9, body, types.void)
 
 
-#: (emit, of each output: address of a tap, address of its weights, what is carried) -> what is carried.
-Turn = Callable[[Emit, Value, Value, Value], Value]
+#: (emit, of each output: address of a tap, of what goes with it, of what goes with the first one, what is carried) -> what is
+#: carried.
+Turn = Callable[[Emit, Value, Value, Value, Value], Value]
 #: (emit, what is carried in the end, `own`, `number`) -> float32.
 End = Callable[[Emit, Value, Value, Value], Value]
 
@@ -115,7 +117,7 @@ def _window_tile(lanes: int, pixels: int, start: Value, turn: Turn, end: End) ->
         inner = Loop(emit, emit.constant(0), list(outer.values))
         at, of, *carried = inner.values
         for index, value in enumerate(carried):
-            carried[index] = turn(emit, at, of, value)
+            carried[index] = turn(emit, at, of, own, value)
             at = b.add(at, step)
         inner.close(1, taps, [b.add(inner.values[0], tap_step), b.add(of, own_step), *carried])
         outer.close(1, lines, [b.add(outer.values[0], line_step), b.add(outer.values[1], own_line_step), *carried])
@@ -130,8 +132,8 @@ def depthwise_tile(native: bool, lanes: int, pixels: int) -> Any:
     """`_window_tile` of sums of inputs times weights, f32 at `own`."""
     fused, kind = fused_of(native), vector(F32, lanes)
 
-    def turn(emit: Emit, at: Value, own: Value, total: Value) -> Value:
-        return fused(emit, emit.load(at, kind, 4), emit.load(own, kind, 4), total)
+    def turn(emit: Emit, at: Value, of: Value, own: Value, total: Value) -> Value:
+        return fused(emit, emit.load(at, kind, 4), emit.load(of, kind, 4), total)
 
     return _window_tile(lanes, pixels, Emit.many(kind, 0.0), turn, lambda emit, total, own, number: total)
 
@@ -140,7 +142,7 @@ def largest_tile(lanes: int, pixels: int) -> Any:
     """`_window_tile` of the largest number, NaN where there is one; i32 at `own` are XORed with numbers before and after."""
     kind, whole = vector(F32, lanes), vector(I32, lanes)
 
-    def turn(emit: Emit, at: Value, own: Value, most: Value) -> Value:
+    def turn(emit: Emit, at: Value, of: Value, own: Value, most: Value) -> Value:
         b = emit.builder
         value = b.bitcast(b.xor(emit.load(at, whole, 4), emit.load(own, whole, 4)), kind)
         better = b.or_(b.fcmp_ordered(">", value, most), b.fcmp_unordered("uno", value, value))
@@ -156,7 +158,7 @@ def average_tile(lanes: int, pixels: int) -> Any:
     """`_window_tile` of float64 sums in order, divided by `number` and rounded to float32 once."""
     kind, wide = vector(F32, lanes), vector(F64, lanes)
 
-    def turn(emit: Emit, at: Value, own: Value, total: Value) -> Value:
+    def turn(emit: Emit, at: Value, of: Value, own: Value, total: Value) -> Value:
         return emit.builder.fadd(total, emit.builder.fpext(emit.load(at, kind, 4), wide))
 
     def end(emit: Emit, total: Value, own: Value, number: Value) -> Value:

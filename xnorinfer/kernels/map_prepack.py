@@ -21,7 +21,7 @@ from xnorinfer.kernels.prepack import FLOAT_WORK, INPUT_WORK, Row, panels_of
 STRIP_PIXELS = 128
 STRIP_BYTES = 1 << 16
 #: Pixels of a strip of a float layer about.
-FLOAT_PIXELS = 224
+FLOAT_PIXELS = 448
 #: Rows that some tile computes together.
 TILE_ROWS = 8
 
@@ -256,7 +256,8 @@ def depthwise(kernel: Kernel, geometry: Geometry, weights: NDArray[np.float32]) 
 def floats(kernel: Kernel, geometry: Geometry, weight: NDArray[np.float32], groups: int, channels: int) -> Row:
     """A float convolution; steps are to follow.  weight: (neurons, depth), of as many `groups` as the channels are in."""
     neurons, depth = weight.shape
-    shape = kernel.floats(neurons // groups)
+    run = channels // groups * (geometry.kernel[1] if groups == 1 and geometry.dilation[1] == 1 else 1)
+    shape = kernel.floats(neurons // groups, run)
     panels = [layout.float_panels(part, shape.panel) for part in np.split(weight, groups)]
     count, (height, width) = geometry.pixels, geometry.size
     pixel_bytes = 4 * channels

@@ -152,13 +152,14 @@ class LookupShape:
 class FloatShape:
     """A tile of float layers: `rows` rows times `vectors` vectors of `lanes` neurons.
 
-    fused: whether the CPU has a fused multiply-add.
+    fused: whether the CPU has a fused multiply-add.  unrolled: inputs of a turn of the tile's loop.
     """
 
     lanes: int
     vectors: int
     rows: int
     fused: bool
+    unrolled: int = 1
 
     @property
     def panel(self) -> int:
