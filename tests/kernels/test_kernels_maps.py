@@ -151,6 +151,27 @@ def test_depthwise_float_layers(kernel: str, channels: int) -> None:
         check(model, kernel, threads=1 + seed % 2, batches=(1, 4))
 
 
+@pytest.mark.parametrize("neurons", [1, 5, 16, 40, 70])
+def test_float_convolutions(kernel: str, neurons: int) -> None:
+    """Lines of fewer pixels than a tile has, of more, and with a rest; windows at borders, apart, in groups, single pixels."""
+    rng = np.random.default_rng(neurons)
+    for number, (shape, window, groups) in enumerate(
+        (
+            ((5, 31, 3), Window((3, 3), (1, 1), (1, 1), (1, 1, 1, 1)), 1),
+            ((9, 18, 4), Window((3, 2), (2, 2), (1, 1), (0, 1, 0, 1)), 1),
+            ((7, 9, 6), Window((2, 3), (1, 2), (2, 2), (2, 0, 1, 4)), 2),
+            ((1, 3, 8), Window((1, 1)), 1),
+            ((22, 23, 5), Window((1, 1)), 1),
+            ((7, 7, 4), Window((1, 1), (2, 2)), 2),
+            ((2, 3, 5), Window((3, 3), (1, 1), (1, 1), (2, 2, 2, 2)), 1),
+        )
+    ):
+        layer = nets.random_dot(rng, "reals", shape, neurons * groups, window=window, bits=False, binary=False, groups=groups)
+        model = PackedModel(RealInput(), shape, chain([("conv", layer)]), "ge-zero")
+        assert model.check() == []
+        check(model, kernel, threads=1 + number % 2, batches=(1, 3))
+
+
 @pytest.mark.parametrize("pixels", [8, 16, 24])
 def test_small_strips(kernel: str, pixels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(map_prepack, "STRIP_PIXELS", pixels)

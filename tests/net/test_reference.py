@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from xnorinfer.float32 import fma, sigmoid, tanh
+from xnorinfer.float32 import fma, fused_dot, sigmoid, tanh
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Linear, Norm, Quantize, Steps
 from xnorinfer.net.reference import batch_norm, binary_weights, forward, node_outputs
@@ -60,6 +61,29 @@ def test_fma_sees_what_double_rounding_hides() -> None:
     assert fma(np.array([x]), np.array([y]), np.array([z]))[0] == 1
     above = fma(np.array([f(1 + 2.0**-23)]), np.array([f(2.0**-24)]), np.array([f(1)]))  # 1 + 2^-24 + 2^-47: above the tie
     assert above[0] == np.nextafter(f(1), f(2))
+
+
+def test_chains_of_fma_are_those_of_single_numbers() -> None:
+    rng = np.random.default_rng(5)
+    x, weights = (rng.standard_normal((count, 9)).astype(f) for count in (40, 3))
+    x[:, ::3] *= f(2.0**-70)
+    weights[:, ::3] *= f(2.0**-72)
+    x[20:, 1::3] = x[20:, 2::3] = 0  # sums below the normal numbers
+    want = np.zeros((40, 3), f)
+    for row, neuron in np.ndindex(want.shape):
+        total = Fraction(0)
+        for k in range(9):
+            total = nearest(Fraction(float(x[row, k])) * Fraction(float(weights[neuron, k])) + total)
+        want[row, neuron] = float(total)
+    assert (fused_dot(x, weights) == want).all()
+
+
+def nearest(value: Fraction) -> Fraction:
+    """The float32 next to a number, the even one of two."""
+    if value == 0:
+        return value
+    exponent = max(-149, math.frexp(float(value))[1] - 24)
+    return round(value / Fraction(2) ** exponent) * Fraction(2) ** exponent
 
 
 def test_fma_passes_infinities_on() -> None:

@@ -80,7 +80,8 @@ class Kernel:
         that none waits for another.
         """
         needed = -(-neurons // self.single_lanes)
-        vectors = 4 if alone and needed > 2 else 1 if needed in (1, 3, 5) else 2
+        # A vector at least as long as a byte of bits.
+        vectors = 4 if alone and needed > 2 else 1 if needed in (1, 3, 5) and self.single_lanes >= 8 else 2
         # Beside sums there are weights and an input; pixels of lines often come in multiples of 14.
         rows = (self.registers - vectors - 1) // vectors
         unrolled = next(count for count in (3, 4, 1) if run % count == 0)

@@ -88,7 +88,7 @@ def make_finish_rows(lanes: int, native_fma: bool) -> Callable[..., None]:
         size = count >> 3
         if first + count == get(layer, fields.NEURONS):
             size = 8 - ((first & 63) >> 3)
-        for r in range(rows):
+        for _ in range(rows):
             word = np.int64(0)
             if turned != 0:
                 word = above(at, limits) & turned

@@ -54,7 +54,8 @@ def float_tile(shape: FloatShape, rows: int) -> Any:
     neurons of a panel, into rows of a block.
 
     The inputs of a row lie in `outer` parts, `outer_step` bytes apart, each of `middle` parts of `run` f32, a multiple of
-    `shape.unrolled`; from row to row are `step` bytes.  x: address of the first row's; panel: of [inputs][shape.panel] f32 on a cache line.
+    `shape.unrolled`; from row to row are `step` bytes.  x: address of the first row's; panel: of [inputs][shape.panel] f32 on
+    a cache line.
     """
     fused, kind, width = fused_of(shape.fused), vector(F32, shape.lanes), 4 * shape.panel
     columns = range(shape.vectors)
