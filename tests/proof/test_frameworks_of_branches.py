@@ -11,6 +11,7 @@ from conv_networks import MAPPINGS
 from networks import random_inputs
 
 import xnorinfer
+from xnorinfer.converters.reading import ConvertOptions, Reading
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Linear, Norm
 from xnorinfer.net.reference import forward, node_outputs
@@ -18,6 +19,8 @@ from xnorinfer.net.values import PixelInput
 from xnorinfer.packing.lower import lower
 from xnorinfer.proof.agreement import compare
 from xnorinfer.proof.alternatives import every
+from xnorinfer.proof.answers import Answers
+from xnorinfer.proof.elimination import eliminate
 from xnorinfer.proof.frameworks.as_read import open_as_read
 from xnorinfer.proof.frameworks.rounding import RoundedNet
 
@@ -69,3 +72,16 @@ def test_a_network_that_branches_is_packed_as_it_is_written_down(tmp_path: objec
     np.testing.assert_array_equal(again.scores(x), forward(net, x))
     assert len(again.margins(x).layers) == sum(isinstance(op, Linear) and op.binary for op in net.ops)
     assert sum(isinstance(op, Norm) for op in net.ops) > 5
+
+
+def test_answers_of_a_network_that_branches_say_what_was_read_otherwise() -> None:
+    net = PUBLISHED["densenet"](1, PixelInput.range(-1, 1), (5, 5, 3), 6)
+    x = random_inputs(np.random.default_rng(0), net.input, 100, net.depth)
+    reading = Reading("onnx", net, (), ())
+    truth = replace(net, input=PixelInput.range(0, 1))
+    found = eliminate(Answers.of(x, forward(truth, x)), reading, ConvertOptions())
+    assert "--input-range=0:1" in [one.option for one in found.explanations]
+    turned = forward(net, x)[:, ::-1]
+    text = eliminate(Answers.of(x, turned), reading, ConvertOptions()).text()
+    assert "what stands between them are taken as the graph has them" in text
+    assert "orders of arrays and of layers" not in text

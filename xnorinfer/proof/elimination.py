@@ -62,13 +62,15 @@ class Elimination:
     """explanations: what makes all rows equal, those with the fewest changes alone.  tried: number of readings.
 
     nearest: else the reading that is equal in most of the rows that were tried on, as (reading, equal, of).  few: whether there
-    were too few rows to try.
+    were too few rows to try.  branches: whether values meet again in the network, so that its layers and what stands between
+    them are taken as its graph has them.
     """
 
     explanations: list[Explanation] = field(default_factory=list)
     tried: int = 0
     nearest: tuple[Explanation, int, int] | None = None
     few: bool = False
+    branches: bool = False
 
     def text(self) -> str:
         """In a sentence or two."""
@@ -79,7 +81,11 @@ class Elimination:
         if self.few:
             return "other readings are not tried on so few rows; give some 100"
         text = f"none of {self.tried} other readings explains it (tie rules, epsilons, H and scales, mappings of the input, "
-        text += "float layers, functions before BatchNorm, orders of arrays and of layers, and two of these together)"
+        chains = "float layers, functions before BatchNorm, orders of arrays and of layers"
+        text += f"{'orders of arrays' if self.branches else chains}, and two of these together"
+        text += (
+            ")" if not self.branches else "; layers, their order and what stands between them are taken as the graph has them)"
+        )
         if self.nearest is not None:
             nearest, equal, of = self.nearest
             text += f"; the nearest, {nearest.option}, is right in {equal} of {of} rows"
@@ -97,7 +103,7 @@ def eliminate(
 
     read: reads the source again with other options, to confirm that these say what was found.
     """
-    found = Elimination()
+    found = Elimination(branches=reading.net.branches)
     if len(expected.x) * math.log2(max(2, expected.classes.max() + 1)) < NEEDED_BITS:
         found.few = True
         return found
