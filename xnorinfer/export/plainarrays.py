@@ -3,9 +3,10 @@
 Names, where N counts the layers from 0; all of them are stable:
 
     meta                 JSON text: the network's content digest, the input mapping, and for every layer its index, name, kind
-                         ("binary", "float", of maps also "pool", "steps", "bits", "mapped", "concat", "product", "moved"),
-                         reads ("bits", "pixels", "reals"), inputs, neurons, gives ("bits", "reals"), steps and sizes.  In
-                         .npz an array of one string, in .safetensors the entry "meta" of the metadata
+                         ("binary", "float", of maps also "pool", "steps", "bits", "levels", "mapped", "concat", "product",
+                         "moved"), reads ("bits", "pixels", "levels", "reals"), inputs, neurons, gives ("bits", "levels",
+                         "reals"), steps and sizes, how many levels, the "low" of those that are read.  In .npz an array of
+                         one string, in .safetensors the entry "meta" of the metadata
     input.limits         (inputs,) int32 for pixels, float32 for reals; only where inputs are binarized one by one
     input.mirrored       (inputs,) bool.  Input x becomes +1 iff (-x if mirrored else x) <= limit, else -1
     input.constant       (inputs,) int8, as layers.N.constant
@@ -13,12 +14,14 @@ Names, where N counts the layers from 0; all of them are stable:
                          significant; bit 1 is +1, bit 0 is -1, bits beyond the inputs are 0
     layers.N.signs       (neurons, inputs) int8, the same weights as -1 and +1; on request
     layers.N.limits      (neurons,) the neuron gives +1 iff its count <= limit, else -1.  int32; float32 where reals are read
+                         Where levels are given, (top, neurons): the code is how many of its limits the count is at most
     layers.N.min_matches (neurons,) int32, where bits are read: the same decision, popcount(XNOR) >= min_matches
-    layers.N.constant    (neurons,) int8: -1 never fires whatever the input, +1 always fires, 0 depends on the input
+    layers.N.constant    (neurons,) int8: -1 never fires whatever the input, +1 always fires, 0 depends on the input; of levels
+                         -1 always gives the code 0, +1 never does
     layers.N.steps       (steps, 2, neurons) float32: vectors a and b of the float32 steps that make reals of sums
     layers.N.weight      (neurons, inputs) float32, float layers
     layers.N.borders     (outputs down, outputs across) int32: the border class of each output of a convolution, where it has
-                         several; limits and min_matches are then (classes, neurons)
+                         several; limits and min_matches are then (classes, neurons), of levels (top, classes, neurons)
     layers.N.falling     (channels,) bool, pools of the largest: of these channels the smallest, of bits AND instead of OR
     layers.N.channels    (channels,) int32: which channel each is, -1 none; of the kind "moved"
     layers.N.values      (256, channels) or (256, 1) float32: what pixels enter as; of the kind "mapped"
@@ -27,17 +30,18 @@ The count of a neuron depends on what its layer reads:
 
     bits     mismatches, popcount(XOR) of inputs and weights: dot = inputs - 2 * mismatches
     pixels   the sum of weight * pixel, pixels 0..255
+    levels   the sum of weight * code, codes 0, 1, ...
     reals    the sum of weight * input in float64, in input order, rounded to float32 once; in a float layer a float32 sum from
              0 on, to which every product is added in input order, rounded once each time (a fused multiply-add)
 
 No neuron is inverted: where a decision rises with the count, all weights of the neuron were negated at conversion, so that `<=`
 is the only compare.
 
-A layer that gives reals starts from float32(dot) for bits, float32((slope * count + intercept * sum of weights) / divisor)
-in float64 for pixels, the count for reals.  Then come its steps in order, each rounded to float32: mul v*a, add v+a, div v/a,
-fma v*a+b rounded once, clip min(max(v, a), b), step +1 from a on, -1 up to b, else 0, prelu v where it is above 0, else v*a,
-tanh, sigmoid, side v plus the number in the same place of the second value that the layer reads (a and b mean nothing there).
-Those of the last layer are the scores.
+A layer that gives reals starts from float32(dot) for bits, float32((slope * count + intercept * sum of weights) / divisor) in
+float64 for pixels, float32(count + low * sum of weights) for levels, the count for reals.  Then come its steps in order, each
+rounded to float32: mul v*a, add v+a, div v/a, fma v*a+b rounded once, clip min(max(v, a), b), step +1 from a on, -1 up to b,
+else 0, prelu v where it is above 0, else v*a, tanh, sigmoid, side v plus the number in the same place of the second value
+that the layer reads (a and b mean nothing there).  Those of the last layer are the scores.
 
 Each layer reads what the one before gives, but where `meta` has a list "from": the indices of all that it reads, -1 the input.
 "concat" has them side by side along channels, pixel by pixel, or if "flat" as vectors, maps line by line; "product" multiplies
@@ -47,10 +51,11 @@ two, the second of as many numbers or of one for each channel.  "moved" takes so
 Maps are (height, width, channels); `meta` has the shape of the input and of what every layer gives.  A layer with a window
 (size, stride, dilation as down and across; padding as top, bottom, left, right) is a layer over the inputs of each window, in
 the order kernel row, kernel column, channel; neurons and channels in as many parts as it has groups.  With pad 0 what lies
-outside the map is no input: nothing is counted of it, and dot = (inputs on the map) - 2 * mismatches; else it is -1 or +1.
-Pools are of the channels by themselves; what lies outside takes no part, but for the number that an average is divided by,
-where it is padded.  Averages are summed in float64 line by line and rounded to float32 once.  "bits" compares as the inputs do,
-at limits of the channels, "steps" are steps of the channels.
+outside the map is no input: nothing is counted of it, and dot = (inputs on the map) - 2 * mismatches; else it is -1 or +1; of
+levels it has the code -low.  Pools are of the channels by themselves; what lies outside takes no part, but for the number
+that an average is divided by, where it is padded.  Averages are summed in float64 line by line and rounded to float32 once.
+"bits" compares as the inputs do, at limits of the channels, "levels" makes codes by as many limits of each as there are,
+"steps" are steps of the channels.
 """
 
 from __future__ import annotations

@@ -104,6 +104,8 @@ def _(op: Dot) -> dict[str, Any]:
         "weight_bits": op.neurons * op.depth * (1 if op.binary else 32),
         "float32_bytes": 4 * op.neurons * (op.depth + vectors),
     }
+    if op.reads == "levels":
+        said["low"] = op.low
     if isinstance(op.output, Grades):
         said["levels"] = op.output.top + 1
     return said if op.window is None else {**said, "window": asdict(op.window), "groups": op.groups, "pad": op.pad}
