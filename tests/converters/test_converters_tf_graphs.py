@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from damage import require_told
 from onnx_writer import field, number
 from places import DATA, unpack
 
@@ -120,17 +121,7 @@ def test_a_graph_without_its_variables_names_them(folder: Path, tmp_path: Path) 
 def test_any_cut_or_flipped_byte_is_found_or_harmless(folder: Path, tmp_path: Path, file: str) -> None:
     shutil.copytree((folder / file).parent, tmp_path / "work")
     path = tmp_path / "work" / Path(file).name
-    data = path.read_bytes()
-    rng = np.random.default_rng(3)
-    for position in rng.integers(0, len(data), 40):
-        damaged = bytearray(data)
-        damaged[position] ^= int(rng.integers(1, 256))
-        for content in (bytes(damaged), data[:position]):
-            path.write_bytes(content)
-            try:
-                read_source(path)
-            except (SourceError, NetworkError):
-                continue
+    require_told(path, path.read_bytes(), seed=3, count=15)
 
 
 #: Types of constants, by their numbers: the field of their numbers, and 1.5 (whole ones: 3) as it is written there.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from damage import require_told
 from places import DATA, unpack
 
 import xnorinfer
@@ -50,16 +51,7 @@ def test_other_kinds_are_told_alone(folder: Path) -> None:
 def test_damaged_files(folder: Path, tmp_path: Path) -> None:
     data = (folder / "larq_conv.tflite").read_bytes()
     path = tmp_path / "net.tflite"
-    rng = np.random.default_rng(2)
-    for position in rng.integers(8, len(data), 30):
-        damaged = bytearray(data)
-        damaged[position] ^= int(rng.integers(1, 256))
-        for content in (bytes(damaged), data[:position]):
-            path.write_bytes(content)
-            try:
-                read_source(path)
-            except (SourceError, NetworkError):
-                continue
+    require_told(path, data, seed=2, count=15, first=8)
     for content in (b"abc", b"\xff\xff\xff\x7fTFL3", struct.pack("<I", 8) + b"TFL3" + bytes(40)):
         path.write_bytes(content)
         with pytest.raises(SourceError, match="damaged, truncated or no TensorFlow Lite model"):
