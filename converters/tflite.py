@@ -54,6 +54,8 @@ _ONNX = {
 }
 _CAST, _CONVOLUTION, _DEPTHWISE, _FULLY_CONNECTED, _CUSTOM, _RELU6, _RELU_N1, _LEAKY = 53, 3, 4, 9, 32, 21, 20, 98
 _CONCATENATION, _PART = 2, 45  # STRIDED_SLICE
+#: SHAPE, STRIDED_SLICE and PACK, of whole numbers: the shape that a RESHAPE is told, which the file says of what it gives.
+_OF_SHAPES, _INT32 = (77, _PART, 83), 2
 _SHAPED = (22, 43, 70)  # RESHAPE, SQUEEZE, EXPAND_DIMS
 _POOLS = {17: "MaxPool", 1: "AveragePool"}
 _PADS = (34, 60)  # PAD, PADV2
@@ -202,6 +204,8 @@ class _Model:
             raise MalformedError("has an operator that gives nothing")
         name = self._name(outputs[0])
         self._require_float(inputs, outputs, custom)
+        if kind in _OF_SHAPES and self._tensor(outputs[0]).number(1, "b") == _INT32:
+            return
         options = operator.table(4)
         fused = options.number(_FUSED[kind], "b") if options is not None and kind in _FUSED else 0
         if kind == _CUSTOM:
@@ -214,7 +218,8 @@ class _Model:
             label = self._name(inputs[1])
             filters = self.constants[label].array
             self.constants[label] = RawTensor(label, filters.reshape(filters.shape[0], -1), str(filters.dtype))
-            yield self._dense(inputs, result, name)
+            yield self._dense(inputs, f"{result}: vector", name)
+            yield OnnxNode("Unsqueeze", name, (f"{result}: vector",), (result,), {"axes": (1, 2)})
         elif kind in (_CONVOLUTION, _DEPTHWISE):
             yield from self._convolution(kind, inputs, options, result, name)
         elif kind in _POOLS:

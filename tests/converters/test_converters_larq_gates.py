@@ -18,8 +18,9 @@ import pytest
 
 import xnorinfer
 from xnorinfer.conversion import convert_file
+from xnorinfer.converters import read_source
 from xnorinfer.converters.kerasmodels.lambdas import is_identity
-from xnorinfer.converters.livekeras import read_config_of
+from xnorinfer.converters.livekeras import read_config_of, read_graph_of
 from xnorinfer.converters.reading import ConvertOptions
 from xnorinfer.errors import NetworkError
 from xnorinfer.net import reference
@@ -112,6 +113,18 @@ def test_blocks_are_those_of_keras(block: Any, tmp_path: Path) -> None:
             packed = convert_file(tmp_path / f"m.{ending}", OPTIONS).packed
             assert header_of(packed)["content_digest"] == header_of(live.packed)["content_digest"]
     assert any(isinstance(op, Multiply) for op in reading.net.ops) == (block is gated)
+
+
+@pytest.mark.parametrize("block", [gated, scaled, flattened])
+def test_blocks_in_tensorflows_graphs(block: Any, tmp_path: Path) -> None:
+    """Of the live model, and as TensorFlow Lite has it."""
+    model = model_of(block)
+    path = tmp_path / "m.tflite"
+    path.write_bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())
+    theirs = model(X.astype(np.float32) / 127.5 - 1, training=False)
+    for reading in (read_graph_of(model, "model", (12, 10, 3), OPTIONS), read_source(path, OPTIONS)):
+        ours = reference.forward(reading.net, reading.as_network(X.reshape(len(X), -1)))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_zeros_around_real_maps() -> None:

@@ -26,8 +26,10 @@ os.environ["TF_USE_LEGACY_KERAS"] = "1"  # larq is written for Keras 2
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import xnorinfer
-from xnorinfer.conversion import convert_file
+from xnorinfer.conversion import convert_file, pack_reading
 from xnorinfer.converters import ConvertOptions
+from xnorinfer.converters.livekeras import read_graph_of
+from xnorinfer.errors import NetworkError
 from xnorinfer.net.reference import node_outputs
 from xnorinfer.net.values import PixelInput
 from xnorinfer.packing.modelfile import header_of
@@ -77,9 +79,15 @@ def image(size: int) -> Any:
 
 
 def converted(model: Any, folder: Path, ending: str) -> Any:
-    path = folder / f"model.{ending}"
+    """By a file; where that has code that is not run (MeliusNet's Lambda layers), by TensorFlow's graph of the model."""
+    path, options = folder / f"model.{ending}", ConvertOptions(input=PixelInput.range(-1, 1))
     model.save(path)
-    return convert_file(path, ConvertOptions(input=PixelInput.range(-1, 1)))
+    try:
+        return convert_file(path, options)
+    except NetworkError as error:
+        if "Lambda is not supported" not in str(error):
+            raise
+        return pack_reading(read_graph_of(model, path.name, tuple(model.input_shape[1:]), options), options, path.name, None)
 
 
 def check(model: Any, conversion: Any, size: int) -> float:
