@@ -151,14 +151,14 @@ class PackedModel:
         """What the input is."""
         return Value(_ENTRIES[self.input.kind], self.shape)
 
-    @property
-    def values(self) -> list[Value]:
+    @cached_property
+    def values(self) -> tuple[Value, ...]:
         """What every node gives.  Raises MalformedModelError where that cannot be told."""
         found: list[Value] = []
         for index, node in enumerate(self.nodes):
             read = [self.entry if other == INPUT else found[other] for other in node.inputs]
             found.append(value_of(node, place_of(self.nodes, index), read))
-        return found
+        return tuple(found)
 
     def read_by(self, node: Node[PackedOp]) -> Value:
         """What a node reads, of several values the first."""
