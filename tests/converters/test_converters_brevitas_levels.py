@@ -73,8 +73,17 @@ def file_reading(net: Any, path: Path, *, cleaned: bool) -> Reading:
     return read_source(path)
 
 
-@pytest.mark.parametrize("of_input", [1, 2])
-@pytest.mark.parametrize("way", ["live", "exported", "cleaned"])
+LONG = pytest.mark.long
+
+
+@pytest.mark.parametrize(
+    ("way", "of_input"),
+    [
+        ("live", 2),
+        ("cleaned", 1),
+        *(pytest.param(*case, marks=LONG) for case in (("live", 1), ("exported", 1), ("exported", 2), ("cleaned", 2))),
+    ],
+)
 def test_two_bits(tmp_path: Path, way: str, of_input: int, capsys: Any) -> None:
     """-1, 0 and +1: every sum of the framework is exact, and every score is the same float."""
     net = fc(2, of_input)
@@ -89,7 +98,7 @@ def test_two_bits(tmp_path: Path, way: str, of_input: int, capsys: Any) -> None:
     np.testing.assert_array_equal(Model(lower(reading.net).packed).scores(x), ours)
 
 
-@pytest.mark.parametrize("bits", [3, 4])
+@pytest.mark.parametrize("bits", [pytest.param(3, marks=LONG), 4])
 def test_more_bits(tmp_path: Path, bits: int, capsys: Any) -> None:
     """A scale of 1/3 or 1/7: Brevitas rounds products and sums, which moves the next level of few values."""
     net = fc(bits, 2)
@@ -104,14 +113,14 @@ def test_more_bits(tmp_path: Path, bits: int, capsys: Any) -> None:
     np.testing.assert_array_equal(reference.forward(live_reading(net, SHAPE).net, reading.as_network(x)), ours)
 
 
-@pytest.mark.parametrize(("bits", "of_input"), [(1, 1), (2, 2), (1, 8)])
+@pytest.mark.parametrize(("bits", "of_input"), [pytest.param(1, 1, marks=LONG), pytest.param(2, 2, marks=LONG), (1, 8)])
 def test_live_modules(bits: int, of_input: int) -> None:
     net = fc(bits, of_input)
     x = images()
     np.testing.assert_array_equal(xnorinfer.from_torch(net, example=x).scores(x), framework_scores(net, x))
 
 
-@pytest.mark.parametrize("bits", [1, 2])
+@pytest.mark.parametrize("bits", [pytest.param(1, marks=LONG), 2])
 def test_cnv(tmp_path: Path, bits: int, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """Inputs of 8 bits in steps of 1/128, which pixels / 255 do not lie on."""
     module = _import("brevitas_examples.bnn_pynq.models.CNV")

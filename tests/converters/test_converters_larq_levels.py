@@ -79,8 +79,18 @@ def compared(reading: Reading, model: Any, wanted: int) -> None:
     np.testing.assert_array_equal(ours.argmax(axis=1), theirs.argmax(axis=1))
 
 
-@pytest.mark.parametrize("of_kernels", [False, True], ids=["signs", "kernels"])
-@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("bits", "of_kernels"),
+    [
+        (1, True),
+        (2, False),
+        (4, True),
+        *(
+            pytest.param(bits, kernels, marks=pytest.mark.long)
+            for bits, kernels in ((1, False), (2, True), (3, False), (4, False))
+        ),
+    ],
+)
 def test_configs(bits: int, of_kernels: bool) -> None:
     model = build(bits, of_kernels=of_kernels)
     reading = read_config_of(model, "model", OPTIONS)
@@ -89,7 +99,7 @@ def test_configs(bits: int, of_kernels: bool) -> None:
     assert {op.domain for op in reading.net.ops if isinstance(op, Levels)} <= {LevelValues(0, most, divisor=most)}
 
 
-@pytest.mark.parametrize("of_kernels", [False, True], ids=["signs", "kernels"])
+@pytest.mark.parametrize("of_kernels", [pytest.param(False, marks=pytest.mark.long), True], ids=["signs", "kernels"])
 def test_graphs(of_kernels: bool) -> None:
     model = build(2, of_kernels=of_kernels)
     compared(read_graph_of(model, "model", SHAPE, OPTIONS), model, 2)
