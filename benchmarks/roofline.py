@@ -88,13 +88,8 @@ def _nibbles(shape: NibbleShape) -> Callable[..., list[Any]]:
 
 def hot_loop(kernel: kernels.Kernel) -> Counter[str]:
     """Instructions of the tile's main loop, by name: the largest innermost loop that counts bits."""
-    if isinstance(kernel.binary, NibbleShape):
-        made = build.library("make_compute_nibbles", "tile", kernels._COMPUTE, (kernel.binary,), False)
-    elif isinstance(kernel.binary, ParityShape):
-        made = build.library("make_compute_parities", "tile", kernels._COMPUTE, (kernel.binary,), False)
-    else:
-        made = build.library("make_compute_bits", "tile", kernels._COMPUTE, (kernel.binary, 1), False)
-    return largest_loop(made.get_asm_str())
+    maker, *arguments = kernel.bits_maker(kernel.binary)
+    return largest_loop(build.library(maker, "tile", kernels._COMPUTE, tuple(arguments), False).get_asm_str())
 
 
 def largest_loop(assembly: str) -> Counter[str]:

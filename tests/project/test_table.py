@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from places import ROOT
 
+from xnorinfer import kernels
 from xnorinfer.kernels import native
 from xnorinfer.speed.timing import Timing
 
@@ -128,3 +129,11 @@ def test_the_summary_has_a_column_for_each_kind_of_machine(table: Any, tmp_path:
     assert again.partition(summary.END)[2] == committed.partition(summary.END)[2]
     if any((ROOT / "benchmarks" / "results" / name).is_file() for name in summary.KINDS.values()):
         assert summary.written(committed, ROOT / "benchmarks" / "results") == committed
+
+
+@pytest.mark.long
+def test_the_roofline_finds_the_loop_of_every_tile(table: Any) -> None:
+    from benchmarks import roofline
+
+    for kernel in kernels.usable():
+        assert roofline.hot_loop(kernel).total() > 10

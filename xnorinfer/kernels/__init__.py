@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from xnorinfer.errors import KernelError
 from xnorinfer.kernels import native
@@ -60,12 +61,16 @@ class Kernel:
 
     def compute_bits(self, shape: Shape | None = None) -> int:
         """shape: the tile, that of the kernel or one that `windowed` gives."""
-        shape = shape or self.binary
+        maker, *arguments = self.bits_maker(shape or self.binary)
+        return address(maker, _COMPUTE, *arguments)
+
+    def bits_maker(self, shape: Shape) -> tuple[Any, ...]:
+        """What makes the function of a tile: its name among `layers` and the like, and what it takes."""
         if isinstance(shape, NibbleShape):
-            return address("make_compute_nibbles", _COMPUTE, shape, self.single_lanes)
+            return "make_compute_nibbles", shape, self.single_lanes
         if isinstance(shape, ParityShape):
-            return address("make_compute_parities", _COMPUTE, shape, self.single_lanes)
-        return address("make_compute_bits", _COMPUTE, shape, 1, self.single_lanes)
+            return "make_compute_parities", shape, self.single_lanes
+        return "make_compute_bits", shape, 1, self.single_lanes
 
     def compute_planes(self) -> int:
         return address("make_compute_bits", _COMPUTE, self.binary, 8, self.single_lanes)
