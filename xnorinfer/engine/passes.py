@@ -6,10 +6,12 @@ numbers is at hand, its bits cost next to nothing; the numbers themselves are wr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from xnorinfer.engine.buffers import Life
+from xnorinfer.engine.joins import Home
 from xnorinfer.graph import INPUT, Node, users_of
 from xnorinfer.kernels import Kernel
 from xnorinfer.packing.packed import Affine, Binarize, Dot, Elementwise, PackedModel, PackedOp
@@ -64,13 +66,17 @@ def _gives_bits(node: Node[PackedOp], kernel: Kernel) -> bool:
     return op.reads == "bits" if op.binary else kernel.floats(op.neurons).panel % 8 == 0
 
 
-def lives_of(packed: PackedModel, passes: Sequence[Pass], sizes: Sequence[int]) -> dict[int, Life]:
-    """How long each value that passes pass on is needed, by node; not that of the last one.  sizes: of every node's value."""
-    last = {read: step for step, one in enumerate(passes) for read in packed.nodes[one.node].inputs}
+def lives_of(
+    packed: PackedModel, passes: Sequence[Pass], sizes: Sequence[int], homes: Mapping[int, Home] = MappingProxyType({})
+) -> dict[int, Life]:
+    """How long each value that passes pass on is needed, by node; not that of the last one, nor those that lie in others.
 
-    def found() -> Iterator[tuple[int, Life]]:
-        for step, one in enumerate(passes[:-1]):
-            for node in one.gives:
-                yield node, Life(sizes[node], step, last.get(node, step))
-
-    return dict(found())
+    sizes: of every node's value.
+    """
+    steps: dict[int, list[int]] = {}
+    for step, one in enumerate(passes):
+        for node in (*one.gives, *packed.nodes[one.node].inputs):
+            steps.setdefault(homes[node].node if node in homes else node, []).append(step)
+    for own in (INPUT, passes[-1].node):
+        steps.pop(own, None)
+    return {node: Life(sizes[node], min(found), max(found)) for node, found in steps.items()}

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from xnorinfer import kernels
 from xnorinfer.cores import usable_cores
 from xnorinfer.engine.buffers import OUTSIDE, places_for
+from xnorinfer.engine.joins import homes_of, is_done, placed
 from xnorinfer.engine.layerrows import Made, rows_of
 from xnorinfer.engine.passes import Pass, apart, lives_of, together
 from xnorinfer.errors import ArrayError, MalformedModelError, OptionError
@@ -122,7 +123,9 @@ class Plan:
             )
             for node in packed.nodes
         ]
-        self._passes = together(packed, self._kernel)
+        passes = together(packed, self._kernel)
+        self._homes = homes_of(packed, {one.node for one in passes if one.kept})
+        self._passes = [one for one in passes if not is_done(packed.nodes[one.node], self._homes)]
         self._alone: Plan | None = None
         self._make()
         self._pool = pool()
@@ -170,7 +173,7 @@ class Plan:
 
     def _row_of(self, one: Pass) -> Made:
         """The rows of what is computed in one pass."""
-        outer, inner = self._nodes[one.node]
+        outer, inner = placed(self._nodes[one.node], self._packed, one.node, self._homes)
         if one.sign is None:
             return outer, inner
         op = self._packed.nodes[one.sign].op
@@ -180,11 +183,11 @@ class Plan:
 
     def _apart(self) -> Plan:
         """The same with every node by itself, so that what is between them can be seen."""
-        if len(self._passes) == len(self._nodes):
+        if not self._homes and len(self._passes) == len(self._nodes):
             return self
         if self._alone is None:
             alone = copy(self)
-            alone._passes, alone._kept, alone._free = apart(self._packed), [], []
+            alone._passes, alone._homes, alone._kept, alone._free = apart(self._packed), {}, [], []
             alone._make()
             alone._size()
             self._alone = alone
@@ -200,6 +203,8 @@ class Plan:
                 self._kept.append(value)
                 value = _address(value)
             row[index] = value
+        if fields.SIDE_STEP not in made:
+            row[fields.SIDE_STEP] = row[fields.STEP_BYTES]
         row[fields.CHUNK] = max(1, row[fields.GROUPS] // (fields.TASKS_PER_THREAD * self._threads))
 
     def _share(self, row: NDArray[np.int64], groups: int) -> None:
@@ -227,9 +232,10 @@ class Plan:
         prepared = int((of_rows + table[:, fields.STRIP_BYTES]).max())
         self._scratch_bytes = layout.whole_lines(fields.PREPARED_AT + prepared)
         packed, sizes = self._packed, [layout.whole_lines(value.nbytes * self._block) for value in self._values]
-        lives = lives_of(packed, self._passes, sizes)
+        lives = lives_of(packed, self._passes, sizes, self._homes)
         starts, self._buffers_bytes = places_for(list(lives.values()))
         places = dict(zip(lives, starts, strict=True)) | {INPUT: OUTSIDE}
+        places |= {node: places[home.node] + home.at for node, home in self._homes.items()}
         for row, one in zip(table, self._passes, strict=True):
             inputs = packed.nodes[one.node].inputs
             row[fields.SOURCE_AT] = places[inputs[0]]

@@ -23,6 +23,7 @@ from __future__ import annotations
     IN_BYTES,  # from input row to input row
     OUT_BYTES,  # from output row to output row
     STEP_BYTES,  # the same of what steps give in rows (`float_layers`), whose rows may be pixels
+    SIDE_STEP,  # the same of what they add
     SUB_ROWS,  # rows that are prepared together
     PREPARED_BYTES,  # prepared form of one row
     WORD_BYTES,  # from word to word of a prepared row of parities; from row to row is PREPARED_BYTES
@@ -85,7 +86,7 @@ from __future__ import annotations
     COUNTED,  # whether the layer gives its counts, of one group [64] i64 a row
     LEVEL_BYTES,  # from plane to plane of what it gives; of a layer over levels on maps, of its prepared rows
     LAYER_FIELDS,
-) = range(72)
+) = range(73)
 
 #: Which of the values that are joined, the bytes of a pixel of it, where in its pixel a segment begins, in bytes, how many bits
 #: it has, and the bit of the joined pixel where it goes.

@@ -107,7 +107,9 @@ def make_finish_rows(lanes: int, native_fma: bool) -> Callable[..., None]:
         vectors = (count + lanes - 1) // lanes
         whole = vectors * lanes == count
         value_bytes, stride = get(layer, fields.NEURONS) * 4, get(layer, fields.STEP_BYTES)
-        side, side_bytes = out + load_word(scratch + fields.SIDE_FROM_TARGET_AT), stride
+        before = out - load_word(scratch + fields.TARGET_FOUND_AT)
+        place, side_bytes = before // stride, get(layer, fields.SIDE_STEP)
+        side = load_word(scratch + fields.OTHERS_FOUND_AT) + place * side_bytes + before - place * stride
         codes, pieces = get(layer, fields.OP_CODES), get(layer, fields.OPS)
         made, made_bytes = block, np.int64(fields.BLOCK_STEP)
         # Bits are compared in whole words.
@@ -126,17 +128,16 @@ def make_finish_rows(lanes: int, native_fma: bool) -> Callable[..., None]:
                 steps(number, block, rows, vectors, values, value_bytes, side, side_bytes, out, stride)
                 made, made_bytes = out, stride
             else:
-                if not whole and load_word(codes + 24 * i + 16) != 0 and side_bytes == stride:
+                if not whole and load_word(codes + 24 * i + 16) != 0 and side != scratch + fields.SIDE_BLOCK_AT:
                     # Nothing is read beyond the last row.
                     for r in range(rows):
-                        copy(side + r * stride, scratch + fields.SIDE_BLOCK_AT + r * fields.BLOCK_STEP, count)
+                        copy(side + r * side_bytes, scratch + fields.SIDE_BLOCK_AT + r * fields.BLOCK_STEP, count)
                     side, side_bytes = scratch + fields.SIDE_BLOCK_AT, np.int64(fields.BLOCK_STEP)
                 steps(number, block, rows, vectors, values, value_bytes, side, side_bytes, block, fields.BLOCK_STEP)
         if kept and made == block:
             for r in range(rows):
                 copy(block + r * fields.BLOCK_STEP, out + r * stride, count)
         if in_bits:
-            place = (out - load_word(scratch + fields.TARGET_FOUND_AT)) // stride
             bits_of(layer, first, count, rows, made, made_bytes, scratch, place)
 
     return finish_rows
@@ -157,7 +158,7 @@ def make_compute_steps(lanes: int) -> Callable[..., None]:
                 row = source + first * in_bytes + group * 256
                 for r in range(some):
                     copy(row + r * in_bytes, block + r * fields.BLOCK_STEP, count)
-                out = target + first * neurons * 4 + group * 256
+                out = target + first * get(layer, fields.STEP_BYTES) + group * 256
                 call_finish_rows(finish, layer, group * 64, count, some, scratch, out)
 
     return compute_steps
@@ -172,7 +173,7 @@ def _multiplier(shape: FloatShape) -> Any:
     @inner
     def multiply(layer, x, step, rows, outer, outer_step, middle, middle_step, run, panel, first, count, scratch, out):
         block, finish = scratch + fields.BLOCK_AT, get(layer, fields.FINISH)
-        stride = get(layer, fields.NEURONS) * 4
+        stride = get(layer, fields.STEP_BYTES)
         r = np.int64(0)
         while r < rows:
             some = np.int64(1)
@@ -267,9 +268,9 @@ def make_compute_float_maps(shape: FloatShape) -> Callable[..., None]:
         neurons = get(layer, fields.NEURONS) // groups
         panels, panel_bytes = get(layer, fields.PANELS), get(layer, fields.PANEL_BYTES)
         strip, parts = get(layer, fields.STRIP), get(layer, fields.PARTS)
-        pixels = get(layer, fields.OUT_BYTES) // (4 * get(layer, fields.NEURONS))
+        pixels = get(layer, fields.OUT_BYTES) // get(layer, fields.STEP_BYTES)
         padded = get(layer, fields.ROW_BYTES)
-        out_line = across * get(layer, fields.NEURONS) * 4
+        out_line = across * get(layer, fields.STEP_BYTES)
         # Taps side by side are one run.
         middle, middle_step, run = kernel_across, step_across * pixel_bytes, tap_bytes >> 2
         if step_across == 1 and tap_bytes == pixel_bytes:

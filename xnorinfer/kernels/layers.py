@@ -94,6 +94,7 @@ def make_binarize(size: int) -> Callable[..., None]:
 
     def binarize(layer, source, target, rows, first_group, last_group, scratch, prepared, shifts):
         in_bytes = get(layer, fields.IN_BYTES)
+        row_bytes = get(layer, fields.NEURONS) * size  # more may lie between rows
         out_bytes = get(layer, fields.OUT_BYTES)
         limits = get(layer, fields.LIMITS)
         mirrored = get(layer, fields.MIRRORED)
@@ -104,8 +105,8 @@ def make_binarize(size: int) -> Callable[..., None]:
             for group in range(first_group, last_group):
                 begin = 64 * size * group
                 at = row + begin
-                if begin + 64 * size > in_bytes:
-                    for i in range(in_bytes - begin):
+                if begin + 64 * size > row_bytes:
+                    for i in range(row_bytes - begin):
                         store_byte(tail + i, np.int64(load_byte(at + i)))
                     at = tail
                 store_word(out + 8 * group, compare(at, limits + begin, get(mirrored, group)))

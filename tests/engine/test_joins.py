@@ -1,0 +1,110 @@
+"""Values that are written where they are joined: the same numbers, fewer copies, no more memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import packed_networks as nets
+import pytest
+from branching_networks import ONE, PADDED, Graph, dense_net, random_branching_network
+from networks import random_inputs
+
+from xnorinfer import kernels
+from xnorinfer.engine import plan as plan_module
+from xnorinfer.engine.plan import Plan
+from xnorinfer.net.network import Net
+from xnorinfer.net.reference import forward
+from xnorinfer.net.values import PixelInput
+from xnorinfer.net.windows import Window
+from xnorinfer.packing.lower import lower
+from xnorinfer.packing.packed import Concat
+
+KERNELS = [kernel.name for kernel in kernels.usable()]
+PIXELS = PixelInput.range(-1, 1)
+
+
+def compare(net: Net, kernel: str, threads: int = 1, rows: int = 3) -> Plan:
+    """The scores are those of the network, whatever lies where."""
+    packed = lower(net).packed
+    x = random_inputs(np.random.default_rng(1), net.input, rows, net.depth)
+    plan = Plan(packed, threads=threads, kernel=kernel)
+    want = forward(net, x)
+    assert nets.same(plan.run(x), want)
+    assert nets.same(plan.trace(x)[-1], want)
+    return plan
+
+
+def names(plan: Plan) -> list[str]:
+    """Of the nodes whose values lie in others."""
+    return [plan.packed.nodes[index].name for index in plan._homes]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(("growth", "threads"), [(24, 1), (5, 2), (33, 1), (64, 2)])
+def test_a_stage_of_a_densenet_is_one_map(growth: int, threads: int, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_module, "THREAD_WORK", 0)
+    plan = compare(dense_net(7, PIXELS, growth=growth), kernel, threads)
+    # Of six joins with a layer each, two are the last of their stage and none has anything to copy.
+    assert len(plan._homes) == 6 + 4 + 2
+    assert not any(isinstance(plan.packed.nodes[one.node].op, Concat) for one in plan._passes)
+    assert compare(dense_net(7, PIXELS, growth=growth), kernel, threads, rows=1)._homes == plan._homes
+
+
+def unit(made: Graph, read: int, neurons: int, side: int | None = None) -> int:
+    sums = made.layer(made.sign(made.norm(read)), neurons, PADDED)
+    value = made.norm(sums, made.spread(sums))
+    return value if side is None else made.plus(value, side)
+
+
+def with_shortcuts(made: Graph, value: int) -> int:
+    """What is joined adds a shortcut that lies elsewhere."""
+    one = unit(made, value, 37, value)
+    return made.join(one, unit(made, one, 3), value)
+
+
+def with_pools(made: Graph, value: int) -> int:
+    """A pool reads one part, which is therefore copied, and makes another."""
+    one, two = unit(made, value, 10), unit(made, value, 70)
+    pooled = made.pool("average", one, PADDED)
+    return made.join(one, two, pooled)
+
+
+def within(made: Graph, value: int) -> int:
+    """Joined maps in joined maps, behind a part that is copied."""
+    pooled = made.pool("average", value, PADDED)
+    inside = made.join(unit(made, value, 6), made.steps(unit(made, value, 65), ("relu",)))
+    return made.join(pooled, inside, made.layer(value, 9, ONE, binary=False))
+
+
+def twice(made: Graph, value: int) -> int:
+    """A part that is joined twice, in one map and in two."""
+    one, two = unit(made, value, 4), unit(made, value, 5)
+    return made.join(made.join(one, one), made.join(one, two))
+
+
+KINDS: dict[Callable[[Graph, int], int], int] = {with_shortcuts: 2, with_pools: 1, within: 4, twice: 3}
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_parts_of_all_kinds(kind: Callable[[Graph, int], int], kernel: str) -> None:
+    for seed in range(3):
+        made = Graph(seed, PIXELS, (6, 5, 3), awkward=False)
+        made.rule = "ge"
+        value = kind(made, made.stem(37))
+        plan = compare(made.head(made.norm(unit(made, value, 20))), kernel)
+        assert len(plan._homes) == KINDS[kind], names(plan)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("seed", range(10))
+def test_random_networks(seed: int, kernel: str) -> None:
+    compare(random_branching_network(seed + 1700, PIXELS, joins=9), kernel, threads=1 + seed % 2)
+
+
+def test_one_pixel_and_vectors_are_joined_as_they_are() -> None:
+    made = Graph(1, PIXELS, (4, 4, 3))
+    value = made.pool("average", made.stem(12), Window((4, 4)))
+    value = made.join(unit(made, value, 5), unit(made, value, 6))
+    assert compare(made.head(made.norm(unit(made, value, 8))), KERNELS[0])._homes == {}
