@@ -22,6 +22,7 @@ TESTS = [
     "test_kernels_inputs.py",
     "test_kernels_maps.py",
     "test_plan.py",
+    "test_packed_levels.py",
 ]
 
 

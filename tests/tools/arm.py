@@ -1,9 +1,9 @@
 """The ARM kernels without an ARM machine: `python tests/tools/arm.py [--cpu neoverse-n1 ...] [--mca]`.
 
-Compiles the functions of the kernels `neon` and `portable` for ARM CPUs, links them with a small program (`arm_run.c`) and runs
-them under `qemu-aarch64` on the networks of `test_kernels`, `test_kernels_inputs` and `test_kernels_maps`: a plan is laid out
-here, as it would be there, with the addresses that its arrays have here; the program maps copies of them at the same addresses
-and calls the driver.
+Compiles the functions of the kernels `neon` and `portable` for ARM CPUs, links them with a small program (`arm_run.c`) and
+runs them under `qemu-aarch64` on the networks of `test_kernels`, `test_kernels_inputs`, `test_kernels_maps` and
+`level_networks`: a plan is laid out here, as it would be there, with the addresses that its arrays have here; the program
+maps copies of them at the same addresses and calls the driver.
 Scores are compared with integers multiplied by numpy.  Not part of the suite: needs Debian's qemu-user and
 gcc-aarch64-linux-gnu, and llvm for --mca.
 
@@ -111,7 +111,7 @@ class Emulated:
 
         plan = self.plan
         context = plan._context()
-        source, target = layout.kept(x), layout.aligned((x.shape[0], plan._classes), np.float32)
+        source, target = layout.kept(x), layout.aligned((x.shape[0], plan._scores), np.float32)
         pointers = layout.kept(np.array([source.ctypes.data, target.ctypes.data], np.int64))
         arrays = [*plan._kept, context.job, *context.memory, source, target, pointers]
         patches = [
@@ -150,6 +150,7 @@ def pages(arrays: list[NDArray[Any]]) -> list[tuple[int, int]]:
 def check(cpu: str, folder: Path, mca: bool) -> int:
     """Run everything for one CPU; the number of networks whose scores differ."""
     become(cpu)
+    import level_networks
     import packed_networks as nets
 
     sys.path.insert(0, str(KERNEL_TESTS))
@@ -159,6 +160,9 @@ def check(cpu: str, folder: Path, mca: bool) -> int:
 
     from xnorinfer import kernels
     from xnorinfer.engine import plan as plan_module
+    from xnorinfer.engine.model import canonical_input, random_inputs
+    from xnorinfer.net.reference import forward
+    from xnorinfer.packing.lower import lower
 
     functions = Functions(folder)
     kernels.address = functions.address
@@ -190,6 +194,12 @@ def check(cpu: str, folder: Path, mca: bool) -> int:
                 x = test_kernels_inputs.random_rows(rng, model, 5)
                 plan = plan_module.Plan(model, threads=1, kernel=kernel)
                 cases.append((kernel, kind, "limits", depth, Emulated(plan, functions), x, nets.expected(model, x)[-1]))
+        for seed in range(24):
+            net = level_networks.random_net(seed)
+            model = lower(net).packed
+            x = canonical_input(model, random_inputs(model, 5, seed))
+            plan = plan_module.Plan(model, threads=1, kernel=kernel)
+            cases.append((kernel, "any", "levels", seed, Emulated(plan, functions), x, forward(net, x)))
     functions.program()
     wrong = [case[:4] for case in cases if not nets.same(case[4].run(case[5]), case[6])]
     print(f"{cpu}: {len(cases)} networks, {len(wrong)} with other scores {wrong[:5] or ''}", flush=True)
