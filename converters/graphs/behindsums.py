@@ -71,9 +71,6 @@ def read(expr: Expr, leaf: Expr, width: int, most: int = MOST_LEVELS) -> Read:
         taken.append(step)
     if len(taken) == len(chain) - 1:
         return Read(_joined(taken))
-    several = _levels(chain, taken, width, most, levels)
-    if several is not None:
-        return several
     reason, found = "", None
     for place in range(len(taken), -1, -1):
         inner = chain[place]
@@ -88,10 +85,10 @@ def read(expr: Expr, leaf: Expr, width: int, most: int = MOST_LEVELS) -> Read:
                 break
         elif made is not None and not reason:
             reason = made
-    several = _levels(chain, taken, width, most, graded) if found is None else None
-    if several is not None:
-        return several
     if found is None:
+        several = _levels(chain, taken, width, most, levels) or _levels(chain, taken, width, most, graded)
+        if several is not None:
+            return several
         stop = chain[len(taken) + 1]
         return Read(_joined(taken), None, reason, stop.name)
     place, made = found
