@@ -27,7 +27,7 @@ from xnorinfer.net.windows import Window
 
 Numbers: TypeAlias = NDArray[Any]
 #: Starts and ends beyond any axis, which mean its end.
-_END = 1 << 31
+END = 1 << 31
 
 
 class GraphCuts(GraphValues):
@@ -60,7 +60,7 @@ class GraphCuts(GraphValues):
                 self.problems.refuse(
                     node, f"takes a part of the axis {axis} by steps of {step}, which is not supported in a binary network"
                 )
-            chosen[axis] = slice(start, None if end >= _END else end, step)
+            chosen[axis] = slice(start, None if end >= END else end, step)
         return self.cut(node, live, self._part(node, places, chosen))
 
     def split(self, node: OnnxNode, live: Live, inputs: Sequence[Value | None]) -> list[Value]:

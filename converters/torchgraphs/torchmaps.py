@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from xnorinfer.converters.containers.onnxfile import Attribute
+from xnorinfer.converters.graphs.graphcuts import END
 from xnorinfer.converters.torchgraphs.torchvalues import Parts, Recording, Ref, Size, Unknown
 
 Handler: TypeAlias = Callable[[Recording, str, dict[str, Any]], Any]
@@ -23,9 +24,6 @@ _JOINING = ("cat", "concat", "concatenate")
 VIEWS = (
     "view", "reshape", "_unsafe_view", "flatten", "squeeze", "unsqueeze", "expand", "expand_as", "view_as", "reshape_as"
 )  # fmt: skip
-
-#: Ends of slices beyond any axis.
-_END = (1 << 63) - 1
 
 #: Names of arguments, in the order of ATen's schemas.
 SCHEMAS: dict[str, tuple[str, ...]] = {
@@ -140,9 +138,9 @@ def _sliced(recorder: Recording, operation: str, given: dict[str, Any]) -> Ref:
 
 
 def _part(recorder: Recording, value: Ref, axis: int, start: int, end: int | None, step: int = 1) -> Ref:
-    if (start, step) == (0, 1) and (end is None or end >= _END):
+    if (start, step) == (0, 1) and (end is None or end >= END):
         return recorder.view("Identity", value)
-    numbers = (start, _END if end is None else min(end, _END), axis, step)
+    numbers = (start, END if end is None else min(end, END), axis, step)
     return recorder.view("Slice", value, *(recorder.constant(np.array([number], np.int64)) for number in numbers))
 
 

@@ -76,20 +76,24 @@ from xnorinfer.errors import (
     OutputError,
 )
 from xnorinfer.files import write_bytes
+from xnorinfer.graph import Interpretation
 from xnorinfer.mappedtensors import mapped_tensors
 from xnorinfer.net.values import InputMapping, ThresholdInput, input_from_json, input_to_json
 from xnorinfer.packing.fileentries import bits_of_inputs, dense_entry, dense_layer, entry_of, node_of, whole_numbers
 from xnorinfer.packing.packed import (
+    PACKED_OPS,
     Affine,
     Binarize,
     Concat,
     Digitize,
     Dot,
     Elementwise,
+    Mapped,
     Moved,
     Multiply,
     PackedModel,
     PackedOp,
+    Pool,
 )
 
 KEY = "xnorinfer"
@@ -188,20 +192,40 @@ def version_of(packed: PackedModel) -> int:
     """The format that its file has: the oldest that says it, but for one that was loaded from a file of version 1."""
     if packed.is_dense_chain:
         return packed.format_version or 2
-    if any(_new_in_5(node.op) for node in packed.nodes):
+    return max(_oldest(node) for node in packed.nodes)
+
+
+#: Steps that format 3 does not have.
+_NEW_STEPS = {"prelu", "side", "tanh", "sigmoid"}
+#: Op -> the oldest format that says it, of maps.
+_oldest: Interpretation[[], int] = Interpretation("the format of a file", PACKED_OPS)
+
+
+@_oldest.of(Binarize, Pool, Mapped)
+def _(op: Binarize | Pool | Mapped) -> int:
+    return 3
+
+
+@_oldest.of(Concat, Multiply, Moved)
+def _(op: Concat | Multiply | Moved) -> int:
+    return 4
+
+
+@_oldest.of(Digitize)
+def _(op: Digitize) -> int:
+    return 5
+
+
+@_oldest.of(Elementwise)
+def _(op: Elementwise) -> int:
+    return 4 if _NEW_STEPS & set(op.steps.ops) else 3
+
+
+@_oldest.of(Dot)
+def _(op: Dot) -> int:
+    if "levels" in (op.reads, op.gives):
         return 5
-    return 4 if any(_new_in_4(node.op) for node in packed.nodes) else 3
-
-
-def _new_in_5(op: PackedOp) -> bool:
-    return isinstance(op, Digitize) or (isinstance(op, Dot) and "levels" in (op.reads, op.gives))
-
-
-def _new_in_4(op: PackedOp) -> bool:
-    steps = op.steps if isinstance(op, Elementwise) else op.output if isinstance(op, Dot) else None
-    return isinstance(op, Concat | Multiply | Moved) or (
-        isinstance(steps, Affine) and bool({"prelu", "side", "tanh", "sigmoid"} & set(steps.ops))
-    )
+    return 4 if isinstance(op.output, Affine) and _NEW_STEPS & set(op.output.ops) else 3
 
 
 def _canonical(value: dict[str, Any]) -> str:
