@@ -16,6 +16,7 @@ from xnorinfer.converters.nettoml.draft import draft_text
 from xnorinfer.converters.nettoml.writer import net_text
 from xnorinfer.converters.reading import ConvertOptions
 from xnorinfer.errors import NetworkError
+from xnorinfer.float32 import fma
 from xnorinfer.net.values import SignInput
 
 f = np.float32
@@ -76,10 +77,10 @@ def test_what_a_float_layer_reads(tmp_path: Path, activation: str) -> None:
     toml = net_text(path, conversion.reading, options).replace('activation = "hardtanh"', f'activation = "{activation}"')
     hidden = norm(layers[0], dot(layers[0], rows(24)))
     reads = {"sign": sign(hidden), "none": hidden, "hardtanh": np.clip(hidden, f(-1), f(1))}[activation]
-    total = np.zeros((len(reads), 6))
-    for k in range(18):  # float64 in input order, rounded once
-        total += reads[:, k, None].astype(np.float64) * layers[1].weight[None, :, k]
-    assert (scores(path, toml) == total.astype(f) + layers[1].bias).all()
+    total = np.zeros((len(reads), 6), f)
+    for k in range(18):  # fused multiply-adds in input order
+        total = fma(np.repeat(reads[:, k, None], 6, axis=1), np.repeat(layers[1].weight[None, :, k], len(reads), axis=0), total)
+    assert (scores(path, toml) == total + layers[1].bias).all()
 
 
 @pytest.mark.parametrize("said", ["activation", "norm", "threshold"])
