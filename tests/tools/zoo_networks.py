@@ -30,6 +30,8 @@ from xnorinfer.conversion import convert_file, pack_reading
 from xnorinfer.converters import ConvertOptions
 from xnorinfer.converters.livekeras import read_graph_of
 from xnorinfer.errors import NetworkError
+from xnorinfer.graph import INPUT
+from xnorinfer.net.ops import Linear, Pool
 from xnorinfer.net.reference import node_outputs
 from xnorinfer.net.values import PixelInput
 from xnorinfer.packing.modelfile import header_of
@@ -91,12 +93,20 @@ def converted(model: Any, folder: Path, ending: str) -> Any:
 
 
 def check(model: Any, conversion: Any, size: int) -> float:
-    """How far the scores of Keras are from ours on an image, in parts of the largest; the packed network's are the oracle's.
-    Raises AssertionError."""
+    """How far the scores of Keras are from ours on an image, in parts of the largest: signs that a framework's rounding turns
+    go on from layer to layer.  The packed network's are the oracle's, and each layer of Keras gives what the oracle has for it,
+    binary ones exactly, where both read the oracle's values.  Raises AssertionError."""
     x = image(size)
     plan = xnorinfer.Model(conversion.packed, threads=1)
-    *_, (_, scores) = node_outputs(conversion.reading.net, x.reshape(1, -1))
-    scores = scores.reshape(1, -1)
+    nodes, values = conversion.reading.net.nodes, [one for _, one in node_outputs(conversion.reading.net, x.reshape(1, -1))]
+    known = {layer.name: layer for layer in model.layers}
+    for node, value in zip(nodes, values, strict=True):
+        if not isinstance(node.op, Linear | Pool) or node.name not in known or node.inputs[0] == INPUT:
+            continue
+        theirs = np.asarray(known[node.name](values[node.inputs[0]])).reshape(value.shape)
+        exact = isinstance(node.op, Linear) and node.op.binary and node.op.scale is None
+        np.testing.assert_allclose(theirs, value, rtol=0, atol=0 if exact else 1e-5 * np.abs(value).max(), err_msg=node.name)
+    scores = values[-1].reshape(1, -1)
     np.testing.assert_array_equal(plan.scores(x).reshape(1, -1), scores)
     inputs = (x / 127.5 - 1).astype(np.float32)
     if type(model.layers[-1]).__name__ in ("Activation", "Softmax"):  # probabilities; the scores stand before them
