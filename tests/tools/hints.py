@@ -258,6 +258,7 @@ NO_PROPOSAL: dict[str, list[str]] = {
         "running.listen: --port",
         "conversion: --labels",
         "kerasgraph.write: --expect",
+        "keras.read: --expect",
         "verification.proves: --expect",
     ],
 }
