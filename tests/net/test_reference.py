@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from xnorinfer.float32 import fma, fused_dot, sigmoid, tanh
+from xnorinfer.graph import INPUT, Node
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import Linear, Norm, Quantize, Steps
+from xnorinfer.net.ops import Flatten, Linear, Multiply, Norm, Quantize, Steps
 from xnorinfer.net.reference import batch_norm, binary_weights, forward, node_outputs
 from xnorinfer.net.ties import Rule, binarize
 from xnorinfer.net.values import PixelInput, RealInput, SignInput
+from xnorinfer.net.windows import Window
 
 f = np.float32
 TINY = np.array([-1, -(2.0**-24), -(2.0**-25), -1e-9, -0.0, 0.0, 1e-9, 2.0**-24, np.nextafter(f(2.0**-24), f(1)), 1], f)
@@ -125,6 +127,14 @@ def test_a_small_network_by_hand() -> None:
     assert outputs["bn1"].tolist() == [[-0.5, 2.5], [1.5, 0.5], [-2.5, 0.5], [-0.5, -1.5]]
     assert outputs["s"].tolist() == [[-1, 1], [1, 1], [-1, 1], [-1, -1]]
     assert forward(net, x).tolist() == [[0], [2], [0], [-2]]
+
+
+@pytest.mark.parametrize("reads", [(0, 1), (1, 0)])
+def test_a_map_of_one_pixel_and_a_vector_multiply_sample_by_sample(reads: tuple[int, int]) -> None:
+    sums = Node("sums", Linear(np.ones((2, 1, 1, 2), f), "ge", window=Window((1, 1))), (INPUT,))
+    net = Net(RealInput(), (1, 1, 2), (sums, Node("flat", Flatten(), (0,)), Node("square", Multiply(), reads)), "ge-zero")
+    assert not net.check()
+    assert forward(net, np.array([[1, 2], [3, 4], [-1, 0]], f)).tolist() == [[9, 9], [49, 49], [1, 1]]
 
 
 def test_pixels_are_mapped_exactly() -> None:

@@ -131,7 +131,7 @@ def _(op: Multiply, read: Rows, other: Rows) -> Rows:
 
 def beside(x: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
     """What multiplies x, (rows, ..., channels), as numpy takes it: of the same shape, or a number for each channel."""
-    return other if other.size == x.size else other.reshape(len(x), *(1,) * (x.ndim - 2), x.shape[-1])
+    return other.reshape(x.shape if other.size == x.size else (len(x), *(1,) * (x.ndim - 2), x.shape[-1]))
 
 
 @compute.of(Channels)
