@@ -49,17 +49,49 @@ def test_published_kinds_and_what_is_changed_in_them(kind: str) -> None:
             assert other.check() or differences(other, net) != []
 
 
+@pytest.mark.parametrize("kind", ["bi-real", "quicknet", "real-to-binary", "comparison"])
+def test_a_number_that_is_one_float_off_is_found(kind: str) -> None:
+    comparison = kind == "comparison"  # steps that end in one, of numbers that no layer made
+    net = (
+        random_branching_network(902, MAPPINGS["reals"]) if comparison else PUBLISHED[kind](2, MAPPINGS["range"], (6, 6, 3), 16)
+    )
+    packed, tried = lower(net).packed, 0
+    for index, node in enumerate(packed.nodes):
+        steps = steps_of(node.op)
+        for place, step in enumerate(() if steps is None else steps.ops):
+            if step != ("step" if comparison else "add"):
+                continue
+            assert steps is not None
+            for neuron in range(min(4, steps.values.shape[2])):
+                values = steps.values.copy()
+                values[place, 0, neuron] = np.nextafter(values[place, 0, neuron], np.float32(np.inf))
+                other = replace(node, op=with_steps(node.op, Affine(steps.ops, values)))
+                other = replace(packed, nodes=(*packed.nodes[:index], other, *packed.nodes[index + 1 :]))
+                if other.check() == []:
+                    assert differences(other, net) != [], (node.name, neuron)
+                    tried += 1
+    assert tried
+
+
+def steps_of(op: object) -> Affine | None:
+    steps = op.steps if isinstance(op, Elementwise) else op.output if isinstance(op, Dot) else None
+    return steps if isinstance(steps, Affine) else None
+
+
+def with_steps(op: object, steps: Affine) -> Dot | Elementwise:
+    return replace(op, output=steps) if isinstance(op, Dot) else Elementwise(steps)
+
+
 def changed(op: object) -> list[Dot | Elementwise | Binarize | Concat | Moved]:
     """The same op with one number otherwise."""
     found: list[Dot | Elementwise | Binarize | Concat | Moved] = []
     if isinstance(op, Moved):
         found.append(replace(op, channels=np.roll(op.channels, 1)))
-    steps = op.steps if isinstance(op, Elementwise) else op.output if isinstance(op, Dot) else None
-    if isinstance(steps, Affine) and (places := [at for at, step in enumerate(steps.ops) if step in ("mul", "add", "prelu")]):
+    steps = steps_of(op)
+    if steps is not None and (places := [at for at, step in enumerate(steps.ops) if step in ("mul", "add", "prelu")]):
         values = steps.values.copy()
         values[places[-1], 0, -1] += 1
-        other = Affine(steps.ops, values)
-        found.append(Elementwise(other) if isinstance(op, Elementwise) else replace(op, output=other))  # type: ignore[type-var]
+        found.append(with_steps(op, Affine(steps.ops, values)))
     if isinstance(op, Binarize) and op.limits.dtype == np.float32:
         limits = op.limits.copy()
         limits[0] = np.nextafter(limits[0], np.float32(np.inf))

@@ -99,12 +99,15 @@ def _accumulator(part: Part, dot: F32) -> F32:
     return dot if part.layer is None else finish_linear(part.layer, dot)
 
 
-def _side_of(part: Part, shape: tuple[int, ...]) -> F32 | None:
-    """Numbers that stand for what is added, of all sizes and signs, where something is."""
-    if not part.joined:
-        return None
-    rng = np.random.default_rng(0)
+def _numbers(shape: tuple[int, ...], seed: int = 0) -> F32:
+    """Numbers of all sizes and signs."""
+    rng = np.random.default_rng(seed)
     return (rng.standard_normal(shape) * 10.0 ** rng.integers(-3, 4, shape)).astype(np.float32)
+
+
+def _sides_of(part: Part, shape: tuple[int, ...]) -> list[F32 | None]:
+    """Numbers that stand for what is added, where something is: those, and 0, behind which nothing is rounded away."""
+    return [_numbers(shape), np.zeros(shape, np.float32)] if part.joined else [None]
 
 
 # ---------------------------------------------------------------- values one by one
@@ -174,10 +177,17 @@ def _(op: Elementwise, place: Place) -> LayerProof:
 
 
 def _compare_steps(proof: LayerProof, part: Part, steps: Affine) -> None:
+    """At numbers of all sizes, and on both sides of where a comparison at the end changes and of bends."""
     samples = np.linspace(-1000, 1000, SAMPLES, dtype=np.float32)[:, None].repeat(part.channels, 1)
-    proof.values = SAMPLES
-    side = _side_of(part, samples.shape)
-    _compare_values(proof, samples, source_values(part, samples, side), steps.apply(samples, side))
+    samples = np.concatenate([samples, _numbers(samples.shape, 1)])
+    if steps.ops and steps.ops[-1] == "step":
+        counts = Counts.of_reals(part.channels)
+        beside = np.concatenate([_beside_steps(counts, steps), _beside_bends(counts, part)])
+        samples = np.concatenate([samples, counts.accumulator(beside)])
+    proof.values = len(samples)
+    with np.errstate(all="ignore"):
+        for side in _sides_of(part, samples.shape):
+            _compare_values(proof, samples, source_values(part, samples, side), steps.apply(samples, side))
 
 
 @prove.of(PackedConcat)
@@ -345,8 +355,9 @@ def _chunks(
         proof.method = "both ends and samples"
         every = _samples(counts)
         assert isinstance(op.output, Affine)
-        if op.output.ops and op.output.ops[-1] == "step" and not part.joined:
-            proof.method = "ends, both sides of the steps, samples (monotone)"
+        if op.output.ops and op.output.ops[-1] == "step":
+            if not part.joined:
+                proof.method = "ends, both sides of the steps, samples (monotone)"
             every = np.concatenate([every, _beside_steps(counts, op.output), _beside_bends(counts, part)])
     for start in range(0, len(every), CHUNK):
         yield every[start : start + CHUNK]
@@ -363,18 +374,18 @@ def _prove_chunk(
     chunk: I64,
 ) -> None:
     dot = counts.accumulator(chunk)
-    side = _side_of(part, dot.shape)
     with np.errstate(all="ignore"):
-        value = source_values(part, dot, side)
-        if part.levels is not None:
-            assert limits is not None
-            _compare_codes(proof, counts, flipped, limits, chunk, value, part.levels)
-        elif limits is not None:
-            assert part.sign is not None
-            _compare_decisions(proof, counts, flipped, limits, chunk, value, part.sign.rule)
-        else:
-            assert isinstance(op.output, Affine)
-            _compare_values(proof, dot, value, op.output.apply(dot, side))
+        for side in _sides_of(part, dot.shape):
+            value = source_values(part, dot, side)
+            if part.levels is not None:
+                assert limits is not None
+                _compare_codes(proof, counts, flipped, limits, chunk, value, part.levels)
+            elif limits is not None:
+                assert part.sign is not None
+                _compare_decisions(proof, counts, flipped, limits, chunk, value, part.sign.rule)
+            else:
+                assert isinstance(op.output, Affine)
+                _compare_values(proof, dot, value, op.output.apply(dot, side))
 
 
 # ---------------------------------------------------------------- where to look
@@ -404,8 +415,13 @@ def _limit_counts(limits: NDArray[Any]) -> I64:
 def _beside_steps(counts: Counts, output: Affine) -> I64:
     """The counts on both sides of where steps that end in a comparison change, (values, neurons)."""
     beside = []
+
+    def stepped(count: I64) -> F32:
+        dot = counts.accumulator(count)
+        return output.apply(dot, np.zeros_like(dot))
+
     for sign in (1, -1):
-        change = find_limits(lambda c, s=sign: output.apply(counts.accumulator(c)) == s, counts.low, counts.high, 0)  # type: ignore[misc]
+        change = find_limits(lambda c, s=sign: stepped(c) == s, counts.low, counts.high, 0)  # type: ignore[misc]
         last = np.where(change.flipped, -change.limits - 1, change.limits)
         beside += [np.clip(last + step, counts.low, counts.high) for step in (-1, 0, 1, 2)]
     return np.stack(beside)
@@ -431,11 +447,20 @@ def _beside_bends(counts: Counts, part: Part) -> I64:
     bends = [(*nodes[:at], dataclasses.replace(node, op=op)) for at, node in enumerate(nodes) for op in before_bends(node)]
     for before in bends:
         with np.errstate(all="ignore"):
-            some = dataclasses.replace(part, nodes=before)
-            side = find_limits(lambda c, s=some: source_values(s, counts.accumulator(c)) > 0, counts.low, counts.high, 0)  # type: ignore[misc]
-        last = np.where(side.flipped, -side.limits - 1, side.limits)
+            turn = find_limits(_is_above(dataclasses.replace(part, nodes=before), counts), counts.low, counts.high, 0)
+        last = np.where(turn.flipped, -turn.limits - 1, turn.limits)
         beside += [np.clip(last + step, counts.low, counts.high) for step in (0, 1)]
     return np.stack(beside)
+
+
+def _is_above(part: Part, counts: Counts) -> Callable[[I64], NDArray[np.bool_]]:
+    """Whether what the source makes of counts, with nothing added to it, is above 0."""
+
+    def above(count: I64) -> NDArray[np.bool_]:
+        dot = counts.accumulator(count)
+        return source_values(part, dot, np.zeros_like(dot)) > 0
+
+    return above
 
 
 # ---------------------------------------------------------------- comparing
