@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +11,30 @@ from pixel_levels import GRIDS, pixel_levels
 from test_extract_c import DRIVER, SANITIZERS, compiled, compiler, run_of
 
 from xnorinfer.export import ccode
+from xnorinfer.net import Flatten, Levels, Linear, Net, PixelInput, Steps, Window
 from xnorinfer.net.reference import forward
 from xnorinfer.packing.lower import lower
+
+
+def above_zero() -> Net:
+    """Levels of which none is 0, and windows that stay on the map: no code stands for what is outside."""
+    weights = np.random.default_rng(1).normal(size=(8, 2, 2, 3)).astype(np.float32)
+    layers = [
+        ("scaled", Steps.of(("mul", 4), ("add", 3))),
+        ("levels", Levels(3, 7)),
+        ("conv", Linear(weights, "ge", window=Window((2, 2)))),
+        ("flatten", Flatten()),
+    ]
+    return Net.chain(PixelInput.range(0, 1), layers, "ge-zero", (3, 2, 3))
 
 
 def test_the_scores_of_c(tmp_path: Path) -> None:
     flags = ("-std=c99", "-O1", *SANITIZERS)
     compiler(*flags)
     packed, want = {}, {}
-    for number, (grid, maps) in enumerate((grid, maps) for grid in GRIDS for maps in (False, True)):
-        net, name = pixel_levels(grid, maps, number), f"net{number}"
+    nets = [pixel_levels(grid, maps, number) for number, (grid, maps) in enumerate(product(GRIDS, (False, True)))]
+    for number, net in enumerate([*nets, above_zero()]):
+        name = f"net{number}"
         packed[name] = lower(net).packed
         x = np.random.default_rng(number).integers(0, 256, (7, net.depth), dtype=np.uint8)
         want[name] = forward(net, x)

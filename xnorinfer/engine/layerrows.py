@@ -197,7 +197,7 @@ def _over_levels(op: Dot, kernel: Kernel, read: Value) -> Made:
     counting = prepack.of_planes(kernel, op.weights, op.depth, channels=filled)
     size = pixel_bytes(read, False)
     given = 0 if isinstance(op.output, Affine) else max(1, op.top.bit_length())
-    return map_prepack.over_levels(kernel, counting, following, geometry, size, read.planes, given, channels, -op.low)
+    return map_prepack.over_levels(kernel, counting, following, geometry, size, read.planes, given, channels, op.outside)
 
 
 def _dot(

@@ -207,7 +207,9 @@ class Dot:
 
     @property
     def outside(self) -> int:
-        """What a map holds outside, as it is stored: a sign, 0, or a code."""
+        """What a map holds outside, as it is stored: a sign, 0, or a code; 0 where nothing is outside."""
+        if self.window is None or not any(self.window.padding):
+            return 0
         return -self.low if self.reads == "levels" else self.pad
 
     @property
