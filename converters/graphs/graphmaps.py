@@ -109,7 +109,8 @@ class GraphMaps(GraphCuts):
             return live
         whole = live
         live, border = self.as_map(node, live)
-        if live.outside is not None and any(border) and not self._is_neutral(node, kind, live):
+        whole_map = node.operation.startswith(("Global", "Adaptive"))  # its windows are of the map with what pads it
+        if live.outside is not None and any(border) and (whole_map or not self._is_neutral(node, kind, live)):
             live, border = self.as_map(node, self.settled(node, whole))
         assert live.stage.shape is not None
         assert live.places is not None

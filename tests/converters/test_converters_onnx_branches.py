@@ -202,9 +202,17 @@ def bordered(g: Graph) -> str:
     return g.end(g("Add", narrow, wide), 8)
 
 
+def means_with_borders(g: Graph) -> str:
+    """Of all pixels of a map and of what pads it, which counts as well; where that is the largest, too."""
+    x = g.start()
+    means = [g("GlobalAveragePool", g("Pad", x, np.array([0, 0, 1, 2, 0, 0, 0, 3]), np.array(n, F))) for n in (0, 0.5)]
+    x = g("Mul", x, g("Add", *means))
+    return g.end(g("Mul", x, g("GlobalMaxPool", g("Pad", x, np.array([0, 0, 0, 0, 0, 0, 1, 0]), np.array(1e9, F)))), 8)
+
+
 JOINED = [
     *(residual, shared, subtracted, with_signs, pieces, cropped, every_second, widened, shuffled, vectors, unused, product),
-    *(gated, gated_by_pixel, parts_of_signs, parts_of_vectors, bordered),
+    *(gated, gated_by_pixel, parts_of_signs, parts_of_vectors, bordered, means_with_borders),
 ]
 
 
