@@ -344,7 +344,8 @@ def warmup(name: str | None = None) -> list[str]:
             kernel.level_strips(2, given)
         kernel.finish_levels(2, integers=True)
         kernel.pool_levels(2)
-        kernel.digitize(4, 2)
+        kernel.digitize_singles(2)
+        kernel.digitize_bytes(2)
     finally:
         on_compile.remove(names.append)
     return names
