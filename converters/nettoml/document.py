@@ -244,8 +244,9 @@ and, if every pixel or real value is binarized by itself before the first layer,
 
     name                     "0", "1", ... by default
     inputs                   names of earlier nodes, "[input]" of the network's input; the node before by default
-    weight, ...              a layer: kind, layout, flipped, stride, padding, pad, dilation, groups, values, h, weight_rule,
-                             center, clip_weights, scale, scale_by, bias, weight_scale, bias_scale, reads as in [[layers]], or
+    weight, ...              a layer: kind, layout, flipped, stride, padding, pad, dilation, groups, flatten, values, h,
+                             weight_rule, center, clip_weights, scale, scale_by, bias, weight_scale, bias_scale, reads as in
+                             [[layers]], or
     norm                     BatchNorm, a table, or
     steps                    as in [[layers]], of one node, or
     sign = true              a sign, of the rule sign_rule, by default the profile's, or

@@ -94,6 +94,8 @@ class Builder:
                 else:
                     source.problem("shape", "is missing: the first layer is a convolution; [HEIGHT, WIDTH, CHANNELS]")
                     self.flow.broken = True
+            elif listed and self.flow.shape is None and "shape" not in source and not any("weight" in one for one in listed):
+                source.problem("shape", "is missing, and no layer has weights that say it; [HEIGHT, WIDTH, CHANNELS]")
             mapping = mapping_of(source)
             layers.extend(self._before(source) if not listed else [])
             source.close()
@@ -119,6 +121,7 @@ class Builder:
     def _nodes(self, tables: Sequence[Table], kernels: Sequence[Kernel | None], mapping: InputMapping | None) -> Net | None:
         """A network that says of each node what it reads."""
         shape, entry = self.flow.shape, self.flow
+        entry.broken |= shape is None
         entering = "signs" if mapping is None else mapping.kind
 
         def read(table: Table, kind: str, name: str, kernel: Kernel | None, flow: Flow, at_entry: bool) -> list[Named]:
@@ -126,7 +129,9 @@ class Builder:
             self.size = None if flow.shape is None else flow.shape[-1]
             before = len(table.problems)
             if kind == "weight":
-                named = self._sums(table, name, kernel, entering if at_entry else "signs")[0] if kernel is not None else []
+                named = self._sums(table, name, kernel, entering if at_entry else "signs")[0]
+                if kernel is None:  # which is a problem already
+                    named, flow.broken = [], True
             elif kind == "sign":
                 named = sign_of(table, name, self.profile.activations)
             elif kind == "levels":
@@ -143,7 +148,11 @@ class Builder:
             else:
                 named = one_op(name, self._followers(table, name))
             if not named and len(table.problems) == before and not flow.broken:
-                table.problem("", "reads what has no size: a window before it does not fit in its map")
+                if table.values.get("steps") == []:
+                    table.problem("steps", "is empty, needed are operations")
+                else:
+                    table.problem("", "reads what has no size: a window before it does not fit in its map, or there is none")
+            flow.broken |= not named  # what follows is told once
             return named
 
         reader = NodeReader(read, {ENTRY: entry})

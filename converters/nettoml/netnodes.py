@@ -40,7 +40,8 @@ class NodeReader:
 
     def add(self, table: Table, name: str, kernel: Kernel | None, previous: str) -> None:
         """A node, which is called so."""
-        kind = table.one_of(KINDS)
+        dense = "weight" in table and "flatten" in table  # how the map that it reads becomes a vector
+        kind = table.one_of([one for one in KINDS if not dense or one != "flatten"])
         given = self._inputs(table, previous, kind)
         if name in self.numbers:
             table.problem("name", f"there are two nodes called {name}")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -209,14 +210,15 @@ class Writer:
             self.flattens[name if last <= index + 1 else node.name] = word
 
     def _find_orders_of_nodes(self, net: Net) -> None:
-        """The same of a network that branches, where one dense layer alone reads what was flattened."""
+        """The same of a network that branches, where a dense layer reads a map itself, or alone what was flattened."""
         users, shapes = users_of(net.nodes), [value.shape for value in net.values]
-        for index, (node, readers) in enumerate(zip(net.nodes, users, strict=True)):
+        for node, readers in zip(net.nodes, users, strict=True):
             read = net.shape if node.inputs[0] == INPUT else shapes[node.inputs[0]]
-            after = net.nodes[readers[0]] if len(readers) == 1 else node
-            if not isinstance(node.op, Flatten) or not isinstance(after.op, Linear) or len(read) != 3:
+            after = net.nodes[readers[0]] if isinstance(node.op, Flatten) and len(readers) == 1 else node
+            if len(read) != 3 or not isinstance(after.op, Linear) or after.op.window is not None:
                 continue
-            order = np.arange(shapes[index][0]).reshape(read).transpose(2, 0, 1).reshape(-1)
+            order = np.arange(math.prod(read)).reshape(read).transpose(2, 0, 1).reshape(-1)
+            self.flattens[node.name] = "channels_last"
             if _digest(after.op.weight) not in self.known and _digest(after.op.weight[:, order]) in self.known:
                 self.columns[after.name], self.flattens[node.name] = order, "channels_first"
 

@@ -168,19 +168,25 @@ def test_vectors_that_were_maps_side_by_side(tmp_path: Path) -> None:
     np.testing.assert_allclose(forward(net, x.reshape(5, -1)), wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_the_command_line(tmp_path: Path) -> None:
-    """A graph that branches is written as nodes, and these give the same model."""
+@pytest.mark.parametrize("flat", [False, True])
+def test_the_command_line(flat: bool, tmp_path: Path) -> None:
+    """A graph that branches is written as nodes, and these give the same model; flat: a dense layer reads a map at its end."""
     rng = np.random.default_rng(0)
     node = onnx_writer.node
     signs = {name: rng.choice(np.array([-1, 1], np.float32), (8, n, 1, 1)) for name, n in (("w", 3), ("u", 8))}
     constants = {**signs, "half": np.full((8, 1, 1), 0.5, np.float32), "one": np.ones((), np.float32)}
     nodes = [node("Conv", ["x", "w"], "a"), node("Add", ["a", "half"], "b"), node("BipolarQuant", ["b", "one"], "s")]
     nodes += [node("Conv", ["s", "u"], "c"), node("Add", ["c", "b"], "y")]
-    path = onnx_writer.write(tmp_path / "net.onnx", nodes, constants, "y", shape=("rows", 3, 4, 5))
+    if flat:
+        constants["fc"] = rng.choice(np.array([-1, 1], np.float32), (8 * 4 * 5, 6))
+        nodes += [node("BipolarQuant", ["y", "one"], "z"), node("Flatten", ["z"], "f"), node("MatMul", ["f", "fc"], "scores")]
+    path = onnx_writer.write(tmp_path / "net.onnx", nodes, constants, "scores" if flat else "y", shape=("rows", 3, 4, 5))
     options = ["--input-range", "-1:1"]
     fine("convert", path, "-o", tmp_path / "a.safetensors", *options, "--write-net", tmp_path / "net.toml")
     fine("convert", path, "-o", tmp_path / "b.safetensors", "--net", tmp_path / "net.toml")
-    assert 'inputs = ["' in (tmp_path / "net.toml").read_text()
+    text = (tmp_path / "net.toml").read_text()
+    assert 'inputs = ["' in text
+    assert ('flatten = "channels_first"' in text) == flat
     one, other = (modelfile.load(tmp_path / f"{name}.safetensors") for name in "ab")
     assert modelfile.header_of(one)["content_digest"] == modelfile.header_of(other)["content_digest"]
     fine("verify", tmp_path / "b.safetensors", path, "--rows", 9)
@@ -208,6 +214,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     "unknown key": ('[[nodes]]\nsign = true\nactivation = "sign"\n', "nodes[1].activation: unknown key"),
     "no levels": ("[[nodes]]\nlevels = {low = 0}\n", "nodes[1].levels.high: is missing"),
     "no border": ("[[nodes]]\nborder = {value = 1}\n", "nodes[1].border.padding: is missing"),
+    "no steps": ("[[nodes]]\nsteps = []\n", "nodes[1].steps: is empty, needed are operations"),
     "channels": ('[[nodes]]\nchannels = ["a"]\n', "nodes[1].channels: is ['a'], needed is a list of numbers of channels"),
     "too large": (
         '[[nodes]]\npool = {kind = "max", size = 5}\n[[nodes]]\nnorm = {mean = 0, variance = 1, epsilon = 0.1}\n',
@@ -246,6 +253,21 @@ def test_all_at_once(tmp_path: Path) -> None:
     with pytest.raises(NetworkError) as error:
         read_source(tmp_path / "a.npz", ConvertOptions(net=text))
     assert len(error.value.problems) == 3
+
+
+def test_what_follows_from_a_mistake_is_not_told(tmp_path: Path) -> None:
+    """Of a layer without its array the other keys are known, and nothing is missed behind it."""
+    np.savez(tmp_path / "a.npz", a=np.ones((4, 3, 1, 1), np.float32))
+    text = HEAD + LAYER.format("a").replace('weight = "a"', 'weight = "b"\nstride = 2\nscale = 2.0')
+    text += '[[nodes]]\npool = {kind = "max", size = 2}\n[[nodes]]\nsteps = [{relu = true}]\n'
+    for each in (text, text.replace("shape = [2, 3, 3]\n", "")):
+        with pytest.raises(NetworkError, match="there is no array 'b'") as error:
+            read_source(tmp_path / "a.npz", ConvertOptions(net='ignore = ["a"]\n' + each))
+        assert len(error.value.problems) == 1, str(error.value)
+    text = text.split("[[nodes]]")[0].replace("shape = [2, 3, 3]\n", "") + "[[nodes]]\nsign = true\n"
+    with pytest.raises(NetworkError, match=r"input.shape: is missing, and no layer has weights that say it") as error:
+        read_source(tmp_path / "a.npz", ConvertOptions(net='ignore = ["a"]\n' + text))
+    assert len(error.value.problems) == 1, str(error.value)
 
 
 def test_the_example_of_the_documents(tmp_path: Path) -> None:
