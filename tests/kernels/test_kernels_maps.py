@@ -187,15 +187,32 @@ def test_nothing_is_touched_beyond_its_end(kernel: str, source: str, at_start: b
     mapping = INPUTS[source]
     for seed in range(4):
         model = nets.random_maps(np.random.default_rng(10 + seed), mapping, shape_for(mapping, seed), 2)
-        plan = Plan(model, threads=1, kernel=kernel)
-        for rows in (1, 3):
-            x = nets.random_rows(np.random.default_rng(0), model, rows)
-            source_rows, outputs = guarded.copy_of(x, at_start), expected(model, x)
-            for index, want in enumerate(outputs):
-                target = guarded.guarded(want.shape, want.dtype, want.dtype.itemsize, at_start)
-                plan.run_nodes(source_rows, target, index, index + 1)
-                assert nets.same(target.copy(), want), model.nodes[index].op
-                source_rows = target
+        run_guarded(model, kernel, at_start)
+
+
+@pytest.mark.parametrize("neurons", [3, 70])
+@pytest.mark.parametrize(("source", "reads"), [("pixels", "pixels"), ("signs", "bits")])
+def test_sums_at_borders_touch_nothing_else(
+    kernel: str, source: str, reads: str, neurons: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sums that go on to steps are compared with nothing, whatever their border class."""
+    guarded.guard_layouts(monkeypatch, at_start=False)
+    window = Window((3, 3), padding=(1, 1, 1, 1))
+    layer = nets.random_dot(np.random.default_rng(0), reads, (4, 5, 3), neurons, window=window, bits=False)
+    run_guarded(PackedModel(INPUTS[source], (4, 5, 3), chain([("conv", layer)]), "ge-zero"), kernel, at_start=False)
+
+
+def run_guarded(model: PackedModel, kernel: str, at_start: bool) -> None:
+    """Node by node, between unmapped pages, where layouts are guarded."""
+    plan = Plan(model, threads=1, kernel=kernel)
+    for rows in (1, 3):
+        x = nets.random_rows(np.random.default_rng(0), model, rows)
+        source_rows, outputs = guarded.copy_of(x, at_start), expected(model, x)
+        for index, want in enumerate(outputs):
+            target = guarded.guarded(want.shape, want.dtype, want.dtype.itemsize, at_start)
+            plan.run_nodes(source_rows, target, index, index + 1)
+            assert nets.same(target.copy(), want), model.nodes[index].op
+            source_rows = target
 
 
 def test_infinities_and_nan_in_pools(kernel: str) -> None:

@@ -249,7 +249,7 @@ def pixels(
         assert mapping is not None
         row[fields.MAPPING] = layout.kept(np.array(mapping, np.float64))
         row[fields.WEIGHT_SUM] = _whole_groups(weights, 2 * (ones - surplus) - inside, dtype=np.float64)
-    most = np.full(len(weights), -1) if limits is None else limits.astype(np.int64)
+    most = np.full(surplus.shape, -1) if limits is None else limits.astype(np.int64)
     if len(weights) <= MASKED_NEURONS and depth < 64 * MASKED_CHUNKS:
         row |= {fields.COMPUTE: kernel.compute_masked(), fields.LIMITS: _whole_groups(weights, most)}
         return row | panels_of(layout.byte_masks(weights, depth)) | graded
