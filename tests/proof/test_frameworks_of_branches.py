@@ -52,6 +52,22 @@ def test_pytorch_gives_the_same_but_for_rounding(kind: str) -> None:
     assert not wrong.holds
 
 
+def test_a_program_must_give_the_scores_and_not_the_classes_alone() -> None:
+    pytest.importorskip("torch")
+    net = PUBLISHED["bi-real"](3, PixelInput.range(-1, 1), (6, 6, 3), 8)
+    packed = lower(net).packed
+    x = random_inputs(np.random.default_rng(0), net.input, 12, net.depth)
+    answers = open_as_read(net, "torch").answers("net", x)
+    assert answers.run is not None
+    program = replace(answers, run=replace(answers.run, program=True))
+    assert compare(program, net, packed).holds
+    moved = compare(replace(program, values=program.values + 1, inner=None), net, packed)
+    assert (moved.different, moved.unexplained, moved.holds) == (0, 12, False)
+    users = compare(replace(program, values=program.values + 1, inner=None, run=None), net, packed)
+    assert users.holds
+    assert users.warning()
+
+
 def test_assumptions_of_chains_are_not_tried_where_branches_meet() -> None:
     net = PUBLISHED["quicknet"](1, PixelInput.range(-1, 1), (5, 5, 3), 6)
     found = {one.about for one in every(net)}

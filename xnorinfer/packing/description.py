@@ -51,10 +51,11 @@ def describe(packed: PackedModel) -> dict[str, Any]:
 def describe_layers(packed: PackedModel) -> list[dict[str, Any]]:
     """Every node behind the bits of the inputs, JSON-able.
 
-    index, name; kind: of the weights ("binary", "float"), or "pool", "steps", "bits", "mapped", "concat", "product",
-    "moved"; reads and gives ("bits", "pixels", "reals"); inputs of one neuron; neurons, or channels; steps; sizes, also of what
-    it gives for a sample.  Of maps also window, groups and pad, and the shape of what it gives; of networks that branch the
-    indices of what it reads, `from`, -1 for the input.
+    index, name; kind: of the weights ("binary", "float"), or "pool", "steps", "bits", "levels", "mapped", "concat", "product",
+    "moved"; reads and gives ("bits", "pixels", "levels", "reals"); inputs of one neuron; neurons, or channels; steps; sizes,
+    also of what it gives for a sample.  What reads levels says `low`, what gives them how many `levels` there are.  Of maps
+    also window, groups and pad, and the shape of what it gives; of networks that branch the indices of what it reads, `from`,
+    -1 for the input.
     """
     found: list[dict[str, Any]] = []
     leading = packed.binarize is not None

@@ -86,8 +86,10 @@ class Agreement:
         """Whether rounding explains every class that differs, or may, in a few.
 
         It decides one in hundreds; where it would have to decide more, and nobody shows how, all scores lie at ties, and the
-        answers say nothing.
+        answers say nothing.  Of a program its scores, too: they are what was read, while a user's answers may be others.
         """
+        if self.run is not None and self.run.program and self.unexplained:
+            return False
         shown = self.different_stepwise
         return self.different == self.by_rounding + self.different_undetermined <= shown + max(FEW, SHARE * self.rows)
 
