@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from xnorinfer.budget import spend_bytes, spend_steps
@@ -182,6 +182,8 @@ class _Model:
             name: [_references(call) for call in entry.get("inbound_nodes") or []] for name, (entry, _) in entries.items()
         }
         outputs = _references(config.get("output_layers"))
+        inner = {name: len(inbound[name]) for name, (entry, _) in entries.items() if class_name(entry) in MODELS}
+        inbound, outputs = _counted_from_0(inbound, outputs, inner)
         names = [str(one) for one in outputs]
         if not path and self.output is not None:
             if self.output not in names:
@@ -291,6 +293,23 @@ def _references(value: Any) -> list[_Reference]:
     if len(value) >= 3 and isinstance(value[0], str) and all(isinstance(number, int) for number in value[1:3]):
         return [_Reference(*value[:3]), *(one for inner in value[3:] for one in _references(inner))]
     return [one for inner in value for one in _references(inner)]
+
+
+def _counted_from_0(
+    inbound: Mapping[str, list[list[_Reference]]], outputs: list[_Reference], inner: Mapping[str, int]
+) -> tuple[Mapping[str, list[list[_Reference]]], list[_Reference]]:
+    """References to the calls of models within a model as to those of layers: Keras 2 counts them from 1, the first being that
+    of the model by itself.  inner: how often each is called."""
+    used: dict[str, set[int]] = {name: set() for name in inner}
+    for one in (*outputs, *(read for calls in inbound.values() for call in calls for read in call)):
+        if one.name in inner:
+            used[one.name].add(one.call)
+    later = {name for name, count in inner.items() if count in used[name] and 0 not in used[name] and count}
+
+    def counted(references: list[_Reference]) -> list[_Reference]:
+        return [replace(one, call=one.call - 1) if one.name in later else one for one in references]
+
+    return {name: [counted(call) for call in calls] for name, calls in inbound.items()}, counted(outputs)
 
 
 def _snake_case(name: str) -> str:

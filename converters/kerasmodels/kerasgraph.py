@@ -46,7 +46,7 @@ _NORM = re.compile(r"(Sync|Q)?BatchNormalization(V[12])?")
 _NORM_QUANTIZERS = ("gamma_quantizer", "beta_quantizer", "mean_quantizer", "variance_quantizer")
 
 #: Layers that join values number by number, by ONNX's names.
-_SUMS = {"Add": "Sum", "Subtract": "Sub", "Multiply": "Mul", "Maximum": "Max", "Minimum": "Min"}
+_SUMS = {"Add": "Sum", "Subtract": "Sub", "Maximum": "Max", "Minimum": "Min"}
 
 PROFILE_OF: dict[Rule, str] = {"ge": "ge-zero", "gt": "gt-zero", "round-even": "keras-round", "sign": "torch-sign"}
 _LINEAR = (None, "linear")
@@ -99,7 +99,8 @@ class KerasGraph(LayerWeights):
             reads = [self._known.get(one, self._at_hand) for one in layer.reads] or [_Given("input", self._rank)]
             self._value, self._rank, self._ending = reads[0]
             if layer.call and self.weights.of_layer(layer):
-                self.problems.append(f"{layer} has weights and is called several times, which is not supported")
+                problem = f"{layer} has weights and is called several times, which is not supported"
+                self.problems += [] if problem in self.problems else [problem]
             if layer.kind in JOINS:
                 self._join(layer, reads)
             else:
@@ -209,6 +210,9 @@ class KerasGraph(LayerWeights):
                 self._unread(layer)
                 return
             self._node("Concat", layer.name, str(layer), *values[1:], axis=axis % self._rank)
+        elif layer.kind == "Multiply":
+            for value in values[1:]:
+                self._node("Mul", layer.name, str(layer), value)
         elif layer.kind in _SUMS:
             self._node(_SUMS[layer.kind], layer.name, str(layer), *values[1:])
         else:
