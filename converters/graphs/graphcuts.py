@@ -129,7 +129,7 @@ class GraphCuts(GraphValues):
         stage = live.stage
         if not whole:
             stage = self._of_pixels_of(node, stage, shape, rows, columns)
-        if kept[2] != shape[2]:
+        if not np.array_equal(channels, np.arange(shape[2])):  # fewer, or in another order
             stage = self._of_channels(node, stage, channels)
         return dataclasses.replace(self.begin(node.name, stage, kept if stage.is_map else kept[2:], None),
             places=_renumbered(places, shape, rows, columns, channels))  # fmt: skip

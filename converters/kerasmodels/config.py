@@ -297,7 +297,7 @@ def _references(value: Any) -> list[_Reference]:
 
 def _counted_from_0(
     inbound: Mapping[str, list[list[_Reference]]], outputs: list[_Reference], inner: Mapping[str, int]
-) -> tuple[Mapping[str, list[list[_Reference]]], list[_Reference]]:
+) -> tuple[dict[str, list[list[_Reference]]], list[_Reference]]:
     """References to the calls of models within a model as to those of layers: Keras 2 counts them from 1, the first being that
     of the model by itself.  inner: how often each is called."""
     used: dict[str, set[int]] = {name: set() for name in inner}

@@ -202,6 +202,13 @@ def bordered(g: Graph) -> str:
     return g.end(g("Add", narrow, wide), 8)
 
 
+def lines_of_shuffled(g: Graph) -> str:
+    """A part of a map whose channels stand in another order, all of them."""
+    x = g("Transpose", g("Reshape", g.start(), np.array([0, 2, 4, 6, 10])), perm=(0, 2, 1, 3, 4))
+    x = g("Slice", g("Reshape", x, np.array([0, 8, 6, 10])), np.array([1]), np.array([5]), np.array([2]))
+    return g.end(g("Mul", x, np.arange(1, 9, dtype=F).reshape(8, 1, 1) - F(4.5)), 8)
+
+
 def means_with_borders(g: Graph) -> str:
     """Of all pixels of a map and of what pads it, which counts as well; where that is the largest, too."""
     x = g.start()
@@ -212,7 +219,7 @@ def means_with_borders(g: Graph) -> str:
 
 JOINED = [
     *(residual, shared, subtracted, with_signs, pieces, cropped, every_second, widened, shuffled, vectors, unused, product),
-    *(gated, gated_by_pixel, parts_of_signs, parts_of_vectors, bordered, means_with_borders),
+    *(gated, gated_by_pixel, parts_of_signs, parts_of_vectors, bordered, lines_of_shuffled, means_with_borders),
 ]
 
 
