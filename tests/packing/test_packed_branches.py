@@ -190,6 +190,8 @@ def elsewhere() -> PackedModel:
         (Moved, {"op": Moved(np.array([0], np.int64))}, "channels are (1,) int64, needed is (channels,) int32"),
         (Moved, {"op": Moved(np.zeros(6, np.int32), (1, 0, 0, 0), 0.1)}, "needed is a number of float32"),
         (Moved, {"op": Moved(np.zeros(6, np.int32), (1, 0, 0, 0), np.nan)}, "needed is a number of float32"),
+        (Moved, {"op": Moved(np.zeros(6, np.int32), (1, 0, 0, 0), 1e300)}, "needed is a number of float32"),
+        (Moved, {"op": Moved(np.zeros(6, np.int32), (1, 0, 0, 0), 10**310)}, "needed is a number"),
         (Moved, {"op": Moved(np.array([0], np.int32), value="1")}, "value is '1', needed is a number"),  # type: ignore[arg-type]
     ],
 )  # fmt: skip
@@ -211,6 +213,7 @@ def test_entries_of_products_and_places_are_checked(tmp_path: Path) -> None:
     changes = (
         ({"padding": [1, 1, 1]}, "needed are 4 whole"),
         ({"value": "1"}, "value has the wrong"),
+        ({"value": 10**310}, "value has the wrong"),
         ({"more": 1}, "is no node"),
     )
     for change, message in changes:

@@ -38,6 +38,7 @@ from xnorinfer.net.ops import (
     Step,
     Steps,
     arrays_of,
+    single,
 )
 from xnorinfer.net.ties import RULES, profile_problems
 from xnorinfer.net.values import (
@@ -52,6 +53,7 @@ from xnorinfer.net.values import (
     SignInput,
     ThresholdInput,
     Value,
+    is_finite_number,
 )
 from xnorinfer.net.windows import MOST_SIZE, MOST_VALUES, POOL_KINDS, Window, taps_by_axis
 
@@ -380,6 +382,8 @@ def _(op: Quantize, name: str, problems: Problems, read: Seen) -> Seen:
 def _(op: Levels, name: str, problems: Problems, read: Seen) -> Seen:
     _reads_reals(name, "a quantizer to levels must follow a dense layer or BatchNorm", problems, read)
     _follows_no_float(name, problems, read)
+    if any(type(number) is not int for number in (op.low, op.high)):
+        raise Shapeless
     if op.high - op.low >= MOST_LEVELS and not read.pixels:
         problems.add(name, f"has {op.high - op.low + 1} levels, at most {MOST_LEVELS} are known of anything but pixels")
     return read.becomes(name, Value(read.value.shape, op.domain))
@@ -534,7 +538,7 @@ def _(op: Op, name: str) -> Iterator[Problem]:
 
 @numbers_problems.of(Pad)
 def _(op: Pad, name: str) -> Iterator[Problem]:
-    if not _is_number(op.value) or float(np.float32(op.value)) != op.value:
+    if not _is_number(op.value) or float(single(op.value)) != op.value:
         yield Problem(name, f"pads with {op.value!r}, needed is a number of float32")
 
 
@@ -557,7 +561,7 @@ def _(op: Levels, name: str) -> Iterator[Problem]:
         if not _is_positive(factor):
             yield Problem(name, f"{called} is {factor}, needed is a finite number above 0")
     yield from _array_problems(op, name)
-    if op.thresholds is not None and (op.thresholds[1:] < op.thresholds[:-1]).any():
+    if op.thresholds is not None and op.thresholds.ndim == 2 and (op.thresholds[1:] < op.thresholds[:-1]).any():
         yield Problem(name, "thresholds lie below those of the level before")
 
 
@@ -574,7 +578,7 @@ def _zero_problems(op: Linear, name: str) -> Iterator[Problem]:
 
 
 def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float | np.floating) and math.isfinite(value)
+    return is_finite_number(float(value) if isinstance(value, np.floating) else value)
 
 
 def _is_positive(value: object) -> bool:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from xnorinfer.errors import MalformedModelError
 from xnorinfer.graph import Interpretation, Node
+from xnorinfer.net.values import is_finite_number
 from xnorinfer.net.windows import POOL_KINDS, Window
 from xnorinfer.packing.packedops import (
     PACKED_OPS,
@@ -210,7 +211,7 @@ def _pool(where: str, place: str, entry: dict[str, Any], left: Tensors) -> Pool:
 
 def _moved(where: str, place: str, entry: dict[str, Any], left: Tensors) -> Moved:
     padding = whole_numbers(f"{where}: padding", entry["padding"], 4)
-    if type(entry["value"]) not in (int, float):
+    if not is_finite_number(entry["value"]):
         raise MalformedModelError(f"{where}: value has the wrong type")
     return Moved(_take(where, f"{place}.channels", left), padding, float(entry["value"]))  # type: ignore[arg-type]
 

@@ -16,7 +16,8 @@ from xnorinfer.bits import pad_mask, words_for
 from xnorinfer.errors import ArrayError, MalformedModelError, NetworkError, unhandled
 from xnorinfer.graph import INPUT, Interpretation, Node, node_problems, users_of
 from xnorinfer.memory import plain
-from xnorinfer.net.values import Shape
+from xnorinfer.net.ops import single
+from xnorinfer.net.values import Shape, is_finite_number
 from xnorinfer.net.windows import MOST_SIZE, POOL_KINDS, Window, taps_by_axis
 from xnorinfer.packing.packedops import (
     MOST_JOINED,
@@ -156,7 +157,8 @@ def _(op: Moved, where: str) -> Moved:
     channels = _plain(f"{where}: channels", op.channels)
     if channels.ndim != 1 or not channels.size or channels.dtype != np.int32:
         raise MalformedModelError(f"{where}: channels are {channels.shape} {channels.dtype}, needed is (channels,) int32")
-    if not isinstance(op.value, int | float | np.floating) or isinstance(op.value, bool):
+    beyond = isinstance(op.value, int) and not is_finite_number(op.value)
+    if not isinstance(op.value, int | float | np.floating) or beyond:
         raise MalformedModelError(f"{where}: value is {op.value!r}, needed is a number")
     return Moved(channels, (top, bottom, left, right), float(op.value))
 
@@ -440,7 +442,7 @@ def _(op: Moved, where: str, read: Value, source: PackedOp | None) -> Iterator[s
     if op.channels.min() < -1 or op.channels.max() >= channels:
         yield f"{where}: takes channels {op.channels.min()} to {op.channels.max()}, there are {channels}"
     outside = bool((op.channels < 0).any()) or max(op.padding) > 0
-    if not np.isfinite(op.value) or op.value != float(np.float32(op.value)) or (bits and outside and op.value not in (-1, 1)):
+    if not np.isfinite(op.value) or op.value != float(single(op.value)) or (bits and outside and op.value not in (-1, 1)):
         yield f"{where}: puts {op.value:g} outside, needed is a number of float32{', of bits -1 or 1' if bits else ''}"
 
 
