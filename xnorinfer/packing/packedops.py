@@ -24,7 +24,8 @@ from xnorinfer.net.windows import MOST_SIZE, MOST_VALUES, PoolKind, Window, bord
 
 #: What a node reads or gives.  Of bits, a `Dot` counts mismatches: dot = depth - 2*mismatches.  pixels: integer sums of uint8.
 #: levels: integer sums of codes from 0 to `Value.top`.
-#: reals: products with float32 summed in float64 in input order, rounded to float32 once.
+#: reals: with signs as weights a sum in float64 in input order, rounded to float32 once; with float32 weights a chain of fused
+#: multiply-adds in that order.
 Reads = Literal["bits", "pixels", "levels", "reals"]
 
 #: Of the codes of levels: 4 bits, of pixels 8.
