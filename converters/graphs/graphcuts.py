@@ -50,10 +50,10 @@ class GraphCuts(GraphValues):
                     node, f"takes a part of values by {name} that are not told, which is not supported in a binary network"
                 )
         starts, ends, axes, steps = given
-        if starts is None or ends is None or len(starts) != len(ends):
+        axes = tuple(range(len(starts or ()))) if axes is None else axes
+        steps = (1,) * len(axes) if steps is None else steps
+        if starts is None or ends is None or not len(starts) == len(ends) == len(axes) == len(steps):
             self.problems.refuse(node, "takes a part of values, and does not say which: is malformed")
-        axes = tuple(range(len(starts))) if axes is None else axes
-        steps = (1,) * len(starts) if steps is None else steps
         chosen: list[slice] = [slice(None)] * (places.ndim + 1)
         for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
             if step < 1 or not -len(chosen) <= axis < len(chosen):

@@ -236,6 +236,8 @@ class GraphValues(Stages):
         Refused."""
         first = lives[0]
         assert first.places is not None
+        if not -first.places.ndim - 1 <= axis <= first.places.ndim:
+            self.problems.refuse(node, f"joins values along the axis {axis}, which they do not have: is malformed")
         axis = axis % (first.places.ndim + 1) - 1
         total, offset = sum(one.stage.width or 0 for one in lives), 0
         moved: list[Places] = []

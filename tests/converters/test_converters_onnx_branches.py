@@ -296,6 +296,15 @@ def some_pixels(g: Graph) -> str:
     return g.end(g("Slice", x, np.array([1]), np.array([4]), np.array([2]), np.array([-1])), 8)
 
 
+def part_of_axes(g: Graph) -> str:
+    return g.end(g("Slice", g.start(), np.array([0, 1]), np.array([4, 4]), np.array([2])), 8)
+
+
+def no_such_axis(g: Graph) -> str:
+    x = g.start()
+    return g.end(g("Concat", x, g.conv(g.sign(x), 8, 8), axis=5), 16)
+
+
 def twice(g: Graph) -> str:
     x = g.start()
     g.nodes.append(g.nodes[-1])
@@ -312,6 +321,8 @@ REFUSED: dict[str, tuple[Callable[[Graph], Any], str]] = {
     "other signs": (other_signs, r"joins signs that stand for 0 and 1 with other values.*needed are -1 and 1"),
     "constants beside": (constants_beside, "joins values of the network and constants"),
     "given twice": (twice, "gives a value that another node gives, or the file, as well"),
+    "fewer axes": (part_of_axes, "takes a part of values, and does not say which: is malformed"),
+    "no such axis": (no_such_axis, "joins values along the axis 5, which they do not have: is malformed"),
     "backwards": (some_pixels, "takes a part of the axis 2 by steps of -1"),
 }
 
