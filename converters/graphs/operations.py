@@ -18,6 +18,8 @@ from xnorinfer.net.ops import MOST_LEVELS, MOST_LEVELS_OF_PIXELS
 _BFLOAT16 = 16  # ONNX's number of a type that numpy has not
 OTHER_TYPE = "changes the type of numbers to something else than float32; networks in float32 can be converted"
 MULTIBIT = "it is quantized to several bits, and one bit is needed"
+#: Of values on the way, which may have a few.
+_TOO_FINE = "it is quantized to several bits, and at most 4 are read"
 
 
 class Maths(Protocol):
@@ -212,7 +214,7 @@ def _quant(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Valu
     signed, narrow = bool(_attribute(node, "signed", 1)), bool(_attribute(node, "narrow", 1))
     most = 24 if maths.is_input(value) else 4 if isinstance(value, Live) else 1
     if width not in range(1, most + 1):
-        maths.problems.other_kind(node, f"{MULTIBIT} ({width:g} bits here)")
+        maths.problems.other_kind(node, f"{_TOO_FINE if isinstance(value, Live) else MULTIBIT} ({width:g} bits here)")
     whole = maths.apply(node, "Add", maths.apply(node, "Div", value, scale), zero)
     if signed and width == 1:
         whole = _sign_of(maths, node, whole)
@@ -235,7 +237,7 @@ def _multi_threshold(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None
         maths.problems.refuse(node, "has no constant thresholds (channels, steps), which is not supported in a binary network")
     steps, most = thresholds.array.shape[1], (MOST_LEVELS_OF_PIXELS if maths.is_input(value) else MOST_LEVELS) - 1
     if not 1 <= steps <= most:
-        maths.problems.other_kind(node, f"{MULTIBIT} ({steps} thresholds here)")
+        maths.problems.other_kind(node, f"{_TOO_FINE} ({steps} thresholds here)")
     reached: Value | None = None
     for column in np.ascontiguousarray(thresholds.array.T):
         limits = Constant(column, thresholds.names, maths.number(float(column[0])).expr)

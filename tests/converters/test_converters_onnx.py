@@ -342,11 +342,11 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "several thresholds": (
         lambda g: hidden(g, ("MultiThreshold", np.ones((6, 31), F)), ("Erf",)),
-        r"quantized to several bits, and one bit is needed \(31 thresholds here\): node MultiThreshold_v1 \(MultiThreshold\)$",
+        r"quantized to several bits, and at most 4 are read \(31 thresholds here\): node MultiThreshold_v1 \(MultiThreshold\)$",
     ),
     "eight bits": (
         lambda g: hidden(g, ("Quant", ONE, ZERO, np.array(8, F))),
-        r"quantized to several bits, and one bit is needed \(8 bits here\): node Quant_v1 \(Quant\)$",
+        r"quantized to several bits, and at most 4 are read \(8 bits here\): node Quant_v1 \(Quant\)$",
     ),
     "weights of two bits": (
         lambda g: g.add("MatMul", g.derived("Quant", *map(g.constant, (g.signs(12, 6), ONE, ZERO, TWO)))),

@@ -50,6 +50,7 @@ _HOPELESS = (
     "and reads a map of",
     "reads a map that is padded with",
     "one bit is needed",
+    "at most 4 are read",
     "maps every pixel to one value",
     "save it as one tensor first",
 )
