@@ -19,7 +19,7 @@ from xnorinfer.errors import MalformedModelError, ModelFileError, NetworkError
 from xnorinfer.export import ccode, plainarrays
 from xnorinfer.graph import Node
 from xnorinfer.kernels import usable
-from xnorinfer.net import Levels, Linear, Net, Norm, PixelInput, Steps, Window
+from xnorinfer.net import Levels, Linear, Net, Norm, PixelInput, RealInput, Steps, Window
 from xnorinfer.net.reference import forward, mapped_input, node_outputs
 from xnorinfer.net.values import LevelValues
 from xnorinfer.packing import modelfile
@@ -197,6 +197,17 @@ def test_deep_layers_sum_exactly() -> None:
     packed, x = lower(net).packed, rng.integers(0, 256, (3, depth), dtype=np.uint8)
     for kernel in usable():
         assert (Plan(packed, kernel=kernel.name).run(x) == forward(net, x)).all()
+
+
+@pytest.mark.parametrize("top", [2, 3, 4, 6, 7, 8, 14, 15])
+def test_infinite_numbers_have_the_levels_of_the_ends(top: int) -> None:
+    """What has fewer codes than its bits can say has none above the last."""
+    layers = [("turned", Steps.of(("mul", np.array([1, -1, 0], f)))), ("levels", Levels(0, top))]
+    net = Net.chain(RealInput(), [*layers, ("fc", Linear(np.ones((1, 3), f), "ge"))], "ge-zero")
+    packed = lower(net).packed
+    x = np.array([[-np.inf, np.inf, 1], [np.inf, -np.inf, 0], [-3e38, 3e38, 0], [3e38, -3e38, 0]], f)
+    for kernel in usable():
+        assert Plan(packed, kernel=kernel.name).run(x).tolist() == [[0], [2 * top]] * 2
 
 
 # ---------------------------------------------------------------- what is refused, and what proofs find

@@ -100,7 +100,7 @@ def digitized_singles(kernel: Kernel, limits: NDArray[np.float32], mirrored: NDA
     """As `binarized`, float32 to codes: limits (top, depth)."""
     planes, depth = len(limits).bit_length(), limits.shape[1]
     rows = [binarized(kernel, of_code, mirrored) for of_code in limits]
-    never = np.full(depth, -np.inf, np.float32)
+    never = np.full(depth, np.nan, np.float32)  # -infinity is at most -infinity
     rows += [binarized(kernel, never, np.zeros(depth, np.bool_))] * (grades(planes) - len(limits))
     joined = {
         field: layout.kept(np.concatenate([np.asarray(row[field]) for row in rows]))
