@@ -10,12 +10,30 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xnorinfer.net import Add, Concat, Flatten, Levels, Linear, Net, Node, Norm, PixelInput, Pool, Quantize, Steps, Window
+from xnorinfer.net import (
+    Add,
+    Channels,
+    Concat,
+    Flatten,
+    Levels,
+    Linear,
+    Net,
+    Node,
+    Norm,
+    Pad,
+    PixelInput,
+    Pool,
+    Quantize,
+    Steps,
+    Window,
+)
 from xnorinfer.net.reference import Rows, compute, forward, node_outputs
 from xnorinfer.net.values import REALS, LevelValues
 from xnorinfer.proof.frameworks.as_read import open_as_read
 from xnorinfer.proof.frameworks.rounding import RoundedNet
 from xnorinfer.proof.wording import words_of
+
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # larq is written for Keras 2; read when TensorFlow is imported
 
 f = np.float32
 HALVES = np.concatenate([np.arange(-20, 20) / 4, np.random.default_rng(0).normal(0, 3, 400)]).astype(f)[None]
@@ -53,7 +71,6 @@ def test_quant_of_qonnx(bits: int, signed: int, narrow: int, scale: float, zero:
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
 def test_dorefa_of_larq(bits: int) -> None:
-    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     larq = pytest.importorskip("larq")
     n = 2**bits - 1
     theirs = larq.quantizers.DoReFa(bits, mode="activations")(HALVES).numpy()
@@ -181,3 +198,21 @@ def test_signs_have_no_levels_and_levels_pad_with_0_only() -> None:
     layers = [("levels", Levels(0, 3)), ("flat", Flatten()), ("scaled", Steps.of(("mul", 2))), ("fc", Linear(square, "ge"))]
     (problem,) = Net.chain(PixelInput(1, 0, 1), layers, "ge-zero").check()
     assert problem.startswith("fc: a binary layer follows scaled without a sign between them")
+
+
+@pytest.mark.parametrize("op", [Channels((1, 0, 2, 3)), Pad((1, 1, 1, 1), 0.5), Concat()])
+def test_levels_that_are_moved_are_told_to_be_numbers(op: Any) -> None:
+    image = PixelInput.range(-1, 1)
+    reads = (0, 0) if isinstance(op, Concat) else (0,)
+    width = 8 if isinstance(op, Concat) else 4
+    nodes = (
+        Node("levels", Levels(0, 3), (-1,)),
+        Node("moved", op, reads),
+        Node("again", Channels(tuple(range(width))), (1,)),
+        Node("conv", Linear(np.ones((3, 1, 1, width), f), "ge", window=Window((1, 1))), (2,)),
+    )
+    (problem,) = Net(image, (4, 4, 4), nodes, "ge-zero").check()
+    assert problem == (
+        "conv: a binary layer follows again, but the levels of levels are numbers where they are joined, moved or padded; "
+        "needed are levels or a sign behind it"
+    )

@@ -83,7 +83,8 @@ class Seen:
     """A value, and what messages call it: the node that it comes from, and the one that set its width.
 
     raw: whether it is the network's own input, pixels: whether it is computed from single pixels, or they themselves.
-    float_layer: the first float layer that it comes from.
+    float_layer: the first float layer that it comes from.  levels: the levels that were joined or moved, which made numbers of
+    them.
     """
 
     value: Value
@@ -92,6 +93,7 @@ class Seen:
     raw: bool = False
     float_layer: str | None = None
     pixels: bool = False
+    levels: str | None = None
 
     def becomes(self, node: str, value: Value) -> Seen:
         """What an op makes of each number by itself."""
@@ -227,7 +229,11 @@ result_of: Interpretation[..., Seen] = Interpretation("shapes and domains", OPS)
 def _(op: Linear, name: str, problems: Problems, read: Seen) -> Seen:
     shape = _dense_shape(op, name, problems, read) if op.window is None else _convolved_shape(op, name, problems, read)
     if op.binary and not read.raw and read.value.domain == REALS:
-        problems.add(name, f"a binary layer follows {read.node} without a sign between them")
+        if read.levels is None:
+            problems.add(name, f"a binary layer follows {read.node} without a sign between them")
+        else:
+            made = f"the levels of {read.levels} are numbers where they are joined, moved or padded"
+            problems.add(name, f"a binary layer follows {read.node}, but {made}; needed are levels or a sign behind it")
     if op.binary:
         _follows_no_float(name, problems, read)
     dense_float = name if not op.binary and op.window is None else None
@@ -411,7 +417,7 @@ def _(op: Concat, name: str, problems: Problems, *reads: Seen) -> Seen:
     signs = all(_is_signs(read.value.domain) for read in reads)
     shape = (*first[:-1], sum(read.value.shape[-1] for read in reads))
     float_layer = next((read.float_layer for read in reads if read.float_layer is not None), None)
-    return Seen(Value(shape, SIGNS if signs else REALS), name, name, float_layer=float_layer)
+    return Seen(Value(shape, SIGNS if signs else REALS), name, name, float_layer=float_layer, levels=_levels_of(*reads))
 
 
 @result_of.of(Multiply)
@@ -464,7 +470,12 @@ def _moved(name: str, shape: Shape, between: tuple[float, ...], read: Seen) -> S
     """Numbers in other places, with some between them."""
     signs = _is_signs(read.value.domain) and all(one in (-1, 1) for one in between)
     wide = name if shape[-1] != read.value.shape[-1] else read.wide
-    return Seen(Value(shape, SIGNS if signs else REALS), name, wide, float_layer=read.float_layer)
+    return Seen(Value(shape, SIGNS if signs else REALS), name, wide, float_layer=read.float_layer, levels=_levels_of(read))
+
+
+def _levels_of(*reads: Seen) -> str | None:
+    """The first of these values that is levels, or that was made of them by moving them."""
+    return next((one.levels or one.node for one in reads if one.levels or isinstance(one.value.domain, LevelValues)), None)
 
 
 def _shortened(value: object) -> str:
