@@ -13,6 +13,12 @@ F32: TypeAlias = NDArray[np.float32]
 ONE = np.float32(1)
 
 
+def single(value: Any) -> F32:
+    """As float32; a number beyond is infinite, which checks report."""
+    with np.errstate(over="ignore"):
+        return np.asarray(value, np.float32)
+
+
 def fma(x: F32, y: F32, z: F32) -> F32:
     """float32 fused multiply-add, x*y + z rounded once.
 

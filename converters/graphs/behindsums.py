@@ -16,8 +16,8 @@ import numpy as np
 
 from xnorinfer.converters.graphs.elementwise import Expr, bounds, cuts, ordered
 from xnorinfer.converters.graphs.stepfunction import Binary, binary, graded, levels, step_values
-from xnorinfer.float32 import F32
-from xnorinfer.net.ops import ARITHMETIC, MOST_LEVELS, Function, Levels, Step, Steps, single
+from xnorinfer.float32 import F32, single
+from xnorinfer.net.ops import ARITHMETIC, MOST_LEVELS, Function, Levels, Step, Steps
 from xnorinfer.net.ties import Rule
 from xnorinfer.net.values import LevelValues
 

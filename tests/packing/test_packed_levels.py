@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from level_networks import random_net
+from seeds import seeds
 
 from xnorinfer.engine.margins import Activity, margins
 from xnorinfer.engine.model import Model, canonical_input, random_inputs
@@ -31,7 +32,7 @@ from xnorinfer.proof.sensitivity import sensitivity
 from xnorinfer.speed.floatnetwork import FloatNetwork, classes_of, exact_predict
 
 f = np.float32
-SEEDS = range(24)
+SEEDS = seeds(6, 24)
 ROWS = 9
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 import numpy as np
 
 from xnorinfer.errors import NetworkError, unhandled
-from xnorinfer.float32 import F32
+from xnorinfer.float32 import F32, single
 from xnorinfer.graph import INPUT, Interpretation, Node, node_problems, users_of
 from xnorinfer.net.ops import (
     FUNCTIONS,
@@ -38,7 +38,6 @@ from xnorinfer.net.ops import (
     Step,
     Steps,
     arrays_of,
-    single,
 )
 from xnorinfer.net.ties import RULES, profile_problems
 from xnorinfer.net.values import (

@@ -11,9 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
-
-from xnorinfer.float32 import F32
+from xnorinfer.float32 import F32, single
 from xnorinfer.graph import Interpretation
 from xnorinfer.net.ties import Rule
 from xnorinfer.net.values import LevelValues
@@ -101,12 +99,6 @@ FUNCTIONS: dict[Function, tuple[str, ...]] = {
 }
 #: The operations by a number, as a graph spells out BatchNorm.
 ARITHMETIC: tuple[Function, ...] = ("mul", "div", "add", "sub")
-
-
-def single(value: Any) -> F32:
-    """As float32; a number beyond is infinite, which `Net.check` reports."""
-    with np.errstate(over="ignore"):
-        return np.asarray(value, np.float32)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from xnorinfer.bits import pad_mask, words_for
 from xnorinfer.errors import ArrayError, MalformedModelError, NetworkError, unhandled
+from xnorinfer.float32 import single
 from xnorinfer.graph import INPUT, Interpretation, Node, node_problems, users_of
 from xnorinfer.memory import plain
-from xnorinfer.net.ops import single
 from xnorinfer.net.values import Shape, is_finite_number
 from xnorinfer.net.windows import MOST_SIZE, POOL_KINDS, Window, taps_by_axis
 from xnorinfer.packing.packedops import (
