@@ -88,6 +88,16 @@ def make_prepare_bits(parity_wanted: bool = True) -> Callable[..., None]:
     return prepare_bits
 
 
+@inner
+def whole_group(first, count, wanted, tail):
+    """Where `wanted` bytes can be read that begin with `count` bytes: where those are, or, if they are fewer, a copy."""
+    if count == wanted:
+        return first
+    for i in range(count):
+        store_byte(tail + i, np.int64(load_byte(first + i)))
+    return tail
+
+
 def make_binarize(size: int) -> Callable[..., None]:
     """Inputs of so many bytes, uint8 (1) or float32 (4), to words of bits, each at a limit of its own; see `compare_inputs`."""
     compare = compare_inputs(size)
@@ -104,11 +114,7 @@ def make_binarize(size: int) -> Callable[..., None]:
             out = target + r * out_bytes
             for group in range(first_group, last_group):
                 begin = 64 * size * group
-                at = row + begin
-                if begin + 64 * size > row_bytes:
-                    for i in range(row_bytes - begin):
-                        store_byte(tail + i, np.int64(load_byte(at + i)))
-                    at = tail
+                at = whole_group(row + begin, min(64 * size, row_bytes - begin), 64 * size, tail)
                 store_word(out + 8 * group, compare(at, limits + begin, get(mirrored, group)))
 
     return binarize

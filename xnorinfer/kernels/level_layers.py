@@ -17,6 +17,7 @@ from numba import types
 from xnorinfer.kernels import fields
 from xnorinfer.kernels.count_rows import counts_finisher
 from xnorinfer.kernels.driver import call_compute, call_prepare
+from xnorinfer.kernels.layers import whole_group
 from xnorinfer.kernels.map_layers import call_gather, span
 from xnorinfer.kernels.shapes import grades
 from xnorinfer.kernels.tiles import compare_inputs
@@ -32,7 +33,6 @@ from xnorinfer.kernels.vector_ir import (
     intrinsic_of,
     load_byte,
     load_word,
-    store_byte,
     store_word,
     vector,
 )
@@ -219,11 +219,7 @@ def make_digitize(planes: int) -> Callable[..., None]:
             row = source + r * in_bytes
             for group in range(first_group, last_group):
                 begin = 64 * size * group
-                at = row + begin
-                if begin + 64 * size > in_bytes:
-                    for i in range(in_bytes - begin):
-                        store_byte(tail + i, np.int64(load_byte(at + i)))
-                    at = tail
+                at = whole_group(row + begin, min(64 * size, in_bytes - begin), 64 * size, tail)
                 out = target + r * out_bytes + 8 * group
                 for plane in range(planes):
                     store_word(out + plane * plane_bytes, 0)
