@@ -10,12 +10,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from xnorinfer.converters.graphs.elementwise import Expr, bounds, cuts, ordered
 from xnorinfer.converters.graphs.stepfunction import Binary, binary, graded, levels, step_values
+from xnorinfer.converters.graphs.stepfunction import Steps as StepValues
 from xnorinfer.float32 import F32, single
 from xnorinfer.net.ops import ARITHMETIC, MOST_LEVELS, Function, Levels, Step, Steps
 from xnorinfer.net.ties import Rule
@@ -86,7 +88,7 @@ def read(expr: Expr, leaf: Expr, width: int, most: int = MOST_LEVELS) -> Read:
         elif made is not None and not reason:
             reason = made
     if found is None:
-        several = _levels(chain, taken, width, most, levels) or _levels(chain, taken, width, most, graded)
+        several = _levels(chain, taken, width, most)
         if several is not None:
             return several
         stop = chain[len(taken) + 1]
@@ -102,29 +104,34 @@ def read(expr: Expr, leaf: Expr, width: int, most: int = MOST_LEVELS) -> Read:
     return Read([*_joined(taken[:place]), *moved], signs)
 
 
-def _levels(
-    chain: Sequence[Expr], taken: Sequence[Sequence[Placed]], width: int, most: int, judge: Callable[..., Any]
-) -> Read | None:
+def _levels(chain: Sequence[Expr], taken: Sequence[Sequence[Placed]], width: int, most: int) -> Read | None:
     """Levels between steps, of which `taken` stand before the first node that is none; None for other expressions.
 
-    judge: `stepfunction.levels`, or `graded`, which may turn values around before.
+    Whole numbers that are rounded to are looked for everywhere before thresholds are, which may turn values around before.
     """
-    behind: list[list[Placed]] = []
-    for end in range(len(chain) - 1, len(taken), -1):
-        for limited in (False, True):  # rounding alone gives many values, but not of what was clipped before
-            for place in range(len(taken), -1, -1):
-                within = _ends_of(chain[place], chain[0], width) if limited else (-np.inf, np.inf)
-                steps = step_values(chain[end], chain[place], width, most, within)
+
+    @cache
+    def steps_of(end: int, limited: bool, place: int) -> StepValues | None:
+        within = _ends_of(chain[place], chain[0], width) if limited else (-np.inf, np.inf)
+        return step_values(chain[end], chain[place], width, most, within)
+
+    judges: tuple[Callable[..., Any], ...] = (levels, graded)
+    for judge in judges:
+        behind: list[list[Placed]] = []
+        for end in range(len(chain) - 1, len(taken), -1):
+            # Rounding alone gives many values, but not of what was clipped before.
+            for limited, place in itertools.product((False, True), range(len(taken), -1, -1)):
+                steps = steps_of(end, limited, place)
                 made = None if steps is None else judge(steps, most=most, divided=chain[end].op == "Div")
                 if made is not None:
                     found, turns = (made, np.ones(1)) if isinstance(made, Levels) else made
                     turned = [_placed("", "mul", turns)] if (turns < 0).any() else []
                     here = [*_joined(taken[:place]), *turned, (chain[end].name, found), *_joined(behind[::-1])]
                     return Read(here, levels=None if behind else found.domain)
-        step = _step(chain[end - 1], chain[end])
-        if step is None:
-            return None
-        behind.append(step)
+            step = _step(chain[end - 1], chain[end])
+            if step is None:
+                break
+            behind.append(step)
     return None
 
 

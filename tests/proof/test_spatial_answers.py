@@ -9,6 +9,7 @@ import pytest
 from conv_networks import random_conv_network
 from networks import INPUTS, random_inputs
 
+from xnorinfer.converters.graphs.behindsums import ORDER_KEPT
 from xnorinfer.engine.model import Model
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Steps
@@ -50,6 +51,10 @@ def test_every_kind_of_scores_of_pixels_agrees(kind: str, given: tuple[np.ndarra
     assert found.compared == kind
     assert found.different == 0
     assert exact_form(expected, NET, packed, found) is None
+
+
+def test_every_function_that_scores_are_read_before_is_compared() -> None:
+    assert tuple(SQUASHING) == ORDER_KEPT
 
 
 @pytest.mark.parametrize("function", [*SQUASHING, ORDER])
