@@ -35,8 +35,8 @@ from xnorinfer.converters.reading import (
 from xnorinfer.errors import NetworkError, OptionError
 from xnorinfer.float32 import F32
 from xnorinfer.graph import Node
-from xnorinfer.net.check import Kind, Problem
 from xnorinfer.net.network import Net
+from xnorinfer.net.opnumbers import Kind, Problem
 from xnorinfer.net.ops import Linear, Norm, NormForm, Op, Quantize, Steps
 from xnorinfer.net.ties import PROFILES, Profile, Rule, binarize
 from xnorinfer.net.values import InputMapping, PixelInput, Shape

@@ -26,8 +26,8 @@ from xnorinfer.converters.evidence.weightvalues import (
 from xnorinfer.converters.finding import BETWEEN, WEIGHTS, Finding
 from xnorinfer.converters.reading import INPUT, Assumption, ConvertOptions, Notes, Origin, Remark
 from xnorinfer.graph import INPUT as INPUT_VALUE
-from xnorinfer.net.check import Problem
 from xnorinfer.net.network import Net
+from xnorinfer.net.opnumbers import Problem
 from xnorinfer.net.ops import Flatten, Linear, Norm, Pool, Steps
 
 

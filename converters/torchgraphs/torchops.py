@@ -17,9 +17,21 @@ import numpy as np
 from xnorinfer.budget import spend_bytes, spend_steps
 from xnorinfer.converters.containers.arrays import RawTensor
 from xnorinfer.converters.containers.onnxfile import NUMBERS, Attribute, OnnxGraph, OnnxNode
-from xnorinfer.converters.graphs.elementwise import COMPARISONS
 from xnorinfer.converters.graphs.operations import OTHER_TYPE
 from xnorinfer.converters.torchgraphs import torchmaps
+from xnorinfer.converters.torchgraphs.torchschemas import (
+    BINARY,
+    COPYING,
+    FILLED,
+    OTHER,
+    PASSING,
+    PICKING,
+    PRODUCTS,
+    REDUCING,
+    SCHEMAS,
+    UNARY,
+    WHOLE,
+)
 from xnorinfer.converters.torchgraphs.torchshapes import result_shape
 from xnorinfer.converters.torchgraphs.torchvalues import Ref
 from xnorinfer.errors import SourceError
@@ -27,99 +39,6 @@ from xnorinfer.errors import SourceError
 #: What to do with code that decides or repeats: a trace has only what was done.
 WAY_OUT = "torch.export.export(module, (example,)) and torch.jit.trace(module, example) write down what is computed alone"
 EVAL = "call eval() first"
-
-
-#: Names of arguments, in the order of ATen's schemas.
-SCHEMAS: dict[str, tuple[str, ...]] = {
-    "linear": ("input", "weight", "bias"),
-    **dict.fromkeys(("matmul", "__matmul__", "inner"), ("self", "other")),
-    **dict.fromkeys(("mm", "bmm"), ("self", "mat2")),
-    "addmm": ("self", "mat1", "mat2", "beta", "alpha"),
-    "einsum": ("equation", "tensors"),
-    "tensordot": ("self", "other", "dims_self", "dims_other"),
-    **dict.fromkeys(("t", "numpy_T", "mT", "adjoint"), ("self",)),
-    "transpose": ("self", "dim0", "dim1"),
-    "permute": ("self", "dims"),
-    **dict.fromkeys(("view", "reshape", "_unsafe_view"), ("self", "size")),
-    "flatten": ("self", "start_dim", "end_dim"),
-    **dict.fromkeys(("squeeze", "unsqueeze"), ("self", "dim")),
-    "expand": ("self", "size"),
-    **dict.fromkeys(("expand_as", "view_as", "reshape_as"), ("self", "other")),
-    **dict.fromkeys(
-        ("batch_norm", "_batch_norm_impl_index"),
-        ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps", "cudnn_enabled"),
-    ),
-    "_native_batch_norm_legit_no_training": ("input", "weight", "bias", "running_mean", "running_var", "momentum", "eps"),
-    "hardtanh": ("self", "min_val", "max_val"),
-    **dict.fromkeys(("clamp", "clip"), ("self", "min", "max")),
-    "clamp_min": ("self", "min"),
-    "clamp_max": ("self", "max"),
-    **dict.fromkeys(("dropout", "alpha_dropout", "feature_dropout"), ("input", "p", "train")),
-    "where": ("condition", "self", "other"),
-    "masked_fill": ("self", "mask", "value"),
-    "index_put": ("self", "indices", "values"),
-    "heaviside": ("self", "values"),
-    "threshold": ("self", "threshold", "value"),
-    "leaky_relu": ("self", "negative_slope"),
-    "elu": ("self", "alpha", "scale", "input_scale"),
-    "prelu": ("self", "weight"),
-    "softplus": ("self", "beta", "threshold"),
-    "round": ("self", "decimals"),
-    **dict.fromkeys(("add", "sub", "subtract", "rsub"), ("self", "other", "alpha")),
-    **dict.fromkeys(("div", "divide", "true_divide"), ("self", "other", "rounding_mode")),
-    "pow": ("self", "exponent"),
-    "to": ("self", "dtype", "behind_device"),
-    "_to_copy": ("self", "dtype"),
-    "type_as": ("self", "other"),
-    **dict.fromkeys(("softmax", "_softmax", "log_softmax", "_log_softmax", "argmax"), ("self",)),
-    "topk": ("self", "k", "dim", "largest"),
-    **dict.fromkeys(("mean", "sum", "amax", "amin", "prod"), ("self", "dim", "keepdim")),
-    "linalg_vector_norm": ("self", "ord", "dim", "keepdim"),
-    "norm": ("self", "p", "dim", "keepdim"),
-    **dict.fromkeys(("std", "var"), ("self", "dim", "unbiased", "keepdim", "correction")),
-    **dict.fromkeys(("ones_like", "zeros_like"), ("self",)),
-    **dict.fromkeys(("new_ones", "new_zeros"), ("self", "size")),
-    **dict.fromkeys(("full_like",), ("self", "fill_value")),
-    "new_full": ("self", "size", "fill_value"),
-    **dict.fromkeys(("ones", "zeros"), ("size",)),
-    "full": ("size", "fill_value"),
-    **dict.fromkeys(("scalar_tensor", "tensor"), ("s",)),
-    **torchmaps.SCHEMAS,
-}  # fmt: skip
-
-#: They hand a tensor on.
-PASSING = ("contiguous", "detach", "alias", "lift_fresh", "lift_fresh_copy", "clone", "cpu", "requires_grad", "data")
-#: Of them, those that copy.
-_COPYING = ("clone", "lift_fresh_copy")
-#: One tensor in, one out.
-_UNARY = {
-    "sign": "Sign", "sgn": "Sign", "neg": "Neg", "negative": "Neg", "abs": "Abs", "absolute": "Abs", "floor": "Floor",
-    "ceil": "Ceil", "trunc": "Trunc", "fix": "Trunc", "relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid", "exp": "Exp",
-    "log": "Log", "log2": "Log2", "sqrt": "Sqrt", "reciprocal": "Reciprocal", "log_sigmoid": "LogSigmoid", "atan": "Atan",
-    "logical_not": "Not", "bitwise_not": "Not", "isnan": "IsNaN",
-}  # fmt: skip
-_BINARY = {
-    "ge": "GreaterOrEqual", "gt": "Greater", "le": "LessOrEqual", "lt": "Less", "eq": "Equal", "ne": "NotEqual",
-    "greater": "Greater", "greater_equal": "GreaterOrEqual", "less": "Less", "less_equal": "LessOrEqual", "mul": "Mul",
-    "multiply": "Mul", "maximum": "Max", "minimum": "Min", "logical_and": "And", "logical_or": "Or", "logical_xor": "Xor",
-    "bitwise_and": "And", "bitwise_or": "Or", "bitwise_xor": "Xor", "__and__": "And", "__or__": "Or",
-}  # fmt: skip
-_PICKING = {
-    "softmax": "Softmax", "_softmax": "Softmax", "log_softmax": "LogSoftmax", "_log_softmax": "LogSoftmax",
-    "argmax": "ArgMax", "topk": "TopK",
-}  # fmt: skip
-_REDUCING = {
-    "mean": "ReduceMean", "sum": "ReduceSum", "amax": "ReduceMax", "amin": "ReduceMin", "prod": "ReduceProd",
-    "std": "ReduceStd", "var": "ReduceVar",
-}  # fmt: skip
-_FILLED = {"ones_like": 1.0, "zeros_like": 0.0, "new_ones": 1.0, "new_zeros": 0.0, "ones": 1.0, "zeros": 0.0}
-#: What gives no float32.
-_OTHER = ("Cast", "Not", "And", "Or", "Xor", "IsNaN", *COMPARISONS)
-#: Torch's first types.
-_WHOLE = ("uint8", "int8", "int16", "int32", "int64")
-#: Operations that make tensors of none.
-FACTORIES = ("ones", "zeros", "full", "scalar_tensor", "tensor")
-_PRODUCTS = ("matmul", "__matmul__", "mm", "bmm")
 
 
 class Recorder:
@@ -159,8 +78,8 @@ class Recorder:
             self.refuse(operation, f"writes into the tensor {given.origin} of the file, which another call would find changed")
         if base in PASSING:
             value = self.tensor(operation, given)
-            result = self.node("Identity", value) if base in _COPYING else self.view("Identity", value)
-        elif base in SCHEMAS or base in _UNARY or base in _BINARY or base in self._handlers:
+            result = self.node("Identity", value) if base in COPYING else self.view("Identity", value)
+        elif base in SCHEMAS or base in UNARY or base in BINARY or base in self._handlers:
             names = SCHEMAS.get(base, ("self", "other"))
             result = self._known(base, dict(zip(names, positional, strict=False)) | named)
         else:
@@ -185,14 +104,14 @@ class Recorder:
         handler = self._handlers.get(operation)
         if handler is not None:
             return handler(self, operation, given)
-        if operation in _UNARY:
-            return self.node(_UNARY[operation], self.tensor(operation, given.get("self", given.get("input"))))
-        if operation in _BINARY:
-            return self.node(_BINARY[operation], *self._both(operation, given))
-        if operation in _PICKING:
+        if operation in UNARY:
+            return self.node(UNARY[operation], self.tensor(operation, given.get("self", given.get("input"))))
+        if operation in BINARY:
+            return self.node(BINARY[operation], *self._both(operation, given))
+        if operation in PICKING:
             value = self.tensor(operation, given.get("self", given.get("input")))
-            return self.node(_PICKING[operation], value, largest=int(bool(given.get("largest", True))))
-        if operation in _PRODUCTS:
+            return self.node(PICKING[operation], value, largest=int(bool(given.get("largest", True))))
+        if operation in PRODUCTS:
             one, two = (self.tensor(operation, given.get(name)) for name in SCHEMAS[operation])
             return self.node("MatMul", one, two)
         return self._filled(operation, given)
@@ -402,7 +321,7 @@ class Recorder:
             if kind == 11 + shift:
                 return self.node("Cast", value, to=9)
             if kind in range(shift, 5 + shift):
-                return self.node("Cast", value, to=NUMBERS[_WHOLE[kind - shift]])
+                return self.node("Cast", value, to=NUMBERS[WHOLE[kind - shift]])
             self.refuse(operation, OTHER_TYPE)
         result = self.view("Identity", value)
         if kind is not None:
@@ -416,7 +335,7 @@ class Recorder:
     def _reduced(self, operation: str, given: dict[str, Any]) -> Ref:
         value = self.tensor(operation, given.get("self"))
         dims, keep = given.get("dim"), bool(given.get("keepdim", False))
-        kind = _REDUCING.get(operation, "")
+        kind = REDUCING.get(operation, "")
         if operation in ("linalg_vector_norm", "norm"):
             kind = {1: "ReduceL1", 2: "ReduceL2"}.get(given.get("ord", given.get("p", 2)), "")
         corrected = given.get("correction", 1) if given.get("unbiased", True) is True else 0
@@ -433,7 +352,7 @@ class Recorder:
 
     def _filled(self, operation: str, given: dict[str, Any]) -> Ref:
         """Tensors of one number: of a known size as such, else the number, which broadcasts."""
-        number = _FILLED.get(operation, given.get("fill_value", given.get("s")))
+        number = FILLED.get(operation, given.get("fill_value", given.get("s")))
         if isinstance(number, Ref):
             return self.tensor(operation, number)
         if not isinstance(number, int | float):
@@ -471,7 +390,7 @@ class Recorder:
         "pow": _power,
         "rsqrt": _rsqrt,
         **dict.fromkeys(("to", "_to_copy", "type_as"), _cast),
-        **dict.fromkeys((*_REDUCING, "linalg_vector_norm", "norm"), _reduced),
+        **dict.fromkeys((*REDUCING, "linalg_vector_norm", "norm"), _reduced),
         **torchmaps.HANDLERS,
     }
 
@@ -536,7 +455,7 @@ class Recorder:
         module, _, last = origin.rpartition(".")
         called = {"": f"{operation}{len(self.nodes)}", "CONSTANTS": last}.get(module, module)
         self.nodes.append(OnnxNode(operation, called, tuple(value.name for value in inputs), (name,), attributes))
-        if operation in _OTHER or (inputs and all(value.name in self.others for value in inputs)):
+        if operation in OTHER or (inputs and all(value.name in self.others for value in inputs)):
             self.others.add(name)
         constant = bool(inputs) and all(value.origin for value in inputs)
         if constant:

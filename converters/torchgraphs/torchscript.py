@@ -28,7 +28,8 @@ from xnorinfer.converters.containers.torchfile import is_script, memory_of
 from xnorinfer.converters.containers.torchpickle import PickledTensor, named_tensors, script_rules
 from xnorinfer.converters.containers.ziparchive import Archive, open_archive
 from xnorinfer.converters.torchgraphs.torchmaps import counted, picked, size_of
-from xnorinfer.converters.torchgraphs.torchops import FACTORIES, WAY_OUT, Recorder
+from xnorinfer.converters.torchgraphs.torchops import WAY_OUT, Recorder
+from xnorinfer.converters.torchgraphs.torchschemas import FACTORIES
 from xnorinfer.converters.torchgraphs.torchvalues import Parts, Ref, Size, Unknown
 from xnorinfer.errors import SourceError
 

@@ -10,7 +10,9 @@ from xnorinfer.kernels import numba_private
 with numba_private.settings():  # they hold for what these define
     from xnorinfer.kernels import (
         driver,
+        finish,
         float_layers,
+        gathers,
         layers,
         level_layers,
         map_layers,
@@ -22,11 +24,8 @@ with numba_private.settings():  # they hold for what these define
 
 def library(maker: str, symbol: str, arity: int, arguments: tuple[Any, ...], returns: bool) -> Any:
     """numba's code library with a C function `symbol` of `arity` int64; returns an int64 or nothing."""
-    make = next(
-        getattr(module, maker)
-        for module in (layers, parity_layers, nibble_layers, map_layers, float_layers, level_layers, driver)
-        if hasattr(module, maker)
-    )
+    modules = (layers, finish, parity_layers, nibble_layers, map_layers, gathers, float_layers, level_layers, driver)
+    make = next(getattr(module, maker) for module in modules if hasattr(module, maker))
 
     def define(module: Any, call: Callable[[Any, Any], Any]) -> None:
         vector_ir.define_entry(module, symbol, arity, returns, call)

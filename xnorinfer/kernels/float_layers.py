@@ -17,6 +17,7 @@ import numpy as np
 
 from xnorinfer.kernels import fields
 from xnorinfer.kernels.count_rows import call_finish_rows
+from xnorinfer.kernels.finish import sigmoid_of, tanh_of
 from xnorinfer.kernels.float_tiles import (
     average_tile,
     copy_tile,
@@ -26,7 +27,6 @@ from xnorinfer.kernels.float_tiles import (
     steps_tile,
     zero_tile,
 )
-from xnorinfer.kernels.layers import sigmoid_of, tanh_of
 from xnorinfer.kernels.map_layers import span
 from xnorinfer.kernels.shapes import FloatShape
 from xnorinfer.kernels.tiles import compare_inputs, compare_singles

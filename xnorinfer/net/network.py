@@ -11,7 +11,8 @@ import numpy as np
 
 from xnorinfer.errors import NetworkError
 from xnorinfer.graph import Node, branching, chain
-from xnorinfer.net.check import Problem, problems_of, values_of
+from xnorinfer.net.check import problems_of, values_of
+from xnorinfer.net.opnumbers import Problem
 from xnorinfer.net.ops import Linear, Named, Op
 from xnorinfer.net.values import InputMapping, Shape, Value
 
