@@ -14,11 +14,11 @@ from seeds import seeds
 from xnorinfer.engine import plan as plan_module
 from xnorinfer.engine.plan import Plan
 from xnorinfer.graph import chain
-from xnorinfer.kernels import map_prepack
+from xnorinfer.kernels import fields, map_prepack
 from xnorinfer.kernels import pool as pool_module
 from xnorinfer.net.values import ChannelInput, InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
 from xnorinfer.net.windows import Window
-from xnorinfer.packing.packed import Dot, PackedModel, Pool
+from xnorinfer.packing.packed import STEP_NAMES, Affine, Dot, PackedModel, Pool
 
 INPUTS: dict[str, InputMapping] = {
     "pixels": PixelInput.normalize(0.1307, 0.3081),
@@ -170,6 +170,21 @@ def test_float_convolutions(kernel: str, neurons: int) -> None:
         model = PackedModel(RealInput(), shape, chain([("conv", layer)]), "ge-zero")
         assert model.check() == []
         check(model, kernel, threads=1 + number % 2, batches=(1, 3))
+
+
+@pytest.mark.parametrize("codes", [(), *(fields.PIECES[number] for number in fields.ON_SUMS), (fields.CLIP, fields.MUL)])
+def test_steps_on_the_sums_of_a_tile(kernel: str, codes: tuple[int, ...]) -> None:
+    """Steps that are taken in registers, and some that are not; whole panels, parts of them, lines of a few pixels."""
+    rng = np.random.default_rng(len(codes))
+    window = Window((3, 3), (2, 2), (1, 1), (0, 1, 1, 1))
+    for neurons in (16, 32, 40, 64):
+        values = rng.standard_normal((len(codes), 2, neurons)).astype(np.float32)
+        values[:, 1] = np.maximum(values[:, 0], values[:, 1])  # of clip
+        steps = Affine(tuple(STEP_NAMES[code] for code in codes), values)
+        weights = rng.standard_normal((neurons, 27)).astype(np.float32)
+        for shape in ((6, 61, 3), (4, 7, 3)):
+            layer = Dot("reals", 27, weights, steps, window)
+            check(PackedModel(RealInput(), shape, chain([("conv", layer)]), "ge-zero"), kernel, batches=(1, 2))
 
 
 @pytest.mark.parametrize("pixels", [8, 16, 24])

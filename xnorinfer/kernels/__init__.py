@@ -90,7 +90,7 @@ class Kernel:
         # Beside sums there are weights and an input; pixels of lines often come in multiples of 14.
         rows = (self.registers - vectors - 1) // vectors
         unrolled = next(count for count in (3, 4, 1) if run % count == 0)
-        return FloatShape(self.single_lanes, vectors, rows // 14 * 14 or rows, _fused(), unrolled)
+        return FloatShape(self.single_lanes, vectors, min(rows, 14), _fused(), unrolled)
 
     def compute_floats(self, shape: FloatShape) -> int:
         return address("make_compute_floats", _COMPUTE, shape)

@@ -31,6 +31,7 @@ from __future__ import annotations
     OPS,  # number of float32 steps, or of runs of them
     OP_CODES,  # address: i64 per step; three for each of the runs that `prepack.pieces_of` makes
     OP_VALUES,  # address: (steps, 2, neurons) f32
+    SUMS_STEPS,  # of a float layer: which of the runs it takes on sums before they are written, NOT_ON_SUMS, or below 0 none
     BASE,  # address: i64 per neuron; integer accumulator = base + FACTOR * count
     FACTOR,
     MAPPING,  # address: f64 slope, intercept, divisor (pixels)
@@ -86,7 +87,7 @@ from __future__ import annotations
     COUNTED,  # whether the layer gives its counts, of one group [64] i64 a row
     LEVEL_BYTES,  # from plane to plane of what it gives; of a layer over levels on maps, of its prepared rows
     LAYER_FIELDS,
-) = range(73)
+) = range(74)
 
 #: Which of the values that are joined, the bytes of a pixel of it, where in its pixel a segment begins, in bytes, how many bits
 #: it has, and the bit of the joined pixel where it goes.
@@ -112,6 +113,11 @@ PIECES: tuple[tuple[int, ...], ...] = (
     (FMA, CLIP),
     (FMA, SIDE),
 )
+
+#: Numbers of those that the tile of a float layer takes on its sums; what `SUMS_STEPS` is where the steps are others.
+NOT_ON_SUMS = len(PIECES)
+_ON_SUMS = {(ADD,), (CLIP,), (MUL, ADD), (MUL, ADD, CLIP), (FMA, CLIP)}
+ON_SUMS = tuple(number for number, piece in enumerate(PIECES) if piece in _ON_SUMS)
 
 # One row per run.  The first fields are filled in by `drive` itself.
 (

@@ -168,25 +168,39 @@ def _multiplier(shape: FloatShape) -> Any:
     """multiply(layer, x, step, rows, ways of `float_tile`, panel, first, count, scratch, out): rows, `step` bytes apart, times
     a panel of `count` neurons, from number `first` of the layer on."""
     several, fewer, one = (float_tile(shape, rows) for rows in (shape.rows, shape.rows // 2, 1))
-    most, half = shape.rows, shape.rows // 2
+    most, half, width = shape.rows, shape.rows // 2, shape.panel
 
     @inner
     def multiply(layer, x, step, rows, outer, outer_step, middle, middle_step, run, panel, first, count, scratch, out):
-        block, finish = scratch + fields.BLOCK_AT, get(layer, fields.FINISH)
-        stride = get(layer, fields.STEP_BYTES)
+        number, stride = get(layer, fields.SUMS_STEPS), get(layer, fields.STEP_BYTES)
+        on_sums = number != fields.NOT_ON_SUMS and count == width
+        to, to_bytes, down = out, stride, stride
+        values, value_bytes = get(layer, fields.OP_VALUES) + 4 * first, 4 * get(layer, fields.NEURONS)
+        if not on_sums:
+            number, to, to_bytes, down = np.int64(-1), scratch + fields.BLOCK_AT, np.int64(fields.BLOCK_STEP), np.int64(0)
         r = np.int64(0)
         while r < rows:
             some = np.int64(1)
             # The last rows are computed with some of those before again.
             if rows - r > half and rows >= most:
                 r, some = min(r, rows - most), np.int64(most)
-                several(x + r * step, step, outer, outer_step, middle, middle_step, run, panel, block)
+                several(
+                    x + r * step, step, outer, outer_step, middle, middle_step, run, panel,
+                    number, values, value_bytes, to + r * down, to_bytes,
+                )  # fmt: skip
             elif rows >= half:
                 r, some = min(r, rows - half), np.int64(half)
-                fewer(x + r * step, step, outer, outer_step, middle, middle_step, run, panel, block)
+                fewer(
+                    x + r * step, step, outer, outer_step, middle, middle_step, run, panel,
+                    number, values, value_bytes, to + r * down, to_bytes,
+                )  # fmt: skip
             else:
-                one(x + r * step, step, outer, outer_step, middle, middle_step, run, panel, block)
-            call_finish_rows(finish, layer, first, count, some, scratch, out + r * stride)
+                one(
+                    x + r * step, step, outer, outer_step, middle, middle_step, run, panel,
+                    number, values, value_bytes, to + r * down, to_bytes,
+                )  # fmt: skip
+            if not on_sums:
+                call_finish_rows(get(layer, fields.FINISH), layer, first, count, some, scratch, out + r * stride)
             r += some
 
     return multiply
@@ -214,9 +228,9 @@ def make_compute_floats(shape: FloatShape) -> Callable[..., None]:
                 for p in range(panels):
                     panel, to = get(layer, fields.PANEL) + (first + p) * panel_bytes, block + 4 * p * width
                     if some > 1:
-                        several(source + r * in_bytes, in_bytes, 1, 0, 1, 0, depth, panel, to)
+                        several(source + r * in_bytes, in_bytes, 1, 0, 1, 0, depth, panel, -1, 0, 0, to, fields.BLOCK_STEP)
                     else:
-                        one(source + r * in_bytes, in_bytes, 1, 0, 1, 0, depth, panel, to)
+                        one(source + r * in_bytes, in_bytes, 1, 0, 1, 0, depth, panel, -1, 0, 0, to, fields.BLOCK_STEP)
                 if finish != 0:
                     count = min(64, neurons - group * 64)
                     call_finish_rows(finish, layer, group * 64, count, some, scratch, target + r * out_bytes + group * 256)
@@ -284,9 +298,10 @@ def make_compute_float_maps(shape: FloatShape) -> Callable[..., None]:
                 top = first * stride_down - get(layer, fields.TOP)
                 begin = source + r * get(layer, fields.IN_BYTES) + top * line_bytes
                 if padded != 0:
-                    line_bytes, begin = padded, prepared
+                    # What is inside begins on a cache line.
+                    line_bytes, begin = padded, prepared + (-get(layer, fields.LEFT) * pixel_bytes & 63)
                     lines = (last - 1 - first) * stride_down + (kernel_down - 1) * step_down + 1
-                    with_border(layer, source + r * get(layer, fields.IN_BYTES), top, lines, padded, prepared)
+                    with_border(layer, source + r * get(layer, fields.IN_BYTES), top, lines, padded, begin)
                 out = target + r * get(layer, fields.OUT_BYTES) + first * out_line
                 for group in range(groups):
                     for p in range(part * panels // parts, (part + 1) * panels // parts):

@@ -9,6 +9,7 @@ rows, each input all vectors of the panel.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from numba import types
@@ -49,29 +50,53 @@ def _rounded_to_odd(emit: Emit, x: Value, y: Value, z: Value) -> Value:
     return b.fptrunc(b.bitcast(b.select(nudge, turned, bits), wide), vector(F32, x.type.count))
 
 
+def _stepped(emit: Emit, fused: Fused, code: int, value: Value, first: Value, second: Value) -> Value:
+    """A vector of numbers after a step.  first, second: its a and b, or what is added."""
+    b, kind = emit.builder, value.type
+    match code:
+        case fields.MUL:
+            return b.fmul(value, first)
+        case fields.ADD | fields.SIDE:
+            return b.fadd(value, first)
+        case fields.FMA:
+            return fused(emit, value, first, second)
+        case fields.DIV:
+            return b.fdiv(value, first)
+        case fields.CLIP:
+            value = b.select(b.fcmp_ordered("<", value, first), first, value)
+            return b.select(b.fcmp_ordered(">", value, second), second, value)
+        case fields.PRELU:
+            above = b.fcmp_ordered(">", value, emit.many(kind, 0.0))
+            return b.select(above, value, b.fmul(value, first))
+        case fields.STEP:
+            below = b.select(b.fcmp_ordered("<=", value, second), emit.many(kind, -1.0), emit.many(kind, 0.0))
+            return b.select(b.fcmp_ordered(">=", value, first), emit.many(kind, 1.0), below)
+    raise AssertionError(code)
+
+
+def _numbers(emit: Emit, kind: Any, codes: tuple[int, ...], at: Value, value_bytes: Value) -> list[tuple[Value, Value]]:
+    """A vector of a and of b of each step; what no step reads is left out by the compiler."""
+    found = []
+    for _ in codes:
+        found.append((emit.load(at, kind, 4), emit.load(emit.builder.add(at, value_bytes), kind, 4)))
+        at = emit.builder.add(at, emit.builder.shl(value_bytes, emit.constant(1)))
+    return found
+
+
 def float_tile(shape: FloatShape, rows: int) -> Any:
-    """Intrinsic tile(x, step, outer, outer_step, middle, middle_step, run, panel, block): the sums of `rows` rows for the
-    neurons of a panel, into rows of a block.
+    """Intrinsic tile(x, step, outer, outer_step, middle, middle_step, run, panel, number, values, value_bytes, out, out_bytes):
+    the sums of `rows` rows for the neurons of a panel, into rows of float32.
 
     The inputs of a row lie in `outer` parts, `outer_step` bytes apart, each of `middle` parts of `run` f32, a multiple of
     `shape.unrolled`; from row to row are `step` bytes.  x: address of the first row's; panel: of [inputs][shape.panel] f32 on
-    a cache line.
+    a cache line.  number: of the run of steps, one of `fields.ON_SUMS`, that is taken on the sums, below 0 none; values,
+    value_bytes: as in `steps_tile`.
     """
     fused, kind, width = fused_of(shape.fused), vector(F32, shape.lanes), 4 * shape.panel
     columns = range(shape.vectors)
 
-    def body(
-        emit: Emit,
-        x: Value,
-        step: Value,
-        outer: Value,
-        outer_step: Value,
-        middle: Value,
-        middle_step: Value,
-        run: Value,
-        panel: Value,
-        block: Value,
-    ) -> None:
+    def body(emit: Emit, x: Value, *given: Value) -> None:
+        step, outer, outer_step, middle, middle_step, run, panel, number, values, value_bytes, out, out_bytes = given
         b = emit.builder
         zero = [emit.many(kind, 0.0)] * (rows * shape.vectors)
         first = Loop(emit, emit.constant(0), [x, panel, *zero])
@@ -89,11 +114,21 @@ def float_tile(shape: FloatShape, rows: int) -> Any:
         third.close(shape.unrolled, run, [at, weights, *sums])
         second.close(1, middle, [b.add(second.values[0], middle_step), weights, *sums])
         first.close(1, outer, [b.add(first.values[0], outer_step), weights, *sums])
-        for index, total in enumerate(sums):
-            row, j = divmod(index, shape.vectors)
-            emit.store(total, emit.offset(block, row * fields.BLOCK_STEP + j * 4 * shape.lanes, 1), 4)
 
-    return intrinsic_of(shape.lanes, 9, body, types.void)
+        def finish(codes: tuple[int, ...]) -> None:
+            numbers = [_numbers(emit, kind, codes, emit.offset(values, j, 4 * shape.lanes), value_bytes) for j in columns]
+            row = out
+            for r in range(rows):
+                for j in columns:
+                    value = sums[r * shape.vectors + j]
+                    for code, (a, c) in zip(codes, numbers[j], strict=True):
+                        value = _stepped(emit, fused, code, value, a, c)
+                    emit.store(value, emit.offset(row, j, 4 * shape.lanes), 4)
+                row = b.add(row, out_bytes)
+
+        emit.choose(number, {at: partial(finish, fields.PIECES[at]) for at in fields.ON_SUMS}, partial(finish, ()))
+
+    return intrinsic_of(shape.lanes, 13, body, types.void)
 
 
 #: (emit, of each output: address of a tap, of what goes with it, of what goes with the first one, what is carried) -> what is
@@ -196,30 +231,6 @@ def steps_tile(lanes: int, native: bool, codes: tuple[int, ...]) -> Any:
     """
     kind, fused = vector(F32, lanes), fused_of(native)
 
-    def changed(emit: Emit, code: int, value: Value, first: Value, second: Value, side: Value) -> Value:
-        b = emit.builder
-        match code:
-            case fields.MUL:
-                return b.fmul(value, first)
-            case fields.ADD:
-                return b.fadd(value, first)
-            case fields.SIDE:
-                return b.fadd(value, emit.load(side, kind, 4))
-            case fields.FMA:
-                return fused(emit, value, first, second)
-            case fields.DIV:
-                return b.fdiv(value, first)
-            case fields.CLIP:
-                value = b.select(b.fcmp_ordered("<", value, first), first, value)
-                return b.select(b.fcmp_ordered(">", value, second), second, value)
-            case fields.PRELU:
-                above = b.fcmp_ordered(">", value, emit.many(kind, 0.0))
-                return b.select(above, value, b.fmul(value, first))
-            case fields.STEP:
-                below = b.select(b.fcmp_ordered("<=", value, second), emit.many(kind, -1.0), emit.many(kind, 0.0))
-                return b.select(b.fcmp_ordered(">=", value, first), emit.many(kind, 1.0), below)
-        raise AssertionError(code)
-
     def body(
         emit: Emit,
         block: Value,
@@ -235,17 +246,14 @@ def steps_tile(lanes: int, native: bool, codes: tuple[int, ...]) -> Any:
         b, line = emit.builder, emit.constant(4 * lanes)
         column = Loop(emit, emit.constant(0), [block, values, side, out])
         places, own = column.values, column.values[1]
-        numbers = []
-        for code in codes:
-            # What no step reads is left out by the compiler.
-            pair = [emit.load(at, kind, 4) for at in (own, b.add(own, value_bytes))] if code != fields.SIDE else [own, own]
-            numbers.append(pair)
-            own = b.add(own, b.shl(value_bytes, emit.constant(1)))
+        numbers = _numbers(emit, kind, codes, own, value_bytes)
         row = Loop(emit, emit.constant(0), [places[0], places[2], places[3]])
         at, beside, to = row.values
         value = emit.load(at, kind, 4)
         for code, (first, second) in zip(codes, numbers, strict=True):
-            value = changed(emit, code, value, first, second, beside)
+            if code == fields.SIDE:
+                first = emit.load(beside, kind, 4)
+            value = _stepped(emit, fused, code, value, first, second)
         emit.store(value, to, 4)
         row.close(1, rows, [b.add(at, emit.constant(fields.BLOCK_STEP)), b.add(beside, side_bytes), b.add(to, out_bytes)])
         column.close(1, vectors, [b.add(place, line) for place in places])

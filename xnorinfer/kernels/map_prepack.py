@@ -275,7 +275,7 @@ def floats(kernel: Kernel, geometry: Geometry, weight: NDArray[np.float32], grou
         )
     ]
     outside = any(geometry.padding) or reaches[0] > height or reaches[1] > width
-    line_bytes = reaches[1] * pixel_bytes if outside else 0
+    line_bytes = layout.whole_lines(reaches[1] * pixel_bytes) if outside else 0
     copied = (lines - 1) * geometry.stride[0] + (geometry.kernel[0] - 1) * geometry.dilation[0] + 1
     tasks = -(-geometry.outputs[0] // lines)
     return (
@@ -294,7 +294,7 @@ def floats(kernel: Kernel, geometry: Geometry, weight: NDArray[np.float32], grou
             fields.OUT_BYTES: count * neurons * 4,
             fields.ROW_BYTES: line_bytes,
             fields.STRIP: lines,
-            fields.STRIP_BYTES: copied * line_bytes,
+            fields.STRIP_BYTES: copied * line_bytes + layout.ALIGN_BYTES,
             fields.PARTS: 1,
             fields.WORK: max(1, count * neurons * depth * FLOAT_WORK // tasks),
         }

@@ -166,6 +166,7 @@ def bits_beside(limits: NDArray[np.float32], mirrored: NDArray[np.bool_], kept: 
         fields.BIT_LIMITS: layout.filled(np.where(mirrored, -limits, limits), lanes, np.nan, np.float32),
         fields.BIT_MIRRORED: _turned(mirrored, lanes),
         fields.BIT_BYTES: words_for(len(limits)) * 8,
+        fields.SUMS_STEPS: fields.NOT_ON_SUMS,
         fields.UNKEPT: int(not kept),
     }
 
@@ -328,11 +329,14 @@ def steps(kernel: Kernel, codes: list[int], values: NDArray[np.float32], *, in_r
     room = layout.aligned((values.size + WORD_BITS,), np.float32)
     room[: values.size] = values.reshape(-1)
     listed = pieces_of(codes) if in_rows else codes
+    numbers = [number for number, *_ in pieces_of(codes)]
+    on_sums = fields.NOT_ON_SUMS if numbers and tuple(numbers) not in {(one,) for one in fields.ON_SUMS} else [*numbers, -1][0]
     return {
         fields.FINISH: kernel.finish_rows() if in_rows else kernel.finish(),
         fields.OPS: len(listed),
         fields.OP_CODES: layout.kept(np.array(listed, np.int64)),
         fields.OP_VALUES: room,
+        fields.SUMS_STEPS: on_sums,
     }
 
 

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from llvmlite import ir
@@ -97,6 +97,21 @@ class Emit:
         if isinstance(index, int):
             return self.builder.add(address, self.constant(index * scale)) if index else address
         return self.builder.add(address, self.builder.mul(index, self.constant(scale)))
+
+    def choose(self, number: ir.Value, cases: Mapping[int, Callable[[], None]], otherwise: Callable[[], None]) -> None:
+        """What one of several writes, by its number."""
+        done = self.builder.append_basic_block("chosen")
+        other = self.builder.append_basic_block("other")
+        switch = self.builder.switch(number, other)
+        for value, write in [*cases.items(), (None, otherwise)]:
+            block = other
+            if value is not None:
+                block = self.builder.append_basic_block("case")
+                switch.add_case(self.constant(value), block)
+            self.builder.position_at_end(block)
+            write()
+            self.builder.branch(done)
+        self.builder.position_at_end(done)
 
     def load(self, address: ir.Value, kind: ir.Type, align: int) -> ir.Value:
         value = self.builder.load(self.builder.inttoptr(address, kind.as_pointer()))
