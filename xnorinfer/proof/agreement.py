@@ -55,7 +55,8 @@ class Agreement:
     and ours.
     different_stepwise, different_undetermined: of those whose class differs.
     walked: samples that were walked step by step; shown, same: values of nodes that the framework showed of them, and how many
-    are ours bit for bit given what enters; parted: the last such value of the first of them that is unexplained.
+    are ours bit for bit given what enters; parted: the last such value of the first of them that is unexplained; other: the
+    first one of that sample that is beside ours, further off than rounding explains.
     largest_score_difference: of scores, among samples that agree with the bits as they are.
     first_bits: of `first_bits_of`, bits behind the first sign that are not ours, where they are known.
     """
@@ -80,6 +81,7 @@ class Agreement:
     shown: int = 0
     same: int = 0
     parted: str | None = None
+    other: str | None = None
 
     @property
     def holds(self) -> bool:
@@ -164,7 +166,8 @@ class Agreement:
         if self.shown:
             text += f"; of {self.shown:,} values on the way of {self.walked} samples {self.same:,} are ours bit for bit"
             text += ", the others within rounding" if self.same < self.shown else ""
-        return text if self.parted is None else f"{text}; the last one that agrees is that of {self.parted}"
+        text += "" if self.parted is None else f"; the last one that agrees is that of {self.parted}"
+        return text if self.other is None else f"{text}; that of {self.other} is another"
 
     def warning(self) -> str | None:
         """What is odd although the classes are equal."""
@@ -360,12 +363,14 @@ def _stepwise(
     answers = given.classes_of(per)[rows] if compared == "classes" else given.values[rows]
     agrees = agree(compared, scores_of(found.scores), answers, per)
     how = np.where(agrees, np.where(found.open, NOT_SHOWN, STEPWISE), UNEXPLAINED)
+    how[[other is not None for other in found.other]] = UNEXPLAINED
     how[(answer != theirs).any(axis=1)] = NOT_SHOWN
     said = how != NOT_SHOWN
     result.walked += int(said.sum())
     result.shown, result.same = result.shown + int(found.values[said].sum()), result.same + int(found.same[said].sum())
-    if result.parted is None:
-        result.parted = next((found.last[at] for at in np.flatnonzero(how == UNEXPLAINED)), None)
+    first = next(iter(np.flatnonzero(how == UNEXPLAINED)), None)
+    if result.parted is None and first is not None:
+        result.parted, result.other = found.last[first], found.other[first]
     return how
 
 
