@@ -142,10 +142,19 @@ def infinite(steps: Affine) -> NDArray[np.bool_]:
 # ---------------------------------------------------------------- the limit, or why there is none
 
 
-def fold(name: str, counts: Counts, steps: Affine, rule: Rule, problems: list[str], notes: list[str]) -> Limits:
+def fold(
+    name: str,
+    counts: Counts,
+    steps: Affine,
+    rule: Rule,
+    problems: list[str],
+    notes: list[str],
+    often_zero: NDArray[np.bool_] | None = None,
+) -> Limits:
     """The step of every neuron's decision over its counts, where there is one (`has_limits`).
 
-    What speaks against folding is added to `problems`, what a person should know to `notes`.
+    What speaks against folding is added to `problems`, what a person should know to `notes`.  often_zero: of numbers that other
+    nodes make, of which neurons what is compared often is 0 (`often`), (neurons,) bool.
     """
     at_zero = steps.apply(counts.accumulator(np.zeros_like(counts.low)))
 
@@ -162,8 +171,8 @@ def fold(name: str, counts: Counts, steps: Affine, rule: Rule, problems: list[st
         bends = bends_of(counts, steps)
         if rule == "sign":
             zeros = zeros_of(counts, expression, bends)
-            if counts.made:  # 0 itself is made easily, other numbers hardly ever
-                zeros = np.where(expression(np.zeros_like(counts.low)) == 0, MANY_ZEROS, zeros)
+            if often_zero is not None:
+                zeros = np.where(often_zero, MANY_ZEROS, zeros)
             _judge_zeros(name, counts, zeros, problems, notes)
         return find_limits(lambda c: binarize(expression(c), one_sided) > 0, counts.low, counts.high, counts.mirror)
 

@@ -38,6 +38,7 @@ from xnorinfer.packing.folding import (
     steps_of_nodes,
 )
 from xnorinfer.packing.fusion import Part, entry_of, fused_parts, places_of
+from xnorinfer.packing.often import often_zero
 from xnorinfer.packing.packed import (
     MAX_PIXEL_DEPTH,
     Affine,
@@ -76,6 +77,13 @@ class Found:
 
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    _zeros: list[NDArray[np.bool_]] | None = None
+
+    def often_zero(self, net: Net, part: Part) -> NDArray[np.bool_]:
+        """Of which channels the sign of a part reads values that are often 0, (channels,) bool."""
+        assert part.end is not None
+        self._zeros = often_zero(net) if self._zeros is None else self._zeros
+        return np.asarray(self._zeros[net.nodes[part.end].inputs[0]].reshape(-1, part.channels).any(axis=0))
 
 
 def lower(net: Net) -> Lowered:
@@ -205,7 +213,8 @@ def _values(net: Net, part: Part, found: Found, parts: Sequence[Part] = ()) -> B
     if rule == "sign" and not part.nodes and source is not None and _counts(source):  # what it compares is known
         judge_sums(source.name, counts_of(net.input, source), steps_of_part(source), found.problems, found.notes)
         rule = "ge"
-    limits = fold(part.name, counts, steps, rule, found.problems, found.notes)
+    often = found.often_zero(net, part) if rule == "sign" and counts.made else None
+    limits = fold(part.name, counts, steps, rule, found.problems, found.notes, often)
     found.notes.extend(_dead(part.name, (counts,), limits, "inputs" if part.raw else "channels"))
     return Binarize(counts.limits(limits.limits), limits.flipped)
 

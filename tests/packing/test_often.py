@@ -1,0 +1,114 @@
+"""Which values are often 0: of every kind of node, beside how often 0 is among what the oracle gives for it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from networks import random_inputs, random_latents
+
+from xnorinfer.errors import NetworkError
+from xnorinfer.float32 import F32
+from xnorinfer.graph import Node
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import Add, Channels, Concat, Flatten, Levels, Linear, Multiply, Norm, Op, Pad, Pool, Quantize, Steps
+from xnorinfer.net.reference import node_outputs
+from xnorinfer.net.values import PixelInput, SignInput
+from xnorinfer.net.windows import Window
+from xnorinfer.packing.lower import lower
+from xnorinfer.packing.often import often_zero
+
+f = np.float32
+SAME = Window((3, 3), padding=(1, 1, 1, 1))
+HALF = Window((2, 2), (2, 2))
+
+
+def weights(*shape: int) -> F32:
+    return random_latents(np.random.default_rng(0), shape[0], int(np.prod(shape[1:])), zeros=False).reshape(shape)
+
+
+def norm(seed: int = 1, *, moved: bool = True) -> Norm:
+    random = np.random.default_rng(seed)
+    mean, beta = random.normal(size=(2, 6)).astype(f) * moved
+    return Norm(mean, random.uniform(1, 9, 6).astype(f), gamma=random.normal(size=6).astype(f), beta=beta, epsilon=1e-5)
+
+
+CONV, STEM = Linear(weights(6, 3, 3, 2), "ge", window=SAME), Linear(weights(6, 3, 3, 2) * f(0.37), window=SAME)
+SIGN, SECOND = Quantize("ge"), Linear(weights(6, 3, 3, 6), "ge", window=SAME)
+#: Nodes of which the last but the head is judged, and whether it is often 0 in some channel.
+NETS: dict[str, tuple[bool, list[tuple[Op, tuple[int, ...]]]]] = {
+    "averages of sums": (True, [(CONV, (-1,)), (Pool("average", HALF), (0,))]),
+    "averages of sums behind BatchNorm": (False, [(CONV, (-1,)), (norm(), (0,)), (Pool("average", HALF), (1,))]),
+    "BatchNorm that does not move": (True, [(CONV, (-1,)), (Pool("average", HALF), (0,)), (norm(moved=False), (1,))]),
+    "whole numbers more": (True, [(CONV, (-1,)), (Pool("max", HALF), (0,)), (Steps.of(("sub", 2.0)), (1,))]),
+    "halves more": (False, [(CONV, (-1,)), (Pool("max", HALF), (0,)), (Steps.of(("sub", 0.25)), (1,))]),
+    "sums of sums": (True, [(CONV, (-1,)), (SIGN, (0,)), (SECOND, (1,)), (Add(), (0, 2))]),
+    "of one with BatchNorm": (False, [(CONV, (-1,)), (SIGN, (0,)), (SECOND, (1,)), (norm(), (2,)), (Add(), (0, 3))]),
+    "of two with BatchNorm": (
+        False,
+        [(CONV, (-1,)), (norm(), (0,)), (SIGN, (1,)), (SECOND, (2,)), (norm(2), (3,)), (Add(), (1, 4))],
+    ),
+    "sums of signs": (True, [(CONV, (-1,)), (SIGN, (0,)), (norm(), (0,)), (Quantize("ge"), (2,)), (Add(), (1, 3))]),
+    "sums of floats": (False, [(STEM, (-1,)), (norm(), (0,)), (SIGN, (1,)), (SECOND, (2,)), (Add(), (1, 3))]),
+    "relu": (True, [(STEM, (-1,)), (norm(), (0,)), (Steps.of(("relu",)), (1,)), (Pool("max", HALF), (2,))]),
+    "relu, moved": (
+        False,
+        [
+            (STEM, (-1,)),
+            (Steps.of(("relu",), ("add", 0.3)), (0,)),
+            (SIGN, (1,)),
+            (SECOND, (2,)),
+            (norm(), (3,)),
+            (Add(), (1, 4)),
+        ],
+    ),
+    "hardtanh, averages": (
+        True,
+        [(STEM, (-1,)), (Steps.of(("mul", 90), ("clip", -1, 1)), (0,)), (Pool("average", HALF), (1,))],
+    ),
+    "levels": (True, [(STEM, (-1,)), (Levels(0, 3, step=0.4), (0,)), (Pool("max", HALF), (1,))]),
+    "joined": (True, [(STEM, (-1,)), (norm(), (0,)), (Steps.of(("relu",)), (1,)), (Concat(), (1, 2))]),
+    "zeros beside channels": (True, [(STEM, (-1,)), (norm(), (0,)), (Channels((0, 1, -1, -1, 2, 3)), (1,))]),
+    "of which one part is taken": (False, [(STEM, (-1,)), (norm(), (0,)), (Concat(), (0, 1)), (Channels((6, 7)), (2,))]),
+    "zeros around": (True, [(STEM, (-1,)), (norm(), (0,)), (Pad((1, 1, 1, 1)), (1,))]),
+    "many numbers": (
+        True,
+        [
+            (STEM, (-1,)),
+            *((Steps.of(("clip", -0.5, 0.5)), (at,)) for at in range(3)),
+            *((Concat(), (0, 1)), (Channels(tuple(range(2, 8))), (4,)), (Steps.of(("clip", 0, 1)), (5,))),
+            *((Add(), (3, 6)), (Add(), (7, 7)), (Add(), (7, 8))),
+        ],
+    ),
+    "products": (True, [(STEM, (-1,)), (norm(), (0,)), (Steps.of(("relu",)), (1,)), (Multiply(), (1, 2))]),
+    "products of floats": (False, [(STEM, (-1,)), (norm(), (0,)), (Multiply(), (0, 1))]),
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_how_often_values_are_zero(name: str) -> None:
+    often, listed = NETS[name]
+    mapping = SignInput() if listed[0][0] is CONV else PixelInput.range(-1, 1)
+    nodes = [Node(f"n{at}", op, inputs) for at, (op, inputs) in enumerate(listed)]
+    at = len(nodes) - 1
+    shape = Net(mapping, (6, 4, 2), (*nodes,), "ge-zero").values[-1].shape
+    size = shape[-1]
+    nodes += [
+        Node("sign", Quantize("sign"), (at,)),
+        Node("pool", Pool("max", Window.whole(shape)), (at + 1,)),
+        Node("flat", Flatten(), (at + 2,)),
+        Node("dense", Linear(weights(6, size), "ge"), (at + 3,)),
+    ]
+    net = Net(mapping, (6, 4, 2), tuple(nodes), "ge-zero")
+    assert net.check() == []
+    told = often_zero(net)[at]
+    assert told.any() == often
+    rows = random_inputs(np.random.default_rng(2), mapping, 50, 48)
+    values = list(node_outputs(net, rows))[at][1].reshape(-1, size)
+    met = (values == 0).mean(axis=0) > 1e-3
+    assert not (met & ~np.broadcast_to(told, size)).any()
+    if often:
+        assert met.any()
+        with pytest.raises(NetworkError, match="exactly 0 before sign"):
+            lower(net)
+    else:
+        lower(net)
