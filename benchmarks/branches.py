@@ -1,4 +1,5 @@
-"""Networks that branch against other libraries: `python -m benchmarks.branches [--larq FOLDER] [--seconds S] [--only NAME]`.
+"""Networks that branch against other libraries: `python -m benchmarks.branches [--larq FOLDER] [--seconds S] [--only NAME]`;
+with `--profile` instead where their time goes, by kind of node, against the roofline of this core.
 
 Published networks (`published`) at 224 x 224, batch 1, on one thread and on all cores, in turns in one process: xnorinfer, ONNX
 Runtime in float32 on the same graph, ONNX Runtime in 8 bits on a ResNet-18 (`int8_resnet`), and Larq Compute Engine, for which
@@ -21,13 +22,16 @@ from benchmarks.int8_resnet import int8_resnet18
 from benchmarks.larq_compute_engine import install
 from benchmarks.larq_networks import LarqNetwork
 from benchmarks.published import NETWORKS, SIZE, binary_share
+from xnorinfer.cli.layerlist import kind_text, whole_text
 from xnorinfer.cores import usable_cores
 from xnorinfer.engine.plan import Plan
 from xnorinfer.net.network import Net
 from xnorinfer.net.reference import forward
+from xnorinfer.packing.description import describe
 from xnorinfer.packing.lower import lower
-from xnorinfer.packing.packed import PackedModel
+from xnorinfer.packing.packed import Dot, PackedModel
 from xnorinfer.speed import peers
+from xnorinfer.speed.layertimes import NodeTime, Profile, profile
 from xnorinfer.speed.timing import SETTLE_SECONDS, Call, Timing, in_turns
 
 FLOAT, INT8, LARQ = "onnxruntime float32, the same graph", "onnxruntime int8, ResNet-18", "Larq Compute Engine"
@@ -115,6 +119,57 @@ def lines(cases: list[Case], seconds: float, larq: Path | None) -> Iterator[str]
             yield f"| {' | '.join(cells)} |"
 
 
+@dataclass(frozen=True)
+class Kind:
+    """Nodes of one kind.  seconds: of one image, all of them together; floors: the least by what bounds them."""
+
+    name: str
+    nodes: int
+    seconds: float
+    floors: dict[str, float]
+
+    @property
+    def floor(self) -> float:
+        """Seconds that the core needs for them at least."""
+        return sum(self.floors.values())
+
+
+def kinds_of(packed: PackedModel, profile: Profile) -> list[Kind]:
+    """The nodes of a network by kind, those first that take longest above their roofline."""
+    found: dict[str, list[NodeTime]] = {}
+    layers = describe(packed)["layers"]
+    for node, layer, time in zip(packed.layers, layers, profile.nodes[-len(layers) :], strict=True):
+        depthwise = isinstance(node.op, Dot) and 1 < node.op.groups == node.op.neurons
+        found.setdefault(kind_text(layer) + ", depthwise" * depthwise, []).append(time)
+    kinds = []
+    for name, nodes in found.items():
+        floors: dict[str, float] = {}
+        for node in nodes:
+            assert node.floor is not None
+            floors[node.floor.bound] = floors.get(node.floor.bound, 0.0) + node.floor.seconds
+        kinds.append(Kind(name, len(nodes), sum(node.timing.median for node in nodes), floors))
+    return sorted(kinds, key=lambda kind: kind.floor - kind.seconds)
+
+
+def profile_lines(case: Case, seconds: float) -> Iterator[str]:
+    """Where the time of a network goes, in Markdown: each kind of node by itself, then the whole run."""
+    found = profile(Plan(case.packed, threads=1), image(case.net.shape[0]).reshape(1, -1), seconds)
+    yield f"| {case.name}, one thread | nodes | time | share | of roofline | bound by | above it |"
+    yield f"|{'---|' * 7}"
+    for kind in kinds_of(case.packed, found):
+        bounds = ", ".join(sorted(kind.floors, key=lambda bound: -kind.floors[bound]))
+        yield (
+            f"| {kind.name} | {kind.nodes} | {kind.seconds * 1e3:.3f} ms | {kind.seconds / found.sum:.0%} "
+            f"| {kind.floor / kind.seconds:.0%} | {bounds} | {(kind.seconds - kind.floor) * 1e3:.3f} ms |"
+        )
+    unstable = sum(node.timing.unstable for node in found.nodes)
+    yield ""
+    yield (
+        f"{found.sum * 1e3:.2f} ms node by node ({unstable} of {len(found.nodes)} unstable); "
+        f"the whole run {_text(found.whole)}, {whole_text(found)}"
+    )
+
+
 def _text(timing: Timing) -> str:
     return f"{timing.median * 1e3:.2f} ms +-{timing.spread:.0%}"
 
@@ -127,6 +182,7 @@ def main() -> None:
     parser.add_argument("--larq", metavar="FOLDER", type=Path, help="where Larq Compute Engine's environment is or shall be")
     parser.add_argument("--seconds", type=float, default=5.0, help="time per network and threads, at least five rounds (5)")
     parser.add_argument("--only", choices=NETWORKS, action="append", help="this network only (repeatable)")
+    parser.add_argument("--profile", action="store_true", help="where the time goes, by kind of node, instead")
     options = parser.parse_args()
     python = None
     if options.larq is not None:
@@ -138,7 +194,9 @@ def main() -> None:
     for name in options.only or NETWORKS:
         cases.append(Case.of(name))
         print(f"{name}: {cases[-1].text()}", flush=True)
-    for line in lines(cases, options.seconds, python):
+        if options.profile:
+            print("\n".join(["", *profile_lines(cases[-1], options.seconds), ""]), flush=True)
+    for line in () if options.profile else lines(cases, options.seconds, python):
         print(line, flush=True)
 
 

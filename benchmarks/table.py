@@ -25,17 +25,20 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from benchmarks import branches, convolution_cases, instructions, picture, processes, roofline
+from benchmarks import branches, convolution_cases, instructions, picture, processes
 from benchmarks.layer_cases import first_layer, hidden_layer
 from benchmarks.networks import REFERENCE, random_network, random_pixels
 from benchmarks.openvino_binary import OPENVINO
+from benchmarks.roofline import roofline
 from xnorinfer import kernels
 from xnorinfer.cli import screen
 from xnorinfer.cores import usable_cores
 from xnorinfer.engine.model import Model
 from xnorinfer.engine.plan import Plan
+from xnorinfer.kernels.shapes import CHUNK
 from xnorinfer.speed import peers
 from xnorinfer.speed.benchmark import bench, environment
+from xnorinfer.speed.roofline import moving
 from xnorinfer.speed.timing import Timing, in_turns
 
 BATCHES = (1, 8, 64, 256, 1024)
@@ -239,9 +242,9 @@ def batch_one(full: bool) -> Iterator[Comparison]:
 def _batch_one(seconds: float) -> Iterator[Row]:
     model = Model(random_network(REFERENCE), threads=1)
     size = sum(node.op.weights.nbytes for node in model.packed.layers if node.op.binary)
-    buffer = np.ones(size // 8, np.uint64)
     x = random_pixels(1, REFERENCE[0])
-    times = in_turns({"scores": lambda: model.scores(x), "read": roofline.read_once(buffer)}, seconds)
+    read, _ = moving(size // CHUNK * CHUNK, least=1)
+    times = in_turns({"scores": lambda: model.scores(x), "read": read}, seconds)
     peer = "reading the packed weights once"
     yield Row("batch 1, 1 thread", peer, times["scores"], times["read"], unit="x its time", inverted=True)
 
@@ -281,12 +284,11 @@ def _start(seconds: float) -> Iterator[Row]:
 
 
 def _roofline(kernel: str, seconds: float) -> Iterator[Row]:
-    line = roofline.roofline(seconds, kernel)
+    line = roofline(seconds, kernel)
     count = line["instructions_per_512_bits"]
     yield Row(f"instructions per 512 bits in the hot loop ({kernel})", value=count, unit="")
-    if "share" in line:
-        what = f"hidden layer, share of its instructions' speed in registers ({kernel})"
-        yield Row(what, value=100 * line["share"], unit="%")
+    what = f"hidden layer, share of its instructions' speed in registers ({kernel})"
+    yield Row(what, value=100 * line["share"], unit="%")
 
 
 SECTIONS: dict[str, Callable[[bool], Iterator[Comparison]]] = {

@@ -14,7 +14,6 @@ import pytest
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from benchmarks import roofline
 from benchmarks.convolution_cases import LAYERS, convolution, variants, vgg_small
 from benchmarks.layer_cases import first_layer, hidden_layer
 from benchmarks.networks import REFERENCE, random_network, random_pixels
@@ -23,10 +22,10 @@ from xnorinfer import kernels
 from xnorinfer.cores import usable_cores
 from xnorinfer.engine.model import Model
 from xnorinfer.engine.plan import Plan
-from xnorinfer.kernels.shapes import BinaryShape
 from xnorinfer.packing.packed import PackedModel
 from xnorinfer.speed import peers
 from xnorinfer.speed.floatnetwork import FloatNetwork, exact_predict
+from xnorinfer.speed.roofline import looping
 from xnorinfer.speed.timing import in_turns
 
 PEERS = ("xnorinfer", "numpy float32", "NumKong hammings_packed", "torch int8 _int_mm", OPENVINO)
@@ -139,8 +138,5 @@ def test_instruction_mix_in_registers(benchmark: Benchmark, kernel: str) -> None
     """The bound for the tile: the mix of its instructions without loads."""
     if kernel not in {usable.name for usable in kernels.usable()}:
         pytest.skip(f"this CPU cannot run {kernel}")
-    shape = kernels.choose(kernel).binary
-    if isinstance(shape, BinaryShape):
-        pytest.skip("the mix is written for tiles of parities and of nibbles")
     benchmark.group = "mixes in registers"
-    benchmark(roofline.mix_in_registers(shape), roofline.TURNS)
+    benchmark(looping(kernels.choose(kernel), "binary")[0])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from xnorinfer.cli import screen
-from xnorinfer.cli.layerlist import rate_text
+from xnorinfer.cli.layerlist import rate_text, reached_text, whole_text
 from xnorinfer.cli.options import MODEL, Counts
 
 if TYPE_CHECKING:
@@ -186,16 +186,27 @@ def show_profile(profile: Profile) -> None:
     """The layers of one batch size and thread count, and the whole run."""
     screen.heading(f"layers, batch {profile.batch}, {profile.threads} thread{'s' * (profile.threads > 1)}")
     rows = [
-        [node.name, node.takes, node.gives, *_times(node.timing, profile.batch), rate_text(node), f"{profile.share(node):.0%}"]
+        [
+            node.name,
+            node.takes,
+            node.gives,
+            *_times(node.timing, profile.batch),
+            rate_text(node),
+            f"{profile.share(node):.0%}",
+            *([] if profile.peaks is None else [reached_text(node)]),
+        ]
         for node in profile.nodes
     ]
-    rows.append(["the whole run", "", "", *_times(profile.whole, profile.batch), "", ""])
-    columns = [("layer", False), *((name, True) for name in ("reads", "gives", "time", "spread", "p99", "op/s", "share"))]
-    screen.table(columns, rows)
+    names = ["reads", "gives", "time", "spread", "p99", "op/s", "share", *([] if profile.peaks is None else ["of roofline"])]
+    whole = ["the whole run", "", "", *_times(profile.whole, profile.batch)]
+    rows.append([*whole, *[""] * (len(names) + 1 - len(whole))])
+    screen.table([("layer", False), *((name, True) for name in names)], rows)
     screen.say(
         f"Time per sample, each layer called by itself, {screen.time_text(profile.sum / profile.batch)} together; "
         "op/s: 2 for a multiply-accumulate."
     )
+    if profile.peaks is not None:
+        screen.say(f"The whole run reaches {whole_text(profile)}.")
     if any(node.timing.unstable for node in profile.nodes):
         screen.say("unstable: a layer whose spread is that large has no rate.")
 

@@ -30,7 +30,11 @@ Examples:
 @MODEL
 @JSON
 @click.option("--stats", metavar="INPUT", help="Also run the samples (as for 'run') and tell how often every neuron fires.")
-@click.option("--profile", metavar="INPUT", help="Also time every layer on the first sample, by itself and on one thread.")
+@click.option(
+    "--profile",
+    metavar="INPUT",
+    help="Also time every layer on the first sample, by itself and on one thread, against what the core does at most.",
+)
 @click.option("--svg", type=click.Path(path_type=Path), metavar="OUT.svg", help="Also draw the layers as a picture.")
 def command(model: str, as_json: bool, stats: str | None, profile: str | None, svg: Path | None) -> None:
     """Show what a model file holds.

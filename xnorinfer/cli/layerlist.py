@@ -79,6 +79,21 @@ def rate_text(node: NodeTime) -> str:
     return f"{node.rate / factor:.3g} {unit}"
 
 
+def reached_text(node: NodeTime) -> str:
+    """Which share of the roofline a node reaches, and what bounds it: '61 % binary'."""
+    if node.floor is None or node.reached is None:
+        return ""
+    return UNSTABLE if node.timing.unstable else f"{node.reached:.0%} {node.floor.bound}"
+
+
+def whole_text(profile: Profile) -> str:
+    """The same of the whole run, with the time for which each bounds it; "" where nothing was measured."""
+    if profile.reached is None:
+        return ""
+    parts = ", ".join(f"{floor.bound} {screen.time_text(floor.seconds / profile.batch)}" for floor in profile.floors)
+    return f"{profile.reached:.0%} of the roofline: {parts}"
+
+
 def branches(info: dict[str, Any]) -> bool:
     """Whether some layer reads another value than that of the one before alone."""
     return any("from" in layer for layer in info["layers"])
@@ -89,13 +104,18 @@ def rows_of(info: dict[str, Any]) -> list[Row]:
     return lanes_of([layer.get("from", [index - 1]) for index, layer in enumerate(info["layers"])])
 
 
-_TIMES = [(name, True) for name in ("time", "op/s", "share")]
+_TIMES = [("time", True), ("op/s", True), ("share", True), ("of roofline", True)]
 
 
 def _time_cells(node: NodeTime | None, profile: Profile | None) -> list[str]:
     if node is None or profile is None:
         return []
-    return [screen.time_text(node.timing.median / profile.batch), rate_text(node), f"{profile.share(node):.0%}"]
+    return [
+        screen.time_text(node.timing.median / profile.batch),
+        rate_text(node),
+        f"{profile.share(node):.0%}",
+        reached_text(node),
+    ]
 
 
 def _show_graph(info: dict[str, Any], times: Sequence[NodeTime | None], profile: Profile | None) -> None:
@@ -139,8 +159,8 @@ def _said(kind: str, reads: str, gives: str, size: str, packed: str, as_float: s
     if packed != size_text(0):
         yield f"packed {packed}, float32 {as_float}"
     if timed:
-        time, rate, share = timed
-        yield f"{time}, {share}, {rate if rate == UNSTABLE else rate + 'op/s'}"
+        time, rate, share, reached = timed
+        yield f"{time}, {share}, {rate if rate == UNSTABLE else f'{rate}op/s, of roofline {reached}'}"
 
 
 def _whole_words(texts: Iterable[str], begin: str) -> list[str]:
@@ -158,5 +178,7 @@ def _show_profile(profile: Profile, layers: int) -> None:
     screen.say(
         f"Times of one sample, {profile.threads} thread{'s' * (profile.threads > 1)}, each layer called by itself: "
         f"{screen.time_text(profile.sum / profile.batch)} together{before}; "
-        f"the whole run {screen.time_text(profile.whole.median / profile.batch)}.  op/s: 2 for a multiply-accumulate."
+        f"the whole run {screen.time_text(profile.whole.median / profile.batch)}, {whole_text(profile)}.  "
+        "op/s: 2 for a multiply-accumulate.  Roofline: what this core does at most, of such operations "
+        "or of bytes of such a cache."
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from xnorinfer.budget import size_text
 from xnorinfer.cli.lanes import Row
-from xnorinfer.cli.layerlist import gives_text, kind_text, rate_text, reads_text, rows_of
+from xnorinfer.cli.layerlist import gives_text, kind_text, rate_text, reached_text, reads_text, rows_of
 from xnorinfer.cli.screen import shape_text, time_text
 from xnorinfer.graph import INPUT
 from xnorinfer.oneline import one_line
@@ -68,7 +68,7 @@ def picture(info: dict[str, Any], profile: Profile | None = None) -> str:
         if time is not None and profile is not None:
             share = profile.share(time)
             said = f"{time_text(time.timing.median / profile.batch)}, {share:.0%}"
-            details.append(f"{said} of all layers, {rate_text(time)}")
+            details.append(f"{said} of all layers, {rate_text(time)}, of roofline {reached_text(time)}")
         kind = f"{kind_text(layer)}{', ' if said else ''}{said}"
         parts += _box(index, row.lane, layer["kind"], [name, kind, gives_text(layer)], "\n".join(details), share)
     return "\n".join([*parts, "</svg>", ""])

@@ -30,6 +30,11 @@ class Pass:
     kept: bool = True
 
     @property
+    def nodes(self) -> list[int]:
+        """The nodes that it computes."""
+        return [self.node] if self.sign is None else [self.node, self.sign]
+
+    @property
     def gives(self) -> list[int]:
         """The nodes whose values it writes."""
         return [self.node] * self.kept + ([] if self.sign is None else [self.sign])

@@ -11,7 +11,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -143,6 +143,11 @@ class Plan:
     def packed(self) -> PackedModel:
         """The model as it was checked, its arrays read-only."""
         return self._packed
+
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        """What a run consists of, in order; values that are joined in place have none."""
+        return tuple(self._passes)
 
     @property
     def threads(self) -> int:
@@ -347,6 +352,27 @@ class Plan:
         if not apart or not target.flags.writeable:
             raise ArrayError(f"the target must be writable, of {len(sources[0])} rows, and apart from the source")
         self._run_nodes(sources, target, first, last)
+
+    def node_calls(self, x: NDArray[Any]) -> list[Callable[[], None]]:
+        """Every node by itself, as a call on what it reads when the network runs on x, with nothing left to do but that: for
+        timing, one call at a time.  x: as for `run`, of rows that one call of the driver takes."""
+        outputs: list[NDArray[Any]] = [*self.trace(x)]
+        alone = self._apart()
+        context = alone._context()
+
+        def made(index: int, inputs: tuple[int, ...]) -> Callable[[], None]:
+            source, *others = (x if read == INPUT else outputs[read] for read in inputs)
+            target, job = np.empty_like(outputs[index]), context.job
+            bounds = np.array([index, index + 1, index, index], np.int64)
+            given = np.array([_address(other) for other in others], np.int64)
+
+            def call() -> None:
+                job[_RANGE], job[fields.GIVEN_OTHERS] = bounds, _address(given) if others else 0
+                alone._run(context, source, target, len(x))
+
+            return call
+
+        return [made(index, node.inputs) for index, node in enumerate(self._packed.nodes)]
 
     def _gives(self, index: int) -> tuple[int, np.dtype[Any]]:
         """Width and dtype of the output of a node."""

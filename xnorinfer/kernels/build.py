@@ -18,13 +18,14 @@ with numba_private.settings():  # they hold for what these define
         map_layers,
         nibble_layers,
         parity_layers,
+        peaks,
         vector_ir,
     )
 
 
 def library(maker: str, symbol: str, arity: int, arguments: tuple[Any, ...], returns: bool) -> Any:
     """numba's code library with a C function `symbol` of `arity` int64; returns an int64 or nothing."""
-    modules = (layers, finish, parity_layers, nibble_layers, map_layers, gathers, float_layers, level_layers, driver)
+    modules = (layers, finish, parity_layers, nibble_layers, map_layers, gathers, float_layers, level_layers, driver, peaks)
     make = next(getattr(module, maker) for module in modules if hasattr(module, maker))
 
     def define(module: Any, call: Callable[[Any, Any], Any]) -> None:

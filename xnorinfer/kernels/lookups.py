@@ -82,6 +82,11 @@ def _narrow_tables(emit: Emit, inputs: Value, table: Value) -> Value:
     return b.zext(b.extract_element(halves[1], I32(7)), I64)
 
 
+def lookup_turn(shape: LookupShape) -> Any:
+    """turn(emit, addresses of the tables of each row, address of codes, sums) -> sums of 16 bits: one of the tile's loop."""
+    return {6: _wide_turn, 4: _narrow_turn if shape.octets == 32 else _neon_turn}[shape.inputs]
+
+
 def lookup_tile(shape: LookupShape, rows: int) -> Any:
     """Intrinsic tile(prepared, prepared_bytes, codes, turns, limits, shifts, out, out_bytes, counts): `rows` rows, 64 neurons.
 
@@ -89,7 +94,7 @@ def lookup_tile(shape: LookupShape, rows: int) -> Any:
     by `shape.turn`; limits: [64] i32, bit iff sum <= limit, those of a row as many times 64 further as its shift, [rows] i64.
     Writes one word per row to `out`, rows `out_bytes` apart, or, where `counts` is not 0, [row][64] i64 sums to it.
     """
-    turn = {6: _wide_turn, 4: _narrow_turn if shape.octets == 32 else _neon_turn}[shape.inputs]
+    turn = lookup_turn(shape)
     lanes = {6: 16, 4: 8}[shape.inputs]
     parts = 64 // lanes
 

@@ -24,7 +24,7 @@ from typing import Any
 from numba import types
 
 from xnorinfer.kernels.shapes import CODE_BYTES, NibbleShape
-from xnorinfer.kernels.tiles import Logic
+from xnorinfer.kernels.tiles import Logic, counted_up
 from xnorinfer.kernels.vector_ir import I8, I16, I32, I64, Emit, Loop, Value, ctpop, integer, intrinsic_of, overloaded, vector
 
 #: Bytes of depth whose mismatches fit a byte: 60 nibbles of at most 4.
@@ -239,15 +239,8 @@ def rows_tile(shape: NibbleShape, rows: int) -> Any:
             code = [emit.load(emit.offset(one, i, lanes), v.kind, lanes) for one in places]
             for r, j in columns:
                 c = r, j
-                carry = b.xor(octets[r], code[j])
-                # Like counting in binary, as in `tiles.binary_tile`.
-                for weight in range(levels):
-                    if waiting[c][weight] is None:
-                        waiting[c][weight] = carry
-                        break
-                    held[c][weight], carry = logic.add(emit, held[c][weight], waiting[c][weight], carry)
-                    waiting[c][weight] = None
-                else:
+                carry = counted_up(emit, logic, held[c], waiting[c], b.xor(octets[r], code[j]))
+                if carry is not None:
                     sums[c] = b.add(sums[c], v.ones(carry))
         loop.close(1, stop, [*(value for c in columns for value in held[c]), *(sums[c] for c in columns)])
         halves = [half for c in columns for half in v.widened(sums[c])]

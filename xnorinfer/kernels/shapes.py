@@ -167,5 +167,10 @@ class FloatShape:
         return self.lanes * self.vectors
 
 
+#: Vectors of bytes whose bits ARM counts side by side.
+NEON_COLUMNS = 8
+#: Bytes of a turn that goes through memory; and those that turns of `peaks` may read, tables and codes of the nearest cache.
+CHUNK, PEAK_MEMORY = 512, 8192
+
 #: Of a binary tile.
 Shape: TypeAlias = BinaryShape | ParityShape | NibbleShape

@@ -91,10 +91,10 @@ def address(maker: str, arity: int, *arguments: Any, returns: bool = False) -> i
         return _addresses[key]
 
 
-def python_function(maker: str, arity: int) -> Callable[..., int]:
-    """The same as a Python function, which runs without the GIL."""
+def python_function(maker: str, arity: int, *arguments: Any) -> Callable[..., int]:
+    """The same as a Python function that returns an int64, which runs without the GIL."""
     kind = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * arity)
-    return kind(address(maker, arity, returns=True))
+    return kind(address(maker, arity, *arguments, returns=True))
 
 
 def _load(maker: str, key: tuple[Any, ...], returns: bool) -> int:

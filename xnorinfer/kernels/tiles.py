@@ -60,6 +60,21 @@ class Logic:
         return b.xor(half, y), b.or_(b.and_(ones, x), b.and_(half, y))
 
 
+def counted_up(emit: Emit, logic: Logic, held: list[Value], waiting: list[Value | None], carry: Value) -> Value | None:
+    """Like counting in binary: two carries of a weight and its ones make a carry of the next weight.
+
+    held: the ones of each weight, waiting: carries that no adder has taken up; both change.  Returns the carry beyond the last
+    weight, None while it waits before.
+    """
+    for weight, other in enumerate(waiting):
+        if other is None:
+            waiting[weight] = carry
+            return None
+        held[weight], carry = logic.add(emit, held[weight], other, carry)
+        waiting[weight] = None
+    return carry
+
+
 def _truth_table(function: Callable[[int, int, int], int]) -> int:
     """VPTERNLOG's immediate: bit 4*p + 2*q + r is function(p, q, r)."""
     return sum((function(i >> 2 & 1, i >> 1 & 1, i & 1) & 1) << i for i in range(8))
@@ -85,25 +100,20 @@ def binary_tile(shape: BinaryShape) -> Any:
             panel_at = emit.offset(panel, index, shape.panel * 8)
             per_column = len(carried) // vectors
             state = [list(carried[j * per_column : (j + 1) * per_column]) for j in columns]
-            waiting: list[list[Value | None]] = [[None] * level for _ in columns]
+            held = [column[1:-1] for column in state]
+            waiting: list[list[Value | None]] = [[None] * (level - 1) for _ in columns]
             # Pair after pair, so that few values are alive at a time.
             for k in range(0, 1 << level, 2):
                 words = [emit.splat(emit.load(emit.offset(row_at, k + i, 8), I64, 8)) for i in range(2)]
                 for j in columns:
                     at = [emit.offset(panel_at, (k + i) * vectors + j, lanes * 8) for i in range(2)]
                     middle, after = (b.xor(words[i], emit.load(at[i], emit.words, lanes * 8)) for i in range(2))
-                    carry = logic.pair_carry(emit, state[j][0], middle, after)
+                    pair = logic.pair_carry(emit, state[j][0], middle, after)
                     state[j][0] = after
-                    # Like counting in binary: two carries of a weight and its ones make a carry of the next weight.
-                    for weight in range(1, level):
-                        if waiting[j][weight] is None:
-                            waiting[j][weight] = carry
-                            break
-                        state[j][weight], carry = logic.add(emit, state[j][weight], waiting[j][weight], carry)
-                        waiting[j][weight] = None
-                    else:
+                    carry = counted_up(emit, logic, held[j], waiting[j], pair)
+                    if carry is not None:
                         state[j][-1] = b.add(state[j][-1], ctpop(b, carry))
-            return [value for column in state for value in column]
+            return [value for (last, *_, total), ones in zip(state, held, strict=True) for value in (last, *ones, total)]
 
         return _finish(emit, shape, _deep(emit, shape, words, turn, zero), counts, shift, limits)
 
@@ -208,6 +218,13 @@ def _finish(emit: Emit, shape: BinaryShape, totals: list[Value], counts: Value, 
 # ---------------------------------------------------------------- real numbers
 
 
+def signed_sum(emit: Emit, total: Value, x: Value, bits: Value) -> tuple[Value, Value]:
+    """float64 sums with the words x added, negative where the highest bit is set; and the bits with the next one there."""
+    b = emit.builder
+    signed = b.bitcast(b.xor(x, b.and_(bits, emit.many(emit.words, -(2**63)))), emit.doubles)
+    return b.fadd(total, signed), b.shl(bits, emit.many(emit.words, 1))
+
+
 def signed_tile(lanes: int, vectors: int) -> Any:
     """Intrinsic tile(row, panel, depth, sums): float64 sums of +-row over the depth, in order, for lanes*vectors neurons.
 
@@ -216,7 +233,6 @@ def signed_tile(lanes: int, vectors: int) -> Any:
 
     def body(emit: Emit, row: Value, panel: Value, depth: Value, sums: Value) -> None:
         b, columns = emit.builder, range(vectors)
-        sign = emit.many(emit.words, -(2**63))
         zero = emit.many(emit.doubles, 0.0)
         words = Loop(emit, emit.constant(0), [zero] * vectors)
         first = b.mul(words.index, emit.constant(64))
@@ -230,10 +246,9 @@ def signed_tile(lanes: int, vectors: int) -> Any:
         spread = emit.splat(b.bitcast(x, I64))
         total, shifted = [], []
         for j in columns:
-            bits = inputs.values[vectors + j]
-            signed = b.bitcast(b.xor(spread, b.and_(bits, sign)), emit.doubles)
-            total.append(b.fadd(inputs.values[j], signed))
-            shifted.append(b.shl(bits, emit.many(emit.words, 1)))
+            added, bits = signed_sum(emit, inputs.values[j], spread, inputs.values[vectors + j])
+            total.append(added)
+            shifted.append(bits)
         inputs.close(1, turns, [*total, *shifted])
         stop = b.sdiv(b.add(depth, emit.constant(63)), emit.constant(64))
         words.close(1, stop, total)
