@@ -18,6 +18,7 @@ from xnorinfer.converters.reading import DEFAULT_INPUT, ConvertOptions, Reading
 from xnorinfer.float32 import F32
 from xnorinfer.net.values import InputMapping, PixelInput, ThresholdInput
 from xnorinfer.proof.frameworks.program import Array, NotRunnable, Program, Wanted, framework, refusing, sample_of
+from xnorinfer.proof.frameworks.tfsession import FrozenFunction
 
 
 def open_keras(path: Path, reading: Reading, options: ConvertOptions) -> Program:
@@ -45,7 +46,7 @@ def open_keras(path: Path, reading: Reading, options: ConvertOptions) -> Program
         answer = model(given, training=False)
         return reading.scores_of(keras.ops.convert_to_numpy(answer) if name == "keras" else answer.numpy())
 
-    inner = _inner(model, name, lambda x: reading.as_source(x).reshape(-1, *shape), reading.scores_of)
+    inner = _inner(model, name, call, lambda x: reading.as_source(x).reshape(-1, *shape), reading.scores_of)
     return Program(name, keras.__version__, entering_mapping(reading, options), batch, shape, call, inner=inner)
 
 
@@ -58,17 +59,31 @@ def live_program(model: Any, reading: Reading, entry: InputMapping, shape: tuple
         answer = model(reading.as_source(x).reshape(-1, *sample), training=False)
         return reading.scores_of(_as_array(answer))
 
-    inner = _inner(model, name, lambda x: reading.as_source(x).reshape(-1, *sample), reading.scores_of)
+    inner = _inner(model, name, call, lambda x: reading.as_source(x).reshape(-1, *sample), reading.scores_of)
     return Program(name, "", entry, None, sample, call, inner=inner)
 
 
 def _inner(
-    model: Any, name: str, entering: Callable[[F32], Array], scores_of: Callable[[Array], Array]
+    model: Any, name: str, call: Callable[[F32], Array], entering: Callable[[F32], Array], scores_of: Callable[[Array], Array]
 ) -> Callable[[F32, Wanted], list[Array]]:
-    """What a model and its layers give, where it is a graph of those.  name: of its Keras.  entering: rows as it takes them.
-    scores_of: what it gives as scores."""
+    """What a model computes: every operation of the graph that TensorFlow makes of it, if that gives what the model gives; else
+    its layers, where it is a graph of those.
 
-    def inner(x: F32, wanted: Wanted) -> list[Array]:
+    name: of its Keras.  call: as `Program.call`.  entering: rows as it takes them.  scores_of: what it gives as scores.
+    """
+    graphs: list[FrozenFunction | None] = []
+
+    def by_graph(x: F32, wanted: Wanted) -> list[Array]:
+        given = entering(x)
+        if not graphs:
+            graphs.append(None)
+            graphs[0] = _graph_of(model, name, given.shape[1:])
+        if graphs[0] is None or len(graphs[0].keys) != 1:
+            return []
+        found = graphs[0].inner(given, wanted, 0, scores_of)
+        return found if np.array_equal(found[0], call(x)[wanted.rows]) else []
+
+    def by_layers(x: F32, wanted: Wanted) -> list[Array]:
         if not getattr(model, "inputs", None):
             raise NotRunnable("only its own code knows what it calls")
         outputs = [out for layer in model.layers for out in _listed(getattr(layer, "output", None))]
@@ -76,7 +91,20 @@ def _inner(
         answer, *values = map(_as_array, _listed(every))
         return [scores_of(answer)[wanted.rows], *wanted.of(values, len(x))]
 
-    return inner
+    return lambda x, wanted: by_graph(x, wanted) or by_layers(x, wanted)
+
+
+def _graph_of(model: Any, name: str, shape: tuple[int, ...]) -> FrozenFunction | None:
+    """Of samples of a shape; None where TensorFlow makes none, or another package computes."""
+    if name == "keras" and importlib.import_module(name).backend.backend() != "tensorflow":
+        return None
+    tensorflow = importlib.import_module("tensorflow")
+    spec = tensorflow.TensorSpec((None, *shape), tensorflow.float32)
+    try:
+        traced = tensorflow.function(lambda x: model(x, training=False)).get_concrete_function(spec)
+        return FrozenFunction(tensorflow, traced)
+    except Exception:  # whatever the model's own code raises
+        return None
 
 
 def _listed(one: Any) -> list[Any]:

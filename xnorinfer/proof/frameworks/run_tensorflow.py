@@ -14,7 +14,8 @@ from xnorinfer.converters.tfgraphs.tfnodes import read_frozen
 from xnorinfer.converters.tfgraphs.tfvalues import NotFollowed
 from xnorinfer.float32 import F32
 from xnorinfer.proof.frameworks.program import Array, NotRunnable, Program, Wanted, framework, refusing, sample_of
-from xnorinfer.proof.frameworks.run_tf1 import as_written, inner_of, open_tf1
+from xnorinfer.proof.frameworks.run_tf1 import open_tf1
+from xnorinfer.proof.frameworks.tfsession import FrozenFunction, as_written, inner_of
 
 
 def open_tensorflow(path: Path, reading: Reading, options: ConvertOptions) -> Program:
@@ -40,15 +41,37 @@ def _open_saved(folder: Path, reading: Reading, output: str | None) -> Program:
         dims = [None, None] if spec.shape.rank is None else spec.shape.as_list()
         batch, shape = sample_of(dims, reading)
 
+    entering, version = reading.entry or reading.net.input, tensorflow.__version__
+
+    def chosen(given: dict[str, Any]) -> str:
+        """Which of its outputs are the scores."""
+        keys = [key for key in given if output in (None, key)]
+        wide = [key for key in keys if reading.scores_of(np.asarray(given[key])).shape[1:] == (reading.net.values[-1].width,)]
+        return wide[0] if len(wide) == 1 else keys[0]
+
+    try:
+        with refusing("tensorflow"):
+            frozen = FrozenFunction(tensorflow, function)
+    except NotRunnable:  # as it is it can be run all the same
+        frozen = None
+
     def call(x: F32) -> Array:
-        given = tensorflow.constant(reading.as_source(x).reshape(-1, *shape))
-        given = function(**{name: given})
-        answers = [reading.scores_of(np.asarray(value)) for key, value in given.items() if output in (None, key)]
-        scores = [answer for answer in answers if answer.shape == (len(x), reading.net.values[-1].width)]
-        return scores[0] if len(scores) == 1 else answers[0]
+        rows = reading.as_source(x).reshape(-1, *shape)
+        if frozen is not None:
+            given = dict(zip(frozen.keys, frozen.call(rows), strict=True))
+        else:
+            given = function(**{name: tensorflow.constant(rows)})
+        return reading.scores_of(np.asarray(given[chosen(given)]))
+
+    def inner(x: F32, wanted: Wanted) -> list[Array]:
+        rows = reading.as_source(x).reshape(-1, *shape)
+        if frozen is None:
+            raise NotRunnable("its graph does not show its values")
+        place = frozen.keys.index(chosen(dict(zip(frozen.keys, frozen.call(rows), strict=True))))
+        return frozen.inner(rows, wanted, place, reading.scores_of)
 
     call.loaded = loaded  # type: ignore[attr-defined]  # the function does not keep its variables
-    return Program("tensorflow", tensorflow.__version__, reading.entry or reading.net.input, batch, shape, call)
+    return Program("tensorflow", version, entering, batch, shape, call, inner=inner)
 
 
 def _open_frozen(path: Path, reading: Reading, output: str | None) -> Program:

@@ -14,6 +14,7 @@ from xnorinfer.converters.containers.tfcheckpoint import find_checkpoint
 from xnorinfer.converters.reading import ConvertOptions, Reading
 from xnorinfer.float32 import F32
 from xnorinfer.proof.frameworks.program import Array, NotRunnable, Program, Wanted, framework, refusing, sample_of
+from xnorinfer.proof.frameworks.tfsession import as_written, inner_of, ops_before
 
 #: Parts of the names of flags that are True when a network is used, not trained: False would be wrong for them.
 _INFERENCE = ("test", "eval", "infer", "predict")
@@ -55,34 +56,6 @@ def open_tf1(path: Path, reading: Reading, options: ConvertOptions) -> Program:
     return Program("tensorflow", tensorflow.__version__, entering, batch, shape, call, inner=inner)
 
 
-def as_written(tensorflow: Any) -> Any:
-    """Settings by which a session runs the operations of a graph as they are, whichever of their values are asked for."""
-    config = tensorflow.compat.v1.ConfigProto()
-    config.graph_options.rewrite_options.disable_meta_optimizer = True
-    return config
-
-
-def inner_of(session: Any, scores: Any, fed: dict[Any, Any], wanted: Wanted) -> list[Array]:
-    """The scores of the wanted samples, and what the operations before them give, as `Program.inner` does."""
-    # Of FusedBatchNorm the other outputs are none at inference.
-    values = [value for op in _before(scores.op) for value in op.outputs[:1] if value.dtype.name == "float32"]
-    sized = [value for value in values if value.shape.rank is None or value.shape[1:].num_elements() in {None, *wanted.widths}]
-    answer, *found = session.run([scores, *sized], fed)
-    return [answer[wanted.rows], *wanted.of(found, len(answer))]
-
-
-def _before(op: Any) -> list[Any]:
-    """An operation, and all that it depends on."""
-    seen = {op: None}
-    waiting = [op]
-    while waiting:
-        for source in waiting.pop().inputs:
-            if source.op not in seen:
-                seen[source.op] = None
-                waiting.append(source.op)
-    return list(seen)
-
-
 def _scores(graph: Any, variables: set[str], classes: int) -> Any:
     operations = graph.get_operations()
     missing = sorted(variables - {op.name for op in operations})
@@ -101,7 +74,7 @@ def _scores(graph: Any, variables: set[str], classes: int) -> Any:
 
 def _placeholders(scores: Any, depth: int) -> tuple[Any, dict[Any, bool]]:
     """The placeholder of the input, and those of flags with what they are fed."""
-    seen = _before(scores.op)
+    seen = ops_before(scores.op)
     found = sorted((op.outputs[0] for op in seen if op.type == "Placeholder"), key=lambda value: str(value.name))
     found += [op.outputs[0] for op in seen if op.type == "PlaceholderWithDefault" and op.outputs[0].dtype.name == "bool"]
     flags = [value for value in found if value.dtype.name == "bool" and value.shape.rank in (0, None)]
