@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import guarded
@@ -12,8 +13,11 @@ from numpy.typing import NDArray
 
 from xnorinfer.engine import plan as plan_module
 from xnorinfer.engine.plan import Plan
-from xnorinfer.net.values import PixelInput, RealInput, SignInput
-from xnorinfer.packing.packed import Binarize, PackedModel
+from xnorinfer.graph import chain
+from xnorinfer.kernels import fields
+from xnorinfer.net.values import ChannelInput, PixelInput, RealInput, SignInput
+from xnorinfer.net.windows import Window
+from xnorinfer.packing.packed import Binarize, Dot, Mapped, PackedModel
 
 DEPTHS = [1, 2, 31, 63, 64, 65, 127, 128, 129, 784, 4161]
 KINDS = ["pixels", "reals"]
@@ -106,3 +110,27 @@ def test_nothing_is_touched_beyond_its_end(kernel: str, kind: str, at_start: boo
             target = guarded.guarded((rows, -(-depth // 64)), np.uint64, 8, at_start)
             plan.run_nodes(guarded.copy_of(x, at_start), target, 0, 1)
             assert nets.same(target.copy(), nets.expected(model, x)[0])
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5, 70])
+def test_pixels_become_numbers(kernel: str, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One mapping for all channels, one for each, and one that only tables say."""
+    guarded.guard_layouts(monkeypatch, at_start=False)
+    rng = np.random.default_rng(channels)
+    each = tuple(PixelInput.normalize(mean, std) for mean, std in rng.uniform(0.2, 0.6, (channels, 2)))
+    odd = PixelInput(1e-310, -1e-308, 1e-309)
+    mappings = [PixelInput.range(-1, 1), odd, *([ChannelInput(each), ChannelInput((*each[1:], odd))] if channels > 1 else [])]
+    for mapping in mappings:
+        by_table = odd in (mapping.channels if isinstance(mapping, ChannelInput) else (mapping,))
+        for shape in ((1, 1, channels), (1, 5, channels), (9, 121, channels)):
+            weights = np.zeros((1, 1 + channels // 64), np.uint64)
+            head = Dot("reals", channels, weights, nets.random_affine(rng, 1), Window((1, 1)))
+            model = PackedModel(mapping, shape, chain([("mapped", Mapped.of(mapping)), ("head", head)]), "ge-zero")
+            assert model.check() == []
+            plan = Plan(model, threads=1, kernel=kernel)
+            outer, inner = plan._nodes[0]
+            assert isinstance((inner or [outer])[0][fields.SHIFTED], np.ndarray) != by_table
+            x = rng.integers(0, 256, (2, math.prod(shape)), np.uint8)
+            target = guarded.guarded(x.shape, np.float32, 4, at_start=False)
+            plan.run_nodes(guarded.copy_of(x, at_start=False), target, 0, 1)
+            assert nets.same(target.copy(), nets.expected(model, x)[0].reshape(x.shape))

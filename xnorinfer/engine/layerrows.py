@@ -11,7 +11,7 @@ from xnorinfer.bits import bitpack, words_for
 from xnorinfer.errors import unhandled
 from xnorinfer.graph import Interpretation
 from xnorinfer.kernels import Kernel, map_prepack, prepack
-from xnorinfer.net.values import InputMapping, PixelInput
+from xnorinfer.net.values import ChannelInput, InputMapping, PixelInput
 from xnorinfer.net.windows import Window
 from xnorinfer.packing.packed import (
     PACKED_OPS,
@@ -85,8 +85,10 @@ def _(op: Digitize, kernel: Kernel, mapping: InputMapping, read: Value, raw: boo
 
 
 @rows_of.of(Mapped)
-def _(op: Mapped, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool) -> Made:
-    return _each_pixel(prepack.mapped(kernel, op.values, read.shape[-1]), kernel, read, raw)
+def _(op: Mapped, kernel: Kernel, mapping: PixelInput | ChannelInput, read: Value, raw: bool) -> Made:
+    channels = mapping.channels if isinstance(mapping, ChannelInput) else (mapping,)
+    line = np.array([(one.intercept / one.slope, one.slope / one.divisor) for one in channels]).T
+    return _each_pixel(prepack.mapped(kernel, op.values, read.shape[-1], line), kernel, read, raw)
 
 
 @rows_of.of(Concat)

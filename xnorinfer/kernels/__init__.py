@@ -131,7 +131,7 @@ class Kernel:
         return address("make_compute_steps", _COMPUTE, self.single_lanes)
 
     def compute_mapped(self) -> int:
-        return address("make_compute_mapped", _COMPUTE)
+        return address("make_compute_mapped", _COMPUTE, self.single_lanes)
 
     def compute_strips(self) -> int:
         return address("make_compute_strips", _COMPUTE)

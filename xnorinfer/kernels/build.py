@@ -16,6 +16,7 @@ with numba_private.settings():  # they hold for what these define
         layers,
         level_layers,
         map_layers,
+        mapped_pixels,
         nibble_layers,
         parity_layers,
         peaks,
@@ -25,7 +26,19 @@ with numba_private.settings():  # they hold for what these define
 
 def library(maker: str, symbol: str, arity: int, arguments: tuple[Any, ...], returns: bool) -> Any:
     """numba's code library with a C function `symbol` of `arity` int64; returns an int64 or nothing."""
-    modules = (layers, finish, parity_layers, nibble_layers, map_layers, gathers, float_layers, level_layers, driver, peaks)
+    modules = (
+        layers,
+        finish,
+        parity_layers,
+        nibble_layers,
+        map_layers,
+        gathers,
+        float_layers,
+        mapped_pixels,
+        level_layers,
+        driver,
+        peaks,
+    )
     make = next(getattr(module, maker) for module in modules if hasattr(module, maker))
 
     def define(module: Any, call: Callable[[Any, Any], Any]) -> None:

@@ -35,6 +35,9 @@ from __future__ import annotations
     BASE,  # address: i64 per neuron; integer accumulator = base + FACTOR * count
     FACTOR,
     MAPPING,  # address: f64 slope, intercept, divisor (pixels)
+    TABLES,  # address: (256, TABLE_COLUMNS) f32 of pixels that enter as numbers, channel by channel or one for all
+    TABLE_COLUMNS,
+    SHIFTED,  # address: f64 shifts of the columns, again and again for a vector from any on, then as many factors; or 0
     WEIGHT_SUM,  # address: f64 per neuron, sum of the -1/+1 weights (pixels)
     MIRRORED,  # address: i64 per group, bits of the inputs that are compared the other way round (`layers.make_binarize`)
     CHUNK,  # groups that a thread takes at a time when threads share the neurons
@@ -87,7 +90,7 @@ from __future__ import annotations
     COUNTED,  # whether the layer gives its counts, of one group [64] i64 a row
     LEVEL_BYTES,  # from plane to plane of what it gives; of a layer over levels on maps, of its prepared rows
     LAYER_FIELDS,
-) = range(74)
+) = range(77)
 
 #: Which of the values that are joined, the bytes of a pixel of it, where in its pixel a segment begins, in bytes, how many bits
 #: it has, and the bit of the joined pixel where it goes.

@@ -34,10 +34,8 @@ from xnorinfer.kernels.vector_ir import (
     inner,
     load_byte,
     load_double,
-    load_single,
     load_word,
     store_byte,
-    store_single,
     store_word,
 )
 
@@ -370,25 +368,3 @@ def make_compute_reals(lanes: int, vectors: int) -> Callable[..., None]:
                     store_word(target + r * out_bytes + group * 8, word)
 
     return compute_reals
-
-
-def make_compute_mapped() -> Callable[..., None]:
-    """No product: bytes to the float32 that tables say, (256, neurons) f32 at PANEL, or one table for all (PANELS = 1)."""
-
-    def compute_mapped(layer, source, target, rows, first_group, last_group, scratch, prepared, shifts):
-        in_bytes = get(layer, fields.IN_BYTES)
-        out_bytes = get(layer, fields.OUT_BYTES)
-        tables, columns = get(layer, fields.PANEL), get(layer, fields.PANELS)
-        first, last = first_group * 64, min(last_group * 64, get(layer, fields.NEURONS))
-        if columns == 1 and in_bytes == last - first:
-            # All rows are one.
-            last *= rows
-            rows = np.int64(1)
-        for r in range(rows):
-            for j in range(first, last):
-                at = np.int64(load_byte(source + r * in_bytes + j)) * columns
-                if columns > 1:
-                    at += j
-                store_single(target + r * out_bytes + 4 * j, load_single(tables + 4 * at))
-
-    return compute_mapped

@@ -37,6 +37,8 @@ MASKED_NEURONS = 24
 
 #: Rows whose counts of each plane of levels are kept.
 LEVEL_ROWS = 64
+#: Pixels that become numbers together.
+MAPPED_ROWS = 1024
 
 #: Rough work, in multiplications of one bit, of a product with a pixel, of a real number with a bit, of two real numbers, and
 #: of a byte of input that becomes bits.
@@ -302,13 +304,22 @@ def floats(kernel: Kernel, weight: NDArray[np.float32], limits: Limits, *, alone
     return row | panels_of(layout.float_panels(weight, shape.panel))
 
 
-def mapped(kernel: Kernel, values: NDArray[np.float32], count: int) -> Row:
-    """No product: bytes to numbers, by tables.  values: (256, count) or (256, 1) float32."""
+def mapped(kernel: Kernel, values: NDArray[np.float32], count: int, line: NDArray[np.float64]) -> Row:
+    """No product: bytes to numbers, by tables.
+
+    values: (256, count) or (256, 1) float32.  line: (2, ...) of as many, shifts and factors that may say the same.
+    """
+    columns, (shifts, factors) = values.shape[1], line
+    with np.errstate(all="ignore"):
+        said = ((np.arange(256.0)[:, None] + shifts) * factors).astype(np.float32)
+    same = np.array_equal(said.view(np.uint32), values.view(np.uint32))
     return _product(count, count, None, INPUT_WORK * count) | {
         fields.COMPUTE: kernel.compute_mapped(),
         fields.IN_BYTES: count,
-        fields.PANEL: layout.kept(values),
-        fields.PANELS: values.shape[1],
+        fields.SUB_ROWS: MAPPED_ROWS,
+        fields.TABLES: layout.kept(values),
+        fields.TABLE_COLUMNS: columns,
+        fields.SHIFTED: layout.kept(line[:, np.arange(columns + kernel.single_lanes) % columns]) if same else 0,
     }
 
 
