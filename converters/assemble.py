@@ -115,6 +115,8 @@ def assemble(
         raise OptionError(f"--input-shape says what goes into a graph, and {about} holds none, or says it itself")
     if options.output_name is not None:
         raise OptionError(f"--output-name chooses among the values that a graph gives, and {about} holds no graph")
+    if options.sign_of_signs:
+        raise OptionError(f"--sign-of-signs is about signs in a graph, and {about} holds none")
     parts = _as_options_say(_in_groups(choose_float_layers(parts, options, notes)), options, notes, problems)
     profile_name = options.profile or defaults.profile
     profile = PROFILES[profile_name]

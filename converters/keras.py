@@ -169,7 +169,7 @@ class Reader:
             "keras",
             self.about,
             parts,
-            dataclasses.replace(options, input_shape=None, output_name=None),
+            dataclasses.replace(options, input_shape=None, output_name=None, sign_of_signs=False),
             defaults,
             self.notes,
             self.problems,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import io
 import logging
 import tempfile
@@ -138,7 +139,7 @@ class LiveModule:
 
     def by_order(self, options: ConvertOptions) -> Reading:
         """By its tensors, in the order in which they are registered.  Raises SourceError, OptionError or NetworkError."""
-        return from_torch_module(self.original, options)
+        return from_torch_module(self.original, dataclasses.replace(options, sign_of_signs=False))
 
     def _by(
         self, how: str, write: Callable[[Any, Any, Path], OnnxGraph], options: ConvertOptions, shape: tuple[int, ...]

@@ -41,6 +41,7 @@ class ConvertOptions:
     scale_by: the magnitude of binary weights, a name in `latents.SCALES`, of the latents as they are binarized.
     input_shape: of one sample, as a graph takes it ((channels, height, width) mostly), where the file does not say it.
     output_name: which value is the network's where a graph gives several, by its name there.
+    sign_of_signs: signs of what is signs already are read as those, and not refused (a graph).
     answered: answers of the trained network are at hand (`answers`) and prove a reading; what the file's statistics say
         against it is a warning.
     max_memory: what may be made of the file, in bytes (see `budget`).  Says nothing about the network, so it is not recorded.
@@ -61,6 +62,7 @@ class ConvertOptions:
     input_shape: tuple[int, ...] | None = None
     state: str | None = None
     output_name: str | None = None
+    sign_of_signs: bool = False
     answered: bool = False
     max_memory: int | None = None
 
@@ -97,6 +99,8 @@ class ConvertOptions:
             raise OptionError(f"scale_by {self.scale_by!r} is none of {', '.join(SCALES)}")
         if self.input_shape is not None and not _is_shape(self.input_shape):
             raise OptionError(f"input shape {self.input_shape!r} is no sequence of whole numbers above 0 like (3, 32, 32)")
+        if not isinstance(self.sign_of_signs, bool):
+            raise OptionError(f"sign_of_signs {self.sign_of_signs!r} must be True or False")
         if not isinstance(self.answered, bool):
             raise OptionError(f"answered {self.answered!r} must be True or False")
         require_memory_option(self.max_memory)
@@ -113,7 +117,7 @@ class ConvertOptions:
         for name in (*_SEQUENCES, "input_shape"):
             if getattr(self, name):
                 given[name] = list(getattr(self, name))
-        for name in ("ema", "center", "answered"):
+        for name in ("ema", "center", "sign_of_signs", "answered"):
             if getattr(self, name):
                 given[name] = True
         return given

@@ -107,7 +107,7 @@ class Tf1Source:
         if graph is None or beside is None or not by_graph_alone(options):
             graph = beside = None
         found: Reading | NetworkError
-        named = options if graph is None else replace(options, input_shape=None, output_name=None)
+        named = options if graph is None else replace(options, input_shape=None, output_name=None, sign_of_signs=False)
         try:
             parts = reader.parts()
             found = assemble(self.name, about, parts, named, reader.defaults(parts), notes, problems)

@@ -33,6 +33,7 @@ from xnorinfer.converters.graphs.channelslast import (
     reshaped,
     window_attributes,
 )
+from xnorinfer.converters.graphs.signsagain import OF_ITS_LAYER
 from xnorinfer.converters.graphs.walk import read_graph
 from xnorinfer.converters.reading import Assumption, ConvertOptions, Reading
 from xnorinfer.errors import NetworkError, SourceError
@@ -362,7 +363,8 @@ class _Model:
     def _custom(self, operator: Table, custom: str, inputs: tuple[int, ...], name: str) -> Iterator[OnnxNode]:
         self.larq |= custom in _LARQ
         if custom in ("LceQuantize", "LceBsign"):
-            yield OnnxNode("BipolarQuant", name, (self._name(inputs[0]), self._scalar(name, 1.0)), (name,))
+            own: dict[str, Attribute] = {OF_ITS_LAYER: 1} if custom == "LceQuantize" else {}  # its layers read bits alone
+            yield OnnxNode("BipolarQuant", name, (self._name(inputs[0]), self._scalar(name, 1.0)), (name,), own)
         elif custom == "LceDequantize":
             yield OnnxNode("Identity", name, (self._name(inputs[0]),), (name,))
         elif custom == "LceBconv2d":

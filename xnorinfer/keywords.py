@@ -39,6 +39,7 @@ class ConvertKeywords(TypedDict, total=False):
         ema: take the moving averages of the weights.
         state: which state dict of several is the network, by its key.
         output_name: which of several values that a graph gives is the network's, by its name there.
+        sign_of_signs: a graph's sign of what is signs already is read as those signs, and not refused.
         ignore: names or patterns of tensors that take no part.
         before_norm: the function between each hidden sum and its BatchNorm ("relu", "clip:-1:1", ...).
         center: weights are centred, as in XNOR-Net.
@@ -67,6 +68,7 @@ class ConvertKeywords(TypedDict, total=False):
     ema: bool
     state: str | None
     output_name: str | None
+    sign_of_signs: bool
     ignore: Sequence[str]
     before_norm: str | None
     center: bool

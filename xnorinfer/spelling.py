@@ -59,6 +59,7 @@ _OPTIONS: dict[str, tuple[str, str, Callable[[str], str]]] = {
     "ema": ("ema=True", "", str),
     "state": ("state", _NAME, _text),
     "output-name": ("output_name", _NAME, _text),
+    "sign-of-signs": ("sign_of_signs=True", "", str),
     "net": ("net", "", str),
     "ignore": ("ignore", _NAME, _texts),
     "data": ("data", "", str),

@@ -6,6 +6,7 @@ Tensors may be in the model or in files beside it (`onnxdata`).
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -55,7 +56,8 @@ class OnnxNode:
 class OnnxGraph:
     """A GraphProto: nodes in the order of computation, constants by name, names of real inputs and of outputs.
 
-    shape: of the first real input, rows first, None for lengths that are open; None where it is not said.
+    shape: of the first real input, rows first, None for lengths that are open; None where it is not said.  scopes: value -> the
+    module that it was computed in, of programs that say so otherwise than by names of nodes (`a/b/Sign` is of a/b).
     """
 
     nodes: tuple[OnnxNode, ...]
@@ -64,6 +66,7 @@ class OnnxGraph:
     outputs: tuple[str, ...]
     producer: str
     shape: tuple[int | None, ...] | None = None
+    scopes: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_onnx(path: Path) -> OnnxGraph:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -36,12 +36,13 @@ ORDER_KEPT = ("Sigmoid", "LogSigmoid", "Tanh", "Softplus", "Softsign", "Exp", "A
 @dataclass(frozen=True)
 class Signs:
     """A sign.  rule: of its tie; exact: of a step elsewhere, moved to 0, whose rule no other may replace.  low, high: what -1
-    and +1 stand for."""
+    and +1 stand for.  by: the values of the graph that it was made as."""
 
     rule: Rule
     exact: bool
     low: float
     high: float
+    by: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -221,6 +221,9 @@ class GraphValues(Stages):
         )
         if not alike:
             found = [self._number(node, one) for one in found]
+        if alike and signs is not None:
+            by = dict.fromkeys(name for one in found if one.stage.signed is not None for name in one.stage.signed.by)
+            signs = dataclasses.replace(signs, by=tuple(by))
         assert first.stage.shape is not None
         shape = (*first.stage.shape[:-1], sum(one.stage.width or 0 for one in found))
         at = self.emit(node.name, Concat(), *(one.stage.at for one in found))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from xnorinfer.converters.containers.onnxfile import OnnxGraph, OnnxNode
 from xnorinfer.converters.reading import net_line
 
+#: The option that reads a sign of signs.
+SIGN_OF_SIGNS = "--sign-of-signs"
 #: How many nodes with the same problem are named.
 NAMED = 4
 
@@ -31,6 +33,7 @@ class Problems:
         self.producer = graph.producer
         self._found: dict[tuple[str, str], list[str]] = {}
         self._kinds: dict[str, list[str]] = {}
+        self._again: set[tuple[str, ...]] = set()
 
     def add(self, problem: str, *lines: str) -> None:
         """A problem of the whole network.  lines: of a net.toml that would resolve it."""
@@ -39,6 +42,19 @@ class Problems:
     def add_node(self, node: OnnxNode, reason: str, *lines: str) -> None:
         """A problem of a node, the rest of which is understood.  lines: of a net.toml that would resolve it."""
         self._found.setdefault((node.operation, reason + self._way(lines)), []).append(node.name)
+
+    def add_again(self, node: OnnxNode, before: Sequence[OnnxNode]) -> None:
+        """Signs of what is signs already, of the nodes before."""
+        if (node.name, *(one.name for one in before)) in self._again:
+            return
+        self._again.add((node.name, *(one.name for one in before)))
+        told = [self._labels.get(one.name, f"node {one.name} ({one.operation})") for one in before]
+        whose = " and ".join(told) if len(told) <= NAMED else f"{', '.join(told[:NAMED])} and {len(told) - NAMED} more"
+        self.add_node(
+            node,
+            f"makes signs of what is signs already, by {whose}: it changes nothing, so that one of them is too many, or "
+            f"something between them is missing; take one out, or {SIGN_OF_SIGNS} reads them as one",
+        )
 
     def _way(self, lines: tuple[str, ...]) -> str:
         return net_line(*lines) if lines and self.written else ""

@@ -21,6 +21,7 @@ from xnorinfer.converters.graphs.entry import Entry
 from xnorinfer.converters.graphs.livevalues import Live, Stage, Value
 from xnorinfer.converters.graphs.places import Border, Counting, Places, border_of, of_image
 from xnorinfer.converters.graphs.problems import Problems
+from xnorinfer.converters.graphs.signsagain import is_of_its_layer, signs_again
 from xnorinfer.converters.graphs.sizes import ANY_ROWS
 from xnorinfer.converters.graphs.wiring import Wiring
 from xnorinfer.converters.networkparts import Sign
@@ -49,6 +50,7 @@ class Stages(Wiring):
         self.problems = problems
         self.about = about
         self.given = options.input_shape
+        self.reads_again = options.sign_of_signs
         self.chosen = None if options.profile is None else PROFILES[options.profile]
         self.entry = Entry(options.input, zero=self.chosen.activations if self.chosen else None)
         self.table = Table()
@@ -104,7 +106,7 @@ class Stages(Wiring):
         if live.outside is not None:
             self.problems.refuse(node, "reads what was padded: padding stands before convolutions and pools alone")
         if live.stage.signed is not None:
-            return self._of_signs(node, live, live.stage.signed, width)
+            return self._made_by(node, live, self._of_signs(node, live, live.stage.signed, width), width)
         if live.stage.levels is not None and live.expr is live.leaf:
             return Read([], levels=live.stage.levels)
         entering = live.stage.layer is None
@@ -117,7 +119,18 @@ class Stages(Wiring):
             at = self.made_by.get(found.at, node)
             reason = f"{found.reason}, which" if found.reason else "is an activation that"
             self.problems.refuse(at, f"{reason} is not supported in a binary network")
-        return found
+        return self._made_by(node, live, found, width)
+
+    def _made_by(self, node: OnnxNode, live: Live, found: Read, width: int) -> Read:
+        """What was read with the nodes that made its signs; those that made signs of signs are problems."""
+        if found.signs is None:
+            return found
+        by, again = signs_again(live.expr, live.leaf, live.stage.signed, width)
+        for before, value in () if self.reads_again else again:
+            first, second = (self.made_by.get(name) for name in (before[0] if before else "", value))
+            if second is not None and not is_of_its_layer(second, first, node, self.graph.scopes):
+                self.problems.add_again(second, [self.made_by[name] for name in before if name in self.made_by])
+        return dataclasses.replace(found, signs=dataclasses.replace(found.signs, by=by))
 
     def _of_signs(self, node: OnnxNode, live: Live, signs: Signs, width: int) -> Read:
         """What became of signs that are a value of the network: signs that stand for other numbers at most."""

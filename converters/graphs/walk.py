@@ -89,7 +89,7 @@ def read_graph(source: str, graph: OnnxGraph, about: str, options: ConvertOption
     entry = walk.entry
     entry.note(notes)
     defaults = dataclasses.replace(DEFAULTS, profile=profile, input=entry.mapping, form=form)
-    inner = dataclasses.replace(options, input=None, input_shape=None, output_name=None)
+    inner = dataclasses.replace(options, input=None, input_shape=None, output_name=None, sign_of_signs=False)
     reading = assemble(
         source,
         about,

@@ -16,6 +16,7 @@ from xnorinfer.converters.containers.arrays import RawTensor
 from xnorinfer.converters.containers.onnxfile import Attribute, OnnxGraph, OnnxNode
 from xnorinfer.converters.graphs.channelslast import END, on_channels_last, padded, reshaped
 from xnorinfer.converters.graphs.entry import affine
+from xnorinfer.converters.graphs.signsagain import OF_ITS_LAYER
 from xnorinfer.converters.kerasmodels import kerasmaps
 from xnorinfer.converters.kerasmodels.activations import NoFunction, function
 from xnorinfer.converters.kerasmodels.config import JOINS, Given, KerasLayer
@@ -297,7 +298,7 @@ class KerasGraph(LayerWeights):
     def _convolution(self, layer: KerasLayer, kind: kerasmaps.Convolution) -> None:
         config = layer.config
         if kind.quantized and identify(config.get("input_quantizer")) is not None:
-            self._activation(config["input_quantizer"], layer)
+            self._activation(config["input_quantizer"], layer, own=True)
         key = kind.quantizer if kind.quantized else None
         kernel = self.kernel_of(layer, key, port=kind.port, depthwise=kind.depthwise)
         if kernel is None:
@@ -312,7 +313,8 @@ class KerasGraph(LayerWeights):
 
     # ---------------------------------------------------------------- functions
 
-    def _activation(self, value: Any, layer: KerasLayer) -> None:
+    def _activation(self, value: Any, layer: KerasLayer, *, own: bool = False) -> None:
+        """own: what a layer makes of its inputs itself, whatever these are."""
         found = quantizer(value)
         name = None if found is None else found.name
         if found is None or name in _LINEAR:
@@ -330,7 +332,8 @@ class KerasGraph(LayerWeights):
             assert isinstance(how.scale, float)
             self.rules.add(how.rule)
             low = 0.0 if how.zero_one else -how.scale
-            self._node("Binarize", f"{layer.name}.{name}", f"{layer}: {found.label}", rule=how.rule, low=low, high=how.scale)
+            said: dict[str, Attribute] = {"rule": how.rule, "low": low, "high": how.scale, **({OF_ITS_LAYER: 1} if own else {})}
+            self._node("Binarize", f"{layer.name}.{name}", f"{layer}: {found.label}", **said)
         elif name in _ENDINGS and self._begun:
             self._ending = found
         else:
@@ -452,7 +455,7 @@ class KerasGraph(LayerWeights):
 
     def _dense(self, layer: KerasLayer) -> None:
         if layer.kind == "QuantDense" and identify(layer.config.get("input_quantizer")) is not None:
-            self._activation(layer.config["input_quantizer"], layer)
+            self._activation(layer.config["input_quantizer"], layer, own=True)
         quantized = "kernel_quantizer" if layer.kind in ("QuantDense", "QDense") else None
         kernel = self.kernel_of(layer, quantized, port=_DENSE_PORT.fullmatch(layer.kind) is not None)
         if kernel is not None and kernel.values.ndim != 2:

@@ -23,6 +23,7 @@ from xnorinfer import budget
 from xnorinfer.converters.containers.arrays import RawTensor, unique_name
 from xnorinfer.converters.containers.onnxfile import Attribute, OnnxGraph, OnnxNode
 from xnorinfer.converters.graphs.operations import MULTIBIT, OTHER_TYPE
+from xnorinfer.converters.graphs.signsagain import OF_ITS_LAYER
 from xnorinfer.converters.graphs.structure import output_lines
 from xnorinfer.converters.mxnetgraphs.mxnetsymbol import NOT_SUPPORTED, Attributes, Refused, Symbol, SymbolNode
 
@@ -174,7 +175,7 @@ class MxnetNodes:
         return self.add("Constant", node, (), name, value=RawTensor(name, np.array(number, np.float32), "float32"))
 
     def signs(self, node: SymbolNode, value: str, pads: tuple[int, ...] = ()) -> str:
-        """The signs of a value, of 0 +1, of zeros around it as well."""
+        """The signs that a layer itself makes of a value, of 0 +1, of zeros around it as well."""
         known = self.signs_of.get((value, pads))
         if known is not None:
             return known
@@ -186,7 +187,7 @@ class MxnetNodes:
             made = self.add("Pad", node, (inner, ends, one), self.new(f"{node.name}: padded"))
         else:
             one = self.constant(node, "one", 1)
-            made = self.add("BipolarQuant", node, (value, one), self.new(f"{value}: signs"))
+            made = self.add("BipolarQuant", node, (value, one), self.new(f"{value}: signs"), **{OF_ITS_LAYER: 1})
             self._axes[made] = self.axes(value)
         self.signs_of[value, pads] = made
         return made
@@ -382,9 +383,8 @@ def _q_activation(one: _One) -> int:
         return one.alike("Identity", one.first)
     if bits != 1:
         one.refuse(f"has activations of {bits} bits: {MULTIBIT}")
-    signs = one.nodes.signs(one.node, one.first)
     one.nodes.signs_of[one.result, ()] = one.result
-    return one.alike("Identity", signs)
+    return one.alike("BipolarQuant", one.first, one.number("one", 1))
 
 
 def _batch_norm(one: _One) -> int:

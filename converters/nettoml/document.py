@@ -330,6 +330,7 @@ _INSTEAD = {
     "ignore": "ignore",
     "state": "the arrays' names",
     "output_name": "the last of [[layers]]",
+    "sign_of_signs": "[[nodes]]",
 }
 
 #: Name of this way of reading in messages and provenance; it is asked for by --net and never sniffed.

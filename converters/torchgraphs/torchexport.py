@@ -73,6 +73,13 @@ def _tensor(archive: Archive, folder: str, name: str, entry: Mapping[str, Any]) 
     return strided(about, name, content, kind, shape, strides, meta["storage_offset"]["as_int"])
 
 
+def _module_of(node: Mapping[str, Any]) -> str:
+    """The module whose code a node is of, as a/b: the path in the last of `KEY,PATH,CLASS;...`; "" of the whole program."""
+    said = node.get("metadata", {}).get("nn_module_stack", "")
+    parts = said.rpartition(";")[2].split(",") if isinstance(said, str) else []
+    return parts[1].replace(".", "/") if len(parts) == 3 else ""
+
+
 #: Arguments that are what they say.
 _PLAIN = ("as_int", "as_float", "as_bool", "as_ints", "as_floats", "as_scalar_type", "as_string")
 
@@ -135,6 +142,7 @@ class _Program:
         if not target.startswith("torch.ops.aten."):
             self.recorder.refuse(target, "is not supported in a binary network")
         operation = target.removeprefix("torch.ops.aten.").partition(".")[0]
+        self.recorder.module = _module_of(node)
         named = {argument["name"]: self._argument(argument["arg"]) for argument in node["inputs"]}
         result = self.recorder.record(operation, [], named)
         for output in outputs:

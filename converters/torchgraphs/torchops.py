@@ -49,6 +49,8 @@ class Recorder:
         self.constants = dict(constants)
         self.floats = floats
         self.nodes: list[OnnxNode] = []
+        self.module = ""  # which is being told, by its path
+        self.scopes: dict[str, str] = {}
         self.shapes: dict[str, tuple[int, ...] | None] = {name: tensor.shape for name, tensor in self.constants.items()}
         self.replaced: dict[str, Ref] = {}  # tensors that were written into, and what they became
         self.memory: dict[str, str] = {}  # views -> the tensor whose memory they share
@@ -63,7 +65,7 @@ class Recorder:
             places = [str(place) for place in range(len(names))]
             self.nodes += [OnnxNode("Identity", p, (name,), (p,)) for p, name in zip(places, names, strict=True)]
             names = tuple(places)
-        return OnnxGraph(tuple(self.nodes), self.constants, (entry,), names, producer, shape)
+        return OnnxGraph(tuple(self.nodes), self.constants, (entry,), names, producer, shape, self.scopes)
 
     def record(self, operation: str, positional: list[Any], named: dict[str, Any]) -> Any:
         """One operation (`linear`, `hardtanh_`); the tensor that it gives, or the parts that it takes one apart into.  Raises
@@ -455,6 +457,7 @@ class Recorder:
         module, _, last = origin.rpartition(".")
         called = {"": f"{operation}{len(self.nodes)}", "CONSTANTS": last}.get(module, module)
         self.nodes.append(OnnxNode(operation, called, tuple(value.name for value in inputs), (name,), attributes))
+        self.scopes[name] = self.module
         if operation in OTHER or (inputs and all(value.name in self.others for value in inputs)):
             self.others.add(name)
         constant = bool(inputs) and all(value.origin for value in inputs)

@@ -345,7 +345,11 @@ class _Run:
         positional = [self._value(argument, local) for argument in node.args]
         named = {str(keyword.arg): self._value(keyword.value, local) for keyword in node.keywords}
         if isinstance(function, _Method):
-            return self._call(self._method(function.thing, function.name), [function.thing, *positional], named)
+            outer = self.recorder.module
+            self.recorder.module = self.names.get(id(function.thing), "").rstrip(".").replace(".", "/")
+            result = self._call(self._method(function.thing, function.name), [function.thing, *positional], named)
+            self.recorder.module = outer
+            return result
         if not isinstance(function, _Name):
             return self._refuse(node.func, "calls something that is no function")
         if function.name.startswith("__torch__."):

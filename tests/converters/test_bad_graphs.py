@@ -200,10 +200,15 @@ def read(path: Path, **given: Any) -> Reading:
 
 GRAPHS = ("onnx", "torch.export", "TorchScript", "Keras", "SavedModel", "TensorFlow Lite")
 UNLIKE = r"\(Add\) adds values 6 x 6 x 8 and \d x \d x 8 and not two of one shape"
+AGAIN = (r"node \S+ \(Where\) makes signs of what is signs already, by node \S+ \(Where\).*--sign-of-signs",)
 #: What is wrong -> source -> what each of its problems says; () where the network is one all the same.
 WRONG: dict[str, dict[str, tuple[str, ...]]] = {
     "plain": dict.fromkeys(GRAPHS, ()),
-    "signs": dict.fromkeys(GRAPHS, ()),  # of signs are these signs
+    "signs": {
+        "onnx": AGAIN * 2,
+        **dict.fromkeys(("torch.export", "TorchScript"), AGAIN * 2),
+        **dict.fromkeys(("Keras", "SavedModel", "TensorFlow Lite"), ()),  # a layer makes signs of whatever it reads
+    },
     "unlike": dict.fromkeys(GRAPHS, (UNLIKE,)),
     "open": dict.fromkeys(GRAPHS, (r"reads a map whose size is not known: .*--input-shape says it",)),
     "unknown": {

@@ -142,6 +142,9 @@ class _Command(click.Command):
 )
 @click.option("--output-name", metavar="NAME", help="Which value is the network's, where a graph gives several.")
 @click.option(
+    "--sign-of-signs", is_flag=True, help="Read a sign of what is signs already, which changes nothing, as those signs."
+)
+@click.option(
     "--net",
     "net_file",
     type=click.Path(path_type=Path),
@@ -186,6 +189,7 @@ def command(
     ema: bool,
     state: str | None,
     output_name: str | None,
+    sign_of_signs: bool,
     net_file: Path | None,
     write_net: Path | None,
     ignore: tuple[str, ...],
@@ -226,6 +230,7 @@ def command(
         ema=ema,
         state=state,
         output_name=output_name,
+        sign_of_signs=sign_of_signs,
         net=None if net_file is None else read_net_file(net_file),
         ignore=tuple(ignore),
         answered=expect is not None,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from xnorinfer.conversion import Conversion, pack_reading, require_expected
 from xnorinfer.converters import require_ignored
+from xnorinfer.converters.graphs.problems import SIGN_OF_SIGNS
 from xnorinfer.converters.livekeras import lists_layers, of_output, read_config_of, read_graph_of, shape_of
 from xnorinfer.converters.livetorch import LiveModule
 from xnorinfer.converters.reading import DEFAULT_INPUT, Assumption, ConvertOptions, Reading
@@ -206,6 +207,8 @@ class _Torch(_Live):
         kinds = (ExpectationError, NetworkError, SourceError)
         reason = next((one for kind in kinds for one in reasons if isinstance(one, kind)), None)
         if self.live.has_windows and reason is not None:  # which windows look on which maps is in no tensor
+            raise reason
+        if isinstance(reason, NetworkError) and any(SIGN_OF_SIGNS in one for one in reason.problems):  # nor do tensors show it
             raise reason
         return self._by_order(reason), self.live.by_order
 
