@@ -19,9 +19,9 @@ from xnorinfer.converters.graphs.elementwise import Expr, bounds, cuts, ordered
 from xnorinfer.converters.graphs.stepfunction import Binary, binary, graded, levels, step_values
 from xnorinfer.converters.graphs.stepfunction import Steps as StepValues
 from xnorinfer.float32 import F32, single
-from xnorinfer.net.ops import ARITHMETIC, MOST_LEVELS, Function, Levels, Step, Steps
+from xnorinfer.net.ops import ARITHMETIC, Function, Levels, Step, Steps
 from xnorinfer.net.ties import Rule
-from xnorinfer.net.values import LevelValues
+from xnorinfer.net.values import MOST_LEVELS, LevelValues
 
 #: The node of the graph that it stands for, and one operation with single numbers or one number for each neuron, or levels.
 Placed: TypeAlias = tuple[str, Step | Levels]

@@ -13,7 +13,7 @@ from xnorinfer.converters.graphs.constants import CAST
 from xnorinfer.converters.graphs.elementwise import COMPARISONS, RISING
 from xnorinfer.converters.graphs.livevalues import Constant, Live, Value
 from xnorinfer.converters.graphs.problems import Problems
-from xnorinfer.net.ops import MOST_LEVELS, MOST_LEVELS_OF_PIXELS
+from xnorinfer.net.values import MOST_LEVELS, MOST_LEVELS_OF_PIXELS
 
 _BFLOAT16 = 16  # ONNX's number of a type that numpy has not
 OTHER_TYPE = "changes the type of numbers to something else than float32; networks in float32 can be converted"

@@ -28,9 +28,9 @@ from xnorinfer.converters.networkparts import Sign
 from xnorinfer.converters.reading import ConvertOptions, Notes
 from xnorinfer.float32 import F32
 from xnorinfer.graph import INPUT
-from xnorinfer.net.ops import MOST_LEVELS, MOST_LEVELS_OF_PIXELS, Flatten, Levels, Pool
+from xnorinfer.net.ops import Flatten, Levels, Pool
 from xnorinfer.net.ties import PROFILES, Rule
-from xnorinfer.net.values import Shape
+from xnorinfer.net.values import MOST_LEVELS, MOST_LEVELS_OF_PIXELS, Shape
 
 UNKNOWN_SHAPE = "reads a map whose size is not known: the file does not say the shape of its input; --input-shape says it"
 

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from xnorinfer.converters.graphs.elementwise import Expr, bounds, constants, evaluate, ordered
 from xnorinfer.float32 import F32
-from xnorinfer.net.ops import MOST_LEVEL, Levels
+from xnorinfer.net.ops import Levels
 from xnorinfer.net.ties import Rule
+from xnorinfer.net.values import MOST_LEVEL
 
 #: The first float32 that each rule makes +1; "sign" has 0 at 0.
 FIRST: dict[Rule, np.float32] = {

@@ -11,8 +11,9 @@ from xnorinfer.converters.nettoml.layermaps import Flow
 from xnorinfer.converters.nettoml.layerweights import Kernel
 from xnorinfer.converters.nettoml.table import Table, nearest
 from xnorinfer.graph import INPUT, Node
-from xnorinfer.net.ops import MOST_LEVEL, Add, Channels, Concat, Levels, Multiply, Named, Op, Pad, Quantize, Steps
+from xnorinfer.net.ops import Add, Channels, Concat, Levels, Multiply, Named, Op, Pad, Quantize, Steps
 from xnorinfer.net.ties import RULES, Rule
+from xnorinfer.net.values import MOST_LEVEL
 from xnorinfer.net.windows import MOST_SIZE
 
 #: What the network's own input is called among the inputs of a node.

@@ -28,7 +28,7 @@ from xnorinfer.net import (
     Window,
 )
 from xnorinfer.net.reference import Rows, compute, forward, node_outputs
-from xnorinfer.net.values import REALS, LevelValues
+from xnorinfer.net.values import REALS, SIGNS, LevelValues
 from xnorinfer.proof.frameworks.as_read import open_as_read
 from xnorinfer.proof.frameworks.rounding import RoundedNet
 from xnorinfer.proof.wording import words_of
@@ -176,7 +176,7 @@ def test_words() -> None:
         ({"step": 10**310}, f"levels: step is {10**310}, needed is a finite number above 0"),
         ({"step": 1e-60}, "levels: step is 1e-60, needed is a finite number above 0"),
         ({"divisor": float("nan")}, "levels: divisor is nan, needed is a finite number above 0"),
-        ({"zero": 3}, "conv2: pads with 0, which is none of the levels of pool"),
+        ({"zero": 15}, "conv2: pads with 0, which is none of the levels of pool, and with it they are more than 16"),
     ],
 )
 def test_problems(changes: dict[str, Any], problem: str) -> None:
@@ -200,19 +200,82 @@ def test_signs_have_no_levels_and_levels_pad_with_0_only() -> None:
     assert problem.startswith("fc: a binary layer follows scaled without a sign between them")
 
 
-@pytest.mark.parametrize("op", [Channels((1, 0, 2, 3)), Pad((1, 1, 1, 1), 0.5), Concat()])
-def test_levels_that_are_moved_are_told_to_be_numbers(op: Any) -> None:
-    image = PixelInput.range(-1, 1)
-    reads = (0, 0) if isinstance(op, Concat) else (0,)
-    width = 8 if isinstance(op, Concat) else 4
+# ---------------------------------------------------------------- levels that are joined, moved and padded
+
+
+def behind(op: Any, *levels: Any, channels: int = 4) -> Net:
+    """A binary layer behind an op that reads these quantizers."""
+    count, reads = len(levels), len(levels) * channels if isinstance(op, Concat) else channels
     nodes = (
-        Node("levels", Levels(0, 3), (-1,)),
-        Node("moved", op, reads),
-        Node("again", Channels(tuple(range(width))), (1,)),
-        Node("conv", Linear(np.ones((3, 1, 1, width), f), "ge", window=Window((1, 1))), (2,)),
+        *(Node(f"levels{index}", one, (-1,)) for index, one in enumerate(levels)),
+        Node("moved", op, tuple(range(count))),
+        Node("again", Channels(tuple(range(reads))), (count,)),
+        Node("conv", Linear(np.ones((3, 1, 1, reads), f), "ge", window=Window((1, 1))), (count + 1,)),
     )
-    (problem,) = Net(image, (4, 4, 4), nodes, "ge-zero").check()
+    return Net(PixelInput.range(-1, 1), (4, 4, channels), nodes, "ge-zero")
+
+
+THIRDS, FIFTEENTHS = Levels(0, 3, divisor=3.0), Levels(0, 15, divisor=15.0)
+
+
+@pytest.mark.parametrize(
+    ("op", "levels", "made"),
+    [
+        (Channels((1, 0, 3, 2)), [Levels(0, 3, 1)], LevelValues(0, 3, 1)),
+        (Channels((1, -1, 2, -1)), [Levels(1, 4)], LevelValues(0, 4)),
+        (Pad((1, 1, 1, 1), 0.5), [Levels(0, 3, step=0.5)], LevelValues(0, 3, step=0.5)),
+        (Pad((1, 1, 1, 1), -0.5), [Levels(0, 3, step=0.5)], LevelValues(-1, 3, step=0.5)),
+        (Pad((1, 0, 0, 0), 0.0), [Quantize("ge")], LevelValues(-1, 1)),
+        (Pad((1, 0, 0, 0), -1.0), [Quantize("ge")], SIGNS),
+        (Concat(), [Levels(0, 3), Levels(0, 3)], LevelValues(0, 3)),
+        (Concat(), [Levels(0, 3), Levels(-8, 7, -8)], LevelValues(-8, 7, -8)),
+        (Concat(), [Levels(0, 3, step=0.3), Levels(-2, 1, step=0.3)], LevelValues(-2, 3, step=0.3)),
+        (Concat(), [THIRDS, FIFTEENTHS], FIFTEENTHS.domain),
+        (Concat(), [THIRDS, Quantize("gt")], LevelValues(-3, 3, divisor=3.0)),
+    ],
+)
+def test_levels_of_one_number_stay_levels(op: Any, levels: list[Any], made: Any) -> None:
+    net = behind(op, *levels)
+    assert not net.check()
+    assert net.values[len(levels)].domain == made
+    x = np.random.default_rng(0).integers(0, 256, (3, 64), dtype=np.uint8)
+    outputs = dict(node_outputs(net, x))
+    parts = [outputs[f"levels{index}"] for index in range(len(levels))]
+    if isinstance(op, Concat):
+        assert (outputs["moved"] == np.concatenate(parts, axis=-1)).all()
+    step, divisor = (made.step, made.divisor) if isinstance(made, LevelValues) else (1.0, 1.0)
+    whole = np.rint(outputs["again"].astype(np.float64) * divisor / step).sum(axis=-1, keepdims=True).astype(f)
+    assert (outputs["conv"] == (whole * f(step) if divisor == 1 else whole / f(divisor))).all()
+
+
+@pytest.mark.parametrize(
+    ("op", "levels", "why"),
+    [
+        (Pad((1, 1, 1, 1), 0.5), [Levels(0, 3)], "what levels0 give and 0.5, moved in moved, are numbers"),
+        (Channels((0, 1, -1, 2)), [Levels(20, 23)], "what levels0 give and 0, moved in moved, are numbers"),
+        (
+            Concat(),
+            [Levels(0, 3, step=0.3), Levels(0, 3, step=0.4)],
+            "what levels0, levels1 give, joined in moved, are numbers",
+        ),
+        (Concat(), [THIRDS, Levels(0, 3, divisor=5.0)], "what levels0, levels1 give, joined in moved, are numbers"),
+    ],
+)
+def test_levels_of_unlike_numbers_are_told_to_be_numbers(op: Any, levels: list[Any], why: str) -> None:
+    (problem,) = behind(op, *levels).check()
+    rest = "not whole numbers times one number, or more than 16 of them; needed are levels or a sign behind it"
+    assert problem == f"conv: a binary layer follows again, but {why}: {rest}"
+
+
+def test_levels_beside_real_numbers_are_numbers() -> None:
+    nodes = (
+        Node("conv1", Linear(np.ones((4, 1, 1, 4), f), "ge", window=Window((1, 1))), (-1,)),
+        Node("levels", Levels(0, 3), (0,)),
+        Node("both", Concat(), (1, 0)),
+        Node("conv2", Linear(np.ones((3, 1, 1, 8), f), "ge", window=Window((1, 1))), (2,)),
+    )
+    (problem,) = Net(PixelInput.range(-1, 1), (4, 4, 4), nodes, "ge-zero").check()
     assert problem == (
-        "conv: a binary layer follows again, but the levels of levels are numbers where they are joined, moved or padded; "
+        "conv2: a binary layer follows both, but the levels of levels are numbers where they are joined with numbers (both); "
         "needed are levels or a sign behind it"
     )

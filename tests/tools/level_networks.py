@@ -9,6 +9,7 @@ import numpy as np
 from xnorinfer.net import (
     Add,
     ChannelInput,
+    Channels,
     Concat,
     Flatten,
     Levels,
@@ -16,6 +17,7 @@ from xnorinfer.net import (
     Net,
     Node,
     Norm,
+    Pad,
     PixelInput,
     Pool,
     Quantize,
@@ -25,7 +27,7 @@ from xnorinfer.net import (
     ThresholdInput,
     Window,
 )
-from xnorinfer.net.values import InputMapping, LevelValues, Shape
+from xnorinfer.net.values import InputMapping, LevelValues, Shape, numbers_of
 
 f = np.float32
 RULES: Any = ("ge", "gt", "round-even", "round-away")
@@ -153,9 +155,37 @@ class _Builder:
                 Pool("max", Window((2, 2), stride=self.choice((2, 2), (1, 1)), padding=self.choice((0,) * 4, (1, 0, 0, 1))))
             )
 
+    def move(self, real: int) -> None:
+        """Levels that are joined with others of the same numbers `real`, put elsewhere or padded, and still are levels."""
+        rng, value, count = self.rng, self.net.values[-1], len(self.nodes)
+        domain, channels = value.domain, value.shape[-1]
+        numbers = numbers_of(domain)
+        assert numbers is not None
+        kinds = ["channels"] + ["pad"] * (len(value.shape) == 3)
+        kind = self.choice(*kinds, *["join"] * (self.net.values[real].shape[:-1] == value.shape[:-1]))
+        if kind == "channels":
+            order = rng.integers(-1 if self.chance(0.3) else 0, channels, self.choice(1, channels, channels + 3))
+            self.add(Channels(tuple(order.tolist())))
+        elif kind == "pad":
+            around = tuple(int(rng.integers(-1 if side > 1 else 0, 3)) for side in np.repeat(value.shape[:2], 2) // 2)
+            beside = (numbers[0] - (numbers[1] - numbers[0])).item()
+            self.add(Pad(around, self.choice(0.0, beside, numbers[0].item(), numbers[-1].item())))
+        else:
+            quantized = count - 1
+            if isinstance(domain, LevelValues) and self.chance(0.7):
+                finer = self.choice(1, 1, 1, 2, 5)
+                top = int(rng.integers(2, max(3, 16 // finer)))
+                low = domain.low * finer + int(rng.integers(-1, 2))
+                self.add(Levels(low, low + top, domain.zero * finer, domain.step, domain.divisor * finer), real)
+            else:
+                self.add(Quantize(self.choice(*RULES)), real)
+            self.add(Concat(), *self.choice((quantized, count), (count, quantized), (quantized, count, quantized)))
+        if not isinstance(self.domain(), LevelValues | SignInput):
+            del self.nodes[count:]
 
-def random_net(seed: int) -> Net:
-    """A network of a few layers, most of which end in levels."""
+
+def random_net(seed: int, moved: bool = False) -> Net:
+    """A network of a few layers, most of which end in levels.  moved: that are joined, put elsewhere or padded."""
     b = _Builder(seed)
     b.enter(b.chance(0.6))
     for _ in range(int(b.rng.integers(1, 4))):
@@ -167,7 +197,10 @@ def random_net(seed: int) -> Net:
         same = read >= 0 and b.net.values[read].shape == b.net.values[before].shape
         if same and b.chance(0.5):
             b.add(Add(), before, read)
+        real = len(b.nodes) - 1
         b.quantize()
+        for _ in range(b.choice(1, 2) if moved else 0):
+            b.move(real)
         if b.chance(0.2):
             b.pool()
     after = len(b.nodes) - 1

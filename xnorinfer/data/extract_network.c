@@ -471,6 +471,12 @@ static inline void net_copy(const float *in, size_t count, float *out)
         out[n] = in[n];
 }
 
+static inline void net_copy_codes(const uint8_t *in, size_t count, uint8_t *out)
+{
+    for (size_t n = 0; n < count; n++)
+        out[n] = in[n];
+}
+
 /* +1 from a on, -1 up to b, 0 between */
 static inline void net_step(float *v, const float *a, const float *b, size_t count)
 {
@@ -631,6 +637,15 @@ static inline void net_pool_average(const float *map, const net_window *w, size_
 /* Some channels of the pixel that is output (y, x), in that order; what is none, and all outside the map, is `outside`. */
 static inline void net_move_reals(const float *map, const net_window *w, size_t y, size_t x, const int32_t *channels,
         size_t count, float outside, float *out)
+{
+    const size_t pixel = net_tap(w, y, x, 0, 0);
+    for (size_t c = 0; c < count; c++)
+        out[c] = pixel != SIZE_MAX && channels[c] >= 0 ? map[pixel * w->channels + (size_t)channels[c]] : outside;
+}
+
+/* The same of codes of levels. */
+static inline void net_move_codes(const uint8_t *map, const net_window *w, size_t y, size_t x, const int32_t *channels,
+        size_t count, uint8_t outside, uint8_t *out)
 {
     const size_t pixel = net_tap(w, y, x, 0, 0);
     for (size_t c = 0; c < count; c++)

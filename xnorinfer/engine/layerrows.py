@@ -96,19 +96,18 @@ def _(op: Concat, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool,
     reads = (read, *others)
     gives = joined_value(reads, flat=op.flat)
     size = gives.shape[:2] if len(gives.shape) == 3 else (1, 1)
+    # Planes of levels are maps one below the other, of as many lines each.
+    size = size[0] * gives.planes, size[1]
     bits = read.kind != "reals"
-    width, segments = 1 if bits else 32, []
-    for plane in range(gives.planes):
-        place = plane * 64 * words_for(gives.shape[-1])
-        for which, value in enumerate(reads):
-            # A vector of the pixels of a map: those of reals lie as one already.
-            channels = value.shape[-1] if bits or not op.flat else value.width
-            pixels = value.width // channels if op.flat else 1
-            pixel = value.nbytes // (1 if op.flat else size[0] * size[1])
-            step = pixel // (pixels * gives.planes)
-            for index in range(pixels):
-                segments.append((which, pixel, (plane * pixels + index) * step, channels * width, place))
-                place += channels * width
+    width, segments, place = 1 if bits else 32, [], 0
+    for which, value in enumerate(reads):
+        # A vector of the pixels of a map: those of reals lie as one already.
+        channels = value.shape[-1] if bits or not op.flat else value.width
+        pixels = value.width // channels if op.flat else 1
+        pixel = value.nbytes // (size[0] * size[1])
+        for index in range(pixels):
+            segments.append((which, pixel, pixel // pixels * index, channels * width, place))
+            place += channels * width
     pixel_bytes = gives.nbytes // (size[0] * size[1])
     return map_prepack.joined(kernel, size, gives.shape[-1], pixel_bytes, read.nbytes, bits, segments), []
 
@@ -129,10 +128,13 @@ def _(op: Moved, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool) 
     gives = moved_value(read, op.channels, op.padding)
     geometry = map_prepack.Geometry(_size(read.shape), _size(gives.shape), padding=(op.padding[0], op.padding[2]))
     count = len(op.channels)
-    outside = np.full(count, op.value, np.float32)
-    filled = bitpack(np.where(outside > 0, 1, -1)[None])[0] if read.kind == "bits" else outside
+    outside = np.full((1, count), op.value, np.float32)
+    if read.kind == "levels":
+        outside = np.array([np.full(count, int(op.value) >> plane & 1) for plane in range(read.planes)])
+    filled = outside if read.kind == "reals" else bitpack(np.where(outside > 0, 1, -1))
     order = None if np.array_equal(op.channels, np.arange(read.shape[-1])) else op.channels
-    return map_prepack.moved(kernel, geometry, (pixel_bytes(read, raw), pixel_bytes(gives, False)), filled, order), []
+    sizes = pixel_bytes(read, raw), pixel_bytes(gives, False)
+    return map_prepack.moved(kernel, geometry, count, sizes, filled, order), []
 
 
 @rows_of.of(Elementwise)

@@ -142,11 +142,6 @@ def _(op: Concat, body: Body, place: Place) -> Iterator[str]:
     begin = 0
     for source, read in zip((place.source, *place.others), reads, strict=True):
         # Of a map as a vector the pixels lie behind one another; bits of each begin a word.
-        if gives.kind == "levels":  # of one map as a vector, or of vectors, each byte by byte
-            yield f"for (size_t k = 0; k < {read.width}; k++)"
-            yield f"    {place.target}[{begin} + k] = {source}[k];"
-            begin += read.width
-            continue
         count = read.shape[-1] if gives.kind == "bits" or not op.flat else read.width
         at, to = f"{source} + at * {count}", f"{place.target} + at * {gives.shape[-1]} + {begin}"
         if gives.kind == "bits":
@@ -154,7 +149,8 @@ def _(op: Concat, body: Body, place: Place) -> Iterator[str]:
             row = place.target if op.flat else f"{place.target} + at * {words_for(gives.shape[-1])}"
             yield from over_pixels(read.width // count, f"{body.use('move_bits')}({at}, 0, {count}, {row}, {place_of});")
         else:
-            yield from over_pixels(pixels, f"{body.use('copy')}({at}, {count}, {to});")
+            copy = body.use("copy" if gives.kind == "reals" else "copy_codes")
+            yield from over_pixels(pixels, f"{copy}({at}, {count}, {to});")
         begin += read.width if op.flat else count
 
 

@@ -167,9 +167,9 @@ def moved(op: Moved, body: Body, place: Place) -> Iterator[str]:
     bits = place.gives.kind == "bits"
     window = _window(Window((1, 1), padding=op.padding), body, place)
     order = body.array(f"{place.prefix}_channels", "int32_t", op.channels, "Which channel each is, -1: none")
-    outside = str(int(op.value > 0)) if bits else f"{float_text(op.value)}f"
+    outside = {"bits": str(int(op.value > 0)), "levels": str(int(op.value))}.get(place.gives.kind, f"{float_text(op.value)}f")
     target = f"{place.target} + at * {words_for(channels) if bits else channels}"
-    function = body.use("move_signs" if bits else "move_reals")
+    function = body.use({"bits": "move_signs", "levels": "move_codes"}.get(place.gives.kind, "move_reals"))
     yield from over_outputs(
         down, across, [f"{function}({place.source}, {window}, y, x, {order}, {channels}, {outside}, {target});"]
     )

@@ -154,20 +154,23 @@ def make_multiply() -> Callable[..., None]:
 def make_move() -> Callable[..., None]:
     """Lines of pixels, each one of the map that is read, from TOP and LEFT before it on; outside it is the one at PANEL.
 
-    With SEGMENTS_AT, (channels,) i64, some channels of it, in that order; those below 0 are those at PANEL, too.
+    Planes of levels are maps one below the other, each with a pixel of its own at PANEL.  With SEGMENTS_AT, (channels,) i64,
+    some channels of it, in that order; those below 0 are those at PANEL, too.
     """
 
     def move(layer, source, target, rows, first_line, last_line, scratch, prepared, shifts):
         height, width, across = get(layer, fields.HEIGHT), get(layer, fields.WIDTH), get(layer, fields.ACROSS)
         pixel_bytes, of_pixel = get(layer, fields.CHANNELS), get(layer, fields.PIXEL_BYTES)
-        channels, order, outside = get(layer, fields.NEURONS), get(layer, fields.SEGMENTS_AT), get(layer, fields.PANEL)
+        channels, order, down = get(layer, fields.NEURONS), get(layer, fields.SEGMENTS_AT), get(layer, fields.DOWN)
         for r in range(rows):
             out = target + r * get(layer, fields.OUT_BYTES) + first_line * across * of_pixel
             for line in range(first_line, last_line):
-                y = line - get(layer, fields.TOP)
+                plane = line // down
+                y = line - plane * down - get(layer, fields.TOP)
+                outside = get(layer, fields.PANEL) + plane * of_pixel
                 for column in range(across):
                     x = column - get(layer, fields.LEFT)
-                    at = source + (y * width + x) * pixel_bytes
+                    at = source + ((plane * height + y) * width + x) * pixel_bytes
                     inside = y >= 0 and y < height and x >= 0 and x < width
                     if not inside or order == 0:
                         here = at if inside else outside

@@ -338,20 +338,27 @@ def multiplied(kernel: Kernel, size: tuple[int, int], channels: int, of_channels
 
 
 def moved(
-    kernel: Kernel, geometry: Geometry, pixels: tuple[int, int], outside: NDArray[Any], order: NDArray[Any] | None
+    kernel: Kernel,
+    geometry: Geometry,
+    channels: int,
+    pixels: tuple[int, int],
+    outside: NDArray[Any],
+    order: NDArray[Any] | None,
 ) -> Row:
     """Pixels in other places.
 
-    pixels: bytes of one that is read and of one that is given.  outside: what one outside the map is, words of bits or float32.
+    channels: that are given.  pixels: bytes of one that is read and of one that is given, of a plane of levels.  outside: what
+    one outside the map is, (planes, words) of bits or (1, channels) float32.
     order: (channels,), which of its channels each is, -1: that of `outside`; None: they are all, in order.
     """
-    bits = outside.dtype == np.uint64
-    count = len(order) if order is not None else len(outside)
-    return _pool(geometry, count, pixels[1]) | {
+    planes = len(outside)
+    return _pool(geometry, channels, pixels[1]) | {
         fields.COMPUTE: kernel.move(),
         fields.CHANNELS: pixels[0],
-        fields.IN_BYTES: geometry.size[0] * geometry.size[1] * pixels[0],
-        fields.FILL: int(bits),
+        fields.GROUPS: planes * geometry.outputs[0],
+        fields.IN_BYTES: planes * geometry.size[0] * geometry.size[1] * pixels[0],
+        fields.OUT_BYTES: planes * geometry.pixels * pixels[1],
+        fields.FILL: int(outside.dtype == np.uint64),
         fields.PANEL: layout.kept(outside),
         fields.SEGMENTS_AT: 0 if order is None else layout.kept(order.astype(np.int64)),
     }

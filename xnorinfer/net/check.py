@@ -6,15 +6,14 @@ Both are functions of the op, one each; a new op says here what it may read, and
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from xnorinfer.errors import NetworkError, unhandled
 from xnorinfer.graph import INPUT, Interpretation, Node, node_problems, users_of
-from xnorinfer.net.opnumbers import Kind, Problem, numbers_problems, strange_arrays
+from xnorinfer.net.opnumbers import Kind, Problem, is_number, is_positive, numbers_problems, strange_arrays
 from xnorinfer.net.ops import (
-    MOST_LEVELS,
     OPS,
     READS,
     Add,
@@ -34,9 +33,11 @@ from xnorinfer.net.ops import (
 )
 from xnorinfer.net.ties import profile_problems
 from xnorinfer.net.values import (
+    MOST_LEVELS,
     REALS,
     SIGNS,
     ChannelInput,
+    Domain,
     InputMapping,
     LevelValues,
     PixelInput,
@@ -45,6 +46,7 @@ from xnorinfer.net.values import (
     SignInput,
     ThresholdInput,
     Value,
+    levels_of_all,
 )
 from xnorinfer.net.windows import MOST_SIZE, MOST_VALUES, POOL_KINDS, Window, taps_by_axis
 
@@ -57,8 +59,8 @@ class Seen:
     """A value, and what messages call it: the node that it comes from, and the one that set its width.
 
     raw: whether it is the network's own input, pixels: whether it is computed from single pixels, or they themselves.
-    float_layer: the first float layer that it comes from.  levels: the levels that were joined or moved, which made numbers of
-    them.
+    float_layer: the first float layer that it comes from.  levels: where signs or levels were joined, moved or padded so that
+    they are levels no more, how, for messages.
     """
 
     value: Value
@@ -192,8 +194,7 @@ def _(op: Linear, name: str, problems: Problems, read: Seen) -> Seen:
         if read.levels is None:
             problems.add(name, f"a binary layer follows {read.node} without a sign between them")
         else:
-            made = f"the levels of {read.levels} are numbers where they are joined, moved or padded"
-            problems.add(name, f"a binary layer follows {read.node}, but {made}; needed are levels or a sign behind it")
+            problems.add(name, f"a binary layer follows {read.node}, but {read.levels}; needed are levels or a sign behind it")
     if op.binary:
         _follows_no_float(name, problems, read)
     dense_float = name if not op.binary and op.window is None else None
@@ -236,8 +237,10 @@ def _convolved_shape(op: Linear, name: str, problems: Problems, read: Seen) -> S
     elif op.pad and any(window.padding) and (not op.binary or not _is_signs(read.value.domain)):
         problems.add(name, f"pads with {op.pad}, which only a binary layer over signs can")
     levels = read.value.domain
-    if op.binary and isinstance(levels, LevelValues) and any(window.padding) and not levels.low <= levels.zero <= levels.high:
-        problems.add(name, f"pads with 0, which is none of the levels of {read.node}")
+    if op.binary and isinstance(levels, LevelValues) and any(window.padding) and levels_of_all([levels], [0]) is None:
+        problems.add(
+            name, f"pads with 0, which is none of the levels of {read.node}, and with it they are more than {MOST_LEVELS}"
+        )
     return (*_window_outputs(window, name, problems, read), op.neurons)
 
 
@@ -348,7 +351,7 @@ def _(op: Quantize, name: str, problems: Problems, read: Seen) -> Seen:
 def _(op: Levels, name: str, problems: Problems, read: Seen) -> Seen:
     _reads_reals(name, "a quantizer to levels must follow a dense layer or BatchNorm", problems, read)
     _follows_no_float(name, problems, read)
-    if any(type(number) is not int for number in (op.low, op.high)):
+    if any(type(one) is not int for one in (op.low, op.high, op.zero)) or not all(map(is_positive, (op.step, op.divisor))):
         raise Shapeless
     if op.high - op.low >= MOST_LEVELS and not read.pixels:
         problems.add(name, f"has {op.high - op.low + 1} levels, at most {MOST_LEVELS} are known of anything but pixels")
@@ -374,10 +377,32 @@ def _(op: Concat, name: str, problems: Problems, *reads: Seen) -> Seen:
             what = "vectors" if len(first) == 1 else f"maps of {_by(first[:2])}"
             problems.add(name, f"joins values along channels, {what} here: {both}")
             raise Shapeless
-    signs = all(_is_signs(read.value.domain) for read in reads)
     shape = (*first[:-1], sum(read.value.shape[-1] for read in reads))
     float_layer = next((read.float_layer for read in reads if read.float_layer is not None), None)
-    return Seen(Value(shape, SIGNS if signs else REALS), name, name, float_layer=float_layer, levels=_levels_of(*reads))
+    return Seen(Value(shape, _together(reads)), name, name, float_layer=float_layer, levels=_lost(name, "joined", reads))
+
+
+def _together(reads: Sequence[Seen], between: Sequence[float] = ()) -> Domain:
+    """What values and numbers are together: signs, levels or real numbers."""
+    domains = [read.value.domain for read in reads]
+    if all(map(_is_signs, domains)) and all(one in (-1, 1) for one in between):
+        return SIGNS
+    return levels_of_all(domains, between) or REALS
+
+
+def _lost(name: str, what: str, reads: Sequence[Seen], between: Sequence[float] = ()) -> str | None:
+    """How these make numbers of levels, if they do."""
+    if (before := next((read.levels for read in reads if read.levels), None)) is not None:
+        return before
+    coded = [read.node for read in reads if isinstance(read.value.domain, LevelValues) or _is_signs(read.value.domain)]
+    levels = any(isinstance(read.value.domain, LevelValues) for read in reads)
+    if not levels or _together(reads, between) != REALS:
+        return None
+    if len(coded) < len(reads):
+        return f"the levels of {coded[0]} are numbers where they are {what} with numbers ({name})"
+    beside = f" and {', '.join(f'{one:g}' for one in between)}" if between else ""
+    why = f"not whole numbers times one number, or more than {MOST_LEVELS} of them"
+    return f"what {', '.join(dict.fromkeys(coded))} give{beside}, {what} in {name}, are numbers: {why}"
 
 
 @result_of.of(Multiply)
@@ -423,19 +448,16 @@ def _(op: Pad, name: str, problems: Problems, read: Seen) -> Seen:
     if not (1 <= height <= MOST_SIZE and 1 <= width <= MOST_SIZE and height * width * channels <= MOST_VALUES):
         problems.add(name, f"gives {height} lines of {width}, needed is a map")
         raise Shapeless
+    if not is_number(op.value):
+        raise Shapeless
     return _moved(name, (height, width, channels), (op.value,) if max(around) > 0 else (), read)
 
 
 def _moved(name: str, shape: Shape, between: tuple[float, ...], read: Seen) -> Seen:
     """Numbers in other places, with some between them."""
-    signs = _is_signs(read.value.domain) and all(one in (-1, 1) for one in between)
     wide = name if shape[-1] != read.value.shape[-1] else read.wide
-    return Seen(Value(shape, SIGNS if signs else REALS), name, wide, float_layer=read.float_layer, levels=_levels_of(read))
-
-
-def _levels_of(*reads: Seen) -> str | None:
-    """The first of these values that is levels, or that was made of them by moving them."""
-    return next((one.levels or one.node for one in reads if one.levels or isinstance(one.value.domain, LevelValues)), None)
+    levels = _lost(name, "moved", [read], between)
+    return Seen(Value(shape, _together([read], between)), name, wide, float_layer=read.float_layer, levels=levels)
 
 
 def _shortened(value: object) -> str:

@@ -11,9 +11,6 @@ from xnorinfer.float32 import F32, single
 from xnorinfer.graph import INPUT, Interpretation, Node
 from xnorinfer.net.ops import (
     FUNCTIONS,
-    MOST_LEVEL,
-    MOST_LEVELS,
-    MOST_LEVELS_OF_PIXELS,
     NORM_FORMS,
     OPS,
     Add,
@@ -33,7 +30,7 @@ from xnorinfer.net.ops import (
     arrays_of,
 )
 from xnorinfer.net.ties import RULES
-from xnorinfer.net.values import is_finite_number
+from xnorinfer.net.values import MOST_LEVEL, MOST_LEVELS, MOST_LEVELS_OF_PIXELS, is_finite_number
 
 _CALLED = {"latent": "latent weights", "weight": "weights"}
 
@@ -80,7 +77,7 @@ def _(op: Linear, name: str) -> Iterator[Problem]:
             yield Problem(name, "H and scale belong to binary layers")
         return
     yield from _rule_problems(op.rule, name)
-    if not _is_positive(op.h):
+    if not is_positive(op.h):
         yield Problem(name, f"H is {op.h}, needed is a finite number above 0")
     if op.rule == "sign":
         yield from _zero_problems(op, name)
@@ -101,7 +98,7 @@ def _(op: Norm, name: str) -> Iterator[Problem]:
         if array is not None and (array < 0).any():
             index = int(np.argmax(array < 0))
             yield Problem(name, f"{field_} is {array[index]:g} at [{index}], it cannot be negative")
-    if op.variance is not None and not (_is_number(op.epsilon) and op.epsilon >= 0):
+    if op.variance is not None and not (is_number(op.epsilon) and op.epsilon >= 0):
         yield Problem(name, f"epsilon is {op.epsilon}, needed is a finite number, 0 or above")
 
 
@@ -119,7 +116,7 @@ def _(op: Op, name: str) -> Iterator[Problem]:
 
 @numbers_problems.of(Pad)
 def _(op: Pad, name: str) -> Iterator[Problem]:
-    if not _is_number(op.value) or float(single(op.value)) != op.value:
+    if not is_number(op.value) or float(single(op.value)) != op.value:
         yield Problem(name, f"pads with {op.value!r}, needed is a number of float32")
 
 
@@ -139,7 +136,7 @@ def _(op: Levels, name: str) -> Iterator[Problem]:
         needed = f"3 to {MOST_LEVELS} levels, of pixels {MOST_LEVELS_OF_PIXELS}; two are a Quantize"
         yield Problem(name, f"has the levels {op.low} to {op.high}, needed are {needed}")
     for called, factor in (("step", op.step), ("divisor", op.divisor)):
-        if not _is_positive(factor):
+        if not is_positive(factor):
             yield Problem(name, f"{called} is {factor}, needed is a finite number above 0")
     yield from _array_problems(op, name)
     if op.thresholds is not None and op.thresholds.ndim == 2 and (op.thresholds[1:] < op.thresholds[:-1]).any():
@@ -158,14 +155,14 @@ def _zero_problems(op: Linear, name: str) -> Iterator[Problem]:
         )
 
 
-def _is_number(value: object) -> TypeGuard[float]:
+def is_number(value: object) -> TypeGuard[float]:
     return is_finite_number(float(value) if isinstance(value, np.floating) else value)
 
 
-def _is_positive(value: object) -> bool:
+def is_positive(value: object) -> bool:
     """Whether it is a number above 0, as float32 too."""
     with np.errstate(over="ignore"):
-        return _is_number(value) and value > 0 and np.float32(value) > 0 and bool(np.isfinite(np.float32(value)))
+        return is_number(value) and value > 0 and np.float32(value) > 0 and bool(np.isfinite(np.float32(value)))
 
 
 def _rule_problems(rule: Any, name: str) -> Iterator[Problem]:

@@ -156,20 +156,14 @@ class Quantize:
     rule: Rule
 
 
-#: Levels at most: codes of 4 bits, of pixels of 8.
-MOST_LEVELS, MOST_LEVELS_OF_PIXELS = 16, 256
-#: Whole numbers of levels at most, in either direction.
-MOST_LEVEL = 1 << 15
-
-
 @dataclass(frozen=True, eq=False)
 class Levels:
     """Activations of 2 to 4 bits: q = clip(round(x), low, high), halves to even, stands for `((q - zero) * step) / divisor`,
     each one float32 operation, those by 1 left out; a q of -0.0 is 0.
 
     What stands before it - the division by the scale, the zero point - are `Steps`.  Binary layers take q - zero as whole
-    numbers, and a map's outside as value 0; everything else takes float32.  3 to 16 levels, of pixels 256; two are a
-    `Quantize`.
+    numbers, and a map's outside as value 0, which with them makes no more than 16 levels; everything else takes float32.  3 to
+    16 levels, of pixels 256; two are a `Quantize`.
     thresholds: (high - low, neurons) or (high - low, 1) float32, none below the one before: q is low and how many of them x
     reaches, then, in the place of rounding.
     """
@@ -214,7 +208,8 @@ class Add:
 class Concat:
     """Two or more vectors, or maps of one height and width, side by side along channels, in the order in which they are read.
 
-    Signs where all are signs; else all are real numbers, signs as -1 and +1.
+    Signs where all are signs.  Levels where all are whole numbers times the factors of one of them, signs as -1 and +1, no more
+    than 16 from the lowest to the highest (`values.levels_of_all`).  Else real numbers.
     """
 
 
@@ -230,7 +225,7 @@ class Multiply:
 class Channels:
     """Some channels of a map, or numbers of a vector, in that order: parts, shuffles.
 
-    order: the numbers of channels; -1: zeros, beside real numbers.
+    order: the numbers of channels; -1: zeros.  Of signs and levels signs or levels, as `Concat` has it of what it joins.
     """
 
     order: tuple[int, ...]
@@ -238,7 +233,10 @@ class Channels:
 
 @dataclass(frozen=True, eq=False)
 class Pad:
-    """A map with a number around it: so many lines and columns more, (top, bottom, left, right); below 0 so many less."""
+    """A map with a number around it: so many lines and columns more, (top, bottom, left, right); below 0 so many less.
+
+    Of signs and levels signs or levels, as `Concat` has it of what it joins.
+    """
 
     padding: tuple[int, int, int, int]
     value: float = 0.0

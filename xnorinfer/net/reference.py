@@ -57,6 +57,7 @@ from xnorinfer.net.values import (
     RealInput,
     SignInput,
     ThresholdInput,
+    levels_of_all,
 )
 from xnorinfer.net.windows import Window
 
@@ -118,8 +119,18 @@ def _(op: Add, read: Rows, other: Rows) -> Rows:
 
 @compute.of(Concat)
 def _(op: Concat, *reads: Rows) -> Rows:
-    signs = all(_of_mapped(read.domain) == SIGNS for read in reads)
-    return Rows(np.concatenate([read.mapped for read in reads], axis=-1), SIGNS if signs else REALS)
+    return _kept([read.domain for read in reads], np.concatenate([read.mapped for read in reads], axis=-1))
+
+
+def _kept(domains: Sequence[Domain], x: F32, between: Sequence[float] = ()) -> Rows:
+    """Numbers of these domains in other places, with some between them: still signs, or levels, where all are."""
+    if all(_of_mapped(domain) == SIGNS for domain in domains) and all(one in (-1, 1) for one in between):
+        return Rows(x, SIGNS)
+    levels = levels_of_all(domains, between)
+    if levels is None:
+        return Rows(x, REALS)
+    every = mapped_input(levels, np.arange(levels.low, levels.high + 1, dtype=np.float32))
+    return Rows((np.searchsorted(every, x) + levels.low).astype(np.float32), levels)
 
 
 @compute.of(Multiply)
@@ -136,7 +147,7 @@ def beside(x: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
 
 @compute.of(Channels)
 def _(op: Channels, read: Rows) -> Rows:
-    return _kept(read, channels_of(op, read.mapped), -1 not in op.order)
+    return _kept([read.domain], channels_of(op, read.mapped), (0,) if -1 in op.order else ())
 
 
 def channels_of(op: Channels, x: NDArray[Any]) -> NDArray[Any]:
@@ -147,7 +158,7 @@ def channels_of(op: Channels, x: NDArray[Any]) -> NDArray[Any]:
 
 @compute.of(Pad)
 def _(op: Pad, read: Rows) -> Rows:
-    return _kept(read, padded(op, read.mapped, op.value), max(op.padding) <= 0 or op.value in (-1, 1))
+    return _kept([read.domain], padded(op, read.mapped, op.value), (op.value,) if max(op.padding) > 0 else ())
 
 
 def padded(op: Pad, x: NDArray[Any], value: float) -> NDArray[Any]:
@@ -160,11 +171,6 @@ def padded(op: Pad, x: NDArray[Any], value: float) -> NDArray[Any]:
         for (first, last), size in zip(((top, bottom), (left, right)), found.shape[1:3], strict=True)
     )
     return found[:, lines, columns]
-
-
-def _kept(read: Rows, moved: F32, signs: bool) -> Rows:
-    """Numbers in other places.  signs: whether they still are, where they were."""
-    return Rows(moved, SIGNS if signs and _of_mapped(read.domain) == SIGNS else REALS)
 
 
 @compute.of(Norm)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypeGuard, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from xnorinfer.errors import OptionError
 
@@ -215,6 +216,15 @@ class LevelValues:
         return self.high - self.low
 
     @property
+    def numbers(self) -> NDArray[np.float32]:
+        """What its levels stand for, in order, (levels,)."""
+        found = np.arange(self.low - self.zero, self.high - self.zero + 1).astype(np.float32)
+        with np.errstate(all="ignore"):
+            for function, number in self.factors:
+                found = found * np.float32(number) if function == "mul" else found / np.float32(number)
+        return found
+
+    @property
     def factors(self) -> list[tuple[Literal["mul", "div"], float]]:
         """What q - zero is multiplied with and divided by."""
         both: list[tuple[Literal["mul", "div"], float]] = [("mul", self.step), ("div", self.divisor)]
@@ -225,6 +235,53 @@ Domain: TypeAlias = InputMapping | LevelValues
 
 #: What a quantizer to signs gives, and what sums, BatchNorm and functions give.
 SIGNS, REALS = SignInput(), RealInput()
+
+#: Levels at most: codes of 4 bits, of pixels of 8.
+MOST_LEVELS, MOST_LEVELS_OF_PIXELS = 16, 256
+#: Whole numbers of levels at most, in either direction.
+MOST_LEVEL = 1 << 15
+
+
+def numbers_of(domain: Domain) -> NDArray[np.float32] | None:
+    """What signs or levels are, in order; None for other numbers."""
+    if isinstance(domain, SignInput | ThresholdInput):
+        return np.array([-1, 1], np.float32)
+    return domain.numbers if isinstance(domain, LevelValues) else None
+
+
+def levels_of_all(domains: Sequence[Domain], numbers: Sequence[float] = ()) -> LevelValues | None:
+    """The levels that values of all these domains have together, some numbers beside them: whole numbers times the factors of
+    one of them that are each of these float32 numbers; of several such the fewest.
+
+    None where they are not all signs and levels, where no factors are of all, and for more than 16.
+    """
+    first = domains[0]
+    if isinstance(first, LevelValues) and set(domains) == {first} and set(numbers) <= set(first.numbers.tolist()):
+        return first
+    found = [numbers_of(domain) for domain in domains]
+    with np.errstate(over="ignore"):
+        every = np.unique(np.concatenate([*(one for one in found if one is not None), np.array(numbers, np.float32)]))
+    if any(one is None for one in found) or every.size > MOST_LEVELS or not np.isfinite(every).all():
+        return None
+    best: LevelValues | None = None
+    for step, divisor in dict.fromkeys((one.step, one.divisor) for one in domains if isinstance(one, LevelValues)) or [
+        (1.0, 1.0)
+    ]:
+        whole = np.rint(every.astype(np.float64) * float(np.float32(divisor)) / float(np.float32(step)))
+        low, high = int(whole[0]), int(whole[-1])
+        if high - low >= (MOST_LEVELS if best is None else best.top) or max(-low, high) > 2 * MOST_LEVEL:
+            continue
+        made = LevelValues(low, high, 0, step, divisor)
+        if np.array_equal(made.numbers[whole.astype(np.int64) - low], every) and (np.diff(made.numbers) > 0).all():
+            best = made
+    same = [one for one in domains if isinstance(one, LevelValues) and best is not None and _moved(one) == best]
+    return same[0] if same else best
+
+
+def _moved(levels: LevelValues) -> LevelValues:
+    """The same levels with the zero 0."""
+    return LevelValues(levels.low - levels.zero, levels.high - levels.zero, 0, levels.step, levels.divisor)
+
 
 #: Of one sample: (features,), or (height, width, channels).
 Shape: TypeAlias = tuple[int, ...]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 
@@ -35,9 +36,22 @@ from xnorinfer.net.ops import (
     Steps,
     arrays_of,
 )
-from xnorinfer.net.values import SIGNS, ChannelInput, Domain, LevelValues, RealInput, SignInput, ThresholdInput
+from xnorinfer.net.values import (
+    SIGNS,
+    ChannelInput,
+    Domain,
+    LevelValues,
+    RealInput,
+    SignInput,
+    ThresholdInput,
+    levels_of_all,
+)
 from xnorinfer.net.windows import Window
 from xnorinfer.packing.packedops import MOST_JOINED, Reads, Value, joined_value, moved_value
+from xnorinfer.packing.recoding import recoded
+
+#: How a value is stored: as bits, as numbers, or as codes of such levels.
+Form: TypeAlias = Reads | LevelValues
 
 
 @dataclass(frozen=True)
@@ -51,8 +65,10 @@ class Part:
     values, or where `enters`, the raw inputs as numbers or bits.  raw: whether nothing but that stands before it.  window: that
     of the whole map where a dense layer reads one.
     nodes: what is computed of each number, in order.  sign, levels: the quantizer whose bits or codes it gives; one that gives
-    numbers, which float layers and averages take, is among the nodes.  before: of a layer whose bits or codes a pool takes, how
-    many of the nodes stand before the pool.  end: the node of the float network whose value it gives, none of such a layer.
+    numbers, which float layers and averages take, is among the nodes.  given: the quantizer of the float network where `levels`
+    has its numbers under the codes of other levels (`recoding`).  coded: the levels that codes are of.
+    before: of a layer whose bits or codes a pool takes, how many of the nodes stand before the pool.  end: the node of the
+    float network whose value it gives, none of such a layer.
     """
 
     name: str
@@ -61,6 +77,8 @@ class Part:
     nodes: tuple[Node[Op], ...] = ()
     sign: Quantize | None = None
     levels: Levels | None = None
+    given: Quantize | Levels | None = None
+    coded: LevelValues | None = None
     end: int | None = None
     layer: Linear | None = None
     whole: LevelValues | None = None
@@ -125,6 +143,16 @@ def places_of(op: Channels | Pad, read: Value) -> tuple[tuple[int, ...], tuple[i
     return tuple(range(read.shape[-1])), op.padding
 
 
+def outside_of_moved(part: Part) -> float:
+    """What lies outside a map that is moved, and in channels that are none, as it is stored: of levels the code."""
+    assert part.moves is not None
+    value = part.moves.value if isinstance(part.moves, Pad) else 0.0
+    if part.coded is None:
+        return value
+    channels, padding = places_of(part.moves, part.read)
+    return float(np.searchsorted(part.coded.numbers, value)) if -1 in channels or max(padding) > 0 else 0.0
+
+
 def entry_of(net: Net) -> Value:
     """What enters.  An image whose pixels no op tells apart, nor its channels, is a vector."""
     readers = [index for index, node in enumerate(net.nodes) if INPUT in node.inputs]
@@ -182,7 +210,7 @@ class _Walk:
         self.net_values = net.values
         self.forms = self._forms()
         #: (node or `INPUT`, form) -> the part that makes its value, or `INPUT`.
-        self.made: dict[tuple[int, Reads], int] = {(INPUT, self.entry.kind): INPUT}
+        self.made: dict[tuple[int, Form], int] = {(INPUT, self.entry.kind): INPUT}
         #: Flattenings of what is stored anyway, and whose value that is.
         self.same: dict[int, int] = {}
         #: Flattenings behind which numbers for each feature stand, so that what is stored is to be a vector.
@@ -224,10 +252,11 @@ class _Walk:
         return found, None, joined
 
     def sign_at(self, at: int | None) -> Quantize | Levels | None:
-        """The quantizer there, if its bits or codes are what is read of it, and nothing else."""
+        """The quantizer there, if its bits or codes, of one kind, are what is read of it, and nothing else."""
         op = None if at is None or at in self.apart else self.nodes[at].op
-        form = "bits" if isinstance(op, Quantize) else "levels"
-        return op if at is not None and isinstance(op, Quantize | Levels) and self.forms[at] == {form} else None
+        if at is None or not isinstance(op, Quantize | Levels) or len(self.forms[at]) > 1 or self.forms[at] == {"reals"}:
+            return None
+        return op
 
     def with_numbers(self, group: _Group, after: int | None) -> _Group:
         """The same with the quantizer behind it, if there is one, that gives numbers."""
@@ -292,18 +321,18 @@ class _Walk:
             left += self.users[at]
         return False
 
-    def _forms(self) -> list[set[Reads]]:
-        """Of every node the forms in which its value is read; only signs are read as bits, and only levels as such."""
+    def _forms(self) -> list[set[Form]]:
+        """Of every node the forms in which its value is read; only signs are bits, and only signs and levels codes."""
         values = self.net_values
-        forms: list[set[Reads]] = [set() for _ in self.nodes]
+        forms: list[set[Form]] = [set() for _ in self.nodes]
         forms[-1].add("reals")
         for index in reversed(range(len(self.nodes))):
-            node, wanted = self.nodes[index], set[Reads](("reals",))
+            node, wanted = self.nodes[index], set[Form](("reals",))
             if isinstance(node.op, Flatten | Concat | Pool | Channels | Pad) and _is_coded(values[index].domain):
                 wanted = forms[index]
             for read in node.inputs:
                 if read != INPUT and isinstance(node.op, Linear) and node.op.binary:
-                    forms[read].add("levels" if isinstance(values[read].domain, LevelValues) else "bits")
+                    forms[read].add(_levels_read(node.op, values[read].domain) or "bits")
                 elif read != INPUT:
                     forms[read] |= wanted
         return forms
@@ -316,26 +345,27 @@ class _Walk:
         self.parts.append(replace(part, raw=raw))
         at = len(self.parts) - 1
         if node is not None:
-            self.made[node, part.gives.kind] = at
+            self.made[node, part.coded or part.gives.kind] = at
         return at
 
     def value(self, at: int) -> Value:
         """What a part gives, or the input."""
         return self.entry if at == INPUT else self.parts[at].gives
 
-    def form(self, read: int, form: Reads, reader: int) -> int:
+    def form(self, read: int, form: Form, reader: int) -> int:
         """The part that makes a value in a form.  Raises NetworkError for numbers of inputs that are signs."""
         read = self.same.get(read, read)
         if (read, form) not in self.made:
             assert read == INPUT
             if self.entry.kind == "bits" or isinstance(self.net.input, ThresholdInput):
+                takes = "numbers" if form == "reals" else "levels"
                 raise NetworkError(
-                    [f"{self.nodes[reader].name}: takes numbers, and the inputs are signs: that cannot be packed"]
+                    [f"{self.nodes[reader].name}: takes {takes}, and the inputs are signs: that cannot be packed"]
                 )
             self.add(Part("input", (self.entry,), end=INPUT, enters=True), INPUT)
         return self.made[read, form]
 
-    def entering(self, read: int, form: Reads, reader: int) -> int:
+    def entering(self, read: int, form: Form, reader: int) -> int:
         """The same; inputs as they enter, where each channel has the same mapping."""
         if self.same.get(read, read) != INPUT:
             return self.form(read, form, reader)
@@ -360,20 +390,20 @@ class _Walk:
         elif isinstance(op, Channels | Pad):
             self.emit_moved(group.head, op)
         elif isinstance(op, Pool):
-            for form in sorted(self.forms[group.head]):
+            for form in _in_order(self.forms[group.head]):
                 at = self.form(self.nodes[group.head].inputs[0], form, group.head)
                 window = op.window or Window.whole(self.value(at).shape)
                 name, reads = self.nodes[group.head].name, (self.value(at),)
-                self.add(Part(name, reads, (at,), pool=op, window=window, end=group.head), group.head)
+                part = Part(name, reads, (at,), pool=op, window=window, coded=_codes_of(form), end=group.head)
+                self.add(part, group.head)
         else:
             self.emit_values(group)
 
     def emit_layer(self, group: _Group, op: Linear) -> None:
         read = self.nodes[group.head].inputs[0]
-        domain = None if read == INPUT else self.net_values[read].domain
-        whole = domain if op.binary and isinstance(domain, LevelValues) else None
+        whole = None if read == INPUT or not op.binary else _levels_read(op, self.net_values[read].domain)
         if whole is not None:
-            at = self.form(read, "levels", group.head)
+            at = self.form(read, whole, group.head)
         else:
             at = self.entering(read, "bits", group.head) if op.binary else self.form(read, "reals", group.head)
         value, window = self.value(at), op.window
@@ -383,7 +413,9 @@ class _Walk:
         nodes, side = self.elementwise(group.head, group.nodes)
         if side is not None:
             layer = replace(layer, reads=(value, self.value(side)), inputs=(at, side))
-        layer = self.ending(replace(layer, nodes=nodes), group.sign)
+        layer = replace(layer, nodes=nodes)
+        if group.sign is not None:
+            layer = self.ending(layer, group.sign, next(iter(self.forms[group.sign])))
         if group.pool is None:
             self.add(replace(layer, end=group.end), group.end)
         else:
@@ -392,14 +424,18 @@ class _Walk:
             node, value = self.nodes[group.pool], self.value(at)
             assert isinstance(node.op, Pool)
             over = node.op.window or Window.whole(value.shape)
-            self.add(Part(node.name, (value,), (at,), pool=node.op, window=over, end=group.end), group.end)
+            part = Part(node.name, (value,), (at,), pool=node.op, window=over, coded=layer.coded, end=group.end)
+            self.add(part, group.end)
 
-    def ending(self, part: Part, at: int | None) -> Part:
-        """The same with the quantizer of a node at its end, if there is one."""
-        op = None if at is None else self.nodes[at].op
-        if isinstance(op, Quantize):
+    def ending(self, part: Part, at: int, form: Form) -> Part:
+        """The same with the quantizer of a node at its end, which gives bits, or codes."""
+        op, levels = self.nodes[at].op, _codes_of(form)
+        assert isinstance(op, Quantize | Levels)
+        if levels is None:
+            assert isinstance(op, Quantize)
             return replace(part, sign=op)
-        return replace(part, levels=op) if isinstance(op, Levels) else part
+        codes = recoded(op, levels)
+        return replace(part, levels=codes, coded=levels, given=None if codes is op else op)
 
     def emit_values(self, group: _Group) -> None:
         head, op = self.nodes[group.head], self.nodes[group.head].op
@@ -414,10 +450,10 @@ class _Walk:
             self.same[group.end] = self.same.get(first[0], first[0])
             return
         quantizer = group.head if isinstance(op, Quantize | Levels) else group.sign
-        forms: set[Reads] = {"reals"} if quantizer is None else self.forms[quantizer]
+        forms: set[Form] = {"reals"} if quantizer is None else self.forms[quantizer]
         if quantizer == group.head:
             every = []
-        for form in sorted(forms):
+        for form in _in_order(forms):
             at = self.form(first[0], "reals", group.head) if form == "reals" else self.entering(first[0], "reals", group.head)
             nodes, side = self.elementwise(group.head, every)
             if isinstance(op, Add):
@@ -425,7 +461,8 @@ class _Walk:
             inputs = (at,) if side is None else (at, side)
             part = Part(head.name, tuple(map(self.value, inputs)), inputs, nodes, end=group.end)
             if form != "reals":
-                part = self.ending(replace(part, name=self.nodes[group.end].name), quantizer)
+                assert quantizer is not None
+                part = self.ending(replace(part, name=self.nodes[group.end].name), quantizer, form)
             elif quantizer == group.head:
                 part = replace(part, nodes=(head,))
             self.add(part if form != "reals" else replace(part, name=part.nodes[0].name), group.end)
@@ -434,7 +471,7 @@ class _Walk:
         node = self.nodes[head]
         if len(node.inputs) > MOST_JOINED:
             raise NetworkError([f"{node.name}: joins {len(node.inputs)} values, at most {MOST_JOINED} can be packed"])
-        for form in sorted(self.forms[head]):
+        for form in _in_order(self.forms[head]):
             inputs = []
             for read in node.inputs:
                 at = self.form(read, form, head)
@@ -443,17 +480,19 @@ class _Walk:
                 inputs.append(self.add(Part("input", (self.entry,), (at,))) if at == INPUT else at)
             reads = tuple(map(self.value, inputs))
             flat = len(self.net_values[head].shape) == 1 and any(len(value.shape) == 3 for value in reads)
-            self.add(Part(node.name, reads, tuple(inputs), concat=op, flat=flat, end=head), head)
+            part = Part(node.name, reads, tuple(inputs), concat=op, flat=flat, coded=_codes_of(form), end=head)
+            self.add(part, head)
 
     def emit_moved(self, head: int, op: Channels | Pad) -> None:
-        node, kinds = self.nodes[head], sorted(self.forms[head])
-        for form in kinds:
+        node = self.nodes[head]
+        for form in _in_order(self.forms[head]):
             at = self.form(node.inputs[0], form, head)
             if at == INPUT and form == "bits":
                 raise NetworkError([f"{node.name}: takes a part of the inputs, which are signs: that cannot be packed"])
+            levels = _codes_of(form)
             if len(self.net_values[head].shape) == 1 and len(self.value(at).shape) == 3:  # numbers of pixels one by one
-                at = self.add(Part(node.name, (self.value(at),), (at,), concat=Concat(), flat=True))
-            self.add(Part(node.name, (self.value(at),), (at,), moves=op, end=head), head)
+                at = self.add(Part(node.name, (self.value(at),), (at,), concat=Concat(), flat=True, coded=levels))
+            self.add(Part(node.name, (self.value(at),), (at,), moves=op, coded=levels, end=head), head)
 
     def elementwise(self, before: int, nodes: list[int]) -> tuple[tuple[Node[Op], ...], int | None]:
         """The nodes that compute, of those behind `before`, and what stands at their side."""
@@ -486,6 +525,22 @@ def _(op: Op, index: int, walk: _Walk) -> _Group:
 @_take.of(Norm, Steps, Quantize, Levels, Flatten, Add)
 def _(op: Op, index: int, walk: _Walk) -> _Group:
     return walk.group_values(index)
+
+
+def _levels_read(op: Linear, domain: Domain) -> LevelValues | None:
+    """The levels that a binary layer reads, those of a padded map with 0 among them; None for signs."""
+    if not isinstance(domain, LevelValues):
+        return None
+    return levels_of_all([domain], [0] if op.window is not None and any(op.window.padding) else [])
+
+
+def _codes_of(form: Form) -> LevelValues | None:
+    """The levels whose codes a form has."""
+    return form if isinstance(form, LevelValues) else None
+
+
+def _in_order(forms: set[Form]) -> list[Form]:
+    return sorted(forms, key=lambda form: ("levels", repr(form)) if isinstance(form, LevelValues) else (form, ""))
 
 
 def _is_coded(domain: Domain) -> bool:

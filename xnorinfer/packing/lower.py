@@ -19,8 +19,9 @@ from xnorinfer.bits import WORD_BITS, bitpack, words_for
 from xnorinfer.errors import NetworkError
 from xnorinfer.graph import INPUT, Node, users_of
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import Flatten, Levels, Linear, Op, Pad, Steps
+from xnorinfer.net.ops import Flatten, Levels, Linear, Op, Quantize, Steps
 from xnorinfer.net.reference import binary_weights
+from xnorinfer.net.ties import Rule
 from xnorinfer.net.values import ChannelInput, PixelInput, ThresholdInput
 from xnorinfer.packing.canonical import canonical_mapping, canonical_steps
 from xnorinfer.packing.counts import Counts, counts_of
@@ -37,7 +38,7 @@ from xnorinfer.packing.folding import (
     judge_sums,
     steps_of_nodes,
 )
-from xnorinfer.packing.fusion import Part, entry_of, fused_parts, places_of
+from xnorinfer.packing.fusion import Part, entry_of, fused_parts, outside_of_moved, places_of
 from xnorinfer.packing.often import often_zero
 from xnorinfer.packing.packed import (
     MAX_PIXEL_DEPTH,
@@ -139,7 +140,7 @@ def _op_of(net: Net, parts: Sequence[Part], index: int, found: Found) -> PackedO
         return Multiply()
     if part.moves is not None:
         channels, padding = places_of(part.moves, part.read)
-        return Moved(np.array(channels, np.int32), padding, part.moves.value if isinstance(part.moves, Pad) else 0.0)
+        return Moved(np.array(channels, np.int32), padding, outside_of_moved(part))
     if part.pool is not None:
         assert part.window is not None
         before = None if part.inputs[0] == INPUT else parts[part.inputs[0]]
@@ -201,7 +202,11 @@ def _values(net: Net, part: Part, found: Found, parts: Sequence[Part] = ()) -> B
     """
     (counts,) = counts_of(net.input, part)
     steps = steps_of_part(part)
+    source = parts[part.inputs[0]] if parts and part.inputs[0] != INPUT else None
     if part.levels is not None:
+        if isinstance(part.given, Quantize) and _judged(net, part, source, part.given.rule, found) == "sign":
+            often = found.often_zero(net, part) if counts.made else None
+            fold(part.name, counts, steps, "sign", found.problems, found.notes, often)
         if part.levels.domain.top > MOST_TOP and part.read.kind != "pixels":
             many = f"{part.name}: makes {part.levels.domain.top + 1} levels of numbers that others read, too"
             found.problems.append(f"{many}; at most {MOST_TOP + 1} can be packed")
@@ -209,14 +214,19 @@ def _values(net: Net, part: Part, found: Found, parts: Sequence[Part] = ()) -> B
         return Digitize(counts.limits(graded.limits[:, 0]), graded.flipped)
     if part.sign is None:
         return Elementwise(_numbers(part.name, (counts,), steps, found))
-    rule, source = part.sign.rule, parts[part.inputs[0]] if parts and part.inputs[0] != INPUT else None
-    if rule == "sign" and not part.nodes and source is not None and _counts(source):  # what it compares is known
-        judge_sums(source.name, counts_of(net.input, source), steps_of_part(source), found.problems, found.notes)
-        rule = "ge"
+    rule = _judged(net, part, source, part.sign.rule, found)
     often = found.often_zero(net, part) if rule == "sign" and counts.made else None
     limits = fold(part.name, counts, steps, rule, found.problems, found.notes, often)
     found.notes.extend(_dead(part.name, (counts,), limits, "inputs" if part.raw else "channels"))
     return Binarize(counts.limits(limits.limits), limits.flipped)
+
+
+def _judged(net: Net, part: Part, source: Part | None, rule: Rule, found: Found) -> Rule:
+    """The rule by which it compares: "ge" where what torch.sign has at 0 is known of the sums before it."""
+    if rule == "sign" and not part.nodes and source is not None and _counts(source):
+        judge_sums(source.name, counts_of(net.input, source), steps_of_part(source), found.problems, found.notes)
+        return "ge"
+    return rule
 
 
 def _counts(part: Part) -> bool:
@@ -262,6 +272,8 @@ def _layer(net: Net, part: Part, found: Found) -> Dot:
     flipped: NDArray[np.bool_] | None = None
     output: Threshold | Grades | Affine
     if part.levels is not None:
+        if isinstance(part.given, Quantize) and part.given.rule == "sign":
+            fold_classes(name, classes, steps, "sign", found.problems, found.notes)
         graded = fold_levels(name, classes, steps, part.levels, found.problems, found.notes)
         flipped = graded.flipped
         stored = np.stack([counts.limits(graded.limits[:, index]) for index, counts in enumerate(classes)], axis=1)

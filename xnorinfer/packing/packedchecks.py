@@ -437,13 +437,15 @@ def _(op: Multiply, where: str, read: Value, source: PackedOp | None) -> Iterato
 @_problems.of(Moved)
 def _(op: Moved, where: str, read: Value, source: PackedOp | None) -> Iterator[str]:
     channels, bits = read.shape[-1], read.kind == "bits"
-    if read.kind in ("pixels", "levels") or (bits and source is None):
-        yield f"{where}: moves {read.kind} of the input, needed are numbers or bits that a node gives"
+    if read.kind == "pixels" or (bits and source is None):
+        yield f"{where}: moves {read.kind} of the input, needed are numbers, bits or codes that a node gives"
     if op.channels.min() < -1 or op.channels.max() >= channels:
         yield f"{where}: takes channels {op.channels.min()} to {op.channels.max()}, there are {channels}"
     outside = bool((op.channels < 0).any()) or max(op.padding) > 0
     if not np.isfinite(op.value) or op.value != float(single(op.value)) or (bits and outside and op.value not in (-1, 1)):
         yield f"{where}: puts {op.value:g} outside, needed is a number of float32{', of bits -1 or 1' if bits else ''}"
+    elif read.kind == "levels" and op.value not in range(read.top + 1):
+        yield f"{where}: puts {op.value:g} outside, needed is a code from 0 to {read.top}"
 
 
 #: 255 * depth must stay inside int32, with room for a limit beyond either end.

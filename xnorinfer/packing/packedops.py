@@ -275,11 +275,11 @@ class Multiply:
 
 @dataclass(frozen=True, eq=False)
 class Moved:
-    """Numbers or bits in other places: some channels of every pixel, in another order, and a border or less than all pixels.
+    """Numbers, bits or codes in other places: some channels of every pixel, in any order, and a border or less than all pixels.
 
     channels: (channels given,) int32, which channel of what is read each is, -1: none.  padding: lines and columns outside,
     (top, bottom, left, right), below 0 those that are left out.  value: of what lies outside, and of channels that are none; of
-    bits -1 or +1.
+    bits -1 or +1, of levels a code.
     """
 
     channels: NDArray[np.int32]
@@ -376,9 +376,9 @@ def joined_value(reads: Sequence[Value], *, flat: bool) -> Value:
 def moved_value(read: Value, channels: Sequence[Any] | NDArray[Any], padding: Sequence[int]) -> Value:
     """Numbers in other places, as `Moved` has them."""
     if len(read.shape) == 1:
-        return Value(read.kind, (len(channels),))
+        return read._replace(shape=(len(channels),))
     top, bottom, left, right = padding
-    return Value(read.kind, (read.shape[0] + top + bottom, read.shape[1] + left + right, len(channels)))
+    return read._replace(shape=(read.shape[0] + top + bottom, read.shape[1] + left + right, len(channels)))
 
 
 def side_of(op: PackedOp) -> bool:

@@ -29,12 +29,11 @@ from xnorinfer.graph import Interpretation
 from xnorinfer.imageaxes import channels_last
 from xnorinfer.memory import in_rows
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import Pad
 from xnorinfer.net.reference import binary_weights, mapped_input, node_outputs
-from xnorinfer.net.values import InputMapping, LevelValues, ThresholdInput
+from xnorinfer.net.values import InputMapping, ThresholdInput
 from xnorinfer.packing import modelfile
 from xnorinfer.packing.canonical import canonical_mapping
-from xnorinfer.packing.fusion import Part, places_of
+from xnorinfer.packing.fusion import Part, outside_of_moved, places_of
 from xnorinfer.packing.lower import low_of, parts_of, stored_form
 from xnorinfer.packing.packed import (
     PACKED_OPS,
@@ -235,7 +234,7 @@ def _kind_of_part(part: Part) -> tuple[Any, ...]:
     if part.product is not None:
         return (Multiply,)
     if part.moves is not None:
-        return (Moved, *places_of(part.moves, part.read), part.moves.value if isinstance(part.moves, Pad) else 0.0)
+        return (Moved, *places_of(part.moves, part.read), outside_of_moved(part))
     if part.levels is not None:
         return (Digitize,)
     if part.sign is not None:
@@ -250,8 +249,8 @@ def _compare(result: Verification, model: Model, net: Net, x: NDArray[Any], repo
     """Every bit of every layer, so many rows at a time as memory allows."""
     packed, stored = model.packed, _as_stored(model.packed, net)
     gone = len(net.nodes) - len(stored.nodes)
-    ends = [None if part.enters or part.end is None else part.end + gone for part in parts_of(stored)]
-    values = net.values
+    parts = parts_of(stored)
+    ends = [None if part.enters or part.end is None else part.end + gone for part in parts]
     rows = rows_at_once(net)
     for start in range(0, len(x), rows):
         report("comparing on data", start, len(x))
@@ -260,16 +259,14 @@ def _compare(result: Verification, model: Model, net: Net, x: NDArray[Any], repo
         canonical = canonical_input(packed, chunk)
         same = np.ones(len(chunk), np.bool_)
         tied = np.zeros(len(chunk), np.bool_)
-        traced = zip(packed.nodes, packed.values, model.plan.trace(canonical), ends, strict=True)
-        for node, value, out, end in traced:
+        traced = zip(packed.nodes, packed.values, parts, model.plan.trace(canonical), ends, strict=True)
+        for node, value, part, out, end in traced:
             if end is None:  # bits that a pool takes, and inputs
                 continue
             want, bits = every[end], value.kind == "bits"
             got = value.signs(out.view(np.uint64)) if bits else out
-            domain = values[end].domain
-            if value.kind == "levels":
-                assert isinstance(domain, LevelValues)
-                got = mapped_input(domain, value.codes(out.view(np.uint64)) + np.float32(domain.low))
+            if part.coded is not None:
+                got = mapped_input(part.coded, value.codes(out.view(np.uint64)) + np.float32(part.coded.low))
             # After an exact 0 before sign, which bits cannot hold, a row has no answer to compare with.
             tied |= (want == 0).any(axis=1) & bits
             wrong = (got != want) & ~tied[:, None]

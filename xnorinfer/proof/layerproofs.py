@@ -35,8 +35,9 @@ from xnorinfer.net.ops import (
     Steps,
 )
 from xnorinfer.net.ops import Multiply as NetMultiply
-from xnorinfer.net.reference import binary_weights, finish_linear, follow, mapped_input, scaled_levels
+from xnorinfer.net.reference import Rows, binary_weights, compute, finish_linear, follow, mapped_input, scaled_levels
 from xnorinfer.net.ties import Rule, binarize
+from xnorinfer.net.values import REALS
 from xnorinfer.packing.counts import Counts, counts_of
 from xnorinfer.packing.fusion import Part
 from xnorinfer.packing.lower import parts_of
@@ -154,7 +155,7 @@ def _(op: Digitize, place: Place) -> LayerProof:
     proof.values = len(beside)
     with np.errstate(all="ignore"):
         value = source_values(part, counts.accumulator(beside))
-        _compare_codes(proof, counts, op.mirrored, limits, beside, value, part.levels)
+        _compare_codes(proof, counts, op.mirrored, limits, beside, value, part)
     return proof
 
 
@@ -249,13 +250,13 @@ def _prove_pool_of_levels(proof: LayerProof, op: PackedPool, layer: Part, levels
             beside = [counts.low, counts.high]
             for code in range(1, levels.domain.top + 1):
                 found = find_limits(
-                    lambda c, sums=counts, code=code: _codes(source_values(layer, sums.accumulator(c)), levels) >= code,  # type: ignore[misc]
+                    lambda c, sums=counts, code=code: _codes(source_values(layer, sums.accumulator(c)), layer) >= code,  # type: ignore[misc]
                     *(counts.low, counts.high, 0),
                 )
                 last = np.where(found.flipped, -found.limits - 1, found.limits)
                 beside += [np.clip(last + step, counts.low, counts.high) for step in (0, 1)]
             every = np.stack(beside)
-            codes = _codes(source_values(layer, counts.accumulator(every)), levels)
+            codes = _codes(source_values(layer, counts.accumulator(every)), layer)
             pooled = follow(layer.nodes[: layer.before], _accumulator(layer, counts.accumulator(every)))
             order = np.argsort(pooled, axis=0, kind="stable")
         proof.values += len(every)
@@ -270,12 +271,13 @@ def _prove_pool_of_levels(proof: LayerProof, op: PackedPool, layer: Part, levels
             )
 
 
-def _codes(value: F32, levels: Levels) -> F32:
+def _codes(value: F32, part: Part) -> F32:
     """The codes of values before levels, as the oracle rounds them."""
-    if levels.thresholds is not None:
-        return np.asarray(sum((value >= of_level).astype(np.float32) for of_level in levels.thresholds))
-    whole = np.clip(np.rint(value), np.float32(levels.low), np.float32(levels.high))
-    return np.asarray(whole - np.float32(levels.low))
+    op, levels = part.given or part.levels, part.coded
+    assert op is not None
+    assert levels is not None
+    numbers = compute(Node(part.name, op, (INPUT,)), Rows(value, REALS)).mapped
+    return np.searchsorted(mapped_input(levels, np.arange(levels.low, levels.high + 1)), numbers).astype(np.float32)
 
 
 def _decisions(part: Part, counts: Counts) -> Callable[[I64], NDArray[np.bool_]]:
@@ -379,7 +381,7 @@ def _prove_chunk(
             value = source_values(part, dot, side)
             if part.levels is not None:
                 assert limits is not None
-                _compare_codes(proof, counts, flipped, limits, chunk, value, part.levels)
+                _compare_codes(proof, counts, flipped, limits, chunk, value, part)
             elif limits is not None:
                 assert part.sign is not None
                 _compare_decisions(proof, counts, flipped, limits, chunk, value, part.sign.rule)
@@ -489,19 +491,20 @@ def _compare_decisions(
 
 
 def _compare_codes(
-    proof: LayerProof, counts: Counts, mirrored: NDArray[np.bool_], limits: I64, chunk: I64, value: F32, levels: Levels
+    proof: LayerProof, counts: Counts, mirrored: NDArray[np.bool_], limits: I64, chunk: I64, value: F32, part: Part
 ) -> None:
     """Codes of the model at counts, (values, neurons), by limits (top, neurons), against the source's values before levels."""
     dot, turned = counts.accumulator(chunk), np.where(mirrored, counts.mirror - chunk, chunk)
-    mine, codes = np.sum([turned <= of_code for of_code in limits], axis=0), _codes(value, levels)
+    mine, codes = np.sum([turned <= of_code for of_code in limits], axis=0), _codes(value, part)
     proof.compared += mine.size
+    assert part.coded is not None
     wrong = ~np.isnan(value) & (mine != codes) if counts.reals else (mine != codes)
     if wrong.any():
         at, neuron = (int(i) for i in np.argwhere(wrong)[0])
         proof.differ(
             int(wrong.sum()),
             f"neuron {neuron} at accumulator {dot[at, neuron]:g}: the source has {value[at, neuron]:g} before its levels, "
-            f"the model gives the level {mine[at, neuron] + levels.low}",
+            f"the model gives the level {mine[at, neuron] + part.coded.low}",
         )
 
 

@@ -313,8 +313,9 @@ def _(op: Multiply, graph: _Graph, value: str, raw: bool, shape: Shape, gives: S
 
 @_onnx_op.of(Moved)
 def _(op: Moved, graph: _Graph, value: str, raw: bool, shape: Shape, gives: Shape) -> str:
-    bits = graph.integers and value in graph.of_bits
-    outside = np.uint8(op.value > 0) if bits else np.float32(op.value)
+    outside: Any = np.float32(op.value)
+    if graph.integers and value in graph.of_bits | graph.of_levels:
+        outside = np.uint8(max(0, op.value))
     if not np.array_equal(op.channels, np.arange(shape[-1])):
         none = op.channels < 0
         value = graph.add("Gather", value, op.channels.clip(0).astype(np.int64), axis=1)
