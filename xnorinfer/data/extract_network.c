@@ -330,10 +330,14 @@ static inline float net_rounded(float x)
     return stored;
 }
 
-/* x * y + z rounded once.  The product is exact in float64; the sum is rounded to odd there, so that the rounding to float32
-   sees on which side the exact value lies (Boldo and Melquiond, 2008).  Many C libraries have an fmaf that rounds twice. */
+/* x * y + z rounded once: by the instruction, or where there is none, because many C libraries have an fmaf that rounds twice, by
+   an exact product in float64 and a sum that is rounded to odd there, so that the rounding to float32 sees on which side the
+   exact value lies (Boldo and Melquiond, 2008). */
 static inline float net_fused(float x, float y, float z)
 {
+#if NET_FMA
+    return __builtin_fmaf(x, y, z);
+#else
     const double product = (double)x * (double)y;
     const double total = product + (double)z;
     const double back = total - product;
@@ -346,17 +350,28 @@ static inline float net_fused(float x, float y, float z)
         memcpy(&result, &bits, sizeof bits);
     }
     return (float)result;
+#endif
 }
 
-/* A layer with float32 weights: a sum from 0 on, to which every product is added in input order, rounded once each time. */
+/* Sums of weight * input of up to NET_TILE neurons of all: from 0 on, every product is added in input order and rounded once.
+   Weights of all neurons lie side by side. */
+static inline void net_float_sums(const float *in, size_t inputs, const float *weights, size_t all, size_t neurons, float *out)
+{
+    NET_SCRATCH float sums[NET_TILE];
+    for (size_t n = 0; n < neurons; n++)
+        sums[n] = 0;
+    for (size_t k = 0; k < inputs; k++, weights += all)
+        for (size_t n = 0; n < neurons; n++)
+            sums[n] = net_fused(in[k], weights[n], sums[n]);
+    for (size_t n = 0; n < neurons; n++)
+        out[n] = sums[n];
+}
+
+/* A layer with float32 weights. */
 static inline void net_float_layer(const float *in, size_t inputs, const float *weights, size_t neurons, float *out)
 {
-    for (size_t n = 0; n < neurons; n++) {
-        float sum = 0;
-        for (size_t k = 0; k < inputs; k++)
-            sum = net_fused(in[k], weights[n * inputs + k], sum);
-        out[n] = sum;
-    }
+    for (size_t n = 0; n < neurons; n += NET_TILE)
+        net_float_sums(in, inputs, weights + n, neurons, net_tile(neurons - n), out + n);
 }
 
 /* The same, and bits of it: 1 where the sum <= limit. */
@@ -365,11 +380,11 @@ static inline void net_floats_to_bits(const float *in, size_t inputs, const floa
 {
     for (size_t n = 0; n < neurons; n += NET_TILE) {
         const size_t count = net_tile(neurons - n);
-        NET_SCRATCH float sums[NET_TILE];
-        net_float_layer(in, inputs, weights + n * inputs, count, sums);
+        NET_SCRATCH float found[NET_TILE];
+        net_float_sums(in, inputs, weights + n, neurons, count, found);
         uint64_t bits = 0;
         for (size_t i = 0; i < count; i++)
-            bits |= (uint64_t)(sums[i] <= limits[n + i]) << i;
+            bits |= (uint64_t)(found[i] <= limits[n + i]) << i;
         *out++ = bits;
     }
 }

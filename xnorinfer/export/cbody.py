@@ -82,7 +82,8 @@ class Body:
         within = {
             "mismatches": 64 * (8 + 4),
             "real_sums": 64 * 8,
-            "floats_to_bits": 64 * 4,
+            "float_sums": 64 * 4,
+            "floats_to_bits": 2 * 64 * 4,
             "pixel_sums": 4 * (4 << table_bits) + tables,
         }
         return (

@@ -3,7 +3,7 @@ library.
 
 The header needs a compiler with IEEE floats, no library, no heap, no intrinsics.  Its scores equal those of `Model.scores` bit
 for bit, whatever the compiler does with floating-point contraction: sums have the order of `reference`, every float32 result
-passes through memory, fused multiply-adds are computed as in `reference.fma`.
+passes through memory, fused multiply-adds are the machine's own or computed as in `float32.fma`.
 
 In the templates `data/extract_*` the network is called `net`; `net_` and `NET_` become the name that the
 user chose.
@@ -134,6 +134,15 @@ POPCOUNT = """\
 #endif
 """
 
+FUSED = """\
+/* Whether there is an instruction that multiplies, adds and rounds once, and the compiler may use it: most of -march. */
+#if defined(__GNUC__) && (defined(__FP_FAST_FMAF) || defined(__FMA__) || defined(__ARM_FEATURE_FMA))
+#define NET_FMA 1
+#else
+#define NET_FMA 0
+#endif
+"""
+
 TILE = """\
 /* Neurons that are computed at once, for vector registers: those of a word of bits. */
 #define NET_TILE 64
@@ -192,7 +201,8 @@ def _opening(packed: PackedModel, body: Body) -> str:
         "the machine at hand alone, uses all that it has and is several times as fast where it counts bits in vectors.",
         "",
         "Element k of a row of bits is bit k % 64 of word k / 64, counted from the least significant; 1 is +1, 0 is -1, bits",
-        "behind the last element are 0.  Of a layer's weights, words 0 of all neurons come first, then words 1, ...",
+        "behind the last element are 0.  Of a layer's weights, words 0 of all neurons come first, then words 1, ...; of",
+        "weights that are numbers, those of input 0, then those of input 1, ...",
     ]
     return "\n".join(["/*", *(f" * {line}".rstrip() for line in lines), " */\n"])
 
@@ -219,6 +229,7 @@ def _preamble(packed: PackedModel, body: Body, functions: str) -> str:
                 for word, text in (
                     ("NET_TILE", TILE),
                     ("NET_POPCOUNT", POPCOUNT),
+                    ("NET_FMA", FUSED),
                     ("NET_PIXEL_TILE", TABLES),
                     ("net_window", WINDOW),
                 )

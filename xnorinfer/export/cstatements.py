@@ -102,8 +102,7 @@ def _(op: Dot, body: Body, place: Place) -> Iterator[str]:
 def _dense(op: Dot, body: Body, place: Place) -> Iterator[str]:
     function = body.use(f"{read_as(op)}_to_{op.gives}" if op.binary else "float_layer")
     weights = ("bits", "uint64_t") if op.binary else ("weights", "float")
-    words = op.weights.T if op.binary else op.weights
-    own = [body.array(f"{place.prefix}_{weights[0]}", weights[1], words, place.title)]
+    own = [body.array(f"{place.prefix}_{weights[0]}", weights[1], op.weights.T, place.title)]
     if isinstance(op.output, Threshold):
         kind = "float" if op.reads == "reals" else "int32_t"
         own.append(body.array(f"{place.prefix}_limits", kind, op.output.limits, constant_text(place.node, place.read)))

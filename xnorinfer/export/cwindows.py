@@ -96,8 +96,7 @@ def _arguments(op: Dot, outside: Outside | None, body: Body, place: Place, each:
     """The arrays of a layer as C expressions for output `at` and group `g`, and the function that takes them."""
     group = op.neurons // op.groups
     count = words_for(op.depth) if op.binary else op.depth
-    parts = op.weights.reshape(op.groups, group, -1)
-    words = parts.transpose(0, 2, 1) if op.binary else parts
+    words = op.weights.reshape(op.groups, group, -1).transpose(0, 2, 1)
     name, words_are = ("bits", "uint64_t") if op.binary else ("weights", "float")
     weights = body.array(f"{place.prefix}_{name}", words_are, words, place.title)
     own = [weights if op.groups == 1 else f"{weights} + g * {group * count}"]
