@@ -14,14 +14,14 @@ from xnorinfer.converters.containers.arrays import Entry, RawTensor
 from xnorinfer.converters.containers.protowire import WireError
 from xnorinfer.converters.keras import Reader
 from xnorinfer.converters.kerasmodels.config import MODELS
-from xnorinfer.converters.kerasmodels.kerasweights import BIAS, KERNEL, NORM_ROLES, Weights, role_of
+from xnorinfer.converters.kerasmodels.kerasweights import BIAS, KERNEL, NORM_ROLES, POINTWISE, Weights, role_of
 from xnorinfer.converters.reading import DEFAULT_INPUT, ConvertOptions, Reading
 from xnorinfer.converters.tfgraphs.tfmodel import frozen_reading
 from xnorinfer.converters.tfgraphs.tfnodes import parse_frozen
 from xnorinfer.converters.usual import KERAS
 from xnorinfer.errors import MissingExtraError, OptionError, SourceError
 
-_ROLES = (KERNEL, BIAS, "alpha", *NORM_ROLES)
+_ROLES = (KERNEL, POINTWISE, BIAS, "alpha", *NORM_ROLES)
 
 
 class LiveWeights(Weights):

@@ -79,7 +79,13 @@ def read(expr: Expr, leaf: Expr, width: int, most: int = MOST_LEVELS) -> Read:
         inner = chain[place]
         steps = step_values(expr, inner, width)
         made = None if steps is None else binary(steps)
+        if found is not None and found[1].rule == "sign":
+            found = (place, made) if isinstance(made, Binary) and made.rule != "sign" else found
+            break
         if isinstance(made, Binary):
+            if made.rule == "sign" and place and not is_arithmetic(taken[place - 1][-1][1]):
+                found = (place, made)  # of a ReLU it gives 0 and 1
+                continue
             if made.rule is not None:
                 found = (place, made)
                 break

@@ -16,10 +16,13 @@ from xnorinfer.converters.graphs.structure import output_lines
 from xnorinfer.converters.kerasmodels.lambdas import is_identity
 from xnorinfer.converters.reading import net_line
 from xnorinfer.errors import OptionError, SourceError
+from xnorinfer.net.values import is_finite_number
 
 MODELS = ("Sequential", "Functional", "Model")
 #: Layers that read several values, which all others do not.
 JOINS = ("Add", "Subtract", "Multiply", "Maximum", "Minimum", "Average", "Concatenate", "Dot")
+#: Takes the place of a layer's name where an operation of Keras 2 reads a number first.
+CONSTANT = "_CONSTANT_VALUE"
 #: What a layer takes in memory beside its place.
 LAYER_BYTES = 512
 #: A value of a model: the name of the layer that gives it, and in which of its calls.
@@ -31,7 +34,8 @@ class KerasLayer:
     """One layer.  path: its name below the names of the models it lies in; kind: its class, without package;
     place: where Keras 3 puts its weights (`layers/dense_1`, counted by class); built: for which shape of inputs it was built,
     where the file says it, whatever that is.  reads: what it takes, nothing for the input of the model; call: which
-    of its calls, where a model has it several times."""
+    of its calls, where a model has it several times.  number: what a sum, difference or product of one value has beside it, and
+    whether that comes first."""
 
     path: tuple[str, ...]
     kind: str
@@ -40,6 +44,7 @@ class KerasLayer:
     built: Any = None
     reads: tuple[Given, ...] = ()
     call: int = 0
+    number: tuple[float, bool] | None = None
 
     @property
     def name(self) -> str:
@@ -115,6 +120,7 @@ class _Model:
         self.problems = problems
         self.output = output
         self.left = left
+        self.calls: dict[tuple[str, ...], int] = {}  # of each layer, so far
 
     def layers_of(
         self, model: Mapping[str, Any], path: tuple[str, ...], place: str, entering: Sequence[Given]
@@ -150,13 +156,11 @@ class _Model:
         return layers, given
 
     def _one(
-        self, entry: Mapping[str, Any], path: tuple[str, ...], here: str, reads: Sequence[Given], call: int = 0
+        self, entry: Mapping[str, Any], path: tuple[str, ...], here: str, reads: Sequence[Given]
     ) -> tuple[list[KerasLayer], list[Given]]:
-        """A layer, or the layers of a model that is one."""
+        """A layer, or the layers of a model that is one, in one of their calls."""
         kind, config = class_name(entry), entry["config"]
         if kind in MODELS:
-            if call:
-                self.problems.append(f"{'/'.join(path)} is a model that is called several times, which is not supported")
             return self.layers_of(entry, path, f"{here}/", reads)
         if not isinstance(config, dict):
             return [], list(reads)
@@ -168,7 +172,9 @@ class _Model:
         if len(reads) > 1 and kind not in (*JOINS, "Lambda"):  # which is refused, whatever it reads
             names = ", ".join(name for name, _ in reads)
             self.problems.append(f"{'/'.join(path)} takes the values of {names}, where a layer of the kind {kind} reads one")
-        layer = KerasLayer(path, kind, config, here, shape, tuple(reads), call)
+        call = self.calls[path] = self.calls.get(path, -1) + 1
+        number = _number(entry.get("inbound_nodes")) if kind in JOINS and len(reads) == 1 else None
+        layer = KerasLayer(path, kind, config, here, shape, tuple(reads), call, number)
         return [layer], [layer.gives]
 
     def _functional(
@@ -216,7 +222,7 @@ class _Model:
                 reads = [entering[inputs.index(name)]]
             elif not reads and path:
                 reads = list(entering)
-            found, given[name, call] = self._one(entry, (*path, name), here, reads, call)
+            found, given[name, call] = self._one(entry, (*path, name), here, reads)
             layers += found
         return layers, [self._of(one, given) for one in outputs if (one.name, one.call) in given]
 
@@ -283,6 +289,29 @@ def _settings(value: Any, name: str) -> list[Any]:
     return [one for inner in value for one in _settings(inner, name)] if isinstance(value, list) else []
 
 
+def _number(inbound: Any) -> tuple[float, bool] | None:
+    """The number beside the one value that an operation reads, and whether it comes first; None for what is no such call.
+
+    `[name, node, tensor, {"y": 0.5}]` or `["_CONSTANT_VALUE", -1, 0.5, {"y": [...]}]` in Keras 2, `{"args": [..., 0.5]}` in
+    Keras 3.
+    """
+    call = inbound[0] if isinstance(inbound, list) and len(inbound) == 1 else None
+    if isinstance(call, dict):
+        operands = [*_listed(call.get("args")), *_listed(call.get("kwargs"))]
+    elif isinstance(call, list) and len(call) == 4 and isinstance(call[3], dict):
+        operands = [call[2] if call[0] == CONSTANT else None, call[3].get("y")]
+    else:
+        return None
+    numbers = [is_finite_number(one) for one in operands]
+    if len(operands) != 2 or numbers.count(True) != 1:
+        return None
+    return float(operands[numbers.index(True)]), numbers[0]
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+
+
 def _references(value: Any) -> list[_Reference]:
     """The values that are used, in both forms of `inbound_nodes`: [name, node, tensor] and keras_history."""
     if isinstance(value, dict):
@@ -290,6 +319,8 @@ def _references(value: Any) -> list[_Reference]:
         return _references(history) if history else [one for inner in value.values() for one in _references(inner)]
     if not isinstance(value, list):
         return []
+    if value[:1] == [CONSTANT]:
+        return [one for inner in value[3:] for one in _references(inner)]
     if len(value) >= 3 and isinstance(value[0], str) and all(isinstance(number, int) for number in value[1:3]):
         return [_Reference(*value[:3]), *(one for inner in value[3:] for one in _references(inner))]
     return [one for inner in value for one in _references(inner)]

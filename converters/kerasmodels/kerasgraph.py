@@ -6,35 +6,26 @@ dense network reads its input flattened, whatever shape it has; with layers on m
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from xnorinfer.converters.containers.arrays import RawTensor
 from xnorinfer.converters.containers.onnxfile import Attribute, OnnxGraph, OnnxNode
-from xnorinfer.converters.graphs.channelslast import END, on_channels_last, padded, reshaped
+from xnorinfer.converters.graphs.channelslast import END, padded, reshaped
 from xnorinfer.converters.graphs.entry import affine
-from xnorinfer.converters.graphs.signsagain import OF_ITS_LAYER
 from xnorinfer.converters.kerasmodels import kerasmaps
-from xnorinfer.converters.kerasmodels.activations import NoFunction, function
 from xnorinfer.converters.kerasmodels.config import JOINS, Given, KerasLayer
-from xnorinfer.converters.kerasmodels.keraskernels import Kernel, LayerWeights
-from xnorinfer.converters.kerasmodels.kerasweights import BIAS, KERNEL, NORM_ROLES, Weights
-from xnorinfer.converters.kerasmodels.quantizers import (
-    Quantizer,
-    Rounded,
-    Unsupported,
-    identify,
-    quantizer,
-    rounded,
-    signs,
-)
+from xnorinfer.converters.kerasmodels.keraskernels import Kernel
+from xnorinfer.converters.kerasmodels.kerasnodes import KerasNodes
+from xnorinfer.converters.kerasmodels.kerasweights import BIAS, KERNEL, NORM_ROLES, POINTWISE, Weights
+from xnorinfer.converters.kerasmodels.quantizers import Quantizer, identify
 from xnorinfer.converters.reading import DEFAULT_INPUT, Assumption, ConvertOptions, Notes, Origin
 from xnorinfer.float32 import F32
 from xnorinfer.net.ops import Function
-from xnorinfer.net.ties import Rule
+from xnorinfer.net.ties import PROFILES, Rule
 from xnorinfer.net.values import InputMapping, PixelInput, is_finite_number
 
 #: Keras's own default, for configs that do not say.
@@ -48,11 +39,13 @@ _NORM_QUANTIZERS = ("gamma_quantizer", "beta_quantizer", "mean_quantizer", "vari
 
 #: Layers that join values number by number, by ONNX's names.
 _SUMS = {"Add": "Sum", "Subtract": "Sub", "Maximum": "Max", "Minimum": "Min"}
+#: The same of a value and a number.
+_BY_NUMBERS = {"Add": "Add", "Subtract": "Sub", "Multiply": "Mul", "Maximum": "Max", "Minimum": "Min"}
+
+#: What the shape of an input is called by Keras 3 and Keras 2.
+_INPUT_SHAPE = ("batch_shape", "batch_input_shape")
 
 PROFILE_OF: dict[Rule, str] = {"ge": "ge-zero", "gt": "gt-zero", "round-even": "keras-round", "sign": "torch-sign"}
-_LINEAR = (None, "linear")
-#: At the end of a model they do not change which score is largest.
-_ENDINGS = ("softmax", "logsoftmax", "sigmoid")
 
 
 class _Given(NamedTuple):
@@ -63,50 +56,41 @@ class _Given(NamedTuple):
     ending: Quantizer | None = None
 
 
-class KerasGraph(LayerWeights):
+class KerasGraph(KerasNodes):
     """The graph of a config's layers, written layer by layer.
 
-    input: what enters its first node; rescaling: what the model does with its raw input before that.  labels: how messages call
-    the nodes.
+    input: what enters its first node; rescaling: what the model does with its raw input before that.
     """
 
     def __init__(self, weights: Weights, options: ConvertOptions, notes: Notes, problems: list[str]) -> None:
         super().__init__(weights, options, notes, problems)
         self.input: InputMapping = options.input or DEFAULT_INPUT
-        self.labels: dict[str, str] = {}
-        self._nodes: list[OnnxNode] = []
-        self._constants: dict[str, RawTensor] = {}
-        self._value = "input"  # what the next node reads
         self._known: dict[Given, _Given] = {}
-        self._begun = False  # whether a dense layer was there
         self._wide: list[str] = []
         self.rescaling: list[tuple[Function, float]] = []
-        self._ending: Quantizer | None = None
-        self._rank = 2
         self._depth: int | None = None  # of the first dense layer
-        self.lost = False  # whether the shape of a map is not known from some layer on
         self._entered = False  # whether something said the shape of the input
-        self._on_maps = False  # whether layers are on maps
         self._shape: tuple[int | None, ...] | None = None  # of the input, where they are
 
     def write(self, layers: Sequence[KerasLayer]) -> OnnxGraph:
         """All nodes; what cannot be one goes to `problems`."""
         kernels = (self.weights.of_layer(layer).get(KERNEL) for layer in layers if _is_dense(layer.kind))
         self._depth = next((entry.shape[0] for entry in kernels if entry is not None and entry.shape), None)
+        self._versions = {3 if key == "batch_shape" else 2 for layer in layers for key in _INPUT_SHAPE if key in layer.config}
         self._on_maps = any(kerasmaps.is_on_maps(layer.kind) for layer in layers)
         for layer in layers:
             if any(one not in self._known for one in layer.reads):
                 self.problems.append(f"{layer} reads what no layer before it gives")
             reads = [self._known.get(one, self._at_hand) for one in layer.reads] or [_Given("input", self._rank)]
             self._value, self._rank, self._ending = reads[0]
-            if layer.call and self.weights.of_layer(layer):
-                problem = f"{layer} has weights and is called several times, which is not supported"
-                self.problems += [] if problem in self.problems else [problem]
+            before = len(self._nodes)
             if layer.kind in JOINS:
                 self._join(layer, reads)
             else:
                 self._visit(layer)
             self._known[layer.gives] = self._at_hand
+            if layer.call:
+                self._nodes[before:] = [self._called_again(node, layer.call) for node in self._nodes[before:]]
         if self._ending is not None:
             value = f"{self._ending.label}: left out, it does not change which score is largest"
             self.notes.assumptions.append(Assumption("activation of the scores", value, "file"))
@@ -125,37 +109,15 @@ class KerasGraph(LayerWeights):
             ]
         return OnnxGraph(tuple(self._nodes), self._constants, ("input",), (self._value,), "keras", self._shape)
 
+    def _called_again(self, node: OnnxNode, call: int) -> OnnxNode:
+        """A node of a layer that was called before, whose nodes are called as the layer is."""
+        name = f"{node.name}.call{call + 1}"
+        self.labels[name] = f"{self.labels.get(node.name, node.name)}, call {call + 1}"
+        return dataclasses.replace(node, name=name)
+
     @property
     def _at_hand(self) -> _Given:
         return _Given(self._value, self._rank, self._ending)
-
-    def _node(self, operation: str, name: str, label: str, *inputs: str, **attributes: Attribute) -> None:
-        """A node that reads the value at hand."""
-        node = OnnxNode(operation, name, (self._value, *inputs), (self._result(name, label),), attributes)
-        self._nodes.append(node)
-        self._value = node.outputs[0]
-
-    def _map_node(self, operation: str, layer: KerasLayer, *inputs: str, **attributes: Attribute) -> None:
-        """A node that reads a map, with the channels where the layer has them."""
-        name = layer.name
-        node = OnnxNode(operation, name, (self._value, *inputs), (self._result(name, str(layer)),), attributes)
-        self._nodes += [node] if kerasmaps.channels_first(layer.config) else on_channels_last(node, self._rank)
-        self._value = node.outputs[0]
-
-    def _result(self, name: str, label: str) -> str:
-        self.labels[name] = label
-        return f"{name}:{len(self._nodes)}"
-
-    def _constant(self, name: str, array: F32 | None) -> str:
-        """The name of numbers in the graph; none where there are none."""
-        if array is None:
-            return ""
-        self._constants[name] = RawTensor(name, array, "float32")
-        return name
-
-    def _unread(self, layer: KerasLayer) -> None:
-        """A layer whose problem is told already: what it gives is not known."""
-        self._node("Unread", layer.name, str(layer))
 
     # ---------------------------------------------------------------- layers
 
@@ -198,6 +160,12 @@ class KerasGraph(LayerWeights):
             self._go_on(layer)
             values.append(self._value)
         ranks = {one.rank for one in reads}
+        if layer.number is not None and layer.kind in _BY_NUMBERS:
+            number, first = layer.number
+            beside = self._constant(f"{layer.name}: {number:g}", np.array(number, np.float32))
+            self._value, other = (beside, values[0]) if first else (values[0], beside)
+            self._node(_BY_NUMBERS[layer.kind], layer.name, str(layer), other)
+            return
         if len(values) < 2 or len(ranks) > 1:
             told = "one value alone" if len(values) < 2 else f"values of {' and '.join(str(rank - 1) for rank in ranks)} axes"
             self.problems.append(f"{layer} reads {told}, needed are two or more of one shape: other forms are not supported")
@@ -214,6 +182,10 @@ class KerasGraph(LayerWeights):
         elif layer.kind == "Multiply":
             for value in values[1:]:
                 self._node("Mul", layer.name, str(layer), value)
+        elif layer.kind == "Average":
+            self._node("Sum", layer.name, str(layer), *values[1:])
+            count = self._constant(f"{layer.name}: {len(values)}", np.array(len(values), np.float32))
+            self._node("Div", f"{layer.name}.mean", str(layer), count)
         elif layer.kind in _SUMS:
             self._node(_SUMS[layer.kind], layer.name, str(layer), *values[1:])
         else:
@@ -259,6 +231,8 @@ class KerasGraph(LayerWeights):
         try:
             if convolution is not None:
                 self._convolution(layer, convolution)
+            elif (parts := kerasmaps.separable(kind)) is not None:
+                self._separable(layer, *parts)
             elif (found := kerasmaps.pool(kind)) is not None:
                 operation, spatial = found
                 self._require_axes(layer, spatial)
@@ -269,6 +243,11 @@ class KerasGraph(LayerWeights):
                 self._map_node(operation, layer)
                 if not config.get("keepdims", False):
                     self._flatten(layer)
+            elif kind == "Permute":
+                dims = config.get("dims")
+                if not isinstance(dims, list | tuple) or sorted(dims, key=str) != list(range(1, self._rank)):
+                    raise kerasmaps.NoWindow(f"has the dims {dims!r}, needed are the axes 1 to {self._rank - 1}: is malformed")
+                self._node("Transpose", layer.name, str(layer), perm=(0, *dims))
             elif (zeros := kerasmaps.zeros(kind, config)) is not None:
                 self._require_axes(layer, len(zeros))
                 pads = [(0, 0), *zeros, (0, 0)]
@@ -286,7 +265,6 @@ class KerasGraph(LayerWeights):
                 raise kerasmaps.NoWindow("is not supported in a binary network")
         except kerasmaps.NoWindow as reason:
             self.problems.append(f"{layer} {reason}")
-            self.lost = True
             self._unread(layer)
 
     def _require_axes(self, layer: KerasLayer, spatial: int) -> None:
@@ -311,83 +289,34 @@ class KerasGraph(LayerWeights):
         self._map_node("Convolution", layer, *self._weights_of(layer, turned), **_stated(kernel), **attributes)
         self._activation(config.get("activation"), layer)
 
-    # ---------------------------------------------------------------- functions
-
-    def _activation(self, value: Any, layer: KerasLayer, *, own: bool = False) -> None:
-        """own: what a layer makes of its inputs itself, whatever these are."""
-        found = quantizer(value)
-        name = None if found is None else found.name
-        if found is None or name in _LINEAR:
-            return
-        try:
-            several = rounded(found)
-            how = None if several is not None else signs(found, kernel=False)
-        except Unsupported as reason:
-            self._unsupported(layer, f": {found.label}", reason)
-            self._unread(layer)
-            return
-        if several is not None:
-            self._round(several, f"{layer.name}.{name}", f"{layer}: {found.label}")
-        elif how is not None:
-            assert isinstance(how.scale, float)
-            self.rules.add(how.rule)
-            low = 0.0 if how.zero_one else -how.scale
-            said: dict[str, Attribute] = {"rule": how.rule, "low": low, "high": how.scale, **({OF_ITS_LAYER: 1} if own else {})}
-            self._node("Binarize", f"{layer.name}.{name}", f"{layer}: {found.label}", **said)
-        elif name in _ENDINGS and self._begun:
-            self._ending = found
-        else:
-            self._function(found, layer)
-
-    def _round(self, how: Rounded, name: str, label: str) -> None:
-        """Levels, as the nodes that they are spelled out in."""
-
-        def by(operation: str, role: str) -> None:
-            number = getattr(how, role)
-            if number != 1:
-                constant = self._constant(f"{name}:{role}", np.array(number, np.float32))
-                self._node(operation, name, label, constant)
-
-        by("Mul", "factor")
-        self._node("Round", name, label)
-        self._node("Clip", name, label, min=float(how.low), max=float(how.high))
-        by("Mul", "step")
-        by("Div", "divisor")
-
-    def _go_on(self, layer: KerasLayer) -> None:
-        """What would be left out at the end of a model counts where another layer follows."""
-        ending, self._ending = self._ending, None
-        if ending is not None and ending.name == "sigmoid":
-            self._function(ending, layer)
-        elif ending is not None:
-            self.problems.append(f"{layer} follows {ending.label}, which only the end of a model can have")
-
-    def _function(self, found: Quantizer, layer: KerasLayer) -> None:
-        name = layer.name if layer.kind.endswith("Activation") else f"{layer.name}.{found.name}"
-        try:
-            operation, attributes = function(found)
-        except NoFunction as reason:
-            self._refuse(f"{layer}: {found.label} {reason}")
-            self._unread(layer)
-            return
-        self._node(operation, name, f"{layer}: {found.label}", **attributes)
-
-    def _prelu(self, layer: KerasLayer) -> None:
-        found = self._take(layer, self.weights.of_layer(layer), ("alpha",), "PReLU ")
-        if found is None:
-            self._unread(layer)
-            return
-        slopes = found["alpha"]
-        if not self._on_maps or self._rank == 2:
-            self._node("PRelu", layer.name, str(layer), self._constant(f"{layer.name}:alpha", slopes))
-            return
-        channels = slopes.shape[-1]
-        if slopes.size != channels:
-            self._refuse(f"{layer} has slopes of the shape {slopes.shape}, needed is one for each channel (shared_axes)")
-            self._unread(layer)
-            return
-        turned = slopes.reshape(channels, *(1,) * (self._rank - 2))
-        self._map_node("PRelu", layer, self._constant(f"{layer.name}:alpha", turned))
+    def _separable(self, layer: KerasLayer, depthwise: kerasmaps.Convolution, pointwise: kerasmaps.Convolution) -> None:
+        """Two convolutions without a sign between them: what the second multiplies are numbers, its kernel binarized or not."""
+        if depthwise.quantized and identify(layer.config.get("input_quantizer")) is not None:
+            self._activation(layer.config["input_quantizer"], layer, own=True)
+        entries = self.weights.of_layer(layer)
+        own = {role: entry for role, entry in entries.items() if role != POINTWISE and role != BIAS}
+        others = {KERNEL if role == POINTWISE else role: entry for role, entry in entries.items() if role in (POINTWISE, BIAS)}
+        parts: list[tuple[KerasLayer, kerasmaps.Convolution, Kernel]] = []
+        for kind, part, found, more in (
+            (depthwise, "depthwise", own, {"use_bias": False}),
+            (pointwise, "pointwise", others, dict.fromkeys(("kernel_size", "strides", "dilation_rate"), 1)),
+        ):
+            inner = dataclasses.replace(layer, path=(*layer.path, part), config={**layer.config, **more})
+            key = f"{part}_quantizer" if kind.quantized else None
+            kernel = self.kernel_of(inner, key, depthwise=kind.depthwise, entries=found)
+            if kernel is None:
+                self._unread(layer)
+                return
+            parts.append((inner, kind, kernel))
+        self._require_axes(layer, depthwise.spatial)
+        self._begun = True
+        chosen = None if self.options.profile is None else PROFILES[self.options.profile].weights
+        for inner, kind, kernel in parts:
+            used = kernel.as_numbers(chosen) if kind is pointwise else kernel
+            attributes = kerasmaps.window_of(inner.config, kind, used.values)
+            turned = used._replace(values=kerasmaps.as_onnx(used.values, kind))
+            self._map_node("Convolution", inner, *self._weights_of(inner, turned), **_stated(turned), **attributes)
+        self._activation(layer.config.get("activation"), layer)
 
     def _rescale(self, layer: KerasLayer) -> None:
         scale, offset = layer.config.get("scale"), layer.config.get("offset", 0.0)
@@ -478,6 +407,8 @@ class KerasGraph(LayerWeights):
     # ---------------------------------------------------------------- help
 
     def _ignore(self, layer: KerasLayer) -> None:
+        if layer.call:
+            return
         for entry in self.weights.of_layer(layer).values():
             self.notes.use(entry, f"state of {layer}, no part of inference", ignored=True)
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from xnorinfer.budget import spend_bytes
 from xnorinfer.converters.containers.arrays import Entry, as_float32
 from xnorinfer.converters.kerasmodels.config import KerasLayer
 from xnorinfer.converters.kerasmodels.kerasweights import BIAS, KERNEL, NORM_ROLES, Weights, kernel_layout
@@ -25,7 +26,7 @@ from xnorinfer.converters.kerasmodels.quantizers import (
 from xnorinfer.converters.kernelaxes import axes_of
 from xnorinfer.converters.reading import Assumption, ConvertOptions, Notes, glorot, net_line
 from xnorinfer.float32 import F32
-from xnorinfer.net.ties import Rule
+from xnorinfer.net.ties import Rule, binarize
 from xnorinfer.net.values import is_finite_number
 
 
@@ -37,6 +38,13 @@ class Kernel(NamedTuple):
     rule: Rule | None = None
     h: float | None = None
     scale: F32 | None = None
+
+    def as_numbers(self, chosen: Rule | None) -> Kernel:
+        """The same as weights of a float layer.  chosen: a rule that takes the place of its own."""
+        if self.rule is None:
+            return self
+        scale = np.float32(1.0 if self.h is None else self.h) if self.scale is None else self.scale
+        return Kernel(np.asarray(binarize(self.values, chosen or self.rule) * scale, np.float32), self.bias)
 
 
 class LayerWeights:
@@ -55,15 +63,22 @@ class LayerWeights:
         self.kinds: dict[str, list[str]] = {}
 
     def kernel_of(
-        self, layer: KerasLayer, quantized: str | None, *, port: bool = False, depthwise: bool = False
+        self,
+        layer: KerasLayer,
+        quantized: str | None,
+        *,
+        port: bool = False,
+        depthwise: bool = False,
+        entries: Mapping[str, Entry] | None = None,
     ) -> Kernel | None:
         """The kernel of a layer; None, with the problems, where it is not there.
 
         quantized: what the config calls the quantizer of its kernel, None where it can have none.  port: of BinaryNet, which
-        binarizes it always.
+        binarizes it always.  entries: its weights, where they are not all that the layer has.
         """
         config = layer.config
-        found = self._take(layer, self.weights.of_layer(layer), (KERNEL, BIAS) if config.get("use_bias", True) else (KERNEL,))
+        entries = self.weights.of_layer(layer) if entries is None else entries
+        found = self._take(layer, entries, (KERNEL, BIAS) if config.get("use_bias", True) else (KERNEL,))
         if found is None:
             return None
         made = Kernel(found[KERNEL], found.get(BIAS))
@@ -82,7 +97,7 @@ class LayerWeights:
             taps = math.prod(shape[:-2])
             made = made._replace(rule="round-even", h=self._magnitude(layer, (taps * shape[-2], taps * shape[-1])))
         if made.rule is None:
-            self.notes.assumptions.append(Assumption("float layer", f"{layer.name}, whose kernel is not binarized", "file"))
+            self._told("float layer", f"{layer.name}, whose kernel is not binarized", layer)
         elif layer.name in self.options.float_layers:
             self._refuse(f"--float-layer {layer.name}: the file says that its kernel is binarized", 'kind = "float"')
         return made
@@ -136,7 +151,7 @@ class LayerWeights:
         except Unsupported as reason:
             self._unsupported(layer, f": the {key} {found.label}", reason)
             return "ge", 1.0, None
-        self.notes.assumptions.append(Assumption(f"scale of {layer.name}", about, "file"))
+        self._told(f"scale of {layer.name}", about, layer)
         return how.rule, 1.0, scale
 
     def _magnitude(self, layer: KerasLayer, shape: tuple[int, ...]) -> float | None:
@@ -171,9 +186,17 @@ class LayerWeights:
             use = f"{prefix}{role.removeprefix('moving_')}"
             if role == KERNEL:
                 use = f"latent weights, {axes_of(kernel_layout(f'{layer.kind} {entry.name}', entry.shape))}"
-            self.notes.use(entry, f"{layer.name}: {use}")
+            if layer.call:
+                spend_bytes(4 * math.prod(entry.shape), f"{entry.name} in another call of {layer.name}")
+            else:
+                self.notes.use(entry, f"{layer.name}: {use}")
             found[role] = as_float32(entry.tensor(), self.notes.warnings)
         return found
+
+    def _told(self, what: str, value: str, layer: KerasLayer) -> None:
+        """What the file says of a layer, once however often it is called."""
+        if not layer.call:
+            self.notes.assumptions.append(Assumption(what, value, "file"))
 
     def _refuse(self, problem: str, *lines: str) -> None:
         """Add a problem, with the lines of a net.toml that would resolve it where there are any."""

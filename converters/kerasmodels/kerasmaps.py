@@ -19,6 +19,7 @@ from xnorinfer.converters.graphs.channelslast import window_attributes
 from xnorinfer.float32 import F32
 
 _CONVOLUTION = re.compile(r"(?P<quantizer>Quant|Q)?(?P<depthwise>Depthwise)?Conv(?P<axes>[12])D")
+_SEPARABLE = re.compile(r"(?P<quantizer>Quant)?SeparableConv(?P<axes>[12])D")
 _PORT = re.compile(
     r"bin(ary|arized?)_?conv(olution)?(al)?_?2d(_?layer)?|conv(olution)?(al)?_?2d_?bin(ary|arized?)(_?layer)?", re.IGNORECASE
 )
@@ -58,6 +59,15 @@ def convolution(kind: str) -> Convolution | None:
     if found["quantizer"] == "Q" and found["depthwise"]:  # QKeras chooses the axes of its scales by version
         return None
     return Convolution(int(found["axes"]), found["depthwise"] is not None, found["quantizer"] is not None)
+
+
+def separable(kind: str) -> tuple[Convolution, Convolution] | None:
+    """A depthwise convolution and one of single pixels behind it; None for other kinds of layers."""
+    found = _SEPARABLE.fullmatch(kind)
+    if found is None:
+        return None
+    axes, quantized = int(found["axes"]), found["quantizer"] is not None
+    return Convolution(axes, depthwise=True, quantized=quantized), Convolution(axes, quantized=quantized)
 
 
 def is_on_maps(kind: str) -> bool:

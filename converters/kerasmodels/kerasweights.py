@@ -11,6 +11,8 @@ from xnorinfer.converters.kerasmodels.config import KerasLayer
 from xnorinfer.errors import SourceError
 
 KERNEL, BIAS = "kernel", "bias"
+#: The second kernel of separable convolutions.
+POINTWISE = "pointwise_kernel"
 NORM_ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
 
 _NUMBERED = re.compile(r"/vars/\d+$")
@@ -160,7 +162,8 @@ def _roles(config: Mapping[str, object]) -> list[str]:
         return [*optional, *NORM_ROLES[2:]]
     if "alpha_initializer" in config:
         return ["alpha"]
-    return [KERNEL, BIAS] if config.get("use_bias", True) else [KERNEL]
+    kernels = [KERNEL, POINTWISE] if "pointwise_initializer" in config else [KERNEL]
+    return [*kernels, BIAS] if config.get("use_bias", True) else kernels
 
 
 def _scope(entry: Entry) -> str:

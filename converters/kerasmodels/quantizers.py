@@ -213,6 +213,19 @@ def rounded(found: Quantizer) -> Rounded | None:
     return Rounded(steps * 2.0**-integer, low, steps - 1, step=2.0**integer / steps)
 
 
+def ternary(found: Quantizer) -> float | None:
+    """The threshold of Larq's SteTern of values, `sign(sign(x + threshold) + sign(x - threshold))`; None for others.  Raises
+    Unsupported."""
+    if found.name != "stetern":
+        return None
+    if found.settings.get("ternary_weight_networks", False):
+        raise Unsupported("with ternary_weight_networks has a threshold of a mean over the batch")
+    threshold = found.settings.get("threshold_value", 0.05)
+    if not is_finite_number(threshold):
+        raise Unsupported(f"has the threshold_value {threshold!r}, needed is a number")
+    return float(threshold)
+
+
 def is_dorefa_sign(found: Quantizer) -> bool:
     """Whether it is DoReFa's of kernels of 1 bit, which takes the signs of what `dorefa_signs` gives."""
     return found.name in DOREFA and found.settings.get("mode") == "weights" and found.settings.get("k_bit") == 1

@@ -251,6 +251,11 @@ SPELLED: dict[str, tuple[Callable[[Graph], Any], Callable[[Any], Any]]] = {
     "clipped": (lambda g: g.add("Clip", -ONE[0], ONE[0]).add("Add", np.array(1e-30, F)).add("Sign"), signs_of),
     "zeros and ones": (lambda g: g.add("Greater", ZERO).add("Cast", to=1), lambda x: (x > 0).astype(F)),
     "minus one and zero": (lambda g: g.add("Greater", ZERO).add("Cast", to=1).add("Sub", ONE), lambda x: (x > 0).astype(F) - 1),
+    "of a relu": (lambda g: g.add("Relu").add("Sign"), lambda x: (x > 0).astype(F)),
+    "of what was clipped to 0 and 1": (
+        lambda g: g.add("Clip", ZERO, ONE[0]).add("Sign"),
+        lambda x: (x > 0).astype(F),
+    ),
     "relu before it": (
         lambda g: g.add("Relu").add("Sub", np.array(0.3, F)).add("Sign"),
         lambda x: signs_of(np.maximum(x, 0) - F(0.3)),
