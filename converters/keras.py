@@ -124,12 +124,13 @@ class Reader:
                 defaults = dataclasses.replace(defaults, input_warning=None)
         found = list(self.problems)
         try:
-            return self._assemble(layers_of(wired), defaults, options, walk, wired)
+            reading = self._assemble(layers_of(wired), defaults, options, walk, wired)
         except NetworkError as error:
             if not problems.damaged and not config_graph.lost:
                 raise
             # What the part that was understood adds up to is not worth checking.
             raise NetworkError(found, about=self.about, understood=error.understood) from None
+        return dataclasses.replace(reading, outputs=layers[-1].path[:1])
 
     def by_names(self, why: str, config: str | None) -> Reading:
         """By names and shapes.  why: there is no list of layers.  config: what beside the file would be one."""

@@ -165,8 +165,8 @@ class Reading:
     entry: of a graph, what enters it, before steps of its own that the network's input mapping has in it.
     channels_first: whether the source has images as (channels, height, width), where the network's are (height, width,
     channels).  unplaced: names of the convolutions of which the source does not say where they look, in a network that was
-    refused.  sample: the shape of a sample as a graph takes it, where that is known.  place: which of several values of a
-    graph an option chose, from 0 on.
+    refused.  sample: the shape of a sample as a graph takes it, where that is known.  outputs: names of the values that a graph
+    gives.  place: which of several of them an option chose, from 0 on.
     """
 
     source: str
@@ -178,6 +178,7 @@ class Reading:
     channels_first: bool = False
     unplaced: tuple[str, ...] = ()
     sample: Shape | None = None
+    outputs: tuple[str, ...] = ()
     place: int | None = None
 
     def as_source(self, rows: NDArray[Any]) -> NDArray[Any]:

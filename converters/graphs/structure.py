@@ -25,6 +25,11 @@ def output_lines(names: Sequence[str]) -> str:
     return f"; {' or '.join(listed[:NAMED])}{more} takes one of them"
 
 
+def told_outputs(text: str) -> set[str]:
+    """The names that the options in a refusal take (`output_lines`)."""
+    return {word.strip("'") for word in re.findall(r"--output-name ('[^']*'|\S+)", text)}
+
+
 def choose_output(graph: OnnxGraph, options: ConvertOptions, notes: Notes, about: str) -> tuple[OnnxGraph, int | None]:
     """The graph with the one output that an option names, and which of them it is; others, and what leads to them alone, are
     left out.  None without the option.  Raises OptionError for a name that is none."""

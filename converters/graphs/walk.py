@@ -77,6 +77,7 @@ def read_graph(source: str, graph: OnnxGraph, about: str, options: ConvertOption
             raise OptionError(f"{option} means nothing for a graph, which says itself what is computed")
     notes = Notes()
     problems = Problems(graph)
+    outputs = graph.outputs
     graph, place = choose_output(graph, options, notes, about)
     walk = Walk(graph, options, notes, problems, about)
     wired = walk.run()
@@ -103,7 +104,7 @@ def read_graph(source: str, graph: OnnxGraph, about: str, options: ConvertOption
         shape=walk.image,
         channels_first=walk.is_first,
     )
-    return dataclasses.replace(reading, entry=entry.base, sample=walk.sample, place=place)
+    return dataclasses.replace(reading, entry=entry.base, sample=walk.sample, outputs=outputs, place=place)
 
 
 def _profile(walk: Walk, options: ConvertOptions, notes: Notes) -> str:

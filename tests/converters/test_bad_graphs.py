@@ -19,7 +19,7 @@ from refusals import assert_resolvable
 import xnorinfer
 from xnorinfer.converters import ConvertOptions, Reading, read_source
 from xnorinfer.converters.containers.onnxfile import OnnxNode
-from xnorinfer.converters.graphs.structure import circles, in_order
+from xnorinfer.converters.graphs.structure import circles, in_order, told_outputs
 from xnorinfer.errors import NetworkError, OptionError, XnorinferError
 from xnorinfer.net import reference
 from xnorinfer.net.values import PixelInput
@@ -279,6 +279,31 @@ def test_one_of_several_outputs(source: str, tmp_path: Path) -> None:
         return
     (use,) = (use for use in read(path, output_name="first").tensors if use.name == "g")
     assert use.ignored
+
+
+@pytest.mark.parametrize("source", GRAPHS)
+@pytest.mark.parametrize("kind", ["plain", "outputs"])
+def test_output_is_the_file_and_no_value(kind: str, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others choose values by options of that name; a file of the same name is written where its ending says that it is one."""
+    path = WRITERS[source](tmp_path, kind)
+    monkeypatch.chdir(tmp_path)
+    several = kind == "outputs"
+    try:
+        (name, *_) = names = [*read(path).outputs]
+    except NetworkError as error:
+        names = sorted(told_outputs(str(error)))
+        name = names[0]
+    assert len(names) == 1 + several
+    if "/" in name:  # which is where no folder is
+        return
+    told = run("convert", path, "--output", name, "--input-range", "-1:1")
+    assert told.exit_code == 2
+    assert f"--output {name}: is a value that the graph gives" in told.output
+    assert f"-o OUT.safetensors, and --output-name {name}" in " ".join(told.output.split())
+    assert not Path(name).exists()
+    chosen = ["--output-name", name] if several else []
+    assert f"--output {name}: is a value" in run("convert", path, "-o", name, *chosen, "--input-range", "-1:1").output
+    fine("convert", path, "-o", f"{name}.safetensors", *chosen, "--input-range", "-1:1")
 
 
 def test_live_models_of_several_outputs() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -210,6 +210,7 @@ def command(
         raise click.UsageError("give the file to write with -o OUT.safetensors, or --dry-run to look only")
     from xnorinfer.conversion import convert_file, require_expected
     from xnorinfer.converters import read_source
+    from xnorinfer.converters.graphs.structure import told_outputs
     from xnorinfer.converters.reading import ConvertOptions
     from xnorinfer.files import require_writable
     from xnorinfer.keywords import input_mapping
@@ -247,9 +248,11 @@ def command(
         with screen.waiting(f"reading and packing {source}"):
             conversion = convert_file(source, options, rows)
     except (NetworkError, SourceError) as error:
+        _require_a_file(output, told_outputs(str(error)))
         if write_net is not None and net_file is None:
             _write_draft(write_net, source, error, max_memory)
         raise
+    _require_a_file(output, [*conversion.reading.outputs, output_name])
     show(source, conversion)
     if expected is not None:
         with screen.stages() as report:
@@ -271,6 +274,15 @@ def command(
         screen.say(f"wrote {written}, {size_text(written.stat().st_size)}", "bold")
     if as_json:
         screen.give(result_of(source, conversion, written, write_net))
+
+
+def _require_a_file(output: Path | None, names: Collection[str | None]) -> None:
+    """Raise OptionError where --output names a value that the graph gives, as others have options of that name."""
+    if output is not None and str(output) in names and output.suffix != ".safetensors":
+        raise OptionError(
+            f"--output {output}: is a value that the graph gives, and --output takes the file to write: give "
+            f"-o OUT.safetensors, and --output-name {output} where the graph gives several values"
+        )
 
 
 def _write_net(path: Path, source: str, conversion: Conversion, options: ConvertOptions) -> None:
