@@ -120,10 +120,10 @@ class Constants:
             kept = arrays[0].dtype if arrays[0].dtype.kind in "iu" and operation != "ReduceMean" else np.float32
             return self.of(np.asarray(wide).astype(kept), names)
         if operation == "MatMul":
-            if any(array.ndim > 2 for array in arrays):
-                self.problems.refuse(node, "multiplies more than matrices, which is not supported in a binary network")
-            self.room(node, (*arrays[0].shape[:-1], *arrays[1].shape[-1:]))
-            return self.of((arrays[0].astype(np.float64) @ arrays[1].astype(np.float64)).astype(np.float32), names)
+            one, other = (array.astype(np.float64) for array in arrays)
+            outer = np.broadcast_shapes(one.shape[:-2], other.shape[:-2])
+            self.room(node, (*outer, *one.shape[-2:-1], *other.shape[-1:]))
+            return self.of(np.asarray(one @ other, np.float32), names)
         if operation in SHAPING:
             found = SHAPING[operation](self, node, arrays)
             if found is not None:

@@ -182,6 +182,8 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "Sqrt": np.sqrt,
     "Log": np.log,
     "Log2": np.log2,
+    "Sin": np.sin,
+    "Cos": np.cos,
     "IsNaN": lambda x: np.asarray(np.isnan(x), np.float32),
     "Pow": np.power,
 }

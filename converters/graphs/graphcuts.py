@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from xnorinfer.budget import spend_bytes
 from xnorinfer.converters.containers.onnxfile import OnnxNode
 from xnorinfer.converters.graphs.graphvalues import GraphValues
-from xnorinfer.converters.graphs.livevalues import Live, Stage, Value
+from xnorinfer.converters.graphs.livevalues import Constant, Live, Stage, Value
 from xnorinfer.converters.graphs.places import Border, Places, border_of, look_at
 from xnorinfer.converters.graphs.sizes import numbers_of
 from xnorinfer.float32 import F32
@@ -62,6 +62,23 @@ class GraphCuts(GraphValues):
                 )
             chosen[axis] = slice(start, None if end >= END else end, step)
         return self.cut(node, live, self._part(node, places, chosen))
+
+    def gathered(self, node: OnnxNode, live: Live, inputs: Sequence[Value | None]) -> Value:
+        """Parts of a value by their numbers along an axis; one number takes the axis away.  Raises Refused."""
+        if live.expr.op == "lost":
+            return live
+        live = self.bordered(node, live)
+        places, index = self._known_places(node, live), inputs[1]
+        axis = node.attributes.get("axis", 0)
+        if not isinstance(index, Constant) or index.array.dtype.kind not in "iu" or not isinstance(axis, int):
+            self.problems.refuse(
+                node, "takes parts of values by numbers that are not told, which is not supported in a binary network"
+            )
+        axis %= places.ndim + 1
+        if axis == 0:
+            self.problems.refuse(node, "takes some of the samples, which is not supported in a binary network")
+        self.constants.room(node, (places.size // max(places.shape[axis - 1], 1), index.array.size))
+        return self.cut(node, live, np.take(places, index.array.astype(np.int64), axis - 1))
 
     def split(self, node: OnnxNode, live: Live, inputs: Sequence[Value | None]) -> list[Value]:
         """The parts of a value along an axis, one for each output.  Raises Refused."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from xnorinfer.converters.containers.arrays import RawTensor, as_float32
 from xnorinfer.converters.containers.onnxfile import OnnxNode
+from xnorinfer.converters.graphs.behindsums import Signs
 from xnorinfer.converters.graphs.elementwise import Expr
 from xnorinfer.converters.graphs.livevalues import Constant, Live, Stage, Value
 from xnorinfer.converters.graphs.livevalues import Shape as Sizes
@@ -23,6 +24,8 @@ JOINED = (
     "joins two branches of the network by something else than a sum, a difference, a product or a concatenation, which is not "
     "supported in a binary network"
 )
+#: Comparisons of two values that their difference says, which is 0 in float32 for equal ones alone.
+ORDERED = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 
 
 class GraphValues(Stages):
@@ -41,7 +44,7 @@ class GraphValues(Stages):
                 return Sizes()
             return self.constants.elementwise(node, op, [arg for arg in args if isinstance(arg, Constant)])
         if any(one.stage is not lives[0].stage for one in lives):
-            return self.joined(node, op, lives)
+            return self._across(node, op, args)
         live = self._alike(node, lives)
         operands: list[Expr | None] = [None if isinstance(arg, Live) else self._operand(node, arg, live) for arg in args]
         if any(operand is None and not isinstance(arg, Live) for operand, arg in zip(operands, args, strict=True)):
@@ -57,6 +60,23 @@ class GraphValues(Stages):
         if made.op != op:
             self._note_cancelled()
         return dataclasses.replace(live, expr=made)
+
+    def _across(self, node: OnnxNode, op: str, args: Sequence[Value]) -> Value:
+        """Of values of several stages.  A comparison is that of their difference with 0; a choice is the sum of what is chosen,
+        times 1, and of the other, times 0.  Raises Refused."""
+        lives = [arg for arg in args if isinstance(arg, Live)]
+        if op in ORDERED and len(lives) == 2:
+            return self.apply(node, op, self.joined(node, "Sub", lives), self.number(0.0))
+        if op != "Where":
+            return self.joined(node, op, lives)
+        chosen, one, other = args
+        first = self.apply(node, "NotEqual", chosen, self.number(0.0))
+        terms = [
+            self.apply(node, "Mul", share, term)
+            for share, term in ((first, one), (self.apply(node, "Sub", self.number(1.0), first), other))
+            if not (isinstance(term, Constant) and not term.array.any())
+        ]
+        return terms[0] if len(terms) == 1 else self.apply(node, "Add", *terms)
 
     def _alike(self, node: OnnxNode, lives: Sequence[Live]) -> Live:
         """What stands for all of them: they are expressions of one value, in one layout."""
@@ -190,12 +210,19 @@ class GraphValues(Stages):
         """A value of the network that a sum reads; signs among them are -1 and +1.  Raises Refused."""
         found = self.settled(node, live)
         signs = found.stage.signed
-        if signs is not None and (signs.low, signs.high) != (-1, 1):
+        return found if signs is None or (signs.low, signs.high) == (-1, 1) else self.as_numbers(node, found, signs)
+
+    def as_numbers(self, node: OnnxNode, live: Live, signs: Signs) -> Live:
+        """Signs that stand for two other numbers, as these.  Raises Refused."""
+        half, middle = np.float32((signs.high - signs.low) / 2), np.float32((signs.high + signs.low) / 2)
+        if (middle - half, middle + half) != (np.float32(signs.low), np.float32(signs.high)):
             told = f"signs that stand for {signs.low:g} and {signs.high:g}"
-            self.problems.refuse(
-                node, f"joins {told} with other values, which is not supported in a binary network: needed are -1 and 1"
-            )
-        return found
+            reason = "which is not supported in a binary network: no product and sum in float32 makes them of -1 and 1"
+            self.problems.refuse(node, f"joins {told} with other values, {reason}")
+        steps = [(name, number) for name, number, none in (("mul", half, 1), ("add", middle, 0)) if number != none]
+        at = self.once(f"{live.stage.layer}.numbers", Steps.of(*steps), live.stage.at) if steps else live.stage.at
+        stage = dataclasses.replace(live.stage, leaf=self.table.value(node.name), at=at, signed=None, pieces=())
+        return Live(stage.leaf, stage, places=live.places)
 
     def concatenated(self, node: OnnxNode, inputs: Sequence[Value | None]) -> Value:
         """Values one behind the other in their channels.  Raises Refused."""

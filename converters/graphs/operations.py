@@ -254,9 +254,8 @@ def _multi_threshold(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None
 
 Spelling = Callable[[Maths, OnnxNode, Sequence[Value | None]], Value]
 ELEMENTWISE: dict[str, Spelling] = {
-    **dict.fromkeys(
-        (*RISING, *COMPARISONS, "Sub", "Mul", "Div", "Neg", "Abs", "IsNaN", "Sqrt", "Log", "Log2", "Where", "NotEqual"), _plain
-    ),
+    **dict.fromkeys((*RISING, *COMPARISONS, "Sub", "Mul", "Div", "Neg", "Abs", "IsNaN", "Where", "NotEqual"), _plain),
+    **dict.fromkeys(("Sqrt", "Log", "Log2", "Sin", "Cos"), _plain),
     **{name: _many(op) for name, op in (("Add", "Add"), ("Sum", "Add"), ("Min", "Min"), ("Max", "Max"))},
     **{name: _many(op) for name, op in (("And", "Min"), ("Or", "Max"), ("Xor", "NotEqual"))},
     "Not": _not,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NoReturn
 
 from xnorinfer.converters.containers.onnxfile import OnnxGraph, OnnxNode
@@ -64,6 +65,16 @@ class Problems:
         self.add_node(node, reason)
         self.damaged = True
         raise Refused
+
+    @contextlib.contextmanager
+    def unheard(self) -> Iterator[None]:
+        """Within this nothing that is wrong is kept."""
+        kept = self._found, self._kinds, self.damaged
+        self._found, self._kinds = {}, {}
+        try:
+            yield
+        finally:
+            self._found, self._kinds, self.damaged = kept
 
     def other_kind(self, node: OnnxNode, kind: str) -> NoReturn:
         """It is no binary dense network at all: this alone is told, and not what follows from it.  Raises Refused."""

@@ -41,16 +41,23 @@ def choose_output(graph: OnnxGraph, options: ConvertOptions, notes: Notes, about
     if len(graph.outputs) > 1:
         others = ", ".join(other for other in graph.outputs if other != name)
         notes.assumptions.append(Assumption("output", f"{name}; left out: {others}", "option"))
-    needed = {name}
-    kept: list[OnnxNode] = []
-    for node in reversed(in_order(graph.nodes)[0]):  # those in a circle may be needed
-        spend_steps(what="looking for what leads to an output")
-        if any(output in needed for output in node.outputs):
-            needed.update(node.inputs)
-            kept.append(node)
-    names = {id(node) for node in kept}
-    nodes = tuple(node for node in graph.nodes if id(node) in names)
+    needed = leading_nodes(graph.nodes, (name,))
+    nodes = tuple(node for node in graph.nodes if id(node) in needed)
     return dataclasses.replace(graph, nodes=nodes, outputs=(name,)), graph.outputs.index(name)
+
+
+def leading_nodes(nodes: Sequence[OnnxNode], outputs: Sequence[str]) -> set[int]:
+    """The ids of the nodes that lead to some values."""
+    giver = _givers(nodes)
+    kept: set[int] = set()
+    left = list(outputs)
+    while left:
+        spend_steps(what="looking for what leads to an output")
+        at = giver.get(left.pop())
+        if at is not None and id(nodes[at]) not in kept:
+            kept.add(id(nodes[at]))
+            left += nodes[at].inputs
+    return kept
 
 
 def in_order(nodes: Sequence[OnnxNode]) -> tuple[list[OnnxNode], list[OnnxNode]]:

@@ -32,7 +32,7 @@ from xnorinfer.converters.graphs.operations import ELEMENTWISE, spelled
 from xnorinfer.converters.graphs.places import border_of
 from xnorinfer.converters.graphs.problems import NAMED, Problems, Refused
 from xnorinfer.converters.graphs.sizes import computed_shape, shape_of
-from xnorinfer.converters.graphs.structure import checked, choose_output, output_lines
+from xnorinfer.converters.graphs.structure import checked, choose_output, leading_nodes, output_lines
 from xnorinfer.converters.graphs.weights import contraction
 from xnorinfer.converters.networkparts import Sign, Wired, layers_of, leading_to, numbers_leading_to
 from xnorinfer.converters.reading import Assumption, ConvertOptions, Notes, Reading, TensorUse
@@ -143,10 +143,11 @@ class Walk(GraphLayers, GraphMaps):
         for name, tensor in self.graph.constants.items():
             self.values[name] = self.constants.of(tensor.array, (name,))
         nodes, circular = checked(self.graph, self.notes, self.problems)
+        needed = leading_nodes(nodes, self.graph.outputs)
         for index, node in enumerate(nodes):
             spend_steps(NODE_STEPS, "walking its graph")
             if index not in circular:
-                self._guarded(node)
+                self._guarded(node, needed=id(node) in needed)
         with contextlib.suppress(Refused):
             return self._end()
         return self.wired
@@ -165,11 +166,16 @@ class Walk(GraphLayers, GraphMaps):
 
     # ---------------------------------------------------------------- nodes
 
-    def _guarded(self, node: OnnxNode) -> None:
-        """Missing inputs, shapes that do not go together, numbers where shapes belong: no graph that ONNX allows."""
+    def _guarded(self, node: OnnxNode, *, needed: bool) -> None:
+        """Missing inputs, shapes that do not go together, numbers where shapes belong: no graph that ONNX allows.
+
+        needed: whether it leads to an output; of others nobody asks what they compute.
+        """
         try:
             try:
-                self._visit(node)
+                inputs = self._inputs(node)
+                with contextlib.nullcontext() if needed else self.problems.unheard():
+                    self._visit(node, inputs)
             except (IndexError, ValueError, TypeError, AttributeError, AssertionError, KeyError, OverflowError) as error:
                 self.problems.refuse(node, f"is malformed ({error})")
         except Refused:
@@ -181,17 +187,21 @@ class Walk(GraphLayers, GraphMaps):
         for name in node.outputs:
             self.values[name] = self.nothing() if live else Unread()
 
-    def _visit(self, node: OnnxNode) -> None:
+    def _inputs(self, node: OnnxNode) -> list[Value | None]:
+        """What a node reads, None where an input is left out.  Raises Refused where the graph does not hang together."""
         if node.operation in STATED and not self.problems.written:
             self.problems.refuse(node, "is not supported in a binary network")
         if any(name in self.values for name in node.outputs if name):
             self.problems.refuse(node, "gives a value that another node gives, or the file, as well: is malformed")
-        if node.operation == "Constant":
-            self.values[node.outputs[0]] = self._given(node)
-            return
         inputs = [self.values.get(name) if name else None for name in node.inputs]
         if any(value is None and name for value, name in zip(inputs, node.inputs, strict=True)):
             self.problems.refuse(node, "uses a value that nothing computes")
+        return inputs
+
+    def _visit(self, node: OnnxNode, inputs: Sequence[Value | None]) -> None:
+        if node.operation == "Constant":
+            self.values[node.outputs[0]] = self._given(node)
+            return
         known = [value for value in inputs if value is not None]
         if any(isinstance(value, Unread) for value in known):
             self._pass_over(node)
@@ -268,6 +278,9 @@ class Walk(GraphLayers, GraphMaps):
         if operation == "Slice":
             self.use_all(others, "shape or setting")
             return self.sliced(node, lives[0], inputs)
+        if operation == "Gather" and isinstance(inputs[0], Live):
+            self.use_all(others, "shape or setting")
+            return self.gathered(node, inputs[0], inputs)
         if operation in MOVES:
             self.use_all(others, "shape or setting")
             return self.move(node, lives[0], inputs)

@@ -37,6 +37,7 @@ SCHEMAS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_JOINING, ("tensors", "dim")),
     "slice": ("self", "dim", "start", "end", "step"),
     "narrow": ("self", "dim", "start", "length"),
+    "select": ("self", "dim", "index"),
     **dict.fromkeys(("split", "split_with_sizes"), ("self", "split_size", "dim")),
     "chunk": ("self", "chunks", "dim"),
     "channel_shuffle": ("self", "groups"),
@@ -141,7 +142,22 @@ def _part(recorder: Recording, value: Ref, axis: int, start: int, end: int | Non
     if (start, step) == (0, 1) and (end is None or end >= END):
         return recorder.view("Identity", value)
     numbers = (start, END if end is None else min(end, END), axis, step)
-    return recorder.view("Slice", value, *(recorder.constant(np.array([number], np.int64)) for number in numbers))
+    result = recorder.view("Slice", value, *(recorder.constant(np.array([number], np.int64)) for number in numbers))
+    shape = recorder.shape_of(value)
+    if shape is not None and -len(shape) <= axis < len(shape):
+        sizes = list(shape)
+        sizes[axis] = len(range(*slice(start, end, step).indices(shape[axis])))
+        recorder.shapes[result.name] = tuple(sizes)
+    return result
+
+
+def _selected(recorder: Recording, operation: str, given: dict[str, Any]) -> Ref:
+    """One of an axis, which is gone then."""
+    value = recorder.tensor(operation, given.get("self"))
+    axis, index = given.get("dim", 0), given.get("index")
+    if type(axis) is not int or type(index) is not int:
+        recorder.refuse(operation, "takes a part of a tensor that is not told in numbers")
+    return recorder.view("Squeeze", _part(recorder, value, axis, index, None if index == -1 else index + 1), axes=(axis,))
 
 
 def _apart(recorder: Recording, operation: str, given: dict[str, Any]) -> Any:
@@ -257,6 +273,7 @@ HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(("constant_pad_nd", "pad"), _pad),
     **dict.fromkeys(_JOINING, _joined),
     **dict.fromkeys(("slice", "narrow"), _sliced),
+    "select": _selected,
     **dict.fromkeys(("split", "split_with_sizes", "chunk"), _apart),
     "channel_shuffle": _shuffled,
 }

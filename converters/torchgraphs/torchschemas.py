@@ -72,7 +72,7 @@ UNARY = {
     "sign": "Sign", "sgn": "Sign", "neg": "Neg", "negative": "Neg", "abs": "Abs", "absolute": "Abs", "floor": "Floor",
     "ceil": "Ceil", "trunc": "Trunc", "fix": "Trunc", "relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid", "exp": "Exp",
     "log": "Log", "log2": "Log2", "sqrt": "Sqrt", "reciprocal": "Reciprocal", "log_sigmoid": "LogSigmoid", "atan": "Atan",
-    "logical_not": "Not", "bitwise_not": "Not", "isnan": "IsNaN",
+    "logical_not": "Not", "bitwise_not": "Not", "isnan": "IsNaN", "sin": "Sin", "cos": "Cos",
 }  # fmt: skip
 BINARY = {
     "ge": "GreaterOrEqual", "gt": "Greater", "le": "LessOrEqual", "lt": "Less", "eq": "Equal", "ne": "NotEqual",

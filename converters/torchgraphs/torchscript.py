@@ -371,7 +371,7 @@ class _Run:
             return self._without_tensors(node, operation, positional, named)
         if operation in ("__is__", "__isnot__"):
             return self._arithmetic(node, operation, positional)
-        if space == "ops.prim":
+        if space == "ops.prim" and operation != "abs":  # Python's own functions
             return self._refuse(node, "calls what is not supported")
         return self.recorder.record(operation, positional, named)
 

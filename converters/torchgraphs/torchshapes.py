@@ -25,8 +25,8 @@ def _shape(operation: str, shapes: Sequence[tuple[int, ...]], attributes: Mappin
     first = shapes[0]
     if operation == "Transpose":
         return tuple(first[axis] for axis in attributes["perm"])
-    if operation in ("Reshape", "Expand"):
-        return None  # the recorder says it
+    if operation in ("Reshape", "Expand", "Slice", "Split", "Concat", "Pad", "Gather"):
+        return None  # the recorder says it, or nobody
     if operation == "Unsqueeze":
         return tuple(np.expand_dims(np.broadcast_to(np.empty((), np.bool_), first), attributes["axes"]).shape)
     if operation == "Squeeze":
@@ -38,7 +38,7 @@ def _shape(operation: str, shapes: Sequence[tuple[int, ...]], attributes: Mappin
             return tuple(1 if axis in axes else size for axis, size in enumerate(first))
         return tuple(size for axis, size in enumerate(first) if axis not in axes)
     if operation == "MatMul":
-        return (*first[:-1], *shapes[1][-1:]) if len(first) == len(shapes[1]) == 2 else None
+        return (*np.broadcast_shapes(first[:-2], shapes[1][:-2]), first[-2], shapes[1][-1])
     if operation == "Gemm":
         return (*first[:-1], shapes[1][0])
     if operation == "Einsum":

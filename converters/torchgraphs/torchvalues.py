@@ -46,7 +46,12 @@ class Parts:
 
 
 class Recording(Protocol):
-    """What makes nodes of operations: `torchops.Recorder`, which says what these do."""
+    """What makes nodes of operations: `torchops.Recorder`, which says what these do.
+
+    shapes: those of tensors of the file, and of what is made of such, as far as they are known.
+    """
+
+    shapes: dict[str, tuple[int, ...] | None]
 
     def refuse(self, operation: str, reason: str) -> NoReturn: ...
 

@@ -71,7 +71,7 @@ def onnx_file(folder: Path, kind: str) -> Path:
         nodes += [*sign("d", "e"), *sign("e", "i")]
         value = "i"
     elif kind == "circle":
-        nodes += [add("Add", ["d", "q"], "p"), add("Relu", ["p"], "q"), add("Relu", ["q"], "i"), add("Det", ["d"], "r")]
+        nodes += [add("Det", ["d"], "r"), add("Add", ["r", "q"], "p"), add("Relu", ["p"], "q"), add("Relu", ["q"], "i")]
         value = "i"
     nodes += [*sign(value, "t"), add("Flatten", ["t"], "v")]
     nodes += [add("MatMul", ["v", "f"], "first"), add("MatMul", ["v", "g"], "second")]

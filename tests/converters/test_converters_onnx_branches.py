@@ -252,6 +252,20 @@ def test_what_leads_nowhere_is_left_out(tmp_path: Path) -> None:
     (told,) = [assumption for assumption in reading.assumptions if assumption.what == "left out"]
     assert told.value == "Conv_v3: nothing that leads to the scores reads them"
 
+    def of_all_channels(g: Graph) -> str:  # which XNOR-Net's code takes for its gradient
+        x = g.start()
+        g("Sqrt", g("ReduceMean", g("Abs", x), axes=(1,)))
+        return g.end(g("Add", x, g.conv(g.sign(x), 8, 8)), 8)
+
+    assert len(read(of_all_channels, tmp_path).net.linears) == 3
+
+    def dangling(g: Graph) -> str:
+        g("Abs", "nothing")
+        return of_all_channels(g)
+
+    with pytest.raises(NetworkError, match=r"Abs_v0 \(Abs\) uses a value that nothing computes"):
+        read(dangling, tmp_path)
+
 
 def quotient(g: Graph) -> str:
     x = g.start()
@@ -283,7 +297,7 @@ def two_ways(g: Graph) -> str:
 
 def other_signs(g: Graph) -> str:
     x = g.start()
-    bits = g("Where", g("Greater", x, ZERO), ONE, ZERO)
+    bits = g("Where", g("Greater", x, ZERO), ONE, np.array(1e-9, F))
     return g.end(g("Add", g.conv(g.sign(x), 8, 8), bits), 8)
 
 
@@ -318,7 +332,7 @@ REFUSED: dict[str, tuple[Callable[[Graph], Any], str]] = {
     "lines": (lines, r"Concat_v4 \(Concat\) joins values 6 x 10 x 8, 6 x 10 x 8 along another axis"),
     "the input": (raw, r"Add_v1 \(Add\) joins the input itself, before the first layer"),
     "the input in two ways": (two_ways, r"Conv_v2 \(Conv\) reads the input in another way than Conv_v0 does"),
-    "other signs": (other_signs, r"joins signs that stand for 0 and 1 with other values.*needed are -1 and 1"),
+    "other signs": (other_signs, r"joins signs that stand for 1e-09 and 1 with other values.*makes them of -1 and 1"),
     "constants beside": (constants_beside, "joins values of the network and constants"),
     "given twice": (twice, "gives a value that another node gives, or the file, as well"),
     "fewer axes": (part_of_axes, "takes a part of values, and does not say which: is malformed"),

@@ -229,6 +229,26 @@ class Bordered(nn.Module):
         return wide[:, :, :-1, 1:-1] + functional.pad(x, (0, 1, 0, 0))[:, :, :-1, :-1]
 
 
+class Compared(nn.Module):
+    """LAB's signs, of which of two depthwise convolutions is larger; what FracBNN adds where a sum is above a threshold; a
+    choice between two values.  What nobody asks for is no part of it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.both = nn.Conv2d(channels, 2 * channels, 3, padding=1, groups=channels)
+        self.first, self.second = (BinaryConv(channels, channels, 3, padding=1, bias=False) for _ in range(2))
+        self.norm, self.other = nn.BatchNorm2d(channels), nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, channels, height, width = x.shape
+        y = self.both(x).view(rows, channels, 2, height, width)
+        x.abs().mean(1, keepdim=True)
+        bits = torch.where(y[:, :, 0] > y[:, :, -1], 1.0, -1.0)
+        first = self.first(bits)
+        found = self.norm(first) + (first > 2.0).float() * self.other(self.second(bits))
+        return torch.where(first <= 0.0, found, x) + 0.25 * (first < -4.0).float()
+
+
 def _network(stem: int, *blocks: nn.Module, channels: int) -> nn.Module:
     """A float stem and head around blocks."""
     return nn.Sequential(
@@ -260,6 +280,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "channels apart": lambda: _network(8, Residual(8, 8), Split(8), Split(8), channels=8),
     "gated": lambda: _network(8, Gated(8), Squeezed(8), Residual(8, 8), channels=8),
     "scaled": lambda: _network(8, Scaled(8, 16), nn.MaxPool2d(2), Scaled(16, 16), nn.BatchNorm2d(16), channels=16),
+    "compared": lambda: _network(8, Compared(8), Compared(8), channels=8),
     "bordered": lambda: _network(8, Residual(8, 8), Bordered(), Residual(8, 8), channels=8),
 }
 

@@ -336,7 +336,8 @@ def _(op: Norm, name: str, problems: Problems, read: Seen) -> Seen:
 @result_of.of(Steps)
 def _(op: Steps, name: str, problems: Problems, read: Seen) -> Seen:
     words = dict.fromkeys(step.word for step in op.steps)
-    _reads_reals(name, f"{', '.join(words)} must follow a dense layer or BatchNorm", problems, read)
+    if not _is_signs(read.value.domain) or read.raw:  # which are numbers, where they are no inputs
+        _reads_reals(name, f"{', '.join(words)} must follow a dense layer or BatchNorm", problems, read)
     return read.becomes(name, Value(read.value.shape, REALS))
 
 
