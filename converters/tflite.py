@@ -25,6 +25,7 @@ from xnorinfer.converters.containers.arrays import STORED, RawTensor, element_co
 from xnorinfer.converters.containers.flatbuffer import MalformedError, Table, flex_map
 from xnorinfer.converters.containers.onnxfile import NUMBERS, Attribute, OnnxGraph, OnnxNode
 from xnorinfer.converters.graphs.channelslast import (
+    END,
     dilated,
     on_channels_last,
     on_column,
@@ -36,6 +37,7 @@ from xnorinfer.converters.graphs.channelslast import (
 from xnorinfer.converters.graphs.signsagain import OF_ITS_LAYER
 from xnorinfer.converters.graphs.walk import read_graph
 from xnorinfer.converters.reading import Assumption, ConvertOptions, Reading
+from xnorinfer.converters.tfliteoperators import called, ones_between, padding_of, pair, window_of
 from xnorinfer.errors import NetworkError, SourceError
 from xnorinfer.net.windows import Window
 
@@ -46,15 +48,10 @@ _TYPES = dict(
     enumerate(["float32", "float16", "int32", "uint8", "int64", "string", "bool", "int16", "complex64", "int8", "float64"])
 )
 _QUANTIZED = (3, 7, 9)
-#: BuiltinOperator -> ONNX's name, where both mean the same.
-_ONNX = {
-    **{0: "Add", 18: "Mul", 41: "Sub", 42: "Div", 8: "Floor", 14: "Sigmoid", 19: "Relu", 25: "Softmax", 28: "Tanh"},
-    **{47: "Exp", 50: "LogSoftmax", 54: "PRelu", 55: "Max", 57: "Min", 56: "ArgMax", 58: "Less", 59: "Neg", 61: "Greater"},
-    **{62: "GreaterOrEqual", 63: "LessOrEqual", 64: "Where", 123: "Where", 71: "Equal", 75: "Sqrt", 78: "Pow", 101: "Abs"},
-    **{116: "Round", 158: "Sign", 74: "ReduceSum", 87: "Not", 84: "Or", 86: "And"},
-}
 _CAST, _CONVOLUTION, _DEPTHWISE, _FULLY_CONNECTED, _CUSTOM, _RELU6, _RELU_N1, _LEAKY = 53, 3, 4, 9, 32, 21, 20, 98
 _CONCATENATION, _PART = 2, 45  # STRIDED_SLICE
+_MUL, _TRANSPOSE, _SLICE = 18, 39, 65
+_SPLITS = (49, 102)  # SPLIT, SPLIT_V
 #: SHAPE, STRIDED_SLICE and PACK, of whole numbers: the shape that a RESHAPE is told, which the file says of what it gives.
 _OF_SHAPES, _INT32 = (77, _PART, 83), 2
 _SHAPED = (22, 43, 70)  # RESHAPE, SQUEEZE, EXPAND_DIMS
@@ -67,7 +64,6 @@ _REDUCTIONS = {40: ("ReduceMean", "GlobalAveragePool"), 82: ("ReduceMax", "Globa
 _FUSED = {_CONCATENATION: 1, 0: 0, 18: 0, 41: 0, 42: 0, _FULLY_CONNECTED: 0, _CONVOLUTION: 3, _DEPTHWISE: 4, 17: 5, 1: 5}
 #: Fields of the dilations, (height, width), in the options of convolutions.
 _DILATIONS = {_CONVOLUTION: (5, 4), _DEPTHWISE: (6, 5)}
-_PADDINGS = ("SAME", "VALID")
 _ACTIVATIONS: dict[int, tuple[str, dict[str, Attribute]]] = {
     1: ("Relu", {}),
     2: ("Clip", {"min": -1.0, "max": 1.0}),
@@ -224,7 +220,7 @@ class _Model:
         elif kind in (_CONVOLUTION, _DEPTHWISE):
             yield from self._convolution(kind, inputs, options, result, name)
         elif kind in _POOLS:
-            window = _window(options, sizes=(4, 3))
+            window = window_of(options, sizes=(4, 3))
             made = OnnxNode(_POOLS[kind], name, (self._name(inputs[0]),), (result,), window)
             column = inputs[0] in self._columns and window["kernel_shape"][1] == 1  # type: ignore[index]
             yield from on_column(made) if column else on_channels_last(made)
@@ -260,12 +256,25 @@ class _Model:
                 *(one.tolist() for one in numbers if one is not None), *(options.number(i, "i") for i in range(3))
             )
             yield OnnxNode("Slice", name, (self._name(inputs[0]),), (result,), given)
+        elif kind == _TRANSPOSE:
+            perm = self._whole_numbers(inputs, 1, name)
+            yield OnnxNode("Transpose", name, (self._name(inputs[0]),), (result,), {"perm": perm})
+        elif kind in _SPLITS:
+            yield self._split(kind, inputs, outputs, name)
+        elif kind == _SLICE:
+            starts, sizes = (self._whole_numbers(inputs, place, name) for place in (1, 2))
+            if len(starts) != len(sizes):
+                raise MalformedError(f"has a part {name} of {len(starts)} starts and {len(sizes)} sizes")
+            ends = tuple(END if size < 0 else start + size for start, size in zip(starts, sizes, strict=True))
+            yield OnnxNode("Slice", name, (self._name(inputs[0]),), (result,), {"starts": starts, "ends": ends})
+        elif kind == _MUL and len(inputs) == 2:
+            yield from self._product(inputs, result, name)
         elif kind == _LEAKY:
             alpha = options.real(0) if options is not None else 0.0
             yield OnnxNode("LeakyRelu", name, (self._name(inputs[0]),), (result,), {"alpha": float(str(np.float32(alpha)))})
         else:
             names = tuple(self._name(index) if index >= 0 else "" for index in inputs)
-            yield OnnxNode(_ONNX.get(kind, f"TFLite operator {kind}"), name, names, (result,))
+            yield OnnxNode(called(kind), name, names, (result,))
         yield from self._activation(fused, result, name)
 
     def _activation(self, fused: int, value: str, name: str) -> Iterator[OnnxNode]:
@@ -304,7 +313,7 @@ class _Model:
             raise MalformedError(f"has a convolution {name} of {' and '.join(map(str, axes))} axes, needed are 4")
         channels, depth = self._shape(inputs[0])[3], self._shape(inputs[1])[3]
         group = channels if kind == _DEPTHWISE else max(1, channels // max(1, depth))
-        window = {**_window(options, dilations=_DILATIONS[kind]), "group": group}
+        window = {**window_of(options, dilations=_DILATIONS[kind]), "group": group}
         yield from self._conv(names, (3, 0, 1, 2) if kind == _DEPTHWISE else (0, 3, 1, 2), window, result, name)
 
     def _conv(
@@ -319,7 +328,7 @@ class _Model:
     def _reshaped(self, value: int, output: int, result: str, name: str) -> Iterator[OnnxNode]:
         """RESHAPE and the like: the file says the shape of what they give."""
         before, shape = self._shape(value), self._shape(output)
-        ones = _ones_between(before, shape)
+        ones = ones_between(before, shape)
         if ones is not None and max(len(before), len(shape)) > 2:
             operation, places = ones
             if operation == "Unsqueeze" and places == (2,) and len(shape) == 4:
@@ -336,6 +345,38 @@ class _Model:
         if pads is None or filled is None or pads.ndim != 2 or pads.shape[1] != 2 or filled.size != 1:
             raise MalformedError(f"has a padding {name} that is not constant")
         yield from padded(name, self._name(inputs[0]), result, pads.tolist(), float(filled.reshape(())))
+
+    def _whole_numbers(self, inputs: tuple[int, ...], place: int, name: str) -> tuple[int, ...]:
+        """The whole numbers that an operator is told.  Raises MalformedError."""
+        found = self._constant(inputs[place]) if 0 <= place < len(inputs) else None
+        if found is None or found.ndim > 1 or found.dtype.kind != "i":
+            raise MalformedError(f"has an operator {name} whose settings are no constant whole numbers")
+        return tuple(found.reshape(-1).tolist())
+
+    def _split(self, kind: int, inputs: tuple[int, ...], outputs: tuple[int, ...], name: str) -> OnnxNode:
+        """SPLIT (axis, values) into equal parts, or SPLIT_V (values, sizes, axis)."""
+        equal = kind == _SPLITS[0]
+        axis = self._whole_numbers(inputs, 0 if equal else 2, name)
+        value = inputs[1 if equal else 0] if len(inputs) > 1 else -1
+        if len(axis) != 1:
+            raise MalformedError(f"takes values apart in {name} along {len(axis)} axes")
+        parts = [self._shape(index)[axis[0]] for index in outputs]
+        return OnnxNode(
+            "Split", name, (self._name(value),), tuple(map(self._name, outputs)), {"axis": axis[0], "split": tuple(parts)}
+        )
+
+    def _product(self, inputs: tuple[int, ...], result: str, name: str) -> Iterator[OnnxNode]:
+        """MUL: a vector of one sample, (1, channels), stands for the same beside each pixel of a map."""
+        names = []
+        axes = max(len(self._shape(index)) for index in inputs)
+        for index in inputs:
+            shape, value = self._shape(index), self._name(index)
+            if value not in self.constants and len(shape) == 2 < axes and shape[0] == 1:
+                spread = f"{result}: {value} of each pixel"
+                yield from reshaped(name, value, spread, (0, *(1,) * (axes - 2), shape[1]))
+                value = spread
+            names.append(value)
+        yield OnnxNode("Mul", name, tuple(names), (result,))
 
     def _reduced(self, kind: int, inputs: tuple[int, ...], output: int, result: str, name: str) -> Iterator[OnnxNode]:
         """MEAN and REDUCE_MAX, of height and width or of anything else."""
@@ -371,8 +412,8 @@ class _Model:
             yield from self._bconv(flex_map(operator.bytes(5)), inputs, operator.integers(2)[0], name)
         elif custom == "LceBMaxPool2d":
             said = flex_map(operator.bytes(5))
-            window = window_attributes(_pair(said, "stride_{}", name), (), _padding(said.get("padding"), name))
-            window["kernel_shape"] = _pair(said, "filter_{}", name)
+            window = window_attributes(pair(said, "stride_{}", name), (), padding_of(said.get("padding"), name))
+            window["kernel_shape"] = pair(said, "filter_{}", name)
             yield from on_channels_last(OnnxNode("MaxPool", name, (self._name(inputs[0]),), (name,), window))
         else:
             yield OnnxNode(custom or "custom", name, tuple(self._name(index) for index in inputs if index >= 0), (name,))
@@ -429,8 +470,8 @@ class _Model:
     ) -> Iterator[OnnxNode]:
         """The sums of a convolution of bits, whose maps have 0 or +1 outside."""
         image, kernel = self._name(inputs[0]), self._name(inputs[1])
-        strides, dilations = _pair(options, "stride_{}", name), _pair(options, "dilation_{}_factor", name)
-        padding = _padding(options.get("padding"), name)
+        strides, dilations = pair(options, "stride_{}", name), pair(options, "dilation_{}_factor", name)
+        padding = padding_of(options.get("padding"), name)
         if options.get("pad_values") and padding == "SAME":
             (height, width), sizes = self._shape(inputs[0])[1:3], self.constants[kernel].array.shape[1:3]
             top, bottom, left, right = Window(sizes, strides, dilations).same(height, width).padding
@@ -454,45 +495,3 @@ class _Model:
         self.constants[label] = RawTensor(label, bound.astype(np.float32), "int32")
         yield OnnxNode("Sub", f"{name}: threshold", (value, label), (f"{name}: beyond",))
         yield OnnxNode("BipolarQuant", name, (f"{name}: beyond", self._scalar(name, 1.0)), (name,))
-
-
-def _window(
-    options: Table | None, *, sizes: tuple[int, int] | None = None, dilations: tuple[int, int] | None = None
-) -> dict[str, Attribute]:
-    """Strides, padding and dilations, or size, in the options of a convolution or a pool: sizes, dilations: fields, (height,
-    width)."""
-    if options is None:
-        raise MalformedError("has a window without options")
-    padding = _padding(options.number(0, "b"), "")
-    strides = options.number(2), options.number(1)
-    found = window_attributes(
-        strides, () if dilations is None else [options.number(one, default=1) for one in dilations], padding
-    )
-    if sizes is not None:
-        found["kernel_shape"] = tuple(map(options.number, sizes))
-    return found
-
-
-def _padding(said: Any, name: str) -> str:
-    """What the schema calls Padding, by number or name."""
-    found = _PADDINGS[said] if isinstance(said, int) and 0 <= said < len(_PADDINGS) else said
-    if found not in _PADDINGS:
-        raise MalformedError(f"has a window {name} with the padding {said!r}")
-    return str(found)
-
-
-def _pair(options: dict[str, Any], called: str, name: str) -> tuple[int, int]:
-    """Two whole numbers of Larq's options, of height and width."""
-    found = tuple(options.get(called.format(axis)) for axis in ("height", "width"))
-    if not all(isinstance(number, int) for number in found):
-        raise MalformedError(f"has a window {name} without {called.format('height')} or {called.format('width')}")
-    return found  # type: ignore[return-value]
-
-
-def _ones_between(before: tuple[int, ...], shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]] | None:
-    """What makes a shape of another by one axis of length 1, more or less, and where it is; None where that does not."""
-    longer, shorter = (shape, before) if len(shape) > len(before) else (before, shape)
-    if len(longer) != len(shorter) + 1:
-        return None
-    places = [axis for axis in range(1, len(longer)) if longer[axis] == 1 and longer[:axis] + longer[axis + 1 :] == shorter]
-    return None if not places else ("Unsqueeze" if longer is shape else "Squeeze", (places[0],))

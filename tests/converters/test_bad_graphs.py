@@ -217,7 +217,10 @@ WRONG: dict[str, dict[str, tuple[str, ...]]] = {
         "TorchScript": (r"node cumsum7 \(cumsum\) is not", r"node erfinv8 \(erfinv\) is not"),
         "Keras": (r"unit \(UnitNormalization\)", r"up \(UpSampling2D\) is not supported"),
         "SavedModel": (r"its tensors do not say", r"could not be followed instead: .*/unit/l2_normalize/Sum \(Sum\)"),
-        "TensorFlow Lite": (r"/up/.*\(TFLite operator 97\) is not", r"/unit/l2_normalize \(TFLite operator 11\) is not"),
+        "TensorFlow Lite": (
+            r"/up/.*\(TFLite operator 97 RESIZE_NEAREST_NEIGHBOR\) is not",
+            r"/unit/l2_normalize \(TFLite operator 11 L2_NORMALIZATION\) is not",
+        ),
     },
     "outputs": {
         **dict.fromkeys(

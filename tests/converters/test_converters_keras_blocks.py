@@ -129,6 +129,26 @@ def test_what_is_shared_has_a_name_of_its_own_and_is_told_once() -> None:
     assert len(set(tensors)) == len(tensors)
 
 
+def shuffled(x: Any) -> Any:
+    """A channel shuffle, channels taken apart, and a gate without a reshape of its own."""
+    first, second = tf.split(x, [4, 12], axis=-1)
+    value = tf.concat([unit(12, size=1)(second), unit(4)(first)], -1)
+    value = tf.reshape(tf.transpose(tf.reshape(value, [-1, 9, 8, 2, 8]), [0, 1, 2, 4, 3]), [-1, 9, 8, 16])
+    gate = keras2.layers.Dense(16, activation="sigmoid")(keras2.layers.GlobalAveragePooling2D()(value))
+    value = keras2.layers.Multiply()([unit()(value), keras2.layers.Reshape((1, 1, 16))(gate)])
+    one, other = tf.split(value, 2, axis=-1)
+    return tf.concat([one - other, tf.slice(other, [0, 0, 0, 2], [-1, 9, 8, 4])], -1)
+
+
+def test_parts_and_gates_of_tensorflow_lite(tmp_path: Path) -> None:
+    model = of_larq(shuffled)
+    wanted = model(X.astype(np.float32) / np.float32(127.5) - 1, training=False).numpy()
+    spec = tf.TensorSpec((1, *X.shape[1:]), tf.float32)
+    traced = tf.function(lambda x: model(x, training=False)).get_concrete_function(spec)
+    (tmp_path / "model.tflite").write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([traced], model).convert())
+    agrees(read_source(tmp_path / "model.tflite", OPTIONS), wanted)
+
+
 @keras3.saving.register_keras_serializable("xnorinfer_tests", "QuantConv2D")  # type: ignore[untyped-decorator]
 class QuantConv2D(keras3.layers.Conv2D):  # type: ignore[misc]
     def call(self, inputs: Any) -> Any:

@@ -33,7 +33,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("converters.assemble",),
     ("converters.usual",),
     ("converters.graphs", "converters.naming"),
-    ("converters.kerasmodels", "converters.torchgraphs", "converters.mxnetgraphs"),
+    ("converters.kerasmodels", "converters.torchgraphs", "converters.mxnetgraphs", "converters.tfliteoperators"),
     ("converters.tfgraphs",),
     (
         *("converters.bnnpynq", "converters.keras", "converters.mxnet", "converters.onnx", "converters.tf1"),
