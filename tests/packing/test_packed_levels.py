@@ -16,11 +16,11 @@ from seeds import seeds
 from xnorinfer.engine.margins import Activity, margins
 from xnorinfer.engine.model import Model, canonical_input, random_inputs
 from xnorinfer.engine.plan import Plan
-from xnorinfer.errors import MalformedModelError, ModelFileError, NetworkError
+from xnorinfer.errors import MalformedModelError, ModelFileError
 from xnorinfer.export import ccode, plainarrays
 from xnorinfer.graph import Node
 from xnorinfer.kernels import usable
-from xnorinfer.net import Levels, Linear, Net, Norm, PixelInput, RealInput, Steps, Window
+from xnorinfer.net import Levels, Linear, Net, Norm, PixelInput, Quantize, RealInput, Steps, Window
 from xnorinfer.net.reference import forward, mapped_input, node_outputs
 from xnorinfer.packing import modelfile
 from xnorinfer.packing.description import describe
@@ -197,6 +197,50 @@ def test_deep_layers_sum_exactly() -> None:
         assert (Plan(packed, kernel=kernel.name).run(x) == forward(net, x)).all()
 
 
+@pytest.mark.parametrize(
+    ("channels", "groups", "neurons"), [(6, 3, 9), (128, 2, 256), (24, 24, 48), (130, 2, 128), (64, 4, 20)]
+)
+def test_layers_in_groups_of_channels(channels: int, groups: int, neurons: int) -> None:
+    """Codes from signs, codes, bits and numbers from codes, over the border of a map and without."""
+    rng = np.random.default_rng(channels)
+
+    def grouped(read: int, given: int, size: int) -> Linear:
+        window = Window((size, size), padding=(size // 2,) * 4)
+        return Linear(rng.normal(size=(given, size, size, read // groups)).astype(f), "ge", window=window, groups=groups)
+
+    def norm(count: int, spread: float) -> Norm:
+        gamma = rng.choice([-1, 1], count).astype(f)
+        return Norm(rng.normal(size=count).astype(f), np.full(count, spread**2, f), gamma=gamma, epsilon=1e-4)
+
+    layers = [
+        ("stem", Linear(rng.normal(size=(channels, 1, 1, 2)).astype(f), "ge", window=Window((1, 1)))),
+        ("bn0", norm(channels, 0.7)),
+        ("sign", Quantize("ge")),
+        ("conv1", grouped(channels, channels, 3)),
+        ("bn1", norm(channels, (channels // groups) ** 0.5 * 2)),
+        ("levels1", Levels(-1, 2, step=0.3)),
+        ("conv2", grouped(channels, neurons, 3)),
+        ("bn2", norm(neurons, (channels // groups) ** 0.5)),
+        ("levels2", Levels(0, 4)),
+        ("conv3", grouped(neurons, neurons, 1)),
+        ("bn3", norm(neurons, (neurons // groups) ** 0.5)),
+        ("levels3", Levels(1, 3)),
+        ("conv4", grouped(neurons, neurons, 3)),
+        ("bn4", norm(neurons, (neurons // groups) ** 0.5 * 4)),
+        ("sign4", Quantize("gt")),
+        ("fc", Linear(rng.normal(size=(4, 35 * neurons)).astype(f), "ge")),
+    ]
+    net = Net.chain(PixelInput.range(-1, 1), layers, "ge-zero", (5, 7, 2))
+    packed = lower(net).packed
+    assert [type(node.op) for node in packed.nodes] == [Dot] * 6
+    x = rng.integers(0, 256, (3, 70), dtype=np.uint8)
+    wanted = forward(net, x)
+    for kernel in usable():
+        for threads in (1, 3):
+            assert (Plan(packed, kernel=kernel.name, threads=threads).run(x) == wanted).all(), kernel.name
+    assert not [one.first for one in prove_parts(packed, net, lambda *_: None) if one.differences]
+
+
 @pytest.mark.parametrize("top", [2, 3, 4, 6, 7, 8, 14, 15])
 def test_infinite_numbers_have_the_levels_of_the_ends(top: int) -> None:
     """What has fewer codes than its bits can say has none above the last."""
@@ -209,18 +253,6 @@ def test_infinite_numbers_have_the_levels_of_the_ends(top: int) -> None:
 
 
 # ---------------------------------------------------------------- what is refused, and what proofs find
-
-
-def test_what_cannot_be_packed_is_named() -> None:
-    rng = np.random.default_rng(0)
-    window = Window((1, 1))
-    layers = [
-        ("conv1", Linear(rng.normal(size=(4, 1, 1, 2)).astype(f), "ge", window=window)),
-        ("levels", Levels(0, 3)),
-        ("conv2", Linear(rng.normal(size=(4, 1, 1, 2)).astype(f), "ge", window=window, groups=2)),
-    ]
-    with pytest.raises(NetworkError, match="conv2: reads levels in 2 groups of channels, which cannot be packed"):
-        lower(Net.chain(PixelInput(1, 0, 1), layers, "ge-zero", (3, 3, 2)))
 
 
 def test_levels_that_change_twice_over_the_sums_are_compared_as_numbers() -> None:

@@ -34,7 +34,8 @@ RULES: Any = ("ge", "gt", "round-even", "round-away")
 
 
 class _Builder:
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, grouped: bool) -> None:
+        self.grouped = grouped
         self.rng = np.random.default_rng(seed)
         self.nodes: list[Node[Any]] = []
         self.input: InputMapping = PixelInput(1, 0, 1)
@@ -121,8 +122,11 @@ class _Builder:
         reach = [one - 1 for one in size]
         padding = tuple(int(rng.integers(0, most + 1)) for most in (reach[0], reach[0], reach[1], reach[1]))
         pad = self.choice(0, 0, 1, -1) if signs else 0
-        weights = self.normals(neurons, *size, shape[2])
-        self.add(Linear(weights, self.choice(*RULES), **rest, window=Window(size, stride, padding=padding), pad=pad))
+        groups = 1
+        if self.grouped and self.chance(0.6):
+            groups = self.choice(*(one for one in range(1, shape[2] + 1) if shape[2] % one == 0 and neurons % one == 0))
+        weights, window = self.normals(neurons, *size, shape[2] // groups), Window(size, stride, padding=padding)
+        self.add(Linear(weights, self.choice(*RULES), **rest, window=window, groups=groups, pad=pad))
 
     def between(self, neurons: int) -> None:
         """What stands between sums and levels."""
@@ -185,8 +189,9 @@ class _Builder:
 
 
 def random_net(seed: int, moved: bool = False) -> Net:
-    """A network of a few layers, most of which end in levels.  moved: that are joined, put elsewhere or padded."""
-    b = _Builder(seed)
+    """A network of a few layers, most of which end in levels.  moved: that are joined, put elsewhere or padded, and read in
+    groups of channels."""
+    b = _Builder(seed, grouped=moved)
     b.enter(b.chance(0.6))
     for _ in range(int(b.rng.integers(1, 4))):
         neurons = b.choice(1, 5, 32, 64, 70, 128)

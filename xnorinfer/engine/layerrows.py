@@ -193,15 +193,19 @@ def _(op: Dot, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool, *s
 def _over_levels(op: Dot, kernel: Kernel, read: Value) -> Made:
     one = (1, 1)
     geometry = map_prepack.Geometry(one, one) if op.window is None else _geometry(op.window, read)
-    channels = None if geometry.pointwise else read.shape[-1]
+    channels = None if geometry.pointwise and op.groups == 1 else read.shape[-1] // op.groups
     filled = 0 if op.window is None else channels or 64
-    following = prepack.levels(kernel, op.weights, op.depth, op.limits, read.planes, op.low)
-    if isinstance(op.output, Affine):
-        following |= _steps(kernel, op.output, in_rows=True)
-    counting = prepack.of_planes(kernel, op.weights, op.depth, channels=filled)
+    layers = []
+    for part in np.split(np.arange(op.neurons), op.groups):
+        weights = np.ascontiguousarray(op.weights[part])
+        limits = None if op.limits is None else op.limits[..., part]
+        following = prepack.levels(kernel, weights, op.depth, limits, read.planes, op.low)
+        if isinstance(op.output, Affine):
+            following |= _steps(kernel, op.output.columns(part), in_rows=True)
+        layers.append((prepack.of_planes(kernel, weights, op.depth, channels=filled), following))
     size = pixel_bytes(read, False)
     given = 0 if isinstance(op.output, Affine) else max(1, op.top.bit_length())
-    return map_prepack.over_levels(kernel, counting, following, geometry, size, read.planes, given, channels, op.outside)
+    return map_prepack.over_levels(kernel, layers, geometry, size, read.planes, given, channels, op.outside)
 
 
 def _dot(

@@ -18,7 +18,7 @@ from xnorinfer.kernels import fields
 from xnorinfer.kernels.count_rows import counts_finisher
 from xnorinfer.kernels.driver import call_compute, call_prepare
 from xnorinfer.kernels.layers import whole_group
-from xnorinfer.kernels.map_layers import call_gather, span
+from xnorinfer.kernels.map_layers import call_gather, merge, span
 from xnorinfer.kernels.shapes import grades
 from xnorinfer.kernels.tiles import compare_inputs
 from xnorinfer.kernels.vector_ir import (
@@ -124,8 +124,8 @@ def make_finish_levels(planes: int, integers: bool) -> Callable[..., None]:
 def make_level_strips(planes: int, given: int, lanes: int) -> Callable[..., None]:
     """Tasks of a binary layer over levels, as `map_layers.make_compute_strips` has them; a vector is a map of one pixel.
 
-    INNER: the binary layer that counts, what follows the sums, and for each plane how windows become rows.  given: planes of
-    what it gives, 1 for bits, 0 for numbers.  lanes: of a vector of float32.
+    INNER: for each group of channels the binary layer that counts and what follows the sums, then for each plane how windows
+    become rows.  given: planes of what it gives, 1 for bits, 0 for numbers.  lanes: of a vector of float32.
     """
     add, finish_counts = add_planes(planes), counts_finisher(lanes)
     grade, entry_bytes = grade_tile(max(1, given), True, planes), 512 * grades(max(1, given))
@@ -136,48 +136,66 @@ def make_level_strips(planes: int, given: int, lanes: int) -> Callable[..., None
         gather, prepares = get(layer, fields.GATHER), get(layer, fields.GATHER_PREPARES) != 0
         in_bytes, row_bytes = get(layer, fields.IN_BYTES), get(layer, fields.ROW_BYTES)
         map_bytes = in_bytes // planes
-        one = get(layer, fields.INNER)
-        last = one + fields.LAYER_FIELDS * 8
-        prepare, compute, groups = get(one, fields.PREPARE), get(one, fields.COMPUTE), get(one, fields.GROUPS)
-        out_bytes = get(last, fields.OUT_BYTES)
+        channel_groups, merged = get(layer, fields.CHANNEL_GROUPS), get(layer, fields.MERGED_AT) != 0
+        row_of = fields.LAYER_FIELDS * 8
+        windows = get(layer, fields.INNER) + 2 * channel_groups * row_of
         region = get(layer, fields.LEVEL_BYTES)
         counts = prepared + planes * region
+        graded = scratch + fields.VALUES_AT
         for task in range(first_task, last_task):
             part = task % parts
             first = task // parts * strip
             count = min(strip, pixels - first)
             total = rows * count
-            if load_word(scratch + fields.READY_AT) != first:
-                for plane in range(planes):
-                    own = prepared + plane * region
-                    at = source + plane * map_bytes + first * get(layer, fields.PIXEL_BYTES)
-                    if gather != 0:
-                        at = own + get(layer, fields.RAW_AT)
-                        window = last + (1 + plane) * fields.LAYER_FIELDS * 8
-                        for r in range(rows):
-                            here = source + r * in_bytes + plane * map_bytes
-                            call_gather(gather, window, here, first, count, 0, at + r * count * row_bytes)
-                    if prepare != 0 and not prepares:
-                        call_prepare(prepare, one, at, total, scratch, own)
-                store_word(scratch + fields.READY_AT, first)
             of_plane = total * fields.COUNTS_BYTES
-            for group in range(part * groups // parts, (part + 1) * groups // parts):
-                for plane in range(planes):
-                    at = counts + plane * of_plane
-                    own = prepared + plane * region
-                    call_compute(compute, one, own, at, total, group, group + 1, scratch, own, shifts)
-                for r in range(rows):
-                    out = target + r * get(layer, fields.OUT_BYTES) + first * out_bytes
-                    of_row = counts + r * count * fields.COUNTS_BYTES
-                    if given > 0:
-                        wanted, limits = neurons_of(last, group), get(last, fields.LIMITS) + group * entry_bytes
-                        for k in range(count):
-                            at, to = of_row + k * fields.COUNTS_BYTES, out + k * out_bytes + group * 8
-                            grade(at, limits, to, get(last, fields.LEVEL_BYTES), wanted, of_plane)
-                    else:
-                        for k in range(count):
-                            add(of_row + k * fields.COUNTS_BYTES, of_plane, of_row + k * fields.COUNTS_BYTES)
-                        finish_counts(last, group, count, of_row, fields.COUNTS_BYTES, shifts, scratch, out + group * 256)
+            for index in range(channel_groups):
+                one = get(layer, fields.INNER) + 2 * index * row_of
+                last = one + row_of
+                prepare, compute, groups = get(one, fields.PREPARE), get(one, fields.COMPUTE), get(one, fields.GROUPS)
+                out_bytes, level_bytes = get(last, fields.OUT_BYTES), get(last, fields.LEVEL_BYTES)
+                neurons = get(last, fields.NEURONS)
+                if load_word(scratch + fields.READY_AT) != first or channel_groups > 1:
+                    for plane in range(planes):
+                        own = prepared + plane * region
+                        at = source + plane * map_bytes + first * get(layer, fields.PIXEL_BYTES)
+                        if gather != 0:
+                            at = own + get(layer, fields.RAW_AT)
+                            for r in range(rows):
+                                here = source + r * in_bytes + plane * map_bytes
+                                window, to = windows + plane * row_of, at + r * count * row_bytes
+                                call_gather(gather, window, here, first, count, index, to)
+                        if prepare != 0 and not prepares:
+                            call_prepare(prepare, one, at, total, scratch, own)
+                    store_word(scratch + fields.READY_AT, first)
+                for group in range(part * groups // parts, (part + 1) * groups // parts):
+                    for plane in range(planes):
+                        at = counts + plane * of_plane
+                        own = prepared + plane * region
+                        call_compute(compute, one, own, at, total, group, group + 1, scratch, own, shifts)
+                    for r in range(rows):
+                        out = target + r * get(layer, fields.OUT_BYTES) + first * out_bytes
+                        of_row = counts + r * count * fields.COUNTS_BYTES
+                        if given > 0:
+                            wanted, limits = neurons_of(last, group), get(last, fields.LIMITS) + group * entry_bytes
+                            bit = index * neurons + group * 64
+                            for k in range(count):
+                                at, to = of_row + k * fields.COUNTS_BYTES, out + k * out_bytes
+                                if merged:
+                                    grade(at, limits, graded, 8, wanted, of_plane)
+                                    for plane in range(given):
+                                        place = to + plane * level_bytes
+                                        if bit == 0:
+                                            for word in range(0, out_bytes, 8):
+                                                store_word(place + word, 0)
+                                        bits = min(64, neurons - group * 64)
+                                        merge(1, 1, bits, bit, graded + 8 * plane, place, out_bytes)
+                                else:
+                                    grade(at, limits, to + (bit >> 3), level_bytes, wanted, of_plane)
+                        else:
+                            for k in range(count):
+                                add(of_row + k * fields.COUNTS_BYTES, of_plane, of_row + k * fields.COUNTS_BYTES)
+                            to = out + index * neurons * 4 + group * 256
+                            finish_counts(last, group, count, of_row, fields.COUNTS_BYTES, shifts, scratch, to)
 
     return level_strips
 

@@ -54,7 +54,8 @@ def make_compute_strips() -> Callable[..., None]:
         gather = get(layer, fields.GATHER)
         merged_at = get(layer, fields.MERGED_AT)
         in_bytes = get(layer, fields.IN_BYTES)
-        out_bytes = get(layer, fields.LEVEL_BYTES) // pixels
+        plane_bytes = get(layer, fields.LEVEL_BYTES)
+        out_bytes, planes = plane_bytes // pixels, get(layer, fields.OUT_BYTES) // plane_bytes
         raw, row_bytes = prepared + get(layer, fields.RAW_AT), get(layer, fields.ROW_BYTES)
         prepares = get(layer, fields.GATHER_PREPARES) != 0
         for task in range(first_task, last_task):
@@ -64,8 +65,9 @@ def make_compute_strips() -> Callable[..., None]:
             out = target + first * out_bytes
             total = rows * count
             if merged_at != 0:
-                for k in range(total * out_bytes // 8):
-                    store_word(out + 8 * k, np.int64(0))
+                for plane in range(planes):
+                    for k in range(total * out_bytes // 8):
+                        store_word(out + plane * plane_bytes + 8 * k, np.int64(0))
             for index in range(channel_groups):
                 one = get(layer, fields.INNER) + index * fields.LAYER_FIELDS * 8
                 prepare = get(one, fields.PREPARE)
@@ -83,13 +85,15 @@ def make_compute_strips() -> Callable[..., None]:
                 low, high = part * groups // parts, (part + 1) * groups // parts
                 neurons = get(one, fields.NEURONS)
                 to = out + index * neurons * 4
-                if get(one, fields.FINISH) == 0:
+                if get(one, fields.FINISH) == 0 or get(one, fields.GRADED) != 0:
                     to = out + index * groups * 8
                 if merged_at != 0:
                     to = prepared + merged_at
                 call_compute(get(one, fields.COMPUTE), one, at, to, total, low, high, scratch, prepared, shifts + 8 * first)
                 if merged_at != 0:
-                    merge(total, groups, neurons, index * neurons, to, out, out_bytes)
+                    for plane in range(planes):
+                        at = to + plane * get(one, fields.LEVEL_BYTES)
+                        merge(total, groups, neurons, index * neurons, at, out + plane * plane_bytes, out_bytes)
 
     return compute_strips
 

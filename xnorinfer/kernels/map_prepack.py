@@ -135,7 +135,7 @@ def strips(
         fields.PARTS: 1,
         fields.GROUPS: tasks,
         fields.STRIP: strip,
-        fields.STRIP_BYTES: merged_at + (8 * groups * most if merged else 0),
+        fields.STRIP_BYTES: merged_at + (8 * groups * most * planes if merged else 0),
         fields.SUB_ROWS: samples,
         fields.PIXEL_BYTES: pixel_bytes,
         fields.IN_BYTES: geometry.size[0] * geometry.size[1] * pixel_bytes,
@@ -150,15 +150,14 @@ def strips(
         fields.SUB_ROWS: most,
         fields.OUT_BYTES: 8 * groups if merged else out_bytes,
         fields.STEP_BYTES: out_bytes,
-        fields.LEVEL_BYTES: pixels * out_bytes,
+        fields.LEVEL_BYTES: 8 * groups * most if merged else pixels * out_bytes,
     }
     return outer, [row | given for row in rows]
 
 
 def over_levels(
     kernel: Kernel,
-    counting: Row,
-    following: Row,
+    layers: Sequence[tuple[Row, Row]],
     geometry: Geometry,
     pixel_bytes: int,
     planes: int,
@@ -168,29 +167,35 @@ def over_levels(
 ) -> tuple[Row, list[Row]]:
     """A row for a binary layer over levels, and those of `level_layers.make_level_strips`.
 
-    counting, following: as `prepack.of_planes` and `prepack.levels` give them, the latter with its steps.  pixel_bytes: of a
-    plane.  given: planes of what it gives, 1 for bits, 0 for numbers.  channels: of a tap; None where the pixels are the rows,
-    or vectors.  outside: the code beyond the map.
+    layers: of each group of channels, as `prepack.of_planes` and `prepack.levels` give them, the latter with its steps.
+    pixel_bytes: of a plane.  given: planes of what it gives, 1 for bits, 0 for numbers.  channels: of a tap; None where the
+    pixels are the rows, or vectors.  outside: the code beyond the map.
     """
     pixels = geometry.pixels
     taps = None if channels is None else Taps(channels, bits=True)
-    outer, (one,) = strips(kernel, [counting], geometry, pixel_bytes, False, taps, alone=taps is None and pixels > 1)
-    region, most = (layout.whole_lines(int(number)) for number in (outer[fields.STRIP_BYTES], one[fields.SUB_ROWS]))  # type: ignore[arg-type]
+    rows = [counting for counting, _ in layers]
+    outer, counted = strips(kernel, rows, geometry, pixel_bytes, False, taps, alone=taps is None and pixels > 1)
+    region, most = (layout.whole_lines(int(number)) for number in (outer[fields.STRIP_BYTES], counted[0][fields.SUB_ROWS]))  # type: ignore[arg-type]
     of_planes = {name: planes * outer[name] for name in (fields.IN_BYTES, fields.WORK)}
-    of_sample = following[fields.OUT_BYTES]
+    neurons = int(outer[fields.NEURONS])  # type: ignore[arg-type]
+    of_pixel = 8 * words_for(neurons) if given else 4 * neurons
+    of_sample = max(1, given) * of_pixel
     outer |= of_planes | {
         fields.COMPUTE: kernel.level_strips(planes, given),
         fields.OUT_BYTES: pixels * of_sample,
         fields.LEVEL_BYTES: region,
         fields.STRIP_BYTES: planes * (region + most * fields.COUNTS_BYTES),
+        fields.MERGED_AT: int(given > 0 and len(layers) > 1 and neurons // len(layers) % WORD_BITS != 0),
     }
-    of_pixel = following.get(fields.LEVEL_BYTES, of_sample)
-    following |= {fields.OUT_BYTES: of_pixel, fields.STEP_BYTES: of_pixel, fields.LEVEL_BYTES: pixels * of_pixel}
-    one |= {fields.OUT_BYTES: fields.COUNTS_BYTES}
+    of_counts: Row = {fields.OUT_BYTES: fields.COUNTS_BYTES}
     if pixels == 1 and taps is None:
-        one[fields.IN_BYTES] = planes * pixel_bytes
+        of_counts[fields.IN_BYTES] = planes * pixel_bytes
+    given_pixel: Row = {fields.OUT_BYTES: of_pixel, fields.STEP_BYTES: of_pixel, fields.LEVEL_BYTES: pixels * of_pixel}
+    inner = [
+        row for one, (_, following) in zip(counted, layers, strict=True) for row in (one | of_counts, following | given_pixel)
+    ]
     filled = [-1 if outside >> plane & 1 else 0 for plane in range(planes)]
-    return outer, [one, following, *(outer | {fields.FILL: fill} for fill in filled)]
+    return outer, [*inner, *(outer | {fields.FILL: fill} for fill in filled)]
 
 
 @dataclass(frozen=True)

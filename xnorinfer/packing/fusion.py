@@ -285,9 +285,9 @@ class _Walk:
         return self.with_numbers(_Group(head, nodes, end), after)
 
     def takes(self, layer: Linear, at: int | None) -> bool:
-        """Whether a layer gives the bits or codes of the quantizer there itself; codes only of binary weights in one group."""
+        """Whether a layer gives the bits or codes of the quantizer there itself; codes only of binary weights."""
         op = self.sign_at(at)
-        return isinstance(op, Quantize) or (isinstance(op, Levels) and layer.binary and layer.groups == 1)
+        return at is not None and op is not None and (layer.binary or self.forms[at] == {"bits"})
 
     def group_values(self, head: int) -> _Group:
         """Elementwise nodes by themselves, or with the quantizer behind them."""

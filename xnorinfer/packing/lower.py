@@ -264,8 +264,6 @@ def _layer(net: Net, part: Part, found: Found) -> Dot:
     if reads in ("pixels", "levels") and layer.depth > MAX_PIXEL_DEPTH:
         found.problems.append(f"{name}: {layer.depth} inputs of {reads}, at most {MAX_PIXEL_DEPTH} fit 32-bit sums")
         return Dot(reads, layer.depth, np.zeros((layer.neurons, 1), np.uint64), steps_of_part(part))
-    if part.whole is not None and layer.groups != 1:
-        found.problems.append(f"{name}: reads levels in {layer.groups} groups of channels, which cannot be packed")
     if part.whole is not None and (abs(part.whole.low - part.whole.zero) + part.whole.top) * layer.depth >= 2**31:
         found.problems.append(f"{name}: sums of {layer.depth} levels from {part.whole.low - part.whole.zero} on leave 32 bits")
     classes, steps = counts_of(net.input, part), steps_of_part(part)

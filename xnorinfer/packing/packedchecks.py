@@ -352,8 +352,6 @@ def _(op: Dot, where: str, read: Value, source: PackedOp | None) -> Iterator[str
             yield from _problems_of_limits(where, op, op.limits, read)
     if isinstance(op.output, Affine):
         yield from _problems_of_steps(where, op.output, op.neurons)
-    if isinstance(op.output, Grades) and op.groups != 1:
-        yield f"{where}: gives levels in {op.groups} groups, needed is one"
     yield from _problems_of_low(where, op, read)
 
 
@@ -366,8 +364,6 @@ def _problems_of_low(where: str, op: Dot, read: Value) -> Iterator[str]:
         yield f"{where}: low is {op.low}, and 0 outside the map is none of the {read.top + 1} levels"
     elif (abs(op.low) + read.top) * op.depth >= 2**31:
         yield f"{where}: low is {op.low}, with which the sums of {op.depth} inputs leave 32 bits"
-    if op.reads == "levels" and op.groups != 1:
-        yield f"{where}: reads levels in {op.groups} groups, needed is one"
 
 
 def _problems_of_inputs(where: str, op: Dot, read: Value) -> Iterator[str]:
