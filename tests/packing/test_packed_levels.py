@@ -20,12 +20,25 @@ from xnorinfer.errors import MalformedModelError, ModelFileError
 from xnorinfer.export import ccode, plainarrays
 from xnorinfer.graph import Node
 from xnorinfer.kernels import usable
-from xnorinfer.net import Levels, Linear, Net, Norm, PixelInput, Quantize, RealInput, Steps, Window
+from xnorinfer.net import (
+    Concat,
+    Levels,
+    Linear,
+    Net,
+    Norm,
+    Pad,
+    PixelInput,
+    Pool,
+    Quantize,
+    RealInput,
+    Steps,
+    Window,
+)
 from xnorinfer.net.reference import forward, mapped_input, node_outputs
 from xnorinfer.packing import modelfile
 from xnorinfer.packing.description import describe
 from xnorinfer.packing.lower import lower, parts_of, stored_form
-from xnorinfer.packing.packed import Affine, Digitize, Dot, Grades, PackedModel
+from xnorinfer.packing.packed import Affine, Digitize, Dot, Grades, Mapped, Moved, PackedModel
 from xnorinfer.proof.layerproofs import prove_parts
 from xnorinfer.proof.sensitivity import sensitivity
 from xnorinfer.speed.floatnetwork import FloatNetwork, classes_of, exact_predict
@@ -297,6 +310,65 @@ def test_inconsistent_layers(change: Any, problem: str) -> None:
     assert any(problem in one for one in replace(packed, nodes=nodes).check())
     with pytest.raises(MalformedModelError):
         Plan(replace(packed, nodes=nodes))
+
+
+def moved_levels() -> Net:
+    """Levels by thresholds that are padded for a binary layer, and read as numbers beside it."""
+    rng = np.random.default_rng(5)
+    thresholds = np.sort(rng.normal(size=(4, 3)), axis=0).astype(f)
+    nodes = (
+        Node("levels", Levels(1, 5, 0, 0.3, thresholds=thresholds), (-1,)),
+        Node("border", Pad((1, 0, 0, 2), 0.0), (0,)),
+        Node("conv", Linear(rng.normal(size=(70, 2, 2, 3)).astype(f), "ge", window=Window((2, 2))), (1,)),
+        Node("average", Pool("average"), (2,)),
+        Node("again", Pool("average"), (0,)),
+        Node("both", Concat(), (3, 4)),
+        Node("fc", Linear(rng.normal(size=(2, 73)).astype(f)), (5,)),
+    )
+    return Net(PixelInput.range(-1, 1), (4, 5, 3), nodes, "ge-zero")
+
+
+def test_levels_by_thresholds_are_read_as_numbers() -> None:
+    net = moved_levels()
+    packed = lower(net).packed
+    found = [(type(node.op), value.kind, value.top) for node, value in zip(packed.nodes, packed.values, strict=True)]
+    assert found[:3] == [(Digitize, "levels", 5), (Digitize, "levels", 4), (Mapped, "reals", 0)]
+    assert (Moved, "levels", 5) in found
+    x = np.random.default_rng(1).integers(0, 256, (7, 60), dtype=np.uint8)
+    for kernel in usable():
+        assert (Plan(packed, kernel=kernel.name).run(x) == forward(net, x)).all()
+    assert not any(one.differences for one in prove_parts(packed, net, lambda *_: None))
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "problem"),
+    [
+        (Moved, lambda op: replace(op, value=6.0), "puts 6 outside, needed is a code from 0 to 5"),
+        (Moved, lambda op: replace(op, value=0.5), "puts 0.5 outside, needed is a code from 0 to 5"),
+        (Moved, lambda op: replace(op, value=-1.0), "puts -1 outside, needed is a code from 0 to 5"),
+        (Mapped, lambda op: Mapped(op.values[:4]), "values are (4, 1) float32, needed is (5, 1) float32"),
+        (Mapped, lambda op: Mapped(np.repeat(op.values, 3, 1)), "values are (5, 3) float32, needed is (5, 1) float32"),
+        (Mapped, lambda op: Mapped(op.values * f(np.inf)), "values must be finite"),
+    ],
+)
+def test_inconsistent_codes(kind: type, change: Any, problem: str) -> None:
+    packed = lower(moved_levels()).packed
+    nodes = tuple(replace(node, op=change(node.op)) if isinstance(node.op, kind) else node for node in packed.nodes)
+    assert any(problem in one for one in replace(packed, nodes=nodes).check())
+
+
+def test_proof_finds_numbers_that_are_wrong() -> None:
+    net = moved_levels()
+    packed = lower(net).packed
+    for index, node in enumerate(packed.nodes):
+        if isinstance(node.op, Mapped | Digitize):
+            field = "values" if isinstance(node.op, Mapped) else "limits"
+            array = getattr(node.op, field).copy()
+            array[2, 0] = np.nextafter(array[2, 0], f(9)) if field == "values" else array[2, 0] - 1
+            nodes = list(packed.nodes)
+            nodes[index] = replace(node, op=replace(node.op, **{field: array}))
+            found = [one for one in prove_parts(replace(packed, nodes=tuple(nodes)), net, lambda *_: None) if one.differences]
+            assert len(found) == 1
 
 
 def test_low_must_be_a_level_where_maps_are_padded() -> None:

@@ -58,6 +58,12 @@ class _Builder:
     def domain(self) -> Any:
         return self.net.values[-1].domain
 
+    @property
+    def channels(self) -> int:
+        """Of what the next op reads."""
+        shape = self.net.values[-1].shape if self.nodes else self.shape
+        return int(shape[-1])
+
     def spread(self) -> float:
         """About how large sums of the last layer are."""
         op = self.nodes[-1].op
@@ -96,7 +102,10 @@ class _Builder:
         low = -int(self.rng.integers(0, top + 1))
         zero = int(self.rng.integers(low, low + top + 1))
         step, divisor = self.choice((1.0, 1.0), (0.3, 1.0), (1.0, float(top)), (0.1, 3.0))
-        self.add(Levels(low, low + top, zero, step, divisor))
+        thresholds = None
+        if self.grouped and self.chance(0.3):
+            thresholds = np.sort(self.normals(top, self.choice(1, self.channels)) * f(2), axis=0)
+        self.add(Levels(low, low + top, zero, step, divisor, thresholds))
 
     def linear(self, neurons: int) -> None:
         value = self.net.values[-1] if self.nodes else None

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from xnorinfer.bits import bitpack, words_for
 from xnorinfer.errors import unhandled
-from xnorinfer.graph import Interpretation
+from xnorinfer.graph import Interpretation, users_of
 from xnorinfer.kernels import Kernel, map_prepack, prepack
 from xnorinfer.net.values import ChannelInput, InputMapping, PixelInput
 from xnorinfer.net.windows import Window
@@ -27,11 +27,13 @@ from xnorinfer.packing.packed import (
     Moved,
     Multiply,
     Outside,
+    PackedModel,
+    PackedOp,
     Pool,
     Value,
     outside_of,
 )
-from xnorinfer.packing.packedops import joined_value, moved_value
+from xnorinfer.packing.packedops import MOST_TOP, joined_value, moved_value
 
 #: A row, and those of the strips of a map that it is made of.
 Made: TypeAlias = tuple[prepack.Row, list[prepack.Row]]
@@ -39,6 +41,24 @@ Made: TypeAlias = tuple[prepack.Row, list[prepack.Row]]
 #: Op -> its rows: (..., kernel, mapping of the input, what it reads, whether that is the network's own input, what else it
 #: reads).
 rows_of: Interpretation[..., Made] = Interpretation("Plan", PACKED_OPS)
+
+
+def laid_out(packed: PackedModel) -> tuple[Value, ...]:
+    """What every node gives as a run passes it on: of pixels more than 16 levels as bytes, where layers alone read them."""
+    found = list(packed.values)
+    for index, users in enumerate(users_of(packed.nodes)):
+        made = isinstance(packed.nodes[index].op, Digitize) and all(isinstance(packed.nodes[at].op, Dot) for at in users)
+        if made and found[index].top > MOST_TOP:
+            found[index] = Value("pixels", found[index].shape)
+    return tuple(found)
+
+
+def in_bytes(op: PackedOp, kernel: Kernel, read: Value) -> Made:
+    """The rows of what makes codes of pixels, as bytes."""
+    assert isinstance(op, Digitize)
+    codes = op.codes(np.arange(256, dtype=np.uint8)[:, None])
+    return map_prepack.coded_bytes(kernel, _size(read.shape), read.shape[-1], codes), []
+
 
 #: Bytes of a number as nodes pass it on, and as it enters the network; bits that nodes pass on are words.
 _BYTES = {"pixels": 1, "reals": 4}
@@ -85,7 +105,10 @@ def _(op: Digitize, kernel: Kernel, mapping: InputMapping, read: Value, raw: boo
 
 
 @rows_of.of(Mapped)
-def _(op: Mapped, kernel: Kernel, mapping: PixelInput | ChannelInput, read: Value, raw: bool) -> Made:
+def _(op: Mapped, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool) -> Made:
+    if read.kind == "levels":
+        return map_prepack.level_numbers(kernel, _size(read.shape), read.shape[-1], read.planes, op.values[:, 0]), []
+    assert isinstance(mapping, PixelInput | ChannelInput)
     channels = mapping.channels if isinstance(mapping, ChannelInput) else (mapping,)
     line = np.array([(one.intercept / one.slope, one.slope / one.divisor) for one in channels]).T
     return _each_pixel(prepack.mapped(kernel, op.values, read.shape[-1], line), kernel, read, raw)
@@ -159,7 +182,7 @@ def _(op: Pool, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool) -
 
 @rows_of.of(Dot)
 def _(op: Dot, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool, *side: Value) -> Made:
-    if op.reads == "levels":
+    if read.kind == "levels":
         return _over_levels(op, kernel, read)
     in_bits = not isinstance(op.output, Affine)
     packed = op.reads == "bits" and not raw
@@ -180,8 +203,8 @@ def _(op: Dot, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool, *s
     taps = None
     if not (geometry.pointwise and op.groups == 1):
         fill = {-1: 0, 0: 0, 1: -1} if packed else {-1: -1, 0: -1 if op.reads == "bits" else 0, 1: 1}
-        size = channels if op.reads == "bits" else channels * _BYTES[op.reads]
-        taps = map_prepack.Taps(size, packed, fill[op.pad])
+        size = channels if op.reads == "bits" else channels * _BYTES[read.kind]
+        taps = map_prepack.Taps(size, packed, op.outside if op.reads == "levels" else fill[op.pad])
     # Pixels that are rows fill words.
     filled = channels if taps else 64
     rows = [_dot(op, kernel, mapping, raw, slice(part[0], part[-1] + 1), outside, filled) for part in parts]
@@ -246,6 +269,8 @@ def _product(
             if op.binary
             else prepack.floats(kernel, weights, limits, alone=not channels)
         )
+    if op.reads == "levels":
+        return prepack.pixels(kernel, weights, op.depth, limits, (1.0, float(op.low), 1.0), outside)
     if op.reads == "pixels":
         assert isinstance(mapping, PixelInput)
         numbers = mapping.slope, mapping.intercept, mapping.divisor

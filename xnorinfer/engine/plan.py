@@ -23,7 +23,7 @@ from xnorinfer import kernels
 from xnorinfer.cores import usable_cores
 from xnorinfer.engine.buffers import OUTSIDE, places_for
 from xnorinfer.engine.joins import homes_of, is_done, placed
-from xnorinfer.engine.layerrows import Made, rows_of
+from xnorinfer.engine.layerrows import Made, in_bytes, laid_out, rows_of
 from xnorinfer.engine.passes import Pass, apart, lives_of, together
 from xnorinfer.errors import ArrayError, MalformedModelError, OptionError
 from xnorinfer.graph import INPUT, branching
@@ -110,19 +110,8 @@ class Plan:
         self._kernel = kernels.choose(kernel)
         self._threads = threads
         self._kept: list[NDArray[Any]] = []
-        self._values = packed.values
         self._input_dtype = np.dtype(INPUT_DTYPES[packed.input.kind])
-        self._nodes = [
-            rows_of(
-                node,
-                self._kernel,
-                packed.input,
-                self._value(node.inputs[0]),
-                node.inputs[0] == INPUT,
-                *map(self._value, node.inputs[1:]),
-            )
-            for node in packed.nodes
-        ]
+        self._lay(laid_out(packed))
         passes = together(packed, self._kernel)
         self._homes = homes_of(packed, {one.node for one in passes if one.kept})
         self._passes = [one for one in passes if not is_done(packed.nodes[one.node], self._homes)]
@@ -156,6 +145,19 @@ class Plan:
 
     # ------------------------------------------------------------ making the table
 
+    def _lay(self, values: Sequence[Value]) -> None:
+        """Values as they are passed on, and the rows of every node."""
+        self._values = values
+        self._nodes = []
+        for index, node in enumerate(self._packed.nodes):
+            reads = [self._value(read) for read in node.inputs]
+            if values[index].kind == "pixels":
+                self._nodes.append(in_bytes(node.op, self._kernel, reads[0]))
+            else:
+                self._nodes.append(
+                    rows_of(node, self._kernel, self._packed.input, reads[0], node.inputs[0] == INPUT, *reads[1:])
+                )
+
     def _make(self) -> None:
         """The table: a row for every pass, then those of the strips of maps."""
         made = [self._row_of(one) for one in self._passes]
@@ -188,11 +190,12 @@ class Plan:
 
     def _apart(self) -> Plan:
         """The same with every node by itself, so that what is between them can be seen."""
-        if not self._homes and len(self._passes) == len(self._nodes):
+        if not self._homes and len(self._passes) == len(self._nodes) and self._values == self._packed.values:
             return self
         if self._alone is None:
             alone = copy(self)
             alone._passes, alone._homes, alone._kept, alone._free = apart(self._packed), {}, [], []
+            alone._lay(self._packed.values)
             alone._make()
             alone._size()
             self._alone = alone
@@ -376,7 +379,7 @@ class Plan:
 
     def _gives(self, index: int) -> tuple[int, np.dtype[Any]]:
         """Width and dtype of the output of a node."""
-        value = self._values[index]
+        value = self._packed.values[index]
         return (value.width, np.dtype(np.float32)) if value.kind == "reals" else (value.words, np.dtype(np.uint64))
 
     def _run_nodes(self, sources: list[NDArray[Any]], target: NDArray[Any], first: int, last: int) -> None:

@@ -24,7 +24,8 @@ Names, where N counts the layers from 0; all of them are stable:
                          several; limits and min_matches are then (classes, neurons), of levels (top, classes, neurons)
     layers.N.falling     (channels,) bool, pools of the largest: of these channels the smallest, of bits AND instead of OR
     layers.N.channels    (channels,) int32: which channel each is, -1 none; of the kind "moved"
-    layers.N.values      (256, channels) or (256, 1) float32: what pixels enter as; of the kind "mapped"
+    layers.N.values      (256, channels) or (256, 1) float32: what pixels enter as; (levels, 1): what codes stand for; of the
+                         kind "mapped"
 
 The count of a neuron depends on what its layer reads:
 

@@ -189,6 +189,12 @@ class Kernel:
     def digitize_singles(self, planes: int) -> int:
         return address("make_digitize", _COMPUTE, planes)
 
+    def coded_bytes(self) -> int:
+        return address("make_coded_bytes", _COMPUTE)
+
+    def level_numbers(self, planes: int) -> int:
+        return address("make_level_numbers", _COMPUTE, planes)
+
     def pool_levels(self, planes: int) -> int:
         return address("make_pool_levels", _COMPUTE, planes)
 

@@ -32,7 +32,10 @@ from xnorinfer.kernels.vector_ir import (
     inner,
     intrinsic_of,
     load_byte,
+    load_single,
     load_word,
+    store_byte,
+    store_single,
     store_word,
     vector,
 )
@@ -220,6 +223,44 @@ def make_digitize_bytes(planes: int) -> Callable[..., None]:
                         store_word(place, load_word(place) | (code >> plane & 1) << j)
 
     return digitize_bytes
+
+
+def make_coded_bytes() -> Callable[..., None]:
+    """Lines of bytes as others, by tables of all bytes at PANEL, (256, channels)."""
+
+    def coded_bytes(layer, source, target, rows, first_line, last_line, scratch, prepared, shifts):
+        across, channels, tables = get(layer, fields.ACROSS), get(layer, fields.NEURONS), get(layer, fields.PANEL)
+        for r in range(rows):
+            first = first_line * across * channels
+            at, out = source + r * get(layer, fields.IN_BYTES) + first, target + r * get(layer, fields.OUT_BYTES) + first
+            for place in range(0, (last_line - first_line) * across * channels, channels):
+                for c in range(channels):
+                    code = load_byte(tables + np.int64(load_byte(at + place + c)) * channels + c)
+                    store_byte(out + place + c, code)
+
+    return coded_bytes
+
+
+def make_level_numbers(planes: int) -> Callable[..., None]:
+    """Lines of what codes stand for, by a table of float32 at PANEL; CHANNELS: bytes of a pixel of a plane."""
+
+    def level_numbers(layer, source, target, rows, first_line, last_line, scratch, prepared, shifts):
+        across, channels = get(layer, fields.ACROSS), get(layer, fields.NEURONS)
+        in_bytes, table = get(layer, fields.IN_BYTES), get(layer, fields.PANEL)
+        map_bytes = in_bytes // planes
+        for r in range(rows):
+            for pixel in range(first_line * across, last_line * across):
+                at = source + r * in_bytes + pixel * get(layer, fields.CHANNELS)
+                out = target + r * get(layer, fields.OUT_BYTES) + pixel * get(layer, fields.PIXEL_BYTES)
+                for first in range(0, channels, 64):
+                    for c in range(min(64, channels - first)):
+                        code = np.int64(0)
+                        for plane in range(planes):
+                            code |= (load_word(at + plane * map_bytes) >> c & 1) << plane
+                        store_single(out + 4 * (first + c), load_single(table + 4 * code))
+                    at += 8
+
+    return level_numbers
 
 
 def make_digitize(planes: int) -> Callable[..., None]:

@@ -232,6 +232,25 @@ def pool_levels(kernel: Kernel, geometry: Geometry, falling: NDArray[np.bool_], 
     return row | of_planes | {fields.COMPUTE: kernel.pool_levels(planes)}
 
 
+def coded_bytes(kernel: Kernel, size: tuple[int, int], channels: int, codes: NDArray[np.uint8]) -> Row:
+    """Bytes as others, by tables (256, channels), of maps of `size` lines and columns, or of one pixel."""
+    return _pool(Geometry(size, size), channels, channels) | {
+        fields.COMPUTE: kernel.coded_bytes(),
+        fields.PANEL: layout.kept(codes),
+    }
+
+
+def level_numbers(kernel: Kernel, size: tuple[int, int], channels: int, planes: int, values: NDArray[np.float32]) -> Row:
+    """What codes stand for, (codes,) float32, of maps of `size` lines and columns, or of one pixel."""
+    pixel_bytes = 8 * words_for(channels)
+    return _pool(Geometry(size, size), channels, 4 * channels) | {
+        fields.COMPUTE: kernel.level_numbers(planes),
+        fields.CHANNELS: pixel_bytes,
+        fields.IN_BYTES: planes * size[0] * size[1] * pixel_bytes,
+        fields.PANEL: layout.kept(values),
+    }
+
+
 def pool_largest(kernel: Kernel, geometry: Geometry, falling: NDArray[np.bool_]) -> Row:
     """The largest of float32, the smallest of the channels that are `falling`, (channels,) bool."""
     return _pool(geometry, len(falling), 4 * len(falling)) | {

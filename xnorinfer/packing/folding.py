@@ -101,7 +101,7 @@ ROUNDS = np.float32(3 << 22)
 
 @steps_of.of(Levels)
 def _(op: Levels) -> list[AffineStep]:
-    """What its codes stand for, where it rounds; by thresholds they are read as codes alone (`lower`)."""
+    """What its codes stand for, where it rounds; by thresholds they are codes first (`fusion`)."""
     whole: list[AffineStep] = [("clip", op.low, op.high), ("add", ROUNDS, 0.0), ("add", -(ROUNDS + np.float32(op.zero)), 0.0)]
     return whole + factors_of(op.domain)
 

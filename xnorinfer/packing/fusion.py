@@ -61,9 +61,9 @@ class Part:
     inputs: the parts that it reads, `INPUT` for what enters.  reads: their values; first the one whose numbers it computes,
     then the one at its side, if a sum is among the nodes.
     layer: the layer whose sums it makes, `whole`: of which levels, if of such; pool: the pool; concat: what joins values,
-    `flat` as vectors; product: of two values; moves: what puts numbers elsewhere; none of these: steps or a comparison of
-    values, or where `enters`, the raw inputs as numbers or bits.  raw: whether nothing but that stands before it.  window: that
-    of the whole map where a dense layer reads one.
+    `flat` as vectors; product: of two values; moves: what puts numbers elsewhere; numbers: the levels whose codes it makes
+    numbers of; none of these: steps or a comparison of values, or where `enters`, the raw inputs as numbers or bits.  raw:
+    whether nothing but that stands before it.  window: that of the whole map where a dense layer reads one.
     nodes: what is computed of each number, in order.  sign, levels: the quantizer whose bits or codes it gives; one that gives
     numbers, which float layers and averages take, is among the nodes.  given: the quantizer of the float network where `levels`
     has its numbers under the codes of other levels (`recoding`).  coded: the levels that codes are of.
@@ -89,6 +89,7 @@ class Part:
     flat: bool = False
     product: Multiply | None = None
     moves: Channels | Pad | None = None
+    numbers: LevelValues | None = None
     enters: bool = False
     raw: bool = False
 
@@ -209,6 +210,12 @@ class _Walk:
         self.entry = entry_of(net)
         self.net_values = net.values
         self.forms = self._forms()
+        #: Levels by thresholds that are read as numbers: what their codes stand for.
+        self.numbers = {index for index, forms in enumerate(self.forms) if "reals" in forms and self.has_thresholds(index)}
+        for index in self.numbers:
+            levels = self.net_values[index].domain
+            assert isinstance(levels, LevelValues)
+            self.forms[index] = self.forms[index] - {"reals"} | {levels}
         #: (node or `INPUT`, form) -> the part that makes its value, or `INPUT`.
         self.made: dict[tuple[int, Form], int] = {(INPUT, self.entry.kind): INPUT}
         #: Flattenings of what is stored anyway, and whose value that is.
@@ -250,6 +257,11 @@ class _Walk:
             found.append(after)
             at = after
         return found, None, joined
+
+    def has_thresholds(self, at: int) -> bool:
+        """Whether no step of the source's own makes numbers of what a quantizer reads."""
+        op = self.nodes[at].op
+        return isinstance(op, Levels) and op.thresholds is not None
 
     def sign_at(self, at: int | None) -> Quantize | Levels | None:
         """The quantizer there, if its bits or codes, of one kind, are what is read of it, and nothing else."""
@@ -376,6 +388,14 @@ class _Walk:
         )
 
     def emit(self, group: _Group) -> None:
+        self.emit_parts(group)
+        if group.end in self.numbers:
+            levels, node = self.net_values[group.end].domain, self.nodes[group.end]
+            assert isinstance(levels, LevelValues)
+            at = self.form(group.end, levels, group.end)
+            self.add(Part(node.name, (self.value(at),), (at,), numbers=levels, end=group.end), group.end)
+
+    def emit_parts(self, group: _Group) -> None:
         op = self.nodes[group.head].op
         if isinstance(op, Linear):
             self.emit_layer(group, op)

@@ -19,7 +19,7 @@ from xnorinfer.bits import WORD_BITS, bitpack, words_for
 from xnorinfer.errors import NetworkError
 from xnorinfer.graph import INPUT, Node, users_of
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import Flatten, Levels, Linear, Op, Quantize, Steps
+from xnorinfer.net.ops import Flatten, Linear, Op, Quantize, Steps
 from xnorinfer.net.reference import binary_weights
 from xnorinfer.net.ties import Rule
 from xnorinfer.net.values import ChannelInput, PixelInput, ThresholdInput
@@ -93,13 +93,6 @@ def lower(net: Net) -> Lowered:
     found = Found()
     net = stored_form(net, found)
     parts = parts_of(net)
-    numbers = [
-        node.name for part in parts for node in part.nodes if isinstance(node.op, Levels) and node.op.thresholds is not None
-    ]
-    if numbers:
-        raise NetworkError(
-            [f"{name}: its levels have thresholds and are read as numbers, which cannot be packed" for name in numbers]
-        )
     nodes = tuple(Node(part.name, _op_of(net, parts, index, found), part.inputs) for index, part in enumerate(parts))
     if found.problems:
         raise NetworkError(found.problems)
@@ -134,6 +127,8 @@ def _op_of(net: Net, parts: Sequence[Part], index: int, found: Found) -> PackedO
     part = parts[index]
     if part.enters:
         return _entry(net)
+    if part.numbers is not None:
+        return Mapped(part.numbers.numbers[:, None])
     if part.concat is not None:
         return Concat(part.flat)
     if part.product is not None:

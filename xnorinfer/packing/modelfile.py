@@ -51,7 +51,8 @@ In all three there are names for all nodes.  Tensors are called as above, N coun
     layers.N.falling        (channels,) BOOL, channels of a pool of bits that take AND instead of OR, of levels the smallest
                             instead of the largest (`packed.Pool`)
     layers.N.channels       (channels,) I32, which channel each is (kind moved), -1: none
-    layers.N.values         (256, channels) or (256, 1) F32, what pixels enter as (kind mapped)
+    layers.N.values         (256, channels) or (256, 1) F32, what pixels enter as, of levels (levels, 1), what codes stand for
+                            (kind mapped)
 """
 
 from __future__ import annotations

@@ -242,8 +242,12 @@ class PackedModel:
         if isinstance(self.input, ChannelInput) and len(self.input.channels) != self.shape[-1]:
             yield f"the input has mappings of {len(self.input.channels)} channels and the shape {self.shape}"
         for index, node in enumerate(self.nodes):
-            if isinstance(node.op, Mapped) and not (
-                isinstance(self.input, PixelInput | ChannelInput)
-                and np.array_equal(node.op.values, Mapped.of(self.input).values)
+            if (
+                isinstance(node.op, Mapped)
+                and node.inputs[0] == INPUT
+                and not (
+                    isinstance(self.input, PixelInput | ChannelInput)
+                    and np.array_equal(node.op.values, Mapped.of(self.input).values)
+                )
             ):
                 yield f"{place_of(self.nodes, index)}: its values are not those of {self.input.describe()}"

@@ -297,9 +297,14 @@ def _problems_of_grades(where: str, limits: NDArray[Any], most: int = MOST_TOP) 
 @_problems.of(Mapped)
 def _(op: Mapped, where: str, read: Value, source: PackedOp | None) -> Iterator[str]:
     channels = read.shape[-1]
-    if read.kind != "pixels":
-        yield f"{where}: maps pixels, but gets {read.kind}"
-    if op.values.dtype != np.float32 or op.values.shape not in ((256, 1), (256, channels)):
+    if read.kind not in ("pixels", "levels"):
+        yield f"{where}: maps pixels or levels, but gets {read.kind}"
+    if read.kind == "levels":
+        if op.values.dtype != np.float32 or op.values.shape != (read.top + 1, 1):
+            yield f"{where}: values are {op.values.shape} {op.values.dtype}, needed is ({read.top + 1}, 1) float32"
+        elif not np.isfinite(op.values).all():
+            yield f"{where}: values must be finite"
+    elif op.values.dtype != np.float32 or op.values.shape not in ((256, 1), (256, channels)):
         yield f"{where}: values are {op.values.shape} {op.values.dtype}, needed is (256, 1) or (256, {channels}) float32"
     elif not np.isfinite(op.values).all():
         yield f"{where}: values must be finite"

@@ -244,7 +244,8 @@ class Elementwise:
 
 @dataclass(frozen=True, eq=False)
 class Mapped:
-    """Pixels as the real numbers that they enter as: values (256, channels) or (256, 1) float32, one for all channels."""
+    """Pixels as the real numbers that they enter as: values (256, channels) or (256, 1) float32, one for all channels; or codes
+    of levels as what they stand for: (top + 1, 1) float32."""
 
     values: F32
 
@@ -320,8 +321,9 @@ class Value(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it takes between two nodes: words of bits or planes, else float32."""
-        return 4 * self.width if self.kind == "reals" else 8 * self.words
+        """Bytes that it takes between two nodes: words of bits or planes, else float32, of pixels bytes."""
+        of_number = {"reals": 4, "pixels": 1}.get(self.kind)
+        return 8 * self.words if of_number is None else of_number * self.width
 
     def signs(self, words: NDArray[np.uint64]) -> NDArray[np.int8]:
         """Its bits, (rows, words), as -1/+1, (rows, width) int8."""

@@ -239,7 +239,7 @@ def _kind_of_part(part: Part) -> tuple[Any, ...]:
         return (Digitize,)
     if part.sign is not None:
         return (Binarize,)
-    return (Mapped,) if part.enters else (Elementwise,)
+    return (Mapped,) if part.enters or part.numbers is not None else (Elementwise,)
 
 
 # ---------------------------------------------------------------- comparison

@@ -161,8 +161,13 @@ def _(op: Digitize, place: Place) -> LayerProof:
 
 @prove.of(Mapped)
 def _(op: Mapped, place: Place) -> LayerProof:
-    channels = place.part.channels
-    proof = LayerProof(place.node.name, "input", channels, "every value")
+    channels, levels = place.part.channels, place.part.numbers
+    proof = LayerProof(place.node.name, "input" if levels is None else "numbers", channels, "every value")
+    if levels is not None:
+        whole = np.arange(levels.low, levels.high + 1, dtype=np.float32)[:, None]
+        proof.values = whole.size
+        _compare_values(proof, whole, mapped_input(levels, whole), op.values)
+        return proof
     pixels = np.repeat(np.arange(256, dtype=np.uint8)[:, None], channels, axis=1)
     proof.values = 256
     table = np.broadcast_to(op.values, pixels.shape)

@@ -149,7 +149,7 @@ class Folded:
         self.limits: dict[str, NDArray[np.int64]] = {}
         self.heads: dict[str, F32] = {}
         for part in parts_of(net):
-            if part.enters or part.pool is not None or part.concat is not None:
+            if part.enters or part.pool is not None or part.concat is not None or part.numbers is not None:
                 continue
             if part.sign is None and part.levels is None:
                 self.heads[part.name] = steps_of_part(part).values

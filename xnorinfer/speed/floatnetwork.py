@@ -239,8 +239,8 @@ def pooled(op: Pool, x: NDArray[Any]) -> NDArray[Any]:
 
 
 def table_values(op: Mapped, x: NDArray[Any]) -> F32:
-    """What pixels (..., channels) are mapped to."""
-    return np.asarray(op.values[x, 0 if op.values.shape[1] == 1 else np.arange(x.shape[-1])])
+    """What pixels, or codes, (..., channels) are mapped to."""
+    return np.asarray(op.values[x.astype(np.uint8), 0 if op.values.shape[1] == 1 else np.arange(x.shape[-1])])
 
 
 def places(op: Dot, shape: Shape, by_class: NDArray[Any]) -> NDArray[Any]:
