@@ -49,7 +49,8 @@ class Signs:
 class Read:
     """An expression: steps, then a sign or none.  reason: why its rest is none of both, `at` the name of the node.
 
-    levels: what the steps end in, or what was read, where that is levels.
+    levels: what the steps end in, or what was read, where that is levels.  scaled: what is read instead, and times what, by
+    layers that take whole numbers: of levels that are multiplied with a number.
     """
 
     steps: list[Placed]
@@ -57,6 +58,7 @@ class Read:
     reason: str = ""
     at: str = ""
     levels: LevelValues | None = None
+    scaled: tuple[Read, float] | None = None
 
 
 def read(expr: Expr, leaf: Expr, width: int, most: int = MOST_LEVELS) -> Read:
@@ -133,13 +135,26 @@ def _levels(chain: Sequence[Expr], taken: Sequence[Sequence[Placed]], width: int
                 if made is not None:
                     found, turns = (made, np.ones(1)) if isinstance(made, Levels) else made
                     turned = [_placed("", "mul", turns)] if (turns < 0).any() else []
-                    here = [*_joined(taken[:place]), *turned, (chain[end].name, found), *_joined(behind[::-1])]
-                    return Read(here, levels=None if behind else found.domain)
+                    here = [*_joined(taken[:place]), *turned, (chain[end].name, found)]
+                    more, bare = _joined(behind[::-1]), Read(here, levels=found.domain)
+                    factor = _factor(more)
+                    return Read([*here, *more], scaled=None if factor is None else (bare, factor)) if behind else bare
             step = _step(chain[end - 1], chain[end])
             if step is None:
                 break
             behind.append(step)
     return None
+
+
+def _factor(steps: Sequence[Placed]) -> float | None:
+    """The number above 0 that steps multiply with; None where they do anything else."""
+    found = 1.0
+    for _, step in steps:
+        if not isinstance(step, Step) or step.function not in ("mul", "div") or step.parameters[0].size != 1:
+            return None
+        number = float(step.parameters[0].reshape(()))
+        found = found * number if step.function == "mul" else found / number
+    return found if 0 < found < np.inf else None
 
 
 def _ends_of(expr: Expr, leaf: Expr, width: int) -> tuple[float, float]:

@@ -228,13 +228,16 @@ class GraphLayers(GraphCuts):
             before = self.read(node, dataclasses.replace(live, outside=None), width)
         except Refused:  # read on with what the layer gives
             before = None
+        factor = 1.0
+        if before is not None and before.scaled is not None and weights.looks_binary(reads_signs=True):
+            before, factor = before.scaled
         signs = None if before is None else before.signs
         if weights.placed is not None and (live.outside is not None or own):
             pad = self._pad(node, live, signs, own)
             weights = dataclasses.replace(weights, placed=dataclasses.replace(weights.placed, pad=pad))
         levels = None if before is None else before.levels
         readable = before is None or signs is not None or levels is not None or live.stage.layer is None
-        found, ternary = part_of(node, weights, signs, self.chosen, readable, self.problems, self.notes)
+        found, ternary = part_of(node, weights, signs, factor, self.chosen, readable, self.problems, self.notes)
         if ternary:
             self._refuse_zeros(node, weights.values)
         if weights.maybe_ternary:

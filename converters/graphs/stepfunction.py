@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xnorinfer.budget import spend_steps
 from xnorinfer.converters.graphs.elementwise import Expr, bounds, constants, evaluate, ordered
 from xnorinfer.float32 import F32
 from xnorinfer.net.ops import Levels
@@ -225,7 +226,7 @@ def _key_of(number: float) -> int:
 
 
 def _standing_for(whole: NDArray[np.int64], values: F32, *, divided: bool) -> Levels | None:
-    """Levels of whole numbers in order that stand for these values; None where that is no zero and one factor."""
+    """Levels of whole numbers in order that stand for these values; None where that is no zero, a factor and a divisor."""
     apart = float(values[-1]) - float(values[0])
     if not np.isfinite(values).all() or apart <= 0:
         return None
@@ -237,15 +238,39 @@ def _standing_for(whole: NDArray[np.int64], values: F32, *, divided: bool) -> Le
     far = int(np.argmax(np.abs(distance)))
     near = np.float32(float(values[far]) / float(distance[far]))
     factors = [np.float32(abs(value)) for value in values[np.abs(distance) == 1]]
-    divisor = np.float32(round(min(1 / unit, MOST_LEVEL)))
-    found = [
-        Levels(int(whole[0]), int(whole[-1]), zero, float(factor))
-        for factor in (*factors, near, *(np.nextafter(near, np.float32(end)) for end in (0, np.inf)))
-        if (distance * factor == values).all()
-    ]
-    if divisor > 1 and (distance / divisor == values).all():
-        found.insert(0 if divided else len(found), Levels(int(whole[0]), int(whole[-1]), zero, 1.0, float(divisor)))
-    return found[0] if found else None
+    divisor, number = np.float32(round(min(1 / unit, MOST_LEVEL))), np.float32(1 / unit)
+    one = np.float32(1)
+    times = [(factor, one) for factor in (*factors, *_beside(near)) if (distance * factor == values).all()]
+    with np.errstate(divide="ignore"):
+        over = [(one, by) for by in (divisor, *_beside(number)) if by > 0 and by != 1 and (distance / by == values).all()]
+    both = [*over, *times] if divided else [*times, *over]
+    chosen = both[0] if both else _by_two(distance, values, near)
+    if chosen is None:
+        return None
+    return Levels(int(whole[0]), int(whole[-1]), zero, step=float(chosen[0]), divisor=float(chosen[1]))
+
+
+#: Divisors that are tried for numbers that were rounded more than once.
+TRIED = 1 << 15
+
+
+def _by_two(distance: F32, values: F32, near: np.float32) -> tuple[np.float32, np.float32] | None:
+    """A factor and a divisor that make these numbers of their distances, though something else made them, `(q / 3) * alpha`
+    say: rounded twice, as they were; None where none is found, and where they are not evenly apart but for rounding."""
+    if (np.abs(distance * near - values) > 2.0**-20 * np.abs(values)).any():
+        return None
+    spend_steps(TRIED // 16, "looking for what levels stand for")
+    by = (1 + np.arange(TRIED) / TRIED).astype(np.float32)
+    for factor in _beside((near * by.astype(np.float64)).astype(np.float32)):
+        fits = ((distance * factor[:, None]) / by[:, None] == values).all(axis=1)
+        if fits.any():
+            return factor[int(np.argmax(fits))], by[int(np.argmax(fits))]
+    return None
+
+
+def _beside(numbers: Any) -> tuple[Any, Any, Any]:
+    """Float32 numbers, and those next to them."""
+    return numbers, np.nextafter(numbers, np.float32(0)), np.nextafter(numbers, np.float32(np.inf))
 
 
 def _pairs(steps: Steps) -> Any:

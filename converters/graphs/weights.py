@@ -209,6 +209,7 @@ def part_of(
     node: OnnxNode,
     kernel: Kernel,
     signs: Signs | None,
+    factor: float,
     chosen: Profile | None,
     readable: bool,
     problems: Problems,
@@ -216,7 +217,8 @@ def part_of(
 ) -> tuple[LayerPart, bool]:
     """The layer of some weights; and whether it is ternary.  Raises Refused.
 
-    chosen: the profile that the user chose, whose rule takes the place of the weights'.  readable: it reads signs or the input.
+    factor: what levels, which it reads, are multiples of.  chosen: the profile that the user chose, whose rule takes the place
+    of the weights'.  readable: it reads signs or the input.
     """
     if kernel.ternary:
         return kernel.part(node.name, kernel.values), True
@@ -224,7 +226,7 @@ def part_of(
     if not kernel.looks_binary(readable):
         part = _float_part(node, kernel, signs, problems)
         return part if stated is None else replace(part, bias=stated.bias), False
-    low, high = (-1.0, 1.0) if signs is None else (signs.low, signs.high)
+    low, high = (-factor, factor) if signs is None else (signs.low, signs.high)
     if low != -high and low != 0 and high != 0:
         problems.refuse(
             node, f"reads the two values {low:g} and {high:g}, which integers cannot sum: needed are opposite ones, or 0"

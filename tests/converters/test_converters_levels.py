@@ -147,6 +147,34 @@ def test_other_spellings(tmp_path: Path, case: str) -> None:
     np.testing.assert_allclose(reference.forward(reading.net, x), value @ last, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("alpha", [1.7, 0.3333, 6.0, 2.6457])
+@pytest.mark.parametrize("last", ["divided and multiplied", "multiplied and divided", "divided by a quotient"])
+@pytest.mark.parametrize("most", [3, 7, 15])
+def test_clips_at_a_learned_number(tmp_path: Path, alpha: float, last: str, most: int) -> None:
+    """PACT's: levels of 0 to alpha, each the float32 number that two roundings make of it."""
+    high, many = F(alpha), F(most)
+    ends = {
+        "divided and multiplied": (("Div", many), ("Mul", high)),
+        "multiplied and divided": (("Mul", high), ("Div", many)),
+        "divided by a quotient": (("Div", many / high),),
+    }[last]
+    steps = (("Clip", ZERO, np.array(high)), ("Mul", many / high), ("Round",), *ends)
+    g = network(Graph(most), *((name, *map(np.asarray, numbers)) for name, *numbers in steps))
+    reading, x = read_source(g.write(tmp_path)), pixels()
+    domain, whole = levels_of(reading), np.rint(np.clip(sums(g, x), F(0), high) * (many / high))
+    assert (domain.low, domain.high, domain.zero) == (0, most, 0)
+    assert [layer.binary for layer in kinds_of(reading, Linear)] == [True, True]
+    value = {
+        "divided and multiplied": whole / many * high,
+        "multiplied and divided": whole * high / many,
+        "divided by a quotient": whole / (many / high),
+    }[last]
+    if reading.net.linears[-1][1].h == 1:  # else it reads levels, times that
+        assert set(np.unique(value)) <= set(domain.numbers)
+    weights = g.constants[max(g.constants, key=lambda name: int(name[1:]))]
+    np.testing.assert_allclose(reference.forward(reading.net, x), value @ weights, rtol=2e-6, atol=2e-6)
+
+
 def test_steps_behind_levels(tmp_path: Path) -> None:
     """What is computed with levels is computed with what they stand for."""
     g = Graph(5)
