@@ -123,6 +123,7 @@ def shape_of(model: Any, example: Any) -> tuple[int, ...] | None:
     if declared is None:
         built: Any = getattr(model, "_build_shapes_dict", None) or {}
         declared = getattr(model, "_build_input_shape", None) or next(iter(built.values()), None)
-    if isinstance(declared, Mapping) or declared is None or any(dim is None for dim in tuple(declared)[1:]):
+    dims = None if isinstance(declared, Mapping) or declared is None else tuple(declared)[1:]
+    if dims is None or not all(isinstance(dim, int | np.integer) for dim in dims):  # open, or of several inputs
         return None
-    return tuple(int(dim) for dim in tuple(declared)[1:])
+    return tuple(int(dim) for dim in dims)

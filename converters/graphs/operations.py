@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -15,6 +16,8 @@ from xnorinfer.converters.graphs.livevalues import Constant, Live, Value
 from xnorinfer.converters.graphs.problems import Problems
 from xnorinfer.net.values import MOST_LEVELS, MOST_LEVELS_OF_PIXELS
 
+#: Whole numbers of so many bits, and powers of two, are exact in float32.
+MOST_BITS = 24
 _BFLOAT16 = 16  # ONNX's number of a type that numpy has not
 OTHER_TYPE = "changes the type of numbers to something else than float32; networks in float32 can be converted"
 MULTIBIT = "it is quantized to several bits, and one bit is needed"
@@ -219,14 +222,55 @@ def _quant(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Valu
     if signed and width == 1:
         whole = _sign_of(maths, node, whole)
     else:
-        low = (narrow - 2.0 ** (width - 1)) if signed else 0.0
-        high = 2.0 ** (width - 1) - 1 if signed else 2.0**width - 1 - narrow
-        whole = maths.apply(node, "Clip", whole, maths.number(low), maths.number(high))
-        mode = str(node.attributes.get("rounding_mode", "ROUND")).upper()
-        if mode not in _ROUNDING:
-            maths.problems.refuse(node, f"rounds by {mode}, which is not supported in a binary network")
-        whole = maths.apply(node, _ROUNDING[mode], whole)
+        low, high = _whole_ends(width, signed=signed, narrow=narrow)
+        whole = _rounded_by(maths, node, maths.apply(node, "Clip", whole, maths.number(low), maths.number(high)), "ROUND")
     return maths.apply(node, "Mul", maths.apply(node, "Sub", whole, zero), scale)
+
+
+def _rounded_by(maths: Maths, node: OnnxNode, value: Value, default: str) -> Value:
+    """A value rounded as a node of QONNX says."""
+    mode = str(node.attributes.get("rounding_mode", default)).upper()
+    if mode not in _ROUNDING:
+        maths.problems.refuse(node, f"rounds by {mode}, which is not supported in a binary network")
+    return maths.apply(node, _ROUNDING[mode], value)
+
+
+def _trunc(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Value:
+    """qonnx.custom_op.general.trunc: whole numbers of the scale without their last bits, so many as the input has more than the
+    output; in its second version so many as the scale of the output is larger, and kept within its bits.  With one input the
+    whole part of a number.
+    """
+    if len(inputs) not in (5, 6):
+        return _plain(maths, node, inputs)
+    value, scale, zero, bits, *others = inputs
+    assert value is not None
+    assert scale is not None
+    assert zero is not None
+    width = maths.single(node, others[-1])
+    if len(others) == 1:
+        shift, given = maths.single(node, bits) - width, scale
+    else:
+        assert others[0] is not None
+        given = others[0]
+        shift = round(math.log2(maths.single(node, given)) - math.log2(maths.single(node, scale)))
+    if not (-MOST_BITS <= shift <= MOST_BITS and 1 <= width <= MOST_BITS):
+        maths.problems.refuse(node, f"cuts {shift:g} bits off and keeps {width:g}: is malformed")
+    by = maths.number(2.0**shift)
+    whole = maths.apply(node, "Round", maths.apply(node, "Add", maths.apply(node, "Div", value, scale), zero))
+    whole = maths.apply(node, "Div", whole, by)
+    if len(others) == 2:
+        low, high = _whole_ends(width, signed=bool(_attribute(node, "signed", 1)), narrow=bool(_attribute(node, "narrow", 0)))
+        whole = maths.apply(node, "Clip", whole, maths.number(low), maths.number(high))
+        zero = maths.apply(node, "Div", zero, by)
+    whole = _rounded_by(maths, node, whole, "FLOOR")
+    return maths.apply(node, "Mul", maths.apply(node, "Sub", whole, zero), given)
+
+
+def _whole_ends(width: float, *, signed: bool, narrow: bool) -> tuple[float, float]:
+    """The least and the largest whole number of so many bits."""
+    if signed:
+        return narrow - 2.0 ** (width - 1), 2.0 ** (width - 1) - 1
+    return 0.0, 2.0**width - 1 - narrow
 
 
 def _multi_threshold(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Value:
@@ -271,6 +315,7 @@ ELEMENTWISE: dict[str, Spelling] = {
     "Binarize": _binarize,
     "BipolarQuant": _bipolar,
     **dict.fromkeys(("Quant", "IntQuant"), _quant),
+    "Trunc": _trunc,
     "MultiThreshold": _multi_threshold,
 }
 del ELEMENTWISE["Identity"]

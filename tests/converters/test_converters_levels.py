@@ -234,6 +234,20 @@ GRADED: dict[str, tuple[Any, Any]] = {
     "DOWN": by_modes("DOWN", np.fix),
     "UP": by_modes("UP", lambda x: np.sign(x) * np.ceil(np.abs(x))),
     "HALF_UP": by_modes("HALF_UP", lambda x: np.sign(x) * np.floor(np.abs(x) + F(0.5))),
+    "Trunc": (
+        [
+            ("Quant", HALF, ZERO, np.array(4, F), {"signed": 0, "narrow": 0}),
+            ("Trunc", HALF, ZERO, np.array(4, F), np.array(2, F)),
+        ],
+        lambda x: np.floor(np.rint(np.clip(x / F(0.5), F(0), F(15))) / F(4)) * F(0.5),
+    ),
+    "Trunc with a scale": (
+        [
+            ("Clip", np.array(-9, F), np.array(9, F)),
+            ("Trunc", HALF, ZERO, np.array(6, F), np.array(2, F), np.array(3, F), {"narrow": 1, "rounding_mode": "CEIL"}),
+        ],
+        lambda x: np.ceil(np.clip(np.rint(x / F(0.5)) / F(4), F(-3), F(3))) * F(2),
+    ),
     "HALF_DOWN": by_modes("HALF_DOWN", lambda x: np.sign(x) * np.ceil(np.abs(x) - F(0.5))),
 }
 

@@ -136,6 +136,10 @@ def test_refused() -> None:
         xnorinfer.from_keras(larq_model(keras2.layers.Activation("swish")))
     with pytest.raises(OptionError, match="takes a Keras model, not a int"):
         xnorinfer.from_keras(3)
+    one, other = keras2.Input((12,), name="one"), keras2.Input((12,), name="other")
+    joined = larq.layers.QuantDense(5, **HIDDEN)(keras2.layers.Add()([one, other]))
+    with pytest.raises(NetworkError, match="takes the inputs one, other; one is supported"):
+        xnorinfer.from_keras(keras2.Model([one, other], joined))
     with pytest.raises(SourceError, match="has no weights yet"):
         xnorinfer.from_keras(Subclassed())
     with pytest.raises(InputError):
