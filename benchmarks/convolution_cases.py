@@ -18,9 +18,9 @@ from benchmarks.openvino_binary import openvino_binary
 from xnorinfer.bits import bitunpack
 from xnorinfer.engine.plan import Plan
 from xnorinfer.graph import chain
-from xnorinfer.net.values import PixelInput, SignInput
+from xnorinfer.net.values import PixelInput, RealInput, SignInput
 from xnorinfer.net.windows import Window, borders
-from xnorinfer.packing.packed import Affine, Dot, PackedModel, PackedOp, Pool, Threshold
+from xnorinfer.packing.packed import Affine, Binarize, Digitize, Dot, Grades, PackedModel, PackedOp, Pool, Threshold
 
 Call = Callable[[], object]
 #: A convolution that keeps the size of its map.
@@ -129,6 +129,35 @@ def variants(channels: int, size: int, kernel: str | None = None) -> dict[str, C
         out = np.empty((1, packed.values[last - 1].words), np.uint64)
         calls[name] = _layer(plan, bits, out, last)
     return calls
+
+
+def level_layers(channels: int, size: int, kernel: str | None = None) -> dict[str, Call]:
+    """The layer over signs, and over levels of 2 to 4 bits that gives such levels."""
+    rng = np.random.default_rng(7)
+    shape, depth = (size, size, channels), 9 * channels
+    calls = {}
+    for planes, name in ((1, "signs"), (2, "2 bits"), (3, "3 bits"), (4, "4 bits")):
+        top, reads = (1 << planes) - 1, "bits" if planes == 1 else "levels"
+        codes: PackedOp = Binarize(np.zeros(channels, np.float32), np.zeros(channels, np.bool_))
+        layer = random_dot(rng, "bits", shape, channels, SAME, pad=1)
+        if planes > 1:
+            codes = Digitize(_falling(rng.standard_normal((top, channels)).astype(np.float32)), np.zeros(channels, np.bool_))
+            limits = rng.integers(-depth, depth, (top, channels), np.int32) * top // 4
+            layer = Dot("levels", depth, layer.weights, Grades(_falling(limits)), SAME)
+        head = Dot(
+            reads, channels, random_words(rng, 10, channels), Affine((), np.zeros((0, 2, 10), np.float32)), Window((1, 1))
+        )
+        packed = PackedModel(RealInput(), shape, chain([("codes", codes), ("layer", layer), ("head", head)]), "ge-zero")
+        plan = Plan(packed.require_valid(), threads=1, kernel=kernel)
+        given = plan.trace(rng.standard_normal((1, size * size * channels)).astype(np.float32))
+        out = np.empty_like(given[1])
+        calls[name] = _layer(plan, given[0], out, 2)  # type: ignore[arg-type]
+        assert np.array_equal(out, given[1])
+    return calls
+
+
+def _falling(limits: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(np.sort(limits, axis=0)[::-1])
 
 
 def vgg_small() -> PackedModel:

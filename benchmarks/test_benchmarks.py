@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from benchmarks.convolution_cases import LAYERS, convolution, variants, vgg_small
+from benchmarks.convolution_cases import LAYERS, convolution, level_layers, variants, vgg_small
 from benchmarks.layer_cases import first_layer, hidden_layer
 from benchmarks.networks import REFERENCE, random_network, random_pixels
 from benchmarks.openvino_binary import OPENVINO
@@ -74,6 +74,13 @@ def test_convolution_beside_its_variants(benchmark: Benchmark, channels: int, si
     times = in_turns(variants(channels, size, kernel), 1.0)
     benchmark.extra_info.update({name: timing.median / times["layer"].median for name, timing in times.items()})
     benchmark(variants(channels, size, kernel)["layer"])
+
+
+@pytest.mark.parametrize(("channels", "size"), LAYERS)
+@pytest.mark.parametrize("reads", ["signs", "2 bits", "3 bits", "4 bits"])
+def test_levels(benchmark: Benchmark, reads: str, channels: int, size: int) -> None:
+    benchmark.group = f"3x3 convolution over levels, {channels} channels, {size}x{size}"
+    benchmark(level_layers(channels, size)[reads])
 
 
 @pytest.mark.parametrize(("m", "threads"), [(1, 1), (64, 1), (1, usable_cores())])

@@ -180,8 +180,8 @@ class Kernel:
         """Counts or float64 sums to codes of so many bits."""
         return address("make_finish_levels", _FINISH, planes, integers)
 
-    def level_strips(self, planes: int, given: int) -> int:
-        return address("make_level_strips", _COMPUTE, planes, given, self.single_lanes)
+    def level_strips(self, planes: int, given: int, bits: int) -> int:
+        return address("make_level_strips", _COMPUTE, planes, given, bits, self.single_lanes)
 
     def digitize_bytes(self, planes: int) -> int:
         return address("make_digitize_bytes", _COMPUTE, planes)
@@ -346,8 +346,8 @@ def warmup(name: str | None = None) -> list[str]:
         for channels, in_pairs in ((64, True), (64, False), (32, True), (1, False)):
             kernel.gather_bits(channels, in_pairs)
         # Of levels the usual ones, of 2 bits.
-        for given in (2, 0):
-            kernel.level_strips(2, given)
+        for given, bits in ((2, 16), (0, 64)):
+            kernel.level_strips(2, given, bits)
         kernel.finish_levels(2, integers=True)
         kernel.pool_levels(2)
         kernel.digitize_singles(2)

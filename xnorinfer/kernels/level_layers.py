@@ -24,12 +24,12 @@ from xnorinfer.kernels.tiles import compare_inputs
 from xnorinfer.kernels.vector_ir import (
     F32,
     F64,
-    I8,
     I64,
     Emit,
     Value,
     get,
     inner,
+    integer,
     intrinsic_of,
     load_byte,
     load_single,
@@ -43,35 +43,42 @@ from xnorinfer.kernels.vector_ir import (
 LANES = 8
 
 
-def grade_tile(planes: int, integers: bool, of_planes: int = 1) -> Any:
+def grade_tile(planes: int, bits: int, of_planes: int = 1) -> Any:
     """Intrinsic grade(counts, limits, out, plane_bytes, wanted, from_bytes): codes of 64 counts as words of planes.
 
-    counts: [64] i64, of each of `of_planes` planes, the lowest bits first, `from_bytes` apart, to be added; or f64 that are
-    rounded to float32; limits: [grades][64] of their type, none above the one before, NaN for
-    never; out: of the word of the lowest bits, the next plane's `plane_bytes` further; wanted: bits of the neurons there are.
+    counts: [64] i64, of each of `of_planes` planes, the lowest bits first, `from_bytes` apart, to be added; or, if `bits` is 0,
+    f64 that are rounded to float32; limits: [grades][64] integers of so many bits, which hold the sums, or f64, none above the
+    one before, NaN for never; out: of the word of the lowest bits, the next plane's `plane_bytes` further; wanted: bits of the
+    neurons there are.
     """
+    # So many lanes at a time as registers hold of the sums.
+    lanes = 64 if bits in (16, 32) else LANES
+    size, wide = bits // 8 or 8, vector(I64 if bits else F64, lanes)
+    kind, as_bits = vector(integer(bits), lanes) if bits else wide, integer(lanes)
 
     def body(
         emit: Emit, counts: Value, limits: Value, out: Value, plane_bytes: Value, wanted: Value, from_bytes: Value
     ) -> None:
-        b, kind = emit.builder, vector(I64 if integers else F64, LANES)
+        b = emit.builder
         places = [b.add(out, b.mul(plane_bytes, emit.constant(plane))) for plane in range(planes)]
-        for chunk in range(64 // LANES):
-            count = _added(emit, counts, from_bytes, of_planes, chunk, kind)
-            if not integers:
-                count = b.fpext(b.fptrunc(count, vector(F32, LANES)), kind)
+        for chunk in range(64 // lanes):
+            count = _added(emit, counts, from_bytes, of_planes, chunk, wide)
+            if not bits:
+                count = b.fpext(b.fptrunc(count, vector(F32, lanes)), kind)
+            elif bits < 64:
+                count = b.trunc(count, kind)
             words: list[Value | None] = [None] * planes
             for code in range(1, grades(planes) + 1):
-                limit = emit.load(emit.offset(limits, (code - 1) * 64 + chunk * LANES, 8), kind, 8)
-                hits = b.icmp_signed("<=", count, limit) if integers else b.fcmp_ordered("<=", count, limit)
-                bits = b.bitcast(hits, I8)
+                limit = emit.load(emit.offset(limits, (code - 1) * 64 + chunk * lanes, size), kind, size)
+                hits = b.icmp_signed("<=", count, limit) if bits else b.fcmp_ordered("<=", count, limit)
+                found = b.bitcast(hits, as_bits)
                 for plane in range(planes):
                     if code % (1 << plane) == 0:
                         before = words[plane]
-                        words[plane] = bits if before is None else b.xor(before, bits)
-            some = b.trunc(b.lshr(wanted, emit.constant(chunk * LANES)), I8)
+                        words[plane] = found if before is None else b.xor(before, found)
+            some = wanted if lanes == 64 else b.trunc(b.lshr(wanted, emit.constant(chunk * lanes)), as_bits)
             for plane, word in enumerate(words):
-                emit.store(b.and_(word, some), emit.offset(places[plane], chunk, 1), 1)
+                emit.store(b.and_(word, some), emit.offset(places[plane], chunk, lanes // 8), lanes // 8)
 
     return intrinsic_of(LANES, 6, body, types.void)
 
@@ -81,7 +88,7 @@ def _added(emit: Emit, counts: Value, plane_bytes: Value, planes: int, chunk: in
     b, total = emit.builder, None
     for plane in reversed(range(planes)):
         place = b.add(counts, b.mul(plane_bytes, emit.constant(plane))) if plane else counts
-        some = emit.load(emit.offset(place, chunk, 8 * LANES), kind, 8)
+        some = emit.load(emit.offset(place, chunk, 8 * kind.count), kind, 8)
         total = some if total is None else b.add(b.add(total, total), some)
     return total
 
@@ -109,7 +116,7 @@ def make_finish_levels(planes: int, integers: bool) -> Callable[..., None]:
 
     They are where the fourth argument says, or, where that is no address (0 or 1), in the scratch.
     """
-    grade = grade_tile(planes, integers)
+    grade = grade_tile(planes, 64 if integers else 0)
     usual = fields.COUNTS_AT if integers else fields.SUMS_AT
     entry_bytes = 512 * grades(planes)
 
@@ -124,14 +131,15 @@ def make_finish_levels(planes: int, integers: bool) -> Callable[..., None]:
     return finish_levels
 
 
-def make_level_strips(planes: int, given: int, lanes: int) -> Callable[..., None]:
+def make_level_strips(planes: int, given: int, bits: int, lanes: int) -> Callable[..., None]:
     """Tasks of a binary layer over levels, as `map_layers.make_compute_strips` has them; a vector is a map of one pixel.
 
     INNER: for each group of channels the binary layer that counts and what follows the sums, then for each plane how windows
-    become rows.  given: planes of what it gives, 1 for bits, 0 for numbers.  lanes: of a vector of float32.
+    become rows.  given: planes of what it gives, 1 for bits, 0 for numbers.  bits: of its limits, which hold the sums.  lanes:
+    of a vector of float32.
     """
     add, finish_counts = add_planes(planes), counts_finisher(lanes)
-    grade, entry_bytes = grade_tile(max(1, given), True, planes), 512 * grades(max(1, given))
+    grade, entry_bytes = grade_tile(max(1, given), bits, planes), 8 * bits * grades(max(1, given))
 
     def level_strips(layer, source, target, rows, first_task, last_task, scratch, prepared, shifts):
         pixels = get(layer, fields.DOWN) * get(layer, fields.ACROSS)

@@ -180,8 +180,9 @@ def over_levels(
     neurons = int(outer[fields.NEURONS])  # type: ignore[arg-type]
     of_pixel = 8 * words_for(neurons) if given else 4 * neurons
     of_sample = max(1, given) * of_pixel
+    limits = layers[0][1].get(fields.LIMITS)
     outer |= of_planes | {
-        fields.COMPUTE: kernel.level_strips(planes, given),
+        fields.COMPUTE: kernel.level_strips(planes, given, 8 * limits.itemsize if isinstance(limits, np.ndarray) else 64),
         fields.OUT_BYTES: pixels * of_sample,
         fields.LEVEL_BYTES: region,
         fields.STRIP_BYTES: planes * (region + most * fields.COUNTS_BYTES),

@@ -126,7 +126,7 @@ def _levels(kernel: Kernel, weights: NDArray[Any], limits: NDArray[Any]) -> Row:
     """Codes by limits on what is counted: (top, border classes, neurons), integers or float32."""
     top, classes, neurons = limits.shape
     groups, planes, integers = -(-neurons // WORD_BITS), top.bit_length(), limits.dtype.kind == "i"
-    dtype, never = (np.int64, -(1 << 62)) if integers else (np.float64, np.nan)
+    dtype, never = (limits.dtype, np.iinfo(limits.dtype).min) if integers else (np.dtype(np.float64), np.nan)
     table = np.full((classes, groups, grades(planes), WORD_BITS), never, dtype)
     padded = np.full((top, classes, groups * WORD_BITS), never, dtype)
     padded[..., :neurons] = limits
@@ -150,7 +150,11 @@ def levels(kernel: Kernel, weights: Words, depth: int, limits: Limits, planes: i
     row = _product(len(weights), depth, limits, planes * len(weights) * depth)
     if limits is None:
         return row | {fields.BASE: _whole_groups(weights, base + low * (2 * ones - depth)), fields.FACTOR: 1}
-    return row | _levels(kernel, weights, limits.reshape(-1, 1, len(weights)).astype(np.int64) - base)
+    # In as few bits as hold the sums: they are compared so many at a time.
+    most = full * depth
+    dtype = next(dtype for dtype in (np.int16, np.int32, np.int64) if most <= np.iinfo(dtype).max)
+    own = (limits.reshape(-1, 1, len(weights)).astype(np.int64) - base).clip(-1, most)
+    return row | _levels(kernel, weights, own.astype(dtype))
 
 
 def of_planes(kernel: Kernel, weights: Words, depth: int, *, channels: int = 0) -> Row:
