@@ -192,7 +192,7 @@ SIGNS_OF = ((layer(), (-1,)), (Quantize("ge"), (0,)))
         (((Multiply(), (0, 1)), (layer(), (2,))), "d: a binary layer follows c without a sign"),
         (((Channels((0, 2)), (1,)),), r"c: takes channels \(0, 2\), needed are numbers from 0 to 1, or -1 for zeros"),
         (((Channels(()), (1,)),), r"c: takes channels \(\), needed"),
-        (((Channels((0, -1)), (0,)), (layer(), (2,))), "d: a binary layer follows c without a sign"),
+        (((Channels((0, -1)), (0,)), (Concat(), (1, 2)), (layer(2, 4), (3,))), "e: a binary layer follows d without a sign"),
         (((Channels((1, 0)), (1,)),), "the last layer is a sign"),
         (((Pad((0, 0, 1)), (1,)),), r"c: its padding is \(0, 0, 1\), needed are 4"),  # type: ignore[arg-type]
         (((Pad((-2, -2, 0, 0)), (1,)),), "c: gives 0 lines of 3, needed is a map"),
