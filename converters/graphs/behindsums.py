@@ -180,9 +180,9 @@ def _step(before: Expr, now: Expr) -> list[Placed] | None:
     """What stands between two cuts, as steps of a network; None for what has no place there."""
     if now.op == "Add" and all(arg is before for arg in now.args):
         return [_placed(now.name, "mul", 2)]
-    slope = _slope(before, now)
-    if slope is not None:
-        return [_placed(now.name, "prelu", slope)]
+    slopes = _slopes(before, now)
+    if slopes is not None:
+        return slopes
     numbers = [arg.array for arg in now.args]
     if [arg is before for arg in now.args].count(True) != 1 or any(
         number is None and arg is not before for arg, number in zip(now.args, numbers, strict=True)
@@ -213,19 +213,39 @@ def _step(before: Expr, now: Expr) -> list[Placed] | None:
     return None
 
 
-def _slope(before: Expr, now: Expr) -> F32 | None:
-    """The slopes of a PReLU as Keras computes it, relu(x) + (-slope) * relu(-x), which is exactly that; None for others."""
-    if now.op != "Add":
+def _slopes(before: Expr, now: Expr) -> list[Placed] | None:
+    """A PReLU written as a sum, relu(x) and slopes times min(x, 0) or -relu(-x), which is exactly that; with numbers that were
+    added to the second, as exporters join PReLU and bias.  None for others."""
+    if now.op not in ("Add", "Sub"):
         return None
-    for above, below in (now.args, now.args[::-1]):
-        factor = next((arg for arg in below.args if arg.array is not None), None)
-        falling = next((arg for arg in below.args if arg.array is None), None)
-        if above.op == "Relu" and above.args[0] is before and below.op == "Mul" and factor is not None and falling is not None:
-            inner = falling.args[0] if falling.op == "Relu" else None
-            if inner is not None and inner.op == "Neg" and inner.args[0] is before:
-                assert factor.array is not None
-                return -factor.array
+    for above, below in (now.args, now.args[::-1]) if now.op == "Add" else (now.args,):
+        bias, falling = _number_beside("Add", below) if now.op == "Add" else (None, below)
+        factor, part = _number_beside("Mul", falling)
+        if factor is None or not _is_rising(above, before):
+            continue
+        zero, inner = _number_beside("Min", part)
+        if part.op == "Relu" and part.args[0].op == "Neg" and part.args[0].args[0] is before:
+            factor = -factor
+        elif zero is None or zero.ndim or zero != 0 or inner is not before:
+            continue
+        steps = [_placed(now.name, "prelu", factor if now.op == "Add" else -factor)]
+        return steps if bias is None else [*steps, _placed(now.name, "add", bias)]
     return None
+
+
+def _is_rising(expr: Expr, of: Expr) -> bool:
+    """Whether it is max(x, 0)."""
+    zero, inner = _number_beside("Max", expr)
+    return (expr.op == "Relu" and expr.args[0] is of) or (zero is not None and not zero.ndim and zero == 0 and inner is of)
+
+
+def _number_beside(op: str, expr: Expr) -> tuple[F32 | None, Expr]:
+    """The numbers that an operation has beside an expression, and that; None and the expression itself where it is another."""
+    if expr.op == op and len(expr.args) == 2:
+        for number, inner in (expr.args, expr.args[::-1]):
+            if number.array is not None and inner.array is None:
+                return number.array, inner
+    return None, expr
 
 
 def layers_of(name: str, steps: Sequence[Placed], width: int) -> list[tuple[str, Steps | Levels]]:

@@ -320,6 +320,39 @@ def test_functions_before_a_norm(tmp_path: Path) -> None:
     np.testing.assert_array_equal(reference.forward(reading.net, x), hidden @ second)
 
 
+SLOPES = np.array([-0.5, 0.25, 2, 0, 1, -3], F)
+#: A PReLU as a sum of two parts of v0: what the first is made by, what the second, what joins them; and what is added.
+PRELUS: dict[str, tuple[Any, Any, str, Any]] = {
+    "of Keras": ([("Relu",)], [("Neg",), ("Relu",), ("Mul", -SLOPES)], "Add", 0),
+    "with a bias": ([("Relu",)], [("Neg",), ("Relu",), ("Mul", -SLOPES), ("Add", SLOPES[::-1].copy())], "Add", SLOPES[::-1]),
+    "by bounds": ([("Max", ZERO)], [("Min", ZERO), ("Mul", SLOPES)], "Add", 0),
+    "a difference": ([("Relu",)], [("Neg",), ("Relu",), ("Mul", SLOPES)], "Sub", 0),
+}
+
+
+@pytest.mark.parametrize("how", PRELUS)
+@pytest.mark.parametrize("turned", [False, True])
+def test_sums_that_are_a_prelu(tmp_path: Path, how: str, turned: bool) -> None:
+    above, below, join, bias = PRELUS[how]
+    g = Graph(6)
+    first, last = g.signs(12, 6), g.vector(18).reshape(6, 3)
+    g.add("MatMul", first)
+    made = []
+    for operations in (above, below):
+        g.value = "v0"
+        for operation in operations:
+            g.add(*operation)
+        made.append(g.value)
+    g.value = made[0]
+    g.add(join, made[1], first=turned and join == "Add").add("MatMul", last)
+    reading = written(g, tmp_path)
+    assert networks.kinds(reading.net) == ["binary", "prelu", *(["add"] if np.ndim(bias) else []), "float"]
+    x = rows()
+    sums = x @ first
+    wanted = (np.where(sums > 0, sums, sums * SLOPES) + bias).astype(F)
+    np.testing.assert_allclose(reference.forward(reading.net, x), wanted @ last, rtol=1e-6, atol=1e-5)
+
+
 # ---------------------------------------------------------------- weights that the graph computes
 
 
