@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import packed_networks as nets
 import pytest
-from branching_networks import PUBLISHED, Graph, random_branching_network
+from branching_networks import PUBLISHED, Graph, random_branching_network, real_to_binary
 from conv_networks import MAPPINGS
 from networks import random_inputs
 
@@ -21,7 +21,7 @@ from xnorinfer.net.reference import forward
 from xnorinfer.net.values import PixelInput, RealInput
 from xnorinfer.net.windows import Window
 from xnorinfer.packing.lower import lower
-from xnorinfer.packing.packed import Affine, Binarize, Dot, Elementwise, PackedModel
+from xnorinfer.packing.packed import Affine, Binarize, Dot, Elementwise, Multiply, PackedModel
 
 KERNELS = [kernel.name for kernel in kernels.usable()]
 
@@ -42,8 +42,7 @@ def compare(net: Net, kernel: str, threads: int = 1) -> Plan:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_kinds(name: str, kernel: str) -> None:
     plan = compare(PUBLISHED[name](3, PixelInput.range(-1, 1)), kernel)
-    assert any(one.sign is not None for one in plan._passes) == (name != "shuffled")  # whose signs are of moved channels
-    assert all(one.kept for one in plan._passes)
+    assert any(one.signs for one in plan._passes) == (name != "shuffled")  # whose signs are of moved channels
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -70,11 +69,11 @@ def behind_an_add(seed: int, channels: int, dense: bool) -> Net:
 @pytest.mark.parametrize("channels", [1, 20, 32, 63, 64, 65, 96, 130])
 def test_what_only_a_sign_reads_is_not_written(channels: int, dense: bool, kernel: str) -> None:
     plan = compare(behind_an_add(channels, channels, dense), kernel)
-    assert [one.kept for one in plan._passes].count(False) >= 1
+    assert [one.kept for one in plan._passes].count(()) >= 1
 
 
 def test_several_signs_of_one_value() -> None:
-    """The first goes with it; another one, at other limits, reads the numbers."""
+    """All go with it, and the numbers, which nothing else reads, are not written."""
     rng = np.random.default_rng(4)
     limits = [rng.normal(size=70).astype(np.float32) for _ in range(2)]
     steps = Elementwise(Affine(("mul",), np.ones((1, 2, 70), np.float32)))
@@ -93,10 +92,36 @@ def test_several_signs_of_one_value() -> None:
     x = nets.random_rows(rng, model, 3)
     for kernel in KERNELS:
         plan = Plan(model, threads=1, kernel=kernel)
-        assert [(one.node, one.sign, one.kept) for one in plan._passes] == [
-            (0, 1, True), (2, None, True), (3, None, True), (4, None, True)
+        assert [(one.nodes, one.signs, one.kept) for one in plan._passes] == [
+            ((0,), (1, 2), ()), ((3,), (), (3,)), ((4,), (), (4,))
         ]  # fmt: skip
         assert nets.same(plan.run(x), nets.expected(model, x)[-1])
+
+
+def multiplied(plan: Plan) -> list[tuple[type, ...]]:
+    """The ops of every pass that takes a product."""
+    ops = [tuple(type(plan.running.nodes[index].op) for index in one.nodes) for one in plan.passes]
+    return [one for one in ops if Multiply in one]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("width", [20, 64])
+def test_products_are_taken_where_their_maps_are_made(width: int, kernel: str) -> None:
+    plan = compare(real_to_binary(4, PixelInput.range(-1, 1), (6, 5, 3), width), kernel)
+    assert multiplied(plan)
+    assert all(one[:2] == (Dot, Multiply) for one in multiplied(plan))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("channels", [5, 16, 70])
+def test_a_product_with_what_comes_of_the_map_itself_goes_on_to_what_reads_it(channels: int, kernel: str) -> None:
+    made = Graph(channels, PixelInput.range(-1, 1), (5, 4, 3), awkward=False)
+    stem = made.stem(channels)
+    value = made.norm(made.layer(made.sign(stem), channels), channels**0.5)
+    gated = made.norm(made.gate(value, value))
+    plan = compare(made.head(made.norm(made.layer(made.sign(made.plus(gated, stem)), 9), 3.0)), kernel)
+    assert [one[0] for one in multiplied(plan)] == [Multiply]
+    assert len(multiplied(plan)[0]) > 1
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -116,5 +141,5 @@ def test_layers_of_float_weights_give_bits_too(kernel: str) -> None:
     value = made.stem(40)
     value = made.plus(made.norm(made.layer(made.sign(value), 40), 6.0), value)
     plan = compare(made.head(value), kernel)
-    ops = [plan.packed.nodes[one.node].op for one in plan._passes if one.sign is not None]
+    ops = [plan.running.nodes[one.node].op for one in plan._passes if one.signs]
     assert [isinstance(op, Dot) and not op.binary for op in ops] == [kernels.choose(kernel).floats(40).panel % 8 == 0]

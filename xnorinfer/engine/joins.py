@@ -1,21 +1,24 @@
 """Values that are written where they are joined: into their channels' place of the pixels of a larger map.
 
-What makes a map of numbers by float32 steps can leave gaps from pixel to pixel, and comparisons and steps can read such a map.
-So where nothing but those and one concatenation reads a value, it needs no place of its own and is never copied; a joined map
-may be part of another one in turn, as all of a stage of a DenseNet are of its last.
+What gives rows of numbers can leave gaps from pixel to pixel, and what takes rows, and pools, can read such a map.  So where
+nothing but those and one concatenation reads a value, it needs no place of its own and is never copied; a joined map may be
+part of another one in turn.  The bits of signs are written so, too, where all that are joined are, in bytes of their own.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from xnorinfer.engine.layerrows import Made
-from xnorinfer.graph import INPUT, Node, users_of
-from xnorinfer.kernels import fields, layout
+from xnorinfer.engine.passes import Pass, gives_rows
+from xnorinfer.graph import INPUT, users_of
+from xnorinfer.kernels import Kernel, fields, layout
 from xnorinfer.kernels.prepack import Row
-from xnorinfer.packing.packed import Affine, Binarize, Concat, Dot, Elementwise, PackedModel, PackedOp, Value
+from xnorinfer.packing.packed import Binarize, Concat, Elementwise, Multiply, PackedModel, Pool, Value
 
 
 class Home(NamedTuple):
@@ -26,21 +29,41 @@ class Home(NamedTuple):
     step: int
 
 
-def homes_of(packed: PackedModel, kept: set[int]) -> dict[int, Home]:
-    """Of the values that lie in others.  kept: the nodes whose values are written."""
+def pixels_of(value: Value) -> int:
+    """Of a map; a vector is one."""
+    return math.prod(value.shape[:-1])
+
+
+def homes_of(packed: PackedModel, passes: Sequence[Pass], kernel: Kernel) -> dict[int, Home]:
+    """Of the values that lie in others."""
     values, users = packed.values, users_of(packed.nodes)
+    of = {node: one for one in passes for node in (*one.nodes, *one.signs)}
+    rows = {one.node for one in passes if gives_rows(packed, one.node, kernel)}
+
+    def writes(read: int) -> bool:
+        """Whether a value can have gaps from pixel to pixel."""
+        op, one = packed.nodes[read].op, of[read]
+        return (read in one.kept and one.node in rows) or (isinstance(op, Concat) and not op.flat)
+
+    def reads(user: int, read: int) -> bool:
+        """Whether a node can pass over them."""
+        one = of[user]
+        takes = one.node in rows or isinstance(packed.nodes[user].op, Binarize)
+        source = packed.nodes[one.node].inputs[0]
+        return of[read] is one or (takes and (source != read or isinstance(packed.nodes[one.node].op, _PASS_OVER)))
+
     parents: dict[int, tuple[int, int]] = {}
     for index, node in enumerate(packed.nodes[:-1]):
-        if not isinstance(node.op, Concat) or node.op.flat or not _is_map(values[index]):
+        if not isinstance(node.op, Concat) or node.op.flat:
+            continue
+        if values[index].kind == "bits":
+            parents |= _bits(packed, index, of, users)
+        if values[index].kind != "reals" or pixels_of(values[index]) == 1:
             continue
         at = 0
         for read in node.inputs:
-            alone = node.inputs.count(read) == 1 and read in kept and read not in parents
-            if (
-                alone
-                and _writes(packed.nodes[read])
-                and all(user == index or _reads(packed.nodes[user], read) for user in users[read])
-            ):
+            alone = node.inputs.count(read) == 1 and read != INPUT and read not in parents
+            if alone and writes(read) and all(user == index or reads(user, read) for user in users[read]):
                 parents[read] = index, at
             at += 4 * (values[read] if read != INPUT else packed.entry).shape[-1]
     found = {}
@@ -48,52 +71,53 @@ def homes_of(packed: PackedModel, kept: set[int]) -> dict[int, Home]:
         while index in parents:
             index, more = parents[index]
             at += more
-        found[read] = Home(index, at, 4 * values[index].shape[-1])
+        found[read] = Home(index, at, values[index].nbytes // pixels_of(values[index]))
     return found
 
 
-def _is_map(value: Value) -> bool:
-    return value.kind == "reals" and len(value.shape) == 3 and value.shape[0] * value.shape[1] > 1
+def _bits(
+    packed: PackedModel, index: int, of: Mapping[int, Pass], users: Sequence[Sequence[int]]
+) -> dict[int, tuple[int, int]]:
+    """The parts of joined bits and from which byte on they lie, if each fills bytes, is of a sign in a pass of numbers, and is
+    read by nothing else."""
+    found: dict[int, tuple[int, int]] = {}
+    place = 0
+    for read in packed.nodes[index].inputs:
+        if place % 8 or read == INPUT or read not in of[read].signs or list(users[read]) != [index]:
+            return {}
+        found[read] = index, place // 8
+        place += packed.values[read].shape[-1]
+    return found
 
 
-def _writes(node: Node[PackedOp]) -> bool:
-    """Whether it can leave gaps from pixel to pixel."""
-    op = node.op
-    if isinstance(op, Dot):
-        return isinstance(op.output, Affine) and op.groups == 1 and (not op.binary or op.reads == "bits")
-    return isinstance(op, Elementwise) or (isinstance(op, Concat) and not op.flat)
+#: What can read a source with gaps.
+_PASS_OVER = (Binarize, Elementwise, Multiply, Pool)
 
 
-def _reads(node: Node[PackedOp], read: int) -> bool:
-    """Whether it can pass over gaps."""
-    return isinstance(node.op, Binarize | Elementwise) and node.inputs[0] == read and read not in node.inputs[1:]
-
-
-def is_done(node: Node[PackedOp], homes: dict[int, Home]) -> bool:
+def is_done(packed: PackedModel, one: Pass, homes: Mapping[int, Home]) -> bool:
     """Whether all that a node joins is in its place."""
+    node = packed.nodes[one.node]
     return isinstance(node.op, Concat) and all(read in homes for read in node.inputs)
 
 
-def placed(made: Made, packed: PackedModel, index: int, homes: dict[int, Home]) -> Made:
-    """The rows of a node, for where it writes and for where its source lies."""
+def placed(made: Made, packed: PackedModel, one: Pass, homes: Mapping[int, Home]) -> Made:
+    """The rows of a pass, for where it writes its target and for where its source lies."""
     outer, inner = made
-    node, value = packed.nodes[index], packed.values[index]
-    pixels = value.shape[0] * value.shape[1] if len(value.shape) == 3 else 1
+    node, source = packed.nodes[one.node], packed.nodes[one.node].inputs[0]
     own: Row = {}
     of_inner: Row = {}
-    if index in homes:
-        step = homes[index].step
+    if one.target is not None and one.target in homes:
+        step, pixels = homes[one.target].step, pixels_of(packed.values[one.node])
         own = {fields.OUT_BYTES: pixels * step, fields.LEVEL_BYTES: pixels * step, fields.STEP_BYTES: step}
-        own[fields.SIDE_STEP] = of_inner[fields.SIDE_STEP] = 4 * value.shape[-1]
-        of_inner |= {fields.OUT_BYTES: step, fields.STEP_BYTES: step}
+        of_inner = {fields.OUT_BYTES: step, fields.STEP_BYTES: step}
     if isinstance(node.op, Concat):
         segments = np.asarray(outer[fields.SEGMENTS_AT]).reshape(-1, fields.SEGMENT_FIELDS)
-        left = np.array([node.inputs[one] not in homes for one in segments[:, fields.FROM]])
+        left = np.array([node.inputs[segment] not in homes for segment in segments[:, fields.FROM]])
         own |= {fields.SEGMENTS: int(left.sum()), fields.SEGMENTS_AT: layout.kept(segments[left])}
-        if index in homes:
-            own[fields.PIXEL_BYTES] = homes[index].step
-    elif node.inputs[0] in homes:
-        step = homes[node.inputs[0]].step
+        if one.node in homes:
+            own[fields.PIXEL_BYTES] = homes[one.node].step
+    elif source in homes:
+        step, pixels = homes[source].step, pixels_of(packed.values[source])
         own |= {fields.PIXEL_BYTES: step, fields.IN_BYTES: pixels * step}
         of_inner[fields.IN_BYTES] = step
     return outer | own, [row | of_inner for row in inner]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from xnorinfer.bits import bitpack, words_for
 from xnorinfer.errors import unhandled
 from xnorinfer.graph import Interpretation, users_of
-from xnorinfer.kernels import Kernel, map_prepack, prepack
+from xnorinfer.kernels import Kernel, fields, map_prepack, prepack
 from xnorinfer.net.values import ChannelInput, InputMapping, PixelInput
 from xnorinfer.net.windows import Window
 from xnorinfer.packing.packed import (
@@ -142,8 +143,10 @@ def _size(shape: tuple[int, ...]) -> tuple[int, int]:
 
 @rows_of.of(Multiply)
 def _(op: Multiply, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool, other: Value) -> Made:
-    alike = other.width == read.width
-    return map_prepack.multiplied(kernel, _size(read.shape), read.shape[-1], not alike), []
+    channels = read.shape[-1]
+    beside = prepack.Beside(0, 4 * channels, 0 if other.width == read.width else read.width // channels)
+    row = prepack.elementwise(kernel, channels) | _written(kernel, product_turns(channels, beside))
+    return _each_pixel(row, kernel, read, raw)
 
 
 @rows_of.of(Moved)
@@ -162,7 +165,7 @@ def _(op: Moved, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool) 
 
 @rows_of.of(Elementwise)
 def _(op: Elementwise, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool, *side: Value) -> Made:
-    row = prepack.elementwise(kernel, read.shape[-1]) | _steps(kernel, op.steps, in_rows=True)
+    row = prepack.elementwise(kernel, read.shape[-1]) | _steps(kernel, op.steps)
     return _each_pixel(row, kernel, read, raw)
 
 
@@ -172,12 +175,13 @@ def _(op: Pool, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool) -
         raise unhandled("Plan", op)
     geometry, channels = _geometry(op.window, read), read.shape[-1]
     if op.kind == "average":
-        return map_prepack.pool_average(kernel, geometry, channels, op.padded), []
+        return map_prepack.pool_average(kernel, geometry, channels, op.padded) | _written(kernel, no_turns(channels)), []
     falling = np.zeros(channels, np.bool_) if op.falling is None else op.falling
     if read.kind == "levels":
         return map_prepack.pool_levels(kernel, geometry, falling, read.planes), []
-    pool = map_prepack.pool_bits if read.kind == "bits" else map_prepack.pool_largest
-    return pool(kernel, geometry, falling), []
+    if read.kind == "bits":
+        return map_prepack.pool_bits(kernel, geometry, falling), []
+    return map_prepack.pool_largest(kernel, geometry, falling) | _written(kernel, no_turns(channels)), []
 
 
 @rows_of.of(Dot)
@@ -197,7 +201,7 @@ def _(op: Dot, kernel: Kernel, mapping: InputMapping, read: Value, raw: bool, *s
             row = map_prepack.depthwise(kernel, geometry, op.weights)
         else:
             row = map_prepack.floats(kernel, geometry, op.weights, op.groups, read.shape[-1])
-        return row | _steps(kernel, op.output, in_rows=True), []
+        return row | _steps(kernel, op.output), []
     outside = outside_of(op, read)
     parts = np.split(np.arange(op.neurons), op.groups)
     taps = None
@@ -224,7 +228,7 @@ def _over_levels(op: Dot, kernel: Kernel, read: Value) -> Made:
         limits = None if op.limits is None else op.limits[..., part]
         following = prepack.levels(kernel, weights, op.depth, limits, read.planes, op.low)
         if isinstance(op.output, Affine):
-            following |= _steps(kernel, op.output.columns(part), in_rows=True)
+            following |= _steps(kernel, op.output.columns(part), op.neurons)
         layers.append((prepack.of_planes(kernel, weights, op.depth, channels=filled), following))
     size = pixel_bytes(read, False)
     given = 0 if isinstance(op.output, Affine) else max(1, op.top.bit_length())
@@ -249,7 +253,10 @@ def _dot(
     row = _product(op, kernel, mapping, raw, weights, limits, own, channels)
     if isinstance(op.output, Affine):
         own_steps = Affine(op.output.ops, op.output.values[:, :, neurons])
-        row |= _steps(kernel, own_steps, in_rows=not op.binary or op.reads == "bits")
+        if op.binary and op.reads != "bits":
+            codes = [STEP_NAMES.index(step) for step in own_steps.ops]
+            return row | prepack.steps(kernel, codes, own_steps.values)
+        row |= _steps(kernel, own_steps, op.neurons)
     return row
 
 
@@ -280,5 +287,26 @@ def _product(
     return prepack.bits(kernel, weights, op.depth, limits, outside, channels=channels)
 
 
-def _steps(kernel: Kernel, steps: Affine, *, in_rows: bool = False) -> prepack.Row:
-    return prepack.steps(kernel, [STEP_NAMES.index(step) for step in steps.ops], steps.values, in_rows=in_rows)
+def steps_turns(steps: Affine, beside: prepack.Beside | None) -> prepack.Turns:
+    """Float32 steps on rows.  beside: what one of them adds."""
+    return prepack.Turns([STEP_NAMES.index(step) for step in steps.ops], steps.values, beside)
+
+
+def product_turns(channels: int, beside: prepack.Beside) -> prepack.Turns:
+    """Rows times others."""
+    return prepack.Turns([fields.TIMES], np.zeros((1, 2, channels), np.float32), beside)
+
+
+def no_turns(channels: int) -> prepack.Turns:
+    """Rows as they are."""
+    return prepack.Turns([], np.zeros((0, 2, channels), np.float32))
+
+
+def _written(kernel: Kernel, turns: prepack.Turns) -> prepack.Row:
+    """The rows of a node by itself."""
+    return prepack.in_rows(kernel, [replace(turns, store=prepack.Beside(fields.TO_TARGET, 0))])
+
+
+def _steps(kernel: Kernel, steps: Affine, neurons: int | None = None) -> prepack.Row:
+    """Steps on rows of a node by itself.  neurons: of all groups."""
+    return _written(kernel, steps_turns(steps, prepack.Beside(0, 4 * (neurons or steps.values.shape[2]))))

@@ -22,15 +22,17 @@ from numpy.typing import NDArray
 from xnorinfer import kernels
 from xnorinfer.cores import usable_cores
 from xnorinfer.engine.buffers import OUTSIDE, places_for
+from xnorinfer.engine.followed import others_of, turns_of
 from xnorinfer.engine.joins import homes_of, is_done, placed
 from xnorinfer.engine.layerrows import Made, in_bytes, laid_out, rows_of
-from xnorinfer.engine.passes import Pass, apart, lives_of, together
+from xnorinfer.engine.passes import Pass, apart, gives_rows, lives_of, together
+from xnorinfer.engine.rewrites import by_parts
 from xnorinfer.errors import ArrayError, MalformedModelError, OptionError
 from xnorinfer.graph import INPUT, branching
 from xnorinfer.kernels import fields, layout, prepack
 from xnorinfer.kernels.pool import pool
 from xnorinfer.memory import plain, require_inside
-from xnorinfer.packing.packed import Binarize, PackedModel, Value
+from xnorinfer.packing.packed import PackedModel, PackedOp, Value
 
 THREADS_ENVIRONMENT = "XNORINFER_NUM_THREADS"
 
@@ -111,10 +113,13 @@ class Plan:
         self._threads = threads
         self._kept: list[NDArray[Any]] = []
         self._input_dtype = np.dtype(INPUT_DTYPES[packed.input.kind])
-        self._lay(laid_out(packed))
-        passes = together(packed, self._kernel)
-        self._homes = homes_of(packed, {one.node for one in passes if one.kept})
-        self._passes = [one for one in passes if not is_done(packed.nodes[one.node], self._homes)]
+        #: What is run, its values as they are passed on, and what is kept of its nodes for plans of others.
+        self._running = by_parts(packed, self._kernel)
+        self._values = laid_out(self._running)
+        self._made: dict[tuple[Any, ...], tuple[PackedOp, Made]] = {}
+        passes = together(self._running, self._kernel)
+        self._homes = homes_of(self._running, passes, self._kernel)
+        self._passes = [one for one in passes if not is_done(self._running, one, self._homes)]
         self._alone: Plan | None = None
         self._make()
         self._pool = pool()
@@ -134,8 +139,13 @@ class Plan:
         return self._packed
 
     @property
+    def running(self) -> PackedModel:
+        """The same network as its passes compute it."""
+        return self._running
+
+    @property
     def passes(self) -> tuple[Pass, ...]:
-        """What a run consists of, in order; values that are joined in place have none."""
+        """What a run of `running` consists of, in order; values that are joined in place have none."""
         return tuple(self._passes)
 
     @property
@@ -144,19 +154,6 @@ class Plan:
         return self._threads
 
     # ------------------------------------------------------------ making the table
-
-    def _lay(self, values: Sequence[Value]) -> None:
-        """Values as they are passed on, and the rows of every node."""
-        self._values = values
-        self._nodes = []
-        for index, node in enumerate(self._packed.nodes):
-            reads = [self._value(read) for read in node.inputs]
-            if values[index].kind == "pixels":
-                self._nodes.append(in_bytes(node.op, self._kernel, reads[0]))
-            else:
-                self._nodes.append(
-                    rows_of(node, self._kernel, self._packed.input, reads[0], node.inputs[0] == INPUT, *reads[1:])
-                )
 
     def _make(self) -> None:
         """The table: a row for every pass, then those of the strips of maps."""
@@ -180,22 +177,37 @@ class Plan:
 
     def _row_of(self, one: Pass) -> Made:
         """The rows of what is computed in one pass."""
-        outer, inner = placed(self._nodes[one.node], self._packed, one.node, self._homes)
-        if one.sign is None:
+        running = self._running
+        outer, inner = placed(self._rows_of(one.node), running, one, self._homes)
+        if not gives_rows(running, one.node, self._kernel):
             return outer, inner
-        op = self._packed.nodes[one.sign].op
-        assert isinstance(op, Binarize)
-        beside = prepack.bits_beside(op.limits, op.mirrored, one.kept)
-        return (outer, [row | beside for row in inner]) if inner else (outer | beside, inner)
+        turns = turns_of(running, one, self._homes, self._kernel)
+        return (outer, [row | turns for row in inner]) if inner else (outer | turns, inner)
+
+    def _rows_of(self, index: int) -> Made:
+        """The rows of a node by itself; once of an op, whose weights are laid out in them."""
+        node, gives = self._running.nodes[index], self._values[index].kind
+        read, *others = map(self._value, node.inputs)
+        key = id(node.op), gives, read, *others
+        if key not in self._made:
+            raw = node.inputs[0] == INPUT
+            made = (
+                in_bytes(node.op, self._kernel, read)
+                if gives == "pixels"
+                else rows_of(node, self._kernel, self._packed.input, read, raw, *others)
+            )
+            self._made[key] = node.op, made
+        return self._made[key][1]
 
     def _apart(self) -> Plan:
         """The same with every node by itself, so that what is between them can be seen."""
-        if not self._homes and len(self._passes) == len(self._nodes) and self._values == self._packed.values:
+        passes = len(self._passes) == len(self._packed.nodes)
+        if self._running is self._packed and passes and not self._homes and self._values == self._packed.values:
             return self
         if self._alone is None:
             alone = copy(self)
+            alone._running, alone._values = self._packed, self._packed.values
             alone._passes, alone._homes, alone._kept, alone._free = apart(self._packed), {}, [], []
-            alone._lay(self._packed.values)
             alone._make()
             alone._size()
             self._alone = alone
@@ -211,8 +223,6 @@ class Plan:
                 self._kept.append(value)
                 value = _address(value)
             row[index] = value
-        if fields.SIDE_STEP not in made:
-            row[fields.SIDE_STEP] = row[fields.STEP_BYTES]
         row[fields.CHUNK] = max(1, row[fields.GROUPS] // (fields.TASKS_PER_THREAD * self._threads))
 
     def _share(self, row: NDArray[np.int64], groups: int) -> None:
@@ -239,18 +249,16 @@ class Plan:
         of_rows = (table[:, fields.PREPARED_BYTES] + table[:, fields.PART_BYTES]) * sub_rows
         prepared = int((of_rows + table[:, fields.STRIP_BYTES]).max())
         self._scratch_bytes = layout.whole_lines(fields.PREPARED_AT + prepared)
-        packed, sizes = self._packed, [layout.whole_lines(value.nbytes * self._block) for value in self._values]
-        lives = lives_of(packed, self._passes, sizes, self._homes)
+        packed = self._running
+        sizes = [layout.whole_lines(value.nbytes * self._block) for value in self._values]
+        lives = lives_of(packed, self._passes, sizes, {node: home.node for node, home in self._homes.items()})
         starts, self._buffers_bytes = places_for(list(lives.values()))
         places = dict(zip(lives, starts, strict=True)) | {INPUT: OUTSIDE}
         places |= {node: places[home.node] + home.at for node, home in self._homes.items()}
         for row, one in zip(table, self._passes, strict=True):
-            inputs = packed.nodes[one.node].inputs
-            row[fields.SOURCE_AT] = places[inputs[0]]
-            row[fields.TARGET_AT] = places.get(one.node, 0)
-            row[fields.BITS_AT] = 0 if one.sign is None else places[one.sign]
-            if len(inputs) > 1:
-                others = [(places[read], self._value(read).nbytes) for read in inputs[1:]]
+            row[fields.SOURCE_AT] = places[packed.nodes[one.node].inputs[0]]
+            row[fields.TARGET_AT] = 0 if one.target is None else places.get(one.target, 0)
+            if others := [(places[node], self._value(node).nbytes) for node in others_of(packed, one)]:
                 self._kept.append(layout.kept(np.array(others, np.int64)))
                 row[fields.OTHERS], row[fields.OTHERS_AT] = len(others), _address(self._kept[-1])
         self._call_work = CALL_WORK
@@ -258,7 +266,7 @@ class Plan:
 
     def _value(self, read: int) -> Value:
         """What a node gives, or the network reads."""
-        return self._packed.entry if read == INPUT else self._values[read]
+        return self._running.entry if read == INPUT else self._values[read]
 
     def _context(self) -> _Context:
         """Job and buffers for blocks of up to `block` rows on all threads."""
@@ -328,7 +336,7 @@ class Plan:
         the output of node last - 1, as `trace` shapes it.  Raises ArrayError, also where a node behind the first reads another
         than the one before it.
         """
-        count = len(self._nodes)
+        count = len(self._packed.nodes)
         if not (isinstance(first, int) and isinstance(last, int) and 0 <= first < last <= count):
             raise ArrayError(f"nodes {first} up to {last} do not exist; give two whole numbers, 0 <= first < last <= {count}")
         nodes = self._packed.nodes

@@ -24,7 +24,7 @@ ENVIRONMENT = "XNORINFER_KERNEL"
 Drive = Callable[[int, int, int, int, int, int], int]
 
 # Numbers of int64 arguments; see `layers` and `driver`.
-_PREPARE, _COMPUTE, _FINISH, _GATHER, _DRIVE = 5, 9, 6, 6, 6
+_PREPARE, _COMPUTE, _FINISH, _FINISH_ROWS, _GATHER, _DRIVE = 5, 9, 6, 8, 6, 6
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Kernel:
         return address("make_binarize", _COMPUTE, 4)
 
     def compute_steps(self) -> int:
-        return address("make_compute_steps", _COMPUTE, self.single_lanes)
+        return address("make_compute_steps", _COMPUTE)
 
     def compute_mapped(self) -> int:
         return address("make_compute_mapped", _COMPUTE, self.single_lanes)
@@ -167,9 +167,6 @@ class Kernel:
     def join(self) -> int:
         return address("make_join", _COMPUTE)
 
-    def multiply(self) -> int:
-        return address("make_multiply", _COMPUTE)
-
     def move(self) -> int:
         return address("make_move", _COMPUTE)
 
@@ -202,7 +199,7 @@ class Kernel:
         return address("make_finish", _FINISH, _fused())
 
     def finish_rows(self) -> int:
-        return address("make_finish_rows", _FINISH, self.single_lanes, _fused())
+        return address("make_finish_rows", _FINISH_ROWS, self.single_lanes, _fused())
 
 
 #: The methods of a kernel that compile.
@@ -224,7 +221,6 @@ _FUNCTIONS = (
     "pool_largest",
     "pool_average",
     "join",
-    "multiply",
     "move",
     "compute_depthwise",
 )

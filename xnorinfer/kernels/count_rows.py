@@ -9,7 +9,9 @@ from numba import types
 from xnorinfer.kernels import fields
 from xnorinfer.kernels.vector_ir import F32, I32, I64, Emit, Value, caller, get, inner, intrinsic_of, vector
 
-call_finish_rows = caller(6)
+call_finish_rows = caller(8)
+#: Of codes of levels (`level_layers.make_finish_levels`).
+call_finish_levels = caller(6)
 
 
 def _dots(lanes: int) -> Any:
@@ -40,7 +42,7 @@ def counts_finisher(lanes: int) -> Any:
         if get(layer, fields.GRADED) != 0:
             for r in range(rows):
                 entry, to = group + get(shifts, r), out + r * get(layer, fields.OUT_BYTES)
-                call_finish_rows(get(layer, fields.FINISH), layer, group, entry, counts + r * count_bytes, scratch, to)
+                call_finish_levels(get(layer, fields.FINISH), layer, group, entry, counts + r * count_bytes, scratch, to)
             return
         block = scratch + fields.BLOCK_AT
         factor, base = get(layer, fields.FACTOR), get(layer, fields.BASE)
@@ -51,6 +53,7 @@ def counts_finisher(lanes: int) -> Any:
                 least = base + (group + get(shifts, first + k)) * 512
                 dots(counts + (first + k) * count_bytes, least, factor, block + k * fields.BLOCK_STEP)
             to = out + first * get(layer, fields.OUT_BYTES)
-            call_finish_rows(get(layer, fields.FINISH), layer, 64 * group, count, some, scratch, to)
+            finish = get(layer, fields.FINISH)
+            call_finish_rows(finish, layer, 64 * group, count, some, scratch, to, block, fields.BLOCK_STEP)
 
     return finish_counts

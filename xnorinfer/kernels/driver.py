@@ -73,7 +73,6 @@ def find_all(job, layer, buffers, row, given, target, scratch):
     """Where a layer finds what it reads beside its source, and what it writes, into the scratch; given, row: as `source_of`
     takes them."""
     store_word(scratch + fields.TARGET_FOUND_AT, target)
-    store_word(scratch + fields.BITS_FOUND_AT, buffers + get(layer, fields.BITS_AT))
     count = get(layer, fields.OTHERS)
     if count == 0:
         return

@@ -23,13 +23,12 @@ from __future__ import annotations
     IN_BYTES,  # from input row to input row
     OUT_BYTES,  # from output row to output row
     STEP_BYTES,  # the same of what steps give in rows (`float_layers`), whose rows may be pixels
-    SIDE_STEP,  # the same of what they add
     SUB_ROWS,  # rows that are prepared together
     PREPARED_BYTES,  # prepared form of one row
     WORD_BYTES,  # from word to word of a prepared row of parities; from row to row is PREPARED_BYTES
     PART_BYTES,  # counts of one row behind the prepared rows, where those of all rows are kept; 0 = they are not
-    OPS,  # number of float32 steps, or of runs of them
-    OP_CODES,  # address: i64 per step; three for each of the runs that `prepack.pieces_of` makes
+    OPS,  # number of float32 steps, or of turns on rows
+    OP_CODES,  # address: i64 per step; of steps on rows TURN_FIELDS for each turn
     OP_VALUES,  # address: (steps, 2, neurons) f32
     SUMS_STEPS,  # of a float layer: which of the runs it takes on sums before they are written, NOT_ON_SUMS, or below 0 none
     BASE,  # address: i64 per neuron; integer accumulator = base + FACTOR * count
@@ -45,12 +44,8 @@ from __future__ import annotations
     DEEP_LIMITS,  # address: i64 per neuron, where LIMITS has 16 bits (nibbles)
     SOURCE_AT,  # where in the buffers the input rows lie; below 0: not there, they are those of the run
     TARGET_AT,  # where the output rows go; the last layer of a run writes to the run's own
-    # Bits of what steps give in rows, each at a limit of its own.
-    BITS_AT,  # where in the buffers they go
-    BIT_LIMITS,  # address: f32 per neuron and behind the last ones NaN; 0 = there are none
-    BIT_MIRRORED,  # address: as MIRRORED
-    BIT_BYTES,  # from row to row of them
-    UNKEPT,  # whether the numbers themselves are not written
+    BIT_LIMITS,  # address: f32 per neuron, behind the last ones NaN, of each sign that compares what steps give; 0: none does
+    BIT_TURNED,  # address: the same i32 that bits of numbers are XORed with before
     SHIFTS,  # address: i64 per row, or per output pixel of a map: groups from the first limits to those of its border class
     # What follows is of layers over maps (`map_layers`), whose "groups" are tasks: parts of the neurons of a strip of pixels.
     INNER,  # address of the rows for what a strip of pixels is to them, one for each group of channels
@@ -80,8 +75,8 @@ from __future__ import annotations
     CHANNELS,  # bits, or bytes, that a tap has of a group of channels
     FILL,  # what a tap outside the map has: a byte, or for bits 0 or -1; of joined pixels whether they are bits
     DIVISOR,  # of averages; 0: the taps inside
-    # Of layers that read several values.
-    OTHERS,  # how many there are beside SOURCE
+    # Of layers that read several values, or write some.
+    OTHERS,  # how many there are beside SOURCE and TARGET
     OTHERS_AT,  # address: for each where it lies, as SOURCE_AT says it, and the bytes of its rows
     SEGMENTS,  # what a joined pixel is made of (`map_layers.make_join`)
     SEGMENTS_AT,  # address: SEGMENT_FIELDS for each
@@ -90,7 +85,7 @@ from __future__ import annotations
     COUNTED,  # whether the layer gives its counts, of one group [64] i64 a row
     LEVEL_BYTES,  # from plane to plane of what it gives; of a layer over levels on maps, of its prepared rows
     LAYER_FIELDS,
-) = range(77)
+) = range(73)
 
 #: Which of the values that are joined, the bytes of a pixel of it, where in its pixel a segment begins, in bytes, how many bits
 #: it has, and the bit of the joined pixel where it goes.
@@ -99,12 +94,12 @@ FROM, FROM_BYTES, FROM_AT, BITS, BIT_AT, SEGMENT_FIELDS = range(6)
 #: The fields that are addresses of functions.
 FUNCTIONS = (PREPARE, COMPUTE, FINISH, GATHER)
 
-# Float32 steps, in the order of `packed.STEP_NAMES`.
-MUL, ADD, FMA, CLIP, DIV, STEP, PRELU, SIDE, TANH, SIGMOID = range(10)
+# Float32 steps, in the order of `packed.STEP_NAMES`, and the product with the number in the same place of another value.
+MUL, ADD, FMA, CLIP, DIV, STEP, PRELU, SIDE, TANH, SIGMOID, TIMES = range(11)
 
 #: Runs of steps that are taken together where they are taken on rows (`float_layers`), those of several steps last.
 PIECES: tuple[tuple[int, ...], ...] = (
-    *((code,) for code in (MUL, ADD, FMA, CLIP, DIV, STEP, PRELU, SIDE)),
+    *((code,) for code in (MUL, ADD, FMA, CLIP, DIV, STEP, PRELU, SIDE, TIMES)),
     (MUL, ADD),
     (MUL, MUL, ADD),
     (CLIP, MUL, ADD),
@@ -115,12 +110,26 @@ PIECES: tuple[tuple[int, ...], ...] = (
     (CLIP, MUL, ADD, SIDE, CLIP),
     (FMA, CLIP),
     (FMA, SIDE),
+    (PRELU, SIDE),
+    (ADD, PRELU, ADD),
+    (MUL, MUL, ADD, SIDE, ADD, PRELU, ADD),
 )
 
 #: Numbers of those that the tile of a float layer takes on its sums; what `SUMS_STEPS` is where the steps are others.
 NOT_ON_SUMS = len(PIECES)
 _ON_SUMS = {(ADD,), (CLIP,), (MUL, ADD), (MUL, ADD, CLIP), (FMA, CLIP)}
 ON_SUMS = tuple(number for number, piece in enumerate(PIECES) if piece in _ON_SUMS)
+
+#: What is done with rows of float32 (`float_layers.make_finish_rows`), turn by turn.
+#: RUN: number of one of PIECES; -1 - the code of another step; AS_NUMBERS, AS_BITS: rows, or their bits at limits, are written
+#: and go on as they are.  AT: the first step, or which of the signs.
+#: BESIDE: which of OTHERS a step takes numbers of, -1: none; BESIDE_BYTES from row to row there, or with BESIDE_ROWS one row
+#: for so many; of bits, the bytes of a row.
+#: GOES: where rows are written, which of OTHERS, TO_TARGET, or NOWHERE, so that they stay where they are; GOES_BYTES from row
+#: to row there.
+RUN, AT, BESIDE, BESIDE_BYTES, BESIDE_ROWS, GOES, GOES_BYTES, TURN_FIELDS = range(8)
+AS_NUMBERS, AS_BITS = -100, -101
+TO_TARGET, NOWHERE = -1, -2
 
 # One row per run.  The first fields are filled in by `drive` itself.
 (
@@ -171,11 +180,12 @@ COUNTS_AT = VALUES_AT + 64 * 4
 #: One row's counts: 64 neurons of i64.
 COUNTS_BYTES = 64 * 8
 READY_AT = COUNTS_AT + COUNTS_BYTES
-#: Addresses of what a layer reads beside its source, up to `packed.MOST_JOINED`, and how far the first lies from the target.
+#: Addresses of what a layer reads or writes beside its source and target, up to `packed.MOST_JOINED`, and how far the first
+#: lies from the target.
 OTHERS_FOUND_AT = READY_AT + 64
 SIDE_FROM_TARGET_AT = OTHERS_FOUND_AT + 64 * 8
-#: Where the target itself lies, and the bits beside it.
-TARGET_FOUND_AT, BITS_FOUND_AT = SIDE_FROM_TARGET_AT + 8, SIDE_FROM_TARGET_AT + 16
+#: Where the target itself lies.
+TARGET_FOUND_AT = SIDE_FROM_TARGET_AT + 8
 #: Rows of float32 that steps are taken on, of up to 64 neurons each, and as many that are added to them.
 BLOCK_AT = SIDE_FROM_TARGET_AT + 64
 BLOCK_MOST_ROWS, BLOCK_STEP = 32, 64 * 4

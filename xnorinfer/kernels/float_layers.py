@@ -4,7 +4,7 @@ Windows are not gathered: a tile reads the inputs of neighbouring outputs where 
 map, the lines of a strip are copied once, with zeros around them.  Sums go to a block of rows in the scratch, on which the
 float32 steps work in place, vector by vector, before they are written.
 
-    finish_rows(layer, first, count, rows, scratch, out)   rows of the block, for neurons first <= neuron < first + count
+    finish_rows(layer, first, count, rows, scratch, out, at, at_bytes)   rows of neurons first <= neuron < first + count
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from xnorinfer.kernels.float_tiles import (
 )
 from xnorinfer.kernels.map_layers import span
 from xnorinfer.kernels.shapes import FloatShape
-from xnorinfer.kernels.tiles import compare_inputs, compare_singles
+from xnorinfer.kernels.tiles import compare_inputs, compare_rows, compare_singles
 from xnorinfer.kernels.vector_ir import get, inner, load_single, load_word, store_byte, store_single, store_word
 
 
@@ -56,110 +56,146 @@ def _any_of(tiles: Sequence[Any], first: int = 0) -> Any:
         only = tiles[0]
 
         @inner
-        def steps(number, block, rows, vectors, values, value_bytes, side, side_bytes, out, out_bytes):
-            only(block, rows, vectors, values, value_bytes, side, side_bytes, out, out_bytes)
+        def steps(number, x, x_bytes, rows, vectors, values, value_bytes, side, side_bytes, out, out_bytes):
+            only(x, x_bytes, rows, vectors, values, value_bytes, side, side_bytes, out, out_bytes)
 
         return steps
     middle = len(tiles) // 2
     low, high, border = _any_of(tiles[:middle], first), _any_of(tiles[middle:], first + middle), first + middle
 
     @inner
-    def either(number, block, rows, vectors, values, value_bytes, side, side_bytes, out, out_bytes):
+    def either(number, x, x_bytes, rows, vectors, values, value_bytes, side, side_bytes, out, out_bytes):
         if number < border:
-            low(number, block, rows, vectors, values, value_bytes, side, side_bytes, out, out_bytes)
+            low(number, x, x_bytes, rows, vectors, values, value_bytes, side, side_bytes, out, out_bytes)
         else:
-            high(number, block, rows, vectors, values, value_bytes, side, side_bytes, out, out_bytes)
+            high(number, x, x_bytes, rows, vectors, values, value_bytes, side, side_bytes, out, out_bytes)
 
     return either
 
 
 def make_finish_rows(lanes: int, native_fma: bool) -> Callable[..., None]:
-    """The steps on rows of the block, and out, where rows have all neurons of the layer."""
-    below, above = compare_singles("<="), compare_singles(">=")
+    """What follows the sums of a layer: turns on rows of float32, as `fields.TURN_FIELDS` says it."""
+    width = max(lanes, 8)
+    compare, of_rows = compare_singles(), compare_rows(width)
     copy, steps = _copier(lanes), _any_of([steps_tile(lanes, native_fma, codes) for codes in fields.PIECES])
 
     @inner
-    def bits_of(layer, first, count, rows, at, at_bytes, scratch, place):
-        """Of rows of float32 at an address, the first of which is number `place` of all; whole words where there are, or their
-        bytes."""
-        limits, step = get(layer, fields.BIT_LIMITS) + 4 * first, get(layer, fields.BIT_BYTES)
-        turned = get(get(layer, fields.BIT_MIRRORED), first >> 6) >> (first & 63)
-        out = load_word(scratch + fields.BITS_FOUND_AT) + place * step + (first >> 3)
+    def copy_rows(source, source_bytes, rows, count, target, target_bytes):
+        for r in range(rows):
+            copy(source + r * source_bytes, target + r * target_bytes, count)
+
+    @inner
+    def bits_of(layer, which, first, count, rows, at, at_bytes, out, step, row_bytes):
+        """Of rows of float32 at an address; the last ones of a row fill what is left of it, `row_bytes` in all."""
+        neurons = get(layer, fields.NEURONS)
+        place = 4 * ((((neurons + 63) >> 6) + 1) * 64 * which + first)
+        limits, turned = get(layer, fields.BIT_LIMITS) + place, get(layer, fields.BIT_TURNED) + place
         size = count >> 3
-        if first + count == get(layer, fields.NEURONS):
-            size = 8 - ((first & 63) >> 3)
+        if first + count == neurons:
+            size = row_bytes - (first >> 3)
+        if size <= 8 and size % (width >> 3) == 0:
+            of_rows(at, at_bytes, rows, 8 * size // width, limits, turned, out, step)
+            return
         for _ in range(rows):
-            word = np.int64(0)
-            if turned != 0:
-                word = above(at, limits) & turned
-            if turned != -1:
-                word |= below(at, limits) & ~turned
-            if size == 8:
-                store_word(out, word)
-            else:
-                for k in range(size):
-                    store_byte(out + k, word >> (8 * k))
+            word = compare(at, limits, turned)
+            for k in range(size):
+                store_byte(out + k, word >> (8 * k) if k < 8 else 0)
             at += at_bytes
             out += step
 
-    def finish_rows(layer, first, count, rows, scratch, out):
+    @inner
+    def found(scratch, which):
+        """Address of one of OTHERS."""
+        return load_word(scratch + fields.OTHERS_FOUND_AT + 8 * which)
+
+    def finish_rows(layer, first, count, rows, scratch, out, at, at_bytes):
         block = scratch + fields.BLOCK_AT
         vectors = (count + lanes - 1) // lanes
         whole = vectors * lanes == count
         value_bytes, stride = get(layer, fields.NEURONS) * 4, get(layer, fields.STEP_BYTES)
         before = out - load_word(scratch + fields.TARGET_FOUND_AT)
-        place, side_bytes = before // stride, get(layer, fields.SIDE_STEP)
-        side = load_word(scratch + fields.OTHERS_FOUND_AT) + place * side_bytes + before - place * stride
-        codes, pieces = get(layer, fields.OP_CODES), get(layer, fields.OPS)
-        made, made_bytes = block, np.int64(fields.BLOCK_STEP)
-        # Bits are compared in whole words.
-        kept, in_bits = get(layer, fields.UNKEPT) == 0, get(layer, fields.BIT_LIMITS) != 0
-        direct = kept and whole and (count == 64 or not in_bits)
-        for i in range(pieces):
-            number = load_word(codes + 24 * i)
-            values = get(layer, fields.OP_VALUES) + 4 * first + 2 * load_word(codes + 24 * i + 8) * value_bytes
-            if number < 0:
+        place = before // stride
+        column = before - place * stride
+        # Bits are compared in whole words, and nothing is read beyond the last row.
+        direct = whole and (count == 64 or get(layer, fields.BIT_LIMITS) == 0)
+        if not direct and at != block:
+            copy_rows(at, at_bytes, rows, count, block, fields.BLOCK_STEP)
+            at, at_bytes = block, np.int64(fields.BLOCK_STEP)
+        for i in range(get(layer, fields.OPS)):
+            turn = get(layer, fields.OP_CODES) + i * fields.TURN_FIELDS * 8
+            number, goes = get(turn, fields.RUN), get(turn, fields.GOES)
+            to, to_bytes = out, stride
+            if goes >= 0:
+                to_bytes = get(turn, fields.GOES_BYTES)
+                to = found(scratch, goes) + place * to_bytes + column
+            if number == fields.AS_BITS:
+                to += (column >> 5) - column
+                which, row_bytes = get(turn, fields.AT), get(turn, fields.BESIDE_BYTES)
+                bits_of(layer, which, first, count, rows, at, at_bytes, to, to_bytes, row_bytes)
+            elif number == fields.AS_NUMBERS:
+                copy_rows(at, at_bytes, rows, count, to, to_bytes)
+            elif number < 0:
+                if at != block:
+                    copy_rows(at, at_bytes, rows, count, block, fields.BLOCK_STEP)
+                    at, at_bytes = block, np.int64(fields.BLOCK_STEP)
                 for r in range(rows):
                     for j in range(count):
-                        at = block + r * fields.BLOCK_STEP + 4 * j
-                        value = load_single(at)
-                        store_single(at, tanh_of(value) if number == -1 - fields.TANH else sigmoid_of(value))
-            elif direct and i == pieces - 1:
-                steps(number, block, rows, vectors, values, value_bytes, side, side_bytes, out, stride)
-                made, made_bytes = out, stride
+                        x = block + r * fields.BLOCK_STEP + 4 * j
+                        value = load_single(x)
+                        store_single(x, tanh_of(value) if number == -1 - fields.TANH else sigmoid_of(value))
             else:
-                if not whole and load_word(codes + 24 * i + 16) != 0 and side != scratch + fields.SIDE_BLOCK_AT:
-                    # Nothing is read beyond the last row.
-                    for r in range(rows):
-                        copy(side + r * side_bytes, scratch + fields.SIDE_BLOCK_AT + r * fields.BLOCK_STEP, count)
-                    side, side_bytes = scratch + fields.SIDE_BLOCK_AT, np.int64(fields.BLOCK_STEP)
-                steps(number, block, rows, vectors, values, value_bytes, side, side_bytes, block, fields.BLOCK_STEP)
-        if kept and made == block:
-            for r in range(rows):
-                copy(block + r * fields.BLOCK_STEP, out + r * stride, count)
-        if in_bits:
-            bits_of(layer, first, count, rows, made, made_bytes, scratch, place)
+                values = get(layer, fields.OP_VALUES) + 4 * first + 2 * get(turn, fields.AT) * value_bytes
+                into, into_bytes = to, to_bytes
+                if goes == fields.NOWHERE or not direct:
+                    into, into_bytes = block, np.int64(fields.BLOCK_STEP)
+                beside, side_bytes, shared = (
+                    get(turn, fields.BESIDE),
+                    get(turn, fields.BESIDE_BYTES),
+                    get(turn, fields.BESIDE_ROWS),
+                )
+                r = np.int64(0)
+                while r < rows:
+                    some, side = rows - r, block
+                    if beside >= 0:
+                        side = found(scratch, beside) + column
+                        if shared != 0:
+                            sample = (place + r) // shared
+                            some = min(some, (sample + 1) * shared - place - r)
+                            side += sample * side_bytes
+                            side_bytes = np.int64(0)
+                        else:
+                            side += (place + r) * side_bytes
+                        if not whole:
+                            # Nothing is read beyond the last row.
+                            copied = min(some, 1) if shared != 0 else some
+                            copy_rows(side, side_bytes, copied, count, scratch + fields.SIDE_BLOCK_AT, fields.BLOCK_STEP)
+                            side = scratch + fields.SIDE_BLOCK_AT
+                            if shared == 0:
+                                side_bytes = np.int64(fields.BLOCK_STEP)
+                    steps(
+                        number, at + r * at_bytes, at_bytes, some, vectors, values, value_bytes,
+                        side, side_bytes, into + r * into_bytes, into_bytes,
+                    )  # fmt: skip
+                    side_bytes = get(turn, fields.BESIDE_BYTES)
+                    r += some
+                at, at_bytes = into, into_bytes
+                if goes != fields.NOWHERE and into != to:
+                    copy_rows(at, at_bytes, rows, count, to, to_bytes)
 
     return finish_rows
 
 
-def make_compute_steps(lanes: int) -> Callable[..., None]:
+def make_compute_steps() -> Callable[..., None]:
     """No product: rows of float32 to the steps."""
-    copy = _copier(lanes)
 
     def compute_steps(layer, source, target, rows, first_group, last_group, scratch, prepared, shifts):
-        in_bytes = get(layer, fields.IN_BYTES)
+        in_bytes, out_bytes = get(layer, fields.IN_BYTES), get(layer, fields.STEP_BYTES)
         finish, neurons = get(layer, fields.FINISH), get(layer, fields.NEURONS)
-        block = scratch + fields.BLOCK_AT
         for first in range(0, rows, fields.BLOCK_MOST_ROWS):
             some = min(rows - first, fields.BLOCK_MOST_ROWS)
             for group in range(first_group, last_group):
-                count = min(64, neurons - group * 64)
-                row = source + first * in_bytes + group * 256
-                for r in range(some):
-                    copy(row + r * in_bytes, block + r * fields.BLOCK_STEP, count)
-                out = target + first * get(layer, fields.STEP_BYTES) + group * 256
-                call_finish_rows(finish, layer, group * 64, count, some, scratch, out)
+                at, out = source + first * in_bytes + group * 256, target + first * out_bytes + group * 256
+                call_finish_rows(finish, layer, group * 64, min(64, neurons - group * 64), some, scratch, out, at, in_bytes)
 
     return compute_steps
 
@@ -200,7 +236,8 @@ def _multiplier(shape: FloatShape) -> Any:
                     number, values, value_bytes, to + r * down, to_bytes,
                 )  # fmt: skip
             if not on_sums:
-                call_finish_rows(get(layer, fields.FINISH), layer, first, count, some, scratch, out + r * stride)
+                finish = get(layer, fields.FINISH)
+                call_finish_rows(finish, layer, first, count, some, scratch, out + r * stride, to, to_bytes)
             r += some
 
     return multiply
@@ -233,7 +270,8 @@ def make_compute_floats(shape: FloatShape) -> Callable[..., None]:
                         one(source + r * in_bytes, in_bytes, 1, 0, 1, 0, depth, panel, -1, 0, 0, to, fields.BLOCK_STEP)
                 if finish != 0:
                     count = min(64, neurons - group * 64)
-                    call_finish_rows(finish, layer, group * 64, count, some, scratch, target + r * out_bytes + group * 256)
+                    out = target + r * out_bytes + group * 256
+                    call_finish_rows(finish, layer, group * 64, count, some, scratch, out, block, fields.BLOCK_STEP)
                 else:
                     limits = get(layer, fields.LIMITS) + group * 256
                     for k in range(some):
@@ -400,28 +438,44 @@ def _windows(tile: Callable[[int, int], Any], lanes: int) -> Any:
     return windows
 
 
+def _finished(windows: Any) -> Any:
+    """finished(layer, source, line, own, own_line_step, own_step, number, out, scratch): a line of outputs of all channels, and
+    what follows; own: of the first channel and tap."""
+
+    @inner
+    def finished(layer, source, line, own, own_line_step, own_step, number, out, scratch):
+        across, channels, stride = get(layer, fields.ACROSS), get(layer, fields.NEURONS), get(layer, fields.STEP_BYTES)
+        block = scratch + fields.BLOCK_AT
+        # Few pixels of many channels, so that their lines stay in the cache.
+        step = np.int64(fields.BLOCK_MOST_ROWS)
+        if channels > 64:
+            step = np.int64(2 * NEIGHBOURS)
+        for first in range(0, across, step):
+            last = min(across, first + step)
+            for channel in range(0, channels, 64):
+                count = min(64, channels - channel)
+                windows(
+                    layer, source, line, first, last, channel, count, own + 4 * channel, own_line_step, own_step, number,
+                    block, fields.BLOCK_STEP,
+                )  # fmt: skip
+                to = out + (line * across + first) * stride + 4 * channel
+                finish = get(layer, fields.FINISH)
+                call_finish_rows(finish, layer, channel, count, last - first, scratch, to, block, fields.BLOCK_STEP)
+
+    return finished
+
+
 def make_compute_depthwise(lanes: int, native_fma: bool) -> Callable[..., None]:
     """Lines of a map of which each channel has weights of its own, (taps, channels) f32 at PANEL, and the float32 steps."""
-    windows = _windows(partial(depthwise_tile, native_fma), lanes)
+    finished = _finished(_windows(partial(depthwise_tile, native_fma), lanes))
 
     def compute_depthwise(layer, source, target, rows, first_line, last_line, scratch, prepared, shifts):
-        across, channels = get(layer, fields.ACROSS), get(layer, fields.NEURONS)
-        finish, block = get(layer, fields.FINISH), scratch + fields.BLOCK_AT
-        pixel_bytes = 4 * channels
-        line_step = get(layer, fields.KERNEL_ACROSS) * pixel_bytes
+        own_step = 4 * get(layer, fields.NEURONS)
+        line_step = get(layer, fields.KERNEL_ACROSS) * own_step
         for r in range(rows):
             for line in range(first_line, last_line):
-                out = target + r * get(layer, fields.OUT_BYTES) + line * across * pixel_bytes
-                for first in range(0, across, fields.BLOCK_MOST_ROWS):
-                    last = min(across, first + fields.BLOCK_MOST_ROWS)
-                    for channel in range(0, channels, 64):
-                        count = min(64, channels - channel)
-                        windows(
-                            layer, source, line, first, last, channel, count, get(layer, fields.PANEL) + 4 * channel,
-                            line_step, pixel_bytes, 1, block, fields.BLOCK_STEP,
-                        )  # fmt: skip
-                        to = out + first * pixel_bytes + 4 * channel
-                        call_finish_rows(finish, layer, channel, count, last - first, scratch, to)
+                out = target + r * get(layer, fields.OUT_BYTES)
+                finished(layer, source, line, get(layer, fields.PANEL), line_step, own_step, 1, out, scratch)
             source += get(layer, fields.IN_BYTES)
 
     return compute_depthwise
@@ -439,15 +493,13 @@ def make_pool_average(lanes: int) -> Callable[..., None]:
 
 
 def _make_pool(windows: Any) -> Callable[..., None]:
+    finished = _finished(windows)
+
     def pool(layer, source, target, rows, first_line, last_line, scratch, prepared, shifts):
-        across, channels = get(layer, fields.ACROSS), get(layer, fields.NEURONS)
         for r in range(rows):
             for line in range(first_line, last_line):
-                out = target + r * get(layer, fields.OUT_BYTES) + line * across * channels * 4
-                windows(
-                    layer, source, line, 0, across, 0, channels, get(layer, fields.MIRRORED), 0, 0,
-                    get(layer, fields.DIVISOR), out, 4 * channels,
-                )  # fmt: skip
+                out = target + r * get(layer, fields.OUT_BYTES)
+                finished(layer, source, line, get(layer, fields.MIRRORED), 0, 0, get(layer, fields.DIVISOR), out, scratch)
             source += get(layer, fields.IN_BYTES)
 
     return pool

@@ -54,7 +54,7 @@ def _stepped(emit: Emit, fused: Fused, code: int, value: Value, first: Value, se
     """A vector of numbers after a step.  first, second: its a and b, or what is added."""
     b, kind = emit.builder, value.type
     match code:
-        case fields.MUL:
+        case fields.MUL | fields.TIMES:
             return b.fmul(value, first)
         case fields.ADD | fields.SIDE:
             return b.fadd(value, first)
@@ -223,17 +223,18 @@ def zero_tile(lanes: int) -> Any:
 
 
 def steps_tile(lanes: int, native: bool, codes: tuple[int, ...]) -> Any:
-    """Intrinsic steps(block, rows, vectors, values, value_bytes, side, side_bytes, out, out_bytes): float32 steps (`fields.MUL`
-    and its like) on the rows of a block, one after the other.
+    """Intrinsic steps(x, x_bytes, rows, vectors, values, value_bytes, side, side_bytes, out, out_bytes): float32 steps
+    (`fields.MUL` and its like) on rows, one after the other.
 
-    values: address of a and b of each step, f32 of vectors*lanes neurons, `value_bytes` from one to the next.  side: of what is
-    added, and out: of what comes out, so many bytes from row to row.
+    values: address of a and b of each step, f32 of vectors*lanes neurons, `value_bytes` from one to the next.  x, side, out: of
+    the rows, of what is added or multiplied, and of what comes out, so many bytes from row to row.
     """
     kind, fused = vector(F32, lanes), fused_of(native)
 
     def body(
         emit: Emit,
-        block: Value,
+        x: Value,
+        x_bytes: Value,
         rows: Value,
         vectors: Value,
         values: Value,
@@ -244,18 +245,18 @@ def steps_tile(lanes: int, native: bool, codes: tuple[int, ...]) -> Any:
         out_bytes: Value,
     ) -> None:
         b, line = emit.builder, emit.constant(4 * lanes)
-        column = Loop(emit, emit.constant(0), [block, values, side, out])
+        column = Loop(emit, emit.constant(0), [x, values, side, out])
         places, own = column.values, column.values[1]
         numbers = _numbers(emit, kind, codes, own, value_bytes)
         row = Loop(emit, emit.constant(0), [places[0], places[2], places[3]])
         at, beside, to = row.values
         value = emit.load(at, kind, 4)
         for code, (first, second) in zip(codes, numbers, strict=True):
-            if code == fields.SIDE:
+            if code in (fields.SIDE, fields.TIMES):
                 first = emit.load(beside, kind, 4)
             value = _stepped(emit, fused, code, value, first, second)
         emit.store(value, to, 4)
-        row.close(1, rows, [b.add(at, emit.constant(fields.BLOCK_STEP)), b.add(beside, side_bytes), b.add(to, out_bytes)])
+        row.close(1, rows, [b.add(at, x_bytes), b.add(beside, side_bytes), b.add(to, out_bytes)])
         column.close(1, vectors, [b.add(place, line) for place in places])
 
-    return intrinsic_of(lanes, 9, body, types.void)
+    return intrinsic_of(lanes, 10, body, types.void)

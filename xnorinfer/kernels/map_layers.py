@@ -135,26 +135,6 @@ def make_join() -> Callable[..., None]:
     return join
 
 
-def make_multiply() -> Callable[..., None]:
-    """Lines of products of float32, pixel by pixel, or where FILL is not 0 with one pixel of the second value."""
-
-    def multiply(layer, source, target, rows, first_line, last_line, scratch, prepared, shifts):
-        pixel_bytes = get(layer, fields.PIXEL_BYTES)
-        line_bytes = get(layer, fields.ACROSS) * pixel_bytes
-        others, other_bytes = load_word(scratch + fields.OTHERS_FOUND_AT), get(get(layer, fields.OTHERS_AT), 1)
-        step = pixel_bytes if get(layer, fields.FILL) == 0 else np.int64(0)
-        for r in range(rows):
-            at = source + r * get(layer, fields.IN_BYTES)
-            out = target + r * get(layer, fields.OUT_BYTES)
-            other = others + r * other_bytes + first_line * get(layer, fields.ACROSS) * step
-            for place in range(first_line * line_bytes, last_line * line_bytes, pixel_bytes):
-                for k in range(0, pixel_bytes, 4):
-                    store_single(out + place + k, load_single(at + place + k) * load_single(other + k))
-                other += step
-
-    return multiply
-
-
 def make_move() -> Callable[..., None]:
     """Lines of pixels, each one of the map that is read, from TOP and LEFT before it on; outside it is the one at PANEL.
 

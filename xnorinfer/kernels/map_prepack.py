@@ -256,6 +256,7 @@ def pool_largest(kernel: Kernel, geometry: Geometry, falling: NDArray[np.bool_])
     """The largest of float32, the smallest of the channels that are `falling`, (channels,) bool."""
     return _pool(geometry, len(falling), 4 * len(falling)) | {
         fields.COMPUTE: kernel.pool_largest(),
+        fields.FINISH: kernel.finish_rows(),
         fields.MIRRORED: layout.kept(np.where(falling, np.uint32(1 << 31), np.uint32(0))),
     }
 
@@ -264,6 +265,7 @@ def pool_average(kernel: Kernel, geometry: Geometry, channels: int, padded: bool
     """Averages of float32.  padded: over what lies outside, too, as zeros."""
     return _pool(geometry, channels, 4 * channels) | {
         fields.COMPUTE: kernel.pool_average(),
+        fields.FINISH: kernel.finish_rows(),
         fields.DIVISOR: geometry.kernel[0] * geometry.kernel[1] if padded else 0,
     }
 
@@ -354,12 +356,6 @@ def joined(
         fields.SEGMENTS_AT: layout.kept(np.array(segments, np.int64)),
         fields.WORK: across * pixel_bytes,
     }
-
-
-def multiplied(kernel: Kernel, size: tuple[int, int], channels: int, of_channels: bool) -> Row:
-    """Products of maps of `size` lines and columns, or of one pixel.  of_channels: the second has one pixel for all."""
-    geometry = Geometry(size, size)
-    return _pool(geometry, channels, 4 * channels) | {fields.COMPUTE: kernel.multiply(), fields.FILL: int(of_channels)}
 
 
 def moved(

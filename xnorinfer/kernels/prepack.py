@@ -15,7 +15,9 @@ classes, neurons), are moved by it.  In the table a class begins where the group
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,19 +164,6 @@ def of_planes(kernel: Kernel, weights: Words, depth: int, *, channels: int = 0) 
     inverted = weights ^ np.broadcast_to(pad_mask(depth), weights.shape)
     row = bits(kernel, inverted, depth, None, channels=channels)
     return row | {fields.COUNTED: 1, fields.PART_BYTES: 0, fields.OUT_BYTES: fields.COUNTS_BYTES, fields.SUB_ROWS: LEVEL_ROWS}
-
-
-def bits_beside(limits: NDArray[np.float32], mirrored: NDArray[np.bool_], kept: bool) -> Row:
-    """Bits of what steps give in rows, as `binarized` gives them of inputs.  kept: whether the numbers are written, too."""
-    # The limits of a whole word are read from any place on.
-    lanes = (-(-len(limits) // WORD_BITS) + 1) * WORD_BITS
-    return {
-        fields.BIT_LIMITS: layout.filled(np.where(mirrored, -limits, limits), lanes, np.nan, np.float32),
-        fields.BIT_MIRRORED: _turned(mirrored, lanes),
-        fields.BIT_BYTES: words_for(len(limits)) * 8,
-        fields.SUMS_STEPS: fields.NOT_ON_SUMS,
-        fields.UNKEPT: int(not kept),
-    }
 
 
 def _turned(mirrored: NDArray[np.bool_], lanes: int) -> NDArray[Any]:
@@ -335,39 +324,108 @@ def elementwise(kernel: Kernel, count: int) -> Row:
     }
 
 
-def steps(kernel: Kernel, codes: list[int], values: NDArray[np.float32], *, in_rows: bool = False) -> Row:
-    """Float32 steps on sums.  codes: of `fields`, one a step.  values: (steps, 2, neurons) float32.
-
-    in_rows: whether the product gives rows of float32 (`float_layers`).
-    """
-    # Vectors of them are read whole.
-    room = layout.aligned((values.size + WORD_BITS,), np.float32)
-    room[: values.size] = values.reshape(-1)
-    listed = pieces_of(codes) if in_rows else codes
-    numbers = [number for number, *_ in pieces_of(codes)]
-    on_sums = fields.NOT_ON_SUMS if numbers and tuple(numbers) not in {(one,) for one in fields.ON_SUMS} else [*numbers, -1][0]
+def steps(kernel: Kernel, codes: list[int], values: NDArray[np.float32]) -> Row:
+    """Float32 steps on sums.  codes: of `fields`, one a step.  values: (steps, 2, neurons) float32."""
     return {
-        fields.FINISH: kernel.finish_rows() if in_rows else kernel.finish(),
-        fields.OPS: len(listed),
-        fields.OP_CODES: layout.kept(np.array(listed, np.int64)),
-        fields.OP_VALUES: room,
-        fields.SUMS_STEPS: on_sums,
+        fields.FINISH: kernel.finish(),
+        fields.OPS: len(codes),
+        fields.OP_CODES: layout.kept(np.array(codes, np.int64)),
+        fields.OP_VALUES: _vectors(values),
     }
 
 
-def pieces_of(codes: list[int]) -> list[tuple[int, int, bool]]:
-    """Steps as the runs that are taken together.
+def _vectors(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Numbers of which whole vectors are read."""
+    room = layout.aligned((values.size + WORD_BITS,), np.float32)
+    room[: values.size] = values.reshape(-1)
+    return room
 
-    Of each its number in `fields.PIECES`, or below 0 -1 - the code of a step that is none of them; its first step; whether
-    something is added in it.
+
+class Beside(NamedTuple):
+    """Rows of another value.
+
+    which: of the values that a layer reads or writes beside source and target, or `fields.TO_TARGET`.  step: bytes from row to
+    row.  rows: 0, or how many take one row.  size: bytes of a row of bits.
     """
-    found: list[tuple[int, int, bool]] = []
+
+    which: int
+    step: int
+    rows: int = 0
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Steps on rows, and what is written behind them: the numbers, and the bits of signs.
+
+    codes: of `fields`, one a step.  values: (steps, 2, neurons) float32.  beside: what one of the steps adds or multiplies by.
+    signs: limits (neurons,) float32, and which are `mirrored`, bool, with where their bits go.
+    """
+
+    codes: list[int]
+    values: NDArray[np.float32]
+    beside: Beside | None = None
+    store: Beside | None = None
+    signs: Sequence[tuple[NDArray[np.float32], NDArray[np.bool_], Beside]] = ()
+
+
+def in_rows(kernel: Kernel, turns: Sequence[Turns]) -> Row:
+    """What is done with rows of float32 (`float_layers`), one after the other."""
+    listed: list[list[int]] = []
+    run: list[tuple[int, Beside | None]] = []
+    at = 0
+    for one in turns:
+        run += [(code, one.beside if code in (fields.SIDE, fields.TIMES) else None) for code in one.codes]
+        if one.store is None and not one.signs and one is not turns[-1]:
+            continue
+        pieces = pieces_of([code for code, _ in run])
+        for number, count in pieces:
+            beside = next((other for _, other in run[:count] if other is not None), None)
+            read = [-1, 0, 0] if beside is None else [beside.which, beside.step, beside.rows]
+            listed.append([number, at, *read, fields.NOWHERE, 0])
+            at, run = at + count, run[count:]
+        if one.store is not None:
+            if not pieces or listed[-1][fields.RUN] < 0:
+                listed.append([fields.AS_NUMBERS, 0, -1, 0, 0, 0, 0])
+            listed[-1][fields.GOES], listed[-1][fields.GOES_BYTES] = one.store.which, one.store.step
+        before = sum(turn[fields.RUN] == fields.AS_BITS for turn in listed)
+        for number, (_, _, to) in enumerate(one.signs, before):
+            listed.append([fields.AS_BITS, number, -1, to.size, 0, to.which, to.step])
+    row = {
+        fields.FINISH: kernel.finish_rows(),
+        fields.OPS: len(listed),
+        fields.OP_CODES: layout.kept(np.array(listed, np.int64)),
+        fields.OP_VALUES: _vectors(np.concatenate([one.values for one in turns])),
+        fields.SUMS_STEPS: _on_sums(listed),
+    }
+    signs = [sign for one in turns for sign in one.signs]
+    if signs:
+        # The limits of a whole word are read from any place on.
+        lanes = (-(-len(signs[0][0]) // WORD_BITS) + 1) * WORD_BITS
+        row[fields.BIT_LIMITS] = layout.kept(np.stack([layout.filled(most, lanes, np.nan, np.float32) for most, *_ in signs]))
+        turned = [layout.filled(np.where(mirrored, 1 << 31, 0), lanes, 0, np.uint32) for _, mirrored, _ in signs]
+        row[fields.BIT_TURNED] = layout.kept(np.stack(turned))
+    return row
+
+
+def _on_sums(listed: Sequence[Sequence[int]]) -> int:
+    """`fields.SUMS_STEPS` of turns."""
+    number, goes = listed[0][fields.RUN], listed[0][fields.GOES]
+    if len(listed) > 1 or goes != fields.TO_TARGET or number not in (fields.AS_NUMBERS, *fields.ON_SUMS):
+        return fields.NOT_ON_SUMS
+    return -1 if number == fields.AS_NUMBERS else number
+
+
+def pieces_of(codes: list[int]) -> list[tuple[int, int]]:
+    """Steps as the runs that are taken together: of each its number in `fields.PIECES`, or below 0 -1 - the code of a step that
+    is none of them, and how many steps it is."""
+    found: list[tuple[int, int]] = []
     at = 0
     while at < len(codes):
         fits = [piece for piece in fields.PIECES if tuple(codes[at : at + len(piece)]) == piece]
         longest = max(fits, key=len, default=None)
         number = -1 - codes[at] if longest is None else fields.PIECES.index(longest)
-        found.append((number, at, fields.SIDE in (longest or ())))
+        found.append((number, len(longest or (0,))))
         at += len(longest or (0,))
     return found
 

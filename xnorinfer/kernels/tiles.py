@@ -27,7 +27,7 @@ from typing import Any
 from numba import types
 
 from xnorinfer.kernels.shapes import BinaryShape
-from xnorinfer.kernels.vector_ir import F32, F64, I8, I32, I64, Emit, Loop, Value, ctpop, intrinsic_of, overloaded, vector
+from xnorinfer.kernels.vector_ir import F32, F64, I8, I16, I32, I64, Emit, Loop, Value, ctpop, intrinsic_of, overloaded, vector
 
 
 @dataclass(frozen=True)
@@ -289,14 +289,41 @@ def compare_inputs(size: int) -> Any:
     return intrinsic_of(64, 3, body, types.int64)
 
 
-def compare_singles(order: str) -> Any:
-    """Intrinsic compare(inputs, limits) -> int64: bit i is input[i] <= limit[i], or as the order is, for 64 float32."""
+def _at_most(emit: Emit, inputs: Value, limit: Value, turned: Value) -> Value:
+    """Booleans of float32 at an address, their bits XORed with those of i32: each is at most its limit."""
+    b = emit.builder
+    bits = b.xor(emit.load(inputs, vector(I32, limit.type.count), 4), turned)
+    return b.fcmp_ordered("<=", b.bitcast(bits, limit.type), limit)
 
-    def body(emit: Emit, inputs: Value, limits: Value) -> Value:
-        x, limit = (emit.load(at, vector(F32, 64), 4) for at in (inputs, limits))
-        return emit.mask(emit.builder.fcmp_ordered(order, x, limit))
 
-    return intrinsic_of(64, 2, body, types.int64)
+def compare_singles() -> Any:
+    """Intrinsic compare(inputs, limits, turned) -> int64: bit i is input[i] <= limit[i], for 64 float32, whose bits are XORed
+    with turned[i], i32."""
+
+    def body(emit: Emit, inputs: Value, limits: Value, turned: Value) -> Value:
+        limit, mask = emit.load(limits, vector(F32, 64), 4), emit.load(turned, vector(I32, 64), 4)
+        return emit.mask(_at_most(emit, inputs, limit, mask))
+
+    return intrinsic_of(64, 3, body, types.int64)
+
+
+def compare_rows(lanes: int) -> Any:
+    """Intrinsic compare(x, x_bytes, rows, vectors, limits, turned, out, out_bytes): the same of rows, into rows of whole bytes;
+    of vectors of so many lanes, which are at least 8."""
+
+    def body(emit: Emit, x: Value, *given: Value) -> None:
+        x_bytes, rows, vectors, limits, turned, out, out_bytes = given
+        b = emit.builder
+        column = Loop(emit, emit.constant(0), [x, limits, turned, out])
+        limit, mask = emit.load(column.values[1], vector(F32, lanes), 4), emit.load(column.values[2], vector(I32, lanes), 4)
+        row = Loop(emit, emit.constant(0), [column.values[0], column.values[3]])
+        hits = _at_most(emit, row.values[0], limit, mask)
+        emit.store(b.bitcast(hits, {8: I8, 16: I16}[lanes]), row.values[1], 1)
+        row.close(1, rows, [b.add(row.values[0], x_bytes), b.add(row.values[1], out_bytes)])
+        steps = (4 * lanes, 4 * lanes, 4 * lanes, lanes // 8)
+        column.close(1, vectors, [b.add(at, emit.constant(step)) for at, step in zip(column.values, steps, strict=True)])
+
+    return intrinsic_of(lanes, 8, body, types.void)
 
 
 def pack_plane() -> Any:

@@ -182,12 +182,13 @@ def floors_of(plan: Plan, peaks: Peaks, rows: int) -> tuple[Floor, ...]:
     Signs that are made in the pass of their numbers read nothing, numbers that nothing else reads are not written; and weights
     come from the cache that holds those of the whole network.
     """
-    packed, seconds = plan.packed, dict[str, float]()
+    packed, seconds = plan.running, dict[str, float]()
     weights = sum(map(weight_bytes, packed.nodes))
     for one in plan.passes:
-        works = [(packed.nodes[index], work_of(packed, index, rows)) for index in one.nodes]
+        own_nodes = (*one.nodes, *one.signs)
+        works = [(packed.nodes[index], work_of(packed, index, rows)) for index in own_nodes]
         written = rows * sum(packed.values[index].nbytes for index in one.gives)
-        maps = sum(_touched(packed, node, read) for node, _ in works for read in node.inputs if read not in one.nodes)
+        maps = sum(_touched(packed, node, read) for node, _ in works for read in node.inputs if read not in own_nodes)
         moved = peaks.moved(rows * maps, written)
         own = peaks.read_seconds(sum(weight_bytes(node) for node, _ in works), of=weights)
         floor = max(moved._replace(seconds=moved.seconds + own), *(peaks.computed(work) for _, work in works))

@@ -1,0 +1,83 @@
+"""The same network with fewer copies: what compares or steps over joined numbers does so over each part, where that is made.
+
+Signs, and steps of channels, of values side by side are the signs and steps of the values, side by side.  So a layer of a
+DenseNet gives the bits that all later layers read of it while its numbers are at hand (`passes`), into their places (`joins`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from xnorinfer.engine.passes import gives_rows
+from xnorinfer.graph import INPUT, Node, users_of
+from xnorinfer.kernels import Kernel
+from xnorinfer.packing.packed import Affine, Binarize, Concat, Elementwise, PackedModel, PackedOp
+from xnorinfer.packing.packedops import MOST_JOINED
+
+
+def by_parts(packed: PackedModel, kernel: Kernel) -> PackedModel:
+    """The same scores, bit for bit, of other nodes; the same object where there is nothing to gain."""
+    found = [_parts(packed, index, kernel) for index in range(len(packed.nodes))]
+    if not any(found) and all(users_of(packed.nodes)[:-1]):
+        return packed
+    nodes: list[Node[PackedOp]] = []
+    now: dict[int, int] = {INPUT: INPUT}
+    for index, (node, parts) in enumerate(zip(packed.nodes, found, strict=True)):
+        joined = []
+        at = 0
+        for part in parts:
+            channels = packed.values[part].shape[-1]
+            nodes.append(Node(node.name, _of_channels(node.op, at, at + channels), (now[part],)))
+            joined.append(len(nodes) - 1)
+            at += channels
+        nodes.append(
+            Node(node.name, Concat(), tuple(joined))
+            if joined
+            else replace(node, inputs=tuple(now[read] for read in node.inputs))
+        )
+        now[index] = len(nodes) - 1
+    return replace(packed, nodes=_read_ones(nodes))
+
+
+def _parts(packed: PackedModel, index: int, kernel: Kernel) -> list[int]:
+    """The values that a node compares or steps over, side by side; none where it is to do so over all of them at once."""
+    node = packed.nodes[index]
+    if index == len(packed.nodes) - 1 or len(node.inputs) > 1 or not isinstance(node.op, Binarize | Elementwise):
+        return []
+    found = _joined(packed, node.inputs[0])
+    if not 1 < len(found) <= MOST_JOINED or not all(part != INPUT and gives_rows(packed, part, kernel) for part in found):
+        return []
+    if isinstance(node.op, Binarize):
+        # Parts of whole bytes are written in place.
+        return found if all(packed.values[part].shape[-1] % 8 == 0 for part in found[:-1]) else []
+    readers = users_of(packed.nodes)[node.inputs[0]]
+    return found if all(isinstance(packed.nodes[reader].op, Binarize) or reader == index for reader in readers) else []
+
+
+def _joined(packed: PackedModel, at: int) -> list[int]:
+    """The values that a value is made of, side by side."""
+    op = None if at == INPUT else packed.nodes[at].op
+    if not isinstance(op, Concat) or op.flat:
+        return [at]
+    return [part for read in packed.nodes[at].inputs for part in _joined(packed, read)]
+
+
+def _of_channels(op: PackedOp, first: int, last: int) -> PackedOp:
+    if isinstance(op, Binarize):
+        return Binarize(op.limits[first:last], op.mirrored[first:last])
+    assert isinstance(op, Elementwise)
+    return Elementwise(Affine(op.steps.ops, np.ascontiguousarray(op.steps.values[:, :, first:last])))
+
+
+def _read_ones(nodes: list[Node[PackedOp]]) -> tuple[Node[PackedOp], ...]:
+    """The nodes that the last one needs."""
+    needed = {len(nodes) - 1}
+    for index in reversed(range(len(nodes))):
+        if index in needed:
+            needed.update(nodes[index].inputs)
+    now = {INPUT: INPUT} | {index: place for place, index in enumerate(sorted(needed - {INPUT}))}
+    return tuple(
+        replace(nodes[index], inputs=tuple(now[read] for read in nodes[index].inputs)) for index in sorted(needed - {INPUT})
+    )
