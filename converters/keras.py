@@ -11,17 +11,20 @@ import dataclasses
 import json
 import re
 from collections.abc import Mapping
+from copy import copy
+from functools import partial
 from pathlib import Path
 
 from xnorinfer.budget import JSON_BYTES, add_file, spend_bytes
 from xnorinfer.converters.assemble import Defaults, assemble
 from xnorinfer.converters.containers.arrays import Entry
 from xnorinfer.converters.containers.hdf5 import CONFIG, WEIGHTS, open_h5
+from xnorinfer.converters.containers.onnxfile import OnnxGraph
 from xnorinfer.converters.containers.signatures import HDF5, ZIP, start_of
 from xnorinfer.converters.containers.ziparchive import names_in
 from xnorinfer.converters.finding import ORDER
 from xnorinfer.converters.graphs.problems import Problems
-from xnorinfer.converters.graphs.walk import Walk
+from xnorinfer.converters.graphs.walk import Walk, drafted
 from xnorinfer.converters.kerasmodels.config import NoLayers, class_name, lists_functional, read_config
 from xnorinfer.converters.kerasmodels.kerasgraph import PROFILE_OF, KerasGraph
 from xnorinfer.converters.kerasmodels.kerasweights import Weights, apart, find_weights
@@ -106,9 +109,37 @@ class Reader:
         graph = config_graph.write(layers)
         if config_graph.kinds:
             raise NetworkError(self.problems, about=self.about)
+        # A draft begins here anew, without the file, whose numbers the graph has.
+        draft = self._again()
+        found, lost = self._walked(config_graph, graph)
+        if isinstance(found, Reading):
+            return dataclasses.replace(found, outputs=layers[-1].path[:1])
+        if not lost:
+            raise found
+        # What the part that was understood adds up to is not worth checking.
+        understood = partial(drafted, partial(draft._drafted, config_graph, graph))
+        raise NetworkError(found.problems, about=self.about, understood=understood)
+
+    def _again(self) -> Reader:
+        """The same with notes of its own from here on."""
+        again = copy(self)
+        again.problems, again.notes = [*self.problems], Notes(*([*kept] for kept in vars(self.notes).values()))
+        return again
+
+    def _drafted(self, config_graph: KerasGraph, graph: OnnxGraph) -> Reading:
+        found, _ = self._walked(config_graph, graph, is_draft=True)
+        if isinstance(found, NetworkError):
+            raise found
+        return found
+
+    def _walked(
+        self, config_graph: KerasGraph, graph: OnnxGraph, *, is_draft: bool = False
+    ) -> tuple[Reading | NetworkError, bool]:
+        """What is read of a graph of layers, and whether a part of it was not: the problems are those of the others then."""
         problems = Problems(graph, config_graph.labels)
         entering = dataclasses.replace(self.options, input=config_graph.input)
         walk = Walk(graph, entering, self.notes, problems, self.about)
+        walk.open = {} if is_draft else None
         wired = walk.run()
         self.problems += problems.texts()
         options = self.options
@@ -124,13 +155,12 @@ class Reader:
                 defaults = dataclasses.replace(defaults, input_warning=None)
         found = list(self.problems)
         try:
-            reading = self._assemble(layers_of(wired), defaults, options, walk, wired)
+            with walk.told_open():
+                return self._assemble(layers_of(wired), defaults, options, walk, wired), False
         except NetworkError as error:
-            if not problems.damaged and not config_graph.lost:
-                raise
-            # What the part that was understood adds up to is not worth checking.
-            raise NetworkError(found, about=self.about, understood=error.understood) from None
-        return dataclasses.replace(reading, outputs=layers[-1].path[:1])
+            if is_draft or not (problems.damaged or config_graph.lost):
+                return error, False
+            return NetworkError(found, about=self.about), True
 
     def by_names(self, why: str, config: str | None) -> Reading:
         """By names and shapes.  why: there is no list of layers.  config: what beside the file would be one."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
@@ -159,6 +159,15 @@ INPUT = "input"
 
 
 @dataclass(frozen=True)
+class Open:
+    """A node of a network that was refused of which nothing is known but what it reads, names of nodes; `Steps(())` stands for
+    it in the network, which gives what the first of them does.  reason: why."""
+
+    reason: str
+    inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Reading:
     """A checkpoint, read.  `tensors` holds every tensor of the file exactly once.
 
@@ -166,7 +175,8 @@ class Reading:
     channels_first: whether the source has images as (channels, height, width), where the network's are (height, width,
     channels).  unplaced: names of the convolutions of which the source does not say where they look, in a network that was
     refused.  sample: the shape of a sample as a graph takes it, where that is known.  outputs: names of the values that a graph
-    gives.  place: which of several of them an option chose, from 0 on.
+    gives.  place: which of several of them an option chose, from 0 on.  open: by their names, the nodes that are not known, of
+    a network that was refused.
     """
 
     source: str
@@ -180,6 +190,7 @@ class Reading:
     sample: Shape | None = None
     outputs: tuple[str, ...] = ()
     place: int | None = None
+    open: Mapping[str, Open] = field(default_factory=dict)
 
     def as_source(self, rows: NDArray[Any]) -> NDArray[Any]:
         """Samples (rows, ...) of the network as (rows, depth) in the order in which its source has their values."""

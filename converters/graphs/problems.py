@@ -16,7 +16,7 @@ NAMED = 4
 
 
 class Refused(Exception):
-    """A node cannot be read; its problem is noted already."""
+    """A node cannot be read, for this reason; its problem is noted already."""
 
 
 class Problems:
@@ -64,7 +64,7 @@ class Problems:
         """A problem of a node that cannot be read.  Raises Refused."""
         self.add_node(node, reason)
         self.damaged = True
-        raise Refused
+        raise Refused(reason)
 
     @contextlib.contextmanager
     def unheard(self) -> Iterator[None]:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -35,9 +36,9 @@ from xnorinfer.converters.graphs.sizes import computed_shape, shape_of
 from xnorinfer.converters.graphs.structure import checked, choose_output, leading_nodes, output_lines
 from xnorinfer.converters.graphs.weights import contraction
 from xnorinfer.converters.networkparts import Sign, Wired, layers_of, leading_to, numbers_leading_to
-from xnorinfer.converters.reading import Assumption, ConvertOptions, Notes, Reading, TensorUse
-from xnorinfer.errors import NetworkError, OptionError, SourceError
-from xnorinfer.net.ops import Concat, NormForm
+from xnorinfer.converters.reading import Assumption, ConvertOptions, Notes, Open, Reading, TensorUse
+from xnorinfer.errors import NetworkError, OptionError, SourceError, XnorinferError
+from xnorinfer.net.ops import Concat, NormForm, Steps
 from xnorinfer.net.ties import PROFILES
 
 __all__ = ["GRAPH_INPUT", "read_graph"]
@@ -58,6 +59,8 @@ OTHER_CONVOLUTIONS = (
 STATED = ("Dense", "Convolution", "Binarize", "Unread")
 #: Steps of the budget for a node: some hundred microseconds.
 NODE_STEPS = 20
+#: What following a node raises where it is none that ONNX allows.
+MALFORMED = (IndexError, ValueError, TypeError, AttributeError, AssertionError, KeyError, OverflowError)
 #: From where on functions at the end of a graph give one number in float32.
 SATURATED = {"Sigmoid": 16.6, "Tanh": 9.0}
 
@@ -75,36 +78,53 @@ def read_graph(source: str, graph: OnnxGraph, about: str, options: ConvertOption
     ):
         if given:
             raise OptionError(f"{option} means nothing for a graph, which says itself what is computed")
-    notes = Notes()
-    problems = Problems(graph)
-    outputs = graph.outputs
+    return _read_graph(source, graph, about, options, form)
+
+
+def _read_graph(
+    source: str, graph: OnnxGraph, about: str, options: ConvertOptions, form: NormForm, *, is_draft: bool = False
+) -> Reading:
+    whole, notes, problems = graph, Notes(), Problems(graph)
     graph, place = choose_output(graph, options, notes, about)
     walk = Walk(graph, options, notes, problems, about)
+    walk.open = {} if is_draft else None
     wired = walk.run()
     for name, tensor in graph.constants.items():
         use = walk.uses.get(name)
         notes.tensors.append(TensorUse(name, tensor.shape, tensor.dtype, use or "not used by the graph", ignored=use is None))
-    if problems.damaged:  # what the rest adds up to is not worth checking
-        raise NetworkError(problems.texts(), about=about)
+    if problems.damaged and not is_draft:  # what the rest adds up to is not worth checking
+        draft = partial(drafted, partial(_read_graph, source, whole, about, options, form, is_draft=True))
+        raise NetworkError(problems.texts(), about=about, understood=draft)
     profile = _profile(walk, options, notes)
     entry = walk.entry
     entry.note(notes)
     defaults = dataclasses.replace(DEFAULTS, profile=profile, input=entry.mapping, form=form)
     inner = dataclasses.replace(options, input=None, input_shape=None, output_name=None, sign_of_signs=False)
-    reading = assemble(
-        source,
-        about,
-        layers_of(wired),
-        inner,
-        defaults,
-        notes,
-        problems.texts(),
-        wired=wired,
-        described=False,
-        shape=walk.image,
-        channels_first=walk.is_first,
-    )
-    return dataclasses.replace(reading, entry=entry.base, sample=walk.sample, outputs=outputs, place=place)
+    with walk.told_open():
+        reading = assemble(
+            source,
+            about,
+            layers_of(wired),
+            inner,
+            defaults,
+            notes,
+            problems.texts(),
+            wired=wired,
+            described=False,
+            shape=walk.image,
+            channels_first=walk.is_first,
+        )
+    return dataclasses.replace(reading, entry=entry.base, sample=walk.sample, outputs=whole.outputs, place=place)
+
+
+def drafted(read: Callable[[], Reading]) -> Reading | None:
+    """What there is to say of a network that was refused, read once more as a draft; None where that is nothing."""
+    try:
+        return read()
+    except NetworkError as error:
+        return error.understood if isinstance(error.understood, Reading) else None
+    except (*MALFORMED, XnorinferError):
+        return None
 
 
 def _profile(walk: Walk, options: ConvertOptions, notes: Notes) -> str:
@@ -131,7 +151,12 @@ def _profile(walk: Walk, options: ConvertOptions, notes: Notes) -> str:
 
 
 class Walk(GraphLayers, GraphMaps):
-    """One pass over a graph."""
+    """One pass over a graph.
+
+    open: set where the network is for a draft, which goes on behind nodes that cannot be read: something stands for them.
+    """
+
+    open: dict[str, Open] | None = None
 
     def run(self) -> list[Wired]:
         """What becomes the nodes of the network, as far as they are understood.  Raises SourceError."""
@@ -148,9 +173,11 @@ class Walk(GraphLayers, GraphMaps):
             spend_steps(NODE_STEPS, "walking its graph")
             if index not in circular:
                 self._guarded(node, needed=id(node) in needed)
+        wired = self.wired
         with contextlib.suppress(Refused):
-            return self._end()
-        return self.wired
+            wired = self._end()
+        # What stands for a node gives what the first value is that it reads.
+        return [dataclasses.replace(one, inputs=one.inputs[:1]) if one.name in (self.open or ()) else one for one in wired]
 
     def _input_shape(self) -> tuple[int | None, ...] | None:
         """The shape of the input's tensor: as an option says, where the graph leaves it open.  Raises OptionError."""
@@ -176,16 +203,41 @@ class Walk(GraphLayers, GraphMaps):
                 inputs = self._inputs(node)
                 with contextlib.nullcontext() if needed else self.problems.unheard():
                     self._visit(node, inputs)
-            except (IndexError, ValueError, TypeError, AttributeError, AssertionError, KeyError, OverflowError) as error:
+            except MALFORMED as error:
                 self.problems.refuse(node, f"is malformed ({error})")
-        except Refused:
-            self._pass_over(node)
+        except Refused as refused:
+            self._pass_over(node, str(refused))
 
-    def _pass_over(self, node: OnnxNode) -> None:
+    def _pass_over(self, node: OnnxNode, reason: str = "is not known") -> None:
         """Go on behind a node that could not be read."""
-        live = any(isinstance(self.values.get(name), Live) for name in node.inputs)
+        lives = [value for name in node.inputs if isinstance(value := self.values.get(name), Live)]
         for name in node.outputs:
-            self.values[name] = self.nothing() if live else Unread()
+            self.values[name] = self._open(node, lives, reason) if lives else Unread()
+
+    def _open(self, node: OnnxNode, lives: Sequence[Live], reason: str) -> Live:
+        """What a node gives that could not be read."""
+        reads: list[Live] = []
+        for live in lives if self.open is not None else ():
+            if live.expr.op != "lost":
+                with contextlib.suppress(Refused):
+                    reads.append(self.settled(node, live))
+        if self.open is None or not reads:
+            return self.nothing()
+        name, first = self.free(node.name), reads[0]
+        self.open[name] = Open(reason, tuple(self.wired[live.stage.at].name for live in reads))
+        at = self.emit(name, Steps(()), *(live.stage.at for live in reads))
+        stage = dataclasses.replace(first.stage, at=at, signed=None, levels=None)
+        return self.begin(name, stage, stage.shape, first.places)
+
+    @contextlib.contextmanager
+    def told_open(self) -> Iterator[None]:
+        """What is understood of a network that is refused says which of its nodes are open."""
+        try:
+            yield
+        except NetworkError as error:
+            if self.open and isinstance(error.understood, Reading):
+                error.understood = dataclasses.replace(error.understood, open=self.open)
+            raise
 
     def _inputs(self, node: OnnxNode) -> list[Value | None]:
         """What a node reads, None where an input is left out.  Raises Refused where the graph does not hang together."""
@@ -259,7 +311,7 @@ class Walk(GraphLayers, GraphMaps):
         """A node on the way from input to scores."""
         operation = node.operation
         if operation == "Unread":
-            return self.nothing()
+            return self._open(node, lives, "is not known")
         if operation in OTHER_CONVOLUTIONS:
             self.problems.refuse(node, "is a kind of convolution or pool that is not supported in a binary network")
         if operation not in (*_PASSING, *MOVES, *_PICKING):

@@ -258,6 +258,8 @@ and, if every pixel or real value is binarized by itself before the first layer,
     channels                 a list: the numbers of the channels that it takes, in that order; -1 for zeros, or
     border                   a map with a number around it: {padding = [TOP, BOTTOM, LEFT, RIGHT], value = 0}; lines and columns
                              are taken away where padding is below 0, or
+    open                     what a draft has of a node that is not known: why.  The file is refused until what it computes
+                             stands instead; what is behind it is read as if it gave what its first input is, or
     levels                   activations of 2 to 4 bits, {low, high, zero, step, divisor}: round(x) clipped to low..high stands
                              for (q - zero) * step / divisor; 0, 1 and 1 by default.  With thresholds = [[...], ...] q is low
                              and how many of them x reaches: numbers of each level above the lowest, of each neuron or for all
@@ -310,7 +312,7 @@ from xnorinfer.converters.nettoml.layerarrays import Arrays
 from xnorinfer.converters.nettoml.layerparts import Builder
 from xnorinfer.converters.nettoml.table import Table, parse_toml
 from xnorinfer.converters.reading import Assumption, ConvertOptions, Notes, Reading
-from xnorinfer.errors import NetworkError, OptionError, SourceError
+from xnorinfer.errors import NetworkError, OptionError, SourceError, XnorinferError
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import arrays_of
 
@@ -391,8 +393,21 @@ def _container(path: Path, top: Table) -> tuple[str, dict[str, Entry], bool]:
         raise OptionError("--net: reader.net: a net.toml cannot contain another")
     from xnorinfer.converters import read_source
 
-    reading = read_source(path, options)
+    try:
+        reading = read_source(path, options)
+    except NetworkError as error:
+        understood = understood_of(error)
+        if understood is None or not understood.open:
+            raise
+        reading = understood
     return f"network, as read from {reading.source}", network_arrays(reading.net), reading.channels_first
+
+
+def understood_of(error: XnorinferError) -> Reading | None:
+    """What a source understood of a network that it refused; it may look at the file again."""
+    found = error.understood if isinstance(error, NetworkError) else None
+    found = found() if callable(found) else found
+    return found if isinstance(found, Reading) else None
 
 
 def network_arrays(net: Net) -> dict[str, Entry]:

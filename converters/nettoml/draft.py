@@ -1,7 +1,8 @@
 """`convert SOURCE --write-net net.toml` for what cannot be converted as it is: a net.toml to be completed by hand.
 
-It holds what a source understood before it gave up, or else every array (or file of a folder) with its shape, the matrices as
-layers.  What is not known stands in comments; nothing is put under `ignore` that no source knows to be idle.
+It holds what a source understood before it gave up, of graphs past the nodes that are not known, or else every array (or file
+of a folder) with its shape, the matrices as layers.  What is not known stands in comments, or is `open` in a node; nothing is
+put under `ignore` that no source knows to be idle.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from xnorinfer import budget
 from xnorinfer.converters.containers.arrays import Entry
 from xnorinfer.converters.containers.opening import open_container
 from xnorinfer.converters.containers.textfile import looks_like_base_two, read_bits, read_numbers, read_text
+from xnorinfer.converters.nettoml.document import network_arrays, understood_of
 from xnorinfer.converters.nettoml.tomltext import toml_key, toml_string
 from xnorinfer.converters.nettoml.writer import UNPLACED, Writer
-from xnorinfer.converters.reading import Reading
+from xnorinfer.converters.reading import ConvertOptions
 from xnorinfer.errors import NetworkError, SourceError, XnorinferError
 from xnorinfer.net.ties import PROFILES
 from xnorinfer.oneline import one_line
@@ -29,21 +31,30 @@ _WHITE = str.maketrans("\n\r\t", "   ")
 _OUT_IN = ("torch", "safetensors", "onnx")
 
 
-def draft_text(path: Path, error: XnorinferError, max_memory: int | None = None) -> str:
+def draft_text(path: Path, error: XnorinferError, options: ConvertOptions) -> str:
     """A net.toml for SOURCE, which `error` refused.  Raises SourceError where nothing in it can be named."""
-    with budget.reading(path, max_memory):
-        return _draft_text(path, error)
+    with budget.reading(path, options.max_memory):
+        return _draft_text(path, error, options)
 
 
-def _draft_text(path: Path, error: XnorinferError) -> str:
-    kind, entries = open_container(path)
-    understood = error.understood if isinstance(error, NetworkError) else None
+def _draft_text(path: Path, error: XnorinferError, options: ConvertOptions) -> str:
+    understood = understood_of(error)
     head = ["# A draft, to be completed: xnorinfer could not convert this file as it is, because", *_reasons(error)]
-    if isinstance(understood, Reading) and understood.net.linears:
-        writer = Writer(understood, kind, entries, {}, is_draft=True)
-        text = None if writer.by_nodes else writer.text()
-        if text is not None:
-            return "\n".join([*head, DRAFT]) + "\n" + text
+    known = None if understood is None or not understood.net.linears else understood
+    try:
+        kind, entries = open_container(path)
+    except SourceError:  # programs, which only their source can read
+        if known is None or not known.open:
+            raise
+        kind, entries = "files", {}
+    text = None
+    if known is not None and kind != "files":
+        text = Writer(known, kind, entries, {}, is_draft=True).text()
+    if known is not None and known.open and text is None:
+        reader = {**options.to_json(), "format": known.source}
+        text = Writer(known, "network", network_arrays(known.net), reader, is_draft=True).text()
+    if text is not None:
+        return "\n".join([*head, DRAFT]) + "\n" + text
     layout = _layout(kind, entries)
     body = list(_arrays(layout, entries) if entries else _files(path))
     if not body:

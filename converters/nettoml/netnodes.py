@@ -22,6 +22,8 @@ ENTRY = "[input]"
 JOINS: dict[str, tuple[Callable[[], Op], int | None]] = {"add": (Add, 2), "concat": (Concat, None), "multiply": (Multiply, 2)}
 #: What a node can be, one of these.
 KINDS = ("weight", "norm", "steps", "sign", "levels", "pool", "flatten", "channels", "border", *JOINS)
+#: What a draft says of a node of which nothing is known: why.
+OPEN = "open"
 _BORDER = "[TOP, BOTTOM, LEFT, RIGHT], whole numbers, below 0 to take lines and columns away"
 
 
@@ -42,11 +44,18 @@ class NodeReader:
     def add(self, table: Table, name: str, kernel: Kernel | None, previous: str) -> None:
         """A node, which is called so."""
         dense = "weight" in table and "flatten" in table  # how the map that it reads becomes a vector
-        kind = table.one_of([one for one in KINDS if not dense or one != "flatten"])
+        why = table.text(OPEN)
+        kind = table.one_of([one for one in KINDS if not dense or one != "flatten"], needed=why is None)
         given = self._inputs(table, previous, kind)
         if name in self.numbers:
             table.problem("name", f"there are two nodes called {name}")
-        if kind is None or not given:
+        if why is not None:
+            table.problem(OPEN, f"{name} {why}; say what it computes, in a node or several ({', '.join(KINDS)}), instead")
+        if kind is None and why is not None and given:  # what is behind it is read on
+            self.broken = True
+            flow = replace(self.flows[given[0]])
+            self.nodes.append(Node(name, Steps(()), (self.numbers[given[0]],)))
+        elif kind is None or not given:
             self.broken = True
             flow = Flow(broken=True)
         elif kind in JOINS:

@@ -26,7 +26,7 @@ from xnorinfer.converters.containers.arrays import Entry, RawTensor, as_float32
 from xnorinfer.converters.containers.opening import open_container
 from xnorinfer.converters.kernelaxes import KERNEL_LAYOUTS, arranged
 from xnorinfer.converters.nettoml.document import network_arrays
-from xnorinfer.converters.nettoml.netnodes import ENTRY
+from xnorinfer.converters.nettoml.netnodes import ENTRY, OPEN
 from xnorinfer.converters.nettoml.tomltext import toml_string, toml_value
 from xnorinfer.converters.reading import ConvertOptions, Reading
 from xnorinfer.errors import NetworkError, OptionError, XnorinferError, unhandled
@@ -142,6 +142,8 @@ class Writer:
             lines += ['container = "network"', f"reader = {toml_value(self.reader)}"]
         left = [name for name in self.entries if name not in self.used]
         idle = {use.name for use in self.reading.tensors if use.ignored}
+        if self.by_nodes:  # single numbers that a graph computes with
+            idle |= {name for name in left if math.prod(self.entries[name].shape) == 1}
         unknown = [name for name in left if name not in idle] if self.is_draft else []
         left = [name for name in left if name not in unknown]
         if left:
@@ -157,7 +159,11 @@ class Writer:
     @property
     def by_nodes(self) -> bool:
         """Whether the network has what [[layers]] do not say."""
-        return self.reading.net.branches or any(isinstance(op, Levels | Channels | Pad) for op in self.reading.net.ops)
+        return (
+            self.reading.net.branches
+            or bool(self.reading.open)
+            or any(isinstance(op, Levels | Channels | Pad) for op in self.reading.net.ops)
+        )
 
     # ------------------------------------------------------------ where numbers stand
 
@@ -276,6 +282,14 @@ class Writer:
     def _nodes(self, net: Net) -> Iterator[list[str]]:
         """The table of every node."""
         for index, node in enumerate(net.nodes):
+            unknown = self.reading.open.get(node.name)
+            if unknown is not None:
+                yield [
+                    f"name = {toml_string(node.name)}",
+                    f"inputs = {toml_value(unknown.inputs)}",
+                    f"{OPEN} = {toml_string(one_line(unknown.reason))}  # instead of this say what it computes",
+                ]
+                continue
             lines = list(table_lines(node, node.name, self))
             if isinstance(node.op, Steps):
                 lines = ["steps = [", *(f"    {{{line}}}," for line in lines), "]"]

@@ -60,8 +60,9 @@ def onnx_file(folder: Path, kind: str) -> Path:
     nodes = [add("Conv", ["x", "w"], "a", pads=(1, 1, 1, 1)), add("Add", ["a", "half"], "b"), *sign("b", "s")]
     nodes += [add("Conv", ["s", "u"], "c", pads=(1, 1, 1, 1)), add("Add", ["c", "half"], "d")]
     value = "d"
-    if kind == "unknown":
-        nodes += [add("Det", ["d"], "e"), add("Loop", ["b"], "h"), add("Add", ["e", "h"], "i")]
+    if kind in ("unknown", "known"):
+        one, two = ("Det", "Loop") if kind == "unknown" else ("Tanh", "Tanh")
+        nodes += [add(one, ["d"], "e"), add(two, ["b"], "h"), add("Add", ["e", "h"], "i")]
         value = "i"
     elif kind == "unlike":
         constants |= {"from": np.array([0]), "to": np.array([3]), "axis": np.array([2])}
@@ -108,6 +109,8 @@ def torch_module(kind: str) -> Any:
             b = self.b(sign(a))
             if kind == "unknown":
                 b = torch.cumsum(b, 1) + torch.erfinv(a)
+            elif kind == "known":
+                b = torch.tanh(b) + torch.tanh(a)
             elif kind == "unlike":
                 b = b + a[:, :, :1, :1]
             elif kind == "signs":
@@ -156,9 +159,12 @@ def keras_model(kind: str) -> Any:
         return layers.BatchNormalization(name=f"n{name}")(layer(value))
 
     b = unit("b", a)
-    if kind == "unknown":
-        b = layers.Add(name="both")([layers.UnitNormalization(name="unit")(b), layers.GaussianNoise(0.1)(a)])
-        b = layers.Add(name="more")([b, layers.UpSampling2D(1, name="up")(a)])
+    if kind in ("unknown", "known"):
+        unit_, up = (layers.Activation("tanh", name=name) for name in ("unit", "up"))
+        if kind == "unknown":
+            unit_, up = layers.UnitNormalization(name="unit"), layers.UpSampling2D(1, name="up")
+        b = layers.Add(name="both")([unit_(b), layers.GaussianNoise(0.1)(a)])
+        b = layers.Add(name="more")([b, up(a)])
     elif kind == "unlike":
         b = layers.Add(name="sum")([b, layers.GlobalAveragePooling2D(keepdims=True, name="mean")(a)])
     elif kind == "signs":

@@ -54,7 +54,7 @@ def refusal(path: Path, options: ConvertOptions = OPTIONS) -> tuple[str, str]:
     """What is said, and the draft that goes with it, without the line that makes it one."""
     with pytest.raises(NetworkError) as error:
         convert_file(path, options)
-    draft = draft_text(path, error.value)
+    draft = draft_text(path, error.value, ConvertOptions())
     return str(error.value), "\n".join(line for line in draft.splitlines() if not line.startswith("draft ="))
 
 

@@ -67,9 +67,9 @@ def test_arrays_are_found_within_the_budget_of_their_file(tmp_path: Path, monkey
     assert 'container = "network"' not in text
     understood = read_source(path, ConvertOptions(profile="ge-zero"))
     refused = NetworkError(["a reason"], understood=understood)
-    assert "norm = {" in draft_text(path, refused)
+    assert "norm = {" in draft_text(path, refused, ConvertOptions())
     with pytest.raises(SourceError, match="--max-memory"):
-        draft_text(path, refused, 1000)
+        draft_text(path, refused, ConvertOptions(max_memory=1000))
 
 
 @pytest.mark.parametrize("name", ["net", "nograph", "scoped", "trained", "old"])

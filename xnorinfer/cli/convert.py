@@ -250,7 +250,7 @@ def command(
     except (NetworkError, SourceError) as error:
         _require_a_file(output, told_outputs(str(error)))
         if write_net is not None and net_file is None:
-            _write_draft(write_net, source, error, max_memory)
+            _write_draft(write_net, source, error, options)
         raise
     _require_a_file(output, [*conversion.reading.outputs, output_name])
     show(source, conversion)
@@ -295,13 +295,13 @@ def _write_net(path: Path, source: str, conversion: Conversion, options: Convert
     screen.say(f"wrote {path}; edit it and give it back with --net {path}")
 
 
-def _write_draft(path: Path, source: str, error: NetworkError | SourceError, max_memory: int | None) -> None:
+def _write_draft(path: Path, source: str, error: NetworkError | SourceError, options: ConvertOptions) -> None:
     """What can be said of a refused file; the refusal is shown as ever."""
     from xnorinfer.converters.nettoml.draft import draft_text
     from xnorinfer.files import write_bytes
 
     try:
-        text = draft_text(Path(source), error, max_memory)
+        text = draft_text(Path(source), error, options)
     except SourceError:  # it cannot be opened at all, as `error` says
         return
     write_bytes(path, text.encode(errors="replace"))
