@@ -140,7 +140,9 @@ def _sliced(recorder: Recording, operation: str, given: dict[str, Any]) -> Ref:
 
 def _part(recorder: Recording, value: Ref, axis: int, start: int, end: int | None, step: int = 1) -> Ref:
     if (start, step) == (0, 1) and (end is None or end >= END):
-        return recorder.view("Identity", value)
+        same = recorder.view("Identity", value)
+        recorder.memory.lies_in(same, value, lambda _, part: recorder.node("Identity", part))
+        return same
     numbers = (start, END if end is None else min(end, END), axis, step)
     result = recorder.view("Slice", value, *(recorder.constant(np.array([number], np.int64)) for number in numbers))
     shape = recorder.shape_of(value)
@@ -148,6 +150,14 @@ def _part(recorder: Recording, value: Ref, axis: int, start: int, end: int | Non
         sizes = list(shape)
         sizes[axis] = len(range(*slice(start, end, step).indices(shape[axis])))
         recorder.shapes[result.name] = tuple(sizes)
+    if step == 1:
+
+        def back(whole: Ref, part: Ref) -> Ref:
+            before = [] if start == 0 else [_part(recorder, whole, axis, 0, start)]
+            behind = [] if end is None or end >= END else [_part(recorder, whole, axis, end, None)]
+            return recorder.node("Concat", *before, part, *behind, axis=axis)
+
+        recorder.memory.lies_in(result, value, back)
     return result
 
 
@@ -157,7 +167,10 @@ def _selected(recorder: Recording, operation: str, given: dict[str, Any]) -> Ref
     axis, index = given.get("dim", 0), given.get("index")
     if type(axis) is not int or type(index) is not int:
         recorder.refuse(operation, "takes a part of a tensor that is not told in numbers")
-    return recorder.view("Squeeze", _part(recorder, value, axis, index, None if index == -1 else index + 1), axes=(axis,))
+    whole = _part(recorder, value, axis, index, None if index == -1 else index + 1)
+    found = recorder.view("Squeeze", whole, axes=(axis,))
+    recorder.memory.lies_in(found, whole, lambda _, part: recorder.node("Unsqueeze", part, axes=(axis,)))
+    return found
 
 
 def _apart(recorder: Recording, operation: str, given: dict[str, Any]) -> Any:

@@ -19,6 +19,7 @@ from xnorinfer.converters.containers.arrays import RawTensor
 from xnorinfer.converters.containers.onnxfile import NUMBERS, Attribute, OnnxGraph, OnnxNode
 from xnorinfer.converters.graphs.operations import OTHER_TYPE
 from xnorinfer.converters.torchgraphs import torchmaps
+from xnorinfer.converters.torchgraphs.torchmemory import Memory
 from xnorinfer.converters.torchgraphs.torchschemas import (
     BINARY,
     COPYING,
@@ -52,9 +53,7 @@ class Recorder:
         self.module = ""  # which is being told, by its path
         self.scopes: dict[str, str] = {}
         self.shapes: dict[str, tuple[int, ...] | None] = {name: tensor.shape for name, tensor in self.constants.items()}
-        self.replaced: dict[str, Ref] = {}  # tensors that were written into, and what they became
-        self.memory: dict[str, str] = {}  # views -> the tensor whose memory they share
-        self.stale: set[str] = set()  # memories that were written into through another view
+        self.memory = Memory()
         self.others = {name for name, tensor in self.constants.items() if tensor.dtype != "float32"}  # of another type
 
     def graph(self, entry: str, results: Sequence[Ref], producer: str, shape: tuple[int | None, ...] | None) -> OnnxGraph:
@@ -81,16 +80,15 @@ class Recorder:
         if base in PASSING:
             value = self.tensor(operation, given)
             result = self.node("Identity", value) if base in COPYING else self.view("Identity", value)
+            if base in ("detach", "alias"):
+                self.memory.lies_in(result, value, lambda _, part: self.node("Identity", part))
         elif base in SCHEMAS or base in UNARY or base in BINARY or base in self._handlers:
             names = SCHEMAS.get(base, ("self", "other"))
             result = self._known(base, dict(zip(names, positional, strict=False)) | named)
         else:
             result = self._other(base, [*positional, *named.values()])
         if writes:
-            target = self.tensor(operation, given)
-            self.replaced[target.name] = result
-            self.stale.add(self.memory.get(target.name, target.name))
-            self.memory.pop(result.name, None)
+            self.memory.write(self.tensor(operation, given), result)
         return result
 
     def refuse(self, operation: str, reason: str) -> NoReturn:
@@ -288,6 +286,10 @@ class Recorder:
             return self.node("Round", value)
         return self._other(operation, [value])
 
+    def _copied(self, operation: str, given: dict[str, Any]) -> Ref:
+        """What stands in a tensor from then on."""
+        return self.node("Identity", self.tensor(operation, given.get("src")))
+
     def _sum(self, operation: str, given: dict[str, Any]) -> Ref:
         one, two = self._both(operation, given)
         if operation == "rsub":
@@ -389,6 +391,7 @@ class Recorder:
         **dict.fromkeys(("prelu", "leaky_relu", "elu", "softplus", "round"), _bent),
         **dict.fromkeys(("add", "sub", "subtract", "rsub"), _sum),
         **dict.fromkeys(("div", "divide", "true_divide"), _quotient),
+        "copy": _copied,
         "pow": _power,
         "rsqrt": _rsqrt,
         **dict.fromkeys(("to", "_to_copy", "type_as"), _cast),
@@ -400,11 +403,10 @@ class Recorder:
 
     def _current(self, value: Ref) -> Ref:
         """What a tensor has become that was written into."""
-        while value.name in self.replaced:
-            value = self.replaced[value.name]
-        if self.memory.get(value.name, value.name) in self.stale:
+        found = self.memory.current(value)
+        if found is None:
             raise SourceError(f"{self.about}: it uses a view of a tensor that was written into through another. {WAY_OUT}")
-        return value
+        return found
 
     def tensor(self, operation: str, value: Any) -> Ref:
         if not isinstance(value, Ref):
@@ -439,7 +441,7 @@ class Recorder:
     def view(self, operation: str, value: Ref, *others: Ref, **attributes: Any) -> Ref:
         """A node whose result may share its argument's memory."""
         result = self.node(operation, value, *others, **attributes)
-        self.memory[result.name] = self.memory.get(value.name, value.name)
+        self.memory.share(result.name, value)
         return result
 
     def apart(self, operation: str, value: Ref, many: int, **attributes: Any) -> list[Ref]:
@@ -447,7 +449,8 @@ class Recorder:
         result = self.view(operation, value, **attributes)
         names = (result.name, *(f"{result.name}.{number}" for number in range(1, many)))
         self.nodes[-1] = replace(self.nodes[-1], outputs=names)
-        self.memory.update((name, self.memory[result.name]) for name in names)
+        for name in names:
+            self.memory.share(name, value)
         return [Ref(name, result.origin) for name in names]
 
     def node(self, operation: str, *inputs: Ref, named: Ref | None = None, **attributes: Attribute) -> Ref:

@@ -44,6 +44,7 @@ SCHEMAS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("add", "sub", "subtract", "rsub"), ("self", "other", "alpha")),
     **dict.fromkeys(("div", "divide", "true_divide"), ("self", "other", "rounding_mode")),
     "pow": ("self", "exponent"),
+    "copy": ("self", "src"),
     "to": ("self", "dtype", "behind_device"),
     "_to_copy": ("self", "dtype"),
     "type_as": ("self", "other"),

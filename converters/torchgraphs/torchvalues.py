@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from xnorinfer.converters.containers.onnxfile import Attribute
+
+if TYPE_CHECKING:
+    from xnorinfer.converters.torchgraphs.torchmemory import Memory
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,11 @@ class Parts:
 class Recording(Protocol):
     """What makes nodes of operations: `torchops.Recorder`, which says what these do.
 
-    shapes: those of tensors of the file, and of what is made of such, as far as they are known.
+    shapes: those of tensors of the file, and of what is made of such, as far as they are known.  memory: who shares it.
     """
 
     shapes: dict[str, tuple[int, ...] | None]
+    memory: Memory
 
     def refuse(self, operation: str, reason: str) -> NoReturn: ...
 

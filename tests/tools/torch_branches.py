@@ -105,6 +105,19 @@ class Improve(nn.Module):
         return torch.cat([x[:, : -self.growth], x[:, -self.growth :] + y], 1)
 
 
+class Improved(Improve):
+    """The same, written into a copy: parts of it, single channels, parts of parts."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, found = self.conv(ge(self.norm(x))), x.clone()
+        found[:, -self.growth :] += y
+        newest = found[:, self.before :]
+        newest *= 0.5
+        newest[:, 1] = y[:, 0]
+        newest[:, 2:4][:, 1:] -= 1.0
+        return found + torch.cat([x[:, : self.before], newest], 1)
+
+
 class Padded(Improve):
     """The same with zeros beside what is added."""
 
@@ -273,6 +286,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         8, Dense(8), Dense(16), nn.BatchNorm2d(24), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(24, 8, 1), Dense(8), channels=16
     ),
     "meliusnet": lambda: _network(8, Dense(8), Improve(16), Dense(16), Improve(24), channels=24),
+    "meliusnet written into": lambda: _network(8, Dense(8), Improved(16), Dense(16), Improved(24), channels=24),
     "meliusnet with zeros": lambda: _network(8, Dense(8), Padded(16), Dense(16), Padded(24), channels=24),
     "reactnet": lambda: _network(8, React(8, 8), React(8, 16, 2), channels=16),
     "shortcuts of pixels": lambda: _network(8, Residual(8, 8), Shortened(8), channels=16),
