@@ -22,7 +22,7 @@ from xnorinfer.converters.graphs.places import Border, Places, border_of, look_a
 from xnorinfer.converters.graphs.sizes import numbers_of
 from xnorinfer.float32 import F32
 from xnorinfer.net.ops import Channels, Concat, Pad, Pool
-from xnorinfer.net.values import Shape
+from xnorinfer.net.values import Shape, levels_of_all
 from xnorinfer.net.windows import Window
 
 Numbers: TypeAlias = NDArray[Any]
@@ -168,7 +168,8 @@ class GraphCuts(GraphValues):
             return None
         at = self.emit(self.free(node.name), Concat(), *(one.at for one in found))
         shape = (*(found[0].shape or ())[:-1], len(channels))
-        stage = Stage(live.leaf, at, shape, node.name, signed=found[0].signed)
+        levels = None if found[0].signed is not None else levels_of_all([one.domain for one in found])
+        stage = Stage(live.leaf, at, shape, node.name, signed=found[0].signed, levels=levels)
         self.begin(node.name, stage, shape, None)
         self.newest = dataclasses.replace(self.newest, pieces=tuple(found))
         return self.newest
@@ -201,8 +202,9 @@ class GraphCuts(GraphValues):
                 told = f"puts {between:g} beside signs that stand for {signs.low:g} and {signs.high:g}"
                 self.problems.refuse(node, f"{told}, which is not supported in a binary network: needed are -1 and 1")
             signs = signs if between in (-1, 1) else None
+        levels = None if signs is not None else levels_of_all([stage.domain], [] if between is None else [between])
         at = self.emit(self.free(node.name), op, stage.at)
-        return dataclasses.replace(stage, at=at, part=None, signed=signs, levels=None)
+        return dataclasses.replace(stage, at=at, part=None, signed=signs, levels=levels)
 
     # ---------------------------------------------------------------- zeros beside channels, other orders of channels
 

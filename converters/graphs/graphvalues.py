@@ -19,6 +19,7 @@ from xnorinfer.converters.graphs.places import Places, look_at, vector_of
 from xnorinfer.converters.graphs.stages import Stages
 from xnorinfer.float32 import F32
 from xnorinfer.net.ops import Add, Channels, Concat, Flatten, Multiply, Steps
+from xnorinfer.net.values import levels_of_all
 
 JOINED = (
     "joins two branches of the network by something else than a sum, a difference, a product or a concatenation, which is not "
@@ -254,9 +255,8 @@ class GraphValues(Stages):
         assert first.stage.shape is not None
         shape = (*first.stage.shape[:-1], sum(one.stage.width or 0 for one in found))
         at = self.emit(node.name, Concat(), *(one.stage.at for one in found))
-        levels = first.stage.levels
-        rounded = levels is not None and all(one.stage.levels == levels for one in found)
-        stage = Stage(first.leaf, at, shape, node.name, signed=signs if alike else None, levels=levels if rounded else None)
+        levels = None if alike else levels_of_all([one.stage.domain for one in found])
+        stage = Stage(first.leaf, at, shape, node.name, signed=signs if alike else None, levels=levels)
         result = self.begin(node.name, stage, shape, places)
         self.newest = dataclasses.replace(self.newest, pieces=tuple(one.stage for one in found))
         return dataclasses.replace(result, stage=self.newest)

@@ -13,7 +13,7 @@ from xnorinfer.converters.graphs.places import Places
 from xnorinfer.converters.networkparts import LayerPart
 from xnorinfer.float32 import F32
 from xnorinfer.net.ties import Rule
-from xnorinfer.net.values import LevelValues
+from xnorinfer.net.values import REALS, SIGNS, Domain, LevelValues
 from xnorinfer.net.values import Shape as NetShape
 
 
@@ -70,6 +70,13 @@ class Stage:
     def width(self) -> int | None:
         """How many values, or channels, it has; None where nothing is known of it."""
         return None if self.shape is None else self.shape[-1]
+
+    @property
+    def domain(self) -> Domain:
+        """What its numbers are in the network."""
+        if self.signed is not None and (self.signed.low, self.signed.high) == (-1, 1):
+            return SIGNS
+        return self.levels or REALS
 
     @property
     def is_map(self) -> bool:
