@@ -1,11 +1,12 @@
 """Every network of larq_zoo, with random weights and moving statistics: what is packed is what Keras runs.
 
-    python tests/tools/zoo_networks.py [NAME ...] [--size 224] [--live]
+    python tests/tools/zoo_networks.py [NAME ...] [--size 224] [--live] [--weights FILE]
 
 Read from an .h5 and a .keras file of the model, or with --live from the model itself (which compares every answer with bounds
-on rounding, and takes minutes at 224), packed, and run on an image: the packed scores equal the oracle's, which are Keras' but
-for the rounding of its float layers.  larq_zoo is in no list of this project's dependencies, because it takes numpy below 2
-alone: install it with `pip install --no-deps larq_zoo zookeeper typeguard` beside them.
+on rounding, and takes minutes at 224), packed, and run on an image: the packed scores equal the oracle's, and every value that
+Keras computes on the way to its own is the oracle's of what enters, but for rounding.  --weights: an .h5 file of weights, those
+of `save_weights`, in the place of random numbers.  larq_zoo is in no list of this project's dependencies, because it takes
+numpy below 2 alone: install it with `pip install --no-deps larq_zoo zookeeper typeguard` beside them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -30,11 +32,12 @@ from xnorinfer.conversion import convert_file, pack_reading
 from xnorinfer.converters import ConvertOptions
 from xnorinfer.converters.livekeras import read_graph_of
 from xnorinfer.errors import NetworkError
-from xnorinfer.graph import INPUT
-from xnorinfer.net.ops import Linear, Pool
-from xnorinfer.net.reference import node_outputs
-from xnorinfer.net.values import LevelValues, PixelInput
+from xnorinfer.net.reference import forward
+from xnorinfer.net.values import PixelInput
 from xnorinfer.packing.modelfile import header_of
+from xnorinfer.proof.agreement import Agreement, compare
+from xnorinfer.proof.frameworks.run_keras import live_program
+from xnorinfer.proof.squashed import function_of
 
 NAMES = (
     *("QuickNetSmall", "QuickNet", "QuickNetLarge", "BiRealNet", "BinaryAlexNet", "BinaryDenseNet28", "BinaryDenseNet37"),
@@ -92,32 +95,14 @@ def converted(model: Any, folder: Path, ending: str) -> Any:
         return pack_reading(read_graph_of(model, path.name, tuple(model.input_shape[1:]), options), options, path.name, None)
 
 
-def check(model: Any, conversion: Any, size: int) -> float:
-    """How far the scores of Keras are from ours on an image, in parts of the largest: signs that a framework's rounding turns
-    go on from layer to layer.  The packed network's are the oracle's, and each layer of Keras gives what the oracle has for it,
-    binary ones exactly, where both read the oracle's values.  Raises AssertionError."""
-    x = image(size)
-    plan = xnorinfer.Model(conversion.packed, threads=1)
-    nodes, values = conversion.reading.net.nodes, [one for _, one in node_outputs(conversion.reading.net, x.reshape(1, -1))]
-    given = conversion.reading.net.values
-    known = {layer.name: layer for layer in model.layers}
-    for node, value in zip(nodes, values, strict=True):
-        read = node.inputs[0]
-        if not isinstance(node.op, Linear | Pool) or node.name not in known or read == INPUT:
-            continue
-        if isinstance(given[read].domain, LevelValues):  # of which the oracle has whole numbers
-            continue
-        flat = isinstance(node.op, Linear) and node.op.window is None
-        theirs = np.asarray(known[node.name](values[read].reshape(1, -1) if flat else values[read])).reshape(value.shape)
-        exact = isinstance(node.op, Linear) and node.op.binary and node.op.scale is None
-        np.testing.assert_allclose(theirs, value, rtol=0, atol=0 if exact else 1e-5 * np.abs(value).max(), err_msg=node.name)
-    scores = values[-1].reshape(1, -1)
-    np.testing.assert_array_equal(plan.scores(x).reshape(1, -1), scores)
-    inputs = (x / 127.5 - 1).astype(np.float32)
-    if type(model.layers[-1]).__name__ in ("Activation", "Softmax"):  # probabilities; the scores stand before them
-        model = type(model)(model.inputs, model.layers[-2].output)
-    theirs = np.asarray(model(inputs, training=False)).reshape(1, -1)
-    return float(np.abs(theirs - scores).max() / np.abs(scores).max())
+def check(model: Any, conversion: Any, size: int) -> Agreement:
+    """How Keras compares on an image, node by node; the packed network's scores are the oracle's.  Raises AssertionError."""
+    reading, x = conversion.reading, image(size).reshape(1, -1)
+    np.testing.assert_array_equal(xnorinfer.Model(conversion.packed, threads=1).scores(x), forward(reading.net, x))
+    answers = live_program(model, reading, PixelInput.range(-1, 1), (size, size, 3)).answers("Keras", x)
+    found = compare(replace(answers, function=function_of(reading)), reading.net, conversion.packed)
+    assert found.complete, found.text()
+    return found
 
 
 def main() -> None:
@@ -125,10 +110,13 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=NAMES)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--live", action="store_true")
+    parser.add_argument("--weights")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     for name in given.names:
         model, start = built(name, given.size), time.process_time()
+        if given.weights is not None:
+            model.load_weights(given.weights)
         if given.live:
             packed = xnorinfer.from_keras(model, input_range=(-1, 1)).packed
             print(f"{name}: live, {len(packed.nodes)} nodes, {time.process_time() - start:.0f} s of CPU", flush=True)
@@ -137,11 +125,11 @@ def main() -> None:
             first, second = (converted(model, Path(folder), ending) for ending in ("h5", "keras"))
         digests = {header_of(one.packed)["content_digest"] for one in (first, second)}
         assert len(digests) == 1, f"{name}: the two files are read otherwise"
-        far = check(model, first, given.size)
+        found = check(model, first, given.size)
         size = sum(array.nbytes for _, array in first.packed.tensors())
         print(
-            f"{name}: {len(first.packed.nodes)} nodes, {size / 1e6:.1f} MB, packed equals the oracle, Keras' scores differ by "
-            f"{far:.1e} of the largest, {time.process_time() - start:.0f} s of CPU",
+            f"{name}: {len(first.packed.nodes)} nodes, {size / 1e6:.1f} MB, packed equals the oracle, {found.text()}, "
+            f"{time.process_time() - start:.0f} s of CPU",
             flush=True,
         )
 

@@ -91,7 +91,8 @@ class Walked:
     scores: what comes out, bounded.  open: (rows,) bool, samples of which some bit lies within rounding of its tie where the
     framework does not show which it takes, so that everything behind is bounded by both.  values: of each sample, how many
     nodes' values the framework shows; same: how many of them are ours bit for bit, given what enters.  last: of each sample,
-    the last such node before another; other: of each sample, the first node whose value is shown and is not ours.
+    the last such node before another; other: of each sample, the first node whose value is shown and is not ours.  rounded: the
+    nodes whose values are ours but for rounding.
     """
 
     scores: Bounded
@@ -100,6 +101,7 @@ class Walked:
     same: NDArray[np.int64]
     last: list[str | None] = field(default_factory=list)
     other: list[str | None] = field(default_factory=list)
+    rounded: set[str] = field(default_factory=set)
 
 
 def walk(rounded: RoundedNet, x: NDArray[np.generic], values: Sequence[Array] = ()) -> Walked:
@@ -120,6 +122,7 @@ def walk(rounded: RoundedNet, x: NDArray[np.generic], values: Sequence[Array] = 
             same = in_rows(theirs == value.mapped).all(axis=1)
             found.values += fits
             found.same += fits & same
+            found.rounded |= {node.name} if (fits & ~same).any() else set()
             shows[index] = fits
             now = Bounded(np.where(chosen, theirs, now.value), np.where(chosen, 0, now.error))
             value = _taken(value, theirs, chosen)

@@ -18,11 +18,15 @@ def as_written(tensorflow: Any) -> Any:
 
 def inner_of(session: Any, scores: Any, fed: dict[Any, Any], wanted: Wanted) -> list[Array]:
     """The scores of the wanted samples, and what the operations before them give, as `Program.inner` does."""
-    # Of FusedBatchNorm the other outputs are none at inference.
-    values = [value for op in ops_before(scores.op) for value in op.outputs[:1] if value.dtype.name == "float32"]
+    values = [value for op in ops_before(scores.op) for value in _given(op) if value.dtype.name == "float32"]
     sized = [value for value in values if value.shape.rank is None or value.shape[1:].num_elements() in {None, *wanted.widths}]
     answer, *found = session.run([scores, *sized], fed)
     return [answer[wanted.rows], *wanted.of(found, len(answer))]
+
+
+def _given(op: Any) -> list[Any]:
+    """What an operation computes at inference, where FusedBatchNorm has other outputs that are none."""
+    return list(op.outputs[:1] if op.type.startswith("FusedBatchNorm") else op.outputs)
 
 
 def ops_before(op: Any) -> list[Any]:
