@@ -172,6 +172,23 @@ def test_float_convolutions(kernel: str, neurons: int) -> None:
         check(model, kernel, threads=1 + number % 2, batches=(1, 3))
 
 
+@pytest.mark.parametrize("at_start", [False, True])
+def test_float_windows_that_are_read_where_they_lie(kernel: str, at_start: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines so long that windows inside the map are not copied with its border, in strips at its ends and between."""
+    guarded.guard_layouts(monkeypatch, at_start)
+    monkeypatch.setattr(map_prepack, "FLOAT_PIXELS", 64)
+    rng = np.random.default_rng(0)
+    for shape, window, groups in (
+        ((9, 47, 3), Window((3, 3), (1, 1), (1, 1), (1, 1, 1, 1)), 1),
+        ((9, 95, 2), Window((3, 3), (2, 2), (1, 1), (0, 1, 0, 1)), 1),
+        ((14, 97, 4), Window((5, 4), (2, 2), (1, 1), (2, 1, 3, 2)), 2),
+        ((9, 60, 2), Window((2, 3), (1, 1), (2, 3), (0, 0, 5, 4)), 1),
+        ((12, 50, 1), Window((3, 3), (1, 1), (1, 1), (0, 0, 2, 0)), 1),
+    ):
+        layer = nets.random_dot(rng, "reals", shape, 20 * groups, window=window, bits=False, binary=False, groups=groups)
+        run_guarded(PackedModel(RealInput(), shape, chain([("conv", layer)]), "ge-zero"), kernel, at_start)
+
+
 @pytest.mark.parametrize("codes", [(), *(fields.PIECES[number] for number in fields.ON_SUMS), (fields.CLIP, fields.MUL)])
 def test_steps_on_the_sums_of_a_tile(kernel: str, codes: tuple[int, ...]) -> None:
     """Steps that are taken in registers, and some that are not; whole panels, parts of them, lines of a few pixels."""

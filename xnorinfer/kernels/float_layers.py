@@ -282,9 +282,22 @@ def make_compute_floats(shape: FloatShape) -> Callable[..., None]:
     return compute_floats
 
 
+@inner
+def whole_columns(layer):
+    """From which output of a line on, and up to which, windows lie inside the map from left to right."""
+    across, stride, padding = get(layer, fields.ACROSS), get(layer, fields.STRIDE_ACROSS), get(layer, fields.LEFT)
+    begin = min(across, (padding + stride - 1) // stride)
+    reach = (get(layer, fields.KERNEL_ACROSS) - 1) * get(layer, fields.DILATION_ACROSS)
+    last = get(layer, fields.WIDTH) - 1 - reach + padding  # where a window begins at most, with the padding before the map
+    end = begin
+    if last >= 0:
+        end = max(begin, min(across, last // stride + 1))
+    return begin, end
+
+
 def make_compute_float_maps(shape: FloatShape) -> Callable[..., None]:
     """Float weights on windows: tasks are parts of the panels of strips of lines."""
-    multiply, width, lanes = _multiplier(shape), shape.panel, shape.lanes
+    multiply, width, lanes, most = _multiplier(shape), shape.panel, shape.lanes, shape.rows
     copy, zero, zero_one = _copier(lanes), zero_tile(lanes), zero_tile(1)
 
     @inner
@@ -296,19 +309,31 @@ def make_compute_float_maps(shape: FloatShape) -> Callable[..., None]:
             zero_one(target + 4 * at)
 
     @inner
-    def with_border(layer, source, top, lines, line_bytes, out):
-        """Lines from `top` on with what lies outside the map as 0, `line_bytes` each."""
+    def with_border(layer, source, top, lines, line_bytes, first, last, out):
+        """Lines from `top` on with what lies outside the map as 0, `line_bytes` each; the bytes from `first` to `last`."""
         height, width, pixel_bytes = get(layer, fields.HEIGHT), get(layer, fields.WIDTH), get(layer, fields.PIXEL_BYTES)
-        left = min(get(layer, fields.LEFT) * pixel_bytes, line_bytes)
-        inside = min(width * pixel_bytes, line_bytes - left)
+        left = get(layer, fields.LEFT) * pixel_bytes
+        begin = min(max(first, left), last)
+        end = max(begin, min(left + width * pixel_bytes, last))
         for y in range(top, top + lines):
             if y < 0 or y >= height:
-                clear(out, line_bytes >> 2)
+                clear(out + first, (last - first) >> 2)
             else:
-                clear(out, left >> 2)
-                copy(source + y * width * pixel_bytes, out + left, inside >> 2)
-                clear(out + left + inside, (line_bytes - left - inside) >> 2)
+                clear(out + first, (begin - first) >> 2)
+                copy(source + y * width * pixel_bytes + begin - left, out + begin, (end - begin) >> 2)
+                clear(out + end, (last - end) >> 2)
             out += line_bytes
+
+    @inner
+    def apart(layer, top, lines):
+        """From which output of each line on, and up to which, windows are read where they lie: of a strip that reads so many
+        lines.  The others are so many that they fill tiles."""
+        begin, end, across = *whole_columns(layer), get(layer, fields.ACROSS)
+        low = np.int64(0) if begin == 0 else most
+        high = across if end == across else across - most
+        if top < 0 or top + lines > get(layer, fields.HEIGHT) or low < begin or high > end or high - low < most:
+            return np.int64(0), np.int64(0)
+        return low, high
 
     def compute_float_maps(layer, source, target, rows, first_task, last_task, scratch, prepared, shifts):
         down, across = get(layer, fields.DOWN), get(layer, fields.ACROSS)
@@ -322,7 +347,9 @@ def make_compute_float_maps(shape: FloatShape) -> Callable[..., None]:
         strip, parts = get(layer, fields.STRIP), get(layer, fields.PARTS)
         pixels = get(layer, fields.OUT_BYTES) // get(layer, fields.STEP_BYTES)
         padded = get(layer, fields.ROW_BYTES)
-        out_line = across * get(layer, fields.STEP_BYTES)
+        out_step, line_bytes = get(layer, fields.STEP_BYTES), get(layer, fields.WIDTH) * pixel_bytes
+        out_line, left = across * out_step, get(layer, fields.LEFT) * pixel_bytes
+        reach = (kernel_across - 1) * step_across * pixel_bytes + pixel_bytes
         # Taps side by side are one run.
         middle, middle_step, run = kernel_across, step_across * pixel_bytes, tap_bytes >> 2
         if step_across == 1 and tap_bytes == pixel_bytes:
@@ -332,14 +359,19 @@ def make_compute_float_maps(shape: FloatShape) -> Callable[..., None]:
             first = task // parts * strip
             last = min(first + strip, down)
             for r in range(rows):
-                line_bytes = get(layer, fields.WIDTH) * pixel_bytes
                 top = first * stride_down - get(layer, fields.TOP)
-                begin = source + r * get(layer, fields.IN_BYTES) + top * line_bytes
+                lines = (last - 1 - first) * stride_down + (kernel_down - 1) * step_down + 1
+                here = source + r * get(layer, fields.IN_BYTES)
+                low, high = np.int64(0), across
+                # What is inside begins on a cache line.
+                copied = prepared + (-left & 63)
                 if padded != 0:
-                    # What is inside begins on a cache line.
-                    line_bytes, begin = padded, prepared + (-get(layer, fields.LEFT) * pixel_bytes & 63)
-                    lines = (last - 1 - first) * stride_down + (kernel_down - 1) * step_down + 1
-                    with_border(layer, source + r * get(layer, fields.IN_BYTES), top, lines, padded, begin)
+                    low, high = apart(layer, top, lines)
+                    if low > 0:
+                        with_border(layer, here, top, lines, padded, 0, (low - 1) * step + reach, copied)
+                    if high < across:
+                        with_border(layer, here, top, lines, padded, high * step, padded, copied)
+                here += top * line_bytes - left
                 out = target + r * get(layer, fields.OUT_BYTES) + first * out_line
                 for group in range(groups):
                     for p in range(part * panels // parts, (part + 1) * panels // parts):
@@ -347,12 +379,19 @@ def make_compute_float_maps(shape: FloatShape) -> Callable[..., None]:
                         panel = get(layer, fields.PANEL) + (group * panels + p) * panel_bytes
                         count, at = min(width, neurons - at), group * neurons + at
                         for line in range(last - first):
-                            multiply(
-                                layer, begin + group * tap_bytes + line * stride_down * line_bytes, step,
-                                min(across, pixels - (first + line) * across),
-                                kernel_down, step_down * line_bytes, middle, middle_step, run,
-                                panel, at, count, scratch, out + line * out_line + 4 * at,
-                            )  # fmt: skip
+                            column, end = np.int64(0), min(across, pixels - (first + line) * across)
+                            while column < end:
+                                begin, own_bytes, stop = copied, padded, end
+                                if column < low:
+                                    stop = min(low, end)
+                                elif column < high:
+                                    begin, own_bytes, stop = here, line_bytes, min(high, end)
+                                multiply(
+                                    layer, begin + group * tap_bytes + line * stride_down * own_bytes + column * step, step,
+                                    stop - column, kernel_down, step_down * own_bytes, middle, middle_step, run,
+                                    panel, at, count, scratch, out + line * out_line + column * out_step + 4 * at,
+                                )  # fmt: skip
+                                column = stop
 
     return compute_float_maps
 
@@ -361,19 +400,6 @@ def make_compute_float_maps(shape: FloatShape) -> Callable[..., None]:
 
 #: Outputs side by side that a tile computes together.
 NEIGHBOURS = 4
-
-
-@inner
-def whole_columns(layer):
-    """From which output of a line on, and up to which, windows lie inside the map from left to right."""
-    across, stride, padding = get(layer, fields.ACROSS), get(layer, fields.STRIDE_ACROSS), get(layer, fields.LEFT)
-    begin = min(across, (padding + stride - 1) // stride)
-    reach = (get(layer, fields.KERNEL_ACROSS) - 1) * get(layer, fields.DILATION_ACROSS)
-    last = get(layer, fields.WIDTH) - 1 - reach + padding  # where a window begins at most, with the padding before the map
-    end = begin
-    if last >= 0:
-        end = max(begin, min(across, last // stride + 1))
-    return begin, end
 
 
 def _windows(tile: Callable[[int, int], Any], lanes: int) -> Any:
