@@ -37,7 +37,8 @@ class Entry:
     """The input of a graph as far as it is known.  given: by an option; base: what enters the graph, mapping: what the first
     layer reads.
 
-    leading: what stands before signs of each input by itself, or ends in levels, None where there are none; signs: those.
+    leading: what stands before signs of each input by itself, behind a BatchNorm of inputs, or ends in levels, None where there
+    is none of these; signs: those.
     """
 
     given: InputMapping | None
@@ -90,14 +91,20 @@ class Entry:
         self.settle_norm(name, norm)
         self.norms += [*layers_of(f"{name}.input", read.steps, width), (name, norm)]
 
-    def real(self, node: OnnxNode, read: Read, image: Shape | None, problems: Problems) -> None:
-        """The first layer reads real values: the steps join the mapping of pixels.  image: the shape of an input that is a map,
-        whose channels may each have numbers of their own."""
+    def real(self, node: OnnxNode, read: Read, width: int, image: Shape | None, problems: Problems, *, binary: bool) -> None:
+        """The first layer reads real values: the steps join the mapping of pixels, but behind a BatchNorm.
+
+        image: the shape of an input that is a map, whose channels may each have numbers of their own.  binary: whether the
+        layer has such weights.  Raises Refused.
+        """
         self.settle(read.steps)
-        if self.norms:
+        if self.norms and binary:
             problems.refuse(
                 node, "reads what a BatchNorm made of the inputs without a sign, which is not supported in a binary network"
             )
+        if self.norms:
+            self.leading = [*self.norms, *layers_of("input", read.steps, width)]
+            return
         if not read.steps:
             return
         if not isinstance(self.base, PixelInput | ChannelInput):

@@ -244,7 +244,7 @@ class GraphLayers(GraphCuts):
             self.ternary = (node, weights.values)
         self.use(kernel, f"{node.name}: " + ("float weights" if found.is_float else "weights"))
         if live.stage.layer is None:
-            at = self.enters(node, live, before, width)
+            at = self.enters(node, live, before, width, binary=not found.is_float)
         else:
             at = self.computed(node, live.stage, before, width)
             if not found.is_float and signs is None and levels is None:

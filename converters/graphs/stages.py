@@ -211,8 +211,9 @@ class Stages(Wiring):
         stage = self._settled[key]
         return Live(stage.leaf, stage, places=live.places)
 
-    def enters(self, node: OnnxNode, live: Live, before: Read | None, width: int) -> int:
-        """The number of the node, or of the input, that the first layer reads.  Raises Refused."""
+    def enters(self, node: OnnxNode, live: Live, before: Read | None, width: int, *, binary: bool) -> int:
+        """The number of the node, or of the input, that the first layer reads.  binary: whether that has such weights.  Raises
+        Refused."""
         if before is None:
             return INPUT
         if self.entered is not None:
@@ -226,7 +227,7 @@ class Stages(Wiring):
         if before.levels is not None:
             self.entry.rounded(before, width)
         elif before.signs is None:
-            self.entry.real(node, before, self.image, self.problems)
+            self.entry.real(node, before, width, self.image, self.problems, binary=binary)
         else:
             self.entry.binarized(node, live.expr, live.leaf, before, width, self.problems)
         if self.entry.leading is not None:

@@ -295,6 +295,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "gated": lambda: _network(8, Gated(8), Squeezed(8), Residual(8, 8), channels=8),
     "scaled": lambda: _network(8, Scaled(8, 16), nn.MaxPool2d(2), Scaled(16, 16), nn.BatchNorm2d(16), channels=16),
     "compared": lambda: _network(8, Compared(8), Compared(8), channels=8),
+    "inputs normalized": lambda: nn.Sequential(nn.BatchNorm2d(3), *_network(8, Residual(8, 8), channels=8)),  # type: ignore[misc]
     "bordered": lambda: _network(8, Residual(8, 8), Bordered(), Residual(8, 8), channels=8),
 }
 
