@@ -26,15 +26,17 @@ def fma(x: F32, y: F32, z: F32) -> F32:
     float32.  There it is rounded to odd (Boldo & Melquiond 2008, "Emulation of FMA and correctly rounded sums"), so that the
     second rounding sees on which side the exact value lies.
     """
-    product = np.asarray(x.astype(np.float64) * y)
-    total = np.asarray(product + z)
+    with np.errstate(invalid="ignore"):  # infinite numbers, which sums may reach
+        product = np.asarray(x.astype(np.float64) * y)
+        total = np.asarray(product + z)
     size = np.ascontiguousarray(total).view(np.int64) & MAX_DOUBLE_KEY
     # Below the normal float32, their middles lie elsewhere.
     middle = ((size & MIDDLE_MASK) == MIDDLE) | ((size < LEAST_NORMAL) & (size > 0))
     if middle.any():
         addend = np.broadcast_to(z, total.shape)[middle].astype(np.float64)
         total[middle] = _rounded_to_odd(np.broadcast_to(product, total.shape)[middle], addend)
-    return total.astype(np.float32)
+    with np.errstate(over="ignore"):
+        return total.astype(np.float32)
 
 
 #: float64 as an integer without its sign; its last bits, which a float32 has not, and those of the middle of two float32; the
@@ -132,6 +134,11 @@ def integer_dot(x: NDArray[Any], weights: F32) -> NDArray[Any]:
     largest = int(np.abs(x).max(initial=0)) * x.shape[1]
     exact = np.float32 if largest < 2**24 else np.float64
     return np.asarray(x.astype(exact) @ weights.T.astype(exact))
+
+
+def at_most(limits: NDArray[Any]) -> NDArray[Any]:
+    """Limits as numbers are compared with them, `x <= limit`: nothing is at most -infinity, which is NaN then."""
+    return limits if limits.dtype.kind == "i" else np.where(limits == -np.inf, limits.dtype.type(np.nan), limits)
 
 
 #: The key of the largest finite float32.

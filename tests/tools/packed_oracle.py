@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from xnorinfer.float32 import fma
+from xnorinfer.float32 import at_most, fma
 from xnorinfer.graph import INPUT
 from xnorinfer.net.values import PixelInput
 from xnorinfer.net.windows import Window
@@ -94,7 +94,7 @@ def value_of_op(op: Any, x: NDArray[Any], model: PackedModel, side: NDArray[Any]
     """(rows, ...) -> signs -1/+1 as int64, or float32.  side: what is added, of as many numbers."""
     if isinstance(op, Binarize):
         exact = x.astype(np.float64)
-        return np.where(np.where(op.mirrored, -exact, exact) <= op.limits, 1, -1)
+        return np.where(np.where(op.mirrored, -exact, exact) <= at_most(op.limits), 1, -1)
     if isinstance(op, Mapped):
         channels = np.broadcast_to(op.values, (256, x.shape[-1]))
         return channels[x, np.arange(x.shape[-1])]
@@ -245,7 +245,7 @@ def finished(
             count = (weights.shape[1] - count) // 2
     if isinstance(op.output, Threshold):
         limits = op.output.limits[border] if op.output.limits.ndim == 2 else op.output.limits
-        return np.where(count <= limits[neurons], 1, -1)
+        return np.where(count <= at_most(limits)[neurons], 1, -1)
     return Affine(op.output.ops, op.output.values[:, :, neurons]).apply(real, side)
 
 

@@ -492,11 +492,11 @@ static inline void net_copy_codes(const uint8_t *in, size_t count, uint8_t *out)
         out[n] = in[n];
 }
 
-/* +1 from a on, -1 up to b, 0 between */
+/* +1 from a on, -1 up to b, and of NaN, 0 between */
 static inline void net_step(float *v, const float *a, const float *b, size_t count)
 {
     for (size_t n = 0; n < count; n++)
-        v[n] = v[n] >= a[n] ? 1.0f : v[n] <= b[n] ? -1.0f : 0.0f;
+        v[n] = v[n] >= a[n] ? 1.0f : v[n] > b[n] ? 0.0f : -1.0f;
 }
 
 /* Bits of `in` from bit `from` on to `out` from bit `at` on, where it is 0. */

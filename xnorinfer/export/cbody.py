@@ -197,4 +197,4 @@ def float_text(value: float) -> str:
 
 
 def _infinity(value: float) -> str:
-    return "INFINITY" if value > 0 else "-INFINITY"
+    return "NAN" if value != value else "INFINITY" if value > 0 else "-INFINITY"

@@ -210,7 +210,7 @@ def _opening(packed: PackedModel, body: Body) -> str:
 def _preamble(packed: PackedModel, body: Body, functions: str) -> str:
     """From the include guard to the type of an input."""
     doubles = "double" in functions
-    infinite = any("INFINITY" in array for array in body.arrays)
+    infinite = any("INFINITY" in array or "NAN" in array for array in body.arrays)
     needed = {"float": doubles, "math": infinite, "stddef": True, "stdint": True, "string": "memcpy" in functions}
     kind, meaning, _ = INPUTS[packed.input.kind]
     return "\n".join(

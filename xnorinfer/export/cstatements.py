@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from xnorinfer.bits import words_for
 from xnorinfer.export.cbody import INPUTS, Body, Place, constant_text, float_text, over_pixels, plain_text
 from xnorinfer.export.cwindows import convolution, grades_of, mapping_of, moved, pool, read_as
+from xnorinfer.float32 import at_most
 from xnorinfer.graph import INPUT, Interpretation, users_of
 from xnorinfer.packing.description import describe_layers
 from xnorinfer.packing.packed import (
@@ -105,9 +106,9 @@ def _dense(op: Dot, body: Body, place: Place) -> Iterator[str]:
     own = [body.array(f"{place.prefix}_{weights[0]}", weights[1], op.weights.T, place.title)]
     if isinstance(op.output, Threshold):
         kind = "float" if op.reads == "reals" else "int32_t"
-        own.append(body.array(f"{place.prefix}_limits", kind, op.output.limits, constant_text(place.node, place.read)))
+        own.append(body.array(f"{place.prefix}_limits", kind, at_most(op.output.limits), constant_text(place.node, place.read)))
     elif isinstance(op.output, Grades):
-        own += grades_of(op.output.limits, body, place)
+        own += grades_of(at_most(op.output.limits), body, place)
     elif op.reads in ("pixels", "levels"):
         slope, intercept, divisor = mapping_of(op, body)
         plus = np.bitwise_count(op.weights).sum(axis=1, dtype=np.int64)
@@ -181,8 +182,8 @@ def _(op: Mapped, body: Body, place: Place) -> Iterator[str]:
 def _ranges(every: NDArray[Any], mirrored: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[Any]]:
     """From where to where an input becomes bit 1, bounds included: two arrays (depth,), uint8 or float32."""
     if every.dtype == np.float32:
-        infinite = np.full(every.shape, np.inf, np.float32)
-        return np.where(mirrored, -every, -infinite), np.where(mirrored, infinite, every)
+        infinite, most = np.full(every.shape, np.inf, np.float32), at_most(every)
+        return np.where(mirrored, -most, -infinite), np.where(mirrored, infinite, most)
     limits = every.astype(np.int64)
     low = np.where(mirrored, -limits, 0).clip(0, 256)
     high = np.where(mirrored, 255, limits).clip(-1, 255)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from xnorinfer.bits import bitpack, words_for
 from xnorinfer.errors import unhandled
 from xnorinfer.export.cbody import OF_NUMBERS, Body, Place, constant_text, float_text
+from xnorinfer.float32 import at_most
 from xnorinfer.net.values import PixelInput
 from xnorinfer.net.windows import Window
 from xnorinfer.packing.packed import Dot, Grades, Moved, Outside, Pool, Reads, Threshold, outside_of
@@ -110,13 +111,13 @@ def _arguments(op: Dot, outside: Outside | None, body: Body, place: Place, each:
         return body.array(f"{place.prefix}_{name}", kind, values, comment) + at
 
     if isinstance(op.output, Grades):
-        limits = op.output.limits
+        limits = at_most(op.output.limits)
         if op.reads == "bits" and outside is not None:
             limits = np.asarray(limits + outside.plus, np.int32)
         graded = grades_of(limits, body, place, at if limits.ndim == 3 else each)
         return [*own, *graded], f"{read_as(op)}_to_levels"
     if isinstance(op.output, Threshold):
-        limits = op.output.limits
+        limits = at_most(op.output.limits)
         if op.reads == "bits" and outside is not None:  # what lies outside is counted, too
             limits = np.asarray(limits + outside.plus, np.int32)
         array = body.array(

@@ -40,9 +40,9 @@ is the only compare.
 
 A layer that gives reals starts from float32(dot) for bits, float32((slope * count + intercept * sum of weights) / divisor) in
 float64 for pixels, float32(count + low * sum of weights) for levels, the count for reals.  Then come its steps in order, each
-rounded to float32: mul v*a, add v+a, div v/a, fma v*a+b rounded once, clip min(max(v, a), b), step +1 from a on, -1 up to b,
-else 0, prelu v where it is above 0, else v*a, tanh, sigmoid, side v plus the number in the same place of the second value
-that the layer reads (a and b mean nothing there).  Those of the last layer are the scores.
+rounded to float32: mul v*a, add v+a, div v/a, fma v*a+b rounded once, clip min(max(v, a), b), step +1 from a on, -1 up to b
+and of NaN, else 0, prelu v where it is above 0, else v*a, tanh, sigmoid, side v plus the number in the same place of the second
+value that the layer reads (a and b mean nothing there).  Those of the last layer are the scores.
 
 Each layer reads what the one before gives, but where `meta` has a list "from": the indices of all that it reads, -1 the input.
 "concat" has them side by side along channels, pixel by pixel, or if "flat" as vectors, maps line by line; "product" multiplies

@@ -157,7 +157,7 @@ def make_finish(native_fma: bool) -> Callable[..., None]:
             else:
                 for j in range(count):
                     value = load_single(values + 4 * j)
-                    below = np.float32(-1) if value <= load_single(second + 4 * j) else np.float32(0)
+                    below = np.float32(0) if value > load_single(second + 4 * j) else np.float32(-1)  # -1 of NaN
                     store_single(values + 4 * j, np.float32(1) if value >= load_single(first + 4 * j) else below)
         for j in range(count):
             store_single(out + 4 * j, load_single(values + 4 * j))

@@ -69,7 +69,7 @@ def _stepped(emit: Emit, fused: Fused, code: int, value: Value, first: Value, se
             above = b.fcmp_ordered(">", value, emit.many(kind, 0.0))
             return b.select(above, value, b.fmul(value, first))
         case fields.STEP:
-            below = b.select(b.fcmp_ordered("<=", value, second), emit.many(kind, -1.0), emit.many(kind, 0.0))
+            below = b.select(b.fcmp_ordered(">", value, second), emit.many(kind, 0.0), emit.many(kind, -1.0))  # -1 of NaN
             return b.select(b.fcmp_ordered(">=", value, first), emit.many(kind, 1.0), below)
     raise AssertionError(code)
 

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.bits import WORD_BITS, bitpack, pad_mask, words_for
+from xnorinfer.float32 import at_most
 from xnorinfer.kernels import Kernel, fields, layout
 from xnorinfer.kernels.shapes import MASKED_CHUNKS, MOST_TURNS, NibbleShape, ParityShape, Shape, grades
 
@@ -73,7 +74,7 @@ def binarized(kernel: Kernel, limits: NDArray[Any], mirrored: NDArray[np.bool_])
     size = 4 if single else 1
     if single:
         compute, fill = kernel.binarize_singles(), np.nan
-        most = np.where(mirrored, -limits, limits)
+        most = np.where(mirrored, -at_most(limits), at_most(limits))
     else:
         # -p <= L is not p <= -1 - L.  No p is below 0; every one is up to 255.
         compute, fill = kernel.binarize_bytes(), 255
@@ -131,7 +132,7 @@ def _levels(kernel: Kernel, weights: NDArray[Any], limits: NDArray[Any]) -> Row:
     dtype, never = (limits.dtype, np.iinfo(limits.dtype).min) if integers else (np.dtype(np.float64), np.nan)
     table = np.full((classes, groups, grades(planes), WORD_BITS), never, dtype)
     padded = np.full((top, classes, groups * WORD_BITS), never, dtype)
-    padded[..., :neurons] = limits
+    padded[..., :neurons] = at_most(limits)
     table[:, :, :top] = padded.reshape(top, classes, groups, WORD_BITS).transpose(1, 2, 0, 3)
     return {
         fields.FINISH: kernel.finish_levels(planes, integers),
@@ -279,7 +280,7 @@ def reals(kernel: Kernel, weights: Words, depth: int, limits: Limits) -> Row:
         fields.IN_BYTES: depth * 4,
     }
     if limits is not None:
-        row[fields.LIMITS] = _whole_groups(weights, limits, np.nan, np.float64)
+        row[fields.LIMITS] = _whole_groups(weights, at_most(limits), np.nan, np.float64)
     graded = {} if several is None else _levels(kernel, weights, several)
     return row | panels_of(layout.sign_panels(weights, kernel.real_panel)) | graded
 
@@ -293,7 +294,7 @@ def floats(kernel: Kernel, weight: NDArray[np.float32], limits: Limits, *, alone
         fields.IN_BYTES: depth * 4,
     }
     if limits is not None:
-        row[fields.LIMITS] = _whole_groups(weight, limits, np.nan, np.float32)
+        row[fields.LIMITS] = _whole_groups(weight, at_most(limits), np.nan, np.float32)
     return row | panels_of(layout.float_panels(weight, shape.panel))
 
 
@@ -402,7 +403,9 @@ def in_rows(kernel: Kernel, turns: Sequence[Turns]) -> Row:
     if signs:
         # The limits of a whole word are read from any place on.
         lanes = (-(-len(signs[0][0]) // WORD_BITS) + 1) * WORD_BITS
-        row[fields.BIT_LIMITS] = layout.kept(np.stack([layout.filled(most, lanes, np.nan, np.float32) for most, *_ in signs]))
+        row[fields.BIT_LIMITS] = layout.kept(
+            np.stack([layout.filled(at_most(most), lanes, np.nan, np.float32) for most, *_ in signs])
+        )
         turned = [layout.filled(np.where(mirrored, 1 << 31, 0), lanes, 0, np.uint32) for _, mirrored, _ in signs]
         row[fields.BIT_TURNED] = layout.kept(np.stack(turned))
     return row

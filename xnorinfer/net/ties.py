@@ -39,8 +39,9 @@ BINARIZE: dict[Rule, Callable[[F32], F32]] = {
 
 
 def binarize(x: F32, rule: Rule) -> F32:
-    """float32 values to -1, (0,) +1 by a tie rule; same shape, float32."""
-    return BINARIZE[rule](x)
+    """float32 values to -1, (0,) +1 by a tie rule, NaN to -1 by all of them; same shape, float32."""
+    found = BINARIZE[rule](x)
+    return np.where(np.isnan(found), -ONE, found)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class Counts:
 
     @classmethod
     def of_reals(cls, neurons: int) -> Counts:
-        """Any finite float32; the limit one below the smallest is -infinity."""
+        """Any finite float32; the limit one below the smallest is -infinity, that of all numbers infinity."""
         return cls(*full_range(neurons, -MAX_FLOAT_KEY, MAX_FLOAT_KEY), 0, reals=True)
 
     @classmethod
@@ -75,7 +75,9 @@ class Counts:
 
     def limits(self, found: I64) -> NDArray[np.int32] | F32:
         """Limits as the packed layer stores them."""
-        return ordered_to_float(found) if self.reals else limits_as(found, np.int32)
+        if not self.reals:
+            return limits_as(found, np.int32)
+        return np.where(found >= MAX_FLOAT_KEY, np.float32(np.inf), ordered_to_float(found))  # sums may be infinite
 
 
 def counts_of(mapping: InputMapping, part: Part) -> tuple[Counts, ...]:

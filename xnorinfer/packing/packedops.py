@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from xnorinfer.bits import bitpack, bitunpack, words_for
 from xnorinfer.errors import MalformedModelError, unhandled
-from xnorinfer.float32 import F32, fma, sigmoid, tanh
+from xnorinfer.float32 import F32, ONE, at_most, fma, sigmoid, tanh
 from xnorinfer.graph import Interpretation
 from xnorinfer.net.values import ChannelInput, PixelInput, Shape
 from xnorinfer.net.windows import MOST_SIZE, MOST_VALUES, PoolKind, Window, borders
@@ -47,7 +47,7 @@ class Threshold:
     """Bit 1 iff the count is at most the limit: mismatches (bits), integer sum (pixels) or float32 sum (reals).
 
     limits: (neurons,) int32 for bits and pixels, float32 for reals; (border classes, neurons) int32 where `Dot` says so.  One
-    below the smallest possible count means "never", one at or above the largest means "always".
+    below the smallest possible count means "never", -infinity among them, one at or above the largest means "always".
     """
 
     limits: NDArray[Any]
@@ -97,7 +97,7 @@ class Affine:
                 elif op == "clip":
                     value = np.minimum(np.maximum(value, a), b)
                 elif op == "step":
-                    value = (value >= a).astype(np.float32) - (value <= b).astype(np.float32)
+                    value = np.where(value >= a, ONE, np.where(value > b, np.float32(0), -ONE))  # NaN gives -1
                 elif op == "prelu":
                     value = np.where(value > 0, value, value * a)
                 elif op == "side":
@@ -114,7 +114,8 @@ class Affine:
 
 @dataclass(frozen=True, eq=False)
 class Binarize:
-    """Every number becomes a bit at a limit of its own: bit 1 iff it, negated where `mirrored`, is at most the limit.
+    """Every number becomes a bit at a limit of its own: bit 1 iff it, negated where `mirrored`, is at most the limit;
+    -infinity is "never".
 
     limits: (features,) int32 for pixels, float32 for reals; of a map (channels,).  mirrored: the same, bool.
     """
@@ -136,7 +137,7 @@ class Binarize:
     def signs(self, x: NDArray[Any]) -> NDArray[np.int8]:
         """Numbers (..., features or channels), uint8 or float32, to -1/+1, the same shape, int8."""
         wide = x.astype(np.int16) if x.dtype == np.uint8 else x
-        return np.asarray(np.where(np.where(self.mirrored, -wide, wide) <= self.limits, np.int8(1), np.int8(-1)))
+        return np.asarray(np.where(np.where(self.mirrored, -wide, wide) <= at_most(self.limits), np.int8(1), np.int8(-1)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +161,7 @@ class Digitize:
         """Numbers (..., features or channels), uint8 or float32, to codes of the same shape."""
         wide = x.astype(np.int16) if x.dtype == np.uint8 else x
         turned = np.where(self.mirrored, -wide, wide)
-        return np.asarray(sum((turned <= limits).astype(np.uint8) for limits in self.limits))
+        return np.asarray(sum((turned <= limits).astype(np.uint8) for limits in at_most(self.limits)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,119 @@
+"""Sums that leave float32: what signs and levels make of infinite numbers and of NaN: oracle, kernels and C agree."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from xnorinfer import pack
+from xnorinfer.engine.model import Model
+from xnorinfer.export import ccode
+from xnorinfer.kernels import usable
+from xnorinfer.net import Add, Flatten, Levels, Linear, Net, Node, Norm, PixelInput, Pool, Quantize, Steps, Window
+from xnorinfer.net.reference import forward, node_outputs
+from xnorinfer.net.ties import RULES, binarize
+
+F = np.float32
+SHAPE, ROWS = (3, 4, 3), 6
+PIXELS = np.random.default_rng(0).integers(0, 256, (ROWS, 36), dtype=np.uint8)
+SAME = Window((3, 3), padding=(1, 1, 1, 1))
+HALF = Pool("max", Window((2, 2), stride=(2, 2)))
+
+
+def latents(seed: int, *shape: int) -> Any:
+    return np.random.default_rng(seed).normal(size=shape).astype(F)
+
+
+def stem(seed: int, turn: int) -> Linear:
+    """Sums of raw pixels: of four neurons one is finite, one inf or -inf, one inf and one -inf mostly, or the opposite."""
+    weights = np.random.default_rng(seed).uniform(-1, 1, (16, 3, 3, 3)).astype(F)
+    weights[1::4] *= F(3e38)
+    weights[2::4] = turn * np.abs(weights[2::4]) * F(3e38)
+    weights[3::4] = -turn * np.abs(weights[3::4]) * F(3e38)
+    return Linear(weights, window=SAME)
+
+
+QUANTIZERS = {
+    "ge": Quantize("ge"),
+    "round-even": Quantize("round-even"),
+    "levels": Levels(-2, 1),
+    "thresholds": Levels(0, 3, thresholds=np.sort(latents(2, 3, 1), axis=0)),
+}
+TURNS = Steps.of(("mul", np.where(np.arange(16) % 2, -1, 1).astype(F)))
+BEFORE: dict[str, list[Any]] = {
+    "nothing": [],
+    "norm": [Norm(latents(3, 16), np.full(16, 4, F), gamma=np.where(np.arange(16) % 3, -1, 1).astype(F), epsilon=1e-4)],
+    "relu, turned": [Steps.of(("relu",)), TURNS],
+    "never": [Steps.of(("relu",)), Steps.of(("mul", F(-1))), Steps.of(("sub", F(5)))],
+}
+PLACES = ("layer", "sum", "pool before", "pool behind", "joined")
+
+
+def network(quantizer: str, before: str, place: str) -> Net:
+    nodes: list[Node[Any]] = [Node("values", stem(1, 1), (-1,))]
+
+    def add(op: Any, *reads: int) -> None:
+        nodes.append(Node(f"{type(op).__name__}{len(nodes)}".lower(), op, reads or (len(nodes) - 1,)))
+
+    if place != "layer":
+        nodes = [Node("one", stem(1, 1), (-1,)), Node("other", stem(6, -1), (-1,)), Node("values", Add(), (0, 1))]
+    if place == "joined":
+        add(Quantize("ge"))
+        add(Linear(latents(4, 16, 3, 3, 16), "ge", window=SAME))
+        add(Add(), 4, 2)
+    for op in (*([HALF] if place == "pool before" else []), *BEFORE[before], QUANTIZERS[quantizer]):
+        add(op)
+    if place == "pool behind":
+        add(HALF)
+    add(Flatten())
+    add(Linear(latents(5, 5, (2 if place.startswith("pool") else 12) * 16), "ge"))
+    return Net(PixelInput(1, 0, 1), SHAPE, tuple(nodes), "ge-zero")
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("before", BEFORE)
+@pytest.mark.parametrize("quantizer", QUANTIZERS)
+def test_the_oracle_and_every_kernel_agree(quantizer: str, before: str, place: str) -> None:
+    net = network(quantizer, before, place)
+    values = dict(node_outputs(net, PIXELS))
+    assert np.isnan(values["values"]).any() == (place != "layer")
+    assert np.isposinf(values["values"]).any()
+    assert np.isneginf(values["values"]).any()
+    wanted = forward(net, PIXELS)
+    packed = pack(net).packed
+    for kernel in usable():
+        got = Model(packed, threads=1, kernel=kernel.name).scores(PIXELS.reshape(ROWS, *SHAPE))
+        assert (got == wanted).all(), kernel.name
+
+
+def test_what_nan_becomes() -> None:
+    """-1 by every rule, and the lowest level."""
+    nan = np.full((2, 3), np.nan, F)
+    assert all((binarize(nan, rule) == -1).all() for rule in RULES)
+    net = network("levels", "nothing", "sum")
+    values = dict(node_outputs(net, PIXELS))
+    assert (values["levels3"][np.isnan(values["values"])] == -2).all()
+    assert (values["levels3"][np.isneginf(values["values"])] == -2).all()
+    assert (values["levels3"][np.isposinf(values["values"])] == 1).all()
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_in_c(tmp_path: Path) -> None:
+    for number, (quantizer, before) in enumerate(
+        (("ge", "never"), ("round-even", "norm"), ("levels", "relu, turned"), ("thresholds", "never"))
+    ):
+        net = network(quantizer, before, "joined" if number % 2 else "sum")
+        (tmp_path / "net.h").write_text(ccode.header(pack(net).packed, "net"))
+        lines = "".join(f"{{{', '.join(map(str, row))}}},\n" for row in PIXELS.tolist())
+        main = f'#include <stdio.h>\n#include "net.h"\nstatic const uint8_t x[][36] = {{{lines}}};\n'
+        main += f"int main(void) {{ float s[5]; for (int i = 0; i < {ROWS}; i++) {{ net_scores(x[i], s); "
+        main += 'for (int k = 0; k < 5; k++) printf("%.9g\\n", (double)s[k]); } return 0; }\n'
+        (tmp_path / "main.c").write_text(main)
+        subprocess.run(["cc", "-O2", "-std=c99", "main.c", "-o", "main", "-lm"], cwd=tmp_path, check=True)
+        said = subprocess.run([str(tmp_path / "main")], capture_output=True, text=True, check=True).stdout.split()
+        assert (np.array(said, F).reshape(ROWS, 5) == forward(net, PIXELS)).all(), quantizer
