@@ -32,7 +32,7 @@ from xnorinfer.converters.graphs.weights import (
 from xnorinfer.converters.graphs.windowing import joined, require_outputs, window_of
 from xnorinfer.converters.networkparts import LayerPart
 from xnorinfer.float32 import F32
-from xnorinfer.net.ops import Norm
+from xnorinfer.net.ops import Levels, Norm
 from xnorinfer.net.values import Shape
 from xnorinfer.net.windows import Window
 
@@ -249,8 +249,11 @@ class GraphLayers(GraphCuts):
             at = self.computed(node, live.stage, before, width)
             if not found.is_float and signs is None and levels is None:
                 if before is not None:
-                    reason = f"has binary weights and follows {live.stage.layer} without a sign between them"
-                    self.problems.add_node(node, f"{reason}, which is not supported in a binary network")
+                    reason = f"has binary weights and follows {live.stage.layer} without a sign between them, which"
+                    if any(isinstance(step, Levels) for _, step in before.steps):
+                        reason = "has binary weights and reads levels that stand for numbers which integers cannot sum "
+                        reason += "(needed are one scale and a whole zero point), which"
+                    self.problems.add_node(node, f"{reason} is not supported in a binary network")
                 at = self.sign_of(live.stage, None, at)
         part = self._with_rules(found, weights, signs)
         at = self.emit(part.name, dataclasses.replace(part, after=(), explicit=True), at)

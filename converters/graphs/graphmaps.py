@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -127,9 +128,10 @@ class GraphMaps(GraphCuts):
             around = window_of(node, kernel_size(node, axes, self.problems), padded, axes, self.problems)
             if counted and node.attributes.get("ceil_mode", 0):
                 floor = dataclasses.replace(node, attributes={**node.attributes, "ceil_mode": 0})
-                if window_of(floor, around.size, padded, axes, self.problems) != around:
-                    reason = "counts what pads its map, but not what the last windows reach beyond that (ceil_mode)"
-                    self.problems.refuse(node, f"{reason}, which is not supported")
+                own = window_of(floor, around.size, padded, axes, self.problems).padding
+                if node.attributes.get("divisor") is None and own != around.padding:
+                    beyond = tuple(every - one for every, one in zip(around.padding, own, strict=True))
+                    return self._over_padded(node, whole, own, beyond)
             window = joined(around, border)
             require_outputs(node, window, size, self.problems)
             counted = kind == "average" and self._counts(node, window, counted, own=any(around.padding), border=any(border))
@@ -138,7 +140,37 @@ class GraphMaps(GraphCuts):
             return self.nothing()
         height, width = (1, 1) if window is None else window.outputs(*size)
         shape = height, width, channels
-        return self.begin(node.name, stage, shape, self.counting.channels_first(shape, node.name, axes + 1))
+        made = self.begin(node.name, stage, shape, self.counting.channels_first(shape, node.name, axes + 1))
+        return made if window is None else self._divided(node, made, window)
+
+    def _over_padded(self, node: OnnxNode, live: Live, own: Sequence[int], beyond: Sequence[int]) -> Value:
+        """An average that counts what pads its map, `own`, but not what its last windows reach beyond that (ceil_mode): of the
+        map with zeros around it, without what lies outside of these.  Both (top, bottom, left, right)."""
+        assert live.places is not None
+        axes = live.places.ndim - 1
+
+        def pads(of: Sequence[int]) -> tuple[int, ...]:
+            top, bottom, left, right = of
+            return (top, left, bottom, right) if axes == 2 else (left, right)
+
+        if any(own):
+            ends = (0, 0, *pads(own)[:axes], 0, 0, *pads(own)[axes:])
+            around = OnnxNode("Pad", f"{node.name}.zeros", node.inputs, node.outputs, {"pads": ends})
+            padded = self.pad(around, live, (live,))
+            assert isinstance(padded, Live)
+            live = padded
+        if live.outside is not None:
+            live = self.settled(node, live)
+        said = {**node.attributes, "pads": pads(beyond), "count_include_pad": 0, "ceil_mode": 0, "auto_pad": "NOTSET"}
+        return self.pool(dataclasses.replace(node, attributes=said), live)
+
+    def _divided(self, node: OnnxNode, made: Live, window: Window) -> Value:
+        """An average whose sum the node divides by another number than that of a window's numbers, which is a power of two
+        times that: exact."""
+        divisor = node.attributes.get("divisor")
+        if not isinstance(divisor, int) or divisor == window.taps:
+            return made
+        return self.apply(node, "Mul", made, self.number(window.taps / divisor))
 
     def whole(self, node: OnnxNode, live: Live, inputs: Sequence[Value | None]) -> Value:
         """The mean or the largest of all pixels of a map."""
@@ -201,8 +233,11 @@ class GraphMaps(GraphCuts):
     def _counts(self, node: OnnxNode, window: Window, counted: bool, *, own: bool, border: bool) -> bool:
         """Whether an average counts what lies outside.  own: it pads its map; border: the graph does.  Raises Refused."""
         divisor = node.attributes.get("divisor")
-        if divisor is not None and divisor != window.taps:
-            self.problems.refuse(node, f"divides the sums of its windows by {divisor}, needed is the {window.taps} of a window")
+        if divisor is not None:
+            share = window.taps / divisor if isinstance(divisor, int) and divisor > 0 else 0.0
+            if math.frexp(share)[0] != 0.5:
+                reason = f"the {window.taps} of a window, times a power of two: else its averages are rounded twice"
+                self.problems.refuse(node, f"divides the sums of its windows by {divisor}, needed is {reason}")
         counted = counted or divisor is not None
         if border and own and not counted:
             self.problems.refuse(node, "counts a part of what pads its map, which is not supported in a binary network")

@@ -46,6 +46,8 @@ class GraphValues(Stages):
             return self.constants.elementwise(node, op, [arg for arg in args if isinstance(arg, Constant)])
         if any(one.stage is not lives[0].stage for one in lives):
             return self._across(node, op, args)
+        if op in ("Add", "Sub", "Mul") and len(lives) == 2 and not _in_one_layout(*lives):
+            return self.joined(node, op, lives)  # a value and its own channels in another order
         live = self._alike(node, lives)
         operands: list[Expr | None] = [None if isinstance(arg, Live) else self._operand(node, arg, live) for arg in args]
         if any(operand is None and not isinstance(arg, Live) for operand, arg in zip(operands, args, strict=True)):
@@ -83,10 +85,9 @@ class GraphValues(Stages):
         """What stands for all of them: they are expressions of one value, in one layout."""
         first = lives[0]
         for live in lives[1:]:
-            if live.places is not first.places and (
-                live.places is None or first.places is None or not np.array_equal(live.places, first.places)
-            ):
-                self.problems.refuse(node, "joins values of different shapes, which is not supported in a binary network")
+            if not _in_one_layout(live, first):
+                told = "that stand in another order each" if _as_many(live, first) else "of different shapes"
+                self.problems.refuse(node, f"joins values {told}, which is not supported in a binary network")
             if live.outside != first.outside:
                 self.problems.refuse(
                     node, "joins values that are padded in different ways, which is not supported in a binary network"
@@ -297,6 +298,17 @@ class GraphValues(Stages):
             node,
             f"joins values {told} along another axis than that of their channels, which is not supported in a binary network",
         )
+
+
+def _in_one_layout(one: Live, other: Live) -> bool:
+    """Whether two values of one stage stand in their tensors alike."""
+    if one.places is None or other.places is None:
+        return one.places is other.places
+    return np.array_equal(one.places, other.places)
+
+
+def _as_many(one: Live, other: Live) -> bool:
+    return one.places is not None and other.places is not None and one.places.shape == other.places.shape
 
 
 def _stand_alike(one: Live, other: Live) -> bool:

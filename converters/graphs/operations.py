@@ -213,16 +213,28 @@ def _quant(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Valu
     assert value is not None
     assert scale is not None
     assert zero is not None
+    for what, given, fits in (("scale", scale, lambda array: (array != 0).all()), ("zero point", zero, lambda array: True)):
+        if isinstance(given, Constant) and not (np.isfinite(given.array).all() and fits(given.array)):
+            wrong = next(one for one in given.array.reshape(-1).tolist() if not np.isfinite(one) or not one)
+            maths.problems.refuse(node, f"has the {what} {wrong:g}, which is no number to quantize by: is malformed")
     width = maths.single(node, bits)
     signed, narrow = bool(_attribute(node, "signed", 1)), bool(_attribute(node, "narrow", 1))
     most = 24 if maths.is_input(value) else 4 if isinstance(value, Live) else 1
     if width not in range(1, most + 1):
         maths.problems.other_kind(node, f"{_TOO_FINE if isinstance(value, Live) else MULTIBIT} ({width:g} bits here)")
+    is_sign = signed and width == 1
+    low, high = _whole_ends(width, signed=signed, narrow=narrow)
+    if isinstance(scale, Constant) and isinstance(zero, Constant) and (scale.array < 0).all() and not is_sign:
+        # The opposite of every number is rounded to the opposite: levels that rise, of the same values.
+        scale, zero = (maths.apply(node, "Neg", one) for one in (scale, zero))
+        low, high = -high, -low
+        mode = str(node.attributes.get("rounding_mode", "ROUND")).upper()
+        turned = {"CEIL": "FLOOR", "FLOOR": "CEIL"}.get(mode, mode)
+        node = replace(node, attributes={**node.attributes, "rounding_mode": turned})
     whole = maths.apply(node, "Add", maths.apply(node, "Div", value, scale), zero)
-    if signed and width == 1:
+    if is_sign:
         whole = _sign_of(maths, node, whole)
     else:
-        low, high = _whole_ends(width, signed=signed, narrow=narrow)
         whole = _rounded_by(maths, node, maths.apply(node, "Clip", whole, maths.number(low), maths.number(high)), "ROUND")
     return maths.apply(node, "Mul", maths.apply(node, "Sub", whole, zero), scale)
 
