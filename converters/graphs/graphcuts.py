@@ -285,7 +285,15 @@ class GraphCuts(GraphValues):
 
     def concatenated(self, node: OnnxNode, inputs: Sequence[Value | None]) -> Value:
         """As of any values; of those whose channels stand in another order, too."""
+        lives = [one for one in inputs if isinstance(one, Live)]
+        if all(one.places is not None and one.places.ndim == 1 for one in lives) and any(map(_is_wide, lives)):
+            inputs = [self._flat(node, one) for one in inputs]
         return super().concatenated(node, [self.in_order(node, one) if isinstance(one, Live) else one for one in inputs])
+
+    def _flat(self, node: OnnxNode, value: Value | None) -> Value | None:
+        """A map that was flattened as the vector that it is then; other values as they are."""
+        is_map = isinstance(value, Live) and value.expr.op != "lost" and value.stage.is_map
+        return self.flattened(node, value) if isinstance(value, Live) and is_map else value
 
     def in_order(self, node: OnnxNode, live: Live) -> Live:
         """A map, or a vector, whose channels stand in another order, with these in their own.  Raises Refused."""
@@ -306,6 +314,12 @@ class GraphCuts(GraphValues):
             self.reordered[key] = self.begin(node.name, stage, shape, places).stage
         stage = self.reordered[key]
         return self.transplanted(live, stage, places, lambda numbers: numbers[order])
+
+
+def _is_wide(live: Live) -> bool:
+    """Whether a value is a map of several pixels."""
+    shape = live.stage.shape
+    return shape is not None and len(shape) == 3 and shape[0] * shape[1] > 1
 
 
 def _whole_numbers(node: OnnxNode, name: str) -> tuple[int, ...] | None:

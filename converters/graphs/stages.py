@@ -184,7 +184,7 @@ class Stages(Wiring):
             )
         before = self.read(node, live, shape[-1])
         assert before is not None
-        stage = self.passed(node, live.stage, before, Flatten(), f"{node.name}.flatten")
+        stage = self.passed(node, live.stage, before, Flatten(), self.free(f"{node.name}.flatten"))
         return self.begin(node.name, stage, (math.prod(shape),), live.places)
 
     def settled(self, node: OnnxNode, live: Live) -> Live:

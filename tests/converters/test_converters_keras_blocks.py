@@ -120,6 +120,23 @@ def test_blocks_of_larq(tmp_path: Path, block: Callable[[Any], Any]) -> None:
     np.testing.assert_array_equal(Model(converted.packed).scores(rows), reference.forward(converted.reading.net, rows))
 
 
+def test_flattened_maps_side_by_side(tmp_path: Path) -> None:
+    """Of unlike sizes, one with its channels first, beside the means of one."""
+    layers = keras2.layers
+    entering = keras2.Input(X.shape[1:])
+    x = layers.BatchNormalization()(layers.Conv2D(16, 3, padding="same")(entering))
+    made = unit()(x)
+    turned = layers.Permute((3, 1, 2))(unit(8, strides=2)(made))
+    parts = [layers.Flatten()(made), layers.GlobalAveragePooling2D()(x), layers.Flatten()(turned)]
+    model = fill(keras2.Model(entering, layers.Dense(5)(layers.BatchNormalization()(layers.Concatenate()(parts)))))
+    model.save(tmp_path / "model.keras")
+    wanted = model(X.astype(np.float32) / np.float32(127.5) - 1, training=False).numpy()
+    converted = convert_file(tmp_path / "model.keras", OPTIONS)
+    agrees(converted.reading, wanted)
+    rows = converted.reading.as_network(X.reshape(len(X), -1))
+    np.testing.assert_array_equal(Model(converted.packed).scores(rows), reference.forward(converted.reading.net, rows))
+
+
 def test_what_is_shared_has_a_name_of_its_own_and_is_told_once() -> None:
     reading = read_config_of(of_larq(model_called_twice), "the model", OPTIONS)
     names = [node.name for node in reading.net.nodes]
