@@ -81,6 +81,20 @@ def test_the_overview_is_drawn_from_the_committed_results(table: Any, tmp_path: 
     assert committed.stat().st_size < 30_000
 
 
+def test_the_overview_is_drawn_from_another_run(table: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was not measured there has no bar."""
+    from benchmarks import overview
+
+    found = json.loads(overview.INSTALLED.read_text(encoding="utf-8"))
+    found["rows"] = [row | {"ours": 1e-3} for row in found["rows"] if "NumKong" not in row["peer"] and row.get("ours")]
+    (tmp_path / "here.json").write_text(json.dumps(found))
+    monkeypatch.setattr(sys, "argv", ["overview", "-o", str(tmp_path / "o.svg"), "--results", str(tmp_path / "here.json")])
+    overview.main()
+    words = re.findall(r"<text [^>]*>([^<]*)<", (tmp_path / "o.svg").read_text(encoding="utf-8"))
+    assert words.count("1000 us") == 3
+    assert not {"1 bit NumKong", "the same with AVX-512", "6.88 us"} & {*words}
+
+
 def test_every_library_is_held_before_it_is_loaded(table: Any) -> None:
     """Also numpy and BLAS, which the parent has loaded; whoever does not obey is named."""
     from benchmarks import instructions

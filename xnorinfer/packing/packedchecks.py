@@ -80,20 +80,12 @@ def plain_node(where: str, node: Any) -> Node[PackedOp]:
     return Node(node.name, op, tuple(inputs) if isinstance(inputs, tuple | list) else inputs)
 
 
-@_plain_op.of(Binarize)
-def _(op: Binarize, where: str) -> Binarize:
+@_plain_op.of(Binarize, Digitize)
+def _(op: Binarize | Digitize, where: str) -> Binarize | Digitize:
     limits = _plain(f"{where}: limits", op.limits)
-    if limits.ndim != 1 or not limits.size:
+    if limits.ndim != (1 if isinstance(op, Binarize) else 2) or not limits.size:
         raise MalformedModelError(f"{where}: limits have shape {limits.shape}")
-    return Binarize(limits, _plain(f"{where}: mirrored", op.mirrored))
-
-
-@_plain_op.of(Digitize)
-def _(op: Digitize, where: str) -> Digitize:
-    limits = _plain(f"{where}: limits", op.limits)
-    if limits.ndim != 2 or not limits.size:
-        raise MalformedModelError(f"{where}: limits have shape {limits.shape}")
-    return Digitize(limits, _plain(f"{where}: mirrored", op.mirrored))
+    return type(op)(limits, _plain(f"{where}: mirrored", op.mirrored))
 
 
 @_plain_op.of(Dot)
@@ -261,27 +253,16 @@ def graph_problems(nodes: Sequence[Node[PackedOp]], entry: Value) -> Iterator[st
         yield f"the last layer gives {values[-1].kind}, not scores"
 
 
-@_problems.of(Binarize)
-def _(op: Binarize, where: str, read: Value, source: PackedOp | None) -> Iterator[str]:
-    needed = read.shape[-1]
+@_problems.of(Binarize, Digitize)
+def _(op: Binarize | Digitize, where: str, read: Value, source: PackedOp | None) -> Iterator[str]:
+    channels, bits = read.shape[-1], isinstance(op, Binarize)
     dtype = {"pixels": np.int32, "reals": np.float32}.get(read.kind)
+    needed = f"({'' if bits else 'top, '}{channels}{',' if bits else ''})"
     if dtype is None:
-        yield f"{where}: signs are bits already"
-    elif op.limits.dtype != dtype or op.limits.shape != (needed,) or np.isnan(op.limits).any():
-        yield f"{where}: limits are {op.limits.shape} {op.limits.dtype}, needed is ({needed},) {np.dtype(dtype)}, no NaN"
-    if op.mirrored.dtype != np.bool_ or op.mirrored.shape != (needed,):
-        yield f"{where}: mirrored is {op.mirrored.shape} {op.mirrored.dtype}, needed is ({needed},) bool"
-
-
-@_problems.of(Digitize)
-def _(op: Digitize, where: str, read: Value, source: PackedOp | None) -> Iterator[str]:
-    channels = read.shape[-1]
-    dtype = {"pixels": np.int32, "reals": np.float32}.get(read.kind)
-    if dtype is None:
-        yield f"{where}: makes levels of numbers, but gets {read.kind}"
-    elif op.limits.dtype != dtype or op.limits.shape[1] != channels or np.isnan(op.limits).any():
-        yield f"{where}: limits are {op.limits.shape} {op.limits.dtype}, needed is (top, {channels}) {np.dtype(dtype)}, no NaN"
-    else:
+        yield f"{where}: {'signs are bits already' if bits else f'makes levels of numbers, but gets {read.kind}'}"
+    elif op.limits.dtype != dtype or op.limits.shape[not bits :] != (channels,) or np.isnan(op.limits).any():
+        yield f"{where}: limits are {op.limits.shape} {op.limits.dtype}, needed is {needed} {np.dtype(dtype)}, no NaN"
+    elif not bits:
         yield from _problems_of_grades(where, op.limits, MOST_TOP_OF_PIXELS if read.kind == "pixels" else MOST_TOP)
     if op.mirrored.dtype != np.bool_ or op.mirrored.shape != (channels,):
         yield f"{where}: mirrored is {op.mirrored.shape} {op.mirrored.dtype}, needed is ({channels},) bool"
