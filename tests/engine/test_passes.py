@@ -10,12 +10,13 @@ import pytest
 from branching_networks import PUBLISHED, Graph, random_branching_network, real_to_binary
 from conv_networks import MAPPINGS
 from networks import random_inputs
+from packed_oracle import expected
 
 from xnorinfer import kernels
 from xnorinfer.engine.buffers import most_alive
 from xnorinfer.engine.passes import apart, lives_of
 from xnorinfer.engine.plan import Plan
-from xnorinfer.graph import Node
+from xnorinfer.graph import Node, chain
 from xnorinfer.net.network import Net
 from xnorinfer.net.reference import forward
 from xnorinfer.net.values import PixelInput, RealInput
@@ -143,3 +144,19 @@ def test_layers_of_float_weights_give_bits_too(kernel: str) -> None:
     plan = compare(made.head(value), kernel)
     ops = [plan.running.nodes[one.node].op for one in plan._passes if one.signs]
     assert [isinstance(op, Dot) and not op.binary for op in ops] == [kernels.choose(kernel).floats(40).panel % 8 == 0]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(("neurons", "groups"), [(40, 1), (6, 3), (3, 3)])
+def test_thresholds_of_float_windows_are_signs_of_their_sums(kernel: str, neurons: int, groups: int) -> None:
+    """A float layer that gives bits runs as one that gives sums, which nobody keeps."""
+    rng = np.random.default_rng(neurons)
+    same, shape = Window((3, 3), padding=(1, 1, 1, 1)), (6, 5, 3)
+    stem = nets.random_dot(rng, "reals", shape, neurons, window=same, bits=True, binary=False, groups=groups)
+    head = nets.random_dot(rng, "bits", (6, 5, neurons), 4, window=same, bits=False)
+    packed = PackedModel(RealInput(), shape, chain([("stem", stem), ("head", head)]), "ge-zero").require_valid()
+    x = nets.random_rows(rng, packed, 3)
+    plan, want = Plan(packed, threads=1, kernel=kernel), expected(packed, x)
+    assert [type(node.op) for node in plan.running.nodes] == [Dot, Binarize, Dot]
+    assert nets.same(plan.run(x), want[-1])
+    assert all(nets.same(got, right) for got, right in zip(plan.trace(x), want, strict=True))

@@ -26,7 +26,7 @@ from xnorinfer.engine.followed import others_of, turns_of
 from xnorinfer.engine.joins import homes_of, is_done, placed
 from xnorinfer.engine.layerrows import Made, in_bytes, laid_out, rows_of
 from xnorinfer.engine.passes import Pass, apart, gives_rows, lives_of, together
-from xnorinfer.engine.rewrites import by_parts
+from xnorinfer.engine.rewrites import by_parts, by_sums
 from xnorinfer.errors import ArrayError, MalformedModelError, OptionError
 from xnorinfer.graph import INPUT, branching
 from xnorinfer.kernels import fields, layout, prepack
@@ -114,7 +114,7 @@ class Plan:
         self._kept: list[NDArray[Any]] = []
         self._input_dtype = np.dtype(INPUT_DTYPES[packed.input.kind])
         #: What is run, its values as they are passed on, and what is kept of its nodes for plans of others.
-        self._running = by_parts(packed, self._kernel)
+        self._running = by_parts(by_sums(packed), self._kernel)
         self._values = laid_out(self._running)
         self._made: dict[tuple[Any, ...], tuple[PackedOp, Made]] = {}
         passes = together(self._running, self._kernel)

@@ -13,8 +13,23 @@ import numpy as np
 from xnorinfer.engine.passes import gives_rows
 from xnorinfer.graph import INPUT, Node, users_of
 from xnorinfer.kernels import Kernel
-from xnorinfer.packing.packed import Affine, Binarize, Concat, Elementwise, PackedModel, PackedOp
+from xnorinfer.packing.packed import Affine, Binarize, Concat, Dot, Elementwise, PackedModel, PackedOp, Threshold
 from xnorinfer.packing.packedops import MOST_JOINED
+
+
+def by_sums(packed: PackedModel) -> PackedModel:
+    """The same network whose float layers over maps give sums, and other nodes their signs: those are taken beside the sums."""
+    nodes: list[Node[PackedOp]] = []
+    now: dict[int, int] = {INPUT: INPUT}
+    for index, node in enumerate(packed.nodes):
+        op, inputs = node.op, tuple(now[read] for read in node.inputs)
+        if isinstance(op, Dot) and not op.binary and isinstance(op.output, Threshold) and op.window is not None:
+            sums = Affine((), np.zeros((0, 2, op.neurons), np.float32))
+            nodes.append(Node(node.name, replace(op, output=sums), inputs))
+            op, inputs = Binarize(op.output.limits, np.zeros(op.neurons, np.bool_)), (len(nodes) - 1,)
+        nodes.append(replace(node, op=op, inputs=inputs))
+        now[index] = len(nodes) - 1
+    return packed if len(nodes) == len(packed.nodes) else replace(packed, nodes=tuple(nodes))
 
 
 def by_parts(packed: PackedModel, kernel: Kernel) -> PackedModel:
