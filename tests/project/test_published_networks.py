@@ -8,6 +8,10 @@ import numpy as np
 import pytest
 from places import ROOT
 
+from xnorinfer.engine.buffers import most_alive
+from xnorinfer.engine.passes import apart, lives_of
+from xnorinfer.engine.plan import Plan
+
 
 @pytest.fixture
 def branches(monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -23,6 +27,15 @@ def test_packed_it_is_the_network(branches: Any, name: str) -> None:
     assert case.differences == 0
     assert case.text().endswith(" 0 differences")
     assert 0.5 < branches.binary_share(case.net) < 1
+
+
+@pytest.mark.parametrize("name", ["QuickNet", "BinaryResNetE-18", "Bi-RealNet-18", "BinaryDenseNet-28", "ReActNet-A"])
+def test_memory_is_what_the_fullest_moment_needs(branches: Any, name: str) -> None:
+    """At most 1.3 times that of nodes one after the other."""
+    packed = branches.Case.of(name, 32).packed
+    plan = Plan(packed, threads=1)
+    lives = lives_of(packed, apart(packed), [value.nbytes * plan._block for value in packed.values])
+    assert plan._buffers_bytes <= 1.3 * most_alive(list(lives.values()))
 
 
 def test_all_are_named(branches: Any) -> None:

@@ -13,6 +13,7 @@ gcc-aarch64-linux-gnu, and llvm for --mca.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import shutil
 import subprocess
@@ -120,6 +121,12 @@ class Emulated:
             for field in fields.FUNCTIONS
             if plan._rows[index, field]
         ]
+        finishing = {token for (maker, *_), token in self.functions.tokens.items() if maker == "make_finish_rows"}
+        for row in plan._rows:
+            for turn in range(int(row[fields.OPS]) if row[fields.FINISH] in finishing else 0):
+                at = int(row[fields.OP_CODES]) + 8 * (fields.TURN_FIELDS * turn + fields.RUN)
+                token = ctypes.c_int64.from_address(at).value
+                patches += [(at, token)] * (token > 0)
         drive = self.functions.tokens["make_drive", ()]
         head = [drive, context.job_address, x.shape[0], pointers.ctypes.data, target.ctypes.data, target.nbytes]
         image = self.functions.folder / "image"

@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any
 
 from xnorinfer.errors import KernelError
-from xnorinfer.kernels import native
+from xnorinfer.kernels import fields, native
 from xnorinfer.kernels.shapes import BinaryShape, FloatShape, LookupShape, NibbleShape, ParityShape, Shape
 from xnorinfer.kernels.store import address, on_compile, python_function
 
@@ -24,7 +24,7 @@ ENVIRONMENT = "XNORINFER_KERNEL"
 Drive = Callable[[int, int, int, int, int, int], int]
 
 # Numbers of int64 arguments; see `layers` and `driver`.
-_PREPARE, _COMPUTE, _FINISH, _FINISH_ROWS, _GATHER, _DRIVE = 5, 9, 6, 8, 6, 6
+_PREPARE, _COMPUTE, _FINISH, _FINISH_ROWS, _STEPS, _GATHER, _DRIVE = 5, 9, 6, 8, 10, 6, 6
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,11 @@ class Kernel:
         return address("make_finish", _FINISH, _fused())
 
     def finish_rows(self) -> int:
-        return address("make_finish_rows", _FINISH_ROWS, self.single_lanes, _fused())
+        return address("make_finish_rows", _FINISH_ROWS, self.single_lanes)
+
+    def steps(self, codes: tuple[int, ...]) -> int:
+        """Float32 steps on rows, one of `fields.PIECES`."""
+        return address("make_steps", _STEPS, self.single_lanes, _fused(), codes)
 
 
 #: The methods of a kernel that compile.
@@ -333,6 +337,8 @@ def warmup(name: str | None = None) -> list[str]:
         drive()
         for method in (*_FUNCTIONS, *(_LOOKUP if kernel.pixels else _PLANES)):
             getattr(kernel, method)()
+        for codes in fields.PIECES:
+            kernel.steps(codes)
         kernel.compute_bits(kernel.windowed(32, 32))
         for neurons in (kernel.single_lanes, 64):
             for alone in (True, False):

@@ -99,7 +99,7 @@ MUL, ADD, FMA, CLIP, DIV, STEP, PRELU, SIDE, TANH, SIGMOID, TIMES = range(11)
 
 #: Runs of steps that are taken together where they are taken on rows (`float_layers`), those of several steps last.
 PIECES: tuple[tuple[int, ...], ...] = (
-    *((code,) for code in (MUL, ADD, FMA, CLIP, DIV, STEP, PRELU, SIDE, TIMES)),
+    *((code,) for code in range(TIMES + 1)),
     (MUL, ADD),
     (MUL, MUL, ADD),
     (CLIP, MUL, ADD),
@@ -121,14 +121,14 @@ _ON_SUMS = {(ADD,), (CLIP,), (MUL, ADD), (MUL, ADD, CLIP), (FMA, CLIP)}
 ON_SUMS = tuple(number for number, piece in enumerate(PIECES) if piece in _ON_SUMS)
 
 #: What is done with rows of float32 (`float_layers.make_finish_rows`), turn by turn.
-#: RUN: number of one of PIECES; -1 - the code of another step; AS_NUMBERS, AS_BITS: rows, or their bits at limits, are written
-#: and go on as they are.  AT: the first step, or which of the signs.
+#: RUN: address of the function of one of PIECES; AS_NUMBERS, AS_BITS: rows, or their bits at limits, are written and go on as
+#: they are.  AT: the first step, or which of the signs.
 #: BESIDE: which of OTHERS a step takes numbers of, -1: none; BESIDE_BYTES from row to row there, or with BESIDE_ROWS one row
 #: for so many; of bits, the bytes of a row.
 #: GOES: where rows are written, which of OTHERS, TO_TARGET, or NOWHERE, so that they stay where they are; GOES_BYTES from row
 #: to row there.
 RUN, AT, BESIDE, BESIDE_BYTES, BESIDE_ROWS, GOES, GOES_BYTES, TURN_FIELDS = range(8)
-AS_NUMBERS, AS_BITS = -100, -101
+AS_NUMBERS, AS_BITS = -1, -2
 TO_TARGET, NOWHERE = -1, -2
 
 # One row per run.  The first fields are filled in by `drive` itself.

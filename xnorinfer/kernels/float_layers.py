@@ -9,7 +9,7 @@ float32 steps work in place, vector by vector, before they are written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -30,7 +30,9 @@ from xnorinfer.kernels.float_tiles import (
 from xnorinfer.kernels.map_layers import span
 from xnorinfer.kernels.shapes import FloatShape
 from xnorinfer.kernels.tiles import compare_inputs, compare_rows, compare_singles
-from xnorinfer.kernels.vector_ir import get, inner, load_single, load_word, store_byte, store_single, store_word
+from xnorinfer.kernels.vector_ir import caller, get, inner, load_single, load_word, store_byte, store_single, store_word
+
+call_steps = caller(10)
 
 
 def _copier(lanes: int) -> Any:
@@ -50,34 +52,30 @@ def _copier(lanes: int) -> Any:
     return copy
 
 
-def _any_of(tiles: Sequence[Any], first: int = 0) -> Any:
-    """steps(number, ...): the tile of that number, of those from `first` on."""
-    if len(tiles) == 1:
-        only = tiles[0]
+def make_steps(lanes: int, native_fma: bool, codes: tuple[int, ...]) -> Callable[..., None]:
+    """One of `fields.PIECES` on rows of whole vectors, as `float_tiles.steps_tile` has it; tanh, sigmoid number by number."""
+    if codes in ((fields.TANH,), (fields.SIGMOID,)):
+        function = tanh_of if codes == (fields.TANH,) else sigmoid_of
 
-        @inner
-        def steps(number, x, x_bytes, rows, vectors, values, value_bytes, side, side_bytes, out, out_bytes):
-            only(x, x_bytes, rows, vectors, values, value_bytes, side, side_bytes, out, out_bytes)
+        def each(x, x_bytes, rows, vectors, values, value_bytes, side, side_bytes, out, out_bytes):
+            for r in range(rows):
+                for at in range(0, 4 * lanes * vectors, 4):
+                    store_single(out + r * out_bytes + at, function(load_single(x + r * x_bytes + at)))
 
-        return steps
-    middle = len(tiles) // 2
-    low, high, border = _any_of(tiles[:middle], first), _any_of(tiles[middle:], first + middle), first + middle
+        return each
+    tile = steps_tile(lanes, native_fma, codes)
 
-    @inner
-    def either(number, x, x_bytes, rows, vectors, values, value_bytes, side, side_bytes, out, out_bytes):
-        if number < border:
-            low(number, x, x_bytes, rows, vectors, values, value_bytes, side, side_bytes, out, out_bytes)
-        else:
-            high(number, x, x_bytes, rows, vectors, values, value_bytes, side, side_bytes, out, out_bytes)
+    def steps(x, x_bytes, rows, vectors, values, value_bytes, side, side_bytes, out, out_bytes):
+        tile(x, x_bytes, rows, vectors, values, value_bytes, side, side_bytes, out, out_bytes)
 
-    return either
+    return steps
 
 
-def make_finish_rows(lanes: int, native_fma: bool) -> Callable[..., None]:
+def make_finish_rows(lanes: int) -> Callable[..., None]:
     """What follows the sums of a layer: turns on rows of float32, as `fields.TURN_FIELDS` says it."""
     width = max(lanes, 8)
     compare, of_rows = compare_singles(), compare_rows(width)
-    copy, steps = _copier(lanes), _any_of([steps_tile(lanes, native_fma, codes) for codes in fields.PIECES])
+    copy = _copier(lanes)
 
     @inner
     def copy_rows(source, source_bytes, rows, count, target, target_bytes):
@@ -123,26 +121,17 @@ def make_finish_rows(lanes: int, native_fma: bool) -> Callable[..., None]:
             at, at_bytes = block, np.int64(fields.BLOCK_STEP)
         for i in range(get(layer, fields.OPS)):
             turn = get(layer, fields.OP_CODES) + i * fields.TURN_FIELDS * 8
-            number, goes = get(turn, fields.RUN), get(turn, fields.GOES)
+            run, goes = get(turn, fields.RUN), get(turn, fields.GOES)
             to, to_bytes = out, stride
             if goes >= 0:
                 to_bytes = get(turn, fields.GOES_BYTES)
                 to = found(scratch, goes) + place * to_bytes + column
-            if number == fields.AS_BITS:
+            if run == fields.AS_BITS:
                 to += (column >> 5) - column
                 which, row_bytes = get(turn, fields.AT), get(turn, fields.BESIDE_BYTES)
                 bits_of(layer, which, first, count, rows, at, at_bytes, to, to_bytes, row_bytes)
-            elif number == fields.AS_NUMBERS:
+            elif run == fields.AS_NUMBERS:
                 copy_rows(at, at_bytes, rows, count, to, to_bytes)
-            elif number < 0:
-                if at != block:
-                    copy_rows(at, at_bytes, rows, count, block, fields.BLOCK_STEP)
-                    at, at_bytes = block, np.int64(fields.BLOCK_STEP)
-                for r in range(rows):
-                    for j in range(count):
-                        x = block + r * fields.BLOCK_STEP + 4 * j
-                        value = load_single(x)
-                        store_single(x, tanh_of(value) if number == -1 - fields.TANH else sigmoid_of(value))
             else:
                 values = get(layer, fields.OP_VALUES) + 4 * first + 2 * get(turn, fields.AT) * value_bytes
                 into, into_bytes = to, to_bytes
@@ -172,8 +161,8 @@ def make_finish_rows(lanes: int, native_fma: bool) -> Callable[..., None]:
                             side = scratch + fields.SIDE_BLOCK_AT
                             if shared == 0:
                                 side_bytes = np.int64(fields.BLOCK_STEP)
-                    steps(
-                        number, at + r * at_bytes, at_bytes, some, vectors, values, value_bytes,
+                    call_steps(
+                        run, at + r * at_bytes, at_bytes, some, vectors, values, value_bytes,
                         side, side_bytes, into + r * into_bytes, into_bytes,
                     )  # fmt: skip
                     side_bytes = get(turn, fields.BESIDE_BYTES)

@@ -386,16 +386,17 @@ def in_rows(kernel: Kernel, turns: Sequence[Turns]) -> Row:
             listed.append([number, at, *read, fields.NOWHERE, 0])
             at, run = at + count, run[count:]
         if one.store is not None:
-            if not pieces or listed[-1][fields.RUN] < 0:
+            if not pieces:
                 listed.append([fields.AS_NUMBERS, 0, -1, 0, 0, 0, 0])
             listed[-1][fields.GOES], listed[-1][fields.GOES_BYTES] = one.store.which, one.store.step
         before = sum(turn[fields.RUN] == fields.AS_BITS for turn in listed)
         for number, (_, _, to) in enumerate(one.signs, before):
             listed.append([fields.AS_BITS, number, -1, to.size, 0, to.which, to.step])
+    made = [[kernel.steps(fields.PIECES[run]) if run >= 0 else run, *rest] for run, *rest in listed]
     row = {
         fields.FINISH: kernel.finish_rows(),
-        fields.OPS: len(listed),
-        fields.OP_CODES: layout.kept(np.array(listed, np.int64)),
+        fields.OPS: len(made),
+        fields.OP_CODES: layout.kept(np.array(made, np.int64)),
         fields.OP_VALUES: _vectors(np.concatenate([one.values for one in turns])),
         fields.SUMS_STEPS: _on_sums(listed),
     }
@@ -412,7 +413,7 @@ def in_rows(kernel: Kernel, turns: Sequence[Turns]) -> Row:
 
 
 def _on_sums(listed: Sequence[Sequence[int]]) -> int:
-    """`fields.SUMS_STEPS` of turns."""
+    """`fields.SUMS_STEPS` of turns, whose RUN are numbers of pieces."""
     number, goes = listed[0][fields.RUN], listed[0][fields.GOES]
     if len(listed) > 1 or goes != fields.TO_TARGET or number not in (fields.AS_NUMBERS, *fields.ON_SUMS):
         return fields.NOT_ON_SUMS
@@ -420,16 +421,14 @@ def _on_sums(listed: Sequence[Sequence[int]]) -> int:
 
 
 def pieces_of(codes: list[int]) -> list[tuple[int, int]]:
-    """Steps as the runs that are taken together: of each its number in `fields.PIECES`, or below 0 -1 - the code of a step that
-    is none of them, and how many steps it is."""
+    """Steps as the runs that are taken together: of each its number in `fields.PIECES`, and how many steps it is."""
     found: list[tuple[int, int]] = []
     at = 0
     while at < len(codes):
-        fits = [piece for piece in fields.PIECES if tuple(codes[at : at + len(piece)]) == piece]
-        longest = max(fits, key=len, default=None)
-        number = -1 - codes[at] if longest is None else fields.PIECES.index(longest)
-        found.append((number, len(longest or (0,))))
-        at += len(longest or (0,))
+        fits = (piece for piece in fields.PIECES if tuple(codes[at : at + len(piece)]) == piece)
+        longest = max(fits, key=len)
+        found.append((fields.PIECES.index(longest), len(longest)))
+        at += len(longest)
     return found
 
 
