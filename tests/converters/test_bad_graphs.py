@@ -71,12 +71,28 @@ def onnx_file(folder: Path, kind: str) -> Path:
     elif kind == "signs":
         nodes += [*sign("d", "e"), *sign("e", "i")]
         value = "i"
+    elif kind == "together":
+        constants |= {"from": np.array([0]), "to": np.array([3]), "axis": np.array([2])}
+        nodes += [
+            add("Slice", ["b", "from", "to", "axis"], "e"),
+            add("Add", ["d", "e"], "i1"),
+            *sign("d", "i2"),
+            *sign("i2", "i3"),
+        ]
+        nodes += [add("Conv", ["i3", "u"], "i4", pads=(1, 1, 1, 1)), add("Det", ["d"], "i5"), add("Loop", ["b"], "i6")]
+        nodes += [add("Add", ["i5", "q"], "p"), add("Relu", ["p"], "q"), add("Sum", ["i1", "i4", "i5", "i6", "q"], "i")]
+        value = "i"
     elif kind == "circle":
         nodes += [add("Det", ["d"], "r"), add("Add", ["r", "q"], "p"), add("Relu", ["p"], "q"), add("Relu", ["q"], "i")]
         value = "i"
     nodes += [*sign(value, "t"), add("Flatten", ["t"], "v")]
     nodes += [add("MatMul", ["v", "f"], "first"), add("MatMul", ["v", "g"], "second")]
-    given = {"outputs": ["first", "second"], "dangling": ["first", "nowhere"], "twice": ["first", "first"]}.get(kind, ["first"])
+    given = {
+        "outputs": ["first", "second"],
+        "dangling": ["first", "nowhere"],
+        "together": ["first", "nowhere"],
+        "twice": ["first", "first"],
+    }.get(kind, ["first"])
     shape = ("rows", 3, "height", 6) if kind == "open" else ("rows", 3, 6, 6)
     if kind == "shuffled":
         nodes.reverse()
@@ -115,6 +131,8 @@ def torch_module(kind: str) -> Any:
                 b = b + a[:, :, :1, :1]
             elif kind == "signs":
                 b = sign(sign(b))
+            elif kind == "together":
+                b = b + a[:, :, :1, :1] + self.b(sign(sign(b))) + torch.cumsum(b, 1) + torch.erfinv(a)
             v = sign(b).flatten(1)
             return (self.f(v), self.g(v)) if kind == "outputs" else self.f(v)
 
@@ -169,6 +187,11 @@ def keras_model(kind: str) -> Any:
         b = layers.Add(name="sum")([b, layers.GlobalAveragePooling2D(keepdims=True, name="mean")(a)])
     elif kind == "signs":
         b = unit("c", larq.quantizers.SteSign()(b))
+    elif kind == "together":
+        again = larq.quantizers.SteSign(name="two")(larq.quantizers.SteSign(name="one")(b))
+        mean = layers.GlobalAveragePooling2D(keepdims=True, name="mean")(a)
+        unknown = layers.Add(name="both")([layers.UnitNormalization(name="unit")(b), layers.UpSampling2D(1, name="up")(a)])
+        b = layers.Add(name="all")([layers.Add(name="sum")([b, mean]), unit("c", again), unknown])
     v = layers.GlobalAveragePooling2D(name="pool")(unit("d", b))
     first, second = (layers.Dense(n, name=name)(v) for n, name in ((4, "first"), (3, "second")))
     model = keras.Model(x, [first, second] if kind == "outputs" else first)
@@ -240,6 +263,31 @@ WRONG: dict[str, dict[str, tuple[str, ...]]] = {
     "circle": {"onnx": (r"in a circle, .*: Add_p -> Relu_q -> Add_p$", r"node Det_r \(Det\) is not supported")},
     "dangling": {"onnx": (r"the output nowhere is nothing that the graph computes; --output-name first takes one of them",)},
     "twice": {"onnx": (r"the graph gives first 2 times among its outputs: is malformed",)},
+    "together": {  # of each kind that a source can have in one file
+        "onnx": (
+            r"in a circle, .*: Add_p -> Relu_q -> Add_p$",
+            r"the output nowhere is nothing that the graph computes",
+            r"node Loop_i6 \(Loop\) is not supported",
+            r"node Add_i1 \(Add\) adds values 6 x 6 x 8 and 3 x 6 x 8 and not two of one shape",
+            r"node Det_i5 \(Det\) is not supported",
+            r"node Where_i3 \(Where\) makes signs of what is signs already, by node Where_i2 \(Where\)",
+        ),
+        **dict.fromkeys(
+            ("torch.export", "TorchScript"),
+            (UNLIKE, *AGAIN, r"node cumsum\d+ \(cumsum\) is not", r"node erfinv\d+ \(erfinv\) is not"),
+        ),
+        "Keras": (
+            r"unit \(UnitNormalization\): UnitNormalization is not",
+            r"up \(UpSampling2D\) is not",
+            r"sum \(Add\) adds values 6 x 6 x 8 and 1 x 1 x 8",
+            r"two \(SteSign\).* makes signs of what is signs already, by one \(SteSign\)",
+        ),
+        "TensorFlow Lite": (  # its converter takes signs of signs away
+            r"/up/.*\(TFLite operator 97\b.*\) is not",
+            r"/sum/add \(Add\) adds values 6 x 6 x 8 and 1 x 1 x 8",
+            r"/unit/l2_normalize \(TFLite operator 11\b.*\) is not",
+        ),
+    },
     "shuffled": {"onnx": ()},
 }
 
@@ -257,7 +305,7 @@ def test_all_that_is_wrong_is_told(kind: str, source: str, tmp_path: Path) -> No
     assert len(caught.value.problems) == len(wanted)
     for problem, pattern in zip(caught.value.problems, wanted, strict=True):
         assert re.search(pattern, problem), problem
-    if kind not in ("circle", "dangling"):
+    if kind not in ("circle", "dangling", "together"):
         assert_resolvable(caught.value)
     done = run("convert", path, "-o", tmp_path / "m.safetensors")
     assert done.exit_code == 2
