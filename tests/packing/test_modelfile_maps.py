@@ -137,7 +137,7 @@ MALFORMED: dict[str, tuple[Change, str]] = {
     "a long map": (header("shape", [(1 << 20) + 1, 1, 2]), "too many"),
     "numbers beyond all": (header("shape", [10**30, 5, 2]), "too many"),
     "another channel": (header("shape", [4, 5, 3]), "layer 1 (stem): takes 8 inputs, its window has 2 x 2 of 3 channels"),
-    "another input": (header("input", {"kind": "reals"}), "maps pixels, but gets reals"),
+    "another input": (header("input", {"kind": "reals"}), "maps pixels or levels, but gets reals"),
     "another mapping": (header("input", {"kind": "pixels", "slope": 1.0, "intercept": 0.0, "divisor": 1.0}), "its values are"),
     "a node that is no dict": (lambda head, tensors: head["nodes"].__setitem__(1, []), "is no node of format version 3"),
     "an unknown kind": (node(1, "kind", "conv"), "is no node of format version 3"),

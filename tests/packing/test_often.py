@@ -34,6 +34,12 @@ def norm(seed: int = 1, *, moved: bool = True) -> Norm:
 
 CONV, STEM = Linear(weights(6, 3, 3, 2), "ge", window=SAME), Linear(weights(6, 3, 3, 2) * f(0.37), window=SAME)
 SIGN, SECOND = Quantize("ge"), Linear(weights(6, 3, 3, 6), "ge", window=SAME)
+CLOSED = Steps.of(("sub", np.array([90, 90, 90, 90, 90, 90], f)), ("relu",))
+FLOATS, BIASED = (
+    Linear(weights(6, 3, 3, 6) * f(0.37), window=SAME, bias=None if bias is None else np.full(6, bias, f))
+    for bias in (None, 0.3)
+)
+BINARY = Linear(weights(6, 3, 3, 2), "ge", window=SAME)
 #: Nodes of which the last but the head is judged, and whether it is often 0 in some channel.
 NETS: dict[str, tuple[bool, list[tuple[Op, tuple[int, ...]]]]] = {
     "averages of sums": (True, [(CONV, (-1,)), (Pool("average", HALF), (0,))]),
@@ -79,15 +85,24 @@ NETS: dict[str, tuple[bool, list[tuple[Op, tuple[int, ...]]]]] = {
             *((Add(), (3, 6)), (Add(), (7, 7)), (Add(), (7, 8))),
         ],
     ),
+    "windows that relu closes": (True, [(STEM, (-1,)), (CLOSED, (0,)), (FLOATS, (1,)), (Pool("max", HALF), (2,))]),
+    "of which a bias is left": (False, [(STEM, (-1,)), (CLOSED, (0,)), (BIASED, (1,)), (Pool("max", HALF), (2,))]),
+    "black pixels": (True, [(STEM, (-1,)), (Pool("max", HALF), (0,))]),
+    "white pixels": (True, [(STEM, (-1,)), (Pool("max", HALF), (0,))]),
+    "black pixels of binary weights": (True, [(BINARY, (-1,)), (Pool("max", HALF), (0,))]),
+    "black pixels behind BatchNorm": (False, [(STEM, (-1,)), (norm(), (0,)), (Pool("max", HALF), (1,))]),
     "products": (True, [(STEM, (-1,)), (norm(), (0,)), (Steps.of(("relu",)), (1,)), (Multiply(), (1, 2))]),
     "products of floats": (False, [(STEM, (-1,)), (norm(), (0,)), (Multiply(), (0, 1))]),
 }
 
 
+RANGES = {"black": (0, 1), "white": (-1, 0)}
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_how_often_values_are_zero(name: str) -> None:
     often, listed = NETS[name]
-    mapping = SignInput() if listed[0][0] is CONV else PixelInput.range(-1, 1)
+    mapping = SignInput() if listed[0][0] is CONV else PixelInput.range(*RANGES.get(name.split()[0], (-1, 1)))
     nodes = [Node(f"n{at}", op, inputs) for at, (op, inputs) in enumerate(listed)]
     at = len(nodes) - 1
     shape = Net(mapping, (6, 4, 2), (*nodes,), "ge-zero").values[-1].shape
@@ -103,6 +118,8 @@ def test_how_often_values_are_zero(name: str) -> None:
     told = often_zero(net)[at]
     assert told.any() == often
     rows = random_inputs(np.random.default_rng(2), mapping, 50, 48)
+    if "pixels" in name:
+        rows[:5] = 0 if "black" in name else 255
     values = list(node_outputs(net, rows))[at][1].reshape(-1, size)
     met = (values == 0).mean(axis=0) > 1e-3
     assert not (met & ~np.broadcast_to(told, size)).any()
@@ -112,3 +129,15 @@ def test_how_often_values_are_zero(name: str) -> None:
             lower(net)
     else:
         lower(net)
+
+
+def test_what_the_sign_reads_is_judged_behind_which_a_vector_is_read() -> None:
+    nodes = [
+        Node("stem", STEM, (-1,)),
+        Node("relu", Steps.of(("relu",)), (0,)),
+        Node("sign", Quantize("sign"), (1,)),
+        Node("flat", Flatten(), (2,)),
+        Node("dense", Linear(weights(6, 144), "ge"), (3,)),
+    ]
+    with pytest.raises(NetworkError, match=r"stem.*exactly 0 before sign"):
+        lower(Net(PixelInput.range(-1, 1), (6, 4, 2), tuple(nodes), "ge-zero"))

@@ -178,7 +178,13 @@ def fold(
 
 
 def fold_classes(
-    name: str, classes: Sequence[Counts], steps: Affine, rule: Rule, problems: list[str], notes: list[str]
+    name: str,
+    classes: Sequence[Counts],
+    steps: Affine,
+    rule: Rule,
+    problems: list[str],
+    notes: list[str],
+    often_zero: NDArray[np.bool_] | None = None,
 ) -> Limits:
     """The same for windows of several border classes: limits (classes, neurons), one direction for all classes of a neuron.
 
@@ -188,7 +194,7 @@ def fold_classes(
     told: tuple[list[str], list[str]] = ([], [])
     for index in sorted(range(len(classes)), key=lambda index: -int((classes[index].high - classes[index].low).max())):
         own: tuple[list[str], list[str]] = ([], [])
-        found[index] = fold(name + classes[index].where, classes[index], steps, rule, *own)
+        found[index] = fold(name + classes[index].where, classes[index], steps, rule, *own, often_zero)
         told = tuple(mine or theirs for mine, theirs in zip(told, own, strict=True))  # type: ignore[assignment]
     problems.extend(told[0])
     notes.extend(told[1])

@@ -66,7 +66,8 @@ class Part:
     whether nothing but that stands before it.  window: that of the whole map where a dense layer reads one.
     nodes: what is computed of each number, in order.  sign, levels: the quantizer whose bits or codes it gives; one that gives
     numbers, which float layers and averages take, is among the nodes.  given: the quantizer of the float network where `levels`
-    has its numbers under the codes of other levels (`recoding`).  coded: the levels that codes are of.
+    has its numbers under the codes of other levels (`recoding`).  coded: the levels that codes are of.  quantized: the node
+    of the float network whose value the quantizer reads.
     before: of a layer whose bits or codes a pool takes, how many of the nodes stand before the pool.  end: the node of the
     float network whose value it gives, none of such a layer.
     """
@@ -78,6 +79,7 @@ class Part:
     sign: Quantize | None = None
     levels: Levels | None = None
     given: Quantize | Levels | None = None
+    quantized: int = INPUT
     coded: LevelValues | None = None
     end: int | None = None
     layer: Linear | None = None
@@ -451,6 +453,7 @@ class _Walk:
         """The same with the quantizer of a node at its end, which gives bits, or codes."""
         op, levels = self.nodes[at].op, _codes_of(form)
         assert isinstance(op, Quantize | Levels)
+        part = replace(part, quantized=self.nodes[at].inputs[0])
         if levels is None:
             assert isinstance(op, Quantize)
             return replace(part, sign=op)

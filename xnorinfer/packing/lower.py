@@ -82,9 +82,8 @@ class Found:
 
     def often_zero(self, net: Net, part: Part) -> NDArray[np.bool_]:
         """Of which channels the sign of a part reads values that are often 0, (channels,) bool."""
-        assert part.end is not None
         self._zeros = often_zero(net) if self._zeros is None else self._zeros
-        return np.asarray(self._zeros[net.nodes[part.end].inputs[0]].reshape(-1, part.channels).any(axis=0))
+        return np.asarray(self._zeros[part.quantized].reshape(-1, part.channels).any(axis=0))
 
 
 def lower(net: Net) -> Lowered:
@@ -266,7 +265,8 @@ def _layer(net: Net, part: Part, found: Found) -> Dot:
     output: Threshold | Grades | Affine
     if part.levels is not None:
         if isinstance(part.given, Quantize) and part.given.rule == "sign":
-            fold_classes(name, classes, steps, "sign", found.problems, found.notes)
+            often = found.often_zero(net, part) if classes[0].reals else None
+            fold_classes(name, classes, steps, "sign", found.problems, found.notes, often)
         graded = fold_levels(name, classes, steps, part.levels, found.problems, found.notes)
         flipped = graded.flipped
         stored = np.stack([counts.limits(graded.limits[:, index]) for index, counts in enumerate(classes)], axis=1)
@@ -276,7 +276,8 @@ def _layer(net: Net, part: Part, found: Found) -> Dot:
     elif part.sign is None:
         output = _numbers(name, classes, steps, found)
     else:
-        limits = fold_classes(name, classes, steps, part.sign.rule, found.problems, found.notes)
+        often = found.often_zero(net, part) if part.sign.rule == "sign" and classes[0].reals else None
+        limits = fold_classes(name, classes, steps, part.sign.rule, found.problems, found.notes, often)
         found.notes.extend(_dead(name, classes, limits, "neurons"))
         flipped = limits.flipped
         stored = np.stack([counts.limits(one) for counts, one in zip(classes, limits.limits, strict=True)])

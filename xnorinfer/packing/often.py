@@ -76,10 +76,14 @@ def often_zero(net: Net) -> list[NDArray[np.bool_]]:
         reads = [_entering(net) if read == INPUT else found[read] for read in node.inputs]
         given = _Given(reads, [net.shape if read == INPUT else shapes[read] for read in node.inputs], shape)
         found.append(_few(_often(node, given)))
-    return [
+    return [_zeros(often, shape) for often, shape in zip(found, shapes, strict=True)]
+
+
+def _zeros(often: Often, shape: Shape) -> NDArray[np.bool_]:
+    """Of which channels 0 is among them, (channels,) bool."""
+    return np.asarray(
         np.any([np.broadcast_to(grid.zero, shape[-1:]) for grid in often] or [np.zeros(shape[-1:], np.bool_)], axis=0)
-        for often, shape in zip(found, shapes, strict=True)
-    ]
+    )
 
 
 def _entering(net: Net) -> Often:
@@ -90,7 +94,9 @@ def _entering(net: Net) -> Often:
     if not isinstance(mapping, PixelInput | ChannelInput):
         return [_one(2.0, -1.0)]
     channels = mapping.channels if isinstance(mapping, ChannelInput) else (mapping,)
-    return [Grid(np.array([c.slope / c.divisor for c in channels]), np.array([c.intercept / c.divisor for c in channels]))]
+    all_pixels = Grid(np.array([c.slope / c.divisor for c in channels]), np.array([c.intercept / c.divisor for c in channels]))
+    ends = np.array([0.0 in c.ends for c in channels])  # black or white, of whole windows
+    return [all_pixels, *([Grid(np.zeros(ends.shape), np.where(ends, 0.0, np.nan))] if ends.any() else [])]
 
 
 def _one(unit: float, offset: float) -> Grid:
@@ -120,21 +126,32 @@ _often: Interpretation[[_Given], Often] = Interpretation("numbers met often", OP
 
 @_often.of(Linear)
 def _(op: Linear, given: _Given) -> Often:
-    """Of signs, levels and pixels sums are evenly apart; a border of zeros leaves an odd number of terms out."""
-    if not op.binary or len(given.often[0]) != 1:
-        return []
-    ((unit, offset),) = given.often[0]
-    factor = np.float64(op.h) * (1 if op.scale is None else op.scale.astype(np.float64))
+    """Of signs, levels and pixels sums are evenly apart; a border of zeros leaves an odd number of terms out.
+
+    Of others it is known that only the bias is left where all inputs are 0: black pixels, or a window that relu closes.
+    """
     bias = np.zeros(op.neurons) if op.bias is None else op.bias.astype(np.float64)
+    single = [grid for grid in given.often[0] if not grid.unit.any()]
+    evenly = [grid for grid in given.often[0] if grid.unit.any()]
+    closed = [Grid(np.zeros(op.neurons), bias)] if _zeros(single, given.shapes[0]).all() else []
+    if not op.binary or len(evenly) != 1 or not all(_among(one, evenly[0]) for one in single):
+        return closed
+    ((unit, offset),) = evenly
+    if offset.size > 1 and (offset != offset[0]).any():
+        return closed
+    factor = np.float64(op.h) * (1 if op.scale is None else op.scale.astype(np.float64))
     signs = np.where(op.weight.reshape(op.neurons, -1) >= 0, 1.0, -1.0).sum(axis=1)
     many = unit.size > 1 and (unit != unit[0]).any()
     apart = np.full(op.neurons, unit.min()) if many else np.broadcast_to(unit[:1], op.neurons)
-    if offset.size > 1 and (offset != offset[0]).any():
-        return []
     moved = offset[0] * signs
     if unit[0] == 2 and offset[0] == -1:  # signs
         apart, moved = np.ones(op.neurons), np.zeros(op.neurons)
-    return [Grid(apart, moved).scaled(np.broadcast_to(factor, op.neurons), bias)]
+    return [Grid(apart, moved).scaled(np.broadcast_to(factor, op.neurons), bias), *closed]
+
+
+def _among(one: Grid, evenly: Grid) -> bool:
+    """Whether a number of every channel, where it has one, is one of those evenly apart."""
+    return bool((np.isnan(one.offset) | Grid(evenly.unit, evenly.offset - one.offset).zero).all())
 
 
 @_often.of(Norm)
