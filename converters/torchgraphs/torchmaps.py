@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from xnorinfer.converters.containers.onnxfile import Attribute
 from xnorinfer.converters.graphs.graphcuts import END
-from xnorinfer.converters.torchgraphs.torchvalues import Parts, Recording, Ref, Size, Unknown
-
-Handler: TypeAlias = Callable[[Recording, str, dict[str, Any]], Any]
+from xnorinfer.converters.torchgraphs.torchvalues import Handler, Parts, Recording, Ref, Size, Unknown
 
 _CONVOLVED = ("input", "weight", "bias", "stride", "padding", "dilation")
 _MAX = ("self", "kernel_size", "stride", "padding", "dilation", "ceil_mode")
@@ -21,6 +18,8 @@ _MAX_POOLS = tuple(f"max_pool{axes}d{end}" for axes in (1, 2) for end in ("", "_
 _AVERAGE_POOLS = ("avg_pool1d", "avg_pool2d")
 _ADAPTIVE = tuple(f"adaptive_{kind}_pool{axes}d" for kind in ("avg", "max") for axes in (1, 2))
 _JOINING = ("cat", "concat", "concatenate")
+#: Times that a tensor may be repeated along an axis.
+MOST_REPEATED = 1024
 VIEWS = (
     "view", "reshape", "_unsafe_view", "flatten", "squeeze", "unsqueeze", "expand", "expand_as", "view_as", "reshape_as"
 )  # fmt: skip
@@ -38,6 +37,10 @@ SCHEMAS: dict[str, tuple[str, ...]] = {
     "slice": ("self", "dim", "start", "end", "step"),
     "narrow": ("self", "dim", "start", "length"),
     "select": ("self", "dim", "index"),
+    "unbind": ("self", "dim"),
+    "index": ("self", "indices"),
+    "index_select": ("self", "dim", "index"),
+    "repeat": ("self", "repeats"),
     **dict.fromkeys(("split", "split_with_sizes"), ("self", "split_size", "dim")),
     "chunk": ("self", "chunks", "dim"),
     "channel_shuffle": ("self", "groups"),
@@ -173,6 +176,37 @@ def _selected(recorder: Recording, operation: str, given: dict[str, Any]) -> Ref
     return found
 
 
+def _unbound(recorder: Recording, operation: str, given: dict[str, Any]) -> Parts:
+    """Each of an axis, which is gone then."""
+    return Parts(lambda number: _selected(recorder, operation, {**given, "index": number}))
+
+
+def _gathered(recorder: Recording, operation: str, given: dict[str, Any]) -> Ref:
+    """Those of an axis with some numbers."""
+    value, axis, index = recorder.tensor(operation, given.get("self")), given.get("dim", 0), given.get("index")
+    if operation == "index":
+        said = given.get("indices")
+        chosen = [place for place, one in enumerate(said) if isinstance(one, Ref)] if isinstance(said, list | tuple) else []
+        if not isinstance(said, list | tuple) or len(chosen) != 1:
+            recorder.refuse(operation, "takes a part of a tensor by more than numbers of one axis")
+        axis, index = chosen[0], said[chosen[0]]
+    if type(axis) is not int:
+        recorder.refuse(operation, "takes a part of a tensor that is not told in numbers")
+    return recorder.node("Gather", value, recorder.tensor(operation, index), axis=axis)
+
+
+def _repeated(recorder: Recording, operation: str, given: dict[str, Any]) -> Ref:
+    """So often beside itself along each axis, the last ones of its own."""
+    found = recorder.tensor(operation, given.get("self"))
+    repeats = _numbers(recorder, operation, given, "repeats", ())
+    for place, count in enumerate(repeats):
+        if not 1 <= count <= MOST_REPEATED:
+            recorder.refuse(operation, f"repeats a tensor {count} times; up to {MOST_REPEATED} are read")
+        if count > 1:
+            found = recorder.node("Concat", *[found] * count, axis=place - len(repeats))
+    return found
+
+
 def _apart(recorder: Recording, operation: str, given: dict[str, Any]) -> Any:
     """Parts of some sizes, or as many as there are."""
     value = recorder.tensor(operation, given.get("self"))
@@ -287,6 +321,9 @@ HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(_JOINING, _joined),
     **dict.fromkeys(("slice", "narrow"), _sliced),
     "select": _selected,
+    "unbind": _unbound,
+    **dict.fromkeys(("index", "index_select"), _gathered),
+    "repeat": _repeated,
     **dict.fromkeys(("split", "split_with_sizes", "chunk"), _apart),
     "channel_shuffle": _shuffled,
 }

@@ -18,7 +18,7 @@ from xnorinfer.budget import spend_bytes, spend_steps
 from xnorinfer.converters.containers.arrays import RawTensor
 from xnorinfer.converters.containers.onnxfile import NUMBERS, Attribute, OnnxGraph, OnnxNode
 from xnorinfer.converters.graphs.operations import OTHER_TYPE
-from xnorinfer.converters.torchgraphs import torchmaps
+from xnorinfer.converters.torchgraphs import torchjoins, torchmaps
 from xnorinfer.converters.torchgraphs.torchmemory import Memory
 from xnorinfer.converters.torchgraphs.torchschemas import (
     BINARY,
@@ -54,6 +54,7 @@ class Recorder:
         self.scopes: dict[str, str] = {}
         self.shapes: dict[str, tuple[int, ...] | None] = {name: tensor.shape for name, tensor in self.constants.items()}
         self.memory = Memory()
+        self.stacks: dict[str, tuple[list[Ref], int]] = {}  # of the network's values: what was stacked, along which axis
         self.others = {name for name, tensor in self.constants.items() if tensor.dtype != "float32"}  # of another type
 
     def graph(self, entry: str, results: Sequence[Ref], producer: str, shape: tuple[int | None, ...] | None) -> OnnxGraph:
@@ -276,6 +277,9 @@ class Recorder:
         value = self.tensor(operation, given.get("self"))
         if operation == "prelu":
             return self.node("PRelu", value, self.tensor(operation, given.get("weight")), of_channels=1)
+        if operation == "rrelu" and given.get("training", False) is False:
+            slope = (float(given.get("lower", 1 / 8)) + float(given.get("upper", 1 / 3))) / 2
+            return self.node("LeakyRelu", value, alpha=slope)
         if operation == "leaky_relu":
             return self.node("LeakyRelu", value, alpha=float(given.get("negative_slope", 0.01)))
         if operation == "elu" and given.get("scale", 1) == 1 and given.get("input_scale", 1) == 1:
@@ -350,6 +354,9 @@ class Recorder:
         axes = dims if isinstance(dims, list | tuple) else [] if dims is None else [dims]
         if not all(isinstance(axis, int) for axis in axes):
             self.refuse(operation, "has axes that hang on the input")
+        of_stack = None if keep else torchjoins.summed(self, value, axes, kind)
+        if of_stack is not None:
+            return of_stack
         if axes:
             return self.node(kind, value, axes=tuple(axes), keepdims=int(keep))
         return self.node(kind, value, keepdims=0)
@@ -388,7 +395,7 @@ class Recorder:
         **dict.fromkeys(("masked_fill", "index_put"), _filling),
         "heaviside": _heaviside,
         "threshold": _threshold,
-        **dict.fromkeys(("prelu", "leaky_relu", "elu", "softplus", "round"), _bent),
+        **dict.fromkeys(("prelu", "leaky_relu", "rrelu", "elu", "softplus", "round"), _bent),
         **dict.fromkeys(("add", "sub", "subtract", "rsub"), _sum),
         **dict.fromkeys(("div", "divide", "true_divide"), _quotient),
         "copy": _copied,
@@ -397,6 +404,7 @@ class Recorder:
         **dict.fromkeys(("to", "_to_copy", "type_as"), _cast),
         **dict.fromkeys((*REDUCING, "linalg_vector_norm", "norm"), _reduced),
         **torchmaps.HANDLERS,
+        **torchjoins.HANDLERS,
     }
 
     # ---------------------------------------------------------------- help

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from xnorinfer.converters.graphs.elementwise import COMPARISONS
-from xnorinfer.converters.torchgraphs import torchmaps
+from xnorinfer.converters.torchgraphs import torchjoins, torchmaps
 
 #: Names of arguments, in the order of ATen's schemas.
 SCHEMAS: dict[str, tuple[str, ...]] = {
@@ -45,6 +45,7 @@ SCHEMAS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("div", "divide", "true_divide"), ("self", "other", "rounding_mode")),
     "pow": ("self", "exponent"),
     "copy": ("self", "src"),
+    "rrelu": ("self", "lower", "upper", "training"),
     "to": ("self", "dtype", "behind_device"),
     "_to_copy": ("self", "dtype"),
     "type_as": ("self", "other"),
@@ -62,6 +63,7 @@ SCHEMAS: dict[str, tuple[str, ...]] = {
     "full": ("size", "fill_value"),
     **dict.fromkeys(("scalar_tensor", "tensor"), ("s",)),
     **torchmaps.SCHEMAS,
+    **torchjoins.SCHEMAS,
 }  # fmt: skip
 
 #: They hand a tensor on.

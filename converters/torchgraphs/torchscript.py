@@ -153,9 +153,15 @@ _ARITHMETIC: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 #: Operations on sizes and texts, whose results decide nothing here.
 _UNKNOWN = (
-    "dim", "size", "sizes", "len", "format", "numel", "warn", "__getitem__", "device", "dtype", "is_grad_enabled", "append",
-    "list", "sym_size", "layout", "is_cuda"
+    "dim", "size", "sizes", "len", "format", "numel", "warn", "__getitem__", "device", "dtype", "is_grad_enabled", "list",
+    "sym_size", "layout", "is_cuda"
 )  # fmt: skip
+#: What changes a list, of so many at most.
+_CHANGES: dict[str, Callable[..., Any]] = {
+    "append": list.append, "extend": list.extend, "insert": list.insert, "pop": list.pop, "reverse": list.reverse,
+    "clear": list.clear, "_set_item": list.__setitem__,
+}  # fmt: skip
+MAX_LIST = 10_000
 #: Conversions of numbers, which tracing writes down around sizes.
 _CONVERSIONS = {"int": int, "Int": int, "float": float, "Float": float, "bool": bool, "Bool": bool}
 _TENSOR_NUMBERS = ("NumToTensor", "ImplicitTensorToNum", "ScalarImplicit", "IntImplicit", "FloatImplicit")
@@ -363,6 +369,8 @@ class _Run:
         space, _, operation = name.rpartition(".")
         if space not in ("torch", "ops.aten", "ops.prim", "") or _is_raise(node):
             return self._refuse(node, "ends in an error" if _is_raise(node) else "calls what is not supported")
+        if positional and isinstance(positional[0], list) and operation in (*_CHANGES, "slice", "remove", "sort", "Delete"):
+            return self._changed(node, operation, positional)
         if operation in _UNKNOWN:
             return self._size(operation, positional)
         if any(isinstance(value, Size) for value in positional):  # traces count with sizes as with tensors
@@ -374,6 +382,20 @@ class _Run:
         if space == "ops.prim" and operation != "abs":  # Python's own functions
             return self._refuse(node, "calls what is not supported")
         return self.recorder.record(operation, positional, named)
+
+    def _changed(self, node: ast.Call, operation: str, positional: list[Any]) -> Any:
+        """A list with other members, the one that is taken out of it, or a part of it."""
+        members = positional[0]
+        more = positional[1] if operation == "extend" and len(positional) > 1 else []
+        try:
+            if len(members) + (len(more) if isinstance(more, list) else 1) > MAX_LIST:
+                raise ValueError("it is too long")
+            if operation == "slice":
+                return members[slice(*(*positional[1:], None, None, None)[:3])]
+            result = _CHANGES[operation](*positional)
+        except (KeyError, IndexError, TypeError, ValueError):
+            return self._refuse(node, "changes a list in a way that is not supported")
+        return result if operation == "pop" else members
 
     def _whole_number(self, value: Any) -> Any:
         """A tensor of the archive that is a whole number, as one."""

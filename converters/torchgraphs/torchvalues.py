@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias
 
 from xnorinfer.converters.containers.onnxfile import Attribute
 
@@ -52,10 +52,12 @@ class Recording(Protocol):
     """What makes nodes of operations: `torchops.Recorder`, which says what these do.
 
     shapes: those of tensors of the file, and of what is made of such, as far as they are known.  memory: who shares it.
+    stacks: what was stacked along which axis.
     """
 
     shapes: dict[str, tuple[int, ...] | None]
     memory: Memory
+    stacks: dict[str, tuple[list[Ref], int]]
 
     def refuse(self, operation: str, reason: str) -> NoReturn: ...
 
@@ -70,3 +72,7 @@ class Recording(Protocol):
     def node(self, operation: str, *inputs: Ref, named: Ref | None = None, **attributes: Attribute) -> Ref: ...
 
     def apart(self, operation: str, value: Ref, many: int, **attributes: Attribute) -> list[Ref]: ...
+
+
+#: Operations by their names: what makes nodes of one, its name and its arguments by theirs.
+Handler: TypeAlias = Callable[[Recording, str, dict[str, Any]], Any]

@@ -118,6 +118,45 @@ class Improved(Improve):
         return found + torch.cat([x[:, : self.before], newest], 1)
 
 
+class Bases(nn.Module):
+    """Group-Net's: several convolutions of the same signs, stacked and summed; what else there is for tensors side by side."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList([BinaryConv(channels, channels, 3, padding=1, bias=False) for _ in range(4)])
+        self.norms = nn.ModuleList([nn.BatchNorm2d(channels) for _ in range(4)])
+        self.register_buffer("order", torch.arange(channels).flip(0))
+        self.register_buffer("least", torch.tensor(0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        bits = ge(x)
+        found = [norm(conv(bits)) for conv, norm in zip(self.convs, self.norms, strict=True)]
+        mean = torch.stack(found).mean(0) + torch.stack(found[:2], dim=2).sum(dim=2)
+        mean = torch.addcmul(mean, torch.lerp(x, mean, 0.25), torch.index_select(x, 1, self.order), value=0.5)
+        mean = torch.max(mean, self.least) + mean[:, self.order]
+        first, second = torch.unbind(mean.view(x.size(0), 2, x.size(1) // 2, x.size(2), x.size(3)), 1)
+        return mean + first.repeat(1, 2, 1, 1) - torch.cat([second, first], 1)
+
+
+class Listed(nn.Module):
+    """A list of values that grows, loses and changes members; a script does that itself."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList([BinaryConv(channels, channels, 3, padding=1, bias=False) for _ in range(3)])
+        self.norms = nn.ModuleList([nn.BatchNorm2d(channels) for _ in range(3)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = [x]
+        for conv, norm in zip(self.convs, self.norms):  # noqa: B905 (scripts know no strict)
+            found.append(norm(conv(ge(found[-1]))))
+        found.insert(0, found.pop() * 0.5)
+        more = [x, x]
+        more[1] = found[0]
+        found.extend(more)
+        return torch.cat(found[1:], 1)
+
+
 class Padded(Improve):
     """The same with zeros beside what is added."""
 
@@ -295,6 +334,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "gated": lambda: _network(8, Gated(8), Squeezed(8), Residual(8, 8), channels=8),
     "scaled": lambda: _network(8, Scaled(8, 16), nn.MaxPool2d(2), Scaled(16, 16), nn.BatchNorm2d(16), channels=16),
     "compared": lambda: _network(8, Compared(8), Compared(8), channels=8),
+    "bases": lambda: _network(8, Bases(8), Residual(8, 8), channels=8),
+    "listed": lambda: _network(8, Listed(8), channels=40),
     "inputs normalized": lambda: nn.Sequential(nn.BatchNorm2d(3), *_network(8, Residual(8, 8), channels=8)),  # type: ignore[misc]
     "bordered": lambda: _network(8, Residual(8, 8), Bordered(), Residual(8, 8), channels=8),
 }
