@@ -9,6 +9,7 @@ from xnorinfer.kernels import numba_private
 
 with numba_private.settings():  # they hold for what these define
     from xnorinfer.kernels import (
+        channel_layers,
         driver,
         finish,
         float_layers,
@@ -34,6 +35,7 @@ def library(maker: str, symbol: str, arity: int, arguments: tuple[Any, ...], ret
         map_layers,
         gathers,
         float_layers,
+        channel_layers,
         mapped_pixels,
         level_layers,
         driver,
