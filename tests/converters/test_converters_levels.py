@@ -271,6 +271,29 @@ def test_levels_by_thresholds(tmp_path: Path, case: str) -> None:
     assert [proof.first for proof in prove_parts(packed, reading.net, lambda *_: None) if proof.first] == []
 
 
+@pytest.mark.parametrize("mode", ["ROUND", "FLOOR", "HALF_UP"])
+def test_levels_are_read_as_numbers_beside_a_layer_and_joined(tmp_path: Path, mode: str) -> None:
+    """A sum with what they stand for, and a layer over them and 4 bits of that sum."""
+    g = Graph(9)
+    g.add("MatMul", g.signs(12, 7)).add("Add", g.vector(7))
+    settings = {"signed": 0, "narrow": 0, "rounding_mode": mode}
+    levels = g.add("Quant", HALF, ZERO, np.array(2, F), **settings).value
+    g.add("MatMul", g.signs(7, 7)).add("Add", levels)
+    g.add("Quant", np.array(0.25, F), ZERO, np.array(3, F), **settings)
+    g.add("Concat", levels, axis=1).add("MatMul", g.signs(14, 5))
+    reading = read_source(g.write(tmp_path))
+    x = pixels()
+    rounding = {"ROUND": np.round, "FLOOR": np.floor, "HALF_UP": lambda x: np.sign(x) * np.floor(np.abs(x) + F(0.5))}[mode]
+    weights = [array for array in g.constants.values() if array.ndim == 2]
+    first = rounding(np.clip(sums(g, x) / HALF, F(0), F(3))) * HALF
+    second = rounding(np.clip((first @ weights[1] + first) / F(0.25), F(0), F(7))) * F(0.25)
+    ours = reference.forward(reading.net, x)
+    np.testing.assert_array_equal(ours, np.concatenate([second, first], axis=1).astype(F) @ weights[2])
+    packed = lower(reading.net).packed
+    np.testing.assert_array_equal(Model(packed).scores(x), ours)
+    assert [proof.first for proof in prove_parts(packed, reading.net, lambda *_: None) if proof.first] == []
+
+
 def test_more_thresholds_are_refused(tmp_path: Path) -> None:
     operation = ("MultiThreshold", np.sort(np.ones((7, 16), F)))
     refused(tmp_path, lambda g: network(g, operation), r"at most 4 are read \(16 thresholds here\): node MultiThreshold_v2")
