@@ -248,7 +248,7 @@ def level_numbers(kernel: Kernel, size: tuple[int, int], channels: int, planes: 
         fields.COMPUTE: kernel.level_numbers(planes),
         fields.CHANNELS: pixel_bytes,
         fields.IN_BYTES: planes * size[0] * size[1] * pixel_bytes,
-        fields.PANEL: layout.kept(values),
+        fields.PANEL: layout.filled(values, 1 << planes, 0, np.float32),
     }
 
 

@@ -11,7 +11,7 @@ from xnorinfer.float32 import F32, MAX_FLOAT_KEY, ordered_to_float
 from xnorinfer.net.reference import binary_weights
 from xnorinfer.net.values import InputMapping, LevelValues, PixelInput
 from xnorinfer.net.windows import taps_inside
-from xnorinfer.packing.fusion import Part
+from xnorinfer.packing.fusedpart import Part
 from xnorinfer.packing.threshold import I64, full_range, limits_as
 
 

@@ -38,7 +38,8 @@ from xnorinfer.packing.folding import (
     judge_sums,
     steps_of_nodes,
 )
-from xnorinfer.packing.fusion import Part, entry_of, fused_parts, outside_of_moved, places_of
+from xnorinfer.packing.fusedpart import Part, outside_of_moved, places_of
+from xnorinfer.packing.fusion import entry_of, fused_parts
 from xnorinfer.packing.often import often_zero
 from xnorinfer.packing.packed import (
     MAX_PIXEL_DEPTH,

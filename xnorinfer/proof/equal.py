@@ -33,7 +33,7 @@ from xnorinfer.net.reference import binary_weights, mapped_input, node_outputs
 from xnorinfer.net.values import InputMapping, ThresholdInput
 from xnorinfer.packing import modelfile
 from xnorinfer.packing.canonical import canonical_mapping
-from xnorinfer.packing.fusion import Part, outside_of_moved, places_of
+from xnorinfer.packing.fusedpart import Part, outside_of_moved, places_of
 from xnorinfer.packing.lower import low_of, parts_of, stored_form
 from xnorinfer.packing.packed import (
     PACKED_OPS,

@@ -39,7 +39,7 @@ from xnorinfer.net.reference import Rows, binary_weights, compute, finish_linear
 from xnorinfer.net.ties import Rule, binarize
 from xnorinfer.net.values import REALS
 from xnorinfer.packing.counts import Counts, counts_of
-from xnorinfer.packing.fusion import Part
+from xnorinfer.packing.fusedpart import Part
 from xnorinfer.packing.lower import parts_of
 from xnorinfer.packing.packed import (
     PACKED_OPS,

@@ -25,7 +25,7 @@ from xnorinfer.net.ops import Linear
 from xnorinfer.net.reference import binary_weights
 from xnorinfer.packing.counts import Counts, counts_of
 from xnorinfer.packing.folding import bends_of, fold_classes, fold_levels, zeros_of
-from xnorinfer.packing.fusion import Part
+from xnorinfer.packing.fusedpart import Part
 from xnorinfer.packing.lower import lower, parts_of, steps_of_part
 from xnorinfer.packing.packed import Affine, PackedModel
 from xnorinfer.packing.threshold import I64
