@@ -17,12 +17,13 @@ from xnorinfer.engine.buffers import most_alive
 from xnorinfer.engine.passes import apart, lives_of
 from xnorinfer.engine.plan import Plan
 from xnorinfer.graph import Node, chain
+from xnorinfer.kernels import fields
 from xnorinfer.net.network import Net
 from xnorinfer.net.reference import forward
 from xnorinfer.net.values import PixelInput, RealInput
 from xnorinfer.net.windows import Window
 from xnorinfer.packing.lower import lower
-from xnorinfer.packing.packed import Affine, Binarize, Dot, Elementwise, Multiply, PackedModel
+from xnorinfer.packing.packed import STEP_NAMES, Affine, Binarize, Dot, Elementwise, Multiply, PackedModel
 
 KERNELS = [kernel.name for kernel in kernels.usable()]
 
@@ -96,6 +97,34 @@ def test_several_signs_of_one_value() -> None:
         assert [(one.nodes, one.signs, one.kept) for one in plan._passes] == [
             ((0,), (1, 2), ()), ((3,), (), (3,)), ((4,), (), (4,))
         ]  # fmt: skip
+        assert nets.same(plan.run(x), nets.expected(model, x)[-1])
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("piece", [piece for piece in fields.PIECES if fields.TIMES not in piece])
+def test_every_run_of_steps(piece: tuple[int, ...], kernel: str) -> None:
+    """Behind other steps, and before the bits of a sign and a sum with the numbers."""
+    names = tuple(STEP_NAMES[code] for code in piece)
+    for channels in (5, 40, 64, 130):
+        rng = np.random.default_rng(channels)
+        values = np.sort(rng.normal(size=(len(names), 2, channels)).astype(np.float32), axis=1)
+        for name, pair in zip(names, values, strict=True):
+            if name == "step":
+                pair[:] = pair[::-1].copy()
+        first = Elementwise(Affine(("mul",), rng.normal(size=(1, 2, channels)).astype(np.float32)))
+        sign = Binarize(rng.normal(size=channels).astype(np.float32), rng.random(channels) < 0.5)
+        head = nets.random_dot(rng, "bits", (3, 2, channels), channels, bits=False, window=Window((1, 1)))
+        nodes = (
+            Node("first", first, (-1,)),
+            Node("steps", Elementwise(Affine(names, values)), (0, -1) if "side" in names else (0,)),
+            Node("sign", sign, (1,)),
+            Node("head", head, (2,)),
+            Node("sum", Elementwise(Affine(("side",), np.zeros((1, 2, channels), np.float32))), (3, 1)),
+        )
+        model = PackedModel(RealInput(), (3, 2, channels), nodes, "ge-zero").require_valid()
+        x = nets.random_rows(rng, model, 3)
+        plan = Plan(model, threads=1, kernel=kernel)
+        assert [one.nodes for one in plan.passes] == [(0, 1), (3, 4)]
         assert nets.same(plan.run(x), nets.expected(model, x)[-1])
 
 

@@ -111,7 +111,15 @@ PIECES: tuple[tuple[int, ...], ...] = (
     (FMA, CLIP),
     (FMA, SIDE),
     (PRELU, SIDE),
+    (SIDE, CLIP),
+    (MUL, ADD, PRELU),
+    (MUL, ADD, PRELU, SIDE),
+    (MUL, ADD, SIDE, CLIP),
+    (MUL, ADD, SIDE, PRELU),
+    (MUL, MUL, ADD, SIDE, CLIP),
+    (MUL, MUL, ADD, SIDE, PRELU),
     (ADD, PRELU, ADD),
+    (MUL, ADD, SIDE, ADD, PRELU, ADD),
     (MUL, MUL, ADD, SIDE, ADD, PRELU, ADD),
 )
 
