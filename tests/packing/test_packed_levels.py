@@ -16,7 +16,7 @@ from seeds import seeds
 from xnorinfer.engine.margins import Activity, margins
 from xnorinfer.engine.model import Model, canonical_input, random_inputs
 from xnorinfer.engine.plan import Plan
-from xnorinfer.errors import MalformedModelError, ModelFileError
+from xnorinfer.errors import MalformedModelError, ModelFileError, NetworkError
 from xnorinfer.export import ccode, plainarrays
 from xnorinfer.graph import Node
 from xnorinfer.kernels import usable
@@ -355,6 +355,30 @@ def test_inconsistent_codes(kind: type, change: Any, problem: str) -> None:
     packed = lower(moved_levels()).packed
     nodes = tuple(replace(node, op=change(node.op)) if isinstance(node.op, kind) else node for node in packed.nodes)
     assert any(problem in one for one in replace(packed, nodes=nodes).check())
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_what_torch_sign_has_at_zero_is_judged_where_signs_are_padded_with_it(pooled: bool) -> None:
+    """They have the codes of levels then, -1, 0 and +1."""
+    rng = np.random.default_rng(0)
+    one, three = Window((1, 1)), Window((3, 3))
+    layers = [
+        ("conv1", Linear(rng.normal(size=(4, 1, 1, 2)).astype(f), "ge", window=one)),
+        ("sign1", Quantize("ge")),
+        ("conv2", Linear(rng.normal(size=(4, 1, 1, 4)).astype(f), "ge", window=one)),
+        *([("average", Pool("average", Window((2, 2))))] if pooled else []),
+        ("sign2", Quantize("sign")),
+        ("border", Pad((1, 1, 1, 1))),
+        ("conv3", Linear(rng.normal(size=(4, 3, 3, 4)).astype(f), "ge", window=three)),
+    ]
+    net = Net.chain(PixelInput.range(-1, 1), layers, "torch-sign", (6, 6, 2))
+    with pytest.raises(NetworkError, match=("sign2" if pooled else "conv2") + ": 4 neurons .* exactly 0 before sign"):
+        lower(net)
+    known = Net.chain(net.input, [*layers[:-3], ("sign2", Quantize("gt")), *layers[-2:]], "gt-zero", (6, 6, 2))
+    packed = lower(known).packed
+    assert [value.top for value in packed.values][-3:-1] == [2, 2]
+    x = rng.integers(0, 256, (5, 72), dtype=np.uint8)
+    assert (Plan(packed).run(x) == forward(known, x)).all()
 
 
 def test_proof_finds_numbers_that_are_wrong() -> None:
