@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -49,7 +50,7 @@ def test_published_kinds_and_what_is_changed_in_them(kind: str) -> None:
             assert other.check() or differences(other, net) != []
 
 
-@pytest.mark.parametrize("kind", ["bi-real", "quicknet", "real-to-binary", "comparison"])
+@pytest.mark.parametrize("kind", ["bi-real", "quicknet", "real-to-binary", "reactnet", "densenet", "comparison"])
 def test_a_number_that_is_one_float_off_is_found(kind: str) -> None:
     comparison = kind == "comparison"  # steps that end in one, of numbers that no layer made
     net = (
@@ -62,9 +63,10 @@ def test_a_number_that_is_one_float_off_is_found(kind: str) -> None:
             if step != ("step" if comparison else "add"):
                 continue
             assert steps is not None
-            for neuron in range(min(4, steps.values.shape[2])):
+            ends = np.float32([-np.inf, np.inf])
+            for neuron, towards in itertools.product(range(0, steps.values.shape[2], 5), ends):
                 values = steps.values.copy()
-                values[place, 0, neuron] = np.nextafter(values[place, 0, neuron], np.float32(np.inf))
+                values[place, 0, neuron] = np.nextafter(values[place, 0, neuron], towards)
                 other = replace(node, op=with_steps(node.op, Affine(steps.ops, values)))
                 other = replace(packed, nodes=(*packed.nodes[:index], other, *packed.nodes[index + 1 :]))
                 if other.check() == []:

@@ -59,6 +59,7 @@ from xnorinfer.packing.packed import Concat as PackedConcat
 from xnorinfer.packing.packed import Pool as PackedPool
 from xnorinfer.packing.threshold import I64, find_limits
 from xnorinfer.proof.answers import Progress
+from xnorinfer.proof.stepnumbers import compare_numbers
 from xnorinfer.proof.verification import LayerProof
 
 
@@ -179,6 +180,8 @@ def _(op: Mapped, place: Place) -> LayerProof:
 def _(op: Elementwise, place: Place) -> LayerProof:
     proof = LayerProof(place.node.name, "steps", place.part.channels, "steps at sampled values")
     _compare_steps(proof, place.part, op.steps)
+    if counts_of(place.net.input, place.part)[0].reals:
+        compare_numbers(proof, place.part, op.steps)
     return proof
 
 
@@ -319,6 +322,7 @@ def prove_layer(node: Node[Dot], part: Part, net: Net, report: Progress = lambda
     if not op.binary and isinstance(op.output, Affine):
         proof.method = "weights equal; steps at sampled values"
         _compare_steps(proof, part, op.output)
+        compare_numbers(proof, part, op.output)
         return proof
     classes = counts_of(net.input, part)
     total = sum(int(counts.high[0]) + 1 for counts in classes) if op.reads == "bits" else 0
@@ -382,6 +386,8 @@ def _prove_chunk(
 ) -> None:
     dot = counts.accumulator(chunk)
     with np.errstate(all="ignore"):
+        if part.joined and isinstance(op.output, Affine):
+            compare_numbers(proof, part, op.output, dot)
         for side in _sides_of(part, dot.shape):
             value = source_values(part, dot, side)
             if part.levels is not None:
