@@ -340,10 +340,11 @@ def make_compute_float_maps(shape: FloatShape) -> Callable[..., None]:
                 copied = prepared + (-left & 63)
                 if padded != 0:
                     low, high = apart(layer, top, lines)
-                    if low > 0:
-                        with_border(layer, here, top, lines, padded, 0, (low - 1) * step + reach, copied)
-                    if high < across:
-                        with_border(layer, here, top, lines, padded, high * step, padded, copied)
+                    begin, end = np.int64(0), (low - 1) * step + reach
+                    for side in range(low == 0, 1 + (high < across)):
+                        if side == 1:
+                            begin, end = high * step, padded
+                        with_border(layer, here, top, lines, padded, begin, end, copied)
                 here += top * line_bytes - left
                 out = target + r * get(layer, fields.OUT_BYTES) + first * out_line
                 for group in range(groups):
