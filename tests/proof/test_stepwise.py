@@ -17,7 +17,8 @@ from places import DATA, unpack
 from xnorinfer.converters import ConvertOptions, read_source
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Levels, Linear, Quantize, Steps
-from xnorinfer.net.values import PixelInput
+from xnorinfer.net.reference import node_outputs
+from xnorinfer.net.values import PixelInput, RealInput
 from xnorinfer.packing.lower import lower
 from xnorinfer.proof.agreement import Agreement, compare
 from xnorinfer.proof.answers import Answers
@@ -239,3 +240,17 @@ def test_a_model_of_code_shows_its_values() -> None:
     x = np.random.default_rng(1).integers(0, 256, (5, reading.net.depth), dtype=np.uint8)
     answers = live_program(model, reading, PixelInput.range(-1, 1), shape).answers("coded", x)
     assert_shown(compare(replace(answers, function=function_of(reading)), reading.net, lower(reading.net).packed), 1)
+
+
+def test_values_between_steps_are_no_other_ones() -> None:
+    """A small bias is a step with what comes behind it, and frameworks show the sum with it."""
+    random = np.random.default_rng(4)
+    weights, bias = random.normal(size=(6, 9)).astype(np.float32), np.full(6, 0.01, np.float32)
+    steps = Steps.of(("add", bias), ("div", np.float32(6)), ("clip", -9, 9))
+    ops = [("stem", Linear(weights)), ("steps", steps), ("sign", Quantize("ge")), ("head", Linear(weights[:3, :6], "ge"))]
+    net = Net.chain(RealInput(), ops, "ge-zero", shape=(9,))
+    x = random.normal(size=(5, 9)).astype(np.float32)
+    stem = next(iter(node_outputs(net, x)))[1]
+    found = walk(RoundedNet(net), x, [stem + bias])
+    assert found.other == [None] * 5
+    assert found.values.tolist() == [1] * 5

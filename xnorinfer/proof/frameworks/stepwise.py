@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnorinfer.float32 import F32
-from xnorinfer.graph import INPUT
+from xnorinfer.graph import INPUT, Node
 from xnorinfer.memory import in_rows
-from xnorinfer.net.ops import Levels, Quantize
+from xnorinfer.net.network import Net
+from xnorinfer.net.ops import Levels, Op, Quantize, Steps
 from xnorinfer.net.reference import Rows, compute, mapped_input
 from xnorinfer.net.values import REALS, SIGNS, LevelValues, Shape
 from xnorinfer.proof.frameworks.program import Array
@@ -106,6 +107,8 @@ class Walked:
 
 def walk(rounded: RoundedNet, x: NDArray[np.generic], values: Sequence[Array] = ()) -> Walked:
     """Raw samples x (rows, depth), beside the values (rows, ...) that a framework shows of them."""
+    if values and any(isinstance(op, Steps) and len(op.steps) > 1 for op in rounded.net.ops):
+        rounded = RoundedNet(_step_by_step(rounded.net))
     net, shown = rounded.net, Shown(values, len(x))
     last_user = {read: index for index, node in enumerate(net.nodes) for read in node.inputs}
     ours = {INPUT: Rows(x.reshape(len(x), *net.shape), net.input)}
@@ -140,6 +143,20 @@ def walk(rounded: RoundedNet, x: NDArray[np.generic], values: Sequence[Array] = 
         found.other.append(None if first is None else net.nodes[first].name)
         found.last.append(None if last is None else net.nodes[last].name)
     return found
+
+
+def _step_by_step(net: Net) -> Net:
+    """The same with a node for every step: a framework may show the values between."""
+    nodes: list[Node[Op]] = []
+    ends = {INPUT: INPUT}
+    for index, node in enumerate(net.nodes):
+        inputs = tuple(ends[read] for read in node.inputs)
+        ops: list[Op] = [Steps((step,)) for step in node.op.steps] if isinstance(node.op, Steps) else []
+        for op in ops or [node.op]:
+            nodes.append(Node(node.name, op, inputs))
+            inputs = (len(nodes) - 1,)
+        ends[index] = len(nodes) - 1
+    return Net(net.input, net.shape, tuple(nodes), net.profile)
 
 
 def _taken(ours: Rows, theirs: F32, chosen: NDArray[np.bool_]) -> Rows:
