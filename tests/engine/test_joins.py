@@ -18,7 +18,7 @@ from xnorinfer.net.reference import forward
 from xnorinfer.net.values import PixelInput
 from xnorinfer.net.windows import Window
 from xnorinfer.packing.lower import lower
-from xnorinfer.packing.packed import Concat
+from xnorinfer.packing.packed import Concat, Pool
 
 KERNELS = [kernel.name for kernel in kernels.usable()]
 PIXELS = PixelInput.range(-1, 1)
@@ -46,6 +46,9 @@ def test_a_stage_of_a_densenet_is_one_map(growth: int, threads: int, kernel: str
     monkeypatch.setattr(plan_module, "THREAD_WORK", 0)
     plan = compare(dense_net(7, PIXELS, growth=growth), kernel, threads)
     assert not any(isinstance(plan.running.nodes[one.node].op, Concat) for one in plan._passes)
+    # A transition's pool is taken of each part.
+    pools = [node for node in plan.running.nodes if isinstance(node.op, Pool) and node.op.kind == "max"]
+    assert len(pools) == 4
     # Signs of parts that fill bytes are written into those of the joined map.
     kinds = {plan.running.values[index].kind for index in plan._homes}
     assert kinds == ({"reals", "bits"} if growth % 8 == 0 else {"reals"})

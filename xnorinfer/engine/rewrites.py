@@ -1,4 +1,4 @@
-"""The same network with fewer copies: what compares or steps over joined numbers does so over each part, where that is made.
+"""The same network with fewer copies: what compares, pools or steps over joined numbers does so over each part.
 
 Signs, and steps of channels, of values side by side are the signs and steps of the values, side by side.  So a layer of a
 DenseNet gives the bits that all later layers read of it while its numbers are at hand (`passes`), into their places (`joins`).
@@ -6,6 +6,7 @@ DenseNet gives the bits that all later layers read of it while its numbers are a
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from xnorinfer.engine.passes import gives_rows
 from xnorinfer.graph import INPUT, Node, users_of
 from xnorinfer.kernels import Kernel
-from xnorinfer.packing.packed import Affine, Binarize, Concat, Dot, Elementwise, PackedModel, PackedOp, Threshold
+from xnorinfer.packing.packed import Affine, Binarize, Concat, Dot, Elementwise, PackedModel, PackedOp, Pool, Threshold
 from xnorinfer.packing.packedops import MOST_JOINED
 
 
@@ -34,32 +35,43 @@ def by_sums(packed: PackedModel) -> PackedModel:
 
 def by_parts(packed: PackedModel, kernel: Kernel) -> PackedModel:
     """The same scores, bit for bit, of other nodes; the same object where there is nothing to gain."""
-    found = [_parts(packed, index, kernel) for index in range(len(packed.nodes))]
-    if not any(found) and all(users_of(packed.nodes)[:-1]):
-        return packed
+    while True:
+        found = [_parts(packed, index, kernel) for index in range(len(packed.nodes))]
+        if not any(found) and all(users_of(packed.nodes)[:-1]):
+            return packed
+        packed = replace(packed, nodes=_read_ones(_of_parts(packed, found)))
+
+
+def _of_parts(packed: PackedModel, found: list[list[int]]) -> list[Node[PackedOp]]:
+    """Nodes on each part right behind it, while it is in the caches, and what joins them in the place of the node.  found: of
+    each node the parts."""
+    behind: dict[int, list[tuple[int, int, PackedOp]]] = {}
+    for index, (node, parts) in enumerate(zip(packed.nodes, found, strict=True)):
+        at = 0
+        for number, part in enumerate(parts):
+            channels = packed.values[part].shape[-1]
+            behind.setdefault(part, []).append((index, number, _of_channels(node.op, at, at + channels)))
+            at += channels
     nodes: list[Node[PackedOp]] = []
     now: dict[int, int] = {INPUT: INPUT}
+    joined: dict[tuple[int, int], int] = {}
     for index, (node, parts) in enumerate(zip(packed.nodes, found, strict=True)):
-        joined = []
-        at = 0
-        for part in parts:
-            channels = packed.values[part].shape[-1]
-            nodes.append(Node(node.name, _of_channels(node.op, at, at + channels), (now[part],)))
-            joined.append(len(nodes) - 1)
-            at += channels
-        nodes.append(
-            Node(node.name, Concat(), tuple(joined))
-            if joined
-            else replace(node, inputs=tuple(now[read] for read in node.inputs))
-        )
+        if parts:
+            inputs = tuple(joined[index, number] for number in range(len(parts)))
+            nodes.append(Node(node.name, Concat(), inputs))
+        else:
+            nodes.append(replace(node, inputs=tuple(now[read] for read in node.inputs)))
         now[index] = len(nodes) - 1
-    return replace(packed, nodes=_read_ones(nodes))
+        for reader, number, op in behind.get(index, []):
+            nodes.append(Node(packed.nodes[reader].name, op, (now[index],)))
+            joined[reader, number] = len(nodes) - 1
+    return nodes
 
 
 def _parts(packed: PackedModel, index: int, kernel: Kernel) -> list[int]:
-    """The values that a node compares or steps over, side by side; none where it is to do so over all of them at once."""
-    node = packed.nodes[index]
-    if index == len(packed.nodes) - 1 or len(node.inputs) > 1 or not isinstance(node.op, Binarize | Elementwise):
+    """The values that a node compares, pools or steps over, side by side; none where it takes all of them at once."""
+    node, gives = packed.nodes[index], packed.values[index]
+    if index == len(packed.nodes) - 1 or len(node.inputs) > 1 or not isinstance(node.op, Binarize | Elementwise | Pool):
         return []
     found = _joined(packed, node.inputs[0])
     if not 1 < len(found) <= MOST_JOINED or not all(part != INPUT and gives_rows(packed, part, kernel) for part in found):
@@ -67,6 +79,8 @@ def _parts(packed: PackedModel, index: int, kernel: Kernel) -> list[int]:
     if isinstance(node.op, Binarize):
         # Parts of whole bytes are written in place.
         return found if all(packed.values[part].shape[-1] % 8 == 0 for part in found[:-1]) else []
+    if isinstance(node.op, Pool) and math.prod(gives.shape[:-1]) == 1:
+        return []
     readers = users_of(packed.nodes)[node.inputs[0]]
     return found if all(isinstance(packed.nodes[reader].op, Binarize) or reader == index for reader in readers) else []
 
@@ -82,6 +96,8 @@ def _joined(packed: PackedModel, at: int) -> list[int]:
 def _of_channels(op: PackedOp, first: int, last: int) -> PackedOp:
     if isinstance(op, Binarize):
         return Binarize(op.limits[first:last], op.mirrored[first:last])
+    if isinstance(op, Pool):
+        return replace(op, falling=None if op.falling is None else op.falling[first:last])
     assert isinstance(op, Elementwise)
     return Elementwise(Affine(op.steps.ops, np.ascontiguousarray(op.steps.values[:, :, first:last])))
 
