@@ -8,8 +8,16 @@ a value that is no longer true, and is refused.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from xnorinfer.converters.torchgraphs.torchvalues import Ref
+
+@dataclass(frozen=True)
+class Ref:
+    """A tensor of the graph, by name.  origin: the tensor of the file that it comes from, "" for the network's values."""
+
+    name: str
+    origin: str = ""
+
 
 #: The whole tensor and what a part of it became -> what the whole has become.
 #: That is another tensor than either.

@@ -4,20 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias
+from typing import Any, NoReturn, Protocol, TypeAlias
 
 from xnorinfer.converters.containers.onnxfile import Attribute
-
-if TYPE_CHECKING:
-    from xnorinfer.converters.torchgraphs.torchmemory import Memory
-
-
-@dataclass(frozen=True)
-class Ref:
-    """A tensor of the graph, by name.  origin: the tensor of the file that it comes from, "" for the network's values."""
-
-    name: str
-    origin: str = ""
+from xnorinfer.converters.torchgraphs.torchmemory import Memory
+from xnorinfer.converters.torchgraphs.torchmemory import Ref as Ref
 
 
 @dataclass(frozen=True)
