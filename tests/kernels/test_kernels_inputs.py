@@ -128,7 +128,7 @@ def test_pixels_become_numbers(kernel: str, channels: int, monkeypatch: pytest.M
             model = PackedModel(mapping, shape, chain([("mapped", Mapped.of(mapping)), ("head", head)]), "ge-zero")
             assert model.check() == []
             plan = Plan(model, threads=1, kernel=kernel)
-            outer, inner = plan._nodes[0]
+            outer, inner = plan._row_of(plan._passes[0])
             assert isinstance((inner or [outer])[0][fields.SHIFTED], np.ndarray) != by_table
             x = rng.integers(0, 256, (2, math.prod(shape)), np.uint8)
             target = guarded.guarded(x.shape, np.float32, 4, at_start=False)
