@@ -13,12 +13,13 @@ from networks import random_inputs
 from xnorinfer import kernels
 from xnorinfer.engine import plan as plan_module
 from xnorinfer.engine.plan import Plan
+from xnorinfer.graph import Node
 from xnorinfer.net.network import Net
 from xnorinfer.net.reference import forward
-from xnorinfer.net.values import PixelInput
+from xnorinfer.net.values import PixelInput, RealInput
 from xnorinfer.net.windows import Window
 from xnorinfer.packing.lower import lower
-from xnorinfer.packing.packed import Concat, Pool
+from xnorinfer.packing.packed import Affine, Concat, Dot, Elementwise, Multiply, PackedModel, PackedOp, Pool
 
 KERNELS = [kernel.name for kernel in kernels.usable()]
 PIXELS = PixelInput.range(-1, 1)
@@ -112,3 +113,41 @@ def test_one_pixel_and_vectors_are_joined_as_they_are() -> None:
     value = made.pool("average", made.stem(12), Window((4, 4)))
     value = made.join(unit(made, value, 5), unit(made, value, 6))
     assert compare(made.head(made.norm(unit(made, value, 8))), KERNELS[0])._homes == {}
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kind", ["added", "multiplied", "one for each channel"])
+@pytest.mark.parametrize(("shape", "pixels"), [((2, 2, 16), (1, 1)), ((2, 2, 16), (1, 2)), ((1, 2, 128), (4, 4))])
+def test_parts_that_are_read_in_another_shape_lie_by_themselves(
+    shape: tuple[int, int, int], pixels: tuple[int, int], kind: str, kernel: str
+) -> None:
+    """Numbers at the side of a map of other pixels would be looked for where those of that map lie, beyond the joined ones."""
+    rng, wide = np.random.default_rng(2), shape[0] * shape[1] * shape[2]
+    neurons = wide if kind == "one for each channel" else wide // (pixels[0] * pixels[1])
+    nodes: list[Node[PackedOp]] = []
+
+    def add(op: PackedOp, *inputs: int) -> int:
+        nodes.append(Node(f"n{len(nodes)}", op, inputs))
+        return len(nodes) - 1
+
+    def floats(read: tuple[int, int, int], count: int, window: Window) -> Dot:
+        return nets.random_dot(rng, "reals", read, count, window=window, binary=False, bits=False)
+
+    first = add(floats((4, 4, 3), shape[-1], Window((4 - shape[0] + 1, 4 - shape[1] + 1))), -1)
+    part = add(Elementwise(Affine(("mul",), np.full((1, 2, shape[-1]), 3, np.float32))), first)
+    joined = add(Concat(), part, first)
+    other = add(floats((4, 4, 3), neurons, Window((4 - pixels[0] + 1, 4 - pixels[1] + 1))), -1)
+    if kind == "added":
+        other = add(Elementwise(Affine(("side",), np.zeros((1, 2, neurons), np.float32))), other, part)
+    else:
+        other = add(Multiply(), other, part)
+    ends = [
+        add(floats((*size, channels), 3, Window(size)), read)
+        for read, size, channels in ((joined, shape[:2], 2 * shape[-1]), (other, pixels, neurons))
+    ]
+    add(Concat(), *ends)
+    model = PackedModel(RealInput(), (4, 4, 3), tuple(nodes), "ge-zero").require_valid()
+    x = nets.random_rows(rng, model, 5)
+    plan = Plan(model, threads=1, kernel=kernel)
+    assert list(plan._homes) == [first]
+    assert nets.same(plan.run(x), nets.expected(model, x)[-1])

@@ -46,9 +46,10 @@ def homes_of(packed: PackedModel, passes: Sequence[Pass], kernel: Kernel) -> dic
         return (read in one.kept and one.node in rows) or (isinstance(op, Concat) and not op.flat)
 
     def reads(user: int, read: int) -> bool:
-        """Whether a node can pass over them."""
-        one = of[user]
+        """Whether a node can pass over them: pixel by pixel of the same map, or as a pool."""
+        one, pool = of[user], isinstance(packed.nodes[user].op, Pool)
         takes = one.node in rows or isinstance(packed.nodes[user].op, Binarize)
+        takes = takes and (pool or values[user].shape == values[read].shape)
         source = packed.nodes[one.node].inputs[0]
         return of[read] is one or (takes and (source != read or isinstance(packed.nodes[one.node].op, _PASS_OVER)))
 
