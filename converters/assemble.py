@@ -301,7 +301,8 @@ def _op(what: Becomes, options: ConvertOptions, defaults: Defaults, profile: Pro
     epsilon = options.bn_epsilon
     if epsilon is None:
         epsilon = defaults.epsilon if what.epsilon is None else what.epsilon
-    return replace(what, epsilon=float(epsilon), form=defaults.form)
+    form = what.form if what.form == "tf-fused" else defaults.form  # which a graph says of single ones
+    return replace(what, epsilon=float(epsilon), form=form)
 
 
 def _magnitude(part: LayerPart, options: ConvertOptions) -> float:

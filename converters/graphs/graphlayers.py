@@ -32,7 +32,7 @@ from xnorinfer.converters.graphs.weights import (
 from xnorinfer.converters.graphs.windowing import joined, require_outputs, window_of
 from xnorinfer.converters.networkparts import LayerPart
 from xnorinfer.float32 import F32
-from xnorinfer.net.ops import Levels, Norm
+from xnorinfer.net.ops import Levels, Norm, NormForm
 from xnorinfer.net.values import Shape
 from xnorinfer.net.windows import Window
 
@@ -306,7 +306,8 @@ class GraphLayers(GraphCuts):
         stored = node.attributes.get("epsilon", 1e-5)
         epsilon = float(str(np.float32(stored))) if isinstance(stored, int | float) else 1e-5
         assert mean is not None
-        norm = Norm(mean, variance=variance, gamma=gamma, beta=beta, epsilon=epsilon)
+        form: NormForm = "tf-fused" if node.attributes.get("fused") else "tf"
+        norm = Norm(mean, variance=variance, gamma=gamma, beta=beta, epsilon=epsilon, form=form)
         assert width is not None
         before = self.read(node, live, width)
         if before is not None and before.signs is not None:

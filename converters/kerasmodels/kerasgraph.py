@@ -366,7 +366,9 @@ class KerasGraph(KerasNodes):
             found = self._per_value(layer, found)
         names = [self._constant(f"{layer.name}:{role}", found.get(role)) for role in NORM_ROLES]
         if self._on_maps and self._rank > 2 and not before:
-            self._map_node("BatchNormalization", layer, *names, epsilon=float(epsilon))
+            # `fused`, as the layer of Keras 2 chooses it for (rows, height, width, channels); Keras 3 has none
+            fused = self._versions == {2} and self._rank == 4 and layer.kind == "BatchNormalization"
+            self._map_node("BatchNormalization", layer, *names, epsilon=float(epsilon), fused=int(fused))
         else:
             self._node("BatchNormalization", layer.name, str(layer), *names, epsilon=float(epsilon))
 

@@ -286,7 +286,8 @@ norm = {...}
     std                      (x - mean) / std * gamma + beta in this order; with an epsilon: variance = std*std, or
     inv_std                  1/sqrt(variance + epsilon), as Lasagne stores it
     epsilon, name
-    form                     order of the float32 operations: "tf", "torch", or "lasagne" (always so with inv_std)
+    form                     order of the float32 operations: "tf", "tf-fused" (of maps, as Keras 2 has TensorFlow compute it
+                             on CPUs), "torch", or "lasagne" (always so with inv_std)
     stacked, order, axis     one array that holds several of them, in this order along axis 0 (default) or 1, such as
                              order = ["mean", "variance", "beta", "gamma"]; a flat array is cut into as many parts
 

@@ -29,7 +29,7 @@ from xnorinfer.converters.zeroone import on_zero_one
 from xnorinfer.errors import OptionError
 from xnorinfer.float32 import F32
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import ARITHMETIC, FUNCTIONS, HARDTANH, Function, Linear, Named, NormForm, Quantize, Steps
+from xnorinfer.net.ops import ARITHMETIC, FUNCTIONS, HARDTANH, NORM_FORMS, Function, Linear, Named, NormForm, Quantize, Steps
 from xnorinfer.net.ties import PROFILES, RULES, Profile
 from xnorinfer.net.values import InputMapping
 
@@ -68,7 +68,7 @@ class Builder:
         self.profile = PROFILES[self.profile_name]
         weights, self.windows = WeightReader(self.top, self.arrays), WindowReader(self.top)
         self.epsilon = self.top.number("epsilon", least=0)
-        self.form = self.top.choice("form", ("tf", "torch", "lasagne"))
+        self.form = self.top.choice("form", NORM_FORMS)
         self.scale_by = self.top.choice("scale_by", tuple(SCALES))
         self.function = self._named_function(self.top)
         tables, listed = self.top.tables("layers"), self.top.tables("nodes")
@@ -382,7 +382,7 @@ class Builder:
     def _norm(self, table: Table, name: str) -> list[Named]:
         label = table.text("name") or name
         epsilon = table.number("epsilon", least=0)
-        form = table.choice("form", ("tf", "torch", "lasagne"))
+        form = table.choice("form", NORM_FORMS)
         known = _USUAL_FORMS.get(self.profile_name)
         arrays = self._norm_arrays(table, label)
         table.close()

@@ -14,7 +14,7 @@ from xnorinfer.converters.containers.tfbundle import TYPES
 from xnorinfer.converters.graphs.channelslast import END, on_channels_last, padded, part_attributes, reshaped
 from xnorinfer.converters.tfgraphs import tfmaps
 from xnorinfer.converters.tfgraphs.tfnodes import Ref, TfGraph, TfNode
-from xnorinfer.converters.tfgraphs.tfvalues import GraphValues, Load, NotFollowed, text_of
+from xnorinfer.converters.tfgraphs.tfvalues import VARIABLES, GraphValues, Load, NotFollowed, text_of
 
 MATRIX_PRODUCTS = ("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3")
 _NORMS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
@@ -304,7 +304,10 @@ class NodeWriter(GraphValues):
             raise NotFollowed(f"{node.name} ({node.operation}) takes moments of the batch, as in training")
         parts = ("", "gamma", "beta", "mean", "variance")
         inputs = tuple(self._name(ref, f"{node.name}: {part}") for ref, part in zip(node.inputs, parts, strict=True))
-        return OnnxNode("BatchNormalization", node.name, inputs, result, {"epsilon": node.real("epsilon", 1e-4)})
+        # of a frozen graph TensorFlow itself makes the operations of tf.nn.batch_normalization
+        fused = self.nodes[self.resolve(node.inputs[3])[0]].operation in VARIABLES
+        attributes: dict[str, Attribute] = {"epsilon": node.real("epsilon", 1e-4), "fused": int(fused)}
+        return OnnxNode("BatchNormalization", node.name, inputs, result, attributes)
 
     def _filled(self, node: TfNode, ref: Ref) -> OnnxNode:
         """A value of the shape of a live one: one number serves."""

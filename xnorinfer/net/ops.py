@@ -62,8 +62,8 @@ class Linear:
 
 
 #: In which order of float32 operations BatchNorm is computed; `reference.batch_norm` gives the expressions.
-NormForm = Literal["tf", "torch", "lasagne"]
-NORM_FORMS: tuple[NormForm, ...] = ("tf", "torch", "lasagne")
+NormForm = Literal["tf", "tf-fused", "torch", "lasagne"]
+NORM_FORMS: tuple[NormForm, ...] = ("tf", "tf-fused", "torch", "lasagne")
 
 
 @dataclass(frozen=True, eq=False)

@@ -70,7 +70,10 @@ def _(op: Norm) -> list[AffineStep]:
             return [("add", -op.mean, 0.0), ("mul", gamma * op.inv_std, 0.0), ("add", beta, 0.0)]
         assert op.variance is not None
         assert op.epsilon is not None
-        scale = (ONE / np.sqrt(op.variance + np.float32(op.epsilon))) * gamma
+        inverse = ONE / np.sqrt(op.variance + np.float32(op.epsilon))
+        if op.form == "tf-fused":
+            return [("add", -op.mean, 0.0), ("mul", inverse, 0.0), ("fma", gamma, beta)]
+        scale = inverse * gamma
         if op.form == "torch":
             return [("fma", scale, fma(-op.mean, scale, beta))]
         return [("mul", scale, 0.0), ("add", beta - op.mean * scale, 0.0)]

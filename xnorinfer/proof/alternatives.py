@@ -24,7 +24,7 @@ from xnorinfer.net.values import InputMapping, PixelInput, RealInput, SignInput
 #: Epsilons in use: torch, the TF1 reference script, TensorFlow's and Keras' layers.
 EPSILONS = (1e-5, 1e-4, 1e-3)
 #: Orders of BatchNorm's operations in use.
-FORMS: tuple[NormForm, ...] = ("tf", "torch")
+FORMS: tuple[NormForm, ...] = ("tf", "tf-fused", "torch")
 #: One rule for each answer that there is to sign(0), and the one whose threshold lies at 2^-24.
 RULES: tuple[Rule, ...] = ("ge", "gt", "round-even")
 #: Mappings of the input in use: the usual ones, torchvision's example for Fashion-MNIST, and inputs that are no pixels.

@@ -193,6 +193,8 @@ def _norm(op: Norm, value: torch.Tensor, weights: Mapping[int, torch.Tensor]) ->
     assert op.variance is not None
     assert op.epsilon is not None
     deviation = torch.sqrt((_tensor(op.variance) + np.float32(op.epsilon).item()).double()).float()  # of float32 it is MKL's
+    if op.form == "tf-fused":  # the product is exact in float64; two roundings of the sum hardly ever differ from one
+        return ((value - mean) * torch.reciprocal(deviation)).double().mul(gamma.double()).add(beta.double()).float()
     scale = torch.reciprocal(deviation) * gamma
     return value * scale + (beta - mean * scale)
 
