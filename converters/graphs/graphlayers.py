@@ -306,7 +306,8 @@ class GraphLayers(GraphCuts):
         stored = node.attributes.get("epsilon", 1e-5)
         epsilon = float(str(np.float32(stored))) if isinstance(stored, int | float) else 1e-5
         assert mean is not None
-        form: NormForm = "tf-fused" if node.attributes.get("fused") else "tf"
+        # TensorFlow leaves maps to oneDNN where the channels come in fours
+        form: NormForm = "tf-fused" if node.attributes.get("fused") and mean.size % 4 == 0 else "tf"
         norm = Norm(mean, variance=variance, gamma=gamma, beta=beta, epsilon=epsilon, form=form)
         assert width is not None
         before = self.read(node, live, width)

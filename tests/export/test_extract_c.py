@@ -80,6 +80,7 @@ def from_sources() -> list[Case]:
         {"form": "torch", "rule": "ge", "profile": "ge-zero", "h": 0.3},
         {"form": "lasagne", "rule": "round-away", "profile": "theano"},
         {"float_tail": True, "form": "torch"},
+        {"float_tail": True, "form": "tf-fused"},
         {"float_tail": True, "tail_reads": "sign", "chains": True},
         {"chains": True},
         {"binarize_input": True},

@@ -67,10 +67,13 @@ def source_value(dense: Linear, norm: Norm, dot: F32) -> F32:
         assert norm.inv_std is not None
         return (acc - norm.mean) * (gamma * norm.inv_std) + beta
     assert norm.variance is not None
-    scale = f(1) / np.sqrt(norm.variance + f(norm.epsilon)) * gamma
+    inverse = f(1) / np.sqrt(norm.variance + f(norm.epsilon))
+    spread = lambda v: np.broadcast_to(v, acc.shape)  # noqa: E731
+    if norm.form == "tf-fused":
+        return fused((acc - norm.mean) * inverse, spread(gamma), spread(beta))
+    scale = inverse * gamma
     if norm.form == "tf":
         return acc * scale + (beta - norm.mean * scale)
-    spread = lambda v: np.broadcast_to(v, acc.shape)  # noqa: E731
     return fused(acc, spread(scale), spread(fused(-norm.mean, scale, beta)))
 
 

@@ -12,7 +12,8 @@ from places import DATA, unpack
 
 from xnorinfer.converters import ConvertOptions, read_source
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import Linear, Pool, Quantize, Steps
+from xnorinfer.net.ops import Linear, Norm, Pool, Quantize, Steps
+from xnorinfer.net.reference import batch_norm
 from xnorinfer.net.values import PixelInput
 from xnorinfer.proof.frameworks import framework_answers
 from xnorinfer.proof.frameworks.program import Array
@@ -108,3 +109,22 @@ def test_keras(tmp_path: Path, name: str) -> None:
         pytest.importorskip(package)
     path = unpack(DATA / "tf" / "branches.tar.xz", tmp_path) / f"{name}.h5"
     assert run(path, ConvertOptions(input=PixelInput.range(-1, 1)))[1] == []
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("neurons", [20, 256])
+def test_batch_norm_of_maps_is_tensorflows_bit_for_bit(affine: bool, neurons: int) -> None:
+    tf = pytest.importorskip("tensorflow")
+    if os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0":
+        pytest.skip("the order is oneDNN's")
+    rng = np.random.default_rng(neurons)
+    gamma, beta, mean = (rng.standard_normal(neurons).astype(np.float32) for _ in range(3))
+    gamma = gamma if affine else np.ones_like(gamma)
+    variance = (rng.random(neurons) * 1000).astype(np.float32)
+    x = rng.integers(-600, 600, (5, 10, 10, neurons)).astype(np.float32)
+    want, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=x, scale=gamma, offset=beta, mean=mean, variance=variance, epsilon=1e-3, is_training=False
+    )
+    given = {"gamma": gamma} if affine else {}
+    norm = Norm(mean, variance, epsilon=1e-3, beta=beta, form="tf-fused", **given)
+    assert (batch_norm(norm, x.reshape(-1, neurons)).reshape(x.shape) == want.numpy()).all()

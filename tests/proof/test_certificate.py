@@ -300,7 +300,7 @@ def in_torch(net: Net, x: Any, source: str = "npz") -> Agreement:
 
 
 @pytest.mark.parametrize("rule", ["round-even", "round-away", "sign", "ge", "gt"])
-@pytest.mark.parametrize("form", ["tf", "torch"])
+@pytest.mark.parametrize("form", ["tf", "torch", "tf-fused"])
 def test_pytorch_has_every_rule_and_order(rule: Any, form: Any) -> None:
     pytest.importorskip("torch")
     net = random_network(31, [40, 50, 45, 6], INPUTS["signs"], rule=rule, form=form)

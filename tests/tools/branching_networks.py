@@ -42,7 +42,7 @@ class Graph:
     def __init__(self, seed: int, mapping: InputMapping, shape: tuple[int, int, int], *, awkward: bool = True) -> None:
         self.rng, self.mapping, self.entry = np.random.default_rng(seed), mapping, shape
         self.rule: Rule = RULES[self.rng.integers(len(RULES))]
-        self.form: NormForm = ("tf", "torch")[self.rng.integers(2)]
+        self.form: NormForm = ("tf", "torch", "tf-fused")[self.rng.integers(3)]
         self.awkward, self.falling = awkward, True
         self.nodes: list[Node[Op]] = []
         self.shapes: dict[int, tuple[int, ...]] = {INPUT: shape}

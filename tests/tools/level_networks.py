@@ -153,7 +153,7 @@ class _Builder:
                 gamma=gamma.astype(f),
                 beta=self.normals(neurons),
                 epsilon=1e-4,
-                form=self.choice("tf", "torch"),
+                form=self.choice("tf", "torch", "tf-fused"),
             )
         )
         if self.chance(0.3):

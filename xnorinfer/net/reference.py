@@ -250,7 +250,8 @@ def batch_norm(op: Norm, x: F32) -> F32:
 
     tf       `tf.nn.batch_normalization`: inv = 1/sqrt(var + eps) * gamma;  x*inv + (beta - mean*inv).  TensorFlow's rsqrt is an
              approximation that depends on the CPU, often one unit in the last place off; here it is the rounded 1/sqrt
-    tf-fused `FusedBatchNormV3` of maps on CPUs, by oneDNN: (x - mean) * (1/sqrt(var + eps)), then fma(that, gamma, beta)
+    tf-fused `FusedBatchNormV3` of maps on CPUs by oneDNN, which takes channels in fours: (x - mean) * (1/sqrt(var + eps)), then
+             fma(that, gamma, beta)
     torch    ATen `batch_norm_cpu_collect_linear_and_constant_terms`, compiled with contraction: alpha = 1/sqrt(var + eps) *
              weight;  fma(x, alpha, fma(-mean, alpha, bias))
     lasagne  `BatchNormLayer.get_output_for`: (x - mean) * (gamma * inv_std) + beta
