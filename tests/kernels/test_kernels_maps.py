@@ -18,7 +18,7 @@ from xnorinfer.kernels import fields, map_prepack
 from xnorinfer.kernels import pool as pool_module
 from xnorinfer.net.values import ChannelInput, InputMapping, PixelInput, RealInput, SignInput, ThresholdInput
 from xnorinfer.net.windows import Window
-from xnorinfer.packing.packed import STEP_NAMES, Affine, Dot, PackedModel, Pool
+from xnorinfer.packing.packed import STEP_NAMES, Affine, Dot, PackedModel, Pool, Value
 
 INPUTS: dict[str, InputMapping] = {
     "pixels": PixelInput.normalize(0.1307, 0.3081),
@@ -149,6 +149,27 @@ def test_depthwise_float_layers(kernel: str, channels: int) -> None:
         model = PackedModel(RealInput(), (6, 5, channels), chain(nodes), "ge-zero")
         assert model.check() == []
         check(model, kernel, threads=1 + seed % 2, batches=(1, 4))
+
+
+@pytest.mark.parametrize("channels", [3, 64, 70])
+@pytest.mark.parametrize("reads", ["depthwise", "floats", "bits"])
+def test_windows_that_hold_nothing_of_their_map(kernel: str, reads: str, channels: int) -> None:
+    """Taps that are apart look past a small map on all sides: such sums are 0."""
+    rng, binary = np.random.default_rng(channels), reads == "bits"
+    for shape, window in (
+        ((1, 9, channels), Window((5, 1), (1, 1), (3, 1), (11, 4, 0, 0))),
+        ((9, 1, channels), Window((1, 5), (1, 1), (1, 3), (0, 0, 11, 4))),
+        ((2, 6, channels), Window((2, 3), (1, 2), (5, 4), (4, 5, 7, 8))),
+    ):
+        groups = channels if reads == "depthwise" else 1
+        kind = "bits" if binary else "reals"
+        layer = nets.random_dot(rng, kind, shape, channels, window=window, bits=False, binary=binary, groups=groups)
+        nodes: list[tuple[str, Any]] = [("conv", layer)]
+        if binary:
+            nodes.insert(0, ("sign", nets.random_binarize(rng, Value("reals", shape))))
+        model = PackedModel(RealInput(), shape, chain(nodes), "ge-zero")
+        assert model.check() == []
+        check(model, kernel, batches=(1, 3))
 
 
 @pytest.mark.parametrize("neurons", [1, 5, 16, 40, 70])

@@ -65,9 +65,10 @@ def _windows(tile: Callable[[int, int], Any], lanes: int) -> Any:
             divisor = number
             if number == 0:
                 divisor = lines * taps
-            if lines <= 0 or taps <= 0:  # of a sum of what is outside
-                for c in range(count):
-                    store_single(to + 4 * c, np.float32(0))
+            if lines <= 0 or taps <= 0:  # of sums of what is outside
+                for k in range(some):
+                    for c in range(count):
+                        store_single(to + k * out_step + 4 * c, np.float32(0))
             elif count < lanes:
                 for k in range(some):
                     for c in range(0, 4 * count, 4):
