@@ -15,7 +15,7 @@ import numpy as np
 
 from xnorinfer.graph import INPUT, Node
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import Add, Concat, Flatten, Linear, Norm, Op, Pool, PoolKind, Quantize, Steps
+from xnorinfer.net.ops import Add, Concat, Flatten, Linear, Norm, NormForm, Op, Pool, PoolKind, Quantize, Steps
 from xnorinfer.net.values import PixelInput
 from xnorinfer.net.windows import Window
 
@@ -26,9 +26,13 @@ ONE = Window((1, 1))
 
 
 class Layers:
-    """A network node by node; every method gives the number of a value."""
+    """A network node by node; every method gives the number of a value.
 
-    def __init__(self, size: int, seed: int = 1) -> None:
+    form: the order of BatchNorm's operations, as Keras 2 has it of maps, or PyTorch.
+    """
+
+    def __init__(self, size: int, seed: int = 1, form: NormForm = "tf-fused") -> None:
+        self.form = form
         self.rng = np.random.default_rng(seed)
         self.nodes: list[Node[Op]] = []
         self.shapes: dict[int, tuple[int, ...]] = {INPUT: (size, size, 3)}
@@ -73,9 +77,8 @@ class Layers:
         count = self.channels(value)
         mean, gamma, beta = (self.rng.normal(at, by, count).astype(np.float32) for at, by in ((0, 0.3), (1, 0.2), (0, 0.3)))
         variance = np.exp(self.rng.normal(0, 0.3, count)) * spread**2
-        return self.add(
-            Norm(mean * np.float32(spread), variance.astype(np.float32), gamma=gamma, beta=beta, epsilon=1e-3), value
-        )
+        mean, variance = mean * np.float32(spread), variance.astype(np.float32)
+        return self.add(Norm(mean, variance, gamma=gamma, beta=beta, epsilon=1e-3, form=self.form), value)
 
     def unit(self, value: int, neurons: int, size: int, shortcut: int, stride: int = 1, **ways: Any) -> int:
         """sign -> convolution -> BatchNorm -> + shortcut."""
@@ -177,7 +180,7 @@ def densenet28(size: int = SIZE) -> Net:
 def reactnet_a(size: int = SIZE) -> Net:
     """ReActNet-A: MobileNet's layers as pairs of 3x3 and 1x1, shifted before signs and around PReLU; twice the channels are two
     1x1 side by side."""
-    made = Layers(size)
+    made = Layers(size, form="torch")
     value = made.norm(made.convolution(INPUT, 32, made.window(INPUT, 3, 2)))
 
     def numbers(value: int, by: float) -> Any:

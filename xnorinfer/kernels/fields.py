@@ -108,8 +108,12 @@ PIECES: tuple[tuple[int, ...], ...] = (
     (MUL, MUL, ADD, SIDE),
     (CLIP, MUL, ADD, SIDE),
     (CLIP, MUL, ADD, SIDE, CLIP),
+    (MUL, FMA),
     (FMA, CLIP),
     (FMA, SIDE),
+    (MUL, FMA, SIDE),
+    (FMA, SIDE, ADD, PRELU, ADD),
+    (MUL, FMA, SIDE, ADD, PRELU, ADD),
     (PRELU, SIDE),
     (SIDE, CLIP),
     (MUL, ADD, PRELU),
@@ -121,11 +125,24 @@ PIECES: tuple[tuple[int, ...], ...] = (
     (ADD, PRELU, ADD),
     (MUL, ADD, SIDE, ADD, PRELU, ADD),
     (MUL, MUL, ADD, SIDE, ADD, PRELU, ADD),
+    # BatchNorm of maps as Keras 2 has it.
+    (ADD, MUL, FMA),
+    (MUL, ADD, MUL, FMA),
+    (CLIP, ADD, MUL, FMA),
+    (ADD, MUL, FMA, CLIP),
+    (ADD, MUL, FMA, PRELU),
+    (ADD, MUL, FMA, SIDE),
+    (MUL, ADD, MUL, FMA, SIDE),
+    (CLIP, ADD, MUL, FMA, SIDE),
+    (ADD, MUL, FMA, SIDE, CLIP),
+    (ADD, MUL, FMA, SIDE, PRELU),
+    (ADD, MUL, FMA, PRELU, SIDE),
+    (CLIP, ADD, MUL, FMA, SIDE, CLIP),
 )
 
 #: Numbers of those that the tile of a float layer takes on its sums; what `SUMS_STEPS` is where the steps are others.
 NOT_ON_SUMS = len(PIECES)
-_ON_SUMS = {(ADD,), (CLIP,), (MUL, ADD), (MUL, ADD, CLIP), (FMA, CLIP)}
+_ON_SUMS = {(ADD,), (FMA,), (CLIP,), (MUL, ADD), (MUL, ADD, CLIP), (FMA, CLIP), (ADD, MUL, FMA), (ADD, MUL, FMA, CLIP)}
 ON_SUMS = tuple(number for number, piece in enumerate(PIECES) if piece in _ON_SUMS)
 
 #: What is done with rows of float32 (`float_layers.make_finish_rows`), turn by turn.
