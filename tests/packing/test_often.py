@@ -40,6 +40,12 @@ FLOATS, BIASED = (
     for bias in (None, 0.3)
 )
 BINARY = Linear(weights(6, 3, 3, 2), "ge", window=SAME)
+ODD = Linear(weights(6, 3, 3, 1), "ge", window=Window((3, 3)), groups=2)
+SPARSE = Linear(STEM.weight * np.array([1, 0, 1, 1, 1, 1], f)[:, None, None, None], window=SAME)
+ALONE = Linear(weights(12, 3, 3, 1) * f(0.37), window=SAME, groups=12)
+BLUR = Linear(np.array([[1, 3], [3, 9]], f)[None, :, :, None].repeat(6, 0) / f(16), window=HALF, groups=6)
+DIFFERENCES = Linear(np.array([[1, -1], [-1, 1]], f)[None, :, :, None].repeat(6, 0), window=Window((2, 2)), groups=6)
+SLOPES = np.array([0.1, 0, 0.2, 0.3, 0, 0.4], f)
 #: Nodes of which the last but the head is judged, and whether it is often 0 in some channel.
 NETS: dict[str, tuple[bool, list[tuple[Op, tuple[int, ...]]]]] = {
     "averages of sums": (True, [(CONV, (-1,)), (Pool("average", HALF), (0,))]),
@@ -91,6 +97,45 @@ NETS: dict[str, tuple[bool, list[tuple[Op, tuple[int, ...]]]]] = {
     "white pixels": (True, [(STEM, (-1,)), (Pool("max", HALF), (0,))]),
     "black pixels of binary weights": (True, [(BINARY, (-1,)), (Pool("max", HALF), (0,))]),
     "black pixels behind BatchNorm": (False, [(STEM, (-1,)), (norm(), (0,)), (Pool("max", HALF), (1,))]),
+    "neurons without weights": (True, [(SPARSE, (-1,)), (Pool("max", HALF), (0,))]),
+    "channels by themselves that relu closes": (
+        True,
+        [(STEM, (-1,)), (CLOSED, (0,)), (Concat(), (0, 1)), (ALONE, (2,)), (Pool("max", HALF), (3,))],
+    ),
+    "slopes of 0": (True, [(STEM, (-1,)), (Steps.of(("prelu", SLOPES)), (0,)), (Pool("max", HALF), (1,))]),
+    "slopes below sums": (
+        True,
+        [(CONV, (-1,)), (Pool("average", HALF), (0,)), (Steps.of(("prelu", 0.25), ("add", 0.125)), (1,))],
+    ),
+    "averages of 9 signs, fewer at borders": (True, [(CONV, (-1,)), (SIGN, (0,)), (Pool("average", SAME), (1,))]),
+    "averages of 9 signs and zeros": (True, [(CONV, (-1,)), (SIGN, (0,)), (Pool("average", SAME, True), (1,))]),
+    "averages of 9 signs": (False, [(CONV, (-1,)), (SIGN, (0,)), (Pool("average", Window((3, 3))), (1,))]),
+    "averages of 4 and of 9 sums": (
+        True,
+        [
+            (CONV, (-1,)),
+            (Pool("average", Window((2, 2))), (0,)),
+            (CONV, (-1,)),
+            (Pool("average", Window((3, 3), padding=(1, 0, 1, 0))), (2,)),
+            (Steps.of(("add", 0.5)), (1,)),
+            (Add(), (3, 4)),
+        ],
+    ),
+    "odd numbers of signs": (False, [(ODD, (-1,)), (Pool("max", HALF), (0,))]),
+    "odd numbers of signs and averages": (True, [(ODD, (-1,)), (Pool("average", HALF), (0,))]),
+    "blurred sums": (True, [(CONV, (-1,)), (BLUR, (0,))]),
+    "differences of what a clip closes": (
+        True,
+        [(STEM, (-1,)), (Steps.of(("mul", 90), ("clip", 1, 6)), (0,)), (DIFFERENCES, (1,)), (Pool("max", HALF), (2,))],
+    ),
+    "levels that float layers read": (
+        True,
+        [(STEM, (-1,)), (Steps.of(("sub", 1.5)), (0,)), (Levels(0, 3), (1,)), (FLOATS, (2,)), (Pool("max", HALF), (3,))],
+    ),
+    "sigmoid of relu": (
+        True,
+        [(STEM, (-1,)), (Steps.of(("relu",), ("sigmoid",)), (0,)), (Pool("max", HALF), (1,)), (Steps.of(("sub", 0.5)), (2,))],
+    ),
     "products": (True, [(STEM, (-1,)), (norm(), (0,)), (Steps.of(("relu",)), (1,)), (Multiply(), (1, 2))]),
     "products of floats": (False, [(STEM, (-1,)), (norm(), (0,)), (Multiply(), (0, 1))]),
 }
@@ -102,7 +147,7 @@ RANGES = {"black": (0, 1), "white": (-1, 0)}
 @pytest.mark.parametrize("name", NETS)
 def test_how_often_values_are_zero(name: str) -> None:
     often, listed = NETS[name]
-    mapping = SignInput() if listed[0][0] is CONV else PixelInput.range(*RANGES.get(name.split()[0], (-1, 1)))
+    mapping = SignInput() if listed[0][0] in (CONV, ODD) else PixelInput.range(*RANGES.get(name.split()[0], (-1, 1)))
     nodes = [Node(f"n{at}", op, inputs) for at, (op, inputs) in enumerate(listed)]
     at = len(nodes) - 1
     shape = Net(mapping, (6, 4, 2), (*nodes,), "ge-zero").values[-1].shape

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -32,13 +33,20 @@ from xnorinfer.net.ops import (
     Step,
     Steps,
 )
+from xnorinfer.net.reference import binary_weights
 from xnorinfer.net.values import ChannelInput, PixelInput, RealInput, Shape
-from xnorinfer.net.windows import Window
+from xnorinfer.net.windows import Window, taps_inside
 
 F64: TypeAlias = NDArray[np.float64]
 
 #: So many kinds of numbers of one value are told apart; of more those that are 0 are kept.
 MOST_KINDS = 8
+#: Units of which one is so many parts of the other at most, or of a multiple of it, have one in common.
+MOST_PARTS = 9
+#: Weights of more sizes, signs aside, are not taken for whole multiples of one.
+MOST_SIZES = 16
+#: Weights that are looked at at once.
+PIECE = 1 << 20
 #: Numbers that differ by less, in parts of them, are one: float32 has rounded them.
 SAME = 2.0**-22
 
@@ -75,7 +83,8 @@ def often_zero(net: Net) -> list[NDArray[np.bool_]]:
     for node, shape in zip(net.nodes, shapes, strict=True):
         reads = [_entering(net) if read == INPUT else found[read] for read in node.inputs]
         given = _Given(reads, [net.shape if read == INPUT else shapes[read] for read in node.inputs], shape)
-        found.append(_few(_often(node, given)))
+        with np.errstate(all="ignore"):  # of a variance of 0 others say what is wrong
+            found.append(_few(_often(node, given)))
     return [_zeros(often, shape) for often, shape in zip(found, shapes, strict=True)]
 
 
@@ -126,32 +135,85 @@ _often: Interpretation[[_Given], Often] = Interpretation("numbers met often", OP
 
 @_often.of(Linear)
 def _(op: Linear, given: _Given) -> Often:
-    """Of signs, levels and pixels sums are evenly apart; a border of zeros leaves an odd number of terms out.
+    """Sums of numbers evenly apart are, where weights are whole multiples of one: of signs, levels and pixels binary ones, and
+    those of averages.  Where all that a neuron takes are single numbers, its sum is one: 0 and a bias, where relu closes a
+    window; a neuron without weights takes none.
 
-    Of others it is known that only the bias is left where all inputs are 0: black pixels, or a window that relu closes.
+    Each border class has its own, as a border of zeros leaves terms out.
     """
-    bias = np.zeros(op.neurons) if op.bias is None else op.bias.astype(np.float64)
-    single = [grid for grid in given.often[0] if not grid.unit.any()]
-    evenly = [grid for grid in given.often[0] if grid.unit.any()]
-    closed = [Grid(np.zeros(op.neurons), bias)] if _zeros(single, given.shapes[0]).all() else []
-    if not op.binary or len(evenly) != 1 or not all(_among(one, evenly[0]) for one in single):
-        return closed
-    ((unit, offset),) = evenly
-    if offset.size > 1 and (offset != offset[0]).any():
-        return closed
-    factor = np.float64(op.h) * (1 if op.scale is None else op.scale.astype(np.float64))
-    signs = np.where(op.weight.reshape(op.neurons, -1) >= 0, 1.0, -1.0).sum(axis=1)
-    many = unit.size > 1 and (unit != unit[0]).any()
-    apart = np.full(op.neurons, unit.min()) if many else np.broadcast_to(unit[:1], op.neurons)
-    moved = offset[0] * signs
-    if unit[0] == 2 and offset[0] == -1:  # signs
-        apart, moved = np.ones(op.neurons), np.zeros(op.neurons)
-    return [Grid(apart, moved).scaled(np.broadcast_to(factor, op.neurons), bias), *closed]
+    shape = given.shapes[0]
+    channels = shape[-1] if op.window is not None or len(shape) == 1 else op.depth
+    taps = 1 if op.window is None else op.window.taps
+    inside = np.ones((1, taps), np.bool_)
+    if op.window is not None and not op.pad:
+        inside = taps_inside(op.window, *shape[:2]).reshape(-1, taps)
+        inside = inside[np.argsort(-inside.sum(axis=1), kind="stable")]
+    wide = [Grid(*(np.resize(part, channels) for part in np.broadcast_arrays(*grid))) for grid in given.often[0]]
+    closed = np.any([(unit == 0) & (offset == 0) for unit, offset in wide] or [np.zeros(channels, np.bool_)], axis=0)
+    zeros = Grid(np.zeros(channels), np.where(closed, 0.0, np.nan))
+    factor = 1.0 if not op.binary else np.float64(op.h) * (1 if op.scale is None else op.scale.astype(np.float64))
+    factor, bias = np.broadcast_to(factor, op.neurons), 0.0 if op.bias is None else op.bias.astype(np.float64)
+    own = channels // op.groups
+    rows = max(1, PIECE // op.depth)
+    found: Often = []
+    for grid in [zeros, *_with_mixed(wide)]:
+        sums = [
+            _summed(op, slice(at, min(at + rows, end)), inside, Grid(*(part[group * own : (group + 1) * own] for part in grid)))
+            for group, (start, end) in enumerate(itertools.pairwise(range(0, op.neurons + 1, op.neurons // op.groups)))
+            for at in range(start, end, rows)
+        ]
+        unit, offsets = np.concatenate([one[0] for one in sums]), np.concatenate([one[1] for one in sums], axis=1)
+        found += _different([Grid(unit, offset).scaled(factor, bias) for offset in offsets])
+    return found
 
 
-def _among(one: Grid, evenly: Grid) -> bool:
-    """Whether a number of every channel, where it has one, is one of those evenly apart."""
-    return bool((np.isnan(one.offset) | Grid(evenly.unit, evenly.offset - one.offset).zero).all())
+def _summed(op: Linear, neurons: slice, inside: NDArray[np.bool_], read: Grid) -> tuple[F64, F64]:
+    """How far sums of some neurons of one group are apart, (neurons,), and one of them of each border class, (classes,
+    neurons); NaN of a neuron that takes other numbers, too."""
+    count, known = neurons.stop - neurons.start, ~np.isnan(read.offset)
+    unit, offset = np.zeros(count), np.full((len(inside), count), np.nan)
+    if op.binary and not known.all():
+        return unit, offset
+    piece = replace(op, weight=op.weight[neurons])
+    weight = (binary_weights(piece) if op.binary else piece.weight).reshape(count, inside.shape[1], -1)
+    even = np.ones(count, np.bool_) if known.all() else ~(weight[:, :, ~known] != 0).any(axis=(1, 2))
+    if not op.binary and read.unit.any():
+        first = np.sort(np.abs(weight).reshape(count, -1)[:, : 4 * MOST_SIZES], axis=1)
+        even &= (np.diff(first, axis=1) > 0).sum(axis=1) < MOST_SIZES
+    rows = np.flatnonzero(even)
+    if not rows.size:
+        return unit, offset
+    sizes = np.ones((1, 1, 1)) if op.binary else np.abs(weight[rows].astype(np.float64))
+    steps = sizes * np.where(known, read.unit, 0)
+    least = np.where(steps > 0, steps, np.inf).min(axis=(1, 2), keepdims=True)
+    least = np.where(np.isfinite(least), least, 0)
+    ratio = steps / np.where(least == 0, 1, least)
+    wrong = (np.abs(ratio - np.rint(ratio)) > SAME * ratio).any(axis=(1, 2))
+    unit[rows] = least[:, 0, 0]
+    offsets = np.where(known, read.offset, 0)
+    each = weight[rows].sum(axis=2, dtype=np.float64) * offsets[0] if (offsets == offsets[0]).all() else weight[rows] @ offsets
+    offset[:, rows] = np.where(wrong, np.nan, inside @ each.T)
+    return unit, offset
+
+
+def _single(often: Often) -> Often:
+    return [grid for grid in often if not grid.unit.any()]
+
+
+def _with_mixed(often: Often) -> Often:
+    """And of two numbers that a value often is what sums of both are apart."""
+    pairs = itertools.pairwise(_single(often))
+    return [*often, *(Grid(np.abs(one.offset - other.offset), one.offset) for one, other in pairs)]
+
+
+def _different(often: Often) -> Often:
+    """Those that are not all the same numbers."""
+    found: dict[bytes, Grid] = {}
+    for grid in often:
+        place = np.where(grid.unit == 0, grid.offset, np.round(np.mod(grid.offset / grid.unit, 1) + 2.0**-20, 5) % 1)
+        if not np.isnan(place).all():
+            found.setdefault((place + 0.0).tobytes(), grid)
+    return list(found.values())
 
 
 @_often.of(Norm)
@@ -190,14 +252,18 @@ def _stepped(step: Step, often: Often) -> Iterable[Grid]:
             yield from (grid.scaled(1 / numbers[0]) for grid in often)
         case "add" | "sub":
             yield from (grid.scaled(np.ones(1), numbers[0] if step.function == "add" else -numbers[0]) for grid in often)
-        case "prelu":  # as far as it does not bend
-            yield from (Grid(unit, np.where((offset < 0) & (unit == 0), offset * numbers[0], offset)) for unit, offset in often)
+        case "prelu":  # on both sides of its bend
+            slope = numbers[0]
+            yield from (Grid(unit, np.where((offset < 0) & (unit == 0), offset * slope, offset)) for unit, offset in often)
+            yield from (grid.scaled(slope) for grid in often if grid.unit.any())
+            if (slope == 0).any():
+                yield Grid(np.zeros(slope.shape), np.where(slope == 0, 0.0, np.nan))
         case "relu" | "clip":
             low, high = (0.0, np.inf) if step.function == "relu" else (float(end) for end in step.parameters)
             yield from (_one(0.0, end) for end in (low, high) if abs(end) < np.finfo(np.float32).max)
             yield from (Grid(unit, np.where(unit == 0, np.clip(offset, low, high), offset)) for unit, offset in often)
-        case _:  # functions of which 0 alone is looked for
-            at_zero = 0.0 if step.function == "tanh" else np.nan
+        case _:  # functions of which what they make of 0 alone is looked for
+            at_zero = 0.0 if step.function == "tanh" else 0.5
             yield from (Grid(np.zeros(1), np.where(grid.zero, at_zero, np.nan)) for grid in often)
 
 
@@ -208,19 +274,24 @@ def _(op: Quantize, given: _Given) -> Often:
 
 @_often.of(Levels)
 def _(op: Levels, given: _Given) -> Often:
-    return [_one(op.step / op.divisor, 0.0)]
+    """Below and above its ends lie many values, as at those of a clip."""
+    unit = op.step / op.divisor
+    return [_one(unit, 0.0), *(_one(0.0, unit * (end - op.zero)) for end in (op.low, op.high))]
 
 
 @_often.of(Pool)
 def _(op: Pool, given: _Given) -> Often:
     if op.kind == "max":
         return given.often[0]
-    taps = (op.window or Window.whole(given.shapes[0])).taps
-    between = [grid for grid in given.often[0] if not grid.unit.any()]
-    mixed = [  # of two numbers that it often is there are averages between
-        Grid(np.abs(one.offset - other.offset) / taps, one.offset) for one, other in itertools.pairwise(between)
-    ]
-    return [*(Grid(unit / taps, offset) for unit, offset in given.often[0]), *mixed]
+    window = op.window or Window.whole(given.shapes[0])
+    counts = np.unique(taps_inside(window, *given.shapes[0][:2]).sum(axis=(1, 2)))[::-1]
+    return _different(
+        [
+            Grid(unit / (window.taps if op.padded else count), offset * (count / window.taps if op.padded else 1))
+            for count in counts.tolist()
+            for unit, offset in _with_mixed(given.often[0])
+        ]
+    )
 
 
 @_often.of(Flatten)
@@ -235,14 +306,15 @@ def _(op: Add, given: _Given) -> Often:
 
 
 def _sum(one: Grid, other: Grid) -> Grid:
-    """Evenly apart again where one of both is a number alone, or units are whole multiples; else 0 where both are 0."""
+    """Evenly apart again where one of both is a number alone, or units are to each other as small whole numbers; else 0 where
+    both are 0."""
     small, large = np.minimum(one.unit, other.unit), np.maximum(one.unit, other.unit)
-    with np.errstate(all="ignore"):
-        ratio = large / np.where(small == 0, 1, small)
-        even = (small == 0) | (np.abs(ratio - np.rint(ratio)) <= SAME * ratio)
+    parts = np.arange(1, MOST_PARTS + 1).reshape(-1, 1)
+    ratio = parts * (large / np.where(small == 0, 1, small))
+    even = (small == 0) | (np.abs(ratio - np.rint(ratio)) <= SAME * ratio)
     both = np.where(one.zero & other.zero, 0.0, np.nan)
-    unit = np.where(even, np.where(small == 0, large, small), 0.0)
-    return Grid(unit, np.where(even, one.offset + other.offset, both))
+    unit = np.where(even.any(axis=0), np.where(small == 0, large, small / (even.argmax(axis=0) + 1)), 0.0)
+    return Grid(unit, np.where(even.any(axis=0), one.offset + other.offset, both))
 
 
 @_often.of(Multiply)
