@@ -61,6 +61,8 @@ class GraphCuts(GraphValues):
                     node, f"takes a part of the axis {axis} by steps of {step}, which is not supported in a binary network"
                 )
             chosen[axis] = slice(start, None if end >= END else end, step)
+        if node.attributes.get("may_be_empty") and not places[tuple(chosen[1:])].size:
+            return self.constants.of(np.empty(0, np.float32), ())
         return self.cut(node, live, self._part(node, places, chosen))
 
     def gathered(self, node: OnnxNode, live: Live, inputs: Sequence[Value | None]) -> Value:

@@ -228,6 +228,7 @@ class GraphValues(Stages):
 
     def concatenated(self, node: OnnxNode, inputs: Sequence[Value | None]) -> Value:
         """Values one behind the other in their channels.  Raises Refused."""
+        inputs = [value for value in inputs if not isinstance(value, Constant) or value.array.size]  # nothing adds nothing
         lives = [value for value in inputs if isinstance(value, Live)]
         lost = next((live for live in lives if live.expr.op == "lost"), None)
         if lost is not None:

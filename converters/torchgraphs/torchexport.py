@@ -145,12 +145,12 @@ class _Program:
         self.recorder.module = _module_of(node)
         named = {argument["name"]: self._argument(argument["arg"]) for argument in node["inputs"]}
         result = self.recorder.record(operation, [], named)
-        for output in outputs:
-            for place, tensor in enumerate([output["as_tensor"]] if "as_tensor" in output else output["as_tensors"]):
-                if isinstance(result, list) and place >= len(result):
-                    self.recorder.refuse(operation, "gives fewer parts than the program takes")
-                apart = isinstance(result, Parts | list)
-                self.values[tensor["name"]] = result[place] if apart else result
+        tensors = [one for output in outputs for one in output.get("as_tensors", [output.get("as_tensor")])]
+        for place, tensor in enumerate(tensors):
+            if isinstance(result, list) and place >= len(result):
+                self.recorder.refuse(operation, "gives fewer parts than the program takes")
+            apart = isinstance(result, Parts | list)
+            self.values[tensor["name"]] = result[place] if apart else result
 
     def _size(self, node: Mapping[str, Any]) -> Unknown:
         """What a node gives that computes with sizes."""

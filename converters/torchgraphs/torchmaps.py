@@ -83,7 +83,7 @@ def _convolution(recorder: Recording, operation: str, given: dict[str, Any]) -> 
     return recorder.node("Conv", value, weight, *bias, group=groups, **attributes)
 
 
-def _pool(recorder: Recording, operation: str, given: dict[str, Any]) -> Ref:
+def _pool(recorder: Recording, operation: str, given: dict[str, Any]) -> Any:
     value = recorder.tensor(operation, given.get("self"))
     axes = 1 if "1d" in operation else 2
     size = _numbers(recorder, operation, given, "kernel_size", ())
@@ -91,19 +91,22 @@ def _pool(recorder: Recording, operation: str, given: dict[str, Any]) -> Ref:
     attributes = _window(recorder, operation, given, axes, size)
     attributes |= {"kernel_shape": size, "ceil_mode": int(bool(given.get("ceil_mode", False)))}
     if operation in _MAX_POOLS:
-        return recorder.node("MaxPool", value, **attributes)
+        largest = recorder.node("MaxPool", value, **attributes)
+        return [largest, Unknown()] if operation.endswith("_with_indices") else largest
     attributes["count_include_pad"] = int(bool(given.get("count_include_pad", True)))
     if given.get("divisor_override") is not None:
         (attributes["divisor"],) = _numbers(recorder, operation, given, "divisor_override", ())
     return recorder.node("AveragePool", value, **attributes)
 
 
-def _adaptive(recorder: Recording, operation: str, given: dict[str, Any]) -> Ref:
+def _adaptive(recorder: Recording, operation: str, given: dict[str, Any]) -> Any:
     sizes = given.get("output_size")
     sizes = [-1 if size is None else size for size in sizes] if isinstance(sizes, list | tuple) else sizes
     numbers = _numbers(recorder, operation, {"output_size": sizes}, "output_size", ())
-    kind = "AdaptiveMaxPool" if "max" in operation else "AdaptiveAveragePool"
-    return recorder.node(kind, recorder.tensor(operation, given.get("self")), sizes=numbers)
+    value = recorder.tensor(operation, given.get("self"))
+    if "max" in operation:
+        return [recorder.node("AdaptiveMaxPool", value, sizes=numbers), Unknown()]  # and where it was
+    return recorder.node("AdaptiveAveragePool", value, sizes=numbers)
 
 
 def _pad(recorder: Recording, operation: str, given: dict[str, Any]) -> Ref:
@@ -137,17 +140,20 @@ def _sliced(recorder: Recording, operation: str, given: dict[str, Any]) -> Ref:
     if not all(type(number) is int for number in (axis, start, step)) or not (end is None or type(end) is int):
         recorder.refuse(operation, "takes a part of a tensor that is not told in numbers")
     if operation == "narrow" and end is not None:
-        end += start
+        end = None if start < 0 and end == -start else end + start
     return _part(recorder, value, axis, start, end, step)
 
 
-def _part(recorder: Recording, value: Ref, axis: int, start: int, end: int | None, step: int = 1) -> Ref:
+def _part(
+    recorder: Recording, value: Ref, axis: int, start: int, end: int | None, step: int = 1, **attributes: Attribute
+) -> Ref:
     if (start, step) == (0, 1) and (end is None or end >= END):
         same = recorder.view("Identity", value)
         recorder.memory.lies_in(same, value, lambda _, part: recorder.node("Identity", part))
         return same
     numbers = (start, END if end is None else min(end, END), axis, step)
-    result = recorder.view("Slice", value, *(recorder.constant(np.array([number], np.int64)) for number in numbers))
+    settings = [recorder.constant(np.array([number], np.int64)) for number in numbers]
+    result = recorder.view("Slice", value, *settings, **attributes)
     shape = recorder.shape_of(value)
     if shape is not None and -len(shape) <= axis < len(shape):
         sizes = list(shape)
@@ -156,8 +162,8 @@ def _part(recorder: Recording, value: Ref, axis: int, start: int, end: int | Non
     if step == 1:
 
         def back(whole: Ref, part: Ref) -> Ref:
-            before = [] if start == 0 else [_part(recorder, whole, axis, 0, start)]
-            behind = [] if end is None or end >= END else [_part(recorder, whole, axis, end, None)]
+            before = [] if start == 0 else [_part(recorder, whole, axis, 0, start, may_be_empty=1)]
+            behind = [] if end is None or end >= END else [_part(recorder, whole, axis, end, None, may_be_empty=1)]
             return recorder.node("Concat", *before, part, *behind, axis=axis)
 
         recorder.memory.lies_in(result, value, back)

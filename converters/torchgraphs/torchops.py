@@ -22,6 +22,7 @@ from xnorinfer.converters.torchgraphs import torchjoins, torchmaps
 from xnorinfer.converters.torchgraphs.torchmemory import Memory
 from xnorinfer.converters.torchgraphs.torchschemas import (
     BINARY,
+    BITWISE,
     COPYING,
     FILLED,
     OTHER,
@@ -32,6 +33,7 @@ from xnorinfer.converters.torchgraphs.torchschemas import (
     SCHEMAS,
     UNARY,
     WHOLE,
+    gives_truths,
 )
 from xnorinfer.converters.torchgraphs.torchshapes import result_shape
 from xnorinfer.converters.torchgraphs.torchvalues import Ref
@@ -56,6 +58,7 @@ class Recorder:
         self.memory = Memory()
         self.stacks: dict[str, tuple[list[Ref], int]] = {}  # of the network's values: what was stacked, along which axis
         self.others = {name for name, tensor in self.constants.items() if tensor.dtype != "float32"}  # of another type
+        self.truths = {name for name, tensor in self.constants.items() if tensor.dtype == "bool"}
 
     def graph(self, entry: str, results: Sequence[Ref], producer: str, shape: tuple[int | None, ...] | None) -> OnnxGraph:
         """All of it; entry: the name of the network's input, shape: that of its tensor.  results: what the program gives, which
@@ -72,6 +75,9 @@ class Recorder:
         SourceError."""
         spend_steps(1, "following its operations")
         base = operation.rstrip("_") if not operation.startswith("__") else operation
+        before = len(self.nodes)
+        if named.get("out") is not None:
+            self.refuse(operation, "writes what it gives into another tensor (out=), which is not followed")
         given = positional[0] if positional else named.get("self", named.get("input"))
         writes = base != operation and base not in PASSING
         if writes and isinstance(given, Ref) and given.origin.endswith("num_batches_tracked"):
@@ -88,6 +94,9 @@ class Recorder:
             result = self._known(base, dict(zip(names, positional, strict=False)) | named)
         else:
             result = self._other(base, [*positional, *named.values()])
+        made = {name for node in self.nodes[before:] for name in node.outputs}
+        if isinstance(result, Ref) and result.name not in made and base not in torchmaps.VIEWS:
+            result = self.node("Identity", result)  # one that was there already, but the program's is a tensor of its own
         if writes:
             self.memory.write(self.tensor(operation, given), result)
         return result
@@ -106,9 +115,15 @@ class Recorder:
         if handler is not None:
             return handler(self, operation, given)
         if operation in UNARY:
-            return self.node(UNARY[operation], self.tensor(operation, given.get("self", given.get("input"))))
+            value = self.tensor(operation, given.get("self", given.get("input")))
+            if operation in BITWISE and value.name not in self.truths:
+                return self._other(operation, [value])
+            return self.node(UNARY[operation], value)
         if operation in BINARY:
-            return self.node(BINARY[operation], *self._both(operation, given))
+            both = self._both(operation, given)
+            if operation in BITWISE and not all(value.name in self.truths for value in both):
+                return self._other(operation, both)
+            return self.node(BINARY[operation], *both)
         if operation in PICKING:
             value = self.tensor(operation, given.get("self", given.get("input")))
             return self.node(PICKING[operation], value, largest=int(bool(given.get("largest", True))))
@@ -302,6 +317,8 @@ class Recorder:
             two = self._scaled(operation, two, given.get("alpha", 1))
         else:
             two = self._scaled(operation, two, given.get("alpha", 1))
+        if one.name in self.truths and two.name in self.truths:
+            return self.node("Or", one, two)  # the sum of two truths is one
         return self.node("Add" if operation == "add" else "Sub", one, two)
 
     def _quotient(self, operation: str, given: dict[str, Any]) -> Ref:
@@ -327,13 +344,14 @@ class Recorder:
         if self._is_other(kind):
             shift = self.floats[0] - 6  # torch.export counts from 1
             if kind == 11 + shift:
-                return self.node("Cast", value, to=9)
+                return self.node("Cast", value, to=NUMBERS["bool"])
             if kind in range(shift, 5 + shift):
                 return self.node("Cast", value, to=NUMBERS[WHOLE[kind - shift]])
             self.refuse(operation, OTHER_TYPE)
         result = self.view("Identity", value)
         if kind is not None:
             self.others.discard(result.name)
+            self.truths.discard(result.name)
         return result
 
     def _is_other(self, kind: Any) -> TypeGuard[int]:
@@ -425,7 +443,10 @@ class Recorder:
     def _operand(self, operation: str, value: Any) -> Ref:
         """A tensor, or a number as one."""
         if isinstance(value, int | float):
-            return self._number(float(value))
+            number = self._number(float(value))
+            if isinstance(value, bool):
+                self.truths.add(number.name)
+            return number
         return self.tensor(operation, value)
 
     def _both(self, operation: str, given: dict[str, Any]) -> tuple[Ref, Ref]:
@@ -471,6 +492,8 @@ class Recorder:
         self.scopes[name] = self.module
         if operation in OTHER or (inputs and all(value.name in self.others for value in inputs)):
             self.others.add(name)
+        if gives_truths(operation, [value.name in self.truths for value in inputs], attributes):
+            self.truths.add(name)
         constant = bool(inputs) and all(value.origin for value in inputs)
         if constant:
             self.shapes[name] = result_shape(operation, [self.shapes.get(value.name) for value in inputs], attributes)

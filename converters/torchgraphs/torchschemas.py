@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+from xnorinfer.converters.containers.onnxfile import NUMBERS, Attribute
 from xnorinfer.converters.graphs.elementwise import COMPARISONS
 from xnorinfer.converters.torchgraphs import torchjoins, torchmaps
 
@@ -94,8 +97,24 @@ REDUCING = {
 FILLED = {"ones_like": 1.0, "zeros_like": 0.0, "new_ones": 1.0, "new_zeros": 0.0, "ones": 1.0, "zeros": 0.0}
 #: What gives no float32.
 OTHER = ("Cast", "Not", "And", "Or", "Xor", "IsNaN", *COMPARISONS)
+#: What only moves numbers, and what gives truths of truths.
+MOVING = (
+    "Identity", "Reshape", "Expand", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Gather"
+)  # fmt: skip
+OF_TRUTHS = ("Concat", "Where", "Mul", "Max", "Min")
+#: Of whole numbers they are arithmetic of their bits.
+BITWISE = ("bitwise_not", "bitwise_and", "bitwise_or", "bitwise_xor", "__and__", "__or__")
 #: Torch's first types.
 WHOLE = ("uint8", "int8", "int16", "int32", "int64")
 #: Operations that make tensors of none.
 FACTORIES = ("ones", "zeros", "full", "scalar_tensor", "tensor")
 PRODUCTS = ("matmul", "__matmul__", "mm", "bmm")
+
+
+def gives_truths(operation: str, of: Sequence[bool], attributes: Mapping[str, Attribute]) -> bool:
+    """Whether a node gives truths, which are no numbers yet.  of: whether its inputs are such."""
+    if operation == "Cast":
+        return attributes["to"] == NUMBERS["bool"]
+    if operation in MOVING:
+        return of[0]
+    return operation in OTHER or (operation in OF_TRUTHS and all(of))

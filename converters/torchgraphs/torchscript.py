@@ -179,6 +179,7 @@ class _Run:
         self.names = {id(module): ""}
         self.statements = 0
         self.depth = 0
+        self.undecided = 0  # branches that hang on shapes, of those that are followed now
 
     def forward(self) -> list[Ref]:
         """The network's results, one or several, from a tensor called input."""
@@ -268,7 +269,9 @@ class _Run:
                 continue
             spend_steps(len(local), "following its code")
             changed = dict(local)
+            self.undecided += 1
             result = self._block(body, changed)
+            self.undecided -= 1
             if result is not _NOTHING or len(self.recorder.nodes) != before:
                 self._refuse(statement.test, "computes something else for other shapes")
             local.update((name, Unknown()) for name, value in changed.items() if local.get(name, _NOTHING) is not value)
@@ -386,6 +389,8 @@ class _Run:
     def _changed(self, node: ast.Call, operation: str, positional: list[Any]) -> Any:
         """A list with other members, the one that is taken out of it, or a part of it."""
         members = positional[0]
+        if self.undecided and operation != "slice":
+            self._refuse(node, "changes a list for some shapes alone")
         more = positional[1] if operation == "extend" and len(positional) > 1 else []
         try:
             if len(members) + (len(more) if isinstance(more, list) else 1) > MAX_LIST:
