@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,10 +13,12 @@ from branching_networks import PUBLISHED, random_branching_network
 from conv_networks import MAPPINGS
 from seeds import seeds
 
+from xnorinfer.engine.model import Model
+from xnorinfer.net import Linear, Pad, Pool, Quantize, RealInput, Window
 from xnorinfer.net.network import Net
 from xnorinfer.packing.lower import lower, stored_form
 from xnorinfer.packing.packed import Affine, Binarize, Concat, Dot, Elementwise, Moved, PackedModel
-from xnorinfer.proof.equal import _structure_difference
+from xnorinfer.proof.equal import _compare, _structure_difference
 from xnorinfer.proof.layerproofs import prove_parts
 from xnorinfer.proof.sensitivity import sensitivity
 
@@ -99,6 +103,30 @@ def changed(op: object) -> list[Dot | Elementwise | Binarize | Concat | Moved]:
         limits[0] = np.nextafter(limits[0], np.float32(np.inf))
         found.append(replace(op, limits=limits))
     return found
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_what_torch_sign_has_at_zero_is_a_tie_where_signs_have_codes_of_levels(pooled: bool) -> None:
+    rng = np.random.default_rng(0)
+    weights = [rng.normal(size=(4, size, size, 4)).astype(np.float32) for size in (1, 3, 1)]
+    layers = [
+        ("stem", Linear(weights[0], window=Window((1, 1)))),
+        ("sign", Quantize("sign")),
+        *([("pool", Pool("max", Window((2, 2), (2, 2))))] if pooled else []),
+        ("border", Pad((1, 1, 1, 1))),
+        ("conv", Linear(weights[1], "ge", window=Window((3, 3)))),
+        ("head", Linear(weights[2], window=Window((1, 1)))),
+    ]
+    net = Net.chain(RealInput(), layers, "torch-sign", (4, 4, 4))
+    packed = lower(net).packed
+    proofs = list(prove_parts(packed, net, lambda what, done, total: None))
+    assert [proof.first for proof in proofs] == [None] * len(packed.nodes)
+    assert [proof.name for proof in proofs if proof.ties] == ["sign"]
+    x = rng.normal(size=(8, 64)).astype(np.float32)
+    x[2] = 0
+    result = cast("Any", SimpleNamespace(first_difference=None, differing_rows=0, differing_predictions=0, tie_rows=0, rows=0))
+    _compare(result, Model(packed), net, x, lambda what, done, total: None)
+    assert (result.first_difference, result.differing_rows, result.tie_rows, result.rows) == (None, 0, 1, 8)
 
 
 def test_other_assumptions_are_tried() -> None:

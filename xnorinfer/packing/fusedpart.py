@@ -93,6 +93,12 @@ class Part:
         return self.raw and self.sign is not None and self.layer is None and not self.enters
 
     @property
+    def ties(self) -> bool:
+        """Whether its quantizer is torch.sign, which gives 0 at 0, where it gives +1."""
+        quantizer = self.sign or self.given
+        return isinstance(quantizer, Quantize) and quantizer.rule == "sign"
+
+    @property
     def of_bits(self) -> bool:
         """Whether it is a layer whose bits, or levels, a pool takes."""
         return self.before is not None

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from xnorinfer import budget
 from xnorinfer.conversion import digest_of
 from xnorinfer.engine.model import Model, canonical_input, random_inputs
-from xnorinfer.graph import Interpretation
+from xnorinfer.graph import INPUT, Interpretation
 from xnorinfer.imageaxes import channels_last
 from xnorinfer.memory import in_rows
 from xnorinfer.net.network import Net
@@ -268,7 +268,8 @@ def _compare(result: Verification, model: Model, net: Net, x: NDArray[Any], repo
             if part.coded is not None:
                 got = mapped_input(part.coded, value.codes(out.view(np.uint64)) + np.float32(part.coded.low))
             # After an exact 0 before sign, which bits cannot hold, a row has no answer to compare with.
-            tied |= (want == 0).any(axis=1) & bits
+            source = part if part.pool is None or part.inputs[0] == INPUT else parts[part.inputs[0]]
+            tied |= (want == 0).any(axis=1) & (bits or source.ties)
             wrong = (got != want) & ~tied[:, None]
             if wrong.any() and result.first_difference is None:
                 row, neuron = (int(i) for i in np.argwhere(wrong)[0])

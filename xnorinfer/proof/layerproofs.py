@@ -284,6 +284,8 @@ def _codes(value: F32, part: Part) -> F32:
     op, levels = part.given or part.levels, part.coded
     assert op is not None
     assert levels is not None
+    if isinstance(op, Quantize) and op.rule == "sign":  # which codes have +1 for at 0
+        op = Quantize("ge")
     numbers = compute(Node(part.name, op, (INPUT,)), Rows(value, REALS)).mapped
     return np.searchsorted(mapped_input(levels, np.arange(levels.low, levels.high + 1)), numbers).astype(np.float32)
 
@@ -508,6 +510,7 @@ def _compare_codes(
     dot, turned = counts.accumulator(chunk), np.where(mirrored, counts.mirror - chunk, chunk)
     mine, codes = np.sum([turned <= of_code for of_code in limits], axis=0), _codes(value, part)
     proof.compared += mine.size
+    proof.ties += int((value == 0).sum()) if part.ties else 0
     assert part.coded is not None
     wrong = ~np.isnan(value) & (mine != codes) if counts.reals else (mine != codes)
     if wrong.any():
