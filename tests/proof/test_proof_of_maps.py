@@ -14,8 +14,8 @@ from packed_networks import with_layer
 from xnorinfer.errors import NetworkError
 from xnorinfer.graph import chain
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import Flatten, Linear, Norm, Pool, Quantize, Steps
-from xnorinfer.net.values import ChannelInput, PixelInput, SignInput
+from xnorinfer.net.ops import Flatten, Levels, Linear, Norm, Pool, Quantize, Steps
+from xnorinfer.net.values import ChannelInput, PixelInput, RealInput, SignInput
 from xnorinfer.net.windows import Window
 from xnorinfer.packing.lower import lower, stored_form
 from xnorinfer.packing.packed import Affine, PackedModel, Threshold
@@ -81,6 +81,22 @@ def example() -> Net:
     net = Net(mapping, (4, 6, 3), chain(ops), "ge-zero")
     assert net.check() == []
     return net
+
+
+@pytest.mark.parametrize("end", [Quantize("ge"), Levels(0, 3)])
+def test_a_pool_of_constant_channels_is_proved_where_sums_overflow(end: Quantize | Levels) -> None:
+    rng = np.random.default_rng(0)
+    gamma, beta = np.array([[0, 0, 1, -1], [2, -2, 1, 1]], f)
+    layers = [
+        ("conv", Linear(rng.normal(size=(4, 1, 1, 2)).astype(f), "ge", scale=np.full(4, 2, f), window=Window((1, 1)))),
+        ("relu", Steps.of(("relu",))),
+        ("bn", Norm(np.zeros(4, f), np.ones(4, f), gamma=gamma, beta=beta, epsilon=0.0)),
+        ("pool", Pool("max", Window((2, 2), (2, 2)))),
+        ("end", end),
+        ("head", Linear(rng.normal(size=(3, 1, 1, 4)).astype(f), "ge", window=Window((1, 1)))),
+    ]
+    net = Net.chain(RealInput(), layers, "ge-zero", (4, 4, 2))
+    assert [proof.first for proof in proofs(lower(net).packed, net)] == [None] * 3
 
 
 def changed(packed: PackedModel, name: str, change: Callable[[Any], Any]) -> PackedModel:

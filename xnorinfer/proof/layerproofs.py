@@ -238,7 +238,8 @@ def _(op: PackedPool, place: Place) -> LayerProof:
             bits = np.stack([decide(count) for count in beside])
             entering = _accumulator(layer, counts.accumulator(beside))
             pooled = follow(layer.nodes[: layer.before], entering).max(axis=0)
-            wanted = binarize(follow(layer.nodes[layer.before :], pooled[None]), layer.sign.rule)[0] > 0
+            made = _answered(follow(layer.nodes[layer.before :], pooled[None]), layer, counts)
+            wanted = binarize(made, layer.sign.rule)[0] > 0
         proof.values += 2
         proof.compared += wanted.size
         wrong = wanted != np.where(falling, bits.all(axis=0), bits.any(axis=0))
@@ -258,13 +259,13 @@ def _prove_pool_of_levels(proof: LayerProof, op: PackedPool, layer: Part, levels
             beside = [counts.low, counts.high]
             for code in range(1, levels.domain.top + 1):
                 found = find_limits(
-                    lambda c, sums=counts, code=code: _codes(source_values(layer, sums.accumulator(c)), layer) >= code,  # type: ignore[misc]
+                    lambda c, sums=counts, code=code: _codes(_values_at(layer, sums, c), layer) >= code,  # type: ignore[misc]
                     *(counts.low, counts.high, 0),
                 )
                 last = np.where(found.flipped, -found.limits - 1, found.limits)
                 beside += [np.clip(last + step, counts.low, counts.high) for step in (0, 1)]
             every = np.stack(beside)
-            codes = _codes(source_values(layer, counts.accumulator(every)), layer)
+            codes = _codes(_values_at(layer, counts, every), layer)
             pooled = follow(layer.nodes[: layer.before], _accumulator(layer, counts.accumulator(every)))
             order = np.argsort(pooled, axis=0, kind="stable")
         proof.values += len(every)
@@ -292,7 +293,18 @@ def _codes(value: F32, part: Part) -> F32:
 
 def _decisions(part: Part, counts: Counts) -> Callable[[I64], NDArray[np.bool_]]:
     rule: Rule = "ge" if part.sign is None or part.sign.rule == "sign" else part.sign.rule
-    return lambda count: binarize(source_values(part, counts.accumulator(count)), rule) > 0
+    return lambda count: binarize(_values_at(part, counts, count), rule) > 0
+
+
+def _values_at(part: Part, counts: Counts, count: I64) -> F32:
+    """What the source makes at counts, (..., neurons)."""
+    return _answered(source_values(part, counts.accumulator(count)), part, counts)
+
+
+def _answered(value: F32, part: Part, counts: Counts) -> F32:
+    """With the value at 0 in the place of NaN, which a constant channel is where sums overflow before a scale of 0."""
+    at_zero = source_values(part, counts.accumulator(np.zeros_like(counts.low)))
+    return np.where(np.isnan(value), at_zero, value) if counts.reals else value
 
 
 # ---------------------------------------------------------------- layers
