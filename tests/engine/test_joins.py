@@ -13,6 +13,7 @@ from networks import random_inputs
 from xnorinfer import kernels
 from xnorinfer.engine import plan as plan_module
 from xnorinfer.engine.plan import Plan
+from xnorinfer.engine.rewrites import MOST_NODES
 from xnorinfer.graph import Node
 from xnorinfer.net.network import Net
 from xnorinfer.net.reference import forward
@@ -150,4 +151,29 @@ def test_parts_that_are_read_in_another_shape_lie_by_themselves(
     x = nets.random_rows(rng, model, 5)
     plan = Plan(model, threads=1, kernel=kernel)
     assert list(plan._homes) == [first]
+    assert nets.same(plan.run(x), nets.expected(model, x)[-1])
+
+
+def test_nodes_on_parts_are_not_many_more_than_those_of_the_network() -> None:
+    """A small file could else take minutes to make ready: each step of many parts is as many."""
+    rng, nodes = np.random.default_rng(3), list[Node[PackedOp]]()
+
+    def add(op: PackedOp, *inputs: int) -> int:
+        nodes.append(Node(f"n{len(nodes)}", op, inputs))
+        return len(nodes) - 1
+
+    def scaled(channels: int) -> Elementwise:
+        return Elementwise(Affine(("mul",), rng.uniform(0.9, 1.1, (1, 2, channels)).astype(np.float32)))
+
+    def floats(channels: int, neurons: int) -> Dot:
+        return nets.random_dot(rng, "reals", (2, 3, channels), neurons, window=Window((1, 1)), binary=False, bits=False)
+
+    stem = add(floats(3, 8), -1)
+    value = add(Concat(), *(add(scaled(8), stem) for _ in range(60)))
+    for _ in range(40):
+        value = add(scaled(480), value)
+    add(floats(480, 3), value)
+    model = PackedModel(RealInput(), (2, 3, 3), tuple(nodes), "ge-zero").require_valid()
+    plan, x = Plan(model, threads=1), nets.random_rows(rng, model, 3)
+    assert 4 * len(nodes) < len(plan.running.nodes) <= (MOST_NODES + 1) * len(nodes)
     assert nets.same(plan.run(x), nets.expected(model, x)[-1])

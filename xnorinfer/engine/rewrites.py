@@ -7,6 +7,7 @@ DenseNet gives the bits that all later layers read of it while its numbers are a
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,9 @@ from xnorinfer.graph import INPUT, Node, users_of
 from xnorinfer.kernels import Kernel
 from xnorinfer.packing.packed import Affine, Binarize, Concat, Dot, Elementwise, PackedModel, PackedOp, Pool, Threshold
 from xnorinfer.packing.packedops import MOST_JOINED
+
+#: Nodes that stand for one of a network at most, on average: plans take longer than the nodes are many.
+MOST_NODES = 8
 
 
 def by_sums(packed: PackedModel) -> PackedModel:
@@ -35,62 +39,97 @@ def by_sums(packed: PackedModel) -> PackedModel:
 
 def by_parts(packed: PackedModel, kernel: Kernel) -> PackedModel:
     """The same scores, bit for bit, of other nodes; the same object where there is nothing to gain."""
-    while True:
-        found = [_parts(packed, index, kernel) for index in range(len(packed.nodes))]
-        if not any(found) and all(users_of(packed.nodes)[:-1]):
-            return packed
-        packed = replace(packed, nodes=_read_ones(_of_parts(packed, found)))
+    most = MOST_NODES * len(packed.nodes)
+    # What nothing reads any more may leave a joined map to one reader: a second time is enough for what networks have.
+    for _ in range(2):
+        parts = _Parts(packed, kernel, most)
+        if not parts.found:
+            break
+        packed = replace(packed, nodes=_read_ones(parts.in_order()))
+    return packed
 
 
-def _of_parts(packed: PackedModel, found: list[list[int]]) -> list[Node[PackedOp]]:
-    """Nodes on each part right behind it, while it is in the caches, and what joins them in the place of the node.  found: of
-    each node the parts."""
-    behind: dict[int, list[tuple[int, int, PackedOp]]] = {}
-    for index, (node, parts) in enumerate(zip(packed.nodes, found, strict=True)):
+class _Parts:
+    """A network in whose place nodes on the parts of joined values stand, each right behind its part, while that is in the
+    caches, and what joins them in the place of the node; found node by node, so that what reads such a node is, too.
+
+    most: nodes at most, behind which nodes stay as they are.  found: whether there is another node.
+    """
+
+    def __init__(self, packed: PackedModel, kernel: Kernel, most: int) -> None:
+        self.packed, self.users = packed, users_of(packed.nodes)
+        self.found = False
+        #: Not in order: `behind` says which follow each, and `places` of each node of the network what stands for it.
+        self.nodes: list[Node[PackedOp]] = []
+        self.behind: dict[int, list[int]] = {}
+        self.places: list[int] = []
+        #: Of each node its channels, and whether it gives rows.
+        self.channels: list[int] = []
+        self.rows: list[bool] = []
+        for index, node in enumerate(packed.nodes):
+            parts = self.parts(index) if len(self.nodes) < most else []
+            inputs = tuple(read if read == INPUT else self.places[read] for read in node.inputs)
+            op = node.op
+            if parts:
+                self.found = True
+                inputs, op = tuple(self.split(node, parts)), Concat()
+            self.places.append(self.add(Node(node.name, op, inputs), packed.values[index].shape[-1]))
+            self.rows[-1] = not parts and gives_rows(packed, index, kernel)
+
+    def add(self, node: Node[PackedOp], channels: int) -> int:
+        self.nodes.append(node)
+        self.channels.append(channels)
+        self.rows.append(not isinstance(node.op, Binarize))
+        return len(self.nodes) - 1
+
+    def split(self, node: Node[PackedOp], parts: list[int]) -> Iterator[int]:
         at = 0
-        for number, part in enumerate(parts):
-            channels = packed.values[part].shape[-1]
-            behind.setdefault(part, []).append((index, number, _of_channels(node.op, at, at + channels)))
+        for part in parts:
+            channels = self.channels[part]
+            own = self.add(Node(node.name, _of_channels(node.op, at, at + channels), (part,)), channels)
+            self.behind.setdefault(part, []).append(own)
             at += channels
-    nodes: list[Node[PackedOp]] = []
-    now: dict[int, int] = {INPUT: INPUT}
-    joined: dict[tuple[int, int], int] = {}
-    for index, (node, parts) in enumerate(zip(packed.nodes, found, strict=True)):
-        if parts:
-            inputs = tuple(joined[index, number] for number in range(len(parts)))
-            nodes.append(Node(node.name, Concat(), inputs))
-        else:
-            nodes.append(replace(node, inputs=tuple(now[read] for read in node.inputs)))
-        now[index] = len(nodes) - 1
-        for reader, number, op in behind.get(index, []):
-            nodes.append(Node(packed.nodes[reader].name, op, (now[index],)))
-            joined[reader, number] = len(nodes) - 1
-    return nodes
+            yield own
 
+    def parts(self, index: int) -> list[int]:
+        """The values that a node compares, pools or steps over, side by side; none where it takes all of them at once."""
+        packed, node, gives = self.packed, self.packed.nodes[index], self.packed.values[index]
+        if index == len(packed.nodes) - 1 or len(node.inputs) > 1 or not isinstance(node.op, Binarize | Elementwise | Pool):
+            return []
+        read = node.inputs[0]
+        found = self.joined(read if read == INPUT else self.places[read])
+        if not 1 < len(found) <= MOST_JOINED or not all(part != INPUT and self.rows[part] for part in found):
+            return []
+        if isinstance(node.op, Binarize):
+            # Parts of whole bytes are written in place.
+            return found if all(self.channels[part] % 8 == 0 for part in found[:-1]) else []
+        if isinstance(node.op, Pool) and math.prod(gives.shape[:-1]) == 1:
+            return []
+        return found if all(isinstance(packed.nodes[user].op, Binarize) or user == index for user in self.users[read]) else []
 
-def _parts(packed: PackedModel, index: int, kernel: Kernel) -> list[int]:
-    """The values that a node compares, pools or steps over, side by side; none where it takes all of them at once."""
-    node, gives = packed.nodes[index], packed.values[index]
-    if index == len(packed.nodes) - 1 or len(node.inputs) > 1 or not isinstance(node.op, Binarize | Elementwise | Pool):
-        return []
-    found = _joined(packed, node.inputs[0])
-    if not 1 < len(found) <= MOST_JOINED or not all(part != INPUT and gives_rows(packed, part, kernel) for part in found):
-        return []
-    if isinstance(node.op, Binarize):
-        # Parts of whole bytes are written in place.
-        return found if all(packed.values[part].shape[-1] % 8 == 0 for part in found[:-1]) else []
-    if isinstance(node.op, Pool) and math.prod(gives.shape[:-1]) == 1:
-        return []
-    readers = users_of(packed.nodes)[node.inputs[0]]
-    return found if all(isinstance(packed.nodes[reader].op, Binarize) or reader == index for reader in readers) else []
+    def joined(self, at: int) -> list[int]:
+        """The values that a value is made of, side by side; more than can be joined are of no use."""
+        found: list[int] = []
+        left = [at]
+        while left and len(found) <= MOST_JOINED:
+            one = left.pop()
+            op = None if one == INPUT else self.nodes[one].op
+            if isinstance(op, Concat) and not op.flat:
+                left += reversed(self.nodes[one].inputs)
+            else:
+                found.append(one)
+        return found
 
-
-def _joined(packed: PackedModel, at: int) -> list[int]:
-    """The values that a value is made of, side by side."""
-    op = None if at == INPUT else packed.nodes[at].op
-    if not isinstance(op, Concat) or op.flat:
-        return [at]
-    return [part for read in packed.nodes[at].inputs for part in _joined(packed, read)]
+    def in_order(self) -> list[Node[PackedOp]]:
+        """All nodes, each behind what it reads."""
+        order: list[int] = []
+        for place in self.places:
+            left = [place]
+            while left:
+                order.append(left.pop())
+                left += reversed(self.behind.get(order[-1], []))
+        now = {INPUT: INPUT} | {index: at for at, index in enumerate(order)}
+        return [replace(self.nodes[index], inputs=tuple(now[read] for read in self.nodes[index].inputs)) for index in order]
 
 
 def _of_channels(op: PackedOp, first: int, last: int) -> PackedOp:
