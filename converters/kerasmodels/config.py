@@ -279,6 +279,9 @@ def _operation(kind: str, config: Mapping[str, Any], inbound: Any) -> tuple[str,
     axes = {axis for axis in _settings(inbound, "axis") if type(axis) is int}
     if function == "concat" and len(axes) == 1:
         config = {**config, "axis": axes.pop()}
+    elif isinstance(inbound, list) and len(inbound) == 1 and isinstance(inbound[0], list) and len(inbound[0]) == 4:
+        said = inbound[0][3]  # what the function was called with besides the value
+        config = {**config, **said} if isinstance(said, dict) else config
     return _OPERATIONS.get(function, f"tf.{function}"), {key: value for key, value in config.items() if key != "function"}
 
 

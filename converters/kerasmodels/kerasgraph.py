@@ -215,8 +215,12 @@ class KerasGraph(KerasNodes):
             self.problems.append(f"{layer} reorders channels_first images; convert models of channels_last images")
 
     def _reshape(self, layer: KerasLayer) -> None:
-        target = layer.config.get("target_shape")
+        target, whole = layer.config.get("target_shape"), layer.config.get("newshape")  # of keras.ops.reshape, rows first
+        if isinstance(whole, list) and whole[:1] == [-1]:
+            target = whole[1:]
         if not isinstance(target, list) or not all(isinstance(size, int) and not isinstance(size, bool) for size in target):
+            self.problems.append(f"{layer} has the shape {target if whole is None else whole!r}, which is not supported")
+            self._unread(layer)
             return
         self._rank = 1 + len(target)
         if self._on_maps:

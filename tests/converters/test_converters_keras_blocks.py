@@ -99,7 +99,12 @@ def numbers(x: Any) -> Any:
     return unit()(1 - tf.maximum(x * 0.5 + unit()(x) * 3.0, -1.0))
 
 
-LARQ = (called_twice, model_called_twice, separable, ternary, gates, numbers)
+def falling(x: Any) -> Any:
+    """A function of TensorFlow with a number of its own."""
+    return unit()(tf.nn.leaky_relu(unit()(x), -0.3))
+
+
+LARQ = (falling, called_twice, model_called_twice, separable, ternary, gates, numbers)
 
 
 def agrees(reading: Any, wanted: Any) -> None:
@@ -204,3 +209,21 @@ def test_a_threshold_of_the_batch_is_refused() -> None:
     model = of_larq(unit(input_quantizer=larq.quantizers.SteTern(ternary_weight_networks=True)))
     with pytest.raises(NetworkError, match="SteTern with ternary_weight_networks has a threshold of a mean over the batch"):
         read_config_of(model, "the model", OPTIONS)
+
+
+@pytest.mark.parametrize(("between", "is_read"), [((9 * 8 * 16,), True), ((8, 9, 16), False)])
+def test_a_reshape_of_keras_ops_is_one(between: tuple[int, ...], is_read: bool) -> None:
+    """Its shape has rows before what the layer of that name says, and was passed over."""
+    layers = keras3.layers
+    entering = keras3.Input(X.shape[1:])
+    x = layers.BatchNormalization()(layers.Conv2D(16, 3, padding="same")(entering))
+    x = keras3.ops.reshape(x, (-1, *between))
+    x = keras3.ops.reshape(x, (-1, 9, 8, 16)) if is_read else x
+    x = layers.BatchNormalization()(QuantConv2D(8, 3, padding="same", use_bias=False)(x))
+    model = fill(keras3.Model(entering, layers.Dense(5)(layers.GlobalAveragePooling2D()(x))))
+    if is_read:
+        wanted = np.asarray(model(X.astype(np.float32) / np.float32(127.5) - 1, training=False))
+        agrees(read_config_of(model, "the model", OPTIONS), wanted)
+    else:
+        with pytest.raises(NetworkError, match="another order than that of channels, height and width of the map before"):
+            read_config_of(model, "the model", OPTIONS)
