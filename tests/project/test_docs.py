@@ -15,7 +15,7 @@ import pytest
 from places import PACKAGE_DATA, ROOT
 
 import xnorinfer
-from xnorinfer.cli import demo
+from xnorinfer.cli import demo, main
 
 DOCS = ROOT / "docs"
 PAGES = sorted(path.name for path in DOCS.glob("*.md"))
@@ -95,6 +95,15 @@ def test_paths_that_a_page_names_exist(page: str) -> None:
     text = (DOCS / page).read_text(encoding="utf-8")
     for path in re.findall(r"`((?:xnorinfer|converters|training|tests|benchmarks)/[\w/.-]*)`", text):
         assert (ROOT / path).exists() or (ROOT / path.removeprefix("xnorinfer/")).exists(), path
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_options_that_a_page_names_within_a_sentence_exist(page: str) -> None:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    for call, name in re.findall(r"`((?:xnorinfer )?([a-z]+) [^`\n]*)`", text):
+        if (command := main.commands.get(name)) is not None:
+            known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+            assert set(re.findall(r"(?<!\S)--[a-z-]+", call)) <= known | {"--help"}, call
 
 
 def test_site_builds_without_a_warning(tmp_path: Path) -> None:
