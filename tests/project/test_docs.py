@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from places import PACKAGE_DATA, ROOT
 
@@ -100,10 +101,13 @@ def test_paths_that_a_page_names_exist(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_options_that_a_page_names_within_a_sentence_exist(page: str) -> None:
     text = (DOCS / page).read_text(encoding="utf-8")
-    for call, name in re.findall(r"`((?:xnorinfer )?([a-z]+) [^`\n]*)`", text):
-        if (command := main.commands.get(name)) is not None:
+    context = click.Context(main)
+    for name, call in re.findall(r"`(?:xnorinfer )?(?!xnorinfer)([a-z]+) ([^`\n]*)`", text):
+        if name in main.list_commands(context):
+            command = main.get_command(context, name)
+            assert command is not None
             known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
-            assert set(re.findall(r"(?<!\S)--[a-z-]+", call)) <= known | {"--help"}, call
+            assert set(re.findall(r"(?<!\S)--[a-z-]+", call)) <= known | {"--help"}, (name, call)
 
 
 def test_site_builds_without_a_warning(tmp_path: Path) -> None:
