@@ -8,6 +8,7 @@ a sign, or activations of a few bits, however it is spelled: it is evaluated ove
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -221,22 +222,30 @@ def _slopes(before: Expr, now: Expr) -> list[Placed] | None:
     for above, below in (now.args, now.args[::-1]) if now.op == "Add" else (now.args,):
         bias, falling = _number_beside("Add", below) if now.op == "Add" else (None, below)
         factor, part = _number_beside("Mul", falling)
-        if factor is None or not _is_rising(above, before):
+        if factor is None or not _is_between(above, before, 0, np.inf):
             continue
-        zero, inner = _number_beside("Min", part)
         if part.op == "Relu" and part.args[0].op == "Neg" and part.args[0].args[0] is before:
             factor = -factor
-        elif zero is None or zero.ndim or zero != 0 or inner is not before:
+        elif not _is_between(part, before, -np.inf, 0):
             continue
         steps = [_placed(now.name, "prelu", factor if now.op == "Add" else -factor)]
         return steps if bias is None else [*steps, _placed(now.name, "add", bias)]
     return None
 
 
-def _is_rising(expr: Expr, of: Expr) -> bool:
-    """Whether it is max(x, 0)."""
-    zero, inner = _number_beside("Max", expr)
-    return (expr.op == "Relu" and expr.args[0] is of) or (zero is not None and not zero.ndim and zero == 0 and inner is of)
+def _is_between(expr: Expr, of: Expr, low: float, high: float) -> bool:
+    """Whether it is min(max(x, low), high), however it is spelled."""
+    found: tuple[float, ...]
+    if expr.op == "Relu":
+        found, inner = (0.0, np.inf), expr.args[0]
+    elif expr.op == "Clip":
+        inner, *ends = expr.args
+        found = tuple(math.nan if one.array is None or one.array.ndim else float(one.array) for one in ends)
+    else:
+        number, inner = _number_beside(expr.op, expr) if expr.op in ("Max", "Min") else (None, expr)
+        one = math.nan if number is None or number.ndim else float(number)
+        found = (one, np.inf) if expr.op == "Max" else (-np.inf, one)
+    return inner is of and found == (low, high)
 
 
 def _number_beside(op: str, expr: Expr) -> tuple[F32 | None, Expr]:

@@ -35,7 +35,11 @@ class Memory:
 
     def share(self, view: str, value: Ref) -> None:
         """A tensor may share another one's memory."""
-        self._roots[view] = self._roots.get(value.name, value.name)
+        self._roots[view] = self.owner(value)
+
+    def owner(self, value: Ref) -> str:
+        """The tensor whose memory another one may share, by name; its own."""
+        return self._roots.get(value.name, value.name)
 
     def lies_in(self, part: Ref, value: Ref, back: Back) -> None:
         """A tensor is a part of another one, in the same memory."""
@@ -46,14 +50,14 @@ class Memory:
         """What a tensor has become; None where that is not known."""
         while value.name in self._replaced:
             value = self._replaced[value.name]
-        return None if self._roots.get(value.name, value.name) in self._stale else value
+        return None if self.owner(value) in self._stale else value
 
     def write(self, target: Ref, result: Ref) -> None:
         """A tensor becomes another value, and with it what it is a part of."""
         self._replaced[target.name] = result
         self._roots.pop(result.name, None)
         if target.name not in self._parts:
-            self._stale.add(self._roots.get(target.name, target.name))
+            self._stale.add(self.owner(target))
             return
         value, back = self._parts[target.name]
         whole = back(value, result)

@@ -82,7 +82,7 @@ class Recorder:
         writes = base != operation and base not in PASSING
         if writes and isinstance(given, Ref) and given.origin.endswith("num_batches_tracked"):
             self.refuse(operation, f"counts batches: the network was saved in training mode, {EVAL}")
-        if writes and isinstance(given, Ref) and given.origin in self.constants:
+        if writes and isinstance(given, Ref) and self.memory.owner(given) in self.constants:
             self.refuse(operation, f"writes into the tensor {given.origin} of the file, which another call would find changed")
         if base in PASSING:
             value = self.tensor(operation, given)

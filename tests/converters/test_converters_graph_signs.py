@@ -326,6 +326,7 @@ PRELUS: dict[str, tuple[Any, Any, str, Any]] = {
     "of Keras": ([("Relu",)], [("Neg",), ("Relu",), ("Mul", -SLOPES)], "Add", 0),
     "with a bias": ([("Relu",)], [("Neg",), ("Relu",), ("Mul", -SLOPES), ("Add", SLOPES[::-1].copy())], "Add", SLOPES[::-1]),
     "by bounds": ([("Max", ZERO)], [("Min", ZERO), ("Mul", SLOPES)], "Add", 0),
+    "by clips": ([("Clip", ZERO)], [("Clip", np.array(-np.inf, F), ZERO), ("Mul", SLOPES)], "Add", 0),
     "a difference": ([("Relu",)], [("Neg",), ("Relu",), ("Mul", SLOPES)], "Sub", 0),
 }
 

@@ -82,8 +82,21 @@ class LargestAlone(nn.Module):  # type: ignore[misc, name-defined]
         return found + functional.avg_pool2d(y, 2)
 
 
+class OwnWeights(nn.Module):  # type: ignore[misc, name-defined]
+    """Signs of weights that are made in place, in tensors of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter((torch.arange(576.0) * 7 % 5 - 2).reshape(8, 8, 3, 3))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        signs = self.weight.sign()
+        signs[signs == 0] = 1
+        return y + functional.conv2d(ge(x), signs, padding=1)
+
+
 @pytest.mark.parametrize("how", PROGRAMS)
-@pytest.mark.parametrize("join", [StackOfOne, RepeatedOnce, UpToTheEnd, Truths, LargestAlone])
+@pytest.mark.parametrize("join", [OwnWeights, StackOfOne, RepeatedOnce, UpToTheEnd, Truths, LargestAlone])
 def test_what_is_read_has_pytorchs_scores(tmp_path: Path, join: type[nn.Module], how: str) -> None:
     net = made(Two(join()), 1)
     x = np.random.default_rng(2).integers(0, 256, (6, *SHAPE), dtype=np.uint8)
@@ -141,7 +154,17 @@ class MembersByShapes(nn.Module):  # type: ignore[misc, name-defined]
         return torch.cat(found, 1)
 
 
+class FilesWeights(OwnWeights):
+    """The same in the tensor of the file."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        signs = self.weight.detach()
+        signs.clamp_(-1.0, 1.0)
+        return y + functional.conv2d(ge(x), signs, padding=1)
+
+
 REFUSED = {
+    FilesWeights: (PROGRAMS, r"operation clamp_ writes into the tensor join\.weight of the file"),
     PlacesOfLargest: (PROGRAMS, "no tensor where one is needed"),
     PlacesOfAdaptive: (PROGRAMS, "no tensor where one is needed"),
     EitherOfTwo: (PROGRAMS, r"node Or[0-9]+ \(Or\) joins two branches"),
