@@ -117,8 +117,11 @@ def read(expr: Expr, leaf: Expr, width: int, most: int = MOST_LEVELS) -> Read:
 def _levels(chain: Sequence[Expr], taken: Sequence[Sequence[Placed]], width: int, most: int) -> Read | None:
     """Levels between steps, of which `taken` stand before the first node that is none; None for other expressions.
 
-    Whole numbers that are rounded to are looked for everywhere before thresholds are, which may turn values around before.
+    Whole numbers that are rounded to are looked for everywhere before thresholds are, which may turn values around before, and
+    which take the place of numbers that something is added to, or that are turned around, behind.
     """
+    others: Read | None = None
+    last = len(taken)
 
     @cache
     def steps_of(end: int, limited: bool, place: int) -> StepValues | None:
@@ -139,12 +142,16 @@ def _levels(chain: Sequence[Expr], taken: Sequence[Sequence[Placed]], width: int
                     here = [*_joined(taken[:place]), *turned, (chain[end].name, found)]
                     more, bare = _joined(behind[::-1]), Read(here, levels=found.domain)
                     factor = _factor(more)
-                    return Read([*here, *more], scaled=None if factor is None else (bare, factor)) if behind else bare
+                    if not behind:
+                        return bare
+                    if factor is not None:
+                        return others or Read([*here, *more], scaled=(bare, factor))
+                    others, last = others or Read([*here, *more]), end  # before that there is no more to find
             step = _step(chain[end - 1], chain[end])
-            if step is None:
+            if step is None or end == last:
                 break
             behind.append(step)
-    return None
+    return others
 
 
 def _factor(steps: Sequence[Placed]) -> float | None:

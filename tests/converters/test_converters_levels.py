@@ -105,7 +105,7 @@ def test_scales_of_each_channel(tmp_path: Path) -> None:
 def test_scales_of_each_channel_are_no_whole_numbers(tmp_path: Path) -> None:
     scale = np.arange(1, 8, dtype=F)
     operation = ("Quant", scale, ZERO, np.array(3, F), {"signed": 0, "narrow": 0})
-    refused(tmp_path, lambda g: network(g, operation), "binary weights and follows MatMul_v0 without a sign between them")
+    refused(tmp_path, lambda g: network(g, operation), "binary weights and reads levels that stand for numbers which integers")
 
 
 #: How others write levels: operations behind the sums, what they give, and what is read.

@@ -47,6 +47,12 @@ BETWEEN: dict[str, tuple[Any, int]] = {
     "padded with 0": (lambda y: functional.pad(rounded(y, 3, 2.3), (1, 0, 2, 1)), 32),
     "half": (lambda y: torch.chunk(rounded(y, 2), 2, 1)[1], 16),
     "every other": (lambda y: rounded(y, 2)[:, ::2], 16),
+    "turned around": (lambda y: -rounded(-y, 2), 32),
+    "of another zero": (lambda y: torch.round(torch.clamp(y, 0, 1) * 3) * 2 - 3, 32),
+    "with and without": (
+        lambda y: torch.cat([torch.round(torch.clamp(y, 0, 3)) - 1, -torch.round(torch.clamp(y, 0, 3))], 1),
+        64,
+    ),
     "joined again": (lambda y: torch.cat([rounded(y, 2)[:, 16:], rounded(y, 2)[:, :16]], 1), 32),
 }
 
