@@ -125,7 +125,8 @@ class GraphValues(Stages):
         if not isinstance(value, Constant):
             self.problems.refuse(node, "computes with shapes, which is not supported in a binary network")
         warnings = self.notes.warnings if value.array.ndim else []  # numbers of a program are float32 beside tensors that are
-        flat = as_float32(RawTensor(node.name, value.array, str(value.array.dtype)), warnings)
+        array = value.array.astype(np.uint8) if value.array.dtype == np.bool_ else value.array  # truths, 0 and 1 as numbers
+        flat = as_float32(RawTensor(node.name, array, str(array.dtype)), warnings)
         shape, width = live.stage.shape, live.stage.width
         self.use(value, f"{live.stage.layer or 'input'}: {node.operation}")
         if flat.size == 1:

@@ -76,6 +76,17 @@ class Truths(nn.Module):  # type: ignore[misc, name-defined]
         return either.float() + count.float() + stacked.float() * 2.0
 
 
+class Masks(nn.Module):  # type: ignore[misc, name-defined]
+    """Channels that pass by truths in the file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mask", (torch.arange(8) % 3 == 0).view(1, 8, 1, 1))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x * self.mask + y * (~self.mask)
+
+
 class LargestAlone(nn.Module):  # type: ignore[misc, name-defined]
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         found, _ = functional.max_pool2d(x, 2, return_indices=True)
@@ -96,7 +107,7 @@ class OwnWeights(nn.Module):  # type: ignore[misc, name-defined]
 
 
 @pytest.mark.parametrize("how", PROGRAMS)
-@pytest.mark.parametrize("join", [OwnWeights, StackOfOne, RepeatedOnce, UpToTheEnd, Truths, LargestAlone])
+@pytest.mark.parametrize("join", [OwnWeights, StackOfOne, RepeatedOnce, UpToTheEnd, Truths, Masks, LargestAlone])
 def test_what_is_read_has_pytorchs_scores(tmp_path: Path, join: type[nn.Module], how: str) -> None:
     net = made(Two(join()), 1)
     x = np.random.default_rng(2).integers(0, 256, (6, *SHAPE), dtype=np.uint8)
