@@ -344,7 +344,10 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "a pool of vectors": (put(-2, "MaxPooling2D"), r"new_maxpooling2d .* reads values of 1 axes, needed are 3"),
     "a pool of lines": (put(2, "MaxPooling1D"), r"new_maxpooling1d .* reads values of 3 axes, needed are 2"),
     "a transposed convolution": (put(2, "Conv2DTranspose"), r"new_conv2dtranspose .* is not supported in a binary network"),
-    "separable": (put(2, "QuantSeparableConv2D"), r"new_quantseparableconv2d .* is not supported in a binary network"),
+    "locally connected": (
+        put(2, "QuantLocallyConnected2D"),
+        r"new_quantlocallyconnected2d .* is not supported in a binary network",
+    ),
     "upsampling": (put(2, "UpSampling2D"), r"new_upsampling2d .* is not supported in a binary network"),
     "an open size": (swap("input_1", batch_input_shape=[None, None, None, 3]), r"--input-shape says it"),
     "other channels": (swap("input_1", batch_input_shape=[None, 9, 7, 1]), r"takes 3 channels, and reads a map of 1"),

@@ -23,8 +23,9 @@ from xnorinfer.net.values import InputMapping, PixelInput, RealInput, SignInput
 
 #: Epsilons in use: torch, the TF1 reference script, TensorFlow's and Keras' layers.
 EPSILONS = (1e-5, 1e-4, 1e-3)
-#: Orders of BatchNorm's operations in use.
-FORMS: tuple[NormForm, ...] = ("tf", "tf-fused", "torch")
+#: Orders of BatchNorm's operations in use, and one of maps alone.
+FORMS: tuple[NormForm, ...] = ("tf", "torch")
+FORM_OF_MAPS: NormForm = "tf-fused"
 #: One rule for each answer that there is to sign(0), and the one whose threshold lies at 2^-24.
 RULES: tuple[Rule, ...] = ("ge", "gt", "round-even")
 #: Mappings of the input in use: the usual ones, torchvision's example for Fashion-MNIST, and inputs that are no pixels.
@@ -154,7 +155,8 @@ def epsilons(net: Net) -> Iterator[Alternative]:
 
 def forms(net: Net) -> Iterator[Alternative]:
     """BatchNorm's operations in another framework's order."""
-    for form in FORMS:
+    of_maps = any(isinstance(node.op, Norm) and len(value.shape) > 1 for node, value in zip(net.nodes, net.values, strict=True))
+    for form in (*FORMS, FORM_OF_MAPS) if of_maps else FORMS:
         if _present(net, Norm, "form") - {form}:
             yield Alternative(NORM_ORDER, form, _set(Norm, form=form), f'form = "{form}" in a net.toml')
 
