@@ -71,8 +71,11 @@ ROUNDED = {"ROUND": "Round", "CEIL": "Ceil", "FLOOR": "Floor"}
 
 
 @pytest.mark.parametrize("mode", ROUNDED)
-@pytest.mark.parametrize(("scale", "zero", "signed"), [(-64, 0, 1), (-30, 0, 0), (-48, 1, 1), (-16, -2, 1)])
-def test_a_negative_scale(scale: int, zero: int, signed: int, mode: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("scale", "zero", "signed"),
+    [(-64, 0, 1), (-30, 0, 0), (-48, 1, 1), (-16, -2, 1), (32, 0.5, 1), (-32, 0.5, 0), (24, -1.5, 1)],
+)
+def test_a_negative_scale_and_a_zero_between(scale: int, zero: float, signed: int, mode: str, tmp_path: Path) -> None:
     """What falls before it rounds and again behind is levels that rise."""
     nodes, numbers = quant(scale, zero, 2, signed=signed, rounding_mode=mode)
     path = write(tmp_path / "net.onnx", nodes, **numbers)
@@ -100,7 +103,7 @@ def test_quantizers_that_are_none_are_told_once(tmp_path: Path) -> None:
 
 
 def test_why_integers_cannot_sum_levels(tmp_path: Path) -> None:
-    for scale, zero in ((0.5, 0.5), (np.array([0.5, 0.25] * 4).reshape(8, 1, 1), 0)):
+    for scale, zero in ((0.5, 1 / 3), (np.array([0.5, 0.29] * 4).reshape(8, 1, 1), 0)):
         nodes, numbers = quant(scale, zero, 2)
         with pytest.raises(NetworkError, match=r"Conv_c .* which integers cannot sum \(needed are one scale and a whole zero"):
             read(write(tmp_path / "net.onnx", nodes, **numbers))
