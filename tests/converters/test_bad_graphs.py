@@ -355,11 +355,11 @@ def test_output_is_the_file_and_no_value(kind: str, source: str, tmp_path: Path,
         return
     told = run("convert", path, "--output", name, "--input-range", "-1:1")
     assert told.exit_code == 2
-    assert f"--output {name}: is a value that the graph gives" in told.output
-    assert f"-o OUT.safetensors, and --output-name {name}" in " ".join(told.output.split())
+    assert f"--output {name}: is a value that the graph gives" in told.stderr
+    assert f"-o OUT.safetensors, and --output-name {name}" in " ".join(told.stderr.split())
     assert not Path(name).exists()
     chosen = ["--output-name", name] if several else []
-    assert f"--output {name}: is a value" in run("convert", path, "-o", name, *chosen, "--input-range", "-1:1").output
+    assert f"--output {name}: is a value" in run("convert", path, "-o", name, *chosen, "--input-range", "-1:1").stderr
     fine("convert", path, "-o", f"{name}.safetensors", *chosen, "--input-range", "-1:1")
 
 

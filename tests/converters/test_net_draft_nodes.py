@@ -34,7 +34,7 @@ def told_back(path: Path) -> str:
     """What is said of the draft itself."""
     done = run("convert", path, "--dry-run", "--net", path.with_name("net.toml"))
     assert done.exit_code == 2
-    return done.output
+    return done.stderr
 
 
 def answered(text: str, answer: str, idle: str = "") -> str:
