@@ -8,6 +8,7 @@ told is told of values that lie so by the way in which they are made, not by the
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple, TypeAlias
@@ -15,6 +16,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from xnorinfer.errors import unhandled
 from xnorinfer.graph import INPUT, Interpretation
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import (
@@ -34,7 +36,7 @@ from xnorinfer.net.ops import (
     Steps,
 )
 from xnorinfer.net.reference import binary_weights
-from xnorinfer.net.values import ChannelInput, PixelInput, RealInput, Shape
+from xnorinfer.net.values import ChannelInput, PixelInput, RealInput, Shape, SignInput, ThresholdInput
 from xnorinfer.net.windows import Window, taps_inside
 
 F64: TypeAlias = NDArray[np.float64]
@@ -100,8 +102,10 @@ def _entering(net: Net) -> Often:
     mapping = net.input
     if isinstance(mapping, RealInput):
         return []
-    if not isinstance(mapping, PixelInput | ChannelInput):
+    if isinstance(mapping, SignInput | ThresholdInput):
         return [_one(2.0, -1.0)]
+    if not isinstance(mapping, PixelInput | ChannelInput):
+        raise unhandled("numbers met often", mapping)
     channels = mapping.channels if isinstance(mapping, ChannelInput) else (mapping,)
     all_pixels = Grid(np.array([c.slope / c.divisor for c in channels]), np.array([c.intercept / c.divisor for c in channels]))
     ends = np.array([0.0 in c.ends for c in channels])  # black or white, of whole windows
@@ -127,6 +131,11 @@ class _Given(NamedTuple):
     often: Sequence[Often]
     shapes: Sequence[Shape]
     shape: Shape
+
+
+def _channels_taken(given: _Given, shape: Shape) -> int:
+    """As how many channels an op takes a value of this shape; a map, where it gives a vector, is taken flattened."""
+    return shape[-1] if len(shape) == len(given.shape) else math.prod(shape)
 
 
 #: What a value often is.
@@ -262,9 +271,11 @@ def _stepped(step: Step, often: Often) -> Iterable[Grid]:
             low, high = (0.0, np.inf) if step.function == "relu" else (float(end) for end in step.parameters)
             yield from (_one(0.0, end) for end in (low, high) if abs(end) < np.finfo(np.float32).max)
             yield from (Grid(unit, np.where(unit == 0, np.clip(offset, low, high), offset)) for unit, offset in often)
-        case _:  # functions of which what they make of 0 alone is looked for
+        case "tanh" | "sigmoid":  # of which what they make of 0 alone is looked for
             at_zero = 0.0 if step.function == "tanh" else 0.5
             yield from (Grid(np.zeros(1), np.where(grid.zero, at_zero, np.nan)) for grid in often)
+        case _:
+            raise unhandled("numbers met often", step.function)
 
 
 @_often.of(Quantize)
@@ -331,7 +342,7 @@ def _(op: Multiply, given: _Given) -> Often:
 @_often.of(Concat)
 def _(op: Concat, given: _Given) -> Often:
     none = _one(0.0, np.nan)
-    sizes = [one[-1] if len(one) == len(given.shape) else int(np.prod(one)) for one in given.shapes]
+    sizes = [_channels_taken(given, shape) for shape in given.shapes]
     return [
         Grid(*(np.concatenate([np.resize(grid[part], size) for grid, size in zip(row, sizes, strict=True)]) for part in (0, 1)))
         for row in (
@@ -343,10 +354,7 @@ def _(op: Concat, given: _Given) -> Often:
 
 @_often.of(Channels)
 def _(op: Channels, given: _Given) -> Often:
-    order, size = (
-        np.array(op.order),
-        given.shapes[0][-1] if len(given.shapes[0]) == len(given.shape) else int(np.prod(given.shapes[0])),
-    )
+    order, size = np.array(op.order), _channels_taken(given, given.shapes[0])
     outside = Grid(np.zeros(order.shape), np.where(order < 0, 0.0, np.nan))
     taken = [
         Grid(
