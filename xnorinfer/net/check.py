@@ -46,6 +46,7 @@ from xnorinfer.net.values import (
     SignInput,
     ThresholdInput,
     Value,
+    domain_of_all,
     levels_of_all,
 )
 from xnorinfer.net.windows import MOST_SIZE, MOST_VALUES, POOL_KINDS, Window, taps_by_axis
@@ -385,10 +386,7 @@ def _(op: Concat, name: str, problems: Problems, *reads: Seen) -> Seen:
 
 def _together(reads: Sequence[Seen], between: Sequence[float] = ()) -> Domain:
     """What values and numbers are together: signs, levels or real numbers."""
-    domains = [read.value.domain for read in reads]
-    if all(map(_is_signs, domains)) and all(one in (-1, 1) for one in between):
-        return SIGNS
-    return levels_of_all(domains, between) or REALS
+    return domain_of_all([read.value.domain for read in reads], between)
 
 
 def _lost(name: str, what: str, reads: Sequence[Seen], between: Sequence[float] = ()) -> str | None:

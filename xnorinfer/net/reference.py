@@ -57,7 +57,7 @@ from xnorinfer.net.values import (
     RealInput,
     SignInput,
     ThresholdInput,
-    levels_of_all,
+    domain_of_all,
 )
 from xnorinfer.net.windows import Window
 
@@ -124,13 +124,11 @@ def _(op: Concat, *reads: Rows) -> Rows:
 
 def _kept(domains: Sequence[Domain], x: F32, between: Sequence[float] = ()) -> Rows:
     """Numbers of these domains in other places, with some between them: still signs, or levels, where all are."""
-    if all(_of_mapped(domain) == SIGNS for domain in domains) and all(one in (-1, 1) for one in between):
-        return Rows(x, SIGNS)
-    levels = levels_of_all(domains, between)
-    if levels is None:
-        return Rows(x, REALS)
-    every = mapped_input(levels, np.arange(levels.low, levels.high + 1, dtype=np.float32))
-    return Rows((np.searchsorted(every, x) + levels.low).astype(np.float32), levels)
+    domain = domain_of_all(domains, between)
+    if not isinstance(domain, LevelValues):
+        return Rows(x, domain)
+    every = mapped_input(domain, np.arange(domain.low, domain.high + 1, dtype=np.float32))
+    return Rows((np.searchsorted(every, x) + domain.low).astype(np.float32), domain)
 
 
 @compute.of(Multiply)

@@ -249,6 +249,12 @@ def numbers_of(domain: Domain) -> NDArray[np.float32] | None:
     return domain.numbers if isinstance(domain, LevelValues) else None
 
 
+def domain_of_all(domains: Sequence[Domain], numbers: Sequence[float] = ()) -> Domain:
+    """What values of all these domains are together, some numbers beside them: signs, levels (`levels_of_all`) or reals."""
+    signs = all(isinstance(one, SignInput | ThresholdInput) for one in domains)
+    return SIGNS if signs and all(one in (-1, 1) for one in numbers) else levels_of_all(domains, numbers) or REALS
+
+
 def levels_of_all(domains: Sequence[Domain], numbers: Sequence[float] = ()) -> LevelValues | None:
     """The levels that values of all these domains have together, some numbers beside them: whole numbers times the factors of
     one of them that are each of these float32 numbers; of several such the fewest.
