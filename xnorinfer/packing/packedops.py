@@ -36,7 +36,20 @@ MOST_TOP, MOST_TOP_OF_PIXELS = 15, 255
 #: prelu v where it is above 0, else v*a.  side: v plus the number in the same place of the node's second input, no vectors.
 #: tanh, sigmoid: as `float32` has them, no vectors.
 StepName = Literal["mul", "add", "fma", "clip", "div", "step", "prelu", "side", "tanh", "sigmoid"]
-STEP_NAMES: tuple[StepName, ...] = ("mul", "add", "fma", "clip", "div", "step", "prelu", "side", "tanh", "sigmoid")
+#: How many vectors each takes.
+STEP_VECTORS: dict[StepName, int] = {
+    "mul": 1,
+    "add": 1,
+    "fma": 2,
+    "clip": 2,
+    "div": 1,
+    "step": 2,
+    "prelu": 1,
+    "side": 0,
+    "tanh": 0,
+    "sigmoid": 0,
+}
+STEP_NAMES: tuple[StepName, ...] = tuple(STEP_VECTORS)
 
 #: Values that one node joins at most.
 MOST_JOINED = 64

@@ -9,10 +9,8 @@ from xnorinfer.float32 import F32
 from xnorinfer.packing.fusedpart import Part
 from xnorinfer.packing.lower import steps_of_part
 from xnorinfer.packing.packed import Affine
+from xnorinfer.packing.packedops import STEP_VECTORS
 from xnorinfer.proof.verification import LayerProof
-
-#: Steps without a number, and with two.
-_NONE, _TWO = ("side", "tanh", "sigmoid"), ("fma", "clip", "step")
 
 
 def compare_numbers(proof: LayerProof, part: Part, steps: Affine, dot: F32 | None = None) -> None:
@@ -37,7 +35,7 @@ def compare_numbers(proof: LayerProof, part: Part, steps: Affine, dot: F32 | Non
             )
     if ours.ops != theirs.ops:
         return
-    used = np.array([[step not in _NONE, step in _TWO] for step in ours.ops], np.bool_).reshape(-1, 2, 1)
+    used = np.array([[STEP_VECTORS[step] > 0, STEP_VECTORS[step] > 1] for step in ours.ops], np.bool_).reshape(-1, 2, 1)
     wrong = (ours.values != theirs.values) & used
     if wrong.any():
         at, which, neuron = (int(i) for i in np.argwhere(wrong)[0])
