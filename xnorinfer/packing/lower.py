@@ -81,8 +81,13 @@ class Found:
     notes: list[str] = field(default_factory=list)
     _zeros: list[NDArray[np.bool_]] | None = None
 
-    def often_zero(self, net: Net, part: Part) -> NDArray[np.bool_]:
-        """Of which channels the sign of a part reads values that are often 0, (channels,) bool."""
+    def often_zero(self, net: Net, part: Part, counts: Counts, rule: Rule) -> NDArray[np.bool_] | None:
+        """Of which channels a sign reads values that are often 0, (channels,) bool.
+
+        None where that is no question: of sums that are enumerated, of the inputs themselves, by a rule that knows 0.
+        """
+        if rule != "sign" or not counts.reals or not (counts.made or part.layer is not None):
+            return None
         self._zeros = often_zero(net) if self._zeros is None else self._zeros
         return np.asarray(self._zeros[part.quantized].reshape(-1, part.channels).any(axis=0))
 
@@ -200,7 +205,7 @@ def _values(net: Net, part: Part, found: Found, parts: Sequence[Part] = ()) -> B
     source = parts[part.inputs[0]] if parts and part.inputs[0] != INPUT else None
     if part.levels is not None:
         if isinstance(part.given, Quantize) and _judged(net, part, source, part.given.rule, found) == "sign":
-            often = found.often_zero(net, part) if counts.made else None
+            often = found.often_zero(net, part, counts, "sign")
             fold(part.name, counts, steps, "sign", found.problems, found.notes, often)
         if part.levels.domain.top > MOST_TOP and part.read.kind != "pixels":
             many = f"{part.name}: makes {part.levels.domain.top + 1} levels of numbers that others read, too"
@@ -210,7 +215,7 @@ def _values(net: Net, part: Part, found: Found, parts: Sequence[Part] = ()) -> B
     if part.sign is None:
         return Elementwise(_numbers(part.name, (counts,), steps, found))
     rule = _judged(net, part, source, part.sign.rule, found)
-    often = found.often_zero(net, part) if rule == "sign" and counts.made else None
+    often = found.often_zero(net, part, counts, rule)
     limits = fold(part.name, counts, steps, rule, found.problems, found.notes, often)
     found.notes.extend(_dead(part.name, (counts,), limits, "inputs" if part.raw else "channels"))
     return Binarize(counts.limits(limits.limits), limits.flipped)
@@ -266,7 +271,7 @@ def _layer(net: Net, part: Part, found: Found) -> Dot:
     output: Threshold | Grades | Affine
     if part.levels is not None:
         if isinstance(part.given, Quantize) and part.given.rule == "sign":
-            often = found.often_zero(net, part) if classes[0].reals else None
+            often = found.often_zero(net, part, classes[0], "sign")
             fold_classes(name, classes, steps, "sign", found.problems, found.notes, often)
         graded = fold_levels(name, classes, steps, part.levels, found.problems, found.notes)
         flipped = graded.flipped
@@ -277,7 +282,7 @@ def _layer(net: Net, part: Part, found: Found) -> Dot:
     elif part.sign is None:
         output = _numbers(name, classes, steps, found)
     else:
-        often = found.often_zero(net, part) if part.sign.rule == "sign" and classes[0].reals else None
+        often = found.often_zero(net, part, classes[0], part.sign.rule)
         limits = fold_classes(name, classes, steps, part.sign.rule, found.problems, found.notes, often)
         found.notes.extend(_dead(name, classes, limits, "neurons"))
         flipped = limits.flipped
