@@ -82,7 +82,8 @@ def test_a_log_that_nobody_reads_stops_nothing() -> None:
             log("event", number=number)
             log._flush()
         stream.free.set()
-        await asyncio.sleep(0.2)
+        while not log._written.empty():
+            await asyncio.sleep(0.01)
         log("last")
         log.stop()
 
@@ -124,6 +125,35 @@ def test_numbers_for_prometheus(model: Path) -> None:
     assert sample(text, 'xnorinfer_batch_rows_sum{model="net"}') == 9
     assert sample(text, 'xnorinfer_engine_seconds_count{model="net"}') == 3
     assert sample(text, "xnorinfer_pending_requests") == 0
+
+
+def test_who_has_an_answer_finds_it_counted(model: Path) -> None:
+    """Also by another process that shares the port: what is counted later would be missing there."""
+    with asked({"net": model}) as server:
+        counted: list[tuple[float, float]] = []
+
+        async def ask(body: bytes) -> None:
+            scope = {
+                "type": "http",
+                "method": "POST",
+                "path": "/v2/models/net/infer",
+                "headers": [(b"content-length", b"%d" % len(body))],
+            }
+
+            async def receive() -> dict[str, Any]:
+                return {"type": "http.request", "body": body}
+
+            async def send(message: Any) -> None:
+                if message["type"] == "http.response.body":
+                    text = server.application.metrics.text().decode()
+                    requests, pending = 'xnorinfer_requests_total{model="net"}', "xnorinfer_pending_requests"
+                    counted.append((sample(text, requests), sample(text, pending)))
+
+            await server.application(scope, receive, send)
+
+        for body in (json.dumps(GOOD).encode(), b"{}"):
+            server.client.portal.call(ask, body)
+        assert counted == [(1, 0), (2, 0)]
 
 
 def test_a_token_is_wanted_of_everybody_but_probes_and_the_page(model: Path) -> None:
@@ -192,6 +222,7 @@ def test_no_answer_in_time_is_an_error_of_the_protocol(model: Path, monkeypatch:
             patched.setattr(Batcher, "_run", staticmethod(wait))
             require_error(server.infer("net", GOOD), 504, "there was no answer within 0.2 s")
             held.set()
+        server.application.limits = Limits()
         assert server.infer("net", GOOD).status_code == 200
 
 

@@ -54,6 +54,7 @@ class Exchange:
     """What is known of a request by the time it is answered."""
 
     __slots__ = (
+        "counted",
         "engine",
         "expired",
         "headers",
@@ -72,7 +73,7 @@ class Exchange:
         self.headers, self.started = headers, time.perf_counter()
         self.id = _identifier(headers.get(REQUEST_ID))
         self.status = 0
-        self.expired = self.inference = self.reading = False
+        self.counted = self.expired = self.inference = self.reading = False
         self.model: str | None = None
         self.version: str | None = None
         self.reason: str | None = None
@@ -170,6 +171,8 @@ class Application:
                 message["headers"] = [*message["headers"], (REQUEST_ID, exchange.id.encode())]
                 if self.stopping:
                     message["headers"].append((b"connection", b"close"))
+            elif not message.get("more_body"):
+                self._count(exchange)  # before it leaves: who has an answer finds it counted, whichever process is asked
             await send(message)
 
         loop = asyncio.get_running_loop()
@@ -215,12 +218,17 @@ class Application:
             more = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
             await _reply(answer, error_body(message), [JSON, *more], status)
 
+    def _count(self, exchange: Exchange) -> None:
+        """Numbers about a request, once."""
+        if exchange.inference and not exchange.counted:
+            exchange.counted = True
+            self.metrics.request(exchange.model or "", exchange.status or CLIENT_LEFT, time.perf_counter() - exchange.started)
+
     def _told(self, scope: Scope, exchange: Exchange, failure: Exception | None) -> None:
-        """Numbers and log lines about a request that has its answer."""
+        """What is known when a request has its answer or its client left: numbers and a log line."""
+        self._count(exchange)
         seconds = time.perf_counter() - exchange.started
         status = exchange.status or CLIENT_LEFT
-        if exchange.inference:
-            self.metrics.request(exchange.model or "", status, seconds)
         if status >= 400 or (exchange.inference and self.log.requests):
             client = scope.get("client")
             self.log(
@@ -251,6 +259,12 @@ class Application:
     # ------------------------------------------------------------ inference
 
     async def _infer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = await self._computed(scope, receive)
+        if answer is not None:
+            await _reply(send, *answer)
+
+    async def _computed(self, scope: Scope, receive: Receive) -> tuple[bytes, list[tuple[bytes, bytes]]] | None:
+        """Body and headers of the answer to a request for inference, None if its client left.  Raises ProtocolError."""
         exchange: Exchange = scope["xnorinfer"]
         exchange.inference = True
         served = self._served(scope["path_params"], exchange)
@@ -261,7 +275,7 @@ class Application:
             body = await self._body(exchange.headers, receive, taken)
             exchange.reading = False
             if body is None:
-                return
+                return None
             text = exchange.headers.get(JSON_LENGTH.encode())
             request = parse(body, None if text is None else text.decode("latin-1"), served.model.packed, self.limits.rows)
             exchange.rows = len(request.x)
@@ -274,8 +288,7 @@ class Application:
             exchange.engine = job.seconds
             about = {"engine_microseconds": round(1e6 * job.seconds, 1), "batch_rows": job.batch_rows}
             found, length = respond((served.name, served.version), request, job.scores, job.margins, about)
-            kind = [JSON] if length is None else [BINARY, (JSON_LENGTH.encode(), b"%d" % length)]
-            await _reply(send, found, kind)
+            return found, [JSON] if length is None else [BINARY, (JSON_LENGTH.encode(), b"%d" % length)]
         finally:
             self._pending_bytes -= taken[0]
             self.metrics.pending.dec()
