@@ -55,10 +55,11 @@ def conv_model(head: Window | None = None, shape: tuple[int, int, int] = (4, 6, 
 
 
 class Running:
-    """A server in a process of its own.  lines: what it logged."""
+    """A server in a process of its own.  lines: what it logged.  before: code that its process runs first."""
 
-    def __init__(self, *arguments: object, environment: dict[str, str] | None = None) -> None:
-        command = [COMMAND, "serve", *map(str, arguments), "--port", "0"]
+    def __init__(self, *arguments: object, environment: dict[str, str] | None = None, before: str = "") -> None:
+        own = [sys.executable, "-c", f"{before}\nfrom xnorinfer.cli import main\nmain()"] if before else [COMMAND]
+        command = [*own, "serve", *map(str, arguments), "--port", "0"]
         self.process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})}
         )
@@ -72,7 +73,7 @@ class Running:
         for line in self.process.stderr:
             self.lines.append(json.loads(line) if line.startswith("{") else {"event": "text", "text": line})
 
-    def wait_for(self, event: str, count: int = 1, seconds: float = 60) -> dict[str, Any]:
+    def wait_for(self, event: str, count: int = 1, seconds: float = 300) -> dict[str, Any]:
         """The line of an event, the `count`-th of its kind."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -103,7 +104,7 @@ class Running:
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:
-            return self.process.wait(30)
+            return self.process.wait(120)
         finally:
             self._reader.join(10)
 

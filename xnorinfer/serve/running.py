@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import math
 import os
 import signal
 import socket
@@ -27,8 +28,8 @@ from xnorinfer.serve.telemetry import Log
 HEAD_SECONDS = 10.0
 #: Seconds that a connection without a request stays open.
 KEEP_ALIVE_SECONDS = 75
-#: Seconds in which what was sent before the end still arrives.
-LAST_CALL = 0.1
+#: Seconds in which what was sent before the end still arrives, and in which clients at work are told of it by an answer.
+LAST_CALL, LAST_ANSWER = 0.1, 1.0
 #: Requests that a connection may send before the first is answered, and bytes between two looks at how many these are.
 MOST_PIPELINED, SLICE = 100, 1 << 14
 #: The event loop and an engine's thread pass Python's lock to each other within this time, instead of 5 ms.
@@ -104,6 +105,8 @@ class _Protocol(AutoHTTPProtocol):
     """
 
     _finishing: asyncio.TimerHandle | None = None
+    #: When its last answer was complete, by the event loop's clock.
+    answered = -math.inf
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(_Whole(transport, self._finish))
@@ -128,6 +131,7 @@ class _Protocol(AutoHTTPProtocol):
 
     def on_response_complete(self) -> None:
         self.transport.flush()
+        self.answered = self.loop.time()
         super().on_response_complete()
 
     def data_received(self, data: bytes) -> None:
@@ -163,8 +167,16 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, which closes connections without a request at once: a client that just had an answer and sends its next
+        request would find it closed.  That request is awaited; its answer says that the connection ends."""
         self._application.stopping = True
+        clock = asyncio.get_running_loop().time
+        begin = clock()
         await asyncio.sleep(LAST_CALL)
+        while clock() < begin + LAST_ANSWER and not self.force_exit:
+            if not any(connection.answered > begin - LAST_ANSWER for connection in self.server_state.connections):
+                break
+            await asyncio.sleep(LAST_CALL / 10)
         await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
