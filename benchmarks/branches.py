@@ -1,5 +1,6 @@
 """Networks that branch against other libraries: `python -m benchmarks.branches [--larq FOLDER] [--seconds S] [--only NAME]`;
-with `--profile` instead where their time goes, by kind of node, against the roofline of this core.
+with `--profile` instead where their time goes, by kind of node, against the roofline of this core; with `--ends` the float
+layers before the first sign alone, and those behind the last binary layer, against ONNX Runtime in float32.
 
 Published networks (`published`) at 224 x 224, batch 1, on one thread and on all cores, in turns in one process: xnorinfer, ONNX
 Runtime in float32 on the same graph, ONNX Runtime in 8 bits on a ResNet-18 (`int8_resnet`), and Larq Compute Engine, for which
@@ -11,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,10 @@ from xnorinfer.cores import usable_cores
 from xnorinfer.engine.plan import Plan
 from xnorinfer.net.network import Net
 from xnorinfer.net.reference import forward
+from xnorinfer.net.values import RealInput
 from xnorinfer.packing.description import describe
 from xnorinfer.packing.lower import lower
-from xnorinfer.packing.packed import Dot, PackedModel
+from xnorinfer.packing.packed import Binarize, Dot, PackedModel
 from xnorinfer.speed import peers
 from xnorinfer.speed.layertimes import NodeTime, Profile, profile
 from xnorinfer.speed.timing import SETTLE_SECONDS, Call, Timing, in_turns
@@ -114,9 +116,47 @@ def lines(cases: list[Case], seconds: float, larq: Path | None) -> Iterator[str]
                 if (theirs := found.get(name)) is None:
                     cells += ["", ""]
                     continue
-                unstable = ours.unstable or theirs.unstable
-                cells += [_text(theirs), "unstable" if unstable else f"{theirs.median / ours.median:.1f} x"]
+                cells += [_text(theirs), _ratio(ours, theirs)]
             yield f"| {' | '.join(cells)} |"
+
+
+def ends_of(packed: PackedModel) -> dict[str, PackedModel]:
+    """The nodes before the first that makes or takes bits, and those that read one value behind the last, as models of their
+    own."""
+    nodes = packed.nodes
+    bits = [
+        at for at, node in enumerate(nodes) if isinstance(node.op, Binarize) or (isinstance(node.op, Dot) and node.op.binary)
+    ]
+    first, last = bits[0], bits[-1] + 1
+    while any(read < last - 1 for node in nodes[last:] for read in node.inputs):
+        last += 1
+    head = tuple(replace(node, inputs=tuple(read - last for read in node.inputs)) for node in nodes[last:])
+    shape = packed.values[last - 1].shape
+    return {
+        "stem": replace(packed, nodes=nodes[:first]),
+        "head": replace(packed, input=RealInput(), shape=shape, nodes=head),
+    }
+
+
+def end_lines(case: Case, seconds: float) -> Iterator[str]:
+    """How long the ends of a network take, in Markdown.  Raises AssertionError where numbers are other ones."""
+    yield f"| {case.name} | threads | ours | {FLOAT} | ratio |"
+    yield f"|{'---|' * 5}"
+    rng = np.random.default_rng(0)
+    for name, packed in ends_of(case.packed).items():
+        real = isinstance(packed.input, RealInput)
+        x = rng.normal(0, 1, (1, packed.depth)).astype(np.float32) if real else image(packed.shape[0]).reshape(1, -1)
+        for threads in dict.fromkeys((1, usable_cores())):
+            plan, float_network = Plan(packed, threads=threads), peers.peer("onnxruntime float32", packed, 1, threads)
+            ours, theirs = plan.run(x).ravel(), float_network.scores(x).ravel()
+            assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max(), f"{case.name}: the {name} gives other numbers"
+            found = in_turns(
+                {"ours": partial(plan.run, x), FLOAT: partial(float_network.scores, x)},
+                seconds,
+                settle=SETTLE_SECONDS if threads > 1 else 0.05,
+            )
+            mine, other = found["ours"], found[FLOAT]
+            yield f"| {name} | {threads} | {_text(mine)} | {_text(other)} | {_ratio(mine, other, 2)} |"
 
 
 @dataclass(frozen=True)
@@ -170,8 +210,13 @@ def profile_lines(case: Case, seconds: float) -> Iterator[str]:
     )
 
 
+def _ratio(ours: Timing, theirs: Timing, digits: int = 1) -> str:
+    return "unstable" if ours.unstable or theirs.unstable else f"{theirs.median / ours.median:.{digits}f} x"
+
+
 def _text(timing: Timing) -> str:
-    return f"{timing.median * 1e3:.2f} ms +-{timing.spread:.0%}"
+    digits = 2 if timing.median >= 1e-3 else 4
+    return f"{timing.median * 1e3:.{digits}f} ms +-{timing.spread:.0%}"
 
 
 def main() -> None:
@@ -183,7 +228,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="time per network and threads, at least five rounds (5)")
     parser.add_argument("--only", choices=NETWORKS, action="append", help="this network only (repeatable)")
     parser.add_argument("--profile", action="store_true", help="where the time goes, by kind of node, instead")
+    parser.add_argument("--ends", action="store_true", help="the float layers at both ends alone, instead")
     options = parser.parse_args()
+    if options.ends and (reason := peers.why_left_out("onnxruntime float32")):
+        raise SystemExit(f"skipped: {reason}")
     python = None
     if options.larq is not None:
         python = options.larq / "bin" / "python"
@@ -196,7 +244,9 @@ def main() -> None:
         print(f"{name}: {cases[-1].text()}", flush=True)
         if options.profile:
             print("\n".join(["", *profile_lines(cases[-1], options.seconds), ""]), flush=True)
-    for line in () if options.profile else lines(cases, options.seconds, python):
+        if options.ends:
+            print("\n".join(["", *end_lines(cases[-1], options.seconds), ""]), flush=True)
+    for line in () if options.profile or options.ends else lines(cases, options.seconds, python):
         print(line, flush=True)
 
 

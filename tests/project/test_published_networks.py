@@ -48,6 +48,19 @@ def test_peers_compute_the_same(branches: Any) -> None:
     assert set(found) == {"xnorinfer", branches.FLOAT, branches.INT8}
 
 
+@pytest.mark.parametrize("name", ["QuickNet", "BinaryResNetE-18", "Bi-RealNet-18", "BinaryDenseNet-28", "ReActNet-A"])
+def test_both_ends_are_those_of_the_network(branches: Any, name: str) -> None:
+    pytest.importorskip("onnxruntime")
+    case = branches.Case.of(name, 32)
+    stem, head = branches.ends_of(case.packed).values()
+    last = len(case.packed.nodes) - len(head.nodes) - 1
+    assert stem.values[-1] == case.packed.values[len(stem.nodes) - 1]
+    assert head.shape == case.packed.values[last].shape
+    assert head.values[-1] == case.packed.values[-1]
+    for line in list(branches.end_lines(case, 0.01))[2:]:
+        assert line.startswith(("| stem |", "| head |"))
+
+
 def test_eight_bits_reach_the_scores(branches: Any) -> None:
     """Values do not fade on the way, nor stand at an end of their range."""
     pytest.importorskip("onnxruntime")
