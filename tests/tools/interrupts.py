@@ -1,8 +1,8 @@
 """Ctrl-C at random moments: `python tests/tools/interrupts.py --times 200` measures how soon commands end, and what they leave.
 
 Every command is started in a folder of its own, interrupted after a random time (start-up, compiling, converting, running), and
-must then end with exit code 130 (or have ended well before), with no file that it began to write.  What Python itself says when
-it is interrupted in its first hundredth of a second, before a line of xnorinfer has run, is counted apart.
+must then end with exit code 130 (or have ended well before), with no unfinished file.  What Python itself says when it is
+interrupted in its first hundredth of a second, before a line of xnorinfer has run, is counted apart.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from pathlib import Path
 import numpy as np
 from checkpoints import named_arrays, random_layers
 from networks import INPUTS, random_network
+from waiting import HANGS
 
 import xnorinfer
+from xnorinfer.errors import ModelFileError
 from xnorinfer.net import Linear, Net, Quantize, Window
 from xnorinfer.net.ops import Named
 from xnorinfer.packing import modelfile
@@ -103,7 +105,7 @@ def require_interruptible() -> None:
 
 
 def interrupted(case: Case, delay: float) -> tuple[float, int, str, list[str]]:
-    """Seconds from the signal to the end, exit code, what stderr says, and files left behind."""
+    """Seconds from the signal to the end, exit code, what stderr says, and unfinished files left behind."""
     require_interruptible()
     with tempfile.TemporaryDirectory() as temporary:
         own = Path(temporary) / "work"
@@ -120,11 +122,21 @@ def interrupted(case: Case, delay: float) -> tuple[float, int, str, list[str]]:
         begin = time.monotonic()
         running.send_signal(signal.SIGINT)
         try:
-            errors = running.communicate(timeout=60)[1]
+            errors = running.communicate(timeout=HANGS)[1]
         except subprocess.TimeoutExpired:
             running.kill()
-            return 60.0, -9, running.communicate()[1], os.listdir(own)
-        return time.monotonic() - begin, running.returncode, errors, os.listdir(own)
+            return HANGS, -9, running.communicate()[1], os.listdir(own)
+        seconds = time.monotonic() - begin
+        return seconds, running.returncode, errors, [name for name in os.listdir(own) if not is_model(own / name)]
+
+
+def is_model(path: Path) -> bool:
+    """Whether the file is a whole model: `convert` may have written it right before the signal."""
+    try:
+        modelfile.load(path)
+    except ModelFileError:
+        return False
+    return True
 
 
 def before_start(code: int, errors: str) -> bool:

@@ -21,7 +21,7 @@ from typing import Any
 import click
 
 from xnorinfer.cli.layout import Formatter, wrapped
-from xnorinfer.cli.stopping import EXIT_INTERRUPTED, EXIT_TERMINATED, leave, stopping
+from xnorinfer.cli.stopping import EXIT_INTERRUPTED, EXIT_TERMINATED, Stopping, leave, stopping
 from xnorinfer.errors import DoesNotHoldError, XnorinferError
 from xnorinfer.oneline import lines
 
@@ -119,15 +119,17 @@ class CommandLine(click.Group):
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # names in files may hold what the terminal's encoding lacks
                 stream.reconfigure(errors="backslashreplace")
+        state = Stopping()
         try:
-            with stopping() as state:
+            with stopping(state):
                 try:
                     code = self._guarded(args, prog_name, **extra)
                 except Exception as error:
-                    # After Ctrl-C: what a library made of it.
-                    code = _interrupted() if state.interrupted else self._defect(error)
+                    # After Ctrl-C: what click or a library made of it.
+                    interrupted = state.interrupted or isinstance(error, click.Abort)
+                    code = _interrupted(state) if interrupted else self._defect(error)
         except KeyboardInterrupt:
-            code = _interrupted()
+            code = _interrupted(state)
         sys.exit(code)
 
     def _guarded(self, args: Sequence[str] | None, prog_name: str | None, **extra: Any) -> int:
@@ -149,8 +151,6 @@ class CommandLine(click.Group):
         except click.ClickException as error:
             _complain(error.format_message())
             return EXIT_WRONG_USE
-        except click.Abort:
-            return _interrupted()
         except (_ReaderLeft, BrokenPipeError):
             _forget_stdout()  # the reader (head, less) has seen enough
             return EXIT_BROKEN_PIPE
@@ -190,8 +190,8 @@ def _forget_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _interrupted() -> int:
-    click.echo("interrupted", err=True)
+def _interrupted(state: Stopping) -> int:
+    state.say_once(lambda words: click.echo(words, nl=False, err=True))
     return EXIT_INTERRUPTED
 
 

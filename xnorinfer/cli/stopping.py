@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -34,6 +34,8 @@ class Stopping:
     def __init__(self) -> None:
         self.interrupted = False
         self.ended = threading.Event()
+        self._said = False
+        self._saying = threading.Lock()
 
     def on_interrupt(self, number: int, frame: FrameType | None) -> NoReturn:
         """Handler of SIGINT."""
@@ -49,23 +51,29 @@ class Stopping:
         if not issubclass(dropped.exc_type, KeyboardInterrupt | SystemExit):
             sys.__unraisablehook__(dropped)
 
+    def say_once(self, say: Callable[[bytes], object]) -> None:
+        """Say by `say` that the command was interrupted, if nobody has: one that ends by itself late meets the thread here."""
+        with self._saying:
+            if not self._said:
+                self._said = True
+                say(b"interrupted\n")
+
     def watch(self, signals: socket.socket) -> None:
         """Body of the thread; `signals` gives a byte for every signal, and ends with the command."""
         with signals:
             while received := signals.recv(64):
                 number = next((n for n in received if n in (signal.SIGINT, signal.SIGTERM)), None)
                 if number is not None and not self.ended.wait(GRACE_SECONDS):
-                    _end_process(number)
+                    self._end_process(number)
 
+    def _end_process(self, number: int) -> NoReturn:
+        from xnorinfer.files import discard_unfinished
 
-def _end_process(number: int) -> NoReturn:
-    from xnorinfer.files import discard_unfinished
-
-    discard_unfinished()
-    if number == signal.SIGINT:
-        with contextlib.suppress(OSError):
-            os.write(2, b"interrupted\n")
-    os._exit(128 + number)
+        discard_unfinished()
+        if number == signal.SIGINT:
+            with contextlib.suppress(OSError):
+                self.say_once(lambda words: os.write(2, words))
+        os._exit(128 + number)
 
 
 def leave(code: int) -> NoReturn:
@@ -77,11 +85,10 @@ def leave(code: int) -> NoReturn:
 
 
 @contextlib.contextmanager
-def stopping() -> Iterator[Stopping]:
+def stopping(state: Stopping) -> Iterator[None]:
     """Within the block signals are dealt with as said above, if this is the main thread."""
-    state = Stopping()
     if threading.current_thread() is not threading.main_thread():
-        yield state
+        yield
         return
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
@@ -92,7 +99,7 @@ def stopping() -> Iterator[Stopping]:
     descriptor = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     try:
         threading.Thread(target=state.watch, args=(ours,), name="xnorinfer-stopping", daemon=True).start()
-        yield state
+        yield
     finally:
         state.ended.set()
         signal.set_wakeup_fd(descriptor)
