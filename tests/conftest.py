@@ -9,11 +9,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before numpy is imported: threads of 
     os.environ.update({name: os.environ.get(name, "1") for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")})
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from places import SHARED
 
-# The same examples on every run and no time limits: the machine may be busy.
-settings.register_profile("xnorinfer", deadline=None, derandomize=True)
+# The same examples on every run and no time limits, for making them neither: the machine may be busy.
+settings.register_profile("xnorinfer", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("xnorinfer")
 
 

@@ -19,6 +19,7 @@ import fuzzing
 import numpy as np
 import pytest
 from fuzz_targets import TARGETS
+from waiting import HANGS
 
 from xnorinfer import budget
 from xnorinfer.converters import SOURCES, read_source
@@ -77,7 +78,7 @@ def test_what_coverage_guided_fuzzing_found(tmp_path: Path, name: str) -> None:
 def test_coverage_guided_fuzzing_runs() -> None:
     pytest.importorskip("atheris")
     command = [sys.executable, fuzz_coverage.__file__, "--reader", "safetensors", "--seconds", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANGS, check=False)
     assert done.returncode == 0, done.stderr
     assert re.match(r"safetensors: [1-9]\d* inputs, [1-9]\d* edges", done.stdout)
 

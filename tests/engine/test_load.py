@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import multiprocessing
 import os
 import socket
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from networks import INPUTS, random_inputs, random_network
 from places import ROOT, TOOLS
+from waiting import HANGS
 
 import xnorinfer
 from xnorinfer.engine.model import Model
@@ -83,8 +85,9 @@ STARTERS = {
         "    queue = context.Queue()\n"
         "    started = [context.Process(target=work, args=(queue, model, n)) for n in rows[:3]]\n"
         "    for one in started: one.start()\n"
-        "    done = [queue.get(timeout=60) for _ in started]\n"
-        "    for one in started: one.join()",
+        "    for one in started: one.join()\n"
+        "    assert not any(one.exitcode for one in started)\n"
+        "    done = [queue.get() for _ in started]",
     ),
 }
 
@@ -95,7 +98,7 @@ def run_main(tmp_path: Path, imports: str, body: str) -> str:
     path.write_text(MAIN.format(imports=imports, body=body + "\n    print(all(done), len(done))"))
     done = subprocess.run(
         [sys.executable, "-W", "ignore", str(path)],
-        cwd=ROOT, capture_output=True, text=True, timeout=150, check=False, env={**os.environ, "PYTHONPATH": PATHS},
+        cwd=ROOT, capture_output=True, text=True, timeout=HANGS, check=False, env={**os.environ, "PYTHONPATH": PATHS},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -163,12 +166,18 @@ def test_a_server_that_forks_its_workers_after_loading() -> None:
         assert running.stdout is not None
         port = int(running.stdout.readline())
 
+        def connect() -> socket.socket:
+            return socket.create_connection(("127.0.0.1", port), timeout=HANGS)
+
+        def answer(connection: socket.socket, start: int, rows: int) -> tuple[int, bytes]:
+            connection.sendall(f"{start} {rows}\n".encode())
+            with connection.makefile("rb") as stream:
+                received = stream.read()
+            return int.from_bytes(received[:8], "little"), received[8:]
+
         def ask(start: int, rows: int) -> tuple[int, bytes]:
-            with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
-                connection.sendall(f"{start} {rows}\n".encode())
-                with connection.makefile("rb") as stream:
-                    answer = stream.read()
-            return int.from_bytes(answer[:8], "little"), answer[8:]
+            with connect() as connection:
+                return answer(connection, start, rows)
 
         rng = np.random.default_rng(3)
         places = [(int(rng.integers(0, 60)), int(rng.integers(1, 61))) for _ in range(200)]
@@ -176,11 +185,11 @@ def test_a_server_that_forks_its_workers_after_loading() -> None:
             answers = list(clients.map(lambda place: ask(*place), places))
         for (start, rows), (_, scores) in zip(places, answers, strict=True):
             assert scores == WANT[start : start + rows].tobytes()
-        assert len({worker for worker, _ in answers}) > 1
-        for _ in range(4):
-            ask(0, 0)
+        with contextlib.ExitStack() as stack:  # a worker that has a connection takes no other: each has one of the four
+            connections = [stack.enter_context(connect()) for _ in range(4)]
+            assert len({answer(one, 0, 0)[0] for one in connections}) == 4
         assert running.stdout.readline().strip() == "[0, 0, 0, 0]"
-        assert running.wait(60) == 0
+        assert running.wait(HANGS) == 0
     finally:
         running.kill()
         running.wait()

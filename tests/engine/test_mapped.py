@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from networks import INPUTS, random_inputs, random_network
 from places import ROOT
+from waiting import HANGS
 
 import xnorinfer
 from xnorinfer.errors import ModelFileError
@@ -112,7 +113,7 @@ def test_processes_share_the_pages(tmp_path: Path) -> None:
         print("go", file=child.stdin, flush=True)
     counts = [list(map(int, child.stdout.readline().split())) for child in running]
     for child in running:
-        child.communicate("go\n", timeout=60)
+        child.communicate("go\n", timeout=HANGS)
         assert child.returncode == 0
     for mapped, shared, share, private in counts:
         assert mapped >= size_kib

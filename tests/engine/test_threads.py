@@ -12,6 +12,7 @@ import numpy as np
 import packed_networks as nets
 import pytest
 from places import TOOLS
+from waiting import HANGS
 
 from xnorinfer.engine import plan as plan_module
 from xnorinfer.engine.plan import Plan
@@ -39,11 +40,11 @@ def test_concurrent_callers(monkeypatch: pytest.MonkeyPatch) -> None:
             if not nets.same(plans[which].run(inputs[which][:rows].copy()), wants[which][:rows]):
                 wrong.append((which, rows))
 
-    threads = [threading.Thread(target=caller, args=(seed,)) for seed in range(6)]
+    threads = [threading.Thread(target=caller, args=(seed,), daemon=True) for seed in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(HANGS)
     assert not any(thread.is_alive() for thread in threads)
     assert wrong == []
 
@@ -82,7 +83,7 @@ def output_of(code: str, *arguments: str) -> str:
     """What a process in which helpers work prints, once it has ended well."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", HELPERS_WORK + code, *arguments],
-        env={**os.environ, "PYTHONPATH": str(TOOLS)}, capture_output=True, text=True, timeout=120, check=False,
+        env={**os.environ, "PYTHONPATH": str(TOOLS)}, capture_output=True, text=True, timeout=HANGS, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

@@ -15,6 +15,7 @@ import packed_networks as nets
 import pytest
 from numpy.typing import NDArray
 from places import TOOLS
+from waiting import HANGS
 
 from xnorinfer import kernels
 from xnorinfer.engine.plan import Plan
@@ -183,7 +184,7 @@ def run_restricted(tmp_path: Path, **environment: str) -> subprocess.CompletedPr
     )
     here = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(TOOLS)]), **environment}
     return subprocess.run(
-        [sys.executable, "-c", code], env=here, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", code], env=here, cwd=tmp_path, capture_output=True, text=True, timeout=HANGS, check=False
     )
 
 

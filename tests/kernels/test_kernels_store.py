@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import HANGS
 
 from xnorinfer.kernels import store
 
@@ -28,7 +29,7 @@ def run(folder: Path | None, **environment: str) -> str:
     here = {**os.environ, **environment}
     if folder is not None:
         here["XNORINFER_CACHE_DIR"] = str(folder)
-    done = subprocess.run([sys.executable, "-c", CODE], env=here, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", CODE], env=here, capture_output=True, text=True, timeout=HANGS, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

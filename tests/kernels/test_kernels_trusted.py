@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from waiting import HANGS
 
 from xnorinfer.kernels import native, objectfile, store, trusted
 
@@ -342,7 +343,7 @@ def test_settings_of_numba_do_not_reach_the_cache() -> None:
     results = []
     for other, used in ((False, False), (True, False), (True, True)):
         code = SETTINGS.format(other=other, used=used)
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANGS, check=False)
         assert done.returncode == 0, done.stderr
         results.append(done.stdout.split())
     assert results[0] == results[1]

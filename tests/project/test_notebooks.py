@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from places import ROOT
+from waiting import HANGS
 
 #: Notebook -> what it needs: modules, and programs.
 NEEDS = {
@@ -24,7 +25,8 @@ RUN = """
 import sys, nbclient, nbformat
 book = nbformat.read(sys.argv[1], as_version=4)
 nbformat.validate(book)
-nbclient.NotebookClient(book, timeout=300, kernel_name="python3").execute()
+seconds = int(sys.argv[2])
+nbclient.NotebookClient(book, timeout=seconds, startup_timeout=seconds, kernel_name="python3").execute()
 """
 
 
@@ -46,7 +48,7 @@ def test_notebooks_run(name: str, tmp_path: Path) -> None:
         pytest.skip(f"{name} needs {', '.join(missing)}")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     folders = {variable: str(tmp_path / variable) for variable in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR")}
-    command = [sys.executable, "-c", RUN, str(ROOT / "examples" / name)]
+    command = [sys.executable, "-c", RUN, str(ROOT / "examples" / name), str(HANGS)]
     environment = {**os.environ, **folders, "PATH": path}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from places import ROOT
+from waiting import HANGS
 
 import xnorinfer
 from xnorinfer.shipped import sample_digits
@@ -23,7 +24,7 @@ def test_the_deployment_answers() -> None:
         if probe.connect_ex(("127.0.0.1", 8000)) == 0:
             pytest.skip("the port of Ray Serve, 8000, is in use")
     command = [sys.executable, str(ROOT / "examples" / "ray_serve.py")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=HANGS)
     images, labels = sample_digits()
     assert f"class {xnorinfer.load('mnist-784-1024x3').predict(images[:1])[0]}, label {labels[0]}" in done.stdout, done.stderr[
         -2000:

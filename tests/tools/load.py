@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 
 import numpy as np
+from waiting import HANGS
 
 CALLERS = 32
 LAYERS = ("workqueue", "omp", "tbb")
@@ -75,6 +76,8 @@ def child(seconds: float, engine_threads: int) -> int:
     for thread in threads:
         thread.start()
     time.sleep(seconds)
+    while min(calls) == 0 and all(thread.is_alive() for thread in threads):  # on a busy machine the last comes late
+        time.sleep(0.05)
     stop.set()
     for thread in threads:
         thread.join()
@@ -96,7 +99,7 @@ def run(seconds: float, layer: str | None, engine_threads: int) -> subprocess.Co
     if layer is not None:
         environment["NUMBA_THREADING_LAYER"] = layer
     command = [sys.executable, "-W", "ignore", __file__, "--child", str(engine_threads), "--seconds", str(seconds)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds + 200, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds + HANGS, check=False)
 
 
 def missing(done: subprocess.CompletedProcess[str]) -> bool:

@@ -1,6 +1,7 @@
 """A Ray cluster of several node processes on this machine, as a program.
 
-Prints the address; each line on its input kills a node; the cluster ends with the input.  The head computes nothing.
+Prints the address; each line on its input kills a node, and then "removed" is printed; the cluster ends with the input.
+The head computes nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ def main(nodes: int) -> None:
     print(cluster.address, flush=True)
     for _ in sys.stdin:
         cluster.remove_node(workers.pop(), allow_graceful=False)
+        print("removed", flush=True)
     cluster.shutdown()
 
 
