@@ -71,6 +71,18 @@ def border_of(places: Places, shape: Shape) -> Border | None:
     return top, places.shape[1] - top - height, left, places.shape[2] - left - width
 
 
+def across_channels(places: Places | None, axis: int, channels: int | None) -> bool:
+    """Whether along an axis of a tensor, rows first, there are all channels of pixels, as far as is known."""
+    if axis == 0 or places is None or not channels:
+        return axis != 0
+    axis += places.ndim + 1 if axis < 0 else 0
+    if not 1 <= axis <= places.ndim or places.shape[axis - 1] % channels:
+        return False
+    look_at(places)
+    pixels = np.sort(np.moveaxis(places, axis - 1, -1), axis=-1).reshape(-1, channels) // channels
+    return bool((pixels == pixels[:, :1]).all())
+
+
 def of_image(places: Places) -> tuple[Shape, bool] | None:
     """The map that an input is whose numbers, in the order of its own tensor, stand so with the channels first; and whether
     they do in its own tensor, too.  None where they do neither so, nor with the channels last."""

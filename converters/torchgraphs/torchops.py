@@ -126,7 +126,9 @@ class Recorder:
             return self.node(BINARY[operation], *both)
         if operation in PICKING:
             value = self.tensor(operation, given.get("self", given.get("input")))
-            return self.node(PICKING[operation], value, largest=int(bool(given.get("largest", True))))
+            dim = given.get("dim")
+            axis = dim if isinstance(dim, int) else -1
+            return self.node(PICKING[operation], value, axis=axis, largest=int(bool(given.get("largest", True))))
         if operation in PRODUCTS:
             one, two = (self.tensor(operation, given.get(name)) for name in SCHEMAS[operation])
             return self.node("MatMul", one, two)

@@ -52,7 +52,7 @@ SCHEMAS: dict[str, tuple[str, ...]] = {
     "to": ("self", "dtype", "behind_device"),
     "_to_copy": ("self", "dtype"),
     "type_as": ("self", "other"),
-    **dict.fromkeys(("softmax", "_softmax", "log_softmax", "_log_softmax", "argmax"), ("self",)),
+    **dict.fromkeys(("softmax", "_softmax", "log_softmax", "_log_softmax", "argmax"), ("self", "dim")),
     "topk": ("self", "k", "dim", "largest"),
     **dict.fromkeys(("mean", "sum", "amax", "amin", "prod"), ("self", "dim", "keepdim")),
     "linalg_vector_norm": ("self", "ord", "dim", "keepdim"),

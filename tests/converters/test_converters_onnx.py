@@ -430,6 +430,14 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda g: g.add("MatMul", g.signs(12, 6)).add("BatchNormalization", *[np.ones(6, F)] * 4, training_mode=1),
         "takes its statistics from the batch",
     ),
+    "picked along rows": (
+        lambda g: g.add("MatMul", g.signs(3, 2)).add("Softmax", axis=0),
+        r"\(Softmax\) takes the axis 0, not that of the channels",
+    ),
+    "picked along rows unsaid": (
+        lambda g: g.add("MatMul", g.signs(3, 2)).add("ArgMax"),
+        r"\(ArgMax\) takes the axis 0, not that",
+    ),
     "after picking": (lambda g: g.add("MatMul", g.signs(3, 2)).add("Softmax").add("Add", ONE), "after the scores were picked"),
 }
 

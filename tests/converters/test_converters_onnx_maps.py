@@ -242,6 +242,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "no stride": (lambda g: g.conv(8, 3, 3, 3, strides=(0, 1)), r"has the strides 0, 1, needed are numbers from 1 on"),
     "no dilation": (lambda g: g.conv(8, 3, 3, 3, dilations=(1, -1)), r"has the dilations 1, -1, needed are numbers from 1"),
+    "picked along lines": (lambda g: g.conv(8, 3, 3, 3).add("Softmax", axis=2), r"\(Softmax\) takes the axis 2, not that"),
     "one stride": (lambda g: g.conv(8, 3, 3, 3, strides=(2,)), r"has the strides \(2,\), needed are two numbers"),
     "padding taken away": (lambda g: g.conv(8, 3, 3, 3, pads=(0, -1, 0, 0)), r"needed are numbers from 0 on"),
     "padding of one axis": (lambda g: g.conv(8, 3, 3, 3, pads=(0, 1)), r"has the pads \(0, 1\), needed are 4 numbers"),

@@ -239,6 +239,8 @@ class Tail(nn.Module):  # type: ignore[misc, name-defined]
             y = x.view(-1, 24)
             y.sign_()
             return self.net(x)
+        if self.what == "rows":
+            return self.net(x).argmax(dim=0)
         return self.net(x)
 
 
@@ -250,6 +252,7 @@ REFUSED = {
     "hidden": r"\(ReduceSum\) is not supported in a binary network",
     "loop": r"(?s)its code is not straight: for .*torch\.jit\.trace\(module, example\) write down what is computed alone",
     "write": r"operation mul_ writes into the tensor net\.head\.weight of the file",
+    "rows": r"\(ArgMax\) takes the axis 0, not that of the channels",
     "view": r"view of a tensor that was written into through another",
 }
 
