@@ -123,6 +123,7 @@ class _Model:
         self.operators = graphs[0].tables(3)
         self.constants: dict[str, RawTensor] = {}
         self.larq = False
+        self.scopes: dict[str, tuple[str, ...]] = {}
         self._names: dict[int, str] = {}
         self._taken: set[str] = set()
         self._made: dict[str, int] = {}
@@ -140,12 +141,17 @@ class _Model:
             index = operator.number(0, "I")
             if index >= len(self.codes):
                 raise MalformedError(f"has an operator of the unknown kind {index}")
-            nodes += self._nodes(operator, *self.codes[index])
+            made = list(self._nodes(operator, *self.codes[index]))
+            nodes += made
+            self.scopes |= dict.fromkeys(
+                (value for node in made for value in node.outputs), self._scopes(operator, self.codes[index][0])
+            )
         names = tuple(self._name(index) for index in self.inputs)
         shape = self._shape(self.inputs[0]) if self.inputs else ()
         said = self._tensor(self.inputs[0]).integers(7) if shape else ()  # -1 where a length is open, which is 1 in the shape
         sizes = (None, *(None if size < 0 else size for size in (said or shape)[1:])) if shape else None
-        return OnnxGraph(dilated(nodes), self.constants, names, tuple(map(self._name, self.outputs)), "tflite", sizes)
+        outputs = tuple(map(self._name, self.outputs))
+        return OnnxGraph(dilated(nodes), self.constants, names, outputs, "tflite", sizes, self.scopes)
 
     # ---------------------------------------------------------------- tensors
 
@@ -194,6 +200,13 @@ class _Model:
         return label
 
     # ---------------------------------------------------------------- operators
+
+    def _scopes(self, operator: Table, kind: int) -> tuple[str, ...]:
+        """The scopes that an operator may be of: those of all that became one, and of its weights, as scores go by the names
+        that the signature has for them."""
+        weights = operator.integers(1)[1:2] if kind in (_CONVOLUTION, _DEPTHWISE, _FULLY_CONNECTED) else ()
+        texts = [self._tensor(index).text(3) for index in (*operator.integers(2), *weights)]
+        return tuple(dict.fromkeys(one.rpartition("/")[0] for text in texts for one in text.split(";")))
 
     def _nodes(self, operator: Table, kind: int, custom: str) -> Iterator[OnnxNode]:
         inputs, outputs = operator.integers(1), operator.integers(2)

@@ -6,6 +6,7 @@ Tensors may be in the model or in files beside it (`onnxdata`).
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +58,8 @@ class OnnxGraph:
     """A GraphProto: nodes in the order of computation, constants by name, names of real inputs and of outputs.
 
     shape: of the first real input, rows first, None for lengths that are open; None where it is not said.  scopes: value -> the
-    module that it was computed in, of programs that say so otherwise than by names of nodes (`a/b/Sign` is of a/b).
+    module that it was computed in, of files that say so otherwise than by names of nodes (`a/b/Sign` is of a/b); several where
+    one operation was made of those of several.
     """
 
     nodes: tuple[OnnxNode, ...]
@@ -66,7 +68,7 @@ class OnnxGraph:
     outputs: tuple[str, ...]
     producer: str
     shape: tuple[int | None, ...] | None = None
-    scopes: Mapping[str, str] = field(default_factory=dict)
+    scopes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def read_onnx(path: Path) -> OnnxGraph:
@@ -102,12 +104,16 @@ def _read_graph(message: memoryview, producer: str, files: DataFiles) -> OnnxGra
     constants: dict[str, RawTensor] = {}
     inputs: list[str] = []
     outputs: list[str] = []
+    scopes: dict[str, tuple[str, ...]] = {}
     shapes: dict[str, tuple[int | None, ...] | None] = {}
     for number, value in fields(message):
         spend_steps(what="reading its graph")
         if number == 1:
             spend_bytes(NODE_BYTES, f"a graph of {len(nodes)} nodes and more")
             nodes.append(_read_node(Message(value), files))
+            scope = _scope_of(Message(value))
+            if scope is not None:
+                scopes |= dict.fromkeys(nodes[-1].outputs, (scope,))
         elif number == 5:
             tensor = read_tensor(Message(value), files)
             if tensor.name in constants:
@@ -121,7 +127,15 @@ def _read_graph(message: memoryview, producer: str, files: DataFiles) -> OnnxGra
             raise WireError("holds sparse tensors, which are not supported")
     real = tuple(name for name in inputs if name not in constants)  # old files list parameters as inputs, too
     shape = shapes.get(real[0]) if real else None
-    return OnnxGraph(tuple(nodes), constants, real, tuple(outputs), producer, shape)
+    return OnnxGraph(tuple(nodes), constants, real, tuple(outputs), producer, shape, scopes)
+
+
+def _scope_of(node: Message) -> str | None:
+    """The module that PyTorch says a node is of, as a/b: the last before its own name in `['', 'a', 'a.b', 'conv2d']`."""
+    for entry in node.messages(9):
+        if entry.text(1) == "pkg.torch.onnx.name_scopes":
+            return next(iter(re.findall(r"'([^']*)', '[^']*'\]$", entry.text(2))), "").replace(".", "/")
+    return None
 
 
 def _read_shape(message: Message) -> tuple[int | None, ...] | None:

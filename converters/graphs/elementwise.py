@@ -40,9 +40,13 @@ class Expr:
 
 @dataclass
 class Table:
-    """Makes expressions; what is computed twice is one expression."""
+    """Makes expressions; what is computed twice is one expression.
+
+    names: of all nodes that one stands for, by its number, where they are several.
+    """
 
     made: dict[Any, Expr] = field(default_factory=dict)
+    names: dict[int, dict[str, None]] = field(default_factory=dict)
 
     def value(self, name: str) -> Expr:
         """A new value that expressions are made of."""
@@ -59,6 +63,16 @@ class Table:
         made = self._keep((op, *(arg.number for arg in args)), op, tuple(args), None, name)
         return cancelled(made) if op in ("Add", "Sub") else made
 
+    def names_of(self, expr: Expr) -> tuple[str, ...]:
+        """The nodes of the graph that an expression stands for."""
+        return tuple(self.names.get(expr.number, (expr.name,)))
+
+    def of_others(self, expr: Expr, args: Sequence[Expr]) -> Expr:
+        """The operation of another expression on other arguments, for the same nodes."""
+        for name in self.names_of(expr):
+            made = self.node(expr.op, args, name)
+        return made
+
     def lost(self) -> Expr:
         """Something that could not be read."""
         return self._keep(("lost", len(self.made)), "lost", (), None, "")
@@ -66,7 +80,10 @@ class Table:
     def _keep(self, key: Any, op: str, args: tuple[Expr, ...], array: F32 | None, name: str) -> Expr:
         if key not in self.made:
             self.made[key] = Expr(op, args, array, name, len(self.made))
-        return self.made[key]
+        made = self.made[key]
+        if name != made.name:
+            self.names.setdefault(made.number, {made.name: None})[name] = None
+        return made
 
 
 def cancelled(made: Expr) -> Expr:

@@ -7,29 +7,35 @@ meant to: it is read as it stands.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
 
-from xnorinfer.converters.containers.onnxfile import OnnxNode
+from xnorinfer.budget import spend_steps
+from xnorinfer.converters.containers.onnxfile import OnnxGraph, OnnxNode
 from xnorinfer.converters.graphs.behindsums import Signs
 from xnorinfer.converters.graphs.elementwise import Expr, cuts, evaluate, ordered
 from xnorinfer.converters.graphs.stepfunction import Binary, binary, step_values
+from xnorinfer.converters.graphs.structure import leading_nodes
 from xnorinfer.float32 import F32
 
 #: The attribute of a node that is the sign of the layer that reads it, which a source knows: such layers take any values.
 OF_ITS_LAYER = "of_its_layer"
 #: Operations with weights, whose scope is that of a layer.
 _WEIGHTED = ("Conv", "MatMul", "Gemm", "Einsum")
+#: Functions of TensorFlow that have a scope of their own within that of a layer.
+_FUNCTIONS = r"/(Tensordot|separable_conv2d)$"
 #: What conversions of types are, which leave signs as they are.
 _CONVERTING = ("Trunc", "Round", "Floor", "Ceil")
 #: Rules whose expressions move signs to 0 and 1 and back.
 _BY_ROUNDING = ("round-even", "round-away")
 _PROBES = np.array([sign * size for size in (1e-30, 0.3, 0.7, 1, 3, 1e30, 3e38) for sign in (-1, 1)] + [0], np.float32)
 
-#: By the values that they give: what makes signs, and what makes them again.
-Again: TypeAlias = tuple[tuple[str, ...], str]
+#: What makes signs, by the values that it gives, and what makes them again.
+Again: TypeAlias = tuple[tuple[str, ...], Expr]
 
 
 def signs_again(expr: Expr, leaf: Expr, signs: Signs | None, width: int) -> tuple[tuple[str, ...], list[Again]]:
@@ -64,27 +70,50 @@ def signs_again(expr: Expr, leaf: Expr, signs: Signs | None, width: int) -> tupl
             whole = _sign(chain, place, end, width)
             direct = whole is not None and whole.rule in _BY_ROUNDING
         if direct and (given == values).all():
-            found.append((by, chain[end].name))
+            found.append((by, chain[end]))
         place, by, values = end, (chain[end].name,), np.unique(given)
     return by, found
 
 
-def is_of_its_layer(again: OnnxNode, first: OnnxNode | None, reader: OnnxNode, scopes: Mapping[str, str]) -> bool:
-    """Whether a sign belongs to the layer that reads it and the first one does not, as its source or names of scopes say."""
-    if again.attributes.get(OF_ITS_LAYER):
-        return True
-    if reader.operation not in _WEIGHTED:
+class Layers:
+    """The layers of a graph that make signs of whatever they read, as sources and names of scopes tell."""
+
+    def __init__(self, graph: OnnxGraph) -> None:
+        self._scopes = graph.scopes
+        self._leading = leading_nodes(graph.nodes, graph.outputs)
+        self._read_by: dict[str, list[OnnxNode]] = defaultdict(list)
+        for node in graph.nodes:
+            for value in node.inputs:
+                self._read_by[value].append(node)
+
+    def make(self, again: OnnxNode, before: Sequence[OnnxNode]) -> bool:
+        """Whether a sign belongs to a layer that reads it, and those before it do not.  Others may read it, too: what several
+        layers compute of one value, exporters compute once, in the scope of one of them.  So do signs that lead nowhere."""
+        if again.attributes.get(OF_ITS_LAYER) or id(again) not in self._leading:
+            return True
+        outside = [scope for node in before for scope in self._of(node)]
+        left, seen = list(again.outputs), set[int]()
+        while left:
+            for node in self._read_by.get(left.pop(), ()):
+                spend_steps(what="looking for the layers that signs belong to")
+                if node.operation not in _WEIGHTED:
+                    left += [] if id(node) in seen else node.outputs
+                    seen.add(id(node))
+                elif any(layer and _within(layer, self._of(again)) and not _within(layer, outside) for layer in self._of(node)):
+                    return True
         return False
-    layer = f"{_scope(reader, scopes)}/"
-    inside = [one is not None and f"{_scope(one, scopes)}/".startswith(layer) for one in (again, first)]
-    return layer.strip("/") != "" and inside == [True, False]
+
+    def _of(self, node: OnnxNode) -> tuple[str, ...]:
+        """The scopes that a node may be of: one that was made of several is of one of theirs."""
+        value = node.outputs[0]
+        if value in self._scopes:
+            return self._scopes[value]
+        scope = (value if "/" in value else node.name).rpartition("/")[0]
+        return (re.sub(_FUNCTIONS, "", scope),)
 
 
-def _scope(node: OnnxNode, scopes: Mapping[str, str]) -> str:
-    value = node.outputs[0]
-    if value in scopes:
-        return scopes[value]
-    return (value if "/" in value else node.name).rpartition("/")[0]
+def _within(layer: str, scopes: Sequence[str]) -> bool:
+    return any(f"{scope}/".startswith(f"{layer}/") for scope in scopes)
 
 
 def _values(low: float, high: float, *, ternary: bool) -> F32:

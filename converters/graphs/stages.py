@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from xnorinfer.converters.graphs.entry import Entry
 from xnorinfer.converters.graphs.livevalues import Live, Stage, Value
 from xnorinfer.converters.graphs.places import Border, Counting, Places, border_of, of_image
 from xnorinfer.converters.graphs.problems import Problems
-from xnorinfer.converters.graphs.signsagain import is_of_its_layer, signs_again
+from xnorinfer.converters.graphs.signsagain import Layers, signs_again
 from xnorinfer.converters.graphs.sizes import ANY_ROWS
 from xnorinfer.converters.graphs.wiring import Wiring
 from xnorinfer.converters.networkparts import Sign
@@ -81,6 +82,11 @@ class Stages(Wiring):
         told = ", ".join("?" if size is None else str(size) for size in shape[1:])
         return f"{UNKNOWN_SHAPE} ({self.graph.inputs[0]} is {told} there)"
 
+    @cached_property
+    def layers(self) -> Layers:
+        """Which layers make signs of what they read."""
+        return Layers(self.graph)
+
     def enter(self, sizes: Sequence[int | None] | None) -> Live:
         """The input of the graph.  sizes: the shape of its tensor, rows first, as far as it is said."""
         places = None
@@ -106,7 +112,7 @@ class Stages(Wiring):
         if live.outside is not None:
             self.problems.refuse(node, "reads what was padded: padding stands before convolutions and pools alone")
         if live.stage.signed is not None:
-            return self._made_by(node, live, self._of_signs(node, live, live.stage.signed, width), width)
+            return self._made_by(live, self._of_signs(node, live, live.stage.signed, width), width)
         if live.stage.levels is not None and live.expr is live.leaf:
             return Read([], levels=live.stage.levels)
         entering = live.stage.layer is None
@@ -119,17 +125,19 @@ class Stages(Wiring):
             at = self.made_by.get(found.at, node)
             reason = f"{found.reason}, which" if found.reason else "is an activation that"
             self.problems.refuse(at, f"{reason} is not supported in a binary network")
-        return self._made_by(node, live, found, width)
+        return self._made_by(live, found, width)
 
-    def _made_by(self, node: OnnxNode, live: Live, found: Read, width: int) -> Read:
+    def _made_by(self, live: Live, found: Read, width: int) -> Read:
         """What was read with the nodes that made its signs; those that made signs of signs are problems."""
         if found.signs is None:
             return found
         by, again = signs_again(live.expr, live.leaf, live.stage.signed, width)
-        for before, value in () if self.reads_again else again:
-            first, second = (self.made_by.get(name) for name in (before[0] if before else "", value))
-            if second is not None and not is_of_its_layer(second, first, node, self.graph.scopes):
-                self.problems.add_again(second, [self.made_by[name] for name in before if name in self.made_by])
+        for before, expr in () if self.reads_again else again:
+            first = [self.made_by[name] for name in before if name in self.made_by]
+            for name in self.table.names_of(expr):
+                second = self.made_by.get(name)
+                if second is not None and not self.layers.make(second, first):
+                    self.problems.add_again(second, first)
         return dataclasses.replace(found, signs=dataclasses.replace(found.signs, by=by))
 
     def _of_signs(self, node: OnnxNode, live: Live, signs: Signs, width: int) -> Read:
@@ -312,7 +320,7 @@ class Stages(Wiring):
             if expr.array is not None:
                 known[expr.number] = self.table.const(change(expr.array) if expr.array.ndim else expr.array)
             else:
-                known[expr.number] = self.table.node(expr.op, [known[arg.number] for arg in expr.args], expr.name)
+                known[expr.number] = self.table.of_others(expr, [known[arg.number] for arg in expr.args])
         outside = None if live.outside is None else (known[live.outside[0].number], live.outside[1])
         return Live(known[live.expr.number], stage, live.picked, places, outside)
 

@@ -53,7 +53,7 @@ class Recorder:
         self.floats = floats
         self.nodes: list[OnnxNode] = []
         self.module = ""  # which is being told, by its path
-        self.scopes: dict[str, str] = {}
+        self.scopes: dict[str, tuple[str, ...]] = {}
         self.shapes: dict[str, tuple[int, ...] | None] = {name: tensor.shape for name, tensor in self.constants.items()}
         self.memory = Memory()
         self.stacks: dict[str, tuple[list[Ref], int]] = {}  # of the network's values: what was stacked, along which axis
@@ -491,7 +491,7 @@ class Recorder:
         module, _, last = origin.rpartition(".")
         called = {"": f"{operation}{len(self.nodes)}", "CONSTANTS": last}.get(module, module)
         self.nodes.append(OnnxNode(operation, called, tuple(value.name for value in inputs), (name,), attributes))
-        self.scopes[name] = self.module
+        self.scopes[name] = (self.module,)
         if operation in OTHER or (inputs and all(value.name in self.others for value in inputs)):
             self.others.add(name)
         if gives_truths(operation, [value.name in self.truths for value in inputs], attributes):
