@@ -1,6 +1,7 @@
 """Operations on constants alone, computed as the graph spells them: each in float32, in order.
 
-Sums and means of many numbers are added exactly and rounded once; frameworks round in an order of their own.
+Sums and means of many numbers have PyTorch's order in its own programs; others are added exactly and rounded once, while
+frameworks round in an order of their own.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from xnorinfer.converters.graphs.elementwise import OPERATIONS, Table, cuts, eva
 from xnorinfer.converters.graphs.livevalues import Constant, Signed
 from xnorinfer.converters.graphs.problems import Problems
 from xnorinfer.converters.graphs.stepfunction import binary, step_values
+from xnorinfer.converters.graphs.torchsums import torch_sum
 from xnorinfer.converters.reading import Notes
 from xnorinfer.float32 import F32
 
@@ -33,6 +35,7 @@ class Constants:
         self.table = table
         self.problems = problems
         self.warnings = notes.warnings
+        self.producer = problems.producer.partition(" ")[0]  # without its version
 
     def of(self, array: NDArray[Any], names: tuple[str, ...]) -> Constant:
         """Numbers as they are."""
@@ -116,6 +119,9 @@ class Constants:
         if operation in REDUCTIONS:
             axes = _axes(node, arrays)
             with np.errstate(all="ignore"):
+                own = self._summed(node, arrays[0], axes)
+                if own is not None:
+                    return self.of(own, names)
                 wide = REDUCTIONS[operation](arrays[0].astype(np.float64), axes, bool(_whole(node, "keepdims", 1)))
             kept = arrays[0].dtype if arrays[0].dtype.kind in "iu" and operation != "ReduceMean" else np.float32
             return self.of(np.asarray(wide).astype(kept), names)
@@ -128,9 +134,15 @@ class Constants:
             found = SHAPING[operation](self, node, arrays)
             if found is not None:
                 return self.of(np.asarray(found), names)
-        return self.problems.refuse(
-            node, f"computes constants in a way that is not supported{_FOLD.get(self.problems.producer, '')}"
-        )
+        return self.problems.refuse(node, f"computes constants in a way that is not supported{_FOLD.get(self.producer, '')}")
+
+    def _summed(self, node: OnnxNode, array: NDArray[Any], axes: tuple[int, ...] | None) -> F32 | None:
+        """A sum as PyTorch rounds it, in its own programs; None of all else."""
+        sums = torch_sum(node.operation, array, axes) if self.producer in PYTORCH else None
+        if sums is None or not _whole(node, "keepdims", 1):
+            return sums
+        over = range(array.ndim) if axes is None else {axis % array.ndim for axis in axes}
+        return sums.reshape([1 if axis in over else size for axis, size in enumerate(array.shape)])
 
     def moved(self, value: Constant, move: Callable[[Any], Any], names: tuple[str, ...]) -> Constant:
         """The same numbers in another shape."""
@@ -146,6 +158,8 @@ class Constants:
         spend_bytes(4 * math.prod(shape), f"the constant {node.name} {tuple(shape)}")
 
 
+#: Who writes PyTorch's own programs.
+PYTORCH = ("TorchScript", "torch")
 #: What computes constants beforehand, by who wrote the graph.
 _FOLD = {
     "TorchScript": "; torch.onnx.export(module, args, 'net.onnx', dynamo=True) computes them beforehand",

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from xnorinfer.errors import unhandled
 from xnorinfer.float32 import F32
-from xnorinfer.graph import INPUT, Interpretation
+from xnorinfer.graph import INPUT, Interpretation, Node
 from xnorinfer.memory import in_rows
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import (
@@ -31,6 +31,7 @@ from xnorinfer.net.ops import (
     Linear,
     Multiply,
     Norm,
+    Op,
     Pad,
     Pool,
     Quantize,
@@ -85,7 +86,15 @@ class RoundedNet:
         self.nodes = net.nodes
         signs = [index for index, node in enumerate(self.nodes) if isinstance(node.op, Quantize)]
         self.first_sign = signs[0] if signs else -1
+        #: Scales that may be means of so many latents, which are rounded themselves, by the numbers of their nodes.
+        self._means = {index: depth for index, node in enumerate(self.nodes) if (depth := self._averaged(node)) is not None}
         self._weights = {id(op): (binary_weights(op) if op.binary else op.weight).astype(np.float64) for _, op in net.linears}
+
+    def _averaged(self, node: Node[Op]) -> int | None:
+        """How many inputs the neurons have whose sums of signs a node scales; None where it does not."""
+        before = self.nodes[node.inputs[0]].op if node.inputs[0] != INPUT else None
+        scales = isinstance(node.op, Steps) and node.op.steps and node.op.steps[0].function in ("mul", "div")
+        return before.depth if scales and isinstance(before, Linear) and before.binary else None
 
     def start(self, x: NDArray[Any]) -> Bounded:
         """Raw inputs (rows, depth); the mapping of pixels is rounded a few times if the program does it."""
@@ -145,6 +154,8 @@ class RoundedNet:
     def next(self, index: int, known: Mapping[int, Bounded]) -> Bounded:
         """What a node gives, of what those before it give and the input."""
         first, *others = (known[read] for read in self.nodes[index].inputs)
+        if index in self._means:
+            first = Bounded(first.value, first.error + self._means[index] * ROUNDING * first.largest)
         return rounding(self.nodes[index], first, self._weights, *others)
 
     def _walk(self, begin: int, known: dict[int, Bounded], left: Left) -> Iterator[Bounded]:
