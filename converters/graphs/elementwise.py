@@ -91,27 +91,44 @@ def cancelled(made: Expr) -> Expr:
 
     Frameworks compute it with two roundings, so that their result is next to q.
     """
-    terms: dict[int, tuple[Expr, int]] = {}
-    found = 0
-
-    def collect(one: Expr, sign: int, depth: int) -> None:
-        nonlocal found
-        if one.op in ("Add", "Sub") and all(arg.op != "const" for arg in one.args) and depth < MAX_TERMS:
-            collect(one.args[0], sign, depth + 1)
-            collect(one.args[1], sign if one.op == "Add" else -sign, depth + 1)
-        elif one.op == "Neg":
-            collect(one.args[0], -sign, depth + 1)
-        else:
-            terms[one.number] = (one, terms.get(one.number, (one, 0))[1] + sign)
-            found += 1
-
-    collect(made, 1, 0)
-    left = [(one, count) for one, count in terms.values() if count]
-    return left[0][0] if found > len(left) == 1 and left[0][1] == 1 else made
+    for deep in range(1, MAX_TERMS + 1):  # what is left may be a sum itself
+        terms: dict[int, tuple[Expr, int]] = {}
+        found = 0
+        waiting = [(made, 1, 0)]
+        while waiting:
+            one, sign, depth = waiting.pop()
+            one, sign = _stripped(one, sign)
+            if one.op in ("Add", "Sub") and all(arg.op != "const" for arg in one.args) and depth < deep:
+                waiting += [(one.args[0], sign, depth + 1), (one.args[1], sign if one.op == "Add" else -sign, depth + 1)]
+            else:
+                terms[one.number] = (one, terms.get(one.number, (one, 0))[1] + sign)
+                found += 1
+        left = [(one, count) for one, count in terms.values() if count]
+        if found > len(left) == 1 and left[0][1] == 1:
+            return left[0][0]
+    return made
 
 
 #: So deep a sum is looked into.
 MAX_TERMS = 4
+
+
+def _stripped(one: Expr, sign: int) -> tuple[Expr, int]:
+    """What is turned around, or multiplied with 1 (the share of QKeras' noise) or divided by it; and its sign."""
+    for _ in range(MAX_TERMS):
+        if one.op == "Neg":
+            one, sign = one.args[0], -sign
+        elif one.op in ("Mul", "Div") and _is_one(one.args[1]):
+            one = one.args[0]
+        elif one.op == "Mul" and _is_one(one.args[0]):
+            one = one.args[1]
+        else:
+            break
+    return one, sign
+
+
+def _is_one(one: Expr) -> bool:
+    return one.array is not None and one.array.ndim == 0 and bool(one.array == 1)
 
 
 # ---------------------------------------------------------------- what operations give
@@ -206,12 +223,14 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
 }
 
 
-def evaluate(expr: Expr, x: NDArray[Any], neurons: Any = None, leaf: Expr | None = None) -> F32:
+def evaluate(
+    expr: Expr, x: NDArray[Any], neurons: Any = None, leaf: Expr | None = None, nodes: Sequence[Expr] | None = None
+) -> F32:
     """What an expression gives.  x: the values of `leaf` (None: "X"); neurons: whose, to pick from constants, which else are
-    broadcast."""
+    broadcast; nodes: it in order, where that is known."""
     known: dict[int, Any] = {}
     with np.errstate(all="ignore"):
-        for node in ordered(expr, leaf):
+        for node in ordered(expr, leaf) if nodes is None else nodes:
             if node is leaf or (leaf is None and node.op == "X"):
                 known[node.number] = x
             elif node.array is not None:
@@ -380,12 +399,12 @@ _BOUNDS: dict[str, Callable[..., Bounds]] = {
 }
 
 
-def bounds(expr: Expr, low: F32, high: F32, neurons: Indices, leaf: Expr) -> Bounds:
-    """Between which numbers an expression lies for all values of `leaf` from low to high; all (k,)."""
+def bounds(expr: Expr, low: F32, high: F32, neurons: Indices, leaf: Expr, nodes: Sequence[Expr] | None = None) -> Bounds:
+    """Between which numbers an expression lies for all values of `leaf` from low to high; all (k,).  nodes: of `evaluate`."""
     known: dict[int, Bounds] = {}
     closed = np.zeros(low.shape, np.bool_)
     with np.errstate(all="ignore"):
-        for node in ordered(expr, leaf):
+        for node in ordered(expr, leaf) if nodes is None else nodes:
             if node is leaf:
                 known[node.number] = Bounds(low, high, closed)
             elif node.array is not None:

@@ -232,6 +232,10 @@ class GraphLayers(GraphCuts):
         if before is not None and before.scaled is not None and weights.looks_binary(reads_signs=True):
             before, factor = before.scaled
         signs = None if before is None else before.signs
+        inner = live.stage.layer is not None and live.outside is None
+        if signs is not None and inner and weights.reads_numbers(signs):
+            live = self.as_numbers(node, self.settled(node, live), signs)
+            before, signs = self.read(node, live, width), None
         if weights.placed is not None and (live.outside is not None or own):
             pad = self._pad(node, live, signs, own)
             weights = dataclasses.replace(weights, placed=dataclasses.replace(weights.placed, pad=pad))

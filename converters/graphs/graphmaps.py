@@ -205,12 +205,14 @@ class GraphMaps(GraphCuts):
         self, node: OnnxNode, live: Live, kind: PoolKind, window: Window | None, *, padded: bool = False
     ) -> Stage | None:
         """A pool of the network; None where what it reads could not be read."""
-        assert live.stage.width is not None
-        before = self.read(node, live, live.stage.width)
+        width = live.stage.width
+        assert width is not None
+        before = self.read(node, live, width)
+        if before is not None and before.signs is not None and kind == "average":
+            live = self._number(node, live)
+            before = self.read(node, live, width)
         if before is None:
             return None
-        if before.signs is not None and kind == "average":
-            self.problems.refuse(node, "averages signs, which is not supported in a binary network")
         return self.passed(node, live.stage, before, Pool(kind, window, padded), node.name)
 
     def _adaptive(self, node: OnnxNode, size: Pair, axes: int) -> Window | None:

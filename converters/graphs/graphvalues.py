@@ -217,13 +217,8 @@ class GraphValues(Stages):
 
     def as_numbers(self, node: OnnxNode, live: Live, signs: Signs) -> Live:
         """Signs that stand for two other numbers, as these.  Raises Refused."""
-        half, middle = np.float32((signs.high - signs.low) / 2), np.float32((signs.high + signs.low) / 2)
-        if (middle - half, middle + half) != (np.float32(signs.low), np.float32(signs.high)):
-            told = f"signs that stand for {signs.low:g} and {signs.high:g}"
-            reason = "which is not supported in a binary network: no product and sum in float32 makes them of -1 and 1"
-            self.problems.refuse(node, f"joins {told} with other values, {reason}")
-        steps = [(name, number) for name, number, none in (("mul", half, 1), ("add", middle, 0)) if number != none]
-        at = self.once(f"{live.stage.layer}.numbers", Steps.of(*steps), live.stage.at) if steps else live.stage.at
+        steps = self.numbers_of(node, signs, "joins {} with other values")
+        at = self.once(f"{live.stage.layer}.numbers", Steps(steps), live.stage.at) if steps else live.stage.at
         stage = dataclasses.replace(live.stage, leaf=self.table.value(node.name), at=at, signed=None, pieces=())
         return Live(stage.leaf, stage, places=live.places)
 

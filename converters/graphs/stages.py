@@ -11,6 +11,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import NoReturn
 
 import numpy as np
 
@@ -29,7 +30,7 @@ from xnorinfer.converters.networkparts import Sign
 from xnorinfer.converters.reading import ConvertOptions, Notes
 from xnorinfer.float32 import F32
 from xnorinfer.graph import INPUT
-from xnorinfer.net.ops import Flatten, Levels, Pool
+from xnorinfer.net.ops import Flatten, Levels, Pool, Step, Steps
 from xnorinfer.net.ties import PROFILES, Rule
 from xnorinfer.net.values import MOST_LEVELS, MOST_LEVELS_OF_PIXELS, Shape
 
@@ -122,9 +123,7 @@ class Stages(Wiring):
         if rounded and self.entry.takes(node, live.expr, live.leaf, found, self.problems):
             return Read([])
         if unread:
-            at = self.made_by.get(found.at, node)
-            reason = f"{found.reason}, which" if found.reason else "is an activation that"
-            self.problems.refuse(at, f"{reason} is not supported in a binary network")
+            self.refuse_unread(node, found)
         return self._made_by(live, found, width)
 
     def _made_by(self, live: Live, found: Read, width: int) -> Read:
@@ -141,16 +140,34 @@ class Stages(Wiring):
         return dataclasses.replace(found, signs=dataclasses.replace(found.signs, by=by))
 
     def _of_signs(self, node: OnnxNode, live: Live, signs: Signs, width: int) -> Read:
-        """What became of signs that are a value of the network: signs that stand for other numbers at most."""
+        """What became of signs that are a value of the network: signs that stand for other numbers, else what their numbers
+        became.  Raises Refused."""
         neurons = np.arange(width)
         low, high = (
             evaluate(live.expr, np.full(width, end, np.float32), neurons, live.leaf) for end in (signs.low, signs.high)
         )
-        if not ((low == low[0]) & (high == high[0])).all() or not low[0] < high[0]:
-            self.problems.refuse(
-                node, "reads signs that were pooled and then became other numbers, which is not supported in a binary network"
-            )
-        return Read([], dataclasses.replace(signs, low=float(low[0]), high=float(high[0])))
+        if ((low == low[0]) & (high == high[0])).all() and low[0] < high[0]:
+            return Read([], dataclasses.replace(signs, low=float(low[0]), high=float(high[0])))
+        found = read(live.expr, live.leaf, width)
+        if found.reason or (found.signs is None and found.at):
+            self.refuse_unread(node, found)
+        return dataclasses.replace(found, steps=[*(("", step) for step in self.numbers_of(node, signs)), *found.steps])
+
+    def numbers_of(self, node: OnnxNode, signs: Signs, what: str = "reads {} as numbers") -> tuple[Step, ...]:
+        """What makes of -1 and +1 the numbers that signs stand for.  what: of them is done there.  Raises Refused."""
+        half, middle = np.float32((signs.high - signs.low) / 2), np.float32((signs.high + signs.low) / 2)
+        if (middle - half, middle + half) != (np.float32(signs.low), np.float32(signs.high)):
+            told = f"signs that stand for {signs.low:g} and {signs.high:g}"
+            reason = "which is not supported in a binary network: no product and sum in float32 makes them of -1 and 1"
+            self.problems.refuse(node, f"{what.format(told)}, {reason}")
+        steps = [(name, number) for name, number, none in (("mul", half, 1), ("add", middle, 0)) if number != none]
+        return Steps.of(*steps).steps if steps else ()
+
+    def refuse_unread(self, node: OnnxNode, found: Read) -> NoReturn:
+        """Raise Refused for an expression that is neither steps nor signs nor levels."""
+        at = self.made_by.get(found.at, node)
+        reason = f"{found.reason}, which" if found.reason else "is an activation that"
+        self.problems.refuse(at, f"{reason} is not supported in a binary network")
 
     def computed(self, node: OnnxNode, stage: Stage, before: Read | None, width: int) -> int:
         """The number of the node that gives what was read of a value."""
@@ -161,7 +178,8 @@ class Stages(Wiring):
             made = self.made_by.get(name)
             called = f"{stage.layer or 'input'}.levels" if isinstance(steps, Levels) else name if made is None else made.name
             at = self.once(called, steps, at)
-        return at if before.signs is None or stage.signed is not None else self.sign_of(stage, before.signs, at)
+        as_they_are = stage.signed is not None and not before.steps
+        return at if before.signs is None or as_they_are else self.sign_of(stage, before.signs, at)
 
     def sign_of(self, stage: Stage, signs: Signs | None, at: int) -> int:
         """The number of a sign of a value of a stage."""
@@ -174,8 +192,9 @@ class Stages(Wiring):
         """What a pool, or another shape, makes of what was read; its shape is not that yet."""
         assert stage.width is not None
         at = self.emit(name, op, self.computed(node, stage, before, stage.width))
-        averaged = isinstance(op, Pool) and op.kind == "average"
-        return dataclasses.replace(stage, at=at, signed=before.signs, levels=None if averaged else before.levels)
+        if isinstance(op, Pool) and op.kind == "average":
+            return dataclasses.replace(stage, at=at, signed=None, levels=None)
+        return dataclasses.replace(stage, at=at, signed=before.signs, levels=before.levels)
 
     def begin(self, name: str, stage: Stage, shape: Shape | None, places: Places | None) -> Live:
         """The values of a new stage.  stage: what is told of it besides its leaf and its shape."""

@@ -7,6 +7,7 @@ What comes out is proven for every finite float32 and says all about an expressi
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,8 @@ LAST = int(np.array(np.finfo(np.float32).max).view(np.uint32))
 FEW = 3
 #: Intervals that may be open at once, of one expression for all neurons, and of each neuron where each has its own.
 MANY, MANY_EACH = 6000, 60
+#: So many are looked at as one number is.
+_FLOATS_A_STEP = 1024
 
 
 def floats(keys: NDArray[np.int64]) -> F32:
@@ -82,10 +85,12 @@ def step_values(
     many = (ordered_values[:, 1:] != ordered_values[:, :-1]).sum(axis=1) >= most
     if many.any() or np.isnan(found).any() or (minus_zero != zero).any():
         return None
-    return _search(expr, leaf, width, probes)
+    return _search(inner, leaf, width, probes)
 
 
-def _search(expr: Expr, leaf: Expr, width: int, probes: NDArray[np.int64]) -> Steps | None:
+def _search(nodes: Sequence[Expr], leaf: Expr, width: int, probes: NDArray[np.int64]) -> Steps | None:
+    """nodes: the expression, each behind its arguments."""
+    expr = nodes[-1]
     low = np.tile(probes[:-1], width)
     high = np.tile(np.append(probes[1:-1] - 1, probes[-1]), width)
     neurons = np.repeat(np.arange(width), len(probes) - 1)
@@ -93,11 +98,13 @@ def _search(expr: Expr, leaf: Expr, width: int, probes: NDArray[np.int64]) -> St
     while low.size:
         if low.size > (MANY if width == 1 else max(MANY_EACH, len(probes)) * width):
             return None
-        limits = bounds(expr, floats(low), floats(high), neurons, leaf)
+        spend_steps(len(nodes) * (1 + low.size // _FLOATS_A_STEP), "following what its graph computes")
+        limits = bounds(expr, floats(low), floats(high), neurons, leaf, nodes)
         proven = (limits.low == limits.high) & ~limits.open
         single = ~proven & (low == high)
         values = limits.low.copy()
-        values[single] = evaluate(expr, floats(low[single]), neurons[single], leaf)
+        if single.any():
+            values[single] = evaluate(expr, floats(low[single]), neurons[single], leaf, nodes)
         known = proven | single
         if np.isnan(values[known]).any():
             return None

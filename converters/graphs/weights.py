@@ -84,6 +84,15 @@ class Kernel:
             return False
         return reads_signs or bool((self.scale == self.scale[0]).all())
 
+    def reads_numbers(self, signs: Signs) -> bool:
+        """Whether it is a float layer that cannot take signs as -1 and +1: they stand for numbers that are not opposite, or
+        products with its weights are rounded."""
+        if self.ternary or self.looks_binary(reads_signs=True):
+            return False
+        return signs.low != -signs.high or bool(
+            (self.numbers.astype(np.float64) * signs.high != self.numbers * np.float32(signs.high)).any()
+        )
+
     def reordered(self, order: Places) -> Kernel:
         """With its inputs in another order: the one that was input j is input order[j]."""
         columns = np.argsort(order)
@@ -279,7 +288,7 @@ def _float_part(node: OnnxNode, kernel: Kernel, signs: Signs | None, problems: P
     """A float layer."""
     weight = kernel.numbers
     activation: Any = "none" if signs is None else "sign"
-    if signs is not None and signs.low != -signs.high:
+    if signs is not None and signs.low != -signs.high:  # of a map that is padded
         problems.add_node(
             node, f"has float weights that read {signs.low:g} and {signs.high:g}, which is not supported in a binary network"
         )

@@ -7,6 +7,7 @@ dense network reads its input flattened, whatever shape it has; with layers on m
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from xnorinfer.converters.kerasmodels.config import JOINS, Given, KerasLayer
 from xnorinfer.converters.kerasmodels.keraskernels import Kernel
 from xnorinfer.converters.kerasmodels.kerasnodes import KerasNodes
 from xnorinfer.converters.kerasmodels.kerasweights import BIAS, KERNEL, NORM_ROLES, POINTWISE, Weights
-from xnorinfer.converters.kerasmodels.quantizers import Quantizer, identify
+from xnorinfer.converters.kerasmodels.quantizers import Quantizer, Unsupported, identify, quantized_bias
 from xnorinfer.converters.reading import DEFAULT_INPUT, Assumption, ConvertOptions, Notes, Origin
 from xnorinfer.float32 import F32
 from xnorinfer.net.ops import Function
@@ -240,11 +241,14 @@ class KerasGraph(KerasNodes):
             elif (found := kerasmaps.pool(kind)) is not None:
                 operation, spatial = found
                 self._require_axes(layer, spatial)
-                self._map_node(operation, layer, **kerasmaps.window_of_pool(config, spatial))
+                window = kerasmaps.window_of_pool(config, spatial)
+                self._map_node(operation, layer, **window)
+                self._quantized_average(layer, window["kernel_shape"])
             elif (found := kerasmaps.whole(kind)) is not None:
                 operation, spatial = found
                 self._require_axes(layer, spatial)
                 self._map_node(operation, layer)
+                self._quantized_average(layer, None)
                 if not config.get("keepdims", False):
                     self._flatten(layer)
             elif kind == "Permute":
@@ -270,6 +274,26 @@ class KerasGraph(KerasNodes):
         except kerasmaps.NoWindow as reason:
             self.problems.append(f"{layer} {reason}")
             self._unread(layer)
+
+    def _quantized_average(self, layer: KerasLayer, taps: Attribute | None) -> None:
+        """What QKeras makes of an average: `average * n * quantized(1 / n)`, n the taps of its window, and its activation.
+
+        taps: None of a whole map.  Raises NoWindow."""
+        if not layer.kind.startswith("Q"):
+            return
+        value = layer.config.get("average_quantizer")
+        if value is not None:
+            if not isinstance(taps, tuple):
+                raise kerasmaps.NoWindow("quantizes the share of a pixel (average_quantizer), which is not supported")
+            count = math.prod(map(int, taps))
+            try:
+                share = quantized_bias(value, np.array([1 / count], np.float32))
+            except Unsupported as reason:
+                raise kerasmaps.NoWindow(f": the average_quantizer {identify(value)} {reason}") from None
+            for what, number in (("taps", count), ("share", share[0])):
+                beside = self._constant(f"{layer.name}: {what}", np.array(number, np.float32))
+                self._node("Mul", f"{layer.name}.{what}", str(layer), beside)
+        self._activation(layer.config.get("activation"), layer)
 
     def _require_axes(self, layer: KerasLayer, spatial: int) -> None:
         """Raise NoWindow where a layer reads no map of its kind."""

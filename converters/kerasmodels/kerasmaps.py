@@ -23,8 +23,8 @@ _SEPARABLE = re.compile(r"(?P<quantizer>Quant)?SeparableConv(?P<axes>[12])D")
 _PORT = re.compile(
     r"bin(ary|arized?)_?conv(olution)?(al)?_?2d(_?layer)?|conv(olution)?(al)?_?2d_?bin(ary|arized?)(_?layer)?", re.IGNORECASE
 )
-_POOL = re.compile(r"(?P<kind>Max|Average)Pooling(?P<axes>[12])D")
-_WHOLE = re.compile(r"Global(?P<kind>Max|Average)Pooling(?P<axes>[12])D")
+_POOL = re.compile(r"(?:(?P<kind>Max|Average)Pooling(?P<axes>[12])|QAveragePooling2)D")
+_WHOLE = re.compile(r"(?:Global(?P<kind>Max|Average)Pooling(?P<axes>[12])|QGlobalAveragePooling2)D")
 _ZEROS = re.compile(r"ZeroPadding(?P<axes>[12])D")
 _CROPPED = re.compile(r"Cropping(?P<axes>[12])D")
 #: Layers of convolutional networks that are not read.
@@ -85,13 +85,13 @@ def is_other(kind: str) -> bool:
 def pool(kind: str) -> tuple[str, int] | None:
     """A pool of windows, by ONNX's name, and how many axes they have."""
     found = _POOL.fullmatch(kind)
-    return None if found is None else (f"{found['kind']}Pool", int(found["axes"]))
+    return None if found is None else (f"{found['kind'] or 'Average'}Pool", int(found["axes"] or 2))
 
 
 def whole(kind: str) -> tuple[str, int] | None:
     """A pool of whole maps."""
     found = _WHOLE.fullmatch(kind)
-    return None if found is None else (f"Global{found['kind']}Pool", int(found["axes"]))
+    return None if found is None else (f"Global{found['kind'] or 'Average'}Pool", int(found["axes"] or 2))
 
 
 def zeros(kind: str, config: Mapping[str, Any]) -> list[tuple[int, int]] | None:

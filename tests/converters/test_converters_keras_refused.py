@@ -147,10 +147,6 @@ REFUSED: dict[str, tuple[Change, str]] = {
         swap(2, kernel_quantizer=None),
         "quant_dense: the first layer must be a binary dense layer; .* `kind` in a net.toml",
     ),
-    "float head that reads 0 and 1": (
-        swap(9, kernel_quantizer=None, input_quantizer="ste_heaviside"),
-        r"converted: quant_dense_3 \(QuantDense\) has float weights that read 0 and 1, which is not supported .* network$",
-    ),
     "float middle": (swap(4, kernel_quantizer=None), "cannot follow the float layer quant_dense_1"),
     "swish": (put(4, "Activation", activation="swish"), "swish is not supported .* it falls and rises"),
     "relu of signs": (

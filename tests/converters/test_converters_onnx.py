@@ -15,10 +15,13 @@ from refusals import assert_resolvable
 
 from xnorinfer.converters import ConvertOptions, Reading, read_source
 from xnorinfer.converters.graphs.walk import STATED
+from xnorinfer.engine.model import Model
 from xnorinfer.errors import NetworkError, OptionError, SourceError
+from xnorinfer.float32 import fused_dot, sequential_dot
 from xnorinfer.net import reference
 from xnorinfer.net.ops import Linear, Norm, Steps
 from xnorinfer.net.values import PixelInput, SignInput, ThresholdInput
+from xnorinfer.packing.lower import lower
 
 F = np.float32
 TWO, ONE = np.array(2, F), np.array([1], F)
@@ -266,18 +269,20 @@ def test_weights_scaled_by_neuron(tmp_path: Path, form: str) -> None:
 
 
 def test_float_weights_that_read_scaled_signs(tmp_path: Path) -> None:
-    """The scale goes into the weights where that is exact."""
-    for scale, exact in ((0.25, True), (0.3, False)):
+    """The scale goes into the weights where that is exact; else, and where they read 0 and 1, they read numbers."""
+    x = np.random.default_rng(5).integers(0, 256, (40, 12), dtype=np.uint8)
+    for scale, low in ((0.25, -0.25), (0.3, -0.3), (1, 0)):
         g = Graph(13)
         weight = g.vector(12).reshape(6, 2)
-        g.add("MatMul", g.signs(12, 6)).add("BipolarQuant", np.array(scale, F)).add("MatMul", weight)
-        path = g.write(tmp_path)
-        if not exact:
-            with pytest.raises(NetworkError, match=r"float weights that read signs of the scale 0\.3"):
-                read_source(path)
-            continue
-        _, layer = kinds_of(read_source(path), Linear)
-        np.testing.assert_array_equal(layer.weight, weight.T * F(scale))
+        g.add("MatMul", g.signs(12, 6))
+        _ = g.add("BipolarQuant", np.array(scale, F)) if low else g.add("GreaterOrEqual", ZERO).add("Cast", to=1)
+        reading = read_source(g.add("MatMul", weight).write(tmp_path))
+        _, layer = kinds_of(reading, Linear)
+        np.testing.assert_array_equal(layer.weight, weight.T * (F(scale) if scale == 0.25 else 1))
+        above = sequential_dot((x / 255).astype(F), g.constants["c0"].T.copy()) >= 0
+        wanted = fused_dot(np.where(above, F(scale), F(low)), weight.T.copy())
+        np.testing.assert_array_equal(reference.forward(reading.net, x), wanted)
+        np.testing.assert_array_equal(Model(lower(reading.net).packed, threads=1).scores(x), wanted)
 
 
 def test_shape_arithmetic_and_constant_nodes(tmp_path: Path) -> None:
@@ -392,12 +397,6 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "three numbers": (
         lambda g: hidden(g, ("Greater", ZERO), ("Where", np.array(3, F), ONE)),
         "reads the two values 1 and 3, which integers cannot sum: needed are opposite ones, or 0",
-    ),
-    "float weights of zeros and ones": (
-        lambda g: (
-            g.add("MatMul", g.signs(4, 3)).add("Greater", ZERO).add("Cast", to=1).add("MatMul", g.vector(6).reshape(3, 2))
-        ),
-        "has float weights that read 0 and 1",
     ),
     "scales by input": (
         lambda g: g.add(

@@ -11,11 +11,13 @@ import pytest
 from numpy.typing import NDArray
 
 from xnorinfer.converters import ConvertOptions, Reading, read_source
+from xnorinfer.engine.model import Model
 from xnorinfer.errors import NetworkError, OptionError, SourceError
 from xnorinfer.net import reference
 from xnorinfer.net.ops import Linear, Pool
 from xnorinfer.net.values import ChannelInput, PixelInput, SignInput, ThresholdInput
 from xnorinfer.net.windows import Window
+from xnorinfer.packing.lower import lower
 
 F = np.float32
 SHAPE = (3, 9, 14)
@@ -127,6 +129,29 @@ GRAPHS: dict[str, Any] = {
     "a slope for each channel": lambda g: (
         g.conv(8, 3, 3, 3).add("PRelu", np.linspace(-0.5, 0.5, 8).astype(F).reshape(8, 1, 1)).sign().conv(5, 8, 3, 3)
     ),
+    "averages of signs": lambda g: (
+        g.conv(8, 3, 3, 3).sign().conv(5, 8, 3, 3).sign()
+        .add("AveragePool", kernel_shape=(2, 2), pads=(1, 1, 0, 0), count_include_pad=1)
+        .add("GlobalAveragePool").add("Flatten").add("MatMul", np.linspace(-2, 2, 15).astype(F).reshape(5, 3))
+    ),
+    "averages of zeros and ones": lambda g: (
+        g.conv(8, 3, 3, 3).sign().conv(5, 8, 3, 3).add("Greater", np.array(0.5, F)).add("Cast", to=1)
+        .add("AveragePool", kernel_shape=(4, 4), strides=(2, 2)).sign().conv(5, 5, 1, 1)
+    ),
+    "zeros and ones in a float layer": lambda g: (
+        g.conv(8, 3, 3, 3).add("Greater", np.array(0, F)).add("Cast", to=1)
+        .add("Conv", np.arange(-64, 64).astype(F).reshape(4, 8, 2, 2), pads=(1, 0, 0, 1)).sign().conv(5, 4, 3, 3)
+    ),
+    "signs that were pooled and then normalized": lambda g: (
+        g.conv(8, 3, 3, 3).sign().add("MaxPool", kernel_shape=(2, 2), strides=(2, 2))
+        .add("Mul", np.linspace(-2, 1.5, 8).astype(F).reshape(8, 1, 1))
+        .add("Add", np.linspace(-1, 2, 8).astype(F).reshape(8, 1, 1)).sign().conv(5, 8, 2, 2)
+    ),
+    "zeros and ones that were pooled and then became other levels": lambda g: (
+        g.conv(8, 3, 3, 3).add("Greater", np.array(0, F)).add("Cast", to=1).add("MaxPool", kernel_shape=(2, 2))
+        .add("Mul", np.arange(-4, 4).astype(F).reshape(8, 1, 1)).add("Clip", np.array(-1, F), np.array(2, F)).add("Round")
+        .conv(5, 8, 2, 2)
+    ),
     "flattened": lambda g: g.conv(8, 3, 3, 3, strides=(3, 2)).sign().add("Flatten").dense(6, 144).sign().dense(4, 6),
     "reshaped": lambda g: (
         g.conv(8, 3, 3, 3, strides=(3, 2)).add("Reshape", np.array([0, -1])).sign().dense(6, 144).sign().dense(4, 6)
@@ -147,7 +172,12 @@ def test_scores_are_those_of_the_graph(tmp_path: Path, name: str) -> None:
     assert reading.net.shape == (9, 14, 3)
     assert not [tensor.name for tensor in reading.tensors if tensor.ignored]
     x = signs()
-    np.testing.assert_array_equal(reference.forward(reading.net, reading.as_network(x)), evaluated(tmp_path / "net.onnx", x))
+    ours = reference.forward(reading.net, reading.as_network(x))
+    np.testing.assert_array_equal(ours, evaluated(tmp_path / "net.onnx", x))
+    if "zeros and ones" in name or "signs" in name:
+        np.testing.assert_array_equal(
+            Model(lower(reading.net).packed, threads=1).scores(reading.as_network(x)).reshape(ours.shape), ours
+        )
 
 
 def test_lines_have_a_height_of_1(tmp_path: Path) -> None:
@@ -263,8 +293,12 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a pool of the input": (
         lambda g: g.add("MaxPool", kernel_shape=(2, 2)).conv(8, 3, 3, 3), r"pools the input itself, before the first layer"
     ),
-    "an average of signs": (
-        lambda g: g.conv(8, 3, 3, 3).sign().add("GlobalAveragePool").add("Flatten").dense(4, 8), r"averages signs, which is not"
+    "a padded map of zeros and ones that a float layer reads": (
+        lambda g: (
+            g.conv(8, 3, 3, 3).add("Greater", np.array(0, F)).add("Cast", to=1).add("Pad", PAD)
+            .add("Conv", np.linspace(-1, 1, 32).astype(F).reshape(4, 2, 2, 2), group=4).sign().conv(2, 4, 1, 1)
+        ),
+        "has float weights that read 0 and 1",
     ),
     "a pool without a size": (lambda g: g.conv(8, 3, 3, 3).add("MaxPool"), r"has no kernel_shape: is malformed"),
     "a pool of empty windows": (
