@@ -105,9 +105,10 @@ def sigmoid(x: F32) -> F32:
 def sequential_dot(x: F32, weights: F32) -> F32:
     """(rows, depth) x (neurons, depth) -> (rows, neurons): float64 sums in input order, rounded to float32 once."""
     total = np.zeros((x.shape[0], weights.shape[0]), np.float64)
-    for k in range(x.shape[1]):
-        total += x[:, k, None].astype(np.float64) * weights[None, :, k]
-    return total.astype(np.float32)
+    with np.errstate(all="ignore"):  # infinite numbers, as in `fma`
+        for k in range(x.shape[1]):
+            total += x[:, k, None].astype(np.float64) * weights[None, :, k]
+        return total.astype(np.float32)
 
 
 #: Numbers that a sum of products is computed for at a time, so that they stay in cache.

@@ -14,10 +14,12 @@ import pytest
 from networks import INPUTS, random_batch_norm, random_latents, vector
 
 from xnorinfer.bits import bitunpack
+from xnorinfer.engine.plan import Plan
 from xnorinfer.errors import NetworkError
 from xnorinfer.float32 import F32
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import NORM_FORMS, Linear, Norm, NormForm, Quantize
+from xnorinfer.net.reference import forward
 from xnorinfer.net.ties import Rule
 from xnorinfer.net.values import InputMapping, PixelInput, RealInput, SignInput
 from xnorinfer.packing.lower import lower
@@ -208,12 +210,18 @@ def test_dead_neurons_keep_their_constant(rule: Rule, at_zero: bool) -> None:
     assert limits == [always, never, tie, tie, never, always, always, never]
 
 
-def test_dead_neurons_of_real_inputs_stay_dead_where_the_largest_sums_overflow() -> None:
+@pytest.mark.parametrize("scale", [1.0, 1.5])
+def test_dead_neurons_of_real_inputs_are_dead_up_to_sums_that_overflow(scale: float) -> None:
+    """Infinite times a scale of 0 is NaN, which is -1: no limit of sums says so, but numbers that are compared."""
     dense, norm = constant_channels(9)
-    layer = packed_layer(RealInput(), replace(dense, scale=np.full(8, 1.5, f)), norm, "ge")
-    assert isinstance(layer.output, Threshold)
-    x = np.array([[-1e3], [0], [1e3]])
-    assert (x <= layer.output.limits[:4]).tolist() == [[True, False, True, True]] * 3
+    layers = [("fc", replace(dense, scale=np.full(8, scale, f))), ("bn", norm), ("sign", Quantize("ge"))]
+    net = Net.chain(RealInput(), [*layers, ("head", Linear(np.eye(8, dtype=f)))], "ge-zero")
+    x = np.array([[-1e3], [0], [1e3], [3e38], [-3e38]], f) * dense.weight[0]
+    assert forward(net, x)[:3, :4].tolist() == [[1, -1, 1, 1]] * 3
+    assert forward(net, x)[3:, 0].tolist() == [-1, -1]
+    assert (Plan(lower(net).packed).run(x) == forward(net, x)).all()
+    binary = Net.chain(RealInput(), [*layers, ("head", Linear(np.ones((1, 8), f), "ge"))], "ge-zero")
+    assert (Plan(lower(binary).packed).run(x) == forward(binary, x)).all()
 
 
 def test_infinite_inv_std_folds_where_the_source_has_an_answer() -> None:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from branching_networks import random_branching_network
+from level_networks import overflowing, random_net
+from seeds import seeds
 
 from xnorinfer import pack
-from xnorinfer.engine.model import Model
+from xnorinfer.engine.model import Model, canonical_input, random_inputs
+from xnorinfer.errors import NetworkError
 from xnorinfer.export import ccode
 from xnorinfer.kernels import usable
-from xnorinfer.net import Add, Flatten, Levels, Linear, Net, Node, Norm, PixelInput, Pool, Quantize, Steps, Window
+from xnorinfer.net import Add, Flatten, Levels, Linear, Net, Node, Norm, PixelInput, Pool, Quantize, RealInput, Steps, Window
 from xnorinfer.net.reference import forward, node_outputs
 from xnorinfer.net.ties import RULES, binarize
+from xnorinfer.packing.lower import lower, stored_form
+from xnorinfer.proof.layerproofs import prove_parts
 
 F = np.float32
 SHAPE, ROWS = (3, 4, 3), 6
@@ -102,12 +110,60 @@ def test_what_nan_becomes() -> None:
     assert (values["levels3"][np.isposinf(values["values"])] == 1).all()
 
 
+@pytest.mark.parametrize("seed", seeds(12, 400))
+def test_random_networks_that_overflow(seed: int) -> None:
+    """NaN and infinite numbers through every op, which quantizers end."""
+    net = overflowing(random_net(seed, moved=seed % 2 == 1), seed)
+    if seed % 4 == 3:
+        mapping = RealInput() if seed % 8 == 3 else PixelInput(1, 0, 1)
+        net = overflowing(random_branching_network(seed, mapping, moves=True), seed)
+    packed = None
+    with contextlib.suppress(NetworkError):
+        packed = lower(net).packed
+    if packed is None:
+        with pytest.raises(NetworkError, match="NaN"):
+            lower(net)
+        return
+    x = random_inputs(packed, ROWS, seed)
+    if isinstance(net.input, RealInput):
+        rng = np.random.default_rng(seed)
+        x = (rng.choice([-1, 1], x.shape) * 10.0 ** rng.uniform(-45, 38.4, x.shape)).astype(F)
+        x[:3] = rng.choice(np.array([3e38, -3e38, 0, 1], F), x[:3].shape)
+    wanted = forward(net, canonical_input(packed, x))
+    for kernel in usable():
+        assert np.array_equal(Model(packed, threads=1, kernel=kernel.name).plan.run(canonical_input(packed, x)), wanted, True)
+    assert not [one.first for one in prove_parts(packed, stored_form(net), lambda *_: None) if one.differences]
+
+
+@pytest.mark.parametrize("step", [("prelu", 0.25), ("tanh",), ("sigmoid",)])
+@pytest.mark.parametrize("entry", [PixelInput.range(-1, 1), RealInput()])
+def test_constant_channels_whose_signs_are_numbers(step: Any, entry: Any) -> None:
+    """A scale of 0 makes NaN of the largest sums that float32 has, which no window of signs reaches."""
+    rng = np.random.default_rng(0)
+    norm = Norm(latents(1, 8), np.full(8, 9, F), gamma=np.where(np.arange(8) % 2, latents(2, 8), F(0)), epsilon=1e-4)
+    norm = replace(norm, beta=np.abs(latents(3, 8)))
+    layers = [
+        ("conv1", Linear(latents(4, 8, 3, 3, 2), "ge", window=SAME)),
+        ("sign1", Quantize("ge")),
+        ("conv2", Linear(latents(5, 8, 3, 3, 8), "ge", window=SAME, scale=np.full(8, 1.3, F))),
+        *(("step", Steps.of(step)), ("bn", norm), ("sign2", Quantize("ge")), ("fc", Linear(latents(6, 3, 128)))),
+    ]
+    whole = Net.chain(entry, layers, "ge-zero", (4, 4, 2))
+    direct = Net.chain(entry, layers[2:], "ge-zero", (4, 4, 8))
+    for net in (whole, direct):
+        x = rng.integers(0, 256, (5, net.depth), dtype=np.uint8)
+        given = (rng.choice([-1, 1], x.shape) * 10.0 ** rng.uniform(-9, 38.4, x.shape)).astype(F)
+        given = given if isinstance(entry, RealInput) else x
+        assert (Model(pack(net).packed, threads=1).plan.run(given) == forward(net, given)).all()
+
+
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 def test_in_c(tmp_path: Path) -> None:
-    for number, (quantizer, before) in enumerate(
-        (("ge", "never"), ("round-even", "norm"), ("levels", "relu, turned"), ("thresholds", "never"))
+    for quantizer, before, place in (
+        *(("ge", "never", "sum"), ("round-even", "norm", "joined"), ("levels", "relu, turned", "sum")),
+        *(("thresholds", "never", "joined"), ("levels", "norm", "pool before"), ("ge", "relu, turned", "pool before")),
     ):
-        net = network(quantizer, before, "joined" if number % 2 else "sum")
+        net = network(quantizer, before, place)
         (tmp_path / "net.h").write_text(ccode.header(pack(net).packed, "net"))
         lines = "".join(f"{{{', '.join(map(str, row))}}},\n" for row in PIXELS.tolist())
         main = f'#include <stdio.h>\n#include "net.h"\nstatic const uint8_t x[][36] = {{{lines}}};\n'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -233,3 +234,27 @@ def random_net(seed: int, moved: bool = False) -> Net:
     if b.chance(0.3):
         b.add(Norm(b.normals(4), np.ones(4, f), epsilon=1e-3))
     return b.net
+
+
+def overflowing(net: Net, seed: int) -> Net:
+    """The same network of real inputs, where it can have such, with scales of 0, subnormal and near the largest number."""
+    rng = np.random.default_rng(seed)
+    odd = np.array([0, -0.0, 1e-45, -1e-40, 1e-38, -1.0, 1e30, 1e38, -3e38], f)
+
+    def spoiled(numbers: Any) -> Any:
+        return np.where(rng.random(numbers.shape) < 0.3, rng.choice(odd, numbers.shape), numbers).astype(f)
+
+    def change(op: Any) -> Any:
+        if rng.random() < 0.5:
+            return op
+        if isinstance(op, Norm):
+            return replace(op, gamma=spoiled(np.ones_like(op.mean) if op.gamma is None else op.gamma))
+        if isinstance(op, Linear):
+            return replace(op, scale=spoiled(np.ones(op.neurons, f))) if op.binary else replace(op, weight=spoiled(op.weight))
+        if isinstance(op, Steps):
+            slope, factor = rng.choice([0, 0.5, 1e-40]), rng.choice([0, -1, 1e38, 1e-38])
+            return Steps((*op.steps, *Steps.of(("mul", factor), ("prelu", slope)).steps))
+        return op
+
+    real = replace(net, input=RealInput())
+    return (net if real.check() else real).mapped(change)

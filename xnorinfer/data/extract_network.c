@@ -596,7 +596,7 @@ static inline void net_pool_bits(const uint64_t *map, const net_window *w, size_
     }
 }
 
-/* The largest number of a window, the smallest of channels that `falling` has. */
+/* The largest number of a window, the smallest of channels that `falling` has; NaN where there is one. */
 static inline void net_pool_largest(const float *map, const net_window *w, size_t y, size_t x, const uint8_t *falling,
         float *out)
 {
@@ -608,7 +608,7 @@ static inline void net_pool_largest(const float *map, const net_window *w, size_
                 if (pixel == SIZE_MAX)
                     continue;
                 const float value = map[pixel * w->channels + c];
-                if (!found || (falling[c] ? value < out[c] : value > out[c]))
+                if (!found || (out[c] == out[c] && !(falling[c] ? value >= out[c] : value <= out[c])))
                     out[c] = value;
                 found = 1;
             }

@@ -100,10 +100,11 @@ def _(op: Pool, read: Rows) -> Rows:
         raise unhandled("the oracle", op.kind)
     taps, inside = windows_of(read.mapped, window, 0)
     total = np.zeros((*taps.shape[:3], taps.shape[-1]), np.float64)
-    for row, column in np.ndindex(window.size):
-        total += taps[:, :, :, row, column]
     count = np.full(inside.shape[:2], window.taps) if op.padded else inside.sum(axis=(2, 3))
-    return Rows(np.asarray(total / count[..., None], np.float32), REALS)
+    with np.errstate(all="ignore"):
+        for row, column in np.ndindex(window.size):
+            total += taps[:, :, :, row, column]
+        return Rows(np.asarray(total / count[..., None], np.float32), REALS)
 
 
 @compute.of(Flatten)
@@ -300,7 +301,7 @@ def step_value(step: Step, x: F32) -> F32:
 
 def finish_linear(op: Linear, dot: F32) -> F32:
     """The accumulator `((dot * H) * scale) + bias` from the dot of inputs and signs, float32 step by step."""
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         if op.h != 1:
             dot = dot * np.float32(op.h)
         if op.scale is not None:

@@ -271,9 +271,15 @@ def _codes_of(value: F32, levels: Levels) -> F32:
     return np.asarray(np.clip(np.rint(value), np.float32(levels.low), np.float32(levels.high)) - np.float32(levels.low))
 
 
-def has_limits(classes: Sequence[Counts], steps: Affine, end: Quantize | Levels) -> bool:
-    """Whether one limit of each neuron, of each class and level and all in one direction, says where its bit or code changes:
-    only a prelu that falls lets it change twice, or otherwise at the border of a map."""
+def has_limits(classes: Sequence[Counts], steps: Affine, end: Quantize | Levels, infinite: bool) -> bool:
+    """Whether one limit of each neuron, of each class and level and all in one direction, says where its bit or code changes.
+
+    A prelu that falls lets it change twice, or otherwise at the border of a map.  infinite: whether the sums may be: what is
+    made of those may be on the other side of a limit than what is made of the largest number, and NaN of them, which a scale
+    of 0 makes, is -1 and the lowest level at both ends.
+    """
+    if infinite and not all(_hold_at_infinity(counts, steps, end) for counts in classes):
+        return False
     bent = [bends_of(counts, steps) for counts in classes]
     if not any(one is not None for one in bent):
         return True
@@ -286,6 +292,15 @@ def has_limits(classes: Sequence[Counts], steps: Affine, end: Quantize | Levels)
                 first, last = decide(counts.low), decide(counts.high)
             rises, sinks = rises | (~first & last), sinks | (first & ~last)
     return not (rises & sinks).any()
+
+
+def _hold_at_infinity(counts: Counts, steps: Affine, end: Quantize | Levels) -> bool:
+    """Whether infinite sums have the bits and codes of the largest number of their sign, as limits have it."""
+    turns = np.array([[-1], [1]], np.float32).repeat(counts.low.size, axis=1)
+    with np.errstate(all="ignore"):
+        found = _end_of(steps.apply(np.float32(np.inf) * turns), end)
+        held = _quantized(steps, np.finfo(np.float32).max * turns, end)
+    return bool((np.where(np.isnan(found), np.float32(0), found) == held).all())
 
 
 def _decisions(counts: Counts, steps: Affine, end: Quantize | Levels) -> list[Callable[[I64], NDArray[np.bool_]]]:
@@ -334,22 +349,29 @@ def falls(classes: Sequence[Counts], before: Affine, steps: Affine, end: Quantiz
 def _quantized(steps: Affine, accumulator: F32, end: Quantize | Levels) -> F32:
     """The sign, or the level, of accumulators."""
     value = steps.apply(accumulator)
-    value = np.where(np.isnan(value), steps.apply(np.zeros_like(accumulator)), value)
+    return _end_of(np.where(np.isnan(value), steps.apply(np.zeros_like(accumulator)), value), end)
+
+
+def _end_of(value: F32, end: Quantize | Levels) -> F32:
+    """The sign, or the code, of values."""
     if isinstance(end, Levels):
         return _codes_of(value, end)
     return binarize(value, "ge" if end.rule == "sign" else end.rule)
 
 
-def fold_to_step(name: str, counts: Counts, steps: Affine, problems: list[str]) -> Affine | None:
+def fold_to_step(name: str, counts: Counts, steps: Affine, problems: list[str], infinite: bool) -> Affine | None:
     """The same -1, 0 or +1 of every sum as one comparison of it, for steps that end in one; None where some change twice.
 
-    What speaks against that is added to `problems`.
+    What speaks against that is added to `problems`.  infinite: whether the sums may be, as `has_limits` has it.
     """
     bends = bends_of(counts, steps)
     ends: list[tuple[F32, NDArray[np.bool_], NDArray[np.bool_]]] = []
+    before, last_step = (Affine(steps.ops[part], steps.values[part]) for part in (slice(-1), slice(-1, None)))
+    at_zero = before.apply(np.zeros(counts.low.size, np.float32))
 
     def signs(count: I64) -> F32:
-        return steps.apply(counts.accumulator(count))
+        value = before.apply(counts.accumulator(count))
+        return last_step.apply(np.where(np.isnan(value), at_zero, value))  # as `fold` has it
 
     with np.errstate(all="ignore"):
         problems.extend(_nan_problems(name, counts, steps))
@@ -369,7 +391,9 @@ def fold_to_step(name: str, counts: Counts, steps: Affine, problems: list[str]) 
     least = np.select([always, never], [-largest, infinity], turn * plus).astype(np.float32)
     most = np.select([always_minus, never_minus], [largest, -infinity], turn * minus).astype(np.float32)
     compare: AffineStep = ("step", least, most)
-    return affine_of(turn.size, [compare] if (turn > 0).all() else [("mul", turn, 0.0), compare])
+    made = affine_of(turn.size, [compare] if (turn > 0).all() else [("mul", turn, 0.0), compare])
+    both = np.array([[-np.inf], [np.inf]], np.float32).repeat(turn.size, axis=1)
+    return None if infinite and (made.apply(both) != steps.apply(both)).any() else made
 
 
 def _nan_problems(name: str, counts: Counts, steps: Affine) -> list[str]:

@@ -45,11 +45,12 @@ from xnorinfer.net.values import (
     SignInput,
     ThresholdInput,
     levels_of_all,
+    numbers_of,
 )
 from xnorinfer.net.windows import Window
 from xnorinfer.packing.fusedpart import Part
 from xnorinfer.packing.packedops import MOST_JOINED, Reads, Value
-from xnorinfer.packing.recoding import recoded
+from xnorinfer.packing.recoding import recoded, recoded_numbers
 
 #: How a value is stored: as bits, as numbers, or as codes of such levels.
 Form: TypeAlias = Reads | LevelValues
@@ -73,13 +74,15 @@ def entry_of(net: Net) -> Value:
     return Value(kind, (net.depth,) if flat and not isinstance(net.input, ChannelInput) else net.shape)
 
 
-def fused_parts(net: Net, apart: frozenset[int] = frozenset()) -> list[Part]:
+def fused_parts(net: Net, apart: frozenset[int] = frozenset(), wild: frozenset[int] = frozenset()) -> list[Part]:
     """The nodes of the packed network, in order, for a network that passed `Net.check`.
 
-    apart: signs that no limit of what stands before them says; they compare real numbers.
+    apart: signs that no limit of what stands before them says; they compare real numbers.  wild: quantizers of what may be NaN,
+    which no limit holds for, so that it has the code 0: their levels are codes before they are numbers, as those by thresholds
+    are, and numbers before they are codes of other levels.
     Raises NetworkError for what cannot be packed whatever its numbers are.
     """
-    return _Walk(net, apart).parts
+    return _Walk(net, apart, wild).parts
 
 
 @dataclass
@@ -102,7 +105,7 @@ class _Walk:
     """First what goes together, from node to node; then the parts, in the order in which the groups end: what a group reads
     ends before it does."""
 
-    def __init__(self, net: Net, apart: frozenset[int]) -> None:
+    def __init__(self, net: Net, apart: frozenset[int], wild: frozenset[int]) -> None:
         self.net = net
         self.apart = apart
         self.nodes = net.nodes
@@ -111,8 +114,12 @@ class _Walk:
         self.entry = entry_of(net)
         self.net_values = net.values
         self.forms = self._forms()
-        #: Levels by thresholds that are read as numbers: what their codes stand for.
-        self.numbers = {index for index, forms in enumerate(self.forms) if "reals" in forms and self.has_thresholds(index)}
+        #: Codes of other levels, made of the numbers of a quantizer.
+        self.again = {index: again for index in sorted(wild) if (again := self._in_other_codes(index))}
+        for index, again in self.again.items():
+            self.forms[index] = self.forms[index] - again | {"reals"}
+        #: Levels that are codes first and are read as numbers: what their codes stand for.
+        self.numbers = {index for index, forms in enumerate(self.forms) if "reals" in forms and self.coded_first(index, wild)}
         for index in self.numbers:
             levels = self.net_values[index].domain
             assert isinstance(levels, LevelValues)
@@ -159,10 +166,10 @@ class _Walk:
             at = after
         return found, None, joined
 
-    def has_thresholds(self, at: int) -> bool:
-        """Whether no step of the source's own makes numbers of what a quantizer reads."""
+    def coded_first(self, at: int, wild: frozenset[int]) -> bool:
+        """Whether no steps make the numbers of levels of what a quantizer reads."""
         op = self.nodes[at].op
-        return isinstance(op, Levels) and op.thresholds is not None
+        return isinstance(op, Levels) and (op.thresholds is not None or at in wild)
 
     def sign_at(self, at: int | None) -> Quantize | Levels | None:
         """The quantizer there, if its bits or codes, of one kind, are what is read of it, and nothing else."""
@@ -214,6 +221,13 @@ class _Walk:
             assert after is not None
             return _Group(head, nodes, after, sign=after)
         return self.with_numbers(group, after)
+
+    def _in_other_codes(self, index: int) -> set[Form]:
+        """The forms of a quantizer whose code 0 is not its lowest number; torch.sign's has a third number."""
+        op, numbers = self.nodes[index].op, numbers_of(self.net_values[index].domain)
+        if numbers is None or (isinstance(op, Quantize) and op.rule == "sign"):
+            return set()
+        return {form for form in self.forms[index] if isinstance(form, LevelValues) and form.numbers[0] != numbers[0]}
 
     def _is_wide(self, index: int) -> bool:
         """Whether a node flattens a map of several pixels, each of whose numbers then meets one of its own."""
@@ -295,6 +309,16 @@ class _Walk:
             assert isinstance(levels, LevelValues)
             at = self.form(group.end, levels, group.end)
             self.add(Part(node.name, (self.value(at),), (at,), numbers=levels, end=group.end), group.end)
+        for form in _in_order(self.again.get(group.end, set())):
+            assert isinstance(form, LevelValues)
+            at, node, domain = (
+                self.form(group.end, "reals", group.end),
+                self.nodes[group.end],
+                self.net_values[group.end].domain,
+            )
+            codes = recoded_numbers(domain, form)
+            part = Part(node.name, (self.value(at),), (at,), levels=codes, coded=form, quantized=group.end, end=group.end)
+            self.add(part, group.end)
 
     def emit_parts(self, group: _Group) -> None:
         op = self.nodes[group.head].op

@@ -19,7 +19,7 @@ from xnorinfer.bits import WORD_BITS, bitpack, words_for
 from xnorinfer.errors import NetworkError
 from xnorinfer.graph import INPUT, Node, users_of
 from xnorinfer.net.network import Net
-from xnorinfer.net.ops import Flatten, Linear, Op, Quantize, Steps
+from xnorinfer.net.ops import Flatten, Levels, Linear, Op, Quantize, Steps
 from xnorinfer.net.reference import binary_weights
 from xnorinfer.net.ties import Rule
 from xnorinfer.net.values import ChannelInput, PixelInput, ThresholdInput
@@ -41,6 +41,7 @@ from xnorinfer.packing.folding import (
 from xnorinfer.packing.fusedpart import Part, outside_of_moved, places_of
 from xnorinfer.packing.fusion import entry_of, fused_parts
 from xnorinfer.packing.often import often_zero
+from xnorinfer.packing.overflow import may_overflow
 from xnorinfer.packing.packed import (
     MAX_PIXEL_DEPTH,
     Affine,
@@ -80,6 +81,15 @@ class Found:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     _zeros: list[NDArray[np.bool_]] | None = None
+    _infinite: list[bool] | None = None
+
+    def infinite(self, net: Net, part: Part) -> bool:
+        """Whether what the quantizer at the end of a part that gives numbers reads may leave float32."""
+        if part.read.kind != "reals":
+            return False
+        assert part.end is not None
+        self._infinite = may_overflow(net) if self._infinite is None else self._infinite
+        return self._infinite[net.nodes[part.end].inputs[0]]
 
     def often_zero(self, net: Net, part: Part, counts: Counts, rule: Rule) -> NDArray[np.bool_] | None:
         """Of which channels a sign reads values that are often 0, (channels,) bool.
@@ -109,15 +119,19 @@ def parts_of(net: Net) -> list[Part]:
 
     Raises NetworkError for what cannot be packed whatever its numbers are.
     """
-    parts = fused_parts(net)
-    apart = {_sign_of(parts, index) for index, part in enumerate(parts) if not _has_limits(net, part)}
-    return fused_parts(net, frozenset(apart)) if apart else parts
+    infinite = may_overflow(net)
+    quantizers = [index for index, node in enumerate(net.nodes) if isinstance(node.op, Quantize | Levels)]
+    wild = frozenset(index for index in quantizers if infinite[net.nodes[index].inputs[0]])
+    parts = fused_parts(net, wild=wild)
+    apart = {_sign_of(parts, index) for index, part in enumerate(parts) if not _has_limits(net, part, infinite)}
+    return fused_parts(net, frozenset(apart), wild) if apart else parts
 
 
-def _has_limits(net: Net, part: Part) -> bool:
+def _has_limits(net: Net, part: Part, infinite: Sequence[bool]) -> bool:
     bent = any(isinstance(node.op, Steps) and any(step.bent for step in node.op.steps) for node in part.nodes)
     end = part.levels or part.sign
-    return end is None or not bent or has_limits(counts_of(net.input, part), steps_of_part(part), end)
+    far = part.read.kind == "reals" and infinite[part.quantized]
+    return end is None or not (bent or far) or has_limits(counts_of(net.input, part), steps_of_part(part), end, far)
 
 
 def _sign_of(parts: Sequence[Part], index: int) -> int:
@@ -213,7 +227,7 @@ def _values(net: Net, part: Part, found: Found, parts: Sequence[Part] = ()) -> B
         graded = fold_levels(part.name, (counts,), steps, part.levels, found.problems, found.notes)
         return Digitize(counts.limits(graded.limits[:, 0]), graded.flipped)
     if part.sign is None:
-        return Elementwise(_numbers(part.name, (counts,), steps, found))
+        return Elementwise(_numbers(net, part, (counts,), steps, found))
     rule = _judged(net, part, source, part.sign.rule, found)
     often = found.often_zero(net, part, counts, rule)
     limits = fold(part.name, counts, steps, rule, found.problems, found.notes, often)
@@ -245,12 +259,13 @@ def steps_of_part(part: Part, nodes: Sequence[Node[Op]] | None = None) -> Affine
     return affine_of(part.channels, [*factors, *steps_of_nodes([*leading, *(part.nodes if nodes is None else nodes)])])
 
 
-def _numbers(name: str, classes: Sequence[Counts], steps: Affine, found: Found) -> Affine:
+def _numbers(net: Net, part: Part, classes: Sequence[Counts], steps: Affine, found: Found) -> Affine:
     """Steps as they are stored."""
+    name = part.name
     if steps.ops and steps.ops[-1] == "step" and {"prelu", "tanh", "sigmoid"} & set(steps.ops) and "side" not in steps.ops:
         # Every real number is more than what the windows of several classes can reach.
         counts = classes[0] if len(classes) == 1 else Counts.of_reals(classes[0].low.size)
-        step = fold_to_step(name, counts, steps, found.problems)
+        step = fold_to_step(name, counts, steps, found.problems, found.infinite(net, part))
         if step is not None:
             return step
     if (wrong := infinite(steps)).any():
@@ -280,7 +295,7 @@ def _layer(net: Net, part: Part, found: Found) -> Dot:
     elif part.sign is None and not layer.binary:
         output = steps
     elif part.sign is None:
-        output = _numbers(name, classes, steps, found)
+        output = _numbers(net, part, classes, steps, found)
     else:
         often = found.often_zero(net, part, classes[0], part.sign.rule)
         limits = fold_classes(name, classes, steps, part.sign.rule, found.problems, found.notes, often)

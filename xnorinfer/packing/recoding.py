@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from xnorinfer.float32 import F32, MAX_FLOAT_KEY, ordered_to_float
 from xnorinfer.net.ops import Levels, Quantize
 from xnorinfer.net.ties import Rule, binarize
-from xnorinfer.net.values import SIGNS, LevelValues, numbers_of
+from xnorinfer.net.values import SIGNS, Domain, LevelValues, numbers_of
 from xnorinfer.packing.threshold import I64, find_limits, full_range
 
 
@@ -24,8 +24,19 @@ def recoded(op: Quantize | Levels, levels: LevelValues) -> Levels:
         return op
     numbers = numbers_of(SIGNS if isinstance(op, Quantize) else op.domain)
     assert numbers is not None
+    return _by_thresholds(numbers, _firsts(op), levels)
+
+
+def recoded_numbers(domain: Domain, levels: LevelValues) -> Levels:
+    """What gives signs or levels, as numbers, the codes of these levels, which have all of them."""
+    numbers = numbers_of(domain)
+    assert numbers is not None
+    return _by_thresholds(numbers, numbers[1:, None], levels)
+
+
+def _by_thresholds(numbers: F32, firsts: F32, levels: LevelValues) -> Levels:
+    """firsts: from which float32 on each of these numbers but the first is given, (numbers - 1, neurons or 1)."""
     codes = np.searchsorted(levels.numbers, numbers)
-    firsts = _firsts(op)  # the smallest float32 that has each number but the first
     ends = np.array([[-np.inf], [np.inf]], np.float32).repeat(firsts.shape[1], axis=1)
     every = np.concatenate([ends[:1], firsts, ends[1:]])
     thresholds = every[np.searchsorted(codes, np.arange(1, levels.top + 1))]
