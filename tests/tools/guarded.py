@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from xnorinfer.kernels import layout
 
 PAGE = mmap.PAGESIZE
-#: Mappings live as long as the process; numpy arrays over them cannot own them.
-_KEPT: list[mmap.mmap] = []
 
 
 def _protect(address: int) -> None:
@@ -25,11 +23,13 @@ def _protect(address: int) -> None:
 
 
 def guarded(shape: tuple[int, ...], dtype: Any, align: int = 1, at_start: bool = False) -> NDArray[Any]:
-    """Zeroed array between two unmapped pages, touching the one behind it (to `align` bytes), or the one before it."""
+    """Zeroed array between two unmapped pages, touching the one behind it (to `align` bytes), or the one before it.
+
+    Its pages go with it: a process may have some 65,000 mappings, three for each array.
+    """
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     inside = max(1, -(-size // PAGE)) * PAGE
     mapping = mmap.mmap(-1, inside + 2 * PAGE)
-    _KEPT.append(mapping)
     base = ctypes.addressof(ctypes.c_char.from_buffer(mapping))
     _protect(base)
     _protect(base + PAGE + inside)
