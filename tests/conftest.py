@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before numpy is imported: threads of many workers would only wait for each other
@@ -15,6 +16,19 @@ from places import SHARED
 # The same examples on every run and no time limits, for making them neither: the machine may be busy.
 settings.register_profile("xnorinfer", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("xnorinfer")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Of pytest-xdist, which would begin the files of few tests last, however long these take.
+    config.option.loadscopereorder = False
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with long tests first, then those with many: while the last one runs, other processes have nothing to do."""
+    count = Counter(item.path for item in items)
+    long = {item.path for item in items if item.get_closest_marker("long")}
+    items.sort(key=lambda item: (item.path not in long, -count[item.path]))
 
 
 @pytest.fixture(scope="session")
