@@ -41,7 +41,7 @@ def test_ruff_format() -> None:
 
 
 @pytest.mark.skipif(not np.__version__.startswith("2.4."), reason="types are checked with the type stubs of numpy 2.4")
-def test_mypy(tmp_path: Path) -> None:
+def test_mypy(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     # As installed: converters and training inside the package, which no layout of the checkout shows to mypy.
     shutil.copytree(ROOT / "xnorinfer", tmp_path / "xnorinfer")
     for folder in ("converters", "training"):
@@ -49,5 +49,7 @@ def test_mypy(tmp_path: Path) -> None:
     # And as a user's code sees it: an ignore that nothing needs is an error, too.
     (tmp_path / "use.py").write_text(USE)
     config = str(ROOT / "pyproject.toml")
-    cache = str(tmp_path / "cache")
+    # mypy looks at what changed since the last time, wherever the copy of the package lay then.
+    kept = getattr(pytestconfig, "cache", None)
+    cache = str(kept.mkdir("mypy") if kept else tmp_path / "cache")
     check("mypy", "--config-file", config, "--cache-dir", cache, "-p", "xnorinfer", "-m", "use", folder=tmp_path)
