@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import re
@@ -221,6 +222,12 @@ def tflite_file(folder: Path, kind: str) -> Path:
     return folder / "net.tflite"
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """The file of a source and a kind, written once: TensorFlow takes seconds for some."""
+    return functools.cache(lambda source, kind: WRITERS[source](tmp_path_factory.mktemp("network"), kind))
+
+
 def read(path: Path, **given: Any) -> Reading:
     return read_source(path, ConvertOptions(**{"input": PixelInput.range(-1, 1), **given}))
 
@@ -293,8 +300,8 @@ WRONG: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize(("kind", "source"), [(kind, source) for kind, found in WRONG.items() for source in found])
-def test_all_that_is_wrong_is_told(kind: str, source: str, tmp_path: Path) -> None:
-    path = WRITERS[source](tmp_path, kind)
+def test_all_that_is_wrong_is_told(kind: str, source: str, tmp_path: Path, written: Callable[[str, str], Path]) -> None:
+    path = written(source, kind)
     wanted = WRONG[kind][source]
     if not wanted:
         reading = read(path)
@@ -314,9 +321,9 @@ def test_all_that_is_wrong_is_told(kind: str, source: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("source", GRAPHS)
-def test_one_of_several_outputs(source: str, tmp_path: Path) -> None:
+def test_one_of_several_outputs(source: str, tmp_path: Path, written: Callable[[str, str], Path]) -> None:
     """Each of both heads, as its framework computes it; what leads to the other alone is left out."""
-    path = WRITERS[source](tmp_path, "outputs")
+    path = written(source, "outputs")
     names = {"torch.export": "01", "TorchScript": "01"}.get(source, ("first", "second"))
     if source == "TensorFlow Lite":
         names = ("StatefulPartitionedCall:0", "StatefulPartitionedCall:1")
@@ -340,9 +347,11 @@ def test_one_of_several_outputs(source: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", GRAPHS)
 @pytest.mark.parametrize("kind", ["plain", "outputs"])
-def test_output_is_the_file_and_no_value(kind: str, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_is_the_file_and_no_value(
+    kind: str, source: str, tmp_path: Path, written: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Others choose values by options of that name; a file of the same name is written where its ending says that it is one."""
-    path = WRITERS[source](tmp_path, kind)
+    path = written(source, kind)
     monkeypatch.chdir(tmp_path)
     several = kind == "outputs"
     try:

@@ -456,50 +456,66 @@ def test_a_batch_norm_in_one_scope_with_its_layer(alone: tuple[int, ...], tmp_pa
 
 
 WRITTEN_OUT = """
-import sys
+import os, sys
 import numpy as np
 import tensorflow.compat.v1 as tf
 
 tf.disable_eager_execution()
-rng = np.random.default_rng(0)
-x = value = tf.placeholder(tf.float32, [None, 20])
 
 
-def signs(value):
+def signs(how, value):
     one = tf.ones_like(value)
-    if sys.argv[1] == "fill" and value.shape.as_list()[0] is None:
+    if how == "fill" and value.shape.as_list()[0] is None:
         one = tf.fill(tf.stack([tf.shape(value)[0], value.shape.as_list()[1]]), 1.0)
     return tf.where(value >= 0, one, -one)
 
 
-for index, (depth, neurons) in enumerate([(20, 16), (16, 12), (12, 5)]):
-    with tf.variable_scope(f"layer{index}", use_resource=sys.argv[1] != "refs"):
-        kernel = tf.get_variable("kernel", initializer=rng.uniform(-1, 1, (depth, neurons)).astype("f"))
-        sums = tf.matmul(value, signs(kernel))
-        starts = {"gamma": rng.uniform(0.5, 1, neurons), "beta": rng.normal(size=neurons)}
-        starts |= {"moving_mean": rng.normal(size=neurons), "moving_variance": rng.uniform(5, 20, neurons)}
-        gamma, beta, mean, variance = (tf.get_variable(n, initializer=s.astype("f")) for n, s in starts.items())
-        for kept, now in zip((mean, variance), tf.nn.moments(sums, [0])):
-            tf.assign(kept, kept * 0.9 + now * 0.1)  # as trained, and run by nothing here
-        value = tf.nn.batch_normalization(sums, mean, variance, beta, gamma, 1e-4)
-    if index < 2:
-        value = signs(value)
-with tf.Session() as session:
-    session.run(tf.global_variables_initializer())
-    tf.train.Saver().save(session, "net")
-    pixels = rng.integers(0, 256, (100, 20)).astype(np.uint8)
-    np.savez("out.npz", x=pixels, scores=session.run(value, {x: pixels / np.float32(127.5) - 1}))
+def write(how):
+    rng = np.random.default_rng(0)
+    x = value = tf.placeholder(tf.float32, [None, 20])
+    for index, (depth, neurons) in enumerate([(20, 16), (16, 12), (12, 5)]):
+        with tf.variable_scope(f"layer{index}", use_resource=how != "refs"):
+            kernel = tf.get_variable("kernel", initializer=rng.uniform(-1, 1, (depth, neurons)).astype("f"))
+            sums = tf.matmul(value, signs(how, kernel))
+            starts = {"gamma": rng.uniform(0.5, 1, neurons), "beta": rng.normal(size=neurons)}
+            starts |= {"moving_mean": rng.normal(size=neurons), "moving_variance": rng.uniform(5, 20, neurons)}
+            gamma, beta, mean, variance = (tf.get_variable(n, initializer=s.astype("f")) for n, s in starts.items())
+            for kept, now in zip((mean, variance), tf.nn.moments(sums, [0])):
+                tf.assign(kept, kept * 0.9 + now * 0.1)  # as trained, and run by nothing here
+            value = tf.nn.batch_normalization(sums, mean, variance, beta, gamma, 1e-4)
+        if index < 2:
+            value = signs(how, value)
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        os.mkdir(how)
+        tf.train.Saver().save(session, f"{how}/net")
+        pixels = rng.integers(0, 256, (100, 20)).astype(np.uint8)
+        np.savez(f"{how}/out.npz", x=pixels, scores=session.run(value, {x: pixels / np.float32(127.5) - 1}))
+
+
+for how in sys.argv[1:]:
+    with tf.Graph().as_default():
+        write(how)
 """
+#: How the networks of WRITTEN_OUT make signs, and keep their variables.
+WAYS = ("like", "fill", "refs")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="needs tensorflow")
-@pytest.mark.parametrize("how", ["like", "fill", "refs"])
-def test_a_training_graph_that_writes_everything_out(how: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def written_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if importlib.util.find_spec("tensorflow") is None:
+        pytest.skip("needs tensorflow")
+    place = tmp_path_factory.mktemp("written-out")
+    subprocess.run([sys.executable, "-c", WRITTEN_OUT, *WAYS], cwd=place, check=True, capture_output=True)
+    return place
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_a_training_graph_that_writes_everything_out(how: str, written_out: Path) -> None:
     """Signs by where, of values as large as others; moving averages assigned; a BatchNorm in its layer's scope."""
-    subprocess.run([sys.executable, "-c", WRITTEN_OUT, how], cwd=tmp_path, check=True, capture_output=True)
-    reading = read_source(tmp_path / "net", ConvertOptions(input=PixelInput.range(-1, 1)))
+    reading = read_source(written_out / how / "net", ConvertOptions(input=PixelInput.range(-1, 1)))
     assert origins(reading)["structure"] == "graph"
     assert not any("could not be followed" in text for text in reading.warnings)
-    with np.load(tmp_path / "out.npz") as archive:
+    with np.load(written_out / how / "out.npz") as archive:
         out = dict(archive)
     np.testing.assert_allclose(reference.forward(reading.net, out["x"]), out["scores"], rtol=1e-4, atol=1e-4)
