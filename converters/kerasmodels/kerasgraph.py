@@ -284,12 +284,15 @@ class KerasGraph(KerasNodes):
         value = layer.config.get("average_quantizer")
         if value is not None:
             if not isinstance(taps, tuple):
-                raise kerasmaps.NoWindow("quantizes the share of a pixel (average_quantizer), which is not supported")
+                raise kerasmaps.NoWindow(
+                    "quantizes a pixel's share (average_quantizer), which is not supported in a binary network"
+                )
             count = math.prod(map(int, taps))
             try:
                 share = quantized_bias(value, np.array([1 / count], np.float32))
             except Unsupported as reason:
-                raise kerasmaps.NoWindow(f": the average_quantizer {identify(value)} {reason}") from None
+                told = f"has the average_quantizer {identify(value)}, which {reason}: it is not supported in a binary network"
+                raise kerasmaps.NoWindow(told) from None
             for what, number in (("taps", count), ("share", share[0])):
                 beside = self._constant(f"{layer.name}: {what}", np.array(number, np.float32))
                 self._node("Mul", f"{layer.name}.{what}", str(layer), beside)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from keras_files import QKERAS
+from keras_files import QKERAS, QKERAS_MAPS
 from places import unpack
 from refusals import assert_resolvable
 
@@ -46,6 +49,43 @@ def test_scores_are_those_of_qkeras(folder: Path, file: str) -> None:
     np.testing.assert_array_equal(model.predict(x), wanted.argmax(axis=1))
     # A bit that differs moves a score by far more; sums of floats are rounded otherwise.
     np.testing.assert_allclose(model.scores(x), wanted, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("file", ["added.h5", "joined.keras", "joined-saved"])
+def test_blocks_of_levels_and_pools(tmp_path: Path, file: str) -> None:
+    """Sums of levels, joined signs, QKeras' averages and averages of signs: every score is the same float."""
+    with np.load(unpack(QKERAS_MAPS, tmp_path) / "outputs.npz") as outputs:
+        x, wanted = outputs["images"], outputs[file.partition(".")[0].removesuffix("-saved")]
+    assert len(np.unique(wanted, axis=0)) > 20
+    np.testing.assert_array_equal(xnorinfer.convert(tmp_path / file, input_range=(-1, 1)).scores(x), wanted)
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "message"),
+    [
+        ("QGlobalAveragePooling2D", {"average_quantizer": "quantized_bits(4)"}, r"quantizes a pixel's share"),
+        (
+            "QAveragePooling2D",
+            {"average_quantizer": "quantized_po2(4)"},
+            "the average_quantizer quantizedpo2, which is no quantized_bits",
+        ),
+        ("QAveragePooling2D", {"activation": "quantized_tanh(2)"}, "quantized_tanh has more than two values"),
+    ],
+)
+def test_averages_that_are_refused(tmp_path: Path, kind: str, config: dict[str, Any], message: str) -> None:
+    folder = unpack(QKERAS_MAPS, tmp_path)
+    with zipfile.ZipFile(folder / "joined.keras") as file:
+        parts = {name: file.read(name) for name in file.namelist()}
+    model = json.loads(parts["config.json"])
+    (pool,) = (layer for layer in model["config"]["layers"] if layer["class_name"] == "QAveragePooling2D")
+    pool["class_name"] = kind
+    pool["config"] |= config
+    with zipfile.ZipFile(folder / "net.keras", "w") as file:
+        for name, content in (parts | {"config.json": json.dumps(model).encode()}).items():
+            file.writestr(name, content)
+    with pytest.raises(NetworkError, match=message) as error:
+        xnorinfer.convert(folder / "net.keras")
+    assert_resolvable(error.value)
 
 
 def test_a_quantized_relu(folder: Path) -> None:

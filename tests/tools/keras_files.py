@@ -15,6 +15,7 @@ from xnorinfer.converters import ConvertOptions
 #: What keras_checkpoints.py wrote, and qkeras_checkpoints.py.
 MODELS = DATA / "keras" / "models.tar.xz"
 QKERAS = MODELS.with_name("qkeras.tar.xz")
+QKERAS_MAPS = MODELS.with_name("qkeras-maps.tar.xz")
 
 
 def content(value: Any) -> Any:
