@@ -160,9 +160,13 @@ class _Model:
     ) -> tuple[list[KerasLayer], list[Given]]:
         """A layer, or the layers of a model that is one, in one of their calls."""
         kind, config = class_name(entry), entry["config"]
+        if _is_training(entry.get("inbound_nodes")):
+            how = "is called with training=True, so that it works as in training"
+            self.problems.append(f"{'/'.join(path)} ({kind}) {how}, which is not supported in a binary network")
         if kind in MODELS:
             return self.layers_of(entry, path, f"{here}/", reads)
         if not isinstance(config, dict):
+            self.problems.append(f"{'/'.join(path)} ({kind}) has no config: is malformed")
             return [], list(reads)
         kind, config = _operation(kind, config, entry.get("inbound_nodes"))
         if kind == "Lambda" and is_identity(config):
@@ -290,6 +294,13 @@ def _settings(value: Any, name: str) -> list[Any]:
     if isinstance(value, dict):
         return [value[name]] if name in value else []
     return [one for inner in value for one in _settings(inner, name)] if isinstance(value, list) else []
+
+
+def _is_training(inbound: Any) -> bool:
+    """Whether a call of a layer says so; others work as at inference."""
+    calls = inbound if isinstance(inbound, list) else []
+    said = [calls, *(call.get("kwargs") for call in calls if isinstance(call, dict))]
+    return any(value not in (None, False, 0) for value in _settings(said, "training"))
 
 
 def _number(inbound: Any) -> tuple[float, bool] | None:

@@ -98,6 +98,10 @@ class KerasNodes(LayerWeights):
             said: dict[str, Attribute] = {"rule": how.rule, "low": low, "high": how.scale, **({OF_ITS_LAYER: 1} if own else {})}
             self._node("Binarize", f"{layer.name}.{name}", f"{layer}: {found.label}", **said)
         elif name in _ENDINGS and self._begun:
+            axis = found.settings.get("axis", -1)
+            if axis not in (-1, self._rank - 1):
+                self._node("Softmax", layer.name, f"{layer}: {found.label}", axis=axis if type(axis) is int else 0)
+                return
             self._ending = found
         else:
             self._function(found, layer)

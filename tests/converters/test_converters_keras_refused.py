@@ -160,6 +160,16 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "slopes missing": (put(4, "PReLU"), "alpha should be in the file and is not"),
     "softmax inside": (put(4, "Softmax"), "follows Softmax"),
     "ends in signs": (lambda layers: layers[-1]["config"].update(activation="ste_sign"), "ends in signs"),
+    "softmax of rows": (
+        lambda layers: layers.__setitem__(11, layer("Softmax", axis=0)),
+        r"new_softmax \(Softmax\): Softmax takes the axis 0, not that of the channels",
+    ),
+    "dropout at work": (
+        lambda layers: layers[6].update(inbound_nodes=[[["norm", 0, 0, {"training": True}]]]),
+        r"dropout \(Dropout\) is called with training=True, so that it works as in training",
+    ),
+    "dropout of one's own": (put(4, "MonteCarloDropout", rate=0.5), "MonteCarloDropout is not supported in a binary network"),
+    "no config": (lambda layers: layers[6].update(config=[]), r"\(Dropout\) has no config: is malformed"),
     "transposed convolution": (put(2, "Conv2DTranspose"), r"new_conv2dtranspose .* is not supported in a binary network"),
     "pooling of a vector": (put(2, "MaxPooling2D"), r"reads values of 1 axes, needed are 3, the channels among them"),
     "code": (put(2, "Lambda", function="4wEAAA=="), r"new_lambda \(Lambda\): Lambda is not supported"),
