@@ -297,10 +297,8 @@ def _settings(value: Any, name: str) -> list[Any]:
 
 
 def _is_training(inbound: Any) -> bool:
-    """Whether a call of a layer says so; others work as at inference."""
-    calls = inbound if isinstance(inbound, list) else []
-    said = [calls, *(call.get("kwargs") for call in calls if isinstance(call, dict))]
-    return any(value not in (None, False, 0) for value in _settings(said, "training"))
+    """Whether a call of a layer of Keras 2 says so, `[name, node, tensor, {"training": true}]`; Keras 3 overrules it."""
+    return any(said not in (None, False, 0) for said in _settings(inbound, "training"))
 
 
 def _number(inbound: Any) -> tuple[float, bool] | None:

@@ -33,7 +33,10 @@ from xnorinfer.net.values import InputMapping, PixelInput, is_finite_number
 EPSILON = 1e-3
 
 #: Layers that hand values on unchanged at inference; dropouts by other names may be at work there, too.
-_PASSIVE = re.compile(r"InputLayer|Identity|ActivityRegularization|GaussianNoise|(Alpha|Gaussian)?Dropout|SpatialDropout[123]D")
+_PASSIVE = re.compile(
+    r"InputLayer|Identity|ActivityRegularization|GaussianNoise|(Alpha|Gaussian)?Dropout|SpatialDropout[123]D|DropoutNoScale"
+    r"|Random(Flip|Rotation|Zoom|Contrast|Brightness|Translation|Height|Width)"
+)
 _DENSE_PORT = re.compile(r"bin(ary|arized?)_?dense(_?layer)?|dense_?bin(ary|arized?)(_?layer)?", re.IGNORECASE)
 _NORM = re.compile(r"(Sync|Q)?BatchNormalization(V[12])?")
 _NORM_QUANTIZERS = ("gamma_quantizer", "beta_quantizer", "mean_quantizer", "variance_quantizer")

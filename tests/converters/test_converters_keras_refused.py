@@ -22,6 +22,7 @@ from xnorinfer.converters.kerasmodels.config import read_config
 from xnorinfer.converters.kerasmodels.quantizers import identify
 from xnorinfer.errors import MissingExtraError, NetworkError, OptionError, SourceError
 from xnorinfer.net.ops import Linear, Quantize
+from xnorinfer.net.reference import forward
 from xnorinfer.net.values import PixelInput, RealInput
 
 h5py = pytest.importorskip("h5py", reason="Keras's files are read through h5py")
@@ -206,6 +207,20 @@ def test_refused_networks(committed: Path, tmp_path: Path, case: str) -> None:
     with pytest.raises(NetworkError, match=message) as error:
         read_source(reconfigured(committed, tmp_path, change))
     assert_resolvable(error.value)
+
+
+def test_what_works_in_training_alone_is_no_part_of_the_network(committed: Path, tmp_path: Path) -> None:
+    """Augmentation, noise and dropout; `training` in the calls of Keras 3 is what the model's own call says."""
+    kinds = ("RandomFlip", "RandomRotation", "RandomZoom", "RandomContrast", "RandomTranslation", "RandomBrightness")
+
+    def change(layers: list[dict[str, Any]]) -> None:
+        layers[6]["inbound_nodes"] = [{"args": [], "kwargs": {"training": True}}]
+        layers[9:9] = [layer(kind) for kind in ("AlphaDropout", "GaussianDropout", "SpatialDropout2D", "GaussianNoise")]
+        layers[1:1] = map(layer, kinds)
+
+    reading, plain = (read_source(reconfigured(committed, tmp_path, one)) for one in (change, lambda layers: None))
+    x = np.random.default_rng(0).integers(0, 256, (9, plain.net.depth), np.uint8)
+    np.testing.assert_array_equal(forward(reading.net, x), forward(plain.net, x))
 
 
 def test_each_layer_has_its_own_tie_rule(committed: Path, tmp_path: Path) -> None:
