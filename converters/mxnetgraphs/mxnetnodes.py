@@ -7,6 +7,9 @@ BMXNet (hpi-xnor/BMXNet, smd_hpi/src) adds
                      dot; zeros around a map are there before the signs are taken, and so +1
     QFullyConnected  the same of vectors
 
+With act_bit 2 to 4 the first rounds what it reads to that many bits, `round(k * clip(x, 0, 1)) / k`, halves up, k = 2^bits - 1;
+the layers do so with what they read, and give the dot of that and the signs of their weights.
+
 and its model converter, which keeps weights as words of bits (`binarized_weights_only`).
 """
 
@@ -30,6 +33,8 @@ from xnorinfer.converters.mxnetgraphs.mxnetsymbol import NOT_SUPPORTED, Attribut
 #: Bytes of a character at most.
 _TEXT_FACTOR = 4
 
+#: Bits of what a layer reads, at most.
+MOST_BITS = 4
 #: What stands before the names of parameters and running statistics in a saved model.
 KINDS = ("arg:", "aux:", "")
 #: How words of bits are stored -> their bits.
@@ -73,6 +78,7 @@ class MxnetNodes:
         self._taken: set[str] = set(params)
         self._counts: dict[str, int] = {}
         self.signs_of: dict[tuple[str, tuple[int, ...]], str] = {}
+        self.levels_of: dict[tuple[str, int], str] = {}  # of so many bits
         self._words: dict[str, tuple[int, ...]] = {}
 
     def graph(self) -> OnnxGraph:
@@ -192,8 +198,35 @@ class MxnetNodes:
         self.signs_of[value, pads] = made
         return made
 
-    def halves(self, node: SymbolNode, said: Attributes, neurons: int, taps: tuple[int, ...] | None) -> tuple[str, int]:
-        """The signs of the weights of a layer, times 1/2, and how many of each neuron there are.
+    def levels(self, node: SymbolNode, value: str, bits: int) -> str:
+        """What a layer itself rounds a value to."""
+        known = self.levels_of.get((value, bits))
+        if known is None:
+            known = self.rounded(node, value, bits, self.new(f"{value}: {bits} bits"))
+            self.levels_of[value, bits] = known
+        return known
+
+    def rounded(self, node: SymbolNode, value: str, bits: int, result: str) -> str:
+        """`roundf(k * clip(x, 0, 1)) / k`: what is above the whole number below is exact, a sum with 0.5 may be rounded."""
+        most = self.constant(node, "levels above 0", 2.0**bits - 1)
+
+        def named(what: str) -> str:
+            return self.new(f"{node.name}: {what}")
+
+        clipped = self.add("Clip", node, (value,), named("clipped"), min=0.0, max=1.0)
+        scaled = self.add("Mul", node, (clipped, most), named("scaled"))
+        below = self.add("Floor", node, (scaled,), named("below"))
+        rest = self.add("Sub", node, (scaled, below), named("rest"))
+        up = self.add("GreaterOrEqual", node, (rest, self.constant(node, "half", 0.5)), named("up"))
+        whole = self.add("Add", node, (below, up), named("rounded"))
+        self.levels_of[result, bits] = result  # rounded again it is the same
+        self._axes[result] = self.axes(value)
+        return self.add("Div", node, (whole, most), result)
+
+    def kernel(
+        self, node: SymbolNode, said: Attributes, neurons: int, taps: tuple[int, ...] | None, size: float = 0.5
+    ) -> tuple[str, int]:
+        """The signs of the weights of a layer, times a number, and how many of each neuron there are.
 
         taps: of a convolution's kernel; None of a dense layer.  Raises Refused.
         """
@@ -205,9 +238,11 @@ class MxnetNodes:
             if shape[:1] != (neurons,) or shape[2:] != (taps or ()) or not self.params[name].array.size:
                 around = "" if taps is None else f" of {' x '.join(map(str, taps))}"
                 raise Refused(f"has weights {shape}, and {neurons} neurons{around}: is malformed")
-            half = self.constant(node, "half", 0.5)
-            made = self.add("BipolarQuant", node, (name, half), self.new(f"{node.name}: signs of its weights"))
+            factor = self.constant(node, "size of its weights", size)
+            made = self.add("BipolarQuant", node, (name, factor), self.new(f"{node.name}: signs of its weights"))
             return made, math.prod(shape[1:])
+        if size != 0.5:
+            raise Refused(f"has words of bits, which stand for -1 and +1 beside signs alone: {MULTIBIT}")
         name = self._named(node, 1, "weight")
         tensor = self.params[name]
         if name not in self._words:
@@ -306,11 +341,13 @@ class _One:
     def biased(self, default: bool) -> bool:
         return not self.said.flag("no_bias", default=default)
 
-    def require_one_bit(self) -> None:
-        for name, what in (("act_bit", "activations"), ("weight_bit", "weights")):
+    def bits(self) -> int:
+        """How many bits a layer of BMXNet rounds what it reads to.  Raises Refused."""
+        for name, what, most in (("act_bit", "activations", MOST_BITS), ("weight_bit", "weights", 1)):
             bits = self.said.whole(name, 1)
-            if bits != 1:
+            if not 1 <= bits <= most:
                 self.refuse(f"has {what} of {bits} bits: {MULTIBIT}")
+        return self.said.whole("act_bit", 1)
 
 
 def _convolution(one: _One) -> int:
@@ -332,20 +369,30 @@ def _agreements(one: _One, sums: str, depth: int, axes: int) -> None:
     one.nodes.counts_agreements = True
     biased = one.biased(True)
     half = one.number("half its inputs", depth / 2)
-    inner = one.add("Add", sums, half, to="agreements" if biased else "")
-    if biased:
-        one.add("Add", inner, one.channelwise(one.param(2, "bias"), axes))
+    _with_bias(one, one.add("Add", sums, half, to="agreements" if biased else ""), axes)
+
+
+def _with_bias(one: _One, sums: str, axes: int) -> None:
+    if one.biased(True):
+        one.add("Add", sums, one.channelwise(one.param(2, "bias"), axes))
 
 
 def _q_convolution(one: _One) -> int:
     one.said.no_matter(*_FOR_TRAINING)
-    one.require_one_bit()
-    if one.said.word("scaling_mode", "none", ("none", "backward", "forward")) == "forward":
+    bits = one.bits()
+    if one.said.word("scaling_mode", "none", ("none", "backward", "forward")) == "forward" and bits == 1:
         one.refuse(f"scales by the mean of its weights (scaling_mode forward), which {NOT_SUPPORTED}")
     taps, window, pads = one.window()
-    kernel, depth = one.nodes.halves(one.node, one.said, one.said.whole("num_filter"), taps)
+    said: dict[str, Attribute] = {**window, "group": one.said.whole("num_group", 1)}
+    if bits > 1:
+        kernel, _ = one.nodes.kernel(one.node, one.said, one.said.whole("num_filter"), taps, 1.0)
+        given = one.nodes.levels(one.node, one.first, bits)
+        sums = one.add("Conv", given, kernel, to="dot" if one.biased(True) else "", said={**said, "pads": (*pads, *pads)})
+        _with_bias(one, sums, 1 + len(taps))
+        return 1 + len(taps)
+    kernel, depth = one.nodes.kernel(one.node, one.said, one.said.whole("num_filter"), taps)
     signs = one.nodes.signs(one.node, one.first, pads)
-    sums = one.add("Conv", signs, kernel, to="half its dot", said={**window, "group": one.said.whole("num_group", 1)})
+    sums = one.add("Conv", signs, kernel, to="half its dot", said=said)
     _agreements(one, sums, depth, 1 + len(taps))
     return 1 + len(taps)
 
@@ -363,8 +410,13 @@ def _dense(one: _One) -> int:
 
 def _q_dense(one: _One) -> int:
     one.said.no_matter(*_FOR_TRAINING)
-    one.require_one_bit()
-    kernel, depth = one.nodes.halves(one.node, one.said, one.said.whole("num_hidden"), None)
+    bits = one.bits()
+    if bits > 1:
+        kernel, _ = one.nodes.kernel(one.node, one.said, one.said.whole("num_hidden"), None, 1.0)
+        given = _flat(one, one.nodes.levels(one.node, one.first, bits))
+        _with_bias(one, one.add("Gemm", given, kernel, to="dot" if one.biased(True) else "", said={"transB": 1}), 1)
+        return 1
+    kernel, depth = one.nodes.kernel(one.node, one.said, one.said.whole("num_hidden"), None)
     sums = one.add("Gemm", _flat(one, one.nodes.signs(one.node, one.first)), kernel, to="half its dot", said={"transB": 1})
     _agreements(one, sums, depth, 1)
     return 1
@@ -381,8 +433,11 @@ def _q_activation(one: _One) -> int:
     bits = one.said.whole("act_bit", 1)
     if one.said.flag("backward_only", default=False):
         return one.alike("Identity", one.first)
-    if bits != 1:
+    if not 1 <= bits <= MOST_BITS:
         one.refuse(f"has activations of {bits} bits: {MULTIBIT}")
+    if bits > 1:
+        one.nodes.rounded(one.node, one.first, bits, one.result)
+        return one.nodes.axes(one.first)
     one.nodes.signs_of[one.result, ()] = one.result
     return one.alike("BipolarQuant", one.first, one.number("one", 1))
 

@@ -150,6 +150,15 @@ def chain(name: str) -> tuple[Symbol, tuple[int, ...]]:
             net.add("QActivation", "qactivation1")
             net.add("Pooling", "pool0", pool_type="max", kernel=(3, 3), stride=(2, 2), pooling_convention="full")
             net.conv("conv1", latents(rng, 12, 8, 3, 3), pad=(1, 1))
+        case "two bits":
+            net.conv("conv1", latents(rng, 12, 8, 3, 3), pad=(1, 1), act_bit=2)
+        case "three bits, said twice, and a bias":
+            net.add("QActivation", "qactivation1", act_bit=3)
+            net.conv("conv1", latents(rng, 12, 4, 3, 3), rng.normal(size=12).astype(F), num_group=2, stride=(2, 1), act_bit=3)
+        case "four bits, pooled":
+            net.add("QActivation", "qactivation1", act_bit=4)
+            net.add("Pooling", "pool0", pool_type="max", kernel=(3, 3), stride=(1, 1), pad=(1, 1))
+            net.conv("conv1", latents(rng, 12, 8, 3, 3), pad=(1, 1), act_bit=4)
         case "first of its kind":
             net.conv("conv1", latents(rng, 12, 8, 3, 3))
             net.nodes[-1]["op"] = "QConvolution_v1"
@@ -163,7 +172,8 @@ def chain(name: str) -> tuple[Symbol, tuple[int, ...]]:
             net.conv("conv1", latents(rng, 12, 8, 3, 3))
             slopes = net.variable("prelu_gamma", rng.uniform(0.1, 0.9, 12).astype(F))
             net.add("LeakyReLU", "prelu", [net.last, slopes], act_type="prelu")
-    net.norm("bn1", *random_norm(rng, 12, depth / 2, depth**0.5 / 2), fix_gamma=False, eps=1e-4)
+    middle = 0 if "bits" in name else depth / 2  # of dots, and of agreements
+    net.norm("bn1", *random_norm(rng, 12, middle, depth**0.5 / 2), fix_gamma=False, eps=1e-4)
     if name == "average":
         net.add("Activation", "relu1", act_type="relu")
         net.add("Pooling", "pool2", pool_type="avg", kernel=(7, 7), global_pool=True)
@@ -174,13 +184,15 @@ def chain(name: str) -> tuple[Symbol, tuple[int, ...]]:
         net.add("Pooling", "pool2", pool_type="max", kernel=(2, 2), stride=(2, 2), pooling_convention="full")
         width = {"one pixel": 108, "padded": 108, "full": 108, "pooled signs": 72, "groups and bias": 240}
         width |= {"dilated": 300, "activation": 300}
-        net.dense("fc", latents(rng, 5, width.get(name, 192)))
+        width |= {"two bits": 300, "three bits, said twice, and a bias": 96, "four bits, pooled": 300}
+        bits = {"act_bit": 2} if "bits" in name else {}
+        net.dense("fc", latents(rng, 5, width.get(name, 192)), **bits)
     return net, shape
 
 
 CHAINS = (
     *("dense", "padded", "one pixel", "groups and bias", "dilated", "activation", "pooled signs", "first of its kind"),
-    *("average", "full", "prelu"),
+    *("average", "full", "prelu", "two bits", "three bits, said twice, and a bias", "four bits, pooled"),
 )
 
 
@@ -293,7 +305,7 @@ def says(net: Symbol, name: str, **said: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "said", "message"),
     [
-        ("conv1", {"act_bit": 2}, "node conv1 (QConvolution) has activations of 2 bits: it is quantized to several bits"),
+        ("conv1", {"act_bit": 5}, "node conv1 (QConvolution) has activations of 5 bits: it is quantized to several bits"),
         ("conv1", {"weight_bit": 4}, "has weights of 4 bits"),
         ("conv1", {"act_bit": 32}, "has activations of 32 bits"),
         ("conv1", {"scaling_mode": "forward"}, "scales by the mean of its weights (scaling_mode forward)"),
@@ -327,7 +339,7 @@ def says(net: Symbol, name: str, **said: Any) -> None:
         ("pool2", {"pooling_convention": "same"}, "has the pooling_convention same, which"),
         ("pool2", {"global_pool": True, "pad": "(1, 1)"}, "pads a map that it pools as a whole"),
         ("pool2", {"stride": "(4, 9)"}, "windows 2, 2 that lie outside of the map"),
-        ("fc", {"act_bit": 3}, "node fc (QFullyConnected) has activations of 3 bits"),
+        ("fc", {"act_bit": 8}, "node fc (QFullyConnected) has activations of 8 bits"),
     ],
 )
 def test_attributes_that_are_refused(tmp_path: Path, name: str, said: dict[str, Any], message: str) -> None:
@@ -360,7 +372,7 @@ def test_unknown_operators(tmp_path: Path, operation: str) -> None:
 
 def test_all_reasons_at_once(tmp_path: Path) -> None:
     def change(net: Symbol) -> None:
-        says(net, "conv1", act_bit=2)
+        says(net, "conv1", act_bit=5)
         says(net, "bn1", axis=2)
         net.nodes[-1]["op"] = "Magic"
 

@@ -76,6 +76,13 @@ def run(symbol: Path, params: Path, data: Array) -> Array:
 def _computed(op: str, said: dict[str, str], inputs: list[Any]) -> Array:
     read = {key: _value(text) for key, text in said.items()}
     x = inputs[0]
+    several = read.get("act_bit", 1) > 1
+    if several and op == "QActivation":
+        return x if read.get("backward_only", False) else _rounded(x, read["act_bit"])
+    if several:  # the dot of what was rounded and the signs of weights
+        signs = np.where(inputs[1] >= 0, np.float32(1), np.float32(-1))
+        inner = {"no_bias": "True", **said, "act_bit": "1"}
+        return _computed(op.removeprefix("Q"), inner, [_rounded(x, read["act_bit"]), signs, *inputs[2:]])
     if op in ("Convolution", "QConvolution", "QConvolution_v1"):
         stride, dilate = read.get("stride") or (1, 1), read.get("dilate") or (1, 1)
         pad, groups, kernel = read.get("pad") or (0, 0), read.get("num_group", 1), read["kernel"]
@@ -124,6 +131,13 @@ def _computed(op: str, said: dict[str, str], inputs: list[Any]) -> Array:
     if op in ("SoftmaxOutput", "Dropout"):
         return x
     raise AssertionError(f"the reference does not know {op}")
+
+
+def _rounded(x: Array, bits: int) -> Array:
+    """C's roundf of numbers from 0 to 1, times and divided by the largest whole number."""
+    most = np.float32(2**bits - 1)
+    scaled = np.maximum(np.minimum(x, np.float32(1)), np.float32(0)) * most
+    return (np.floor(scaled.astype(np.float64) + 0.5).astype(np.float32) / most).astype(np.float32)
 
 
 def _value(text: str) -> Any:
