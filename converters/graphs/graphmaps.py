@@ -12,7 +12,7 @@ import numpy as np
 from xnorinfer.converters.containers.onnxfile import OnnxNode
 from xnorinfer.converters.graphs.graphcuts import GraphCuts
 from xnorinfer.converters.graphs.livevalues import Live, Stage, Value
-from xnorinfer.converters.graphs.places import moved, over_whole_map
+from xnorinfer.converters.graphs.places import moved, over_lines, over_whole_map
 from xnorinfer.converters.graphs.sizes import numbers_of
 from xnorinfer.converters.graphs.windowing import joined, kernel_size, require_outputs, window_of
 from xnorinfer.net.ops import Pool
@@ -29,7 +29,7 @@ POOLS: dict[str, PoolKind] = {
     "GlobalAveragePool": "average",
 }
 #: Of all pixels of a map, as global pools.
-WHOLE: dict[str, PoolKind] = {"ReduceMean": "average", "ReduceMax": "max"}
+WHOLE: dict[str, PoolKind] = {"ReduceMean": "average", "ReduceSum": "average", "ReduceMax": "max"}
 
 
 class GraphMaps(GraphCuts):
@@ -98,10 +98,12 @@ class GraphMaps(GraphCuts):
 
     # ---------------------------------------------------------------- pools
 
-    def pool(self, node: OnnxNode, live: Live) -> Value:
-        """The largest or the average of windows of a map."""
+    def pool(self, node: OnnxNode, live: Live, sizes: Value | None = None) -> Value:
+        """The largest or the average of windows of a map.  sizes: of a window, or of outputs, where they are computed."""
         if live.expr.op == "lost":
             return live
+        if sizes is not None:
+            node = self._sized(node, live, numbers_of(sizes))
         kind = POOLS[node.operation]
         if live.stage.layer is None:
             reason = "pools the input itself, before the first layer, which is not supported in a binary network"
@@ -143,6 +145,16 @@ class GraphMaps(GraphCuts):
         made = self.begin(node.name, stage, shape, self.counting.channels_first(shape, node.name, axes + 1))
         return made if window is None else self._divided(node, made, window)
 
+    def _sized(self, node: OnnxNode, live: Live, numbers: tuple[int, ...] | None) -> OnnxNode:
+        """A pool with the sizes that are computed from a shape.  Raises Refused."""
+        if numbers is None or live.places is None:
+            self.problems.refuse(node, self.unknown_shape)
+        if node.operation.startswith("Adaptive"):
+            return dataclasses.replace(node, attributes={**node.attributes, "sizes": numbers})
+        numbers = numbers * (live.places.ndim - 1) if len(numbers) == 1 else numbers
+        said = {"kernel_shape": numbers, "strides": node.attributes.get("strides") or numbers}
+        return dataclasses.replace(node, attributes={**node.attributes, **said})
+
     def _over_padded(self, node: OnnxNode, live: Live, own: Sequence[int], beyond: Sequence[int]) -> Value:
         """An average that counts what pads its map, `own`, but not what its last windows reach beyond that (ceil_mode): of the
         map with zeros around it, without what lies outside of these.  Both (top, bottom, left, right)."""
@@ -173,7 +185,7 @@ class GraphMaps(GraphCuts):
         return self.apply(node, "Mul", made, self.number(window.taps / divisor))
 
     def whole(self, node: OnnxNode, live: Live, inputs: Sequence[Value | None]) -> Value:
-        """The mean or the largest of all pixels of a map."""
+        """The mean, the sum or the largest of all pixels of a map, or of those of each line or column."""
         if live.expr.op == "lost":
             return live
         given = node.attributes.get("axes", numbers_of(inputs[1]) if len(inputs) > 1 else None)
@@ -191,15 +203,26 @@ class GraphMaps(GraphCuts):
         if places is None or not isinstance(given, tuple) or live.stage.layer is None or shape is None or len(shape) != 3:
             self.problems.refuse(node, "is not supported in a binary network")
         axes = [int(axis) % (places.ndim + 1) - 1 for axis in given]
-        if live.outside is not None or not over_whole_map(places, axes, shape):
+        whole = over_whole_map(places, axes, shape)
+        along = None if whole else over_lines(places, axes, shape)
+        if live.outside is not None or not (whole or along is not None):
             self.problems.refuse(node, f"takes the axes {given}, which are not all pixels of a map and nothing else")
-        stage = self._pooled(node, live, WHOLE[node.operation], None)
+        size = (shape[0], shape[1]) if along is None else (shape[0], 1) if along == 0 else (1, shape[1])
+        if node.operation == "ReduceSum" and math.frexp(math.prod(size))[0] != 0.5:
+            reason = f"adds up {math.prod(size)} pixels, needed is a power of two: else means of them are rounded twice"
+            self.problems.refuse(node, reason)
+        stage = self._pooled(node, live, WHOLE[node.operation], None if whole else Window(size, size))
         if stage is None:
             return self.nothing()
-        channels = shape[2]
         kept = bool(node.attributes.get("keepdims", 1))
         dims = [1 if axis in axes else size for axis, size in enumerate(places.shape) if kept or axis not in axes]
-        return self.begin(node.name, stage, (1, 1, channels), self.counting.in_order((channels,), node.name).reshape(dims))
+        after = (shape[0] // size[0], shape[1] // size[1], shape[2])
+        if whole:
+            found = self.counting.in_order((shape[2],), node.name)
+        else:
+            found = np.asarray(np.ravel_multi_index(np.unravel_index(places.take(0, axes[0]), shape), after), np.int32)
+        made = self.begin(node.name, stage, after, found.reshape(dims))
+        return self.apply(node, "Mul", made, self.number(math.prod(size))) if node.operation == "ReduceSum" else made
 
     def _pooled(
         self, node: OnnxNode, live: Live, kind: PoolKind, window: Window | None, *, padded: bool = False

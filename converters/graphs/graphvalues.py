@@ -65,11 +65,14 @@ class GraphValues(Stages):
         return dataclasses.replace(live, expr=made)
 
     def _across(self, node: OnnxNode, op: str, args: Sequence[Value]) -> Value:
-        """Of values of several stages.  A comparison is that of their difference with 0; a choice is the sum of what is chosen,
-        times 1, and of the other, times 0.  Raises Refused."""
+        """Of values of several stages.  A comparison is that of their difference with 0; the larger or smaller of two is a
+        choice by that; a choice is the sum of what is chosen, times 1, and of the other, times 0.  Raises Refused."""
         lives = [arg for arg in args if isinstance(arg, Live)]
         if op in ORDERED and len(lives) == 2:
             return self.apply(node, op, self.joined(node, "Sub", lives), self.number(0.0))
+        if op in ("Max", "Min") and len(lives) == 2:
+            first = self.apply(node, "Greater" if op == "Max" else "Less", *args)
+            return self.apply(node, "Where", first, *args)
         if op != "Where":
             return self.joined(node, op, lives)
         chosen, one, other = args
@@ -179,7 +182,7 @@ class GraphValues(Stages):
         return self.begin(node.name, stage, shapes[0], one.places if one.places is not None else other.places)
 
     def _gated(self, node: OnnxNode, *lives: Live) -> Live:
-        """A value times a smaller one: a number for each of its channels, or for each pixel.  Raises Refused."""
+        """A value times a smaller one: a number for each of its channels, or for each pixel, or one.  Raises Refused."""
         one, gate = sorted((self._number(node, live) for live in lives), key=lambda live: -math.prod(live.stage.shape or ()))
         shape, places, beside = one.stage.shape, one.places, gate.places
         if shape is None or gate.stage.shape is None or places is None or beside is None:
@@ -190,7 +193,11 @@ class GraphValues(Stages):
             size in (1, whole) for size, whole in zip(beside.shape, places.shape, strict=True)
         )
         spread = np.broadcast_to(beside, places.shape) if fits else None
-        if spread is None or (spread != places % channels).any() or beside.size != channels:
+        if math.prod(gate.stage.shape) == 1 and spread is not None:  # one number for all
+            if len(gate.stage.shape) > 1:
+                at = self.emit(self.free(f"{node.name}.flatten"), Flatten(), at)
+            at = self.emit(self.free(f"{node.name}.channels"), Channels((0,) * channels), at)
+        elif spread is None or (spread != places % channels).any() or beside.size != channels:
             if spread is None or (spread != places // channels).any() or gate.stage.shape != (*shape[:-1], 1):
                 told = f"{' x '.join(map(str, shape))} by {' x '.join(map(str, gate.stage.shape))}"
                 reason = "numbers that are neither of one shape nor one for each channel or pixel"

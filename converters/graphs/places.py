@@ -140,6 +140,20 @@ def over_whole_map(places: Places, axes: Sequence[int], shape: Shape) -> bool:
     return lists.shape == wanted.shape and bool((lists == wanted).all())
 
 
+def over_lines(places: Places, axes: Sequence[int], shape: Shape) -> int | None:
+    """Which axis of a map an axis of a tensor is, 0 its height or 1 its width; None where it is none, or they are several."""
+    if len(shape) != 3 or len(axes) != 1 or not 0 <= axes[0] < places.ndim:
+        return None
+    look_at(places)
+    length, (_, width, channels) = places.shape[axes[0]], shape
+    lists = np.moveaxis(places, axes[0], -1).reshape(-1, length)
+    for axis, step in enumerate((width * channels, channels)):
+        first = lists[:, :1]
+        if length == shape[axis] and (first // step % length == 0).all() and (lists == first + step * np.arange(length)).all():
+            return axis
+    return None
+
+
 # ---------------------------------------------------------------- what graphs do to shapes
 
 

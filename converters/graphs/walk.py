@@ -382,7 +382,7 @@ class Walk(GraphLayers, GraphMaps):
         if operation == "BatchNormalization":
             return self.batch_norm(node, lives, inputs[1:])
         if operation in POOLS:
-            return self.pool(node, lives[0])
+            return self.pool(node, lives[0], *inputs[1:2])
         if operation in WHOLE:
             return self.whole(node, lives[0], inputs)
         if operation == "Pad":

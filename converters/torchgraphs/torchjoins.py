@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from xnorinfer.converters.torchgraphs.torchvalues import Handler, Recording, Ref
+from xnorinfer.converters.torchgraphs.torchvalues import Handler, Recording, Ref, Unknown
 
 #: Names of arguments, in the order of ATen's schemas.
 SCHEMAS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("max", "min"), ("self", "other")),
+    **dict.fromkeys(("max", "min"), ("self", "other", "keepdim")),
     "addcmul": ("self", "tensor1", "tensor2", "value"),
     "lerp": ("self", "end", "weight"),
     "stack": ("tensors", "dim"),
@@ -22,9 +22,12 @@ def _scaled(recorder: Recording, value: Ref, factor: float) -> Ref:
     return value if factor == 1 else recorder.node("Mul", value, recorder.constant(np.array(factor, np.float32)))
 
 
-def _larger(recorder: Recording, operation: str, given: dict[str, Any]) -> Ref:
-    """Of two tensors number by number; of one, or along an axis, nothing here knows."""
-    value, other = recorder.tensor(operation, given.get("self")), given.get("other")
+def _larger(recorder: Recording, operation: str, given: dict[str, Any]) -> Any:
+    """Of two tensors number by number; along an axis, and where it was; of all of one nothing here knows."""
+    value, other = recorder.tensor(operation, given.get("self")), given.get("other", given.get("dim"))
+    if type(other) is int:
+        kind, keep = "ReduceMax" if operation == "max" else "ReduceMin", int(bool(given.get("keepdim", False)))
+        return [recorder.node(kind, value, axes=(other,), keepdims=keep), Unknown()]
     if not isinstance(other, Ref):
         return recorder.node(operation, value)
     return recorder.node("Max" if operation == "max" else "Min", value, recorder.tensor(operation, other))

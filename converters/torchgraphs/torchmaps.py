@@ -83,30 +83,43 @@ def _convolution(recorder: Recording, operation: str, given: dict[str, Any]) -> 
     return recorder.node("Conv", value, weight, *bias, group=groups, **attributes)
 
 
+def _sizes(recorder: Recording, sizes: Any) -> list[Ref]:
+    """The node that gives numbers some of which are of the shape of a value; none where none is."""
+    several = list(sizes) if isinstance(sizes, list | tuple) else [sizes]
+    if not any(isinstance(size, Size) for size in several):
+        return []
+    if not all(isinstance(size, Size) or type(size) is int for size in several):
+        return []
+    refs = [size.ref if isinstance(size, Size) else recorder.constant(np.array([size], np.int64)) for size in several]
+    return [recorder.node("Concat", *refs, axis=0)]
+
+
 def _pool(recorder: Recording, operation: str, given: dict[str, Any]) -> Any:
     value = recorder.tensor(operation, given.get("self"))
     axes = 1 if "1d" in operation else 2
-    size = _numbers(recorder, operation, given, "kernel_size", ())
+    of_shape = _sizes(recorder, given.get("kernel_size"))  # of the whole map, as x.size()[2:] says it
+    size = () if of_shape else _numbers(recorder, operation, given, "kernel_size", ())
     size = size * axes if len(size) == 1 else size
     attributes = _window(recorder, operation, given, axes, size)
     attributes |= {"kernel_shape": size, "ceil_mode": int(bool(given.get("ceil_mode", False)))}
     if operation in _MAX_POOLS:
-        largest = recorder.node("MaxPool", value, **attributes)
+        largest = recorder.node("MaxPool", value, *of_shape, **attributes)
         return [largest, Unknown()] if operation.endswith("_with_indices") else largest
     attributes["count_include_pad"] = int(bool(given.get("count_include_pad", True)))
     if given.get("divisor_override") is not None:
         (attributes["divisor"],) = _numbers(recorder, operation, given, "divisor_override", ())
-    return recorder.node("AveragePool", value, **attributes)
+    return recorder.node("AveragePool", value, *of_shape, **attributes)
 
 
 def _adaptive(recorder: Recording, operation: str, given: dict[str, Any]) -> Any:
     sizes = given.get("output_size")
     sizes = [-1 if size is None else size for size in sizes] if isinstance(sizes, list | tuple) else sizes
-    numbers = _numbers(recorder, operation, {"output_size": sizes}, "output_size", ())
+    of_shape = _sizes(recorder, sizes)
+    numbers = () if of_shape else _numbers(recorder, operation, {"output_size": sizes}, "output_size", ())
     value = recorder.tensor(operation, given.get("self"))
     if "max" in operation:
-        return [recorder.node("AdaptiveMaxPool", value, sizes=numbers), Unknown()]  # and where it was
-    return recorder.node("AdaptiveAveragePool", value, sizes=numbers)
+        return [recorder.node("AdaptiveMaxPool", value, *of_shape, sizes=numbers), Unknown()]  # and where it was
+    return recorder.node("AdaptiveAveragePool", value, *of_shape, sizes=numbers)
 
 
 def _pad(recorder: Recording, operation: str, given: dict[str, Any]) -> Ref:
@@ -305,6 +318,15 @@ def picked(recorder: Recording, shape: Size, axis: Any) -> Unknown:
     if type(axis) is not int:
         return Unknown()
     return Size(recorder.node("Gather", shape.ref, recorder.constant(np.array([axis], np.int64)), axis=0))
+
+
+def some(recorder: Recording, shape: Size, start: Any = None, end: Any = None, step: Any = 1) -> Unknown:
+    """Numbers of a shape one behind the other."""
+    start, end = 0 if start is None else start, END if end is None else end
+    if type(start) is not int or type(end) is not int or step != 1:
+        return Unknown()
+    settings = [recorder.constant(np.array([number], np.int64)) for number in (start, min(end, END), 0)]
+    return Size(recorder.node("Slice", shape.ref, *settings))
 
 
 _COUNTING = {"mul": "Mul", "floordiv": "Div", "floor_divide": "Div", "add": "Add", "sub": "Sub"}

@@ -27,7 +27,7 @@ from xnorinfer.converters.containers.pickled import Thing, unpickle
 from xnorinfer.converters.containers.torchfile import is_script, memory_of
 from xnorinfer.converters.containers.torchpickle import PickledTensor, named_tensors, script_rules
 from xnorinfer.converters.containers.ziparchive import Archive, open_archive
-from xnorinfer.converters.torchgraphs.torchmaps import counted, picked, size_of
+from xnorinfer.converters.torchgraphs.torchmaps import counted, picked, size_of, some
 from xnorinfer.converters.torchgraphs.torchops import WAY_OUT, Recorder
 from xnorinfer.converters.torchgraphs.torchschemas import FACTORIES
 from xnorinfer.converters.torchgraphs.torchvalues import Parts, Ref, Size, Unknown
@@ -376,6 +376,8 @@ class _Run:
             return self._changed(node, operation, positional)
         if operation in _UNKNOWN:
             return self._size(operation, positional)
+        if operation == "slice" and positional and isinstance(positional[0], Size) and len(positional) <= 4:
+            return some(self.recorder, *positional)
         if any(isinstance(value, Size) for value in positional):  # traces count with sizes as with tensors
             positional = [self._whole_number(value) for value in positional]
         if not any(isinstance(one, Ref) for value in (*positional, *named.values()) for one in _members(value)):

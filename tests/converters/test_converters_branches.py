@@ -23,7 +23,13 @@ PIXELS = PixelInput.range(0, 255)
 #: Networks that the newer exporter writes, which takes seconds, and those that cannot be written so.
 BY_DYNAMO, UNWRITTEN = (
     ("meliusnet", "channels apart"),
-    (("reactnet", "scripted"), ("channels shuffled", "onnx"), ("meliusnet written into", "onnx"), ("bases", "onnx")),
+    (
+        ("reactnet", "scripted"),
+        ("channels shuffled", "onnx"),
+        ("meliusnet written into", "onnx"),
+        ("bases", "onnx"),
+        ("reduced", "onnx"),
+    ),
 )
 
 

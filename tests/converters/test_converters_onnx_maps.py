@@ -336,8 +336,13 @@ REFUSED: dict[str, tuple[Any, str]] = {
         .conv(4, 2, 2, 2),
         r"reads a map that was made of a vector, which is not supported",
     ),
-    "half a map": (
-        lambda g: g.conv(8, 3, 3, 3).sign().conv(5, 8, 3, 3).add("ReduceMean", np.array([2])), r"takes the axes \(2,\), which"
+    "channels and lines": (
+        lambda g: g.conv(8, 3, 3, 3).sign().conv(5, 8, 3, 3).add("ReduceMean", np.array([1, 2])),
+        r"takes the axes \(1, 2\), which",
+    ),
+    "three pixels": (
+        lambda g: g.conv(8, 3, 3, 3).sign().conv(5, 8, 3, 3).add("ReduceSum", np.array([2])),
+        r"adds up \d+ pixels, needed is a power of two",
     ),
     "no sign": (lambda g: g.conv(8, 3, 3, 3).conv(5, 8, 3, 3), r"has binary weights and follows Conv_v0 without a sign"),
     "transposed": (lambda g: g.add("ConvTranspose", np.ones((3, 4, 3, 3), F)), r"is a kind of convolution or pool that is not"),

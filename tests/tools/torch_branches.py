@@ -301,6 +301,28 @@ class Compared(nn.Module):
         return torch.where(first <= 0.0, found, x) + 0.25 * (first < -4.0).float()
 
 
+class Reduced(nn.Module):
+    """The larger and the smaller of two halves (MFM); gates of means of lines, then of columns, of largest values, of sums, of
+    averages whose windows are told by sizes, and of one number."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv, self.norm = BinaryConv(channels, 2 * channels, 3, padding=1, bias=False), nn.BatchNorm2d(2 * channels)
+        self.gates = nn.ModuleList([nn.Conv2d(channels, channels, 1) for _ in range(4)])
+        self.one = nn.Linear(channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = torch.chunk(self.norm(self.conv(ge(x))), 2, dim=1)
+        y = torch.max(first, second) - 0.5 * torch.min(second, first)
+        means = y.mean(3).mean(2).unsqueeze(2).unsqueeze(3)
+        largest = torch.max(y.flatten(2), 2, keepdim=True)[0].unsqueeze(-1)
+        sums = y.sum((2, 3), keepdim=True) / 128 + y.max(2, keepdim=True)[0].max(3, keepdim=True)[0]
+        averages = functional.avg_pool2d(y, y.size()[2:]) + functional.adaptive_max_pool2d(y, 1)
+        for gate, value in zip(self.gates, (means, largest, sums, averages)):  # noqa: B905 (scripts know no strict)
+            x = x * torch.sigmoid(gate(value))
+        return x + y * torch.sigmoid(self.one(y.mean((2, 3)))).view(-1, 1, 1, 1)
+
+
 def _network(stem: int, *blocks: nn.Module, channels: int) -> nn.Module:
     """A float stem and head around blocks."""
     return nn.Sequential(
@@ -334,6 +356,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "gated": lambda: _network(8, Gated(8), Squeezed(8), Residual(8, 8), channels=8),
     "scaled": lambda: _network(8, Scaled(8, 16), nn.MaxPool2d(2), Scaled(16, 16), nn.BatchNorm2d(16), channels=16),
     "compared": lambda: _network(8, Compared(8), Compared(8), channels=8),
+    "reduced": lambda: _network(8, Reduced(8), Residual(8, 8), channels=8),
     "bases": lambda: _network(8, Bases(8), Residual(8, 8), channels=8),
     "listed": lambda: _network(8, Listed(8), channels=40),
     "inputs normalized": lambda: nn.Sequential(nn.BatchNorm2d(3), *_network(8, Residual(8, 8), channels=8)),  # type: ignore[misc]
