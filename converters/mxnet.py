@@ -13,7 +13,7 @@ from xnorinfer.converters.graphs.walk import read_graph
 from xnorinfer.converters.mxnetgraphs.mxnetnodes import MxnetNodes
 from xnorinfer.converters.mxnetgraphs.mxnetsymbol import read_symbol
 from xnorinfer.converters.reading import Assumption, ConvertOptions, Reading
-from xnorinfer.errors import NetworkError, SourceError
+from xnorinfer.errors import SourceError
 
 _SYMBOL, _PARAMS = "-symbol.json", ".params"
 #: The epoch in the name of parameters.
@@ -41,10 +41,7 @@ class MxnetSource:
         if options.output_name is not None:
             symbol = symbol.of_output(options.output_name, path.name)
         nodes = MxnetNodes(symbol, read_params(params_file), given)
-        graph = nodes.graph()
-        if nodes.problems:
-            raise NetworkError(nodes.problems, about=path.name)
-        reading = read_graph(self.name, graph, path.name, dataclasses.replace(options, output_name=None))
+        reading = read_graph(self.name, nodes.graph(), path.name, dataclasses.replace(options, output_name=None))
         tensors = tuple(
             dataclasses.replace(use, use=nodes.unused.get(use.name, use.use)) if use.ignored else use for use in reading.tensors
         )

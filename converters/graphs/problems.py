@@ -11,6 +11,8 @@ from xnorinfer.converters.reading import net_line
 
 #: The option that reads a sign of signs.
 SIGN_OF_SIGNS = "--sign-of-signs"
+#: The attribute of a node that its source could not follow: why.
+UNREAD = "unread"
 #: How many nodes with the same problem are named.
 NAMED = 4
 

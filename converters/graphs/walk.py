@@ -31,7 +31,7 @@ from xnorinfer.converters.graphs.graphvalues import JOINED
 from xnorinfer.converters.graphs.livevalues import Constant, Live, Stage, Unread, Value
 from xnorinfer.converters.graphs.operations import ELEMENTWISE, spelled
 from xnorinfer.converters.graphs.places import across_channels, border_of
-from xnorinfer.converters.graphs.problems import NAMED, Problems, Refused
+from xnorinfer.converters.graphs.problems import NAMED, UNREAD, Problems, Refused
 from xnorinfer.converters.graphs.sizes import computed_shape, shape_of
 from xnorinfer.converters.graphs.structure import checked, choose_output, leading_nodes, output_lines
 from xnorinfer.converters.graphs.weights import contraction
@@ -169,10 +169,16 @@ class Walk(GraphLayers, GraphMaps):
             self.values[name] = self.constants.of(tensor.array, (name,))
         nodes, circular = checked(self.graph, self.notes, self.problems)
         needed = leading_nodes(nodes, self.graph.outputs)
+        awaited = {name for index in circular for name in nodes[index].outputs} - set(self.values)
         for index, node in enumerate(nodes):
             spend_steps(NODE_STEPS, "walking its graph")
-            if index not in circular:
-                self._guarded(node, needed=id(node) in needed)
+            if index in circular:  # what it reads is not known, and may be wrong with it all the same
+                lost = [name for name in node.inputs if name in awaited and name not in self.values]
+                self.values.update({name: self.nothing() for name in lost})
+                for name in awaited.intersection(node.outputs):
+                    self.values.pop(name, None)
+                    awaited.remove(name)
+            self._guarded(node, needed=id(node) in needed)
         wired = self.wired
         with contextlib.suppress(Refused):
             wired = self._end()
@@ -241,6 +247,8 @@ class Walk(GraphLayers, GraphMaps):
 
     def _inputs(self, node: OnnxNode) -> list[Value | None]:
         """What a node reads, None where an input is left out.  Raises Refused where the graph does not hang together."""
+        if isinstance(node.attributes.get(UNREAD), str):
+            self.problems.refuse(node, str(node.attributes[UNREAD]))
         if node.operation in STATED and not self.problems.written:
             self.problems.refuse(node, "is not supported in a binary network")
         if any(name in self.values for name in node.outputs if name):

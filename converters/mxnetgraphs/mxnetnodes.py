@@ -26,6 +26,7 @@ from xnorinfer import budget
 from xnorinfer.converters.containers.arrays import RawTensor, unique_name
 from xnorinfer.converters.containers.onnxfile import Attribute, OnnxGraph, OnnxNode
 from xnorinfer.converters.graphs.operations import MULTIBIT, OTHER_TYPE
+from xnorinfer.converters.graphs.problems import UNREAD
 from xnorinfer.converters.graphs.signsagain import OF_ITS_LAYER
 from xnorinfer.converters.graphs.structure import output_lines
 from xnorinfer.converters.mxnetgraphs.mxnetsymbol import NOT_SUPPORTED, Attributes, Refused, Symbol, SymbolNode
@@ -59,14 +60,13 @@ class MxnetNodes:
     """Translates one symbol.
 
     params: the arrays of the model by their names in the file.  given: how many axes a sample has, where an option says it.
-    problems: what is not understood, all of it.  unused: parameters that a node has and does not use, with the reason.
+    unused: parameters that a node has and does not use, with the reason.
     counts_agreements: whether there are layers of BMXNet.
     """
 
     def __init__(self, symbol: Symbol, params: Mapping[str, RawTensor], given: int | None) -> None:
         self.symbol = symbol
         self.params = dict(params)
-        self.problems: list[str] = []
         self.unused: dict[str, str] = {}
         self.counts_agreements = False
         self.nodes: list[OnnxNode] = []
@@ -82,21 +82,26 @@ class MxnetNodes:
         self._words: dict[str, tuple[int, ...]] = {}
 
     def graph(self) -> OnnxGraph:
-        """The nodes; where there are `problems`, only some of them."""
+        """The nodes, `UNREAD` those that are not understood."""
+        self._values = {place: self.new(node.name) for place, node in enumerate(self.symbol.nodes) if node.operation != "null"}
         for place, node in enumerate(self.symbol.nodes):
             budget.spend_steps(what="reading its nodes")
             if node.operation != "null":
                 self._node(place, node)
-        outputs = [self._values.get(place, self.symbol.nodes[place].name) for place, _ in self.symbol.heads]
-        if len(outputs) > 1 or any(output for _, output in self.symbol.heads):
-            way = output_lines(self.symbol.outputs) if len(outputs) > 1 else ""
-            self.problems.append(f"the symbol gives {', '.join(outputs)}: one output is supported{way}")
+        named = dict(zip(self.symbol.outputs, (place for place, _ in self.symbol.heads), strict=True))
+        outputs = [self._values.get(place, name) for name, place in named.items()]
+        if len(self.symbol.heads) > 1 or any(output for _, output in self.symbol.heads):
+            there = [name for name, place in named.items() if place < len(self.symbol.nodes)]
+            gone = "".join(f", and {name} is none of it" for name in named if name not in there)
+            way = output_lines(there) if len(self.symbol.heads) > 1 else ""
+            why = f"the symbol gives {', '.join(self.symbol.outputs)}: one output is supported{gone}{way}"
+            self.nodes.append(OnnxNode("", "outputs", tuple(outputs), (self.new("outputs"),), {UNREAD: why}))
+            outputs = [*self.nodes[-1].outputs]
         shape = next(iter(self.inputs.values()), None)
         return OnnxGraph(tuple(self.nodes), self.params, tuple(self.inputs), tuple(outputs), "mxnet", shape)
 
     def _node(self, place: int, node: SymbolNode) -> None:
-        said = Attributes(node.said)
-        self._values[place] = result = self.new(node.name)
+        said, result, before = Attributes(node.said), self._values[place], len(self.nodes)
         try:
             operator = OPERATORS.get(node.operation)
             if operator is None:
@@ -108,7 +113,8 @@ class MxnetNodes:
                 raise Refused(f"says {told}, which is not known here and {NOT_SUPPORTED}")
         except Refused as error:
             budget.spend_bytes(_TEXT_FACTOR * (len(node.name) + len(str(error))), "what is wrong with its nodes")
-            self.problems.append(f"node {node.name} ({node.operation}) {error}")
+            inputs = tuple(self._values[read] for read, _ in node.inputs if read in self._values)
+            self.nodes[before:] = [OnnxNode(node.operation, node.name, inputs, (result,), {UNREAD: str(error)})]
             self._axes.setdefault(result, self._input_axes)
 
     def new(self, name: str) -> str:
@@ -124,10 +130,14 @@ class MxnetNodes:
         if number >= len(node.inputs):
             raise Refused(f"has {len(node.inputs)} inputs, needed are more: is malformed")
         place, output = node.inputs[number]
+        if place >= len(self.symbol.nodes):
+            raise Refused("uses a value that nothing computes")
         made_by = self.symbol.nodes[place]
         if output:
             raise Refused(f"reads the output {output} of {made_by.name}, which {NOT_SUPPORTED}")
         if made_by.operation != "null":
+            if self._values[place] not in self._axes:
+                raise Refused(f"reads {made_by.name}, which stands behind it: is malformed")
             return self._values[place]
         found = self._param(made_by.name)
         if found is not None:

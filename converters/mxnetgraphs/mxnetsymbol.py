@@ -23,7 +23,8 @@ _SIZES = re.compile(r"[(\[] *(?:\d{1,9}L? *, *)*(?:\d{1,9}L? *)?[)\]]")
 
 @dataclass(frozen=True)
 class SymbolNode:
-    """A node.  inputs: (node, output of it), nodes by their place, each before this one; operation: "null" of a variable."""
+    """A node.  inputs: (node, output of it), nodes by their place, before this one where all is well; operation: "null" of a
+    variable."""
 
     operation: str
     name: str
@@ -41,18 +42,21 @@ class Symbol:
     @property
     def outputs(self) -> list[str]:
         """The names of the nodes that give what it gives."""
-        return [self.nodes[place].name for place, _ in self.heads]
+        return [self.nodes[place].name if place < len(self.nodes) else f"node {place}" for place, _ in self.heads]
 
     def of_output(self, name: str, about: str) -> Symbol:
         """What leads to one of its outputs; other nodes compute nothing, then.  Raises OptionError for a name that is none."""
         if name not in self.outputs:
             raise OptionError(f"--output-name {name}: {about} gives {', '.join(self.outputs)}")
         head = self.heads[self.outputs.index(name)]
-        needed = {head[0]}
-        for place in range(len(self.nodes) - 1, -1, -1):
-            spend_steps(what="looking for what leads to an output")
-            if place in needed:
-                needed.update(read for read, _ in self.nodes[place].inputs)
+        needed, left_over = {head[0]}, [head[0]]
+        while left_over:
+            place = left_over.pop()
+            for read, _ in self.nodes[place].inputs if place < len(self.nodes) else ():
+                spend_steps(what="looking for what leads to an output")
+                if read not in needed:
+                    needed.add(read)
+                    left_over.append(read)
         left = SymbolNode("null", "", {}, ())
         return Symbol(tuple(node if place in needed else left for place, node in enumerate(self.nodes)), (head,))
 
@@ -83,18 +87,19 @@ def read_symbol(path: Path) -> Symbol:
             if not isinstance(held, dict) or not all(isinstance(value, str) for value in held.values()):
                 damaged(f"the {key} of node {given['name']} are no texts by name")
             said |= held
-        inputs = _entries(given.get("inputs"), place)
-        if inputs is None:
-            damaged(f"the inputs of node {given['name']} are none of nodes before it")
+        inputs = _entries(given.get("inputs"))
+        if inputs is None or (inputs and given["op"] == "null"):  # variables have none
+            damaged(f"the inputs of node {given['name']} are none of nodes")
         nodes.append(SymbolNode(given["op"], given["name"], said, inputs))
-    heads = _entries(found.get("heads"), len(nodes))
-    if not heads:
+    heads = _entries(found.get("heads"))
+    if not heads or all(place >= len(nodes) for place, _ in heads):
         damaged("its heads are none of its nodes")
     return Symbol(tuple(nodes), heads)
 
 
-def _entries(given: Any, end: int) -> tuple[tuple[int, int], ...] | None:
-    """Outputs of nodes, each [node, output] or with a version behind it; None where that is none of the first `end` nodes."""
+def _entries(given: Any) -> tuple[tuple[int, int], ...] | None:
+    """Outputs of nodes, each [node, output] or with a version behind it, whether they are there or not; None where they are
+    none."""
     if not isinstance(given, list):
         return None
     found: list[tuple[int, int]] = []
@@ -103,7 +108,7 @@ def _entries(given: Any, end: int) -> tuple[tuple[int, int], ...] | None:
         if not isinstance(entry, list) or not 2 <= len(entry) <= 3 or not all(type(number) is int for number in entry):
             return None
         node, output = entry[:2]
-        if not 0 <= node < end or not 0 <= output < 1 << 31:
+        if not all(0 <= number < 1 << 31 for number in (node, output)):
             return None
         found.append((node, output))
     return tuple(found)

@@ -24,13 +24,15 @@ from xnorinfer.converters.reading import DEFAULT_INPUT, Assumption, ConvertOptio
 from xnorinfer.converters.tfgraphs.tfnetwork import Network, network_of
 from xnorinfer.converters.tfgraphs.tfnodes import TfGraph, read_frozen, read_saved_model, restored
 from xnorinfer.converters.tfgraphs.tfobjects import OBJECT_GRAPH, ObjectWeights, full_names
-from xnorinfer.converters.tfgraphs.tfvalues import NotFollowed
+from xnorinfer.converters.tfgraphs.tfvalues import NO_VALUE, NotFollowed
 from xnorinfer.converters.usual import KERAS
-from xnorinfer.errors import NetworkError, SourceError
+from xnorinfer.errors import NetworkError, OptionError, SourceError
 from xnorinfer.net import reference
 from xnorinfer.net.network import Net
 from xnorinfer.net.values import RealInput, SignInput
 
+#: What makes frozen graphs.
+FREEZING = "tf.compat.v1.graph_util.convert_variables_to_constants or convert_variables_to_constants_v2"
 #: Random inputs on which two readings are compared.
 ROWS = 64
 
@@ -65,11 +67,25 @@ def frozen_reading(source: str, about: str, graph: TfGraph, options: ConvertOpti
     try:
         network = network_of(graph, lambda name: None, options.output_name)
     except NotFollowed as reason:
-        raise SourceError(
-            f"{about}: the network in this graph could not be told: {reason}; graphs are frozen with "
-            "tf.compat.v1.graph_util.convert_variables_to_constants or convert_variables_to_constants_v2, at inference"
-        ) from None
+        way = f"; graphs are frozen with {FREEZING}, at inference"
+        wrong = _wrong_with(source, about, reason, options)
+        if wrong is not None:
+            problems = [one + way if one.endswith(("as in training", NO_VALUE)) else one for one in wrong.problems]
+            raise NetworkError(problems, about=about, understood=wrong.understood) from None
+        raise SourceError(f"{about}: the network in this graph could not be told: {reason}{way}") from None
     return _named(read_graph(source, network.graph, about, dataclasses.replace(options, output_name=None)), network)
+
+
+def _wrong_with(source: str, about: str, found: NotFollowed | None, options: ConvertOptions) -> NetworkError | None:
+    """All that is wrong with a graph that could not be followed; None where it is not told what its network is."""
+    try:
+        if found is not None and found.graph is not None:
+            read_graph(source, found.graph, about, dataclasses.replace(options, output_name=None))
+    except NetworkError as error:
+        return error
+    except (SourceError, OptionError):
+        return None
+    return None
 
 
 def with_graph(
@@ -92,8 +108,12 @@ def with_graph(
         network = _network_of(graph, names, entries, options.output_name)
     except NotFollowed as reason:
         if isinstance(by_names, NetworkError):
-            instead = f"the graph {file} could not be followed instead: {reason}; --net can say everything"
-            raise NetworkError([*by_names.problems, instead], about=about) from None
+            wrong = _wrong_with(source, about, reason, options)
+            instead = [
+                f"the graph {file} could not be followed instead: {one}" for one in (wrong.problems if wrong else [reason])
+            ]
+            instead[-1] += "; --net can say everything"
+            raise NetworkError([*by_names.problems, *instead], about=about) from None
         warning = (
             f"the graph {file} could not be followed ({reason}): variables' names alone tell that a sign and nothing else "
             "stands between a BatchNorm and the next layer"
@@ -139,18 +159,21 @@ def read_objects(
 ) -> Reading:
     """An object-based checkpoint, with the graph of a SavedModel where there is one, else by names."""
     names = full_names(read_text(prefix, OBJECT_GRAPH)) if prefix is not None and OBJECT_GRAPH in entries else {}
-    reason = None
+    reason: NotFollowed | None = None
     if model is not None and by_graph_alone(options):
         graph = read_saved_model(model)
         names |= restored(graph)
         try:
             network = _network_of(graph, names, entries, options.output_name)
         except NotFollowed as error:
-            reason = str(error)
+            reason = error
         else:
             reading = _named(read_graph(source, network.graph, about, dataclasses.replace(options, output_name=None)), network)
             return _noted(reading, network, names, entries, lambda name: None, about)
     if prefix is None:
+        wrong = _wrong_with(source, about, reason, options)
+        if wrong is not None and not any(problem.endswith(NO_VALUE) for problem in wrong.problems):
+            raise wrong
         raise SourceError(f"{about}: the network in {SAVED_MODEL} could not be told ({reason}), and no variables lie beside it")
     weights = ObjectWeights(entries, names)
     if reason is not None:
@@ -168,6 +191,9 @@ def read_objects(
     try:
         return assemble(source, about, parts, options, defaults, notes, problems)
     except NetworkError as error:
+        wrong = _wrong_with(source, about, reason, options)
+        if wrong is not None:  # which names the nodes
+            raise wrong from None
         if told:
             raise
         instead = f"the graph {SAVED_MODEL} could not be followed instead: {reason}; --net can say everything"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,7 @@ from xnorinfer import budget
 from xnorinfer.converters.containers.onnxfile import OnnxGraph, OnnxNode
 from xnorinfer.converters.containers.protowire import WireError
 from xnorinfer.converters.graphs.channelslast import dilated
-from xnorinfer.converters.graphs.problems import NAMED
+from xnorinfer.converters.graphs.problems import NAMED, UNREAD
 from xnorinfer.converters.graphs.structure import output_lines
 from xnorinfer.converters.tfgraphs import tfmaps
 from xnorinfer.converters.tfgraphs.tfnodes import BRANCHES, CALLS, Ref, TfGraph, TfNode, consumers
@@ -67,21 +67,42 @@ def network_of(graph: TfGraph, load: Callable[[str], NDArray[Any] | None], outpu
 class _Builder(NodeWriter):
     def build(self, name: str | None) -> Network:
         self.input = self._input()
-        output = self._output(name)
         emitted: list[OnnxNode] = []
         reasons: dict[str, None] = {}
-        for ref in self._order(output):
+        outputs: Sequence[Ref]
+        try:
+            outputs = (self._output(name),)
+        except NotFollowed as unclear:
+            reasons[str(unclear)] = None
+            outputs = unclear.outputs
+        for ref in self._order(outputs):
             node = self.nodes[ref[0]]
             if ref != self.input:
                 try:
-                    emitted.extend(self.nodes_of(node, ref))
+                    emitted += list(self.nodes_of(node, ref))
                 except NotFollowed as reason:
                     reasons[str(reason)] = None
-        if reasons:
-            raise NotFollowed("; ".join(reasons))
+                    head, _, own = str(reason).partition(f"{node.name} ({node.operation}) ")
+                    why = f"cannot be followed: {reason}" if head or not own else own
+                    inputs = tuple(map(text_of, self.live_inputs(ref)))
+                    emitted.append(OnnxNode(node.operation, node.name, inputs, (text_of(ref),), {UNREAD: why}))
+        names = self._called(outputs, emitted)
         shape = self.nodes[self.input[0]].shape()
-        made = OnnxGraph(dilated(emitted), self.values, (text_of(self.input),), (text_of(output),), "tensorflow", shape)
+        made = OnnxGraph(dilated(emitted), self.values, (text_of(self.input),), names, "tensorflow", shape)
+        if reasons:
+            raise NotFollowed("; ".join(reasons), graph=made if outputs else None)
         return Network(made, self.used, self.dropout)
+
+    def _called(self, outputs: Sequence[Ref], emitted: list[OnnxNode]) -> tuple[str, ...]:
+        """The names of what the graph gives; several go by those that users know."""
+        names = {text_of(ref): text_of(ref) for ref in outputs}
+        taken = {value for node in emitted for value in node.outputs} | set(self.values)
+        for name, ref in sorted(self.graph.outputs.items()) if len(outputs) > 1 else ():
+            value = text_of(self._before_ends(self.resolve(ref)))
+            if name not in taken and names.get(value) == value:
+                emitted.append(OnnxNode("Identity", name, (value,), (name,)))
+                names[value] = name
+        return tuple(names.values())
 
     # ---------------------------------------------------------------- where the network begins and ends
 
@@ -125,7 +146,8 @@ class _Builder(NodeWriter):
         if len(last) != 1:
             refs = sorted(ref[0] for ref in found)
             way = output_lines(sorted(self.graph.outputs) or refs) if len(refs) > 1 else ""
-            raise NotFollowed(f"which of its values are the scores is not clear ({', '.join(refs) or 'nothing'}){way}")
+            reason = f"which of its values are the scores is not clear ({', '.join(refs) or 'nothing'}){way}"
+            raise NotFollowed(reason, sorted(last or found))
         return last[0]
 
     def _settings(self) -> Iterable[Ref]:
@@ -213,10 +235,10 @@ class _Builder(NodeWriter):
                     waiting.append(source)
         return seen
 
-    def _order(self, output: Ref) -> list[Ref]:
-        """The live values that the output is computed from, each behind what it takes; Dropout left out."""
+    def _order(self, outputs: Sequence[Ref]) -> list[Ref]:
+        """The live values that outputs are computed from, each behind what it takes; Dropout left out."""
         order: dict[Ref, None] = {}
-        waiting = [output]
+        waiting = list(outputs)
         while waiting:
             budget.spend_steps()
             ref = waiting[-1]

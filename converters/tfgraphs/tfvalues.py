@@ -6,13 +6,15 @@ input is computed here, in float32 as the graph spells it, from constants and va
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
 from xnorinfer import budget
 from xnorinfer.converters.containers.arrays import RawTensor, unique_name
+from xnorinfer.converters.containers.onnxfile import OnnxGraph
+from xnorinfer.converters.graphs.problems import NAMED
 from xnorinfer.converters.tfgraphs.tfconstants import COMPUTED, compute
 from xnorinfer.converters.tfgraphs.tfnodes import BRANCHES, Ref, TfGraph, TfNode, inline
 
@@ -26,13 +28,24 @@ PASSING = (
 )
 _SHAPES = ("Shape", "ShapeN", "Size", "Rank")
 BOOL = 10
+#: What is told of a variable whose numbers are nowhere.
+NO_VALUE = "has no value"
 #: What an element of a set takes in memory.
 SOURCE_BYTES = 64
 RANDOM_SOURCE: Ref = ("random numbers", 0)
 
 
 class NotFollowed(Exception):
-    """The network cannot be told from the rest of the graph; the reason as the end of a sentence."""
+    """The network cannot be told from the rest of the graph; the reason as the end of a sentence.
+
+    outputs: several values that may be its scores.  graph: the network all the same, with all of these and with nodes that are
+    `UNREAD`, for a list of all that is wrong; None where it is not known where it begins or ends.
+    """
+
+    def __init__(self, reason: str, outputs: Sequence[Ref] = (), graph: OnnxGraph | None = None) -> None:
+        super().__init__(reason)
+        self.outputs = tuple(outputs)
+        self.graph = graph
 
 
 #: A variable's numbers by its name, None if there is none.
@@ -166,7 +179,7 @@ class GraphValues:
                 inputs = [self.resolve(source) for source in node.inputs]
                 missing = [source for source in inputs if source not in self.sources]
                 if missing and ref in open_:
-                    raise NotFollowed("it has a loop")
+                    raise NotFollowed(f"it has a loop: {self._loop(ref, open_)}")
                 open_.add(ref)
                 if missing:
                     waiting += missing
@@ -178,6 +191,16 @@ class GraphValues:
                 else:
                     self.sources[ref] = behind[0] if behind else frozenset()
         return self.sources[start]
+
+    def _loop(self, ref: Ref, open_: set[Ref]) -> str:
+        """The nodes that compute a value from itself."""
+        way = [ref]
+        while way.index(ref) == len(way) - 1:
+            inputs = [self.resolve(source) for source in self.nodes[ref[0]].inputs]
+            ref = next(source for source in inputs if source in open_ and source not in self.sources)
+            way.append(ref)
+        names = [one[0] for one in way[way.index(ref) :]][::-1]
+        return " -> ".join(names if len(names) <= NAMED else [*names[: NAMED - 1], "...", names[-1]])
 
     def live(self, ref: Ref) -> bool:
         """Whether a value, resolved, depends on the input."""
@@ -269,7 +292,7 @@ class GraphValues:
         loaded = self.load(node.name)
         loaded = self.load(node.text("shared_name")) if loaded is None else loaded
         if loaded is None:
-            raise NotFollowed(f"the variable {node.name} has no value")
+            raise NotFollowed(f"the variable {node.name} {NO_VALUE}")
         return loaded
 
     def known(self, ref: Ref, use: str) -> str:

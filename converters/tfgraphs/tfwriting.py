@@ -79,6 +79,9 @@ class NodeWriter(GraphValues):
         elif node.operation in tfmaps.WHOLE and (axes := self._whole(node)):
             yield from self._of_whole(node, axes)
         elif node.operation in ("Mean", "SquaredDifference", "Sum"):
+            many = 0 if node.operation == "SquaredDifference" else self._axes(self.resolve(node.inputs[0]))
+            if many and all(int(axis) % many for axis in self.constant(node.inputs[1]).reshape(-1)):  # not along rows
+                raise NotFollowed(f"{node.name} ({node.operation}) is not supported in a binary network")
             raise NotFollowed(f"{node.name} ({node.operation}) takes moments of the batch or is a loss, as in training")
         else:
             name = self._title(node)

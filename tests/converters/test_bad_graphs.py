@@ -84,7 +84,7 @@ def onnx_file(folder: Path, kind: str) -> Path:
         nodes += [add("Add", ["i5", "q"], "p"), add("Relu", ["p"], "q"), add("Sum", ["i1", "i4", "i5", "i6", "q"], "i")]
         value = "i"
     elif kind == "circle":
-        nodes += [add("Det", ["d"], "r"), add("Add", ["r", "q"], "p"), add("Relu", ["p"], "q"), add("Relu", ["q"], "i")]
+        nodes += [add("Det", ["d"], "r"), add("Add", ["r", "q"], "p"), add("Relu", ["p"], "q"), add("Loop", ["q"], "i")]
         value = "i"
     nodes += [*sign(value, "t"), add("Flatten", ["t"], "v")]
     nodes += [add("MatMul", ["v", "f"], "first"), add("MatMul", ["v", "g"], "second")]
@@ -215,6 +215,17 @@ def saved_model(folder: Path, kind: str) -> Path:
     return folder / "net"
 
 
+@writes("frozen")
+def frozen_file(folder: Path, kind: str) -> Path:
+    tensorflow = pytest.importorskip("tensorflow")
+    convert = pytest.importorskip("tensorflow.python.framework.convert_to_constants")
+    spec = tensorflow.TensorSpec((None, 6, 6, 3))
+    traced = tensorflow.function(keras_model(kind).call).get_concrete_function(spec)
+    graph = convert.convert_variables_to_constants_v2(traced).graph.as_graph_def()
+    (folder / "net.pb").write_bytes(graph.SerializeToString())
+    return folder / "net.pb"
+
+
 @writes("TensorFlow Lite")
 def tflite_file(folder: Path, kind: str) -> Path:
     tensorflow = pytest.importorskip("tensorflow")
@@ -237,6 +248,10 @@ def read(path: Path, **given: Any) -> Reading:
 GRAPHS = ("onnx", "torch.export", "TorchScript", "Keras", "SavedModel", "TensorFlow Lite")
 UNLIKE = r"\(Add\) adds values 6 x 6 x 8 and \d x \d x 8 and not two of one shape"
 AGAIN = (r"node \S+ \(Where\) makes signs of what is signs already, by node \S+ \(Where\).*--sign-of-signs",)
+OF_TENSORFLOW = (
+    r"up/resize/ResizeNearestNeighbor \(ResizeNearestNeighbor\) is not",
+    *(rf"unit/l2_normalize/{name} \({name}\) is not" for name in ("Square", "Sum", "Rsqrt")),
+)
 #: What is wrong -> source -> what each of its problems says; () where the network is one all the same.
 WRONG: dict[str, dict[str, tuple[str, ...]]] = {
     "plain": dict.fromkeys(GRAPHS, ()),
@@ -252,7 +267,7 @@ WRONG: dict[str, dict[str, tuple[str, ...]]] = {
         "torch.export": (r"node cumsum7 \(cumsum\) is not", r"node erfinv8 \(erfinv\) is not"),
         "TorchScript": (r"node cumsum7 \(cumsum\) is not", r"node erfinv8 \(erfinv\) is not"),
         "Keras": (r"unit \(UnitNormalization\)", r"up \(UpSampling2D\) is not supported"),
-        "SavedModel": (r"its tensors do not say", r"could not be followed instead: .*/unit/l2_normalize/Sum \(Sum\)"),
+        **dict.fromkeys(("SavedModel", "frozen"), OF_TENSORFLOW),
         "TensorFlow Lite": (
             r"/up/.*\(TFLite operator 97 RESIZE_NEAREST_NEIGHBOR\) is not",
             r"/unit/l2_normalize \(TFLite operator 11 L2_NORMALIZATION\) is not",
@@ -264,10 +279,17 @@ WRONG: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         **dict.fromkeys(("torch.export", "TorchScript"), (r"--output-name 0 or --output-name 1 takes one of them",)),
         "Keras": (r"gives the values of first, second; .*--output-name first or --output-name second takes one",),
-        "SavedModel": (r"its tensors do not say", r"scores is not clear .*--output-name first or --output-name second takes"),
+        "SavedModel": (r"output.* none is computed from all others.*--output-name first or --output-name second takes one",),
+        "frozen": (r"output.* none is computed.*--output-name first/BiasAdd or --output-name second/BiasAdd takes one",),
         "TensorFlow Lite": (r"--output-name 'StatefulPartitionedCall:1' or --output-name 'StatefulPartitionedCall:0'",),
     },
-    "circle": {"onnx": (r"in a circle, .*: Add_p -> Relu_q -> Add_p$", r"node Det_r \(Det\) is not supported")},
+    "circle": {  # what is wrong behind it is told, too
+        "onnx": (
+            r"in a circle, .*: Add_p -> Relu_q -> Add_p$",
+            r"node Det_r \(Det\) is not supported",
+            r"node Loop_i \(Loop\) is not supported",
+        )
+    },
     "dangling": {"onnx": (r"the output nowhere is nothing that the graph computes; --output-name first takes one of them",)},
     "twice": {"onnx": (r"the graph gives first 2 times among its outputs: is malformed",)},
     "together": {  # of each kind that a source can have in one file
@@ -288,6 +310,14 @@ WRONG: dict[str, dict[str, tuple[str, ...]]] = {
             r"up \(UpSampling2D\) is not",
             r"sum \(Add\) adds values 6 x 6 x 8 and 1 x 1 x 8",
             r"two \(SteSign\).* makes signs of what is signs already, by one \(SteSign\)",
+        ),
+        **dict.fromkeys(
+            ("SavedModel", "frozen"),
+            (
+                *OF_TENSORFLOW,
+                r"two/Sign \(Sign\) makes signs of what is signs already, by node \S*one/Sign_1 \(Sign\)",
+                r"sum/add \(Add\) adds values 6 x 6 x 8 and 1 x 1 x 8",
+            ),
         ),
         "TensorFlow Lite": (  # its converter takes signs of signs away
             r"/up/.*\(TFLite operator 97\b.*\) is not",
@@ -386,6 +416,39 @@ def test_live_models_of_several_outputs() -> None:
         assert made.scores(pixels).shape == (5, classes)
     with pytest.raises(OptionError, match=r"third.*: Functional gives first, second"):
         xnorinfer.from_keras(model, output_name="third")
+
+
+def test_all_that_is_wrong_with_a_symbol(tmp_path: Path) -> None:
+    """Operators that are not known, sums of unlike shapes, signs of signs, a circle, and heads, several or not there."""
+    net = mxnet_files.branching()
+    (conv,) = (place for place, node in enumerate(net.nodes) if node["name"] == "conv1")
+    end = net.last
+    net.add("erfinv", "unknown", [conv])
+    net.add("Pooling", "pool", [conv], global_pool=True, pool_type="avg", kernel=(1, 1))
+    net.add("elemwise_add", "unlike", [net.last, conv])
+    net.add("QActivation", "one", [conv], act_bit=1)
+    net.add("QActivation", "two", act_bit=1)
+    net.conv("after", signs(4, 4, 3, 3), pad=(1, 1))
+    net.add("elemwise_add", "round", [net.last, net.last + 2])
+    net.add("LRN", "about")
+    path = net.write(tmp_path)
+    heads = [[place, 0, 0] for place in (end, net.last, net.last - 4, end + 3, len(net.nodes))]
+    path.write_text(
+        net.json().replace(f'"heads": [\n    [\n      {net.last},\n      0,\n      0\n    ]\n  ]', f'"heads": {heads}')
+    )
+    with pytest.raises(NetworkError) as caught:
+        read(path, input_shape=None)
+    wanted = (
+        r"in a circle, .*: round -> about -> round$",
+        r"node unknown \(erfinv\) is not supported",
+        r"node unlike \(Add\) adds values 1 x 1 x 4 and 5 x 4 x 4 and not two of one shape",
+        r"node two \(BipolarQuant\) makes signs of what is signs already, by node one \(BipolarQuant\)",
+        r"node round \(elemwise_add\) reads about, which stands behind it: is malformed",
+        r"node about \(LRN\) is not supported",
+        r"gives fc, about, .*: one output is supported, and node \d+ is none of it; --output-name fc or .* takes one of them",
+    )
+    for problem, pattern in zip(caught.value.problems, wanted, strict=True):
+        assert re.search(pattern, problem), problem
 
 
 def test_mxnet(tmp_path: Path) -> None:
