@@ -17,21 +17,34 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from xnorinfer.converters.graphs.elementwise import Expr, bounds, cuts, ordered
+from xnorinfer.converters.graphs.piecewise import steps_of as steps_by_parts
 from xnorinfer.converters.graphs.stepfunction import Binary, binary, graded, levels, step_values
 from xnorinfer.converters.graphs.stepfunction import Steps as StepValues
 from xnorinfer.float32 import F32, single
-from xnorinfer.net.ops import ARITHMETIC, Function, Levels, Step, Steps
+from xnorinfer.net.ops import ARITHMETIC, Add, Function, Levels, Multiply, Step, Steps
 from xnorinfer.net.ties import Rule
 from xnorinfer.net.values import MOST_LEVELS, LevelValues
 
-#: The node of the graph that it stands for, and one operation with single numbers or one number for each neuron, or levels.
-Placed: TypeAlias = tuple[str, Step | Levels]
+
+@dataclass(frozen=True, eq=False)
+class Both:
+    """The sum or the product of two runs of steps of one value, none, the value itself, among them."""
+
+    op: type[Add] | type[Multiply]
+    runs: tuple[list[Placed], list[Placed]]
+
+
+#: The node of the graph that it stands for, and one operation with single numbers or one number for each neuron, or levels, or
+#: what joins two runs of them.
+Placed: TypeAlias = "tuple[str, Step | Levels | Both]"
 
 _CHAIN: dict[str, Function] = {"Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div"}
 _NAMED: dict[str, Function] = {"Relu": "relu", "Tanh": "tanh", "Sigmoid": "sigmoid"}
 _LARGEST = float(np.finfo(np.float32).max)
 #: Rising functions that keep the order of scores at the end of a network.
 ORDER_KEPT = ("Sigmoid", "LogSigmoid", "Tanh", "Softplus", "Softsign", "Exp", "Atan")
+#: So many sums and products at most, each of two runs of steps, stand inside each other.
+MOST_INSIDE = 4
 
 
 @dataclass(frozen=True)
@@ -61,9 +74,29 @@ class Read:
     levels: LevelValues | None = None
     scaled: tuple[Read, float] | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether its rest is unknown."""
+        return bool(self.reason) or (self.signs is None and bool(self.at))
 
-def read(expr: Expr, leaf: Expr, width: int, most: int = MOST_LEVELS) -> Read:
-    """An expression of what `width` neurons give.  most: how many levels at most."""
+
+def read(expr: Expr, leaf: Expr, width: int, most: int = MOST_LEVELS, *, twice: bool = True) -> Read:
+    """An expression of what `width` neurons give.  most: how many levels at most.
+
+    twice: what is nothing else is looked at once more for functions that are spelled by choices (`piecewise`), and for sums and
+    products of two expressions.
+    """
+    found = _read(expr, leaf, width, most, _step)
+    if not found.is_open or not twice:
+        return found
+    first = next((pair for pair in itertools.pairwise(cuts(expr)) if _step(*pair) is None), None)
+    if first is None or _odd_step(*first) is None:
+        return found
+    other = _read(expr, leaf, width, most, _odd_step)
+    return found if other.is_open else other
+
+
+def _read(expr: Expr, leaf: Expr, width: int, most: int, step_of: Callable[[Expr, Expr], list[Placed] | None]) -> Read:
     if expr is leaf:
         return Read([])
     chain = cuts(expr)
@@ -71,7 +104,7 @@ def read(expr: Expr, leaf: Expr, width: int, most: int = MOST_LEVELS) -> Read:
         return Read([], None, "gives numbers that do not depend on the network's values", expr.name)
     taken: list[list[Placed]] = []
     for before, now in itertools.pairwise(chain):
-        step = _step(before, now)
+        step = step_of(before, now)
         if step is None:
             break
         taken.append(step)
@@ -221,6 +254,37 @@ def _step(before: Expr, now: Expr) -> list[Placed] | None:
     return None
 
 
+def _odd_step(before: Expr, now: Expr, inside: int = MOST_INSIDE) -> list[Placed] | None:
+    """The same, and functions that are spelled by choices, and sums and products of two expressions, so many inside each
+    other."""
+    found = _step(before, now)
+    if found is None:
+        made = steps_by_parts(now, before)
+        found = None if made is None else [(now.name, step) for step in made]
+    if found is not None or now.op not in ("Add", "Sub", "Mul") or not inside:
+        return found
+    runs = [_run(arg, before, inside - 1) for arg in now.args]
+    if runs[0] is None or runs[1] is None:
+        return None
+    if now.op == "Sub":  # a + (-b) is rounded as a - b is
+        runs[1].append(_placed(now.name, "mul", -1))
+    return [(now.name, Both(Multiply if now.op == "Mul" else Add, (runs[0], runs[1])))]
+
+
+def _run(expr: Expr, leaf: Expr, inside: int) -> list[Placed] | None:
+    """An expression as steps; None for others."""
+    chain = cuts(expr, leaf)
+    if not chain or chain[0] is not leaf:
+        return None
+    found: list[Placed] = []
+    for before, now in itertools.pairwise(chain):
+        steps = _odd_step(before, now, inside)
+        if steps is None:
+            return None
+        found += steps
+    return found
+
+
 def _slopes(before: Expr, now: Expr) -> list[Placed] | None:
     """A PReLU written as a sum, relu(x) and slopes times min(x, 0) or -relu(-x), which is exactly that; with numbers that were
     added to the second, as exporters join PReLU and bias.  None for others."""
@@ -264,9 +328,9 @@ def _number_beside(op: str, expr: Expr) -> tuple[F32 | None, Expr]:
     return None, expr
 
 
-def layers_of(name: str, steps: Sequence[Placed], width: int) -> list[tuple[str, Steps | Levels]]:
+def layers_of(name: str, steps: Sequence[Placed], width: int) -> list[tuple[str, Steps | Levels | Both]]:
     """Steps as ops of a network; runs of operations by numbers are one, of a vector each, others stand alone."""
-    found: list[tuple[str, Steps | Levels]] = []
+    found: list[tuple[str, Steps | Levels | Both]] = []
     for arithmetic, run in itertools.groupby(steps, lambda placed: is_arithmetic(placed[1])):
         if arithmetic:
             vectors = (
@@ -276,11 +340,11 @@ def layers_of(name: str, steps: Sequence[Placed], width: int) -> list[tuple[str,
             )
             found.append((f"{name}.steps{len(found) or ''}", Steps.of(*vectors)))
         else:
-            found += [(node, step if isinstance(step, Levels) else Steps((step,))) for node, step in run]
+            found += [(node, Steps((step,)) if isinstance(step, Step) else step) for node, step in run]
     return found
 
 
-def is_arithmetic(step: Step | Levels) -> bool:
+def is_arithmetic(step: Step | Levels | Both) -> bool:
     """Whether it is an operation by a number, or by one for each neuron."""
     return isinstance(step, Step) and step.function in ARITHMETIC
 

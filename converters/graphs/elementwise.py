@@ -266,12 +266,13 @@ def constants(expr: Expr) -> Iterator[F32]:
     return (node.array for node in ordered(expr) if node.array is not None)
 
 
-def cuts(expr: Expr) -> list[Expr]:
-    """The nodes that every way from the value to the result leads through, first the value itself; empty without a value."""
-    nodes = ordered(expr)
+def cuts(expr: Expr, leaf: Expr | None = None) -> list[Expr]:
+    """The nodes that every way from the value to the result leads through, first the value itself; empty without a value.
+    leaf: what counts as the value, None: "X"."""
+    nodes = ordered(expr, leaf)
     live: set[int] = set()
     for node in nodes:
-        if node.op == "X" or any(arg.number in live for arg in node.args):
+        if node is leaf or node.op == "X" or any(arg.number in live for arg in node.args):
             live.add(node.number)
     chain = [node for node in nodes if node.number in live]
     place = {node.number: index for index, node in enumerate(chain)}

@@ -11,12 +11,12 @@ import numpy as np
 
 from xnorinfer.converters.assemble import pixel_step, rescaled_pixels
 from xnorinfer.converters.containers.onnxfile import OnnxNode
-from xnorinfer.converters.graphs.behindsums import Placed, Read, Signs, is_arithmetic, layers_of
+from xnorinfer.converters.graphs.behindsums import Both, Placed, Read, Signs, is_arithmetic, layers_of
 from xnorinfer.converters.graphs.elementwise import Expr, constants, evaluate
 from xnorinfer.converters.graphs.problems import Problems
 from xnorinfer.converters.networkparts import Follower
 from xnorinfer.converters.reading import INPUT, Assumption, Notes, Remark
-from xnorinfer.net.ops import Function, Norm, Step, Steps
+from xnorinfer.net.ops import Function, Levels, Norm, Step, Steps
 from xnorinfer.net.ties import Rule
 from xnorinfer.net.values import ChannelInput, InputMapping, PixelInput, Shape, SignInput, ThresholdInput
 
@@ -89,7 +89,7 @@ class Entry:
         """A BatchNorm of the inputs."""
         self.settle(read.steps)
         self.settle_norm(name, norm)
-        self.norms += [*layers_of(f"{name}.input", read.steps, width), (name, norm)]
+        self.norms += [*_ops(f"{name}.input", read, width), (name, norm)]
 
     def real(self, node: OnnxNode, read: Read, width: int, image: Shape | None, problems: Problems, *, binary: bool) -> None:
         """The first layer reads real values: the steps join the mapping of pixels, but behind a BatchNorm.
@@ -103,7 +103,7 @@ class Entry:
                 node, "reads what a BatchNorm made of the inputs without a sign, which is not supported in a binary network"
             )
         if self.norms:
-            self.leading = [*self.norms, *layers_of("input", read.steps, width)]
+            self.leading = [*self.norms, *_ops("input", read, width)]
             return
         if not read.steps:
             return
@@ -163,13 +163,13 @@ class Entry:
                     return
         if isinstance(self.base, ThresholdInput | SignInput):
             self._refuse(node, problems)
-        self.leading = [*self.norms, *layers_of("input", read.steps, width)]
+        self.leading = [*self.norms, *_ops("input", read, width)]
         self.signs = read.signs
 
     def rounded(self, read: Read, width: int) -> None:
         """The first layer reads levels of each input."""
         self.settle(read.steps)
-        ops = layers_of("input", read.steps, width)
+        ops = _ops("input", read, width)
         self.leading = [*self.norms, *((name if isinstance(op, Steps) else "input.levels", op) for name, op in ops)]
 
     def _pixel(self, node: OnnxNode, expr: Expr, leaf: Expr, signs: Signs, problems: Problems) -> int | None:
@@ -199,6 +199,11 @@ class Entry:
             node,
             f"binarizes the input, which the mapping '{self.base.describe()}' does not allow; --input-range says another",
         )
+
+
+def _ops(name: str, read: Read, width: int) -> list[tuple[str, Steps | Levels]]:
+    """Steps of an input as ops; it is not read as joined runs of them (`behindsums.read` of `twice`)."""
+    return [(called, op) for called, op in layers_of(name, read.steps, width) if not isinstance(op, Both)]
 
 
 def _one_for_all(read: Read) -> bool:

@@ -112,6 +112,17 @@ def _hard_sigmoid(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) 
     return maths.apply(node, "Clip", moved, maths.number(0), maths.number(1))
 
 
+def _hard_swish(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Value:
+    assert inputs[0] is not None
+    sixth = replace(node, attributes={"alpha": 1 / 6, "beta": 0.5})
+    return maths.apply(node, "Mul", inputs[0], _hard_sigmoid(maths, sixth, inputs))
+
+
+def _square(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Value:
+    assert inputs[0] is not None
+    return maths.apply(node, "Mul", inputs[0], inputs[0])
+
+
 def _leaky(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Value:
     assert inputs[0] is not None
     return maths.apply(node, "PRelu", inputs[0], maths.number(_attribute(node, "alpha", 0.01)))
@@ -318,6 +329,8 @@ ELEMENTWISE: dict[str, Spelling] = {
     "Clip": _clip,
     "HardTanh": _hardtanh,
     "HardSigmoid": _hard_sigmoid,
+    "HardSwish": _hard_swish,
+    "Square": _square,
     "LeakyRelu": _leaky,
     "PRelu": _prelu,
     "Elu": _elu,

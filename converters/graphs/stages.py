@@ -16,7 +16,7 @@ from typing import NoReturn
 import numpy as np
 
 from xnorinfer.converters.containers.onnxfile import OnnxGraph, OnnxNode
-from xnorinfer.converters.graphs.behindsums import Read, Signs, layers_of, read
+from xnorinfer.converters.graphs.behindsums import Both, Placed, Read, Signs, layers_of, read
 from xnorinfer.converters.graphs.constants import Constants
 from xnorinfer.converters.graphs.elementwise import Expr, Table, evaluate, ordered
 from xnorinfer.converters.graphs.entry import Entry
@@ -117,8 +117,8 @@ class Stages(Wiring):
         if live.stage.levels is not None and live.expr is live.leaf:
             return Read([], levels=live.stage.levels)
         entering = live.stage.layer is None
-        found = read(live.expr, live.leaf, width, MOST_LEVELS_OF_PIXELS if entering else MOST_LEVELS)
-        unread = bool(found.reason) or (found.signs is None and bool(found.at))
+        found = read(live.expr, live.leaf, width, MOST_LEVELS_OF_PIXELS if entering else MOST_LEVELS, twice=not entering)
+        unread = found.is_open
         rounded = entering and (unread or found.levels is not None)
         if rounded and self.entry.takes(node, live.expr, live.leaf, found, self.problems):
             return Read([])
@@ -149,7 +149,7 @@ class Stages(Wiring):
         if ((low == low[0]) & (high == high[0])).all() and low[0] < high[0]:
             return Read([], dataclasses.replace(signs, low=float(low[0]), high=float(high[0])))
         found = read(live.expr, live.leaf, width)
-        if found.reason or (found.signs is None and found.at):
+        if found.is_open:
             self.refuse_unread(node, found)
         return dataclasses.replace(found, steps=[*(("", step) for step in self.numbers_of(node, signs)), *found.steps])
 
@@ -174,12 +174,20 @@ class Stages(Wiring):
         at = stage.at
         if before is None:
             return at
-        for name, steps in layers_of(node.name, before.steps, width):
-            made = self.made_by.get(name)
-            called = f"{stage.layer or 'input'}.levels" if isinstance(steps, Levels) else name if made is None else made.name
-            at = self.once(called, steps, at)
+        at = self._after_steps(node, stage, before.steps, width, at)
         as_they_are = stage.signed is not None and not before.steps
         return at if before.signs is None or as_they_are else self.sign_of(stage, before.signs, at)
+
+    def _after_steps(self, node: OnnxNode, stage: Stage, steps: Sequence[Placed], width: int, at: int) -> int:
+        """The number of the node that gives what steps make of a value of a stage, whose number is `at`."""
+        for name, op in layers_of(node.name, steps, width):
+            made = self.made_by.get(name)
+            called = f"{stage.layer or 'input'}.levels" if isinstance(op, Levels) else name if made is None else made.name
+            if isinstance(op, Both):
+                at = self.once(called, op.op(), *(self._after_steps(node, stage, run, width, at) for run in op.runs))
+            else:
+                at = self.once(called, op, at)
+        return at
 
     def sign_of(self, stage: Stage, signs: Signs | None, at: int) -> int:
         """The number of a sign of a value of a stage."""

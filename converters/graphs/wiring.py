@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from xnorinfer.converters.networkparts import Becomes, Sign, Wired
-from xnorinfer.net.ops import Levels, Steps
+from xnorinfer.net.ops import Add, Levels, Multiply, Steps
 
 
 class Wiring:
@@ -23,11 +23,12 @@ class Wiring:
         self._names.add(name)
         return len(self.wired) - 1
 
-    def once(self, name: str, what: Steps | Levels | Sign, read: int) -> int:
-        """Steps, levels or a sign of a value, which may be there already; called so, or with a number where that is taken."""
-        key = read, _content(what)
+    def once(self, name: str, what: Steps | Levels | Sign | Add | Multiply, *reads: int) -> int:
+        """Steps, levels, a sign of a value or what joins two, which may be there already; called so, or with a number where
+        that is taken."""
+        key = reads, _content(what)
         if key not in self._known:
-            self._known[key] = self.emit(self.free(name), what, read)
+            self._known[key] = self.emit(self.free(name), what, *reads)
         return self._known[key]
 
     def free(self, name: str) -> str:
@@ -39,9 +40,11 @@ class Wiring:
         return found
 
 
-def _content(what: Steps | Levels | Sign) -> Any:
+def _content(what: Steps | Levels | Sign | Add | Multiply) -> Any:
     if isinstance(what, Sign):
         return what
+    if isinstance(what, Add | Multiply):
+        return type(what)
     if isinstance(what, Levels):
         return what.domain, None if what.thresholds is None else what.thresholds.tobytes()
     return tuple((step.function, *((array.shape, array.tobytes()) for array in step.parameters)) for step in what.steps)

@@ -23,7 +23,7 @@ _ON_MAPS = (*tfmaps.CONVOLUTIONS, *tfmaps.POOLS, *tfmaps.PADS, *tfmaps.DILATION)
 _ONNX = {
     **{name: name for name in ("Add", "Sub", "Mul", "Div", "Neg", "Abs", "Sign", "Round", "Floor", "Ceil", "Relu", "Tanh")},
     **{name: name for name in ("Sigmoid", "Elu", "Selu", "Softplus", "Softsign", "Greater", "Less", "Equal", "Sqrt", "Exp")},
-    **{name: name for name in ("Softmax", "LogSoftmax", "ArgMax", "Pow", "Reciprocal", "Erf", "Log")},
+    **{name: name for name in ("Softmax", "LogSoftmax", "ArgMax", "Pow", "Reciprocal", "Erf", "Log", "Square")},
     **{"AddV2": "Add", "BiasAdd": "Add", "RealDiv": "Div", "Rint": "Round", "GreaterEqual": "GreaterOrEqual"},
     **{"LessEqual": "LessOrEqual", "Select": "Where", "SelectV2": "Where", "Maximum": "Max", "Minimum": "Min"},
     **{"ClipByValue": "Clip", "TopKV2": "TopK", "LogicalNot": "Not", "LogicalAnd": "And", "LogicalOr": "Or"},

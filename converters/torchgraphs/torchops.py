@@ -256,10 +256,14 @@ class Recorder:
         return result
 
     def _relu6(self, operation: str, given: dict[str, Any]) -> Ref:
+        """That, and what is made of it or of sigmoid, in ATen's order of operations."""
         value = self.tensor(operation, given.get("self", given.get("input")))
         if operation == "relu6":
             return self.node("Clip", value, min=0.0, max=6.0)
-        moved = self.node("Clip", self.node("Add", value, self._number(3.0)), min=0.0, max=6.0)  # hardsigmoid
+        if operation == "silu":
+            return self.node("Mul", value, self.node("Sigmoid", value))
+        moved = self.node("Clip", self.node("Add", value, self._number(3.0)), min=0.0, max=6.0)
+        moved = self.node("Mul", value, moved) if operation == "hardswish" else moved
         return self.node("Div", moved, self._number(6.0))
 
     def _dropout(self, operation: str, given: dict[str, Any]) -> Ref:
@@ -289,6 +293,13 @@ class Recorder:
         value = self.tensor(operation, given.get("self"))
         above = self.node("Greater", value, self._operand(operation, given.get("threshold")))
         return self.node("Where", above, value, self._operand(operation, given.get("value")))
+
+    def _shrunk(self, operation: str, given: dict[str, Any]) -> Ref:
+        """Towards 0 by a number at most."""
+        value, by = self.tensor(operation, given.get("self")), given.get("lambd", 0.5)
+        if not isinstance(by, int | float):
+            self.refuse(operation, "shrinks by something that is no number")
+        return self.node("Sub", value, self.node("Clip", value, min=-float(by), max=float(by)))
 
     def _bent(self, operation: str, given: dict[str, Any]) -> Ref:
         value = self.tensor(operation, given.get("self"))
@@ -409,12 +420,13 @@ class Recorder:
         **dict.fromkeys(torchmaps.VIEWS, _reshape),
         **dict.fromkeys(("batch_norm", "_batch_norm_impl_index", "_native_batch_norm_legit_no_training"), _batch_norm),
         **dict.fromkeys(("hardtanh", "clamp", "clip", "clamp_min", "clamp_max"), _clip),
-        **dict.fromkeys(("relu6", "hardsigmoid"), _relu6),
+        **dict.fromkeys(("relu6", "hardsigmoid", "hardswish", "silu"), _relu6),
         **dict.fromkeys(("dropout", "alpha_dropout", "feature_dropout"), _dropout),
         "where": _where,
         **dict.fromkeys(("masked_fill", "index_put"), _filling),
         "heaviside": _heaviside,
         "threshold": _threshold,
+        "softshrink": _shrunk,
         **dict.fromkeys(("prelu", "leaky_relu", "rrelu", "elu", "softplus", "round"), _bent),
         **dict.fromkeys(("add", "sub", "subtract", "rsub"), _sum),
         **dict.fromkeys(("div", "divide", "true_divide"), _quotient),

@@ -39,6 +39,7 @@ SCHEMAS: dict[str, tuple[str, ...]] = {
     "index_put": ("self", "indices", "values"),
     "heaviside": ("self", "values"),
     "threshold": ("self", "threshold", "value"),
+    "softshrink": ("self", "lambd"),
     "leaky_relu": ("self", "negative_slope"),
     "elu": ("self", "alpha", "scale", "input_scale"),
     "prelu": ("self", "weight"),
@@ -78,7 +79,7 @@ UNARY = {
     "sign": "Sign", "sgn": "Sign", "neg": "Neg", "negative": "Neg", "abs": "Abs", "absolute": "Abs", "floor": "Floor",
     "ceil": "Ceil", "trunc": "Trunc", "fix": "Trunc", "relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid", "exp": "Exp",
     "log": "Log", "log2": "Log2", "sqrt": "Sqrt", "reciprocal": "Reciprocal", "log_sigmoid": "LogSigmoid", "atan": "Atan",
-    "logical_not": "Not", "bitwise_not": "Not", "isnan": "IsNaN", "sin": "Sin", "cos": "Cos",
+    "square": "Square", "logical_not": "Not", "bitwise_not": "Not", "isnan": "IsNaN", "sin": "Sin", "cos": "Cos",
 }  # fmt: skip
 BINARY = {
     "ge": "GreaterOrEqual", "gt": "Greater", "le": "LessOrEqual", "lt": "Less", "eq": "Equal", "ne": "NotEqual",
