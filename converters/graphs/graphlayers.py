@@ -287,7 +287,7 @@ class GraphLayers(GraphCuts):
     # ---------------------------------------------------------------- BatchNorm
 
     def batch_norm(self, node: OnnxNode, lives: Sequence[Live], others: Sequence[Value | None]) -> Value:
-        if node.attributes.get("training_mode", 0):
+        if node.attributes.get("training_mode", 0) or any(node.outputs[1:]):  # which early versions give in training alone
             self.problems.refuse(node, "takes its statistics from the batch, which is not supported in a binary network")
         if len(others) != 4:
             self.problems.refuse(node, "is malformed: it needs gamma, beta, mean and variance")

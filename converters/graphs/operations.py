@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from xnorinfer.converters.containers.onnxfile import OnnxNode
+from xnorinfer.converters.containers.onnxfile import NUMBERS, OnnxNode
 from xnorinfer.converters.graphs.constants import CAST
 from xnorinfer.converters.graphs.elementwise import COMPARISONS, RISING
 from xnorinfer.converters.graphs.livevalues import Constant, Live, Value
@@ -23,6 +23,8 @@ OTHER_TYPE = "changes the type of numbers to something else than float32; networ
 MULTIBIT = "it is quantized to several bits, and one bit is needed"
 #: Of values on the way, which may have a few.
 _TOO_FINE = "it is quantized to several bits, and at most 4 are read"
+#: What gives truths.
+_TRUTHS = (*COMPARISONS, "NotEqual", "IsNaN")
 
 
 class Maths(Protocol):
@@ -179,6 +181,15 @@ def _cast(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Value
     above = maths.apply(node, "GreaterOrEqual", whole, maths.number(ends.min))
     below = maths.apply(node, "LessOrEqual", whole, maths.number(ends.max))
     return maths.apply(node, "Where", maths.apply(node, "Min", above, below), whole, maths.number(np.nan))
+
+
+def as_cast(node: OnnxNode, inputs: Sequence[Value | None]) -> tuple[OnnxNode, Sequence[Value | None]]:
+    """CastLike as the Cast to the type of its second input: values on the way are float32, but for truths."""
+    value, like = inputs
+    name = like.array.dtype.name if isinstance(like, Constant) else "float32" if isinstance(like, Live) else "int64"
+    if isinstance(like, Live) and like.expr.op in _TRUTHS:
+        name = "bool"
+    return replace(node, operation="Cast", inputs=node.inputs[:1], attributes={"to": NUMBERS.get(name, 0)}), [value]
 
 
 def _sign_of(maths: Maths, node: OnnxNode, value: Value) -> Value:

@@ -29,7 +29,7 @@ from xnorinfer.converters.graphs.graphlayers import GraphLayers
 from xnorinfer.converters.graphs.graphmaps import MOVES, POOLS, WHOLE, GraphMaps
 from xnorinfer.converters.graphs.graphvalues import JOINED
 from xnorinfer.converters.graphs.livevalues import Constant, Live, Stage, Unread, Value
-from xnorinfer.converters.graphs.operations import ELEMENTWISE, spelled
+from xnorinfer.converters.graphs.operations import ELEMENTWISE, as_cast, spelled
 from xnorinfer.converters.graphs.places import across_channels, border_of
 from xnorinfer.converters.graphs.problems import NAMED, UNREAD, Problems, Refused
 from xnorinfer.converters.graphs.sizes import computed_shape, shape_of
@@ -46,7 +46,7 @@ __all__ = ["GRAPH_INPUT", "read_graph"]
 DEFAULTS = Defaults("ge-zero", "tf", 0.0, "in the graph", profile_origin="graph", epsilon_origin="graph", input_origin="graph")
 
 #: Operations that hand a value on unchanged, at inference.
-_PASSING = ("Identity", "Dropout", "CastLike")
+_PASSING = ("Identity", "Dropout")
 #: At the end of a graph: they pick from scores, or do not change their order.
 _PICKING = ("Softmax", "LogSoftmax", "ArgMax", "TopK", "Hardmax")
 _SHAPE_OPS = ("Shape", "Gather", "Unsqueeze", "Concat", "Slice", "Cast", "Squeeze", "Constant", "Reshape", "Identity", "Size")
@@ -262,6 +262,8 @@ class Walk(GraphLayers, GraphMaps):
         if node.operation == "Constant":
             self.values[node.outputs[0]] = self._given(node)
             return
+        if node.operation == "CastLike":
+            node, inputs = as_cast(node, inputs)
         known = [value for value in inputs if value is not None]
         if any(isinstance(value, Unread) for value in known):
             self._pass_over(node)
@@ -331,7 +333,7 @@ class Walk(GraphLayers, GraphMaps):
         others = [value for value in inputs if value is not None and not isinstance(value, Live)]
         if operation in _PASSING:
             training = others[1] if operation == "Dropout" and len(others) > 1 else None
-            if isinstance(training, Constant) and training.number:
+            if (isinstance(training, Constant) and training.number) or not node.attributes.get("is_test", 1):
                 self.problems.refuse(node, "is active, as in training, which is not supported in a binary network")
             self.use_all(others, "shape or setting")
             return lives[0]

@@ -164,7 +164,7 @@ def test_comparison_with_where(tmp_path: Path, operation: str) -> None:
     assert reading.net.profile == ("gt-zero" if operation == "Greater" else "ge-zero")
 
 
-@pytest.mark.parametrize("form", ["less", "less or equal", "cast", "half", "mapped later", "constants"])
+@pytest.mark.parametrize("form", ["less", "less or equal", "cast", "cast like", "half", "mapped later", "constants"])
 def test_comparisons_that_become_signs(tmp_path: Path, form: str) -> None:
     """x < 0 chooses -1; (x >= 0) * 2 - 1; weights that are compared in the graph."""
     g = Graph(14)
@@ -180,6 +180,9 @@ def test_comparisons_that_become_signs(tmp_path: Path, form: str) -> None:
         g.add("Greater", zero).add("Cast", to=1).add("Sub", np.array(0.5, F))
     elif form == "mapped later":
         g.add("GreaterOrEqual", zero).add("Where", np.array(3, F), ONE).add("Sub", TWO)
+    elif form == "cast like":
+        none = g.derived("CastLike", g.constant(np.array(0, np.int64)), g.value)
+        g.add("GreaterOrEqual", none).add("CastLike", ONE).add("Mul", TWO).add("Sub", ONE)
     else:
         g.add("GreaterOrEqual", zero).add("Cast", to=1).add("Mul", TWO, first=form == "cast").add("Sub", ONE)
     second = g.signs(6, 3)
@@ -306,6 +309,14 @@ def refused(tmp_path: Path, build: Any, message: str, **options: Any) -> None:
     assert_resolvable(error.value)
 
 
+def several(g: Graph, operation: str, *constants: Any) -> Graph:
+    """A node that gives another value, too."""
+    names = [g.constant(array) for array in constants]
+    g.nodes.append(node(operation, [g.value, *names], [f"v{len(g.nodes)}", "another"]))
+    g.value = f"v{len(g.nodes) - 1}"
+    return g
+
+
 def hidden(g: Graph, *operations: tuple[Any, ...]) -> Graph:
     """A layer, operations behind it, and a binary layer that reads what they give."""
     g.add("MatMul", g.signs(12, 6))
@@ -428,6 +439,16 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "training": (
         lambda g: g.add("MatMul", g.signs(12, 6)).add("BatchNormalization", *[np.ones(6, F)] * 4, training_mode=1),
         "takes its statistics from the batch",
+    ),
+    "statistics given": (
+        lambda g: several(g.add("MatMul", g.signs(12, 6)), "BatchNormalization", *[np.ones(6, F)] * 4),
+        "takes its statistics from the batch",
+    ),
+    "whole numbers by a type": (
+        lambda g: (
+            g.add("MatMul", g.vector(72).reshape(12, 6)).add("CastLike", np.array(1)).add("MatMul", g.vector(18).reshape(6, 3))
+        ),
+        r"CastLike_v1 \(CastLike\) is an activation that is not supported",
     ),
     "picked along rows": (
         lambda g: g.add("MatMul", g.signs(3, 2)).add("Softmax", axis=0),
