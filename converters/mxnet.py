@@ -11,6 +11,7 @@ from xnorinfer.converters.containers.mxnetparams import read_params
 from xnorinfer.converters.containers.signatures import MXNET, start_of
 from xnorinfer.converters.graphs.walk import read_graph
 from xnorinfer.converters.mxnetgraphs.mxnetnodes import MxnetNodes
+from xnorinfer.converters.mxnetgraphs.mxnetoperators import operator
 from xnorinfer.converters.mxnetgraphs.mxnetsymbol import read_symbol
 from xnorinfer.converters.reading import Assumption, ConvertOptions, Reading
 from xnorinfer.errors import SourceError
@@ -40,7 +41,7 @@ class MxnetSource:
         symbol = read_symbol(symbol_file)
         if options.output_name is not None:
             symbol = symbol.of_output(options.output_name, path.name)
-        nodes = MxnetNodes(symbol, read_params(params_file), given)
+        nodes = MxnetNodes(symbol, read_params(params_file), given, operator)
         reading = read_graph(self.name, nodes.graph(), path.name, dataclasses.replace(options, output_name=None))
         tensors = tuple(
             dataclasses.replace(use, use=nodes.unused.get(use.name, use.use)) if use.ignored else use for use in reading.tensors

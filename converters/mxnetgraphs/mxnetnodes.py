@@ -1,23 +1,10 @@
-"""MXNet's operators, BMXNet's among them, as the nodes of `walk`: each in the order of float32 operations that MXNet has.
-
-BMXNet (hpi-xnor/BMXNet, smd_hpi/src) adds
-
-    QActivation      signs of what it reads, 0 is +1; with backward_only it hands on what it reads
-    QConvolution     the signs of its inputs and of its weights, 0 is +1.  It gives how many of n agree, (n + dot) / 2, not the
-                     dot; zeros around a map are there before the signs are taken, and so +1
-    QFullyConnected  the same of vectors
-
-With act_bit 2 to 4 the first rounds what it reads to that many bits, `round(k * clip(x, 0, 1)) / k`, halves up, k = 2^bits - 1;
-the layers do so with what they read, and give the dot of that and the signs of their weights.
-
-and its model converter, which keeps weights as words of bits (`binarized_weights_only`).
-"""
+"""MXNet's symbols as the nodes of `walk`: values, parameters, and what layers of BMXNet themselves make of what they read."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import NoReturn
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,44 +21,36 @@ from xnorinfer.converters.mxnetgraphs.mxnetsymbol import NOT_SUPPORTED, Attribut
 #: Bytes of a character at most.
 _TEXT_FACTOR = 4
 
-#: Bits of what a layer reads, at most.
-MOST_BITS = 4
+#: Operators whose values are maps.
+SPATIAL = ("Convolution", "Convolution_v1", "QConvolution", "QConvolution_v1", "Pooling")
 #: What stands before the names of parameters and running statistics in a saved model.
 KINDS = ("arg:", "aux:", "")
 #: How words of bits are stored -> their bits.
 WORDS = {"float32": 32, "float64": 64}
-#: Operators of one value that ONNX has, with what they say that does not matter.
-_SAME: dict[str, tuple[str, tuple[str, ...]]] = {
-    **dict.fromkeys(("_copy", "identity", "BlockGrad", "stop_gradient"), ("Identity", ())),
-    **dict.fromkeys(("LinearRegressionOutput", "MAERegressionOutput"), ("Identity", ("grad_scale",))),
-    "LogisticRegressionOutput": ("Sigmoid", ("grad_scale",)),
-    **{name: (name.capitalize(), ()) for name in ("relu", "sigmoid", "tanh", "sign", "abs", "exp", "sqrt")},
-    "negative": ("Neg", ()),
-}
-_SUMS = ("elemwise_add", "_plus", "_Plus", "_add", "broadcast_add", "broadcast_plus", "_grad_add")
-_BY_NUMBER = {"_plus_scalar": "Add", "_minus_scalar": "Sub", "_mul_scalar": "Mul", "_div_scalar": "Div"}
-_BY_NUMBER |= {"_PlusScalar": "Add", "_MinusScalar": "Sub", "_MulScalar": "Mul", "_DivScalar": "Div"}
-_FUNCTIONS = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "softrelu": "Softplus", "softsign": "Softsign"}
-_SOFTMAX_SAYS = ("grad_scale", "ignore_label", "use_ignore", "preserve_shape", "normalization", "out_grad", "smooth_alpha")
-_FOR_TRAINING = ("workspace", "cudnn_tune", "cudnn_off", "gradient_update_mode", "scaling_factor")
+
+
+#: Of the translation: a node, what it says, and how its value is called.  Raises Refused.
+Operator: TypeAlias = Callable[["MxnetNodes", SymbolNode, Attributes, str], int]
 
 
 class MxnetNodes:
     """Translates one symbol.
 
     params: the arrays of the model by their names in the file.  given: how many axes a sample has, where an option says it.
+    operator: adds what a node computes, called by its value, and says how many axes a sample of that has.
     unused: parameters that a node has and does not use, with the reason.
     counts_agreements: whether there are layers of BMXNet.
     """
 
-    def __init__(self, symbol: Symbol, params: Mapping[str, RawTensor], given: int | None) -> None:
+    def __init__(self, symbol: Symbol, params: Mapping[str, RawTensor], given: int | None, operator: Operator) -> None:
         self.symbol = symbol
+        self._operator = operator
         self.params = dict(params)
         self.unused: dict[str, str] = {}
         self.counts_agreements = False
         self.nodes: list[OnnxNode] = []
         self.inputs: dict[str, tuple[int | None, ...] | None] = {}
-        spatial = any(node.operation in _SPATIAL for node in symbol.nodes)
+        spatial = any(node.operation in SPATIAL for node in symbol.nodes)
         self._input_axes = given if given is not None else 3 if spatial else 1
         self._values: dict[int, str] = {}
         self._axes: dict[str, int] = {}  # of a sample
@@ -79,6 +58,7 @@ class MxnetNodes:
         self._counts: dict[str, int] = {}
         self.signs_of: dict[tuple[str, tuple[int, ...]], str] = {}
         self.levels_of: dict[tuple[str, int], str] = {}  # of so many bits
+        self.computed: dict[str, tuple[int, ...]] = {}  # what is computed of parameters alone, in their shape
         self._words: dict[str, tuple[int, ...]] = {}
 
     def graph(self) -> OnnxGraph:
@@ -103,10 +83,7 @@ class MxnetNodes:
     def _node(self, place: int, node: SymbolNode) -> None:
         said, result, before = Attributes(node.said), self._values[place], len(self.nodes)
         try:
-            operator = OPERATORS.get(node.operation)
-            if operator is None:
-                raise Refused(NOT_SUPPORTED)
-            self._axes[result] = operator(_One(self, node, said, result))
+            self._axes[result] = self._operator(self, node, said, result)
             unknown = said.unknown()
             if unknown:
                 told = ", ".join(f"{name} = {node.said[name]}" for name in unknown)
@@ -167,6 +144,19 @@ class MxnetNodes:
             raise Refused(f"has a {meaning} {name} of {self.params[name].dtype}: {OTHER_TYPE}")
         return name
 
+    def weight(self, node: SymbolNode) -> tuple[str, tuple[int, ...]]:
+        """The weights of a layer, a parameter or what is computed of one, and their shape.  Raises Refused."""
+        value = self.value(node, 1)
+        shape = self.computed.get(value)
+        if shape is not None:
+            return value, shape
+        name = self.param(node, 1, "weight")
+        return name, self.params[name].shape
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """Of a parameter, or of what is computed of one; None of values."""
+        return self.params[name].shape if name in self.params else self.computed.get(name)
+
     def _named(self, node: SymbolNode, number: int, meaning: str) -> str:
         if number >= len(node.inputs):  # before MXNet 0.9 running statistics were left out
             name = f"{node.name}_{meaning}"
@@ -190,6 +180,11 @@ class MxnetNodes:
         name = self.new(f"{node.name}: {what}")
         return self.add("Constant", node, (), name, value=RawTensor(name, np.array(number, np.float32), "float32"))
 
+    def integers(self, node: SymbolNode, what: str, numbers: tuple[int, ...]) -> str:
+        """Whole numbers as a constant of its own."""
+        name = self.new(f"{node.name}: {what}")
+        return self.add("Constant", node, (), name, value=RawTensor(name, np.array(numbers, np.int64), "int64"))
+
     def signs(self, node: SymbolNode, value: str, pads: tuple[int, ...] = ()) -> str:
         """The signs that a layer itself makes of a value, of 0 +1, of zeros around it as well."""
         known = self.signs_of.get((value, pads))
@@ -198,8 +193,7 @@ class MxnetNodes:
         if any(pads):
             around = (0, 0, *pads, 0, 0, *pads)
             inner, one = self.signs(node, value), self.constant(node, "+1 around its map", 1)
-            ends = self.new(f"{node.name}: pads")
-            self.add("Constant", node, (), ends, value=RawTensor(ends, np.array(around, np.int64), "int64"))
+            ends = self.integers(node, "pads", around)
             made = self.add("Pad", node, (inner, ends, one), self.new(f"{node.name}: padded"))
         else:
             one = self.constant(node, "one", 1)
@@ -290,293 +284,3 @@ def _unpacked(tensor: RawTensor, neurons: int, taps: tuple[int, ...] | None) -> 
     array = bits.astype(np.float32)
     array -= np.float32(0.5)
     return array.reshape(neurons, depth // per_channel, *(taps or ()))
-
-
-# ---------------------------------------------------------------- operators
-
-
-class _One:
-    """A node on its way: what an operator reads of it and adds."""
-
-    def __init__(self, nodes: MxnetNodes, node: SymbolNode, said: Attributes, result: str) -> None:
-        self.nodes, self.node, self.said, self.result = nodes, node, said, result
-
-    @property
-    def first(self) -> str:
-        return self.nodes.value(self.node, 0)
-
-    def add(self, operation: str, *inputs: str, to: str = "", said: Mapping[str, Attribute] | None = None) -> str:
-        """to: what it is of the node, "" its result; said: its attributes."""
-        result = self.nodes.new(f"{self.node.name}: {to}") if to else self.result
-        return self.nodes.add(operation, self.node, inputs, result, **said or {})
-
-    def alike(self, operation: str, *inputs: str, said: Mapping[str, Attribute] | None = None) -> int:
-        """The result has the axes of its first input.  Raises Refused."""
-        if not inputs:
-            raise Refused("has no inputs: is malformed")
-        self.add(operation, *inputs, said=said)
-        return self.nodes.axes(inputs[0])
-
-    def number(self, what: str, value: float) -> str:
-        return self.nodes.constant(self.node, what, value)
-
-    def param(self, number: int, meaning: str) -> str:
-        return self.nodes.param(self.node, number, meaning)
-
-    def refuse(self, reason: str) -> NoReturn:
-        raise Refused(reason)
-
-    def channelwise(self, vector: str, axes: int) -> str:
-        """Numbers of channels beside values of so many axes."""
-        if axes == 1:
-            return vector
-        return self.add("Unsqueeze", vector, to=f"{vector} of channels", said={"axes": tuple(range(1, axes))})
-
-    def window(self, *, dilated: bool = True) -> tuple[tuple[int, ...], dict[str, Attribute], tuple[int, ...]]:
-        """The taps of a window, what ONNX says of it but for padding, and the padding before and behind each axis."""
-        taps = self.said.sizes("kernel")
-        axes = len(taps)
-        if axes not in (1, 2) or 0 in taps:
-            self.refuse(f"has the kernel {taps}, which {NOT_SUPPORTED}: needed are one or two numbers above 0")
-        names = (("stride", "strides"), ("dilate", "dilations"))[: 1 + dilated]
-        found: dict[str, Attribute] = {onnx: self.said.sizes(name) or (1,) * axes for name, onnx in names}
-        pads = self.said.sizes("pad") or (0,) * axes
-        if any(len(value) != axes for value in (*found.values(), pads)):  # type: ignore[arg-type]
-            self.refuse(f"has a stride, dilate or pad with another number of axes than its kernel {taps}: is malformed")
-        if 0 in found["strides"] or 0 in found.get("dilations", ()):  # type: ignore[operator]
-            self.refuse("has a stride or dilate of 0: is malformed")
-        self.said.word("layout", "NCHW" if axes == 2 else "NCW", ("NCHW",) if axes == 2 else ("NCW",))
-        return taps, found, pads
-
-    def biased(self, default: bool) -> bool:
-        return not self.said.flag("no_bias", default=default)
-
-    def bits(self) -> int:
-        """How many bits a layer of BMXNet rounds what it reads to.  Raises Refused."""
-        for name, what, most in (("act_bit", "activations", MOST_BITS), ("weight_bit", "weights", 1)):
-            bits = self.said.whole(name, 1)
-            if not 1 <= bits <= most:
-                self.refuse(f"has {what} of {bits} bits: {MULTIBIT}")
-        return self.said.whole("act_bit", 1)
-
-
-def _convolution(one: _One) -> int:
-    one.said.no_matter(*_FOR_TRAINING)
-    taps, window, pads = one.window()
-    neurons = one.said.whole("num_filter")
-    inputs = [one.first, one.param(1, "weight")]
-    shape = one.nodes.params[inputs[1]].shape
-    if shape[:1] != (neurons,) or shape[2:] != taps:
-        one.refuse(f"has weights {shape}, and {neurons} filters of {' x '.join(map(str, taps))}: is malformed")
-    if one.biased(False):
-        inputs.append(one.param(2, "bias"))
-    one.add("Conv", *inputs, said={**window, "pads": (*pads, *pads), "group": one.said.whole("num_group", 1)})
-    return 1 + len(taps)
-
-
-def _agreements(one: _One, sums: str, depth: int, axes: int) -> None:
-    """Half the dot and half the inputs; then the bias."""
-    one.nodes.counts_agreements = True
-    biased = one.biased(True)
-    half = one.number("half its inputs", depth / 2)
-    _with_bias(one, one.add("Add", sums, half, to="agreements" if biased else ""), axes)
-
-
-def _with_bias(one: _One, sums: str, axes: int) -> None:
-    if one.biased(True):
-        one.add("Add", sums, one.channelwise(one.param(2, "bias"), axes))
-
-
-def _q_convolution(one: _One) -> int:
-    one.said.no_matter(*_FOR_TRAINING)
-    bits = one.bits()
-    if one.said.word("scaling_mode", "none", ("none", "backward", "forward")) == "forward" and bits == 1:
-        one.refuse(f"scales by the mean of its weights (scaling_mode forward), which {NOT_SUPPORTED}")
-    taps, window, pads = one.window()
-    said: dict[str, Attribute] = {**window, "group": one.said.whole("num_group", 1)}
-    if bits > 1:
-        kernel, _ = one.nodes.kernel(one.node, one.said, one.said.whole("num_filter"), taps, 1.0)
-        given = one.nodes.levels(one.node, one.first, bits)
-        sums = one.add("Conv", given, kernel, to="dot" if one.biased(True) else "", said={**said, "pads": (*pads, *pads)})
-        _with_bias(one, sums, 1 + len(taps))
-        return 1 + len(taps)
-    kernel, depth = one.nodes.kernel(one.node, one.said, one.said.whole("num_filter"), taps)
-    signs = one.nodes.signs(one.node, one.first, pads)
-    sums = one.add("Conv", signs, kernel, to="half its dot", said=said)
-    _agreements(one, sums, depth, 1 + len(taps))
-    return 1 + len(taps)
-
-
-def _dense(one: _One) -> int:
-    inputs = [_flat(one, one.first), one.param(1, "weight")]
-    shape, neurons = one.nodes.params[inputs[1]].shape, one.said.whole("num_hidden")
-    if shape[:1] != (neurons,) or len(shape) != 2:
-        one.refuse(f"has weights {shape}, and {neurons} neurons: is malformed")
-    if one.biased(False):
-        inputs.append(one.param(2, "bias"))
-    one.add("Gemm", *inputs, said={"transB": 1})
-    return 1
-
-
-def _q_dense(one: _One) -> int:
-    one.said.no_matter(*_FOR_TRAINING)
-    bits = one.bits()
-    if bits > 1:
-        kernel, _ = one.nodes.kernel(one.node, one.said, one.said.whole("num_hidden"), None, 1.0)
-        given = _flat(one, one.nodes.levels(one.node, one.first, bits))
-        _with_bias(one, one.add("Gemm", given, kernel, to="dot" if one.biased(True) else "", said={"transB": 1}), 1)
-        return 1
-    kernel, depth = one.nodes.kernel(one.node, one.said, one.said.whole("num_hidden"), None)
-    sums = one.add("Gemm", _flat(one, one.nodes.signs(one.node, one.first)), kernel, to="half its dot", said={"transB": 1})
-    _agreements(one, sums, depth, 1)
-    return 1
-
-
-def _flat(one: _One, value: str) -> str:
-    """What a dense layer reads: vectors."""
-    if not one.said.flag("flatten", default=True) and one.nodes.axes(value) > 1:
-        one.refuse(f"does not flatten what it reads (flatten False), which {NOT_SUPPORTED}")
-    return value if one.nodes.axes(value) == 1 else one.add("Flatten", value, to="flattened")
-
-
-def _q_activation(one: _One) -> int:
-    bits = one.said.whole("act_bit", 1)
-    if one.said.flag("backward_only", default=False):
-        return one.alike("Identity", one.first)
-    if not 1 <= bits <= MOST_BITS:
-        one.refuse(f"has activations of {bits} bits: {MULTIBIT}")
-    if bits > 1:
-        one.nodes.rounded(one.node, one.first, bits, one.result)
-        return one.nodes.axes(one.first)
-    one.nodes.signs_of[one.result, ()] = one.result
-    return one.alike("BipolarQuant", one.first, one.number("one", 1))
-
-
-def _batch_norm(one: _One) -> int:
-    """`((x - mean) * (1 / sqrt(variance + eps))) * gamma + beta`."""
-    one.said.no_matter("momentum", "use_global_stats", "output_mean_var", "cudnn_off")
-    value = one.first
-    axes = one.nodes.axes(value)
-    if one.said.whole("axis", 1) != 1:
-        one.refuse(f"normalizes along the axis {one.said.said['axis']}, which {NOT_SUPPORTED}: needed is 1, that of channels")
-    mean, variance = one.param(3, "moving_mean"), one.param(4, "moving_var")
-    moved = one.add("Add", variance, one.number("eps", one.said.real("eps", float(np.float32(1e-3)))), to="variance + eps")
-    deviation = one.add("Sqrt", moved, to="deviation")
-    inverse = one.add("Div", one.number("one", 1), deviation, to="1 / deviation")
-    steps = [("Sub", mean), ("Mul", inverse), ("Mul", ""), ("Add", one.param(2, "beta"))]
-    gamma = one.param(1, "gamma")
-    if one.said.flag("fix_gamma", default=True):
-        one.nodes.unused[gamma] = f"not used by {one.node.name}, whose gamma is 1 (fix_gamma)"
-        del steps[2]
-    else:
-        steps[2] = ("Mul", gamma)
-    for place, (operation, vector) in enumerate(steps):
-        last = place == len(steps) - 1
-        value = one.add(operation, value, one.channelwise(vector, axes), to="" if last else f"step {place}")
-    return axes
-
-
-def _pooling(one: _One) -> int:
-    one.said.no_matter("cudnn_off")
-    kind = {"max": "Max", "avg": "Average"}[one.said.word("pool_type", "", ("max", "avg"))]
-    convention = one.said.word("pooling_convention", "valid", ("valid", "full"))
-    counted = one.said.flag("count_include_pad", default=True)
-    if one.said.flag("global_pool", default=False):
-        one.said.no_matter("kernel", "stride", "layout")
-        if any(one.said.sizes("pad")):
-            one.refuse(f"pads a map that it pools as a whole, which {NOT_SUPPORTED}")
-        return one.alike(f"Global{kind}Pool", one.first)
-    taps, window, pads = one.window(dilated=False)
-    said: dict[str, Attribute] = {
-        **window,
-        "kernel_shape": taps,
-        "pads": (*pads, *pads),
-        "ceil_mode": int(convention == "full"),
-        "keeps_empty": 1,
-    }
-    if kind == "Average":
-        said["count_include_pad"] = int(counted)
-    return one.alike(f"{kind}Pool", one.first, said=said)
-
-
-def _activation(one: _One) -> int:
-    return one.alike(_FUNCTIONS[one.said.word("act_type", "", tuple(_FUNCTIONS))], one.first)
-
-
-def _leaky(one: _One) -> int:
-    one.said.no_matter("lower_bound", "upper_bound")
-    kind = one.said.word("act_type", "leaky", ("leaky", "prelu", "elu"))
-    slope = one.said.real("slope", 0.25)
-    if kind == "prelu":
-        return one.alike("PRelu", one.first, one.param(1, "gamma"), said={"of_channels": 1})
-    return one.alike("LeakyRelu" if kind == "leaky" else "Elu", one.first, said={"alpha": slope})
-
-
-def _flatten(one: _One) -> int:
-    one.add("Flatten", one.first)
-    return 1
-
-
-def _joined(one: _One) -> int:
-    values = [one.nodes.value(one.node, number) for number in range(len(one.node.inputs))]
-    one.said.whole("num_args", len(values))
-    return one.alike("Sum" if one.node.operation in ("add_n", "ElementWiseSum") else "Add", *values)
-
-
-def _concat(one: _One) -> int:
-    values = [one.nodes.value(one.node, number) for number in range(len(one.node.inputs))]
-    one.said.whole("num_args", len(values))
-    return one.alike("Concat", *values, said={"axis": one.said.whole("dim", 1)})
-
-
-def _dropout(one: _One) -> int:
-    one.said.no_matter("p", "axes", "cudnn_off")
-    one.said.word("mode", "training", ("training",))
-    return one.alike("Identity", one.first)
-
-
-def _softmax(one: _One) -> int:
-    one.said.no_matter(*_SOFTMAX_SAYS, "multi_output", "mode", "temperature")
-    one.said.word("axis", "-1", ("-1", "1"))
-    if one.said.said.get("temperature") not in (None, "None") and one.said.real("temperature") <= 0:
-        raise Refused("has a temperature that is not above 0, which turns the order of the scores around: is not supported")
-    return one.alike("Softmax", one.first)
-
-
-def _clip(one: _One) -> int:
-    return one.alike("Clip", one.first, said={"min": one.said.real("a_min"), "max": one.said.real("a_max")})
-
-
-def _by_number(one: _One) -> int:
-    number = one.number("scalar", one.said.real("scalar"))
-    return one.alike(_BY_NUMBER[one.node.operation], one.first, number)
-
-
-def _same(one: _One) -> int:
-    operation, no_matter = _SAME[one.node.operation]
-    one.said.no_matter(*no_matter)
-    return one.alike(operation, one.first)
-
-
-#: What each operator becomes: adds nodes for one, and says how many axes a sample of its result has.  Raises Refused.
-OPERATORS: dict[str, Callable[[_One], int]] = {
-    **dict.fromkeys(("Convolution", "Convolution_v1"), _convolution),
-    **dict.fromkeys(("QConvolution", "QConvolution_v1"), _q_convolution),
-    "FullyConnected": _dense,
-    "QFullyConnected": _q_dense,
-    "QActivation": _q_activation,
-    "BatchNorm": _batch_norm,
-    "Pooling": _pooling,
-    "Activation": _activation,
-    "LeakyReLU": _leaky,
-    **dict.fromkeys(("Flatten", "flatten"), _flatten),
-    **dict.fromkeys((*_SUMS, "add_n", "ElementWiseSum"), _joined),
-    **dict.fromkeys(("Concat", "concat"), _concat),
-    "Dropout": _dropout,
-    **dict.fromkeys(("SoftmaxOutput", "Softmax", "softmax", "SoftmaxActivation"), _softmax),
-    "clip": _clip,
-    **dict.fromkeys(_BY_NUMBER, _by_number),
-    **dict.fromkeys(_SAME, _same),
-}
-#: Operators whose values are maps.
-_SPATIAL = ("Convolution", "Convolution_v1", "QConvolution", "QConvolution_v1", "Pooling")

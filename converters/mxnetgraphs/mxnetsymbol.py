@@ -142,6 +142,15 @@ class Attributes:
             raise Refused(f"has the {name} {text}, needed is a whole number: is malformed")
         return int(text.rstrip("L"))
 
+    def integer(self, name: str, default: int | None = None) -> int:
+        """A whole number."""
+        text = self._text(name)
+        if text is None and default is not None:
+            return default
+        if text is None or not re.fullmatch(r"-?\d{1,9}L?", text):
+            raise Refused(f"has the {name} {text}, needed is a whole number: is malformed")
+        return int(text.rstrip("L"))
+
     def real(self, name: str, default: float | None = None) -> float:
         """A finite number."""
         text = self._text(name)

@@ -251,6 +251,73 @@ def test_residual_units(tmp_path: Path, bits: int, channels: int) -> None:
     assert kinds.count("Quantize") == 6  # of what two layers read there is one
 
 
+def gluon(bits: int) -> Symbol:
+    """A dense and an improvement block of MeliusNet as Gluon exports them, a gate and other operators of two values."""
+    rng = np.random.default_rng(6)
+    net = Symbol()
+    stem(net, rng, 8)
+    before = net.last
+    net.gluon_conv("dense0", latents(rng, 4, 8, 3, 3), 1, bits=bits, offset=72)
+    made = net.norm("bn1", *random_norm(rng, 4, 36 if bits == 1 else 0, 4), fix_gamma=False, axis=1, use_global_stats=False)
+    whole = net.add("Concat", "concat0", [before, made], dim=1, num_args=2)
+    net.gluon_conv("improve0", latents(rng, 4, 12, 3, 3), 1, bits=bits, num_group=1)
+    made = net.norm("bn2", *random_norm(rng, 4, 0, 5), fix_gamma=False)
+    first = net.add("slice_axis", "first", [whole], axis=1, begin=0, end=8)
+    last = net.add("slice_axis", "last", [whole], axis=1, begin=-4, end=None)
+    added = net.add("elemwise_add", "added", [last, made])
+    joined = net.add("Concat", "concat1", [first, added], dim=1)
+    net.add("mean", "mean", [joined], axis=(2, 3), keepdims=True)
+    gate = net.add("Activation", "gate", act_type="sigmoid")
+    net.add("broadcast_mul", "gated", [joined, gate])
+    net.add("elemwise_sub", "less", [net.last, joined])
+    net.gluon_conv("conv2", latents(rng, 6, 12, 3, 3), bits=bits, stride=(2, 2))
+    net.norm("bn3", *random_norm(rng, 6, 0, 4), fix_gamma=False)
+    net.add("Pooling", "pool", pool_type="avg", global_pool=True, kernel=(1, 1), layout="NCHW")
+    net.add("Reshape", "reshape", shape=(0, -1))
+    net.dense("fc", rng.normal(size=(5, 6)).astype(F), rng.normal(size=5).astype(F), binary=False, flatten=True)
+    return net
+
+
+@pytest.mark.parametrize("bits", [1, 2])
+def test_networks_of_gluon(tmp_path: Path, bits: int) -> None:
+    """BMXNet-v2's layers are operators: weights that a det_sign gives, -1 around maps, what halves a dot."""
+    path = gluon(bits).write(tmp_path)
+    reading = assert_alike(path, (3, 9, 10))
+    assert_packed(path, (3, 9, 10))
+    assert sum(isinstance(node.op, Linear) and node.op.binary for node in reading.net.nodes) == 3
+    assert {layer.pad for layer in reading.net.ops if isinstance(layer, Linear)} == ({-1, 0} if bits == 1 else {0})
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "message"),
+    [
+        ("dense0_pad", {"mode": "edge"}, "has the mode edge, which"),
+        ("dense0_pad", {"pad_width": "(1, 0, 0, 0, 1, 1, 1, 1)"}, "needed are two numbers for each of 4 axes"),
+        ("dense0_pad", {"pad_width": "(1, 1)"}, "needed are two numbers for each of 4 axes"),
+        ("first", {"end": "x"}, "has the end x, needed is a whole number"),
+        ("reshape", {"shape": "(-1, 3)"}, "has the shape (-1,3), which"),
+        ("mean", {"exclude": True}, "takes a mean of other axes than it names"),
+        ("dense0_fwd", {"num_filter": 9}, "has weights (4, 8, 3, 3), and 9 filters"),
+    ],
+)
+def test_operators_of_gluon_that_are_refused(tmp_path: Path, name: str, said: dict[str, Any], message: str) -> None:
+    net = gluon(1)
+    says(net, name, **said)
+    with pytest.raises(NetworkError) as caught:
+        read(net.write(tmp_path), (3, 9, 10))
+    assert message in str(caught.value)
+    assert_resolvable(caught.value)
+
+
+def test_softmax_of_another_axis(tmp_path: Path) -> None:
+    def change(net: Symbol) -> None:
+        net.nodes = [node for node in net.nodes if node["name"] not in ("fc", "fc_weight")]
+        net.last = len(net.nodes) - 1
+        net.add("softmax", "softmax", axis=-1)
+
+    assert "takes the axis -1, not that of the channels" in refused(tmp_path, change)
+
+
 def test_concatenated_maps(tmp_path: Path) -> None:
     rng = np.random.default_rng(4)
     net = Symbol()
@@ -364,7 +431,7 @@ def test_what_does_not_matter_may_be_said(tmp_path: Path) -> None:
     assert_alike(net.write(tmp_path), shape)
 
 
-@pytest.mark.parametrize("operation", ["BatchNorm_v1", "Reshape", "Custom", "SliceChannel", "Pooling_v1", "QConvolution_v2"])
+@pytest.mark.parametrize("operation", ["BatchNorm_v1", "RNN", "Custom", "SliceChannel", "Pooling_v1", "QConvolution_v2"])
 def test_unknown_operators(tmp_path: Path, operation: str) -> None:
     found = refused(tmp_path, lambda net: net.nodes[-1].__setitem__("op", operation))
     assert f"node fc ({operation}) is not supported in a binary network" in found

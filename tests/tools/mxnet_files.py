@@ -89,6 +89,26 @@ class Symbol:
         said = {"num_hidden": len(weight), **said}
         return self.layer("QFullyConnected" if binary else "FullyConnected", name, weight, bias, **said)
 
+    def gluon_conv(self, name: str, weight: Array, pad: int = 0, *, bits: int = 1, offset: int = 0, **said: Any) -> int:
+        """BMXNet-v2's QActivation and QConv2D, of which Gluon exports one node for each operator."""
+        self.add("_contrib_gradcancel", f"{name}_gradcancel", threshold=1.0)
+        if bits == 1:
+            self.add("det_sign", f"{name}_sign")
+        else:
+            self.add("clip", f"{name}_clip", a_min=0, a_max=1)
+            self.add("_mul_scalar", f"{name}_times", scalar=2**bits - 1)
+            self.add("round_ste", f"{name}_round")
+            self.add("_div_scalar", f"{name}_over", scalar=2**bits - 1)
+        if pad:
+            around = (0, 0, 0, 0, pad, pad, pad, pad)
+            self.add("Pad", f"{name}_pad", mode="constant", pad_width=around, constant_value=-1 if bits == 1 else 0)
+        before = self.last
+        signs = self.add("det_sign", f"{name}_weight_sign", [self.variable(f"{name}_weight", weight)])
+        said = {"kernel": tuple(weight.shape[2:]), "num_filter": len(weight), "no_bias": True, "layout": "NCHW", **said}
+        self.add("Convolution", f"{name}_fwd", [before, signs], **said)
+        self.add("_plus_scalar", f"{name}_plus", scalar=offset)
+        return self.add("_div_scalar", f"{name}_half", scalar=2)
+
     def norm(self, name: str, mean: Array, variance: Array, gamma: Array, beta: Array, **said: Any) -> int:
         parts = {"gamma": gamma, "beta": beta, "moving_mean": mean, "moving_var": variance}
         inputs = [self.last]

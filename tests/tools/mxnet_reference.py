@@ -122,13 +122,35 @@ def _computed(op: str, said: dict[str, str], inputs: list[Any]) -> Array:
     if op == "LeakyReLU":
         slope = inputs[1].reshape(-1, *(1,) * (x.ndim - 2)) if read["act_type"] == "prelu" else read.get("slope", 0.25)
         return np.where(x > 0, x, x * np.float32(slope)).astype(np.float32)
-    if op == "Flatten":
+    if op == "Flatten" or (op == "Reshape" and read["shape"] == (0, -1)):
         return x.reshape(len(x), -1)
+    if op in ("det_sign", "approx_sign"):
+        return np.where(x >= 0, np.float32(1), np.float32(-1))
+    if op == "round_ste":
+        return (np.sign(x) * np.floor(np.abs(x.astype(np.float64)) + 0.5)).astype(np.float32)
+    if op in ("_contrib_gradcancel", "BlockGrad"):
+        return x
+    if op in ("_plus_scalar", "_minus_scalar", "_mul_scalar", "_div_scalar"):
+        ufunc = {"_plus": np.add, "_minus": np.subtract, "_mul": np.multiply, "_div": np.divide}[op.removesuffix("_scalar")]
+        return ufunc(x, np.float32(read["scalar"]))
+    if op in ("elemwise_sub", "elemwise_mul", "broadcast_mul", "_maximum", "broadcast_minimum"):
+        how = {"sub": np.subtract, "mul": np.multiply, "maximum": np.maximum, "minimum": np.minimum}[op.rpartition("_")[2]]
+        return how(x, inputs[1])
+    if op == "clip":
+        return np.clip(x, np.float32(read["a_min"]), np.float32(read["a_max"]))
+    if op == "Pad":
+        width = read["pad_width"]
+        return np.pad(x, list(zip(width[::2], width[1::2], strict=True)), constant_values=read.get("constant_value", 0))
+    if op == "slice_axis":
+        return np.take(x, range(x.shape[read["axis"]])[read["begin"] : read["end"]], axis=read["axis"])
+    if op == "mean":
+        keepdims = bool(read.get("keepdims", False))
+        return x.astype(np.float64).mean(axis=read["axis"], keepdims=keepdims).astype(np.float32)
     if op in ("elemwise_add", "_plus", "_Plus"):
         return x + inputs[1]
     if op == "Concat":
         return np.concatenate(inputs, axis=read.get("dim", 1))
-    if op in ("SoftmaxOutput", "Dropout"):
+    if op in ("SoftmaxOutput", "softmax", "Dropout"):
         return x
     raise AssertionError(f"the reference does not know {op}")
 
