@@ -271,14 +271,14 @@ def _codes_of(value: F32, levels: Levels) -> F32:
     return np.asarray(np.clip(np.rint(value), np.float32(levels.low), np.float32(levels.high)) - np.float32(levels.low))
 
 
-def has_limits(classes: Sequence[Counts], steps: Affine, end: Quantize | Levels, infinite: bool) -> bool:
+def has_limits(classes: Sequence[Counts], steps: Affine, end: Quantize | Levels, largest: float) -> bool:
     """Whether one limit of each neuron, of each class and level and all in one direction, says where its bit or code changes.
 
-    A prelu that falls lets it change twice, or otherwise at the border of a map.  infinite: whether the sums may be: what is
-    made of those may be on the other side of a limit than what is made of the largest number, and NaN of them, which a scale
-    of 0 makes, is -1 and the lowest level at both ends.
+    A prelu that falls lets it change twice, or otherwise at the border of a map.  largest: of the sums, where what is made of
+    them may leave float32, else 0: of infinite ones it may be on the other side of a limit than of the largest number, and
+    NaN, which a scale of 0 makes, is -1 and the lowest level at both ends.
     """
-    if infinite and not all(_hold_at_infinity(counts, steps, end) for counts in classes):
+    if largest and not all(_hold_at_ends(counts, steps, end, largest) for counts in classes):
         return False
     bent = [bends_of(counts, steps) for counts in classes]
     if not any(one is not None for one in bent):
@@ -294,11 +294,11 @@ def has_limits(classes: Sequence[Counts], steps: Affine, end: Quantize | Levels,
     return not (rises & sinks).any()
 
 
-def _hold_at_infinity(counts: Counts, steps: Affine, end: Quantize | Levels) -> bool:
-    """Whether infinite sums have the bits and codes of the largest number of their sign, as limits have it."""
+def _hold_at_ends(counts: Counts, steps: Affine, end: Quantize | Levels, largest: float) -> bool:
+    """Whether the largest sums of both signs have the bits and codes that limits say."""
     turns = np.array([[-1], [1]], np.float32).repeat(counts.low.size, axis=1)
     with np.errstate(all="ignore"):
-        found = _end_of(steps.apply(np.float32(np.inf) * turns), end)
+        found = _end_of(steps.apply(np.float32(largest) * turns), end)
         held = _quantized(steps, np.finfo(np.float32).max * turns, end)
     return bool((np.where(np.isnan(found), np.float32(0), found) == held).all())
 
@@ -359,10 +359,10 @@ def _end_of(value: F32, end: Quantize | Levels) -> F32:
     return binarize(value, "ge" if end.rule == "sign" else end.rule)
 
 
-def fold_to_step(name: str, counts: Counts, steps: Affine, problems: list[str], infinite: bool) -> Affine | None:
+def fold_to_step(name: str, counts: Counts, steps: Affine, problems: list[str], largest: float) -> Affine | None:
     """The same -1, 0 or +1 of every sum as one comparison of it, for steps that end in one; None where some change twice.
 
-    What speaks against that is added to `problems`.  infinite: whether the sums may be, as `has_limits` has it.
+    What speaks against that is added to `problems`.  largest: as `has_limits` has it.
     """
     bends = bends_of(counts, steps)
     ends: list[tuple[F32, NDArray[np.bool_], NDArray[np.bool_]]] = []
@@ -392,8 +392,8 @@ def fold_to_step(name: str, counts: Counts, steps: Affine, problems: list[str], 
     most = np.select([always_minus, never_minus], [largest, -infinity], turn * minus).astype(np.float32)
     compare: AffineStep = ("step", least, most)
     made = affine_of(turn.size, [compare] if (turn > 0).all() else [("mul", turn, 0.0), compare])
-    both = np.array([[-np.inf], [np.inf]], np.float32).repeat(turn.size, axis=1)
-    return None if infinite and (made.apply(both) != steps.apply(both)).any() else made
+    both = np.array([[-largest], [largest]], np.float32).repeat(turn.size, axis=1)
+    return None if largest and (made.apply(both) != steps.apply(both)).any() else made
 
 
 def _nan_problems(name: str, counts: Counts, steps: Affine) -> list[str]:

@@ -41,7 +41,7 @@ from xnorinfer.packing.folding import (
 from xnorinfer.packing.fusedpart import Part, outside_of_moved, places_of
 from xnorinfer.packing.fusion import entry_of, fused_parts
 from xnorinfer.packing.often import often_zero
-from xnorinfer.packing.overflow import may_overflow
+from xnorinfer.packing.overflow import LARGEST, may_overflow
 from xnorinfer.packing.packed import (
     MAX_PIXEL_DEPTH,
     Affine,
@@ -83,13 +83,11 @@ class Found:
     _zeros: list[NDArray[np.bool_]] | None = None
     _infinite: list[bool] | None = None
 
-    def infinite(self, net: Net, part: Part) -> bool:
-        """Whether what the quantizer at the end of a part that gives numbers reads may leave float32."""
-        if part.read.kind != "reals":
-            return False
+    def largest_sum(self, net: Net, part: Part) -> float:
+        """`_largest_sum` of a part that gives a quantizer's numbers."""
         assert part.end is not None
         self._infinite = may_overflow(net) if self._infinite is None else self._infinite
-        return self._infinite[net.nodes[part.end].inputs[0]]
+        return _largest_sum(part, self._infinite, net.nodes[part.end].inputs[0])
 
     def often_zero(self, net: Net, part: Part, counts: Counts, rule: Rule) -> NDArray[np.bool_] | None:
         """Of which channels a sign reads values that are often 0, (channels,) bool.
@@ -130,8 +128,15 @@ def parts_of(net: Net) -> list[Part]:
 def _has_limits(net: Net, part: Part, infinite: Sequence[bool]) -> bool:
     bent = any(isinstance(node.op, Steps) and any(step.bent for step in node.op.steps) for node in part.nodes)
     end = part.levels or part.sign
-    far = part.read.kind == "reals" and infinite[part.quantized]
-    return end is None or not (bent or far) or has_limits(counts_of(net.input, part), steps_of_part(part), end, far)
+    largest = _largest_sum(part, infinite, part.quantized)
+    return end is None or not (bent or largest) or has_limits(counts_of(net.input, part), steps_of_part(part), end, largest)
+
+
+def _largest_sum(part: Part, infinite: Sequence[bool], quantized: int) -> float:
+    """Of real sums of which a node makes what may leave float32; else 0.  Inputs themselves are finite."""
+    if part.read.kind != "reals" or not infinite[quantized]:
+        return 0.0
+    return LARGEST if part.layer is None and part.inputs == (INPUT,) else np.inf
 
 
 def _sign_of(parts: Sequence[Part], index: int) -> int:
@@ -265,7 +270,7 @@ def _numbers(net: Net, part: Part, classes: Sequence[Counts], steps: Affine, fou
     if steps.ops and steps.ops[-1] == "step" and {"prelu", "tanh", "sigmoid"} & set(steps.ops) and "side" not in steps.ops:
         # Every real number is more than what the windows of several classes can reach.
         counts = classes[0] if len(classes) == 1 else Counts.of_reals(classes[0].low.size)
-        step = fold_to_step(name, counts, steps, found.problems, found.infinite(net, part))
+        step = fold_to_step(name, counts, steps, found.problems, found.largest_sum(net, part))
         if step is not None:
             return step
     if (wrong := infinite(steps)).any():
