@@ -90,8 +90,8 @@ def test_a_pool_of_constant_channels_is_proved_where_sums_overflow(end: Quantize
     rng = np.random.default_rng(0)
     gamma, beta = np.array([[0, 0, 1, -1], [2, -2, 1, 1]], f)
     layers = [
-        ("conv", Linear(rng.normal(size=(4, 1, 1, 2)).astype(f), scale=np.full(4, 2, f), window=Window((1, 1)))),
-        ("relu", Steps.of(("relu",))),
+        ("conv", Linear(rng.normal(size=(4, 1, 1, 2)).astype(f), window=Window((1, 1)))),
+        ("relu", Steps.of(("mul", 2), ("relu",))),
         ("bn", Norm(np.zeros(4, f), np.ones(4, f), gamma=gamma, beta=beta, epsilon=0.0)),
         ("pool", Pool("max", Window((2, 2), (2, 2)))),
         ("end", end),
