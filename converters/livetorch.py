@@ -65,6 +65,8 @@ class LiveModule:
             with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 self._module.eval()
+                if self._module is not self.original:
+                    _plain_weights(self._module)
                 yield
         finally:
             for inner, training in modes.items():
@@ -81,13 +83,16 @@ class LiveModule:
             answer = self._module(torch.from_numpy(np.ascontiguousarray(x, np.float32)))
         except Exception as error:  # its own code may raise anything
             text = next(iter(str(error).strip().splitlines()), "")[:300]
-            raise SourceError(f"{self.name} cannot be run on inputs {x.shape}: {type(error).__name__}: {text}") from None
+            told = f"{self.name} cannot be run on inputs {x.shape}: {type(error).__name__}: {text}{self._other_type()}"
+            raise SourceError(told) from None
         several = torch.utils._pytree.tree_leaves(answer)
         if self.output in [str(place) for place in range(len(several))]:
             answer = several[int(self.output or 0)]
         if not isinstance(answer, torch.Tensor) or answer.ndim < 1 or len(answer) != len(x):
             what = f"a tensor {tuple(answer.shape)}" if isinstance(answer, torch.Tensor) else type(answer).__name__
-            raise SourceError(f"{self.name} gives {what} for {len(x)} rows; needed are scores ({len(x)}, classes)")
+            places = [f'output_name="{place}"' for place in range(len(several))] if several and several[0] is not answer else []
+            told = f"; {' or '.join(places)} takes one of them" if places else ""
+            raise SourceError(f"{self.name} gives {what} for {len(x)} rows; needed are scores ({len(x)}, classes){told}")
         return np.asarray(answer.detach().cpu().float().numpy() if answer.is_floating_point() else answer.cpu().numpy())
 
     def shape(self) -> tuple[int, ...]:
@@ -164,7 +169,30 @@ class LiveModule:
                 return SourceError(str(error))
             except Exception as error:  # exporters raise nearly anything about code that they do not understand
                 text = next(iter(str(error).strip().splitlines()), "")[:300]
-                return SourceError(f"{how} cannot export {self.name}: {type(error).__name__}: {text}")
+                return SourceError(f"{how} cannot export {self.name}: {type(error).__name__}: {text}{self._other_type()}")
+
+    def _other_type(self) -> str:
+        """What to do where its weights are no float32, which code may not bear beside its inputs; else nothing."""
+        for name, tensor in self.original.named_parameters():
+            if tensor.is_floating_point() and str(tensor.dtype) != "torch.float32":
+                return f"; {name} is {tensor.dtype}, and networks in float32 can be converted: module.float() makes one"
+        return ""
+
+
+def _plain_weights(module: torch.nn.Module) -> None:
+    """Weights that PyTorch's own parametrizations compute (weight_norm, spectral_norm, orthogonal) as what they are by now."""
+    import torch
+
+    own = torch.nn.utils.parametrizations.__name__
+    for inner in list(module.modules()):
+        chains = inner.parametrizations.items() if torch.nn.utils.parametrize.is_parametrized(inner) else ()
+        if not chains or any(type(one).__module__ != own for _, chain in chains for one in chain):
+            continue
+        weights = {name: getattr(inner, name).detach() for name, _ in chains}
+        inner.__class__ = type(inner).__bases__[0]  # a class that the user's own module has, too, is left as it is
+        del inner._modules["parametrizations"]
+        for name, weight in weights.items():
+            inner.register_parameter(name, torch.nn.Parameter(weight))
 
 
 def _has_windows(module: torch.nn.Module) -> bool:
@@ -199,4 +227,5 @@ def _trace(module: Any, example: Any, path: Path) -> OnnxGraph:
 
     path = path.with_suffix(".pt")
     torch.jit.trace(module, example, check_trace=False).save(str(path))
-    return read_script(path)
+    graph = read_script(path)  # of a script the archive does not say the shape
+    return graph if graph.shape is not None else dataclasses.replace(graph, shape=(None, *example.shape[1:]))

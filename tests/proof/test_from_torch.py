@@ -214,8 +214,48 @@ def test_a_module_that_gives_no_scores() -> None:
         def forward(self, x: Any) -> Any:
             return super().forward(x), x
 
-    with pytest.raises(SourceError, match="gives tuple for"):
+    with pytest.raises(SourceError, match=r'gives tuple for .*; output_name="0" or output_name="1" takes one of them'):
         xnorinfer.from_torch(settled(Pair()), input=UNIT)
+
+
+def test_a_module_of_another_type() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.PReLU(), nn.Flatten(), nn.Linear(72, 5)).double()
+    with pytest.raises(SourceError, match=r"0\.weight is torch\.float64, .*: module\.float\(\) makes one"):
+        xnorinfer.from_torch(net, example=np.zeros((4, 3, 5, 5), F), input=UNIT)
+
+
+class Image(nn.Module):  # type: ignore[misc, name-defined]
+    """A float stem, a binary convolution, a float head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        bits = torch.where(self.stem(x) >= 0, 1.0, -1.0)
+        weight = torch.where(self.conv.weight >= 0, 1.0, -1.0)
+        return self.head(functional.conv2d(bits, weight, self.conv.bias).mean((2, 3)))
+
+
+@pytest.mark.parametrize("how", ["scripted", "traced", "weight_norm", "spectral_norm"])
+def test_modules_that_were_made_of_others(how: str) -> None:
+    """Scripts do not say the shape of their input; PyTorch's own parametrizations compute weights, of a copy."""
+    torch.manual_seed(0)
+    net = Image().eval()
+    x = np.random.default_rng(0).integers(0, 256, (6, 3, 9, 7), dtype=np.uint8)
+    if how == "scripted":
+        net = torch.jit.script(net)
+    elif how == "traced":
+        net = torch.jit.trace(net, torch.rand(2, 3, 9, 7))
+    else:
+        for layer in (net.stem, net.conv, net.head):
+            getattr(nn.utils.parametrizations, how)(layer)
+        net.eval()
+    model = xnorinfer.from_torch(net, example=x, input=UNIT)
+    with torch.no_grad():
+        want = net(torch.from_numpy(x).float() / 255).numpy()
+    np.testing.assert_allclose(model.scores(x), want, rtol=1e-4, atol=1e-5)
+    assert not how.endswith("norm") or nn.utils.parametrize.is_parametrized(net.stem)  # the user's own is left as it is
 
 
 def test_nothing_is_printed_and_logging_is_as_before(capfd: pytest.CaptureFixture[str]) -> None:
