@@ -90,15 +90,20 @@ def test_a_pool_of_constant_channels_is_proved_where_sums_overflow(end: Quantize
     rng = np.random.default_rng(0)
     gamma, beta = np.array([[0, 0, 1, -1], [2, -2, 1, 1]], f)
     layers = [
-        ("conv", Linear(rng.normal(size=(4, 1, 1, 2)).astype(f), window=Window((1, 1)))),
-        ("relu", Steps.of(("mul", 2), ("relu",))),
+        ("conv", Linear(rng.normal(size=(4, 1, 1, 2)).astype(f), "ge", scale=np.full(4, 2, f), window=Window((1, 1)))),
+        ("relu", Steps.of(("relu",))),
         ("bn", Norm(np.zeros(4, f), np.ones(4, f), gamma=gamma, beta=beta, epsilon=0.0)),
         ("pool", Pool("max", Window((2, 2), (2, 2)))),
         ("end", end),
         ("head", Linear(rng.normal(size=(3, 1, 1, 4)).astype(f), "ge", window=Window((1, 1)))),
     ]
-    net = Net.chain(RealInput() if real else PixelInput.range(-1, 1), layers, "ge-zero", (4, 4, 2))
-    assert [proof.first for proof in proofs(lower(net).packed, net)] == [None] * (4 if real else 3)
+    entry = RealInput() if real else ChannelInput.normalize((0.4, 0.5), (0.2, 0.3))
+    net = Net.chain(entry, layers, "ge-zero", (4, 4, 2))
+    packed = lower(net).packed
+    assert [node.name for node in packed.nodes] == (
+        ["conv", "pool", "end", "head"] if real else ["input", "conv", "pool", "head"]
+    )
+    assert [proof.first for proof in proofs(packed, net)] == [None] * 4
 
 
 def changed(packed: PackedModel, name: str, change: Callable[[Any], Any]) -> PackedModel:
