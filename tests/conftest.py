@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before numpy is imported: threads of many workers would only wait for each other
@@ -16,6 +17,20 @@ from places import SHARED
 # The same examples on every run and no time limits, for making them neither: the machine may be busy.
 settings.register_profile("xnorinfer", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("xnorinfer")
+
+
+#: Folders of what lies below all frameworks: tests there are the same with and without, but for those that ask for a package.
+BELOW = ("kernels", "packing", "engine", "export", "samples")
+
+
+@cache
+def asks_for_a_package(file: Path) -> bool:
+    return any(word in file.read_text(encoding="utf-8") for word in ("importorskip", "peers"))
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if item.path.parent.name in BELOW and not asks_for_a_package(item.path):
+        item.add_marker("below")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -27,7 +27,7 @@ BLOCK = re.compile(r'^```(\w+)(?: title="([\w.]+)")?\n(.*?)^```$', re.MULTILINE 
 #: What pages may need that the tests do not install by themselves.
 FRAMEWORKS = ("torch", "tensorflow", "tf_keras", "larq", "sklearn", "pyarrow", "ray", "pyspark", "dask")
 #: What these need beside themselves: packages and programs.
-ALONG = {"sklearn": ("torch",), "ray": ("pyarrow",), "pyspark": ("pyarrow", "pandas", "java")}
+ALONG = {"sklearn": ("torch", "pandas"), "ray": ("pyarrow",), "pyspark": ("pyarrow", "pandas", "java")}
 #: What pages begin with.  It takes seconds and is run with the README; here its files are put in place.
 DEMO = "xnorinfer demo --keep digits\n"
 #: Runs blocks in order: what Python blocks define stays for the next ones, shell blocks share their folder.
