@@ -177,13 +177,21 @@ class _Builder(NodeWriter):
         return self.input in sources and sources <= {*self.allowed, RANDOM_SOURCE}
 
     def _before_ends(self, ref: Ref) -> Ref:
-        """The scores before a softmax and the like."""
+        """The scores before a softmax and the like, but for an argmax of all samples, which is no end of a network's."""
         while self.nodes[ref[0]].operation in (*_ENDS, "Squeeze", "Cast"):
             node = self.nodes[ref[0]]
+            if self._compares_samples(node):
+                break
             if node.operation in ("Squeeze", "Cast") and self.nodes[self.resolve(node.inputs[0])[0]].operation not in _ENDS:
                 break
             ref = self.resolve(node.inputs[0])
         return ref
+
+    def _compares_samples(self, node: TfNode) -> bool:
+        try:
+            return node.operation == "ArgMax" and len(node.inputs) == 2 and not self.constant(node.inputs[1]).any()
+        except NotFollowed:
+            return False
 
     def _ends(self) -> set[Ref]:
         found = set()

@@ -249,6 +249,10 @@ for name, function in before.items():
     one = tf.function(net).get_concrete_function(tf.TensorSpec((1, 20), tf.float32))
     open(name + ".tflite", "wb").write(tf.lite.TFLiteConverter.from_concrete_functions([one]).convert())
 np.savez("outputs.npz", **outputs)
+function, module = before["cut"], tf.Module()
+module.net = tf.function(lambda value: tf.argmax(net(value), axis=0))
+signature = module.net.get_concrete_function(tf.TensorSpec((None, 20), tf.float32))
+tf.saved_model.save(module, "samples", signatures=signature)
 """
 
 
@@ -274,3 +278,8 @@ def test_types_and_logic_before_a_sign(spelled: Path, name: str, ending: str) ->
 def test_what_is_no_function_of_each_value_is_named(spelled: Path, name: str, reason: str, ending: str) -> None:
     with pytest.raises(NetworkError, match=rf"node (Cast|Max) \(.*{reason}"):
         read_source(spelled / f"{name}.{ending}", ConvertOptions(**RANGE))
+
+
+def test_an_argmax_of_samples_is_no_end_of_a_network(spelled: Path) -> None:
+    with pytest.raises(NetworkError, match=r"\(ArgMax\) takes the axis 0, not that of the channels"):
+        read_source(spelled / "samples", ConvertOptions(**RANGE))
