@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import mxnet_files
 import numpy as np
 import pytest
 from command_line import run
@@ -63,6 +64,42 @@ def test_answers_complete_a_draft(source: str, tmp_path: Path) -> None:
     rows = np.random.default_rng(0).integers(0, 256, (40, found.net.depth), dtype=np.uint8)
     assert (forward(found.net, rows) == forward(wanted.net, rows)).all()
     assert len(np.unique(forward(found.net, rows), axis=0)) > 1
+
+
+@pytest.mark.parametrize("source", ["SavedModel", "frozen"])
+def test_answers_complete_a_draft_of_tensorflow(source: str, tmp_path: Path) -> None:
+    """Whose graph says in parts what a layer computes."""
+    path, text = draft(tmp_path, source, "unknown")
+    assert [re.split(r"[/\"]", name)[-2] for name in re.findall(r"^name = (.*)\n.*\nopen = ", text, re.MULTILINE)] == [
+        "ResizeNearestNeighbor",
+        "Square",
+        "Sum",
+        "Rsqrt",
+    ]
+    found = read_source(path, ConvertOptions(net=answered(text, "steps = [{tanh = true}]")))
+    rows = np.random.default_rng(0).integers(0, 256, (40, found.net.depth), dtype=np.uint8)
+    assert len(np.unique(forward(found.net, rows), axis=0)) > 1
+
+
+def test_answers_complete_a_draft_of_a_symbol(tmp_path: Path) -> None:
+    def written(name: str, operation: str, **said: str) -> Path:
+        rng, net = np.random.default_rng(2), mxnet_files.Symbol()
+        net.nodes[0]["attrs"] = {"__shape__": "(1, 2, 5, 4)"}
+        net.conv("stem", rng.normal(size=(4, 2, 3, 3)).astype(np.float32), binary=False, pad=(1, 1))
+        net.add(operation, "act", **said)
+        net.add("QActivation", "signs", act_bit=1)
+        net.add("Flatten", "flat")
+        net.dense("fc", rng.uniform(-1, 1, (3, 80)).astype(np.float32))
+        return net.write(tmp_path, name)
+
+    path, wanted = written("unknown", "erfinv"), read(written("known", "Activation", act_type="tanh"), input_shape=None)
+    done = run("convert", path, "--dry-run", "--write-net", tmp_path / "net.toml", "--input-range", "-1:1")
+    assert done.exit_code == 2
+    text = (tmp_path / "net.toml").read_text()
+    assert len(OPEN.findall(text)) == 1
+    found = read_source(path, ConvertOptions(net=answered(text, "steps = [{tanh = true}]")))
+    rows = np.random.default_rng(0).integers(0, 256, (40, found.net.depth), dtype=np.uint8)
+    assert (forward(found.net, rows) == forward(wanted.net, rows)).all()
 
 
 @pytest.mark.parametrize("source", ["onnx", "torch.export", "TorchScript", "Keras"])
