@@ -58,6 +58,10 @@ class KerasLayer:
         return f"{self.name} ({self.kind})"
 
 
+#: What is read instead of a value that no layer gives, or one that is computed from itself; either is told.
+LOST: Given = ("", 0)
+
+
 class NoLayers(SourceError):
     """The config of a model whose own code says what it computes."""
 
@@ -201,7 +205,7 @@ class _Model:
             outputs = [outputs[names.index(self.output)]]
         elif not path and len(outputs) > 1:
             told = f"the model gives the values of {', '.join(names)}; one output is supported"
-            self.problems.append(told + output_lines(names))
+            self.problems.append(told + output_lines([name for name in names if name in inbound] or names))
         known = len(self.problems)
         order = self._order(inbound, outputs)
         used = {name for name, _ in order}
@@ -228,10 +232,10 @@ class _Model:
                 reads = list(entering)
             found, given[name, call] = self._one(entry, (*path, name), here, reads)
             layers += found
-        return layers, [self._of(one, given) for one in outputs if (one.name, one.call) in given]
+        return layers, [self._of(one, given) for one in outputs]
 
     def _of(self, one: _Reference, given: Mapping[Given, list[Given]]) -> Given:
-        values = given[one.name, one.call]
+        values = given.get((one.name, one.call)) or [LOST]
         if not 0 <= one.place < len(values):
             problem = f"{one.name} gives several values, which is not supported"
             self.problems += [] if problem in self.problems else [problem]
@@ -239,10 +243,11 @@ class _Model:
         return values[one.place]
 
     def _order(self, inbound: Mapping[str, list[list[_Reference]]], outputs: Sequence[_Reference]) -> list[Given]:
-        """The calls of layers that lead to the outputs, each behind those that it reads; all layers in the file's order where
-        that is none."""
+        """The calls of layers that lead to the outputs, each behind those that it reads, but for those that are not there, and
+        where layers read what is computed from them."""
         order: dict[Given, None] = {}
         begun: set[Given] = set()
+        absent: set[Given] = set()
         waiting: list[tuple[_Reference, str]] = [(one, "the model gives") for one in reversed(outputs)]
         while waiting:
             spend_steps(what="ordering the layers of a model")
@@ -251,15 +256,19 @@ class _Model:
             calls = inbound.get(one.name)
             if calls is None or not 0 <= one.call < max(len(calls), 1):
                 self.problems.append(f"{user} the values of {one}, which no layer is or none gives so often")
-                return [(name, 0) for name in inbound if not any(inbound[name])]
+                absent.add(here)
+                waiting.pop()
+                continue
             reads = calls[one.call] if calls else []
-            missing = [read for read in reads if (read.name, read.call) not in order]
+            missing = [read for read in reads if (read.name, read.call) not in order and (read.name, read.call) not in absent]
             if here in order or not missing:
                 order.setdefault(here)
                 waiting.pop()
             elif here in begun:
-                self.problems.append(f"{one} takes the values of {', '.join(map(str, missing))}, which are computed from it")
-                return [(name, 0) for name in inbound if not any(inbound[name])]
+                back = ", ".join(str(read) for read in missing if (read.name, read.call) in begun)
+                self.problems.append(f"{one} takes the values of {back}, which are computed from it")
+                order.setdefault(here)
+                waiting.pop()
             else:
                 begun.add(here)
                 waiting += [(read, f"{one} takes") for read in reversed(missing)]

@@ -18,7 +18,7 @@ from xnorinfer.converters.containers.onnxfile import Attribute, OnnxGraph, OnnxN
 from xnorinfer.converters.graphs.channelslast import END, padded, reshaped
 from xnorinfer.converters.graphs.entry import affine
 from xnorinfer.converters.kerasmodels import kerasmaps
-from xnorinfer.converters.kerasmodels.config import JOINS, Given, KerasLayer
+from xnorinfer.converters.kerasmodels.config import JOINS, LOST, Given, KerasLayer
 from xnorinfer.converters.kerasmodels.keraskernels import Kernel
 from xnorinfer.converters.kerasmodels.kerasnodes import KerasNodes
 from xnorinfer.converters.kerasmodels.kerasweights import BIAS, KERNEL, NORM_ROLES, POINTWISE, Weights
@@ -82,7 +82,11 @@ class KerasGraph(KerasNodes):
         self._depth = next((entry.shape[0] for entry in kernels if entry is not None and entry.shape), None)
         self._versions = {3 if key == "batch_shape" else 2 for layer in layers for key in _INPUT_SHAPE if key in layer.config}
         self._on_maps = any(kerasmaps.is_on_maps(layer.kind) for layer in layers)
+        lost: set[Given] = {LOST}
         for layer in layers:
+            if not lost.isdisjoint(layer.reads):  # what a layer computes of what is not known, nobody asks
+                lost.add(layer.gives)
+                continue
             if any(one not in self._known for one in layer.reads):
                 self.problems.append(f"{layer} reads what no layer before it gives")
             reads = [self._known.get(one, self._at_hand) for one in layer.reads] or [_Given("input", self._rank)]
@@ -95,6 +99,11 @@ class KerasGraph(KerasNodes):
             self._known[layer.gives] = self._at_hand
             if layer.call:
                 self._nodes[before:] = [self._called_again(node, layer.call) for node in self._nodes[before:]]
+        if len(lost) > 1:
+            self.lost = True
+            given = dict.fromkeys(one.value for one in self._known.values())
+            self._nodes.append(OnnxNode("Unread", "lost", ("input", *given), ("lost",)))
+            self._value, self._ending = "lost", None
         if self._ending is not None:
             value = f"{self._ending.label}: left out, it does not change which score is largest"
             self.notes.assumptions.append(Assumption("activation of the scores", value, "file"))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import os
 import re
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -416,6 +418,32 @@ def test_live_models_of_several_outputs() -> None:
         assert made.scores(pixels).shape == (5, classes)
     with pytest.raises(OptionError, match=r"third.*: Functional gives first, second"):
         xnorinfer.from_keras(model, output_name="third")
+
+
+def test_all_that_is_wrong_with_a_config(tmp_path: Path) -> None:
+    """A circle of layers, an output that is none, and what is wrong with layers that neither is behind."""
+    path = keras_file(tmp_path, "together")
+    with zipfile.ZipFile(path) as archive:
+        held = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(held["config.json"])
+    config["config"]["output_layers"] = [["first", 0, 0], ["nowhere", 0, 0]]
+    (unlike,) = (layer for layer in config["config"]["layers"] if layer["name"] == "sum")
+    unlike["inbound_nodes"] = json.loads(json.dumps(unlike["inbound_nodes"]).replace('"mean"', '"all"'))
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in (held | {"config.json": json.dumps(config).encode()}).items():
+            archive.writestr(name, data)
+    with pytest.raises(NetworkError) as caught:
+        read(path)
+    wanted = (
+        r"gives the values of first, nowhere; one output is supported; --output-name first takes one of them",
+        r"all takes the values of sum, which are computed from it",
+        r"the model gives the values of nowhere, which no layer is",
+        r"unit \(UnitNormalization\): UnitNormalization is not",
+        r"up \(UpSampling2D\) is not",
+        r"two \(SteSign\).* makes signs of what is signs already, by one \(SteSign\)",
+    )
+    for problem, pattern in zip(caught.value.problems, wanted, strict=True):
+        assert re.search(pattern, problem), problem
 
 
 def test_all_that_is_wrong_with_a_symbol(tmp_path: Path) -> None:
