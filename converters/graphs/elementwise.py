@@ -142,6 +142,12 @@ def _half_up(x: F32) -> F32:
     return np.asarray(np.sign(x) * np.floor(np.abs(x) + np.float32(0.5)), np.float32)
 
 
+def _half_away(x: F32) -> F32:
+    """C's round: what 0.5 is added to would be rounded first."""
+    below = np.floor(np.abs(x))
+    return np.asarray(np.sign(x) * (below + (np.abs(x) - below >= np.float32(0.5))), np.float32)
+
+
 def _half_down(x: F32) -> F32:
     return np.asarray(np.sign(x) * np.ceil(np.abs(x) - np.float32(0.5)), np.float32)
 
@@ -175,6 +181,7 @@ RISING: dict[str, Callable[[F32], Any]] = {
     "Identity": lambda x: x,
     "Sign": np.sign,
     "Round": np.round,
+    "RoundHalfAway": _half_away,
     "RoundHalfUp": _half_up,
     "RoundHalfDown": _half_down,
     "RoundUp": _up,

@@ -211,18 +211,11 @@ class MxnetNodes:
         return known
 
     def rounded(self, node: SymbolNode, value: str, bits: int, result: str) -> str:
-        """`roundf(k * clip(x, 0, 1)) / k`: what is above the whole number below is exact, a sum with 0.5 may be rounded."""
+        """`round(k * clip(x, 0, 1)) / k`, halves away from 0."""
         most = self.constant(node, "levels above 0", 2.0**bits - 1)
-
-        def named(what: str) -> str:
-            return self.new(f"{node.name}: {what}")
-
-        clipped = self.add("Clip", node, (value,), named("clipped"), min=0.0, max=1.0)
-        scaled = self.add("Mul", node, (clipped, most), named("scaled"))
-        below = self.add("Floor", node, (scaled,), named("below"))
-        rest = self.add("Sub", node, (scaled, below), named("rest"))
-        up = self.add("GreaterOrEqual", node, (rest, self.constant(node, "half", 0.5)), named("up"))
-        whole = self.add("Add", node, (below, up), named("rounded"))
+        clipped = self.add("Clip", node, (value,), self.new(f"{node.name}: clipped"), min=0.0, max=1.0)
+        scaled = self.add("Mul", node, (clipped, most), self.new(f"{node.name}: scaled"))
+        whole = self.add("RoundHalfAway", node, (scaled,), self.new(f"{node.name}: rounded"))
         self.levels_of[result, bits] = result  # rounded again it is the same
         self._axes[result] = self.axes(value)
         return self.add("Div", node, (whole, most), result)

@@ -39,6 +39,7 @@ _SAME: dict[str, tuple[str, tuple[str, ...]]] = {
     "LogisticRegressionOutput": ("Sigmoid", ("grad_scale",)),
     **{name: (name.capitalize(), ()) for name in ("relu", "sigmoid", "tanh", "sign", "abs", "exp", "sqrt")},
     "negative": ("Neg", ()),
+    "round_ste": ("RoundHalfAway", ()),
     "_contrib_gradcancel": ("Identity", ("threshold",)),
 }
 _SUMS = ("elemwise_add", "_plus", "_Plus", "_add", "broadcast_add", "broadcast_plus", "_grad_add")
@@ -311,15 +312,6 @@ def _det_sign(one: One) -> int:
     return one.alike("BipolarQuant", one.first, one.number("one", 1))
 
 
-def _round(one: One) -> int:
-    """C's round: halves away from 0."""
-    size = one.add("Abs", one.first, to="size")
-    below = one.add("Floor", size, to="below")
-    up = one.add("GreaterOrEqual", one.add("Sub", size, below, to="rest"), one.number("half", 0.5), to="up")
-    rounded = one.add("Add", below, up, to="rounded")
-    return one.alike("Mul", one.add("Sign", one.first, to="sign"), rounded)
-
-
 def _pad(one: One) -> int:
     """A number around a map."""
     one.said.word("mode", "", ("constant",))
@@ -403,7 +395,6 @@ OPERATORS: dict[str, Callable[[One], int]] = {
     **dict.fromkeys(("SoftmaxOutput", "Softmax", "softmax", "SoftmaxActivation"), _softmax),
     "clip": _clip,
     **dict.fromkeys(("det_sign", "approx_sign"), _det_sign),
-    "round_ste": _round,
     **dict.fromkeys(("Pad", "pad"), _pad),
     "slice_axis": _slice_axis,
     **dict.fromkeys(("Reshape", "reshape"), _reshape),

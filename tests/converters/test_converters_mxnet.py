@@ -20,6 +20,7 @@ import xnorinfer
 from xnorinfer.conversion import convert_file
 from xnorinfer.converters import ConvertOptions, Reading, files_of, read_source
 from xnorinfer.converters.containers.mxnetparams import read_params
+from xnorinfer.converters.graphs.elementwise import RISING
 from xnorinfer.errors import NetworkError, SourceError
 from xnorinfer.net.ops import Linear
 from xnorinfer.net.reference import forward
@@ -307,6 +308,12 @@ def test_operators_of_gluon_that_are_refused(tmp_path: Path, name: str, said: di
         read(net.write(tmp_path), (3, 9, 10))
     assert message in str(caught.value)
     assert_resolvable(caught.value)
+
+
+def test_round_ste_is_the_round_of_c() -> None:
+    """Halves away from 0; what is next to a half is not rounded to it first."""
+    x = np.array([0.5, 1.5, -0.5, -2.5, np.nextafter(F(0.5), F(0)), -np.nextafter(F(0.5), F(0)), 8388609, np.inf, 0], F)
+    np.testing.assert_array_equal(RISING["RoundHalfAway"](x), np.array([1, 2, -1, -3, 0, 0, 8388609, np.inf, 0], F))
 
 
 def test_softmax_of_another_axis(tmp_path: Path) -> None:
