@@ -313,7 +313,8 @@ def test_operators_of_gluon_that_are_refused(tmp_path: Path, name: str, said: di
 def test_round_ste_is_the_round_of_c() -> None:
     """Halves away from 0; what is next to a half is not rounded to it first."""
     x = np.array([0.5, 1.5, -0.5, -2.5, np.nextafter(F(0.5), F(0)), -np.nextafter(F(0.5), F(0)), 8388609, np.inf, 0], F)
-    np.testing.assert_array_equal(RISING["RoundHalfAway"](x), np.array([1, 2, -1, -3, 0, 0, 8388609, np.inf, 0], F))
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(RISING["RoundHalfAway"](x), np.array([1, 2, -1, -3, 0, 0, 8388609, np.inf, 0], F))
 
 
 def test_softmax_of_another_axis(tmp_path: Path) -> None:
