@@ -103,7 +103,7 @@ def test_empty_batches_and_one_class() -> None:
 
 @pytest.mark.parametrize("name", ["range", "threshold", "reals"])
 def test_activity_counts_what_the_reference_fires(name: str) -> None:
-    net = random_network(8, [30, 66, 40, 4], INPUTS[name])
+    net = random_network(8, [30, 66, 40, 4], INPUTS[name], awkward=name != "reals")
     packed = lower(net).packed
     x = random_inputs(np.random.default_rng(0), net.input, 50, 30)
     model, activity = Model(packed), Activity(packed)

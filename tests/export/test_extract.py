@@ -107,7 +107,7 @@ def test_a_network_rebuilt_from_the_arrays_gives_the_scores_of_its_source(kind: 
     for number, options in enumerate(OPTIONS):
         if options.get("binarize_input") and not isinstance(mapping, PixelInput | RealInput):
             continue
-        net: Net = networks.random_network(40 + number, (70, 65, 9, 3), mapping, **options)
+        net: Net = networks.random_network(40 + number, (70, 65, 9, 3), mapping, **options, awkward=kind != "reals")
         x = networks.random_inputs(rng, mapping, 20, 70)
         numbers = written(lower(net).packed, tmp_path / f"net{suffix}")
         want = forward(net, x)

@@ -123,7 +123,7 @@ def test_every_broken_value_of_a_float_tail_is_refused(tmp_path: Path, case: str
 
     name, change, message = VALUES[case]
     path = tmp_path / "m"
-    modelfile.save(lower(random_network(7, [20, 17, 9, 3], INPUTS["reals"], float_tail=True)).packed, path)
+    modelfile.save(lower(random_network(7, [20, 17, 9, 3], INPUTS["reals"], float_tail=True, awkward=False)).packed, path)
     with safe_open(path, framework="numpy") as container:
         tensors = {key: container.get_tensor(key) for key in container.keys()}  # noqa: SIM118 (not a mapping)
         metadata = container.metadata()

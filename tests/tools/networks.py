@@ -98,8 +98,12 @@ def random_network(
     chains: bool = False,
     binarize_input: bool = False,
     profile: str = "tf1-round",
+    awkward: bool = True,
 ) -> Net:
-    """Dense (bias, H, sometimes a scale) -> BatchNorm -> sign, ending in a head with BatchNorm or a float layer on hardtanh."""
+    """Dense (bias, H, sometimes a scale) -> BatchNorm -> sign, ending in a head with BatchNorm or a float layer on hardtanh.
+
+    awkward: hidden layers have channels where sums of real inputs leave float32, so that no limit of the sums tells their sign.
+    """
     rng = np.random.default_rng(seed)
     layers: list[Named] = []
     if binarize_input:
@@ -121,7 +125,7 @@ def random_network(
         latent = random_latents(rng, neurons, depth, zeros=rule != "sign")
         layers.append((name, Linear(latent, rule, h, bias, scale)))
         # A head's scores are compared as floats: awkward channels there would only make them infinite.
-        norm = random_batch_norm(rng, neurons, deviation, form, awkward=not last and not chains)
+        norm = random_batch_norm(rng, neurons, deviation, form, awkward=awkward and not last and not chains)
         layers.append(("bn", as_chain(norm) if chains else norm))
         if not last and not (float_tail and index == len(widths) - 3):
             layers.append((f"{name}.sign", Quantize(rule)))
