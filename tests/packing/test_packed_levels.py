@@ -279,6 +279,16 @@ def test_levels_that_change_twice_over_the_sums_are_compared_as_numbers() -> Non
     assert not any(one.differences for one in prove_parts(packed, net, lambda *_: None))
 
 
+@pytest.mark.parametrize("levels", [Levels(0, 3, step=1e-45, divisor=3.0), Levels(-2, 1, step=3e38)])
+def test_levels_that_are_one_number_are_told_apart(levels: Levels) -> None:
+    """Too small for float32, or too large: layers sum whole numbers."""
+    net = chain(levels)
+    packed = lower(net).packed
+    x = random_inputs(packed, 50, 0)
+    assert (Plan(packed).run(x) == forward(net, x)).all()
+    assert not [one.first for one in prove_parts(packed, net, lambda *_: None) if one.differences]
+
+
 def test_proof_finds_a_limit_that_is_wrong() -> None:
     net = chain()
     packed = lower(net).packed

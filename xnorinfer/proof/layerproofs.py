@@ -287,7 +287,10 @@ def _codes(value: F32, part: Part) -> F32:
     assert levels is not None
     if isinstance(op, Quantize) and op.rule == "sign":  # which codes have +1 for at 0
         op = Quantize("ge")
-    numbers = compute(Node(part.name, op, (INPUT,)), Rows(value, REALS)).mapped
+    found = compute(Node(part.name, op, (INPUT,)), Rows(value, REALS))
+    if found.domain == levels:  # of which several may be one number
+        return np.asarray(found.array - np.float32(levels.low), np.float32)
+    numbers = found.mapped
     return np.searchsorted(mapped_input(levels, np.arange(levels.low, levels.high + 1)), numbers).astype(np.float32)
 
 
