@@ -209,7 +209,8 @@ def _axes(node: OnnxNode, arrays: Sequence[NDArray[Any]]) -> tuple[int, ...] | N
     given = node.attributes.get("axes")
     if isinstance(given, tuple):
         return tuple(int(axis) for axis in given)
-    return tuple(int(axis) for axis in arrays[1].reshape(-1)) if len(arrays) > 1 else None
+    axes = tuple(int(axis) for axis in arrays[1].reshape(-1)) if len(arrays) > 1 else ()
+    return axes if axes or _whole(node, "noop_with_empty_axes", 0) else None
 
 
 def _moves(node: OnnxNode, arrays: Sequence[NDArray[Any]]) -> Callable[[Any], Any]:
@@ -261,6 +262,17 @@ def _concat(constants: Constants, node: OnnxNode, arrays: Sequence[NDArray[Any]]
     return np.concatenate(arrays, _whole(node, "axis", 0))
 
 
+def _dequantized(constants: Constants, node: OnnxNode, arrays: Sequence[NDArray[Any]]) -> Any:
+    """Whole numbers, their distance from a zero point times a scale, of all or of each place along an axis."""
+    x, scale, *zero = arrays
+    if x.dtype.kind not in "iu" or scale.dtype != np.float32 or _whole(node, "block_size", 0):
+        return None
+    constants.room(node, x.shape)
+    shape = [-1 if axis == _whole(node, "axis", 1) % x.ndim else 1 for axis in range(x.ndim)] if scale.ndim else ()
+    wide = x.astype(np.int64) - (zero[0].reshape(shape) if zero else 0)
+    return wide.astype(np.float32) * scale.reshape(shape)
+
+
 def _gather(constants: Constants, node: OnnxNode, arrays: Sequence[NDArray[Any]]) -> Any:
     axis = _whole(node, "axis", 0)
     constants.room(node, (arrays[0].size // max(arrays[0].shape[axis], 1), arrays[1].size))
@@ -295,6 +307,7 @@ SHAPING: dict[str, Callable[[Constants, OnnxNode, Sequence[NDArray[Any]]], Any]]
     "Expand": _expand,
     "ConstantOfShape": _filled,
     "Concat": _concat,
+    "DequantizeLinear": _dequantized,
     "Gather": _gather,
     "Slice": _slice,
     "Shape": _shape,

@@ -288,6 +288,29 @@ def test_float_weights_that_read_scaled_signs(tmp_path: Path) -> None:
         np.testing.assert_array_equal(Model(lower(reading.net).packed, threads=1).scores(x), wanted)
 
 
+@pytest.mark.parametrize("form", ["all", "neurons", "zero point"])
+def test_weights_that_are_stored_as_whole_numbers(tmp_path: Path, form: str) -> None:
+    g = Graph(16)
+    signs, zero = g.signs(12, 6), 3 if form == "zero point" else 0
+    stored = (signs + zero).astype(np.int8)
+    scale = np.array(0.25, F) if form == "all" else np.array([0.25, 0.5, 0.1, 2, 0.3, 1], F)
+    zeros = [g.constant(np.full(scale.shape, zero, np.int8))] if zero else []
+    g.add("MatMul", g.derived("DequantizeLinear", g.constant(stored), g.constant(scale), *zeros, axis=-1))
+    reading = read_source(g.write(tmp_path), ConvertOptions(input=SignInput()))
+    x = np.sign(g.rng.standard_normal((50, 12))).astype(np.int8)
+    np.testing.assert_array_equal(reference.forward(reading.net, x), (x @ signs) * scale)
+
+
+@pytest.mark.parametrize("noop", [0, 1])
+def test_reductions_of_constants_without_axes(tmp_path: Path, noop: int) -> None:
+    g, vector = Graph(17), np.array([1, 4, 2, 8, 0.5, 3], F)
+    signs, none = g.signs(12, 6), g.constant(np.zeros(0, np.int64))
+    g.add("MatMul", signs).add("Mul", g.derived("ReduceMax", g.constant(vector), none, keepdims=0, noop_with_empty_axes=noop))
+    reading = read_source(g.write(tmp_path), ConvertOptions(input=SignInput()))
+    x = np.sign(g.rng.standard_normal((50, 12))).astype(np.int8)
+    np.testing.assert_array_equal(reference.forward(reading.net, x), (x @ signs) * (vector if noop else vector.max()))
+
+
 def test_shape_arithmetic_and_constant_nodes(tmp_path: Path) -> None:
     g = Graph(8)
     shape = g.derived("Shape", "x")
