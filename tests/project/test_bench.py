@@ -31,7 +31,7 @@ from xnorinfer.speed.timing import FEWEST_ROUNDS, Timing
 
 def network(name: str, seed: int = 0, tail: bool = False) -> tuple[PackedModel, NDArray[Any], NDArray[np.int64]]:
     """A random packed network, inputs, and the reference's classes."""
-    net = random_network(seed, [50, 130, 70, 10], INPUTS[name], float_tail=tail)
+    net = random_network(seed, [50, 130, 70, 10], INPUTS[name], float_tail=tail, awkward=name != "reals")
     x = random_inputs(np.random.default_rng(seed), net.input, 120, 50)
     return lower(net).packed, x, forward(net, x).argmax(axis=1)
 

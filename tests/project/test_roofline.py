@@ -86,7 +86,7 @@ def test_moving_goes_through_so_many_bytes() -> None:
 
 @pytest.mark.parametrize("name", INPUTS)
 def test_work_of_dense_layers(name: str) -> None:
-    packed = lower(random_network(0, [50, 130, 70, 10], INPUTS[name])).packed
+    packed = lower(random_network(0, [50, 130, 70, 10], INPUTS[name], awkward=name != "reals")).packed
     works = {node.name: layertimes.work_of(packed, index, 3) for index, node in enumerate(packed.nodes)}
     first, *_, last = (node for node in packed.nodes if isinstance(node.op, Dot))
     # Of a sample: a word of bits where they are made before, else the input's own numbers.
