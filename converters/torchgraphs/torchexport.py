@@ -139,12 +139,11 @@ class _Program:
                 self.values.update((name, self._size(node)) for name in names)
             return
         target = str(node["target"])
-        if not target.startswith("torch.ops.aten."):
-            self.recorder.refuse(target, "is not supported in a binary network")
         operation = target.removeprefix("torch.ops.aten.").partition(".")[0]
         self.recorder.module = _module_of(node)
         named = {argument["name"]: self._argument(argument["arg"]) for argument in node["inputs"]}
-        result = self.recorder.record(operation, [], named)
+        ours = target.startswith("torch.ops.aten.")
+        result: Any = self.recorder.record(operation, [], named) if ours else self.recorder.of_others(target, [*named.values()])
         tensors = [one for output in outputs for one in output.get("as_tensors", [output.get("as_tensor")])]
         for place, tensor in enumerate(tensors):
             if isinstance(result, list) and place >= len(result):

@@ -18,6 +18,7 @@ from xnorinfer.budget import spend_bytes, spend_steps
 from xnorinfer.converters.containers.arrays import RawTensor
 from xnorinfer.converters.containers.onnxfile import NUMBERS, Attribute, OnnxGraph, OnnxNode
 from xnorinfer.converters.graphs.operations import OTHER_TYPE
+from xnorinfer.converters.graphs.problems import UNREAD
 from xnorinfer.converters.torchgraphs import torchjoins, torchmaps
 from xnorinfer.converters.torchgraphs.torchmemory import Memory
 from xnorinfer.converters.torchgraphs.torchschemas import (
@@ -103,6 +104,11 @@ class Recorder:
 
     def refuse(self, operation: str, reason: str) -> NoReturn:
         raise SourceError(f"{self.about}: operation {operation} {reason}")
+
+    def of_others(self, operation: str, given: Sequence[Any]) -> Ref:
+        """What an operation gives that is none of PyTorch's: nobody knows."""
+        why: dict[str, Any] = {UNREAD: "is not supported in a binary network"}
+        return self.node(operation, *(one for one in given if isinstance(one, Ref)), **why)
 
     def shape_of(self, value: Any) -> tuple[int, ...] | None:
         """The shape of a tensor of the file, or of what was made of such ones; None for the network's values."""

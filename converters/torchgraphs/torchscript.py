@@ -370,7 +370,10 @@ class _Run:
 
     def _operation(self, node: ast.Call, name: str, positional: list[Any], named: dict[str, Any]) -> Any:
         space, _, operation = name.rpartition(".")
-        if space not in ("torch", "ops.aten", "ops.prim", "") or _is_raise(node):
+        known = space in ("torch", "ops.aten", "ops.prim", "")
+        if space.startswith("ops.") and not known:
+            return self.recorder.of_others(name, [*positional, *named.values()])
+        if not known or _is_raise(node):
             return self._refuse(node, "ends in an error" if _is_raise(node) else "calls what is not supported")
         if positional and isinstance(positional[0], list) and operation in (*_CHANGES, "slice", "remove", "sort", "Delete"):
             return self._changed(node, operation, positional)

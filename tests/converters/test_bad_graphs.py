@@ -420,6 +420,35 @@ def test_live_models_of_several_outputs() -> None:
         xnorinfer.from_keras(model, output_name="third")
 
 
+@pytest.mark.parametrize("how", ["torch.export", "TorchScript"])
+def test_operations_of_others_are_listed_with_all_else(how: str, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+
+    name = f"listed::{how.replace('.', '_')}"
+    of_others = torch.library.custom_op(name, torch.clone, mutates_args=(), schema="(Tensor x) -> Tensor")
+    of_others.register_fake(torch.empty_like)
+
+    class Network(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = torch.nn.Linear(6, 4)
+
+        def forward(self, x: Any) -> Any:
+            a = self.a(x)
+            return of_others(a) + torch.erfinv(a)
+
+    module, path, x = Network().eval(), tmp_path / "net.pt2", torch.rand(2, 6)
+    if how == "TorchScript":
+        torch.jit.trace(module, x).save(str(path))
+    else:
+        torch.export.save(torch.export.export(module, (x,)), path)
+    with pytest.raises(NetworkError) as caught:
+        read(path)
+    first, second = caught.value.problems
+    assert re.search(r"ops\.listed\.\w+.* is not supported", first)
+    assert re.search(r"erfinv.* is not supported", second)
+
+
 def test_all_that_is_wrong_with_a_config(tmp_path: Path) -> None:
     """A circle of layers, an output that is none, and what is wrong with layers that neither is behind."""
     path = keras_file(tmp_path, "together")

@@ -458,7 +458,7 @@ EXPORTS: dict[str, tuple[Callable[[str, bytes], bytes | None], str]] = {
     ),
     "other operation": (
         in_json(MODEL, set_at("graph_module", "graph", "nodes", 0, "target", value="torch.ops.evil.run.default")),
-        "operation torch.ops.evil.run.default is not supported",
+        r"\(torch.ops.evil.run.default\) is not supported",
     ),
     "no models": (lambda name, old: None if name.endswith(MODEL) else old, "holds 0 models"),
 }
