@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,6 +100,8 @@ class Constants:
     def computed(self, node: OnnxNode, inputs: Sequence[Constant]) -> Constant:
         """Any other operation on constants.  Raises Refused."""
         names = tuple(dict.fromkeys(name for value in inputs for name in value.names))
+        if not inputs:
+            self._refuse(node)
         first = inputs[0]
         arrays = [value.array for value in inputs]
         operation = node.operation
@@ -134,7 +136,10 @@ class Constants:
             found = SHAPING[operation](self, node, arrays)
             if found is not None:
                 return self.of(np.asarray(found), names)
-        return self.problems.refuse(node, f"computes constants in a way that is not supported{_FOLD.get(self.producer, '')}")
+        return self._refuse(node)
+
+    def _refuse(self, node: OnnxNode) -> NoReturn:
+        self.problems.refuse(node, f"computes constants in a way that is not supported{_FOLD.get(self.producer, '')}")
 
     def _summed(self, node: OnnxNode, array: NDArray[Any], axes: tuple[int, ...] | None) -> F32 | None:
         """A sum as PyTorch rounds it, in its own programs; None of all else."""

@@ -50,8 +50,10 @@ class GraphMaps(GraphCuts):
             return self.move(node, self.settled(node, live), inputs)
         if places is not None:
             return dataclasses.replace(live, places=places)
+        if node.operation == "Expand" and sizes is not None and self._multiplies(node, live.places.shape, sizes):
+            return live
         wide = live.places.size > max(live.places.shape) or live.stage.is_map
-        if node.operation == "Transpose" or wide:
+        if node.operation == "Transpose" or wide or (node.operation == "Expand" and sizes is not None):
             found = " x ".join(map(str, live.places.shape))
             told = "" if sizes is None else f" to {' x '.join(map(str, sizes))}"
             self.problems.refuse(
@@ -59,6 +61,17 @@ class GraphMaps(GraphCuts):
                 f"moves values of {found}{told} in a way that is not followed: samples are not kept apart, or it is not told",
             )
         return dataclasses.replace(live, places=None)
+
+    def _multiplies(self, node: OnnxNode, shape: Sequence[int], sizes: Sequence[int]) -> bool:
+        """Whether products alone read what a node spreads over a larger shape, as they do themselves, with a value of that
+        shape each (y * gate.expand_as(y))."""
+        spread = np.broadcast_shapes((self.rows, *shape), tuple(sizes))
+        for reader in self.readers.get(node.outputs[0], ()):
+            others = [self.values.get(name) for name in reader.inputs if name != node.outputs[0]]
+            beside = [one.places.shape for one in others if isinstance(one, Live) and one.places is not None]
+            if reader.operation != "Mul" or (self.rows, *next(iter(beside), ())) != spread:
+                return False
+        return node.outputs[0] in self.readers and node.outputs[0] not in self.graph.outputs
 
     def pad(self, node: OnnxNode, live: Live, inputs: Sequence[Value | None]) -> Value:
         """Numbers around a map, which a convolution or a pool then reads."""

@@ -60,6 +60,10 @@ class Stages(Wiring):
         self.constants = Constants(self.table, problems, notes)
         self.values: dict[str, Value] = {}
         self.made_by = {node.outputs[0]: node for node in graph.nodes}
+        self.readers: dict[str, list[OnnxNode]] = {}
+        for node in graph.nodes:
+            for name in dict.fromkeys(node.inputs):
+                self.readers.setdefault(name, []).append(node)
         self.uses: dict[str, str] = {}
         self.sign_rules: dict[Rule, None] = {}
         self.weight_rules: dict[Rule, None] = {}

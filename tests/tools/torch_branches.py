@@ -319,8 +319,8 @@ class Reduced(nn.Module):
         sums = y.sum((2, 3), keepdim=True) / 128 + y.max(2, keepdim=True)[0].max(3, keepdim=True)[0]
         averages = functional.avg_pool2d(y, y.size()[2:]) + functional.adaptive_max_pool2d(y, 1)
         for gate, value in zip(self.gates, (means, largest, sums, averages)):  # noqa: B905 (scripts know no strict)
-            x = x * torch.sigmoid(gate(value))
-        return x + y * torch.sigmoid(self.one(y.mean((2, 3)))).view(-1, 1, 1, 1)
+            x = x * torch.sigmoid(gate(value)).expand_as(x)
+        return x + y * torch.sigmoid(self.one(y.mean((2, 3)))).view(-1, 1, 1, 1).expand_as(y)
 
 
 def _network(stem: int, *blocks: nn.Module, channels: int) -> nn.Module:
