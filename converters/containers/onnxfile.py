@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -40,6 +40,11 @@ CHANNELS_LAST_DOMAIN = "qonnx.custom_op.channels_last"
 #: TensorProto.DataType, from 1 on; bfloat16 is not read.
 TYPES = numbered_types("float32 uint8 int8 uint16 int16 int32 int64 string bool float16 float64 uint32 uint64")
 NUMBERS = {name: number for number, name in TYPES.items()}
+
+
+#: Functions of a model by domain and name, FunctionProtos; so many calls of them a node may lie in.
+Functions: TypeAlias = dict[tuple[str, str], Message]
+MOST_CALLS = 16
 
 
 @dataclass(frozen=True)
@@ -82,24 +87,28 @@ def data_files(path: Path) -> list[Path]:
     # It was read, or will be, under its budget; charged twice, a file could be left out.
     with contextlib.suppress(SourceError, OSError), budget.unlimited(path.name), path.open("rb") as stream:
         if stream.read(1) == FIRST_BYTE:
-            _read(path, files)
+            _read(path, files, are_inlined=False)
     return list(dict.fromkeys(files.opened.values()))
 
 
-def _read(path: Path, files: DataFiles) -> OnnxGraph:
+def _read(path: Path, files: DataFiles, *, are_inlined: bool = True) -> OnnxGraph:
+    """are_inlined: whether nodes of the model's functions stand where they are called, which only a budget bounds."""
     try:
         model = Message(memoryview(path.read_bytes()))
         if 7 not in model:
             raise WireError("holds no graph")
+        functions: Functions = {}
         for function in model.messages(25):
+            spend_bytes(NODE_BYTES, "the functions of a model")
             if function.text(10) in ONNX_DOMAINS:
                 raise SourceError(f"{path.name} gives ONNX' operation {function.text(1)!r} a meaning of its own: not supported")
-        return _read_graph(model.bytes(7), model.text(2), files)
+            functions[function.text(10), function.text(1)] = function
+        return _read_graph(model.bytes(7), model.text(2), files, functions if are_inlined else {})
     except WireError as error:
         raise SourceError(f"{path.name} is damaged, truncated or no ONNX model: it {error}") from None
 
 
-def _read_graph(message: memoryview, producer: str, files: DataFiles) -> OnnxGraph:
+def _read_graph(message: memoryview, producer: str, files: DataFiles, functions: Functions) -> OnnxGraph:
     nodes: list[OnnxNode] = []
     constants: dict[str, RawTensor] = {}
     inputs: list[str] = []
@@ -109,8 +118,7 @@ def _read_graph(message: memoryview, producer: str, files: DataFiles) -> OnnxGra
     for number, value in fields(message):
         spend_steps(what="reading its graph")
         if number == 1:
-            spend_bytes(NODE_BYTES, f"a graph of {len(nodes)} nodes and more")
-            nodes.append(_read_node(Message(value), files))
+            nodes += _nodes_of(Message(value), files, functions, {})
             scope = _scope_of(Message(value))
             if scope is not None:
                 scopes |= dict.fromkeys(nodes[-1].outputs, (scope,))
@@ -146,6 +154,38 @@ def _read_shape(message: Message) -> tuple[int | None, ...] | None:
         message = message.message(field_number)
     sizes = (dim.signed(1) if 1 in dim else None for dim in message.messages(1))
     return tuple(size if size is not None and size > 0 else None for size in sizes)
+
+
+def _nodes_of(
+    message: Message, files: DataFiles, functions: Functions, said: Mapping[str, Attribute], depth: int = 0
+) -> Iterator[OnnxNode]:
+    """A node; those of a function of the model in the place of one that calls it.  said: what the call that it is in says."""
+    spend_bytes(NODE_BYTES, "the nodes of a graph")
+    spend_steps(what="reading its graph")
+    node = _read_node(message, files)
+    refers = {one.text(1): one.text(21) for one in message.messages(5) if 21 in one}
+    node.attributes.update({key: said[name] for key, name in refers.items() if name in said})
+    function = functions.get((message.text(7), message.text(4)))
+    if function is None:
+        yield node
+        return
+    if depth == MOST_CALLS:
+        raise WireError(f"has functions that call one another more than {MOST_CALLS} times")
+    unsaid = {one.text(1): _read_attribute(one, files) for one in function.messages(11)}
+    said = {**{key: value for key, value in unsaid.items() if value is not None}, **node.attributes}
+    place = next(filter(None, node.outputs), node.name)
+    names = {"": "", **dict.fromkeys(function.texts(4), ""), **dict(zip(function.texts(4), node.inputs, strict=False))}
+    copied = []
+    for name, result in zip(function.texts(5), node.outputs, strict=False):
+        if result and names.setdefault(name, result) != result:
+            copied.append(OnnxNode("Identity", f"{node.name}/{name}", (names[name],), (result,)))
+    for inner in function.messages(7):
+        for one in _nodes_of(inner, files, functions, said, depth + 1):
+            inputs, outputs = (
+                tuple(names.get(name, f"{place}/{name}") for name in values) for values in (one.inputs, one.outputs)
+            )
+            yield replace(one, name=f"{node.name}/{one.name}", inputs=inputs, outputs=outputs)
+    yield from copied
 
 
 def _read_node(message: Message, files: DataFiles) -> OnnxNode:

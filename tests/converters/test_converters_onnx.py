@@ -9,7 +9,7 @@ from typing import Any
 import networks
 import numpy as np
 import pytest
-from onnx_writer import field, node, tensor, write
+from onnx_writer import attribute, field, node, tensor, write
 from real_networks import checkpoint, mnist_test_set
 from refusals import assert_resolvable
 
@@ -544,11 +544,43 @@ def test_an_operation_of_another_domain_is_another_operation(tmp_path: Path) -> 
         assert len(kinds_of(read_source(of_domain(path, domain, function("mine")), options), Linear)) == 2
     for domain in ("qonnx.custom_op.general", "onnx.brevitas", "finn"):
         assert len(kinds_of(read_source(of_domain(path, domain, operation="BipolarQuant"), options), Linear)) == 2
-    for functions in ((), (function("mine"),)):
-        with pytest.raises(NetworkError, match=r"\(mine\.Sign\) is not supported"):
-            read_source(of_domain(path, "mine", *functions), options)
+    with pytest.raises(NetworkError, match=r"\(mine\.Sign\) is not supported"):
+        read_source(of_domain(path, "mine", function("other")), options)
+    ours, turned = (read_source(of_domain(path, domain, function("mine")), options) for domain in ("", "mine"))
+    x = np.sign(np.random.default_rng(6).standard_normal((50, 9))).astype(np.int8)
+    np.testing.assert_array_equal(reference.forward(turned.net, x), -reference.forward(ours.net, x))
     with pytest.raises(SourceError, match=r"net\.onnx gives ONNX' operation 'Sign' a meaning of its own"):
         read_source(of_domain(path, "", function("")), options)
+
+
+@pytest.mark.parametrize("slope", [None, 0.25])
+def test_functions_of_a_model_stand_where_they_are_called(tmp_path: Path, slope: float | None) -> None:
+    """What a call says is what nodes refer to, else what the function says; a value of its own is one in each call."""
+    refers = field(5, field(1, "alpha") + field(21, "slope"))
+    leaky = field(1, "Leaky") + field(4, "v") + field(5, "w") + field(7, node("LeakyRelu", ["v"], "w") + refers)
+    leaky += field(10, "mine") + field(11, attribute("slope", 0.5))
+    called = node("Leaky", ["v"], "n") + field(7, "mine") + field(5, field(1, "slope") + field(21, "by"))
+    twice = field(1, "Twice") + field(4, "v") + field(5, "w") + field(7, called) + field(10, "mine")
+    twice += field(7, node("Leaky", ["n"], "w") + field(7, "mine"))
+    said = {} if slope is None else {"by": slope}
+    nodes = [node("MatMul", ["x", "c0"], "a")]
+    nodes += [node("Twice", [one], other, **said) + field(7, "mine") for one, other in ("ab", "by")]
+    signs = sign(np.random.default_rng(5).standard_normal((9, 5)).astype(F))
+    path = write(tmp_path / "net.onnx", nodes, {"c0": signs}, "y")
+    path.write_bytes(path.read_bytes() + field(25, leaky) + field(25, twice))
+    reading = read_source(path, ConvertOptions(input=SignInput()))
+    x = np.sign(np.random.default_rng(6).standard_normal((50, 9))).astype(np.int8)
+    wanted = x @ signs
+    for factor in (slope or 0.5, 0.5, slope or 0.5, 0.5):
+        wanted = np.where(wanted < 0, wanted * F(factor), wanted)
+    np.testing.assert_array_equal(reference.forward(reading.net, x), wanted)
+
+
+def test_functions_that_call_themselves(tmp_path: Path) -> None:
+    again = field(1, "Sign") + field(4, "v") + field(5, "w") + field(10, "mine")
+    again += field(7, node("Sign", ["v"], "w") + field(7, "mine"))
+    with pytest.raises(SourceError, match="functions that call one another more than 16 times"):
+        read_source(of_domain(tmp_path / "net.onnx", "mine", again))
 
 
 def test_two_tensors_of_one_name(tmp_path: Path) -> None:
