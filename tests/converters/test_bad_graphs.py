@@ -252,7 +252,7 @@ UNLIKE = r"\(Add\) adds values 6 x 6 x 8 and \d x \d x 8 and not two of one shap
 AGAIN = (r"node \S+ \(Where\) makes signs of what is signs already, by node \S+ \(Where\).*--sign-of-signs",)
 OF_TENSORFLOW = (
     r"up/resize/ResizeNearestNeighbor \(ResizeNearestNeighbor\) is not",
-    *(rf"unit/l2_normalize/{name} \({name}\) is not" for name in ("Square", "Sum", "Rsqrt")),
+    *(rf"unit/l2_normalize/{name} \({name}\) is not" for name in ("Sum", "Rsqrt")),
 )
 #: What is wrong -> source -> what each of its problems says; () where the network is one all the same.
 WRONG: dict[str, dict[str, tuple[str, ...]]] = {
