@@ -232,10 +232,11 @@ class GraphLayers(GraphCuts):
         if before is not None and before.scaled is not None and weights.looks_binary(reads_signs=True):
             before, factor = before.scaled
         signs = None if before is None else before.signs
-        inner = live.stage.layer is not None and live.outside is None
-        if signs is not None and inner and weights.reads_numbers(signs):
-            live = self.as_numbers(node, self.settled(node, live), signs)
+        if signs is not None and live.stage.layer is not None and weights.reads_numbers(signs):
+            number = None if live.outside is None else self.padded_with(node, live)
+            live = self.as_numbers(node, self.settled(node, dataclasses.replace(live, outside=None)), signs)
             before, signs = self.read(node, live, width), None
+            live = live if number is None else dataclasses.replace(live, outside=(live.leaf, number))
         if weights.placed is not None and (live.outside is not None or own):
             pad = self._pad(node, live, signs, own)
             weights = dataclasses.replace(weights, placed=dataclasses.replace(weights.placed, pad=pad))

@@ -288,15 +288,11 @@ def _float_part(node: OnnxNode, kernel: Kernel, signs: Signs | None, problems: P
     """A float layer."""
     weight = kernel.numbers
     activation: Any = "none" if signs is None else "sign"
-    if signs is not None and signs.low != -signs.high:  # of a map that is padded
+    if signs is not None and kernel.reads_numbers(signs):  # of the input itself
         problems.add_node(
             node, f"has float weights that read {signs.low:g} and {signs.high:g}, which is not supported in a binary network"
         )
         problems.damaged = True
     elif signs is not None and signs.high != 1:
-        wide, weight = weight.astype(np.float64) * signs.high, weight * np.float32(signs.high)
-        if (weight != wide).any():
-            reason = f"has float weights that read signs of the scale {signs.high:g}, and the products are not exact in float32"
-            reason += ", which is not supported in a binary network"
-            problems.add_node(node, reason, f"weight_scale = {signs.high:g}")
+        weight = weight * np.float32(signs.high)
     return kernel.part(node.name, weight, is_float=True, activation=activation)

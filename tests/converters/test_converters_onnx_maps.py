@@ -142,6 +142,10 @@ GRAPHS: dict[str, Any] = {
         g.conv(8, 3, 3, 3).add("Greater", np.array(0, F)).add("Cast", to=1)
         .add("Conv", np.arange(-64, 64).astype(F).reshape(4, 8, 2, 2), pads=(1, 0, 0, 1)).sign().conv(5, 4, 3, 3)
     ),
+    "zeros and ones, padded, in a float layer": lambda g: (
+        g.conv(8, 3, 3, 3).add("Greater", np.array(0, F)).add("Cast", to=1).add("Pad", PAD)
+        .add("Conv", np.arange(-16, 16).astype(F).reshape(4, 2, 2, 2), group=4).sign().conv(2, 4, 1, 1)
+    ),
     "signs that were pooled and then normalized": lambda g: (
         g.conv(8, 3, 3, 3).sign().add("MaxPool", kernel_shape=(2, 2), strides=(2, 2))
         .add("Mul", np.linspace(-2, 1.5, 8).astype(F).reshape(8, 1, 1))
@@ -292,13 +296,6 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a line of weights": (lambda g: g.conv(8, 3, 3), r"has weights of shape \(8, 3, 3\) and reads values 3 x 9 x 14"),
     "a pool of the input": (
         lambda g: g.add("MaxPool", kernel_shape=(2, 2)).conv(8, 3, 3, 3), r"pools the input itself, before the first layer"
-    ),
-    "a padded map of zeros and ones that a float layer reads": (
-        lambda g: (
-            g.conv(8, 3, 3, 3).add("Greater", np.array(0, F)).add("Cast", to=1).add("Pad", PAD)
-            .add("Conv", np.linspace(-1, 1, 32).astype(F).reshape(4, 2, 2, 2), group=4).sign().conv(2, 4, 1, 1)
-        ),
-        "has float weights that read 0 and 1",
     ),
     "a pool without a size": (lambda g: g.conv(8, 3, 3, 3).add("MaxPool"), r"has no kernel_shape: is malformed"),
     "a pool of empty windows": (

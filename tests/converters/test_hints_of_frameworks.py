@@ -435,22 +435,6 @@ def test_an_h_of_text(tmp_path: Path) -> None:
     equal(found, forward(layers, weights=lambda n, weight: np.where(weight > 0, 0.5, -0.5)))
 
 
-def test_a_float_head_behind_scaled_signs(tmp_path: Path) -> None:
-    layers = random_layers(WIDTHS, 3, head_norm=False)
-
-    def change(config: list[dict[str, Any]], arrays: dict[str, list[Array]]) -> None:
-        config[2] = {"class_name": "Dense", "config": {"name": "fc1"}}
-        config.insert(2, activation("QActivation", "binary(alpha=0.3)"))
-        arrays["dense"] = arrays.pop("fc1")
-
-    path = model(tmp_path, layers, change)
-    (line,) = lines_of(told(path, *SIGNS), "signs of the scale")
-    head = {"weight": '"layers/dense/vars/0"', "bias": '"layers/dense/vars/1"'}
-    said = {0: ['activation = "sign"'], 1: [line, 'kind = "float"']}
-    found = networks(path, in_out(said, names=[both_layers()[0], head]))
-    equal(found, np.where(forward(layers[:1]) >= 0, 0.3, -0.3) @ layers[1].weight.T + layers[1].bias)
-
-
 def test_layers_beside_the_chain(tmp_path: Path) -> None:
     """A functional model with a branch that leads nowhere."""
     layers = random_layers(WIDTHS, 3)

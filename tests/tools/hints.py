@@ -159,7 +159,6 @@ FOLLOWED: dict[str, list[str]] = {
     f"{FRAMEWORKS}arrays_of_no_layer_of_the_config": ["keras._assemble: `line`"],
     f"{FRAMEWORKS}a_head_that_is_float": ["keraskernels.kernel_of: `kind*", "keraskernels._quantized: `kind*"],
     f"{FRAMEWORKS}an_h_of_text": ["keraskernels._magnitude: --h"],
-    f"{FRAMEWORKS}a_float_head_behind_scaled_signs": ["weights._float_part: `weight_scale*"],
     f"{FRAMEWORKS}layers_beside_the_chain": ["config._functional: *"],
     f"{FRAMEWORKS}the_input_of_a_config": ["kerasgraph._rescale_input: *"],
     f"{FRAMEWORKS}defaults_of_frameworks": ["usual: --*", "tf1: --bn-epsilon"],
