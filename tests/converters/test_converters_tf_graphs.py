@@ -209,7 +209,7 @@ def test_what_names_do_not_say_is_taken_from_the_graph(tmp_path: Path) -> None:
     reading = read_source(path, ConvertOptions(**RANGE))
     np.testing.assert_array_equal(reference.forward(reading.net, x), scores)
     assert any("suggest another network than the graph net.meta computes" in warning for warning in reading.warnings)
-    path, _ = relu_network(tmp_path, lambda tf, value: tf.nn.swish(value))
+    path, _ = relu_network(tmp_path, lambda tf, value: tf.nn.softsign(value))
     with pytest.raises(NetworkError):
         read_source(path, ConvertOptions(**RANGE))
 

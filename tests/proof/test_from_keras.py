@@ -132,8 +132,8 @@ def test_a_config_that_the_answers_contradict_is_not_believed() -> None:
 
 
 def test_refused() -> None:
-    with pytest.raises(NetworkError, match="swish is not supported"):
-        xnorinfer.from_keras(larq_model(keras2.layers.Activation("swish")))
+    with pytest.raises(NetworkError, match="gelu is not supported"):
+        xnorinfer.from_keras(larq_model(keras2.layers.Activation("gelu")))
     with pytest.raises(OptionError, match="takes a Keras model, not a int"):
         xnorinfer.from_keras(3)
     one, other = keras2.Input((12,), name="one"), keras2.Input((12,), name="other")
