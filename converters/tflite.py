@@ -53,7 +53,8 @@ _CONCATENATION, _PART = 2, 45  # STRIDED_SLICE
 _MUL, _TRANSPOSE, _SLICE = 18, 39, 65
 _SPLITS = (49, 102)  # SPLIT, SPLIT_V
 #: SHAPE, STRIDED_SLICE and PACK, of whole numbers: the shape that a RESHAPE is told, which the file says of what it gives.
-_OF_SHAPES, _INT32 = (77, _PART, 83), 2
+_OF_SHAPES, _WHOLE = (77, _PART, 83), (2, 4)  # of int32 and int64
+_ZEROS, _FILL = 93, 94
 _SHAPED = (22, 43, 70)  # RESHAPE, SQUEEZE, EXPAND_DIMS
 _POOLS = {17: "MaxPool", 1: "AveragePool"}
 _PADS = (34, 60)  # PAD, PADV2
@@ -214,7 +215,7 @@ class _Model:
             raise MalformedError("has an operator that gives nothing")
         name = self._name(outputs[0])
         self._require_float(inputs, outputs, custom)
-        if kind in _OF_SHAPES and self._tensor(outputs[0]).number(1, "b") == _INT32:
+        if kind in _OF_SHAPES and self._tensor(outputs[0]).number(1, "b") in _WHOLE:
             return
         options = operator.table(4)
         fused = options.number(_FUSED[kind], "b") if options is not None and kind in _FUSED else 0
@@ -252,6 +253,8 @@ class _Model:
         elif kind == _CAST:
             to = NUMBERS.get(_TYPES.get(self._tensor(outputs[0]).number(1, "b"), ""), 0)
             yield OnnxNode("Cast", name, (self._name(inputs[0]),), (result,), {"to": to})
+        elif kind in (_ZEROS, _FILL):
+            yield from self._filled(kind, inputs, outputs[0], result)
         elif kind in (_RELU6, _RELU_N1):
             yield OnnxNode("Clip", name, (self._name(inputs[0]),), (result,), _ACTIVATIONS[3 if kind == _RELU6 else 2][1])
         elif kind == _CONCATENATION:
@@ -289,6 +292,22 @@ class _Model:
             names = tuple(self._name(index) if index >= 0 else "" for index in inputs)
             yield OnnxNode(called(kind), name, names, (result,))
         yield from self._activation(fused, result, name)
+
+    def _filled(self, kind: int, inputs: tuple[int, ...], output: int, result: str) -> Iterator[OnnxNode]:
+        """ZEROS_LIKE, or FILL with a number: the file says the sizes of what it gives."""
+        number = np.zeros(1, np.float32) if kind == _ZEROS else self._constant(inputs[1]) if len(inputs) == 2 else None
+        if number is None or number.size != 1:
+            raise MalformedError(f"has a tensor {result} that is filled with no number")
+        number = np.asarray(number, np.float32)
+        sizes = self._tensor(output).integers(7) or self._shape(output)
+        if len(sizes) < 2 or min(sizes[1:]) < 1:
+            yield OnnxNode("Constant", result, (), (result,), {"value": RawTensor(result, number.reshape(()), "float32")})
+            return
+        shape = RawTensor(f"{result}: sizes", np.array([1, *sizes[1:]], np.int64), "int64")
+        yield OnnxNode("Constant", result, (), (shape.name,), {"value": shape})
+        yield OnnxNode(
+            "ConstantOfShape", result, (shape.name,), (result,), {"value": RawTensor(result, number.reshape(1), "float32")}
+        )
 
     def _activation(self, fused: int, value: str, name: str) -> Iterator[OnnxNode]:
         if fused:

@@ -13,13 +13,13 @@ ONNX = {
     **{0: "Add", 18: "Mul", 41: "Sub", 42: "Div", 8: "Floor", 14: "Sigmoid", 19: "Relu", 25: "Softmax", 28: "Tanh"},
     **{47: "Exp", 50: "LogSoftmax", 54: "PRelu", 55: "Max", 57: "Min", 56: "ArgMax", 58: "Less", 59: "Neg", 61: "Greater"},
     **{62: "GreaterOrEqual", 63: "LessOrEqual", 64: "Where", 123: "Where", 71: "Equal", 75: "Sqrt", 78: "Pow", 101: "Abs"},
-    **{116: "Round", 158: "Sign", 74: "ReduceSum", 87: "Not", 84: "Or", 86: "And", 111: "Elu"},
+    **{92: "Square", 116: "Round", 158: "Sign", 74: "ReduceSum", 87: "Not", 84: "Or", 86: "And", 111: "Elu"},
 }
 #: What the schema calls others that networks have.
 _CALLED = {
     **{5: "DEPTH_TO_SPACE", 6: "DEQUANTIZE", 11: "L2_NORMALIZATION", 12: "L2_POOL_2D", 13: "LOCAL_RESPONSE_NORMALIZATION"},
     **{16: "LSTM", 23: "RESIZE_BILINEAR", 26: "SPACE_TO_DEPTH", 36: "GATHER", 48: "TOPK_V2", 67: "TRANSPOSE_CONV"},
-    **{76: "RSQRT", 83: "PACK", 88: "UNPACK", 92: "SQUARE", 97: "RESIZE_NEAREST_NEIGHBOR", 99: "SQUARED_DIFFERENCE"},
+    **{76: "RSQRT", 83: "PACK", 88: "UNPACK", 97: "RESIZE_NEAREST_NEIGHBOR", 99: "SQUARED_DIFFERENCE"},
     **{100: "MIRROR_PAD", 114: "QUANTIZE", 117: "HARD_SWISH", 126: "BATCH_MATMUL", 132: "CONV_3D", 150: "GELU"},
 }
 PADDINGS = ("SAME", "VALID")

@@ -21,7 +21,7 @@ from xnorinfer.converters.graphs.livevalues import Constant, Live, Stage, Value
 from xnorinfer.converters.graphs.places import Border, Places, border_of, look_at
 from xnorinfer.converters.graphs.sizes import numbers_of
 from xnorinfer.float32 import F32
-from xnorinfer.net.ops import Channels, Concat, Pad, Pool
+from xnorinfer.net.ops import Channels, Concat, Pad, Pool, Steps
 from xnorinfer.net.values import Shape, levels_of_all
 from xnorinfer.net.windows import Window
 
@@ -290,7 +290,43 @@ class GraphCuts(GraphValues):
         lives = [one for one in inputs if isinstance(one, Live)]
         if all(one.places is not None and one.places.ndim == 1 for one in lives) and any(map(_is_wide, lives)):
             inputs = [self._flat(node, one) for one in inputs]
-        return super().concatenated(node, [self.in_order(node, one) if isinstance(one, Live) else one for one in inputs])
+        inputs = [self.in_order(node, one) if isinstance(one, Live) else one for one in inputs]
+        beside = next((one for one in inputs if isinstance(one, Live) and one.expr.op != "lost"), None)
+        if beside is not None and any(isinstance(one, Constant) and one.array.size for one in inputs):
+            beside = self.settled(node, beside)
+            inputs = [self._numbers_beside(node, one, beside) if isinstance(one, Constant) else one for one in inputs]
+        return super().concatenated(node, inputs)
+
+    def _numbers_beside(self, node: OnnxNode, constant: Constant, beside: Live) -> Value:
+        """Constants of channels beside a value, as a value of the network: zeros in the place of its channels, and the numbers
+        added.  Those of pixels as they are."""
+        stage, places, axis = beside.stage, beside.places, node.attributes.get("axis", 1)
+        shape, array = stage.shape, constant.array
+        if not array.size or shape is None or places is None or not isinstance(axis, int) or array.dtype.kind not in "fiu":
+            return constant
+        sizes = constant.fills or array.shape
+        if len(sizes) != places.ndim + 1 or not -len(sizes) <= axis < len(sizes) or not axis % len(sizes):
+            return constant
+        axis = axis % len(sizes) - 1
+        if places.shape[axis] != shape[-1] or any(
+            one != two for place, (one, two) in enumerate(zip(sizes[1:], places.shape, strict=True)) if place != axis
+        ):
+            return constant
+        many = sizes[axis + 1]
+        spend_bytes(8 * many * (places.size // shape[-1]), f"the numbers beside {node.name}")
+        numbers = np.broadcast_to(array, sizes) if array.size == 1 else array
+        lines = np.moveaxis(numbers, axis + 1, -1).reshape(-1, many)
+        if (lines != lines[:1]).any():
+            return constant
+        self.use(constant, f"{stage.layer}: numbers beside it")
+        called = dataclasses.replace(node, name=f"{node.name}.numbers")
+        made = self._of_channels(called, stage, np.full(many, -1))
+        if lines[0].any():
+            at = self.once(called.name, Steps.of(("add", lines[0].astype(np.float32))), made.at)
+            made = dataclasses.replace(made, at=at, signed=None, levels=None)
+        pixels = np.moveaxis(places, axis, -1)[..., :1] // shape[-1]
+        moved = np.moveaxis((pixels * many + np.arange(many)).astype(np.int32), -1, axis)
+        return self.begin(called.name, made, (*shape[:-1], many), moved)
 
     def _flat(self, node: OnnxNode, value: Value | None) -> Value | None:
         """A map that was flattened as the vector that it is then; other values as they are."""

@@ -32,7 +32,7 @@ from xnorinfer.converters.graphs.livevalues import Constant, Live, Stage, Unread
 from xnorinfer.converters.graphs.operations import ELEMENTWISE, as_cast, spelled
 from xnorinfer.converters.graphs.places import across_channels, border_of
 from xnorinfer.converters.graphs.problems import NAMED, UNREAD, Problems, Refused
-from xnorinfer.converters.graphs.sizes import computed_shape, shape_of
+from xnorinfer.converters.graphs.sizes import computed_shape, numbers_of, shape_of
 from xnorinfer.converters.graphs.structure import checked, choose_output, leading_nodes, output_lines
 from xnorinfer.converters.graphs.weights import contraction
 from xnorinfer.converters.networkparts import Sign, Wired, layers_of, leading_to, numbers_leading_to
@@ -302,10 +302,11 @@ class Walk(GraphLayers, GraphMaps):
         """A node without live inputs: shapes stay shapes, numbers are computed."""
         numbers = [value for value in known if isinstance(value, Constant)]
         if len(numbers) < len(known):
+            sizes = numbers_of(known[-1])
             if node.operation == "ConstantOfShape":
-                return self.number(float(filler(node)))
+                return dataclasses.replace(self.number(float(filler(node))), fills=sizes)
             if node.operation == "Expand" and isinstance(known[0], Constant):  # numbers beside values are as large as these
-                return known[0]
+                return dataclasses.replace(known[0], fills=sizes) if known[0].number is not None else known[0]
             if node.operation not in _ON_SHAPES:
                 self.problems.refuse(node, "computes with shapes, which is not supported in a binary network")
             self.use_all(numbers, "part of a shape")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import numpy as np
 
@@ -59,7 +59,7 @@ class NodeWriter(GraphValues):
             yield from reshaped(node.name, bias, f"{node.name}: bias", (-1, 1, 1))
             yield OnnxNode("Add", node.name, (value, f"{node.name}: bias"), result)
         elif node.operation in ("OnesLike", "ZerosLike"):
-            yield self._filled(node, ref)
+            yield from self._filled(node, ref)
         elif node.operation in ("Relu6", "LeakyRelu"):
             yield self._relu(node, result)
         elif node.operation == "Cast":
@@ -72,8 +72,11 @@ class NodeWriter(GraphValues):
             yield OnnxNode("Transpose", node.name, (self._name(node.inputs[0], ""),), result, {"perm": perm})
         elif node.operation == "ConcatV2":
             *values, axis = node.inputs
-            names = tuple(self._name(source, f"{node.name}: joined") for source in values)
-            yield OnnxNode("Concat", node.name, names, result, {"axis": int(self.constant(axis).reshape(()))})
+            names = []
+            for place, source in enumerate(values):
+                number = yield from self._number_of_size(source, f"{node.name}: numbers {place}")
+                names.append(number or self._name(source, f"{node.name}: joined"))
+            yield OnnxNode("Concat", node.name, tuple(names), result, {"axis": int(self.constant(axis).reshape(()))})
         elif node.operation in ("Split", "SplitV", "Slice") or (node.operation == "StridedSlice" and _is_part(node)):
             yield from self._apart(node, ref)
         elif node.operation in tfmaps.WHOLE and (axes := self._whole(node)):
@@ -312,10 +315,27 @@ class NodeWriter(GraphValues):
         attributes: dict[str, Attribute] = {"epsilon": node.real("epsilon", 1e-4), "fused": int(fused)}
         return OnnxNode("BatchNormalization", node.name, inputs, result, attributes)
 
-    def _filled(self, node: TfNode, ref: Ref) -> OnnxNode:
-        """A value of the shape of a live one: one number serves."""
-        array = np.full((), node.operation == "OnesLike", np.float32)
-        return OnnxNode("Constant", node.name, (), (text_of(ref),), {"value": RawTensor(node.name, array, "float32")})
+    def _filled(self, node: TfNode, ref: Ref) -> Iterator[OnnxNode]:
+        """One number of the shape of a live value."""
+        result = text_of(ref)
+        number = RawTensor(node.name, np.full(1, node.operation == "OnesLike", np.float32), "float32")
+        yield OnnxNode("Shape", node.name, (self._name(node.inputs[0], ""),), (f"{result}: shape",))
+        yield OnnxNode("ConstantOfShape", node.name, (f"{result}: shape",), (result,), {"value": number})
+
+    def _number_of_size(self, source: Ref, called: str) -> Generator[OnnxNode, None, str]:
+        """One number in a tensor of so many rows as the input has, of other sizes that are told; "" for others."""
+        node = self.nodes[self.resolve(source)[0]]
+        if node.operation != "Fill" or not self.shaped_as_live(self.resolve(node.inputs[0])):
+            return ""
+        sizes = [size for size in (self._sizes(node.inputs[0]) or [])[1:] if size is not None]
+        if len(sizes) + 1 != len(self._sizes(node.inputs[0]) or ()):
+            return ""
+        number = np.asarray(self.constant(node.inputs[1]), np.float32).reshape(1)
+        shape = RawTensor(f"{called}: sizes", np.array([1, *sizes], np.int64), "int64")
+        yield OnnxNode("Constant", node.name, (), (shape.name,), {"value": shape})
+        filler: dict[str, Attribute] = {"value": RawTensor(node.name, number, "float32")}
+        yield OnnxNode("ConstantOfShape", node.name, (shape.name,), (called,), filler)
+        return called
 
     def _relu(self, node: TfNode, result: tuple[str]) -> OnnxNode:
         inputs = (self._name(node.inputs[0], ""),)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from xnorinfer.converters.containers.arrays import RawTensor
 from xnorinfer.converters.containers.onnxfile import Attribute
 from xnorinfer.converters.graphs.graphcuts import END
 from xnorinfer.converters.torchgraphs.torchvalues import Handler, Parts, Recording, Ref, Size, Unknown
@@ -142,7 +144,28 @@ def _joined(recorder: Recording, operation: str, given: dict[str, Any]) -> Ref:
     tensors, axis = given.get("tensors"), given.get("dim", 0)
     if not isinstance(tensors, list | tuple) or type(axis) is not int:
         recorder.refuse(operation, "has no list of tensors and no axis")
-    return recorder.node("Concat", *(recorder.tensor(operation, one) for one in tensors), axis=axis)
+    return recorder.node("Concat", *(_of_its_size(recorder, recorder.tensor(operation, one)) for one in tensors), axis=axis)
+
+
+def _of_its_size(recorder: Recording, value: Ref) -> Ref:
+    """A tensor of one number, which may stand for it alone, with its sizes; others as they are."""
+    number, like = recorder.filled.get(value.name, (0.0, []))
+    if isinstance(like, Ref):
+        sizes = recorder.node("Shape", like)
+    elif like and all(isinstance(size, Size) or type(size) is int for size in like):
+        sizes = _told_sizes(recorder, like)
+    else:
+        return value
+    return recorder.node("ConstantOfShape", sizes, value=RawTensor("", np.array([number], np.float32), "float32"))
+
+
+def _told_sizes(recorder: Recording, wanted: Sequence[Any], keep: int = -1) -> Ref:
+    """Sizes, numbers among them, as one tensor.  keep: what -1 means."""
+    refs = [
+        size.ref if isinstance(size, Size) else recorder.constant(np.array([keep if size == -1 else size], np.int64))
+        for size in wanted
+    ]
+    return recorder.node("Concat", *refs, axis=0)
 
 
 def _sliced(recorder: Recording, operation: str, given: dict[str, Any]) -> Ref:
@@ -296,12 +319,7 @@ def reshaped(recorder: Recording, operation: str, given: dict[str, Any], value: 
         return recorder.view(kind, value, wanted.ref, allowzero=1)
     if not isinstance(wanted, list | tuple) or not all(isinstance(size, Size) or type(size) is int for size in wanted):
         return recorder.view(kind, value)  # into a shape that is not told
-    keep = 1 if kind == "Expand" else -1
-    sizes = [
-        size.ref if isinstance(size, Size) else recorder.constant(np.array([keep if size == -1 else size], np.int64))
-        for size in wanted
-    ]
-    return recorder.view(kind, value, recorder.node("Concat", *sizes, axis=0), allowzero=1)
+    return recorder.view(kind, value, _told_sizes(recorder, wanted, 1 if kind == "Expand" else -1), allowzero=1)
 
 
 # ---------------------------------------------------------------- sizes

@@ -1,0 +1,146 @@
+"""Zeros, and other numbers, beside the channels of values, as of the shortcuts of ResNets whose channels grow without weights
+(option A), against the numbers of the frameworks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx_writer import node, write
+
+import xnorinfer
+from xnorinfer.converters import ConvertOptions, Reading, read_source
+from xnorinfer.errors import NetworkError
+from xnorinfer.net import reference
+from xnorinfer.net.values import PixelInput
+
+F = np.float32
+PIXELS = np.random.default_rng(5).integers(0, 256, (24, 2, 6, 4), dtype=np.uint8)
+
+
+def graph(path: Path, parts: list[bytes], channels: int, **more: Any) -> Path:
+    """A binary layer of raw pixels, "v" with BatchNorm, its signs "s"; what makes "t" of them, and the largest of each channel
+    of a layer of its signs and of itself."""
+    rng = np.random.default_rng(0)
+    constants = {
+        "w": rng.choice(np.array([-1, 1], F), (8, 2, 3, 3)),
+        "f": rng.choice(np.array([-1, 1], F), (4, channels, 3, 3)),
+    }
+    constants |= {"m": rng.normal(0, 0.02, (8, 1, 1)).astype(F), "a": rng.normal(size=(8, 1, 1)).astype(F)}
+    constants |= {"zero": np.array(0, F), "below": np.array(-1, F), "above": np.array(1, F), **more}
+    nodes = [node("Conv", ["x", "w"], "c", pads=(1, 1, 1, 1)), node("Mul", ["c", "m"], "n"), node("Add", ["n", "a"], "v")]
+    nodes += [node("GreaterOrEqual", ["v", "zero"], "g"), node("Where", ["g", "above", "below"], "s"), *parts]
+    nodes += [node("GreaterOrEqual", ["t", "zero"], "q"), node("Where", ["q", "above", "below"], "y")]
+    nodes += [node("Conv", ["y", "f"], "z"), node("GlobalMaxPool", ["z"], "zp"), node("GlobalMaxPool", ["t"], "tp")]
+    nodes += [node("Concat", ["zp", "tp"], "both", axis=1), node("Flatten", ["both"], "scores")]
+    return write(path, nodes, constants, "scores", shape=("rows", 2, 6, 4))
+
+
+def read(path: Path) -> Reading:
+    return read_source(path, ConvertOptions(input=PixelInput.range(0, 255)))
+
+
+def by_onnx(path: Path) -> Any:
+    onnx = pytest.importorskip("onnx")
+    from onnx.reference import ReferenceEvaluator
+
+    model = onnx.load(str(path))
+    model.opset_import.append(onnx.helper.make_opsetid("", 17))
+    return ReferenceEvaluator(model).run(None, {"x": PIXELS.astype(F)})[0]
+
+
+LIKE = [node("Shape", ["v"], "h"), node("ConstantOfShape", ["h"], "o", value=np.zeros(1, F))]
+#: Nodes, channels of "t", constants.
+GRAPHS: dict[str, tuple[list[bytes], int, dict[str, Any]]] = {
+    "as many zeros": ([*LIKE, node("Concat", ["v", "o"], "t", axis=1)], 16, {}),
+    "before them": ([*LIKE, node("Concat", ["o", "v"], "t", axis=-3)], 16, {}),
+    "on both sides": ([node("Concat", ["k", "v", "k"], "t", axis=1)], 14, {"k": np.zeros((24, 3, 6, 4), F)}),
+    "of signs": ([*LIKE, node("Concat", ["s", "o"], "t", axis=1)], 16, {}),
+    "of signs and values": ([*LIKE, node("Concat", ["s", "o", "v"], "t", axis=1)], 24, {}),
+    "numbers": (
+        [node("Concat", ["v", "k"], "t", axis=1)],
+        10,
+        {"k": np.ones((24, 1, 6, 4), F) * np.array([[[2]], [[-0.5]]], F)},
+    ),
+    "ones beside signs": ([node("Concat", ["s", "k"], "t", axis=1)], 9, {"k": np.ones((24, 1, 6, 4), F)}),
+}
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_numbers_are_onnxs(tmp_path: Path, name: str) -> None:
+    parts, channels, more = GRAPHS[name]
+    path = graph(tmp_path / "net.onnx", parts, channels, **more)
+    reading = read(path)
+    rows = reading.as_network(PIXELS)
+    wanted = by_onnx(path)
+    np.testing.assert_array_equal(reference.forward(reading.net, rows), wanted)
+    np.testing.assert_array_equal(xnorinfer.pack(reading.net).scores(rows.reshape(-1, *reading.net.shape)), wanted)
+
+
+REFUSED: dict[str, tuple[list[bytes], dict[str, Any]]] = {
+    "of pixels": (
+        [node("Concat", ["v", "k"], "t", axis=1)],
+        {"k": np.arange(48, dtype=F).reshape(1, 2, 6, 4)},
+    ),
+    "lines": ([node("Concat", ["v", "k"], "t", axis=2)], {"k": np.zeros((1, 8, 1, 4), F)}),
+    "of another height": ([node("Concat", ["v", "k"], "t", axis=1)], {"k": np.zeros((1, 8, 5, 4), F)}),
+    "rows": ([node("Concat", ["v", "k"], "t", axis=0)], {"k": np.zeros((1, 8, 6, 4), F)}),
+    "of no size": ([node("Concat", ["v", "zero"], "t", axis=1)], {}),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_others_are_refused(tmp_path: Path, name: str) -> None:
+    parts, more = REFUSED[name]
+    with pytest.raises(NetworkError, match=r"node Concat_t \(Concat\) joins values of the network and constants"):
+        read(graph(tmp_path / "net.onnx", parts, 16, **more))
+
+
+# ---------------------------------------------------------------- of PyTorch
+
+SPELLINGS = {
+    "zeros_like": lambda torch, x: torch.cat([x, torch.zeros_like(x)], 1),
+    "zeros": lambda torch, x: torch.cat([x, torch.zeros(x.shape[0], 4, x.shape[2], x.shape[3])], 1),
+    "new_zeros": lambda torch, x: torch.cat([x.new_zeros(x.size(0), 2, *x.shape[2:]), x], 1),
+    "pad": lambda torch, x: torch.nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 3)),
+    "pool and cat": lambda torch, x: (
+        lambda y: torch.cat([y, y.new_zeros(y.size(0), 8, y.size(2), y.size(3))], 1)
+    )(torch.nn.functional.max_pool2d(x, 2)),
+    "times 0": lambda torch, x: torch.cat((x, x.mul(0)), 1),
+    "ones": lambda torch, x: torch.cat([x, torch.ones_like(x[:, :1])], 1),
+    "full": lambda torch, x: torch.cat([x, torch.full_like(x[:, :2], 0.25)], 1),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_numbers_are_pytorchs(tmp_path: Path, name: str, traced: bool) -> None:
+    torch = pytest.importorskip("torch")
+
+    class Net(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = torch.nn.Conv2d(2, 8, 3, padding=1, bias=False), torch.nn.BatchNorm2d(8)
+            with torch.no_grad():
+                self.norm.running_var.uniform_(2e4, 9e4)
+                self.norm.bias.normal_()
+
+        def forward(self, x: Any) -> Any:
+            sums = torch.nn.functional.conv2d(x, torch.where(self.conv.weight >= 0, 1.0, -1.0), padding=1)
+            return SPELLINGS[name](torch, self.norm(sums)).amax((2, 3))
+
+    torch.manual_seed(0)
+    module, rows = Net().eval(), torch.from_numpy(PIXELS.astype(F))
+    with torch.no_grad():
+        wanted = module(rows).numpy()
+    options = ConvertOptions(input=PixelInput.range(0, 255), input_shape=(2, 6, 4) if traced else None)
+    if traced:
+        torch.jit.save(torch.jit.trace(module, rows[:1]), str(tmp_path / "net.pt"))
+    else:
+        torch.export.save(torch.export.export(module, (rows[:1],)), str(tmp_path / "net.pt2"))
+    (path,) = tmp_path.iterdir()
+    reading = read_source(path, options)
+    np.testing.assert_array_equal(reference.forward(reading.net, reading.as_network(PIXELS)), wanted)
