@@ -27,7 +27,7 @@ from xnorinfer.converters.graphs.problems import NAMED, UNREAD
 from xnorinfer.converters.graphs.structure import output_lines
 from xnorinfer.converters.tfgraphs import tfmaps
 from xnorinfer.converters.tfgraphs.tfnodes import BRANCHES, CALLS, Ref, TfGraph, TfNode, consumers
-from xnorinfer.converters.tfgraphs.tfvalues import BOOL, PASSING, RANDOM_SOURCE, NotFollowed, text_of
+from xnorinfer.converters.tfgraphs.tfvalues import BOOL, PASSING, RANDOM_SOURCE, NoGraph, NotFollowed, text_of
 from xnorinfer.converters.tfgraphs.tfwriting import MATRIX_PRODUCTS, NodeWriter
 from xnorinfer.errors import OptionError, SourceError
 
@@ -172,6 +172,8 @@ class _Builder(NodeWriter):
         """Whether a value depends on the input and on nothing but settings beside it."""
         try:
             sources = self.sources_of(self.resolve(ref))
+        except NoGraph:
+            raise
         except NotFollowed:
             return False
         return self.input in sources and sources <= {*self.allowed, RANDOM_SOURCE}

@@ -48,6 +48,10 @@ class NotFollowed(Exception):
         self.graph = graph
 
 
+class NoGraph(NotFollowed):
+    """Nodes are missing, or computed from themselves: of such a graph no part is its network."""
+
+
 #: A variable's numbers by its name, None if there is none.
 Load: TypeAlias = Callable[[str], NDArray[Any] | None]
 
@@ -85,7 +89,7 @@ class GraphValues:
                 continue
             node = self.nodes.get(ref[0])
             if node is None:
-                raise NotFollowed(f"a node {ref[0]!r} is not there")
+                raise NoGraph(f"a node {ref[0]!r} is not there")
             following = self._behind(node, ref)
             if following is None:
                 return ref
@@ -179,7 +183,9 @@ class GraphValues:
                 inputs = [self.resolve(source) for source in node.inputs]
                 missing = [source for source in inputs if source not in self.sources]
                 if missing and ref in open_:
-                    raise NotFollowed(f"it has a loop: {self._loop(ref, open_)}")
+                    # TensorFlow 1 repeats parts of a graph so, which need not be the network
+                    repeats = any(one.operation == "NextIteration" for one in list(self.nodes.values()))
+                    raise (NotFollowed if repeats else NoGraph)(f"it has a loop: {self._loop(ref, open_)}")
                 open_.add(ref)
                 if missing:
                     waiting += missing

@@ -449,6 +449,22 @@ def test_operations_of_others_are_listed_with_all_else(how: str, tmp_path: Path)
     assert re.search(r"erfinv.* is not supported", second)
 
 
+@pytest.mark.parametrize(
+    ("reads", "message"),
+    [("c/QuantConv2D", r"it has a loop: (\S+ -> )+\S+"), ("gone", "a node 'gone' is not there")],
+)
+def test_what_stands_before_a_loop_is_no_network(reads: str, message: str, tmp_path: Path) -> None:
+    """A part of a graph that nothing can run is not taken for one."""
+    tensorflow = pytest.importorskip("tensorflow")
+    path = frozen_file(tmp_path, "together")
+    graph = tensorflow.compat.v1.GraphDef.FromString(path.read_bytes())
+    (node,) = (node for node in graph.node if node.name == "one/Sign")
+    node.input[0] = reads
+    path.write_bytes(graph.SerializeToString())
+    with pytest.raises(XnorinferError, match=message):
+        read(path)
+
+
 def test_all_that_is_wrong_with_a_config(tmp_path: Path) -> None:
     """A circle of layers, an output that is none, and what is wrong with layers that neither is behind."""
     path = keras_file(tmp_path, "together")
