@@ -144,3 +144,39 @@ def test_numbers_are_pytorchs(tmp_path: Path, name: str, traced: bool) -> None:
     (path,) = tmp_path.iterdir()
     reading = read_source(path, options)
     np.testing.assert_array_equal(reference.forward(reading.net, reading.as_network(PIXELS)), wanted)
+
+
+# ---------------------------------------------------------------- of TensorFlow
+
+FILLS = {
+    "zeros_like": lambda tf, x: tf.concat([x, tf.zeros_like(x)], -1),
+    "zeros": lambda tf, x: tf.concat([x, tf.zeros([tf.shape(x)[0], 6, 4, 3])], -1),
+}
+
+
+@pytest.mark.parametrize("kind", ["saved", "tflite"])
+@pytest.mark.parametrize("name", ["zeros_like", "zeros"])
+def test_numbers_are_tensorflows(tmp_path: Path, name: str, kind: str) -> None:
+    tf = pytest.importorskip("tensorflow")
+    rng = np.random.default_rng(0)
+    kernel = tf.constant(rng.choice(np.array([-1, 1], F), (3, 3, 2, 8)))
+    scale, offset = (tf.constant(rng.normal(size=8).astype(F)) for _ in range(2))
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 6, 4, 2], tf.float32)])  # type: ignore[untyped-decorator]
+    def network(x: Any) -> Any:
+        sums = tf.nn.conv2d(x, kernel, 1, "SAME") * scale + offset
+        return tf.reduce_max(tf.square(FILLS[name](tf, sums)), [1, 2])
+
+    module = tf.Module()
+    module.network = network
+    pixels = PIXELS.transpose(0, 2, 3, 1)
+    wanted = network(tf.constant(pixels.astype(F))).numpy()
+    if kind == "saved":
+        tf.saved_model.save(module, str(tmp_path / "net"), signatures=network.get_concrete_function())
+        path = tmp_path / "net"
+    else:
+        path = tmp_path / "net.tflite"
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([network.get_concrete_function()], module)
+        path.write_bytes(converter.convert())
+    reading = read(path)
+    np.testing.assert_allclose(reference.forward(reading.net, reading.as_network(pixels)), wanted, rtol=1e-6)
