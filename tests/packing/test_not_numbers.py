@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import subprocess
 from dataclasses import replace
@@ -155,6 +156,15 @@ def test_constant_channels_whose_signs_are_numbers(step: Any, entry: Any) -> Non
         given = (rng.choice([-1, 1], x.shape) * 10.0 ** rng.uniform(-9, 38.4, x.shape)).astype(F)
         given = given if isinstance(entry, RealInput) else x
         assert (Model(pack(net).packed, threads=1).plan.run(given) == forward(net, given)).all()
+
+
+@pytest.mark.parametrize("step", [("prelu", 0.25), ("tanh",), ("sigmoid",)])
+def test_signs_of_constant_channels_are_numbers_of_infinite_sums_too(step: Any) -> None:
+    """No finite sum makes NaN of these, and infinite ones may."""
+    layers = [("fc", Linear(latents(1, 4, 3), "ge")), ("steps", Steps.of(step, ("mul", 0), ("add", 1)))]
+    net = Net.chain(RealInput(), [*layers, ("sign", Quantize("ge")), ("head", Linear(np.eye(4, dtype=F)))], "ge-zero", (3,))
+    x = np.array(list(itertools.product([3e38, -3e38, 1], repeat=3)), F)
+    assert (Model(pack(net).packed, threads=1).plan.run(x) == forward(net, x)).all()
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")

@@ -386,13 +386,13 @@ def fold_to_step(name: str, counts: Counts, steps: Affine, problems: list[str], 
         first, last = counts.accumulator(counts.low), counts.accumulator(counts.high)
         rises = (signs(counts.high) - signs(counts.low)) * np.sign(last - first)
     turn = np.where(rises < 0, -ONE, ONE)
-    largest, infinity = np.finfo(np.float32).max, np.float32(np.inf)
+    last_float, infinity = np.finfo(np.float32).max, np.float32(np.inf)
     (plus, always, never), (minus, always_minus, never_minus) = ends
-    least = np.select([always, never], [-largest, infinity], turn * plus).astype(np.float32)
-    most = np.select([always_minus, never_minus], [largest, -infinity], turn * minus).astype(np.float32)
+    least = np.select([always, never], [-last_float, infinity], turn * plus).astype(np.float32)
+    most = np.select([always_minus, never_minus], [last_float, -infinity], turn * minus).astype(np.float32)
     compare: AffineStep = ("step", least, most)
     made = affine_of(turn.size, [compare] if (turn > 0).all() else [("mul", turn, 0.0), compare])
-    both = np.array([[-largest], [largest]], np.float32).repeat(turn.size, axis=1)
+    both = np.array([[-largest], [largest]], np.float32).repeat(turn.size, axis=1)  # infinite ones, where there are such
     return None if largest and (made.apply(both) != steps.apply(both)).any() else made
 
 
