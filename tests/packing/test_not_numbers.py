@@ -21,10 +21,26 @@ from xnorinfer.engine.model import Model, canonical_input, random_inputs
 from xnorinfer.errors import NetworkError
 from xnorinfer.export import ccode
 from xnorinfer.kernels import usable
-from xnorinfer.net import Add, Flatten, Levels, Linear, Net, Node, Norm, PixelInput, Pool, Quantize, RealInput, Steps, Window
+from xnorinfer.net import (
+    Add,
+    Flatten,
+    Levels,
+    Linear,
+    Net,
+    Node,
+    Norm,
+    PixelInput,
+    Pool,
+    Quantize,
+    RealInput,
+    SignInput,
+    Steps,
+    Window,
+)
 from xnorinfer.net.reference import forward, node_outputs
 from xnorinfer.net.ties import RULES, binarize
 from xnorinfer.packing.lower import lower, stored_form
+from xnorinfer.packing.packed import Mapped
 from xnorinfer.proof.layerproofs import prove_parts
 
 F = np.float32
@@ -158,13 +174,61 @@ def test_constant_channels_whose_signs_are_numbers(step: Any, entry: Any) -> Non
         assert (Model(pack(net).packed, threads=1).plan.run(given) == forward(net, given)).all()
 
 
-@pytest.mark.parametrize("step", [("prelu", 0.25), ("tanh",), ("sigmoid",)])
-def test_signs_of_constant_channels_are_numbers_of_infinite_sums_too(step: Any) -> None:
-    """No finite sum makes NaN of these, and infinite ones may."""
-    layers = [("fc", Linear(latents(1, 4, 3), "ge")), ("steps", Steps.of(step, ("mul", 0), ("add", 1)))]
+@pytest.mark.parametrize(
+    "steps",
+    [
+        *([step, ("mul", 0), ("add", 1)] for step in (("prelu", 0.25), ("tanh",), ("sigmoid",))),
+        [("add", -1e38), ("prelu", 0)],
+    ],
+)
+def test_signs_of_constant_channels_are_numbers_of_infinite_sums_too(steps: list[Any]) -> None:
+    """Infinite sums may make NaN of these, and of the last the largest finite ones, too."""
+    layers = [("fc", Linear(latents(1, 4, 3), "ge")), ("steps", Steps.of(*steps))]
     net = Net.chain(RealInput(), [*layers, ("sign", Quantize("ge")), ("head", Linear(np.eye(4, dtype=F)))], "ge-zero", (3,))
-    x = np.array(list(itertools.product([3e38, -3e38, 1], repeat=3)), F)
+    x = np.array(list(itertools.product([3e38, -3e38, 1, 0], repeat=3)), F)
     assert (Model(pack(net).packed, threads=1).plan.run(x) == forward(net, x)).all()
+
+
+@pytest.mark.parametrize("quantizer", [Levels(-1, 2, 0, 0.5), Quantize("gt"), Quantize("ge")])
+@pytest.mark.parametrize("head", ["ge", None])
+def test_what_changes_before_it_breaks_off_compares_numbers(quantizer: Any, head: Any) -> None:
+    """From the largest sums down: NaN, a window of 0, numbers below 0; the first and the last have one sign and level."""
+    steps = [("add", 1e38), ("prelu", 0), ("tanh",), ("mul", -2)]
+    layers = [("fc", Linear(latents(1, 4, 3), "ge", scale=np.full(4, 1e30, F))), ("steps", Steps.of(*steps))]
+    if isinstance(quantizer, Quantize):
+        layers.append(("up", Steps.of(("add", 0.5))))
+    net = Net.chain(RealInput(), [*layers, ("q", quantizer), ("head", Linear(np.eye(4, dtype=F), head))], "ge-zero", (3,))
+    x = np.array(list(itertools.product([1e8, -1e8, 1e9, -1e9, 1, 0, 3e38], repeat=3)), F)
+    wanted = forward(net, x)
+    assert len(np.unique(dict(node_outputs(net, x))["q"])) == 2
+    assert (Model(pack(net).packed, threads=1).plan.run(x) == wanted).all()
+    assert not [one.first for one in prove_parts(pack(net).packed, net, lambda *_: None) if one.differences]
+
+
+@pytest.mark.parametrize("entry", [PixelInput(1, 0, 1), SignInput()])
+def test_signs_of_whole_sums_are_numbers_where_nan_decides(entry: Any) -> None:
+    layers = [("fc", Linear(latents(1, 4, 5), "ge")), ("steps", Steps.of(("div", 1e-45), ("prelu", 0)))]
+    layers += [("sign", Quantize("ge")), ("head", Linear(np.eye(4, dtype=F)))]
+    net = Net.chain(entry, layers, "ge-zero", (5,))
+    rng = np.random.default_rng(0)
+    x = (
+        rng.choice(np.array([-1, 1], np.int8), (20, 5))
+        if isinstance(entry, SignInput)
+        else rng.integers(0, 256, (20, 5), np.uint8)
+    )
+    assert (Model(pack(net).packed, threads=1).plan.run(x) == forward(net, x)).all()
+
+
+@pytest.mark.parametrize(("gamma", "parts"), [(1, 2), (0, 3)])
+def test_levels_of_infinite_sums_stay_numbers_where_nan_cannot_be(gamma: float, parts: int) -> None:
+    """A scale of 0 makes NaN of infinite sums, which then are codes before they are numbers; nothing else does."""
+    norm = Norm(np.zeros(4, F), np.ones(4, F), gamma=np.array([1, -2, 0.5, gamma], F), beta=np.full(4, 3, F), epsilon=1e-4)
+    layers = [("fc", Linear(latents(1, 4, 3), "ge")), ("bn", norm), ("levels", Levels(-1, 2, 0, 0.5))]
+    net = Net.chain(RealInput(), [*layers, ("head", Linear(np.eye(4, dtype=F)))], "ge-zero", (3,))
+    packed = pack(net).packed
+    assert len(packed.nodes) >= parts == 2 + any(isinstance(node.op, Mapped) for node in packed.nodes)
+    x = np.array(list(itertools.product([3e38, -3e38, 1, 0], repeat=3)), F)
+    assert (Model(packed, threads=1).plan.run(x) == forward(net, x)).all()
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")

@@ -297,10 +297,21 @@ def has_limits(classes: Sequence[Counts], steps: Affine, end: Quantize | Levels,
 def _hold_at_ends(counts: Counts, steps: Affine, end: Quantize | Levels, largest: float) -> bool:
     """Whether the largest sums of both signs have the bits and codes that limits say."""
     turns = np.array([[-1], [1]], np.float32).repeat(counts.low.size, axis=1)
+    last = np.finfo(np.float32).max * turns
+    if _breaks_off(steps, last):
+        return False
     with np.errstate(all="ignore"):
         found = _end_of(steps.apply(np.float32(largest) * turns), end)
-        held = _quantized(steps, np.finfo(np.float32).max * turns, end)
+        held = _quantized(steps, last, end)
     return bool((np.where(np.isnan(found), np.float32(0), found) == held).all())
+
+
+def _breaks_off(steps: Affine, ends: F32) -> bool:
+    """Whether NaN is made of the largest finite sums, (ends, neurons), and may not be of what a constant is made of otherwise:
+    a prelu of slope 0 makes it of what left float32, and of nothing else, as a factor of 0 makes a constant."""
+    slopes = [steps.values[index, 0] for index, op in enumerate(steps.ops) if op == "prelu"]
+    flat = np.any([slope == 0 for slope in slopes], axis=0)
+    return bool((np.isnan(steps.apply(ends)) & flat).any())
 
 
 def _decisions(counts: Counts, steps: Affine, end: Quantize | Levels) -> list[Callable[[I64], NDArray[np.bool_]]]:
@@ -359,11 +370,14 @@ def _end_of(value: F32, end: Quantize | Levels) -> F32:
     return binarize(value, "ge" if end.rule == "sign" else end.rule)
 
 
-def fold_to_step(name: str, counts: Counts, steps: Affine, problems: list[str], largest: float) -> Affine | None:
-    """The same -1, 0 or +1 of every sum as one comparison of it, for steps that end in one; None where some change twice.
+def fold_to_step(name: str, classes: Sequence[Counts], steps: Affine, problems: list[str], largest: float) -> Affine | None:
+    """The same -1, 0 or +1 of every sum as one comparison of it, for steps that end in one; None where some change twice, or
+    NaN decides.
 
     What speaks against that is added to `problems`.  largest: as `has_limits` has it.
     """
+    # Every real number is more than what the windows of several classes can reach.
+    counts = classes[0] if len(classes) == 1 else Counts.of_reals(classes[0].low.size)
     bends = bends_of(counts, steps)
     ends: list[tuple[F32, NDArray[np.bool_], NDArray[np.bool_]]] = []
     before, last_step = (Affine(steps.ops[part], steps.values[part]) for part in (slice(-1), slice(-1, None)))
@@ -392,8 +406,14 @@ def fold_to_step(name: str, counts: Counts, steps: Affine, problems: list[str], 
     most = np.select([always_minus, never_minus], [last_float, -infinity], turn * minus).astype(np.float32)
     compare: AffineStep = ("step", least, most)
     made = affine_of(turn.size, [compare] if (turn > 0).all() else [("mul", turn, 0.0), compare])
-    both = np.array([[-largest], [largest]], np.float32).repeat(turn.size, axis=1)  # infinite ones, where there are such
-    return None if largest and (made.apply(both) != steps.apply(both)).any() else made
+    reached = [one.accumulator(end) for one in classes for end in (one.low, one.high)]
+    if _breaks_off(before, np.stack(reached)):
+        return None
+    if bends is not None:
+        reached += [counts.accumulator(np.minimum(bends.last + beyond, counts.high)) for beyond in (0, 1)]
+    if largest:
+        reached += [np.full(turn.size, end, np.float32) for end in (-largest, largest)]
+    return None if (made.apply(np.stack(reached)) != steps.apply(np.stack(reached))).any() else made
 
 
 def _nan_problems(name: str, counts: Counts, steps: Affine) -> list[str]:

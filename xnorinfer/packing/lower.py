@@ -41,7 +41,7 @@ from xnorinfer.packing.folding import (
 from xnorinfer.packing.fusedpart import Part, outside_of_moved, places_of
 from xnorinfer.packing.fusion import entry_of, fused_parts
 from xnorinfer.packing.often import often_zero
-from xnorinfer.packing.overflow import LARGEST, may_overflow
+from xnorinfer.packing.overflow import LARGEST, Reach, reaches_of
 from xnorinfer.packing.packed import (
     MAX_PIXEL_DEPTH,
     Affine,
@@ -81,13 +81,13 @@ class Found:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     _zeros: list[NDArray[np.bool_]] | None = None
-    _infinite: list[bool] | None = None
+    _reaches: list[Reach] | None = None
 
     def largest_sum(self, net: Net, part: Part) -> float:
         """`_largest_sum` of a part that gives a quantizer's numbers."""
         assert part.end is not None
-        self._infinite = may_overflow(net) if self._infinite is None else self._infinite
-        return _largest_sum(part, self._infinite, net.nodes[part.end].inputs[0])
+        self._reaches = reaches_of(net) if self._reaches is None else self._reaches
+        return _largest_sum(part, self._reaches, net.nodes[part.end].inputs[0])
 
     def often_zero(self, net: Net, part: Part, counts: Counts, rule: Rule) -> NDArray[np.bool_] | None:
         """Of which channels a sign reads values that are often 0, (channels,) bool.
@@ -117,24 +117,24 @@ def parts_of(net: Net) -> list[Part]:
 
     Raises NetworkError for what cannot be packed whatever its numbers are.
     """
-    infinite = may_overflow(net)
+    reaches = reaches_of(net)
     quantizers = [index for index, node in enumerate(net.nodes) if isinstance(node.op, Quantize | Levels)]
-    wild = frozenset(index for index in quantizers if infinite[net.nodes[index].inputs[0]])
+    wild = frozenset(index for index in quantizers if reaches[net.nodes[index].inputs[0]].nan)
     parts = fused_parts(net, wild=wild)
-    apart = {_sign_of(parts, index) for index, part in enumerate(parts) if not _has_limits(net, part, infinite)}
+    apart = {_sign_of(parts, index) for index, part in enumerate(parts) if not _has_limits(net, part, reaches)}
     return fused_parts(net, frozenset(apart), wild) if apart else parts
 
 
-def _has_limits(net: Net, part: Part, infinite: Sequence[bool]) -> bool:
+def _has_limits(net: Net, part: Part, reaches: Sequence[Reach]) -> bool:
     bent = any(isinstance(node.op, Steps) and any(step.bent for step in node.op.steps) for node in part.nodes)
     end = part.levels or part.sign
-    largest = _largest_sum(part, infinite, part.quantized)
+    largest = _largest_sum(part, reaches, part.quantized)
     return end is None or not (bent or largest) or has_limits(counts_of(net.input, part), steps_of_part(part), end, largest)
 
 
-def _largest_sum(part: Part, infinite: Sequence[bool], quantized: int) -> float:
+def _largest_sum(part: Part, reaches: Sequence[Reach], quantized: int) -> float:
     """Of real sums of which a node makes what may leave float32; else 0.  Inputs themselves are finite."""
-    if part.read.kind != "reals" or not infinite[quantized]:
+    if part.read.kind != "reals" or not reaches[quantized].infinite:
         return 0.0
     return LARGEST if part.layer is None and part.inputs == (INPUT,) else np.inf
 
@@ -268,9 +268,7 @@ def _numbers(net: Net, part: Part, classes: Sequence[Counts], steps: Affine, fou
     """Steps as they are stored."""
     name = part.name
     if steps.ops and steps.ops[-1] == "step" and {"prelu", "tanh", "sigmoid"} & set(steps.ops) and "side" not in steps.ops:
-        # Every real number is more than what the windows of several classes can reach.
-        counts = classes[0] if len(classes) == 1 else Counts.of_reals(classes[0].low.size)
-        step = fold_to_step(name, counts, steps, found.problems, found.largest_sum(net, part))
+        step = fold_to_step(name, classes, steps, found.problems, found.largest_sum(net, part))
         if step is not None:
             return step
     if (wrong := infinite(steps)).any():
