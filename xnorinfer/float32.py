@@ -102,6 +102,11 @@ def sigmoid(x: F32) -> F32:
     return np.asarray(np.where(wide >= 0, 1.0, fallen) / (1 + fallen), np.float32)
 
 
+def differing(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where two arrays of one shape have other numbers; NaN is NaN, and 0 is -0."""
+    return np.asarray((one != other) & ~(np.isnan(one) & np.isnan(other)))
+
+
 def sequential_dot(x: F32, weights: F32) -> F32:
     """(rows, depth) x (neurons, depth) -> (rows, neurons): float64 sums in input order, rounded to float32 once."""
     total = np.zeros((x.shape[0], weights.shape[0]), np.float64)

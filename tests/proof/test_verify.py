@@ -19,7 +19,7 @@ from xnorinfer.errors import SourceError
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import Linear, Norm, Quantize
 from xnorinfer.net.reference import forward
-from xnorinfer.net.values import InputMapping, PixelInput, ThresholdInput
+from xnorinfer.net.values import InputMapping, PixelInput, RealInput, ThresholdInput
 from xnorinfer.packing import modelfile
 from xnorinfer.packing.canonical import canonical_mapping
 from xnorinfer.packing.lower import lower
@@ -89,6 +89,21 @@ def test_given_data_is_compared_whole(tmp_path: Path) -> None:
     result = verify(target, source, data)
     assert result.holds
     assert (result.rows, result.data) == (700, "given")
+
+
+def test_scores_that_are_nan_hold(tmp_path: Path) -> None:
+    """A scale of 0 makes them of infinite sums."""
+    norm = Norm(np.zeros(3, np.float32), np.ones(3, np.float32), gamma=np.array([1, 0, 0], np.float32), epsilon=1e-4)
+    net = Net.chain(RealInput(), [("fc", Linear(np.ones((3, 4), np.float32), "ge")), ("bn", norm)], "ge-zero")
+    source, target = tmp_path / "net.npz", tmp_path / "net.safetensors"
+    write_npz(net, source)
+    options = ConvertOptions(profile="ge-zero", bn_epsilon=1e-4, input=RealInput())
+    modelfile.save(convert_file(source, options).packed, target)
+    x = np.array([[3e38] * 4, [-3e38] * 4, [1, 2, 3, 4]], np.float32)
+    assert np.isnan(forward(net, x)).any(axis=1).tolist() == [True, True, False]
+    result = verify(target, source, x)
+    assert result.holds
+    assert (result.rows, result.differing_rows) == (3, 0)
 
 
 @pytest.mark.parametrize("name", ["range", "reals"])

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from xnorinfer import budget
 from xnorinfer.conversion import digest_of
 from xnorinfer.engine.model import Model, canonical_input, random_inputs
+from xnorinfer.float32 import differing
 from xnorinfer.graph import INPUT, Interpretation
 from xnorinfer.imageaxes import channels_last
 from xnorinfer.memory import in_rows
@@ -270,7 +271,7 @@ def _compare(result: Verification, model: Model, net: Net, x: NDArray[Any], repo
             # After an exact 0 before sign, which bits cannot hold, a row has no answer to compare with.
             source = part if part.pool is None or part.inputs[0] == INPUT else parts[part.inputs[0]]
             tied |= (want == 0).any(axis=1) & (bits or source.ties)
-            wrong = (got != want) & ~tied[:, None]
+            wrong = differing(got, want) & ~tied[:, None]
             if wrong.any() and result.first_difference is None:
                 row, neuron = (int(i) for i in np.argwhere(wrong)[0])
                 result.first_difference = (
@@ -280,7 +281,7 @@ def _compare(result: Verification, model: Model, net: Net, x: NDArray[Any], repo
             same &= ~wrong.any(axis=1)
         scores = model.plan.run(canonical)
         predicted = (best_of(every[-1], net.classes) == best_of(scores, net.classes)).all(axis=1)
-        same &= (scores == every[-1]).all(axis=1) | tied
+        same &= ~differing(scores, every[-1]).any(axis=1) | tied
         result.differing_rows += int((~same).sum())
         result.differing_predictions += int((~predicted & ~tied).sum())
         result.tie_rows += int(tied.sum())

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from xnorinfer.bits import bitunpack
 from xnorinfer.engine.margins import constant
-from xnorinfer.float32 import F32
+from xnorinfer.float32 import F32, differing
 from xnorinfer.graph import INPUT, Interpretation, Node
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import (
@@ -540,7 +540,7 @@ def _compare_codes(
 def _compare_values(proof: LayerProof, dot: F32, source: F32, model: F32) -> None:
     """Float results at given dots, equal in every bit but the sign of zero."""
     proof.compared += dot.size
-    wrong = (source != model) & ~(np.isnan(source) & np.isnan(model))
+    wrong = differing(source, model)
     if wrong.any():
         at, neuron = (int(i) for i in np.argwhere(wrong)[0])
         proof.differ(
