@@ -301,10 +301,6 @@ def other_signs(g: Graph) -> str:
     return g.end(g("Add", g.conv(g.sign(x), 8, 8), bits), 8)
 
 
-def constants_beside(g: Graph) -> str:
-    return g.end(g("Concat", g.start(), np.ones((1, 2, 6, 10), F), axis=1), 10)
-
-
 def some_pixels(g: Graph) -> str:
     x = g.start()
     return g.end(g("Slice", x, np.array([1]), np.array([4]), np.array([2]), np.array([-1])), 8)
@@ -333,7 +329,6 @@ REFUSED: dict[str, tuple[Callable[[Graph], Any], str]] = {
     "the input": (raw, r"Add_v1 \(Add\) joins the input itself, before the first layer"),
     "the input in two ways": (two_ways, r"Conv_v2 \(Conv\) reads the input in another way than Conv_v0 does"),
     "other signs": (other_signs, r"joins signs that stand for 1e-09 and 1 with other values.*makes them of -1 and 1"),
-    "constants beside": (constants_beside, "joins values of the network and constants"),
     "given twice": (twice, "gives a value that another node gives, or the file, as well"),
     "fewer axes": (part_of_axes, "takes a part of values, and does not say which: is malformed"),
     "no such axis": (no_such_axis, "joins values along the axis 5, which they do not have: is malformed"),
