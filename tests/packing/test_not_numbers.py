@@ -231,6 +231,20 @@ def test_levels_of_infinite_sums_stay_numbers_where_nan_cannot_be(gamma: float, 
     assert (Model(packed, threads=1).plan.run(x) == forward(net, x)).all()
 
 
+@pytest.mark.parametrize("head", ["ge", None])
+@pytest.mark.parametrize("step", [("add", 0.5), ("prelu", -1), ("mul", 0)])
+def test_thresholds_that_are_infinite(head: Any, step: Any) -> None:
+    """One of infinity says never, one of -infinity always, but for NaN."""
+    thresholds = np.array([[-np.inf, 0, -np.inf, 1], [0, np.inf, -np.inf, np.inf], [np.inf, np.inf, np.inf, np.inf]], F)
+    layers = [("fc", Linear(latents(1, 4, 3), "ge")), ("steps", Steps.of(step)), ("q", Levels(0, 3, thresholds=thresholds))]
+    net = Net.chain(RealInput(), [*layers, ("head", Linear(np.eye(4, dtype=F), head))], "ge-zero", (3,))
+    x = np.array(list(itertools.product([3e38, -3e38, 1, 0], repeat=3)), F)
+    values = dict(node_outputs(net, x))
+    assert (values["q"].max(axis=0) <= [2, 1, 2, 1]).all()
+    assert (values["q"][np.isnan(values["steps"])] == 0).all()
+    assert (Model(pack(net).packed, threads=1).plan.run(x) == forward(net, x)).all()
+
+
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 def test_in_c(tmp_path: Path) -> None:
     for quantizer, before, place in (

@@ -165,7 +165,7 @@ class Levels:
     numbers, and a map's outside as value 0, which with them makes no more than 16 levels; everything else takes float32.  3 to
     16 levels, of pixels 256; two are a `Quantize`.
     thresholds: (high - low, neurons) or (high - low, 1) float32, none below the one before: q is low and how many of them x
-    reaches, then, in the place of rounding.
+    reaches, then, in the place of rounding; one of infinity no x does.
     """
 
     low: int

@@ -192,9 +192,10 @@ def _(op: Quantize, read: Rows) -> Rows:
 
 @compute.of(Levels)
 def _(op: Levels, read: Rows) -> Rows:
-    """The whole numbers, the lowest of NaN; 0 is added to make a -0.0 one of them."""
+    """The whole numbers, the lowest of NaN; 0 is added to make a -0.0 one of them.  A threshold of infinity says never."""
     if op.thresholds is not None:
-        reached = sum((read.mapped >= of_level).astype(np.float32) for of_level in op.thresholds)
+        x = read.mapped
+        reached = sum(((x >= of_level) & (of_level < np.inf)).astype(np.float32) for of_level in op.thresholds)
         return Rows(np.asarray(reached + np.float32(op.low), np.float32), op.domain)
     whole = np.clip(np.rint(read.mapped), np.float32(op.low), np.float32(op.high)) + np.float32(0)
     return Rows(np.where(np.isnan(whole), np.float32(op.low), whole), op.domain)

@@ -263,11 +263,8 @@ def _level_of(counts: Counts, steps: Affine, levels: Levels) -> Callable[[I64], 
 def _codes_of(value: F32, levels: Levels) -> F32:
     """(..., neurons) float32 -> their codes."""
     if levels.thresholds is not None:
-        return np.asarray(
-            (value[None] >= levels.thresholds.reshape(-1, *(1,) * (value.ndim - 1), levels.thresholds.shape[1])).sum(
-                0, dtype=np.float32
-            )
-        )
+        firsts = levels.thresholds.reshape(-1, *(1,) * (value.ndim - 1), levels.thresholds.shape[1])
+        return np.asarray(((value[None] >= firsts) & (firsts < np.inf)).sum(0, dtype=np.float32))
     return np.asarray(np.clip(np.rint(value), np.float32(levels.low), np.float32(levels.high)) - np.float32(levels.low))
 
 
