@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -42,9 +42,11 @@ TYPES = numbered_types("float32 uint8 int8 uint16 int16 int32 int64 string bool 
 NUMBERS = {name: number for number, name in TYPES.items()}
 
 
-#: Functions of a model by domain and name, FunctionProtos; so many calls of them a node may lie in.
-Functions: TypeAlias = dict[tuple[str, str], Message]
+#: Functions of a model by domain, name and overload, FunctionProtos; so many calls of them a node may lie in.
+Functions: TypeAlias = dict[tuple[str, str, str], Message]
 MOST_CALLS = 16
+#: Operations that are of all numbers of a sample where they say no axis, before this version of ONNX' operations.
+_OF_LAST_AXIS, _SINCE = ("Softmax", "LogSoftmax", "Hardmax"), 13
 
 
 @dataclass(frozen=True)
@@ -102,13 +104,21 @@ def _read(path: Path, files: DataFiles, *, are_inlined: bool = True) -> OnnxGrap
             spend_bytes(NODE_BYTES, "the functions of a model")
             if function.text(10) in ONNX_DOMAINS:
                 raise SourceError(f"{path.name} gives ONNX' operation {function.text(1)!r} a meaning of its own: not supported")
-            functions[function.text(10), function.text(1)] = function
-        return _read_graph(model.bytes(7), model.text(2), files, functions if are_inlined else {})
+            key = function.text(10), function.text(1), function.text(13)
+            if functions.setdefault(key, function) is not function:
+                raise WireError(f"holds two functions called {'.'.join(filter(None, key))!r}")
+        version = _version(model.messages(8))
+        return _read_graph(model.bytes(7), model.text(2), files, functions if are_inlined else {}, version)
     except WireError as error:
         raise SourceError(f"{path.name} is damaged, truncated or no ONNX model: it {error}") from None
 
 
-def _read_graph(message: memoryview, producer: str, files: DataFiles, functions: Functions) -> OnnxGraph:
+def _version(opsets: Iterable[Message]) -> int:
+    """Of ONNX' operations, 0 where it is not said."""
+    return next((opset.integer(2) for opset in opsets if opset.text(1) in ("", "ai.onnx")), 0)
+
+
+def _read_graph(message: memoryview, producer: str, files: DataFiles, functions: Functions, version: int) -> OnnxGraph:
     nodes: list[OnnxNode] = []
     constants: dict[str, RawTensor] = {}
     inputs: list[str] = []
@@ -118,7 +128,7 @@ def _read_graph(message: memoryview, producer: str, files: DataFiles, functions:
     for number, value in fields(message):
         spend_steps(what="reading its graph")
         if number == 1:
-            nodes += _nodes_of(Message(value), files, functions, {})
+            nodes += _nodes_of(Message(value), files, functions, {}, version)
             scope = _scope_of(Message(value))
             if scope is not None:
                 scopes |= dict.fromkeys(nodes[-1].outputs, (scope,))
@@ -157,16 +167,19 @@ def _read_shape(message: Message) -> tuple[int | None, ...] | None:
 
 
 def _nodes_of(
-    message: Message, files: DataFiles, functions: Functions, said: Mapping[str, Attribute], depth: int = 0
+    message: Message, files: DataFiles, functions: Functions, said: Mapping[str, Attribute], version: int, depth: int = 0
 ) -> Iterator[OnnxNode]:
-    """A node; those of a function of the model in the place of one that calls it.  said: what the call that it is in says."""
+    """A node; those of a function of the model in the place of one that calls it.  said: what the call that it is in says;
+    version: of ONNX' operations."""
     spend_bytes(NODE_BYTES, "the nodes of a graph")
     spend_steps(what="reading its graph")
     node = _read_node(message, files)
     refers = {one.text(1): one.text(21) for one in message.messages(5) if 21 in one}
     node.attributes.update({key: said[name] for key, name in refers.items() if name in said})
-    function = functions.get((message.text(7), message.text(4)))
+    function = functions.get((message.text(7), message.text(4), message.text(8)))
     if function is None:
+        if node.operation in _OF_LAST_AXIS and 0 < version < _SINCE:
+            node.attributes.setdefault("axis", 1)
         yield node
         return
     if depth == MOST_CALLS:
@@ -179,8 +192,9 @@ def _nodes_of(
     for name, result in zip(function.texts(5), node.outputs, strict=False):
         if result and names.setdefault(name, result) != result:
             copied.append(OnnxNode("Identity", f"{node.name}/{name}", (names[name],), (result,)))
+    version = _version(function.messages(9))
     for inner in function.messages(7):
-        for one in _nodes_of(inner, files, functions, said, depth + 1):
+        for one in _nodes_of(inner, files, functions, said, version, depth + 1):
             inputs, outputs = (
                 tuple(names.get(name, f"{place}/{name}") for name in values) for values in (one.inputs, one.outputs)
             )

@@ -170,7 +170,7 @@ def _cast(maths: Maths, node: OnnxNode, inputs: Sequence[Value | None]) -> Value
     kind = np.dtype(CAST.get(to, "V") if isinstance(to, int) else "V")
     if kind == np.bool_:
         return maths.apply(node, "NotEqual", value, maths.number(0))
-    if kind in (np.float32, np.float64) or (isinstance(value, Constant) and (kind == np.float16 or to == _BFLOAT16)):
+    if kind == np.float32 or (isinstance(value, Constant) and (kind in (np.float16, np.float64) or to == _BFLOAT16)):
         return value
     if kind.kind not in "iu":
         maths.problems.refuse(node, OTHER_TYPE)

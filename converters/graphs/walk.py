@@ -350,6 +350,8 @@ class Walk(GraphLayers, GraphMaps):
         if operation in _PICKING:
             if operation == "TopK" and not node.attributes.get("largest", 1):
                 self.problems.refuse(node, "picks the smallest scores, which is not supported in a binary network")
+            if node.attributes.get("select_last_index", 0):
+                self.problems.refuse(node, "picks the last of equal scores, which is not supported in a binary network")
             self._require_channels(node, lives[0], inputs)
             self.use_all(others, f"part of {operation}")
             self._picked(operation)
@@ -367,7 +369,7 @@ class Walk(GraphLayers, GraphMaps):
 
     def _require_channels(self, node: OnnxNode, live: Live, inputs: Sequence[Value | None]) -> None:
         """Raise Refused where a node picks, or keeps an order, among something else than the scores of a sample or pixel."""
-        axis, second = node.attributes.get("axis", 0 if node.operation == "ArgMax" else None), inputs[1:2]
+        axis, second = node.attributes.get("axis", 0 if node.operation == "ArgMax" else -1), inputs[1:2]
         if node.operation == "ArgMax" and second:  # TensorFlow's
             axis = int(second[0].array.reshape(())) if isinstance(second[0], Constant) else None
         channels = live.stage.shape[-1] if live.stage.shape else live.stage.width

@@ -301,7 +301,7 @@ def _softmax(one: One) -> int:
     axis = int(one.said.word("axis", "-1", ("-1", "1")))
     if one.said.said.get("temperature") not in (None, "None") and one.said.real("temperature") <= 0:
         raise Refused("has a temperature that is not above 0, which turns the order of the scores around: is not supported")
-    return one.alike("Softmax", one.first, said={"axis": axis} if one.node.operation == "softmax" else None)
+    return one.alike("Softmax", one.first, said={"axis": axis if one.node.operation == "softmax" else 1})
 
 
 def _det_sign(one: One) -> int:

@@ -481,6 +481,11 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda g: g.add("MatMul", g.signs(3, 2)).add("ArgMax"),
         r"\(ArgMax\) takes the axis 0, not that",
     ),
+    "picked from behind": (
+        lambda g: g.add("MatMul", g.signs(3, 2)).add("ArgMax", axis=1, select_last_index=1),
+        "picks the last of equal scores",
+    ),
+    "in doubles": (lambda g: g.add("MatMul", g.signs(3, 2)).add("Cast", to=11), "to something else than float32"),
     "after picking": (lambda g: g.add("MatMul", g.signs(3, 2)).add("Softmax").add("Add", ONE), "after the scores were picked"),
 }
 
@@ -581,6 +586,22 @@ def test_functions_that_call_themselves(tmp_path: Path) -> None:
     again += field(7, node("Sign", ["v"], "w") + field(7, "mine"))
     with pytest.raises(SourceError, match="functions that call one another more than 16 times"):
         read_source(of_domain(tmp_path / "net.onnx", "mine", again))
+
+
+def test_functions_of_one_name_are_told_by_their_overloads(tmp_path: Path) -> None:
+    """A call says which it means; without overloads nobody knows."""
+    functions = [
+        field(1, "Sign") + field(4, "v") + field(5, "w") + field(7, node(operation, ["v"], "w")) + field(10, "mine")
+        for operation in ("Sign", "Relu")
+    ]
+    path = of_domain(tmp_path / "net.onnx", "mine", *(one + field(13, name) for one, name in zip(functions, "ab", strict=True)))
+    with pytest.raises(NetworkError, match=r"\(mine\.Sign\) is not supported"):
+        read_source(path)
+    path = of_domain(tmp_path / "net.onnx", "mine", functions[0], functions[1] + field(13, "b"))
+    assert not kinds_of(read_source(path, ConvertOptions(input=SignInput())), Steps)
+    path = of_domain(tmp_path / "net.onnx", "mine", *functions)
+    with pytest.raises(SourceError, match=r"holds two functions called 'mine\.Sign'"):
+        read_source(path)
 
 
 def test_two_tensors_of_one_name(tmp_path: Path) -> None:

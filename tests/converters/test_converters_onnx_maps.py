@@ -9,6 +9,7 @@ import numpy as np
 import onnx_writer
 import pytest
 from numpy.typing import NDArray
+from onnx_writer import field, node, write
 
 from xnorinfer.converters import ConvertOptions, Reading, read_source
 from xnorinfer.engine.model import Model
@@ -347,6 +348,24 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda g: g.add("Identity").add("Conv", np.ones((0, 3, 3, 3), F)), r"has weights of shape \(0, 3, 3, 3\)"
     ),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("operation", ["Softmax", "TopK"])
+def test_an_axis_that_is_not_said_is_the_last(tmp_path: Path, operation: str) -> None:
+    """Of a map a line, whose classes are not those of its pixels; a softmax was of all numbers before version 13."""
+    weights = np.random.default_rng(0).choice(np.array([-1, 1], F), (3, 2, 3, 3))
+    nodes = [node("Conv", ["x", "w"], "c"), node(operation, ["c", "k"][: 1 + (operation == "TopK")], "y")]
+    path = write(tmp_path / "net.onnx", nodes, {"w": weights, "k": np.array([1], np.int64)}, "y", shape=("rows", 2, 6, 5))
+    content, options = path.read_bytes(), ConvertOptions(input=PixelInput.range(0, 255))
+    for version in (0, 9, 12, 13):
+        path.write_bytes(
+            content + (field(8, field(1, "ai.onnx.ml") + field(2, 2)) + field(8, field(2, version))) * bool(version)
+        )
+        if operation == "Softmax" and 0 < version < 13:
+            assert isinstance(read_source(path, options).net.nodes[-1].op, Linear)
+        else:
+            with pytest.raises(NetworkError, match=rf"\({operation}\) takes the axis -1, not that of the channels"):
+                read_source(path, options)
 
 
 @pytest.mark.parametrize("case", REFUSED)
