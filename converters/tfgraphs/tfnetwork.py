@@ -179,21 +179,25 @@ class _Builder(NodeWriter):
         return self.input in sources and sources <= {*self.allowed, RANDOM_SOURCE}
 
     def _before_ends(self, ref: Ref) -> Ref:
-        """The scores before a softmax and the like, but for an argmax of all samples, which is no end of a network's."""
+        """The scores before a softmax and the like, but for an argmax of samples or lines, which is no end of a network's."""
         while self.nodes[ref[0]].operation in (*_ENDS, "Squeeze", "Cast"):
             node = self.nodes[ref[0]]
-            if self._compares_samples(node):
+            if self._compares_others(node):
                 break
             if node.operation in ("Squeeze", "Cast") and self.nodes[self.resolve(node.inputs[0])[0]].operation not in _ENDS:
                 break
             ref = self.resolve(node.inputs[0])
         return ref
 
-    def _compares_samples(self, node: TfNode) -> bool:
+    def _compares_others(self, node: TfNode) -> bool:
+        """Whether it is an argmax of an axis that is not known to be that of the scores, the last."""
+        if node.operation != "ArgMax" or len(node.inputs) != 2:
+            return False
         try:
-            return node.operation == "ArgMax" and len(node.inputs) == 2 and not self.constant(node.inputs[1]).any()
+            axis, many = self.constant(node.inputs[1]).reshape(-1), self._axes(self.resolve(node.inputs[0])) or 2
         except NotFollowed:
             return False
+        return axis.size == 1 and int(axis[0]) not in (-1, many - 1)
 
     def _ends(self) -> set[Ref]:
         found = set()

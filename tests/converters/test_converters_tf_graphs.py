@@ -253,6 +253,11 @@ function, module = before["cut"], tf.Module()
 module.net = tf.function(lambda value: tf.argmax(net(value), axis=0))
 signature = module.net.get_concrete_function(tf.TensorSpec((None, 20), tf.float32))
 tf.saved_model.save(module, "samples", signatures=signature)
+window = rng.choice([-1.0, 1.0], (3, 3, 2, 5)).astype("f")
+for axis in (2, 3):
+    module.net = tf.function(lambda value: tf.argmax(tf.nn.conv2d(value, tf.constant(window), 1, "VALID"), axis=axis))
+    signature = module.net.get_concrete_function(tf.TensorSpec((None, 6, 7, 2), tf.float32))
+    tf.saved_model.save(module, f"axis{axis}", signatures=signature)
 """
 
 
@@ -280,6 +285,9 @@ def test_what_is_no_function_of_each_value_is_named(spelled: Path, name: str, re
         read_source(spelled / f"{name}.{ending}", ConvertOptions(**RANGE))
 
 
-def test_an_argmax_of_samples_is_no_end_of_a_network(spelled: Path) -> None:
+def test_an_argmax_of_samples_or_lines_is_no_end_of_a_network(spelled: Path) -> None:
     with pytest.raises(NetworkError, match=r"\(ArgMax\) takes the axis 0, not that of the channels"):
         read_source(spelled / "samples", ConvertOptions(**RANGE))
+    with pytest.raises(NetworkError, match=r"\(ArgMax\) takes the axis 2, not that of the channels"):
+        read_source(spelled / "axis2", ConvertOptions(**RANGE))
+    assert read_source(spelled / "axis3", ConvertOptions(**RANGE)).net.shape == (6, 7, 2)
