@@ -314,7 +314,7 @@ class GraphCuts(GraphValues):
             return constant
         many = sizes[axis + 1]
         spend_bytes(8 * many * (places.size // shape[-1]), f"the numbers beside {node.name}")
-        numbers = np.broadcast_to(array, sizes) if array.size == 1 else array
+        numbers = np.broadcast_to(array, (1, *sizes[1:])) if array.size == 1 else array
         lines = np.moveaxis(numbers, axis + 1, -1).reshape(-1, many)
         if (lines != lines[:1]).any():
             return constant

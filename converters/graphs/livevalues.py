@@ -32,7 +32,8 @@ class Constant:
 
     names: the tensors of the file that it comes from.  root, expr: it is this expression of these numbers, where single numbers
     alone joined them; a single number is an expression without a root.  signed: set where it is known to be binarized and
-    scaled since.  fills: the sizes of a tensor, rows first, that a single number stands for, where they are known.
+    scaled since.  is_spread: it stands for a tensor that is as large as a value of the network.  fills: the sizes of that, rows
+    first, of a single number, where they are known.
     """
 
     array: NDArray[Any]
@@ -41,6 +42,7 @@ class Constant:
     root: NDArray[Any] | None = None
     leaf: Expr | None = None
     signed: Signed | None = None
+    is_spread: bool = False
     fills: tuple[int, ...] | None = None
 
     @property

@@ -10,7 +10,6 @@ import numpy as np
 from xnorinfer.converters.containers.onnxfile import OnnxNode
 from xnorinfer.converters.graphs.constants import Constants, computed
 from xnorinfer.converters.graphs.livevalues import Constant, Shape, Value
-from xnorinfer.converters.graphs.places import Places
 
 #: What may be done with shapes.
 MOVING = ("Gather", "Unsqueeze", "Concat", "Slice", "Squeeze", "Reshape", "Identity", "ReduceProd")
@@ -19,11 +18,11 @@ COUNTING = ("Mul", "Div", "Add", "Sub")
 ANY_ROWS = 1_000_003
 
 
-def shape_of(places: Places | None, rows: int, node: OnnxNode) -> Shape:
-    """What a Shape or Size node gives for a tensor."""
-    if places is None:
+def shape_of(known: Sequence[int] | None, node: OnnxNode) -> Shape:
+    """What a Shape or Size node gives for a tensor of these sizes, rows first."""
+    if known is None:
         return Shape()
-    sizes = np.array([rows, *places.shape], np.int64)
+    sizes = np.array(known, np.int64)
     if node.operation == "Size":
         return Shape(np.array(sizes.prod()))
     start, end = node.attributes.get("start", 0), node.attributes.get("end", len(sizes))

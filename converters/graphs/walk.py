@@ -47,6 +47,8 @@ DEFAULTS = Defaults("ge-zero", "tf", 0.0, "in the graph", profile_origin="graph"
 
 #: Operations that hand a value on unchanged, at inference.
 _PASSING = ("Identity", "Dropout")
+#: What they make of a tensor of one number is that number, whatever the size.
+_OF_ANY_SIZE = (*MOVES, "Slice", "Gather", "ReduceMean", "ReduceMax", "ReduceMin")
 #: At the end of a graph: they pick from scores, or do not change their order.
 _PICKING = ("Softmax", "LogSoftmax", "ArgMax", "TopK", "Hardmax")
 _SHAPE_OPS = ("Shape", "Gather", "Unsqueeze", "Concat", "Slice", "Cast", "Squeeze", "Constant", "Reshape", "Identity", "Size")
@@ -270,7 +272,8 @@ class Walk(GraphLayers, GraphMaps):
             return
         lives = [value for value in known if isinstance(value, Live)]
         if node.operation in ("Shape", "Size") and lives:
-            self.values[node.outputs[0]] = shape_of(lives[0].places, self.rows, node)
+            places = lives[0].places
+            self.values[node.outputs[0]] = shape_of(None if places is None else (self.rows, *places.shape), node)
         elif lives and node.operation == "Split":
             self._require_unpicked(node, lives)
             self.use_all(known[1:], "shape or setting")
@@ -304,19 +307,32 @@ class Walk(GraphLayers, GraphMaps):
         if len(numbers) < len(known):
             sizes = numbers_of(known[-1])
             if node.operation == "ConstantOfShape":
-                return dataclasses.replace(self.number(float(filler(node))), fills=sizes)
+                return dataclasses.replace(self.number(float(filler(node))), is_spread=True, fills=sizes)
             if node.operation == "Expand" and isinstance(known[0], Constant):  # numbers beside values are as large as these
-                return dataclasses.replace(known[0], fills=sizes) if known[0].number is not None else known[0]
+                return dataclasses.replace(known[0], is_spread=True, fills=sizes if known[0].number is not None else None)
             if node.operation not in _ON_SHAPES:
                 self.problems.refuse(node, "computes with shapes, which is not supported in a binary network")
             self.use_all(numbers, "part of a shape")
             return computed_shape(self.constants, node, known)
+        spread = [value for value in numbers if value.is_spread]
+        if spread and node.operation in ("Shape", "Size"):
+            return shape_of(spread[0].fills, node)
         if node.operation in ELEMENTWISE and not (node.operation == "Cast" and numbers[0].array.dtype.kind in "iub"):
             result = spelled(self, node, inputs)
+        elif spread and node.operation not in (*_PASSING, "Cast"):
+            if node.operation not in _OF_ANY_SIZE or numbers[0].number is None or spread != numbers[:1]:
+                reason = "takes a tensor that is as large as a value of the network as numbers, not beside such values"
+                self.problems.refuse(node, f"{reason}, which is not supported in a binary network")
+            result = dataclasses.replace(numbers[0], fills=None)
         else:
             result = self.constants.computed(node, numbers)
+        if not isinstance(result, Constant):
+            return result
         names = dict.fromkeys(name for value in numbers for name in value.names)
-        return dataclasses.replace(result, names=tuple(names)) if isinstance(result, Constant) else result
+        fills = result.fills
+        if node.operation in ELEMENTWISE and result.number is not None and all(value.fills for value in spread):
+            fills = np.broadcast_shapes(*(value.fills or value.array.shape for value in numbers)) if spread else None
+        return dataclasses.replace(result, names=tuple(names), is_spread=bool(spread), fills=fills)
 
     def _live(self, node: OnnxNode, inputs: Sequence[Value | None], lives: Sequence[Live]) -> Value:
         """A node on the way from input to scores."""
@@ -357,6 +373,7 @@ class Walk(GraphLayers, GraphMaps):
             self._picked(operation)
             return dataclasses.replace(lives[0], picked=True)
         if operation in ELEMENTWISE:
+            self._require_size(node, lives, others)
             result = spelled(self, node, inputs)
             self.use_all(others, f"{lives[0].stage.layer or 'input'}: {operation}")
             return result
@@ -366,6 +383,16 @@ class Walk(GraphLayers, GraphMaps):
         """Raise Refused where one of the values is scores that were picked from."""
         if any(live.picked for live in lives):
             self.problems.refuse(node, "stands after the scores were picked, which is not supported in a binary network")
+
+    def _require_size(self, node: OnnxNode, lives: Sequence[Live], others: Sequence[Value]) -> None:
+        """Raise Refused where a number beside values stands for a tensor that makes them larger."""
+        shapes = [(self.rows, *live.places.shape) for live in lives if live.places is not None]
+        for value in others:
+            if isinstance(value, Constant) and value.fills and len(shapes) == len(lives):
+                own = np.broadcast_shapes(*shapes)
+                if np.broadcast_shapes(own, value.fills) != own:
+                    found = " x ".join(map(str, value.fills[1:]))
+                    self.problems.refuse(node, f"spreads values over {found}, which is not supported in a binary network")
 
     def _require_channels(self, node: OnnxNode, live: Live, inputs: Sequence[Value | None]) -> None:
         """Raise Refused where a node picks, or keeps an order, among something else than the scores of a sample or pixel."""

@@ -144,18 +144,17 @@ def _joined(recorder: Recording, operation: str, given: dict[str, Any]) -> Ref:
     tensors, axis = given.get("tensors"), given.get("dim", 0)
     if not isinstance(tensors, list | tuple) or type(axis) is not int:
         recorder.refuse(operation, "has no list of tensors and no axis")
-    return recorder.node("Concat", *(_of_its_size(recorder, recorder.tensor(operation, one)) for one in tensors), axis=axis)
+    return recorder.node("Concat", *(recorder.tensor(operation, one) for one in tensors), axis=axis)
 
 
-def _of_its_size(recorder: Recording, value: Ref) -> Ref:
-    """A tensor of one number, which may stand for it alone, with its sizes; others as they are."""
-    number, like = recorder.filled.get(value.name, (0.0, []))
+def of_size(recorder: Recording, number: float, like: Any) -> Ref | None:
+    """A tensor of one number that is as large as a value of the network, or of sizes that depend on it; None of others."""
     if isinstance(like, Ref):
         sizes = recorder.node("Shape", like)
-    elif like and all(isinstance(size, Size) or type(size) is int for size in like):
+    elif isinstance(like, list | tuple) and like and all(isinstance(size, Size) or type(size) is int for size in like):
         sizes = _told_sizes(recorder, like)
     else:
-        return value
+        return None
     return recorder.node("ConstantOfShape", sizes, value=RawTensor("", np.array([number], np.float32), "float32"))
 
 

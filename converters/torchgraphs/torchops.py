@@ -58,7 +58,6 @@ class Recorder:
         self.shapes: dict[str, tuple[int, ...] | None] = {name: tensor.shape for name, tensor in self.constants.items()}
         self.memory = Memory()
         self.stacks: dict[str, tuple[list[Ref], int]] = {}  # of the network's values: what was stacked, along which axis
-        self.filled: dict[str, tuple[float, Ref | list[Any]]] = {}  # of one number: that, and as large as what, or how large
         self.others = {name for name, tensor in self.constants.items() if tensor.dtype != "float32"}  # of another type
         self.truths = {name for name, tensor in self.constants.items() if tensor.dtype == "bool"}
 
@@ -400,7 +399,7 @@ class Recorder:
         return self.node(kind, value, keepdims=0)
 
     def _filled(self, operation: str, given: dict[str, Any]) -> Ref:
-        """Tensors of one number: of a known size as such, else the number, which broadcasts."""
+        """Tensors of one number: of a known size as such, else of one that is computed, or the number, which broadcasts."""
         number = FILLED.get(operation, given.get("fill_value", given.get("s")))
         if isinstance(number, Ref):
             return self.tensor(operation, number)
@@ -410,10 +409,8 @@ class Recorder:
         if operation in ("ones_like", "zeros_like", "full_like"):
             size = self.shape_of(given.get("self"))
         if not isinstance(size, list | tuple) or not all(isinstance(n, int) and n >= 0 for n in size):
-            result = self._number(float(number))
             like = given.get("self") if operation.endswith("_like") else size
-            if isinstance(like, Ref | list):
-                self.filled[result.name] = float(number), like
+            result = torchmaps.of_size(self, float(number), like) or self._number(float(number))
         else:
             spend_bytes(4 * math.prod(size), f"the tensor {tuple(size)} of operation {operation}")
             result = self.constant(np.full(size, number, np.float32))

@@ -43,14 +43,12 @@ class Recording(Protocol):
     """What makes nodes of operations: `torchops.Recorder`, which says what these do.
 
     shapes: those of tensors of the file, and of what is made of such, as far as they are known.  memory: who shares it.
-    stacks: what was stacked along which axis.  filled: tensors of one number that are as large as a value of the network, or of
-    sizes that depend on it: the number, and which.
+    stacks: what was stacked along which axis.
     """
 
     shapes: dict[str, tuple[int, ...] | None]
     memory: Memory
     stacks: dict[str, tuple[list[Ref], int]]
-    filled: dict[str, tuple[float, Ref | list[Any]]]
 
     def refuse(self, operation: str, reason: str) -> NoReturn: ...
 

@@ -54,6 +54,11 @@ def by_onnx(path: Path) -> Any:
 LIKE = [node("Shape", ["v"], "h"), node("ConstantOfShape", ["h"], "o", value=np.zeros(1, F))]
 #: Nodes, channels of "t", constants.
 GRAPHS: dict[str, tuple[list[bytes], int, dict[str, Any]]] = {
+    "turned numbers": (
+        [*LIKE, node("Exp", ["o"], "u"), node("Neg", ["u"], "b"), node("Concat", ["v", "b"], "t", axis=1)],
+        16,
+        {},
+    ),
     "as many zeros": ([*LIKE, node("Concat", ["v", "o"], "t", axis=1)], 16, {}),
     "before them": ([*LIKE, node("Concat", ["o", "v"], "t", axis=-3)], 16, {}),
     "on both sides": ([node("Concat", ["k", "v", "k"], "t", axis=1)], 14, {"k": np.zeros((24, 3, 6, 4), F)}),
@@ -98,6 +103,76 @@ def test_others_are_refused(tmp_path: Path, name: str) -> None:
         read(graph(tmp_path / "net.onnx", parts, 16, **more))
 
 
+# ---------------------------------------------------------------- numbers that are as large as a value
+
+AXES = {"axes": np.array([2, 3])}
+SIZED: dict[str, tuple[list[bytes], dict[str, Any], str]] = {
+    "a sum": (
+        [node("ReduceSum", ["o"], "k", keepdims=0), node("Mul", ["v", "k"], "t")],
+        {},
+        r"ReduceSum_k \(ReduceSum\) takes",
+    ),
+    "a sum of pixels": (
+        [node("ReduceSum", ["o", "axes"], "k"), node("Mul", ["v", "k"], "t")],
+        AXES,
+        "takes a tensor that is as",
+    ),
+    "a sum of what is made of it": (
+        [node("Neg", ["o"], "b"), node("ReduceL1", ["b"], "k", keepdims=0), node("Mul", ["v", "k"], "t")],
+        {},
+        r"ReduceL1_k \(ReduceL1\) takes a tensor that is as large as a value of the network as numbers",
+    ),
+    "a pool": ([node("AveragePool", ["o"], "k", kernel_shape=(2, 2)), node("Mul", ["v", "k"], "t")], {}, "takes a tensor"),
+    "spread": (
+        [node("GlobalMaxPool", ["v"], "r"), node("Mul", ["r", "o"], "t")],
+        {},
+        r"Mul_t \(Mul\) spreads values over 8 x 6 x 4",
+    ),
+    "spread by what is made of it": (
+        [node("GlobalMaxPool", ["v"], "r"), node("Neg", ["o"], "b"), node("Mul", ["r", "b"], "t")],
+        {},
+        "spreads values over 8 x 6 x 4",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SIZED)
+def test_their_size_matters(tmp_path: Path, name: str) -> None:
+    """A sum of them is not the number that they all are."""
+    parts, more, message = SIZED[name]
+    with pytest.raises(NetworkError, match=message):
+        read(graph(tmp_path / "net.onnx", [*ONES, *parts], 8, **more))
+
+
+ONES = [node("Shape", ["v"], "h"), node("ConstantOfShape", ["h"], "o", value=np.full(1, 2, F))]
+OF_ANY_SIZE: dict[str, tuple[list[bytes], dict[str, Any]]] = {
+    "a mean": ([node("ReduceMean", ["o"], "k", axes=(2, 3)), node("Mul", ["v", "k"], "t")], {}),
+    "the largest": ([node("ReduceMax", ["o"], "k", axes=(1,)), node("Mul", ["v", "k"], "t")], {}),
+    "in another order": ([node("Transpose", ["o"], "k", perm=(0, 1, 2, 3)), node("Mul", ["v", "k"], "t")], {}),
+    "others as large": (
+        [node("Shape", ["o"], "l"), node("ConstantOfShape", ["l"], "k", value=np.ones(1, F)), node("Add", ["v", "k"], "t")],
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OF_ANY_SIZE)
+def test_their_size_does_not_matter(tmp_path: Path, name: str) -> None:
+    parts, more = OF_ANY_SIZE[name]
+    path = graph(tmp_path / "net.onnx", [*ONES, *parts], 8, **more)
+    reading = read(path)
+    np.testing.assert_array_equal(reference.forward(reading.net, reading.as_network(PIXELS)), by_onnx(path))
+
+
+def test_many_pixels_beside_zeros(tmp_path: Path) -> None:
+    """What is looked at does not grow with the rows that a graph may have."""
+    signs = np.random.default_rng(0).choice(np.array([-1, 1], F), (16, 2, 3, 3))
+    nodes = [node("Conv", ["x", "w"], "v", pads=(1, 1, 1, 1)), *LIKE, node("Concat", ["v", "o"], "t", axis=1)]
+    nodes += [node("GlobalMaxPool", ["t"], "p"), node("Flatten", ["p"], "scores")]
+    path = write(tmp_path / "net.onnx", nodes, {"w": signs}, "scores", shape=("rows", 2, 96, 96))
+    assert read(path).net.shape == (96, 96, 2)
+
+
 # ---------------------------------------------------------------- of PyTorch
 
 SPELLINGS = {
@@ -112,6 +187,20 @@ SPELLINGS = {
     "ones": lambda torch, x: torch.cat([x, torch.ones_like(x[:, :1])], 1),
     "full": lambda torch, x: torch.cat([x, torch.full_like(x[:, :2], 0.25)], 1),
 }  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+def test_a_sum_of_ones_is_not_one(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+
+    class Net(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def forward(self, x: Any) -> Any:
+            y = torch.nn.functional.conv2d(x, torch.ones(8, 2, 3, 3))
+            return (y * torch.ones_like(y).sum((2, 3), keepdim=True)).amax((2, 3))
+
+    torch.jit.save(torch.jit.trace(Net(), torch.zeros(1, 2, 6, 4)), str(tmp_path / "net.pt"))
+    with pytest.raises(NetworkError, match=r"\(ReduceSum\) takes a tensor that is as large as a value of the network"):
+        read_source(tmp_path / "net.pt", ConvertOptions(input=PixelInput.range(0, 255), input_shape=(2, 6, 4)))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
