@@ -11,8 +11,8 @@ import numpy as np
 
 from xnorinfer.converters.containers.onnxfile import OnnxNode
 from xnorinfer.converters.graphs.graphcuts import GraphCuts
-from xnorinfer.converters.graphs.livevalues import Live, Stage, Value
-from xnorinfer.converters.graphs.places import moved, over_lines, over_whole_map
+from xnorinfer.converters.graphs.livevalues import Constant, Live, Stage, Value
+from xnorinfer.converters.graphs.places import across_channels, moved, over_lines, over_whole_map
 from xnorinfer.converters.graphs.sizes import numbers_of
 from xnorinfer.converters.graphs.windowing import joined, kernel_size, require_outputs, window_of
 from xnorinfer.net.ops import Pool
@@ -108,6 +108,31 @@ class GraphMaps(GraphCuts):
             self.problems.refuse(node, "pads with another number than that which stands around the map already")
         places = np.pad(live.places, around[1:], constant_values=-1)
         return dataclasses.replace(live, places=places, outside=(live.expr, float(value)))
+
+    # ---------------------------------------------------------------- what has another shape than is followed
+
+    def require_size(self, node: OnnxNode, lives: Sequence[Live], others: Sequence[Value]) -> None:
+        """Raise Refused where a number beside values stands for a tensor that makes them larger."""
+        shapes = [(self.rows, *live.places.shape) for live in lives if live.places is not None]
+        for value in others:
+            if isinstance(value, Constant) and value.fills and len(shapes) == len(lives):
+                own = np.broadcast_shapes(*shapes)
+                if np.broadcast_shapes(own, value.fills) != own:
+                    found = " x ".join(map(str, value.fills[1:]))
+                    self.problems.refuse(node, f"spreads values over {found}, which is not supported in a binary network")
+
+    def require_channels(self, node: OnnxNode, live: Live, inputs: Sequence[Value | None]) -> None:
+        """Raise Refused where a node picks, or keeps an order, among something else than the scores of a sample or pixel."""
+        axis, second = node.attributes.get("axis"), inputs[1:2]
+        if axis is None:
+            axis = 0 if node.operation == "ArgMax" else -1
+        if node.operation == "ArgMax" and second:  # TensorFlow's
+            axis = int(second[0].array.reshape(())) if isinstance(second[0], Constant) else None
+        channels = live.stage.shape[-1] if live.stage.shape else live.stage.width
+        if isinstance(axis, int) and not across_channels(live.places, axis, channels):
+            self.problems.refuse(
+                node, f"takes the axis {axis}, not that of the channels, which is not supported in a binary network"
+            )
 
     # ---------------------------------------------------------------- pools
 

@@ -30,7 +30,7 @@ from xnorinfer.converters.graphs.graphmaps import MOVES, POOLS, WHOLE, GraphMaps
 from xnorinfer.converters.graphs.graphvalues import JOINED
 from xnorinfer.converters.graphs.livevalues import Constant, Live, Stage, Unread, Value
 from xnorinfer.converters.graphs.operations import ELEMENTWISE, as_cast, spelled
-from xnorinfer.converters.graphs.places import across_channels, border_of
+from xnorinfer.converters.graphs.places import border_of
 from xnorinfer.converters.graphs.problems import NAMED, UNREAD, Problems, Refused
 from xnorinfer.converters.graphs.sizes import computed_shape, numbers_of, shape_of
 from xnorinfer.converters.graphs.structure import checked, choose_output, leading_nodes, output_lines
@@ -368,12 +368,12 @@ class Walk(GraphLayers, GraphMaps):
                 self.problems.refuse(node, "picks the smallest scores, which is not supported in a binary network")
             if node.attributes.get("select_last_index", 0):
                 self.problems.refuse(node, "picks the last of equal scores, which is not supported in a binary network")
-            self._require_channels(node, lives[0], inputs)
+            self.require_channels(node, lives[0], inputs)
             self.use_all(others, f"part of {operation}")
             self._picked(operation)
             return dataclasses.replace(lives[0], picked=True)
         if operation in ELEMENTWISE:
-            self._require_size(node, lives, others)
+            self.require_size(node, lives, others)
             result = spelled(self, node, inputs)
             self.use_all(others, f"{lives[0].stage.layer or 'input'}: {operation}")
             return result
@@ -383,27 +383,6 @@ class Walk(GraphLayers, GraphMaps):
         """Raise Refused where one of the values is scores that were picked from."""
         if any(live.picked for live in lives):
             self.problems.refuse(node, "stands after the scores were picked, which is not supported in a binary network")
-
-    def _require_size(self, node: OnnxNode, lives: Sequence[Live], others: Sequence[Value]) -> None:
-        """Raise Refused where a number beside values stands for a tensor that makes them larger."""
-        shapes = [(self.rows, *live.places.shape) for live in lives if live.places is not None]
-        for value in others:
-            if isinstance(value, Constant) and value.fills and len(shapes) == len(lives):
-                own = np.broadcast_shapes(*shapes)
-                if np.broadcast_shapes(own, value.fills) != own:
-                    found = " x ".join(map(str, value.fills[1:]))
-                    self.problems.refuse(node, f"spreads values over {found}, which is not supported in a binary network")
-
-    def _require_channels(self, node: OnnxNode, live: Live, inputs: Sequence[Value | None]) -> None:
-        """Raise Refused where a node picks, or keeps an order, among something else than the scores of a sample or pixel."""
-        axis, second = node.attributes.get("axis", 0 if node.operation == "ArgMax" else -1), inputs[1:2]
-        if node.operation == "ArgMax" and second:  # TensorFlow's
-            axis = int(second[0].array.reshape(())) if isinstance(second[0], Constant) else None
-        channels = live.stage.shape[-1] if live.stage.shape else live.stage.width
-        if isinstance(axis, int) and not across_channels(live.places, axis, channels):
-            self.problems.refuse(
-                node, f"takes the axis {axis}, not that of the channels, which is not supported in a binary network"
-            )
 
     def _ending(self, node: OnnxNode, inputs: Sequence[Value | None], lives: Sequence[Live]) -> Value:
         """A node that ends a stage, or pads what the next one reads."""
