@@ -23,6 +23,8 @@ from xnorinfer.export import ccode
 from xnorinfer.kernels import usable
 from xnorinfer.net import (
     Add,
+    Channels,
+    Concat,
     Flatten,
     Levels,
     Linear,
@@ -243,6 +245,34 @@ def test_thresholds_that_are_infinite(head: Any, step: Any) -> None:
     assert (values["q"].max(axis=0) <= [2, 1, 2, 1]).all()
     assert (values["q"][np.isnan(values["steps"])] == 0).all()
     assert (Model(pack(net).packed, threads=1).plan.run(x) == forward(net, x)).all()
+
+
+@pytest.mark.parametrize("move", [Channels((0, -1, 3, 3)), Channels((3, 2, 1, 0)), Concat()])
+def test_levels_of_which_several_are_one_number_move_as_numbers(move: Any) -> None:
+    """1/3 of the smallest float32 is 0: which of the levels it was is not to be told of a number that others stand beside."""
+    layers = [Node("fc", Linear(latents(1, 4, 3), "ge"), (-1,)), Node("levels", Levels(-2, 1, 0, 1e-45, 3.0), (0,))]
+    reads = (1, 1) if isinstance(move, Concat) else (1,)
+    width = 4 * len(reads)
+    net = Net(
+        PixelInput.range(-1, 1),
+        (3,),
+        (*layers, Node("moved", move, reads), Node("head", Linear(latents(2, 3, width)), (2,))),
+        "ge-zero",
+    )
+    x = np.random.default_rng(0).integers(0, 256, (20, 3), np.uint8)
+    wanted = forward(net, x)
+    assert len(np.unique(dict(node_outputs(net, x))["levels"])) < 4
+    assert (Model(pack(net).packed, threads=1).plan.run(x) == wanted).all()
+    nodes = (*net.nodes[:-1], Node("head", Linear(latents(2, 3, width), "ge"), (2,)))
+    with pytest.raises(NetworkError, match="are numbers: not whole numbers times one number"):
+        pack(replace(net, nodes=nodes))
+
+
+def test_levels_that_leave_float32_are_no_numbers() -> None:
+    levels = Levels(0, 3, step=3e38, thresholds=np.zeros((3, 1), F))
+    layers = [("fc", Linear(latents(1, 4, 3), "ge")), ("levels", levels), ("head", Linear(latents(2, 2, 4)))]
+    with pytest.raises(NetworkError, match=r"levels: its levels stand for 0 to inf, needed are numbers of float32"):
+        pack(Net.chain(PixelInput.range(-1, 1), layers, "ge-zero", (3,)))
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")

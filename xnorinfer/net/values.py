@@ -251,8 +251,11 @@ def numbers_of(domain: Domain) -> NDArray[np.float32] | None:
 
 def domain_of_all(domains: Sequence[Domain], numbers: Sequence[float] = ()) -> Domain:
     """What values of all these domains are together, some numbers beside them: signs, levels (`levels_of_all`) or reals."""
-    signs = all(isinstance(one, SignInput | ThresholdInput) for one in domains)
-    return SIGNS if signs and all(one in (-1, 1) for one in numbers) else levels_of_all(domains, numbers) or REALS
+    if all(isinstance(one, SignInput | ThresholdInput) for one in domains) and all(one in (-1, 1) for one in numbers):
+        return SIGNS
+    levels = levels_of_all(domains, numbers)
+    # Where several levels are one number, which of them it was is not to be told of that.
+    return REALS if levels is None or not (np.diff(levels.numbers) > 0).all() else levels
 
 
 def levels_of_all(domains: Sequence[Domain], numbers: Sequence[float] = ()) -> LevelValues | None:

@@ -152,6 +152,10 @@ def _op_of(net: Net, parts: Sequence[Part], index: int, found: Found) -> PackedO
     if part.enters:
         return _entry(net)
     if part.numbers is not None:
+        if not np.isfinite(ends := part.numbers.numbers[[0, -1]]).all():
+            found.problems.append(
+                f"{part.name}: its levels stand for {ends[0]:g} to {ends[1]:g}, needed are numbers of float32"
+            )
         return Mapped(part.numbers.numbers[:, None])
     if part.concat is not None:
         return Concat(part.flat)
