@@ -189,8 +189,7 @@ def _lines_for(parts: Sequence[LayerPart]) -> str:
 #: What an option or a net.toml can do about problems of a kind that `Net.check` finds.
 _WAYS_OUT: dict[Kind, str] = {
     "width": "the order of [[layers]] in a net.toml (--net) decides what follows what, `layout` which axis is which",
-    "first": "where its weights are binarized in use, `kind` in a net.toml (--net) says so",
-    "float": "--float-layer is for the last layers; `kind` in a net.toml (--net) says it of any",
+    "floats": "where its weights are binarized in use, `kind` in a net.toml (--net) says so",
     "length": "`norm`, `bias` and `scale` in a net.toml (--net) say which array is whose",
 }
 

@@ -26,7 +26,7 @@ Named layout (dump it with `np.savez(file, **arrays)`)
     A dense layer reads a map flattened, channels innermost.
 
     Between layers stands a sign under the tie profile (default `tf1-round`); BatchNorm is computed as in that profile's
-    framework.  A float last layer is named with --float-layer I and reads hardtanh of what comes before.
+    framework.  A float layer is named with --float-layer I and reads hardtanh of what comes before, but for the first.
 
 A state dict dumped as is (`np.savez(file, **{k: v.numpy() for k, v in net.state_dict().items()})`: names with `running_mean`)
 is read as the PyTorch source reads it, and so are arrays under names of someone's own (`loose`).  Arrays of objects, which

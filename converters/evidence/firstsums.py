@@ -77,23 +77,30 @@ def ends_of(mapping: InputMapping) -> tuple[F64, F64] | None:
     return (-np.ones(1), np.ones(1)) if isinstance(mapping, ThresholdInput | SignInput) else None
 
 
-def judge_first(sums: Sums, mapping: InputMapping) -> Iterator[Finding]:
-    """What contradicts an input mapping; the layer must be the first one."""
+def judge_first(sums: Sums, mapping: InputMapping, *, may_be_float: bool) -> Iterator[Finding]:
+    """What contradicts an input mapping; the layer must be the first one.  may_be_float: nothing says that it is binary."""
     found = _contradiction(sums, mapping)
     if found is None:
         return
     left = suggestions(sums)
     option = "--input-range, --input-normalize, --input-threshold, --input-signs or --input-real says how inputs enter"
     option += f"; by these statistics {'; or '.join(left)}" if left else ""
+    explanation = "inputs enter in another range"
+    if found.small and may_be_float:
+        explanation += f", or {sums.name} is an ordinary float layer"
+        option += f"; --float-layer {sums.name} says so, if it is one"
     evidence = f"{sums.norm_name}, under {option_of(mapping)}: {found.evidence}"
-    yield Finding(evidence, "inputs enter in another range", option, INPUT, found.proof, found.answers)
+    yield Finding(evidence, explanation, option, INPUT, found.proof, found.answers)
 
 
 @dataclass(frozen=True)
 class _Contradiction:
+    """small: the sums are, as those of float weights are."""
+
     evidence: str
     proof: bool
     answers: tuple[str, ...] = ("input",)
+    small: bool = False
 
 
 def _contradiction(sums: Sums, mapping: InputMapping) -> _Contradiction | None:
@@ -117,7 +124,7 @@ def _contradiction(sums: Sums, mapping: InputMapping) -> _Contradiction | None:
             f"the sums are too {'small' if ratio < LEAST else 'large'} for inputs in {between}; their variance is "
             f"{ratio:.2g} times that of independent inputs at both ends"
         )
-        return _Contradiction(text, proof=True, answers=("input", "scale_by", "h"))
+        return _Contradiction(text, proof=True, answers=("input", "scale_by", "h"), small=ratio < LEAST)
     averages = _averages(sums, np.ones((sums.channels, 1)) if len(low) == 1 else np.eye(sums.channels))
     if not averages:
         return None

@@ -136,11 +136,12 @@ def _low(layers: Sequence[Sums]) -> Iterator[Finding]:
         f"deviate by {deviation:.2g} in its BatchNorm, sums of {least.depth} signs by about {expected:.3g}"
     )
     others = [sums for sums in layers if sums not in first and sums not in low]
-    tail = _float_tail(low) if low[-1].last and low == judged[-len(low) :] and others else None
-    if tail is not None and any(not sums.first for sums in others):
-        yield Finding(evidence, *tail, WEIGHTS, proof, ("scale_by", "h"))
+    floats = _float_layers(low) if others else None
+    at_the_end = low[-1].last and low == judged[-len(low) :]
+    if floats is not None and at_the_end and any(not sums.first for sums in others):
+        yield Finding(evidence, *floats, WEIGHTS, proof, ("scale_by", "h"))
         return
-    explanations = list(_explained(low, judged, tail))
+    explanations = list(_explained(low, judged, floats))
     yield Finding(
         evidence,
         " or ".join(what for what, _ in explanations),
@@ -159,16 +160,16 @@ def _beside_prediction(sums: Sums) -> float:
     return spread(sums) * sums.inputs / max(1.0, varying)
 
 
-def _float_tail(low: Sequence[Sums]) -> tuple[str, str]:
+def _float_layers(low: Sequence[Sums]) -> tuple[str, str]:
     what = "is an ordinary float layer" if len(low) == 1 else "are ordinary float layers"
     options = " ".join(f"--float-layer {sums.name}" for sums in low)
     return f"{_named(low)} {what}", f"{options} says so"
 
 
-def _explained(low: Sequence[Sums], judged: Sequence[Sums], tail: tuple[str, str] | None) -> Iterator[tuple[str, str]]:
-    """What else makes sums of this size, and what says so.  tail: how to say that they alone are float."""
-    floats = [_predicted(sums, "relu", sums.latent) for sums in judged]
-    if _agree(judged, floats) and _slope(judged, floats) > 0.7:
+def _explained(low: Sequence[Sums], judged: Sequence[Sums], floats: tuple[str, str] | None) -> Iterator[tuple[str, str]]:
+    """What else makes sums of this size, and what says so.  floats: how to say that they alone are float."""
+    behind_relus = [_predicted(sums, "relu", sums.latent) for sums in judged]
+    if _agree(judged, behind_relus) and _slope(judged, behind_relus) > 0.7:
         yield (
             "the means are those of ordinary float weights behind ReLUs: it is no binary network",
             "a network of float layers cannot be converted",
@@ -181,10 +182,10 @@ def _explained(low: Sequence[Sums], judged: Sequence[Sums], tail: tuple[str, str
     clipped = all(np.abs(sums.layer.weight).max() <= glorot(*sums.layer.fans) for sums in low)
     if clipped and all(PLAUSIBLE[0] < spread(_glorot(sums)) < PLAUSIBLE[1] for sums in low):
         yield "H is that of Glorot", "--h glorot says so"
-    if tail is not None:
-        yield f"{tail[0]}, or all are", f"{tail[1]} if they alone are; a network of float layers cannot be converted"
+    if floats is not None:
+        yield f"{floats[0]}, or all are", f"{floats[1]} if they alone are; a network of float layers cannot be converted"
     else:
-        yield "weights or activations are ordinary floats", "only the last layers of a network can be float"
+        yield "weights or activations are ordinary floats", "a network of float layers cannot be converted"
 
 
 def _scaled(sums: Sums) -> Sums:

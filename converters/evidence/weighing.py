@@ -69,7 +69,8 @@ def judge(net: Net, options: ConvertOptions, *, stated: Collection[str] = (), le
         findings += judge_ternary(unsaid)
     first = next((sums for sums in layers if sums.first), None)
     if first is not None and not any(finding.proof for finding in about_sums):
-        findings += judge_first(first, net.input)
+        others = any(op.binary and name != first.name for name, op in net.linears)
+        findings += judge_first(first, net.input, may_be_float=others and first.name not in stated)
     problems = [finding for finding in findings if finding.proof and not lenient and not _answered(finding, options)]
     warnings = [finding for finding in findings if finding not in problems]
     judged = [sums for sums in layers if not untrained(sums)]

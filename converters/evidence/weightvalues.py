@@ -149,7 +149,7 @@ def _ordinary(layers: Sequence[Layer]) -> Iterator[Finding]:
     verb = "is" if len(ordinary) == 1 else "are"
     yield Finding(
         f"the weights of {_named(done)} are exactly -1 and +1 (times one number), those of {_named(ordinary)} are not",
-        f"{_named(ordinary)} {verb} not binarized: ordinary float layers, which can only be the last ones",
+        f"{_named(ordinary)} {verb} not binarized: ordinary float layers",
         f'{options} says so; a net.toml (--net) can say `kind = "binary"`',
         WEIGHTS,
         proof=True,

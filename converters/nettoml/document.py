@@ -201,7 +201,7 @@ and, if every pixel or real value is binarized by itself before the first layer,
 [[layers]], in order of execution
 
     name                     "0", "1", ... by default
-    kind                     "binary" (default) or "float": an ordinary float layer, at the end of a network
+    kind                     "binary" (default) or "float": an ordinary float layer
     weight                   an array, needed: of two dimensions, or of four, which is a convolution (of three, over lines)
     layout                   as above; of convolutions "OIHW" (neurons, channels, height, width; PyTorch, ONNX, Lasagne), "HWIO"
                              (TensorFlow, Keras, Larq), "OHWI", or "HWIM" (TensorFlow's depthwise kernels); those over lines

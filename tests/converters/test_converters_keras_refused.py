@@ -144,11 +144,14 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "no-op": (swap(4, kernel_quantizer={"class_name": "NoOp", "config": {"precision": 1}}), "not all of one magnitude"),
     "scaled inputs": (swap(4, input_quantizer="magnitude_aware_sign"), "scales by a mean over the batch"),
     "real inputs": (swap(4, input_quantizer=None), r"quant_dense_1 \(QuantDense\) .* follows quant_dense without a sign"),
-    "float first": (
-        swap(2, kernel_quantizer=None),
-        "quant_dense: the first layer must be a binary dense layer; .* `kind` in a net.toml",
+    "float everywhere": (
+        lambda layers: [swap(index, kernel_quantizer=None)(layers) for index in (2, 4, 7, 9)],
+        "quant_dense: no layer is binary; .* `kind` in a net.toml",
     ),
-    "float middle": (swap(4, kernel_quantizer=None), "cannot follow the float layer quant_dense_1"),
+    "float first without a sign": (
+        lambda layers: [swap(2, kernel_quantizer=None)(layers), swap(4, input_quantizer=None)(layers)],
+        r"quant_dense_1 \(QuantDense\) .* follows quant_dense without a sign",
+    ),
     "swish": (put(4, "Activation", activation="swish"), "swish is not supported .* it falls and rises"),
     "relu of signs": (
         lambda layers: [put(4, "ReLU")(layers), put(4, "SteSign")(layers)],

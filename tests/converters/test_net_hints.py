@@ -38,6 +38,14 @@ def dot(layer: Layer, value: Array) -> Array:
     return total if layer.bias is None else total + layer.bias
 
 
+def float_dot(layer: Layer, value: Array) -> Array:
+    """Fused multiply-adds in input order."""
+    total = np.zeros((len(value), len(layer.weight)), f)
+    for column, weights in zip(value.T, layer.weight.T, strict=True):
+        total = fma(np.broadcast_to(column[:, None], total.shape), np.broadcast_to(weights, total.shape), total)
+    return total if layer.bias is None else total + layer.bias
+
+
 def sign(value: Array) -> Array:
     return np.where(value >= 0, f(1), f(-1))
 
@@ -77,10 +85,7 @@ def test_what_a_float_layer_reads(tmp_path: Path, activation: str) -> None:
     toml = net_text(path, conversion.reading, options).replace('activation = "hardtanh"', f'activation = "{activation}"')
     hidden = norm(layers[0], dot(layers[0], rows(24)))
     reads = {"sign": sign(hidden), "none": hidden, "hardtanh": np.clip(hidden, f(-1), f(1))}[activation]
-    total = np.zeros((len(reads), 6), f)
-    for k in range(18):  # fused multiply-adds in input order
-        total = fma(np.repeat(reads[:, k, None], 6, axis=1), np.repeat(layers[1].weight[None, :, k], len(reads), axis=0), total)
-    assert (scores(path, toml) == total + layers[1].bias).all()
+    assert (scores(path, toml) == float_dot(layers[1], reads)).all()
 
 
 @pytest.mark.parametrize("said", ["activation", "norm", "threshold"])
@@ -181,12 +186,17 @@ def test_vectors_that_belong_elsewhere(tmp_path: Path) -> None:
 def test_a_float_layer_among_binary_ones(tmp_path: Path) -> None:
     layers = random_layers([24, 18, 14, 6], 6, bias=False)
     path = write_npz(tmp_path / "net.npz", **named_arrays(layers))
-    wrong = ConvertOptions(profile="ge-zero", input=SignInput(), bn_epsilon=1e-3, float_layers=("1",))
+    wrong = ConvertOptions(profile="ge-zero", input=SignInput(), bn_epsilon=1e-3, float_layers=("0", "1", "2"))
     text, toml = refusal(path, wrong)
-    assert "--float-layer is for the last layers; `kind` in a net.toml (--net) says it of any" in text
-    toml = toml.replace('kind = "float"\n', "").replace('activation = "hardtanh"\n', "")
-    value = rows(24)
-    for index, layer in enumerate(layers):
-        value = norm(layer, dot(layer, value))
-        value = value if index == 2 else sign(value)
-    assert (scores(path, toml) == value).all()
+    assert "0: no layer is binary; where its weights are binarized in use, `kind` in a net.toml (--net) says so" in text
+    for index in (0, 2):
+        before, name, after = toml.partition(f'name = "{index}"\n')
+        toml = before + name + after.replace('kind = "float"', "", 1)
+    toml = toml.replace('activation = "hardtanh"\n', "", 2)
+    toml = within(toml, "0", 'activation = "hardtanh"')
+    hidden = np.clip(norm(layers[0], dot(layers[0], rows(24))), f(-1), f(1))
+    value = sign(norm(layers[1], float_dot(layers[1], hidden)))
+    assert (scores(path, toml) == norm(layers[2], dot(layers[2], value))).all()
+    given = ConvertOptions(profile="ge-zero", input=SignInput(), bn_epsilon=1e-3, float_layers=("1",))
+    model = xnorinfer.Model(convert_file(path, given).packed, threads=1)
+    assert (model.scores(rows(24)) == scores(path, toml)).all()

@@ -22,6 +22,7 @@ import wide_networks
 from branching_networks import PUBLISHED, random_branching_network
 from command_line import CHECKPOINT, DIGITS, fine
 from function_networks import nets
+from mixed_networks import KINDS, MAPPINGS, random_mixed_network
 from numpy.typing import NDArray
 
 from xnorinfer.engine.model import Model, random_inputs
@@ -227,13 +228,26 @@ def from_branches() -> list[Case]:
     return cases
 
 
+def from_float_layers() -> list[Case]:
+    """Networks with dense float layers in front of binary ones, of every kind and every input."""
+    cases = []
+    for seed in range(0, len(KINDS) * len(MAPPINGS), len(MAPPINGS) + 1):
+        net = random_mixed_network(seed)
+        x = random_inputs(packed := lower(net).packed, 8, seed)
+        cases.append(Case(packed, x, forward(net, x)))
+    return cases
+
+
 @functools.cache
 def all_cases() -> dict[str, Case]:
     """Every network under the name that it gets in C."""
     return {
         f"net{number}": case
         for number, case in enumerate(
-            (*from_rounding(), *from_sources(), *from_files(), *from_input_bits(), *from_maps(), *from_branches())
+            itertools.chain(
+                *(from_rounding(), from_sources(), from_files(), from_input_bits(), from_maps(), from_branches()),
+                from_float_layers(),
+            )
         )
     }
 

@@ -209,17 +209,17 @@ def test_joins_that_do_not_fit_are_named(nodes: Any, message: str) -> None:
 
 
 def test_a_gate_may_be_computed_by_float_layers() -> None:
-    """What multiplies a map, number by number or channel by channel; not the map itself."""
+    """What multiplies a map, number by number or channel by channel, and a map of one pixel itself."""
     square = Linear(np.ones((2, 2), f))
     gate = (layer(), (-1,)), (Pool("average"), (0,)), (Flatten(), (1,)), (square, (2,))
     good = net_of(*gate, (Multiply(), (0, 3)), (Quantize("ge"), (4,)), (layer(), (5,)))
     assert good.check() == []
-    bad = net_of(*gate, (Multiply(), (3, 3)), (Quantize("ge"), (4,)), (replace(square, rule="ge"), (5,)))
-    assert any("binary layers cannot follow the float layer d" in problem for problem in bad.check())
+    itself = net_of(*gate, (Multiply(), (3, 3)), (Quantize("ge"), (4,)), (replace(square, rule="ge"), (5,)))
+    assert itself.check() == []
 
 
-def test_signs_behind_a_float_layer_are_named_through_joins() -> None:
+def test_signs_may_stand_behind_float_layers_and_joins() -> None:
     head = (Flatten(), (0,)), (Linear(np.ones((24, 24), f)), (2,)), (Flatten(), (1,))
-    net = net_of(*SIGNS_OF, *head, (Add(), (4, 3)), (Concat(), (5, 4)), (Quantize("ge"), (6,)), (Add(), (7, 7)))
-    with pytest.raises(NetworkError, match="h: binary layers cannot follow the float layer d"):
-        net.require_valid()
+    joins = (Add(), (4, 3)), (Concat(), (5, 4)), (Quantize("ge"), (6,))
+    net = net_of(*SIGNS_OF, *head, *joins, (Linear(np.ones((2, 48), f), "ge"), (7,)))
+    assert net.check() == []

@@ -44,7 +44,7 @@ ONLY_THERE = {
         ("--h glorot says so; --h and --scale-by say it", 'h="glorot" says so; h= and scale_by= say it'),
         ("--profile ge-zero (0 becomes +1) or gt-zero", 'profile="ge-zero" (0 becomes +1) or gt-zero'),
         ("--float-layer fc4 --float-layer 'fc 5' says so", 'float_layers=["fc4", "fc 5"] says so'),
-        ("--float-layer is for the last layers", "float_layers= is for the last layers"),
+        ("so that --float-layer is wrong there", "so that float_layers= is wrong there"),
         ("--ignore a.b leaves it out, --ignore 'x*' too", 'ignore=["a.b"] leaves it out, ignore=["x*"] too'),
         ("--state KEY says which, as in --state model.ema", 'state="KEY" says which, as in state="model.ema"'),
         ("--before-norm leaky-relu:0.1 --center makes", 'before_norm="leaky-relu:0.1", center=True makes'),

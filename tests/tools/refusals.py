@@ -27,7 +27,6 @@ _HOPELESS = (
     "is ternary",
     "activations are not binarized",
     "a network of float layers cannot be converted",
-    "only the last layers of a network can be float",
     "more than two values",
     "scales by a mean over the batch",
     "is not supported in a binary network",

@@ -60,29 +60,26 @@ class Seen:
     """A value, and what messages call it: the node that it comes from, and the one that set its width.
 
     raw: whether it is the network's own input, pixels: whether it is computed from single pixels, or they themselves.
-    float_layer: the first float layer that it comes from.  levels: where signs or levels were joined, moved or padded so that
-    they are levels no more, how, for messages.
+    levels: where signs or levels were joined, moved or padded so that they are levels no more, how, for messages.
     """
 
     value: Value
     node: str
     wide: str
     raw: bool = False
-    float_layer: str | None = None
     pixels: bool = False
     levels: str | None = None
 
     def becomes(self, node: str, value: Value) -> Seen:
         """What an op makes of each number by itself."""
-        return Seen(value, node, self.wide, float_layer=self.float_layer, pixels=self.pixels)
+        return Seen(value, node, self.wide, pixels=self.pixels)
 
 
 @dataclass
 class Problems:
-    """What is found out.  late: what a float layer forbids behind it, which is told last."""
+    """What is found out."""
 
     found: list[Problem] = field(default_factory=list)
-    late: list[Problem] = field(default_factory=list)
 
     def add(self, node: str, text: str, kind: Kind = "") -> None:
         self.found.append(Problem(node, text, kind))
@@ -116,14 +113,9 @@ def _structure_of(net: Net) -> list[Problem]:
     wrong = list(_wiring_problems(net))
     if wrong:
         return [*problems.found, *wrong]
-    # A float convolution may come first, as a stem, and dense ones that gate what binary layers give.
-    linears = net.linears
-    first = next((one for one in linears if one[1].binary or one[1].window is None), None)
-    if first is None or (not first[1].binary and (first is linears[0] or not any(op.binary for _, op in linears))):
-        name = "" if first is None else first[0]
-        if len(linears) > 1 and linears[0][1].window is not None:
-            return [*problems.found, Problem(name, "no layer is binary", "first")]
-        return [*problems.found, Problem(name, "the first layer must be a binary dense layer", "first")]
+    if not any(op.binary for _, op in net.linears):
+        name = net.linears[0][0] if net.linears else ""
+        return [*problems.found, Problem(name, "no layer is binary", "floats")]
     known = {INPUT: Seen(Value(net.shape, net.input), "the input", "the input", True, pixels=isinstance(net.input, PixelInput))}
     try:
         for index, node in enumerate(net.nodes):
@@ -135,7 +127,7 @@ def _structure_of(net: Net) -> list[Problem]:
         return [*problems.found, *(Problem("", text) for text in error.problems)]
     if known[len(net.nodes) - 1].value.domain == SIGNS:
         problems.add("", "the last layer is a sign: a network must end in a dense layer or BatchNorm that gives scores")
-    return [*problems.found, *problems.late]
+    return problems.found
 
 
 def values_of(net: Net) -> list[Value]:
@@ -196,10 +188,7 @@ def _(op: Linear, name: str, problems: Problems, read: Seen) -> Seen:
             problems.add(name, f"a binary layer follows {read.node} without a sign between them")
         else:
             problems.add(name, f"a binary layer follows {read.node}, but {read.levels}; needed are levels or a sign behind it")
-    if op.binary:
-        _follows_no_float(name, problems, read)
-    dense_float = name if not op.binary and op.window is None else None
-    return Seen(Value(shape, REALS), name, name, float_layer=read.float_layer or dense_float)
+    return Seen(Value(shape, REALS), name, name)
 
 
 def _dense_shape(op: Linear, name: str, problems: Problems, read: Seen) -> Shape:
@@ -325,7 +314,7 @@ def _(op: Pool, name: str, problems: Problems, read: Seen) -> Seen:
 
 @result_of.of(Flatten)
 def _(op: Flatten, name: str, problems: Problems, read: Seen) -> Seen:
-    return Seen(Value((read.value.width,), read.value.domain), name, read.wide, read.raw, read.float_layer, read.pixels)
+    return Seen(Value((read.value.width,), read.value.domain), name, read.wide, read.raw, read.pixels)
 
 
 @result_of.of(Norm)
@@ -345,14 +334,12 @@ def _(op: Steps, name: str, problems: Problems, read: Seen) -> Seen:
 @result_of.of(Quantize)
 def _(op: Quantize, name: str, problems: Problems, read: Seen) -> Seen:
     _reads_reals(name, "a sign must follow a dense layer or BatchNorm", problems, read)
-    _follows_no_float(name, problems, read)
     return read.becomes(name, Value(read.value.shape, SIGNS))
 
 
 @result_of.of(Levels)
 def _(op: Levels, name: str, problems: Problems, read: Seen) -> Seen:
     _reads_reals(name, "a quantizer to levels must follow a dense layer or BatchNorm", problems, read)
-    _follows_no_float(name, problems, read)
     if any(type(one) is not int for one in (op.low, op.high, op.zero)) or not all(map(is_positive, (op.step, op.divisor))):
         raise Shapeless
     if op.high - op.low >= MOST_LEVELS and not read.pixels:
@@ -366,8 +353,7 @@ def _(op: Add, name: str, problems: Problems, read: Seen, other: Seen) -> Seen:
         both = f"{read.node} gives {read.value.shape} and {other.node} {other.value.shape}"
         problems.add(name, f"adds two values of one shape, {both}")
         raise Shapeless
-    float_layer = read.float_layer or other.float_layer
-    return Seen(Value(read.value.shape, REALS), name, read.wide, float_layer=float_layer)
+    return Seen(Value(read.value.shape, REALS), name, read.wide)
 
 
 @result_of.of(Concat)
@@ -380,8 +366,7 @@ def _(op: Concat, name: str, problems: Problems, *reads: Seen) -> Seen:
             problems.add(name, f"joins values along channels, {what} here: {both}")
             raise Shapeless
     shape = (*first[:-1], sum(read.value.shape[-1] for read in reads))
-    float_layer = next((read.float_layer for read in reads if read.float_layer is not None), None)
-    return Seen(Value(shape, _together(reads)), name, name, float_layer=float_layer, levels=_lost(name, "joined", reads))
+    return Seen(Value(shape, _together(reads)), name, name, levels=_lost(name, "joined", reads))
 
 
 def _together(reads: Sequence[Seen], between: Sequence[float] = ()) -> Domain:
@@ -411,9 +396,7 @@ def _(op: Multiply, name: str, problems: Problems, read: Seen, other: Seen) -> S
         shapes = f"{read.node} gives {shape} and {other.node} {beside}"
         problems.add(name, f"multiplies values of one shape, or by a number for each channel, {shapes}")
         raise Shapeless
-    # What gates values may be computed by float layers, as a stem is.
-    both = beside != shape or other.float_layer is not None
-    return Seen(Value(shape, REALS), name, read.wide, float_layer=read.float_layer if both else None)
+    return Seen(Value(shape, REALS), name, read.wide)
 
 
 @result_of.of(Channels)
@@ -456,7 +439,7 @@ def _moved(name: str, shape: Shape, between: tuple[float, ...], read: Seen) -> S
     """Numbers in other places, with some between them."""
     wide = name if shape[-1] != read.value.shape[-1] else read.wide
     levels = _lost(name, "moved", [read], between)
-    return Seen(Value(shape, _together([read], between)), name, wide, float_layer=read.float_layer, levels=levels)
+    return Seen(Value(shape, _together([read], between)), name, wide, levels=levels)
 
 
 def _shortened(value: object) -> str:
@@ -470,8 +453,3 @@ def _reads_reals(name: str, needed: str, problems: Problems, read: Seen) -> None
             problems.add(name, "comes before the first dense layer, which needs pixel or real inputs")
     elif read.value.domain != REALS and not isinstance(read.value.domain, LevelValues):
         problems.add(name, f"{needed}, here it follows {read.node}")
-
-
-def _follows_no_float(name: str, problems: Problems, read: Seen) -> None:
-    if read.float_layer is not None:
-        problems.late.append(Problem(name, f"binary layers cannot follow the float layer {read.float_layer}", "float"))

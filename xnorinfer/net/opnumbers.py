@@ -34,9 +34,9 @@ from xnorinfer.net.values import MOST_LEVEL, MOST_LEVELS, MOST_LEVELS_OF_PIXELS,
 
 _CALLED = {"latent": "latent weights", "weight": "weights"}
 
-#: What a problem is of, where others know what to do about it: widths that do not fit, a first layer that is not binary, what a
-#: float layer forbids behind it, a vector of another length, latents that torch.sign makes 0.
-Kind = Literal["", "width", "first", "float", "length", "zeros"]
+#: What a problem is of, where others know what to do about it: widths that do not fit, layers of which none is binary, a
+#: vector of another length, latents that torch.sign makes 0.
+Kind = Literal["", "width", "floats", "length", "zeros"]
 
 
 class Problem(str):

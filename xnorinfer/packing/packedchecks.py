@@ -213,9 +213,8 @@ def graph_problems(nodes: Sequence[Node[PackedOp]], entry: Value) -> Iterator[st
     if wrong := list(node_problems(nodes)):
         yield from wrong
         return
-    first = next((node.op for node in nodes if type(node.op) is Dot), None)
-    if first is None or (not first.binary and first.window is None):
-        yield "the first layer is not a binary dense layer"
+    if not any(type(node.op) is Dot and (node.op.binary or node.op.window is not None) for node in nodes):
+        yield "no layer is binary"
         return
     values: list[Value] = []
     for index, node in enumerate(nodes):
