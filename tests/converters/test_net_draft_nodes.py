@@ -72,7 +72,6 @@ def test_answers_complete_a_draft_of_tensorflow(source: str, tmp_path: Path) -> 
     path, text = draft(tmp_path, source, "unknown")
     assert [re.split(r"[/\"]", name)[-2] for name in re.findall(r"^name = (.*)\n.*\nopen = ", text, re.MULTILINE)] == [
         "ResizeNearestNeighbor",
-        "Square",
         "Sum",
         "Rsqrt",
     ]

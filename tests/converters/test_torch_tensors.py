@@ -76,6 +76,11 @@ class Truths(nn.Module):  # type: ignore[misc, name-defined]
         return either.float() + count.float() + stacked.float() * 2.0
 
 
+class EitherOfTwo(nn.Module):  # type: ignore[misc, name-defined]
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return ((x > 0) + (y > 0)).float() + x
+
+
 class Masks(nn.Module):  # type: ignore[misc, name-defined]
     """Channels that pass by truths in the file."""
 
@@ -107,7 +112,7 @@ class OwnWeights(nn.Module):  # type: ignore[misc, name-defined]
 
 
 @pytest.mark.parametrize("how", PROGRAMS)
-@pytest.mark.parametrize("join", [OwnWeights, StackOfOne, RepeatedOnce, UpToTheEnd, Truths, Masks, LargestAlone])
+@pytest.mark.parametrize("join", [OwnWeights, StackOfOne, RepeatedOnce, UpToTheEnd, Truths, EitherOfTwo, Masks, LargestAlone])
 def test_what_is_read_has_pytorchs_scores(tmp_path: Path, join: type[nn.Module], how: str) -> None:
     net = made(Two(join()), 1)
     x = np.random.default_rng(2).integers(0, 256, (6, *SHAPE), dtype=np.uint8)
@@ -126,11 +131,6 @@ class PlacesOfAdaptive(nn.Module):  # type: ignore[misc, name-defined]
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         found, places = functional.adaptive_max_pool2d(x, 2, return_indices=True)
         return found + places.float()
-
-
-class EitherOfTwo(nn.Module):  # type: ignore[misc, name-defined]
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return ((x > 0) + (y > 0)).float() + x
 
 
 class BitsOfNumbers(nn.Module):  # type: ignore[misc, name-defined]
@@ -178,7 +178,6 @@ REFUSED = {
     FilesWeights: (PROGRAMS, r"operation clamp_ writes into the tensor join\.weight of the file"),
     PlacesOfLargest: (PROGRAMS, "no tensor where one is needed"),
     PlacesOfAdaptive: (PROGRAMS, "no tensor where one is needed"),
-    EitherOfTwo: (PROGRAMS, r"node Or[0-9]+ \(Or\) joins two branches"),
     BitsOfNumbers: (PROGRAMS, r"\(bitwise_not\) is not supported"),
     IntoAnother: (("scripted",), r"operation add writes what it gives into another tensor \(out=\)"),
     ListsOfShapes: (("scripted",), "changes a list for some shapes alone"),

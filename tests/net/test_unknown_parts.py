@@ -117,14 +117,18 @@ def test_an_unknown_op_of_the_float_network(walker: str, tmp_path: Path, monkeyp
 
 @pytest.fixture(scope="module")
 def every_meaning() -> list[Interpretation[..., Any]]:
-    """Those of all modules, whatever other tests have imported."""
+    """Those of all modules of the package, whatever other tests have imported: benchmarks, too."""
     for folder, prefix in (("xnorinfer", ()), ("converters", ("converters",))):
         for path in (ROOT / folder).rglob("*.py"):
             if path.stem != "__main__":
                 parts = path.relative_to(ROOT / folder).with_suffix("").parts
                 with contextlib.suppress(MissingExtraError, ModuleNotFoundError):  # what needs packages that are not there
                     importlib.import_module(".".join(("xnorinfer", *prefix, *parts)).removesuffix(".__init__"))
-    return Interpretation.every
+    return [
+        meaning
+        for meaning in Interpretation.every
+        if not any(function.__module__.startswith("benchmarks.") for function in meaning._functions.values())
+    ]
 
 
 def test_every_meaning_knows_every_op(every_meaning: list[Interpretation[..., Any]]) -> None:
