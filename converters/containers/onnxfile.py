@@ -128,10 +128,11 @@ def _read_graph(message: memoryview, producer: str, files: DataFiles, functions:
     for number, value in fields(message):
         spend_steps(what="reading its graph")
         if number == 1:
-            nodes += _nodes_of(Message(value), files, functions, {}, version)
-            scope = _scope_of(Message(value))
+            node = Message(value)
+            nodes += _nodes_of(node, files, functions, {}, version)
+            scope = _scope_of(node)
             if scope is not None:
-                scopes |= dict.fromkeys(nodes[-1].outputs, (scope,))
+                scopes |= dict.fromkeys(node.texts(2), (scope,))
         elif number == 5:
             tensor = read_tensor(Message(value), files)
             if tensor.name in constants:

@@ -588,6 +588,17 @@ def test_functions_that_call_themselves(tmp_path: Path) -> None:
         read_source(of_domain(tmp_path / "net.onnx", "mine", again))
 
 
+def test_a_function_without_nodes(tmp_path: Path) -> None:
+    """Called first, by a node of which PyTorch says the module."""
+    nothing = field(1, "Empty") + field(4, "v") + field(5, "w") + field(10, "mine")
+    scopes = field(9, field(1, "pkg.torch.onnx.name_scopes") + field(2, "['', 'a', 'b']"))
+    nodes = [node("Empty", ["x"], "a") + field(7, "mine") + scopes, node("MatMul", ["a", "w"], "y")]
+    path = write(tmp_path / "net.onnx", nodes, {"w": np.ones((4, 3), F)}, "y", shape=("rows", 4))
+    path.write_bytes(path.read_bytes() + field(25, nothing))
+    with pytest.raises(NetworkError, match="uses a"):
+        read_source(path)
+
+
 def test_functions_of_one_name_are_told_by_their_overloads(tmp_path: Path) -> None:
     """A call says which it means; without overloads nobody knows."""
     functions = [
