@@ -41,6 +41,7 @@ from xnorinfer.net import (
 )
 from xnorinfer.net.reference import forward, node_outputs
 from xnorinfer.net.ties import RULES, binarize
+from xnorinfer.packing import overflow
 from xnorinfer.packing.lower import lower, stored_form
 from xnorinfer.packing.packed import Mapped
 from xnorinfer.proof.layerproofs import prove_parts
@@ -291,3 +292,10 @@ def test_in_c(tmp_path: Path) -> None:
         subprocess.run(["cc", "-O2", "-std=c99", "main.c", "-o", "main", "-lm"], cwd=tmp_path, check=True)
         said = subprocess.run([str(tmp_path / "main")], capture_output=True, text=True, check=True).stdout.split()
         assert (np.array(said, F).reshape(ROWS, 5) == forward(net, PIXELS)).all(), quantizer
+
+
+def test_what_may_leave_float32_knows_all_that_it_meets() -> None:
+    with pytest.raises(NetworkError, match="'swish': what may leave float32 does not know"):
+        overflow._reach_after([("swish", np.ones(1, F), np.ones(1, F))], overflow.Reach(1.0))  # type: ignore[list-item]
+    with pytest.raises(NetworkError, match="what may leave float32 does not know the class str"):
+        overflow._size_of_all("other")  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from xnorinfer.errors import unhandled
 from xnorinfer.graph import INPUT, Interpretation, Node
 from xnorinfer.net.network import Net
 from xnorinfer.net.ops import (
@@ -30,7 +31,7 @@ from xnorinfer.net.ops import (
     Quantize,
     Steps,
 )
-from xnorinfer.net.values import ChannelInput, Domain, LevelValues, PixelInput, RealInput
+from xnorinfer.net.values import ChannelInput, Domain, LevelValues, PixelInput, RealInput, SignInput, ThresholdInput
 from xnorinfer.packing.folding import AffineStep, factors_of, steps_of
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -124,7 +125,11 @@ def _size_of_all(domain: Domain) -> float:
         return max(map(abs, domain.ends))
     if isinstance(domain, ChannelInput):
         return max(map(_size_of_all, domain.channels))
-    return _reach_after(factors_of(domain), Reach(_whole(domain))).size if isinstance(domain, LevelValues) else 1.0
+    if isinstance(domain, LevelValues):
+        return _reach_after(factors_of(domain), Reach(_whole(domain))).size
+    if isinstance(domain, SignInput | ThresholdInput):
+        return 1.0
+    raise unhandled("what may leave float32", domain)
 
 
 def _whole(levels: LevelValues) -> float:
@@ -149,9 +154,12 @@ def _reach_after(steps: Iterable[AffineStep], reach: Reach) -> Reach:
             size += a
         elif step == "prelu":
             size *= max(1.0, a)
-        elif step == "clip" and size < math.inf:
-            size = min(max(size, *(end for end in (a, b) if end < math.inf), 0.0), max(a, b))
+        elif step == "clip":
+            if size < math.inf:
+                size = min(max(size, *(end for end in (a, b) if end < math.inf), 0.0), max(a, b))
         elif step in ("tanh", "sigmoid"):
             size = min(size, 1.0) if size < math.inf else size
+        else:
+            raise unhandled("what may leave float32", step)
         size = _kept(size)
     return Reach(size, nan)
