@@ -92,8 +92,7 @@ def _sizes(recorder: Recording, sizes: Any) -> list[Ref]:
         return []
     if not all(isinstance(size, Size) or type(size) is int for size in several):
         return []
-    refs = [size.ref if isinstance(size, Size) else recorder.constant(np.array([size], np.int64)) for size in several]
-    return [recorder.node("Concat", *refs, axis=0)]
+    return [_told_sizes(recorder, several)]
 
 
 def _pool(recorder: Recording, operation: str, given: dict[str, Any]) -> Any:
